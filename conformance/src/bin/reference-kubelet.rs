@@ -1,0 +1,5 @@
+//! The command.
+
+fn main() {
+    fake_cri::entry_point();
+}

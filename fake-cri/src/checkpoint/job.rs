@@ -1,0 +1,198 @@
+//! What a checkpoint is asked for and what it answers. All of it crosses the shim's socket.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessId;
+
+/// One checkpoint of one container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// The container's id, as it stands in the archive.
+    pub container_id: String,
+    /// The container's first process.
+    pub init: ProcessId,
+    /// Where the archive appears, whole or not at all. Absolute.
+    pub location: PathBuf,
+    /// Where it is written until then: beside `location`, recorded in fake-cri's state before the job is sent, so that a
+    /// start after a kill can remove it.
+    pub temporary: PathBuf,
+    /// The engine's own members of the archive (`config.dump`, `spec.dump`, `status.dump`, `status`), in their order.
+    pub documents: Vec<Document>,
+    /// The container's log, copied as `container.log`.
+    pub log: Option<PathBuf>,
+    /// How long a freeze may take before everything is thawed and the thread that would not stop is named.
+    pub freeze_bound: Duration,
+    /// How long the whole checkpoint may take, counted from the job's arrival.
+    pub deadline: Option<Duration>,
+    /// Flush the archive to disk before it appears.
+    pub fsync: bool,
+    /// How long the checkpoint takes at least.
+    pub delay: Option<Delay>,
+    /// What goes wrong, and where.
+    pub injections: Vec<Injection>,
+}
+
+/// A small member of the archive that the engine made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Document {
+    /// The member's name.
+    pub name: String,
+    /// Its content: text, JSON by nature.
+    pub content: String,
+}
+
+/// The delay model: `(base + memory / rate) * jitter`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Delay {
+    /// What an empty container takes.
+    pub base: Duration,
+    /// Bytes a second; `None` is without end.
+    pub rate: Option<u64>,
+    /// What the drawn jitter multiplies the sum by; 1.0 is none.
+    pub factor: f64,
+    /// Which memory counts.
+    pub memory: DelayMemory,
+    /// Whether the container stands still meanwhile.
+    pub within: DelayIn,
+}
+
+/// Which size of the container the delay model counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DelayMemory {
+    /// Resident pages of all its processes.
+    Rss,
+    /// Proportional set size: a shared page counts by its sharers.
+    Pss,
+    /// A size the pod's annotation names, in bytes.
+    Annotated(u64),
+}
+
+/// Where the modelled delay is spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DelayIn {
+    /// While the container stands still.
+    Freeze,
+    /// After the thaw, before the archive appears.
+    Write,
+}
+
+/// The phases of a checkpoint, in their order. Each is a point where fake-cri is told and a fault may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Threads are being stopped.
+    Freeze,
+    /// All stand still; registers, mappings and descriptors are being read.
+    Capture,
+    /// The archive's members and pages are being written.
+    Write,
+    /// The archive is whole in its temporary place and about to appear.
+    Finish,
+}
+
+/// One wrong thing at one phase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Injection {
+    /// When it happens: at the phase's beginning.
+    pub phase: Phase,
+    /// What happens.
+    pub effect: Effect,
+}
+
+/// What an injection does. Everything but these is as without it: a failed checkpoint still thaws and removes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Fails with this gRPC code and message.
+    Error {
+        /// The gRPC code's number.
+        code: i32,
+        /// The message, word for word.
+        message: String,
+    },
+    /// Waits, then goes on.
+    Delay(Duration),
+    /// Waits until the caller gives up or the deadline passes.
+    Hang,
+    /// Fails as a full disk does (ENOSPC) once this many bytes are written.
+    NoSpace {
+        /// Bytes that still fit.
+        after: u64,
+    },
+    /// Leaves this share of the archive at the location (percent) and fails, as a runtime that copies without a rename.
+    PartialArchive {
+        /// How much of it, in percent.
+        percent: u8,
+    },
+    /// The archive's header checksums and some of its bytes are wrong, and the answer is success.
+    CorruptArchive,
+    /// A file of no bytes appears, and the answer is success.
+    EmptyArchive,
+    /// Success is answered and no file appears.
+    NoArchive,
+    /// The archive appears with this mode.
+    Mode(u32),
+    /// The archive lacks the members that this glob names.
+    OmitMember(String),
+    /// All is done, but the container's processes are left stopped.
+    LeaveFrozen,
+    /// The container's processes are killed.
+    KillContainer,
+    /// fake-cri is killed with SIGKILL.
+    CrashRuntime,
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Processes in the archive.
+    pub processes: usize,
+    /// Threads in the archive.
+    pub threads: usize,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Pages of memory in it.
+    pub pages: u64,
+    /// From the first thread stopped to the last one running.
+    pub frozen: Duration,
+    /// The whole of it.
+    pub total: Duration,
+}
+
+/// Why a checkpoint failed. The container runs on and nothing is left at the location.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure, for the one place that maps it to a gRPC code.
+    pub kind: ErrorKind,
+    /// What went wrong, where, and what to do: a fragment that finishes "failed to checkpoint: ...".
+    pub message: String,
+}
+
+/// The kinds of failure that callers tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The caller went away.
+    Cancelled,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// The container is not running (any more).
+    NotRunning,
+    /// Its processes could not be brought to stand still in time.
+    Freeze,
+    /// A process could not be read.
+    Capture,
+    /// The archive could not be written.
+    Write,
+    /// No space is left where the archive goes.
+    NoSpace,
+    /// The folder of the location does not exist.
+    FolderMissing,
+    /// This architecture is not built.
+    Unsupported,
+    /// A fault's own gRPC code.
+    Injected(i32),
+}

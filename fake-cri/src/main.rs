@@ -1,0 +1,5 @@
+//! The `fake-cri` command.
+
+fn main() {
+    fake_cri::entry_point();
+}

@@ -1,0 +1,14 @@
+//! The only room that touches the kernel, and the only one with `unsafe`: spawn, signals, ptrace, `/proc`, memory.
+
+use serde::{Deserialize, Serialize};
+
+/// A process that cannot be mistaken for a later one of the same number.
+///
+/// A pid counts only with its start time: numbers are used again, a pair never is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The process's number in the pid namespace of fake-cri.
+    pub pid: i32,
+    /// Clock ticks from boot to its start: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
+    pub start_time: u64,
+}

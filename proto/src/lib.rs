@@ -1,0 +1,38 @@
+//! Wire and file formats, no behaviour.
+//!
+//! [`runtime::v1`] is the CRI, [`control::v1`] fake-cri's control API, [`criu`] CRIU's images, [`document`] the JSON
+//! documents of a checkpoint archive.
+
+/// The Container Runtime Interface.
+pub mod runtime {
+    /// `runtime.v1`, whole.
+    #[expect(missing_docs, reason = "generated from the .proto file, whose comments are the docs")]
+    pub mod v1 {
+        tonic::include_proto!("runtime.v1");
+    }
+}
+
+/// fake-cri's control API.
+pub mod control {
+    /// `fakecri.control.v1`.
+    #[expect(missing_docs, reason = "generated from the .proto file, whose comments are the docs")]
+    pub mod v1 {
+        tonic::include_proto!("fakecri.control.v1");
+    }
+}
+
+/// The encoded `FileDescriptorSet` of the CRI and of the control API, for gRPC reflection and dynamic messages.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// CRIU's image messages.
+pub mod criu {
+    /// The messages as CRIU names them (proto2).
+    #[expect(
+        missing_docs,
+        clippy::all,
+        reason = "generated from the .proto files, whose comments are the docs"
+    )]
+    pub mod message {
+        include!(concat!(env!("OUT_DIR"), "/criu.rs"));
+    }
+}
