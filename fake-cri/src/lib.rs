@@ -19,7 +19,9 @@
 
 pub mod checkpoint;
 pub mod entry;
+pub mod fault;
 pub mod process;
+pub mod service;
 pub mod shim;
 
 pub use entry::entry_point;
