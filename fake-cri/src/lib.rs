@@ -23,5 +23,6 @@ pub mod fault;
 pub mod process;
 pub mod service;
 pub mod shim;
+pub mod stand_in;
 
 pub use entry::entry_point;

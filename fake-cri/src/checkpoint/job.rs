@@ -179,6 +179,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The deadline passed.
     DeadlineExceeded,
+    /// Another checkpoint of the container is under way.
+    Busy,
     /// The container is not running (any more).
     NotRunning,
     /// Its processes could not be brought to stand still in time.
