@@ -102,6 +102,9 @@ pub struct Injection {
 }
 
 /// What an injection does. Everything but these is as without it: a failed checkpoint still thaws and removes.
+///
+/// The fault grammar lets what shapes the archive (from `NoSpace` to `OmitMember`) stand at [`Phase::Write`] alone; all
+/// else may stand at every phase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
@@ -128,6 +131,11 @@ pub enum Effect {
     },
     /// The archive's header checksums and some of its bytes are wrong, and the answer is success.
     CorruptArchive,
+    /// The archive appears cut down to this share of its bytes (percent), and the answer is success.
+    TruncatedArchive {
+        /// How much of it appears, in percent.
+        percent: u8,
+    },
     /// A file of no bytes appears, and the answer is success.
     EmptyArchive,
     /// Success is answered and no file appears.
