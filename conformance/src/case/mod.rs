@@ -1,6 +1,31 @@
-//! What a case is: its id, its clause, its level, its outcome.
+//! What a case is, how cases are run, and what their outcomes add up to.
+//!
+//! ```text
+//!  Case = Clause + how to judge it
+//!     |  Selection: which ones
+//!     v
+//!  runner   one after the other, each within its own limit; the target is put back after each
+//!     |  Record = Clause + Outcome + duration
+//!     v
+//!  Verdict  -> exit code
+//! ```
+//!
+//! A case that could not judge says so: it is skipped with its reason, or with `blocked by <id>` when what it builds on
+//! does not hold. Nothing passes because nothing was checked.
+
+mod plan;
+mod runner;
+mod selection;
+mod verdict;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use plan::{Case, Judgement, Running, Stop, fail, judge, pass, skip};
+pub use runner::{Observer, Restore, Silent, run};
+pub use selection::{Selection, SelectionError};
+pub use verdict::{Rules, Verdict, exit};
 
 /// Who demands what a case judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -14,6 +39,20 @@ pub enum Level {
     Robust,
 }
 
+impl Level {
+    /// All levels, the binding one first.
+    pub const ALL: [Level; 3] = [Level::Documented, Level::Reference, Level::Robust];
+
+    /// The level's name as lists and reports write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Documented => "documented",
+            Level::Reference => "reference",
+            Level::Robust => "robust",
+        }
+    }
+}
+
 /// What is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,6 +63,17 @@ pub enum Suite {
     Runtime,
     /// A checkpoint archive.
     Archive,
+}
+
+impl Suite {
+    /// The suite's name, which every id of its cases begins with.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Suite::Kubelet => "kubelet",
+            Suite::Runtime => "runtime",
+            Suite::Archive => "archive",
+        }
+    }
 }
 
 /// What a case states before it runs.
@@ -39,6 +89,13 @@ pub struct Clause {
     pub level: Level,
     /// What is expected to be seen, in a few words.
     pub expected: &'static str,
+}
+
+impl Clause {
+    /// The part of the id that cases are grouped by: all but its last segment.
+    pub fn group(&self) -> &'static str {
+        self.id.rsplit_once('/').map_or(self.id, |(group, _)| group)
+    }
 }
 
 /// How a case ended.
@@ -64,4 +121,35 @@ pub enum Outcome {
         /// What went wrong in it.
         reason: String,
     },
+}
+
+impl Outcome {
+    /// The outcome's word in reports: `pass`, `fail`, `skip` or `error`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Outcome::Pass { .. } => "pass",
+            Outcome::Fail { .. } => "fail",
+            Outcome::Skip { .. } => "skip",
+            Outcome::Error { .. } => "error",
+        }
+    }
+
+    /// What was seen, or the reason why nothing was.
+    pub fn text(&self) -> &str {
+        match self {
+            Outcome::Pass { seen } | Outcome::Fail { seen } => seen,
+            Outcome::Skip { reason } | Outcome::Error { reason } => reason,
+        }
+    }
+}
+
+/// A case that has been run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What was judged.
+    pub clause: Clause,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub duration: Duration,
 }

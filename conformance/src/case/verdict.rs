@@ -1,0 +1,191 @@
+//! What the outcomes of a run add up to.
+//!
+//! | verdict | when | exit code |
+//! |---|---|---|
+//! | pass | every selected documented clause was judged and holds | 0 |
+//! | fail | a documented clause does not hold; with `--strict` one of any level | 1 |
+//! | error | a case ended in an error of the harness; wins over fail | 3 |
+//! | incomplete | nothing was judged, or a documented clause could not be; fail wins over it | 4, or 0 with `--allow-incomplete` |
+//!
+//! 2 is a usage error, before any case runs.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Level, Outcome, Record};
+
+/// The exit codes of `checkpoint-conformance`.
+pub mod exit {
+    /// Every selected documented clause was judged and holds.
+    pub const HOLDS: u8 = 0;
+    /// A clause that decides does not hold.
+    pub const BROKEN: u8 = 1;
+    /// The command line cannot be understood.
+    pub const USAGE: u8 = 2;
+    /// The harness could not do its work.
+    pub const ERROR: u8 = 3;
+    /// Nothing ran, or a documented clause could not be judged.
+    pub const INCOMPLETE: u8 = 4;
+}
+
+/// What decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// A failure of any level decides, not of `documented` alone.
+    pub strict: bool,
+    /// An incomplete run exits 0; its verdict is still `incomplete`.
+    pub allow_incomplete: bool,
+}
+
+/// The verdict of a run, with the ids of the cases that decided it, sorted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "outcome", content = "cases")]
+pub enum Verdict {
+    /// All that decides holds.
+    Pass,
+    /// These do not hold.
+    Fail(Vec<String>),
+    /// These ended in an error of the harness.
+    Error(Vec<String>),
+    /// These documented clauses could not be judged; none are named when nothing ran at all.
+    Incomplete(Vec<String>),
+}
+
+impl Verdict {
+    /// The verdict of these records.
+    pub fn of(records: &[Record], rules: Rules) -> Verdict {
+        let ids = |takes: &dyn Fn(&Record) -> bool| -> Vec<String> {
+            let mut ids: Vec<_> = records
+                .iter()
+                .filter(|record| takes(record))
+                .map(|record| record.clause.id.to_owned())
+                .collect();
+            ids.sort();
+            ids
+        };
+        let decides = |record: &Record| rules.strict || record.clause.level == Level::Documented;
+
+        let errors = ids(&|record| matches!(record.outcome, Outcome::Error { .. }));
+        if !errors.is_empty() {
+            return Verdict::Error(errors);
+        }
+        let failures = ids(&|record| matches!(record.outcome, Outcome::Fail { .. }) && decides(record));
+        if !failures.is_empty() {
+            return Verdict::Fail(failures);
+        }
+        let unjudged =
+            ids(&|record| matches!(record.outcome, Outcome::Skip { .. }) && record.clause.level == Level::Documented);
+        let judged = records
+            .iter()
+            .any(|record| !matches!(record.outcome, Outcome::Skip { .. }));
+        if !unjudged.is_empty() || !judged {
+            return Verdict::Incomplete(unjudged);
+        }
+        Verdict::Pass
+    }
+
+    /// The verdict's word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail(_) => "fail",
+            Verdict::Error(_) => "error",
+            Verdict::Incomplete(_) => "incomplete",
+        }
+    }
+
+    /// The ids of the cases that decided it.
+    pub fn because(&self) -> &[String] {
+        match self {
+            Verdict::Pass => &[],
+            Verdict::Fail(ids) | Verdict::Error(ids) | Verdict::Incomplete(ids) => ids,
+        }
+    }
+
+    /// The exit code it asks for, see [`exit`].
+    pub fn exit_code(&self, rules: Rules) -> u8 {
+        match self {
+            Verdict::Pass => exit::HOLDS,
+            Verdict::Fail(_) => exit::BROKEN,
+            Verdict::Error(_) => exit::ERROR,
+            Verdict::Incomplete(_) if rules.allow_incomplete => exit::HOLDS,
+            Verdict::Incomplete(_) => exit::INCOMPLETE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::case::Clause;
+
+    const LAX: Rules = Rules {
+        strict: false,
+        allow_incomplete: true,
+    };
+    const PLAIN: Rules = Rules {
+        strict: false,
+        allow_incomplete: false,
+    };
+    const STRICT: Rules = Rules {
+        strict: true,
+        allow_incomplete: false,
+    };
+
+    /// `d+` is a documented pass; `r`, `o` the other levels; `-` fail, `s` skip, `!` error.
+    fn record(code: &str) -> Record {
+        let text = String::new();
+        let (level, id) = match &code[..1] {
+            "d" => (Level::Documented, "x/documented"),
+            "r" => (Level::Reference, "x/reference"),
+            _ => (Level::Robust, "x/robust"),
+        };
+        let outcome = match &code[1..] {
+            "+" => Outcome::Pass { seen: text },
+            "-" => Outcome::Fail { seen: text },
+            "s" => Outcome::Skip { reason: text },
+            _ => Outcome::Error { reason: text },
+        };
+        Record {
+            clause: Clause {
+                id,
+                clause: "",
+                source: "",
+                level,
+                expected: "",
+            },
+            outcome,
+            duration: Duration::ZERO,
+        }
+    }
+
+    #[rstest]
+    #[case::holds("d+ r+ o+", PLAIN, "pass", 0)]
+    #[case::reference_does_not_decide("d+ r- o-", PLAIN, "pass", 0)]
+    #[case::strict_decides_all("d+ r- o+", STRICT, "fail", 1)]
+    #[case::documented_decides("d- r+", PLAIN, "fail", 1)]
+    #[case::error_wins("d- r!", PLAIN, "error", 3)]
+    #[case::error_wins_over_skip("ds o!", LAX, "error", 3)]
+    #[case::fail_wins_over_incomplete("d- ds", PLAIN, "fail", 1)]
+    #[case::unjudged("d+ ds", PLAIN, "incomplete", 4)]
+    #[case::unjudged_allowed("d+ ds", LAX, "incomplete", 0)]
+    #[case::skipped_reference_is_complete("d+ rs", PLAIN, "pass", 0)]
+    #[case::skipped_reference_is_complete_strict("d+ rs", STRICT, "pass", 0)]
+    #[case::nothing_ran("", PLAIN, "incomplete", 4)]
+    #[case::nothing_ran_allowed("", LAX, "incomplete", 0)]
+    #[case::nothing_was_judged("rs os", PLAIN, "incomplete", 4)]
+    fn verdicts(#[case] records: &str, #[case] rules: Rules, #[case] word: &str, #[case] code: u8) {
+        let records: Vec<_> = records.split_whitespace().map(record).collect();
+        let verdict = Verdict::of(&records, rules);
+        assert_eq!((verdict.word(), verdict.exit_code(rules)), (word, code));
+    }
+
+    #[test]
+    fn an_incomplete_verdict_names_what_was_not_judged() {
+        let verdict = Verdict::of(&[record("ds"), record("r+")], PLAIN);
+        assert_eq!(verdict.because(), ["x/documented"]);
+    }
+}

@@ -1,0 +1,275 @@
+//! What a run found, told to people and to machines.
+//!
+//! ```text
+//!  records + target + verdict = Report --+-- terminal   a table, failures with expected and seen
+//!                                        +-- json       report.json, schema in docs/REPORT.md
+//!                                        +-- junit      junit.xml
+//! ```
+//!
+//! Secrets that the run came to know (tokens, keys, what stood in a container's memory) are cut out before anything is
+//! written ([`Secrets`]). Files are written only where the user named a folder.
+
+mod junit;
+mod progress;
+mod secrets;
+mod terminal;
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::case::{Level, Record, Rules, Suite, Verdict};
+
+pub use progress::Progress;
+pub use secrets::Secrets;
+pub use terminal::{Palette, Repeat, Terminal};
+
+/// The name and version of the layout of `report.json`. A change that breaks a reader raises the number.
+pub const SCHEMA: &str = "checkpoint-conformance/report/1";
+
+/// What was judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Which suite ran.
+    pub suite: Suite,
+    /// How the target was had: `embedded`, `url`, `kubelet-binary`.
+    pub kind: String,
+    /// The target in a few words.
+    pub description: String,
+    /// Where it answered.
+    pub endpoint: String,
+    /// What was checkpointed, `namespace/pod/container`; empty when there was none.
+    pub container: String,
+    /// The one wrong thing the target was told to do, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<String>,
+}
+
+/// One case in a report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseReport {
+    /// The case's id.
+    pub id: String,
+    /// What is demanded.
+    pub clause: String,
+    /// Where it is demanded.
+    pub source: String,
+    /// Who demands it.
+    pub level: Level,
+    /// `pass`, `fail`, `skip` or `error`.
+    pub outcome: String,
+    /// What was expected.
+    pub expected: String,
+    /// What was seen; for `skip` and `error` the reason.
+    pub seen: String,
+    /// Seconds it took.
+    pub duration: f64,
+}
+
+/// A run's report, as `report.json` holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// What was judged.
+    pub target: Target,
+    /// When the run began, RFC 3339.
+    pub started: Timestamp,
+    /// Seconds the run took, its target's start and end included.
+    pub duration: f64,
+    /// What the cases add up to.
+    pub verdict: Verdict,
+    /// Whether failures of every level decided the verdict.
+    pub strict: bool,
+    /// The cases, sorted by id.
+    pub cases: Vec<CaseReport>,
+    /// Archives that the run caused and could not remove: they hold memory.
+    pub archives_left: Vec<String>,
+}
+
+/// A report that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file could not be written.
+    #[error("failed to write {}: {source}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The JUnit report could not be put into XML.
+    #[error("failed to write junit.xml: {0}")]
+    Junit(#[from] quick_junit::SerializeError),
+    /// The JSON report could not be put into JSON.
+    #[error("failed to write report.json: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What a report is made of, beside its records.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// What was judged.
+    pub target: Target,
+    /// When the run began.
+    pub started: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+    /// What decided.
+    pub rules: Rules,
+    /// Archives that the run caused and could not remove.
+    pub archives_left: Vec<String>,
+}
+
+impl Report {
+    /// The report of these records, free of `secrets`.
+    pub fn new(frame: Frame, records: &[Record], secrets: &Secrets) -> Report {
+        let mut cases: Vec<_> = records.iter().map(|record| case_report(record, secrets)).collect();
+        cases.sort_by(|a, b| a.id.cmp(&b.id));
+        Report {
+            schema: SCHEMA.to_owned(),
+            target: frame.target,
+            started: frame.started,
+            duration: seconds(frame.duration),
+            verdict: Verdict::of(records, frame.rules),
+            strict: frame.rules.strict,
+            cases,
+            archives_left: frame.archives_left,
+        }
+    }
+
+    /// How many cases ended so: `pass`, `fail`, `skip` or `error`.
+    pub fn count(&self, outcome: &str) -> usize {
+        self.cases.iter().filter(|case| case.outcome == outcome).count()
+    }
+
+    /// Writes `report.json` and `junit.xml` into a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// A file that cannot be written, by name.
+    pub fn write_to(&self, folder: &Path) -> Result<(), ReportError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ReportError::Write { path, source }
+        };
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        let path = folder.join("report.json");
+        fs::write(&path, json).map_err(failed(&path))?;
+        let path = folder.join("junit.xml");
+        let mut file = fs::File::create(&path).map_err(failed(&path))?;
+        file.write_all(junit::render(self)?.as_bytes()).map_err(failed(&path))?;
+        Ok(())
+    }
+}
+
+fn case_report(record: &Record, secrets: &Secrets) -> CaseReport {
+    CaseReport {
+        id: record.clause.id.to_owned(),
+        clause: record.clause.clause.to_owned(),
+        source: record.clause.source.to_owned(),
+        level: record.clause.level,
+        outcome: record.outcome.word().to_owned(),
+        expected: record.clause.expected.to_owned(),
+        seen: secrets.redact(record.outcome.text()),
+        duration: seconds(record.duration),
+    }
+}
+
+/// Seconds to the millisecond: more digits would only be noise.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::case::{Clause, Outcome};
+
+    pub(crate) fn sample() -> Report {
+        let clause = |id, level| Clause {
+            id,
+            clause: "an unknown pod is answered 404",
+            source: "Kubelet Checkpoint API: Response",
+            level,
+            expected: "404",
+        };
+        let record = |id, level, outcome| Record {
+            clause: clause(id, level),
+            outcome,
+            duration: Duration::from_micros(12_345),
+        };
+        let text = |text: &str| text.to_owned();
+        let records = [
+            record(
+                "kubelet/404/pod-unknown",
+                Level::Documented,
+                Outcome::Fail {
+                    seen: text("200 with token s3cr3t-token <&>"),
+                },
+            ),
+            record("kubelet/200/ok", Level::Documented, Outcome::Pass { seen: text("200") }),
+            record(
+                "kubelet/500/error",
+                Level::Documented,
+                Outcome::Skip {
+                    reason: text("the runtime takes no faults"),
+                },
+            ),
+            record(
+                "kubelet/404/body",
+                Level::Reference,
+                Outcome::Error {
+                    reason: text("connection refused"),
+                },
+            ),
+        ];
+        let mut secrets = Secrets::default();
+        secrets.add("s3cr3t-token");
+        let frame = Frame {
+            target: Target {
+                suite: Suite::Kubelet,
+                kind: text("url"),
+                description: text("the kubelet at https://127.0.0.1:10250"),
+                endpoint: text("https://127.0.0.1:10250"),
+                container: text("default/web/app"),
+                mutant: None,
+            },
+            started: "2026-03-04T05:06:07Z".parse().unwrap(),
+            duration: Duration::from_millis(1500),
+            rules: Rules::default(),
+            archives_left: vec![text("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
+        };
+        Report::new(frame, &records, &secrets)
+    }
+
+    #[test]
+    fn the_json_report_is_as_documented() {
+        insta::assert_json_snapshot!(sample());
+    }
+
+    #[test]
+    fn a_report_can_be_read_back() {
+        let report = sample();
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn files_hold_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        sample().write_to(&folder.path().join("new/folder")).unwrap();
+        for name in ["report.json", "junit.xml"] {
+            let text = fs::read_to_string(folder.path().join("new/folder").join(name)).unwrap();
+            assert!(!text.contains("s3cr3t"), "{name}: {text}");
+            assert!(text.contains("[secret]"), "{name}: {text}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The run as a person reads it: a table by group, failures with expected and seen, the verdict.
+
+use std::{fmt::Write as _, io::IsTerminal as _};
+
+use super::{CaseReport, Report};
+use crate::case::Verdict;
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Palette {
+    /// ANSI colours.
+    Colour,
+    /// Plain text.
+    Plain,
+}
+
+impl Palette {
+    /// Colours when stdout is a terminal and `NO_COLOR` is not set (to anything but the empty string).
+    pub fn of_stdout() -> Palette {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if std::io::stdout().is_terminal() && !refused {
+            Palette::Colour
+        } else {
+            Palette::Plain
+        }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Palette::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+            Palette::Plain => text.to_owned(),
+        }
+    }
+
+    fn outcome(self, outcome: &str) -> String {
+        // Padded before it is painted: escapes would count as columns.
+        let word = format!("{outcome:<5}");
+        match outcome {
+            "pass" => self.paint("32", &word),
+            "fail" => self.paint("1;31", &word),
+            "skip" => self.paint("33", &word),
+            _ => self.paint("1;35", &word),
+        }
+    }
+
+    fn verdict(self, verdict: &Verdict) -> String {
+        match verdict {
+            Verdict::Pass => self.paint("1;32", verdict.word()),
+            Verdict::Incomplete(_) => self.paint("1;33", verdict.word()),
+            Verdict::Fail(_) | Verdict::Error(_) => self.paint("1;31", verdict.word()),
+        }
+    }
+}
+
+/// The command that repeats one case: the run's own, with its filters replaced.
+#[derive(Clone, Debug, Default)]
+pub struct Repeat(Vec<String>);
+
+impl Repeat {
+    /// From the run's own command line, the program first.
+    pub fn from_args(args: impl IntoIterator<Item = String>) -> Repeat {
+        let mut kept = Vec::new();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            let dropped = ["--filter", "--level", "--report-dir"];
+            if dropped.contains(&arg.as_str()) {
+                args.next();
+            } else if !dropped.iter().any(|flag| arg.starts_with(&format!("{flag}="))) {
+                kept.push(arg);
+            }
+        }
+        Repeat(kept)
+    }
+
+    /// The command line for this case, quoted for a shell.
+    pub fn command(&self, id: &str) -> String {
+        let words = self.0.iter().map(String::as_str).chain(["--filter", id]);
+        words.map(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Renders a report as text.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    /// Colours or none.
+    pub palette: Palette,
+    /// How a case is repeated.
+    pub repeat: Repeat,
+}
+
+impl Terminal {
+    /// The whole text, with its last newline.
+    pub fn render(&self, report: &Report) -> String {
+        let mut text = String::new();
+        let mut group = "";
+        let width = report.cases.iter().map(|case| name_of(case).len()).max().unwrap_or(0);
+        for case in &report.cases {
+            let own = case.id.rsplit_once('/').map_or("", |(group, _)| group);
+            if own != group {
+                group = own;
+                let _ = writeln!(text, "\n{}", self.palette.paint("1", group));
+            }
+            self.case(&mut text, case, width);
+        }
+        self.summary(&mut text, report);
+        text
+    }
+
+    fn case(&self, text: &mut String, case: &CaseReport, width: usize) {
+        let _ = write!(
+            text,
+            "  {} {:<10} {:<width$}",
+            self.palette.outcome(&case.outcome),
+            case.level.as_str(),
+            name_of(case)
+        );
+        match case.outcome.as_str() {
+            "pass" => {
+                let _ = writeln!(text, "  {}", first_line(&case.seen));
+            }
+            "skip" => {
+                let _ = writeln!(text, "  {}", case.seen);
+            }
+            outcome => {
+                let seen = if outcome == "fail" { "seen" } else { "error" };
+                let _ = writeln!(text, "  {}", case.clause);
+                for (label, line) in [
+                    ("source", case.source.as_str()),
+                    ("expected", case.expected.as_str()),
+                    (seen, case.seen.as_str()),
+                ] {
+                    let _ = writeln!(
+                        text,
+                        "        {label:<9} {}",
+                        line.trim_end().replace('\n', "\n                  ")
+                    );
+                }
+                let _ = writeln!(text, "        {:<9} {}", "again", self.repeat.command(&case.id));
+            }
+        }
+    }
+
+    fn summary(&self, text: &mut String, report: &Report) {
+        let counts: Vec<_> = ["pass", "fail", "skip", "error"]
+            .into_iter()
+            .map(|outcome| (report.count(outcome), outcome))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, outcome)| format!("{count} {outcome}"))
+            .collect();
+        let _ = writeln!(
+            text,
+            "\n{}\n{} cases: {}; {:.1} s",
+            report.target.description,
+            report.cases.len(),
+            if counts.is_empty() {
+                "nothing ran".to_owned()
+            } else {
+                counts.join(", ")
+            },
+            report.duration
+        );
+        if !report.archives_left.is_empty() {
+            let _ = writeln!(text, "archives left behind, they hold the memory of a container:");
+            for path in &report.archives_left {
+                let _ = writeln!(text, "  {path}");
+            }
+        }
+        let reason = match &report.verdict {
+            Verdict::Pass if report.strict => "every clause that was judged holds".to_owned(),
+            Verdict::Pass => "every documented clause that was selected was judged and holds".to_owned(),
+            Verdict::Fail(ids) => format!("does not hold: {}", ids.join(", ")),
+            Verdict::Error(ids) => format!("the harness could not do its work: {}", ids.join(", ")),
+            Verdict::Incomplete(ids) if ids.is_empty() => "nothing was judged".to_owned(),
+            Verdict::Incomplete(ids) => format!("not judged: {}", ids.join(", ")),
+        };
+        let _ = writeln!(text, "verdict: {} ({reason})", self.palette.verdict(&report.verdict));
+    }
+}
+
+fn name_of(case: &CaseReport) -> &str {
+    case.id.rsplit_once('/').map_or(case.id.as_str(), |(_, name)| name)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::report::tests::sample;
+
+    fn terminal(palette: Palette) -> Terminal {
+        let args = [
+            "checkpoint-conformance",
+            "kubelet",
+            "--kubelet-url",
+            "https://h:1",
+            "--filter",
+            "x*",
+        ];
+        Terminal {
+            palette,
+            repeat: Repeat::from_args(args.map(str::to_owned)),
+        }
+    }
+
+    #[test]
+    fn the_table_shows_failures_with_expected_seen_and_the_command() {
+        insta::assert_snapshot!(terminal(Palette::Plain).render(&sample()));
+    }
+
+    #[test]
+    fn plain_text_has_no_escapes_and_coloured_text_differs_by_them_alone() {
+        let plain = terminal(Palette::Plain).render(&sample());
+        let coloured = terminal(Palette::Colour).render(&sample());
+        assert!(!plain.contains('\x1b'));
+        assert!(coloured.contains("\x1b[1;31mfail \x1b[0m"));
+    }
+
+    #[rstest]
+    #[case(&["c", "--filter=a*", "--strict"], "c --strict --filter kubelet/x")]
+    #[case(&["c", "kubelet", "--report-dir", "out", "--level", "robust"], "c kubelet --filter kubelet/x")]
+    #[case(&["my dir/c", "--ca", "it's"], r"'my dir/c' --ca 'it'\''s' --filter kubelet/x")]
+    fn repeats(#[case] args: &[&str], #[case] command: &str) {
+        let repeat = Repeat::from_args(args.iter().map(|arg| (*arg).to_owned()));
+        assert_eq!(repeat.command("kubelet/x"), command);
+    }
+}
