@@ -24,15 +24,5 @@ pub mod control {
 /// The encoded `FileDescriptorSet` of the CRI and of the control API, for gRPC reflection and dynamic messages.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// CRIU's image messages.
-pub mod criu {
-    /// The messages as CRIU names them (proto2).
-    #[expect(
-        missing_docs,
-        clippy::all,
-        reason = "generated from the .proto files, whose comments are the docs"
-    )]
-    pub mod message {
-        include!(concat!(env!("OUT_DIR"), "/criu.rs"));
-    }
-}
+pub mod criu;
+pub mod document;

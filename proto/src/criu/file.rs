@@ -1,0 +1,161 @@
+//! From a file's name to what it holds, and back.
+
+use super::Kind;
+
+/// CRIU's dump statistics, beside the images rather than among them.
+pub const STATS_DUMP: &str = "stats-dump";
+
+/// CRIU's restore statistics.
+pub const STATS_RESTORE: &str = "stats-restore";
+
+/// What the names of raw page files begin with.
+pub const PAGES_PREFIX: &str = "pages-";
+
+/// The name of the raw file that a page map with this `pages_id` refers to.
+pub fn pages_file(pages_id: u32) -> String {
+    format!("{PAGES_PREFIX}{pages_id}.img")
+}
+
+/// What a file of a dump is, by its name alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFile {
+    /// Entries of this kind; the id is a pid, a namespace or a file id, by the kind.
+    Image(Kind, Option<u64>),
+    /// Raw pages; the id is the `pages_id` of the page maps that refer to it.
+    Pages(u32),
+    /// What another program wrote and CRIU keeps as it is: routes, iptables, archives of tmpfs mounts.
+    Foreign,
+}
+
+/// Images whose content is a tool's output.
+const FOREIGN: [&str; 11] = [
+    "ifaddr-",
+    "route-",
+    "route6-",
+    "rule-",
+    "iptables-",
+    "ip6tables-",
+    "nftables-",
+    "tmpfs-",
+    "tmpfs-dev-",
+    "netns-ct-",
+    "netns-exp-",
+];
+
+impl ImageFile {
+    /// Knows a file by its name without folders: `core-12.img`, `pages-1.img`, `stats-dump`. `None` for a name that no
+    /// image has.
+    pub fn from_name(name: &str) -> Option<ImageFile> {
+        match name {
+            STATS_DUMP | STATS_RESTORE => return Some(ImageFile::Image(Kind::Stats, None)),
+            "irmap-cache" => return Some(ImageFile::Image(Kind::IrmapCache, None)),
+            _ => {}
+        }
+        let is_foreign = |stem: &str| {
+            FOREIGN
+                .iter()
+                .any(|prefix| stem.strip_prefix(prefix).is_some_and(|id| number(id, 10).is_some()))
+        };
+        if name.strip_suffix(".tar.gz.img").is_some_and(is_foreign) {
+            return Some(ImageFile::Foreign);
+        }
+        let stem = name.strip_suffix(".img")?;
+        if let Some(id) = stem.strip_prefix(PAGES_PREFIX) {
+            return number(id, 10)
+                .and_then(|id| u32::try_from(id).ok())
+                .map(ImageFile::Pages);
+        }
+        if is_foreign(stem) {
+            return Some(ImageFile::Foreign);
+        }
+        Kind::ALL.iter().find_map(|kind| {
+            kind.patterns()
+                .iter()
+                .find_map(|pattern| Some(ImageFile::Image(*kind, matches(pattern, stem)?)))
+        })
+    }
+}
+
+impl Kind {
+    /// The name of this kind's file, with its id where the pattern has one. The first pattern counts where there are
+    /// two, so a page map of shared memory is named by the caller.
+    pub fn file_name(self, id: impl Into<Option<u64>>) -> String {
+        let id = id.into().unwrap_or_default();
+        match (self, self.patterns().first()) {
+            (Kind::Stats, _) => STATS_DUMP.to_owned(),
+            (_, Some(pattern)) => {
+                let stem = pattern.replace("%d", &id.to_string()).replace("%x", &format!("{id:x}"));
+                format!("{stem}.img")
+            }
+            (_, None) => self.name().to_ascii_lowercase().replace('_', "-"),
+        }
+    }
+}
+
+/// The id in `stem`, if it has the pattern's form: `Some(None)` where the pattern has no id.
+fn matches(pattern: &str, stem: &str) -> Option<Option<u64>> {
+    let (prefix, radix) = match pattern.split_once('%') {
+        None => return (pattern == stem).then_some(None),
+        Some((prefix, "x")) => (prefix, 16),
+        Some((prefix, _)) => (prefix, 10),
+    };
+    number(stem.strip_prefix(prefix)?, radix).map(Some)
+}
+
+/// A number as printf writes it: no sign, no spaces.
+fn number(text: &str, radix: u32) -> Option<u64> {
+    let digits = !text.is_empty() && text.chars().all(|c| c.is_digit(radix) && !c.is_ascii_uppercase());
+    if digits {
+        u64::from_str_radix(text, radix).ok()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("inventory.img", Some(ImageFile::Image(Kind::Inventory, None)))]
+    #[case("core-12.img", Some(ImageFile::Image(Kind::Core, Some(12))))]
+    #[case("pagemap-7.img", Some(ImageFile::Image(Kind::Pagemap, Some(7))))]
+    #[case("pagemap-shmem-30465.img", Some(ImageFile::Image(Kind::Pagemap, Some(30465))))]
+    #[case("ghost-file-1f.img", Some(ImageFile::Image(Kind::GhostFile, Some(0x1f))))]
+    #[case("signal-p-4.img", Some(ImageFile::Image(Kind::Signal, Some(4))))]
+    #[case("mountpoints-12.img", Some(ImageFile::Image(Kind::Mnts, Some(12))))]
+    #[case("pages-1.img", Some(ImageFile::Pages(1)))]
+    #[case("stats-dump", Some(ImageFile::Image(Kind::Stats, None)))]
+    #[case("tmpfs-dev-73.tar.gz.img", Some(ImageFile::Foreign))]
+    #[case("iptables-9.img", Some(ImageFile::Foreign))]
+    #[case("core-.img", None)]
+    #[case("core-+1.img", None)]
+    #[case("core-99999999999999999999999.img", None)]
+    #[case("pages-x.img", None)]
+    #[case("core-1", None)]
+    #[case("descriptors.json", None)]
+    #[case("", None)]
+    fn names(#[case] name: &str, #[case] expected: Option<ImageFile>) {
+        assert_eq!(ImageFile::from_name(name), expected);
+    }
+
+    #[test]
+    fn every_kind_knows_its_own_file() {
+        for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Kdat) {
+            let id = kind
+                .patterns()
+                .first()
+                .is_some_and(|pattern| pattern.contains('%'))
+                .then_some(10);
+            assert_eq!(
+                ImageFile::from_name(&kind.file_name(id)),
+                Some(ImageFile::Image(*kind, id)),
+                "{kind}"
+            );
+        }
+        assert_eq!(Kind::GhostFile.file_name(255), "ghost-file-ff.img");
+        assert_eq!(pages_file(3), "pages-3.img");
+    }
+}

@@ -1,0 +1,220 @@
+//! What protobuf's decoder does not say about an entry: required fields that are missing, fields and enum values that
+//! the message does not have.
+//!
+//! It walks the bytes against the descriptors and builds no message, so that its memory does not depend on what the
+//! bytes claim.
+
+use std::sync::LazyLock;
+
+use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind as FieldKind, MessageDescriptor};
+
+/// Messages within messages, at most: prost's own bound.
+const MAX_DEPTH: usize = 100;
+
+/// The descriptors of every image message.
+pub fn descriptors() -> &'static DescriptorPool {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(super::DESCRIPTOR_SET).expect("the descriptor set was made by this crate's build")
+    });
+    &POOL
+}
+
+/// One thing about an entry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {kind}")]
+pub struct Finding {
+    /// Where in the entry: `mm_entry.vmas.start`.
+    pub path: String,
+    /// What was found there.
+    pub kind: FindingKind,
+}
+
+/// What an inspection finds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindingKind {
+    /// The message requires this field. CRIU refuses the image.
+    #[error("required field is missing")]
+    MissingRequired,
+    /// The message has no field of this number: a newer CRIU, a vendor's addition, or damage.
+    #[error("unknown field {0}")]
+    UnknownField(u32),
+    /// The enum has no such value.
+    #[error("unknown value {0}")]
+    UnknownValue(i64),
+    /// The bytes are no protobuf message.
+    #[error("malformed ({0})")]
+    Malformed(&'static str),
+}
+
+impl FindingKind {
+    /// True for what makes the entry unreadable to CRIU; false for what it only passes over.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, FindingKind::MissingRequired | FindingKind::Malformed(_))
+    }
+}
+
+/// Reports everything about an entry that decoding it would hide. `message` is a name of [`Kind::message`] without a
+/// package; `report` is called for each finding in the order of the bytes, with missing fields at their message's end.
+///
+/// A malformed message ends the inspection. A name that this crate has no message for reports nothing.
+///
+/// [`Kind::message`]: super::Kind::message
+pub fn inspect(message: &str, entry: &[u8], mut report: impl FnMut(Finding)) {
+    if let Some(descriptor) = descriptors().get_message_by_name(&format!("criu.{message}")) {
+        let mut walker = Walker {
+            path: vec![message.to_owned()],
+            report: &mut report,
+        };
+        if let Err(what) = walker.message(&descriptor, entry) {
+            walker.report(FindingKind::Malformed(what));
+        }
+    }
+}
+
+struct Walker<'a> {
+    path: Vec<String>,
+    report: &'a mut dyn FnMut(Finding),
+}
+
+impl Walker<'_> {
+    fn report(&mut self, kind: FindingKind) {
+        (self.report)(Finding {
+            path: self.path.join("."),
+            kind,
+        });
+    }
+
+    fn message(&mut self, message: &MessageDescriptor, mut bytes: &[u8]) -> Result<(), &'static str> {
+        if self.path.len() > MAX_DEPTH {
+            return Err("messages are nested too deep");
+        }
+        // No image message has a field number of 128 or more, as a test makes sure.
+        let mut seen = 0_u128;
+        while !bytes.is_empty() {
+            let key = varint(&mut bytes)?;
+            let number = u32::try_from(key >> 3).map_err(|_| "a field number is too large")?;
+            if number == 0 {
+                return Err("a field has the number 0");
+            }
+            let value = Value::read(key & 7, &mut bytes)?;
+            match message.get_field(number) {
+                None => self.report(FindingKind::UnknownField(number)),
+                Some(field) => {
+                    seen |= 1_u128.checked_shl(number).unwrap_or(0);
+                    self.path.push(field.name().to_owned());
+                    self.field(&field, value)?;
+                    self.path.pop();
+                }
+            }
+        }
+        for field in message
+            .fields()
+            .filter(|field| field.cardinality() == Cardinality::Required)
+        {
+            if seen & 1_u128.checked_shl(field.number()).unwrap_or(0) == 0 {
+                self.path.push(field.name().to_owned());
+                self.report(FindingKind::MissingRequired);
+                self.path.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, field: &FieldDescriptor, value: Value<'_>) -> Result<(), &'static str> {
+        match (field.kind(), value) {
+            (FieldKind::Message(message), Value::Bytes(bytes)) => self.message(&message, bytes),
+            (FieldKind::String, Value::Bytes(bytes)) => std::str::from_utf8(bytes)
+                .map(drop)
+                .map_err(|_| "a string is not UTF-8"),
+            (FieldKind::Bytes, Value::Bytes(_)) => Ok(()),
+            (FieldKind::Message(_) | FieldKind::String | FieldKind::Bytes, _) => Err("a field has the wrong wire type"),
+            (kind, Value::Bytes(mut packed)) if field.is_list() => {
+                while !packed.is_empty() {
+                    let value = Value::read(wire_type(&kind), &mut packed)?;
+                    self.scalar(&kind, value)?;
+                }
+                Ok(())
+            }
+            (kind, value) => self.scalar(&kind, value),
+        }
+    }
+
+    fn scalar(&mut self, kind: &FieldKind, value: Value<'_>) -> Result<(), &'static str> {
+        match (kind, wire_type(kind), value) {
+            (FieldKind::Enum(values), _, Value::Varint(number)) => {
+                // An enum's value is an int32 that travels as a 64-bit varint: the upper half is the sign.
+                let number = number as i64;
+                if i32::try_from(number)
+                    .ok()
+                    .and_then(|number| values.get_value(number))
+                    .is_none()
+                {
+                    self.report(FindingKind::UnknownValue(number));
+                }
+                Ok(())
+            }
+            (_, 0, Value::Varint(_)) | (_, 1, Value::Fixed64) | (_, 5, Value::Fixed32) => Ok(()),
+            _ => Err("a field has the wrong wire type"),
+        }
+    }
+}
+
+/// The wire type of a scalar that is not packed.
+fn wire_type(kind: &FieldKind) -> u64 {
+    match kind {
+        FieldKind::Double | FieldKind::Fixed64 | FieldKind::Sfixed64 => 1,
+        FieldKind::Float | FieldKind::Fixed32 | FieldKind::Sfixed32 => 5,
+        FieldKind::String | FieldKind::Bytes | FieldKind::Message(_) => 2,
+        _ => 0,
+    }
+}
+
+enum Value<'a> {
+    Varint(u64),
+    Fixed64,
+    Bytes(&'a [u8]),
+    Fixed32,
+}
+
+impl<'a> Value<'a> {
+    fn read(wire_type: u64, bytes: &mut &'a [u8]) -> Result<Self, &'static str> {
+        match wire_type {
+            0 => varint(bytes).map(Value::Varint),
+            1 => take(bytes, 8).map(|_| Value::Fixed64),
+            2 => {
+                let length = varint(bytes)?;
+                take(bytes, length).map(Value::Bytes)
+            }
+            5 => take(bytes, 4).map(|_| Value::Fixed32),
+            3 | 4 => Err("a group, which no image message has"),
+            _ => Err("no such wire type"),
+        }
+    }
+}
+
+fn take<'a>(bytes: &mut &'a [u8], count: u64) -> Result<&'a [u8], &'static str> {
+    let parts = usize::try_from(count)
+        .ok()
+        .and_then(|count| bytes.split_at_checked(count));
+    let (head, tail) = parts.ok_or("a field is longer than its message")?;
+    *bytes = tail;
+    Ok(head)
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<u64, &'static str> {
+    prost::encoding::decode_varint(bytes).map_err(|_| "a number is cut short or too long")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_numbers_fit_the_set_of_seen_ones() {
+        let largest = descriptors()
+            .all_messages()
+            .flat_map(|m| m.fields().map(|f| f.number()).max())
+            .max();
+        assert!(largest.is_some_and(|number| number < u128::BITS), "{largest:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Reads a whole image, whatever its kind, and reports what is wrong with it.
+
+use std::io::{self, Read};
+
+use prost::Message;
+
+use super::{Decoder, Finding, ImageError, Kind, Problem, inspect, message};
+
+/// The mask and the value of a regular file in a mode.
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+
+/// What follows an entry and belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: the next entry, or the end.
+    None,
+    /// So many bytes.
+    Bytes(u64),
+    /// All that is left of the file.
+    Rest,
+}
+
+impl Payload {
+    /// What follows entry `index` of an image of this kind, from what the entry says.
+    ///
+    /// # Errors
+    /// When the entry is no message of its kind.
+    pub fn after(kind: Kind, index: u64, entry: &[u8]) -> Result<Payload, prost::DecodeError> {
+        Ok(match (kind, index) {
+            (Kind::PipesData | Kind::FifoData, _) => {
+                Payload::Bytes(message::PipeDataEntry::decode(entry)?.bytes.into())
+            }
+            (Kind::SkQueues, _) => Payload::Bytes(message::SkPacketEntry::decode(entry)?.length.into()),
+            (Kind::TcpStream, _) => {
+                let stream = message::TcpStreamEntry::decode(entry)?;
+                Payload::Bytes(u64::from(stream.inq_len) + u64::from(stream.outq_len))
+            }
+            (Kind::GhostFile, 0) => {
+                let ghost = message::GhostFileEntry::decode(entry)?;
+                let whole = ghost.mode & S_IFMT == S_IFREG && !ghost.chunks();
+                if whole { Payload::Rest } else { Payload::None }
+            }
+            (Kind::GhostFile, _) => Payload::Bytes(message::GhostChunkEntry::decode(entry)?.len),
+            (Kind::IpcnsShm, _) => {
+                let segment = message::IpcShmEntry::decode(entry)?;
+                // The segment's bytes are written in whole 32-bit words.
+                let size = segment.size.checked_next_multiple_of(4).unwrap_or(segment.size);
+                if segment.in_pagemaps() {
+                    Payload::None
+                } else {
+                    Payload::Bytes(size)
+                }
+            }
+            (Kind::IpcnsMsg | Kind::IpcnsSem | Kind::BpfmapData, _) => Payload::Rest,
+            _ => Payload::None,
+        })
+    }
+}
+
+/// What a walk saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// The image's kind, by its magics.
+    pub kind: Kind,
+    /// Its entries.
+    pub entries: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Reads the rest of an image and reports, for each entry, what [`inspect()`] finds in it. Of kinds that this crate has
+/// no messages for, only the framing is judged.
+///
+/// # Errors
+/// Those of [`Decoder`]; [`Problem::NoEntry`] for an image that has to have one. What `report` was told stays true.
+pub fn walk<R: Read>(mut decoder: Decoder<R>, mut report: impl FnMut(u64, Finding)) -> Result<Walked, ImageError> {
+    let kind = decoder.kind();
+    while decoder.entry()?.is_some() {
+        let index = decoder.entries() - 1;
+        if let Some(name) = kind.message(index) {
+            inspect(name, decoder.latest(), |finding| report(index, finding));
+        }
+        let payload = Payload::after(kind, index, decoder.latest()).map_err(|source| {
+            let message = kind.message(index).unwrap_or_default().to_owned();
+            decoder.at(decoder.entry_offset(), Problem::Message { index, message, source })
+        })?;
+        match payload {
+            Payload::None => {}
+            Payload::Bytes(count) => decoder.payload(count, &mut io::sink())?,
+            Payload::Rest => drop(decoder.rest(&mut io::sink())?),
+        }
+    }
+    if decoder.entries() == 0 && (kind.entries() == super::Entries::One || kind == Kind::Pagemap) {
+        return Err(decoder.at(decoder.offset(), Problem::NoEntry));
+    }
+    Ok(Walked {
+        kind,
+        entries: decoder.entries(),
+        bytes: decoder.offset(),
+    })
+}

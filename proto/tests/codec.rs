@@ -1,0 +1,239 @@
+//! Images through the codec: what is written is read, and what is wrong is named with file and offset.
+
+use std::io;
+
+use cri_proto::criu::{
+    Decoder, Encoder, ImageError, Kind, Problem, decode_entries, decode_single, encode,
+    message::{InventoryEntry, PipeDataEntry, PstreeEntry},
+    walk,
+};
+use proptest::prelude::*;
+use prost::Message;
+use rstest::rstest;
+
+fn process(pid: u32, threads: Vec<u32>) -> PstreeEntry {
+    PstreeEntry {
+        pid,
+        ppid: 0,
+        pgid: 1,
+        sid: 1,
+        threads,
+    }
+}
+
+fn inventory() -> InventoryEntry {
+    InventoryEntry {
+        img_version: 2,
+        fdinfo_per_id: Some(true),
+        ..InventoryEntry::default()
+    }
+}
+
+proptest! {
+    #[test]
+    fn entries_come_back(entries in prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u32>(), 0..40)), 0..20)) {
+        let entries: Vec<_> = entries.into_iter().map(|(pid, threads)| process(pid, threads)).collect();
+        let image = encode(Kind::Pstree, &entries);
+        prop_assert_eq!(decode_entries::<PstreeEntry>("pstree.img", Kind::Pstree, &image).expect("own image"), entries);
+    }
+
+    #[test]
+    fn payloads_come_back(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8)) {
+        let mut encoder = Encoder::new(Kind::PipesData, Vec::new())?;
+        for (id, chunk) in chunks.iter().enumerate() {
+            encoder.entry(&PipeDataEntry { pipe_id: id as u32, bytes: chunk.len() as u32, size: None })?;
+            encoder.payload(chunk)?;
+        }
+        let image = encoder.finish();
+        let mut decoder = Decoder::expect("pipes-data.img", Kind::PipesData, &*image).expect("own image");
+        let mut read = Vec::new();
+        while let Some(entry) = decoder.message::<PipeDataEntry>().expect("own entry") {
+            let mut chunk = Vec::new();
+            decoder.payload(entry.bytes.into(), &mut chunk).expect("own payload");
+            read.push(chunk);
+        }
+        prop_assert_eq!(read, chunks.clone());
+        let decoder = Decoder::open("pipes-data.img", &*image).expect("own image");
+        let walked = walk(decoder, |_, finding| panic!("{finding}")).expect("own image");
+        prop_assert_eq!((walked.entries, walked.bytes), (chunks.len() as u64, image.len() as u64));
+    }
+
+    #[test]
+    fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in prop::sample::select(Kind::ALL), framed: bool) {
+        let mut image = if framed { kind.header() } else { Vec::new() };
+        image.extend_from_slice(&bytes);
+        if let Ok(decoder) = Decoder::open("any.img", &*image) {
+            match walk(decoder, |_, _| {}) {
+                Ok(walked) => prop_assert_eq!(walked.bytes, image.len() as u64),
+                Err(error) => prop_assert!(error.offset <= image.len() as u64, "{}", error),
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_image_is_never_whole(cut in 0_usize..100) {
+        let image = encode(Kind::Inventory, [&inventory()]);
+        let cut = cut % image.len();
+        prop_assert!(decode_single::<InventoryEntry>("inventory.img", Kind::Inventory, &image[..cut]).is_err());
+    }
+}
+
+/// One way to break an image that holds two processes; the first entry begins at 8, is 12 bytes with its length, and
+/// the second one begins at 20.
+#[rstest]
+#[case::nothing(|_| Vec::new(), 0, "the magic is cut short: 4 bytes expected, 0 found")]
+#[case::half_a_magic(|image: Vec<u8>| image[..6].to_vec(), 4, "the magic is cut short: 4 bytes expected, 2 found")]
+#[case::no_image(|_| b"tarball of something".to_vec(), 0, "unknown magic 0x62726174")]
+#[case::no_kind(|mut image: Vec<u8>| { image[5] ^= 0xff; image }, 4, "unknown magic 0x5027cf30")]
+#[case::service_framing(|mut image: Vec<u8>| { image[..4].copy_from_slice(&0x5510_5940_u32.to_le_bytes()); image }, 0, "magic 0x55105940 where PSTREE (0x50273030) was expected")]
+#[case::other_kind(|_| Kind::Core.header(), 4, "magic 0x55053847 where PSTREE (0x50273030) was expected")]
+#[case::inventory(|_| Kind::Inventory.header(), 0, "magic 0x58313116 where PSTREE (0x50273030) was expected")]
+#[case::half_a_length(|image: Vec<u8>| image[..22].to_vec(), 20, "the length of an entry is cut short: 4 bytes expected, 2 found")]
+#[case::short_entry(|image: Vec<u8>| image[..image.len() - 1].to_vec(), 20, "an entry is cut short: 8 bytes expected, 7 found")]
+#[case::long_length(|mut image: Vec<u8>| { image[23] = 0x7f; image }, 20, "entry of 2130706440 bytes is above the limit of 16777216")]
+#[case::no_message(|mut image: Vec<u8>| { image[24] = 0x0d; image }, 20, "entry 1 is no PstreeEntry (failed to decode Protobuf message: PstreeEntry.pid: invalid wire type: ThirtyTwoBit (expected Varint))")]
+#[case::trailing(|mut image: Vec<u8>| { image.extend([0, 0]); image }, 32, "the length of an entry is cut short: 4 bytes expected, 2 found")]
+fn a_broken_image_is_named(#[case] damage: fn(Vec<u8>) -> Vec<u8>, #[case] offset: u64, #[case] text: &str) {
+    let image = encode(Kind::Pstree, &[process(1, vec![]), process(2, vec![])]);
+    assert_eq!(image.len(), 32, "the offsets below count on it");
+    let error = decode_entries::<PstreeEntry>("checkpoint/pstree.img", Kind::Pstree, &damage(image)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("checkpoint/pstree.img: {text} at offset {offset}")
+    );
+}
+
+#[test]
+fn a_second_entry_where_one_belongs_is_trailing() {
+    let image = encode(Kind::Inventory, [&inventory(), &inventory()]);
+    let end = (image.len() - 4) as u64 / 2 + 4;
+    let error = decode_single::<InventoryEntry>("inventory.img", Kind::Inventory, &image).unwrap_err();
+    assert!(
+        matches!(error, ImageError { problem: Problem::Trailing, offset, .. } if offset == end),
+        "{error}"
+    );
+    let error = walk(Decoder::open("inventory.img", &*image).expect("magic"), |_, _| {}).unwrap_err();
+    assert!(
+        matches!(error, ImageError { problem: Problem::Trailing, offset, .. } if offset == end),
+        "{error}"
+    );
+}
+
+#[test]
+fn magics_alone_are_no_image_where_an_entry_has_to_be() {
+    for kind in [Kind::Inventory, Kind::Core, Kind::Pagemap] {
+        let error = walk(Decoder::open("x.img", &*kind.header()).expect("magic"), |_, _| {}).unwrap_err();
+        assert!(matches!(error.problem, Problem::NoEntry), "{error}");
+    }
+    assert_eq!(
+        walk(
+            Decoder::open("pstree.img", &*Kind::Pstree.header()).expect("magic"),
+            |_, _| {}
+        )
+        .expect("empty")
+        .entries,
+        0
+    );
+}
+
+#[test]
+fn a_payload_that_is_cut_is_named() {
+    let mut image = encode(
+        Kind::PipesData,
+        [&PipeDataEntry {
+            pipe_id: 1,
+            bytes: 10,
+            size: None,
+        }],
+    );
+    let start = image.len();
+    image.extend_from_slice(b"short");
+    let error = walk(Decoder::open("pipes-data.img", &*image).expect("magic"), |_, _| {}).unwrap_err();
+    let text = "pipes-data.img: the content after an entry is cut short: 10 bytes expected, 5 found at offset";
+    assert_eq!(error.to_string(), format!("{text} {start}"));
+}
+
+#[test]
+fn a_ghost_file_is_an_entry_and_its_content() {
+    use cri_proto::criu::message::{GhostChunkEntry, GhostFileEntry};
+    let ghost = GhostFileEntry {
+        mode: 0o100_644,
+        ..GhostFileEntry::default()
+    };
+    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("vector");
+    encoder.entry(&ghost).expect("vector");
+    encoder.payload(&[0xff; 5000]).expect("vector");
+    let image = encoder.finish();
+    let walked = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
+    assert_eq!((walked.entries, walked.bytes), (1, image.len() as u64));
+
+    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("vector");
+    encoder
+        .entry(&GhostFileEntry {
+            chunks: Some(true),
+            size: Some(9000),
+            ..ghost
+        })
+        .expect("vector");
+    for off in [0, 8192] {
+        encoder.entry(&GhostChunkEntry { len: 700, off }).expect("vector");
+        encoder.payload(&[0xff; 700]).expect("vector");
+    }
+    let image = encoder.finish();
+    let walked = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
+    assert_eq!((walked.entries, walked.bytes), (3, image.len() as u64));
+}
+
+/// Gives one byte a time, so that nothing counts on whole reads.
+struct Drip<'a>(&'a [u8]);
+
+impl io::Read for Drip<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(1);
+        self.0.read(&mut buffer[..count])
+    }
+}
+
+#[test]
+fn reads_from_a_slow_source() {
+    let entries = [process(1, vec![1, 2, 3]), process(9, vec![9])];
+    let image = encode(Kind::Pstree, &entries);
+    let mut decoder = Decoder::open("pstree.img", Drip(&image)).expect("magic");
+    assert_eq!(
+        decoder.message::<PstreeEntry>().expect("entry").as_ref(),
+        Some(&entries[0])
+    );
+    assert_eq!(
+        decoder.message::<PstreeEntry>().expect("entry").as_ref(),
+        Some(&entries[1])
+    );
+    assert_eq!(decoder.message::<PstreeEntry>().expect("end"), None);
+}
+
+#[test]
+fn the_limit_is_the_readers() {
+    let entry = process(1, (0..100).collect());
+    let image = encode(Kind::Pstree, [&entry]);
+    let length = entry.encoded_len() as u32;
+    let read = |limit| {
+        Decoder::open("pstree.img", &*image)
+            .expect("magic")
+            .limit(limit)
+            .message::<PstreeEntry>()
+    };
+    assert_eq!(read(length).expect("as long as the limit"), Some(entry));
+    assert!(matches!(read(length - 1).unwrap_err().problem, Problem::TooLong { .. }));
+}
+
+#[test]
+fn an_error_of_the_source_is_an_error() {
+    #[derive(Debug)]
+    struct Broken;
+    impl io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("bad sector"))
+        }
+    }
+    let error = Decoder::open("core-1.img", Broken).unwrap_err();
+    assert_eq!(error.to_string(), "core-1.img: cannot be read (bad sector) at offset 0");
+}
