@@ -14,21 +14,49 @@
 //! are answers (500 with the runtime's message) or are tried again (Pods).
 
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use config::{Authorization, CertificateFiles, Config};
 pub use error::StartError;
 pub use mutant::{Mutant, UnknownMutant};
 
+use authentication::Authentication;
+use authorization::Authorizer;
+use checkpoint::Checkpoints;
+use cri::Cri;
+use pod::Pods;
+use server::{Handlers, Port};
+
+mod answer;
+mod authentication;
+mod authorization;
+mod checkpoint;
 mod config;
+mod cri;
 mod error;
+mod logs;
 mod mutant;
+mod pod;
+mod route;
+mod server;
+mod tls;
 
 /// A reference kubelet that runs until [`shutdown`](Self::shutdown), or until it is dropped: then it stops to serve, and
 /// its Pods run on.
 #[derive(Debug)]
 pub struct ReferenceKubelet {
     address: SocketAddr,
+    read_only_address: Option<SocketAddr>,
     certificate: String,
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl ReferenceKubelet {
@@ -38,17 +66,45 @@ impl ReferenceKubelet {
     ///
     /// When an address, a file or the runtime cannot be had.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let address = SocketAddr::new(config.address, config.port);
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|source| StartError::Listen { address, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| StartError::Listen { address, source })?;
-        let _ = config.is(Mutant::NoAuth);
+        let config = Arc::new(config);
+        let cri = Arc::new(Cri::new(&config.runtime_endpoint, config.runtime_request_timeout)?);
+        let authentication = Authentication::new(&config)?;
+        let tls = tls::server(&config, authentication.roots())?;
+        prepare(&config)?;
+        cri.version().await.map_err(|error| StartError::Runtime {
+            endpoint: config.runtime_endpoint.clone(),
+            reason: error.to_string(),
+        })?;
+
+        let (listener, address) = listen(SocketAddr::new(config.address, config.port)).await?;
+        let read_only = match config.read_only_port {
+            Some(port) => Some(listen(SocketAddr::new(config.address, port)).await?),
+            None => None,
+        };
+        let pods = Arc::new(Pods::default());
+        let handlers = Arc::new(Handlers {
+            authorizer: Authorizer::new(&config)?,
+            checkpoints: Checkpoints::new(Arc::clone(&config), Arc::clone(&cri)),
+            authentication,
+            cri,
+            pods,
+            config,
+        });
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let secure = Port::Secure(TlsAcceptor::from(tls.config));
+        tasks.spawn(server::serve(listener, secure, Arc::clone(&handlers), stop.clone()));
+        let mut read_only_address = None;
+        if let Some((listener, address)) = read_only {
+            read_only_address = Some(address);
+            tasks.spawn(server::serve(listener, Port::ReadOnly, handlers, stop.clone()));
+        }
+        tasks.close();
         Ok(Self {
             address,
-            certificate: String::new(),
+            read_only_address,
+            certificate: tls.certificate,
+            stop,
+            tasks,
         })
     }
 
@@ -61,7 +117,7 @@ impl ReferenceKubelet {
     /// Where the read-only port is served, when one was asked for.
     #[must_use]
     pub fn read_only_address(&self) -> Option<SocketAddr> {
-        None
+        self.read_only_address
     }
 
     /// The server's certificate (PEM), for a client to trust.
@@ -71,5 +127,47 @@ impl ReferenceKubelet {
     }
 
     /// Stops to serve, removes the Pods if that was asked for, and returns when all of it is done.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for ReferenceKubelet {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let address = listener.local_addr().map_err(error)?;
+    Ok((listener, address))
+}
+
+/// Makes the folders; `checkpoints` for root alone, and only when checkpoints can be asked for.
+fn prepare(config: &Config) -> Result<(), StartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::File { path, source }
+    };
+    std::fs::create_dir_all(&config.root_dir).map_err(failed(&config.root_dir))?;
+    if config.container_checkpoint || config.is(Mutant::GateIgnored) {
+        let path = config.checkpoints_dir();
+        let mode = if config.is(Mutant::FolderWorldReadable) {
+            0o755
+        } else {
+            0o700
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .map_err(failed(&path))?;
+        if config.is(Mutant::FolderWorldReadable) {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(failed(&path))?;
+        }
+    }
+    Ok(())
 }

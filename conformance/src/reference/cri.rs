@@ -1,0 +1,266 @@
+//! The runtime, called as the kubelet calls it: its deadlines, its error texts, its counters.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cri_proto::runtime::v1::image_service_client::ImageServiceClient;
+use cri_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use cri_proto::runtime::v1::{VersionRequest, VersionResponse};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Response, Status};
+
+use super::StartError;
+
+/// The kubelet's limit for one message.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// A connection to the runtime, made anew when it breaks.
+#[derive(Debug)]
+pub(super) struct Cri {
+    channel: Channel,
+    socket: PathBuf,
+    timeout: Duration,
+    operations: Mutex<BTreeMap<&'static str, Counts>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    calls: u64,
+    errors: u64,
+}
+
+/// What the runtime answered, or why it did not; worded as Go's gRPC words it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rpc error: code = {} desc = {message}", go_name(*code))]
+pub(super) struct CriError {
+    pub(super) code: Code,
+    pub(super) message: String,
+}
+
+impl Cri {
+    /// Prepares the connection; it is made with the first call.
+    pub(super) fn new(endpoint: &str, timeout: Duration) -> Result<Self, StartError> {
+        let socket = match endpoint.split_once("://") {
+            Some(("unix", path)) => path,
+            None => endpoint,
+            Some(_) => "",
+        };
+        let refused = |reason: &str| StartError::Runtime {
+            endpoint: endpoint.to_owned(),
+            reason: reason.to_owned(),
+        };
+        if !Path::new(socket).is_absolute() {
+            return Err(refused("only `unix:///PATH` is understood"));
+        }
+        let socket = PathBuf::from(socket);
+        let path = socket.clone();
+        // The name only fills the `:authority` header; a socket has none.
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+            }));
+        Ok(Self {
+            channel,
+            socket,
+            timeout,
+            operations: Mutex::default(),
+        })
+    }
+
+    /// The default deadline of a call.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(super) fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Whether the runtime answers, and what it calls itself.
+    pub(super) async fn version(&self) -> Result<VersionResponse, CriError> {
+        let mut client = self.runtime();
+        let message = VersionRequest {
+            version: "0.1.0".to_owned(),
+        };
+        self.call("version", self.timeout, message, |request| async move {
+            client.version(request).await
+        })
+        .await
+    }
+
+    /// Calls with a deadline, which the runtime is told too. Dropping the future cancels the call.
+    pub(super) async fn call<M, R, F>(
+        &self,
+        operation: &'static str,
+        deadline: Duration,
+        message: M,
+        rpc: impl FnOnce(Request<M>) -> F,
+    ) -> Result<R, CriError>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let mut request = Request::new(message);
+        request.set_timeout(deadline);
+        let result = match tokio::time::timeout(deadline, rpc(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.worded(&status)),
+            Err(_) => Err(CriError::deadline()),
+        };
+        self.count(operation, result.is_err());
+        result
+    }
+
+    /// Counts a call that was refused before it was made.
+    pub(super) fn count(&self, operation: &'static str, failed: bool) {
+        let mut operations = self.operations.lock().expect("no holder of this lock can panic");
+        let counts = operations.entry(operation).or_default();
+        counts.calls += 1;
+        counts.errors += u64::from(failed);
+    }
+
+    /// The counters in the text format of Prometheus, under the kubelet's names.
+    pub(super) fn metrics(&self) -> String {
+        let operations = self
+            .operations
+            .lock()
+            .expect("no holder of this lock can panic")
+            .clone();
+        let mut text = String::new();
+        let mut family = |name: &str, help: &str, value: fn(&Counts) -> u64| {
+            let samples: Vec<_> = operations.iter().map(|(name, counts)| (name, value(counts))).collect();
+            if samples.iter().any(|(_, value)| *value > 0) {
+                let _ = writeln!(text, "# HELP {name} [ALPHA] {help}\n# TYPE {name} counter");
+            }
+            for (operation, value) in samples.iter().filter(|(_, value)| *value > 0) {
+                let _ = writeln!(text, "{name}{{operation_type=\"{operation}\"}} {value}");
+            }
+        };
+        let errors = "Cumulative number of runtime operation errors by operation type.";
+        family("kubelet_runtime_operations_errors_total", errors, |counts| {
+            counts.errors
+        });
+        let calls = "Cumulative number of runtime operations by operation type.";
+        family("kubelet_runtime_operations_total", calls, |counts| counts.calls);
+        text
+    }
+
+    /// An error of the runtime as it is; one of the connection in the words of Go's gRPC.
+    fn worded(&self, status: &Status) -> CriError {
+        let Some(source) = status.source() else {
+            return CriError {
+                code: status.code(),
+                message: status.message().to_owned(),
+            };
+        };
+        let mut cause = Some(source);
+        while let Some(error) = cause {
+            if error.is::<tonic::TimeoutExpired>() {
+                return CriError::deadline();
+            }
+            if let Some(io) = error.downcast_ref::<std::io::Error>()
+                && matches!(
+                    io.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                )
+            {
+                let reason = if io.kind() == std::io::ErrorKind::NotFound {
+                    "no such file or directory"
+                } else {
+                    "connection refused"
+                };
+                let socket = self.socket.display();
+                let dial = format!("transport: Error while dialing: dial unix {socket}: connect: {reason}");
+                return CriError {
+                    code: Code::Unavailable,
+                    message: format!("connection error: desc = \"{dial}\""),
+                };
+            }
+            cause = error.source();
+        }
+        CriError {
+            code: Code::Unavailable,
+            message: "error reading from server: EOF".to_owned(),
+        }
+    }
+}
+
+impl CriError {
+    /// The deadline passed on our side.
+    pub(super) fn deadline() -> Self {
+        Self {
+            code: Code::DeadlineExceeded,
+            message: "context deadline exceeded".to_owned(),
+        }
+    }
+}
+
+/// Go's name of a code; it writes `Canceled` where others write `CANCELLED`.
+fn go_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_errors_as_go_does() {
+        let error = CriError {
+            code: Code::Cancelled,
+            message: "context canceled".into(),
+        };
+        assert_eq!(error.to_string(), "rpc error: code = Canceled desc = context canceled");
+        assert_eq!(
+            CriError::deadline().to_string(),
+            "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+        );
+    }
+
+    #[tokio::test]
+    async fn counts_calls_and_errors() {
+        let cri = Cri::new("unix:///nowhere.sock", Duration::from_secs(1)).unwrap();
+        cri.count("checkpoint_container", false);
+        cri.count("checkpoint_container", true);
+        let metrics = cri.metrics();
+        assert!(metrics.contains("kubelet_runtime_operations_total{operation_type=\"checkpoint_container\"} 2\n"));
+        assert!(
+            metrics.contains("kubelet_runtime_operations_errors_total{operation_type=\"checkpoint_container\"} 1\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn only_sockets_are_endpoints() {
+        for endpoint in ["tcp://127.0.0.1:1", "relative.sock", ""] {
+            assert!(Cri::new(endpoint, Duration::from_secs(1)).is_err(), "{endpoint}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The Pods that the kubelet knows, and what is known of their containers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
+    PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// The labels by which a kubelet finds its own again.
+pub(super) mod label {
+    pub(in super::super) const POD_NAME: &str = "io.kubernetes.pod.name";
+    pub(in super::super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+    pub(in super::super) const POD_UID: &str = "io.kubernetes.pod.uid";
+    pub(in super::super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+}
+
+/// What a request needs to know of a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownPod {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) uid: String,
+    /// The names of its containers, of its init containers and of its ephemeral containers, in this order.
+    pub(super) containers: Vec<String>,
+}
+
+impl KnownPod {
+    /// The name that is part of an archive's: `<pod>_<namespace>`.
+    pub(super) fn full_name(&self) -> String {
+        format!("{}_{}", self.name, self.namespace)
+    }
+}
+
+/// One run of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) id: String,
+    pub(super) attempt: u32,
+    pub(super) log: PathBuf,
+    pub(super) image: String,
+    pub(super) image_ref: String,
+    pub(super) state: RunState,
+}
+
+/// Where a run is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RunState {
+    Created,
+    /// With the time of its start, in nanoseconds.
+    Running(i64),
+    Exited(Exit),
+}
+
+/// How a run ended; times in nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub(super) code: i32,
+    pub(super) started_at: i64,
+    pub(super) finished_at: i64,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// What is known of one container: its last two runs, and what it waits for without one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Container {
+    pub(super) current: Option<Run>,
+    pub(super) previous: Option<Run>,
+    pub(super) waiting: Option<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pod: Pod,
+    known: KnownPod,
+    phase: &'static str,
+    containers: BTreeMap<String, Container>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    entries: Mutex<BTreeMap<String, Entry>>,
+}
+
+impl Pods {
+    /// Adds a Pod, whose name and uid must be set; it replaces one of the same uid.
+    pub(super) fn add(&self, pod: Pod) -> KnownPod {
+        let spec = pod.spec.as_ref();
+        let names = spec.into_iter().flat_map(|spec| {
+            let containers = spec.containers.iter().map(|container| container.name.clone());
+            let init = spec
+                .init_containers
+                .iter()
+                .flatten()
+                .map(|container| container.name.clone());
+            let ephemeral = spec
+                .ephemeral_containers
+                .iter()
+                .flatten()
+                .map(|container| container.name.clone());
+            containers.chain(init).chain(ephemeral)
+        });
+        let known = KnownPod {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            containers: names.collect(),
+        };
+        let entry = Entry {
+            pod,
+            known: known.clone(),
+            phase: "Pending",
+            containers: BTreeMap::new(),
+        };
+        self.lock().insert(known.uid.clone(), entry);
+        known
+    }
+
+    /// Forgets a Pod.
+    pub(super) fn remove(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    /// The Pod of that name; only a mutant looks in any namespace.
+    pub(super) fn find(&self, namespace: &str, name: &str, any_namespace: bool) -> Option<KnownPod> {
+        let entries = self.lock();
+        let mut known = entries.values().map(|entry| &entry.known);
+        known
+            .find(|pod| pod.name == name && (any_namespace || pod.namespace == namespace))
+            .cloned()
+    }
+
+    /// What is known of a container; none when its Pod does not have it.
+    pub(super) fn container(&self, uid: &str, name: &str) -> Option<Container> {
+        let entries = self.lock();
+        let entry = entries.get(uid)?;
+        let in_spec = entry.known.containers.iter().any(|known| known == name);
+        in_spec.then(|| entry.containers.get(name).cloned().unwrap_or_default())
+    }
+
+    /// Takes over what a relist found.
+    pub(super) fn update(&self, uid: &str, phase: &'static str, containers: BTreeMap<String, Container>) {
+        if let Some(entry) = self.lock().get_mut(uid) {
+            entry.phase = phase;
+            entry.containers = containers;
+        }
+    }
+
+    /// A `PodList` as `GET /pods` gives it.
+    pub(super) fn list(&self) -> Value {
+        let entries = self.lock();
+        let items: Vec<Pod> = entries.values().map(Entry::with_status).collect();
+        json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().expect("no holder of this lock can panic")
+    }
+}
+
+impl Entry {
+    fn with_status(&self) -> Pod {
+        let mut pod = self.pod.clone();
+        let spec = pod.spec.as_ref();
+        let statuses = |containers: &[k8s_openapi::api::core::v1::Container]| -> Option<Vec<ContainerStatus>> {
+            let status = |container: &k8s_openapi::api::core::v1::Container| {
+                self.containers
+                    .get(&container.name)
+                    .cloned()
+                    .unwrap_or_default()
+                    .status(container)
+            };
+            (!containers.is_empty()).then(|| containers.iter().map(status).collect())
+        };
+        let container_statuses = spec.and_then(|spec| statuses(&spec.containers));
+        let init_container_statuses = spec.and_then(|spec| statuses(spec.init_containers.as_deref().unwrap_or(&[])));
+        pod.status = Some(PodStatus {
+            phase: Some(self.phase.to_owned()),
+            container_statuses,
+            init_container_statuses,
+            ..PodStatus::default()
+        });
+        pod
+    }
+}
+
+impl Container {
+    /// How often it was started again.
+    fn restarts(&self) -> i32 {
+        let attempt = self
+            .current
+            .as_ref()
+            .or(self.previous.as_ref())
+            .map_or(0, |run| run.attempt);
+        i32::try_from(attempt).unwrap_or(i32::MAX)
+    }
+
+    fn status(&self, spec: &k8s_openapi::api::core::v1::Container) -> ContainerStatus {
+        let state = match (&self.current, &self.waiting) {
+            (Some(run), None) => run.state(),
+            (_, waiting) => {
+                let (reason, message) = waiting
+                    .clone()
+                    .unwrap_or_else(|| ("ContainerCreating".into(), String::new()));
+                let message = (!message.is_empty()).then_some(message);
+                let waiting = ContainerStateWaiting {
+                    reason: Some(reason),
+                    message,
+                };
+                ContainerState {
+                    waiting: Some(waiting),
+                    ..ContainerState::default()
+                }
+            }
+        };
+        let running = state.running.is_some();
+        let run = self.current.as_ref();
+        ContainerStatus {
+            name: spec.name.clone(),
+            container_id: run.map(|run| run.id.clone()),
+            image: run.map_or_else(|| spec.image.clone().unwrap_or_default(), |run| run.image.clone()),
+            image_id: run.map(|run| run.image_ref.clone()).unwrap_or_default(),
+            ready: running,
+            started: Some(running),
+            restart_count: self.restarts(),
+            state: Some(state),
+            last_state: self.previous.as_ref().map(Run::state),
+            ..ContainerStatus::default()
+        }
+    }
+}
+
+impl Run {
+    fn state(&self) -> ContainerState {
+        let time = |ns: i64| {
+            Timestamp::from_nanosecond(i128::from(ns))
+                .ok()
+                .filter(|_| ns > 0)
+                .map(Time)
+        };
+        let mut state = ContainerState::default();
+        match &self.state {
+            RunState::Created => {
+                let reason = Some("ContainerCreating".to_owned());
+                state.waiting = Some(ContainerStateWaiting { reason, message: None });
+            }
+            RunState::Running(started) => {
+                state.running = Some(ContainerStateRunning {
+                    started_at: time(*started),
+                });
+            }
+            RunState::Exited(exit) => {
+                state.terminated = Some(ContainerStateTerminated {
+                    container_id: Some(self.id.clone()),
+                    exit_code: exit.code,
+                    started_at: time(exit.started_at),
+                    finished_at: time(exit.finished_at),
+                    reason: Some(exit.reason.clone()),
+                    message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+                    signal: None,
+                });
+            }
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, namespace: &str, uid: &str) -> Pod {
+        serde_yaml_ng::from_str(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, uid: {uid}}}, \
+             spec: {{containers: [{{name: app}}], initContainers: [{{name: first}}]}}}}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn finds_by_namespace_and_name() {
+        let pods = Pods::default();
+        let known = pods.add(pod("a", "x", "1"));
+        assert_eq!(known.containers, ["app", "first"]);
+        assert_eq!(known.full_name(), "a_x");
+        assert_eq!(pods.find("x", "a", false), Some(known.clone()));
+        assert_eq!(pods.find("y", "a", false), None);
+        assert_eq!(pods.find("y", "a", true), Some(known));
+        pods.remove("1");
+        assert_eq!(pods.find("x", "a", false), None);
+    }
+
+    #[test]
+    fn lists_the_states_of_containers() {
+        let pods = Pods::default();
+        pods.add(pod("a", "x", "1"));
+        let run = |attempt, state| Run {
+            id: format!("run://{attempt}"),
+            attempt,
+            log: PathBuf::new(),
+            image: "i".into(),
+            image_ref: "r".into(),
+            state,
+        };
+        let exit = Exit {
+            code: 3,
+            finished_at: 1_700_000_000_000_000_000,
+            reason: "Error".into(),
+            ..Exit::default()
+        };
+        let app = Container {
+            current: Some(run(1, RunState::Running(1_700_000_000_000_000_000))),
+            previous: Some(run(0, RunState::Exited(exit))),
+            waiting: None,
+        };
+        pods.update("1", "Running", BTreeMap::from([("app".to_owned(), app)]));
+        let list = pods.list();
+        let status = &list["items"][0]["status"];
+        assert_eq!(status["phase"], "Running");
+        let app = &status["containerStatuses"][0];
+        assert_eq!(app["state"]["running"]["startedAt"], "2023-11-14T22:13:20Z");
+        assert_eq!(app["lastState"]["terminated"]["exitCode"], 3);
+        assert_eq!((&app["restartCount"], &app["ready"]), (&json!(1), &json!(true)));
+        assert_eq!(
+            status["initContainerStatuses"][0]["state"]["waiting"]["reason"],
+            "ContainerCreating"
+        );
+    }
+}

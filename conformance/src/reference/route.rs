@@ -1,0 +1,215 @@
+//! Routing as the kubelet does it: Go's `ServeMux` in front of go-restful.
+//!
+//! ```text
+//!  path not canonical -> redirect          (before authentication)
+//!  no such root       -> no such route     (before authentication)
+//!  authentication, authorisation
+//!  wrong shape -> 404, wrong method -> 405, wrong Accept -> 415 or 406
+//! ```
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::answer::{self, Answer};
+
+/// What the outer router found, before anyone is authenticated.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    Healthz,
+    Metrics,
+    Pods,
+    ContainerLogs,
+    Checkpoint,
+    /// A debugging handler of a server that has none.
+    DebuggingDisabled,
+    /// The canonical path is another.
+    Redirect(String),
+    Unknown,
+}
+
+/// Which roots a server has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Roots {
+    pub(super) debugging: bool,
+    pub(super) checkpoint: bool,
+}
+
+/// The outer router. `raw` is the path as sent, still percent-encoded.
+pub(super) fn root(raw: &str, query: Option<&str>, roots: Roots) -> Root {
+    let clean = clean(raw);
+    if clean != raw {
+        // Go encodes the encoded path a second time here.
+        let path = clean.replace('%', "%25");
+        return Root::Redirect(query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")));
+    }
+    let mut segments = raw.trim_start_matches('/').split('/');
+    let first = segments.next().and_then(decode).unwrap_or_default();
+    let exact = segments.next().is_none();
+    match first.as_str() {
+        "healthz" if exact || matches!(raw, "/healthz/ping" | "/healthz/log" | "/healthz/syncloop") => Root::Healthz,
+        "metrics" if exact => Root::Metrics,
+        "pods" => Root::Pods,
+        "containerLogs" if roots.debugging => Root::ContainerLogs,
+        "run" | "exec" | "attach" | "portForward" | "containerLogs" if !exact && !roots.debugging => {
+            Root::DebuggingDisabled
+        }
+        "checkpoint" if roots.checkpoint => Root::Checkpoint,
+        _ => Root::Unknown,
+    }
+}
+
+/// The three names of a path below a root, when there are exactly three. `path` is decoded.
+pub(super) fn names(path: &str) -> Result<[String; 3], Box<Answer>> {
+    let mut tokens = path.trim_matches('/').split('/').skip(1).map(str::to_owned);
+    match (tokens.next(), tokens.next(), tokens.next(), tokens.next()) {
+        (Some(namespace), Some(pod), Some(container), None) => Ok([namespace, pod, container]),
+        _ => Err(Box::new(answer::plain(StatusCode::NOT_FOUND, "404: Page Not Found"))),
+    }
+}
+
+/// A request's method against the one of its route.
+pub(super) fn method(seen: &Method, route: Method) -> Result<(), Box<Answer>> {
+    if *seen == route {
+        return Ok(());
+    }
+    Err(Box::new(answer::method_not_allowed(if route == Method::POST {
+        "POST"
+    } else {
+        "GET"
+    })))
+}
+
+/// A route that takes any body and gives JSON. go-restful answers 415 where it finds no body and the method may have one.
+pub(super) fn accepts_json(headers: &HeaderMap) -> Result<(), Box<Answer>> {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let wanted = |kind: &str| {
+        let kind = kind.split(';').next().unwrap_or_default().trim_matches(' ');
+        kind == "*/*" || kind == "application/json"
+    };
+    if accept.is_empty() || accept.split(',').any(wanted) {
+        return Ok(());
+    }
+    let text = "406: Not Acceptable\n\nAvailable representations: application/json";
+    Err(Box::new(answer::plain(StatusCode::NOT_ACCEPTABLE, text)))
+}
+
+/// Every value of a query parameter, as Go's `ParseQuery` finds them: parts that do not decode are dropped.
+pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
+    let parts = query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|part| !part.is_empty() && !part.contains(';'));
+    parts
+        .filter_map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let plus = |text: &str| decode(&text.replace('+', " "));
+            (plus(key)? == name).then(|| plus(value))?
+        })
+        .collect()
+}
+
+/// Percent-decoding; none when an escape is malformed.
+pub(super) fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+        let value = digit(rest.first())? * 16 + digit(rest.get(1))?;
+        bytes.push(u8::try_from(value).expect("two hexadecimal digits are a byte"));
+        rest = &rest[2..];
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The canonical form of a path: no empty, `.` or `..` segment; a trailing slash stays.
+fn clean(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            other => segments.push(other),
+        }
+    }
+    let mut clean = format!("/{}", segments.join("/"));
+    if path.ends_with('/') && clean != "/" {
+        clean.push('/');
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const ALL: Roots = Roots {
+        debugging: true,
+        checkpoint: true,
+    };
+
+    #[rstest]
+    #[case("/checkpoint/a/b/c", Root::Checkpoint)]
+    #[case("/checkpoint", Root::Checkpoint)]
+    #[case("/check%70oint/a/b/c", Root::Checkpoint)]
+    #[case("/checkpoint/a//c", Root::Redirect("/checkpoint/a/c".into()))]
+    #[case("/checkpoint/a/b/../c", Root::Redirect("/checkpoint/a/c".into()))]
+    #[case("/checkpoint//%20/c", Root::Redirect("/checkpoint/%2520/c".into()))]
+    #[case("/checkpoints/a/b/c", Root::Unknown)]
+    #[case("/", Root::Unknown)]
+    #[case("/healthz", Root::Healthz)]
+    #[case("/healthz/ping", Root::Healthz)]
+    #[case("/healthz/other", Root::Unknown)]
+    #[case("/pods/", Root::Pods)]
+    #[case("/containerLogs/a/b/c", Root::ContainerLogs)]
+    fn finds_the_root(#[case] path: &str, #[case] expected: Root) {
+        assert_eq!(root(path, None, ALL), expected);
+    }
+
+    #[test]
+    fn without_debugging_handlers() {
+        let roots = Roots {
+            debugging: false,
+            checkpoint: false,
+        };
+        assert_eq!(root("/checkpoint/a/b/c", None, roots), Root::Unknown);
+        assert_eq!(root("/containerLogs/a/b/c", None, roots), Root::DebuggingDisabled);
+        assert_eq!(root("/containerLogs", None, roots), Root::Unknown);
+    }
+
+    #[rstest]
+    #[case(None, &[])]
+    #[case(Some("timeout"), &[""])]
+    #[case(Some("timeout=1&timeout=2"), &["1", "2"])]
+    #[case(Some("a=b&time%6fut=%2B5"), &["+5"])]
+    #[case(Some("timeout=+5"), &[" 5"])]
+    #[case(Some("timeout=%zz&timeout=7"), &["7"])]
+    #[case(Some("timeout=1;2"), &[])]
+    fn reads_the_query(#[case] query: Option<&str>, #[case] expected: &[&str]) {
+        assert_eq!(query_values(query, "timeout"), expected);
+    }
+
+    #[rstest]
+    #[case("", true)]
+    #[case("*/*", true)]
+    #[case("text/html, application/json;q=0.5", true)]
+    #[case("application/*", false)]
+    #[case("text/html", false)]
+    fn judges_accept(#[case] accept: &str, #[case] expected: bool) {
+        let mut headers = HeaderMap::new();
+        if !accept.is_empty() {
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+        }
+        assert_eq!(accepts_json(&headers).is_ok(), expected);
+    }
+}
