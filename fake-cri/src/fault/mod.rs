@@ -2,18 +2,35 @@
 //!
 //! ```text
 //!  --fault, --fault-file, pod annotation, control API
-//!        | parse
+//!        | grammar
 //!        v
-//!      Rule  --add-->  Engine  --decide(rpc, Subject)-->  Decision { before, phases, after, fired }
-//!                                                            |        |         |
-//!                           service::FaultLayer acts  <------+--------|---------+
-//!                           the checkpoint acts       <---------------+  (as Injections)
+//!      Rule  --add-->  Engine  --decide(rpc, Subject)-->  Decision { before, injections, after, fired }
+//!                                                            |            |           |
+//!                           service::FaultLayer acts  <------+------------|-----------+
+//!                           the checkpoint acts       <-------------------+
 //! ```
+//!
+//! The grammar is in `grammar.rs`, as EBNF, and in `docs/FAULTS.md`. A rule that cannot be read is a [`ParseError`] that
+//! points at the column.
 
+mod cursor;
 mod engine;
+mod error;
+mod file;
+mod grammar;
 mod journal;
+mod preset;
+mod rpc;
+mod rule;
 mod subject;
+mod text;
 
-pub use engine::Engine;
+pub use engine::{ANNOTATION, Action, Decision, Engine, Listed, Source};
+pub use error::ParseError;
+pub use file::{FileError, read_file};
+pub use grammar::parse_rules;
 pub use journal::Journal;
+pub use preset::Preset;
+pub use rpc::Rpc;
+pub use rule::{Effect, Point, Rule, Scope, When};
 pub use subject::{Injections, Subject, Subjects};

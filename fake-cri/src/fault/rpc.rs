@@ -1,0 +1,110 @@
+//! The calls that faults can name: every rpc of the CRI, read from its descriptor.
+
+use std::sync::LazyLock;
+
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
+
+/// The package whose services take faults. Health, reflection and the control API are left alone.
+const PACKAGE: &str = "runtime.v1";
+
+static RPCS: LazyLock<Vec<Rpc>> = LazyLock::new(|| {
+    let pool = DescriptorPool::decode(cri_proto::DESCRIPTOR_SET).expect("the build compiled this descriptor set");
+    pool.services()
+        .filter(|service| service.package_name() == PACKAGE)
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(Rpc::new)
+        .collect()
+});
+
+/// One rpc of the CRI.
+#[derive(Clone, Debug)]
+pub struct Rpc {
+    name: String,
+    service: String,
+    path: String,
+    method: MethodDescriptor,
+}
+
+impl Rpc {
+    fn new(method: MethodDescriptor) -> Rpc {
+        let service = method.parent_service();
+        Rpc {
+            name: method.name().to_owned(),
+            service: service.full_name().to_owned(),
+            path: format!("/{}/{}", service.full_name(), method.name()),
+            method,
+        }
+    }
+
+    /// Every rpc of the CRI, RuntimeService's first.
+    pub fn all() -> &'static [Rpc] {
+        &RPCS
+    }
+
+    /// The rpc behind an HTTP/2 path, `/runtime.v1.RuntimeService/Version`.
+    pub fn by_path(path: &str) -> Option<&'static Rpc> {
+        RPCS.iter().find(|rpc| rpc.path == path)
+    }
+
+    /// The rpc of this name. No two services of the CRI share one.
+    pub fn by_name(name: &str) -> Option<&'static Rpc> {
+        RPCS.iter().find(|rpc| rpc.name == name)
+    }
+
+    /// `CheckpointContainer`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `runtime.v1.RuntimeService`.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// `/runtime.v1.RuntimeService/CheckpointContainer`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// `RuntimeService/CheckpointContainer`, as the journal names it.
+    pub fn short_path(&self) -> &str {
+        self.path
+            .strip_prefix('/')
+            .and_then(|path| path.strip_prefix(PACKAGE))
+            .and_then(|path| path.strip_prefix('.'))
+            .unwrap_or(&self.path)
+    }
+
+    /// The message that is asked.
+    pub fn input(&self) -> MessageDescriptor {
+        self.method.input()
+    }
+
+    /// The message that answers.
+    pub fn output(&self) -> MessageDescriptor {
+        self.method.output()
+    }
+
+    /// Whether the answer is a stream.
+    pub fn streams(&self) -> bool {
+        self.method.is_server_streaming()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_43_are_known_by_name_and_path() {
+        assert_eq!(Rpc::all().len(), 43);
+        for rpc in Rpc::all() {
+            assert_eq!(Rpc::by_name(rpc.name()).map(Rpc::path), Some(rpc.path()));
+            assert_eq!(Rpc::by_path(rpc.path()).map(Rpc::name), Some(rpc.name()));
+        }
+        let checkpoint = Rpc::by_name("CheckpointContainer").expect("an rpc of the CRI");
+        assert_eq!(checkpoint.short_path(), "RuntimeService/CheckpointContainer");
+        assert!(!checkpoint.streams());
+        assert!(Rpc::by_name("GetContainerEvents").is_some_and(Rpc::streams));
+    }
+}

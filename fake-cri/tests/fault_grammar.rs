@@ -1,0 +1,361 @@
+//! The grammar of faults: what it takes, where it points when it does not, and that it prints what it reads.
+
+use std::time::Duration;
+
+use fake_cri::{
+    checkpoint::Phase,
+    fault::{Effect, Point, Preset, Rpc, Rule, Scope, When, parse_rules},
+};
+use proptest::{option, prelude::*, sample::select};
+use rstest::rstest;
+use tonic::Code;
+
+fn scope(rpc: &str) -> Scope {
+    Scope {
+        rpc: rpc.to_owned(),
+        ..Scope::default()
+    }
+}
+
+#[test]
+fn reads_where_when_and_what() {
+    let rule: Rule = r#"CheckpointContainer(container=app,nth=2):before=error(Internal,"disk on fire")"#
+        .parse()
+        .expect("the issue's own example");
+    let expected = Rule {
+        scope: Scope {
+            container: Some("app".to_owned()),
+            ..scope("CheckpointContainer")
+        },
+        when: When {
+            nth: Some(2),
+            ..When::default()
+        },
+        point: Point::Before,
+        effect: Effect::Error {
+            code: Code::Internal,
+            message: "disk on fire".to_owned(),
+        },
+    };
+    assert_eq!(rule, expected);
+}
+
+#[rstest]
+#[case("Version:before=hang", Point::Before, Effect::Hang)]
+#[case(
+    "  List* : after = delay( 1m30s ) ",
+    Point::After,
+    Effect::Delay(Duration::from_secs(90))
+)]
+#[case(
+    "CheckpointContainer:freeze=leave-frozen",
+    Point::Phase(Phase::Freeze),
+    Effect::LeaveFrozen
+)]
+#[case("CheckpointContainer:capture=crash", Point::Phase(Phase::Capture), Effect::Crash)]
+#[case("CheckpointContainer:write=no-space", Point::Phase(Phase::Write), Effect::NoSpace(0))]
+#[case(
+    "CheckpointContainer:write=no-space(64KiB)",
+    Point::Phase(Phase::Write),
+    Effect::NoSpace(65536)
+)]
+#[case(
+    "CheckpointContainer:write=mode(0644)",
+    Point::Phase(Phase::Write),
+    Effect::Mode(0o644)
+)]
+#[case(
+    "CheckpointContainer:write=partial-archive(50)",
+    Point::Phase(Phase::Write),
+    Effect::PartialArchive(50)
+)]
+#[case(
+    "CheckpointContainer:finish=kill-container",
+    Point::Phase(Phase::Finish),
+    Effect::KillContainer
+)]
+#[case(
+    r#"Version:before=error(Canceled,"a \"b\"\\\n\u{1b}ä")"#,
+    Point::Before,
+    Effect::Error { code: Code::Cancelled, message: "a \"b\"\\\n\u{1b}ä".to_owned() }
+)]
+#[case(
+    r#"Version:before=error(NOT_FOUND,"")"#,
+    Point::Before,
+    Effect::Error { code: Code::NotFound, message: String::new() }
+)]
+#[case(
+    r#"Version:before=error(14,"gone")"#,
+    Point::Before,
+    Effect::Error { code: Code::Unavailable, message: "gone".to_owned() }
+)]
+fn reads_points_and_effects(#[case] text: &str, #[case] point: Point, #[case] effect: Effect) {
+    let rule: Rule = text.parse().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((rule.point, rule.effect), (point, effect));
+}
+
+#[rstest]
+#[case("", 1, "expected an rpc's name, found the end")]
+#[case("CheckpointContaine:before=hang", 1, "did you mean `CheckpointContainer`?")]
+#[case("Frobnicate:before=hang", 1, "no rpc of the CRI is called `Frobnicate`")]
+#[case("Zz*:before=hang", 1, "no rpc of the CRI is called `Zz*`")]
+#[case("Version", 8, "expected `(` or `:`, found the end")]
+#[case(
+    "Version(",
+    9,
+    "expected a selector (pod, namespace, container, nth, every, p, seed, times), found the end"
+)]
+#[case("Version(pid=1):before=hang", 9, "found `pid`")]
+#[case("Version(pod):before=hang", 12, "expected `=`, found `)`")]
+#[case("Version(pod=):before=hang", 13, "expected a name, a glob or a string, found `)`")]
+#[case("Version(pod=a pod=b):before=hang", 15, "expected `,` or `)`, found `pod`")]
+#[case("Version(pod=a,pod=b):before=hang", 15, "`pod` is given twice")]
+#[case("Version(pod=\"[\"):before=hang", 13, "unclosed character class")]
+#[case("Version(nth=0):before=hang", 13, "expected a number from 1 on, found `0`")]
+#[case("Version(nth=99999999999999999999):before=hang", 13, "is too large")]
+#[case("Version(nth=1,every=2):before=hang", 15, "`nth` and `every` exclude each other")]
+#[case("Version(nth=1,times=2):before=hang", 15, "`nth` fires once")]
+#[case(
+    "Version(p=1.5):before=hang",
+    11,
+    "expected a probability above 0 and at most 1, found `1.5`"
+)]
+#[case("Version(seed=7):before=hang", 15, "a seed draws for a probability")]
+#[case(
+    "CheckpointContainer:befor=hang",
+    21,
+    "expected a point (before, freeze, capture, write, finish, after), found `befor`"
+)]
+#[case(
+    "Version:write=hang",
+    9,
+    "`write` is a phase of CheckpointContainer; Version has `before` and `after`"
+)]
+#[case("Version:before", 15, "expected `=`, found the end")]
+#[case("Version:before=explode", 16, "expected an effect (error, unimplemented,")]
+#[case("Version:before=error", 21, "expected `(`, found the end")]
+#[case(
+    "Version:before=error(Ok,\"x\")",
+    22,
+    "expected a gRPC code such as Internal or 13, not OK, found `Ok`"
+)]
+#[case("Version:before=error(Internal)", 30, "expected `,`, found `)`")]
+#[case(
+    "Version:before=error(Internal,x)",
+    31,
+    "expected a message in double quotes, found `x`"
+)]
+#[case("Version:before=error(Internal,\"x", 33, "expected `\"` at the string's end")]
+#[case("Version:before=error(Internal,\"\\q\")", 32, "expected an escape")]
+#[case("Version:before=error(Internal,\"\\u{110000}\")", 32, "expected an escape")]
+#[case(
+    "Version:before=delay(soon)",
+    22,
+    "expected a duration such as 250ms or 1m30s, found `soon`"
+)]
+#[case(
+    "Version:before=leave-frozen",
+    16,
+    "`leave-frozen` cannot stand at `before`; it can at freeze, capture, write or finish"
+)]
+#[case(
+    "Version:after=unimplemented",
+    15,
+    "`unimplemented` cannot stand at `after`; it can at before"
+)]
+#[case(
+    "CheckpointContainer:finish=mode(0644)",
+    28,
+    "`mode` cannot stand at `finish`; it can at write"
+)]
+#[case(
+    "CheckpointContainer:write=mode(0888)",
+    32,
+    "expected an octal mode such as 0644, found `0888`"
+)]
+#[case(
+    "CheckpointContainer:write=no-space(1parsec)",
+    36,
+    "expected a size in bytes such as 4096 or 64KiB, found `1parsec`"
+)]
+#[case(
+    "CheckpointContainer:write=partial-archive(101%)",
+    43,
+    "expected 0 to 100 percent, found `101`"
+)]
+#[case("Version:before=hang now", 21, "expected the end, found `now`")]
+fn points_at_the_column(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
+    let error = text.parse::<Rule>().expect_err("no rule");
+    assert_eq!(error.column(), column, "{error}");
+    assert!(error.message().contains(message), "{error}");
+}
+
+#[test]
+fn draws_a_caret_below_the_column() {
+    let error = "CheckpointContainer:befor=hang".parse::<Rule>().expect_err("no rule");
+    insta::assert_snapshot!(error, @r"
+    column 21: expected a point (before, freeze, capture, write, finish, after), found `befor`
+      CheckpointContainer:befor=hang
+                          ^
+    ");
+    let error = parse_rules("Version:before=hang\n\tStatus:besides=hang;").expect_err("no rule");
+    assert_eq!((error.line(), error.column()), (2, 9));
+    assert!(
+        error.to_string().starts_with("line 2, column 9: expected a point"),
+        "{error}"
+    );
+    assert!(error.to_string().ends_with("\n  \t       ^"), "{error}");
+}
+
+#[test]
+fn reads_lists_with_presets() {
+    let text = "\n;Version:before=error(Internal,\"a;b\") ; preset:hang(container=app,times=1)\nStatus:before=drop;";
+    let rules = parse_rules(text).unwrap_or_else(|error| panic!("{error}"));
+    let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
+    let expected = [
+        "Version:before=error(Internal,\"a;b\")",
+        "CheckpointContainer(container=app,times=1):before=hang",
+        "Status:before=drop",
+    ];
+    assert_eq!(printed, expected);
+    assert_eq!(parse_rules(" \n;; ").map(|rules| rules.len()), Ok(0));
+}
+
+#[rstest]
+#[case("preset:nonsense", 8, "unknown preset `nonsense`; there are unimplemented,")]
+#[case("preset:second-fails(nth=3)", 8, "preset `second-fails` sets `nth` itself")]
+#[case(
+    "preset:second-fails(every=3)",
+    8,
+    "in preset `second-fails`: `nth` and `every` exclude each other"
+)]
+#[case("preset:hang:before=drop", 12, "expected `;`, a newline or the end, found `:`")]
+fn refuses_presets_that_say_too_much(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
+    let error = parse_rules(text).expect_err("no preset");
+    assert_eq!(error.column(), column, "{error}");
+    assert!(error.message().contains(message), "{error}");
+}
+
+#[test]
+fn every_preset_is_made_of_rules_that_print_as_they_stand() {
+    for preset in Preset::ALL {
+        let rules = parse_rules(&format!("preset:{}", preset.name)).unwrap_or_else(|error| panic!("{error}"));
+        let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
+        assert_eq!(printed, preset.grammar, "{}", preset.name);
+        assert!(
+            preset.summary.ends_with('.') && !preset.source.is_empty(),
+            "{}",
+            preset.name
+        );
+    }
+    let mut names: Vec<_> = Preset::ALL.iter().map(|preset| preset.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), Preset::ALL.len(), "two presets of one name");
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-zA-Z0-9._/*?-]{1,12}",
+        "[^\\[\\]{}\\\\!]{0,12}",
+        r#"[a-z"; \t\n,()=:]{0,8}"#
+    ]
+}
+
+fn any_when() -> impl Strategy<Value = When> {
+    let counts = (
+        option::of(1..u64::MAX),
+        option::of(1..u64::MAX),
+        option::of(1..u64::MAX),
+    );
+    let draw = option::of((prop_oneof![Just(1.0), f64::MIN_POSITIVE..1.0], option::of(any::<u64>())));
+    (counts, draw).prop_map(|((nth, every, times), draw)| When {
+        nth,
+        every: every.filter(|_| nth.is_none()),
+        times: times.filter(|_| nth.is_none()),
+        probability: draw.map(|(p, _)| p),
+        seed: draw.and_then(|(_, seed)| seed),
+    })
+}
+
+fn any_effect() -> impl Strategy<Value = (Vec<Point>, Effect)> {
+    let around = vec![Point::Before, Point::After];
+    let phases: Vec<_> = Point::ALL[1..5].to_vec();
+    let write = vec![Point::Phase(Phase::Write)];
+    let everywhere = Point::ALL.to_vec();
+    let codes: Vec<_> = (1..=16).map(Code::from_i32).collect();
+    prop_oneof![
+        (select(codes), any::<String>()).prop_map(|(code, message)| Effect::Error { code, message }),
+        (0..u64::from(u32::MAX), 0..1_000_000_000_u32).prop_map(|(s, ns)| Effect::Delay(Duration::new(s, ns))),
+        select(vec![Effect::Hang, Effect::Crash]),
+    ]
+    .prop_map(move |effect| (everywhere.clone(), effect))
+    .boxed()
+    .prop_union(Just((around, Effect::Drop)).boxed())
+    .or(select(vec![Effect::Unimplemented, Effect::UnknownMethod])
+        .prop_map(|effect| (vec![Point::Before], effect))
+        .boxed())
+    .or(select(vec![Effect::LeaveFrozen, Effect::KillContainer])
+        .prop_map(move |effect| (phases.clone(), effect))
+        .boxed())
+    .or(prop_oneof![
+        select(vec![Effect::CorruptArchive, Effect::EmptyArchive, Effect::NoArchive]),
+        any::<u64>().prop_map(Effect::NoSpace),
+        (0..20_u64, 0..41_u32).prop_map(|(n, shift)| Effect::NoSpace(n << shift)),
+        (0..=100_u8).prop_map(Effect::PartialArchive),
+        (0..=100_u8).prop_map(Effect::TruncatedArchive),
+        (0..=0o7777_u32).prop_map(Effect::Mode),
+        any_name().prop_map(Effect::Omit),
+    ]
+    .prop_map(move |effect| (write.clone(), effect))
+    .boxed())
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let mut rpcs: Vec<_> = Rpc::all().iter().map(|rpc| rpc.name().to_owned()).collect();
+    rpcs.extend(["*", "List*", "?ersion"].map(str::to_owned));
+    let names = (option::of(any_name()), option::of(any_name()), option::of(any_name()));
+    let points = any_effect().prop_flat_map(|(points, effect)| (select(points), Just(effect)));
+    (select(rpcs), names, any_when(), points).prop_map(|(rpc, (pod, namespace, container), when, (point, effect))| {
+        Rule {
+            scope: Scope {
+                rpc: match point {
+                    Point::Phase(_) => "CheckpointContainer".to_owned(),
+                    _ => rpc,
+                },
+                pod,
+                namespace,
+                container,
+            },
+            when,
+            point,
+            effect,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_printed_is_read_back(rule in any_rule()) {
+        let printed = rule.to_string();
+        prop_assert!(!printed.contains('\n'), "{printed}");
+        let read = printed.parse::<Rule>().map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(&read, &rule);
+        prop_assert_eq!(read.to_string(), printed);
+    }
+
+    #[test]
+    fn lists_are_read_back(rules in prop::collection::vec(any_rule(), 0..5)) {
+        let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
+        prop_assert_eq!(parse_rules(&printed.join(";")), Ok(rules.clone()));
+        prop_assert_eq!(parse_rules(&printed.join("\n")), Ok(rules));
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused_at_a_column_within_it(text in "[ -~\n]{0,60}|(preset:|Version|\\(|pod=|:before=|error|\"|\\\\|u\\{|;){0,12}") {
+        if let Err(error) = parse_rules(&text) {
+            let line = text.split('\n').nth(error.line() - 1).expect("a line of the text");
+            prop_assert!(error.column() <= line.chars().count() + 1, "{}", error);
+        }
+    }
+}
