@@ -6,7 +6,12 @@
 /// The Container Runtime Interface.
 pub mod runtime {
     /// `runtime.v1`, whole.
-    #[expect(missing_docs, reason = "generated from the .proto file, whose comments are the docs")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from the .proto files, whose comments are the docs"
+    )]
     pub mod v1 {
         tonic::include_proto!("runtime.v1");
     }
@@ -15,7 +20,12 @@ pub mod runtime {
 /// fake-cri's control API.
 pub mod control {
     /// `fakecri.control.v1`.
-    #[expect(missing_docs, reason = "generated from the .proto file, whose comments are the docs")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from the .proto files, whose comments are the docs"
+    )]
     pub mod v1 {
         tonic::include_proto!("fakecri.control.v1");
     }

@@ -42,6 +42,7 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/criu
 #[allow(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     reason = "generated from the .proto files, whose comments are the docs"
 )]
 pub mod message {
