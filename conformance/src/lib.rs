@@ -13,6 +13,7 @@
 //!
 //! `mutant` judges the harness itself: every single wrong thing must be caught by exactly the cases that name it.
 
+pub mod archive;
 pub mod case;
 pub mod reference;
 pub mod report;

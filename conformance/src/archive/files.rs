@@ -1,0 +1,88 @@
+//! An entry of `files.img`, reduced to what the cases need: decoded whole, one takes kilobytes.
+
+use cri_proto::criu::message::{FdTypes, FileEntry};
+
+/// An open file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// Its id, which descriptors, mappings and working directories refer to.
+    pub id: u32,
+    /// The number of its kind.
+    pub kind: i32,
+    /// The id in the part of the entry that belongs to its kind; `None` where that part is missing.
+    pub inner_id: Option<u32>,
+    /// Parts that belong to another kind.
+    pub strange_parts: usize,
+    /// For a pipe: the id of the pipe, which is its inode.
+    pub pipe: Option<u32>,
+    /// For a regular file: its path.
+    pub path: Option<Box<str>>,
+}
+
+impl OpenFile {
+    /// What one takes in memory at most.
+    pub(crate) fn cost(wire: usize) -> usize {
+        size_of::<Self>() + wire
+    }
+
+    pub(crate) fn new(entry: &FileEntry) -> Self {
+        let parts = parts(entry);
+        let own = parts.iter().find(|(kind, _)| kinds(*kind).contains(&entry.r#type));
+        Self {
+            id: entry.id,
+            kind: entry.r#type,
+            inner_id: own.and_then(|(_, id)| *id),
+            strange_parts: parts
+                .iter()
+                .filter(|(kind, id)| id.is_some() && !kinds(*kind).contains(&entry.r#type))
+                .count(),
+            pipe: entry.pipe.as_ref().map(|pipe| pipe.pipe_id),
+            path: entry.reg.as_ref().map(|file| file.name.as_str().into()),
+        }
+    }
+
+    /// The kind's name.
+    pub fn kind_name(&self) -> &'static str {
+        FdTypes::try_from(self.kind).map_or("unknown", |kind| kind.as_str_name())
+    }
+}
+
+/// Kinds that share a part: what autofs calls a pipe is one.
+fn kinds(kind: FdTypes) -> Vec<i32> {
+    match kind {
+        FdTypes::Pipe => vec![kind.into(), FdTypes::AutofsPipe.into()],
+        FdTypes::Tty => vec![kind.into(), FdTypes::CtlTty.into()],
+        _ => vec![kind.into()],
+    }
+}
+
+/// Every part an entry can have, with the kind it belongs to and its id where it is there.
+fn parts(entry: &FileEntry) -> [(FdTypes, Option<u32>); 20] {
+    macro_rules! id {
+        ($part:ident) => {
+            entry.$part.as_ref().map(|part| part.id)
+        };
+    }
+    [
+        (FdTypes::Reg, id!(reg)),
+        (FdTypes::Inetsk, id!(isk)),
+        (FdTypes::Ns, id!(nsf)),
+        (FdTypes::Packetsk, id!(psk)),
+        (FdTypes::Netlinksk, id!(nlsk)),
+        (FdTypes::Eventfd, id!(efd)),
+        (FdTypes::Eventpoll, id!(epfd)),
+        (FdTypes::Signalfd, id!(sgfd)),
+        (FdTypes::Tunf, id!(tunf)),
+        (FdTypes::Timerfd, id!(tfd)),
+        (FdTypes::Inotify, id!(ify)),
+        (FdTypes::Fanotify, id!(ffy)),
+        (FdTypes::Ext, id!(ext)),
+        (FdTypes::Unixsk, id!(usk)),
+        (FdTypes::Fifo, id!(fifo)),
+        (FdTypes::Pipe, id!(pipe)),
+        (FdTypes::Tty, id!(tty)),
+        (FdTypes::Memfd, id!(memfd)),
+        (FdTypes::Bpfmap, id!(bpf)),
+        (FdTypes::Pidfd, id!(pidfd)),
+    ]
+}
