@@ -15,5 +15,6 @@
 
 pub mod archive;
 pub mod case;
+pub mod catalog;
 pub mod reference;
 pub mod report;

@@ -1,0 +1,199 @@
+//! Of the open files: descriptors, working directories and mappings refer to what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cri_proto::criu::message::FdTypes;
+
+use super::{ArchiveCase, case, none, tree};
+use crate::{
+    archive::{Images, Inspected, OpenFile},
+    case::{Judgement, Stop, fail, pass},
+};
+
+/// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` of CRIU's `image.h`: the mapping's `shmid` is a file's id.
+const OF_A_FILE: u32 = 1 << 6 | 1 << 7;
+/// Mappings that have those flags beside their own: sockets, asynchronous I/O, memfd.
+const OF_ANOTHER_KIND: u32 = 1 << 11 | 1 << 13 | 1 << 14;
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "files/table",
+        Reference,
+        "checkpointctl --files",
+        "files.img is there.",
+        "files.img",
+        |archive| match &tree(archive)?.files {
+            Some(files) => pass(format!("{} files", files.len())),
+            None => fail("no files.img"),
+        }
+    ),
+    case!(
+        "files/unique",
+        Reference,
+        "CRIU images/fdinfo.proto",
+        "Every open file has an id of its own, other than zero.",
+        "unique ids",
+        |archive| {
+            let (_, files) = files(archive)?;
+            let mut seen = BTreeSet::new();
+            let twice = files.iter().filter(|file| file.id == 0 || !seen.insert(file.id));
+            none(
+                twice.map(|file| format!("id {}", file.id)),
+                format!("{} files", files.len()),
+            )
+        }
+    ),
+    case!(
+        "files/parts",
+        Reference,
+        "CRIU images/fdinfo.proto",
+        "Every open file has the part of its kind, with its own id, and no other.",
+        "the part of its kind",
+        |archive| {
+            let (_, files) = files(archive)?;
+            let odd = files
+                .iter()
+                .filter(|file| file.inner_id != Some(file.id) || file.strange_parts > 0);
+            none(
+                odd.map(|file| format!("file {} of kind {}", file.id, file.kind_name())),
+                format!("{} files", files.len()),
+            )
+        }
+    ),
+    case!(
+        "files/descriptors",
+        Reference,
+        "checkpointctl --files",
+        "Every descriptor refers to an open file of its kind.",
+        "ids and kinds of files.img",
+        descriptors
+    ),
+    case!(
+        "files/numbers",
+        Reference,
+        "CRIU images/fdinfo.proto",
+        "A table of descriptors has every number once.",
+        "unique numbers",
+        |archive| {
+            let (images, _) = files(archive)?;
+            let twice = images.fdinfo.iter().flat_map(|(table, descriptors)| {
+                let mut seen = BTreeSet::new();
+                let twice: Vec<_> = descriptors
+                    .iter()
+                    .filter(|one| !seen.insert(one.fd))
+                    .map(|one| one.fd)
+                    .collect();
+                twice.into_iter().map(move |fd| format!("fdinfo-{table}.img: {fd}"))
+            });
+            none(twice, format!("{} tables", images.fdinfo.len()))
+        }
+    ),
+    case!(
+        "files/references",
+        Reference,
+        "CRIU images/fs.proto, images/mm.proto, images/vma.proto",
+        "Working directories, roots, executables and mapped files are open files of the table.",
+        "ids of files.img",
+        references
+    ),
+    case!(
+        "files/standard-streams",
+        Reference,
+        "runc; checkpoint/descriptors.json",
+        "descriptors.json says of descriptors 0 to 2 what the images say.",
+        "the same pipes and kinds",
+        standard_streams
+    ),
+];
+
+fn files(archive: &Inspected) -> Result<(&Images, &[OpenFile]), Stop> {
+    let images = tree(archive)?;
+    let files = images.files.as_deref().ok_or(Stop::Blocked("archive/files/table"))?;
+    Ok((images, files))
+}
+
+fn descriptors(archive: &Inspected) -> Judgement {
+    let (images, files) = files(archive)?;
+    let kinds: BTreeMap<_, _> = files.iter().map(|file| (file.id, file.kind)).collect();
+    let mut count = 0;
+    let bad = images.fdinfo.iter().flat_map(|(table, descriptors)| {
+        count += descriptors.len();
+        let bad = descriptors.iter().filter(|one| kinds.get(&one.id) != Some(&one.r#type));
+        let bad: Vec<_> = bad
+            .map(|one| format!("fdinfo-{table}.img: {} is file {}", one.fd, one.id))
+            .collect();
+        bad
+    });
+    let bad: Vec<_> = bad.collect();
+    none(bad, format!("{count} descriptors"))
+}
+
+fn references(archive: &Inspected) -> Judgement {
+    let (images, files) = files(archive)?;
+    let ids: BTreeSet<_> = files.iter().map(|file| u64::from(file.id)).collect();
+    let fs = images.fs.iter().flat_map(|(pid, fs)| {
+        [
+            (format!("working directory of process {pid}"), fs.cwd_id),
+            (format!("root of process {pid}"), fs.root_id),
+        ]
+    });
+    let fs = fs.map(|(what, id)| (what, u64::from(id)));
+    let mm = images.mms.iter().flat_map(|(pid, mm)| {
+        let mapped = mm
+            .vmas
+            .iter()
+            .filter(|vma| vma.status & OF_A_FILE != 0 && vma.status & OF_ANOTHER_KIND == 0);
+        let mapped = mapped.map(move |vma| (format!("mapping {:#x} of process {pid}", vma.start), vma.shmid));
+        mapped.chain([(format!("executable of process {pid}"), mm.exe_file_id.into())])
+    });
+    let all: Vec<_> = fs.chain(mm).collect();
+    let bad = all.iter().filter(|(_, id)| !ids.contains(id));
+    none(
+        bad.map(|(what, id)| format!("{what} is file {id}")),
+        format!("{} references", all.len()),
+    )
+}
+
+fn standard_streams(archive: &Inspected) -> Judgement {
+    let (images, files) = files(archive)?;
+    let documents = &archive.documents;
+    let name = "archive/documents/descriptors";
+    let named = super::optional(archive, &documents.descriptors, "checkpoint/descriptors.json", name)?;
+    // The tree's root is the container's first process, whose streams runc looks at.
+    let root = images.pstree.first().and_then(|root| images.ids.get(&root.pid));
+    let Some(table) = root.and_then(|ids| images.fdinfo.get(&ids.files_id)) else {
+        return Err(Stop::Blocked("archive/process/fdinfo"));
+    };
+    let mut bad = Vec::new();
+    let mut agreed = 0;
+    for (fd, stream) in (0_u32..3).zip(named) {
+        let descriptor = table.iter().find(|descriptor| descriptor.fd == fd);
+        let file = descriptor.and_then(|descriptor| files.iter().find(|file| file.id == descriptor.id));
+        let Some(file) = file else {
+            continue;
+        };
+        let agrees = match stream.split_once(":[") {
+            Some(("pipe", inode)) => file.pipe.is_some_and(|pipe| inode == format!("{pipe}]")),
+            Some(("socket", _)) => FdTypes::try_from(file.kind).is_ok_and(|kind| {
+                matches!(
+                    kind,
+                    FdTypes::Inetsk | FdTypes::Unixsk | FdTypes::Packetsk | FdTypes::Netlinksk | FdTypes::Ext
+                )
+            }),
+            _ => file.pipe.is_none(),
+        };
+        if agrees {
+            agreed += 1;
+        } else {
+            bad.push(format!(
+                "{fd} is {stream} and file {} of kind {}",
+                file.id,
+                file.kind_name()
+            ));
+        }
+    }
+    if agreed == 0 && bad.is_empty() {
+        return Err(Stop::Skip("the first process has closed all three".to_owned()));
+    }
+    none(bad, format!("{agreed} streams agree"))
+}

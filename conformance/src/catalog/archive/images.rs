@@ -1,0 +1,133 @@
+//! Of each image for itself.
+
+use super::{ArchiveCase, case, criu, images};
+use crate::{
+    archive::{Flaws, Inspected},
+    case::{Judgement, Stop, fail, judge, pass},
+};
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "images/decode",
+        Reference,
+        "CRIU images/*.proto and criu/include/magic.h",
+        "Every image has the magic of its name, whole entries and messages that decode.",
+        "all images decode",
+        |archive| free_of(archive, |archive| &archive.images.undecodable)
+    ),
+    case!(
+        "images/required-fields",
+        Reference,
+        "CRIU images/*.proto",
+        "No message lacks a field that its definition requires.",
+        "all required fields",
+        |archive| free_of(archive, |archive| &archive.images.missing)
+    ),
+    case!(
+        "images/unknown-fields",
+        Robust,
+        "CRIU images/*.proto (4.2)",
+        "No message has a field or a value that its definition does not know.",
+        "no unknown field",
+        |archive| free_of(archive, |archive| &archive.images.unknown)
+    ),
+    case!(
+        "images/not-empty",
+        Reference,
+        "checkpointctl: go-criu panics on an image that has magics but no entry",
+        "No image that describes one thing is empty.",
+        "an entry in each",
+        |archive| free_of(archive, |archive| &archive.images.empty)
+    ),
+    case!(
+        "images/inventory",
+        Reference,
+        "CRIU criu/cr-check.c, check_img_inventory",
+        "The inventory is of image version 2 and says that descriptors are kept by table.",
+        "img_version 2, fdinfo_per_id",
+        |archive| {
+            let inventory = inventory(archive)?;
+            let seen = format!(
+                "img_version {}, fdinfo_per_id {:?}",
+                inventory.img_version, inventory.fdinfo_per_id
+            );
+            judge(inventory.img_version == 2 && inventory.fdinfo_per_id(), seen)
+        }
+    ),
+    case!(
+        "images/root-ids",
+        Reference,
+        "CRIU images/inventory.proto",
+        "The inventory names the namespaces of the dump's root.",
+        "root_ids",
+        |archive| match inventory(archive)?.root_ids {
+            Some(_) => pass("root_ids"),
+            None => fail("no root_ids"),
+        }
+    ),
+    case!(
+        "images/stats-dump",
+        Reference,
+        "checkpointctl --stats",
+        "stats-dump is there and holds the statistics of a dump.",
+        "statistics of a dump",
+        |archive| {
+            let images = images(archive)?;
+            match &images.stats {
+                None => fail("no stats-dump"),
+                Some(stats) => judge(
+                    stats.dump.is_some() && stats.restore.is_none(),
+                    describe(stats.dump.is_some()),
+                ),
+            }
+        }
+    ),
+    case!(
+        "images/stats-plausible",
+        Reference,
+        "CRIU images/stats.proto",
+        "The statistics agree with the archive: pages written are those in it, none more than were scanned, and the \
+         container stood still for some time.",
+        "pages written = pages in the archive",
+        stats
+    ),
+];
+
+fn free_of(archive: &Inspected, flaws: fn(&Inspected) -> &Flaws) -> Judgement {
+    criu(archive)?;
+    let flaws = flaws(archive);
+    let count: usize = archive.images.count.values().sum();
+    if count == 0 {
+        return fail("there are no images");
+    }
+    let seen = format!("{count} images, {} entries", archive.images.entries);
+    judge(flaws.count == 0, if flaws.count == 0 { seen } else { flaws.summary() })
+}
+
+fn inventory(archive: &Inspected) -> Result<&cri_proto::criu::message::InventoryEntry, Stop> {
+    images(archive)?
+        .inventory
+        .as_ref()
+        .ok_or(Stop::Blocked("archive/layout/upstream-names"))
+}
+
+fn describe(dump: bool) -> &'static str {
+    if dump { "of a dump" } else { "not of a dump" }
+}
+
+fn stats(archive: &Inspected) -> Judgement {
+    let images = images(archive)?;
+    let Some(dump) = images.stats.as_ref().and_then(|stats| stats.dump.as_ref()) else {
+        return Err(Stop::Blocked("archive/images/stats-dump"));
+    };
+    let present: u64 = images.pagemaps.values().map(|map| map.present).sum();
+    let shared: u64 = images.shared_pagemaps.values().map(|map| map.present).sum();
+    let seen = format!(
+        "{} pages written, {present} private and {shared} shared ones in the archive, {} scanned, frozen {} us",
+        dump.pages_written, dump.pages_scanned, dump.frozen_time
+    );
+    // CRIU counts the pages of shared memory on their own since 3.9; before, not at all.
+    let written = dump.pages_written == present && dump.shpages_written.is_none_or(|pages| pages == shared);
+    let scanned = dump.pages_scanned.saturating_add(dump.pages_skipped_parent) >= dump.pages_written;
+    judge(written && scanned && dump.frozen_time > 0, seen)
+}

@@ -1,0 +1,162 @@
+//! Of the members that an archive of CRIU's format has.
+
+use super::{ArchiveCase, case, criu, none, source};
+use crate::{
+    archive::{Compression, Inspected, Kind},
+    case::{Judgement, Stop, fail, judge, pass},
+};
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "layout/upstream-names",
+        Reference,
+        source::E2E,
+        "The archive holds spec.dump, config.dump and checkpoint/inventory.img.",
+        "the three names, each a file",
+        upstream_names
+    ),
+    case!(
+        "layout/checkpoint-directory",
+        Reference,
+        source::CHECKPOINTCTL,
+        "The folder checkpoint/ has an entry of its own: checkpointctl refuses an archive without it.",
+        "a directory entry checkpoint/",
+        |archive| {
+            criu(archive)?;
+            match archive.member("checkpoint") {
+                Some(member) if member.kind == Kind::Directory => pass("a directory entry"),
+                Some(member) => fail(format!("checkpoint is a {:?}", member.kind)),
+                None => fail("no entry"),
+            }
+        }
+    ),
+    case!(
+        "layout/flat",
+        Reference,
+        "containerd and CRI-O",
+        "The images lie flat in checkpoint/.",
+        "no folder below checkpoint/",
+        |archive| {
+            criu(archive)?;
+            let deeper = |name: &str| {
+                name.trim_end_matches('/')
+                    .strip_prefix("checkpoint/")
+                    .is_some_and(|rest| rest.contains('/'))
+            };
+            let members = archive
+                .members
+                .iter()
+                .filter(|member| deeper(member.name.trim_start_matches("./")));
+            none(members.map(|member| member.name.clone()), "flat")
+        }
+    ),
+    case!(
+        "layout/image-names",
+        Reference,
+        "CRIU criu/image-desc.c",
+        "Every image has a name that CRIU gives.",
+        "CRIU's names",
+        |archive| {
+            criu(archive)?;
+            let unnamed = &archive.images.unnamed;
+            let count: usize = archive.images.count.values().sum();
+            judge(
+                unnamed.count == 0,
+                if unnamed.count == 0 {
+                    format!("{count} images")
+                } else {
+                    unnamed.summary()
+                },
+            )
+        }
+    ),
+    case!(
+        "layout/dump-log",
+        Reference,
+        "containerd and CRI-O",
+        "dump.log is there and holds the log of the dump.",
+        "a text of some length",
+        |archive| {
+            criu(archive)?;
+            match &archive.dump_log {
+                None => fail("no dump.log"),
+                Some(log) => judge(
+                    log.bytes > 0 && !log.has_nul,
+                    format!("{} lines, {} bytes", log.lines, log.bytes),
+                ),
+            }
+        }
+    ),
+    case!(
+        "layout/container-log",
+        Reference,
+        "containerd (container.log) and CRI-O (io.kubernetes.cri-o.LogPath)",
+        "The container's log is in the archive.",
+        "container.log or io.kubernetes.cri-o.LogPath",
+        container_log
+    ),
+    case!(
+        "layout/log-format",
+        Reference,
+        "CRI log format",
+        "Every line of the container's log has its time, stream and tag.",
+        "lines of the CRI's format",
+        |archive| {
+            criu(archive)?;
+            match &archive.container_log {
+                None => Err(Stop::Skip("there is no log in the archive".to_owned())),
+                Some((name, log)) => match &log.malformed {
+                    None => pass(format!("{name}: {} lines", log.lines)),
+                    Some(line) => fail(format!("{name}: {line}")),
+                },
+            }
+        }
+    ),
+    case!(
+        "layout/rootfs-diff",
+        Reference,
+        "containerd and CRI-O",
+        "rootfs-diff.tar, where there is one, is a tar, be it compressed.",
+        "a tar or a gzip file",
+        rootfs_diff
+    ),
+];
+
+fn upstream_names(archive: &Inspected) -> Judgement {
+    criu(archive)?;
+    let missing = |name: &&str| archive.member(name).is_none_or(|member| member.kind != Kind::File);
+    let names = ["spec.dump", "config.dump", "checkpoint/inventory.img"];
+    none(
+        names
+            .iter()
+            .filter(|name| missing(name))
+            .map(|name| format!("no file {name}")),
+        "all three",
+    )
+}
+
+fn container_log(archive: &Inspected) -> Judgement {
+    criu(archive)?;
+    if let Some((name, log)) = &archive.container_log {
+        return pass(format!("{name}, {} bytes", log.bytes));
+    }
+    // Only the CRI's status says whether the container had a log at all.
+    match archive.documents.status_dump.read() {
+        Some(status) if status.log_path.is_empty() => Err(Stop::Skip("the container has no log".to_owned())),
+        _ => fail("no log"),
+    }
+}
+
+fn rootfs_diff(archive: &Inspected) -> Judgement {
+    criu(archive)?;
+    let Some(first) = &archive.rootfs_diff else {
+        return Err(Stop::Skip("there is no rootfs-diff.tar".to_owned()));
+    };
+    match Compression::of(first) {
+        Some(compression) => pass(compression.to_string()),
+        None if first.len() == 512 && (first.iter().all(|byte| *byte == 0) || &first[257..262] == b"ustar") => {
+            pass("tar")
+        }
+        None => fail(format!("{} bytes that are no tar", first.len())),
+    }
+}

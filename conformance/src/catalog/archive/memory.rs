@@ -1,0 +1,358 @@
+//! Of the address spaces: mappings, page maps and the files of pages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cri_proto::criu::message::{MmEntry, VmaEntry, core_entry::March};
+
+use super::{
+    ArchiveCase, case, none,
+    process::{living, pointers},
+    source, tree,
+};
+use crate::{
+    archive::{Images, Inspected, Pagemap},
+    case::{Judgement, Stop, fail, pass},
+};
+
+/// The page of x86-64, and the one that page maps of every machine count in unless it is larger.
+const PAGE: u64 = 4096;
+/// `VMA_ANON_PRIVATE` of CRIU's `image.h`.
+const ANON_PRIVATE: u32 = 1 << 9;
+/// How many words of the auxiliary vector CRIU keeps.
+const AUXV_WORDS: usize = 44;
+
+const PAGEMAP: &str = "CRIU images/pagemap.proto";
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "memory/mappings",
+        Reference,
+        "CRIU images/vma.proto",
+        "The mappings of an address space are page aligned, in order and do not overlap.",
+        "mappings in order",
+        |archive| each_mm(archive, mappings)
+    ),
+    case!(
+        "memory/layout",
+        Robust,
+        "CRIU images/mm.proto",
+        "Code, data, heap, arguments and environment of a process lie in order and within its mappings.",
+        "bounds in order, within mappings",
+        |archive| each_mm(archive, layout)
+    ),
+    case!(
+        "memory/auxv",
+        Reference,
+        "CRIU images/mm.proto, AT_VECTOR_SIZE",
+        "The auxiliary vector is made of pairs and no longer than CRIU takes.",
+        "at most 44 words, an even number",
+        |archive| each_mm(archive, |mm| {
+            let words = mm.mm_saved_auxv.len();
+            (words > AUXV_WORDS || words % 2 != 0)
+                .then(|| format!("{words} words"))
+                .into_iter()
+                .collect()
+        })
+    ),
+    case!(
+        "memory/page-files",
+        Reference,
+        PAGEMAP,
+        "Every page map has a file of pages of its own, and every file of pages a page map.",
+        "one pages-ID.img for each page map",
+        page_files
+    ),
+    case!(
+        "memory/page-counts",
+        Reference,
+        source::PAGE,
+        "Every file of pages holds as many pages as its page map says: all memory is there, and nothing else.",
+        "size = pages * page size",
+        page_counts
+    ),
+    case!(
+        "memory/page-order",
+        Reference,
+        PAGEMAP,
+        "The entries of a page map are page aligned, in order, and do not overlap.",
+        "entries in order",
+        |archive| each_map(archive, |map| map.disorder.clone())
+    ),
+    case!(
+        "memory/page-present",
+        Reference,
+        "checkpointctl: go-criu ignores the flags when it computes offsets",
+        "Every entry of a page map has its pages in the file of pages.",
+        "the PRESENT flag in each",
+        |archive| each_map(archive, |map| map.not_present.clone())
+    ),
+    case!(
+        "memory/page-both-counts",
+        Robust,
+        "checkpointctl panics on a page map of another age; CRIU 4.2 changed the field",
+        "An entry of a page map says its pages in both fields, so that readers of both ages find them.",
+        "nr_pages = compat_nr_pages",
+        |archive| each_map(archive, |map| map.counts.clone())
+    ),
+    case!(
+        "memory/page-mapped",
+        Reference,
+        "CRIU criu/pagemap.c",
+        "Every page lies within a mapping of its process.",
+        "pages within mappings",
+        page_mapped
+    ),
+    case!(
+        "memory/stacks",
+        Reference,
+        source::PAGE,
+        "The stack of every thread is in the archive.",
+        "pages in the mapping of each stack pointer",
+        stacks
+    ),
+    case!(
+        "memory/arguments",
+        Reference,
+        "checkpointctl --ps-tree-cmd",
+        "The arguments that every process was started with are in the archive.",
+        "the pages at arg_start",
+        arguments
+    ),
+    case!(
+        "memory/canary",
+        Reference,
+        source::PAGE,
+        "What stood in the memory of the container stands in the pages of the archive.",
+        "the expected bytes in a file of pages",
+        |archive| {
+            super::criu(archive)?;
+            match &archive.memory {
+                None => Err(Stop::Skip("no bytes of the container's memory are known".to_owned())),
+                Some(Some(found)) => pass(format!("{} at byte {}", found.member, found.offset)),
+                Some(None) => fail("not in any file of pages"),
+            }
+        }
+    ),
+];
+
+fn each_mm(archive: &Inspected, complain: fn(&MmEntry) -> Vec<String>) -> Judgement {
+    let images = tree(archive)?;
+    if images.mms.is_empty() {
+        return Err(Stop::Blocked("archive/process/mm"));
+    }
+    let bad = images.mms.iter().flat_map(|(pid, mm)| {
+        complain(mm)
+            .into_iter()
+            .map(move |complaint| format!("mm-{pid}.img: {complaint}"))
+    });
+    none(bad, format!("{} address spaces", images.mms.len()))
+}
+
+fn each_map(archive: &Inspected, complain: fn(&Pagemap) -> Option<String>) -> Judgement {
+    let images = maps(archive)?;
+    let private = images
+        .pagemaps
+        .iter()
+        .map(|(pid, map)| (format!("pagemap-{pid}.img"), map));
+    let shared = images
+        .shared_pagemaps
+        .iter()
+        .map(|(id, map)| (format!("pagemap-shmem-{id}.img"), map));
+    let bad = private
+        .chain(shared)
+        .filter_map(|(name, map)| Some(format!("{name}: {}", complain(map)?)));
+    none(
+        bad,
+        format!("{} page maps", images.pagemaps.len() + images.shared_pagemaps.len()),
+    )
+}
+
+/// The images, with a page map for every process that lives.
+fn maps(archive: &Inspected) -> Result<&Images, Stop> {
+    let images = tree(archive)?;
+    let mut living = living(images);
+    if images.pagemaps.is_empty() || living.any(|(process, _)| !images.pagemaps.contains_key(&process.pid)) {
+        return Err(Stop::Blocked("archive/process/pagemap"));
+    }
+    Ok(images)
+}
+
+fn mappings(mm: &MmEntry) -> Vec<String> {
+    let odd =
+        |vma: &&VmaEntry| vma.start >= vma.end || !vma.start.is_multiple_of(PAGE) || !vma.end.is_multiple_of(PAGE);
+    let mut bad: Vec<_> = mm
+        .vmas
+        .iter()
+        .filter(odd)
+        .map(|vma| format!("mapping {:#x}-{:#x}", vma.start, vma.end))
+        .collect();
+    let pairs = mm.vmas.windows(2).filter(|pair| pair[1].start < pair[0].end);
+    bad.extend(pairs.map(|pair| format!("mapping at {:#x} before the end of the one before it", pair[1].start)));
+    if mm.vmas.is_empty() {
+        bad.push("no mapping".to_owned());
+    }
+    bad
+}
+
+fn layout(mm: &MmEntry) -> Vec<String> {
+    let ranges = [
+        ("code", mm.mm_start_code, mm.mm_end_code),
+        ("data", mm.mm_start_data, mm.mm_end_data),
+        ("heap", mm.mm_start_brk, mm.mm_brk),
+        ("arguments", mm.mm_arg_start, mm.mm_arg_end),
+        ("environment", mm.mm_env_start, mm.mm_env_end),
+    ];
+    let mapped = |address: u64| mm.vmas.iter().any(|vma| vma.start <= address && address < vma.end);
+    let mut bad: Vec<_> = ranges
+        .iter()
+        .filter(|(_, start, end)| start > end)
+        .map(|(name, start, end)| format!("{name} from {start:#x} to {end:#x}"))
+        .collect();
+    // A process may unmap its program, but its stack is where its arguments are.
+    let ends = [
+        ("arguments", mm.mm_arg_start),
+        ("environment", mm.mm_env_start),
+        ("stack", mm.mm_start_stack),
+    ];
+    bad.extend(
+        ends.iter()
+            .filter(|(_, at)| !mapped(*at))
+            .map(|(name, at)| format!("{name} at {at:#x}, unmapped")),
+    );
+    bad
+}
+
+/// How large a page is: of aarch64 the archive does not say it, but the sizes of its files do.
+fn page_size(images: &Images) -> u64 {
+    let arm = images
+        .cores
+        .values()
+        .any(|core| core.mtype == i32::from(March::Aarch64));
+    let fits = |size: &u64| {
+        let mut maps = images.pagemaps.values().chain(images.shared_pagemaps.values());
+        maps.all(|map| {
+            images
+                .pages
+                .get(&map.pages_id)
+                .is_none_or(|bytes| Some(*bytes) == map.present.checked_mul(*size))
+        })
+    };
+    [PAGE, 4 * PAGE, 16 * PAGE]
+        .into_iter()
+        .take(if arm { 3 } else { 1 })
+        .find(fits)
+        .unwrap_or(PAGE)
+}
+
+fn page_files(archive: &Inspected) -> Judgement {
+    let images = maps(archive)?;
+    let mut owners = BTreeMap::<u32, usize>::new();
+    let mut bad = Vec::new();
+    for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
+        *owners.entry(map.pages_id).or_default() += 1;
+        if map.present > 0 && !images.pages.contains_key(&map.pages_id) {
+            bad.push(format!("no pages-{}.img", map.pages_id));
+        }
+    }
+    bad.extend(
+        owners
+            .iter()
+            .filter(|(_, maps)| **maps > 1)
+            .map(|(id, maps)| format!("pages-{id}.img of {maps} page maps")),
+    );
+    let stray = images.pages.keys().filter(|id| !owners.contains_key(id));
+    bad.extend(stray.map(|id| format!("pages-{id}.img of no page map")));
+    none(bad, format!("{} files of pages", images.pages.len()))
+}
+
+fn page_counts(archive: &Inspected) -> Judgement {
+    let images = maps(archive)?;
+    let size = page_size(images);
+    let mut expected = BTreeMap::<u32, u64>::new();
+    for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
+        let pages = expected.entry(map.pages_id).or_default();
+        *pages = pages.saturating_add(map.present);
+    }
+    let bad = expected.iter().filter_map(|(id, pages)| {
+        let bytes = *images.pages.get(id)?;
+        (Some(bytes) != pages.checked_mul(size)).then(|| format!("pages-{id}.img has {bytes} bytes for {pages} pages"))
+    });
+    let total: u64 = images.pages.values().sum();
+    let ids: BTreeSet<_> = expected.keys().collect();
+    none(bad, format!("{total} bytes in {} files", ids.len()))
+}
+
+fn page_mapped(archive: &Inspected) -> Judgement {
+    let images = maps(archive)?;
+    let size = page_size(images);
+    let mut bad = Vec::new();
+    for (pid, map) in &images.pagemaps {
+        let Some(mm) = images.mms.get(pid) else {
+            continue;
+        };
+        // Mappings in order are judged elsewhere; here any order will do.
+        let mut vmas: Vec<_> = mm.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
+        vmas.sort_unstable();
+        for run in &map.runs {
+            let end = run.start.saturating_add(run.pages.saturating_mul(size));
+            let mut covered = run.start;
+            let first = vmas.partition_point(|(_, end)| *end <= run.start);
+            for (start, stop) in &vmas[first..] {
+                if *start > covered || covered >= end {
+                    break;
+                }
+                covered = covered.max(*stop);
+            }
+            if covered < end {
+                bad.push(format!("pagemap-{pid}.img: nothing is mapped at {covered:#x}"));
+            }
+        }
+    }
+    none(bad, format!("{} page maps", images.pagemaps.len()))
+}
+
+fn stacks(archive: &Inspected) -> Judgement {
+    let images = maps(archive)?;
+    let mut bad = Vec::new();
+    let mut judged = 0;
+    for (process, _) in living(images) {
+        let (Some(mm), Some(map)) = (images.mms.get(&process.pid), images.pagemaps.get(&process.pid)) else {
+            continue;
+        };
+        for tid in &process.threads {
+            let Some((_, sp)) = images.cores.get(tid).and_then(pointers) else {
+                continue;
+            };
+            let stack = mm.vmas.iter().find(|vma| vma.start <= sp && sp < vma.end);
+            let Some(stack) = stack.filter(|vma| vma.status & ANON_PRIVATE != 0 && map.whole) else {
+                continue;
+            };
+            judged += 1;
+            if !map
+                .runs
+                .iter()
+                .any(|run| run.start < stack.end && run.start + run.pages * PAGE > stack.start)
+            {
+                bad.push(format!("thread {tid}: no page of {:#x}-{:#x}", stack.start, stack.end));
+            }
+        }
+    }
+    if judged == 0 {
+        return Err(Stop::Blocked("archive/process/registers"));
+    }
+    none(bad, format!("{judged} threads"))
+}
+
+fn arguments(archive: &Inspected) -> Judgement {
+    let images = maps(archive)?;
+    let spaces = living(images).filter_map(|(process, _)| {
+        let (mm, map) = (images.mms.get(&process.pid)?, images.pagemaps.get(&process.pid)?);
+        (mm.mm_arg_start < mm.mm_arg_end && map.whole).then_some((process.pid, mm.mm_arg_start, map))
+    });
+    let spaces: Vec<_> = spaces.collect();
+    let bad = spaces.iter().filter(|(_, start, map)| !map.holds(*start));
+    none(
+        bad.map(|(pid, start, _)| format!("process {pid}: no page at {start:#x}")),
+        format!("{} processes", spaces.len()),
+    )
+}

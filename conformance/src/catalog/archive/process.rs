@@ -1,0 +1,365 @@
+//! Of the processes and threads: each is there with all its parts, and nothing is there of others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
+
+use super::{ArchiveCase, case, none, source, tree};
+use crate::{
+    archive::{Images, Inspected},
+    case::{Judgement, fail, judge},
+};
+
+const PROTO: &str = "CRIU images/core.proto";
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "process/tree",
+        Reference,
+        "checkpointctl --ps-tree; checkpointctl#213: archive without pstree.img",
+        "pstree.img holds one tree: every process once, with its threads, below one root.",
+        "one root, parents and threads known",
+        process_tree
+    ),
+    case!(
+        "process/cores",
+        Reference,
+        "checkpointctl --ps-tree",
+        "Every thread of every process has its core image.",
+        "core-TID.img for each",
+        |archive| {
+            let images = tree(archive)?;
+            let threads: Vec<_> = images.pstree.iter().flat_map(threads).collect();
+            let missing = threads.iter().filter(|tid| !images.cores.contains_key(tid));
+            none(
+                missing.map(|tid| format!("no core-{tid}.img")),
+                format!("{} threads", threads.len()),
+            )
+        }
+    ),
+    case!(
+        "process/mm",
+        Reference,
+        "checkpointctl --ps-tree-cmd",
+        "Every process that lives has its address space.",
+        "mm-PID.img for each",
+        |archive| each_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))
+    ),
+    case!(
+        "process/pagemap",
+        Reference,
+        "checkpointctl memparse",
+        "Every process that lives has its page map.",
+        "pagemap-PID.img for each",
+        |archive| each_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))
+    ),
+    case!(
+        "process/ids",
+        Reference,
+        "checkpointctl --files",
+        "Every process that lives says which kernel objects it shares.",
+        "ids-PID.img for each",
+        |archive| each_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))
+    ),
+    case!(
+        "process/fs",
+        Reference,
+        "checkpointctl --files",
+        "Every process that lives has its working directory and root.",
+        "fs-PID.img for each",
+        |archive| each_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))
+    ),
+    case!(
+        "process/fdinfo",
+        Reference,
+        "checkpointctl --files",
+        "Every table of descriptors that a process names is there.",
+        "fdinfo-ID.img for each",
+        |archive| {
+            let images = tree(archive)?;
+            let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
+            let missing = tables.iter().filter(|id| !images.fdinfo.contains_key(id));
+            none(
+                missing.map(|id| format!("no fdinfo-{id}.img")),
+                format!("{} tables", tables.len()),
+            )
+        }
+    ),
+    case!(
+        "process/no-stray",
+        Robust,
+        "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
+        "No image is of a process that is not in the tree.",
+        "images of the tree's processes only",
+        no_stray
+    ),
+    case!(
+        "process/machine",
+        Reference,
+        PROTO,
+        "Every core image is of one known machine and has its registers.",
+        "one machine, registers of it",
+        machine
+    ),
+    case!(
+        "process/leaders",
+        Reference,
+        PROTO,
+        "What the threads of a process share stands in its leader's core image, with the command's name.",
+        "tc in leaders only",
+        leaders
+    ),
+    case!(
+        "process/threads",
+        Reference,
+        PROTO,
+        "Every thread has its own state, with its credentials.",
+        "thread_core with creds",
+        |archive| {
+            let images = tree(archive)?;
+            let threads =
+                living(images).flat_map(|(process, _)| threads(process).map(|tid| (tid, images.cores.get(&tid))));
+            let bare = |core: &CoreEntry| core.thread_core.as_ref().is_none_or(|thread| thread.creds.is_none());
+            let bare = threads.filter(|(_, core)| core.is_some_and(bare));
+            none(
+                bare.map(|(tid, _)| format!("core-{tid}.img has none")),
+                format!("{} core images", images.cores.len()),
+            )
+        }
+    ),
+    case!(
+        "process/signal-actions",
+        Reference,
+        "CRIU criu/cr-restore.c",
+        "Every process has an action for each signal from 1 to 64 that can have one: not 9, not 19.",
+        "62 actions",
+        signal_actions
+    ),
+    case!(
+        "process/limits",
+        Reference,
+        "CRIU images/rlimit.proto",
+        "Every process has its 16 limits, the soft ones within the hard ones.",
+        "16 limits, cur <= max",
+        |archive| {
+            let images = tree(archive)?;
+            let bad = living(images).filter_map(|(process, core)| {
+                let limits = core
+                    .tc
+                    .as_ref()?
+                    .rlimits
+                    .as_ref()
+                    .map_or(&[][..], |limits| &limits.rlimits);
+                let fits = limits.len() == 16 && limits.iter().all(|limit| limit.cur <= limit.max);
+                (!fits).then(|| format!("process {} has {} or one above its maximum", process.pid, limits.len()))
+            });
+            none(bad, format!("{} processes", images.pstree.len()))
+        }
+    ),
+    case!(
+        "process/timers",
+        Reference,
+        PROTO,
+        "Every process has its three interval timers.",
+        "timers",
+        |archive| {
+            let images = tree(archive)?;
+            let bare = living(images).filter(|(_, core)| core.tc.as_ref().is_some_and(|tc| tc.timers.is_none()));
+            none(
+                bare.map(|(process, _)| format!("process {} has none", process.pid)),
+                "in every process",
+            )
+        }
+    ),
+    case!(
+        "process/registers",
+        Reference,
+        source::PAGE,
+        "Every thread goes on where it was: at an address that is mapped and executable, with a stack that is mapped.",
+        "instruction and stack pointers within mappings",
+        registers
+    ),
+];
+
+/// The threads of a process, its leader first even where the list of threads is wrong.
+fn threads(process: &PstreeEntry) -> impl Iterator<Item = u32> {
+    std::iter::once(process.pid).chain(process.threads.iter().copied().filter(|tid| *tid != process.pid))
+}
+
+/// Processes that live at the dump, with their leader's core image. A zombie has a core image and nothing else.
+pub(super) fn living(images: &Images) -> impl Iterator<Item = (&PstreeEntry, &CoreEntry)> {
+    /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
+    const DEAD: [u32; 2] = [2, 6];
+    let cores = images
+        .pstree
+        .iter()
+        .filter_map(|process| Some((process, images.cores.get(&process.pid)?)));
+    cores.filter(|(_, core)| core.tc.as_ref().is_none_or(|tc| !DEAD.contains(&tc.task_state)))
+}
+
+fn each_has(archive: &Inspected, image: &str, has: fn(&Images, u32) -> bool) -> Judgement {
+    let images = tree(archive)?;
+    let missing = living(images).filter(|(process, _)| !has(images, process.pid));
+    none(
+        missing.map(|(process, _)| format!("no {image}-{}.img", process.pid)),
+        format!("{} processes", images.pstree.len()),
+    )
+}
+
+fn process_tree(archive: &Inspected) -> Judgement {
+    let images = super::images(archive)?;
+    if images.pstree.is_empty() {
+        return fail("no process: pstree.img is missing or empty");
+    }
+    let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
+    let mut bad = Vec::new();
+    let roots: Vec<_> = images
+        .pstree
+        .iter()
+        .filter(|process| !pids.contains(&process.ppid))
+        .map(|p| p.pid)
+        .collect();
+    if roots.len() != 1 {
+        bad.push(format!("processes without a parent in the tree: {roots:?}"));
+    }
+    let mut owners = BTreeMap::new();
+    for process in &images.pstree {
+        if process.pid == 0 || process.ppid == process.pid {
+            bad.push(format!("process {} below {}", process.pid, process.ppid));
+        }
+        if !process.threads.contains(&process.pid) {
+            bad.push(format!("process {} is not among its threads", process.pid));
+        }
+        for tid in &process.threads {
+            if let Some(other) = owners.insert(*tid, process.pid) {
+                bad.push(format!("thread {tid} in processes {other} and {}", process.pid));
+            }
+        }
+    }
+    none(
+        bad,
+        format!("{} processes, {} threads", images.pstree.len(), owners.len()),
+    )
+}
+
+fn no_stray(archive: &Inspected) -> Judgement {
+    let images = tree(archive)?;
+    let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
+    let tids: BTreeSet<_> = images.pstree.iter().flat_map(threads).collect();
+    let stray = |kind: &'static str, found: Vec<u32>, known: &BTreeSet<u32>| {
+        let unknown: Vec<_> = found.into_iter().filter(|id| !known.contains(id)).collect();
+        unknown.into_iter().map(move |id| format!("{kind}-{id}.img"))
+    };
+    let found = stray("core", images.cores.keys().copied().collect(), &tids)
+        .chain(stray("mm", images.mms.keys().copied().collect(), &pids))
+        .chain(stray("pagemap", images.pagemaps.keys().copied().collect(), &pids))
+        .chain(stray("fs", images.fs.keys().copied().collect(), &pids))
+        .chain(stray("ids", images.ids.keys().copied().collect(), &pids));
+    none(found, "none")
+}
+
+fn machine(archive: &Inspected) -> Judgement {
+    let images = tree(archive)?;
+    let mut machines = BTreeSet::new();
+    let mut bad = Vec::new();
+    for (tid, core) in &images.cores {
+        let machine = March::try_from(core.mtype).unwrap_or(March::Unknown);
+        machines.insert(machine.as_str_name());
+        // A zombie has no registers, and so no part of the machine's.
+        let dead = core.thread_core.is_none() && core.thread_info.is_none() && core.ti_aarch64.is_none();
+        let fits = match machine {
+            March::X8664 => core.thread_info.is_some() && core.ti_aarch64.is_none(),
+            March::Aarch64 => core.ti_aarch64.is_some() && core.thread_info.is_none(),
+            March::Unknown => false,
+            _ => true,
+        };
+        if !fits && !(dead && machine != March::Unknown) {
+            bad.push(format!(
+                "core-{tid}.img: machine {} without its registers",
+                machine.as_str_name()
+            ));
+        }
+    }
+    if machines.len() > 1 {
+        bad.push(format!("several machines: {machines:?}"));
+    }
+    none(bad, format!("{machines:?}"))
+}
+
+fn leaders(archive: &Inspected) -> Judgement {
+    let images = tree(archive)?;
+    let leaders: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
+    let bad = images
+        .cores
+        .iter()
+        .filter_map(|(tid, core)| match (&core.tc, leaders.contains(tid)) {
+            (None, true) => Some(format!("core-{tid}.img of a leader has none")),
+            (Some(tc), true) if tc.comm.is_empty() => Some(format!("core-{tid}.img has no name of its command")),
+            (Some(_), false) => Some(format!("core-{tid}.img of a thread has one")),
+            _ => None,
+        });
+    none(bad, format!("{} leaders", leaders.len()))
+}
+
+fn signal_actions(archive: &Inspected) -> Judgement {
+    let images = tree(archive)?;
+    let mut tables = BTreeMap::<u32, usize>::new();
+    for (process, _) in living(images) {
+        if let Some(ids) = images.ids.get(&process.pid) {
+            *tables.entry(ids.sighand_id).or_default() += 1;
+        }
+    }
+    // Processes that share their table may leave it to one of them.
+    let shared = |pid| {
+        images
+            .ids
+            .get(&pid)
+            .is_some_and(|ids| tables.get(&ids.sighand_id).is_some_and(|n| *n > 1))
+    };
+    let bad = living(images).filter_map(|(process, core)| {
+        let actions = core.tc.as_ref()?.sigactions.len();
+        let fits = actions == 62 || actions == 0 && shared(process.pid);
+        (!fits).then(|| format!("process {} has {actions}", process.pid))
+    });
+    none(bad, format!("{} processes", images.pstree.len()))
+}
+
+/// Where a thread runs and where its stack is.
+pub(super) fn pointers(core: &CoreEntry) -> Option<(u64, u64)> {
+    let x86 = core.thread_info.as_ref().map(|info| (info.gpregs.ip, info.gpregs.sp));
+    let arm = core.ti_aarch64.as_ref().map(|info| (info.gpregs.pc, info.gpregs.sp));
+    x86.or(arm)
+}
+
+fn registers(archive: &Inspected) -> Judgement {
+    /// `PROT_EXEC`.
+    const EXEC: u32 = 4;
+    let images = tree(archive)?;
+    let mut bad = Vec::new();
+    let mut judged = 0;
+    for (process, _) in living(images) {
+        let Some(mm) = images.mms.get(&process.pid) else {
+            continue;
+        };
+        let mapping = |address: u64| mm.vmas.iter().find(|vma| vma.start <= address && address < vma.end);
+        for tid in threads(process) {
+            let Some((ip, sp)) = images.cores.get(&tid).and_then(pointers) else {
+                continue;
+            };
+            judged += 1;
+            if mapping(ip).is_none_or(|vma| vma.prot & EXEC == 0) {
+                bad.push(format!("thread {tid} is at {ip:#x}, where nothing can be executed"));
+            }
+            // A stack that grew to its mapping's very end has its pointer at the end.
+            if mapping(sp).or_else(|| mapping(sp.wrapping_sub(1))).is_none() {
+                bad.push(format!(
+                    "thread {tid} has its stack at {sp:#x}, where nothing is mapped"
+                ));
+            }
+        }
+    }
+    if judged == 0 {
+        return judge(false, "no thread has registers of a known machine");
+    }
+    none(bad, format!("{judged} threads"))
+}
