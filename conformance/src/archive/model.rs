@@ -1,0 +1,128 @@
+//! What is known of an archive after it was read.
+
+use std::path::PathBuf;
+
+use super::{
+    documents::Documents,
+    image::Images,
+    log::LogFacts,
+    search::Found,
+    walk::{Compression, End, Kind, Tail},
+};
+
+/// What the file system says of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// How many names it has.
+    pub names: u64,
+    /// Whether the path's last component is a symbolic link.
+    pub symlink: bool,
+}
+
+/// A member of the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name as it stands in the archive, for people: control characters escaped, cut to a line.
+    pub name: String,
+    /// Where its header begins, in bytes.
+    pub offset: u64,
+    /// Its kind.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was changed, in seconds since the epoch.
+    pub mtime: i64,
+    /// What it links to, for people.
+    pub link: String,
+    /// What is odd about its name.
+    pub oddities: Vec<Oddity>,
+}
+
+/// What a member's name should not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Oddity {
+    /// It begins with a slash.
+    Absolute,
+    /// It has a component `..`.
+    Parent,
+    /// It has been used by a member before.
+    Duplicate,
+    /// It is empty, not UTF-8, holds control characters, empty components or `.` in its middle, or is longer than a path may be.
+    Unclean,
+}
+
+/// A checkpoint archive as it was read.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// What the file system says; `None` for a stream.
+    pub file: Option<FileFacts>,
+    /// How the tar ended.
+    pub end: End,
+    /// What stands behind its end; `None` where it has none.
+    pub tail: Option<Tail>,
+    /// What the file is, where it is a compressed one.
+    pub compression: Option<Compression>,
+    /// All members, in their order.
+    pub members: Vec<Member>,
+    /// The JSON documents.
+    pub documents: Documents,
+    /// CRIU's images.
+    pub images: Images,
+    /// The container's log and the member's name.
+    pub container_log: Option<(String, LogFacts)>,
+    /// CRIU's log.
+    pub dump_log: Option<LogFacts>,
+    /// The first bytes of `rootfs-diff.tar`.
+    pub rootfs_diff: Option<Vec<u8>>,
+    /// Where the expected memory was found; `None` when none was expected.
+    pub memory: Option<Option<Found>>,
+    /// Where secrets were found outside of memory and `spec.dump`; `None` when none were expected.
+    pub leaks: Option<Vec<Found>>,
+}
+
+impl Inspected {
+    /// Whether the archive was read to its end, so that what was not seen is not there.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.end, End::Marker | End::NoMarker)
+    }
+
+    /// The first member of this name, with or without a slash at its end.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members
+            .iter()
+            .find(|member| canonical(member.name.as_bytes()) == name.trim_end_matches('/').as_bytes())
+    }
+
+    /// Whether anything in it is CRIU's or of an engine that uses CRIU. Another engine's format is its own affair.
+    pub fn is_criu(&self) -> bool {
+        self.images.count.values().any(|count| *count > 0)
+            || !self.images.pages.is_empty()
+            || ["config.dump", "spec.dump", "dump.log"]
+                .iter()
+                .any(|name| self.member(name).is_some())
+    }
+}
+
+/// A name without what does not change its meaning: `./` at its beginning, slashes at its end.
+pub(super) fn canonical(name: &[u8]) -> &[u8] {
+    let mut name = name;
+    while let Some(rest) = name.strip_prefix(b"./") {
+        name = rest;
+    }
+    while let Some(rest) = name.strip_suffix(b"/") {
+        name = rest;
+    }
+    name
+}
