@@ -1,0 +1,100 @@
+//! A caller's connection that a fault can close.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+/// A unix stream that ends, for both sides at once, when its [`Hangup`] says so.
+///
+/// The server hands its accepted streams to tonic within it; tonic puts the [`Hangup`] into each request's extensions.
+pub struct Connection {
+    stream: UnixStream,
+    hangup: Hangup,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Closes the connection that a request came over.
+#[derive(Clone, Debug, Default)]
+pub struct Hangup(CancellationToken);
+
+impl Hangup {
+    /// Closes it. Every call on it ends without an answer.
+    pub fn close(&self) {
+        self.0.cancel();
+    }
+}
+
+impl Connection {
+    /// An accepted stream that faults can close.
+    pub fn new(stream: UnixStream) -> Connection {
+        let hangup = Hangup::default();
+        Connection {
+            stream,
+            ended: Box::pin(hangup.0.clone().cancelled_owned()),
+            hangup,
+        }
+    }
+
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.ended.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed by a fault")),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Hangup;
+
+    fn connect_info(&self) -> Hangup {
+        self.hangup.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

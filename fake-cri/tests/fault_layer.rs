@@ -1,0 +1,458 @@
+//! Faults and the journal over a real gRPC server on a unix socket.
+
+mod faulty;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cri_proto::runtime::v1::{self, runtime_service_client::RuntimeServiceClient};
+use fake_cri::{
+    checkpoint::{Effect, Injection, Phase},
+    fault::{ANNOTATION, Entry, Injections, Journal, Rpc},
+};
+use faulty::{Faulty, OneContainer, call};
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use rstest::rstest;
+use tonic::{Code, Request};
+
+const CHECKPOINT: &str = "/runtime.v1.RuntimeService/CheckpointContainer";
+
+fn checkpoint(container_id: &str) -> v1::CheckpointContainerRequest {
+    v1::CheckpointContainerRequest {
+        container_id: container_id.to_owned(),
+        location: "/tmp/x.tar".to_owned(),
+        timeout: 0,
+    }
+}
+
+/// The entry with this number, which may still be on its way.
+async fn entry(journal: &Arc<Journal>, sequence: u64) -> Arc<Entry> {
+    let mut entries = Box::pin(journal.follow(sequence - 1));
+    tokio::time::timeout(Duration::from_secs(10), entries.next())
+        .await
+        .expect("an entry comes")
+        .expect("the journal lives on")
+}
+
+#[tokio::test]
+async fn an_error_can_be_injected_into_every_rpc() {
+    let faulty = Faulty::start((), "").await;
+    let channel = faulty.connect().await;
+    for (index, rpc) in Rpc::all().iter().enumerate() {
+        let code = Code::from_i32(index as i32 % 16 + 1);
+        let message = format!("{} is \"on\" fire;\n100% ä", rpc.name());
+        let [id] = faulty
+            .add(&format!("{}:before=error({code:?},{message:?})", rpc.name()))
+            .try_into()
+            .expect("one");
+
+        let status = call(channel.clone(), rpc.path(), Request::new(Vec::new()))
+            .await
+            .expect_err("an error");
+        assert_eq!(
+            (status.code(), status.message()),
+            (code, message.as_str()),
+            "{}",
+            rpc.name()
+        );
+
+        let entry = entry(&faulty.journal, index as u64 + 1).await;
+        assert_eq!(entry.method, rpc.short_path());
+        assert_eq!(
+            (entry.code, entry.message.as_str(), &entry.faults),
+            (code, message.as_str(), &vec![id])
+        );
+    }
+    assert!(faulty.seen.lock().expect("no panic").is_empty(), "no call came through");
+    assert!(
+        faulty
+            .engine
+            .list()
+            .iter()
+            .all(|listed| (listed.seen, listed.fired) == (1, 1))
+    );
+
+    assert_eq!(faulty.engine.clear(&[]), 43);
+    for rpc in Rpc::all() {
+        call(channel.clone(), rpc.path(), Request::new(Vec::new()))
+            .await
+            .expect("no fault is left");
+    }
+    assert_eq!(faulty.seen.lock().expect("no panic").len(), 43);
+}
+
+#[rstest]
+#[case(
+    "CheckpointContainer:before=unimplemented",
+    "method CheckpointContainer not implemented"
+)]
+#[case(
+    "preset:unimplemented-unknown-method",
+    "unknown method CheckpointContainer for service runtime.v1.RuntimeService"
+)]
+#[tokio::test]
+async fn old_runtimes_answer_word_for_word(#[case] rules: &str, #[case] message: &str) {
+    let faulty = Faulty::start((), "").await;
+    faulty.add(rules);
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let status = client
+        .checkpoint_container(checkpoint("c1"))
+        .await
+        .expect_err("an old runtime");
+    assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
+}
+
+#[tokio::test]
+async fn ids_and_configurations_name_the_subject() {
+    let faulty = Faulty::start(OneContainer::default(), "").await;
+    faulty.add("*(pod=web,namespace=default,container=a*):before=error(Internal,\"container\")");
+    faulty.add("*(pod=new,namespace=other):before=error(Internal,\"pod\")");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+
+    let status = client.checkpoint_container(checkpoint("c1")).await.expect_err("by id");
+    assert_eq!(status.message(), "container");
+    client
+        .checkpoint_container(checkpoint("c2"))
+        .await
+        .expect("another container");
+    client
+        .version(v1::VersionRequest::default())
+        .await
+        .expect("a call about no container");
+
+    let config = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "new".to_owned(),
+            namespace: "other".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config),
+        ..Default::default()
+    };
+    assert_eq!(
+        client
+            .run_pod_sandbox(request)
+            .await
+            .expect_err("by configuration")
+            .message(),
+        "pod"
+    );
+
+    let mut create = v1::CreateContainerRequest {
+        pod_sandbox_id: "p1".to_owned(),
+        config: Some(v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata {
+                name: "app".to_owned(),
+                attempt: 0,
+            }),
+            ..Default::default()
+        }),
+        sandbox_config: None,
+    };
+    let status = client
+        .create_container(create.clone())
+        .await
+        .expect_err("by the pod's id and the name to be");
+    assert_eq!(status.message(), "container");
+    create.pod_sandbox_id = "p2".to_owned();
+    client.create_container(create).await.expect("another pod");
+}
+
+#[tokio::test]
+async fn phases_reach_the_handler_as_injections() {
+    let faulty = Faulty::start(OneContainer::default(), "").await;
+    faulty.add("CheckpointContainer(nth=1):write=mode(0644); CheckpointContainer(nth=1):freeze=delay(5ms)");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    client
+        .checkpoint_container(checkpoint("c1"))
+        .await
+        .expect("the handler makes it go wrong");
+    client
+        .checkpoint_container(checkpoint("c1"))
+        .await
+        .expect("the second is as ever");
+    let expected = Injections(vec![
+        Injection {
+            phase: Phase::Freeze,
+            effect: Effect::Delay(Duration::from_millis(5)),
+        },
+        Injection {
+            phase: Phase::Write,
+            effect: Effect::Mode(0o644),
+        },
+    ]);
+    let seen = faulty.seen.lock().expect("no panic").clone();
+    assert_eq!(seen[0].injections, Some(expected));
+    assert_eq!(seen[1].injections, None);
+    assert_eq!(
+        faulty.journal.after(0)[0].faults,
+        ["f2", "f1"],
+        "in the order in which they act"
+    );
+}
+
+#[tokio::test]
+async fn after_replaces_the_answer_of_work_that_was_done() {
+    let faulty = Faulty::start((), "").await;
+    faulty.add("StopContainer(times=1):after=error(Unavailable,\"lost on the way\")");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let request = v1::StopContainerRequest::default();
+    let status = client.stop_container(request.clone()).await.expect_err("a lost answer");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unavailable, "lost on the way")
+    );
+    assert_eq!(faulty.seen.lock().expect("no panic").len(), 1, "the work was done");
+    client.stop_container(request).await.expect("once is enough");
+}
+
+#[tokio::test]
+async fn delays_wait_and_go_on() {
+    let faulty = Faulty::start((), "").await;
+    faulty.add("Version:before=delay(60ms);Version:after=delay(60ms)");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let start = Instant::now();
+    client
+        .version(v1::VersionRequest::default())
+        .await
+        .expect("an answer in the end");
+    assert!(start.elapsed() >= Duration::from_millis(120), "{:?}", start.elapsed());
+    let entry = entry(&faulty.journal, 1).await;
+    assert!(entry.ended_at - entry.started_at >= 120_000_000);
+}
+
+#[rstest]
+#[case("before")]
+#[case("after")]
+#[tokio::test]
+async fn a_hang_ends_at_the_deadline(#[case] point: &str) {
+    let faulty = Faulty::start((), "").await;
+    faulty.add(&format!("Version:{point}=hang"));
+    let start = Instant::now();
+    let status = faulty
+        .call_with_timeout("/runtime.v1.RuntimeService/Version", "150m")
+        .await;
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::DeadlineExceeded, "context deadline exceeded")
+    );
+    assert!(start.elapsed() >= Duration::from_millis(150) && start.elapsed() < Duration::from_secs(5));
+    let entry = entry(&faulty.journal, 1).await;
+    assert_eq!(
+        (entry.code, entry.timeout),
+        (Code::DeadlineExceeded, Some(Duration::from_millis(150)))
+    );
+    assert!(!entry.cancelled);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_ends_a_hang() {
+    let faulty = Faulty::start((), "").await;
+    faulty.add("Version:before=hang");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let call = tokio::spawn(async move { client.version(v1::VersionRequest::default()).await });
+    while faulty.engine.list()[0].fired == 0 {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    let entry = entry(&faulty.journal, 1).await;
+    assert_eq!(
+        (entry.code, entry.cancelled, entry.timeout),
+        (Code::Cancelled, true, None)
+    );
+    assert_eq!(entry.faults, ["f1"]);
+}
+
+/// Whether it is the client's own word for a connection that ended, not an answer. tonic says Unknown, Go Unavailable.
+fn lost(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Unavailable) && std::error::Error::source(status).is_some()
+}
+
+#[tokio::test]
+async fn a_drop_closes_the_connection() {
+    let faulty = Faulty::start((), "").await;
+    faulty.add("CheckpointContainer(nth=1):before=drop;Version:before=hang");
+    let channel = faulty.connect().await;
+    let mut other = RuntimeServiceClient::new(channel.clone());
+    let other = tokio::spawn(async move { other.version(v1::VersionRequest::default()).await });
+    while faulty.engine.list()[1].fired == 0 {
+        tokio::task::yield_now().await;
+    }
+    let request = Request::new(checkpoint("c1").encode_to_vec());
+    let status = call(channel, CHECKPOINT, request).await.expect_err("no answer");
+    assert!(lost(&status), "{status:?}");
+    let neighbour = other.await.expect("no panic").expect_err("the connection is shared");
+    assert!(lost(&neighbour), "{neighbour:?}");
+
+    let request = Request::new(checkpoint("c1").encode_to_vec());
+    call(faulty.connect().await, CHECKPOINT, request)
+        .await
+        .expect("the server listens on");
+    let entry = entry(&faulty.journal, 1).await;
+    assert_eq!(
+        (entry.code, entry.message.as_str()),
+        (Code::Unavailable, "the connection was dropped by a fault")
+    );
+}
+
+#[tokio::test]
+async fn a_drop_resets_the_stream_where_the_connection_is_a_plain_one() {
+    let faulty = Faulty::start_with((), "", |stream| stream).await;
+    faulty.add("Version(nth=1):before=drop");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let status = client
+        .version(v1::VersionRequest::default())
+        .await
+        .expect_err("no answer");
+    assert_eq!(status.code(), Code::Internal, "as gRPC maps a stream reset: {status:?}");
+    client
+        .version(v1::VersionRequest::default())
+        .await
+        .expect("the connection lives on");
+}
+
+#[tokio::test]
+async fn streams_take_faults_before_their_first_message_and_are_journalled_whole() {
+    let event = v1::ContainerEventResponse {
+        container_id: "c1".to_owned(),
+        ..Default::default()
+    };
+    let faulty = Faulty::start((), event.encode_to_vec()).await;
+    faulty.add("GetContainerEvents(nth=1):after=error(Aborted,\"no events today\")");
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let status = client
+        .get_container_events(v1::GetEventsRequest {})
+        .await
+        .expect_err("refused");
+    assert_eq!((status.code(), status.message()), (Code::Aborted, "no events today"));
+
+    let mut events = client
+        .get_container_events(v1::GetEventsRequest {})
+        .await
+        .expect("a stream")
+        .into_inner();
+    assert_eq!(events.next().await.expect("an event").expect("no error"), event);
+    assert!(events.next().await.is_none());
+    let entry = entry(&faulty.journal, 2).await;
+    assert_eq!(
+        (entry.code, entry.response.as_str()),
+        (Code::Ok, r#"[{"container_id":"c1"}]"#)
+    );
+}
+
+#[tokio::test]
+async fn a_pods_annotation_is_about_that_pod_alone_and_counts_for_itself() {
+    let mut subjects = OneContainer::default();
+    let rules = "CheckpointContainer(nth=2):before=error(Internal,\"second\");\nVersion:before=hang";
+    subjects.0.annotations.insert(ANNOTATION.to_owned(), rules.to_owned());
+    let faulty = Faulty::start(subjects, "").await;
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    client
+        .checkpoint_container(checkpoint("c2"))
+        .await
+        .expect("another pod's");
+    client.checkpoint_container(checkpoint("c1")).await.expect("the first");
+    client
+        .version(v1::VersionRequest::default())
+        .await
+        .expect("a call about no pod");
+    let status = client
+        .checkpoint_container(checkpoint("c1"))
+        .await
+        .expect_err("the second");
+    assert_eq!(status.message(), "second");
+    let listed = faulty.engine.list();
+    assert_eq!(listed.len(), 2);
+    assert_eq!((listed[0].seen, listed[0].fired), (2, 1));
+    assert_eq!(listed[0].source.to_string(), "annotation of default/web");
+
+    assert_eq!(faulty.engine.clear(&[]), 2);
+    client.checkpoint_container(checkpoint("c1")).await.expect("cleared");
+    assert!(faulty.engine.list().is_empty(), "what was cleared stays away");
+}
+
+#[tokio::test]
+async fn a_bad_annotation_refuses_the_pod() {
+    let faulty = Faulty::start((), "").await;
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let config = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata::default()),
+        annotations: [(ANNOTATION.to_owned(), "Version:besides=hang".to_owned())].into(),
+        ..Default::default()
+    };
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config.clone()),
+        ..Default::default()
+    };
+    let run = client.run_pod_sandbox(request).await.expect_err("a bad annotation");
+    let create = v1::CreateContainerRequest {
+        sandbox_config: Some(config),
+        ..Default::default()
+    };
+    let create = client.create_container(create).await.expect_err("a bad annotation");
+    for status in [run, create] {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(
+            status
+                .message()
+                .starts_with("annotation fake-cri.dev/fault: column 9: expected a point"),
+            "{status:?}"
+        );
+        assert!(
+            status.message().ends_with("\n  Version:besides=hang\n          ^"),
+            "{status:?}"
+        );
+    }
+    assert!(faulty.seen.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test]
+async fn the_journal_holds_requests_and_answers_and_no_secret() {
+    const SECRET: &str = "correct-horse-battery-staple";
+    let answer = v1::CreateContainerResponse {
+        container_id: "c7".to_owned(),
+    };
+    let faulty = Faulty::start((), answer.encode_to_vec()).await;
+    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let env = v1::KeyValue {
+        key: "TOKEN".to_owned(),
+        value: SECRET.into(),
+    };
+    let request = v1::CreateContainerRequest {
+        pod_sandbox_id: "p1".to_owned(),
+        config: Some(v1::ContainerConfig {
+            envs: vec![env],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut request = Request::new(request);
+    request.set_timeout(Duration::from_secs(120));
+    client.create_container(request).await.expect("an answer");
+    let entry = entry(&faulty.journal, 1).await;
+    assert_eq!(entry.method, "RuntimeService/CreateContainer");
+    let request: serde_json::Value = serde_json::from_str(&entry.request).expect("JSON");
+    let expected = serde_json::json!({ "pod_sandbox_id": "p1", "config": { "envs": [{ "key": "TOKEN" }] } });
+    assert_eq!(request, expected);
+    assert_eq!(entry.response, r#"{"container_id":"c7"}"#);
+    assert_eq!((entry.code, entry.timeout), (Code::Ok, Some(Duration::from_secs(120))));
+    assert!(entry.started_at > 0 && entry.ended_at >= entry.started_at);
+    assert!(!format!("{entry:?}").contains(SECRET));
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_limit_is_refused() {
+    let faulty = Faulty::start((), "").await;
+    let request = Request::new(vec![0; (16 << 20) + 1]);
+    let status = call(faulty.connect().await, CHECKPOINT, request)
+        .await
+        .expect_err("too large");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(faulty.seen.lock().expect("no panic").is_empty());
+}
