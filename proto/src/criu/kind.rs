@@ -98,13 +98,13 @@ kinds! {
     /// Credentials, from before they moved into the core image.
     Creds = "CREDS", 0x5402_3547, ["creds-%d"], Some("creds_entry"), Some("creds_entry"), Entries::One;
     /// Limits of an IPC namespace.
-    IpcVar = "IPC_VAR", 0x5311_5007, ["ipcns-var-%d"], None, None, Entries::One;
+    IpcVar = "IPC_VAR", 0x5311_5007, ["ipcns-var-%d"], Some("ipc_var_entry"), Some("ipc_var_entry"), Entries::One;
     /// System V shared memory: an entry is followed by its bytes unless they are in a page map.
     IpcnsShm = "IPCNS_SHM", 0x4628_3044, ["ipcns-shm-%d"], Some("ipc_shm_entry"), Some("ipc_shm_entry"), Entries::Many;
     /// System V message queues.
-    IpcnsMsg = "IPCNS_MSG", 0x5545_3737, ["ipcns-msg-%d"], None, None, Entries::Many;
+    IpcnsMsg = "IPCNS_MSG", 0x5545_3737, ["ipcns-msg-%d"], Some("ipc_msg_entry"), None, Entries::Many;
     /// System V semaphores.
-    IpcnsSem = "IPCNS_SEM", 0x5957_3019, ["ipcns-sem-%d"], None, None, Entries::Many;
+    IpcnsSem = "IPCNS_SEM", 0x5957_3019, ["ipcns-sem-%d"], Some("ipc_sem_entry"), Some("ipc_sem_entry"), Entries::Many;
     /// Open regular files, from before `files.img`.
     RegFiles = "REG_FILES", 0x5036_3636, ["reg-files"], Some("reg_file_entry"), Some("reg_file_entry"), Entries::Many;
     /// Files a plugin restores, from before `files.img`.
@@ -134,9 +134,9 @@ kinds! {
     /// The mounts of a mount namespace.
     Mnts = "MNTS", 0x5556_3928, ["mountpoints-%d"], Some("mnt_entry"), Some("mnt_entry"), Entries::Many;
     /// Network devices of a network namespace.
-    Netdev = "NETDEV", 0x5737_3951, ["netdev-%d"], None, None, Entries::Many;
+    Netdev = "NETDEV", 0x5737_3951, ["netdev-%d"], Some("net_device_entry"), Some("net_device_entry"), Entries::Many;
     /// Settings of a network namespace.
-    Netns = "NETNS", 0x5593_3752, ["netns-%d"], None, None, Entries::One;
+    Netns = "NETNS", 0x5593_3752, ["netns-%d"], Some("netns_entry"), Some("netns_entry"), Entries::One;
     /// Open terminals, from before `files.img`.
     TtyFiles = "TTY_FILES", 0x5943_3025, ["tty"], Some("tty_file_entry"), Some("tty_file_entry"), Entries::Many;
     /// Terminals: settings, size, owner.
@@ -180,7 +180,7 @@ kinds! {
     /// Clock offsets of a time namespace.
     Timens = "TIMENS", 0x4311_4433, ["timens-%d"], Some("timens_entry"), Some("timens_entry"), Entries::One;
     /// A pid namespace.
-    Pidns = "PIDNS", 0x6115_7326, ["pidns-%d"], None, None, Entries::One;
+    Pidns = "PIDNS", 0x6115_7326, ["pidns-%d"], Some("pidns_entry"), Some("pidns_entry"), Entries::One;
     /// Open BPF maps, from before `files.img`.
     BpfmapFile = "BPFMAP_FILE", 0x5750_6142, ["bpfmap-file"], Some("bpfmap_file_entry"), Some("bpfmap_file_entry"), Entries::Many;
     /// What BPF maps hold.

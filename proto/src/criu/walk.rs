@@ -52,7 +52,13 @@ impl Payload {
                     Payload::Bytes(size)
                 }
             }
-            (Kind::IpcnsMsg | Kind::IpcnsSem | Kind::BpfmapData, _) => Payload::Rest,
+            (Kind::IpcnsSem, _) => {
+                // One 16-bit value each, in whole 64-bit words.
+                let values = u64::from(message::IpcSemEntry::decode(entry)?.nsems) * 2;
+                Payload::Bytes(values.next_multiple_of(8))
+            }
+            // A queue's messages, each with an entry of its own: not worth following for what nobody checkpoints.
+            (Kind::IpcnsMsg | Kind::BpfmapData, _) => Payload::Rest,
             _ => Payload::None,
         })
     }
