@@ -1,0 +1,92 @@
+//! Images that CRIU itself wrote.
+
+use std::{fs, path::Path};
+
+use cri_proto::criu::{
+    Decoder, Encoder, Entries, ImageFile, Kind, decode_single,
+    message::{
+        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MmEntry, PagemapEntry, PagemapHead, PstreeEntry,
+        SeccompEntry, StatsEntry, TaskKobjIdsEntry, TimensEntry,
+    },
+    walk,
+};
+use prost::Message;
+use rstest::rstest;
+
+fn image(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Decodes every entry and encodes it again.
+fn again<M: Message + Default>(name: &str, kind: Kind) -> Vec<u8> {
+    let image = image(name);
+    let mut decoder = Decoder::expect(name, kind, &*image).expect("CRIU's magics");
+    let mut encoder = Encoder::new(kind, Vec::new()).expect("vector");
+    while let Some(entry) = decoder.message::<M>().expect("CRIU's entry") {
+        encoder.entry(&entry).expect("vector");
+    }
+    encoder.finish()
+}
+
+#[rstest]
+#[case("core-8317.img", again::<CoreEntry>)]
+#[case("fdinfo-2.img", again::<FdinfoEntry>)]
+#[case("files.img", again::<FileEntry>)]
+#[case("fs-8317.img", again::<FsEntry>)]
+#[case("ids-8317.img", again::<TaskKobjIdsEntry>)]
+#[case("inventory.img", again::<InventoryEntry>)]
+#[case("mm-8317.img", again::<MmEntry>)]
+#[case("pstree.img", again::<PstreeEntry>)]
+#[case("seccomp.img", again::<SeccompEntry>)]
+#[case("stats-dump", again::<StatsEntry>)]
+#[case("timens-0.img", again::<TimensEntry>)]
+fn comes_back_byte_for_byte(#[case] name: &str, #[case] again: fn(&str, Kind) -> Vec<u8>) {
+    let Some(ImageFile::Image(kind, _)) = ImageFile::from_name(name) else {
+        panic!("{name} is an image")
+    };
+    assert_eq!(again(name, kind), image(name));
+}
+
+#[test]
+fn page_maps_begin_with_their_head() {
+    let bytes = image("pagemap-8317.img");
+    let mut decoder = Decoder::expect("pagemap-8317.img", Kind::Pagemap, &*bytes).expect("magic");
+    assert_eq!(
+        decoder.message::<PagemapHead>().expect("entry"),
+        Some(PagemapHead { pages_id: 1 })
+    );
+    let mut pages = 0;
+    while let Some(range) = decoder.message::<PagemapEntry>().expect("entry") {
+        pages += range.nr_pages.unwrap_or(range.compat_nr_pages.into());
+    }
+    assert_eq!(pages * 4096, 110_592, "the size of its pages-1.img");
+}
+
+#[test]
+fn a_walk_finds_nothing_wrong() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
+    let mut images = 0;
+    for entry in fs::read_dir(folder).expect("folder") {
+        let name = entry.expect("entry").file_name().into_string().expect("UTF-8");
+        let Some(ImageFile::Image(kind, _)) = ImageFile::from_name(&name) else {
+            continue;
+        };
+        let bytes = image(&name);
+        let decoder = Decoder::expect(&name, kind, &*bytes).expect("magic");
+        let walked = walk(decoder, |index, finding| panic!("{name}, entry {index}: {finding}")).expect("a whole image");
+        assert_eq!(walked.bytes, bytes.len() as u64);
+        assert!(kind.entries() == Entries::Many || walked.entries == 1);
+        images += 1;
+    }
+    assert_eq!(images, 12);
+}
+
+#[test]
+fn says_what_was_dumped() {
+    let core: CoreEntry = decode_single("core-8317.img", Kind::Core, &image("core-8317.img")).expect("core");
+    let task = core.tc.expect("the leader's");
+    assert_eq!(task.comm, "sleep");
+    assert_eq!(task.sigactions.len(), 62, "signals 1 to 64 without two");
+    assert_eq!(task.rlimits.expect("limits").rlimits.len(), 16);
+}
