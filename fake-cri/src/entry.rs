@@ -2,13 +2,23 @@
 //!
 //! fake-cri starts its shims and its stand-in workloads from its own executable, so that a test needs one file. The role
 //! stands in the environment; a program called `stand-in` plays the workload without it, as it does in an image.
+//!
+//! | role | who starts it | what it becomes |
+//! |---|---|---|
+//! | `shim` | fake-cri | [`crate::shim`]: the parent of one container |
+//! | `stand-in` | a shim, an image, a person | [`crate::stand_in`]: the workload |
+//! | none | anybody | whatever the program's own `main` does |
 
 use std::{
+    env,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// The environment variable that holds the role. It is removed before the role runs, so that no child inherits it.
+use crate::{shim, stand_in};
+
+/// The environment variable that holds the role. No child inherits it: shims and containers get an environment of their
+/// own.
 pub const ROLE: &str = "FAKE_CRI_ROLE";
 
 /// Runs the role this process was started for and exits, or returns when it was started for none.
@@ -16,12 +26,20 @@ pub const ROLE: &str = "FAKE_CRI_ROLE";
 /// Must be the first call of `main`: no thread may run yet, and nothing may have been printed.
 pub fn entry_point() {
     CALLED.store(true, Ordering::SeqCst);
+    let role = env::var_os(ROLE);
+    match role.as_ref().and_then(|role| role.to_str()) {
+        Some(shim::ROLE) => shim::run(),
+        Some(stand_in::NAME) => stand_in::run(),
+        _ if stand_in::is_wanted(env::args_os().next()) => stand_in::run(),
+        _ => {}
+    }
 }
 
 /// A path from which this process can start itself in another role, or `None` when its `main` did not call
 /// [`entry_point`] (it would then run its own `main` again, and again).
 ///
-/// The path stays good when the file is replaced or deleted meanwhile, as a rebuild does.
+/// The path stays good when the file is replaced or deleted meanwhile, as a rebuild does: the kernel resolves it to what
+/// this process runs. So it means something else in every process, and must not be handed to another one.
 pub fn executable() -> Option<&'static Path> {
     CALLED.load(Ordering::SeqCst).then(|| Path::new("/proc/self/exe"))
 }

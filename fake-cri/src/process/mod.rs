@@ -1,5 +1,12 @@
 //! The only room that touches the kernel, and the only one with `unsafe`: spawn, signals, ptrace, `/proc`, memory.
 
+pub mod daemon;
+pub mod family;
+pub mod pidfd;
+pub mod reap;
+pub mod spawn;
+pub mod workload;
+
 use serde::{Deserialize, Serialize};
 
 /// A process that cannot be mistaken for a later one of the same number.

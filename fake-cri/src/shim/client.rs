@@ -1,15 +1,38 @@
 //! fake-cri's side of a shim.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
-use super::{Exit, LaunchSpec, ShimError};
-use crate::{checkpoint, process::ProcessId};
+use super::{
+    Exit, LaunchSpec, Reason, ShimError, folder, launch,
+    message::{self, Refusal, Reply, Request},
+};
+use crate::{
+    checkpoint::{self, ErrorKind, Failure},
+    process::{ProcessId, pidfd::PidFd},
+};
+
+/// How long a shim may take to answer what it can answer at once.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// What a command's streams may bring here, each.
+const MOST: usize = 16 << 20;
 
 /// A shim and the way to it. Cheap to clone; dropping it changes nothing for the shim.
 #[derive(Clone, Debug)]
 pub struct Shim {
+    dir: PathBuf,
     process: ProcessId,
 }
 
@@ -64,18 +87,42 @@ pub struct ExecOutput {
 
 impl Shim {
     /// Starts a shim from `executable` (a program that calls [`crate::entry_point`] first). It is up and listens when this
-    /// returns; the container's process is not started yet.
+    /// returns; the container's process is not started yet. Dropping the future ends the shim.
+    ///
+    /// This process becomes the parent of what a killed shim leaves ([`crate::process::daemon::adopt_orphans`]).
     pub async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Self, ShimError> {
-        let _ = (executable, spec);
-        todo!()
+        let process = launch::launch(executable, spec).await?;
+        Ok(Self {
+            dir: spec.dir.clone(),
+            process,
+        })
     }
 
     /// Finds the shim of a folder again, after a restart of fake-cri.
     ///
     /// Errors only when the folder cannot be read or a living shim does not answer.
     pub async fn attach(dir: &Path) -> Result<Attached, ShimError> {
-        let _ = dir;
-        todo!()
+        if let Some(exit) = folder::read(dir, folder::EXIT)? {
+            return Ok(Attached::Exited(exit));
+        }
+        // Written before the shim listens, so without it nothing was ever started there.
+        let Some(process) = folder::read(dir, folder::SHIM)? else {
+            return Ok(Attached::Lost);
+        };
+        let shim = Self {
+            dir: dir.to_owned(),
+            process,
+        };
+        match shim.ask(&Request::State).await {
+            Ok(Reply::State(state)) => Ok(Attached::Live(shim, state)),
+            Ok(Reply::Exited(exit)) => Ok(Attached::Exited(exit)),
+            Ok(reply) => Err(unexpected(&reply)),
+            Err(ShimError::Gone) => {
+                shim.gone().await?;
+                Ok(folder::read(dir, folder::EXIT)?.map_or(Attached::Lost, Attached::Exited))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The shim's own process.
@@ -85,49 +132,96 @@ impl Shim {
 
     /// Starts the container's first process and says which it is.
     ///
-    /// [`ShimError::Exec`] when its command cannot be run: the shim then waits for [`Shim::shutdown`].
+    /// [`ShimError::Exec`] when its command cannot be run: the shim then waits for another start or [`Shim::shutdown`].
     pub async fn start(&self) -> Result<ProcessId, ShimError> {
-        todo!()
+        match self.ask(&Request::Start).await? {
+            Reply::Started(init) => Ok(init),
+            reply => Err(unexpected(&reply)),
+        }
     }
 
     /// Waits until the container has ended, its processes are gone and its log is complete. May be called by many, at any
     /// time, also before the start. A shim that ends without a record gives an exit with `lost` set.
     pub async fn wait(&self) -> Exit {
-        todo!()
+        loop {
+            if let Ok(exit) = self.told_exit().await {
+                return exit;
+            }
+            let gone = self.gone().await;
+            match folder::read(&self.dir, folder::EXIT) {
+                Ok(Some(exit)) => return exit,
+                Ok(None) if gone.is_ok() => return lost(),
+                // Nothing is known for certain (no descriptor left, a folder that cannot be read): ask again.
+                _ => sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 
     /// Sends a signal to the container's first process.
     pub async fn signal(&self, signal: i32) -> Result<(), ShimError> {
-        let _ = signal;
-        todo!()
+        self.ask_done(&Request::Signal(signal)).await
     }
 
     /// Sends SIGKILL to every process of the container.
     pub async fn kill_all(&self) -> Result<(), ShimError> {
-        todo!()
+        self.ask_done(&Request::KillAll).await
     }
 
     /// What the container uses now.
     pub async fn stats(&self) -> Result<Stats, ShimError> {
-        todo!()
+        match self.ask(&Request::Stats).await? {
+            Reply::Stats(stats) => Ok(stats),
+            reply => Err(unexpected(&reply)),
+        }
     }
 
     /// Runs a command beside the container: in its working directory, with its environment and `env` on top. It ends with the
     /// container at the latest. A timeout ends it and everything it started ([`ShimError::ExecTimeout`]), and so does
-    /// dropping the future.
+    /// dropping the future. What it leaves running otherwise belongs to the container.
     pub async fn exec(
         &self,
         argv: Vec<String>,
         env: Vec<(String, String)>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, ShimError> {
-        let _ = (argv, env, timeout);
-        todo!()
+        let mut socket = self.dial().await?;
+        send(&mut socket, &Request::Exec { argv, env, timeout }).await?;
+        let mut output = ExecOutput {
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            exit_code: 0,
+        };
+        loop {
+            match receive(&mut socket).await? {
+                Reply::Output { error, bytes } => {
+                    let stream = if error { &mut output.stderr } else { &mut output.stdout };
+                    if stream.len() + bytes > MOST {
+                        return Err(ShimError::Io(io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            "more output than it may send",
+                        )));
+                    }
+                    let from = stream.len();
+                    stream.resize(from + bytes, 0);
+                    socket.read_exact(&mut stream[from..]).await.map_err(told)?;
+                }
+                Reply::ExecEnded { timed_out: true, .. } => {
+                    return Err(ShimError::ExecTimeout(timeout.unwrap_or_default()));
+                }
+                Reply::ExecEnded { code, .. } => {
+                    return Ok(ExecOutput {
+                        exit_code: code,
+                        ..output
+                    });
+                }
+                reply => return Err(unexpected(&reply)),
+            }
+        }
     }
 
     /// Closes the log and opens it anew by its name (after a rotation).
     pub async fn reopen_log(&self) -> Result<(), ShimError> {
-        todo!()
+        self.ask_done(&Request::ReopenLog).await
     }
 
     /// Checkpoints the container. `on_phase` is called at each phase, and the checkpoint goes on when it returns. Dropping
@@ -136,21 +230,144 @@ impl Shim {
     pub fn checkpoint(
         &self,
         job: checkpoint::Job,
-        on_phase: impl FnMut(checkpoint::Phase) + Send,
-    ) -> impl Future<Output = Result<checkpoint::Report, checkpoint::Failure>> + Send {
-        let _ = (job, on_phase);
-        async { todo!() }
+        mut on_phase: impl FnMut(checkpoint::Phase) + Send,
+    ) -> impl Future<Output = Result<checkpoint::Report, Failure>> + Send {
+        async move {
+            let failed = |error: ShimError| match error {
+                ShimError::Gone => Failure {
+                    kind: ErrorKind::NotRunning,
+                    message: "the container's shim has ended".into(),
+                },
+                error => Failure {
+                    kind: ErrorKind::Capture,
+                    message: error.to_string(),
+                },
+            };
+            let mut socket = self.dial().await.map_err(failed)?;
+            send(&mut socket, &Request::Checkpoint(Box::new(job)))
+                .await
+                .map_err(failed)?;
+            loop {
+                match receive(&mut socket).await.map_err(failed)? {
+                    Reply::Phase(phase) => {
+                        on_phase(phase);
+                        send(&mut socket, &Request::PhaseHeard).await.map_err(failed)?;
+                    }
+                    Reply::Checkpointed(result) => return result,
+                    reply => return Err(failed(unexpected(&reply))),
+                }
+            }
+        }
     }
 
     /// Ends the shim of a container that was never started or whose start failed. A running container is killed first. Returns
     /// when the shim's process is gone; also when it was already.
     pub async fn shutdown(&self) -> Result<(), ShimError> {
-        todo!()
+        match self.ask_done(&Request::Shutdown).await {
+            Ok(()) | Err(ShimError::Gone) => Ok(self.gone().await?),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the shim itself says about the container's end.
+    async fn told_exit(&self) -> Result<Exit, ShimError> {
+        let mut socket = self.dial().await?;
+        send(&mut socket, &Request::Wait).await?;
+        match receive(&mut socket).await? {
+            Reply::Exited(exit) => Ok(exit),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Waits until the shim's process has ended.
+    async fn gone(&self) -> io::Result<()> {
+        match PidFd::open(self.process) {
+            Ok(handle) => handle.ended().await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_done(&self, request: &Request) -> Result<(), ShimError> {
+        match self.ask(request).await? {
+            Reply::Done => Ok(()),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Reply, ShimError> {
+        let answer = async {
+            let mut socket = self.dial().await?;
+            send(&mut socket, request).await?;
+            receive(&mut socket).await
+        };
+        timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("process {} does not answer", self.process.pid),
+            )
+            .into())
+        })
+    }
+
+    async fn dial(&self) -> Result<UnixStream, ShimError> {
+        loop {
+            // The folder's descriptor must live until the name is resolved.
+            let (_folder, path) = folder::socket(&self.dir).map_err(told)?;
+            match UnixStream::connect(path).await {
+                // The queue of those who wait to be taken is full.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)).await,
+                result => return result.map_err(told),
+            }
+        }
     }
 }
 
-/// Kills what a dead shim left of a container, until nothing is left. See [`super`].
-pub async fn kill_leftovers(container_id: &str, known: &[ProcessId]) -> Result<usize, ShimError> {
-    let _ = (container_id, known);
-    todo!()
+/// Errors that only say that nobody is there.
+fn told(error: io::Error) -> ShimError {
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => ShimError::Gone,
+        _ => ShimError::Io(error),
+    }
+}
+
+fn unexpected(reply: &Reply) -> ShimError {
+    match reply.clone() {
+        Reply::Refused(Refusal::Exec(message)) => ShimError::Exec { message },
+        Reply::Refused(Refusal::State(message)) => ShimError::State { message },
+        Reply::Refused(Refusal::Other(message)) => ShimError::Shim { message },
+        reply => ShimError::Io(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("an answer to another question: {reply:?}"),
+        )),
+    }
+}
+
+async fn send(socket: &mut UnixStream, request: &Request) -> Result<(), ShimError> {
+    socket.write_all(&message::encode(request)).await.map_err(told)
+}
+
+async fn receive(socket: &mut UnixStream) -> Result<Reply, ShimError> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length).await.map_err(told)?;
+    let mut body = vec![0; message::length(length)?];
+    socket.read_exact(&mut body).await.map_err(told)?;
+    Ok(message::decode(&body)?)
+}
+
+/// The exit of a container whose shim was killed.
+fn lost() -> Exit {
+    Exit {
+        code: 255,
+        signal: None,
+        started_at_ns: 0,
+        finished_at_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
+        reason: Reason::Error,
+        message: "the container's shim ended before it could record an exit".into(),
+        lost: true,
+    }
 }

@@ -1,10 +1,12 @@
 //! What a stand-in is told: from its command line, from annotations, or both.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What is chosen about a stand-in; what is `None` takes its default. See [`super`] for the table.
+use super::{PREFIX, Row, table};
+
+/// What is chosen about a stand-in; what is `None` takes its default. See [`table`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
@@ -62,7 +64,7 @@ pub enum OnTerm {
     Ignore,
 }
 
-/// A value that an option does not take.
+/// An option that is none, or a value that it does not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {value:?} is not allowed: expected {allowed}")]
 pub struct OptionsError {
@@ -82,11 +84,84 @@ impl Options {
         container: impl IntoIterator<Item = (&'a String, &'a String)>,
         name: &str,
     ) -> Result<Self, OptionsError> {
-        let (_, _, _) = (
-            pod.into_iter().collect::<BTreeMap<_, _>>(),
-            container.into_iter().count(),
-            name,
-        );
-        todo!()
+        let mut options = Self::default();
+        let pod: HashMap<&str, &str> = pod
+            .into_iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let container: HashMap<&str, &str> = container
+            .into_iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        for row in table() {
+            let general = format!("{PREFIX}{}", row.name);
+            let special = format!("{general}.{name}");
+            let found = [
+                (&container, &special),
+                (&container, &general),
+                (&pod, &special),
+                (&pod, &general),
+            ]
+            .into_iter()
+            .find_map(|(annotations, key)| Some((key, annotations.get(key.as_str())?)));
+            if let Some((key, value)) = found {
+                options.take(row, key, value)?;
+            }
+        }
+        Ok(options)
+    }
+
+    /// The options of a command line, without the program's name: `--memory 256Mi` or `--memory=256Mi`.
+    pub fn from_arguments(arguments: impl IntoIterator<Item = String>) -> Result<Self, OptionsError> {
+        let mut options = Self::default();
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let (name, value) = match argument.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (argument.clone(), None),
+            };
+            let Some(row) = name
+                .strip_prefix("--")
+                .and_then(|name| table().iter().find(|row| row.name == name))
+            else {
+                let names: Vec<_> = table().iter().map(|row| format!("--{}", row.name)).collect();
+                return Err(OptionsError {
+                    name: "option".into(),
+                    value: argument,
+                    allowed: names.join(", "),
+                });
+            };
+            let value = value.or_else(|| arguments.next()).unwrap_or_default();
+            options.take(row, &name, &value)?;
+        }
+        Ok(options)
+    }
+
+    /// These options, and those of `below` where these say nothing.
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            memory: self.memory.or(below.memory),
+            pattern: self.pattern.or(below.pattern),
+            threads: self.threads.or(below.threads),
+            children: self.children.or(below.children),
+            files: self.files.or(below.files),
+            exit_after: self.exit_after.or(below.exit_after),
+            exit_code: self.exit_code.or(below.exit_code),
+            tick: self.tick.or(below.tick),
+            on_term: self.on_term.or(below.on_term),
+            cwd: self.cwd.or(below.cwd),
+            exec_stdout: self.exec_stdout.or(below.exec_stdout),
+            exec_stderr: self.exec_stderr.or(below.exec_stderr),
+            exec_code: self.exec_code.or(below.exec_code),
+            exec_delay: self.exec_delay.or(below.exec_delay),
+        }
+    }
+
+    fn take(&mut self, row: &Row, name: &str, value: &str) -> Result<(), OptionsError> {
+        (row.set)(self, value).ok_or_else(|| OptionsError {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            allowed: row.takes.replace('`', ""),
+        })
     }
 }

@@ -1,0 +1,126 @@
+//! Waiting for children, also while another thread of this process traces them.
+//!
+//! A wait by any thread of a process sees the stops of the process's own children even when another thread is their
+//! tracer, and takes them away from it (`wait_consider_task` in the kernel: a child that is traced by its parent's thread
+//! group is treated as the caller's tracee). So [`next`] must not run while a thread traces; [`released`] may.
+
+use std::{io, mem, time::Duration};
+
+use super::family;
+
+/// A child that has ended and is gone now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Its number.
+    pub pid: i32,
+    /// Its wait status, as wait(2) gives it.
+    pub status: i32,
+    /// CPU time of it and of those it had waited for; `None` when another one reaped it.
+    pub cpu: Option<Duration>,
+}
+
+impl Reaped {
+    /// Its exit code (128 plus the signal's number when one ended it) and that signal.
+    pub fn code(&self) -> (i32, Option<i32>) {
+        if libc::WIFSIGNALED(self.status) {
+            let signal = libc::WTERMSIG(self.status);
+            (128 + signal, Some(signal))
+        } else {
+            (libc::WEXITSTATUS(self.status), None)
+        }
+    }
+}
+
+/// What a wait found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A child had ended.
+    Ended(Reaped),
+    /// None has ended yet.
+    None,
+    /// There are no children at all.
+    Childless,
+}
+
+/// Reaps one child that has ended. Must not run while another thread of this process traces.
+pub fn next() -> io::Result<Found> {
+    reap(-1)
+}
+
+/// Reaps one child of this number if it has ended.
+pub fn child(pid: i32) -> io::Result<Found> {
+    reap(pid)
+}
+
+/// Waits until a child of this number has ended, and reaps it.
+pub fn wait(pid: i32) -> io::Result<Reaped> {
+    loop {
+        match wait4(pid, 0) {
+            Ok(Found::Ended(reaped)) => return Ok(reaped),
+            Ok(_) => return Err(io::Error::from_raw_os_error(libc::ECHILD)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reaps those children that have ended and that no tracer holds. May run while another thread traces: a zombie cannot be
+/// seized any more, so one without a tracer stays without one.
+pub fn released(me: i32) -> io::Result<Vec<Reaped>> {
+    let mut found = Vec::new();
+    for child in family::children(me)? {
+        if child.ended()
+            && family::tracer(child.id.pid) == 0
+            && let Found::Ended(reaped) = reap(child.id.pid)?
+        {
+            found.push(reaped);
+        }
+    }
+    Ok(found)
+}
+
+fn reap(pid: i32) -> io::Result<Found> {
+    loop {
+        match wait4(pid, libc::WNOHANG) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+fn wait4(pid: i32, options: i32) -> io::Result<Found> {
+    let mut status = 0;
+    #[expect(
+        unsafe_code,
+        reason = "no safe wrapper of wait4, which alone tells a child's CPU time"
+    )]
+    // SAFETY: both pointers are to locals of the right types; an all-zero rusage is a valid value.
+    let (result, usage) = unsafe {
+        let mut usage: libc::rusage = mem::zeroed();
+        (libc::wait4(pid, &raw mut status, options, &raw mut usage), usage)
+    };
+    match result {
+        0 => Ok(Found::None),
+        -1 => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ECHILD) => Ok(Found::Childless),
+            error => Err(error),
+        },
+        // A stop of a tracee of this very thread; nobody asks for those here.
+        _ if !libc::WIFEXITED(status) && !libc::WIFSIGNALED(status) => Ok(Found::None),
+        pid => {
+            let cpu = duration(usage.ru_utime) + duration(usage.ru_stime);
+            Ok(Found::Ended(Reaped {
+                pid,
+                status,
+                cpu: Some(cpu),
+            }))
+        }
+    }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        (time.tv_usec.unsigned_abs() as u32).saturating_mul(1000),
+    )
+}

@@ -1,0 +1,74 @@
+//! The few calls of the kernel that the stand-in needs and the standard library lacks.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{SigSet, Signal},
+    unistd::Pid,
+};
+
+/// The path this program was started by, as execve(2) got it: unlike the first argument, it cannot be chosen freely.
+pub fn started_by() -> Option<PathBuf> {
+    #[expect(unsafe_code, reason = "the auxiliary vector hands out a pointer")]
+    // SAFETY: AT_EXECFN is null or points to a string on the first thread's stack, which is there as long as the process.
+    let path = unsafe {
+        let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        if address.is_null() {
+            return None;
+        }
+        CStr::from_ptr(address)
+    };
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
+}
+
+/// Waits until one of these signals, which must be blocked, is pending and takes it; or until the time has come.
+///
+/// Unlike a signalfd this takes no descriptor, which would show in a checkpoint.
+pub fn wait_for_signal(signals: &SigSet, until: Instant) -> io::Result<Option<Signal>> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let time = libc::timespec {
+            tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        #[expect(unsafe_code, reason = "no safe wrapper of sigtimedwait")]
+        // SAFETY: the set and the time live through the call; a null siginfo asks for none.
+        let result = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &raw const time) };
+        match Errno::result(result) {
+            Ok(signal) => return Ok(Some(Signal::try_from(signal)?)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            // A stop and continue, as a checkpoint's, interrupts the wait.
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Forks this process, which must have one thread. The child's number in the parent, `None` in the child. The child ends when
+/// the parent does.
+pub fn fork() -> io::Result<Option<Pid>> {
+    let parent = nix::unistd::getpid();
+    #[expect(unsafe_code, reason = "fork")]
+    // SAFETY: callers fork before they start threads, so the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have ended before the line above took effect.
+            if nix::unistd::getppid() != parent {
+                std::process::exit(1);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// How long "for ever" is for a wait.
+pub const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);

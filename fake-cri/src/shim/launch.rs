@@ -1,0 +1,212 @@
+//! How a shim comes into being: fake-cri's side, and the shim's first steps.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::Stdio,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{Exit, LaunchSpec, ROLE, ShimError, folder, server::Server};
+use crate::{
+    entry,
+    process::{ProcessId, daemon, pidfd},
+};
+
+/// How long a shim may take until it listens. It is short work; on a machine that is busy beyond measure it is long.
+const LISTENING: Duration = Duration::from_secs(60);
+
+/// What a shim says through its standard output, once.
+#[derive(Debug, Serialize, Deserialize)]
+enum Hello {
+    Listening(ProcessId),
+    Failed(String),
+}
+
+/// The shims that this process has started and not reaped, by number: other children of it that are in a session of their own
+/// are orphans that a dead shim left.
+static STARTED: Mutex<Option<HashMap<i32, ProcessId>>> = Mutex::new(None);
+
+/// The shims that are children of this process. None is being born while the guard is held.
+pub(super) struct Started(MutexGuard<'static, Option<HashMap<i32, ProcessId>>>);
+
+impl Started {
+    pub(super) fn lock() -> Self {
+        Self(STARTED.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn has(&self, process: ProcessId) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|started| started.get(&process.pid) == Some(&process))
+    }
+
+    fn add(&mut self, process: ProcessId) {
+        self.0.get_or_insert_default().insert(process.pid, process);
+    }
+
+    fn remove(&mut self, process: ProcessId) {
+        self.0.get_or_insert_default().remove(&process.pid);
+    }
+}
+
+/// Starts a shim and waits until it listens.
+pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<ProcessId, ShimError> {
+    let failed = |message: String| ShimError::Launch {
+        dir: spec.dir.clone(),
+        message,
+    };
+    // What a shim leaves when it is killed comes to us then, not to a process that knows nothing of it.
+    daemon::adopt_orphans()?;
+    let log = prepare(&spec.dir).map_err(|error| failed(error.to_string()))?;
+    let (mut child, process) =
+        spawn(executable, spec, log).map_err(|error| failed(format!("run {}: {error}", executable.display())))?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    tokio::spawn(async move {
+        let _ = child.wait().await;
+        Started::lock().remove(process);
+    });
+    // From here on somebody who gives up takes the shim along.
+    let guard = KillOnDrop(Some(process));
+    let told = timeout(LISTENING, async {
+        let mut input = input.expect("it is a pipe, and nobody else takes it");
+        let text = serde_json::to_vec(spec).map_err(io::Error::from)?;
+        // A shim that ends early closes the pipe; what it says about that matters more.
+        let _ = input.write_all(&text).await;
+        drop(input);
+        let mut told = Vec::new();
+        output
+            .expect("it is a pipe, and nobody else takes it")
+            .read_to_end(&mut told)
+            .await?;
+        Ok::<_, io::Error>(told)
+    })
+    .await
+    .map_err(|_| failed(format!("it did not listen within {LISTENING:?}")))??;
+    match serde_json::from_slice(&told) {
+        Ok(Hello::Listening(told)) if told == process => {
+            guard.disarm();
+            Ok(process)
+        }
+        Ok(Hello::Listening(other)) => Err(failed(format!(
+            "process {} answered for process {}",
+            other.pid, process.pid
+        ))),
+        Ok(Hello::Failed(message)) => Err(failed(message)),
+        Err(_) => {
+            let complaint = fs::read_to_string(spec.dir.join(folder::LOG)).unwrap_or_default();
+            let complaint = complaint.trim();
+            Err(failed(format!(
+                "{} ended without a word of its own: {complaint}",
+                executable.display()
+            )))
+        }
+    }
+}
+
+/// Kills a shim that nobody will know of.
+struct KillOnDrop(Option<ProcessId>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = self.0 {
+            let _ = pidfd::signal(process, libc::SIGKILL);
+        }
+    }
+}
+
+/// Makes the folder ready and gives the file for the shim's complaints.
+fn prepare(dir: &Path) -> io::Result<fs::File> {
+    folder::make(dir)?;
+    if folder::read::<Exit>(dir, folder::EXIT)?.is_some() {
+        return Err(io::Error::other("a container has ended in this folder already"));
+    }
+    // Of a shim that was killed before it was used.
+    for name in [folder::SOCKET, folder::SHIM] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(dir.join(folder::LOG))
+}
+
+fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Child, ProcessId)> {
+    let mut command = Command::new(executable);
+    command
+        // For those who look at the list of processes.
+        .arg0("fake-cri-shim")
+        .arg(&spec.container_id)
+        .env_clear()
+        .env(entry::ROLE, ROLE)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log);
+    let mut started = Started::lock();
+    let child = command.spawn()?;
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .ok_or_else(|| io::Error::other("it has no number"))?;
+    let process = ProcessId::of(pid)?;
+    started.add(process);
+    Ok((child, process))
+}
+
+/// The life of a shim's process.
+pub(crate) fn run() -> ! {
+    let code = match prepare_to_serve() {
+        Ok(server) => match serve(server) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{error}");
+                1
+            }
+        },
+        Err(error) => {
+            tell(&Hello::Failed(error.to_string()));
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn prepare_to_serve() -> io::Result<Server> {
+    daemon::detach()?;
+    let spec: LaunchSpec = serde_json::from_reader(io::stdin().lock())?;
+    Server::new(spec)
+}
+
+fn serve(server: Server) -> io::Result<()> {
+    tell(&Hello::Listening(server.process()));
+    daemon::drop_streams()?;
+    server.serve()
+}
+
+fn tell(hello: &Hello) {
+    if let Ok(text) = serde_json::to_vec(hello) {
+        let mut output = io::stdout();
+        let _ = output.write_all(&text).and_then(|()| output.flush());
+    }
+}

@@ -1,0 +1,114 @@
+//! Ending what a dead shim left of its container.
+//!
+//! When a shim is killed, its children become those of fake-cri if that started the shim, else of the init process.
+//! Nothing binds them together any more but what they carry: the mark in the environment they were started with, the
+//! container's sessions, and their descent. A process counts when one of these holds:
+//!
+//! - it was started with [`MARKER`](super::MARKER) and the container's id;
+//! - it is one of the known processes, with its start time;
+//! - it is in the session of one that counts (each container's first process leads a session);
+//! - it descends from one that counts;
+//! - it is a child of this process, in a session of its own, and no shim: then some dead shim left it.
+//!
+//! All are killed, and it is looked again until nothing is found, since processes may be born meanwhile. A process that a
+//! checkpoint held stopped when the shim was killed runs on by itself: its tracer is gone.
+
+use std::{
+    collections::HashSet,
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use super::{MARKER, ShimError, launch::Started};
+use crate::process::{
+    ProcessId,
+    family::{self, Kin},
+    pidfd, reap,
+};
+
+/// How long processes may take to die.
+const DYING: Duration = Duration::from_secs(10);
+
+/// Kills all that a dead shim left of a container, and returns how many processes that were when nothing is left. `known`
+/// are processes that are known to be the container's: its first one. The shim itself must be gone.
+///
+/// An error names those that would not die.
+pub async fn kill_leftovers(container_id: &str, known: &[ProcessId]) -> Result<usize, ShimError> {
+    let (container_id, known) = (container_id.to_owned(), known.to_vec());
+    let killed = tokio::task::spawn_blocking(move || kill(&container_id, &known)).await;
+    killed.map_err(|error| ShimError::Shim {
+        message: format!("look for leftovers: {error}"),
+    })?
+}
+
+fn kill(container_id: &str, known: &[ProcessId]) -> Result<usize, ShimError> {
+    let until = Instant::now() + DYING;
+    let mut killed = HashSet::new();
+    loop {
+        let left = find(container_id, known)?;
+        let mut alive = Vec::new();
+        for kin in &left {
+            if kin.ended() {
+                // Ours to reap, if we are its parent; else it is gone as soon as its parent looks.
+                let _ = reap::child(kin.id.pid)?;
+                continue;
+            }
+            killed.insert(kin.id);
+            alive.push(kin.id.pid);
+            pidfd::signal(kin.id, libc::SIGKILL)?;
+        }
+        if alive.is_empty() {
+            return Ok(killed.len());
+        }
+        if Instant::now() > until {
+            let message = format!("kill what is left of container {container_id}: processes {alive:?} would not die");
+            return Err(ShimError::Shim { message });
+        }
+        // There is no event for processes that are not our children and not all known yet.
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn find(container_id: &str, known: &[ProcessId]) -> io::Result<Vec<Kin>> {
+    let me = Kin::of(nix::unistd::getpid().as_raw())?;
+    // No shim is between being born and being known while this is held.
+    let started = Started::lock();
+    let all = family::everyone()?;
+    let mut roots: HashSet<i32> = HashSet::new();
+    for kin in &all {
+        let orphan = kin.parent == me.id.pid && kin.session != me.session && !started.has(kin.id);
+        if orphan || known.contains(&kin.id) || family::started_with(kin.id.pid, MARKER, container_id) {
+            roots.insert(kin.id.pid);
+        }
+    }
+    drop(started);
+    roots.remove(&me.id.pid);
+    let mut found = roots.clone();
+    loop {
+        // The number of a session's leader is not used again while the session lasts, so a session that is led by another
+        // process of that number is another session.
+        let sessions: HashSet<i32> = all
+            .iter()
+            .filter(|kin| found.contains(&kin.id.pid))
+            .map(|kin| kin.session)
+            .chain(known.iter().map(|known| known.pid))
+            .filter(|session| {
+                let leader = all.iter().find(|kin| kin.id.pid == *session);
+                *session != me.session && leader.is_none_or(|leader| found.contains(&leader.id.pid))
+            })
+            .collect();
+        let mut more = family::below(&all, &found);
+        more.extend(
+            all.iter()
+                .filter(|kin| sessions.contains(&kin.session))
+                .map(|kin| kin.id.pid),
+        );
+        more.remove(&me.id.pid);
+        more.retain(|pid| !found.contains(pid));
+        if more.is_empty() {
+            break;
+        }
+        found.extend(more);
+    }
+    Ok(all.into_iter().filter(|kin| found.contains(&kin.id.pid)).collect())
+}

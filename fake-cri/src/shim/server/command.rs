@@ -1,0 +1,104 @@
+//! Finding a container's command as runc finds it, and saying as runc does why it cannot be run.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{AccessFlags, eaccess};
+
+/// Where commands are looked for when the environment names no `PATH` (containerd's default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The file that `name` runs, looked up in the `PATH` of `env`, relative names seen from `cwd`; or runc's words.
+pub(super) fn find(name: &str, env: &[(String, String)], cwd: &Path) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        let path = cwd.join(name);
+        return match check(&path) {
+            Ok(()) => Ok(path),
+            Err(Unusable::Stat(error)) => Err(format!("exec: {name:?}: stat {name}: {}", words(&error))),
+            Err(Unusable::Other(error)) => Err(format!("exec: {name:?}: {}", words(&error))),
+        };
+    }
+    let path = env
+        .iter()
+        .rev()
+        .find(|(key, _)| key == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value);
+    for folder in path.split(':') {
+        let path = cwd.join(folder).join(name);
+        if check(&path).is_ok() {
+            if !folder.starts_with('/') {
+                return Err(format!(
+                    "exec: {name:?}: cannot run executable found relative to current directory"
+                ));
+            }
+            return Ok(path);
+        }
+    }
+    Err(format!("exec: {name:?}: executable file not found in $PATH"))
+}
+
+/// What runc says when the file was found and the kernel would not run it.
+pub(super) fn refused(file: &Path, error: &io::Error) -> String {
+    format!("exec {}: {}", file.display(), words(error))
+}
+
+/// What runc says about a working directory.
+pub(super) fn no_directory(cwd: &Path, error: &io::Error) -> String {
+    format!(
+        "chdir to cwd ({:?}) set in config.json failed: {}",
+        cwd.display().to_string(),
+        words(error)
+    )
+}
+
+enum Unusable {
+    Stat(io::Error),
+    Other(io::Error),
+}
+
+fn check(path: &Path) -> Result<(), Unusable> {
+    let metadata = fs::metadata(path).map_err(Unusable::Stat)?;
+    if metadata.is_dir() {
+        return Err(Unusable::Other(io::Error::from_raw_os_error(libc::EISDIR)));
+    }
+    eaccess(path, AccessFlags::X_OK).map_err(|errno| Unusable::Other(errno.into()))
+}
+
+/// The kernel's words as Go writes them: without a capital and without the number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_lowercase().chain(letters).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::name("foo", r#"exec: "foo": executable file not found in $PATH"#)]
+    #[case::path("/foo", r#"exec: "/foo": stat /foo: no such file or directory"#)]
+    #[case::folder("/tmp", r#"exec: "/tmp": is a directory"#)]
+    #[case::no_program("/etc/passwd", r#"exec: "/etc/passwd": permission denied"#)]
+    #[case::below_a_file("/etc/passwd/x", r#"exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory"#)]
+    fn a_missing_command_is_told_in_runcs_words(#[case] name: &str, #[case] words: &str) {
+        assert_eq!(find(name, &[], Path::new("/")).expect_err("there is none"), words);
+    }
+
+    #[test]
+    fn the_last_path_of_the_environment_counts() {
+        let path = |value: &str| ("PATH".to_owned(), value.to_owned());
+        assert!(find("sh", &[], Path::new("/")).is_ok());
+        assert!(find("sh", &[path("/nowhere")], Path::new("/")).is_err());
+        let found = find("sh", &[path("/nowhere"), path("/nowhere:/bin")], Path::new("/"));
+        assert_eq!(found.expect("it is there"), Path::new("/bin/sh"));
+    }
+}

@@ -1,0 +1,198 @@
+//! A checkpoint beside the main loop: a thread of the shim runs it, since ptrace belongs to threads.
+//!
+//! ```text
+//!  main loop                         checkpoint's thread
+//!  Phase on the connection   <----   phase(): waits until it was heard, or nobody is there to hear
+//!  connection ends           ---->   cancelled() is true: it thaws, removes what it wrote, ends
+//!  reaps only what no tracer holds   its waits take the exits of tracees: exited() hands them back
+//! ```
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::fcntl::OFlag;
+
+use super::members::{self, ExecMark};
+use crate::{
+    checkpoint::{Failure, Job, Phase, Report},
+    process::{ProcessId, pidfd::PidFd},
+};
+
+/// How long fake-cri may take to hear of a phase. A stopped fake-cri must not keep a container frozen.
+const HEARING: Duration = Duration::from_secs(10);
+
+/// The stack of the checkpoint's thread: its buffers are on the heap.
+const STACK: usize = 512 << 10;
+
+/// What the thread tells the main loop.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A phase is about to begin.
+    Phase(Phase),
+    /// A wait of the tracer took this exit.
+    Exited(i32, i32),
+    /// The checkpoint is over; nothing is traced any more.
+    Over(Result<Report, Failure>),
+}
+
+/// What both threads see.
+pub(super) struct Shared {
+    shim: i32,
+    wake: OwnedFd,
+    changed: Condvar,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    init: Option<ProcessId>,
+    execs: Vec<ExecMark>,
+    events: VecDeque<Event>,
+    unheard: bool,
+    cancelled: bool,
+}
+
+impl Shared {
+    /// The state, and the descriptor that becomes readable when there are events.
+    pub(super) fn new(shim: i32) -> io::Result<(Arc<Self>, OwnedFd)> {
+        let (woken, wake) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let shared = Self {
+            shim,
+            wake,
+            changed: Condvar::new(),
+            inner: Mutex::default(),
+        };
+        Ok((Arc::new(shared), woken))
+    }
+
+    /// Who the container is, whenever that changes.
+    pub(super) fn set_members(&self, init: Option<ProcessId>, execs: Vec<ExecMark>) {
+        let mut inner = self.lock();
+        inner.init = init;
+        inner.execs = execs;
+    }
+
+    /// fake-cri has heard of the last phase.
+    pub(super) fn heard(&self) {
+        self.lock().unheard = false;
+        self.changed.notify_all();
+    }
+
+    /// The checkpoint shall end.
+    pub(super) fn cancel(&self) {
+        self.lock().cancelled = true;
+        self.changed.notify_all();
+    }
+
+    /// What has happened since the last call.
+    pub(super) fn events(&self) -> VecDeque<Event> {
+        std::mem::take(&mut self.lock().events)
+    }
+
+    fn push(&self, event: Event) {
+        self.lock().events.push_back(event);
+        // A full pipe wakes as well.
+        let _ = nix::unistd::write(self.wake.as_fd(), &[0]);
+    }
+
+    /// A panic of the other thread leaves nothing half done here.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts a checkpoint. `peer` is fake-cri, for the fault that kills it.
+pub(super) fn start(shared: &Arc<Shared>, job: Job, peer: Option<PidFd>) -> io::Result<()> {
+    {
+        let mut inner = shared.lock();
+        inner.cancelled = false;
+        inner.unheard = false;
+    }
+    let tracer = Tracer {
+        shared: Arc::clone(shared),
+        peer,
+    };
+    thread::Builder::new()
+        .name("checkpoint".into())
+        .stack_size(STACK)
+        .spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| engine(&job, &tracer));
+            let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                Err(Failure {
+                    kind: ErrorKind::Capture,
+                    message: "the checkpoint engine panicked: this is a bug".into(),
+                })
+            });
+            // What a panic left traced is let go when this thread ends, at once after this.
+            tracer.shared.push(Event::Over(result));
+        })?;
+    Ok(())
+}
+
+/// The shim as the engine sees it.
+struct Tracer {
+    shared: Arc<Shared>,
+    peer: Option<PidFd>,
+}
+
+impl Tracer {
+    fn members(&self) -> io::Result<Vec<ProcessId>> {
+        let (init, execs) = {
+            let inner = self.shared.lock();
+            (inner.init, inner.execs.clone())
+        };
+        let members = members::look(self.shared.shim, init, &execs)?;
+        Ok(members.container.into_iter().map(|kin| kin.id).collect())
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.shared.lock().unheard = true;
+        self.shared.push(Event::Phase(phase));
+        let until = Instant::now() + HEARING;
+        let mut inner = self.shared.lock();
+        while inner.unheard && !inner.cancelled {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                inner.cancelled = true;
+                return;
+            }
+            inner = self
+                .shared
+                .changed
+                .wait_timeout(inner, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.shared.lock().cancelled
+    }
+
+    fn exited(&self, pid: i32, status: i32) {
+        self.shared.push(Event::Exited(pid, status));
+    }
+
+    fn crash_runtime(&self) {
+        if let Some(peer) = &self.peer {
+            let _ = peer.signal(libc::SIGKILL);
+        }
+    }
+}
+
+use crate::checkpoint::ErrorKind;
+
+fn engine(_job: &Job, host: &Tracer) -> Result<Report, Failure> {
+    let _ = (Tracer::members, Tracer::exited, Tracer::crash_runtime, host.cancelled());
+    host.phase(Phase::Freeze);
+    Err(Failure {
+        kind: ErrorKind::Unsupported,
+        message: "no checkpoint engine yet".into(),
+    })
+}
