@@ -1,5 +1,218 @@
-//! The command.
+//! The reference kubelet as a command; its flags are the kubelet's where the kubelet has them.
 
-fn main() {
-    fake_cri::entry_point();
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use checkpoint_conformance::reference::{Authorization, CertificateFiles, Config, Mutant, ReferenceKubelet};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves the Kubelet Checkpoint API over any CRI runtime, and runs static Pods, without a cluster.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Flags {
+    /// Where checkpoints, logs and volumes are kept.
+    #[arg(long, default_value = "/var/lib/reference-kubelet")]
+    root_dir: PathBuf,
+    /// The name of this node, which follows the name of each static Pod; by default the host's.
+    #[arg(long, alias = "node-name")]
+    hostname_override: Option<String>,
+    /// The runtime, as unix:///PATH.
+    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
+    container_runtime_endpoint: String,
+    /// The time that the runtime has for a call; a checkpoint's timeout only lengthens it.
+    #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
+    runtime_request_timeout: Duration,
+    /// A folder of manifests of static Pods, or one manifest.
+    #[arg(long)]
+    pod_manifest_path: Option<PathBuf>,
+    /// How often manifests are read again; 0s reads them once.
+    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
+    file_check_frequency: Duration,
+    /// Where the logs of Pods are written; by default `pod-logs` below the root directory.
+    #[arg(long)]
+    pod_logs_dir: Option<PathBuf>,
+    /// Where to serve.
+    #[arg(long, default_value = "127.0.0.1")]
+    address: IpAddr,
+    /// The port; 0 takes a free one.
+    #[arg(long, default_value_t = 10250)]
+    port: u16,
+    /// The port without authentication and without checkpoints; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    read_only_port: u16,
+    /// The server's certificate; without it one is made, and written to `pki/kubelet.crt` below the root directory.
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// The server's key.
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// Authorities whose client certificates are accepted.
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
+    /// Bearer tokens: lines of `token,user,uid,"group1,group2"`.
+    #[arg(long)]
+    token_auth_file: Option<PathBuf>,
+    /// Whether requests without credentials are let in.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    anonymous_auth: bool,
+    /// Who may do what.
+    #[arg(long, value_enum, default_value_t = Mode::AlwaysAllow)]
+    authorization_mode: Mode,
+    /// The rules, for `--authorization-mode Rules`: lines of `USER VERB RESOURCE`, as `alice create nodes/checkpoint`.
+    #[arg(long, required_if_eq("authorization_mode", "Rules"))]
+    authorization_rules_file: Option<PathBuf>,
+    /// Feature gates, as `ContainerCheckpoint=false`; other gates are passed over.
+    #[arg(long, value_delimiter = ',', value_parser = gate)]
+    feature_gates: Vec<(String, bool)>,
+    /// Whether the debugging handlers are served, the checkpoint among them.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    enable_debugging_handlers: bool,
+    /// Offer HTTP/2, as kubelets up to 1.35 do.
+    #[arg(long)]
+    http2: bool,
+    /// Stop and remove the Pods at the end; otherwise they run on.
+    #[arg(long)]
+    remove_pods: bool,
+    /// Be wrong in one way; `list` shows which there are.
+    #[arg(long)]
+    mutant: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    #[value(name = "AlwaysAllow")]
+    AlwaysAllow,
+    #[value(name = "Rules")]
+    Rules,
+}
+
+fn gate(text: &str) -> Result<(String, bool), String> {
+    let (name, value) = text.split_once('=').ok_or("a gate is NAME=true or NAME=false")?;
+    let value = value
+        .parse()
+        .map_err(|_| format!("{value:?} is neither true nor false"))?;
+    Ok((name.to_owned(), value))
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("reference-kubelet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(flags: Flags) -> anyhow::Result<()> {
+    if flags.mutant.as_deref() == Some("list") {
+        for mutant in Mutant::ALL {
+            println!("{:<28} {}", mutant.name(), mutant.what());
+        }
+        return Ok(());
+    }
+    let config = flags.config()?;
+    let certificate = config
+        .server_certificate
+        .is_none()
+        .then(|| config.root_dir.join("pki/kubelet.crt"));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let kubelet = ReferenceKubelet::start(config).await.context("failed to start")?;
+    if let Some(path) = certificate {
+        let folder = path
+            .parent()
+            .expect("the path has two more parts than the root directory");
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        std::fs::write(&path, kubelet.certificate()).with_context(|| path.display().to_string())?;
+    }
+    println!("https://{}", kubelet.address());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    kubelet.shutdown().await;
+    Ok(())
+}
+
+impl Flags {
+    fn config(self) -> anyhow::Result<Config> {
+        let host = || {
+            let name = nix::unistd::gethostname().context("the host has no name")?;
+            Ok::<_, anyhow::Error>(name.to_string_lossy().to_lowercase())
+        };
+        let root_dir = std::path::absolute(&self.root_dir).context("--root-dir")?;
+        let mut config = Config::new(root_dir, self.container_runtime_endpoint);
+        config.node_name = self.hostname_override.map_or_else(host, Ok)?;
+        config.runtime_request_timeout = self.runtime_request_timeout;
+        config.static_pod_path = self.pod_manifest_path;
+        config.file_check_frequency = self.file_check_frequency;
+        if let Some(path) = self.pod_logs_dir {
+            config.pod_logs_dir = std::path::absolute(path).context("--pod-logs-dir")?;
+        }
+        config.address = self.address;
+        config.port = self.port;
+        config.read_only_port = (self.read_only_port != 0).then_some(self.read_only_port);
+        let pair = self.tls_cert_file.zip(self.tls_private_key_file);
+        config.server_certificate = pair.map(|(certificate, key)| CertificateFiles { certificate, key });
+        config.client_ca_file = self.client_ca_file;
+        config.token_auth_file = self.token_auth_file;
+        config.anonymous = self.anonymous_auth;
+        config.authorization = match (self.authorization_mode, self.authorization_rules_file) {
+            (Mode::Rules, Some(path)) => Authorization::Rules(path),
+            _ => Authorization::AlwaysAllow,
+        };
+        let checkpoint = self
+            .feature_gates
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "ContainerCheckpoint");
+        config.container_checkpoint = checkpoint.is_none_or(|(_, value)| *value);
+        config.debugging_handlers = self.enable_debugging_handlers;
+        config.http2 = self.http2;
+        config.remove_pods_at_shutdown = self.remove_pods;
+        config.mutant = self.mutant.map(|name| name.parse()).transpose().context("--mutant")?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        Flags::command().debug_assert();
+        let flags = Flags::parse_from([
+            "reference-kubelet",
+            "--root-dir=/r",
+            "--node-name=n",
+            "--feature-gates=A=true,ContainerCheckpoint=false",
+            "--mutant=no-auth",
+        ]);
+        let config = flags.config().unwrap();
+        assert!(!config.container_checkpoint);
+        assert_eq!((config.node_name.as_str(), config.mutant), ("n", Some(Mutant::NoAuth)));
+        assert_eq!(config.port, 10250);
+    }
+
+    #[test]
+    fn unknown_mutants_and_missing_rules_are_refused() {
+        let parsed = Flags::try_parse_from(["reference-kubelet", "--authorization-mode=Rules"]);
+        assert!(parsed.unwrap_err().to_string().contains("--authorization-rules-file"));
+        let flags = Flags::parse_from(["reference-kubelet", "--node-name=n", "--mutant=nothing"]);
+        assert!(format!("{:#}", flags.config().unwrap_err()).contains("no mutant is called `nothing`"));
+    }
 }

@@ -118,13 +118,7 @@ impl Checkpoints {
             return Err(CriError::deadline().into());
         };
         let cri = Arc::clone(&self.cri);
-        let call = async move {
-            let mut client = cri.runtime();
-            cri.call(OPERATION, deadline, message, |request| async move {
-                client.checkpoint_container(request).await
-            })
-            .await
-        };
+        let call = async move { cri.checkpoint_container(deadline, message).await };
         // Dropping the handler's future drops the call; only a mutant lets it run on.
         match self.config.mutant {
             Some(Mutant::AnswersEarly) => drop(tokio::spawn(call)),
@@ -144,14 +138,9 @@ impl Checkpoints {
     /// The id of the running container of that name, as the kubelet asks for it: sandboxes, then containers.
     async fn running(&self, pod: &KnownPod, container: &str) -> Result<Option<String>, CriError> {
         let timeout = self.cri.timeout();
-        let mut client = self.cri.runtime();
-        let sandboxes = ListPodSandboxRequest::default();
         self.cri
-            .call("list_podsandbox", timeout, sandboxes, |request| async move {
-                client.list_pod_sandbox(request).await
-            })
+            .list_pod_sandbox(timeout, ListPodSandboxRequest::default())
             .await?;
-        let mut client = self.cri.runtime();
         let state = ContainerStateValue {
             state: ContainerState::ContainerRunning.into(),
         };
@@ -159,12 +148,9 @@ impl Checkpoints {
             state: Some(state),
             ..Default::default()
         };
-        let message = ListContainersRequest { filter: Some(filter) };
         let list = self
             .cri
-            .call("list_containers", timeout, message, |request| async move {
-                client.list_containers(request).await
-            })
+            .list_containers(timeout, ListContainersRequest { filter: Some(filter) })
             .await?;
         let ours = |labels: &std::collections::HashMap<String, String>| {
             labels.get(label::POD_UID) == Some(&pod.uid)
@@ -281,17 +267,11 @@ impl Checkpoints {
                 let _ = std::fs::remove_file(location);
             }
             Some(Mutant::ContainerStopped) => {
-                let mut client = self.cri.runtime();
                 let message = StopContainerRequest {
                     container_id: container_id.to_owned(),
                     timeout: 0,
                 };
-                let _ = self
-                    .cri
-                    .call("stop_container", self.cri.timeout(), message, |request| async move {
-                        client.stop_container(request).await
-                    })
-                    .await;
+                let _ = self.cri.stop_container(self.cri.timeout(), message).await;
             }
             _ => {}
         }

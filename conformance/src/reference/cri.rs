@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use cri_proto::runtime::v1::image_service_client::ImageServiceClient;
 use cri_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use cri_proto::runtime::v1::{VersionRequest, VersionResponse};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -85,18 +84,6 @@ impl Cri {
 
     pub(super) fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Whether the runtime answers, and what it calls itself.
-    pub(super) async fn version(&self) -> Result<VersionResponse, CriError> {
-        let mut client = self.runtime();
-        let message = VersionRequest {
-            version: "0.1.0".to_owned(),
-        };
-        self.call("version", self.timeout, message, |request| async move {
-            client.version(request).await
-        })
-        .await
     }
 
     /// Calls with a deadline, which the runtime is told too. Dropping the future cancels the call.

@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use cri_proto::runtime::v1::VersionRequest;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ use checkpoint::Checkpoints;
 use cri::Cri;
 use pod::Pods;
 use server::{Handlers, Port};
+use static_pod::Supervisor;
 
 mod answer;
 mod authentication;
@@ -40,12 +42,14 @@ mod authorization;
 mod checkpoint;
 mod config;
 mod cri;
+mod cri_calls;
 mod error;
 mod logs;
 mod mutant;
 mod pod;
 mod route;
 mod server;
+mod static_pod;
 mod tls;
 
 /// A reference kubelet that runs until [`shutdown`](Self::shutdown), or until it is dropped: then it stops to serve, and
@@ -71,10 +75,16 @@ impl ReferenceKubelet {
         let authentication = Authentication::new(&config)?;
         let tls = tls::server(&config, authentication.roots())?;
         prepare(&config)?;
-        cri.version().await.map_err(|error| StartError::Runtime {
-            endpoint: config.runtime_endpoint.clone(),
-            reason: error.to_string(),
-        })?;
+        let asked = VersionRequest {
+            version: "0.1.0".to_owned(),
+        };
+        let version = cri
+            .version(cri.timeout(), asked)
+            .await
+            .map_err(|error| StartError::Runtime {
+                endpoint: config.runtime_endpoint.clone(),
+                reason: error.to_string(),
+            })?;
 
         let (listener, address) = listen(SocketAddr::new(config.address, config.port)).await?;
         let read_only = match config.read_only_port {
@@ -82,15 +92,21 @@ impl ReferenceKubelet {
             None => None,
         };
         let pods = Arc::new(Pods::default());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let authorizer = Authorizer::new(&config)?;
+        if let Some(path) = config.static_pod_path.clone() {
+            let (config, cri, pods) = (Arc::clone(&config), Arc::clone(&cri), Arc::clone(&pods));
+            let supervisor = Supervisor::new(config, cri, pods, path, version.runtime_name, tasks.clone());
+            tasks.spawn(supervisor.run(stop.clone()));
+        }
         let handlers = Arc::new(Handlers {
-            authorizer: Authorizer::new(&config)?,
+            authorizer,
             checkpoints: Checkpoints::new(Arc::clone(&config), Arc::clone(&cri)),
             authentication,
             cri,
             pods,
             config,
         });
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let secure = Port::Secure(TlsAcceptor::from(tls.config));
         tasks.spawn(server::serve(listener, secure, Arc::clone(&handlers), stop.clone()));
         let mut read_only_address = None;

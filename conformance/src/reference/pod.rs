@@ -222,6 +222,12 @@ impl Container {
         };
         let running = state.running.is_some();
         let run = self.current.as_ref();
+        // A container that waits to be started again shows its last run as the one before.
+        let last = if self.waiting.is_some() {
+            run.or(self.previous.as_ref())
+        } else {
+            self.previous.as_ref()
+        };
         ContainerStatus {
             name: spec.name.clone(),
             container_id: run.map(|run| run.id.clone()),
@@ -231,7 +237,7 @@ impl Container {
             started: Some(running),
             restart_count: self.restarts(),
             state: Some(state),
-            last_state: self.previous.as_ref().map(Run::state),
+            last_state: last.map(Run::state),
             ..ContainerStatus::default()
         }
     }

@@ -1,0 +1,110 @@
+//! The calls that run Pods, each under the name by which the kubelet counts it.
+
+use std::time::Duration;
+
+use cri_proto::runtime::v1::*;
+
+use super::cri::{Cri, CriError};
+
+/// A pull has no deadline in the kubelet; an hour is as good as none.
+const PULL: Duration = Duration::from_secs(3600);
+
+macro_rules! calls {
+    ($($client:ident.$rpc:ident: $operation:literal, $request:ty => $response:ty;)*) => {
+        impl Cri {
+            $(
+                pub(super) async fn $rpc(&self, deadline: Duration, message: $request) -> Result<$response, CriError> {
+                    let mut client = self.$client();
+                    self.call($operation, deadline, message, |request| async move { client.$rpc(request).await }).await
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    runtime.version: "version", VersionRequest => VersionResponse;
+    runtime.list_pod_sandbox: "list_podsandbox", ListPodSandboxRequest => ListPodSandboxResponse;
+    runtime.run_pod_sandbox: "run_podsandbox", RunPodSandboxRequest => RunPodSandboxResponse;
+    runtime.stop_pod_sandbox: "stop_podsandbox", StopPodSandboxRequest => StopPodSandboxResponse;
+    runtime.remove_pod_sandbox: "remove_podsandbox", RemovePodSandboxRequest => RemovePodSandboxResponse;
+    runtime.list_containers: "list_containers", ListContainersRequest => ListContainersResponse;
+    runtime.container_status: "container_status", ContainerStatusRequest => ContainerStatusResponse;
+    runtime.create_container: "create_container", CreateContainerRequest => CreateContainerResponse;
+    runtime.start_container: "start_container", StartContainerRequest => StartContainerResponse;
+    runtime.stop_container: "stop_container", StopContainerRequest => StopContainerResponse;
+    runtime.remove_container: "remove_container", RemoveContainerRequest => RemoveContainerResponse;
+    runtime.checkpoint_container: "checkpoint_container", CheckpointContainerRequest => CheckpointContainerResponse;
+    images.image_status: "image_status", ImageStatusRequest => ImageStatusResponse;
+    images.pull_image: "pull_image", PullImageRequest => PullImageResponse;
+}
+
+impl Cri {
+    /// What to start `image` by: the reference of the image that the runtime has, or has now.
+    pub(super) async fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<String, ImageError> {
+        let image_spec = ImageSpec {
+            image: image.to_owned(),
+            ..ImageSpec::default()
+        };
+        let request = ImageStatusRequest {
+            image: Some(image_spec.clone()),
+            verbose: false,
+        };
+        let known = self
+            .image_status(self.timeout(), request)
+            .await
+            .map_err(ImageError::Inspect)?
+            .image;
+        match (known, policy) {
+            (Some(known), PullPolicy::IfNotPresent | PullPolicy::Never) => Ok(known.id),
+            (None, PullPolicy::Never) => Err(ImageError::Never(image.to_owned())),
+            _ => {
+                let request = PullImageRequest {
+                    image: Some(image_spec),
+                    auth: None,
+                    sandbox_config: Some(sandbox.clone()),
+                };
+                let pulled = self
+                    .pull_image(PULL, request)
+                    .await
+                    .map_err(|e| ImageError::Pull(image.to_owned(), e))?;
+                Ok(pulled.image_ref)
+            }
+        }
+    }
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ImageError {
+    #[error("failed to inspect image: {0}")]
+    Inspect(CriError),
+    #[error("failed to pull image {0:?}: {1}")]
+    Pull(String, CriError),
+    #[error("container image {0:?} is not present with pull policy of Never")]
+    Never(String),
+}
+
+impl ImageError {
+    /// The reason that a container's status gives.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Inspect(_) => "ImageInspectError",
+            Self::Pull(..) => "ErrImagePull",
+            Self::Never(_) => "ErrImageNeverPull",
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the runtime has, asked again and again: the only way by which a kubelet learns that a container ended.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cri_proto::runtime::v1::{Container, ListContainersRequest, ListPodSandboxRequest, PodSandbox};
+use tokio::sync::watch;
+
+use super::super::cri::{Cri, CriError};
+
+/// Everything that the runtime has, as of one moment.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    /// When it was asked for; what was done later is not in it.
+    pub(super) taken: Instant,
+    pub(super) sandboxes: Vec<PodSandbox>,
+    pub(super) containers: Vec<Container>,
+}
+
+/// Asks until nobody listens any more. A runtime that does not answer is asked on; that is said once for each cause.
+pub(super) async fn run(cri: Arc<Cri>, period: Duration, sender: watch::Sender<Option<Arc<Snapshot>>>) {
+    let mut trouble = None;
+    while !sender.is_closed() {
+        match take(&cri).await {
+            Ok(snapshot) => {
+                trouble = None;
+                sender.send_replace(Some(Arc::new(snapshot)));
+            }
+            Err(error) if trouble.as_ref() != Some(&error) => {
+                tracing::warn!(%error, "failed to list what the runtime has");
+                trouble = Some(error);
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(period).await;
+    }
+}
+
+/// Asks once.
+pub(super) async fn take(cri: &Cri) -> Result<Snapshot, CriError> {
+    let taken = Instant::now();
+    let sandboxes = cri
+        .list_pod_sandbox(cri.timeout(), ListPodSandboxRequest::default())
+        .await?
+        .items;
+    let containers = cri
+        .list_containers(cri.timeout(), ListContainersRequest::default())
+        .await?
+        .containers;
+    Ok(Snapshot {
+        taken,
+        sandboxes,
+        containers,
+    })
+}

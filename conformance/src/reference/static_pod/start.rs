@@ -1,0 +1,74 @@
+//! One run of a container: its image, its creation, its start.
+
+use cri_proto::runtime::v1 as cri;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::super::Config;
+use super::super::cri::{Cri, CriError};
+use super::super::cri_calls::ImageError;
+use super::{translate, volume};
+
+/// Why a run did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("failed to make the folder of its log: {0}")]
+    Log(std::io::Error),
+    #[error("failed to create container: {0}")]
+    Create(CriError),
+    #[error("failed to start container: {0}")]
+    Start(CriError),
+}
+
+impl RunError {
+    /// The reason that the container's status gives.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Image(error) => error.reason(),
+            Self::Log(_) => "CreateContainerConfigError",
+            Self::Create(_) => "CreateContainerError",
+            Self::Start(_) => "RunContainerError",
+        }
+    }
+}
+
+/// Makes what lies on the disk for a Pod before its sandbox runs.
+pub(super) fn folders(config: &Config, pod: &Pod) -> std::io::Result<()> {
+    std::fs::create_dir_all(translate::log_directory(config, pod))?;
+    volume::prepare(config, pod)
+}
+
+/// Starts one run.
+pub(super) async fn container(
+    cri: &Cri,
+    config: &Config,
+    pod: &Pod,
+    container: &Container,
+    sandbox_id: &str,
+    sandbox_attempt: u32,
+    attempt: u32,
+) -> Result<(), RunError> {
+    let sandbox = translate::sandbox(config, pod, sandbox_attempt);
+    let image = container.image.as_deref().unwrap_or_default();
+    let image_ref = cri
+        .ensure_image(image, translate::pull_policy(container), &sandbox)
+        .await?;
+    let log = translate::log_directory(config, pod).join(&container.name);
+    std::fs::create_dir_all(log).map_err(RunError::Log)?;
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: sandbox_id.to_owned(),
+        config: Some(translate::container(config, pod, container, attempt, image_ref)),
+        sandbox_config: Some(sandbox),
+    };
+    let container_id = cri
+        .create_container(cri.timeout(), request)
+        .await
+        .map_err(RunError::Create)?
+        .container_id;
+    let request = cri::StartContainerRequest { container_id };
+    cri.start_container(cri.timeout(), request)
+        .await
+        .map_err(RunError::Start)?;
+    Ok(())
+}
