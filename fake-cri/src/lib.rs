@@ -18,11 +18,15 @@
 //! started in another role.
 
 pub mod checkpoint;
+pub mod cli;
+mod embedded;
 pub mod entry;
 pub mod fault;
 pub mod process;
+pub mod runtime;
 pub mod service;
 pub mod shim;
 pub mod stand_in;
 
+pub use embedded::{FakeCri, FakeCriBuilder, LogTo, StartError};
 pub use entry::entry_point;

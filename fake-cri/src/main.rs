@@ -1,5 +1,8 @@
 //! The `fake-cri` command.
 
-fn main() {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     fake_cri::entry_point();
+    fake_cri::cli::main()
 }

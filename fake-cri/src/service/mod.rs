@@ -1,12 +1,28 @@
 //! gRPC at the edge: translate, call the runtime, map errors once.
+//!
+//! ```text
+//!  socket ---> server ---> FaultLayer ---> runtime_service, image_service ---> Runtime
+//!  (0600)                                        |    translate: its objects as messages
+//!                                                |    status: its errors as gRPC codes
+//! ```
 
 mod conditions;
 mod connection;
 mod fault_layer;
 mod frame;
+mod image_service;
 mod named;
 mod record;
+mod runtime_service;
+mod server;
+mod socket;
+mod status;
+mod translate;
 
 pub use conditions::Conditions;
 pub use connection::{Connection, Hangup};
 pub use fault_layer::{FaultLayer, FaultService};
+pub use image_service::ImageApi;
+pub use runtime_service::RuntimeApi;
+pub use server::serve;
+pub use socket::{ListenError, listen_on, parse_endpoint};

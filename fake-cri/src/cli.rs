@@ -1,0 +1,40 @@
+//! The command line: `fake-cri serve`.
+//!
+//! Exit codes: 0 for a clean end, 1 for a failure, 2 for a wrong command line.
+
+mod daemon;
+mod options;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use self::options::ServeOptions;
+
+/// A CRI runtime for tests: real processes, real checkpoints, faults on request.
+#[derive(Debug, Parser)]
+#[command(name = "fake-cri", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the CRI on a unix socket.
+    Serve(Box<ServeOptions>),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(options) => daemon::run(*options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fake-cri: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

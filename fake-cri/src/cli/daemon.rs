@@ -1,0 +1,121 @@
+//! `fake-cri serve` from its start to its end.
+//!
+//! ```text
+//!  lock the state folder -> recover -> listen -> say ready on standard output -> serve
+//!       SIGTERM, SIGINT, the lifeline's end -> refuse new calls, let the others end -> --ephemeral: remove all
+//! ```
+
+use std::{future::Future, io::Write as _, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::options::{LogFormat, ServeOptions};
+use crate::{
+    fault::{Engine, Journal},
+    runtime::Runtime,
+    service::{Conditions, listen_on, serve},
+};
+
+/// How long calls that are under way may go on after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Serves until it is told to end.
+pub(super) fn run(options: ServeOptions) -> anyhow::Result<()> {
+    start_log(&options)?;
+    let executable = crate::entry::executable()
+        .map(PathBuf::from)
+        .context("main did not call fake_cri::entry_point first, so no shim can be started")?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?
+        .block_on(daemon(options, executable))
+}
+
+fn start_log(options: &ServeOptions) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
+        .with_context(|| format!("failed to read the log filter {:?}", options.log))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    match options.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+async fn daemon(options: ServeOptions, executable: PathBuf) -> anyhow::Result<()> {
+    // Before anything is made: a signal that comes meanwhile must not leave half of it behind.
+    let terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+    let socket = options.socket()?;
+    let runtime = Runtime::open(options.config(executable)?).await?;
+    let listener = listen_on(&socket)?;
+
+    let end = end(terminate, interrupt, options.lifeline);
+    tracing::info!(?socket, state_dir = ?runtime.state_dir(), pid = std::process::id(), "serving");
+    say_ready(&socket);
+    let served = serve(
+        listener,
+        runtime.clone(),
+        Arc::new(Conditions::default()),
+        Arc::new(Engine::new()),
+        Arc::new(Journal::new()),
+        end,
+    )
+    .await;
+    if options.ephemeral {
+        runtime.remove_everything().await;
+    }
+    // The state folder's lock is still held, so the socket is still ours.
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!(?socket, %error, "failed to remove the socket");
+    }
+    served.context("failed to serve")
+}
+
+/// Tells whoever started this that calls are answered from now on.
+fn say_ready(socket: &std::path::Path) {
+    let mut out = std::io::stdout().lock();
+    // Nobody may be there to read it, which changes nothing.
+    let _ = writeln!(out, "fake-cri listens on unix://{}", socket.display()).and_then(|()| out.flush());
+}
+
+/// Comes when this process is told to end.
+///
+/// Gives how long calls under way may go on: with the lifeline their callers have gone too.
+fn end(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> impl Future<Output = Duration> + Send {
+    async move {
+        let cut = async {
+            if lifeline {
+                lifeline_cut().await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+            () = cut => {
+                tracing::info!("the lifeline was cut: ending");
+                return Duration::ZERO;
+            }
+        }
+        DRAIN
+    }
+}
+
+/// Comes when standard input ends. Read by a thread of its own, which nothing waits for: a read of a pipe cannot be taken
+/// back.
+async fn lifeline_cut() {
+    let (cut, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // Nothing is ever written to a lifeline: its end is all it says.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = cut.send(());
+    });
+    let _ = told.await;
+}

@@ -1,0 +1,403 @@
+//! fake-cri for tests in Rust: a process of its own, started, steered and cleared away by a handle.
+//!
+//! ```no_run
+//! # async fn test() -> Result<(), fake_cri::StartError> {
+//! let cri = fake_cri::FakeCri::builder().arg("--strict-images").start().await?;
+//! let mut runtime = cri.runtime_client();
+//! # let _ = &mut runtime;
+//! cri.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The process is ephemeral: it holds the reading end of a pipe, and when the writing end closes (the handle is dropped, or
+//! the test was killed) it stops and removes everything and ends. It is always a process of its own, so that a crash of
+//! it can be tried: [`FakeCri::kill`], then [`FakeCri::restart`] on the same state.
+//!
+//! Ways to fail: there is no executable to start (the program's `main` does not call [`crate::entry_point`], and none was
+//! given), or it ends before it listens; its last words are in the error.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+};
+
+use cri_proto::{
+    control::v1::control_client::ControlClient,
+    runtime::v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::entry;
+
+/// Why fake-cri could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no program to start.
+    #[error(
+        "found no fake-cri to start: call fake_cri::entry_point() first in main, or name the executable with \
+         FakeCriBuilder::executable"
+    )]
+    NoExecutable,
+    /// The program or its folders could not be made.
+    #[error("failed to start {executable:?}: {source}")]
+    Io {
+        /// The program.
+        executable: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended before it listened.
+    #[error("fake-cri ended before it listened ({status}): {log}")]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its log, where the log is a file.
+        log: String,
+    },
+}
+
+/// Where the log of fake-cri goes.
+#[derive(Clone, Debug, Default)]
+pub enum LogTo {
+    /// A file in its own temporary folder: read by [`FakeCri::log`], and gone with the handle.
+    #[default]
+    Temporary,
+    /// The standard error of this process.
+    Inherit,
+    /// A file of this name, appended to.
+    File(PathBuf),
+}
+
+/// Options of a fake-cri that is to be started.
+#[derive(Clone, Debug, Default)]
+pub struct FakeCriBuilder {
+    executable: Option<PathBuf>,
+    listen: Option<PathBuf>,
+    control: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    log: LogTo,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl FakeCriBuilder {
+    /// The program to start: `fake-cri`, or any that calls [`crate::entry_point`] first in its `main`.
+    pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.executable = Some(path.into());
+        self
+    }
+
+    /// The socket of the CRI; one in a temporary folder by default.
+    pub fn listen(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.listen = Some(socket.into());
+        self
+    }
+
+    /// The socket of the control API; one in a temporary folder by default.
+    pub fn control(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.control = Some(socket.into());
+        self
+    }
+
+    /// The state folder, which then stays; a temporary one by default.
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Where the log goes.
+    pub fn log(mut self, log: LogTo) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// A fault rule that is in force from the start.
+    pub fn fault(self, rule: impl AsRef<OsStr>) -> Self {
+        self.arg("--fault").arg(rule)
+    }
+
+    /// Runs the containers' own commands on the host.
+    pub fn exec_host(self) -> Self {
+        self.arg("--exec").arg("host")
+    }
+
+    /// Any flag of `fake-cri serve`, or its value.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Several flags and values.
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// A variable in the environment of fake-cri.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Starts fake-cri and returns when it answers calls.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(self) -> Result<FakeCri, StartError> {
+        let executable = match self.executable {
+            Some(path) => path,
+            None => entry::executable().ok_or(StartError::NoExecutable)?.to_owned(),
+        };
+        let failed = |source| StartError::Io {
+            executable: executable.clone(),
+            source,
+        };
+        // A short name: the path of a socket may have 107 bytes.
+        let folder = tempfile::Builder::new().prefix("fake-cri-").tempdir().map_err(failed)?;
+        let place = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| folder.path().join(name));
+        let socket = place(self.listen, "cri.sock");
+        let control = place(self.control, "control.sock");
+        let state_dir = place(self.state_dir, "state");
+        let log = match self.log {
+            LogTo::Temporary => Some(folder.path().join("log")),
+            LogTo::File(path) => Some(path),
+            LogTo::Inherit => None,
+        };
+        let mut args: Vec<OsString> = ["serve", "--ephemeral", "--lifeline"].map(OsString::from).into();
+        for (flag, path) in [
+            ("--listen", &socket),
+            ("--control", &control),
+            ("--state-dir", &state_dir),
+        ] {
+            args.extend([flag.into(), path.clone().into_os_string()]);
+        }
+        args.extend(self.args);
+        let mut cri = FakeCri {
+            executable,
+            args,
+            env: self.env,
+            socket,
+            control,
+            state_dir,
+            log,
+            running: None,
+            dirty: false,
+            _folder: folder,
+        };
+        cri.restart().await?;
+        Ok(cri)
+    }
+}
+
+/// A running fake-cri. Dropping it stops it with everything it has.
+#[derive(Debug)]
+pub struct FakeCri {
+    executable: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    socket: PathBuf,
+    control: PathBuf,
+    state_dir: PathBuf,
+    log: Option<PathBuf>,
+    running: Option<Running>,
+    /// Whether a process was killed, or ended by itself, and may have left containers.
+    dirty: bool,
+    _folder: tempfile::TempDir,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    /// The writing end of the pipe whose end is the process's end.
+    lifeline: ChildStdin,
+}
+
+impl FakeCri {
+    /// Options, to start with.
+    pub fn builder() -> FakeCriBuilder {
+        FakeCriBuilder::default()
+    }
+
+    /// The CRI's endpoint: `unix:///PATH`.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// The CRI's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The control API's endpoint: `unix:///PATH`.
+    pub fn control_endpoint(&self) -> String {
+        format!("unix://{}", self.control.display())
+    }
+
+    /// The control API's socket.
+    pub fn control_socket(&self) -> &Path {
+        &self.control
+    }
+
+    /// The state folder.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// What it logged so far, where its log is a file.
+    pub fn log(&self) -> String {
+        self.log
+            .as_ref()
+            .and_then(|path| std::fs::read(path).ok())
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The process; `None` after [`FakeCri::kill`].
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.child.id())
+    }
+
+    /// A client of the RuntimeService. It connects with its first call, and again after a restart.
+    pub fn runtime_client(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(channel(&self.socket)).max_decoding_message_size(16 << 20)
+    }
+
+    /// A client of the ImageService.
+    pub fn image_client(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(channel(&self.socket)).max_decoding_message_size(16 << 20)
+    }
+
+    /// A client of the control API.
+    pub fn control_client(&self) -> ControlClient<Channel> {
+        ControlClient::new(channel(&self.control)).max_decoding_message_size(64 << 20)
+    }
+
+    /// Kills fake-cri with SIGKILL and waits for its end. Its containers live on, until [`FakeCri::restart`] finds them
+    /// again or the handle is dropped.
+    pub async fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            self.dirty = true;
+            // It may have ended by itself, which is the same to us.
+            let _ = running.child.kill();
+            let _ = wait(running.child).await;
+        }
+    }
+
+    /// Waits until fake-cri ends by itself, as a crash makes it. Its containers live on as after [`FakeCri::kill`].
+    pub async fn crashed(&mut self) -> Option<ExitStatus> {
+        let running = self.running.take()?;
+        self.dirty = true;
+        let Running { child, lifeline } = running;
+        let status = wait(child).await.ok();
+        drop(lifeline);
+        status
+    }
+
+    /// Starts fake-cri again on the same sockets and state, and returns when it answers calls. One that still runs is
+    /// killed first.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn restart(&mut self) -> Result<(), StartError> {
+        self.kill().await;
+        let failed = |executable: &Path| {
+            let executable = executable.to_owned();
+            move |source| StartError::Io { executable, source }
+        };
+        let mut child = self
+            .command()
+            .and_then(|mut command| command.spawn())
+            .map_err(failed(&self.executable))?;
+        let (Some(lifeline), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            unreachable!("both were asked for");
+        };
+        let ready = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).is_ok_and(|read| read > 0)
+        });
+        if ready.await.unwrap_or(false) {
+            self.running = Some(Running { child, lifeline });
+            self.dirty = false;
+            return Ok(());
+        }
+        let status = wait(child).await.map_err(failed(&self.executable))?;
+        let log = self.log();
+        let tail = log.lines().rev().take(5).collect::<Vec<_>>();
+        Err(StartError::Ended {
+            status,
+            log: tail.into_iter().rev().collect::<Vec<_>>().join("\n"),
+        })
+    }
+
+    /// Stops fake-cri with everything it has, and waits for its end.
+    pub async fn shutdown(mut self) -> Option<ExitStatus> {
+        let Running { child, lifeline } = self.running.take()?;
+        drop(lifeline);
+        wait(child).await.ok()
+    }
+
+    fn command(&self) -> io::Result<Command> {
+        let mut command = Command::new(&self.executable);
+        command
+            .arg0("fake-cri")
+            .args(&self.args)
+            .env(entry::ROLE, "serve")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C on the terminal is for us: it then ends by its lifeline.
+            .process_group(0);
+        if let Some(log) = &self.log {
+            command.stderr(File::options().create(true).append(true).open(log)?);
+        }
+        Ok(command)
+    }
+
+    /// Removes what a killed fake-cri left: one more is started whose lifeline is cut from the start.
+    fn clear_away(&self) -> io::Result<()> {
+        let mut child = self.command()?.stdout(Stdio::null()).stdin(Stdio::null()).spawn()?;
+        child.wait().map(drop)
+    }
+}
+
+impl Drop for FakeCri {
+    fn drop(&mut self) {
+        if let Some(Running { mut child, lifeline }) = self.running.take() {
+            drop(lifeline);
+            // Its end is bounded: a grace for calls, then SIGKILL to every container.
+            let ended = child.wait();
+            self.dirty = !ended.is_ok_and(|status| status.success());
+        }
+        if self.dirty
+            && let Err(error) = self.clear_away()
+        {
+            eprintln!("failed to clear away what a killed fake-cri left: {error}");
+        }
+    }
+}
+
+async fn wait(mut child: Child) -> io::Result<ExitStatus> {
+    tokio::task::spawn_blocking(move || child.wait())
+        .await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// A channel that connects when it is first used.
+fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    // The name of a host is needed for the syntax alone.
+    Endpoint::from_static("http://fake-cri.invalid").connect_with_connector_lazy(tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(socket).await?;
+            Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    }))
+}

@@ -1,0 +1,173 @@
+//! One container: its file, its state, and the handle on its shim.
+
+use std::{path::PathBuf, sync::Mutex};
+
+use cri_proto::runtime::v1;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    error::Error,
+    filter::matches_labels,
+    image::Image,
+    message,
+    state::{Event, State},
+    store::{Object, Store},
+};
+use crate::shim::Shim;
+
+/// What is known of a container, as it stands in its file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// The pod sandbox it belongs to.
+    pub pod_id: String,
+    /// What the caller sent, whole.
+    #[serde(with = "message")]
+    pub config: v1::ContainerConfig,
+    /// The limits as they were updated last; what the config says until then.
+    #[serde(with = "message")]
+    pub resources: v1::LinuxContainerResources,
+    /// The image as it was when the container was made: a later removal or move of the tag changes nothing.
+    pub image: Image,
+    /// Where its log goes: the pod's folder with the container's path.
+    pub log: Option<PathBuf>,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+impl Object for Record {
+    const FOLDER: &'static str = "containers";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Record {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.config.metadata.as_ref().map_or("", |metadata| &metadata.name)
+    }
+
+    /// Which attempt it is.
+    pub fn attempt(&self) -> u32 {
+        self.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt)
+    }
+
+    /// The CRI's number of its state.
+    pub fn cri_state(&self) -> v1::ContainerState {
+        match self.state {
+            State::Created => v1::ContainerState::ContainerCreated,
+            State::Running { .. } => v1::ContainerState::ContainerRunning,
+            State::Exited { .. } => v1::ContainerState::ContainerExited,
+        }
+    }
+
+    /// The user it runs as: what the config asks for, else the image's. A name that is no number is told as 0.
+    pub fn user(&self) -> v1::LinuxContainerUser {
+        let context = self
+            .config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref());
+        let (user, group) = self.image.user.split_once(':').unwrap_or((&self.image.user, ""));
+        let asked = |value: Option<&v1::Int64Value>, image: &str| {
+            value.map_or_else(|| image.parse().unwrap_or(0), |value| value.value)
+        };
+        v1::LinuxContainerUser {
+            uid: asked(context.and_then(|context| context.run_as_user.as_ref()), user),
+            gid: asked(context.and_then(|context| context.run_as_group.as_ref()), group),
+            supplemental_groups: context
+                .map(|context| context.supplemental_groups.clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Whether a filter of states, pods and labels lets it through; its id is the caller's to look at.
+    pub(crate) fn matches(&self, filter: &v1::ContainerFilter) -> bool {
+        let state = |wanted: &v1::ContainerStateValue| wanted.state == self.cri_state() as i32;
+        filter.state.as_ref().is_none_or(state) && matches_labels(&self.config.labels, &filter.label_selector)
+    }
+}
+
+/// A container of the runtime.
+#[derive(Debug)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    record: watch::Sender<Record>,
+    shim: Mutex<Option<Shim>>,
+    /// The last time and CPU time that were asked for, to tell the use between two calls.
+    pub(crate) sampled: Mutex<Option<(i64, u64)>>,
+    /// One start at a time, and none while it is being removed.
+    pub(crate) starting: tokio::sync::Mutex<()>,
+    /// One checkpoint at a time: the others wait for their turn.
+    pub(crate) checkpoint: tokio::sync::Mutex<()>,
+}
+
+impl Container {
+    /// A container as its file tells it.
+    pub(crate) fn new(record: Record) -> Container {
+        Container {
+            id: record.id.clone(),
+            record: watch::Sender::new(record),
+            shim: Mutex::default(),
+            sampled: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
+            checkpoint: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What is known of it now.
+    pub fn record(&self) -> Record {
+        self.record.borrow().clone()
+    }
+
+    /// The shim it was started by; `None` before its start.
+    pub(crate) fn shim(&self) -> Option<Shim> {
+        self.shim.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Says which shim has it.
+    pub(crate) fn set_shim(&self, shim: Shim) {
+        *self.shim.lock().expect("no holder of this lock panics") = Some(shim);
+    }
+
+    /// Lets an event happen: the new state is in the file before anyone sees it.
+    pub(crate) fn apply(&self, store: &Store, event: Event) -> Result<(), Error> {
+        self.update(store, |record| {
+            record.state = record.state.after(event)?;
+            Ok(())
+        })
+    }
+
+    /// Changes what is known of it, in the file first. On an error nothing changes.
+    pub(crate) fn update(
+        &self,
+        store: &Store,
+        change: impl FnOnce(&mut Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.record.send_if_modified(|record| {
+            let mut changed = record.clone();
+            result = change(&mut changed).and_then(|()| store.save(&changed));
+            if result.is_ok() {
+                *record = changed;
+            }
+            result.is_ok()
+        });
+        result
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn exited(&self) {
+        let mut changes = self.record.subscribe();
+        // The sender lives as long as `self`, so this ends by the state alone.
+        let _ = changes.wait_for(|record| record.state.exited()).await;
+    }
+}

@@ -1,0 +1,224 @@
+//! The delay model's flags, and the draw of its jitter.
+//!
+//! `delay = (base + memory / rate) * factor`, where the factor is drawn evenly from `1 - jitter` to `1 + jitter` for each
+//! checkpoint, from a seeded generator: the same seed gives the same factors in the same order. The real work counts
+//! towards the delay, so no call takes longer than the larger of the two.
+
+use std::{collections::HashMap, time::Duration};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::error::Error;
+use crate::checkpoint::{Delay, DelayIn, DelayMemory};
+
+/// The pod's or container's annotation that tells the size for `--checkpoint-memory annotation`.
+pub const MEMORY_ANNOTATION: &str = "fake-cri.dev/checkpoint-memory";
+
+/// The delay model as the flags tell it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DelayModel {
+    /// What an empty container takes.
+    pub base: Duration,
+    /// Bytes a second; `None` is without end.
+    pub rate: Option<u64>,
+    /// The largest part by which the delay is longer or shorter; 0.1 is 10 percent.
+    pub jitter: f64,
+    /// Where the draws of the jitter begin.
+    pub seed: u64,
+    /// Which memory counts.
+    pub memory: Memory,
+    /// Whether the container stands still meanwhile.
+    pub within: Within,
+}
+
+/// Which memory counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Memory {
+    /// Resident pages of all processes of the container.
+    #[default]
+    Rss,
+    /// A shared page counts by its sharers.
+    Pss,
+    /// What the annotation `fake-cri.dev/checkpoint-memory` says; resident pages where there is none.
+    Annotation,
+}
+
+/// Where the delay is spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Within {
+    /// While the container stands still.
+    Freeze,
+    /// After the thaw, before the archive appears.
+    #[default]
+    Write,
+}
+
+/// Draws the delays of a model, one after the other.
+#[derive(Debug)]
+pub(crate) struct Delays {
+    model: DelayModel,
+    draws: StdRng,
+}
+
+impl Delays {
+    /// Begins at the model's seed.
+    pub(crate) fn new(model: DelayModel) -> Delays {
+        Delays {
+            draws: StdRng::seed_from_u64(model.seed),
+            model,
+        }
+    }
+
+    /// The next checkpoint's delay.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for an annotation that is no size.
+    pub(crate) fn next(&mut self, annotated: Option<&str>) -> Result<Delay, Error> {
+        let memory = match (self.model.memory, annotated) {
+            (Memory::Annotation, Some(text)) => DelayMemory::Annotated(
+                parse_size(text)
+                    .map_err(|message| Error::Invalid(format!("annotation {MEMORY_ANNOTATION}: {message}")))?,
+            ),
+            (Memory::Rss | Memory::Annotation, _) => DelayMemory::Rss,
+            (Memory::Pss, _) => DelayMemory::Pss,
+        };
+        Ok(Delay {
+            base: self.model.base,
+            rate: self.model.rate,
+            factor: 1.0 + self.model.jitter * (2.0 * self.draws.random::<f64>() - 1.0),
+            memory,
+            within: match self.model.within {
+                Within::Freeze => DelayIn::Freeze,
+                Within::Write => DelayIn::Write,
+            },
+        })
+    }
+}
+
+/// The annotated size for a container: its own annotation wins over the pod's, and of either the one with the
+/// container's name.
+pub(crate) fn annotated<'a>(
+    pod: &'a HashMap<String, String>,
+    container: &'a HashMap<String, String>,
+    name: &str,
+) -> Option<&'a str> {
+    let named = format!("{MEMORY_ANNOTATION}.{name}");
+    let of = |annotations: &'a HashMap<String, String>| {
+        annotations.get(&named).or_else(|| annotations.get(MEMORY_ANNOTATION))
+    };
+    of(container).or_else(|| of(pod)).map(String::as_str)
+}
+
+/// Bytes: `65536`, `256Mi`, `1GiB`, `2G`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    text.trim()
+        .parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| format!("{text:?} is not a size such as 256Mi or 1GiB"))
+}
+
+/// Bytes a second: `1GiB/s`, `500MB`.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text.strip_suffix("/s").unwrap_or(text)) {
+        Ok(0) => Err("a rate of 0 bytes a second never ends".to_owned()),
+        Ok(rate) => Ok(rate),
+        Err(_) => Err(format!("{text:?} is not a rate such as 1GiB/s")),
+    }
+}
+
+/// A part: `10%` or `0.1`, from 0 to 1.
+pub fn parse_part(text: &str) -> Result<f64, String> {
+    let part = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse::<f64>(),
+    };
+    match part {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err(format!("{text:?} is not a part such as 10%, from 0% to 100%")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("1GiB/s", Some(1 << 30))]
+    #[case("1Gi", Some(1 << 30))]
+    #[case("500MB/s", Some(500_000_000))]
+    #[case("4096", Some(4096))]
+    #[case("0", None)]
+    #[case("fast", None)]
+    #[case("", None)]
+    fn rates(#[case] text: &str, #[case] expected: Option<u64>) {
+        assert_eq!(parse_rate(text).ok(), expected);
+    }
+
+    #[rstest]
+    #[case("10%", Some(0.1))]
+    #[case("0.25", Some(0.25))]
+    #[case("0", Some(0.0))]
+    #[case("101%", None)]
+    #[case("-1%", None)]
+    #[case("NaN", None)]
+    fn parts(#[case] text: &str, #[case] expected: Option<f64>) {
+        assert_eq!(parse_part(text).ok(), expected);
+    }
+
+    fn model() -> DelayModel {
+        DelayModel {
+            base: Duration::from_millis(100),
+            rate: Some(1 << 30),
+            jitter: 0.1,
+            seed: 7,
+            memory: Memory::Annotation,
+            within: Within::Freeze,
+        }
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_factors_within_the_jitter() {
+        let draw = || {
+            let mut delays = Delays::new(model());
+            [(); 50].map(|()| delays.next(None).unwrap().factor)
+        };
+        assert_eq!(draw(), draw());
+        assert!(draw().iter().all(|factor| (0.9..=1.1).contains(factor)));
+        assert!(draw().windows(2).any(|pair| (pair[0] - pair[1]).abs() > 0.01));
+    }
+
+    #[test]
+    fn an_annotation_is_a_size_or_an_error() {
+        let mut delays = Delays::new(model());
+        assert_eq!(
+            delays.next(Some("64Gi")).unwrap().memory,
+            DelayMemory::Annotated(64 << 30)
+        );
+        assert_eq!(delays.next(None).unwrap().memory, DelayMemory::Rss);
+        assert!(
+            delays
+                .next(Some("much"))
+                .unwrap_err()
+                .to_string()
+                .contains(MEMORY_ANNOTATION)
+        );
+    }
+
+    #[test]
+    fn the_container_and_its_name_win() {
+        let map = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
+            pairs
+                .iter()
+                .map(|(key, value)| (format!("{MEMORY_ANNOTATION}{key}"), (*value).to_owned()))
+                .collect()
+        };
+        let pod = map(&[("", "1"), (".app", "2")]);
+        assert_eq!(annotated(&pod, &map(&[]), "other"), Some("1"));
+        assert_eq!(annotated(&pod, &map(&[]), "app"), Some("2"));
+        assert_eq!(annotated(&pod, &map(&[("", "3")]), "app"), Some("3"));
+        assert_eq!(annotated(&map(&[]), &map(&[]), "app"), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! What can go wrong in the runtime. `service` maps these to gRPC codes, in one place.
+
+use std::io;
+
+use crate::{checkpoint, runtime::state::InvalidTransition};
+
+/// The kinds of object that have an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A pod sandbox.
+    PodSandbox,
+    /// A container.
+    Container,
+    /// An image.
+    Image,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::PodSandbox => "pod sandbox",
+            Kind::Container => "container",
+            Kind::Image => "image",
+        })
+    }
+}
+
+/// A failure of the runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing is known by this id.
+    #[error("could not find {kind} {id:?}")]
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+        /// The id as it was sent.
+        id: String,
+    },
+    /// The id is the beginning of more than one.
+    #[error("{kind} id {id:?} is ambiguous: it begins {count} ids")]
+    Ambiguous {
+        /// What was looked for.
+        kind: Kind,
+        /// The id as it was sent.
+        id: String,
+        /// How many ids begin so.
+        count: usize,
+    },
+    /// The request itself is wrong, whatever the state.
+    #[error("{0}")]
+    Invalid(String),
+    /// The request is fine, but not in this state.
+    #[error("{0}")]
+    Precondition(String),
+    /// The change of state is not one that a container makes.
+    #[error(transparent)]
+    Transition(#[from] InvalidTransition),
+    /// Another object has this name and attempt.
+    #[error("failed to reserve {kind} name {name:?}: it is reserved for {id:?}")]
+    NameReserved {
+        /// What was to be made.
+        kind: Kind,
+        /// Its name, with all that makes it unique.
+        name: String,
+        /// Who has it.
+        id: String,
+    },
+    /// A pull failed as the catalogue says.
+    #[error("failed to pull image {image:?}: {message}")]
+    Pull {
+        /// The reference, normalised.
+        image: String,
+        /// What the catalogue says.
+        message: String,
+        /// Whether the registry does not know it, rather than fails.
+        missing: bool,
+    },
+    /// The container's command could not be started.
+    #[error("failed to create containerd task: {0}")]
+    Start(String),
+    /// A time limit passed.
+    #[error("{0}")]
+    Deadline(String),
+    /// The folder in which an archive is to appear is not there.
+    #[error("the folder {0:?} of the checkpoint location does not exist")]
+    FolderMissing(std::path::PathBuf),
+    /// A checkpoint failed.
+    #[error("failed to checkpoint container {id:?}: {failure}")]
+    Checkpoint {
+        /// The container.
+        id: String,
+        /// What the engine says.
+        failure: checkpoint::Failure,
+    },
+    /// The shim could not do its part.
+    #[error("the shim of container {id:?}: {message}")]
+    Shim {
+        /// The container.
+        id: String,
+        /// What it says.
+        message: String,
+    },
+    /// The state folder could not be read or written.
+    #[error("failed to {action} {path:?}: {source}")]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: std::path::PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Nothing is known by this id.
+    pub(crate) fn not_found(kind: Kind, id: impl Into<String>) -> Error {
+        Error::NotFound { kind, id: id.into() }
+    }
+}

@@ -1,0 +1,47 @@
+//! ExecSync: a command beside a running container.
+//!
+//! With `--exec host` the command runs. A stand-in's image has no such command, so it answers as annotated
+//! (`fake-cri.dev/exec-stdout`, `exec-stderr`, `exec-code`, `exec-delay`), by default with code 0 and nothing to read.
+
+use std::time::Duration;
+
+use super::{Error, Exec, Runtime, command, lifecycle::shim_error};
+use crate::shim::ExecOutput;
+
+impl Runtime {
+    /// Runs a command beside a running container and waits for its end. A timeout of zero is none.
+    ///
+    /// # Errors
+    ///
+    /// What finding the container fails with; `Precondition` when it does not run; `Invalid` without a command;
+    /// `Start` for a command that cannot be run; `Deadline` when the timeout passes.
+    pub async fn exec(&self, id: &str, argv: Vec<String>, timeout: Duration) -> Result<ExecOutput, Error> {
+        let container = self.container(id)?;
+        if argv.is_empty() {
+            return Err(Error::Invalid("no command to run was given".to_owned()));
+        }
+        let shim = self.running_shim(&container)?;
+        let timeout = (!timeout.is_zero()).then_some(timeout);
+        match self.config.exec {
+            Exec::Host => shim
+                .exec(argv, Vec::new(), timeout)
+                .await
+                .map_err(|error| shim_error(&container.id, error)),
+            Exec::StandIn => {
+                let record = container.record();
+                let options = command::stand_in_options(&record, &self.pod(&record.pod_id)?)?;
+                let delay = options.exec_delay.unwrap_or_default();
+                if let Some(timeout) = timeout.filter(|timeout| *timeout < delay) {
+                    tokio::time::sleep(timeout).await;
+                    return Err(Error::Deadline(format!("timeout {timeout:?} exceeded")));
+                }
+                tokio::time::sleep(delay).await;
+                Ok(ExecOutput {
+                    stdout: options.exec_stdout.unwrap_or_default().into_bytes(),
+                    stderr: options.exec_stderr.unwrap_or_default().into_bytes(),
+                    exit_code: options.exec_code.unwrap_or_default(),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The catalogue of images: what a reference is, and what a pull of it does.
+//!
+//! Images are entries of a TOML file, not downloads. `fixtures/images.toml` is built in; `--images FILE` puts another in
+//! its place.
+//!
+//! ```toml
+//! [[image]]
+//! reference = "registry.k8s.io/pause:*"   # a reference, or a glob over normalised references
+//! size = 742472                           # bytes
+//! user = "65535"                          # uid or name, as in an image's config
+//! entrypoint = ["/pause"]
+//! pull = { delay = "2s", fail = "manifest unknown" }
+//! ```
+//!
+//! The first entry that matches counts. What none matches is an image of no command that pulls well, unless
+//! `--strict-images`. Ways to fail: the file cannot be read, is no TOML, has an unknown key, a bad glob, digest or duration.
+
+use std::{path::Path, time::Duration};
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::reference::{Reference, Version, is_digest};
+use crate::runtime::{error::Error, id::hex};
+
+const BUILT_IN: &str = include_str!("../../../../fixtures/images.toml");
+
+/// The size of an image of which nothing is known.
+const DEFAULT_SIZE: u64 = 4 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    image: Vec<Entry>,
+}
+
+/// One entry of the catalogue.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// A reference in any short form, or a glob over normalised references.
+    pub reference: String,
+    /// The digest of the manifest; one made from the reference when absent.
+    pub digest: Option<String>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Uid or name, with an optional group after a colon.
+    #[serde(default)]
+    pub user: String,
+    /// What runs, before the arguments.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// The arguments when the container brings none.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// The working directory.
+    #[serde(default)]
+    pub working_dir: String,
+    /// The signal that asks it to stop: a name such as `SIGQUIT`.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    /// Whether the kubelet's garbage collection must leave it alone.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Whether it is there from the start, without a pull.
+    #[serde(default)]
+    pub present: bool,
+    /// What a pull does.
+    #[serde(default)]
+    pub pull: Pull,
+}
+
+/// What a pull does.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pull {
+    /// How long it takes.
+    #[serde(default, deserialize_with = "duration")]
+    pub delay: Duration,
+    /// The message it fails with after that time; it succeeds without.
+    pub fail: Option<String>,
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+/// The catalogue.
+#[derive(Debug)]
+pub struct Catalogue {
+    entries: Vec<(GlobMatcher, Entry)>,
+    strict: bool,
+}
+
+impl Catalogue {
+    /// Reads the built-in catalogue, or the file that stands in its place.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`, naming the file and what is wrong in it.
+    pub fn load(file: Option<&Path>, strict: bool) -> Result<Catalogue, Error> {
+        match file {
+            None => Catalogue::parse(BUILT_IN, strict)
+                .map_err(|message| Error::Invalid(format!("failed to read the built-in image catalogue: {message}"))),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| error.to_string())
+                .and_then(|text| Catalogue::parse(&text, strict))
+                .map_err(|message| Error::Invalid(format!("failed to read image catalogue {path:?}: {message}"))),
+        }
+    }
+
+    fn parse(text: &str, strict: bool) -> Result<Catalogue, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let entry = |entry: Entry| {
+            let pattern = if entry.reference.contains(['*', '?', '[', '{']) {
+                entry.reference.clone()
+            } else {
+                let normal = Reference::parse(&entry.reference).map_err(|error| error.to_string())?;
+                globset::escape(&normal.to_string())
+            };
+            if let Some(digest) = &entry.digest
+                && !is_digest(digest)
+            {
+                return Err(format!(
+                    "image {:?}: digest {digest:?} is not sha256:HEX",
+                    entry.reference
+                ));
+            }
+            let glob = GlobBuilder::new(&pattern).build().map_err(|error| error.to_string())?;
+            Ok((glob.compile_matcher(), entry))
+        };
+        Ok(Catalogue {
+            entries: file.image.into_iter().map(entry).collect::<Result<_, String>>()?,
+            strict,
+        })
+    }
+
+    /// What this reference is; `None` when the catalogue is strict and does not know it.
+    ///
+    /// A digest matches the entry of that digest, or one whose pattern matches the reference as it stands.
+    pub fn find(&self, reference: &Reference) -> Option<Found> {
+        let text = reference.to_string();
+        let entry = self
+            .entries
+            .iter()
+            .find(|(glob, entry)| match (&reference.version, &entry.digest) {
+                (Version::Digest(wanted), Some(digest)) => wanted == digest,
+                // A digest of an image whose tags are known is that image.
+                (Version::Digest(_), None) => {
+                    glob.is_match(&text) || glob.is_match(format!("{}:latest", reference.name))
+                }
+                (Version::Tag(_), _) => glob.is_match(&text),
+            });
+        let entry = match entry {
+            Some((_, entry)) => entry.clone(),
+            None if self.strict => return None,
+            None => Entry::default(),
+        };
+        let digest = match (&entry.digest, &reference.version) {
+            (Some(digest), _) | (None, Version::Digest(digest)) => digest.clone(),
+            (None, Version::Tag(_)) => sha256(&["manifest", &text]),
+        };
+        Some(Found {
+            id: sha256(&["config", &digest]),
+            size: entry.size.unwrap_or(DEFAULT_SIZE),
+            digest,
+            entry,
+        })
+    }
+
+    /// The references of the entries that are there from the start.
+    pub fn present(&self) -> impl Iterator<Item = &str> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.present)
+            .map(|(_, entry)| entry.reference.as_str())
+    }
+}
+
+/// What the catalogue says of one reference.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The image's id: `sha256:` and 64 hexadecimal digits, as the digest of a config would be.
+    pub id: String,
+    /// The digest of its manifest.
+    pub digest: String,
+    /// Bytes.
+    pub size: u64,
+    /// The rest.
+    pub entry: Entry,
+}
+
+fn sha256(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    format!("sha256:{}", hex(&hash.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(text: &str) -> Reference {
+        Reference::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_built_in_catalogue_holds_what_pods_need() {
+        let catalogue = Catalogue::load(None, true).unwrap();
+        for text in ["busybox", "registry.k8s.io/pause:3.10", "localhost/stand-in"] {
+            assert!(catalogue.find(&reference(text)).is_some(), "{text}");
+        }
+        assert_eq!(
+            catalogue
+                .find(&reference("localhost/stand-in:1"))
+                .unwrap()
+                .entry
+                .entrypoint,
+            ["stand-in"]
+        );
+        assert!(catalogue.find(&reference("example.com/unknown")).is_none());
+    }
+
+    #[test]
+    fn an_unknown_image_is_always_the_same() {
+        let catalogue = Catalogue::parse("", false).unwrap();
+        let first = catalogue.find(&reference("a/b")).unwrap();
+        let again = catalogue.find(&reference("docker.io/a/b:latest")).unwrap();
+        assert_eq!((&first.id, &first.digest), (&again.id, &again.digest));
+        assert_ne!(first.id, catalogue.find(&reference("a/c")).unwrap().id);
+    }
+
+    #[test]
+    fn the_first_match_counts_and_durations_are_read() {
+        let text = r#"
+            [[image]]
+            reference = "example.com/**:broken"
+            pull = { delay = "20ms", fail = "manifest unknown" }
+            [[image]]
+            reference = "example.com/a:broken"
+        "#;
+        let pull = Catalogue::parse(text, false)
+            .unwrap()
+            .find(&reference("example.com/a:broken"))
+            .unwrap()
+            .entry
+            .pull;
+        assert_eq!(pull.delay, Duration::from_millis(20));
+        assert_eq!(pull.fail.as_deref(), Some("manifest unknown"));
+    }
+
+    #[rstest::rstest]
+    #[case("[[image]]\nreference = 'a'\nsise = 1", "sise")]
+    #[case("[[image]]\nreference = 'A'", "A")]
+    #[case("[[image]]\nreference = 'a'\ndigest = 'x'", "digest")]
+    #[case("[[image]]\nreference = 'a[*'", "a[*")]
+    #[case("[[image]]\nreference = 'a'\npull = { delay = 'soon' }", "delay")]
+    fn mistakes_are_named(#[case] text: &str, #[case] named: &str) {
+        let message = Catalogue::parse(text, false).unwrap_err();
+        assert!(message.contains(named), "{message}");
+    }
+}

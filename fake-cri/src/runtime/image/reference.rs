@@ -1,0 +1,203 @@
+//! Image references as Docker and containerd read them: `busybox` is `docker.io/library/busybox:latest`.
+//!
+//! ```text
+//! [DOMAIN/]PATH[:TAG][@sha256:HEX]
+//! ```
+//!
+//! The first part is a domain when it holds a `.` or a `:`, is `localhost`, or has a capital letter; otherwise the
+//! domain is `docker.io`, where a path of one part stands below `library/`. With a digest the tag says nothing more and is
+//! dropped, as containerd does.
+
+use std::fmt;
+
+/// A normalised reference.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    /// `docker.io/library/busybox`.
+    pub name: String,
+    /// What is asked for under that name.
+    pub version: Version,
+}
+
+/// What follows the name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Version {
+    /// `latest`.
+    Tag(String),
+    /// `sha256:` and 64 hexadecimal digits.
+    Digest(String),
+}
+
+/// Why a text is no reference.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to parse image reference {text:?}: {reason}")]
+pub struct ParseError {
+    text: String,
+    reason: &'static str,
+}
+
+impl Reference {
+    /// Reads a reference in any of its short forms.
+    ///
+    /// # Errors
+    ///
+    /// What the grammar of the OCI distribution specification does not know.
+    pub fn parse(text: &str) -> Result<Reference, ParseError> {
+        let error = |reason| ParseError {
+            text: text.to_owned(),
+            reason,
+        };
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (text, None),
+        };
+        if let Some(digest) = digest
+            && !is_digest(digest)
+        {
+            return Err(error("its digest is not sha256: and 64 hexadecimal digits"));
+        }
+        // A colon after the last slash begins a tag; one before it a port.
+        let name_start = rest.rfind('/').map_or(0, |slash| slash + 1);
+        let (name, tag) = match rest[name_start..].split_once(':') {
+            Some((last, tag)) => (&rest[..name_start + last.len()], Some(tag)),
+            None => (rest, None),
+        };
+        if let Some(tag) = tag
+            && !is_tag(tag)
+        {
+            return Err(error("its tag is not 1 to 128 letters, digits, '_', '.' and '-'"));
+        }
+        let (domain, path) = match name.split_once('/') {
+            Some((domain, path)) if is_domain(domain) => (domain, path.to_owned()),
+            _ => ("docker.io", name.to_owned()),
+        };
+        let (domain, path) = match (domain, path) {
+            ("docker.io" | "index.docker.io", path) if !path.contains('/') => ("docker.io", format!("library/{path}")),
+            ("index.docker.io", path) => ("docker.io", path),
+            other => other,
+        };
+        if !path.split('/').all(is_component) {
+            return Err(error(
+                "its name is not lowercase letters and digits, separated by '.', '_', '__', '-' and '/'",
+            ));
+        }
+        if domain.len() + 1 + path.len() > 255 {
+            return Err(error("its name is longer than 255 characters"));
+        }
+        Ok(Reference {
+            name: format!("{domain}/{path}"),
+            version: match (digest, tag) {
+                (Some(digest), _) => Version::Digest(digest.to_owned()),
+                (None, Some(tag)) => Version::Tag(tag.to_owned()),
+                (None, None) => Version::Tag("latest".to_owned()),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            Version::Tag(tag) => write!(f, "{}:{tag}", self.name),
+            Version::Digest(digest) => write!(f, "{}@{digest}", self.name),
+        }
+    }
+}
+
+/// Whether a text is `sha256:` and 64 lowercase hexadecimal digits.
+pub(crate) fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && is_hex(hex))
+}
+
+/// Whether a text holds nothing but lowercase hexadecimal digits.
+pub(crate) fn is_hex(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    matches!(text.as_bytes(), [first, rest @ ..] if rest.len() < 128 && word(*first)
+        && rest.iter().all(|byte| word(*byte) || matches!(byte, b'.' | b'-')))
+}
+
+fn is_domain(text: &str) -> bool {
+    text == "localhost" || text.contains(['.', ':']) || text.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
+/// `alphanumeric [separator alphanumeric]*`, where a separator is `.`, `_`, `__` or any number of `-`.
+fn is_component(text: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    alphanumeric(*first)
+        && alphanumeric(*last)
+        && bytes.split(|byte| alphanumeric(*byte)).all(|separator| {
+            matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|byte| *byte == b'-')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[rstest]
+    #[case("busybox", "docker.io/library/busybox:latest")]
+    #[case("busybox:1.36", "docker.io/library/busybox:1.36")]
+    #[case("library/busybox", "docker.io/library/busybox:latest")]
+    #[case("docker.io/busybox", "docker.io/library/busybox:latest")]
+    #[case("index.docker.io/busybox:1", "docker.io/library/busybox:1")]
+    #[case("docker.io/library/busybox:latest", "docker.io/library/busybox:latest")]
+    #[case("someone/thing", "docker.io/someone/thing:latest")]
+    #[case("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10")]
+    #[case("localhost/app", "localhost/app:latest")]
+    #[case("localhost:5000/app", "localhost:5000/app:latest")]
+    #[case("host:5000/a/b:tag", "host:5000/a/b:tag")]
+    #[case("quay.io/a/b_c__d--e.f:v1", "quay.io/a/b_c__d--e.f:v1")]
+    fn short_forms(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(Reference::parse(text).unwrap().to_string(), expected);
+    }
+
+    #[test]
+    fn a_digest_drops_the_tag() {
+        let digest = format!("sha256:{HEX}");
+        assert_eq!(
+            Reference::parse(&format!("busybox:1@{digest}")).unwrap().to_string(),
+            format!("docker.io/library/busybox@{digest}")
+        );
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case(":tag")]
+    #[case("Busybox")]
+    #[case("a b")]
+    #[case("busybox:")]
+    #[case("busybox:a/")]
+    #[case("a//b")]
+    #[case("a..b")]
+    #[case("-a")]
+    #[case("busybox@sha256:12")]
+    #[case("busybox@md5:0123")]
+    #[case("busybox:-tag")]
+    fn no_reference(#[case] text: &str) {
+        assert!(Reference::parse(text).is_err(), "{text:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_normalised_reference_is_its_own_normal_form(text in "[a-z0-9.:/@_-]{0,40}") {
+            if let Ok(reference) = Reference::parse(&text) {
+                let normal = reference.to_string();
+                proptest::prop_assert_eq!(Reference::parse(&normal).map(|again| again.to_string()), Ok(normal));
+            }
+        }
+    }
+}

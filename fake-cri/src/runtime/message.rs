@@ -1,0 +1,95 @@
+//! CRI messages as JSON, for the files of the store: what a caller sent is kept whole, whatever fields it has.
+//!
+//! The mapping is protobuf's own (proto3 JSON), made from the public descriptor set, so that a new field of the CRI needs
+//! no line here. Use as `#[serde(with = "message")]`.
+
+use std::sync::LazyLock;
+
+use cri_proto::{DESCRIPTOR_SET, runtime::v1};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser};
+
+static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).expect("the descriptor set is made by our own build"));
+
+/// A CRI message that is kept in a file.
+pub(crate) trait Kept: Message + Default {
+    /// Its name below `runtime.v1`.
+    const NAME: &'static str;
+}
+
+impl Kept for v1::PodSandboxConfig {
+    const NAME: &'static str = "PodSandboxConfig";
+}
+
+impl Kept for v1::ContainerConfig {
+    const NAME: &'static str = "ContainerConfig";
+}
+
+impl Kept for v1::LinuxContainerResources {
+    const NAME: &'static str = "LinuxContainerResources";
+}
+
+fn descriptor<T: Kept>() -> MessageDescriptor {
+    POOL.get_message_by_name(&format!("runtime.v1.{}", T::NAME))
+        .expect("every kept message stands in the CRI")
+}
+
+/// A message as a JSON value, for verbose answers.
+pub(crate) fn to_json<T: Kept>(message: &T) -> serde_json::Value {
+    serialize(message, serde_json::value::Serializer).unwrap_or(serde_json::Value::Null)
+}
+
+pub(crate) fn serialize<T: Kept, S: Serializer>(message: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut dynamic = DynamicMessage::new(descriptor::<T>());
+    dynamic
+        .merge(message.encode_to_vec().as_slice())
+        .map_err(ser::Error::custom)?;
+    dynamic.serialize(serializer)
+}
+
+pub(crate) fn deserialize<'de, T: Kept, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    // Through a value: the descriptor's own deserialiser takes what serde_json gives and no borrowed text.
+    let value = serde_json::Value::deserialize(deserializer)?;
+    let dynamic = DynamicMessage::deserialize(descriptor::<T>(), value).map_err(de::Error::custom)?;
+    T::decode(dynamic.encode_to_vec().as_slice()).map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct File {
+        #[serde(with = "super")]
+        config: v1::ContainerConfig,
+    }
+
+    #[test]
+    fn a_config_survives_its_file() {
+        let config = v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata {
+                name: "app".to_owned(),
+                attempt: 3,
+            }),
+            envs: vec![v1::KeyValue {
+                key: "RAW".to_owned(),
+                value: vec![0, 159, 146, 150],
+            }],
+            labels: [("io.kubernetes.pod.name".to_owned(), "\u{e9}\"\n".to_owned())].into(),
+            stop_signal: v1::Signal::Sigusr1 as i32,
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(v1::LinuxContainerResources {
+                    cpu_quota: i64::MIN,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let text = serde_json::to_string(&File { config: config.clone() }).unwrap();
+        let back: File = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.config, config);
+    }
+}

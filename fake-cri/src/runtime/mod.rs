@@ -1,0 +1,236 @@
+//! Pods, containers, images: the state machine and its store on disk.
+//!
+//! ```text
+//!  service --> Runtime --+-- pod, container   tables in memory, each object also a file (store)
+//!                        +-- image            what was pulled, and the catalogue it came from
+//!                        +-- recover          after a restart: files and shims brought together again
+//!                        +-- checkpoint       checks a request, writes the documents, sends a job
+//!                                |
+//!                                v  one a container
+//!                              Shim
+//! ```
+//!
+//! One lock holds the tables and is never held across an await. A container's own state has a channel, so that whoever
+//! waits for its end waits for an event. A task for each running container waits for its shim; when that one says that
+//! the container has ended, or is itself gone, the state is written and everyone is told.
+//!
+//! Ways to fail: see [`Error`]. What fails leaves no half-made object: a name is free again, a file is not there.
+
+mod checkpoint;
+mod clock;
+mod command;
+mod config;
+mod container;
+mod delay;
+mod error;
+mod exec;
+mod filter;
+mod id;
+pub mod image;
+mod lifecycle;
+mod message;
+mod pod;
+mod recover;
+mod signal;
+mod state;
+mod stats;
+mod store;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use cri_proto::runtime::v1;
+
+pub use self::{
+    checkpoint::CheckpointRequest,
+    config::{CgroupDriver, Config, Exec},
+    container::{Container, Record},
+    delay::{DelayModel, MEMORY_ANNOTATION, Memory, Within, parse_part, parse_rate, parse_size},
+    error::{Error, Kind},
+    pod::Pod,
+    signal::{signal_from_cri, signal_name},
+    state::{Event, Exit, InvalidTransition, State},
+    stats::Usage,
+    store::Store,
+};
+pub(crate) use self::{clock::now, message::to_json};
+use self::{
+    delay::Delays,
+    id::find,
+    image::{Catalogue, Images},
+};
+use crate::fault::{Subject, Subjects};
+
+/// The runtime handlers that a pod sandbox may ask for; Status lists them.
+pub const HANDLERS: &[&str] = &["", "fake-cri"];
+
+/// Pods, containers and images of one state folder.
+#[derive(Debug)]
+pub struct Runtime {
+    /// What it was told at its start.
+    pub config: Config,
+    /// The images.
+    pub images: Images,
+    store: Arc<Store>,
+    tables: Mutex<Tables>,
+    delays: Option<Mutex<Delays>>,
+    pod_cidr: Mutex<String>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    pods: BTreeMap<String, Pod>,
+    containers: BTreeMap<String, Arc<Container>>,
+}
+
+impl Runtime {
+    /// Opens a state folder and brings its files and the shims that still live together again.
+    ///
+    /// # Errors
+    ///
+    /// `Precondition` when another fake-cri uses the folder; `Store` when a file cannot be read; `Invalid` for a
+    /// catalogue that cannot be read.
+    pub async fn open(config: Config) -> Result<Arc<Runtime>, Error> {
+        let catalogue = Catalogue::load(config.images.as_deref(), config.strict_images)?;
+        let store = Arc::new(Store::open(&config.state_dir)?);
+        let runtime = Arc::new(Runtime {
+            images: Images::open(store.clone(), catalogue)?,
+            delays: config.delay.clone().map(|model| Mutex::new(Delays::new(model))),
+            tables: Mutex::default(),
+            pod_cidr: Mutex::default(),
+            store,
+            config,
+        });
+        runtime.recover().await?;
+        Ok(runtime)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().expect("no holder of this lock panics")
+    }
+
+    /// The state folder, without links in its path.
+    pub fn state_dir(&self) -> &std::path::Path {
+        self.store.root()
+    }
+
+    /// The container of this id, full or by a unique prefix.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`, `NotFound` or `Ambiguous`.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        find(Kind::Container, &self.tables().containers, id).cloned()
+    }
+
+    /// The containers that a filter lets through, oldest first.
+    pub fn list_containers(&self, filter: Option<&v1::ContainerFilter>) -> Vec<Record> {
+        let everything = v1::ContainerFilter::default();
+        let filter = filter.unwrap_or(&everything);
+        let tables = self.tables();
+        let pod = match filter.pod_sandbox_id.as_str() {
+            "" => None,
+            id => match find(Kind::PodSandbox, &tables.pods, id) {
+                Ok(pod) => Some(pod.id.clone()),
+                Err(_) => return Vec::new(),
+            },
+        };
+        let containers: Vec<_> = match filter.id.as_str() {
+            "" => tables.containers.values().cloned().collect(),
+            id => find(Kind::Container, &tables.containers, id)
+                .cloned()
+                .into_iter()
+                .collect(),
+        };
+        drop(tables);
+        let mut records: Vec<_> = containers
+            .into_iter()
+            .map(|container| container.record())
+            .filter(|record| pod.as_ref().is_none_or(|pod| record.pod_id == *pod) && record.matches(filter))
+            .collect();
+        records.sort_by_key(|record| record.created_at);
+        records
+    }
+
+    /// The containers of a pod sandbox, by its full id.
+    pub(crate) fn containers_of(&self, pod: &str) -> Vec<Arc<Container>> {
+        let containers: Vec<_> = self.tables().containers.values().cloned().collect();
+        containers
+            .into_iter()
+            .filter(|container| container.record().pod_id == pod)
+            .collect()
+    }
+
+    /// Stores new limits; they are what ContainerStatus then answers. No cgroup is changed.
+    ///
+    /// # Errors
+    ///
+    /// What finding the container fails with; `Precondition` for one that has ended.
+    pub fn update_resources(&self, id: &str, resources: Option<v1::LinuxContainerResources>) -> Result<(), Error> {
+        let container = self.container(id)?;
+        container.update(&self.store, |record| {
+            if record.state.exited() {
+                return Err(Error::Precondition(format!(
+                    "container {:?} is in {} state, and its resources cannot be updated",
+                    record.id,
+                    record.state.name()
+                )));
+            }
+            if let Some(resources) = resources {
+                record.resources = resources;
+            }
+            Ok(())
+        })
+    }
+
+    /// Keeps what UpdateRuntimeConfig told.
+    pub fn set_pod_cidr(&self, cidr: String) {
+        *self.pod_cidr.lock().expect("no holder of this lock panics") = cidr;
+    }
+
+    /// What UpdateRuntimeConfig told last.
+    pub fn pod_cidr(&self) -> String {
+        self.pod_cidr.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Stops and removes every pod sandbox and container: what `--ephemeral` leaves nothing of. Each failure is logged,
+    /// and the others go on.
+    pub async fn remove_everything(self: &Arc<Self>) {
+        let containers: Vec<_> = self.tables().containers.keys().cloned().collect();
+        let removals = containers.into_iter().map(|id| async move {
+            if let Err(error) = self.remove_container(&id).await {
+                tracing::error!(container = id, %error, "failed to remove the container");
+            }
+        });
+        futures_util::future::join_all(removals).await;
+        let pods: Vec<_> = self.tables().pods.keys().cloned().collect();
+        for id in pods {
+            if let Err(error) = self.remove_pod(&id).await {
+                tracing::error!(pod = id, %error, "failed to remove the pod sandbox");
+            }
+        }
+    }
+}
+
+impl Subjects for Runtime {
+    fn subject(&self, pod_sandbox_id: Option<&str>, container_id: Option<&str>) -> Subject {
+        let record = container_id
+            .and_then(|id| self.container(id).ok())
+            .map(|container| container.record());
+        let pod = match (&record, pod_sandbox_id) {
+            (Some(record), _) => self.pod(&record.pod_id).ok(),
+            (None, Some(id)) => self.pod(id).ok(),
+            (None, None) => None,
+        };
+        let metadata = pod.as_ref().map(Pod::metadata).unwrap_or_default();
+        Subject {
+            pod: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            container: record.map(|record| record.name().to_owned()).unwrap_or_default(),
+            annotations: pod.map(|pod| pod.config.annotations).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The CRI's ImageService.
+
+use std::sync::Arc;
+
+use cri_proto::runtime::v1::{self, image_service_server::ImageService};
+use tonic::{Request, Response, Status};
+
+use super::{status::not_built, translate};
+use crate::runtime::{Error, Runtime};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Answers the ImageService's calls.
+#[derive(Clone, Debug)]
+pub struct ImageApi {
+    runtime: Arc<Runtime>,
+}
+
+impl ImageApi {
+    /// Answers for this runtime.
+    pub fn new(runtime: Arc<Runtime>) -> ImageApi {
+        ImageApi { runtime }
+    }
+}
+
+fn named(spec: Option<v1::ImageSpec>) -> Result<String, Status> {
+    match spec {
+        Some(spec) if !spec.image.is_empty() => Ok(spec.image),
+        _ => Err(Error::Invalid("the request names no image".to_owned()).into()),
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for ImageApi {
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
+        let wanted = request.into_inner().filter.and_then(|filter| filter.image);
+        let images = match wanted.filter(|spec| !spec.image.is_empty()) {
+            None => self.runtime.images.list(),
+            // What a filter does not find is an empty list, not an error.
+            Some(spec) => self.runtime.images.get(&spec.image).into_iter().collect(),
+        };
+        Ok(Response::new(v1::ListImagesResponse {
+            images: images.iter().map(translate::image).collect(),
+        }))
+    }
+
+    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
+        let request = request.into_inner();
+        match self.runtime.images.get(&named(request.image)?) {
+            Ok(image) => Ok(Response::new(v1::ImageStatusResponse {
+                image: Some(translate::image(&image)),
+                info: match request.verbose {
+                    true => translate::image_info(&image),
+                    false => Default::default(),
+                },
+            })),
+            // An image that is not there is an answer without an image.
+            Err(Error::NotFound { .. }) => Ok(Response::new(Default::default())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
+        let image_ref = self.runtime.images.pull(&named(request.into_inner().image)?).await?;
+        Ok(Response::new(v1::PullImageResponse { image_ref }))
+    }
+
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+        self.runtime.images.remove(&named(request.into_inner().image)?)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
+        let images = translate::image_filesystem(&self.runtime);
+        Ok(Response::new(v1::ImageFsInfoResponse {
+            container_filesystems: vec![images.clone()],
+            image_filesystems: vec![images],
+        }))
+    }
+
+    type StreamImagesStream = tokio_stream::Empty<Result<v1::StreamImagesResponse, Status>>;
+
+    async fn stream_images(&self, _: Request<v1::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
+        Err(not_built("StreamImages"))
+    }
+}

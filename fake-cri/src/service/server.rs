@@ -1,0 +1,70 @@
+//! The gRPC server: the CRI's two services, health and reflection, behind the fault layer.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use cri_proto::{
+    DESCRIPTOR_SET,
+    runtime::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::{Conditions, FaultLayer, ImageApi, RuntimeApi};
+use crate::{
+    fault::{Engine, Journal},
+    runtime::Runtime,
+};
+
+/// The largest message, as the kubelet's client has it.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// Serves the CRI on a socket until `end` comes. It says how long calls under way may then go on; the longer ones are cut.
+///
+/// # Errors
+///
+/// What the transport fails with.
+pub async fn serve(
+    listener: UnixListener,
+    runtime: Arc<Runtime>,
+    conditions: Arc<Conditions>,
+    engine: Arc<Engine>,
+    journal: Arc<Journal>,
+    end: impl Future<Output = Duration> + Send,
+) -> io::Result<()> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<RuntimeServiceServer<RuntimeApi>>().await;
+    reporter.set_serving::<ImageServiceServer<ImageApi>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (ending, mut ended) = tokio::sync::watch::channel(None);
+    let server = Server::builder()
+        .layer(FaultLayer::new(engine, journal, runtime.clone()))
+        .add_service(
+            RuntimeServiceServer::new(RuntimeApi::new(runtime.clone(), conditions))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            ImageServiceServer::new(ImageApi::new(runtime))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(io::Error::other)?)
+        .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            let _ = ending.send(Some(end.await));
+        });
+    tokio::select! {
+        result = server => result.map_err(io::Error::other),
+        // A call that hangs must not keep fake-cri from ending.
+        () = async {
+            let drain = ended.wait_for(Option::is_some).await.map(|drain| *drain);
+            tokio::time::sleep(drain.ok().flatten().unwrap_or_default()).await;
+        } => Ok(()),
+    }
+}

@@ -1,0 +1,257 @@
+//! The runtime's objects as the CRI's messages.
+
+use std::collections::HashMap;
+
+use cri_proto::runtime::v1;
+use serde_json::json;
+
+use crate::runtime::{self, Pod, Record, Runtime, State, Usage, image::Image, to_json};
+
+pub(crate) fn pod(pod: Pod) -> v1::PodSandbox {
+    v1::PodSandbox {
+        state: pod_state(&pod),
+        id: pod.id,
+        metadata: pod.config.metadata,
+        created_at: pod.created_at,
+        labels: pod.config.labels,
+        annotations: pod.config.annotations,
+        runtime_handler: pod.runtime_handler,
+    }
+}
+
+fn pod_state(pod: &Pod) -> i32 {
+    match pod.ready {
+        true => v1::PodSandboxState::SandboxReady as i32,
+        false => v1::PodSandboxState::SandboxNotready as i32,
+    }
+}
+
+pub(crate) fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
+    // Containers share the host's network, so the loopback address is where they are reached. With the host's network
+    // asked for, the address is the node's, which the kubelet knows: it wants none from the runtime.
+    let ip = match pod.ready && !pod.host_network() {
+        true => "127.0.0.1".to_owned(),
+        false => String::new(),
+    };
+    v1::PodSandboxStatus {
+        id: pod.id.clone(),
+        metadata: pod.config.metadata.clone(),
+        state: pod_state(pod),
+        created_at: pod.created_at,
+        network: Some(v1::PodSandboxNetworkStatus {
+            ip,
+            additional_ips: Vec::new(),
+        }),
+        linux: Some(v1::LinuxPodSandboxStatus {
+            namespaces: Some(v1::Namespace {
+                options: Some(pod.namespaces().cloned().unwrap_or_default()),
+            }),
+        }),
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.runtime_handler.clone(),
+    }
+}
+
+/// What a verbose PodSandboxStatus adds, with containerd's keys. A sandbox has no process, so its pid is 0.
+pub(crate) fn pod_info(pod: &Pod) -> HashMap<String, String> {
+    info(json!({
+        "pid": 0,
+        "processStatus": if pod.ready { "running" } else { "deleted" },
+        "netNamespaceClosed": !pod.ready,
+        "image": "",
+        "snapshotKey": pod.id,
+        "snapshotter": "",
+        "runtimeHandler": pod.runtime_handler,
+        "runtimeType": "fake-cri",
+        "config": to_json(&pod.config),
+    }))
+}
+
+fn info(value: serde_json::Value) -> HashMap<String, String> {
+    [("info".to_owned(), value.to_string())].into()
+}
+
+/// The reference that a container's `image_ref` tells: a digest where the image has one, its id otherwise.
+fn image_ref(image: &Image) -> String {
+    image.repo_digests.first().unwrap_or(&image.id).clone()
+}
+
+/// The image as the caller named it.
+fn image_spec(record: &Record) -> v1::ImageSpec {
+    let mut spec = record.config.image.clone().unwrap_or_default();
+    // The kubelet names an image by its id; people want to read its name.
+    if spec.image == record.image.id
+        && let Some(tag) = record.image.repo_tags.first()
+    {
+        spec.image.clone_from(tag);
+    }
+    spec
+}
+
+pub(crate) fn container(record: Record) -> v1::Container {
+    v1::Container {
+        image: record.config.image.clone(),
+        image_ref: record.image.id.clone(),
+        state: record.cri_state() as i32,
+        id: record.id,
+        pod_sandbox_id: record.pod_id,
+        metadata: record.config.metadata,
+        created_at: record.created_at,
+        labels: record.config.labels,
+        annotations: record.config.annotations,
+        image_id: record.image.id,
+    }
+}
+
+pub(crate) fn container_status(record: &Record) -> v1::ContainerStatus {
+    let (started_at, exit) = match &record.state {
+        State::Created => (0, None),
+        State::Running { started_at, .. } => (*started_at, None),
+        State::Exited { started_at, exit } => (*started_at, Some(exit)),
+    };
+    v1::ContainerStatus {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: record.cri_state() as i32,
+        created_at: record.created_at,
+        started_at,
+        finished_at: exit.map_or(0, |exit| exit.finished_at),
+        exit_code: exit.map_or(0, |exit| exit.code),
+        image: Some(image_spec(record)),
+        image_ref: image_ref(&record.image),
+        reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
+        message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        mounts: record.config.mounts.clone(),
+        log_path: record
+            .log
+            .as_ref()
+            .map(|log| log.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        resources: Some(v1::ContainerResources {
+            linux: Some(record.resources.clone()),
+            windows: None,
+        }),
+        image_id: record.image.id.clone(),
+        user: Some(v1::ContainerUser {
+            linux: Some(record.user()),
+        }),
+        stop_signal: record.config.stop_signal,
+    }
+}
+
+/// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one.
+pub(crate) fn container_info(record: &Record) -> HashMap<String, String> {
+    info(json!({
+        "sandboxID": record.pod_id,
+        "pid": record.state.process().map_or(0, |process| process.pid),
+        "removing": false,
+        "snapshotKey": record.id,
+        "snapshotter": "",
+        "runtimeType": "fake-cri",
+        "config": to_json(&record.config),
+    }))
+}
+
+pub(crate) fn container_stats(runtime: &Runtime, usage: Usage) -> v1::ContainerStats {
+    let record = usage.record;
+    let value = |value| Some(v1::UInt64Value { value });
+    let limit = u64::try_from(record.resources.memory_limit_in_bytes).unwrap_or(0);
+    v1::ContainerStats {
+        attributes: Some(v1::ContainerAttributes {
+            id: record.id,
+            metadata: record.config.metadata,
+            labels: record.config.labels,
+            annotations: record.config.annotations,
+        }),
+        cpu: usage.cpu.map(|(total, rate)| v1::CpuUsage {
+            timestamp: usage.at,
+            usage_core_nano_seconds: value(total),
+            usage_nano_cores: value(rate),
+            psi: None,
+        }),
+        memory: usage.memory.map(|memory| v1::MemoryUsage {
+            timestamp: usage.at,
+            working_set_bytes: value(memory),
+            available_bytes: (limit > 0).then(|| v1::UInt64Value {
+                value: limit.saturating_sub(memory),
+            }),
+            usage_bytes: value(memory),
+            rss_bytes: value(memory),
+            ..Default::default()
+        }),
+        // A container writes to the host, not to a layer of its own.
+        writable_layer: Some(v1::FilesystemUsage {
+            timestamp: usage.at,
+            fs_id: Some(v1::FilesystemIdentifier {
+                mountpoint: runtime.state_dir().to_string_lossy().into_owned(),
+            }),
+            used_bytes: value(0),
+            inodes_used: value(0),
+        }),
+        swap: None,
+        io: None,
+    }
+}
+
+pub(crate) fn image(image: &Image) -> v1::Image {
+    // A user is a number or a name; a group may follow either.
+    let user = image.user.split(':').next().unwrap_or_default();
+    let uid = user.parse::<i64>().ok();
+    v1::Image {
+        id: image.id.clone(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size,
+        uid: match (uid, user.is_empty()) {
+            (Some(value), _) => Some(v1::Int64Value { value }),
+            (None, true) => Some(v1::Int64Value { value: 0 }),
+            (None, false) => None,
+        },
+        username: match uid {
+            Some(_) => String::new(),
+            None => user.to_owned(),
+        },
+        spec: Some(v1::ImageSpec {
+            image: image.repo_tags.first().unwrap_or(&image.id).clone(),
+            ..Default::default()
+        }),
+        pinned: image.pinned,
+    }
+}
+
+/// What a verbose ImageStatus adds: the image's config, with the keys of an OCI image.
+pub(crate) fn image_info(image: &Image) -> HashMap<String, String> {
+    info(json!({
+        "chainID": image.id,
+        "imageSpec": {
+            "config": {
+                "User": image.user,
+                "Entrypoint": image.entrypoint,
+                "Cmd": image.cmd,
+                "Env": image.env,
+                "WorkingDir": image.working_dir,
+                "StopSignal": image.stop_signal,
+            },
+        },
+    }))
+}
+
+/// How much the folders below the state folder hold: the images as the catalogue tells their sizes.
+pub(crate) fn image_filesystem(runtime: &Runtime) -> v1::FilesystemUsage {
+    let images = runtime.images.list();
+    v1::FilesystemUsage {
+        timestamp: runtime::now(),
+        fs_id: Some(v1::FilesystemIdentifier {
+            mountpoint: runtime.state_dir().join("images").to_string_lossy().into_owned(),
+        }),
+        used_bytes: Some(v1::UInt64Value {
+            value: images.iter().map(|image| image.size).sum(),
+        }),
+        inodes_used: Some(v1::UInt64Value {
+            value: images.len() as u64,
+        }),
+    }
+}

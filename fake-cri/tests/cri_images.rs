@@ -1,0 +1,146 @@
+//! Images over a real socket.
+
+mod cri;
+
+use cri::{Cri, builder, code, image};
+use cri_proto::runtime::v1;
+use rstest::rstest;
+use tonic::Code;
+
+async fn status(cri: &Cri, name: &str) -> Option<v1::Image> {
+    let request = v1::ImageStatusRequest {
+        image: Some(image(name)),
+        verbose: false,
+    };
+    cri.images().image_status(request).await.unwrap().into_inner().image
+}
+
+async fn list(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
+    let request = v1::ListImagesRequest {
+        filter: filter.map(|name| v1::ImageFilter {
+            image: Some(image(name)),
+        }),
+    };
+    cri.images().list_images(request).await.unwrap().into_inner().images
+}
+
+#[rstest]
+#[case("busybox")]
+#[case("busybox:latest")]
+#[case("library/busybox")]
+#[case("docker.io/busybox")]
+#[case("docker.io/library/busybox:latest")]
+#[tokio::test]
+async fn every_short_form_finds_what_another_pulled(#[case] name: &str) {
+    let cri = Cri::start().await;
+    assert_eq!(status(&cri, name).await, None);
+    let id = cri.pull("busybox").await.unwrap();
+    let image = status(&cri, name).await.unwrap();
+    assert_eq!(image.id, id);
+    assert_eq!(image.repo_tags, ["docker.io/library/busybox:latest"]);
+    assert!(image.repo_digests[0].starts_with("docker.io/library/busybox@sha256:"));
+    assert!(image.size > 0);
+    for other in [
+        &image.repo_digests[0],
+        &image.id,
+        &image.id["sha256:".len()..],
+        &image.id[7..19],
+    ] {
+        assert_eq!(
+            status(&cri, other).await.map(|image| image.id),
+            Some(id.clone()),
+            "{other}"
+        );
+    }
+    assert_eq!(list(&cri, Some(name)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_removed_image_is_gone_by_all_its_names_and_removal_is_idempotent() {
+    let cri = Cri::start().await;
+    let id = cri.pull("quay.io/a/b:1").await.unwrap();
+    assert_eq!(cri.pull("quay.io/a/b:1").await.unwrap(), id);
+    assert_eq!(list(&cri, None).await.len(), 1);
+    for _ in 0..2 {
+        let request = v1::RemoveImageRequest {
+            image: Some(image(&id)),
+        };
+        cri.images().remove_image(request).await.unwrap();
+        assert_eq!(status(&cri, "quay.io/a/b:1").await, None);
+    }
+    assert_eq!(list(&cri, Some("quay.io/a/b:1")).await, []);
+}
+
+#[tokio::test]
+async fn a_digest_is_pulled_without_a_tag() {
+    let cri = Cri::start().await;
+    let name = format!("quay.io/a/b@sha256:{}", "ab".repeat(32));
+    let id = cri.pull(&name).await.unwrap();
+    let image = status(&cri, &id).await.unwrap();
+    assert_eq!(
+        (image.repo_tags.len(), image.repo_digests.as_slice()),
+        (0, [name].as_slice())
+    );
+}
+
+#[tokio::test]
+async fn pulls_fail_as_the_catalogue_says() {
+    let catalogue = tempfile::NamedTempFile::new().unwrap();
+    let text = r#"
+        [[image]]
+        reference = "example.com/known"
+        user = "app"
+        [[image]]
+        reference = "example.com/broken:*"
+        pull = { fail = "503 from the registry" }
+    "#;
+    std::fs::write(catalogue.path(), text).unwrap();
+    let cri = Cri::with(builder().arg("--images").arg(catalogue.path()).arg("--strict-images")).await;
+    let failed = cri.pull("example.com/broken:1").await.unwrap_err();
+    assert_eq!(failed.code(), Code::Unknown);
+    assert!(failed.message().contains("503 from the registry"), "{failed}");
+    assert_eq!(code(cri.pull("busybox").await), Code::NotFound);
+    assert_eq!(code(cri.pull("Not A Reference").await), Code::InvalidArgument);
+    assert_eq!(code(cri.pull("").await), Code::InvalidArgument);
+    let id = cri.pull("example.com/known").await.unwrap();
+    let image = status(&cri, &id).await.unwrap();
+    assert_eq!((image.username.as_str(), image.uid), ("app", None));
+}
+
+#[tokio::test]
+async fn the_image_file_system_is_a_real_folder() {
+    let cri = Cri::start().await;
+    let request = v1::ImageFsInfoRequest {};
+    let before = cri
+        .images()
+        .image_fs_info(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .image_filesystems
+        .remove(0);
+    cri.pull("busybox").await.unwrap();
+    let after = cri
+        .images()
+        .image_fs_info(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .image_filesystems
+        .remove(0);
+    assert!(std::path::Path::new(&after.fs_id.unwrap().mountpoint).is_dir());
+    assert!(after.used_bytes.unwrap().value > before.used_bytes.unwrap().value);
+    assert!(after.timestamp > before.timestamp);
+}
+
+#[tokio::test]
+async fn images_survive_a_kill() {
+    let mut cri = Cri::start().await;
+    cri.pull("registry.k8s.io/pause:3.10").await.unwrap();
+    let before = list(&cri, None).await;
+    cri.process.kill().await;
+    cri.process.restart().await.unwrap();
+    assert_eq!(list(&cri, None).await, before);
+    assert!(before[0].pinned);
+    assert_eq!(before[0].uid, Some(v1::Int64Value { value: 65535 }));
+}
