@@ -16,5 +16,7 @@
 pub mod archive;
 pub mod case;
 pub mod catalog;
+pub mod cli;
 pub mod reference;
 pub mod report;
+pub mod target;

@@ -1,3 +1,8 @@
-//! The cases: one registry, from which lists, documents and reports are made.
+//! Every case there is: one registry, from which lists, documents and reports are made.
 
 pub mod archive;
+pub mod kubelet;
+
+mod list;
+
+pub use list::{Entry, entries, markdown, plain};

@@ -1,0 +1,224 @@
+//! The archive: its name, its place, its format, who may read it.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
+
+use jiff::Timestamp;
+
+use super::{
+    ACCESS, KUBELET, PAGE,
+    session::{Session, TAR},
+};
+use crate::{
+    archive::End,
+    case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+};
+
+const FORMAT: &str = "kubelet/name/timestamp-format";
+const FORM: &str = "kubelet/name/form";
+
+pub(super) const CASES: &[Case<Session>] = &[
+    Case::new(
+        Clause {
+            id: FORM,
+            clause: "the archive is called checkpoint-<podFullName>-<containerName>-<timestamp>.tar, a Pod's full name \
+                     being <pod>_<namespace>",
+            source: PAGE,
+            level: Level::Documented,
+            expected: "checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar",
+        },
+        |s| Box::pin(form(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/name/timestamp",
+            clause: "the timestamp in the name is the time of the call",
+            source: PAGE,
+            level: Level::Documented,
+            expected: "a time between the request and its answer",
+        },
+        |s| Box::pin(timestamp(s)),
+    ),
+    Case::new(
+        Clause {
+            id: FORMAT,
+            clause: "the timestamp in the name is RFC 3339 in whole seconds",
+            source: KUBELET,
+            level: Level::Reference,
+            expected: "2006-01-02T15:04:05Z or with an offset",
+        },
+        |s| Box::pin(timestamp_format(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/name/place",
+            clause: "the archive is stored in `checkpoints` below the kubelet's root directory",
+            source: PAGE,
+            level: Level::Documented,
+            expected: "directly in `checkpoints`",
+        },
+        |s| Box::pin(place(s)),
+    ),
+    Case::new(
+        Clause {
+            id: TAR,
+            clause: "the archive is a tar that can be listed",
+            source: PAGE,
+            level: Level::Documented,
+            expected: "at least one member, each of them whole",
+        },
+        |s| Box::pin(lists(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/access/file",
+            clause: "the archive is accessible by root only: it holds all memory of the container",
+            source: ACCESS,
+            level: Level::Documented,
+            expected: "no permission for group and others, owned by root (or by the runtime's user where that is not root)",
+        },
+        |s| Box::pin(file_access(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/access/folder",
+            clause: "the folder `checkpoints` has mode 0700",
+            source: KUBELET,
+            level: Level::Reference,
+            expected: "0700",
+        },
+        |s| Box::pin(folder_access(s)),
+    ),
+];
+
+/// The location of the first archive.
+async fn location(s: &Session) -> Result<&Path, Stop> {
+    let location = s.made().await?.location.as_deref();
+    location
+        .map(Path::new)
+        .ok_or_else(|| Stop::Skip("neither body, journal nor folder says where the archive is".to_owned()))
+}
+
+/// What stands in the name where the timestamp should; `None` when the rest of the name is not as it should be.
+async fn stamp(s: &Session) -> Result<Option<&str>, Stop> {
+    let subject = s.subject();
+    let prefix = format!(
+        "checkpoint-{}_{}-{}-",
+        subject.pod, subject.namespace, subject.container
+    );
+    let name = location(s)
+        .await?
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("");
+    Ok(name
+        .strip_prefix(prefix.as_str())
+        .and_then(|rest| rest.strip_suffix(".tar"))
+        .filter(|stamp| !stamp.is_empty()))
+}
+
+async fn form(s: &Session) -> Judgement {
+    let seen = location(s)
+        .await?
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    judge(stamp(s).await?.is_some(), seen)
+}
+
+/// RFC 3339 in whole seconds, as Go's `time.RFC3339` writes it.
+fn parse_stamp(stamp: &str) -> Option<Timestamp> {
+    let bytes = stamp.as_bytes();
+    let zone = bytes.get(19..)?;
+    let whole_seconds = bytes.get(10) == Some(&b'T') && (zone == b"Z" || (zone.len() == 6 && zone[3] == b':'));
+    if whole_seconds { stamp.parse().ok() } else { None }
+}
+
+async fn timestamp_format(s: &Session) -> Judgement {
+    let stamp = stamp(s).await?.ok_or(Stop::Blocked(FORM))?;
+    judge(parse_stamp(stamp).is_some(), stamp)
+}
+
+async fn timestamp(s: &Session) -> Judgement {
+    let stamp = stamp(s).await?.ok_or(Stop::Blocked(FORM))?;
+    // The page does not say which form a timestamp has; one in no known form cannot be judged.
+    let time = parse_stamp(stamp)
+        .or_else(|| stamp.parse().ok())
+        .or_else(|| Timestamp::from_second(stamp.parse().ok()?).ok())
+        .ok_or(Stop::Blocked(FORMAT))?;
+    let first = s.made().await?;
+    let seconds = time.as_second();
+    let holds = first.began.as_second() <= seconds && seconds <= first.ended.as_second();
+    judge(
+        holds,
+        format!("{stamp}, asked at {:.3}, answered at {:.3}", first.began, first.ended),
+    )
+}
+
+async fn place(s: &Session) -> Judgement {
+    let location = location(s).await?;
+    let parent = location.parent().unwrap_or(Path::new(""));
+    let seen = location.display().to_string();
+    match &s.kubelet.checkpoints {
+        Some(folder) if s.kubelet.local => judge(parent == folder, seen),
+        _ => judge(location.is_absolute() && parent.ends_with("checkpoints"), seen),
+    }
+}
+
+async fn lists(s: &Session) -> Judgement {
+    let archive = s.inspected().await?;
+    let members = archive.members.len();
+    match &archive.end {
+        End::Marker if members > 0 => pass(format!("{members} members")),
+        // Tools list it; the archive suite has a case of its own for the marker.
+        End::NoMarker if members > 0 => pass(format!("{members} members, without the end marker")),
+        End::Marker | End::NoMarker => fail("no member"),
+        End::Empty => fail("not one byte"),
+        End::Broken(broken) => fail(format!("{members} members, then {broken}")),
+        End::Bound { offset, bound } => Err(Stop::Error(format!("not read beyond byte {offset}: {bound}"))),
+    }
+}
+
+async fn file_access(s: &Session) -> Judgement {
+    let file = s.file().await?;
+    let private = file.mode & 0o077 == 0;
+    let owned = file.uid == 0 || file.uid == s.kubelet.owner;
+    let whose = match file.uid {
+        0 => "root's",
+        uid if uid == s.kubelet.owner => "the runtime's user's, who is not root",
+        _ => "another user's",
+    };
+    judge(
+        private && owned,
+        format!("mode {:04o}, {whose} (uid {})", file.mode, file.uid),
+    )
+}
+
+async fn folder_access(s: &Session) -> Judgement {
+    let Some(folder) = &s.kubelet.checkpoints else {
+        return Err(Stop::Skip("needs the kubelet's archives: --checkpoints-dir".to_owned()));
+    };
+    let metadata = std::fs::metadata(folder).map_err(|error| Stop::Error(format!("{}: {error}", folder.display())))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    judge(mode == 0o700, format!("{mode:04o}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("2026-03-04T05:06:07Z", true)]
+    #[case("2026-03-04T05:06:07+02:00", true)]
+    #[case("2026-03-04T05:06:07-11:30", true)]
+    #[case("2026-03-04T05:06:07.5Z", false)]
+    #[case("2026-03-04 05:06:07Z", false)]
+    #[case("2026-13-04T05:06:07Z", false)]
+    #[case("1772600767", false)]
+    #[case("2026-03-04T05:06:07", false)]
+    fn timestamps_as_go_writes_them(#[case] stamp: &str, #[case] holds: bool) {
+        assert_eq!(parse_stamp(stamp).is_some(), holds);
+    }
+}

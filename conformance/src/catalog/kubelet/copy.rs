@@ -1,0 +1,82 @@
+//! The effect: a stateful copy of a running container, which runs on.
+
+use std::time::Duration;
+
+use super::session::Session;
+use crate::{
+    case::{Case, Clause, Judgement, Level, Stop, fail, pass},
+    target::Workload,
+};
+
+pub(super) const CASES: &[Case<Session>] = &[
+    Case::new(
+        Clause {
+            id: "kubelet/copy/runs-on",
+            clause: "a checkpoint is a copy: the container runs on, as the same process, at the point where it was",
+            source: "Kubelet Checkpoint API: introduction (a stateful copy of a running container)",
+            level: Level::Documented,
+            expected: "the same pid and start time, and its counter moves",
+        },
+        |s| Box::pin(runs_on(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/copy/canary",
+            clause: "what the process made up in its memory after its start is in the archive's pages",
+            source: "Kubelet Checkpoint API: introduction (all memory pages of all processes); CRIU's images",
+            level: Level::Reference,
+            expected: "the canary in checkpoint/pages-*.img",
+        },
+        |s| Box::pin(canary(s)),
+    ),
+];
+
+/// The workload before the first checkpoint, or the reason for a skip.
+async fn before(s: &Session) -> Result<&Workload, Stop> {
+    let workload = &s.made().await?.workload;
+    if workload.is_stand_in() {
+        return Ok(workload);
+    }
+    Err(Stop::Skip(format!(
+        "{} is no stand-in: its log tells neither canary nor ticks",
+        s.subject()
+    )))
+}
+
+async fn runs_on(s: &Session) -> Judgement {
+    // Many ticks long: only a container that stands still misses it.
+    const WITHIN: Duration = Duration::from_secs(3);
+    let before = before(s).await?;
+    let now = s.kubelet.workload(s.subject()).await?;
+    // Of the two ticks that are waited for one may have been under way; the second is after the answer for sure.
+    let enough = |later: &Workload| !later.same_process(before) || later.tick >= now.tick + 2;
+    match s.kubelet.workload_until(s.subject(), WITHIN, enough).await? {
+        Some(later) if later.same_process(before) => pass(format!(
+            "pid {}, tick {} before, {} after",
+            before.pid.unwrap_or_default(),
+            before.tick,
+            later.tick
+        )),
+        Some(later) => fail(format!(
+            "another process: pid {:?} before, {:?} after",
+            before.pid, later.pid
+        )),
+        None => fail(format!("it stands still at tick {}", now.tick)),
+    }
+}
+
+async fn canary(s: &Session) -> Judgement {
+    if before(s).await?.canary.is_none() {
+        return Err(Stop::Skip("the log tells no canary".to_owned()));
+    }
+    let archive = s.listing().await?;
+    if archive.images.pages.is_empty() {
+        return Err(Stop::Skip(
+            "the archive is not in CRIU's format: no checkpoint/pages-*.img".to_owned(),
+        ));
+    }
+    match archive.memory.iter().flatten().next() {
+        Some(found) => pass(format!("in {} at byte {}", found.member, found.offset)),
+        None => fail("in no page"),
+    }
+}

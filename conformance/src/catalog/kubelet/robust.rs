@@ -1,0 +1,169 @@
+//! What a careful operator wants, and what the kubelet promises its callers only by its code.
+
+use std::time::Duration;
+
+use super::{
+    KUBELET, rule,
+    session::{ARCHIVE, Session},
+};
+use crate::{
+    case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    target::{Evidence, Workload},
+};
+
+pub(super) const CASES: &[Case<Session>] = &[
+    Case::new(
+        Clause {
+            id: "kubelet/cancel/client-gone",
+            clause: "a client that goes away ends the call to the runtime",
+            source: KUBELET,
+            level: Level::Reference,
+            expected: "the runtime's call is cancelled",
+        },
+        |s| Box::pin(client_gone(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/robust/second-checkpoint",
+            clause: "a container can be checkpointed again",
+            source: "containerd 2.4: a second checkpoint failed after one that ran out of time",
+            level: Level::Robust,
+            expected: "200 again",
+        },
+        |s| Box::pin(second_checkpoint(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/robust/names-differ",
+            clause: "two checkpoints within one second do not overwrite each other",
+            source: "kubernetes#115888: two checkpoints within a second share a name",
+            level: Level::Robust,
+            expected: "two locations",
+        },
+        |s| Box::pin(names_differ(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/robust/no-partial-archive",
+            clause: "after an error of the runtime nothing is left at the location",
+            source: "containerd: a failed copy leaves a partial file behind",
+            level: Level::Robust,
+            expected: "no file",
+        },
+        |s| Box::pin(no_partial_archive(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/robust/runs-on-after-error",
+            clause: "after a checkpoint that failed the container runs on as it was",
+            source: "containerd 2.4: a container left frozen after a deadline, while its status says RUNNING",
+            level: Level::Robust,
+            expected: "the same process, and its counter moves",
+        },
+        |s| Box::pin(runs_on_after_error(s)),
+    ),
+];
+
+async fn client_gone(s: &Session) -> Judgement {
+    // Given up after this; the runtime would hang until the kubelet's own deadline, minutes later.
+    const PATIENCE: Duration = Duration::from_millis(300);
+    const WITHIN: Duration = Duration::from_secs(3);
+    s.made().await?;
+    let faults = s.faults()?;
+    faults.add(&[&rule(s.subject(), "before", "hang")]).await?;
+    let mark = faults.mark().await?;
+    let answered = tokio::time::timeout(PATIENCE, s.kubelet.checkpoint(s.subject(), "")).await;
+    if let Ok(answer) = answered {
+        return fail(format!("answered {} while the runtime hangs", answer?.brief()));
+    }
+    match faults.next_checkpoint(mark, WITHIN).await {
+        Ok(call) => judge(
+            call.cancelled,
+            format!("the call ended with code {}, cancelled {}", call.code, call.cancelled),
+        ),
+        Err(_) => fail(format!("the runtime's call goes on {} s later", WITHIN.as_secs())),
+    }
+}
+
+async fn second_checkpoint(s: &Session) -> Judgement {
+    s.made().await?;
+    let answer = s.kubelet.checkpoint(s.subject(), "").await?;
+    judge(answer.status == 200, answer.brief())
+}
+
+async fn names_differ(s: &Session) -> Judgement {
+    s.made().await?;
+    // A pair may straddle a second; two pairs in a row do not, unless the machine stands still.
+    for _ in 0..3 {
+        let one = s.attempt(s.subject()).await?;
+        let two = s.attempt(s.subject()).await?;
+        let (Some(a), Some(b)) = (&one.location, &two.location) else {
+            return Err(Stop::Skip(
+                "neither body, journal nor folder says where the archives are".to_owned(),
+            ));
+        };
+        if a == b {
+            return fail(format!("both at {a}"));
+        }
+        if one.began.as_second() == two.ended.as_second() {
+            return pass(format!("{a} and {b}"));
+        }
+    }
+    Err(Stop::Skip("no two checkpoints were done within one second".to_owned()))
+}
+
+async fn no_partial_archive(s: &Session) -> Judgement {
+    s.file().await?;
+    let faults = s.faults()?;
+    // Not at the call's beginning but when the archive is whole and about to appear.
+    faults
+        .add(&[&rule(s.subject(), "finish", "error(Internal,\"asked for\")")])
+        .await?;
+    let mark = faults.mark().await?;
+    // The name holds whole seconds, so an earlier archive may be there by the same name; that one may stay.
+    let before = s.files();
+    let answer = s.kubelet.checkpoint(s.subject(), "").await?;
+    let Some(call) = faults.checkpoints_after(mark).await?.pop() else {
+        return fail(format!("{}, and the runtime was not called", answer.brief()));
+    };
+    let path = s.reachable(&call.location).ok_or(Stop::Blocked(ARCHIVE))?;
+    match Evidence::of(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => pass(format!("{}, no file", answer.status)),
+        Err(error) => fail(format!("{}, {}: {error}", answer.status, path.display())),
+        Ok(file) if before.contains(&file) => pass(format!("{}, the earlier archive by that name", answer.status)),
+        Ok(file) => fail(format!(
+            "{}, {} bytes at {}",
+            answer.status,
+            file.length,
+            path.display()
+        )),
+    }
+}
+
+async fn runs_on_after_error(s: &Session) -> Judgement {
+    const WITHIN: Duration = Duration::from_secs(3);
+    s.made().await?;
+    let faults = s.faults()?;
+    let before = s.kubelet.workload(s.subject()).await?;
+    if !before.is_stand_in() {
+        return Err(Stop::Skip(format!(
+            "{} is no stand-in: its log tells no ticks",
+            s.subject()
+        )));
+    }
+    let subject = s.subject();
+    faults
+        .add(&[&rule(subject, "write", "error(Internal,\"asked for\")")])
+        .await?;
+    let answer = s.kubelet.checkpoint(subject, "").await?;
+    let now = s.kubelet.workload(subject).await?;
+    let enough = |later: &Workload| !later.same_process(&before) || later.tick >= now.tick + 2;
+    match s.kubelet.workload_until(subject, WITHIN, enough).await? {
+        Some(later) if later.same_process(&before) => judge(
+            true,
+            format!("{}, tick {} before, {} after", answer.status, before.tick, later.tick),
+        ),
+        Some(_) => fail(format!("{}, and it is another process", answer.status)),
+        None => fail(format!("{}, and it stands still at tick {}", answer.status, now.tick)),
+    }
+}

@@ -1,0 +1,213 @@
+//! 500: what the runtime answers, and containers that are there but do not run.
+
+use super::{RESPONSE, SERVER, rule, session::Session};
+use crate::{
+    case::{Case, Clause, Judgement, Level, Stop, fail, judge},
+    target::{Answer, ContainerRef},
+};
+
+const ERROR: &str = "kubelet/500/runtime-error";
+const UNIMPLEMENTED: &str = "kubelet/500/unimplemented";
+/// What an old runtime says, as upstream's test knows it.
+const UNKNOWN_METHOD: &str = "unknown method CheckpointContainer for service runtime.v1.RuntimeService";
+/// Nothing that a kubelet could say by itself.
+const MESSAGE: &str = "checkpoint-conformance asked for this error: disk on fire";
+
+pub(super) const CASES: &[Case<Session>] = &[
+    Case::new(
+        Clause {
+            id: ERROR,
+            clause: "an error of the runtime is answered 500",
+            source: RESPONSE,
+            level: Level::Documented,
+            expected: "500",
+        },
+        |s| Box::pin(status_is_500(s, "Internal", MESSAGE)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/runtime-error-message",
+            clause: "the answer to an error of the runtime holds the runtime's message",
+            source: RESPONSE,
+            level: Level::Documented,
+            expected: MESSAGE,
+        },
+        |s| Box::pin(holds_message(s, "Internal", MESSAGE, ERROR)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/runtime-error-body",
+            clause: "the body names the container and wraps the runtime's code and message",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = <message>)",
+        },
+        |s| Box::pin(wrapped(s)),
+    ),
+    Case::new(
+        Clause {
+            id: UNIMPLEMENTED,
+            clause: "a runtime that does not implement the call is answered 500",
+            source: RESPONSE,
+            level: Level::Documented,
+            expected: "500",
+        },
+        |s| Box::pin(status_is_500(s, "Unimplemented", UNKNOWN_METHOD)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/unimplemented-message",
+            clause: "the answer for a runtime that does not implement the call holds the runtime's message",
+            source: RESPONSE,
+            level: Level::Documented,
+            expected: UNKNOWN_METHOD,
+        },
+        |s| Box::pin(holds_message(s, "Unimplemented", UNKNOWN_METHOD, UNIMPLEMENTED)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/every-code",
+            clause: "an error of the runtime is answered 500 whatever its gRPC code",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "500 for each code",
+        },
+        |s| Box::pin(every_code(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/exited",
+            clause: "a container that has exited is answered 500, and the runtime is not called",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
+        },
+        |s| Box::pin(not_running(s, s.kubelet.neighbours.exited.as_ref())),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/init-finished",
+            clause: "an init container that has finished is answered 500, and the runtime is not called",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
+        },
+        |s| Box::pin(not_running(s, s.kubelet.neighbours.init.as_ref())),
+    ),
+];
+
+/// Every code that an error can have, but those of a caller that has gone.
+const CODES: [&str; 15] = [
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// Asks for a checkpoint that the runtime answers with this error; proves that it was the runtime that answered.
+async fn ask(s: &Session, code: &str, message: &str) -> Result<Answer, Stop> {
+    s.served().await?;
+    let faults = s.faults()?;
+    faults
+        .add(&[&rule(s.subject(), "before", &format!("error({code},{message:?})"))])
+        .await?;
+    let mark = faults.mark().await?;
+    let answer = s.kubelet.checkpoint(s.subject(), "").await?;
+    let calls = faults.checkpoints_after(mark).await?;
+    faults.clear().await?;
+    if calls.iter().any(|call| call.code != 0) {
+        Ok(answer)
+    } else {
+        Err(Stop::Fail(format!("{}, and the runtime was not asked", answer.brief())))
+    }
+}
+
+async fn status_is_500(s: &Session, code: &str, message: &str) -> Judgement {
+    let answer = ask(s, code, message).await?;
+    judge(answer.status == 500, answer.brief())
+}
+
+async fn holds_message(s: &Session, code: &str, message: &str, status: &'static str) -> Judgement {
+    let answer = ask(s, code, message).await?;
+    if answer.status != 500 {
+        return Err(Stop::Blocked(status));
+    }
+    judge(answer.body.contains(message), answer.brief())
+}
+
+async fn wrapped(s: &Session) -> Judgement {
+    let answer = ask(s, "Internal", MESSAGE).await?;
+    if answer.status != 500 {
+        return Err(Stop::Blocked(ERROR));
+    }
+    if !answer.body.contains(MESSAGE) {
+        return Err(Stop::Blocked("kubelet/500/runtime-error-message"));
+    }
+    let body = format!(
+        "checkpointing of {} failed (rpc error: code = Internal desc = {MESSAGE})",
+        s.subject()
+    );
+    judge(answer.body == body, answer.brief())
+}
+
+async fn every_code(s: &Session) -> Judgement {
+    let mut wrong = Vec::new();
+    for code in CODES {
+        let status = ask(s, code, MESSAGE).await?.status;
+        // These two have cases of their own, and a failure is to be named once.
+        if status != 500 && code == "Internal" {
+            return Err(Stop::Blocked(ERROR));
+        }
+        if status != 500 && code == "Unimplemented" {
+            return Err(Stop::Blocked(UNIMPLEMENTED));
+        }
+        if status != 500 {
+            wrong.push(format!("{status} for {code}"));
+        }
+    }
+    let seen = if wrong.is_empty() {
+        format!("500 for {} codes", CODES.len())
+    } else {
+        wrong.join(", ")
+    };
+    judge(wrong.is_empty(), seen)
+}
+
+async fn not_running(s: &Session, container: Option<&ContainerRef>) -> Judgement {
+    s.served().await?;
+    let Some(container) = container else {
+        return Err(Stop::Skip(
+            "needs a Pod that the harness made: a container that does not run".to_owned(),
+        ));
+    };
+    let mark = match &s.kubelet.faults {
+        Some(faults) => Some((faults, faults.mark().await?)),
+        None => None,
+    };
+    let answer = s.kubelet.checkpoint(container, "").await?;
+    if let Some((faults, mark)) = mark
+        && let Some(call) = faults.checkpoints_after(mark).await?.first()
+    {
+        return fail(format!(
+            "{}, and the runtime was called for {}",
+            answer.brief(),
+            call.container_id
+        ));
+    }
+    let body = format!(
+        "checkpointing of {container} failed (container {} not found)",
+        container.container
+    );
+    judge(answer.status == 500 && answer.body == body, answer.brief())
+}

@@ -1,0 +1,289 @@
+//! What the cases of one run share: the kubelet, and the first checkpoint, which many of them judge.
+//!
+//! ```text
+//!  first    one checkpoint of the subject, whatever came of it
+//!   made      ... that was answered 200          else blocked by kubelet/200/ok
+//!    file       ... and whose archive is there   else blocked by kubelet/200/archive
+//!     listing     ... and can be listed          else blocked by kubelet/archive/tar
+//! ```
+//!
+//! Each step is taken once, by the first case that asks for it, so that a single case can be run alone.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+use crate::{
+    archive::{self, Expected, Inspected, Limits},
+    case::{Restore, Stop},
+    target::{Answer, Call, ContainerRef, Evidence, Faults, Kubelet, TargetError, Workload},
+};
+
+/// The case that judges whether a checkpoint can be had at all.
+pub(super) const OK: &str = "kubelet/200/ok";
+/// The case that judges whether there is an archive.
+pub(super) const ARCHIVE: &str = "kubelet/200/archive";
+/// The case that judges whether it is a tar.
+pub(super) const TAR: &str = "kubelet/archive/tar";
+
+/// How long an archive or a journal entry may come after the answer: it must not, but another case says so.
+const LATE: Duration = Duration::from_secs(2);
+
+/// A kubelet in the course of a run.
+#[derive(Debug)]
+pub struct Session {
+    /// The kubelet.
+    pub kubelet: Kubelet,
+    first: OnceCell<Result<First, Stop>>,
+    listing: OnceCell<Inspected>,
+}
+
+/// A checkpoint that was asked for, and what came of it.
+#[derive(Clone, Debug)]
+pub(super) struct First {
+    /// The workload before.
+    pub(super) workload: Workload,
+    /// When it was asked for.
+    pub(super) began: Timestamp,
+    /// When it was answered.
+    pub(super) ended: Timestamp,
+    /// The answer.
+    pub(super) answer: Answer,
+    /// What the runtime was sent, where that is known.
+    pub(super) sent: Option<Call>,
+    /// Where the archive was to be, as the kubelet names it.
+    pub(super) location: Option<String>,
+    /// The archive as it is found there, or why not.
+    pub(super) file: Result<Evidence, Missing>,
+}
+
+/// Why there is no archive to look at.
+#[derive(Clone, Debug)]
+pub(super) enum Missing {
+    /// It cannot be looked at from here.
+    OutOfReach(String),
+    /// It is not where it should be.
+    NotThere(String),
+}
+
+impl Session {
+    /// A session with this kubelet.
+    pub fn new(kubelet: Kubelet) -> Session {
+        Session {
+            kubelet,
+            first: OnceCell::new(),
+            listing: OnceCell::new(),
+        }
+    }
+
+    /// The container that is checkpointed.
+    pub(super) fn subject(&self) -> &ContainerRef {
+        &self.kubelet.subject
+    }
+
+    /// fake-cri's control, or the reason for a skip.
+    pub(super) fn faults(&self) -> Result<&Faults, Stop> {
+        let reason = "needs the runtime's faults and journal: a fake-cri with --fake-cri-control";
+        self.kubelet
+            .faults
+            .as_ref()
+            .ok_or_else(|| Stop::Skip(reason.to_owned()))
+    }
+
+    /// The first checkpoint, whatever was answered.
+    pub(super) async fn first(&self) -> Result<&First, Stop> {
+        let first = self.first.get_or_init(|| self.attempt(self.subject())).await;
+        first.as_ref().map_err(Clone::clone)
+    }
+
+    /// The first checkpoint, which was answered 200.
+    pub(super) async fn made(&self) -> Result<&First, Stop> {
+        let first = self.first().await?;
+        if first.answer.status == 200 {
+            Ok(first)
+        } else {
+            Err(Stop::Blocked(OK))
+        }
+    }
+
+    /// The first checkpoint's archive.
+    pub(super) async fn file(&self) -> Result<&Evidence, Stop> {
+        match &self.made().await?.file {
+            Ok(evidence) => Ok(evidence),
+            Err(Missing::OutOfReach(reason)) => Err(Stop::Skip(reason.clone())),
+            Err(Missing::NotThere(_)) => Err(Stop::Blocked(ARCHIVE)),
+        }
+    }
+
+    /// The first archive as it was read, whatever it is.
+    pub(super) async fn inspected(&self) -> Result<&Inspected, Stop> {
+        let evidence = self.file().await?;
+        let canary = self.first().await?.workload.canary.clone();
+        self.listing.get_or_try_init(|| inspect(evidence, canary)).await
+    }
+
+    /// The first archive, which is a tar that can be listed.
+    pub(super) async fn listing(&self) -> Result<&Inspected, Stop> {
+        let archive = self.inspected().await?;
+        if is_tar(archive) {
+            Ok(archive)
+        } else {
+            Err(Stop::Blocked(TAR))
+        }
+    }
+
+    /// Whether the endpoint is served to us: otherwise a 404 or 401 for another reason would say nothing.
+    pub(super) async fn served(&self) -> Result<(), Stop> {
+        match self.first().await?.answer.status {
+            401 | 403 | 404 | 405 => Err(Stop::Blocked(OK)),
+            _ => Ok(()),
+        }
+    }
+
+    /// One checkpoint of a container, with all that can be known of it.
+    pub(super) async fn attempt(&self, container: &ContainerRef) -> Result<First, Stop> {
+        let kubelet = &self.kubelet;
+        // A target whose log cannot be read is judged all the same; the cases about the workload then say why not.
+        let workload = kubelet.workload(container).await.unwrap_or_default();
+        let mark = match &kubelet.faults {
+            Some(faults) => Some((faults, faults.mark().await?)),
+            None => None,
+        };
+        let before = self.names_in_folder();
+        let began = Timestamp::now();
+        let answer = kubelet.checkpoint(container, "").await?;
+        let ended = Timestamp::now();
+        let sent = match mark {
+            Some((faults, mark)) if answer.status == 200 => faults.next_checkpoint(mark, LATE).await.ok(),
+            Some((faults, mark)) => faults.checkpoints_after(mark).await?.pop(),
+            None => None,
+        };
+        let new_in_folder = || self.names_in_folder().difference(&before).next().cloned();
+        let location = sent
+            .as_ref()
+            .map(|call| call.location.clone())
+            .or_else(|| item_of(&answer))
+            .or_else(|| {
+                Some(
+                    kubelet
+                        .checkpoints
+                        .as_ref()?
+                        .join(new_in_folder()?)
+                        .to_string_lossy()
+                        .into_owned(),
+                )
+            });
+        if let Some(location) = &location {
+            kubelet.remember(location);
+        }
+        let file = self.find(&answer, location.as_deref()).await;
+        Ok(First {
+            workload,
+            began,
+            ended,
+            answer,
+            sent,
+            location,
+            file,
+        })
+    }
+
+    /// Where a location of the kubelet's can be read from here.
+    pub(super) fn reachable(&self, location: &str) -> Option<PathBuf> {
+        let folder = self.kubelet.checkpoints.as_ref()?;
+        if self.kubelet.local {
+            return Some(PathBuf::from(location));
+        }
+        Some(folder.join(Path::new(location).file_name()?))
+    }
+
+    /// The files in the kubelet's folder of archives, where that can be read.
+    pub(super) fn files(&self) -> Vec<Evidence> {
+        let Some(folder) = &self.kubelet.checkpoints else {
+            return Vec::new();
+        };
+        let names = self.names_in_folder();
+        names
+            .iter()
+            .filter_map(|name| Evidence::of(&folder.join(name)).ok())
+            .collect()
+    }
+
+    async fn find(&self, answer: &Answer, location: Option<&str>) -> Result<Evidence, Missing> {
+        const POLL: Duration = Duration::from_millis(10);
+        let Some(location) = location else {
+            return Err(Missing::NotThere("nothing says where the archive is".to_owned()));
+        };
+        let Some(path) = self.reachable(location) else {
+            return Err(Missing::OutOfReach(
+                "needs the kubelet's archives: --checkpoints-dir names where they can be read".to_owned(),
+            ));
+        };
+        let began = std::time::Instant::now();
+        loop {
+            match Evidence::of(&path) {
+                Ok(evidence) => return Ok(evidence),
+                Err(error) if answer.status != 200 || began.elapsed() > LATE => {
+                    return Err(Missing::NotThere(format!("{location}: {error}")));
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    fn names_in_folder(&self) -> BTreeSet<String> {
+        let folder = self
+            .kubelet
+            .checkpoints
+            .as_ref()
+            .and_then(|folder| std::fs::read_dir(folder).ok());
+        folder
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+}
+
+impl Restore for Session {
+    fn restore(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { self.kubelet.restore().await.map_err(|error| error.to_string()) })
+    }
+}
+
+impl From<TargetError> for Stop {
+    fn from(error: TargetError) -> Stop {
+        Stop::error(&error)
+    }
+}
+
+/// The first item of a success's body, if it has the form that the Kubernetes kubelet gives it.
+pub(super) fn item_of(answer: &Answer) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
+    Some(body.get("items")?.as_array()?.first()?.as_str()?.to_owned())
+}
+
+/// Whether an archive lists at least one member and was read to its end.
+pub(super) fn is_tar(archive: &Inspected) -> bool {
+    archive.is_complete() && !archive.members.is_empty()
+}
+
+/// Reads an archive without holding up the other tasks, and looks for what the workload has in its memory.
+pub(super) async fn inspect(evidence: &Evidence, canary: Option<String>) -> Result<Inspected, Stop> {
+    let path = evidence.path.clone();
+    let expected = Expected {
+        memory: canary.map(String::into_bytes),
+        secrets: Vec::new(),
+    };
+    tokio::task::spawn_blocking(move || archive::inspect_file(&path, &expected, Limits::default()))
+        .await
+        .map_err(|error| Stop::error(&error))?
+        .map_err(|error| Stop::error(&error))
+}

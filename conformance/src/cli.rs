@@ -1,0 +1,194 @@
+//! The command line: which suite, which target, which cases.
+
+mod archive;
+mod kubelet;
+
+use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+pub use kubelet::KubeletArgs;
+
+use crate::{
+    case::{Level, Rules, Selection, exit},
+    catalog,
+};
+
+/// Judges the Kubelet Checkpoint API of any kubelet, CheckpointContainer of any runtime, and checkpoint archives.
+///
+/// Without a subcommand the kubelet suite runs; without a target it runs on the embedded reference kubelet over an
+/// embedded fake-cri.
+#[derive(Debug, Parser)]
+#[command(name = "checkpoint-conformance", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    kubelet: KubeletArgs,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  every selected documented clause was judged and holds
+  1  one does not hold (with --strict: a clause of any level)
+  2  the command line cannot be understood
+  3  the harness could not do its work; wins over 1
+  4  incomplete: nothing ran, or a documented clause could not be judged (--allow-incomplete makes it 0)";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Judge a kubelet's checkpoint endpoint (the default)
+    Kubelet(Box<KubeletArgs>),
+    /// Judge checkpoint archives, from any runtime
+    Archive(archive::ArchiveArgs),
+    /// List the cases of every suite, one a line, the id first
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Print docs/CASES.md
+    #[arg(long)]
+    markdown: bool,
+}
+
+/// Which cases.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SelectionArgs {
+    /// Only cases whose id matches this glob (`*` also matches `/`); may be given several times
+    #[arg(long, value_name = "GLOB")]
+    filter: Vec<String>,
+    /// Only cases of this level: documented, reference, robust; may be given several times
+    #[arg(long, value_name = "LEVEL", value_delimiter = ',', value_parser = parse_level)]
+    level: Vec<Level>,
+}
+
+impl SelectionArgs {
+    fn selection(&self) -> Result<Selection, Failure> {
+        Selection::new(&self.filter, &self.level).map_err(|error| Failure::Usage(error.to_string()))
+    }
+}
+
+/// What decides, and where reports go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct VerdictArgs {
+    /// A failure of any level decides, not of documented clauses alone
+    #[arg(long)]
+    strict: bool,
+    /// Exit 0 when documented clauses could not be judged; the verdict still says so
+    #[arg(long)]
+    allow_incomplete: bool,
+    /// Write report.json and junit.xml into this folder
+    #[arg(long, value_name = "DIR")]
+    report_dir: Option<PathBuf>,
+}
+
+impl VerdictArgs {
+    fn rules(&self) -> Rules {
+        Rules {
+            strict: self.strict,
+            allow_incomplete: self.allow_incomplete,
+        }
+    }
+}
+
+fn parse_level(word: &str) -> Result<Level, String> {
+    Level::ALL
+        .into_iter()
+        .find(|level| level.as_str() == word)
+        .ok_or_else(|| format!("expected one of {}", Level::ALL.map(Level::as_str).join(", ")))
+}
+
+/// Why a command ended without a verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The user asked for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The harness could not do its work.
+    #[error("{0:#}")]
+    Work(#[from] anyhow::Error),
+    /// The user ended it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Runs the command line `args`, the program's name first; returns the exit code, see [`exit`].
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<_> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for, not wrong.
+            let code = if error.use_stderr() { exit::USAGE } else { exit::HOLDS };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let code = match dispatch(cli, &args) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("checkpoint-conformance: {failure}");
+            match failure {
+                Failure::Usage(_) => exit::USAGE,
+                Failure::Work(_) | Failure::Interrupted => exit::ERROR,
+            }
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
+    match cli.command {
+        None => cli.kubelet.run(args),
+        Some(Command::Kubelet(kubelet)) => kubelet.run(args),
+        Some(Command::Archive(archive)) => archive.run(args),
+        Some(Command::List(list)) => {
+            let selection = list.selection.selection()?;
+            let text = if list.markdown {
+                catalog::markdown(&selection)
+            } else {
+                catalog::plain(&selection)
+            };
+            print(&text)?;
+            Ok(exit::HOLDS)
+        }
+    }
+}
+
+/// Writes to stdout; a reader that has gone (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("failed to write to stdout").map_err(Failure::Work)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs a future to its end or to Ctrl-C or SIGTERM, whichever is first.
+async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    tokio::select! {
+        result = work => Ok(result),
+        _ = interrupt.recv() => Err(Failure::Interrupted),
+        _ = terminate.recv() => Err(Failure::Interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,243 @@
+//! `checkpoint-conformance kubelet`, which is also what runs without a subcommand.
+
+use std::{ffi::OsString, path::PathBuf, time::Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use jiff::Timestamp;
+use reqwest::Url;
+
+use super::{Failure, SelectionArgs, VerdictArgs, print, until_interrupted};
+use crate::{
+    case::{self, Record, Selection},
+    catalog::kubelet::{Session, cases},
+    report::{Frame, Palette, Progress, Repeat, Report, Secrets, Terminal},
+    target::{ContainerRef, Credential, Identity, Kubelet, UrlTarget},
+};
+
+/// Which kubelet, which cases, what decides.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KubeletArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    verdict: VerdictArgs,
+
+    /// Judge the kubelet that runs at this URL: https://HOST:PORT
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "A running kubelet",
+        requires = "pod",
+        requires = "credential"
+    )]
+    kubelet_url: Option<Url>,
+    /// The client certificate (PEM) to come with
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "A running kubelet",
+        group = "credential",
+        requires = "client_key"
+    )]
+    client_cert: Option<PathBuf>,
+    /// The key (PEM) of the client certificate
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "A running kubelet",
+        requires = "client_cert"
+    )]
+    client_key: Option<PathBuf>,
+    /// A file that holds the bearer token to come with
+    #[arg(long, value_name = "FILE", help_heading = "A running kubelet", group = "credential")]
+    token_file: Option<PathBuf>,
+    /// The authorities (PEM) of the kubelet's certificate
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "A running kubelet",
+        conflicts_with = "insecure"
+    )]
+    ca: Option<PathBuf>,
+    /// Do not check the kubelet's certificate
+    #[arg(long, help_heading = "A running kubelet")]
+    insecure: bool,
+    /// The container to checkpoint: NAMESPACE/POD/CONTAINER
+    #[arg(long, value_name = "NS/POD/CONTAINER", help_heading = "A running kubelet", value_parser = parse_container)]
+    pod: Option<ContainerRef>,
+    /// Where the kubelet's `checkpoints` folder can be read from here
+    #[arg(long, value_name = "DIR", help_heading = "A running kubelet")]
+    checkpoints_dir: Option<PathBuf>,
+    /// The control socket of the fake-cri that is the kubelet's runtime
+    #[arg(long, value_name = "SOCKET", help_heading = "A running kubelet")]
+    fake_cri_control: Option<PathBuf>,
+}
+
+fn parse_container(text: &str) -> Result<ContainerRef, String> {
+    let parts: Vec<_> = text.split('/').collect();
+    match parts[..] {
+        [namespace, pod, container] if parts.iter().all(|part| !part.is_empty()) => Ok(ContainerRef {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            container: container.to_owned(),
+        }),
+        _ => Err("expected NAMESPACE/POD/CONTAINER".to_owned()),
+    }
+}
+
+impl KubeletArgs {
+    /// Runs the suite, prints and writes the reports, and returns the exit code.
+    pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
+        self.check()?;
+        let selection = self.selection.selection()?;
+        let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
+        let report = runtime.block_on(self.judge(&selection))?;
+        let terminal = Terminal {
+            palette: Palette::of_stdout(),
+            repeat: Repeat::from_args(args.iter().map(|arg| arg.to_string_lossy().into_owned())),
+        };
+        print(&terminal.render(&report))?;
+        if let Some(folder) = &self.verdict.report_dir {
+            report.write_to(folder).map_err(anyhow::Error::from)?;
+        }
+        Ok(report.verdict.exit_code(self.verdict.rules()))
+    }
+
+    /// What clap cannot say: options of one target do not go with another.
+    fn check(&self) -> Result<(), Failure> {
+        if self.kubelet_url.is_none() {
+            for (given, option) in [
+                (
+                    self.client_cert.is_some() || self.token_file.is_some(),
+                    "--client-cert and --token-file",
+                ),
+                (self.ca.is_some() || self.insecure, "--ca and --insecure"),
+                (self.pod.is_some(), "--pod"),
+                (self.checkpoints_dir.is_some(), "--checkpoints-dir"),
+                (self.fake_cri_control.is_some(), "--fake-cri-control"),
+            ] {
+                if given {
+                    return Err(Failure::Usage(format!("{option} go with --kubelet-url")));
+                }
+            }
+        } else if self.ca.is_none() && !self.insecure {
+            return Err(Failure::Usage("--kubelet-url needs --ca FILE or --insecure".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn judge(&self, selection: &Selection) -> Result<Report, Failure> {
+        let began = (Timestamp::now(), Instant::now());
+        let kubelet = until_interrupted(self.target()).await??;
+        let session = Session::new(kubelet);
+        let records = until_interrupted(run_selected(&session, selection)).await;
+        // Whatever happened, what was started is ended and what was made is removed.
+        let (archives_left, ended) = finish(&session.kubelet).await;
+        let records = match records {
+            Ok(records) => records,
+            Err(failure) => {
+                name_left(&archives_left);
+                return Err(failure);
+            }
+        };
+        ended?;
+        let secrets = secrets_of(&session.kubelet).await;
+        let frame = Frame {
+            target: session.kubelet.about.clone(),
+            started: began.0,
+            duration: began.1.elapsed(),
+            rules: self.verdict.rules(),
+            archives_left,
+        };
+        Ok(Report::new(frame, &records, &secrets))
+    }
+
+    async fn target(&self) -> Result<Kubelet, Failure> {
+        let Some(url) = &self.kubelet_url else {
+            return Err(Failure::Usage("the embedded target is not there yet".to_owned()));
+        };
+        let credential = match (&self.client_cert, &self.client_key, &self.token_file) {
+            (Some(certificate), Some(key), _) => Credential::Certificate {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            },
+            (_, _, Some(file)) => Credential::Token(file.clone()),
+            _ => return Err(Failure::Usage("--client-key is missing".to_owned())),
+        };
+        let target = UrlTarget {
+            url: url.clone(),
+            credential,
+            ca: self.ca.clone(),
+            container: self
+                .pod
+                .clone()
+                .ok_or_else(|| Failure::Usage("--pod is missing".to_owned()))?,
+            checkpoints: self.checkpoints_dir.clone(),
+            control: self.fake_cri_control.clone(),
+        };
+        Ok(target.connect().await.map_err(anyhow::Error::from)?)
+    }
+}
+
+async fn run_selected(session: &Session, selection: &Selection) -> Vec<Record> {
+    let mut cases = cases();
+    cases.retain(|case| selection.takes(&case.clause));
+    let mut progress = Progress::new(cases.len());
+    case::run(&cases, session, &mut progress).await
+}
+
+async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
+    let left = kubelet.remove_archives();
+    match &kubelet.steering {
+        // All that it wrote lies in a folder of ours.
+        Some(steering) => match steering.shutdown().await {
+            Ok(()) => (Vec::new(), Ok(())),
+            Err(error) => (left, Err(Failure::Work(error.into()))),
+        },
+        None => (left, Ok(())),
+    }
+}
+
+fn name_left(archives: &[String]) {
+    if !archives.is_empty() {
+        eprintln!("archives left behind, they hold the memory of a container:");
+        for path in archives {
+            eprintln!("  {path}");
+        }
+    }
+}
+
+async fn secrets_of(kubelet: &Kubelet) -> Secrets {
+    let mut secrets = Secrets::default();
+    let client = kubelet.client().await;
+    for identity in [Some(&client.access().identity), client.access().denied.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        match identity {
+            Identity::Certificate { key, .. } => secrets.add(key),
+            Identity::Token(token) => secrets.add(token),
+        }
+    }
+    for canary in kubelet.canaries() {
+        secrets.add(&canary);
+    }
+    secrets
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("default/web/app", true)]
+    #[case("default/web", false)]
+    #[case("default//app", false)]
+    #[case("a/b/c/d", false)]
+    fn containers(#[case] text: &str, #[case] holds: bool) {
+        assert_eq!(parse_container(text).is_ok(), holds);
+    }
+}

@@ -1,0 +1,293 @@
+//! HTTPS to a kubelet, as someone it knows, as someone it does not, or as no one.
+
+use std::{collections::HashMap, time::Duration};
+
+use reqwest::{Method, Url, header::HeaderMap};
+use tokio::sync::Mutex;
+
+use super::{Authority, TargetError};
+
+/// Longer than any answer may take, shorter than a case's limit: the case says what did not answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// Where a kubelet answers and how it is recognised.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// `https://HOST:PORT/`.
+    pub base: Url,
+    /// How its certificate is checked.
+    pub trust: Trust,
+    /// Who we are when we have a right to be there.
+    pub identity: Identity,
+    /// Someone whom it knows and who may not checkpoint, if there is one.
+    pub denied: Option<Identity>,
+}
+
+/// How a kubelet's certificate is checked.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Against these authorities, or that very certificate (PEM).
+    Authorities(String),
+    /// Not at all.
+    Insecure,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// By a client certificate (PEM, with its key).
+    Certificate {
+        /// The certificate and its chain.
+        certificate: String,
+        /// Its key.
+        key: String,
+    },
+    /// By a bearer token.
+    Token(String),
+}
+
+/// As whom a request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Credentials {
+    /// As the one who may.
+    Good,
+    /// As one who is known and may not.
+    Denied,
+    /// With no credentials at all.
+    None,
+    /// With a bearer token that nobody issued.
+    UnknownToken,
+    /// With a client certificate of an authority that the kubelet does not know.
+    StrangerCertificate,
+}
+
+/// What a kubelet answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body as text, what is not UTF-8 replaced.
+    pub body: String,
+}
+
+impl Answer {
+    /// The value of a header, empty when there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+    }
+
+    /// Status and body in one line, cut where it grows long.
+    pub fn brief(&self) -> String {
+        const LONGEST: usize = 300;
+        if self.body.is_empty() {
+            return format!("{} without a body", self.status);
+        }
+        let quoted = format!("{:?}", self.body);
+        match quoted.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{} {}...", self.status, &quoted[..end]),
+            None => format!("{} {quoted}", self.status),
+        }
+    }
+}
+
+/// Asks one kubelet. Connections are kept for each kind of credentials, and never shared between them.
+#[derive(Debug)]
+pub struct Client {
+    access: Access,
+    clients: Mutex<HashMap<Credentials, reqwest::Client>>,
+}
+
+impl Client {
+    /// A client; nothing is connected yet.
+    pub fn new(access: Access) -> Client {
+        Client {
+            access,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// Where it asks.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The URL of a checkpoint of that container, each segment percent-encoded, with this query (may be empty).
+    pub fn checkpoint_url(&self, namespace: &str, pod: &str, container: &str, query: &str) -> Url {
+        let mut url = self.url("");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.clear().extend(["checkpoint", namespace, pod, container]);
+        }
+        url.set_query((!query.is_empty()).then_some(query));
+        url
+    }
+
+    /// The URL of this path and query on the kubelet.
+    pub fn url(&self, path_and_query: &str) -> Url {
+        self.access
+            .base
+            .join(path_and_query)
+            .unwrap_or_else(|_| self.access.base.clone())
+    }
+
+    /// One request and its answer, whatever its status.
+    ///
+    /// # Errors
+    /// No connection, a broken one, or no answer in time.
+    pub async fn send(&self, credentials: Credentials, method: Method, url: Url) -> Result<Answer, TargetError> {
+        self.send_with(credentials, method, url, HeaderMap::new(), Vec::new())
+            .await
+    }
+
+    /// One request with headers and a body of its own.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_with(
+        &self,
+        credentials: Credentials,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Answer, TargetError> {
+        let no_answer = |source: reqwest::Error| TargetError::NoAnswer {
+            url: url.to_string(),
+            source: source.without_url(),
+        };
+        let mut request = self
+            .client(credentials)
+            .await?
+            .request(method, url.clone())
+            .headers(headers);
+        match credentials {
+            Credentials::UnknownToken => request = request.bearer_auth("checkpoint-conformance-nobody-issued-this"),
+            Credentials::Good => {
+                if let Identity::Token(token) = &self.access.identity {
+                    request = request.bearer_auth(token);
+                }
+            }
+            Credentials::Denied => {
+                if let Some(Identity::Token(token)) = &self.access.denied {
+                    request = request.bearer_auth(token);
+                }
+            }
+            Credentials::None | Credentials::StrangerCertificate => {}
+        }
+        if !body.is_empty() {
+            request = request.body(body);
+        }
+        let answer = request.send().await.map_err(no_answer)?;
+        let status = answer.status().as_u16();
+        let headers = answer.headers().clone();
+        let body = answer.bytes().await.map_err(no_answer)?;
+        Ok(Answer {
+            status,
+            headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+
+    async fn client(&self, credentials: Credentials) -> Result<reqwest::Client, TargetError> {
+        let mut clients = self.clients.lock().await;
+        if let Some(client) = clients.get(&credentials) {
+            return Ok(client.clone());
+        }
+        let client = self.build(credentials)?;
+        clients.insert(credentials, client.clone());
+        Ok(client)
+    }
+
+    fn build(&self, credentials: Credentials) -> Result<reqwest::Client, TargetError> {
+        // One provider for the process; a second call only says that there is one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .timeout(ANSWER_WITHIN)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
+        builder = match &self.access.trust {
+            Trust::Authorities(pem) => {
+                let authorities = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(TargetError::Client)?;
+                builder.tls_certs_only(authorities)
+            }
+            Trust::Insecure => builder.tls_danger_accept_invalid_certs(true),
+        };
+        let identity = match credentials {
+            Credentials::Good => Some(self.access.identity.clone()),
+            Credentials::Denied => self.access.denied.clone(),
+            Credentials::StrangerCertificate => {
+                // The same name as a real administrator's, so that only the issuer is wrong.
+                let pair =
+                    Authority::new("checkpoint-conformance stranger")?.client("system:admin", "system:masters")?;
+                Some(Identity::Certificate {
+                    certificate: pair.certificate,
+                    key: pair.key,
+                })
+            }
+            Credentials::None | Credentials::UnknownToken => None,
+        };
+        if let Some(Identity::Certificate { certificate, key }) = identity {
+            let pem = format!("{certificate}\n{key}");
+            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(TargetError::Client)?);
+        }
+        builder.build().map_err(TargetError::Client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        Client::new(Access {
+            base: Url::parse("https://127.0.0.1:10250/").unwrap(),
+            trust: Trust::Insecure,
+            identity: Identity::Token("t".to_owned()),
+            denied: None,
+        })
+    }
+
+    #[test]
+    fn names_are_percent_encoded_and_the_query_is_kept_as_written() {
+        let url = client().checkpoint_url("default", "a/b", "ü c", "timeout=");
+        assert_eq!(
+            url.as_str(),
+            "https://127.0.0.1:10250/checkpoint/default/a%2Fb/%C3%BC%20c?timeout="
+        );
+        assert_eq!(
+            client().checkpoint_url("a", "b", "c", "").as_str(),
+            "https://127.0.0.1:10250/checkpoint/a/b/c"
+        );
+    }
+
+    #[test]
+    fn a_long_body_is_cut() {
+        let answer = Answer {
+            status: 500,
+            headers: HeaderMap::new(),
+            body: "ä".repeat(1000),
+        };
+        assert!(answer.brief().chars().count() < 320);
+    }
+
+    #[tokio::test]
+    async fn a_kubelet_that_is_not_there_is_named_with_the_cause() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut access = client().access;
+        access
+            .base
+            .set_port(Some(listener.local_addr().unwrap().port()))
+            .unwrap();
+        drop(listener);
+        let client = Client::new(access);
+        let error = client
+            .send(Credentials::Good, Method::GET, client.url("/healthz"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+}

@@ -1,0 +1,248 @@
+//! fake-cri's control API: rules in, journal out.
+
+use std::{path::Path, time::Duration};
+
+use cri_proto::control::v1::{
+    AddFaultsRequest, ClearFaultsRequest, JournalEntry, JournalRequest, control_client::ControlClient,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::UnixStream, sync::Mutex};
+use tonic::transport::{Channel, Endpoint};
+
+use super::TargetError;
+
+/// A fake-cri that can be told what to do wrong, and that says what it was asked.
+#[derive(Debug)]
+pub struct Faults {
+    client: ControlClient<Channel>,
+    // What is in force because of us, to be taken back.
+    rules: Mutex<Vec<String>>,
+}
+
+/// One CheckpointContainer call as the runtime received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its number in the journal.
+    pub sequence: u64,
+    /// The container's id.
+    pub container_id: String,
+    /// Where the archive was asked for.
+    pub location: String,
+    /// The request's own timeout, in seconds.
+    pub timeout: i64,
+    /// The call's deadline, from its start; `None` without one.
+    pub deadline: Option<Duration>,
+    /// The gRPC code of the answer.
+    pub code: i32,
+    /// Whether the caller went away before the answer.
+    pub cancelled: bool,
+    /// When the answer was given, in nanoseconds since the epoch.
+    pub ended_at: i64,
+    /// How many rules fired on it.
+    pub faults: usize,
+}
+
+/// The method of the calls that are looked at.
+const CHECKPOINT: &str = "CheckpointContainer";
+
+impl Faults {
+    /// Connects to the control socket.
+    ///
+    /// # Errors
+    /// Nothing answers there.
+    pub async fn connect(socket: &Path) -> Result<Faults, TargetError> {
+        let path = socket.to_owned();
+        let connect = move |_| {
+            let path = path.clone();
+            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+        };
+        // The URI is demanded and not used: the connector knows the socket.
+        let channel = Endpoint::from_static("http://control.invalid")
+            .connect_with_connector(tower::service_fn(connect))
+            .await
+            .map_err(|error| TargetError::Control(format!("{}: {}", socket.display(), chain(&error))))?;
+        Ok(Faults {
+            client: ControlClient::new(channel),
+            rules: Mutex::default(),
+        })
+    }
+
+    /// Adds rules in the fault grammar, or `preset:NAME`.
+    ///
+    /// # Errors
+    /// A rule that cannot be read, or no answer.
+    pub async fn add(&self, rules: &[&str]) -> Result<(), TargetError> {
+        let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        // Locked across the call: rules that a cancelled case added must be known to `clear`.
+        let mut known = self.rules.lock().await;
+        let answer = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
+        known.extend(answer.map_err(refused)?.into_inner().ids);
+        Ok(())
+    }
+
+    /// Takes back what [`Self::add`] added, and nothing else.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn clear(&self) -> Result<(), TargetError> {
+        let mut known = self.rules.lock().await;
+        if known.is_empty() {
+            return Ok(());
+        }
+        let ids = known.clone();
+        self.client
+            .clone()
+            .clear_faults(ClearFaultsRequest { ids })
+            .await
+            .map_err(refused)?;
+        known.clear();
+        Ok(())
+    }
+
+    /// The number of the journal's last call.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn mark(&self) -> Result<u64, TargetError> {
+        Ok(self.entries(0).await?.last().map_or(0, |entry| entry.sequence))
+    }
+
+    /// The checkpoints that ended after this mark, in the order in which they ended.
+    ///
+    /// # Errors
+    /// No answer, or an entry that cannot be read.
+    pub async fn checkpoints_after(&self, mark: u64) -> Result<Vec<Call>, TargetError> {
+        let entries = self.entries(mark).await?;
+        entries
+            .iter()
+            .filter(|entry| is_checkpoint(entry))
+            .map(call_of)
+            .collect()
+    }
+
+    /// Waits for the next checkpoint to end after this mark.
+    ///
+    /// # Errors
+    /// None ended in time, or no answer.
+    pub async fn next_checkpoint(&self, mark: u64, within: Duration) -> Result<Call, TargetError> {
+        let request = JournalRequest {
+            follow: true,
+            after: mark,
+        };
+        let next = async {
+            let mut stream = self
+                .client
+                .clone()
+                .journal(request)
+                .await
+                .map_err(refused)?
+                .into_inner();
+            while let Some(entry) = stream.message().await.map_err(refused)? {
+                if is_checkpoint(&entry) {
+                    return call_of(&entry);
+                }
+            }
+            Err(TargetError::Control("the journal ended".to_owned()))
+        };
+        tokio::time::timeout(within, next)
+            .await
+            .map_err(|_| TargetError::NotReady("the runtime answered no checkpoint in time".to_owned()))?
+    }
+
+    async fn entries(&self, after: u64) -> Result<Vec<JournalEntry>, TargetError> {
+        let request = JournalRequest { follow: false, after };
+        let mut stream = self
+            .client
+            .clone()
+            .journal(request)
+            .await
+            .map_err(refused)?
+            .into_inner();
+        let mut entries = Vec::new();
+        while let Some(entry) = stream.message().await.map_err(refused)? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+fn is_checkpoint(entry: &JournalEntry) -> bool {
+    entry.method.ends_with(CHECKPOINT)
+}
+
+fn call_of(entry: &JournalEntry) -> Result<Call, TargetError> {
+    let request: Value = serde_json::from_str(&entry.request)
+        .map_err(|error| TargetError::Control(format!("entry {} of the journal: {error}", entry.sequence)))?;
+    // Protobuf's JSON has lowerCamelCase names; the proto's own names are read too.
+    let field = |camel: &str, snake: &str| request.get(camel).or_else(|| request.get(snake)).cloned();
+    let text = |value: Option<Value>| {
+        value
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    };
+    let timeout = match field("timeout", "timeout") {
+        Some(Value::String(number)) => number.parse().unwrap_or_default(),
+        Some(number) => number.as_i64().unwrap_or_default(),
+        None => 0,
+    };
+    Ok(Call {
+        sequence: entry.sequence,
+        container_id: text(field("containerId", "container_id")),
+        location: text(field("location", "location")),
+        timeout,
+        deadline: u64::try_from(entry.timeout)
+            .ok()
+            .filter(|n| *n > 0)
+            .map(Duration::from_nanos),
+        code: entry.code,
+        cancelled: entry.cancelled,
+        ended_at: entry.ended_at,
+        faults: entry.faults.len(),
+    })
+}
+
+fn refused(status: tonic::Status) -> TargetError {
+    TargetError::Control(format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_read_from_the_journal_s_json() {
+        let entry = JournalEntry {
+            sequence: 9,
+            method: "RuntimeService/CheckpointContainer".to_owned(),
+            request: r#"{"containerId":"abc","location":"/x/y.tar","timeout":"120"}"#.to_owned(),
+            timeout: 120_000_000_000,
+            ..JournalEntry::default()
+        };
+        assert!(is_checkpoint(&entry));
+        let call = call_of(&entry).unwrap();
+        assert_eq!(
+            (call.container_id.as_str(), call.location.as_str(), call.timeout),
+            ("abc", "/x/y.tar", 120)
+        );
+        assert_eq!(call.deadline, Some(Duration::from_secs(120)));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_not_there_is_named() {
+        let error = Faults::connect(Path::new("/nonexistent/control.sock"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/control.sock"), "{error}");
+    }
+}

@@ -1,0 +1,84 @@
+//! How to reach, start and steer what is judged. Targets know no case.
+//!
+//! ```text
+//!  embedded   fake-cri and the reference kubelet, started here in a temporary folder
+//!  url        a kubelet that runs already
+//!      \
+//!       Kubelet --- Client      HTTPS with good, wrong or no credentials
+//!               --- Workload    canary and ticks, read from the container's log
+//!               --- Evidence    the archive, where its folder can be read from here
+//!               --- Faults      rules and journal, where the runtime is a fake-cri
+//!               --- Steering    restart with the feature gate off, where it was started here
+//! ```
+//!
+//! What a target cannot do is `None`; the cases that need it are skipped with that reason.
+
+mod client;
+mod evidence;
+mod faults;
+mod kubelet;
+mod pki;
+mod url;
+mod workload;
+
+pub use client::{Access, Answer, Client, Credentials, Identity, Trust};
+pub use evidence::Evidence;
+pub use faults::{Call, Faults};
+pub use kubelet::{ContainerRef, Gate, Kubelet, Neighbours, Steering};
+pub use pki::{Authority, Pair};
+pub use url::{Credential, UrlTarget};
+pub use workload::{Workload, parse as parse_log};
+
+use std::path::PathBuf;
+
+/// A target that could not be reached, started or steered.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A certificate could not be made or read.
+    #[error("failed to make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// The HTTP client could not be set up.
+    #[error("failed to set up the client: {0}")]
+    Client(reqwest::Error),
+    /// The kubelet did not answer.
+    #[error("no answer from {url}: {}", causes(source))]
+    NoAnswer {
+        /// Which request.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// fake-cri's control API did not answer as it should.
+    #[error("fake-cri's control API: {0}")]
+    Control(String),
+    /// Something did not come up, or did not come to the state that is waited for.
+    #[error("{0}")]
+    NotReady(String),
+    /// An argument cannot be used.
+    #[error("{0}")]
+    Argument(String),
+}
+
+impl TargetError {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> TargetError {
+        let path = path.into();
+        move |source| TargetError::File { path, source }
+    }
+}
+
+fn causes(error: &reqwest::Error) -> String {
+    // The outermost message only repeats the URL; the causes say what happened.
+    let mut error: &dyn std::error::Error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
