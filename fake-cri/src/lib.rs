@@ -19,6 +19,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod control;
 mod embedded;
 pub mod entry;
 pub mod fault;

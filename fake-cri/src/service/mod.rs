@@ -8,6 +8,7 @@
 
 mod conditions;
 mod connection;
+mod control;
 mod fault_layer;
 mod frame;
 mod image_service;
@@ -21,6 +22,7 @@ mod translate;
 
 pub use conditions::Conditions;
 pub use connection::{Connection, Hangup};
+pub use control::ControlApi;
 pub use fault_layer::{FaultLayer, FaultService};
 pub use image_service::ImageApi;
 pub use runtime_service::RuntimeApi;

@@ -1,0 +1,136 @@
+//! The control API: rules come and go, the journal is read, the node's conditions change.
+//!
+//! It has a socket of its own, so that a fault that stops every call of the CRI cannot lock out the one who set it.
+
+use std::{io, pin::Pin, sync::Arc};
+
+use cri_proto::control::v1::{
+    self as proto,
+    control_server::{Control, ControlServer},
+};
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::Conditions;
+use crate::fault::{Engine, Entry, Journal, Listed, Source, parse_rules};
+
+/// What the control API steers.
+#[derive(Clone, Debug)]
+pub struct ControlApi {
+    engine: Arc<Engine>,
+    journal: Arc<Journal>,
+    conditions: Arc<Conditions>,
+}
+
+impl ControlApi {
+    /// Steers these.
+    pub fn new(engine: Arc<Engine>, journal: Arc<Journal>, conditions: Arc<Conditions>) -> ControlApi {
+        ControlApi {
+            engine,
+            journal,
+            conditions,
+        }
+    }
+
+    /// Serves it on a socket, which should be the owner's alone, until the future is dropped: a follower of the journal
+    /// would hold up any gentler end.
+    ///
+    /// # Errors
+    /// What the transport fails with.
+    pub async fn serve(self, listener: UnixListener) -> io::Result<()> {
+        Server::builder()
+            .add_service(ControlServer::new(self))
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await
+            .map_err(io::Error::other)
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlApi {
+    async fn add_faults(
+        &self,
+        request: Request<proto::AddFaultsRequest>,
+    ) -> Result<Response<proto::AddFaultsResponse>, Status> {
+        let texts = request.into_inner().rules;
+        let rules: Result<Vec<_>, _> = texts.iter().map(|text| parse_rules(text)).collect();
+        let rules = rules.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let ids = self.engine.add(rules.into_iter().flatten().collect(), Source::Control);
+        Ok(Response::new(proto::AddFaultsResponse { ids }))
+    }
+
+    async fn list_faults(
+        &self,
+        _: Request<proto::ListFaultsRequest>,
+    ) -> Result<Response<proto::ListFaultsResponse>, Status> {
+        let rules = self.engine.list().into_iter().map(message_of_rule).collect();
+        Ok(Response::new(proto::ListFaultsResponse { rules }))
+    }
+
+    async fn clear_faults(
+        &self,
+        request: Request<proto::ClearFaultsRequest>,
+    ) -> Result<Response<proto::ClearFaultsResponse>, Status> {
+        let cleared = self.engine.clear(&request.into_inner().ids);
+        Ok(Response::new(proto::ClearFaultsResponse {
+            cleared: u32::try_from(cleared).unwrap_or(u32::MAX),
+        }))
+    }
+
+    type JournalStream = Pin<Box<dyn Stream<Item = Result<proto::JournalEntry, Status>> + Send>>;
+
+    async fn journal(&self, request: Request<proto::JournalRequest>) -> Result<Response<Self::JournalStream>, Status> {
+        let proto::JournalRequest { follow, after } = request.into_inner();
+        let entries: Self::JournalStream = if follow {
+            Box::pin(self.journal.follow(after).map(|entry| Ok(message_of_entry(&entry))))
+        } else {
+            let entries = self.journal.after(after).into_iter();
+            Box::pin(stream::iter(entries.map(|entry| Ok(message_of_entry(&entry)))))
+        };
+        Ok(Response::new(entries))
+    }
+
+    async fn set_conditions(
+        &self,
+        request: Request<proto::SetConditionsRequest>,
+    ) -> Result<Response<proto::SetConditionsResponse>, Status> {
+        let proto::SetConditionsRequest {
+            runtime_ready,
+            network_ready,
+        } = request.into_inner();
+        self.conditions.set(runtime_ready, network_ready);
+        Ok(Response::new(proto::SetConditionsResponse {
+            runtime_ready: self.conditions.runtime_ready(),
+            network_ready: self.conditions.network_ready(),
+        }))
+    }
+}
+
+fn message_of_rule(listed: Listed) -> proto::FaultRule {
+    proto::FaultRule {
+        id: listed.id,
+        rule: listed.rule.to_string(),
+        fired: listed.fired,
+        source: listed.source.to_string(),
+        seen: listed.seen,
+    }
+}
+
+fn message_of_entry(entry: &Entry) -> proto::JournalEntry {
+    let timeout = entry.timeout.unwrap_or_default().as_nanos();
+    proto::JournalEntry {
+        sequence: entry.sequence,
+        method: entry.method.clone(),
+        started_at: entry.started_at,
+        ended_at: entry.ended_at,
+        request: entry.request.clone(),
+        response: entry.response.clone(),
+        code: entry.code.into(),
+        message: entry.message.clone(),
+        timeout: i64::try_from(timeout).unwrap_or(i64::MAX),
+        faults: entry.faults.clone(),
+        cancelled: entry.cancelled,
+    }
+}

@@ -1,0 +1,161 @@
+//! The control API over its own socket: rules, the journal, conditions.
+
+use std::{sync::Arc, time::Duration};
+
+use fake_cri::{
+    control::Client,
+    fault::{Engine, Entry, Journal, Rpc, Source, Subject, parse_rules},
+    service::{Conditions, ControlApi},
+};
+use futures_util::StreamExt as _;
+use tokio::net::UnixListener;
+use tonic::Code;
+
+struct Controlled {
+    engine: Arc<Engine>,
+    journal: Arc<Journal>,
+    conditions: Arc<Conditions>,
+    client: Client,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Controlled {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn controlled() -> Controlled {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("control.sock");
+    let listener = UnixListener::bind(&socket).expect("a free path");
+    let (engine, journal, conditions) = (Arc::new(Engine::new()), Arc::new(Journal::new()), Arc::default());
+    let api = ControlApi::new(engine.clone(), journal.clone(), Arc::clone(&conditions));
+    Controlled {
+        engine,
+        journal,
+        conditions,
+        server: tokio::spawn(api.serve(listener)),
+        client: Client::connect(&socket).await.expect("it listens"),
+        _folder: folder,
+    }
+}
+
+fn entry(method: &str) -> Entry {
+    Entry {
+        sequence: 0,
+        method: method.to_owned(),
+        started_at: 5,
+        ended_at: 7,
+        request: "{}".to_owned(),
+        response: String::new(),
+        code: Code::Aborted,
+        message: "no".to_owned(),
+        timeout: Some(Duration::from_secs(2)),
+        faults: vec!["f1".to_owned()],
+        cancelled: true,
+    }
+}
+
+#[tokio::test]
+async fn rules_are_added_listed_and_cleared() {
+    let controlled = controlled().await;
+    let client = &controlled.client;
+    let flag = parse_rules("Version:before=hang").expect("a rule");
+    controlled.engine.add(flag, Source::Flag);
+    let ids = client
+        .add_faults(["Version:after=drop; preset:hang", "Status:before=drop"])
+        .await
+        .expect("rules");
+    assert_eq!(ids, ["f2", "f3", "f4"]);
+    controlled
+        .engine
+        .decide(Rpc::by_name("Status").expect("an rpc"), &Subject::default());
+
+    let listed = client.list_faults().await.expect("a list");
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|rule| {
+            (
+                rule.id.as_str(),
+                rule.rule.as_str(),
+                rule.source.as_str(),
+                rule.seen,
+                rule.fired,
+            )
+        })
+        .collect();
+    let expected = [
+        ("f1", "Version:before=hang", "flag", 0, 0),
+        ("f2", "Version:after=drop", "control", 0, 0),
+        ("f3", "CheckpointContainer:before=hang", "control", 0, 0),
+        ("f4", "Status:before=drop", "control", 1, 1),
+    ];
+    assert_eq!(listed, expected);
+
+    let cleared = client.clear_faults(&["f2".to_owned(), "f99".to_owned()]).await;
+    assert_eq!(cleared.expect("an answer"), 1);
+    assert_eq!(client.clear_faults(&[]).await.expect("an answer"), 3);
+    assert!(client.list_faults().await.expect("a list").is_empty());
+}
+
+#[tokio::test]
+async fn a_bad_rule_adds_none_and_is_pointed_at() {
+    let controlled = controlled().await;
+    let error = controlled
+        .client
+        .add_faults(["Version:before=hang", "Version:sometime=hang"])
+        .await;
+    let status = error.expect_err("a bad rule");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("column 9: expected a point"), "{status:?}");
+    assert!(
+        status.message().ends_with("\n  Version:sometime=hang\n          ^"),
+        "{status:?}"
+    );
+    assert!(controlled.engine.list().is_empty());
+}
+
+#[tokio::test]
+async fn the_journal_is_read_and_followed() {
+    let controlled = controlled().await;
+    for method in ["a", "b", "c"] {
+        controlled.journal.record(entry(method));
+    }
+    let entries = controlled.client.journal(1).await.expect("entries");
+    let methods: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.sequence, entry.method.as_str()))
+        .collect();
+    assert_eq!(methods, [(2, "b"), (3, "c")]);
+    let read = &entries[0];
+    assert_eq!((read.started_at, read.ended_at, read.timeout), (5, 7, 2_000_000_000));
+    assert_eq!((read.request.as_str(), read.response.as_str()), ("{}", ""));
+    assert_eq!((read.code, read.message.as_str(), read.cancelled), (10, "no", true));
+    assert_eq!(read.faults, ["f1"]);
+
+    let mut following = controlled.client.follow_journal(2).await.expect("a stream");
+    assert_eq!(following.next().await.expect("an entry").expect("no error").method, "c");
+    controlled.journal.record(entry("d"));
+    assert_eq!(following.next().await.expect("an entry").expect("no error").method, "d");
+}
+
+#[tokio::test]
+async fn conditions_are_set_one_by_one() {
+    let controlled = controlled().await;
+    let conditions = &controlled.conditions;
+    assert!(conditions.runtime_ready() && conditions.network_ready());
+    controlled
+        .client
+        .set_conditions(None, Some(false))
+        .await
+        .expect("an answer");
+    assert!(conditions.runtime_ready() && !conditions.network_ready());
+    controlled
+        .client
+        .set_conditions(Some(false), Some(true))
+        .await
+        .expect("an answer");
+    assert!(!conditions.runtime_ready() && conditions.network_ready());
+}
