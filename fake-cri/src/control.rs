@@ -51,6 +51,11 @@ impl Client {
         })
     }
 
+    /// A client over a channel that exists.
+    pub(crate) fn over(channel: Channel) -> Client {
+        Client { channel }
+    }
+
     /// Adds rules, all or none, and gives their ids. Each text is a rule, a `preset:NAME`, or several of them.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ use cri_proto::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::entry;
+use crate::{control, entry};
 
 /// Why fake-cri could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -276,6 +276,11 @@ impl FakeCri {
     /// A client of the control API.
     pub fn control_client(&self) -> ControlClient<Channel> {
         ControlClient::new(channel(&self.control)).max_decoding_message_size(64 << 20)
+    }
+
+    /// A client of the control API: faults, the journal, the node's conditions. It connects with its first call.
+    pub fn control(&self) -> control::Client {
+        control::Client::over(channel(&self.control))
     }
 
     /// Kills fake-cri with SIGKILL and waits for its end. Its containers live on, until [`FakeCri::restart`] finds them

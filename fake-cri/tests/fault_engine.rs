@@ -63,6 +63,16 @@ fn a_seed_draws_the_same_each_time_and_as_often_as_it_says() {
     let [one, again, other] = [1, 1, 2].map(|seed| fires_on(&engine(&rule(seed)), 4000));
     assert_eq!(one, again);
     assert_ne!(one, other);
+    let whole = Engine::with_seed(1);
+    whole.add(
+        parse_rules("Version(p=0.25):before=hang").expect("a rule"),
+        Source::Flag,
+    );
+    assert_eq!(
+        fires_on(&whole, 4000),
+        one,
+        "without its own seed a rule takes the engine's"
+    );
     // Five standard deviations to each side.
     for fired in [one, other] {
         assert!((863..=1137).contains(&fired.len()), "{} of 4000 at 0.25", fired.len());

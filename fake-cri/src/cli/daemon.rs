@@ -12,9 +12,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::options::{LogFormat, ServeOptions};
 use crate::{
-    fault::{Engine, Journal},
+    fault::{Engine, Journal, Rules, Source, read_file},
     runtime::Runtime,
-    service::{Conditions, listen_on, serve},
+    service::{Conditions, ControlApi, listen_on, serve},
 };
 
 /// How long calls that are under way may go on after the end was asked for.
@@ -52,29 +52,43 @@ async fn daemon(options: ServeOptions, executable: PathBuf) -> anyhow::Result<()
     let terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
     let interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
     let socket = options.socket()?;
+    let control_socket = options.control_socket()?;
+    let engine = Arc::new(engine(&options)?);
     let runtime = Runtime::open(options.config(executable)?).await?;
     let listener = listen_on(&socket)?;
+    let control_listener = listen_on(&control_socket)?;
+    let (journal, conditions) = (Arc::new(Journal::new()), Arc::new(Conditions::default()));
+    let control = ControlApi::new(engine.clone(), journal.clone(), conditions.clone()).serve(control_listener);
 
     let end = end(terminate, interrupt, options.lifeline);
-    tracing::info!(?socket, state_dir = ?runtime.state_dir(), pid = std::process::id(), "serving");
+    tracing::info!(?socket, ?control_socket, state_dir = ?runtime.state_dir(), pid = std::process::id(), "serving");
     say_ready(&socket);
-    let served = serve(
-        listener,
-        runtime.clone(),
-        Arc::new(Conditions::default()),
-        Arc::new(Engine::new()),
-        Arc::new(Journal::new()),
-        end,
-    )
-    .await;
+    let served = tokio::select! {
+        served = serve(listener, runtime.clone(), conditions, engine, journal, end) => served,
+        failed = control => failed,
+    };
     if options.ephemeral {
         runtime.remove_everything().await;
     }
     // The state folder's lock is still held, so the socket is still ours.
-    if let Err(error) = std::fs::remove_file(&socket) {
-        tracing::warn!(?socket, %error, "failed to remove the socket");
+    for socket in [socket, control_socket] {
+        if let Err(error) = std::fs::remove_file(&socket) {
+            tracing::warn!(?socket, %error, "failed to remove the socket");
+        }
     }
     served.context("failed to serve")
+}
+
+/// The fault rules of the command line, those of files first.
+fn engine(options: &ServeOptions) -> anyhow::Result<Engine> {
+    let engine = Engine::with_seed(options.seed);
+    for file in &options.fault_files {
+        engine.add(read_file(file)?, Source::File);
+    }
+    for Rules(rules) in &options.faults {
+        engine.add(rules.clone(), Source::Flag);
+    }
+    Ok(engine)
 }
 
 /// Tells whoever started this that calls are answered from now on.

@@ -1,10 +1,15 @@
 //! The flags of `fake-cri serve`, and the places they default to.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 
 use crate::{
+    fault::Rules,
     runtime::{CgroupDriver, Config, DelayModel, Exec, Memory, Within, parse_part, parse_rate},
     service::parse_endpoint,
 };
@@ -39,10 +44,10 @@ pub struct ServeOptions {
     /// The cgroup driver that a kubelet is told
     #[arg(long, value_enum, default_value_t)]
     pub cgroup_driver: CgroupDriver,
-    /// A fault rule, such as 'CheckpointContainer(container=app):before=error(Internal,"disk on fire")'
+    /// A fault rule, such as 'CheckpointContainer(container=app):before=error(Internal,"disk on fire")' or preset:hang
     #[arg(long = "fault", value_name = "RULE")]
-    pub faults: Vec<String>,
-    /// A file of fault rules
+    pub faults: Vec<Rules>,
+    /// A TOML file of fault rules
     #[arg(long = "fault-file", value_name = "FILE")]
     pub fault_files: Vec<PathBuf>,
     /// Flush an archive to disk before it appears
@@ -115,25 +120,22 @@ impl ServeOptions {
         Ok(folder.join("fake-cri/fake-cri.sock"))
     }
 
+    /// The control API's socket.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServeOptions::state_dir`].
+    pub fn control_socket(&self) -> Result<PathBuf, NoDefault> {
+        control_socket(self.control.as_deref(), self.state_dir.as_deref())
+    }
+
     /// The state folder.
     ///
     /// # Errors
     ///
     /// For an ordinary user with neither `$XDG_STATE_HOME` nor `$HOME`.
     pub fn state_dir(&self) -> Result<PathBuf, NoDefault> {
-        if let Some(path) = &self.state_dir {
-            return Ok(path.clone());
-        }
-        if nix::unistd::geteuid().is_root() {
-            return Ok(PathBuf::from("/var/lib/fake-cri"));
-        }
-        let state = absolute(std::env::var_os("XDG_STATE_HOME"))
-            .or_else(|| absolute(std::env::var_os("HOME")).map(|home| home.join(".local/state")))
-            .ok_or(NoDefault {
-                flag: "--state-dir",
-                variable: "$XDG_STATE_HOME",
-            })?;
-        Ok(state.join("fake-cri"))
+        state_dir(self.state_dir.as_deref())
     }
 
     /// What the runtime is told.
@@ -162,6 +164,30 @@ impl ServeOptions {
             cgroup_driver: self.cgroup_driver,
         })
     }
+}
+
+/// Where the control API listens: where it was said, or below the state folder.
+pub(super) fn control_socket(control: Option<&Path>, state: Option<&Path>) -> Result<PathBuf, NoDefault> {
+    match control {
+        Some(path) => Ok(path.to_owned()),
+        None => Ok(state_dir(state)?.join("control.sock")),
+    }
+}
+
+fn state_dir(given: Option<&Path>) -> Result<PathBuf, NoDefault> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/fake-cri"));
+    }
+    let state = absolute(std::env::var_os("XDG_STATE_HOME"))
+        .or_else(|| absolute(std::env::var_os("HOME")).map(|home| home.join(".local/state")))
+        .ok_or(NoDefault {
+            flag: "--state-dir",
+            variable: "$XDG_STATE_HOME",
+        })?;
+    Ok(state.join("fake-cri"))
 }
 
 /// The XDG rules take only absolute paths.

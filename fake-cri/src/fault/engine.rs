@@ -105,6 +105,8 @@ pub struct Decision {
 #[derive(Debug, Default)]
 pub struct Engine {
     state: Mutex<State>,
+    /// Where draws begin for a rule that has no seed of its own.
+    seed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +139,14 @@ impl Engine {
     /// An engine without rules.
     pub fn new() -> Engine {
         Engine::default()
+    }
+
+    /// An engine without rules, in which a rule that has no seed draws from this one.
+    pub fn with_seed(seed: u64) -> Engine {
+        Engine {
+            seed,
+            ..Engine::default()
+        }
     }
 
     /// Adds rules and says their ids, in the same order.
@@ -206,7 +216,7 @@ impl Engine {
                 when, point, effect, ..
             } = &listed.rule;
             let over = answered || (failed && matches!(point, Point::Phase(_)));
-            if over || !when.fires(listed.seen, listed.fired) {
+            if over || !when.fires(listed.seen, listed.fired, self.seed) {
                 continue;
             }
             match point {
@@ -312,11 +322,13 @@ impl Armed {
 
 impl When {
     /// Whether a rule that has seen so many calls, this one included, and fired on so many, fires on this one.
-    fn fires(&self, seen: u64, fired: u64) -> bool {
+    fn fires(&self, seen: u64, fired: u64, seed: u64) -> bool {
         self.nth.is_none_or(|nth| seen == nth)
             && self.every.is_none_or(|every| seen.is_multiple_of(every))
             && self.times.is_none_or(|times| fired < times)
-            && self.probability.is_none_or(|p| draw(self.seed.unwrap_or(0), seen) < p)
+            && self
+                .probability
+                .is_none_or(|p| draw(self.seed.unwrap_or(seed), seen) < p)
     }
 }
 

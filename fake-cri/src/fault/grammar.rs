@@ -69,6 +69,18 @@ pub fn parse_rules(text: &str) -> Result<Vec<Rule>, ParseError> {
     }
 }
 
+/// What one argument or annotation says: any number of rules.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules(pub Vec<Rule>);
+
+impl FromStr for Rules {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Rules, ParseError> {
+        parse_rules(text).map(Rules)
+    }
+}
+
 impl FromStr for Rule {
     type Err = ParseError;
 

@@ -29,7 +29,7 @@ mod text;
 pub use engine::{ANNOTATION, Action, Decision, Engine, Listed, Source};
 pub use error::ParseError;
 pub use file::{FileError, read_file};
-pub use grammar::parse_rules;
+pub use grammar::{Rules, parse_rules};
 pub use journal::{Entry, Journal};
 pub use preset::Preset;
 pub(crate) use redact::to_json;

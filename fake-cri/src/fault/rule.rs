@@ -45,7 +45,8 @@ pub struct When {
     pub every: Option<u64>,
     /// With this probability, above 0 and at most 1.
     pub probability: Option<f64>,
-    /// The seed that the draws come from; 0 when it is not given. The same seed draws the same for the same call number.
+    /// The seed that the draws come from; the engine's when it is not given. The same seed draws the same for the same
+    /// call number.
     pub seed: Option<u64>,
     /// No more often than this.
     pub times: Option<u64>,

@@ -7,10 +7,10 @@ use cri_proto::{
     runtime::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tonic::transport::Server;
 
-use super::{Conditions, FaultLayer, ImageApi, RuntimeApi};
+use super::{Conditions, Connection, FaultLayer, ImageApi, RuntimeApi};
 use crate::{
     fault::{Engine, Journal},
     runtime::Runtime,
@@ -41,6 +41,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let (ending, mut ended) = tokio::sync::watch::channel(None);
+    let connections = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new));
     let server = Server::builder()
         .layer(FaultLayer::new(engine, journal, runtime.clone()))
         .add_service(
@@ -56,7 +57,7 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1().map_err(io::Error::other)?)
         .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(connections, async move {
             let _ = ending.send(Some(end.await));
         });
     tokio::select! {
