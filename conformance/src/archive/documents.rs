@@ -67,25 +67,30 @@ impl Documents {
     pub(crate) fn take(&mut self, name: &str, content: Option<&[u8]>) {
         match name {
             cri_proto::document::CONFIG_DUMP => {
-                self.config = parse(content);
+                self.config = parse(content, b'{');
                 self.config_fields = content
                     .and_then(|content| serde_json::from_slice(content).ok())
                     .unwrap_or_default();
             }
-            cri_proto::document::SPEC_DUMP => self.spec = parse(content),
-            cri_proto::document::STATUS_DUMP => self.status_dump = parse(content),
-            cri_proto::document::STATUS => self.status = parse(content),
-            cri_proto::document::DESCRIPTORS => self.descriptors = parse(content),
-            cri_proto::document::DELETED_FILES => self.deleted_files = parse(content),
-            _ => self.bind_mounts = parse(content),
+            cri_proto::document::SPEC_DUMP => self.spec = parse(content, b'{'),
+            cri_proto::document::STATUS_DUMP => self.status_dump = parse(content, b'{'),
+            cri_proto::document::STATUS => self.status = parse(content, b'{'),
+            cri_proto::document::DESCRIPTORS => self.descriptors = parse(content, b'['),
+            cri_proto::document::DELETED_FILES => self.deleted_files = parse(content, b'['),
+            _ => self.bind_mounts = parse(content, b'['),
         }
     }
 }
 
-fn parse<T: DeserializeOwned>(content: Option<&[u8]>) -> Document<T> {
+fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> Document<T> {
     let Some(content) = content else {
         return Document::Unreadable(format!("it is larger than {LARGEST} bytes"));
     };
+    // serde takes an array for a struct as well; Go, which reads these documents, does not.
+    let first = content.trim_ascii_start().first().copied().unwrap_or_default();
+    if first != bracket {
+        return Document::Unreadable(format!("it does not begin with {:?}", char::from(bracket)));
+    }
     match serde_json::from_slice(content) {
         Ok(document) => Document::Read(Box::new(document)),
         Err(error) => Document::Unreadable(error.to_string()),

@@ -185,7 +185,10 @@ impl Inspector {
                 inspected.rootfs_diff = Some(first[..read].to_vec());
             }
             None => {
-                if let Some(name) = name.strip_prefix("checkpoint/").filter(|name| name.ends_with(".img")) {
+                if let Some(name) = name
+                    .strip_prefix("checkpoint/")
+                    .filter(|name| name.ends_with(".img") && !name.contains('/'))
+                {
                     inspected
                         .images
                         .unnamed

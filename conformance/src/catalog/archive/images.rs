@@ -1,6 +1,6 @@
 //! Of each image for itself.
 
-use super::{ArchiveCase, case, criu, images};
+use super::{ArchiveCase, case, criu, images, memory::maps};
 use crate::{
     archive::{Flaws, Inspected},
     case::{Judgement, Stop, fail, judge, pass},
@@ -116,12 +116,18 @@ fn describe(dump: bool) -> &'static str {
 }
 
 fn stats(archive: &Inspected) -> Judgement {
-    let images = images(archive)?;
+    let images = maps(archive)?;
     let Some(dump) = images.stats.as_ref().and_then(|stats| stats.dump.as_ref()) else {
         return Err(Stop::Blocked("archive/images/stats-dump"));
     };
-    let present: u64 = images.pagemaps.values().map(|map| map.present).sum();
-    let shared: u64 = images.shared_pagemaps.values().map(|map| map.present).sum();
+    let present = images
+        .pagemaps
+        .values()
+        .fold(0, |pages: u64, map| pages.saturating_add(map.present));
+    let shared = images
+        .shared_pagemaps
+        .values()
+        .fold(0, |pages: u64, map| pages.saturating_add(map.present));
     let seen = format!(
         "{} pages written, {present} private and {shared} shared ones in the archive, {} scanned, frozen {} us",
         dump.pages_written, dump.pages_scanned, dump.frozen_time

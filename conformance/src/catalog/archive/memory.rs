@@ -168,7 +168,7 @@ fn each_map(archive: &Inspected, complain: fn(&Pagemap) -> Option<String>) -> Ju
 }
 
 /// The images, with a page map for every process that lives.
-fn maps(archive: &Inspected) -> Result<&Images, Stop> {
+pub(super) fn maps(archive: &Inspected) -> Result<&Images, Stop> {
     let images = tree(archive)?;
     let mut living = living(images);
     if images.pagemaps.is_empty() || living.any(|(process, _)| !images.pagemaps.contains_key(&process.pid)) {
@@ -277,7 +277,10 @@ fn page_counts(archive: &Inspected) -> Judgement {
         let bytes = *images.pages.get(id)?;
         (Some(bytes) != pages.checked_mul(size)).then(|| format!("pages-{id}.img has {bytes} bytes for {pages} pages"))
     });
-    let total: u64 = images.pages.values().sum();
+    let total = images
+        .pages
+        .values()
+        .fold(0_u64, |total, bytes| total.saturating_add(*bytes));
     let ids: BTreeSet<_> = expected.keys().collect();
     none(bad, format!("{total} bytes in {} files", ids.len()))
 }

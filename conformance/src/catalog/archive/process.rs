@@ -186,6 +186,12 @@ fn threads(process: &PstreeEntry) -> impl Iterator<Item = u32> {
     std::iter::once(process.pid).chain(process.threads.iter().copied().filter(|tid| *tid != process.pid))
 }
 
+/// The core images of the tree's threads; those of others are stray, and judged as such.
+fn cores(images: &Images) -> impl Iterator<Item = (u32, &CoreEntry)> {
+    let tids: BTreeSet<_> = images.pstree.iter().flat_map(threads).collect();
+    tids.into_iter().filter_map(|tid| Some((tid, images.cores.get(&tid)?)))
+}
+
 /// Processes that live at the dump, with their leader's core image. A zombie has a core image and nothing else.
 pub(super) fn living(images: &Images) -> impl Iterator<Item = (&PstreeEntry, &CoreEntry)> {
     /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
@@ -262,7 +268,7 @@ fn machine(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let mut machines = BTreeSet::new();
     let mut bad = Vec::new();
-    for (tid, core) in &images.cores {
+    for (tid, core) in cores(images) {
         let machine = March::try_from(core.mtype).unwrap_or(March::Unknown);
         machines.insert(machine.as_str_name());
         // A zombie has no registers, and so no part of the machine's.
@@ -273,7 +279,7 @@ fn machine(archive: &Inspected) -> Judgement {
             March::Unknown => false,
             _ => true,
         };
-        if !fits && !(dead && machine != March::Unknown) {
+        if !fits && (!dead || machine == March::Unknown) {
             bad.push(format!(
                 "core-{tid}.img: machine {} without its registers",
                 machine.as_str_name()
@@ -289,15 +295,12 @@ fn machine(archive: &Inspected) -> Judgement {
 fn leaders(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let leaders: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
-    let bad = images
-        .cores
-        .iter()
-        .filter_map(|(tid, core)| match (&core.tc, leaders.contains(tid)) {
-            (None, true) => Some(format!("core-{tid}.img of a leader has none")),
-            (Some(tc), true) if tc.comm.is_empty() => Some(format!("core-{tid}.img has no name of its command")),
-            (Some(_), false) => Some(format!("core-{tid}.img of a thread has one")),
-            _ => None,
-        });
+    let bad = cores(images).filter_map(|(tid, core)| match (&core.tc, leaders.contains(&tid)) {
+        (None, true) => Some(format!("core-{tid}.img of a leader has none")),
+        (Some(tc), true) if tc.comm.is_empty() => Some(format!("core-{tid}.img has no name of its command")),
+        (Some(_), false) => Some(format!("core-{tid}.img of a thread has one")),
+        _ => None,
+    });
     none(bad, format!("{} leaders", leaders.len()))
 }
 

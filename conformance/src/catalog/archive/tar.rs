@@ -41,12 +41,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "members with content",
         |archive| {
             whole(archive)?;
-            let bytes: u64 = archive
-                .members
-                .iter()
-                .filter(|member| member.kind == Kind::File)
-                .map(|m| m.size)
-                .sum();
+            let files = archive.members.iter().filter(|member| member.kind == Kind::File);
+            let bytes = files.fold(0_u64, |bytes, file| bytes.saturating_add(file.size));
             judge(
                 bytes > 0,
                 format!("{} members with {bytes} bytes", archive.members.len()),

@@ -1,0 +1,378 @@
+//! Whatever the bytes say there is a verdict, in bounded memory and time.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::symlink,
+    sync::LazyLock,
+};
+
+use checkpoint_conformance::{
+    archive::{
+        End, Expected, InspectError, Inspected, Limits, Oddity, find_in_pages, inspect_file, inspect_stream, sample,
+    },
+    case::{Outcome, Record},
+    catalog::archive::{cases, judge},
+};
+use proptest::prelude::*;
+use rstest::rstest;
+
+use crate::judged::{failed, inspect_bytes, words};
+
+const BLOCK: usize = 512;
+
+static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| sample::tar_of(&sample::Sample::default().parts()).expect("a tar"));
+
+fn outcome<'a>(records: &'a [Record], id: &str) -> &'a Outcome {
+    let record = records.iter().find(|record| record.clause.id == id);
+    &record.expect("a case of this id").outcome
+}
+
+fn verdict(bytes: &[u8]) -> Vec<Record> {
+    let records = judge(&inspect_bytes(bytes));
+    assert_eq!(records.len(), cases().len());
+    records
+}
+
+/// Where the last member's padding ends: what is cut from there on is whole but for its end.
+fn members_end() -> usize {
+    SAMPLE.len() - 2 * BLOCK
+}
+
+#[test]
+fn cut_anywhere_it_is_never_taken_for_a_whole_one() {
+    let odd = [
+        1, 2, 4, 100, 148, 156, 257, 263, 345, 500, 511, 513, 1023, 1025, 4095, 4097, 65_537,
+    ];
+    let cuts = (0..SAMPLE.len())
+        .step_by(BLOCK)
+        .chain(odd)
+        .chain((0..SAMPLE.len()).step_by(997));
+    for cut in cuts {
+        let records = verdict(&SAMPLE[..cut]);
+        let failed = failed(&records);
+        let expected = if cut >= members_end() && cut % BLOCK == 0 {
+            "tar/end-marker"
+        } else {
+            "tar/well-formed"
+        };
+        // Between two members a tar ends as well, and only its end marker is missing; then members are missing too.
+        let between = failed.contains("tar/end-marker");
+        assert!(
+            failed.contains(expected) || between,
+            "cut at {cut}: {}",
+            words(&records)
+        );
+        assert!(
+            !matches!(outcome(&records, "archive/tar/end-marker"), Outcome::Pass { .. }),
+            "cut at {cut}"
+        );
+        if !between {
+            // What was not read is not judged: nothing but the tar fails.
+            assert_eq!(failed.len(), 1, "cut at {cut}: {}", words(&records));
+        }
+    }
+}
+
+#[test]
+fn cut_inside_an_image_it_is_the_tar_that_is_wrong() {
+    let whole = inspect_bytes(&SAMPLE);
+    let mm = whole.member("checkpoint/mm-1.img").expect("the sample has it");
+    let cut = mm.offset as usize + BLOCK + 20;
+    let inspected = inspect_bytes(&SAMPLE[..cut]);
+    assert!(
+        matches!(&inspected.end, End::Broken(broken) if broken.why.contains("mm-1.img")),
+        "{:?}",
+        inspected.end
+    );
+    assert_eq!(inspected.images.undecodable.count, 0);
+}
+
+/// A tar that never ends: a header, then this for ever.
+struct Endless {
+    head: io::Cursor<Vec<u8>>,
+    forever: Vec<u8>,
+    at: usize,
+    given: u64,
+}
+
+impl Endless {
+    fn new(head: Vec<u8>, forever: Vec<u8>) -> Self {
+        Self {
+            head: io::Cursor::new(head),
+            forever,
+            at: 0,
+            given: 0,
+        }
+    }
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = self.head.read(buffer)?;
+        if read == 0 {
+            read = buffer.len().min(self.forever.len() - self.at);
+            buffer[..read].copy_from_slice(&self.forever[self.at..][..read]);
+            self.at = (self.at + read) % self.forever.len();
+        }
+        self.given += read as u64;
+        Ok(read)
+    }
+}
+
+fn header(kind: u8, size: u64, name: &str) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_path(name).expect("a short name");
+    header.set_size(size);
+    header.set_mode(0o600);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+/// An old GNU sparse member whose map goes on in blocks of its own.
+fn sparse() -> Vec<u8> {
+    let mut block = header(b'S', 0, "holes");
+    block[482] = 1;
+    let sum: u64 = block
+        .iter()
+        .enumerate()
+        .map(|(at, b)| if (148..156).contains(&at) { 32 } else { u64::from(*b) })
+        .sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    block
+}
+
+#[rstest]
+#[case::a_member_without_end(header(b'0', i64::MAX as u64, "checkpoint/pages-1.img"), vec![7; 4096], 64 << 20)]
+#[case::a_log_without_end(header(b'0', i64::MAX as u64, "container.log"), b"line without an end ".to_vec(), 16 << 20)]
+#[case::an_image_without_end(
+    [header(b'0', i64::MAX as u64, "checkpoint/pstree.img"), vec![0x19, 0x43, 0x56, 0x54, 0x30, 0x30, 0x27, 0x50]].concat(),
+    // Entry after entry of a process tree.
+    [&[8, 0, 0, 0, 0x08, 1, 0x10, 0, 0x18, 1, 0x20, 1][..]; 512].concat(),
+    4 << 20
+)]
+#[case::a_page_map_without_end(
+    [header(b'0', i64::MAX as u64, "checkpoint/pagemap-1.img"), vec![0x19, 0x43, 0x56, 0x54, 0x25, 0x40, 0x08, 0x56, 2, 0, 0, 0, 0x08, 1]].concat(),
+    [&[4, 0, 0, 0, 0x08, 1, 0x10, 1][..]; 512].concat(),
+    4 << 20
+)]
+#[case::members_without_end(Vec::new(), header(b'0', 0, "a"), 64 << 20)]
+#[case::a_name_without_end(header(b'L', i64::MAX as u64, "././@LongLink"), vec![b'a'; 4096], 64 << 20)]
+#[case::records_without_end(header(b'x', 1 << 40, "pax"), vec![b'a'; 4096], 64 << 20)]
+#[case::global_headers_without_end(Vec::new(), header(b'g', 0, "pax"), 64 << 20)]
+#[case::long_names_without_end(Vec::new(), header(b'L', 0, "././@LongLink"), 64 << 20)]
+#[case::a_sparse_map_without_end(sparse(), vec![1; 512], 64 << 20)]
+#[case::zeros_without_end(Vec::new(), vec![0; 4096], 64 << 20)]
+fn endless_streams_end(#[case] head: Vec<u8>, #[case] forever: Vec<u8>, #[case] bytes: u64) {
+    let mut endless = Endless::new(head, forever);
+    let limits = Limits {
+        bytes,
+        ..Limits::default()
+    };
+    let inspected = inspect_stream(&mut endless, &Expected::default(), limits).expect("reading never fails");
+    // A little is read ahead.
+    assert!(endless.given <= bytes + (1 << 20), "{} bytes read", endless.given);
+    let records = judge(&inspected);
+    assert!(!failed(&records).is_empty(), "{:?}", inspected.end);
+    assert!(
+        !matches!(outcome(&records, "archive/tar/well-formed"), Outcome::Pass { .. }) || inspected.end == End::Marker
+    );
+}
+
+#[test]
+fn a_sparse_bomb_is_seen_and_not_followed() {
+    // Eight exbibytes of holes, as CVE-2025-58183 has them, in one block of map.
+    let mut bomb = sparse();
+    bomb[482] = 0;
+    bomb[483..495].copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
+    bomb[148..156].fill(b' ');
+    let sum: u64 = bomb.iter().map(|byte| u64::from(*byte)).sum();
+    bomb[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut bytes = SAMPLE[..members_end()].to_vec();
+    bytes.extend(bomb);
+    bytes.extend([0; 2 * BLOCK]);
+    assert_eq!(failed(&verdict(&bytes)), ["members/no-sparse"].into());
+    // The newer format says it in a PAX record.
+    let record = b"22 GNU.sparse.major=1\n";
+    let mut pax = header(b'x', record.len() as u64, "pax");
+    pax.extend(record);
+    pax.resize(2 * BLOCK, 0);
+    let mut bytes = SAMPLE[..members_end()].to_vec();
+    bytes.extend(pax);
+    bytes.extend(header(b'0', 0, "holes"));
+    bytes.extend([0; 2 * BLOCK]);
+    assert_eq!(failed(&verdict(&bytes)), ["members/no-sparse"].into());
+}
+
+#[test]
+fn a_file_that_is_one_hole_is_passed_over_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("hole.tar");
+    fs::write(&path, header(b'0', 1 << 40, "checkpoint/pages-1.img")).expect("written");
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    file.set_len((1 << 40) + 3 * BLOCK as u64)
+        .expect("a tebibyte of nothing");
+    let inspected = inspect_file(&path, &Expected::default(), Limits::default()).expect("read");
+    assert_eq!(inspected.end, End::Marker);
+    assert_eq!(inspected.images.pages.get(&1), Some(&(1 << 40)));
+}
+
+#[test]
+fn long_names_and_records_of_usual_size_are_read() {
+    let long = format!("checkpoint/{}", "n".repeat(200));
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o600);
+    builder
+        .append_data(&mut header, &long, &b"x"[..])
+        .expect("the crate writes a long name");
+    let record = format!("{} path=spec.dump\n", 18);
+    let mut pax = tar::Header::new_ustar();
+    pax.set_entry_type(tar::EntryType::XHeader);
+    pax.set_size(record.len() as u64);
+    pax.set_cksum();
+    builder.append(&pax, record.as_bytes()).expect("appended");
+    header.set_path("other").expect("short");
+    header.set_cksum();
+    builder.append(&header, &b"{"[..]).expect("appended");
+    let inspected = inspect_bytes(&builder.into_inner().expect("a tar"));
+    assert_eq!(inspected.end, End::Marker);
+    assert!(
+        inspected.member("spec.dump").is_some_and(|member| member.size == 1),
+        "{:?}",
+        inspected.members
+    );
+    assert!(inspected.members[0].name.starts_with("checkpoint/nnn") && inspected.members[0].oddities.is_empty());
+}
+
+#[test]
+fn many_members_meet_a_bound_and_say_so() {
+    let limits = Limits {
+        members: 10,
+        ..Limits::default()
+    };
+    let inspected = inspect_stream(&SAMPLE[..], &Expected::default(), limits).expect("read");
+    assert_eq!(failed(&judge(&inspected)), ["tar/bounded"].into());
+    assert_eq!(inspected.members.len(), 10);
+}
+
+#[test]
+fn what_is_no_file_is_an_error_of_ours() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).expect("a FIFO");
+    for path in [folder.path(), &fifo, "/dev/null".as_ref()] {
+        let error = inspect_file(path, &Expected::default(), Limits::default()).expect_err("no file");
+        assert!(matches!(error, InspectError::NotAFile { .. }), "{error}");
+    }
+    let error = inspect_file(&folder.path().join("none"), &Expected::default(), Limits::default());
+    assert!(matches!(error, Err(InspectError::Open { .. })));
+}
+
+#[test]
+fn the_canary_is_found_where_it_is_and_nowhere_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.tar");
+    fs::write(&path, &*SAMPLE).expect("written");
+    let found = find_in_pages(&path, sample::CANARY).expect("read").expect("found");
+    assert_eq!(
+        (found.member.as_str(), found.offset),
+        ("checkpoint/pages-1.img", 2 * 4096 - 5)
+    );
+    assert_eq!(find_in_pages(&path, b"nowhere in the memory").expect("read"), None);
+    // What stands in a document alone is not in the memory.
+    assert_eq!(find_in_pages(&path, b"io.containerd.runc.v2").expect("read"), None);
+    let link = folder.path().join("link.tar");
+    symlink(&path, &link).expect("a link");
+    assert!(find_in_pages(&link, sample::CANARY).expect("read").is_some());
+}
+
+#[test]
+fn another_format_is_judged_as_a_tar_and_no_further() {
+    let parts = [
+        sample::Part::file("state.json", *b"{}"),
+        sample::Part::file("memory", *b"x"),
+    ];
+    let records = verdict(&sample::tar_of(&parts).expect("a tar"));
+    assert!(failed(&records).is_empty(), "{}", words(&records));
+    let skipped = outcome(&records, "archive/layout/upstream-names");
+    assert!(
+        matches!(skipped, Outcome::Skip { reason } if reason.starts_with("another format")),
+        "{skipped:?}"
+    );
+}
+
+fn sane(inspected: &Inspected) {
+    let records = judge(inspected);
+    assert_eq!(records.len(), cases().len());
+    assert!(
+        !records
+            .iter()
+            .any(|record| matches!(record.outcome, Outcome::Error { .. }))
+    );
+    let whole = matches!(inspected.end, End::Marker | End::NoMarker);
+    assert_eq!(
+        matches!(outcome(&records, "archive/tar/well-formed"), Outcome::Pass { .. }),
+        whole
+    );
+    for member in &inspected.members {
+        assert!(!member.name.chars().any(char::is_control), "{:?}", member.name);
+        assert_eq!(
+            member.oddities.contains(&Oddity::Absolute),
+            member.name.starts_with('/')
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+        sane(&inspect_bytes(&bytes));
+    }
+
+    /// Bytes of the sample changed here and there, headers summed anew so that the change is looked at.
+    #[test]
+    fn changed_bytes_are_judged(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        sum in any::<bool>(),
+    ) {
+        let mut bytes = SAMPLE.clone();
+        for (at, byte) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        if sum {
+            resum(&mut bytes);
+        }
+        sane(&inspect_bytes(&bytes));
+    }
+
+    /// Members of the sample with random content.
+    #[test]
+    fn random_members_are_judged(
+        which in any::<prop::sample::Index>(),
+        keep in 0..64_usize,
+        content in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut parts = sample::Sample::default().parts();
+        let files: Vec<_> = (0..parts.len()).filter(|at| parts[*at].kind == tar::EntryType::Regular).collect();
+        let part = &mut parts[*which.get(&files)];
+        part.content.truncate(keep);
+        part.content.extend(content);
+        sane(&inspect_bytes(&sample::tar_of(&parts).expect("a tar")));
+    }
+}
+
+/// Sums every block that was a header of the sample anew.
+fn resum(bytes: &mut [u8]) {
+    for member in inspect_bytes(&SAMPLE).members {
+        let block = &mut bytes[member.offset as usize..][..BLOCK];
+        block[148..156].fill(b' ');
+        let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}

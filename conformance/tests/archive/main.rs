@@ -1,0 +1,5 @@
+//! The archive judge, on archives that are right, wrong in one way, hostile, cut and random.
+
+mod bounded;
+mod judged;
+mod mutants;
