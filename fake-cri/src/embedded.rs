@@ -353,7 +353,7 @@ impl FakeCri {
         command
             .arg0("fake-cri")
             .args(&self.args)
-            .env(entry::ROLE, "serve")
+            .env(entry::ROLE, entry::SERVE)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -7,19 +7,24 @@
 //! |---|---|---|
 //! | `shim` | fake-cri | [`crate::shim`]: the parent of one container |
 //! | `stand-in` | a shim, an image, a person | [`crate::stand_in`]: the workload |
+//! | `serve` | [`crate::FakeCri`] | the `fake-cri` command |
 //! | none | anybody | whatever the program's own `main` does |
 
 use std::{
     env,
     path::Path,
+    process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{shim, stand_in};
+use crate::{cli, shim, stand_in};
 
 /// The environment variable that holds the role. No child inherits it: shims and containers get an environment of their
 /// own.
 pub const ROLE: &str = "FAKE_CRI_ROLE";
+
+/// The role of the `fake-cri` command in another program's executable.
+pub(crate) const SERVE: &str = "serve";
 
 /// Runs the role this process was started for and exits, or returns when it was started for none.
 ///
@@ -30,6 +35,10 @@ pub fn entry_point() {
     match role.as_ref().and_then(|role| role.to_str()) {
         Some(shim::ROLE) => shim::run(),
         Some(stand_in::NAME) => stand_in::run(),
+        Some(SERVE) => {
+            let clean = cli::main() == ExitCode::SUCCESS;
+            std::process::exit(if clean { 0 } else { 1 })
+        }
         _ if stand_in::is_wanted(env::args_os().next()) => stand_in::run(),
         _ => {}
     }
