@@ -4,7 +4,7 @@ use std::{
     ffi::{CString, c_char},
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     ptr,
 };
 
@@ -207,10 +207,5 @@ fn read_whole(pipe: OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// `/dev/null` for reading and writing.
 pub fn null() -> io::Result<OwnedFd> {
-    Ok(File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?
-        .as_fd()
-        .try_clone_to_owned()?)
+    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }

@@ -1,7 +1,6 @@
 //! fake-cri's side of a shim.
 
 use std::{
-    future::Future,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -227,35 +226,33 @@ impl Shim {
     /// Checkpoints the container. `on_phase` is called at each phase, and the checkpoint goes on when it returns. Dropping
     /// the future cancels: the container runs on and nothing is left at the location. One at a time: a second one is
     /// refused with [`checkpoint::ErrorKind::Busy`].
-    pub fn checkpoint(
+    pub async fn checkpoint(
         &self,
         job: checkpoint::Job,
         mut on_phase: impl FnMut(checkpoint::Phase) + Send,
-    ) -> impl Future<Output = Result<checkpoint::Report, Failure>> + Send {
-        async move {
-            let failed = |error: ShimError| match error {
-                ShimError::Gone => Failure {
-                    kind: ErrorKind::NotRunning,
-                    message: "the container's shim has ended".into(),
-                },
-                error => Failure {
-                    kind: ErrorKind::Capture,
-                    message: error.to_string(),
-                },
-            };
-            let mut socket = self.dial().await.map_err(failed)?;
-            send(&mut socket, &Request::Checkpoint(Box::new(job)))
-                .await
-                .map_err(failed)?;
-            loop {
-                match receive(&mut socket).await.map_err(failed)? {
-                    Reply::Phase(phase) => {
-                        on_phase(phase);
-                        send(&mut socket, &Request::PhaseHeard).await.map_err(failed)?;
-                    }
-                    Reply::Checkpointed(result) => return result,
-                    reply => return Err(failed(unexpected(&reply))),
+    ) -> Result<checkpoint::Report, Failure> {
+        let failed = |error: ShimError| match error {
+            ShimError::Gone => Failure {
+                kind: ErrorKind::NotRunning,
+                message: "the container's shim has ended".into(),
+            },
+            error => Failure {
+                kind: ErrorKind::Capture,
+                message: error.to_string(),
+            },
+        };
+        let mut socket = self.dial().await.map_err(failed)?;
+        send(&mut socket, &Request::Checkpoint(Box::new(job)))
+            .await
+            .map_err(failed)?;
+        loop {
+            match receive(&mut socket).await.map_err(failed)? {
+                Reply::Phase(phase) => {
+                    on_phase(phase);
+                    send(&mut socket, &Request::PhaseHeard).await.map_err(failed)?;
                 }
+                Reply::Checkpointed(result) => return result,
+                reply => return Err(failed(unexpected(&reply))),
             }
         }
     }

@@ -1,13 +1,11 @@
 //! How a shim comes into being: fake-cri's side, and the shim's first steps.
 
 use std::{
-    collections::HashMap,
     fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::Stdio,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -34,33 +32,6 @@ enum Hello {
     Failed(String),
 }
 
-/// The shims that this process has started and not reaped, by number: other children of it that are in a session of their own
-/// are orphans that a dead shim left.
-static STARTED: Mutex<Option<HashMap<i32, ProcessId>>> = Mutex::new(None);
-
-/// The shims that are children of this process. None is being born while the guard is held.
-pub(super) struct Started(MutexGuard<'static, Option<HashMap<i32, ProcessId>>>);
-
-impl Started {
-    pub(super) fn lock() -> Self {
-        Self(STARTED.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn has(&self, process: ProcessId) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|started| started.get(&process.pid) == Some(&process))
-    }
-
-    fn add(&mut self, process: ProcessId) {
-        self.0.get_or_insert_default().insert(process.pid, process);
-    }
-
-    fn remove(&mut self, process: ProcessId) {
-        self.0.get_or_insert_default().remove(&process.pid);
-    }
-}
-
 /// Starts a shim and waits until it listens.
 pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<ProcessId, ShimError> {
     let failed = |message: String| ShimError::Launch {
@@ -75,7 +46,6 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Proce
     let (input, output) = (child.stdin.take(), child.stdout.take());
     tokio::spawn(async move {
         let _ = child.wait().await;
-        Started::lock().remove(process);
     });
     // From here on somebody who gives up takes the shim along.
     let guard = KillOnDrop(Some(process));
@@ -163,14 +133,12 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log);
-    let mut started = Started::lock();
     let child = command.spawn()?;
     let pid = child
         .id()
         .and_then(|pid| i32::try_from(pid).ok())
         .ok_or_else(|| io::Error::other("it has no number"))?;
     let process = ProcessId::of(pid)?;
-    started.add(process);
     Ok((child, process))
 }
 

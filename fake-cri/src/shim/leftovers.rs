@@ -19,11 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{MARKER, ShimError, launch::Started};
-use crate::process::{
-    ProcessId,
-    family::{self, Kin},
-    pidfd, reap,
+use super::{MARKER, ROLE, ShimError};
+use crate::{
+    entry,
+    process::{
+        ProcessId,
+        family::{self, Kin},
+        pidfd, reap,
+    },
 };
 
 /// How long processes may take to die.
@@ -71,17 +74,15 @@ fn kill(container_id: &str, known: &[ProcessId]) -> Result<usize, ShimError> {
 
 fn find(container_id: &str, known: &[ProcessId]) -> io::Result<Vec<Kin>> {
     let me = Kin::of(nix::unistd::getpid().as_raw())?;
-    // No shim is between being born and being known while this is held.
-    let started = Started::lock();
     let all = family::everyone()?;
     let mut roots: HashSet<i32> = HashSet::new();
     for kin in &all {
-        let orphan = kin.parent == me.id.pid && kin.session != me.session && !started.has(kin.id);
+        // A shim leaves our session only once it carries its role, so none is taken for an orphan while it is born.
+        let orphan = kin.parent == me.id.pid && kin.session != me.session && !is_shim(kin.id.pid);
         if orphan || known.contains(&kin.id) || family::started_with(kin.id.pid, MARKER, container_id) {
             roots.insert(kin.id.pid);
         }
     }
-    drop(started);
     roots.remove(&me.id.pid);
     let mut found = roots.clone();
     loop {
@@ -111,4 +112,8 @@ fn find(container_id: &str, known: &[ProcessId]) -> io::Result<Vec<Kin>> {
         found.extend(more);
     }
     Ok(all.into_iter().filter(|kin| found.contains(&kin.id.pid)).collect())
+}
+
+fn is_shim(pid: i32) -> bool {
+    family::started_with(pid, entry::ROLE, ROLE)
 }

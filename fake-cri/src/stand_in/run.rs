@@ -76,7 +76,7 @@ fn play() -> Result<i32, String> {
     let end = options
         .exit_after
         .map(|after| (started + after, options.exit_code.unwrap_or(0)));
-    let (process, held) = settle(&shape)?;
+    let Settled { name: process, held } = settle(&shape)?;
     let Shape { memory, threads, .. } = shape;
     say(&format!(
         "stand-in ready {process} memory={memory} threads={threads} children={children}\n"
@@ -91,14 +91,22 @@ fn play() -> Result<i32, String> {
 
 /// A child's life.
 fn inhabit(shape: &Shape, signals: &SigSet, prefix: &str, end: Option<(Instant, i32)>) -> Result<i32, String> {
-    let (process, held) = settle(shape)?;
+    let Settled { name: process, held } = settle(shape)?;
     let code = tick(shape, signals, &process, prefix, end);
     black_box(&held);
     Ok(code)
 }
 
+/// A process that has all it was told to have.
+struct Settled {
+    /// How it names itself: number and start time.
+    name: String,
+    /// What it holds until its end.
+    held: (Vec<u8>, Vec<File>),
+}
+
 /// Takes memory, files and threads, and says who this process is.
-fn settle(shape: &Shape) -> Result<(String, (Vec<u8>, Vec<File>)), String> {
+fn settle(shape: &Shape) -> Result<Settled, String> {
     let seed = u64::from_ne_bytes(randomness::<8>()?);
     let memory = memory::fill(shape.memory, shape.pattern, seed);
     let files = (0..shape.files)
@@ -116,7 +124,10 @@ fn settle(shape: &Shape) -> Result<(String, (Vec<u8>, Vec<File>)), String> {
     let pid = nix::unistd::getpid().as_raw();
     // An image may come without /proc; then the start time is told as 0.
     let start = family::Kin::of(pid).map_or(0, |kin| kin.id.start_time);
-    Ok((format!("pid={pid} start={start}"), (memory, files)))
+    Ok(Settled {
+        name: format!("pid={pid} start={start}"),
+        held: (memory, files),
+    })
 }
 
 /// Says a line at each tick until it is time to end, and gives the exit code.
@@ -153,10 +164,8 @@ fn tick(shape: &Shape, signals: &SigSet, process: &str, prefix: &str, end: Optio
 fn work(number: u32) {
     let mut stack = [u64::from(number); 64];
     loop {
-        for index in 0..stack.len() {
-            stack[index] = stack[index]
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(index as u64);
+        for word in &mut stack {
+            *word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         }
         black_box(&mut stack);
         thread::sleep(Duration::from_millis(250));

@@ -1,5 +1,10 @@
 //! Shims with real processes, through the calls that fake-cri makes.
 
+mod exec;
+mod family;
 mod life;
 mod logs;
+mod lost;
 mod rig;
+mod size;
+mod stand_in;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,21 +13,22 @@ use fake_cri::{
     stand_in::Options,
 };
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 /// The real executable.
-pub const EXECUTABLE: &str = env!("CARGO_BIN_EXE_fake-cri");
+pub(crate) const EXECUTABLE: &str = env!("CARGO_BIN_EXE_fake-cri");
 
 /// How long anything may take that is expected to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder and a container id of its own; when it goes, all its processes are killed.
-pub struct Rig {
+pub(crate) struct Rig {
     folder: TempDir,
     id: String,
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Unique on this machine, and no test meets another one's processes.
         let id = format!(
@@ -36,24 +38,24 @@ impl Rig {
         Self { folder, id }
     }
 
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.folder.path().join("shim")
     }
 
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("logs/app/0.log")
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A command on the host.
-    pub fn host(&self, argv: &[&str]) -> LaunchSpec {
+    pub(crate) fn host(&self, argv: &[&str]) -> LaunchSpec {
         LaunchSpec {
             container_id: self.id.clone(),
             dir: self.dir(),
@@ -72,12 +74,12 @@ impl Rig {
     }
 
     /// A shell script on the host.
-    pub fn shell(&self, script: &str) -> LaunchSpec {
+    pub(crate) fn shell(&self, script: &str) -> LaunchSpec {
         self.host(&["sh", "-c", script])
     }
 
     /// A stand-in.
-    pub fn stand_in(&self, options: Options) -> LaunchSpec {
+    pub(crate) fn stand_in(&self, options: Options) -> LaunchSpec {
         LaunchSpec {
             program: Program::StandIn(options),
             ..self.host(&["/app/server", "--port", "80"])
@@ -85,15 +87,17 @@ impl Rig {
     }
 
     /// Launches and starts.
-    pub async fn run(&self, spec: &LaunchSpec) -> (Shim, ProcessId) {
+    pub(crate) async fn run(&self, spec: &LaunchSpec) -> (Shim, ProcessId) {
         let shim = Shim::launch(Path::new(EXECUTABLE), spec).await.expect("it launches");
         let init = shim.start().await.expect("it starts");
         (shim, init)
     }
 
     /// The log's entries so far: stream, tag and content.
-    pub fn entries(&self) -> Vec<(String, String, String)> {
+    pub(crate) fn entries(&self) -> Vec<(String, String, String)> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
+        // The last one may be half there: the kernel shows a write page by page.
+        let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let entries = text.split_terminator('\n').map(|line| {
             let mut parts = line.splitn(4, ' ').skip(1).map(str::to_owned);
             let mut part = || parts.next().expect("an entry has four parts");
@@ -103,7 +107,7 @@ impl Rig {
     }
 
     /// What was written to one stream so far, line by line.
-    pub fn lines(&self, stream: &str) -> Vec<String> {
+    pub(crate) fn lines(&self, stream: &str) -> Vec<String> {
         self.entries()
             .into_iter()
             .filter(|entry| entry.0 == stream)
@@ -112,7 +116,7 @@ impl Rig {
     }
 
     /// Waits for a line on standard output that begins like this, and gives it.
-    pub async fn line(&self, beginning: &str) -> String {
+    pub(crate) async fn line(&self, beginning: &str) -> String {
         eventually(&format!("a line {beginning:?}"), || {
             self.lines("stdout")
                 .into_iter()
@@ -122,27 +126,32 @@ impl Rig {
     }
 
     /// The container's processes, by their mark, that are not just waiting to be reaped.
-    pub fn processes(&self) -> Vec<ProcessId> {
+    pub(crate) fn processes(&self) -> Vec<ProcessId> {
         let all = family::everyone().expect("/proc is there");
         let ours = all
             .into_iter()
             .filter(|kin| !kin.ended() && family::started_with(kin.id.pid, MARKER, &self.id));
         ours.map(|kin| kin.id).collect()
     }
-
-    /// Waits until no process of the container is left.
-    pub async fn empty(&self) {
-        eventually("no process", || self.processes().is_empty().then_some(())).await;
-    }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         let shim = fs::read(self.dir().join("shim.json")).ok();
-        if let Some(shim) = shim.and_then(|text| serde_json::from_slice::<ProcessId>(&text).ok()) {
-            let _ = pidfd::signal(shim, libc::SIGKILL);
-        }
+        let shim = shim.and_then(|text| serde_json::from_slice::<ProcessId>(&text).ok());
         let until = Instant::now() + PATIENCE;
+        // Asked kindly it ends its container itself; what a killed one leaves would be seen by tests that count such things.
+        while let Some(shim) = shim
+            && shim.alive()
+        {
+            let signal = if Instant::now() < until {
+                libc::SIGTERM
+            } else {
+                libc::SIGKILL
+            };
+            let _ = pidfd::signal(shim, signal);
+            thread::sleep(Duration::from_millis(5));
+        }
         while Instant::now() < until {
             let left = self.processes();
             if left.is_empty() {
@@ -156,7 +165,7 @@ impl Drop for Rig {
 }
 
 /// Asks until there is an answer. For what no event tells: files that grow, processes that are not ours.
-pub async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
@@ -167,9 +176,14 @@ pub async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// Kills a shim and what it leaves, as a test's last step.
-pub async fn kill(rig: &Rig, shim: &Shim, init: ProcessId) -> usize {
+/// Kills a shim and what it leaves, and says how many processes that were. One at a time: whatever a dead shim has left
+/// to this process counts, so two at once would count each other's.
+pub(crate) async fn kill(rig: &Rig, shim: &Shim, init: ProcessId) -> usize {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    let _one = ONE.lock().await;
     assert!(pidfd::signal(shim.process(), libc::SIGKILL).expect("it may be killed"));
     assert!(shim.wait().await.lost);
-    kill_leftovers(rig.id(), &[init]).await.expect("nothing resists")
+    let killed = kill_leftovers(rig.id(), &[init]).await.expect("nothing resists");
+    assert_eq!(kill_leftovers(rig.id(), &[init]).await.expect("nothing is left"), 0);
+    killed
 }

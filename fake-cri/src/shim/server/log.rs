@@ -1,7 +1,8 @@
 //! A container's log, in the format of the CRI: `2026-07-01T12:00:00.000000000Z stdout F a line`.
 //!
 //! Lines are cut as containerd cuts them: at 16 KiB, each piece but the last tagged `P`; and what stands before the end
-//! without a line end is `P` too. Each entry is one write, so that a reader never sees half of one.
+//! without a line end is `P` too. Each entry is one write to a file opened for appending, so entries
+//! never mix.
 
 use std::{
     fs::{self, File},

@@ -1,0 +1,168 @@
+//! Commands beside the container, and what the container uses.
+
+use std::time::{Duration, Instant};
+
+use fake_cri::shim::{ExecOutput, LaunchSpec, ShimError};
+use rstest::rstest;
+
+use crate::rig::{Rig, eventually};
+
+fn words(argv: &[&str]) -> Vec<String> {
+    argv.iter().map(|&word| word.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_command_runs_in_the_containers_folder_with_its_environment() {
+    let rig = Rig::new();
+    let folder = rig.path("work");
+    std::fs::create_dir(&folder).expect("it can be made");
+    let spec = LaunchSpec {
+        cwd: Some(folder.clone()),
+        ..rig.shell("sleep 1000")
+    };
+    let (shim, _) = rig.run(&spec).await;
+    let script = "pwd; echo $COLOUR $MORE; echo err >&2; exit 12";
+    let more = vec![("MORE".to_owned(), "light".to_owned())];
+    let output = shim
+        .exec(words(&["sh", "-c", script]), more, None)
+        .await
+        .expect("it runs");
+    let stdout = format!("{}\nblue light\n", folder.display()).into_bytes();
+    assert_eq!(
+        output,
+        ExecOutput {
+            stdout,
+            stderr: b"err\n".to_vec(),
+            exit_code: 12
+        }
+    );
+    let output = shim
+        .exec(words(&["sh", "-c", "kill -9 $$"]), Vec::new(), None)
+        .await
+        .expect("it runs");
+    assert_eq!(output.exit_code, 137);
+    assert!(rig.entries().is_empty(), "the container's log has nothing of it");
+}
+
+#[tokio::test]
+async fn much_output_comes_whole_and_endless_output_is_bounded() {
+    let rig = Rig::new();
+    let (shim, _) = rig.run(&rig.shell("sleep 1000")).await;
+    let output = shim
+        .exec(words(&["seq", "1", "300000"]), Vec::new(), None)
+        .await
+        .expect("it runs");
+    let lines = String::from_utf8(output.stdout).expect("digits");
+    assert_eq!((lines.lines().count(), lines.lines().last()), (300_000, Some("300000")));
+    let script = "head -c 20000000 /dev/zero; head -c 17000000 /dev/zero >&2";
+    let output = shim
+        .exec(words(&["sh", "-c", script]), Vec::new(), None)
+        .await
+        .expect("it runs");
+    assert_eq!(
+        (output.stdout.len(), output.stderr.len(), output.exit_code),
+        (16 << 20, 16 << 20, 0)
+    );
+}
+
+#[rstest]
+#[case::plain("sleep 1000")]
+#[case::children("sleep 1000 & sleep 1000 & wait")]
+#[case::sessions("setsid sleep 1000 & (setsid setsid sleep 1000 &) ; echo said; while :; do sleep 1; done")]
+#[tokio::test]
+async fn a_timeout_ends_the_command_and_all_it_started(#[case] script: &str) {
+    let rig = Rig::new();
+    let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
+    let began = Instant::now();
+    let limit = Duration::from_millis(300);
+    let result = shim.exec(words(&["sh", "-c", script]), Vec::new(), Some(limit)).await;
+    assert!(
+        matches!(result, Err(ShimError::ExecTimeout(time)) if time == limit),
+        "{result:?}"
+    );
+    assert!(began.elapsed() >= limit);
+    assert_eq!(rig.processes(), [init], "the container alone is left");
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_ends_its_command() {
+    let rig = Rig::new();
+    let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
+    let exec = shim.exec(words(&["sleep", "1000"]), Vec::new(), None);
+    assert!(tokio::time::timeout(Duration::from_millis(200), exec).await.is_err());
+    eventually("the command's end", || (rig.processes() == [init]).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_command_ends_with_its_container_and_a_missing_one_is_told() {
+    let rig = Rig::new();
+    let (shim, _) = rig.run(&rig.shell("sleep 1000")).await;
+    let error = shim
+        .exec(words(&["no-such-program"]), Vec::new(), None)
+        .await
+        .expect_err("there is none");
+    assert!(
+        matches!(&error, ShimError::Exec { message } if message.contains("not found in $PATH")),
+        "{error}"
+    );
+    let argv = words(&["sleep", "1000"]);
+    let (output, ()) = tokio::join!(shim.exec(argv, Vec::new(), None), async {
+        eventually("the command", || (rig.processes().len() == 3).then_some(())).await;
+        shim.signal(libc::SIGKILL).await.expect("it runs");
+    });
+    assert_eq!(output.expect("it ran").exit_code, 137);
+    assert_eq!(shim.wait().await.signal, Some(libc::SIGKILL));
+}
+
+#[tokio::test]
+async fn a_command_that_leaves_something_running_is_answered_at_its_end() {
+    let rig = Rig::new();
+    let (shim, _) = rig.run(&rig.shell("exec sleep 1000")).await;
+    let script = "setsid sleep 1000 & echo left";
+    let output = shim
+        .exec(words(&["sh", "-c", script]), Vec::new(), None)
+        .await
+        .expect("it runs");
+    assert_eq!(output.stdout, b"left\n");
+    assert_eq!(
+        shim.stats().await.expect("it runs").processes,
+        2,
+        "what it left belongs to the container now"
+    );
+}
+
+#[tokio::test]
+async fn stats_count_all_processes_and_the_time_of_those_that_ended() {
+    let rig = Rig::new();
+    let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+    let script = format!("sh -c '{spin}'; (sh -c '{spin}' &) ; {spin}; echo spun; sleep 1000 & wait");
+    let (shim, init) = rig.run(&rig.shell(&script)).await;
+    rig.line("spun").await;
+    eventually("the sleeper alone", || (rig.processes().len() == 2).then_some(())).await;
+    let stats = shim.stats().await.expect("it runs");
+    assert_eq!(stats.processes, 2);
+    // Three times the loop takes more than one of them does, on any machine.
+    let own = std::fs::read_to_string(format!("/proc/{}/schedstat", init.pid)).expect("it runs");
+    let own: u64 = own
+        .split(' ')
+        .next()
+        .and_then(|text| text.parse().ok())
+        .expect("nanoseconds");
+    assert!(stats.cpu_ns > own + own / 2, "{stats:?}, its first process {own}");
+    assert!(stats.rss_bytes > 500_000, "{stats:?}");
+    let more = shim.stats().await.expect("it runs");
+    assert!(more.cpu_ns >= stats.cpu_ns && more.started_at_ns == stats.started_at_ns);
+    // A command beside it counts for nothing.
+    let during = shim.exec(words(&["sleep", "0.3"]), Vec::new(), None);
+    let (_, processes) = tokio::join!(during, async {
+        eventually("the command", || (rig.processes().len() == 3).then_some(())).await;
+        shim.stats().await.expect("it runs").processes
+    });
+    assert_eq!(processes, 2);
+    shim.kill_all().await.expect("it runs");
+    shim.wait().await;
+    assert!(matches!(
+        shim.stats().await,
+        Err(ShimError::Gone | ShimError::State { .. })
+    ));
+}
