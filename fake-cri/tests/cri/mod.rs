@@ -1,6 +1,8 @@
 //! A fake-cri of this build, and what the tests of the CRI ask of it over and over.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+use std::{collections::HashMap, time::Duration};
+
 use cri_proto::runtime::v1::{
     self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
@@ -112,4 +114,142 @@ impl Cri {
             .await
             .map(|answer| answer.into_inner().image_ref)
     }
+
+    /// A pod with this log folder, and [`IMAGE`] pulled.
+    pub async fn pod(&self, name: &str) -> Pod<'_> {
+        self.pod_of(pod_config(name)).await
+    }
+
+    pub async fn pod_of(&self, config: v1::PodSandboxConfig) -> Pod<'_> {
+        self.pull(IMAGE).await.expect("the image is pulled");
+        let logs = tempfile::tempdir().expect("a temporary folder");
+        let config = v1::PodSandboxConfig {
+            log_directory: logs.path().to_string_lossy().into_owned(),
+            ..config
+        };
+        let id = self.run_pod(config).await;
+        Pod { cri: self, id, logs }
+    }
+
+    pub async fn start_container(&self, id: &str) -> Result<(), Status> {
+        let request = v1::StartContainerRequest {
+            container_id: id.to_owned(),
+        };
+        self.runtime().start_container(request).await.map(drop)
+    }
+
+    pub async fn stop(&self, id: &str, timeout: i64) -> Result<(), Status> {
+        let request = v1::StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout,
+        };
+        self.runtime().stop_container(request).await.map(drop)
+    }
+
+    pub async fn remove(&self, id: &str) -> Result<(), Status> {
+        let request = v1::RemoveContainerRequest {
+            container_id: id.to_owned(),
+        };
+        self.runtime().remove_container(request).await.map(drop)
+    }
+
+    pub async fn status(&self, id: &str) -> Result<v1::ContainerStatus, Status> {
+        Ok(self.verbose(id).await?.0)
+    }
+
+    /// Status and verbose information.
+    pub async fn verbose(&self, id: &str) -> Result<(v1::ContainerStatus, serde_json::Value), Status> {
+        let request = v1::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.runtime().container_status(request).await?.into_inner();
+        let info = serde_json::from_str(&answer.info["info"]).expect("info is JSON");
+        Ok((answer.status.expect("a status has a status"), info))
+    }
+
+    /// The host's pid of the first process; 0 when there is none.
+    pub async fn pid(&self, id: &str) -> i32 {
+        let (_, info) = self.verbose(id).await.expect("the container is there");
+        i32::try_from(info["pid"].as_i64().expect("a number")).expect("a pid")
+    }
+
+    /// Waits until a container has ended. The CRI tells nobody, so it is asked.
+    pub async fn ended(&self, id: &str) -> v1::ContainerStatus {
+        let ended = async {
+            loop {
+                let status = self.status(id).await.expect("the container is there");
+                if status.state() == v1::ContainerState::ContainerExited {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("the container ends")
+    }
+}
+
+/// How long anything may take that should be there at once.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A pod and its log folder.
+pub struct Pod<'a> {
+    pub cri: &'a Cri,
+    pub id: String,
+    pub logs: tempfile::TempDir,
+}
+
+impl Pod<'_> {
+    pub async fn create(&self, config: v1::ContainerConfig) -> Result<String, Status> {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        let answer = self.cri.runtime().create_container(request).await?;
+        Ok(answer.into_inner().container_id)
+    }
+
+    /// A running container.
+    pub async fn run(&self, config: v1::ContainerConfig) -> String {
+        let id = self.create(config).await.expect("the container is made");
+        self.cri.start_container(&id).await.expect("the container starts");
+        id
+    }
+
+    /// Waits until a container's log holds a line of which this is a part, and gives the log.
+    pub async fn logged(&self, name: &str, part: &str) -> String {
+        let path = self.logs.path().join(name).join("0.log");
+        let logged = async {
+            loop {
+                let log = std::fs::read_to_string(&path).unwrap_or_default();
+                if log.lines().any(|line| line.contains(part)) {
+                    return log;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, logged).await {
+            Ok(log) => log,
+            Err(_) => panic!("{part:?} is not in {:?}", std::fs::read_to_string(&path)),
+        }
+    }
+}
+
+/// Annotations of fake-cri: `memory` becomes `fake-cri.dev/memory`.
+pub fn annotated(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs
+        .iter()
+        .map(|(key, value)| (format!("fake-cri.dev/{key}"), (*value).to_owned()))
+        .collect()
+}
+
+/// Whether a process of this number is there and is no zombie.
+pub fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
