@@ -1,0 +1,218 @@
+//! A reference kubelet with credentials of every kind, and clients that show them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use checkpoint_conformance::reference::{Config, ReferenceKubelet};
+use http::{Method, StatusCode};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use reqwest::{Client, Identity, Response};
+
+use super::runtime::Runtime;
+
+/// A Pod with an init container that ends, and two containers.
+pub const WEB: &str = "apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations: {example.dev/of-the-pod: 'yes'}
+  labels: {app: web}
+spec:
+  initContainers:
+  - {name: first, image: busybox:1}
+  containers:
+  - {name: app, image: busybox:1}
+  - {name: side, image: busybox:1}
+";
+
+/// A kubelet over a scripted runtime.
+pub struct Bench {
+    pub runtime: Runtime,
+    pub kubelet: ReferenceKubelet,
+    pub folder: tempfile::TempDir,
+    /// With a certificate of `alice`, of the group `admins`.
+    pub client: Client,
+}
+
+/// Who a client is.
+pub enum Who {
+    Nobody,
+    /// A certificate of the trusted authority for that user.
+    User(&'static str),
+    /// A certificate for the same name of an authority that nobody trusts.
+    Stranger,
+    /// A bearer token.
+    Token(&'static str),
+    /// Nobody, over HTTP/2 if the server offers it.
+    Newer,
+}
+
+impl Bench {
+    /// One with the Pod [`WEB`], when its containers run.
+    pub async fn start() -> Self {
+        let bench = Self::with(|_| {}).await;
+        bench.ready().await;
+        bench
+    }
+
+    /// One whose knobs are turned; nothing is waited for.
+    pub async fn with(turn: impl FnOnce(&mut Config)) -> Self {
+        let runtime = Runtime::start();
+        let folder = tempfile::tempdir().unwrap();
+        Self::over(runtime, folder, turn).await
+    }
+
+    pub async fn over(runtime: Runtime, folder: tempfile::TempDir, turn: impl FnOnce(&mut Config)) -> Self {
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir_all(&manifests).unwrap();
+        std::fs::write(manifests.join("web.yaml"), WEB).unwrap();
+        std::fs::write(folder.path().join("tokens.csv"), "secret,bob,1,\"ops\"\n").unwrap();
+        let ca = authority("ca");
+        std::fs::write(folder.path().join("ca.crt"), ca.pem()).unwrap();
+        let mut config = Config::new(folder.path().join("root"), runtime.endpoint());
+        config.node_name = "Node".to_owned();
+        config.static_pod_path = Some(manifests);
+        config.client_ca_file = Some(folder.path().join("ca.crt"));
+        config.token_auth_file = Some(folder.path().join("tokens.csv"));
+        config.relist_period = Duration::from_millis(5);
+        config.file_check_frequency = Duration::from_millis(20);
+        config.restart_backoff = Duration::from_millis(1);
+        turn(&mut config);
+        let kubelet = ReferenceKubelet::start(config).await.unwrap();
+        let client = client(&Who::User("alice"), kubelet.certificate(), &ca);
+        let bench = Self {
+            runtime,
+            kubelet,
+            folder,
+            client,
+        };
+        std::fs::write(bench.folder.path().join("ca.key"), ca.key().serialize_pem()).unwrap();
+        bench
+    }
+
+    /// Waits until the init container has run and both containers run.
+    pub async fn ready(&self) {
+        self.end_init().await;
+        self.until_pods("both containers run", |pods| {
+            pods["items"][0]["status"]["phase"] == "Running"
+        })
+        .await;
+    }
+
+    /// Waits for the init container, and ends it.
+    pub async fn end_init(&self) {
+        let first = |runtime: &Runtime| {
+            runtime
+                .containers()
+                .iter()
+                .any(|(name, _, state)| name == "first" && *state as i32 == 1)
+        };
+        self.runtime.until("the init container runs", first).await;
+        self.runtime.exit("first", 0);
+    }
+
+    /// Asks for the Pods until they are as wanted.
+    pub async fn until_pods(&self, what: &str, mut holds: impl FnMut(&serde_json::Value) -> bool) {
+        let mut last = serde_json::Value::Null;
+        for _ in 0..2000 {
+            last = self.get("/pods").await.json().await.unwrap();
+            if holds(&last) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}: {last:#}");
+    }
+
+    pub fn client_of(&self, who: &Who) -> Client {
+        let key = KeyPair::from_pem(&std::fs::read_to_string(self.folder.path().join("ca.key")).unwrap()).unwrap();
+        let ca = CertifiedIssuer::self_signed(authority_params("ca"), key).unwrap();
+        client(who, self.kubelet.certificate(), &ca)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.kubelet.address())
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).send().await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str) -> Response {
+        self.client.post(self.url(path)).send().await.unwrap()
+    }
+
+    /// Status, content type and body of a request.
+    pub async fn ask(&self, method: Method, path: &str) -> (StatusCode, String, String) {
+        read(self.client.request(method, self.url(path)).send().await.unwrap()).await
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root().join("checkpoints")
+    }
+}
+
+/// Status, content type and body.
+pub async fn read(response: Response) -> (StatusCode, String, String) {
+    let kind = response
+        .headers()
+        .get("content-type")
+        .map(|value| value.to_str().unwrap().to_owned());
+    (
+        response.status(),
+        kind.unwrap_or_default(),
+        response.text().await.unwrap(),
+    )
+}
+
+pub fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn client(who: &Who, server: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Client {
+    // Another test of this program may have done it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(server.as_bytes()).unwrap()])
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(30));
+    if !matches!(who, Who::Newer) {
+        builder = builder.http1_only();
+    }
+    builder = match who {
+        Who::Nobody | Who::Newer => builder,
+        Who::User(name) => builder.identity(identity(name, ca)),
+        Who::Stranger => builder.identity(identity("alice", &authority("other"))),
+        Who::Token(token) => {
+            let value = format!("Bearer {token}").parse().unwrap();
+            builder.default_headers(http::HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]))
+        }
+    };
+    builder.build().unwrap()
+}
+
+fn identity(name: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Identity {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.distinguished_name.push(DnType::OrganizationName, "admins");
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, ca).unwrap();
+    Identity::from_pem(format!("{}{}", certificate.pem(), key.serialize_pem()).as_bytes()).unwrap()
+}
