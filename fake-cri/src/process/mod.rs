@@ -2,7 +2,12 @@
 
 pub mod daemon;
 pub mod family;
+pub(crate) mod kernel;
+pub(crate) mod memory;
+pub(crate) mod pagemap;
 pub mod pidfd;
+pub(crate) mod proc;
+pub(crate) mod ptrace;
 pub mod reap;
 pub mod spawn;
 pub mod workload;

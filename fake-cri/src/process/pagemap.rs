@@ -1,0 +1,312 @@
+//! Which pages of a process hold something: the kernel's page map.
+//!
+//! `PAGEMAP_SCAN` (Linux 6.7) walks the page tables in the kernel and answers in regions. Where it is missing, the 64-bit
+//! entries of `/proc/PID/pagemap` are read in large pieces (Documentation/admin-guide/mm/pagemap.rst); these do not name the
+//! zero page to one without privileges, so that it counts as present then.
+
+use std::{
+    fs::File,
+    io, mem,
+    ops::Range,
+    os::{
+        fd::{AsRawFd as _, RawFd},
+        unix::fs::FileExt as _,
+    },
+    ptr,
+};
+
+use nix::errno::Errno;
+
+/// The size of a page. A kernel with larger pages is refused at the start of a checkpoint.
+pub(crate) const PAGE_SIZE: u64 = 4096;
+
+/// What the kernel says about the pages of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Categories(u64);
+
+impl Categories {
+    const FILE: u64 = 1 << 2;
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    const ZERO: u64 = 1 << 5;
+    const GUARD: u64 = 1 << 8;
+
+    /// They are in memory or in swap.
+    pub(crate) fn held(self) -> bool {
+        self.0 & (Self::PRESENT | Self::SWAPPED) != 0
+    }
+
+    /// They belong to a file or to shared memory, not to the process alone.
+    pub(crate) fn of_file(self) -> bool {
+        self.0 & Self::FILE != 0
+    }
+
+    /// They are the kernel's page of zeroes, which stands for memory that was read and never written.
+    pub(crate) fn zero(self) -> bool {
+        self.0 & Self::ZERO != 0
+    }
+
+    /// They are guards (`MADV_GUARD_INSTALL`), which hold nothing and cannot be read.
+    pub(crate) fn guard(self) -> bool {
+        self.0 & Self::GUARD != 0
+    }
+}
+
+/// Neighbouring pages of which the kernel says the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// Their addresses.
+    pub(crate) range: Range<u64>,
+    /// What they are.
+    pub(crate) categories: Categories,
+}
+
+/// The page map of one process.
+#[derive(Debug)]
+pub(crate) struct PageMap {
+    file: File,
+}
+
+impl PageMap {
+    /// Opens the page map that a thread sees.
+    ///
+    /// # Errors
+    ///
+    /// As opening `/proc/PID/pagemap`.
+    pub(crate) fn of(tid: i32) -> io::Result<Self> {
+        Ok(Self {
+            file: File::open(format!("/proc/{tid}/pagemap"))?,
+        })
+    }
+
+    /// Calls `each` with the regions of a range that hold something, in their order; guards are among them.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` when the process is gone, and whatever reading the page map gives.
+    pub(crate) fn scan(&self, range: Range<u64>, mut each: impl FnMut(Region)) -> io::Result<()> {
+        match self.scan_in_kernel(range.clone(), Categories::GUARD, &mut each) {
+            // Before Linux 6.16 the guard category is unknown and refused; before 6.7 the whole call is.
+            Err(Errno::EINVAL) => {}
+            other => return other.map_err(io::Error::from),
+        }
+        match self.scan_in_kernel(range.clone(), 0, &mut each) {
+            Err(Errno::ENOTTY | Errno::EINVAL) => self.scan_entries(range, each),
+            other => other.map_err(io::Error::from),
+        }
+    }
+
+    fn scan_in_kernel(&self, range: Range<u64>, guard: u64, each: &mut impl FnMut(Region)) -> nix::Result<()> {
+        const BATCH: usize = 1024;
+        let mut answers = vec![PageRegion::default(); BATCH];
+        let mut start = range.start;
+        while start < range.end {
+            let mut argument = ScanArgument {
+                size: mem::size_of::<ScanArgument>() as u64,
+                start,
+                end: range.end,
+                answers: answers.as_mut_ptr().expose_provenance() as u64,
+                answers_length: BATCH as u64,
+                any_of: Categories::PRESENT | Categories::SWAPPED,
+                returned: Categories::PRESENT | Categories::SWAPPED | Categories::FILE | Categories::ZERO | guard,
+                ..ScanArgument::default()
+            };
+            let count = scan_call(self.file.as_raw_fd(), &mut argument)?;
+            for answer in &answers[..count] {
+                each(Region {
+                    range: answer.start..answer.end,
+                    categories: Categories(answer.categories),
+                });
+            }
+            if argument.walk_end <= start {
+                break;
+            }
+            start = argument.walk_end;
+        }
+        Ok(())
+    }
+
+    /// The way of older kernels.
+    fn scan_entries(&self, range: Range<u64>, mut each: impl FnMut(Region)) -> io::Result<()> {
+        const BATCH: usize = 128 * 1024;
+        let mut bytes = vec![0_u8; BATCH];
+        let mut address = range.start;
+        let mut open: Option<Region> = None;
+        while address < range.end {
+            let wanted = (((range.end - address) / PAGE_SIZE) as usize * 8).min(BATCH);
+            let read = self.file.read_at(&mut bytes[..wanted], address / PAGE_SIZE * 8)?;
+            if read == 0 {
+                break;
+            }
+            for entry in bytes[..read].chunks_exact(8) {
+                let entry = u64::from_ne_bytes(entry.try_into().expect("chunks of eight"));
+                let categories = categories_of_entry(entry);
+                match &mut open {
+                    Some(region) if region.categories == categories && region.range.end == address => {
+                        region.range.end += PAGE_SIZE;
+                    }
+                    _ => {
+                        if let Some(region) = open.take() {
+                            each(region);
+                        }
+                        open = categories.held().then(|| Region {
+                            range: address..address + PAGE_SIZE,
+                            categories,
+                        });
+                    }
+                }
+                address += PAGE_SIZE;
+            }
+        }
+        if let Some(region) = open {
+            each(region);
+        }
+        Ok(())
+    }
+}
+
+/// Translates an entry of `/proc/PID/pagemap` into the categories of `PAGEMAP_SCAN`.
+fn categories_of_entry(entry: u64) -> Categories {
+    let mut categories = 0;
+    if entry & (1 << 63) != 0 {
+        categories |= Categories::PRESENT;
+    }
+    if entry & (1 << 62) != 0 {
+        categories |= Categories::SWAPPED;
+    }
+    if categories != 0 && entry & (1 << 61) != 0 {
+        categories |= Categories::FILE;
+    }
+    if categories != 0 && entry & (1 << 58) != 0 {
+        categories |= Categories::GUARD;
+    }
+    Categories(categories)
+}
+
+/// `struct page_region` (linux/fs.h).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg` (linux/fs.h).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    answers: u64,
+    answers_length: u64,
+    most_pages: u64,
+    inverted: u64,
+    all_of: u64,
+    any_of: u64,
+    returned: u64,
+}
+
+/// The ioctl itself; answers how many regions it wrote.
+#[expect(unsafe_code, reason = "no crate knows PAGEMAP_SCAN")]
+fn scan_call(fd: RawFd, argument: &mut ScanArgument) -> nix::Result<usize> {
+    /// `_IOWR('f', 16, struct pm_scan_arg)`.
+    const PAGEMAP_SCAN: u64 = (3 << 30) | ((mem::size_of::<ScanArgument>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
+    // SAFETY: the kernel writes at most `answers_length` regions to `answers`, which the one caller points at a vector of that
+    // length, and the argument itself, which is borrowed exclusively.
+    let result = unsafe { libc::ioctl(fd, PAGEMAP_SCAN as libc::Ioctl, ptr::from_mut(argument)) };
+    Errno::result(result).map(|count| usize::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mapping of four pages: written, only read, untouched, written.
+    fn sample() -> (memmap::Mapping, [bool; 4]) {
+        let mut mapping = memmap::Mapping::new(4 * PAGE_SIZE as usize);
+        mapping.bytes()[0] = 1;
+        assert_eq!(mapping.bytes()[PAGE_SIZE as usize], 0);
+        mapping.bytes()[3 * PAGE_SIZE as usize] = 1;
+        (mapping, [true, false, false, true])
+    }
+
+    fn held(scan: impl FnOnce(&PageMap, Range<u64>, &mut dyn FnMut(Region)), start: u64, zero: bool) -> [bool; 4] {
+        let map = PageMap::of(std::process::id() as i32).expect("own page map");
+        let mut held = [false; 4];
+        scan(&map, start..start + 4 * PAGE_SIZE, &mut |region| {
+            for page in region.range.step_by(PAGE_SIZE as usize) {
+                held[((page - start) / PAGE_SIZE) as usize] =
+                    region.categories.held() && (zero || !region.categories.zero());
+            }
+        });
+        held
+    }
+
+    #[test]
+    fn written_pages_are_held_and_others_are_not() {
+        let (mut mapping, truth) = sample();
+        let start = mapping.bytes().as_ptr().addr() as u64;
+        let seen = held(|map, range, each| map.scan(range, each).expect("scan"), start, false);
+        assert_eq!(seen, truth);
+    }
+
+    #[test]
+    fn the_old_way_says_the_same_but_for_the_zero_page() {
+        let (mut mapping, mut truth) = sample();
+        truth[1] = true;
+        let start = mapping.bytes().as_ptr().addr() as u64;
+        let seen = held(
+            |map, range, each| map.scan_entries(range, each).expect("scan"),
+            start,
+            true,
+        );
+        assert_eq!(seen, truth);
+    }
+
+    /// A private anonymous mapping.
+    mod memmap {
+        use std::{num::NonZero, ptr::NonNull};
+
+        use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+        pub(super) struct Mapping(NonNull<libc::c_void>, usize);
+
+        #[expect(unsafe_code, reason = "a mapping whose pages the test alone touches")]
+        impl Mapping {
+            pub(super) fn new(length: usize) -> Self {
+                let length = NonZero::new(length).expect("not empty");
+                // SAFETY: a new anonymous mapping, where the kernel wants it, touches nothing that is there; the advice keeps
+                // the kernel from filling it with one huge page.
+                let start = unsafe {
+                    let start = mmap_anonymous(
+                        None,
+                        length,
+                        ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                        MapFlags::MAP_PRIVATE,
+                    )
+                    .expect("mmap");
+                    madvise(start, length.get(), MmapAdvise::MADV_NOHUGEPAGE).expect("madvise");
+                    start
+                };
+                Self(start, length.get())
+            }
+
+            pub(super) fn bytes(&mut self) -> &mut [u8] {
+                // SAFETY: the mapping is as long as was asked for, readable and writable, and borrowed exclusively.
+                unsafe { std::slice::from_raw_parts_mut(self.0.cast().as_ptr(), self.1) }
+            }
+        }
+
+        #[expect(unsafe_code, reason = "gives the mapping back")]
+        impl Drop for Mapping {
+            fn drop(&mut self) {
+                // SAFETY: nothing borrows the mapping any more.
+                unsafe { munmap(self.0, self.1) }.expect("own mapping");
+            }
+        }
+    }
+}

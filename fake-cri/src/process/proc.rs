@@ -1,0 +1,392 @@
+//! What `/proc` says about a process and its threads (proc(5)).
+//!
+//! `/proc/TID` answers for every thread, also for one that is not its process's first, so a number is enough; a process whose
+//! first thread has ended still answers through another one. Numbers that the `procfs` crate reads are read by it; mappings and
+//! descriptors are read here, since it neither keeps their order nor all of their fields.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    ops::Range,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
+};
+
+use procfs::{
+    FromRead as _,
+    process::{Stat, Status},
+};
+
+use super::ProcessId;
+
+/// `PF_IO_WORKER` and `PF_USER_WORKER`: threads that the kernel made inside a process (linux/sched.h). No tracer may have them.
+const KERNEL_MADE: u32 = 0x10 | 0x4000;
+
+/// `/proc/TID/stat`.
+pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
+    parse(tid, "stat", |bytes| Stat::from_read(bytes))
+}
+
+/// `/proc/TID/status`.
+pub(crate) fn status(tid: i32) -> io::Result<Status> {
+    parse(tid, "status", |bytes| Status::from_read(bytes))
+}
+
+fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {
+    let bytes = fs::read(format!("/proc/{tid}/{name}"))?;
+    parse(&bytes).map_err(|error| io::Error::other(format!("/proc/{tid}/{name}: {error}")))
+}
+
+/// The process of this number, as it can be told from a later one of the same number.
+///
+/// # Errors
+///
+/// `NotFound` when there is none.
+pub(crate) fn identity(pid: i32) -> io::Result<ProcessId> {
+    Ok(ProcessId {
+        pid,
+        start_time: stat(pid)?.starttime,
+    })
+}
+
+/// The numbers of a process's threads, the first one's included, as the kernel lists them.
+pub(crate) fn threads(pid: i32) -> io::Result<Vec<i32>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            threads.push(tid);
+        }
+    }
+    Ok(threads)
+}
+
+/// Whether the kernel made this thread inside the process (for io_uring), so that it can neither be traced nor run code of it.
+pub(crate) fn made_by_kernel(stat: &Stat) -> bool {
+    stat.flags & KERNEL_MADE != 0
+}
+
+/// A small file of a process as text, trimmed.
+pub(crate) fn text(tid: i32, name: &str) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(format!("/proc/{tid}/{name}"))?)
+        .trim_end()
+        .to_owned())
+}
+
+/// `/proc/TID/auxv`: the words that the kernel gave the program at its start.
+pub(crate) fn auxiliary_vector(tid: i32) -> io::Result<Vec<u64>> {
+    let bytes = fs::read(format!("/proc/{tid}/auxv"))?;
+    Ok(bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of eight")))
+        .collect())
+}
+
+/// Where a link below `/proc/TID` points.
+pub(crate) fn link(tid: i32, name: &str) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{tid}/{name}"))
+}
+
+/// The number of the system call that a blocked thread is in, and its first argument (`/proc/TID/syscall`); `None` when it is
+/// in none or may not be looked at.
+pub(crate) fn system_call(tid: i32) -> Option<(i64, u64)> {
+    let text = text(tid, "syscall").ok()?;
+    let mut words = text.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let argument = words.next()?.strip_prefix("0x")?;
+    Some((number, u64::from_str_radix(argument, 16).ok()?))
+}
+
+/// One mapping of an address space: a line of `/proc/PID/maps` with its `VmFlags`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    /// Its addresses.
+    pub(crate) range: Range<u64>,
+    /// Readable, writable, executable.
+    pub(crate) read: bool,
+    /// Writable.
+    pub(crate) write: bool,
+    /// Executable.
+    pub(crate) execute: bool,
+    /// Shared with whoever maps the same, not private.
+    pub(crate) shared: bool,
+    /// Where in the file it begins, in bytes.
+    pub(crate) offset: u64,
+    /// The device of the file.
+    pub(crate) device: (u32, u32),
+    /// The inode of the file; 0 without one.
+    pub(crate) inode: u64,
+    /// The file's path or the kernel's name (`[heap]`), empty for anonymous memory.
+    pub(crate) name: PathBuf,
+    /// The two-letter flags of `VmFlags`.
+    pub(crate) flags: Vec<[u8; 2]>,
+}
+
+impl Mapping {
+    /// Whether `VmFlags` has this one.
+    pub(crate) fn has(&self, flag: &[u8; 2]) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// Whether a file or shared memory stands behind it.
+    pub(crate) fn of_file(&self) -> bool {
+        self.inode != 0
+    }
+}
+
+/// The mappings of a process in the order of their addresses, from `/proc/PID/smaps`.
+pub(crate) fn mappings(tid: i32) -> io::Result<Vec<Mapping>> {
+    let mut bytes = Vec::new();
+    fs::File::open(format!("/proc/{tid}/smaps"))?.read_to_end(&mut bytes)?;
+    parse_mappings(&bytes)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/smaps: unknown line")))
+}
+
+fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        match line.first() {
+            None => {}
+            // A heading begins with an address in lower case, every other line with a name in upper case.
+            Some(b'0'..=b'9' | b'a'..=b'f') => mappings.push(parse_heading(line)?),
+            Some(_) => {
+                if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+                    mappings.last_mut()?.flags = flags
+                        .split(|byte| *byte == b' ')
+                        .filter_map(|flag| flag.try_into().ok())
+                        .collect();
+                }
+            }
+        }
+    }
+    Some(mappings)
+}
+
+fn parse_heading(line: &[u8]) -> Option<Mapping> {
+    let mut rest = line;
+    let mut word = || {
+        let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        rest = tail.strip_prefix(b" ").unwrap_or(tail);
+        str::from_utf8(word).ok()
+    };
+    let (start, end) = word()?.split_once('-')?;
+    let access = word()?.as_bytes();
+    let offset = word()?;
+    let (major, minor) = word()?.split_once(':')?;
+    let inode = word()?;
+    let name = rest.trim_ascii_start();
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let &[read, write, execute, shared] = access else {
+        return None;
+    };
+    Some(Mapping {
+        range: hex(start)?..hex(end)?,
+        read: read == b'r',
+        write: write == b'w',
+        execute: execute == b'x',
+        shared: shared == b's',
+        offset: hex(offset)?,
+        device: (
+            u32::from_str_radix(major, 16).ok()?,
+            u32::from_str_radix(minor, 16).ok()?,
+        ),
+        inode: inode.parse().ok()?,
+        name: PathBuf::from(std::ffi::OsString::from_vec(unescape(name))),
+        flags: Vec::new(),
+    })
+}
+
+/// Takes back the one escape that these files have: a newline in a name is written `\012`.
+fn unescape(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((byte, tail)) = rest.split_first() {
+        match rest.strip_prefix(b"\\012") {
+            Some(behind) => {
+                out.push(b'\n');
+                rest = behind;
+            }
+            None => {
+                out.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// One open descriptor: where it points and what `/proc/PID/fdinfo` says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// Its number.
+    pub(crate) fd: i32,
+    /// Where `/proc/PID/fd/FD` points: a path, or `pipe:[4711]`, `socket:[4711]`, `anon_inode:[eventfd]`.
+    pub(crate) target: PathBuf,
+    /// Position, flags and the lines of its kind.
+    pub(crate) info: DescriptorInfo,
+}
+
+/// `/proc/PID/fdinfo/FD`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DescriptorInfo {
+    /// The offset.
+    pub(crate) position: u64,
+    /// The flags of open(2), `O_CLOEXEC` among them.
+    pub(crate) flags: u32,
+    /// The number of the mount.
+    pub(crate) mount: i32,
+    /// What else stands there, by its name, in order: names repeat (`tfd` of an epoll descriptor).
+    pub(crate) more: Vec<(String, String)>,
+}
+
+impl DescriptorInfo {
+    /// The first line of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.more
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// All lines of this name.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.more
+            .iter()
+            .filter(move |(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// The open descriptors of a process in the order of their numbers.
+pub(crate) fn descriptors(tid: i32) -> io::Result<Vec<Descriptor>> {
+    let mut descriptors = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{tid}/fd"))? {
+        let entry = entry?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        descriptors.push(Descriptor {
+            fd,
+            target: fs::read_link(entry.path())?,
+            info: parse_descriptor(&text(tid, &format!("fdinfo/{fd}"))?),
+        });
+    }
+    descriptors.sort_by_key(|descriptor| descriptor.fd);
+    Ok(descriptors)
+}
+
+fn parse_descriptor(text: &str) -> DescriptorInfo {
+    let mut info = DescriptorInfo::default();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+        let (name, value) = (name.trim(), value.trim());
+        match name {
+            "pos" => info.position = value.parse().unwrap_or(0),
+            "flags" => info.flags = u32::from_str_radix(value, 8).unwrap_or(0),
+            "mnt_id" => info.mount = value.parse().unwrap_or(-1),
+            _ => info.more.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    info
+}
+
+/// What the kernel appends to the path of a file that has none any more.
+const DELETED: &[u8] = b" (deleted)";
+
+/// A path as the kernel shows it, parted into the path and whether the file was removed.
+pub(crate) fn without_deleted(path: &Path) -> (PathBuf, bool) {
+    match path.as_os_str().as_bytes().strip_suffix(DELETED) {
+        Some(rest) => (PathBuf::from(std::ffi::OsString::from_vec(rest.to_vec())), true),
+        None => (path.to_owned(), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    const SMAPS: &[u8] = b"\
+00400000-00452000 r-xp 00001000 08:02 173521      /usr/bin/a  b\\012c (deleted)
+Size:                328 kB
+VmFlags: rd ex mr mw me dw
+7ffe0000-7fff0000 rw-p 00000000 00:00 0                          [stack]
+Size:                132 kB
+VmFlags: rd wr mr mw me gd ac
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
+VmFlags: ex
+";
+
+    #[test]
+    fn mappings_have_names_and_flags() {
+        let mappings = parse_mappings(SMAPS).expect("well formed");
+        assert_eq!(mappings.len(), 3);
+        assert_eq!(mappings[0].name, Path::new("/usr/bin/a  b\nc (deleted)"));
+        assert_eq!(mappings[0].range, 0x40_0000..0x45_2000);
+        assert_eq!(mappings[0].offset, 0x1000);
+        assert_eq!(mappings[0].device, (8, 2));
+        assert!(mappings[0].read && mappings[0].execute && !mappings[0].write && !mappings[0].shared);
+        assert!(mappings[1].has(b"gd") && !mappings[0].has(b"gd"));
+        assert_eq!(mappings[2].name, Path::new("[vsyscall]"));
+        assert_eq!(
+            without_deleted(&mappings[0].name),
+            (PathBuf::from("/usr/bin/a  b\nc"), true)
+        );
+    }
+
+    #[test]
+    fn own_mappings_and_descriptors_are_read() {
+        let pid = std::process::id() as i32;
+        let mappings = mappings(pid).expect("own mappings");
+        assert!(mappings.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+        assert!(mappings.iter().all(|mapping| !mapping.flags.is_empty()));
+        let file = tempfile::tempfile().expect("temporary file");
+        io::Write::write_all(&mut &file, b"12345").expect("write");
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let descriptors = descriptors(pid).expect("own descriptors");
+        let descriptor = descriptors.iter().find(|d| d.fd == fd).expect("listed");
+        assert_eq!(descriptor.info.position, 5);
+        assert_ne!(descriptor.info.flags & libc::O_CLOEXEC as u32, 0);
+    }
+
+    #[test]
+    fn fdinfo_keeps_repeated_lines() {
+        let info = parse_descriptor(
+            "pos:\t17\nflags:\t02000002\nmnt_id:\t15\ntfd: 3 events: 19\ntfd: 4 events: 1\neventfd-count: ff\n",
+        );
+        assert_eq!((info.position, info.flags, info.mount), (17, 0o2_000_002, 15));
+        assert_eq!(info.all("tfd").collect::<Vec<_>>(), ["3 events: 19", "4 events: 1"]);
+        assert_eq!(info.get("eventfd-count"), Some("ff"));
+    }
+
+    #[rstest]
+    #[case(b"00400000-00452000 r-xp 00000000 08:02")]
+    #[case(b"00400000 r-xp 00000000 08:02 1 /a")]
+    #[case(b"00400000-00452000 r-x 00000000 08:02 1 /a")]
+    fn broken_headings_are_refused(#[case] line: &[u8]) {
+        assert_eq!(parse_mappings(line), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse_mappings(&bytes);
+        }
+
+        #[test]
+        fn headings_come_back(start in any::<u32>(), pages in 1_u32..9, offset in any::<u32>(), inode in any::<u64>(), name in "(/[a-z \n]{0,9})?") {
+            let (start, end) = (u64::from(start), u64::from(start) + u64::from(pages) * 4096);
+            let line = format!("{start:08x}-{end:08x} rw-s {offset:08x} fe:01 {inode} {}", name.replace('\n', "\\012"));
+            let mappings = parse_mappings(line.as_bytes()).expect("well formed");
+            prop_assert_eq!(mappings[0].range.clone(), start..end);
+            prop_assert_eq!(mappings[0].offset, u64::from(offset));
+            prop_assert_eq!(mappings[0].inode, inode);
+            prop_assert_eq!(mappings[0].name.to_str(), Some(name.as_str()));
+            prop_assert!(mappings[0].shared && mappings[0].write && !mappings[0].execute);
+        }
+    }
+}

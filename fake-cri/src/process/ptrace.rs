@@ -1,0 +1,264 @@
+//! ptrace, as far as a checkpoint needs it: seize, interrupt, look, let go.
+//!
+//! ```text
+//!  running --seize--> traced, running --interrupt--> traced, stopped --detach--> running
+//!                          ^                               |
+//!                          +---- resume (with the signal) -+   a signal came first
+//! ```
+//!
+//! All calls that concern a thread must come from the one thread that seized it: the kernel knows the tracer by thread, not
+//! by process. When that thread ends, the kernel lets go of everything it traced; no option is set that would kill then.
+//!
+//! Ways to fail: `ESRCH` the thread is gone or does not stand still; `EPERM` another tracer, another user, not dumpable, or
+//! Yama (ptrace(2), "Ptrace access mode checking").
+
+use std::{mem, ptr};
+
+use nix::{
+    errno::Errno,
+    sys::{ptrace, signal::Signal},
+    unistd::Pid,
+};
+
+/// The event number that `wait` shows for the stops that `PTRACE_INTERRUPT` and group stops make (ptrace(2)).
+const EVENT_STOP: i32 = libc::PTRACE_EVENT_STOP;
+
+/// The note types of `PTRACE_GETREGSET` (linux/elf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum RegisterSet {
+    /// General purpose registers, as `struct user_regs_struct`.
+    General = 1,
+    /// Floating point and SIMD: `fxsave` on x86, `struct user_fpsimd_state` on aarch64.
+    #[cfg_attr(
+        not(target_arch = "aarch64"),
+        expect(dead_code, reason = "x86 reads all of it through the extended state")
+    )]
+    FloatingPoint = 2,
+    /// All of `xsave`, in the standard (not compacted) format, of the size this machine has.
+    #[cfg(target_arch = "x86_64")]
+    X86Extended = 0x202,
+    /// The thread pointer.
+    #[cfg(target_arch = "aarch64")]
+    Arm64Tls = 0x401,
+}
+
+/// What a wait for a seized thread showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It stands still because it was interrupted.
+    Stopped,
+    /// It stands still, and the job control of its process has it stopped by this signal.
+    GroupStopped(i32),
+    /// It is about to take this signal; it has to be resumed with it.
+    Signal(i32),
+    /// It ended, with this wait status.
+    Exited(i32),
+    /// It is no longer ours: it ended elsewhere, or another thread's exec took its place.
+    Gone,
+}
+
+/// Begins to trace a thread without stopping it.
+///
+/// # Errors
+///
+/// `ESRCH` if it is gone, `EPERM` if it may not be traced.
+pub(crate) fn seize(tid: i32) -> nix::Result<()> {
+    ptrace::seize(Pid::from_raw(tid), ptrace::Options::empty())
+}
+
+/// Asks a traced thread to stop. It has when [`poll`] says so.
+pub(crate) fn interrupt(tid: i32) -> nix::Result<()> {
+    ptrace::interrupt(Pid::from_raw(tid))
+}
+
+/// Lets a stopped thread go on with a signal that it was about to take.
+pub(crate) fn resume(tid: i32, signal: i32) -> nix::Result<()> {
+    request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
+}
+
+/// Ends the tracing of a stopped thread: it runs on, or stays stopped if its process is by job control.
+pub(crate) fn detach(tid: i32) -> nix::Result<()> {
+    ptrace::detach(Pid::from_raw(tid), None::<Signal>)
+}
+
+/// What happened to this thread, without waiting; `None` when nothing did.
+#[expect(unsafe_code, reason = "nix loses the raw status, which the shim's reaper needs")]
+pub(crate) fn poll(tid: i32) -> nix::Result<Option<Event>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the status; no other memory is touched.
+    let result = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    match Errno::result(result) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(event(status))),
+        Err(Errno::ECHILD) => Ok(Some(Event::Gone)),
+        Err(Errno::EINTR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Reads a wait status of a seized thread.
+fn event(status: i32) -> Event {
+    if !libc::WIFSTOPPED(status) {
+        return Event::Exited(status);
+    }
+    let signal = libc::WSTOPSIG(status);
+    match (status >> 16, signal) {
+        (EVENT_STOP, libc::SIGTRAP) => Event::Stopped,
+        (EVENT_STOP, signal) => Event::GroupStopped(signal),
+        (_, signal) => Event::Signal(signal),
+    }
+}
+
+/// The registers of a stopped thread, as the kernel lays them out. The buffer grows to what this machine has.
+pub(crate) fn registers(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
+    let mut bytes = vec![0_u8; 4096];
+    loop {
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        request(
+            libc::PTRACE_GETREGSET,
+            tid,
+            set as usize,
+            (&raw mut vector).expose_provenance(),
+        )?;
+        // The kernel cuts to the buffer and says how much it wrote: a full buffer may be a cut one.
+        if vector.iov_len < bytes.len() {
+            bytes.truncate(vector.iov_len);
+            return Ok(bytes);
+        }
+        bytes.resize(bytes.len() * 2, 0);
+    }
+}
+
+/// The signals that a stopped thread blocks: bit n-1 is signal n.
+pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
+    let mut mask = 0_u64;
+    request(
+        libc::PTRACE_GETSIGMASK,
+        tid,
+        mem::size_of::<u64>(),
+        (&raw mut mask).expose_provenance(),
+    )?;
+    Ok(mask)
+}
+
+/// Whose queue of pending signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignalQueue {
+    /// Those sent to the process.
+    Process,
+    /// Those sent to the one thread.
+    Thread,
+}
+
+/// The size of a `siginfo_t`, on every Linux.
+const SIGINFO_SIZE: usize = 128;
+
+/// The signals that wait for a stopped thread, each as the kernel's `siginfo_t`; they stay in the queue.
+pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<Vec<u8>>> {
+    const BATCH: usize = 32;
+    let mut signals = Vec::new();
+    loop {
+        let mut bytes = vec![0_u8; BATCH * SIGINFO_SIZE];
+        let mut arguments = libc::ptrace_peeksiginfo_args {
+            off: signals.len() as u64,
+            flags: match queue {
+                SignalQueue::Process => 1, // PTRACE_PEEKSIGINFO_SHARED
+                SignalQueue::Thread => 0,
+            },
+            nr: BATCH as i32,
+        };
+        let read = request(
+            libc::PTRACE_PEEKSIGINFO,
+            tid,
+            (&raw mut arguments).expose_provenance(),
+            bytes.as_mut_ptr().expose_provenance(),
+        )?;
+        let read = usize::try_from(read).unwrap_or(0).min(BATCH);
+        signals.extend(bytes.chunks_exact(SIGINFO_SIZE).take(read).map(<[u8]>::to_vec));
+        if read < BATCH {
+            return Ok(signals);
+        }
+    }
+}
+
+/// The restartable sequence area a thread registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rseq {
+    /// Where `struct rseq` lies in its memory.
+    pub(crate) pointer: u64,
+    /// Its size.
+    pub(crate) size: u32,
+    /// What stands before an abort handler.
+    pub(crate) signature: u32,
+}
+
+/// The restartable sequence area of a stopped thread; `None` when it has none or the kernel cannot tell.
+pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
+    /// `PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13.
+    const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+    /// `struct ptrace_rseq_configuration`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        pointer: u64,
+        size: u32,
+        signature: u32,
+        flags: u32,
+        pad: u32,
+    }
+    let mut configuration = Configuration::default();
+    let result = request(
+        GET_RSEQ_CONFIGURATION,
+        tid,
+        mem::size_of::<Configuration>(),
+        (&raw mut configuration).expose_provenance(),
+    );
+    match result {
+        Ok(_) if configuration.pointer != 0 => Ok(Some(Rseq {
+            pointer: configuration.pointer,
+            size: configuration.size,
+            signature: configuration.signature,
+        })),
+        Ok(_) | Err(Errno::EIO | Errno::EINVAL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The nth seccomp filter of a stopped thread, newest first, as BPF instructions of eight bytes; `None` past the last.
+///
+/// # Errors
+///
+/// `EACCES` without `CAP_SYS_ADMIN`, `EINVAL` when the thread is not in filter mode.
+pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u8>>> {
+    /// `PTRACE_SECCOMP_GET_FILTER`, Linux 4.4.
+    const SECCOMP_GET_FILTER: u32 = 0x420c;
+    const INSTRUCTION: usize = 8;
+    let count = match request(SECCOMP_GET_FILTER, tid, index, 0) {
+        Ok(count) => usize::try_from(count).unwrap_or(0),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let mut bytes = vec![0_u8; count * INSTRUCTION];
+    request(SECCOMP_GET_FILTER, tid, index, bytes.as_mut_ptr().expose_provenance())?;
+    Ok(Some(bytes))
+}
+
+/// One ptrace request whose pointers were exposed by the caller.
+#[expect(unsafe_code, reason = "nix knows only a part of the requests")]
+fn request(request: u32, tid: i32, address: usize, data: usize) -> nix::Result<i64> {
+    // SAFETY: every caller in this file passes either plain numbers or the address of a live, exclusively borrowed value of
+    // the size that the request writes; none of them makes the kernel write into this process otherwise.
+    let result = unsafe {
+        libc::ptrace(
+            request,
+            tid,
+            ptr::with_exposed_provenance_mut::<libc::c_void>(address),
+            ptr::with_exposed_provenance_mut::<libc::c_void>(data),
+        )
+    };
+    Errno::result(result)
+}
