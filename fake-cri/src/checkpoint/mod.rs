@@ -1,5 +1,28 @@
 //! Freeze, capture, image, archive, thaw. Runs in the shim.
+//!
+//! ```text
+//!  Job ---> engine --- freeze ----> every thread of the container stands (ptrace)
+//!             |   \--- capture ---> images in memory, and where every page is
+//!             |    \-- archive ---> images, pages, documents --> temporary --> location
+//!           Host                    (thaw as soon as the last page is read)
+//! ```
+//!
+//! The archive has containerd's members; the images in it are CRIU's. [`run`] says what it needs and how it fails.
 
+mod archive;
+mod capture;
+mod delay;
+mod engine;
+mod error;
+mod fault;
+mod freeze;
+mod host;
 mod job;
+mod log;
+mod pages;
+mod stats;
+mod watch;
 
+pub use engine::run;
+pub use host::Host;
 pub use job::{Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Injection, Job, Phase, Report};

@@ -96,6 +96,13 @@ pub(crate) fn system_call(tid: i32) -> Option<(i64, u64)> {
     Some((number, u64::from_str_radix(argument, 16).ok()?))
 }
 
+/// The proportional set size of a process in bytes (`Pss` of `/proc/PID/smaps_rollup`).
+pub(crate) fn proportional_set(tid: i32) -> Option<u64> {
+    let text = text(tid, "smaps_rollup").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 /// One mapping of an address space: a line of `/proc/PID/maps` with its `VmFlags`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {

@@ -228,7 +228,8 @@ pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
     }
 }
 
-/// The nth seccomp filter of a stopped thread, newest first, as BPF instructions of eight bytes; `None` past the last.
+/// The nth seccomp filter of a stopped thread, oldest first (what ptrace(2) says is the other way round), as BPF
+/// instructions of eight bytes; `None` past the last.
 ///
 /// # Errors
 ///

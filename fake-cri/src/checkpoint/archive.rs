@@ -1,0 +1,320 @@
+//! The archive: one tar stream into a temporary file beside its place, then renamed in.
+//!
+//! The temporary is made new (never through a link), 0600 from its first byte, and is removed when [`Archive`] is dropped before
+//! [`Archive::place`] succeeded: so a file is at the location whole or not at all. Every member's size is known when it begins,
+//! because the page maps are read before the pages; bytes go from where they are into the one buffer and from there to the
+//! file. Ways to fail: no space, no folder, no permission.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Read, Write as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use globset::GlobMatcher;
+use tar::{EntryType, Header};
+
+use super::error::Error;
+
+/// The mode of the archive and of its temporary.
+const MODE: u32 = 0o600;
+/// What is written at a time. Large enough that the calls cost nothing, small enough for the shim's budget.
+const BUFFER: usize = 1 << 20;
+/// A tar's unit.
+const BLOCK: u64 = 512;
+
+/// Where a member lies in the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    header: u64,
+    size: u64,
+}
+
+/// An archive that is being written.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    file: File,
+    path: PathBuf,
+    buffer: Vec<u8>,
+    filled: usize,
+    flushed: u64,
+    members: Vec<Place>,
+    member_left: u64,
+    mtime: u64,
+    write_time: Duration,
+    placed: bool,
+    /// A fault: members that are left out.
+    omitted: Vec<GlobMatcher>,
+    /// A fault: how many bytes fit on the disk.
+    space: Option<u64>,
+}
+
+impl Archive {
+    /// Makes the temporary.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FolderMissing`] when its folder does not exist, [`Error::Write`] otherwise.
+    pub(crate) fn create(path: &Path, location: &Path) -> Result<Self, Error> {
+        let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
+        // The folder of the location is what the caller named; the temporary should be in the same.
+        for path in [location, path] {
+            match fs::metadata(folder(path)) {
+                Ok(metadata) if metadata.is_dir() => {}
+                Ok(_) => return Err(Error::FolderMissing(path.to_owned())),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    return Err(Error::FolderMissing(path.to_owned()));
+                }
+                Err(error) => return Err(failed("look at the folder of", path, error)),
+            }
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .mode(MODE)
+            .open(path)
+            .map_err(|error| failed("create", path, error))?;
+        let archive = Self {
+            file,
+            path: path.to_owned(),
+            buffer: vec![0; BUFFER],
+            filled: 0,
+            flushed: 0,
+            members: Vec::new(),
+            member_left: 0,
+            mtime: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            write_time: Duration::ZERO,
+            placed: false,
+            omitted: Vec::new(),
+            space: None,
+        };
+        // The umask may have taken bits away, never added any.
+        archive
+            .file
+            .set_permissions(Permissions::from_mode(MODE))
+            .map_err(|error| failed("set the mode of", path, error))?;
+        Ok(archive)
+    }
+
+    /// A fault: leaves out the members that match.
+    pub(crate) fn omit(&mut self, glob: GlobMatcher) {
+        self.omitted.push(glob);
+    }
+
+    /// A fault: only so many bytes fit.
+    pub(crate) fn limit_space(&mut self, bytes: u64) {
+        self.space = Some(bytes);
+    }
+
+    /// The time spent in writing so far.
+    pub(crate) fn write_time(&self) -> Duration {
+        self.write_time
+    }
+
+    /// The bytes written so far.
+    pub(crate) fn length(&self) -> u64 {
+        self.flushed + self.filled as u64
+    }
+
+    /// Writes a directory entry; its name ends in a slash.
+    pub(crate) fn directory(&mut self, name: &str) -> Result<(), Error> {
+        self.header(name, EntryType::Directory, 0o700, 0).map(drop)
+    }
+
+    /// Writes a member that is in memory.
+    pub(crate) fn member(&mut self, name: &str, content: &[u8]) -> Result<(), Error> {
+        if self.begin(name, content.len() as u64)? {
+            self.bytes(content)?;
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a member of this size; false when a fault leaves it out.
+    pub(crate) fn begin(&mut self, name: &str, size: u64) -> Result<bool, Error> {
+        self.header(name, EntryType::Regular, MODE, size)
+    }
+
+    /// Room for bytes of the member under way, at most as many as asked for and as it still lacks. What is put there counts
+    /// once [`Archive::advance`] is called.
+    pub(crate) fn room(&mut self, wanted: usize) -> Result<&mut [u8], Error> {
+        if self.filled == self.buffer.len() {
+            self.flush()?;
+        }
+        let room = wanted
+            .min(self.buffer.len() - self.filled)
+            .min(usize::try_from(self.member_left).unwrap_or(usize::MAX));
+        Ok(&mut self.buffer[self.filled..self.filled + room])
+    }
+
+    /// Counts bytes that were put into the room.
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        debug_assert!(self.filled + bytes <= self.buffer.len() && bytes as u64 <= self.member_left);
+        self.filled += bytes;
+        self.member_left -= bytes as u64;
+    }
+
+    /// Writes bytes of the member under way.
+    fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let room = self.room(bytes.len())?;
+            let (now, later) = bytes.split_at(room.len());
+            room.copy_from_slice(now);
+            self.advance(now.len());
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Copies the rest of the member under way from a file. What the file lacks (it was cut meanwhile) is filled with zeroes,
+    /// because the size is already written; answers how much that was.
+    pub(crate) fn copy(&mut self, source: &mut File) -> Result<u64, Error> {
+        let mut lacking = 0;
+        while self.member_left > 0 {
+            let room = self.room(BUFFER)?;
+            let mut read = source.read(room).unwrap_or(0);
+            if read == 0 {
+                room.fill(0);
+                read = room.len();
+                lacking += read as u64;
+            }
+            self.advance(read);
+        }
+        Ok(lacking)
+    }
+
+    /// Ends the member under way.
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
+        debug_assert_eq!(self.member_left, 0);
+        let padding = (BLOCK - self.length() % BLOCK) % BLOCK;
+        self.member_left = padding;
+        self.bytes(&[0; BLOCK as usize][..padding as usize])
+    }
+
+    /// Ends the tar.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        self.member_left = 2 * BLOCK;
+        self.bytes(&[0; 2 * BLOCK as usize])?;
+        self.flush()
+    }
+
+    /// A fault: cuts the archive.
+    pub(crate) fn cut(&mut self, percent: u8) -> Result<(), Error> {
+        let length = (u128::from(self.flushed) * u128::from(percent.min(100)) / 100) as u64;
+        self.flushed = length;
+        self.file
+            .set_len(length)
+            .map_err(|error| failed("cut", &self.path, error))
+    }
+
+    /// A fault: spoils the checksum of every header and a byte in the middle of every member.
+    pub(crate) fn corrupt(&mut self) -> Result<(), Error> {
+        /// Where a header holds its checksum.
+        const CHECKSUM: u64 = 148;
+        for member in &self.members {
+            let middle = (member.size > 0).then_some(member.header + BLOCK + member.size / 2);
+            for offset in [Some(member.header + CHECKSUM), middle].into_iter().flatten() {
+                self.file
+                    .write_all_at(b"\xff", offset)
+                    .map_err(|error| failed("write", &self.path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A fault: another mode.
+    pub(crate) fn set_mode(&mut self, mode: u32) -> Result<(), Error> {
+        self.file
+            .set_permissions(Permissions::from_mode(mode & 0o7777))
+            .map_err(|error| failed("set the mode of", &self.path, error))
+    }
+
+    /// Makes the archive appear at its location, in place of whatever file or link is there.
+    pub(crate) fn place(mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
+        if fsync {
+            self.file
+                .sync_all()
+                .map_err(|error| failed("flush", &self.path, error))?;
+        }
+        fs::rename(&self.path, location).map_err(|error| failed("rename the archive to", location, error))?;
+        self.placed = true;
+        if fsync {
+            let folder = location.parent().unwrap_or(Path::new("/"));
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|error| failed("flush the folder", folder, error))?;
+        }
+        Ok(self.flushed)
+    }
+
+    /// Starts a member.
+    fn header(&mut self, name: &str, kind: EntryType, mode: u32, size: u64) -> Result<bool, Error> {
+        if self
+            .omitted
+            .iter()
+            .any(|glob| glob.is_match(name.trim_end_matches('/')))
+        {
+            return Ok(false);
+        }
+        let mut header = Header::new_gnu();
+        header
+            .set_path(name)
+            .map_err(|error| failed("name a member of", &self.path, error))?;
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(u64::from(nix::unistd::geteuid().as_raw()));
+        header.set_gid(u64::from(nix::unistd::getegid().as_raw()));
+        header.set_mtime(self.mtime);
+        header.set_size(size);
+        header.set_cksum();
+        self.members.push(Place {
+            header: self.length(),
+            size,
+        });
+        self.member_left = BLOCK;
+        self.bytes(header.as_bytes())?;
+        self.member_left = size;
+        Ok(true)
+    }
+
+    /// Writes what is buffered.
+    fn flush(&mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        let fits = match self.space {
+            Some(space) => usize::try_from(space - self.flushed.min(space)).unwrap_or(usize::MAX),
+            None => usize::MAX,
+        };
+        let now = self.filled.min(fits);
+        let mut result = self.file.write_all(&self.buffer[..now]);
+        if result.is_ok() && now < self.filled {
+            result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.write_time += started.elapsed();
+        result.map_err(|error| failed("write", &self.path, error))?;
+        self.flushed += self.filled as u64;
+        self.filled = 0;
+        Ok(())
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Nobody is left to tell: fake-cri removes the temporaries of its record at its next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Write {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}

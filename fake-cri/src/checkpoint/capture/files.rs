@@ -1,0 +1,481 @@
+//! `files.img`, `fdinfo-N.img` and `tty-info.img`: what processes hold open.
+//!
+//! An entry of `files.img` is an open file description; two descriptors that share one (after dup or fork) share the entry. A
+//! path that a process has without a descriptor (executable, directories, mapped files) is an entry too. What an entry cannot
+//! say, or what no image has a place for, is said in `dump.log`; the descriptor is listed all the same.
+
+use std::{
+    collections::HashMap,
+    fs::{self, Metadata},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use cri_proto::criu::{
+    Kind, encode,
+    message::{
+        EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, ExtFileEntry, FdTypes, FdinfoEntry, FifoEntry,
+        FileEntry, FownEntry, InotifyFileEntry, PidfdEntry, PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry,
+        TtyFileEntry, TtyInfoEntry, TtyPtyEntry, TtyType,
+    },
+};
+
+use super::{Images, sockets::Sockets};
+use crate::{
+    checkpoint::{error::Error, log::DumpLog},
+    process::{
+        kernel::{Shared, share},
+        proc::{self, Descriptor, DescriptorInfo, Mapping},
+    },
+};
+
+/// `FD_CLOEXEC` in `fdinfo_entry.flags`.
+const CLOSE_ON_EXEC: u32 = 1;
+/// The major numbers of terminals: consoles, /dev/tty and its kin, pseudo terminals.
+const VIRTUAL_CONSOLE: u32 = 4;
+const TERMINAL: u32 = 5;
+const PSEUDO: std::ops::RangeInclusive<u32> = 136..=143;
+/// /dev/null, /dev/zero, /dev/random and so on, which any host has and CRIU opens by their path.
+const MEMORY_DEVICES: u32 = 1;
+
+/// A file named without a descriptor: path, device and inode, flags.
+type PathKey = (PathBuf, u64, u64, u32);
+/// What two descriptors of one open file have in common before the kernel is asked.
+type OpenKey = (PathBuf, u64, u64, u64, u32);
+
+/// One descriptor by its process.
+type Holder = (i32, i32);
+
+/// The open files so far.
+pub(super) struct Files {
+    entries: Vec<FileEntry>,
+    paths: HashMap<PathKey, u32>,
+    open: HashMap<OpenKey, Vec<(Holder, u32, FdTypes)>>,
+    terminals: Vec<TtyInfoEntry>,
+    sockets: Sockets,
+}
+
+impl Files {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            paths: HashMap::new(),
+            open: HashMap::new(),
+            terminals: Vec::new(),
+            sockets: Sockets::default(),
+        }
+    }
+
+    /// Adds `files.img` and `tty-info.img`, those that have entries.
+    pub(super) fn images(self, images: &mut Images) {
+        images.push(Kind::Files.file_name(None), encode(Kind::Files, &self.entries));
+        if !self.terminals.is_empty() {
+            images.push(Kind::TtyInfo.file_name(None), encode(Kind::TtyInfo, &self.terminals));
+        }
+    }
+
+    /// The file that a link of a process names: `exe`, `cwd` or `root`.
+    pub(super) fn link(&mut self, pid: i32, window: i32, name: &'static str, log: &mut DumpLog) -> Result<u32, Error> {
+        let failed = |error| Error::capture(pid, name, error);
+        let target = proc::link(window, name).map_err(failed)?;
+        let metadata = fs::metadata(format!("/proc/{window}/{name}")).map_err(failed)?;
+        Ok(self.path(pid, &target, Some(&metadata), libc::O_RDONLY as u32, log))
+    }
+
+    /// The file behind a mapping.
+    pub(super) fn mapped(
+        &mut self,
+        pid: i32,
+        window: i32,
+        mapping: &Mapping,
+        opened: u32,
+        log: &mut DumpLog,
+    ) -> Result<u32, Error> {
+        // The path leads to the mapped file unless something else has taken its name since.
+        let below_root = mapping.name.strip_prefix("/").unwrap_or(&mapping.name);
+        let metadata = fs::metadata(Path::new(&format!("/proc/{window}/root")).join(below_root))
+            .ok()
+            .filter(|metadata| metadata.ino() == mapping.inode);
+        Ok(self.path(pid, &mapping.name, metadata.as_ref(), opened, log))
+    }
+
+    fn path(&mut self, pid: i32, target: &Path, metadata: Option<&Metadata>, flags: u32, log: &mut DumpLog) -> u32 {
+        let key = (
+            target.to_owned(),
+            metadata.map_or(0, Metadata::dev),
+            metadata.map_or(0, Metadata::ino),
+            flags,
+        );
+        if let Some(id) = self.paths.get(&key) {
+            return *id;
+        }
+        let id = self.next_id();
+        let regular = regular(
+            pid,
+            id,
+            target,
+            metadata,
+            &DescriptorInfo {
+                flags,
+                ..Default::default()
+            },
+            log,
+        );
+        self.paths.insert(key, id);
+        self.entries.push(FileEntry {
+            r#type: FdTypes::Reg.into(),
+            id,
+            reg: Some(regular),
+            ..FileEntry::default()
+        });
+        id
+    }
+
+    /// The table of descriptors of a process.
+    pub(super) fn table(&mut self, pid: i32, window: i32, log: &mut DumpLog) -> Result<Vec<FdinfoEntry>, Error> {
+        let descriptors = proc::descriptors(window).map_err(|error| Error::capture(pid, "descriptors", error))?;
+        descriptors
+            .iter()
+            .map(|descriptor| {
+                let (id, kind) = self.descriptor(pid, window, descriptor, log)?;
+                let close_on_exec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
+                Ok(FdinfoEntry {
+                    id,
+                    flags: if close_on_exec { CLOSE_ON_EXEC } else { 0 },
+                    r#type: kind.into(),
+                    fd: descriptor.fd.unsigned_abs(),
+                    xattr_security_selinux: None,
+                })
+            })
+            .collect()
+    }
+
+    fn descriptor(
+        &mut self,
+        pid: i32,
+        window: i32,
+        descriptor: &Descriptor,
+        log: &mut DumpLog,
+    ) -> Result<(u32, FdTypes), Error> {
+        let fd = descriptor.fd;
+        let metadata = fs::metadata(format!("/proc/{window}/fd/{fd}"))
+            .map_err(|error| Error::capture(pid, format!("descriptor {fd}"), error))?;
+        let key = (
+            descriptor.target.clone(),
+            metadata.dev(),
+            metadata.ino(),
+            descriptor.info.position,
+            descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+        );
+        let known = self
+            .open
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .find(|((other, number), ..)| share(window, *other, Shared::File(fd, *number)) == Some(true));
+        if let Some((_, id, kind)) = known {
+            return Ok((*id, *kind));
+        }
+        let id = self.next_id();
+        let entry = self.entry(pid, window, id, descriptor, &metadata, log);
+        let kind = entry.r#type();
+        self.entries.push(entry);
+        self.open.entry(key).or_default().push(((window, fd), id, kind));
+        if descriptor.info.all("lock").next().is_some() {
+            log.lost(format_args!("pid {pid}: the file locks of descriptor {fd}"));
+        }
+        Ok((id, kind))
+    }
+
+    /// What kind of file it is and what is known of it.
+    fn entry(
+        &mut self,
+        pid: i32,
+        window: i32,
+        id: u32,
+        descriptor: &Descriptor,
+        metadata: &Metadata,
+        log: &mut DumpLog,
+    ) -> FileEntry {
+        let Descriptor { fd, target, info } = descriptor;
+        let flags = info.flags & !(libc::O_CLOEXEC as u32);
+        let name = target.to_string_lossy();
+        let kind = metadata.file_type();
+        let inode = metadata.ino() as u32;
+        let mut entry = FileEntry {
+            id,
+            ..FileEntry::default()
+        };
+        if kind.is_fifo() {
+            let data = PipeEntry {
+                id,
+                pipe_id: inode,
+                flags,
+                fown: no_owner(),
+            };
+            if name.starts_with("pipe:[") {
+                entry.set_type(FdTypes::Pipe);
+                entry.pipe = Some(data);
+            } else {
+                entry.set_type(FdTypes::Fifo);
+                entry.fifo = Some(FifoEntry {
+                    id,
+                    pipe_id: inode,
+                    regf_id: Some(self.path(pid, target, Some(metadata), flags, log)),
+                });
+            }
+        } else if kind.is_socket() {
+            self.sockets
+                .describe(&mut entry, pid, window, *fd, metadata.ino(), flags, log);
+        } else if let Some(anonymous) = name.strip_prefix("anon_inode:") {
+            anonymous_inode(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
+        } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
+            let regular_id = self.path(pid, target, Some(metadata), flags, log);
+            entry.set_type(FdTypes::Tty);
+            entry.tty = Some(TtyFileEntry {
+                id,
+                tty_info_id: self.terminal(metadata, pid, *fd, log),
+                flags,
+                fown: no_owner(),
+                regf_id: Some(regular_id),
+            });
+        } else {
+            if kind.is_block_device() || kind.is_char_device() && major(metadata.rdev()) != MEMORY_DEVICES {
+                log.lost(format_args!(
+                    "pid {pid}: the state of the device of descriptor {fd} ({name})"
+                ));
+            }
+            if name.starts_with("/memfd:") {
+                log.lost(format_args!("pid {pid}: the memory file of descriptor {fd} ({name})"));
+            }
+            entry.set_type(FdTypes::Reg);
+            entry.reg = Some(regular(pid, id, target, Some(metadata), info, log));
+        }
+        entry
+    }
+
+    /// The terminal of a device, once each.
+    fn terminal(&mut self, metadata: &Metadata, pid: i32, fd: i32, log: &mut DumpLog) -> u32 {
+        let rdev = metadata.rdev() as u32;
+        if let Some(known) = self.terminals.iter().find(|known| known.rdev == rdev) {
+            return known.id;
+        }
+        let id = u32::try_from(self.terminals.len() + 1).expect("few terminals");
+        log.lost(format_args!(
+            "pid {pid}: the settings and the size of the terminal of descriptor {fd}"
+        ));
+        let (major, minor) = (major(metadata.rdev()), nix::sys::stat::minor(metadata.rdev()) as u32);
+        let pty = PSEUDO.contains(&major).then(|| TtyPtyEntry {
+            index: (major - PSEUDO.start()) * 256 + minor,
+        });
+        let kind = match (major, minor) {
+            _ if pty.is_some() => TtyType::Pty,
+            (TERMINAL, 0) => TtyType::Ctty,
+            (TERMINAL, 1) => TtyType::Console,
+            (VIRTUAL_CONSOLE, 64..) => TtyType::Serial,
+            (VIRTUAL_CONSOLE, _) => TtyType::Vt,
+            _ => TtyType::Unknown,
+        };
+        self.terminals.push(TtyInfoEntry {
+            id,
+            r#type: kind.into(),
+            rdev,
+            pty,
+            dev: Some(metadata.dev() as u32),
+            uid: Some(metadata.uid()),
+            gid: Some(metadata.gid()),
+            ..TtyInfoEntry::default()
+        });
+        id
+    }
+
+    fn next_id(&self) -> u32 {
+        let given = self.entries.len() + 1;
+        u32::try_from(given).expect("fewer open files than numbers")
+    }
+}
+
+/// Nobody is told when the file becomes ready: `F_GETOWN` of another process cannot be asked.
+pub(super) fn no_owner() -> FownEntry {
+    FownEntry::default()
+}
+
+fn major(device: u64) -> u32 {
+    nix::sys::stat::major(device) as u32
+}
+
+fn is_terminal(device: u64) -> bool {
+    matches!(major(device), VIRTUAL_CONSOLE | TERMINAL) || PSEUDO.contains(&major(device))
+}
+
+/// A file with a path.
+fn regular(
+    pid: i32,
+    id: u32,
+    target: &Path,
+    metadata: Option<&Metadata>,
+    info: &DescriptorInfo,
+    log: &mut DumpLog,
+) -> RegFileEntry {
+    let flags = info.flags & !(libc::O_CLOEXEC as u32);
+    let (path, deleted) = match metadata {
+        // A name may end in these words by itself; a file that has a link is not deleted.
+        Some(metadata) if metadata.nlink() > 0 => (target.to_owned(), false),
+        _ => proc::without_deleted(target),
+    };
+    if deleted {
+        log.lost(format_args!(
+            "pid {pid}: the content of the deleted file {}",
+            path.display()
+        ));
+    }
+    let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
+    let size = metadata
+        .filter(|metadata| metadata.is_file() && !append_only)
+        .map(Metadata::len);
+    RegFileEntry {
+        id,
+        flags,
+        pos: info.position,
+        fown: no_owner(),
+        name: path.to_string_lossy().into_owned(),
+        size,
+        mode: metadata.map(Metadata::mode),
+        ..RegFileEntry::default()
+    }
+}
+
+/// What the kernel makes without a path: eventfd, epoll and their kin.
+fn anonymous_inode(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, info: &DescriptorInfo, log: &mut DumpLog) {
+    let id = entry.id;
+    let flags = info.flags & !(libc::O_CLOEXEC as u32);
+    let fown = no_owner();
+    let hex = |name| info.get(name).and_then(|value| u64::from_str_radix(value, 16).ok());
+    let number = |name| info.get(name).and_then(|value| value.parse::<i64>().ok());
+    match name {
+        "eventfd" => {
+            entry.set_type(FdTypes::Eventfd);
+            entry.efd = Some(EventfdFileEntry {
+                id,
+                flags,
+                fown,
+                counter: hex("eventfd-count").unwrap_or(0),
+            });
+        }
+        "eventpoll" => {
+            entry.set_type(FdTypes::Eventpoll);
+            entry.epfd = Some(EventpollFileEntry {
+                id,
+                flags,
+                fown,
+                tfd: info.all("tfd").filter_map(|line| watched(id, line)).collect(),
+            });
+        }
+        "signalfd" => {
+            entry.set_type(FdTypes::Signalfd);
+            entry.sgfd = Some(SignalfdEntry {
+                id,
+                flags,
+                fown,
+                sigmask: hex("sigmask").unwrap_or(0),
+            });
+        }
+        "timerfd" => {
+            let (value, interval) = (time(info.get("it_value")), time(info.get("it_interval")));
+            entry.set_type(FdTypes::Timerfd);
+            entry.tfd = Some(TimerfdEntry {
+                id,
+                flags,
+                fown,
+                clockid: number("clockid").unwrap_or(0) as u32,
+                ticks: number("ticks").unwrap_or(0) as u64,
+                settime_flags: info
+                    .get("settime flags")
+                    .and_then(|flags| u32::from_str_radix(flags, 8).ok())
+                    .unwrap_or(0),
+                vsec: value.0,
+                vnsec: value.1,
+                isec: interval.0,
+                insec: interval.1,
+            });
+        }
+        "inotify" => {
+            entry.set_type(FdTypes::Inotify);
+            entry.ify = Some(InotifyFileEntry {
+                id,
+                flags,
+                fown,
+                wd: Vec::new(),
+            });
+            log.lost(format_args!("pid {pid}: the watches of descriptor {fd} (inotify)"));
+        }
+        "pidfd" => {
+            entry.set_type(FdTypes::Pidfd);
+            entry.pidfd = Some(PidfdEntry {
+                id,
+                ino: 0,
+                flags,
+                nspid: number("NSpid").or(number("Pid")).unwrap_or(-1) as i32,
+                fown,
+            });
+        }
+        other => {
+            entry.set_type(FdTypes::Ext);
+            entry.ext = Some(ExtFileEntry { id, fown });
+            log.lost(format_args!(
+                "pid {pid}: descriptor {fd}, for which images have no place ({other})"
+            ));
+        }
+    }
+}
+
+/// A line of an epoll descriptor: `8 events: 19 data: ff  pos:0 ino:8f sdev:d`.
+fn watched(id: u32, line: &str) -> Option<EventpollTfdEntry> {
+    let spaced = line.replace(':', ": ");
+    let mut words = spaced.split_whitespace();
+    let tfd = words.next()?.parse().ok()?;
+    let mut fields = HashMap::new();
+    while let (Some(name), Some(value)) = (words.next(), words.next()) {
+        fields.insert(name.trim_end_matches(':').to_owned(), value.to_owned());
+    }
+    let hex = |name: &str| u64::from_str_radix(fields.get(name)?, 16).ok();
+    Some(EventpollTfdEntry {
+        id,
+        tfd,
+        events: hex("events")? as u32,
+        data: hex("data")?,
+        dev: hex("sdev").map(|dev| dev as u32),
+        inode: hex("ino"),
+        pos: fields.get("pos").and_then(|pos| pos.parse().ok()),
+    })
+}
+
+/// A time of a timer: `(12, 345)`, seconds and nanoseconds.
+fn time(value: Option<&str>) -> (u64, u64) {
+    value
+        .and_then(|value| value.trim_matches(['(', ')']).split_once(", "))
+        .and_then(|(seconds, nanos)| Some((seconds.parse().ok()?, nanos.parse().ok()?)))
+        .unwrap_or((0, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_epoll_and_timers_are_read() {
+        let entry = watched(
+            7,
+            "       8 events:       19 data: ffffffff00000008  pos:0 ino:8f sdev:d",
+        )
+        .expect("well formed");
+        assert_eq!((entry.id, entry.tfd, entry.events), (7, 8, 0x19));
+        assert_eq!(
+            (entry.data, entry.inode, entry.dev),
+            (0xffff_ffff_0000_0008, Some(0x8f), Some(0xd))
+        );
+        assert_eq!(time(Some("(12, 345)")), (12, 345));
+        assert_eq!(time(Some("nonsense")), (0, 0));
+    }
+}

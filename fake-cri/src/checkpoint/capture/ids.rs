@@ -1,0 +1,86 @@
+//! Which kernel objects processes share: one small number an object, the same for the same object.
+
+use std::{collections::HashMap, fs};
+
+use cri_proto::criu::message::TaskKobjIdsEntry;
+
+use crate::process::kernel::{Shared, share};
+
+/// The numbers given so far.
+pub(super) struct Ids {
+    namespaces: HashMap<String, u32>,
+    processes: Vec<(i32, TaskKobjIdsEntry)>,
+}
+
+impl Ids {
+    /// No numbers yet.
+    pub(super) fn new() -> Self {
+        Self {
+            namespaces: HashMap::new(),
+            processes: Vec::new(),
+        }
+    }
+
+    /// Those of this process, which is the one that dumps: a process of the container with the same namespace shares the
+    /// host's, and is restored into the restorer's.
+    pub(super) fn own(&mut self) -> TaskKobjIdsEntry {
+        // The objects of the dumping process itself mean nothing to a reader; CRIU leaves them 0.
+        self.with_namespaces(std::process::id() as i32, [0; 4])
+    }
+
+    /// Those of a process of the container.
+    pub(super) fn of(&mut self, window: i32) -> TaskKobjIdsEntry {
+        let fresh = u32::try_from(self.processes.len() + 1).expect("fewer processes than pids");
+        let number = |what, of: fn(&TaskKobjIdsEntry) -> u32| {
+            self.processes
+                .iter()
+                .find(|(known, _)| share(window, *known, what) == Some(true))
+                .map_or(fresh, |(_, entry)| of(entry))
+        };
+        let objects = [
+            number(Shared::Memory, |entry| entry.vm_id),
+            number(Shared::Descriptors, |entry| entry.files_id),
+            number(Shared::FileSystem, |entry| entry.fs_id),
+            number(Shared::Handlers, |entry| entry.sighand_id),
+        ];
+        let entry = self.with_namespaces(window, objects);
+        self.processes.push((window, entry.clone()));
+        entry
+    }
+
+    /// Whether the process of this entry, the last one asked for, is the first with its table of descriptors.
+    pub(super) fn first_of_table(&self, entry: &TaskKobjIdsEntry) -> bool {
+        self.processes
+            .iter()
+            .filter(|(_, other)| other.files_id == entry.files_id)
+            .count()
+            == 1
+    }
+
+    fn with_namespaces(&mut self, tid: i32, [vm_id, files_id, fs_id, sighand_id]: [u32; 4]) -> TaskKobjIdsEntry {
+        let mut namespace = |name: &str| {
+            let target = fs::read_link(format!("/proc/{tid}/ns/{name}")).ok()?;
+            let fresh = u32::try_from(self.namespaces.len() + 1).expect("few namespaces");
+            Some(
+                *self
+                    .namespaces
+                    .entry(target.to_string_lossy().into_owned())
+                    .or_insert(fresh),
+            )
+        };
+        TaskKobjIdsEntry {
+            vm_id,
+            files_id,
+            fs_id,
+            sighand_id,
+            pid_ns_id: namespace("pid"),
+            net_ns_id: namespace("net"),
+            ipc_ns_id: namespace("ipc"),
+            uts_ns_id: namespace("uts"),
+            mnt_ns_id: namespace("mnt"),
+            user_ns_id: namespace("user"),
+            cgroup_ns_id: namespace("cgroup"),
+            time_ns_id: namespace("time"),
+        }
+    }
+}

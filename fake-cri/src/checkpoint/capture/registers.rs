@@ -1,0 +1,42 @@
+//! The registers of a thread as CRIU's images hold them, one file an architecture.
+
+#[cfg(target_arch = "x86_64")]
+#[path = "registers/x86_64.rs"]
+mod machine;
+
+#[cfg(target_arch = "aarch64")]
+#[path = "registers/aarch64.rs"]
+mod machine;
+
+use cri_proto::criu::message::CoreEntry;
+
+pub(super) use self::machine::MACHINE;
+
+/// A core image with the registers of a stopped thread and nothing else.
+pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {
+    machine::capture(tid)
+}
+
+/// The nth little-endian word of eight bytes; zero behind the end.
+fn word(bytes: &[u8], index: usize) -> u64 {
+    bytes
+        .get(index * 8..index * 8 + 8)
+        .map_or(0, |word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+}
+
+/// All words of four bytes.
+#[cfg(target_arch = "x86_64")]
+fn words32(bytes: &[u8]) -> Vec<u32> {
+    bytes
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")))
+        .collect()
+}
+
+/// All words of eight bytes.
+fn words64(bytes: &[u8]) -> Vec<u64> {
+    bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+        .collect()
+}

@@ -1,0 +1,229 @@
+//! x86-64.
+//!
+//! The kernel gives `xsave` in its standard format; where each part lies depends on the processor (AVX-512 lies elsewhere on
+//! AMD than on Intel), so the processor is asked (CPUID leaf 0xD, Intel SDM volume 1, 13.4).
+
+use core::arch::x86_64::__cpuid_count;
+
+use cri_proto::criu::message::{
+    CoreEntry, ThreadInfoX86, UserDescT, UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86RegsMode,
+    UserX86XsaveEntry, core_entry::March,
+};
+
+use super::{word, words32, words64};
+use crate::process::ptrace::{self, RegisterSet};
+
+/// This machine, in CRIU's numbers.
+pub(in super::super) const MACHINE: March = March::X8664;
+
+/// Where `xsave` says which parts are not in their initial state (`xstate_bv`), in words of eight bytes.
+const PRESENT_PARTS: usize = 512 / 8;
+/// The errors by which the kernel marks an interrupted system call that it is about to restart (linux/errno.h). No program
+/// ever sees them.
+const RESTART: [i64; 3] = [-512, -513, -514];
+/// The same, of a call that goes on through restart_syscall, which a restored process does not have.
+const RESTART_BLOCK: i64 = -516;
+/// The length of the `syscall` instruction.
+const SYSCALL_LENGTH: u64 = 2;
+/// The first of the three slots of thread-local storage in the GDT.
+const FIRST_TLS: u32 = 12;
+
+pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {
+    let general = ptrace::registers(tid, RegisterSet::General)?;
+    let extended = ptrace::registers(tid, RegisterSet::X86Extended)?;
+    Ok(CoreEntry {
+        mtype: MACHINE.into(),
+        thread_info: Some(ThreadInfoX86 {
+            clear_tid_addr: 0,
+            gpregs: general_registers(&general),
+            fpregs: floating_point(&extended, part),
+            tls: (FIRST_TLS..FIRST_TLS + 3).map(empty_segment).collect(),
+        }),
+        ..CoreEntry::default()
+    })
+}
+
+/// `struct user_regs_struct`, with an interrupted system call set back to before it, as CRIU does (criu/arch/x86).
+fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
+    let at = |index| word(bytes, index);
+    let mut registers = UserX86RegsEntry {
+        r15: at(0),
+        r14: at(1),
+        r13: at(2),
+        r12: at(3),
+        bp: at(4),
+        bx: at(5),
+        r11: at(6),
+        r10: at(7),
+        r9: at(8),
+        r8: at(9),
+        ax: at(10),
+        cx: at(11),
+        dx: at(12),
+        si: at(13),
+        di: at(14),
+        orig_ax: at(15),
+        ip: at(16),
+        cs: at(17),
+        flags: at(18),
+        sp: at(19),
+        ss: at(20),
+        fs_base: at(21),
+        gs_base: at(22),
+        ds: at(23),
+        es: at(24),
+        fs: at(25),
+        gs: at(26),
+        mode: Some(UserX86RegsMode::Native.into()),
+    };
+    let result = registers.ax.cast_signed();
+    if registers.orig_ax.cast_signed() >= 0 {
+        if RESTART.contains(&result) {
+            registers.ax = registers.orig_ax;
+            registers.ip = registers.ip.wrapping_sub(SYSCALL_LENGTH);
+        } else if result == RESTART_BLOCK {
+            registers.ax = i64::from(-libc::EINTR).cast_unsigned();
+        }
+    }
+    registers
+}
+
+/// The parts of `xsave` that CRIU's images have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    YmmHigh = 2,
+    BoundRegisters = 3,
+    BoundControl = 4,
+    OpMask = 5,
+    ZmmHigh256 = 6,
+    High16Zmm = 7,
+    ProtectionKeys = 9,
+    ControlFlow = 11,
+}
+
+/// The bytes of one part, where this processor keeps it; empty when it has none.
+fn part(xsave: &[u8], part: Part) -> &[u8] {
+    // Leaf 0xD exists on every processor that has xsave, and a kernel that gives this register set uses it.
+    let leaf = __cpuid_count(0xd, part as u32);
+    let (length, offset) = (leaf.eax as usize, leaf.ebx as usize);
+    // Parts for the supervisor alone have no place in the standard format.
+    if length == 0 || leaf.ecx & 1 != 0 {
+        return &[];
+    }
+    xsave.get(offset..offset + length).unwrap_or(&[])
+}
+
+/// `xsave` with its legacy part, `fxsave` (Intel SDM volume 1, 10.5.1).
+fn floating_point(xsave: &[u8], part: impl for<'a> Fn(&'a [u8], Part) -> &'a [u8]) -> UserX86FpregsEntry {
+    let short = |offset: usize| u32::from(xsave.get(offset).copied().unwrap_or(0)) | high(xsave, offset);
+    let long = |offset: usize| word(xsave, offset / 8);
+    let range = |from: usize, to: usize| words32(xsave.get(from..to).unwrap_or(&[]));
+    let control_flow = part(xsave, Part::ControlFlow);
+    UserX86FpregsEntry {
+        cwd: short(0),
+        swd: short(2),
+        twd: short(4),
+        fop: short(6),
+        rip: long(8),
+        rdp: long(16),
+        mxcsr: long(24) as u32,
+        mxcsr_mask: (long(24) >> 32) as u32,
+        st_space: range(32, 160),
+        xmm_space: range(160, 416),
+        padding: Vec::new(),
+        xsave: Some(UserX86XsaveEntry {
+            xstate_bv: word(xsave, PRESENT_PARTS),
+            ymmh_space: words32(part(xsave, Part::YmmHigh)),
+            bndreg_state: words64(part(xsave, Part::BoundRegisters)),
+            bndcsr_state: words64(part(xsave, Part::BoundControl)),
+            opmask_reg: words64(part(xsave, Part::OpMask)),
+            zmm_upper: words64(part(xsave, Part::ZmmHigh256)),
+            hi16_zmm: words64(part(xsave, Part::High16Zmm)),
+            pkru: words32(part(xsave, Part::ProtectionKeys)),
+            cet: (!control_flow.is_empty()).then(|| UserX86CetEntry {
+                cet: word(control_flow, 0),
+                ssp: word(control_flow, 1),
+            }),
+        }),
+    }
+}
+
+/// The upper byte of a word of two bytes, in its place.
+fn high(bytes: &[u8], offset: usize) -> u32 {
+    u32::from(bytes.get(offset + 1).copied().unwrap_or(0)) << 8
+}
+
+/// A slot of thread-local storage that is not in use; 64-bit programs have it in the base registers.
+fn empty_segment(entry_number: u32) -> UserDescT {
+    UserDescT {
+        entry_number,
+        base_addr: 0,
+        limit: 0,
+        seg_32bit: false,
+        contents_h: false,
+        contents_l: false,
+        read_exec_only: true,
+        limit_in_pages: false,
+        seg_not_present: true,
+        usable: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn general(ax: i64, orig_ax: i64, ip: u64) -> UserX86RegsEntry {
+        let mut words = [0_u64; 27];
+        words[10] = ax.cast_unsigned();
+        words[15] = orig_ax.cast_unsigned();
+        words[16] = ip;
+        general_registers(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    #[rstest]
+    #[case::restarts(-512, 0, 0, 98)]
+    #[case::restarts_always(-513, 7, 7, 98)]
+    #[case::restarts_without_handler(-514, 35, 35, 98)]
+    #[case::cannot_go_on(-516, 35, -4, 100)]
+    #[case::result(-4, 35, -4, 100)]
+    #[case::no_system_call(-512, -1, -512, 100)]
+    fn interrupted_calls(#[case] ax: i64, #[case] orig_ax: i64, #[case] expected: i64, #[case] ip: u64) {
+        let registers = general(ax, orig_ax, 100);
+        assert_eq!((registers.ax.cast_signed(), registers.ip), (expected, ip));
+        assert_eq!(registers.orig_ax.cast_signed(), orig_ax);
+    }
+
+    #[test]
+    fn parts_lie_where_the_processor_says() {
+        let mut xsave = vec![0_u8; 2048];
+        xsave[0..8].copy_from_slice(&[0x7f, 0x03, 1, 2, 0xff, 0, 3, 4]);
+        xsave[24..32].copy_from_slice(&[0x80, 0x1f, 0, 0, 0xff, 0xff, 2, 0]);
+        xsave[160..164].copy_from_slice(&[1, 0, 0, 0]);
+        xsave[512] = 7;
+        xsave[832..840].copy_from_slice(&5_u64.to_le_bytes());
+        // AMD keeps the mask registers at 832, Intel at 1088.
+        let fpregs = floating_point(&xsave, |bytes, part| match part {
+            Part::YmmHigh => &bytes[576..832],
+            Part::OpMask => &bytes[832..896],
+            _ => &[],
+        });
+        assert_eq!(
+            (fpregs.cwd, fpregs.swd, fpregs.twd, fpregs.fop),
+            (0x37f, 0x201, 0xff, 0x403)
+        );
+        assert_eq!((fpregs.mxcsr, fpregs.mxcsr_mask), (0x1f80, 0x2_ffff));
+        assert_eq!(
+            (fpregs.st_space.len(), fpregs.xmm_space.len(), fpregs.xmm_space[0]),
+            (32, 64, 1)
+        );
+        let parts = fpregs.xsave.expect("written");
+        assert_eq!(
+            (parts.xstate_bv, parts.ymmh_space.len(), parts.opmask_reg[0]),
+            (7, 64, 5)
+        );
+        assert!(parts.zmm_upper.is_empty() && parts.pkru.is_empty() && parts.cet.is_none());
+    }
+}

@@ -1,0 +1,66 @@
+//! Seccomp filters, each once.
+
+use cri_proto::criu::message::{SeccompEntry, SeccompFilter, SeccompMode};
+use nix::errno::Errno;
+
+use crate::{checkpoint::log::DumpLog, process::ptrace};
+
+/// The filters of all threads.
+#[derive(Debug, Default)]
+pub(super) struct Seccomp {
+    filters: Vec<SeccompFilter>,
+}
+
+impl Seccomp {
+    /// The mode of a thread and the number of its newest filter, by `Seccomp` of its status.
+    pub(super) fn of(&mut self, tid: i32, mode: Option<u32>, log: &mut DumpLog) -> (Option<SeccompMode>, Option<u32>) {
+        match mode {
+            None | Some(0) => (None, None),
+            Some(1) => (Some(SeccompMode::Strict), None),
+            Some(_) => (Some(SeccompMode::Filter), self.chain(tid, log)),
+        }
+    }
+
+    /// The filters that a thread goes through, oldest first. Threads that share filters share their numbers.
+    fn chain(&mut self, tid: i32, log: &mut DumpLog) -> Option<u32> {
+        let mut newest = None;
+        for index in 0.. {
+            match ptrace::seccomp_filter(tid, index) {
+                Ok(Some(filter)) => {
+                    let known = self
+                        .filters
+                        .iter()
+                        .position(|known| known.prev == newest && known.filter == filter);
+                    let place = known.unwrap_or_else(|| {
+                        self.filters.push(SeccompFilter {
+                            filter,
+                            prev: newest,
+                            flags: None,
+                        });
+                        self.filters.len() - 1
+                    });
+                    newest = u32::try_from(place).ok();
+                }
+                Ok(None) => break,
+                Err(Errno::EACCES) => {
+                    log.lost(format_args!(
+                        "thread {tid}: seccomp filters, which only CAP_SYS_ADMIN may read"
+                    ));
+                    break;
+                }
+                Err(errno) => {
+                    log.lost(format_args!("thread {tid}: seccomp filter {index}: {errno}"));
+                    break;
+                }
+            }
+        }
+        newest
+    }
+
+    /// `seccomp.img`.
+    pub(super) fn into_entry(self) -> SeccompEntry {
+        SeccompEntry {
+            seccomp_filters: self.filters,
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! `mm-PID.img`, `pagemap-PID.img` and the plan of `pages-N.img`: an address space and what it holds.
+//!
+//! Which pages are carried: those of private mappings that are in memory or in swap and are the process's own. Left out are the
+//! clean pages of a private file mapping (the file has them), the kernel's zero page, guards, and what the kernel maps itself but
+//! for the vdso, whose pages CRIU wants to compare. Shared anonymous memory goes to [`super::shared`].
+
+use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
+
+use cri_proto::criu::{
+    Encoder, Kind, encode,
+    message::{MmEntry, PagemapEntry, PagemapHead, VmaEntry},
+};
+use procfs::process::Stat;
+
+use super::{Images, files::Files, shared::SharedMemory, tree::Node};
+use crate::{
+    checkpoint::{
+        error::Error,
+        log::DumpLog,
+        pages::{PagesFile, Run},
+        watch::Watch,
+    },
+    process::{
+        pagemap::{PAGE_SIZE, PageMap},
+        proc::{self, Mapping},
+    },
+};
+
+/// What a mapping is (criu/include/image.h).
+pub(super) mod status {
+    pub(crate) const REGULAR: u32 = 1 << 0;
+    pub(crate) const VSYSCALL: u32 = 1 << 2;
+    pub(crate) const VDSO: u32 = 1 << 3;
+    pub(crate) const HEAP: u32 = 1 << 5;
+    pub(crate) const FILE_PRIVATE: u32 = 1 << 6;
+    pub(crate) const FILE_SHARED: u32 = 1 << 7;
+    pub(crate) const ANON_SHARED: u32 = 1 << 8;
+    pub(crate) const ANON_PRIVATE: u32 = 1 << 9;
+    pub(crate) const SYSVIPC: u32 = 1 << 10;
+    pub(crate) const VVAR: u32 = 1 << 12;
+}
+
+/// `PE_PRESENT`: the pages are in the pages file.
+const PRESENT: u32 = 1 << 2;
+/// `MAP_DROPPABLE` (linux/mman.h).
+const MAP_DROPPABLE: u32 = 0x08;
+/// What the kernel names shared anonymous memory.
+const SHARED_ANONYMOUS: &[&str] = &["/dev/zero (deleted)"];
+/// What it names shared memory of System V.
+const SYSTEM_V: &str = "/SYSV";
+/// How many words of the auxiliary vector CRIU has room for.
+const MOST_AUXILIARY: usize = 44;
+/// The highest address a program can have; the vsyscall page lies above.
+const TASK_END: u64 = 1 << 47;
+
+/// Reads the address space of a process.
+pub(super) fn capture(
+    node: &Node<'_>,
+    window: i32,
+    images: &mut Images,
+    files: &mut Files,
+    shared: &mut SharedMemory,
+    log: &mut DumpLog,
+    watch: &Watch<'_>,
+) -> Result<(), Error> {
+    let pid = node.process.pid();
+    let failed = |what: &'static str| move |error| Error::capture(pid, what, error);
+    let mappings = proc::mappings(window).map_err(failed("mappings"))?;
+    watch.check()?;
+    let mut vmas: Vec<VmaEntry> = Vec::with_capacity(mappings.len());
+    let mut carried = Vec::with_capacity(mappings.len());
+    for mapping in &mappings {
+        let Some(vma) = vma(pid, window, mapping, files, log)? else {
+            continue;
+        };
+        if let Some(last) = vmas.last_mut()
+            && last.status & vma.status & status::VVAR != 0
+            && last.end == vma.start
+        {
+            // The kernel shows its time pages as two mappings (`[vvar]`, `[vvar_vclock]`); CRIU knows one.
+            last.end = vma.end;
+            continue;
+        }
+        if vma.status & status::ANON_SHARED != 0 {
+            shared.add(pid, window, mapping, vma.shmid);
+        } else if is_carried(&vma) {
+            carried.push((mapping.range.clone(), vma.status));
+        }
+        vmas.push(vma);
+    }
+    let runs = held_pages(pid, window, &carried, images, log).map_err(failed("page map"))?;
+
+    let id = u64::from(pid.unsigned_abs());
+    let mm = mm(node, window, &mappings, vmas, files, log)?;
+    images.push(Kind::Mm.file_name(id), encode(Kind::Mm, [&mm]));
+    let pages_id = images.next_pages_id();
+    images.push(
+        Kind::Pagemap.file_name(id),
+        page_map(pages_id, runs.iter().map(|run| run.range.clone())),
+    );
+    images.pages.push(PagesFile {
+        name: cri_proto::criu::pages_file(pages_id),
+        shared: false,
+        runs,
+    });
+    Ok(())
+}
+
+/// A page map over these ranges. Readers of every age look for the count in another field, so both are written.
+pub(super) fn page_map(pages_id: u32, ranges: impl Iterator<Item = Range<u64>>) -> Vec<u8> {
+    let mut encoder = Encoder::new(Kind::Pagemap, Vec::new()).expect("a vector takes all");
+    encoder.entry(&PagemapHead { pages_id }).expect("a vector takes all");
+    for range in ranges {
+        let pages = (range.end - range.start) / PAGE_SIZE;
+        encoder
+            .entry(&PagemapEntry {
+                vaddr: range.start,
+                compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
+                in_parent: None,
+                flags: Some(PRESENT),
+                nr_pages: Some(pages),
+            })
+            .expect("a vector takes all");
+    }
+    encoder.finish()
+}
+
+/// Whether pages of this mapping go into the process's pages file.
+fn is_carried(vma: &VmaEntry) -> bool {
+    vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0
+        && vma.status & (status::VSYSCALL | status::VVAR) == 0
+        && vma.end <= TASK_END
+}
+
+/// The held pages of the mappings, which are in the order of their addresses, as runs.
+fn held_pages(
+    pid: i32,
+    window: i32,
+    carried: &[(Range<u64>, u32)],
+    images: &mut Images,
+    log: &mut DumpLog,
+) -> std::io::Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    let map = PageMap::of(window)?;
+    let mut push = |range: Range<u64>| match runs.last_mut() {
+        Some(last) if last.range.end == range.start && run_has_room(last) => last.range.end = range.end,
+        _ => runs.push(Run { pid, window, range }),
+    };
+    let (Some(first), Some(last)) = (carried.first(), carried.last()) else {
+        return Ok(runs);
+    };
+    let mut at = 0;
+    let mut guards = 0;
+    let mut scanned = 0;
+    map.scan(first.0.start..last.0.end, |region| {
+        let bytes = |range: &Range<u64>| (range.end - range.start) / PAGE_SIZE;
+        while at < carried.len() && carried[at].0.end <= region.range.start {
+            at += 1;
+        }
+        // A region may reach over several mappings, and into some that are not carried.
+        for (range, kind) in carried[at..]
+            .iter()
+            .take_while(|(range, _)| range.start < region.range.end)
+        {
+            let part = range.start.max(region.range.start)..range.end.min(region.range.end);
+            scanned += bytes(&part);
+            if *kind & status::VDSO != 0 {
+                continue;
+            }
+            if region.categories.guard() {
+                guards += bytes(&part);
+            } else if !region.categories.zero() && !(*kind & status::FILE_PRIVATE != 0 && region.categories.of_file()) {
+                push(part);
+            }
+        }
+    })?;
+    images.scanned += scanned;
+    if guards > 0 {
+        log.lost(format_args!("pid {pid}: {guards} guard pages (MADV_GUARD_INSTALL)"));
+    }
+    // The vdso is carried whole: no page table need know its pages.
+    for (range, _) in carried.iter().filter(|(_, kind)| kind & status::VDSO != 0) {
+        runs.push(Run {
+            pid,
+            window,
+            range: range.clone(),
+        });
+    }
+    runs.sort_by_key(|run| run.range.start);
+    Ok(runs)
+}
+
+/// The older of the two counts has 32 bits.
+fn run_has_room(run: &Run) -> bool {
+    (run.range.end - run.range.start) / PAGE_SIZE < u64::from(u32::MAX / 2)
+}
+
+/// Translates a mapping; `None` for what no image can hold.
+fn vma(
+    pid: i32,
+    window: i32,
+    mapping: &Mapping,
+    files: &mut Files,
+    log: &mut DumpLog,
+) -> Result<Option<VmaEntry>, Error> {
+    let name = mapping.name.to_string_lossy();
+    let mut kind = match &*name {
+        "[vsyscall]" | "[vectors]" => status::VSYSCALL,
+        "[vdso]" => status::REGULAR | status::VDSO,
+        "[vvar]" | "[vvar_vclock]" => status::REGULAR | status::VVAR,
+        "[heap]" => status::REGULAR | status::HEAP,
+        "[uprobes]" => return Ok(None),
+        _ => status::REGULAR,
+    };
+    if (mapping.has(b"io") || mapping.has(b"pf")) && kind & status::VVAR == 0 && !mapping.shared {
+        log.lost(format_args!(
+            "pid {pid}: the device mapping {:x?} {name}",
+            mapping.range
+        ));
+        return Ok(None);
+    }
+    let mut flags = mmap_flags(mapping);
+    let mut vma = VmaEntry {
+        start: mapping.range.start,
+        end: mapping.range.end,
+        pgoff: mapping.offset,
+        prot: u32::from(mapping.read) | u32::from(mapping.write) << 1 | u32::from(mapping.execute) << 2,
+        fd: -1,
+        ..VmaEntry::default()
+    };
+    if !mapping.of_file() {
+        kind |= status::ANON_PRIVATE;
+        flags |= libc::MAP_ANONYMOUS as u32;
+    } else if mapping.shared && (SHARED_ANONYMOUS.contains(&&*name) || name.starts_with(SYSTEM_V)) {
+        kind |= status::ANON_SHARED;
+        flags |= libc::MAP_ANONYMOUS as u32;
+        vma.shmid = mapping.inode;
+        if name.starts_with(SYSTEM_V) {
+            kind |= status::SYSVIPC;
+            log.lost(format_args!(
+                "pid {pid}: the System V segment of {:x?} (its pages are here)",
+                mapping.range
+            ));
+        }
+    } else if name.starts_with("/anon_hugepage") {
+        kind |= if mapping.shared {
+            status::ANON_SHARED
+        } else {
+            status::ANON_PRIVATE
+        };
+        flags |= (libc::MAP_ANONYMOUS | libc::MAP_HUGETLB) as u32;
+        vma.shmid = if mapping.shared { mapping.inode } else { 0 };
+        log.lost(format_args!("pid {pid}: the huge page size of {:x?}", mapping.range));
+    } else {
+        kind |= if mapping.shared {
+            status::FILE_SHARED
+        } else {
+            status::FILE_PRIVATE
+        };
+        let opened = opened_for(window, mapping);
+        vma.shmid = u64::from(files.mapped(pid, window, mapping, opened, log)?);
+        vma.fdflags = Some(opened);
+    }
+    let advice = advice(mapping);
+    vma.madv = (advice != 0).then_some(advice);
+    vma.status = kind;
+    vma.flags = flags;
+    Ok(Some(vma))
+}
+
+/// The flags of mmap(2) that `VmFlags` tells of.
+fn mmap_flags(mapping: &Mapping) -> u32 {
+    let mut flags = match mapping.shared {
+        true => libc::MAP_SHARED,
+        false => libc::MAP_PRIVATE,
+    } as u32;
+    for (name, flag) in [
+        (b"gd", libc::MAP_GROWSDOWN),
+        (b"lo", libc::MAP_LOCKED),
+        (b"nr", libc::MAP_NORESERVE),
+        (b"ht", libc::MAP_HUGETLB),
+    ] {
+        if mapping.has(name) {
+            flags |= flag as u32;
+        }
+    }
+    if mapping.has(b"dp") {
+        flags = flags & !(libc::MAP_PRIVATE as u32) | MAP_DROPPABLE;
+    }
+    flags
+}
+
+/// The advice of madvise(2) that `VmFlags` tells of, one bit each.
+fn advice(mapping: &Mapping) -> u64 {
+    [
+        (b"sr", libc::MADV_SEQUENTIAL),
+        (b"rr", libc::MADV_RANDOM),
+        (b"dc", libc::MADV_DONTFORK),
+        (b"dd", libc::MADV_DONTDUMP),
+        (b"mg", libc::MADV_MERGEABLE),
+        (b"hg", libc::MADV_HUGEPAGE),
+        (b"nh", libc::MADV_NOHUGEPAGE),
+        (b"wf", libc::MADV_WIPEONFORK),
+    ]
+    .into_iter()
+    .filter(|(name, _)| mapping.has(name))
+    .fold(0, |bits, (_, advice)| bits | 1 << advice)
+}
+
+/// How the mapped file was opened: the permissions of its link in `map_files` say it.
+fn opened_for(window: i32, mapping: &Mapping) -> u32 {
+    let Range { start, end } = mapping.range;
+    let mode = fs::symlink_metadata(format!("/proc/{window}/map_files/{start:x}-{end:x}")).map(|link| link.mode());
+    (match mode.map(|mode| mode & 0o600) {
+        Ok(0o600) => libc::O_RDWR,
+        Ok(0o200) => libc::O_WRONLY,
+        Ok(_) => libc::O_RDONLY,
+        Err(_) if mapping.shared && mapping.write => libc::O_RDWR,
+        Err(_) => libc::O_RDONLY,
+    }) as u32
+}
+
+/// `mm-PID.img`.
+fn mm(
+    node: &Node<'_>,
+    window: i32,
+    mappings: &[Mapping],
+    vmas: Vec<VmaEntry>,
+    files: &mut Files,
+    log: &mut DumpLog,
+) -> Result<MmEntry, Error> {
+    let pid = node.process.pid();
+    let stat: &Stat = &proc::stat(window).map_err(|error| Error::capture(pid, "stat", error))?;
+    let start_brk = stat.start_brk.unwrap_or(0);
+    // The end of the heap is told by its mapping alone, to the page.
+    let brk = mappings
+        .iter()
+        .filter(|mapping| mapping.name.as_os_str() == "[heap]")
+        .map(|mapping| mapping.range.end)
+        .max()
+        .unwrap_or(start_brk);
+    let auxiliary = proc::auxiliary_vector(window).map_err(|error| Error::capture(pid, "auxv", error))?;
+    let status = proc::status(window).map_err(|error| Error::capture(pid, "status", error))?;
+    Ok(MmEntry {
+        mm_start_code: stat.startcode,
+        mm_end_code: stat.endcode,
+        mm_start_data: stat.start_data.unwrap_or(0) as u64,
+        mm_end_data: stat.end_data.unwrap_or(0) as u64,
+        mm_start_stack: stat.startstack,
+        mm_start_brk: start_brk as u64,
+        mm_brk: brk as u64,
+        mm_arg_start: stat.arg_start.unwrap_or(0) as u64,
+        mm_arg_end: stat.arg_end.unwrap_or(0) as u64,
+        mm_env_start: stat.env_start.unwrap_or(0) as u64,
+        mm_env_end: stat.env_end.unwrap_or(0) as u64,
+        exe_file_id: files.link(pid, window, "exe", log)?,
+        mm_saved_auxv: fit_auxiliary(pid, auxiliary, log),
+        vmas,
+        dumpable: Some(1),
+        aios: Vec::new(),
+        thp_disabled: Some(status.thp_enabled == Some(false)),
+    })
+}
+
+/// Cuts the auxiliary vector to its end and to what CRIU has room for.
+fn fit_auxiliary(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
+    let end = words.chunks_exact(2).position(|pair| pair[0] == 0);
+    words.truncate(end.map_or(words.len(), |pairs| pairs * 2));
+    if words.len() > MOST_AUXILIARY - 2 {
+        let rest = words.split_off(MOST_AUXILIARY - 2);
+        log.lost(format_args!(
+            "pid {pid}: the last {} words of its auxiliary vector",
+            rest.len()
+        ));
+    }
+    words.extend([0, 0]);
+    words
+}

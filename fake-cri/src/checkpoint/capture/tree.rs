@@ -1,0 +1,94 @@
+//! The tree of the container's processes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cri_proto::criu::message::PstreeEntry;
+use procfs::process::Stat;
+
+use crate::{
+    checkpoint::{
+        error::Error,
+        freeze::{Frozen, FrozenProcess},
+    },
+    process::proc,
+};
+
+/// A process in its place.
+pub(super) struct Node<'a> {
+    /// The process.
+    pub(super) process: &'a FrozenProcess,
+    /// Its parent in the container; 0 for the first process.
+    pub(super) parent: i32,
+    /// `/proc/PID/stat`.
+    pub(super) stat: Stat,
+}
+
+/// The processes, parents before their children.
+pub(super) struct Tree<'a> {
+    nodes: Vec<Node<'a>>,
+}
+
+impl<'a> Tree<'a> {
+    /// Orders the processes below the first one. Whoever has a parent outside the container was given to the shim when its
+    /// own ended; it is listed as a child of the first process, as it would be one in a pid namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] when the first process, or one on the way, is no more.
+    pub(super) fn of(frozen: &'a Frozen<'_>, init: i32) -> Result<Self, Error> {
+        let mut waiting = BTreeMap::new();
+        let mut children: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
+        let pids: BTreeSet<i32> = frozen.processes().map(FrozenProcess::pid).collect();
+        if !pids.contains(&init) {
+            return Err(Error::Ended { pid: init });
+        }
+        for process in frozen.processes() {
+            let pid = process.pid();
+            let stat = proc::stat(pid).map_err(|error| Error::capture(pid, "stat", error))?;
+            let parent = match pid == init {
+                true => 0,
+                false if pids.contains(&stat.ppid) => stat.ppid,
+                false => init,
+            };
+            children.entry(parent).or_default().insert(pid);
+            waiting.insert(pid, Node { process, parent, stat });
+        }
+        let mut nodes = Vec::with_capacity(waiting.len());
+        let mut queue = VecDeque::from([init]);
+        while let Some(pid) = queue.pop_front() {
+            nodes.extend(waiting.remove(&pid));
+            queue.extend(children.remove(&pid).unwrap_or_default());
+        }
+        if nodes.first().is_none_or(|node| node.process.window().is_none()) {
+            return Err(Error::Ended { pid: init });
+        }
+        Ok(Self { nodes })
+    }
+
+    /// The processes, parents first.
+    pub(super) fn nodes(&self) -> &[Node<'a>] {
+        &self.nodes
+    }
+
+    /// `pstree.img`.
+    pub(super) fn entries(&self) -> Vec<PstreeEntry> {
+        self.nodes
+            .iter()
+            .map(|node| {
+                let pid = node.process.pid();
+                let mut threads = node.process.threads();
+                // A process without a living first thread still has the number.
+                if threads.first() != Some(&pid) {
+                    threads.insert(0, pid);
+                }
+                PstreeEntry {
+                    pid: pid.unsigned_abs(),
+                    ppid: node.parent.unsigned_abs(),
+                    pgid: node.stat.pgrp.unsigned_abs(),
+                    sid: node.stat.session.unsigned_abs(),
+                    threads: threads.into_iter().map(i32::unsigned_abs).collect(),
+                }
+            })
+            .collect()
+    }
+}

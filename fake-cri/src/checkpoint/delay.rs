@@ -1,0 +1,130 @@
+//! The delay model: how long a checkpoint takes at least.
+//!
+//! ```text
+//!   time = (base + memory / rate) * factor          factor = 1 + jitter * u,  u drawn from [-1, 1)
+//! ```
+//!
+//! It counts from the job's arrival, and the real work counts towards it: only what is missing is slept, in the freeze (just
+//! before the thaw) or in the write (after the thaw, before the archive appears). So a call takes the longer of the two, and
+//! a process of 1 MiB can take as long as one of 64 GiB. One draw of the jitter is a pure function of a seed; for one draw the
+//! time never falls when memory grows.
+
+use std::time::Duration;
+
+use super::{Delay, DelayMemory};
+
+impl Delay {
+    /// How long a checkpoint of this many bytes takes at least. Never panics: a time that no clock can count is
+    /// [`Duration::MAX`].
+    pub fn time(&self, memory: u64) -> Duration {
+        let transfer = match self.rate {
+            None => 0.0,
+            // A rate of nothing would never end.
+            Some(rate) => memory as f64 / rate.max(1) as f64,
+        };
+        let seconds = (self.base.as_secs_f64() + transfer) * self.factor.max(0.0);
+        Duration::try_from_secs_f64(seconds).unwrap_or(if seconds.is_nan() {
+            Duration::ZERO
+        } else {
+            Duration::MAX
+        })
+    }
+
+    /// The factor of one draw of the jitter: evenly spread over `1 - percent/100 .. 1 + percent/100`, never below 0. The same
+    /// seed and draw give the same factor, on every machine.
+    pub fn factor(seed: u64, draw: u64, percent: f64) -> f64 {
+        let bits = mix(mix(seed).wrapping_add(draw));
+        // 53 bits are what a double holds exactly.
+        let unit = (bits >> 11) as f64 / (1_u64 << 53) as f64;
+        (1.0 + percent / 100.0 * (2.0 * unit - 1.0)).max(0.0)
+    }
+
+    /// The bytes that count, asking for those of the processes only where they do.
+    pub(crate) fn counted_memory(&self, rss: impl FnOnce() -> u64, pss: impl FnOnce() -> u64) -> u64 {
+        match self.memory {
+            DelayMemory::Rss => rss(),
+            DelayMemory::Pss => pss(),
+            DelayMemory::Annotated(bytes) => bytes,
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): spreads a counter over all 64 bits.
+fn mix(counter: u64) -> u64 {
+    let mut bits = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::checkpoint::DelayIn;
+
+    fn delay(base_ms: u64, rate: Option<u64>, factor: f64) -> Delay {
+        Delay {
+            base: Duration::from_millis(base_ms),
+            rate,
+            factor,
+            memory: DelayMemory::Rss,
+            within: DelayIn::Write,
+        }
+    }
+
+    #[rstest]
+    #[case(100, Some(1 << 30), 1.0, 1 << 30, 1100)]
+    #[case(100, Some(1 << 30), 1.0, 0, 100)]
+    #[case(0, Some(1 << 30), 2.0, 1 << 29, 1000)]
+    #[case(250, None, 1.0, u64::MAX, 250)]
+    #[case(250, None, 0.0, 7, 0)]
+    fn the_formula_holds(
+        #[case] base_ms: u64,
+        #[case] rate: Option<u64>,
+        #[case] factor: f64,
+        #[case] memory: u64,
+        #[case] expected_ms: u64,
+    ) {
+        assert_eq!(
+            delay(base_ms, rate, factor).time(memory),
+            Duration::from_millis(expected_ms)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn time_is_monotone_in_memory(
+            base_ms in 0_u64..100_000,
+            rate in proptest::option::of(0_u64..),
+            (seed, draw) in any::<(u64, u64)>(),
+            percent in 0.0..300.0,
+            (a, b) in any::<(u64, u64)>(),
+        ) {
+            let delay = delay(base_ms, rate, Delay::factor(seed, draw, percent));
+            prop_assert!(delay.time(a.min(b)) <= delay.time(a.max(b)));
+        }
+
+        #[test]
+        fn a_factor_stays_within_its_percents(seed: u64, draw: u64, percent in 0.0..100.0) {
+            let factor = Delay::factor(seed, draw, percent);
+            prop_assert!((factor - 1.0).abs() <= percent / 100.0 + 1e-12);
+            prop_assert_eq!(factor.to_bits(), Delay::factor(seed, draw, percent).to_bits());
+        }
+
+        #[test]
+        fn any_delay_has_a_time(base in any::<u32>(), rate in proptest::option::of(any::<u64>()), factor in any::<f64>(), memory: u64) {
+            let _ = delay(u64::from(base), rate, factor).time(memory);
+        }
+    }
+
+    #[test]
+    fn draws_differ() {
+        let mut factors: Vec<_> = (0..100).map(|draw| Delay::factor(7, draw, 10.0).to_bits()).collect();
+        factors.sort_unstable();
+        factors.dedup();
+        assert_eq!(factors.len(), 100);
+    }
+}

@@ -1,0 +1,255 @@
+//! One checkpoint from its job to its archive.
+//!
+//! ```text
+//!  create the temporary
+//!  phase freeze    all threads stand still
+//!  phase capture   registers, mappings, descriptors are read; the page maps give every size
+//!  phase write     images and pages --> archive        (delay model: freeze)
+//!                  thaw
+//!                  documents, log, statistics          (delay model: write)
+//!  phase finish    rename
+//! ```
+//!
+//! Each arrow may be the last: the caller gives up, the deadline passes, the disk is full, a process dies. Then everything is let
+//! go, the temporary is removed and nothing is at the location.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    DelayIn, Failure, Host, Job, Phase, Report,
+    archive::Archive,
+    capture::{self, Capture},
+    error::Error,
+    fault::{self, Faults},
+    freeze::Frozen,
+    log::DumpLog,
+    pages, stats,
+    watch::Watch,
+};
+use crate::process::proc;
+
+/// The folder of the images in the archive.
+const IMAGES: &str = "checkpoint/";
+
+/// Checkpoints a container. Blocks until it is done; the caller must be a thread that may.
+///
+/// The work is done in a thread that ends with the call, so that the kernel lets go of whatever the engine could not.
+///
+/// # Errors
+///
+/// The container runs on and nothing is left at the location, unless a fault of the job says otherwise.
+pub fn run(job: &Job, host: &dyn Host) -> Result<Report, Failure> {
+    supported().map_err(Failure::from)?;
+    let result = thread::scope(|scope| {
+        let tracer = thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn_scoped(scope, || checkpoint(job, host))
+            .map_err(Error::Tracer)?;
+        tracer.join().unwrap_or(Err(Error::Panicked))
+    });
+    Ok(result?)
+}
+
+/// Whether checkpoints are built for this machine.
+fn supported() -> Result<(), Error> {
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return Err(Error::Architecture);
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(4096)) | Ok(None) | Err(_) => Ok(()),
+        Ok(Some(other)) => Err(Error::PageSize(other)),
+    }
+}
+
+fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
+    let watch = Watch::start(host, job.deadline);
+    let mut log = DumpLog::new(watch.started());
+    let mut faults = Faults::new(job.injections.clone());
+    let mut archive = Archive::create(&job.temporary, &job.location)?;
+    let mut enter = |phase, archive: &mut Archive| {
+        host.phase(phase);
+        watch.check()?;
+        faults.act(phase, archive, host, &watch)?;
+        Ok::<_, Error>(faults.leave_frozen)
+    };
+
+    let leave = enter(Phase::Freeze, &mut archive)?;
+    let mut frozen = Frozen::freeze(host, &watch, job.freeze_bound, &mut log)?;
+    frozen.leave_stopped(leave);
+    frozen.leave_stopped(enter(Phase::Capture, &mut archive)?);
+    let capture = capture::capture(&frozen, job.init, &watch, &mut log)?;
+    let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
+
+    frozen.leave_stopped(enter(Phase::Write, &mut archive)?);
+    let memdump_time = write_images(&mut archive, &capture, &watch, &mut log)?;
+    let until = job.delay.as_ref().map(|delay| {
+        let memory = delay.counted_memory(|| resident(&frozen), || proportional(&frozen));
+        (delay.within, watch.started().checked_add(delay.time(memory)))
+    });
+    if let Some((DelayIn::Freeze, until)) = until {
+        wait(&watch, until)?;
+    }
+    let freezing_time = frozen.freezing_time();
+    let still_at = frozen.still_at();
+    let frozen_for = frozen.thaw();
+    let frozen_time = still_at.elapsed();
+    log.info(format_args!("let everything go after {frozen_for:?}"));
+
+    for document in &job.documents {
+        archive.member(&document.name, document.content.as_bytes())?;
+    }
+    container_log.write(&mut archive, &mut log)?;
+    // Nothing of the root filesystem is the container's own: its processes run on the host's.
+    archive.member("rootfs-diff.tar", &[0; 1024])?;
+    let stats = stats::Times {
+        freezing_time,
+        frozen_time,
+        memdump_time,
+        memwrite_time: archive.write_time(),
+    };
+    archive.member("stats-dump", &stats.encode(&capture))?;
+    if let Some((DelayIn::Write, until)) = until {
+        wait(&watch, until)?;
+    }
+    log.info(format_args!("wrote {} pages", capture.pages()));
+    archive.member("dump.log", log.into_text().as_bytes())?;
+    archive.finish()?;
+
+    if enter(Phase::Finish, &mut archive)? && !frozen_left(&job.injections) {
+        // The thaw is over, so the stop is sent to those that run.
+        for member in host.members().map_err(Error::Members)? {
+            fault::signal(member, libc::SIGSTOP);
+        }
+    }
+    let appears = faults.shape(&mut archive)?;
+    watch.check()?;
+    let archive_bytes = match appears {
+        true => archive.place(&job.location, job.fsync)?,
+        false => 0,
+    };
+    if let Some(percent) = faults.partial() {
+        return Err(Error::LeftPartial {
+            percent,
+            path: job.location.clone(),
+        });
+    }
+    Ok(Report {
+        processes: capture.processes,
+        threads: capture.threads,
+        archive_bytes,
+        pages: capture.pages(),
+        frozen: frozen_for,
+        total: watch.started().elapsed(),
+    })
+}
+
+/// Whether a fault of an earlier phase already left the container frozen at the thaw.
+fn frozen_left(injections: &[super::Injection]) -> bool {
+    injections
+        .iter()
+        .any(|injection| injection.effect == super::Effect::LeaveFrozen && injection.phase < Phase::Finish)
+}
+
+/// Writes the images and the pages; the time spent in reading pages.
+fn write_images(
+    archive: &mut Archive,
+    capture: &Capture,
+    watch: &Watch<'_>,
+    log: &mut DumpLog,
+) -> Result<Duration, Error> {
+    archive.directory(IMAGES)?;
+    archive.member(
+        &format!("{IMAGES}descriptors.json"),
+        capture.descriptors.to_string().as_bytes(),
+    )?;
+    for image in &capture.images {
+        archive.member(&format!("{IMAGES}{}", image.name), &image.bytes)?;
+    }
+    let mut reading = Duration::ZERO;
+    for file in &capture.pages {
+        if archive.begin(&format!("{IMAGES}{}", file.name), file.bytes())? {
+            reading += pages::write(file, archive, watch, log)?;
+            archive.end()?;
+        }
+    }
+    Ok(reading)
+}
+
+/// Waits until the modelled time is over; a time that no clock can count is waited for without end.
+fn wait(watch: &Watch<'_>, until: Option<Instant>) -> Result<(), Error> {
+    match until {
+        Some(until) => watch.wait_until(until),
+        None => Err(watch.hang()),
+    }
+}
+
+/// The bytes of all processes that are in memory.
+fn resident(frozen: &Frozen<'_>) -> u64 {
+    sum(frozen, |tid| {
+        let status = proc::status(tid).ok()?;
+        Some(status.vmrss.unwrap_or(0) * 1024)
+    })
+}
+
+/// The same, a shared page counted by its sharers.
+fn proportional(frozen: &Frozen<'_>) -> u64 {
+    sum(frozen, proc::proportional_set)
+}
+
+fn sum(frozen: &Frozen<'_>, bytes: impl Fn(i32) -> Option<u64>) -> u64 {
+    frozen.processes().filter_map(|process| bytes(process.window()?)).sum()
+}
+
+/// The container's log, held open from the freeze on, so that a rotation meanwhile changes nothing.
+struct ContainerLog(Option<(File, u64)>);
+
+impl ContainerLog {
+    /// Opens it and takes its size. A log that cannot be opened is said, not failed: the state is worth more.
+    fn open(path: Option<&Path>, log: &mut DumpLog) -> Self {
+        let Some(path) = path else {
+            return Self(None);
+        };
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
+            .open(path)
+            .and_then(|file| {
+                let metadata = file.metadata()?;
+                match metadata.is_file() {
+                    true => Ok((file, metadata.len())),
+                    false => Err(std::io::Error::other("not a regular file")),
+                }
+            });
+        match opened {
+            Ok(opened) => Self(Some(opened)),
+            Err(error) => {
+                log.lost(format_args!("the container's log {}: {error}", path.display()));
+                Self(None)
+            }
+        }
+    }
+
+    /// Writes what it held at the freeze.
+    fn write(&mut self, archive: &mut Archive, log: &mut DumpLog) -> Result<(), Error> {
+        const NAME: &str = "container.log";
+        let Some((file, size)) = &mut self.0 else {
+            return archive.member(NAME, &[]);
+        };
+        if archive.begin(NAME, *size)? {
+            let lacking = archive.copy(file)?;
+            if lacking > 0 {
+                log.lost(format_args!(
+                    "{lacking} bytes of the container's log, which was cut meanwhile"
+                ));
+            }
+            archive.end()?;
+        }
+        Ok(())
+    }
+}

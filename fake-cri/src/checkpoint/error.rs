@@ -1,0 +1,118 @@
+//! What can go wrong inside the engine, and the one place that says what that is to the caller.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use super::{ErrorKind, Failure};
+
+/// A failure inside the engine. The messages finish "failed to checkpoint: ...".
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the caller gave up")]
+    Cancelled,
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    #[error("process {pid} of the container has ended")]
+    Ended { pid: i32 },
+    #[error("the container has no running process")]
+    Empty,
+    #[error("list the container's processes: {0}")]
+    Members(io::Error),
+    #[error(
+        "freeze the container: process {pid} ({command}), thread {tid}: {reason}; every process was let go and runs on"
+    )]
+    Freeze {
+        pid: i32,
+        tid: i32,
+        command: String,
+        reason: FreezeReason,
+    },
+    #[error(
+        "freeze the container: new processes and threads kept appearing for {0:?}; every process was let go and runs on"
+    )]
+    Restless(Duration),
+    #[error("read {what} of process {pid}: {source}")]
+    Capture { pid: i32, what: String, source: io::Error },
+    #[error("{what} {path}: {source}")]
+    Write {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the folder of {0} does not exist")]
+    FolderMissing(PathBuf),
+    #[error("{message}")]
+    Injected { code: i32, message: String },
+    #[error("a fault left {percent} % of the archive at {path}")]
+    LeftPartial { percent: u8, path: PathBuf },
+    #[error("checkpoints are not built for {}", std::env::consts::ARCH)]
+    #[cfg_attr(
+        any(target_arch = "x86_64", target_arch = "aarch64"),
+        expect(dead_code, reason = "this architecture is built")
+    )]
+    Architecture,
+    #[error("pages of {0} bytes are not supported, only of 4096")]
+    PageSize(i64),
+    #[error("start the tracer: {0}")]
+    Tracer(io::Error),
+    #[error("the tracer panicked; every process was let go and runs on")]
+    Panicked,
+}
+
+/// Why a thread would not stand still.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FreezeReason {
+    #[error("it is traced by process {0}, and there is only one tracer at a time")]
+    ForeignTracer(i32),
+    #[error("it may not be traced: {0}")]
+    Refused(&'static str),
+    #[error("it waits in vfork for its child until that calls exec or exits (waited {0:?})")]
+    Vfork(Duration),
+    #[error("it is in uninterruptible sleep (state D{place}) and did not leave it within {bound:?}")]
+    Uninterruptible { place: String, bound: Duration },
+    #[error("it did not stop within {0:?} (state {1})")]
+    Unresponsive(Duration, char),
+    #[error("{0}")]
+    Kernel(String),
+}
+
+impl Error {
+    /// Reading something of a process failed. A process that is gone is told apart.
+    pub(crate) fn capture(pid: i32, what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        match source.raw_os_error() {
+            Some(libc::ESRCH) => Self::Ended { pid },
+            _ => Self::Capture {
+                pid,
+                what: what.into(),
+                source,
+            },
+        }
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::Ended { .. } | Self::Empty => ErrorKind::NotRunning,
+            Self::Freeze { .. } | Self::Restless(_) => ErrorKind::Freeze,
+            Self::Members(_) | Self::Capture { .. } | Self::Tracer(_) | Self::Panicked => ErrorKind::Capture,
+            Self::Write { source, .. } => match source.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
+                _ => ErrorKind::Write,
+            },
+            Self::LeftPartial { .. } => ErrorKind::Write,
+            Self::FolderMissing(_) => ErrorKind::FolderMissing,
+            Self::Injected { code, .. } => ErrorKind::Injected(*code),
+            Self::Architecture | Self::PageSize(_) => ErrorKind::Unsupported,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: error.kind(),
+            message: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Brings every thread of every process of a container to stand still, and lets them go.
+//!
+//! ```text
+//!   list members, list threads --> seize + interrupt the new ones --> wait until they stop --+
+//!        ^                                                                                   |
+//!        +------------------------------ until a round finds nothing new --------------------+
+//! ```
+//!
+//! What runs can still fork and start threads, what stands cannot, so the rounds come to an end as soon as all stand. ptrace
+//! alone is used, never SIGSTOP: its stop ends with the tracer. Dropping [`Frozen`] lets go of all that stand; what was asked
+//! to stop and has not yet cannot be let go (ptrace(2)), so the tracer is a thread that ends with the checkpoint: the kernel
+//! takes the request back then.
+//!
+//! Job control goes on undisturbed: a process that was stopped by a signal stays so when it is let go. A signal that arrives
+//! meanwhile is delivered first, so no signal is lost.
+//!
+//! A thread in vfork cannot stop before its child calls exec or exits. If that child already stands still, it is let go again
+//! until its parent has stopped. Ways to fail: such a child that does neither within the bound; uninterruptible sleep; another
+//! tracer (a debugger, strace); a process that may not be traced (another user's, not dumpable).
+
+use std::{
+    collections::BTreeMap,
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use nix::errno::Errno;
+
+use super::{
+    Host,
+    error::{Error, FreezeReason},
+    fault,
+    log::DumpLog,
+    watch::Watch,
+};
+use crate::process::{
+    ProcessId, memory, proc,
+    ptrace::{self, Event},
+};
+
+/// After this time a thread that waits in vfork is helped.
+const VFORK_PATIENCE: Duration = Duration::from_millis(5);
+
+/// The states of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    /// Asked to stop.
+    Asked,
+    /// Stands still.
+    Still,
+    /// Stands still, and its process is stopped by this signal.
+    GroupStopped(i32),
+}
+
+/// A process that stands still.
+#[derive(Debug)]
+pub(crate) struct FrozenProcess {
+    /// Which one.
+    pub(crate) id: ProcessId,
+    threads: BTreeMap<i32, Stand>,
+}
+
+impl FrozenProcess {
+    /// Its pid.
+    pub(crate) fn pid(&self) -> i32 {
+        self.id.pid
+    }
+
+    /// Its threads that stand still, the first one first; empty for a zombie.
+    pub(crate) fn threads(&self) -> Vec<i32> {
+        let mut threads: Vec<_> = self.threads.keys().copied().collect();
+        threads.sort_by_key(|tid| (*tid != self.id.pid, *tid));
+        threads
+    }
+
+    /// A thread through which its memory can be seen: the first one, or another when that has ended.
+    pub(crate) fn window(&self) -> Option<i32> {
+        self.threads().first().copied()
+    }
+
+    /// The signal by which job control has it stopped.
+    pub(crate) fn stopped_by(&self) -> Option<i32> {
+        self.threads.values().find_map(|stand| match stand {
+            Stand::GroupStopped(signal) => Some(*signal),
+            _ => None,
+        })
+    }
+}
+
+/// The container, standing still. Dropping it lets it run on.
+pub(crate) struct Frozen<'a> {
+    host: &'a dyn Host,
+    processes: BTreeMap<i32, FrozenProcess>,
+    /// When the first thread was asked to stop.
+    asked_at: Instant,
+    /// When the last one stood still.
+    still_at: Instant,
+    /// A fault: they are stopped by SIGSTOP when they are let go.
+    leave_stopped: bool,
+}
+
+impl<'a> Frozen<'a> {
+    /// Freezes the members of the host within the bound.
+    ///
+    /// # Errors
+    ///
+    /// As the module's documentation says; everything is let go then.
+    pub(crate) fn freeze(
+        host: &'a dyn Host,
+        watch: &Watch<'_>,
+        bound: Duration,
+        log: &mut DumpLog,
+    ) -> Result<Self, Error> {
+        let asked_at = Instant::now();
+        let mut frozen = Self {
+            host,
+            processes: BTreeMap::new(),
+            asked_at,
+            still_at: asked_at,
+            leave_stopped: false,
+        };
+        let mut rounds = 0;
+        while frozen.ask_new_ones(log)? {
+            frozen.wait_for_asked(watch, bound)?;
+            rounds += 1;
+            if asked_at.elapsed() > bound {
+                return Err(Error::Restless(bound));
+            }
+        }
+        frozen.still_at = Instant::now();
+        if frozen.window().is_none() {
+            return Err(Error::Empty);
+        }
+        log.info(format_args!(
+            "froze {} processes, {} threads in {:?}, {rounds} rounds",
+            frozen.processes.len(),
+            frozen.threads(),
+            frozen.still_at - asked_at,
+        ));
+        Ok(frozen)
+    }
+
+    /// The processes in the order of their pids.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &FrozenProcess> {
+        self.processes.values()
+    }
+
+    /// How many threads stand.
+    pub(crate) fn threads(&self) -> usize {
+        self.processes.values().map(|process| process.threads.len()).sum()
+    }
+
+    /// How long it took until all stood.
+    pub(crate) fn freezing_time(&self) -> Duration {
+        self.still_at - self.asked_at
+    }
+
+    /// Since when all stand.
+    pub(crate) fn still_at(&self) -> Instant {
+        self.still_at
+    }
+
+    fn window(&self) -> Option<i32> {
+        self.processes.values().find_map(FrozenProcess::window)
+    }
+
+    /// Asks every thread to stop that was not asked yet; false when there was none.
+    fn ask_new_ones(&mut self, log: &mut DumpLog) -> Result<bool, Error> {
+        let members = self.host.members().map_err(Error::Members)?;
+        self.processes
+            .retain(|pid, _| members.iter().any(|member| member.pid == *pid));
+        let mut found = false;
+        for member in members {
+            let Some(threads) = gone_is_none(proc::threads(member.pid)).map_err(Error::Members)? else {
+                self.processes.remove(&member.pid);
+                continue;
+            };
+            if proc::identity(member.pid).ok() != Some(member) {
+                continue;
+            }
+            let process = self.processes.entry(member.pid).or_insert_with(|| FrozenProcess {
+                id: member,
+                threads: BTreeMap::new(),
+            });
+            // A thread that called exec took the place of all others; theirs are no more.
+            process.threads.retain(|tid, _| threads.contains(tid));
+            for tid in threads {
+                found |= ask(process, tid, log)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits until all that were asked stand still.
+    fn wait_for_asked(&mut self, watch: &Watch<'_>, bound: Duration) -> Result<(), Error> {
+        let mut pause = Duration::ZERO;
+        let mut helped = false;
+        loop {
+            let mut missing = None;
+            let mut ended = Vec::new();
+            for process in self.processes.values_mut() {
+                let pid = process.id.pid;
+                process.threads.retain(|tid, stand| {
+                    if *stand == Stand::Asked {
+                        match poll(*tid) {
+                            Progress::Stands(now) => *stand = now,
+                            Progress::Gone => return false,
+                            Progress::Ended(status) => {
+                                if *tid == pid {
+                                    ended.push((pid, status));
+                                }
+                                return false;
+                            }
+                            Progress::NotYet => {
+                                missing.get_or_insert((pid, *tid));
+                            }
+                        }
+                    }
+                    true
+                });
+            }
+            for (pid, status) in ended {
+                self.host.exited(pid, status);
+            }
+            let Some((pid, tid)) = missing else {
+                return Ok(());
+            };
+            watch.check()?;
+            let waited = self.asked_at.elapsed();
+            if waited > bound {
+                return Err(Error::Freeze {
+                    pid,
+                    tid,
+                    command: command(tid),
+                    reason: reason(tid, waited),
+                });
+            }
+            if !helped && waited > VFORK_PATIENCE && in_vfork(tid) {
+                self.let_children_go(pid);
+                helped = true;
+            }
+            // Threads that run in user space stop within microseconds, those in a system call a little later.
+            if pause.is_zero() {
+                thread::yield_now();
+            } else {
+                thread::sleep(pause);
+            }
+            pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
+        }
+    }
+
+    /// Lets the children of a process go that already stand still, so that a vfork can end. The next round finds them again.
+    fn let_children_go(&mut self, parent: i32) {
+        for process in self.processes.values_mut() {
+            if proc::stat(process.id.pid).is_ok_and(|stat| stat.ppid == parent) {
+                process
+                    .threads
+                    .retain(|tid, stand| *stand == Stand::Asked || ptrace::detach(*tid).is_err());
+            }
+        }
+    }
+
+    /// A fault: whether the container is left stopped when it is let go. A ptrace stop cannot outlive its tracer, so it is
+    /// SIGSTOP that holds it then, and SIGCONT that ends it.
+    pub(crate) fn leave_stopped(&mut self, leave: bool) {
+        self.leave_stopped = leave;
+    }
+
+    /// Lets everything go; how long it stood, from the first thread asked to the last one let go.
+    pub(crate) fn thaw(mut self) -> Duration {
+        self.let_go();
+        self.asked_at.elapsed()
+    }
+
+    fn let_go(&mut self) {
+        for (pid, process) in std::mem::take(&mut self.processes) {
+            if self.leave_stopped {
+                fault::signal(process.id, libc::SIGSTOP);
+            }
+            for (tid, stand) in process.threads {
+                // A thread that was killed meanwhile no longer stands. Its end must not be kept from its parent.
+                if stand != Stand::Asked
+                    && ptrace::detach(tid).is_err()
+                    && let Ok(Some(Event::Exited(status))) = ptrace::poll(tid)
+                    && tid == pid
+                {
+                    self.host.exited(pid, status);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Asks a thread to stop unless it already stands; false when there was nothing to ask.
+fn ask(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool, Error> {
+    let pid = process.id.pid;
+    let refuse = |reason| Error::Freeze {
+        pid,
+        tid,
+        command: command(tid),
+        reason,
+    };
+    let Some(stat) = gone_is_none(proc::stat(tid)).map_err(|error| Error::capture(pid, "stat", error))? else {
+        process.threads.remove(&tid);
+        return Ok(false);
+    };
+    if matches!(stat.state, 'Z' | 'X' | 'x') {
+        process.threads.remove(&tid);
+        return Ok(false);
+    }
+    if let Some(stand) = process.threads.get_mut(&tid) {
+        // It was seen standing. If it no longer does (a signal that cannot be held, an exec that took its number over), it is
+        // asked again.
+        if matches!(stat.state, 't' | 'T') {
+            return Ok(false);
+        }
+        *stand = Stand::Asked;
+        return match ptrace::interrupt(tid) {
+            Ok(()) => Ok(true),
+            Err(Errno::ESRCH) => Ok(false),
+            Err(errno) => Err(refuse(FreezeReason::Kernel(format!("interrupt: {errno}")))),
+        };
+    }
+    if proc::made_by_kernel(&stat) {
+        log.lost(format_args!("pid {pid}: thread {tid} is the kernel's own (io_uring)"));
+        return Ok(false);
+    }
+    match ptrace::seize(tid) {
+        Ok(()) => {}
+        Err(Errno::ESRCH) => return Ok(false),
+        Err(Errno::EPERM) => match refusal(pid, tid) {
+            Some(reason) => return Err(refuse(reason)),
+            None => return Ok(false),
+        },
+        Err(errno) => return Err(refuse(FreezeReason::Kernel(format!("seize: {errno}")))),
+    }
+    process.threads.insert(tid, Stand::Asked);
+    match ptrace::interrupt(tid) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(true),
+        Err(errno) => Err(refuse(FreezeReason::Kernel(format!("interrupt: {errno}")))),
+    }
+}
+
+/// What one look at an asked thread showed.
+enum Progress {
+    NotYet,
+    Stands(Stand),
+    Ended(i32),
+    Gone,
+}
+
+fn poll(tid: i32) -> Progress {
+    match ptrace::poll(tid) {
+        Ok(None) => Progress::NotYet,
+        Ok(Some(Event::Stopped)) => Progress::Stands(Stand::Still),
+        Ok(Some(Event::GroupStopped(signal))) => Progress::Stands(Stand::GroupStopped(signal)),
+        Ok(Some(Event::Signal(signal))) => {
+            // It takes its signal first. Any stop takes a pending request to stop away, so it is asked again; a thread that
+            // is gone by now says so at the next look.
+            let _ = ptrace::resume(tid, signal);
+            let _ = ptrace::interrupt(tid);
+            Progress::NotYet
+        }
+        Ok(Some(Event::Exited(status))) => Progress::Ended(status),
+        Ok(Some(Event::Gone)) | Err(_) => Progress::Gone,
+    }
+}
+
+/// Why a seize was refused; `None` when the thread ended in between.
+fn refusal(pid: i32, tid: i32) -> Option<FreezeReason> {
+    let status = gone_is_none(proc::status(tid)).ok()??;
+    if status.state.starts_with(['Z', 'X']) {
+        return None;
+    }
+    if status.tracerpid != 0 {
+        return Some(FreezeReason::ForeignTracer(status.tracerpid));
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    if own != 0 && [status.ruid, status.euid, status.suid].iter().any(|uid| *uid != own) {
+        return Some(FreezeReason::Refused("it runs as another user"));
+    }
+    // Files of a process that is not dumpable belong to root.
+    let hidden = std::fs::metadata(format!("/proc/{pid}/status"))
+        .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) != status.euid);
+    Some(FreezeReason::Refused(if hidden {
+        "it is not dumpable (PR_SET_DUMPABLE)"
+    } else {
+        "the kernel's rules forbid it (Yama's ptrace_scope, a security module, or privileges that the tracer lacks)"
+    }))
+}
+
+/// Why a thread did not stop.
+fn reason(tid: i32, waited: Duration) -> FreezeReason {
+    let state = proc::stat(tid).map_or('?', |stat| stat.state);
+    match state {
+        'D' if in_vfork(tid) => FreezeReason::Vfork(waited),
+        'D' => FreezeReason::Uninterruptible {
+            place: match proc::text(tid, "wchan") {
+                Ok(place) if place.len() > 1 => format!(" in {place}"),
+                _ => String::new(),
+            },
+            bound: waited,
+        },
+        state => FreezeReason::Unresponsive(waited, state),
+    }
+}
+
+/// Whether a thread waits for its child of vfork, or of clone with `CLONE_VFORK` (as `posix_spawn` does it).
+fn in_vfork(tid: i32) -> bool {
+    let flags = match proc::system_call(tid) {
+        #[cfg(target_arch = "x86_64")]
+        Some((libc::SYS_vfork, _)) => return true,
+        Some((libc::SYS_clone, flags)) => flags,
+        Some((libc::SYS_clone3, arguments)) => {
+            // The flags are the first word of `struct clone_args`.
+            let mut flags = [0; 8];
+            let read = memory::Memory::of(tid).read(&[arguments..arguments + 8], &mut flags, |_| {});
+            read.map_or(0, |()| u64::from_ne_bytes(flags))
+        }
+        _ => return false,
+    };
+    flags & libc::CLONE_VFORK as u64 != 0
+}
+
+/// The name of a thread.
+fn command(tid: i32) -> String {
+    proc::text(tid, "comm").unwrap_or_default()
+}
+
+/// A process that ended is no error while they are listed.
+fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,7 @@
+//! Checkpoints of real processes, judged against what `/proc` and ptrace say while they stand still.
+//!
+//! The processes are this test program itself, started again as a workload ([`workload`]), or `sleep`.
+
+mod host;
+mod smoke;
+mod workload;

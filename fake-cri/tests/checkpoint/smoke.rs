@@ -1,0 +1,36 @@
+//! The simplest case, and what the real tools say of it.
+
+use std::{os::unix::fs::MetadataExt as _, path::Path, process::Command};
+
+use fake_cri::checkpoint::{self, Phase};
+
+use crate::{
+    host::{TestHost, assert_holds, assert_runs_free, job},
+    workload::Sleeper,
+};
+
+#[test]
+fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let host = TestHost::new(sleeper.pid());
+    let job = job(sleeper.pid(), folder.path());
+    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    assert_runs_free(sleeper.pid());
+    assert_holds(folder.path(), &["checkpoint.tar"]);
+    let metadata = std::fs::metadata(&job.location).unwrap();
+    assert_eq!(metadata.mode() & 0o7777, 0o600);
+    assert_eq!(metadata.len(), report.archive_bytes);
+    assert_eq!((report.processes, report.threads), (1, 1));
+    assert!(report.pages > 0);
+    assert_eq!(
+        *host.phases.lock().unwrap(),
+        [Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish]
+    );
+    assert!(host.exits.lock().unwrap().is_empty());
+    let listed = Command::new("tar").arg("tf").arg(&job.location).output().expect("tar");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    if let Some(keep) = std::env::var_os("KEEP_ARCHIVE") {
+        std::fs::copy(&job.location, Path::new(&keep)).unwrap();
+    }
+}
