@@ -20,7 +20,9 @@
 
 use std::{
     collections::BTreeMap,
-    io, thread,
+    io,
+    ops::Range,
+    slice, thread,
     time::{Duration, Instant},
 };
 
@@ -420,7 +422,11 @@ fn in_vfork(tid: i32) -> bool {
         Some((libc::SYS_clone3, arguments)) => {
             // The flags are the first word of `struct clone_args`.
             let mut flags = [0; 8];
-            let read = memory::Memory::of(tid).read(&[arguments..arguments + 8], &mut flags, |_| {});
+            let place = Range {
+                start: arguments,
+                end: arguments + 8,
+            };
+            let read = memory::Memory::of(tid).read(slice::from_ref(&place), &mut flags, |_| {});
             read.map_or(0, |()| u64::from_ne_bytes(flags))
         }
         _ => return false,

@@ -44,7 +44,7 @@ impl Ids {
             number(Shared::Handlers, |entry| entry.sighand_id),
         ];
         let entry = self.with_namespaces(window, objects);
-        self.processes.push((window, entry.clone()));
+        self.processes.push((window, entry));
         entry
     }
 

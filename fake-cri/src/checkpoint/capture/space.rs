@@ -169,8 +169,11 @@ fn held_pages(
             }
             if region.categories.guard() {
                 guards += bytes(&part);
-            } else if !region.categories.zero() && !(*kind & status::FILE_PRIVATE != 0 && region.categories.of_file()) {
-                push(part);
+            } else {
+                let clean = *kind & status::FILE_PRIVATE != 0 && region.categories.of_file();
+                if !clean && !region.categories.zero() {
+                    push(part);
+                }
             }
         }
     })?;
