@@ -1,7 +1,8 @@
-//! The command line: `fake-cri serve`.
+//! The command line: `fake-cri serve`, and `fake-cri fault` and `fake-cri journal`, which talk to one that serves.
 //!
 //! Exit codes: 0 for a clean end, 1 for a failure, 2 for a wrong command line.
 
+mod control;
 mod daemon;
 mod options;
 
@@ -23,12 +24,19 @@ struct Cli {
 enum Command {
     /// Serve the CRI on a unix socket.
     Serve(Box<ServeOptions>),
+    /// Add, list and clear the faults of a running fake-cri.
+    #[command(subcommand)]
+    Fault(control::FaultCommand),
+    /// Print the calls that a running fake-cri was asked.
+    Journal(control::JournalOptions),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(options) => daemon::run(*options),
+        Command::Fault(command) => control::fault(command),
+        Command::Journal(options) => control::journal(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

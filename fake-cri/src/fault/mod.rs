@@ -31,7 +31,7 @@ pub use error::ParseError;
 pub use file::{FileError, read_file};
 pub use grammar::{Rules, parse_rules};
 pub use journal::{Entry, Journal};
-pub use preset::Preset;
+pub use preset::{Preset, presets_markdown};
 pub(crate) use redact::to_json;
 pub use rpc::Rpc;
 pub use rule::{Effect, Point, Rule, Scope, When};

@@ -1,0 +1,223 @@
+//! `fake-cri fault` and `fake-cri journal`: the control API from the command line.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use cri_proto::control::v1::JournalEntry;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use serde_json::Value as Json;
+use tonic::Code;
+
+use super::options::control_socket;
+use crate::{
+    control::Client,
+    fault::{Preset, Rules, presets_markdown, read_file},
+    service::parse_endpoint,
+};
+
+/// Where the control API is found.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Where {
+    /// Where the control API listens [default: control.sock below the state folder]
+    #[arg(long, value_name = "unix:///PATH", value_parser = parse_endpoint, env = "FAKE_CRI_CONTROL")]
+    control: Option<PathBuf>,
+    /// The state folder that fake-cri was given [default: as for `fake-cri serve`]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// What `fake-cri fault` does.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum FaultCommand {
+    /// Add rules, all or none, and print their ids
+    Add {
+        /// Rules such as 'CheckpointContainer(nth=2):before=error(Internal,"disk on fire")', or preset:NAME
+        #[arg(value_name = "RULE", required_unless_present = "files")]
+        rules: Vec<Rules>,
+        /// A TOML file of rules
+        #[arg(long = "file", value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// List the rules in force, with how many calls they have seen and fired on
+    List {
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Remove the rules of these ids, or all
+    Clear {
+        /// Ids as `fake-cri fault list` prints them
+        #[arg(value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Print the presets: what real runtimes did, and where that was seen
+    Presets {
+        /// As a table in Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+/// What `fake-cri journal` prints.
+#[derive(Clone, Debug, Args)]
+pub(super) struct JournalOptions {
+    /// Go on with each call as it ends
+    #[arg(long, short)]
+    follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Only calls with a higher number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    after: u64,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// Runs `fake-cri fault`.
+pub(super) fn fault(command: FaultCommand) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    unless_closed(print_fault(command, &mut out))
+}
+
+/// Whoever reads the output and stops has seen enough, which is no failure.
+fn unless_closed(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    let closed = |error: &anyhow::Error| {
+        let error = error.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    result.or_else(|error| if closed(&error) { Ok(()) } else { Err(error) })
+}
+
+fn print_fault(command: FaultCommand, out: &mut impl io::Write) -> anyhow::Result<()> {
+    match command {
+        FaultCommand::Presets { markdown: true } => write!(out, "{}", presets_markdown())?,
+        FaultCommand::Presets { markdown: false } => {
+            for preset in Preset::ALL {
+                writeln!(
+                    out,
+                    "{}\n    {}\n    seen: {}",
+                    preset.name, preset.summary, preset.source
+                )?;
+                for rule in preset.grammar {
+                    writeln!(out, "    {rule}")?;
+                }
+            }
+        }
+        FaultCommand::Add { rules, files, place } => {
+            let mut texts = Vec::new();
+            for file in files {
+                texts.extend(read_file(&file)?.iter().map(ToString::to_string));
+            }
+            texts.extend(rules.iter().flat_map(|Rules(rules)| rules).map(ToString::to_string));
+            let ids = steer(place, async |client| client.add_faults(texts).await)?;
+            for id in ids {
+                writeln!(out, "{id}")?;
+            }
+        }
+        FaultCommand::List { place } => {
+            for rule in steer(place, async |client| client.list_faults().await)? {
+                let (id, seen, fired, source) = (rule.id, rule.seen, rule.fired, rule.source);
+                writeln!(out, "{id}\tseen={seen}\tfired={fired}\tfrom={source}\t{}", rule.rule)?;
+            }
+        }
+        FaultCommand::Clear { ids, place } => {
+            let cleared = steer(place, async |client| client.clear_faults(&ids).await)?;
+            writeln!(out, "cleared {cleared}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs `fake-cri journal`.
+pub(super) fn journal(options: JournalOptions) -> anyhow::Result<()> {
+    let print = |entry: &JournalEntry| {
+        let line = if options.json { json_line(entry) } else { line(entry) };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush())
+    };
+    let (after, follow) = (options.after, options.follow);
+    let printed = steer(options.place, async |client| {
+        if !follow {
+            let entries = client.journal(after).await?;
+            return Ok(entries.iter().try_for_each(print));
+        }
+        let mut entries = client.follow_journal(after).await?;
+        while let Some(entry) = entries.next().await {
+            if let Err(error) = print(&entry?) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    })?;
+    unless_closed(printed.map_err(Into::into))
+}
+
+fn steer<T>(place: Where, act: impl AsyncFnOnce(Client) -> Result<T, tonic::Status>) -> anyhow::Result<T> {
+    let socket = control_socket(place.control.as_deref(), place.state_dir.as_deref())?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?
+        .block_on(async {
+            let client = Client::connect(&socket).await;
+            let client = client.with_context(|| format!("found no fake-cri at {}", socket.display()))?;
+            act(client)
+                .await
+                .map_err(|status| anyhow::anyhow!("{}", status.message()))
+        })
+}
+
+/// An entry for people.
+fn line(entry: &JournalEntry) -> String {
+    let took = std::time::Duration::from_nanos(entry.ended_at.saturating_sub(entry.started_at).unsigned_abs());
+    let mut line = format!(
+        "{} {} {} {:?} {took:.1?}",
+        entry.sequence,
+        time(entry.started_at),
+        entry.method,
+        Code::from_i32(entry.code)
+    );
+    if !entry.message.is_empty() {
+        line += &format!(" {:?}", entry.message);
+    }
+    if !entry.faults.is_empty() {
+        line += &format!(" faults={}", entry.faults.join(","));
+    }
+    if entry.cancelled {
+        line += " cancelled";
+    }
+    line
+}
+
+/// An entry for programs. Times are RFC 3339, spans are nanoseconds, codes are gRPC's names.
+fn json_line(entry: &JournalEntry) -> String {
+    let document = |text: &str| serde_json::from_str(text).unwrap_or(Json::Null);
+    serde_json::json!({
+        "sequence": entry.sequence,
+        "method": entry.method,
+        "started": time(entry.started_at),
+        "ended": time(entry.ended_at),
+        "duration_ns": entry.ended_at.saturating_sub(entry.started_at),
+        "timeout_ns": (entry.timeout > 0).then_some(entry.timeout),
+        "request": document(&entry.request),
+        "response": document(&entry.response),
+        "code": format!("{:?}", Code::from_i32(entry.code)),
+        "message": entry.message,
+        "faults": entry.faults,
+        "cancelled": entry.cancelled,
+    })
+    .to_string()
+}
+
+fn time(nanoseconds: i64) -> String {
+    Timestamp::from_nanosecond(nanoseconds.into()).map_or_else(|_| nanoseconds.to_string(), |time| time.to_string())
+}

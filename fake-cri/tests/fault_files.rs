@@ -1,0 +1,113 @@
+//! Faults in TOML files: those that come with the project, what a file says, and what is wrong with one.
+
+use std::path::{Path, PathBuf};
+
+use fake_cri::fault::{FileError, Preset, Rule, presets_markdown, read_file};
+use rstest::rstest;
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(text: &str) -> Result<Vec<Rule>, FileError> {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(&file, text).expect("it can be written");
+    read_file(file.path())
+}
+
+#[test]
+fn every_scenario_can_be_read_and_says_what_it_is() {
+    let mut files = 0;
+    for file in std::fs::read_dir(top().join("fixtures/faults")).expect("the scenarios") {
+        let path = file.expect("a file").path();
+        let rules = read_file(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!rules.is_empty(), "{}", path.display());
+        let text = std::fs::read_to_string(&path).expect("it was read before");
+        assert!(text.starts_with("description = \""), "{}", path.display());
+        files += 1;
+    }
+    assert!(files >= 5, "{files}");
+}
+
+#[test]
+fn fields_say_what_the_grammar_says() {
+    let rules = read(
+        r#"
+        description = "all of it"
+        [[fault]]
+        rpc = "CheckpointContainer"
+        pod = "a pod"
+        namespace = "default"
+        container = "app"
+        every = 2
+        p = 0.5
+        seed = 7
+        times = 3
+        point = "write"
+        effect = "mode(0644)"
+        [[fault]]
+        preset = "hang"
+        container = "app"
+        [[fault]]
+        rule = "Version:before=hang; Status:before=drop"
+        "#,
+    );
+    let rules = rules.unwrap_or_else(|error| panic!("{error}"));
+    let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
+    let expected = [
+        r#"CheckpointContainer(pod="a pod",namespace=default,container=app,every=2,p=0.5,seed=7,times=3):write=mode(0644)"#,
+        "CheckpointContainer(container=app):before=hang",
+        "Version:before=hang",
+        "Status:before=drop",
+    ];
+    assert_eq!(printed, expected);
+    assert!(read("").is_ok_and(|rules| rules.is_empty()));
+}
+
+#[rstest]
+#[case(
+    "[[fault]]\nrule = 'Version:before=hang'\nnth = 2",
+    "fault 1: `rule` says everything"
+)]
+#[case(
+    "[[fault]]\npreset = 'hang'\npoint = 'after'",
+    "fault 1: beside `preset` only selectors can stand"
+)]
+#[case(
+    "[[fault]]\nrpc = 'Version'\npoint = 'before'",
+    "fault 1: expected `rule`, or `preset`, or `rpc` with"
+)]
+#[case(
+    "[[fault]]\npreset = 'hang'\n[[fault]]\npreset = 'hung'",
+    "fault 2: column 8: unknown preset `hung`"
+)]
+#[case(
+    "[[fault]]\nrpc = 'Version'\npoint = 'write'\neffect = 'hang'",
+    "fault 1: column 9: `write` is a phase of"
+)]
+#[case("[[fault]]\nrpc = 'Version'\nnht = 2", "unknown field `nht`")]
+#[case("[[fault]]\nrpc = ", "TOML parse error at line 2")]
+fn refuses_what_is_no_fault(#[case] text: &str, #[case] message: &str) {
+    let error = read(text).expect_err("a bad file").to_string();
+    assert!(error.contains(message), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = read_file(Path::new("/nonexistent/faults.toml")).expect_err("no file");
+    assert_eq!(error.to_string(), "cannot read /nonexistent/faults.toml");
+}
+
+/// `fake-cri fault presets --markdown` makes the table; a changed preset is a changed page.
+#[test]
+fn the_page_about_faults_has_todays_presets() {
+    let page = std::fs::read_to_string(top().join("docs/FAULTS.md")).expect("the page");
+    let (_, rest) = page.split_once("<!-- presets -->\n").expect("where the table begins");
+    let (table, _) = rest.split_once("<!-- end of presets -->").expect("where it ends");
+    assert_eq!(
+        table,
+        presets_markdown(),
+        "run `fake-cri fault presets --markdown` and put it into docs/FAULTS.md"
+    );
+    assert!(Preset::ALL.len() >= 20);
+}
