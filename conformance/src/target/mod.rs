@@ -14,14 +14,17 @@
 //! What a target cannot do is `None`; the cases that need it are skipped with that reason.
 
 mod client;
+mod embedded;
 mod evidence;
 mod faults;
 mod kubelet;
 mod pki;
+mod pod;
 mod url;
 mod workload;
 
 pub use client::{Access, Answer, Client, Credentials, Identity, Trust};
+pub use embedded::{Defect, Embedded};
 pub use evidence::Evidence;
 pub use faults::{Call, Faults};
 pub use kubelet::{ContainerRef, Gate, Kubelet, Neighbours, Steering};

@@ -1,0 +1,143 @@
+//! The Pod that targets started by the harness run, and how to tell that it is as the cases need it.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    List,
+    api::core::v1::{ContainerStatus, Pod},
+};
+use reqwest::Method;
+
+use super::{Client, ContainerRef, Credentials, Kubelet, Neighbours, TargetError};
+
+/// Its manifest.
+pub(super) const MANIFEST: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/pods/stand-in.yaml"));
+/// The name of the manifest's file among static Pods.
+pub(super) const FILE: &str = "stand-in.yaml";
+
+const NAMESPACE: &str = "conformance";
+const NAME: &str = "stand-in";
+
+/// The container that is checkpointed, on a node of that name.
+pub(super) fn subject(node: &str) -> ContainerRef {
+    ContainerRef {
+        namespace: NAMESPACE.to_owned(),
+        pod: format!("{NAME}-{node}"),
+        container: "app".to_owned(),
+    }
+}
+
+/// The others beside it.
+pub(super) fn neighbours(subject: &ContainerRef) -> Neighbours {
+    Neighbours {
+        running: Some(subject.sibling("second")),
+        exited: Some(subject.sibling("done")),
+        init: Some(subject.sibling("prepare")),
+    }
+}
+
+/// Waits until the kubelet says that the Pod's containers run or have exited, as they should.
+///
+/// # Errors
+/// They do not within this time; what was last seen of them is in the error.
+pub(super) async fn wait_until_up(
+    client: &Client,
+    subject: &ContainerRef,
+    within: Duration,
+) -> Result<(), TargetError> {
+    // The kubelet has no event for it.
+    const POLL: Duration = Duration::from_millis(20);
+    let began = Instant::now();
+    loop {
+        let seen = match client.send(Credentials::Good, Method::GET, client.url("/pods")).await {
+            Ok(answer) if answer.status == 200 => state_of(&answer.body, subject),
+            Ok(answer) => Err(answer.brief()),
+            Err(error) => Err(error.to_string()),
+        };
+        match seen {
+            Ok(()) => return Ok(()),
+            Err(seen) if began.elapsed() > within => {
+                return Err(TargetError::NotReady(format!(
+                    "the Pod {} did not come up within {} s: {seen}",
+                    subject.pod,
+                    within.as_secs()
+                )));
+            }
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// Waits until the containers that run have told what the cases read.
+///
+/// # Errors
+/// They do not within this time.
+pub(super) async fn wait_until_told(kubelet: &Kubelet, within: Duration) -> Result<(), TargetError> {
+    for container in [Some(&kubelet.subject), kubelet.neighbours.running.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        let told = |workload: &super::Workload| workload.canary.is_some() && workload.tick > 0;
+        if kubelet.workload_until(container, within, told).await?.is_none() {
+            return Err(TargetError::NotReady(format!("{container} tells nothing in its log")));
+        }
+    }
+    Ok(())
+}
+
+fn state_of(body: &str, subject: &ContainerRef) -> Result<(), String> {
+    let list: List<Pod> = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let names = |pod: &Pod| {
+        let metadata = &pod.metadata;
+        metadata.name.as_deref() == Some(&subject.pod) && metadata.namespace.as_deref() == Some(&subject.namespace)
+    };
+    let pod = list.items.into_iter().find(names).ok_or("it is not known")?;
+    let status = pod.status.unwrap_or_default();
+    let mut containers = status.container_statuses.unwrap_or_default();
+    containers.extend(status.init_container_statuses.unwrap_or_default());
+    let is = |name: &str, holds: fn(&ContainerStatus) -> bool| containers.iter().any(|c| c.name == name && holds(c));
+    let running = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let exited = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    if is("app", running) && is("second", running) && is("done", exited) && is("prepare", exited) {
+        return Ok(());
+    }
+    let states: Vec<_> = containers
+        .iter()
+        .map(|status| {
+            format!(
+                "{} {}",
+                status.name,
+                serde_json::to_string(&status.state).unwrap_or_default()
+            )
+        })
+        .collect();
+    Err(states.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_has_the_containers_that_the_cases_name() {
+        let pod: Pod = serde_yaml_ng::from_str(MANIFEST).unwrap();
+        assert_eq!(pod.metadata.name.as_deref(), Some(NAME));
+        assert_eq!(pod.metadata.namespace.as_deref(), Some(NAMESPACE));
+        let spec = pod.spec.unwrap();
+        let mut names: Vec<_> = spec.containers.iter().map(|container| container.name.clone()).collect();
+        names.extend(
+            spec.init_containers
+                .unwrap()
+                .iter()
+                .map(|container| container.name.clone()),
+        );
+        let subject = subject("node");
+        let others = neighbours(&subject);
+        for container in [Some(subject), others.running, others.exited, others.init]
+            .into_iter()
+            .flatten()
+        {
+            assert!(names.contains(&container.container), "{container}");
+        }
+    }
+}
