@@ -10,13 +10,15 @@ use std::{
 use cri_proto::runtime::v1::{self, runtime_service_client::RuntimeServiceClient};
 use fake_cri::{
     checkpoint::{Effect, Injection, Phase},
-    fault::{ANNOTATION, Entry, Injections, Journal, Rpc},
+    fault::{ANNOTATION, Engine, Entry, Injections, Journal, Rpc},
+    service::FaultLayer,
 };
 use faulty::{Faulty, OneContainer, call};
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use rstest::rstest;
-use tonic::{Code, Request};
+use tonic::{Code, Request, body::Body};
+use tower::{Layer as _, ServiceExt as _};
 
 const CHECKPOINT: &str = "/runtime.v1.RuntimeService/CheckpointContainer";
 
@@ -35,6 +37,21 @@ async fn entry(journal: &Arc<Journal>, sequence: u64) -> Arc<Entry> {
         .await
         .expect("an entry comes")
         .expect("the journal lives on")
+}
+
+#[tokio::test]
+async fn an_error_without_a_message_ends_with_its_headers() {
+    let refuse = tower::service_fn(|_: http::Request<Body>| async {
+        Ok::<_, std::convert::Infallible>(tonic::Status::not_found("no such container").into_http::<Body>())
+    });
+    let layer = FaultLayer::new(Arc::new(Engine::new()), Arc::new(Journal::new()), Arc::new(()));
+    let request = http::Request::post(CHECKPOINT).body(Body::empty()).expect("a request");
+    let answer = layer.layer(refuse).oneshot(request).await.expect("an answer");
+    assert_eq!(answer.headers()["grpc-status"], "5");
+    assert!(
+        http_body::Body::is_end_stream(answer.body()),
+        "grpc-go refuses a frame of data after these headers"
+    );
 }
 
 #[tokio::test]
