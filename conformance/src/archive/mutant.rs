@@ -555,11 +555,8 @@ pub const MUTANTS: &[ArchiveMutant] = &[
     said("files/unknown-executable", &["files/references"], |sample| {
         sample.mms.values_mut().for_each(|mm| mm.exe_file_id = 77);
     }),
-    said("files/other-pipe", &["files/standard-streams"], |sample| {
-        sample.descriptors[1] = json!("pipe:[1]")
-    }),
-    said("files/pipe-for-a-file", &["files/standard-streams"], |sample| {
-        sample.descriptors[1] = json!("/dev/null")
+    said("files/other-pipes", &["files/standard-streams"], |sample| {
+        sample.descriptors = json!(["/dev/null", "pipe:[1]", "pipe:[2]"]);
     }),
     // Secrets.
     said("secrets/in-log-of-the-dump", &["secrets/environment"], |sample| {

@@ -103,7 +103,11 @@ impl Default for Sample {
                 root_ids: Some(ids(1)),
                 ..InventoryEntry::default()
             },
-            pstree: vec![process(1, 0, &[1, 2]), process(5, 1, &[5]), process(7, 1, &[7])],
+            pstree: vec![
+                process(1, 0, &[1, 2]),
+                process(5, 1, &[5]),
+                process(7, 1, &[2_077_958_032]),
+            ],
             cores: BTreeMap::from([
                 (1, core(1, Some("app"), STACK + 0x1f000)),
                 (2, core(2, None, 0x70_f800)),

@@ -29,7 +29,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "core-TID.img for each",
         |archive| {
             let images = tree(archive)?;
-            let threads: Vec<_> = images.pstree.iter().flat_map(threads).collect();
+            let threads = all_threads(images);
             let missing = threads.iter().filter(|tid| !images.cores.contains_key(tid));
             none(
                 missing.map(|tid| format!("no core-{tid}.img")),
@@ -117,8 +117,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "thread_core with creds",
         |archive| {
             let images = tree(archive)?;
-            let threads =
-                living(images).flat_map(|(process, _)| threads(process).map(|tid| (tid, images.cores.get(&tid))));
+            let threads = living(images)
+                .flat_map(|(process, _)| threads(images, process).map(|tid| (tid, images.cores.get(&tid))));
             let bare = |core: &CoreEntry| core.thread_core.as_ref().is_none_or(|thread| thread.creds.is_none());
             let bare = threads.filter(|(_, core)| core.is_some_and(bare));
             none(
@@ -181,26 +181,49 @@ pub(super) const CASES: &[ArchiveCase] = &[
     ),
 ];
 
-/// The threads of a process, its leader first even where the list of threads is wrong.
-fn threads(process: &PstreeEntry) -> impl Iterator<Item = u32> {
-    std::iter::once(process.pid).chain(process.threads.iter().copied().filter(|tid| *tid != process.pid))
+/// The threads of a process, its leader first even where the list of threads is wrong. A zombie has no other, whatever
+/// its list says: CRIU (seen with 4.1.1) leaves it as it found the memory.
+fn threads<'a>(images: &Images, process: &'a PstreeEntry) -> impl Iterator<Item = u32> + use<'a> {
+    let listed = if is_dead(images.cores.get(&process.pid)) {
+        &[][..]
+    } else {
+        &process.threads
+    };
+    let others = listed.iter().copied().filter(|tid| *tid != process.pid);
+    std::iter::once(process.pid).chain(others)
+}
+
+/// Whether the core image is of a zombie, which has nothing but it.
+fn is_dead(core: Option<&CoreEntry>) -> bool {
+    /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
+    const DEAD: [u32; 2] = [2, 6];
+    core.and_then(|core| core.tc.as_ref())
+        .is_some_and(|tc| DEAD.contains(&tc.task_state))
+}
+
+/// All threads of the tree.
+fn all_threads(images: &Images) -> BTreeSet<u32> {
+    images
+        .pstree
+        .iter()
+        .flat_map(|process| threads(images, process))
+        .collect()
 }
 
 /// The core images of the tree's threads; those of others are stray, and judged as such.
 fn cores(images: &Images) -> impl Iterator<Item = (u32, &CoreEntry)> {
-    let tids: BTreeSet<_> = images.pstree.iter().flat_map(threads).collect();
-    tids.into_iter().filter_map(|tid| Some((tid, images.cores.get(&tid)?)))
+    all_threads(images)
+        .into_iter()
+        .filter_map(|tid| Some((tid, images.cores.get(&tid)?)))
 }
 
-/// Processes that live at the dump, with their leader's core image. A zombie has a core image and nothing else.
+/// Processes that live at the dump, with their leader's core image.
 pub(super) fn living(images: &Images) -> impl Iterator<Item = (&PstreeEntry, &CoreEntry)> {
-    /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
-    const DEAD: [u32; 2] = [2, 6];
     let cores = images
         .pstree
         .iter()
         .filter_map(|process| Some((process, images.cores.get(&process.pid)?)));
-    cores.filter(|(_, core)| core.tc.as_ref().is_none_or(|tc| !DEAD.contains(&tc.task_state)))
+    cores.filter(|(_, core)| !is_dead(Some(core)))
 }
 
 fn each_has(archive: &Inspected, image: &str, has: fn(&Images, u32) -> bool) -> Judgement {
@@ -233,6 +256,9 @@ fn process_tree(archive: &Inspected) -> Judgement {
         if process.pid == 0 || process.ppid == process.pid {
             bad.push(format!("process {} below {}", process.pid, process.ppid));
         }
+        if is_dead(images.cores.get(&process.pid)) {
+            continue;
+        }
         if !process.threads.contains(&process.pid) {
             bad.push(format!("process {} is not among its threads", process.pid));
         }
@@ -251,7 +277,7 @@ fn process_tree(archive: &Inspected) -> Judgement {
 fn no_stray(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
-    let tids: BTreeSet<_> = images.pstree.iter().flat_map(threads).collect();
+    let tids = all_threads(images);
     let stray = |kind: &'static str, found: Vec<u32>, known: &BTreeSet<u32>| {
         let unknown: Vec<_> = found.into_iter().filter(|id| !known.contains(id)).collect();
         unknown.into_iter().map(move |id| format!("{kind}-{id}.img"))
@@ -345,7 +371,7 @@ fn registers(archive: &Inspected) -> Judgement {
             continue;
         };
         let mapping = |address: u64| mm.vmas.iter().find(|vma| vma.start <= address && address < vma.end);
-        for tid in threads(process) {
+        for tid in threads(images, process) {
             let Some((ip, sp)) = images.cores.get(&tid).and_then(pointers) else {
                 continue;
             };
