@@ -1,9 +1,10 @@
 //! A gRPC server behind the fault layer on a unix socket, which answers every rpc of the CRI, and a caller without types.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
@@ -127,16 +128,7 @@ impl Faulty {
 
     /// A new connection to it.
     pub(crate) async fn connect(&self) -> Channel {
-        let socket = self.socket.clone();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://fake-cri");
-        endpoint
-            .connect_with_connector(connector)
-            .await
-            .expect("the server listens")
+        connect(&self.socket).await
     }
 
     /// Calls with a timeout that the server alone honours: tonic's client would give up by itself at the same moment.
@@ -167,6 +159,20 @@ impl Drop for Faulty {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// A new connection to a server.
+pub(crate) async fn connect(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://fake-cri");
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .expect("the server listens")
 }
 
 /// Calls a path with a message and gives back the answer's message, without knowing their types.

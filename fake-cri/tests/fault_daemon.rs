@@ -1,0 +1,318 @@
+//! Faults, the journal and the conditions of a real fake-cri: from its command line and through its control API.
+
+mod cri;
+mod faulty;
+
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use cri::{Cri, annotated, builder, pod_config};
+use cri_proto::runtime::v1;
+use fake_cri::fault::Rpc;
+use faulty::call;
+use futures_util::StreamExt as _;
+use tonic::{Code, Request};
+
+/// Runs the `fake-cri` command.
+fn command(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fake-cri"))
+        .args(args)
+        .env_remove("FAKE_CRI_CONTROL")
+        .output()
+        .expect("it starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn an_error_can_be_injected_into_every_rpc_of_the_real_server() {
+    let cri = Cri::start().await;
+    let control = cri.process.control();
+    let channel = faulty::connect(cri.process.socket()).await;
+    for (index, rpc) in Rpc::all().iter().enumerate() {
+        let code = Code::from_i32(index as i32 % 16 + 1);
+        let message = format!("no {} today", rpc.name());
+        control
+            .add_faults([format!("{}:before=error({code:?},{message:?})", rpc.name())])
+            .await
+            .expect("a rule");
+        let status = call(channel.clone(), rpc.path(), Request::new(Vec::new()))
+            .await
+            .expect_err("an error");
+        assert_eq!(
+            (status.code(), status.message()),
+            (code, message.as_str()),
+            "{}",
+            rpc.name()
+        );
+    }
+    let journal = control.journal(0).await.expect("the journal");
+    let methods: Vec<_> = journal.iter().map(|entry| entry.method.as_str()).collect();
+    assert_eq!(methods, Rpc::all().iter().map(Rpc::short_path).collect::<Vec<_>>());
+    assert!(journal.iter().all(|entry| entry.faults.len() == 1));
+    assert_eq!(control.clear_faults(&[]).await.expect("an answer"), 43);
+    cri.runtime()
+        .version(v1::VersionRequest::default())
+        .await
+        .expect("no fault is left");
+}
+
+#[tokio::test]
+async fn the_command_steers_a_running_fake_cri() {
+    let cri = Cri::with(builder().fault("Status(nth=1):before=error(Aborted,\"from the flag\")")).await;
+    let endpoint = cri.process.control_endpoint();
+    let status = cri
+        .runtime()
+        .status(v1::StatusRequest::default())
+        .await
+        .expect_err("the flag's fault");
+    assert_eq!((status.code(), status.message()), (Code::Aborted, "from the flag"));
+
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(&file, "[[fault]]\npreset = \"hang\"\ncontainer = \"app\"\n").expect("it can be written");
+    let path = file.path().to_str().expect("UTF-8");
+    let added = command(&[
+        "fault",
+        "add",
+        "Version:before=drop; preset:crash",
+        "--file",
+        path,
+        "--control",
+        &endpoint,
+    ]);
+    assert_eq!(text(&added.stdout), "f2\nf3\nf4\n", "{}", text(&added.stderr));
+
+    let listed = command(&["fault", "list", "--control", &endpoint]);
+    let expected = "f1\tseen=1\tfired=1\tfrom=flag\tStatus(nth=1):before=error(Aborted,\"from the flag\")\n\
+                    f2\tseen=0\tfired=0\tfrom=control\tCheckpointContainer(container=app):before=hang\n\
+                    f3\tseen=0\tfired=0\tfrom=control\tVersion:before=drop\n\
+                    f4\tseen=0\tfired=0\tfrom=control\tCheckpointContainer:write=crash\n";
+    assert_eq!(text(&listed.stdout), expected);
+    assert_eq!(
+        text(&command(&["fault", "clear", "f1", "--control", &endpoint]).stdout),
+        "cleared 1\n"
+    );
+    assert_eq!(
+        text(&command(&["fault", "clear", "--control", &endpoint]).stdout),
+        "cleared 3\n"
+    );
+
+    let journal = command(&["journal", "--json", "--control", &endpoint]);
+    let lines: Vec<serde_json::Value> = text(&journal.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["method"], "RuntimeService/Status");
+    assert_eq!(
+        (&lines[0]["code"], &lines[0]["message"]),
+        (&"Aborted".into(), &"from the flag".into())
+    );
+    assert_eq!(
+        (&lines[0]["faults"], &lines[0]["request"]),
+        (&serde_json::json!(["f1"]), &serde_json::json!({}))
+    );
+    let plain = command(&["journal", "--control", &endpoint]);
+    let plain = text(&plain.stdout);
+    assert!(
+        plain.starts_with("1 ") && plain.ends_with("\"from the flag\" faults=f1\n"),
+        "{plain}"
+    );
+
+    // The default is the state folder's own socket, so a state folder without one is nobody's.
+    let state = cri.process.state_dir().to_str().expect("UTF-8");
+    let nobody = command(&["fault", "list", "--state-dir", state]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        text(&nobody.stderr).starts_with("fake-cri: found no fake-cri at "),
+        "{}",
+        text(&nobody.stderr)
+    );
+}
+
+#[test]
+fn a_wrong_rule_on_the_command_line_is_pointed_at() {
+    for args in [
+        ["serve", "--fault", "Version:befor=hang"],
+        ["fault", "add", "Version:befor=hang"],
+    ] {
+        let output = command(&args);
+        assert_eq!(output.status.code(), Some(2));
+        let error = text(&output.stderr);
+        assert!(error.contains("column 9: expected a point"), "{error}");
+        assert!(error.contains("\n  Version:befor=hang\n          ^"), "{error}");
+    }
+    let output = command(&["serve", "--fault-file", "/nonexistent.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("cannot read /nonexistent.toml"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[tokio::test]
+async fn a_pods_annotation_makes_that_pod_fail() {
+    let cri = Cri::start().await;
+    let fault = "StopPodSandbox(times=1):before=error(Internal,\"stuck\")";
+    let mut config = pod_config("faulty");
+    config.annotations = annotated(&[("fault", fault)]);
+    let (faulty, well) = (cri.run_pod(config.clone()).await, cri.run_pod(pod_config("well")).await);
+    let stop = async |id: &str| {
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        cri.runtime().stop_pod_sandbox(request).await
+    };
+    stop(&well).await.expect("another pod");
+    // A unique part of the id is enough, as everywhere.
+    assert_eq!(stop(&faulty[..12]).await.expect_err("stuck once").message(), "stuck");
+    stop(&faulty).await.expect("once is over");
+
+    config.annotations = annotated(&[("fault", "StopPodSandbox:sometime=hang")]);
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config),
+        ..Default::default()
+    };
+    let status = cri
+        .runtime()
+        .run_pod_sandbox(request)
+        .await
+        .expect_err("a bad annotation");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(
+        status
+            .message()
+            .starts_with("annotation fake-cri.dev/fault: column 16: expected a point"),
+        "{status:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_hang_holds_up_neither_other_calls_nor_the_end() {
+    let cri = Cri::with(builder().fault("Version:before=hang")).await;
+    let mut client = cri.runtime();
+    let hanging = tokio::spawn(async move { client.version(v1::VersionRequest::default()).await });
+    let control = cri.process.control();
+    while control.list_faults().await.expect("a list")[0].fired == 0 {
+        tokio::task::yield_now().await;
+    }
+    cri.runtime()
+        .status(v1::StatusRequest::default())
+        .await
+        .expect("another call");
+    let start = Instant::now();
+    assert!(cri.process.shutdown().await.is_some_and(|status| status.success()));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    hanging.await.expect("no panic").expect_err("the server is gone");
+}
+
+#[tokio::test]
+async fn conditions_are_what_status_says() {
+    let cri = Cri::start().await;
+    let ready = async || {
+        let answer = cri
+            .runtime()
+            .status(v1::StatusRequest::default())
+            .await
+            .expect("a status")
+            .into_inner();
+        let conditions = answer.status.expect("a status").conditions;
+        let ready = |kind| {
+            conditions
+                .iter()
+                .any(|condition| condition.r#type == kind && condition.status)
+        };
+        (ready("RuntimeReady"), ready("NetworkReady"))
+    };
+    assert_eq!(ready().await, (true, true));
+    cri.process
+        .control()
+        .set_conditions(None, Some(false))
+        .await
+        .expect("an answer");
+    assert_eq!(ready().await, (true, false));
+    cri.process
+        .control()
+        .set_conditions(Some(false), Some(true))
+        .await
+        .expect("an answer");
+    assert_eq!(ready().await, (false, true));
+}
+
+#[tokio::test]
+async fn neither_journal_nor_log_holds_a_secret() {
+    const SECRET: &str = "correct-horse-battery-staple";
+    let mut cri = Cri::with(builder().env("FAKE_CRI_LOG", "trace")).await;
+    let pull = v1::PullImageRequest {
+        image: Some(cri::image("registry.example/private")),
+        auth: Some(v1::AuthConfig {
+            username: SECRET.to_owned(),
+            password: SECRET.to_owned(),
+            registry_token: SECRET.to_owned(),
+            ..Default::default()
+        }),
+        sandbox_config: None,
+    };
+    cri.images().pull_image(pull).await.expect("the image is pulled");
+    let pod = cri.pod("secrets").await;
+    let mut config = cri::container_config("app");
+    config.envs = vec![v1::KeyValue {
+        key: "TOKEN".to_owned(),
+        value: SECRET.into(),
+    }];
+    let last_applied = "kubectl.kubernetes.io/last-applied-configuration";
+    config.annotations = [(last_applied.to_owned(), SECRET.to_owned())].into();
+    let id = pod.run(config).await;
+    cri.verbose(&id).await.expect("a status");
+    cri.stop(&id, 0).await.expect("it stops");
+    cri.remove(&id).await.expect("it goes");
+    let journal = cri.process.control().journal(0).await.expect("the journal");
+    let names = ["PullImage", "CreateContainer", "ContainerStatus"];
+    assert!(
+        names
+            .iter()
+            .all(|name| journal.iter().any(|entry| entry.method.ends_with(name)))
+    );
+    let created = journal
+        .iter()
+        .find(|entry| entry.method.ends_with("CreateContainer"))
+        .expect("it was there");
+    assert!(
+        created.request.contains("TOKEN") && created.request.contains(last_applied),
+        "{}",
+        created.request
+    );
+    assert!(!format!("{journal:?}").contains(SECRET));
+    drop(pod);
+    cri.process.kill().await;
+    let log = cri.process.log();
+    assert!(log.contains("CreateContainer"), "the log was on");
+    let leak = log.lines().find(|line| line.contains(SECRET));
+    assert_eq!(leak, None);
+}
+
+#[tokio::test]
+async fn the_journal_can_be_followed_while_calls_come() {
+    let cri = Cri::start().await;
+    let mut entries = cri.process.control().follow_journal(0).await.expect("a stream");
+    for sequence in 1..=3 {
+        cri.runtime()
+            .version(v1::VersionRequest::default())
+            .await
+            .expect("a version");
+        let entry = tokio::time::timeout(cri::PATIENCE, entries.next())
+            .await
+            .expect("it comes at once");
+        let entry = entry.expect("it goes on").expect("no error");
+        assert_eq!(
+            (entry.sequence, entry.method.as_str()),
+            (sequence, "RuntimeService/Version")
+        );
+        assert!(entry.response.contains("fake-cri"), "{}", entry.response);
+    }
+}
