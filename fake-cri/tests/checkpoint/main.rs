@@ -2,6 +2,9 @@
 //!
 //! The processes are this test program itself, started again as a workload ([`workload`]), or `sleep`.
 
+mod archive;
 mod host;
 mod smoke;
+#[cfg(target_arch = "x86_64")]
+mod truth;
 mod workload;

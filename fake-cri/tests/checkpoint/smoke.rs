@@ -5,6 +5,7 @@ use std::{os::unix::fs::MetadataExt as _, path::Path, process::Command};
 use fake_cri::checkpoint::{self, Phase};
 
 use crate::{
+    archive::Contents,
     host::{TestHost, assert_holds, assert_runs_free, job},
     workload::Sleeper,
 };
@@ -28,6 +29,27 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
         [Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish]
     );
     assert!(host.exits.lock().unwrap().is_empty());
+    let contents = Contents::read(&job.location);
+    let pid = sleeper.pid();
+    let images = ["descriptors.json", "inventory.img", "pstree.img"].map(str::to_owned);
+    let of_process = ["core", "ids", "mm", "pagemap", "fs"].map(|name| format!("{name}-{pid}.img"));
+    let last = ["fdinfo-1.img", "files.img", "seccomp.img", "pages-1.img"].map(str::to_owned);
+    let images = images.into_iter().chain(of_process).chain(last);
+    let others = [
+        "config.dump",
+        "spec.dump",
+        "status.dump",
+        "status",
+        "container.log",
+        "rootfs-diff.tar",
+        "stats-dump",
+        "dump.log",
+    ];
+    let expected: Vec<_> = std::iter::once("checkpoint/".to_owned())
+        .chain(images.map(|name| format!("checkpoint/{name}")))
+        .chain(others.map(str::to_owned))
+        .collect();
+    assert_eq!(contents.order, expected);
     let listed = Command::new("tar").arg("tf").arg(&job.location).output().expect("tar");
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     if let Some(keep) = std::env::var_os("KEEP_ARCHIVE") {

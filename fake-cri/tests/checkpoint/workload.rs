@@ -1,6 +1,23 @@
-//! Processes to checkpoint.
+//! Processes to checkpoint: `sleep`, and this test program itself in many shapes.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::descendants;
 
 /// A child process that is killed and reaped with its guard.
 pub(crate) struct Sleeper(Child);
@@ -22,7 +39,416 @@ impl Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.0.kill().expect("it is our child");
-        self.0.wait().expect("it is our child");
+        // A checkpoint that killed it may have reaped it, too.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The environment variable that makes [`workload`] one.
+const SHAPE: &str = "CHECKPOINT_WORKLOAD";
+/// The size of a page.
+pub(crate) const PAGE: u64 = 4096;
+
+/// What a workload is made of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Shape {
+    /// Threads that count without rest.
+    pub(crate) spinning: usize,
+    /// Threads that sleep, each in another system call.
+    pub(crate) sleeping: usize,
+    /// Child processes of the same shape, without children of their own.
+    pub(crate) children: usize,
+    /// A child that has ended and is not waited for.
+    pub(crate) zombie: bool,
+    /// Private memory, of which every second page is written.
+    pub(crate) sparse_pages: u64,
+    /// Private memory that is only read.
+    pub(crate) zero_pages: u64,
+    /// Shared anonymous memory, of which every third page is written.
+    pub(crate) shared_pages: u64,
+    /// Files of all kinds, below this folder.
+    pub(crate) files: Option<std::path::PathBuf>,
+    /// Not answered by a loop over standard input but slept for ever.
+    pub(crate) child: bool,
+}
+
+/// What a workload says of itself when it is ready.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Layout {
+    /// Where mappings are, by their name in [`Shape`].
+    pub(crate) mappings: HashMap<String, (u64, u64)>,
+    /// Which descriptor is which.
+    pub(crate) descriptors: HashMap<String, i32>,
+}
+
+/// A running workload. It ends with its guard, and all its children do.
+pub(crate) struct Workload {
+    child: Child,
+    input: Mutex<ChildStdin>,
+    output: Mutex<BufReader<ChildStdout>>,
+    pub(crate) layout: Layout,
+}
+
+impl Workload {
+    /// Starts one and waits until it is in its shape.
+    pub(crate) fn start(shape: &Shape) -> Self {
+        let mut child = command(shape)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this test program");
+        let input = Mutex::new(child.stdin.take().expect("piped"));
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        let layout = loop {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).expect("readable"), 0, "the workload ended");
+            // The test harness of the workload says things of its own, also on the same line.
+            if let Some((_, layout)) = line.split_once("ready ") {
+                break serde_json::from_str(layout.trim()).expect("a layout");
+            }
+        };
+        Self {
+            child,
+            input,
+            output: Mutex::new(output),
+            layout,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Asks it for its counter, which its threads move on.
+    pub(crate) fn count(&self) -> u64 {
+        self.input.lock().unwrap().write_all(b"count\n").expect("it listens");
+        let mut line = String::new();
+        self.output.lock().unwrap().read_line(&mut line).expect("it answers");
+        line.trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        for process in descendants(self.pid()) {
+            // SIGKILL ends what is stopped, too.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(process.pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn command(shape: &Shape) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("it runs"));
+    command
+        .args([
+            "--exact",
+            "workload::workload",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(SHAPE, serde_json::to_string(shape).expect("plain"))
+        .stdin(Stdio::piped());
+    command
+}
+
+#[test]
+#[ignore = "no test: what the other tests checkpoint"]
+fn workload() {
+    let Some(shape) = std::env::var(SHAPE).ok() else {
+        return;
+    };
+    let shape: Shape = serde_json::from_str(&shape).expect("a shape");
+    let mut layout = Layout::default();
+    let memory = Memory::lay_out(&shape, &mut layout);
+    let files = shape.files.as_deref().map(|folder| Files::open(folder, &mut layout));
+    let counter = Arc::new(AtomicU64::new(0));
+    start_threads(&shape, &counter);
+    let children = start_children(&shape);
+    println!("ready {}", serde_json::to_string(&layout).expect("plain"));
+    for line in std::io::stdin().lock().lines() {
+        if line.is_ok_and(|line| line == "count") {
+            println!("{}", counter.fetch_add(1, Ordering::SeqCst));
+        }
+    }
+    drop((memory, files, children));
+    std::process::exit(0);
+}
+
+fn start_threads(shape: &Shape, counter: &Arc<AtomicU64>) {
+    for _ in 0..shape.spinning {
+        let counter = Arc::clone(counter);
+        thread::spawn(move || {
+            let mut float = 1.5_f64;
+            loop {
+                counter.fetch_add(1, Ordering::Relaxed);
+                float = std::hint::black_box(float.sqrt() + 1.0);
+            }
+        });
+    }
+    for index in 0..shape.sleeping {
+        thread::Builder::new()
+            .name(format!("sleeper-{index}"))
+            .spawn(move || match index % 3 {
+                0 => thread::sleep(Duration::from_secs(10_000)),
+                1 => thread::park(),
+                _ => {
+                    let (mut reader, writer) = std::io::pipe().expect("pipe");
+                    let _ = reader.read(&mut [0]);
+                    drop(writer);
+                }
+            })
+            .expect("thread");
+    }
+}
+
+fn start_children(shape: &Shape) -> Vec<Child> {
+    let of_child = Shape {
+        children: 0,
+        zombie: false,
+        child: true,
+        ..shape.clone()
+    };
+    // Each ends when its standard input does, which is when this process ends.
+    let mut children: Vec<_> = (0..shape.children)
+        .map(|_| {
+            let mut child = command(&of_child).stdout(Stdio::piped()).spawn().expect("child");
+            let mut output = BufReader::new(child.stdout.take().expect("piped"));
+            let mut line = String::new();
+            while !line.contains("ready ") {
+                line.clear();
+                assert_ne!(output.read_line(&mut line).expect("readable"), 0, "the child ended");
+            }
+            child.stdout = Some(output.into_inner());
+            child
+        })
+        .collect();
+    if shape.zombie {
+        let child = Command::new("true").spawn().expect("true");
+        let stat = format!("/proc/{}/stat", child.id());
+        while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z ")) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        children.push(child);
+    }
+    children
+}
+
+/// Mappings of many kinds.
+struct Memory;
+
+impl Memory {
+    fn lay_out(shape: &Shape, layout: &mut Layout) -> Self {
+        use nix::sys::mman::{MapFlags, ProtFlags};
+        let mut place = |name: &str, pages: u64, flags: MapFlags| {
+            (pages > 0).then(|| {
+                let mapping = mapping::Mapping::new(pages * PAGE, flags);
+                layout.mappings.insert(name.to_owned(), (mapping.start(), pages * PAGE));
+                mapping
+            })
+        };
+        if let Some(mut sparse) = place("sparse", shape.sparse_pages, MapFlags::MAP_PRIVATE) {
+            for page in (1..shape.sparse_pages).step_by(2) {
+                for (index, byte) in sparse.page(page).iter_mut().enumerate() {
+                    *byte = (page as usize * 31 + index * 7) as u8;
+                }
+            }
+        }
+        if let Some(mut zero) = place("zero", shape.zero_pages, MapFlags::MAP_PRIVATE) {
+            for page in 0..shape.zero_pages {
+                assert_eq!(zero.page(page)[17], 0);
+            }
+        }
+        if let Some(mut shared) = place("shared", shape.shared_pages, MapFlags::MAP_SHARED) {
+            for page in (0..shape.shared_pages).step_by(3) {
+                shared.page(page).fill(page as u8 | 0x80);
+            }
+        }
+        if let Some(mut hidden) = place("hidden", u64::from(shape.sparse_pages > 0), MapFlags::MAP_PRIVATE) {
+            hidden.page(0).fill(0x5a);
+            hidden.protect(ProtFlags::PROT_NONE);
+        }
+        place(
+            "untouched",
+            u64::from(shape.sparse_pages > 0) << 18,
+            MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+        );
+        Self
+    }
+}
+
+/// Open files of many kinds, and mappings of one.
+struct Files(#[expect(dead_code, reason = "held open")] Vec<Box<dyn std::any::Any>>);
+
+impl Files {
+    fn open(folder: &Path, layout: &mut Layout) -> Self {
+        use nix::sys::{
+            mman::MapFlags,
+            timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+        };
+        let path = |name: &str| folder.join(format!("{}-{name}", std::process::id()));
+        let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
+        let mut descriptors = HashMap::new();
+        let mut all = OpenOptions::new();
+        all.read(true).write(true).create(true);
+
+        let mut offset = all.open(path("offset")).expect("open");
+        offset.write_all(&[7; 5 * PAGE as usize]).expect("write");
+        offset.seek(SeekFrom::Start(1234)).expect("seek");
+        let twin = offset.try_clone().expect("dup");
+        let reopened = File::open(path("offset")).expect("open");
+        let append = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path("append"))
+            .expect("open");
+        let mut deleted = all.open(path("deleted")).expect("open");
+        deleted.write_all(b"nobody finds me").expect("write");
+        fs::remove_file(path("deleted")).expect("remove");
+        let directory = File::open(folder).expect("open");
+        let (reader, mut writer) = std::io::pipe().expect("pipe");
+        writer.write_all(b"unread").expect("write");
+        let event = events::counter(42);
+        let epoll = events::watching(&event, 99);
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty()).expect("timerfd");
+        timer
+            .set(
+                Expiration::OneShot(Duration::from_secs(5000).into()),
+                TimerSetTimeFlags::empty(),
+            )
+            .expect("set");
+        let (left, right) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+
+        for (name, mode) in [
+            ("private", MapFlags::MAP_PRIVATE),
+            ("shared-file", MapFlags::MAP_SHARED),
+        ] {
+            let mut mapping = mapping::Mapping::of(&offset, 5 * PAGE, mode);
+            layout.mappings.insert(name.to_owned(), (mapping.start(), 5 * PAGE));
+            assert_eq!(mapping.page(1)[0], 7);
+            if name == "private" {
+                mapping.page(2)[0] = 8;
+            }
+        }
+        for (name, fd) in [
+            ("offset", offset.as_fd()),
+            ("twin", twin.as_fd()),
+            ("reopened", reopened.as_fd()),
+            ("append", append.as_fd()),
+            ("deleted", deleted.as_fd()),
+            ("directory", directory.as_fd()),
+            ("reader", reader.as_fd()),
+            ("writer", writer.as_fd()),
+            ("event", event.as_fd()),
+            ("epoll", epoll.as_fd()),
+            ("timer", timer.as_fd()),
+            ("left", left.as_fd()),
+            ("right", right.as_fd()),
+            ("listener", listener.as_fd()),
+        ] {
+            descriptors.insert(name.to_owned(), fd.as_raw_fd());
+        }
+        layout.descriptors = descriptors;
+        held.push(Box::new((offset, twin, reopened, append, deleted, directory)));
+        held.push(Box::new((reader, writer, event, epoll, timer)));
+        held.push(Box::new((left, right, listener)));
+        Self(held)
+    }
+}
+
+/// Descriptors that no crate in use makes.
+mod events {
+    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+    /// An eventfd with this counter.
+    #[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
+    pub(super) fn counter(value: u32) -> OwnedFd {
+        // SAFETY: a new descriptor, which nobody else owns.
+        unsafe {
+            let fd = libc::eventfd(value, 0);
+            assert!(fd >= 0, "eventfd");
+            OwnedFd::from_raw_fd(fd)
+        }
+    }
+
+    /// An epoll descriptor that watches another, with this data.
+    #[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
+    pub(super) fn watching(watched: &OwnedFd, data: u64) -> OwnedFd {
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: data,
+        };
+        // SAFETY: a new descriptor, which nobody else owns; the event lives through the call.
+        unsafe {
+            let fd = libc::epoll_create1(0);
+            assert!(fd >= 0, "epoll");
+            let added = libc::epoll_ctl(fd, libc::EPOLL_CTL_ADD, watched.as_raw_fd(), &raw mut event);
+            assert_eq!(added, 0, "epoll_ctl");
+            OwnedFd::from_raw_fd(fd)
+        }
+    }
+}
+
+/// Memory at a place of its own.
+mod mapping {
+    use std::{fs::File, num::NonZero, ptr::NonNull};
+
+    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
+
+    use super::PAGE;
+
+    /// A mapping that stays until the process ends.
+    pub(super) struct Mapping {
+        start: NonNull<libc::c_void>,
+        length: u64,
+    }
+
+    #[expect(unsafe_code, reason = "what a workload maps is what the tests are about")]
+    impl Mapping {
+        pub(super) fn new(length: u64, flags: MapFlags) -> Self {
+            let size = NonZero::new(length as usize).expect("not empty");
+            let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: a new mapping where the kernel wants it; the advice keeps huge pages from blurring what was touched.
+            let start = unsafe {
+                let start = mmap_anonymous(None, size, access, flags).expect("mmap");
+                if flags.contains(MapFlags::MAP_PRIVATE) {
+                    madvise(start, size.get(), MmapAdvise::MADV_NOHUGEPAGE).expect("madvise");
+                }
+                start
+            };
+            Self { start, length }
+        }
+
+        pub(super) fn of(file: &File, length: u64, flags: MapFlags) -> Self {
+            let size = NonZero::new(length as usize).expect("not empty");
+            let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: a new mapping where the kernel wants it, of a file that nobody cuts.
+            let start = unsafe { mmap(None, size, access, flags, file, 0) }.expect("mmap");
+            Self { start, length }
+        }
+
+        pub(super) fn start(&self) -> u64 {
+            self.start.as_ptr().addr() as u64
+        }
+
+        pub(super) fn page(&mut self, index: u64) -> &mut [u8] {
+            assert!((index + 1) * PAGE <= self.length);
+            // SAFETY: the page is inside of the mapping, readable and writable, and borrowed exclusively.
+            unsafe {
+                let page = self.start.cast::<u8>().add((index * PAGE) as usize);
+                std::slice::from_raw_parts_mut(page.as_ptr(), PAGE as usize)
+            }
+        }
+
+        pub(super) fn protect(&mut self, access: ProtFlags) {
+            // SAFETY: nothing borrows the mapping.
+            unsafe { mprotect(self.start, self.length as usize, access) }.expect("mprotect");
+        }
     }
 }

@@ -369,13 +369,16 @@ fn mm(
 fn fit_auxiliary(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
     let end = words.chunks_exact(2).position(|pair| pair[0] == 0);
     words.truncate(end.map_or(words.len(), |pairs| pairs * 2));
-    if words.len() > MOST_AUXILIARY - 2 {
-        let rest = words.split_off(MOST_AUXILIARY - 2);
+    if words.len() > MOST_AUXILIARY {
+        let rest = words.split_off(MOST_AUXILIARY);
         log.lost(format_args!(
             "pid {pid}: the last {} words of its auxiliary vector",
             rest.len()
         ));
     }
-    words.extend([0, 0]);
+    // The pair of zeroes at the end need not be there: who restores the vector ends it anyway.
+    if words.len() + 2 <= MOST_AUXILIARY {
+        words.extend([0, 0]);
+    }
     words
 }

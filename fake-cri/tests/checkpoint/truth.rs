@@ -1,0 +1,442 @@
+//! The archive says what is: registers, mappings, descriptors and every page, against ptrace and `/proc` at the freeze.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    sync::Mutex,
+};
+
+use cri_proto::criu::message::{CoreEntry, FdTypes, UserX86RegsEntry};
+use fake_cri::checkpoint::{self, Phase};
+use nix::{
+    sys::ptrace::{self, regset},
+    unistd::Pid,
+};
+use rstest::rstest;
+
+use crate::{
+    archive::Contents,
+    host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
+    workload::{PAGE, Shape, Workload},
+};
+
+/// One process as it stood still.
+#[derive(Debug, Default)]
+struct Process {
+    parent: i32,
+    zombie: bool,
+    registers: BTreeMap<i32, (libc::user_regs_struct, libc::user_fpregs_struct)>,
+    /// Addresses, access and name of each mapping.
+    mappings: Vec<(Range<u64>, String, String)>,
+    /// Target, position and flags of each descriptor.
+    descriptors: BTreeMap<i32, (PathBuf, u64, u32)>,
+    /// The content of each page that the page map calls present or swapped in a private mapping, with the entry.
+    pages: BTreeMap<u64, (u64, Vec<u8>)>,
+}
+
+/// Looks at everything; called by the tracer's thread while all stand still.
+fn look(init: i32) -> BTreeMap<i32, Process> {
+    descendants(init)
+        .into_iter()
+        .map(|process| (process.pid, look_at(process.pid)))
+        .collect()
+}
+
+fn look_at(pid: i32) -> Process {
+    let (state, parent, _) = stat(pid).unwrap();
+    let mut process = Process {
+        parent,
+        zombie: state == 'Z',
+        ..Process::default()
+    };
+    if process.zombie {
+        return process;
+    }
+    for entry in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let tid: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        assert_eq!(stat(tid).unwrap().0, 't', "thread {tid} does not stand still");
+        let general = ptrace::getregset::<regset::NT_PRSTATUS>(Pid::from_raw(tid)).unwrap();
+        let floating = ptrace::getregset::<regset::NT_PRFPREG>(Pid::from_raw(tid)).unwrap();
+        process.registers.insert(tid, (general, floating));
+    }
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    for line in fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines() {
+        let words: Vec<_> = line.splitn(6, ' ').collect();
+        let (start, end) = words[0].split_once('-').unwrap();
+        let hex = |text| u64::from_str_radix(text, 16).unwrap();
+        let range = hex(start)..hex(end);
+        let name = words[5].split_once(words[4]).map_or(words[5], |(_, name)| name).trim();
+        let name = if words[4].len() + 1 > words[5].len() { "" } else { name };
+        let name = name.to_owned();
+        if words[1].ends_with('p') && !name.starts_with("[v") {
+            let mut entries = vec![0; ((range.end - range.start) / PAGE * 8) as usize];
+            pagemap.read_exact_at(&mut entries, range.start / PAGE * 8).unwrap();
+            for (index, entry) in entries.chunks_exact(8).enumerate() {
+                let entry = u64::from_ne_bytes(entry.try_into().unwrap());
+                if entry >> 62 != 0 {
+                    let address = range.start + index as u64 * PAGE;
+                    let mut page = vec![0; PAGE as usize];
+                    memory.read_exact_at(&mut page, address).unwrap();
+                    process.pages.insert(address, (entry, page));
+                }
+            }
+        }
+        process.mappings.push((range, words[1].to_owned(), name));
+    }
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let fd: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
+        let field = |name: &str| {
+            let line = info.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().to_owned()
+        };
+        process.descriptors.insert(
+            fd,
+            (
+                fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap(),
+                field("pos:").parse().unwrap(),
+                u32::from_str_radix(&field("flags:"), 8).unwrap(),
+            ),
+        );
+    }
+    process
+}
+
+#[rstest]
+#[case::one_thread(Shape::default())]
+#[case::threads(Shape { spinning: 3, sleeping: 6, ..Shape::default() })]
+#[case::sparse_memory(Shape { sparse_pages: 6000, zero_pages: 64, ..Shape::default() })]
+#[case::shared_memory(Shape { shared_pages: 100, sparse_pages: 8, ..Shape::default() })]
+#[case::children(Shape { children: 2, spinning: 1, sleeping: 1, sparse_pages: 40, shared_pages: 7, zombie: true, ..Shape::default() })]
+#[case::files(Shape { files: Some(PathBuf::new()), children: 1, spinning: 1, ..Shape::default() })]
+fn the_archive_tells_the_truth(#[case] mut shape: Shape) {
+    let folder = tempfile::tempdir().unwrap();
+    let held = tempfile::tempdir().unwrap();
+    shape.files = shape.files.map(|_| held.path().to_owned());
+    let workload = Workload::start(&shape);
+    let before = workload.count();
+    let truth = Mutex::new(BTreeMap::new());
+    let host = TestHost::with(workload.pid(), |phase| {
+        if phase == Phase::Write {
+            *truth.lock().unwrap() = look(workload.pid());
+        }
+    });
+    let job = job(workload.pid(), folder.path());
+    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    assert_runs_free(workload.pid());
+    assert_holds(folder.path(), &["checkpoint.tar"]);
+    assert!(workload.count() > before, "it does not go on");
+
+    let contents = Contents::read(&job.location);
+    let truth = std::mem::take(&mut *truth.lock().unwrap());
+    assert_eq!(report.processes, truth.len());
+    assert_eq!(
+        report.threads,
+        truth.values().map(|process| process.registers.len()).sum::<usize>()
+    );
+    let pages = contents
+        .members
+        .iter()
+        .filter(|(name, _)| name.starts_with("checkpoint/pages-"));
+    assert_eq!(
+        report.pages * PAGE,
+        pages.map(|(_, bytes)| bytes.len() as u64).sum::<u64>()
+    );
+    tree_is_true(&contents, &truth, workload.pid());
+    for (pid, process) in &truth {
+        if process.zombie {
+            assert_eq!(contents.core(*pid).tc.unwrap().task_state, 2);
+            continue;
+        }
+        for (tid, registers) in &process.registers {
+            registers_are_true(&contents.core(*tid), registers);
+            assert_eq!(contents.core(*tid).tc.is_some(), tid == pid);
+        }
+        mappings_are_true(&contents, *pid, process);
+        pages_are_true(&contents, *pid, process);
+        descriptors_are_true(&contents, *pid, process);
+    }
+    layout_is_true(&contents, &workload, &truth[&workload.pid()]);
+}
+
+fn tree_is_true(contents: &Contents, truth: &BTreeMap<i32, Process>, init: i32) {
+    let tree = contents.tree();
+    assert_eq!(tree[0].pid, init as u32);
+    assert_eq!(tree[0].ppid, 0);
+    let mut seen = BTreeSet::from([0]);
+    for entry in &tree {
+        let process = &truth[&(entry.pid as i32)];
+        assert!(seen.contains(&entry.ppid), "a child before its parent");
+        seen.insert(entry.pid);
+        if entry.ppid != 0 {
+            assert_eq!(entry.ppid as i32, process.parent);
+        }
+        let threads: BTreeSet<_> = entry.threads.iter().map(|tid| *tid as i32).collect();
+        let expected: BTreeSet<_> = process.registers.keys().copied().chain([entry.pid as i32]).collect();
+        assert_eq!(threads, expected);
+        assert_eq!(entry.threads[0], entry.pid);
+    }
+    assert_eq!(tree.len(), truth.len());
+}
+
+fn registers_are_true(core: &CoreEntry, (general, floating): &(libc::user_regs_struct, libc::user_fpregs_struct)) {
+    let info = core.thread_info.as_ref().expect("x86");
+    let mut expected = *general;
+    // An interrupted system call is set back to before it (facts of CRIU).
+    if (expected.orig_rax as i64) >= 0 {
+        match expected.rax as i64 {
+            -514..=-512 => {
+                expected.rax = expected.orig_rax;
+                expected.rip -= 2;
+            }
+            -516 => expected.rax = -4_i64 as u64,
+            _ => {}
+        }
+    }
+    assert_eq!(
+        info.gpregs,
+        UserX86RegsEntry {
+            r15: expected.r15,
+            r14: expected.r14,
+            r13: expected.r13,
+            r12: expected.r12,
+            bp: expected.rbp,
+            bx: expected.rbx,
+            r11: expected.r11,
+            r10: expected.r10,
+            r9: expected.r9,
+            r8: expected.r8,
+            ax: expected.rax,
+            cx: expected.rcx,
+            dx: expected.rdx,
+            si: expected.rsi,
+            di: expected.rdi,
+            orig_ax: expected.orig_rax,
+            ip: expected.rip,
+            cs: expected.cs,
+            flags: expected.eflags,
+            sp: expected.rsp,
+            ss: expected.ss,
+            fs_base: expected.fs_base,
+            gs_base: expected.gs_base,
+            ds: expected.ds,
+            es: expected.es,
+            fs: expected.fs,
+            gs: expected.gs,
+            mode: Some(1),
+        }
+    );
+    let fpregs = &info.fpregs;
+    assert_eq!(
+        (fpregs.cwd, fpregs.swd),
+        (u32::from(floating.cwd), u32::from(floating.swd))
+    );
+    assert_eq!((fpregs.mxcsr, fpregs.mxcsr_mask), (floating.mxcsr, floating.mxcr_mask));
+    assert_eq!(fpregs.st_space, floating.st_space);
+    assert_eq!(fpregs.xmm_space, floating.xmm_space);
+    let xsave = fpregs.xsave.as_ref().expect("every x86-64 with AVX has it");
+    if is_x86_feature_detected!("avx") {
+        assert_eq!(xsave.ymmh_space.len(), 64);
+    }
+    if is_x86_feature_detected!("avx512f") {
+        assert_eq!(
+            (xsave.opmask_reg.len(), xsave.zmm_upper.len(), xsave.hi16_zmm.len()),
+            (8, 64, 128)
+        );
+    }
+}
+
+fn mappings_are_true(contents: &Contents, pid: i32, process: &Process) {
+    let mm = contents.mm(pid);
+    let mut expected: Vec<(Range<u64>, String)> = Vec::new();
+    for (range, access, name) in &process.mappings {
+        match expected.last_mut() {
+            Some(last) if name.starts_with("[vvar") && last.0.end == range.start && last.1 == "r--p[vvar" => {
+                last.0.end = range.end;
+            }
+            _ if name.starts_with("[vvar") => expected.push((range.clone(), format!("{access}[vvar"))),
+            _ => expected.push((range.clone(), access.clone())),
+        }
+    }
+    let found: Vec<_> = mm
+        .vmas
+        .iter()
+        .map(|vma| {
+            let bit = |bit: u32, letter| if vma.prot & bit != 0 { letter } else { '-' };
+            let sharing = if vma.flags & 1 != 0 { 's' } else { 'p' };
+            let mut access = String::from_iter([bit(1, 'r'), bit(2, 'w'), bit(4, 'x'), sharing]);
+            if vma.status & (1 << 12) != 0 {
+                access.push_str("[vvar");
+            }
+            (vma.start..vma.end, access)
+        })
+        .collect();
+    assert_eq!(found, expected);
+    let exe = contents.file(mm.exe_file_id).reg.expect("the executable is a file");
+    assert_eq!(
+        exe.name,
+        fs::read_link(format!("/proc/{pid}/exe")).unwrap().to_str().unwrap()
+    );
+    for vma in mm.vmas.iter().filter(|vma| vma.status & (1 << 6 | 1 << 7) != 0) {
+        let name = &process
+            .mappings
+            .iter()
+            .find(|(range, ..)| range.start == vma.start)
+            .unwrap()
+            .2;
+        let file = contents.file(vma.shmid as u32).reg.expect("a mapped file");
+        assert_eq!(&file.name, name);
+    }
+}
+
+fn pages_are_true(contents: &Contents, pid: i32, process: &Process) {
+    let found = contents.pages(&format!("pagemap-{pid}.img"));
+    let mapping_of = |address: u64| {
+        process
+            .mappings
+            .iter()
+            .find(|(range, ..)| range.contains(&address))
+            .expect("mapped")
+    };
+    for (address, page) in &found {
+        if mapping_of(*address).2 == "[vdso]" {
+            continue;
+        }
+        let (_, truth) = process
+            .pages
+            .get(address)
+            .unwrap_or_else(|| panic!("{address:x} holds nothing"));
+        assert!(page == truth, "the page at {address:x} is another");
+    }
+    for (address, (entry, page)) in &process.pages {
+        let of_file = entry >> 61 & 1 != 0 && !mapping_of(*address).2.is_empty();
+        let zero = page.iter().all(|byte| *byte == 0);
+        // What is left out is the file's own, or zero.
+        if !found.contains_key(address) {
+            assert!(of_file || zero, "the page at {address:x} is missing");
+        }
+    }
+    assert!(
+        process
+            .mappings
+            .iter()
+            .filter(|mapping| mapping.2 == "[vdso]")
+            .all(|(range, ..)| {
+                range
+                    .clone()
+                    .step_by(PAGE as usize)
+                    .all(|address| found.contains_key(&address))
+            })
+    );
+}
+
+fn descriptors_are_true(contents: &Contents, pid: i32, process: &Process) {
+    let table = contents.descriptors(pid);
+    assert_eq!(
+        table.keys().copied().collect::<Vec<_>>(),
+        process.descriptors.keys().copied().collect::<Vec<_>>()
+    );
+    for (fd, (target, position, flags)) in &process.descriptors {
+        let entry = &table[fd];
+        assert_eq!(
+            entry.flags == 1,
+            flags & libc::O_CLOEXEC as u32 != 0,
+            "close-on-exec of {fd}"
+        );
+        let file = contents.file(entry.id);
+        assert_eq!(file.r#type, entry.r#type);
+        let plain_flags = flags & !(libc::O_CLOEXEC as u32);
+        let target = target.to_str().unwrap();
+        if let Some(file) = file.reg {
+            assert_eq!(file.name, target.strip_suffix(" (deleted)").unwrap_or(target));
+            assert_eq!((file.pos, file.flags), (*position, plain_flags));
+        } else if let Some(pipe) = file.pipe {
+            assert_eq!(format!("pipe:[{}]", pipe.pipe_id), target);
+            assert_eq!(pipe.flags, plain_flags);
+        } else if let Some(socket) = file.usk {
+            assert_eq!(format!("socket:[{}]", socket.ino), target);
+        } else if let Some(socket) = file.isk {
+            assert_eq!(format!("socket:[{}]", socket.ino), target);
+        } else {
+            assert!(target.starts_with("anon_inode:"), "{target}: {file:?}");
+        }
+    }
+}
+
+/// What the workload knows of itself.
+fn layout_is_true(contents: &Contents, workload: &Workload, process: &Process) {
+    let pid = workload.pid();
+    let pages = contents.pages(&format!("pagemap-{pid}.img"));
+    let in_range = |name: &str| {
+        let (start, length) = *workload.layout.mappings.get(name)?;
+        Some(
+            pages
+                .range(start..start + length)
+                .map(|(address, _)| (address - start) / PAGE)
+                .collect::<Vec<_>>(),
+        )
+    };
+    if let Some(sparse) = in_range("sparse") {
+        let (_, length) = workload.layout.mappings["sparse"];
+        assert_eq!(sparse, (1..length / PAGE).step_by(2).collect::<Vec<_>>());
+        assert_eq!(
+            in_range("hidden"),
+            Some(vec![0]),
+            "a page that the process itself may not read"
+        );
+        assert_eq!(in_range("untouched"), Some(vec![]));
+    }
+    if let Some(zero) = in_range("zero") {
+        assert_eq!(zero, [0; 0], "the zero page is left out");
+    }
+    if let Some((start, length)) = workload.layout.mappings.get("shared") {
+        let vmas = contents.mm(pid).vmas;
+        let vma = vmas.iter().find(|vma| vma.start == *start).unwrap();
+        assert_ne!(vma.status & (1 << 8), 0);
+        let shared = contents.pages(&format!("pagemap-shmem-{}.img", vma.shmid));
+        let expected: BTreeMap<u64, Vec<u8>> = (0..length / PAGE)
+            .step_by(3)
+            .map(|page| (page * PAGE, vec![page as u8 | 0x80; PAGE as usize]))
+            .collect();
+        assert!(shared == expected);
+    }
+    let Some(descriptors) = Some(&workload.layout.descriptors).filter(|all| !all.is_empty()) else {
+        return;
+    };
+    assert_eq!(in_range("private"), Some(vec![2]), "the copied page alone");
+    assert_eq!(in_range("shared-file"), Some(vec![]));
+    let table = contents.descriptors(pid);
+    let file = |name: &str| contents.file(table[&descriptors[name]].id);
+    assert_eq!(file("offset").id, file("twin").id, "one open file");
+    assert_ne!(file("offset").id, file("reopened").id);
+    let regular = |name: &str| file(name).reg.unwrap_or_else(|| panic!("{name} is no file"));
+    assert_eq!((regular("offset").pos, regular("offset").size), (1234, Some(5 * PAGE)));
+    assert_eq!(regular("append").size, None);
+    assert!(
+        process.descriptors[&descriptors["deleted"]]
+            .0
+            .to_str()
+            .unwrap()
+            .ends_with(" (deleted)")
+    );
+    assert_eq!(regular("directory").mode.unwrap() & libc::S_IFMT, libc::S_IFDIR);
+    assert_eq!(
+        file("reader").pipe.unwrap().pipe_id,
+        file("writer").pipe.unwrap().pipe_id
+    );
+    assert_eq!(file("event").efd.unwrap().counter, 42);
+    let epoll = file("epoll").epfd.unwrap();
+    assert_eq!((epoll.tfd.len(), epoll.tfd[0].data), (1, 99));
+    assert_eq!(epoll.tfd[0].tfd, descriptors["event"] as u32);
+    let timer = file("timer").tfd.unwrap();
+    assert!((4000..5000).contains(&timer.vsec) && timer.isec == 0, "{timer:?}");
+    assert_eq!(file("left").r#type(), FdTypes::Unixsk);
+    let listener = file("listener").isk.unwrap();
+    assert_eq!((listener.state, listener.src_addr), (10, vec![0x0100_007f]));
+    let log = String::from_utf8(contents.members["dump.log"].clone()).unwrap();
+    assert!(log.contains("the content of the deleted file"), "{log}");
+}
