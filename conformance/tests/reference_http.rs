@@ -104,7 +104,7 @@ async fn rules_decide_second() {
     bench.ready().await;
     assert_eq!(bench.post(APP).await.status(), StatusCode::OK);
     let bob = bench.client_of(&Who::Token("secret"));
-    for path in [APP, "/checkpoint/no/such/pod", "/checkpoint/too/short", "/checkpoint"] {
+    for path in [APP, "/checkpoint/no/such/pod", "/checkpoint/too/short", "/checkpoint/"] {
         let answer = read(bob.post(bench.url(path)).send().await.unwrap()).await;
         let text = "Forbidden (user=bob, verb=create, resource=nodes, subresource(s)=[checkpoint])\n";
         assert_eq!(answer, (StatusCode::FORBIDDEN, TEXT.into(), text.into()), "{path}");
@@ -163,7 +163,7 @@ async fn the_read_only_port_has_no_checkpoints() {
 #[case::method_before_pod(Method::PUT, "/checkpoint/no/such/pod", 405, "405: Method Not Allowed")]
 #[case::too_few(Method::POST, "/checkpoint/default/web-node", 404, "404: Page Not Found")]
 #[case::too_many(Method::POST, "/checkpoint/default/web-node/app/more", 404, "404: Page Not Found")]
-#[case::bare(Method::POST, "/checkpoint", 404, "404: Page Not Found")]
+#[case::bare(Method::POST, "/checkpoint/", 404, "404: Page Not Found")]
 #[case::shape_before_method(Method::GET, "/checkpoint/a", 404, "404: Page Not Found")]
 #[case::namespace(Method::POST, "/checkpoint/other/web-node/app", 404, "pod does not exist")]
 #[case::pod(Method::POST, "/checkpoint/default/web/app", 404, "pod does not exist")]

@@ -1,7 +1,7 @@
 //! The answers, in the form that Go's HTTP server gives them.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
@@ -26,6 +26,31 @@ pub(super) fn error(status: StatusCode, text: &str) -> Answer {
     answer
         .headers_mut()
         .insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// What `/healthz` says of a kubelet that is well.
+pub(super) fn healthy() -> Answer {
+    let mut answer = with_type(StatusCode::OK, TEXT, "ok");
+    answer
+        .headers_mut()
+        .insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// The request cannot be read.
+pub(super) fn bad_request() -> Answer {
+    let mut answer = with_type(StatusCode::BAD_REQUEST, TEXT, "400 Bad Request");
+    answer
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// A body whose type is not told, as that of logs.
+pub(super) fn untyped(status: StatusCode, body: impl Into<Vec<u8>>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body.into())));
+    *answer.status_mut() = status;
     answer
 }
 

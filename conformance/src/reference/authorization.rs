@@ -76,13 +76,12 @@ impl Authorizer {
     /// Whether some rule allows it; of several subresources one suffices.
     pub(super) fn allows(&self, user: &User, attributes: &Attributes) -> bool {
         let Some(rules) = &self.0 else { return true };
-        let matches = |rule: &&Rule| {
-            let resource = |sub: &&str| rule.resource == "*" || rule.resource == format!("nodes/{sub}");
+        let resource = |rule: &Rule, sub: &str| rule.resource == "*" || rule.resource == format!("nodes/{sub}");
+        rules.iter().any(|rule| {
             rule.names(user)
                 && (rule.verb == "*" || rule.verb == attributes.verb)
-                && attributes.subresources.iter().any(|sub| resource(&sub))
-        };
-        rules.iter().any(|rule| matches(&rule))
+                && attributes.subresources.iter().any(|sub| resource(rule, sub))
+        })
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn handle(pods: &Pods, names: &[String; 3], query: Option<&str>
     let [namespace, pod, name] = names;
     let options = match options(query) {
         Ok(options) => options,
-        Err(text) => return answer::plain(StatusCode::BAD_REQUEST, text),
+        Err((status, text)) => return answer::plain(status, text),
     };
     let Some(known) = pods.find(namespace, pod, false) else {
         return answer::plain(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist"));
@@ -37,18 +37,18 @@ pub(super) async fn handle(pods: &Pods, names: &[String; 3], query: Option<&str>
         Some(log) => log.to_owned(),
         None if options.previous => {
             let text = format!("previous terminated container {name:?} in pod {pod:?} not found");
-            return answer::plain(StatusCode::BAD_REQUEST, text);
+            return answer::untyped(StatusCode::BAD_REQUEST, text);
         }
         None => {
             let reason = container
                 .waiting
                 .map_or_else(|| "ContainerCreating".to_owned(), |(reason, _)| reason);
             let text = format!("container {name:?} in pod {pod:?} is waiting to start: {reason}");
-            return answer::plain(StatusCode::BAD_REQUEST, text);
+            return answer::untyped(StatusCode::BAD_REQUEST, text);
         }
     };
     match tokio::task::spawn_blocking(move || std::fs::read(&log).map_err(|error| (log, error))).await {
-        Ok(Ok(text)) => answer::with_type(StatusCode::OK, answer::TEXT, strip(&text, &options)),
+        Ok(Ok(text)) => answer::untyped(StatusCode::OK, strip(&text, &options)),
         Ok(Err((log, error))) => {
             let text = format!("failed to open log file {:?}: {error}", log.display().to_string());
             answer::plain(StatusCode::BAD_REQUEST, text)
@@ -57,19 +57,20 @@ pub(super) async fn handle(pods: &Pods, names: &[String; 3], query: Option<&str>
     }
 }
 
-fn options(query: Option<&str>) -> Result<Options, &'static str> {
+fn options(query: Option<&str>) -> Result<Options, (StatusCode, &'static str)> {
     let last = |name: &str| route::query_values(query, name).pop().filter(|value| !value.is_empty());
     let number = |name: &str| match last(name) {
         None => Ok(None),
         Some(value) if name == "tail" && value == "all" => Ok(None),
-        Some(value) => value
-            .parse()
-            .map(Some)
-            .map_err(|_| r#"{"message": "Unable to decode query."}"#),
+        Some(value) => match value.parse::<i64>().map(usize::try_from) {
+            Ok(Ok(number)) => Ok(Some(number)),
+            Ok(Err(_)) => Err((StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#)),
+            Err(_) => Err((StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#)),
+        },
     };
     let flag = |name: &str| last(name).is_some_and(|value| value != "false" && value != "0");
     if flag("follow") {
-        return Err("this kubelet does not follow logs");
+        return Err((StatusCode::BAD_REQUEST, "this kubelet does not follow logs"));
     }
     Ok(Options {
         tail: number("tailLines")?.or(number("tail")?),
@@ -139,7 +140,9 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_read() {
-        assert!(options(Some("tailLines=x")).is_err());
-        assert!(options(Some("follow=true")).is_err());
+        let status = |query| options(Some(query)).map_err(|(status, _)| status);
+        assert_eq!(status("tailLines=x"), Err(StatusCode::BAD_REQUEST));
+        assert_eq!(status("tailLines=-1"), Err(StatusCode::UNPROCESSABLE_ENTITY));
+        assert_eq!(status("follow=true"), Err(StatusCode::BAD_REQUEST));
     }
 }

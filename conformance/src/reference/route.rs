@@ -35,7 +35,11 @@ pub(super) struct Roots {
 
 /// The outer router. `raw` is the path as sent, still percent-encoded.
 pub(super) fn root(raw: &str, query: Option<&str>, roots: Roots) -> Root {
-    let clean = clean(raw);
+    let mut clean = clean(raw);
+    // The route is registered with a slash at its end.
+    if clean == "/checkpoint" && roots.checkpoint {
+        clean.push('/');
+    }
     if clean != raw {
         // Go encodes the encoded path a second time here.
         let path = clean.replace('%', "%25");
@@ -78,7 +82,7 @@ pub(super) fn method(seen: &Method, route: Method) -> Result<(), Box<Answer>> {
     })))
 }
 
-/// A route that takes any body and gives JSON. go-restful answers 415 where it finds no body and the method may have one.
+/// A route that takes any body and gives JSON. Kubelets before 1.36 answer 415 to a request that sends no body.
 pub(super) fn accepts_json(headers: &HeaderMap) -> Result<(), Box<Answer>> {
     let accept = headers
         .get(header::ACCEPT)
@@ -160,7 +164,8 @@ mod tests {
 
     #[rstest]
     #[case("/checkpoint/a/b/c", Root::Checkpoint)]
-    #[case("/checkpoint", Root::Checkpoint)]
+    #[case("/checkpoint", Root::Redirect("/checkpoint/".into()))]
+    #[case("/checkpoint/", Root::Checkpoint)]
     #[case("/check%70oint/a/b/c", Root::Checkpoint)]
     #[case("/checkpoint/a//c", Root::Redirect("/checkpoint/a/c".into()))]
     #[case("/checkpoint/a/b/../c", Root::Redirect("/checkpoint/a/c".into()))]

@@ -109,7 +109,11 @@ async fn requests(
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http1()
+        .title_case_headers(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE);
     builder.http2().timer(TokioTimer::new());
     // A client that goes away ends this future, and with it the handler's.
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
@@ -122,7 +126,7 @@ impl Handlers {
     async fn answer(&self, request: &Request<Incoming>, chain: Option<&[CertificateDer<'static>]>) -> Answer {
         let (method, uri) = (request.method(), request.uri());
         let Some(path) = route::decode(uri.path()) else {
-            return answer::with_type(StatusCode::BAD_REQUEST, answer::TEXT, "400 Bad Request");
+            return answer::bad_request();
         };
         let gate = self.config.container_checkpoint || self.config.is(Mutant::GateIgnored);
         let debugging = chain.is_some() && self.config.debugging_handlers;
@@ -152,7 +156,7 @@ impl Handlers {
             }
         }
         let answered = match root {
-            Root::Healthz => Ok(answer::with_type(StatusCode::OK, answer::TEXT, "ok")),
+            Root::Healthz => Ok(answer::healthy()),
             Root::Metrics => {
                 let kind = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
                 Ok(answer::with_type(StatusCode::OK, kind, self.cri.metrics()))

@@ -70,10 +70,10 @@ pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: "kubelet/406/accept",
-            clause: "an Accept that excludes JSON is refused: 415 without a body sent, 406 with one",
+            clause: "an Accept that excludes JSON is refused: 406, by kubelets before 1.36 also 415 without a body sent",
             source: SERVER,
             level: Level::Reference,
-            expected: "415 and 406",
+            expected: "406, or 415 without a body",
         },
         |s| Box::pin(accept(s)),
     ),
@@ -144,7 +144,7 @@ async fn accept(s: &Session) -> Judgement {
         statuses.push(answer.status);
     }
     judge(
-        statuses == [415, 406],
+        matches!(statuses[..], [406 | 415, 406]),
         format!("{} without a body, {} with one", statuses[0], statuses[1]),
     )
 }
