@@ -53,8 +53,8 @@ impl Preset {
         "disk-full" = ["CheckpointContainer:write=no-space(64KiB)"],
             "The disk below the kubelet's checkpoints folder fills up while the archive is written.",
             "CVE-2025-0426: checkpoints through the read-only port filled nodes' disks";
-        "slow-disk" = ["CheckpointContainer:write=delay(5s)"],
-            "Writing takes seconds, while the container already runs on.",
+        "slow-disk" = ["CheckpointContainer:finish=delay(5s)"],
+            "The archive takes seconds to appear, while the container already runs on.",
             "network disks; large containers";
         "slow-freeze" = ["CheckpointContainer:capture=delay(2s)"],
             "The container stands still for seconds before it runs on.",
