@@ -3,7 +3,10 @@
 //! The processes are this test program itself, started again as a workload ([`workload`]), or `sleep`.
 
 mod archive;
+mod ending;
+mod freeze;
 mod host;
+mod location;
 mod smoke;
 #[cfg(target_arch = "x86_64")]
 mod truth;

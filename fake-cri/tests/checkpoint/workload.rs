@@ -67,6 +67,10 @@ pub(crate) struct Shape {
     pub(crate) zero_pages: u64,
     /// Shared anonymous memory, of which every third page is written.
     pub(crate) shared_pages: u64,
+    /// A thread that waits in vfork for a child that lives so long.
+    pub(crate) vfork: Option<Duration>,
+    /// Threads and child processes that come and go without rest.
+    pub(crate) restless: bool,
     /// Files of all kinds, below this folder.
     pub(crate) files: Option<std::path::PathBuf>,
     /// Not answered by a loop over standard input but slept for ever.
@@ -170,6 +174,27 @@ fn workload() {
     let counter = Arc::new(AtomicU64::new(0));
     start_threads(&shape, &counter);
     let children = start_children(&shape);
+    if let Some(time) = shape.vfork {
+        let waits = move || vfork::wait(time);
+        thread::Builder::new()
+            .name("vforker".to_owned())
+            .spawn(waits)
+            .expect("thread");
+    }
+    if shape.restless {
+        thread::spawn(|| {
+            loop {
+                let threads: Vec<_> = (0..3).map(|_| thread::spawn(thread::yield_now)).collect();
+                threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
+            }
+        });
+        thread::spawn(|| {
+            loop {
+                let status = Command::new("true").stdin(Stdio::null()).status();
+                assert!(status.is_ok_and(|status| status.success()));
+            }
+        });
+    }
     println!("ready {}", serde_json::to_string(&layout).expect("plain"));
     for line in std::io::stdin().lock().lines() {
         if line.is_ok_and(|line| line == "count") {
@@ -359,6 +384,40 @@ impl Files {
         held.push(Box::new((reader, writer, event, epoll, timer)));
         held.push(Box::new((left, right, listener)));
         Self(held)
+    }
+}
+
+/// A child that shares the memory of its parent, which stands still until it ends.
+mod vfork {
+    use std::{ffi::c_void, time::Duration};
+
+    /// Waits in vfork for a child that sleeps so long.
+    #[expect(unsafe_code, reason = "the state that a freeze must cope with")]
+    pub(super) fn wait(time: Duration) {
+        let mut stack = vec![0_u128; 4096];
+        let mut sleep = libc::timespec {
+            tv_sec: time.as_secs() as libc::time_t,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: the child runs one function on a stack of its own, which lives until it ends, since this thread waits for
+        // that; the function makes two system calls and touches nothing else.
+        let child = unsafe {
+            let top = stack.as_mut_ptr().add(stack.len());
+            libc::clone(child, top.cast(), flags, (&raw mut sleep).cast())
+        };
+        assert!(child > 0, "clone");
+        // SAFETY: the status is not asked for.
+        assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
+    }
+
+    #[expect(unsafe_code, reason = "it may use no more than system calls")]
+    extern "C" fn child(sleep: *mut c_void) -> libc::c_int {
+        // SAFETY: the parent gave the address of a time that lives until the child ends.
+        unsafe {
+            libc::syscall(libc::SYS_nanosleep, sleep, std::ptr::null_mut::<c_void>());
+            libc::_exit(0)
+        }
     }
 }
 

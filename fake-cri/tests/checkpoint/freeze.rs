@@ -1,0 +1,250 @@
+//! What can be frozen, what cannot, and that all run on whatever happened.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use fake_cri::checkpoint::{self, ErrorKind, Phase};
+use nix::{
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    archive::Contents,
+    host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
+    workload::{Shape, Sleeper, Workload},
+};
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < until, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_foreign_tracer_is_named() {
+    let workload = Workload::start(&Shape {
+        children: 1,
+        spinning: 1,
+        ..Shape::default()
+    });
+    let child = descendants(workload.pid())
+        .into_iter()
+        .find(|process| process.pid != workload.pid())
+        .unwrap()
+        .pid;
+    let folder = tempfile::tempdir().unwrap();
+    let (seized, is_seized) = mpsc::channel();
+    let (over, is_over) = mpsc::channel::<()>();
+    let debugger = thread::spawn(move || {
+        ptrace::seize(Pid::from_raw(child), ptrace::Options::empty()).unwrap();
+        seized.send(nix::unistd::gettid().as_raw()).unwrap();
+        // The kernel lets go when this thread ends.
+        let _ = is_over.recv();
+    });
+    let tracer = is_seized.recv().unwrap();
+    let host = TestHost::new(workload.pid());
+    let job = job(workload.pid(), folder.path());
+    let failure = checkpoint::run(&job, &host).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Freeze);
+    for part in [
+        format!("process {child} "),
+        format!("thread {child}:"),
+        format!("traced by process {tracer}"),
+    ] {
+        assert!(failure.message.contains(&part), "{}", failure.message);
+    }
+    assert_holds(folder.path(), &[]);
+    drop(over);
+    debugger.join().unwrap();
+    assert_runs_free(workload.pid());
+    assert!(workload.count() > 0);
+    checkpoint::run(&job, &host).expect("nothing stands in the way any more");
+}
+
+#[test]
+fn a_vfork_that_does_not_end_is_named_and_let_go() {
+    let workload = Workload::start(&Shape {
+        vfork: Some(Duration::from_secs(1000)),
+        ..Shape::default()
+    });
+    wait_for("the vfork", || descendants(workload.pid()).len() == 2);
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), folder.path());
+    job.freeze_bound = Duration::from_millis(200);
+    let host = TestHost::new(workload.pid());
+    let failure = checkpoint::run(&job, &host).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Freeze);
+    assert!(failure.message.contains("(vforker)"), "{}", failure.message);
+    assert!(failure.message.contains("waits in vfork"), "{}", failure.message);
+    assert!(
+        failure.message.contains(&format!("process {} ", workload.pid())),
+        "{}",
+        failure.message
+    );
+    assert_holds(folder.path(), &[]);
+    assert_runs_free(workload.pid());
+    workload.count();
+
+    job.freeze_bound = Duration::from_secs(100);
+    job.deadline = Some(Duration::from_millis(200));
+    let failure = checkpoint::run(&job, &host).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::DeadlineExceeded);
+    assert_runs_free(workload.pid());
+}
+
+#[test]
+fn a_vfork_that_ends_is_waited_for() {
+    let workload = Workload::start(&Shape {
+        vfork: Some(Duration::from_millis(400)),
+        ..Shape::default()
+    });
+    wait_for("the vfork", || descendants(workload.pid()).len() == 2);
+    let folder = tempfile::tempdir().unwrap();
+    let host = TestHost::new(workload.pid());
+    checkpoint::run(&job(workload.pid(), folder.path()), &host).expect("it waits for the vfork's end");
+    assert_runs_free(workload.pid());
+}
+
+#[test]
+fn a_stopped_process_stays_stopped() {
+    let workload = Workload::start(&Shape {
+        spinning: 2,
+        ..Shape::default()
+    });
+    let pid = workload.pid();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    wait_for("the stop", || stat(pid).unwrap().0 == 'T');
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(pid, folder.path());
+    for _ in 0..3 {
+        checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+        wait_for("it to stay stopped", || stat(pid).unwrap().0 == 'T');
+    }
+    let core = Contents::read(&job.location).core(pid).tc.unwrap();
+    assert_eq!((core.task_state, core.stop_signo), (3, Some(libc::SIGSTOP as u32)));
+    kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    wait_for("it to go on", || stat(pid).unwrap().0 != 'T');
+    workload.count();
+    assert_runs_free(pid);
+}
+
+#[test]
+fn threads_and_processes_that_come_and_go_are_caught() {
+    let workload = Workload::start(&Shape {
+        restless: true,
+        spinning: 1,
+        ..Shape::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..15 {
+        let truth = std::sync::Mutex::new(Vec::new());
+        let host = TestHost::with(workload.pid(), |phase| {
+            if phase == Phase::Capture {
+                // What stands still can start nothing new, so whatever is there now was caught.
+                for process in descendants(workload.pid()) {
+                    for entry in fs::read_dir(format!("/proc/{}/task", process.pid)).unwrap() {
+                        let tid: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+                        truth.lock().unwrap().push((tid, stat(tid).unwrap().0));
+                    }
+                }
+            }
+        });
+        let job = job(workload.pid(), folder.path());
+        checkpoint::run(&job, &host).expect("checkpoint");
+        let threads = truth.lock().unwrap();
+        assert!(
+            threads.iter().all(|(_, state)| matches!(state, 't' | 'Z' | 'X')),
+            "{threads:?}"
+        );
+        let before = workload.count();
+        wait_for("it to go on", || workload.count() > before);
+    }
+    assert_runs_free(workload.pid());
+}
+
+#[test]
+fn a_process_that_dies_meanwhile_is_said_and_handed_back() {
+    let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let pid = child.id() as i32;
+    let folder = tempfile::tempdir().unwrap();
+    let host = TestHost::with(pid, |phase| {
+        if phase == Phase::Capture {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            wait_for("its end", || stat(pid).is_none_or(|(state, ..)| state == 'Z'));
+        }
+    });
+    let failure = checkpoint::run(&job(pid, folder.path()), &host).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
+    assert_holds(folder.path(), &[]);
+    // Either the tracer's wait took the exit and handed it back, or it is still there to be waited for.
+    let exits = host.exits.lock().unwrap().clone();
+    match exits.as_slice() {
+        [] => assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()),
+            Some(libc::SIGKILL)
+        ),
+        [exit] => {
+            assert_eq!(*exit, (pid, libc::SIGKILL));
+            assert!(child.wait().is_err(), "the exit was collected twice");
+        }
+        more => panic!("{more:?}"),
+    }
+}
+
+#[test]
+fn a_container_that_has_ended_is_not_running() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), folder.path());
+    let pid = sleeper.pid();
+    drop(sleeper);
+    let failure = checkpoint::run(&job, &TestHost::new(pid)).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
+    assert_holds(folder.path(), &[]);
+}
+
+#[test]
+fn another_users_process_is_refused_by_name() {
+    if nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: root may trace every process");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let failure = checkpoint::run(&job(1, folder.path()), &OnlyInit).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Freeze);
+    assert!(failure.message.contains("process 1 "), "{}", failure.message);
+    assert!(
+        failure.message.contains("it runs as another user"),
+        "{}",
+        failure.message
+    );
+}
+
+/// A host whose container is the machine's first process.
+struct OnlyInit;
+
+impl checkpoint::Host for OnlyInit {
+    fn members(&self) -> std::io::Result<Vec<fake_cri::process::ProcessId>> {
+        Ok(vec![fake_cri::process::ProcessId {
+            pid: 1,
+            start_time: stat(1).unwrap().2,
+        }])
+    }
+    fn phase(&self, _: Phase) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+    fn exited(&self, _: i32, _: i32) {}
+    fn crash_runtime(&self) {}
+}

@@ -1,0 +1,187 @@
+//! Where archives appear: whole, in place of what was there, never through a link, or not at all.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use fake_cri::checkpoint::{self, ErrorKind, Phase};
+
+use crate::{
+    archive::Contents,
+    host::{TestHost, assert_holds, assert_runs_free, job},
+    workload::{Shape, Sleeper, Workload},
+};
+
+#[test]
+fn a_longer_file_is_replaced() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(sleeper.pid(), folder.path());
+    fs::write(&job.location, vec![b'x'; 5_000_000]).unwrap();
+    fs::set_permissions(&job.location, fs::Permissions::from_mode(0o644)).unwrap();
+    job.fsync = true;
+    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    let metadata = fs::metadata(&job.location).unwrap();
+    assert_eq!(
+        (metadata.len(), metadata.mode() & 0o7777),
+        (report.archive_bytes, 0o600)
+    );
+    assert!(metadata.len() < 5_000_000);
+}
+
+#[test]
+fn a_link_is_replaced_and_not_followed() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), folder.path());
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "keep me").unwrap();
+    symlink(&precious, &job.location).unwrap();
+    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    assert!(fs::symlink_metadata(&job.location).unwrap().is_file());
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
+}
+
+#[test]
+fn a_temporary_is_never_opened_that_was_there() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), folder.path());
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "keep me").unwrap();
+    symlink(&precious, &job.temporary).unwrap();
+    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
+    assert!(!job.location.exists());
+}
+
+#[test]
+fn a_missing_folder_is_said_before_anything_stops() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    for place in ["missing", "file"] {
+        let job = job(sleeper.pid(), &folder.path().join(place));
+        let host = TestHost::new(sleeper.pid());
+        let failure = checkpoint::run(&job, &host).unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::FolderMissing, "{}", failure.message);
+        assert!(failure.message.contains("checkpoint.tar"), "{}", failure.message);
+        assert!(host.phases.lock().unwrap().is_empty());
+    }
+    assert_holds(folder.path(), &["file"]);
+}
+
+#[test]
+fn a_folder_at_the_location_stays() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), folder.path());
+    fs::create_dir(&job.location).unwrap();
+    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
+    assert_holds(folder.path(), &["checkpoint.tar"]);
+    assert_runs_free(sleeper.pid());
+}
+
+#[test]
+fn the_temporary_is_private_from_its_first_byte() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), folder.path());
+    let modes = AtomicU32::new(0);
+    let host = TestHost::with(sleeper.pid(), |_| {
+        let metadata = fs::symlink_metadata(&job.temporary).expect("it is there from the start");
+        modes.fetch_or(metadata.mode() & 0o7777, Ordering::SeqCst);
+        assert!(!job.location.exists(), "nothing appears before its time");
+    });
+    checkpoint::run(&job, &host).expect("checkpoint");
+    assert_eq!(modes.load(Ordering::SeqCst), 0o600);
+}
+
+#[test]
+fn the_log_is_copied_as_it_was_at_the_freeze() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let mut job = job(sleeper.pid(), folder.path());
+    let log = logs.path().join("0.log");
+    fs::write(&log, "2026-01-02T03:04:05.678Z stdout F one\n").unwrap();
+    job.log = Some(log.clone());
+    let host = TestHost::with(sleeper.pid(), |phase| {
+        if phase == Phase::Write {
+            let mut log = OpenOptions::new().append(true).open(&log).unwrap();
+            log.write_all(b"two\n").unwrap();
+        }
+    });
+    checkpoint::run(&job, &host).expect("checkpoint");
+    let contents = Contents::read(&job.location);
+    assert_eq!(
+        contents.members["container.log"],
+        b"2026-01-02T03:04:05.678Z stdout F one\n"
+    );
+
+    let host = TestHost::with(sleeper.pid(), |phase| {
+        if phase == Phase::Write {
+            OpenOptions::new().write(true).open(&log).unwrap().set_len(4).unwrap();
+        }
+    });
+    checkpoint::run(&job, &host).expect("checkpoint");
+    let contents = Contents::read(&job.location);
+    let copy = &contents.members["container.log"];
+    assert!(
+        copy.starts_with(b"2026\0") && copy[4..].iter().all(|byte| *byte == 0),
+        "{copy:?}"
+    );
+    assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("cut meanwhile"));
+
+    job.log = Some(logs.path().join("none.log"));
+    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("a checkpoint without its log");
+    let contents = Contents::read(&job.location);
+    assert!(contents.members["container.log"].is_empty());
+    assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("none.log"));
+}
+
+/// A file system of its own that is full soon. Root alone can have one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        use nix::mount::{MsFlags, mount};
+        let options = "size=256k";
+        match mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options)) {
+            Ok(()) => Some(Self(at.to_owned())),
+            Err(errno) => {
+                eprintln!("skipped: no small file system can be mounted here: {errno}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        nix::mount::umount(&self.0).expect("nobody holds it");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_keeps_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()) else {
+        return;
+    };
+    let workload = Workload::start(&Shape {
+        sparse_pages: 400,
+        ..Shape::default()
+    });
+    let failure = checkpoint::run(&job(workload.pid(), &disk.0), &TestHost::new(workload.pid())).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NoSpace, "{}", failure.message);
+    assert_holds(&disk.0, &[]);
+    assert_runs_free(workload.pid());
+    workload.count();
+}
