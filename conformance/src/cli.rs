@@ -2,6 +2,7 @@
 
 mod archive;
 mod kubelet;
+mod mutants;
 
 use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -42,6 +43,8 @@ enum Command {
     Kubelet(Box<KubeletArgs>),
     /// Judge checkpoint archives, from any runtime
     Archive(archive::ArchiveArgs),
+    /// Judge the harness: run every mutant of the embedded target, each must be caught by exactly the cases that name it
+    Mutants(mutants::MutantsArgs),
     /// List the cases of every suite, one a line, the id first
     List(ListArgs),
 }
@@ -146,6 +149,7 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
         None => cli.kubelet.run(args),
         Some(Command::Kubelet(kubelet)) => kubelet.run(args),
         Some(Command::Archive(archive)) => archive.run(args),
+        Some(Command::Mutants(mutants)) => mutants.run(),
         Some(Command::List(list)) => {
             let selection = list.selection.selection()?;
             let text = if list.markdown {

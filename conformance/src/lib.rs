@@ -11,12 +11,13 @@
 //!  reference, fake-cri          report    terminal, JSON, JUnit XML
 //! ```
 //!
-//! `mutant` judges the harness itself: every single wrong thing must be caught by exactly the cases that name it.
+//! [`mutant`] judges the harness itself: every single wrong thing must be caught by exactly the cases that name it.
 
 pub mod archive;
 pub mod case;
 pub mod catalog;
 pub mod cli;
+pub mod mutant;
 pub mod reference;
 pub mod report;
 pub mod target;

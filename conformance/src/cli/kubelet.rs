@@ -11,6 +11,7 @@ use super::{Failure, SelectionArgs, VerdictArgs, print, until_interrupted};
 use crate::{
     case::{self, Record, Selection},
     catalog::kubelet::{Session, cases},
+    mutant::{self, Definition},
     report::{Frame, Palette, Progress, Repeat, Report, Secrets, Terminal},
     target::{ContainerRef, Credential, Embedded, Identity, Kubelet, UrlTarget},
 };
@@ -22,6 +23,10 @@ pub struct KubeletArgs {
     selection: SelectionArgs,
     #[command(flatten)]
     verdict: VerdictArgs,
+
+    /// Make the embedded target wrong in one single way, by name (see `checkpoint-conformance mutants`)
+    #[arg(long, value_name = "NAME", conflicts_with = "kubelet_url", value_parser = parse_mutant)]
+    mutant: Option<&'static str>,
 
     /// Judge the kubelet that runs at this URL: https://HOST:PORT
     #[arg(
@@ -72,6 +77,13 @@ pub struct KubeletArgs {
     /// The control socket of the fake-cri that is the kubelet's runtime
     #[arg(long, value_name = "SOCKET", help_heading = "A running kubelet")]
     fake_cri_control: Option<PathBuf>,
+}
+
+fn parse_mutant(name: &str) -> Result<&'static str, String> {
+    let known = || mutant::ALL.iter().map(Definition::name).collect::<Vec<_>>().join(", ");
+    Definition::by_name(name)
+        .map(Definition::name)
+        .ok_or_else(|| format!("no mutant has that name; there are {}", known()))
 }
 
 fn parse_container(text: &str) -> Result<ContainerRef, String> {
@@ -155,7 +167,11 @@ impl KubeletArgs {
 
     async fn target(&self) -> Result<Kubelet, Failure> {
         let Some(url) = &self.kubelet_url else {
-            return Ok(Embedded::default().start().await.map_err(anyhow::Error::from)?);
+            let embedded = Embedded {
+                defect: self.mutant.and_then(Definition::by_name).map(Definition::defect),
+                ..Embedded::default()
+            };
+            return Ok(embedded.start().await.map_err(anyhow::Error::from)?);
         };
         let credential = match (&self.client_cert, &self.client_key, &self.token_file) {
             (Some(certificate), Some(key), _) => Credential::Certificate {

@@ -54,6 +54,8 @@ pub struct Embedded {
     pub defect: Option<(String, Defect)>,
     /// Where the logs go; nowhere by default.
     pub logs: Option<PathBuf>,
+    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    pub executable: Option<PathBuf>,
 }
 
 impl Embedded {
@@ -132,6 +134,9 @@ impl Embedded {
             None => LogTo::Temporary,
         };
         let mut builder = FakeCri::builder().state_dir(layout.path("runtime")).log(log);
+        if let Some(executable) = &self.executable {
+            builder = builder.executable(executable);
+        }
         if let Some((_, Defect::Runtime(rule))) = &self.defect {
             builder = builder.fault(rule);
         }

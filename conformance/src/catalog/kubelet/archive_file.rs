@@ -1,6 +1,6 @@
 //! The archive: its name, its place, its format, who may read it.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     archive::End,
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    target::ContainerRef,
 };
 
 const FORMAT: &str = "kubelet/name/timestamp-format";
@@ -27,16 +28,6 @@ pub(super) const CASES: &[Case<Session>] = &[
             expected: "checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar",
         },
         |s| Box::pin(form(s)),
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/name/timestamp",
-            clause: "the timestamp in the name is the time of the call",
-            source: PAGE,
-            level: Level::Documented,
-            expected: "a time between the request and its answer",
-        },
-        |s| Box::pin(timestamp(s)),
     ),
     Case::new(
         Clause {
@@ -70,6 +61,16 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
     Case::new(
         Clause {
+            id: "kubelet/archive/upstream-members",
+            clause: "an archive in CRIU's format has the members that upstream's own test of the endpoint wants",
+            source: "kubernetes: test/e2e_node/container_checkpoint_test.go",
+            level: Level::Reference,
+            expected: "spec.dump, config.dump, checkpoint/inventory.img",
+        },
+        |s| Box::pin(upstream_members(s)),
+    ),
+    Case::new(
+        Clause {
             id: "kubelet/access/file",
             clause: "the archive is accessible by root only: it holds all memory of the container",
             source: ACCESS,
@@ -90,30 +91,41 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
 ];
 
+/// What asks for another checkpoint, some time after the kubelet's start.
+pub(super) const FURTHER: &[Case<Session>] = &[Case::new(
+    Clause {
+        id: "kubelet/name/timestamp",
+        clause: "the timestamp in the name is the time of the call",
+        source: PAGE,
+        level: Level::Documented,
+        expected: "a time between the request and its answer",
+    },
+    |s| Box::pin(timestamp(s)),
+)];
+
 /// The location of the first archive.
 async fn location(s: &Session) -> Result<&Path, Stop> {
-    let location = s.made().await?.location.as_deref();
-    location
-        .map(Path::new)
-        .ok_or_else(|| Stop::Skip("neither body, journal nor folder says where the archive is".to_owned()))
+    s.made().await?.location.as_deref().map(Path::new).ok_or_else(nowhere)
+}
+
+fn nowhere() -> Stop {
+    Stop::Skip("neither body, journal nor folder says where the archive is".to_owned())
 }
 
 /// What stands in the name where the timestamp should; `None` when the rest of the name is not as it should be.
-async fn stamp(s: &Session) -> Result<Option<&str>, Stop> {
-    let subject = s.subject();
+fn stamp_of<'a>(subject: &ContainerRef, location: &'a Path) -> Option<&'a str> {
     let prefix = format!(
         "checkpoint-{}_{}-{}-",
         subject.pod, subject.namespace, subject.container
     );
-    let name = location(s)
-        .await?
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("");
-    Ok(name
-        .strip_prefix(prefix.as_str())
-        .and_then(|rest| rest.strip_suffix(".tar"))
-        .filter(|stamp| !stamp.is_empty()))
+    let name = location.file_name()?.to_str()?;
+    let stamp = name.strip_prefix(prefix.as_str())?.strip_suffix(".tar")?;
+    (!stamp.is_empty()).then_some(stamp)
+}
+
+/// That of the first archive.
+async fn stamp(s: &Session) -> Result<Option<&str>, Stop> {
+    Ok(stamp_of(s.subject(), location(s).await?))
 }
 
 async fn form(s: &Session) -> Judgement {
@@ -140,19 +152,26 @@ async fn timestamp_format(s: &Session) -> Judgement {
 }
 
 async fn timestamp(s: &Session) -> Judgement {
-    let stamp = stamp(s).await?.ok_or(Stop::Blocked(FORM))?;
+    // A kubelet that was started within this second could not tell the call's time from its start's.
+    s.older_than(Duration::from_millis(1100)).await;
+    s.again().await?;
+    let call = s.attempt(s.subject()).await?;
+    let location = call.location.as_deref().map(Path::new).ok_or_else(nowhere)?;
+    let stamp = stamp_of(s.subject(), location).ok_or(Stop::Blocked(FORM))?;
     // The page does not say which form a timestamp has; one in no known form cannot be judged.
     let time = parse_stamp(stamp)
         .or_else(|| stamp.parse().ok())
         .or_else(|| Timestamp::from_second(stamp.parse().ok()?).ok())
         .ok_or(Stop::Blocked(FORMAT))?;
-    let first = s.made().await?;
+    // Another machine's clock is not ours: there the answer's own date says when it was given.
+    let date = jiff::fmt::rfc2822::parse(call.answer.header("date")).map(|date| date.timestamp());
+    let (began, ended) = match date {
+        Ok(date) if !s.kubelet.local => (date - call.ended.duration_since(call.began), date),
+        _ => (call.began, call.ended),
+    };
     let seconds = time.as_second();
-    let holds = first.began.as_second() <= seconds && seconds <= first.ended.as_second();
-    judge(
-        holds,
-        format!("{stamp}, asked at {:.3}, answered at {:.3}", first.began, first.ended),
-    )
+    let holds = began.as_second() <= seconds && seconds <= ended.as_second();
+    judge(holds, format!("{stamp}, asked at {began:.3}, answered at {ended:.3}"))
 }
 
 async fn place(s: &Session) -> Judgement {
@@ -176,6 +195,23 @@ async fn lists(s: &Session) -> Judgement {
         End::Empty => fail("not one byte"),
         End::Broken(broken) => fail(format!("{members} members, then {broken}")),
         End::Bound { offset, bound } => Err(Stop::Error(format!("not read beyond byte {offset}: {bound}"))),
+    }
+}
+
+async fn upstream_members(s: &Session) -> Judgement {
+    let archive = s.listing().await?;
+    if !archive.is_criu() {
+        return Err(Stop::Skip("the archive is not in CRIU's format".to_owned()));
+    }
+    let wanted = ["spec.dump", "config.dump", "checkpoint/inventory.img"];
+    let missing: Vec<_> = wanted
+        .into_iter()
+        .filter(|name| archive.member(name).is_none())
+        .collect();
+    if missing.is_empty() {
+        pass("all three")
+    } else {
+        fail(format!("without {}", missing.join(", ")))
     }
 }
 

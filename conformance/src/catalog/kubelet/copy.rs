@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::session::Session;
+use super::session::{RUNS_ON, Session};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, pass},
     target::Workload,
@@ -11,7 +11,7 @@ use crate::{
 pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
         Clause {
-            id: "kubelet/copy/runs-on",
+            id: RUNS_ON,
             clause: "a checkpoint is a copy: the container runs on, as the same process, at the point where it was",
             source: "Kubelet Checkpoint API: introduction (a stateful copy of a running container)",
             level: Level::Documented,
@@ -50,7 +50,11 @@ async fn runs_on(s: &Session) -> Judgement {
     let now = s.kubelet.workload(s.subject()).await?;
     // Of the two ticks that are waited for one may have been under way; the second is after the answer for sure.
     let enough = |later: &Workload| !later.same_process(before) || later.tick >= now.tick + 2;
-    match s.kubelet.workload_until(s.subject(), WITHIN, enough).await? {
+    let later = s.kubelet.workload_until(s.subject(), WITHIN, enough).await?;
+    if !later.as_ref().is_some_and(|later| later.same_process(before)) {
+        s.container_is_broken();
+    }
+    match later {
         Some(later) if later.same_process(before) => pass(format!(
             "pid {}, tick {} before, {} after",
             before.pid.unwrap_or_default(),
@@ -70,10 +74,8 @@ async fn canary(s: &Session) -> Judgement {
         return Err(Stop::Skip("the log tells no canary".to_owned()));
     }
     let archive = s.listing().await?;
-    if archive.images.pages.is_empty() {
-        return Err(Stop::Skip(
-            "the archive is not in CRIU's format: no checkpoint/pages-*.img".to_owned(),
-        ));
+    if !archive.is_criu() {
+        return Err(Stop::Skip("the archive is not in CRIU's format".to_owned()));
     }
     match archive.memory.iter().flatten().next() {
         Some(found) => pass(format!("in {} at byte {}", found.member, found.offset)),

@@ -42,12 +42,14 @@ pub fn cases() -> Vec<Case<Session>> {
         success::CASES,
         copy::CASES,
         archive_file::CASES,
+        success::FURTHER,
         auth::CASES,
         not_found::CASES,
         shape::CASES,
         timeout::CASES,
         runtime_error::CASES,
         robust::CASES,
+        archive_file::FURTHER,
         // Last: it restarts the kubelet.
         gate::CASES,
     ]

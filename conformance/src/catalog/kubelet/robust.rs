@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     KUBELET, rule,
-    session::{ARCHIVE, Session},
+    session::{LATE, Session},
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
@@ -68,31 +68,33 @@ async fn client_gone(s: &Session) -> Judgement {
     // Given up after this; the runtime would hang until the kubelet's own deadline, minutes later.
     const PATIENCE: Duration = Duration::from_millis(300);
     const WITHIN: Duration = Duration::from_secs(3);
-    s.made().await?;
+    s.again().await?;
     let faults = s.faults()?;
     faults.add(&[&rule(s.subject(), "before", "hang")]).await?;
     let mark = faults.mark().await?;
     let answered = tokio::time::timeout(PATIENCE, s.kubelet.checkpoint(s.subject(), "")).await;
     if let Ok(answer) = answered {
-        return fail(format!("answered {} while the runtime hangs", answer?.brief()));
+        // It did not wait for the runtime at all.
+        answer?;
+        return Err(Stop::Blocked("kubelet/200/when-done"));
     }
-    match faults.next_checkpoint(mark, WITHIN).await {
-        Ok(call) => judge(
+    match faults.next_checkpoint(mark, WITHIN).await? {
+        Some(call) => judge(
             call.cancelled,
             format!("the call ended with code {}, cancelled {}", call.code, call.cancelled),
         ),
-        Err(_) => fail(format!("the runtime's call goes on {} s later", WITHIN.as_secs())),
+        None => fail(format!("the runtime's call goes on {} s later", WITHIN.as_secs())),
     }
 }
 
 async fn second_checkpoint(s: &Session) -> Judgement {
-    s.made().await?;
+    s.again().await?;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     judge(answer.status == 200, answer.brief())
 }
 
 async fn names_differ(s: &Session) -> Judgement {
-    s.made().await?;
+    s.again().await?;
     // A pair may straddle a second; two pairs in a row do not, unless the machine stands still.
     for _ in 0..3 {
         let one = s.attempt(s.subject()).await?;
@@ -113,7 +115,15 @@ async fn names_differ(s: &Session) -> Judgement {
 }
 
 async fn no_partial_archive(s: &Session) -> Judgement {
+    let first = s.first().await?;
+    if first.answer.status != 200
+        && let Some(call) = &first.sent
+    {
+        // It failed by itself, and that is what is to be judged.
+        return leaves_nothing(s, &call.location, first.answer.status, &[]);
+    }
     s.file().await?;
+    s.alive()?;
     let faults = s.faults()?;
     // Not at the call's beginning but when the archive is whole and about to appear.
     faults
@@ -123,26 +133,27 @@ async fn no_partial_archive(s: &Session) -> Judgement {
     // The name holds whole seconds, so an earlier archive may be there by the same name; that one may stay.
     let before = s.files();
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
-    let Some(call) = faults.checkpoints_after(mark).await?.pop() else {
-        return fail(format!("{}, and the runtime was not called", answer.brief()));
+    match faults.next_checkpoint(mark, LATE).await? {
+        Some(call) => leaves_nothing(s, &call.location, answer.status, &before),
+        None => fail(format!("{}, and the runtime was not called", answer.brief())),
+    }
+}
+
+fn leaves_nothing(s: &Session, location: &str, status: u16, before: &[Evidence]) -> Judgement {
+    let Some(path) = s.reachable(location) else {
+        return Err(Stop::Skip("needs the kubelet's archives: --checkpoints-dir".to_owned()));
     };
-    let path = s.reachable(&call.location).ok_or(Stop::Blocked(ARCHIVE))?;
     match Evidence::of(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => pass(format!("{}, no file", answer.status)),
-        Err(error) => fail(format!("{}, {}: {error}", answer.status, path.display())),
-        Ok(file) if before.contains(&file) => pass(format!("{}, the earlier archive by that name", answer.status)),
-        Ok(file) => fail(format!(
-            "{}, {} bytes at {}",
-            answer.status,
-            file.length,
-            path.display()
-        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => pass(format!("{status}, no file")),
+        Err(error) => fail(format!("{status}, {}: {error}", path.display())),
+        Ok(file) if before.contains(&file) => pass(format!("{status}, the earlier archive by that name")),
+        Ok(file) => fail(format!("{status}, {} bytes at {}", file.length, path.display())),
     }
 }
 
 async fn runs_on_after_error(s: &Session) -> Judgement {
     const WITHIN: Duration = Duration::from_secs(3);
-    s.made().await?;
+    s.again().await?;
     let faults = s.faults()?;
     let before = s.kubelet.workload(s.subject()).await?;
     if !before.is_stand_in() {

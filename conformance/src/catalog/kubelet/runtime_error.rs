@@ -1,6 +1,9 @@
 //! 500: what the runtime answers, and containers that are there but do not run.
 
-use super::{RESPONSE, SERVER, rule, session::Session};
+use super::{
+    RESPONSE, SERVER, rule,
+    session::{LATE, Session},
+};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge},
     target::{Answer, ContainerRef},
@@ -124,12 +127,14 @@ async fn ask(s: &Session, code: &str, message: &str) -> Result<Answer, Stop> {
         .await?;
     let mark = faults.mark().await?;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
-    let calls = faults.checkpoints_after(mark).await?;
+    let call = faults.next_checkpoint(mark, LATE).await?;
     faults.clear().await?;
-    if calls.iter().any(|call| call.code != 0) {
-        Ok(answer)
-    } else {
-        Err(Stop::Fail(format!("{}, and the runtime was not asked", answer.brief())))
+    match call {
+        Some(call) if call.code != 0 => Ok(answer),
+        Some(_) => Err(Stop::Error(
+            "the runtime did not answer the error that it was told to".to_owned(),
+        )),
+        None => Err(Stop::Fail(format!("{}, and the runtime was not asked", answer.brief()))),
     }
 }
 

@@ -12,7 +12,8 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -31,9 +32,11 @@ pub(super) const OK: &str = "kubelet/200/ok";
 pub(super) const ARCHIVE: &str = "kubelet/200/archive";
 /// The case that judges whether it is a tar.
 pub(super) const TAR: &str = "kubelet/archive/tar";
+/// The case that judges whether the container runs on.
+pub(super) const RUNS_ON: &str = "kubelet/copy/runs-on";
 
 /// How long an archive or a journal entry may come after the answer: it must not, but another case says so.
-const LATE: Duration = Duration::from_secs(2);
+pub(super) const LATE: Duration = Duration::from_secs(2);
 
 /// A kubelet in the course of a run.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ pub struct Session {
     pub kubelet: Kubelet,
     first: OnceCell<Result<First, Stop>>,
     listing: OnceCell<Inspected>,
+    began: Instant,
+    // Set once a checkpoint is known to have ended or frozen the container: what needs it cannot be judged then.
+    broken: AtomicBool,
 }
 
 /// A checkpoint that was asked for, and what came of it.
@@ -79,7 +85,28 @@ impl Session {
             kubelet,
             first: OnceCell::new(),
             listing: OnceCell::new(),
+            began: Instant::now(),
+            broken: AtomicBool::new(false),
         }
+    }
+
+    /// Notes that the container did not survive its checkpoint.
+    pub(super) fn container_is_broken(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is still a container to checkpoint again.
+    pub(super) fn alive(&self) -> Result<(), Stop> {
+        if self.broken.load(Ordering::Relaxed) {
+            Err(Stop::Blocked(RUNS_ON))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits until the run is older than this: there is nothing else to await for a clock.
+    pub(super) async fn older_than(&self, age: Duration) {
+        tokio::time::sleep_until((self.began + age).into()).await;
     }
 
     /// The container that is checkpointed.
@@ -138,6 +165,13 @@ impl Session {
         }
     }
 
+    /// The first checkpoint, which was answered 200 and left the container as it was: another one can be had.
+    pub(super) async fn again(&self) -> Result<&First, Stop> {
+        let first = self.made().await?;
+        self.alive()?;
+        Ok(first)
+    }
+
     /// Whether the endpoint is served to us: otherwise a 404 or 401 for another reason would say nothing.
     pub(super) async fn served(&self) -> Result<(), Stop> {
         match self.first().await?.answer.status {
@@ -148,6 +182,7 @@ impl Session {
 
     /// One checkpoint of a container, with all that can be known of it.
     pub(super) async fn attempt(&self, container: &ContainerRef) -> Result<First, Stop> {
+        self.alive()?;
         let kubelet = &self.kubelet;
         // A target whose log cannot be read is judged all the same; the cases about the workload then say why not.
         let workload = kubelet.workload(container).await.unwrap_or_default();
@@ -160,7 +195,7 @@ impl Session {
         let answer = kubelet.checkpoint(container, "").await?;
         let ended = Timestamp::now();
         let sent = match mark {
-            Some((faults, mark)) if answer.status == 200 => faults.next_checkpoint(mark, LATE).await.ok(),
+            Some((faults, mark)) if answer.status == 200 => faults.next_checkpoint(mark, LATE).await?,
             Some((faults, mark)) => faults.checkpoints_after(mark).await?.pop(),
             None => None,
         };
@@ -225,7 +260,7 @@ impl Session {
                 "needs the kubelet's archives: --checkpoints-dir names where they can be read".to_owned(),
             ));
         };
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         loop {
             match Evidence::of(&path) {
                 Ok(evidence) => return Ok(evidence),

@@ -125,7 +125,7 @@ async fn path(s: &Session, path: String) -> Judgement {
 }
 
 async fn trailing_slash(s: &Session) -> Judgement {
-    s.made().await?;
+    s.again().await?;
     let answer = send(s, Method::POST, &format!("{}/", own_path(s))).await?;
     judge(answer.status == 200, answer.brief())
 }

@@ -31,26 +31,6 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
     Case::new(
         Clause {
-            id: "kubelet/200/when-done",
-            clause: "the answer comes when the runtime is done, not before",
-            source: "Kubelet Checkpoint API: Parameters (timeout: seconds to wait until the creation is finished)",
-            level: Level::Documented,
-            expected: "no answer while the runtime is at work",
-        },
-        |s| Box::pin(when_done(s)),
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/200/named-container",
-            clause: "the container that the path names is checkpointed, not another one of its Pod",
-            source: "Kubelet Checkpoint API: Operations",
-            level: Level::Documented,
-            expected: "the runtime is sent another container's id, or the archive holds that container's memory",
-        },
-        |s| Box::pin(named_container(s)),
-    ),
-    Case::new(
-        Clause {
             id: "kubelet/200/body",
             clause: "the body of 200 is the JSON object whose `items` lists the archive, without a newline",
             source: SERVER,
@@ -81,6 +61,30 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
 ];
 
+/// What asks for further checkpoints, and so comes after what judges the first one.
+pub(super) const FURTHER: &[Case<Session>] = &[
+    Case::new(
+        Clause {
+            id: "kubelet/200/when-done",
+            clause: "the answer comes when the runtime is done, not before",
+            source: "Kubelet Checkpoint API: Parameters (timeout: seconds to wait until the creation is finished)",
+            level: Level::Documented,
+            expected: "no answer while the runtime is at work",
+        },
+        |s| Box::pin(when_done(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/200/named-container",
+            clause: "the container that the path names is checkpointed, not another one of its Pod",
+            source: "Kubelet Checkpoint API: Operations",
+            level: Level::Documented,
+            expected: "the runtime is sent another container's id, or the archive holds that container's memory",
+        },
+        |s| Box::pin(named_container(s)),
+    ),
+];
+
 async fn ok(s: &Session) -> Judgement {
     let first = s.first().await?;
     judge(first.answer.status == 200, first.answer.brief())
@@ -97,7 +101,7 @@ async fn archive(s: &Session) -> Judgement {
 async fn when_done(s: &Session) -> Judgement {
     // Long enough to tell from scheduling, short enough not to be felt.
     const WORK: Duration = Duration::from_millis(300);
-    s.made().await?;
+    s.again().await?;
     let faults = s.faults()?;
     faults
         .add(&[&super::rule(s.subject(), "before", "delay(300ms)")])
@@ -118,7 +122,7 @@ async fn named_container(s: &Session) -> Judgement {
     let Some(other) = &s.kubelet.neighbours.running else {
         return Err(Stop::Skip("needs a second running container in the Pod".to_owned()));
     };
-    let first = s.made().await?;
+    let first = s.again().await?;
     let second = s.attempt(other).await?;
     if second.answer.status != 200 {
         return fail(second.answer.brief());
@@ -146,7 +150,7 @@ async fn holds_own_memory(second: First) -> Judgement {
     if !is_tar(&archive) {
         return Err(Stop::Blocked(TAR));
     }
-    if archive.images.pages.is_empty() {
+    if !archive.is_criu() {
         return Err(Stop::Skip("the archive is not in CRIU's format".to_owned()));
     }
     let found = archive.memory.flatten();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CRI_CLIENT, PARAMETERS, SERVER, session::Session};
+use super::{
+    CRI_CLIENT, PARAMETERS, SERVER,
+    session::{LATE, Session},
+};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge},
     target::Call,
@@ -111,11 +114,11 @@ const SLACK: Duration = Duration::from_secs(2);
 
 /// Asks with this query; returns what the runtime was sent.
 async fn sent(s: &Session, query: &str) -> Result<Call, Stop> {
-    s.made().await?;
+    s.again().await?;
     let faults = s.faults()?;
     let mark = faults.mark().await?;
     let answer = s.kubelet.checkpoint(s.subject(), query).await?;
-    let call = faults.checkpoints_after(mark).await?.pop();
+    let call = faults.next_checkpoint(mark, LATE).await?;
     if let Some(call) = &call {
         s.kubelet.remember(&call.location);
     }

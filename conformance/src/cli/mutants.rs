@@ -1,0 +1,62 @@
+//! `checkpoint-conformance mutants`
+
+use anyhow::Context as _;
+use clap::Args;
+use globset::Glob;
+
+use super::{Failure, print, until_interrupted};
+use crate::{
+    case::exit,
+    mutant::{ALL, Definition, RunOptions, render, run},
+};
+
+/// Which mutants, and how many at a time.
+#[derive(Clone, Debug, Args)]
+pub(super) struct MutantsArgs {
+    /// Only mutants whose name matches this glob
+    #[arg(long, value_name = "GLOB")]
+    filter: Option<String>,
+    /// How many at a time [default: twice the processors]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+impl MutantsArgs {
+    /// Runs them and prints the matrix; 1 when one is not caught by exactly the cases that name it.
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let definitions = self.chosen()?;
+        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let options = RunOptions {
+            // Each mutant waits most of its time: for ticks, for delays it asked for.
+            jobs: self.jobs.unwrap_or(2 * processors),
+            executable: None,
+        };
+        let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
+        let bar = indicatif::ProgressBar::new(definitions.len() as u64);
+        let findings = runtime.block_on(until_interrupted(run(&definitions, &options, |finding| {
+            bar.set_message(finding.definition.name());
+            bar.inc(1);
+        })))?;
+        bar.finish_and_clear();
+        print(&render(&findings))?;
+        let caught = findings.iter().all(crate::mutant::Finding::is_caught);
+        Ok(if caught { exit::HOLDS } else { exit::BROKEN })
+    }
+
+    fn chosen(&self) -> Result<Vec<Definition>, Failure> {
+        let Some(filter) = &self.filter else {
+            return Ok(ALL.to_vec());
+        };
+        let glob = Glob::new(filter).map_err(|error| Failure::Usage(format!("invalid filter: {error}")))?;
+        let glob = glob.compile_matcher();
+        let chosen: Vec<_> = ALL
+            .iter()
+            .copied()
+            .filter(|definition| glob.is_match(definition.name()))
+            .collect();
+        if chosen.is_empty() {
+            return Err(Failure::Usage(format!("no mutant is called {filter}")));
+        }
+        Ok(chosen)
+    }
+}
