@@ -196,7 +196,7 @@ impl<'a> Frozen<'a> {
     /// Waits until all that were asked stand still.
     fn wait_for_asked(&mut self, watch: &Watch<'_>, bound: Duration) -> Result<(), Error> {
         let mut pause = Duration::ZERO;
-        let mut helped = false;
+        let mut helped = self.asked_at;
         loop {
             let mut missing = None;
             let mut ended = Vec::new();
@@ -237,9 +237,10 @@ impl<'a> Frozen<'a> {
                     reason: reason(tid, waited),
                 });
             }
-            if !helped && waited > VFORK_PATIENCE && in_vfork(tid) {
+            // More than once: the child may come to stand only after it was looked for, and others may be in vfork too.
+            if helped.elapsed() > VFORK_PATIENCE && in_vfork(tid) {
                 self.let_children_go(pid);
-                helped = true;
+                helped = Instant::now();
             }
             // Threads that run in user space stop within microseconds, those in a system call a little later.
             if pause.is_zero() {

@@ -1,6 +1,6 @@
 //! What a small process that outlives its starter does with itself first.
 
-use std::{io, os::fd::AsFd};
+use std::{ffi::CString, io, os::fd::AsFd};
 
 use nix::{
     sys::{
@@ -11,9 +11,10 @@ use nix::{
     unistd::setsid,
 };
 
-/// Leaves the starter's session and terminal, closes every descriptor but the three streams, adopts orphans of its
+/// Takes a name (its first 15 bytes), leaves the starter's session and terminal, closes every descriptor but the three streams, adopts orphans of its
 /// descendants, and keeps its heap small. For the start of a process, before it has threads or descriptors of its own.
-pub fn detach() -> io::Result<()> {
+pub fn detach(name: &str) -> io::Result<()> {
+    prctl::set_name(&CString::new(name)?)?;
     close_inherited();
     keep_heap_small();
     // Fails only for the leader of a process group, which has what this is for already.

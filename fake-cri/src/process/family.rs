@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    path::Path,
 };
 
 use super::ProcessId;
@@ -178,9 +179,24 @@ pub fn resident_bytes(pid: i32) -> u64 {
     pages * page_size()
 }
 
-/// The thread that traces a process, or 0.
+/// The thread that traces a process (its first thread), or 0.
 pub fn tracer(pid: i32) -> i32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    tracer_in(Path::new(&format!("/proc/{pid}/status")))
+}
+
+/// Whether any thread of a process is traced. The first one may have ended before the others.
+pub fn traced(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    threads
+        .into_iter()
+        .any(|thread| tracer_in(&thread.path().join("status")) != 0)
+}
+
+fn tracer_in(status: &Path) -> i32 {
+    let status = fs::read_to_string(status).unwrap_or_default();
     status
         .lines()
         .find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())

@@ -64,12 +64,13 @@ pub fn wait(pid: i32) -> io::Result<Reaped> {
     }
 }
 
-/// Reaps those children that have ended and that no tracer holds. May run while another thread traces: a zombie cannot be
-/// seized any more, so one without a tracer stays without one.
-pub fn released(me: i32) -> io::Result<Vec<Reaped>> {
+/// Reaps those of the `wanted` children that have ended and that no tracer holds. May run while another thread traces: a
+/// zombie cannot be seized any more, so one without a tracer stays without one.
+pub fn released(me: i32, wanted: impl Fn(i32) -> bool) -> io::Result<Vec<Reaped>> {
     let mut found = Vec::new();
     for child in family::children(me)? {
         if child.ended()
+            && wanted(child.id.pid)
             && family::tracer(child.id.pid) == 0
             && let Found::Ended(reaped) = reap(child.id.pid)?
         {

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Exit, LaunchSpec, ROLE, ShimError, folder, server::Server};
+use super::{Exit, LaunchSpec, NAME, ROLE, ShimError, folder, server::Server};
 use crate::{
     entry,
     process::{ProcessId, daemon, pidfd},
@@ -126,7 +126,7 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
     let mut command = Command::new(executable);
     command
         // For those who look at the list of processes.
-        .arg0("fake-cri-shim")
+        .arg0(NAME)
         .arg(&spec.container_id)
         .env_clear()
         .env(entry::ROLE, ROLE)
@@ -161,7 +161,7 @@ pub(crate) fn run() -> ! {
 }
 
 fn prepare_to_serve() -> io::Result<Server> {
-    daemon::detach()?;
+    daemon::detach(NAME)?;
     let spec: LaunchSpec = serde_json::from_reader(io::stdin().lock())?;
     Server::new(spec)
 }

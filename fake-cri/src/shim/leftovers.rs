@@ -15,18 +15,15 @@
 
 use std::{
     collections::HashSet,
-    io, thread,
+    fs, io, thread,
     time::{Duration, Instant},
 };
 
-use super::{MARKER, ROLE, ShimError};
-use crate::{
-    entry,
-    process::{
-        ProcessId,
-        family::{self, Kin},
-        pidfd, reap,
-    },
+use super::{MARKER, NAME, ShimError};
+use crate::process::{
+    ProcessId,
+    family::{self, Kin},
+    pidfd, reap,
 };
 
 /// How long processes may take to die.
@@ -77,7 +74,7 @@ fn find(container_id: &str, known: &[ProcessId]) -> io::Result<Vec<Kin>> {
     let all = family::everyone()?;
     let mut roots: HashSet<i32> = HashSet::new();
     for kin in &all {
-        // A shim leaves our session only once it carries its role, so none is taken for an orphan while it is born.
+        // A shim leaves our session only once it carries its name, so none is taken for an orphan while it is born.
         let orphan = kin.parent == me.id.pid && kin.session != me.session && !is_shim(kin.id.pid);
         if orphan || known.contains(&kin.id) || family::started_with(kin.id.pid, MARKER, container_id) {
             roots.insert(kin.id.pid);
@@ -114,6 +111,7 @@ fn find(container_id: &str, known: &[ProcessId]) -> io::Result<Vec<Kin>> {
     Ok(all.into_iter().filter(|kin| found.contains(&kin.id.pid)).collect())
 }
 
+/// By its name, which one that is just ending still has, unlike its environment.
 fn is_shim(pid: i32) -> bool {
-    family::started_with(pid, entry::ROLE, ROLE)
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == NAME)
 }

@@ -36,6 +36,9 @@ pub use spec::{LaunchSpec, Program};
 /// The role of a shim's process: see [`crate::entry`].
 pub const ROLE: &str = "shim";
 
+/// The name of a shim's process in `/proc/PID/comm` and in its first argument.
+pub const NAME: &str = "fake-cri-shim";
+
 /// The environment variable that holds the container's id in each of its processes, so that what a dead shim left can be
 /// found.
 pub const MARKER: &str = "FAKE_CRI_CONTAINER";

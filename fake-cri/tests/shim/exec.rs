@@ -135,7 +135,7 @@ async fn a_command_that_leaves_something_running_is_answered_at_its_end() {
 async fn stats_count_all_processes_and_the_time_of_those_that_ended() {
     let rig = Rig::new();
     let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
-    let script = format!("sh -c '{spin}'; (sh -c '{spin}' &) ; {spin}; echo spun; sleep 1000 & wait");
+    let script = format!("sh -c '{spin}'; (sh -c '{spin}' &) ; {spin}; sleep 1000 & echo spun; wait");
     let (shim, init) = rig.run(&rig.shell(&script)).await;
     rig.line("spun").await;
     eventually("the sleeper alone", || (rig.processes().len() == 2).then_some(())).await;

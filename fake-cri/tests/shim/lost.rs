@@ -8,7 +8,7 @@ use fake_cri::{
 };
 use rstest::rstest;
 
-use crate::rig::{Rig, eventually, kill};
+use crate::rig::{Rig, alone, eventually, kill};
 
 /// Set for the part of this file that plays fake-cri and is killed: the folder of the test that started it.
 const PART: &str = "SHIM_TEST_PART";
@@ -84,6 +84,7 @@ async fn an_end_that_nobody_saw_is_known_afterwards() {
 #[case::deaf("trap '' TERM INT HUP; sleep 1000 & wait; while :; do sleep 1000; done", 2)]
 #[tokio::test]
 async fn a_killed_shim_leaves_nothing(#[case] script: &str, #[case] processes: usize) {
+    let _alone = alone().await;
     let rig = Rig::new();
     let (shim, init) = rig.run(&rig.shell(script)).await;
     let members = eventually("all processes", || {
@@ -109,6 +110,7 @@ async fn a_killed_shim_leaves_nothing(#[case] script: &str, #[case] processes: u
 
 #[tokio::test]
 async fn leftovers_of_one_container_are_not_another_ones() {
+    let _alone = alone().await;
     let (rig, other_rig) = (Rig::new(), Rig::new());
     let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
     let (other, other_init) = other_rig.run(&other_rig.shell("setsid sleep 1000 & wait")).await;

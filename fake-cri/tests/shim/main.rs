@@ -1,5 +1,6 @@
 //! Shims with real processes, through the calls that fake-cri makes.
 
+mod checkpoint;
 mod exec;
 mod family;
 mod life;

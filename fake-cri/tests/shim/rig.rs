@@ -13,7 +13,7 @@ use fake_cri::{
     stand_in::Options,
 };
 use tempfile::TempDir;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The real executable.
 pub(crate) const EXECUTABLE: &str = env!("CARGO_BIN_EXE_fake-cri");
@@ -176,12 +176,16 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>
     }
 }
 
-/// Kills a shim and what it leaves, and says how many processes that were. One at a time: whatever a dead shim has left
-/// to this process counts, so two at once would count each other's.
-pub(crate) async fn kill(rig: &Rig, shim: &Shim, init: ProcessId) -> usize {
+/// For tests that kill shims: whatever a dead shim has left to this process counts as left over, so two at once would count
+/// each other's.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
-    let _one = ONE.lock().await;
-    assert!(pidfd::signal(shim.process(), libc::SIGKILL).expect("it may be killed"));
+    ONE.lock().await
+}
+
+/// Kills a shim, unless it is dead, and what it leaves; says how many processes that were. For those who are [`alone`].
+pub(crate) async fn kill(rig: &Rig, shim: &Shim, init: ProcessId) -> usize {
+    pidfd::signal(shim.process(), libc::SIGKILL).expect("it may be killed");
     assert!(shim.wait().await.lost);
     let killed = kill_leftovers(rig.id(), &[init]).await.expect("nothing resists");
     assert_eq!(kill_leftovers(rig.id(), &[init]).await.expect("nothing is left"), 0);

@@ -4,7 +4,7 @@ use crate::rig::Rig;
 
 /// What one more shim costs: memory that is its own and written to. Pages of the executable are shared by all shims; they
 /// count once, whoever they are shared with.
-fn own_memory(pid: i32) -> u64 {
+pub(crate) fn own_memory(pid: i32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it lives");
     let field = |name: &str| {
         let line = rollup

@@ -101,10 +101,18 @@ impl Server {
         }
     }
 
-    /// Reaps what has ended. While a checkpoint may be tracing, only what no tracer holds: see [`reap`].
+    /// Reaps what has ended. While a checkpoint may be tracing, only what no tracer holds (see [`reap`]); and while the
+    /// container stands still, nothing of it: its zombies are part of what the checkpoint has seen.
     pub(super) fn reap(&mut self) -> io::Result<()> {
         if self.checkpoint.is_some() {
-            for reaped in reap::released(self.me.pid)? {
+            let released = {
+                let _nobody_looks = self.shared.hold_members();
+                let frozen = self.init().is_some_and(|init| family::traced(init.pid));
+                let execs = &self.execs;
+                let wanted = |pid| !frozen || execs.iter().any(|exec| exec.mark.root.pid == pid);
+                reap::released(self.me.pid, wanted)?
+            };
+            for reaped in released {
                 self.reaped(reaped);
             }
             // A first process that ended under the tracer is not reported to anybody until the tracer lets go.
@@ -164,8 +172,12 @@ impl Server {
                 Event::Phase(phase) => self.send(id, &Reply::Phase(phase)),
                 Event::Exited(pid, status) => self.reaped(Reaped { pid, status, cpu: None }),
                 Event::Over(result) => {
+                    // What cannot be stopped or read any more because it has ended is no failure of stopping or reading.
+                    let ended = self.init().is_none();
                     let result = result.map_err(|failure| match failure.kind {
-                        ErrorKind::Cancelled if self.ended_under_checkpoint => Failure {
+                        ErrorKind::Cancelled if !self.ended_under_checkpoint => failure,
+                        ErrorKind::Freeze | ErrorKind::Capture if !ended => failure,
+                        ErrorKind::Cancelled | ErrorKind::Freeze | ErrorKind::Capture => Failure {
                             kind: ErrorKind::NotRunning,
                             message: format!("container {} ended during its checkpoint", self.spec.container_id),
                         },

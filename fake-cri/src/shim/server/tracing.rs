@@ -20,7 +20,7 @@ use nix::fcntl::OFlag;
 
 use super::members::{self, ExecMark};
 use crate::{
-    checkpoint::{Failure, Job, Phase, Report},
+    checkpoint::{self, ErrorKind, Failure, Host, Job, Phase, Report},
     process::{ProcessId, pidfd::PidFd},
 };
 
@@ -47,6 +47,7 @@ pub(super) struct Shared {
     wake: OwnedFd,
     changed: Condvar,
     inner: Mutex<Inner>,
+    looking: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -67,6 +68,7 @@ impl Shared {
             wake,
             changed: Condvar::new(),
             inner: Mutex::default(),
+            looking: Mutex::default(),
         };
         Ok((Arc::new(shared), woken))
     }
@@ -76,6 +78,12 @@ impl Shared {
         let mut inner = self.lock();
         inner.init = init;
         inner.execs = execs;
+    }
+
+    /// Keeps the engine from looking at the container's processes. It looks once more after all of them stand still, so
+    /// whoever sees them running and reaps under this lock takes nothing away that the engine has seen last.
+    pub(super) fn hold_members(&self) -> MutexGuard<'_, ()> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// fake-cri has heard of the last phase.
@@ -122,7 +130,7 @@ pub(super) fn start(shared: &Arc<Shared>, job: Job, peer: Option<PidFd>) -> io::
         .name("checkpoint".into())
         .stack_size(STACK)
         .spawn(move || {
-            let run = std::panic::AssertUnwindSafe(|| engine(&job, &tracer));
+            let run = std::panic::AssertUnwindSafe(|| checkpoint::run(&job, &tracer));
             let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
                 Err(Failure {
                     kind: ErrorKind::Capture,
@@ -141,12 +149,13 @@ struct Tracer {
     peer: Option<PidFd>,
 }
 
-impl Tracer {
+impl Host for Tracer {
     fn members(&self) -> io::Result<Vec<ProcessId>> {
         let (init, execs) = {
             let inner = self.shared.lock();
             (inner.init, inner.execs.clone())
         };
+        let _nobody_reaps = self.shared.hold_members();
         let members = members::look(self.shared.shim, init, &execs)?;
         Ok(members.container.into_iter().map(|kin| kin.id).collect())
     }
@@ -184,15 +193,4 @@ impl Tracer {
             let _ = peer.signal(libc::SIGKILL);
         }
     }
-}
-
-use crate::checkpoint::ErrorKind;
-
-fn engine(_job: &Job, host: &Tracer) -> Result<Report, Failure> {
-    let _ = (Tracer::members, Tracer::exited, Tracer::crash_runtime, host.cancelled());
-    host.phase(Phase::Freeze);
-    Err(Failure {
-        kind: ErrorKind::Unsupported,
-        message: "no checkpoint engine yet".into(),
-    })
 }
