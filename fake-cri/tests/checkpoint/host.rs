@@ -144,8 +144,11 @@ const SPEC: &str = r#"{"ociVersion":"1.1.0","process":{"args":["app"],"cwd":"/"}
 /// Every thread of the container runs free: none stopped, none traced.
 pub(crate) fn assert_runs_free(init: i32) {
     for process in descendants(init) {
-        for entry in fs::read_dir(format!("/proc/{}/task", process.pid)).unwrap() {
-            let path = entry.unwrap().path();
+        // Processes and threads may end while they are looked at.
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.pid)) else {
+            continue;
+        };
+        for path in threads.filter_map(|entry| Some(entry.ok()?.path())) {
             let Ok(status) = fs::read_to_string(path.join("status")) else {
                 continue;
             };
