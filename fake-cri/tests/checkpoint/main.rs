@@ -7,6 +7,7 @@ mod ending;
 mod freeze;
 mod host;
 mod location;
+mod measure;
 mod smoke;
 #[cfg(target_arch = "x86_64")]
 mod truth;

@@ -63,6 +63,8 @@ pub(crate) struct Shape {
     pub(crate) zombie: bool,
     /// Private memory, of which every second page is written.
     pub(crate) sparse_pages: u64,
+    /// Private memory, of which every page is written, no two alike.
+    pub(crate) dense_pages: u64,
     /// Private memory that is only read.
     pub(crate) zero_pages: u64,
     /// Shared anonymous memory, of which every third page is written.
@@ -281,6 +283,18 @@ impl Memory {
             for page in (1..shape.sparse_pages).step_by(2) {
                 for (index, byte) in sparse.page(page).iter_mut().enumerate() {
                     *byte = (page as usize * 31 + index * 7) as u8;
+                }
+            }
+        }
+        if let Some(mut dense) = place("dense", shape.dense_pages, MapFlags::MAP_PRIVATE) {
+            for page in 0..shape.dense_pages {
+                let mut bits = page * PAGE + 1;
+                for word in dense.page(page).chunks_exact_mut(8) {
+                    // xorshift64
+                    bits ^= bits << 13;
+                    bits ^= bits >> 7;
+                    bits ^= bits << 17;
+                    word.copy_from_slice(&bits.to_le_bytes());
                 }
             }
         }

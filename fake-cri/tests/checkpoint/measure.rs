@@ -1,0 +1,90 @@
+//! What a checkpoint costs: memory of the one who makes it, and time.
+//!
+//! `CHECKPOINT_MEASURE=1073741824 cargo test --release -p fake-cri --test checkpoint measure::measured -- --ignored --nocapture`
+//! prints the times of five checkpoints of so many bytes of random memory, beside those of a plain copy of the archive.
+
+use std::{
+    fs::{self, File},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use fake_cri::checkpoint;
+
+use crate::{
+    host::{TestHost, job},
+    workload::{PAGE, Shape, Workload},
+};
+
+/// The environment variable that says how many bytes [`measured`] fills.
+const BYTES: &str = "CHECKPOINT_MEASURE";
+
+/// A field of `/proc/self/status` in bytes.
+fn status(name: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+#[ignore = "no test: run by the one below, and by hand to measure"]
+fn measured() {
+    let Some(bytes) = std::env::var(BYTES).ok() else {
+        return;
+    };
+    let bytes: u64 = bytes.parse().expect("a number of bytes");
+    let workload = Workload::start(&Shape {
+        dense_pages: bytes / PAGE,
+        ..Shape::default()
+    });
+    let folder = tempfile::tempdir_in(std::env::var_os("CHECKPOINT_MEASURE_IN").unwrap_or("/var/tmp".into())).unwrap();
+    let job = job(workload.pid(), folder.path());
+    let mut most = 0;
+    for _ in 0..5 {
+        // The peak counts from here (proc_pid_clear_refs(5)).
+        fs::write("/proc/self/clear_refs", "5").unwrap();
+        let before = status("VmRSS:");
+        let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+        let grown = status("VmHWM:") - before;
+        most = most.max(grown);
+        let copying = Instant::now();
+        let copy = folder.path().join("copy");
+        std::io::copy(
+            &mut File::open(&job.location).unwrap(),
+            &mut File::create(&copy).unwrap(),
+        )
+        .unwrap();
+        println!(
+            "{} bytes: total {:?}, frozen {:?}, copy {:?}, grown by {grown} bytes",
+            report.archive_bytes,
+            report.total,
+            report.frozen,
+            copying.elapsed()
+        );
+        fs::remove_file(copy).unwrap();
+    }
+    println!("most {most}");
+}
+
+#[test]
+fn memory_of_the_container_is_never_held() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "measure::measured", "--ignored", "--nocapture"])
+        .env(BYTES, (128_u64 << 20).to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let most: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("most "))
+        .expect("it says so")
+        .parse()
+        .unwrap();
+    assert!(most < 4 << 20, "{text}");
+}
