@@ -2,4 +2,5 @@
 
 mod bounded;
 mod judged;
+mod memory;
 mod mutants;

@@ -1,0 +1,82 @@
+//! The command stays small whatever an archive claims: it runs here with less address space than each bomb asks for.
+
+use std::{
+    fs::{self, File},
+    io::{self, Seek as _, SeekFrom, Write as _},
+    path::Path,
+    process::Command,
+};
+
+use rstest::rstest;
+
+const BLOCK: u64 = 512;
+const HUGE: u64 = 2 << 30;
+
+/// Address space for the command, in KiB: its program, its threads' stacks, and far below [`HUGE`].
+const ADDRESS_SPACE: u64 = 1 << 20;
+
+/// Writes a member whose content begins with `first` and then is a hole.
+fn member(file: &mut File, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_path(name)?;
+    header.set_size(size);
+    header.set_mode(0o600);
+    header.set_cksum();
+    file.write_all(header.as_bytes())?;
+    file.write_all(first)?;
+    file.seek(SeekFrom::Current(
+        (size.next_multiple_of(BLOCK) - first.len() as u64).cast_signed(),
+    ))?;
+    Ok(())
+}
+
+fn archive(path: &Path, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    member(&mut file, kind, name, size, first)?;
+    let end = file.stream_position()?;
+    file.set_len(end + 2 * BLOCK)?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+}
+
+#[rstest]
+#[case::document(b'0', "config.dump", b"{", "it is larger than")]
+#[case::image_entry(b'0', "checkpoint/mm-1.img", &[0x19, 0x43, 0x56, 0x54, 0x20, 0x28, 0x49, 0x57, 0, 0, 0, 0x7f], "above the limit")]
+#[case::long_name(b'L', "././@LongLink", b"a", "extension header of 2147483648 bytes")]
+#[case::records(b'x', "pax", b"2147483648 path=a", "extension header of 2147483648 bytes")]
+fn a_bomb_is_named_in_little_memory(#[case] kind: u8, #[case] name: &str, #[case] first: &[u8], #[case] seen: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bomb.tar");
+    archive(&path, kind, name, HUGE, first).expect("written, most of it a hole");
+    let script = format!("ulimit -v {ADDRESS_SPACE} && exec \"$0\" archive --strict \"$1\"");
+    let command = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_checkpoint-conformance")])
+        .arg(&path)
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("a shell");
+    let text = String::from_utf8_lossy(&command.stdout);
+    assert_eq!(
+        command.status.code(),
+        Some(1),
+        "{text}\n{}",
+        String::from_utf8_lossy(&command.stderr)
+    );
+    assert!(
+        text.split_whitespace().collect::<Vec<_>>().join(" ").contains(seen),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_limit_is_one() {
+    // Without this the test above would hold for any program: tail keeps a line whole.
+    let script = "ulimit -v 262144 && head -c 536870912 /dev/zero | tail -n 1 | wc -c";
+    let command = Command::new("sh").args(["-c", script]).output().expect("a shell");
+    let kept = String::from_utf8_lossy(&command.stdout);
+    assert_ne!(
+        kept.trim(),
+        "536870912",
+        "tail held 512 MiB in 256 MiB of address space"
+    );
+}
