@@ -17,7 +17,7 @@ use tonic::Code;
 const ENTRIES: usize = 10_000;
 
 /// Bytes of text that a journal holds at most.
-const BYTES: usize = 64 << 20;
+const BYTES: usize = 32 << 20;
 
 /// One call, from its arrival to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// An empty journal of 10,000 entries and 64 MiB of text at most.
+    /// An empty journal of 10,000 entries and 32 MiB of text at most.
     pub fn new() -> Journal {
         Journal::default()
     }

@@ -1,0 +1,254 @@
+//! SIGKILL at the engine's own phase points: to fake-cri, which changes nothing for the container, and to the shim, which
+//! ends the container and leaves nothing of it.
+
+mod cri;
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use cri::{Cri, PATIENCE, Pod, annotated, builder, container_config, pod_config};
+use cri_proto::runtime::v1;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rstest::rstest;
+use tonic::{Request, Status};
+
+/// How often a phase is killed in.
+const TIMES: usize = 10;
+
+/// A process of several threads, with a child, and memory that takes a while to write.
+async fn pod(cri: &Cri) -> Pod<'_> {
+    let mut config = pod_config("web");
+    config.annotations = annotated(&[("memory", "8Mi"), ("threads", "3"), ("children", "1"), ("tick", "10ms")]);
+    cri.pod_of(config).await
+}
+
+async fn checkpoint(cri: &Cri, id: &str, location: &Path) -> Result<(), Status> {
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.to_owned(),
+        location: location.to_string_lossy().into_owned(),
+        timeout: 0,
+    };
+    cri.runtime()
+        .checkpoint_container(Request::new(request))
+        .await
+        .map(drop)
+}
+
+/// A process that cannot be mistaken: its number and when it started.
+type Process = (i32, u64);
+
+/// The fields of a process's stat after its name, the state first.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+fn start_time(pid: i32) -> Option<u64> {
+    stat(pid)?.get(19)?.parse().ok()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// A process and all that come of it.
+fn family(first: i32) -> Vec<Process> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let (mut family, mut next) = (Vec::new(), vec![first]);
+    while let Some(pid) = next.pop() {
+        family.extend(start_time(pid).map(|start| (pid, start)));
+        next.extend(children.remove(&pid).unwrap_or_default());
+    }
+    family
+}
+
+/// Why a process does not simply run: what is stopped or traced of it.
+fn held(pid: i32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let lines = statuses.flat_map(|status| status.lines().map(str::to_owned).collect::<Vec<_>>());
+    let held = |line: &String| {
+        line.strip_prefix("State:")
+            .is_some_and(|state| state.trim().starts_with(['T', 't']))
+            || line
+                .strip_prefix("TracerPid:")
+                .is_some_and(|tracer| tracer.trim() != "0")
+    };
+    lines.filter(held).collect()
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let holds = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, holds).await.is_ok(), "in vain: {what}");
+}
+
+fn ticks(log: &Path) -> usize {
+    fs::read_to_string(log)
+        .expect("the log")
+        .lines()
+        .filter(|line| line.contains(" tick "))
+        .count()
+}
+
+/// Panics unless the archive can be read to its end and has what comes first and last in it.
+fn assert_whole(archive: &Path) {
+    let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
+    let mut names = Vec::new();
+    for entry in archive.entries().expect("a tar") {
+        let mut entry = entry.expect("a whole member");
+        names.push(entry.path().expect("a name").to_string_lossy().into_owned());
+        let size = entry.size();
+        let read = entry.read_to_end(&mut Vec::new()).expect("its bytes");
+        assert_eq!(read as u64, size);
+    }
+    for member in [
+        "checkpoint/",
+        "checkpoint/inventory.img",
+        "checkpoint/pages-1.img",
+        "dump.log",
+    ] {
+        assert!(names.iter().any(|name| name == member), "{member} is not in {names:?}");
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder)
+        .expect("the folder")
+        .map(|file| file.expect("a file").path())
+        .collect()
+}
+
+#[rstest]
+#[case("freeze")]
+#[case("capture")]
+#[case("write")]
+#[case("finish")]
+#[tokio::test]
+async fn killing_fake_cri_changes_nothing_for_the_container(#[case] phase: &str) {
+    let mut cri = Cri::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let location = folder.path().join("a.tar");
+    let (id, log, logs) = {
+        let pod = pod(&cri).await;
+        let id = pod.run(container_config("app")).await;
+        pod.logged("app", "tick 1 ").await;
+        (id, pod.logs.path().join("app/0.log"), pod.logs)
+    };
+    let pid = cri.pid(&id).await;
+    let started = start_time(pid).expect("it runs");
+    let members = family(pid);
+    assert!(members.len() >= 2, "it has a child: {members:?}");
+
+    for round in 0..TIMES {
+        // Every other time there is an archive already, which must stay what it was.
+        if round % 2 == 1 {
+            checkpoint(&cri, &id, &location)
+                .await
+                .expect("a checkpoint without a fault");
+        }
+        let before = files(folder.path());
+        let fault = format!("CheckpointContainer:{phase}=crash");
+        cri.process.control().add_faults([fault]).await.expect("a rule");
+        checkpoint(&cri, &id, &location)
+            .await
+            .expect_err("nobody is left to answer");
+        let status = cri.process.crashed().await.expect("it was running");
+        assert_eq!(status.to_string(), "signal: 9 (SIGKILL)");
+
+        let free = || members.iter().all(|(pid, _)| held(*pid).is_empty());
+        eventually("nothing is stopped or traced", free).await;
+        let ticked = ticks(&log);
+        eventually("the ticks go on", || ticks(&log) > ticked + 1).await;
+        if location.exists() {
+            assert_whole(&location);
+        }
+
+        cri.process.restart().await.expect("it starts again");
+        assert_eq!(
+            files(folder.path()).iter().filter(|file| **file != location).count(),
+            0,
+            "no temporary is left"
+        );
+        assert!(before.iter().all(|file| file.exists()), "what was there is there");
+        if location.exists() {
+            assert_whole(&location);
+            fs::remove_file(&location).expect("it can be removed");
+        }
+        let container = cri.status(&id).await.expect("it is known");
+        assert_eq!(container.state(), v1::ContainerState::ContainerRunning);
+        assert_eq!((cri.pid(&id).await, start_time(pid)), (pid, Some(started)));
+        assert_eq!(family(pid).len(), members.len());
+    }
+    checkpoint(&cri, &id, &location).await.expect("the last one succeeds");
+    assert_whole(&location);
+    drop(logs);
+}
+
+#[rstest]
+#[case("freeze")]
+#[case("capture")]
+#[case("write")]
+#[case("finish")]
+#[tokio::test]
+async fn killing_the_shim_leaves_nothing_stopped_stray_or_partial(#[case] phase: &str) {
+    let options = builder().env("FAKE_CRI_LOG", "fake_cri=debug");
+    let cri = Cri::with(options.fault(format!("CheckpointContainer:{phase}=hang"))).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let location = folder.path().join("a.tar");
+    let pod = pod(&cri).await;
+    let mut name = phase.to_owned();
+    name[..1].make_ascii_uppercase();
+    let reached = |log: String| log.matches(&format!("phase={name}")).count();
+
+    for round in 0..TIMES {
+        let app = format!("app-{round}");
+        let id = pod.run(container_config(&app)).await;
+        pod.logged(&app, "tick 1 ").await;
+        let shim = parent(cri.pid(&id).await).expect("its parent");
+        let members = family(shim);
+        assert!(members.len() >= 3, "a shim, a process, its child: {members:?}");
+
+        let killed = async {
+            eventually("the phase begins", || reached(cri.process.log()) > round).await;
+            kill(Pid::from_raw(shim), Signal::SIGKILL).expect("the shim is there");
+        };
+        let (answer, ()) = tokio::join!(checkpoint(&cri, &id, &location), killed);
+        answer.expect_err("its shim is dead");
+        let status = cri.ended(&id).await;
+        assert_ne!(status.exit_code, 0, "{status:?}");
+        let gone = || members.iter().all(|(pid, start)| start_time(*pid) != Some(*start));
+        eventually("every process is gone and reaped", gone).await;
+        eventually("no file is left", || files(folder.path()).is_empty()).await;
+        cri.remove(&id).await.expect("what is left of it can be removed");
+    }
+    cri.process.control().clear_faults(&[]).await.expect("an answer");
+    let id = pod.run(container_config("last")).await;
+    checkpoint(&cri, &id, &location)
+        .await
+        .expect("the next container is well");
+    assert_whole(&location);
+}
