@@ -159,7 +159,11 @@ impl Runtime {
             }
         };
         // On record it stays when this future is dropped instead: the shim then removes the file in its own time.
-        self.forget_checkpoint(&record.id)?;
+        match &result {
+            Ok(_) => self.forget_checkpoint(&record.id)?,
+            // A shim that was killed could not remove it.
+            Err(_) => self.remove_checkpoint_leftovers(&record.id)?,
+        }
         result.map_err(|failure| Error::Checkpoint {
             id: record.id.clone(),
             failure,
