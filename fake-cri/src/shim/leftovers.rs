@@ -29,6 +29,9 @@ use crate::process::{
 /// How long processes may take to die.
 const DYING: Duration = Duration::from_secs(10);
 
+/// How long to wait for children of a shim that is only just dying to become ours: it closes its sockets before that.
+const ADOPTION: Duration = Duration::from_secs(1);
+
 /// Kills all that a dead shim left of a container, and returns how many processes that were when nothing is left. `known`
 /// are processes that are known to be the container's: its first one. The shim itself must be gone.
 ///
@@ -42,25 +45,26 @@ pub async fn kill_leftovers(container_id: &str, known: &[ProcessId]) -> Result<u
 }
 
 fn kill(container_id: &str, known: &[ProcessId]) -> Result<usize, ShimError> {
-    let until = Instant::now() + DYING;
+    let begun = Instant::now();
     let mut killed = HashSet::new();
     loop {
         let left = find(container_id, known)?;
         let mut alive = Vec::new();
+        let mut unreaped = false;
         for kin in &left {
             if kin.ended() {
-                // Ours to reap, if we are its parent; else it is gone as soon as its parent looks.
-                let _ = reap::child(kin.id.pid)?;
+                // Ours to reap, now or when the dying shim has let go of it; else it is gone as soon as its parent looks.
+                unreaped |= !matches!(reap::child(kin.id.pid)?, reap::Found::Ended(_));
                 continue;
             }
             killed.insert(kin.id);
             alive.push(kin.id.pid);
             pidfd::signal(kin.id, libc::SIGKILL)?;
         }
-        if alive.is_empty() {
+        if alive.is_empty() && (!unreaped || begun.elapsed() > ADOPTION) {
             return Ok(killed.len());
         }
-        if Instant::now() > until {
+        if begun.elapsed() > DYING {
             let message = format!("kill what is left of container {container_id}: processes {alive:?} would not die");
             return Err(ShimError::Shim { message });
         }
