@@ -98,12 +98,16 @@ fn held(pid: i32) -> Vec<String> {
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let holds = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, holds).await.is_ok(), "in vain: {what}");
+    none_left(what, || if holds() { None } else { Some(()) }).await;
+}
+
+/// Waits until nothing is left, and says what is when it takes too long.
+async fn none_left<T: std::fmt::Debug>(what: &str, mut left: impl FnMut() -> Option<T>) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while let Some(left) = left() {
+        assert!(tokio::time::Instant::now() < end, "in vain: {what}: {left:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 fn ticks(log: &Path) -> usize {
@@ -240,8 +244,9 @@ async fn killing_the_shim_leaves_nothing_stopped_stray_or_partial(#[case] phase:
         answer.expect_err("its shim is dead");
         let status = cri.ended(&id).await;
         assert_ne!(status.exit_code, 0, "{status:?}");
-        let gone = || members.iter().all(|(pid, start)| start_time(*pid) != Some(*start));
-        eventually("every process is gone and reaped", gone).await;
+        let lives = |(pid, start): &&Process| start_time(*pid) == Some(*start);
+        let left = || members.iter().find(lives).map(|(pid, _)| (*pid, stat(*pid)));
+        none_left("every process is gone and reaped", left).await;
         eventually("no file is left", || files(folder.path()).is_empty()).await;
         cri.remove(&id).await.expect("what is left of it can be removed");
     }
