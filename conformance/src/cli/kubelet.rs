@@ -13,7 +13,7 @@ use crate::{
     catalog::kubelet::{Session, cases},
     mutant::{self, Definition},
     report::{Frame, Palette, Progress, Repeat, Report, Secrets, Terminal},
-    target::{ContainerRef, Credential, Embedded, Identity, Kubelet, UrlTarget},
+    target::{ContainerRef, Credential, Embedded, Identity, Kubelet, RealKubelet, UrlTarget},
 };
 
 /// Which kubelet, which cases, what decides.
@@ -77,6 +77,32 @@ pub struct KubeletArgs {
     /// The control socket of the fake-cri that is the kubelet's runtime
     #[arg(long, value_name = "SOCKET", help_heading = "A running kubelet")]
     fake_cri_control: Option<PathBuf>,
+
+    /// Start this kubelet, without a cluster, and judge it; needs root
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "A kubelet started here",
+        conflicts_with = "kubelet_url"
+    )]
+    kubelet_binary: Option<PathBuf>,
+    /// One more argument for that kubelet; may be given several times
+    #[arg(
+        long,
+        value_name = "ARG",
+        help_heading = "A kubelet started here",
+        requires = "kubelet_binary",
+        allow_hyphen_values = true
+    )]
+    kubelet_arg: Vec<OsString>,
+    /// Run its Pods on this runtime, unix:///PATH, instead of a fake-cri of its own
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        help_heading = "A kubelet started here",
+        requires = "kubelet_binary"
+    )]
+    runtime_endpoint: Option<String>,
 }
 
 fn parse_mutant(name: &str) -> Result<&'static str, String> {
@@ -127,7 +153,10 @@ impl KubeletArgs {
                 (self.ca.is_some() || self.insecure, "--ca and --insecure"),
                 (self.pod.is_some(), "--pod"),
                 (self.checkpoints_dir.is_some(), "--checkpoints-dir"),
-                (self.fake_cri_control.is_some(), "--fake-cri-control"),
+                (
+                    self.fake_cri_control.is_some() && self.runtime_endpoint.is_none(),
+                    "--fake-cri-control",
+                ),
             ] {
                 if given {
                     return Err(Failure::Usage(format!("{option} go with --kubelet-url")));
@@ -166,6 +195,16 @@ impl KubeletArgs {
     }
 
     async fn target(&self) -> Result<Kubelet, Failure> {
+        if let Some(binary) = &self.kubelet_binary {
+            let target = RealKubelet {
+                binary: binary.clone(),
+                args: self.kubelet_arg.clone(),
+                runtime_endpoint: self.runtime_endpoint.clone(),
+                control: self.fake_cri_control.clone(),
+                logs: self.verdict.report_dir.clone(),
+            };
+            return Ok(target.start().await.map_err(anyhow::Error::from)?);
+        }
         let Some(url) = &self.kubelet_url else {
             let embedded = Embedded {
                 defect: self.mutant.and_then(Definition::by_name).map(Definition::defect),

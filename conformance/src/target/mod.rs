@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  embedded   fake-cri and the reference kubelet, started here in a temporary folder
+//!  real       an unmodified kubelet, started here over fake-cri or another runtime
 //!  url        a kubelet that runs already
 //!      \
 //!       Kubelet --- Client      HTTPS with good, wrong or no credentials
@@ -20,6 +21,7 @@ mod faults;
 mod kubelet;
 mod pki;
 mod pod;
+mod real_kubelet;
 mod url;
 mod workload;
 
@@ -29,6 +31,7 @@ pub use evidence::Evidence;
 pub use faults::{Call, Faults};
 pub use kubelet::{ContainerRef, Gate, Kubelet, Neighbours, Steering};
 pub use pki::{Authority, Pair};
+pub use real_kubelet::RealKubelet;
 pub use url::{Credential, UrlTarget};
 pub use workload::{Workload, parse as parse_log};
 

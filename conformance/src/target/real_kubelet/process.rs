@@ -1,0 +1,158 @@
+//! A kubelet as a process that does not outlive the harness.
+
+use std::{
+    ffi::OsString,
+    fs::{self, OpenOptions},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{sys::signal, unistd::Pid};
+
+use super::TargetError;
+
+/// How long a kubelet may take to end before it is killed.
+const END_WITHIN: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+/// How much of the log an error shows.
+const LAST_LINES: usize = 4;
+
+/// Runs the arguments, and ends them when standard input ends: when the harness closes it, and when the harness is gone,
+/// however it went.
+const LIFELINE: &str = r#"
+exec 3<&0 </dev/null
+"$@" 3<&- &
+kubelet=$!
+{ cat <&3 >/dev/null; kill -TERM "$kubelet"; } 2>/dev/null &
+exec 3<&-
+wait "$kubelet"
+"#;
+
+/// A running kubelet. Dropped, it is ended.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    lifeline: Option<ChildStdin>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it, in a process group of its own so that Ctrl-C reaches the harness alone; the log is appended to.
+    ///
+    /// # Errors
+    /// The log cannot be opened, or there is no shell.
+    pub(super) fn start(binary: &Path, args: &[OsString], tmp: &Path, log: &Path) -> Result<Process, TargetError> {
+        let open = || {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(log)
+                .map_err(TargetError::file(log))
+        };
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg("-c")
+            .arg(LIFELINE)
+            .arg("kubelet-lifeline")
+            .arg(binary)
+            .args(args);
+        command
+            .env("TMPDIR", tmp)
+            .stdin(Stdio::piped())
+            .stdout(open()?)
+            .stderr(open()?)
+            .process_group(0);
+        let mut child = command.spawn().map_err(TargetError::file("/bin/sh"))?;
+        let lifeline = child.stdin.take();
+        Ok(Process {
+            child,
+            lifeline,
+            log: log.to_owned(),
+        })
+    }
+
+    /// Waits until it ends by itself; returns its last words.
+    pub(super) async fn ended(&mut self) -> String {
+        while let Ok(None) = self.child.try_wait() {
+            tokio::time::sleep(POLL).await;
+        }
+        let log = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&log).into_owned();
+        let lines: Vec<&str> = text.lines().rev().take(LAST_LINES).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends it politely, or after a while by force.
+    pub(super) async fn stop(self) {
+        // Dropping waits; a runtime's thread must not.
+        let dropped = tokio::task::spawn_blocking(move || drop(self)).await;
+        debug_assert!(dropped.is_ok(), "ending a process does not panic");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        let began = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if began.elapsed() > END_WITHIN {
+                // The group is the shell, the kubelet and what it has started.
+                if let Ok(group) = i32::try_from(self.child.id()) {
+                    let _ = signal::killpg(Pid::from_raw(group), signal::Signal::SIGKILL);
+                }
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(folder: &Path, script: &str) -> Process {
+        let args = ["-c", script].map(OsString::from);
+        Process::start(Path::new("/bin/sh"), &args, folder, &folder.join("log")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_one_that_ends_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = start(folder.path(), "echo one; echo \"$TMPDIR\" >&2; exit 3");
+        let words = process.ended().await;
+        assert!(
+            words.contains("one") && words.contains(folder.path().to_str().unwrap()),
+            "{words}"
+        );
+    }
+
+    #[tokio::test]
+    async fn it_is_ended_politely_when_the_lifeline_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let script = format!(
+            "trap 'echo ended > {}; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+            mark.display()
+        );
+        let process = start(folder.path(), &script);
+        while !fs::read_to_string(folder.path().join("log"))
+            .unwrap_or_default()
+            .contains("up")
+        {
+            tokio::time::sleep(POLL).await;
+        }
+        let group = Pid::from_raw(i32::try_from(process.child.id()).unwrap());
+        process.stop().await;
+        assert_eq!(fs::read_to_string(mark).unwrap(), "ended\n");
+        // The last of the group may be a zombie for a moment.
+        let began = Instant::now();
+        while signal::killpg(group, None).is_ok() {
+            assert!(began.elapsed() < END_WITHIN, "something of the group is left");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Removes our Pod from a runtime that goes on without us.
+
+use std::collections::HashMap;
+
+use cri_proto::runtime::v1::{
+    ListPodSandboxRequest, PodSandboxFilter, RemovePodSandboxRequest, StopPodSandboxRequest,
+    runtime_service_client::RuntimeServiceClient,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{Status, transport::Endpoint};
+
+use super::{ContainerRef, TargetError};
+
+/// Stops and removes the Pod's sandboxes with all that is in them.
+///
+/// # Errors
+/// The runtime does not answer, or does not do it.
+pub(super) async fn remove(endpoint: &str, subject: &ContainerRef) -> Result<(), TargetError> {
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint).to_owned();
+    let refused =
+        |why: String| TargetError::NotReady(format!("failed to remove {} from {endpoint}: {why}", subject.pod));
+    let connect = move |_| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    };
+    // The URI is demanded and not used: the connector knows the socket.
+    let channel = Endpoint::from_static("http://runtime.invalid")
+        .connect_with_connector(tower::service_fn(connect))
+        .await
+        .map_err(|error| refused(error.to_string()))?;
+    let mut runtime = RuntimeServiceClient::new(channel);
+
+    let label_selector = HashMap::from([
+        ("io.kubernetes.pod.name".to_owned(), subject.pod.clone()),
+        ("io.kubernetes.pod.namespace".to_owned(), subject.namespace.clone()),
+    ]);
+    let filter = Some(PodSandboxFilter {
+        label_selector,
+        ..PodSandboxFilter::default()
+    });
+    let removed = async {
+        let list = runtime
+            .list_pod_sandbox(ListPodSandboxRequest { filter })
+            .await?
+            .into_inner();
+        for pod_sandbox_id in list.items.into_iter().map(|sandbox| sandbox.id) {
+            runtime
+                .stop_pod_sandbox(StopPodSandboxRequest {
+                    pod_sandbox_id: pod_sandbox_id.clone(),
+                })
+                .await?;
+            runtime
+                .remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id })
+                .await?;
+        }
+        Ok::<_, Status>(())
+    };
+    removed
+        .await
+        .map_err(|status| refused(format!("{:?}: {}", status.code(), status.message())))
+}
