@@ -145,13 +145,15 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
 /// The life of a shim's process.
 pub(crate) fn run() -> ! {
     let code = match prepare_to_serve() {
-        Ok(server) => match serve(server) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{error}");
-                1
+        Ok(server) => {
+            tell(&Hello::Listening(server.process()));
+            // Whoever waits for these to end knows then that there is nothing more to come.
+            if let Err(error) = daemon::drop_streams() {
+                eprintln!("leave the standard streams: {error}");
             }
-        },
+            server.serve();
+            0
+        }
         Err(error) => {
             tell(&Hello::Failed(error.to_string()));
             1
@@ -164,12 +166,6 @@ fn prepare_to_serve() -> io::Result<Server> {
     daemon::detach(NAME)?;
     let spec: LaunchSpec = serde_json::from_reader(io::stdin().lock())?;
     Server::new(spec)
-}
-
-fn serve(server: Server) -> io::Result<()> {
-    tell(&Hello::Listening(server.process()));
-    daemon::drop_streams()?;
-    server.serve()
 }
 
 fn tell(hello: &Hello) {

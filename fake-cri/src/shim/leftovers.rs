@@ -8,7 +8,7 @@
 //! - it is one of the known processes, with its start time;
 //! - it is in the session of one that counts (each container's first process leads a session);
 //! - it descends from one that counts;
-//! - it is a child of this process, in a session of its own, and no shim: then some dead shim left it.
+//! - it is a child of this process, in a session of its own, and no shim by its name: then some dead shim left it.
 //!
 //! All are killed, and it is looked again until nothing is found, since processes may be born meanwhile. A process that a
 //! checkpoint held stopped when the shim was killed runs on by itself: its tracer is gone.

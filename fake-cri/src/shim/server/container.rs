@@ -223,7 +223,12 @@ impl Server {
         for output in self.outputs.drain(..) {
             output.drain(&mut self.log);
         }
-        folder::write(&self.spec.dir, folder::EXIT, &exit)?;
+        match folder::write(&self.spec.dir, folder::EXIT, &exit) {
+            // A full disk may have room again.
+            Err(error) if since.elapsed() < ENDING => return Err(error),
+            Err(error) => eprintln!("record the container's end: {error}"),
+            Ok(()) => {}
+        }
         let waiting: Vec<u64> = self
             .connections
             .iter()

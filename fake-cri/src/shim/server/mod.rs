@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Ways to fail: a start that fails leaves `Created`; a process that cannot be killed (uninterruptible) holds `Ending` for
-//! [`ENDING`] at most, and the exit says so; a log that cannot be written loses entries, never the container; a client
-//! that goes away loses its answer, and ends the checkpoint or the command that it had asked for.
+//! `ENDING` at most, and the exit says so; an exit that cannot be recorded is tried as long, and then known only to those
+//! who wait for it; a log that cannot be written loses entries, never the container; a client that goes away loses its
+//! answer, and ends the checkpoint or the command that it had asked for.
 
 mod command;
 mod container;
@@ -32,6 +33,7 @@ use std::{
         unix::net::UnixListener,
     },
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -144,18 +146,31 @@ impl Server {
         self.me
     }
 
-    /// Works until the container is over.
-    pub(super) fn serve(mut self) -> io::Result<()> {
+    /// Works until the container is over. Nothing that fails on the way ends a shim whose container lives: it is told once,
+    /// and tried again.
+    pub(super) fn serve(mut self) {
+        let mut told = String::new();
         while !self.finished() {
-            let ready = self.wait()?;
-            for what in ready {
-                self.handle(what)?;
+            if let Err(error) = self.turn() {
+                let error = error.to_string();
+                if error != told {
+                    eprintln!("{error}");
+                    told = error;
+                }
+                thread::sleep(AGAIN);
+                // What a signal told may not have been done.
+                let _ = self.reap();
             }
-            self.drop_closed();
-            self.advance_execs()?;
-            self.advance_end()?;
         }
-        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        for what in self.wait()? {
+            self.handle(what)?;
+        }
+        self.drop_closed();
+        self.advance_execs()?;
+        self.advance_end()
     }
 
     fn state(&self) -> State {
