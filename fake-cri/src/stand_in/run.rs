@@ -102,7 +102,7 @@ struct Settled {
     /// How it names itself: number and start time.
     name: String,
     /// What it holds until its end.
-    held: (Vec<u8>, Vec<File>),
+    held: (Vec<u64>, Vec<File>),
 }
 
 /// Takes memory, files and threads, and says who this process is.
