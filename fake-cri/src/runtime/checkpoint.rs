@@ -19,12 +19,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Container, Error, Record, Runtime, State,
+    Container, Error, Pod, Record, Runtime, State,
     delay::annotated,
+    documents::documents,
     id::hex,
     store::{absent_is_fine, failed, read_json, write_json},
 };
-use crate::checkpoint::{Document, ErrorKind, Failure, Injection, Job, Phase, Report};
+use crate::checkpoint::{ErrorKind, Failure, Injection, Job, Phase, Report};
 
 /// What CheckpointContainer asks.
 #[derive(Clone, Debug)]
@@ -119,18 +120,20 @@ impl Runtime {
         };
         // What a cancelled checkpoint before this one did not come to remove.
         self.remove_checkpoint_leftovers(&record.id)?;
+        let pod = self.pod(&record.pod_id)?;
         let temporary = location.with_file_name(format!(".{}.partial", hex(&rand::random::<[u8; 8]>())));
         let job = Job {
             container_id: record.id.clone(),
             init: process,
             location: location.to_owned(),
             temporary: temporary.clone(),
-            documents: self.documents(&record)?,
+            documents: documents(&record, &pod, jiff::Timestamp::now())
+                .map_err(|error| Error::Internal(format!("failed to write the archive's documents: {error}")))?,
             log: record.log.clone(),
             freeze_bound: self.config.freeze_bound,
             deadline: None,
             fsync: self.config.fsync,
-            delay: self.next_delay(&record)?,
+            delay: self.next_delay(&record, &pod)?,
             injections,
         };
         self.put_on_record(&record.id, location, &temporary)?;
@@ -170,11 +173,10 @@ impl Runtime {
         })
     }
 
-    fn next_delay(&self, record: &Record) -> Result<Option<crate::checkpoint::Delay>, Error> {
+    fn next_delay(&self, record: &Record, pod: &Pod) -> Result<Option<crate::checkpoint::Delay>, Error> {
         let Some(delays) = &self.delays else {
             return Ok(None);
         };
-        let pod = self.pod(&record.pod_id)?;
         let annotated = annotated(&pod.config.annotations, &record.config.annotations, record.name());
         let mut delays = delays.lock().expect("no holder of this lock panics");
         delays.next(annotated).map(Some)
@@ -202,10 +204,6 @@ impl Runtime {
     pub(crate) fn forget_checkpoint(&self, id: &str) -> Result<(), Error> {
         let path = self.record_path(id);
         absent_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))
-    }
-
-    fn documents(&self, _record: &Record) -> Result<Vec<Document>, Error> {
-        Ok(Vec::new())
     }
 }
 

@@ -100,6 +100,9 @@ pub enum Error {
         /// What it says.
         message: String,
     },
+    /// What cannot happen, and did.
+    #[error("{0}")]
+    Internal(String),
     /// The state folder could not be read or written.
     #[error("failed to {action} {path:?}: {source}")]
     Store {

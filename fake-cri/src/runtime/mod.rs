@@ -22,6 +22,7 @@ mod command;
 mod config;
 mod container;
 mod delay;
+mod documents;
 mod error;
 mod exec;
 mod filter;
@@ -32,8 +33,10 @@ mod message;
 mod pod;
 mod recover;
 mod signal;
+mod spec;
 mod state;
 mod stats;
+mod status;
 mod store;
 
 use std::{
@@ -183,6 +186,15 @@ impl Runtime {
             }
             Ok(())
         })
+    }
+
+    /// The OCI runtime specification of a container, for a verbose status; null when its pod has just gone.
+    pub(crate) fn spec_json(&self, record: &Record) -> serde_json::Value {
+        let spec = self
+            .pod(&record.pod_id)
+            .ok()
+            .and_then(|pod| spec::spec(record, &pod).ok());
+        serde_json::to_value(spec).unwrap_or_default()
     }
 
     /// Keeps what UpdateRuntimeConfig told.

@@ -237,9 +237,9 @@ impl RuntimeService for RuntimeApi {
         let request = request.into_inner();
         let record = self.runtime.container(&request.container_id)?.record();
         Ok(Response::new(v1::ContainerStatusResponse {
-            status: Some(translate::container_status(&record)),
+            status: Some(record.status()),
             info: match request.verbose {
-                true => translate::container_info(&record),
+                true => translate::container_info(&self.runtime, &record),
                 false => Default::default(),
             },
         }))

@@ -25,7 +25,7 @@ pub(crate) fn status(error: Error) -> Status {
         }
         Error::Checkpoint { failure, .. } => checkpoint_code(failure.kind),
         Error::Store { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::ResourceExhausted,
-        Error::Shim { .. } | Error::Store { .. } => Code::Internal,
+        Error::Shim { .. } | Error::Store { .. } | Error::Internal(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cri_proto::runtime::v1;
 use serde_json::json;
 
-use crate::runtime::{self, Pod, Record, Runtime, State, Usage, image::Image, to_json};
+use crate::runtime::{self, Pod, Record, Runtime, Usage, image::Image, to_json};
 
 pub(crate) fn pod(pod: Pod) -> v1::PodSandbox {
     v1::PodSandbox {
@@ -72,23 +72,6 @@ fn info(value: serde_json::Value) -> HashMap<String, String> {
     [("info".to_owned(), value.to_string())].into()
 }
 
-/// The reference that a container's `image_ref` tells: a digest where the image has one, its id otherwise.
-fn image_ref(image: &Image) -> String {
-    image.repo_digests.first().unwrap_or(&image.id).clone()
-}
-
-/// The image as the caller named it.
-fn image_spec(record: &Record) -> v1::ImageSpec {
-    let mut spec = record.config.image.clone().unwrap_or_default();
-    // The kubelet names an image by its id; people want to read its name.
-    if spec.image == record.image.id
-        && let Some(tag) = record.image.repo_tags.first()
-    {
-        spec.image.clone_from(tag);
-    }
-    spec
-}
-
 pub(crate) fn container(record: Record) -> v1::Container {
     v1::Container {
         image: record.config.image.clone(),
@@ -104,46 +87,8 @@ pub(crate) fn container(record: Record) -> v1::Container {
     }
 }
 
-pub(crate) fn container_status(record: &Record) -> v1::ContainerStatus {
-    let (started_at, exit) = match &record.state {
-        State::Created => (0, None),
-        State::Running { started_at, .. } => (*started_at, None),
-        State::Exited { started_at, exit } => (*started_at, Some(exit)),
-    };
-    v1::ContainerStatus {
-        id: record.id.clone(),
-        metadata: record.config.metadata.clone(),
-        state: record.cri_state() as i32,
-        created_at: record.created_at,
-        started_at,
-        finished_at: exit.map_or(0, |exit| exit.finished_at),
-        exit_code: exit.map_or(0, |exit| exit.code),
-        image: Some(image_spec(record)),
-        image_ref: image_ref(&record.image),
-        reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
-        message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
-        log_path: record
-            .log
-            .as_ref()
-            .map(|log| log.to_string_lossy().into_owned())
-            .unwrap_or_default(),
-        resources: Some(v1::ContainerResources {
-            linux: Some(record.resources.clone()),
-            windows: None,
-        }),
-        image_id: record.image.id.clone(),
-        user: Some(v1::ContainerUser {
-            linux: Some(record.user()),
-        }),
-        stop_signal: record.config.stop_signal,
-    }
-}
-
 /// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one.
-pub(crate) fn container_info(record: &Record) -> HashMap<String, String> {
+pub(crate) fn container_info(runtime: &Runtime, record: &Record) -> HashMap<String, String> {
     info(json!({
         "sandboxID": record.pod_id,
         "pid": record.state.process().map_or(0, |process| process.pid),
@@ -152,6 +97,7 @@ pub(crate) fn container_info(record: &Record) -> HashMap<String, String> {
         "snapshotter": "",
         "runtimeType": "fake-cri",
         "config": to_json(&record.config),
+        "runtimeSpec": runtime.spec_json(record),
     }))
 }
 

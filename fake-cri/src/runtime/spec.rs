@@ -1,0 +1,108 @@
+//! The OCI runtime specification of a container, as an archive's `spec.dump` holds it and crictl shows it.
+//!
+//! It tells what runs: the argv, environment and user of the container, its mounts as they were asked for, and no
+//! namespace, because there is none. The annotations are those by which containerd marks a container, and by which
+//! checkpointctl finds its name and its pod's.
+
+use cri_proto::{document::SpecDump, runtime::v1};
+use serde_json::{Value, json};
+
+use super::{Pod, Record, command};
+
+/// The version of the specification that these documents follow.
+const OCI_VERSION: &str = "1.2.0";
+
+/// The specification of a container in its pod.
+pub(crate) fn spec(record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
+    let config = &record.config;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let user = record.user();
+    let metadata = pod.metadata();
+    let env: Vec<String> = command::env(record, pod)
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let cwd = command::cwd(record).unwrap_or_else(|| "/".into());
+    serde_json::from_value(json!({
+        "ociVersion": OCI_VERSION,
+        "process": {
+            "terminal": config.tty,
+            "user": {
+                "uid": unsigned(user.uid),
+                "gid": unsigned(user.gid),
+                "additionalGids": user.supplemental_groups.iter().map(|gid| unsigned(*gid)).collect::<Vec<_>>(),
+            },
+            "args": command::argv(record),
+            "env": env,
+            "cwd": cwd,
+            "noNewPrivileges": context.is_some_and(|context| context.no_new_privs),
+            "oomScoreAdj": record.resources.oom_score_adj.clamp(-1000, 1000),
+        },
+        "root": {
+            "path": "/",
+            "readonly": context.is_some_and(|context| context.readonly_rootfs),
+        },
+        "hostname": pod.config.hostname,
+        "mounts": config.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "annotations": {
+            "io.kubernetes.cri.container-type": "container",
+            "io.kubernetes.cri.container-name": record.name(),
+            "io.kubernetes.cri.image-name": record.image_name(),
+            "io.kubernetes.cri.sandbox-id": pod.id,
+            "io.kubernetes.cri.sandbox-name": metadata.name,
+            "io.kubernetes.cri.sandbox-namespace": metadata.namespace,
+            "io.kubernetes.cri.sandbox-uid": metadata.uid,
+        },
+        "linux": {
+            "resources": resources(&record.resources),
+            "cgroupsPath": null,
+            "namespaces": [],
+            "maskedPaths": context.map(|context| context.masked_paths.clone()).unwrap_or_default(),
+            "readonlyPaths": context.map(|context| context.readonly_paths.clone()).unwrap_or_default(),
+        },
+    }))
+}
+
+/// Ids are unsigned in the specification, and never negative in a request that means something.
+fn unsigned(id: i64) -> u32 {
+    u32::try_from(id).unwrap_or(0)
+}
+
+fn mount(mount: &v1::Mount) -> Value {
+    let propagation = match mount.propagation() {
+        v1::MountPropagation::PropagationPrivate => "rprivate",
+        v1::MountPropagation::PropagationHostToContainer => "rslave",
+        v1::MountPropagation::PropagationBidirectional => "rshared",
+    };
+    json!({
+        "destination": mount.container_path,
+        "type": "bind",
+        "source": mount.host_path,
+        "options": ["rbind", propagation, if mount.readonly { "ro" } else { "rw" }],
+    })
+}
+
+/// The limits that were set: zero means none in the CRI.
+fn resources(limits: &v1::LinuxContainerResources) -> Value {
+    let some = |value: i64| (value != 0).then_some(value);
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value != 0);
+    let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
+    json!({
+        "memory": {
+            "limit": some(limits.memory_limit_in_bytes),
+            "swap": some(limits.memory_swap_limit_in_bytes),
+        },
+        "cpu": {
+            "shares": positive(limits.cpu_shares),
+            "quota": some(limits.cpu_quota),
+            "period": positive(limits.cpu_period),
+            "cpus": text(&limits.cpuset_cpus),
+            "mems": text(&limits.cpuset_mems),
+        },
+        "hugepageLimits": limits.hugepage_limits.iter().map(|limit| json!({
+            "pageSize": limit.page_size,
+            "limit": i64::try_from(limit.limit).unwrap_or(i64::MAX),
+        })).collect::<Vec<_>>(),
+        "unified": limits.unified,
+    })
+}

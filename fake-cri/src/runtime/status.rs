@@ -1,0 +1,62 @@
+//! What a container is, in the CRI's words.
+
+use cri_proto::runtime::v1;
+
+use super::{Record, State};
+
+impl Record {
+    /// What ContainerStatus answers, without the verbose part.
+    pub fn status(&self) -> v1::ContainerStatus {
+        let (started_at, exit) = match &self.state {
+            State::Created => (0, None),
+            State::Running { started_at, .. } => (*started_at, None),
+            State::Exited { started_at, exit } => (*started_at, Some(exit)),
+        };
+        v1::ContainerStatus {
+            id: self.id.clone(),
+            metadata: self.config.metadata.clone(),
+            state: self.cri_state() as i32,
+            created_at: self.created_at,
+            started_at,
+            finished_at: exit.map_or(0, |exit| exit.finished_at),
+            exit_code: exit.map_or(0, |exit| exit.code),
+            image: Some(v1::ImageSpec {
+                image: self.image_name().to_owned(),
+                ..self.config.image.clone().unwrap_or_default()
+            }),
+            image_ref: self.image_ref().to_owned(),
+            reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
+            message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
+            labels: self.config.labels.clone(),
+            annotations: self.config.annotations.clone(),
+            mounts: self.config.mounts.clone(),
+            log_path: self
+                .log
+                .as_ref()
+                .map(|log| log.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            resources: Some(v1::ContainerResources {
+                linux: Some(self.resources.clone()),
+                windows: None,
+            }),
+            image_id: self.image.id.clone(),
+            user: Some(v1::ContainerUser {
+                linux: Some(self.user()),
+            }),
+            stop_signal: self.config.stop_signal,
+        }
+    }
+
+    /// The image as people name it: the kubelet names it by its id, which is then its tag.
+    pub fn image_name(&self) -> &str {
+        match self.config.image.as_ref().map(|spec| spec.image.as_str()) {
+            Some(name) if name != self.image.id => name,
+            _ => self.image.repo_tags.first().unwrap_or(&self.image.id),
+        }
+    }
+
+    /// The image's reference: by digest where it has one, its id otherwise.
+    pub fn image_ref(&self) -> &str {
+        self.image.repo_digests.first().unwrap_or(&self.image.id)
+    }
+}
