@@ -1,0 +1,270 @@
+//! CheckpointContainer over a real socket: what is refused, and what a good one leaves. What stands in the archive is
+//! held against the truth elsewhere.
+
+mod cri;
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use cri::{Cri, PATIENCE, Pod, annotated, builder, code, container_config};
+use cri_proto::runtime::v1;
+use rstest::rstest;
+use tonic::{Code, Status};
+
+async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Result<(), Status> {
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.to_owned(),
+        location: location.to_string_lossy().into_owned(),
+        timeout,
+    };
+    cri.runtime().checkpoint_container(request).await.map(drop)
+}
+
+/// The names of the files in a folder.
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Asserts that a container runs and is not stopped: it logs one more tick.
+async fn ticks(pod: &Pod<'_>, name: &str) {
+    let log = std::fs::read_to_string(pod.logs.path().join(name).join("0.log")).unwrap();
+    let next = 1 + log.lines().filter(|line| line.contains(" tick ")).count();
+    pod.logged(name, &format!(" tick {} ", next + 1)).await;
+}
+
+/// The small members of an archive.
+fn members(archive: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(std::fs::File::open(archive).unwrap());
+    let mut members = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        members.insert(entry.path().unwrap().to_string_lossy().into_owned(), content);
+    }
+    members
+}
+
+#[tokio::test]
+async fn the_archive_appears_whole_for_its_owner_alone_and_the_container_runs_on() {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let pid = cri.pid(&id).await;
+    pod.logged("app", "ready").await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("checkpoint.tar");
+    checkpoint(&cri, &id[..16], &location, 0).await.unwrap();
+
+    assert_eq!(files(folder.path()), ["checkpoint.tar"]);
+    let metadata = std::fs::metadata(&location).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(metadata.uid(), nix::unistd::geteuid().as_raw());
+    ticks(&pod, "app").await;
+    assert_eq!(cri.pid(&id).await, pid);
+
+    let members = members(&location);
+    let json = |name: &str| -> serde_json::Value { serde_json::from_slice(&members[name]).unwrap() };
+    assert_eq!(json("config.dump")["id"], *id);
+    let annotations = &json("spec.dump")["annotations"];
+    assert_eq!(annotations["io.kubernetes.cri.container-name"], "app");
+    assert_eq!(annotations["io.kubernetes.cri.sandbox-name"], "web");
+    assert_eq!(annotations["io.kubernetes.cri.sandbox-namespace"], "default");
+    assert_eq!(json("status.dump")["id"], *id);
+    assert_eq!(json("status")["Pid"], pid);
+    assert!(members.contains_key("checkpoint/inventory.img"));
+    let log = String::from_utf8(members["container.log"].clone()).unwrap();
+    assert!(log.contains("ready"), "{log}");
+}
+
+#[rstest]
+#[case("", Code::InvalidArgument, "is empty")]
+#[case("a.tar", Code::InvalidArgument, "is relative")]
+#[case("/tmp/", Code::InvalidArgument, "names a folder")]
+#[case("/no/such/folder/a.tar", Code::NotFound, "/no/such/folder")]
+#[case("/proc/version/a.tar", Code::InvalidArgument, "is no folder")]
+#[case("/proc", Code::InvalidArgument, "is a folder")]
+#[tokio::test]
+async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Code, #[case] said: &str) {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let refused = checkpoint(&cri, &id, Path::new(location), 0).await.unwrap_err();
+    assert_eq!(refused.code(), expected);
+    assert!(refused.message().contains(said), "{refused}");
+    ticks(&pod, "app").await;
+}
+
+#[tokio::test]
+async fn the_container_must_be_known_and_run() {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let created = pod.create(container_config("created")).await.unwrap();
+    let exited = pod.run(container_config("exited")).await;
+    cri.stop(&exited, 0).await.unwrap();
+    assert_eq!(
+        code(checkpoint(&cri, &"f".repeat(64), &location, 0).await),
+        Code::NotFound
+    );
+    for (id, state) in [(&created, "CONTAINER_CREATED"), (&exited, "CONTAINER_EXITED")] {
+        let refused = checkpoint(&cri, id, &location, 0).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains(state), "{refused}");
+    }
+    assert_eq!(files(folder.path()).len(), 0);
+}
+
+#[tokio::test]
+async fn a_negative_timeout_is_refused() {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let refused = checkpoint(&cri, &id, &folder.path().join("a.tar"), -1)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("-1"), "{refused}");
+}
+
+/// A fake-cri in which every checkpoint takes longer than any of these tests waits.
+async fn slow(within: &str) -> Cri {
+    Cri::with(builder().args(["--checkpoint-base", "1h", "--checkpoint-delay-in", within])).await
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_timeout_field_and_the_calls_deadline_end_it(
+    #[values("freeze", "write")] within: &str,
+    #[values(true, false)] field: bool,
+) {
+    let cri = slow(within).await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    pod.logged("app", "ready").await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let begun = Instant::now();
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.clone(),
+        location: location.to_string_lossy().into_owned(),
+        timeout: if field { 1 } else { 1000 },
+    };
+    let mut request = tonic::Request::new(request);
+    if !field {
+        // The header alone: the client's own timer would answer in the server's place.
+        request.metadata_mut().insert("grpc-timeout", "1S".parse().unwrap());
+    }
+    let failed = cri.runtime().checkpoint_container(request).await.unwrap_err();
+    assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
+    assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&begun.elapsed()));
+    assert_eq!(files(folder.path()).len(), 0);
+    ticks(&pod, "app").await;
+}
+
+/// Waits until a folder holds files, as when a checkpoint has begun to write, or none any more.
+async fn holds_files(folder: &Path, wanted: bool) {
+    let seen = async {
+        while files(folder).is_empty() == wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the folder changes");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_cancels_and_the_next_one_is_served() {
+    let cri = slow("write").await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    {
+        let call = checkpoint(&cri, &id, &location, 0);
+        tokio::select! {
+            result = call => panic!("it takes an hour: {result:?}"),
+            () = holds_files(folder.path(), true) => {}
+        }
+    }
+    holds_files(folder.path(), false).await;
+    ticks(&pod, "app").await;
+    // The next one gets its turn, and is not told that the container is busy.
+    let failed = checkpoint(&cri, &id, &location, 1).await.unwrap_err();
+    assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
+    assert_eq!(files(folder.path()).len(), 0);
+}
+
+#[tokio::test]
+async fn a_second_checkpoint_waits_for_its_turn_within_its_deadline() {
+    let cri = Cri::with(builder().args(["--checkpoint-base", "1500ms"])).await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second, third) = (
+        folder.path().join("1"),
+        folder.path().join("2"),
+        folder.path().join("3"),
+    );
+    let begun = Instant::now();
+    let (one, two, late) = tokio::join!(
+        checkpoint(&cri, &id, &first, 0),
+        checkpoint(&cri, &id, &second, 0),
+        checkpoint(&cri, &id, &third, 1),
+    );
+    one.unwrap();
+    two.unwrap();
+    assert_eq!(code(late), Code::DeadlineExceeded);
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+    assert_eq!(files(folder.path()), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_leaves_no_file_and_the_container_runs_on() {
+    let mut cri = slow("write").await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let pid = cri.pid(&id).await;
+    let keep = pod.logs;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let mut client = cri.runtime();
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.clone(),
+        location: location.to_string_lossy().into_owned(),
+        timeout: 0,
+    };
+    let call = tokio::spawn(async move { client.checkpoint_container(request).await });
+    holds_files(folder.path(), true).await;
+    cri.process.kill().await;
+    assert!(call.await.unwrap().is_err());
+    cri.process.restart().await.unwrap();
+    assert_eq!(files(folder.path()).len(), 0);
+    assert_eq!(cri.pid(&id).await, pid);
+    drop(keep);
+}
+
+#[tokio::test]
+async fn annotated_memory_makes_a_small_process_as_slow_as_a_large_one() {
+    let args = ["--checkpoint-rate", "1GiB/s", "--checkpoint-memory", "annotation"];
+    let cri = Cri::with(builder().args(args)).await;
+    let pod = cri.pod("web").await;
+    let mut config = container_config("app");
+    config.annotations = annotated(&[("checkpoint-memory", "2Gi")]);
+    let id = pod.run(config).await;
+    let folder = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    checkpoint(&cri, &id, &folder.path().join("a.tar"), 0).await.unwrap();
+    assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&begun.elapsed()));
+}

@@ -1,0 +1,190 @@
+//! What survives: a killed fake-cri, a killed shim; and what does not: an ephemeral end.
+
+mod cri;
+
+use std::time::Duration;
+
+use cri::{Cri, PATIENCE, alive, annotated, builder, code, container_config};
+use cri_proto::runtime::v1::{self, ContainerState};
+use tonic::Code;
+
+#[tokio::test]
+async fn containers_live_on_through_a_kill_and_are_known_again() {
+    let mut cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let (pod_id, logs) = (pod.id.clone(), pod.logs.path().to_owned());
+    let created = pod.create(container_config("created")).await.unwrap();
+    let running = pod.run(container_config("running")).await;
+    let exited = pod.run(container_config("exited")).await;
+    cri.stop(&exited, 0).await.unwrap();
+    let keep = pod.logs;
+    let mut before = Vec::new();
+    for id in [&created, &running, &exited] {
+        before.push(cri.verbose(id).await.unwrap());
+    }
+    let pid = cri.pid(&running).await;
+
+    for _ in 0..3 {
+        cri.process.kill().await;
+        assert!(alive(pid));
+        let log = logs.join("running/0.log");
+        let lines = || std::fs::read_to_string(&log).unwrap().lines().count();
+        let written = lines();
+        until(|| lines() > written).await;
+        cri.process.restart().await.unwrap();
+        for (id, before) in [&created, &running, &exited].into_iter().zip(&before) {
+            assert_eq!(&cri.verbose(id).await.unwrap(), before);
+        }
+        assert_eq!(
+            cri.pod_status(&pod_id).await.unwrap().state(),
+            v1::PodSandboxState::SandboxReady
+        );
+    }
+    // All that can be done with them can still be done.
+    cri.start_container(&created).await.unwrap();
+    cri.stop(&running, 10).await.unwrap();
+    let status = cri.status(&running).await.unwrap();
+    assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
+    cri.remove(&exited).await.unwrap();
+    drop(keep);
+}
+
+#[tokio::test]
+async fn what_ended_meanwhile_has_its_true_code() {
+    let mut cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let mut config = container_config("app");
+    config.annotations = annotated(&[("exit-after", "500ms"), ("exit-code", "42")]);
+    let id = pod.run(config).await;
+    let started = cri.status(&id).await.unwrap().started_at;
+    let pid = cri.pid(&id).await;
+    let keep = pod.logs;
+    cri.process.kill().await;
+    until(|| !alive(pid)).await;
+    cri.process.restart().await.unwrap();
+    let status = cri.status(&id).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerExited);
+    assert_eq!((status.exit_code, status.reason.as_str()), (42, "Error"));
+    assert_eq!(status.started_at, started);
+    let after = Duration::from_nanos(u64::try_from(status.finished_at - started).unwrap());
+    assert!(
+        (Duration::from_millis(400)..Duration::from_secs(20)).contains(&after),
+        "{after:?}"
+    );
+    drop(keep);
+}
+
+/// Waits until something holds that nobody tells of.
+async fn until(holds: impl Fn() -> bool) {
+    let seen = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("it comes to hold");
+}
+
+/// The shim of a container: the parent of its first process.
+fn parent(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_container_along_and_the_reason_says_so() {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let mut config = container_config("app");
+    config.annotations = annotated(&[("children", "2")]);
+    let id = pod.run(config).await;
+    let other = pod.run(container_config("other")).await;
+    pod.logged("app", "ready").await;
+    let pid = cri.pid(&id).await;
+    kill(parent(pid));
+    let status = cri.ended(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "ShimDied"));
+    assert!(!alive(pid));
+    assert_eq!(
+        cri.status(&other).await.unwrap().state(),
+        ContainerState::ContainerRunning
+    );
+    cri.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shim_killed_while_fake_cri_is_gone_is_noticed_at_the_next_start() {
+    let mut cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let keep = pod.logs;
+    let pid = cri.pid(&id).await;
+    let shim = parent(pid);
+    cri.process.kill().await;
+    kill(shim);
+    cri.process.restart().await.unwrap();
+    let status = cri.ended(&id).await;
+    assert_eq!(status.reason, "ShimDied");
+    assert!(!alive(pid));
+    drop(keep);
+}
+
+#[tokio::test]
+async fn the_end_of_an_ephemeral_one_leaves_nothing() {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let keep = pod.logs;
+    let pid = cri.pid(&id).await;
+    let shim = parent(pid);
+    let socket = cri.process.socket().to_owned();
+    let status = cri.process.shutdown().await.unwrap();
+    assert!(status.success());
+    assert!(!alive(pid) && !alive(shim) && !socket.exists());
+    drop(keep);
+}
+
+#[tokio::test]
+async fn a_dropped_handle_clears_away_even_after_a_kill() {
+    let mut cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let keep = pod.logs;
+    let pid = cri.pid(&id).await;
+    let folder = cri.process.socket().parent().unwrap().to_owned();
+    cri.process.kill().await;
+    assert!(alive(pid));
+    drop(cri);
+    assert!(!alive(pid) && !folder.exists());
+    drop(keep);
+}
+
+#[tokio::test]
+async fn a_second_fake_cri_on_the_state_folder_is_refused() {
+    let cri = Cri::start().await;
+    let error = builder().state_dir(cri.process.state_dir()).start().await.unwrap_err();
+    assert!(error.to_string().contains("in use by another fake-cri"), "{error}");
+    assert_eq!(code(cri.status("ffff").await), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_live_socket_is_refused_and_a_stale_one_replaced() {
+    let mut cri = Cri::start().await;
+    let error = builder().listen(cri.process.socket()).start().await.unwrap_err();
+    assert!(error.to_string().contains("another process listens on it"), "{error}");
+    // A kill leaves the socket behind.
+    cri.process.kill().await;
+    assert!(cri.process.socket().exists());
+    cri.process.restart().await.unwrap();
+    assert_eq!(code(cri.status("ffff").await), Code::NotFound);
+}
