@@ -2,8 +2,9 @@
 
 use crate::rig::Rig;
 
-/// What one more shim costs: memory that is its own and written to. Pages of the executable are shared by all shims; they
-/// count once, whoever they are shared with.
+/// What one more shim costs: memory that belongs to no file, or no longer, since it was written to. Pages of the executable
+/// are shared by all shims and can be read again at any time. (Not `Private_Dirty`, which counts pages of an executable that
+/// was just linked until the disk has them.)
 pub(crate) fn own_memory(pid: i32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it lives");
     let field = |name: &str| {
@@ -17,7 +18,7 @@ pub(crate) fn own_memory(pid: i32) -> u64 {
             .parse::<u64>()
             .expect("a number")
     };
-    (field("Private_Dirty:") + field("Swap:")) * 1024
+    (field("Anonymous:") + field("Swap:")) * 1024
 }
 
 #[tokio::test]
