@@ -1,12 +1,6 @@
 //! The few calls of the kernel that the stand-in needs and the standard library lacks.
 
-use std::{
-    ffi::CStr,
-    io,
-    os::unix::ffi::OsStrExt,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{ffi::CStr, io, os::unix::ffi::OsStrExt, path::PathBuf, time::Instant};
 
 use nix::{
     errno::Errno,
@@ -69,6 +63,3 @@ pub fn fork() -> io::Result<Option<Pid>> {
         }
     }
 }
-
-/// How long "for ever" is for a wait.
-pub const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
