@@ -316,3 +316,34 @@ async fn the_journal_can_be_followed_while_calls_come() {
         assert!(entry.response.contains("fake-cri"), "{}", entry.response);
     }
 }
+
+#[rstest::rstest]
+#[case("before")]
+#[case("after")]
+#[tokio::test]
+async fn a_crash_is_a_kill_and_what_was_known_is_known_after_it(#[case] point: &str) {
+    let mut cri = Cri::start().await;
+    let pod = cri.run_pod(pod_config("web")).await;
+    let fault = format!("StopPodSandbox:{point}=crash");
+    cri.process.control().add_faults([fault]).await.expect("a rule");
+    let request = v1::StopPodSandboxRequest {
+        pod_sandbox_id: pod.clone(),
+    };
+    cri.runtime()
+        .stop_pod_sandbox(request)
+        .await
+        .expect_err("nobody is left to answer");
+    let status = cri.process.crashed().await.expect("it was running");
+    assert_eq!(status.to_string(), "signal: 9 (SIGKILL)");
+    cri.process.restart().await.expect("it starts again");
+    let state = cri.pod_status(&pod).await.expect("the pod is known").state();
+    let expected = match point {
+        "before" => v1::PodSandboxState::SandboxReady,
+        _ => v1::PodSandboxState::SandboxNotready,
+    };
+    assert_eq!(state, expected, "{point}");
+    assert!(
+        cri.process.control().list_faults().await.expect("a list").is_empty(),
+        "rules end with the process"
+    );
+}

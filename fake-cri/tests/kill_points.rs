@@ -26,7 +26,7 @@ const TIMES: usize = 10;
 /// A process of several threads, with a child, and memory that takes a while to write.
 async fn pod(cri: &Cri) -> Pod<'_> {
     let mut config = pod_config("web");
-    config.annotations = annotated(&[("memory", "8Mi"), ("threads", "3"), ("children", "1"), ("tick", "10ms")]);
+    config.annotations = annotated(&[("memory", "4Mi"), ("threads", "3"), ("children", "1"), ("tick", "10ms")]);
     cri.pod_of(config).await
 }
 

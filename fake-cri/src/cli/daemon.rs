@@ -5,7 +5,7 @@
 //!       SIGTERM, SIGINT, the lifeline's end -> refuse new calls, let the others end -> --ephemeral: remove all
 //! ```
 
-use std::{future::Future, io::Write as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -101,25 +101,23 @@ fn say_ready(socket: &std::path::Path) {
 /// Comes when this process is told to end.
 ///
 /// Gives how long calls under way may go on: with the lifeline their callers have gone too.
-fn end(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> impl Future<Output = Duration> + Send {
-    async move {
-        let cut = async {
-            if lifeline {
-                lifeline_cut().await;
-            } else {
-                std::future::pending().await
-            }
-        };
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
-            () = cut => {
-                tracing::info!("the lifeline was cut: ending");
-                return Duration::ZERO;
-            }
+async fn end(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> Duration {
+    let cut = async {
+        if lifeline {
+            lifeline_cut().await;
+        } else {
+            std::future::pending().await
         }
-        DRAIN
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+        () = cut => {
+            tracing::info!("the lifeline was cut: ending");
+            return Duration::ZERO;
+        }
     }
+    DRAIN
 }
 
 /// Comes when standard input ends. Read by a thread of its own, which nothing waits for: a read of a pipe cannot be taken
