@@ -1,6 +1,7 @@
 //! The archive judge, on archives that are right, wrong in one way, hostile, cut and random.
 
 mod bounded;
+mod engine;
 mod judged;
 mod memory;
 mod mutants;

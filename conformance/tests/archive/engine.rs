@@ -1,0 +1,140 @@
+//! What fake-cri writes of real processes is right in every way that this suite knows.
+
+use std::{fs, path::Path, time::Duration};
+
+use checkpoint_conformance::{
+    archive::{Expected, Limits, inspect_file},
+    case::Outcome,
+    catalog::archive::judge,
+};
+use cri_proto::runtime::v1;
+use fake_cri::FakeCri;
+
+use crate::judged::words;
+
+const IMAGE: &str = "localhost/stand-in:1";
+const SECRET: &str = "s3cret-of-this-test";
+
+/// The canary that the container told in its log.
+async fn canary(log: &Path) -> String {
+    let told = async {
+        loop {
+            let text = fs::read_to_string(log).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.split_once(" canary "));
+            if let Some((_, canary)) = line {
+                return canary.trim().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told)
+        .await
+        .expect("the container tells its canary")
+}
+
+#[rstest::rstest]
+#[case::small(&[])]
+#[case::threads(&[("fake-cri.dev/threads", "4"), ("fake-cri.dev/memory", "4Mi")])]
+#[case::children(&[("fake-cri.dev/children", "2"), ("fake-cri.dev/files", "2")])]
+#[tokio::test]
+async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str)]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let executable = env!("CARGO_BIN_EXE_checkpoint-conformance");
+    let server = FakeCri::builder()
+        .executable(executable)
+        .start()
+        .await
+        .expect("fake-cri starts");
+    let (mut runtime, mut images) = (server.runtime_client(), server.image_client());
+    let image = Some(v1::ImageSpec {
+        image: IMAGE.to_owned(),
+        ..Default::default()
+    });
+    let pull = v1::PullImageRequest {
+        image: image.clone(),
+        ..Default::default()
+    };
+    images.pull_image(pull).await.expect("the image is pulled");
+    let pod = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "web".to_owned(),
+            uid: "0a1b".to_owned(),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        labels: [
+            ("io.kubernetes.pod.name", "web"),
+            ("io.kubernetes.pod.namespace", "default"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
+        log_directory: folder.path().to_string_lossy().into_owned(),
+        annotations: options
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..Default::default()
+    };
+    let request = v1::RunPodSandboxRequest {
+        config: Some(pod.clone()),
+        ..Default::default()
+    };
+    let pod_sandbox_id = runtime
+        .run_pod_sandbox(request)
+        .await
+        .expect("the pod runs")
+        .into_inner()
+        .pod_sandbox_id;
+    let container = v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: "app".to_owned(),
+            attempt: 0,
+        }),
+        image,
+        log_path: "app.log".to_owned(),
+        envs: vec![v1::KeyValue {
+            key: "TOKEN".to_owned(),
+            value: SECRET.into(),
+        }],
+        ..Default::default()
+    };
+    let request = v1::CreateContainerRequest {
+        pod_sandbox_id,
+        config: Some(container),
+        sandbox_config: Some(pod),
+    };
+    let container_id = runtime
+        .create_container(request)
+        .await
+        .expect("created")
+        .into_inner()
+        .container_id;
+    let request = v1::StartContainerRequest {
+        container_id: container_id.clone(),
+    };
+    runtime.start_container(request).await.expect("started");
+    let canary = canary(&folder.path().join("app.log")).await;
+    let location = folder.path().join("checkpoint.tar");
+    let request = v1::CheckpointContainerRequest {
+        container_id,
+        location: location.to_string_lossy().into_owned(),
+        timeout: 0,
+    };
+    runtime.checkpoint_container(request).await.expect("checkpointed");
+    server.shutdown().await;
+
+    let expected = Expected {
+        memory: Some(canary.into_bytes()),
+        secrets: vec![SECRET.as_bytes().to_vec()],
+    };
+    let records = judge(&inspect_file(&location, &expected, Limits::default()).expect("read"));
+    let odd = records
+        .iter()
+        .filter(|record| !matches!(record.outcome, Outcome::Pass { .. }));
+    // Nothing was deleted and nothing is mounted, so there are no lists of it.
+    let odd: Vec<_> = odd
+        .map(|record| record.clause.id)
+        .filter(|id| *id != "archive/documents/lists")
+        .collect();
+    assert!(odd.is_empty(), "{}", words(&records));
+}
