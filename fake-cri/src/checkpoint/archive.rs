@@ -16,7 +16,7 @@ use std::{
 use globset::GlobMatcher;
 use tar::{EntryType, Header};
 
-use super::error::Error;
+use super::{error::Error, watch::Watch};
 
 /// The mode of the archive and of its temporary.
 const MODE: u32 = 0o600;
@@ -173,9 +173,10 @@ impl Archive {
 
     /// Copies the rest of the member under way from a file. What the file lacks (it was cut meanwhile) is filled with zeroes,
     /// because the size is already written; answers how much that was.
-    pub(crate) fn copy(&mut self, source: &mut File) -> Result<u64, Error> {
+    pub(crate) fn copy(&mut self, source: &mut File, watch: &Watch<'_>) -> Result<u64, Error> {
         let mut lacking = 0;
         while self.member_left > 0 {
+            watch.check()?;
             let room = self.room(BUFFER)?;
             let mut read = source.read(room).unwrap_or(0);
             if read == 0 {

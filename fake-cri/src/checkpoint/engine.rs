@@ -104,7 +104,7 @@ fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
     for document in &job.documents {
         archive.member(&document.name, document.content.as_bytes())?;
     }
-    container_log.write(&mut archive, &mut log)?;
+    container_log.write(&mut archive, &watch, &mut log)?;
     // Nothing of the root filesystem is the container's own: its processes run on the host's.
     archive.member("rootfs-diff.tar", &[0; 1024])?;
     let stats = stats::Times {
@@ -236,13 +236,13 @@ impl ContainerLog {
     }
 
     /// Writes what it held at the freeze.
-    fn write(&mut self, archive: &mut Archive, log: &mut DumpLog) -> Result<(), Error> {
+    fn write(&mut self, archive: &mut Archive, watch: &Watch<'_>, log: &mut DumpLog) -> Result<(), Error> {
         const NAME: &str = "container.log";
         let Some((file, size)) = &mut self.0 else {
             return archive.member(NAME, &[]);
         };
         if archive.begin(NAME, *size)? {
-            let lacking = archive.copy(file)?;
+            let lacking = archive.copy(file, watch)?;
             if lacking > 0 {
                 log.lost(format_args!(
                     "{lacking} bytes of the container's log, which was cut meanwhile"

@@ -144,7 +144,8 @@ pub enum Effect {
     Mode(u32),
     /// The archive lacks the members that this glob names.
     OmitMember(String),
-    /// All is done, but the container's processes are left stopped.
+    /// All is done, but the container's processes are left stopped: by SIGSTOP, since a ptrace stop cannot outlive its tracer.
+    /// They are left so however the checkpoint ends from this phase on.
     LeaveFrozen,
     /// The container's processes are killed.
     KillContainer,

@@ -1,5 +1,9 @@
 //! Processes to checkpoint: `sleep`, and this test program itself in many shapes.
 
+mod events;
+mod mapping;
+mod vfork;
+
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
@@ -398,130 +402,5 @@ impl Files {
         held.push(Box::new((reader, writer, event, epoll, timer)));
         held.push(Box::new((left, right, listener)));
         Self(held)
-    }
-}
-
-/// A child that shares the memory of its parent, which stands still until it ends.
-mod vfork {
-    use std::{ffi::c_void, time::Duration};
-
-    /// Waits in vfork for a child that sleeps so long.
-    #[expect(unsafe_code, reason = "the state that a freeze must cope with")]
-    pub(super) fn wait(time: Duration) {
-        let mut stack = vec![0_u128; 4096];
-        let mut sleep = libc::timespec {
-            tv_sec: time.as_secs() as libc::time_t,
-            tv_nsec: i64::from(time.subsec_nanos()),
-        };
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        // SAFETY: the child runs one function on a stack of its own, which lives until it ends, since this thread waits for
-        // that; the function makes two system calls and touches nothing else.
-        let child = unsafe {
-            let top = stack.as_mut_ptr().add(stack.len());
-            libc::clone(child, top.cast(), flags, (&raw mut sleep).cast())
-        };
-        assert!(child > 0, "clone");
-        // SAFETY: the status is not asked for.
-        assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
-    }
-
-    #[expect(unsafe_code, reason = "it may use no more than system calls")]
-    extern "C" fn child(sleep: *mut c_void) -> libc::c_int {
-        // SAFETY: the parent gave the address of a time that lives until the child ends.
-        unsafe {
-            libc::syscall(libc::SYS_nanosleep, sleep, std::ptr::null_mut::<c_void>());
-            libc::_exit(0)
-        }
-    }
-}
-
-/// Descriptors that no crate in use makes.
-mod events {
-    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-
-    /// An eventfd with this counter.
-    #[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
-    pub(super) fn counter(value: u32) -> OwnedFd {
-        // SAFETY: a new descriptor, which nobody else owns.
-        unsafe {
-            let fd = libc::eventfd(value, 0);
-            assert!(fd >= 0, "eventfd");
-            OwnedFd::from_raw_fd(fd)
-        }
-    }
-
-    /// An epoll descriptor that watches another, with this data.
-    #[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
-    pub(super) fn watching(watched: &OwnedFd, data: u64) -> OwnedFd {
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: data,
-        };
-        // SAFETY: a new descriptor, which nobody else owns; the event lives through the call.
-        unsafe {
-            let fd = libc::epoll_create1(0);
-            assert!(fd >= 0, "epoll");
-            let added = libc::epoll_ctl(fd, libc::EPOLL_CTL_ADD, watched.as_raw_fd(), &raw mut event);
-            assert_eq!(added, 0, "epoll_ctl");
-            OwnedFd::from_raw_fd(fd)
-        }
-    }
-}
-
-/// Memory at a place of its own.
-mod mapping {
-    use std::{fs::File, num::NonZero, ptr::NonNull};
-
-    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
-
-    use super::PAGE;
-
-    /// A mapping that stays until the process ends.
-    pub(super) struct Mapping {
-        start: NonNull<libc::c_void>,
-        length: u64,
-    }
-
-    #[expect(unsafe_code, reason = "what a workload maps is what the tests are about")]
-    impl Mapping {
-        pub(super) fn new(length: u64, flags: MapFlags) -> Self {
-            let size = NonZero::new(length as usize).expect("not empty");
-            let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-            // SAFETY: a new mapping where the kernel wants it; the advice keeps huge pages from blurring what was touched.
-            let start = unsafe {
-                let start = mmap_anonymous(None, size, access, flags).expect("mmap");
-                if flags.contains(MapFlags::MAP_PRIVATE) {
-                    madvise(start, size.get(), MmapAdvise::MADV_NOHUGEPAGE).expect("madvise");
-                }
-                start
-            };
-            Self { start, length }
-        }
-
-        pub(super) fn of(file: &File, length: u64, flags: MapFlags) -> Self {
-            let size = NonZero::new(length as usize).expect("not empty");
-            let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-            // SAFETY: a new mapping where the kernel wants it, of a file that nobody cuts.
-            let start = unsafe { mmap(None, size, access, flags, file, 0) }.expect("mmap");
-            Self { start, length }
-        }
-
-        pub(super) fn start(&self) -> u64 {
-            self.start.as_ptr().addr() as u64
-        }
-
-        pub(super) fn page(&mut self, index: u64) -> &mut [u8] {
-            assert!((index + 1) * PAGE <= self.length);
-            // SAFETY: the page is inside of the mapping, readable and writable, and borrowed exclusively.
-            unsafe {
-                let page = self.start.cast::<u8>().add((index * PAGE) as usize);
-                std::slice::from_raw_parts_mut(page.as_ptr(), PAGE as usize)
-            }
-        }
-
-        pub(super) fn protect(&mut self, access: ProtFlags) {
-            // SAFETY: nothing borrows the mapping.
-            unsafe { mprotect(self.start, self.length as usize, access) }.expect("mprotect");
-        }
     }
 }

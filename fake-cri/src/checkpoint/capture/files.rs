@@ -4,6 +4,8 @@
 //! path that a process has without a descriptor (executable, directories, mapped files) is an entry too. What an entry cannot
 //! say, or what no image has a place for, is said in `dump.log`; the descriptor is listed all the same.
 
+mod anonymous;
+
 use std::{
     collections::HashMap,
     fs::{self, Metadata},
@@ -14,9 +16,8 @@ use std::{
 use cri_proto::criu::{
     Kind, encode,
     message::{
-        EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, ExtFileEntry, FdTypes, FdinfoEntry, FifoEntry,
-        FileEntry, FownEntry, InotifyFileEntry, PidfdEntry, PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry,
-        TtyFileEntry, TtyInfoEntry, TtyPtyEntry, TtyType,
+        FdTypes, FdinfoEntry, FifoEntry, FileEntry, FownEntry, PipeEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry,
+        TtyPtyEntry, TtyType,
     },
 };
 
@@ -229,7 +230,7 @@ impl Files {
             self.sockets
                 .describe(&mut entry, pid, window, *fd, metadata.ino(), flags, log);
         } else if let Some(anonymous) = name.strip_prefix("anon_inode:") {
-            anonymous_inode(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
+            anonymous::describe(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
         } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
             let regular_id = self.path(pid, target, Some(metadata), flags, log);
             entry.set_type(FdTypes::Tty);
@@ -343,139 +344,5 @@ fn regular(
         size,
         mode: metadata.map(Metadata::mode),
         ..RegFileEntry::default()
-    }
-}
-
-/// What the kernel makes without a path: eventfd, epoll and their kin.
-fn anonymous_inode(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, info: &DescriptorInfo, log: &mut DumpLog) {
-    let id = entry.id;
-    let flags = info.flags & !(libc::O_CLOEXEC as u32);
-    let fown = no_owner();
-    let hex = |name| info.get(name).and_then(|value| u64::from_str_radix(value, 16).ok());
-    let number = |name| info.get(name).and_then(|value| value.parse::<i64>().ok());
-    match name {
-        "eventfd" => {
-            entry.set_type(FdTypes::Eventfd);
-            entry.efd = Some(EventfdFileEntry {
-                id,
-                flags,
-                fown,
-                counter: hex("eventfd-count").unwrap_or(0),
-            });
-        }
-        "eventpoll" => {
-            entry.set_type(FdTypes::Eventpoll);
-            entry.epfd = Some(EventpollFileEntry {
-                id,
-                flags,
-                fown,
-                tfd: info.all("tfd").filter_map(|line| watched(id, line)).collect(),
-            });
-        }
-        "signalfd" => {
-            entry.set_type(FdTypes::Signalfd);
-            entry.sgfd = Some(SignalfdEntry {
-                id,
-                flags,
-                fown,
-                sigmask: hex("sigmask").unwrap_or(0),
-            });
-        }
-        "timerfd" => {
-            let (value, interval) = (time(info.get("it_value")), time(info.get("it_interval")));
-            entry.set_type(FdTypes::Timerfd);
-            entry.tfd = Some(TimerfdEntry {
-                id,
-                flags,
-                fown,
-                clockid: number("clockid").unwrap_or(0) as u32,
-                ticks: number("ticks").unwrap_or(0) as u64,
-                settime_flags: info
-                    .get("settime flags")
-                    .and_then(|flags| u32::from_str_radix(flags, 8).ok())
-                    .unwrap_or(0),
-                vsec: value.0,
-                vnsec: value.1,
-                isec: interval.0,
-                insec: interval.1,
-            });
-        }
-        "inotify" => {
-            entry.set_type(FdTypes::Inotify);
-            entry.ify = Some(InotifyFileEntry {
-                id,
-                flags,
-                fown,
-                wd: Vec::new(),
-            });
-            log.lost(format_args!("pid {pid}: the watches of descriptor {fd} (inotify)"));
-        }
-        "pidfd" => {
-            entry.set_type(FdTypes::Pidfd);
-            entry.pidfd = Some(PidfdEntry {
-                id,
-                ino: 0,
-                flags,
-                nspid: number("NSpid").or(number("Pid")).unwrap_or(-1) as i32,
-                fown,
-            });
-        }
-        other => {
-            entry.set_type(FdTypes::Ext);
-            entry.ext = Some(ExtFileEntry { id, fown });
-            log.lost(format_args!(
-                "pid {pid}: descriptor {fd}, for which images have no place ({other})"
-            ));
-        }
-    }
-}
-
-/// A line of an epoll descriptor: `8 events: 19 data: ff  pos:0 ino:8f sdev:d`.
-fn watched(id: u32, line: &str) -> Option<EventpollTfdEntry> {
-    let spaced = line.replace(':', ": ");
-    let mut words = spaced.split_whitespace();
-    let tfd = words.next()?.parse().ok()?;
-    let mut fields = HashMap::new();
-    while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        fields.insert(name.trim_end_matches(':').to_owned(), value.to_owned());
-    }
-    let hex = |name: &str| u64::from_str_radix(fields.get(name)?, 16).ok();
-    Some(EventpollTfdEntry {
-        id,
-        tfd,
-        events: hex("events")? as u32,
-        data: hex("data")?,
-        dev: hex("sdev").map(|dev| dev as u32),
-        inode: hex("ino"),
-        pos: fields.get("pos").and_then(|pos| pos.parse().ok()),
-    })
-}
-
-/// A time of a timer: `(12, 345)`, seconds and nanoseconds.
-fn time(value: Option<&str>) -> (u64, u64) {
-    value
-        .and_then(|value| value.trim_matches(['(', ')']).split_once(", "))
-        .and_then(|(seconds, nanos)| Some((seconds.parse().ok()?, nanos.parse().ok()?)))
-        .unwrap_or((0, 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_epoll_and_timers_are_read() {
-        let entry = watched(
-            7,
-            "       8 events:       19 data: ffffffff00000008  pos:0 ino:8f sdev:d",
-        )
-        .expect("well formed");
-        assert_eq!((entry.id, entry.tfd, entry.events), (7, 8, 0x19));
-        assert_eq!(
-            (entry.data, entry.inode, entry.dev),
-            (0xffff_ffff_0000_0008, Some(0x8f), Some(0xd))
-        );
-        assert_eq!(time(Some("(12, 345)")), (12, 345));
-        assert_eq!(time(Some("nonsense")), (0, 0));
     }
 }

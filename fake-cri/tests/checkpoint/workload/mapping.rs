@@ -1,0 +1,56 @@
+//! Memory at a place of its own.
+
+use std::{fs::File, num::NonZero, ptr::NonNull};
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
+
+use super::PAGE;
+
+/// A mapping that stays until the process ends.
+pub(super) struct Mapping {
+    start: NonNull<libc::c_void>,
+    length: u64,
+}
+
+#[expect(unsafe_code, reason = "what a workload maps is what the tests are about")]
+impl Mapping {
+    pub(super) fn new(length: u64, flags: MapFlags) -> Self {
+        let size = NonZero::new(length as usize).expect("not empty");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping where the kernel wants it; the advice keeps huge pages from blurring what was touched.
+        let start = unsafe {
+            let start = mmap_anonymous(None, size, access, flags).expect("mmap");
+            if flags.contains(MapFlags::MAP_PRIVATE) {
+                madvise(start, size.get(), MmapAdvise::MADV_NOHUGEPAGE).expect("madvise");
+            }
+            start
+        };
+        Self { start, length }
+    }
+
+    pub(super) fn of(file: &File, length: u64, flags: MapFlags) -> Self {
+        let size = NonZero::new(length as usize).expect("not empty");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping where the kernel wants it, of a file that nobody cuts.
+        let start = unsafe { mmap(None, size, access, flags, file, 0) }.expect("mmap");
+        Self { start, length }
+    }
+
+    pub(super) fn start(&self) -> u64 {
+        self.start.as_ptr().addr() as u64
+    }
+
+    pub(super) fn page(&mut self, index: u64) -> &mut [u8] {
+        assert!((index + 1) * PAGE <= self.length);
+        // SAFETY: the page is inside of the mapping, readable and writable, and borrowed exclusively.
+        unsafe {
+            let page = self.start.cast::<u8>().add((index * PAGE) as usize);
+            std::slice::from_raw_parts_mut(page.as_ptr(), PAGE as usize)
+        }
+    }
+
+    pub(super) fn protect(&mut self, access: ProtFlags) {
+        // SAFETY: nothing borrows the mapping.
+        unsafe { mprotect(self.start, self.length as usize, access) }.expect("mprotect");
+    }
+}
