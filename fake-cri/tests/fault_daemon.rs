@@ -146,7 +146,11 @@ fn a_wrong_rule_on_the_command_line_is_pointed_at() {
         assert!(error.contains("column 9: expected a point"), "{error}");
         assert!(error.contains("\n  Version:befor=hang\n          ^"), "{error}");
     }
-    let output = command(&["serve", "--fault-file", "/nonexistent.toml"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let state = folder.path().to_str().expect("UTF-8");
+    let socket = format!("unix://{state}/cri.sock");
+    let file = "/nonexistent.toml";
+    let output = command(&["serve", "--fault-file", file, "--state-dir", state, "--listen", &socket]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stderr).contains("cannot read /nonexistent.toml"),
