@@ -164,13 +164,17 @@ async fn the_timeout_field_and_the_calls_deadline_end_it(
     };
     let mut request = tonic::Request::new(request);
     if !field {
-        // The header alone: the client's own timer would answer in the server's place.
         request.metadata_mut().insert("grpc-timeout", "1S".parse().unwrap());
     }
     let failed = cri.runtime().checkpoint_container(request).await.unwrap_err();
-    assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
+    match failed.code() {
+        Code::DeadlineExceeded => {}
+        // tonic's client keeps a timer of its own for the header, and may be the first to give up.
+        Code::Cancelled if !field => assert_eq!(failed.message(), "Timeout expired"),
+        _ => panic!("{failed}"),
+    }
     assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&begun.elapsed()));
-    assert_eq!(files(folder.path()).len(), 0);
+    holds_files(folder.path(), false).await;
     ticks(&pod, "app").await;
 }
 

@@ -95,3 +95,117 @@ pub(crate) fn launch_spec(config: &Config, record: &Record, pod: &Pod, dir: Path
         program,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use cri_proto::runtime::v1;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::runtime::{State, image::Image};
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn record(config: v1::ContainerConfig, image: Image) -> Record {
+        Record {
+            id: "c".repeat(64),
+            pod_id: "p".repeat(64),
+            config,
+            resources: v1::LinuxContainerResources::default(),
+            image,
+            log: None,
+            created_at: 1,
+            state: State::Created,
+        }
+    }
+
+    fn pod() -> Pod {
+        Pod {
+            id: "p".repeat(64),
+            config: v1::PodSandboxConfig {
+                hostname: "web".to_owned(),
+                ..Default::default()
+            },
+            runtime_handler: String::new(),
+            ready: true,
+            created_at: 1,
+        }
+    }
+
+    #[rstest]
+    #[case("", "", "entry point image args")]
+    #[case("", "x y", "entry point x y")]
+    #[case("run", "", "run")]
+    #[case("run", "x", "run x")]
+    fn command_and_arguments_over_the_image(#[case] command: &str, #[case] args: &str, #[case] expected: &str) {
+        let config = v1::ContainerConfig {
+            command: words(command),
+            args: words(args),
+            ..Default::default()
+        };
+        let image = Image {
+            entrypoint: words("entry point"),
+            cmd: words("image args"),
+            ..Image::default()
+        };
+        assert_eq!(argv(&record(config, image)), words(expected));
+    }
+
+    #[test]
+    fn the_last_of_a_name_wins_and_keeps_its_place() {
+        let variable = |key: &str, value: &str| v1::KeyValue {
+            key: key.to_owned(),
+            value: value.into(),
+        };
+        let config = v1::ContainerConfig {
+            envs: vec![variable("B", "own"), variable("A", "1=2"), variable("B", "last")],
+            ..Default::default()
+        };
+        let image = Image {
+            env: words("PATH=/image B=image"),
+            ..Image::default()
+        };
+        let env = env(&record(config, image), &pod());
+        let pairs: Vec<_> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(pairs, ["PATH=/image", "HOSTNAME=web", "B=last", "A=1=2"]);
+    }
+
+    #[test]
+    fn the_containers_working_directory_wins() {
+        let config = |working_dir: &str| v1::ContainerConfig {
+            working_dir: working_dir.to_owned(),
+            ..Default::default()
+        };
+        let image = Image {
+            working_dir: "/image".to_owned(),
+            ..Image::default()
+        };
+        assert_eq!(cwd(&record(config("/own"), image.clone())), Some("/own".into()));
+        assert_eq!(cwd(&record(config(""), image)), Some("/image".into()));
+        assert_eq!(cwd(&record(config(""), Image::default())), None);
+    }
+
+    #[test]
+    fn the_documents_of_an_archive_name_the_container_as_checkpointctl_looks_for_it() {
+        let config = v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata {
+                name: "app".to_owned(),
+                attempt: 0,
+            }),
+            ..Default::default()
+        };
+        let now = "2026-01-02T03:04:05Z".parse().unwrap();
+        let documents = crate::runtime::documents::documents(&record(config, Image::default()), &pod(), now).unwrap();
+        let names: Vec<_> = documents.iter().map(|document| document.name.as_str()).collect();
+        assert_eq!(names, ["config.dump", "spec.dump", "status", "status.dump"]);
+        let json = |index: usize| -> serde_json::Value { serde_json::from_str(&documents[index].content).unwrap() };
+        assert_eq!(json(0)["checkpointedTime"], "2026-01-02T03:04:05Z");
+        assert_eq!(json(0)["restoredTime"], "0001-01-01T00:00:00Z");
+        assert_eq!(json(1)["annotations"]["io.kubernetes.cri.container-name"], "app");
+        assert_eq!(json(1)["process"]["env"][1], "HOSTNAME=web");
+        assert_eq!(json(2)["Version"], "v1");
+        assert_eq!(json(3)["id"], "c".repeat(64));
+    }
+}

@@ -11,7 +11,7 @@ use super::{
     filter::matches_labels,
     image::Image,
     message,
-    state::{Event, State},
+    state::{Event, Exit, State},
     store::{Object, Store},
 };
 use crate::shim::Shim;
@@ -136,6 +136,27 @@ impl Container {
     /// Says which shim has it.
     pub(crate) fn set_shim(&self, shim: Shim) {
         *self.shim.lock().expect("no holder of this lock panics") = Some(shim);
+    }
+
+    /// Lets the container's end happen, even when it cannot be written down: whoever waits for it must be told, and after a
+    /// restart the shim's own record tells it again.
+    pub(crate) fn end(&self, store: &Store, exit: Exit) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.record
+            .send_if_modified(|record| match record.state.after(Event::Exited(exit)) {
+                Ok(state) => {
+                    record.state = state;
+                    if let Err(error) = store.save(record) {
+                        tracing::error!(container = record.id, %error, "failed to write down the container's end");
+                    }
+                    true
+                }
+                Err(error) => {
+                    result = Err(error.into());
+                    false
+                }
+            });
+        result
     }
 
     /// Lets an event happen: the new state is in the file before anyone sees it.

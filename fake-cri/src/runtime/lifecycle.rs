@@ -134,23 +134,35 @@ impl Runtime {
             return Err(Error::Precondition(format!("pod sandbox {:?} is not ready", pod.id)));
         }
         let spec = command::launch_spec(&self.config, &record, &pod, self.shim_dir(&record.id))?;
-        let shim = Shim::launch(&self.config.executable, &spec)
-            .await
-            .map_err(|error| shim_error(&record.id, error))?;
-        match shim.start().await {
-            Ok(process) => {
-                container.set_shim(shim.clone());
-                container.apply(&self.store, Event::Started { process, at: now() })?;
-                tokio::spawn(self.clone().watch(container.clone(), shim, process));
-                Ok(())
-            }
-            Err(error) => {
-                if let Err(error) = shim.shutdown().await {
-                    tracing::error!(container = record.id, %error, "failed to end the shim of a failed start");
+        let started = match Shim::launch(&self.config.executable, &spec).await {
+            Ok(shim) => self.clone().start_below(container, &record, shim).await,
+            Err(error) => Err(shim_error(&record.id, error)),
+        };
+        if started.is_err() {
+            // Without its folder the container is as it was made, also for a restart that looks for its shim.
+            let dir = self.shim_dir(&record.id);
+            absent_is_fine(std::fs::remove_dir_all(&dir)).map_err(failed("remove", &dir))?;
+        }
+        started
+    }
+
+    /// Starts a container's process below a shim. If that fails the shim is ended, with whatever runs below it.
+    async fn start_below(
+        self: Arc<Self>,
+        container: &Arc<Container>,
+        record: &Record,
+        shim: Shim,
+    ) -> Result<(), Error> {
+        let error = match shim.start().await {
+            Ok(process) => match container.apply(&self.store, Event::Started { process, at: now() }) {
+                Ok(()) => {
+                    container.set_shim(shim.clone());
+                    tokio::spawn(self.clone().watch(container.clone(), shim, process));
+                    return Ok(());
                 }
-                let ShimError::Exec { message } = error else {
-                    return Err(shim_error(&record.id, error));
-                };
+                Err(error) => error,
+            },
+            Err(ShimError::Exec { message }) => {
                 let message = start_message(&message);
                 let exit = Exit {
                     code: START_ERROR_CODE,
@@ -159,9 +171,14 @@ impl Runtime {
                     message: message.clone(),
                 };
                 container.apply(&self.store, Event::StartFailed(exit))?;
-                Err(Error::Start(message))
+                Error::Start(message)
             }
+            Err(error) => shim_error(&record.id, error),
+        };
+        if let Err(error) = shim.shutdown().await {
+            tracing::error!(container = record.id, %error, "failed to end the shim of a failed start");
         }
+        Err(error)
     }
 
     /// Waits for a container's end and writes it down. If its shim is gone, what is left of the container is killed.
@@ -197,7 +214,7 @@ impl Runtime {
                 message: exit.message,
             }
         };
-        container.apply(&self.store, Event::Exited(exit))
+        container.end(&self.store, exit)
     }
 
     /// Stops a container: its stop signal, the grace period, then SIGKILL to all its processes. What is not there or

@@ -39,6 +39,7 @@ fn number(name: &str) -> Option<i32> {
     match name {
         "SIGRTMIN" => Some(libc::SIGRTMIN()),
         "SIGRTMAX" => Some(libc::SIGRTMAX()),
+        "SIGIOT" => Some(libc::SIGABRT),
         "SIGCLD" => Some(libc::SIGCHLD),
         "SIGPOLL" => Some(libc::SIGIO),
         other => other

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// A pulled image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// `sha256:` and 64 hexadecimal digits.
     pub id: String,
