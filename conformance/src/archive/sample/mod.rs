@@ -4,6 +4,8 @@
 //! the environment. Laid out as containerd's are. Nothing in it depends on the clock or on the machine, so its bytes
 //! are the same every time.
 
+mod documents;
+
 use std::{collections::BTreeMap, io};
 
 use cri_proto::criu::{
@@ -128,10 +130,10 @@ impl Default for Sample {
             pagemaps: BTreeMap::new(),
             pages: BTreeMap::new(),
             stats: StatsEntry::default(),
-            config: config(),
-            spec: spec(),
-            status_dump: status_dump(),
-            status: status(),
+            config: documents::config(),
+            spec: documents::spec(),
+            status_dump: documents::status_dump(),
+            status: documents::status(),
             descriptors: json!(["/dev/null", "pipe:[42633]", "pipe:[42634]"]),
             bind_mounts: json!([{"source": "/etc/hosts", "destination": "/etc/hosts", "file_type": "file", "permissions": 420}]),
             log: "2026-11-22T14:00:01.5Z stdout F ready\n2026-11-22T14:00:02Z stderr P half a li\n".to_owned(),
@@ -455,48 +457,4 @@ fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
         Ok(encoder.finish())
     };
     write().expect("a vector takes all")
-}
-
-const ID: &str = "5267f7d404ec76e9b1b66b9e40b778b7dc8a99ee84256599dc59021f9924efe4";
-
-fn config() -> Value {
-    json!({
-        "id": ID, "name": "app_web_default_0a1b_0", "rootfsImage": "docker.io/library/app:1",
-        "rootfsImageRef": "sha256:7744", "rootfsImageName": "docker.io/library/app:1", "runtime": "io.containerd.runc.v2",
-        "createdTime": "2026-11-22T14:00:00Z", "checkpointedTime": "2026-11-22T14:07:04.63696367Z",
-        "restoredTime": "0001-01-01T00:00:00Z", "restored": false,
-    })
-}
-
-fn spec() -> Value {
-    let secret = format!("TOKEN={}", String::from_utf8_lossy(SECRET));
-    json!({
-        "ociVersion": "1.3.0",
-        "process": {"user": {"uid": 0, "gid": 0}, "args": ["/app"], "env": ["PATH=/bin", secret], "cwd": "/"},
-        "root": {"path": "rootfs"},
-        "annotations": {
-            "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.container-type": "container",
-            "io.kubernetes.cri.sandbox-name": "web", "io.kubernetes.cri.sandbox-namespace": "default",
-            "io.kubernetes.cri.sandbox-uid": "0a1b",
-        },
-    })
-}
-
-fn status_dump() -> Value {
-    json!({
-        "id": ID, "metadata": {"name": "app"}, "state": 1, "created_at": 1_795_356_000_200_000_000_i64,
-        "started_at": 1_795_356_001_000_000_000_i64, "image": {"image": "docker.io/library/app:1"}, "image_ref": "sha256:7744",
-        "labels": {
-            "io.kubernetes.container.name": "app", "io.kubernetes.pod.name": "web",
-            "io.kubernetes.pod.namespace": "default", "io.kubernetes.pod.uid": "0a1b",
-        },
-        "log_path": "/var/log/pods/default_web_0a1b/app/0.log",
-    })
-}
-
-fn status() -> Value {
-    json!({
-        "Version": "v1", "Pid": 4711, "CreatedAt": 1_795_356_000_200_000_000_i64,
-        "StartedAt": 1_795_356_001_000_000_000_i64, "FinishedAt": 0, "ExitCode": 0, "Reason": "", "Message": "", "Resources": null,
-    })
 }
