@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use cri_proto::runtime::v1::ContainerState as CriState;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
     PodStatus,
@@ -55,6 +56,17 @@ pub(super) enum RunState {
     /// With the time of its start, in nanoseconds.
     Running(i64),
     Exited(Exit),
+}
+
+impl RunState {
+    /// Whether the runtime calls it so.
+    pub(super) fn is(&self, state: CriState) -> bool {
+        match self {
+            Self::Created => state == CriState::ContainerCreated,
+            Self::Running(_) => state == CriState::ContainerRunning,
+            Self::Exited(_) => state == CriState::ContainerExited,
+        }
+    }
 }
 
 /// How a run ended; times in nanoseconds.

@@ -236,7 +236,8 @@ impl Running {
                 endpoint: &self.endpoint,
                 checkpoint: gate == Gate::On,
             };
-            self.layout.write("kubelet.yaml", &configuration.render(self.version))?;
+            self.layout
+                .write("kubelet.yaml", &configuration.render(self.version)?)?;
             let mut args: Vec<OsString> = vec![
                 format!("--config={}", self.layout.path("kubelet.yaml").display()).into(),
                 format!("--root-dir={}", self.layout.path("kubelet").display()).into(),

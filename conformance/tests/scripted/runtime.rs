@@ -354,8 +354,9 @@ impl State {
             }
             "CreateContainer" => {
                 let request = read::<CreateContainerRequest>(message)?;
-                if !self.sandboxes.contains_key(&request.pod_sandbox_id) {
-                    return Err(missing());
+                let sandbox = self.sandboxes.get(&request.pod_sandbox_id).ok_or_else(missing)?;
+                if sandbox.1 != PodSandboxState::SandboxReady {
+                    return Err(Status::failed_precondition("the sandbox is not ready"));
                 }
                 let config = request.config.unwrap_or_default();
                 let container_id = self.id("c");

@@ -39,8 +39,8 @@ pub(super) struct Worker {
     pub(super) pod: Pod,
     pub(super) known: KnownPod,
     pub(super) runtime_name: String,
-    /// Runs that have ended: their status does not change any more.
-    ended: HashMap<String, Run>,
+    /// The runs whose status was asked for: it is asked for again when their state changes.
+    seen: HashMap<String, Run>,
     waiting: BTreeMap<String, (String, String)>,
     backoff: HashMap<String, Backoff>,
     /// Snapshots from before our last change are of no use.
@@ -64,7 +64,7 @@ impl Worker {
         runtime_name: String,
     ) -> Self {
         let changed = Instant::now();
-        let (ended, waiting, backoff) = (HashMap::new(), BTreeMap::new(), HashMap::new());
+        let (seen, waiting, backoff) = (HashMap::new(), BTreeMap::new(), HashMap::new());
         Self {
             config,
             cri,
@@ -72,7 +72,7 @@ impl Worker {
             pod,
             known,
             runtime_name,
-            ended,
+            seen,
             waiting,
             backoff,
             changed,
@@ -285,14 +285,14 @@ impl Worker {
                 container_id: listed.id.clone(),
             };
             self.cri.remove_container(self.cri.timeout(), message).await?;
-            self.ended.remove(&listed.id);
+            self.seen.remove(&listed.id);
         }
         Ok(())
     }
 
     /// One run with its status; none when it has gone meanwhile.
     async fn run_of(&mut self, listed: &cri::Container, name: &str) -> Result<Option<Run>, CriError> {
-        if let Some(run) = self.ended.get(&listed.id) {
+        if let Some(run) = self.seen.get(&listed.id).filter(|run| run.state.is(listed.state())) {
             return Ok(Some(run.clone()));
         }
         let message = cri::ContainerStatusRequest {
@@ -332,9 +332,7 @@ impl Worker {
             image_ref: status.image_ref,
             state,
         };
-        if matches!(run.state, RunState::Exited(_)) {
-            self.ended.insert(listed.id.clone(), run.clone());
-        }
+        self.seen.insert(listed.id.clone(), run.clone());
         Ok(Some(run))
     }
 

@@ -7,6 +7,12 @@ use tokio::process::Command;
 
 use super::TargetError;
 
+/// What does not differ from run to run.
+const TEMPLATE: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../fixtures/kubelet/standalone.yaml"
+));
+
 /// The oldest kubelet whose Pod logs can be kept in a folder of ours.
 const OLDEST: Version = Version { minor: 30, patch: 0 };
 
@@ -67,55 +73,28 @@ pub(super) struct Configuration<'a> {
 
 impl Configuration<'_> {
     /// The file. JSON is YAML, and a path needs no thought about quotes in it.
-    pub(super) fn render(&self, version: Version) -> String {
-        let path = |name: &str| self.folder.join(name).display().to_string();
-        let mut file = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "address": "127.0.0.1",
-            "port": self.port,
-            "readOnlyPort": 0,
-            "healthzPort": 0,
-            "authentication": {
-                "anonymous": { "enabled": false },
-                "webhook": { "enabled": false },
-                "x509": { "clientCAFile": path("pki/ca.pem") },
-            },
-            "authorization": { "mode": "AlwaysAllow" },
-            "tlsCertFile": path("pki/server.pem"),
-            "tlsPrivateKeyFile": path("pki/server.key"),
-            "featureGates": { "ContainerCheckpoint": self.checkpoint },
-            "containerRuntimeEndpoint": self.endpoint,
-            "staticPodPath": path("pods"),
-            "fileCheckFrequency": "1s",
-            "syncFrequency": "1s",
-            // Kept inside the folder.
-            "podLogsDir": path("pod-logs"),
-            "volumePluginDir": path("plugins"),
-            // Switched off: what would be done to the machine.
-            "makeIPTablesUtilChains": false,
-            "cgroupsPerQOS": false,
-            "enforceNodeAllocatable": [],
-            "cgroupDriver": "cgroupfs",
-            "oomScoreAdj": 0,
-            "failSwapOn": false,
-            // Switched off: what a full or small machine would make it do to our Pod.
-            "localStorageCapacityIsolation": false,
-            "imageGCHighThresholdPercent": 100,
-            "evictionHard": {
-                "memory.available": "0%",
-                "nodefs.available": "0%",
-                "nodefs.inodesFree": "0%",
-                "imagefs.available": "0%",
-                "imagefs.inodesFree": "0%",
-                "pid.available": "0%",
-            },
-        });
-        if version.minor >= 31 {
-            // Older ones do not know the field, and do not refuse cgroup v1.
-            file["failCgroupV1"] = Value::Bool(false);
+    ///
+    /// # Errors
+    /// The template is no configuration.
+    pub(super) fn render(&self, version: Version) -> Result<String, TargetError> {
+        let mut file: Value = serde_yaml_ng::from_str(TEMPLATE)
+            .map_err(|error| TargetError::Argument(format!("fixtures/kubelet/standalone.yaml: {error}")))?;
+        let path = |name: &str| json!(self.folder.join(name).display().to_string());
+        file["port"] = json!(self.port);
+        file["containerRuntimeEndpoint"] = json!(self.endpoint);
+        file["featureGates"]["ContainerCheckpoint"] = json!(self.checkpoint);
+        file["authentication"]["x509"]["clientCAFile"] = path("pki/ca.pem");
+        file["tlsCertFile"] = path("pki/server.pem");
+        file["tlsPrivateKeyFile"] = path("pki/server.key");
+        file["staticPodPath"] = path("pods");
+        file["podLogsDir"] = path("pod-logs");
+        file["volumePluginDir"] = path("plugins");
+        if version.minor < 31
+            && let Some(fields) = file.as_object_mut()
+        {
+            fields.remove("failCgroupV1");
         }
-        format!("{file:#}\n")
+        Ok(format!("{file:#}\n"))
     }
 }
 
@@ -147,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_written_for_those_that_know_it() {
+    fn the_template_is_filled_in_for_a_version() {
         let folder = Path::new("/f");
         let configuration = Configuration {
             folder,
@@ -155,11 +134,22 @@ mod tests {
             endpoint: "unix:///x",
             checkpoint: false,
         };
-        let file =
-            |minor| -> Value { serde_yaml_ng::from_str(&configuration.render(Version { minor, patch: 0 })).unwrap() };
+        let file = |minor| -> Value {
+            serde_yaml_ng::from_str(&configuration.render(Version { minor, patch: 0 }).unwrap()).unwrap()
+        };
         assert_eq!(file(36)["failCgroupV1"], false);
         assert!(file(30).get("failCgroupV1").is_none());
         assert_eq!(file(36)["featureGates"]["ContainerCheckpoint"], false);
         assert_eq!(file(36)["podLogsDir"], "/f/pod-logs");
+        assert_eq!(file(36)["evictionHard"]["nodefs.available"], "0%");
+        let empty = |value: &Value| value == "" || value == 0;
+        let left: Vec<_> = file(36)
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, value)| empty(value))
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert_eq!(left, ["healthzPort", "oomScoreAdj", "readOnlyPort"]);
     }
 }

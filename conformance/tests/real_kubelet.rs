@@ -1,0 +1,119 @@
+//! The harness against an unmodified kubelet: its verdict, and what is left on the machine.
+//!
+//! Needs root and a kubelet: `KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test real_kubelet`.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{sys::signal, unistd::Pid};
+
+/// What a kubelet changes outside its folder.
+const PARAMETERS: [&str; 3] = ["vm/overcommit_memory", "kernel/panic", "kernel/keys/root_maxkeys"];
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// How the machine is, as far as a kubelet changes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Machine {
+    parameters: Vec<String>,
+    links: Vec<String>,
+    plugins: Vec<String>,
+}
+
+impl Machine {
+    fn look() -> Machine {
+        let read = |name: &&str| fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default();
+        let list = |folder: &str| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
+            names.sort();
+            names
+        };
+        Machine {
+            parameters: PARAMETERS.iter().map(read).collect(),
+            links: list("/var/log/containers"),
+            plugins: list("/var/lib/kubelet/device-plugins"),
+        }
+    }
+}
+
+/// A harness whose kubelet, and whose folder, are below `tmp`.
+fn harness(kubelet: &str, tmp: &Path, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"));
+    command
+        .args(["kubelet", "--kubelet-binary", kubelet, "--report-dir"])
+        .arg(tmp.join("report"))
+        .args(args);
+    command.env("TMPDIR", tmp).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn assert_nothing_is_left(tmp: &Path, before: &Machine) {
+    assert_eq!(&Machine::look(), before);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(tmp.to_str().unwrap()), "{mounts}");
+    let folders: Vec<_> = fs::read_dir(tmp)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(folders, ["report"]);
+    for log in ["kubelet.log", "fake-cri.log"] {
+        assert!(tmp.join("report").join(log).is_file(), "{log} is kept");
+    }
+}
+
+// One test: two kubelets beside each other would be refused.
+#[test]
+fn a_real_kubelet_is_judged_and_the_machine_is_as_before() {
+    let Ok(kubelet) = std::env::var("KUBELET_BINARY") else {
+        eprintln!("skipped: KUBELET_BINARY names no kubelet");
+        return;
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a kubelet needs root");
+        return;
+    }
+    // A socket that an earlier kubelet left would be gone afterwards.
+    let _ = fs::remove_file("/var/lib/kubelet/device-plugins/kubelet.sock");
+    let before = Machine::look();
+
+    let tmp = tempfile::tempdir().unwrap();
+    let judged = harness(&kubelet, tmp.path(), &["--level", "documented"])
+        .wait_with_output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&judged.stdout);
+    let errors = String::from_utf8_lossy(&judged.stderr);
+    assert_eq!(judged.status.code(), Some(0), "{text}\n{errors}");
+    assert!(
+        text.contains("every documented clause that was selected was judged and holds"),
+        "{text}"
+    );
+    assert!(text.contains("404/gate-off") || text.contains("gate-off"), "{text}");
+    assert_nothing_is_left(tmp.path(), &before);
+
+    // Interrupted when the kubelet runs.
+    let tmp = tempfile::tempdir().unwrap();
+    let child = harness(&kubelet, tmp.path(), &[]);
+    let log = tmp.path().join("report/kubelet.log");
+    let began = Instant::now();
+    while !fs::read_to_string(&log)
+        .unwrap_or_default()
+        .contains("Starting to listen")
+    {
+        assert!(began.elapsed() < WITHIN, "the kubelet does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal::kill(
+        Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let interrupted = child.wait_with_output().unwrap();
+    assert_eq!(interrupted.status.code(), Some(3), "{interrupted:?}");
+    assert_nothing_is_left(tmp.path(), &before);
+}
