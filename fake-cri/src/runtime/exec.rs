@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Error, Exec, Runtime, command, lifecycle::shim_error};
+use super::{Error, Exec, Runtime, command, start::shim_error};
 use crate::shim::ExecOutput;
 
 impl Runtime {

@@ -1,31 +1,21 @@
-//! Containers made, started, stopped and removed.
+//! Containers made, stopped and removed. How they start and end: `start`.
 //!
-//! A start launches the shim, so that a container that is only made costs a file. A start that has begun goes through,
-//! even when its caller goes away: a half-started container would have no owner. A stop that waits out its grace period
-//! ends with its caller, and nothing more is done to the container.
+//! A stop that waits out its grace period ends with its caller, and nothing more is done to the container.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use cri_proto::runtime::v1;
 
 use super::{
-    Container, Error, Event, Exit, Kind, Record, Runtime, State,
+    Container, Error, Kind, Record, Runtime, State,
     clock::now,
     command,
     id::{find, new_id},
     signal::{signal_from_cri, signal_name},
+    start::shim_error,
     store::{absent_is_fine, failed},
 };
-use crate::{
-    process::ProcessId,
-    shim::{self, Shim, ShimError},
-};
-
-/// The exit code of a container whose command could not be started, as containerd tells it.
-const START_ERROR_CODE: i32 = 128;
-
-/// The exit code of a container whose shim was killed: all that was left of it is killed too.
-const SHIM_DIED_CODE: i32 = 137;
+use crate::shim::{Shim, ShimError};
 
 impl Runtime {
     /// Makes a container in a pod sandbox.
@@ -92,129 +82,6 @@ impl Runtime {
         let id = record.id.clone();
         tables.containers.insert(id.clone(), Arc::new(Container::new(record)));
         Ok(id)
-    }
-
-    /// The folder that a container's shim has for itself.
-    pub(crate) fn shim_dir(&self, id: &str) -> std::path::PathBuf {
-        self.store.container(id).join("shim")
-    }
-
-    /// Starts a container that was made.
-    ///
-    /// # Errors
-    ///
-    /// What finding it fails with; `Precondition` in any other state, or when its sandbox was stopped; `Start` when its
-    /// command cannot be run, after which it has ended with reason `StartError`.
-    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let container = self.container(id)?;
-        let runtime = self.clone();
-        let start = tokio::spawn(async move { runtime.start(&container).await });
-        start.await.unwrap_or_else(|panic| {
-            Err(Error::Shim {
-                id: id.to_owned(),
-                message: panic.to_string(),
-            })
-        })
-    }
-
-    async fn start(self: Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
-        let _turn = container.starting.lock().await;
-        // It may have been removed, and its sandbox stopped, while this start waited for its turn.
-        self.container(&container.id)?;
-        let record = container.record();
-        let pod = self.pod(&record.pod_id)?;
-        if record.state != State::Created {
-            return Err(Error::Precondition(format!(
-                "container {:?} is in {} state, and only a created one can be started",
-                record.id,
-                record.state.name()
-            )));
-        }
-        if !pod.ready {
-            return Err(Error::Precondition(format!("pod sandbox {:?} is not ready", pod.id)));
-        }
-        let spec = command::launch_spec(&self.config, &record, &pod, self.shim_dir(&record.id))?;
-        let started = match Shim::launch(&self.config.executable, &spec).await {
-            Ok(shim) => self.clone().start_below(container, &record, shim).await,
-            Err(error) => Err(shim_error(&record.id, error)),
-        };
-        if started.is_err() {
-            // Without its folder the container is as it was made, also for a restart that looks for its shim.
-            let dir = self.shim_dir(&record.id);
-            absent_is_fine(std::fs::remove_dir_all(&dir)).map_err(failed("remove", &dir))?;
-        }
-        started
-    }
-
-    /// Starts a container's process below a shim. If that fails the shim is ended, with whatever runs below it.
-    async fn start_below(
-        self: Arc<Self>,
-        container: &Arc<Container>,
-        record: &Record,
-        shim: Shim,
-    ) -> Result<(), Error> {
-        let error = match shim.start().await {
-            Ok(process) => match container.apply(&self.store, Event::Started { process, at: now() }) {
-                Ok(()) => {
-                    container.set_shim(shim.clone());
-                    tokio::spawn(self.clone().watch(container.clone(), shim, process));
-                    return Ok(());
-                }
-                Err(error) => error,
-            },
-            Err(ShimError::Exec { message }) => {
-                let message = start_message(&message);
-                let exit = Exit {
-                    code: START_ERROR_CODE,
-                    finished_at: now(),
-                    reason: "StartError".to_owned(),
-                    message: message.clone(),
-                };
-                container.apply(&self.store, Event::StartFailed(exit))?;
-                Error::Start(message)
-            }
-            Err(error) => shim_error(&record.id, error),
-        };
-        if let Err(error) = shim.shutdown().await {
-            tracing::error!(container = record.id, %error, "failed to end the shim of a failed start");
-        }
-        Err(error)
-    }
-
-    /// Waits for a container's end and writes it down. If its shim is gone, what is left of the container is killed.
-    pub(crate) async fn watch(self: Arc<Self>, container: Arc<Container>, shim: Shim, init: ProcessId) {
-        let exit = shim.wait().await;
-        if let Err(error) = self.ended(&container, exit, &[init, shim.process()]).await {
-            tracing::error!(container = container.id, %error, "failed to write down the container's end");
-        }
-    }
-
-    /// Writes down how a container ended.
-    pub(crate) async fn ended(
-        &self,
-        container: &Container,
-        exit: shim::Exit,
-        known: &[ProcessId],
-    ) -> Result<(), Error> {
-        let exit = if exit.lost {
-            let killed = shim::kill_leftovers(&container.id, known).await;
-            tracing::warn!(container = container.id, ?killed, "the container's shim was killed");
-            self.remove_checkpoint_leftovers(&container.id)?;
-            Exit {
-                code: SHIM_DIED_CODE,
-                finished_at: exit.finished_at_ns,
-                reason: "ShimDied".to_owned(),
-                message: "the container's shim was killed, so what was left of the container was killed too".to_owned(),
-            }
-        } else {
-            Exit {
-                code: exit.code,
-                finished_at: exit.finished_at_ns,
-                reason: exit.reason.as_str().to_owned(),
-                message: exit.message,
-            }
-        };
-        container.end(&self.store, exit)
     }
 
     /// Stops a container: its stop signal, the grace period, then SIGKILL to all its processes. What is not there or
@@ -328,26 +195,4 @@ fn stop_signal(record: &Record) -> i32 {
         .and_then(signal_from_cri)
         .or_else(|| record.image.stop_signal.as_deref().and_then(signal_name))
         .unwrap_or(nix::libc::SIGTERM)
-}
-
-/// What a shim fails with, as the runtime's error.
-pub(crate) fn shim_error(id: &str, error: ShimError) -> Error {
-    match error {
-        ShimError::State { message } => Error::Precondition(message),
-        ShimError::Exec { message } => Error::Start(start_message(&message)),
-        timeout @ ShimError::ExecTimeout(_) => Error::Deadline(timeout.to_string()),
-        // A shim that has ended took its container along.
-        ShimError::Gone => Error::Precondition(format!("container {id:?} has ended")),
-        other => Error::Shim {
-            id: id.to_owned(),
-            message: other.to_string(),
-        },
-    }
-}
-
-/// A failed start in the words that containerd and runc put around it.
-fn start_message(message: &str) -> String {
-    format!(
-        "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: {message}"
-    )
 }

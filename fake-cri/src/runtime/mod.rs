@@ -34,6 +34,7 @@ mod pod;
 mod recover;
 mod signal;
 mod spec;
+mod start;
 mod state;
 mod stats;
 mod status;

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::{Container, Error, Event, Exit, Pod, Record, Runtime, State, clock::now, lifecycle::shim_error};
+use super::{Container, Error, Event, Exit, Pod, Record, Runtime, State, clock::now, start::shim_error};
 use crate::shim::{self, Attached, Shim};
 
 impl Runtime {

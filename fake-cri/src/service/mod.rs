@@ -9,6 +9,7 @@
 mod conditions;
 mod connection;
 mod control;
+mod deadline;
 mod fault_layer;
 mod frame;
 mod image_service;

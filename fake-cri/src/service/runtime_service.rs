@@ -1,15 +1,17 @@
 //! The CRI's RuntimeService.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use cri_proto::runtime::v1::{self, runtime_service_server::RuntimeService};
 use serde_json::json;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status};
 
-use super::{Conditions, status::not_built, translate};
+use super::{
+    Conditions,
+    deadline::{caller_deadline, seconds},
+    status::not_built,
+    translate,
+};
 use crate::{
     fault,
     runtime::{CgroupDriver, CheckpointRequest, HANDLERS, Runtime},
@@ -32,31 +34,6 @@ impl RuntimeApi {
     pub fn new(runtime: Arc<Runtime>, conditions: Arc<Conditions>) -> RuntimeApi {
         RuntimeApi { runtime, conditions }
     }
-}
-
-/// Seconds as the CRI sends them; what is negative is none.
-fn seconds(value: i64) -> Duration {
-    Duration::from_secs(u64::try_from(value).unwrap_or(0))
-}
-
-/// When the caller gives up, as its `grpc-timeout` header says.
-///
-/// A little before it, so that the answer is ours: the transport would otherwise end the call with Cancelled.
-fn caller_deadline(metadata: &MetadataMap, begun: Instant) -> Option<Instant> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (value, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let value: u64 = value.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(value.checked_mul(3600)?),
-        "M" => Duration::from_secs(value.checked_mul(60)?),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    };
-    let margin = (timeout / 10).min(Duration::from_millis(20));
-    begun.checked_add(timeout - margin)
 }
 
 fn condition(name: &str, holds: bool) -> v1::RuntimeCondition {

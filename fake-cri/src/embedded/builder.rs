@@ -1,0 +1,158 @@
+//! What a fake-cri is told before it is started.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::PathBuf,
+};
+
+use super::{FakeCri, StartError};
+use crate::entry;
+
+/// The longest path of a socket that the kernel takes.
+const SOCKET_PATH: usize = 107;
+
+/// Where the log of fake-cri goes.
+#[derive(Clone, Debug, Default)]
+pub enum LogTo {
+    /// A file in its own temporary folder: read by [`FakeCri::log`], and gone with the handle.
+    #[default]
+    Temporary,
+    /// The standard error of this process.
+    Inherit,
+    /// A file of this name, appended to.
+    File(PathBuf),
+}
+
+/// Options of a fake-cri that is to be started.
+#[derive(Clone, Debug, Default)]
+pub struct FakeCriBuilder {
+    executable: Option<PathBuf>,
+    listen: Option<PathBuf>,
+    control: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    log: LogTo,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl FakeCriBuilder {
+    /// The program to start: `fake-cri`, or any that calls [`crate::entry_point`] first in its `main`.
+    pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.executable = Some(path.into());
+        self
+    }
+
+    /// The socket of the CRI; one in a temporary folder by default.
+    pub fn listen(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.listen = Some(socket.into());
+        self
+    }
+
+    /// The socket of the control API; one in a temporary folder by default.
+    pub fn control(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.control = Some(socket.into());
+        self
+    }
+
+    /// The state folder, which then stays; a temporary one by default.
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Where the log goes.
+    pub fn log(mut self, log: LogTo) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// A fault rule that is in force from the start.
+    pub fn fault(self, rule: impl AsRef<OsStr>) -> Self {
+        self.arg("--fault").arg(rule)
+    }
+
+    /// Runs the containers' own commands on the host.
+    pub fn exec_host(self) -> Self {
+        self.arg("--exec").arg("host")
+    }
+
+    /// Any flag of `fake-cri serve`, or its value.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Several flags and values.
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// A variable in the environment of fake-cri.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Starts fake-cri and returns when it answers calls.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(self) -> Result<FakeCri, StartError> {
+        let executable = match self.executable {
+            Some(path) => path,
+            None => entry::executable().ok_or(StartError::NoExecutable)?.to_owned(),
+        };
+        let failed = |source| StartError::Io {
+            executable: executable.clone(),
+            source,
+        };
+        // A short name: the path of a socket may have 107 bytes.
+        let folder = folder().map_err(failed)?;
+        let place = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| folder.path().join(name));
+        let socket = place(self.listen, "cri.sock");
+        let control = place(self.control, "control.sock");
+        let state_dir = place(self.state_dir, "state");
+        let log = match self.log {
+            LogTo::Temporary => Some(folder.path().join("log")),
+            LogTo::File(path) => Some(path),
+            LogTo::Inherit => None,
+        };
+        let mut args: Vec<OsString> = ["serve", "--ephemeral", "--lifeline"].map(OsString::from).into();
+        for (flag, path) in [
+            ("--listen", &socket),
+            ("--control", &control),
+            ("--state-dir", &state_dir),
+        ] {
+            args.extend([flag.into(), path.clone().into_os_string()]);
+        }
+        args.extend(self.args);
+        let mut cri = FakeCri {
+            executable,
+            args,
+            env: self.env,
+            socket,
+            control,
+            state_dir,
+            log,
+            running: None,
+            dirty: false,
+            _folder: folder,
+        };
+        cri.restart().await?;
+        Ok(cri)
+    }
+}
+
+/// A temporary folder whose sockets have paths that are short enough, wherever temporary folders are.
+fn folder() -> io::Result<tempfile::TempDir> {
+    let mut prefix = tempfile::Builder::new();
+    prefix.prefix("fake-cri-");
+    let folder = prefix.tempdir()?;
+    match folder.path().join("control.sock").as_os_str().len() {
+        0..=SOCKET_PATH => Ok(folder),
+        _ => prefix.tempdir_in("/tmp"),
+    }
+}

@@ -1,0 +1,59 @@
+//! Times that callers set: fields of seconds, and the deadline of the call itself.
+
+use std::time::{Duration, Instant};
+
+use tonic::metadata::MetadataMap;
+
+/// Seconds as the CRI sends them; what is negative is none.
+pub(super) fn seconds(value: i64) -> Duration {
+    Duration::from_secs(u64::try_from(value).unwrap_or(0))
+}
+
+/// When the caller gives up, as its `grpc-timeout` header says.
+///
+/// A little before it, so that the answer is ours: the transport would otherwise end the call with Cancelled.
+pub(super) fn caller_deadline(metadata: &MetadataMap, begun: Instant) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (value, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = value.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(value.checked_mul(3600)?),
+        "M" => Duration::from_secs(value.checked_mul(60)?),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    };
+    let margin = (timeout / 10).min(Duration::from_millis(20));
+    begun.checked_add(timeout - margin)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("2S", Some(1980))]
+    #[case("100m", Some(90))]
+    #[case("1H", Some(3_599_980))]
+    #[case("500000u", Some(480))]
+    #[case("5", None)]
+    #[case("S", None)]
+    #[case("-1S", None)]
+    #[case("", None)]
+    fn the_answer_comes_a_little_before_the_deadline(#[case] text: &str, #[case] expected: Option<u64>) {
+        let begun = Instant::now();
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", text.parse().unwrap());
+        let left = caller_deadline(&metadata, begun).map(|deadline| deadline - begun);
+        assert_eq!(left, expected.map(Duration::from_millis));
+    }
+
+    #[test]
+    fn without_a_header_there_is_no_deadline() {
+        assert_eq!(caller_deadline(&MetadataMap::new(), Instant::now()), None);
+    }
+}
