@@ -1,0 +1,255 @@
+//! The command as a user runs it: exit codes, filters, lists, reports, and that nothing stays behind.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use checkpoint_conformance::{
+    case::{Level, Verdict},
+    catalog,
+    report::{Report, SCHEMA},
+};
+use rstest::rstest;
+use tempfile::TempDir;
+
+/// Folders of one run, to see what it leaves in them.
+struct Place {
+    temporary: TempDir,
+    working: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place {
+            // A short path: sockets are made below it.
+            temporary: tempfile::Builder::new().prefix("cc-").tempdir().unwrap(),
+            working: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"));
+        command
+            .args(args)
+            .env("TMPDIR", self.temporary.path())
+            .env_remove("NO_COLOR")
+            .current_dir(self.working.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn assert_clean(&self) {
+        for folder in [&self.temporary, &self.working] {
+            let left: Vec<_> = fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            assert!(left.is_empty(), "left behind: {left:?}");
+        }
+    }
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    let place = Place::new();
+    let output = place.run(args);
+    place.assert_clean();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code().unwrap(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[test]
+fn the_embedded_target_holds_and_its_reports_say_so() {
+    let place = Place::new();
+    let folder = tempfile::tempdir().unwrap();
+    let output = place.run(&["--report-dir", folder.path().to_str().unwrap()]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("verdict: pass"), "{stdout}");
+    assert!(!stdout.contains('\x1b'), "colours without a terminal");
+    place.assert_clean();
+
+    let text = fs::read_to_string(folder.path().join("report.json")).unwrap();
+    let report: Report = serde_json::from_str(&text).unwrap();
+    assert_eq!(report.schema, SCHEMA);
+    assert_eq!(report.verdict, Verdict::Pass);
+    assert_documented(&serde_json::from_str(&text).unwrap());
+    let seen: Vec<_> = report.cases.iter().map(|case| case.id.as_str()).collect();
+    let listed: Vec<_> = catalog::entries()
+        .iter()
+        .map(|entry| entry.clause.id)
+        .filter(|id| id.starts_with("kubelet/"))
+        .collect();
+    assert_eq!(seen, listed, "every case is reported, sorted");
+    for case in &report.cases {
+        // Nothing is out of reach here: what is not robust was judged and holds.
+        assert!(case.outcome == "pass" || case.level == Level::Robust, "{case:?}");
+        assert_ne!(case.outcome, "skip", "{case:?}");
+        assert!(!case.seen.is_empty(), "{case:?}");
+    }
+    let junit = fs::read_to_string(folder.path().join("junit.xml")).unwrap();
+    assert!(junit.contains(&format!("tests=\"{}\"", report.cases.len())), "{junit}");
+    for text in [&text, &junit, &stdout] {
+        assert_no_secret(text);
+    }
+}
+
+/// A canary has 64 hex digits, and so have container ids, which are no secret; keys have their PEM frame.
+fn assert_no_secret(text: &str) {
+    assert!(!text.contains("PRIVATE KEY"), "{text}");
+    for line in text.lines().filter(|line| line.contains("canary")) {
+        let hex = |word: &str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(!line.split(|c: char| !c.is_ascii_alphanumeric()).any(hex), "{line}");
+    }
+}
+
+/// Every field of a report stands in docs/REPORT.md.
+fn assert_documented(report: &serde_json::Value) {
+    let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/REPORT.md")).unwrap();
+    let mut names = Vec::new();
+    for (name, value) in report.as_object().unwrap() {
+        names.push(name.clone());
+        match value {
+            serde_json::Value::Object(inner) => names.extend(inner.keys().map(|key| format!("{name}.{key}"))),
+            serde_json::Value::Array(items) => {
+                let keys = items
+                    .first()
+                    .and_then(|item| item.as_object())
+                    .into_iter()
+                    .flat_map(|item| item.keys());
+                names.extend(keys.map(|key| format!("{name}[].{key}")));
+            }
+            _ => {}
+        }
+    }
+    for name in names {
+        assert!(docs.contains(&format!("| `{name}` |")), "{name} is not documented");
+    }
+}
+
+#[test]
+fn a_clause_that_does_not_hold_exits_1() {
+    let (code, stdout, _) = run(&[
+        "kubelet",
+        "--mutant",
+        "gate-ignored",
+        "--filter",
+        "kubelet/404/gate-off",
+    ]);
+    assert_eq!(code, 1, "{stdout}");
+    assert!(
+        stdout.contains("verdict: fail (does not hold: kubelet/404/gate-off)"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("expected  404"), "{stdout}");
+    assert!(
+        stdout.contains("--mutant gate-ignored --filter kubelet/404/gate-off"),
+        "{stdout}"
+    );
+}
+
+#[rstest]
+#[case::unknown_flag(&["--nonsense"], "--nonsense")]
+#[case::half_a_target(&["--kubelet-url", "https://127.0.0.1:1"], "--pod")]
+#[case::options_without_target(&["--insecure"], "--kubelet-url")]
+#[case::unknown_mutant(&["--mutant", "perfect"], "gate-ignored")]
+#[case::unknown_level(&["--level", "holy"], "documented, reference, robust")]
+#[case::broken_glob(&["--filter", "kubelet/["], "invalid filter")]
+#[case::mutant_of_a_url(&["--mutant", "no-auth", "--kubelet-url", "https://h:1"], "--mutant")]
+#[case::no_archive(&["archive"], "FILE")]
+#[case::unknown_mutants(&["mutants", "--filter", "perfect"], "perfect")]
+fn a_wrong_command_line_exits_2(#[case] args: &[&str], #[case] named: &str) {
+    let (code, stdout, stderr) = run(args);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains(named), "{stderr}");
+    assert_eq!(stdout, "");
+}
+
+#[test]
+fn a_kubelet_that_is_not_there_exits_3() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let token = tempfile::NamedTempFile::new().unwrap();
+    let token = token.path().to_str().unwrap();
+    let (code, _, stderr) = run(&[
+        "--kubelet-url",
+        &url,
+        "--token-file",
+        token,
+        "--insecure",
+        "--pod",
+        "default/web/app",
+    ]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains(&url) && stderr.contains("refused"), "{stderr}");
+}
+
+#[test]
+fn nothing_judged_exits_4_unless_allowed() {
+    let (code, stdout, _) = run(&["--filter", "kubelet/no-such-case"]);
+    assert_eq!(code, 4, "{stdout}");
+    assert!(stdout.contains("verdict: incomplete (nothing was judged)"), "{stdout}");
+    let (code, stdout, _) = run(&["--filter", "kubelet/no-such-case", "--allow-incomplete"]);
+    assert_eq!(code, 0, "{stdout}");
+    assert!(stdout.contains("verdict: incomplete"), "{stdout}");
+}
+
+#[test]
+fn a_robust_clause_decides_with_strict_only() {
+    let filter = ["--filter", "kubelet/robust/names-differ"];
+    let (code, stdout, _) = run(&filter);
+    assert_eq!(code, 0, "{stdout}");
+    assert!(stdout.contains("fail"), "{stdout}");
+    let (code, stdout, _) = run(&[&filter[..], &["--strict"]].concat());
+    assert_eq!(code, 1, "{stdout}");
+}
+
+#[test]
+fn the_list_has_every_case_with_its_id_first() {
+    let (code, stdout, _) = run(&["list"]);
+    assert_eq!(code, 0);
+    let ids: Vec<_> = stdout.lines().map(|line| line.split('\t').next().unwrap()).collect();
+    let expected: Vec<_> = catalog::entries().iter().map(|entry| entry.clause.id).collect();
+    assert_eq!(ids, expected);
+    let (_, stdout, _) = run(&["list", "--filter", "kubelet/404/*", "--level", "documented"]);
+    assert!(
+        stdout
+            .lines()
+            .all(|line| line.starts_with("kubelet/404/") && line.contains("\tdocumented\t"))
+    );
+    assert_eq!(stdout.lines().count(), 4, "{stdout}");
+}
+
+#[test]
+fn an_interrupted_run_removes_all_it_made() {
+    let place = Place::new();
+    let mut child = place
+        .command(&[])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As soon as it has made its folder; whatever it is doing then must be undone.
+    let began = Instant::now();
+    while fs::read_dir(place.temporary.path()).unwrap().count() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "it made no folder");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = child.wait().unwrap();
+    assert_eq!(output.code(), Some(3));
+    place.assert_clean();
+}

@@ -1,0 +1,50 @@
+//! The harness judged: every mutant is caught by exactly the cases that name it, and a wrong definition is found out.
+
+use std::process::{Command, Stdio};
+
+use checkpoint_conformance::{
+    mutant::{ALL, Definition, RunOptions, Wrong, run},
+    reference::Mutant,
+};
+
+fn options() -> RunOptions {
+    RunOptions {
+        jobs: 4,
+        executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
+    }
+}
+
+#[test]
+fn every_mutant_is_caught_by_exactly_the_cases_that_name_it() {
+    let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+        .arg("mutants")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    let last = stdout.lines().last().unwrap();
+    assert_eq!(last, format!("{} mutants, {} caught", ALL.len(), ALL.len()), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_definition_that_names_too_much_or_too_little_is_found_out() {
+    let definitions = [
+        Definition {
+            wrong: Wrong::Kubelet(Mutant::Unauthenticated403),
+            fails: &["kubelet/401/no-credentials"],
+        },
+        Definition {
+            wrong: Wrong::Kubelet(Mutant::GateIgnored),
+            fails: &["kubelet/404/gate-off", "kubelet/200/ok"],
+        },
+    ];
+    let findings = run(&definitions, &options(), |_| {}).await;
+    assert!(!findings[0].is_caught());
+    assert_eq!(
+        findings[0].unexpected(),
+        ["kubelet/401/stranger-certificate", "kubelet/401/unknown-token"]
+    );
+    assert!(!findings[1].is_caught());
+    assert_eq!(findings[1].missing(), ["kubelet/200/ok"]);
+}
