@@ -93,15 +93,7 @@ pub const ALL: &[Definition] = &[
     ),
     caught(Kubelet(Mutant::Error404), &["kubelet/500/runtime-error"]),
     caught(Kubelet(Mutant::Unimplemented501), &["kubelet/500/unimplemented"]),
-    caught(
-        Kubelet(Mutant::AnswersEarly),
-        // What has been answered 200 cannot become an error any more.
-        &[
-            "kubelet/200/when-done",
-            "kubelet/500/runtime-error",
-            "kubelet/500/unimplemented",
-        ],
-    ),
+    caught(Kubelet(Mutant::AnswersEarly), &["kubelet/200/when-done"]),
     caught(Kubelet(Mutant::CancelIgnored), &["kubelet/cancel/client-gone"]),
     // The timeout.
     caught(Kubelet(Mutant::TimeoutIgnored), &["kubelet/timeout/large"]),

@@ -75,6 +75,7 @@ impl Embedded {
         config.node_name = NODE.to_owned();
         config.static_pod_path = Some(layout.path("pods"));
         config.client_ca_file = Some(layout.path("pki/ca.pem"));
+        config.token_auth_file = Some(layout.path("pki/tokens"));
         config.authorization = Authorization::Rules(layout.path("pki/rules"));
         config.file_check_frequency = Duration::ZERO;
         config.relist_period = Duration::from_millis(25);
@@ -87,9 +88,9 @@ impl Embedded {
         let control = cri.control_socket().to_owned();
         let running = Running {
             config,
-            layout,
             kubelet: Mutex::new(None),
             cri: Mutex::new(Some(cri)),
+            layout,
         };
         let client = match running.restart(Gate::On).await {
             Ok(client) => client,
@@ -178,6 +179,12 @@ impl Layout {
             folder,
         };
         layout.write("pki/ca.pem", &authority.certificate())?;
+        // Nobody knows this token; that there are tokens makes any other one wrong.
+        let token: [u8; 16] = rand::random();
+        layout.write(
+            "pki/tokens",
+            &format!("{:032x},{USER},1,\"\"\n", u128::from_be_bytes(token)),
+        )?;
         layout.write("pki/rules", &format!("{USER} * *\n{DENIED} get *\n"))?;
         layout.write(&format!("pods/{}", pod::FILE), pod::MANIFEST)?;
         Ok(layout)
@@ -196,9 +203,10 @@ impl Layout {
 /// What runs, and can be started again or ended.
 struct Running {
     config: Config,
-    layout: Layout,
     kubelet: Mutex<Option<ReferenceKubelet>>,
     cri: Mutex<Option<FakeCri>>,
+    // Last: fields are dropped in their order, and the folder must outlive what works in it.
+    layout: Layout,
 }
 
 impl Running {

@@ -52,7 +52,7 @@ async fn runs_on(s: &Session) -> Judgement {
     let enough = |later: &Workload| !later.same_process(before) || later.tick >= now.tick + 2;
     let later = s.kubelet.workload_until(s.subject(), WITHIN, enough).await?;
     if !later.as_ref().is_some_and(|later| later.same_process(before)) {
-        s.container_is_broken();
+        s.spoil(RUNS_ON);
     }
     match later {
         Some(later) if later.same_process(before) => pass(format!(

@@ -43,7 +43,7 @@ pub(super) const CASES: &[Case<Session>] = &[
 
 async fn ask_with_gate_off(s: &Session, credentials: Credentials) -> Result<Answer, Stop> {
     s.served().await?;
-    s.alive()?;
+    s.sound()?;
     // The runner puts the gate back after the case.
     match s.kubelet.switch(Gate::Off).await {
         Some(switched) => switched?,

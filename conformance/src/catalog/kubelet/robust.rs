@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     KUBELET, rule,
-    session::{LATE, Session},
+    session::{LATE, Session, WHEN_DONE},
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
@@ -76,7 +76,7 @@ async fn client_gone(s: &Session) -> Judgement {
     if let Ok(answer) = answered {
         // It did not wait for the runtime at all.
         answer?;
-        return Err(Stop::Blocked("kubelet/200/when-done"));
+        return Err(Stop::Blocked(WHEN_DONE));
     }
     match faults.next_checkpoint(mark, WITHIN).await? {
         Some(call) => judge(
@@ -123,7 +123,8 @@ async fn no_partial_archive(s: &Session) -> Judgement {
         return leaves_nothing(s, &call.location, first.answer.status, &[]);
     }
     s.file().await?;
-    s.alive()?;
+    s.sound()?;
+    let beside = first.location.as_deref().unwrap_or_default();
     let faults = s.faults()?;
     // Not at the call's beginning but when the archive is whole and about to appear.
     faults
@@ -131,7 +132,7 @@ async fn no_partial_archive(s: &Session) -> Judgement {
         .await?;
     let mark = faults.mark().await?;
     // The name holds whole seconds, so an earlier archive may be there by the same name; that one may stay.
-    let before = s.files();
+    let before = s.files_beside(beside);
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     match faults.next_checkpoint(mark, LATE).await? {
         Some(call) => leaves_nothing(s, &call.location, answer.status, &before),

@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,8 @@ pub(super) const OK: &str = "kubelet/200/ok";
 pub(super) const ARCHIVE: &str = "kubelet/200/archive";
 /// The case that judges whether it is a tar.
 pub(super) const TAR: &str = "kubelet/archive/tar";
+/// The case that judges whether the kubelet waits for the runtime.
+pub(super) const WHEN_DONE: &str = "kubelet/200/when-done";
 /// The case that judges whether the container runs on.
 pub(super) const RUNS_ON: &str = "kubelet/copy/runs-on";
 
@@ -46,8 +48,9 @@ pub struct Session {
     first: OnceCell<Result<First, Stop>>,
     listing: OnceCell<Inspected>,
     began: Instant,
-    // Set once a checkpoint is known to have ended or frozen the container: what needs it cannot be judged then.
-    broken: AtomicBool,
+    // The case that found that no further checkpoint can be judged: the container did not survive the first one, or the
+    // kubelet does not wait for the runtime.
+    spoilt: OnceLock<&'static str>,
 }
 
 /// A checkpoint that was asked for, and what came of it.
@@ -86,22 +89,19 @@ impl Session {
             first: OnceCell::new(),
             listing: OnceCell::new(),
             began: Instant::now(),
-            broken: AtomicBool::new(false),
+            spoilt: OnceLock::new(),
         }
     }
 
-    /// Notes that the container did not survive its checkpoint.
-    pub(super) fn container_is_broken(&self) {
-        self.broken.store(true, Ordering::Relaxed);
+    /// Notes that no further checkpoint can be judged, by the case that found it.
+    pub(super) fn spoil(&self, id: &'static str) {
+        // The first reason is the one that is named.
+        let _ = self.spoilt.set(id);
     }
 
-    /// Whether there is still a container to checkpoint again.
-    pub(super) fn alive(&self) -> Result<(), Stop> {
-        if self.broken.load(Ordering::Relaxed) {
-            Err(Stop::Blocked(RUNS_ON))
-        } else {
-            Ok(())
-        }
+    /// Whether further checkpoints can be judged.
+    pub(super) fn sound(&self) -> Result<(), Stop> {
+        self.spoilt.get().map_or(Ok(()), |id| Err(Stop::Blocked(id)))
     }
 
     /// Waits until the run is older than this: there is nothing else to await for a clock.
@@ -168,7 +168,7 @@ impl Session {
     /// The first checkpoint, which was answered 200 and left the container as it was: another one can be had.
     pub(super) async fn again(&self) -> Result<&First, Stop> {
         let first = self.made().await?;
-        self.alive()?;
+        self.sound()?;
         Ok(first)
     }
 
@@ -182,7 +182,7 @@ impl Session {
 
     /// One checkpoint of a container, with all that can be known of it.
     pub(super) async fn attempt(&self, container: &ContainerRef) -> Result<First, Stop> {
-        self.alive()?;
+        self.sound()?;
         let kubelet = &self.kubelet;
         // A target whose log cannot be read is judged all the same; the cases about the workload then say why not.
         let workload = kubelet.workload(container).await.unwrap_or_default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     PAGE, RESPONSE, SERVER,
-    session::{ARCHIVE, First, Missing, OK, Session, TAR, inspect, is_tar, item_of},
+    session::{ARCHIVE, First, Missing, OK, Session, TAR, WHEN_DONE, inspect, is_tar, item_of},
 };
 use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
 
@@ -65,7 +65,7 @@ pub(super) const CASES: &[Case<Session>] = &[
 pub(super) const FURTHER: &[Case<Session>] = &[
     Case::new(
         Clause {
-            id: "kubelet/200/when-done",
+            id: WHEN_DONE,
             clause: "the answer comes when the runtime is done, not before",
             source: "Kubelet Checkpoint API: Parameters (timeout: seconds to wait until the creation is finished)",
             level: Level::Documented,
@@ -115,6 +115,9 @@ async fn when_done(s: &Session) -> Judgement {
         took.as_millis(),
         WORK.as_millis()
     );
+    if took < WORK {
+        s.spoil(WHEN_DONE);
+    }
     judge(answer.status == 200 && took >= WORK, seen)
 }
 
