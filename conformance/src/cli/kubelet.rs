@@ -25,7 +25,7 @@ pub struct KubeletArgs {
     verdict: VerdictArgs,
 
     /// Make the embedded target wrong in one single way, by name (see `checkpoint-conformance mutants`)
-    #[arg(long, value_name = "NAME", conflicts_with = "kubelet_url", value_parser = parse_mutant)]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kubelet_url", "kubelet_binary"], value_parser = parse_mutant)]
     mutant: Option<&'static str>,
 
     /// Judge the kubelet that runs at this URL: https://HOST:PORT

@@ -1,6 +1,9 @@
 //! fake-cri's control API: rules in, journal out.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cri_proto::control::v1::{
     AddFaultsRequest, ClearFaultsRequest, JournalEntry, JournalRequest, control_client::ControlClient,
@@ -15,6 +18,7 @@ use super::TargetError;
 /// A fake-cri that can be told what to do wrong, and that says what it was asked.
 #[derive(Debug)]
 pub struct Faults {
+    socket: PathBuf,
     client: ControlClient<Channel>,
     // What is in force because of us, to be taken back.
     rules: Mutex<Vec<String>>,
@@ -63,9 +67,15 @@ impl Faults {
             .await
             .map_err(|error| TargetError::Control(format!("{}: {}", socket.display(), chain(&error))))?;
         Ok(Faults {
+            socket: socket.to_owned(),
             client: ControlClient::new(channel),
             rules: Mutex::default(),
         })
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Adds rules in the fault grammar, or `preset:NAME`.

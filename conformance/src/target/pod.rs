@@ -36,6 +36,46 @@ pub(super) fn neighbours(subject: &ContainerRef) -> Neighbours {
     }
 }
 
+/// The containers beside this one, as a running kubelet tells them; none where it does not.
+pub(super) async fn discover(client: &Client, subject: &ContainerRef) -> Neighbours {
+    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await;
+    let pod = answer
+        .ok()
+        .and_then(|answer| pod_in(&answer.body, subject).ok().flatten());
+    let status = pod.and_then(|pod| pod.status).unwrap_or_default();
+    let find = |statuses: &Option<Vec<ContainerStatus>>, holds: fn(&ContainerStatus) -> bool| {
+        let mut others = statuses
+            .iter()
+            .flatten()
+            .filter(|status| status.name != subject.container);
+        others
+            .find(|status| holds(status))
+            .map(|status| subject.sibling(&status.name))
+    };
+    Neighbours {
+        running: find(&status.container_statuses, is_running),
+        exited: find(&status.container_statuses, has_exited),
+        init: find(&status.init_container_statuses, has_exited),
+    }
+}
+
+fn is_running(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+fn has_exited(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.terminated.is_some())
+}
+
+/// The Pod in the body of GET /pods, if it is there.
+fn pod_in(body: &str, subject: &ContainerRef) -> Result<Option<Pod>, serde_json::Error> {
+    let list: List<Pod> = serde_json::from_str(body)?;
+    Ok(list.items.into_iter().find(|pod| {
+        let metadata = &pod.metadata;
+        metadata.name.as_deref() == Some(&subject.pod) && metadata.namespace.as_deref() == Some(&subject.namespace)
+    }))
+}
+
 /// Waits until the kubelet says that the Pod's containers run or have exited, as they should.
 ///
 /// # Errors
@@ -86,19 +126,14 @@ pub(super) async fn wait_until_told(kubelet: &Kubelet, within: Duration) -> Resu
 }
 
 fn state_of(body: &str, subject: &ContainerRef) -> Result<(), String> {
-    let list: List<Pod> = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    let names = |pod: &Pod| {
-        let metadata = &pod.metadata;
-        metadata.name.as_deref() == Some(&subject.pod) && metadata.namespace.as_deref() == Some(&subject.namespace)
-    };
-    let pod = list.items.into_iter().find(names).ok_or("it is not known")?;
+    let pod = pod_in(body, subject)
+        .map_err(|error| error.to_string())?
+        .ok_or("it is not known")?;
     let status = pod.status.unwrap_or_default();
     let mut containers = status.container_statuses.unwrap_or_default();
     containers.extend(status.init_container_statuses.unwrap_or_default());
     let is = |name: &str, holds: fn(&ContainerStatus) -> bool| containers.iter().any(|c| c.name == name && holds(c));
-    let running = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
-    let exited = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
-    if is("app", running) && is("second", running) && is("done", exited) && is("prepare", exited) {
+    if is("app", is_running) && is("second", is_running) && is("done", has_exited) && is("prepare", has_exited) {
         return Ok(());
     }
     let states: Vec<_> = containers

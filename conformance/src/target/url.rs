@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use reqwest::Url;
 
-use super::{Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, TargetError, Trust};
+use super::{Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, TargetError, Trust, pod};
 use crate::{case::Suite, report};
 
 /// How a running kubelet is reached.
@@ -74,7 +74,9 @@ impl UrlTarget {
             container: self.container.to_string(),
             mutant: None,
         };
+        let neighbours = pod::discover(&client, &self.container).await;
         let mut kubelet = Kubelet::new(about, client, self.container);
+        kubelet.neighbours = neighbours;
         kubelet.checkpoints = self.checkpoints;
         if let Some(socket) = &self.control {
             kubelet.faults = Some(Faults::connect(socket).await?);

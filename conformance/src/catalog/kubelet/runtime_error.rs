@@ -121,10 +121,10 @@ const CODES: [&str; 15] = [
 /// Asks for a checkpoint that the runtime answers with this error; proves that it was the runtime that answered.
 async fn ask(s: &Session, code: &str, message: &str) -> Result<Answer, Stop> {
     s.served().await?;
+    s.sound()?;
     let faults = s.faults()?;
-    faults
-        .add(&[&rule(s.subject(), "before", &format!("error({code},{message:?})"))])
-        .await?;
+    let effect = format!("error({code},{message:?})");
+    faults.add(&[&rule(s.subject(), "before", &effect)]).await?;
     let mark = faults.mark().await?;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     let call = faults.next_checkpoint(mark, LATE).await?;

@@ -238,16 +238,13 @@ impl Session {
         Some(folder.join(Path::new(location).file_name()?))
     }
 
-    /// The files in the kubelet's folder of archives, where that can be read.
-    pub(super) fn files(&self) -> Vec<Evidence> {
-        let Some(folder) = &self.kubelet.checkpoints else {
-            return Vec::new();
-        };
-        let names = self.names_in_folder();
-        names
-            .iter()
-            .filter_map(|name| Evidence::of(&folder.join(name)).ok())
-            .collect()
+    /// The files that are where a location's is, as far as that can be read.
+    pub(super) fn files_beside(&self, location: &str) -> Vec<Evidence> {
+        let folder = self
+            .reachable(location)
+            .and_then(|path| std::fs::read_dir(path.parent()?).ok());
+        let entries = folder.into_iter().flatten().flatten();
+        entries.filter_map(|entry| Evidence::of(&entry.path()).ok()).collect()
     }
 
     async fn find(&self, answer: &Answer, location: Option<&str>) -> Result<Evidence, Missing> {

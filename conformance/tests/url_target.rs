@@ -1,0 +1,155 @@
+//! A kubelet that runs already, judged by its URL: with and without its runtime's control and its folder of archives.
+
+use std::{fs, path::PathBuf, process::Output};
+
+use checkpoint_conformance::target::{Embedded, Identity, Kubelet, Trust};
+use tempfile::TempDir;
+
+/// A running kubelet, and files with what is needed to reach it.
+struct Bench {
+    kubelet: Kubelet,
+    files: TempDir,
+}
+
+impl Bench {
+    async fn start() -> Bench {
+        let embedded = Embedded {
+            executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
+            ..Embedded::default()
+        };
+        let kubelet = embedded.start().await.unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let client = kubelet.client().await;
+        let (Identity::Certificate { certificate, key }, Trust::Authorities(ca)) =
+            (&client.access().identity, &client.access().trust)
+        else {
+            panic!("the embedded target has certificates");
+        };
+        for (name, content) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
+            fs::write(files.path().join(name), content).unwrap();
+        }
+        Bench { kubelet, files }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.files.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.kubelet.checkpoints.clone().unwrap()
+    }
+
+    async fn judge(&self, more: &[&str]) -> (Output, String) {
+        let client = self.kubelet.client().await;
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+            .args(["kubelet", "--kubelet-url", client.access().base.as_str()])
+            .args([
+                "--client-cert",
+                &self.file("cert.pem"),
+                "--client-key",
+                &self.file("key.pem"),
+            ])
+            .args(["--ca", &self.file("ca.pem"), "--pod", &self.kubelet.subject.to_string()])
+            .args(more)
+            .output()
+            .await
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+        (output, stdout)
+    }
+
+    async fn end(self) {
+        self.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_runtime_and_its_archives_only_the_restart_is_missing() {
+    let bench = Bench::start().await;
+    let control = bench
+        .kubelet
+        .faults
+        .as_ref()
+        .unwrap()
+        .socket()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let checkpoints = bench.checkpoints();
+    let folder = checkpoints.to_str().unwrap();
+    let reach = ["--fake-cri-control", &control, "--checkpoints-dir", folder];
+
+    let (output, stdout) = bench.judge(&reach).await;
+    assert_eq!(output.status.code(), Some(4), "{stdout}");
+    assert!(
+        stdout.contains("verdict: incomplete (not judged: kubelet/404/gate-off)"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("started again with the gate off"), "{stdout}");
+    let left: Vec<_> = fs::read_dir(&checkpoints).unwrap().collect();
+    assert!(left.is_empty(), "archives are removed: {left:?}");
+
+    // The run left no rule in force: a second one finds the same.
+    let (output, stdout) = bench.judge(&[&reach[..], &["--allow-incomplete"]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_endpoint_alone_faults_are_skipped_and_archives_are_named() {
+    let bench = Bench::start().await;
+    let (output, stdout) = bench.judge(&[]).await;
+    assert_eq!(output.status.code(), Some(4), "{stdout}");
+    for id in [
+        "kubelet/500/runtime-error,",
+        "kubelet/404/gate-off,",
+        "kubelet/timeout/zero",
+    ] {
+        let verdict = stdout.lines().last().unwrap();
+        assert!(verdict.contains(id), "{id}: {verdict}");
+    }
+    let named: Vec<_> = stdout
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('/'))
+        .collect();
+    let there: Vec<_> = fs::read_dir(bench.checkpoints())
+        .unwrap()
+        .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
+        .collect();
+    assert!(!there.is_empty());
+    for path in &there {
+        assert!(named.contains(&path.as_str()), "{path} is not named: {stdout}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_not_known_is_told_as_a_failure_and_stays_secret() {
+    let bench = Bench::start().await;
+    let token = bench.file("token");
+    fs::write(&token, "a-token-nobody-issued-0123456789\n").unwrap();
+    let client = bench.kubelet.client().await;
+    let reports = tempfile::tempdir().unwrap();
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+        .args([
+            "--kubelet-url",
+            client.access().base.as_str(),
+            "--token-file",
+            &token,
+            "--insecure",
+        ])
+        .args(["--pod", &bench.kubelet.subject.to_string(), "--report-dir"])
+        .arg(reports.path())
+        .output()
+        .await
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(stdout.contains("does not hold: kubelet/200/ok)"), "{stdout}");
+    for name in ["report.json", "junit.xml"] {
+        let text = fs::read_to_string(reports.path().join(name)).unwrap();
+        assert!(!text.contains("nobody-issued"), "{text}");
+    }
+    bench.end().await;
+}
