@@ -155,6 +155,20 @@ async fn the_end_of_an_ephemeral_one_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_deleted_state_folder_keeps_nothing_alive() {
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    let keep = pod.logs;
+    let pid = cri.pid(&id).await;
+    let shim = parent(pid);
+    std::fs::remove_dir_all(cri.process.state_dir()).unwrap();
+    cri.process.shutdown().await.unwrap();
+    assert!(!alive(pid) && !alive(shim));
+    drop(keep);
+}
+
+#[tokio::test]
 async fn a_dropped_handle_clears_away_even_after_a_kill() {
     let mut cri = Cri::start().await;
     let pod = cri.pod("web").await;

@@ -15,7 +15,16 @@ use super::{
     start::shim_error,
     store::{absent_is_fine, failed},
 };
-use crate::shim::{Shim, ShimError};
+use crate::{
+    process::pidfd,
+    shim::{Shim, ShimError},
+};
+
+/// How long a killed container may take to end: the kernel has its memory to free.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the end of a container whose shim does not answer may take to be heard of.
+const REACH_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Runtime {
     /// Makes a container in a pod sandbox.
@@ -114,18 +123,33 @@ impl Runtime {
         self.kill_container(&container).await
     }
 
-    /// Kills what runs of a container and waits for its end.
+    /// Kills what runs of a container and waits for its end. A shim that does not do it is killed itself, which ends
+    /// what is below it too.
     pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {
         drop(container.starting.lock().await);
         let Some(shim) = container.shim().filter(|_| container.record().state.running()) else {
             return Ok(());
         };
-        match shim.kill_all().await {
-            // A shim that is gone has ended the container, or the watch will.
-            Ok(()) | Err(ShimError::Gone | ShimError::State { .. }) => {}
-            Err(error) => return Err(shim_error(&container.id, error)),
+        let patience = match shim.kill_all().await {
+            Ok(()) | Err(ShimError::State { .. }) => KILL_PATIENCE,
+            // Either it has ended with its container, of which we are about to hear, or nobody can reach it any more: its
+            // folder may have been deleted.
+            Err(error) => {
+                tracing::warn!(container = container.id, %error, "failed to reach the container's shim");
+                REACH_PATIENCE
+            }
+        };
+        if tokio::time::timeout(patience, container.exited()).await.is_ok() {
+            return Ok(());
         }
-        container.exited().await;
+        let failed = |message: String| Error::Shim {
+            id: container.id.clone(),
+            message,
+        };
+        pidfd::signal(shim.process(), nix::libc::SIGKILL).map_err(|error| failed(error.to_string()))?;
+        tokio::time::timeout(KILL_PATIENCE, container.exited())
+            .await
+            .map_err(|_| failed("what is left of the container does not die".to_owned()))?;
         Ok(())
     }
 
