@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn an_error_keeps_its_causes() {
         let inner = std::io::Error::other("connection reset");
-        let outer = std::io::Error::new(std::io::ErrorKind::Other, inner);
+        let outer = std::io::Error::other(inner);
         assert!(Stop::error(&outer).to_string().contains("connection reset"));
     }
 }

@@ -1,6 +1,10 @@
 //! `checkpoint-conformance archive FILE...`
 
-use std::{ffi::OsString, path::PathBuf, time::Instant};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -50,7 +54,7 @@ impl ArchiveArgs {
         Ok(worst(&codes))
     }
 
-    fn judge(&self, file: &PathBuf, selection: &Selection) -> Result<Report, Failure> {
+    fn judge(&self, file: &Path, selection: &Selection) -> Result<Report, Failure> {
         let (started, began) = (Timestamp::now(), Instant::now());
         let archive = inspect_file(file, &Expected::default(), Limits::default()).map_err(anyhow::Error::from)?;
         let records = run_selected(&archive, selection)?;
