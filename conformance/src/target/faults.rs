@@ -6,7 +6,8 @@ use std::{
 };
 
 use cri_proto::control::v1::{
-    AddFaultsRequest, ClearFaultsRequest, JournalEntry, JournalRequest, control_client::ControlClient,
+    AddFaultsRequest, ClearFaultsRequest, FaultRule, JournalEntry, JournalRequest, ListFaultsRequest,
+    control_client::ControlClient,
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -89,6 +90,34 @@ impl Faults {
         let answer = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
         known.extend(answer.map_err(refused)?.into_inner().ids);
         Ok(())
+    }
+
+    /// Waits until one of the rules that are in force because of us has fired; false when none does in time.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn fires(&self, within: Duration) -> Result<bool, TargetError> {
+        // The control API tells of calls when they end, and a rule may hold one for minutes; so it is asked again and again.
+        const POLL: Duration = Duration::from_millis(10);
+        let began = std::time::Instant::now();
+        loop {
+            let listed = self
+                .client
+                .clone()
+                .list_faults(ListFaultsRequest {})
+                .await
+                .map_err(refused)?;
+            let known = self.rules.lock().await;
+            let fired = |rule: &FaultRule| rule.fired > 0 && known.contains(&rule.id);
+            if listed.into_inner().rules.iter().any(fired) {
+                return Ok(true);
+            }
+            drop(known);
+            if began.elapsed() > within {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Takes back what [`Self::add`] added, and nothing else.

@@ -65,18 +65,23 @@ pub(super) const CASES: &[Case<Session>] = &[
 ];
 
 async fn client_gone(s: &Session) -> Judgement {
-    // Given up after this; the runtime would hang until the kubelet's own deadline, minutes later.
-    const PATIENCE: Duration = Duration::from_millis(300);
+    // The runtime would hang until the kubelet's own deadline, minutes later.
     const WITHIN: Duration = Duration::from_secs(3);
     s.again().await?;
     let faults = s.faults()?;
     faults.add(&[&rule(s.subject(), "before", "hang")]).await?;
     let mark = faults.mark().await?;
-    let answered = tokio::time::timeout(PATIENCE, s.kubelet.checkpoint(s.subject(), "")).await;
-    if let Ok(answer) = answered {
-        // It did not wait for the runtime at all.
-        answer?;
-        return Err(Stop::Blocked(WHEN_DONE));
+    // The request is dropped, and its connection with it, as soon as the runtime has the call.
+    let reached = tokio::select! {
+        answer = s.kubelet.checkpoint(s.subject(), "") => {
+            // It did not wait for the runtime at all.
+            answer?;
+            return Err(Stop::Blocked(WHEN_DONE));
+        }
+        reached = faults.fires(WITHIN) => reached?,
+    };
+    if !reached {
+        return fail("the runtime was not called");
     }
     match faults.next_checkpoint(mark, WITHIN).await? {
         Some(call) => judge(
