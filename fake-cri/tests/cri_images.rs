@@ -15,6 +15,21 @@ async fn status(cri: &Cri, name: &str) -> Option<v1::Image> {
     cri.images().image_status(request).await.unwrap().into_inner().image
 }
 
+async fn stream(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
+    let request = v1::StreamImagesRequest {
+        filter: filter.map(|name| v1::ImageFilter {
+            image: Some(image(name)),
+        }),
+    };
+    let mut parts = cri.images().stream_images(request).await.unwrap().into_inner();
+    let mut images = Vec::new();
+    while let Some(part) = parts.message().await.unwrap() {
+        assert!(!part.images.is_empty(), "a part of the list is never empty");
+        images.extend(part.images);
+    }
+    images
+}
+
 async fn list(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
     let request = v1::ListImagesRequest {
         filter: filter.map(|name| v1::ImageFilter {
@@ -53,6 +68,22 @@ async fn every_short_form_finds_what_another_pulled(#[case] name: &str) {
         );
     }
     assert_eq!(list(&cri, Some(name)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_streamed_list_is_the_list_in_parts() {
+    let cri = Cri::start().await;
+    assert_eq!(stream(&cri, None).await, []);
+    // More than one part holds.
+    for number in 0..300 {
+        cri.pull(&format!("registry.example/image:{number}")).await.unwrap();
+    }
+    let images = stream(&cri, None).await;
+    assert_eq!(images.len(), 300);
+    assert_eq!(images, list(&cri, None).await);
+    let name = "registry.example/image:7";
+    assert_eq!(stream(&cri, Some(name)).await, list(&cri, Some(name)).await);
+    assert_eq!(stream(&cri, Some("registry.example/other")).await, []);
 }
 
 #[tokio::test]

@@ -278,7 +278,7 @@ async fn what_is_not_built_says_so() {
         Code::Unimplemented
     );
     assert_eq!(
-        code(cri.images().stream_images(v1::StreamImagesRequest::default()).await),
+        code(runtime.stream_containers(v1::StreamContainersRequest::default()).await),
         Code::Unimplemented
     );
 }

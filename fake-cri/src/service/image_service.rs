@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cri_proto::runtime::v1::{self, image_service_server::ImageService};
 use tonic::{Request, Response, Status};
 
-use super::{status::not_built, translate};
+use super::translate;
 use crate::runtime::{Error, Runtime};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -21,7 +21,20 @@ impl ImageApi {
     pub fn new(runtime: Arc<Runtime>) -> ImageApi {
         ImageApi { runtime }
     }
+
+    /// The images that a filter lets through; what it does not find is an empty list, not an error.
+    fn matching(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
+        let wanted = filter.and_then(|filter| filter.image);
+        let images = match wanted.filter(|spec| !spec.image.is_empty()) {
+            None => self.runtime.images.list(),
+            Some(spec) => self.runtime.images.get(&spec.image).into_iter().collect(),
+        };
+        images.iter().map(translate::image).collect()
+    }
 }
+
+/// How many images one part of a streamed list holds: far below what a gRPC message may weigh.
+const PART: usize = 256;
 
 fn named(spec: Option<v1::ImageSpec>) -> Result<String, Status> {
     match spec {
@@ -33,14 +46,8 @@ fn named(spec: Option<v1::ImageSpec>) -> Result<String, Status> {
 #[tonic::async_trait]
 impl ImageService for ImageApi {
     async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
-        let wanted = request.into_inner().filter.and_then(|filter| filter.image);
-        let images = match wanted.filter(|spec| !spec.image.is_empty()) {
-            None => self.runtime.images.list(),
-            // What a filter does not find is an empty list, not an error.
-            Some(spec) => self.runtime.images.get(&spec.image).into_iter().collect(),
-        };
         Ok(Response::new(v1::ListImagesResponse {
-            images: images.iter().map(translate::image).collect(),
+            images: self.matching(request.into_inner().filter),
         }))
     }
 
@@ -78,9 +85,14 @@ impl ImageService for ImageApi {
         }))
     }
 
-    type StreamImagesStream = tokio_stream::Empty<Result<v1::StreamImagesResponse, Status>>;
+    type StreamImagesStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::StreamImagesResponse, Status>>>;
 
-    async fn stream_images(&self, _: Request<v1::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
-        Err(not_built("StreamImages"))
+    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
+        let images = self.matching(request.into_inner().filter);
+        let parts: Vec<_> = images
+            .chunks(PART)
+            .map(|part| Ok(v1::StreamImagesResponse { images: part.to_vec() }))
+            .collect();
+        Ok(Response::new(tokio_stream::iter(parts)))
     }
 }

@@ -184,3 +184,15 @@ fn number<T: TryFrom<i64>>(value: &str, least: i64, most: i64) -> Option<T> {
     let number: i64 = value.trim().parse().ok()?;
     (least..=most).contains(&number).then(|| T::try_from(number).ok())?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::table_markdown;
+
+    #[test]
+    fn the_page_about_annotations_shows_this_table() {
+        let page = include_str!("../../../docs/ANNOTATIONS.md");
+        let table = table_markdown();
+        assert!(page.contains(&table), "docs/ANNOTATIONS.md lacks this table:\n{table}");
+    }
+}
