@@ -197,6 +197,9 @@ pub(crate) fn capture(
         "signal handlers, interval and POSIX timers, alternate signal stacks, securebits, the parent-death signal and the \
          address a thread clears at its end; they are defaults here, since neither /proc nor ptrace tells them"
     ));
+    log.lost(format_args!(
+        "unread data in pipes, membership in cgroups, and the flags child_subreaper and dumpable"
+    ));
     Ok(Capture {
         descriptors: standard_streams(&tree),
         images: images.images,
