@@ -17,6 +17,7 @@ pub mod archive;
 pub mod case;
 pub mod catalog;
 pub mod cli;
+pub mod exhibit;
 pub mod mutant;
 pub mod reference;
 pub mod report;

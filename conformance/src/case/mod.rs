@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exhibit::Exhibit;
+
 pub use plan::{Case, Judgement, Running, Stop, fail, judge, pass, skip};
 pub use runner::{Observer, Restore, Silent, run};
 pub use selection::{Selection, SelectionError};
@@ -152,4 +154,6 @@ pub struct Record {
     pub outcome: Outcome,
     /// How long it took.
     pub duration: Duration,
+    /// What passed between harness and target meanwhile.
+    pub exhibits: Vec<Exhibit>,
 }

@@ -9,6 +9,7 @@ use std::{panic::AssertUnwindSafe, time::Instant};
 use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{Case, Clause, Outcome, Record};
+use crate::exhibit;
 
 /// A target that can be put back to how it was when the run began.
 pub trait Restore: Sync {
@@ -49,7 +50,8 @@ pub async fn run<T: Restore>(cases: &[Case<T>], target: &T, observer: &mut dyn O
 async fn run_one<T: Restore>(case: &Case<T>, target: &T) -> Record {
     let began = Instant::now();
     let judged = AssertUnwindSafe(async { (case.run)(target).await }).catch_unwind();
-    let mut outcome = match tokio::time::timeout(case.limit, judged).await {
+    let (judged, exhibits) = exhibit::collect(tokio::time::timeout(case.limit, judged)).await;
+    let mut outcome = match judged {
         Ok(Ok(judgement)) => Outcome::from(judgement),
         Ok(Err(panic)) => Outcome::Error {
             reason: format!("the case panicked: {}", message_of(&*panic)),
@@ -69,6 +71,7 @@ async fn run_one<T: Restore>(case: &Case<T>, target: &T) -> Record {
         clause: case.clause,
         outcome,
         duration,
+        exhibits,
     }
 }
 

@@ -159,6 +159,7 @@ mod tests {
             },
             outcome,
             duration: Duration::ZERO,
+            exhibits: Vec::new(),
         }
     }
 

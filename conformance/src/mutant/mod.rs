@@ -135,6 +135,7 @@ mod tests {
             clause,
             outcome,
             duration: Duration::ZERO,
+            exhibits: Vec::new(),
         }
     }
 

@@ -24,7 +24,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::case::{Level, Record, Rules, Suite, Verdict};
+use crate::{
+    case::{Level, Record, Rules, Suite, Verdict},
+    exhibit::Exhibit,
+};
 
 pub use progress::Progress;
 pub use secrets::Secrets;
@@ -70,6 +73,9 @@ pub struct CaseReport {
     pub seen: String,
     /// Seconds it took.
     pub duration: f64,
+    /// What passed between harness and target meanwhile, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exhibits: Vec<Exhibit>,
 }
 
 /// A run's report, as `report.json` holds it.
@@ -180,6 +186,14 @@ fn case_report(record: &Record, secrets: &Secrets) -> CaseReport {
         expected: record.clause.expected.to_owned(),
         seen: secrets.redact(record.outcome.text()),
         duration: seconds(record.duration),
+        exhibits: record
+            .exhibits
+            .iter()
+            .map(|exhibit| Exhibit {
+                kind: exhibit.kind,
+                text: secrets.redact(&exhibit.text),
+            })
+            .collect(),
     }
 }
 
@@ -191,7 +205,10 @@ fn seconds(duration: Duration) -> f64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::case::{Clause, Outcome};
+    use crate::{
+        case::{Clause, Outcome},
+        exhibit::ExhibitKind,
+    };
 
     pub(crate) fn sample() -> Report {
         let clause = |id, level| Clause {
@@ -205,6 +222,10 @@ pub(crate) mod tests {
             clause: clause(id, level),
             outcome,
             duration: Duration::from_micros(12_345),
+            exhibits: vec![Exhibit {
+                kind: ExhibitKind::Request,
+                text: format!("POST /{id} with token s3cr3t-token"),
+            }],
         };
         let text = |text: &str| text.to_owned();
         let records = [

@@ -6,6 +6,7 @@ use reqwest::{Method, Url, header::HeaderMap};
 use tokio::sync::Mutex;
 
 use super::{Authority, TargetError};
+use crate::exhibit::{ExhibitKind, show};
 
 /// Longer than any answer may take, shorter than a case's limit: the case says what did not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -181,15 +182,24 @@ impl Client {
         if !body.is_empty() {
             request = request.body(body);
         }
+        let shown = request.try_clone().and_then(|request| request.build().ok());
+        show(ExhibitKind::Request, || match &shown {
+            Some(request) => describe(request, credentials),
+            None => url.to_string(),
+        });
         let answer = request.send().await.map_err(no_answer)?;
         let status = answer.status().as_u16();
         let headers = answer.headers().clone();
         let body = answer.bytes().await.map_err(no_answer)?;
-        Ok(Answer {
+        let answer = Answer {
             status,
             headers,
             body: String::from_utf8_lossy(&body).into_owned(),
-        })
+        };
+        show(ExhibitKind::Answer, || {
+            format!("{}\n{}\n\n{}", answer.status, lines(&answer.headers), answer.body)
+        });
+        Ok(answer)
     }
 
     async fn client(&self, credentials: Credentials) -> Result<reqwest::Client, TargetError> {
@@ -236,6 +246,24 @@ impl Client {
         }
         builder.build().map_err(TargetError::Client)
     }
+}
+
+/// A request as evidence: who asks is said in words, never by what proves it.
+fn describe(request: &reqwest::Request, credentials: Credentials) -> String {
+    let mut headers = request.headers().clone();
+    headers.remove(http::header::AUTHORIZATION);
+    let headers = lines(&headers);
+    format!("{} {}\nas: {credentials:?}\n{headers}", request.method(), request.url())
+        .trim_end()
+        .to_owned()
+}
+
+fn lines(headers: &HeaderMap) -> String {
+    let lines: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    lines.join("\n")
 }
 
 #[cfg(test)]

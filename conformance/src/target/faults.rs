@@ -15,6 +15,7 @@ use tokio::{net::UnixStream, sync::Mutex};
 use tonic::transport::{Channel, Endpoint};
 
 use super::TargetError;
+use crate::exhibit::{ExhibitKind, show};
 
 /// A fake-cri that can be told what to do wrong, and that says what it was asked.
 #[derive(Debug)]
@@ -156,6 +157,7 @@ impl Faults {
         entries
             .iter()
             .filter(|entry| is_checkpoint(entry))
+            .inspect(|entry| exhibit(entry))
             .map(call_of)
             .collect()
     }
@@ -179,6 +181,7 @@ impl Faults {
                 .into_inner();
             while let Some(entry) = stream.message().await.map_err(refused)? {
                 if is_checkpoint(&entry) {
+                    exhibit(&entry);
                     return call_of(&entry).map(Some);
                 }
             }
@@ -206,6 +209,24 @@ impl Faults {
 
 fn is_checkpoint(entry: &JournalEntry) -> bool {
     entry.method.ends_with(CHECKPOINT)
+}
+
+fn exhibit(entry: &JournalEntry) {
+    show(ExhibitKind::Journal, || {
+        let deadline = match u64::try_from(entry.timeout) {
+            Ok(0) | Err(_) => "none".to_owned(),
+            Ok(timeout) => format!("{:.3} s", Duration::from_nanos(timeout).as_secs_f64()),
+        };
+        format!(
+            "{} {}\nrequest {}\ndeadline {deadline}, code {}, cancelled {}, faults {}",
+            entry.sequence,
+            entry.method,
+            entry.request,
+            entry.code,
+            entry.cancelled,
+            entry.faults.len()
+        )
+    });
 }
 
 fn call_of(entry: &JournalEntry) -> Result<Call, TargetError> {

@@ -97,6 +97,7 @@ pub fn judge(archive: &Inspected) -> Vec<Record> {
             clause: case.clause,
             outcome,
             duration: began.elapsed(),
+            exhibits: Vec::new(),
         }
     };
     cases().iter().map(judged).collect()

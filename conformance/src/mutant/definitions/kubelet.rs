@@ -1,20 +1,14 @@
-//! Every mutant, with the cases that must fail. Written by hand, beforehand: never made from a run.
+//! The mutants of the kubelet suite: the reference kubelet's own, and what a kubelet does over a faulty runtime.
 
 use super::{
     Definition,
-    Wrong::{self, Kubelet, Preset},
+    Wrong::{Kubelet, Preset},
+    caught,
 };
 use crate::reference::Mutant;
 
-/// The cases that the reference kubelet fails without any defect, because the Kubernetes kubelet does.
-pub const KNOWN: &[&str] = &["kubelet/robust/names-differ", "kubelet/timeout/small-honoured"];
-
-const fn caught(wrong: Wrong, fails: &'static [&'static str]) -> Definition {
-    Definition { wrong, fails }
-}
-
-/// Every mutant.
-pub const ALL: &[Definition] = &[
+/// Every one.
+pub(super) const ALL: &[Definition] = &[
     // Who is not there.
     caught(
         Kubelet(Mutant::OkForUnknownPod),
