@@ -1,18 +1,20 @@
 //! The command line: which suite, which target, which cases.
 
 mod archive;
+mod conclude;
 mod kubelet;
 mod mutants;
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
+pub use conclude::VerdictArgs;
 pub use kubelet::KubeletArgs;
 
 use crate::{
-    case::{Level, Rules, Selection, exit},
+    case::{Level, Selection, exit},
     catalog,
 };
 
@@ -72,29 +74,6 @@ pub struct SelectionArgs {
 impl SelectionArgs {
     fn selection(&self) -> Result<Selection, Failure> {
         Selection::new(&self.filter, &self.level).map_err(|error| Failure::Usage(error.to_string()))
-    }
-}
-
-/// What decides, and where reports go.
-#[derive(Clone, Debug, Default, Args)]
-pub struct VerdictArgs {
-    /// A failure of any level decides, not of documented clauses alone
-    #[arg(long)]
-    strict: bool,
-    /// Exit 0 when documented clauses could not be judged; the verdict still says so
-    #[arg(long)]
-    allow_incomplete: bool,
-    /// Write report.json and junit.xml into this folder
-    #[arg(long, value_name = "DIR")]
-    report_dir: Option<PathBuf>,
-}
-
-impl VerdictArgs {
-    fn rules(&self) -> Rules {
-        Rules {
-            strict: self.strict,
-            allow_incomplete: self.allow_incomplete,
-        }
     }
 }
 

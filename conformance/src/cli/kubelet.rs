@@ -1,18 +1,23 @@
 //! `checkpoint-conformance kubelet`, which is also what runs without a subcommand.
 
-use std::{ffi::OsString, path::PathBuf, time::Instant};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::Args;
-use jiff::Timestamp;
 use reqwest::Url;
 
-use super::{Failure, SelectionArgs, VerdictArgs, print, until_interrupted};
+use super::{
+    Failure, SelectionArgs, VerdictArgs,
+    conclude::{Began, Judged, Run},
+    until_interrupted,
+};
 use crate::{
-    case::{self, Record, Selection},
     catalog::kubelet::{Session, cases},
     mutant::{self, Definition},
-    report::{Frame, Palette, Progress, Repeat, Report, Secrets, Terminal},
+    report::Secrets,
     target::{ContainerRef, Credential, Embedded, Identity, Kubelet, RealKubelet, UrlTarget},
 };
 
@@ -128,18 +133,10 @@ impl KubeletArgs {
     /// Runs the suite, prints and writes the reports, and returns the exit code.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         self.check()?;
-        let selection = self.selection.selection()?;
+        let run = Run::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        let report = runtime.block_on(self.judge(&selection))?;
-        let terminal = Terminal {
-            palette: Palette::of_stdout(),
-            repeat: Repeat::from_args(args.iter().map(|arg| arg.to_string_lossy().into_owned())),
-        };
-        print(&terminal.render(&report))?;
-        if let Some(folder) = &self.verdict.report_dir {
-            report.write_to(folder).map_err(anyhow::Error::from)?;
-        }
-        Ok(report.verdict.exit_code(self.verdict.rules()))
+        let report = run.report(runtime.block_on(self.judge(&run))?);
+        run.conclude(&report, None)
     }
 
     /// What clap cannot say: options of one target do not go with another.
@@ -168,11 +165,11 @@ impl KubeletArgs {
         Ok(())
     }
 
-    async fn judge(&self, selection: &Selection) -> Result<Report, Failure> {
-        let began = (Timestamp::now(), Instant::now());
+    async fn judge(&self, run: &Run<'_>) -> Result<Judged, Failure> {
+        let began = Began::now();
         let kubelet = until_interrupted(self.target()).await??;
         let session = Session::new(kubelet);
-        let records = until_interrupted(run_selected(&session, selection)).await;
+        let records = until_interrupted(run.judge(cases(), &session)).await;
         // Whatever happened, what was started is ended and what was made is removed.
         let (archives_left, ended) = finish(&session.kubelet).await;
         let records = match records {
@@ -183,15 +180,13 @@ impl KubeletArgs {
             }
         };
         ended?;
-        let secrets = secrets_of(&session.kubelet).await;
-        let frame = Frame {
+        Ok(Judged {
             target: session.kubelet.about.clone(),
-            started: began.0,
-            duration: began.1.elapsed(),
-            rules: self.verdict.rules(),
+            began,
+            records,
+            secrets: secrets_of(&session.kubelet).await,
             archives_left,
-        };
-        Ok(Report::new(frame, &records, &secrets))
+        })
     }
 
     async fn target(&self) -> Result<Kubelet, Failure> {
@@ -201,7 +196,7 @@ impl KubeletArgs {
                 args: self.kubelet_arg.clone(),
                 runtime_endpoint: self.runtime_endpoint.clone(),
                 control: self.fake_cri_control.clone(),
-                logs: self.verdict.report_dir.clone(),
+                logs: self.verdict.report_dir().map(Path::to_owned),
             };
             return Ok(target.start().await.map_err(anyhow::Error::from)?);
         }
@@ -233,13 +228,6 @@ impl KubeletArgs {
         };
         Ok(target.connect().await.map_err(anyhow::Error::from)?)
     }
-}
-
-async fn run_selected(session: &Session, selection: &Selection) -> Vec<Record> {
-    let mut cases = cases();
-    cases.retain(|case| selection.takes(&case.clause));
-    let mut progress = Progress::new(cases.len());
-    case::run(&cases, session, &mut progress).await
 }
 
 async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
