@@ -6,7 +6,7 @@ mod control;
 mod daemon;
 mod options;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -31,10 +31,11 @@ enum Command {
     Journal(control::JournalOptions),
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
+/// Runs the command line of this process. `executable` is what shims are started from, see
+/// [`crate::entry::executable`].
+pub fn main(executable: Option<&Path>) -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(options) => daemon::run(*options),
+        Command::Serve(options) => daemon::run(*options, executable),
         Command::Fault(command) => control::fault(command),
         Command::Journal(options) => control::journal(options),
     };

@@ -36,7 +36,7 @@ pub fn entry_point() {
         Some(shim::ROLE) => shim::run(),
         Some(stand_in::NAME) => stand_in::run(),
         Some(SERVE) => {
-            let clean = cli::main() == ExitCode::SUCCESS;
+            let clean = cli::main(executable()) == ExitCode::SUCCESS;
             std::process::exit(if clean { 0 } else { 1 })
         }
         _ if stand_in::is_wanted(env::args_os().next()) => stand_in::run(),

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     fake_cri::entry_point();
-    fake_cri::cli::main()
+    fake_cri::cli::main(fake_cri::entry::executable())
 }

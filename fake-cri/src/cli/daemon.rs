@@ -5,7 +5,12 @@
 //!       SIGTERM, SIGINT, the lifeline's end -> refuse new calls, let the others end -> --ephemeral: remove all
 //! ```
 
-use std::{io::Write as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,9 +26,9 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to end.
-pub(super) fn run(options: ServeOptions) -> anyhow::Result<()> {
+pub(super) fn run(options: ServeOptions, executable: Option<&Path>) -> anyhow::Result<()> {
     start_log(&options)?;
-    let executable = crate::entry::executable()
+    let executable = executable
         .map(PathBuf::from)
         .context("main did not call fake_cri::entry_point first, so no shim can be started")?;
     tokio::runtime::Builder::new_multi_thread()

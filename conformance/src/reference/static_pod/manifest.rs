@@ -141,6 +141,13 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// A Pod's spec; manifests without one are refused when they are read.
+pub(super) fn spec(pod: &Pod) -> &PodSpec {
+    pod.spec
+        .as_ref()
+        .expect("a Pod without a spec is refused when it is read")
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;

@@ -172,7 +172,7 @@ async fn try_remove(cri: &Cri, pod: &Pod, gracefully: bool) -> Result<(), CriErr
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let snapshot = relist::take(cri).await?;
     if gracefully {
-        let grace = translate::grace_period(translate::spec(pod));
+        let grace = translate::grace_period(manifest::spec(pod));
         let deadline = cri.timeout() + Duration::from_secs(grace.unsigned_abs());
         let running = plan::containers(&snapshot, uid).into_iter();
         let running = running.filter(|container| container.state() == cri::ContainerState::ContainerRunning);

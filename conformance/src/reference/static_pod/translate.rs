@@ -10,7 +10,11 @@ use sha2::{Digest as _, Sha256};
 use super::super::Config;
 use super::super::cri_calls::PullPolicy;
 use super::super::pod::label;
-use super::{environment, manifest, volume};
+use super::{
+    environment,
+    manifest::{self, spec},
+    volume,
+};
 
 /// Where the logs of a Pod go.
 pub(super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
@@ -162,13 +166,6 @@ pub(super) fn pull_policy(container: &Container) -> PullPolicy {
             }
         }
     }
-}
-
-/// A Pod's spec; manifests without one are refused when they are read.
-pub(super) fn spec(pod: &Pod) -> &PodSpec {
-    pod.spec
-        .as_ref()
-        .expect("a Pod without a spec is refused when it is read")
 }
 
 fn identity(pod: &Pod) -> HashMap<String, String> {

@@ -6,7 +6,7 @@ use cri_proto::runtime::v1::Mount;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::super::Config;
-use super::translate::spec;
+use super::manifest::spec;
 
 /// The mounts of a container. A volume of another kind is left out, with a warning.
 pub(super) fn mounts(config: &Config, pod: &Pod, container: &Container) -> Vec<Mount> {

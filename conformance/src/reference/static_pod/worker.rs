@@ -22,7 +22,7 @@ use super::super::cri::{Cri, CriError};
 use super::super::pod::{self, Exit, KnownPod, Pods, Run, RunState, label};
 use super::plan::{self, Step};
 use super::relist::Snapshot;
-use super::{start, translate};
+use super::{manifest, start, translate};
 
 /// The longest pause before a container is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -103,7 +103,7 @@ impl Worker {
             .iter()
             .find(|sandbox| sandbox.state() == cri::PodSandboxState::SandboxReady);
         let (runs, attempts) = self.runs(snapshot, ready.map(|sandbox| sandbox.id.as_str())).await?;
-        let step = plan::next(translate::spec(&self.pod), ready.is_some(), &runs);
+        let step = plan::next(manifest::spec(&self.pod), ready.is_some(), &runs);
         self.publish(&runs, step.phase());
         let attempt = |name: &str| attempts.get(name).map_or(0, |attempt| attempt + 1);
         match step {
@@ -140,10 +140,7 @@ impl Worker {
         if let Err(error) = start::folders(&self.config, &self.pod) {
             tracing::warn!(pod = self.known.full_name(), %error, "failed to make the Pod's folders");
         }
-        let runtime_handler = translate::spec(&self.pod)
-            .runtime_class_name
-            .clone()
-            .unwrap_or_default();
+        let runtime_handler = manifest::spec(&self.pod).runtime_class_name.clone().unwrap_or_default();
         let message = cri::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler,
@@ -347,7 +344,7 @@ impl Worker {
 
 /// A container or init container of that name.
 fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    let spec = translate::spec(pod);
+    let spec = manifest::spec(pod);
     let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     all.find(|container| container.name == name)
 }

@@ -16,12 +16,12 @@ use std::{
 use cri_proto::criu::{
     Kind, encode,
     message::{
-        FdTypes, FdinfoEntry, FifoEntry, FileEntry, FownEntry, PipeEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry,
-        TtyPtyEntry, TtyType,
+        FdTypes, FdinfoEntry, FifoEntry, FileEntry, PipeEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry,
+        TtyType,
     },
 };
 
-use super::{Images, sockets::Sockets};
+use super::{Images, owner::no_owner, sockets::Sockets};
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
     process::{
@@ -295,11 +295,6 @@ impl Files {
         let given = self.entries.len() + 1;
         u32::try_from(given).expect("fewer open files than numbers")
     }
-}
-
-/// Nobody is told when the file becomes ready: `F_GETOWN` of another process cannot be asked.
-pub(super) fn no_owner() -> FownEntry {
-    FownEntry::default()
 }
 
 fn major(device: u64) -> u32 {

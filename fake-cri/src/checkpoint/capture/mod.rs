@@ -18,6 +18,8 @@
 mod core;
 mod files;
 mod ids;
+mod owner;
+mod page_map;
 mod registers;
 mod seccomp;
 mod shared;

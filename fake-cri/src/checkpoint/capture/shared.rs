@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs::File, io, ops::Range};
 
 use nix::unistd::{Whence, lseek};
 
-use super::{Images, space::page_map};
+use super::{Images, page_map::page_map};
 use crate::{
     checkpoint::{
         error::Error,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs};
 
 use cri_proto::criu::message::{FdTypes, FileEntry, InetSkEntry, SkOptsEntry, UnixSkEntry};
 
-use super::files::no_owner;
+use super::owner::no_owner;
 use crate::{checkpoint::log::DumpLog, process::proc};
 
 /// States of a socket, for TCP and, in CRIU's images, for unix sockets too (net/tcp_states.h).

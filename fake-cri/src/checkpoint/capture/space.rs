@@ -7,12 +7,12 @@
 use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
 
 use cri_proto::criu::{
-    Encoder, Kind, encode,
-    message::{MmEntry, PagemapEntry, PagemapHead, VmaEntry},
+    Kind, encode,
+    message::{MmEntry, VmaEntry},
 };
 use procfs::process::Stat;
 
-use super::{Images, files::Files, shared::SharedMemory, tree::Node};
+use super::{Images, files::Files, page_map::page_map, shared::SharedMemory, tree::Node};
 use crate::{
     checkpoint::{
         error::Error,
@@ -40,8 +40,6 @@ pub(super) mod status {
     pub(crate) const VVAR: u32 = 1 << 12;
 }
 
-/// `PE_PRESENT`: the pages are in the pages file.
-const PRESENT: u32 = 1 << 2;
 /// `MAP_DROPPABLE` (linux/mman.h).
 const MAP_DROPPABLE: u32 = 0x08;
 /// What the kernel names shared anonymous memory.
@@ -104,25 +102,6 @@ pub(super) fn capture(
         runs,
     });
     Ok(())
-}
-
-/// A page map over these ranges. Readers of every age look for the count in another field, so both are written.
-pub(super) fn page_map(pages_id: u32, ranges: impl Iterator<Item = Range<u64>>) -> Vec<u8> {
-    let mut encoder = Encoder::new(Kind::Pagemap, Vec::new()).expect("a vector takes all");
-    encoder.entry(&PagemapHead { pages_id }).expect("a vector takes all");
-    for range in ranges {
-        let pages = (range.end - range.start) / PAGE_SIZE;
-        encoder
-            .entry(&PagemapEntry {
-                vaddr: range.start,
-                compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
-                in_parent: None,
-                flags: Some(PRESENT),
-                nr_pages: Some(pages),
-            })
-            .expect("a vector takes all");
-    }
-    encoder.finish()
 }
 
 /// Whether pages of this mapping go into the process's pages file.

@@ -8,7 +8,7 @@ use cri_proto::criu::message::{
     PidfdEntry, SignalfdEntry, TimerfdEntry,
 };
 
-use super::no_owner;
+use super::super::owner::no_owner;
 use crate::{checkpoint::log::DumpLog, process::proc::DescriptorInfo};
 
 /// What the kernel makes without a path: eventfd, epoll and their kin.
