@@ -58,6 +58,7 @@ async fn judge(run: &Run<'_>, file: &Path) -> Result<Judged, Failure> {
             description: format!("the archive {}", file.display()),
             endpoint: file.display().to_string(),
             container: String::new(),
+            node: None,
             mutant: None,
         },
         began,

@@ -114,6 +114,7 @@ impl<'a> Run<'a> {
             started,
             duration: began.elapsed(),
             rules: self.rules(),
+            repeat: self.repeat.clone(),
             archives_left: judged.archives_left,
         };
         Report::new(frame, &judged.records, &judged.secrets)
@@ -127,7 +128,6 @@ impl<'a> Run<'a> {
     pub(super) fn conclude(&self, report: &Report, below: Option<&str>) -> Result<u8, Failure> {
         let terminal = Terminal {
             palette: Palette::of_stdout(),
-            repeat: self.repeat.clone(),
         };
         print(&terminal.render(report))?;
         if let Some(folder) = &self.verdict.report_dir {

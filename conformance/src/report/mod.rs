@@ -11,6 +11,8 @@
 
 mod junit;
 mod progress;
+mod read;
+mod repeat;
 mod secrets;
 mod terminal;
 
@@ -30,8 +32,10 @@ use crate::{
 };
 
 pub use progress::Progress;
+pub use read::{ReadError, read};
+pub use repeat::Repeat;
 pub use secrets::Secrets;
-pub use terminal::{Palette, Repeat, Terminal};
+pub use terminal::{Palette, Terminal};
 
 /// The name and version of the layout of `report.json`. A change that breaks a reader raises the number.
 pub const SCHEMA: &str = "checkpoint-conformance/report/1";
@@ -49,6 +53,9 @@ pub struct Target {
     pub endpoint: String,
     /// What was checkpointed, `namespace/pod/container`; empty when there was none.
     pub container: String,
+    /// The node that it is part of, where several were judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The one wrong thing the target was told to do, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutant: Option<String>,
@@ -73,6 +80,9 @@ pub struct CaseReport {
     pub seen: String,
     /// Seconds it took.
     pub duration: f64,
+    /// The command that repeats this case alone; empty when nobody can.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub again: String,
     /// What passed between harness and target meanwhile, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exhibits: Vec<Exhibit>,
@@ -129,6 +139,8 @@ pub struct Frame {
     pub duration: Duration,
     /// What decided.
     pub rules: Rules,
+    /// The run's own command line, from which a case alone can be repeated.
+    pub repeat: Repeat,
     /// Archives that the run caused and could not remove.
     pub archives_left: Vec<String>,
 }
@@ -136,17 +148,20 @@ pub struct Frame {
 impl Report {
     /// The report of these records, free of `secrets`.
     pub fn new(frame: Frame, records: &[Record], secrets: &Secrets) -> Report {
-        let mut cases: Vec<_> = records.iter().map(|record| case_report(record, secrets)).collect();
+        let mut cases: Vec<_> = records
+            .iter()
+            .map(|record| case_report(record, &frame.repeat, secrets))
+            .collect();
         cases.sort_by(|a, b| a.id.cmp(&b.id));
         Report {
             schema: SCHEMA.to_owned(),
-            target: frame.target,
+            target: frame.target.redacted(secrets),
             started: frame.started,
             duration: seconds(frame.duration),
             verdict: Verdict::of(records, frame.rules),
             strict: frame.rules.strict,
             cases,
-            archives_left: frame.archives_left,
+            archives_left: frame.archives_left.iter().map(|path| secrets.redact(path)).collect(),
         }
     }
 
@@ -176,7 +191,21 @@ impl Report {
     }
 }
 
-fn case_report(record: &Record, secrets: &Secrets) -> CaseReport {
+impl Target {
+    fn redacted(self, secrets: &Secrets) -> Target {
+        Target {
+            suite: self.suite,
+            kind: self.kind,
+            description: secrets.redact(&self.description),
+            endpoint: secrets.redact(&self.endpoint),
+            container: self.container,
+            node: self.node,
+            mutant: self.mutant,
+        }
+    }
+}
+
+fn case_report(record: &Record, repeat: &Repeat, secrets: &Secrets) -> CaseReport {
     CaseReport {
         id: record.clause.id.to_owned(),
         clause: record.clause.clause.to_owned(),
@@ -186,6 +215,7 @@ fn case_report(record: &Record, secrets: &Secrets) -> CaseReport {
         expected: record.clause.expected.to_owned(),
         seen: secrets.redact(record.outcome.text()),
         duration: seconds(record.duration),
+        again: secrets.redact(&repeat.command(record.clause.id)),
         exhibits: record
             .exhibits
             .iter()
@@ -261,11 +291,23 @@ pub(crate) mod tests {
                 description: text("the kubelet at https://127.0.0.1:10250"),
                 endpoint: text("https://127.0.0.1:10250"),
                 container: text("default/web/app"),
+                node: None,
                 mutant: None,
             },
             started: "2026-03-04T05:06:07Z".parse().unwrap(),
             duration: Duration::from_millis(1500),
             rules: Rules::default(),
+            repeat: Repeat::from_args(
+                [
+                    "checkpoint-conformance",
+                    "kubelet",
+                    "--kubelet-url",
+                    "https://h:1",
+                    "--filter",
+                    "x*",
+                ]
+                .map(str::to_owned),
+            ),
             archives_left: vec![text("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
         };
         Report::new(frame, &records, &secrets)

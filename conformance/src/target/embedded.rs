@@ -107,6 +107,7 @@ impl Embedded {
             description: self.description(),
             endpoint: client.access().base.to_string(),
             container: subject.to_string(),
+            node: None,
             mutant: self.defect.map(|(name, _)| name),
         };
         let mut kubelet = Kubelet::new(about, client, subject);

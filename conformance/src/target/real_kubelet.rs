@@ -129,6 +129,7 @@ impl RealKubelet {
             description,
             endpoint: client.access().base.to_string(),
             container: subject.to_string(),
+            node: None,
             mutant: None,
         };
         let mut kubelet = Kubelet::new(about, client, subject);

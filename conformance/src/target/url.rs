@@ -72,6 +72,7 @@ impl UrlTarget {
             description: format!("the kubelet at {}, container {}", self.url, self.container),
             endpoint: self.url.to_string(),
             container: self.container.to_string(),
+            node: None,
             mutant: None,
         };
         let neighbours = pod::discover(&client, &self.container).await;

@@ -1,0 +1,108 @@
+//! `report.json` read back: one report, or the several of a merged one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::{Report, SCHEMA};
+
+/// A report that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be read.
+    #[error("failed to read {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no report.
+    #[error("{} is no report.json of this program: {reason}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Several reports in one file have them in a field of this name; one report is the file itself.
+#[derive(Deserialize)]
+struct Several {
+    reports: Vec<Report>,
+}
+
+/// The reports in a file: one, or those of a merged one in their order.
+///
+/// # Errors
+/// A file that cannot be read, that is no JSON, or that is of another schema; each names the file.
+pub fn read(path: &Path) -> Result<Vec<Report>, ReadError> {
+    let text = fs::read_to_string(path).map_err(|source| ReadError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|reason| ReadError::Content {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+fn parse(text: &str) -> Result<Vec<Report>, String> {
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let reports = if value.get("reports").is_some() {
+        serde_json::from_value::<Several>(value).map(|several| several.reports)
+    } else {
+        let schema = value.get("schema").and_then(serde_json::Value::as_str);
+        if schema != Some(SCHEMA) {
+            let found = schema.map_or("none".to_owned(), |schema| format!("{schema:?}"));
+            return Err(format!("expected the schema {SCHEMA:?}, found {found}"));
+        }
+        serde_json::from_value(value).map(|report| vec![report])
+    };
+    let reports = reports.map_err(|error| error.to_string())?;
+    match reports.iter().find(|report| report.schema != SCHEMA) {
+        Some(other) => Err(format!("expected the schema {SCHEMA:?}, found {:?}", other.schema)),
+        None => Ok(reports),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::report::tests::sample;
+
+    #[test]
+    fn one_report_and_several_are_read() {
+        let report = sample();
+        let one = serde_json::to_string(&report).unwrap();
+        assert_eq!(parse(&one).unwrap(), std::slice::from_ref(&report));
+        let several = serde_json::json!({ "reports": [report, report] }).to_string();
+        assert_eq!(parse(&several).unwrap(), [report.clone(), report]);
+    }
+
+    #[rstest]
+    #[case::no_json("<html>", "expected value")]
+    #[case::another_document("{}", "found none")]
+    #[case::another_version(r#"{"schema": "checkpoint-conformance/report/9"}"#, "report/9")]
+    #[case::a_field_of_another_type(r#"{"schema": "checkpoint-conformance/report/1", "target": 7}"#, "invalid type")]
+    #[case::several_of_nothing(r#"{"reports": [{}]}"#, "missing field")]
+    fn what_is_no_report_says_why(#[case] text: &str, #[case] reason: &str) {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = read(Path::new("no/such/report.json")).unwrap_err();
+        assert!(
+            error.to_string().starts_with("failed to read no/such/report.json: "),
+            "{error}"
+        );
+    }
+}

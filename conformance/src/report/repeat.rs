@@ -1,0 +1,53 @@
+//! The command that repeats one case alone: what a reader of a failure does next.
+
+/// The command that repeats one case: the run's own, with its filters replaced.
+#[derive(Clone, Debug, Default)]
+pub struct Repeat(Vec<String>);
+
+impl Repeat {
+    /// From the run's own command line, the program first.
+    pub fn from_args(args: impl IntoIterator<Item = String>) -> Repeat {
+        let mut kept = Vec::new();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            let dropped = ["--filter", "--level", "--report-dir"];
+            if dropped.contains(&arg.as_str()) {
+                args.next();
+            } else if !dropped.iter().any(|flag| arg.starts_with(&format!("{flag}="))) {
+                kept.push(arg);
+            }
+        }
+        Repeat(kept)
+    }
+
+    /// The command line for this case, quoted for a shell.
+    pub fn command(&self, id: &str) -> String {
+        let words = self.0.iter().map(String::as_str).chain(["--filter", id]);
+        words.map(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(&["c", "--filter=a*", "--strict"], "c --strict --filter kubelet/x")]
+    #[case(&["c", "kubelet", "--report-dir", "out", "--level", "robust"], "c kubelet --filter kubelet/x")]
+    #[case(&["my dir/c", "--ca", "it's"], r"'my dir/c' --ca 'it'\''s' --filter kubelet/x")]
+    fn repeats(#[case] args: &[&str], #[case] command: &str) {
+        let repeat = Repeat::from_args(args.iter().map(|arg| (*arg).to_owned()));
+        assert_eq!(repeat.command("kubelet/x"), command);
+    }
+}
