@@ -68,6 +68,9 @@ pub enum Suite {
 }
 
 impl Suite {
+    /// All suites.
+    pub const ALL: [Suite; 3] = [Suite::Kubelet, Suite::Runtime, Suite::Archive];
+
     /// The suite's name, which every id of its cases begins with.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -49,7 +49,7 @@ pub fn markdown(selection: &Selection) -> String {
          `documented`: the documentation demands it, it decides the exit code. `reference`: the Kubernetes kubelet (or the\n\
          common runtimes) do it so. `robust`: a careful operator wants it. The last two decide with `--strict` only.\n",
     );
-    for suite in [Suite::Kubelet, Suite::Runtime, Suite::Archive] {
+    for suite in Suite::ALL {
         let of_suite: Vec<_> = entries.iter().filter(|entry| entry.suite == suite).collect();
         if of_suite.is_empty() {
             continue;

@@ -15,8 +15,9 @@ use super::{
     until_interrupted,
 };
 use crate::{
+    case::Suite,
     catalog::kubelet::{Session, cases},
-    mutant::{self, Definition},
+    mutant::Definition,
     report::Secrets,
     target::{ContainerRef, Credential, Embedded, Identity, Kubelet, RealKubelet, UrlTarget},
 };
@@ -111,8 +112,8 @@ pub struct KubeletArgs {
 }
 
 fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let known = || mutant::ALL.iter().map(Definition::name).collect::<Vec<_>>().join(", ");
-    Definition::by_name(name)
+    let known = || Definition::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
+    Definition::by_name(Suite::Kubelet, name)
         .map(Definition::name)
         .ok_or_else(|| format!("no mutant has that name; there are {}", known()))
 }
@@ -202,7 +203,10 @@ impl KubeletArgs {
         }
         let Some(url) = &self.kubelet_url else {
             let embedded = Embedded {
-                defect: self.mutant.and_then(Definition::by_name).map(Definition::defect),
+                defect: self
+                    .mutant
+                    .and_then(|name| Definition::by_name(Suite::Kubelet, name))
+                    .and_then(Definition::defect),
                 ..Embedded::default()
             };
             return Ok(embedded.start().await.map_err(anyhow::Error::from)?);

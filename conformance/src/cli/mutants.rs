@@ -7,23 +7,30 @@ use globset::Glob;
 use super::{Failure, print, until_interrupted};
 use crate::{
     case::exit,
-    mutant::{ALL, Definition, RunOptions, render, run},
+    mutant::{ALL, Definition, RunOptions, markdown, render, run},
 };
 
 /// Which mutants, and how many at a time.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MutantsArgs {
-    /// Only mutants whose name matches this glob
+    /// Only mutants whose SUITE/NAME matches this glob (`*` also matches `/`): kubelet/*, archive/memory/*
     #[arg(long, value_name = "GLOB")]
     filter: Option<String>,
     /// How many at a time [default: twice the processors]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Print docs/MUTANTS.md, from the declarations; runs nothing
+    #[arg(long, conflicts_with_all = ["filter", "jobs"])]
+    markdown: bool,
 }
 
 impl MutantsArgs {
     /// Runs them and prints the matrix; 1 when one is not caught by exactly the cases that name it.
     pub(super) fn run(self) -> Result<u8, Failure> {
+        if self.markdown {
+            print(&markdown())?;
+            return Ok(exit::HOLDS);
+        }
         let definitions = self.chosen()?;
         let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let options = RunOptions {
@@ -52,7 +59,7 @@ impl MutantsArgs {
         let chosen: Vec<_> = ALL
             .iter()
             .copied()
-            .filter(|definition| glob.is_match(definition.name()))
+            .filter(|definition| glob.is_match(format!("{}/{}", definition.suite().as_str(), definition.name())))
             .collect();
         if chosen.is_empty() {
             return Err(Failure::Usage(format!("no mutant is called {filter}")));

@@ -1,66 +1,63 @@
-//! The matrix: which case fails for which mutant.
+//! The matrix: which case fails for which mutant, as a run found it.
+//!
+//! A grid of hundreds of mutants by hundreds of cases is nearly empty, so it is printed sparse: a line a mutant, with the
+//! cases of its suite that it touches, and nothing for those that it does not.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::fmt::Write as _;
 
-use super::Finding;
+use super::{Coverage, Finding};
+use crate::case::Suite;
 
-/// The matrix as text: a row a mutant, a column a case that failed or should have, numbered below it.
+/// The matrix as text, suite by suite: a line a mutant, then what was not caught, then what the suites' cases amount to.
 ///
 /// `x` failed as it should, `-` should have failed and did not, `!` failed and should not have.
 pub fn render(findings: &[Finding]) -> String {
     let mut text = String::new();
-    let mut cases = BTreeSet::new();
-    for finding in findings {
-        cases.extend(finding.failed.iter().map(String::as_str));
-        cases.extend(finding.definition.fails.iter().copied());
-    }
-    let width = findings
-        .iter()
-        .map(|finding| finding.definition.name().len())
-        .max()
-        .unwrap_or(0);
-
-    for tens in [true, false] {
-        let _ = write!(text, "{:<width$}  {:<6}  ", "", "");
-        for number in 1..=cases.len() {
-            let digit = if tens { number / 10 } else { number % 10 };
-            let blank = tens && number < 10;
-            text.push_str(&if blank { " ".to_owned() } else { digit.to_string() });
+    let width = findings.iter().map(|finding| finding.definition.name().len()).max();
+    for suite in Suite::ALL {
+        let of_suite: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding.definition.suite() == suite)
+            .collect();
+        if of_suite.is_empty() {
+            continue;
         }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    for finding in findings {
-        let verdict = if finding.is_caught() { "caught" } else { "MISSED" };
-        let _ = write!(text, "{:<width$}  {verdict:<6}  ", finding.definition.name());
-        for case in &cases {
-            text.push(
-                match (finding.definition.fails.contains(case), finding.failed.contains(*case)) {
-                    (true, true) => 'x',
-                    (true, false) => '-',
-                    (false, true) => '!',
-                    (false, false) => '.',
-                },
-            );
+        let _ = writeln!(text, "{} ({} mutants)", suite.as_str(), of_suite.len());
+        for finding in of_suite {
+            row(&mut text, finding, width.unwrap_or_default());
         }
         text.push('\n');
-    }
-    text.push('\n');
-    for (number, case) in cases.iter().enumerate() {
-        let _ = writeln!(text, "{:>3}  {case}", number + 1);
     }
     for finding in findings.iter().filter(|finding| !finding.is_caught()) {
         complain(&mut text, finding);
     }
+    for coverage in Coverage::of_all() {
+        let _ = writeln!(text, "{}", coverage.line());
+    }
     let caught = findings.iter().filter(|finding| finding.is_caught()).count();
-    let _ = writeln!(text, "\n{} mutants, {caught} caught", findings.len());
+    let _ = writeln!(text, "{} mutants, {caught} caught", findings.len());
     text
+}
+
+fn row(text: &mut String, finding: &Finding, width: usize) {
+    let verdict = if finding.is_caught() { "caught" } else { "MISSED" };
+    let _ = write!(text, "  {verdict}  {:<width$}", finding.definition.name());
+    let prefix = format!("{}/", finding.definition.suite().as_str());
+    let short = |id: &str| id.strip_prefix(&prefix).unwrap_or(id).to_owned();
+    for id in finding.definition.fails {
+        let mark = if finding.failed.contains(*id) { 'x' } else { '-' };
+        let _ = write!(text, "  {mark} {}", short(id));
+    }
+    for id in finding.unexpected() {
+        let _ = write!(text, "  ! {}", short(id));
+    }
+    text.push('\n');
 }
 
 fn complain(text: &mut String, finding: &Finding) {
     let _ = writeln!(
         text,
-        "\n{} is not caught by exactly the cases that name it:",
+        "{} is not caught by exactly the cases that name it:",
         finding.definition.name()
     );
     for (what, ids) in [
@@ -74,6 +71,7 @@ fn complain(text: &mut String, finding: &Finding) {
     for error in &finding.errors {
         let _ = writeln!(text, "  error: {error}");
     }
+    text.push('\n');
 }
 
 #[cfg(test)]
@@ -84,27 +82,37 @@ mod tests {
         reference::Mutant,
     };
 
-    fn finding(wrong: Mutant, fails: &'static [&'static str], failed: &[&str]) -> Finding {
+    fn finding(wrong: Wrong, fails: &'static [&'static str], failed: &[&str]) -> Finding {
         Finding {
-            definition: Definition {
-                wrong: Wrong::Kubelet(wrong),
-                fails,
-            },
+            definition: Definition { wrong, fails },
             failed: failed.iter().map(|id| (*id).to_owned()).collect(),
             errors: Vec::new(),
         }
     }
 
     #[test]
-    fn the_matrix_shows_hits_misses_and_false_alarms() {
+    fn the_matrix_shows_hits_misses_and_false_alarms_suite_by_suite() {
         let findings = [
             finding(
-                Mutant::GateIgnored,
+                Wrong::Kubelet(Mutant::GateIgnored),
                 &["kubelet/404/gate-off"],
                 &["kubelet/404/gate-off"],
             ),
-            finding(Mutant::NoAuth, &["kubelet/401/no-credentials"], &["kubelet/200/ok"]),
+            finding(
+                Wrong::Kubelet(Mutant::NoAuth),
+                &["kubelet/401/no-credentials"],
+                &["kubelet/200/ok"],
+            ),
+            finding(
+                Wrong::Archive("file/executable"),
+                &["archive/file/mode"],
+                &["archive/file/mode"],
+            ),
         ];
-        insta::assert_snapshot!(render(&findings));
+        // The lines about whole suites change with every case, and have tests of their own.
+        let text = render(&findings);
+        let (matrix, lines) = text.split_once("\nkubelet: ").unwrap();
+        assert!(lines.ends_with("\n3 mutants, 2 caught\n"), "{lines}");
+        insta::assert_snapshot!(matrix);
     }
 }

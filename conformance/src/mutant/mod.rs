@@ -2,28 +2,35 @@
 //!
 //! ```text
 //!  Definition = name + defect + the cases that must fail, declared here beforehand
-//!      | an embedded target with that defect, the whole suite
+//!      | an embedded target (or a sample archive) with that defect, the whole suite it belongs to and no other
 //!      v
 //!  Finding = what failed beside what should have
 //!      v
 //!  matrix, and `N mutants, N caught`
+//!
+//!  Definition -> Coverage: which cases no mutant fails, and which fall to the same ones; docs/MUTANTS.md
 //! ```
 //!
 //! Defects of the kubelet are the reference kubelet's own; those of the runtime are fault presets of fake-cri, in force from
-//! its start. A case that cannot judge because another failed is skipped (`blocked by`), and so is no failure.
+//! its start; those of an archive are made into the sample. A case that cannot judge because another failed is skipped
+//! (`blocked by`), and so is no failure.
 
+mod coverage;
 mod definitions;
+mod document;
 mod matrix;
 mod run;
 
 use std::collections::BTreeSet;
 
 use crate::{
-    case::{Outcome, Record},
+    case::{Outcome, Record, Suite},
     target::Defect,
 };
 
-pub use definitions::{ALL, KNOWN};
+pub use coverage::Coverage;
+pub use definitions::{ALL, KNOWN, UNNAMED};
+pub use document::markdown;
 pub use matrix::render;
 pub use run::{RunOptions, run};
 
@@ -39,33 +46,67 @@ pub struct Definition {
 /// What is wrong with a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// The reference kubelet.
+    /// The reference kubelet; the kubelet suite judges it.
     Kubelet(crate::reference::Mutant),
-    /// fake-cri, by this preset.
+    /// fake-cri below the reference kubelet, by this preset; the kubelet suite judges it.
     Preset(&'static str),
+    /// fake-cri alone, by this preset; the runtime suite judges it.
+    Runtime(&'static str),
+    /// The sample archive, by the name of an [`crate::archive::mutant::ArchiveMutant`]; the archive suite judges it.
+    Archive(&'static str),
 }
 
 impl Definition {
-    /// The mutant's name: the reference kubelet's own, or the preset's.
-    pub fn name(&self) -> &'static str {
+    /// The suite that judges it.
+    pub fn suite(&self) -> Suite {
         match self.wrong {
-            Wrong::Kubelet(mutant) => mutant.name(),
-            Wrong::Preset(name) => name,
+            Wrong::Kubelet(_) | Wrong::Preset(_) => Suite::Kubelet,
+            Wrong::Runtime(_) => Suite::Runtime,
+            Wrong::Archive(_) => Suite::Archive,
         }
     }
 
-    /// The defect as an embedded target takes it.
-    pub fn defect(&self) -> (String, Defect) {
+    /// The mutant's name, unique within its suite: the reference kubelet's own, the preset's or the archive's.
+    pub fn name(&self) -> &'static str {
+        match self.wrong {
+            Wrong::Kubelet(mutant) => mutant.name(),
+            Wrong::Preset(name) | Wrong::Runtime(name) | Wrong::Archive(name) => name,
+        }
+    }
+
+    /// What is wrong, in a few words.
+    pub fn summary(&self) -> String {
+        match self.wrong {
+            Wrong::Kubelet(mutant) => mutant.what().to_owned(),
+            Wrong::Preset(name) | Wrong::Runtime(name) => {
+                fake_cri::fault::Preset::by_name(name).map_or_else(String::new, |preset| preset.summary.to_owned())
+            }
+            // An archive's is its name: where it is wrong, and what is.
+            Wrong::Archive(name) => name.replace('/', ": ").replace('-', " "),
+        }
+    }
+
+    /// The mutant of that name in a suite.
+    pub fn by_name(suite: Suite, name: &str) -> Option<&'static Definition> {
+        ALL.iter()
+            .find(|definition| definition.suite() == suite && definition.name() == name)
+    }
+
+    /// The names of a suite's mutants.
+    pub fn names(suite: Suite) -> impl Iterator<Item = &'static str> {
+        ALL.iter()
+            .filter(move |definition| definition.suite() == suite)
+            .map(Definition::name)
+    }
+
+    /// The defect as the embedded kubelet takes it, with its name for reports; `None` for a mutant of another suite.
+    pub fn defect(&self) -> Option<(String, Defect)> {
         let defect = match self.wrong {
             Wrong::Kubelet(mutant) => Defect::Kubelet(mutant),
             Wrong::Preset(name) => Defect::Runtime(format!("preset:{name}")),
+            Wrong::Runtime(_) | Wrong::Archive(_) => return None,
         };
-        (self.name().to_owned(), defect)
-    }
-
-    /// The mutant of that name.
-    pub fn by_name(name: &str) -> Option<&'static Definition> {
-        ALL.iter().find(|definition| definition.name() == name)
+        Some((self.name().to_owned(), defect))
     }
 }
 
@@ -183,26 +224,34 @@ mod tests {
     }
 
     #[test]
-    fn every_definition_names_cases_that_exist_and_every_kubelet_mutant_has_one() {
+    fn every_definition_names_cases_of_its_suite_and_every_kubelet_mutant_has_one() {
         let entries = catalog::entries();
         let mut names = BTreeSet::new();
-        for definition in ALL {
-            assert!(names.insert(definition.name()), "{} twice", definition.name());
-            assert!(!definition.fails.is_empty(), "{}", definition.name());
+        for definition in ALL.iter() {
+            let (suite, name) = (definition.suite(), definition.name());
+            assert!(names.insert((suite, name)), "{name} twice");
+            assert!(
+                !definition.fails.is_empty() && !definition.summary().is_empty(),
+                "{name}"
+            );
             for id in definition.fails {
                 assert!(
-                    entries.iter().any(|entry| entry.clause.id == *id),
-                    "{}: {id}",
-                    definition.name()
+                    entries
+                        .iter()
+                        .any(|entry| entry.clause.id == *id && entry.suite == suite),
+                    "{name}: {id}",
                 );
             }
-            if let Wrong::Preset(name) = definition.wrong {
+            if let Wrong::Preset(name) | Wrong::Runtime(name) = definition.wrong {
                 assert!(fake_cri::fault::Preset::by_name(name).is_some(), "{name}");
             }
         }
         for mutant in Mutant::ALL {
-            assert!(names.contains(mutant.name()), "{mutant} is caught by nothing");
+            assert!(
+                names.contains(&(Suite::Kubelet, mutant.name())),
+                "{mutant} is caught by nothing"
+            );
         }
-        assert!(ALL.len() >= 12);
+        assert!(ALL.len() >= 60);
     }
 }

@@ -1,13 +1,17 @@
-//! Runs mutants, several at a time: each is an embedded target of its own.
+//! Runs mutants, several at a time: each is an embedded target of its own, or an archive in a folder of its own.
 
 use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt as _};
 
-use super::{Definition, Finding};
+use super::{Definition, Finding, Wrong};
 use crate::{
-    case::{self, Silent},
-    catalog::kubelet::{Session, cases},
+    archive::{Limits, inspect_file, mutant, sample},
+    case::{self, Record, Silent},
+    catalog::{
+        archive,
+        kubelet::{self, Session},
+    },
     target::Embedded,
 };
 
@@ -33,26 +37,62 @@ pub async fn run(definitions: &[Definition], options: &RunOptions, each: impl Fn
 }
 
 async fn run_one(definition: Definition, executable: Option<PathBuf>) -> Finding {
+    let run = match definition.wrong {
+        Wrong::Kubelet(_) | Wrong::Preset(_) => kubelet(definition, executable).await,
+        Wrong::Runtime(_) => Err("there is no embedded target for the runtime suite".to_owned()),
+        Wrong::Archive(name) => archive(name).await,
+    };
+    match run {
+        Ok((records, ended)) => {
+            let mut finding = Finding::new(definition, &records);
+            finding.errors.extend(ended.err());
+            finding
+        }
+        Err(error) => {
+            let mut finding = Finding::new(definition, &[]);
+            finding.errors.push(error);
+            finding
+        }
+    }
+}
+
+/// What became of a suite's cases, and of the target's end.
+type Ran = (Vec<Record>, Result<(), String>);
+
+async fn kubelet(definition: Definition, executable: Option<PathBuf>) -> Result<Ran, String> {
     let embedded = Embedded {
-        defect: Some(definition.defect()),
+        defect: definition.defect(),
         executable,
         ..Embedded::default()
     };
-    let kubelet = match embedded.start().await {
-        Ok(kubelet) => kubelet,
-        Err(error) => {
-            let mut finding = Finding::new(definition, &[]);
-            finding.errors.push(format!("the target did not start: {error}"));
-            return finding;
-        }
-    };
+    let kubelet = embedded.start().await;
+    let kubelet = kubelet.map_err(|error| format!("the target did not start: {error}"))?;
     let session = Session::new(kubelet);
-    let records = case::run(&cases(), &session, &mut Silent).await;
-    let mut finding = Finding::new(definition, &records);
-    if let Some(steering) = &session.kubelet.steering
-        && let Err(error) = steering.shutdown().await
-    {
-        finding.errors.push(format!("the target did not end: {error}"));
-    }
-    finding
+    let records = case::run(&kubelet::cases(), &session, &mut Silent).await;
+    let ended = match &session.kubelet.steering {
+        Some(steering) => steering.shutdown().await,
+        None => Ok(()),
+    };
+    Ok((
+        records,
+        ended.map_err(|error| format!("the target did not end: {error}")),
+    ))
+}
+
+/// Writes the archive, reads it and judges it: all of that is work for the processor and for files.
+async fn archive(name: &'static str) -> Result<Ran, String> {
+    let judged = tokio::task::spawn_blocking(move || {
+        let mutant = mutant::by_name(name).ok_or_else(|| format!("no archive mutant is called {name}"))?;
+        let folder = tempfile::tempdir().map_err(|error| format!("failed to make a folder: {error}"))?;
+        let path = folder.path().join("checkpoint.tar");
+        mutant
+            .write(&path)
+            .map_err(|error| format!("failed to write the archive: {error}"))?;
+        let archive = inspect_file(&path, &sample::expected(), Limits::default())
+            .map_err(|error| format!("failed to read the archive: {error}"))?;
+        Ok((archive::judge(&archive), Ok(())))
+    });
+    judged
+        .await
+        .unwrap_or_else(|error| Err(format!("judging did not end: {error}")))
 }

@@ -52,12 +52,12 @@ fn cut_anywhere_it_is_never_taken_for_a_whole_one() {
         let records = verdict(&SAMPLE[..cut]);
         let failed = failed(&records);
         let expected = if cut >= members_end() && cut % BLOCK == 0 {
-            "tar/end-marker"
+            "archive/tar/end-marker"
         } else {
-            "tar/well-formed"
+            "archive/tar/well-formed"
         };
         // Between two members a tar ends as well, and only its end marker is missing; then members are missing too.
-        let between = failed.contains("tar/end-marker");
+        let between = failed.contains("archive/tar/end-marker");
         assert!(
             failed.contains(expected) || between,
             "cut at {cut}: {}",
@@ -192,7 +192,7 @@ fn a_sparse_bomb_is_seen_and_not_followed() {
     let mut bytes = SAMPLE[..members_end()].to_vec();
     bytes.extend(bomb);
     bytes.extend([0; 2 * BLOCK]);
-    assert_eq!(failed(&verdict(&bytes)), ["members/no-sparse"].into());
+    assert_eq!(failed(&verdict(&bytes)), ["archive/members/no-sparse"].into());
     // The newer format says it in a PAX record.
     let record = b"22 GNU.sparse.major=1\n";
     let mut pax = header(b'x', record.len() as u64, "pax");
@@ -202,7 +202,7 @@ fn a_sparse_bomb_is_seen_and_not_followed() {
     bytes.extend(pax);
     bytes.extend(header(b'0', 0, "holes"));
     bytes.extend([0; 2 * BLOCK]);
-    assert_eq!(failed(&verdict(&bytes)), ["members/no-sparse"].into());
+    assert_eq!(failed(&verdict(&bytes)), ["archive/members/no-sparse"].into());
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn many_members_meet_a_bound_and_say_so() {
         ..Limits::default()
     };
     let inspected = inspect_stream(&SAMPLE[..], &Expected::default(), limits).expect("read");
-    assert_eq!(failed(&judge(&inspected)), ["tar/bounded"].into());
+    assert_eq!(failed(&judge(&inspected)), ["archive/tar/bounded"].into());
     assert_eq!(inspected.members.len(), 10);
 }
 

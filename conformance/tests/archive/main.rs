@@ -4,4 +4,4 @@ mod bounded;
 mod engine;
 mod judged;
 mod memory;
-mod mutants;
+mod sample;

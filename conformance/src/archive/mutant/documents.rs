@@ -7,104 +7,130 @@ use crate::archive::sample::Part;
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // The layout.
-    members("layout/no-spec", &["layout/upstream-names"], |parts| {
+    members("layout/no-spec", &["archive/layout/upstream-names"], |parts| {
         drop_part(parts, "spec.dump")
     }),
-    members("layout/no-config", &["layout/upstream-names"], |parts| {
+    members("layout/no-config", &["archive/layout/upstream-names"], |parts| {
         drop_part(parts, "config.dump")
     }),
-    members("layout/no-inventory", &["layout/upstream-names"], |parts| {
+    members("layout/no-inventory", &["archive/layout/upstream-names"], |parts| {
         drop_part(parts, "checkpoint/inventory.img")
     }),
-    members("layout/no-directory", &["layout/checkpoint-directory"], |parts| {
-        drop_part(parts, "checkpoint/")
-    }),
-    members("layout/deeper", &["layout/flat"], |parts| {
+    members(
+        "layout/no-directory",
+        &["archive/layout/checkpoint-directory"],
+        |parts| drop_part(parts, "checkpoint/"),
+    ),
+    members("layout/deeper", &["archive/layout/flat"], |parts| {
         parts.push(Part::file("checkpoint/old/core-1.img", *b"x"))
     }),
-    members("layout/strange-image", &["layout/image-names"], |parts| {
+    members("layout/strange-image", &["archive/layout/image-names"], |parts| {
         parts.push(Part::file("checkpoint/x-1.img", *b"x"))
     }),
-    members("layout/no-dump-log", &["layout/dump-log"], |parts| {
+    members("layout/no-dump-log", &["archive/layout/dump-log"], |parts| {
         drop_part(parts, "dump.log")
     }),
-    said("layout/empty-dump-log", &["layout/dump-log"], |sample| {
+    said("layout/empty-dump-log", &["archive/layout/dump-log"], |sample| {
         sample.dump_log.clear()
     }),
-    members("layout/no-log", &["layout/container-log"], |parts| {
+    members("layout/no-log", &["archive/layout/container-log"], |parts| {
         drop_part(parts, "container.log")
     }),
-    said("layout/raw-log", &["layout/log-format"], |sample| {
+    said("layout/raw-log", &["archive/layout/log-format"], |sample| {
         sample.log = "just text\n".to_owned()
     }),
-    members("layout/rootfs-diff", &["layout/rootfs-diff"], |parts| {
+    members("layout/rootfs-diff", &["archive/layout/rootfs-diff"], |parts| {
         part(parts, "rootfs-diff.tar").content = b"no tar".to_vec();
     }),
     // The documents.
-    members("documents/config-cut", &["documents/config-dump"], |parts| {
+    members("documents/config-cut", &["archive/documents/config-dump"], |parts| {
         part(parts, "config.dump").content.truncate(40);
     }),
-    said("documents/time-format", &["documents/config-dump"], |sample| {
+    said("documents/time-format", &["archive/documents/config-dump"], |sample| {
         sample.config["checkpointedTime"] = json!("22 Nov 26 14:07 UTC");
     }),
-    said("documents/no-runtime", &["documents/config-fields"], |sample| {
+    said("documents/no-runtime", &["archive/documents/config-fields"], |sample| {
         remove(&mut sample.config, "runtime")
     }),
-    said("documents/empty-image", &["documents/config-fields"], |sample| {
-        sample.config["rootfsImageName"] = json!("")
-    }),
-    members("documents/spec-array", &["documents/spec-dump"], |parts| {
+    said(
+        "documents/empty-image",
+        &["archive/documents/config-fields"],
+        |sample| sample.config["rootfsImageName"] = json!(""),
+    ),
+    members("documents/spec-array", &["archive/documents/spec-dump"], |parts| {
         part(parts, "spec.dump").content = b"[]".to_vec()
     }),
-    said("documents/spec-no-args", &["documents/spec-process"], |sample| {
-        sample.spec["process"]["args"] = json!([])
-    }),
-    said("documents/spec-version", &["documents/spec-process"], |sample| {
-        sample.spec["ociVersion"] = json!("new")
-    }),
-    said("documents/status-dump-text", &["documents/status-dump"], |sample| {
-        sample.status_dump["created_at"] = json!("2026-11-22T14:00:00Z");
-    }),
-    said("documents/status-version", &["documents/status"], |sample| {
+    said(
+        "documents/spec-no-args",
+        &["archive/documents/spec-process"],
+        |sample| sample.spec["process"]["args"] = json!([]),
+    ),
+    said(
+        "documents/spec-version",
+        &["archive/documents/spec-process"],
+        |sample| sample.spec["ociVersion"] = json!("new"),
+    ),
+    said(
+        "documents/status-dump-text",
+        &["archive/documents/status-dump"],
+        |sample| {
+            sample.status_dump["created_at"] = json!("2026-11-22T14:00:00Z");
+        },
+    ),
+    said("documents/status-version", &["archive/documents/status"], |sample| {
         sample.status["Version"] = json!("v0")
     }),
-    said("documents/two-descriptors", &["documents/descriptors"], |sample| {
-        sample.descriptors = json!(["/dev/null", "pipe:[42633]"]);
-    }),
-    said("documents/mounts-object", &["documents/lists"], |sample| {
+    said(
+        "documents/two-descriptors",
+        &["archive/documents/descriptors"],
+        |sample| {
+            sample.descriptors = json!(["/dev/null", "pipe:[42633]"]);
+        },
+    ),
+    said("documents/mounts-object", &["archive/documents/lists"], |sample| {
         sample.bind_mounts = json!({})
     }),
-    said("documents/checkpointed-before-start", &["documents/times"], |sample| {
-        sample.config["checkpointedTime"] = json!("2026-11-22T14:00:00.5Z");
-    }),
-    said("documents/restored-without-time", &["documents/restored"], |sample| {
-        sample.config["restored"] = json!(true)
-    }),
+    said(
+        "documents/checkpointed-before-start",
+        &["archive/documents/times"],
+        |sample| {
+            sample.config["checkpointedTime"] = json!("2026-11-22T14:00:00.5Z");
+        },
+    ),
+    said(
+        "documents/restored-without-time",
+        &["archive/documents/restored"],
+        |sample| sample.config["restored"] = json!(true),
+    ),
     said(
         "documents/restore-time-without-restore",
-        &["documents/restored"],
+        &["archive/documents/restored"],
         |sample| {
             sample.config["restoredTime"] = json!("2026-11-22T14:06:00Z");
         },
     ),
-    said("documents/other-id", &["documents/same-id"], |sample| {
+    said("documents/other-id", &["archive/documents/same-id"], |sample| {
         sample.status_dump["id"] = json!("c0ffee")
     }),
-    said("documents/other-pod", &["documents/same-name"], |sample| {
+    said("documents/other-pod", &["archive/documents/same-name"], |sample| {
         sample.status_dump["labels"]["io.kubernetes.pod.name"] = json!("other");
     }),
-    said("documents/other-start", &["documents/same-times"], |sample| {
+    said("documents/other-start", &["archive/documents/same-times"], |sample| {
         sample.status["StartedAt"] = json!(1_795_356_001_000_000_001_i64);
     }),
-    said("documents/exited", &["documents/running"], |sample| {
+    said("documents/exited", &["archive/documents/running"], |sample| {
         sample.status_dump["state"] = json!(2)
     }),
-    said("documents/no-annotations", &["documents/engine"], |sample| {
+    said("documents/no-annotations", &["archive/documents/engine"], |sample| {
         remove(&mut sample.spec, "annotations")
     }),
-    said("documents/cri-o-without-metadata", &["documents/engine"], |sample| {
-        sample.spec["annotations"]["io.container.manager"] = json!("cri-o");
-    }),
+    said(
+        "documents/cri-o-without-metadata",
+        &["archive/documents/engine"],
+        |sample| {
+            sample.spec["annotations"]["io.container.manager"] = json!("cri-o");
+        },
+    ),
 ];
 
 fn remove(document: &mut Value, key: &str) {

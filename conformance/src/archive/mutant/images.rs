@@ -8,161 +8,171 @@ use crate::archive::sample::{Sample, run};
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // The images, each for itself.
-    members("images/magic", &["images/decode"], |parts| {
+    members("images/magic", &["archive/images/decode"], |parts| {
         part(parts, "checkpoint/mm-1.img").content[4] ^= 1
     }),
-    members("images/length", &["images/decode"], |parts| {
+    members("images/length", &["archive/images/decode"], |parts| {
         part(parts, "checkpoint/mm-1.img").content[8] ^= 1
     }),
-    members("images/huge-length", &["images/decode"], |parts| {
+    members("images/huge-length", &["archive/images/decode"], |parts| {
         part(parts, "checkpoint/mm-1.img").content[8..12].copy_from_slice(&[0xff; 4]);
     }),
-    members("images/trailing", &["images/decode"], |parts| {
+    members("images/trailing", &["archive/images/decode"], |parts| {
         part(parts, "checkpoint/fs-1.img").content.extend([0; 4])
     }),
-    members("images/swapped", &["images/decode"], |parts| {
+    members("images/swapped", &["archive/images/decode"], |parts| {
         part(parts, "checkpoint/fs-1.img").content = part(parts, "checkpoint/ids-1.img").content.clone();
     }),
-    members("images/no-entry", &["images/not-empty"], |parts| {
+    members("images/no-entry", &["archive/images/not-empty"], |parts| {
         part(parts, "checkpoint/ids-1.img").content.truncate(8)
     }),
-    members("images/missing-field", &["images/required-fields"], |parts| {
+    members("images/missing-field", &["archive/images/required-fields"], |parts| {
         // cwd_id alone.
         part(parts, "checkpoint/fs-1.img")
             .content
             .splice(8.., [2, 0, 0, 0, 0x08, 2]);
     }),
-    members("images/unknown-field", &["images/unknown-fields"], |parts| {
+    members("images/unknown-field", &["archive/images/unknown-fields"], |parts| {
         // Field 90, which no message of CRIU has.
         let fs = &mut part(parts, "checkpoint/fs-1.img").content;
         fs.extend([0xd0, 0x05, 1]);
         fs[8] += 3;
     }),
-    said("images/version", &["images/inventory"], |sample| {
+    said("images/version", &["archive/images/inventory"], |sample| {
         sample.inventory.img_version = 1
     }),
-    said("images/no-root-ids", &["images/root-ids"], |sample| {
+    said("images/no-root-ids", &["archive/images/root-ids"], |sample| {
         sample.inventory.root_ids = None
     }),
-    members("images/no-stats", &["images/stats-dump"], |parts| {
+    members("images/no-stats", &["archive/images/stats-dump"], |parts| {
         drop_part(parts, "stats-dump")
     }),
-    said("images/empty-stats", &["images/stats-dump"], |sample| {
+    said("images/empty-stats", &["archive/images/stats-dump"], |sample| {
         sample.stats = StatsEntry::default()
     }),
-    said("images/stats-of-another-dump", &["images/stats-plausible"], |sample| {
-        sample.stats.dump.iter_mut().for_each(|dump| dump.pages_written += 1);
-    }),
-    said("images/never-frozen", &["images/stats-plausible"], |sample| {
+    said(
+        "images/stats-of-another-dump",
+        &["archive/images/stats-plausible"],
+        |sample| {
+            sample.stats.dump.iter_mut().for_each(|dump| dump.pages_written += 1);
+        },
+    ),
+    said("images/never-frozen", &["archive/images/stats-plausible"], |sample| {
         sample.stats.dump.iter_mut().for_each(|dump| dump.frozen_time = 0);
     }),
     // Processes.
-    members("process/no-tree", &["process/tree"], |parts| {
+    members("process/no-tree", &["archive/process/tree"], |parts| {
         drop_part(parts, "checkpoint/pstree.img")
     }),
-    said("process/two-roots", &["process/tree"], |sample| {
+    said("process/two-roots", &["archive/process/tree"], |sample| {
         sample.pstree[1].ppid = 0
     }),
-    said("process/thread-of-two", &["process/tree"], |sample| {
+    said("process/thread-of-two", &["archive/process/tree"], |sample| {
         sample.pstree[1].threads.push(2)
     }),
-    members("process/no-core", &["process/cores"], |parts| {
+    members("process/no-core", &["archive/process/cores"], |parts| {
         drop_part(parts, "checkpoint/core-5.img")
     }),
-    members("process/no-core-of-a-thread", &["process/cores"], |parts| {
+    members("process/no-core-of-a-thread", &["archive/process/cores"], |parts| {
         drop_part(parts, "checkpoint/core-2.img")
     }),
-    members("process/no-mm", &["process/mm"], |parts| {
+    members("process/no-mm", &["archive/process/mm"], |parts| {
         drop_part(parts, "checkpoint/mm-5.img")
     }),
-    members("process/no-pagemap", &["process/pagemap"], |parts| {
+    members("process/no-pagemap", &["archive/process/pagemap"], |parts| {
         drop_part(parts, "checkpoint/pagemap-5.img")
     }),
-    members("process/no-ids", &["process/ids"], |parts| {
+    members("process/no-ids", &["archive/process/ids"], |parts| {
         drop_part(parts, "checkpoint/ids-5.img")
     }),
-    members("process/no-fs", &["process/fs"], |parts| {
+    members("process/no-fs", &["archive/process/fs"], |parts| {
         drop_part(parts, "checkpoint/fs-5.img")
     }),
-    members("process/no-fdinfo", &["process/fdinfo"], |parts| {
+    members("process/no-fdinfo", &["archive/process/fdinfo"], |parts| {
         drop_part(parts, "checkpoint/fdinfo-2.img")
     }),
-    said("process/stray", &["process/no-stray"], |sample| {
+    said("process/stray", &["archive/process/no-stray"], |sample| {
         let core = sample.cores[&5].clone();
         sample.cores.insert(99, core);
     }),
-    said("process/unknown-machine", &["process/machine"], |sample| {
+    said("process/unknown-machine", &["archive/process/machine"], |sample| {
         core(sample, 1).mtype = March::Unknown.into()
     }),
-    said("process/two-machines", &["process/machine"], |sample| {
+    said("process/two-machines", &["archive/process/machine"], |sample| {
         core(sample, 5).mtype = March::Riscv64.into()
     }),
-    said("process/no-name", &["process/leaders"], |sample| {
+    said("process/no-name", &["archive/process/leaders"], |sample| {
         core(sample, 1).tc.iter_mut().for_each(|tc| tc.comm.clear());
     }),
-    said("process/task-in-thread", &["process/leaders"], |sample| {
+    said("process/task-in-thread", &["archive/process/leaders"], |sample| {
         core(sample, 2).tc = core(sample, 1).tc.clone()
     }),
-    said("process/no-credentials", &["process/threads"], |sample| {
+    said("process/no-credentials", &["archive/process/threads"], |sample| {
         core(sample, 2)
             .thread_core
             .iter_mut()
             .for_each(|thread| thread.creds = None);
     }),
-    said("process/no-signal-actions", &["process/signal-actions"], |sample| {
-        core(sample, 1).tc.iter_mut().for_each(|tc| tc.sigactions.clear());
-    }),
-    said("process/fifteen-limits", &["process/limits"], |sample| {
+    said(
+        "process/no-signal-actions",
+        &["archive/process/signal-actions"],
+        |sample| {
+            core(sample, 1).tc.iter_mut().for_each(|tc| tc.sigactions.clear());
+        },
+    ),
+    said("process/fifteen-limits", &["archive/process/limits"], |sample| {
         let limits = core(sample, 1).tc.as_mut().and_then(|tc| tc.rlimits.as_mut());
         limits.into_iter().for_each(|limits| limits.rlimits.truncate(15));
     }),
-    said("process/no-timers", &["process/timers"], |sample| {
+    said("process/no-timers", &["archive/process/timers"], |sample| {
         core(sample, 5).tc.iter_mut().for_each(|tc| tc.timers = None);
     }),
-    said("process/zero-registers", &["process/registers"], |sample| {
+    said("process/zero-registers", &["archive/process/registers"], |sample| {
         core(sample, 1)
             .thread_info
             .iter_mut()
             .for_each(|info| info.gpregs.ip = 0);
     }),
-    said("process/runs-on-the-heap", &["process/registers"], |sample| {
+    said("process/runs-on-the-heap", &["archive/process/registers"], |sample| {
         core(sample, 2)
             .thread_info
             .iter_mut()
             .for_each(|info| info.gpregs.ip = 0x60_0000);
     }),
     // Memory.
-    said("memory/overlap", &["memory/mappings"], |sample| {
+    said("memory/overlap", &["archive/memory/mappings"], |sample| {
         mm(sample, 0).end += 0x20_0000
     }),
-    said("memory/unaligned", &["memory/mappings"], |sample| {
+    said("memory/unaligned", &["archive/memory/mappings"], |sample| {
         mm(sample, 0).end -= 1
     }),
-    said("memory/heap-backwards", &["memory/layout"], |sample| {
+    said("memory/heap-backwards", &["archive/memory/layout"], |sample| {
         sample.mms.values_mut().for_each(|mm| mm.mm_brk = mm.mm_start_brk - 1);
     }),
-    said("memory/long-auxv", &["memory/auxv"], |sample| {
+    said("memory/long-auxv", &["archive/memory/auxv"], |sample| {
         sample.mms.values_mut().for_each(|mm| mm.mm_saved_auxv.resize(46, 0));
     }),
-    members("memory/no-pages", &["memory/page-files"], |parts| {
+    members("memory/no-pages", &["archive/memory/page-files"], |parts| {
         drop_part(parts, "checkpoint/pages-2.img")
     }),
-    said("memory/stray-pages", &["memory/page-files"], |sample| {
+    said("memory/stray-pages", &["archive/memory/page-files"], |sample| {
         drop(sample.pages.insert(9, vec![0; 4096]))
     }),
-    said("memory/page-too-few", &["memory/page-counts"], |sample| {
+    said("memory/page-too-few", &["archive/memory/page-counts"], |sample| {
         page_file(sample).truncate(5 * 4096)
     }),
-    said("memory/half-a-page", &["memory/page-counts"], |sample| {
+    said("memory/half-a-page", &["archive/memory/page-counts"], |sample| {
         page_file(sample).truncate(6 * 4096 - 2048)
     }),
-    said("memory/page-too-many", &["memory/page-counts"], |sample| {
+    said("memory/page-too-many", &["archive/memory/page-counts"], |sample| {
         page_file(sample).resize(7 * 4096, 0)
     }),
-    said("memory/entries-out-of-order", &["memory/page-order"], |sample| {
-        page_map(sample).swap(1, 2)
-    }),
-    said("memory/not-present", &["memory/page-present"], |sample| {
+    said(
+        "memory/entries-out-of-order",
+        &["archive/memory/page-order"],
+        |sample| page_map(sample).swap(1, 2),
+    ),
+    said("memory/not-present", &["archive/memory/page-present"], |sample| {
         page_map(sample).insert(
             1,
             cri_proto::criu::message::PagemapEntry {
@@ -171,62 +181,66 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
             },
         );
     }),
-    said("memory/old-counts", &["memory/page-both-counts"], |sample| {
+    said("memory/old-counts", &["archive/memory/page-both-counts"], |sample| {
         page_map(sample).iter_mut().for_each(|entry| entry.nr_pages = None);
     }),
-    said("memory/new-counts", &["memory/page-both-counts"], |sample| {
+    said("memory/new-counts", &["archive/memory/page-both-counts"], |sample| {
         page_map(sample).iter_mut().for_each(|entry| entry.compat_nr_pages = 0);
     }),
-    said("memory/page-of-nothing", &["memory/page-mapped"], |sample| {
+    said("memory/page-of-nothing", &["archive/memory/page-mapped"], |sample| {
         page_map(sample)[0].vaddr = 0x50_0000
     }),
-    said("memory/no-stack", &["memory/stacks"], |sample| {
+    said("memory/no-stack", &["archive/memory/stacks"], |sample| {
         page_map(sample)[2].vaddr = 0x60_3000
     }),
-    said("memory/no-arguments", &["memory/arguments"], |sample| {
+    said("memory/no-arguments", &["archive/memory/arguments"], |sample| {
         page_map(sample)[3].vaddr -= 0x1000;
     }),
-    said("memory/no-canary", &["memory/canary"], |sample| {
+    said("memory/no-canary", &["archive/memory/canary"], |sample| {
         sample
             .pages
             .values_mut()
             .for_each(|pages| pages[2 * 4096 - 5..][..32].fill(0));
     }),
     // Files.
-    members("files/no-table", &["files/table"], |parts| {
+    members("files/no-table", &["archive/files/table"], |parts| {
         drop_part(parts, "checkpoint/files.img")
     }),
-    said("files/same-id", &["files/unique"], |sample| {
+    said("files/same-id", &["archive/files/unique"], |sample| {
         let again = sample.files[2].clone();
         sample.files.push(again);
     }),
-    said("files/wrong-part", &["files/parts"], |sample| {
+    said("files/wrong-part", &["archive/files/parts"], |sample| {
         sample.files[1].reg = None
     }),
-    said("files/unknown-file", &["files/descriptors"], |sample| {
+    said("files/unknown-file", &["archive/files/descriptors"], |sample| {
         descriptors(sample)[0].id = 77
     }),
-    said("files/wrong-kind", &["files/descriptors"], |sample| {
+    said("files/wrong-kind", &["archive/files/descriptors"], |sample| {
         descriptors(sample)[0].r#type = FdTypes::Tty.into()
     }),
-    said("files/number-twice", &["files/numbers"], |sample| {
+    said("files/number-twice", &["archive/files/numbers"], |sample| {
         let again = descriptors(sample)[2].clone();
         descriptors(sample).push(again);
     }),
-    said("files/unknown-root", &["files/references"], |sample| {
+    said("files/unknown-root", &["archive/files/references"], |sample| {
         sample.fs.values_mut().for_each(|fs| fs.root_id = 77);
     }),
-    said("files/unknown-executable", &["files/references"], |sample| {
+    said("files/unknown-executable", &["archive/files/references"], |sample| {
         sample.mms.values_mut().for_each(|mm| mm.exe_file_id = 77);
     }),
-    said("files/other-pipes", &["files/standard-streams"], |sample| {
+    said("files/other-pipes", &["archive/files/standard-streams"], |sample| {
         sample.descriptors = json!(["/dev/null", "pipe:[1]", "pipe:[2]"]);
     }),
     // Secrets.
-    said("secrets/in-log-of-the-dump", &["secrets/environment"], |sample| {
-        sample.dump_log.push_str("TOKEN=s3cret-of-the-sample\n");
-    }),
-    said("secrets/in-status", &["secrets/environment"], |sample| {
+    said(
+        "secrets/in-log-of-the-dump",
+        &["archive/secrets/environment"],
+        |sample| {
+            sample.dump_log.push_str("TOKEN=s3cret-of-the-sample\n");
+        },
+    ),
+    said("secrets/in-status", &["archive/secrets/environment"], |sample| {
         sample.status["Message"] = json!("TOKEN=s3cret-of-the-sample");
     }),
 ];

@@ -16,7 +16,7 @@ use super::sample::{Part, Sample, tar_of};
 pub struct ArchiveMutant {
     /// Its name, a path below the part that is wrong.
     pub name: &'static str,
-    /// The cases that must fail, and no other may: ids without `archive/`.
+    /// The cases that must fail, and no other may.
     pub expected: &'static [&'static str],
     change: Change,
 }
@@ -105,8 +105,15 @@ const fn file(
 }
 
 /// Every mutant of the archive.
-pub fn mutants() -> Vec<ArchiveMutant> {
-    [structure::MUTANTS, documents::MUTANTS, images::MUTANTS].concat()
+pub fn mutants() -> impl Iterator<Item = &'static ArchiveMutant> {
+    [structure::MUTANTS, documents::MUTANTS, images::MUTANTS]
+        .into_iter()
+        .flatten()
+}
+
+/// The mutant of this name.
+pub fn by_name(name: &str) -> Option<&'static ArchiveMutant> {
+    mutants().find(|mutant| mutant.name == name)
 }
 
 fn part<'a>(parts: &'a mut [Part], name: &str) -> &'a mut Part {

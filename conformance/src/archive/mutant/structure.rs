@@ -16,132 +16,140 @@ use crate::archive::{
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // The file.
-    file("file/world-readable", &["file/private", "file/mode"], |path| {
-        mode(path, 0o644)
-    }),
-    file("file/group-readable", &["file/private", "file/mode"], |path| {
-        mode(path, 0o640)
-    }),
-    file("file/executable", &["file/mode"], |path| mode(path, 0o700)),
-    file("file/symlink", &["file/plain"], |path| {
+    file(
+        "file/world-readable",
+        &["archive/file/private", "archive/file/mode"],
+        |path| mode(path, 0o644),
+    ),
+    file(
+        "file/group-readable",
+        &["archive/file/private", "archive/file/mode"],
+        |path| mode(path, 0o640),
+    ),
+    file("file/executable", &["archive/file/mode"], |path| mode(path, 0o700)),
+    file("file/symlink", &["archive/file/plain"], |path| {
         let target = path.with_extension("target");
         fs::rename(path, &target)?;
         symlink(target, path)
     }),
-    file("file/hard-link", &["file/plain"], |path| {
+    file("file/hard-link", &["archive/file/plain"], |path| {
         fs::hard_link(path, path.with_extension("other"))
     }),
     // The tar.
-    bytes("tar/no-bytes", &["tar/well-formed"], Vec::clear),
-    bytes("tar/random", &["tar/well-formed"], |bytes| {
+    bytes("tar/no-bytes", &["archive/tar/well-formed"], Vec::clear),
+    bytes("tar/random", &["archive/tar/well-formed"], |bytes| {
         let mut state = 1_u32;
         bytes.fill_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         });
     }),
-    bytes("tar/checksum", &["tar/well-formed"], |bytes| bytes[148] ^= 1),
-    bytes("tar/last-checksum", &["tar/well-formed"], |bytes| {
+    bytes("tar/checksum", &["archive/tar/well-formed"], |bytes| bytes[148] ^= 1),
+    bytes("tar/last-checksum", &["archive/tar/well-formed"], |bytes| {
         let last = last_header(bytes);
         bytes[last] ^= 1;
     }),
-    bytes("tar/size-beyond-file", &["tar/well-formed"], |bytes| {
+    bytes("tar/size-beyond-file", &["archive/tar/well-formed"], |bytes| {
         let last = last_header(bytes);
         bytes[last + 124..last + 136].copy_from_slice(b"77777777777\0");
         resum(bytes, last);
     }),
-    bytes("tar/cut-in-member", &["tar/well-formed"], |bytes| {
+    bytes("tar/cut-in-member", &["archive/tar/well-formed"], |bytes| {
         bytes.truncate(bytes.len() / 2 / BLOCK * BLOCK)
     }),
-    bytes("tar/cut-in-header", &["tar/well-formed"], |bytes| {
+    bytes("tar/cut-in-header", &["archive/tar/well-formed"], |bytes| {
         let last = last_header(bytes);
         bytes.truncate(last + 100);
     }),
-    bytes("tar/cut-at-member", &["tar/end-marker"], |bytes| {
+    bytes("tar/cut-at-member", &["archive/tar/end-marker"], |bytes| {
         bytes.truncate(bytes.len() - 2 * BLOCK)
     }),
-    bytes("tar/one-zero-block", &["tar/end-marker"], |bytes| {
+    bytes("tar/one-zero-block", &["archive/tar/end-marker"], |bytes| {
         bytes.truncate(bytes.len() - BLOCK)
     }),
-    bytes("tar/stale-tail", &["tar/nothing-behind"], |bytes| {
+    bytes("tar/stale-tail", &["archive/tar/nothing-behind"], |bytes| {
         let stale = bytes[..20 * BLOCK].to_vec();
         bytes.extend(stale);
     }),
-    bytes("tar/zeros-without-end", &["tar/nothing-behind"], |bytes| {
+    bytes("tar/zeros-without-end", &["archive/tar/nothing-behind"], |bytes| {
         bytes.resize(bytes.len() + (2 << 20), 0)
     }),
-    bytes("tar/gzip", &["tar/well-formed", "tar/uncompressed"], |bytes| {
-        bytes.splice(..0, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
-    }),
-    bytes("tar/no-members", &["tar/not-empty"], |bytes| {
+    bytes(
+        "tar/gzip",
+        &["archive/tar/well-formed", "archive/tar/uncompressed"],
+        |bytes| {
+            bytes.splice(..0, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
+        },
+    ),
+    bytes("tar/no-members", &["archive/tar/not-empty"], |bytes| {
         *bytes = vec![0; 2 * BLOCK]
     }),
-    bytes("tar/long-name-bomb", &["tar/bounded"], |bytes| {
+    bytes("tar/long-name-bomb", &["archive/tar/bounded"], |bytes| {
         extension(bytes, b'L', 1 << 30, b"name")
     }),
-    bytes("tar/pax-bomb", &["tar/bounded"], |bytes| {
+    bytes("tar/pax-bomb", &["archive/tar/bounded"], |bytes| {
         extension(bytes, b'x', 1 << 33, b"")
     }),
-    bytes("tar/pax-malformed", &["tar/well-formed"], |bytes| {
+    bytes("tar/pax-malformed", &["archive/tar/well-formed"], |bytes| {
         extension(bytes, b'x', 12, b"99 path=abc\n")
     }),
-    bytes("tar/link-with-content", &["tar/well-formed"], |bytes| {
+    bytes("tar/link-with-content", &["archive/tar/well-formed"], |bytes| {
         let last = last_header(bytes);
         bytes[last + 156] = b'2';
         resum(bytes, last);
     }),
     // Members.
-    members("members/absolute", &["members/relative"], |parts| {
+    members("members/absolute", &["archive/members/relative"], |parts| {
         parts.push(Part::file("/etc/cron.d/x", *b"x"))
     }),
-    members("members/parent", &["members/no-parent"], |parts| {
+    members("members/parent", &["archive/members/no-parent"], |parts| {
         parts.push(Part::file("../x", *b"x"))
     }),
-    members("members/symlink", &["members/no-symlink"], |parts| {
+    members("members/symlink", &["archive/members/no-symlink"], |parts| {
         parts.push(special("log", EntryType::Symlink))
     }),
     members(
         "members/symlink-as-log",
-        &["members/no-symlink", "layout/container-log"],
+        &["archive/members/no-symlink", "archive/layout/container-log"],
         |parts| {
             part(parts, "container.log").kind = EntryType::Symlink;
             part(parts, "container.log").content = b"/etc/shadow".to_vec();
         },
     ),
-    members("members/hard-link", &["members/no-hard-link"], |parts| {
+    members("members/hard-link", &["archive/members/no-hard-link"], |parts| {
         parts.push(special("log", EntryType::Link))
     }),
-    members("members/character-device", &["members/no-device"], |parts| {
+    members("members/character-device", &["archive/members/no-device"], |parts| {
         parts.push(special("null", EntryType::Char))
     }),
-    members("members/block-device", &["members/no-device"], |parts| {
+    members("members/block-device", &["archive/members/no-device"], |parts| {
         parts.push(special("disk", EntryType::Block))
     }),
-    members("members/fifo", &["members/no-device"], |parts| {
+    members("members/fifo", &["archive/members/no-device"], |parts| {
         parts.push(special("fifo", EntryType::Fifo))
     }),
-    members("members/gnu-sparse", &["members/no-sparse"], |parts| {
+    members("members/gnu-sparse", &["archive/members/no-sparse"], |parts| {
         parts.push(special("holes", EntryType::GNUSparse))
     }),
-    members("members/strange-kind", &["members/known-kind"], |parts| {
+    members("members/strange-kind", &["archive/members/known-kind"], |parts| {
         parts.push(special("x", EntryType::new(b'Z')))
     }),
-    members("members/twice", &["members/unique"], |parts| {
+    members("members/twice", &["archive/members/unique"], |parts| {
         let again = part(parts, "config.dump").clone();
         parts.push(again);
     }),
-    members("members/twice-by-another-name", &["members/unique"], |parts| {
+    members("members/twice-by-another-name", &["archive/members/unique"], |parts| {
         let mut again = part(parts, "checkpoint/core-1.img").clone();
         again.name = "./checkpoint/core-1.img".to_owned();
         parts.push(again);
     }),
-    members("members/control-character", &["members/clean-names"], |parts| {
+    members("members/control-character", &["archive/members/clean-names"], |parts| {
         parts.push(Part::file("a\x1b[2Jb", *b"x"))
     }),
-    members("members/dot-component", &["members/clean-names"], |parts| {
+    members("members/dot-component", &["archive/members/clean-names"], |parts| {
         parts.push(Part::file("a/./b", *b"x"))
     }),
-    members("members/setuid", &["members/no-set-id"], |parts| {
+    members("members/setuid", &["archive/members/no-set-id"], |parts| {
         let mut shell = Part::file("sh", *b"#!");
         shell.mode = 0o4755;
         parts.push(shell);

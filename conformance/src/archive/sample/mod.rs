@@ -19,11 +19,21 @@ use cri_proto::criu::{
 };
 use serde_json::{Value, json};
 
+use super::Expected;
+
 /// What stands in the heap of the first process, and nowhere else.
 pub const CANARY: &[u8] = b"5b0e9c1d-canary-of-the-sample";
 
 /// What stands in the environment, in the memory and in `spec.dump`.
 pub const SECRET: &[u8] = b"s3cret-of-the-sample";
+
+/// What the sample must show and hide.
+pub fn expected() -> Expected {
+    Expected {
+        memory: Some(CANARY.to_vec()),
+        secrets: vec![SECRET.to_vec()],
+    }
+}
 
 const PAGE: usize = 4096;
 const STACK: u64 = 0x7fff_0000_0000;
