@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fake_cri::checkpoint::Quirk;
 use fake_cri::fault::{FileError, Preset, Rule, presets_markdown, read_file};
 use rstest::rstest;
 
@@ -110,4 +111,19 @@ fn the_page_about_faults_has_todays_presets() {
         "run `fake-cri fault presets --markdown` and put it into docs/FAULTS.md"
     );
     assert!(Preset::ALL.len() >= 20);
+}
+
+/// The table of ways says what their definition says.
+#[test]
+fn the_page_about_faults_has_todays_ways() {
+    let page = std::fs::read_to_string(top().join("docs/FAULTS.md")).expect("the page");
+    let (_, rest) = page.split_once("<!-- ways -->\n").expect("where the table begins");
+    let (table, _) = rest.split_once("<!-- end of ways -->").expect("where it ends");
+    let rows = Quirk::PLAIN
+        .iter()
+        .map(|(quirk, means)| format!("| `{}` | {means} |\n", quirk.name()));
+    let expected: String = std::iter::once("| way | how the call goes wrong |\n|---|---|\n".to_owned())
+        .chain(rows)
+        .collect();
+    assert_eq!(table, expected, "put this table into docs/FAULTS.md:\n{expected}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fake_cri::{
-    checkpoint::Phase,
+    checkpoint::{Aftermath, Ending, Phase, Quirk, Region},
     fault::{Effect, Point, Preset, Rpc, Rule, Scope, When, parse_rules},
 };
 use proptest::{option, prelude::*, sample::select};
@@ -252,6 +252,41 @@ fn every_preset_is_made_of_rules_that_print_as_they_stand() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), Preset::ALL.len(), "two presets of one name");
+}
+
+#[test]
+fn every_way_is_read_as_it_is_written() {
+    let plain = Quirk::PLAIN.iter().map(|(quirk, _)| *quirk);
+    let lost = Region::ALL.into_iter().map(Quirk::LoseMemory);
+    let after = Ending::ALL
+        .into_iter()
+        .flat_map(|ending| Aftermath::ALL.map(|aftermath| Quirk::After(ending, aftermath)));
+    for quirk in plain.chain(lost).chain(after) {
+        let argument = quirk
+            .argument()
+            .map(|argument| format!("({argument})"))
+            .unwrap_or_default();
+        let text = format!("CheckpointContainer:before={}{argument}", quirk.name());
+        let rule: Rule = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!((rule.point, &rule.effect), (Point::Before, &Effect::Quirk(quirk)));
+        assert_eq!(rule.to_string(), text);
+    }
+}
+
+#[rstest]
+#[case("Version:before=ignore-deadline", "is a way of CheckpointContainer alone")]
+#[case(
+    "CheckpointContainer:write=ignore-deadline",
+    "cannot stand at `write`; it can at before"
+)]
+#[case(
+    "CheckpointContainer:before=after(never,leave-frozen)",
+    "expected one of success, error"
+)]
+#[case("CheckpointContainer:before=lose-memory(disk)", "expected one of heap, stack")]
+fn a_way_that_is_none_is_refused(#[case] text: &str, #[case] message: &str) {
+    let error = text.parse::<Rule>().expect_err("no way");
+    assert!(error.message().contains(message), "{error}");
 }
 
 fn any_name() -> impl Strategy<Value = String> {

@@ -49,6 +49,8 @@ pub(crate) struct Archive {
     omitted: Vec<GlobMatcher>,
     /// A fault: how many bytes fit on the disk.
     space: Option<u64>,
+    /// A fault: that none are left is not noticed.
+    blind: bool,
 }
 
 impl Archive {
@@ -92,6 +94,7 @@ impl Archive {
             placed: false,
             omitted: Vec::new(),
             space: None,
+            blind: false,
         };
         // The umask may have taken bits away, never added any.
         archive
@@ -109,6 +112,11 @@ impl Archive {
     /// A fault: only so many bytes fit.
     pub(crate) fn limit_space(&mut self, bytes: u64) {
         self.space = Some(bytes);
+    }
+
+    /// A fault: what finds no space is lost without a word.
+    pub(crate) fn ignore_no_space(&mut self) {
+        self.blind = true;
     }
 
     /// The time spent in writing so far.
@@ -236,7 +244,7 @@ impl Archive {
     }
 
     /// Makes the archive appear at its location, in place of whatever file or link is there.
-    pub(crate) fn place(mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
+    pub(crate) fn place(&mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
         if fsync {
             self.file
                 .sync_all()
@@ -251,6 +259,13 @@ impl Archive {
                 .map_err(|error| failed("flush the folder", folder, error))?;
         }
         Ok(self.flushed)
+    }
+
+    /// A fault: leaves what was written so far at this path.
+    pub(crate) fn leave_at(&mut self, path: &Path) {
+        // As much of it as there is room for: that the rest is missing is the point.
+        let _ = self.flush();
+        self.placed = fs::rename(&self.path, path).is_ok();
     }
 
     /// Starts a member.
@@ -296,6 +311,13 @@ impl Archive {
             result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         self.write_time += started.elapsed();
+        if self.blind
+            && result
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
+        {
+            result = Ok(());
+        }
         result.map_err(|error| failed("write", &self.path, error))?;
         self.flushed += self.filled as u64;
         self.filled = 0;

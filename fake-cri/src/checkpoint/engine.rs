@@ -22,11 +22,11 @@ use std::{
 };
 
 use super::{
-    DelayIn, Failure, Host, Job, Phase, Report,
+    DelayIn, Failure, Host, Job, Phase, Quirk, Report,
     archive::Archive,
     capture::{self, Capture},
     error::Error,
-    fault::{self, Faults},
+    fault::{self, Blanks, Faults},
     freeze::Frozen,
     log::DumpLog,
     pages, stats,
@@ -69,42 +69,71 @@ fn supported() -> Result<(), Error> {
 
 fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
     let watch = Watch::start(host, job.deadline);
-    let mut log = DumpLog::new(watch.started());
+    let log = DumpLog::new(watch.started());
     let mut faults = Faults::new(job.injections.clone());
     let mut archive = Archive::create(&job.temporary, &job.location)?;
+    let result = fill(job, host, &mut archive, &watch, &mut faults, log);
+    fault::afterwards(job, host, &mut archive, result.as_ref().err());
+    result
+}
+
+/// From the freeze to the rename.
+fn fill(
+    job: &Job,
+    host: &dyn Host,
+    archive: &mut Archive,
+    watch: &Watch<'_>,
+    faults: &mut Faults,
+    mut log: DumpLog,
+) -> Result<Report, Error> {
+    if faults.has(Quirk::IgnoreNoSpace) {
+        archive.ignore_no_space();
+    }
+    let shape = capture::Shape {
+        first_process_alone: faults.has(Quirk::OnlyFirstProcess),
+        without_last_threads: faults.has(Quirk::LoseThread),
+    };
+    let late_log = faults.has(Quirk::LateLog);
     let mut enter = |phase, archive: &mut Archive| {
         host.phase(phase);
         watch.check()?;
-        faults.act(phase, archive, host, &watch)?;
+        faults.act(phase, archive, host, watch)?;
         Ok::<_, Error>(faults.leave_frozen)
     };
 
-    let leave = enter(Phase::Freeze, &mut archive)?;
-    let mut frozen = Frozen::freeze(host, &watch, job.freeze_bound, &mut log)?;
+    let leave = enter(Phase::Freeze, archive)?;
+    let mut frozen = Frozen::freeze(host, watch, job.freeze_bound, &mut log)?;
     frozen.leave_stopped(leave);
-    frozen.leave_stopped(enter(Phase::Capture, &mut archive)?);
-    let capture = capture::capture(&frozen, job.init, &watch, &mut log)?;
+    frozen.leave_stopped(enter(Phase::Capture, archive)?);
+    let capture = capture::capture(&frozen, job.init, shape, watch, &mut log)?;
     let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
 
-    frozen.leave_stopped(enter(Phase::Write, &mut archive)?);
-    let memdump_time = write_images(&mut archive, &capture, &watch, &mut log)?;
+    frozen.leave_stopped(enter(Phase::Write, archive)?);
+    let memdump_time = match fault::images_from(job) {
+        Some(earlier) => earlier_images(archive, earlier)?,
+        None => write_images(archive, &capture, &fault::blanks(job, &frozen), watch, &mut log)?,
+    };
     let until = job.delay.as_ref().map(|delay| {
         let memory = delay.counted_memory(|| resident(&frozen), || proportional(&frozen));
         (delay.within, watch.started().checked_add(delay.time(memory)))
     });
     if let Some((DelayIn::Freeze, until)) = until {
-        wait(&watch, until)?;
+        wait(watch, until)?;
     }
     let freezing_time = frozen.freezing_time();
     let still_at = frozen.still_at();
     let frozen_for = frozen.thaw();
     let frozen_time = still_at.elapsed();
+    if late_log {
+        watch.wait_until(Instant::now() + fault::LATE)?;
+        container_log = ContainerLog::open(job.log.as_deref(), &mut log);
+    }
     log.info(format_args!("let everything go after {frozen_for:?}"));
 
     for document in &job.documents {
         archive.member(&document.name, document.content.as_bytes())?;
     }
-    container_log.write(&mut archive, &watch, &mut log)?;
+    container_log.write(archive, watch, &mut log)?;
     // Nothing of the root filesystem is the container's own: its processes run on the host's.
     archive.member("rootfs-diff.tar", &[0; 1024])?;
     let stats = stats::Times {
@@ -115,19 +144,19 @@ fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
     };
     archive.member("stats-dump", &stats.encode(&capture))?;
     if let Some((DelayIn::Write, until)) = until {
-        wait(&watch, until)?;
+        wait(watch, until)?;
     }
     log.info(format_args!("wrote {} pages", capture.pages()));
     archive.member("dump.log", log.into_text().as_bytes())?;
     archive.finish()?;
 
-    if enter(Phase::Finish, &mut archive)? && !frozen_left(&job.injections) {
+    if enter(Phase::Finish, archive)? && !frozen_left(&job.injections) {
         // The thaw is over, so the stop is sent to those that run.
         for member in host.members().map_err(Error::Members)? {
             fault::signal(member, libc::SIGSTOP);
         }
     }
-    let appears = faults.shape(&mut archive)?;
+    let appears = faults.shape(archive)?;
     watch.check()?;
     let archive_bytes = match appears {
         true => archive.place(&job.location, job.fsync)?,
@@ -160,6 +189,7 @@ fn frozen_left(injections: &[super::Injection]) -> bool {
 fn write_images(
     archive: &mut Archive,
     capture: &Capture,
+    blanks: &Blanks,
     watch: &Watch<'_>,
     log: &mut DumpLog,
 ) -> Result<Duration, Error> {
@@ -174,11 +204,36 @@ fn write_images(
     let mut reading = Duration::ZERO;
     for file in &capture.pages {
         if archive.begin(&format!("{IMAGES}{}", file.name), file.bytes())? {
-            reading += pages::write(file, archive, watch, log)?;
+            reading += pages::write(file, archive, blanks, watch, log)?;
             archive.end()?;
         }
     }
     Ok(reading)
+}
+
+/// A fault: writes the images of an archive that was made before.
+fn earlier_images(archive: &mut Archive, earlier: &Path) -> Result<Duration, Error> {
+    let failed = |source| Error::Write {
+        what: "read",
+        path: earlier.to_owned(),
+        source,
+    };
+    let mut before = tar::Archive::new(File::open(earlier).map_err(failed)?);
+    for member in before.entries().map_err(failed)? {
+        let mut member = member.map_err(failed)?;
+        let name = member.path().map_err(failed)?.to_string_lossy().into_owned();
+        if !name.starts_with(IMAGES) {
+            continue;
+        }
+        if name.ends_with('/') {
+            archive.directory(&name)?;
+        } else {
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut member, &mut content).map_err(failed)?;
+            archive.member(&name, &content)?;
+        }
+    }
+    Ok(Duration::ZERO)
 }
 
 /// Waits until the modelled time is over; a time that no clock can count is waited for without end.

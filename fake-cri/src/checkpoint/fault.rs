@@ -3,11 +3,19 @@
 //! A rule is acted when its phase begins. What shapes the archive or the thaw is remembered then and acted where it applies:
 //! the shape when the archive is whole, the frozen end when everything would be let go.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    ops::Range,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use globset::Glob;
 
-use super::{Effect, Host, Injection, Phase, archive::Archive, error::Error, watch::Watch};
+use super::{
+    Aftermath, Effect, Ending, Host, Injection, Job, Phase, Quirk, Region, archive::Archive, error::Error,
+    freeze::Frozen, watch::Watch,
+};
 use crate::process::{ProcessId, proc};
 
 /// How long a killed container may take to be gone before the checkpoint goes on.
@@ -17,14 +25,14 @@ const KILL_BOUND: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     injections: Vec<Injection>,
-    ending: Ending,
+    form: Form,
     /// The container's processes are left stopped.
     pub(crate) leave_frozen: bool,
 }
 
 /// How the archive ends.
 #[derive(Debug, Default)]
-struct Ending {
+struct Form {
     partial: Option<u8>,
     cut: Option<u8>,
     corrupt: bool,
@@ -39,6 +47,11 @@ impl Faults {
             injections,
             ..Self::default()
         }
+    }
+
+    /// Whether the call as a whole goes wrong in this way.
+    pub(crate) fn has(&self, quirk: Quirk) -> bool {
+        has(&self.injections, quirk)
     }
 
     /// A phase begins.
@@ -62,12 +75,12 @@ impl Faults {
                 Effect::Delay(time) => watch.wait_until(Instant::now() + time)?,
                 Effect::Hang => return Err(watch.hang()),
                 Effect::NoSpace { after } => archive.limit_space(after),
-                Effect::PartialArchive { percent } => self.ending.partial = Some(percent),
-                Effect::TruncatedArchive { percent } => self.ending.cut = Some(percent),
-                Effect::EmptyArchive => self.ending.cut = Some(0),
-                Effect::CorruptArchive => self.ending.corrupt = true,
-                Effect::NoArchive => self.ending.absent = true,
-                Effect::Mode(mode) => self.ending.mode = Some(mode),
+                Effect::PartialArchive { percent } => self.form.partial = Some(percent),
+                Effect::TruncatedArchive { percent } => self.form.cut = Some(percent),
+                Effect::EmptyArchive => self.form.cut = Some(0),
+                Effect::CorruptArchive => self.form.corrupt = true,
+                Effect::NoArchive => self.form.absent = true,
+                Effect::Mode(mode) => self.form.mode = Some(mode),
                 Effect::OmitMember(glob) => match Glob::new(&glob) {
                     Ok(glob) => archive.omit(glob.compile_matcher()),
                     Err(error) => {
@@ -80,6 +93,8 @@ impl Faults {
                 Effect::LeaveFrozen => self.leave_frozen = true,
                 Effect::KillContainer => kill(host)?,
                 Effect::CrashRuntime => host.crash_runtime(),
+                // What is about the call as a whole is asked for where it matters.
+                Effect::Quirk(_) | Effect::ImagesFrom(_) => {}
             }
         }
         Ok(())
@@ -87,22 +102,147 @@ impl Faults {
 
     /// Shapes the whole archive; false when it shall not appear.
     pub(crate) fn shape(&self, archive: &mut Archive) -> Result<bool, Error> {
-        if self.ending.corrupt {
+        if self.form.corrupt {
             archive.corrupt()?;
         }
-        if let Some(percent) = self.ending.partial.or(self.ending.cut) {
+        if let Some(percent) = self.form.partial.or(self.form.cut) {
             archive.cut(percent)?;
         }
-        if let Some(mode) = self.ending.mode {
+        if let Some(mode) = self.form.mode {
             archive.set_mode(mode)?;
         }
-        Ok(!self.ending.absent)
+        Ok(!self.form.absent)
     }
 
     /// The share that is left at the location while the call fails.
     pub(crate) fn partial(&self) -> Option<u8> {
-        self.ending.partial
+        self.form.partial
     }
+}
+
+/// How long a container runs on before its log is copied, where a fault wants it late: several lines of a quick log.
+pub(crate) const LATE: Duration = Duration::from_millis(60);
+
+fn has(injections: &[Injection], quirk: Quirk) -> bool {
+    injections
+        .iter()
+        .any(|injection| injection.effect == Effect::Quirk(quirk))
+}
+
+/// The archive whose images are used again.
+pub(crate) fn images_from(job: &Job) -> Option<&Path> {
+    job.injections.iter().find_map(|injection| match &injection.effect {
+        Effect::ImagesFrom(path) => Some(path.as_path()),
+        _ => None,
+    })
+}
+
+/// The checkpoint has ended so: what is wrong after such an end.
+pub(crate) fn afterwards(job: &Job, host: &dyn Host, archive: &mut Archive, error: Option<&Error>) {
+    let ending = match error {
+        None => Ending::Success,
+        Some(Error::DeadlineExceeded) => Ending::Deadline,
+        Some(Error::Cancelled) => Ending::Cancel,
+        Some(_) => Ending::Error,
+    };
+    let after = |aftermath| has(&job.injections, Quirk::After(ending, aftermath));
+    if after(Aftermath::LeaveFrozen) {
+        for member in host.members().unwrap_or_default() {
+            signal(member, libc::SIGSTOP);
+        }
+    }
+    if after(Aftermath::KillContainer) {
+        // It is the fault's own work: that it cannot be done is no failure of the checkpoint.
+        let _ = kill(host);
+    }
+    if error.is_some() && after(Aftermath::KeepPartial) {
+        archive.leave_at(&job.location);
+    }
+    if error.is_some() && after(Aftermath::KeepTemporary) {
+        let mut name = job.location.file_name().unwrap_or_default().to_owned();
+        name.push(".tmp");
+        archive.leave_at(&job.location.with_file_name(name));
+    }
+}
+
+/// Which memory is zero in the archive, by a fault.
+#[derive(Debug, Default)]
+pub(crate) struct Blanks {
+    shared: bool,
+    /// Addresses by the thread through which they are read.
+    ranges: Vec<(i32, Range<u64>)>,
+}
+
+impl Blanks {
+    /// Zeroes what of these pieces, which lie one after the other in `bytes`, is to be lost.
+    pub(crate) fn blank(&self, window: i32, shared: bool, pieces: &[Range<u64>], bytes: &mut [u8]) {
+        if shared {
+            if self.shared {
+                bytes.fill(0);
+            }
+            return;
+        }
+        let mut at = 0;
+        for piece in pieces {
+            for (_, range) in self.ranges.iter().filter(|(owner, _)| *owner == window) {
+                let (start, end) = (range.start.max(piece.start), range.end.min(piece.end));
+                if start < end {
+                    let offset = |address: u64| at + (address - piece.start) as usize;
+                    bytes[offset(start)..offset(end)].fill(0);
+                }
+            }
+            at += (piece.end - piece.start) as usize;
+        }
+    }
+}
+
+/// The memory that the job's faults lose.
+pub(crate) fn blanks(job: &Job, frozen: &Frozen<'_>) -> Blanks {
+    let lost: Vec<_> = Region::ALL
+        .into_iter()
+        .filter(|region| has(&job.injections, Quirk::LoseMemory(*region)))
+        .collect();
+    let mut blanks = Blanks {
+        shared: lost.contains(&Region::Shared),
+        ranges: Vec::new(),
+    };
+    if lost.is_empty() {
+        return blanks;
+    }
+    for window in frozen.processes().filter_map(|process| process.window()) {
+        let ranges = regions(window).unwrap_or_default();
+        let ranges = ranges.into_iter().filter(|(region, _)| lost.contains(region));
+        blanks.ranges.extend(ranges.map(|(_, range)| (window, range)));
+    }
+    blanks
+}
+
+/// The private memory of a process by its kind. The stack of a thread is told by the guard below it.
+fn regions(window: i32) -> io::Result<Vec<(Region, Range<u64>)>> {
+    /// The guard of a thread's stack is a page or a few; what an allocator reserves is more.
+    const GUARD: u64 = 64 << 10;
+    let stat = proc::stat(window)?;
+    let environment = stat.env_start.unwrap_or(0) as u64..stat.env_end.unwrap_or(0) as u64;
+    let mut regions = Vec::new();
+    let mut guard_ends = 0;
+    for mapping in proc::mappings(window)? {
+        let Range { start, end } = mapping.range;
+        let anonymous = mapping.name.as_os_str().is_empty() || mapping.name.to_string_lossy().starts_with("[anon");
+        if mapping.name.as_os_str() == "[stack]" {
+            regions.push((Region::Stack, start..environment.start.clamp(start, end)));
+            regions.push((Region::Stack, environment.end.clamp(start, end)..end));
+        } else if anonymous && !mapping.read && !mapping.write {
+            if end - start <= GUARD {
+                guard_ends = end;
+            }
+        } else if anonymous && mapping.write && guard_ends == start {
+            regions.push((Region::Threads, start..end));
+        } else if mapping.name.as_os_str() == "[heap]" || (anonymous && mapping.write) {
+            regions.push((Region::Heap, start..end));
+        }
+    }
+    regions.push((Region::Environment, environment));
+    Ok(regions)
 }
 
 /// Kills the container and waits until it no longer holds memory, so that what comes next sees it dead.

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::Quirk;
 use crate::process::ProcessId;
 
 /// One checkpoint of one container.
@@ -151,6 +152,10 @@ pub enum Effect {
     KillContainer,
     /// fake-cri is killed with SIGKILL.
     CrashRuntime,
+    /// The call as a whole goes wrong in this way; the phase does not count.
+    Quirk(Quirk),
+    /// The images (all below `checkpoint/`) are copied from this archive: what the runtime makes of [`Quirk::EarlierImages`].
+    ImagesFrom(PathBuf),
 }
 
 /// What a checkpoint did.

@@ -20,9 +20,11 @@ mod host;
 mod job;
 mod log;
 mod pages;
+mod quirk;
 mod stats;
 mod watch;
 
 pub use engine::run;
 pub use host::Host;
 pub use job::{Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Injection, Job, Phase, Report};
+pub use quirk::{Aftermath, Ending, Quirk, Region};

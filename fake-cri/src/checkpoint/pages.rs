@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{archive::Archive, error::Error, log::DumpLog, watch::Watch};
+use super::{archive::Archive, error::Error, fault::Blanks, log::DumpLog, watch::Watch};
 use crate::process::{memory::Memory, pagemap::PAGE_SIZE};
 
 /// How much is read before the caller and the deadline are looked at again.
@@ -53,6 +53,7 @@ impl PagesFile {
 pub(crate) fn write(
     file: &PagesFile,
     archive: &mut Archive,
+    blanks: &Blanks,
     watch: &Watch<'_>,
     log: &mut DumpLog,
 ) -> Result<Duration, Error> {
@@ -90,6 +91,7 @@ pub(crate) fn write(
             })
             .map_err(|error| Error::capture(pid, "memory", error))?;
         reading += started.elapsed();
+        blanks.blank(window, file.shared, &pieces, &mut room[..gathered as usize]);
         archive.advance(gathered as usize);
     }
     Ok(reading)

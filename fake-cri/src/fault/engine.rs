@@ -21,7 +21,7 @@ use super::{
     rpc::Rpc,
     rule::{Effect, Point, Rule, When},
 };
-use crate::checkpoint::Injection;
+use crate::checkpoint::{self, Injection, Phase};
 
 /// The pod annotation that holds rules for the calls about this pod, separated by `;` or newlines.
 pub const ANNOTATION: &str = "fake-cri.dev/fault";
@@ -223,6 +223,13 @@ impl Engine {
                 Point::Before => {
                     answered = effect.ends();
                     decision.before.extend(action(effect, rpc));
+                    if let Effect::Quirk(quirk) = effect {
+                        // It is about the whole call: the first phase stands for that.
+                        decision.injections.push(Injection {
+                            phase: Phase::Freeze,
+                            effect: checkpoint::Effect::Quirk(*quirk),
+                        });
+                    }
                 }
                 Point::Phase(phase) => {
                     failed = effect.ends();

@@ -18,7 +18,14 @@
 //!          | ( "partial-archive" | "truncated-archive" ) "(" integer [ "%" ] ")"
 //!          | "corrupt-archive" | "empty-archive" | "no-archive"
 //!          | "mode" "(" octal ")" | "omit" "(" string ")"
-//!          | "leave-frozen" | "kill-container" ;                             (* freeze, capture, write, finish *)
+//!          | "leave-frozen" | "kill-container"                               (* freeze, capture, write, finish *)
+//!          | quirk                                                           (* before, of CheckpointContainer *)
+//!          | "lose-memory" "(" ( "heap" | "stack" | "environment" | "threads" | "shared" ) ")"
+//!          | "after" "(" ending "," aftermath ")" ;
+//! quirk    = a word of `Quirk::PLAIN`, such as "ignore-deadline" ;
+//! ending   = "success" | "error" | "deadline" | "timeout" | "cancel" ;
+//! aftermath = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "refuse-next" | "misreport"
+//!          | "break-exec" | "break-log" | "freeze-neighbours" ;
 //! code     = "Cancelled" | "Unknown" | ... | "Unauthenticated" | 1 to 16 ;
 //! string   = '"' { character | "\" ( '"' | "\" | "n" | "r" | "t" | "u{" hex "}" ) } '"' ;
 //! bare     = { letter | digit | "." | "_" | "-" | "/" | "*" | "?" } ;
@@ -41,6 +48,7 @@ use super::{
     rule::{Effect, Point, Rule, Scope, When},
     text,
 };
+use crate::checkpoint::{Aftermath, Ending, Quirk, Region};
 
 /// The one rpc that has phases.
 const CHECKPOINT: &str = "CheckpointContainer";
@@ -48,7 +56,7 @@ const CHECKPOINT: &str = "CheckpointContainer";
 /// Every effect's word, in the order of the grammar.
 const EFFECTS: &str = "error, unimplemented, unknown-method, delay, hang, crash, drop, no-space, partial-archive, \
                        truncated-archive, corrupt-archive, empty-archive, no-archive, mode, omit, leave-frozen, \
-                       kill-container";
+                       kill-container, lose-memory, after, or a way such as ignore-deadline: docs/FAULTS.md has them all";
 
 /// Reads any number of rules and presets, separated by `;` or newlines. A preset becomes the rules it stands for.
 ///
@@ -114,7 +122,12 @@ fn rule(cursor: &mut Cursor) -> Result<Rule, ParseError> {
     cursor.symbol(':', if scope == Scope::default() { "`(` or `:`" } else { "`:`" })?;
     let point = point(cursor, &rpc)?;
     cursor.symbol('=', "`=`")?;
+    let at = cursor.position();
     let effect = effect(cursor, point)?;
+    if matches!(effect, Effect::Quirk(_)) && rpc != CHECKPOINT {
+        let message = format!("`{}` is a way of {CHECKPOINT} alone, not of {rpc}", effect.name());
+        return Err(cursor.error(at, message));
+    }
     scope.rpc = rpc;
     Ok(Rule {
         scope,
@@ -244,6 +257,19 @@ fn effect(cursor: &mut Cursor, point: Point) -> Result<Effect, ParseError> {
         })?,
         "leave-frozen" => Effect::LeaveFrozen,
         "kill-container" => Effect::KillContainer,
+        "lose-memory" => arguments(cursor, |cursor| {
+            let region = chosen(cursor, &Region::ALL.map(|region| (region.name(), region)))?;
+            Ok(Effect::Quirk(Quirk::LoseMemory(region)))
+        })?,
+        "after" => arguments(cursor, |cursor| {
+            let ending = chosen(cursor, &Ending::ALL.map(|ending| (ending.name(), ending)))?;
+            cursor.symbol(',', "`,`")?;
+            let aftermath = chosen(cursor, &Aftermath::ALL.map(|aftermath| (aftermath.name(), aftermath)))?;
+            Ok(Effect::Quirk(Quirk::After(ending, aftermath)))
+        })?,
+        word if let Some((quirk, _)) = Quirk::PLAIN.iter().find(|(quirk, _)| quirk.name() == word) => {
+            Effect::Quirk(*quirk)
+        }
         _ => return Err(cursor.error(at, format!("expected an effect ({EFFECTS}), found `{name}`"))),
     };
     if effect.place().holds(point) {
@@ -265,6 +291,17 @@ fn arguments(
     let effect = read(cursor)?;
     cursor.symbol(')', "`)`")?;
     Ok(effect)
+}
+
+/// One of these words, as what it stands for.
+fn chosen<T: Copy>(cursor: &mut Cursor, words: &[(&str, T)]) -> Result<T, ParseError> {
+    let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();
+    let expected = format!("one of {}", names.join(", "));
+    let (word, at) = cursor.word(&expected, |c| c.is_ascii_alphabetic() || c == '-')?;
+    let found = words.iter().find(|(name, _)| *name == word);
+    found
+        .map(|(_, meaning)| *meaning)
+        .ok_or_else(|| cursor.error(at, format!("expected {expected}, found `{word}`")))
 }
 
 fn glob(cursor: &mut Cursor) -> Result<String, ParseError> {

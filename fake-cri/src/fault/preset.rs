@@ -124,6 +124,208 @@ impl Preset {
         "runtime-down" = ["*:before=error(Unavailable,\"connection error: desc = \\\"transport: Error while dialing: connection refused\\\"\")"],
             "No call reaches the runtime.",
             "a runtime that is stopped or restarts";
+        "ignores-deadline" = ["CheckpointContainer:before=ignore-deadline"],
+            "The call ends at its deadline, the work goes on, and the archive appears after all.",
+            "CRI-O: the dump goes on after the caller gave up";
+        "ignores-cancel" = ["CheckpointContainer:before=ignore-cancel"],
+            "The caller goes away, the work goes on, and the archive appears after all.",
+            "CRI-O: the dump goes on after the caller gave up";
+        "ignores-timeout" = ["CheckpointContainer:before=ignore-timeout"],
+            "The request's timeout is not read; only the call's own deadline counts.",
+            "containerd and CRI-O";
+        "timeout-in-milliseconds" = ["CheckpointContainer:before=timeout-in-milliseconds"],
+            "The request's timeout is taken for milliseconds.",
+            "a field of seconds without a unit in its name";
+        "zero-timeout-is-now" = ["CheckpointContainer:before=zero-timeout-is-now"],
+            "A timeout of zero, which asks for the default, is over at once.",
+            "what a deadline of now plus zero does";
+        "timeout-overflows" = ["CheckpointContainer:before=timeout-overflows"],
+            "A timeout of very many seconds wraps around and is over at once.",
+            "seconds multiplied into nanoseconds in 64 bits";
+        "unknown-accepted" = ["CheckpointContainer:before=accept-unknown"],
+            "A checkpoint of a container that is not there succeeds.",
+            "an error that is logged and not returned";
+        "unknown-is-internal" = ["CheckpointContainer:before=unknown-is-internal"],
+            "A container that is not there is Internal, which tells the caller to try again, not NotFound.",
+            "errors passed on without their code";
+        "exited-accepted" = ["CheckpointContainer:before=accept-exited"],
+            "A checkpoint of a container that has exited succeeds, and there is no archive.",
+            "an error that is logged and not returned";
+        "created-accepted" = ["CheckpointContainer:before=accept-created"],
+            "A checkpoint of a container that was not started succeeds, and there is no archive.",
+            "an error that is logged and not returned";
+        "short-id-refused" = ["CheckpointContainer:before=refuse-short-ids"],
+            "The beginning of an id, which every other call takes, is not found.",
+            "containerd#12759";
+        "empty-id-accepted" = ["CheckpointContainer:before=accept-empty-id"],
+            "A checkpoint of no container at all succeeds.",
+            "a lookup by prefix that takes the empty one";
+        "empty-location-accepted" = ["CheckpointContainer:before=accept-empty-location"],
+            "A checkpoint to nowhere succeeds, and there is no archive.",
+            "CRI-O with an empty location";
+        "relative-location" = ["CheckpointContainer:before=resolve-relative"],
+            "A relative location counts from the runtime's working directory.",
+            "containerd and CRI-O";
+        "missing-folder-accepted" = ["CheckpointContainer:before=accept-missing-folder"],
+            "The folder of the location is missing, the call succeeds, and there is no archive.",
+            "an error that is logged and not returned";
+        "missing-folder-created" = ["CheckpointContainer:before=create-folder"],
+            "The folder of the location is missing; it is made, and then the call fails.",
+            "a step that is not taken back when a later one fails";
+        "unwritable-accepted" = ["CheckpointContainer:before=accept-unwritable"],
+            "Nothing can be written at the location, the call succeeds, and there is no archive.",
+            "an error that is logged and not returned";
+        "folder-accepted" = ["CheckpointContainer:before=accept-folder"],
+            "The location is a folder, and the archive appears within.",
+            "a rename or copy that takes folders for targets";
+        "symlink-followed" = ["CheckpointContainer:before=follow-symlink"],
+            "A symlink at the location is followed: the runtime, which is root, writes wherever it points.",
+            "containerd and CRI-O";
+        "stale-tail" = ["CheckpointContainer:before=keep-tail"],
+            "A longer file at the location is not truncated: its end stays behind the archive.",
+            "containerd and CRI-O: a 5,000,000-byte file stayed 5,000,000 bytes long";
+        "old-mode-kept" = ["CheckpointContainer:before=keep-mode"],
+            "A file at the location that everyone may read stays one that everyone may read.",
+            "containerd and CRI-O: a 0644 file stayed 0644";
+        "in-place" = [
+            "CheckpointContainer:before=keep-tail",
+            "CheckpointContainer:before=keep-mode",
+            "CheckpointContainer:before=follow-symlink"
+        ],
+            "The archive is written into whatever is at the location: no truncation, no new mode, links followed.",
+            "containerd and CRI-O: open without O_TRUNC and O_NOFOLLOW";
+        "full-disk-ignored" = ["CheckpointContainer:before=ignore-no-space"],
+            "The disk is full, the call succeeds, and the archive is cut off.",
+            "a write whose error is not looked at";
+        "answers-early" = ["CheckpointContainer:before=answer-early"],
+            "Success is answered before the archive is there.",
+            "a copy that goes on in the background";
+        "other-container" = ["CheckpointContainer:before=other-container"],
+            "The archive is another container's.",
+            "ids that are mixed up";
+        "other-documents" = ["CheckpointContainer:before=other-documents"],
+            "The archive's documents are another container's.",
+            "ids that are mixed up";
+        "earlier-images" = ["CheckpointContainer:before=earlier-images"],
+            "The archive holds the images of an earlier checkpoint.",
+            "cri-o#7355, cri-o#9692";
+        "earlier-archive" = ["CheckpointContainer:before=earlier-archive"],
+            "The archive is the one of an earlier checkpoint.",
+            "cri-o#7355, cri-o#9692";
+        "log-copied-late" = ["CheckpointContainer:before=late-log"],
+            "The container runs on before its files are copied, so they are newer than its memory.",
+            "cri-o#6977";
+        "init-only" = ["CheckpointContainer:before=only-first-process"],
+            "Only the container's first process is in the archive.",
+            "a dump of one process instead of its tree";
+        "thread-missing" = ["CheckpointContainer:before=lose-thread"],
+            "Of a process with several threads one is not in the archive.",
+            "a list of threads that was read once while they come and go";
+        "heap-missing" = ["CheckpointContainer:before=lose-memory(heap)"],
+            "The heap is zero in the archive.",
+            "memory that a dump takes for another's or for unused";
+        "stack-missing" = ["CheckpointContainer:before=lose-memory(stack)"],
+            "The first thread's stack is zero in the archive.",
+            "memory that a dump takes for another's or for unused";
+        "environment-missing" = ["CheckpointContainer:before=lose-memory(environment)"],
+            "The environment is zero in the archive.",
+            "memory that a dump takes for another's or for unused";
+        "thread-stacks-missing" = ["CheckpointContainer:before=lose-memory(threads)"],
+            "The stacks of all threads but the first are zero in the archive.",
+            "memory that a dump takes for another's or for unused";
+        "shared-memory-missing" = ["CheckpointContainer:before=lose-memory(shared)"],
+            "Shared memory is zero in the archive.",
+            "memory that a dump takes for another's or for unused";
+        "frozen-after-deadline" = ["CheckpointContainer:before=after(deadline,leave-frozen)"],
+            "After a checkpoint whose deadline passed the container stays frozen, while its status says that it runs.",
+            "containerd 2.4: it pauses the container, and its context is over when it should resume it";
+        "frozen-after-timeout" = ["CheckpointContainer:before=after(timeout,leave-frozen)"],
+            "After a checkpoint whose own timeout passed the container stays frozen, while its status says that it runs.",
+            "containerd 2.4: it pauses the container, and its context is over when it should resume it";
+        "frozen-after-cancel" = ["CheckpointContainer:before=after(cancel,leave-frozen)"],
+            "After a checkpoint whose caller went away the container stays frozen, while its status says that it runs.",
+            "containerd 2.4: it pauses the container, and its context is over when it should resume it";
+        "frozen-after-error" = ["CheckpointContainer:before=after(error,leave-frozen)"],
+            "After a failed checkpoint the container stays frozen, while its status says that it runs.",
+            "a pause that is not taken back on every way out";
+        "killed-after-deadline" = ["CheckpointContainer:before=after(deadline,kill-container)"],
+            "After a checkpoint whose deadline passed the container is dead.",
+            "CRIU's dump without --leave-running, ended halfway";
+        "killed-after-timeout" = ["CheckpointContainer:before=after(timeout,kill-container)"],
+            "After a checkpoint whose own timeout passed the container is dead.",
+            "CRIU's dump without --leave-running, ended halfway";
+        "killed-after-cancel" = ["CheckpointContainer:before=after(cancel,kill-container)"],
+            "After a checkpoint whose caller went away the container is dead.",
+            "CRIU's dump without --leave-running, ended halfway";
+        "killed-after-error" = ["CheckpointContainer:before=after(error,kill-container)"],
+            "After a failed checkpoint the container is dead.",
+            "CRIU's dump without --leave-running, ended halfway";
+        "partial-after-deadline" = ["CheckpointContainer:before=after(deadline,keep-partial)"],
+            "After a checkpoint whose deadline passed what was written so far stays at the location.",
+            "containerd 2.x writes in place, without a rename";
+        "partial-after-timeout" = ["CheckpointContainer:before=after(timeout,keep-partial)"],
+            "After a checkpoint whose own timeout passed what was written so far stays at the location.",
+            "containerd 2.x writes in place, without a rename";
+        "partial-after-cancel" = ["CheckpointContainer:before=after(cancel,keep-partial)"],
+            "After a checkpoint whose caller went away what was written so far stays at the location.",
+            "containerd 2.x writes in place, without a rename";
+        "partial-after-error" = ["CheckpointContainer:before=after(error,keep-partial)"],
+            "After a failed checkpoint what was written so far stays at the location.",
+            "containerd 2.x writes in place, without a rename";
+        "temporary-after-error" = ["CheckpointContainer:before=after(error,keep-temporary)"],
+            "After a failed checkpoint what was written so far stays beside the location.",
+            "a temporary file that nobody removes";
+        "second-fails-after-deadline" = ["CheckpointContainer:before=after(deadline,refuse-next)"],
+            "The checkpoint after one whose deadline passed fails on what that one left behind.",
+            "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
+        "second-fails-after-timeout" = ["CheckpointContainer:before=after(timeout,refuse-next)"],
+            "The checkpoint after one whose own timeout passed fails on what that one left behind.",
+            "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
+        "second-fails-after-cancel" = ["CheckpointContainer:before=after(cancel,refuse-next)"],
+            "The checkpoint after one whose caller went away fails on what that one left behind.",
+            "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
+        "second-fails-after-error" = ["CheckpointContainer:before=after(error,refuse-next)"],
+            "The checkpoint after a failed one fails on what that one left behind.",
+            "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
+        "misreported-after-success" = ["CheckpointContainer:before=after(success,misreport)"],
+            "After a checkpoint ContainerStatus says that the container, which runs, has exited.",
+            "runc's exit event of a dump, taken for the container's";
+        "misreported-after-deadline" = ["CheckpointContainer:before=after(deadline,misreport)"],
+            "After a checkpoint whose deadline passed ContainerStatus says that the container, which runs, has exited.",
+            "runc's exit event of a dump, taken for the container's";
+        "misreported-after-timeout" = ["CheckpointContainer:before=after(timeout,misreport)"],
+            "After a checkpoint whose own timeout passed ContainerStatus says that the container, which runs, has exited.",
+            "runc's exit event of a dump, taken for the container's";
+        "misreported-after-cancel" = ["CheckpointContainer:before=after(cancel,misreport)"],
+            "After a checkpoint whose caller went away ContainerStatus says that the container, which runs, has exited.",
+            "runc's exit event of a dump, taken for the container's";
+        "misreported-after-error" = ["CheckpointContainer:before=after(error,misreport)"],
+            "After a failed checkpoint ContainerStatus says that the container, which runs, has exited.",
+            "runc's exit event of a dump, taken for the container's";
+        "exec-broken" = ["CheckpointContainer:before=after(success,break-exec)"],
+            "After a checkpoint no command can be run in the container any more.",
+            "a shim that takes a checkpointed container for a stopped one";
+        "log-broken" = ["CheckpointContainer:before=after(success,break-log)"],
+            "After a checkpoint the container's log ends.",
+            "standard streams that belong to a task that was replaced";
+        "neighbours-frozen" = ["CheckpointContainer:before=after(success,freeze-neighbours)"],
+            "After a checkpoint the other containers of the Pod stand still.",
+            "a pause of the Pod's cgroup instead of the container's";
+        "concurrent-spoilt" = ["CheckpointContainer:before=spoil-concurrent"],
+            "Of two checkpoints of a container at once one makes an archive that ends in its middle.",
+            "a work folder that is named after the container alone";
+        "parallel-refused" = ["CheckpointContainer:before=refuse-parallel"],
+            "A checkpoint that begins during one of another container fails.",
+            "one work folder for all containers";
+        "one-at-a-time" = ["CheckpointContainer:before=one-at-a-time"],
+            "A checkpoint waits until those of all other containers have ended.",
+            "a lock of the whole runtime held for the dump";
+        "execs-killed" = ["CheckpointContainer:before=kill-execs"],
+            "A checkpoint ends the commands that ExecSync has under way in the container.",
+            "a dump of all processes in the container's cgroup";
+        "log-missing" = ["CheckpointContainer:write=omit(\"container.log\")"],
+            "The archive lacks the container's log.",
+            "engines that copy it only when it is a plain file";
     };
 
     /// The preset of this name.

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use tonic::Code;
 
 use super::text::{Name, Quoted, Size, Span};
-use crate::checkpoint::{self, Injection, Phase};
+use crate::checkpoint::{self, Injection, Phase, Quirk};
 
 /// A fault: data, which the engine weighs and the layer or the checkpoint acts out.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +105,8 @@ pub enum Effect {
     LeaveFrozen,
     /// The container is killed.
     KillContainer,
+    /// The call as a whole goes wrong in this way.
+    Quirk(Quirk),
 }
 
 /// Where an effect may stand.
@@ -192,6 +194,7 @@ impl Effect {
             Effect::Omit(_) => "omit",
             Effect::LeaveFrozen => "leave-frozen",
             Effect::KillContainer => "kill-container",
+            Effect::Quirk(quirk) => quirk.name(),
         }
     }
 
@@ -200,7 +203,7 @@ impl Effect {
         match self {
             Effect::Error { .. } | Effect::Delay(_) | Effect::Hang | Effect::Crash => Place::Anywhere,
             Effect::Drop => Place::Around,
-            Effect::Unimplemented | Effect::UnknownMethod => Place::Before,
+            Effect::Unimplemented | Effect::UnknownMethod | Effect::Quirk(_) => Place::Before,
             Effect::LeaveFrozen | Effect::KillContainer => Place::Phases,
             Effect::NoSpace(_)
             | Effect::PartialArchive(_)
@@ -233,7 +236,8 @@ impl Effect {
             | Effect::Mode(_)
             | Effect::Omit(_)
             | Effect::LeaveFrozen
-            | Effect::KillContainer => false,
+            | Effect::KillContainer
+            | Effect::Quirk(_) => false,
         }
     }
 
@@ -258,6 +262,7 @@ impl Effect {
             Effect::Omit(glob) => Injected::OmitMember(glob.clone()),
             Effect::LeaveFrozen => Injected::LeaveFrozen,
             Effect::KillContainer => Injected::KillContainer,
+            Effect::Quirk(quirk) => Injected::Quirk(*quirk),
             Effect::Unimplemented | Effect::UnknownMethod | Effect::Drop => return None,
         };
         Some(Injection { phase, effect })
@@ -274,6 +279,10 @@ impl fmt::Display for Effect {
             Effect::PartialArchive(percent) | Effect::TruncatedArchive(percent) => write!(f, "({percent}%)"),
             Effect::Mode(mode) => write!(f, "({mode:04o})"),
             Effect::Omit(glob) => write!(f, "({})", Quoted(glob)),
+            Effect::Quirk(quirk) => match quirk.argument() {
+                Some(argument) => write!(f, "({argument})"),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }

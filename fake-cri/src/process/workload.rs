@@ -45,6 +45,20 @@ pub fn wait_for_signal(signals: &SigSet, until: Instant) -> io::Result<Option<Si
     }
 }
 
+/// So many words of shared anonymous memory, zeroed, which are there as long as the process.
+pub fn shared_words(words: usize) -> io::Result<&'static mut [u64]> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+    let none = || io::Error::from(io::ErrorKind::InvalidInput);
+    let bytes = std::num::NonZeroUsize::new(words * size_of::<u64>()).ok_or_else(none)?;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    #[expect(unsafe_code, reason = "mmap hands out a pointer")]
+    // SAFETY: a new mapping of that size is nobody else's; it begins at a page, is zeroed, and is never unmapped.
+    unsafe {
+        let start = mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED)?;
+        Ok(std::slice::from_raw_parts_mut(start.as_ptr().cast(), words))
+    }
+}
+
 /// Forks this process, which must have one thread. The child's number in the parent, `None` in the child. The child ends when
 /// the parent does.
 pub fn fork() -> io::Result<Option<Pid>> {

@@ -23,6 +23,7 @@ use super::{
     delay::annotated,
     documents::documents,
     id::hex,
+    quirks::for_shim,
     store::{absent_is_fine, failed, read_json, write_json},
 };
 use crate::checkpoint::{ErrorKind, Failure, Injection, Job, Phase, Report};
@@ -58,14 +59,8 @@ const SHIM_GRACE: Duration = Duration::from_millis(500);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 impl Runtime {
-    /// Checkpoints a running container. Dropping the future cancels: the container runs on and no file is left.
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` for a location that is empty, relative or a folder, and for a negative timeout; `NotFound` for the
-    /// container or the location's folder; `Precondition` when the container does not run; `Deadline` when time is up;
-    /// `Checkpoint` for what the engine fails with.
-    pub async fn checkpoint(&self, request: CheckpointRequest) -> Result<Report, Error> {
+    /// Checkpoints a running container as it should be. Dropping the future cancels: the container runs on and no file is left.
+    pub(super) async fn checkpoint_soundly(&self, request: CheckpointRequest) -> Result<Report, Error> {
         let begun = Instant::now();
         let location = check_location(&request.location)?;
         let timeout = u64::try_from(request.timeout).map_err(|_| {
@@ -74,10 +69,12 @@ impl Runtime {
                 request.timeout
             ))
         })?;
+        let mut injections = request.injections;
         let own = (timeout > 0)
             .then(|| begun.checked_add(Duration::from_secs(timeout)))
             .flatten();
         let deadline = own.into_iter().chain(request.deadline).min();
+        injections = for_shim(injections, own.is_some() && deadline == own);
         let container = self.container(&request.container_id)?;
         self.running_shim(&container).map_err(not_running)?;
         check_folder(&location)?;
@@ -93,7 +90,7 @@ impl Runtime {
             })?,
         };
         let result = self
-            .checkpoint_in_turn(&container, &location, deadline, request.injections)
+            .checkpoint_in_turn(&container, &location, deadline, injections)
             .await;
         match &result {
             Ok(report) => tracing::info!(container = container.id, ?location, ?report, "checkpointed"),
@@ -121,13 +118,14 @@ impl Runtime {
         // What a cancelled checkpoint before this one did not come to remove.
         self.remove_checkpoint_leftovers(&record.id)?;
         let pod = self.pod(&record.pod_id)?;
+        let about = self.documented(&record, &injections);
         let temporary = location.with_file_name(format!(".{}.partial", hex(&rand::random::<[u8; 8]>())));
         let job = Job {
             container_id: record.id.clone(),
             init: process,
             location: location.to_owned(),
             temporary: temporary.clone(),
-            documents: documents(&record, &pod, jiff::Timestamp::now())
+            documents: documents(&about, &self.pod(&about.pod_id)?, jiff::Timestamp::now())
                 .map_err(|error| Error::Internal(format!("failed to write the archive's documents: {error}")))?,
             log: record.log.clone(),
             freeze_bound: self.config.freeze_bound,

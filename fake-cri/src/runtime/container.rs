@@ -1,6 +1,12 @@
 //! One container: its file, its state, and the handle on its shim.
 
-use std::{path::PathBuf, sync::Mutex};
+use std::{
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use cri_proto::runtime::v1;
 use serde::{Deserialize, Serialize};
@@ -108,6 +114,21 @@ pub struct Container {
     pub(crate) starting: tokio::sync::Mutex<()>,
     /// One checkpoint at a time: the others wait for their turn.
     pub(crate) checkpoint: tokio::sync::Mutex<()>,
+    /// What faults have wrong about it.
+    pub(crate) marks: Marks,
+}
+
+/// What faults have wrong about a container, from the checkpoint on that they fired on.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// The next checkpoint fails.
+    pub(crate) refuse_next: AtomicBool,
+    /// Its status says that it has exited.
+    pub(crate) misreported: AtomicBool,
+    /// ExecSync fails.
+    pub(crate) exec_broken: AtomicBool,
+    /// Ends the commands that are under way.
+    pub(crate) kill_execs: tokio::sync::Notify,
 }
 
 impl Container {
@@ -120,12 +141,22 @@ impl Container {
             sampled: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             checkpoint: tokio::sync::Mutex::default(),
+            marks: Marks::default(),
         }
     }
 
     /// What is known of it now.
     pub fn record(&self) -> Record {
         self.record.borrow().clone()
+    }
+
+    /// What ContainerStatus answers, without the verbose part.
+    pub fn status(&self) -> v1::ContainerStatus {
+        let mut status = self.record().status();
+        if self.marks.misreported.load(Ordering::SeqCst) {
+            status.state = v1::ContainerState::ContainerExited as i32;
+        }
+        status
     }
 
     /// The shim it was started by; `None` before its start.

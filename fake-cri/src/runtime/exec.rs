@@ -3,7 +3,7 @@
 //! With `--exec host` the command runs. A stand-in's image has no such command, so it answers as annotated
 //! (`fake-cri.dev/exec-stdout`, `exec-stderr`, `exec-code`, `exec-delay`), by default with code 0 and nothing to read.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{Error, Exec, Runtime, command, start::shim_error};
 use crate::shim::ExecOutput;
@@ -21,6 +21,11 @@ impl Runtime {
             return Err(Error::Invalid("no command to run was given".to_owned()));
         }
         let shim = self.running_shim(&container)?;
+        if container.marks.exec_broken.load(Ordering::SeqCst) {
+            return Err(Error::Start(
+                "cannot exec in a container that was checkpointed".to_owned(),
+            ));
+        }
         let timeout = (!timeout.is_zero()).then_some(timeout);
         match self.config.exec {
             Exec::Host => shim
@@ -35,7 +40,14 @@ impl Runtime {
                     tokio::time::sleep(timeout).await;
                     return Err(Error::Deadline(format!("timeout {timeout:?} exceeded")));
                 }
-                tokio::time::sleep(delay).await;
+                let killed = tokio::time::timeout(delay, container.marks.kill_execs.notified()).await;
+                if killed.is_ok() {
+                    return Ok(ExecOutput {
+                        stdout: Vec::new(),
+                        stderr: Vec::new(),
+                        exit_code: 128 + libc::SIGKILL,
+                    });
+                }
                 Ok(ExecOutput {
                     stdout: options.exec_stdout.unwrap_or_default().into_bytes(),
                     stderr: options.exec_stderr.unwrap_or_default().into_bytes(),

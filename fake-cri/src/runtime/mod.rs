@@ -31,6 +31,7 @@ pub mod image;
 mod lifecycle;
 mod message;
 mod pod;
+mod quirks;
 mod recover;
 mod signal;
 mod spec;
@@ -81,6 +82,8 @@ pub struct Runtime {
     tables: Mutex<Tables>,
     delays: Option<Mutex<Delays>>,
     pod_cidr: Mutex<String>,
+    /// For faults that keep the checkpoints of several containers apart.
+    alone: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +107,7 @@ impl Runtime {
             delays: config.delay.clone().map(|model| Mutex::new(Delays::new(model))),
             tables: Mutex::default(),
             pod_cidr: Mutex::default(),
+            alone: tokio::sync::Mutex::default(),
             store,
             config,
         });

@@ -212,9 +212,10 @@ impl RuntimeService for RuntimeApi {
         request: Request<v1::ContainerStatusRequest>,
     ) -> Answer<v1::ContainerStatusResponse> {
         let request = request.into_inner();
-        let record = self.runtime.container(&request.container_id)?.record();
+        let container = self.runtime.container(&request.container_id)?;
+        let record = container.record();
         Ok(Response::new(v1::ContainerStatusResponse {
-            status: Some(record.status()),
+            status: Some(container.status()),
             info: match request.verbose {
                 true => translate::container_info(&self.runtime, &record),
                 false => Default::default(),

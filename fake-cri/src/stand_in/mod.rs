@@ -7,6 +7,8 @@
 //!  child tick 1 pid=813 start=90214      the same from each child
 //! ```
 //!
+//! With `--canaries yes` it also holds bytes that only one place of its memory has, see [`Place`].
+//!
 //! It is told what to be by its command line (`stand-in --memory 256Mi --threads 4`), as in an image, where nothing of
 //! fake-cri is around; or by annotations on the Pod or the container. Annotations win, one by one. See [`table`] for all of
 //! them.
@@ -14,11 +16,13 @@
 //! Its processes hold nothing that is not asked for: no descriptor beside their streams and the files, no hidden thread,
 //! almost no CPU time. A value that it cannot use ends it with code 2 and a sentence on standard error.
 
+mod canary;
 mod memory;
 mod options;
 mod run;
 mod table;
 
+pub use canary::Place;
 pub use options::{OnTerm, Options, OptionsError, Pattern};
 pub(crate) use run::{is_wanted, run};
 pub use table::{Row, table, table_markdown};

@@ -24,6 +24,8 @@ pub struct Options {
     pub exit_after: Option<Duration>,
     /// The code it then ends with.
     pub exit_code: Option<i32>,
+    /// Whether its first process holds canaries in several places, see [`super::Place`].
+    pub canaries: Option<bool>,
     /// The time between two `tick` lines.
     pub tick: Option<Duration>,
     /// What SIGTERM does.
@@ -147,6 +149,7 @@ impl Options {
             files: self.files.or(below.files),
             exit_after: self.exit_after.or(below.exit_after),
             exit_code: self.exit_code.or(below.exit_code),
+            canaries: self.canaries.or(below.canaries),
             tick: self.tick.or(below.tick),
             on_term: self.on_term.or(below.on_term),
             cwd: self.cwd.or(below.cwd),

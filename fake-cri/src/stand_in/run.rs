@@ -21,7 +21,7 @@ use nix::{
 };
 use rand::TryRng;
 
-use super::{NAME, OPTIONS, OPTIONS_FILE, OnTerm, Options, Pattern, memory};
+use super::{NAME, OPTIONS, OPTIONS_FILE, OnTerm, Options, Pattern, canary, memory};
 use crate::process::{family, workload};
 
 /// The exit code for a value that cannot be used, and for a process that cannot be what it was told to be.
@@ -82,17 +82,25 @@ fn play() -> Result<i32, String> {
         "stand-in ready {process} memory={memory} threads={threads} children={children}\n"
     ));
     // Made only now, so that nothing but this process's memory and its log can know it.
-    let canary: String = randomness::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
-    say(&format!("canary {canary}\n"));
-    let code = tick(&shape, &signals, &process, "", end);
-    black_box((&held, &canary));
+    let secret: String = randomness::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    say(&format!("canary {secret}\n"));
+    let mut on_stack = [0; 8];
+    let mut canaries = match options.canaries {
+        Some(true) => {
+            canary::on_stack(&mut on_stack, &secret);
+            Some(canary::Held::new(&secret)?)
+        }
+        _ => None,
+    };
+    let code = tick(&shape, &signals, &process, "", end, canaries.as_mut());
+    black_box((&held, &secret, &mut on_stack));
     Ok(code)
 }
 
 /// A child's life.
 fn inhabit(shape: &Shape, signals: &SigSet, prefix: &str, end: Option<(Instant, i32)>) -> Result<i32, String> {
     let Settled { name: process, held } = settle(shape)?;
-    let code = tick(shape, signals, &process, prefix, end);
+    let code = tick(shape, signals, &process, prefix, end, None);
     black_box(&held);
     Ok(code)
 }
@@ -131,7 +139,14 @@ fn settle(shape: &Shape) -> Result<Settled, String> {
 }
 
 /// Says a line at each tick until it is time to end, and gives the exit code.
-fn tick(shape: &Shape, signals: &SigSet, process: &str, prefix: &str, end: Option<(Instant, i32)>) -> i32 {
+fn tick(
+    shape: &Shape,
+    signals: &SigSet,
+    process: &str,
+    prefix: &str,
+    end: Option<(Instant, i32)>,
+    mut canaries: Option<&mut canary::Held>,
+) -> i32 {
     let mut number = 0u64;
     let mut next = Instant::now() + shape.tick;
     loop {
@@ -151,6 +166,10 @@ fn tick(shape: &Shape, signals: &SigSet, process: &str, prefix: &str, end: Optio
         }
         if now >= next {
             number += 1;
+            // Before it is said: what the log tells is never ahead of the memory.
+            if let Some(canaries) = &mut canaries {
+                canaries.beat(number);
+            }
             say(&format!("{prefix}tick {number} {process}\n"));
             // After a standstill it goes on in step, without catching up.
             next = (next + shape.tick).max(now);

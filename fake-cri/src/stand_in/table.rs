@@ -43,7 +43,7 @@ const SIZE: &str = "a size such as `256Mi`, `1Gi` or `4096`";
 const TIME: &str = "a time such as `5s` or `100ms`";
 const CODE: &str = "0 to 255";
 
-static TABLE: [Row; 14] = [
+static TABLE: [Row; 15] = [
     Row {
         name: "memory",
         takes: SIZE,
@@ -100,6 +100,20 @@ static TABLE: [Row; 14] = [
         default: "0",
         meaning: "the code it then ends with",
         set: |options, value| set(&mut options.exit_code, number(value, 0, 255)),
+    },
+    Row {
+        name: "canaries",
+        takes: "`yes` or `no`",
+        default: "`no`",
+        meaning: "bytes that only its stack, the stack of a thread more, shared memory and its heap hold, each its own",
+        set: |options, value| {
+            let canaries = match value {
+                "yes" => true,
+                "no" => false,
+                _ => return None,
+            };
+            set(&mut options.canaries, Some(canaries))
+        },
     },
     Row {
         name: "tick",

@@ -103,6 +103,15 @@ impl Images {
     }
 }
 
+/// Faults: what is left out as if it were not there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shape {
+    /// All processes but the first.
+    pub(crate) first_process_alone: bool,
+    /// The last thread of each process that has several.
+    pub(crate) without_last_threads: bool,
+}
+
 /// Reads everything.
 ///
 /// # Errors
@@ -111,10 +120,11 @@ impl Images {
 pub(crate) fn capture(
     frozen: &Frozen<'_>,
     init: ProcessId,
+    shape: Shape,
     watch: &Watch<'_>,
     log: &mut DumpLog,
 ) -> Result<Capture, Error> {
-    let tree = Tree::of(frozen, init.pid)?;
+    let tree = Tree::of(frozen, init.pid, shape)?;
     let mut images = Images {
         images: Vec::new(),
         pages: Vec::new(),
@@ -152,7 +162,7 @@ pub(crate) fn capture(
                 "pid {pid}: its first thread has ended; its state is that of thread {window}"
             ));
         }
-        for tid in node.process.threads() {
+        for &tid in &node.threads {
             watch.check()?;
             threads += 1;
             let core = core::thread(node, tid, tid == window, &mut seccomp, log)?;

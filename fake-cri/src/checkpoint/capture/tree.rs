@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use cri_proto::criu::message::PstreeEntry;
 use procfs::process::Stat;
 
+use super::Shape;
 use crate::{
     checkpoint::{
         error::Error,
@@ -19,6 +20,8 @@ pub(super) struct Node<'a> {
     pub(super) process: &'a FrozenProcess,
     /// Its parent in the container; 0 for the first process.
     pub(super) parent: i32,
+    /// Its threads that stand still, the first one first.
+    pub(super) threads: Vec<i32>,
     /// `/proc/PID/stat`.
     pub(super) stat: Stat,
 }
@@ -35,7 +38,7 @@ impl<'a> Tree<'a> {
     /// # Errors
     ///
     /// [`Error::Ended`] when the first process, or one on the way, is no more.
-    pub(super) fn of(frozen: &'a Frozen<'_>, init: i32) -> Result<Self, Error> {
+    pub(super) fn of(frozen: &'a Frozen<'_>, init: i32, shape: Shape) -> Result<Self, Error> {
         let mut waiting = BTreeMap::new();
         let mut children: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
         let pids: BTreeSet<i32> = frozen.processes().map(FrozenProcess::pid).collect();
@@ -51,7 +54,17 @@ impl<'a> Tree<'a> {
                 false => init,
             };
             children.entry(parent).or_default().insert(pid);
-            waiting.insert(pid, Node { process, parent, stat });
+            let mut threads = process.threads();
+            if shape.without_last_threads && threads.len() > 1 {
+                threads.pop();
+            }
+            let node = Node {
+                process,
+                parent,
+                threads,
+                stat,
+            };
+            waiting.insert(pid, node);
         }
         let mut nodes = Vec::with_capacity(waiting.len());
         let mut queue = VecDeque::from([init]);
@@ -61,6 +74,9 @@ impl<'a> Tree<'a> {
         }
         if nodes.first().is_none_or(|node| node.process.window().is_none()) {
             return Err(Error::Ended { pid: init });
+        }
+        if shape.first_process_alone {
+            nodes.truncate(1);
         }
         Ok(Self { nodes })
     }
@@ -76,7 +92,7 @@ impl<'a> Tree<'a> {
             .iter()
             .map(|node| {
                 let pid = node.process.pid();
-                let mut threads = node.process.threads();
+                let mut threads = node.threads.clone();
                 // A process without a living first thread still has the number.
                 if threads.first() != Some(&pid) {
                     threads.insert(0, pid);
