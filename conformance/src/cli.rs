@@ -4,6 +4,7 @@ mod archive;
 mod conclude;
 mod kubelet;
 mod mutants;
+mod runtime;
 
 use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
@@ -43,6 +44,8 @@ Exit codes:
 enum Command {
     /// Judge a kubelet's checkpoint endpoint (the default)
     Kubelet(Box<KubeletArgs>),
+    /// Judge CheckpointContainer of a container runtime, with no kubelet between
+    Runtime(runtime::RuntimeArgs),
     /// Judge checkpoint archives, from any runtime
     Archive(archive::ArchiveArgs),
     /// Judge the harness: run every mutant of the embedded target, each must be caught by exactly the cases that name it
@@ -127,6 +130,7 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
     match cli.command {
         None => cli.kubelet.run(args),
         Some(Command::Kubelet(kubelet)) => kubelet.run(args),
+        Some(Command::Runtime(runtime)) => runtime.run(args),
         Some(Command::Archive(archive)) => archive.run(args),
         Some(Command::Mutants(mutants)) => mutants.run(),
         Some(Command::List(list)) => {

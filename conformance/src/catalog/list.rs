@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{archive, kubelet};
+use super::{archive, kubelet, runtime};
 use crate::case::{Clause, Level, Selection, Suite};
 
 /// A case as lists show it.
@@ -24,7 +24,11 @@ pub fn entries() -> Vec<Entry> {
         suite: Suite::Archive,
         clause: case.clause,
     });
-    let mut entries: Vec<_> = kubelet.chain(archive).collect();
+    let runtime = runtime::cases().into_iter().map(|case| Entry {
+        suite: Suite::Runtime,
+        clause: case.clause,
+    });
+    let mut entries: Vec<_> = kubelet.chain(runtime).chain(archive).collect();
     entries.sort_by_key(|entry| (entry.suite, entry.clause.id));
     entries
 }

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod kubelet;
+pub mod runtime;
 
 mod list;
 

@@ -11,8 +11,9 @@ use crate::{
     catalog::{
         archive,
         kubelet::{self, Session},
+        runtime::{self, RuntimeSession},
     },
-    target::Embedded,
+    target::{Embedded, runtime::EmbeddedRuntime},
 };
 
 /// How mutants are run.
@@ -39,7 +40,7 @@ pub async fn run(definitions: &[Definition], options: &RunOptions, each: impl Fn
 async fn run_one(definition: Definition, executable: Option<PathBuf>) -> Finding {
     let run = match definition.wrong {
         Wrong::Kubelet(_) | Wrong::Preset(_) => kubelet(definition, executable).await,
-        Wrong::Runtime(_) => Err("there is no embedded target for the runtime suite".to_owned()),
+        Wrong::Runtime(name) => runtime(name, executable).await,
         Wrong::Archive(name) => archive(name).await,
     };
     match run {
@@ -73,6 +74,22 @@ async fn kubelet(definition: Definition, executable: Option<PathBuf>) -> Result<
         Some(steering) => steering.shutdown().await,
         None => Ok(()),
     };
+    Ok((
+        records,
+        ended.map_err(|error| format!("the target did not end: {error}")),
+    ))
+}
+
+async fn runtime(name: &'static str, executable: Option<PathBuf>) -> Result<Ran, String> {
+    let embedded = EmbeddedRuntime {
+        defect: Some((name.to_owned(), format!("preset:{name}"))),
+        executable,
+    };
+    let runtime = embedded.start().await;
+    let runtime = runtime.map_err(|error| format!("the target did not start: {error}"))?;
+    let session = RuntimeSession::new(runtime);
+    let records = case::run(&runtime::cases(), &session, &mut Silent).await;
+    let ended = session.runtime.shutdown().await;
     Ok((
         records,
         ended.map_err(|error| format!("the target did not end: {error}")),

@@ -87,6 +87,11 @@ fn log_of(container: &Container, previous: bool) -> Option<&Path> {
     current.or(container.previous.as_ref()).map(|run| run.log.as_path())
 }
 
+/// What a container wrote, of the whole lines of its log.
+pub(crate) fn text(log: &[u8]) -> Vec<u8> {
+    strip(log, &Options::default())
+}
+
 /// Takes the prefix from each line: `<time> <stream> <tag> <text>`, where tag P says that the line goes on.
 fn strip(log: &[u8], options: &Options) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();

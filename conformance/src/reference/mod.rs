@@ -52,6 +52,8 @@ mod server;
 mod static_pod;
 mod tls;
 
+pub(crate) use logs::text as log_text;
+
 /// A reference kubelet that runs until [`shutdown`](Self::shutdown), or until it is dropped: then it stops to serve, and
 /// its Pods run on.
 #[derive(Debug)]

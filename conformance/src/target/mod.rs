@@ -18,10 +18,12 @@ mod client;
 mod embedded;
 mod evidence;
 mod faults;
+mod folder;
 mod kubelet;
 mod pki;
 mod pod;
 mod real_kubelet;
+pub mod runtime;
 mod url;
 mod workload;
 
@@ -65,6 +67,16 @@ pub enum TargetError {
     /// fake-cri's control API did not answer as it should.
     #[error("fake-cri's control API: {0}")]
     Control(String),
+    /// A call of the CRI was refused.
+    #[error("{call}: {code:?}: {message}")]
+    Runtime {
+        /// Which.
+        call: &'static str,
+        /// The gRPC code.
+        code: tonic::Code,
+        /// The runtime's message, or why there is no answer.
+        message: String,
+    },
     /// Something did not come up, or did not come to the state that is waited for.
     #[error("{0}")]
     NotReady(String),

@@ -2,6 +2,7 @@
 
 mod archive;
 mod kubelet;
+mod runtime;
 mod unnamed;
 
 use std::sync::LazyLock;
@@ -14,8 +15,13 @@ pub use unnamed::UNNAMED;
 pub const KNOWN: &[&str] = &["kubelet/robust/names-differ", "kubelet/timeout/small-honoured"];
 
 /// Every mutant, suite by suite.
-pub static ALL: LazyLock<Vec<Definition>> =
-    LazyLock::new(|| kubelet::ALL.iter().copied().chain(archive::all()).collect());
+pub static ALL: LazyLock<Vec<Definition>> = LazyLock::new(|| {
+    [kubelet::ALL, runtime::ALL]
+        .concat()
+        .into_iter()
+        .chain(archive::all())
+        .collect()
+});
 
 const fn caught(wrong: Wrong, fails: &'static [&'static str]) -> Definition {
     Definition { wrong, fails }

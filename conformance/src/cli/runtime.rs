@@ -1,0 +1,163 @@
+//! `checkpoint-conformance runtime`
+
+use std::{ffi::OsString, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{
+    Failure, SelectionArgs, VerdictArgs,
+    conclude::{Began, Judged, Run},
+    print, until_interrupted,
+};
+use crate::{
+    case::{Suite, exit},
+    catalog::runtime::{RuntimeSession, cases},
+    mutant::Definition,
+    report::Secrets,
+    target::runtime::{Cleaned, EmbeddedRuntime, Runtime, RuntimeTarget, clean},
+};
+
+/// Which runtime, which cases, what decides.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RuntimeArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    verdict: VerdictArgs,
+
+    /// Make the embedded fake-cri wrong in one single way, by name (see `checkpoint-conformance mutants`)
+    #[arg(long, value_name = "NAME", conflicts_with = "endpoint", value_parser = parse_mutant)]
+    mutant: Option<&'static str>,
+
+    /// Judge the runtime that answers here, such as unix:///run/containerd/containerd.sock, not an embedded fake-cri
+    #[arg(long, value_name = "unix:///PATH", help_heading = "A running runtime")]
+    endpoint: Option<String>,
+    /// The image of the containers; it is pulled when the runtime does not have it [default: what `checkpoint-conformance
+    /// image` writes]
+    #[arg(long, value_name = "REF", help_heading = "A running runtime", requires = "endpoint")]
+    image: Option<String>,
+    /// The runtime handler of the Pods, as a RuntimeClass names it
+    #[arg(
+        long,
+        value_name = "HANDLER",
+        help_heading = "A running runtime",
+        requires = "endpoint"
+    )]
+    runtime_handler: Option<String>,
+    /// The control socket of the fake-cri that is judged
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        help_heading = "A running runtime",
+        requires = "endpoint"
+    )]
+    control: Option<PathBuf>,
+    /// A folder that the runtime sees under the same path, for logs and archives [default: where temporary files are]
+    #[arg(long, value_name = "DIR", help_heading = "A running runtime", requires = "endpoint")]
+    work_dir: Option<PathBuf>,
+    /// Judge nothing: remove the Pods and containers of all runs, such as one that was killed, also those that still run
+    #[arg(
+        long,
+        help_heading = "A running runtime",
+        requires = "endpoint",
+        conflicts_with_all = ["image", "runtime_handler", "control", "work_dir"]
+    )]
+    clean: bool,
+}
+
+fn parse_mutant(name: &str) -> Result<&'static str, String> {
+    let known = || Definition::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
+    Definition::by_name(Suite::Runtime, name)
+        .map(Definition::name)
+        .ok_or_else(|| format!("no mutant has that name; there are {}", known()))
+}
+
+impl RuntimeArgs {
+    /// Runs the suite, prints and writes the reports, and returns the exit code.
+    pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
+        let run = Run::new(&self.selection, &self.verdict, args)?;
+        let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
+        if let (true, Some(endpoint)) = (self.clean, &self.endpoint) {
+            let cleaned = runtime.block_on(clean(endpoint)).map_err(anyhow::Error::from)?;
+            print(&told(&cleaned))?;
+            return Ok(exit::HOLDS);
+        }
+        let report = run.report(runtime.block_on(self.judge(&run))?);
+        run.conclude(&report, None)
+    }
+
+    async fn judge(&self, run: &Run<'_>) -> Result<Judged, Failure> {
+        let began = Began::now();
+        let session = RuntimeSession::new(self.target().await?);
+        let records = until_interrupted(run.judge(cases(), &session)).await;
+        // Whatever happened, what was made is removed, and what was started is ended.
+        let ended = session.runtime.shutdown().await;
+        for thawed in session.runtime.thawed() {
+            eprintln!("checkpoint-conformance: {thawed}");
+        }
+        let records = match (records, ended) {
+            (Err(failure), Err(error)) => {
+                eprintln!("checkpoint-conformance: {error}");
+                return Err(failure);
+            }
+            (records, ended) => {
+                ended.map_err(anyhow::Error::from)?;
+                records?
+            }
+        };
+        let mut secrets = Secrets::default();
+        for canary in session.runtime.canaries() {
+            secrets.add(&canary);
+        }
+        Ok(Judged {
+            target: session.runtime.about.clone(),
+            began,
+            records,
+            secrets,
+            // They lie in a folder of ours, which goes with the session.
+            archives_left: Vec::new(),
+        })
+    }
+
+    async fn target(&self) -> Result<Runtime, Failure> {
+        let Some(endpoint) = &self.endpoint else {
+            let embedded = EmbeddedRuntime {
+                defect: self.mutant.map(|name| (name.to_owned(), format!("preset:{name}"))),
+                executable: None,
+            };
+            let started = until_interrupted(embedded.start()).await?;
+            return Ok(started.map_err(anyhow::Error::from)?);
+        };
+        let mut target = RuntimeTarget::new(endpoint);
+        target.image.clone_from(&self.image);
+        target.handler = self.runtime_handler.clone().unwrap_or_default();
+        target.control.clone_from(&self.control);
+        target.work_dir.clone_from(&self.work_dir);
+        match until_interrupted(target.connect()).await {
+            Ok(connected) => Ok(connected.map_err(anyhow::Error::from)?),
+            Err(failure) => {
+                if let Err(error) = target.abandon().await {
+                    eprintln!("checkpoint-conformance: {error}");
+                }
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// What was removed, a line each.
+fn told(cleaned: &Cleaned) -> String {
+    let lines = |what: &str, list: &[String]| -> String { list.iter().map(|one| format!("{what}{one}\n")).collect() };
+    let text = [
+        lines("", &cleaned.thawed),
+        lines("removed container ", &cleaned.containers),
+        lines("removed pod ", &cleaned.pods),
+        lines("removed folder ", &cleaned.folders),
+    ]
+    .concat();
+    if text.is_empty() {
+        return "nothing was left\n".to_owned();
+    }
+    text
+}

@@ -1,0 +1,217 @@
+//! Makes Pods and containers.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use cri_proto::runtime::v1::{
+    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue, LinuxContainerConfig,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, RunPodSandboxRequest, StartContainerRequest,
+};
+
+use super::{
+    ANSWER_WITHIN, Container, ContainerOptions, Made, Pod, Program, RUN_LABEL, Runtime, call, container::Inner,
+};
+use crate::{
+    exhibit::{ExhibitKind, show},
+    target::{TargetError, Workload},
+};
+
+/// The namespace of all Pods of all runs.
+const NAMESPACE: &str = "checkpoint-conformance";
+/// How long a workload may take to say that it is up, with a few hundred MiB to fill on a busy machine.
+const UP_WITHIN: Duration = Duration::from_secs(15);
+
+impl Runtime {
+    /// Makes a container with its workload and waits until that has told its canary and its first tick.
+    ///
+    /// # Errors
+    /// The runtime does not do it, or the workload does not come up.
+    pub async fn container(&self, options: ContainerOptions) -> Result<Container, TargetError> {
+        self.start(self.program, options).await
+    }
+
+    /// Makes a container and does not start it.
+    ///
+    /// # Errors
+    /// The runtime does not do it.
+    pub async fn created(&self, options: ContainerOptions) -> Result<Container, TargetError> {
+        self.create(self.program, options).await
+    }
+
+    pub(super) async fn start(&self, program: Program, options: ContainerOptions) -> Result<Container, TargetError> {
+        let container = self.create(program, options).await?;
+        let id = container.id().to_owned();
+        let mut client = self.cri.runtime();
+        let ask = StartContainerRequest {
+            container_id: id.clone(),
+        };
+        call("StartContainer", ANSWER_WITHIN, ask, |request| async move {
+            client.start_container(request).await
+        })
+        .await?;
+        let told = |workload: &Workload| workload.canary.is_some() && workload.tick > 0;
+        let started = self.log_until(container.log(), UP_WITHIN, told).await?;
+        let Some(started) = started else {
+            return Err(self.silent(&container).await);
+        };
+        // Nobody else has seen it yet: this is the first that is put in.
+        let _ = container.0.started.set(started);
+        show(ExhibitKind::Note, || {
+            let workload = container.started();
+            format!("{container}: container {id}, pid {:?} as itself sees it", workload.pid)
+        });
+        Ok(container)
+    }
+
+    async fn create(&self, program: Program, options: ContainerOptions) -> Result<Container, TargetError> {
+        let pod = if options.own_pod {
+            self.run_pod().await?
+        } else {
+            Arc::clone(self.shared.get_or_try_init(|| self.run_pod()).await?)
+        };
+        let name = format!("c{}", self.number());
+        let log = format!("{name}.log");
+        let mut config = ContainerConfig {
+            metadata: Some(ContainerMetadata {
+                name: name.clone(),
+                attempt: 0,
+            }),
+            image: Some(ImageSpec {
+                image: self.image.clone(),
+                ..ImageSpec::default()
+            }),
+            command: program.command(&options.stand_in),
+            envs: options
+                .env
+                .iter()
+                .map(|(key, value)| KeyValue {
+                    key: key.clone(),
+                    value: value.as_str().into(),
+                })
+                .collect(),
+            labels: [(RUN_LABEL.to_owned(), self.run.clone())].into(),
+            log_path: log.clone(),
+            linux: Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..LinuxContainerSecurityContext::default()
+                }),
+                ..LinuxContainerConfig::default()
+            }),
+            ..ContainerConfig::default()
+        };
+        if let Some(delay) = options.exec_delay {
+            let delay = format!("{}ms", delay.as_millis());
+            config.annotations.insert("fake-cri.dev/exec-delay".to_owned(), delay);
+        }
+        let mut client = self.cri.runtime();
+        let ask = CreateContainerRequest {
+            pod_sandbox_id: pod.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(pod.config.clone()),
+        };
+        let made = call("CreateContainer", ANSWER_WITHIN, ask, |request| async move {
+            client.create_container(request).await
+        });
+        let container = Container(Arc::new(Inner {
+            id: made.await?.container_id,
+            name,
+            log: PathBuf::from(&pod.config.log_directory).join(log),
+            pod,
+            started: OnceLock::new(),
+            busy: 0.into(),
+        }));
+        self.note(&container);
+        Ok(container)
+    }
+
+    async fn run_pod(&self) -> Result<Arc<Pod>, TargetError> {
+        let name = format!("{}-{}", self.run, self.number());
+        let logs = self.folder().join("logs").join(&name);
+        tokio::fs::create_dir_all(&logs)
+            .await
+            .map_err(TargetError::file(&logs))?;
+        let archives = self.folder().join("archives");
+        tokio::fs::create_dir_all(&archives)
+            .await
+            .map_err(TargetError::file(&archives))?;
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.clone(),
+                uid: name.clone(),
+                namespace: NAMESPACE.to_owned(),
+                attempt: 0,
+            }),
+            log_directory: logs.to_string_lossy().into_owned(),
+            labels: [(RUN_LABEL.to_owned(), self.run.clone())].into(),
+            linux: Some(LinuxPodSandboxConfig {
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..LinuxSandboxSecurityContext::default()
+                }),
+                ..LinuxPodSandboxConfig::default()
+            }),
+            ..PodSandboxConfig::default()
+        };
+        let mut client = self.cri.runtime();
+        let ask = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: self.handler.clone(),
+        };
+        let made = call("RunPodSandbox", ANSWER_WITHIN, ask, |request| async move {
+            client.run_pod_sandbox(request).await
+        });
+        let id = made.await?.pod_sandbox_id;
+        let pod = Arc::new(Pod { id, config });
+        let mut list = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(Made::Pod(pod.id.clone(), Arc::downgrade(&pod)));
+        drop(list);
+        Ok(pod)
+    }
+
+    fn note(&self, container: &Container) {
+        let mut list = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(Made::Container(container.id().to_owned(), Arc::downgrade(&container.0)));
+    }
+
+    /// Why a container tells nothing.
+    async fn silent(&self, container: &Container) -> TargetError {
+        let state = match self.status(container).await {
+            Ok(status) => format!(
+                "{}, exit code {}, {} {}",
+                status.state().as_str_name(),
+                status.exit_code,
+                status.reason,
+                status.message
+            ),
+            Err(error) => error.to_string(),
+        };
+        let log = container.log();
+        let seen = match std::fs::read_to_string(log) {
+            Ok(text) => text.lines().last().unwrap_or("nothing").to_owned(),
+            Err(error) => format!(
+                "{error}; the runtime and the harness must see the same folder, see --work-dir: {}",
+                log.display()
+            ),
+        };
+        TargetError::NotReady(format!(
+            "the workload of {container} did not come up within {} s: {}; its log: {seen}",
+            UP_WITHIN.as_secs(),
+            state.trim_end()
+        ))
+    }
+}
+
+/// The host's network, so that neither a CNI plugin nor a network namespace is in the way.
+fn namespaces() -> NamespaceOption {
+    NamespaceOption {
+        network: NamespaceMode::Node.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..NamespaceOption::default()
+    }
+}

@@ -1,0 +1,144 @@
+//! What runs in the containers: the stand-in of the harness's own image, or a loop of any image's shell.
+//!
+//! Both write `canary HEX` and `tick N pid=P start=S`, which [`crate::target::parse_log`] reads. Only the stand-in can be
+//! told how much memory, how many threads and children it has.
+
+use std::time::Duration;
+
+/// The path of the stand-in in the image that `checkpoint-conformance image` writes.
+pub const STAND_IN: &str = "/stand-in";
+
+/// The shell's counter: no program but `sh` and `sleep`, so that any busybox has it.
+const LOOP: &str = r#"
+identity() { read -r s < /proc/$$/stat; s=${s##*) }; set -- $s; echo "pid=$$ start=${20}"; }
+half() { read -r u < /proc/sys/kernel/random/uuid; IFS=-; set -- $u; unset IFS; echo "$1$2$3$4$5"; }
+me=$(identity); canary=$(half)$(half); n=0
+echo "shell ready $me"
+echo "canary $canary"
+trap 'exit 0' TERM
+while :; do n=$((n+1)); echo "tick $n $me"; sleep 0.1 2>/dev/null || sleep 1; done
+"#;
+
+/// What an image has to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The stand-in: told what to be by its command line.
+    StandIn,
+    /// A shell: a counter and a canary in its memory, and nothing more.
+    Shell,
+}
+
+impl Program {
+    /// The command of a container.
+    pub(super) fn command(self, options: &[(&'static str, String)]) -> Vec<String> {
+        match self {
+            Program::StandIn => {
+                let options = options
+                    .iter()
+                    .flat_map(|(name, value)| [format!("--{name}"), value.clone()]);
+                std::iter::once(STAND_IN.to_owned()).chain(options).collect()
+            }
+            Program::Shell => ["/bin/sh", "-c", LOOP].map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// A command for ExecSync that takes so long and writes `exec ready` or the stand-in's `ready` before.
+    pub fn lasting(self, time: Duration) -> Vec<String> {
+        match self {
+            Program::StandIn => vec![
+                STAND_IN.to_owned(),
+                "--memory".to_owned(),
+                "4096".to_owned(),
+                "--exit-after".to_owned(),
+                format!("{}ms", time.as_millis()),
+            ],
+            Program::Shell => {
+                let script = format!("echo exec ready; sleep {:.3}; echo exec done", time.as_secs_f64());
+                vec!["/bin/sh".to_owned(), "-c".to_owned(), script]
+            }
+        }
+    }
+}
+
+/// How a container is to be. Without anything: one process of the stand-in with 1 MiB, or the shell.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerOptions {
+    pub(super) stand_in: Vec<(&'static str, String)>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) own_pod: bool,
+    pub(super) exec_delay: Option<Duration>,
+}
+
+impl ContainerOptions {
+    /// A container as it is without options, in the Pod that all share.
+    pub fn new() -> ContainerOptions {
+        ContainerOptions::default()
+    }
+
+    /// An option of the stand-in by its name without dashes, `threads` or `children`: a container with one needs the
+    /// stand-in's image.
+    pub fn stand_in(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.stand_in.push((name, value.to_string()));
+        self
+    }
+
+    /// So many bytes of memory in each process.
+    pub fn memory(self, bytes: u64) -> Self {
+        self.stand_in("memory", bytes)
+    }
+
+    /// A variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// In a Pod of its own.
+    pub fn own_pod(mut self) -> Self {
+        self.own_pod = true;
+        self
+    }
+
+    /// How long an ExecSync in it takes where the runtime runs no command of its own (fake-cri's stand-ins).
+    pub fn exec_delay(mut self, delay: Duration) -> Self {
+        self.exec_delay = Some(delay);
+        self
+    }
+
+    /// Whether only the stand-in can be this.
+    pub fn needs_stand_in(&self) -> bool {
+        !self.stand_in.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shell_loop_is_read_as_a_workload() {
+        use std::io::{BufRead as _, BufReader};
+        let command = Program::Shell.command(&[]);
+        let mut child = std::process::Command::new(&command[0])
+            .args(&command[1..])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let log: Vec<_> = lines.take(4).map(Result::unwrap).collect();
+        let pid = child.id();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let workload = crate::target::parse_log(&log.join("\n"));
+        assert_eq!((workload.pid, workload.tick), (Some(pid), 2), "{log:?}");
+        assert!(workload.start.is_some() && workload.canary.is_some(), "{log:?}");
+    }
+
+    #[test]
+    fn the_stand_in_is_told_by_its_command_line() {
+        let options = ContainerOptions::new().memory(4096).stand_in("threads", 3);
+        assert!(options.needs_stand_in());
+        let command = Program::StandIn.command(&options.stand_in);
+        assert_eq!(command, ["/stand-in", "--memory", "4096", "--threads", "3"]);
+    }
+}
