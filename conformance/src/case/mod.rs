@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  Case = Clause + how to judge it
-//!     |  Selection: which ones
+//!     |  Selection: which ones; Schedule: in which order, and which of them side by side
 //!     v
-//!  runner   one after the other, each within its own limit; the target is put back after each
+//!  runner   step by step, each case within its own limit; the target is put back after each step
 //!     |  Record = Clause + Outcome + duration
+//!     |  Profile: a failure that the target claims is a fact; ExpectedFailures: known ones do not decide
 //!     v
 //!  Verdict  -> exit code
 //! ```
@@ -13,9 +14,13 @@
 //! A case that could not judge says so: it is skipped with its reason, or with `blocked by <id>` when what it builds on
 //! does not hold. Nothing passes because nothing was checked.
 
+mod foreseen;
 mod plan;
+mod profile;
 mod runner;
+mod schedule;
 mod selection;
+mod terms;
 mod verdict;
 
 use std::time::Duration;
@@ -24,9 +29,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::exhibit::Exhibit;
 
+pub use foreseen::{ExpectedFailures, Foreseen, UnknownCase};
 pub use plan::{Case, Judgement, Running, Stop, fail, judge, pass, skip};
-pub use runner::{Observer, Restore, Silent, run};
+pub use profile::{BUILT_IN, Claimed, Profile, ProfileError};
+pub use runner::{Observer, Restore, Silent, run, run_scheduled};
+pub use schedule::{Schedule, Stage};
 pub use selection::{Selection, SelectionError};
+pub use terms::Terms;
 pub use verdict::{Rules, Verdict, exit};
 
 /// Who demands what a case judges.
@@ -116,6 +125,11 @@ pub enum Outcome {
         /// What was seen.
         seen: String,
     },
+    /// The clause was judged and does not hold, as the target's profile says it does not.
+    Fact {
+        /// What was seen, and what the profile says.
+        seen: String,
+    },
     /// The clause could not be judged, for a reason that lies in the target or the machine.
     Skip {
         /// Why.
@@ -129,11 +143,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The outcome's word in reports: `pass`, `fail`, `skip` or `error`.
+    /// The outcome's word in reports: `pass`, `fail`, `fact`, `skip` or `error`.
     pub fn word(&self) -> &'static str {
         match self {
             Outcome::Pass { .. } => "pass",
             Outcome::Fail { .. } => "fail",
+            Outcome::Fact { .. } => "fact",
             Outcome::Skip { .. } => "skip",
             Outcome::Error { .. } => "error",
         }
@@ -142,7 +157,7 @@ impl Outcome {
     /// What was seen, or the reason why nothing was.
     pub fn text(&self) -> &str {
         match self {
-            Outcome::Pass { seen } | Outcome::Fail { seen } => seen,
+            Outcome::Pass { seen } | Outcome::Fail { seen } | Outcome::Fact { seen } => seen,
             Outcome::Skip { reason } | Outcome::Error { reason } => reason,
         }
     }

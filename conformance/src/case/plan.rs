@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Clause, Outcome};
+use super::{Clause, Outcome, Stage};
 
 /// What a case's function returns while it runs.
 pub type Running<'a> = BoxFuture<'a, Judgement>;
@@ -85,6 +85,11 @@ pub struct Case<T: 'static> {
     pub clause: Clause,
     /// How long it may take; beyond that it ends in an error.
     pub limit: Duration,
+    /// When it runs.
+    pub stage: Stage,
+    /// Whether others may use the target meanwhile. A case that uses faults, restarts something, or counts what the target
+    /// does, may not: it needs the target alone, which is the default.
+    pub shared: bool,
     /// Judges it.
     pub run: for<'a> fn(&'a T) -> Running<'a>,
 }
@@ -98,11 +103,13 @@ impl<T> Clone for Case<T> {
 impl<T> Copy for Case<T> {}
 
 impl<T> Case<T> {
-    /// A case with the usual limit.
+    /// A case with the usual limit, in no particular order, that needs the target alone.
     pub const fn new(clause: Clause, run: for<'a> fn(&'a T) -> Running<'a>) -> Case<T> {
         Case {
             clause,
             limit: LIMIT,
+            stage: Stage::Main,
+            shared: false,
             run,
         }
     }
@@ -110,6 +117,17 @@ impl<T> Case<T> {
     /// The same case with a limit of its own.
     pub const fn limit(self, limit: Duration) -> Case<T> {
         Case { limit, ..self }
+    }
+
+    /// The same case, which others may share the target with: it only reads, or asks for what changes nothing. There is
+    /// nothing to put back after it.
+    pub const fn shared(self) -> Case<T> {
+        Case { shared: true, ..self }
+    }
+
+    /// The same case, run in this stage.
+    pub const fn stage(self, stage: Stage) -> Case<T> {
+        Case { stage, ..self }
     }
 }
 

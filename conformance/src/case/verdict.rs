@@ -3,15 +3,16 @@
 //! | verdict | when | exit code |
 //! |---|---|---|
 //! | pass | every selected documented clause was judged and holds | 0 |
-//! | fail | a documented clause does not hold; with `--strict` one of any level | 1 |
+//! | fail | a documented clause does not hold; with `--strict` one of any level; or a case passes that is listed as an expected failure | 1 |
 //! | error | a case ended in an error of the harness; wins over fail | 3 |
 //! | incomplete | nothing was judged, or a documented clause could not be; fail wins over it | 4, or 0 with `--allow-incomplete` |
 //!
-//! 2 is a usage error, before any case runs.
+//! 2 is a usage error, before any case runs. What a profile makes a fact is no failure, and a failure that is listed does not
+//! decide ([`Terms`]).
 
 use serde::{Deserialize, Serialize};
 
-use super::{Level, Outcome, Record};
+use super::{Level, Outcome, Record, Terms};
 
 /// The exit codes of `checkpoint-conformance`.
 pub mod exit {
@@ -42,7 +43,7 @@ pub struct Rules {
 pub enum Verdict {
     /// All that decides holds.
     Pass,
-    /// These do not hold.
+    /// These do not hold, or pass although they are listed as expected failures.
     Fail(Vec<String>),
     /// These ended in an error of the harness.
     Error(Vec<String>),
@@ -52,7 +53,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// The verdict of these records.
-    pub fn of(records: &[Record], rules: Rules) -> Verdict {
+    pub fn of(records: &[Record], rules: Rules, terms: &Terms) -> Verdict {
         let ids = |takes: &dyn Fn(&Record) -> bool| -> Vec<String> {
             let mut ids: Vec<_> = records
                 .iter()
@@ -62,13 +63,18 @@ impl Verdict {
             ids.sort();
             ids
         };
-        let decides = |record: &Record| rules.strict || record.clause.level == Level::Documented;
+        let decides = |record: &Record| {
+            (rules.strict || record.clause.level == Level::Documented) && !terms.fails_expectedly(record.clause.id)
+        };
 
         let errors = ids(&|record| matches!(record.outcome, Outcome::Error { .. }));
         if !errors.is_empty() {
             return Verdict::Error(errors);
         }
-        let failures = ids(&|record| matches!(record.outcome, Outcome::Fail { .. }) && decides(record));
+        let failures = ids(&|record| {
+            matches!(record.outcome, Outcome::Fail { .. }) && decides(record)
+                || terms.passes_unexpectedly(record.clause.id)
+        });
         if !failures.is_empty() {
             return Verdict::Fail(failures);
         }
@@ -120,7 +126,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::case::Clause;
+    use crate::case::{Clause, ExpectedFailures};
 
     const LAX: Rules = Rules {
         strict: false,
@@ -135,7 +141,7 @@ mod tests {
         allow_incomplete: false,
     };
 
-    /// `d+` is a documented pass; `r`, `o` the other levels; `-` fail, `s` skip, `!` error.
+    /// `d+` is a documented pass; `r`, `o` the other levels; `-` fail, `f` fact, `s` skip, `!` error.
     fn record(code: &str) -> Record {
         let text = String::new();
         let (level, id) = match &code[..1] {
@@ -145,6 +151,7 @@ mod tests {
         };
         let outcome = match &code[1..] {
             "+" => Outcome::Pass { seen: text },
+            "f" => Outcome::Fact { seen: text },
             "-" => Outcome::Fail { seen: text },
             "s" => Outcome::Skip { reason: text },
             _ => Outcome::Error { reason: text },
@@ -175,18 +182,44 @@ mod tests {
     #[case::unjudged_allowed("d+ ds", LAX, "incomplete", 0)]
     #[case::skipped_reference_is_complete("d+ rs", PLAIN, "pass", 0)]
     #[case::skipped_reference_is_complete_strict("d+ rs", STRICT, "pass", 0)]
+    #[case::a_fact_does_not_decide("d+ rf", STRICT, "pass", 0)]
+    #[case::a_fact_was_judged("rf", PLAIN, "pass", 0)]
     #[case::nothing_ran("", PLAIN, "incomplete", 4)]
     #[case::nothing_ran_allowed("", LAX, "incomplete", 0)]
     #[case::nothing_was_judged("rs os", PLAIN, "incomplete", 4)]
     fn verdicts(#[case] records: &str, #[case] rules: Rules, #[case] word: &str, #[case] code: u8) {
         let records: Vec<_> = records.split_whitespace().map(record).collect();
-        let verdict = Verdict::of(&records, rules);
+        let verdict = Verdict::of(&records, rules, &Terms::default());
         assert_eq!((verdict.word(), verdict.exit_code(rules)), (word, code));
     }
 
     #[test]
     fn an_incomplete_verdict_names_what_was_not_judged() {
-        let verdict = Verdict::of(&[record("ds"), record("r+")], PLAIN);
+        let verdict = Verdict::of(&[record("ds"), record("r+")], PLAIN, &Terms::default());
         assert_eq!(verdict.because(), ["x/documented"]);
+    }
+
+    #[rstest]
+    #[case::a_listed_failure_does_not_decide("d- r+", "x/documented", PLAIN, "pass")]
+    #[case::nor_when_all_levels_do("d+ r- o-", "x/reference x/robust", STRICT, "pass")]
+    #[case::another_one_does("d- r-", "x/reference", STRICT, "fail")]
+    #[case::a_listed_pass_fails("d+ r+", "x/reference", PLAIN, "fail")]
+    #[case::an_error_still_wins("d! r+", "x/documented", PLAIN, "error")]
+    #[case::a_listed_skip_is_still_incomplete("ds r+", "x/documented", PLAIN, "incomplete")]
+    #[case::a_listed_fact_changes_nothing("d+ rf", "x/reference", STRICT, "pass")]
+    fn expected_failures(#[case] records: &str, #[case] listed: &str, #[case] rules: Rules, #[case] word: &str) {
+        let records: Vec<_> = records.split_whitespace().map(record).collect();
+        let catalogue: Vec<_> = ["x/documented", "x/reference", "x/robust"]
+            .map(|id| Clause {
+                id,
+                ..records[0].clause
+            })
+            .into();
+        let list = ExpectedFailures::parse(&listed.replace(' ', "\n"), &catalogue).unwrap();
+        let terms = Terms {
+            expected_failures: Some(list.compare("list", &records)),
+            ..Terms::default()
+        };
+        assert_eq!(Verdict::of(&records, rules, &terms).word(), word);
     }
 }

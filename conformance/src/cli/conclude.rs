@@ -14,6 +14,8 @@
 
 use std::{
     ffi::OsString,
+    fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -23,13 +25,29 @@ use jiff::Timestamp;
 
 use super::{Failure, SelectionArgs, print};
 use crate::{
-    case::{self, Case, Record, Restore, Rules, Selection},
+    case::{
+        self, BUILT_IN, Case, Clause, ExpectedFailures, Profile, Record, Restore, Rules, Schedule, Selection, Terms,
+    },
+    catalog,
     report::{Frame, Palette, Progress, Repeat, Report, Secrets, Target, Terminal},
 };
 
-/// What decides, and where reports go.
+/// How the run goes, what decides, and where reports go.
 #[derive(Clone, Debug, Default, Args)]
 pub struct VerdictArgs {
+    /// How many cases at a time, of those that may share the target [default: the processors]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// The order of the cases: 0 is the catalogue's, any other number an order of its own, the same every time
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// What the target claims to do otherwise than the reference: a built-in profile (kubelet-1.30, kubelet-1.36,
+    /// containerd-2.4, cri-o) or a file. Claimed failures of level reference are facts
+    #[arg(long, value_name = "NAME|FILE")]
+    profile: Option<PathBuf>,
+    /// A list of failures that are known, one id a line: they do not fail the run, but a listed case that passes does
+    #[arg(long, value_name = "FILE")]
+    expected_failures: Option<PathBuf>,
     /// A failure of any level decides, not of documented clauses alone
     #[arg(long)]
     strict: bool,
@@ -53,6 +71,8 @@ impl VerdictArgs {
 pub(super) struct Run<'a> {
     verdict: &'a VerdictArgs,
     selection: Selection,
+    profile: Option<Profile>,
+    expected_failures: Option<(String, ExpectedFailures)>,
     repeat: Repeat,
 }
 
@@ -95,6 +115,12 @@ impl<'a> Run<'a> {
         Ok(Run {
             verdict,
             selection: selection.selection()?,
+            profile: verdict.profile.as_deref().map(profile).transpose()?,
+            expected_failures: verdict
+                .expected_failures
+                .as_deref()
+                .map(expected_failures)
+                .transpose()?,
             repeat: Repeat::from_args(args.iter().map(|arg| arg.to_string_lossy().into_owned())),
         })
     }
@@ -103,17 +129,34 @@ impl<'a> Run<'a> {
     pub(super) async fn judge<T: Restore>(&self, mut cases: Vec<Case<T>>, target: &T) -> Vec<Record> {
         cases.retain(|case| self.selection.takes(&case.clause));
         let mut progress = Progress::new(cases.len());
-        case::run(&cases, target, &mut progress).await
+        let schedule = Schedule {
+            seed: self.verdict.seed,
+            jobs: self
+                .verdict
+                .jobs
+                .or_else(|| std::thread::available_parallelism().ok())
+                .map_or(1, NonZeroUsize::get),
+        };
+        case::run_scheduled(&cases, target, schedule, &mut progress).await
     }
 
     /// The report of a target that was judged.
-    pub(super) fn report(&self, judged: Judged) -> Report {
+    pub(super) fn report(&self, mut judged: Judged) -> Report {
+        let terms = Terms {
+            seed: self.verdict.seed,
+            profile: self.profile.as_ref().map(|profile| profile.apply(&mut judged.records)),
+            expected_failures: self
+                .expected_failures
+                .as_ref()
+                .map(|(file, list)| list.compare(file, &judged.records)),
+        };
         let Began(started, began) = judged.began;
         let frame = Frame {
             target: judged.target,
             started,
             duration: began.elapsed(),
             rules: self.rules(),
+            terms,
             repeat: self.repeat.clone(),
             archives_left: judged.archives_left,
         };
@@ -142,5 +185,60 @@ impl<'a> Run<'a> {
             strict: self.verdict.strict,
             allow_incomplete: self.verdict.allow_incomplete,
         }
+    }
+}
+
+/// The profile of that name, else that in the file of that name.
+fn profile(name: &Path) -> Result<Profile, Failure> {
+    let built_in = BUILT_IN.iter().find(|(built_in, _)| name == Path::new(built_in));
+    let text = match built_in {
+        Some((_, text)) => (*text).to_owned(),
+        None => fs::read_to_string(name).map_err(|error| {
+            let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+            Failure::Usage(format!(
+                "--profile {}: no built-in profile ({}), and as a file: {error}",
+                name.display(),
+                names.join(", ")
+            ))
+        })?,
+    };
+    Profile::parse(&text, &catalogue())
+        .map_err(|error| Failure::Usage(format!("the profile {} {error}", name.display())))
+}
+
+fn expected_failures(file: &Path) -> Result<(String, ExpectedFailures), Failure> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Failure::Usage(format!("--expected-failures {}: {error}", file.display())))?;
+    let list = ExpectedFailures::parse(&text, &catalogue())
+        .map_err(|error| Failure::Usage(format!("--expected-failures {}: {error}", file.display())))?;
+    Ok((file.display().to_string(), list))
+}
+
+fn catalogue() -> Vec<Clause> {
+    catalog::entries().into_iter().map(|entry| entry.clause).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_profile_can_be_used_and_is_called_by_its_name() {
+        for (name, _) in BUILT_IN {
+            let profile = profile(Path::new(name)).unwrap();
+            assert_eq!(profile.name, *name);
+            assert!(!profile.about.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_profile_that_is_not_there_is_a_usage_error_that_names_the_built_in_ones() {
+        let error = profile(Path::new("/nonexistent/kubelet-9")).unwrap_err();
+        assert!(matches!(error, Failure::Usage(_)));
+        let text = error.to_string();
+        assert!(
+            text.contains("/nonexistent/kubelet-9") && text.contains("containerd-2.4"),
+            "{text}"
+        );
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn render(report: &Report) -> Result<String, ReportError> {
 
 fn test_case(group: &str, name: &str, case: &CaseReport) -> TestCase {
     let mut status = match case.outcome.as_str() {
-        "pass" => TestCaseStatus::success(),
+        "pass" | "fact" => TestCaseStatus::success(),
         "skip" => TestCaseStatus::skipped(),
         "fail" => TestCaseStatus::non_success(NonSuccessKind::Failure),
         _ => TestCaseStatus::non_success(NonSuccessKind::Error),

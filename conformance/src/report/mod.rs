@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    case::{Level, Record, Rules, Suite, Verdict},
+    case::{Level, Record, Rules, Suite, Terms, Verdict},
     exhibit::Exhibit,
 };
 
@@ -72,7 +72,7 @@ pub struct CaseReport {
     pub source: String,
     /// Who demands it.
     pub level: Level,
-    /// `pass`, `fail`, `skip` or `error`.
+    /// `pass`, `fail`, `fact`, `skip` or `error`.
     pub outcome: String,
     /// What was expected.
     pub expected: String,
@@ -103,6 +103,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// Whether failures of every level decided the verdict.
     pub strict: bool,
+    /// What else the run was judged under.
+    #[serde(default)]
+    pub terms: Terms,
     /// The cases, sorted by id.
     pub cases: Vec<CaseReport>,
     /// Archives that the run caused and could not remove: they hold memory.
@@ -139,6 +142,8 @@ pub struct Frame {
     pub duration: Duration,
     /// What decided.
     pub rules: Rules,
+    /// What else it was judged under.
+    pub terms: Terms,
     /// The run's own command line, from which a case alone can be repeated.
     pub repeat: Repeat,
     /// Archives that the run caused and could not remove.
@@ -158,14 +163,15 @@ impl Report {
             target: frame.target.redacted(secrets),
             started: frame.started,
             duration: seconds(frame.duration),
-            verdict: Verdict::of(records, frame.rules),
+            verdict: Verdict::of(records, frame.rules, &frame.terms),
             strict: frame.rules.strict,
+            terms: frame.terms,
             cases,
             archives_left: frame.archives_left.iter().map(|path| secrets.redact(path)).collect(),
         }
     }
 
-    /// How many cases ended so: `pass`, `fail`, `skip` or `error`.
+    /// How many cases ended so: `pass`, `fail`, `fact`, `skip` or `error`.
     pub fn count(&self, outcome: &str) -> usize {
         self.cases.iter().filter(|case| case.outcome == outcome).count()
     }
@@ -297,6 +303,7 @@ pub(crate) mod tests {
             started: "2026-03-04T05:06:07Z".parse().unwrap(),
             duration: Duration::from_millis(1500),
             rules: Rules::default(),
+            terms: Terms::default(),
             repeat: Repeat::from_args(
                 [
                     "checkpoint-conformance",

@@ -38,7 +38,7 @@ impl Palette {
         match outcome {
             "pass" => self.paint("32", &word),
             "fail" => self.paint("1;31", &word),
-            "skip" => self.paint("33", &word),
+            "skip" | "fact" => self.paint("33", &word),
             _ => self.paint("1;35", &word),
         }
     }
@@ -89,7 +89,7 @@ impl Terminal {
             "pass" => {
                 let _ = writeln!(text, "  {}", first_line(&case.seen));
             }
-            "skip" => {
+            "skip" | "fact" => {
                 let _ = writeln!(text, "  {}", case.seen);
             }
             outcome => {
@@ -112,7 +112,7 @@ impl Terminal {
     }
 
     fn summary(&self, text: &mut String, report: &Report) {
-        let counts: Vec<_> = ["pass", "fail", "skip", "error"]
+        let counts: Vec<_> = ["pass", "fail", "fact", "skip", "error"]
             .into_iter()
             .map(|outcome| (report.count(outcome), outcome))
             .filter(|(count, _)| *count > 0)
@@ -135,6 +135,9 @@ impl Terminal {
             for path in &report.archives_left {
                 let _ = writeln!(text, "  {path}");
             }
+        }
+        for line in report.terms.lines() {
+            let _ = writeln!(text, "{line}");
         }
         let reason = match &report.verdict {
             Verdict::Pass if report.strict => "every clause that was judged holds".to_owned(),
