@@ -112,7 +112,9 @@ impl FakeCriBuilder {
         // A short name: the path of a socket may have 107 bytes.
         let folder = folder().map_err(failed)?;
         let place = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| folder.path().join(name));
-        let socket = place(self.listen, "cri.sock");
+        // A client that dials a bare path, as the kubelet 1.30 does, sends it as the authority with its slashes escaped.
+        // Escapes may stand before an `@` only; without one hyper ends the stream.
+        let socket = place(self.listen, "cri@fake.sock");
         let control = place(self.control, "control.sock");
         let state_dir = place(self.state_dir, "state");
         let log = match self.log {
