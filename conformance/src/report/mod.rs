@@ -10,6 +10,7 @@
 //! written ([`Secrets`]). Files are written only where the user named a folder.
 
 mod junit;
+mod normal;
 mod progress;
 mod read;
 mod repeat;
@@ -31,6 +32,7 @@ use crate::{
     exhibit::Exhibit,
 };
 
+pub use normal::normalised;
 pub use progress::Progress;
 pub use read::{ReadError, read};
 pub use repeat::Repeat;

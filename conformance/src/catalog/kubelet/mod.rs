@@ -15,7 +15,10 @@ mod shape;
 mod success;
 mod timeout;
 
-use crate::{case::Case, target::ContainerRef};
+use crate::{
+    case::{Case, Stage},
+    target::ContainerRef,
+};
 
 pub use session::Session;
 
@@ -36,24 +39,42 @@ const KUBELET: &str = "kubernetes: pkg/kubelet/kubelet.go";
 /// The kubelet's CRI client.
 const CRI_CLIENT: &str = "kubernetes: cri-client/pkg/remote_runtime.go";
 
-/// Every case, in the order in which they run: what many build on comes first.
+/// Every case, in the order in which they run without a seed: what many build on comes first.
 pub fn cases() -> Vec<Case<Session>> {
-    [
-        success::CASES,
-        copy::CASES,
-        archive_file::CASES,
-        success::FURTHER,
-        auth::CASES,
-        not_found::CASES,
-        shape::CASES,
-        timeout::CASES,
-        runtime_error::CASES,
-        robust::CASES,
-        archive_file::FURTHER,
-        // Last: it restarts the kubelet.
-        gate::CASES,
-    ]
-    .concat()
+    let parts: [(Stage, Share, &[Case<Session>]); 12] = [
+        // They look at the first checkpoint, and make it if none of them has.
+        (Stage::Early, Share::Target, success::CASES),
+        (Stage::Early, Share::Target, copy::CASES),
+        (Stage::Early, Share::Target, archive_file::CASES),
+        // Whether a second one can be judged at all.
+        (Stage::Early, Share::Nothing, success::FURTHER),
+        // They ask for what is refused.
+        (Stage::Main, Share::Target, auth::CASES),
+        (Stage::Main, Share::Target, not_found::CASES),
+        (Stage::Main, Share::Nothing, shape::CASES),
+        (Stage::Main, Share::Nothing, timeout::CASES),
+        (Stage::Main, Share::Nothing, runtime_error::CASES),
+        (Stage::Main, Share::Nothing, robust::CASES),
+        (Stage::Main, Share::Nothing, archive_file::FURTHER),
+        // They restart the kubelet.
+        (Stage::Late, Share::Nothing, gate::CASES),
+    ];
+    let staged = parts.into_iter().flat_map(|(stage, share, cases)| {
+        cases.iter().map(move |case| match share {
+            Share::Target => case.stage(stage).shared(),
+            Share::Nothing => case.stage(stage),
+        })
+    });
+    staged.collect()
+}
+
+/// What a group's cases share with others that run at the same time.
+#[derive(Clone, Copy)]
+enum Share {
+    /// The target.
+    Target,
+    /// Nothing: each needs the target alone, unless it says otherwise itself.
+    Nothing,
 }
 
 /// A fault rule for the checkpoints of this container: what happens at this phase of them.

@@ -152,7 +152,8 @@ fn leaves_nothing(s: &Session, location: &str, status: u16, before: &[Evidence])
     match Evidence::of(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => pass(format!("{status}, no file")),
         Err(error) => fail(format!("{status}, {}: {error}", path.display())),
-        Ok(file) if before.contains(&file) => pass(format!("{status}, the earlier archive by that name")),
+        // Of an earlier one by the same name.
+        Ok(file) if before.contains(&file) => pass(format!("{status}, no file")),
         Ok(file) => fail(format!("{status}, {} bytes at {}", file.length, path.display())),
     }
 }
