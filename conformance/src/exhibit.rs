@@ -26,6 +26,20 @@ pub enum ExhibitKind {
     Note,
 }
 
+impl ExhibitKind {
+    /// Its name in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExhibitKind::Request => "request",
+            ExhibitKind::Answer => "answer",
+            ExhibitKind::Journal => "journal",
+            ExhibitKind::Archive => "archive",
+            ExhibitKind::Cri => "cri",
+            ExhibitKind::Note => "note",
+        }
+    }
+}
+
 /// One piece of evidence, in the order in which it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exhibit {

@@ -36,6 +36,7 @@ impl Place {
             .args(args)
             .env("TMPDIR", self.temporary.path())
             .env_remove("NO_COLOR")
+            .env_remove("GITHUB_STEP_SUMMARY")
             .current_dir(self.working.path())
             .stdin(Stdio::null());
         command

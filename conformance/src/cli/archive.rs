@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     archive::{Expected, Limits, inspect_file},
-    case::{Suite, exit},
+    case::Suite,
     catalog::archive::cases,
     report::{Secrets, Target},
 };
@@ -31,20 +31,18 @@ pub(super) struct ArchiveArgs {
 }
 
 impl ArchiveArgs {
-    /// Judges one archive after the other. With several, the worst verdict decides, and each has its folder of reports.
+    /// Judges one archive after the other. With several, the worst verdict decides, and one document holds their reports.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = Run::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(anyhow::Error::from)?;
-        let mut codes = Vec::new();
-        for (number, file) in self.files.iter().enumerate() {
-            let report = run.report(runtime.block_on(judge(&run, file))?);
-            let below = (self.files.len() > 1).then(|| (number + 1).to_string());
-            codes.push(run.conclude(&report, below.as_deref())?);
+        let mut reports = Vec::new();
+        for file in &self.files {
+            reports.push(run.report(runtime.block_on(judge(&run, file))?));
         }
-        Ok(worst(&codes))
+        run.conclude(&reports)
     }
 }
 
@@ -66,28 +64,4 @@ async fn judge(run: &Run<'_>, file: &Path) -> Result<Judged, Failure> {
         secrets: Secrets::default(),
         archives_left: Vec::new(),
     })
-}
-
-/// Error wins over fail, fail over incomplete, incomplete over a pass.
-fn worst(codes: &[u8]) -> u8 {
-    [exit::ERROR, exit::BROKEN, exit::INCOMPLETE]
-        .into_iter()
-        .find(|code| codes.contains(code))
-        .unwrap_or(exit::HOLDS)
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case(&[0, 0], 0)]
-    #[case(&[0, 4], 4)]
-    #[case(&[4, 1, 0], 1)]
-    #[case(&[1, 3, 4], 3)]
-    fn the_worst_archive_decides(#[case] codes: &[u8], #[case] code: u8) {
-        assert_eq!(worst(codes), code);
-    }
 }

@@ -7,7 +7,7 @@
 //!      | Judged: with the target, its secrets, what it left
 //!  report(..)     what is decided here and nowhere else
 //!      | conclude(..)
-//!  terminal, files below --report-dir, exit code
+//!  terminal, files of --report-dir and --report, the step summary of GitHub Actions, exit code
 //! ```
 //!
 //! What ends before there are records (a usage error, Ctrl-C, a target that does not start) has no report.
@@ -27,9 +27,13 @@ use super::{Failure, SelectionArgs, print};
 use crate::{
     case::{
         self, BUILT_IN, Case, Clause, ExpectedFailures, Profile, Record, Restore, Rules, Schedule, Selection, Terms,
+        exit,
     },
     catalog,
-    report::{Frame, Palette, Progress, Repeat, Report, Secrets, Target, Terminal},
+    report::{
+        Format, Frame, Palette, Progress, Repeat, Report, ReportError, Secrets, Target, Terminal, add_to_step_summary,
+        write_all, write_file,
+    },
 };
 
 /// How the run goes, what decides, and where reports go.
@@ -54,9 +58,25 @@ pub struct VerdictArgs {
     /// Exit 0 when documented clauses could not be judged; the verdict still says so
     #[arg(long)]
     allow_incomplete: bool,
-    /// Write report.json and junit.xml into this folder
+    /// Write the reports of every format into this folder: report.html, report.json, junit.xml, report.tap, summary.md, badge.json
     #[arg(long, value_name = "DIR")]
     report_dir: Option<PathBuf>,
+    /// Write one report: html, json, junit, tap, summary or badge, and where to; may be given several times
+    #[arg(long, value_name = "FORMAT=FILE", value_parser = parse_report)]
+    report: Vec<(Format, PathBuf)>,
+}
+
+fn parse_report(text: &str) -> Result<(Format, PathBuf), String> {
+    let format = text
+        .split_once('=')
+        .and_then(|(name, path)| Some((Format::ALL.into_iter().find(|format| format.name() == name)?, path)));
+    match format {
+        Some((format, path)) if !path.is_empty() => Ok((format, PathBuf::from(path))),
+        _ => {
+            let formats = Format::ALL.map(Format::name).join(", ");
+            Err(format!("expected FORMAT=FILE, FORMAT one of {formats}"))
+        }
+    }
 }
 
 impl VerdictArgs {
@@ -163,21 +183,36 @@ impl<'a> Run<'a> {
         Report::new(frame, &judged.records, &judged.secrets)
     }
 
-    /// Prints a report and writes its files; `below` is the folder for them within `--report-dir`, when one command has
-    /// several reports. Returns the exit code.
+    /// Prints the reports and writes their files, several of them as one document; returns the exit code of the worst.
     ///
     /// # Errors
     /// What cannot be written.
-    pub(super) fn conclude(&self, report: &Report, below: Option<&str>) -> Result<u8, Failure> {
+    pub(super) fn conclude(&self, reports: &[Report]) -> Result<u8, Failure> {
         let terminal = Terminal {
             palette: Palette::of_stdout(),
         };
-        print(&terminal.render(report))?;
-        if let Some(folder) = &self.verdict.report_dir {
-            let folder = below.map_or_else(|| folder.clone(), |below| folder.join(below));
-            report.write_to(&folder).map_err(anyhow::Error::from)?;
+        for report in reports {
+            print(&terminal.render(report))?;
         }
-        Ok(report.verdict.exit_code(self.rules()))
+        self.write(reports).map_err(anyhow::Error::from)?;
+        let codes: Vec<_> = reports
+            .iter()
+            .map(|report| report.verdict.exit_code(self.rules()))
+            .collect();
+        Ok(worst(&codes))
+    }
+
+    fn write(&self, reports: &[Report]) -> Result<(), ReportError> {
+        if let Some(folder) = &self.verdict.report_dir {
+            write_all(reports, folder)?;
+        }
+        for (format, path) in &self.verdict.report {
+            write_file(reports, *format, path)?;
+        }
+        match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) {
+            Some(path) => add_to_step_summary(reports, Path::new(&path)),
+            None => Ok(()),
+        }
     }
 
     fn rules(&self) -> Rules {
@@ -218,9 +253,40 @@ fn catalogue() -> Vec<Clause> {
     catalog::entries().into_iter().map(|entry| entry.clause).collect()
 }
 
+/// Error wins over fail, fail over incomplete, incomplete over a pass; nothing at all is incomplete.
+fn worst(codes: &[u8]) -> u8 {
+    [exit::ERROR, exit::BROKEN, exit::INCOMPLETE, exit::HOLDS]
+        .into_iter()
+        .find(|code| codes.contains(code))
+        .unwrap_or(exit::INCOMPLETE)
+}
+
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+
+    #[rstest]
+    #[case(&[0, 0], 0)]
+    #[case(&[0, 4], 4)]
+    #[case(&[4, 1, 0], 1)]
+    #[case(&[1, 3, 4], 3)]
+    #[case(&[], 4)]
+    fn the_worst_report_decides(#[case] codes: &[u8], #[case] code: u8) {
+        assert_eq!(worst(codes), code);
+    }
+
+    #[rstest]
+    #[case("html=out/a=b.html", Some((Format::Html, "out/a=b.html")))]
+    #[case("tap=x", Some((Format::Tap, "x")))]
+    #[case("html", None)]
+    #[case("html=", None)]
+    #[case("pdf=x", None)]
+    fn one_report_is_a_format_and_a_file(#[case] text: &str, #[case] parsed: Option<(Format, &str)>) {
+        let parsed = parsed.map(|(format, path)| (format, PathBuf::from(path)));
+        assert_eq!(parse_report(text).ok(), parsed);
+    }
 
     #[test]
     fn every_built_in_profile_can_be_used_and_is_called_by_its_name() {

@@ -137,7 +137,7 @@ impl KubeletArgs {
         let run = Run::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
         let report = run.report(runtime.block_on(self.judge(&run))?);
-        run.conclude(&report, None)
+        run.conclude(&[report])
     }
 
     /// What clap cannot say: options of one target do not go with another.

@@ -84,7 +84,7 @@ impl RuntimeArgs {
             return Ok(exit::HOLDS);
         }
         let report = run.report(runtime.block_on(self.judge(&run))?);
-        run.conclude(&report, None)
+        run.conclude(&[report])
     }
 
     async fn judge(&self, run: &Run<'_>) -> Result<Judged, Failure> {

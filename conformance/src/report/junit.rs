@@ -1,67 +1,211 @@
 //! The run as JUnit XML, which most CI systems read: a test suite a group of ids, a test case a case.
+//!
+//! There is no one schema. What is written holds by the strictest that is in use, Jenkins's `junit-10.xsd`: no properties
+//! within a test case, no `skipped` on the root. So level and clause of a case stand in its `system-out`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use quick_junit::{NonSuccessKind, Report as Xml, TestCase, TestCaseStatus, TestSuite};
 
-use super::{CaseReport, Report, ReportError};
+use super::{CaseReport, Report, ReportError, labels::labels, visible::visible};
+use crate::{case::Suite, exhibit::Exhibit};
 
-/// The XML text.
+/// The XML text. Of several reports each test suite's name begins with the report's label.
 ///
 /// # Errors
 /// Text that cannot be put into XML.
-pub(super) fn render(report: &Report) -> Result<String, ReportError> {
-    let mut xml = Xml::new(format!("checkpoint-conformance {}", report.target.suite.as_str()));
-    xml.set_time(Duration::from_secs_f64(report.duration));
-    let mut groups: Vec<(&str, TestSuite)> = Vec::new();
-    for case in &report.cases {
-        let (group, name) = case.id.rsplit_once('/').unwrap_or((&case.id, &case.id));
-        if groups.last().is_none_or(|(last, _)| *last != group) {
-            groups.push((group, TestSuite::new(group)));
-        }
-        if let Some((_, suite)) = groups.last_mut() {
-            suite.add_test_case(test_case(group, name, case));
+pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
+    let suites: BTreeSet<_> = reports.iter().map(|report| report.target.suite).collect();
+    let suites: Vec<_> = suites.into_iter().map(Suite::as_str).collect();
+    let mut xml = Xml::new(format!("checkpoint-conformance {}", suites.join(" ")));
+    xml.set_time(Duration::from_secs_f64(
+        reports.iter().map(|report| report.duration).sum(),
+    ));
+    for (label, report) in labels(reports).iter().zip(reports) {
+        for cases in report.cases.chunk_by(|a, b| a.group() == b.group()) {
+            let group = cases[0].group();
+            let name = if label.is_empty() {
+                group.to_owned()
+            } else {
+                format!("{label}: {group}")
+            };
+            let mut suite = TestSuite::new(name.clone());
+            suite.set_time(Duration::from_secs_f64(cases.iter().map(|case| case.duration).sum()));
+            suite.add_property(("target", visible(&report.target.description).as_ref()));
+            suite.add_test_cases(cases.iter().map(|case| test_case(&name, report, case)));
+            xml.add_test_suite(suite);
         }
     }
-    xml.add_test_suites(groups.into_iter().map(|(_, suite)| suite));
-    Ok(xml.to_string()?)
+    Ok(without_skipped_total(&xml.to_string()?))
 }
 
-fn test_case(group: &str, name: &str, case: &CaseReport) -> TestCase {
-    let mut status = match case.outcome.as_str() {
+/// Takes the attribute `skipped` from the root element, which the library writes and Jenkins's schema refuses there.
+fn without_skipped_total(xml: &str) -> String {
+    let root = xml.find("<testsuites").unwrap_or(0);
+    let end = xml[root..].find('>').map_or(xml.len(), |end| root + end);
+    match xml[root..end].find(" skipped=\"") {
+        Some(from) => {
+            let from = root + from;
+            let value = from + " skipped=\"".len();
+            let to = xml[value..].find('"').map_or(value, |length| value + length + 1);
+            format!("{}{}", &xml[..from], &xml[to..])
+        }
+        None => xml.to_owned(),
+    }
+}
+
+fn test_case(suite: &str, report: &Report, case: &CaseReport) -> TestCase {
+    let seen = visible(&case.seen);
+    let unexpected = report.terms.passes_unexpectedly(&case.id);
+    let listed = report.terms.fails_expectedly(&case.id);
+    let status = match case.outcome.as_str() {
+        _ if unexpected => {
+            let text = format!("passes, and is listed as an expected failure: {seen}");
+            failed(NonSuccessKind::Failure, "unexpected-pass", &text, case)
+        }
         "pass" | "fact" => TestCaseStatus::success(),
-        "skip" => TestCaseStatus::skipped(),
-        "fail" => TestCaseStatus::non_success(NonSuccessKind::Failure),
-        _ => TestCaseStatus::non_success(NonSuccessKind::Error),
+        "skip" => skipped(&seen),
+        "fail" if listed => skipped(&format!("fails as expected: {seen}")),
+        "fail" => failed(NonSuccessKind::Failure, case.level.as_str(), &seen, case),
+        _ => failed(NonSuccessKind::Error, case.level.as_str(), &seen, case),
     };
-    if case.outcome != "pass" {
-        status.set_message(case.seen.as_str());
-    }
-    if case.outcome == "fail" {
-        status.set_type(case.level.as_str());
-        status.set_description(format!(
-            "clause: {}\nsource: {} ({})\nexpected: {}\nseen: {}",
-            case.clause,
-            case.source,
-            case.level.as_str(),
-            case.expected,
-            case.seen
-        ));
-    }
-    let mut test = TestCase::new(name, status);
-    test.set_classname(group.replace('/', "."));
+    let mut test = TestCase::new(case.name(), status);
+    test.set_classname(suite.replace('/', "."));
     test.set_time(Duration::from_secs_f64(case.duration));
-    test.add_property(("level", case.level.as_str()));
-    test.add_property(("clause", case.clause.as_str()));
+    let mut out = format!(
+        "{}: {}\n{}: {seen}",
+        case.level.as_str(),
+        visible(&case.clause),
+        case.outcome
+    );
+    if case.outcome != "pass" {
+        for Exhibit { kind, text } in &case.exhibits {
+            let _ = write!(out, "\n\n[{}]\n{}", kind.as_str(), visible(text));
+        }
+    }
+    test.set_system_out(out);
     test
+}
+
+fn skipped(message: &str) -> TestCaseStatus {
+    let mut status = TestCaseStatus::skipped();
+    status.set_message(message);
+    status
+}
+
+fn failed(kind: NonSuccessKind, class: &str, message: &str, case: &CaseReport) -> TestCaseStatus {
+    let mut text = format!(
+        "clause: {}\nsource: {} ({})\nexpected: {}\n{}: {message}",
+        visible(&case.clause),
+        visible(&case.source),
+        case.level.as_str(),
+        visible(&case.expected),
+        if kind == NonSuccessKind::Error { "error" } else { "seen" },
+    );
+    if !case.again.is_empty() {
+        let _ = write!(text, "\nagain: {}", visible(&case.again));
+    }
+    let mut status = TestCaseStatus::non_success(kind);
+    status.set_message(message).set_type(class).set_description(text);
+    status
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::tests::{hostile, sample};
 
     #[test]
     fn the_xml_has_every_case_with_its_outcome() {
-        insta::assert_snapshot!(render(&super::super::tests::sample()).unwrap());
+        insta::assert_snapshot!(render(&[sample()]).unwrap());
+    }
+
+    #[test]
+    fn the_xml_of_hostile_text_is_read_back_as_it_was_shown() {
+        let report = hostile();
+        let xml = render(std::slice::from_ref(&report)).unwrap();
+        let read = Xml::deserialize_from_str(&xml).unwrap();
+        let tests: Vec<_> = read.test_suites.iter().flat_map(|suite| &suite.test_cases).collect();
+        assert_eq!(tests.len(), report.cases.len());
+        let message = tests
+            .iter()
+            .find_map(|test| match &test.status {
+                TestCaseStatus::NonSuccess { message, .. } => message.as_ref(),
+                _ => None,
+            })
+            .unwrap();
+        let seen = &report.cases.iter().find(|case| case.outcome == "fail").unwrap().seen;
+        let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(plain(message.as_str()), plain(&visible(seen)));
+    }
+
+    #[test]
+    fn what_the_strictest_schema_refuses_is_not_there() {
+        let xml = render(&[sample()]).unwrap();
+        let root = xml.lines().nth(1).unwrap();
+        let names: Vec<_> = root
+            .split(' ')
+            .skip(1)
+            .filter_map(|word| word.split_once("=\""))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["name", "tests", "failures", "errors", "time"], "{root}");
+        for test in xml.split("<testcase ").skip(1) {
+            let test = test.split("</testcase>").next().unwrap();
+            assert!(!test.contains("<properties>"), "{test}");
+            let order: Vec<_> = ["<skipped", "<error", "<failure", "<system-out"]
+                .into_iter()
+                .filter_map(|tag| test.find(tag))
+                .collect();
+            assert!(order.is_sorted(), "{test}");
+        }
+    }
+
+    #[test]
+    fn a_listed_failure_is_skipped_and_a_listed_pass_fails() {
+        let mut report = sample();
+        report.terms.expected_failures = Some(crate::case::Foreseen {
+            file: "known.txt".to_owned(),
+            failed: vec!["kubelet/404/pod-unknown".to_owned()],
+            passed: vec!["kubelet/200/ok".to_owned()],
+            other: Vec::new(),
+        });
+        let xml = render(&[report]).unwrap();
+        assert!(
+            xml.contains("<skipped message=\"fails as expected: 200 with token"),
+            "{xml}"
+        );
+        assert!(xml.contains("type=\"unexpected-pass\""), "{xml}");
+    }
+
+    /// What JUnit's viewers agree on: counts that add up, suites with names of their own, times, a class for each test.
+    #[test]
+    fn several_reports_keep_apart_and_their_counts_add_up() {
+        let node = |name: &str| {
+            let mut report = sample();
+            report.target.node = Some(name.to_owned());
+            report
+        };
+        let xml = render(&[node("a"), node("b")]).unwrap();
+        let read = Xml::deserialize_from_str(&xml).unwrap();
+        assert_eq!((read.tests, read.failures, read.errors), (8, 2, 2));
+        let mut names: Vec<_> = read.test_suites.iter().map(|suite| suite.name.as_str()).collect();
+        assert_eq!(names.len(), 6);
+        names.dedup();
+        assert_eq!(names.len(), 6, "{names:?}");
+        assert!(
+            names.contains(&"a: kubelet/404") && names.contains(&"b: kubelet/404"),
+            "{names:?}"
+        );
+        for suite in &read.test_suites {
+            assert_eq!(suite.tests, suite.test_cases.len());
+            assert!(suite.time.is_some());
+            assert!(
+                suite
+                    .test_cases
+                    .iter()
+                    .all(|test| test.classname.is_some() && test.time.is_some())
+            );
+        }
     }
 }

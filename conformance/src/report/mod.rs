@@ -2,27 +2,33 @@
 //!
 //! ```text
 //!  records + target + verdict = Report --+-- terminal   a table, failures with expected and seen
-//!                                        +-- json       report.json, schema in docs/REPORT.md
-//!                                        +-- junit      junit.xml
+//!                                        +-- files      every format below a folder, or one of them
+//!                                        |     json     report.json, schema in docs/REPORT.md; read() takes it back
+//!                                        |     junit, tap, summary, badge   for CI
+//!                                        |     html     one page for people
+//!                                        +-- compare    what changed between two
 //! ```
 //!
 //! Secrets that the run came to know (tokens, keys, what stood in a container's memory) are cut out before anything is
 //! written ([`Secrets`]). Files are written only where the user named a folder.
 
+mod badge;
+mod files;
+mod html;
 mod junit;
+mod labels;
 mod normal;
 mod progress;
 mod read;
 mod repeat;
 mod secrets;
+mod summary;
+mod tap;
 mod terminal;
+mod visible;
+mod words;
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -32,6 +38,7 @@ use crate::{
     exhibit::Exhibit,
 };
 
+pub use files::{Format, add_to_step_summary, write_all, write_file};
 pub use normal::normalised;
 pub use progress::Progress;
 pub use read::{ReadError, read};
@@ -41,6 +48,9 @@ pub use terminal::{Palette, Terminal};
 
 /// The name and version of the layout of `report.json`. A change that breaks a reader raises the number.
 pub const SCHEMA: &str = "checkpoint-conformance/report/1";
+
+/// The same of a file that holds several reports, in its field `reports`.
+pub const SCHEMA_SEVERAL: &str = "checkpoint-conformance/reports/1";
 
 /// What was judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +100,18 @@ pub struct CaseReport {
     pub exhibits: Vec<Exhibit>,
 }
 
+impl CaseReport {
+    /// The part of the id that cases are grouped by: all but its last segment.
+    pub fn group(&self) -> &str {
+        self.id.rsplit_once('/').map_or(&self.id, |(group, _)| group)
+    }
+
+    /// The last segment of the id.
+    pub fn name(&self) -> &str {
+        self.id.rsplit_once('/').map_or(&self.id, |(_, name)| name)
+    }
+}
+
 /// A run's report, as `report.json` holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -125,6 +147,9 @@ pub enum ReportError {
         /// Why.
         source: std::io::Error,
     },
+    /// A diagnostic could not be put into the YAML of TAP.
+    #[error("failed to write report.tap: {0}")]
+    Tap(#[from] serde_yaml_ng::Error),
     /// The JUnit report could not be put into XML.
     #[error("failed to write junit.xml: {0}")]
     Junit(#[from] quick_junit::SerializeError),
@@ -176,26 +201,6 @@ impl Report {
     /// How many cases ended so: `pass`, `fail`, `fact`, `skip` or `error`.
     pub fn count(&self, outcome: &str) -> usize {
         self.cases.iter().filter(|case| case.outcome == outcome).count()
-    }
-
-    /// Writes `report.json` and `junit.xml` into a folder, which is made if it is not there.
-    ///
-    /// # Errors
-    /// A file that cannot be written, by name.
-    pub fn write_to(&self, folder: &Path) -> Result<(), ReportError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ReportError::Write { path, source }
-        };
-        fs::create_dir_all(folder).map_err(failed(folder))?;
-        let mut json = serde_json::to_vec_pretty(self)?;
-        json.push(b'\n');
-        let path = folder.join("report.json");
-        fs::write(&path, json).map_err(failed(&path))?;
-        let path = folder.join("junit.xml");
-        let mut file = fs::File::create(&path).map_err(failed(&path))?;
-        file.write_all(junit::render(self)?.as_bytes()).map_err(failed(&path))?;
-        Ok(())
     }
 }
 
@@ -322,6 +327,28 @@ pub(crate) mod tests {
         Report::new(frame, &records, &secrets)
     }
 
+    /// A report in which everything that a target may say tries to get out of where it stands.
+    pub(crate) fn hostile() -> Report {
+        let text = "</pre></code></details><script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n]]>--><!-- &lt; \
+                    \u{1b}[2J\u{202e}evil\u{0}`` ``` {{7*7}} | # TODO\nok 9\n";
+        let mut report = sample();
+        for case in &mut report.cases {
+            case.seen = text.to_owned();
+            case.expected = text.to_owned();
+            case.clause = text.to_owned();
+            case.source = text.to_owned();
+            case.again = text.to_owned();
+            for exhibit in &mut case.exhibits {
+                exhibit.text = text.to_owned();
+            }
+        }
+        report.target.description = text.to_owned();
+        report.target.endpoint = text.to_owned();
+        report.target.container = text.to_owned();
+        report.archives_left = vec![text.to_owned()];
+        report
+    }
+
     #[test]
     fn the_json_report_is_as_documented() {
         insta::assert_json_snapshot!(sample());
@@ -332,16 +359,5 @@ pub(crate) mod tests {
         let report = sample();
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
-    }
-
-    #[test]
-    fn files_hold_no_secret() {
-        let folder = tempfile::tempdir().unwrap();
-        sample().write_to(&folder.path().join("new/folder")).unwrap();
-        for name in ["report.json", "junit.xml"] {
-            let text = fs::read_to_string(folder.path().join("new/folder").join(name)).unwrap();
-            assert!(!text.contains("s3cr3t"), "{name}: {text}");
-            assert!(text.contains("[secret]"), "{name}: {text}");
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Report, SCHEMA};
+use super::{Report, SCHEMA, SCHEMA_SEVERAL};
 
 /// A report that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum ReadError {
     },
 }
 
-/// Several reports in one file have them in a field of this name; one report is the file itself.
+/// A file of several reports; one report is the file itself.
 #[derive(Deserialize)]
 struct Several {
     reports: Vec<Report>,
@@ -53,15 +53,11 @@ pub fn read(path: &Path) -> Result<Vec<Report>, ReadError> {
 
 fn parse(text: &str) -> Result<Vec<Report>, String> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let reports = if value.get("reports").is_some() {
-        serde_json::from_value::<Several>(value).map(|several| several.reports)
-    } else {
-        let schema = value.get("schema").and_then(serde_json::Value::as_str);
-        if schema != Some(SCHEMA) {
-            let found = schema.map_or("none".to_owned(), |schema| format!("{schema:?}"));
-            return Err(format!("expected the schema {SCHEMA:?}, found {found}"));
-        }
-        serde_json::from_value(value).map(|report| vec![report])
+    let reports = match value.get("schema").and_then(serde_json::Value::as_str) {
+        Some(SCHEMA) => serde_json::from_value(value).map(|report| vec![report]),
+        Some(SCHEMA_SEVERAL) => serde_json::from_value::<Several>(value).map(|several| several.reports),
+        Some(other) => return Err(format!("expected the schema {SCHEMA:?}, found {other:?}")),
+        None => return Err(format!("expected the schema {SCHEMA:?}, found none")),
     };
     let reports = reports.map_err(|error| error.to_string())?;
     match reports.iter().find(|report| report.schema != SCHEMA) {
@@ -82,7 +78,7 @@ mod tests {
         let report = sample();
         let one = serde_json::to_string(&report).unwrap();
         assert_eq!(parse(&one).unwrap(), std::slice::from_ref(&report));
-        let several = serde_json::json!({ "reports": [report, report] }).to_string();
+        let several = serde_json::json!({ "schema": SCHEMA_SEVERAL, "reports": [report, report] }).to_string();
         assert_eq!(parse(&several).unwrap(), [report.clone(), report]);
     }
 
@@ -91,7 +87,10 @@ mod tests {
     #[case::another_document("{}", "found none")]
     #[case::another_version(r#"{"schema": "checkpoint-conformance/report/9"}"#, "report/9")]
     #[case::a_field_of_another_type(r#"{"schema": "checkpoint-conformance/report/1", "target": 7}"#, "invalid type")]
-    #[case::several_of_nothing(r#"{"reports": [{}]}"#, "missing field")]
+    #[case::several_of_nothing(
+        r#"{"schema": "checkpoint-conformance/reports/1", "reports": [{}]}"#,
+        "missing field"
+    )]
     fn what_is_no_report_says_why(#[case] text: &str, #[case] reason: &str) {
         let error = parse(text).unwrap_err();
         assert!(error.contains(reason), "{error}");

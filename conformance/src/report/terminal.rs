@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, io::IsTerminal as _};
 
-use super::{CaseReport, Report};
+use super::{
+    CaseReport, Report,
+    words::{counts, reason},
+};
 use crate::case::Verdict;
 
 /// Colours, or none.
@@ -64,9 +67,9 @@ impl Terminal {
     pub fn render(&self, report: &Report) -> String {
         let mut text = String::new();
         let mut group = "";
-        let width = report.cases.iter().map(|case| name_of(case).len()).max().unwrap_or(0);
+        let width = report.cases.iter().map(|case| case.name().len()).max().unwrap_or(0);
         for case in &report.cases {
-            let own = case.id.rsplit_once('/').map_or("", |(group, _)| group);
+            let own = case.group();
             if own != group {
                 group = own;
                 let _ = writeln!(text, "\n{}", self.palette.paint("1", group));
@@ -83,7 +86,7 @@ impl Terminal {
             "  {} {:<10} {:<width$}",
             self.palette.outcome(&case.outcome),
             case.level.as_str(),
-            name_of(case)
+            case.name()
         );
         match case.outcome.as_str() {
             "pass" => {
@@ -112,22 +115,11 @@ impl Terminal {
     }
 
     fn summary(&self, text: &mut String, report: &Report) {
-        let counts: Vec<_> = ["pass", "fail", "fact", "skip", "error"]
-            .into_iter()
-            .map(|outcome| (report.count(outcome), outcome))
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, outcome)| format!("{count} {outcome}"))
-            .collect();
         let _ = writeln!(
             text,
-            "\n{}\n{} cases: {}; {:.1} s",
+            "\n{}\n{}; {:.1} s",
             report.target.description,
-            report.cases.len(),
-            if counts.is_empty() {
-                "nothing ran".to_owned()
-            } else {
-                counts.join(", ")
-            },
+            counts(report),
             report.duration
         );
         if !report.archives_left.is_empty() {
@@ -139,20 +131,13 @@ impl Terminal {
         for line in report.terms.lines() {
             let _ = writeln!(text, "{line}");
         }
-        let reason = match &report.verdict {
-            Verdict::Pass if report.strict => "every clause that was judged holds".to_owned(),
-            Verdict::Pass => "every documented clause that was selected was judged and holds".to_owned(),
-            Verdict::Fail(ids) => format!("does not hold: {}", ids.join(", ")),
-            Verdict::Error(ids) => format!("the harness could not do its work: {}", ids.join(", ")),
-            Verdict::Incomplete(ids) if ids.is_empty() => "nothing was judged".to_owned(),
-            Verdict::Incomplete(ids) => format!("not judged: {}", ids.join(", ")),
-        };
-        let _ = writeln!(text, "verdict: {} ({reason})", self.palette.verdict(&report.verdict));
+        let _ = writeln!(
+            text,
+            "verdict: {} ({})",
+            self.palette.verdict(&report.verdict),
+            reason(report)
+        );
     }
-}
-
-fn name_of(case: &CaseReport) -> &str {
-    case.id.rsplit_once('/').map_or(case.id.as_str(), |(_, name)| name)
 }
 
 fn first_line(text: &str) -> &str {

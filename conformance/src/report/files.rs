@@ -1,0 +1,188 @@
+//! The files that a run leaves: which formats there are, how each is made, where it goes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{Report, ReportError, SCHEMA_SEVERAL, badge, html, junit, summary, tap};
+
+/// A format of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `report.json`, the whole report for programs; `compare` and `merge` read it back.
+    Json,
+    /// `junit.xml`, for the viewers of CI systems.
+    Junit,
+    /// `report.tap`, version 14.
+    Tap,
+    /// `summary.md`, Markdown; also the step summary of GitHub Actions.
+    Summary,
+    /// `badge.json`, for a shields.io endpoint.
+    Badge,
+    /// `report.html`, one page for people.
+    Html,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Format; 6] = [
+        Format::Json,
+        Format::Junit,
+        Format::Tap,
+        Format::Summary,
+        Format::Badge,
+        Format::Html,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Junit => "junit",
+            Format::Tap => "tap",
+            Format::Summary => "summary",
+            Format::Badge => "badge",
+            Format::Html => "html",
+        }
+    }
+
+    /// Its file in a folder of reports.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Format::Json => "report.json",
+            Format::Junit => "junit.xml",
+            Format::Tap => "report.tap",
+            Format::Summary => "summary.md",
+            Format::Badge => "badge.json",
+            Format::Html => "report.html",
+        }
+    }
+
+    /// These reports in this format: of several, one document that holds all.
+    ///
+    /// # Errors
+    /// Text that the format cannot hold.
+    pub fn render(self, reports: &[Report]) -> Result<String, ReportError> {
+        match self {
+            Format::Json => match reports {
+                [one] => json(one),
+                several => json(&Several {
+                    schema: SCHEMA_SEVERAL,
+                    reports: several,
+                }),
+            },
+            Format::Junit => junit::render(reports),
+            Format::Tap => tap::render(reports),
+            Format::Summary => Ok(summary::render(reports)),
+            Format::Badge => json(&badge::badge(reports)),
+            Format::Html => Ok(html::render(reports)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Several<'a> {
+    schema: &'static str,
+    reports: &'a [Report],
+}
+
+fn json(value: &impl Serialize) -> Result<String, ReportError> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes one file; the folder that it is in is made if it is not there.
+///
+/// # Errors
+/// A file that cannot be written, by name.
+pub fn write_file(reports: &[Report], format: Format, path: &Path) -> Result<(), ReportError> {
+    let text = format.render(reports)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+    }
+    fs::write(path, text).map_err(failed(path))
+}
+
+/// Writes every format into a folder, which is made if it is not there.
+///
+/// # Errors
+/// A file that cannot be written, by name.
+pub fn write_all(reports: &[Report], folder: &Path) -> Result<(), ReportError> {
+    fs::create_dir_all(folder).map_err(failed(folder))?;
+    Format::ALL
+        .into_iter()
+        .try_for_each(|format| write_file(reports, format, &folder.join(format.file_name())))
+}
+
+/// Adds the summary to the file that GitHub Actions names in `GITHUB_STEP_SUMMARY`: other steps may have written to it.
+///
+/// # Errors
+/// A file that cannot be written, by name.
+pub fn add_to_step_summary(reports: &[Report], path: &Path) -> Result<(), ReportError> {
+    use std::io::Write as _;
+    let text = Format::Summary.render(reports)?;
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(failed(path))?;
+    file.write_all(text.as_bytes()).map_err(failed(path))
+}
+
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> ReportError + use<> {
+    let path: PathBuf = path.to_owned();
+    move |source| ReportError::Write {
+        path: path.clone(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{read, tests::sample};
+
+    #[test]
+    fn every_format_has_its_file_and_none_holds_the_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("new/folder");
+        write_all(&[sample()], &folder).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), Format::ALL.len());
+        for format in Format::ALL {
+            let text = fs::read_to_string(folder.join(format.file_name())).unwrap();
+            assert!(!text.contains("s3cr3t"), "{format:?}: {text}");
+            assert_eq!(text.contains("[secret]"), format != Format::Badge, "{format:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn several_reports_go_into_one_file_that_can_be_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/merged.json");
+        write_file(&[sample(), sample()], Format::Json, &path).unwrap();
+        assert_eq!(read(&path).unwrap(), [sample(), sample()]);
+    }
+
+    #[test]
+    fn a_step_summary_is_added_to() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "of an earlier step\n").unwrap();
+        add_to_step_summary(&[sample()], file.path()).unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(
+            text.starts_with("of an earlier step\n## Checkpoint conformance: error\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = write_all(&[sample()], &file.path().join("below")).unwrap_err();
+        let named = format!("failed to write {}", file.path().join("below").display());
+        assert!(error.to_string().starts_with(&named), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! The run as TAP 14, for what reads test output line by line.
+//!
+//! A failure that does not decide the verdict (a `reference` or `robust` clause without `--strict`, a fact of the profile, an
+//! expected failure) is marked `TODO`, which TAP counts as no failure; a listed case that passes is `not ok`: the stream and
+//! the exit code say the same. A case that ended in an error of the harness is `not ok`.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{
+    CaseReport, Report, ReportError,
+    labels::labels,
+    visible::on_one_line,
+    words::{reason, spared},
+};
+
+/// What a failed test says of itself, as a block of YAML below it.
+#[derive(Serialize)]
+struct Diagnostic<'a> {
+    outcome: &'a str,
+    level: &'a str,
+    clause: &'a str,
+    source: &'a str,
+    expected: &'a str,
+    seen: &'a str,
+    again: &'a str,
+    duration_ms: f64,
+}
+
+/// The TAP text of these reports.
+///
+/// # Errors
+/// Text that cannot be put into YAML.
+pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
+    let mut text = String::from("TAP version 14\n");
+    for report in reports {
+        let _ = writeln!(text, "# {}", on_one_line(&report.target.description));
+    }
+    let cases = reports.iter().map(|report| report.cases.len()).sum::<usize>();
+    let _ = writeln!(text, "1..{cases}");
+    let mut number = 0;
+    for (label, report) in labels(reports).iter().zip(reports) {
+        for case in &report.cases {
+            number += 1;
+            let prefix = if label.is_empty() {
+                String::new()
+            } else {
+                format!("{label}: ")
+            };
+            test_point(&mut text, number, &prefix, case, report)?;
+        }
+    }
+    for report in reports {
+        let _ = writeln!(
+            text,
+            "# verdict: {} ({})",
+            report.verdict.word(),
+            on_one_line(&reason(report))
+        );
+    }
+    Ok(text)
+}
+
+fn test_point(
+    text: &mut String,
+    number: usize,
+    prefix: &str,
+    case: &CaseReport,
+    report: &Report,
+) -> Result<(), ReportError> {
+    let unexpected = report.terms.passes_unexpectedly(&case.id);
+    let holds = matches!(case.outcome.as_str(), "pass" | "skip") && !unexpected;
+    let directive = match (case.outcome.as_str(), spared(report, case)) {
+        ("skip", _) if !unexpected => format!(" # SKIP {}", escaped(&case.seen)),
+        (_, Some(why)) => format!(" # TODO {}", escaped(&why)),
+        _ if unexpected => " (passes, and is listed as an expected failure)".to_owned(),
+        _ => String::new(),
+    };
+    let status = if holds { "ok" } else { "not ok" };
+    let name = escaped(&format!("{prefix}{}", case.id));
+    let _ = writeln!(text, "{status} {number} - {name}{directive}");
+    if !holds {
+        let yaml = serde_yaml_ng::to_string(&Diagnostic {
+            outcome: &case.outcome,
+            level: case.level.as_str(),
+            clause: &case.clause,
+            source: &case.source,
+            expected: &case.expected,
+            seen: &case.seen,
+            again: &case.again,
+            duration_ms: case.duration * 1000.0,
+        })?;
+        text.push_str("  ---\n");
+        for line in yaml.lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+        text.push_str("  ...\n");
+    }
+    Ok(())
+}
+
+/// A description or reason: `#` begins a directive and `\` an escape, and a line is a test.
+fn escaped(text: &str) -> String {
+    on_one_line(text).replace('\\', "\\\\").replace('#', "\\#")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{case::Level, report::tests::sample};
+
+    #[test]
+    fn the_stream_has_every_case() {
+        insta::assert_snapshot!(render(&[sample()]).unwrap());
+    }
+
+    #[test]
+    fn a_failure_that_does_not_decide_is_todo_and_one_that_does_is_not() {
+        let mut report = sample();
+        report.cases.retain(|case| case.outcome == "fail");
+        let one = std::slice::from_ref;
+        assert!(!render(one(&report)).unwrap().contains("TODO"));
+        report.cases[0].level = Level::Robust;
+        let text = render(one(&report)).unwrap();
+        assert!(
+            text.contains("not ok 1 - kubelet/404/pod-unknown # TODO robust"),
+            "{text}"
+        );
+        report.strict = true;
+        assert!(!render(one(&report)).unwrap().contains("TODO"));
+    }
+
+    #[test]
+    fn what_a_target_says_cannot_end_a_line_or_begin_a_directive() {
+        let mut report = sample();
+        report.cases.retain(|case| case.outcome != "pass");
+        for case in &mut report.cases {
+            case.seen = "x # TODO\nok 9 - forged\n  ...\nBail out!\x1b[2J \\".to_owned();
+        }
+        let text = render(&[report]).unwrap();
+        for line in text.lines() {
+            assert!(
+                !line.starts_with("ok 9") && !line.starts_with("Bail") && line != "  ...x",
+                "{text}"
+            );
+        }
+        assert!(text.contains("# SKIP x \\# TODO\\\\nok 9 - forged"), "{text}");
+        assert_eq!(text.matches("\n  ...\n").count(), 2, "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
+    fn several_reports_are_numbered_on_and_named() {
+        let mut second = sample();
+        second.target.node = Some("node-b".to_owned());
+        let mut first = sample();
+        first.target.node = Some("node-a".to_owned());
+        let text = render(&[first, second]).unwrap();
+        assert!(text.contains("\n1..8\n"), "{text}");
+        assert!(text.contains("\nok 1 - node-a: kubelet/200/ok\n"), "{text}");
+        assert!(text.contains("\nok 5 - node-b: kubelet/200/ok\n"), "{text}");
+    }
+}

@@ -1,0 +1,68 @@
+//! A report in words, as every format says them.
+
+use super::{CaseReport, Report};
+use crate::case::{Level, Verdict};
+
+/// The outcomes in the order in which they are counted.
+pub(super) const OUTCOMES: [&str; 5] = ["pass", "fail", "fact", "skip", "error"];
+
+/// `61 cases: 59 pass, 2 fail`.
+pub(super) fn counts(report: &Report) -> String {
+    let counts: Vec<_> = OUTCOMES
+        .into_iter()
+        .map(|outcome| (report.count(outcome), outcome))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, outcome)| format!("{count} {outcome}"))
+        .collect();
+    let counts = if counts.is_empty() {
+        "nothing ran".to_owned()
+    } else {
+        counts.join(", ")
+    };
+    format!("{} cases: {counts}", report.cases.len())
+}
+
+/// What the verdict means, without the ids that decided it.
+pub(super) fn meaning(report: &Report) -> &'static str {
+    match &report.verdict {
+        Verdict::Pass if report.strict => "every clause that was judged holds",
+        Verdict::Pass => "every documented clause that was selected was judged and holds",
+        Verdict::Fail(_) => "does not hold",
+        Verdict::Error(_) => "the harness could not do its work",
+        Verdict::Incomplete(ids) if ids.is_empty() => "nothing was judged",
+        Verdict::Incomplete(_) => "not judged",
+    }
+}
+
+/// [`meaning`] with the ids that decided it.
+pub(super) fn reason(report: &Report) -> String {
+    let meaning = meaning(report);
+    match report.verdict.because() {
+        [] => meaning.to_owned(),
+        ids => format!("{meaning}: {}", ids.join(", ")),
+    }
+}
+
+/// Why a clause that does not hold does not fail the run; `None` when it does, or when it holds or was not judged.
+pub(super) fn spared(report: &Report, case: &CaseReport) -> Option<String> {
+    match case.outcome.as_str() {
+        "fact" => {
+            let name = report.terms.profile.as_ref().map_or("named", |profile| &profile.name);
+            Some(format!("a fact of the profile {name}"))
+        }
+        "fail" if report.terms.fails_expectedly(&case.id) => Some("listed as an expected failure".to_owned()),
+        "fail" if !report.strict && case.level != Level::Documented => {
+            Some(format!("{} clauses do not decide", case.level.as_str()))
+        }
+        _ => None,
+    }
+}
+
+/// The worst verdict's word: error, then fail, then incomplete, then pass.
+pub(super) fn worst(reports: &[Report]) -> &'static str {
+    let words: Vec<_> = reports.iter().map(|report| report.verdict.word()).collect();
+    ["error", "fail", "incomplete", "pass"]
+        .into_iter()
+        .find(|word| words.contains(word))
+        .unwrap_or("incomplete")
+}
