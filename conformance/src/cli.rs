@@ -1,7 +1,9 @@
 //! The command line: which suite, which target, which cases.
 
 mod archive;
+mod clean;
 mod conclude;
+mod image;
 mod kubelet;
 mod mutants;
 mod runtime;
@@ -48,6 +50,10 @@ enum Command {
     Runtime(runtime::RuntimeArgs),
     /// Judge checkpoint archives, from any runtime
     Archive(archive::ArchiveArgs),
+    /// Write the image of the workload, as an OCI archive to import into a runtime
+    Image(image::ImageArgs),
+    /// Remove what runs that were killed have left: temporary folders, what a kubelet changed, Pods in a runtime
+    Clean(clean::CleanArgs),
     /// Judge the harness: run every mutant of the embedded target, each must be caught by exactly the cases that name it
     Mutants(mutants::MutantsArgs),
     /// List the cases of every suite, one a line, the id first
@@ -132,6 +138,8 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
         Some(Command::Kubelet(kubelet)) => kubelet.run(args),
         Some(Command::Runtime(runtime)) => runtime.run(args),
         Some(Command::Archive(archive)) => archive.run(args),
+        Some(Command::Clean(clean)) => clean.run(),
+        Some(Command::Image(image)) => image.run(),
         Some(Command::Mutants(mutants)) => mutants.run(),
         Some(Command::List(list)) => {
             let selection = list.selection.selection()?;

@@ -18,6 +18,7 @@ pub mod case;
 pub mod catalog;
 pub mod cli;
 pub mod exhibit;
+pub mod image;
 pub mod mutant;
 pub mod reference;
 pub mod report;

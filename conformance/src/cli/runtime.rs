@@ -6,16 +6,16 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Failure, SelectionArgs, VerdictArgs,
+    Failure, SelectionArgs, VerdictArgs, clean,
     conclude::{Began, Judged, Run},
-    print, until_interrupted,
+    until_interrupted,
 };
 use crate::{
-    case::{Suite, exit},
+    case::Suite,
     catalog::runtime::{RuntimeSession, cases},
     mutant::Definition,
     report::Secrets,
-    target::runtime::{Cleaned, EmbeddedRuntime, Runtime, RuntimeTarget, clean},
+    target::runtime::{EmbeddedRuntime, Runtime, RuntimeTarget},
 };
 
 /// Which runtime, which cases, what decides.
@@ -79,9 +79,7 @@ impl RuntimeArgs {
         let run = Run::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
         if let (true, Some(endpoint)) = (self.clean, &self.endpoint) {
-            let cleaned = runtime.block_on(clean(endpoint)).map_err(anyhow::Error::from)?;
-            print(&told(&cleaned))?;
-            return Ok(exit::HOLDS);
+            return runtime.block_on(clean::run(Some(endpoint)));
         }
         let report = run.report(runtime.block_on(self.judge(&run))?);
         run.conclude(&[report])
@@ -144,20 +142,4 @@ impl RuntimeArgs {
             }
         }
     }
-}
-
-/// What was removed, a line each.
-fn told(cleaned: &Cleaned) -> String {
-    let lines = |what: &str, list: &[String]| -> String { list.iter().map(|one| format!("{what}{one}\n")).collect() };
-    let text = [
-        lines("", &cleaned.thawed),
-        lines("removed container ", &cleaned.containers),
-        lines("removed pod ", &cleaned.pods),
-        lines("removed folder ", &cleaned.folders),
-    ]
-    .concat();
-    if text.is_empty() {
-        return "nothing was left\n".to_owned();
-    }
-    text
 }

@@ -9,11 +9,10 @@
 //! ```
 //!
 //! All of it goes with the target. When the harness itself is killed, fake-cri notices by its lifeline, removes its
-//! containers and ends; the folder then stays, as anything of a killed program does.
+//! containers and ends; the folder then stays, until `checkpoint-conformance clean`.
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,10 +20,11 @@ use std::{
 use fake_cri::{FakeCri, LogTo};
 use futures_util::future::BoxFuture;
 use reqwest::Url;
-use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::{Access, Authority, Client, Faults, Gate, Identity, Kubelet, Pair, Steering, TargetError, Trust, pod};
+use super::{
+    Access, Authority, Client, Faults, Gate, Identity, Kubelet, Pair, Steering, TargetError, Trust, folder::Folder, pod,
+};
 use crate::{
     case::Suite,
     reference::{Authorization, Config, Mutant, ReferenceKubelet},
@@ -64,11 +64,7 @@ impl Embedded {
     /// # Errors
     /// One of them does not start, or the Pod does not come up. Nothing is left behind.
     pub async fn start(self) -> Result<Kubelet, TargetError> {
-        let folder = tempfile::Builder::new()
-            .prefix("checkpoint-conformance-")
-            .tempdir()
-            .map_err(TargetError::file(std::env::temp_dir()))?;
-        let layout = Layout::make(folder)?;
+        let layout = Layout::make()?;
         let cri = self.start_runtime(&layout).await?;
 
         let mut config = Config::new(layout.path("kubelet"), cri.endpoint());
@@ -135,7 +131,10 @@ impl Embedded {
             Some(folder) => LogTo::File(folder.join("fake-cri.log")),
             None => LogTo::Temporary,
         };
-        let mut builder = FakeCri::builder().state_dir(layout.path("runtime")).log(log);
+        let mut builder = FakeCri::builder()
+            .state_dir(layout.path("runtime"))
+            .temporary_in(layout.folder.path())
+            .log(log);
         if let Some(executable) = &self.executable {
             builder = builder.executable(executable);
         }
@@ -161,17 +160,16 @@ impl Embedded {
 
 /// The folder of a target and what was put into it.
 struct Layout {
-    folder: TempDir,
+    folder: Folder,
     user: Pair,
     denied: Pair,
 }
 
 impl Layout {
-    fn make(folder: TempDir) -> Result<Layout, TargetError> {
+    fn make() -> Result<Layout, TargetError> {
+        let folder = Folder::make(None)?;
         for name in ["pods", "pki", "kubelet", "runtime"] {
-            let path = folder.path().join(name);
-            let made = fs::DirBuilder::new().mode(0o700).create(&path);
-            made.map_err(TargetError::file(path))?;
+            folder.below(name)?;
         }
         let authority = Authority::new("checkpoint-conformance")?;
         let layout = Layout {

@@ -6,10 +6,10 @@
 //!    ...
 //! ```
 //!
-//! [`remove_dead`] removes the folders whose lock nobody holds; those without a lock are not ours and stay.
+//! [`dead`] finds the folders whose lock nobody holds; those without a lock are not ours and stay.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -66,10 +66,27 @@ impl Folder {
     }
 }
 
-/// Removes the folders in `parent` of runs that are no more; returns those that were removed, and those that could not be
-/// with the reason. `before` is told each folder before it goes, while its lock is held.
-pub(super) fn remove_dead(parent: &Path, before: impl Fn(&Path)) -> (Vec<PathBuf>, Vec<(PathBuf, std::io::Error)>) {
-    let (mut removed, mut left) = (Vec::new(), Vec::new());
+/// The folder of a run that is no more. Its lock is held meanwhile, so that nobody else clears it away.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub(super) path: PathBuf,
+    _lock: File,
+}
+
+impl Dead {
+    /// Removes it; returns where it was.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(super) fn remove(self) -> Result<PathBuf, TargetError> {
+        fs::remove_dir_all(&self.path).map_err(TargetError::file(&self.path))?;
+        Ok(self.path)
+    }
+}
+
+/// The folders in `parent` of runs that are no more.
+pub(super) fn dead(parent: &Path) -> Vec<Dead> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
@@ -77,34 +94,13 @@ pub(super) fn remove_dead(parent: &Path, before: impl Fn(&Path)) -> (Vec<PathBuf
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        let Ok(lock) = File::open(path.join(LOCK)) else {
-            continue;
-        };
-        match lock.try_lock() {
-            Ok(()) => {
-                before(&path);
-                match fs::remove_dir_all(&path) {
-                    Ok(()) => removed.push(path),
-                    Err(error) => left.push((path, error)),
-                }
-            }
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => left.push((path, error)),
+        if let Ok(lock) = File::open(path.join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            found.push(Dead { path, _lock: lock });
         }
     }
-    (removed, left)
-}
-
-/// Removes the folders of dead runs where temporary folders are; returns their names.
-///
-/// # Errors
-/// One cannot be removed; it is named, and the others are removed all the same.
-pub(super) fn clean() -> Result<Vec<String>, TargetError> {
-    let (removed, mut left) = remove_dead(&std::env::temp_dir(), |_| {});
-    match left.pop() {
-        Some((path, source)) => Err(TargetError::File { path, source }),
-        None => Ok(removed.iter().map(|path| path.display().to_string()).collect()),
-    }
+    found
 }
 
 #[cfg(test)]
@@ -124,8 +120,11 @@ mod tests {
         fs::write(dead.join(LOCK), "").unwrap();
         fs::write(other.join(LOCK), "").unwrap();
 
-        let (removed, left) = remove_dead(parent.path(), |_| {});
-        assert_eq!((removed, left.len()), (vec![dead], 0));
+        let removed: Vec<_> = super::dead(parent.path())
+            .into_iter()
+            .map(|dead| dead.remove().unwrap())
+            .collect();
+        assert_eq!(removed, [dead]);
         assert!(alive.path().is_dir() && foreign.is_dir() && other.is_dir());
     }
 

@@ -14,6 +14,7 @@
 //!
 //! What a target cannot do is `None`; the cases that need it are skipped with that reason.
 
+mod clean;
 mod client;
 mod embedded;
 mod evidence;
@@ -27,6 +28,7 @@ pub mod runtime;
 mod url;
 mod workload;
 
+pub use clean::clean;
 pub use client::{Access, Answer, Client, Credentials, Identity, Trust};
 pub use embedded::{Defect, Embedded};
 pub use evidence::Evidence;

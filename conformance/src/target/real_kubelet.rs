@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The kubelet ends with the harness, however that ends: a shell between them waits for the end of a pipe. What it writes
-//! outside the folder all the same is put back (`outside`), unless the harness itself is killed.
+//! outside the folder all the same is put back (`outside`), by `checkpoint-conformance clean` when the harness itself was
+//! killed.
 //!
 //! It fails to start without root, beside another kubelet, with a configuration that this version does not take (its last
 //! words are in the error), and when the Pod does not come up.
@@ -20,7 +21,6 @@ use std::{
     ffi::OsString,
     fs,
     net::TcpListener,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,12 +28,11 @@ use std::{
 use fake_cri::{FakeCri, LogTo};
 use futures_util::future::BoxFuture;
 use reqwest::{Method, Url};
-use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use super::{
     Access, Authority, Client, ContainerRef, Credentials, Faults, Gate, Identity, Kubelet, Pair, Steering, TargetError,
-    Trust, pod,
+    Trust, folder::Folder, pod,
 };
 use crate::{case::Suite, report};
 use configuration::{Configuration, Version};
@@ -79,6 +78,7 @@ impl RealKubelet {
         let version = Version::of(&self.binary).await?;
         let layout = Layout::make()?;
         let outside = Outside::look(layout.folder.path())?;
+        outside.save()?;
         let logs = match &self.logs {
             Some(folder) => folder.clone(),
             None => layout.folder.path().to_owned(),
@@ -90,6 +90,7 @@ impl RealKubelet {
         };
         let control = cri.as_ref().map(|cri| cri.control_socket().to_owned()).or(self.control);
         let own = cri.is_some();
+        let other = self.runtime_endpoint.clone();
         let endpoint = self
             .runtime_endpoint
             .or_else(|| cri.as_ref().map(FakeCri::endpoint))
@@ -100,8 +101,11 @@ impl RealKubelet {
         } else {
             format!("real-{}", std::process::id())
         };
-        let description = format!("kubelet {version} over {}", if own { "fake-cri" } else { &endpoint });
         let subject = pod::subject(&node);
+        if let Some(endpoint) = &other {
+            removal::save(layout.folder.path(), endpoint, &subject)?;
+        }
+        let description = format!("kubelet {version} over {}", if own { "fake-cri" } else { &endpoint });
 
         let running = Running {
             binary: self.binary,
@@ -162,6 +166,7 @@ impl RealKubelet {
 async fn start_runtime(layout: &Layout, logs: &Path) -> Result<FakeCri, TargetError> {
     let builder = FakeCri::builder()
         .state_dir(layout.path("runtime"))
+        .temporary_in(layout.folder.path())
         .log(LogTo::File(logs.join("fake-cri.log")));
     builder
         .start()
@@ -171,19 +176,16 @@ async fn start_runtime(layout: &Layout, logs: &Path) -> Result<FakeCri, TargetEr
 
 /// The folder of a target and what was put into it.
 struct Layout {
-    folder: TempDir,
+    folder: Folder,
     authority: String,
     user: Pair,
 }
 
 impl Layout {
     fn make() -> Result<Layout, TargetError> {
-        let folder = tempfile::Builder::new().prefix("checkpoint-conformance-").tempdir();
-        let folder = folder.map_err(TargetError::file(std::env::temp_dir()))?;
+        let folder = Folder::make(None)?;
         for name in ["pods", "pki", "kubelet", "runtime", "pod-logs", "plugins", "tmp"] {
-            let path = folder.path().join(name);
-            let made = fs::DirBuilder::new().mode(0o700).create(&path);
-            made.map_err(TargetError::file(path))?;
+            folder.below(name)?;
         }
         let authority = Authority::new("checkpoint-conformance")?;
         let server = authority.server("kubelet")?;
@@ -321,6 +323,16 @@ impl Steering for Running {
             removed
         })
     }
+}
+
+/// Puts back what a harness that was killed could not: the machine as its kubelet found it, and the Pod in a runtime that
+/// others use as well.
+///
+/// # Errors
+/// Names what could not be put back.
+pub(super) async fn put_back_after(folder: &Path) -> Result<(), TargetError> {
+    Outside::put_back_saved(folder)?;
+    removal::remove_saved(folder).await
 }
 
 /// Waits until the kubelet answers as one that is well.

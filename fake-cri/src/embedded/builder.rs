@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{FakeCri, StartError};
@@ -31,6 +31,7 @@ pub struct FakeCriBuilder {
     listen: Option<PathBuf>,
     control: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    folder: Option<PathBuf>,
     log: LogTo,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -58,6 +59,13 @@ impl FakeCriBuilder {
     /// The state folder, which then stays; a temporary one by default.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Where the temporary folder is made, for whoever wants to find it again after a crash; where temporary files are by
+    /// default, and when paths below it would be too long for a socket.
+    pub fn temporary_in(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.folder = Some(dir.into());
         self
     }
 
@@ -110,7 +118,7 @@ impl FakeCriBuilder {
             source,
         };
         // A short name: the path of a socket may have 107 bytes.
-        let folder = folder().map_err(failed)?;
+        let folder = folder(self.folder.as_deref()).map_err(failed)?;
         let place = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| folder.path().join(name));
         // A client that dials a bare path, as the kubelet 1.30 does, sends it as the authority with its slashes escaped.
         // Escapes may stand before an `@` only; without one hyper ends the stream.
@@ -149,12 +157,19 @@ impl FakeCriBuilder {
 }
 
 /// A temporary folder whose sockets have paths that are short enough, wherever temporary folders are.
-fn folder() -> io::Result<tempfile::TempDir> {
+fn folder(parent: Option<&Path>) -> io::Result<tempfile::TempDir> {
     let mut prefix = tempfile::Builder::new();
     prefix.prefix("fake-cri-");
-    let folder = prefix.tempdir()?;
-    match folder.path().join("control.sock").as_os_str().len() {
-        0..=SOCKET_PATH => Ok(folder),
-        _ => prefix.tempdir_in("/tmp"),
+    let short = |folder: &tempfile::TempDir| folder.path().join("control.sock").as_os_str().len() <= SOCKET_PATH;
+    if let Some(parent) = parent {
+        let folder = prefix.tempdir_in(parent)?;
+        if short(&folder) {
+            return Ok(folder);
+        }
     }
+    let folder = prefix.tempdir()?;
+    if short(&folder) {
+        return Ok(folder);
+    }
+    prefix.tempdir_in("/tmp")
 }

@@ -24,7 +24,8 @@ mod table;
 
 pub use canary::Place;
 pub use options::{OnTerm, Options, OptionsError, Pattern};
-pub(crate) use run::{is_wanted, run};
+pub(crate) use run::is_wanted;
+pub use run::run;
 pub use table::{Row, table, table_markdown};
 
 /// The name of the program: whoever runs it under this name gets the stand-in.

@@ -28,7 +28,7 @@ use crate::process::{family, workload};
 const UNUSABLE: i32 = 2;
 
 /// Plays the workload and ends the process.
-pub(crate) fn run() -> ! {
+pub fn run() -> ! {
     let code = match play() {
         Ok(code) => code,
         Err(message) => {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::mount::{MntFlags, umount2};
+use serde::{Deserialize, Serialize};
 
 use super::TargetError;
 
@@ -40,8 +41,11 @@ const CONTAINER_LOGS: &str = "var/log/containers";
 /// What is made on the way to the above, the deepest first.
 const FOLDERS: [&str; 3] = [DEVICE_PLUGINS, "var/lib/kubelet", CONTAINER_LOGS];
 
+/// The file in the folder that says how the machine was, for when nobody is left to know it.
+const SAVED: &str = "outside.json";
+
 /// How the machine was. Dropped, it is put back as far as that goes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Outside {
     /// `/`, but in tests.
     root: PathBuf,
@@ -49,6 +53,7 @@ pub(super) struct Outside {
     parameters: Vec<(PathBuf, String)>,
     missing_files: Vec<PathBuf>,
     missing_folders: Vec<PathBuf>,
+    #[serde(skip)]
     done: bool,
 }
 
@@ -91,6 +96,31 @@ impl Outside {
                 .collect(),
             done: false,
         })
+    }
+
+    /// Writes into the folder how the machine was.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn save(&self) -> Result<(), TargetError> {
+        let path = self.folder.join(SAVED);
+        let text = serde_json::to_vec(self).map_err(|error| TargetError::file(&path)(error.into()))?;
+        fs::write(&path, text).map_err(TargetError::file(path))
+    }
+
+    /// Puts back what a kubelet with this folder changed whose harness is no more; nothing where none was.
+    ///
+    /// # Errors
+    /// Names what could not be put back.
+    pub(super) fn put_back_saved(folder: &Path) -> Result<(), TargetError> {
+        let path = folder.join(SAVED);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(TargetError::file(path)(error)),
+        };
+        let saved: Outside = serde_json::from_slice(&text).map_err(|error| TargetError::file(path)(error.into()))?;
+        saved.put_back()
     }
 
     /// Puts everything back.
@@ -231,6 +261,21 @@ mod tests {
         );
         assert!(!root.path().join("var/lib/kubelet").exists());
         assert!(!root.path().join(CONTAINER_LOGS).exists());
+    }
+
+    #[test]
+    fn what_was_saved_is_put_back_by_another_process_s_eyes() {
+        let (root, folder) = (machine(), tempfile::tempdir().unwrap());
+        let outside = Outside::look_below(root.path(), folder.path()).unwrap();
+        outside.save().unwrap();
+        // As a killed harness leaves it.
+        std::mem::forget(outside);
+        drop(change(root.path(), folder.path()));
+        Outside::put_back_saved(folder.path()).unwrap();
+        let overcommit = fs::read_to_string(root.path().join("proc/sys/vm/overcommit_memory")).unwrap();
+        assert_eq!(overcommit, "0\n");
+        assert!(!root.path().join("var/lib/kubelet").exists());
+        Outside::put_back_saved(root.path()).unwrap();
     }
 
     #[test]

@@ -1,16 +1,62 @@
 //! Removes our Pod from a runtime that goes on without us.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use cri_proto::runtime::v1::{
     ListPodSandboxRequest, PodSandboxFilter, RemovePodSandboxRequest, StopPodSandboxRequest,
     runtime_service_client::RuntimeServiceClient,
 };
 use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tonic::{Status, transport::Endpoint};
 
 use super::{ContainerRef, TargetError};
+
+/// The file in the target's folder that names the Pod and the runtime that it is in.
+const SAVED: &str = "pod.json";
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    endpoint: String,
+    namespace: String,
+    pod: String,
+}
+
+/// Writes into the folder which Pod there will be in which runtime.
+///
+/// # Errors
+/// The file cannot be written.
+pub(super) fn save(folder: &Path, endpoint: &str, subject: &ContainerRef) -> Result<(), TargetError> {
+    let path = folder.join(SAVED);
+    let saved = Saved {
+        endpoint: endpoint.to_owned(),
+        namespace: subject.namespace.clone(),
+        pod: subject.pod.clone(),
+    };
+    let text = serde_json::to_vec(&saved).map_err(|error| TargetError::file(&path)(error.into()))?;
+    std::fs::write(&path, text).map_err(TargetError::file(path))
+}
+
+/// Removes the Pod that a harness left which is no more; nothing where the folder names none.
+///
+/// # Errors
+/// The runtime does not answer, or does not do it.
+pub(super) async fn remove_saved(folder: &Path) -> Result<(), TargetError> {
+    let path = folder.join(SAVED);
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(TargetError::file(path)(error)),
+    };
+    let saved: Saved = serde_json::from_slice(&text).map_err(|error| TargetError::file(path)(error.into()))?;
+    let subject = ContainerRef {
+        namespace: saved.namespace,
+        pod: saved.pod,
+        container: String::new(),
+    };
+    remove(&saved.endpoint, &subject).await
+}
 
 /// Stops and removes the Pod's sandboxes with all that is in them.
 ///

@@ -3,7 +3,7 @@
 use cri_proto::runtime::v1::{ListContainersRequest, ListPodSandboxRequest};
 
 use super::{ANSWER_WITHIN, Cri, RUN_LABEL, Runtime, call, freeze, removal};
-use crate::target::{TargetError, folder};
+use crate::target::TargetError;
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,20 +14,15 @@ pub struct Cleaned {
     pub pods: Vec<String>,
     /// How those were let go that were found frozen.
     pub thawed: Vec<String>,
-    /// Temporary folders of runs that are no more.
-    pub folders: Vec<String>,
 }
 
-/// Removes all Pods and containers that carry [`RUN_LABEL`], of whichever run, those that are frozen as well; and the
-/// temporary folders of runs that are no more.
+/// Removes all Pods and containers that carry [`RUN_LABEL`], of whichever run, those that are frozen as well.
 ///
 /// # Errors
 /// The runtime does not answer, or does not remove something: that is named, and the rest is removed all the same.
 pub async fn clean(endpoint: &str) -> Result<Cleaned, TargetError> {
     let cri = Cri::new(endpoint)?;
-    let mut cleaned = remove_labelled(&cri, &freeze::Cgroups::look(), None).await?;
-    cleaned.folders = folder::clean()?;
-    Ok(cleaned)
+    remove_labelled(&cri, &freeze::Cgroups::look(), None).await
 }
 
 /// Removes what one run has made.

@@ -29,6 +29,7 @@ impl EmbeddedRuntime {
         let folder = Folder::make(None)?;
         let mut builder = FakeCri::builder()
             .state_dir(folder.below("runtime")?)
+            .temporary_in(folder.path())
             .log(LogTo::Temporary);
         if let Some(executable) = &self.executable {
             builder = builder.executable(executable);

@@ -1,0 +1,55 @@
+//! `checkpoint-conformance clean`, also as `runtime --clean`
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+
+use super::{Failure, print};
+use crate::{case::exit, target};
+
+/// What to clean beside this machine's temporary folders.
+#[derive(Clone, Debug, Args)]
+pub(super) struct CleanArgs {
+    /// Also remove the Pods and containers of all runs from the runtime that answers here, also of those that still run
+    #[arg(long, value_name = "unix:///PATH")]
+    endpoint: Option<String>,
+}
+
+impl CleanArgs {
+    /// Cleans, and says what was removed.
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
+        runtime.block_on(run(self.endpoint.as_deref()))
+    }
+}
+
+/// Cleans the runtime first: the logs in the folders say which process is whose.
+pub(super) async fn run(endpoint: Option<&str>) -> Result<u8, Failure> {
+    let mut text = String::new();
+    if let Some(endpoint) = endpoint {
+        let cleaned = target::runtime::clean(endpoint).await.map_err(anyhow::Error::from)?;
+        for (what, list) in [
+            ("", &cleaned.thawed),
+            ("removed container ", &cleaned.containers),
+            ("removed pod ", &cleaned.pods),
+        ] {
+            for one in list {
+                let _ = writeln!(text, "{what}{one}");
+            }
+        }
+    }
+    let (folders, left) = target::clean().await;
+    for folder in folders {
+        let _ = writeln!(text, "removed folder {}", folder.display());
+    }
+    if text.is_empty() && left.is_empty() {
+        text.push_str("nothing was left\n");
+    }
+    print(&text)?;
+    if left.is_empty() {
+        return Ok(exit::HOLDS);
+    }
+    let left: Vec<_> = left.iter().map(ToString::to_string).collect();
+    Err(Failure::Work(anyhow!("{}", left.join("; "))))
+}

@@ -1,0 +1,63 @@
+//! `checkpoint-conformance image OUT.tar`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, print};
+use crate::{
+    case::exit,
+    image::{Content, Executable, ImageError, find_stand_in, write},
+    target::runtime::IMAGE,
+};
+
+/// Where to, and what goes in.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ImageArgs {
+    /// The archive to write; import it with `ctr -n k8s.io images import OUT.tar`
+    #[arg(value_name = "OUT.tar")]
+    out: PathBuf,
+    /// The image's name
+    #[arg(long, value_name = "REF", default_value = IMAGE)]
+    name: String,
+    /// Add the harness itself, /checkpoint-conformance, for Jobs; it has to be a static executable
+    #[arg(long)]
+    harness: bool,
+    /// The static stand-in [default: this program if it is static, else what cargo has built beside it]
+    #[arg(long, value_name = "FILE")]
+    stand_in: Option<PathBuf>,
+}
+
+impl ImageArgs {
+    /// Writes the image and says what to do with it.
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let content = self.content().map_err(anyhow::Error::from)?;
+        write(&self.out, &content).map_err(anyhow::Error::from)?;
+        print(&format!(
+            "wrote {} to {}\nimport it: ctr -n k8s.io images import {1}\n",
+            self.name,
+            self.out.display()
+        ))?;
+        Ok(exit::HOLDS)
+    }
+
+    fn content(&self) -> Result<Content, ImageError> {
+        let harness = if self.harness {
+            let own = std::env::current_exe().map_err(|source| ImageError::File {
+                path: "/proc/self/exe".into(),
+                source,
+            })?;
+            let harness = Executable::look(&own).map_err(|error| ImageError::Harness {
+                reason: error.to_string(),
+            })?;
+            Some(harness)
+        } else {
+            None
+        };
+        Ok(Content {
+            name: self.name.clone(),
+            stand_in: find_stand_in(self.stand_in.as_deref())?,
+            harness,
+        })
+    }
+}
