@@ -2,26 +2,33 @@
 //!
 //! The temporary is made new (never through a link), 0600 from its first byte, and is removed when [`Archive`] is dropped before
 //! [`Archive::place`] succeeded: so a file is at the location whole or not at all. Every member's size is known when it begins,
-//! because the page maps are read before the pages; bytes go from where they are into the one buffer and from there to the
-//! file. Ways to fail: no space, no folder, no permission.
+//! because the page maps are read before the pages. Small members go through one buffer; the place of a large one is reserved
+//! ([`Archive::reserve`]) and filled from any thread at any offset ([`Archive::fill`]). Ways to fail: no space, no folder, no
+//! permission.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read, Write as _},
+    io::{self, Read},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use globset::GlobMatcher;
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+};
 use tar::{EntryType, Header};
 
 use super::{error::Error, watch::Watch};
 
 /// The mode of the archive and of its temporary.
 const MODE: u32 = 0o600;
-/// What is written at a time. Large enough that the calls cost nothing, small enough for the shim's budget.
-const BUFFER: usize = 1 << 20;
+/// How much of small members is written at a time.
+const BUFFER: usize = 256 << 10;
+/// From this size on a member's place is allocated before it is filled.
+const WORTH_ALLOCATING: u64 = 4 << 20;
 /// A tar's unit.
 const BLOCK: u64 = 512;
 
@@ -30,6 +37,20 @@ const BLOCK: u64 = 512;
 struct Place {
     header: u64,
     size: u64,
+}
+
+/// The place of a member in the archive that is filled in any order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slab {
+    at: u64,
+}
+
+#[cfg(test)]
+impl Slab {
+    /// A place that no archive gave out.
+    pub(crate) fn at(at: u64) -> Self {
+        Self { at }
+    }
 }
 
 /// An archive that is being written.
@@ -43,7 +64,6 @@ pub(crate) struct Archive {
     members: Vec<Place>,
     member_left: u64,
     mtime: u64,
-    write_time: Duration,
     placed: bool,
     /// A fault: members that are left out.
     omitted: Vec<GlobMatcher>,
@@ -90,7 +110,6 @@ impl Archive {
             mtime: SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
-            write_time: Duration::ZERO,
             placed: false,
             omitted: Vec::new(),
             space: None,
@@ -119,11 +138,6 @@ impl Archive {
         self.blind = true;
     }
 
-    /// The time spent in writing so far.
-    pub(crate) fn write_time(&self) -> Duration {
-        self.write_time
-    }
-
     /// The bytes written so far.
     pub(crate) fn length(&self) -> u64 {
         self.flushed + self.filled as u64
@@ -146,6 +160,33 @@ impl Archive {
     /// Begins a member of this size; false when a fault leaves it out.
     pub(crate) fn begin(&mut self, name: &str, size: u64) -> Result<bool, Error> {
         self.header(name, EntryType::Regular, MODE, size)
+    }
+
+    /// Writes the header of a member and leaves its place for [`Archive::fill`]; `None` when a fault leaves it out. What is not
+    /// filled is zero. A large place is allocated, which costs little and makes writing it faster, and a disk that is too full
+    /// is known before the first byte.
+    pub(crate) fn reserve(&mut self, name: &str, size: u64) -> Result<Option<Slab>, Error> {
+        if !self.begin(name, size)? {
+            return Ok(None);
+        }
+        self.flush()?;
+        let slab = Slab { at: self.flushed };
+        if size >= WORTH_ALLOCATING && self.space.is_none() && !self.blind {
+            let (at, size) = (slab.at.cast_signed(), size.cast_signed());
+            match fallocate(&self.file, FallocateFlags::empty(), at, size) {
+                // File systems that cannot allocate only lose the gain.
+                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => {}
+                Err(errno) => return Err(failed("allocate", &self.path, errno.into())),
+            }
+        }
+        self.member_left = 0;
+        self.flushed += size.next_multiple_of(BLOCK);
+        Ok(Some(slab))
+    }
+
+    /// Writes bytes into a reserved place.
+    pub(crate) fn fill(&self, slab: Slab, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.write_at(slab.at + offset, bytes)
     }
 
     /// Room for bytes of the member under way, at most as many as asked for and as it still lacks. What is put there counts
@@ -300,28 +341,27 @@ impl Archive {
 
     /// Writes what is buffered.
     fn flush(&mut self) -> Result<(), Error> {
-        let started = Instant::now();
-        let fits = match self.space {
-            Some(space) => usize::try_from(space - self.flushed.min(space)).unwrap_or(usize::MAX),
-            None => usize::MAX,
-        };
-        let now = self.filled.min(fits);
-        let mut result = self.file.write_all(&self.buffer[..now]);
-        if result.is_ok() && now < self.filled {
-            result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        }
-        self.write_time += started.elapsed();
-        if self.blind
-            && result
-                .as_ref()
-                .is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
-        {
-            result = Ok(());
-        }
-        result.map_err(|error| failed("write", &self.path, error))?;
+        self.write_at(self.flushed, &self.buffer[..self.filled])?;
         self.flushed += self.filled as u64;
         self.filled = 0;
         Ok(())
+    }
+
+    /// Writes bytes at a place of the file, as many as a fault lets fit.
+    fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        let fits = match self.space {
+            Some(space) => usize::try_from(space.saturating_sub(at)).unwrap_or(usize::MAX),
+            None => usize::MAX,
+        };
+        let mut result = self.file.write_all_at(&bytes[..bytes.len().min(fits)], at);
+        if result.is_ok() && fits < bytes.len() {
+            result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let no_space = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        if self.blind && result.as_ref().is_err_and(no_space) {
+            return Ok(());
+        }
+        result.map_err(|error| failed("write", &self.path, error))
     }
 }
 

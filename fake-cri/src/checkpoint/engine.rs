@@ -18,7 +18,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
@@ -29,7 +29,8 @@ use super::{
     fault::{self, Blanks, Faults},
     freeze::Frozen,
     log::DumpLog,
-    pages, stats,
+    pages::{self, Part},
+    stats,
     watch::Watch,
 };
 use crate::process::proc;
@@ -109,7 +110,7 @@ fn fill(
     let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
 
     frozen.leave_stopped(enter(Phase::Write, archive)?);
-    let memdump_time = match fault::images_from(job) {
+    let moved = match fault::images_from(job) {
         Some(earlier) => earlier_images(archive, earlier)?,
         None => write_images(archive, &capture, &fault::blanks(job, &frozen), watch, &mut log)?,
     };
@@ -139,8 +140,8 @@ fn fill(
     let stats = stats::Times {
         freezing_time,
         frozen_time,
-        memdump_time,
-        memwrite_time: archive.write_time(),
+        memdump_time: moved.reading,
+        memwrite_time: moved.writing,
     };
     archive.member("stats-dump", &stats.encode(&capture))?;
     if let Some((DelayIn::Write, until)) = until {
@@ -185,14 +186,14 @@ fn frozen_left(injections: &[super::Injection]) -> bool {
         .any(|injection| injection.effect == super::Effect::LeaveFrozen && injection.phase < Phase::Finish)
 }
 
-/// Writes the images and the pages; the time spent in reading pages.
+/// Writes the images and the pages; what moving the pages took.
 fn write_images(
     archive: &mut Archive,
     capture: &Capture,
     blanks: &Blanks,
     watch: &Watch<'_>,
     log: &mut DumpLog,
-) -> Result<Duration, Error> {
+) -> Result<pages::Times, Error> {
     archive.directory(IMAGES)?;
     archive.member(
         &format!("{IMAGES}descriptors.json"),
@@ -201,18 +202,17 @@ fn write_images(
     for image in &capture.images {
         archive.member(&format!("{IMAGES}{}", image.name), &image.bytes)?;
     }
-    let mut reading = Duration::ZERO;
+    let mut parts = Vec::with_capacity(capture.pages.len());
     for file in &capture.pages {
-        if archive.begin(&format!("{IMAGES}{}", file.name), file.bytes())? {
-            reading += pages::write(file, archive, blanks, watch, log)?;
-            archive.end()?;
+        if let Some(slab) = archive.reserve(&format!("{IMAGES}{}", file.name), file.bytes())? {
+            parts.push(Part { file, slab });
         }
     }
-    Ok(reading)
+    pages::write(&parts, archive, blanks, watch, log)
 }
 
 /// A fault: writes the images of an archive that was made before.
-fn earlier_images(archive: &mut Archive, earlier: &Path) -> Result<Duration, Error> {
+fn earlier_images(archive: &mut Archive, earlier: &Path) -> Result<pages::Times, Error> {
     let failed = |source| Error::Write {
         what: "read",
         path: earlier.to_owned(),
@@ -233,7 +233,7 @@ fn earlier_images(archive: &mut Archive, earlier: &Path) -> Result<Duration, Err
             archive.member(&name, &content)?;
         }
     }
-    Ok(Duration::ZERO)
+    Ok(pages::Times::default())
 }
 
 /// Waits until the modelled time is over; a time that no clock can count is waited for without end.

@@ -1,15 +1,40 @@
-//! Pages files: from a process's memory into the archive, in one pass.
+//! Pages files: from a process's memory into the archive, in one pass and by two threads at once.
+//!
+//! ```text
+//!   cursor: next piece of 1 MiB ----> thread 1: process_vm_readv --> its buffer --> pwrite at the piece's place
+//!      (behind a lock)         \----> thread 2: the same
+//! ```
+//!
+//! The page maps tell where every page goes before one is read, so the threads need no order among them. Reading takes access
+//! rights, not the tracer itself, which is why a thread that traces nothing can do it. Ways to fail: a process that ended, a full
+//! disk, the caller, the deadline; the first failure ends both.
 
 use std::{
     ops::Range,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use super::{archive::Archive, error::Error, fault::Blanks, log::DumpLog, watch::Watch};
+use super::{
+    archive::{Archive, Slab},
+    error::Error,
+    fault::Blanks,
+    log::DumpLog,
+    watch::Watch,
+};
 use crate::process::{memory::Memory, pagemap::PAGE_SIZE};
 
-/// How much is read before the caller and the deadline are looked at again.
-const PIECE: u64 = 1 << 20;
+/// How much a thread reads before it writes it, and before the caller and the deadline are looked at again. Measured beside
+/// 256 KiB and 4 MiB: both are slower.
+const PIECE: usize = 1 << 20;
+/// What is worth a second thread.
+const LARGE: u64 = 4 << 20;
+/// The stack of a second thread, whose buffer is on the heap.
+const STACK: usize = 128 << 10;
 
 /// The content of one `pages-N.img`: which memory, in its order.
 #[derive(Debug)]
@@ -33,10 +58,16 @@ pub(crate) struct Run {
     pub(crate) range: Range<u64>,
 }
 
+impl Run {
+    fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
 impl PagesFile {
     /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
-        self.runs.iter().map(|run| run.range.end - run.range.start).sum()
+        self.runs.iter().map(Run::bytes).sum()
     }
 
     /// How many pages it has.
@@ -45,54 +76,303 @@ impl PagesFile {
     }
 }
 
-/// Writes the pages into the member under way; the time spent in reading them.
+/// A pages file and its place in the archive.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    /// What is in it.
+    pub(crate) file: &'a PagesFile,
+    /// Where it goes.
+    pub(crate) slab: Slab,
+}
+
+/// What moving pages took. Of what two threads do at once half is counted, so that the two never exceed the time that passed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// Reading memory.
+    pub(crate) reading: Duration,
+    /// Writing the archive.
+    pub(crate) writing: Duration,
+}
+
+/// Writes the pages of all parts.
 ///
 /// # Errors
 ///
 /// A process that ended, a full disk, the caller or the deadline.
 pub(crate) fn write(
-    file: &PagesFile,
-    archive: &mut Archive,
+    parts: &[Part<'_>],
+    archive: &Archive,
     blanks: &Blanks,
     watch: &Watch<'_>,
     log: &mut DumpLog,
-) -> Result<Duration, Error> {
-    let mut reading = Duration::ZERO;
-    let mut pieces: Vec<Range<u64>> = Vec::new();
-    let mut runs = file.runs.iter().peekable();
-    let mut into_run = 0;
-    while let Some(first) = runs.peek() {
-        let (pid, window) = (first.pid, first.window);
-        watch.check()?;
-        let room = archive.room(PIECE as usize)?;
-        // As many runs of the same process as the room takes.
-        pieces.clear();
-        let mut gathered = 0;
-        while let Some(run) = runs.peek()
-            && run.window == window
-            && gathered < room.len() as u64
-        {
-            let start = run.range.start + into_run;
-            let length = (run.range.end - start).min(room.len() as u64 - gathered);
-            pieces.push(start..start + length);
-            gathered += length;
-            into_run += length;
-            if start + length == run.range.end {
-                runs.next();
-                into_run = 0;
+) -> Result<Times, Error> {
+    let bytes: u64 = parts.iter().map(|part| part.file.bytes()).sum();
+    let work = Work {
+        cursor: Mutex::new(Cursor {
+            parts,
+            run: 0,
+            into_run: 0,
+            offset: 0,
+        }),
+        archive,
+        blanks,
+        watch,
+        buffer: PIECE.min(bytes as usize),
+        failed: AtomicBool::new(false),
+        unreadable: Mutex::default(),
+    };
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let times = thread::scope(|scope| {
+        let second = (bytes >= LARGE && cpus > 1).then(|| {
+            let builder = thread::Builder::new().name("pages".to_owned()).stack_size(STACK);
+            builder.spawn_scoped(scope, || work.run())
+        });
+        let first = work.run();
+        match second {
+            // Where no thread can be started, this one did it all.
+            None | Some(Err(_)) => first,
+            Some(Ok(second)) => {
+                let (first, second) = (first, second.join().unwrap_or(Err(Error::Panicked)));
+                let (first, second) = (first?, second?);
+                Ok(Times {
+                    reading: (first.reading + second.reading) / 2,
+                    writing: (first.writing + second.writing) / 2,
+                })
             }
         }
-        let started = Instant::now();
-        Memory::of(window)
-            .read(&pieces, &mut room[..gathered as usize], |address| {
-                log.lost(format_args!(
-                    "pid {pid}: the page at {address:#x} cannot be read and is zero here"
-                ));
-            })
-            .map_err(|error| Error::capture(pid, "memory", error))?;
-        reading += started.elapsed();
-        blanks.blank(window, file.shared, &pieces, &mut room[..gathered as usize]);
-        archive.advance(gathered as usize);
+    })?;
+    let mut unreadable = work.unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
+    unreadable.sort_unstable_by_key(|page| (page.pid, page.address));
+    for page in unreadable {
+        page.retry(archive, log)?;
     }
-    Ok(reading)
+    Ok(times)
+}
+
+/// What the threads share.
+struct Work<'a> {
+    cursor: Mutex<Cursor<'a>>,
+    archive: &'a Archive,
+    blanks: &'a Blanks,
+    watch: &'a Watch<'a>,
+    /// The size of each thread's buffer.
+    buffer: usize,
+    failed: AtomicBool,
+    unreadable: Mutex<Vec<Unreadable>>,
+}
+
+impl Work<'_> {
+    /// Moves pieces until there are none left.
+    fn run(&self) -> Result<Times, Error> {
+        let result = self.move_pieces();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn move_pieces(&self) -> Result<Times, Error> {
+        let mut times = Times::default();
+        let mut buffer = vec![0; self.buffer];
+        let mut ranges = Vec::new();
+        while !self.failed.load(Ordering::Relaxed) {
+            self.watch.check()?;
+            let next = self.lock(&self.cursor).next(&mut ranges);
+            let Some(piece) = next else { break };
+            let started = Instant::now();
+            Memory::of(piece.window)
+                .read(&ranges, &mut buffer[..piece.bytes], |address| {
+                    self.lock(&self.unreadable).push(Unreadable {
+                        pid: piece.pid,
+                        window: piece.window,
+                        address,
+                        slab: piece.slab,
+                        offset: piece.offset + offset_of(&ranges, address),
+                    });
+                })
+                .map_err(|error| Error::capture(piece.pid, "memory", error))?;
+            let read = Instant::now();
+            self.blanks
+                .blank(piece.window, piece.shared, &ranges, &mut buffer[..piece.bytes]);
+            self.archive.fill(piece.slab, piece.offset, &buffer[..piece.bytes])?;
+            times.reading += read - started;
+            times.writing += read.elapsed();
+        }
+        Ok(times)
+    }
+
+    /// Nothing is left half done by a panic of the other thread.
+    fn lock<'m, T>(&self, mutex: &'m Mutex<T>) -> std::sync::MutexGuard<'m, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which pages come next.
+struct Cursor<'a> {
+    parts: &'a [Part<'a>],
+    run: usize,
+    into_run: u64,
+    offset: u64,
+}
+
+/// Pages that one thread moves at once; their addresses stand beside it.
+struct Piece {
+    pid: i32,
+    window: i32,
+    shared: bool,
+    slab: Slab,
+    offset: u64,
+    bytes: usize,
+}
+
+impl Cursor<'_> {
+    /// As many runs of one process and one file as a piece takes.
+    fn next(&mut self, ranges: &mut Vec<Range<u64>>) -> Option<Piece> {
+        ranges.clear();
+        let part = loop {
+            let part = self.parts.first()?;
+            if self.run < part.file.runs.len() {
+                break part;
+            }
+            *self = Cursor {
+                parts: &self.parts[1..],
+                run: 0,
+                into_run: 0,
+                offset: 0,
+            };
+        };
+        let first = &part.file.runs[self.run];
+        let (slab, offset, mut bytes) = (part.slab, self.offset, 0);
+        while let Some(run) = part.file.runs.get(self.run)
+            && run.window == first.window
+            && bytes < PIECE as u64
+        {
+            let start = run.range.start + self.into_run;
+            let length = (run.range.end - start).min(PIECE as u64 - bytes);
+            ranges.push(start..start + length);
+            bytes += length;
+            self.into_run += length;
+            if start + length == run.range.end {
+                self.run += 1;
+                self.into_run = 0;
+            }
+        }
+        self.offset += bytes;
+        Some(Piece {
+            pid: first.pid,
+            window: first.window,
+            shared: part.file.shared,
+            slab,
+            offset,
+            bytes: bytes as usize,
+        })
+    }
+}
+
+/// How far behind the beginning of the ranges an address lies that is in one of them.
+fn offset_of(ranges: &[Range<u64>], address: u64) -> u64 {
+    let before = ranges.iter().take_while(|range| !range.contains(&address));
+    let behind = ranges.iter().find(|range| range.contains(&address));
+    before.map(|range| range.end - range.start).sum::<u64>() + behind.map_or(0, |range| address - range.start)
+}
+
+/// A page that a thread could not read, and its place.
+struct Unreadable {
+    pid: i32,
+    window: i32,
+    address: u64,
+    slab: Slab,
+    offset: u64,
+}
+
+impl Unreadable {
+    /// The kernel can be told (`proc_mem.force_override=ptrace`) to show what a process itself may not read to its tracer alone,
+    /// which is this thread. What it does not see either is zero.
+    fn retry(&self, archive: &Archive, log: &mut DumpLog) -> Result<(), Error> {
+        let mut page = [0; PAGE_SIZE as usize];
+        let mut lost = false;
+        Memory::of(self.window)
+            .read(&[self.address..self.address + PAGE_SIZE], &mut page, |_| lost = true)
+            .map_err(|error| Error::capture(self.pid, "memory", error))?;
+        if lost {
+            log.lost(format_args!(
+                "pid {}: the page at {:#x} cannot be read and is zero here",
+                self.pid, self.address
+            ));
+            return Ok(());
+        }
+        archive.fill(self.slab, self.offset, &page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(window: i32, start: u64, pages: u64) -> Run {
+        Run {
+            pid: window,
+            window,
+            range: start..start + pages * PAGE_SIZE,
+        }
+    }
+
+    #[test]
+    fn pieces_cover_every_run_once_and_in_its_place() {
+        let file = |runs: Vec<Run>| PagesFile {
+            name: String::new(),
+            shared: false,
+            runs,
+        };
+        // One run longer than a piece, several in one piece, another process's, an empty file, another file.
+        let long = PIECE as u64 / PAGE_SIZE + 3;
+        let files = [
+            file(vec![
+                run(1, 0x10_0000, long),
+                run(1, 0x1000_0000, 1),
+                run(2, 0x10_0000, 2),
+            ]),
+            file(Vec::new()),
+            file(vec![run(1, 0x2000_0000, 1)]),
+        ];
+        let parts: Vec<_> = files
+            .iter()
+            .zip(0..)
+            .map(|(file, at)| Part {
+                file,
+                slab: Slab::at(at << 40),
+            })
+            .collect();
+        let mut cursor = Cursor {
+            parts: &parts,
+            run: 0,
+            into_run: 0,
+            offset: 0,
+        };
+        let mut ranges = Vec::new();
+        let mut seen = Vec::new();
+        while let Some(piece) = cursor.next(&mut ranges) {
+            assert!(piece.bytes <= PIECE);
+            let mut offset = piece.offset;
+            for range in &ranges {
+                assert_eq!(offset_of(&ranges, range.start), offset - piece.offset);
+                seen.push((piece.window, piece.slab, offset, range.clone()));
+                offset += range.end - range.start;
+            }
+        }
+        let mut expected = Vec::new();
+        for part in &parts {
+            let mut offset = 0;
+            for run in &part.file.runs {
+                let mut at = run.range.start;
+                while at < run.range.end {
+                    let until = run.range.end.min(at + PIECE as u64);
+                    expected.push((run.window, part.slab, offset, at..until));
+                    offset += until - at;
+                    at = until;
+                }
+            }
+        }
+        assert_eq!(seen, expected);
+    }
 }

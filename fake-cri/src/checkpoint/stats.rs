@@ -18,7 +18,7 @@ pub(crate) struct Times {
     pub(crate) frozen_time: Duration,
     /// Spent in reading pages.
     pub(crate) memdump_time: Duration,
-    /// Spent in writing the archive.
+    /// Spent in writing them.
     pub(crate) memwrite_time: Duration,
 }
 
