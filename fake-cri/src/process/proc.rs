@@ -148,6 +148,13 @@ pub(crate) fn mappings(tid: i32) -> io::Result<Vec<Mapping>> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/smaps: unknown line")))
 }
 
+/// The same without their flags, from `/proc/PID/maps`, which the kernel need not walk the pages for.
+pub(crate) fn mapping_headings(tid: i32) -> io::Result<Vec<Mapping>> {
+    let bytes = fs::read(format!("/proc/{tid}/maps"))?;
+    parse_mappings(&bytes)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/maps: unknown line")))
+}
+
 fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in bytes.split(|byte| *byte == b'\n') {

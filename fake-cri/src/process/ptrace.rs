@@ -145,6 +145,128 @@ pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
     Ok(mask)
 }
 
+/// Sets the registers of a stopped thread, laid out as [`registers`] gave them.
+pub(crate) fn set_registers(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
+    let mut vector = libc::iovec {
+        // The kernel only reads from here.
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let vector = (&raw mut vector).expose_provenance();
+    request(libc::PTRACE_SETREGSET, tid, set as usize, vector).map(drop)
+}
+
+/// Sets the signals that a stopped thread blocks.
+pub(crate) fn set_blocked_signals(tid: i32, mask: u64) -> nix::Result<()> {
+    let mask = &raw const mask;
+    request(
+        libc::PTRACE_SETSIGMASK,
+        tid,
+        mem::size_of::<u64>(),
+        mask.expose_provenance(),
+    )
+    .map(drop)
+}
+
+/// Sets the options of tracing, of those that ptrace(2) names `PTRACE_O_*`, for a stopped thread.
+pub(crate) fn set_options(tid: i32, options: i32) -> nix::Result<()> {
+    request(libc::PTRACE_SETOPTIONS, tid, 0, options as usize).map(drop)
+}
+
+/// Lets a stopped thread go on, with a signal that it was about to take, to its next entry into a system call or exit from
+/// one.
+pub(crate) fn resume_to_system_call(tid: i32, signal: i32) -> nix::Result<()> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
+}
+
+/// The number that the kernel tells with the event a thread stopped at: of `PTRACE_EVENT_CLONE` the new thread's.
+pub(crate) fn event_message(tid: i32) -> nix::Result<u64> {
+    let mut message: libc::c_ulong = 0;
+    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).expose_provenance())?;
+    Ok(message)
+}
+
+/// Whether a stopped thread has its own system calls sent back to it as SIGSYS (`PR_SET_SYSCALL_USER_DISPATCH`). A kernel
+/// before 6.4 does not tell.
+pub(crate) fn dispatches_system_calls(tid: i32) -> nix::Result<bool> {
+    /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
+    const GET_USER_DISPATCH: u32 = 0x4211;
+    /// `struct ptrace_sud_config`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        mode: u64,
+        selector: u64,
+        offset: u64,
+        length: u64,
+    }
+    let mut configuration = Configuration::default();
+    let result = request(
+        GET_USER_DISPATCH,
+        tid,
+        mem::size_of::<Configuration>(),
+        (&raw mut configuration).expose_provenance(),
+    );
+    match result {
+        Ok(_) => Ok(configuration.mode != 0),
+        Err(Errno::EIO | Errno::EINVAL) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Why a thread that was let go stands again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It enters or leaves a system call (with `PTRACE_O_TRACESYSGOOD`).
+    SystemCall,
+    /// It was interrupted, or job control stops it, or lets it go on.
+    Interrupted,
+    /// An event of an option, by its number; [`event_message`] tells more.
+    Event(i32),
+    /// It is about to take this signal.
+    Signal(i32),
+}
+
+/// How a thread that was let go does, without waiting; `None` while it runs. Unlike [`poll`] this takes no end away from
+/// whoever waits for it.
+///
+/// # Errors
+///
+/// `ESRCH` when it has ended or is no longer ours.
+#[expect(
+    unsafe_code,
+    reason = "nix cannot read the stops of system calls without all options known to it"
+)]
+pub(crate) fn next_stop(tid: i32) -> nix::Result<Option<Stop>> {
+    let wait = |options: i32| {
+        // SAFETY: an all-zero siginfo is a valid value and a valid place for the answer.
+        unsafe {
+            let mut info: libc::siginfo_t = mem::zeroed();
+            let options = options | libc::__WALL | libc::WNOHANG;
+            let result = libc::waitid(libc::P_PID, tid.unsigned_abs(), &raw mut info, options);
+            // SAFETY: waitid fills the fields of SIGCHLD, or leaves all zero when nothing happened.
+            Errno::result(result).map(|_| (info.si_pid(), info.si_code, info.si_status()))
+        }
+    };
+    let look = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+    match wait(look) {
+        Ok((0, ..)) | Err(Errno::EINTR) => return Ok(None),
+        Ok((_, libc::CLD_TRAPPED | libc::CLD_STOPPED, _)) => {}
+        Ok(_) | Err(Errno::ECHILD) => return Err(Errno::ESRCH),
+        Err(errno) => return Err(errno),
+    }
+    let (pid, _, status) = wait(libc::WSTOPPED)?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match (status >> 8, status & 0xff) {
+        (0, signal) if signal == libc::SIGTRAP | 0x80 => Stop::SystemCall,
+        (0, signal) => Stop::Signal(signal),
+        (EVENT_STOP, _) => Stop::Interrupted,
+        (event, _) => Stop::Event(event),
+    }))
+}
+
 /// Whose queue of pending signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignalQueue {
