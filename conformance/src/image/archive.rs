@@ -255,8 +255,10 @@ fn file(tar: &mut Builder<impl Write>, name: &str, content: &[u8]) -> io::Result
     tar.append_data(&mut header, name, content)
 }
 
+/// A document with its keys in order: annotations come out of a hash map in any.
 fn json(document: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(document).expect("strings, numbers and lists of them always go into JSON")
+    let sorted = serde_json::to_value(document).and_then(|value| serde_json::to_vec(&value));
+    sorted.expect("strings, numbers and lists of them always go into JSON")
 }
 
 fn hex(bytes: &[u8]) -> String {

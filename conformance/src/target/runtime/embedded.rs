@@ -1,6 +1,6 @@
 //! The embedded target: a fake-cri, started from this executable.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use fake_cri::{FakeCri, LogTo};
 
@@ -26,7 +26,7 @@ impl EmbeddedRuntime {
     /// # Errors
     /// It does not start. Nothing is left behind.
     pub async fn start(self) -> Result<Runtime, TargetError> {
-        let folder = Folder::make(None)?;
+        let folder = Arc::new(Folder::make(None)?);
         let mut builder = FakeCri::builder()
             .state_dir(folder.below("runtime")?)
             .temporary_in(folder.path())

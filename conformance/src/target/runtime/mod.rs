@@ -32,7 +32,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -76,6 +76,8 @@ pub struct RuntimeTarget {
     /// A folder that the runtime sees under the same path; a temporary one by default.
     pub work_dir: Option<PathBuf>,
     run: String,
+    // Here, and not in the connection alone: it must outlive what the runtime still does in it when that is given up.
+    folder: OnceLock<Arc<Folder>>,
 }
 
 /// A container runtime in the course of a run.
@@ -92,7 +94,7 @@ pub struct Runtime {
     image: String,
     handler: String,
     run: String,
-    folder: Folder,
+    folder: Arc<Folder>,
     cgroups: freeze::Cgroups,
     shared: OnceCell<Arc<Pod>>,
     made: Mutex<Vec<Made>>,
@@ -139,6 +141,7 @@ impl RuntimeTarget {
             control: None,
             work_dir: None,
             run: run_id(),
+            folder: OnceLock::new(),
         }
     }
 
@@ -164,7 +167,9 @@ impl RuntimeTarget {
             mutant: None,
             node: None,
         };
-        let folder = Folder::make(self.work_dir.as_deref())?;
+        let folder = Arc::new(Folder::make(self.work_dir.as_deref())?);
+        // A second connection has a folder of its own, which goes with it.
+        let _ = self.folder.set(Arc::clone(&folder));
         let mut runtime = Runtime::reach(&self.endpoint, folder, about).await?;
         runtime.handler.clone_from(&self.handler);
         runtime.run.clone_from(&self.run);
@@ -188,7 +193,7 @@ impl RuntimeTarget {
 }
 
 impl Runtime {
-    async fn reach(endpoint: &str, folder: Folder, about: report::Target) -> Result<Runtime, TargetError> {
+    async fn reach(endpoint: &str, folder: Arc<Folder>, about: report::Target) -> Result<Runtime, TargetError> {
         let cri = Cri::new(endpoint)?;
         let mut client = cri.runtime();
         let ask = VersionRequest {

@@ -1,0 +1,140 @@
+//! `checkpoint-conformance image`: what it writes is an image, and what cannot be one is refused.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+const HARNESS: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
+
+/// The head of a static executable for x86-64, and something behind it.
+fn executable(interpreter: bool) -> Vec<u8> {
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0];
+    elf.resize(16, 0);
+    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
+    // ET_EXEC, x86-64, version, entry, program headers, section headers, flags.
+    half(&mut elf, 2);
+    half(&mut elf, 62);
+    elf.extend(1u32.to_le_bytes());
+    for value in [0u64, 64, 0] {
+        elf.extend(value.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for value in [64u16, 56, 1, 64, 0, 0] {
+        half(&mut elf, value);
+    }
+    // One program header: PT_INTERP or PT_LOAD.
+    elf.extend(if interpreter { 3u32 } else { 1u32 }.to_le_bytes());
+    elf.resize(64 + 56, 0);
+    elf.extend(b"the code");
+    elf
+}
+
+fn image(out: &Path, stand_in: &Path, more: &[&str]) -> Output {
+    Command::new(HARNESS)
+        .arg("image")
+        .arg(out)
+        .arg("--stand-in")
+        .arg(stand_in)
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+/// The files of a tar by name, and their modes.
+fn members(tar: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap();
+    entries
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let (name, mode) = (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap());
+            assert_eq!((entry.header().uid().unwrap(), entry.header().mtime().unwrap()), (0, 0));
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (name, (mode, content))
+        })
+        .collect()
+}
+
+/// The blob that a descriptor describes, held against it.
+fn blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: &Value) -> &'a [u8] {
+    let digest = descriptor["digest"].as_str().unwrap();
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let content = &members[&format!("blobs/sha256/{hex}")].1;
+    assert_eq!(descriptor["size"], content.len());
+    let hashed: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hashed, hex);
+    content
+}
+
+#[test]
+fn the_archive_is_an_oci_image_and_always_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let stand_in = folder.path().join("program");
+    fs::write(&stand_in, executable(false)).unwrap();
+    let out = folder.path().join("image.tar");
+    let output = image(&out, &stand_in, &["--name", "localhost/stand-in:7"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tar = fs::read(&out).unwrap();
+    let members = self::members(&tar);
+
+    let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
+    assert_eq!(json(&members["oci-layout"].1)["imageLayoutVersion"], "1.0.0");
+    let index = json(&members["index.json"].1);
+    let described = &index["manifests"][0];
+    for annotation in ["io.containerd.image.name", "org.opencontainers.image.ref.name"] {
+        assert_eq!(described["annotations"][annotation], "localhost/stand-in:7");
+    }
+    assert_eq!(described["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    let manifest = json(blob(&members, described));
+    let config = json(blob(&members, &manifest["config"]));
+    assert_eq!((&config["architecture"], &config["os"]), (&"amd64".into(), &"linux".into()));
+    assert_eq!(config["config"]["Entrypoint"][0], "/stand-in");
+    let layer = &manifest["layers"][0];
+    assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
+    assert_eq!(config["rootfs"]["diff_ids"][0], layer["digest"]);
+    let layer = self::members(blob(&members, layer));
+    assert_eq!(layer["stand-in"], (0o755, executable(false)));
+    assert_eq!(layer["tmp/"].0, 0o1777);
+    assert!(!layer.contains_key("checkpoint-conformance"));
+
+    // What `docker load` reads names the same blobs.
+    let docker = json(&members["manifest.json"].1);
+    let path = |descriptor: &Value| descriptor["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
+    assert_eq!(docker[0]["Config"], path(&manifest["config"]));
+    assert_eq!(docker[0]["Layers"][0], path(&manifest["layers"][0]));
+    assert_eq!(docker[0]["RepoTags"][0], "localhost/stand-in:7");
+
+    assert!(image(&out, &stand_in, &["--name", "localhost/stand-in:7"]).status.success());
+    assert!(fs::read(&out).unwrap() == tar, "the second archive differs");
+}
+
+#[test]
+fn what_would_not_run_in_an_image_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let stand_in = folder.path().join("program");
+    let out = folder.path().join("image.tar");
+    let refused = |output: Output, words: &str| {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{error}");
+        assert!(error.contains(words), "{error}");
+        assert!(!out.exists());
+    };
+    fs::write(&stand_in, executable(true)).unwrap();
+    refused(image(&out, &stand_in, &[]), "dynamically linked");
+    fs::write(&stand_in, "#!/bin/sh\n").unwrap();
+    refused(image(&out, &stand_in, &[]), "no ELF executable");
+    fs::write(&stand_in, executable(false)).unwrap();
+    refused(image(&out, &stand_in, &["--name", "Busybox"]), "is no name of an image");
+    // The harness of a test is dynamically linked itself.
+    refused(image(&out, &stand_in, &["--harness"]), "target-feature=+crt-static");
+    let nowhere = folder.path().join("nowhere/image.tar");
+    refused(image(&nowhere, &stand_in, &[]), "nowhere");
+}
