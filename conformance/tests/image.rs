@@ -54,7 +54,10 @@ fn members(tar: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
     entries
         .map(|entry| {
             let mut entry = entry.unwrap();
-            let (name, mode) = (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap());
+            let (name, mode) = (
+                entry.path().unwrap().display().to_string(),
+                entry.header().mode().unwrap(),
+            );
             assert_eq!((entry.header().uid().unwrap(), entry.header().mtime().unwrap()), (0, 0));
             let mut content = Vec::new();
             entry.read_to_end(&mut content).unwrap();
@@ -69,7 +72,10 @@ fn blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: &Value) -
     let hex = digest.strip_prefix("sha256:").unwrap();
     let content = &members[&format!("blobs/sha256/{hex}")].1;
     assert_eq!(descriptor["size"], content.len());
-    let hashed: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hashed: String = Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     assert_eq!(hashed, hex);
     content
 }
@@ -95,7 +101,10 @@ fn the_archive_is_an_oci_image_and_always_the_same() {
     assert_eq!(described["mediaType"], "application/vnd.oci.image.manifest.v1+json");
     let manifest = json(blob(&members, described));
     let config = json(blob(&members, &manifest["config"]));
-    assert_eq!((&config["architecture"], &config["os"]), (&"amd64".into(), &"linux".into()));
+    assert_eq!(
+        (&config["architecture"], &config["os"]),
+        (&"amd64".into(), &"linux".into())
+    );
     assert_eq!(config["config"]["Entrypoint"][0], "/stand-in");
     let layer = &manifest["layers"][0];
     assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
@@ -107,12 +116,21 @@ fn the_archive_is_an_oci_image_and_always_the_same() {
 
     // What `docker load` reads names the same blobs.
     let docker = json(&members["manifest.json"].1);
-    let path = |descriptor: &Value| descriptor["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
+    let path = |descriptor: &Value| {
+        descriptor["digest"]
+            .as_str()
+            .unwrap()
+            .replace("sha256:", "blobs/sha256/")
+    };
     assert_eq!(docker[0]["Config"], path(&manifest["config"]));
     assert_eq!(docker[0]["Layers"][0], path(&manifest["layers"][0]));
     assert_eq!(docker[0]["RepoTags"][0], "localhost/stand-in:7");
 
-    assert!(image(&out, &stand_in, &["--name", "localhost/stand-in:7"]).status.success());
+    assert!(
+        image(&out, &stand_in, &["--name", "localhost/stand-in:7"])
+            .status
+            .success()
+    );
     assert!(fs::read(&out).unwrap() == tar, "the second archive differs");
 }
 

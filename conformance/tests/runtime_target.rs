@@ -152,7 +152,9 @@ async fn what_a_killed_run_left_is_cleaned_and_nothing_else() {
     assert_eq!(pods(&cri).await, ["foreign"]);
     assert_eq!(names_in(tmp.path()), ["checkpoint-conformance-not-ours"]);
 
-    let again = harness(tmp.path(), &["clean", "--endpoint", &endpoint]).output().unwrap();
+    let again = harness(tmp.path(), &["clean", "--endpoint", &endpoint])
+        .output()
+        .unwrap();
     assert_eq!(text(&again), "nothing was left\n");
     cri.shutdown().await;
 }
@@ -166,7 +168,10 @@ async fn a_container_that_is_left_frozen_is_let_go_and_told() {
     let output = harness(tmp.path(), &args).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let told = text(&output);
-    assert!(told.contains("was left frozen: its processes are stopped by a signal"), "{told}");
+    assert!(
+        told.contains("was left frozen: its processes are stopped by a signal"),
+        "{told}"
+    );
     assert!(told.contains("SIGCONT sent to it"), "{told}");
     assert_eq!(pods(&cri).await, [""; 0]);
     cri.shutdown().await;
@@ -180,7 +185,11 @@ async fn without_an_image_the_error_says_how_to_make_one() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
-    assert!(text(&output).contains("checkpoint-conformance image OUT.tar"), "{}", text(&output));
+    assert!(
+        text(&output).contains("checkpoint-conformance image OUT.tar"),
+        "{}",
+        text(&output)
+    );
     assert_eq!(names_in(tmp.path()), [""; 0]);
     cri.shutdown().await;
 }
