@@ -2,11 +2,14 @@
 
 mod archive;
 mod clean;
+mod compare;
 mod conclude;
+mod findings;
 mod image;
 mod kubelet;
 mod mutants;
 mod runtime;
+mod shell;
 
 use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
@@ -56,6 +59,14 @@ enum Command {
     Clean(clean::CleanArgs),
     /// Judge the harness: run every mutant of the embedded target, each must be caught by exactly the cases that name it
     Mutants(mutants::MutantsArgs),
+    /// Say what changed between two reports: exit code 0 when nothing got worse, 1 when something did
+    Compare(compare::CompareArgs),
+    /// Print docs/FINDINGS.md: what reports say of real targets, with what was confirmed by hand
+    Findings(findings::FindingsArgs),
+    /// Print the completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Write manual pages
+    Man(shell::ManArgs),
     /// List the cases of every suite, one a line, the id first
     List(ListArgs),
 }
@@ -141,6 +152,10 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
         Some(Command::Clean(clean)) => clean.run(),
         Some(Command::Image(image)) => image.run(),
         Some(Command::Mutants(mutants)) => mutants.run(),
+        Some(Command::Compare(compare)) => compare.run(),
+        Some(Command::Findings(findings)) => findings.run(),
+        Some(Command::Completions(completions)) => completions.run(),
+        Some(Command::Man(man)) => man.run(),
         Some(Command::List(list)) => {
             let selection = list.selection.selection()?;
             let text = if list.markdown {

@@ -8,7 +8,7 @@ mod options;
 
 use std::{path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::options::ServeOptions;
 
@@ -29,6 +29,11 @@ enum Command {
     Fault(control::FaultCommand),
     /// Print the calls that a running fake-cri was asked.
     Journal(control::JournalOptions),
+}
+
+/// The definition of the command line, for manuals and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line of this process. `executable` is what shims are started from, see

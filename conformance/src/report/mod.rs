@@ -13,7 +13,9 @@
 //! written ([`Secrets`]). Files are written only where the user named a folder.
 
 mod badge;
+mod compare;
 mod files;
+mod findings;
 mod html;
 mod junit;
 mod labels;
@@ -38,7 +40,9 @@ use crate::{
     exhibit::Exhibit,
 };
 
+pub use compare::{Change, Changed, Comparison, compare};
 pub use files::{Format, add_to_step_summary, write_all, write_file};
+pub use findings::{Note, NotesError, findings, notes, stale};
 pub use normal::normalised;
 pub use progress::Progress;
 pub use read::{ReadError, read};

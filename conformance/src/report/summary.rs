@@ -121,13 +121,13 @@ fn skipped(text: &mut String, report: &Report) {
     }
     let _ = writeln!(text, "<details><summary>{} not judged</summary>\n", skipped.len());
     for case in skipped {
-        let _ = writeln!(text, "- {}: {}", span(&case.id), span(&cut(&case.seen)));
+        let _ = writeln!(text, "- {}: {}", span(&case.id), span(&cut(&case.seen, LONGEST)));
     }
     text.push_str("\n</details>\n\n");
 }
 
 /// A code span, on one line, with a fence longer than any run of backticks within.
-fn span(text: &str) -> String {
+pub(super) fn span(text: &str) -> String {
     let text = on_one_line(text);
     let fence = "`".repeat(longest_run(&text) + 1);
     let pad = if text.starts_with('`') || text.ends_with('`') {
@@ -140,7 +140,7 @@ fn span(text: &str) -> String {
 
 /// A code block, fenced so that nothing within ends it.
 fn block(text: &str) -> String {
-    let text = visible(&cut(text)).into_owned();
+    let text = visible(&cut(text, LONGEST)).into_owned();
     let fence = "`".repeat((longest_run(&text) + 1).max(3));
     format!("{fence}text\n{}\n{fence}", text.trim_end())
 }
@@ -157,8 +157,9 @@ fn escaped(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(LONGEST) {
+/// `text` without what is beyond so many characters, and a word on how much that was.
+pub(super) fn cut(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}... ({} more bytes)", &text[..end], text.len() - end),
         None => text.to_owned(),
     }

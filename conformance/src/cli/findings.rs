@@ -1,0 +1,45 @@
+//! `checkpoint-conformance findings REPORT.json... > docs/FINDINGS.md`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, print};
+use crate::{
+    case::exit,
+    report::{findings, notes, read, stale},
+};
+
+/// Which reports, and what was confirmed by hand.
+#[derive(Clone, Debug, Args)]
+pub(super) struct FindingsArgs {
+    /// The report.json of each target, in the order of the document
+    #[arg(required = true, value_name = "REPORT.json")]
+    reports: Vec<PathBuf>,
+    /// What was seen by hand: a TOML file, or a folder of them; may be given several times
+    #[arg(long, value_name = "PATH")]
+    confirmed: Vec<PathBuf>,
+}
+
+impl FindingsArgs {
+    /// Prints the document; 1 when a note of what was confirmed fits no failure.
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let mut reports = Vec::new();
+        for path in &self.reports {
+            reports.extend(read(path).map_err(|error| Failure::Usage(error.to_string()))?);
+        }
+        let mut confirmed = Vec::new();
+        for path in &self.confirmed {
+            confirmed.extend(notes(path).map_err(|error| Failure::Usage(error.to_string()))?);
+        }
+        print(&findings(&reports, &confirmed))?;
+        let stale = stale(&reports, &confirmed);
+        for note in &stale {
+            eprintln!(
+                "checkpoint-conformance: the note on {} of {:?} fits no failure of these reports",
+                note.case, note.target
+            );
+        }
+        Ok(if stale.is_empty() { exit::HOLDS } else { exit::BROKEN })
+    }
+}

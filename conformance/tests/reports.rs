@@ -1,0 +1,218 @@
+//! What a user does with reports: writes them, compares them, makes findings of them; and what packages make: manual pages and
+//! completions.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use checkpoint_conformance::report::{Format, Report};
+use rstest::rstest;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"));
+    command
+        .args(args)
+        .env_remove("GITHUB_STEP_SUMMARY")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A folder with an archive that is no archive: the quickest target there is.
+fn no_archive() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("no-archive.tar");
+    fs::write(&file, "no archive").unwrap();
+    (folder, file)
+}
+
+#[test]
+fn one_report_goes_where_it_is_named_and_all_go_into_a_folder() {
+    let (folder, archive) = no_archive();
+    let html = folder.path().join("deep/page.html");
+    let all = folder.path().join("all");
+    let output = run(&[
+        "archive",
+        str(&archive),
+        "--report",
+        &format!("html={}", html.display()),
+        "--report-dir",
+        str(&all),
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.contains("no-archive.tar") && page.contains("</html>"), "{page}");
+    let mut names: Vec<_> = fs::read_dir(all)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let mut expected = Format::ALL.map(Format::file_name);
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn several_archives_are_one_document_and_the_worst_decides() {
+    let (folder, archive) = no_archive();
+    let json = folder.path().join("r.json");
+    let report = format!("json={}", json.display());
+    let output = run(&["archive", str(&archive), str(&archive), "--report", &report]);
+    assert_eq!(output.status.code(), Some(1));
+    let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(document["schema"], "checkpoint-conformance/reports/1");
+    assert_eq!(document["reports"].as_array().unwrap().len(), 2);
+    let output = run(&["compare", str(&json), str(&json)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+#[test]
+fn the_step_summary_of_github_is_added_to() {
+    let (folder, archive) = no_archive();
+    let summary = folder.path().join("summary");
+    fs::write(&summary, "before\n").unwrap();
+    let status = command(&["archive", str(&archive)])
+        .env("GITHUB_STEP_SUMMARY", &summary)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    let written = fs::read_to_string(summary).unwrap();
+    assert!(
+        written.starts_with("before\n## Checkpoint conformance: fail"),
+        "{written}"
+    );
+}
+
+#[rstest]
+#[case::no_such_format(&["archive", "x", "--report", "pdf=x"], "html")]
+#[case::no_such_file(&["compare", "/nonexistent/a.json", "/nonexistent/b.json"], "/nonexistent/a.json")]
+#[case::no_report(&["compare", "/dev/null", "/dev/null"], "/dev/null is no report")]
+#[case::no_notes(&["findings", "/dev/null"], "/dev/null is no report")]
+#[case::no_shell(&["completions", "command.com"], "bash")]
+fn a_wrong_request_exits_2_and_names_what_was_wrong(#[case] args: &[&str], #[case] named: &str) {
+    let output = run(args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(named), "{stderr}");
+}
+
+/// A report of one archive, and the same with its first failure repaired.
+fn two_reports() -> (TempDir, PathBuf, PathBuf) {
+    let (folder, archive) = no_archive();
+    let (bad, good) = (folder.path().join("bad.json"), folder.path().join("good.json"));
+    run(&["archive", str(&archive), "--report", &format!("json={}", bad.display())]);
+    let mut report: Report = serde_json::from_str(&fs::read_to_string(&bad).unwrap()).unwrap();
+    let failed = report.cases.iter_mut().find(|case| case.outcome == "fail").unwrap();
+    failed.outcome = "pass".to_owned();
+    fs::write(&good, serde_json::to_string(&report).unwrap()).unwrap();
+    (folder, bad, good)
+}
+
+#[test]
+fn compare_says_what_changed_and_its_exit_code_whether_it_got_worse() {
+    let (_folder, bad, good) = two_reports();
+    let output = run(&["compare", str(&good), str(&bad)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stdout).contains("newly failing (1)"),
+        "{}",
+        text(&output.stdout)
+    );
+    let output = run(&["compare", "--markdown", str(&bad), str(&good)]);
+    assert_eq!(output.status.code(), Some(0));
+    let markdown = text(&output.stdout);
+    assert!(markdown.starts_with("## not worse: 1 changed"), "{markdown}");
+    assert!(markdown.contains("### newly passing (1)"), "{markdown}");
+}
+
+#[test]
+fn findings_are_made_of_reports_and_notes_and_a_stale_note_is_named() {
+    let (folder, bad, _) = two_reports();
+    let report: Report = serde_json::from_str(&fs::read_to_string(&bad).unwrap()).unwrap();
+    let failed = report.cases.iter().find(|case| case.outcome == "fail").unwrap();
+    let notes = folder.path().join("notes.toml");
+    let note = |case: &str| {
+        format!("[[finding]]\ncase = \"{case}\"\ntarget = \"no-archive.tar\"\nconfirmed = \"file(1) says text.\"\n")
+    };
+    fs::write(&notes, note(&failed.id)).unwrap();
+    let output = run(&["findings", str(&bad), "--confirmed", str(&notes)]);
+    let document = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(
+        document.contains("*Confirmed by hand*: file(1) says text."),
+        "{document}"
+    );
+    assert!(
+        document.contains(&format!("`checkpoint-conformance archive {}", folder.path().display())),
+        "{document}"
+    );
+
+    fs::write(&notes, note("archive/no/such/case")).unwrap();
+    let output = run(&["findings", str(&bad), "--confirmed", str(&notes)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("archive/no/such/case"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[rstest]
+#[case::bash("bash", &["-n"])]
+#[case::zsh("zsh", &["-n"])]
+#[case::fish("fish", &["--no-execute"])]
+fn completions_are_scripts_that_their_shell_takes(
+    #[case] shell: &str,
+    #[case] check: &[&str],
+    #[values("checkpoint-conformance", "fake-cri")] program: &str,
+) {
+    let output = run(&["completions", shell, "--program", program]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let script = text(&output.stdout);
+    let option = if program == "fake-cri" {
+        "state-dir"
+    } else {
+        "report-dir"
+    };
+    assert!(script.contains(program) && script.contains(option), "{script}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &script).unwrap();
+    // The shell itself is the judge where it is installed.
+    if let Ok(output) = Command::new(shell).args(check).arg(file.path()).output() {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_program_and_subcommand() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("man1");
+    let output = run(&["man", str(&folder)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for (page, says) in [
+        ("checkpoint-conformance.1", "Exit codes"),
+        ("checkpoint-conformance-kubelet.1", "kubelet\\-url"),
+        ("checkpoint-conformance-compare.1", "OLD.json"),
+        ("fake-cri.1", "fake\\-cri"),
+        ("fake-cri-serve.1", "checkpoint\\-rate"),
+    ] {
+        let text = fs::read_to_string(folder.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(".TH") && text.contains(says), "{page}: {text}");
+    }
+}
