@@ -60,12 +60,12 @@ kubectl() { # as the cluster's administrator
 # etcd, API server, controller manager and scheduler; fails when it does not get ready.
 start_control_plane() {
     local command etcd_port peer_port
-    declare -A path
+    local -A made
     for command in kubelet etcd kube-apiserver kube-controller-manager kube-scheduler kubectl; do
         need "$command"
-        path[$command]=$tool
+        made[$command]=$tool
     done
-    kubectl=${path[kubectl]} kubelet=${path[kubelet]}
+    kubectl=${made[kubectl]} kubelet=${made[kubelet]}
     api_port=$(free_port) etcd_port=$(free_port) peer_port=$(free_port)
     mkdir -p "$dir/pki"
     openssl req -x509 -newkey rsa:2048 -nodes -keyout "$dir/pki/ca.key" -out "$dir/pki/ca.crt" -subj /CN=cluster -days 2 \
@@ -78,10 +78,10 @@ start_control_plane() {
     local name
     for name in admin controller-manager scheduler; do kubeconfig "$name"; done
 
-    start etcd "${path[etcd]}" --data-dir "$dir/etcd" --unsafe-no-fsync --initial-cluster "default=http://127.0.0.1:$peer_port" \
+    start etcd "${made[etcd]}" --data-dir "$dir/etcd" --unsafe-no-fsync --initial-cluster "default=http://127.0.0.1:$peer_port" \
         --listen-client-urls "http://127.0.0.1:$etcd_port" --advertise-client-urls "http://127.0.0.1:$etcd_port" \
         --listen-peer-urls "http://127.0.0.1:$peer_port" --initial-advertise-peer-urls "http://127.0.0.1:$peer_port"
-    start apiserver "${path[kube-apiserver]}" --etcd-servers "http://127.0.0.1:$etcd_port" \
+    start apiserver "${made[kube-apiserver]}" --etcd-servers "http://127.0.0.1:$etcd_port" \
         --bind-address 127.0.0.1 --advertise-address "${nodes[0]}" --secure-port "$api_port" --cert-dir "$dir/pki" \
         --tls-cert-file "$dir/pki/apiserver.crt" --tls-private-key-file "$dir/pki/apiserver.key" --client-ca-file "$dir/pki/ca.crt" \
         --kubelet-client-certificate "$dir/pki/apiserver.crt" --kubelet-client-key "$dir/pki/apiserver.key" \
@@ -90,10 +90,10 @@ start_control_plane() {
         --service-account-signing-key-file "$dir/pki/accounts.key" --service-cluster-ip-range 10.96.0.0/24 \
         --authorization-mode Node,RBAC --endpoint-reconciler-type none
     until_true 60 'the API server does not get ready' kubectl get --raw /readyz
-    start controller-manager "${path[kube-controller-manager]}" --kubeconfig "$dir/controller-manager.kubeconfig" \
+    start controller-manager "${made[kube-controller-manager]}" --kubeconfig "$dir/controller-manager.kubeconfig" \
         --bind-address 127.0.0.1 --secure-port 0 --leader-elect=false --use-service-account-credentials \
         --service-account-private-key-file "$dir/pki/accounts.key" --root-ca-file "$dir/pki/ca.crt"
-    start scheduler "${path[kube-scheduler]}" --kubeconfig "$dir/scheduler.kubeconfig" --authentication-kubeconfig '' \
+    start scheduler "${made[kube-scheduler]}" --kubeconfig "$dir/scheduler.kubeconfig" --authentication-kubeconfig '' \
         --bind-address 127.0.0.1 --secure-port 0 --leader-elect=false
     until_true 30 'no service account appears' kubectl get serviceaccount default
 }

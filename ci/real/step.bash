@@ -46,15 +46,17 @@ stop() { # pid
     wait "$1" 2> /dev/null || true
 }
 
-# What a step has to do before its processes are stopped; a step overrides it.
-before_end() { :; }
+# What is to be done before a process is stopped: the name of a function, by pid.
+declare -A before_stop=()
 
 end() {
     local status=$?
     trap - EXIT
     set +e
-    before_end
-    for pid in "${started[@]}"; do stop "$pid"; done
+    for pid in "${started[@]}"; do
+        ${before_stop[$pid]:-:}
+        stop "$pid"
+    done
     # What is still mounted below belongs to containers that are gone.
     awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mount; do
         umount -l "$mount"
