@@ -61,11 +61,11 @@ kubectl() { # as the cluster's administrator
 start_control_plane() {
     local command etcd_port peer_port
     local -A made
-    for command in kubelet etcd kube-apiserver kube-controller-manager kube-scheduler kubectl; do
+    for command in kubelet-1.36 etcd kube-apiserver kube-controller-manager kube-scheduler kubectl; do
         need "$command"
         made[$command]=$tool
     done
-    kubectl=${made[kubectl]} kubelet=${made[kubelet]}
+    kubectl=${made[kubectl]} kubelet=${made[kubelet-1.36]}
     api_port=$(free_port) etcd_port=$(free_port) peer_port=$(free_port)
     mkdir -p "$dir/pki"
     openssl req -x509 -newkey rsa:2048 -nodes -keyout "$dir/pki/ca.key" -out "$dir/pki/ca.crt" -subj /CN=cluster -days 2 \
