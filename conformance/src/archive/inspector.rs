@@ -15,7 +15,7 @@ use super::{
     Expected, InspectError, Limits,
     documents::{self, Documents},
     image::Images,
-    model::{FileFacts, Inspected, Member, Oddity, canonical},
+    model::{FileFacts, Inspected, Layout, Member, Oddity, canonical},
     payload::Payload,
     search::Search,
     source::Source,
@@ -30,6 +30,7 @@ pub(super) struct Inspector {
     seen: HashSet<u64>,
     hasher: RandomState,
     names: usize,
+    layout: Option<Layout>,
 }
 
 impl Inspector {
@@ -41,6 +42,7 @@ impl Inspector {
             seen: HashSet::new(),
             hasher: RandomState::new(),
             names: 0,
+            layout: expected.layout,
         }
     }
 
@@ -59,6 +61,7 @@ impl Inspector {
             rootfs_diff: None,
             memory: None,
             leaks: None,
+            layout: self.layout,
         };
         inspected.end = loop {
             let entry = match walk.next()? {

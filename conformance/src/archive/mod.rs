@@ -28,6 +28,7 @@ mod pagemap;
 mod payload;
 pub mod sample;
 mod search;
+mod secrets;
 mod source;
 mod walk;
 
@@ -45,9 +46,10 @@ pub use self::{
     files::OpenFile,
     image::{Flaw, Flaws, Images},
     log::LogFacts,
-    model::{FileFacts, Inspected, Member, Oddity},
+    model::{FileFacts, Inspected, Layout, Member, Oddity},
     pagemap::{Pagemap, Run},
     search::Found,
+    secrets::of_the_environment,
     walk::{Break, Compression, End, Kind, Tail},
 };
 use self::{inspector::Inspector, source::Source};
@@ -104,6 +106,8 @@ pub struct Expected {
     pub memory: Option<Vec<u8>>,
     /// Values that may stand in the memory and in `spec.dump` (the environment does), and nowhere else.
     pub secrets: Vec<Vec<u8>>,
+    /// Whose layout it must have; `None` for that of the engine which `spec.dump` names.
+    pub layout: Option<Layout>,
 }
 
 /// Reads the archive at `path`.

@@ -63,6 +63,28 @@ pub enum Oddity {
     Unclean,
 }
 
+/// An engine's way to lay an archive out: which members stand beside CRIU's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// containerd's, 2.2 and later.
+    Containerd,
+    /// CRI-O's.
+    CriO,
+}
+
+impl Layout {
+    /// All layouts.
+    pub const ALL: [Layout; 2] = [Layout::Containerd, Layout::CriO];
+
+    /// The engine's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Layout::Containerd => "containerd",
+            Layout::CriO => "cri-o",
+        }
+    }
+}
+
 /// A checkpoint archive as it was read.
 #[derive(Clone, Debug)]
 pub struct Inspected {
@@ -90,6 +112,8 @@ pub struct Inspected {
     pub memory: Option<Option<Found>>,
     /// Where secrets were found outside of memory and `spec.dump`; `None` when none were expected.
     pub leaks: Option<Vec<Found>>,
+    /// Whose layout is expected, where the caller said so.
+    pub layout: Option<Layout>,
 }
 
 impl Inspected {

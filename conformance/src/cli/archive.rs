@@ -12,7 +12,7 @@ use super::{
     conclude::{Began, Judged, Run},
 };
 use crate::{
-    archive::{Expected, Limits, inspect_file},
+    archive::{Expected, Layout, Limits, inspect_file, of_the_environment},
     case::Suite,
     catalog::archive::cases,
     report::{Secrets, Target},
@@ -24,13 +24,67 @@ pub(super) struct ArchiveArgs {
     /// The archives
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Bytes that stood in the container's memory: they must stand in the archive's pages
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
+    canary: Option<Needle>,
+    /// A secret of the container: it may stand in the pages and in spec.dump, and nowhere else; may be given several times
+    /// [default: values in spec.dump's environment whose names say that they are secret]
+    #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
+    secret: Vec<Needle>,
+    /// Whose members the archive must have: containerd, cri-o [default: of the engine that spec.dump names]
+    #[arg(long, value_name = "ENGINE", value_parser = parse_layout)]
+    layout: Option<Layout>,
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
     verdict: VerdictArgs,
 }
 
+/// What is looked for in an archive; never printed.
+#[derive(Clone)]
+struct Needle(Vec<u8>);
+
+impl std::fmt::Debug for Needle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// Fewer would be found anywhere.
+const SHORTEST: usize = 8;
+
+/// The text itself, or the content of the file behind `@`, without a newline at its end.
+fn parse_needle(text: &str) -> Result<Needle, String> {
+    let mut bytes = match text.strip_prefix('@') {
+        Some(file) => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
+        None => text.as_bytes().to_vec(),
+    };
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+    }
+    if bytes.len() < SHORTEST {
+        return Err(format!("expected at least {SHORTEST} bytes: fewer are found by chance"));
+    }
+    Ok(Needle(bytes))
+}
+
+fn parse_layout(name: &str) -> Result<Layout, String> {
+    let known = Layout::ALL.map(Layout::as_str);
+    Layout::ALL
+        .into_iter()
+        .find(|layout| layout.as_str() == name)
+        .ok_or_else(|| format!("expected one of {}", known.join(", ")))
+}
+
 impl ArchiveArgs {
+    fn expected(&self) -> Expected {
+        Expected {
+            memory: self.canary.clone().map(|Needle(bytes)| bytes),
+            secrets: self.secret.iter().map(|Needle(bytes)| bytes.clone()).collect(),
+            layout: self.layout,
+        }
+    }
+
     /// Judges one archive after the other. With several, the worst verdict decides, and one document holds their reports.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = Run::new(&self.selection, &self.verdict, args)?;
@@ -40,15 +94,27 @@ impl ArchiveArgs {
             .map_err(anyhow::Error::from)?;
         let mut reports = Vec::new();
         for file in &self.files {
-            reports.push(run.report(runtime.block_on(judge(&run, file))?));
+            reports.push(run.report(runtime.block_on(judge(&run, file, self.expected()))?));
         }
         run.conclude(&reports)
     }
 }
 
-async fn judge(run: &Run<'_>, file: &Path) -> Result<Judged, Failure> {
+async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Judged, Failure> {
     let began = Began::now();
-    let archive = inspect_file(file, &Expected::default(), Limits::default()).map_err(anyhow::Error::from)?;
+    let inspect = |expected: &Expected| inspect_file(file, expected, Limits::default()).map_err(anyhow::Error::from);
+    let mut archive = inspect(&expected)?;
+    if expected.secrets.is_empty() {
+        // They may stand before spec.dump, so the archive is read again.
+        expected.secrets = of_the_environment(&archive);
+        if !expected.secrets.is_empty() {
+            archive = inspect(&expected)?;
+        }
+    }
+    let mut secrets = Secrets::default();
+    for needle in expected.secrets.iter().chain(&expected.memory) {
+        secrets.add(&String::from_utf8_lossy(needle));
+    }
     Ok(Judged {
         target: Target {
             suite: Suite::Archive,
@@ -61,7 +127,24 @@ async fn judge(run: &Run<'_>, file: &Path) -> Result<Judged, Failure> {
         },
         began,
         records: run.judge(cases(), &archive).await,
-        secrets: Secrets::default(),
+        secrets,
         archives_left: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_for_is_text_or_a_file_and_never_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"from a file\n").unwrap();
+        let needle = parse_needle(&format!("@{}", file.path().display())).unwrap();
+        assert_eq!(needle.0, b"from a file");
+        assert_eq!(parse_needle("as it is").unwrap().0, b"as it is");
+        assert!(parse_needle("short").unwrap_err().contains("8 bytes"));
+        assert!(parse_needle("@/nonexistent/x").unwrap_err().contains("/nonexistent/x"));
+        assert!(!format!("{needle:?}").contains("file"));
+    }
 }

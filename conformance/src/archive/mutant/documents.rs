@@ -39,6 +39,14 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     said("layout/raw-log", &["archive/layout/log-format"], |sample| {
         sample.log = "just text\n".to_owned()
     }),
+    members("layout/no-status", &["archive/layout/engine-members"], |parts| {
+        drop_part(parts, "status")
+    }),
+    members(
+        "layout/log-of-another-engine",
+        &["archive/layout/engine-members"],
+        |parts| part(parts, "container.log").name = "io.kubernetes.cri-o.LogPath".to_owned(),
+    ),
     members("layout/rootfs-diff", &["archive/layout/rootfs-diff"], |parts| {
         part(parts, "rootfs-diff.tar").content = b"no tar".to_vec();
     }),
@@ -126,11 +134,38 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     }),
     said(
         "documents/cri-o-without-metadata",
-        &["archive/documents/engine"],
+        &["archive/documents/engine", "archive/layout/engine-members"],
         |sample| {
             sample.spec["annotations"]["io.container.manager"] = json!("cri-o");
         },
     ),
+    said(
+        "documents/namespace-twice",
+        &["archive/documents/spec-lists"],
+        |sample| {
+            sample.spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "pid", "path": "/proc/1/ns/pid"}]);
+        },
+    ),
+    said("documents/limit-twice", &["archive/documents/spec-lists"], |sample| {
+        let limit = sample.spec["process"]["rlimits"][0].clone();
+        sample.spec["process"]["rlimits"] = json!([limit, limit]);
+    }),
+    // Mounts and deleted files.
+    said("mounts/climbs-out", &["archive/mounts/inside"], |sample| {
+        sample.spec["mounts"][0]["destination"] = json!("/proc/../../etc");
+    }),
+    said("mounts/relative", &["archive/mounts/inside"], |sample| {
+        sample.spec["mounts"][0]["destination"] = json!("etc");
+    }),
+    said("mounts/of-no-kind", &["archive/mounts/inside"], |sample| {
+        sample.bind_mounts[0]["file_type"] = json!("symlink");
+    }),
+    said("mounts/smuggled", &["archive/mounts/known"], |sample| {
+        sample.bind_mounts[0]["destination"] = json!("/etc/shadow");
+    }),
+    said("mounts/deletes-outside", &["archive/mounts/deleted-files"], |sample| {
+        sample.deleted_files = json!(["/tmp/../../etc/shadow"]);
+    }),
 ];
 
 fn remove(document: &mut Value, key: &str) {

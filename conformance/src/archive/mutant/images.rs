@@ -4,7 +4,7 @@ use cri_proto::criu::message::{FdTypes, StatsEntry, core_entry::March};
 use serde_json::json;
 
 use super::{ArchiveMutant, drop_part, members, part, said};
-use crate::archive::sample::{Sample, run};
+use crate::archive::sample::{SHARED, Sample, run};
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // The images, each for itself.
@@ -95,6 +95,10 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         let core = sample.cores[&5].clone();
         sample.cores.insert(99, core);
     }),
+    said("process/stray-table", &["archive/process/no-stray"], |sample| {
+        let table = sample.fdinfo[&2].clone();
+        sample.fdinfo.insert(9, table);
+    }),
     said("process/unknown-machine", &["archive/process/machine"], |sample| {
         core(sample, 1).mtype = March::Unknown.into()
     }),
@@ -165,7 +169,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         page_file(sample).truncate(6 * 4096 - 2048)
     }),
     said("memory/page-too-many", &["archive/memory/page-counts"], |sample| {
-        page_file(sample).resize(7 * 4096, 0)
+        page_file(sample).resize(8 * 4096, 0)
     }),
     said(
         "memory/entries-out-of-order",
@@ -196,11 +200,19 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     said("memory/no-arguments", &["archive/memory/arguments"], |sample| {
         page_map(sample)[3].vaddr -= 0x1000;
     }),
+    said("memory/no-vdso", &["archive/memory/vdso"], |sample| {
+        let (_, map) = sample.pagemaps.get_mut(&5).expect("the sample has a process 5");
+        // Its page is said to be the stack's.
+        map.pop();
+        map[3] = run(0x7fff_0001_e000, 3);
+    }),
+    members("memory/no-shared", &["archive/memory/shared"], |parts| {
+        let name = format!("checkpoint/pagemap-shmem-{SHARED}.img");
+        part(parts, &name).name = "checkpoint/pagemap-shmem-78.img".to_owned();
+    }),
     said("memory/no-canary", &["archive/memory/canary"], |sample| {
-        sample
-            .pages
-            .values_mut()
-            .for_each(|pages| pages[2 * 4096 - 5..][..32].fill(0));
+        let pages = sample.pages.get_mut(&1).expect("the sample has a file of pages 1");
+        pages[2 * 4096 - 5..][..32].fill(0);
     }),
     // Files.
     members("files/no-table", &["archive/files/table"], |parts| {

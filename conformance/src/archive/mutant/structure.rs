@@ -11,7 +11,7 @@ use tar::EntryType;
 use super::{ArchiveMutant, bytes, file, members, part};
 use crate::archive::{
     header::{BLOCK, checksum},
-    sample::Part,
+    sample::{DUMPED, Part},
 };
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
@@ -154,6 +154,10 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         shell.mode = 0o4755;
         parts.push(shell);
     }),
+    members("members/of-an-earlier-attempt", &["archive/members/fresh"], |parts| {
+        // An hour before the dump, and so before the container was created.
+        part(parts, "checkpoint/core-1.img").mtime -= 3600;
+    }),
 ];
 
 fn mode(path: &Path, mode: u32) -> io::Result<()> {
@@ -197,6 +201,7 @@ fn special(name: &str, kind: EntryType) -> Part {
         name: name.to_owned(),
         kind,
         mode: 0o600,
+        mtime: DUMPED,
         content,
     }
 }

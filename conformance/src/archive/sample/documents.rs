@@ -19,8 +19,14 @@ pub(super) fn spec() -> Value {
     let secret = format!("TOKEN={}", String::from_utf8_lossy(SECRET));
     json!({
         "ociVersion": "1.3.0",
-        "process": {"user": {"uid": 0, "gid": 0}, "args": ["/app"], "env": ["PATH=/bin", secret], "cwd": "/"},
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["/app"], "env": ["PATH=/bin", secret], "cwd": "/",
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}]},
         "root": {"path": "rootfs"},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/etc/hosts", "options": ["rbind"]},
+        ],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/proc/1/ns/net"}]},
         "annotations": {
             "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.container-type": "container",
             "io.kubernetes.cri.sandbox-name": "web", "io.kubernetes.cri.sandbox-namespace": "default",

@@ -1,7 +1,7 @@
 //! A small archive that is right in every way, made by hand, to be made wrong in one.
 //!
-//! Two processes that live (the first with two threads) and a zombie, five open files, a canary in the heap, a secret in
-//! the environment. Laid out as containerd's are. Nothing in it depends on the clock or on the machine, so its bytes
+//! Two processes that live (the first with two threads) and a zombie, five open files, memory that the two share, a
+//! canary in the heap, a secret in the environment. Laid out as containerd's are. Nothing in it depends on the clock or on the machine, so its bytes
 //! are the same every time.
 
 mod documents;
@@ -32,11 +32,20 @@ pub fn expected() -> Expected {
     Expected {
         memory: Some(CANARY.to_vec()),
         secrets: vec![SECRET.to_vec()],
+        layout: None,
     }
 }
 
+/// When the sample was dumped, in seconds since the epoch.
+pub const DUMPED: u64 = 1_795_356_424;
+
+/// The id of the memory that both processes share.
+pub const SHARED: u32 = 77;
+
 const PAGE: usize = 4096;
 const STACK: u64 = 0x7fff_0000_0000;
+const SEGMENT: u64 = 0x7ffe_0000_0000;
+const VDSO: u64 = STACK + 0x10_0000;
 
 /// A member to be.
 #[derive(Clone, Debug)]
@@ -47,6 +56,8 @@ pub struct Part {
     pub kind: tar::EntryType,
     /// Permission bits.
     pub mode: u32,
+    /// When it was changed, in seconds since the epoch.
+    pub mtime: u64,
     /// Its content; for a link its target.
     pub content: Vec<u8>,
 }
@@ -58,6 +69,7 @@ impl Part {
             name: name.into(),
             kind: tar::EntryType::Regular,
             mode: 0o600,
+            mtime: DUMPED,
             content: content.into(),
         }
     }
@@ -84,6 +96,8 @@ pub struct Sample {
     pub files: Vec<FileEntry>,
     /// `pagemap-PID.img`, with the id of its pages.
     pub pagemaps: BTreeMap<u32, (u32, Vec<PagemapEntry>)>,
+    /// `pagemap-shmem-ID.img`, with the id of its pages.
+    pub shared_pagemaps: BTreeMap<u32, (u32, Vec<PagemapEntry>)>,
     /// `pages-ID.img`.
     pub pages: BTreeMap<u32, Vec<u8>>,
     /// `stats-dump`.
@@ -100,6 +114,8 @@ pub struct Sample {
     pub descriptors: Value,
     /// `bind.mounts`.
     pub bind_mounts: Value,
+    /// `deleted.files`.
+    pub deleted_files: Value,
     /// `container.log`.
     pub log: String,
     /// `dump.log`.
@@ -138,7 +154,8 @@ impl Default for Sample {
                 pipe(5, 42634),
             ],
             pagemaps: BTreeMap::new(),
-            pages: BTreeMap::new(),
+            shared_pagemaps: BTreeMap::from([(SHARED, (3, vec![run(0, 2)]))]),
+            pages: BTreeMap::from([(3, vec![0x5a; 2 * PAGE])]),
             stats: StatsEntry::default(),
             config: documents::config(),
             spec: documents::spec(),
@@ -146,6 +163,7 @@ impl Default for Sample {
             status: documents::status(),
             descriptors: json!(["/dev/null", "pipe:[42633]", "pipe:[42634]"]),
             bind_mounts: json!([{"source": "/etc/hosts", "destination": "/etc/hosts", "file_type": "file", "permissions": 420}]),
+            deleted_files: json!(["/var/cache/app"]),
             log: "2026-11-22T14:00:01.5Z stdout F ready\n2026-11-22T14:00:02Z stderr P half a li\n".to_owned(),
             dump_log: "(00.000000) dumping\n(00.010000) done\n".to_owned(),
         };
@@ -155,9 +173,10 @@ impl Default for Sample {
                 run(0x60_0000, 2),
                 run(0x70_f000, 1),
                 run(STACK + 0x1f000, 2),
+                run(VDSO, 1),
             ];
             sample.pagemaps.insert(pid, (pages_id, map));
-            let mut pages: Vec<_> = (0..6 * PAGE).map(|at| (at * 31 % 251) as u8).collect();
+            let mut pages: Vec<_> = (0..7 * PAGE).map(|at| (at * 31 % 251) as u8).collect();
             if pid == 1 {
                 // Across the border of two pages, as memory has no borders there.
                 pages[2 * PAGE - 5..][..CANARY.len()].copy_from_slice(CANARY);
@@ -171,7 +190,8 @@ impl Default for Sample {
             memdump_time: 500,
             memwrite_time: 400,
             pages_scanned: 40,
-            pages_written: 12,
+            pages_written: 14,
+            shpages_written: Some(2),
             ..DumpStatsEntry::default()
         };
         sample.stats.dump = Some(dump);
@@ -186,6 +206,7 @@ impl Sample {
             name: "checkpoint/".to_owned(),
             kind: tar::EntryType::Directory,
             mode: 0o700,
+            mtime: DUMPED,
             content: vec![],
         };
         let mut parts = vec![directory];
@@ -216,6 +237,12 @@ impl Sample {
             image(Kind::Pagemap, Some(*id), pagemap(*pages_id, map));
         }
         image(Kind::Pstree, None, criu::encode(Kind::Pstree, &self.pstree));
+        for (id, (pages_id, map)) in &self.shared_pagemaps {
+            parts.push(Part::file(
+                format!("checkpoint/pagemap-shmem-{id}.img"),
+                pagemap(*pages_id, map),
+            ));
+        }
         for (id, pages) in &self.pages {
             parts.push(Part::file(
                 format!("checkpoint/{}", criu::pages_file(*id)),
@@ -225,6 +252,7 @@ impl Sample {
         let documents = [
             ("bind.mounts", self.bind_mounts.to_string()),
             ("checkpoint/descriptors.json", self.descriptors.to_string()),
+            ("deleted.files", self.deleted_files.to_string()),
             ("config.dump", self.config.to_string()),
             ("container.log", self.log.clone()),
             ("dump.log", self.dump_log.clone()),
@@ -251,7 +279,7 @@ pub fn tar_of(parts: &[Part]) -> io::Result<Vec<u8>> {
         header.set_mode(part.mode);
         header.set_uid(0);
         header.set_gid(0);
-        header.set_mtime(1_795_356_424);
+        header.set_mtime(part.mtime);
         let links = matches!(part.kind, tar::EntryType::Symlink | tar::EntryType::Link);
         let content = if links { &[][..] } else { &part.content };
         header.set_size(content.len() as u64);
@@ -397,7 +425,9 @@ fn mm() -> MmEntry {
             vma(0x40_0000, 0x40_3000, 5, 1 | 1 << 6, 1),
             vma(0x60_0000, 0x60_4000, 3, 1 | 1 << 5 | 1 << 9, 0),
             vma(0x70_0000, 0x71_0000, 3, 1 | 1 << 9, 0),
+            vma(SEGMENT, SEGMENT + 0x2000, 3, 1 | 1 << 8, SHARED.into()),
             vma(STACK, STACK + 0x21000, 3, 1 | 1 << 1 | 1 << 9, 0),
+            vma(VDSO, VDSO + 0x1000, 5, 1 | 1 << 3, 0),
         ],
         ..MmEntry::default()
     }

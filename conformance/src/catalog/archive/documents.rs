@@ -1,5 +1,7 @@
 //! Of the JSON documents: what they say, and that they say the same.
 
+use std::collections::BTreeSet;
+
 use cri_proto::document::{STATUS_VERSION, never};
 use jiff::Timestamp;
 
@@ -47,6 +49,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "spec.dump says of which version it is, what was run and on which root.",
         "ociVersion, process.args, root.path",
         spec_process
+    ),
+    case!(
+        "documents/spec-lists",
+        Reference,
+        "OCI runtime specification (config-linux.md: namespaces; config.md: rlimits)",
+        "spec.dump has no namespace and no limit twice: a runtime must refuse it.",
+        "every type once",
+        spec_lists
     ),
     case!(
         "documents/status-dump",
@@ -231,6 +241,24 @@ fn spec_process(archive: &Inspected) -> Judgement {
         bad.push("no root.path".to_owned());
     }
     none(bad, format!("ociVersion {version}"))
+}
+
+fn spec_lists(archive: &Inspected) -> Judgement {
+    let spec = spec(archive)?;
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let limits = spec.process().as_ref().and_then(|process| process.rlimits().as_ref());
+    let namespaces = namespaces
+        .into_iter()
+        .flatten()
+        .map(|one| format!("namespace {}", one.typ()));
+    let limits = limits.into_iter().flatten().map(|one| format!("limit {}", one.typ()));
+    let all: Vec<_> = namespaces.chain(limits).collect();
+    let mut seen = BTreeSet::new();
+    let twice = all.iter().filter(|one| !seen.insert(*one));
+    none(
+        twice.map(|one| format!("{one} twice")),
+        format!("{} entries", all.len()),
+    )
 }
 
 fn times(archive: &Inspected) -> Judgement {

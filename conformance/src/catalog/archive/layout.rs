@@ -1,8 +1,10 @@
 //! Of the members that an archive of CRIU's format has.
 
-use super::{ArchiveCase, case, criu, none, source};
+use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, ROOTFS_DIFF};
+
+use super::{ArchiveCase, case, criu, none, source, spec};
 use crate::{
-    archive::{Compression, Inspected, Kind},
+    archive::{Compression, Inspected, Kind, Layout},
     case::{Judgement, Stop, fail, judge, pass},
 };
 
@@ -14,6 +16,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "The archive holds spec.dump, config.dump and checkpoint/inventory.img.",
         "the three names, each a file",
         upstream_names
+    ),
+    case!(
+        "layout/engine-members",
+        Reference,
+        "containerd internal/cri/server/container_checkpoint_linux.go; CRI-O internal/lib/checkpoint.go",
+        "Beside the images stand the members of the engine that made the archive, under that engine's names.",
+        "of containerd status, status.dump, rootfs-diff.tar and container.log; of CRI-O io.kubernetes.cri-o.LogPath",
+        engine_members
     ),
     case!(
         "layout/checkpoint-directory",
@@ -133,6 +143,29 @@ fn upstream_names(archive: &Inspected) -> Judgement {
             .map(|name| format!("no file {name}")),
         "all three",
     )
+}
+
+fn engine_members(archive: &Inspected) -> Judgement {
+    let spec = spec(archive)?;
+    let manager = spec.annotations().as_ref();
+    let manager = manager.and_then(|annotations| annotations.get("io.container.manager"));
+    // As checkpointctl takes it: what does not say that it is CRI-O's is containerd's.
+    let named = match manager.map(String::as_str) {
+        Some("cri-o") => Layout::CriO,
+        _ => Layout::Containerd,
+    };
+    let layout = archive.layout.unwrap_or(named);
+    let (members, log): (&[&str], _) = match layout {
+        Layout::Containerd => (&["status", "status.dump", ROOTFS_DIFF], CONTAINER_LOG),
+        Layout::CriO => (&[], CRIO_LOG),
+    };
+    let missing = members.iter().filter(|name| archive.member(name).is_none());
+    let missing = missing.map(|name| format!("no {name}"));
+    // Whether there is a log at all has a case of its own.
+    let other_log = [CONTAINER_LOG, CRIO_LOG].into_iter();
+    let other_log = other_log.filter(|name| *name != log && archive.member(name).is_some());
+    let other_log = other_log.map(|name| format!("the log is called {name}, not {log}"));
+    none(missing.chain(other_log), format!("as {} lays it out", layout.as_str()))
 }
 
 fn container_log(archive: &Inspected) -> Judgement {

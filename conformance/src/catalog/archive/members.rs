@@ -1,6 +1,6 @@
 //! Of any member: nothing that leads a reader out of the folder it unpacks to, or makes it hold what it cannot.
 
-use super::{ArchiveCase, case, none, source, whole};
+use super::{ArchiveCase, case, config, none, source, whole};
 use crate::{
     archive::{Inspected, Kind, Member, Oddity},
     case::{Judgement, Stop},
@@ -90,7 +90,29 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| without(archive, |member| member.kind != Kind::Directory
             && member.mode & 0o6000 != 0)
     ),
+    case!(
+        "members/fresh",
+        Robust,
+        "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
+        "No image is older than the container: it would be of an earlier one, or of an earlier attempt.",
+        "every image changed after createdTime",
+        fresh
+    ),
 ];
+
+fn fresh(archive: &Inspected) -> Judgement {
+    let created = config(archive)?.created;
+    let images = archive
+        .members
+        .iter()
+        .filter(|member| member.kind == Kind::File && member.name.starts_with("checkpoint/"));
+    // A tar has whole seconds, and a writer without a clock writes 0.
+    let old = images.filter(|image| image.mtime != 0 && image.mtime < created.as_second());
+    none(
+        old.map(|image| format!("{} of second {}", image.name, image.mtime)),
+        format!("created at {created}, and nothing is older"),
+    )
+}
 
 /// No member is like this; and where the tar cannot be read to its end, none of those seen before it.
 fn without(archive: &Inspected, bad: fn(&Member) -> bool) -> Judgement {

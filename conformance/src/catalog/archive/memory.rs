@@ -111,6 +111,22 @@ pub(super) const CASES: &[ArchiveCase] = &[
         stacks
     ),
     case!(
+        "memory/vdso",
+        Reference,
+        "CRIU criu/vdso.c: a restore compares the code with its own",
+        "The pages of a process's vdso are in the archive.",
+        "the pages of each vdso mapping",
+        vdso
+    ),
+    case!(
+        "memory/shared",
+        Reference,
+        "CRIU criu/shmem.c",
+        "Memory that processes share has a page map of its own.",
+        "pagemap-shmem-ID.img for each id",
+        shared
+    ),
+    case!(
         "memory/arguments",
         Reference,
         "checkpointctl --ps-tree-cmd",
@@ -344,6 +360,52 @@ fn stacks(archive: &Inspected) -> Judgement {
         return Err(Stop::Blocked("archive/process/registers"));
     }
     none(bad, format!("{judged} threads"))
+}
+
+fn vdso(archive: &Inspected) -> Judgement {
+    /// `VMA_AREA_VDSO`.
+    const VDSO: u32 = 1 << 3;
+    let images = maps(archive)?;
+    let mut judged = 0;
+    let mut bad = Vec::new();
+    for (process, _) in living(images) {
+        let (Some(mm), Some(map)) = (images.mms.get(&process.pid), images.pagemaps.get(&process.pid)) else {
+            continue;
+        };
+        for vma in mm.vmas.iter().filter(|vma| vma.status & VDSO != 0 && map.whole) {
+            judged += 1;
+            if !map.holds(vma.start) {
+                bad.push(format!("process {}: no page at {:#x}", process.pid, vma.start));
+            }
+        }
+    }
+    if judged == 0 {
+        return Err(Stop::Skip("no process has a vdso".to_owned()));
+    }
+    none(bad, format!("{judged} mappings"))
+}
+
+fn shared(archive: &Inspected) -> Judgement {
+    /// `VMA_ANON_SHARED`.
+    const SHARED: u32 = 1 << 8;
+    /// `VMA_AREA_SYSVIPC` and `VMA_AREA_MEMFD`, which have images of their own.
+    const OF_ANOTHER_KIND: u32 = 1 << 10 | 1 << 14;
+    let images = maps(archive)?;
+    let segments: BTreeSet<_> = living(images)
+        .filter_map(|(process, _)| images.mms.get(&process.pid))
+        .flat_map(|mm| &mm.vmas)
+        .filter(|vma| vma.status & SHARED != 0 && vma.status & OF_ANOTHER_KIND == 0)
+        .map(|vma| vma.shmid)
+        .collect();
+    if segments.is_empty() {
+        return Err(Stop::Skip("no process shares memory".to_owned()));
+    }
+    let known = |id: &u64| u32::try_from(*id).is_ok_and(|id| images.shared_pagemaps.contains_key(&id));
+    let missing = segments.iter().filter(|id| !known(id));
+    none(
+        missing.map(|id| format!("no pagemap-shmem-{id}.img")),
+        format!("{} segments", segments.len()),
+    )
 }
 
 fn arguments(archive: &Inspected) -> Judgement {

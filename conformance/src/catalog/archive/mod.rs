@@ -7,7 +7,8 @@
 //!  tar/..         of the tar        <- all that follows is blocked by tar/well-formed when it cannot be read to its end
 //!  members/..     of any member     <- but what was seen before that end is reported
 //!  layout/..      ┐
-//!  documents/..   ├ of CRIU's format <- skipped for another one
+//!  documents/..   │
+//!  mounts/..      ├ of CRIU's format <- skipped for another one
 //!  images/..      ┘
 //!  process/.. memory/.. files/..    of images against each other <- blocked by images/.. when one cannot be read
 //! ```
@@ -15,12 +16,14 @@
 //! So one wrong thing fails the cases that name it, and not those that merely could not be judged for it.
 
 mod documents;
+mod exhibit;
 mod file;
 mod files;
 mod images;
 mod layout;
 mod members;
 mod memory;
+mod mounts;
 mod process;
 mod secrets;
 mod tar;
@@ -32,6 +35,8 @@ use crate::{
     archive::{Document, Images, Inspected},
     case::{Case, Outcome, Record, Restore, Stop},
 };
+
+pub use exhibit::exhibit;
 
 /// Where a demand comes from, named once.
 mod source {
@@ -56,7 +61,13 @@ macro_rules! case {
             },
             |archive: &$crate::archive::Inspected| {
                 let judge: fn(&$crate::archive::Inspected) -> $crate::case::Judgement = $judge;
-                Box::pin(std::future::ready(judge(archive)))
+                Box::pin(async move {
+                    let judgement = judge(archive);
+                    if let Err($crate::case::Stop::Fail(_)) = judgement {
+                        $crate::catalog::archive::exhibit(archive);
+                    }
+                    judgement
+                })
             },
         )
     };
@@ -68,12 +79,13 @@ pub type ArchiveCase = Case<Inspected>;
 
 /// All cases of the suite, in the order in which they are judged.
 pub fn cases() -> Vec<ArchiveCase> {
-    let groups: [&[ArchiveCase]; 10] = [
+    let groups: [&[ArchiveCase]; 11] = [
         file::CASES,
         tar::CASES,
         members::CASES,
         layout::CASES,
         documents::CASES,
+        mounts::CASES,
         images::CASES,
         process::CASES,
         memory::CASES,

@@ -89,7 +89,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "process/no-stray",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "No image is of a process that is not in the tree.",
+        "No image is of a process that is not in the tree, or of a table of descriptors that none of them has.",
         "images of the tree's processes only",
         no_stray
     ),
@@ -278,6 +278,10 @@ fn no_stray(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
     let tids = all_threads(images);
+    let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
+    // Where a process does not say which table is its own, any may be.
+    let said = living(images).all(|(process, _)| images.ids.contains_key(&process.pid));
+    let fdinfo: Vec<_> = images.fdinfo.keys().copied().filter(|_| said).collect();
     let stray = |kind: &'static str, found: Vec<u32>, known: &BTreeSet<u32>| {
         let unknown: Vec<_> = found.into_iter().filter(|id| !known.contains(id)).collect();
         unknown.into_iter().map(move |id| format!("{kind}-{id}.img"))
@@ -286,7 +290,8 @@ fn no_stray(archive: &Inspected) -> Judgement {
         .chain(stray("mm", images.mms.keys().copied().collect(), &pids))
         .chain(stray("pagemap", images.pagemaps.keys().copied().collect(), &pids))
         .chain(stray("fs", images.fs.keys().copied().collect(), &pids))
-        .chain(stray("ids", images.ids.keys().copied().collect(), &pids));
+        .chain(stray("ids", images.ids.keys().copied().collect(), &pids))
+        .chain(stray("fdinfo", fdinfo, &tables));
     none(found, "none")
 }
 

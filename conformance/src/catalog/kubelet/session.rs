@@ -23,6 +23,7 @@ use tokio::sync::OnceCell;
 use crate::{
     archive::{self, Expected, Inspected, Limits},
     case::{Restore, Stop},
+    catalog::archive::exhibit,
     target::{Answer, Call, ContainerRef, Evidence, Faults, Kubelet, TargetError, Workload},
 };
 
@@ -152,7 +153,9 @@ impl Session {
     pub(super) async fn inspected(&self) -> Result<&Inspected, Stop> {
         let evidence = self.file().await?;
         let canary = self.first().await?.workload.canary.clone();
-        self.listing.get_or_try_init(|| inspect(evidence, canary)).await
+        let archive = self.listing.get_or_try_init(|| inspect(evidence, canary)).await?;
+        exhibit(archive);
+        Ok(archive)
     }
 
     /// The first archive, which is a tar that can be listed.
@@ -312,7 +315,7 @@ pub(super) async fn inspect(evidence: &Evidence, canary: Option<String>) -> Resu
     let path = evidence.path.clone();
     let expected = Expected {
         memory: canary.map(String::into_bytes),
-        secrets: Vec::new(),
+        ..Expected::default()
     };
     tokio::task::spawn_blocking(move || archive::inspect_file(&path, &expected, Limits::default()))
         .await
