@@ -4,13 +4,16 @@
 //! judged one by one, but cross-checks between images then say that they could not be made.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read},
 };
 
 use cri_proto::criu::{
     Decoder, Entries, FindingKind, ImageError, Kind, Payload, Problem, inspect,
-    message::{CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry},
+    message::{
+        CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry, StatsEntry,
+        TaskKobjIdsEntry,
+    },
 };
 use prost::Message;
 
@@ -116,6 +119,8 @@ pub struct Images {
     pub pagemaps: BTreeMap<u32, Pagemap>,
     /// `pagemap-shmem-ID.img`.
     pub shared_pagemaps: BTreeMap<u32, Pagemap>,
+    /// The ids of shared memory that `memfd.img` names: CRIU dumps shared anonymous memory so where the kernel lets it.
+    pub memfds: BTreeSet<u32>,
     /// Sizes of `pages-ID.img` in bytes.
     pub pages: BTreeMap<u32, u64>,
     /// `stats-dump`.
@@ -255,6 +260,10 @@ impl Images {
                 self.files
                     .get_or_insert_default()
                     .extend(file.as_ref().map(OpenFile::new));
+            }
+            (Kind::MemfdInode, _) => {
+                let inode: Option<MemfdInodeEntry> = self.decode(name, entry);
+                self.memfds.extend(inode.map(|inode| inode.shmid));
             }
             (Kind::Pagemap, Some(id)) => self.page_map(name, id, shared, index, entry),
             _ => {}

@@ -1,10 +1,13 @@
 //! Archives whose images are wrong, for themselves or against each other.
 
-use cri_proto::criu::message::{FdTypes, StatsEntry, core_entry::March};
+use cri_proto::criu::{
+    self, Kind,
+    message::{FdTypes, MemfdInodeEntry, StatsEntry, core_entry::March},
+};
 use serde_json::json;
 
 use super::{ArchiveMutant, drop_part, members, part, said};
-use crate::archive::sample::{SHARED, Sample, run};
+use crate::archive::sample::{Part, SHARED, Sample, run};
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // The images, each for itself.
@@ -209,6 +212,17 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     members("memory/no-shared", &["archive/memory/shared"], |parts| {
         let name = format!("checkpoint/pagemap-shmem-{SHARED}.img");
         part(parts, &name).name = "checkpoint/pagemap-shmem-78.img".to_owned();
+    }),
+    members("memory/no-memfd", &["archive/memory/shared"], |parts| {
+        let inode = MemfdInodeEntry {
+            name: "queue".to_owned(),
+            size: 8192,
+            shmid: 79,
+            inode_id: 1,
+            ..MemfdInodeEntry::default()
+        };
+        let image = criu::encode(Kind::MemfdInode, [&inode]);
+        parts.push(Part::file("checkpoint/memfd.img", image));
     }),
     said("memory/no-canary", &["archive/memory/canary"], |sample| {
         let pages = sample.pages.get_mut(&1).expect("the sample has a file of pages 1");

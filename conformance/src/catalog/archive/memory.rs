@@ -388,7 +388,8 @@ fn vdso(archive: &Inspected) -> Judgement {
 fn shared(archive: &Inspected) -> Judgement {
     /// `VMA_ANON_SHARED`.
     const SHARED: u32 = 1 << 8;
-    /// `VMA_AREA_SYSVIPC` and `VMA_AREA_MEMFD`, which have images of their own.
+    /// `VMA_AREA_SYSVIPC`, which has images of its own, and `VMA_AREA_MEMFD`, whose id is that of a file; memfd.img has the
+    /// segment's.
     const OF_ANOTHER_KIND: u32 = 1 << 10 | 1 << 14;
     let images = maps(archive)?;
     let segments: BTreeSet<_> = living(images)
@@ -396,6 +397,7 @@ fn shared(archive: &Inspected) -> Judgement {
         .flat_map(|mm| &mm.vmas)
         .filter(|vma| vma.status & SHARED != 0 && vma.status & OF_ANOTHER_KIND == 0)
         .map(|vma| vma.shmid)
+        .chain(images.memfds.iter().map(|id| u64::from(*id)))
         .collect();
     if segments.is_empty() {
         return Err(Stop::Skip("no process shares memory".to_owned()));
