@@ -1,8 +1,8 @@
 //! A kubelet that runs already, judged by its URL: with and without its runtime's control and its folder of archives.
 
-use std::{fs, path::PathBuf, process::Output};
+use std::{fs, path::PathBuf, process::Output, time::Duration};
 
-use checkpoint_conformance::target::{Embedded, Identity, Kubelet, Trust};
+use checkpoint_conformance::target::{Defect, Embedded, Identity, Kubelet, Trust};
 use tempfile::TempDir;
 
 /// A running kubelet, and files with what is needed to reach it.
@@ -13,7 +13,12 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Bench {
+        Bench::with(None).await
+    }
+
+    async fn with(preset: Option<&str>) -> Bench {
         let embedded = Embedded {
+            defect: preset.map(|name| (name.to_owned(), Defect::Runtime(format!("preset:{name}")))),
             executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
             ..Embedded::default()
         };
@@ -151,5 +156,28 @@ async fn a_token_that_is_not_known_is_told_as_a_failure_and_stays_secret() {
         let text = fs::read_to_string(reports.path().join(name)).unwrap();
         assert!(!text.contains("nobody-issued"), "{text}");
     }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_left_frozen_is_let_go_at_the_end() {
+    let bench = Bench::with(Some("left-frozen")).await;
+    let (output, stdout) = bench.judge(&["--filter", "kubelet/copy/runs-on"]).await;
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let subject = bench.kubelet.subject.to_string();
+    assert!(
+        stderr.contains(&format!("container {subject} was left frozen: ")),
+        "{stderr}"
+    );
+    let now = bench.kubelet.workload(&bench.kubelet.subject).await.unwrap();
+    let moves = bench
+        .kubelet
+        .workload_until(&bench.kubelet.subject, Duration::from_secs(5), |later| {
+            later.tick > now.tick
+        })
+        .await
+        .unwrap();
+    assert!(moves.is_some_and(|later| later.same_process(&now)), "it stands still");
     bench.end().await;
 }

@@ -235,6 +235,11 @@ impl KubeletArgs {
 }
 
 async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
+    if kubelet.about.kind != "embedded" {
+        for thawed in kubelet.thaw().await {
+            eprintln!("checkpoint-conformance: {thawed}");
+        }
+    }
     let left = kubelet.remove_archives();
     match &kubelet.steering {
         // All that it wrote lies in a folder of ours.

@@ -20,11 +20,13 @@ mod embedded;
 mod evidence;
 mod faults;
 mod folder;
+mod freeze;
 mod kubelet;
 mod pki;
 mod pod;
 mod real_kubelet;
 pub mod runtime;
+mod thaw;
 mod url;
 mod workload;
 

@@ -22,7 +22,6 @@ mod clean;
 mod container;
 mod cri;
 mod embedded;
-mod freeze;
 mod image;
 mod life;
 mod removal;
@@ -42,17 +41,17 @@ use cri_proto::runtime::v1::{ContainerStatus, ExecSyncRequest, VersionRequest, V
 use fake_cri::FakeCri;
 use tokio::sync::OnceCell;
 
-use super::{Faults, TargetError, Workload, folder::Folder, parse_log};
+use super::{Faults, TargetError, Workload, folder::Folder, freeze, parse_log};
 use crate::{
     exhibit::{ExhibitKind, show},
     report,
 };
 
+pub use super::freeze::Hold;
 pub use checkpoint::{Checkpoint, CheckpointAnswer};
 pub use clean::{Cleaned, clean};
 pub use container::{Container, Pod};
 pub use embedded::EmbeddedRuntime;
-pub use freeze::Hold;
 pub use workload::{ContainerOptions, Program, STAND_IN};
 
 use cri::{ANSWER_WITHIN, Cri, call};
