@@ -39,8 +39,7 @@ impl ArchiveMutant {
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        fs::write(path, self.bytes()?)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        write_private(path, &self.bytes()?)?;
         match self.change {
             Change::File(change) => change(path),
             _ => Ok(()),
@@ -66,6 +65,15 @@ impl ArchiveMutant {
         }
         Ok(bytes)
     }
+}
+
+/// Writes an archive as a runtime should: 0600.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::write(path, bytes)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
 }
 
 const fn said(name: &'static str, expected: &'static [&'static str], change: fn(&mut Sample)) -> ArchiveMutant {
