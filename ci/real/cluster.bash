@@ -54,7 +54,7 @@ YAML
 }
 
 kubectl() { # as the cluster's administrator
-    "$kubectl" --kubeconfig "$dir/admin.kubeconfig" "$@"
+    "$kubectl" --kubeconfig "$dir/admin.kubeconfig" ${namespace:+--namespace "$namespace"} "$@"
 }
 
 # etcd, API server, controller manager and scheduler; fails when it does not get ready.
