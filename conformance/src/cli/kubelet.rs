@@ -263,10 +263,7 @@ fn name_left(archives: &[String]) {
 async fn secrets_of(kubelet: &Kubelet) -> Secrets {
     let mut secrets = Secrets::default();
     let client = kubelet.client().await;
-    for identity in [Some(&client.access().identity), client.access().denied.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    for identity in client.access().identities() {
         match identity {
             Identity::Certificate { key, .. } => secrets.add(key),
             Identity::Token(token) => secrets.add(token),

@@ -246,7 +246,7 @@ mod tests {
                 assert!(fake_cri::fault::Preset::by_name(name).is_some(), "{name}");
             }
         }
-        for mutant in Mutant::ALL {
+        for mutant in Mutant::ALL.iter().copied() {
             assert!(
                 names.contains(&(Suite::Kubelet, mutant.name())),
                 "{mutant} is caught by nothing"

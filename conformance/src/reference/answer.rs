@@ -1,9 +1,11 @@
 //! The answers, in the form that Go's HTTP server gives them.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::Full;
+
+use super::Mutant;
 
 /// An answer with its whole body.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -18,6 +20,29 @@ pub(super) fn plain(status: StatusCode, body: impl Into<Vec<u8>>) -> Answer {
     let body = body.into();
     let kind = sniff(&body);
     with_type(status, kind, body)
+}
+
+/// What mutants do to an answer that is otherwise right.
+pub(super) fn spoil(mut answer: Answer, mutant: Option<Mutant>) -> Answer {
+    let status = answer.status();
+    match mutant {
+        Some(Mutant::ErrorsAsJson) if status.is_client_error() || status.is_server_error() => {
+            let kind = HeaderValue::from_static("application/json");
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+        }
+        Some(Mutant::ChallengeOn401) if status == StatusCode::UNAUTHORIZED => {
+            let challenge = HeaderValue::from_static("Bearer realm=\"kubelet\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        Some(Mutant::AllowMissing) if status == StatusCode::METHOD_NOT_ALLOWED => {
+            answer.headers_mut().remove(ALLOW);
+        }
+        Some(Mutant::NotAcceptableBare) if status == StatusCode::NOT_ACCEPTABLE => {
+            *answer.body_mut() = Full::default();
+        }
+        _ => {}
+    }
+    answer
 }
 
 /// What Go's `http.Error` writes: a newline follows, and browsers are told not to guess.

@@ -28,6 +28,8 @@ pub(super) struct Authentication {
     anonymous: bool,
     /// A mutant's: credentials are believed, whoever issued them.
     credulous: bool,
+    /// A mutant's: any Authorization header that is no bearer token is believed.
+    any_scheme: bool,
 }
 
 /// What the credentials of one kind say.
@@ -55,12 +57,17 @@ impl Authentication {
                 Some((roots, verifier as Arc<dyn ClientCertVerifier>))
             }
         };
-        let tokens = config.token_auth_file.as_deref().map(read_tokens).transpose()?;
+        let file = config.token_auth_file.as_deref();
+        let tokens = file
+            .filter(|_| !config.is(Mutant::TokensIgnored))
+            .map(read_tokens)
+            .transpose()?;
         Ok(Self {
             authorities,
             tokens,
             anonymous: config.anonymous || config.is(Mutant::NoAuth),
             credulous: config.is(Mutant::WrongCredentialsAccepted),
+            any_scheme: config.is(Mutant::AnySchemeAccepted),
         })
     }
 
@@ -76,15 +83,13 @@ impl Authentication {
         for verdict in [self.by_certificate(chain), self.by_token(headers)] {
             match verdict {
                 Verdict::Known(user) => return Some(user.with_group("system:authenticated")),
-                Verdict::Wrong if self.credulous => {
-                    return Some(User {
-                        name: "anyone".to_owned(),
-                        groups: vec!["system:authenticated".to_owned()],
-                    });
-                }
+                Verdict::Wrong if self.credulous => return Some(User::anyone()),
                 Verdict::Wrong => wrong = true,
                 Verdict::Absent => {}
             }
+        }
+        if self.any_scheme && headers.contains_key(header::AUTHORIZATION) && !wrong {
+            return Some(User::anyone());
         }
         (self.anonymous && !wrong).then(|| User {
             name: "system:anonymous".to_owned(),
@@ -124,6 +129,14 @@ impl Authentication {
 }
 
 impl User {
+    /// Whom mutants let in.
+    pub(super) fn anyone() -> Self {
+        Self {
+            name: "anyone".to_owned(),
+            groups: vec!["system:authenticated".to_owned()],
+        }
+    }
+
     fn with_group(mut self, group: &str) -> Self {
         if !self.groups.iter().any(|known| known == group) {
             self.groups.push(group.to_owned());

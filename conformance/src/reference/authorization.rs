@@ -9,7 +9,11 @@ use super::{Authorization, Config, Mutant, StartError};
 
 /// The rules, or none: then everything is allowed.
 #[derive(Debug)]
-pub(super) struct Authorizer(Option<Vec<Rule>>);
+pub(super) struct Authorizer {
+    rules: Option<Vec<Rule>>,
+    /// A mutant's: who may go through the proxy may everything.
+    proxy_suffices: bool,
+}
 
 /// One line of the file.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +26,7 @@ struct Rule {
 /// What a request would do, as the API server is asked it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Attributes {
-    verb: &'static str,
+    pub(super) verb: &'static str,
     subresources: Vec<&'static str>,
 }
 
@@ -67,20 +71,25 @@ impl Attributes {
 
 impl Authorizer {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
-        match &config.authorization {
-            Authorization::Rules(path) if !config.is(Mutant::AuthorizationIgnored) => Ok(Self(Some(read(path)?))),
-            Authorization::Rules(_) | Authorization::AlwaysAllow => Ok(Self(None)),
-        }
+        let rules = match &config.authorization {
+            Authorization::Rules(path) if !config.is(Mutant::AuthorizationIgnored) => Some(read(path)?),
+            Authorization::Rules(_) | Authorization::AlwaysAllow => None,
+        };
+        Ok(Self {
+            rules,
+            proxy_suffices: config.is(Mutant::ProxyRightSuffices),
+        })
     }
 
     /// Whether some rule allows it; of several subresources one suffices.
     pub(super) fn allows(&self, user: &User, attributes: &Attributes) -> bool {
-        let Some(rules) = &self.0 else { return true };
+        let Some(rules) = &self.rules else { return true };
         let resource = |rule: &Rule, sub: &str| rule.resource == "*" || rule.resource == format!("nodes/{sub}");
         rules.iter().any(|rule| {
             rule.names(user)
                 && (rule.verb == "*" || rule.verb == attributes.verb)
-                && attributes.subresources.iter().any(|sub| resource(rule, sub))
+                && (attributes.subresources.iter().any(|sub| resource(rule, sub))
+                    || self.proxy_suffices && resource(rule, "proxy"))
         })
     }
 }
@@ -130,7 +139,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules");
         std::fs::write(&path, text).unwrap();
-        Ok(Authorizer(Some(read(&path)?)))
+        Ok(Authorizer {
+            rules: Some(read(&path)?),
+            proxy_suffices: false,
+        })
     }
 
     #[test]

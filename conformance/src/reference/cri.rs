@@ -40,6 +40,8 @@ struct Counts {
 pub(super) struct CriError {
     pub(super) code: Code,
     pub(super) message: String,
+    /// Whether it was found here: the runtime itself has not answered.
+    pub(super) local: bool,
 }
 
 impl Cri {
@@ -148,6 +150,7 @@ impl Cri {
             return CriError {
                 code: status.code(),
                 message: status.message().to_owned(),
+                local: false,
             };
         };
         let mut cause = Some(source);
@@ -168,17 +171,11 @@ impl Cri {
                 };
                 let socket = self.socket.display();
                 let dial = format!("transport: Error while dialing: dial unix {socket}: connect: {reason}");
-                return CriError {
-                    code: Code::Unavailable,
-                    message: format!("connection error: desc = \"{dial}\""),
-                };
+                return CriError::lost(&format!("connection error: desc = \"{dial}\""));
             }
             cause = error.source();
         }
-        CriError {
-            code: Code::Unavailable,
-            message: "error reading from server: EOF".to_owned(),
-        }
+        CriError::lost("error reading from server: EOF")
     }
 }
 
@@ -188,6 +185,16 @@ impl CriError {
         Self {
             code: Code::DeadlineExceeded,
             message: "context deadline exceeded".to_owned(),
+            local: true,
+        }
+    }
+
+    /// The runtime cannot be reached, or no longer.
+    pub(super) fn lost(message: &str) -> Self {
+        Self {
+            code: Code::Unavailable,
+            message: message.to_owned(),
+            local: true,
         }
     }
 }
@@ -224,6 +231,7 @@ mod tests {
         let error = CriError {
             code: Code::Cancelled,
             message: "context canceled".into(),
+            local: false,
         };
         assert_eq!(error.to_string(), "rpc error: code = Canceled desc = context canceled");
         assert_eq!(

@@ -103,7 +103,7 @@ impl ReferenceKubelet {
         }
         let handlers = Arc::new(Handlers {
             authorizer,
-            checkpoints: Checkpoints::new(Arc::clone(&config), Arc::clone(&cri)),
+            checkpoints: Checkpoints::new(Arc::clone(&config), Arc::clone(&cri), Arc::clone(&pods)),
             authentication,
             cri,
             pods,
@@ -171,8 +171,12 @@ fn prepare(config: &Config) -> Result<(), StartError> {
         move |source| StartError::File { path, source }
     };
     std::fs::create_dir_all(&config.root_dir).map_err(failed(&config.root_dir))?;
-    if config.container_checkpoint || config.is(Mutant::GateIgnored) {
-        let path = config.checkpoints_dir();
+    let path = config.checkpoints_dir();
+    if config.is(Mutant::FolderEmptiedAtStart) && path.exists() {
+        std::fs::remove_dir_all(&path).map_err(failed(&path))?;
+    }
+    let wanted = config.container_checkpoint || config.is(Mutant::GateIgnored) || config.is(Mutant::FolderAlways);
+    if wanted && !config.is(Mutant::FolderLate) {
         let mode = if config.is(Mutant::FolderWorldReadable) {
             0o755
         } else {

@@ -29,6 +29,8 @@ pub(super) struct KnownPod {
     pub(super) uid: String,
     /// The names of its containers, of its init containers and of its ephemeral containers, in this order.
     pub(super) containers: Vec<String>,
+    /// How many of them are the Pod's own containers, and how many are those and the init containers.
+    pub(super) counts: (usize, usize),
 }
 
 impl KnownPod {
@@ -105,6 +107,8 @@ impl Pods {
     /// Adds a Pod, whose name and uid must be set; it replaces one of the same uid.
     pub(super) fn add(&self, pod: Pod) -> KnownPod {
         let spec = pod.spec.as_ref();
+        let own = spec.map_or(0, |spec| spec.containers.len());
+        let init = spec.map_or(0, |spec| spec.init_containers.iter().flatten().count());
         let names = spec.into_iter().flat_map(|spec| {
             let containers = spec.containers.iter().map(|container| container.name.clone());
             let init = spec
@@ -124,6 +128,7 @@ impl Pods {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             containers: names.collect(),
+            counts: (own, own + init),
         };
         let entry = Entry {
             pod,
@@ -147,6 +152,11 @@ impl Pods {
         known
             .find(|pod| pod.name == name && (any_namespace || pod.namespace == namespace))
             .cloned()
+    }
+
+    /// Whether some Pod is in that namespace.
+    pub(super) fn has_namespace(&self, namespace: &str) -> bool {
+        self.lock().values().any(|entry| entry.known.namespace == namespace)
     }
 
     /// What is known of a container; none when its Pod does not have it.

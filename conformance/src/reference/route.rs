@@ -9,6 +9,7 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
+use super::Mutant;
 use super::answer::{self, Answer};
 
 /// What the outer router found, before anyone is authenticated.
@@ -35,7 +36,7 @@ pub(super) struct Roots {
 
 /// The outer router. `raw` is the path as sent, still percent-encoded.
 pub(super) fn root(raw: &str, query: Option<&str>, roots: Roots) -> Root {
-    let mut clean = clean(raw);
+    let mut clean = canonical(raw);
     // The route is registered with a slash at its end.
     if clean == "/checkpoint" && roots.checkpoint {
         clean.push('/');
@@ -62,10 +63,20 @@ pub(super) fn root(raw: &str, query: Option<&str>, roots: Roots) -> Root {
 }
 
 /// The three names of a path below a root, when there are exactly three. `path` is decoded.
-pub(super) fn names(path: &str) -> Result<[String; 3], Box<Answer>> {
-    let mut tokens = path.trim_matches('/').split('/').skip(1).map(str::to_owned);
+pub(super) fn names(path: &str, mutant: Option<Mutant>) -> Result<[String; 3], Box<Answer>> {
+    let inner = match mutant {
+        Some(Mutant::TrailingSlashRefused) => path.trim_start_matches('/'),
+        _ => path.trim_matches('/'),
+    };
+    let mut tokens = inner.split('/').skip(1).map(str::to_owned);
     match (tokens.next(), tokens.next(), tokens.next(), tokens.next()) {
         (Some(namespace), Some(pod), Some(container), None) => Ok([namespace, pod, container]),
+        (Some(namespace), Some(pod), Some(container), Some(_)) if mutant == Some(Mutant::TailIgnored) => {
+            Ok([namespace, pod, container])
+        }
+        (Some(namespace), Some(pod), None, None) if mutant == Some(Mutant::ContainerOptional) => {
+            Ok([namespace, pod, String::new()])
+        }
         _ => Err(Box::new(answer::plain(StatusCode::NOT_FOUND, "404: Page Not Found"))),
     }
 }
@@ -83,7 +94,7 @@ pub(super) fn method(seen: &Method, route: Method) -> Result<(), Box<Answer>> {
 }
 
 /// A route that takes any body and gives JSON. Kubelets before 1.36 answer 415 to a request that sends no body.
-pub(super) fn accepts_json(headers: &HeaderMap) -> Result<(), Box<Answer>> {
+pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Result<(), Box<Answer>> {
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
@@ -92,7 +103,12 @@ pub(super) fn accepts_json(headers: &HeaderMap) -> Result<(), Box<Answer>> {
         let kind = kind.split(';').next().unwrap_or_default().trim_matches(' ');
         kind == "*/*" || kind == "application/json"
     };
-    if accept.is_empty() || accept.split(',').any(wanted) {
+    let allowed = match mutant {
+        Some(Mutant::AcceptIgnored) => true,
+        Some(Mutant::AcceptListRefused) => accept.is_empty() || wanted(accept),
+        _ => accept.is_empty() || accept.split(',').any(wanted),
+    };
+    if allowed {
         return Ok(());
     }
     let text = "406: Not Acceptable\n\nAvailable representations: application/json";
@@ -133,7 +149,7 @@ pub(super) fn decode(text: &str) -> Option<String> {
 }
 
 /// The canonical form of a path: no empty, `.` or `..` segment; a trailing slash stays.
-fn clean(path: &str) -> String {
+pub(super) fn canonical(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {
         match segment {
@@ -215,6 +231,6 @@ mod tests {
         if !accept.is_empty() {
             headers.insert(header::ACCEPT, accept.parse().unwrap());
         }
-        assert_eq!(accepts_json(&headers).is_ok(), expected);
+        assert_eq!(accepts_json(&headers, None).is_ok(), expected);
     }
 }

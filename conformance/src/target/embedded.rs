@@ -11,19 +11,17 @@
 //! All of it goes with the target. When the harness itself is killed, fake-cri notices by its lifeline, removes its
 //! containers and ends; the folder then stays, until `checkpoint-conformance clean`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use fake_cri::{FakeCri, LogTo};
 use futures_util::future::BoxFuture;
-use reqwest::Url;
 use tokio::sync::Mutex;
 
 use super::{
-    Access, Authority, Client, Faults, Gate, Identity, Kubelet, Pair, Steering, TargetError, Trust, folder::Folder, pod,
+    Authority, Client, Faults, Kubelet, SHORT_DEADLINE, Steering, TargetError, Trust, Variation,
+    folder::Folder,
+    people::{self, People},
+    pod,
 };
 use crate::{
     case::Suite,
@@ -32,11 +30,8 @@ use crate::{
 };
 
 const NODE: &str = "embedded";
-/// As whom the harness comes, and as whom it is denied.
-const USER: &str = "checkpoint-conformance";
-const DENIED: &str = "checkpoint-conformance-denied";
 /// Many times what it takes on a busy machine.
-const UP_WITHIN: Duration = Duration::from_secs(20);
+const UP_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is wrong with an embedded target, on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,15 +59,21 @@ impl Embedded {
     /// # Errors
     /// One of them does not start, or the Pod does not come up. Nothing is left behind.
     pub async fn start(self) -> Result<Kubelet, TargetError> {
-        let layout = Layout::make()?;
-        let cri = self.start_runtime(&layout).await?;
+        let folder = Folder::make(None)?;
+        for name in ["pods", "pki", "kubelet", "runtime"] {
+            folder.below(name)?;
+        }
+        let people = fill(&folder)?;
+        let cri = self.start_runtime(&folder).await?;
 
-        let mut config = Config::new(layout.path("kubelet"), cri.endpoint());
+        let mut config = Config::new(folder.at("kubelet"), cri.endpoint());
         config.node_name = NODE.to_owned();
-        config.static_pod_path = Some(layout.path("pods"));
-        config.client_ca_file = Some(layout.path("pki/ca.pem"));
-        config.token_auth_file = Some(layout.path("pki/tokens"));
-        config.authorization = Authorization::Rules(layout.path("pki/rules"));
+        config.static_pod_path = Some(folder.at("pods"));
+        config.client_ca_file = Some(folder.at("pki/ca.pem"));
+        config.token_auth_file = Some(folder.at("pki/tokens"));
+        config.authorization = Authorization::Rules(folder.at("pki/rules"));
+        config.read_only_port = Some(0);
+        config.http2 = true;
         config.file_check_frequency = Duration::ZERO;
         config.relist_period = Duration::from_millis(25);
         if let Some((_, Defect::Kubelet(mutant))) = &self.defect {
@@ -84,11 +85,12 @@ impl Embedded {
         let control = cri.control_socket().to_owned();
         let running = Running {
             config,
+            people,
             kubelet: Mutex::new(None),
             cri: Mutex::new(Some(cri)),
-            layout,
+            _folder: folder,
         };
-        let client = match running.restart(Gate::On).await {
+        let client = match running.restart(Variation::Usual).await {
             Ok(client) => client,
             Err(error) => {
                 running.shutdown().await?;
@@ -108,6 +110,8 @@ impl Embedded {
         };
         let mut kubelet = Kubelet::new(about, client, subject);
         kubelet.neighbours = pod::neighbours(&kubelet.subject);
+        kubelet.neighbours.ephemeral = Some(kubelet.subject.sibling("debugger"));
+        kubelet.node = Some(NODE.to_owned());
         kubelet.checkpoints = Some(checkpoints);
         kubelet.local = true;
         kubelet.owner = nix::unistd::geteuid().as_raw();
@@ -126,14 +130,14 @@ impl Embedded {
         Ok(kubelet)
     }
 
-    async fn start_runtime(&self, layout: &Layout) -> Result<FakeCri, TargetError> {
+    async fn start_runtime(&self, folder: &Folder) -> Result<FakeCri, TargetError> {
         let log = match &self.logs {
-            Some(folder) => LogTo::File(folder.join("fake-cri.log")),
+            Some(logs) => LogTo::File(logs.join("fake-cri.log")),
             None => LogTo::Temporary,
         };
         let mut builder = FakeCri::builder()
-            .state_dir(layout.path("runtime"))
-            .temporary_in(layout.folder.path())
+            .state_dir(folder.at("runtime"))
+            .temporary_in(folder.path())
             .log(log);
         if let Some(executable) = &self.executable {
             builder = builder.executable(executable);
@@ -158,89 +162,76 @@ impl Embedded {
     }
 }
 
-/// The folder of a target and what was put into it.
-struct Layout {
-    folder: Folder,
-    user: Pair,
-    denied: Pair,
-}
+/// An ephemeral container in the spec, as only an API server adds one: the reference kubelet knows it, and starts none.
+const EPHEMERAL: &str = "\n  ephemeralContainers:\n    - name: debugger\n      image: localhost/stand-in:latest\n";
 
-impl Layout {
-    fn make() -> Result<Layout, TargetError> {
-        let folder = Folder::make(None)?;
-        for name in ["pods", "pki", "kubelet", "runtime"] {
-            folder.below(name)?;
-        }
-        let authority = Authority::new("checkpoint-conformance")?;
-        let layout = Layout {
-            user: authority.client(USER, "checkpoint-conformance")?,
-            denied: authority.client(DENIED, "checkpoint-conformance")?,
-            folder,
-        };
-        layout.write("pki/ca.pem", &authority.certificate())?;
-        // Nobody knows this token; that there are tokens makes any other one wrong.
-        let token: [u8; 16] = rand::random();
-        layout.write(
-            "pki/tokens",
-            &format!("{:032x},{USER},1,\"\"\n", u128::from_be_bytes(token)),
-        )?;
-        layout.write("pki/rules", &format!("{USER} * *\n{DENIED} get *\n"))?;
-        layout.write(&format!("pods/{}", pod::FILE), pod::MANIFEST)?;
-        Ok(layout)
-    }
-
-    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, content: &str) -> Result<(), TargetError> {
-        let path = self.path(name);
-        fs::write(&path, content).map_err(TargetError::file(path))
-    }
+/// What the kubelet is configured with.
+fn fill(folder: &Folder) -> Result<People, TargetError> {
+    let authority = Authority::new("checkpoint-conformance")?;
+    let people = People::new(&authority)?;
+    folder.write("pki/ca.pem", &authority.certificate())?;
+    folder.write("pki/tokens", &format!("{},{},1,\"\"\n", people.token, people::USER))?;
+    let rights = people::RIGHTS.iter().map(|(user, verb, sub)| match *sub {
+        "*" => format!("{user} {verb} *\n"),
+        sub => format!("{user} {verb} nodes/{sub}\n"),
+    });
+    folder.write("pki/rules", &rights.collect::<String>())?;
+    let manifest = format!("{}{EPHEMERAL}", pod::MANIFEST.trim_end());
+    folder.write(&format!("pods/{}", pod::FILE), &manifest)?;
+    Ok(people)
 }
 
 /// What runs, and can be started again or ended.
 struct Running {
     config: Config,
+    people: People,
     kubelet: Mutex<Option<ReferenceKubelet>>,
     cri: Mutex<Option<FakeCri>>,
     // Last: fields are dropped in their order, and the folder must outlive what works in it.
-    layout: Layout,
+    _folder: Folder,
 }
 
 impl Running {
     fn client(&self, kubelet: &ReferenceKubelet) -> Result<Client, TargetError> {
+        let trust = Trust::Authorities(kubelet.certificate().to_owned());
+        let read_only = kubelet.read_only_address().map(|address| format!("http://{address}/"));
         let base = format!("https://{}/", kubelet.address());
-        let identity = |pair: &Pair| Identity::Certificate {
-            certificate: pair.certificate.clone(),
-            key: pair.key.clone(),
-        };
-        Ok(Client::new(Access {
-            base: Url::parse(&base).map_err(|error| TargetError::Argument(format!("{base}: {error}")))?,
-            trust: Trust::Authorities(kubelet.certificate().to_owned()),
-            identity: identity(&self.layout.user),
-            denied: Some(identity(&self.layout.denied)),
-        }))
+        Ok(Client::new(self.people.access(&base, trust, read_only)?))
     }
 }
 
 impl Steering for Running {
-    fn restart(&self, gate: Gate) -> BoxFuture<'_, Result<Client, TargetError>> {
+    fn restart(&self, variation: Variation) -> BoxFuture<'_, Result<Client, TargetError>> {
         Box::pin(async move {
             let mut running = self.kubelet.lock().await;
             if let Some(kubelet) = running.take() {
                 kubelet.shutdown().await;
             }
             let mut config = self.config.clone();
-            config.container_checkpoint = gate == Gate::On;
+            match variation {
+                Variation::Usual => {}
+                Variation::GateOff => config.container_checkpoint = false,
+                Variation::DebuggingOff => config.debugging_handlers = false,
+                Variation::ShortDeadline => config.runtime_request_timeout = SHORT_DEADLINE,
+            }
             let kubelet = ReferenceKubelet::start(config)
                 .await
                 .map_err(|error| TargetError::NotReady(format!("the reference kubelet did not start: {error}")))?;
             let client = self.client(&kubelet)?;
             *running = Some(kubelet);
-            pod::wait_until_up(&client, &pod::subject(NODE), UP_WITHIN).await?;
+            if variation.serves() {
+                pod::wait_until_up(&client, &pod::subject(NODE), pod::Wanted::All, UP_WITHIN).await?;
+            }
             Ok(client)
         })
+    }
+
+    fn kill_runtime(&self) -> BoxFuture<'_, bool> {
+        Box::pin(kill(&self.cri))
+    }
+
+    fn restart_runtime(&self) -> BoxFuture<'_, Result<(), TargetError>> {
+        Box::pin(restart(&self.cri))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, Result<(), TargetError>> {
@@ -254,5 +245,30 @@ impl Steering for Running {
             }
             Ok(())
         })
+    }
+}
+
+/// Kills a fake-cri, whose containers live on; false when there is none.
+pub(super) async fn kill(cri: &Mutex<Option<FakeCri>>) -> bool {
+    match cri.lock().await.as_mut() {
+        Some(cri) => {
+            cri.kill().await;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Starts a fake-cri again that was killed.
+///
+/// # Errors
+/// It does not start; its last words are in the error.
+pub(super) async fn restart(cri: &Mutex<Option<FakeCri>>) -> Result<(), TargetError> {
+    match cri.lock().await.as_mut() {
+        Some(cri) if cri.pid().is_none() => {
+            let restarted = cri.restart().await;
+            restarted.map_err(|error| TargetError::NotReady(error.to_string()))
+        }
+        _ => Ok(()),
     }
 }

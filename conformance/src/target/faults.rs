@@ -140,6 +140,11 @@ impl Faults {
         Ok(())
     }
 
+    /// Notes that nothing of ours is in force any more: the runtime that held it has ended.
+    pub async fn forget(&self) {
+        self.rules.lock().await.clear();
+    }
+
     /// The number of the journal's last call.
     ///
     /// # Errors

@@ -52,6 +52,28 @@ impl Folder {
         self.folder.path()
     }
 
+    /// Where something in it is, or is to be.
+    pub(super) fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Writes a file in it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&self, name: &str, content: &str) -> Result<(), TargetError> {
+        let path = self.at(name);
+        fs::write(&path, content).map_err(TargetError::file(path))
+    }
+
+    /// Removes it with all that is in it, before it is dropped: to know that it has gone.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub(super) fn remove(&self) -> Result<(), TargetError> {
+        fs::remove_dir_all(self.path()).map_err(TargetError::file(self.path()))
+    }
+
     /// Makes a folder in it, 0700.
     ///
     /// # Errors

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -49,22 +52,51 @@ pub struct Neighbours {
     pub exited: Option<ContainerRef>,
     /// An init container that has finished.
     pub init: Option<ContainerRef>,
+    /// An init container that runs beside the others.
+    pub sidecar: Option<ContainerRef>,
+    /// An ephemeral container, of any state.
+    pub ephemeral: Option<ContainerRef>,
+    /// One that fails again and again, and waits to be started.
+    pub restarting: Option<ContainerRef>,
+    /// One that the runtime has created and cannot start.
+    pub created: Option<ContainerRef>,
 }
 
-/// The feature gate `ContainerCheckpoint`.
+/// How a kubelet that the harness starts is configured: as the most cases need it, or with one thing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
-    /// As it should be for all cases but those about it.
-    On,
-    /// The endpoint is not served.
-    Off,
+pub enum Variation {
+    /// As it should be for all cases but those about the others.
+    Usual,
+    /// The feature gate `ContainerCheckpoint` is off.
+    GateOff,
+    /// `enableDebuggingHandlers` is false.
+    DebuggingOff,
+    /// `runtimeRequestTimeout` is [`SHORT_DEADLINE`].
+    ShortDeadline,
 }
+
+impl Variation {
+    /// Whether the endpoint is served, so that Pods are asked about.
+    pub(super) fn serves(self) -> bool {
+        matches!(self, Variation::Usual | Variation::ShortDeadline)
+    }
+}
+
+/// The runtime's time for a call in [`Variation::ShortDeadline`]: short for a person, long for every call but a
+/// checkpoint.
+pub const SHORT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What can be done to a kubelet that the harness started itself.
 pub trait Steering: Send + Sync {
-    /// Starts the kubelet again with the gate so; returns a client for where it answers then. It returns when the kubelet
-    /// serves, and with the gate on when its Pods are known again.
-    fn restart(&self, gate: Gate) -> BoxFuture<'_, Result<Client, TargetError>>;
+    /// Starts the kubelet again, configured so; returns a client for where it answers then. It returns when the kubelet
+    /// serves, and where the endpoint is served when its Pods are known again.
+    fn restart(&self, variation: Variation) -> BoxFuture<'_, Result<Client, TargetError>>;
+
+    /// Kills the runtime, whose containers live on; false when the runtime is not ours.
+    fn kill_runtime(&self) -> BoxFuture<'_, bool>;
+
+    /// Starts the runtime again that was killed; nothing is done to one that runs.
+    fn restart_runtime(&self) -> BoxFuture<'_, Result<(), TargetError>>;
 
     /// Stops all that was started and removes all that was made.
     fn shutdown(&self) -> BoxFuture<'_, Result<(), TargetError>>;
@@ -90,8 +122,15 @@ pub struct Kubelet {
     pub faults: Option<Faults>,
     /// Restart and end, where the harness started it.
     pub steering: Option<Box<dyn Steering>>,
+    /// The node's name, where its static Pods are ours.
+    pub node: Option<String>,
+    /// The kubelet's log, where that can be read from here.
+    pub log: Option<PathBuf>,
+    /// Whether the API server's node proxy stands between: then it is the API server that authenticates and authorises.
+    pub proxied: bool,
     client: tokio::sync::RwLock<Arc<Client>>,
-    gate: Mutex<Gate>,
+    variation: Mutex<Variation>,
+    runtime_down: AtomicBool,
     archives: Mutex<BTreeSet<String>>,
     canaries: Mutex<BTreeSet<String>>,
 }
@@ -117,8 +156,12 @@ impl Kubelet {
             default_timeout: None,
             faults: None,
             steering: None,
+            node: None,
+            log: None,
+            proxied: false,
             client: tokio::sync::RwLock::new(Arc::new(client)),
-            gate: Mutex::new(Gate::On),
+            variation: Mutex::new(Variation::Usual),
+            runtime_down: AtomicBool::new(false),
             archives: Mutex::default(),
             canaries: Mutex::default(),
         }
@@ -178,15 +221,8 @@ impl Kubelet {
     /// No answer, or another than 200.
     pub async fn workload(&self, container: &ContainerRef) -> Result<Workload, TargetError> {
         let client = self.client().await;
-        let mut url = client.url("");
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().extend([
-                "containerLogs",
-                &container.namespace,
-                &container.pod,
-                &container.container,
-            ]);
-        }
+        let (namespace, pod) = (container.namespace.as_str(), container.pod.as_str());
+        let url = client.url_of(["containerLogs", namespace, pod, &container.container]);
         let answer = client.send(Credentials::Good, Method::GET, url).await?;
         if answer.status != 200 {
             return Err(TargetError::NotReady(format!(
@@ -202,6 +238,14 @@ impl Kubelet {
                 .insert(canary.clone());
         }
         Ok(workload)
+    }
+
+    /// How often a container was started that waits to be started again; `None` when it does not wait.
+    ///
+    /// # Errors
+    /// No answer, or a body that is no list of Pods.
+    pub async fn restarts(&self, container: &ContainerRef) -> Result<Option<i32>, TargetError> {
+        super::pod::restarts(&*self.client().await, container).await
     }
 
     /// What was read of workloads' memory, for the reports to leave out.
@@ -239,34 +283,65 @@ impl Kubelet {
         }
     }
 
-    /// Switches the feature gate by a restart; `None` when this kubelet cannot be restarted from here.
+    /// Restarts the kubelet, configured so; `None` when it cannot be restarted from here.
     ///
     /// # Errors
     /// It does not come up again.
-    pub async fn switch(&self, gate: Gate) -> Option<Result<(), TargetError>> {
+    pub async fn restart(&self, variation: Variation) -> Option<Result<(), TargetError>> {
         let steering = self.steering.as_deref()?;
-        // Noted first: a restart that is cut short is made good by `restore`.
-        *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = gate;
+        // Noted as changed until it is as usual: a restart that is cut short is made good by `restore`.
+        let note = |seen| *self.variation.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        note(match variation {
+            Variation::Usual => Variation::GateOff,
+            changed => changed,
+        });
         let mut client = self.client.write().await;
-        Some(
-            steering
-                .restart(gate)
-                .await
-                .map(|restarted| *client = Arc::new(restarted)),
-        )
+        let restarted = steering.restart(variation).await;
+        Some(restarted.map(|restarted| {
+            note(variation);
+            *client = Arc::new(restarted);
+        }))
     }
 
-    /// Puts back what a case may have changed: rules in force, the gate.
+    /// Kills the runtime; false when it is not ours.
+    pub async fn kill_runtime(&self) -> bool {
+        let Some(steering) = self.steering.as_deref() else {
+            return false;
+        };
+        self.runtime_down.store(true, Ordering::SeqCst);
+        steering.kill_runtime().await
+    }
+
+    /// Starts the runtime again that [`Self::kill_runtime`] killed.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn restart_runtime(&self) -> Result<(), TargetError> {
+        if let Some(steering) = &self.steering {
+            steering.restart_runtime().await?;
+        }
+        if let Some(faults) = &self.faults {
+            // The rules went with the process that held them.
+            faults.forget().await;
+        }
+        self.runtime_down.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Puts back what a case may have changed: the runtime, rules in force, the configuration.
     ///
     /// # Errors
     /// It cannot be put back.
     pub async fn restore(&self) -> Result<(), TargetError> {
+        if self.runtime_down.load(Ordering::SeqCst) {
+            self.restart_runtime().await?;
+        }
         if let Some(faults) = &self.faults {
             faults.clear().await?;
         }
-        let gate = *self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        if gate == Gate::Off
-            && let Some(restarted) = self.switch(Gate::On).await
+        let variation = *self.variation.lock().unwrap_or_else(PoisonError::into_inner);
+        if variation != Variation::Usual
+            && let Some(restarted) = self.restart(Variation::Usual).await
         {
             restarted?;
         }

@@ -9,11 +9,12 @@
 //!               --- Workload    canary and ticks, read from the container's log
 //!               --- Evidence    the archive, where its folder can be read from here
 //!               --- Faults      rules and journal, where the runtime is a fake-cri
-//!               --- Steering    restart with the feature gate off, where it was started here
+//!               --- Steering    restart with one thing changed, where it was started here
 //! ```
 //!
 //! What a target cannot do is `None`; the cases that need it are skipped with that reason.
 
+mod api_server;
 mod clean;
 mod client;
 mod embedded;
@@ -22,6 +23,7 @@ mod faults;
 mod folder;
 mod freeze;
 mod kubelet;
+mod people;
 mod pki;
 mod pod;
 mod real_kubelet;
@@ -30,12 +32,13 @@ mod thaw;
 mod url;
 mod workload;
 
+pub use api_server::{ApiServer, Right, Rights};
 pub use clean::clean;
-pub use client::{Access, Answer, Client, Credentials, Identity, Trust};
+pub use client::{Access, Answer, Client, Credentials, Identity, Others, Protocol, Trust};
 pub use embedded::{Defect, Embedded};
 pub use evidence::Evidence;
 pub use faults::{Call, Faults};
-pub use kubelet::{ContainerRef, Gate, Kubelet, Neighbours, Steering};
+pub use kubelet::{ContainerRef, Kubelet, Neighbours, SHORT_DEADLINE, Steering, Variation};
 pub use pki::{Authority, Pair};
 pub use real_kubelet::RealKubelet;
 pub use url::{Credential, UrlTarget};

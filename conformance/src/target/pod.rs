@@ -33,6 +33,10 @@ pub(super) fn neighbours(subject: &ContainerRef) -> Neighbours {
         running: Some(subject.sibling("second")),
         exited: Some(subject.sibling("done")),
         init: Some(subject.sibling("prepare")),
+        sidecar: Some(subject.sibling("sidecar")),
+        ephemeral: None,
+        restarting: Some(subject.sibling("failing")),
+        created: Some(subject.sibling("unstarted")),
     }
 }
 
@@ -56,7 +60,42 @@ pub(super) async fn discover(client: &Client, subject: &ContainerRef) -> Neighbo
         running: find(&status.container_statuses, is_running),
         exited: find(&status.container_statuses, has_exited),
         init: find(&status.init_container_statuses, has_exited),
+        sidecar: find(&status.init_container_statuses, is_running),
+        ephemeral: find(&status.ephemeral_container_statuses, |_| true),
+        restarting: find(&status.container_statuses, is_restarting),
+        // Its status does not tell whether the runtime has it.
+        created: None,
     }
+}
+
+/// Whether the container waits to be started again, as the kubelet tells it now; with how often it was started.
+///
+/// # Errors
+/// No answer, or a body that is no list of Pods.
+pub(super) async fn restarts(client: &Client, container: &ContainerRef) -> Result<Option<i32>, TargetError> {
+    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await?;
+    let pod = pod_in(&answer.body, container)
+        .map_err(|error| TargetError::NotReady(format!("the list of Pods cannot be read: {error}")))?;
+    let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+    let status = statuses.iter().find(|status| status.name == container.container);
+    Ok(status
+        .filter(|status| is_restarting(status))
+        .map(|status| status.restart_count))
+}
+
+fn is_waiting(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.waiting.is_some())
+}
+
+fn is_restarting(status: &ContainerStatus) -> bool {
+    let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+    waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff")) && has_ended_before(status)
+}
+
+/// One that never ran has ended never: its start is what fails.
+fn has_ended_before(status: &ContainerStatus) -> bool {
+    let last = status.last_state.as_ref();
+    last.is_some_and(|state| state.terminated.is_some())
 }
 
 fn is_running(status: &ContainerStatus) -> bool {
@@ -76,6 +115,15 @@ fn pod_in(body: &str, subject: &ContainerRef) -> Result<Option<Pod>, serde_json:
     }))
 }
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Every container is as the manifest and its annotations make it on fake-cri.
+    All,
+    /// The one that is checkpointed runs: another runtime does not read the annotations.
+    Subject,
+}
+
 /// Waits until the kubelet says that the Pod's containers run or have exited, as they should.
 ///
 /// # Errors
@@ -83,6 +131,7 @@ fn pod_in(body: &str, subject: &ContainerRef) -> Result<Option<Pod>, serde_json:
 pub(super) async fn wait_until_up(
     client: &Client,
     subject: &ContainerRef,
+    wanted: Wanted,
     within: Duration,
 ) -> Result<(), TargetError> {
     // The kubelet has no event for it.
@@ -90,7 +139,7 @@ pub(super) async fn wait_until_up(
     let began = Instant::now();
     loop {
         let seen = match client.send(Credentials::Good, Method::GET, client.url("/pods")).await {
-            Ok(answer) if answer.status == 200 => state_of(&answer.body, subject),
+            Ok(answer) if answer.status == 200 => state_of(&answer.body, subject, wanted),
             Ok(answer) => Err(answer.brief()),
             Err(error) => Err(error.to_string()),
         };
@@ -125,7 +174,7 @@ pub(super) async fn wait_until_told(kubelet: &Kubelet, within: Duration) -> Resu
     Ok(())
 }
 
-fn state_of(body: &str, subject: &ContainerRef) -> Result<(), String> {
+fn state_of(body: &str, subject: &ContainerRef, wanted: Wanted) -> Result<(), String> {
     let pod = pod_in(body, subject)
         .map_err(|error| error.to_string())?
         .ok_or("it is not known")?;
@@ -133,7 +182,12 @@ fn state_of(body: &str, subject: &ContainerRef) -> Result<(), String> {
     let mut containers = status.container_statuses.unwrap_or_default();
     containers.extend(status.init_container_statuses.unwrap_or_default());
     let is = |name: &str, holds: fn(&ContainerStatus) -> bool| containers.iter().any(|c| c.name == name && holds(c));
-    if is("app", is_running) && is("second", is_running) && is("done", has_exited) && is("prepare", has_exited) {
+    let others = || {
+        let running = is("second", is_running) && is("sidecar", is_running);
+        let ended = is("done", has_exited) && is("prepare", has_exited);
+        running && ended && is("failing", is_restarting) && is("unstarted", is_waiting)
+    };
+    if is("app", is_running) && (wanted == Wanted::Subject || others()) {
         return Ok(());
     }
     let states: Vec<_> = containers
@@ -168,8 +222,10 @@ mod tests {
         );
         let subject = subject("node");
         let others = neighbours(&subject);
+        let more = [others.sidecar, others.restarting, others.created];
         for container in [Some(subject), others.running, others.exited, others.init]
             .into_iter()
+            .chain(more)
             .flatten()
         {
             assert!(names.contains(&container.container), "{container}");

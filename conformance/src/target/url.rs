@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use reqwest::Url;
 
-use super::{Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, TargetError, Trust, pod};
+use super::{Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, Others, TargetError, Trust, pod};
 use crate::{case::Suite, report};
 
 /// How a running kubelet is reached.
@@ -60,7 +60,8 @@ impl UrlTarget {
             base: self.url.clone(),
             trust,
             identity,
-            denied: None,
+            others: Others::default(),
+            read_only: None,
         });
         client
             .send(Credentials::Good, reqwest::Method::GET, client.url("/healthz"))

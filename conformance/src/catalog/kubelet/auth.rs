@@ -1,14 +1,18 @@
 //! 401 and 403: who may not, and how they are told.
 
-use reqwest::Method;
+use reqwest::{
+    Method,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 
 use super::{AUTH, RESPONSE, session::Session};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
-    target::{Answer, Credentials},
+    target::{Answer, Credentials, Identity},
 };
 
 const NONE: &str = "kubelet/401/no-credentials";
+const DENIED: &str = "kubelet/403/denied";
 
 pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
@@ -63,7 +67,27 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
     Case::new(
         Clause {
-            id: "kubelet/403/denied",
+            id: "kubelet/401/before-routing",
+            clause: "who is not authenticated learns nothing of the routes: a wrong path and a wrong method are 401 as well",
+            source: AUTH,
+            level: Level::Reference,
+            expected: "401 for a path that is too short and for another method",
+        },
+        |s| Box::pin(before_routing(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/401/other-scheme",
+            clause: "an Authorization header that holds no bearer token is answered 401",
+            source: RESPONSE,
+            level: Level::Documented,
+            expected: "401 for Basic, for a scheme nobody knows, and for Bearer without a token",
+        },
+        |s| Box::pin(other_scheme(s)),
+    ),
+    Case::new(
+        Clause {
+            id: DENIED,
             clause: "who is authenticated and may not create nodes/checkpoint is answered 403",
             source: AUTH,
             level: Level::Reference,
@@ -81,9 +105,72 @@ pub(super) const CASES: &[Case<Session>] = &[
         },
         |s| Box::pin(denied_body(s)),
     ),
+    Case::new(
+        Clause {
+            id: "kubelet/403/verb",
+            clause: "the verb that is asked about follows the method",
+            source: AUTH,
+            level: Level::Reference,
+            expected: "403 with verb=update for PUT, verb=patch for PATCH, verb=delete for DELETE",
+        },
+        |s| Box::pin(verb(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/403/before-lookup",
+            clause: "who may not checkpoint learns nothing of the Pods: authorisation comes before the lookup",
+            source: AUTH,
+            level: Level::Reference,
+            expected: "403 for a Pod that does not exist",
+        },
+        |s| Box::pin(denied_before_lookup(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/403/before-routing",
+            clause: "who may not checkpoint learns nothing of the routes: a path that is too short is 403 as well",
+            source: AUTH,
+            level: Level::Reference,
+            expected: "403",
+        },
+        |s| Box::pin(denied_before_routing(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/403/proxy-right",
+            clause: "the right to create nodes/proxy is not the right to create nodes/checkpoint",
+            source: AUTH,
+            level: Level::Reference,
+            expected: "403",
+        },
+        |s| Box::pin(proxy_right(s)),
+    ),
 ];
 
+/// What makes a checkpoint.
+pub(super) const FURTHER: &[Case<Session>] = &[Case::new(
+    Clause {
+        id: "kubelet/200/bearer-token",
+        clause: "who may checkpoint may come with a bearer token that the cluster issued",
+        source: AUTH,
+        level: Level::Reference,
+        expected: "200",
+    },
+    |s| Box::pin(bearer_token(s)),
+)];
+
+/// Through the API server's proxy it is the API server that asks who we are and what we may.
+fn direct(s: &Session) -> Result<(), Stop> {
+    if s.kubelet.proxied {
+        return Err(Stop::Skip(
+            "the API server's node proxy answers this, not the kubelet: needs the node's own address".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 async fn ask(s: &Session, credentials: Credentials) -> Result<Answer, Stop> {
+    direct(s)?;
     // If we are refused as well, a refusal of others says nothing.
     s.served().await?;
     Ok(s.kubelet.checkpoint_as(credentials, s.subject(), "").await?)
@@ -118,8 +205,63 @@ async fn before_lookup(s: &Session) -> Judgement {
     judge(answer.status == 401, answer.brief())
 }
 
+async fn before_routing(s: &Session) -> Judgement {
+    if ask(s, Credentials::None).await?.status != 401 {
+        return Err(Stop::Blocked(NONE));
+    }
+    let client = s.kubelet.client().await;
+    let subject = s.subject();
+    let short = client.url_of(["checkpoint", &subject.namespace, &subject.pod]);
+    let whole = client.checkpoint_url(&subject.namespace, &subject.pod, &subject.container, "");
+    let short = client.send(Credentials::None, Method::POST, short).await?;
+    let other = client.send(Credentials::None, Method::PUT, whole).await?;
+    let seen = format!("{} for a short path, {} for PUT", short.brief(), other.brief());
+    judge(short.status == 401 && other.status == 401, seen)
+}
+
+async fn other_scheme(s: &Session) -> Judgement {
+    direct(s)?;
+    s.served().await?;
+    let client = s.kubelet.client().await;
+    let subject = s.subject();
+    let mut seen = Vec::new();
+    // user:password, and a name that no scheme has.
+    for value in [
+        "Basic dXNlcjpwYXNzd29yZA==",
+        "Conformance something",
+        "Bearer",
+        "Bearer ",
+    ] {
+        let url = client.checkpoint_url(&subject.namespace, &subject.pod, &subject.container, "");
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+        let answer = client
+            .send_with(Credentials::None, Method::POST, url, headers, Vec::new())
+            .await?;
+        s.kubelet.remember_items(&answer);
+        seen.push((value, answer.status));
+    }
+    let holds = seen.iter().all(|(_, status)| *status == 401);
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(value, status)| format!("{status} for {value:?}"))
+        .collect();
+    judge(holds, seen.join(", "))
+}
+
+async fn bearer_token(s: &Session) -> Judgement {
+    let client = s.kubelet.client().await;
+    let credentials = match client.access() {
+        access if access.others.by_token.is_some() => Credentials::KnownToken,
+        access if matches!(access.identity, Identity::Token(_)) => Credentials::Good,
+        _ => return Err(Stop::Skip("needs a bearer token of one who may checkpoint".to_owned())),
+    };
+    s.again().await?;
+    let answer = ask(s, credentials).await?;
+    judge(answer.status == 200, answer.brief())
+}
+
 async fn ask_denied(s: &Session) -> Result<Answer, Stop> {
-    if s.kubelet.client().await.access().denied.is_none() {
+    if s.kubelet.client().await.access().others.denied.is_none() {
         return Err(Stop::Skip(
             "needs a user whom the kubelet knows and who may not checkpoint".to_owned(),
         ));
@@ -127,17 +269,90 @@ async fn ask_denied(s: &Session) -> Result<Answer, Stop> {
     ask(s, Credentials::Denied).await
 }
 
+/// Refused as is expected, so that what comes beside it can be judged.
+async fn refused(s: &Session) -> Result<(), Stop> {
+    if ask_denied(s).await?.status == 403 {
+        Ok(())
+    } else {
+        Err(Stop::Blocked(DENIED))
+    }
+}
+
 async fn denied(s: &Session) -> Judgement {
     let answer = ask_denied(s).await?;
     judge(answer.status == 403, answer.brief())
 }
 
+/// Whether this is the 403 for that verb, of any user.
+fn forbids(answer: &Answer, verb: &str) -> bool {
+    let end = format!(", verb={verb}, resource=nodes, subresource(s)=[checkpoint])\n");
+    let user = answer.body.strip_prefix("Forbidden (user=");
+    let user = user.and_then(|rest| rest.strip_suffix(end.as_str()));
+    answer.status == 403 && user.is_some_and(|user| !user.is_empty())
+}
+
 async fn denied_body(s: &Session) -> Judgement {
     let answer = ask_denied(s).await?;
     if answer.status != 403 {
-        return Err(Stop::Blocked("kubelet/403/denied"));
+        return Err(Stop::Blocked(DENIED));
     }
-    let user = answer.body.strip_prefix("Forbidden (user=");
-    let user = user.and_then(|rest| rest.strip_suffix(", verb=create, resource=nodes, subresource(s)=[checkpoint])\n"));
-    judge(user.is_some_and(|user| !user.is_empty()), format!("{:?}", answer.body))
+    judge(forbids(&answer, "create"), format!("{:?}", answer.body))
+}
+
+async fn verb(s: &Session) -> Judgement {
+    let answer = ask_denied(s).await?;
+    if answer.status != 403 {
+        return Err(Stop::Blocked(DENIED));
+    }
+    if !forbids(&answer, "create") {
+        return Err(Stop::Blocked("kubelet/403/body"));
+    }
+    let client = s.kubelet.client().await;
+    let subject = s.subject();
+    let mut wrong = Vec::new();
+    for (method, verb) in [
+        (Method::PUT, "update"),
+        (Method::PATCH, "patch"),
+        (Method::DELETE, "delete"),
+    ] {
+        let url = client.checkpoint_url(&subject.namespace, &subject.pod, &subject.container, "");
+        let answer = client.send(Credentials::Denied, method.clone(), url).await?;
+        if !forbids(&answer, verb) {
+            wrong.push(format!("{method}: {}", answer.brief()));
+        }
+    }
+    let holds = wrong.is_empty();
+    let seen = if holds {
+        "so for all three".to_owned()
+    } else {
+        wrong.join("; ")
+    };
+    judge(holds, seen)
+}
+
+async fn denied_before_lookup(s: &Session) -> Judgement {
+    refused(s).await?;
+    let client = s.kubelet.client().await;
+    let url = client.checkpoint_url("no-such-namespace", "no-such-pod", "no-such-container", "");
+    let answer = client.send(Credentials::Denied, Method::POST, url).await?;
+    judge(answer.status == 403, answer.brief())
+}
+
+async fn denied_before_routing(s: &Session) -> Judgement {
+    refused(s).await?;
+    let client = s.kubelet.client().await;
+    let url = client.url_of(["checkpoint", &s.subject().namespace, &s.subject().pod]);
+    let answer = client.send(Credentials::Denied, Method::POST, url).await?;
+    judge(answer.status == 403, answer.brief())
+}
+
+async fn proxy_right(s: &Session) -> Judgement {
+    refused(s).await?;
+    if s.kubelet.client().await.access().others.proxy_only.is_none() {
+        return Err(Stop::Skip(
+            "needs a user who may create nodes/proxy and not nodes/checkpoint".to_owned(),
+        ));
+    }
+    let answer = ask(s, Credentials::ProxyOnly).await?;
+    judge(answer.status == 403, answer.brief())
 }

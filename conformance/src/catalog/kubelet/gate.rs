@@ -1,9 +1,11 @@
-//! 404 with the feature gate off: the endpoint is not there, for nobody.
+//! 404 where the endpoint is not served: with the feature gate off, without debugging handlers, on the read-only port.
+
+use reqwest::Method;
 
 use super::{RESPONSE, SERVER, session::Session};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
-    target::{Answer, Credentials, Gate},
+    target::{Answer, Credentials, Variation},
 };
 
 const OFF: &str = "kubelet/404/gate-off";
@@ -39,20 +41,45 @@ pub(super) const CASES: &[Case<Session>] = &[
         },
         |s| Box::pin(without_credentials(s)),
     ),
+    Case::new(
+        Clause {
+            id: "kubelet/404/debugging-off",
+            clause: "without debugging handlers there is no such route",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "404 page not found and a newline, with credentials and without",
+        },
+        |s| Box::pin(debugging_off(s)),
+    ),
 ];
 
-async fn ask_with_gate_off(s: &Session, credentials: Credentials) -> Result<Answer, Stop> {
+/// What needs no restart.
+pub(super) const READ_ONLY: &[Case<Session>] = &[Case::new(
+    Clause {
+        id: "kubelet/404/read-only-port",
+        clause: "the port that asks nobody who they are has no checkpoints",
+        source: "kubernetes: pkg/kubelet/server/server.go; CVE-2025-0426: checkpoints through it filled the disk",
+        level: Level::Reference,
+        expected: "404 page not found and a newline, and the runtime is not called",
+    },
+    |s| Box::pin(read_only_port(s)),
+)];
+
+/// Starts the kubelet again with one thing changed; the runner puts it back after the case.
+async fn restarted(s: &Session, variation: Variation) -> Result<(), Stop> {
     s.served().await?;
     s.sound()?;
-    // The runner puts the gate back after the case.
-    match s.kubelet.switch(Gate::Off).await {
-        Some(switched) => switched?,
-        None => {
-            return Err(Stop::Skip(
-                "needs a kubelet that can be started again with the gate off".to_owned(),
-            ));
-        }
+    s.kubelet.restart(variation).await.unwrap_or_else(|| Ok(()))?;
+    if s.kubelet.steering.is_none() {
+        return Err(Stop::Skip(
+            "needs a kubelet that can be started again with another configuration".to_owned(),
+        ));
     }
+    Ok(())
+}
+
+async fn ask_with_gate_off(s: &Session, credentials: Credentials) -> Result<Answer, Stop> {
+    restarted(s, Variation::GateOff).await?;
     Ok(s.kubelet.checkpoint_as(credentials, s.subject(), "").await?)
 }
 
@@ -76,4 +103,33 @@ async fn without_credentials(s: &Session) -> Judgement {
     }
     let answer = s.kubelet.checkpoint_as(Credentials::None, s.subject(), "").await?;
     judge(answer.status == 404, answer.brief())
+}
+
+const NO_ROUTE: &str = "404 page not found\n";
+
+async fn debugging_off(s: &Session) -> Judgement {
+    restarted(s, Variation::DebuggingOff).await?;
+    let good = s.kubelet.checkpoint(s.subject(), "").await?;
+    let none = s.kubelet.checkpoint_as(Credentials::None, s.subject(), "").await?;
+    let holds = [&good, &none]
+        .iter()
+        .all(|answer| answer.status == 404 && answer.body == NO_ROUTE);
+    judge(
+        holds,
+        format!("{} with credentials, {} without", good.brief(), none.brief()),
+    )
+}
+
+async fn read_only_port(s: &Session) -> Judgement {
+    s.again().await?;
+    let mark = s.mark().await?;
+    let path = format!("/checkpoint/{}", s.subject());
+    let client = s.kubelet.client().await;
+    let Some(answer) = client.send_read_only(Method::POST, &path).await? else {
+        return Err(Stop::Skip("needs a kubelet with a read-only port".to_owned()));
+    };
+    s.kubelet.remember_items(&answer);
+    let calls = s.calls_after(mark).await?.map_or(0, |calls| calls.len());
+    let holds = answer.status == 404 && answer.body == NO_ROUTE && calls == 0;
+    judge(holds, format!("{}, {calls} calls of the runtime", answer.brief()))
 }

@@ -6,12 +6,17 @@
 mod archive_file;
 mod auth;
 mod copy;
+mod folder;
 mod gate;
+mod load;
 mod not_found;
+mod outage;
+mod path;
 mod robust;
 mod runtime_error;
 mod session;
 mod shape;
+mod state;
 mod success;
 mod timeout;
 
@@ -41,7 +46,7 @@ const CRI_CLIENT: &str = "kubernetes: cri-client/pkg/remote_runtime.go";
 
 /// Every case, in the order in which they run without a seed: what many build on comes first.
 pub fn cases() -> Vec<Case<Session>> {
-    let parts: [(Stage, Share, &[Case<Session>]); 12] = [
+    let parts: [(Stage, Share, &[Case<Session>]); 21] = [
         // They look at the first checkpoint, and make it if none of them has.
         (Stage::Early, Share::Target, success::CASES),
         (Stage::Early, Share::Target, copy::CASES),
@@ -51,13 +56,22 @@ pub fn cases() -> Vec<Case<Session>> {
         // They ask for what is refused.
         (Stage::Main, Share::Target, auth::CASES),
         (Stage::Main, Share::Target, not_found::CASES),
+        (Stage::Main, Share::Nothing, auth::FURTHER),
+        (Stage::Main, Share::Nothing, path::CASES),
         (Stage::Main, Share::Nothing, shape::CASES),
         (Stage::Main, Share::Nothing, timeout::CASES),
+        (Stage::Main, Share::Nothing, state::CASES),
         (Stage::Main, Share::Nothing, runtime_error::CASES),
+        (Stage::Main, Share::Nothing, load::CASES),
         (Stage::Main, Share::Nothing, robust::CASES),
         (Stage::Main, Share::Nothing, archive_file::FURTHER),
-        // They restart the kubelet.
+        (Stage::Main, Share::Nothing, folder::CASES),
+        (Stage::Main, Share::Nothing, outage::CASES),
+        (Stage::Main, Share::Nothing, gate::READ_ONLY),
+        // They restart the runtime or the kubelet.
+        (Stage::Late, Share::Nothing, outage::RESTARTING),
         (Stage::Late, Share::Nothing, gate::CASES),
+        (Stage::Late, Share::Nothing, folder::RESTARTING),
     ];
     let staged = parts.into_iter().flat_map(|(stage, share, cases)| {
         cases.iter().map(move |case| match share {

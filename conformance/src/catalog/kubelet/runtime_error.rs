@@ -1,12 +1,12 @@
-//! 500: what the runtime answers, and containers that are there but do not run.
+//! 500: what the runtime answers.
 
 use super::{
     RESPONSE, SERVER, rule,
     session::{LATE, Session},
 };
 use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, fail, judge},
-    target::{Answer, ContainerRef},
+    case::{Case, Clause, Judgement, Level, Stop, judge},
+    target::Answer,
 };
 
 const ERROR: &str = "kubelet/500/runtime-error";
@@ -76,26 +76,6 @@ pub(super) const CASES: &[Case<Session>] = &[
             expected: "500 for each code",
         },
         |s| Box::pin(every_code(s)),
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/500/exited",
-            clause: "a container that has exited is answered 500, and the runtime is not called",
-            source: SERVER,
-            level: Level::Reference,
-            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
-        },
-        |s| Box::pin(not_running(s, s.kubelet.neighbours.exited.as_ref())),
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/500/init-finished",
-            clause: "an init container that has finished is answered 500, and the runtime is not called",
-            source: SERVER,
-            level: Level::Reference,
-            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
-        },
-        |s| Box::pin(not_running(s, s.kubelet.neighbours.init.as_ref())),
     ),
 ];
 
@@ -187,32 +167,4 @@ async fn every_code(s: &Session) -> Judgement {
         wrong.join(", ")
     };
     judge(wrong.is_empty(), seen)
-}
-
-async fn not_running(s: &Session, container: Option<&ContainerRef>) -> Judgement {
-    s.served().await?;
-    let Some(container) = container else {
-        return Err(Stop::Skip(
-            "needs a Pod that the harness made: a container that does not run".to_owned(),
-        ));
-    };
-    let mark = match &s.kubelet.faults {
-        Some(faults) => Some((faults, faults.mark().await?)),
-        None => None,
-    };
-    let answer = s.kubelet.checkpoint(container, "").await?;
-    if let Some((faults, mark)) = mark
-        && let Some(call) = faults.checkpoints_after(mark).await?.first()
-    {
-        return fail(format!(
-            "{}, and the runtime was called for {}",
-            answer.brief(),
-            call.container_id
-        ));
-    }
-    let body = format!(
-        "checkpointing of {container} failed (container {} not found)",
-        container.container
-    );
-    judge(answer.status == 500 && answer.body == body, answer.brief())
 }

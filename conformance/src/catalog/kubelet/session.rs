@@ -18,13 +18,14 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use reqwest::Method;
 use tokio::sync::OnceCell;
 
 use crate::{
     archive::{self, Expected, Inspected, Limits},
     case::{Restore, Stop},
     catalog::archive::exhibit,
-    target::{Answer, Call, ContainerRef, Evidence, Faults, Kubelet, TargetError, Workload},
+    target::{Answer, Call, ContainerRef, Credentials, Evidence, Faults, Kubelet, Protocol, TargetError, Workload},
 };
 
 /// The case that judges whether a checkpoint can be had at all.
@@ -181,6 +182,34 @@ impl Session {
             401 | 403 | 404 | 405 => Err(Stop::Blocked(OK)),
             _ => Ok(()),
         }
+    }
+
+    /// The journal's end, where there is a journal.
+    pub(super) async fn mark(&self) -> Result<Option<u64>, Stop> {
+        match &self.kubelet.faults {
+            Some(faults) => Ok(Some(faults.mark().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The checkpoints that the runtime was asked for since; `None` without a journal.
+    pub(super) async fn calls_after(&self, mark: Option<u64>) -> Result<Option<Vec<Call>>, Stop> {
+        match (&self.kubelet.faults, mark) {
+            (Some(faults), Some(mark)) => Ok(Some(faults.checkpoints_after(mark).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The answer to a POST whose path goes over the wire as it is written here.
+    pub(super) async fn raw(&self, path: &str) -> Result<Answer, Stop> {
+        self.served().await?;
+        let client = self.kubelet.client().await;
+        let answer = client
+            .send_raw(Credentials::Good, Protocol::Http1, Method::POST, path)
+            .await?
+            .ok_or_else(|| Stop::Skip("the kubelet does not speak HTTP/1.1".to_owned()))?;
+        self.kubelet.remember_items(&answer);
+        Ok(answer)
     }
 
     /// One checkpoint of a container, with all that can be known of it.

@@ -1,15 +1,20 @@
-//! What a request must look like to be one: method, path, media types.
+//! What a request must look like beside its path: method, media types, query, body, protocol; and what answers look like.
 
 use reqwest::{
     Method,
     header::{ACCEPT, HeaderMap, HeaderValue},
 };
 
-use super::{SERVER, session::Session};
-use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, judge},
-    target::{Answer, Credentials},
+use super::{
+    SERVER,
+    session::{OK, Session},
 };
+use crate::{
+    case::{Case, Clause, Judgement, Level, Stop, judge, pass},
+    target::{Answer, Credentials, Protocol},
+};
+
+const ACCEPT_CASE: &str = "kubelet/406/accept";
 
 pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
@@ -34,48 +39,73 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
     Case::new(
         Clause {
-            id: "kubelet/404/path-too-short",
-            clause: "a path with too few segments is answered 404",
-            source: SERVER,
-            level: Level::Reference,
-            expected: "404: Page Not Found",
-        },
-        |s| {
-            Box::pin(path(
-                s,
-                format!("/checkpoint/{}/{}", s.subject().namespace, s.subject().pod),
-            ))
-        },
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/404/path-too-long",
-            clause: "a path with too many segments is answered 404",
-            source: SERVER,
-            level: Level::Reference,
-            expected: "404: Page Not Found",
-        },
-        |s| Box::pin(path(s, format!("/checkpoint/{}/more", s.subject()))),
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/200/trailing-slash",
-            clause: "one trailing slash is tolerated",
-            source: SERVER,
-            level: Level::Reference,
-            expected: "200",
-        },
-        |s| Box::pin(trailing_slash(s)),
-    ),
-    Case::new(
-        Clause {
-            id: "kubelet/406/accept",
+            id: ACCEPT_CASE,
             clause: "an Accept that excludes JSON is refused: 406, by kubelets before 1.36 also 415 without a body sent",
             source: SERVER,
             level: Level::Reference,
             expected: "406, or 415 without a body",
         },
         |s| Box::pin(accept(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/406/body",
+            clause: "a 406 says what there is",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "406: Not Acceptable, and `Available representations: application/json`",
+        },
+        |s| Box::pin(not_acceptable(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/200/accept-list",
+            clause: "an Accept that allows JSON among others is accepted",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "200 for text/html, application/json;q=0.5",
+        },
+        |s| Box::pin(accept_list(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/200/request-body",
+            clause: "what the body of a request holds does not matter",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "200 for a body that is no JSON",
+        },
+        |s| Box::pin(request_body(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/200/unknown-parameter",
+            clause: "query parameters that nobody knows do not matter",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "200",
+        },
+        |s| Box::pin(unknown_parameter(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/http2/same-answers",
+            clause: "a kubelet that speaks HTTP/2 gives the same answers over it as over HTTP/1.1",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "the same status and body for 200, 401, 404 and 405",
+        },
+        |s| Box::pin(same_answers(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/error/content-type",
+            clause: "an error is a text, and its content type says so",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "text/plain; charset=utf-8",
+        },
+        |s| Box::pin(content_type(s)),
     ),
 ];
 
@@ -121,20 +151,6 @@ async fn allow(s: &Session) -> Judgement {
     judge(seen == "POST", format!("Allow: {seen}"))
 }
 
-async fn path(s: &Session, path: String) -> Judgement {
-    let answer = send(s, Method::POST, &path).await?;
-    judge(
-        answer.status == 404 && answer.body == "404: Page Not Found",
-        answer.brief(),
-    )
-}
-
-async fn trailing_slash(s: &Session) -> Judgement {
-    s.again().await?;
-    let answer = send(s, Method::POST, &format!("{}/", own_path(s))).await?;
-    judge(answer.status == 200, answer.brief())
-}
-
 async fn accept(s: &Session) -> Judgement {
     s.served().await?;
     let client = s.kubelet.client().await;
@@ -152,4 +168,117 @@ async fn accept(s: &Session) -> Judgement {
         matches!(statuses[..], [406 | 415, 406]),
         format!("{} without a body, {} with one", statuses[0], statuses[1]),
     )
+}
+
+/// A POST for the subject with these headers, this body and this query.
+async fn post(s: &Session, headers: HeaderMap, body: &[u8], query: &str) -> Result<Answer, Stop> {
+    let client = s.kubelet.client().await;
+    let subject = s.subject();
+    let url = client.checkpoint_url(&subject.namespace, &subject.pod, &subject.container, query);
+    let answer = client
+        .send_with(Credentials::Good, Method::POST, url, headers, body.to_vec())
+        .await?;
+    s.kubelet.remember_items(&answer);
+    Ok(answer)
+}
+
+fn accepting(types: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(types))])
+}
+
+async fn not_acceptable(s: &Session) -> Judgement {
+    const BODY: &str = "406: Not Acceptable\n\nAvailable representations: application/json";
+    s.served().await?;
+    // With a body: without one older kubelets answer 415.
+    let answer = post(s, accepting("text/html"), b"{}", "").await?;
+    if answer.status != 406 {
+        return Err(Stop::Blocked(ACCEPT_CASE));
+    }
+    judge(answer.body == BODY, format!("{:?}", answer.body))
+}
+
+async fn accept_list(s: &Session) -> Judgement {
+    s.again().await?;
+    let answer = post(s, accepting("text/html, application/json;q=0.5"), b"", "").await?;
+    judge(answer.status == 200, answer.brief())
+}
+
+async fn request_body(s: &Session) -> Judgement {
+    s.again().await?;
+    let answer = post(s, HeaderMap::new(), b"{not json", "").await?;
+    judge(answer.status == 200, answer.brief())
+}
+
+async fn unknown_parameter(s: &Session) -> Judgement {
+    s.again().await?;
+    let answer = post(s, HeaderMap::new(), b"", "leaveRunning=false&pretty").await?;
+    judge(answer.status == 200, answer.brief())
+}
+
+async fn same_answers(s: &Session) -> Judgement {
+    if s.kubelet.proxied {
+        return Err(Stop::Skip(
+            "it is the API server that speaks to us, not the kubelet: needs the node's own address".to_owned(),
+        ));
+    }
+    s.again().await?;
+    let client = s.kubelet.client().await;
+    let own = own_path(s);
+    let unknown = format!("{own}-unknown");
+    let requests = [
+        (Credentials::Good, Method::POST, own.as_str()),
+        (Credentials::None, Method::POST, own.as_str()),
+        (Credentials::Good, Method::POST, unknown.as_str()),
+        (Credentials::Good, Method::GET, own.as_str()),
+    ];
+    let mut seen = Vec::new();
+    let mut same = true;
+    for (credentials, method, path) in requests {
+        let mut answers = Vec::new();
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let answer = client.send_raw(credentials, protocol, method.clone(), path).await?;
+            let Some(answer) = answer else {
+                return Err(Stop::Skip(format!("the kubelet does not speak {protocol}")));
+            };
+            s.kubelet.remember_items(&answer);
+            answers.push(answer);
+        }
+        let (one, two) = (&answers[0], &answers[1]);
+        // The location of a checkpoint carries its time.
+        same &= one.status == two.status && (one.status == 200 || one.body == two.body);
+        seen.push(format!("{method}: {} and {}", one.status, two.status));
+    }
+    judge(same, seen.join(", "))
+}
+
+async fn content_type(s: &Session) -> Judgement {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    s.served().await?;
+    let subject = s.subject();
+    let unknown = subject.sibling("checkpoint-conformance-no-such-container");
+    let mut answers = vec![
+        s.kubelet.checkpoint(&unknown, "").await?,
+        s.kubelet.checkpoint(subject, "timeout=-1").await?,
+        send(s, Method::GET, &own_path(s)).await?,
+        s.raw("/checkpoint/too/short").await?,
+        post(s, accepting("text/html"), b"{}", "").await?,
+    ];
+    if !s.kubelet.proxied {
+        answers.push(s.kubelet.checkpoint_as(Credentials::None, subject, "").await?);
+    }
+    answers.retain(|answer| answer.status >= 400);
+    if answers.is_empty() {
+        return Err(Stop::Blocked(OK));
+    }
+    let kind = |answer: &Answer| (answer.status, answer.header("content-type").to_owned());
+    let wrong: Vec<_> = answers.iter().map(kind).filter(|(_, kind)| kind != TEXT).collect();
+    if wrong.is_empty() {
+        let statuses: Vec<_> = answers.iter().map(|answer| answer.status.to_string()).collect();
+        return pass(format!("{TEXT} for {}", statuses.join(", ")));
+    }
+    let wrong: Vec<_> = wrong
+        .iter()
+        .map(|(status, kind)| format!("{kind:?} for {status}"))
+        .collect();
+    judge(false, wrong.join(", "))
 }

@@ -105,6 +105,26 @@ pub(super) const CASES: &[Case<Session>] = &[
         },
         |s| Box::pin(small_honoured(s)),
     ),
+    Case::new(
+        Clause {
+            id: "kubelet/timeout/signed",
+            clause: "a timeout may have a plus sign",
+            source: SERVER,
+            level: Level::Reference,
+            expected: "a deadline of that many seconds",
+        },
+        |s| Box::pin(signed(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/timeout/overflow",
+            clause: "a timeout whose nanoseconds do not fit has passed at once, and the runtime is not asked",
+            source: CRI_CLIENT,
+            level: Level::Reference,
+            expected: "500 with code = DeadlineExceeded",
+        },
+        |s| Box::pin(overflow(s)),
+    ),
 ];
 
 /// Above every default there is, and no round number that a default might be.
@@ -248,4 +268,26 @@ async fn small_honoured(s: &Session) -> Judgement {
         deadline_is(&call, small),
         format!("{} for timeout={small}", describe(&call)),
     )
+}
+
+async fn signed(s: &Session) -> Judgement {
+    let call = sent(s, &format!("timeout=%2B{MANY}")).await?;
+    if deadline_is(&call, default(s).await?) {
+        return Err(Stop::Blocked(LARGE));
+    }
+    judge(
+        deadline_is(&call, MANY),
+        format!("{} for timeout=+{MANY}", describe(&call)),
+    )
+}
+
+async fn overflow(s: &Session) -> Judgement {
+    // Times ten to the ninth it wraps around to a negative number.
+    const HUGE: i64 = i64::MAX;
+    s.again().await?;
+    let mark = s.mark().await?;
+    let answer = s.kubelet.checkpoint(s.subject(), &format!("timeout={HUGE}")).await?;
+    let calls = s.calls_after(mark).await?.map_or(0, |calls| calls.len());
+    let holds = answer.status == 500 && answer.body.contains("code = DeadlineExceeded") && calls == 0;
+    judge(holds, format!("{}, {calls} calls", answer.brief()))
 }

@@ -103,4 +103,120 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::BodyOtherFile), &["kubelet/200/body-location"]),
     caught(Kubelet(Mutant::ContentTypeWrong), &["kubelet/200/content-type"]),
     caught(Kubelet(Mutant::GetAllowed), &["kubelet/405/other-methods"]),
+    // Who asks, and what they may, in which order.
+    caught(Kubelet(Mutant::LookupBeforeAuth), &["kubelet/401/before-lookup"]),
+    caught(Kubelet(Mutant::RoutingBeforeAuth), &["kubelet/401/before-routing"]),
+    caught(Kubelet(Mutant::AnySchemeAccepted), &["kubelet/401/other-scheme"]),
+    caught(Kubelet(Mutant::ChallengeOn401), &["kubelet/401/body"]),
+    caught(Kubelet(Mutant::TokensIgnored), &["kubelet/200/bearer-token"]),
+    caught(Kubelet(Mutant::ForbiddenWithoutUser), &["kubelet/403/body"]),
+    caught(Kubelet(Mutant::ProxyRightSuffices), &["kubelet/403/proxy-right"]),
+    caught(
+        Kubelet(Mutant::LookupBeforeAuthorization),
+        &["kubelet/403/before-lookup"],
+    ),
+    caught(
+        Kubelet(Mutant::RoutingBeforeAuthorization),
+        &["kubelet/403/verb", "kubelet/403/before-routing"],
+    ),
+    caught(Kubelet(Mutant::VerbAlwaysCreate), &["kubelet/403/verb"]),
+    caught(Kubelet(Mutant::Http2Unauthenticated), &["kubelet/http2/same-answers"]),
+    // What is not found, and how that is told.
+    caught(
+        Kubelet(Mutant::UnknownNamespaceBody),
+        &["kubelet/404/namespace-unknown-body"],
+    ),
+    caught(Kubelet(Mutant::UnknownPodBody), &["kubelet/404/pod-unknown-body"]),
+    caught(
+        Kubelet(Mutant::UnknownContainerBody),
+        &["kubelet/404/container-unknown-body"],
+    ),
+    caught(Kubelet(Mutant::StrangeNames400), &["kubelet/404/strange-names"]),
+    caught(Kubelet(Mutant::LongName414), &["kubelet/404/over-long-name"]),
+    caught(
+        Kubelet(Mutant::NodeSuffixOptional),
+        &["kubelet/404/static-pod-full-name"],
+    ),
+    caught(Kubelet(Mutant::TimeoutFirst), &["kubelet/404/pod-before-timeout"]),
+    caught(
+        Kubelet(Mutant::StateBeforeTimeout),
+        &["kubelet/404/timeout-before-state"],
+    ),
+    caught(
+        Kubelet(Mutant::InitUnknown),
+        &["kubelet/500/init-finished", "kubelet/200/sidecar"],
+    ),
+    caught(Kubelet(Mutant::EphemeralUnknown), &["kubelet/500/ephemeral"]),
+    caught(
+        Kubelet(Mutant::Restarting404),
+        &["kubelet/500/restarting", "kubelet/500/created"],
+    ),
+    caught(Kubelet(Mutant::CreatedCheckpointed), &["kubelet/500/created"]),
+    // Where the endpoint is not served.
+    caught(Kubelet(Mutant::GateOffSaysSo), &["kubelet/404/gate-off-body"]),
+    caught(
+        Kubelet(Mutant::GateOffAsksWho),
+        &["kubelet/404/gate-off-without-credentials"],
+    ),
+    caught(Kubelet(Mutant::DebuggingOffIgnored), &["kubelet/404/debugging-off"]),
+    caught(Kubelet(Mutant::ReadOnlyPortServes), &["kubelet/404/read-only-port"]),
+    // The folder and what lies in it.
+    caught(Kubelet(Mutant::FolderAlways), &["kubelet/folder/gate-off"]),
+    caught(Kubelet(Mutant::FolderLate), &["kubelet/folder/made"]),
+    caught(
+        Kubelet(Mutant::FolderEmptiedAtStart),
+        &["kubelet/archive/kept-at-restart"],
+    ),
+    caught(Kubelet(Mutant::OnlyLastKept), &["kubelet/archive/untouched"]),
+    caught(Kubelet(Mutant::ArchiveChecked), &["kubelet/200/unchecked"]),
+    // What a request may look like.
+    caught(Kubelet(Mutant::AllowMissing), &["kubelet/405/allow"]),
+    caught(Kubelet(Mutant::ContainerOptional), &["kubelet/404/path-too-short"]),
+    caught(Kubelet(Mutant::TailIgnored), &["kubelet/404/path-too-long"]),
+    caught(Kubelet(Mutant::TrailingSlashRefused), &["kubelet/200/trailing-slash"]),
+    caught(Kubelet(Mutant::PercentEncodingKept), &["kubelet/200/percent-encoded"]),
+    caught(Kubelet(Mutant::EncodedSlashKept), &["kubelet/path/encoded-slash"]),
+    caught(Kubelet(Mutant::DotSegmentsFollowed), &["kubelet/path/dot-segments"]),
+    caught(Kubelet(Mutant::EmptySegmentsDropped), &["kubelet/path/empty-segments"]),
+    caught(Kubelet(Mutant::MalformedEscapeKept), &["kubelet/400/malformed-escape"]),
+    caught(Kubelet(Mutant::AcceptIgnored), &["kubelet/406/accept"]),
+    caught(Kubelet(Mutant::NotAcceptableBare), &["kubelet/406/body"]),
+    caught(Kubelet(Mutant::AcceptListRefused), &["kubelet/200/accept-list"]),
+    caught(Kubelet(Mutant::RequestBodyParsed), &["kubelet/200/request-body"]),
+    caught(
+        Kubelet(Mutant::UnknownParameterRefused),
+        &["kubelet/200/unknown-parameter"],
+    ),
+    caught(Kubelet(Mutant::ErrorsAsJson), &["kubelet/error/content-type"]),
+    // The timeout.
+    caught(Kubelet(Mutant::NoDeadline), &["kubelet/timeout/absent"]),
+    caught(Kubelet(Mutant::FieldMissing), &["kubelet/timeout/field"]),
+    caught(Kubelet(Mutant::FirstTimeoutCounts), &["kubelet/timeout/last-value"]),
+    caught(Kubelet(Mutant::NegativeIsDefault), &["kubelet/timeout/negative"]),
+    caught(Kubelet(Mutant::SignRefused), &["kubelet/timeout/signed"]),
+    caught(Kubelet(Mutant::OverflowCapped), &["kubelet/timeout/overflow"]),
+    // The runtime: how it is asked, what is told of it.
+    caught(
+        Kubelet(Mutant::CallsTwice),
+        &["kubelet/cri/one-call", "kubelet/concurrent/many"],
+    ),
+    caught(Kubelet(Mutant::OneAtATime), &["kubelet/concurrent/many"]),
+    caught(Kubelet(Mutant::ErrorUnwrapped), &["kubelet/500/runtime-error-body"]),
+    caught(Kubelet(Mutant::UnavailableAs503), &["kubelet/500/every-code"]),
+    caught(
+        Kubelet(Mutant::DeadlineAs504),
+        &["kubelet/500/deadline", "kubelet/timeout/overflow"],
+    ),
+    caught(Kubelet(Mutant::GoneAs502), &["kubelet/500/runtime-gone"]),
+    caught(Kubelet(Mutant::LostRetried), &["kubelet/500/connection-lost"]),
+    caught(Kubelet(Mutant::OperationsNotCounted), &["kubelet/metrics/operations"]),
+    caught(Kubelet(Mutant::ErrorsNotCounted), &["kubelet/metrics/errors"]),
+    caught(
+        Kubelet(Mutant::LogInError),
+        &[
+            "kubelet/robust/no-memory-told",
+            "kubelet/500/runtime-error-message",
+            "kubelet/500/unimplemented-message",
+        ],
+    ),
 ];

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::TargetError;
+use super::super::{SHORT_DEADLINE, TargetError, Variation};
 
 /// What does not differ from run to run.
 const TEMPLATE: &str = include_str!(concat!(
@@ -64,11 +64,20 @@ pub(super) struct Configuration<'a> {
     /// Where everything lies.
     pub(super) folder: &'a Path,
     /// Where it serves on 127.0.0.1.
-    pub(super) port: u16,
+    pub(super) ports: Ports,
     /// The runtime.
     pub(super) endpoint: &'a str,
-    /// The feature gate.
-    pub(super) checkpoint: bool,
+    /// What is not as usual.
+    pub(super) variation: Variation,
+}
+
+/// Where a kubelet serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ports {
+    /// HTTPS.
+    pub(super) secure: u16,
+    /// HTTP, nobody is asked who they are.
+    pub(super) read_only: u16,
 }
 
 impl Configuration<'_> {
@@ -80,9 +89,14 @@ impl Configuration<'_> {
         let mut file: Value = serde_yaml_ng::from_str(TEMPLATE)
             .map_err(|error| TargetError::Argument(format!("fixtures/kubelet/standalone.yaml: {error}")))?;
         let path = |name: &str| json!(self.folder.join(name).display().to_string());
-        file["port"] = json!(self.port);
+        file["port"] = json!(self.ports.secure);
+        file["readOnlyPort"] = json!(self.ports.read_only);
         file["containerRuntimeEndpoint"] = json!(self.endpoint);
-        file["featureGates"]["ContainerCheckpoint"] = json!(self.checkpoint);
+        file["featureGates"]["ContainerCheckpoint"] = json!(self.variation != Variation::GateOff);
+        file["enableDebuggingHandlers"] = json!(self.variation != Variation::DebuggingOff);
+        if self.variation == Variation::ShortDeadline {
+            file["runtimeRequestTimeout"] = json!(format!("{}s", SHORT_DEADLINE.as_secs()));
+        }
         file["authentication"]["x509"]["clientCAFile"] = path("pki/ca.pem");
         file["tlsCertFile"] = path("pki/server.pem");
         file["tlsPrivateKeyFile"] = path("pki/server.key");
@@ -130,9 +144,12 @@ mod tests {
         let folder = Path::new("/f");
         let configuration = Configuration {
             folder,
-            port: 1,
+            ports: Ports {
+                secure: 1,
+                read_only: 2,
+            },
             endpoint: "unix:///x",
-            checkpoint: false,
+            variation: Variation::GateOff,
         };
         let file = |minor| -> Value {
             serde_yaml_ng::from_str(&configuration.render(Version { minor, patch: 0 }).unwrap()).unwrap()
@@ -140,6 +157,7 @@ mod tests {
         assert_eq!(file(36)["failCgroupV1"], false);
         assert!(file(30).get("failCgroupV1").is_none());
         assert_eq!(file(36)["featureGates"]["ContainerCheckpoint"], false);
+        assert_eq!(file(36)["enableDebuggingHandlers"], true);
         assert_eq!(file(36)["podLogsDir"], "/f/pod-logs");
         assert_eq!(file(36)["evictionHard"]["nodefs.available"], "0%");
         let empty = |value: &Value| value == "" || value == 0;
@@ -150,6 +168,6 @@ mod tests {
             .filter(|(_, value)| empty(value))
             .map(|(name, _)| name.clone())
             .collect();
-        assert_eq!(left, ["healthzPort", "oomScoreAdj", "readOnlyPort"]);
+        assert_eq!(left, ["healthzPort", "oomScoreAdj"]);
     }
 }

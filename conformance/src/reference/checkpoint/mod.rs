@@ -5,7 +5,7 @@
 //!   404        404                  404 (!)        500                   500
 //! ```
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,20 @@ use tonic::Code;
 
 use super::answer::{self, Answer};
 use super::cri::{Cri, CriError};
-use super::pod::{KnownPod, label};
-use super::{Config, Mutant, route};
+use super::pod::{KnownPod, Pods, label};
+use super::{Config, Mutant};
+
+mod timeout;
 
 /// What the handler needs.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     config: Arc<Config>,
     cri: Arc<Cri>,
+    pods: Arc<Pods>,
     started: Zoned,
+    /// A mutant's: held while a checkpoint is under way.
+    busy: tokio::sync::Semaphore,
 }
 
 /// Why a checkpoint was not made; all are 500.
@@ -38,63 +43,120 @@ enum Failure {
     NotRunning(String),
     #[error("CheckpointContainer requires the timeout value to be > 0")]
     NegativeTimeout,
+    /// Only a mutant looks.
+    #[error("{} is not there", .0.display())]
+    NoArchive(PathBuf),
     #[error(transparent)]
     Runtime(#[from] CriError),
 }
 
 impl Checkpoints {
-    pub(super) fn new(config: Arc<Config>, cri: Arc<Cri>) -> Self {
+    pub(super) fn new(config: Arc<Config>, cri: Arc<Cri>, pods: Arc<Pods>) -> Self {
         Self {
             config,
             cri,
+            pods,
             started: Zoned::now(),
+            busy: tokio::sync::Semaphore::new(1),
         }
     }
 
     /// Answers one request. `pod` is the one that the path names, if there is one.
     pub(super) async fn handle(&self, names: &[String; 3], pod: Option<KnownPod>, query: Option<&str>) -> Answer {
         let [namespace, pod_name, container] = names;
+        if let Some(refused) = self.refused(names, query) {
+            return refused;
+        }
+        let _permit = match self.busy.try_acquire() {
+            Err(_) if self.config.is(Mutant::OneAtATime) => {
+                return answer::plain(StatusCode::TOO_MANY_REQUESTS, "another checkpoint is under way");
+            }
+            permit => permit,
+        };
+        let timeout = timeout::read(query, self.config.mutant);
+        let malformed = || answer::plain(StatusCode::NOT_FOUND, "cannot parse value of timeout parameter");
+        if timeout.is_err() && self.config.is(Mutant::TimeoutFirst) {
+            return malformed();
+        }
         let Some(pod) = pod else {
             if self.config.is(Mutant::OkForUnknownPod) {
                 let full_name = format!("{pod_name}_{namespace}");
                 return self.success(&self.location(&full_name, container));
             }
-            return answer::plain(StatusCode::NOT_FOUND, "pod does not exist");
+            return answer::plain(StatusCode::NOT_FOUND, self.unknown_pod(pod_name, namespace));
         };
         let first = pod
             .containers
             .first()
-            .filter(|_| self.config.is(Mutant::WrongContainer));
+            .filter(|_| self.config.is(Mutant::WrongContainer) || container.is_empty());
         let container = first.unwrap_or(container);
-        if !pod.containers.contains(container) {
-            let status = if self.config.is(Mutant::UnknownContainer500) {
-                StatusCode::INTERNAL_SERVER_ERROR
-            } else {
-                StatusCode::NOT_FOUND
-            };
-            return answer::plain(status, format!("container {container} does not exist"));
+        if !self.knows(&pod, container) {
+            return self.unknown_container(container);
         }
-        let timeout = match route::query_values(query, "timeout")
-            .last()
-            .map(|value| value.parse::<i64>())
-        {
-            None => 0,
-            Some(Ok(timeout)) => timeout,
-            Some(Err(_)) if self.config.is(Mutant::TimeoutMalformedAccepted) => 0,
-            Some(Err(_)) => return answer::plain(StatusCode::NOT_FOUND, "cannot parse value of timeout parameter"),
-        };
-        let asked_for_zero = query.is_some_and(|query| !route::query_values(Some(query), "timeout").is_empty());
-        match self
-            .checkpoint(&pod, container, timeout, asked_for_zero && timeout == 0)
-            .await
-        {
+        if self.config.is(Mutant::StateBeforeTimeout) && matches!(self.running(&pod, container).await, Ok(None)) {
+            return self.failure(&Failure::NotRunning(container.clone()), &pod, names, container);
+        }
+        let Ok(timeout) = timeout else { return malformed() };
+        match self.checkpoint(&pod, container, timeout).await {
             Ok(location) => self.success(&location),
             Err(failure) => self.failure(&failure, &pod, names, container),
         }
     }
 
+    /// What mutants refuse.
+    fn refused(&self, names: &[String; 3], query: Option<&str>) -> Option<Answer> {
+        let reason = match self.config.mutant {
+            Some(Mutant::StrangeNames400) => {
+                let strange = |byte: u8| !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte));
+                names
+                    .iter()
+                    .any(|name| name.bytes().any(strange))
+                    .then_some("invalid name")
+            }
+            Some(Mutant::UnknownParameterRefused) => {
+                let mut parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
+                parts
+                    .any(|part| !part.starts_with("timeout"))
+                    .then_some("unknown parameter")
+            }
+            _ => None,
+        };
+        reason.map(|reason| answer::plain(StatusCode::BAD_REQUEST, reason))
+    }
+
+    fn unknown_pod(&self, pod: &str, namespace: &str) -> String {
+        let known = self.pods.has_namespace(namespace);
+        match self.config.mutant {
+            Some(Mutant::UnknownPodBody) if known => format!("pod {pod:?} not found"),
+            Some(Mutant::UnknownNamespaceBody) if !known => format!("namespace {namespace:?} not found"),
+            _ => "pod does not exist".to_owned(),
+        }
+    }
+
+    fn knows(&self, pod: &KnownPod, container: &str) -> bool {
+        let place = pod.containers.iter().position(|name| name == container);
+        let (own, with_init) = pod.counts;
+        match self.config.mutant {
+            Some(Mutant::InitUnknown) => place.is_some_and(|place| place < own || place >= with_init),
+            Some(Mutant::EphemeralUnknown) => place.is_some_and(|place| place < with_init),
+            _ => place.is_some(),
+        }
+    }
+
+    fn unknown_container(&self, container: &str) -> Answer {
+        let status = if self.config.is(Mutant::UnknownContainer500) {
+            StatusCode::INTERNAL_SERVER_ERROR
+        } else {
+            StatusCode::NOT_FOUND
+        };
+        if self.config.is(Mutant::UnknownContainerBody) {
+            return answer::plain(status, "container does not exist");
+        }
+        answer::plain(status, format!("container {container} does not exist"))
+    }
+
     /// Finds the running container, then asks the runtime.
-    async fn checkpoint(&self, pod: &KnownPod, container: &str, timeout: i64, zero: bool) -> Result<PathBuf, Failure> {
+    async fn checkpoint(&self, pod: &KnownPod, container: &str, timeout: Option<i64>) -> Result<PathBuf, Failure> {
         let id = self.running(pod, container).await?;
         let location = self.location(&pod.full_name(), container);
         let Some(container_id) = id else {
@@ -103,36 +165,58 @@ impl Checkpoints {
             }
             return Err(Failure::NotRunning(container.to_owned()));
         };
-        if timeout < 0 {
+        if timeout.is_some_and(|timeout| timeout < 0) {
             self.cri.count(OPERATION, true);
             return Err(Failure::NegativeTimeout);
         }
-        let (field, deadline) = self.deadline(timeout, zero);
+        let (field, deadline) = timeout::sent(timeout, self.cri.timeout(), self.config.mutant);
         let message = CheckpointContainerRequest {
             container_id: container_id.clone(),
             location: location.display().to_string(),
-            timeout: field,
+            timeout: if self.config.is(Mutant::FieldMissing) { 0 } else { field },
         };
         let Some(deadline) = deadline else {
             self.cri.count(OPERATION, true);
             return Err(CriError::deadline().into());
         };
-        let cri = Arc::clone(&self.cri);
-        let call = async move { cri.checkpoint_container(deadline, message).await };
-        // Dropping the handler's future drops the call; only a mutant lets it run on.
-        match self.config.mutant {
-            Some(Mutant::AnswersEarly) => drop(tokio::spawn(call)),
-            Some(Mutant::CancelIgnored) => {
-                let lost = |_| CriError {
-                    code: Code::Internal,
-                    message: "the call was lost".to_owned(),
-                };
-                tokio::spawn(call).await.unwrap_or_else(|error| Err(lost(error)))?;
-            }
-            _ => drop(call.await?),
+        if self.config.is(Mutant::FolderLate) {
+            let _ = std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(self.config.checkpoints_dir());
         }
+        self.call(deadline, message).await?;
         self.spoil(&container_id, &location).await;
+        if self.config.is(Mutant::ArchiveChecked) && !location.exists() {
+            return Err(Failure::NoArchive(location));
+        }
         Ok(location)
+    }
+
+    /// Calls the runtime. Dropping the handler's future drops the call; only a mutant lets it run on.
+    async fn call(&self, deadline: Duration, message: CheckpointContainerRequest) -> Result<(), CriError> {
+        let cri = Arc::clone(&self.cri);
+        let again = message.clone();
+        let call = async move { cri.checkpoint_container(deadline, message).await };
+        let result = match self.config.mutant {
+            Some(Mutant::AnswersEarly) => {
+                tokio::spawn(call);
+                return Ok(());
+            }
+            Some(Mutant::CancelIgnored) => {
+                let lost = |_| CriError::lost("the call was lost");
+                tokio::spawn(call).await.unwrap_or_else(|error| Err(lost(error)))
+            }
+            _ => call.await,
+        };
+        let repeats = match (self.config.mutant, &result) {
+            (Some(Mutant::CallsTwice), Ok(_)) => true,
+            (Some(Mutant::LostRetried), Err(error)) => error.local && error.code == Code::Unavailable,
+            _ => false,
+        };
+        if repeats {
+            return self.cri.checkpoint_container(deadline, again).await.map(drop);
+        }
+        result.map(drop)
     }
 
     /// The id of the running container of that name, as the kubelet asks for it: sandboxes, then containers.
@@ -145,7 +229,7 @@ impl Checkpoints {
             state: ContainerState::ContainerRunning.into(),
         };
         let filter = ContainerFilter {
-            state: Some(state),
+            state: Some(state).filter(|_| !self.config.is(Mutant::CreatedCheckpointed)),
             ..Default::default()
         };
         let list = self
@@ -159,34 +243,8 @@ impl Checkpoints {
         Ok(list
             .containers
             .into_iter()
-            .find(|found| ours(&found.labels))
+            .find(|found| ours(&found.labels) && found.state() != ContainerState::ContainerExited)
             .map(|found| found.id))
-    }
-
-    /// What the runtime is sent as `timeout`, and the deadline of the call; none when it has passed before the call.
-    fn deadline(&self, timeout: i64, zero: bool) -> (i64, Option<Duration>) {
-        let default = self.cri.timeout();
-        let seconds = i64::try_from(default.as_secs()).unwrap_or(i64::MAX);
-        match self.config.mutant {
-            Some(Mutant::TimeoutIgnored) => return (seconds, Some(default)),
-            Some(Mutant::TimeoutZeroMeansNow) if zero => return (0, None),
-            Some(Mutant::TimeoutShortened) if timeout > 0 => {
-                return (timeout, Some(Duration::from_secs(timeout.unsigned_abs())));
-            }
-            _ => {}
-        }
-        if timeout <= seconds {
-            return (seconds, Some(default));
-        }
-        // The kubelet's product of seconds and nanoseconds wraps around.
-        let nanoseconds = timeout.wrapping_mul(1_000_000_000);
-        (
-            timeout,
-            u64::try_from(nanoseconds)
-                .ok()
-                .filter(|left| *left > 0)
-                .map(Duration::from_nanos),
-        )
     }
 
     /// Where the archive goes: `checkpoint-<pod>_<namespace>-<container>-<time>.tar`.
@@ -235,9 +293,9 @@ impl Checkpoints {
 
     fn failure(&self, failure: &Failure, pod: &KnownPod, names: &[String; 3], container: &str) -> Answer {
         let [namespace, pod_name, _] = names;
-        let code = match failure {
-            Failure::Runtime(error) => Some(error.code),
-            _ => None,
+        let (code, local) = match failure {
+            Failure::Runtime(error) => (Some(error.code), error.local),
+            _ => (None, false),
         };
         let status = match (self.config.mutant, code) {
             (Some(Mutant::ErrorSwallowed), Some(_)) => {
@@ -245,10 +303,16 @@ impl Checkpoints {
             }
             (Some(Mutant::Unimplemented501), Some(Code::Unimplemented)) => StatusCode::NOT_IMPLEMENTED,
             (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented => StatusCode::NOT_FOUND,
+            (Some(Mutant::UnavailableAs503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
+            (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
+            (Some(Mutant::GoneAs502), Some(Code::Unavailable)) if local => StatusCode::BAD_GATEWAY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let why = match (self.config.mutant, failure) {
             (Some(Mutant::ErrorWithoutMessage), Failure::Runtime(_)) => "runtime error".to_owned(),
+            (Some(Mutant::ErrorUnwrapped), Failure::Runtime(error)) => {
+                return answer::plain(status, error.message.clone());
+            }
             _ => failure.to_string(),
         };
         answer::plain(
@@ -265,6 +329,14 @@ impl Checkpoints {
             }
             Some(Mutant::ArchiveDeleted) => {
                 let _ = std::fs::remove_file(location);
+            }
+            Some(Mutant::OnlyLastKept) => {
+                let entries = std::fs::read_dir(self.config.checkpoints_dir());
+                for entry in entries.into_iter().flatten().flatten() {
+                    if entry.path() != location {
+                        let _ = std::fs::remove_file(entry.path());
+                    }
+                }
             }
             Some(Mutant::ContainerStopped) => {
                 let message = StopContainerRequest {
@@ -298,40 +370,7 @@ mod tests {
             ..Config::new("/root dir", "unix:///run/x.sock")
         });
         let cri = Arc::new(Cri::new(&config.runtime_endpoint, config.runtime_request_timeout).unwrap());
-        Checkpoints::new(config, cri)
-    }
-
-    #[rstest]
-    #[case(0, 120, Some(Duration::from_secs(120)))]
-    #[case(1, 120, Some(Duration::from_secs(120)))]
-    #[case(120, 120, Some(Duration::from_secs(120)))]
-    #[case(121, 121, Some(Duration::from_secs(121)))]
-    #[case(i64::MAX, i64::MAX, None)]
-    #[tokio::test]
-    async fn only_lengthens_the_timeout(#[case] asked: i64, #[case] field: i64, #[case] deadline: Option<Duration>) {
-        assert_eq!(checkpoints(None).deadline(asked, asked == 0), (field, deadline));
-    }
-
-    #[tokio::test]
-    async fn mutants_get_the_timeout_wrong() {
-        let default = Some(Duration::from_secs(120));
-        assert_eq!(
-            checkpoints(Some(Mutant::TimeoutIgnored)).deadline(500, false),
-            (120, default)
-        );
-        assert_eq!(
-            checkpoints(Some(Mutant::TimeoutZeroMeansNow)).deadline(0, true),
-            (0, None)
-        );
-        assert_eq!(
-            checkpoints(Some(Mutant::TimeoutZeroMeansNow)).deadline(0, false),
-            (120, default)
-        );
-        let short = Some(Duration::from_secs(3));
-        assert_eq!(
-            checkpoints(Some(Mutant::TimeoutShortened)).deadline(3, false),
-            (3, short)
-        );
+        Checkpoints::new(config, cri, Arc::default())
     }
 
     #[rstest]

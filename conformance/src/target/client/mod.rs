@@ -8,20 +8,52 @@ use tokio::sync::Mutex;
 use super::{Authority, TargetError};
 use crate::exhibit::{ExhibitKind, show};
 
+mod raw;
+
+pub use raw::Protocol;
+
+/// What nobody issued.
+const UNKNOWN_TOKEN: &str = "checkpoint-conformance-nobody-issued-this";
 /// Longer than any answer may take, shorter than a case's limit: the case says what did not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Where a kubelet answers and how it is recognised.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// `https://HOST:PORT/`.
+    /// `https://HOST:PORT/`, or a path below that ends in a slash.
     pub base: Url,
     /// How its certificate is checked.
     pub trust: Trust,
     /// Who we are when we have a right to be there.
     pub identity: Identity,
-    /// Someone whom it knows and who may not checkpoint, if there is one.
+    /// Others whom it knows.
+    pub others: Others,
+    /// The port that asks nobody who they are, `http://HOST:PORT/`, if there is one.
+    pub read_only: Option<Url>,
+}
+
+/// Whom a kubelet knows beside the one as whom we come.
+#[derive(Clone, Debug, Default)]
+pub struct Others {
+    /// Someone who may not checkpoint.
     pub denied: Option<Identity>,
+    /// Someone who may do everything through the node's proxy (`create nodes/proxy`), and may not checkpoint.
+    pub proxy_only: Option<Identity>,
+    /// Someone who may checkpoint and comes with a bearer token.
+    pub by_token: Option<Identity>,
+}
+
+impl Access {
+    /// Everyone whose credentials are known here.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        let Others {
+            denied,
+            proxy_only,
+            by_token,
+        } = &self.others;
+        let others = [denied, proxy_only, by_token].into_iter().flatten();
+        std::iter::once(&self.identity).chain(others)
+    }
 }
 
 /// How a kubelet's certificate is checked.
@@ -54,6 +86,10 @@ pub enum Credentials {
     Good,
     /// As one who is known and may not.
     Denied,
+    /// As one who may go through the node's proxy and may not checkpoint.
+    ProxyOnly,
+    /// As one who may, by a bearer token.
+    KnownToken,
     /// With no credentials at all.
     None,
     /// With a bearer token that nobody issued.
@@ -80,6 +116,12 @@ impl Answer {
             .get(name)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("")
+    }
+
+    fn exhibit(&self) {
+        show(ExhibitKind::Answer, || {
+            format!("{}\n{}\n\n{}", self.status, lines(&self.headers), self.body)
+        });
     }
 
     /// Status and body in one line, cut where it grows long.
@@ -119,20 +161,26 @@ impl Client {
 
     /// The URL of a checkpoint of that container, each segment percent-encoded, with this query (may be empty).
     pub fn checkpoint_url(&self, namespace: &str, pod: &str, container: &str, query: &str) -> Url {
-        let mut url = self.url("");
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.clear().extend(["checkpoint", namespace, pod, container]);
-        }
+        let mut url = self.url_of(["checkpoint", namespace, pod, container]);
         url.set_query((!query.is_empty()).then_some(query));
+        url
+    }
+
+    /// The URL of these segments, each percent-encoded.
+    pub fn url_of<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.access.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
         url
     }
 
     /// The URL of this path and query on the kubelet.
     pub fn url(&self, path_and_query: &str) -> Url {
-        self.access
-            .base
-            .join(path_and_query)
-            .unwrap_or_else(|_| self.access.base.clone())
+        let base = &self.access.base;
+        // Below the base, which is a path of its own where the kubelet is reached through a proxy.
+        base.join(path_and_query.trim_start_matches('/'))
+            .unwrap_or_else(|_| base.clone())
     }
 
     /// One request and its answer, whatever its status.
@@ -165,19 +213,8 @@ impl Client {
             .await?
             .request(method, url.clone())
             .headers(headers);
-        match credentials {
-            Credentials::UnknownToken => request = request.bearer_auth("checkpoint-conformance-nobody-issued-this"),
-            Credentials::Good => {
-                if let Identity::Token(token) = &self.access.identity {
-                    request = request.bearer_auth(token);
-                }
-            }
-            Credentials::Denied => {
-                if let Some(Identity::Token(token)) = &self.access.denied {
-                    request = request.bearer_auth(token);
-                }
-            }
-            Credentials::None | Credentials::StrangerCertificate => {}
+        if let Some(Identity::Token(token)) = self.identity(credentials)? {
+            request = request.bearer_auth(token);
         }
         if !body.is_empty() {
             request = request.body(body);
@@ -188,18 +225,61 @@ impl Client {
             None => url.to_string(),
         });
         let answer = request.send().await.map_err(no_answer)?;
+        Self::read(answer).await.map_err(no_answer)
+    }
+
+    /// One request to the port that asks nobody who they are; `None` when there is no such port.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_read_only(&self, method: Method, path: &str) -> Result<Option<Answer>, TargetError> {
+        let Some(base) = &self.access.read_only else {
+            return Ok(None);
+        };
+        let no_answer = |source: reqwest::Error| TargetError::NoAnswer {
+            url: format!("{base}{path}"),
+            source: source.without_url(),
+        };
+        let url = base.join(path).unwrap_or_else(|_| base.clone());
+        show(ExhibitKind::Request, || format!("{method} {url}\nas: nobody"));
+        let client = self.client(Credentials::None).await?;
+        let answer = client.request(method, url).send().await.map_err(no_answer)?;
+        Self::read(answer).await.map(Some).map_err(no_answer)
+    }
+
+    async fn read(answer: reqwest::Response) -> reqwest::Result<Answer> {
         let status = answer.status().as_u16();
         let headers = answer.headers().clone();
-        let body = answer.bytes().await.map_err(no_answer)?;
+        let body = answer.bytes().await?;
         let answer = Answer {
             status,
             headers,
             body: String::from_utf8_lossy(&body).into_owned(),
         };
-        show(ExhibitKind::Answer, || {
-            format!("{}\n{}\n\n{}", answer.status, lines(&answer.headers), answer.body)
-        });
+        answer.exhibit();
         Ok(answer)
+    }
+
+    /// What proves who asks; none for no one. A stranger is made up anew each time.
+    fn identity(&self, credentials: Credentials) -> Result<Option<Identity>, TargetError> {
+        let others = &self.access.others;
+        Ok(match credentials {
+            Credentials::Good => Some(self.access.identity.clone()),
+            Credentials::Denied => others.denied.clone(),
+            Credentials::ProxyOnly => others.proxy_only.clone(),
+            Credentials::KnownToken => others.by_token.clone(),
+            Credentials::UnknownToken => Some(Identity::Token(UNKNOWN_TOKEN.to_owned())),
+            Credentials::StrangerCertificate => {
+                // The same name as a real administrator's, so that only the issuer is wrong.
+                let pair =
+                    Authority::new("checkpoint-conformance stranger")?.client("system:admin", "system:masters")?;
+                Some(Identity::Certificate {
+                    certificate: pair.certificate,
+                    key: pair.key,
+                })
+            }
+            Credentials::None => None,
+        })
     }
 
     async fn client(&self, credentials: Credentials) -> Result<reqwest::Client, TargetError> {
@@ -218,6 +298,8 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .timeout(ANSWER_WITHIN)
             .redirect(reqwest::redirect::Policy::none())
+            // What most clients speak, and newer kubelets alone; one case compares it with HTTP/2.
+            .http1_only()
             .no_proxy();
         builder = match &self.access.trust {
             Trust::Authorities(pem) => {
@@ -226,20 +308,7 @@ impl Client {
             }
             Trust::Insecure => builder.tls_danger_accept_invalid_certs(true),
         };
-        let identity = match credentials {
-            Credentials::Good => Some(self.access.identity.clone()),
-            Credentials::Denied => self.access.denied.clone(),
-            Credentials::StrangerCertificate => {
-                // The same name as a real administrator's, so that only the issuer is wrong.
-                let pair =
-                    Authority::new("checkpoint-conformance stranger")?.client("system:admin", "system:masters")?;
-                Some(Identity::Certificate {
-                    certificate: pair.certificate,
-                    key: pair.key,
-                })
-            }
-            Credentials::None | Credentials::UnknownToken => None,
-        };
+        let identity = self.identity(credentials)?;
         if let Some(Identity::Certificate { certificate, key }) = identity {
             let pem = format!("{certificate}\n{key}");
             builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(TargetError::Client)?);
@@ -275,7 +344,8 @@ mod tests {
             base: Url::parse("https://127.0.0.1:10250/").unwrap(),
             trust: Trust::Insecure,
             identity: Identity::Token("t".to_owned()),
-            denied: None,
+            others: Others::default(),
+            read_only: None,
         })
     }
 
