@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -24,6 +25,8 @@ pub struct Faults {
     client: ControlClient<Channel>,
     // What is in force because of us, to be taken back.
     rules: Mutex<Vec<String>>,
+    // The journal's end as it was last seen: a kubelet that looks at its containers all the time makes it long.
+    seen: AtomicU64,
 }
 
 /// One CheckpointContainer call as the runtime received it.
@@ -72,6 +75,7 @@ impl Faults {
             socket: socket.to_owned(),
             client: ControlClient::new(channel),
             rules: Mutex::default(),
+            seen: AtomicU64::new(0),
         })
     }
 
@@ -143,6 +147,8 @@ impl Faults {
     /// Notes that nothing of ours is in force any more: the runtime that held it has ended.
     pub async fn forget(&self) {
         self.rules.lock().await.clear();
+        // The next one counts from the beginning.
+        self.seen.store(0, Ordering::SeqCst);
     }
 
     /// The number of the journal's last call.
@@ -150,7 +156,10 @@ impl Faults {
     /// # Errors
     /// No answer.
     pub async fn mark(&self) -> Result<u64, TargetError> {
-        Ok(self.entries(0).await?.last().map_or(0, |entry| entry.sequence))
+        let seen = self.seen.load(Ordering::SeqCst);
+        let end = self.entries(seen).await?.last().map_or(seen, |entry| entry.sequence);
+        self.seen.store(end, Ordering::SeqCst);
+        Ok(end)
     }
 
     /// The checkpoints that ended after this mark, in the order in which they ended.

@@ -174,7 +174,10 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::ContainerOptional), &["kubelet/404/path-too-short"]),
     caught(Kubelet(Mutant::TailIgnored), &["kubelet/404/path-too-long"]),
     caught(Kubelet(Mutant::TrailingSlashRefused), &["kubelet/200/trailing-slash"]),
-    caught(Kubelet(Mutant::PercentEncodingKept), &["kubelet/200/percent-encoded"]),
+    caught(
+        Kubelet(Mutant::PercentEncodingKept),
+        &["kubelet/200/percent-encoded", "kubelet/path/encoded-slash"],
+    ),
     caught(Kubelet(Mutant::EncodedSlashKept), &["kubelet/path/encoded-slash"]),
     caught(Kubelet(Mutant::DotSegmentsFollowed), &["kubelet/path/dot-segments"]),
     caught(Kubelet(Mutant::EmptySegmentsDropped), &["kubelet/path/empty-segments"]),
@@ -198,7 +201,11 @@ pub(super) const ALL: &[Definition] = &[
     // The runtime: how it is asked, what is told of it.
     caught(
         Kubelet(Mutant::CallsTwice),
-        &["kubelet/cri/one-call", "kubelet/concurrent/many"],
+        &[
+            "kubelet/cri/one-call",
+            "kubelet/concurrent/many",
+            "kubelet/metrics/operations",
+        ],
     ),
     caught(Kubelet(Mutant::OneAtATime), &["kubelet/concurrent/many"]),
     caught(Kubelet(Mutant::ErrorUnwrapped), &["kubelet/500/runtime-error-body"]),

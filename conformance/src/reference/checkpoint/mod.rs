@@ -305,12 +305,16 @@ impl Checkpoints {
             (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented => StatusCode::NOT_FOUND,
             (Some(Mutant::UnavailableAs503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
             (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
-            (Some(Mutant::GoneAs502), Some(Code::Unavailable)) if local => StatusCode::BAD_GATEWAY,
+            (Some(Mutant::GoneAs502), Some(Code::Unavailable))
+                if failure.to_string().contains("Error while dialing") =>
+            {
+                StatusCode::BAD_GATEWAY
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let why = match (self.config.mutant, failure) {
             (Some(Mutant::ErrorWithoutMessage), Failure::Runtime(_)) => "runtime error".to_owned(),
-            (Some(Mutant::ErrorUnwrapped), Failure::Runtime(error)) => {
+            (Some(Mutant::ErrorUnwrapped), Failure::Runtime(error)) if !error.local => {
                 return answer::plain(status, error.message.clone());
             }
             _ => failure.to_string(),
@@ -333,7 +337,9 @@ impl Checkpoints {
             Some(Mutant::OnlyLastKept) => {
                 let entries = std::fs::read_dir(self.config.checkpoints_dir());
                 for entry in entries.into_iter().flatten().flatten() {
-                    if entry.path() != location {
+                    let name = entry.file_name();
+                    let whole = name.to_string_lossy().starts_with("checkpoint-");
+                    if whole && entry.path() != location {
                         let _ = std::fs::remove_file(entry.path());
                     }
                 }
