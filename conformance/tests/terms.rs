@@ -161,6 +161,7 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
         stdout.contains("take it off the list: archive/tar/well-formed"),
         "{stdout}"
     );
+    assert!(stdout.contains("verdict: fail (passes, and is listed as an expected failure: archive/tar/well-formed)"));
     assert_eq!(report.unwrap().verdict.because(), ["archive/tar/well-formed"]);
 
     list("archive/file/mode\n\narchive/file/colour\n");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cri_proto::document::{STATUS_VERSION, never};
 use jiff::Timestamp;
 
-use super::{ArchiveCase, case, config, criu, none, optional, source, spec};
+use super::given::{ArchiveCase, case, config, criu, none, optional, source, spec};
 use crate::{
     archive::{Document, Inspected},
     case::{Judgement, Stop, fail, judge, pass},

@@ -1,6 +1,6 @@
 //! Of the file itself: who may read it.
 
-use super::{ArchiveCase, case, source};
+use super::given::{ArchiveCase, case, source};
 use crate::{
     archive::{FileFacts, Inspected},
     case::{Judgement, Stop, judge},

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::FdTypes;
 
-use super::{ArchiveCase, case, none, tree};
+use super::given::{ArchiveCase, case, none, optional, tree};
 use crate::{
     archive::{Images, Inspected, OpenFile},
     case::{Judgement, Stop, fail, judge, pass},
@@ -158,7 +158,7 @@ fn standard_streams(archive: &Inspected) -> Judgement {
     let (images, files) = files(archive)?;
     let documents = &archive.documents;
     let name = "archive/documents/descriptors";
-    let named = super::optional(archive, &documents.descriptors, "checkpoint/descriptors.json", name)?;
+    let named = optional(archive, &documents.descriptors, "checkpoint/descriptors.json", name)?;
     // The tree's root is the container's first process, whose streams runc looks at.
     let root = images.pstree.first().and_then(|root| images.ids.get(&root.pid));
     let Some(table) = root.and_then(|ids| images.fdinfo.get(&ids.files_id)) else {

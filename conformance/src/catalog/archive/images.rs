@@ -1,6 +1,6 @@
 //! Of each image for itself.
 
-use super::{ArchiveCase, case, criu, images, memory::maps};
+use super::given::{ArchiveCase, case, criu, images, maps};
 use crate::{
     archive::{Flaws, Inspected},
     case::{Judgement, Stop, fail, judge, pass},

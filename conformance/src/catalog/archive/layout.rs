@@ -2,7 +2,7 @@
 
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, ROOTFS_DIFF};
 
-use super::{ArchiveCase, case, criu, none, source, spec};
+use super::given::{ArchiveCase, case, criu, none, source, spec};
 use crate::{
     archive::{Compression, Inspected, Kind, Layout},
     case::{Judgement, Stop, fail, judge, pass},

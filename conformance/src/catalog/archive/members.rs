@@ -1,6 +1,6 @@
 //! Of any member: nothing that leads a reader out of the folder it unpacks to, or makes it hold what it cannot.
 
-use super::{ArchiveCase, case, config, none, source, whole};
+use super::given::{ArchiveCase, case, config, none, source, whole};
 use crate::{
     archive::{Inspected, Kind, Member, Oddity},
     case::{Judgement, Stop},

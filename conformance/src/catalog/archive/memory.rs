@@ -4,11 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::{MmEntry, VmaEntry, core_entry::March};
 
-use super::{
-    ArchiveCase, case, none,
-    process::{living, pointers},
-    source, tree,
-};
+use super::given::{ArchiveCase, case, criu, living, maps, none, pointers, source, tree};
 use crate::{
     archive::{Images, Inspected, Pagemap},
     case::{Judgement, Stop, fail, pass},
@@ -141,7 +137,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "What stood in the memory of the container stands in the pages of the archive.",
         "the expected bytes in a file of pages",
         |archive| {
-            super::criu(archive)?;
+            criu(archive)?;
             match &archive.memory {
                 None => Err(Stop::Skip("no bytes of the container's memory are known".to_owned())),
                 Some(Some(found)) => pass(format!("{} at byte {}", found.member, found.offset)),
@@ -181,16 +177,6 @@ fn each_map(archive: &Inspected, complain: fn(&Pagemap) -> Option<String>) -> Ju
         bad,
         format!("{} page maps", images.pagemaps.len() + images.shared_pagemaps.len()),
     )
-}
-
-/// The images, with a page map for every process that lives.
-pub(super) fn maps(archive: &Inspected) -> Result<&Images, Stop> {
-    let images = tree(archive)?;
-    let mut living = living(images);
-    if images.pagemaps.is_empty() || living.any(|(process, _)| !images.pagemaps.contains_key(&process.pid)) {
-        return Err(Stop::Blocked("archive/process/pagemap"));
-    }
-    Ok(images)
 }
 
 fn mappings(mm: &MmEntry) -> Vec<String> {

@@ -19,6 +19,7 @@ mod documents;
 mod exhibit;
 mod file;
 mod files;
+mod given;
 mod images;
 mod layout;
 mod members;
@@ -28,54 +29,15 @@ mod process;
 mod secrets;
 mod tar;
 
-use cri_proto::document::{ConfigDump, SpecDump};
 use futures_util::{FutureExt as _, future::BoxFuture};
 
 use crate::{
-    archive::{Document, Images, Inspected},
+    archive::Inspected,
     case::{Case, Outcome, Record, Restore, Stop},
 };
 
 pub use exhibit::exhibit;
-
-/// Where a demand comes from, named once.
-mod source {
-    pub(super) const PAGE: &str = "Kubelet Checkpoint API page";
-    pub(super) const POSIX: &str = "Kubelet Checkpoint API page (tar format); POSIX pax, ustar interchange format";
-    pub(super) const E2E: &str = "Kubernetes e2e test of the checkpoint endpoint";
-    pub(super) const CHECKPOINTCTL: &str = "checkpointctl";
-    pub(super) const LINK: &str = "CVE-2026-53489";
-    pub(super) const SPARSE: &str = "CVE-2025-58183";
-}
-
-/// A case out of its parts; the function judges and returns what it saw.
-macro_rules! case {
-    ($id:literal, $level:ident, $source:expr, $clause:literal, $expected:literal, $judge:expr) => {
-        $crate::case::Case::new(
-            $crate::case::Clause {
-                id: concat!("archive/", $id),
-                clause: $clause,
-                source: $source,
-                level: $crate::case::Level::$level,
-                expected: $expected,
-            },
-            |archive: &$crate::archive::Inspected| {
-                let judge: fn(&$crate::archive::Inspected) -> $crate::case::Judgement = $judge;
-                Box::pin(async move {
-                    let judgement = judge(archive);
-                    if let Err($crate::case::Stop::Fail(_)) = judgement {
-                        $crate::catalog::archive::exhibit(archive);
-                    }
-                    judgement
-                })
-            },
-        )
-    };
-}
-use case;
-
-/// A case of this suite.
-pub type ArchiveCase = Case<Inspected>;
+pub use given::ArchiveCase;
 
 /// All cases of the suite, in the order in which they are judged.
 pub fn cases() -> Vec<ArchiveCase> {
@@ -127,106 +89,4 @@ impl Stop {
     fn into_outcome(self) -> Outcome {
         Outcome::from(Err(self))
     }
-}
-
-/// The archive was read to its end.
-fn whole(archive: &Inspected) -> Result<(), Stop> {
-    if archive.is_complete() {
-        Ok(())
-    } else {
-        Err(Stop::Blocked("archive/tar/well-formed"))
-    }
-}
-
-/// The archive is whole and in CRIU's format.
-fn criu(archive: &Inspected) -> Result<(), Stop> {
-    whole(archive)?;
-    if archive.members.is_empty() {
-        return Err(Stop::Blocked("archive/tar/not-empty"));
-    }
-    if archive.is_criu() {
-        return Ok(());
-    }
-    Err(Stop::Skip(
-        "another format: no member is CRIU's or an engine's that uses CRIU".to_owned(),
-    ))
-}
-
-/// All images can be read, so that they can be held against each other.
-fn images(archive: &Inspected) -> Result<&Images, Stop> {
-    criu(archive)?;
-    let images = &archive.images;
-    if images.undecodable.count > 0 {
-        return Err(Stop::Blocked("archive/images/decode"));
-    }
-    if images.missing.count > 0 {
-        return Err(Stop::Blocked("archive/images/required-fields"));
-    }
-    if images.empty.count > 0 {
-        return Err(Stop::Blocked("archive/images/not-empty"));
-    }
-    if let Some(member) = &images.beyond_bound {
-        return Err(Stop::Skip(format!(
-            "the images are larger than this reader keeps, from {member} on"
-        )));
-    }
-    Ok(images)
-}
-
-/// All images can be read, and there is a process tree.
-fn tree(archive: &Inspected) -> Result<&Images, Stop> {
-    let images = images(archive)?;
-    if images.pstree.is_empty() {
-        return Err(Stop::Blocked("archive/process/tree"));
-    }
-    Ok(images)
-}
-
-fn config(archive: &Inspected) -> Result<&ConfigDump, Stop> {
-    criu(archive)?;
-    archive
-        .documents
-        .config
-        .read()
-        .ok_or(Stop::Blocked("archive/documents/config-dump"))
-}
-
-fn spec(archive: &Inspected) -> Result<&SpecDump, Stop> {
-    criu(archive)?;
-    archive
-        .documents
-        .spec
-        .read()
-        .ok_or(Stop::Blocked("archive/documents/spec-dump"))
-}
-
-/// A document that an archive may lack.
-fn optional<'a, T>(
-    archive: &Inspected,
-    document: &'a Document<T>,
-    name: &str,
-    judged_by: &'static str,
-) -> Result<&'a T, Stop> {
-    criu(archive)?;
-    match document {
-        Document::Read(document) => Ok(document),
-        Document::Unreadable(_) => Err(Stop::Blocked(judged_by)),
-        Document::Missing => Err(Stop::Skip(format!("there is no {name}"))),
-    }
-}
-
-/// The first few of a list of complaints in one line; a pass with `seen` when there are none.
-fn none(complaints: impl IntoIterator<Item = String>, seen: impl Into<String>) -> Result<String, Stop> {
-    let mut complaints = complaints.into_iter();
-    let shown: Vec<_> = complaints.by_ref().take(4).collect();
-    if shown.is_empty() {
-        return Ok(seen.into());
-    }
-    let more = complaints.count();
-    let more = if more > 0 {
-        format!("; and {more} more")
-    } else {
-        String::new()
-    };
-    Err(Stop::Fail(format!("{}{more}", shown.join("; "))))
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use super::{ArchiveCase, case, none, optional, spec};
+use super::given::{ArchiveCase, case, none, optional, spec};
 use crate::{
     archive::Inspected,
     case::{Judgement, Stop},

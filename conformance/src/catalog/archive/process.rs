@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 
-use super::{ArchiveCase, case, none, source, tree};
+use super::given::{ArchiveCase, case, images, is_dead, living, none, pointers, source, tree};
 use crate::{
     archive::{Images, Inspected},
     case::{Judgement, fail, judge},
@@ -193,14 +193,6 @@ fn threads<'a>(images: &Images, process: &'a PstreeEntry) -> impl Iterator<Item 
     std::iter::once(process.pid).chain(others)
 }
 
-/// Whether the core image is of a zombie, which has nothing but it.
-fn is_dead(core: Option<&CoreEntry>) -> bool {
-    /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
-    const DEAD: [u32; 2] = [2, 6];
-    core.and_then(|core| core.tc.as_ref())
-        .is_some_and(|tc| DEAD.contains(&tc.task_state))
-}
-
 /// All threads of the tree.
 fn all_threads(images: &Images) -> BTreeSet<u32> {
     images
@@ -217,15 +209,6 @@ fn cores(images: &Images) -> impl Iterator<Item = (u32, &CoreEntry)> {
         .filter_map(|tid| Some((tid, images.cores.get(&tid)?)))
 }
 
-/// Processes that live at the dump, with their leader's core image.
-pub(super) fn living(images: &Images) -> impl Iterator<Item = (&PstreeEntry, &CoreEntry)> {
-    let cores = images
-        .pstree
-        .iter()
-        .filter_map(|process| Some((process, images.cores.get(&process.pid)?)));
-    cores.filter(|(_, core)| !is_dead(Some(core)))
-}
-
 fn each_has(archive: &Inspected, image: &str, has: fn(&Images, u32) -> bool) -> Judgement {
     let images = tree(archive)?;
     let missing = living(images).filter(|(process, _)| !has(images, process.pid));
@@ -236,7 +219,7 @@ fn each_has(archive: &Inspected, image: &str, has: fn(&Images, u32) -> bool) -> 
 }
 
 fn process_tree(archive: &Inspected) -> Judgement {
-    let images = super::images(archive)?;
+    let images = images(archive)?;
     if images.pstree.is_empty() {
         return fail("no process: pstree.img is missing or empty");
     }
@@ -356,13 +339,6 @@ fn signal_actions(archive: &Inspected) -> Judgement {
         (!fits).then(|| format!("process {} has {actions}", process.pid))
     });
     none(bad, format!("{} processes", images.pstree.len()))
-}
-
-/// Where a thread runs and where its stack is.
-pub(super) fn pointers(core: &CoreEntry) -> Option<(u64, u64)> {
-    let x86 = core.thread_info.as_ref().map(|info| (info.gpregs.ip, info.gpregs.sp));
-    let arm = core.ti_aarch64.as_ref().map(|info| (info.gpregs.pc, info.gpregs.sp));
-    x86.or(arm)
 }
 
 fn registers(archive: &Inspected) -> Judgement {

@@ -1,6 +1,6 @@
 //! Of what should stand in the memory alone.
 
-use super::{ArchiveCase, case, criu, none};
+use super::given::{ArchiveCase, case, criu, none};
 use crate::case::Stop;
 
 pub(super) const CASES: &[ArchiveCase] = &[case!(

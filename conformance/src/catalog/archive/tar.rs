@@ -1,6 +1,6 @@
 //! Of the tar as a whole.
 
-use super::{ArchiveCase, case, source, whole};
+use super::given::{ArchiveCase, case, source, whole};
 use crate::{
     archive::{End, Inspected, Kind, Tail},
     case::{Judgement, Stop, fail, judge, pass},

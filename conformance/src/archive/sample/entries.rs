@@ -1,0 +1,216 @@
+//! The entries of the sample's images.
+
+use std::io;
+
+use cri_proto::criu::{
+    Encoder, Kind,
+    message::{
+        CoreEntry, CredsEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry, FsEntry, ItimerEntry, MmEntry, PagemapEntry,
+        PagemapHead, PipeEntry, PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry,
+        TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry,
+        VmaEntry, core_entry::March,
+    },
+};
+
+use super::SHARED;
+
+pub(super) const STACK: u64 = 0x7fff_0000_0000;
+pub(super) const VDSO: u64 = STACK + 0x10_0000;
+const SEGMENT: u64 = 0x7ffe_0000_0000;
+
+pub(super) fn process(pid: u32, ppid: u32, threads: &[u32]) -> PstreeEntry {
+    PstreeEntry {
+        pid,
+        ppid,
+        pgid: 1,
+        sid: 1,
+        threads: threads.to_vec(),
+    }
+}
+
+pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
+    let timer = ItimerEntry::default();
+    let tc = comm.map(|comm| TaskCoreEntry {
+        task_state: 1,
+        comm: comm.to_owned(),
+        timers: Some(TaskTimersEntry {
+            real: timer,
+            virt: timer,
+            prof: timer,
+            posix: vec![],
+        }),
+        rlimits: Some(TaskRlimitsEntry {
+            rlimits: vec![
+                RlimitEntry {
+                    cur: 1024,
+                    max: u64::MAX
+                };
+                16
+            ],
+        }),
+        sigactions: vec![SaEntry::default(); 62],
+        ..TaskCoreEntry::default()
+    });
+    let gpregs = UserX86RegsEntry {
+        ip: 0x40_1000 + u64::from(tid),
+        sp,
+        cs: 0x33,
+        ss: 0x2b,
+        ..UserX86RegsEntry::default()
+    };
+    let info = ThreadInfoX86 {
+        clear_tid_addr: 0x60_0040,
+        gpregs,
+        fpregs: UserX86FpregsEntry::default(),
+        tls: vec![],
+    };
+    let creds = CredsEntry {
+        cap_eff: vec![0, 0],
+        ..CredsEntry::default()
+    };
+    CoreEntry {
+        mtype: March::X8664.into(),
+        thread_info: Some(info),
+        tc,
+        thread_core: Some(ThreadCoreEntry {
+            creds: Some(creds),
+            ..ThreadCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    }
+}
+
+pub(super) fn zombie() -> CoreEntry {
+    let tc = TaskCoreEntry {
+        task_state: 2,
+        comm: "gone".to_owned(),
+        ..TaskCoreEntry::default()
+    };
+    CoreEntry {
+        mtype: March::X8664.into(),
+        tc: Some(tc),
+        ..CoreEntry::default()
+    }
+}
+
+pub(super) fn ids(table: u32) -> TaskKobjIdsEntry {
+    TaskKobjIdsEntry {
+        vm_id: table,
+        files_id: table,
+        fs_id: table,
+        sighand_id: table,
+        pid_ns_id: Some(1),
+        ..TaskKobjIdsEntry::default()
+    }
+}
+
+pub(super) fn fs() -> FsEntry {
+    FsEntry {
+        cwd_id: 2,
+        root_id: 2,
+        umask: Some(0o22),
+    }
+}
+
+pub(super) fn mm() -> MmEntry {
+    let vma = |start, end, prot, status, shmid| VmaEntry {
+        start,
+        end,
+        prot,
+        flags: 2,
+        status,
+        shmid,
+        fd: -1,
+        ..VmaEntry::default()
+    };
+    MmEntry {
+        mm_start_code: 0x40_0000,
+        mm_end_code: 0x40_2000,
+        mm_start_data: 0x40_2000,
+        mm_end_data: 0x40_2800,
+        mm_start_stack: STACK + 0x20000,
+        mm_start_brk: 0x60_0000,
+        mm_brk: 0x60_2000,
+        mm_arg_start: STACK + 0x20010,
+        mm_arg_end: STACK + 0x20014,
+        mm_env_start: STACK + 0x20040,
+        mm_env_end: STACK + 0x20080,
+        exe_file_id: 1,
+        mm_saved_auxv: vec![6, 4096, 0, 0],
+        vmas: vec![
+            vma(0x40_0000, 0x40_3000, 5, 1 | 1 << 6, 1),
+            vma(0x60_0000, 0x60_4000, 3, 1 | 1 << 5 | 1 << 9, 0),
+            vma(0x70_0000, 0x71_0000, 3, 1 | 1 << 9, 0),
+            vma(SEGMENT, SEGMENT + 0x2000, 3, 1 | 1 << 8, SHARED.into()),
+            vma(STACK, STACK + 0x21000, 3, 1 | 1 << 1 | 1 << 9, 0),
+            vma(VDSO, VDSO + 0x1000, 5, 1 | 1 << 3, 0),
+        ],
+        ..MmEntry::default()
+    }
+}
+
+pub(super) fn descriptors() -> Vec<FdinfoEntry> {
+    let descriptor = |fd, id, kind: FdTypes| FdinfoEntry {
+        id,
+        flags: 0,
+        r#type: kind.into(),
+        fd,
+        xattr_security_selinux: None,
+    };
+    vec![
+        descriptor(0, 3, FdTypes::Reg),
+        descriptor(1, 4, FdTypes::Pipe),
+        descriptor(2, 5, FdTypes::Pipe),
+    ]
+}
+
+pub(super) fn regular(id: u32, name: &str) -> FileEntry {
+    let reg = RegFileEntry {
+        id,
+        name: name.to_owned(),
+        fown: FownEntry::default(),
+        ..RegFileEntry::default()
+    };
+    FileEntry {
+        r#type: FdTypes::Reg.into(),
+        id,
+        reg: Some(reg),
+        ..FileEntry::default()
+    }
+}
+
+pub(super) fn pipe(id: u32, pipe_id: u32) -> FileEntry {
+    let pipe = PipeEntry {
+        id,
+        pipe_id,
+        flags: 1,
+        fown: FownEntry::default(),
+    };
+    FileEntry {
+        r#type: FdTypes::Pipe.into(),
+        id,
+        pipe: Some(pipe),
+        ..FileEntry::default()
+    }
+}
+
+/// An entry of a page map that readers of both ages understand.
+pub fn run(vaddr: u64, pages: u32) -> PagemapEntry {
+    PagemapEntry {
+        vaddr,
+        compat_nr_pages: pages,
+        in_parent: None,
+        flags: Some(4),
+        nr_pages: Some(pages.into()),
+    }
+}
+
+pub(super) fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
+    let write = || -> io::Result<Vec<u8>> {
+        let mut encoder = Encoder::new(Kind::Pagemap, Vec::new())?;
+        encoder.entry(&PagemapHead { pages_id })?;
+        map.iter().try_for_each(|entry| encoder.entry(entry))?;
+        Ok(encoder.finish())
+    };
+    write().expect("a vector takes all")
+}
