@@ -72,9 +72,16 @@ fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
     let watch = Watch::start(host, job.deadline);
     let log = DumpLog::new(watch.started());
     let mut faults = Faults::new(job.injections.clone());
-    let mut archive = Archive::create(&job.temporary, &job.location)?;
+    let mut archive = match Archive::create(&job.temporary, &job.location) {
+        Ok(archive) => archive,
+        Err(error) => {
+            fault::afterwards(job, host, None, Some(&error), watch.started().elapsed());
+            return Err(error);
+        }
+    };
     let result = fill(job, host, &mut archive, &watch, &mut faults, log);
-    fault::afterwards(job, host, &mut archive, result.as_ref().err());
+    let took = watch.started().elapsed();
+    fault::afterwards(job, host, Some(&mut archive), result.as_ref().err(), took);
     result
 }
 

@@ -138,10 +138,18 @@ pub(crate) fn images_from(job: &Job) -> Option<&Path> {
 }
 
 /// The checkpoint has ended so: what is wrong after such an end.
-pub(crate) fn afterwards(job: &Job, host: &dyn Host, archive: &mut Archive, error: Option<&Error>) {
+pub(crate) fn afterwards(
+    job: &Job,
+    host: &dyn Host,
+    archive: Option<&mut Archive>,
+    error: Option<&Error>,
+    took: Duration,
+) {
     let ending = match error {
         None => Ending::Success,
         Some(Error::DeadlineExceeded) => Ending::Deadline,
+        // A caller's clock begins before ours: whoever has waited for half of its time has run out of it.
+        Some(Error::Cancelled) if job.deadline.is_some_and(|deadline| took >= deadline / 2) => Ending::Deadline,
         Some(Error::Cancelled) => Ending::Cancel,
         Some(_) => Ending::Error,
     };
@@ -155,10 +163,13 @@ pub(crate) fn afterwards(job: &Job, host: &dyn Host, archive: &mut Archive, erro
         // It is the fault's own work: that it cannot be done is no failure of the checkpoint.
         let _ = kill(host);
     }
-    if error.is_some() && after(Aftermath::KeepPartial) {
+    let Some(archive) = archive.filter(|_| error.is_some()) else {
+        return;
+    };
+    if after(Aftermath::KeepPartial) {
         archive.leave_at(&job.location);
     }
-    if error.is_some() && after(Aftermath::KeepTemporary) {
+    if after(Aftermath::KeepTemporary) {
         let mut name = job.location.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
         archive.leave_at(&job.location.with_file_name(name));

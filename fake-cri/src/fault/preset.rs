@@ -275,6 +275,9 @@ impl Preset {
         "temporary-after-error" = ["CheckpointContainer:before=after(error,keep-temporary)"],
             "After a failed checkpoint what was written so far stays beside the location.",
             "a temporary file that nobody removes";
+        "second-fails-after-success" = ["CheckpointContainer:before=after(success,refuse-next)"],
+            "The checkpoint after a successful one fails on what that one left behind.",
+            "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
         "second-fails-after-deadline" = ["CheckpointContainer:before=after(deadline,refuse-next)"],
             "The checkpoint after one whose deadline passed fails on what that one left behind.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";

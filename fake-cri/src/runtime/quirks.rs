@@ -53,13 +53,14 @@ struct Unended<'a> {
     container: Option<&'a Container>,
     quirks: &'a Quirks,
     deadline: Option<Instant>,
+    begun: Instant,
 }
 
 impl Drop for Unended<'_> {
     fn drop(&mut self) {
         let Some(container) = self.container.take() else { return };
-        let passed = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let ending = if passed { Ending::Deadline } else { Ending::Cancel };
+        let run_out = ran_out(self.begun, self.deadline).is_some_and(|from| Instant::now() >= from);
+        let ending = if run_out { Ending::Deadline } else { Ending::Cancel };
         container.marks.note(self.quirks, ending);
     }
 }
@@ -137,7 +138,8 @@ impl Runtime {
         }
 
         let location = PathBuf::from(&request.location);
-        if quirks.has(Quirk::AnswerEarly) {
+        let early = quirks.has(Quirk::AnswerEarly) && !location.is_dir();
+        if early {
             request.location = beside(&location, ".early").to_string_lossy().into_owned();
         }
         let deadline = request.deadline;
@@ -146,6 +148,7 @@ impl Runtime {
             container: Some(&container),
             quirks: &quirks,
             deadline,
+            begun: Instant::now(),
         };
         let result = self.checkpoint_bound(request, &quirks).await;
         unended.container = None;
@@ -158,7 +161,7 @@ impl Runtime {
         };
         self.afterwards(&container, &quirks, ending).await;
         if result.is_ok() {
-            if quirks.has(Quirk::AnswerEarly) {
+            if early {
                 appear_late(location);
             } else {
                 bend_archive(&location, &former, &quirks, &earlier);
@@ -178,8 +181,7 @@ impl Runtime {
             return self.checkpoint_soundly(request).await;
         }
         let bound_until = match (cancel, request.deadline) {
-            // A little before: the layer above ends the call at the same time.
-            (false, Some(deadline)) => deadline.checked_sub(Duration::from_millis(20)),
+            (false, Some(deadline)) => ran_out(Instant::now(), Some(deadline)),
             (false, None) => Instant::now().checked_add(Duration::from_secs(1 << 20)),
             (true, _) => None,
         };
@@ -298,6 +300,12 @@ impl Runtime {
             }
         }
     }
+}
+
+/// From when on a caller that goes away has run out of time. Its clock began before ours, so it may end the call before our
+/// own deadline: whoever has waited for half of the time has not changed its mind.
+fn ran_out(begun: Instant, deadline: Option<Instant>) -> Option<Instant> {
+    deadline.map(|deadline| begun + deadline.saturating_duration_since(begun) / 2)
 }
 
 /// The timeout as such a runtime takes it.
@@ -428,6 +436,14 @@ pub(super) fn for_shim(injections: Vec<Injection>, own_deadline: bool) -> Vec<In
         _ => Some(injection),
     };
     injections.into_iter().filter_map(translate).collect()
+}
+
+/// Whether a fault is about what an error leaves in the container: then the runtime finds out late, as real ones do.
+pub(super) fn wants_late_errors(injections: &[Injection]) -> bool {
+    let late = [Aftermath::LeaveFrozen, Aftermath::KillContainer];
+    let quirks = Quirks::of(injections);
+    late.into_iter()
+        .any(|aftermath| quirks.has(Quirk::After(Ending::Error, aftermath)))
 }
 
 fn is_deadline(error: &Error) -> bool {

@@ -3,7 +3,12 @@
 //! All come from the canary that the log tells, so whoever reads the log can look for them; none is ever told or copied
 //! itself. Each is made word by word where it stays, so that no other place holds it whole.
 
-use std::{hint::black_box, io, thread};
+use std::{
+    hint::black_box,
+    io,
+    sync::{Arc, Barrier},
+    thread,
+};
 
 use crate::process::workload;
 
@@ -48,18 +53,23 @@ impl Held {
         fill(shared, seed, Place::Shared);
         let mut pulse = vec![0; WORDS + 1].into_boxed_slice();
         fill(&mut pulse[..WORDS], seed, Place::Pulse);
+        let up = Arc::new(Barrier::new(2));
+        let there = Arc::clone(&up);
         thread::Builder::new()
             .name("canary".to_owned())
             .stack_size(128 << 10)
             .spawn(move || {
                 let mut stack = [0; WORDS];
                 fill(&mut stack, seed, Place::Thread);
+                there.wait();
                 loop {
                     black_box(&mut stack);
                     thread::park();
                 }
             })
             .map_err(failed)?;
+        // Whoever reads in the log that this process is up may look for it at once.
+        up.wait();
         Ok(Held { shared, pulse })
     }
 

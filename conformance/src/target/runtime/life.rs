@@ -1,6 +1,7 @@
 //! Makes Pods and containers.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, OnceLock, PoisonError},
     time::Duration,
@@ -68,10 +69,17 @@ impl Runtime {
     }
 
     async fn create(&self, program: Program, options: ContainerOptions) -> Result<Container, TargetError> {
-        let pod = if options.own_pod {
-            self.run_pod().await?
-        } else {
-            Arc::clone(self.shared.get_or_try_init(|| self.run_pod()).await?)
+        let slow = options.slow_on_fake.map(|time| {
+            let rule = format!("CheckpointContainer(nth=1):capture=delay({}ms)", time.as_millis());
+            (fake_cri::fault::ANNOTATION.to_owned(), rule)
+        });
+        let pod = match options.beside {
+            Some(pod) => pod,
+            None if options.own_pod => self.run_pod(slow.into_iter().collect()).await?,
+            None => {
+                let shared = self.shared.get_or_try_init(|| self.run_pod(HashMap::new()));
+                Arc::clone(shared.await?)
+            }
         };
         let name = format!("c{}", self.number());
         let log = format!("{name}.log");
@@ -129,7 +137,7 @@ impl Runtime {
         Ok(container)
     }
 
-    async fn run_pod(&self) -> Result<Arc<Pod>, TargetError> {
+    async fn run_pod(&self, annotations: HashMap<String, String>) -> Result<Arc<Pod>, TargetError> {
         let name = format!("{}-{}", self.run, self.number());
         let logs = self.folder().join("logs").join(&name);
         tokio::fs::create_dir_all(&logs)
@@ -147,6 +155,7 @@ impl Runtime {
                 attempt: 0,
             }),
             log_directory: logs.to_string_lossy().into_owned(),
+            annotations,
             labels: [(RUN_LABEL.to_owned(), self.run.clone())].into(),
             linux: Some(LinuxPodSandboxConfig {
                 security_context: Some(LinuxSandboxSecurityContext {

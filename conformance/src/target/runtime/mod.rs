@@ -228,6 +228,11 @@ impl Runtime {
         &self.run
     }
 
+    /// Whether it is a fake-cri, which reads its Pods' annotations.
+    pub fn is_fake_cri(&self) -> bool {
+        self.version.runtime_name == "fake-cri"
+    }
+
     /// The folder that the harness and the runtime share; it goes with the run.
     pub fn folder(&self) -> &Path {
         self.folder.path()

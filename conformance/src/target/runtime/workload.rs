@@ -3,7 +3,9 @@
 //! Both write `canary HEX` and `tick N pid=P start=S`, which [`crate::target::parse_log`] reads. Only the stand-in can be
 //! told how much memory, how many threads and children it has.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use super::{Container, Pod};
 
 /// The path of the stand-in in the image that `checkpoint-conformance image` writes.
 pub const STAND_IN: &str = "/stand-in";
@@ -67,6 +69,8 @@ pub struct ContainerOptions {
     pub(super) env: Vec<(String, String)>,
     pub(super) own_pod: bool,
     pub(super) exec_delay: Option<Duration>,
+    pub(super) beside: Option<Arc<Pod>>,
+    pub(super) slow_on_fake: Option<Duration>,
 }
 
 impl ContainerOptions {
@@ -97,6 +101,19 @@ impl ContainerOptions {
     pub fn own_pod(mut self) -> Self {
         self.own_pod = true;
         self
+    }
+
+    /// In the Pod of another container.
+    pub fn beside(mut self, other: &Container) -> Self {
+        self.beside = Some(Arc::clone(other.pod()));
+        self
+    }
+
+    /// In a Pod of its own, whose first checkpoint stands still for so long in a fake-cri, by the Pod's annotation. Of any other
+    /// runtime only the container's memory takes time.
+    pub fn slow_on_fake(mut self, time: Duration) -> Self {
+        self.slow_on_fake = Some(time);
+        self.own_pod()
     }
 
     /// How long an ExecSync in it takes where the runtime runs no command of its own (fake-cri's stand-ins).
