@@ -31,7 +31,7 @@ use crate::{
     },
     catalog,
     report::{
-        Format, Frame, Palette, Progress, Repeat, Report, ReportError, Secrets, Target, Terminal, add_to_step_summary,
+        Format, Frame, Progress, Repeat, Report, ReportError, Secrets, Target, Terminal, add_to_step_summary,
         write_all, write_file,
     },
 };
@@ -188,9 +188,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// What cannot be written.
     pub(super) fn conclude(&self, reports: &[Report]) -> Result<u8, Failure> {
-        let terminal = Terminal {
-            palette: Palette::of_stdout(),
-        };
+        let terminal = Terminal::of_stdout();
         for report in reports {
             print(&terminal.render(report))?;
         }

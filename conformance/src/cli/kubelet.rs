@@ -18,8 +18,7 @@ use crate::{
     case::Suite,
     catalog::kubelet::{Session, cases},
     mutant::Definition,
-    report::Secrets,
-    target::{ContainerRef, Credential, Embedded, Identity, Kubelet, RealKubelet, UrlTarget},
+    target::{ContainerRef, Credential, Embedded, Kubelet, RealKubelet, UrlTarget},
 };
 
 /// Which kubelet, which cases, what decides.
@@ -185,7 +184,7 @@ impl KubeletArgs {
             target: session.kubelet.about.clone(),
             began,
             records,
-            secrets: secrets_of(&session.kubelet).await,
+            secrets: session.kubelet.secrets().await,
             archives_left,
         })
     }
@@ -258,21 +257,6 @@ fn name_left(archives: &[String]) {
             eprintln!("  {path}");
         }
     }
-}
-
-async fn secrets_of(kubelet: &Kubelet) -> Secrets {
-    let mut secrets = Secrets::default();
-    let client = kubelet.client().await;
-    for identity in client.access().identities() {
-        match identity {
-            Identity::Certificate { key, .. } => secrets.add(key),
-            Identity::Token(token) => secrets.add(token),
-        }
-    }
-    for canary in kubelet.canaries() {
-        secrets.add(&canary);
-    }
-    secrets
 }
 
 #[cfg(test)]

@@ -1,37 +1,106 @@
-//! A line on the terminal that says which case runs. Nothing is drawn where no one looks.
+//! A line on the terminal that says which cases run. Nothing is drawn where no one looks.
+
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::case::{Clause, Observer, Record};
+use crate::case::{Clause, Observer, Outcome, Record};
+
+/// How often the line is drawn anew while nothing ends: so that the time goes on in a case that hangs.
+const TICK: Duration = Duration::from_millis(250);
 
 /// Draws on stderr, and only when that is a terminal.
 #[derive(Debug)]
-pub struct Progress(ProgressBar);
+pub struct Progress {
+    bar: ProgressBar,
+    running: Vec<&'static str>,
+    failed: usize,
+}
 
 impl Progress {
     /// A bar of so many cases.
     pub fn new(cases: usize) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(cases as u64), ProgressDrawTarget::stderr());
-        let style =
-            ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}").expect("the template is well formed");
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}")
+            .expect("the template is well formed");
         bar.set_style(style);
-        Progress(bar)
+        bar.enable_steady_tick(TICK);
+        Progress {
+            bar,
+            running: Vec::new(),
+            failed: 0,
+        }
+    }
+
+    /// The cases that run, the one that has run longest first, and how many have failed.
+    fn message(&self) -> String {
+        let failed = match self.failed {
+            0 => String::new(),
+            failed => format!("{failed} failed; "),
+        };
+        match self.running.as_slice() {
+            [] => failed,
+            [one] => format!("{failed}{one}"),
+            [first, others @ ..] => format!("{failed}{first} and {} more", others.len()),
+        }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 
 impl Observer for Progress {
     fn starts(&mut self, clause: &Clause) {
-        self.0.set_message(clause.id);
-        self.0.tick();
+        self.running.push(clause.id);
+        self.bar.set_message(self.message());
     }
 
-    fn ended(&mut self, _: &Record) {
-        self.0.inc(1);
+    fn ended(&mut self, record: &Record) {
+        self.running.retain(|id| *id != record.clause.id);
+        if matches!(record.outcome, Outcome::Fail { .. } | Outcome::Error { .. }) {
+            self.failed += 1;
+        }
+        self.bar.inc(1);
+        self.bar.set_message(self.message());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Level;
+
+    const fn clause(id: &'static str) -> Clause {
+        Clause {
+            id,
+            clause: "",
+            source: "",
+            level: Level::Documented,
+            expected: "",
+        }
+    }
+
+    #[test]
+    fn the_line_names_what_runs_longest_and_counts_failures() {
+        let mut progress = Progress::new(3);
+        progress.starts(&clause("x/a"));
+        progress.starts(&clause("x/b"));
+        progress.starts(&clause("x/c"));
+        assert_eq!(progress.message(), "x/a and 2 more");
+        let ended = |clause, outcome| Record {
+            clause,
+            outcome,
+            duration: Duration::ZERO,
+            exhibits: Vec::new(),
+        };
+        let seen = String::new();
+        progress.ended(&ended(clause("x/a"), Outcome::Fail { seen: seen.clone() }));
+        assert_eq!(progress.message(), "1 failed; x/b and 1 more");
+        progress.ended(&ended(clause("x/c"), Outcome::Pass { seen }));
+        assert_eq!(progress.message(), "1 failed; x/b");
+        assert_eq!(progress.bar.position(), 2);
     }
 }

@@ -1,4 +1,22 @@
 //! What must stand in no report.
+//!
+//! ```text
+//!  a secret --+-- as it is, line by line
+//!             +-- as JSON, percent-encoded, in hexadecimal
+//!             +-- in base64: by itself, and as a part of something longer
+//!             +-- the beginning of any of these, where a text was cut off
+//! ```
+//!
+//! A target that leaks a secret seldom does so in the form in which we know it: a body holds it as JSON, a URL
+//! percent-encoded, a header or a Kubernetes Secret in base64. A secret that is itself hexadecimal (a canary in memory) is also
+//! known as the bytes that it stands for.
+
+use std::borrow::Cow;
+
+use base64::{
+    Engine as _,
+    engine::{GeneralPurpose, general_purpose},
+};
 
 /// Strings that are cut out of everything a report says.
 #[derive(Clone, Debug, Default)]
@@ -7,34 +25,158 @@ pub struct Secrets(Vec<String>);
 /// Shorter ones would cut holes into ordinary words.
 const SHORTEST: usize = 8;
 
+/// What stands in a secret's place.
+const INSTEAD: &str = "[secret]";
+
+/// How a text that was cut off goes on.
+const CUTS: [&str; 2] = ["...", "\u{2026}"];
+
 impl Secrets {
     /// Adds a secret. One of several lines (a key in PEM) is cut line by line; what is too short to tell from ordinary
     /// text is not.
     pub fn add(&mut self, secret: &str) {
         for line in secret.lines().map(str::trim) {
             if line.len() >= SHORTEST && !line.starts_with("-----") && !self.0.iter().any(|known| known == line) {
-                self.0.push(line.to_owned());
+                self.0.extend(forms(line));
             }
         }
         // The longest first: a secret that holds another is cut whole.
-        self.0.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        self.0.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.0.dedup();
     }
 
     /// `text` with every secret replaced by `[secret]`.
     pub fn redact(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        let mut text = Cow::Borrowed(text);
         for secret in &self.0 {
-            if text.contains(secret) {
-                text = text.replace(secret, "[secret]");
+            if text.contains(secret.as_str()) {
+                text = Cow::Owned(text.replace(secret.as_str(), INSTEAD));
             }
         }
-        text
+        self.without_beginnings(&text)
     }
+
+    /// Takes away the beginning of a secret that stands before a cut, or at the very end.
+    fn without_beginnings(&self, text: &str) -> String {
+        let mut kept = String::with_capacity(text.len());
+        let mut rest = text;
+        loop {
+            let cut = CUTS
+                .iter()
+                .filter_map(|cut| rest.find(cut).map(|at| (at, cut.len())))
+                .min()
+                .unwrap_or((rest.len(), 0));
+            let (before, after) = (&rest[..cut.0], &rest[cut.0 + cut.1..]);
+            let beginning = self.beginning_at_the_end_of(before);
+            kept.push_str(&before[..before.len() - beginning]);
+            if beginning > 0 {
+                kept.push_str(INSTEAD);
+            }
+            kept.push_str(&rest[cut.0..cut.0 + cut.1]);
+            if cut.1 == 0 {
+                return kept;
+            }
+            rest = after;
+        }
+    }
+
+    /// How many bytes at the end of `text` are the beginning of a secret.
+    fn beginning_at_the_end_of(&self, text: &str) -> usize {
+        let longest = |secret: &String| {
+            (SHORTEST..secret.len().min(text.len() + 1))
+                .rev()
+                .find(|length| secret.is_char_boundary(*length) && text.ends_with(&secret[..*length]))
+        };
+        self.0.iter().filter_map(longest).max().unwrap_or(0)
+    }
+}
+
+/// Every form of a line that is looked for.
+fn forms(line: &str) -> Vec<String> {
+    let mut forms = vec![line.to_owned()];
+    forms.extend(as_text(line));
+    forms.extend(encoded(line.as_bytes()));
+    if let Some(bytes) = unhex(line) {
+        forms.extend(encoded(&bytes));
+        forms.push(line.to_ascii_uppercase());
+        forms.push(line.to_ascii_lowercase());
+    }
+    forms.retain(|form| form.len() >= SHORTEST);
+    forms
+}
+
+/// Within JSON (ours, and Go's, which also escapes what HTML would), within a URL, within a form.
+fn as_text(line: &str) -> Vec<String> {
+    let json = serde_json::Value::from(line).to_string();
+    let json = json[1..json.len() - 1].to_owned();
+    let go = json
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026");
+    let php = json.replace('/', "\\/");
+    let mut forms = vec![json, go, php];
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    for (hex, keep) in [(true, ""), (false, ""), (true, "/"), (true, ":/@!$&'()*,;=+")] {
+        let mut form = String::new();
+        for byte in line.bytes() {
+            if unreserved(byte) || keep.as_bytes().contains(&byte) {
+                form.push(char::from(byte));
+            } else if hex {
+                form.push_str(&format!("%{byte:02X}"));
+            } else {
+                form.push_str(&format!("%{byte:02x}"));
+            }
+        }
+        forms.push(form.replace("%20", "+"));
+        forms.push(form);
+    }
+    forms
+}
+
+/// In hexadecimal, and in both alphabets of base64: by itself, and as it comes out within something longer, by where it
+/// begins there. Its first and last characters then depend on its neighbours and are left out.
+fn encoded(bytes: &[u8]) -> Vec<String> {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut forms = vec![hex.to_ascii_uppercase(), hex];
+    let engines: [&GeneralPurpose; 2] = [&general_purpose::STANDARD_NO_PAD, &general_purpose::URL_SAFE_NO_PAD];
+    for engine in engines {
+        for before in 0..3 {
+            let mut padded = vec![0; before];
+            padded.extend_from_slice(bytes);
+            let text = engine.encode(&padded);
+            // Each character holds six bits: those that hold a bit of what stands before or after are not ours.
+            let first = (before * 8).div_ceil(6);
+            let last = padded.len() * 8 / 6;
+            forms.push(text[first..last].to_owned());
+        }
+    }
+    forms
+}
+
+fn unhex(line: &str) -> Option<Vec<u8>> {
+    if line.len() < 2 * SHORTEST || !line.len().is_multiple_of(2) || !line.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        return None;
+    }
+    (0..line.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&line[at..at + 2], 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+
+    const TOKEN: &str = "eyJ+hbGc/iOi=\"JS<Uz>I1&N ü";
+
+    fn secrets(secret: &str) -> Secrets {
+        let mut secrets = Secrets::default();
+        secrets.add(secret);
+        secrets
+    }
 
     #[test]
     fn secrets_are_cut_the_longest_first() {
@@ -49,12 +191,71 @@ mod tests {
 
     #[test]
     fn a_key_is_cut_line_by_line_and_its_frame_stays() {
-        let mut secrets = Secrets::default();
-        secrets.add("-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\nByqGSM49AgEG\n-----END PRIVATE KEY-----\n");
-        assert_eq!(secrets.redact("x MIGHAgEAMBMG y"), "x [secret] y");
+        let secrets = secrets("-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\nByqGSM49AgEG\n-----END PRIVATE KEY-----\n");
+        assert_eq!(
+            secrets.redact("a\n  MIGHAgEAMBMG\n  ByqGSM49AgEG\nb"),
+            "a\n  [secret]\n  [secret]\nb"
+        );
+        assert_eq!(secrets.redact("MIGHAgEAMBMGByqGSM49AgEG"), "[secret][secret]");
         assert_eq!(
             secrets.redact("-----BEGIN PRIVATE KEY-----"),
             "-----BEGIN PRIVATE KEY-----"
         );
+    }
+
+    #[rstest]
+    #[case::json(serde_json::json!({ "token": TOKEN }).to_string())]
+    #[case::json_of_go(serde_json::json!(TOKEN).to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"))]
+    #[case::percent("token=eyJ%2BhbGc%2FiOi%3D%22JS%3CUz%3EI1%26N%20%C3%BC")]
+    #[case::percent_lower("token=eyJ%2bhbGc%2fiOi%3d%22JS%3cUz%3eI1%26N%20%c3%bc")]
+    #[case::form("token=eyJ%2BhbGc%2FiOi%3D%22JS%3CUz%3EI1%26N+%C3%BC")]
+    #[case::hex("0x".to_owned() + &TOKEN.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())]
+    #[case::hex_upper(TOKEN.bytes().map(|byte| format!("{byte:02X}")).collect::<String>())]
+    #[case::base64(general_purpose::STANDARD.encode(TOKEN))]
+    #[case::base64_url(general_purpose::URL_SAFE_NO_PAD.encode(TOKEN))]
+    #[case::within_base64(general_purpose::STANDARD.encode(format!("{{\"token\":\"{TOKEN}\"}}")))]
+    #[case::within_base64_by_one(general_purpose::STANDARD.encode(format!("x{{\"token\":\"{TOKEN}\"}}")))]
+    #[case::within_base64_by_two(general_purpose::URL_SAFE.encode(format!("xy{{\"token\":\"{TOKEN}\"}}")))]
+    fn a_secret_is_known_in_other_forms(#[case] text: String) {
+        let redacted = secrets(TOKEN).redact(&text);
+        assert!(redacted.contains(INSTEAD), "{redacted}");
+        // At most a character or two at the seams of base64 is left, which says nothing.
+        assert!(
+            redacted.len() + TOKEN.len() <= text.len() + INSTEAD.len() + 4,
+            "{text} -> {redacted}"
+        );
+    }
+
+    #[test]
+    fn a_canary_is_known_as_the_bytes_that_it_stands_for() {
+        let canary = "00112233445566778899aabbccddeeff";
+        let bytes = unhex(canary).unwrap();
+        let secrets = secrets(canary);
+        for text in [
+            canary.to_ascii_uppercase(),
+            general_purpose::STANDARD.encode(&bytes),
+            general_purpose::STANDARD.encode(canary),
+            canary.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        ] {
+            assert!(secrets.redact(&text).starts_with(INSTEAD), "{text}");
+        }
+    }
+
+    #[rstest]
+    #[case("body: secret-token-1... (12 more bytes)", "body: [secret]... (12 more bytes)")]
+    #[case("body: secret-to\u{2026}", "body: [secret]\u{2026}")]
+    #[case("body: secret-token-", "body: [secret]")]
+    #[case("secret... and more", "secret... and more")]
+    #[case("a secret-token-1234 and... so on", "a [secret] and... so on")]
+    #[case("secretsecret-t... secret-to...", "secret[secret]... [secret]...")]
+    fn the_beginning_of_a_secret_does_not_outlive_a_cut(#[case] text: &str, #[case] redacted: &str) {
+        assert_eq!(secrets("secret-token-1234").redact(text), redacted);
+    }
+
+    #[test]
+    fn ordinary_text_stays() {
+        let text = "404 \"pod does not exist\" for default/web/app, 64 hex digits: not a secret";
+        assert_eq!(secrets(TOKEN).redact(text), text);
+        assert_eq!(secrets("short").redact("a short word"), "a short word");
     }
 }

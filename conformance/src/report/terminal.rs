@@ -4,6 +4,7 @@ use std::{fmt::Write as _, io::IsTerminal as _};
 
 use super::{
     CaseReport, Report,
+    visible::{on_one_line, visible},
     words::{counts, reason},
 };
 use crate::case::Verdict;
@@ -55,26 +56,41 @@ impl Palette {
     }
 }
 
+/// As wide as text is where nobody says how wide the terminal is: in a file, in the log of a CI system.
+const WIDTH: usize = 120;
+/// Below this many columns expected and seen stand below each other.
+const NARROW: usize = 80;
+/// How far what belongs to a case is set in.
+const INDENT: usize = 8;
+
 /// Renders a report as text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Terminal {
     /// Colours or none.
     pub palette: Palette,
+    /// How many columns there are.
+    pub width: usize,
 }
 
 impl Terminal {
+    /// As standard output wants it.
+    pub fn of_stdout() -> Terminal {
+        let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+        Terminal {
+            palette: Palette::of_stdout(),
+            width: columns.unwrap_or(WIDTH),
+        }
+    }
+
     /// The whole text, with its last newline.
     pub fn render(&self, report: &Report) -> String {
         let mut text = String::new();
-        let mut group = "";
         let width = report.cases.iter().map(|case| case.name().len()).max().unwrap_or(0);
-        for case in &report.cases {
-            let own = case.group();
-            if own != group {
-                group = own;
-                let _ = writeln!(text, "\n{}", self.palette.paint("1", group));
+        for cases in report.cases.chunk_by(|a, b| a.group() == b.group()) {
+            let _ = writeln!(text, "\n{}", self.palette.paint("1", cases[0].group()));
+            for case in cases {
+                self.case(&mut text, case, width);
             }
-            self.case(&mut text, case, width);
         }
         self.summary(&mut text, report);
         text
@@ -83,34 +99,59 @@ impl Terminal {
     fn case(&self, text: &mut String, case: &CaseReport, width: usize) {
         let _ = write!(
             text,
-            "  {} {:<10} {:<width$}",
+            "  {} {:<10} {:<width$}  ",
             self.palette.outcome(&case.outcome),
             case.level.as_str(),
             case.name()
         );
         match case.outcome.as_str() {
             "pass" => {
-                let _ = writeln!(text, "  {}", first_line(&case.seen));
+                let _ = writeln!(text, "{}", visible(first_line(&case.seen)));
             }
             "skip" | "fact" => {
-                let _ = writeln!(text, "  {}", case.seen);
+                let _ = writeln!(text, "{}", on_one_line(case.seen.trim_end()));
             }
             outcome => {
-                let seen = if outcome == "fail" { "seen" } else { "error" };
-                let _ = writeln!(text, "  {}", case.clause);
-                for (label, line) in [
-                    ("source", case.source.as_str()),
-                    ("expected", case.expected.as_str()),
-                    (seen, case.seen.as_str()),
-                ] {
-                    let _ = writeln!(
-                        text,
-                        "        {label:<9} {}",
-                        line.trim_end().replace('\n', "\n                  ")
-                    );
-                }
-                let _ = writeln!(text, "        {:<9} {}", "again", case.again);
+                let _ = writeln!(text, "{}", on_one_line(&case.clause));
+                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "source", on_one_line(&case.source));
+                let label = if outcome == "fail" { "seen" } else { "error" };
+                self.side_by_side(text, &case.expected, label, &case.seen);
+                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "again", on_one_line(&case.again));
             }
+        }
+    }
+
+    /// What was expected on the left, what was seen on the right; below each other where there is no room.
+    fn side_by_side(&self, text: &mut String, expected: &str, label: &str, seen: &str) {
+        let (expected, seen) = (visible(expected.trim_end()), visible(seen.trim_end()));
+        let left_from = INDENT + 10;
+        if self.width < NARROW {
+            let room = self.width.saturating_sub(left_from).max(20);
+            for (label, said) in [("expected", &expected), (label, &seen)] {
+                for (number, line) in textwrap::wrap(said, room).iter().enumerate() {
+                    let label = if number == 0 { label } else { "" };
+                    let _ = writeln!(text, "{:INDENT$}{label:<9} {line}", "");
+                }
+            }
+            return;
+        }
+        let between = label.len() + 4;
+        let room = self.width - left_from - between;
+        let longest = expected.lines().map(textwrap::core::display_width).max().unwrap_or(0);
+        let left_width = longest.clamp(1, room / 2);
+        let left = textwrap::wrap(&expected, left_width);
+        let right = textwrap::wrap(&seen, room - left_width);
+        for row in 0..left.len().max(right.len()) {
+            let (left_label, right_label) = if row == 0 { ("expected", label) } else { ("", "") };
+            let left = left.get(row).map_or("", |line| line);
+            let right = right.get(row).map_or("", |line| line);
+            let pad = " ".repeat(left_width.saturating_sub(textwrap::core::display_width(left)));
+            let label_width = label.len();
+            let line = format!(
+                "{:INDENT$}{left_label:<9} {left}{pad}  {right_label:<label_width$}  {right}",
+                ""
+            );
+            let _ = writeln!(text, "{}", line.trim_end());
         }
     }
 
@@ -118,18 +159,18 @@ impl Terminal {
         let _ = writeln!(
             text,
             "\n{}\n{}; {:.1} s",
-            report.target.description,
+            on_one_line(&report.target.description),
             counts(report),
             report.duration
         );
         if !report.archives_left.is_empty() {
             let _ = writeln!(text, "archives left behind, they hold the memory of a container:");
             for path in &report.archives_left {
-                let _ = writeln!(text, "  {path}");
+                let _ = writeln!(text, "  {}", on_one_line(path));
             }
         }
         for line in report.terms.lines() {
-            let _ = writeln!(text, "{line}");
+            let _ = writeln!(text, "{}", on_one_line(&line));
         }
         let _ = writeln!(
             text,
@@ -150,7 +191,7 @@ mod tests {
     use crate::report::tests::sample;
 
     fn terminal(palette: Palette) -> Terminal {
-        Terminal { palette }
+        Terminal { palette, width: WIDTH }
     }
 
     #[test]
@@ -164,5 +205,38 @@ mod tests {
         let coloured = terminal(Palette::Colour).render(&sample());
         assert!(!plain.contains('\x1b'));
         assert!(coloured.contains("\x1b[1;31mfail \x1b[0m"));
+    }
+
+    #[test]
+    fn expected_and_seen_stand_side_by_side_and_below_each_other_where_it_is_narrow() {
+        let mut report = sample();
+        report.cases.retain(|case| case.outcome == "fail");
+        report.cases[0].expected =
+            "one of a long list of things that would all be well, as the documentation has it".to_owned();
+        report.cases[0].seen = "something else\nin two lines".to_owned();
+        let wide = terminal(Palette::Plain).render(&report);
+        insta::assert_snapshot!(wide);
+        let narrow = Terminal {
+            palette: Palette::Plain,
+            width: 40,
+        };
+        let narrow = narrow.render(&report);
+        assert!(
+            narrow.contains("\n        expected  one of a long list of\n                  things"),
+            "{narrow}"
+        );
+        assert!(
+            narrow.contains("\n        seen      something else\n                  in two lines\n"),
+            "{narrow}"
+        );
+    }
+
+    #[test]
+    fn a_target_does_not_drive_the_terminal() {
+        for palette in [Palette::Plain, Palette::Colour] {
+            let text = terminal(palette).render(&crate::report::tests::hostile());
+            assert!(!text.contains("\x1b[2J") && !text.contains('\u{202e}'), "{text}");
+            assert!(!text.lines().any(|line| line.starts_with("ok 9")), "{text}");
+        }
     }
 }

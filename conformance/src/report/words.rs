@@ -19,7 +19,10 @@ pub(super) fn counts(report: &Report) -> String {
     } else {
         counts.join(", ")
     };
-    format!("{} cases: {counts}", report.cases.len())
+    match report.cases.len() {
+        1 => format!("1 case: {counts}"),
+        many => format!("{many} cases: {counts}"),
+    }
 }
 
 /// What the verdict means, without the ids that decided it.

@@ -13,7 +13,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 
-use super::{Answer, Client, Credentials, Faults, TargetError, Workload, workload};
+use super::{Answer, Client, Credentials, Faults, Identity, TargetError, Workload, workload};
 use crate::report;
 
 /// Names a container as the endpoint's path does.
@@ -256,6 +256,22 @@ impl Kubelet {
             .iter()
             .cloned()
             .collect()
+    }
+
+    /// What no report may say: what proves who asks, and what was made in the container's memory.
+    pub async fn secrets(&self) -> report::Secrets {
+        let mut secrets = report::Secrets::default();
+        let client = self.client().await;
+        for identity in client.access().identities() {
+            match identity {
+                Identity::Certificate { key, .. } => secrets.add(key),
+                Identity::Token(token) => secrets.add(token),
+            }
+        }
+        for canary in self.canaries() {
+            secrets.add(&canary);
+        }
+        secrets
     }
 
     /// Waits until the workload's log fulfils this, and returns it as it then is; `None` when it does not in time.
