@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, BufWriter, Seek as _, SeekFrom, Write},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     str::FromStr as _,
 };
@@ -55,6 +56,11 @@ pub fn write(out: &Path, content: &Content) -> Result<(), ImageError> {
     // It appears whole or not at all.
     let file = tempfile::NamedTempFile::new_in(parent).map_err(ImageError::file(out))?;
     write_to(BufWriter::new(file.as_file()), content)?;
+    // Temporary files are their owner's alone; an image is for whoever imports it.
+    let readable = std::fs::Permissions::from_mode(0o644);
+    file.as_file()
+        .set_permissions(readable)
+        .map_err(ImageError::file(out))?;
     file.persist(out).map_err(|error| ImageError::file(out)(error.error))?;
     Ok(())
 }
