@@ -296,6 +296,24 @@ mod tests {
     }
 
     #[test]
+    fn the_older_kubelets_403_is_a_fact_and_another_wrong_one_is_not() {
+        let clause = catalogue().into_iter().find(|clause| clause.id == "kubelet/403/body");
+        let outcome = |seen: &str| {
+            let mut records = [Record {
+                clause: clause.unwrap(),
+                outcome: case::Outcome::Fail { seen: seen.to_owned() },
+                duration: std::time::Duration::ZERO,
+                exhibits: Vec::new(),
+            }];
+            profile(Path::new("kubelet-1.30")).unwrap().apply(&mut records);
+            records[0].outcome.word()
+        };
+        let seen = r#""Forbidden (user=bob, verb=create, resource=nodes, subresource=checkpoint)""#;
+        assert_eq!(outcome(seen), "fact");
+        assert_eq!(outcome("\"Forbidden\""), "fail");
+    }
+
+    #[test]
     fn a_profile_that_is_not_there_is_a_usage_error_that_names_the_built_in_ones() {
         let error = profile(Path::new("/nonexistent/kubelet-9")).unwrap_err();
         assert!(matches!(error, Failure::Usage(_)));

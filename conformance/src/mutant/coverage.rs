@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     /// How many different cases a suite must have at least.
-    const DISTINCT: &[(Suite, usize)] = &[(Suite::Kubelet, 30), (Suite::Archive, 40)];
+    const DISTINCT: &[(Suite, usize)] = &[(Suite::Kubelet, 50), (Suite::Runtime, 40), (Suite::Archive, 40)];
 
     #[test]
     fn every_documented_and_reference_case_is_failed_by_a_mutant() {
