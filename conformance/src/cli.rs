@@ -7,6 +7,7 @@ mod conclude;
 mod findings;
 mod image;
 mod kubelet;
+mod merge;
 mod mutants;
 mod runtime;
 mod shell;
@@ -61,6 +62,8 @@ enum Command {
     Mutants(mutants::MutantsArgs),
     /// Say what changed between two reports: exit code 0 when nothing got worse, 1 when something did
     Compare(compare::CompareArgs),
+    /// Make one report of those of several machines
+    Merge(merge::MergeArgs),
     /// Print docs/FINDINGS.md: what reports say of real targets, with what was confirmed by hand
     Findings(findings::FindingsArgs),
     /// Print the completions for a shell
@@ -153,6 +156,7 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
         Some(Command::Image(image)) => image.run(),
         Some(Command::Mutants(mutants)) => mutants.run(),
         Some(Command::Compare(compare)) => compare.run(),
+        Some(Command::Merge(merge)) => merge.run(),
         Some(Command::Findings(findings)) => findings.run(),
         Some(Command::Completions(completions)) => completions.run(),
         Some(Command::Man(man)) => man.run(),

@@ -64,9 +64,12 @@ pub struct VerdictArgs {
     /// Write one report: html, json, junit, tap, summary or badge, and where to; may be given several times
     #[arg(long, value_name = "FORMAT=FILE", value_parser = parse_report)]
     report: Vec<(Format, PathBuf)>,
+    /// When the reports are written, write the path of the first --report into this file: Sonobuoy's sign that a plugin is done
+    #[arg(long, value_name = "FILE", requires = "report")]
+    done_file: Option<PathBuf>,
 }
 
-fn parse_report(text: &str) -> Result<(Format, PathBuf), String> {
+pub(super) fn parse_report(text: &str) -> Result<(Format, PathBuf), String> {
     let format = text
         .split_once('=')
         .and_then(|(name, path)| Some((Format::ALL.into_iter().find(|format| format.name() == name)?, path)));
@@ -207,6 +210,12 @@ impl<'a> Run<'a> {
         for (format, path) in &self.verdict.report {
             write_file(reports, *format, path)?;
         }
+        if let (Some(done), Some((_, path))) = (&self.verdict.done_file, self.verdict.report.first()) {
+            fs::write(done, path.as_os_str().as_encoded_bytes()).map_err(|source| ReportError::Write {
+                path: done.clone(),
+                source,
+            })?;
+        }
         match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) {
             Some(path) => add_to_step_summary(reports, Path::new(&path)),
             None => Ok(()),
@@ -252,7 +261,7 @@ fn catalogue() -> Vec<Clause> {
 }
 
 /// Error wins over fail, fail over incomplete, incomplete over a pass; nothing at all is incomplete.
-fn worst(codes: &[u8]) -> u8 {
+pub(super) fn worst(codes: &[u8]) -> u8 {
     [exit::ERROR, exit::BROKEN, exit::INCOMPLETE, exit::HOLDS]
         .into_iter()
         .find(|code| codes.contains(code))

@@ -10,7 +10,7 @@ impl Repeat {
         let mut kept = Vec::new();
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
-            let dropped = ["--filter", "--level", "--report-dir", "--report"];
+            let dropped = ["--filter", "--level", "--report-dir", "--report", "--done-file"];
             if dropped.contains(&arg.as_str()) {
                 args.next();
             } else if !dropped.iter().any(|flag| arg.starts_with(&format!("{flag}="))) {
