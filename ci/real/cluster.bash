@@ -109,6 +109,7 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $node
 port: 10250
+registerNode: true
 tlsCertFile: $dir/pki/$node.crt
 tlsPrivateKeyFile: $dir/pki/$node.key
 authentication:
