@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     case::Rules,
-    report::{Format, Palette, Report, Terminal, read, write_all, write_file},
+    report::{Format, Report, Terminal, read, write_all, write_file},
 };
 
 /// Which reports, and where to.
@@ -61,9 +61,7 @@ impl MergeArgs {
             let of_file = read(file).map_err(|error| Failure::Usage(error.to_string()))?;
             reports.extend(of_file.into_iter().map(|report| on(node.as_deref(), report)));
         }
-        let terminal = Terminal {
-            palette: Palette::of_stdout(),
-        };
+        let terminal = Terminal::of_stdout();
         for report in &reports {
             print(&terminal.render(report))?;
         }
