@@ -159,11 +159,7 @@ async fn ask(s: &RuntimeSession, location: &str) -> Result<CheckpointAnswer, Sto
     s.intact().await?;
     let container = s.victim().await?;
     let call = Checkpoint::to(location).timeout(AMPLE);
-    let mut answer = s.runtime.checkpoint(&container, &call).await;
-    // Each run has other ids and folders.
-    answer.message = answer.message.replace(container.id(), "ID");
-    answer.message = answer.message.replace(&*s.runtime.folder().to_string_lossy(), "FOLDER");
-    Ok(answer)
+    Ok(s.runtime.checkpoint(&container, &call).await)
 }
 
 /// The same, where success must be had with an archive.
@@ -341,7 +337,8 @@ async fn failed(s: &RuntimeSession) -> Result<&FullDisk, Stop> {
 fn is_error(answer: &CheckpointAnswer) -> Judgement {
     match answer.is_ok() {
         true => fail("success"),
-        false => pass(answer.to_string()),
+        // The message names files of this run; it is shown with the case's calls.
+        false => pass(format!("an error, {:?}", answer.code)),
     }
 }
 
