@@ -291,8 +291,9 @@ impl Unreadable {
     fn retry(&self, archive: &Archive, log: &mut DumpLog) -> Result<(), Error> {
         let mut page = [0; PAGE_SIZE as usize];
         let mut lost = false;
+        let range = self.address..self.address + PAGE_SIZE;
         Memory::of(self.window)
-            .read(&[self.address..self.address + PAGE_SIZE], &mut page, |_| lost = true)
+            .read(std::slice::from_ref(&range), &mut page, |_| lost = true)
             .map_err(|error| Error::capture(self.pid, "memory", error))?;
         if lost {
             log.lost(format_args!(
