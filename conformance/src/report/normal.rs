@@ -8,6 +8,7 @@ use regex::Regex;
 static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
     [
         (r"/tmp/(checkpoint-conformance-|\.tmp)[A-Za-z0-9]+", "<folder>"),
+        (r"/fake-cri-[A-Za-z0-9]{6}/", "/<folder>/"),
         (
             r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})",
             "<time>",
@@ -66,6 +67,10 @@ mod tests {
     #[case(
         "ef35ed23981cdc0d9556c364818e5796356a0ea5d95933ebf6653b3958d6016b for ns/pod/app",
         "<id> for ns/pod/app"
+    )]
+    #[case(
+        "dial unix /tmp/checkpoint-conformance-trUIkk/fake-cri-1pf3wK/cri@fake.sock",
+        "dial unix <folder>/<folder>/cri@fake.sock"
     )]
     #[case("https://127.0.0.1:34567/", "https://127.0.0.1:<port>/")]
     #[case("asked at 2026-11-22T17:14:32.221+01:00", "asked at <time>")]
