@@ -2,6 +2,7 @@
 
 mod archive;
 mod clean;
+mod cluster;
 mod compare;
 mod conclude;
 mod findings;

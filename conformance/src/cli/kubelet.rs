@@ -11,6 +11,7 @@ use reqwest::Url;
 
 use super::{
     Failure, SelectionArgs, VerdictArgs,
+    cluster::ClusterArgs,
     conclude::{Began, Judged, Run},
     until_interrupted,
 };
@@ -83,6 +84,9 @@ pub struct KubeletArgs {
     #[arg(long, value_name = "SOCKET", help_heading = "A running kubelet")]
     fake_cri_control: Option<PathBuf>,
 
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
     /// Start this kubelet, without a cluster, and judge it; needs root
     #[arg(
         long,
@@ -135,12 +139,16 @@ impl KubeletArgs {
         self.check()?;
         let run = Run::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        let report = run.report(runtime.block_on(self.judge(&run))?);
-        run.conclude(&[report])
+        let judged = runtime.block_on(self.judge(&run))?;
+        let reports: Vec<_> = judged.into_iter().map(|judged| run.report(judged)).collect();
+        run.conclude(&reports)
     }
 
     /// What clap cannot say: options of one target do not go with another.
     fn check(&self) -> Result<(), Failure> {
+        if self.cluster.is_given() {
+            return Ok(());
+        }
         if self.kubelet_url.is_none() {
             for (given, option) in [
                 (
@@ -156,7 +164,9 @@ impl KubeletArgs {
                 ),
             ] {
                 if given {
-                    return Err(Failure::Usage(format!("{option} go with --kubelet-url")));
+                    return Err(Failure::Usage(format!(
+                        "{option} go with --kubelet-url or --kubeconfig"
+                    )));
                 }
             }
         } else if self.ca.is_none() && !self.insecure {
@@ -165,28 +175,21 @@ impl KubeletArgs {
         Ok(())
     }
 
-    async fn judge(&self, run: &Run<'_>) -> Result<Judged, Failure> {
+    /// One target, or the several of a cluster.
+    async fn judge(&self, run: &Run<'_>) -> Result<Vec<Judged>, Failure> {
+        if self.cluster.is_given() {
+            let reach = Reach {
+                ca: self.ca.clone(),
+                insecure: self.insecure,
+                pod: self.pod.clone(),
+                checkpoints: self.checkpoints_dir.clone(),
+                control: self.fake_cri_control.clone(),
+            };
+            return self.cluster.judge(run, &reach).await;
+        }
         let began = Began::now();
         let kubelet = until_interrupted(self.target()).await??;
-        let session = Session::new(kubelet);
-        let records = until_interrupted(run.judge(cases(), &session)).await;
-        // Whatever happened, what was started is ended and what was made is removed.
-        let (archives_left, ended) = finish(&session.kubelet).await;
-        let records = match records {
-            Ok(records) => records,
-            Err(failure) => {
-                name_left(&archives_left);
-                return Err(failure);
-            }
-        };
-        ended?;
-        Ok(Judged {
-            target: session.kubelet.about.clone(),
-            began,
-            records,
-            secrets: session.kubelet.secrets().await,
-            archives_left,
-        })
+        Ok(vec![judge(run, began, kubelet).await?])
     }
 
     async fn target(&self) -> Result<Kubelet, Failure> {
@@ -231,6 +234,47 @@ impl KubeletArgs {
         };
         Ok(target.connect().await.map_err(anyhow::Error::from)?)
     }
+}
+
+/// What is known of a running kubelet beside where it answers.
+#[derive(Clone, Debug)]
+pub(super) struct Reach {
+    /// The authorities of its certificate.
+    pub(super) ca: Option<PathBuf>,
+    /// Its certificate is not checked.
+    pub(super) insecure: bool,
+    /// The container to checkpoint.
+    pub(super) pod: Option<ContainerRef>,
+    /// Where its `checkpoints` folder can be read from here.
+    pub(super) checkpoints: Option<PathBuf>,
+    /// The control socket of its runtime.
+    pub(super) control: Option<PathBuf>,
+}
+
+/// Runs the suite on a kubelet, ends what was started and removes what was made, whatever came of it.
+///
+/// # Errors
+/// The user ended it, or what was started cannot be ended.
+pub(super) async fn judge(run: &Run<'_>, began: Began, kubelet: Kubelet) -> Result<Judged, Failure> {
+    let session = Session::new(kubelet);
+    let records = until_interrupted(run.judge(cases(), &session)).await;
+    // Whatever happened, what was started is ended and what was made is removed.
+    let (archives_left, ended) = finish(&session.kubelet).await;
+    let records = match records {
+        Ok(records) => records,
+        Err(failure) => {
+            name_left(&archives_left);
+            return Err(failure);
+        }
+    };
+    ended?;
+    Ok(Judged {
+        target: session.kubelet.about.clone(),
+        began,
+        records,
+        secrets: session.kubelet.secrets().await,
+        archives_left,
+    })
 }
 
 async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {

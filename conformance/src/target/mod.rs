@@ -4,6 +4,7 @@
 //!  embedded   fake-cri and the reference kubelet, started here in a temporary folder
 //!  real       an unmodified kubelet, started here over fake-cri or another runtime
 //!  url        a kubelet that runs already
+//!  cluster    the kubelets of a cluster, by its kubeconfig
 //!      \
 //!       Kubelet --- Client      HTTPS with good, wrong or no credentials
 //!               --- Workload    canary and ticks, read from the container's log
@@ -17,6 +18,7 @@
 mod api_server;
 mod clean;
 mod client;
+mod cluster;
 mod embedded;
 mod evidence;
 mod faults;
@@ -35,6 +37,7 @@ mod workload;
 pub use api_server::{ApiServer, Right, Rights};
 pub use clean::clean;
 pub use client::{Access, Answer, Client, Credentials, Identity, Others, Protocol, Trust};
+pub use cluster::{Cluster, Made, NodeAddress, NodeTarget, PodSource, Way};
 pub use embedded::{Defect, Embedded};
 pub use evidence::Evidence;
 pub use faults::{Call, Faults};

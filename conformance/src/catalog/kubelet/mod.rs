@@ -25,7 +25,7 @@ use crate::{
     target::ContainerRef,
 };
 
-pub use session::Session;
+pub use session::{OK, Session};
 
 /// The page's text about the archive.
 const PAGE: &str = "Kubelet Checkpoint API: Operations";

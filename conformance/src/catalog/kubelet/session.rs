@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The case that judges whether a checkpoint can be had at all.
-pub(super) const OK: &str = "kubelet/200/ok";
+pub const OK: &str = "kubelet/200/ok";
 /// The case that judges whether there is an archive.
 pub(super) const ARCHIVE: &str = "kubelet/200/archive";
 /// The case that judges whether it is a tar.
@@ -202,6 +202,11 @@ impl Session {
 
     /// The answer to a POST whose path goes over the wire as it is written here.
     pub(super) async fn raw(&self, path: &str) -> Result<Answer, Stop> {
+        if self.kubelet.proxied {
+            return Err(Stop::Skip(
+                "the API server rewrites paths before the kubelet sees them: needs the node's own address".to_owned(),
+            ));
+        }
         self.served().await?;
         let client = self.kubelet.client().await;
         let answer = client

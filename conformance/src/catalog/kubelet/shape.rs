@@ -260,7 +260,7 @@ async fn content_type(s: &Session) -> Judgement {
         s.kubelet.checkpoint(&unknown, "").await?,
         s.kubelet.checkpoint(subject, "timeout=-1").await?,
         send(s, Method::GET, &own_path(s)).await?,
-        s.raw("/checkpoint/too/short").await?,
+        send(s, Method::POST, "/checkpoint/too/short").await?,
         post(s, accepting("text/html"), b"{}", "").await?,
     ];
     if !s.kubelet.proxied {

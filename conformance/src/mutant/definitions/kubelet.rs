@@ -109,7 +109,10 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::AnySchemeAccepted), &["kubelet/401/other-scheme"]),
     caught(Kubelet(Mutant::ChallengeOn401), &["kubelet/401/body"]),
     caught(Kubelet(Mutant::TokensIgnored), &["kubelet/200/bearer-token"]),
-    caught(Kubelet(Mutant::ForbiddenWithoutUser), &["kubelet/403/body"]),
+    caught(
+        Kubelet(Mutant::ForbiddenWithoutUser),
+        &["kubelet/403/verb", "kubelet/403/body"],
+    ),
     caught(Kubelet(Mutant::ProxyRightSuffices), &["kubelet/403/proxy-right"]),
     caught(
         Kubelet(Mutant::LookupBeforeAuthorization),

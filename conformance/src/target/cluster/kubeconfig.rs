@@ -1,0 +1,220 @@
+//! A kubeconfig: where a cluster is, how it is recognised, and who we are to it.
+//!
+//! What is read: `server`, `certificate-authority` (also `-data`), `insecure-skip-tls-verify`, `client-certificate` and
+//! `client-key` (also `-data`), `token`, `tokenFile`. Users that come by running a program (`exec`) or by a provider are
+//! refused by name: nothing is run on a user's behalf.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::ByteString;
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::super::{Access, Identity, Others, TargetError, Trust};
+
+#[derive(Debug, Deserialize)]
+struct File {
+    #[serde(default, rename = "current-context")]
+    current_context: String,
+    #[serde(default)]
+    contexts: Vec<NamedContext>,
+    #[serde(default)]
+    clusters: Vec<NamedCluster>,
+    #[serde(default)]
+    users: Vec<NamedUser>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedContext {
+    name: String,
+    context: Context,
+}
+
+#[derive(Debug, Deserialize)]
+struct Context {
+    cluster: String,
+    user: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedCluster {
+    name: String,
+    cluster: Cluster,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cluster {
+    server: String,
+    certificate_authority: Option<PathBuf>,
+    certificate_authority_data: Option<ByteString>,
+    #[serde(default)]
+    insecure_skip_tls_verify: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedUser {
+    name: String,
+    user: User,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct User {
+    client_certificate: Option<PathBuf>,
+    client_certificate_data: Option<ByteString>,
+    client_key: Option<PathBuf>,
+    client_key_data: Option<ByteString>,
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<PathBuf>,
+    exec: Option<serde_yaml_ng::Value>,
+    auth_provider: Option<serde_yaml_ng::Value>,
+}
+
+/// Reads the access to the API server of a context, or of the current one.
+///
+/// # Errors
+/// A file that cannot be read, a context, cluster or user that is not there, or a user whose credentials are of a kind that
+/// is not read; each by name.
+pub(super) fn read(path: &Path, context: Option<&str>) -> Result<Access, TargetError> {
+    let refused = |why: String| TargetError::Argument(format!("{}: {why}", path.display()));
+    let text = fs::read_to_string(path).map_err(TargetError::file(path))?;
+    let file: File = serde_yaml_ng::from_str(&text).map_err(|error| refused(format!("no kubeconfig: {error}")))?;
+    let name = context.unwrap_or(&file.current_context);
+    if name.is_empty() {
+        return Err(refused("it has no current context: name one with --context".to_owned()));
+    }
+    let missing = |kind: &str, name: &str| refused(format!("it has no {kind} called {name:?}"));
+    let context = file.contexts.iter().find(|known| known.name == name);
+    let context = &context.ok_or_else(|| missing("context", name))?.context;
+    let cluster = file.clusters.iter().find(|known| known.name == context.cluster);
+    let cluster = &cluster.ok_or_else(|| missing("cluster", &context.cluster))?.cluster;
+    let user = file.users.iter().find(|known| known.name == context.user);
+    let user = &user.ok_or_else(|| missing("user", &context.user))?.user;
+
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut base = Url::parse(&cluster.server).map_err(|error| refused(format!("{}: {error}", cluster.server)))?;
+    if !base.path().ends_with('/') {
+        base.set_path(&format!("{}/", base.path()));
+    }
+    let authority = either(
+        folder,
+        &cluster.certificate_authority_data,
+        &cluster.certificate_authority,
+    )?;
+    let trust = match authority {
+        _ if cluster.insecure_skip_tls_verify => Trust::Insecure,
+        Some(pem) => Trust::Authorities(pem),
+        None => {
+            let why = format!(
+                "the cluster {:?} has neither certificate-authority nor -data",
+                context.cluster
+            );
+            return Err(refused(why));
+        }
+    };
+    let certificate = either(folder, &user.client_certificate_data, &user.client_certificate)?;
+    let key = either(folder, &user.client_key_data, &user.client_key)?;
+    let token = match (&user.token, &user.token_file) {
+        (Some(token), _) => Some(token.clone()),
+        (None, Some(file)) => Some(text_of(&folder.join(file))?),
+        (None, None) => None,
+    };
+    let identity = match (certificate, key, token) {
+        (Some(certificate), Some(key), _) => Identity::Certificate { certificate, key },
+        (_, _, Some(token)) => Identity::Token(token.trim().to_owned()),
+        _ => {
+            let other = user.exec.is_some() || user.auth_provider.is_some();
+            let why = if other {
+                "comes by a program or a provider, which is not run: give it a token or a client certificate"
+            } else {
+                "has neither a client certificate with its key nor a token"
+            };
+            return Err(refused(format!("the user {:?} {why}", context.user)));
+        }
+    };
+    Ok(Access {
+        base,
+        trust,
+        identity,
+        others: Others::default(),
+        read_only: None,
+    })
+}
+
+/// What stands in the file itself, else what stands in the one that it names.
+fn either(folder: &Path, data: &Option<ByteString>, file: &Option<PathBuf>) -> Result<Option<String>, TargetError> {
+    match (data, file) {
+        (Some(data), _) => Ok(Some(String::from_utf8_lossy(&data.0).into_owned())),
+        (None, Some(file)) => text_of(&folder.join(file)).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, TargetError> {
+    fs::read_to_string(path).map_err(TargetError::file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const FILE: &str = r#"
+apiVersion: v1
+kind: Config
+current-context: one
+contexts:
+- {name: one, context: {cluster: c, user: by-token}}
+- {name: two, context: {cluster: c, user: by-certificate, namespace: x}}
+- {name: program, context: {cluster: c, user: by-program}}
+- {name: nobody, context: {cluster: c, user: not-there}}
+- {name: lax, context: {cluster: lax, user: by-token}}
+clusters:
+- {name: c, cluster: {server: "https://127.0.0.1:6443", certificate-authority: ca.pem}}
+- {name: lax, cluster: {server: "https://127.0.0.1:6443/prefix", insecure-skip-tls-verify: true}}
+users:
+- {name: by-token, user: {token: t0k3n}}
+- {name: by-certificate, user: {client-certificate-data: b25l, client-key-data: dHdv}}
+- {name: by-program, user: {exec: {command: gke}}}
+"#;
+
+    fn written() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), "the authority").unwrap();
+        let path = folder.path().join("config");
+        fs::write(&path, FILE).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn files_are_beside_the_kubeconfig_and_data_is_decoded() {
+        let (_folder, path) = written();
+        let access = read(&path, None).unwrap();
+        assert!(matches!(&access.trust, Trust::Authorities(pem) if pem == "the authority"));
+        assert!(matches!(&access.identity, Identity::Token(token) if token == "t0k3n"));
+        let access = read(&path, Some("two")).unwrap();
+        let Identity::Certificate { certificate, key } = &access.identity else {
+            panic!("{access:?}");
+        };
+        assert_eq!((certificate.as_str(), key.as_str()), ("one", "two"));
+        let access = read(&path, Some("lax")).unwrap();
+        assert!(matches!(access.trust, Trust::Insecure));
+        assert_eq!(access.base.as_str(), "https://127.0.0.1:6443/prefix/");
+    }
+
+    #[rstest]
+    #[case("three", "no context called \"three\"")]
+    #[case("nobody", "no user called \"not-there\"")]
+    #[case("program", "a program or a provider, which is not run")]
+    fn what_is_missing_is_named(#[case] context: &str, #[case] why: &str) {
+        let (_folder, path) = written();
+        let error = read(&path, Some(context)).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains("config"), "{error}");
+    }
+}

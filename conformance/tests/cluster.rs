@@ -1,0 +1,361 @@
+//! The kubelets of a cluster: by kubeconfig, direct and through the API server, with a node that is down.
+
+use std::{
+    convert::Infallible,
+    fs,
+    process::Output,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use checkpoint_conformance::{
+    report,
+    target::{Embedded, Identity, Kubelet, Trust},
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// An API server that knows two nodes: one whose kubelet is there, one whose kubelet is not.
+struct Cluster {
+    kubelet: Kubelet,
+    files: TempDir,
+    asked: Arc<Mutex<Vec<String>>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+/// What the API server needs to reach the kubelet as itself.
+struct Backend {
+    base: String,
+    client: reqwest::Client,
+    pod: Value,
+    nodes: Value,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Cluster {
+    async fn start() -> Cluster {
+        let embedded = Embedded {
+            executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
+            ..Embedded::default()
+        };
+        let kubelet = embedded.start().await.unwrap();
+        let client = kubelet.client().await;
+        let access = client.access();
+        let (Identity::Certificate { certificate, key }, Trust::Authorities(ca)) = (&access.identity, &access.trust)
+        else {
+            panic!("the embedded target has certificates");
+        };
+        let files = tempfile::tempdir().unwrap();
+        for (name, content) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
+            fs::write(files.path().join(name), content).unwrap();
+        }
+        let backend = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes()).unwrap()])
+            .identity(reqwest::Identity::from_pem(format!("{certificate}\n{key}").as_bytes()).unwrap())
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        // Nothing listens there any more.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let node = |name: &str, port: u16| {
+            json!({
+                "metadata": { "name": name },
+                "status": {
+                    "addresses": [{ "type": "InternalIP", "address": "127.0.0.1" }],
+                    "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
+                },
+            })
+        };
+        let port = access.base.port().unwrap();
+        let subject = kubelet.subject.clone();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let backend = Arc::new(Backend {
+            base: access.base.to_string(),
+            client: backend,
+            pod: json!({
+                "metadata": { "name": subject.pod, "namespace": subject.namespace },
+                "status": { "containerStatuses": [{
+                    "name": subject.container, "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                    "state": { "running": {} },
+                }] },
+            }),
+            nodes: json!([node("up", port), node("down", closed)]),
+            asked: Arc::clone(&asked),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
+            "clusters": [{
+                "name": "test",
+                "cluster": { "server": format!("http://{address}"), "certificate-authority": "ca.pem" },
+            }],
+            "users": [{ "name": "admin", "user": { "client-certificate": "cert.pem", "client-key": "key.pem" } }],
+        });
+        fs::write(files.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+        let server = tokio::spawn(serve(listener, backend));
+        Cluster {
+            kubelet,
+            files,
+            asked,
+            server,
+        }
+    }
+
+    async fn judge(&self, args: &[&str]) -> (Output, String) {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+            .arg("kubelet")
+            .arg("--kubeconfig")
+            .arg(self.files.path().join("kubeconfig"))
+            .args(args)
+            .output()
+            .await
+            .unwrap();
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output, text)
+    }
+
+    fn asked(&self, method: &str) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|line| line.starts_with(method)).cloned().collect()
+    }
+
+    async fn end(self) {
+        self.server.abort();
+        self.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
+    }
+}
+
+async fn serve(listener: TcpListener, backend: Arc<Backend>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let backend = Arc::clone(&backend);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let backend = Arc::clone(&backend);
+                async move { Ok::<_, Infallible>(backend.answer(request).await) }
+            });
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+impl Backend {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        self.asked.lock().unwrap().push(format!("{method} {path}?{query}"));
+        let pods = "/api/v1/namespaces/default/pods";
+        match (&method, path.as_str()) {
+            (&Method::GET, "/api/v1/nodes") => json_of(StatusCode::OK, &json!({ "items": self.nodes })),
+            (&Method::GET, "/api/v1/nodes/up") => json_of(StatusCode::OK, &self.nodes[0]),
+            (&Method::GET, "/api/v1/pods") if query.contains("spec.nodeName%3Dup") || query.contains("down") => {
+                json_of(StatusCode::OK, &json!({ "items": [self.pod] }))
+            }
+            (&Method::POST, path) if path == pods => {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                json_of(StatusCode::CREATED, &serde_json::from_slice(&body).unwrap())
+            }
+            (&Method::GET, path) if path.starts_with(pods) => {
+                let name = path.rsplit('/').next().unwrap();
+                let mut pod = self.pod.clone();
+                pod["metadata"] = json!({ "name": name, "namespace": "default" });
+                json_of(StatusCode::OK, &pod)
+            }
+            (&Method::DELETE, path) if path.starts_with(pods) => json_of(StatusCode::OK, &json!({})),
+            (_, path) => match path.strip_prefix("/api/v1/nodes/up/proxy/") {
+                Some(rest) => {
+                    let path = format!("{rest}?{query}");
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await.unwrap().to_bytes();
+                    self.proxy(method.clone(), &path, head.headers.get("accept"), body)
+                        .await
+                }
+                None if path.starts_with("/api/v1/nodes/down/proxy/") => json_of(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &json!({ "message": "dial tcp: connection refused" }),
+                ),
+                None => json_of(StatusCode::NOT_FOUND, &json!({ "reason": "NotFound" })),
+            },
+        }
+    }
+
+    /// Asks the kubelet as the API server does: as itself, whoever asked it.
+    async fn proxy(
+        &self,
+        method: Method,
+        rest: &str,
+        accept: Option<&http::HeaderValue>,
+        body: Bytes,
+    ) -> Response<Full<Bytes>> {
+        let mut request = self.client.request(method, format!("{}{rest}", self.base)).body(body);
+        if let Some(accept) = accept {
+            request = request.header("accept", accept);
+        }
+        let answer = request.send().await.unwrap();
+        let mut response = Response::builder().status(answer.status());
+        for (name, value) in answer.headers() {
+            if name != "transfer-encoding" && name != "content-length" {
+                response = response.header(name, value);
+            }
+        }
+        response.body(Full::new(answer.bytes().await.unwrap())).unwrap()
+    }
+}
+
+fn json_of(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(value.to_string())))
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_is_judged_and_one_that_is_down_is_an_error_by_name() {
+    let cluster = Cluster::start().await;
+    let reports = tempfile::tempdir().unwrap();
+    let folder = reports.path().to_str().unwrap();
+    let some = ["--filter", "kubelet/200/ok", "--filter", "kubelet/404/pod-unknown*"];
+    let args = [
+        &["--all-nodes", "--pod-selector", "app=web", "--report-dir", folder],
+        &some[..],
+    ]
+    .concat();
+    let (output, text) = cluster.judge(&args).await;
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    let written = report::read(&reports.path().join("report.json")).unwrap();
+    let by_node = |name: &str| {
+        let found = written
+            .iter()
+            .find(|report| report.target.node.as_deref() == Some(name));
+        found.unwrap_or_else(|| panic!("{name} has no report: {text}"))
+    };
+    let up = by_node("up");
+    assert_eq!((up.count("pass"), up.cases.len()), (3, 3), "{text}");
+    assert!(!up.archives_left.is_empty(), "an archive out of reach is named");
+    let down = by_node("down");
+    assert_eq!(down.count("error"), 1);
+    assert!(down.cases[0].seen.contains("node down"), "{}", down.cases[0].seen);
+
+    // The same in two files, put together.
+    let (one, two, merged) = (
+        reports.path().join("up.json"),
+        reports.path().join("down.json"),
+        reports.path().join("merged"),
+    );
+    fs::write(&one, serde_json::to_string(up).unwrap()).unwrap();
+    fs::write(&two, serde_json::to_string(down).unwrap()).unwrap();
+    let put_together = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+        .arg("merge")
+        .args([&one, &two])
+        .arg("--report-dir")
+        .arg(&merged)
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(put_together.status.code(), Some(3), "{put_together:?}");
+    let names: Vec<_> = report::read(&merged.join("report.json"))
+        .unwrap()
+        .into_iter()
+        .filter_map(|report| report.target.node)
+        .collect();
+    assert_eq!(names, ["up", "down"]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_the_api_server_what_it_answers_itself_is_skipped_with_the_reason() {
+    let cluster = Cluster::start().await;
+    let subject = cluster.kubelet.subject.to_string();
+    let some = [
+        "--filter",
+        "kubelet/40*",
+        "--filter",
+        "kubelet/200/*",
+        "--allow-incomplete",
+    ];
+    let args = [&["--node", "up", "--node-proxy", "--pod", &subject], &some[..]].concat();
+    let (output, text) = cluster.judge(&args).await;
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains("\n  fail "), "{text}");
+    assert!(
+        text.contains("the API server's node proxy answers this, not the kubelet"),
+        "{text}"
+    );
+    assert!(!cluster.asked("POST /api/v1/nodes/up/proxy/checkpoint/").is_empty());
+
+    let (output, text) = cluster
+        .judge(&[
+            "--all-nodes",
+            "--node-proxy",
+            "--pod-selector",
+            "app=web",
+            "--filter",
+            "kubelet/200/ok",
+        ])
+        .await;
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("the kubelet of node down does not answer"), "{text}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_was_made_is_deleted_also_when_the_kubelet_does_not_answer() {
+    let cluster = Cluster::start().await;
+    let (output, text) = cluster
+        .judge(&[
+            "--all-nodes",
+            "--image",
+            "localhost/stand-in:latest",
+            "--filter",
+            "kubelet/200/ok",
+        ])
+        .await;
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    let (made, deleted) = (cluster.asked("POST "), cluster.asked("DELETE "));
+    assert_eq!((made.len(), deleted.len()), (2, 2), "{made:?} {deleted:?}");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_on_the_command_line_is_named() {
+    let files = tempfile::tempdir().unwrap();
+    let kubeconfig = files.path().join("config");
+    fs::write(&kubeconfig, "current-context: x\ncontexts: []\n").unwrap();
+    for (args, why) in [
+        (&[][..], "--all-nodes"),
+        (&["--all-nodes"][..], "--pod-selector"),
+        (&["--all-nodes", "--image", "i"][..], "no context called \"x\""),
+    ] {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+            .args(["kubelet", "--kubeconfig"])
+            .arg(&kubeconfig)
+            .args(args)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(why), "{why}: {text}");
+    }
+}
