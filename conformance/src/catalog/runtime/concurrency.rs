@@ -8,7 +8,7 @@ use super::{
     motion::Before,
     session::{RuntimeSession, inspect, is_tar},
 };
-use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
+use crate::case::{Case, Clause, Judgement, Level, Stop, fail, pass};
 
 const CAREFUL: &str = "what a careful operator expects: several users, or a controller, ask at once";
 /// The case that judges whether several containers can be checkpointed at once.
@@ -83,6 +83,9 @@ async fn one_container(s: &RuntimeSession) -> Judgement {
             Err(why) => return fail(format!("success, and no archive: {why}")),
         }
     }
+    if made.is_empty() {
+        return fail(format!("neither succeeds: {}; {}", one.answer, two.answer));
+    }
     let after = before.again(s, &container).await?;
     if !after.same_process {
         return fail("its first process has ended");
@@ -90,7 +93,7 @@ async fn one_container(s: &RuntimeSession) -> Judgement {
     if !after.moves {
         return fail(after.standstill());
     }
-    judge(!made.is_empty(), "whole archives, and the container runs on")
+    pass("whole archives, and the container runs on")
 }
 
 async fn many(s: &RuntimeSession) -> Judgement {
