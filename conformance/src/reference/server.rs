@@ -258,7 +258,9 @@ impl Handlers {
         const OFF: &str = "the feature gate ContainerCheckpoint is off";
         let user = || self.authentication.user(chain?, request.headers());
         match self.config.mutant.filter(|_| path.starts_with("/checkpoint/")) {
-            Some(Mutant::GateOff500) => answer::plain(StatusCode::INTERNAL_SERVER_ERROR, OFF),
+            Some(Mutant::GateOff500) if !self.config.container_checkpoint => {
+                answer::plain(StatusCode::INTERNAL_SERVER_ERROR, OFF)
+            }
             Some(Mutant::GateOffSaysSo) if !self.config.container_checkpoint => {
                 answer::plain(StatusCode::NOT_FOUND, OFF)
             }

@@ -13,28 +13,55 @@ pub(super) const ALL: &[Definition] = &[
     caught(
         Kubelet(Mutant::OkForUnknownPod),
         // A namespace that is not there has no Pod either.
-        &["kubelet/404/pod-unknown", "kubelet/404/namespace-unknown"],
+        &[
+            "kubelet/404/pod-unknown",
+            "kubelet/404/namespace-unknown",
+            "kubelet/404/static-pod-full-name",
+            "kubelet/404/strange-names",
+        ],
     ),
-    caught(Kubelet(Mutant::UnknownContainer500), &["kubelet/404/container-unknown"]),
+    caught(
+        Kubelet(Mutant::UnknownContainer500),
+        &[
+            "kubelet/404/container-unknown",
+            "kubelet/404/over-long-name",
+            "kubelet/404/strange-names",
+        ],
+    ),
     caught(Kubelet(Mutant::NamespaceIgnored), &["kubelet/404/namespace-unknown"]),
     caught(
         Kubelet(Mutant::WrongContainer),
         &[
             "kubelet/200/named-container",
             "kubelet/404/container-unknown",
+            "kubelet/404/over-long-name",
+            "kubelet/404/strange-names",
+            "kubelet/500/created",
             "kubelet/500/exited",
             "kubelet/500/init-finished",
+            "kubelet/500/restarting",
         ],
     ),
     caught(
         Kubelet(Mutant::OkForExited),
-        &["kubelet/500/exited", "kubelet/500/init-finished"],
+        &[
+            "kubelet/500/created",
+            "kubelet/500/exited",
+            "kubelet/500/init-finished",
+            "kubelet/500/restarting",
+        ],
     ),
     // The gate.
-    caught(Kubelet(Mutant::GateIgnored), &["kubelet/404/gate-off"]),
+    caught(
+        Kubelet(Mutant::GateIgnored),
+        &["kubelet/404/gate-off", "kubelet/folder/gate-off"],
+    ),
     caught(Kubelet(Mutant::GateOff500), &["kubelet/404/gate-off"]),
     // Who may not.
-    caught(Kubelet(Mutant::NoAuth), &["kubelet/401/no-credentials"]),
+    caught(
+        Kubelet(Mutant::NoAuth),
+        &["kubelet/401/no-credentials", "kubelet/401/other-scheme"],
+    ),
     caught(
         Kubelet(Mutant::WrongCredentialsAccepted),
         &["kubelet/401/unknown-token", "kubelet/401/stranger-certificate"],
@@ -43,6 +70,7 @@ pub(super) const ALL: &[Definition] = &[
         Kubelet(Mutant::Unauthenticated403),
         &[
             "kubelet/401/no-credentials",
+            "kubelet/401/other-scheme",
             "kubelet/401/unknown-token",
             "kubelet/401/stranger-certificate",
         ],
@@ -52,7 +80,10 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::NameWithoutNamespace), &["kubelet/name/form"]),
     caught(Kubelet(Mutant::NameWithoutContainer), &["kubelet/name/form"]),
     caught(Kubelet(Mutant::TimestampWrong), &["kubelet/name/timestamp-format"]),
-    caught(Kubelet(Mutant::TimestampStale), &["kubelet/name/timestamp"]),
+    caught(
+        Kubelet(Mutant::TimestampStale),
+        &["kubelet/name/timestamp", "kubelet/archive/untouched"],
+    ),
     caught(Kubelet(Mutant::PlaceOutsideCheckpoints), &["kubelet/name/place"]),
     // Who may read it.
     caught(Kubelet(Mutant::FolderWorldReadable), &["kubelet/access/folder"]),
@@ -90,7 +121,10 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::AnswersEarly), &["kubelet/200/when-done"]),
     caught(Kubelet(Mutant::CancelIgnored), &["kubelet/cancel/client-gone"]),
     // The timeout.
-    caught(Kubelet(Mutant::TimeoutIgnored), &["kubelet/timeout/large"]),
+    caught(
+        Kubelet(Mutant::TimeoutIgnored),
+        &["kubelet/timeout/large", "kubelet/timeout/overflow"],
+    ),
     caught(Kubelet(Mutant::TimeoutZeroMeansNow), &["kubelet/timeout/zero"]),
     caught(Kubelet(Mutant::TimeoutShortened), &["kubelet/timeout/below-default"]),
     caught(

@@ -298,11 +298,11 @@ impl Checkpoints {
             _ => (None, false),
         };
         let status = match (self.config.mutant, code) {
-            (Some(Mutant::ErrorSwallowed), Some(_)) => {
+            (Some(Mutant::ErrorSwallowed), Some(_)) if !local => {
                 return self.success(&self.location(&pod.full_name(), container));
             }
             (Some(Mutant::Unimplemented501), Some(Code::Unimplemented)) => StatusCode::NOT_IMPLEMENTED,
-            (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented => StatusCode::NOT_FOUND,
+            (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented && !local => StatusCode::NOT_FOUND,
             (Some(Mutant::UnavailableAs503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
             (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
             (Some(Mutant::GoneAs502), Some(Code::Unavailable))
@@ -313,7 +313,7 @@ impl Checkpoints {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let why = match (self.config.mutant, failure) {
-            (Some(Mutant::ErrorWithoutMessage), Failure::Runtime(_)) => "runtime error".to_owned(),
+            (Some(Mutant::ErrorWithoutMessage), Failure::Runtime(error)) if !error.local => "runtime error".to_owned(),
             (Some(Mutant::ErrorUnwrapped), Failure::Runtime(error)) if !error.local => {
                 return answer::plain(status, error.message.clone());
             }

@@ -34,7 +34,7 @@ pub(super) fn sent(asked: Option<i64>, default: Duration, mutant: Option<Mutant>
     match mutant {
         Some(Mutant::TimeoutIgnored) => return (seconds, Some(default)),
         Some(Mutant::TimeoutZeroMeansNow) if asked == Some(0) => return (0, None),
-        Some(Mutant::TimeoutShortened) if timeout > 0 => {
+        Some(Mutant::TimeoutShortened) if (1..seconds).contains(&timeout) => {
             return (timeout, Some(Duration::from_secs(timeout.unsigned_abs())));
         }
         Some(Mutant::NoDeadline) if asked.is_none() => return (DAY, Some(day)),
