@@ -60,7 +60,11 @@ async fn a_definition_that_names_too_much_or_too_little_is_found_out() {
     assert!(!findings[0].is_caught());
     assert_eq!(
         findings[0].unexpected(),
-        ["kubelet/401/stranger-certificate", "kubelet/401/unknown-token"]
+        [
+            "kubelet/401/other-scheme",
+            "kubelet/401/stranger-certificate",
+            "kubelet/401/unknown-token"
+        ]
     );
     assert!(!findings[1].is_caught());
     assert_eq!(findings[1].missing(), ["kubelet/200/ok"]);
