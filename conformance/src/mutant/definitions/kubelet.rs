@@ -119,7 +119,10 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::Error404), &["kubelet/500/runtime-error"]),
     caught(Kubelet(Mutant::Unimplemented501), &["kubelet/500/unimplemented"]),
     caught(Kubelet(Mutant::AnswersEarly), &["kubelet/200/when-done"]),
-    caught(Kubelet(Mutant::CancelIgnored), &["kubelet/cancel/client-gone"]),
+    caught(
+        Kubelet(Mutant::CancelIgnored),
+        &["kubelet/cancel/client-gone", "kubelet/500/connection-lost"],
+    ),
     // The timeout.
     caught(
         Kubelet(Mutant::TimeoutIgnored),
@@ -138,8 +141,19 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::ContentTypeWrong), &["kubelet/200/content-type"]),
     caught(Kubelet(Mutant::GetAllowed), &["kubelet/405/other-methods"]),
     // Who asks, and what they may, in which order.
-    caught(Kubelet(Mutant::LookupBeforeAuth), &["kubelet/401/before-lookup"]),
-    caught(Kubelet(Mutant::RoutingBeforeAuth), &["kubelet/401/before-routing"]),
+    caught(
+        Kubelet(Mutant::LookupBeforeAuth),
+        // Authorisation comes after authentication.
+        &["kubelet/401/before-lookup", "kubelet/403/before-lookup"],
+    ),
+    caught(
+        Kubelet(Mutant::RoutingBeforeAuth),
+        &[
+            "kubelet/401/before-routing",
+            "kubelet/403/before-routing",
+            "kubelet/403/verb",
+        ],
+    ),
     caught(Kubelet(Mutant::AnySchemeAccepted), &["kubelet/401/other-scheme"]),
     caught(Kubelet(Mutant::ChallengeOn401), &["kubelet/401/body"]),
     caught(Kubelet(Mutant::TokensIgnored), &["kubelet/200/bearer-token"]),
@@ -249,7 +263,11 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::UnavailableAs503), &["kubelet/500/every-code"]),
     caught(
         Kubelet(Mutant::DeadlineAs504),
-        &["kubelet/500/deadline", "kubelet/timeout/overflow"],
+        &[
+            "kubelet/500/deadline",
+            "kubelet/500/every-code",
+            "kubelet/timeout/overflow",
+        ],
     ),
     caught(Kubelet(Mutant::GoneAs502), &["kubelet/500/runtime-gone"]),
     caught(Kubelet(Mutant::LostRetried), &["kubelet/500/connection-lost"]),
@@ -258,9 +276,19 @@ pub(super) const ALL: &[Definition] = &[
     caught(
         Kubelet(Mutant::LogInError),
         &[
-            "kubelet/robust/no-memory-told",
+            "kubelet/500/connection-lost",
+            "kubelet/500/created",
+            "kubelet/500/deadline",
+            "kubelet/500/ephemeral",
+            "kubelet/500/exited",
+            "kubelet/500/init-finished",
+            "kubelet/500/restarting",
             "kubelet/500/runtime-error-message",
+            "kubelet/500/runtime-gone",
             "kubelet/500/unimplemented-message",
+            "kubelet/robust/no-memory-told",
+            "kubelet/timeout/negative",
+            "kubelet/timeout/overflow",
         ],
     ),
 ];

@@ -208,15 +208,34 @@ impl Checkpoints {
             }
             _ => call.await,
         };
-        let repeats = match (self.config.mutant, &result) {
-            (Some(Mutant::CallsTwice), Ok(_)) => true,
-            (Some(Mutant::LostRetried), Err(error)) => error.local && error.code == Code::Unavailable,
-            _ => false,
-        };
-        if repeats {
-            return self.cri.checkpoint_container(deadline, again).await.map(drop);
+        match self.config.mutant {
+            Some(Mutant::CallsTwice) if result.is_ok() => {
+                self.cri.checkpoint_container(deadline, again).await.map(drop)
+            }
+            Some(Mutant::LostRetried) => self.retried(result.map(drop), deadline, again).await,
+            _ => result.map(drop),
         }
-        result.map(drop)
+    }
+
+    /// A mutant's: calls again until the runtime is reached, for half a second at most.
+    async fn retried(
+        &self,
+        mut result: Result<(), CriError>,
+        deadline: Duration,
+        message: CheckpointContainerRequest,
+    ) -> Result<(), CriError> {
+        const TIMES: usize = 10;
+        const PAUSE: Duration = Duration::from_millis(50);
+        for _ in 0..TIMES {
+            match &result {
+                Err(error) if error.local && error.code == Code::Unavailable => {}
+                _ => break,
+            }
+            // The lost connection may not be known as lost yet, and a new one takes a moment.
+            tokio::time::sleep(PAUSE).await;
+            result = self.cri.checkpoint_container(deadline, message.clone()).await.map(drop);
+        }
+        result
     }
 
     /// The id of the running container of that name, as the kubelet asks for it: sandboxes, then containers.
@@ -304,7 +323,8 @@ impl Checkpoints {
             (Some(Mutant::Unimplemented501), Some(Code::Unimplemented)) => StatusCode::NOT_IMPLEMENTED,
             (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented && !local => StatusCode::NOT_FOUND,
             (Some(Mutant::UnavailableAs503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
-            (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
+            // The runtime's own answer may come as the deadline passes here: either is meant.
+            (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) => StatusCode::GATEWAY_TIMEOUT,
             (Some(Mutant::GoneAs502), Some(Code::Unavailable))
                 if failure.to_string().contains("Error while dialing") =>
             {
