@@ -263,11 +263,7 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::UnavailableAs503), &["kubelet/500/every-code"]),
     caught(
         Kubelet(Mutant::DeadlineAs504),
-        &[
-            "kubelet/500/deadline",
-            "kubelet/500/every-code",
-            "kubelet/timeout/overflow",
-        ],
+        &["kubelet/500/deadline", "kubelet/timeout/overflow"],
     ),
     caught(Kubelet(Mutant::GoneAs502), &["kubelet/500/runtime-gone"]),
     caught(Kubelet(Mutant::LostRetried), &["kubelet/500/connection-lost"]),

@@ -323,8 +323,7 @@ impl Checkpoints {
             (Some(Mutant::Unimplemented501), Some(Code::Unimplemented)) => StatusCode::NOT_IMPLEMENTED,
             (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented && !local => StatusCode::NOT_FOUND,
             (Some(Mutant::UnavailableAs503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
-            // The runtime's own answer may come as the deadline passes here: either is meant.
-            (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) => StatusCode::GATEWAY_TIMEOUT,
+            (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
             (Some(Mutant::GoneAs502), Some(Code::Unavailable))
                 if failure.to_string().contains("Error while dialing") =>
             {
