@@ -1,5 +1,7 @@
 //! A report in words, as every format says them.
 
+use std::borrow::Cow;
+
 use super::{CaseReport, Report};
 use crate::case::{Level, Verdict};
 
@@ -26,10 +28,9 @@ pub(super) fn counts(report: &Report) -> String {
 }
 
 /// What the verdict means, without the ids that decided it.
-pub(super) fn meaning(report: &Report) -> &'static str {
-    match &report.verdict {
-        Verdict::Pass if report.strict => "every clause that was judged holds",
-        Verdict::Pass => "every documented clause that was selected was judged and holds",
+pub(super) fn meaning(report: &Report) -> Cow<'static, str> {
+    Cow::Borrowed(match &report.verdict {
+        Verdict::Pass => return holds(report),
         // A list of known failures that is out of date fails the run too.
         Verdict::Fail(ids) if ids.iter().all(|id| report.terms.passes_unexpectedly(id)) => {
             "passes, and is listed as an expected failure"
@@ -41,6 +42,33 @@ pub(super) fn meaning(report: &Report) -> &'static str {
         Verdict::Error(_) => "the harness could not do its work",
         Verdict::Incomplete(ids) if ids.is_empty() => "nothing was judged",
         Verdict::Incomplete(_) => "not judged",
+    })
+}
+
+/// What holds where the verdict is pass: what was spared by a list or a profile would have decided otherwise, and is named.
+fn holds(report: &Report) -> Cow<'static, str> {
+    let deciding = |outcome: &str| {
+        let decides = |case: &&CaseReport| report.strict || case.level == Level::Documented;
+        let ended = |case: &&CaseReport| case.outcome == outcome;
+        report.cases.iter().filter(decides).filter(ended).count()
+    };
+    let exceptions: Vec<_> = [
+        (deciding("fail"), "listed as expected failures"),
+        (deciding("fact"), "claimed by the profile"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, why)| format!("{count} {why}"))
+    .collect();
+    let subject = if report.strict {
+        "every clause that was judged"
+    } else {
+        "every documented clause that was selected was judged and"
+    };
+    if exceptions.is_empty() {
+        Cow::Owned(format!("{subject} holds"))
+    } else {
+        Cow::Owned(format!("{subject} holds, but {}", exceptions.join(" and ")))
     }
 }
 
@@ -48,7 +76,7 @@ pub(super) fn meaning(report: &Report) -> &'static str {
 pub(super) fn reason(report: &Report) -> String {
     let meaning = meaning(report);
     match report.verdict.because() {
-        [] => meaning.to_owned(),
+        [] => meaning.into_owned(),
         ids => format!("{meaning}: {}", ids.join(", ")),
     }
 }
@@ -75,4 +103,33 @@ pub(super) fn worst(reports: &[Report]) -> &'static str {
         .into_iter()
         .find(|word| words.contains(word))
         .unwrap_or("incomplete")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::report::tests::sample;
+
+    #[rstest]
+    #[case(false, "pass", "every documented clause that was selected was judged and holds")]
+    #[case(
+        false,
+        "fail",
+        "every documented clause that was selected was judged and holds, but 1 listed as expected failures"
+    )]
+    #[case(true, "fact", "every clause that was judged holds, but 1 claimed by the profile")]
+    fn a_pass_names_what_was_spared(#[case] strict: bool, #[case] outcome: &str, #[case] expected: &str) {
+        let mut report = sample();
+        report.verdict = Verdict::Pass;
+        report.strict = strict;
+        for case in &mut report.cases {
+            "pass".clone_into(&mut case.outcome);
+        }
+        let documented = |case: &&mut CaseReport| case.level == Level::Documented;
+        let case = report.cases.iter_mut().find(documented).unwrap();
+        outcome.clone_into(&mut case.outcome);
+        assert_eq!(meaning(&report), expected);
+    }
 }
