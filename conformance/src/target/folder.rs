@@ -6,14 +6,16 @@
 //!    ...
 //! ```
 //!
-//! [`dead`] finds the folders whose lock nobody holds; those without a lock are not ours and stay.
+//! [`dead`] finds the folders whose lock nobody holds; those without a lock, or of another user,
+//! are not ours and stay.
 
 use std::{
     fs::{self, File},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use super::TargetError;
@@ -106,14 +108,16 @@ impl Dead {
     }
 }
 
-/// The folders in `parent` of runs that are no more.
+/// The folders in `parent` of runs that are no more, and were of this user: what another user laid there is not to be
+/// believed, least of all by root.
 pub(super) fn dead(parent: &Path) -> Vec<Dead> {
     let mut found = Vec::new();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        // Not through a symlink: what it points at is not in this folder.
-        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        // `DirEntry::metadata` does not follow a symlink: what it points at is not in this folder.
+        let of_this_user = |found: fs::Metadata| found.is_dir() && found.uid() == geteuid().as_raw();
+        if !ours || !entry.metadata().is_ok_and(of_this_user) {
             continue;
         }
         if let Ok(lock) = File::open(path.join(LOCK))
@@ -148,6 +152,21 @@ mod tests {
             .collect();
         assert_eq!(removed, [dead]);
         assert!(alive.path().is_dir() && foreign.is_dir() && other.is_dir());
+    }
+
+    #[test]
+    fn what_another_user_laid_there_stays() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: only root can give a folder away");
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let planted = parent.path().join("checkpoint-conformance-planted");
+        fs::create_dir(&planted).unwrap();
+        fs::write(planted.join(LOCK), "").unwrap();
+        assert_eq!(super::dead(parent.path()).len(), 1);
+        std::os::unix::fs::chown(&planted, Some(65534), None).unwrap();
+        assert!(super::dead(parent.path()).is_empty());
     }
 
     #[test]
