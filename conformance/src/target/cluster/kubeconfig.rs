@@ -1,8 +1,8 @@
 //! A kubeconfig: where a cluster is, how it is recognised, and who we are to it.
 //!
 //! What is read: `server`, `certificate-authority` (also `-data`), `insecure-skip-tls-verify`, `client-certificate` and
-//! `client-key` (also `-data`), `token`, `tokenFile`. Users that come by running a program (`exec`) or by a provider are
-//! refused by name: nothing is run on a user's behalf.
+//! `client-key` (also `-data`), `token`, `tokenFile`, and `exec`, whose program is run as kubectl does. Users of an
+//! `auth-provider`, which clients have not had since 1.26, are refused by name.
 
 use std::{
     fs,
@@ -13,7 +13,10 @@ use k8s_openapi::ByteString;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::super::{Access, Identity, Others, TargetError, Trust};
+use super::{
+    super::{Access, Identity, Others, TargetError, Trust},
+    exec::{ClusterInfo, Exec},
+};
 
 #[derive(Debug, Deserialize)]
 struct File {
@@ -53,7 +56,19 @@ struct Cluster {
     certificate_authority_data: Option<ByteString>,
     #[serde(default)]
     insecure_skip_tls_verify: bool,
+    #[serde(default)]
+    extensions: Vec<NamedExtension>,
 }
+
+#[derive(Debug, Deserialize)]
+struct NamedExtension {
+    name: String,
+    #[serde(default)]
+    extension: serde_yaml_ng::Value,
+}
+
+/// The extension of a cluster that is for programs that give credentials: client-go.
+const FOR_PROGRAMS: &str = "client.authentication.k8s.io/exec";
 
 #[derive(Debug, Deserialize)]
 struct NamedUser {
@@ -71,7 +86,7 @@ struct User {
     token: Option<String>,
     #[serde(rename = "tokenFile")]
     token_file: Option<PathBuf>,
-    exec: Option<serde_yaml_ng::Value>,
+    exec: Option<Exec>,
     auth_provider: Option<serde_yaml_ng::Value>,
 }
 
@@ -106,6 +121,17 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<Access, TargetE
         &cluster.certificate_authority_data,
         &cluster.certificate_authority,
     )?;
+    let info = ClusterInfo {
+        server: cluster.server.clone(),
+        certificate_authority_data: authority.as_ref().map(|pem| ByteString(pem.clone().into_bytes())),
+        insecure_skip_tls_verify: cluster.insecure_skip_tls_verify,
+        config: {
+            let mut extensions = cluster.extensions.iter();
+            extensions
+                .find(|known| known.name == FOR_PROGRAMS)
+                .map(|known| known.extension.clone())
+        },
+    };
     let trust = match authority {
         _ if cluster.insecure_skip_tls_verify => Trust::Insecure,
         Some(pem) => Trust::Authorities(pem),
@@ -117,25 +143,31 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<Access, TargetE
             return Err(refused(why));
         }
     };
-    let certificate = either(folder, &user.client_certificate_data, &user.client_certificate)?;
-    let key = either(folder, &user.client_key_data, &user.client_key)?;
-    let token = match (&user.token, &user.token_file) {
+    let mut certificate = either(folder, &user.client_certificate_data, &user.client_certificate)?;
+    let mut key = either(folder, &user.client_key_data, &user.client_key)?;
+    let mut token = match (&user.token, &user.token_file) {
         (Some(token), _) => Some(token.clone()),
         (None, Some(file)) => Some(text_of(&folder.join(file))?),
         (None, None) => None,
     };
+    let of_user = |why: &str| refused(format!("the user {:?} {why}", context.user));
+    // The file's own credentials come first, and then no program is run: client-go.
+    if certificate.is_none()
+        && token.is_none()
+        && let Some(exec) = &user.exec
+    {
+        let given = exec.credential(folder, &info).map_err(|why| of_user(&why))?;
+        (certificate, key, token) = (given.client_certificate_data, given.client_key_data, given.token);
+    }
     let identity = match (certificate, key, token) {
         (Some(certificate), Some(key), _) => Identity::Certificate { certificate, key },
         (_, _, Some(token)) => Identity::Token(token.trim().to_owned()),
-        _ => {
-            let other = user.exec.is_some() || user.auth_provider.is_some();
-            let why = if other {
-                "comes by a program or a provider, which is not run: give it a token or a client certificate"
-            } else {
-                "has neither a client certificate with its key nor a token"
-            };
-            return Err(refused(format!("the user {:?} {why}", context.user)));
+        _ if user.auth_provider.is_some() => {
+            return Err(of_user(
+                "comes by an auth-provider, which no client reads any more: give it a token, a client certificate or exec",
+            ));
         }
+        _ => return Err(of_user("has neither a client certificate with its key nor a token")),
     };
     Ok(Access {
         base,
@@ -173,6 +205,7 @@ contexts:
 - {name: one, context: {cluster: c, user: by-token}}
 - {name: two, context: {cluster: c, user: by-certificate, namespace: x}}
 - {name: program, context: {cluster: c, user: by-program}}
+- {name: provider, context: {cluster: c, user: by-provider}}
 - {name: nobody, context: {cluster: c, user: not-there}}
 - {name: lax, context: {cluster: lax, user: by-token}}
 clusters:
@@ -181,7 +214,8 @@ clusters:
 users:
 - {name: by-token, user: {token: t0k3n}}
 - {name: by-certificate, user: {client-certificate-data: b25l, client-key-data: dHdv}}
-- {name: by-program, user: {exec: {command: gke}}}
+- {name: by-program, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: /none/login}}}
+- {name: by-provider, user: {auth-provider: {name: gcp}}}
 "#;
 
     fn written() -> (tempfile::TempDir, PathBuf) {
@@ -211,7 +245,8 @@ users:
     #[rstest]
     #[case("three", "no context called \"three\"")]
     #[case("nobody", "no user called \"not-there\"")]
-    #[case("program", "a program or a provider, which is not run")]
+    #[case("program", "the user \"by-program\" comes by /none/login, which cannot be run")]
+    #[case("provider", "comes by an auth-provider")]
     fn what_is_missing_is_named(#[case] context: &str, #[case] why: &str) {
         let (_folder, path) = written();
         let error = read(&path, Some(context)).unwrap_err().to_string();

@@ -11,6 +11,7 @@
 //! Through the proxy the API server authenticates us and asks the kubelet as itself: what a kubelet says to strangers can be
 //! seen directly only. A node that is down is an error with its name, within the time of one answer.
 
+mod exec;
 mod kubeconfig;
 mod node;
 mod pods;
