@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A failure is believed when somebody saw it with other means than this harness. Such a note says how, and belongs to a case
-//! and a target; a note that fits no failure is stale and named, for the target was repaired or the case is called otherwise.
+//! and a target; a note that fits no failure is stale and named, for the target was repaired or the case is called otherwise; but
+//! what depends on the moment stays in the document as seen by hand.
 
 use std::{
     fmt::Write as _,
@@ -37,6 +38,9 @@ pub struct Note {
     /// The failure in one line for a maintainer, instead of what the report says.
     #[serde(default)]
     pub says: Option<String>,
+    /// It depends on the moment: a run that does not show it does not speak against it.
+    #[serde(default)]
+    pub sometimes: bool,
     /// Where it is known upstream.
     #[serde(default)]
     pub upstream: Option<String>,
@@ -108,7 +112,17 @@ fn of_file(path: &Path) -> Result<Vec<Note>, NotesError> {
 
 impl Note {
     fn is_of(&self, report: &Report, case: &CaseReport) -> bool {
-        self.case == case.id && report.target.description.contains(&self.target)
+        self.case == case.id && self.is_about(report)
+    }
+
+    fn is_about(&self, report: &Report) -> bool {
+        report.target.description.contains(&self.target)
+    }
+
+    /// Whether it may be believed although the report shows no such failure: the case passed.
+    fn was_not_seen(&self, report: &Report) -> bool {
+        let passes = |case: &CaseReport| case.outcome == "pass" && self.is_of(report, case);
+        self.sometimes && report.cases.iter().any(passes)
     }
 }
 
@@ -117,7 +131,7 @@ pub fn stale<'a>(reports: &[Report], notes: &'a [Note]) -> Vec<&'a Note> {
     let fits = |note: &Note| {
         reports
             .iter()
-            .any(|report| failures(report).iter().any(|case| note.is_of(report, case)))
+            .any(|report| note.was_not_seen(report) || failures(report).iter().any(|case| note.is_of(report, case)))
     };
     notes.iter().filter(|note| !fits(note)).collect()
 }
@@ -195,6 +209,7 @@ fn section(text: &mut String, report: &Report, notes: &[Note]) {
     for case in failures {
         finding(text, report, case, notes);
     }
+    unseen(text, report, notes);
     unjudged(text, report);
 }
 
@@ -234,6 +249,19 @@ fn finding(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]
         None => text.push_str(" *Not confirmed by hand.*"),
     }
     text.push('\n');
+}
+
+/// What was seen in other runs and by hand, and not in this one.
+fn unseen(text: &mut String, report: &Report, notes: &[Note]) {
+    let mut unseen = notes.iter().filter(|note| note.was_not_seen(report)).peekable();
+    if unseen.peek().is_some() {
+        text.push_str("\nThese depend on the moment, and passed in this run:\n\n");
+    }
+    for note in unseen {
+        let says = note.says.as_deref().unwrap_or("fails in other runs").trim();
+        let confirmed = note.confirmed.trim();
+        let _ = writeln!(text, "- {}: {says}. *Confirmed by hand*: {confirmed}", span(&note.case));
+    }
 }
 
 /// The command with the program's name alone: where it lay on the machine of the run says nothing to anybody else.
@@ -318,6 +346,23 @@ mod tests {
         ] {
             assert_eq!(stale(&[report()], &parse(&wrong)).len(), 1, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_depends_on_the_moment_stays_though_a_run_does_not_show_it() {
+        let passes = NOTE.replace("kubelet/404/pod-unknown", "kubelet/200/ok");
+        let sometimes = parse(&format!("{passes}sometimes = true\n"));
+        assert!(stale(&[report()], &sometimes).is_empty());
+        let text = findings(&[report()], &sometimes);
+        let line = "- `kubelet/200/ok`: fails in other runs. *Confirmed by hand*: by curl.\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!findings(&[report()], &parse(&passes)).contains(line));
+        // A case that was not judged, or that is not there, shows nothing.
+        let elsewhere = parse(&format!(
+            "{}sometimes = true\n",
+            NOTE.replace("containerd 2.4", "cri-o")
+        ));
+        assert_eq!(stale(&[report()], &elsewhere).len(), 1);
     }
 
     #[test]
