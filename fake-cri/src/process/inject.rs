@@ -297,7 +297,8 @@ impl Injection {
         }
     }
 
-    /// Waits until it stands. Calls take microseconds, so it is asked without rest at first.
+    /// Waits until it stands. Calls take microseconds, so it is asked without rest at first; on a busy machine it needs the
+    /// processor more than this thread does.
     fn next_stop(&self) -> Result<Stop, InjectError> {
         let began = Instant::now();
         let mut pause = Duration::ZERO;
@@ -309,10 +310,10 @@ impl Injection {
             if waited > BOUND {
                 return Err(InjectError::Stuck(waited));
             }
-            if waited < Duration::from_millis(1) {
+            if waited < Duration::from_micros(100) {
                 thread::yield_now();
             } else {
-                pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
+                pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));
                 thread::sleep(pause);
             }
         }

@@ -3,8 +3,11 @@
 use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 
 use cri_proto::criu::{
-    Kind, decode_entries, decode_single,
-    message::{CoreEntry, FdinfoEntry, FileEntry, MmEntry, PagemapEntry, PagemapHead, PstreeEntry, TaskKobjIdsEntry},
+    Decoder, Kind, decode_entries, decode_single,
+    message::{
+        CoreEntry, FdinfoEntry, FileEntry, GhostFileEntry, MmEntry, PagemapEntry, PagemapHead, PipeDataEntry,
+        PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
+    },
 };
 
 use crate::workload::PAGE;
@@ -55,6 +58,36 @@ impl Contents {
         let file = found.next().unwrap_or_else(|| panic!("no file {id}"));
         assert!(found.next().is_none(), "file {id} twice");
         file
+    }
+
+    /// What is unread in a pipe.
+    pub(crate) fn unread(&self, pipe: u32) -> Vec<u8> {
+        let name = "pipes-data.img";
+        let mut decoder = Decoder::expect(name, Kind::PipesData, self.image(name)).unwrap();
+        let mut found = None;
+        while let Some(entry) = decoder.message::<PipeDataEntry>().unwrap() {
+            let mut bytes = Vec::new();
+            decoder.payload(entry.bytes.into(), &mut bytes).unwrap();
+            if entry.pipe_id == pipe {
+                assert!(found.replace(bytes).is_none(), "pipe {pipe} twice");
+            }
+        }
+        found.unwrap_or_else(|| panic!("no pipe {pipe}"))
+    }
+
+    /// The content of the deleted file that stands for this entry of `files.img`.
+    pub(crate) fn ghost(&self, entry: u32) -> Vec<u8> {
+        let name = "remap-fpath.img";
+        let remaps: Vec<RemapFilePathEntry> = decode_entries(name, Kind::RemapFpath, self.image(name)).unwrap();
+        let remap = remaps.iter().find(|remap| remap.orig_id == entry).expect("a remap");
+        assert_eq!(remap.remap_type(), RemapType::Ghost);
+        let name = format!("ghost-file-{:x}.img", remap.remap_id);
+        let mut decoder = Decoder::expect(&name, Kind::GhostFile, self.image(&name)).unwrap();
+        let ghost = decoder.message::<GhostFileEntry>().unwrap().expect("an entry");
+        assert_eq!(ghost.mode & libc::S_IFMT, libc::S_IFREG);
+        let mut bytes = Vec::new();
+        decoder.rest(&mut bytes).unwrap();
+        bytes
     }
 
     pub(crate) fn descriptors(&self, pid: i32) -> BTreeMap<i32, FdinfoEntry> {

@@ -8,6 +8,10 @@ mod freeze;
 mod host;
 mod location;
 mod measure;
+#[cfg(target_arch = "x86_64")]
+mod programs;
+#[cfg(target_arch = "x86_64")]
+mod restored;
 mod smoke;
 #[cfg(target_arch = "x86_64")]
 mod truth;

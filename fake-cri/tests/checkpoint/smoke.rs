@@ -49,7 +49,14 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
         .chain(images.map(|name| format!("checkpoint/{name}")))
         .chain(others.map(str::to_owned))
         .collect();
-    assert_eq!(contents.order, expected);
+    // A pipe that whoever started this test left open is the sleeper's as well.
+    let found: Vec<_> = contents
+        .order
+        .iter()
+        .filter(|name| !name.ends_with("/pipes-data.img"))
+        .cloned()
+        .collect();
+    assert_eq!(found, expected);
     let listed = Command::new("tar").arg("tf").arg(&job.location).output().expect("tar");
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     if let Some(keep) = std::env::var_os("KEEP_ARCHIVE") {

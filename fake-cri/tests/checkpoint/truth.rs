@@ -437,6 +437,10 @@ fn layout_is_true(contents: &Contents, workload: &Workload, process: &Process) {
     assert_eq!(file("left").r#type(), FdTypes::Unixsk);
     let listener = file("listener").isk.unwrap();
     assert_eq!((listener.state, listener.src_addr), (10, vec![0x0100_007f]));
+    let pipe = file("reader").pipe.unwrap().pipe_id;
+    assert_eq!(contents.unread(pipe), b"unread");
+    let deleted = contents.descriptors(workload.pid())[&descriptors["deleted"]].id;
+    assert_eq!(contents.ghost(deleted), b"nobody finds me");
     let log = String::from_utf8(contents.members["dump.log"].clone()).unwrap();
-    assert!(log.contains("the content of the deleted file"), "{log}");
+    assert!(!log.contains("deleted file") && !log.contains("unread"), "{log}");
 }

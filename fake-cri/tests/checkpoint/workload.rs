@@ -31,6 +31,8 @@ impl Sleeper {
         let child = Command::new("sleep")
             .arg("1000")
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("sleep is everywhere");
         Self(child)

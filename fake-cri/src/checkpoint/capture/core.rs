@@ -1,12 +1,12 @@
 //! `core-TID.img`: a thread, and in a process's first one what the process has as a whole.
 
 use cri_proto::criu::message::{
-    CoreEntry, CredsEntry, ItimerEntry, RlimitEntry, RseqEntry, SaEntry, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
+    CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
     TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadSasEntry,
 };
 use procfs::process::{Stat, Status};
 
-use super::{CGROUP_SET, registers, seccomp::Seccomp, tree::Node};
+use super::{CGROUP_SET, asked::Answers, registers, seccomp::Seccomp, tree::Node};
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
     process::{
@@ -19,8 +19,12 @@ use crate::{
 const TASK_ALIVE: u32 = 1;
 const TASK_DEAD: u32 = 2;
 const TASK_STOPPED: u32 = 3;
-/// `SS_DISABLE`: no alternate signal stack.
-const STACK_DISABLED: u32 = 2;
+/// No alternate signal stack: `SS_DISABLE`.
+const NO_SIGNAL_STACK: ThreadSasEntry = ThreadSasEntry {
+    ss_sp: 0,
+    ss_size: 0,
+    ss_flags: 2,
+};
 /// `SIG_IGN`.
 const IGNORE: u64 = 1;
 /// Signals that have no action: SIGKILL and SIGSTOP.
@@ -33,6 +37,7 @@ pub(super) fn thread(
     node: &Node<'_>,
     tid: i32,
     first: bool,
+    answers: Option<&Answers>,
     seccomp: &mut Seccomp,
     log: &mut DumpLog,
 ) -> Result<CoreEntry, Error> {
@@ -45,6 +50,15 @@ pub(super) fn thread(
     let scheduling = kernel::scheduling(tid).map_err(refused("scheduling"))?;
     let (robust_list, robust_list_length) = kernel::robust_list(tid).map_err(refused("robust futexes"))?;
     let blocked = ptrace::blocked_signals(tid).map_err(refused("blocked signals"))?;
+    let answer = answers.and_then(|answers| answers.threads.get(&tid));
+    if let Some(answer) = answer {
+        if let Some(info) = &mut core.thread_info {
+            info.clear_tid_addr = answer.clear_at_end;
+        }
+        if let Some(info) = &mut core.ti_aarch64 {
+            info.clear_tid_addr = answer.clear_at_end;
+        }
+    }
     let (seccomp_mode, seccomp_filter) = seccomp.of(tid, status.seccomp, log);
     core.thread_core = Some(ThreadCoreEntry {
         futex_rla: robust_list,
@@ -53,13 +67,12 @@ pub(super) fn thread(
         sched_policy: Some(scheduling.policy),
         sched_prio: (scheduling.priority != 0).then_some(scheduling.priority),
         blk_sigset: Some(blocked),
-        sas: Some(ThreadSasEntry {
-            ss_sp: 0,
-            ss_size: 0,
-            ss_flags: STACK_DISABLED,
-        }),
+        sas: Some(answer.map_or(NO_SIGNAL_STACK, |answer| answer.signal_stack)),
+        pdeath_sig: answer
+            .map(|answer| answer.parent_death_signal)
+            .filter(|signal| *signal != 0),
         signals_p: Some(pending(tid, SignalQueue::Thread).map_err(refused("pending signals"))?),
-        creds: Some(credentials(&status)),
+        creds: Some(credentials(&status, answer.map_or(0, |answer| answer.secure_bits))),
         seccomp_mode: seccomp_mode.map(i32::from),
         seccomp_filter,
         comm: Some(proc::text(tid, "comm").map_err(failed("comm"))?),
@@ -73,7 +86,7 @@ pub(super) fn thread(
         ..ThreadCoreEntry::default()
     });
     if first {
-        core.tc = Some(task(node, tid, &status, blocked, log)?);
+        core.tc = Some(task(node, tid, &status, blocked, answers)?);
     }
     Ok(core)
 }
@@ -93,21 +106,19 @@ pub(super) fn zombie(stat: &Stat) -> CoreEntry {
 }
 
 /// What a process has as a whole.
-fn task(node: &Node<'_>, tid: i32, status: &Status, blocked: u64, log: &mut DumpLog) -> Result<TaskCoreEntry, Error> {
+fn task(
+    node: &Node<'_>,
+    tid: i32,
+    status: &Status,
+    blocked: u64,
+    answers: Option<&Answers>,
+) -> Result<TaskCoreEntry, Error> {
     let pid = node.process.pid();
     let read = |name: &'static str| proc::text(tid, name).map_err(|error| Error::capture(pid, name, error));
     let limits = kernel::limits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
     let signals = pending(tid, SignalQueue::Process).map_err(|error| Error::capture(pid, "pending signals", error))?;
     let stopped_by = node.process.stopped_by();
-    if status.sigcgt != 0 {
-        log.lost(format_args!(
-            "pid {pid}: the handlers of the signals that it catches (mask {:#x})",
-            status.sigcgt
-        ));
-    }
-    if proc::text(tid, "timers").is_ok_and(|timers| !timers.is_empty()) {
-        log.lost(format_args!("pid {pid}: its POSIX timers"));
-    }
+    let [real, virt, prof] = answers.map_or_else(Default::default, |answers| answers.interval_timers);
     Ok(TaskCoreEntry {
         task_state: if stopped_by.is_some() { TASK_STOPPED } else { TASK_ALIVE },
         exit_code: 0,
@@ -116,10 +127,10 @@ fn task(node: &Node<'_>, tid: i32, status: &Status, blocked: u64, log: &mut Dump
         blk_sigset: blocked,
         comm: node.stat.comm.clone(),
         timers: Some(TaskTimersEntry {
-            real: ItimerEntry::default(),
-            virt: ItimerEntry::default(),
-            prof: ItimerEntry::default(),
-            posix: Vec::new(),
+            real,
+            virt,
+            prof,
+            posix: answers.map_or_else(Vec::new, |answers| answers.posix_timers.clone()),
         }),
         rlimits: Some(TaskRlimitsEntry {
             rlimits: limits.into_iter().map(|(cur, max)| RlimitEntry { cur, max }).collect(),
@@ -131,17 +142,21 @@ fn task(node: &Node<'_>, tid: i32, status: &Status, blocked: u64, log: &mut Dump
             .and_then(|uid| uid.parse().ok())
             .filter(|uid| *uid != NO_LOGIN),
         oom_score_adj: read("oom_score_adj").ok().and_then(|score| score.parse().ok()),
-        sigactions: actions(status.sigign),
-        child_subreaper: Some(false),
+        sigactions: answers.map_or_else(|| known_actions(status.sigign), |answers| answers.actions.clone()),
+        child_subreaper: Some(answers.is_some_and(|answers| answers.subreaper)),
         stop_signo: stopped_by.map(i32::unsigned_abs),
         ..TaskCoreEntry::default()
     })
 }
 
-/// The actions of signals 1 to 64 without those that have none, in order. Which are ignored is known; a handler is not.
-fn actions(ignored: u64) -> Vec<SaEntry> {
-    (1..=64)
-        .filter(|signal| !WITHOUT_ACTION.contains(signal))
+/// The signals that have an action, in the order of the images.
+pub(super) fn signals_with_action() -> impl Iterator<Item = u32> {
+    (1..=64).filter(|signal| !WITHOUT_ACTION.contains(signal))
+}
+
+/// Their actions as far as `/proc` tells: which are ignored; a handler is not known.
+pub(super) fn known_actions(ignored: u64) -> Vec<SaEntry> {
+    signals_with_action()
         .map(|signal| SaEntry {
             sigaction: match ignored & (1 << (signal - 1)) {
                 0 => 0,
@@ -153,7 +168,7 @@ fn actions(ignored: u64) -> Vec<SaEntry> {
 }
 
 /// The credentials of a thread.
-fn credentials(status: &Status) -> CredsEntry {
+fn credentials(status: &Status, secure_bits: u32) -> CredsEntry {
     let halves = |set: u64| vec![set as u32, (set >> 32) as u32];
     CredsEntry {
         uid: status.ruid,
@@ -169,7 +184,7 @@ fn credentials(status: &Status) -> CredsEntry {
         cap_eff: halves(status.capeff),
         cap_bnd: halves(status.capbnd.unwrap_or(0)),
         cap_amb: halves(status.capamb.unwrap_or(0)),
-        secbits: 0,
+        secbits: secure_bits,
         groups: status.groups.clone(),
         no_new_privs: status
             .nonewprivs
@@ -195,7 +210,7 @@ mod tests {
 
     #[test]
     fn ignored_signals_stand_where_criu_looks_for_them() {
-        let actions = actions(1 << (13 - 1) | 1 << (1 - 1) | 1 << (64 - 1));
+        let actions = known_actions(1 << (13 - 1) | 1 << (1 - 1) | 1 << (64 - 1));
         assert_eq!(actions.len(), 62);
         let ignored: Vec<_> = (0..62).filter(|at| actions[*at].sigaction == IGNORE).collect();
         // SIGHUP, SIGPIPE (one behind SIGKILL), signal 64 (two behind).

@@ -1,14 +1,19 @@
-//! `files.img`, `fdinfo-N.img` and `tty-info.img`: what processes hold open.
+//! `files.img`, `fdinfo-N.img` and `tty-info.img`: what processes hold open. What is unread in [`pipes`] and the content of
+//! deleted files ([`ghosts`]) have images of their own.
 //!
 //! An entry of `files.img` is an open file description; two descriptors that share one (after dup or fork) share the entry. A
 //! path that a process has without a descriptor (executable, directories, mapped files) is an entry too. What an entry cannot
 //! say, or what no image has a place for, is said in `dump.log`; the descriptor is listed all the same.
 
 mod anonymous;
+mod ghosts;
+mod pipes;
 
 use std::{
     collections::HashMap,
     fs::{self, Metadata},
+    io,
+    ops::Range,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -21,6 +26,7 @@ use cri_proto::criu::{
     },
 };
 
+use self::{ghosts::Ghosts, pipes::Pipes};
 use super::{Images, owner::no_owner, sockets::Sockets};
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
@@ -54,6 +60,8 @@ pub(super) struct Files {
     open: HashMap<OpenKey, Vec<(Holder, u32, FdTypes)>>,
     terminals: Vec<TtyInfoEntry>,
     sockets: Sockets,
+    ghosts: Ghosts,
+    pipes: Pipes,
 }
 
 impl Files {
@@ -65,6 +73,8 @@ impl Files {
             open: HashMap::new(),
             terminals: Vec::new(),
             sockets: Sockets::default(),
+            ghosts: Ghosts::default(),
+            pipes: Pipes::default(),
         }
     }
 
@@ -74,14 +84,17 @@ impl Files {
         if !self.terminals.is_empty() {
             images.push(Kind::TtyInfo.file_name(None), encode(Kind::TtyInfo, &self.terminals));
         }
+        self.ghosts.images(images);
+        self.pipes.images(images);
     }
 
     /// The file that a link of a process names: `exe`, `cwd` or `root`.
     pub(super) fn link(&mut self, pid: i32, window: i32, name: &'static str, log: &mut DumpLog) -> Result<u32, Error> {
         let failed = |error| Error::capture(pid, name, error);
         let target = proc::link(window, name).map_err(failed)?;
-        let metadata = fs::metadata(format!("/proc/{window}/{name}")).map_err(failed)?;
-        Ok(self.path(pid, &target, Some(&metadata), libc::O_RDONLY as u32, log))
+        let source = PathBuf::from(format!("/proc/{window}/{name}"));
+        let metadata = fs::metadata(&source).map_err(failed)?;
+        Ok(self.path(pid, &target, &source, Some(&metadata), libc::O_RDONLY as u32, log))
     }
 
     /// The file behind a mapping.
@@ -98,10 +111,23 @@ impl Files {
         let metadata = fs::metadata(Path::new(&format!("/proc/{window}/root")).join(below_root))
             .ok()
             .filter(|metadata| metadata.ino() == mapping.inode);
-        Ok(self.path(pid, &mapping.name, metadata.as_ref(), opened, log))
+        // This link leads to it also when no path does any more; it takes CAP_CHECKPOINT_RESTORE.
+        let Range { start, end } = mapping.range;
+        let source = PathBuf::from(format!("/proc/{window}/map_files/{start:x}-{end:x}"));
+        let metadata = metadata.or_else(|| fs::metadata(&source).ok());
+        Ok(self.path(pid, &mapping.name, &source, metadata.as_ref(), opened, log))
     }
 
-    fn path(&mut self, pid: i32, target: &Path, metadata: Option<&Metadata>, flags: u32, log: &mut DumpLog) -> u32 {
+    /// The file of this name, which `source` leads to.
+    fn path(
+        &mut self,
+        pid: i32,
+        target: &Path,
+        source: &Path,
+        metadata: Option<&Metadata>,
+        flags: u32,
+        log: &mut DumpLog,
+    ) -> u32 {
         let key = (
             target.to_owned(),
             metadata.map_or(0, Metadata::dev),
@@ -112,17 +138,11 @@ impl Files {
             return *id;
         }
         let id = self.next_id();
-        let regular = regular(
-            pid,
-            id,
-            target,
-            metadata,
-            &DescriptorInfo {
-                flags,
-                ..Default::default()
-            },
-            log,
-        );
+        let info = DescriptorInfo {
+            flags,
+            ..Default::default()
+        };
+        let regular = self.regular(pid, id, target, source, metadata, &info, log);
         self.paths.insert(key, id);
         self.entries.push(FileEntry {
             r#type: FdTypes::Reg.into(),
@@ -208,14 +228,22 @@ impl Files {
             id,
             ..FileEntry::default()
         };
+        let source = PathBuf::from(format!("/proc/{window}/fd/{fd}"));
         if kind.is_fifo() {
+            let named = !name.starts_with("pipe:[");
+            self.pipes.add(named, inode, pid, window, *fd, log);
+            if flags & libc::O_DIRECT as u32 != 0 {
+                log.lost(format_args!(
+                    "pid {pid}: where one packet of the pipe of descriptor {fd} ends and the next begins"
+                ));
+            }
             let data = PipeEntry {
                 id,
                 pipe_id: inode,
                 flags,
                 fown: no_owner(),
             };
-            if name.starts_with("pipe:[") {
+            if !named {
                 entry.set_type(FdTypes::Pipe);
                 entry.pipe = Some(data);
             } else {
@@ -223,7 +251,7 @@ impl Files {
                 entry.fifo = Some(FifoEntry {
                     id,
                     pipe_id: inode,
-                    regf_id: Some(self.path(pid, target, Some(metadata), flags, log)),
+                    regf_id: Some(self.path(pid, target, &source, Some(metadata), flags, log)),
                 });
             }
         } else if kind.is_socket() {
@@ -232,7 +260,7 @@ impl Files {
         } else if let Some(anonymous) = name.strip_prefix("anon_inode:") {
             anonymous::describe(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
         } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
-            let regular_id = self.path(pid, target, Some(metadata), flags, log);
+            let regular_id = self.path(pid, target, &source, Some(metadata), flags, log);
             entry.set_type(FdTypes::Tty);
             entry.tty = Some(TtyFileEntry {
                 id,
@@ -247,11 +275,8 @@ impl Files {
                     "pid {pid}: the state of the device of descriptor {fd} ({name})"
                 ));
             }
-            if name.starts_with("/memfd:") {
-                log.lost(format_args!("pid {pid}: the memory file of descriptor {fd} ({name})"));
-            }
             entry.set_type(FdTypes::Reg);
-            entry.reg = Some(regular(pid, id, target, Some(metadata), info, log));
+            entry.reg = Some(self.regular(pid, id, target, &source, Some(metadata), info, log));
         }
         entry
     }
@@ -291,6 +316,53 @@ impl Files {
         id
     }
 
+    /// A file with a path, to be read where `source` leads.
+    #[expect(clippy::too_many_arguments, reason = "what is known of the file, each once")]
+    fn regular(
+        &mut self,
+        pid: i32,
+        id: u32,
+        target: &Path,
+        source: &Path,
+        metadata: Option<&Metadata>,
+        info: &DescriptorInfo,
+        log: &mut DumpLog,
+    ) -> RegFileEntry {
+        let flags = info.flags & !(libc::O_CLOEXEC as u32);
+        let (path, deleted) = match metadata {
+            // A name may end in these words by itself; a file that has a link is not deleted.
+            Some(metadata) if metadata.nlink() > 0 => (target.to_owned(), false),
+            _ => proc::without_deleted(target),
+        };
+        if deleted {
+            let carried = match metadata {
+                _ if path.to_string_lossy().starts_with("/memfd:") => Err(io::Error::other("it is a memory file")),
+                None => Err(io::Error::other("nothing leads to it")),
+                Some(metadata) => self.ghosts.add(id, source, metadata),
+            };
+            if let Err(error) = carried {
+                log.lost(format_args!(
+                    "pid {pid}: the content of the deleted file {}: {error}",
+                    path.display()
+                ));
+            }
+        }
+        let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
+        let size = metadata
+            .filter(|metadata| metadata.is_file() && !append_only)
+            .map(Metadata::len);
+        RegFileEntry {
+            id,
+            flags,
+            pos: info.position,
+            fown: no_owner(),
+            name: path.to_string_lossy().into_owned(),
+            size,
+            mode: metadata.map(Metadata::mode),
+            ..RegFileEntry::default()
+        }
+    }
+
     fn next_id(&self) -> u32 {
         let given = self.entries.len() + 1;
         u32::try_from(given).expect("fewer open files than numbers")
@@ -303,41 +375,4 @@ fn major(device: u64) -> u32 {
 
 fn is_terminal(device: u64) -> bool {
     matches!(major(device), VIRTUAL_CONSOLE | TERMINAL) || PSEUDO.contains(&major(device))
-}
-
-/// A file with a path.
-fn regular(
-    pid: i32,
-    id: u32,
-    target: &Path,
-    metadata: Option<&Metadata>,
-    info: &DescriptorInfo,
-    log: &mut DumpLog,
-) -> RegFileEntry {
-    let flags = info.flags & !(libc::O_CLOEXEC as u32);
-    let (path, deleted) = match metadata {
-        // A name may end in these words by itself; a file that has a link is not deleted.
-        Some(metadata) if metadata.nlink() > 0 => (target.to_owned(), false),
-        _ => proc::without_deleted(target),
-    };
-    if deleted {
-        log.lost(format_args!(
-            "pid {pid}: the content of the deleted file {}",
-            path.display()
-        ));
-    }
-    let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
-    let size = metadata
-        .filter(|metadata| metadata.is_file() && !append_only)
-        .map(Metadata::len);
-    RegFileEntry {
-        id,
-        flags,
-        pos: info.position,
-        fown: no_owner(),
-        name: path.to_string_lossy().into_owned(),
-        size,
-        mode: metadata.map(Metadata::mode),
-        ..RegFileEntry::default()
-    }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   tree        who is whose child                     pstree.img
 //!   for each process
+//!     asked     handlers, timers, what only it knows
 //!     core      registers, signals, credentials        core-TID.img      (registers: one file an architecture)
 //!     ids       what it shares with others             ids-PID.img
 //!     space     mappings, and the pages they hold      mm-PID.img, pagemap-PID.img, pages-N.img
@@ -12,9 +13,10 @@
 //! ```
 //!
 //! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
-//! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) is written as CRIU
-//! writes nothing of it, and `dump.log` says so.
+//! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) the process is
+//! asked itself ([`asked`]), before its mappings are read.
 
+mod asked;
 mod core;
 mod files;
 mod ids;
@@ -162,10 +164,12 @@ pub(crate) fn capture(
                 "pid {pid}: its first thread has ended; its state is that of thread {window}"
             ));
         }
+        let answers = asked::ask(node, window, log)?;
+        let answers = answers.as_ref();
         for &tid in &node.threads {
             watch.check()?;
             threads += 1;
-            let core = core::thread(node, tid, tid == window, &mut seccomp, log)?;
+            let core = core::thread(node, tid, tid == window, answers, &mut seccomp, log)?;
             images.push(
                 Kind::Core.file_name(u64::from(tid.unsigned_abs())),
                 encode(Kind::Core, [&core]),
@@ -173,13 +177,14 @@ pub(crate) fn capture(
         }
         if window != pid {
             // Readers look for the core of every process of the tree.
-            let leader = core::thread(node, window, true, &mut seccomp, log)?;
+            let leader = core::thread(node, window, true, answers, &mut seccomp, log)?;
             images.push(Kind::Core.file_name(pid_id), encode(Kind::Core, [&leader]));
         }
 
         let entry = ids.of(window);
         images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
-        space::capture(node, window, &mut images, &mut files, &mut shared, log, watch)?;
+        let owner = space::Owner { node, window, answers };
+        space::capture(owner, &mut images, &mut files, &mut shared, log, watch)?;
 
         let fs = FsEntry {
             cwd_id: files.link(pid, window, "cwd", log)?,
@@ -205,13 +210,7 @@ pub(crate) fn capture(
         Kind::Seccomp.file_name(None),
         encode(Kind::Seccomp, [&seccomp.into_entry()]),
     );
-    log.lost(format_args!(
-        "signal handlers, interval and POSIX timers, alternate signal stacks, securebits, the parent-death signal and the \
-         address a thread clears at its end; they are defaults here, since neither /proc nor ptrace tells them"
-    ));
-    log.lost(format_args!(
-        "unread data in pipes, membership in cgroups, and the flags child_subreaper and dumpable"
-    ));
+    log.lost(format_args!("membership in cgroups"));
     Ok(Capture {
         descriptors: standard_streams(&tree),
         images: images.images,

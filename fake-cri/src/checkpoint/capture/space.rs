@@ -12,7 +12,7 @@ use cri_proto::criu::{
 };
 use procfs::process::Stat;
 
-use super::{Images, files::Files, page_map::page_map, shared::SharedMemory, tree::Node};
+use super::{Images, asked::Answers, files::Files, page_map::page_map, shared::SharedMemory, tree::Node};
 use crate::{
     checkpoint::{
         error::Error,
@@ -51,16 +51,27 @@ const MOST_AUXILIARY: usize = 44;
 /// The highest address a program can have; the vsyscall page lies above.
 const TASK_END: u64 = 1 << 47;
 
+/// Whose address space it is.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    /// The process in the tree.
+    pub(super) node: &'a Node<'a>,
+    /// The thread it is seen through.
+    pub(super) window: i32,
+    /// What it said of itself.
+    pub(super) answers: Option<&'a Answers>,
+}
+
 /// Reads the address space of a process.
 pub(super) fn capture(
-    node: &Node<'_>,
-    window: i32,
+    owner: Owner<'_>,
     images: &mut Images,
     files: &mut Files,
     shared: &mut SharedMemory,
     log: &mut DumpLog,
     watch: &Watch<'_>,
 ) -> Result<(), Error> {
+    let Owner { node, window, .. } = owner;
     let pid = node.process.pid();
     let failed = |what: &'static str| move |error| Error::capture(pid, what, error);
     let mappings = proc::mappings(window).map_err(failed("mappings"))?;
@@ -89,7 +100,7 @@ pub(super) fn capture(
     let runs = held_pages(pid, window, &carried, images, log).map_err(failed("page map"))?;
 
     let id = u64::from(pid.unsigned_abs());
-    let mm = mm(node, window, &mappings, vmas, files, log)?;
+    let mm = mm(owner, &mappings, vmas, files, log)?;
     images.push(Kind::Mm.file_name(id), encode(Kind::Mm, [&mm]));
     let pages_id = images.next_pages_id();
     images.push(
@@ -304,23 +315,25 @@ fn opened_for(window: i32, mapping: &Mapping) -> u32 {
 
 /// `mm-PID.img`.
 fn mm(
-    node: &Node<'_>,
-    window: i32,
+    owner: Owner<'_>,
     mappings: &[Mapping],
     vmas: Vec<VmaEntry>,
     files: &mut Files,
     log: &mut DumpLog,
 ) -> Result<MmEntry, Error> {
+    let Owner { node, window, answers } = owner;
     let pid = node.process.pid();
     let stat: &Stat = &proc::stat(window).map_err(|error| Error::capture(pid, "stat", error))?;
     let start_brk = stat.start_brk.unwrap_or(0);
-    // The end of the heap is told by its mapping alone, to the page.
-    let brk = mappings
-        .iter()
-        .filter(|mapping| mapping.name.as_os_str() == "[heap]")
-        .map(|mapping| mapping.range.end)
-        .max()
-        .unwrap_or(start_brk);
+    // Of a process that cannot be asked, the mapping tells the end of the heap to the page.
+    let of_mapping = || {
+        mappings
+            .iter()
+            .filter(|mapping| mapping.name.as_os_str() == "[heap]")
+            .map(|mapping| mapping.range.end)
+            .max()
+            .unwrap_or(start_brk as u64)
+    };
     let auxiliary = proc::auxiliary_vector(window).map_err(|error| Error::capture(pid, "auxv", error))?;
     let status = proc::status(window).map_err(|error| Error::capture(pid, "status", error))?;
     Ok(MmEntry {
@@ -330,7 +343,7 @@ fn mm(
         mm_end_data: stat.end_data.unwrap_or(0) as u64,
         mm_start_stack: stat.startstack,
         mm_start_brk: start_brk as u64,
-        mm_brk: brk as u64,
+        mm_brk: answers.map_or_else(of_mapping, |answers| answers.heap_end),
         mm_arg_start: stat.arg_start.unwrap_or(0) as u64,
         mm_arg_end: stat.arg_end.unwrap_or(0) as u64,
         mm_env_start: stat.env_start.unwrap_or(0) as u64,
@@ -338,7 +351,7 @@ fn mm(
         exe_file_id: files.link(pid, window, "exe", log)?,
         mm_saved_auxv: fit_auxiliary(pid, auxiliary, log),
         vmas,
-        dumpable: Some(1),
+        dumpable: Some(answers.map_or(1, |answers| answers.dumpable)),
         aios: Vec::new(),
         thp_disabled: Some(status.thp_enabled == Some(false)),
     })

@@ -1,0 +1,344 @@
+//! What a process is asked about itself, since neither `/proc` nor ptrace tells it: system calls injected into its stopped
+//! threads ([`crate::process::inject`]).
+//!
+//! ```text
+//!   first standing thread:  mmap of one page for the answers
+//!                           actions of caught signals and SIGCHLD, interval timers, POSIX timers, brk, dumpable, subreaper
+//!   every thread:           alternate signal stack, clear_child_tid, parent-death signal, securebits
+//!   first standing thread:  munmap
+//! ```
+//!
+//! The page is gone before the mappings are read, so no archive shows it. A process that cannot be asked (a seccomp filter that
+//! may not be suspended, a 32-bit program) is written with defaults, and `dump.log` says which.
+
+use std::{collections::BTreeMap, io, slice};
+
+use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, SaEntry, ThreadSasEntry};
+
+use super::{core, tree::Node};
+use crate::{
+    checkpoint::{error::Error, log::DumpLog},
+    process::{
+        inject::{Gate, InjectError, Injection},
+        memory::Memory,
+        proc,
+    },
+};
+
+/// The page for the answers.
+const PAGE: u64 = 4096;
+/// `PR_GET_TID_ADDRESS`, with `CONFIG_CHECKPOINT_RESTORE`.
+const GET_TID_ADDRESS: u64 = 40;
+/// The size of the kernel's set of signals.
+const SIGNAL_SET: u64 = 8;
+/// The dumpable state that `PR_SET_DUMPABLE` does not take: dumps only for root. It is closest to none.
+const ROOT_ALONE: u64 = 2;
+/// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
+const TO_ONE_THREAD: u32 = 4;
+
+/// What a process said of itself.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// The actions of signals 1 to 64 without those that have none, in order.
+    pub(super) actions: Vec<SaEntry>,
+    /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
+    pub(super) interval_timers: [ItimerEntry; 3],
+    /// Those of timer_create(2).
+    pub(super) posix_timers: Vec<PosixTimerEntry>,
+    /// The end of its heap, to the byte.
+    pub(super) heap_end: u64,
+    /// `PR_GET_DUMPABLE`.
+    pub(super) dumpable: i32,
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub(super) subreaper: bool,
+    /// What each thread said.
+    pub(super) threads: BTreeMap<i32, ThreadAnswers>,
+}
+
+/// What a thread said of itself.
+#[derive(Debug)]
+pub(super) struct ThreadAnswers {
+    /// sigaltstack(2).
+    pub(super) signal_stack: ThreadSasEntry,
+    /// The address that the kernel clears at its end, and wakes whoever waits there (`pthread_join`).
+    pub(super) clear_at_end: u64,
+    /// `PR_GET_PDEATHSIG`.
+    pub(super) parent_death_signal: u32,
+    /// `PR_GET_SECUREBITS`.
+    pub(super) secure_bits: u32,
+}
+
+/// Asks a process; `None` when it cannot be asked, which is in the log then.
+///
+/// # Errors
+///
+/// [`Error::Ended`], or a thread that does not stand still any more.
+pub(super) fn ask(node: &Node<'_>, window: i32, log: &mut DumpLog) -> Result<Option<Answers>, Error> {
+    let pid = node.process.pid();
+    match asked(pid, window, &node.threads, log) {
+        Ok(answers) => Ok(Some(answers)),
+        Err(Refusal::Error(error)) => Err(error),
+        Err(Refusal::Inject(InjectError::Ended)) => Err(Error::Ended { pid }),
+        Err(Refusal::Inject(
+            error @ (InjectError::NoGate | InjectError::Width | InjectError::Seccomp(_) | InjectError::Dispatched),
+        )) => {
+            log.lost(format_args!(
+                "pid {pid}: its signal handlers, timers, alternate signal stacks, securebits, parent-death signal, dumpable and \
+                 subreaper flags, and the addresses its threads clear at their end, since {error}; they are defaults here"
+            ));
+            Ok(None)
+        }
+        Err(Refusal::Inject(error)) => Err(Error::capture(pid, "what it is asked", io::Error::other(error))),
+    }
+}
+
+/// Why there are no answers.
+enum Refusal {
+    Inject(InjectError),
+    Error(Error),
+}
+
+impl From<InjectError> for Refusal {
+    fn from(error: InjectError) -> Self {
+        Self::Inject(error)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn asked(pid: i32, window: i32, threads: &[i32], log: &mut DumpLog) -> Result<Answers, Refusal> {
+    let gate = Gate::find(window)?;
+    let mut first = Asked::enter(pid, window, gate)?;
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+    let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    let page = first.number("mmap", libc::SYS_mmap, [0, PAGE, access, flags, u64::MAX, 0])?;
+    first.page = page;
+    let answers = first.process(threads, gate, log);
+    // The page goes whatever came of the questions, and before the injection ends.
+    let unmapped = first.number("munmap", libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0]);
+    let answers = answers?;
+    unmapped?;
+    first.injection.leave()?;
+    Ok(answers)
+}
+
+/// A thread that answers.
+struct Asked {
+    pid: i32,
+    tid: i32,
+    injection: Injection,
+    memory: Memory,
+    page: u64,
+}
+
+impl Asked {
+    fn enter(pid: i32, tid: i32, gate: Gate) -> Result<Self, InjectError> {
+        Ok(Self {
+            pid,
+            tid,
+            injection: Injection::enter(tid, gate, 0)?,
+            memory: Memory::of(tid),
+            page: 0,
+        })
+    }
+
+    /// A call that has to succeed; its answer.
+    fn number(&mut self, what: &'static str, call: i64, arguments: [u64; 6]) -> Result<u64, Refusal> {
+        let answer = self.injection.call(call, arguments)?;
+        Ok(answer.map_err(|errno| Error::capture(self.pid, what, io::Error::other(errno)))?)
+    }
+
+    /// The words at the start of the page.
+    fn words<const N: usize>(&mut self) -> Result<[u64; N], Refusal> {
+        let mut bytes = vec![0; N * 8];
+        let range = self.page..self.page + bytes.len() as u64;
+        self.memory
+            .read(slice::from_ref(&range), &mut bytes, |_| {})
+            .map_err(|error| Error::capture(self.pid, "answers", error))?;
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().expect("chunks of eight"));
+        }
+        Ok(words)
+    }
+
+    /// A prctl(2) that answers by a number, or into the page.
+    fn prctl(&mut self, what: &'static str, option: u64, place: u64) -> Result<u64, Refusal> {
+        self.number(what, libc::SYS_prctl, [option, place, 0, 0, 0, 0])
+    }
+
+    /// What the process has as a whole, then what its threads have.
+    fn process(&mut self, threads: &[i32], gate: Gate, log: &mut DumpLog) -> Result<Answers, Refusal> {
+        let page = self.page;
+        // Which signals are ignored or take their default `/proc` tells, and their flags mean nothing but SIGCHLD's (whether
+        // ended children wait to be reaped). Every call makes the container stand a little longer.
+        let status = proc::status(self.tid).map_err(|error| Error::capture(self.pid, "status", error))?;
+        let mut actions = core::known_actions(status.sigign);
+        for (signal, action) in core::signals_with_action().zip(&mut actions) {
+            if status.sigcgt & 1 << (signal - 1) == 0 && signal != libc::SIGCHLD as u32 {
+                continue;
+            }
+            let arguments = [u64::from(signal), 0, page, SIGNAL_SET, 0, 0];
+            self.number("rt_sigaction", libc::SYS_rt_sigaction, arguments)?;
+            let [sigaction, flags, restorer, mask] = self.words()?;
+            *action = SaEntry {
+                sigaction,
+                flags,
+                restorer,
+                mask,
+                ..SaEntry::default()
+            };
+        }
+        let mut interval_timers = [ItimerEntry::default(); 3];
+        for (which, timer) in (0..).zip(&mut interval_timers) {
+            self.number("getitimer", libc::SYS_getitimer, [which, page, 0, 0, 0, 0])?;
+            let [isec, iusec, vsec, vusec] = self.words()?;
+            *timer = ItimerEntry {
+                isec,
+                iusec,
+                vsec,
+                vusec,
+            };
+        }
+        let posix_timers = self.posix_timers(log)?;
+        let heap_end = self.number("brk", libc::SYS_brk, [0; 6])?;
+        let dumpable = match self.prctl("dumpable", libc::PR_GET_DUMPABLE as u64, 0)? {
+            ROOT_ALONE => 0,
+            other => other as i32,
+        };
+        self.prctl("subreaper", libc::PR_GET_CHILD_SUBREAPER as u64, page)?;
+        let [subreaper] = self.words()?;
+        let mut answers = Answers {
+            actions,
+            interval_timers,
+            posix_timers,
+            heap_end,
+            dumpable,
+            subreaper: subreaper as u32 != 0,
+            threads: BTreeMap::new(),
+        };
+        for tid in threads {
+            let thread = if *tid == self.tid {
+                self.thread(log)?
+            } else {
+                let mut other = Self::enter(self.pid, *tid, gate)?;
+                other.page = page;
+                let thread = other.thread(log)?;
+                other.injection.leave()?;
+                thread
+            };
+            answers.threads.insert(*tid, thread);
+        }
+        Ok(answers)
+    }
+
+    fn thread(&mut self, log: &mut DumpLog) -> Result<ThreadAnswers, Refusal> {
+        let page = self.page;
+        self.number("sigaltstack", libc::SYS_sigaltstack, [0, page, 0, 0, 0, 0])?;
+        let [ss_sp, flags, ss_size] = self.words()?;
+        self.prctl("parent-death signal", libc::PR_GET_PDEATHSIG as u64, page)?;
+        let [signal] = self.words()?;
+        let secure_bits = self.prctl("securebits", libc::PR_GET_SECUREBITS as u64, 0)? as u32;
+        let arguments = [GET_TID_ADDRESS, page, 0, 0, 0, 0];
+        let clear_at_end = match self.injection.call(libc::SYS_prctl, arguments)? {
+            Ok(_) => self.words::<1>()?[0],
+            Err(errno) => {
+                log.lost(format_args!(
+                    "pid {}: the address that thread {} clears at its end: {errno}",
+                    self.pid, self.tid
+                ));
+                0
+            }
+        };
+        Ok(ThreadAnswers {
+            signal_stack: ThreadSasEntry {
+                ss_sp,
+                ss_size,
+                ss_flags: flags as u32,
+            },
+            clear_at_end,
+            parent_death_signal: signal as u32,
+            secure_bits,
+        })
+    }
+
+    /// The timers that `/proc/PID/timers` lists, with the time that is left of each. Without the file (`CONFIG_CHECKPOINT_RESTORE`)
+    /// they cannot be known.
+    fn posix_timers(&mut self, log: &mut DumpLog) -> Result<Vec<PosixTimerEntry>, Refusal> {
+        let Ok(text) = proc::text(self.tid, "timers") else {
+            log.lost(format_args!(
+                "pid {}: POSIX timers, which this kernel does not list",
+                self.pid
+            ));
+            return Ok(Vec::new());
+        };
+        let Some(mut timers) = parse_timers(&text) else {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "unknown line");
+            return Err(Error::capture(self.pid, "timers", error).into());
+        };
+        for timer in &mut timers {
+            let id = u64::from(timer.it_id);
+            self.number("timer_gettime", libc::SYS_timer_gettime, [id, self.page, 0, 0, 0, 0])?;
+            [timer.isec, timer.insec, timer.vsec, timer.vnsec] = self.words()?;
+            timer.overrun = self.number("timer_getoverrun", libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0])? as u32;
+        }
+        Ok(timers)
+    }
+}
+
+/// Reads `/proc/PID/timers` (proc_pid_timers(5)): four lines a timer.
+fn parse_timers(text: &str) -> Option<Vec<PosixTimerEntry>> {
+    let lines: Vec<_> = text.lines().collect();
+    let timer = |lines: &[&str]| {
+        let &[id, signal, notify, clock] = lines else {
+            return None;
+        };
+        let (signal, value) = signal.strip_prefix("signal: ")?.split_once('/')?;
+        let (way, whom) = notify.strip_prefix("notify: ")?.split_once('/')?;
+        let (kind, number) = whom.split_once('.')?;
+        let way = match way {
+            "signal" => 0,
+            "none" => 1,
+            "thread" => 2,
+            _ => return None,
+        };
+        let to_thread = kind == "tid";
+        Some(PosixTimerEntry {
+            it_id: id.strip_prefix("ID: ")?.parse().ok()?,
+            clock_id: clock.strip_prefix("ClockID: ")?.parse::<i32>().ok()?.cast_unsigned(),
+            si_signo: signal.parse().ok()?,
+            it_sigev_notify: way | if to_thread { TO_ONE_THREAD } else { 0 },
+            sival_ptr: u64::from_str_radix(value, 16).ok()?,
+            notify_thread_id: to_thread.then_some(number.parse().ok()?),
+            ..PosixTimerEntry::default()
+        })
+    };
+    lines.chunks(4).map(timer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_are_read_as_the_kernel_lists_them() {
+        let timers = parse_timers(
+            "ID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\n\
+             ID: 0\nsignal: 14/0000000000000005\nnotify: signal/tid.77\nClockID: -6\n",
+        )
+        .expect("well formed");
+        assert_eq!(
+            (timers[0].it_id, timers[0].si_signo, timers[0].sival_ptr),
+            (1, 60, 0x7fff_86e4_52a8)
+        );
+        assert_eq!((timers[0].it_sigev_notify, timers[0].notify_thread_id), (0, None));
+        assert_eq!((timers[1].it_sigev_notify, timers[1].notify_thread_id), (4, Some(77)));
+        assert_eq!(timers[1].clock_id, 0xffff_fffa);
+        assert_eq!(parse_timers("").map(|timers| timers.len()), Some(0));
+        assert_eq!(parse_timers("ID: 1\nsignal: 60/0\n"), None);
+    }
+}

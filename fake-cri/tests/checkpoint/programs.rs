@@ -1,0 +1,181 @@
+//! The programs of `fixtures/programs`, built and running in a session of their own, as a container's first process does; and
+//! what of them neither `/proc` nor ptrace tells.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use fake_cri::checkpoint;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    archive::Contents,
+    host::{TestHost, assert_runs_free, descendants, job},
+};
+
+/// How long a program may take for what it is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program of the corpus that runs. It ends with its guard, and so do its children.
+pub(crate) struct Program {
+    child: Child,
+    /// Where it keeps its files, `go` among them.
+    pub(crate) folder: PathBuf,
+    /// What it says of its steps.
+    pub(crate) output: PathBuf,
+}
+
+impl Program {
+    /// Builds one with these options of the C compiler, or takes Python for one, and starts it with a folder for its files.
+    pub(crate) fn start(source: &str, options: &[&str], folder: &Path) -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../fixtures/programs")
+            .join(source);
+        let mut command = Command::new("setsid");
+        if source.extension().is_some_and(|extension| extension == "py") {
+            command.arg("python3").arg(&source);
+        } else {
+            let program = folder.join("program");
+            let built = Command::new("cc")
+                .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+                .args([&program, &source])
+                .args(options)
+                .args(["-lm", "-lrt"])
+                .status();
+            assert!(
+                built.expect("a C compiler").success(),
+                "{} does not build",
+                source.display()
+            );
+            command.arg(program);
+        }
+        let files = folder.join("files");
+        fs::create_dir(&files).unwrap();
+        let output = folder.join("output");
+        let child = command
+            .arg(&files)
+            .stdin(Stdio::null())
+            .stdout(OpenOptions::new().append(true).create(true).open(&output).unwrap())
+            .stderr(File::create(folder.join("errors")).unwrap())
+            .spawn()
+            .expect("setsid of util-linux");
+        Self {
+            child,
+            folder: files,
+            output,
+        }
+    }
+
+    /// Its pid: setsid(1) becomes the program.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// How many steps it has said.
+    pub(crate) fn steps(&self) -> u64 {
+        let output = fs::read_to_string(&self.output).unwrap();
+        output.lines().count() as u64
+    }
+
+    /// Waits until it has done so many.
+    pub(crate) fn wait_for_steps(&mut self, steps: u64) {
+        let began = Instant::now();
+        while self.steps() < steps {
+            let errors = || fs::read_to_string(self.output.with_file_name("errors")).unwrap();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("it ended with {status}: {}", errors());
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not go on: {}", errors());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Kills it with all its children.
+    pub(crate) fn kill(&mut self) {
+        for process in descendants(self.pid()) {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A line of `/proc/PID/status` that is a mask of signals.
+fn mask(pid: i32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
+}
+
+#[test]
+fn what_only_the_process_knows_is_asked_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start("signals.c", &[], folder.path());
+    program.wait_for_steps(5);
+    let pid = program.pid();
+    let job = job(pid, folder.path());
+    checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    assert_runs_free(pid);
+    let contents = Contents::read(&job.location);
+    let core = contents.core(pid);
+    let task = core.tc.unwrap();
+
+    // Its actions are those that `/proc` counts, each with its flags; 62 signals have one.
+    assert_eq!(task.sigactions.len(), 62);
+    let signals = (1..=64).filter(|signal| ![9, 19].contains(signal));
+    let (mut caught, mut ignored) = (0, 0);
+    for (signal, action) in signals.zip(&task.sigactions) {
+        match action.sigaction {
+            0 => {}
+            1 => ignored |= 1 << (signal - 1),
+            _ => caught |= 1 << (signal - 1),
+        }
+        if signal == libc::SIGALRM {
+            assert_eq!(
+                action.flags & 0xffff_ffff,
+                (libc::SA_ONSTACK | libc::SA_RESTART) as u64 | 0x400_0000
+            );
+            assert_eq!(action.mask, 1 << (libc::SIGTERM - 1));
+            assert_ne!(action.restorer, 0);
+        }
+    }
+    assert_eq!((caught, ignored), (mask(pid, "SigCgt:"), mask(pid, "SigIgn:")));
+    assert_eq!(caught.count_ones(), 2);
+    assert_ne!(ignored & 1 << (libc::SIGHUP - 1), 0);
+
+    let timers = task.timers.unwrap();
+    assert_eq!((timers.real.isec, timers.real.iusec), (0, 7000));
+    // Zero once it has run out and its signal waits; whoever restores it begins a new interval then.
+    assert!((0..=7000).contains(&timers.real.vusec), "{:?}", timers.real);
+    assert_eq!(timers.virt.iusec + timers.prof.iusec, 0);
+    let [timer] = &timers.posix[..] else {
+        panic!("one POSIX timer: {:?}", timers.posix);
+    };
+    assert_eq!((timer.isec, timer.insec, timer.sival_ptr), (0, 11_000_000, 0x123_4567));
+    assert_eq!(timer.si_signo as i32, libc::SIGRTMIN() + 1);
+    assert!(timer.vsec == 0 && (0..=11_000_000).contains(&timer.vnsec), "{timer:?}");
+
+    let stack = core.thread_core.unwrap().sas.unwrap();
+    assert_eq!((stack.ss_size, stack.ss_flags & 2), (1 << 16, 0));
+    assert_ne!(core.thread_info.unwrap().clear_tid_addr, 0);
+    let mm = contents.mm(pid);
+    assert_eq!(mm.mm_brk - mm.mm_start_brk, 12345);
+    assert_eq!(mm.dumpable, Some(1));
+
+    // And it goes on, undisturbed, to its end.
+    fs::write(program.folder.join("go"), "").unwrap();
+    program.wait_for_steps(91);
+    assert!(program.child.wait().unwrap().success());
+}
