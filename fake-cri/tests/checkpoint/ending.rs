@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
+    sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -262,6 +263,19 @@ fn a_crash_of_the_runtime_ends_it(#[values(Phase::Freeze, Phase::Capture, Phase:
     assert_goes_on(&workload);
 }
 
+/// So long that it has to be ended.
+const ENDLESS: Duration = Duration::from_secs(100_000);
+
+fn modelled(base: Duration, within: DelayIn) -> Option<Delay> {
+    Some(Delay {
+        base,
+        rate: Some(1 << 30),
+        factor: 1.0,
+        memory: DelayMemory::Annotated(1 << 29),
+        within,
+    })
+}
+
 #[rstest]
 #[case::in_the_freeze(DelayIn::Freeze)]
 #[case::in_the_write(DelayIn::Write)]
@@ -269,21 +283,48 @@ fn the_modelled_time_is_taken(#[case] within: DelayIn) {
     let workload = small();
     let folder = tempfile::tempdir().unwrap();
     let mut job = job(workload.pid(), folder.path());
-    job.delay = Some(Delay {
-        base: Duration::from_millis(100),
-        rate: Some(1 << 30),
-        factor: 1.0,
-        memory: DelayMemory::Annotated(1 << 29),
-        within,
+    job.delay = modelled(Duration::from_millis(100), within);
+    let began = Instant::now();
+    let stood = Mutex::new(Duration::ZERO);
+    let host = TestHost::with(workload.pid(), |phase| {
+        if phase == Phase::Capture {
+            *stood.lock().unwrap() = began.elapsed();
+        }
     });
-    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("checkpoint");
     let modelled = Duration::from_millis(600);
-    assert!(report.total >= modelled);
-    // The work counts towards it: on an idle machine nothing is added, on a busy one the work itself may take long.
-    assert_eq!(
-        report.frozen >= Duration::from_millis(400),
-        within == DelayIn::Freeze,
-        "{report:?}"
-    );
+    assert!(report.total >= modelled, "{report:?}");
+    if within == DelayIn::Freeze {
+        // It was asked to stop before the capture began, and was let go when the time was over.
+        assert!(*stood.lock().unwrap() + report.frozen >= modelled, "{report:?}");
+    }
+    drop(host);
+    assert_goes_on(&workload);
+}
+
+#[test]
+fn it_runs_while_the_write_takes_its_time() {
+    let workload = small();
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), folder.path());
+    job.delay = modelled(ENDLESS, DelayIn::Write);
+    job.deadline = Some(Duration::from_secs(60)); // if it stands still after all
+    let (stands, is_still) = mpsc::channel();
+    let host = TestHost::with(workload.pid(), |phase| {
+        if phase == Phase::Capture {
+            stands.send(()).unwrap();
+        }
+    });
+    thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| checkpoint::run(&job, &host));
+        is_still.recv().unwrap();
+        // It answers once it is let go; the call is still under way then, and would be for a day.
+        workload.count();
+        host.cancel();
+        let failure = checkpoint.join().unwrap().unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Cancelled);
+    });
+    drop(host);
+    assert_holds(folder.path(), &[]);
     assert_goes_on(&workload);
 }
