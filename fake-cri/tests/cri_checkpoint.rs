@@ -272,3 +272,34 @@ async fn annotated_memory_makes_a_small_process_as_slow_as_a_large_one() {
     checkpoint(&cri, &id, &folder.path().join("a.tar"), 0).await.unwrap();
     assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&begun.elapsed()));
 }
+
+#[tokio::test]
+async fn a_strict_capture_is_whole_or_an_error_that_says_what_is_not() {
+    let cri = Cri::with(builder().arg("--strict-capture").exec_host()).await;
+    let pod = cri.pod("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let mut config = container_config("app");
+    config.command = ["sleep", "1000"].map(str::to_owned).into();
+    let id = pod.run(config).await;
+    checkpoint(&cri, &id, &location, 0).await.expect("nothing is lost");
+    let log = String::from_utf8(members(&location).remove("dump.log").unwrap()).unwrap();
+    assert!(!log.contains("not carried"), "{log}");
+    std::fs::remove_file(&location).unwrap();
+
+    let mut config = container_config("locked");
+    let lock = folder.path().join("lock");
+    config.command = ["flock", lock.to_str().unwrap(), "sleep", "1000"]
+        .map(str::to_owned)
+        .into();
+    let id = pod.run(config).await;
+    let pid = cri.pid(&id).await;
+    let holds = || std::fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).is_ok_and(|info| info.contains("lock:"));
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let refused = checkpoint(&cri, &id, &location, 0).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("file locks of descriptor 3"), "{refused}");
+    assert_eq!(files(folder.path()), ["lock"]);
+}

@@ -115,6 +115,7 @@ fn fill(
     frozen.leave_stopped(enter(Phase::Capture, archive)?);
     let capture = capture::capture(&frozen, job.init, shape, watch, &mut log)?;
     let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
+    all_carried(job, &log)?;
 
     frozen.leave_stopped(enter(Phase::Write, archive)?);
     let moved = match fault::images_from(job) {
@@ -155,6 +156,7 @@ fn fill(
         wait(watch, until)?;
     }
     log.info(format_args!("wrote {} pages", capture.pages()));
+    all_carried(job, &log)?;
     archive.member("dump.log", log.into_text().as_bytes())?;
     archive.finish()?;
 
@@ -184,6 +186,14 @@ fn fill(
         frozen: frozen_for,
         total: watch.started().elapsed(),
     })
+}
+
+/// Fails when the job is strict and something was lost.
+fn all_carried(job: &Job, log: &DumpLog) -> Result<(), Error> {
+    match log.all_lost().filter(|_| job.strict) {
+        Some(lost) => Err(Error::NotCarried(lost)),
+        None => Ok(()),
+    }
 }
 
 /// Whether a fault of an earlier phase already left the container frozen at the thaw.

@@ -40,6 +40,8 @@ pub(crate) enum Error {
     },
     #[error("the folder of {0} does not exist")]
     FolderMissing(PathBuf),
+    #[error("carry the whole state, which --strict-capture asks for; what is not carried: {0}")]
+    NotCarried(String),
     #[error("{message}")]
     Injected { code: i32, message: String },
     #[error("a fault left {percent} % of the archive at {path}")]
@@ -100,6 +102,7 @@ impl Error {
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
                 _ => ErrorKind::Write,
             },
+            Self::NotCarried(_) => ErrorKind::NotCarried,
             Self::LeftPartial { .. } => ErrorKind::Write,
             Self::FolderMissing(_) => ErrorKind::FolderMissing,
             Self::Injected { code, .. } => ErrorKind::Injected(*code),

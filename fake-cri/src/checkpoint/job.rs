@@ -29,6 +29,9 @@ pub struct Job {
     pub deadline: Option<Duration>,
     /// Flush the archive to disk before it appears.
     pub fsync: bool,
+    /// Fail when something of the container's state cannot be carried, instead of saying it in `dump.log` alone.
+    #[serde(default)]
+    pub strict: bool,
     /// How long the checkpoint takes at least.
     pub delay: Option<Delay>,
     /// What goes wrong, and where.
@@ -201,6 +204,8 @@ pub enum ErrorKind {
     Freeze,
     /// A process could not be read.
     Capture,
+    /// Something of its state cannot be carried, and the job is strict.
+    NotCarried,
     /// The archive could not be written.
     Write,
     /// No space is left where the archive goes.

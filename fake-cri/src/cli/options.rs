@@ -53,6 +53,9 @@ pub struct ServeOptions {
     /// Flush an archive to disk before it appears
     #[arg(long)]
     pub fsync: bool,
+    /// Fail a checkpoint, and name why, when something of the container's state cannot be carried; it is in dump.log anyway
+    #[arg(long)]
+    pub strict_capture: bool,
     /// How long a freeze may take before everything runs on and the thread that would not stop is named
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2s")]
     pub freeze_bound: Duration,
@@ -152,6 +155,7 @@ impl ServeOptions {
             images: self.images.clone(),
             strict_images: self.strict_images,
             fsync: self.fsync,
+            strict_capture: self.strict_capture,
             freeze_bound: self.freeze_bound,
             delay: modelled.then_some(DelayModel {
                 base: self.checkpoint_base,

@@ -126,6 +126,8 @@ pub(crate) struct Mapping {
     pub(crate) name: PathBuf,
     /// The two-letter flags of `VmFlags`.
     pub(crate) flags: Vec<[u8; 2]>,
+    /// The protection key of its pages (pkeys(7)), 0 where there are none.
+    pub(crate) protection_key: u32,
 }
 
 impl Mapping {
@@ -168,6 +170,9 @@ fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
                         .split(|byte| *byte == b' ')
                         .filter_map(|flag| flag.try_into().ok())
                         .collect();
+                } else if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
+                    let key = str::from_utf8(key).ok()?.trim().parse().ok()?;
+                    mappings.last_mut()?.protection_key = key;
                 }
             }
         }
@@ -207,6 +212,7 @@ fn parse_heading(line: &[u8]) -> Option<Mapping> {
         inode: inode.parse().ok()?,
         name: PathBuf::from(std::ffi::OsString::from_vec(unescape(name))),
         flags: Vec::new(),
+        protection_key: 0,
     })
 }
 
@@ -327,6 +333,7 @@ mod tests {
     const SMAPS: &[u8] = b"\
 00400000-00452000 r-xp 00001000 08:02 173521      /usr/bin/a  b\\012c (deleted)
 Size:                328 kB
+ProtectionKey:         3
 VmFlags: rd ex mr mw me dw
 7ffe0000-7fff0000 rw-p 00000000 00:00 0                          [stack]
 Size:                132 kB
@@ -345,6 +352,7 @@ VmFlags: ex
         assert_eq!(mappings[0].device, (8, 2));
         assert!(mappings[0].read && mappings[0].execute && !mappings[0].write && !mappings[0].shared);
         assert!(mappings[1].has(b"gd") && !mappings[0].has(b"gd"));
+        assert_eq!((mappings[0].protection_key, mappings[1].protection_key), (3, 0));
         assert_eq!(mappings[2].name, Path::new("[vsyscall]"));
         assert_eq!(
             without_deleted(&mappings[0].name),

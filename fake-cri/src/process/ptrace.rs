@@ -370,6 +370,29 @@ pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u
     Ok(Some(bytes))
 }
 
+/// The `SECCOMP_FILTER_FLAG_*` of the nth filter of a stopped thread, as [`seccomp_filter`] counts; `None` when the kernel
+/// cannot tell.
+pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> {
+    /// `PTRACE_SECCOMP_GET_METADATA`, Linux 4.16.
+    const SECCOMP_GET_METADATA: u32 = 0x420d;
+    /// `struct seccomp_metadata`.
+    #[repr(C)]
+    struct Metadata {
+        offset: u64,
+        flags: u64,
+    }
+    let mut metadata = Metadata {
+        offset: index as u64,
+        flags: 0,
+    };
+    let place = (&raw mut metadata).expose_provenance();
+    match request(SECCOMP_GET_METADATA, tid, mem::size_of::<Metadata>(), place) {
+        Ok(_) => Ok(Some(metadata.flags)),
+        Err(Errno::EIO | Errno::EINVAL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// One ptrace request whose pointers were exposed by the caller.
 #[expect(unsafe_code, reason = "nix knows only a part of the requests")]
 fn request(request: u32, tid: i32, address: usize, data: usize) -> nix::Result<i64> {

@@ -135,6 +135,7 @@ impl Runtime {
             freeze_bound: self.config.freeze_bound,
             deadline: None,
             fsync: self.config.fsync,
+            strict: self.config.strict_capture,
             delay: self.next_delay(&record, &pod)?,
             injections,
         };

@@ -19,6 +19,8 @@ pub struct Config {
     pub strict_images: bool,
     /// Whether an archive is flushed to disk before it appears.
     pub fsync: bool,
+    /// Whether a checkpoint fails when something of a container's state cannot be carried.
+    pub strict_capture: bool,
     /// How long a freeze may take before all is thawed and the thread that would not stop is named.
     pub freeze_bound: Duration,
     /// How long a checkpoint takes at least.

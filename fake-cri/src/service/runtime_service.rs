@@ -74,6 +74,7 @@ impl RuntimeService for RuntimeApi {
                 "exec": format!("{:?}", config.exec),
                 "strictImages": config.strict_images,
                 "fsync": config.fsync,
+                "strictCapture": config.strict_capture,
                 "podCIDR": self.runtime.pod_cidr(),
             });
             info.insert("config".to_owned(), config.to_string());

@@ -133,6 +133,7 @@ pub(crate) fn job(init: i32, folder: &Path) -> Job {
         freeze_bound: Duration::from_secs(5),
         deadline: None,
         fsync: false,
+        strict: false,
         delay: None,
         injections: Vec::new(),
     }

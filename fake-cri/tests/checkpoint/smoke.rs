@@ -1,8 +1,13 @@
 //! The simplest case, and what the real tools say of it.
 
-use std::{os::unix::fs::MetadataExt as _, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::Command,
+};
 
-use fake_cri::checkpoint::{self, Phase};
+use fake_cri::checkpoint::{self, ErrorKind, Phase};
 
 use crate::{
     archive::Contents,
@@ -15,7 +20,8 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
     let sleeper = Sleeper::start();
     let folder = tempfile::tempdir().unwrap();
     let host = TestHost::new(sleeper.pid());
-    let job = job(sleeper.pid(), folder.path());
+    let mut job = job(sleeper.pid(), folder.path());
+    job.strict = true;
     let report = checkpoint::run(&job, &host).expect("checkpoint");
     assert_runs_free(sleeper.pid());
     assert_holds(folder.path(), &["checkpoint.tar"]);
@@ -62,4 +68,29 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
     if let Some(keep) = std::env::var_os("KEEP_ARCHIVE") {
         std::fs::copy(&job.location, Path::new(&keep)).unwrap();
     }
+}
+
+#[test]
+fn what_cannot_be_carried_is_in_the_log_or_the_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = tempfile::tempdir().unwrap();
+    let locked = File::create_new(held.path().join("locked")).unwrap();
+    locked.lock().unwrap();
+    let sleeper = Sleeper::with_input(locked);
+    let mut job = job(sleeper.pid(), folder.path());
+    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    let log = Contents::read(&job.location).members.remove("dump.log").unwrap();
+    let log = String::from_utf8(log).unwrap();
+    let line = format!("not carried: pid {}: the file locks of descriptor 0\n", sleeper.pid());
+    assert!(log.contains(&line), "{log}");
+
+    fs::remove_file(&job.location).unwrap();
+    job.strict = true;
+    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NotCarried);
+    for part in ["--strict-capture", "the file locks of descriptor 0"] {
+        assert!(failure.message.contains(part), "{}", failure.message);
+    }
+    assert_runs_free(sleeper.pid());
+    assert_holds(folder.path(), &[]);
 }

@@ -28,9 +28,13 @@ pub(crate) struct Sleeper(Child);
 
 impl Sleeper {
     pub(crate) fn start() -> Self {
+        Self::with_input(Stdio::null())
+    }
+
+    pub(crate) fn with_input(input: impl Into<Stdio>) -> Self {
         let child = Command::new("sleep")
             .arg("1000")
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

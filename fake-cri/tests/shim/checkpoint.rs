@@ -28,6 +28,7 @@ fn job(rig: &Rig, init: ProcessId) -> Job {
         freeze_bound: Duration::from_secs(10),
         deadline: None,
         fsync: false,
+        strict: false,
         delay: None,
         injections: Vec::new(),
     }

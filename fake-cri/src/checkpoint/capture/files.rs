@@ -94,7 +94,14 @@ impl Files {
         let target = proc::link(window, name).map_err(failed)?;
         let source = PathBuf::from(format!("/proc/{window}/{name}"));
         let metadata = fs::metadata(&source).map_err(failed)?;
-        Ok(self.path(pid, &target, &source, Some(&metadata), libc::O_RDONLY as u32, log))
+        Ok(self.path(
+            (pid, window),
+            &target,
+            &source,
+            Some(&metadata),
+            libc::O_RDONLY as u32,
+            log,
+        ))
     }
 
     /// The file behind a mapping.
@@ -115,13 +122,13 @@ impl Files {
         let Range { start, end } = mapping.range;
         let source = PathBuf::from(format!("/proc/{window}/map_files/{start:x}-{end:x}"));
         let metadata = metadata.or_else(|| fs::metadata(&source).ok());
-        Ok(self.path(pid, &mapping.name, &source, metadata.as_ref(), opened, log))
+        Ok(self.path((pid, window), &mapping.name, &source, metadata.as_ref(), opened, log))
     }
 
     /// The file of this name, which `source` leads to.
     fn path(
         &mut self,
-        pid: i32,
+        (pid, window): (i32, i32),
         target: &Path,
         source: &Path,
         metadata: Option<&Metadata>,
@@ -142,7 +149,7 @@ impl Files {
             flags,
             ..Default::default()
         };
-        let regular = self.regular(pid, id, target, source, metadata, &info, log);
+        let regular = self.regular((pid, window), id, target, source, metadata, &info, log);
         self.paths.insert(key, id);
         self.entries.push(FileEntry {
             r#type: FdTypes::Reg.into(),
@@ -251,7 +258,7 @@ impl Files {
                 entry.fifo = Some(FifoEntry {
                     id,
                     pipe_id: inode,
-                    regf_id: Some(self.path(pid, target, &source, Some(metadata), flags, log)),
+                    regf_id: Some(self.path((pid, window), target, &source, Some(metadata), flags, log)),
                 });
             }
         } else if kind.is_socket() {
@@ -260,7 +267,7 @@ impl Files {
         } else if let Some(anonymous) = name.strip_prefix("anon_inode:") {
             anonymous::describe(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
         } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
-            let regular_id = self.path(pid, target, &source, Some(metadata), flags, log);
+            let regular_id = self.path((pid, window), target, &source, Some(metadata), flags, log);
             entry.set_type(FdTypes::Tty);
             entry.tty = Some(TtyFileEntry {
                 id,
@@ -276,7 +283,7 @@ impl Files {
                 ));
             }
             entry.set_type(FdTypes::Reg);
-            entry.reg = Some(self.regular(pid, id, target, &source, Some(metadata), info, log));
+            entry.reg = Some(self.regular((pid, window), id, target, &source, Some(metadata), info, log));
         }
         entry
     }
@@ -320,7 +327,7 @@ impl Files {
     #[expect(clippy::too_many_arguments, reason = "what is known of the file, each once")]
     fn regular(
         &mut self,
-        pid: i32,
+        (pid, window): (i32, i32),
         id: u32,
         target: &Path,
         source: &Path,
@@ -346,6 +353,18 @@ impl Files {
                     path.display()
                 ));
             }
+        }
+        let replaced = || {
+            let below_root = path.strip_prefix("/").unwrap_or(&path);
+            let there = fs::metadata(Path::new(&format!("/proc/{window}/root")).join(below_root)).ok();
+            let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+            there.as_ref().map(identity) != metadata.map(identity)
+        };
+        if !deleted && metadata.is_some() && replaced() {
+            log.lost(format_args!(
+                "pid {pid}: the file that was {}, a name that leads to another file or to none now",
+                path.display()
+            ));
         }
         let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
         let size = metadata

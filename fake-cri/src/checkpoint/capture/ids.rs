@@ -4,7 +4,10 @@ use std::{collections::HashMap, fs};
 
 use cri_proto::criu::message::TaskKobjIdsEntry;
 
-use crate::process::kernel::{Shared, share};
+use crate::{
+    checkpoint::log::DumpLog,
+    process::kernel::{Shared, share},
+};
 
 /// The numbers given so far.
 pub(super) struct Ids {
@@ -29,7 +32,7 @@ impl Ids {
     }
 
     /// Those of a process of the container.
-    pub(super) fn of(&mut self, window: i32) -> TaskKobjIdsEntry {
+    pub(super) fn of(&mut self, pid: i32, window: i32, log: &mut DumpLog) -> TaskKobjIdsEntry {
         let fresh = u32::try_from(self.processes.len() + 1).expect("fewer processes than pids");
         let number = |what, of: fn(&TaskKobjIdsEntry) -> u32| {
             self.processes
@@ -43,6 +46,16 @@ impl Ids {
             number(Shared::FileSystem, |entry| entry.fs_id),
             number(Shared::Handlers, |entry| entry.sighand_id),
         ];
+        let [memory, _, directories, handlers] = objects;
+        for (number, what) in [
+            (memory, "its memory"),
+            (directories, "its root, working directory and umask"),
+            (handlers, "its signal handlers"),
+        ] {
+            if number != fresh {
+                log.lost(format_args!("pid {pid}: that it shares {what} with another process"));
+            }
+        }
         let entry = self.with_namespaces(window, objects);
         self.processes.push((window, entry));
         entry

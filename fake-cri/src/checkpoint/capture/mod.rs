@@ -28,13 +28,14 @@ mod shared;
 mod sockets;
 mod space;
 mod tree;
+mod uncarried;
 
 use cri_proto::criu::{
     Kind, encode,
     message::{FsEntry, InventoryEntry, Lsmtype},
 };
 
-use self::{files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree};
+use self::{files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree, uncarried::Surroundings};
 use super::{error::Error, freeze::Frozen, log::DumpLog, pages::PagesFile, watch::Watch};
 use crate::process::{ProcessId, proc};
 
@@ -136,6 +137,7 @@ pub(crate) fn capture(
     let mut files = Files::new();
     let mut seccomp = Seccomp::default();
     let mut shared = SharedMemory::default();
+    let surroundings = Surroundings::own();
     let mut threads = 0;
 
     let inventory = InventoryEntry {
@@ -165,10 +167,12 @@ pub(crate) fn capture(
             ));
         }
         let answers = asked::ask(node, window, log)?;
+        surroundings.process(pid, window, log);
         let answers = answers.as_ref();
         for &tid in &node.threads {
             watch.check()?;
             threads += 1;
+            surroundings.thread(pid, tid, log);
             let core = core::thread(node, tid, tid == window, answers, &mut seccomp, log)?;
             images.push(
                 Kind::Core.file_name(u64::from(tid.unsigned_abs())),
@@ -181,7 +185,7 @@ pub(crate) fn capture(
             images.push(Kind::Core.file_name(pid_id), encode(Kind::Core, [&leader]));
         }
 
-        let entry = ids.of(window);
+        let entry = ids.of(pid, window, log);
         images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
         let owner = space::Owner { node, window, answers };
         space::capture(owner, &mut images, &mut files, &mut shared, log, watch)?;
@@ -210,7 +214,6 @@ pub(crate) fn capture(
         Kind::Seccomp.file_name(None),
         encode(Kind::Seccomp, [&seccomp.into_entry()]),
     );
-    log.lost(format_args!("membership in cgroups"));
     Ok(Capture {
         descriptors: standard_streams(&tree),
         images: images.images,

@@ -27,6 +27,10 @@ impl Seccomp {
         for index in 0.. {
             match ptrace::seccomp_filter(tid, index) {
                 Ok(Some(filter)) => {
+                    let flags = ptrace::seccomp_flags(tid, index).ok().flatten();
+                    let flags = flags
+                        .filter(|flags| *flags != 0)
+                        .and_then(|flags| u32::try_from(flags).ok());
                     let known = self
                         .filters
                         .iter()
@@ -35,7 +39,7 @@ impl Seccomp {
                         self.filters.push(SeccompFilter {
                             filter,
                             prev: newest,
-                            flags: None,
+                            flags,
                         });
                         self.filters.len() - 1
                     });

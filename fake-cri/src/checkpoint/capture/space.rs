@@ -12,7 +12,7 @@ use cri_proto::criu::{
 };
 use procfs::process::Stat;
 
-use super::{Images, asked::Answers, files::Files, page_map::page_map, shared::SharedMemory, tree::Node};
+use super::{Images, asked::Answers, files::Files, page_map::page_map, shared::SharedMemory, tree::Node, uncarried};
 use crate::{
     checkpoint::{
         error::Error,
@@ -212,6 +212,7 @@ fn vma(
         ));
         return Ok(None);
     }
+    uncarried::mapping(pid, mapping, log);
     let mut flags = mmap_flags(mapping);
     let mut vma = VmaEntry {
         start: mapping.range.start,

@@ -27,6 +27,11 @@ pub(super) fn describe(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, inf
                 fown,
                 counter: hex("eventfd-count").unwrap_or(0),
             });
+            if number("eventfd-semaphore").is_some_and(|semaphore| semaphore != 0) {
+                log.lost(format_args!(
+                    "pid {pid}: that the eventfd of descriptor {fd} is a semaphore"
+                ));
+            }
         }
         "eventpoll" => {
             entry.set_type(FdTypes::Eventpoll);
