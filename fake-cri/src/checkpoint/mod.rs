@@ -1,4 +1,4 @@
-//! Freeze, capture, image, archive, thaw. Runs in the shim.
+//! Freeze, capture, image, archive, thaw; and back (`restore`). Runs in the shim.
 //!
 //! ```text
 //!  Job ---> engine --- freeze ----> every thread of the container stands (ptrace)
@@ -21,6 +21,7 @@ mod job;
 mod log;
 mod pages;
 mod quirk;
+pub(crate) mod restore;
 mod stats;
 mod watch;
 
@@ -28,3 +29,4 @@ pub use engine::run;
 pub use host::Host;
 pub use job::{Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Injection, Job, Phase, Report};
 pub use quirk::{Aftermath, Ending, Quirk, Region};
+pub use restore::{RestoreError, restorable};

@@ -105,6 +105,14 @@ fn kernel(what: &'static str) -> impl Fn(Errno) -> InjectError {
 pub(crate) struct Gate(u64);
 
 impl Gate {
+    /// The instruction, for memory that was made to hold one.
+    pub(crate) const INSTRUCTION: &'static [u8] = &machine::INSTRUCTION;
+
+    /// The one that was put at this address.
+    pub(crate) fn at(address: u64) -> Self {
+        Self(address)
+    }
+
     /// Looks for one in the process of this thread.
     pub(crate) fn find(tid: i32) -> Result<Self, InjectError> {
         let mappings = proc::mapping_headings(tid).map_err(|error| match error.raw_os_error() {
@@ -297,25 +305,33 @@ impl Injection {
         }
     }
 
-    /// Waits until it stands. Calls take microseconds, so it is asked without rest at first; on a busy machine it needs the
-    /// processor more than this thread does.
     fn next_stop(&self) -> Result<Stop, InjectError> {
-        let began = Instant::now();
-        let mut pause = Duration::ZERO;
-        loop {
-            if let Some(stop) = ptrace::next_stop(self.tid).map_err(kernel("wait"))? {
-                return Ok(stop);
-            }
-            let waited = began.elapsed();
-            if waited > BOUND {
-                return Err(InjectError::Stuck(waited));
-            }
-            if waited < Duration::from_micros(100) {
-                thread::yield_now();
-            } else {
-                pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));
-                thread::sleep(pause);
-            }
+        await_stop(self.tid)
+    }
+}
+
+/// Waits until a traced thread stands. Calls take microseconds, so it is asked without rest at first; on a busy machine it needs
+/// the processor more than this thread does.
+///
+/// # Errors
+///
+/// It ended, or does not stand within a bound.
+pub(crate) fn await_stop(tid: i32) -> Result<Stop, InjectError> {
+    let began = Instant::now();
+    let mut pause = Duration::ZERO;
+    loop {
+        if let Some(stop) = ptrace::next_stop(tid).map_err(kernel("wait"))? {
+            return Ok(stop);
+        }
+        let waited = began.elapsed();
+        if waited > BOUND {
+            return Err(InjectError::Stuck(waited));
+        }
+        if waited < Duration::from_micros(100) {
+            thread::yield_now();
+        } else {
+            pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));
+            thread::sleep(pause);
         }
     }
 }

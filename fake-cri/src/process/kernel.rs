@@ -99,6 +99,30 @@ pub(crate) fn scheduling(tid: i32) -> nix::Result<Scheduling> {
     }
 }
 
+/// Anonymous shared memory of this size as a file, as two processes that mapped it before a fork have it. It takes
+/// `CAP_CHECKPOINT_RESTORE`.
+///
+/// # Errors
+///
+/// What the kernel refuses with.
+#[expect(unsafe_code, reason = "a mapping, unmapped again at once")]
+pub(crate) fn shared_anonymous(bytes: std::num::NonZeroUsize) -> std::io::Result<std::fs::File> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping is nobody else's, and nothing refers into it when it goes.
+    unsafe {
+        let start = mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE)?;
+        let address = start.as_ptr().addr();
+        let end = (address + bytes.get()).next_multiple_of(4096);
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/map_files/{address:x}-{end:x}"));
+        munmap(start, bytes.get())?;
+        file
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

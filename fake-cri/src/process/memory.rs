@@ -1,4 +1,4 @@
-//! Another process's memory, read in large pieces.
+//! Another process's memory, read in large pieces, and written.
 //!
 //! `process_vm_readv` copies straight from one address space into the other's buffer. It refuses what the process itself
 //! may not read (`PROT_NONE`); such pages come through `/proc/PID/mem`, which a tracer may read whatever their protection.
@@ -27,12 +27,17 @@ const MOST_PIECES: usize = 1024;
 pub(crate) struct Memory {
     tid: i32,
     slow: Option<File>,
+    written: Option<File>,
 }
 
 impl Memory {
     /// The memory that this thread sees.
     pub(crate) fn of(tid: i32) -> Self {
-        Self { tid, slow: None }
+        Self {
+            tid,
+            slow: None,
+            written: None,
+        }
     }
 
     /// Fills `buffer` with the pieces, one after the other; their lengths add up to the buffer's. Every page that cannot be
@@ -88,6 +93,19 @@ impl Memory {
             advance(pieces, &mut piece, &mut into_piece, moved as u64);
         }
         Ok(())
+    }
+
+    /// Writes bytes, also where the process itself may not, as a tracer may into private memory.
+    ///
+    /// # Errors
+    ///
+    /// Nothing private is mapped there, or the process is gone.
+    pub(crate) fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.written {
+            Some(file) => file,
+            none => none.insert(File::options().write(true).open(format!("/proc/{}/mem", self.tid))?),
+        };
+        file.write_all_at(bytes, address)
     }
 
     /// Reads through `/proc/PID/mem`; false when the kernel does not give this page.

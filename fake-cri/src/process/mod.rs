@@ -2,13 +2,10 @@
 
 pub mod daemon;
 pub mod family;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what asks processes of themselves comes next")
-)]
 pub(crate) mod inject;
 pub(crate) mod kernel;
 pub(crate) mod memory;
+pub(crate) mod namespace;
 pub(crate) mod pagemap;
 pub mod pidfd;
 pub(crate) mod proc;

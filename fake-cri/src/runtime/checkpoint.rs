@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Container, Error, Pod, Record, Runtime, State,
-    delay::annotated,
+    delay::{MEMORY_ANNOTATION, annotated},
     documents::documents,
     id::hex,
     quirks::{for_shim, wants_late_errors},
@@ -180,7 +180,12 @@ impl Runtime {
         let Some(delays) = &self.delays else {
             return Ok(None);
         };
-        let annotated = annotated(&pod.config.annotations, &record.config.annotations, record.name());
+        let annotated = annotated(
+            MEMORY_ANNOTATION,
+            &pod.config.annotations,
+            &record.config.annotations,
+            record.name(),
+        );
         let mut delays = delays.lock().expect("no holder of this lock panics");
         delays.next(annotated).map(Some)
     }

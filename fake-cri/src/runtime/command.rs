@@ -72,15 +72,16 @@ pub(crate) fn stand_in_options(record: &Record, pod: &Pod) -> Result<stand_in::O
 /// `Invalid` when there is no command to run, or an annotation is wrong.
 pub(crate) fn launch_spec(config: &Config, record: &Record, pod: &Pod, dir: PathBuf) -> Result<LaunchSpec, Error> {
     let mut argv = argv(record);
-    let program = match config.exec {
-        Exec::StandIn => {
+    let program = match (&record.restore, config.exec) {
+        (Some(archive), _) => Program::Restored(archive.clone()),
+        (None, Exec::StandIn) => {
             if argv.is_empty() {
                 argv.push("stand-in".to_owned());
             }
             Program::StandIn(stand_in_options(record, pod)?)
         }
-        Exec::Host if argv.is_empty() => return Err(Error::Invalid("no command specified".to_owned())),
-        Exec::Host => Program::Host,
+        (None, Exec::Host) if argv.is_empty() => return Err(Error::Invalid("no command specified".to_owned())),
+        (None, Exec::Host) => Program::Host,
     };
     Ok(LaunchSpec {
         container_id: record.id.clone(),
@@ -115,6 +116,7 @@ mod tests {
             config,
             resources: v1::LinuxContainerResources::default(),
             image,
+            restore: None,
             log: None,
             created_at: 1,
             state: State::Created,

@@ -37,6 +37,9 @@ pub struct Record {
     pub resources: v1::LinuxContainerResources,
     /// The image as it was when the container was made: a later removal or move of the tag changes nothing.
     pub image: Image,
+    /// The checkpoint archive it goes on from instead of being started.
+    #[serde(default)]
+    pub restore: Option<PathBuf>,
     /// Where its log goes: the pod's folder with the container's path.
     pub log: Option<PathBuf>,
     /// Nanoseconds since the epoch.

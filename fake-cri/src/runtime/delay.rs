@@ -96,17 +96,16 @@ impl Delays {
     }
 }
 
-/// The annotated size for a container: its own annotation wins over the pod's, and of either the one with the
+/// What is annotated under a key for a container: its own annotation wins over the pod's, and of either the one with the
 /// container's name.
 pub(crate) fn annotated<'a>(
+    key: &str,
     pod: &'a HashMap<String, String>,
     container: &'a HashMap<String, String>,
     name: &str,
 ) -> Option<&'a str> {
-    let named = format!("{MEMORY_ANNOTATION}.{name}");
-    let of = |annotations: &'a HashMap<String, String>| {
-        annotations.get(&named).or_else(|| annotations.get(MEMORY_ANNOTATION))
-    };
+    let named = format!("{key}.{name}");
+    let of = |annotations: &'a HashMap<String, String>| annotations.get(&named).or_else(|| annotations.get(key));
     of(container).or_else(|| of(pod)).map(String::as_str)
 }
 
@@ -216,9 +215,9 @@ mod tests {
                 .collect()
         };
         let pod = map(&[("", "1"), (".app", "2")]);
-        assert_eq!(annotated(&pod, &map(&[]), "other"), Some("1"));
-        assert_eq!(annotated(&pod, &map(&[]), "app"), Some("2"));
-        assert_eq!(annotated(&pod, &map(&[("", "3")]), "app"), Some("3"));
-        assert_eq!(annotated(&map(&[]), &map(&[]), "app"), None);
+        assert_eq!(annotated(MEMORY_ANNOTATION, &pod, &map(&[]), "other"), Some("1"));
+        assert_eq!(annotated(MEMORY_ANNOTATION, &pod, &map(&[]), "app"), Some("2"));
+        assert_eq!(annotated(MEMORY_ANNOTATION, &pod, &map(&[("", "3")]), "app"), Some("3"));
+        assert_eq!(annotated(MEMORY_ANNOTATION, &map(&[]), &map(&[]), "app"), None);
     }
 }

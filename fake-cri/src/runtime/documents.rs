@@ -6,7 +6,7 @@ use cri_proto::document::{
 };
 use jiff::Timestamp;
 
-use super::{Pod, Record, spec::spec};
+use super::{Pod, Record, State, spec::spec};
 use crate::checkpoint::Document;
 
 /// The name by which `config.dump` tells the runtime.
@@ -16,6 +16,11 @@ const RUNTIME: &str = "fake-cri";
 pub(crate) fn documents(record: &Record, pod: &Pod, now: Timestamp) -> serde_json::Result<Vec<Document>> {
     let status = record.status();
     let created = Timestamp::from_nanosecond(i128::from(record.created_at)).unwrap_or_else(|_| never());
+    let restored_at = match record.state {
+        State::Running { started_at, .. } if record.restore.is_some() => Some(started_at),
+        _ => None,
+    };
+    let restored_at = restored_at.and_then(|at| Timestamp::from_nanosecond(i128::from(at)).ok());
     let config = ConfigDump {
         id: record.id.clone(),
         // containerd repeats the id here.
@@ -26,8 +31,8 @@ pub(crate) fn documents(record: &Record, pod: &Pod, now: Timestamp) -> serde_jso
         runtime: RUNTIME.to_owned(),
         created,
         checkpointed: now,
-        restored_at: never(),
-        restored: false,
+        restored: restored_at.is_some(),
+        restored_at: restored_at.unwrap_or_else(never),
     };
     let pid = record.state.process().map_or(0, |process| process.pid.unsigned_abs());
     let document = |name: &str, content: String| Document {

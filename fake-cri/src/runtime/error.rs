@@ -78,6 +78,9 @@ pub enum Error {
     /// The container's command could not be started.
     #[error("failed to create containerd task: {0}")]
     Start(String),
+    /// The container could not be restored.
+    #[error("failed to restore the container: {0}")]
+    Restore(String),
     /// A time limit passed.
     #[error("{0}")]
     Deadline(String),

@@ -11,6 +11,7 @@ use super::{
     clock::now,
     command,
     id::{find, new_id},
+    restored::{self, Source},
     signal::{signal_from_cri, signal_name},
     start::shim_error,
     store::{absent_is_fine, failed},
@@ -48,7 +49,11 @@ impl Runtime {
             .map(|image| image.image.clone())
             .filter(|image| !image.is_empty())
             .ok_or_else(|| Error::Invalid("container config names no image".to_owned()))?;
-        let image = self.images.get(&reference)?;
+        let restored = restored::source(self.state_dir(), &pod, &config, &reference)?;
+        let image = match &restored {
+            Some(Source::Image(archive)) => restored::image(archive),
+            _ => self.images.get(&reference)?,
+        };
         let resources = config
             .linux
             .as_mut()
@@ -64,6 +69,7 @@ impl Runtime {
             config,
             resources,
             image,
+            restore: restored.map(Source::into_path),
             log,
             created_at: now(),
             state: State::Created,

@@ -33,6 +33,7 @@ mod message;
 mod pod;
 mod quirks;
 mod recover;
+mod restored;
 mod signal;
 mod spec;
 mod start;

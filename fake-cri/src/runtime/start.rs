@@ -91,18 +91,19 @@ impl Runtime {
                 }
                 Err(error) => error,
             },
-            Err(ShimError::Exec { message }) => {
-                let message = start_message(&message);
-                let exit = Exit {
-                    code: START_ERROR_CODE,
-                    finished_at: now(),
-                    reason: "StartError".to_owned(),
-                    message: message.clone(),
-                };
-                container.apply(&self.store, Event::StartFailed(exit))?;
-                Error::Start(message)
+            Err(error) => {
+                let error = shim_error(&record.id, error);
+                if let Error::Start(message) | Error::Restore(message) = &error {
+                    let exit = Exit {
+                        code: START_ERROR_CODE,
+                        finished_at: now(),
+                        reason: "StartError".to_owned(),
+                        message: message.clone(),
+                    };
+                    container.apply(&self.store, Event::StartFailed(exit))?;
+                }
+                error
             }
-            Err(error) => shim_error(&record.id, error),
         };
         if let Err(error) = shim.shutdown().await {
             tracing::error!(container = record.id, %error, "failed to end the shim of a failed start");
@@ -152,6 +153,7 @@ pub(crate) fn shim_error(id: &str, error: ShimError) -> Error {
     match error {
         ShimError::State { message } => Error::Precondition(message),
         ShimError::Exec { message } => Error::Start(start_message(&message)),
+        ShimError::Restore { message } => Error::Restore(message),
         timeout @ ShimError::ExecTimeout(_) => Error::Deadline(timeout.to_string()),
         // A shim that has ended took its container along.
         ShimError::Gone => Error::Precondition(format!("container {id:?} has ended")),

@@ -15,7 +15,7 @@ pub(crate) fn status(error: Error) -> Status {
     let code = match &error {
         Error::NotFound { .. } | Error::FolderMissing(_) | Error::Pull { missing: true, .. } => Code::NotFound,
         Error::Ambiguous { .. } | Error::Invalid(_) => Code::InvalidArgument,
-        Error::Precondition(_) | Error::Transition(_) => Code::FailedPrecondition,
+        Error::Precondition(_) | Error::Transition(_) | Error::Restore(_) => Code::FailedPrecondition,
         Error::NameReserved { .. } => Code::AlreadyExists,
         Error::Pull { missing: false, .. } | Error::Start(_) => Code::Unknown,
         Error::Deadline(_) => Code::DeadlineExceeded,

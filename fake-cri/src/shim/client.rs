@@ -25,6 +25,9 @@ use crate::{
 /// How long a shim may take to answer what it can answer at once.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// How long a start may take: a restored container's memory is read from its archive first.
+const START: Duration = Duration::from_secs(600);
+
 /// What a command's streams may bring here, each.
 const MOST: usize = 16 << 20;
 
@@ -131,9 +134,10 @@ impl Shim {
 
     /// Starts the container's first process and says which it is.
     ///
-    /// [`ShimError::Exec`] when its command cannot be run: the shim then waits for another start or [`Shim::shutdown`].
+    /// [`ShimError::Exec`] when its command cannot be run, [`ShimError::Restore`] when it cannot be restored: the shim then waits
+    /// for another start or [`Shim::shutdown`].
     pub async fn start(&self) -> Result<ProcessId, ShimError> {
-        match self.ask(&Request::Start).await? {
+        match self.ask_within(&Request::Start, START).await? {
             Reply::Started(init) => Ok(init),
             reply => Err(unexpected(&reply)),
         }
@@ -293,12 +297,16 @@ impl Shim {
     }
 
     async fn ask(&self, request: &Request) -> Result<Reply, ShimError> {
+        self.ask_within(request, ANSWER).await
+    }
+
+    async fn ask_within(&self, request: &Request, patience: Duration) -> Result<Reply, ShimError> {
         let answer = async {
             let mut socket = self.dial().await?;
             send(&mut socket, request).await?;
             receive(&mut socket).await
         };
-        timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+        timeout(patience, answer).await.unwrap_or_else(|_| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("process {} does not answer", self.process.pid),
@@ -335,6 +343,7 @@ fn told(error: io::Error) -> ShimError {
 fn unexpected(reply: &Reply) -> ShimError {
     match reply.clone() {
         Reply::Refused(Refusal::Exec(message)) => ShimError::Exec { message },
+        Reply::Refused(Refusal::Restore(message)) => ShimError::Restore { message },
         Reply::Refused(Refusal::State(message)) => ShimError::State { message },
         Reply::Refused(Refusal::Other(message)) => ShimError::Shim { message },
         reply => ShimError::Io(io::Error::new(

@@ -20,6 +20,12 @@ pub enum ShimError {
         /// runc's words.
         message: String,
     },
+    /// The container could not be restored from its archive.
+    #[error("restore the container: {message}")]
+    Restore {
+        /// Why, in the words of [`crate::checkpoint::RestoreError`].
+        message: String,
+    },
     /// The container is in another state than the call needs.
     #[error("{message}")]
     State {

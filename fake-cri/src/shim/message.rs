@@ -96,6 +96,8 @@ pub(super) enum Reply {
 pub(super) enum Refusal {
     /// A command cannot be run, in runc's words.
     Exec(String),
+    /// The container cannot be restored, in the words of [`checkpoint::RestoreError`].
+    Restore(String),
     /// The container is in another state.
     State(String),
     /// Anything else.

@@ -16,7 +16,7 @@ pub struct LaunchSpec {
     /// The shim's own folder: its socket, its record and the container's exit record. Absolute, of any length; made with
     /// mode 0700 when it is missing. It belongs to this container alone.
     pub dir: PathBuf,
-    /// The container's command with its arguments. Not empty.
+    /// The container's command with its arguments. Not empty but for [`Program::Restored`].
     pub argv: Vec<String>,
     /// The container's environment, in its order. The marker is added to it, nothing else.
     pub env: Vec<(String, String)>,
@@ -42,4 +42,7 @@ pub enum Program {
     StandIn(stand_in::Options),
     /// The container's command on this host, as it is.
     Host,
+    /// What the checkpoint archive at this path holds, going on where it was. Command, environment and working directory are the
+    /// archive's; those given are for commands beside the container.
+    Restored(PathBuf),
 }

@@ -76,7 +76,16 @@ pub(super) struct ThreadAnswers {
 pub(super) fn ask(node: &Node<'_>, window: i32, log: &mut DumpLog) -> Result<Option<Answers>, Error> {
     let pid = node.process.pid();
     match asked(pid, window, &node.threads, log) {
-        Ok(answers) => Ok(Some(answers)),
+        Ok(mut answers) => {
+            for tid in answers
+                .posix_timers
+                .iter_mut()
+                .filter_map(|timer| timer.notify_thread_id.as_mut())
+            {
+                *tid = node.number(*tid).cast_signed();
+            }
+            Ok(Some(answers))
+        }
         Err(Refusal::Error(error)) => Err(error),
         Err(Refusal::Inject(InjectError::Ended)) => Err(Error::Ended { pid }),
         Err(Refusal::Inject(

@@ -9,16 +9,36 @@ use crate::{
     process::kernel::{Shared, share},
 };
 
+/// The namespaces that a container has for its own because it was restored: its first process could not have come into another pid
+/// namespace otherwise. Whoever restores it again makes such ones anyway, so they are told as if they were ours.
+pub(super) fn restored_namespaces(init: i32) -> &'static [&'static str] {
+    let own = std::process::id() as i32;
+    match namespace(init, "pid") == namespace(own, "pid") {
+        true => &[],
+        false => &["mnt", "pid", "pid_for_children"],
+    }
+}
+
+fn namespace(pid: i32, name: &str) -> Option<String> {
+    let target = fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()?;
+    Some(target.to_string_lossy().into_owned())
+}
+
 /// The numbers given so far.
 pub(super) struct Ids {
+    /// A restored container's own namespaces, each as that of ours in whose place it is.
+    own: HashMap<String, String>,
     namespaces: HashMap<String, u32>,
     processes: Vec<(i32, TaskKobjIdsEntry)>,
 }
 
 impl Ids {
-    /// No numbers yet.
-    pub(super) fn new() -> Self {
+    /// No numbers yet, for the container with this first process.
+    pub(super) fn new(init: i32) -> Self {
+        let own = std::process::id() as i32;
+        let stands_for = |name: &&str| Some((namespace(init, name)?, namespace(own, name)?));
         Self {
+            own: restored_namespaces(init).iter().filter_map(stands_for).collect(),
             namespaces: HashMap::new(),
             processes: Vec::new(),
         }
@@ -72,14 +92,10 @@ impl Ids {
 
     fn with_namespaces(&mut self, tid: i32, [vm_id, files_id, fs_id, sighand_id]: [u32; 4]) -> TaskKobjIdsEntry {
         let mut namespace = |name: &str| {
-            let target = fs::read_link(format!("/proc/{tid}/ns/{name}")).ok()?;
+            let target = namespace(tid, name)?;
+            let target = self.own.get(&target).cloned().unwrap_or(target);
             let fresh = u32::try_from(self.namespaces.len() + 1).expect("few namespaces");
-            Some(
-                *self
-                    .namespaces
-                    .entry(target.to_string_lossy().into_owned())
-                    .or_insert(fresh),
-            )
+            Some(*self.namespaces.entry(target).or_insert(fresh))
         };
         TaskKobjIdsEntry {
             vm_id,

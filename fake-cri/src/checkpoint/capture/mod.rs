@@ -35,9 +35,16 @@ use cri_proto::criu::{
     message::{FsEntry, InventoryEntry, Lsmtype},
 };
 
+pub(super) use self::space::status as vma_status;
 use self::{files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree, uncarried::Surroundings};
 use super::{error::Error, freeze::Frozen, log::DumpLog, pages::PagesFile, watch::Watch};
 use crate::process::{ProcessId, proc};
+
+/// Where a processor keeps its state.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod xsave {
+    pub(in crate::checkpoint) use super::registers::{Part, place};
+}
 
 /// `CRTOOLS_IMAGES_V1_1`: images with two magics.
 const IMAGE_VERSION: u32 = 2;
@@ -133,11 +140,11 @@ pub(crate) fn capture(
         pages: Vec::new(),
         scanned: 0,
     };
-    let mut ids = Ids::new();
+    let mut ids = Ids::new(init.pid);
     let mut files = Files::new();
     let mut seccomp = Seccomp::default();
     let mut shared = SharedMemory::default();
-    let surroundings = Surroundings::own();
+    let surroundings = Surroundings::own(init.pid);
     let mut threads = 0;
 
     let inventory = InventoryEntry {
@@ -155,7 +162,7 @@ pub(crate) fn capture(
     for node in tree.nodes() {
         watch.check()?;
         let pid = node.process.pid();
-        let pid_id = u64::from(pid.unsigned_abs());
+        let pid_id = u64::from(node.number(pid));
         let Some(window) = node.process.window() else {
             let zombie = core::zombie(&node.stat);
             images.push(Kind::Core.file_name(pid_id), encode(Kind::Core, [&zombie]));
@@ -175,7 +182,7 @@ pub(crate) fn capture(
             surroundings.thread(pid, tid, log);
             let core = core::thread(node, tid, tid == window, answers, &mut seccomp, log)?;
             images.push(
-                Kind::Core.file_name(u64::from(tid.unsigned_abs())),
+                Kind::Core.file_name(u64::from(node.number(tid))),
                 encode(Kind::Core, [&core]),
             );
         }

@@ -11,6 +11,8 @@ mod machine;
 use cri_proto::criu::message::CoreEntry;
 
 pub(super) use self::machine::MACHINE;
+#[cfg(target_arch = "x86_64")]
+pub(in crate::checkpoint) use self::machine::{Part, place};
 
 /// A core image with the registers of a stopped thread and nothing else.
 pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a mapping is (criu/include/image.h).
-pub(super) mod status {
+pub(in crate::checkpoint) mod status {
     pub(crate) const REGULAR: u32 = 1 << 0;
     pub(crate) const VSYSCALL: u32 = 1 << 2;
     pub(crate) const VDSO: u32 = 1 << 3;
@@ -99,7 +99,7 @@ pub(super) fn capture(
     }
     let runs = held_pages(pid, window, &carried, images, log).map_err(failed("page map"))?;
 
-    let id = u64::from(pid.unsigned_abs());
+    let id = u64::from(node.number(pid));
     let mm = mm(owner, &mappings, vmas, files, log)?;
     images.push(Kind::Mm.file_name(id), encode(Kind::Mm, [&mm]));
     let pages_id = images.next_pages_id();

@@ -1,6 +1,6 @@
 //! The tree of the container's processes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use cri_proto::criu::message::PstreeEntry;
 use procfs::process::Stat;
@@ -24,6 +24,30 @@ pub(super) struct Node<'a> {
     pub(super) threads: Vec<i32>,
     /// `/proc/PID/stat`.
     pub(super) stat: Stat,
+    /// Its process group and session, by the container's own numbers.
+    group: i32,
+    session: i32,
+    numbers: HashMap<i32, i32>,
+}
+
+impl Node<'_> {
+    /// Its number, or that of one of its threads, as the container itself knows it: a restored one has a pid namespace of its own.
+    pub(super) fn number(&self, tid: i32) -> u32 {
+        self.numbers.get(&tid).copied().unwrap_or(tid).unsigned_abs()
+    }
+}
+
+/// How many pid namespaces below ours a process is.
+fn depth(pid: i32) -> Result<usize, Error> {
+    let status = proc::status(pid).map_err(|error| Error::capture(pid, "status", error))?;
+    Ok(status.nspid.map_or(0, |numbers| numbers.len().saturating_sub(1)))
+}
+
+/// The last number of a line of `/proc/PID/status` that has one for each namespace from ours down.
+fn inside(numbers: Option<Vec<i32>>, depth: usize, outside: i32) -> i32 {
+    numbers
+        .and_then(|numbers| numbers.get(depth).copied())
+        .unwrap_or(outside)
 }
 
 /// The processes, parents before their children.
@@ -45,6 +69,7 @@ impl<'a> Tree<'a> {
         if !pids.contains(&init) {
             return Err(Error::Ended { pid: init });
         }
+        let depth = depth(init)?;
         for process in frozen.processes() {
             let pid = process.pid();
             let stat = proc::stat(pid).map_err(|error| Error::capture(pid, "stat", error))?;
@@ -58,12 +83,25 @@ impl<'a> Tree<'a> {
             if shape.without_last_threads && threads.len() > 1 {
                 threads.pop();
             }
-            let node = Node {
+            let mut node = Node {
                 process,
                 parent,
                 threads,
+                group: stat.pgrp,
+                session: stat.session,
                 stat,
+                numbers: HashMap::new(),
             };
+            if depth > 0 {
+                for tid in [pid].into_iter().chain(node.threads.clone()) {
+                    let status = proc::status(tid).map_err(|error| Error::capture(pid, "status", error))?;
+                    node.numbers.insert(tid, inside(status.nspid, depth, tid));
+                    if tid == pid {
+                        node.group = inside(status.nspgid, depth, node.group);
+                        node.session = inside(status.nssid, depth, node.session);
+                    }
+                }
+            }
             waiting.insert(pid, node);
         }
         let mut nodes = Vec::with_capacity(waiting.len());
@@ -88,6 +126,10 @@ impl<'a> Tree<'a> {
 
     /// `pstree.img`.
     pub(super) fn entries(&self) -> Vec<PstreeEntry> {
+        let number = |pid: i32| {
+            let node = self.nodes.iter().find(|node| node.process.pid() == pid);
+            node.map_or(pid.unsigned_abs(), |node| node.number(pid))
+        };
         self.nodes
             .iter()
             .map(|node| {
@@ -98,11 +140,11 @@ impl<'a> Tree<'a> {
                     threads.insert(0, pid);
                 }
                 PstreeEntry {
-                    pid: pid.unsigned_abs(),
-                    ppid: node.parent.unsigned_abs(),
-                    pgid: node.stat.pgrp.unsigned_abs(),
-                    sid: node.stat.session.unsigned_abs(),
-                    threads: threads.into_iter().map(i32::unsigned_abs).collect(),
+                    pid: node.number(pid),
+                    ppid: number(node.parent),
+                    pgid: node.group.unsigned_abs(),
+                    sid: node.session.unsigned_abs(),
+                    threads: threads.into_iter().map(|tid| node.number(tid)).collect(),
                 }
             })
             .collect()

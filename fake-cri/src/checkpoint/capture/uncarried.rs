@@ -11,6 +11,7 @@ use nix::{
     unistd::Pid,
 };
 
+use super::ids::restored_namespaces;
 use crate::{
     checkpoint::log::DumpLog,
     process::proc::{self, Mapping},
@@ -40,11 +41,15 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
-    pub(super) fn own() -> Self {
+    /// Those of this process, for the container with this first process.
+    pub(super) fn own(init: i32) -> Self {
         let own = std::process::id() as i32;
+        let restored = restored_namespaces(init);
+        let expected = NAMESPACES.iter().zip(namespaces(own).into_iter().zip(namespaces(init)));
         Self {
-            namespaces: namespaces(own),
+            namespaces: expected
+                .map(|(name, (own, its))| if restored.contains(name) { its } else { own })
+                .collect(),
             label: label(own),
             cgroups: proc::text(own, "cgroup").ok(),
             slack: proc::text(own, "timerslack_ns").ok(),
@@ -149,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_said() {
-        let surroundings = Surroundings::own();
+        let surroundings = Surroundings::own(std::process::id() as i32);
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         let pid = child.id() as i32;
         let lost = said(|log| {

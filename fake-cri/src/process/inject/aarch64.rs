@@ -11,7 +11,7 @@ pub(super) const REGISTERS: usize = 34 * 8;
 const NUMBER: usize = 8;
 const PC: usize = 32;
 /// `svc #0`, little-endian.
-const INSTRUCTION: [u8; 4] = 0xd400_0001_u32.to_le_bytes();
+pub(super) const INSTRUCTION: [u8; 4] = 0xd400_0001_u32.to_le_bytes();
 
 /// Where in these bytes, which begin a page, a system call instruction lies; instructions are aligned.
 pub(super) fn find_instruction(bytes: &[u8]) -> Option<usize> {

@@ -12,7 +12,7 @@ const IP: usize = 16;
 /// The arguments of a system call: di, si, dx, r10, r8, r9.
 const ARGUMENTS: [usize; 6] = [14, 13, 12, 7, 9, 8];
 /// `syscall`.
-const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
+pub(super) const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
 /// Where in these bytes a system call instruction begins.
 pub(super) fn find_instruction(bytes: &[u8]) -> Option<usize> {

@@ -27,13 +27,11 @@ impl Server {
                 self.word()
             )));
         }
+        if let Program::Restored(archive) = &self.spec.program {
+            return self.restore(&archive.clone());
+        }
         let (file, cwd) = prepare(&self.spec).map_err(Refusal::Exec)?;
-        let streams = if self.spec.tty {
-            streams::terminal()
-        } else {
-            streams::pipes(self.spec.stdin)
-        };
-        let streams = streams.map_err(|error| Refusal::Other(format!("make the container's streams: {error}")))?;
+        let streams = self.streams()?;
         let program = spawn::Program {
             file: text(file.as_os_str().as_bytes())?,
             argv: self
@@ -49,17 +47,32 @@ impl Server {
         };
         let started_at_ns = now();
         let init = spawn::spawn(&program).map_err(|error| Refusal::Exec(explain(&error, &file, &cwd)))?;
+        self.runs(init, started_at_ns, streams);
+        Ok(init)
+    }
+
+    /// The container's streams, as it is to have them.
+    pub(super) fn streams(&self) -> Result<streams::Streams, Refusal> {
+        let streams = if self.spec.tty {
+            streams::terminal()
+        } else {
+            streams::pipes(self.spec.stdin)
+        };
+        streams.map_err(|error| Refusal::Other(format!("make the container's streams: {error}")))
+    }
+
+    /// The container runs, with our ends of these streams.
+    pub(super) fn runs(&mut self, init: ProcessId, started_at_ns: i64, streams: streams::Streams) {
         self.outputs = streams.outputs;
         self.input = streams.input;
         self.stage = Stage::Running { init, started_at_ns };
         self.tell_members();
-        Ok(init)
     }
 
     /// Keeps the checkpoint's view of who the container is up to date.
     pub(super) fn tell_members(&self) {
         let execs = self.execs.iter().map(|exec| exec.mark.clone()).collect();
-        self.shared.set_members(self.init(), execs);
+        self.shared.set_members(self.init(), self.keeper, execs);
     }
 
     /// The container's first process, as long as it was not reaped.
@@ -248,7 +261,7 @@ impl Server {
     /// The container's processes now.
     pub(super) fn members(&self) -> io::Result<members::Members> {
         let marks: Vec<_> = self.execs.iter().map(|exec| exec.mark.clone()).collect();
-        members::look(self.me.pid, self.init(), &marks)
+        members::look(self.me.pid, self.init(), self.keeper, &marks)
     }
 }
 
@@ -299,7 +312,7 @@ fn prepare(spec: &LaunchSpec) -> Result<(std::path::PathBuf, std::path::PathBuf)
         .unwrap_or(root);
     let name = spec.argv.first().ok_or("no command specified")?;
     match &spec.program {
-        Program::Host => Ok((command::find(name, &spec.env, cwd)?, cwd.to_owned())),
+        Program::Host | Program::Restored(_) => Ok((command::find(name, &spec.env, cwd)?, cwd.to_owned())),
         Program::StandIn(options) => {
             let cwd = if cwd.is_dir() { cwd } else { root };
             let file = stand_in(&spec.dir, options).map_err(|error| format!("prepare the stand-in: {error}"))?;

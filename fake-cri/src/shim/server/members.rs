@@ -1,7 +1,8 @@
 //! Which processes are the container's.
 //!
 //! All descendants of the shim are, orphans included, since the shim adopts them; but not what an ExecSync that is still
-//! under way has started. Of those, an orphan is told by its session or by a mark in its environment.
+//! under way has started. Of those, an orphan is told by its session or by a mark in its environment. Nor is the process that
+//! holds the pid namespace of a restored container, to which its orphans come.
 
 use std::{collections::HashSet, io};
 
@@ -31,8 +32,14 @@ pub(super) struct Members {
 }
 
 /// Looks who is there now.
-pub(super) fn look(shim: i32, init: Option<ProcessId>, execs: &[ExecMark]) -> io::Result<Members> {
-    let all = family::descendants(shim)?;
+pub(super) fn look(
+    shim: i32,
+    init: Option<ProcessId>,
+    keeper: Option<ProcessId>,
+    execs: &[ExecMark],
+) -> io::Result<Members> {
+    let mut all = family::descendants(shim)?;
+    all.retain(|kin| Some(kin.id) != keeper);
     let mut members = Members {
         container: Vec::new(),
         execs: Vec::new(),

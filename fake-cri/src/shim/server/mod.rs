@@ -21,6 +21,7 @@ mod execs;
 mod log;
 mod members;
 mod requests;
+mod restored;
 mod stats;
 mod streams;
 mod tracing;
@@ -87,6 +88,8 @@ pub(super) struct Server {
     /// The shim's end of the container's standard input.
     input: Option<OwnedFd>,
     stage: Stage,
+    /// Holds the pid namespace of a restored container.
+    keeper: Option<ProcessId>,
     execs: Vec<exec::Exec>,
     /// The connection whose checkpoint is under way.
     checkpoint: Option<u64>,
@@ -133,6 +136,7 @@ impl Server {
             outputs: Vec::new(),
             input: None,
             stage: Stage::Created,
+            keeper: None,
             execs: Vec::new(),
             checkpoint: None,
             ended_under_checkpoint: false,

@@ -53,6 +53,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Inner {
     init: Option<ProcessId>,
+    keeper: Option<ProcessId>,
     execs: Vec<ExecMark>,
     events: VecDeque<Event>,
     unheard: bool,
@@ -74,9 +75,10 @@ impl Shared {
     }
 
     /// Who the container is, whenever that changes.
-    pub(super) fn set_members(&self, init: Option<ProcessId>, execs: Vec<ExecMark>) {
+    pub(super) fn set_members(&self, init: Option<ProcessId>, keeper: Option<ProcessId>, execs: Vec<ExecMark>) {
         let mut inner = self.lock();
         inner.init = init;
+        inner.keeper = keeper;
         inner.execs = execs;
     }
 
@@ -151,12 +153,12 @@ struct Tracer {
 
 impl Host for Tracer {
     fn members(&self) -> io::Result<Vec<ProcessId>> {
-        let (init, execs) = {
+        let (init, keeper, execs) = {
             let inner = self.shared.lock();
-            (inner.init, inner.execs.clone())
+            (inner.init, inner.keeper, inner.execs.clone())
         };
         let _nobody_reaps = self.shared.hold_members();
-        let members = members::look(self.shared.shim, init, &execs)?;
+        let members = members::look(self.shared.shim, init, keeper, &execs)?;
         Ok(members.container.into_iter().map(|kin| kin.id).collect())
     }
 

@@ -3,7 +3,7 @@
 //! The kernel gives `xsave` in its standard format; where each part lies depends on the processor (AVX-512 lies elsewhere on
 //! AMD than on Intel), so the processor is asked (CPUID leaf 0xD, Intel SDM volume 1, 13.4).
 
-use core::arch::x86_64::__cpuid_count;
+use core::{arch::x86_64::__cpuid_count, ops::Range};
 
 use cri_proto::criu::message::{
     CoreEntry, ThreadInfoX86, UserDescT, UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86RegsMode,
@@ -90,7 +90,7 @@ fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
 
 /// The parts of `xsave` that CRIU's images have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(in crate::checkpoint) enum Part {
     YmmHigh = 2,
     BoundRegisters = 3,
     BoundControl = 4,
@@ -103,14 +103,16 @@ enum Part {
 
 /// The bytes of one part, where this processor keeps it; empty when it has none.
 fn part(xsave: &[u8], part: Part) -> &[u8] {
+    place(part).and_then(|range| xsave.get(range)).unwrap_or(&[])
+}
+
+/// Where this processor keeps a part; `None` when it has none.
+pub(in crate::checkpoint) fn place(part: Part) -> Option<Range<usize>> {
     // Leaf 0xD exists on every processor that has xsave, and a kernel that gives this register set uses it.
     let leaf = __cpuid_count(0xd, part as u32);
     let (length, offset) = (leaf.eax as usize, leaf.ebx as usize);
     // Parts for the supervisor alone have no place in the standard format.
-    if length == 0 || leaf.ecx & 1 != 0 {
-        return &[];
-    }
-    xsave.get(offset..offset + length).unwrap_or(&[])
+    (length != 0 && leaf.ecx & 1 == 0).then_some(offset..offset + length)
 }
 
 /// `xsave` with its legacy part, `fxsave` (Intel SDM volume 1, 10.5.1).

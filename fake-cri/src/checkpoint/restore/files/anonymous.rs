@@ -1,0 +1,113 @@
+//! Descriptors of what has no path: eventfd, epoll, signalfd, timerfd. They are made by the first process before it has children,
+//! at numbers that were kept free for them. What an epoll descriptor watches is told to it by a process that has it, since it
+//! knows its files by their numbers.
+
+use cri_proto::criu::message::{FdTypes, FileEntry, TimerfdEntry};
+
+use crate::checkpoint::restore::{RestoreError, puppet::Puppet};
+
+/// `TFD_IOC_SET_TICKS`: `_IOW('T', 0, u64)`.
+const SET_TICKS: u64 = 0x4008_5400;
+/// The size of the kernel's set of signals.
+const SIGNAL_SET: u64 = 8;
+
+/// Whether a file is one that is made here.
+///
+/// # Errors
+///
+/// It is of a kind that is made nowhere.
+pub(super) fn check(entry: &FileEntry) -> Result<(), RestoreError> {
+    let what = match entry.r#type() {
+        FdTypes::Eventfd | FdTypes::Eventpoll | FdTypes::Signalfd | FdTypes::Timerfd => return Ok(()),
+        FdTypes::Inetsk => "a network socket",
+        FdTypes::Unixsk => "a unix socket",
+        FdTypes::Netlinksk | FdTypes::Packetsk => "a socket",
+        FdTypes::Tty => "a terminal",
+        FdTypes::Inotify | FdTypes::Fanotify => "watches of files",
+        FdTypes::Memfd => "a memory file",
+        FdTypes::Pidfd => "a pidfd",
+        other => return Err(RestoreError::Unsupported(format!("an open file of kind {other:?}"))),
+    };
+    Err(RestoreError::Unsupported(what.to_owned()))
+}
+
+/// Makes one at this number.
+pub(super) fn make(puppet: &mut Puppet, entry: &FileEntry, number: u64) -> Result<(), RestoreError> {
+    let none = || RestoreError::malformed("files.img", format!("file {} is empty", entry.id));
+    let made = match entry.r#type() {
+        FdTypes::Eventfd => {
+            let event = entry.efd.as_ref().ok_or_else(none)?;
+            let made = puppet.call("make an eventfd", libc::SYS_eventfd2, [0; 6])?;
+            if event.counter > 0 {
+                let counter = puppet.put_words(&[event.counter])?;
+                puppet.call("set an eventfd", libc::SYS_write, [made, counter, 8, 0, 0, 0])?;
+            }
+            set_flags(puppet, made, event.flags)?;
+            made
+        }
+        FdTypes::Eventpoll => puppet.call("make an epoll descriptor", libc::SYS_epoll_create1, [0; 6])?,
+        FdTypes::Signalfd => {
+            let signals = entry.sgfd.as_ref().ok_or_else(none)?;
+            let mask = puppet.put_words(&[signals.sigmask])?;
+            let arguments = [u64::MAX, mask, SIGNAL_SET, 0, 0, 0];
+            let made = puppet.call("make a signalfd", libc::SYS_signalfd4, arguments)?;
+            set_flags(puppet, made, signals.flags)?;
+            made
+        }
+        FdTypes::Timerfd => timer(puppet, entry.tfd.as_ref().ok_or_else(none)?)?,
+        _ => return check(entry),
+    };
+    puppet.call("place a descriptor", libc::SYS_dup3, [made, number, 0, 0, 0, 0])?;
+    puppet.call("close a descriptor", libc::SYS_close, [made, 0, 0, 0, 0, 0])?;
+    Ok(())
+}
+
+fn timer(puppet: &mut Puppet, timer: &TimerfdEntry) -> Result<u64, RestoreError> {
+    let clock = u64::from(timer.clockid);
+    let made = puppet.call("make a timerfd", libc::SYS_timerfd_create, [clock, 0, 0, 0, 0, 0])?;
+    let (seconds, nanos) = match (timer.vsec, timer.vnsec) {
+        // It has run out and begins anew.
+        (0, 0) => (timer.isec, timer.insec),
+        left => left,
+    };
+    if (seconds, nanos) != (0, 0) {
+        let times = puppet.put_words(&[timer.isec, timer.insec, seconds, nanos])?;
+        // The time that is left is told, whichever way it was set.
+        puppet.call("set a timerfd", libc::SYS_timerfd_settime, [made, 0, times, 0, 0, 0])?;
+    }
+    if timer.ticks > 0 {
+        let ticks = puppet.put_words(&[timer.ticks])?;
+        // Without CONFIG_CHECKPOINT_RESTORE they cannot be set; then a timer that had run out tells it at its next time.
+        let _ = puppet.attempt(
+            "set the ticks of a timerfd",
+            libc::SYS_ioctl,
+            [made, SET_TICKS, ticks, 0, 0, 0],
+        )?;
+    }
+    set_flags(puppet, made, timer.flags)?;
+    Ok(made)
+}
+
+fn set_flags(puppet: &mut Puppet, number: u64, flags: u32) -> Result<(), RestoreError> {
+    let arguments = [number, libc::F_SETFL as u64, u64::from(flags), 0, 0, 0];
+    puppet
+        .call("set a descriptor's flags", libc::SYS_fcntl, arguments)
+        .map(drop)
+}
+
+/// Tells an epoll descriptor at its final number what it watches.
+pub(super) fn watch(puppet: &mut Puppet, entry: &FileEntry, number: u64) -> Result<(), RestoreError> {
+    let watched = entry.epfd.iter().flat_map(|epoll| &epoll.tfd);
+    for item in watched {
+        // `struct epoll_event`, which is packed on x86-64.
+        let mut event = item.events.to_ne_bytes().to_vec();
+        if cfg!(not(target_arch = "x86_64")) {
+            event.extend([0; 4]);
+        }
+        event.extend(item.data.to_ne_bytes());
+        let event = puppet.put(&event)?;
+        let arguments = [number, libc::EPOLL_CTL_ADD as u64, u64::from(item.tfd), event, 0, 0];
+        puppet.call("watch a descriptor", libc::SYS_epoll_ctl, arguments)?;
+    }
+    Ok(())
+}

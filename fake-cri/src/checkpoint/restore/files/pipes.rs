@@ -1,0 +1,148 @@
+//! Pipes and FIFOs with what was unread in them, and the new container's streams in place of pipes that lead out of it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fs::File,
+    io::{self, Write as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use cri_proto::criu::{
+    Kind,
+    message::{FileEntry, PipeDataEntry},
+};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::{FLAGS, find, reopen};
+use crate::checkpoint::restore::{RestoreError, plan::Plan};
+
+/// More than any pipe of an image holds.
+const MOST: u32 = 16 << 20;
+
+/// What was unread in a pipe, and the size of its buffer.
+type Unread = HashMap<u32, (u32, Vec<u8>)>;
+
+/// The pipes by their numbers.
+pub(super) struct Pipes<'a> {
+    streams: HashMap<u32, BorrowedFd<'a>>,
+    pipes: HashMap<u32, (File, File)>,
+    fifos: HashMap<u32, File>,
+    unread: Unread,
+    unread_of_fifos: Unread,
+}
+
+impl<'a> Pipes<'a> {
+    /// Reads what was unread and finds the pipes that lead out.
+    pub(super) fn new(plan: &Plan, streams: [BorrowedFd<'a>; 3]) -> Result<Self, RestoreError> {
+        let first = plan.tasks.first().and_then(|task| task.body.as_ref());
+        let descriptors = first.map_or(&[][..], |body| &body.descriptors);
+        let mut replaced = HashMap::new();
+        for (number, stream) in (0..).zip(streams) {
+            let pipe = descriptors
+                .iter()
+                .find(|descriptor| descriptor.fd == number)
+                .and_then(|descriptor| plan.files[&descriptor.id].pipe.as_ref());
+            let Some(pipe) = pipe else { continue };
+            let has_end = |access: i32| {
+                let pipes = plan.files.values().filter_map(|entry| entry.pipe.as_ref());
+                pipes
+                    .filter(|other| other.pipe_id == pipe.pipe_id)
+                    .any(|other| other.flags.cast_signed() & libc::O_ACCMODE == access)
+            };
+            // One with both ends inside is the container's own affair.
+            if !(has_end(libc::O_RDONLY) && has_end(libc::O_WRONLY)) {
+                replaced.entry(pipe.pipe_id).or_insert(stream);
+            }
+        }
+        Ok(Self {
+            streams: replaced,
+            pipes: HashMap::new(),
+            fifos: HashMap::new(),
+            unread: unread(plan, Kind::PipesData)?,
+            unread_of_fifos: unread(plan, Kind::FifoData)?,
+        })
+    }
+
+    /// One end, as an open file description of its own.
+    pub(super) fn open(&mut self, entry: &FileEntry, files: &HashMap<u32, FileEntry>) -> Result<OwnedFd, RestoreError> {
+        let malformed = || RestoreError::malformed("files.img", format!("file {} is no pipe", entry.id));
+        let failed = |error: io::Error| RestoreError::step("make a pipe", error);
+        if let Some(fifo) = &entry.fifo {
+            let path = fifo
+                .regf_id
+                .and_then(|id| files.get(&id)?.reg.as_ref())
+                .ok_or_else(malformed)?;
+            let both = match self.fifos.entry(fifo.pipe_id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => {
+                    let found = find(path)?;
+                    // For both directions, which waits for nobody.
+                    let both = reopen(found.as_fd(), libc::O_RDWR | libc::O_NONBLOCK).map_err(failed)?;
+                    if let Some((size, unread)) = self.unread_of_fifos.remove(&fifo.pipe_id) {
+                        fill(&both, size, &unread).map_err(failed)?;
+                    }
+                    place.insert(both)
+                }
+            };
+            let flags = path.flags.cast_signed() & FLAGS;
+            return Ok(reopen(both.as_fd(), flags).map_err(failed)?.into());
+        }
+        let pipe = entry.pipe.as_ref().ok_or_else(malformed)?;
+        let flags = pipe.flags.cast_signed() & FLAGS;
+        if flags & libc::O_DIRECT != 0 {
+            return Err(RestoreError::Unsupported("a pipe of packets".to_owned()));
+        }
+        if let Some(stream) = self.streams.get(&pipe.pipe_id) {
+            return Ok(reopen(*stream, flags).map_err(failed)?.into());
+        }
+        let (read, write) = match self.pipes.entry(pipe.pipe_id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+                let (read, write) = nix::unistd::pipe2(flags).map_err(|errno| failed(errno.into()))?;
+                let (read, write) = (File::from(read), File::from(write));
+                if let Some((size, unread)) = self.unread.remove(&pipe.pipe_id) {
+                    fill(&write, size, &unread).map_err(failed)?;
+                }
+                place.insert((read, write))
+            }
+        };
+        let end = if flags & libc::O_ACCMODE == libc::O_RDONLY {
+            read
+        } else {
+            write
+        };
+        Ok(reopen(end.as_fd(), flags).map_err(failed)?.into())
+    }
+}
+
+/// Gives a pipe its size and what was unread in it.
+fn fill(pipe: &File, size: u32, unread: &[u8]) -> io::Result<()> {
+    if size > 0 {
+        let size = i32::try_from(size).map_err(io::Error::other)?;
+        fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size))?;
+    }
+    // It waits for nobody, so what does not fit is an error.
+    let mut pipe = pipe;
+    pipe.write_all(unread)
+}
+
+/// What was unread, by the number of its pipe.
+fn unread(plan: &Plan, kind: Kind) -> Result<Unread, RestoreError> {
+    let name = kind.file_name(None);
+    let mut found = HashMap::new();
+    if !plan.images.has(&name) {
+        return Ok(found);
+    }
+    let mut decoder = plan.images.decoder(&name, kind)?;
+    while let Some(entry) = decoder.message::<PipeDataEntry>()? {
+        if entry.bytes > MOST {
+            let what = format!("pipe {} has {} bytes in it", entry.pipe_id, entry.bytes);
+            return Err(RestoreError::malformed(&name, what));
+        }
+        let mut bytes = Vec::new();
+        decoder.payload(entry.bytes.into(), &mut bytes)?;
+        found.insert(entry.pipe_id, (entry.size.unwrap_or(0), bytes));
+    }
+    Ok(found)
+}

@@ -1,0 +1,219 @@
+//! The images of an archive, read where they are.
+//!
+//! Nothing is unpacked: small images are held in memory, and of pages it is known where they lie in the archive. Members count by
+//! one form of name alone, `checkpoint/NAME` with the name of an image, and as plain files alone; links, devices and whatever else
+//! an archive may hold are passed over, so none can lead anywhere.
+//!
+//! Ways to fail: no tar, an image twice, images larger than any that is made here.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use cri_proto::criu::{Decoder, ImageFile, Kind, decode_entries, decode_single};
+use prost::Message;
+
+use super::{RestoreError, oci};
+
+/// The largest image that is held: ghost files are the largest, with 16 MiB.
+const LARGEST: u64 = 32 << 20;
+/// All held images together.
+const LARGEST_SUM: u64 = 256 << 20;
+/// More members than any container has.
+const MOST_MEMBERS: usize = 1 << 20;
+/// The longest name of a member that counts.
+const FOLDER: &str = "checkpoint/";
+
+/// The images of one archive.
+#[derive(Debug)]
+pub(super) struct Images {
+    path: PathBuf,
+    archive: File,
+    held: BTreeMap<String, Vec<u8>>,
+    pages: BTreeMap<u32, Pages>,
+}
+
+/// Where a pages file lies in the archive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pages {
+    offset: u64,
+    /// Its length in bytes.
+    pub(super) length: u64,
+}
+
+impl Images {
+    /// Reads the archive at this path, or that in the checkpoint image there. What has to be unpacked for that is, into a file
+    /// without a name in this folder.
+    ///
+    /// # Errors
+    ///
+    /// As the module's documentation says.
+    pub(super) fn read(path: &Path, folder: &Path) -> Result<Self, RestoreError> {
+        let wrong = |reason: String| RestoreError::Archive {
+            path: path.to_owned(),
+            reason,
+        };
+        let archive = match oci::find(path).map_err(|error| wrong(error.to_string()))? {
+            Some(image) => image.checkpoint(folder)?,
+            None => open_regular(path).map_err(|error| wrong(error.to_string()))?,
+        };
+        Self::of(path, archive)
+    }
+
+    fn of(path: &Path, mut archive: File) -> Result<Self, RestoreError> {
+        let wrong = |reason: String| RestoreError::Archive {
+            path: path.to_owned(),
+            reason,
+        };
+        archive.rewind().map_err(|error| wrong(error.to_string()))?;
+        let length = archive.metadata().map_err(|error| wrong(error.to_string()))?.len();
+        let mut images = Self {
+            path: path.to_owned(),
+            archive: archive.try_clone().map_err(|error| wrong(error.to_string()))?,
+            held: BTreeMap::new(),
+            pages: BTreeMap::new(),
+        };
+        let mut sum = 0;
+        let mut tar = tar::Archive::new(archive);
+        let no_tar = |error: io::Error| wrong(format!("it is no tar archive: {error}"));
+        // Raw: the names that count are short, and long ones would be held in memory whatever their length.
+        let entries = tar.entries_with_seek().map_err(no_tar)?.raw(true);
+        for (index, entry) in entries.enumerate() {
+            let mut entry = entry.map_err(no_tar)?;
+            if index > MOST_MEMBERS {
+                return Err(wrong(format!("it has more than {MOST_MEMBERS} members")));
+            }
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let Some(name) = image_name(&entry.path_bytes()) else {
+                continue;
+            };
+            let size = entry.size();
+            match ImageFile::from_name(&name) {
+                Some(ImageFile::Pages(number)) => {
+                    let offset = entry.raw_file_position();
+                    if offset.checked_add(size).is_none_or(|end| end > length) {
+                        return Err(wrong(format!("{name} is cut short")));
+                    }
+                    if images.pages.insert(number, Pages { offset, length: size }).is_some() {
+                        return Err(wrong(format!("{name} is there twice")));
+                    }
+                }
+                Some(_) => {
+                    sum += size;
+                    if size > LARGEST || sum > LARGEST_SUM {
+                        return Err(wrong(format!("{name} is too large: {size} bytes")));
+                    }
+                    let mut content = Vec::new();
+                    entry.read_to_end(&mut content).map_err(no_tar)?;
+                    if content.len() as u64 != size {
+                        return Err(wrong(format!("{name} is cut short")));
+                    }
+                    match images.held.entry(name) {
+                        Entry::Vacant(place) => place.insert(content),
+                        Entry::Occupied(taken) => return Err(wrong(format!("{} is there twice", taken.key()))),
+                    };
+                }
+                None => {}
+            }
+        }
+        if images.held.is_empty() {
+            return Err(wrong("it holds no images of CRIU".to_owned()));
+        }
+        Ok(images)
+    }
+
+    /// Whether there is an image of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.held.contains_key(name)
+    }
+
+    /// The names of all images but pages.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.held.keys().map(String::as_str)
+    }
+
+    /// The bytes of an image.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    fn bytes(&self, name: &str) -> Result<&[u8], RestoreError> {
+        self.held
+            .get(name)
+            .map(Vec::as_slice)
+            .ok_or_else(|| RestoreError::Archive {
+                path: self.path.clone(),
+                reason: format!("{name} is missing"),
+            })
+    }
+
+    /// The one message of an image.
+    pub(super) fn single<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<M, RestoreError> {
+        let name = kind.file_name(id);
+        Ok(decode_single(&name, kind, self.bytes(&name)?)?)
+    }
+
+    /// The messages of an image; none when it is not there and need not be.
+    pub(super) fn optional<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<Vec<M>, RestoreError> {
+        let name = kind.file_name(id);
+        match self.held.get(&name) {
+            Some(bytes) => Ok(decode_entries(&name, kind, bytes)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The messages of an image.
+    pub(super) fn entries<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<Vec<M>, RestoreError> {
+        self.bytes(&kind.file_name(id))?;
+        self.optional(kind, id)
+    }
+
+    /// An image, to be read message by message.
+    pub(super) fn decoder(&self, name: &str, kind: Kind) -> Result<Decoder<&[u8]>, RestoreError> {
+        Ok(Decoder::expect(name, kind, self.bytes(name)?)?)
+    }
+
+    /// A pages file.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub(super) fn pages(&self, number: u32) -> Result<Pages, RestoreError> {
+        self.pages.get(&number).copied().ok_or_else(|| RestoreError::Archive {
+            path: self.path.clone(),
+            reason: format!("{} is missing", cri_proto::criu::pages_file(number)),
+        })
+    }
+
+    /// Reads from a pages file; the part must lie in it.
+    pub(super) fn read_pages(&self, pages: Pages, offset: u64, buffer: &mut [u8]) -> Result<(), RestoreError> {
+        self.archive
+            .read_exact_at(buffer, pages.offset + offset)
+            .map_err(|error| RestoreError::Archive {
+                path: self.path.clone(),
+                reason: format!("read its pages: {error}"),
+            })
+    }
+}
+
+/// Opens a file that is to be read; anything else that the path may lead to is not waited for.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok(file)
+}
+
+/// The name of an image, by the name of a member.
+fn image_name(path: &[u8]) -> Option<String> {
+    let path = str::from_utf8(path).ok()?;
+    let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(FOLDER)?;
+    (!name.contains('/')).then(|| name.to_owned())
+}

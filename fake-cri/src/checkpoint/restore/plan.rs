@@ -1,0 +1,438 @@
+//! What the images say is to be made, and whether it can be: nothing is made before all of this holds.
+//!
+//! Every number of an archive is checked before it is used: addresses, sizes, ids, the tree. What the kernel itself refuses is
+//! left to it; what it would take and we would not make faithfully is refused here, with its name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
+};
+
+use cri_proto::criu::{
+    Kind,
+    message::{
+        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MmEntry, PagemapEntry, PagemapHead, PstreeEntry,
+        TaskKobjIdsEntry, VmaEntry,
+    },
+};
+
+use super::{
+    RestoreError, files,
+    images::{Images, Pages},
+    registers,
+};
+use crate::{checkpoint::capture::vma_status as status, process::pagemap::PAGE_SIZE};
+
+/// `CRTOOLS_IMAGES_V1` and `V1_1`.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+/// `TASK_DEAD` and what else a task may be (criu/include/pid.h).
+const TASK_ALIVE: u32 = 1;
+const TASK_DEAD: u32 = 2;
+const TASK_STOPPED: u32 = 3;
+/// `PE_PRESENT`.
+const PRESENT: u32 = 1 << 2;
+/// The highest address of a program.
+const TASK_END: u64 = 1 << 47;
+/// More than a kernel gives numbers for.
+const MOST_TASKS: usize = 1 << 16;
+/// More descriptors than a process has here.
+const MOST_DESCRIPTOR: u32 = 1 << 20;
+/// Images of namespaces that fake-cri does not make, each with what it stands for.
+const FOREIGN: &[(&str, &str)] = &[
+    ("mountpoints-", "a mount namespace of its own"),
+    ("utsns-", "a host name of its own"),
+    ("netdev-", "a network namespace of its own"),
+    ("ipcns-", "an IPC namespace of its own"),
+    ("userns-", "a user namespace of its own"),
+    ("timens-", "a time namespace of its own"),
+];
+
+/// A process to be made.
+#[derive(Debug)]
+pub(super) struct Task {
+    /// Its place in the tree.
+    pub(super) place: PstreeEntry,
+    /// Its first thread, with what it has as a whole.
+    pub(super) core: CoreEntry,
+    /// Its other threads by their numbers.
+    pub(super) threads: Vec<(u32, CoreEntry)>,
+    /// What it has unless it is a zombie.
+    pub(super) body: Option<Body>,
+}
+
+impl Task {
+    /// Its number.
+    pub(super) fn pid(&self) -> i32 {
+        self.place.pid.cast_signed()
+    }
+
+    /// Whether job control has it stopped.
+    pub(super) fn stopped(&self) -> bool {
+        self.core
+            .tc
+            .as_ref()
+            .is_some_and(|task| task.task_state == TASK_STOPPED)
+    }
+}
+
+/// What a living process has.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) mm: MmEntry,
+    pub(super) fs: FsEntry,
+    pub(super) descriptors: Vec<FdinfoEntry>,
+    pub(super) pages: PagePlan,
+}
+
+/// The pages of an address space, or of a segment.
+#[derive(Debug)]
+pub(super) struct PagePlan {
+    pub(super) file: Pages,
+    /// Where each run goes; they follow each other in the file.
+    pub(super) runs: Vec<Range<u64>>,
+}
+
+/// A segment of anonymous shared memory.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) size: u64,
+    pub(super) pages: Option<PagePlan>,
+}
+
+/// All that is to be made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) images: Images,
+    /// Parents before their children.
+    pub(super) tasks: Vec<Task>,
+    pub(super) files: HashMap<u32, FileEntry>,
+    pub(super) segments: BTreeMap<u64, Segment>,
+}
+
+impl Plan {
+    /// Reads and checks it all.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, or what cannot be restored.
+    pub(super) fn read(images: Images) -> Result<Self, RestoreError> {
+        registers::supported()?;
+        let inventory: InventoryEntry = images.single(Kind::Inventory, None)?;
+        if !VERSIONS.contains(&inventory.img_version) {
+            let what = format!("version {} is unknown", inventory.img_version);
+            return Err(RestoreError::malformed("inventory.img", what));
+        }
+        for (prefix, what) in FOREIGN {
+            if images.names().any(|name| name.starts_with(prefix)) {
+                return Err(RestoreError::Unsupported((*what).to_owned()));
+            }
+        }
+        let files: Vec<FileEntry> = images.optional(Kind::Files, None)?;
+        let files: HashMap<u32, FileEntry> = files.into_iter().map(|entry| (entry.id, entry)).collect();
+        let places: Vec<PstreeEntry> = images.entries(Kind::Pstree, None)?;
+        check_tree(&places)?;
+        let mut tables = BTreeSet::new();
+        let mut tasks = Vec::with_capacity(places.len());
+        for place in places {
+            tasks.push(task(&images, place, &files, &mut tables)?);
+        }
+        if tasks.first().is_none_or(|task| task.body.is_none()) {
+            return Err(RestoreError::malformed("pstree.img", "the first process has ended"));
+        }
+        let segments = segments(&images, &tasks)?;
+        let plan = Self {
+            images,
+            tasks,
+            files,
+            segments,
+        };
+        files::check(&plan)?;
+        Ok(plan)
+    }
+
+    /// The mappings of all processes.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let bodies = self.tasks.iter().filter_map(|task| task.body.as_ref());
+        bodies
+            .flat_map(|body| body.mm.vmas.iter())
+            .map(|vma| vma.start..vma.end)
+    }
+}
+
+/// Whether the processes are a tree that can be made in this order.
+fn check_tree(places: &[PstreeEntry]) -> Result<(), RestoreError> {
+    let wrong = |what: String| Err(RestoreError::malformed("pstree.img", what));
+    if places.is_empty() || places.len() > MOST_TASKS {
+        return wrong(format!("{} processes", places.len()));
+    }
+    let mut numbers = BTreeSet::new();
+    let mut known: HashMap<u32, &PstreeEntry> = HashMap::new();
+    for (index, place) in places.iter().enumerate() {
+        let pid = place.pid;
+        if pid == 1 {
+            return Err(RestoreError::Unsupported(
+                "the first process of a pid namespace".to_owned(),
+            ));
+        }
+        if place.threads.first() != Some(&pid) {
+            return wrong(format!("process {pid} is not its own first thread"));
+        }
+        for number in &place.threads {
+            if *number < 2 || *number > i32::MAX.unsigned_abs() || !numbers.insert(*number) {
+                return wrong(format!("number {number} is impossible, or there twice"));
+            }
+        }
+        let parent = known.get(&place.ppid);
+        if (index == 0) != (place.ppid == 0) || (index > 0 && parent.is_none()) {
+            return wrong(format!("process {pid} has no parent before it ({})", place.ppid));
+        }
+        let inherited = parent.map_or(0, |parent| parent.sid);
+        if place.sid != pid && place.sid != inherited {
+            let what = format!(
+                "session {} of process {pid}, which it cannot have from its parent",
+                place.sid
+            );
+            return Err(RestoreError::Unsupported(what));
+        }
+        if place.pgid != pid
+            && !places
+                .iter()
+                .any(|other| other.pid == place.pgid && other.sid == place.sid)
+        {
+            let what = format!("process group {} of process {pid}, whose leader has ended", place.pgid);
+            return Err(RestoreError::Unsupported(what));
+        }
+        if place.sid == pid && place.pgid != pid {
+            return wrong(format!("process {pid} leads a session in a foreign process group"));
+        }
+        known.insert(pid, place);
+    }
+    Ok(())
+}
+
+/// Reads one process.
+fn task(
+    images: &Images,
+    place: PstreeEntry,
+    files: &HashMap<u32, FileEntry>,
+    tables: &mut BTreeSet<(u8, u32)>,
+) -> Result<Task, RestoreError> {
+    let pid = place.pid;
+    let id = Some(u64::from(pid));
+    let core: CoreEntry = images.single(Kind::Core, id)?;
+    let name = Kind::Core.file_name(id);
+    registers::check_machine(&core)?;
+    let Some(own) = &core.tc else {
+        return Err(RestoreError::malformed(name, "it is no process's first thread"));
+    };
+    match own.task_state {
+        TASK_ALIVE | TASK_STOPPED => {}
+        TASK_DEAD => {
+            return Ok(Task {
+                place,
+                core,
+                threads: Vec::new(),
+                body: None,
+            });
+        }
+        other => {
+            let what = format!("process {pid} in state {other}");
+            return Err(RestoreError::Unsupported(what));
+        }
+    }
+    check_thread(pid, &core)?;
+    let mut threads = Vec::new();
+    for &tid in place.threads.iter().skip(1) {
+        let core: CoreEntry = images.single(Kind::Core, Some(tid.into()))?;
+        registers::check_machine(&core)?;
+        check_thread(tid, &core)?;
+        threads.push((tid, core));
+    }
+    let ids: TaskKobjIdsEntry = images.single(Kind::Ids, id)?;
+    for (kind, number, what) in [
+        (0, ids.vm_id, "memory"),
+        (1, ids.files_id, "a table of descriptors"),
+        (2, ids.fs_id, "a working directory"),
+        (3, ids.sighand_id, "signal handlers"),
+    ] {
+        if !tables.insert((kind, number)) {
+            let what = format!("process {pid}, which shares {what} with another process");
+            return Err(RestoreError::Unsupported(what));
+        }
+    }
+    let descriptors: Vec<FdinfoEntry> = images.optional(Kind::Fdinfo, Some(ids.files_id.into()))?;
+    let mut numbers = BTreeSet::new();
+    for descriptor in &descriptors {
+        let image = || Kind::Fdinfo.file_name(u64::from(ids.files_id));
+        if descriptor.fd > MOST_DESCRIPTOR || !numbers.insert(descriptor.fd) {
+            let what = format!("descriptor {} is impossible, or there twice", descriptor.fd);
+            return Err(RestoreError::malformed(image(), what));
+        }
+        known_file(files, descriptor.id, &image())?;
+    }
+    let mm: MmEntry = images.single(Kind::Mm, id)?;
+    check_space(pid, &mm, files)?;
+    let fs: FsEntry = images.single(Kind::Fs, id)?;
+    for file in [fs.cwd_id, fs.root_id] {
+        known_file(files, file, &Kind::Fs.file_name(id))?;
+    }
+    if files[&fs.root_id].reg.as_ref().is_none_or(|root| root.name != "/") {
+        return Err(RestoreError::Unsupported(format!(
+            "process {pid} with a root of its own"
+        )));
+    }
+    let carried: Vec<Range<u64>> = mm
+        .vmas
+        .iter()
+        .filter(|vma| vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && vma.end <= TASK_END)
+        .map(|vma| vma.start..vma.end)
+        .collect();
+    let pages = page_plan(images, &Kind::Pagemap.file_name(id), &carried)?;
+    Ok(Task {
+        place,
+        core,
+        threads,
+        body: Some(Body {
+            mm,
+            fs,
+            descriptors,
+            pages,
+        }),
+    })
+}
+
+fn known_file(files: &HashMap<u32, FileEntry>, id: u32, image: &str) -> Result<(), RestoreError> {
+    match files.contains_key(&id) {
+        true => Ok(()),
+        false => Err(RestoreError::malformed(image, format!("file {id} is not in files.img"))),
+    }
+}
+
+fn check_thread(tid: u32, core: &CoreEntry) -> Result<(), RestoreError> {
+    let Some(own) = &core.thread_core else {
+        let image = Kind::Core.file_name(u64::from(tid));
+        return Err(RestoreError::malformed(image, "it has no thread"));
+    };
+    if own.seccomp_mode.is_some_and(|mode| mode != 0) {
+        return Err(RestoreError::Unsupported(format!("thread {tid} under seccomp")));
+    }
+    Ok(())
+}
+
+/// Whether the mappings can be made.
+fn check_space(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Result<(), RestoreError> {
+    let image = Kind::Mm.file_name(u64::from(pid));
+    let wrong = |what: String| Err(RestoreError::malformed(&image, what));
+    let unsupported = |what: String| Err(RestoreError::Unsupported(format!("process {pid}: {what}")));
+    known_file(files, mm.exe_file_id, &image)?;
+    if !mm.aios.is_empty() {
+        return unsupported("asynchronous I/O contexts".to_owned());
+    }
+    let mut last = 0;
+    for vma in &mm.vmas {
+        let VmaEntry { start, end, .. } = *vma;
+        if vma.status & status::VSYSCALL != 0 {
+            continue;
+        }
+        if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 || vma.pgoff % PAGE_SIZE != 0 || start >= end {
+            return wrong(format!("the mapping {start:x}-{end:x} is none"));
+        }
+        if start < last || end > TASK_END {
+            return wrong(format!(
+                "the mapping {start:x}-{end:x} overlaps another one, or no program has it"
+            ));
+        }
+        last = end;
+        if vma.prot > 7 {
+            return unsupported(format!("protection {:x} of {start:x}-{end:x}", vma.prot));
+        }
+        if vma.flags & libc::MAP_HUGETLB as u32 != 0 {
+            return unsupported(format!("huge pages at {start:x}-{end:x}"));
+        }
+        if vma.status & status::SYSVIPC != 0 {
+            return unsupported(format!("a System V segment at {start:x}-{end:x}"));
+        }
+        let kinds = status::VDSO
+            | status::VVAR
+            | status::FILE_PRIVATE
+            | status::FILE_SHARED
+            | status::ANON_SHARED
+            | status::ANON_PRIVATE;
+        if vma.status & kinds == 0 {
+            return unsupported(format!("a mapping of kind {:x} at {start:x}-{end:x}", vma.status));
+        }
+        if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
+            let id = u32::try_from(vma.shmid).unwrap_or(u32::MAX);
+            known_file(files, id, &image)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a page map whose pages have to lie in these ranges, which are in order.
+fn page_plan(images: &Images, name: &str, ranges: &[Range<u64>]) -> Result<PagePlan, RestoreError> {
+    let mut decoder = images.decoder(name, Kind::Pagemap)?;
+    let head: PagemapHead = decoder
+        .message()?
+        .ok_or_else(|| RestoreError::malformed(name, "it is empty"))?;
+    let file = images.pages(head.pages_id)?;
+    let mut left = file.length / PAGE_SIZE;
+    let mut runs = Vec::new();
+    let mut last = 0;
+    while let Some(entry) = decoder.message::<PagemapEntry>()? {
+        let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
+        let range = pages
+            .checked_mul(PAGE_SIZE)
+            .and_then(|bytes| Some(entry.vaddr..entry.vaddr.checked_add(bytes)?))
+            .filter(|range| range.start % PAGE_SIZE == 0 && range.start >= last && !range.is_empty())
+            .ok_or_else(|| RestoreError::malformed(name, format!("the pages at {:x} are none", entry.vaddr)))?;
+        if entry.in_parent == Some(true) || entry.flags.is_some_and(|flags| flags & PRESENT == 0) {
+            return Err(RestoreError::Unsupported("pages of an earlier checkpoint".to_owned()));
+        }
+        let mut at = range.start;
+        for mapped in ranges.iter().skip_while(|mapped| mapped.end <= range.start) {
+            if mapped.start > at || at >= range.end {
+                break;
+            }
+            at = mapped.end;
+        }
+        if at < range.end {
+            let what = format!("the pages {:x}-{:x} belong to no mapping", range.start, range.end);
+            return Err(RestoreError::malformed(name, what));
+        }
+        left = left
+            .checked_sub(pages)
+            .ok_or_else(|| RestoreError::malformed(name, "it has more pages than their file"))?;
+        last = range.end;
+        runs.push(range);
+    }
+    Ok(PagePlan { file, runs })
+}
+
+/// Finds the segments that the processes map.
+fn segments(images: &Images, tasks: &[Task]) -> Result<BTreeMap<u64, Segment>, RestoreError> {
+    let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+    let mappings = tasks
+        .iter()
+        .filter_map(|task| task.body.as_ref())
+        .flat_map(|body| &body.mm.vmas);
+    for vma in mappings.filter(|vma| vma.status & status::ANON_SHARED != 0) {
+        let end = vma
+            .pgoff
+            .checked_add(vma.end - vma.start)
+            .filter(|end| *end <= TASK_END)
+            .ok_or_else(|| RestoreError::malformed("mm", format!("a segment that ends beyond {:x}", vma.pgoff)))?;
+        let size = sizes.entry(vma.shmid).or_default();
+        *size = end.max(*size);
+    }
+    let segment = |(id, size): (u64, u64)| {
+        let name = format!("pagemap-shmem-{id}.img");
+        let whole = 0..size;
+        let pages = match images.has(&name) {
+            true => Some(page_plan(images, &name, std::slice::from_ref(&whole))?),
+            false => None,
+        };
+        Ok((id, Segment { size, pages }))
+    };
+    sizes.into_iter().map(segment).collect()
+}

@@ -1,0 +1,31 @@
+//! The registers of a thread, from its image. One file an architecture; where none is, nothing is restored.
+
+#[cfg(target_arch = "x86_64")]
+#[path = "registers/x86_64.rs"]
+mod machine;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::machine::{check_machine, set, supported};
+
+#[cfg(not(target_arch = "x86_64"))]
+mod machine {
+    use cri_proto::criu::message::CoreEntry;
+
+    use super::super::RestoreError;
+
+    pub(crate) fn supported() -> Result<(), RestoreError> {
+        let what = format!("restoring is not built for {}", std::env::consts::ARCH);
+        Err(RestoreError::Machine(what))
+    }
+
+    pub(crate) fn check_machine(_core: &CoreEntry) -> Result<(), RestoreError> {
+        supported()
+    }
+
+    pub(crate) fn set(_tid: i32, _core: &CoreEntry) -> Result<(), RestoreError> {
+        supported()
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use self::machine::{check_machine, set, supported};

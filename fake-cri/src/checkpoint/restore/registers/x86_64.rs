@@ -1,0 +1,178 @@
+//! x86-64.
+//!
+//! What `xsave` holds is laid over what this machine's looks like: a part that the thread used and this processor lacks is
+//! refused.
+
+use cri_proto::criu::message::{
+    CoreEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86RegsMode, UserX86XsaveEntry, core_entry::March,
+};
+
+use super::super::RestoreError;
+use crate::{
+    checkpoint::capture::xsave::{Part, place},
+    process::ptrace::{self, RegisterSet},
+};
+
+/// The legacy part, and where `xstate_bv` lies behind it.
+const LEGACY: usize = 416;
+const PRESENT_PARTS: usize = 512;
+/// x87 and SSE, which are in the legacy part.
+const LEGACY_PARTS: u64 = 3;
+/// The selectors of a 64-bit program (arch/x86/include/asm/segment.h).
+const CODE: u64 = 0x33;
+const DATA: u64 = 0x2b;
+/// The flags that a program may set, and interrupts, which are always on.
+const FLAGS: u64 = 0x25_4dd5;
+const ALWAYS: u64 = 0x202;
+
+/// Restoring is built for this machine.
+pub(in super::super) fn supported() -> Result<(), RestoreError> {
+    Ok(())
+}
+
+/// Whether a thread is one of this machine.
+pub(in super::super) fn check_machine(core: &CoreEntry) -> Result<(), RestoreError> {
+    let machine = core.mtype();
+    if machine != March::X8664 {
+        return Err(RestoreError::Machine(format!(
+            "the archive was made on another machine: {machine:?}, and this one is X8664"
+        )));
+    }
+    // A zombie has no registers.
+    let Some(info) = &core.thread_info else { return Ok(()) };
+    if info
+        .gpregs
+        .mode
+        .is_some_and(|mode| mode != i32::from(UserX86RegsMode::Native))
+    {
+        return Err(RestoreError::Unsupported("a 32-bit program".to_owned()));
+    }
+    let shadow = info.fpregs.xsave.as_ref().and_then(|xsave| xsave.cet.as_ref());
+    if shadow.is_some_and(|cet| cet.cet != 0) {
+        return Err(RestoreError::Unsupported("a shadow stack".to_owned()));
+    }
+    Ok(())
+}
+
+/// Sets the registers of a stopped thread.
+pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreError> {
+    let info = core
+        .thread_info
+        .as_ref()
+        .ok_or_else(|| RestoreError::malformed("core", "it has no registers"))?;
+    let failed = |errno| RestoreError::step("set registers", errno);
+    let mut extended = ptrace::registers(tid, RegisterSet::X86Extended).map_err(failed)?;
+    overlay(&mut extended, &info.fpregs)?;
+    ptrace::set_registers(tid, RegisterSet::X86Extended, &extended).map_err(failed)?;
+    ptrace::set_registers(tid, RegisterSet::General, &general(&info.gpregs)).map_err(failed)
+}
+
+/// `struct user_regs_struct`. The thread is in no system call: an interrupted one was set back to before it.
+fn general(entry: &UserX86RegsEntry) -> Vec<u8> {
+    let words = [
+        entry.r15,
+        entry.r14,
+        entry.r13,
+        entry.r12,
+        entry.bp,
+        entry.bx,
+        entry.r11,
+        entry.r10,
+        entry.r9,
+        entry.r8,
+        entry.ax,
+        entry.cx,
+        entry.dx,
+        entry.si,
+        entry.di,
+        u64::MAX,
+        entry.ip,
+        CODE,
+        entry.flags & FLAGS | ALWAYS,
+        entry.sp,
+        DATA,
+        entry.fs_base,
+        entry.gs_base,
+        0,
+        0,
+        0,
+        0,
+    ];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Lays the image's state over this machine's `xsave`.
+fn overlay(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), RestoreError> {
+    let short = |what: &str| RestoreError::malformed("core", format!("{what} has another size than this machine's"));
+    let mut legacy = Vec::with_capacity(LEGACY);
+    for half in [entry.cwd, entry.swd, entry.twd, entry.fop] {
+        legacy.extend((half as u16).to_le_bytes());
+    }
+    legacy.extend(entry.rip.to_le_bytes());
+    legacy.extend(entry.rdp.to_le_bytes());
+    legacy.extend(entry.mxcsr.to_le_bytes());
+    legacy.extend(entry.mxcsr_mask.to_le_bytes());
+    legacy.extend(
+        entry
+            .st_space
+            .iter()
+            .chain(&entry.xmm_space)
+            .flat_map(|word| word.to_le_bytes()),
+    );
+    if legacy.len() != LEGACY {
+        return Err(short("the legacy state"));
+    }
+    xsave
+        .get_mut(..LEGACY)
+        .ok_or_else(|| short("xsave"))?
+        .copy_from_slice(&legacy);
+    let (present, parts) = match &entry.xsave {
+        Some(state) => (state.xstate_bv, parts(state)),
+        None => (LEGACY_PARTS, Vec::new()),
+    };
+    let mut known = LEGACY_PARTS;
+    for (part, bytes) in parts {
+        let bit = 1_u64 << part as u32;
+        known |= bit;
+        if present & bit == 0 {
+            continue;
+        }
+        let target = place(part).and_then(|range| xsave.get_mut(range));
+        match target {
+            Some(target) if target.len() == bytes.len() => target.copy_from_slice(&bytes),
+            Some(_) => return Err(short(&format!("{part:?}"))),
+            None => {
+                let what = format!("a thread uses {part:?} of its processor, and this one has none");
+                return Err(RestoreError::Machine(what));
+            }
+        }
+    }
+    if present & !known != 0 {
+        let what = format!("parts {:x} of a processor's state", present & !known);
+        return Err(RestoreError::Unsupported(what));
+    }
+    let header = xsave
+        .get_mut(PRESENT_PARTS..PRESENT_PARTS + 8)
+        .ok_or_else(|| short("xsave"))?;
+    header.copy_from_slice(&present.to_le_bytes());
+    Ok(())
+}
+
+/// The parts of the image, each with its bytes.
+fn parts(state: &UserX86XsaveEntry) -> Vec<(Part, Vec<u8>)> {
+    fn bytes32(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+    fn bytes64(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+    vec![
+        (Part::YmmHigh, bytes32(&state.ymmh_space)),
+        (Part::BoundRegisters, bytes64(&state.bndreg_state)),
+        (Part::BoundControl, bytes64(&state.bndcsr_state)),
+        (Part::OpMask, bytes64(&state.opmask_reg)),
+        (Part::ZmmHigh256, bytes64(&state.zmm_upper)),
+        (Part::High16Zmm, bytes64(&state.hi16_zmm)),
+        (Part::ProtectionKeys, bytes32(&state.pkru)),
+    ]
+}

@@ -1,0 +1,367 @@
+//! What cannot be restored is refused with its reason, and hostile archives lead nowhere.
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use cri_proto::criu::{
+    Kind, decode_entries, decode_single, encode,
+    message::{CoreEntry, FdTypes, FileEntry, InetSkEntry, InventoryEntry, MmEntry, PstreeEntry, core_entry::March},
+};
+use fake_cri::checkpoint::{self, RestoreError};
+use proptest::prelude::*;
+use rstest::rstest;
+use tonic::Code;
+
+use crate::{
+    cri::code,
+    programs::{Program, host, missing, said},
+};
+
+/// The members of an archive, in its order of names.
+type Members = BTreeMap<String, Vec<u8>>;
+
+fn read(archive: &Path) -> Members {
+    let mut archive = tar::Archive::new(std::fs::File::open(archive).unwrap());
+    let entries = archive.entries().unwrap();
+    entries
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.path().unwrap().to_string_lossy().into_owned(), content)
+        })
+        .filter(|(name, _)| !name.ends_with('/'))
+        .collect()
+}
+
+fn write(members: &Members, archive: &Path) {
+    let mut builder = tar::Builder::new(std::fs::File::create(archive).unwrap());
+    for (name, content) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        builder.append_data(&mut header, name, &content[..]).unwrap();
+    }
+    builder.finish().unwrap();
+}
+
+/// The archive of a program in the middle, with the program's folder.
+async fn archive(folder: &Path) -> (Members, Program) {
+    let program = Program::build("files.c", &[], folder);
+    let cri = host().await;
+    let pod = cri.pod("archive").await;
+    let id = pod.run(program.config("first")).await;
+    pod.logged("first", "step 5").await;
+    program.checkpoint_and_end(&pod, &id, "first").await;
+    (read(&program.archive), program)
+}
+
+/// The image of a kind of which there is one, by its name.
+fn name(members: &Members, kind: Kind) -> String {
+    let wanted = kind.file_name(Some(0));
+    let prefix = format!(
+        "checkpoint/{}",
+        wanted.trim_end_matches("0.img").trim_end_matches(".img")
+    );
+    members.keys().find(|name| name.starts_with(&prefix)).unwrap().clone()
+}
+
+fn change_entries<M: prost::Message + Default>(members: &mut Members, kind: Kind, change: impl FnOnce(&mut Vec<M>)) {
+    let name = name(members, kind);
+    let mut entries = decode_entries(&name, kind, &members[&name]).unwrap();
+    change(&mut entries);
+    members.insert(name, encode(kind, &entries));
+}
+
+fn change_one<M: prost::Message + Default>(members: &mut Members, kind: Kind, change: impl FnOnce(&mut M)) {
+    let name = name(members, kind);
+    let mut entry = decode_single(&name, kind, &members[&name]).unwrap();
+    change(&mut entry);
+    members.insert(name, encode(kind, [&entry]));
+}
+
+fn file<'a>(files: &'a mut [FileEntry], ending: &str) -> &'a mut FileEntry {
+    let named = |entry: &&mut FileEntry| entry.reg.as_ref().is_some_and(|file| file.name.ends_with(ending));
+    files.iter_mut().find(named).unwrap()
+}
+
+fn becomes_a_socket(members: &mut Members) {
+    change_entries(members, Kind::Files, |files: &mut Vec<FileEntry>| {
+        let entry = file(files, "/files/file");
+        entry.reg = None;
+        entry.set_type(FdTypes::Inetsk);
+        entry.isk = Some(InetSkEntry {
+            id: entry.id,
+            state: 1,
+            ..Default::default()
+        });
+    });
+}
+
+fn other_machine(members: &mut Members) {
+    change_one(members, Kind::Core, |core: &mut CoreEntry| {
+        core.set_mtype(March::Aarch64)
+    });
+}
+
+fn other_version(members: &mut Members) {
+    change_one(members, Kind::Inventory, |inventory: &mut InventoryEntry| {
+        inventory.img_version = 99
+    });
+}
+
+fn foreign_session(members: &mut Members) {
+    change_entries(members, Kind::Pstree, |tree: &mut Vec<PstreeEntry>| tree[0].sid = 77);
+}
+
+fn first_of_a_namespace(members: &mut Members) {
+    change_entries(members, Kind::Pstree, |tree: &mut Vec<PstreeEntry>| tree[0].pid = 1);
+}
+
+fn overlapping(members: &mut Members) {
+    change_one(members, Kind::Mm, |mm: &mut MmEntry| mm.vmas[1] = mm.vmas[0]);
+}
+
+fn unknown_file(members: &mut Members) {
+    change_one(members, Kind::Mm, |mm: &mut MmEntry| mm.exe_file_id = 4711);
+}
+
+fn too_few_pages(members: &mut Members) {
+    members.get_mut("checkpoint/pages-1.img").unwrap().truncate(4096);
+}
+
+fn no_pages(members: &mut Members) {
+    members.remove("checkpoint/pages-1.img");
+}
+
+fn mounts(members: &mut Members) {
+    members.insert("checkpoint/mountpoints-12.img".to_owned(), Vec::new());
+}
+
+#[rstest]
+#[case::socket(becomes_a_socket, "a network socket")]
+#[case::machine(other_machine, "another machine")]
+#[case::version(other_version, "inventory.img: version 99")]
+#[case::session(foreign_session, "session 77")]
+#[case::first(first_of_a_namespace, "the first process of a pid namespace")]
+#[case::mappings(overlapping, "overlaps")]
+#[case::file(unknown_file, "file 4711 is not in files.img")]
+#[case::pages(too_few_pages, "more pages than their file")]
+#[case::without_pages(no_pages, "pages-1.img is missing")]
+#[case::mounts(mounts, "a mount namespace of its own")]
+#[tokio::test]
+async fn what_cannot_be_restored_is_named(#[case] change: fn(&mut Members), #[case] reason: &str) {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mut members, program) = archive(folder.path()).await;
+    change(&mut members);
+    write(&members, &program.archive);
+    let cri = host().await;
+    let pod = cri.pod("refused").await;
+    for config in [program.restored("image"), program.annotated("annotation")] {
+        let status = pod.create(config).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(reason), "{status}");
+    }
+}
+
+fn file_has_changed(files: &Path) {
+    std::fs::write(files.join("file"), "something else").unwrap();
+}
+
+fn file_is_a_fifo(files: &Path) {
+    std::fs::remove_file(files.join("file")).unwrap();
+    nix::unistd::mkfifo(&files.join("file"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+fn file_is_a_link(files: &Path) {
+    std::fs::rename(files.join("file"), files.join("moved")).unwrap();
+    std::os::unix::fs::symlink("moved", files.join("file")).unwrap();
+}
+
+fn file_is_gone(files: &Path) {
+    std::fs::remove_file(files.join("file")).unwrap();
+}
+
+#[rstest]
+#[case::changed(file_has_changed, "it has 14 bytes now and had")]
+#[case::fifo(file_is_a_fifo, "it is of another kind than it was")]
+#[case::link(file_is_a_link, "it is no regular file")]
+#[case::gone(file_is_gone, "No such file")]
+#[tokio::test]
+async fn a_file_that_is_another_one_stops_the_restore(#[case] change: fn(&Path), #[case] reason: &str) {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (_, program) = archive(folder.path()).await;
+    change(&program.files);
+    let cri = host().await;
+    let pod = cri.pod("refused").await;
+    let id = pod.create(program.restored("second")).await.unwrap();
+    let status = cri.start_container(&id).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status.message().contains("files/file") && status.message().contains(reason),
+        "{status}"
+    );
+    let status = cri.status(&id).await.unwrap();
+    assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+    assert!(status.message.contains(reason));
+    assert!(said(&pod, "second").is_empty());
+    cri.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_archive_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let cri = host().await;
+    let pod = cri.pod("none").await;
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no archive at all").unwrap();
+    let empty = folder.path().join("empty.tar");
+    write(&Members::new(), &empty);
+    let nothing = folder.path().join("nothing");
+    for path in [
+        fifo,
+        text,
+        empty,
+        nothing,
+        PathBuf::from("/dev/zero"),
+        folder.path().to_owned(),
+    ] {
+        let program = Program::of_archive(&path);
+        let status = pod.create(program.restored("none")).await;
+        assert_eq!(code(status), Code::InvalidArgument, "{}", path.display());
+    }
+    let program = Program::of_archive(Path::new("relative.tar"));
+    assert_eq!(code(pod.create(program.annotated("none")).await), Code::InvalidArgument);
+}
+
+/// Members that are links, devices, or have names that lead out are as if they were not there.
+#[tokio::test]
+async fn only_plain_members_of_the_one_folder_count() {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (members, program) = archive(folder.path()).await;
+    let secret = folder.path().join("inventory");
+    std::fs::write(&secret, &members["checkpoint/inventory.img"]).unwrap();
+    for kind in [tar::EntryType::Symlink, tar::EntryType::Link] {
+        let mut builder = tar::Builder::new(std::fs::File::create(&program.archive).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        builder
+            .append_link(&mut header, "checkpoint/inventory.img", &secret)
+            .unwrap();
+        for (name, content) in members.iter().filter(|(name, _)| !name.ends_with("inventory.img")) {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, name, &content[..]).unwrap();
+        }
+        builder.finish().unwrap();
+        let error = checkpoint::restorable(&program.archive, folder.path()).unwrap_err();
+        assert!(error.to_string().contains("inventory.img is missing"), "{error}");
+    }
+    let twice = Members::from([("./checkpoint/inventory.img".to_owned(), Vec::new())]);
+    let mut doubled = members.clone();
+    doubled.extend(twice);
+    write(&doubled, &program.archive);
+    let error = checkpoint::restorable(&program.archive, folder.path()).unwrap_err();
+    assert!(matches!(error, RestoreError::Archive { .. }), "{error}");
+    assert!(error.to_string().contains("there twice"), "{error}");
+}
+
+/// A small archive to be damaged, of this very program while it sleeps; made once.
+fn sample() -> &'static Members {
+    use std::sync::LazyLock;
+    static SAMPLE: LazyLock<Members> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (mut members, _) = runtime.block_on(archive(folder.path()));
+        // What is not looked at is only slow to write.
+        members.retain(|name, _| name.starts_with("checkpoint/"));
+        members
+    });
+    &SAMPLE
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// However an image is damaged: an error, or a plan; never a panic, never a long time.
+    #[test]
+    fn damaged_images_are_errors(
+        which in any::<prop::sample::Index>(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        if missing().is_some() {
+            return Ok(());
+        }
+        let mut members = sample().clone();
+        let names: Vec<String> = members.keys().filter(|name| !name.contains("pages-")).cloned().collect();
+        let image = members.get_mut(which.get(&names)).unwrap();
+        for (place, byte) in places {
+            if !image.is_empty() {
+                let at = place.index(image.len());
+                image[at] = byte;
+            }
+        }
+        if let Some(cut) = cut {
+            image.truncate(cut.index(image.len() + 1));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive.tar");
+        write(&members, &path);
+        let before = std::fs::read(&path).unwrap();
+        if let Err(error) = checkpoint::restorable(&path, folder.path()) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+        prop_assert_eq!(std::fs::read(&path).unwrap(), before);
+        prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// However the archive itself is damaged, headers included.
+    #[test]
+    fn damaged_archives_are_errors(
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        header in any::<bool>(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        if missing().is_some() {
+            return Ok(());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive.tar");
+        let mut members = sample().clone();
+        members.retain(|name, _| !name.contains("pages-"));
+        write(&members, &path);
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (place, byte) in places {
+            // The beginning of some member, or anywhere.
+            let at = place.index(bytes.len());
+            let at = if header { at / 512 * 512 + at % 160 } else { at };
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len() + 1));
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        prop_assert!(checkpoint::restorable(&path, folder.path()).is_err(), "its pages are not there");
+    }
+}
