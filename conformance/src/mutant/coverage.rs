@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ALL, UNNAMED};
+use super::ALL;
 use crate::{
     case::{Clause, Level, Suite},
     catalog,
@@ -68,11 +68,12 @@ impl Coverage {
         sets.into_values().filter(|ids| ids.len() > 1).collect()
     }
 
-    /// Cases of level documented and reference that no mutant fails and that [`UNNAMED`] does not excuse.
+    /// Cases of level documented and reference that no mutant fails.
     pub fn unnamed(&self) -> Vec<&'static str> {
-        let unnamed = self.cases.iter().filter(|(clause, names)| {
-            names.is_empty() && clause.level != Level::Robust && UNNAMED.iter().all(|(id, _)| *id != clause.id)
-        });
+        let unnamed = self
+            .cases
+            .iter()
+            .filter(|(clause, names)| names.is_empty() && clause.level != Level::Robust);
         unnamed.map(|(clause, _)| clause.id).collect()
     }
 
@@ -104,19 +105,6 @@ mod tests {
     }
 
     #[test]
-    fn an_excuse_is_for_a_case_that_needs_it() {
-        let coverages = Coverage::of_all();
-        for (id, reason) in UNNAMED {
-            let mut cases = coverages.iter().flat_map(|coverage| &coverage.cases);
-            let case = cases.find(|(clause, _)| clause.id == *id);
-            let (clause, names) = case.unwrap_or_else(|| panic!("{id} is no case"));
-            assert!(names.is_empty(), "{id} is failed by {names:?}, and needs no excuse");
-            assert!(clause.level != Level::Robust, "{id} is robust, and needs no excuse");
-            assert!(reason.len() > 20, "{id}: {reason}");
-        }
-    }
-
-    #[test]
     fn the_suites_have_enough_cases_that_differ() {
         for (suite, least) in DISTINCT {
             let coverage = Coverage::of(*suite);
@@ -133,9 +121,7 @@ mod tests {
     fn every_case_of_an_archive_is_failed_by_mutants_of_its_own() {
         let coverage = Coverage::of(Suite::Archive);
         assert_eq!(coverage.alike(), Vec::<Vec<&str>>::new());
-        // What no mutant can show is excused, of whatever level.
-        let excused = UNNAMED.iter().filter(|(id, _)| id.starts_with("archive/")).count();
-        assert_eq!(coverage.named() + excused, coverage.cases.len());
+        assert_eq!(coverage.named(), coverage.cases.len());
     }
 
     #[test]

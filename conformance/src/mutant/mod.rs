@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub use coverage::Coverage;
-pub use definitions::{ALL, KNOWN, UNNAMED};
+pub use definitions::{ALL, KNOWN};
 pub use document::markdown;
 pub use matrix::render;
 pub use run::{RunOptions, run};

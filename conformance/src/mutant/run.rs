@@ -105,8 +105,9 @@ async fn archive(name: &'static str) -> Result<Ran, String> {
         mutant
             .write(&path)
             .map_err(|error| format!("failed to write the archive: {error}"))?;
-        let archive = inspect_file(&path, &sample::expected(), Limits::default())
+        let mut archive = inspect_file(&path, &sample::expected(), Limits::default())
             .map_err(|error| format!("failed to read the archive: {error}"))?;
+        mutant.alter(&mut archive);
         Ok((archive::judge(&archive), Ok(())))
     });
     judged

@@ -9,7 +9,11 @@ mod structure;
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
-use super::sample::{Part, Sample, tar_of};
+use super::{
+    Inspected,
+    model::FileFacts,
+    sample::{Part, Sample, tar_of},
+};
 
 /// An archive that is wrong in one way.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,8 @@ enum Change {
     Bytes(fn(&mut Vec<u8>)),
     /// The file that it is.
     File(fn(&Path) -> io::Result<()>),
+    /// What the file system says of the file, where only root could make it so.
+    Facts(fn(&mut FileFacts)),
 }
 
 impl ArchiveMutant {
@@ -43,6 +49,13 @@ impl ArchiveMutant {
         match self.change {
             Change::File(change) => change(path),
             _ => Ok(()),
+        }
+    }
+
+    /// Changes what was read of the archive, where that and not the file is what is wrong.
+    pub fn alter(&self, read: &mut Inspected) {
+        if let (Change::Facts(change), Some(facts)) = (self.change, &mut read.file) {
+            change(facts);
         }
     }
 
@@ -109,6 +122,14 @@ const fn file(
         name,
         expected,
         change: Change::File(change),
+    }
+}
+
+const fn facts(name: &'static str, expected: &'static [&'static str], change: fn(&mut FileFacts)) -> ArchiveMutant {
+    ArchiveMutant {
+        name,
+        expected,
+        change: Change::Facts(change),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tar::EntryType;
 
-use super::{ArchiveMutant, bytes, file, members, part};
+use super::{ArchiveMutant, bytes, facts, file, members, part};
 use crate::archive::{
     header::{BLOCK, checksum},
     sample::{DUMPED, Part},
@@ -26,6 +26,8 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         &["archive/file/private", "archive/file/mode"],
         |path| mode(path, 0o640),
     ),
+    // 65534 is nobody's: neither root nor whoever runs this.
+    facts("file/owner", &["archive/file/owner"], |facts| facts.uid = 65534),
     file("file/executable", &["archive/file/mode"], |path| mode(path, 0o700)),
     file("file/symlink", &["archive/file/plain"], |path| {
         let target = path.with_extension("target");

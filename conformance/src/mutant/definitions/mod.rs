@@ -3,13 +3,10 @@
 mod archive;
 mod kubelet;
 mod runtime;
-mod unnamed;
 
 use std::sync::LazyLock;
 
 use super::{Definition, Wrong};
-
-pub use unnamed::UNNAMED;
 
 /// The cases that the reference kubelet fails without any defect, because the Kubernetes kubelet does.
 pub const KNOWN: &[&str] = &["kubelet/robust/names-differ", "kubelet/timeout/small-honoured"];
