@@ -26,7 +26,7 @@ use super::{
     log::DumpLog,
     watch::Watch,
 };
-use crate::process::{memory::Memory, pagemap::PAGE_SIZE};
+use crate::process::{memory::Memory, pagemap::PAGE_SIZE, view::View};
 
 /// How much a thread reads before it writes it, and before the caller and the deadline are looked at again. Measured beside
 /// 256 KiB and 4 MiB: both are slower.
@@ -45,6 +45,9 @@ pub(crate) struct PagesFile {
     pub(crate) shared: bool,
     /// Where its pages are.
     pub(crate) runs: Vec<Run>,
+    /// What of a file is mapped here to be read; it has to stay until it is.
+    #[expect(dead_code, reason = "held, never looked at")]
+    pub(crate) view: Option<View>,
 }
 
 /// Neighbouring pages of one process.
@@ -324,6 +327,7 @@ mod tests {
             name: String::new(),
             shared: false,
             runs,
+            view: None,
         };
         // One run longer than a piece, several in one piece, another process's, an empty file, another file.
         let long = PIECE as u64 / PAGE_SIZE + 3;

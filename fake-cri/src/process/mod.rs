@@ -1,6 +1,7 @@
 //! The only room that touches the kernel, and the only one with `unsafe`: spawn, signals, ptrace, `/proc`, memory.
 
 pub mod daemon;
+pub(crate) mod descriptor;
 pub mod family;
 pub(crate) mod inject;
 pub(crate) mod kernel;
@@ -11,7 +12,9 @@ pub mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod ptrace;
 pub mod reap;
+pub(crate) mod socket;
 pub mod spawn;
+pub(crate) mod view;
 pub mod workload;
 
 use serde::{Deserialize, Serialize};

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 use cri_proto::criu::{
     Decoder, Kind, decode_entries, decode_single,
     message::{
-        CoreEntry, FdinfoEntry, FileEntry, GhostFileEntry, MmEntry, PagemapEntry, PagemapHead, PipeDataEntry,
-        PstreeEntry, RemapFilePathEntry, RemapType, TaskKobjIdsEntry,
+        CoreEntry, FdinfoEntry, FileEntry, GhostFileEntry, MemfdInodeEntry, MmEntry, PagemapEntry, PagemapHead,
+        PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, SkPacketEntry, TaskKobjIdsEntry,
     },
 };
 
@@ -73,6 +73,33 @@ impl Contents {
             }
         }
         found.unwrap_or_else(|| panic!("no pipe {pipe}"))
+    }
+
+    /// What is unread in the socket of this entry of `files.img`.
+    pub(crate) fn packets(&self, entry: u32) -> Vec<Vec<u8>> {
+        let name = "sk-queues.img";
+        let mut decoder = Decoder::expect(name, Kind::SkQueues, self.image(name)).unwrap();
+        let mut packets = Vec::new();
+        while let Some(head) = decoder.message::<SkPacketEntry>().unwrap() {
+            let mut bytes = Vec::new();
+            decoder.payload(head.length.into(), &mut bytes).unwrap();
+            if head.id_for == entry {
+                packets.push(bytes);
+            }
+        }
+        packets
+    }
+
+    /// The number of the pages of a file of memfd_create.
+    pub(crate) fn memory_file(&self, inode: u32) -> u32 {
+        let name = "memfd.img";
+        let files: Vec<MemfdInodeEntry> = decode_entries(name, Kind::MemfdInode, self.image(name)).unwrap();
+        let file = files
+            .iter()
+            .find(|file| file.inode_id == u64::from(inode))
+            .expect("its inode");
+        assert_eq!((&*file.name, file.size), ("in memory", 3 * PAGE + 14));
+        file.shmid
     }
 
     /// The content of the deleted file that stands for this entry of `files.img`.

@@ -29,6 +29,8 @@ const STEPS: u64 = 90;
 #[case::files("files.c", &[])]
 #[case::mappings("mappings.c", &[])]
 #[case::vectors("vectors.c", &[])]
+#[case::sockets("sockets.c", &[])]
+#[case::tree("tree.c", &[])]
 #[case::python("computation.py", &[])]
 #[ignore = "needs root and CRIU 4: ci/restored-by-criu runs it"]
 fn it_goes_on_at_the_next_step(#[case] source: &str, #[case] options: &[&str]) {
@@ -42,6 +44,8 @@ fn it_goes_on_at_the_next_step(#[case] source: &str, #[case] options: &[&str]) {
         }
     });
     let mut job = job(program.pid(), folder.path());
+    // All of it: what is restored is not by luck what it was.
+    job.strict = true;
     // Left stopped, so that its files stay as they are in the archive.
     job.injections = vec![Injection {
         phase: Phase::Freeze,

@@ -9,7 +9,7 @@ use std::{
     sync::Mutex,
 };
 
-use cri_proto::criu::message::{CoreEntry, FdTypes, UserX86RegsEntry};
+use cri_proto::criu::message::{CoreEntry, UserX86RegsEntry};
 use fake_cri::checkpoint::{self, Phase};
 use nix::{
     sys::ptrace::{self, regset},
@@ -359,6 +359,9 @@ fn descriptors_are_true(contents: &Contents, pid: i32, process: &Process) {
             assert_eq!(pipe.flags, plain_flags);
         } else if let Some(socket) = file.usk {
             assert_eq!(format!("socket:[{}]", socket.ino), target);
+        } else if let Some(memory) = file.memfd {
+            assert!(target.starts_with("/memfd:"), "{target}");
+            assert_eq!((memory.pos, memory.flags), (*position, plain_flags));
         } else if let Some(socket) = file.isk {
             assert_eq!(format!("socket:[{}]", socket.ino), target);
         } else {
@@ -434,8 +437,21 @@ fn layout_is_true(contents: &Contents, workload: &Workload, process: &Process) {
     assert_eq!(epoll.tfd[0].tfd, descriptors["event"] as u32);
     let timer = file("timer").tfd.unwrap();
     assert!((4000..5000).contains(&timer.vsec) && timer.isec == 0, "{timer:?}");
-    assert_eq!(file("left").r#type(), FdTypes::Unixsk);
+    let (left, right) = (file("left").usk.unwrap(), file("right").usk.unwrap());
+    assert_eq!((left.peer, right.peer), (right.ino, left.ino));
+    assert_eq!(contents.packets(left.id), [b"to the left"]);
+    assert!(contents.packets(right.id).is_empty());
     let listener = file("listener").isk.unwrap();
+    assert!(
+        listener.backlog > 0 && listener.opts.reuseaddr == Some(true),
+        "{listener:?}"
+    );
+    let connected = file("connected").isk.unwrap();
+    assert_eq!((connected.state, connected.dst_port), (1, listener.src_port));
+    let memory = file("memory").memfd.unwrap();
+    let pages = contents.pages(&format!("pagemap-shmem-{}.img", contents.memory_file(memory.inode_id)));
+    assert_eq!(pages.keys().copied().collect::<Vec<_>>(), [3 * PAGE]);
+    assert!(pages[&(3 * PAGE)].starts_with(b"nobody maps me\0"));
     assert_eq!((listener.state, listener.src_addr), (10, vec![0x0100_007f]));
     let pipe = file("reader").pipe.unwrap().pipe_id;
     assert_eq!(contents.unread(pipe), b"unread");
@@ -443,4 +459,9 @@ fn layout_is_true(contents: &Contents, workload: &Workload, process: &Process) {
     assert_eq!(contents.ghost(deleted), b"nobody finds me");
     let log = String::from_utf8(contents.members["dump.log"].clone()).unwrap();
     assert!(!log.contains("deleted file") && !log.contains("unread"), "{log}");
+    let connection = format!(
+        "the TCP connection of descriptor {}, which is recorded",
+        descriptors["connected"]
+    );
+    assert!(log.contains(&connection), "{log}");
 }

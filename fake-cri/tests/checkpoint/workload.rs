@@ -372,7 +372,13 @@ impl Files {
             )
             .expect("set");
         let (left, right) = std::os::unix::net::UnixStream::pair().expect("pair");
+        (&right).write_all(b"to the left").expect("write");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        let connected = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let accepted = listener.accept().expect("accept");
+        let memory = nix::sys::memfd::memfd_create(c"in memory", nix::sys::memfd::MFdFlags::empty()).expect("memfd");
+        let memory = File::from(memory);
+        nix::sys::uio::pwrite(&memory, b"nobody maps me", 3 * PAGE as i64).expect("write");
 
         for (name, mode) in [
             ("private", MapFlags::MAP_PRIVATE),
@@ -400,13 +406,15 @@ impl Files {
             ("left", left.as_fd()),
             ("right", right.as_fd()),
             ("listener", listener.as_fd()),
+            ("connected", connected.as_fd()),
+            ("memory", memory.as_fd()),
         ] {
             descriptors.insert(name.to_owned(), fd.as_raw_fd());
         }
         layout.descriptors = descriptors;
         held.push(Box::new((offset, twin, reopened, append, deleted, directory)));
         held.push(Box::new((reader, writer, event, epoll, timer)));
-        held.push(Box::new((left, right, listener)));
+        held.push(Box::new((left, right, listener, connected, accepted, memory)));
         Self(held)
     }
 }

@@ -6,7 +6,9 @@
 //! say, or what no image has a place for, is said in `dump.log`; the descriptor is listed all the same.
 
 mod anonymous;
+mod copies;
 mod ghosts;
+mod memfds;
 mod pipes;
 
 use std::{
@@ -14,7 +16,10 @@ use std::{
     fs::{self, Metadata},
     io,
     ops::Range,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,8 +31,12 @@ use cri_proto::criu::{
     },
 };
 
-use self::{ghosts::Ghosts, pipes::Pipes};
-use super::{Images, owner::no_owner, sockets::Sockets};
+use self::{copies::Copies, ghosts::Ghosts, memfds::Memfds, pipes::Pipes};
+use super::{
+    Images,
+    owner::{self, no_owner},
+    sockets::{Place, Sockets},
+};
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
     process::{
@@ -61,6 +70,7 @@ pub(super) struct Files {
     terminals: Vec<TtyInfoEntry>,
     sockets: Sockets,
     ghosts: Ghosts,
+    memfds: Memfds,
     pipes: Pipes,
 }
 
@@ -74,18 +84,26 @@ impl Files {
             terminals: Vec::new(),
             sockets: Sockets::default(),
             ghosts: Ghosts::default(),
+            memfds: Memfds::default(),
             pipes: Pipes::default(),
         }
     }
 
     /// Adds `files.img` and `tty-info.img`, those that have entries.
-    pub(super) fn images(self, images: &mut Images) {
+    ///
+    /// # Errors
+    ///
+    /// A file in memory whose pages cannot be found.
+    pub(super) fn images(mut self, images: &mut Images, log: &mut DumpLog) -> Result<(), Error> {
+        self.sockets.finish(&mut self.entries, images, log);
         images.push(Kind::Files.file_name(None), encode(Kind::Files, &self.entries));
         if !self.terminals.is_empty() {
             images.push(Kind::TtyInfo.file_name(None), encode(Kind::TtyInfo, &self.terminals));
         }
         self.ghosts.images(images);
         self.pipes.images(images);
+        let failed = |error| Error::capture(std::process::id() as i32, "the files of memfd_create", error);
+        self.memfds.images(images).map_err(failed)
     }
 
     /// The file that a link of a process names: `exe`, `cwd` or `root`.
@@ -149,24 +167,27 @@ impl Files {
             flags,
             ..Default::default()
         };
-        let regular = self.regular((pid, window), id, target, source, metadata, &info, log);
-        self.paths.insert(key, id);
-        self.entries.push(FileEntry {
-            r#type: FdTypes::Reg.into(),
+        let mut entry = FileEntry {
             id,
-            reg: Some(regular),
             ..FileEntry::default()
-        });
+        };
+        if !self.memory_file(&mut entry, pid, target, source, metadata, &info, log) {
+            entry.set_type(FdTypes::Reg);
+            entry.reg = Some(self.regular((pid, window), id, target, source, metadata, &info, log));
+        }
+        self.paths.insert(key, id);
+        self.entries.push(entry);
         id
     }
 
     /// The table of descriptors of a process.
     pub(super) fn table(&mut self, pid: i32, window: i32, log: &mut DumpLog) -> Result<Vec<FdinfoEntry>, Error> {
         let descriptors = proc::descriptors(window).map_err(|error| Error::capture(pid, "descriptors", error))?;
+        let copies = Copies::of(pid, log);
         descriptors
             .iter()
             .map(|descriptor| {
-                let (id, kind) = self.descriptor(pid, window, descriptor, log)?;
+                let (id, kind) = self.descriptor(pid, window, descriptor, &copies, log)?;
                 let close_on_exec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
                 Ok(FdinfoEntry {
                     id,
@@ -184,6 +205,7 @@ impl Files {
         pid: i32,
         window: i32,
         descriptor: &Descriptor,
+        copies: &Copies,
         log: &mut DumpLog,
     ) -> Result<(u32, FdTypes), Error> {
         let fd = descriptor.fd;
@@ -206,7 +228,12 @@ impl Files {
             return Ok((*id, *kind));
         }
         let id = self.next_id();
-        let entry = self.entry(pid, window, id, descriptor, &metadata, log);
+        let copy = copies.get(fd, log);
+        let copy = copy.as_ref().map(AsFd::as_fd);
+        let mut entry = self.entry((pid, window), id, descriptor, &metadata, copy, log);
+        if let Some(copy) = copy {
+            owner::put(&mut entry, pid, fd, copy, log);
+        }
         let kind = entry.r#type();
         self.entries.push(entry);
         self.open.entry(key).or_default().push(((window, fd), id, kind));
@@ -219,11 +246,11 @@ impl Files {
     /// What kind of file it is and what is known of it.
     fn entry(
         &mut self,
-        pid: i32,
-        window: i32,
+        (pid, window): (i32, i32),
         id: u32,
         descriptor: &Descriptor,
         metadata: &Metadata,
+        copy: Option<BorrowedFd<'_>>,
         log: &mut DumpLog,
     ) -> FileEntry {
         let Descriptor { fd, target, info } = descriptor;
@@ -262,8 +289,15 @@ impl Files {
                 });
             }
         } else if kind.is_socket() {
-            self.sockets
-                .describe(&mut entry, pid, window, *fd, metadata.ino(), flags, log);
+            let place = Place {
+                pid,
+                window,
+                fd: *fd,
+                inode: metadata.ino(),
+                flags,
+                copy,
+            };
+            self.sockets.describe(&mut entry, place, log);
         } else if let Some(anonymous) = name.strip_prefix("anon_inode:") {
             anonymous::describe(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
         } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
@@ -282,8 +316,10 @@ impl Files {
                     "pid {pid}: the state of the device of descriptor {fd} ({name})"
                 ));
             }
-            entry.set_type(FdTypes::Reg);
-            entry.reg = Some(self.regular((pid, window), id, target, &source, Some(metadata), info, log));
+            if !self.memory_file(&mut entry, pid, target, &source, Some(metadata), info, log) {
+                entry.set_type(FdTypes::Reg);
+                entry.reg = Some(self.regular((pid, window), id, target, &source, Some(metadata), info, log));
+            }
         }
         entry
     }
@@ -323,6 +359,41 @@ impl Files {
         id
     }
 
+    /// Makes the entry that of a file of memfd_create; false when it is none, or cannot be carried.
+    #[expect(clippy::too_many_arguments, reason = "what is known of the file, each once")]
+    fn memory_file(
+        &mut self,
+        entry: &mut FileEntry,
+        pid: i32,
+        target: &Path,
+        source: &Path,
+        metadata: Option<&Metadata>,
+        info: &DescriptorInfo,
+        log: &mut DumpLog,
+    ) -> bool {
+        let (path, _) = proc::without_deleted(target);
+        let (Some(name), Some(metadata)) = (memfds::name(&path), metadata.filter(|metadata| metadata.nlink() == 0))
+        else {
+            return false;
+        };
+        match self.memfds.add(entry.id, name, source, metadata, info) {
+            Ok(file) => {
+                entry.set_type(FdTypes::Memfd);
+                entry.memfd = Some(file);
+                true
+            }
+            Err(error) => {
+                log.lost(format_args!("pid {pid}: the file of memfd_create {name}: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Whether this entry is a file of memfd_create.
+    pub(super) fn is_memory_file(&self, id: u32) -> bool {
+        self.entries.iter().any(|entry| entry.id == id && entry.memfd.is_some())
+    }
+
     /// A file with a path, to be read where `source` leads.
     #[expect(clippy::too_many_arguments, reason = "what is known of the file, each once")]
     fn regular(
@@ -343,7 +414,6 @@ impl Files {
         };
         if deleted {
             let carried = match metadata {
-                _ if path.to_string_lossy().starts_with("/memfd:") => Err(io::Error::other("it is a memory file")),
                 None => Err(io::Error::other("nothing leads to it")),
                 Some(metadata) => self.ghosts.add(id, source, metadata),
             };

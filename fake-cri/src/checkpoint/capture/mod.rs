@@ -216,7 +216,7 @@ pub(crate) fn capture(
         }
     }
     let shared_pages_scanned = shared.capture(&mut images, watch, log)?;
-    files.images(&mut images);
+    files.images(&mut images, log)?;
     images.push(
         Kind::Seccomp.file_name(None),
         encode(Kind::Seccomp, [&seccomp.into_entry()]),

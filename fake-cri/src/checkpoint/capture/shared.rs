@@ -94,6 +94,7 @@ impl SharedMemory {
                 name: cri_proto::criu::pages_file(pages_id),
                 shared: true,
                 runs,
+                view: None,
             });
         }
         Ok(scanned)
@@ -107,9 +108,16 @@ fn pages(ranges: &[Range<u64>]) -> u64 {
 /// The parts of a segment that its file holds.
 fn held_by_file(view: &View) -> io::Result<Vec<Range<u64>>> {
     let Range { start, end } = view.addresses;
-    let file = File::open(format!("/proc/{}/map_files/{start:x}-{end:x}", view.window))?;
+    held(&File::open(format!(
+        "/proc/{}/map_files/{start:x}-{end:x}",
+        view.window
+    ))?)
+}
+
+/// The parts that a file in memory holds, in whole pages.
+pub(super) fn held(file: &File) -> io::Result<Vec<Range<u64>>> {
     let length = file.metadata()?.len() as i64;
-    let seek = |offset: i64, whence| lseek(&file, offset, whence);
+    let seek = |offset: i64, whence| lseek(file, offset, whence);
     let mut held = Vec::new();
     let mut at = 0;
     while at < length {

@@ -38,6 +38,7 @@ pub(in crate::checkpoint) mod status {
     pub(crate) const ANON_PRIVATE: u32 = 1 << 9;
     pub(crate) const SYSVIPC: u32 = 1 << 10;
     pub(crate) const VVAR: u32 = 1 << 12;
+    pub(crate) const MEMFD: u32 = 1 << 14;
 }
 
 /// `MAP_DROPPABLE` (linux/mman.h).
@@ -111,6 +112,7 @@ pub(super) fn capture(
         name: cri_proto::criu::pages_file(pages_id),
         shared: false,
         runs,
+        view: None,
     });
     Ok(())
 }
@@ -252,7 +254,11 @@ fn vma(
             status::FILE_PRIVATE
         };
         let opened = opened_for(window, mapping);
-        vma.shmid = u64::from(files.mapped(pid, window, mapping, opened, log)?);
+        let file = files.mapped(pid, window, mapping, opened, log)?;
+        if name.starts_with("/memfd:") && files.is_memory_file(file) {
+            kind |= status::MEMFD;
+        }
+        vma.shmid = u64::from(file);
         vma.fdflags = Some(opened);
     }
     let advice = advice(mapping);

@@ -1,0 +1,102 @@
+//! The options of a socket, asked of a copy of its descriptor.
+
+use std::os::fd::BorrowedFd;
+
+use cri_proto::criu::message::{InetSkEntry, IpOptsEntry, SkOptsEntry, TcpOptsEntry};
+use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
+
+use crate::process::socket::option;
+
+/// `SO_BUF_LOCK` (asm-generic/socket.h), Linux 5.15.
+const BUFFER_LOCK: i32 = 72;
+/// The sizes that Linux gives a socket's buffers.
+const BUFFER: u32 = 212_992;
+
+/// Options as a new socket has them.
+pub(super) fn unknown() -> SkOptsEntry {
+    SkOptsEntry {
+        so_sndbuf: BUFFER,
+        so_rcvbuf: BUFFER,
+        ..SkOptsEntry::default()
+    }
+}
+
+/// The options of the level SOL_SOCKET.
+pub(super) fn of_socket(fd: BorrowedFd<'_>) -> nix::Result<SkOptsEntry> {
+    let number = |name| option::<i32>(fd, SOL_SOCKET, name).map(i32::cast_unsigned);
+    // What an address family does not have is not set.
+    let flag = |name| number(name).ok().map(|value| value != 0);
+    let [send_seconds, send_micros] = option::<[i64; 2]>(fd, SOL_SOCKET, libc::SO_SNDTIMEO)?;
+    let [receive_seconds, receive_micros] = option::<[i64; 2]>(fd, SOL_SOCKET, libc::SO_RCVTIMEO)?;
+    let [lingers, linger] = option::<[i32; 2]>(fd, SOL_SOCKET, libc::SO_LINGER)?;
+    Ok(SkOptsEntry {
+        so_sndbuf: number(libc::SO_SNDBUF)?,
+        so_rcvbuf: number(libc::SO_RCVBUF)?,
+        so_snd_tmo_sec: send_seconds.cast_unsigned(),
+        so_snd_tmo_usec: send_micros.cast_unsigned(),
+        so_rcv_tmo_sec: receive_seconds.cast_unsigned(),
+        so_rcv_tmo_usec: receive_micros.cast_unsigned(),
+        reuseaddr: flag(libc::SO_REUSEADDR),
+        so_priority: number(libc::SO_PRIORITY).ok(),
+        so_rcvlowat: number(libc::SO_RCVLOWAT).ok(),
+        so_mark: number(libc::SO_MARK).ok().filter(|mark| *mark != 0),
+        so_passcred: flag(libc::SO_PASSCRED),
+        so_passsec: flag(libc::SO_PASSSEC),
+        so_dontroute: flag(libc::SO_DONTROUTE),
+        so_no_check: flag(libc::SO_NO_CHECK),
+        so_reuseport: flag(libc::SO_REUSEPORT),
+        so_broadcast: flag(libc::SO_BROADCAST),
+        so_keepalive: flag(libc::SO_KEEPALIVE),
+        so_oobinline: number(libc::SO_OOBINLINE).ok(),
+        so_linger: (lingers != 0).then_some(linger.cast_unsigned()),
+        so_buf_lock: number(BUFFER_LOCK).ok(),
+        ..SkOptsEntry::default()
+    })
+}
+
+/// Fills in the options of an inet socket.
+pub(super) fn of_inet(fd: BorrowedFd<'_>, entry: &mut InetSkEntry) -> nix::Result<()> {
+    entry.opts = of_socket(fd)?;
+    let number = |level, name| option::<i32>(fd, level, name).map(i32::cast_unsigned).ok();
+    let flag = |level, name| number(level, name).map(|value| value != 0);
+    if entry.family == libc::AF_INET6 as u32 {
+        entry.v6only = flag(IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    } else {
+        entry.ip_opts = Some(IpOptsEntry {
+            freebind: flag(IPPROTO_IP, libc::IP_FREEBIND),
+            pktinfo: flag(IPPROTO_IP, libc::IP_PKTINFO),
+            tos: number(IPPROTO_IP, libc::IP_TOS),
+            ttl: number(IPPROTO_IP, libc::IP_TTL),
+            raw: None,
+        });
+    }
+    if entry.proto == IPPROTO_TCP as u32 {
+        entry.tcp_opts = Some(TcpOptsEntry {
+            cork: flag(IPPROTO_TCP, libc::TCP_CORK),
+            nodelay: flag(IPPROTO_TCP, libc::TCP_NODELAY),
+            keepcnt: number(IPPROTO_TCP, libc::TCP_KEEPCNT),
+            keepidle: number(IPPROTO_TCP, libc::TCP_KEEPIDLE),
+            keepintvl: number(IPPROTO_TCP, libc::TCP_KEEPINTVL),
+        });
+    }
+    Ok(())
+}
+
+/// Options that images have no place for, and that are set.
+pub(super) fn without_place(fd: BorrowedFd<'_>) -> Vec<&'static str> {
+    let set = |level, name| option::<i32>(fd, level, name).is_ok_and(|value| value != 0);
+    [
+        (SOL_SOCKET, libc::SO_TIMESTAMP, "SO_TIMESTAMP"),
+        (SOL_SOCKET, libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS"),
+        (SOL_SOCKET, libc::SO_BUSY_POLL, "SO_BUSY_POLL"),
+        (SOL_SOCKET, libc::SO_ZEROCOPY, "SO_ZEROCOPY"),
+        (SOL_SOCKET, libc::SO_RXQ_OVFL, "SO_RXQ_OVFL"),
+        (SOL_SOCKET, libc::SO_BINDTOIFINDEX, "SO_BINDTODEVICE"),
+        // Without room for it, the kernel answers how many instructions the filter has.
+        (SOL_SOCKET, libc::SO_GET_FILTER, "SO_ATTACH_FILTER"),
+    ]
+    .into_iter()
+    .filter(|(level, name, _)| set(*level, *name))
+    .map(|(.., name)| name)
+    .collect()
+}

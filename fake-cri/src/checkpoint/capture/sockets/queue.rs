@@ -1,0 +1,116 @@
+//! `sk-queues.img`: what stands unread in unix sockets, looked at without taking it away, packet by packet where there are packets.
+
+use std::os::fd::BorrowedFd;
+
+use cri_proto::criu::{Encoder, Kind, message::SkPacketEntry};
+use libc::SOL_SOCKET;
+
+use super::super::Images;
+use crate::process::socket::{option, peek, set_peek_offset};
+
+/// The packets of all sockets.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    packets: Vec<(SkPacketEntry, Vec<u8>)>,
+}
+
+/// What a queue held besides bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Descriptors or credentials that travel with them.
+    pub(super) more_than_bytes: bool,
+    /// A packet without content, and whatever follows it.
+    pub(super) empty_packet: bool,
+}
+
+impl Queues {
+    /// Adds what is unread in the socket of this entry of `files.img`. `ends` says that nothing will come any more.
+    pub(super) fn add(&mut self, entry: u32, fd: BorrowedFd<'_>, ends: bool) -> nix::Result<Lost> {
+        let before = option::<i32>(fd, SOL_SOCKET, libc::SO_PEEK_OFF)?;
+        set_peek_offset(fd, 0)?;
+        let result = self.peek_all(entry, fd, ends);
+        set_peek_offset(fd, before)?;
+        result
+    }
+
+    fn peek_all(&mut self, entry: u32, fd: BorrowedFd<'_>, ends: bool) -> nix::Result<Lost> {
+        let mut lost = Lost::default();
+        // No packet is larger than the buffer of its sender, and a pair's two are set alike or near; a larger one is seen again.
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let offset = option::<i32>(fd, SOL_SOCKET, libc::SO_PEEK_OFF)?;
+            let Some(seen) = peek(fd, &mut buffer)? else {
+                return Ok(lost);
+            };
+            if seen.cut {
+                set_peek_offset(fd, offset)?;
+                buffer.resize(buffer.len() * 2, 0);
+                continue;
+            }
+            if seen.length == 0 {
+                lost.empty_packet = !ends;
+                return Ok(lost);
+            }
+            lost.more_than_bytes |= seen.more_than_bytes;
+            let head = SkPacketEntry {
+                id_for: entry,
+                length: u32::try_from(seen.length).expect("the buffer is smaller"),
+                scm: Vec::new(),
+            };
+            self.packets.push((head, buffer[..seen.length].to_vec()));
+        }
+    }
+
+    /// Adds the image, if there is anything in it.
+    pub(super) fn images(self, images: &mut Images) {
+        if self.packets.is_empty() {
+            return;
+        }
+        let mut encoder = Encoder::new(Kind::SkQueues, Vec::new()).expect("a vector takes all");
+        for (head, bytes) in &self.packets {
+            encoder.entry(head).expect("a vector takes all");
+            encoder.payload(bytes).expect("a vector takes all");
+        }
+        images.push(Kind::SkQueues.file_name(None), encoder.finish());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::{
+            fd::AsFd as _,
+            unix::net::{UnixDatagram, UnixStream},
+        },
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_stream_and_packets_are_seen_and_stay() {
+        let mut queues = Queues::default();
+        let (mut left, mut right) = UnixStream::pair().unwrap();
+        let written: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
+        right.write_all(&written).unwrap();
+        assert_eq!(queues.add(7, left.as_fd(), false), Ok(Lost::default()));
+        let bytes: Vec<u8> = queues.packets.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert!(bytes == written && queues.packets.iter().all(|(head, _)| head.id_for == 7));
+        let mut read = vec![0; written.len()];
+        left.read_exact(&mut read).unwrap();
+        assert!(read == written);
+
+        let mut queues = Queues::default();
+        let (left, right) = UnixDatagram::pair().unwrap();
+        for packet in [&b"one"[..], &[2; 70_000], b"three"] {
+            right.send(packet).unwrap();
+        }
+        assert_eq!(queues.add(8, left.as_fd(), false), Ok(Lost::default()));
+        let lengths: Vec<_> = queues.packets.iter().map(|(head, _)| head.length).collect();
+        assert_eq!(lengths, [3, 70_000, 5]);
+        let mut queues = Queues::default();
+        right.send(b"").unwrap();
+        assert!(queues.add(8, left.as_fd(), false).unwrap().empty_packet);
+        assert_eq!(left.recv(&mut [0; 8]).unwrap(), 3);
+    }
+}

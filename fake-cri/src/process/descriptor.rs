@@ -1,0 +1,69 @@
+//! Descriptors of another process, each as a copy of our own that leads to the same open file (pidfd_getfd(2), Linux 5.6).
+//!
+//! What only a descriptor's holder may ask can be asked of the copy: who is told of its events, a socket's options, what is
+//! unread in it. Ways to fail: `EPERM` when the process may not be traced, `EBADF` when it has no such descriptor (any more),
+//! `ENOSYS`.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use nix::errno::Errno;
+
+use super::pidfd::PidFd;
+
+/// A copy of a descriptor of this process.
+#[expect(unsafe_code, reason = "no crate wraps pidfd_getfd")]
+pub(crate) fn copy(process: &PidFd, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the system call takes three integers; a result that is not negative is a new descriptor that nobody else owns.
+    unsafe {
+        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), fd, 0);
+        let copy = Errno::result(copy)?;
+        Ok(OwnedFd::from_raw_fd(copy as i32))
+    }
+}
+
+/// Who is told when a file becomes ready (`F_SETOWN`, `F_SETSIG`), in the kernel's numbers; all zero when nobody is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The signal; 0 is SIGIO.
+    pub(crate) signal: u32,
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub(crate) kind: u32,
+    /// The thread, process or group.
+    pub(crate) pid: u32,
+    /// The real and the effective user by whose right it is told.
+    pub(crate) users: [u32; 2],
+}
+
+/// Asks who is told of a file.
+///
+/// # Errors
+///
+/// `EBADF` for a descriptor that is no more than a place (`O_PATH`).
+#[expect(unsafe_code, reason = "nix knows none of these commands")]
+pub(crate) fn owner(fd: BorrowedFd<'_>) -> nix::Result<Owner> {
+    /// `F_GETSIG`, `F_GETOWN_EX`, `F_GETOWNER_UIDS` (asm-generic/fcntl.h).
+    const GET_SIGNAL: i32 = 11;
+    const GET_OWNER: i32 = 16;
+    const GET_OWNERS_USERS: i32 = 17;
+    let fd = fd.as_raw_fd();
+    let mut whom = [0_i32; 2];
+    let mut users = [0_u32; 2];
+    // SAFETY: the first call takes numbers alone, the two others write two words of four bytes each.
+    unsafe {
+        let signal = Errno::result(libc::fcntl(fd, GET_SIGNAL))?;
+        Errno::result(libc::fcntl(fd, GET_OWNER, whom.as_mut_ptr()))?;
+        let [kind, pid] = whom.map(|word| u32::try_from(word).unwrap_or(0));
+        if pid != 0 {
+            Errno::result(libc::fcntl(fd, GET_OWNERS_USERS, users.as_mut_ptr()))?;
+        }
+        Ok(Owner {
+            signal: u32::try_from(signal).unwrap_or(0),
+            kind: if pid == 0 { 0 } else { kind },
+            pid,
+            users,
+        })
+    }
+}
