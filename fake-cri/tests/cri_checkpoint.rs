@@ -303,3 +303,34 @@ async fn a_strict_capture_is_whole_or_an_error_that_says_what_is_not() {
     assert!(refused.message().contains("file locks of descriptor 3"), "{refused}");
     assert_eq!(files(folder.path()), ["lock"]);
 }
+
+#[tokio::test]
+async fn the_layout_is_that_of_the_engine_that_was_asked_for() {
+    let cri = Cri::with(builder().arg("--archive-layout=cri-o")).await;
+    let pod = cri.pod("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let id = pod.run(container_config("app")).await;
+    pod.logged("app", " tick 1 ").await;
+    checkpoint(&cri, &id, &location, 0).await.expect("checkpoint");
+    let members = members(&location);
+    let beside: Vec<_> = members.keys().filter(|name| !name.starts_with("checkpoint/")).collect();
+    let expected = [
+        "config.dump",
+        "dump.log",
+        "io.kubernetes.cri-o.LogPath",
+        "spec.dump",
+        "stats-dump",
+    ];
+    assert_eq!(beside, expected);
+    let log = String::from_utf8_lossy(&members["io.kubernetes.cri-o.LogPath"]);
+    assert!(log.contains(" tick 1 "), "{log}");
+    let json = |name: &str| serde_json::from_slice::<serde_json::Value>(&members[name]).unwrap();
+    let annotations = &json("spec.dump")["annotations"];
+    assert_eq!(annotations["io.container.manager"], "cri-o");
+    assert_eq!(annotations["io.kubernetes.cri-o.Metadata"], r#"{"name":"app"}"#);
+    assert_eq!(annotations["io.kubernetes.pod.name"], "web");
+    assert_eq!(annotations["io.kubernetes.cri-o.ContainerID"], *id);
+    assert_eq!(annotations.get("io.kubernetes.cri.container-name"), None);
+    assert_eq!(json("config.dump")["name"], annotations["io.kubernetes.cri-o.Name"]);
+}

@@ -21,6 +21,8 @@ use std::{
     time::Instant,
 };
 
+use cri_proto::document::ROOTFS_DIFF;
+
 use super::{
     DelayIn, Failure, Host, Job, Phase, Quirk, Report,
     archive::Archive,
@@ -142,9 +144,11 @@ fn fill(
     for document in &job.documents {
         archive.member(&document.name, document.content.as_bytes())?;
     }
-    container_log.write(archive, watch, &mut log)?;
+    container_log.write(job.layout.log_member(), archive, watch, &mut log)?;
     // Nothing of the root filesystem is the container's own: its processes run on the host's.
-    archive.member("rootfs-diff.tar", &[0; 1024])?;
+    if job.layout.has_empty_diff() {
+        archive.member(ROOTFS_DIFF, &[0; 1024])?;
+    }
     let stats = stats::Times {
         freezing_time,
         frozen_time,
@@ -308,12 +312,11 @@ impl ContainerLog {
     }
 
     /// Writes what it held at the freeze.
-    fn write(&mut self, archive: &mut Archive, watch: &Watch<'_>, log: &mut DumpLog) -> Result<(), Error> {
-        const NAME: &str = "container.log";
+    fn write(&mut self, name: &str, archive: &mut Archive, watch: &Watch<'_>, log: &mut DumpLog) -> Result<(), Error> {
         let Some((file, size)) = &mut self.0 else {
-            return archive.member(NAME, &[]);
+            return archive.member(name, &[]);
         };
-        if archive.begin(NAME, *size)? {
+        if archive.begin(name, *size)? {
             let lacking = archive.copy(file, watch)?;
             if lacking > 0 {
                 log.lost(format_args!(

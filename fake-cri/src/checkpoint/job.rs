@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
 use serde::{Deserialize, Serialize};
 
 use super::Quirk;
@@ -21,7 +22,10 @@ pub struct Job {
     pub temporary: PathBuf,
     /// The engine's own members of the archive (`config.dump`, `spec.dump`, `status.dump`, `status`), in their order.
     pub documents: Vec<Document>,
-    /// The container's log, copied as `container.log`.
+    /// Which members stand beside the images.
+    #[serde(default)]
+    pub layout: Layout,
+    /// The container's log, copied as [`Layout::log_member`].
     pub log: Option<PathBuf>,
     /// How long a freeze may take before everything is thawed and the thread that would not stop is named.
     pub freeze_bound: Duration,
@@ -36,6 +40,32 @@ pub struct Job {
     pub delay: Option<Delay>,
     /// What goes wrong, and where.
     pub injections: Vec<Injection>,
+}
+
+/// Which engine's members stand beside CRIU's images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// containerd's: status, status.dump, container.log
+    #[default]
+    Containerd,
+    /// CRI-O's: io.kubernetes.cri-o.LogPath, and its annotations in spec.dump
+    CriO,
+}
+
+impl Layout {
+    /// The member that is a copy of the container's log.
+    pub fn log_member(self) -> &'static str {
+        match self {
+            Self::Containerd => CONTAINER_LOG,
+            Self::CriO => CRIO_LOG,
+        }
+    }
+
+    /// Whether files that changed below the root filesystem have a member also when there are none.
+    pub fn has_empty_diff(self) -> bool {
+        self == Self::Containerd
+    }
 }
 
 /// A small member of the archive that the engine made.

@@ -7,7 +7,7 @@
 //!           Host                    (thaw as soon as the last page is read)
 //! ```
 //!
-//! The archive has containerd's members; the images in it are CRIU's. [`run`] says what it needs and how it fails.
+//! The archive has containerd's members, or CRI-O's; the images in it are CRIU's. [`run`] says what it needs and how it fails.
 
 mod archive;
 mod capture;
@@ -27,6 +27,8 @@ mod watch;
 
 pub use engine::run;
 pub use host::Host;
-pub use job::{Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Injection, Job, Phase, Report};
+pub use job::{
+    Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Injection, Job, Layout, Phase, Report,
+};
 pub use quirk::{Aftermath, Ending, Quirk, Region};
 pub use restore::{RestoreError, restorable};

@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use crate::{
+    checkpoint::Layout,
     fault::Rules,
     runtime::{CgroupDriver, Config, DelayModel, Exec, Memory, Within, parse_part, parse_rate},
     service::parse_endpoint,
@@ -50,6 +51,9 @@ pub struct ServeOptions {
     /// A TOML file of fault rules
     #[arg(long = "fault-file", value_name = "FILE")]
     pub fault_files: Vec<PathBuf>,
+    /// Which engine's layout archives have
+    #[arg(long, value_enum, default_value_t)]
+    pub archive_layout: Layout,
     /// Flush an archive to disk before it appears
     #[arg(long)]
     pub fsync: bool,
@@ -154,6 +158,7 @@ impl ServeOptions {
             exec: self.exec,
             images: self.images.clone(),
             strict_images: self.strict_images,
+            archive_layout: self.archive_layout,
             fsync: self.fsync,
             strict_capture: self.strict_capture,
             freeze_bound: self.freeze_bound,

@@ -129,8 +129,14 @@ impl Runtime {
             init: process,
             location: location.to_owned(),
             temporary: temporary.clone(),
-            documents: documents(&about, &self.pod(&about.pod_id)?, jiff::Timestamp::now())
-                .map_err(|error| Error::Internal(format!("failed to write the archive's documents: {error}")))?,
+            layout: self.config.archive_layout,
+            documents: documents(
+                self.config.archive_layout,
+                &about,
+                &self.pod(&about.pod_id)?,
+                jiff::Timestamp::now(),
+            )
+            .map_err(|error| Error::Internal(format!("failed to write the archive's documents: {error}")))?,
             log: record.log.clone(),
             freeze_bound: self.config.freeze_bound,
             deadline: None,

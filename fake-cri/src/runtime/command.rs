@@ -199,7 +199,9 @@ mod tests {
             ..Default::default()
         };
         let now = "2026-01-02T03:04:05Z".parse().unwrap();
-        let documents = crate::runtime::documents::documents(&record(config, Image::default()), &pod(), now).unwrap();
+        let documents =
+            crate::runtime::documents::documents(Default::default(), &record(config, Image::default()), &pod(), now)
+                .unwrap();
         let names: Vec<_> = documents.iter().map(|document| document.name.as_str()).collect();
         assert_eq!(names, ["config.dump", "spec.dump", "status", "status.dump"]);
         let json = |index: usize| -> serde_json::Value { serde_json::from_str(&documents[index].content).unwrap() };

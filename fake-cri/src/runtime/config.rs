@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::delay::DelayModel;
+use crate::checkpoint::Layout;
 
 /// The options of a runtime; each is a flag of `fake-cri serve`.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Config {
     pub images: Option<PathBuf>,
     /// Whether an image that the catalogue does not know cannot be pulled.
     pub strict_images: bool,
+    /// Which engine's layout archives have.
+    pub archive_layout: Layout,
     /// Whether an archive is flushed to disk before it appears.
     pub fsync: bool,
     /// Whether a checkpoint fails when something of a container's state cannot be carried.

@@ -1,19 +1,27 @@
-//! The engine's own members of an archive: `config.dump`, `spec.dump`, `status.dump` and `status`, as containerd writes
-//! them and checkpointctl reads them.
+//! The engine's own members of an archive, as containerd or CRI-O writes them and checkpointctl reads them: `config.dump` and
+//! `spec.dump`, and containerd's `status.dump` and `status`.
 
 use cri_proto::document::{
     CONFIG_DUMP, ConfigDump, SPEC_DUMP, STATUS, STATUS_DUMP, Status, StatusDump, never, to_json,
 };
 use jiff::Timestamp;
 
-use super::{Pod, Record, State, spec::spec};
-use crate::checkpoint::Document;
+use super::{
+    Pod, Record, State,
+    spec::{crio_name, spec},
+};
+use crate::checkpoint::{Document, Layout};
 
 /// The name by which `config.dump` tells the runtime.
 const RUNTIME: &str = "fake-cri";
 
 /// The documents about a container that is checkpointed now, in the order in which they stand in the archive.
-pub(crate) fn documents(record: &Record, pod: &Pod, now: Timestamp) -> serde_json::Result<Vec<Document>> {
+pub(crate) fn documents(
+    layout: Layout,
+    record: &Record,
+    pod: &Pod,
+    now: Timestamp,
+) -> serde_json::Result<Vec<Document>> {
     let status = record.status();
     let created = Timestamp::from_nanosecond(i128::from(record.created_at)).unwrap_or_else(|_| never());
     let restored_at = match record.state {
@@ -23,8 +31,11 @@ pub(crate) fn documents(record: &Record, pod: &Pod, now: Timestamp) -> serde_jso
     let restored_at = restored_at.and_then(|at| Timestamp::from_nanosecond(i128::from(at)).ok());
     let config = ConfigDump {
         id: record.id.clone(),
-        // containerd repeats the id here.
-        name: record.id.clone(),
+        name: match layout {
+            // containerd repeats the id here.
+            Layout::Containerd => record.id.clone(),
+            Layout::CriO => crio_name(record, pod),
+        },
         rootfs_image: record.image_name().to_owned(),
         rootfs_image_ref: record.image_ref().to_owned(),
         rootfs_image_name: record.image_name().to_owned(),
@@ -39,10 +50,13 @@ pub(crate) fn documents(record: &Record, pod: &Pod, now: Timestamp) -> serde_jso
         name: name.to_owned(),
         content,
     };
-    Ok(vec![
+    let mut documents = vec![
         document(CONFIG_DUMP, to_json(&config)?),
-        document(SPEC_DUMP, to_json(&spec(record, pod)?)?),
-        document(STATUS, to_json(&Status::new(&status, pid))?),
-        document(STATUS_DUMP, to_json(&StatusDump::from(status))?),
-    ])
+        document(SPEC_DUMP, to_json(&spec(layout, record, pod)?)?),
+    ];
+    if layout == Layout::Containerd {
+        documents.push(document(STATUS, to_json(&Status::new(&status, pid))?));
+        documents.push(document(STATUS_DUMP, to_json(&StatusDump::from(status))?));
+    }
+    Ok(documents)
 }

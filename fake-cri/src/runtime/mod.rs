@@ -199,7 +199,7 @@ impl Runtime {
         let spec = self
             .pod(&record.pod_id)
             .ok()
-            .and_then(|pod| spec::spec(record, &pod).ok());
+            .and_then(|pod| spec::spec(self.config.archive_layout, record, &pod).ok());
         serde_json::to_value(spec).unwrap_or_default()
     }
 

@@ -1,23 +1,23 @@
 //! The OCI runtime specification of a container, as an archive's `spec.dump` holds it and crictl shows it.
 //!
 //! It tells what runs: the argv, environment and user of the container, its mounts as they were asked for, and no
-//! namespace, because there is none. The annotations are those by which containerd marks a container, and by which
+//! namespace, because there is none. The annotations are those by which containerd or CRI-O marks a container, and by which
 //! checkpointctl finds its name and its pod's.
 
 use cri_proto::{document::SpecDump, runtime::v1};
 use serde_json::{Value, json};
 
 use super::{Pod, Record, command};
+use crate::checkpoint::Layout;
 
 /// The version of the specification that these documents follow.
 const OCI_VERSION: &str = "1.2.0";
 
 /// The specification of a container in its pod.
-pub(crate) fn spec(record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
+pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
     let config = &record.config;
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let user = record.user();
-    let metadata = pod.metadata();
     let env: Vec<String> = command::env(record, pod)
         .into_iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -44,14 +44,9 @@ pub(crate) fn spec(record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
         },
         "hostname": pod.config.hostname,
         "mounts": config.mounts.iter().map(mount).collect::<Vec<_>>(),
-        "annotations": {
-            "io.kubernetes.cri.container-type": "container",
-            "io.kubernetes.cri.container-name": record.name(),
-            "io.kubernetes.cri.image-name": record.image_name(),
-            "io.kubernetes.cri.sandbox-id": pod.id,
-            "io.kubernetes.cri.sandbox-name": metadata.name,
-            "io.kubernetes.cri.sandbox-namespace": metadata.namespace,
-            "io.kubernetes.cri.sandbox-uid": metadata.uid,
+        "annotations": match layout {
+            Layout::Containerd => containerd_annotations(record, pod),
+            Layout::CriO => crio_annotations(record, pod),
         },
         "linux": {
             "resources": resources(&record.resources),
@@ -61,6 +56,87 @@ pub(crate) fn spec(record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
             "readonlyPaths": context.map(|context| context.readonly_paths.clone()).unwrap_or_default(),
         },
     }))
+}
+
+/// What containerd marks a container with.
+fn containerd_annotations(record: &Record, pod: &Pod) -> Value {
+    let metadata = pod.metadata();
+    json!({
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.container-name": record.name(),
+        "io.kubernetes.cri.image-name": record.image_name(),
+        "io.kubernetes.cri.sandbox-id": pod.id,
+        "io.kubernetes.cri.sandbox-name": metadata.name,
+        "io.kubernetes.cri.sandbox-namespace": metadata.namespace,
+        "io.kubernetes.cri.sandbox-uid": metadata.uid,
+    })
+}
+
+/// What CRI-O marks a container with; maps are JSON within a string there.
+fn crio_annotations(record: &Record, pod: &Pod) -> Value {
+    let config = &record.config;
+    let metadata = pod.metadata();
+    let created = jiff::Timestamp::from_nanosecond(i128::from(record.created_at)).unwrap_or_default();
+    let sorted = |map: &std::collections::HashMap<String, String>| {
+        json!(map.iter().collect::<std::collections::BTreeMap<_, _>>()).to_string()
+    };
+    let attempt = config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+    // An attempt of zero is left out there.
+    let name = match attempt {
+        0 => json!({ "name": record.name() }),
+        attempt => json!({ "name": record.name(), "attempt": attempt }),
+    };
+    let log = record.log.as_ref().map(|log| log.display().to_string());
+    json!({
+        "io.container.manager": "cri-o",
+        "io.kubernetes.container.name": record.name(),
+        "io.kubernetes.pod.name": metadata.name,
+        "io.kubernetes.pod.namespace": metadata.namespace,
+        "io.kubernetes.pod.uid": metadata.uid,
+        "io.kubernetes.cri-o.Annotations": sorted(&config.annotations),
+        "io.kubernetes.cri-o.ContainerID": record.id,
+        "io.kubernetes.cri-o.ContainerName": crio_name(record, pod),
+        "io.kubernetes.cri-o.ContainerType": "container",
+        "io.kubernetes.cri-o.Created": created.to_string(),
+        "io.kubernetes.cri-o.Image": record.image_ref(),
+        "io.kubernetes.cri-o.ImageName": record.image_name(),
+        "io.kubernetes.cri-o.ImageRef": record.image_ref(),
+        "io.kubernetes.cri-o.Labels": sorted(&config.labels),
+        "io.kubernetes.cri-o.LogPath": log.unwrap_or_default(),
+        "io.kubernetes.cri-o.Metadata": name.to_string(),
+        "io.kubernetes.cri-o.Name": crio_name(record, pod),
+        "io.kubernetes.cri-o.SandboxID": pod.id,
+        "io.kubernetes.cri-o.SandboxName": format!("k8s_{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt),
+        "io.kubernetes.cri-o.Stdin": config.stdin.to_string(),
+        "io.kubernetes.cri-o.StdinOnce": config.stdin_once.to_string(),
+        "io.kubernetes.cri-o.TTY": config.tty.to_string(),
+        "io.kubernetes.cri-o.Volumes": volumes(&config.mounts),
+    })
+}
+
+/// The name that CRI-O gives a container, of the pod's and its own.
+pub(crate) fn crio_name(record: &Record, pod: &Pod) -> String {
+    let metadata = pod.metadata();
+    let attempt = record.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+    format!(
+        "k8s_{}_{}_{}_{}_{attempt}",
+        record.name(),
+        metadata.name,
+        metadata.namespace,
+        metadata.uid
+    )
+}
+
+/// Mounts as CRI-O notes them.
+fn volumes(mounts: &[v1::Mount]) -> String {
+    let volume = |mount: &v1::Mount| {
+        json!({
+            "container_path": mount.container_path,
+            "host_path": mount.host_path,
+            "readonly": mount.readonly,
+        })
+    };
+    Value::from(mounts.iter().map(volume).collect::<Vec<_>>()).to_string()
 }
 
 /// Ids are unsigned in the specification, and never negative in a request that means something.

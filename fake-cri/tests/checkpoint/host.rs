@@ -129,6 +129,7 @@ pub(crate) fn job(init: i32, folder: &Path) -> Job {
             document("status.dump", "{}"),
             document("status", "{}"),
         ],
+        layout: fake_cri::checkpoint::Layout::default(),
         log: None,
         freeze_bound: Duration::from_secs(5),
         deadline: None,

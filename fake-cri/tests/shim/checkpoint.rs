@@ -24,6 +24,7 @@ fn job(rig: &Rig, init: ProcessId) -> Job {
         location: archive(rig),
         temporary: rig.path("out/.app.tar.part"),
         documents: Vec::new(),
+        layout: fake_cri::checkpoint::Layout::default(),
         log: Some(rig.log()),
         freeze_bound: Duration::from_secs(10),
         deadline: None,
