@@ -173,3 +173,11 @@ pub(crate) fn assert_holds(folder: &Path, names: &[&str]) {
     found.sort();
     assert_eq!(found, names);
 }
+
+/// Copies an archive into the folder that `KEEP_ARCHIVES` names, for whoever wants to look at it.
+pub(crate) fn keep(archive: &Path) {
+    if let Some(folder) = std::env::var_os("KEEP_ARCHIVES") {
+        let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        fs::copy(archive, Path::new(&folder).join(test + ".tar")).unwrap();
+    }
+}

@@ -17,7 +17,7 @@ use nix::{
 
 use crate::{
     archive::Contents,
-    host::{TestHost, assert_runs_free, descendants, job},
+    host::{TestHost, assert_runs_free, descendants, job, keep},
 };
 
 /// How long a program may take for what it is waited for.
@@ -127,6 +127,7 @@ fn what_only_the_process_knows_is_asked_of_it() {
     let pid = program.pid();
     let job = job(pid, folder.path());
     checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    keep(&job.location);
     assert_runs_free(pid);
     let contents = Contents::read(&job.location);
     let core = contents.core(pid);

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
-    path::Path,
     process::Command,
 };
 
@@ -11,7 +10,7 @@ use fake_cri::checkpoint::{self, ErrorKind, Phase};
 
 use crate::{
     archive::Contents,
-    host::{TestHost, assert_holds, assert_runs_free, job},
+    host::{TestHost, assert_holds, assert_runs_free, job, keep},
     workload::Sleeper,
 };
 
@@ -65,9 +64,7 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
     assert_eq!(found, expected);
     let listed = Command::new("tar").arg("tf").arg(&job.location).output().expect("tar");
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-    if let Some(keep) = std::env::var_os("KEEP_ARCHIVE") {
-        std::fs::copy(&job.location, Path::new(&keep)).unwrap();
-    }
+    keep(&job.location);
 }
 
 #[test]

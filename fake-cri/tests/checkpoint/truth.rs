@@ -19,7 +19,7 @@ use rstest::rstest;
 
 use crate::{
     archive::Contents,
-    host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
+    host::{TestHost, assert_holds, assert_runs_free, descendants, job, keep, stat},
     workload::{PAGE, Shape, Workload},
 };
 
@@ -127,6 +127,7 @@ fn the_archive_tells_the_truth(#[case] mut shape: Shape) {
     });
     let job = job(workload.pid(), folder.path());
     let report = checkpoint::run(&job, &host).expect("checkpoint");
+    keep(&job.location);
     assert_runs_free(workload.pid());
     assert_holds(folder.path(), &["checkpoint.tar"]);
     assert!(workload.count() > before, "it does not go on");
