@@ -23,6 +23,9 @@ use tonic::{Request, Status};
 /// How often a phase is killed in.
 const TIMES: usize = 10;
 
+/// At how many instants of a checkpoint, wherever they fall.
+const INSTANTS: usize = 40;
+
 /// A process of several threads, with a child, and memory that takes a while to write.
 async fn pod(cri: &Cri) -> Pod<'_> {
     let mut config = pod_config("web");
@@ -210,6 +213,96 @@ async fn killing_fake_cri_changes_nothing_for_the_container(#[case] phase: &str)
     checkpoint(&cri, &id, &location).await.expect("the last one succeeds");
     assert_whole(&location);
     drop(logs);
+}
+
+/// A process whose memory takes a while to copy and to read.
+async fn large_pod(cri: &Cri) -> Pod<'_> {
+    let mut config = pod_config("web");
+    config.annotations = annotated(&[
+        ("memory", "48Mi"),
+        ("threads", "2"),
+        ("children", "1"),
+        ("tick", "10ms"),
+    ]);
+    cri.pod_of(config).await
+}
+
+/// A time within a checkpoint of [`large_pod`], another one each round.
+fn instant(round: usize) -> Duration {
+    Duration::from_micros(1_000 + (round as u64 * 7_919) % 90_000)
+}
+
+#[tokio::test]
+async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
+    let mut cri = Cri::with(builder().args(["--freeze", "copy"])).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let location = folder.path().join("a.tar");
+    let (id, log, _logs) = {
+        let pod = large_pod(&cri).await;
+        let id = pod.run(container_config("app")).await;
+        pod.logged("app", "tick 1 ").await;
+        (id, pod.logs.path().join("app/0.log"), pod.logs)
+    };
+    let members = family(cri.pid(&id).await);
+    assert_eq!(members.len(), 2, "it has a child: {members:?}");
+    let mut cut_short = 0;
+    for round in 0..INSTANTS {
+        let killed = async {
+            tokio::time::sleep(instant(round)).await;
+            let pid = cri.process.pid().expect("it runs");
+            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("it is there");
+        };
+        let (answer, ()) = tokio::join!(checkpoint(&cri, &id, &location), killed);
+        cut_short += usize::from(answer.is_err());
+        cri.process.crashed().await.expect("it was running");
+        let stray = || Some(family(members[0].0)).filter(|now| *now != members);
+        none_left("only what was there before", stray).await;
+        let free = || members.iter().all(|(pid, _)| held(*pid).is_empty());
+        eventually("nothing is stopped or traced", free).await;
+        let ticked = ticks(&log);
+        eventually("the ticks go on", || ticks(&log) > ticked + 1).await;
+        cri.process.restart().await.expect("it starts again");
+        assert!(files(folder.path()).iter().all(|file| *file == location));
+        if location.exists() {
+            assert_whole(&location);
+            fs::remove_file(&location).expect("it can be removed");
+        }
+    }
+    assert!(cut_short > 0, "none was killed in time");
+}
+
+#[tokio::test]
+async fn killing_the_shim_at_any_instant_leaves_no_copy() {
+    let cri = Cri::with(builder().args(["--freeze", "copy"])).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let location = folder.path().join("a.tar");
+    let pod = large_pod(&cri).await;
+    for round in 0..INSTANTS / 2 {
+        let app = format!("app-{round}");
+        let id = pod.run(container_config(&app)).await;
+        pod.logged(&app, "tick 1 ").await;
+        let shim = parent(cri.pid(&id).await).expect("its parent");
+        let members = family(shim);
+        let killed = async {
+            tokio::time::sleep(instant(round)).await;
+            // What was there in the very moment before: a copy may be among them.
+            let members = family(shim);
+            kill(Pid::from_raw(shim), Signal::SIGKILL).expect("the shim is there");
+            members
+        };
+        let (_, late) = tokio::join!(checkpoint(&cri, &id, &location), killed);
+        cri.ended(&id).await;
+        let all: Vec<Process> = members.into_iter().chain(late).collect();
+        let lives = |(pid, start): &&Process| start_time(*pid) == Some(*start);
+        let left = || all.iter().find(lives).map(|(pid, _)| (*pid, stat(*pid)));
+        none_left("every process is gone and reaped", left).await;
+        cri.remove(&id).await.expect("what is left of it can be removed");
+        if location.exists() {
+            assert_whole(&location);
+            fs::remove_file(&location).expect("it can be removed");
+        }
+        eventually("no file is left", || files(folder.path()).is_empty()).await;
+    }
 }
 
 #[rstest]

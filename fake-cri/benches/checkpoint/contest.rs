@@ -96,6 +96,9 @@ async fn measure(options: &Options, bytes: u64, with_criu: bool) -> anyhow::Resu
             fs::metadata(&archive)?.len() > bytes,
             "the archive is smaller than the memory"
         );
+        if options.logs {
+            println!("{}", String::from_utf8_lossy(&member(&archive, "dump.log")?));
+        }
         fs::remove_file(&archive)?;
 
         let copy = folder.path().join("copy");

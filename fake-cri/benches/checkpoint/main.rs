@@ -30,12 +30,20 @@ struct Options {
     /// The CRIU to measure beside [default: criu on the PATH; without one it is left out]
     #[arg(long, env = "CRIU", default_value = "criu")]
     criu: PathBuf,
-    /// Flags for `fake-cri serve`, such as --freeze=whole
-    #[arg(long = "serve", value_name = "FLAG", allow_hyphen_values = true)]
+    /// Flags for `fake-cri serve`
+    #[arg(
+        long = "serve",
+        value_name = "FLAG",
+        allow_hyphen_values = true,
+        default_value = "--freeze=copy"
+    )]
     serve: Vec<String>,
     /// Where the plot goes
     #[arg(long, value_name = "FILE", default_value = "bench-checkpoint.svg")]
     plot: PathBuf,
+    /// Print the dump.log of every checkpoint too
+    #[arg(long)]
+    logs: bool,
     /// What cargo gives every benchmark
     #[arg(long, hide = true)]
     bench: bool,

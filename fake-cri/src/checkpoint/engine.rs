@@ -1,17 +1,21 @@
 //! One checkpoint from its job to its archive.
 //!
 //! ```text
-//!  create the temporary
+//!  create the temporary; look at what takes long
 //!  phase freeze    all threads stand still
-//!  phase capture   registers, mappings, descriptors are read; the page maps give every size
-//!  phase write     images and pages --> archive        (delay model: freeze)
+//!  phase capture   registers, descriptors, and what else only those who stand can tell, are read
+//!  phase write     every process is copied, as by a fork
+//!                  what a copy does not hold --> archive
 //!                  thaw
+//!                  the copies' page maps give every size
+//!                  images, and the copies' pages --> archive; the copies are removed
 //!                  documents, log, statistics          (delay model: write)
 //!  phase finish    rename
 //! ```
 //!
-//! Each arrow may be the last: the caller gives up, the deadline passes, the disk is full, a process dies. Then everything is let
-//! go, the temporary is removed and nothing is at the location.
+//! Where nothing is copied (`--freeze whole`, a delay model in the freeze, [`super::twin::Unfit`]), images and all pages go to the
+//! archive before the thaw. Each line may be the last: the caller gives up, the deadline passes, the disk is full, a process
+//! dies. Then everything is let go, the temporary is removed and nothing is at the location.
 
 use std::{
     fs::{File, OpenOptions},
@@ -24,21 +28,21 @@ use std::{
 use cri_proto::document::ROOTFS_DIFF;
 
 use super::{
-    DelayIn, Failure, Host, Job, Phase, Quirk, Report,
+    DelayIn, Failure, Freeze, Host, Job, Phase, Quirk, Report,
     archive::Archive,
-    capture::{self, Capture},
+    capture::{self, Eyes, Standing},
     error::Error,
-    fault::{self, Blanks, Faults},
+    fault::{self, Faults},
     freeze::Frozen,
     log::DumpLog,
-    pages::{self, Part},
+    outlook::Outlook,
+    pages::Times,
     stats,
+    twin::{Twins, Unfit},
     watch::Watch,
+    write::{Moved, Write},
 };
 use crate::process::proc;
-
-/// The folder of the images in the archive.
-const IMAGES: &str = "checkpoint/";
 
 /// Checkpoints a container. Blocks until it is done; the caller must be a thread that may.
 ///
@@ -112,34 +116,68 @@ fn fill(
     };
 
     let leave = enter(Phase::Freeze, archive)?;
+    let surroundings = capture::Surroundings::own(job.init.pid);
+    let outlook = outlook(job, host)?;
+    log.info(format_args!("looked at what runs"));
     let mut frozen = Frozen::freeze(host, watch, job.freeze_bound, &mut log)?;
     frozen.leave_stopped(leave);
     frozen.leave_stopped(enter(Phase::Capture, archive)?);
-    let capture = capture::capture(&frozen, job.init, shape, watch, &mut log)?;
+    let standing = capture::stand(
+        &frozen,
+        job.init,
+        shape,
+        &surroundings,
+        outlook.as_ref().ok(),
+        watch,
+        &mut log,
+    )?;
+    log.info(format_args!("read what stands"));
     let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
     all_carried(job, &log)?;
 
     frozen.leave_stopped(enter(Phase::Write, archive)?);
-    let moved = match fault::images_from(job) {
-        Some(earlier) => earlier_images(archive, earlier)?,
-        None => write_images(archive, &capture, &fault::blanks(job, &frozen), watch, &mut log)?,
-    };
     let until = job.delay.as_ref().map(|delay| {
         let memory = delay.counted_memory(|| resident(&frozen), || proportional(&frozen));
         (delay.within, watch.started().checked_add(delay.time(memory)))
     });
-    if let Some((DelayIn::Freeze, until)) = until {
-        wait(watch, until)?;
-    }
     let freezing_time = frozen.freezing_time();
-    let still_at = frozen.still_at();
-    let frozen_for = frozen.thaw();
-    let frozen_time = still_at.elapsed();
+    let mut write = Write {
+        archive,
+        blanks: fault::blanks(job, &frozen),
+        watch,
+    };
+    let moved = match copies(job, host, &standing, outlook)? {
+        Ok(twins) => write.read_copies(frozen, standing, twins, &mut log)?,
+        Err(unfit) => {
+            log.info(format_args!("stands still until all is read: {unfit}"));
+            let (times, capture) = match fault::images_from(job) {
+                Some(earlier) => {
+                    write.earlier_images(earlier)?;
+                    let capture = standing.finish(Eyes::Originals, watch, &mut log)?;
+                    (Times::default(), capture)
+                }
+                None => write.read_originals(standing, &mut log)?,
+            };
+            if let Some((DelayIn::Freeze, until)) = until {
+                wait(watch, until)?;
+            }
+            let still_at = frozen.still_at();
+            let frozen_for = frozen.thaw();
+            Moved {
+                capture,
+                times,
+                frozen_time: still_at.elapsed(),
+                frozen_for,
+                copied: false,
+            }
+        }
+    };
+    let capture = &moved.capture;
     if late_log {
         watch.wait_until(Instant::now() + fault::LATE)?;
         container_log = ContainerLog::open(job.log.as_deref(), &mut log);
     }
-    log.info(format_args!("let everything go after {frozen_for:?}"));
+    log.info(format_args!("let everything go after {:?}", moved.frozen_for));
 
     for document in &job.documents {
         archive.member(&document.name, document.content.as_bytes())?;
@@ -151,11 +189,11 @@ fn fill(
     }
     let stats = stats::Times {
         freezing_time,
-        frozen_time,
-        memdump_time: moved.reading,
-        memwrite_time: moved.writing,
+        frozen_time: moved.frozen_time,
+        memdump_time: moved.times.reading,
+        memwrite_time: moved.times.writing,
     };
-    archive.member("stats-dump", &stats.encode(&capture))?;
+    archive.member("stats-dump", &stats.encode(capture))?;
     if let Some((DelayIn::Write, until)) = until {
         wait(watch, until)?;
     }
@@ -187,7 +225,8 @@ fn fill(
         threads: capture.threads,
         archive_bytes,
         pages: capture.pages(),
-        frozen: frozen_for,
+        frozen: moved.frozen_for,
+        copied: moved.copied,
         total: watch.started().elapsed(),
     })
 }
@@ -207,54 +246,29 @@ fn frozen_left(injections: &[super::Injection]) -> bool {
         .any(|injection| injection.effect == super::Effect::LeaveFrozen && injection.phase < Phase::Finish)
 }
 
-/// Writes the images and the pages; what moving the pages took.
-fn write_images(
-    archive: &mut Archive,
-    capture: &Capture,
-    blanks: &Blanks,
-    watch: &Watch<'_>,
-    log: &mut DumpLog,
-) -> Result<pages::Times, Error> {
-    archive.directory(IMAGES)?;
-    archive.member(
-        &format!("{IMAGES}descriptors.json"),
-        capture.descriptors.to_string().as_bytes(),
-    )?;
-    for image in &capture.images {
-        archive.member(&format!("{IMAGES}{}", image.name), &image.bytes)?;
+/// Looks at a container that shall be copied; the inner error says why it shall not.
+fn outlook(job: &Job, host: &dyn Host) -> Result<Result<Outlook, Unfit>, Error> {
+    if job.freeze == Freeze::Whole {
+        return Ok(Err(Unfit::Asked));
     }
-    let mut parts = Vec::with_capacity(capture.pages.len());
-    for file in &capture.pages {
-        if let Some(slab) = archive.reserve(&format!("{IMAGES}{}", file.name), file.bytes())? {
-            parts.push(Part { file, slab });
-        }
+    let stands = |delay: &super::Delay| delay.within == DelayIn::Freeze;
+    if job.delay.as_ref().is_some_and(stands) || fault::images_from(job).is_some() {
+        return Ok(Err(Unfit::Modelled));
     }
-    pages::write(&parts, archive, blanks, watch, log)
+    Ok(Outlook::take(host)?.map_err(Unfit::from))
 }
 
-/// A fault: writes the images of an archive that was made before.
-fn earlier_images(archive: &mut Archive, earlier: &Path) -> Result<pages::Times, Error> {
-    let failed = |source| Error::Write {
-        what: "read",
-        path: earlier.to_owned(),
-        source,
-    };
-    let mut before = tar::Archive::new(File::open(earlier).map_err(failed)?);
-    for member in before.entries().map_err(failed)? {
-        let mut member = member.map_err(failed)?;
-        let name = member.path().map_err(failed)?.to_string_lossy().into_owned();
-        if !name.starts_with(IMAGES) {
-            continue;
-        }
-        if name.ends_with('/') {
-            archive.directory(&name)?;
-        } else {
-            let mut content = Vec::new();
-            std::io::Read::read_to_end(&mut member, &mut content).map_err(failed)?;
-            archive.member(&name, &content)?;
-        }
+/// Copies the container where that harms nobody; the inner error says why it is not.
+fn copies<'a>(
+    job: &Job,
+    host: &'a dyn Host,
+    standing: &Standing,
+    outlook: Result<Outlook, Unfit>,
+) -> Result<Result<Twins<'a>, Unfit>, Error> {
+    match outlook {
+        Ok(outlook) => Twins::make(host, standing, &outlook, job.freeze_bound),
+        Err(unfit) => Ok(Err(unfit)),
     }
-    Ok(pages::Times::default())
 }
 
 /// Waits until the modelled time is over; a time that no clock can count is waited for without end.

@@ -45,7 +45,7 @@ const VFORK_PATIENCE: Duration = Duration::from_millis(5);
 
 /// The states of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stand {
+pub(super) enum Stand {
     /// Asked to stop.
     Asked,
     /// Stands still.
@@ -281,13 +281,8 @@ impl<'a> Frozen<'a> {
                 fault::signal(process.id, libc::SIGSTOP);
             }
             for (tid, stand) in process.threads {
-                // A thread that was killed meanwhile no longer stands. Its end must not be kept from its parent.
-                if stand != Stand::Asked
-                    && ptrace::detach(tid).is_err()
-                    && let Ok(Some(Event::Exited(status))) = ptrace::poll(tid)
-                    && tid == pid
-                {
-                    self.host.exited(pid, status);
+                if stand != Stand::Asked {
+                    detach(self.host, pid, tid);
                 }
             }
         }
@@ -297,6 +292,17 @@ impl<'a> Frozen<'a> {
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
         self.let_go();
+    }
+}
+
+/// Lets a thread go that stood still.
+pub(super) fn detach(host: &dyn Host, pid: i32, tid: i32) {
+    // A thread that was killed meanwhile no longer stands. Its end must not be kept from its parent.
+    if ptrace::detach(tid).is_err()
+        && let Ok(Some(Event::Exited(status))) = ptrace::poll(tid)
+        && tid == pid
+    {
+        host.exited(pid, status);
     }
 }
 
@@ -351,14 +357,14 @@ fn ask(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool,
 }
 
 /// What one look at an asked thread showed.
-enum Progress {
+pub(super) enum Progress {
     NotYet,
     Stands(Stand),
     Ended(i32),
     Gone,
 }
 
-fn poll(tid: i32) -> Progress {
+pub(super) fn poll(tid: i32) -> Progress {
     match ptrace::poll(tid) {
         Ok(None) => Progress::NotYet,
         Ok(Some(Event::Stopped)) => Progress::Stands(Stand::Still),

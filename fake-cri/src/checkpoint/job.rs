@@ -29,6 +29,8 @@ pub struct Job {
     pub log: Option<PathBuf>,
     /// How long a freeze may take before everything is thawed and the thread that would not stop is named.
     pub freeze_bound: Duration,
+    /// How long the container stands still.
+    pub freeze: Freeze,
     /// How long the whole checkpoint may take, counted from the job's arrival.
     pub deadline: Option<Duration>,
     /// Flush the archive to disk before it appears.
@@ -66,6 +68,17 @@ impl Layout {
     pub fn has_empty_diff(self) -> bool {
         self == Self::Containerd
     }
+}
+
+/// How long the container stands still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Freeze {
+    /// Only until it is copied, as by fork(2), where nobody can notice that; the copy is read. Otherwise as whole.
+    #[default]
+    Copy,
+    /// Until all of its memory is read.
+    Whole,
 }
 
 /// A small member of the archive that the engine made.
@@ -202,8 +215,10 @@ pub struct Report {
     pub archive_bytes: u64,
     /// Pages of memory in it.
     pub pages: u64,
-    /// From the first thread stopped to the last one running.
+    /// How long it was frozen: from the first thread asked to stop to the last one running, and where copies were removed again.
     pub frozen: Duration,
+    /// Whether its memory was read from a copy while it ran on.
+    pub copied: bool,
     /// The whole of it.
     pub total: Duration,
 }

@@ -4,7 +4,7 @@
 //!  Job ---> engine --- freeze ----> every thread of the container stands (ptrace)
 //!             |   \--- capture ---> images in memory, and where every page is
 //!             |    \-- archive ---> images, pages, documents --> temporary --> location
-//!           Host                    (thaw as soon as the last page is read)
+//!           Host                    (thaw as soon as every process is copied, or the last page is read)
 //! ```
 //!
 //! The archive has containerd's members, or CRI-O's; the images in it are CRIU's. [`run`] says what it needs and how it fails.
@@ -16,19 +16,24 @@ mod engine;
 mod error;
 mod fault;
 mod freeze;
+mod headroom;
+mod hold;
 mod host;
 mod job;
 mod log;
+mod outlook;
 mod pages;
 mod quirk;
 pub(crate) mod restore;
 mod stats;
+mod twin;
 mod watch;
+mod write;
 
 pub use engine::run;
 pub use host::Host;
 pub use job::{
-    Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Injection, Job, Layout, Phase, Report,
+    Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Freeze, Injection, Job, Layout, Phase, Report,
 };
 pub use quirk::{Aftermath, Ending, Quirk, Region};
 pub use restore::{RestoreError, restorable};

@@ -1,7 +1,7 @@
 //! Pages files: from a process's memory into the archive, in one pass and by two threads at once.
 //!
 //! ```text
-//!   cursor: next piece of 1 MiB ----> thread 1: process_vm_readv --> its buffer --> pwrite at the piece's place
+//!   cursor: next piece of 1 MiB ----> thread 1: /proc/PID/mem --> its buffer --> pwrite at the piece's place
 //!      (behind a lock)         \----> thread 2: the same
 //! ```
 //!
@@ -24,6 +24,7 @@ use super::{
     error::Error,
     fault::Blanks,
     log::DumpLog,
+    twin::Twins,
     watch::Watch,
 };
 use crate::process::{memory::Memory, pagemap::PAGE_SIZE, view::View};
@@ -59,6 +60,8 @@ pub(crate) struct Run {
     pub(crate) window: i32,
     /// Their addresses.
     pub(crate) range: Range<u64>,
+    /// Whether a copy of the process does not hold them, so that they are read before the process runs on.
+    pub(crate) early: bool,
 }
 
 impl Run {
@@ -88,6 +91,26 @@ pub(crate) struct Part<'a> {
     pub(crate) slab: Slab,
 }
 
+/// Which pages are moved, and whose memory they are read from.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// All, of the processes themselves, which stand still.
+    Originals,
+    /// Those that copies hold, of these.
+    Copies(&'a Twins<'a>),
+}
+
+impl Source<'_> {
+    /// A thread through which these pages are read; `None` when they are not moved.
+    fn reader(self, run: &Run) -> Option<i32> {
+        match self {
+            Self::Originals => Some(run.window),
+            Self::Copies(_) if run.early => None,
+            Self::Copies(twins) => twins.of(run.window),
+        }
+    }
+}
+
 /// What moving pages took. Of what two threads do at once half is counted, so that the two never exceed the time that passed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
@@ -97,6 +120,13 @@ pub(crate) struct Times {
     pub(crate) writing: Duration,
 }
 
+impl std::ops::AddAssign for Times {
+    fn add_assign(&mut self, other: Self) {
+        self.reading += other.reading;
+        self.writing += other.writing;
+    }
+}
+
 /// Writes the pages of all parts.
 ///
 /// # Errors
@@ -104,14 +134,21 @@ pub(crate) struct Times {
 /// A process that ended, a full disk, the caller or the deadline.
 pub(crate) fn write(
     parts: &[Part<'_>],
+    from: Source<'_>,
     archive: &Archive,
     blanks: &Blanks,
     watch: &Watch<'_>,
     log: &mut DumpLog,
 ) -> Result<Times, Error> {
-    let bytes: u64 = parts.iter().map(|part| part.file.bytes()).sum();
+    let runs = parts.iter().flat_map(|part| &part.file.runs);
+    let moved = runs.filter(|run| from.reader(run).is_some());
+    let bytes: u64 = moved.map(Run::bytes).sum();
+    if bytes == 0 {
+        return Ok(Times::default());
+    }
     let work = Work {
         cursor: Mutex::new(Cursor {
+            from,
             parts,
             run: 0,
             into_run: 0,
@@ -178,16 +215,21 @@ impl Work<'_> {
         let mut times = Times::default();
         let mut buffer = vec![0; self.buffer];
         let mut ranges = Vec::new();
+        let mut memory = None::<Memory>;
         while !self.failed.load(Ordering::Relaxed) {
             self.watch.check()?;
             let next = self.lock(&self.cursor).next(&mut ranges);
             let Some(piece) = next else { break };
             let started = Instant::now();
-            Memory::of(piece.window)
+            let memory = match &mut memory {
+                Some(memory) if memory.tid() == piece.reader => memory,
+                other => other.insert(Memory::of(piece.reader)),
+            };
+            memory
                 .read(&ranges, &mut buffer[..piece.bytes], |address| {
                     self.lock(&self.unreadable).push(Unreadable {
                         pid: piece.pid,
-                        window: piece.window,
+                        reader: piece.reader,
                         address,
                         slab: piece.slab,
                         offset: piece.offset + offset_of(&ranges, address),
@@ -212,6 +254,7 @@ impl Work<'_> {
 
 /// Which pages come next.
 struct Cursor<'a> {
+    from: Source<'a>,
     parts: &'a [Part<'a>],
     run: usize,
     into_run: u64,
@@ -222,6 +265,7 @@ struct Cursor<'a> {
 struct Piece {
     pid: i32,
     window: i32,
+    reader: i32,
     shared: bool,
     slab: Slab,
     offset: u64,
@@ -232,12 +276,18 @@ impl Cursor<'_> {
     /// As many runs of one process and one file as a piece takes.
     fn next(&mut self, ranges: &mut Vec<Range<u64>>) -> Option<Piece> {
         ranges.clear();
-        let part = loop {
+        let (part, reader) = loop {
             let part = self.parts.first()?;
-            if self.run < part.file.runs.len() {
-                break part;
+            if let Some(run) = part.file.runs.get(self.run) {
+                if let Some(reader) = self.from.reader(run) {
+                    break (part, reader);
+                }
+                self.run += 1;
+                self.offset += run.bytes();
+                continue;
             }
             *self = Cursor {
+                from: self.from,
                 parts: &self.parts[1..],
                 run: 0,
                 into_run: 0,
@@ -247,7 +297,7 @@ impl Cursor<'_> {
         let first = &part.file.runs[self.run];
         let (slab, offset, mut bytes) = (part.slab, self.offset, 0);
         while let Some(run) = part.file.runs.get(self.run)
-            && run.window == first.window
+            && self.from.reader(run) == Some(reader)
             && bytes < PIECE as u64
         {
             let start = run.range.start + self.into_run;
@@ -264,6 +314,7 @@ impl Cursor<'_> {
         Some(Piece {
             pid: first.pid,
             window: first.window,
+            reader,
             shared: part.file.shared,
             slab,
             offset,
@@ -282,7 +333,7 @@ fn offset_of(ranges: &[Range<u64>], address: u64) -> u64 {
 /// A page that a thread could not read, and its place.
 struct Unreadable {
     pid: i32,
-    window: i32,
+    reader: i32,
     address: u64,
     slab: Slab,
     offset: u64,
@@ -295,7 +346,7 @@ impl Unreadable {
         let mut page = [0; PAGE_SIZE as usize];
         let mut lost = false;
         let range = self.address..self.address + PAGE_SIZE;
-        Memory::of(self.window)
+        Memory::of(self.reader)
             .read(std::slice::from_ref(&range), &mut page, |_| lost = true)
             .map_err(|error| Error::capture(self.pid, "memory", error))?;
         if lost {
@@ -318,6 +369,7 @@ mod tests {
             pid: window,
             window,
             range: start..start + pages * PAGE_SIZE,
+            early: false,
         }
     }
 
@@ -349,6 +401,7 @@ mod tests {
             })
             .collect();
         let mut cursor = Cursor {
+            from: Source::Originals,
             parts: &parts,
             run: 0,
             into_run: 0,

@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use crate::{
-    checkpoint::Layout,
+    checkpoint::{Freeze, Layout},
     fault::Rules,
     runtime::{CgroupDriver, Config, DelayModel, Exec, Memory, Within, parse_part, parse_rate},
     service::parse_endpoint,
@@ -60,6 +60,9 @@ pub struct ServeOptions {
     /// Fail a checkpoint, and name why, when something of the container's state cannot be carried; it is in dump.log anyway
     #[arg(long)]
     pub strict_capture: bool,
+    /// How long a checkpoint freezes the container: until it is copied, as by a fork, or until all its memory is read
+    #[arg(long, value_enum, default_value_t)]
+    pub freeze: Freeze,
     /// How long a freeze may take before everything runs on and the thread that would not stop is named
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2s")]
     pub freeze_bound: Duration,
@@ -161,6 +164,7 @@ impl ServeOptions {
             archive_layout: self.archive_layout,
             fsync: self.fsync,
             strict_capture: self.strict_capture,
+            freeze: self.freeze,
             freeze_bound: self.freeze_bound,
             delay: modelled.then_some(DelayModel {
                 base: self.checkpoint_base,

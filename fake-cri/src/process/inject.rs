@@ -40,7 +40,7 @@ mod machine;
 mod machine;
 
 use std::{
-    io, slice, thread,
+    slice, thread,
     time::{Duration, Instant},
 };
 
@@ -88,9 +88,6 @@ pub(crate) enum InjectError {
     /// A request failed.
     #[error("{0}: {1}")]
     Kernel(&'static str, Errno),
-    /// Its mappings could not be read.
-    #[error("mappings: {0}")]
-    Mappings(io::Error),
 }
 
 fn kernel(what: &'static str) -> impl Fn(Errno) -> InjectError {
@@ -115,10 +112,13 @@ impl Gate {
 
     /// Looks for one in the process of this thread.
     pub(crate) fn find(tid: i32) -> Result<Self, InjectError> {
-        let mappings = proc::mapping_headings(tid).map_err(|error| match error.raw_os_error() {
-            Some(libc::ESRCH) => InjectError::Ended,
-            _ => InjectError::Mappings(error),
-        })?;
+        // What has no mappings any more has ended.
+        let mappings = proc::mapping_headings(tid).map_err(|_| InjectError::Ended)?;
+        Self::find_in(tid, &mappings)
+    }
+
+    /// Looks for one in the process of this thread, which has these mappings.
+    pub(crate) fn find_in(tid: i32, mappings: &[Mapping]) -> Result<Self, InjectError> {
         let is_vdso = |mapping: &&Mapping| mapping.name.as_os_str() == "[vdso]";
         let usable = |mapping: &&Mapping| mapping.execute && mapping.name.as_os_str() != "[vsyscall]";
         let first = mappings.iter().filter(is_vdso);
@@ -160,12 +160,14 @@ pub(crate) struct Injection {
     mask: u64,
     place: Place,
     entered: bool,
+    /// The options behind the injection.
+    kept: i32,
     events: Vec<(i32, u64)>,
 }
 
 impl Injection {
     /// Prepares a thread that stands in a `PTRACE_EVENT_STOP` of this tracer. `options` are further `PTRACE_O_*` for the time
-    /// of the injection; what they make the kernel tell is in [`Self::take_events`].
+    /// of the injection; what they make the kernel tell is in [`Self::take_events`]. `PTRACE_O_EXITKILL` stays behind it.
     ///
     /// # Errors
     ///
@@ -187,6 +189,7 @@ impl Injection {
             mask,
             place: Place::Stopped,
             entered: true,
+            kept: options & libc::PTRACE_O_EXITKILL,
             events: Vec::new(),
         };
         let options = options | libc::PTRACE_O_TRACESYSGOOD;
@@ -249,7 +252,7 @@ impl Injection {
             self.reach_interruption()?;
         }
         ptrace::set_blocked_signals(self.tid, self.mask).map_err(kernel("putting blocked signals back"))?;
-        ptrace::set_options(self.tid, 0).map_err(kernel("putting options back"))
+        ptrace::set_options(self.tid, self.kept).map_err(kernel("putting options back"))
     }
 
     /// Goes on to the entry or the exit of the call.

@@ -33,8 +33,17 @@ pub(crate) fn status(tid: i32) -> io::Result<Status> {
 }
 
 fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {
-    let bytes = fs::read(format!("/proc/{tid}/{name}"))?;
+    let bytes = contents(tid, name)?;
     parse(&bytes).map_err(|error| io::Error::other(format!("/proc/{tid}/{name}: {error}")))
+}
+
+/// A file of a process, in one read where it is small: the files of `/proc` have no size that could be asked for first, and
+/// many are read while a container stands.
+fn contents(tid: i32, name: &str) -> io::Result<Vec<u8>> {
+    const MOST: usize = 4096;
+    let mut bytes = Vec::with_capacity(MOST);
+    fs::File::open(format!("/proc/{tid}/{name}"))?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The process of this number, as it can be told from a later one of the same number.
@@ -67,14 +76,12 @@ pub(crate) fn made_by_kernel(stat: &Stat) -> bool {
 
 /// A small file of a process as text, trimmed.
 pub(crate) fn text(tid: i32, name: &str) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&fs::read(format!("/proc/{tid}/{name}"))?)
-        .trim_end()
-        .to_owned())
+    Ok(String::from_utf8_lossy(&contents(tid, name)?).trim_end().to_owned())
 }
 
 /// `/proc/TID/auxv`: the words that the kernel gave the program at its start.
 pub(crate) fn auxiliary_vector(tid: i32) -> io::Result<Vec<u64>> {
-    let bytes = fs::read(format!("/proc/{tid}/auxv"))?;
+    let bytes = contents(tid, "auxv")?;
     Ok(bytes
         .chunks_exact(8)
         .map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of eight")))
@@ -144,15 +151,14 @@ impl Mapping {
 
 /// The mappings of a process in the order of their addresses, from `/proc/PID/smaps`.
 pub(crate) fn mappings(tid: i32) -> io::Result<Vec<Mapping>> {
-    let mut bytes = Vec::new();
-    fs::File::open(format!("/proc/{tid}/smaps"))?.read_to_end(&mut bytes)?;
+    let bytes = contents(tid, "smaps")?;
     parse_mappings(&bytes)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/smaps: unknown line")))
 }
 
 /// The same without their flags, from `/proc/PID/maps`, which the kernel need not walk the pages for.
 pub(crate) fn mapping_headings(tid: i32) -> io::Result<Vec<Mapping>> {
-    let bytes = fs::read(format!("/proc/{tid}/maps"))?;
+    let bytes = contents(tid, "maps")?;
     parse_mappings(&bytes)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/maps: unknown line")))
 }

@@ -5,7 +5,7 @@ use std::{fs::File, num::NonZero, ops::Range, ptr::NonNull};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A read-only mapping of a file. It is never looked at directly: the file may be cut at any time, and only the kernel's own
-/// copying (`process_vm_readv` of this process) takes that as an error and not as a signal.
+/// copying (`/proc/self/mem`) takes that as an error and not as a signal.
 #[derive(Debug)]
 pub(crate) struct View {
     start: NonNull<libc::c_void>,

@@ -138,6 +138,7 @@ impl Runtime {
             )
             .map_err(|error| Error::Internal(format!("failed to write the archive's documents: {error}")))?,
             log: record.log.clone(),
+            freeze: self.config.freeze,
             freeze_bound: self.config.freeze_bound,
             deadline: None,
             fsync: self.config.fsync,
@@ -172,7 +173,13 @@ impl Runtime {
         };
         // On record it stays when this future is dropped instead: the shim then removes the file in its own time.
         match &result {
-            Ok(_) => self.forget_checkpoint(&record.id)?,
+            Ok(report) => {
+                let Report {
+                    frozen, total, copied, ..
+                } = report;
+                tracing::debug!(container = record.id, ?frozen, ?total, copied, "checkpointed");
+                self.forget_checkpoint(&record.id)?;
+            }
             // A shim that was killed could not remove it.
             Err(_) => self.remove_checkpoint_leftovers(&record.id)?,
         }

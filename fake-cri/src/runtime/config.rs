@@ -24,6 +24,8 @@ pub struct Config {
     pub fsync: bool,
     /// Whether a checkpoint fails when something of a container's state cannot be carried.
     pub strict_capture: bool,
+    /// How long a checkpoint freezes a container.
+    pub freeze: crate::checkpoint::Freeze,
     /// How long a freeze may take before all is thawed and the thread that would not stop is named.
     pub freeze_bound: Duration,
     /// How long a checkpoint takes at least.

@@ -462,6 +462,7 @@ fn empty_report() -> Report {
         archive_bytes: 0,
         pages: 0,
         frozen: Duration::ZERO,
+        copied: false,
         total: Duration::ZERO,
     }
 }

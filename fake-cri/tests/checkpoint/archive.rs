@@ -33,6 +33,10 @@ impl Contents {
         Self { members, order }
     }
 
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8(self.members["dump.log"].clone()).unwrap()
+    }
+
     fn image(&self, name: &str) -> &[u8] {
         let name = format!("checkpoint/{name}");
         self.members.get(&name).unwrap_or_else(|| panic!("{name} is missing"))

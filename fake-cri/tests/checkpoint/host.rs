@@ -12,7 +12,7 @@ use std::{
 };
 
 use fake_cri::{
-    checkpoint::{Document, Host, Job, Phase},
+    checkpoint::{Document, Freeze, Host, Job, Phase},
     process::ProcessId,
 };
 
@@ -131,6 +131,7 @@ pub(crate) fn job(init: i32, folder: &Path) -> Job {
         ],
         layout: fake_cri::checkpoint::Layout::default(),
         log: None,
+        freeze: Freeze::Copy,
         freeze_bound: Duration::from_secs(5),
         deadline: None,
         fsync: false,

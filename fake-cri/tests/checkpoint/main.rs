@@ -15,4 +15,6 @@ mod restored;
 mod smoke;
 #[cfg(target_arch = "x86_64")]
 mod truth;
+#[cfg(target_arch = "x86_64")]
+mod twin;
 mod workload;

@@ -9,7 +9,7 @@ use std::{
     sync::Mutex,
 };
 
-use fake_cri::checkpoint::{self, Effect, Injection, Phase};
+use fake_cri::checkpoint::{self, Effect, Freeze, Injection, Phase};
 use rstest::rstest;
 
 use crate::{
@@ -33,7 +33,11 @@ const STEPS: u64 = 90;
 #[case::tree("tree.c", &[])]
 #[case::python("computation.py", &[])]
 #[ignore = "needs root and CRIU 4: ci/restored-by-criu runs it"]
-fn it_goes_on_at_the_next_step(#[case] source: &str, #[case] options: &[&str]) {
+fn it_goes_on_at_the_next_step(
+    #[case] source: &str,
+    #[case] options: &[&str],
+    #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze,
+) {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(source, options, folder.path());
     program.wait_for_steps(20);
@@ -46,12 +50,14 @@ fn it_goes_on_at_the_next_step(#[case] source: &str, #[case] options: &[&str]) {
     let mut job = job(program.pid(), folder.path());
     // All of it: what is restored is not by luck what it was.
     job.strict = true;
+    job.freeze = freeze;
     // Left stopped, so that its files stay as they are in the archive.
     job.injections = vec![Injection {
         phase: Phase::Freeze,
         effect: Effect::LeaveFrozen,
     }];
-    checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    assert_eq!(report.copied, freeze == Freeze::Copy);
     drop(host);
     let at_freeze = *at_freeze.lock().unwrap();
     assert_eq!(program.steps(), at_freeze, "it went on");

@@ -37,9 +37,17 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
     let contents = Contents::read(&job.location);
     let pid = sleeper.pid();
     let images = ["descriptors.json", "inventory.img", "pstree.img"].map(str::to_owned);
-    let of_process = ["core", "ids", "mm", "pagemap", "fs"].map(|name| format!("{name}-{pid}.img"));
-    let last = ["fdinfo-1.img", "files.img", "seccomp.img", "pages-1.img"].map(str::to_owned);
-    let images = images.into_iter().chain(of_process).chain(last);
+    let of_process = |names: [&str; 2]| names.map(|name| format!("{name}-{pid}.img"));
+    let images = images
+        .into_iter()
+        .chain(of_process(["ids", "fs"]))
+        .chain(["fdinfo-1.img", "seccomp.img"].map(str::to_owned))
+        .chain(of_process(["core", "mm"]))
+        .chain([
+            format!("pagemap-{pid}.img"),
+            "files.img".to_owned(),
+            "pages-1.img".to_owned(),
+        ]);
     let others = [
         "config.dump",
         "spec.dump",

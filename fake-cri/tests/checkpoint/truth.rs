@@ -10,7 +10,7 @@ use std::{
 };
 
 use cri_proto::criu::message::{CoreEntry, UserX86RegsEntry};
-use fake_cri::checkpoint::{self, Phase};
+use fake_cri::checkpoint::{self, Freeze, Phase};
 use nix::{
     sys::ptrace::{self, regset},
     unistd::Pid,
@@ -111,9 +111,10 @@ fn look_at(pid: i32) -> Process {
 #[case::threads(Shape { spinning: 3, sleeping: 6, ..Shape::default() })]
 #[case::sparse_memory(Shape { sparse_pages: 6000, zero_pages: 64, ..Shape::default() })]
 #[case::shared_memory(Shape { shared_pages: 100, sparse_pages: 8, ..Shape::default() })]
+#[case::unforked_memory(Shape { unforked_pages: 20, shared_pages: 9, sparse_pages: 8, spinning: 1, ..Shape::default() })]
 #[case::children(Shape { children: 2, spinning: 1, sleeping: 1, sparse_pages: 40, shared_pages: 7, zombie: true, ..Shape::default() })]
 #[case::files(Shape { files: Some(PathBuf::new()), children: 1, spinning: 1, ..Shape::default() })]
-fn the_archive_tells_the_truth(#[case] mut shape: Shape) {
+fn the_archive_tells_the_truth(#[case] mut shape: Shape, #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
     let folder = tempfile::tempdir().unwrap();
     let held = tempfile::tempdir().unwrap();
     shape.files = shape.files.map(|_| held.path().to_owned());
@@ -125,9 +126,12 @@ fn the_archive_tells_the_truth(#[case] mut shape: Shape) {
             *truth.lock().unwrap() = look(workload.pid());
         }
     });
-    let job = job(workload.pid(), folder.path());
+    let mut job = job(workload.pid(), folder.path());
+    job.freeze = freeze;
     let report = checkpoint::run(&job, &host).expect("checkpoint");
     keep(&job.location);
+    let copied = freeze == Freeze::Copy;
+    assert_eq!(report.copied, copied, "{}", Contents::read(&job.location).log());
     assert_runs_free(workload.pid());
     assert_holds(folder.path(), &["checkpoint.tar"]);
     assert!(workload.count() > before, "it does not go on");

@@ -83,6 +83,10 @@ pub(crate) struct Shape {
     pub(crate) vfork: Option<Duration>,
     /// Threads and child processes that come and go without rest.
     pub(crate) restless: bool,
+    /// Private memory that a fork does not carry, twice so many pages.
+    pub(crate) unforked_pages: u64,
+    /// It has no children, and ends at once when a wait call or SIGCHLD says otherwise.
+    pub(crate) watchful: bool,
     /// Files of all kinds, below this folder.
     pub(crate) files: Option<std::path::PathBuf>,
     /// Not answered by a loop over standard input but slept for ever.
@@ -184,6 +188,9 @@ fn workload() {
     let memory = Memory::lay_out(&shape, &mut layout);
     let files = shape.files.as_deref().map(|folder| Files::open(folder, &mut layout));
     let counter = Arc::new(AtomicU64::new(0));
+    if shape.watchful {
+        events::watch_for_children();
+    }
     start_threads(&shape, &counter);
     let children = start_children(&shape);
     if let Some(time) = shape.vfork {
@@ -316,6 +323,14 @@ impl Memory {
         if let Some(mut shared) = place("shared", shape.shared_pages, MapFlags::MAP_SHARED) {
             for page in (0..shape.shared_pages).step_by(3) {
                 shared.page(page).fill(page as u8 | 0x80);
+            }
+        }
+        for (name, advice) in [("dontfork", libc::MADV_DONTFORK), ("wipeonfork", libc::MADV_WIPEONFORK)] {
+            if let Some(mut unforked) = place(name, shape.unforked_pages, MapFlags::MAP_PRIVATE) {
+                for page in 0..shape.unforked_pages {
+                    unforked.page(page).fill(page as u8 | 0x40);
+                }
+                unforked.advise(advice);
             }
         }
         if let Some(mut hidden) = place("hidden", u64::from(shape.sparse_pages > 0), MapFlags::MAP_PRIVATE) {

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Duration};
 
 use fake_cri::{
-    checkpoint::{Delay, DelayIn, DelayMemory, ErrorKind, Job, Phase},
+    checkpoint::{Delay, DelayIn, DelayMemory, Effect, ErrorKind, Freeze, Injection, Job, Phase},
     process::{ProcessId, family, pidfd},
     shim::Shim,
     stand_in::Options,
@@ -26,6 +26,7 @@ fn job(rig: &Rig, init: ProcessId) -> Job {
         documents: Vec::new(),
         layout: fake_cri::checkpoint::Layout::default(),
         log: Some(rig.log()),
+        freeze: Freeze::Copy,
         freeze_bound: Duration::from_secs(10),
         deadline: None,
         fsync: false,
@@ -229,8 +230,18 @@ async fn a_container_that_is_killed_under_its_checkpoint_ends_as_such(#[case] wi
     });
     let (result, exit) = tokio::join!(checkpoint, async {
         captured.notified().await;
-        // Until the delay has begun nothing tells; either way it must end well.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        if fails {
+            // Until the delay has begun nothing tells; either way it must end well.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        } else {
+            eventually("all run on and nothing is read any more", || {
+                // With zombies: a copy that was killed is one until it is removed.
+                let all = family::descendants(shim.process().pid).expect("the shim runs");
+                let free = all.len() == 2 && all.iter().all(|kin| family::tracer(kin.id.pid) == 0);
+                free.then_some(())
+            })
+            .await;
+        }
         shim.signal(libc::SIGKILL).await.expect("it runs");
         shim.wait().await
     });
@@ -321,8 +332,16 @@ async fn a_shim_killed_in_a_checkpoint_leaves_nothing_stopped_or_stray(#[case] a
     let rig = Rig::new();
     let (shim, init) = started(&rig).await;
     let process = shim.process();
+    // Where a fault may act, the shim waits until the phase was heard of.
+    let waits = Job {
+        injections: vec![Injection {
+            phase: at,
+            effect: Effect::Delay(Duration::ZERO),
+        }],
+        ..job(&rig, init)
+    };
     let failure = shim
-        .checkpoint(job(&rig, init), |phase| {
+        .checkpoint(waits, |phase| {
             if phase == at {
                 assert!(pidfd::signal(process, libc::SIGKILL).expect("it may be killed"));
             }

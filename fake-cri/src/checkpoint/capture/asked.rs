@@ -2,14 +2,18 @@
 //! threads ([`crate::process::inject`]).
 //!
 //! ```text
-//!   first standing thread:  mmap of one page for the answers
-//!                           actions of caught signals and SIGCHLD, interval timers, POSIX timers, brk, dumpable, subreaper
-//!   every thread:           alternate signal stack, clear_child_tid, parent-death signal, securebits
-//!   first standing thread:  munmap
+//!   the process, while it stands      mmap of one page for the answers
+//!     first standing thread:          interval timers, POSIX timers, subreaper
+//!     every thread:                   alternate signal stack, clear_child_tid, parent-death signal, securebits
+//!                                     munmap
+//!   the process, or a copy of it      mmap
+//!   that fork(2) made:                actions of caught signals and SIGCHLD, brk, dumpable
+//!                                     munmap
 //! ```
 //!
-//! The page is gone before the mappings are read, so no archive shows it. A process that cannot be asked (a seccomp filter that
-//! may not be suspended, a 32-bit program) is written with defaults, and `dump.log` says which.
+//! What a fork keeps is asked of the copy when there is one, since the container runs on then. The page is gone before the
+//! mappings' flags and pages are read, so no archive shows it. A process that cannot be asked (a seccomp filter that may not be
+//! suspended, a 32-bit program) is written with defaults, and `dump.log` says which.
 
 use std::{collections::BTreeMap, io, slice};
 
@@ -36,23 +40,28 @@ const ROOT_ALONE: u64 = 2;
 /// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
 const TO_ONE_THREAD: u32 = 4;
 
-/// What a process said of itself.
+/// What a process said of itself that no copy of it can say.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// The actions of signals 1 to 64 without those that have none, in order.
-    pub(super) actions: Vec<SaEntry>,
     /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
     pub(super) interval_timers: [ItimerEntry; 3],
     /// Those of timer_create(2).
     pub(super) posix_timers: Vec<PosixTimerEntry>,
-    /// The end of its heap, to the byte.
-    pub(super) heap_end: u64,
-    /// `PR_GET_DUMPABLE`.
-    pub(super) dumpable: i32,
     /// `PR_GET_CHILD_SUBREAPER`.
     pub(super) subreaper: bool,
     /// What each thread said.
     pub(super) threads: BTreeMap<i32, ThreadAnswers>,
+}
+
+/// What a process, or a copy of it, said of itself.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    /// The actions of signals 1 to 64 without those that have none, in order.
+    pub(super) actions: Vec<SaEntry>,
+    /// The end of its heap, to the byte.
+    pub(super) heap_end: u64,
+    /// `PR_GET_DUMPABLE`.
+    pub(super) dumpable: i32,
 }
 
 /// What a thread said of itself.
@@ -73,28 +82,51 @@ pub(super) struct ThreadAnswers {
 /// # Errors
 ///
 /// [`Error::Ended`], or a thread that does not stand still any more.
-pub(super) fn ask(node: &Node<'_>, window: i32, log: &mut DumpLog) -> Result<Option<Answers>, Error> {
+pub(super) fn ask(node: &Node<'_>, window: i32, gate: Gate, log: &mut DumpLog) -> Result<Option<Answers>, Error> {
     let pid = node.process.pid();
-    match asked(pid, window, &node.threads, log) {
-        Ok(mut answers) => {
-            for tid in answers
-                .posix_timers
-                .iter_mut()
-                .filter_map(|timer| timer.notify_thread_id.as_mut())
-            {
-                *tid = node.number(*tid).cast_signed();
-            }
-            Ok(Some(answers))
-        }
+    let answers = with_page(pid, window, gate, 0, |asked| asked.process(&node.threads, gate, log));
+    let mut answers = judge(pid, answers, log)?;
+    let timers = answers.iter_mut().flat_map(|answers| &mut answers.posix_timers);
+    for tid in timers.filter_map(|timer| timer.notify_thread_id.as_mut()) {
+        *tid = node.number(*tid).cast_signed();
+    }
+    Ok(answers)
+}
+
+/// Asks a process, or its copy, what a fork keeps. `options` are those of ptrace that are in force.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub(super) fn ask_inherited(
+    pid: i32,
+    eyes: i32,
+    gate: Gate,
+    options: i32,
+    log: &mut DumpLog,
+) -> Result<Option<Inherited>, Error> {
+    let answers = with_page(pid, eyes, gate, options, Asked::inherited);
+    judge(pid, answers, log)
+}
+
+/// That a process cannot be asked.
+pub(super) fn unasked(pid: i32, why: &InjectError, log: &mut DumpLog) {
+    log.lost(format_args!(
+        "pid {pid}: its signal handlers, timers, alternate signal stacks, securebits, parent-death signal, dumpable and \
+         subreaper flags, and the addresses its threads clear at their end, since {why}; they are defaults here"
+    ));
+}
+
+/// Which refusals leave defaults.
+fn judge<T>(pid: i32, answers: Result<T, Refusal>, log: &mut DumpLog) -> Result<Option<T>, Error> {
+    match answers {
+        Ok(answers) => Ok(Some(answers)),
         Err(Refusal::Error(error)) => Err(error),
         Err(Refusal::Inject(InjectError::Ended)) => Err(Error::Ended { pid }),
         Err(Refusal::Inject(
             error @ (InjectError::NoGate | InjectError::Width | InjectError::Seccomp(_) | InjectError::Dispatched),
         )) => {
-            log.lost(format_args!(
-                "pid {pid}: its signal handlers, timers, alternate signal stacks, securebits, parent-death signal, dumpable and \
-                 subreaper flags, and the addresses its threads clear at their end, since {error}; they are defaults here"
-            ));
+            unasked(pid, &error, log);
             Ok(None)
         }
         Err(Refusal::Inject(error)) => Err(Error::capture(pid, "what it is asked", io::Error::other(error))),
@@ -119,14 +151,20 @@ impl From<Error> for Refusal {
     }
 }
 
-fn asked(pid: i32, window: i32, threads: &[i32], log: &mut DumpLog) -> Result<Answers, Refusal> {
-    let gate = Gate::find(window)?;
-    let mut first = Asked::enter(pid, window, gate)?;
+/// Asks a thread that has a page for its answers.
+fn with_page<T>(
+    pid: i32,
+    tid: i32,
+    gate: Gate,
+    options: i32,
+    questions: impl FnOnce(&mut Asked) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let mut first = Asked::enter(pid, tid, gate, options)?;
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
     let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let page = first.number("mmap", libc::SYS_mmap, [0, PAGE, access, flags, u64::MAX, 0])?;
     first.page = page;
-    let answers = first.process(threads, gate, log);
+    let answers = questions(&mut first);
     // The page goes whatever came of the questions, and before the injection ends.
     let unmapped = first.number("munmap", libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0]);
     let answers = answers?;
@@ -145,11 +183,11 @@ struct Asked {
 }
 
 impl Asked {
-    fn enter(pid: i32, tid: i32, gate: Gate) -> Result<Self, InjectError> {
+    fn enter(pid: i32, tid: i32, gate: Gate, options: i32) -> Result<Self, InjectError> {
         Ok(Self {
             pid,
             tid,
-            injection: Injection::enter(tid, gate, 0)?,
+            injection: Injection::enter(tid, gate, options)?,
             memory: Memory::of(tid),
             page: 0,
         })
@@ -180,11 +218,11 @@ impl Asked {
         self.number(what, libc::SYS_prctl, [option, place, 0, 0, 0, 0])
     }
 
-    /// What the process has as a whole, then what its threads have.
-    fn process(&mut self, threads: &[i32], gate: Gate, log: &mut DumpLog) -> Result<Answers, Refusal> {
+    /// What a fork keeps.
+    fn inherited(&mut self) -> Result<Inherited, Refusal> {
         let page = self.page;
         // Which signals are ignored or take their default `/proc` tells, and their flags mean nothing but SIGCHLD's (whether
-        // ended children wait to be reaped). Every call makes the container stand a little longer.
+        // ended children wait to be reaped).
         let status = proc::status(self.tid).map_err(|error| Error::capture(self.pid, "status", error))?;
         let mut actions = core::known_actions(status.sigign);
         for (signal, action) in core::signals_with_action().zip(&mut actions) {
@@ -202,6 +240,21 @@ impl Asked {
                 ..SaEntry::default()
             };
         }
+        let heap_end = self.number("brk", libc::SYS_brk, [0; 6])?;
+        let dumpable = match self.prctl("dumpable", libc::PR_GET_DUMPABLE as u64, 0)? {
+            ROOT_ALONE => 0,
+            other => other as i32,
+        };
+        Ok(Inherited {
+            actions,
+            heap_end,
+            dumpable,
+        })
+    }
+
+    /// What the process has as a whole, then what its threads have. Every call makes the container stand a little longer.
+    fn process(&mut self, threads: &[i32], gate: Gate, log: &mut DumpLog) -> Result<Answers, Refusal> {
+        let page = self.page;
         let mut interval_timers = [ItimerEntry::default(); 3];
         for (which, timer) in (0..).zip(&mut interval_timers) {
             self.number("getitimer", libc::SYS_getitimer, [which, page, 0, 0, 0, 0])?;
@@ -214,19 +267,11 @@ impl Asked {
             };
         }
         let posix_timers = self.posix_timers(log)?;
-        let heap_end = self.number("brk", libc::SYS_brk, [0; 6])?;
-        let dumpable = match self.prctl("dumpable", libc::PR_GET_DUMPABLE as u64, 0)? {
-            ROOT_ALONE => 0,
-            other => other as i32,
-        };
         self.prctl("subreaper", libc::PR_GET_CHILD_SUBREAPER as u64, page)?;
         let [subreaper] = self.words()?;
         let mut answers = Answers {
-            actions,
             interval_timers,
             posix_timers,
-            heap_end,
-            dumpable,
             subreaper: subreaper as u32 != 0,
             threads: BTreeMap::new(),
         };
@@ -234,7 +279,7 @@ impl Asked {
             let thread = if *tid == self.tid {
                 self.thread(log)?
             } else {
-                let mut other = Self::enter(self.pid, *tid, gate)?;
+                let mut other = Self::enter(self.pid, *tid, gate, 0)?;
                 other.page = page;
                 let thread = other.thread(log)?;
                 other.injection.leave()?;

@@ -6,7 +6,13 @@ use cri_proto::criu::message::{
 };
 use procfs::process::{Stat, Status};
 
-use super::{CGROUP_SET, asked::Answers, registers, seccomp::Seccomp, tree::Node};
+use super::{
+    CGROUP_SET,
+    asked::{Answers, Inherited},
+    registers,
+    seccomp::Seccomp,
+    tree::Node,
+};
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
     process::{
@@ -91,6 +97,13 @@ pub(super) fn thread(
     Ok(core)
 }
 
+/// Adds what was asked later to a thread that carries what its process has as a whole.
+pub(super) fn complete(core: &mut CoreEntry, inherited: &Inherited) {
+    if let Some(task) = &mut core.tc {
+        task.sigactions.clone_from(&inherited.actions);
+    }
+}
+
 /// A process that has ended and that its parent has not yet waited for.
 pub(super) fn zombie(stat: &Stat) -> CoreEntry {
     CoreEntry {
@@ -142,7 +155,7 @@ fn task(
             .and_then(|uid| uid.parse().ok())
             .filter(|uid| *uid != NO_LOGIN),
         oom_score_adj: read("oom_score_adj").ok().and_then(|score| score.parse().ok()),
-        sigactions: answers.map_or_else(|| known_actions(status.sigign), |answers| answers.actions.clone()),
+        sigactions: known_actions(status.sigign),
         child_subreaper: Some(answers.is_some_and(|answers| answers.subreaper)),
         stop_signo: stopped_by.map(i32::unsigned_abs),
         ..TaskCoreEntry::default()

@@ -89,21 +89,25 @@ impl Files {
         }
     }
 
-    /// Adds `files.img` and `tty-info.img`, those that have entries.
+    /// Adds what has to be read while all stand: what sockets hold, and the plan of the pages of files in memory.
     ///
     /// # Errors
     ///
     /// A file in memory whose pages cannot be found.
-    pub(super) fn images(mut self, images: &mut Images, log: &mut DumpLog) -> Result<(), Error> {
-        self.sockets.finish(&mut self.entries, images, log);
+    pub(super) fn stand(&mut self, images: &mut Images, log: &mut DumpLog) -> Result<(), Error> {
+        std::mem::take(&mut self.sockets).finish(&mut self.entries, images, log);
+        let failed = |error| Error::capture(std::process::id() as i32, "the files of memfd_create", error);
+        std::mem::take(&mut self.memfds).images(images).map_err(failed)
+    }
+
+    /// Adds `files.img` and `tty-info.img`, those that have entries, and the images of what was copied.
+    pub(super) fn images(self, images: &mut Images) {
         images.push(Kind::Files.file_name(None), encode(Kind::Files, &self.entries));
         if !self.terminals.is_empty() {
             images.push(Kind::TtyInfo.file_name(None), encode(Kind::TtyInfo, &self.terminals));
         }
         self.ghosts.images(images);
         self.pipes.images(images);
-        let failed = |error| Error::capture(std::process::id() as i32, "the files of memfd_create", error);
-        self.memfds.images(images).map_err(failed)
     }
 
     /// The file that a link of a process names: `exe`, `cwd` or `root`.

@@ -1,20 +1,24 @@
 //! What CRIU's images say of a container that stands still, read through `/proc` and ptrace alone.
 //!
 //! ```text
+//!  while all stand ([`stand`])
 //!   tree        who is whose child                     pstree.img
 //!   for each process
 //!     asked     handlers, timers, what only it knows
 //!     core      registers, signals, credentials        core-TID.img      (registers: one file an architecture)
 //!     ids       what it shares with others             ids-PID.img
-//!     space     mappings, and the pages they hold      mm-PID.img, pagemap-PID.img, pages-N.img
-//!     files     descriptors, executable, directories   fdinfo-N.img, fs-PID.img, files.img
+//!     space     mappings, and what no fork carries
+//!     files     descriptors, directories               fdinfo-N.img, fs-PID.img, files.img
 //!   shared      shared anonymous memory                pagemap-shmem-N.img, pages-N.img
 //!   inventory, seccomp, tty-info
+//!  of those that stand, or of copies that forks made ([`Standing::finish`])
+//!     asked     what a fork keeps
+//!     space     the mappings' flags, and their pages   mm-PID.img, pagemap-PID.img, pages-N.img
 //! ```
 //!
 //! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
 //! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) the process is
-//! asked itself ([`asked`]), before its mappings are read.
+//! asked itself ([`asked`]).
 
 mod asked;
 mod core;
@@ -32,13 +36,16 @@ mod uncarried;
 
 use cri_proto::criu::{
     Kind, encode,
-    message::{FsEntry, InventoryEntry, Lsmtype},
+    message::{CoreEntry, FsEntry, InventoryEntry, Lsmtype},
 };
 
 pub(super) use self::space::status as vma_status;
-use self::{files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree, uncarried::Surroundings};
-use super::{error::Error, freeze::Frozen, log::DumpLog, pages::PagesFile, watch::Watch};
-use crate::process::{ProcessId, proc};
+use self::{asked::Inherited, files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree};
+pub(crate) use self::{space::Space, uncarried::Surroundings};
+use super::{
+    error::Error, freeze::Frozen, log::DumpLog, outlook::Outlook, pages::PagesFile, twin::Twins, watch::Watch,
+};
+use crate::process::{ProcessId, inject::InjectError, proc};
 
 /// Where a processor keeps its state.
 #[cfg(target_arch = "x86_64")]
@@ -95,11 +102,43 @@ impl Capture {
     }
 }
 
+/// What was read while all stood, from which the rest follows.
+pub(crate) struct Standing {
+    images: Images,
+    files: Files,
+    processes: Vec<Process>,
+    descriptors: serde_json::Value,
+    zombies: usize,
+    threads: usize,
+    shared_pages_scanned: u64,
+}
+
+/// A process that is no zombie.
+struct Process {
+    space: Space,
+    /// Its threads, by the number in the name of their image.
+    cores: Vec<(u64, CoreEntry)>,
+    /// Whether it could be asked.
+    asked: bool,
+    /// What it said that its copy could say too, where none is to be made.
+    inherited: Option<Inherited>,
+}
+
+/// Whose memory is looked at.
+#[derive(Clone, Copy)]
+pub(crate) enum Eyes<'a> {
+    /// The processes' own; they still stand.
+    Originals,
+    /// Their copies'.
+    Copies(&'a Twins<'a>),
+}
+
 /// The images as they grow, and what is numbered across processes.
 struct Images {
     images: Vec<Image>,
     pages: Vec<PagesFile>,
     scanned: u64,
+    userfault: Option<i32>,
 }
 
 impl Images {
@@ -122,29 +161,32 @@ pub(crate) struct Shape {
     pub(crate) without_last_threads: bool,
 }
 
-/// Reads everything.
+/// Reads what has to be read while all stand; with an outlook, what has to be read before they are copied.
 ///
 /// # Errors
 ///
 /// A process that ended or cannot be read, the caller, the deadline.
-pub(crate) fn capture(
+pub(crate) fn stand(
     frozen: &Frozen<'_>,
     init: ProcessId,
     shape: Shape,
+    surroundings: &Surroundings,
+    outlook: Option<&Outlook>,
     watch: &Watch<'_>,
     log: &mut DumpLog,
-) -> Result<Capture, Error> {
+) -> Result<Standing, Error> {
     let tree = Tree::of(frozen, init.pid, shape)?;
     let mut images = Images {
         images: Vec::new(),
         pages: Vec::new(),
         scanned: 0,
+        userfault: None,
     };
     let mut ids = Ids::new(init.pid);
     let mut files = Files::new();
     let mut seccomp = Seccomp::default();
     let mut shared = SharedMemory::default();
-    let surroundings = Surroundings::own(init.pid);
+    let mut processes = Vec::new();
     let mut threads = 0;
 
     let inventory = InventoryEntry {
@@ -173,29 +215,45 @@ pub(crate) fn capture(
                 "pid {pid}: its first thread has ended; its state is that of thread {window}"
             ));
         }
-        let answers = asked::ask(node, window, log)?;
         surroundings.process(pid, window, log);
+        let headings = proc::mapping_headings(window).map_err(|error| Error::capture(pid, "mappings", error))?;
+        let found = (node.process.id, window, node.number(pid));
+        let space = Space::stand(found, headings, outlook, &mut images, &mut files, &mut shared, log)?;
+        let answers = match space.gate {
+            Some(gate) => asked::ask(node, window, gate, log)?,
+            None => {
+                asked::unasked(pid, &InjectError::NoGate, log);
+                None
+            }
+        };
         let answers = answers.as_ref();
+        let mut cores = Vec::with_capacity(node.threads.len());
         for &tid in &node.threads {
             watch.check()?;
             threads += 1;
             surroundings.thread(pid, tid, log);
             let core = core::thread(node, tid, tid == window, answers, &mut seccomp, log)?;
-            images.push(
-                Kind::Core.file_name(u64::from(node.number(tid))),
-                encode(Kind::Core, [&core]),
-            );
+            cores.push((u64::from(node.number(tid)), core));
         }
         if window != pid {
             // Readers look for the core of every process of the tree.
             let leader = core::thread(node, window, true, answers, &mut seccomp, log)?;
-            images.push(Kind::Core.file_name(pid_id), encode(Kind::Core, [&leader]));
+            cores.push((pid_id, leader));
         }
+        let asked = answers.is_some();
+        let inherited = match space.gate.filter(|_| asked && outlook.is_none()) {
+            Some(gate) => asked::ask_inherited(pid, window, gate, 0, log)?,
+            None => None,
+        };
+        processes.push(Process {
+            space,
+            cores,
+            asked,
+            inherited,
+        });
 
         let entry = ids.of(pid, window, log);
         images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
-        let owner = space::Owner { node, window, answers };
-        space::capture(owner, &mut images, &mut files, &mut shared, log, watch)?;
 
         let fs = FsEntry {
             cwd_id: files.link(pid, window, "cwd", log)?,
@@ -216,20 +274,96 @@ pub(crate) fn capture(
         }
     }
     let shared_pages_scanned = shared.capture(&mut images, watch, log)?;
-    files.images(&mut images, log)?;
+    files.stand(&mut images, log)?;
     images.push(
         Kind::Seccomp.file_name(None),
         encode(Kind::Seccomp, [&seccomp.into_entry()]),
     );
-    Ok(Capture {
+    Ok(Standing {
         descriptors: standard_streams(&tree),
-        images: images.images,
-        pages: images.pages,
-        processes: tree.nodes().len(),
+        images,
+        files,
+        zombies: tree.nodes().len() - processes.len(),
+        processes,
         threads,
-        pages_scanned: images.scanned,
         shared_pages_scanned,
     })
+}
+
+impl Standing {
+    /// The processes that are no zombies.
+    pub(crate) fn spaces(&self) -> impl Iterator<Item = &Space> {
+        self.processes.iter().map(|process| &process.space)
+    }
+
+    /// A process that handles page faults by itself.
+    pub(crate) fn userfault(&self) -> Option<i32> {
+        self.images.userfault
+    }
+
+    /// The pages files of shared memory.
+    pub(crate) fn shared_pages(&self) -> &[PagesFile] {
+        &self.images.pages
+    }
+
+    /// Reads the rest.
+    ///
+    /// # Errors
+    ///
+    /// A process that ended or cannot be read, the caller, the deadline.
+    pub(crate) fn finish(self, eyes: Eyes<'_>, watch: &Watch<'_>, log: &mut DumpLog) -> Result<Capture, Error> {
+        let Self {
+            mut images,
+            mut files,
+            descriptors,
+            zombies,
+            threads,
+            shared_pages_scanned,
+            ..
+        } = self;
+        let processes = self.processes.len() + zombies;
+        for process in self.processes {
+            watch.check()?;
+            let Process {
+                space,
+                cores,
+                asked,
+                inherited,
+            } = process;
+            let pid = space.process.pid;
+            let (seen, options) = match eyes {
+                Eyes::Originals => (space.window, 0),
+                Eyes::Copies(twins) => {
+                    let copy = twins.of(space.window).ok_or(Error::Ended { pid })?;
+                    (copy, libc::PTRACE_O_EXITKILL)
+                }
+            };
+            let inherited = match space.gate.filter(|_| asked && inherited.is_none()) {
+                Some(gate) => asked::ask_inherited(pid, seen, gate, options, log)?,
+                None => inherited,
+            };
+            if let Eyes::Copies(twins) = eyes {
+                twins.settle(space.window);
+            }
+            for (id, mut core) in cores {
+                if let Some(inherited) = &inherited {
+                    core::complete(&mut core, inherited);
+                }
+                images.push(Kind::Core.file_name(id), encode(Kind::Core, [&core]));
+            }
+            space.finish(seen, inherited.as_ref(), &mut images, &mut files, log)?;
+        }
+        files.images(&mut images);
+        Ok(Capture {
+            descriptors,
+            images: images.images,
+            pages: images.pages,
+            processes,
+            threads,
+            pages_scanned: images.scanned,
+            shared_pages_scanned,
+        })
+    }
 }
 
 /// `descriptors.json`, as runc writes it: where 0 to 2 of the first process point, empty for a closed one.

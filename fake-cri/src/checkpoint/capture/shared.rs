@@ -172,6 +172,7 @@ fn reachable(views: &[View], held: &[Range<u64>]) -> (Vec<Range<u64>>, Vec<Run>)
                 pid: view.pid,
                 window: view.window,
                 range: view.addresses_of(&shown),
+                early: true,
             });
             at = shown.end;
             match ranges.last_mut() {

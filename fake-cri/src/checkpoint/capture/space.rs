@@ -1,10 +1,15 @@
 //! `mm-PID.img`, `pagemap-PID.img` and the plan of `pages-N.img`: an address space and what it holds.
 //!
+//! ```text
+//!   while the process stands      its mappings; those that a fork does not carry whole, and the pages of the private ones
+//!   of it, or of a copy of it     the flags of all others (the kernel walks their pages for that), what they hold
+//! ```
+//!
 //! Which pages are carried: those of private mappings that are in memory or in swap and are the process's own. Left out are the
 //! clean pages of a private file mapping (the file has them), the kernel's zero page, guards, and what the kernel maps itself but
 //! for the vdso, whose pages CRIU wants to compare. Shared anonymous memory goes to [`super::shared`].
 
-use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
+use std::{collections::BTreeMap, fs, io, ops::Range, os::unix::fs::MetadataExt as _};
 
 use cri_proto::criu::{
     Kind, encode,
@@ -12,15 +17,17 @@ use cri_proto::criu::{
 };
 use procfs::process::Stat;
 
-use super::{Images, asked::Answers, files::Files, page_map::page_map, shared::SharedMemory, tree::Node, uncarried};
+use super::{Images, asked::Inherited, files::Files, page_map::page_map, shared::SharedMemory, uncarried};
 use crate::{
     checkpoint::{
         error::Error,
         log::DumpLog,
+        outlook::Outlook,
         pages::{PagesFile, Run},
-        watch::Watch,
     },
     process::{
+        ProcessId,
+        inject::Gate,
         pagemap::{PAGE_SIZE, PageMap},
         proc::{self, Mapping},
     },
@@ -52,69 +59,182 @@ const MOST_AUXILIARY: usize = 44;
 /// The highest address a program can have; the vsyscall page lies above.
 const TASK_END: u64 = 1 << 47;
 
-/// Whose address space it is.
-#[derive(Clone, Copy)]
-pub(super) struct Owner<'a> {
-    /// The process in the tree.
-    pub(super) node: &'a Node<'a>,
+/// An address space as it was while the process stood.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// Whose it is.
+    pub(crate) process: ProcessId,
     /// The thread it is seen through.
-    pub(super) window: i32,
-    /// What it said of itself.
-    pub(super) answers: Option<&'a Answers>,
+    pub(crate) window: i32,
+    /// Its number in the images.
+    number: u32,
+    /// Where the process can be made to call the kernel; `None` when it cannot be asked.
+    pub(crate) gate: Option<Gate>,
+    mappings: Vec<Mapping>,
+    /// Whether the flags of all mappings are known, not only of those that a fork does not carry whole.
+    flagged: bool,
+    /// What the images say of mappings that a fork does not carry whole, by their first address.
+    early: BTreeMap<u64, Option<VmaEntry>>,
+    /// Their pages, as far as they are private.
+    unforked: Vec<Run>,
 }
 
-/// Reads the address space of a process.
-pub(super) fn capture(
-    owner: Owner<'_>,
-    images: &mut Images,
-    files: &mut Files,
-    shared: &mut SharedMemory,
-    log: &mut DumpLog,
-    watch: &Watch<'_>,
-) -> Result<(), Error> {
-    let Owner { node, window, .. } = owner;
-    let pid = node.process.pid();
-    let failed = |what: &'static str| move |error| Error::capture(pid, what, error);
-    let mappings = proc::mappings(window).map_err(failed("mappings"))?;
-    watch.check()?;
-    let mut vmas: Vec<VmaEntry> = Vec::with_capacity(mappings.len());
-    let mut carried = Vec::with_capacity(mappings.len());
-    for mapping in &mappings {
-        let Some(vma) = vma(pid, window, mapping, files, log)? else {
-            continue;
+impl Space {
+    /// Looks at the mappings of a process that stands still, which have these headings. `outlook` tells their flags from
+    /// shortly before where it can; otherwise they are read here, which takes about as long as a fork.
+    pub(super) fn stand(
+        (process, window, number): (ProcessId, i32, u32),
+        headings: Vec<Mapping>,
+        outlook: Option<&Outlook>,
+        images: &mut Images,
+        files: &mut Files,
+        shared: &mut SharedMemory,
+        log: &mut DumpLog,
+    ) -> Result<Self, Error> {
+        let pid = process.pid;
+        let foreseen = outlook.and_then(|outlook| outlook.with_flags(process, window, &headings));
+        let flagged = foreseen.is_none();
+        let mappings = match foreseen {
+            Some(mappings) => mappings,
+            None => proc::mappings(window).map_err(|error| Error::capture(pid, "mappings", error))?,
         };
-        if let Some(last) = vmas.last_mut()
-            && last.status & vma.status & status::VVAR != 0
-            && last.end == vma.start
-        {
-            // The kernel shows its time pages as two mappings (`[vvar]`, `[vvar_vclock]`); CRIU knows one.
-            last.end = vma.end;
-            continue;
+        let mut space = Self {
+            process,
+            window,
+            number,
+            gate: Gate::find_in(window, &headings).ok(),
+            mappings,
+            flagged,
+            early: BTreeMap::new(),
+            unforked: Vec::new(),
+        };
+        for mapping in &space.mappings {
+            if is_userfault(mapping) {
+                images.userfault = Some(pid);
+            }
+            if !is_early(mapping) {
+                if proc::without_deleted(&mapping.name).1 {
+                    // Whoever else has it open may change it once all run on.
+                    files.mapped(pid, window, mapping, opened_for(window, mapping), log)?;
+                }
+                continue;
+            }
+            let vma = vma(pid, window, mapping, files, log)?;
+            if let Some(vma) = &vma {
+                if vma.status & status::ANON_SHARED != 0 {
+                    shared.add(pid, window, mapping, vma.shmid);
+                } else if is_carried(vma) {
+                    let carried = [(mapping.range.clone(), vma.status)];
+                    let runs = held_pages(pid, (window, window), &carried, true, images, log);
+                    let runs = runs.map_err(|error| Error::capture(pid, "page map", error))?;
+                    space.unforked.extend(runs);
+                }
+            }
+            space.early.insert(mapping.range.start, vma);
         }
-        if vma.status & status::ANON_SHARED != 0 {
-            shared.add(pid, window, mapping, vma.shmid);
-        } else if is_carried(&vma) {
-            carried.push((mapping.range.clone(), vma.status));
-        }
-        vmas.push(vma);
+        Ok(space)
     }
-    let runs = held_pages(pid, window, &carried, images, log).map_err(failed("page map"))?;
 
-    let id = u64::from(node.number(pid));
-    let mm = mm(owner, &mappings, vmas, files, log)?;
-    images.push(Kind::Mm.file_name(id), encode(Kind::Mm, [&mm]));
-    let pages_id = images.next_pages_id();
-    images.push(
-        Kind::Pagemap.file_name(id),
-        page_map(pages_id, runs.iter().map(|run| run.range.clone())),
-    );
-    images.pages.push(PagesFile {
-        name: cri_proto::criu::pages_file(pages_id),
-        shared: false,
-        runs,
-        view: None,
-    });
-    Ok(())
+    /// The mappings that it shares with others.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &Range<u64>> {
+        let shared = self.mappings.iter().filter(|mapping| mapping.shared);
+        shared.map(|mapping| &mapping.range)
+    }
+
+    /// The private pages that a fork does not carry.
+    pub(crate) fn unforked(&self) -> &[Run] {
+        &self.unforked
+    }
+
+    /// Looks at what is left through a thread of the process, which still stands, or through its copy.
+    pub(super) fn finish(
+        mut self,
+        eyes: i32,
+        inherited: Option<&Inherited>,
+        images: &mut Images,
+        files: &mut Files,
+        log: &mut DumpLog,
+    ) -> Result<(), Error> {
+        let pid = self.process.pid;
+        if !self.flagged {
+            self.learn_flags(eyes)?;
+        }
+        let mut vmas: Vec<VmaEntry> = Vec::with_capacity(self.mappings.len());
+        let mut carried = Vec::with_capacity(self.mappings.len());
+        for mapping in &self.mappings {
+            let early = self.early.remove(&mapping.range.start);
+            let is_late = early.is_none();
+            let translated = match early {
+                Some(translated) => translated,
+                None => vma(pid, eyes, mapping, files, log)?,
+            };
+            let Some(vma) = translated else {
+                continue;
+            };
+            if let Some(last) = vmas.last_mut()
+                && last.status & vma.status & status::VVAR != 0
+                && last.end == vma.start
+            {
+                // The kernel shows its time pages as two mappings (`[vvar]`, `[vvar_vclock]`); CRIU knows one.
+                last.end = vma.end;
+                continue;
+            }
+            if is_late && is_carried(&vma) {
+                carried.push((mapping.range.clone(), vma.status));
+            }
+            vmas.push(vma);
+        }
+        let runs = held_pages(pid, (self.window, eyes), &carried, false, images, log);
+        let mut runs = runs.map_err(|error| Error::capture(pid, "page map", error))?;
+        runs.append(&mut self.unforked);
+        runs.sort_by_key(|run| run.range.start);
+
+        let id = u64::from(self.number);
+        let mm = mm((pid, eyes), inherited, &self.mappings, vmas, files, log)?;
+        images.push(Kind::Mm.file_name(id), encode(Kind::Mm, [&mm]));
+        let pages_id = images.next_pages_id();
+        images.push(
+            Kind::Pagemap.file_name(id),
+            page_map(pages_id, runs.iter().map(|run| run.range.clone())),
+        );
+        images.pages.push(PagesFile {
+            name: cri_proto::criu::pages_file(pages_id),
+            shared: false,
+            runs,
+            view: None,
+        });
+        Ok(())
+    }
+
+    /// Takes the flags of the mappings that a fork carries from the process or its copy.
+    fn learn_flags(&mut self, eyes: i32) -> Result<(), Error> {
+        let pid = self.process.pid;
+        let seen = proc::mappings(eyes).map_err(|error| Error::capture(pid, "mappings", error))?;
+        for mapping in &mut self.mappings {
+            if self.early.contains_key(&mapping.range.start) {
+                continue;
+            }
+            let known = seen
+                .binary_search_by_key(&mapping.range.start, |seen| seen.range.start)
+                .ok()
+                .map(|at| &seen[at])
+                .filter(|seen| seen.range == mapping.range);
+            // The outlook did not foresee that this one would be lost on the way to the copy.
+            let Some(known) = known.filter(|seen| eyes == self.window || !is_wiped(seen)) else {
+                return Err(Error::capture(
+                    pid,
+                    format!("the mapping {:x?}", mapping.range),
+                    io::Error::other(
+                        "it was advised MADV_DONTFORK or MADV_WIPEONFORK while it was looked at; checkpoint again",
+                    ),
+                ));
+            };
+            mapping.flags.clone_from(&known.flags);
+            mapping.protection_key = known.protection_key;
+        }
+        self.flagged = true;
+        Ok(())
+    }
 }
 
 /// Whether pages of this mapping go into the process's pages file.
@@ -124,19 +244,42 @@ fn is_carried(vma: &VmaEntry) -> bool {
         && vma.end <= TASK_END
 }
 
-/// The held pages of the mappings, which are in the order of their addresses, as runs.
+/// Whether a copy of the process, as fork(2) makes it, would not hold its pages, or would not keep them: `MADV_DONTFORK`,
+/// `MADV_WIPEONFORK`, `MAP_DROPPABLE`, huge pages, of which the original takes the copy's when there are no more.
+fn is_early(mapping: &Mapping) -> bool {
+    mapping.shared || [b"dc", b"wf", b"dp", b"ht"].into_iter().any(|flag| mapping.has(flag))
+}
+
+/// Whether a copy has nothing in its place. The kernel may drop what is droppable at any time, so nothing is lost there.
+fn is_wiped(mapping: &Mapping) -> bool {
+    mapping.has(b"wf") && !mapping.has(b"dp")
+}
+
+/// Whether page faults are handled by the program (userfaultfd).
+fn is_userfault(mapping: &Mapping) -> bool {
+    [b"um", b"uw", b"ui"].into_iter().any(|flag| mapping.has(flag))
+}
+
+/// The held pages of the mappings, which are in the order of their addresses, as runs of the process of `window`, seen through
+/// `eyes`.
 fn held_pages(
     pid: i32,
-    window: i32,
+    (window, eyes): (i32, i32),
     carried: &[(Range<u64>, u32)],
+    early: bool,
     images: &mut Images,
     log: &mut DumpLog,
-) -> std::io::Result<Vec<Run>> {
+) -> io::Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
-    let map = PageMap::of(window)?;
+    let run = |range| Run {
+        pid,
+        window,
+        range,
+        early,
+    };
     let mut push = |range: Range<u64>| match runs.last_mut() {
         Some(last) if last.range.end == range.start && run_has_room(last) => last.range.end = range.end,
-        _ => runs.push(Run { pid, window, range }),
+        _ => runs.push(run(range)),
     };
     let (Some(first), Some(last)) = (carried.first(), carried.last()) else {
         return Ok(runs);
@@ -144,7 +287,7 @@ fn held_pages(
     let mut at = 0;
     let mut guards = 0;
     let mut scanned = 0;
-    map.scan(first.0.start..last.0.end, |region| {
+    PageMap::of(eyes)?.scan(first.0.start..last.0.end, |region| {
         let bytes = |range: &Range<u64>| (range.end - range.start) / PAGE_SIZE;
         while at < carried.len() && carried[at].0.end <= region.range.start {
             at += 1;
@@ -154,11 +297,11 @@ fn held_pages(
             .iter()
             .take_while(|(range, _)| range.start < region.range.end)
         {
-            let part = range.start.max(region.range.start)..range.end.min(region.range.end);
-            scanned += bytes(&part);
             if *kind & status::VDSO != 0 {
                 continue;
             }
+            let part = range.start.max(region.range.start)..range.end.min(region.range.end);
+            scanned += bytes(&part);
             if region.categories.guard() {
                 guards += bytes(&part);
             } else {
@@ -169,18 +312,15 @@ fn held_pages(
             }
         }
     })?;
-    images.scanned += scanned;
     if guards > 0 {
         log.lost(format_args!("pid {pid}: {guards} guard pages (MADV_GUARD_INSTALL)"));
     }
     // The vdso is carried whole: no page table need know its pages.
     for (range, _) in carried.iter().filter(|(_, kind)| kind & status::VDSO != 0) {
-        runs.push(Run {
-            pid,
-            window,
-            range: range.clone(),
-        });
+        scanned += (range.end - range.start) / PAGE_SIZE;
+        runs.push(run(range.clone()));
     }
+    images.scanned += scanned;
     runs.sort_by_key(|run| run.range.start);
     Ok(runs)
 }
@@ -322,14 +462,13 @@ fn opened_for(window: i32, mapping: &Mapping) -> u32 {
 
 /// `mm-PID.img`.
 fn mm(
-    owner: Owner<'_>,
+    (pid, window): (i32, i32),
+    inherited: Option<&Inherited>,
     mappings: &[Mapping],
     vmas: Vec<VmaEntry>,
     files: &mut Files,
     log: &mut DumpLog,
 ) -> Result<MmEntry, Error> {
-    let Owner { node, window, answers } = owner;
-    let pid = node.process.pid();
     let stat: &Stat = &proc::stat(window).map_err(|error| Error::capture(pid, "stat", error))?;
     let start_brk = stat.start_brk.unwrap_or(0);
     // Of a process that cannot be asked, the mapping tells the end of the heap to the page.
@@ -350,7 +489,7 @@ fn mm(
         mm_end_data: stat.end_data.unwrap_or(0) as u64,
         mm_start_stack: stat.startstack,
         mm_start_brk: start_brk as u64,
-        mm_brk: answers.map_or_else(of_mapping, |answers| answers.heap_end),
+        mm_brk: inherited.map_or_else(of_mapping, |inherited| inherited.heap_end),
         mm_arg_start: stat.arg_start.unwrap_or(0) as u64,
         mm_arg_end: stat.arg_end.unwrap_or(0) as u64,
         mm_env_start: stat.env_start.unwrap_or(0) as u64,
@@ -358,7 +497,7 @@ fn mm(
         exe_file_id: files.link(pid, window, "exe", log)?,
         mm_saved_auxv: fit_auxiliary(pid, auxiliary, log),
         vmas,
-        dumpable: Some(answers.map_or(1, |answers| answers.dumpable)),
+        dumpable: Some(inherited.map_or(1, |inherited| inherited.dumpable)),
         aios: Vec::new(),
         thp_disabled: Some(status.thp_enabled == Some(false)),
     })

@@ -32,7 +32,7 @@ const NAMESPACES: [&str; 10] = [
 ];
 
 /// What surrounds the one who dumps.
-pub(super) struct Surroundings {
+pub(crate) struct Surroundings {
     namespaces: Vec<Option<PathBuf>>,
     label: Option<String>,
     cgroups: Option<String>,
@@ -42,7 +42,7 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Those of this process, for the container with this first process.
-    pub(super) fn own(init: i32) -> Self {
+    pub(crate) fn own(init: i32) -> Self {
         let own = std::process::id() as i32;
         let restored = restored_namespaces(init);
         let expected = NAMESPACES.iter().zip(namespaces(own).into_iter().zip(namespaces(init)));

@@ -37,7 +37,8 @@ impl Server {
         let Stage::Running { started_at_ns, .. } = self.stage else {
             return Ok(None);
         };
-        let members = self.members()?.container;
+        let mut members = self.members()?.container;
+        members.retain(|kin| !self.shared.is_copy(kin.id.pid));
         let ticks = sysconf(SysconfVar::CLK_TCK)?
             .and_then(|ticks| u64::try_from(ticks).ok())
             .unwrap_or(100);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  main loop                         checkpoint's thread
-//!  Phase on the connection   <----   phase(): waits until it was heard, or nobody is there to hear
+//!  Phase on the connection   <----   phase(): waits until it was heard, or nobody is there to hear; while the container
+//!                                    stands, only if a fault wants to act there
 //!  connection ends           ---->   cancelled() is true: it thaws, removes what it wrote, ends
 //!  reaps only what no tracer holds   its waits take the exits of tracees: exited() hands them back
 //! ```
@@ -55,8 +56,12 @@ struct Inner {
     init: Option<ProcessId>,
     keeper: Option<ProcessId>,
     execs: Vec<ExecMark>,
+    copies: Vec<i32>,
+    /// A copy is being made whose number is not known yet.
+    copying: bool,
     events: VecDeque<Event>,
-    unheard: bool,
+    /// Phases that were told and not yet heard.
+    unheard: usize,
     cancelled: bool,
 }
 
@@ -88,9 +93,20 @@ impl Shared {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// fake-cri has heard of the last phase.
+    /// Whether this process, which was seen before, is a copy that the checkpoint made of another. One that is being made is
+    /// waited for: that takes as long as a fork.
+    pub(super) fn is_copy(&self, pid: i32) -> bool {
+        let inner = self.lock();
+        let known = self.changed.wait_timeout_while(inner, HEARING, |inner| inner.copying);
+        known.unwrap_or_else(PoisonError::into_inner).0.copies.contains(&pid)
+    }
+
+    /// fake-cri has heard of a phase.
     pub(super) fn heard(&self) {
-        self.lock().unheard = false;
+        {
+            let mut inner = self.lock();
+            inner.unheard = inner.unheard.saturating_sub(1);
+        }
         self.changed.notify_all();
     }
 
@@ -122,11 +138,12 @@ pub(super) fn start(shared: &Arc<Shared>, job: Job, peer: Option<PidFd>) -> io::
     {
         let mut inner = shared.lock();
         inner.cancelled = false;
-        inner.unheard = false;
+        inner.unheard = 0;
     }
     let tracer = Tracer {
         shared: Arc::clone(shared),
         peer,
+        obliging: !job.injections.is_empty(),
     };
     thread::Builder::new()
         .name("checkpoint".into())
@@ -139,6 +156,7 @@ pub(super) fn start(shared: &Arc<Shared>, job: Job, peer: Option<PidFd>) -> io::
                     message: "the checkpoint engine panicked: this is a bug".into(),
                 })
             });
+            tracer.shared.lock().copying = false;
             // What a panic left traced is let go when this thread ends, at once after this.
             tracer.shared.push(Event::Over(result));
         })?;
@@ -149,6 +167,8 @@ pub(super) fn start(shared: &Arc<Shared>, job: Job, peer: Option<PidFd>) -> io::
 struct Tracer {
     shared: Arc<Shared>,
     peer: Option<PidFd>,
+    /// Whether every phase waits until fake-cri has heard of it.
+    obliging: bool,
 }
 
 impl Host for Tracer {
@@ -163,11 +183,14 @@ impl Host for Tracer {
     }
 
     fn phase(&self, phase: Phase) {
-        self.shared.lock().unheard = true;
+        self.shared.lock().unheard += 1;
         self.shared.push(Event::Phase(phase));
+        if matches!(phase, Phase::Capture | Phase::Write) && !self.obliging {
+            return;
+        }
         let until = Instant::now() + HEARING;
         let mut inner = self.shared.lock();
-        while inner.unheard && !inner.cancelled {
+        while inner.unheard > 0 && !inner.cancelled {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 inner.cancelled = true;
@@ -188,6 +211,17 @@ impl Host for Tracer {
 
     fn exited(&self, pid: i32, status: i32) {
         self.shared.push(Event::Exited(pid, status));
+    }
+
+    fn copying(&self) {
+        self.shared.lock().copying = true;
+    }
+
+    fn copied(&self, copies: &[i32]) {
+        let mut inner = self.shared.lock();
+        inner.copies = copies.to_vec();
+        inner.copying = false;
+        self.shared.changed.notify_all();
     }
 
     fn crash_runtime(&self) {

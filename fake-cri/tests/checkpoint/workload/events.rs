@@ -29,3 +29,36 @@ pub(super) fn watching(watched: &OwnedFd, data: u64) -> OwnedFd {
         OwnedFd::from_raw_fd(fd)
     }
 }
+
+/// Ends this process as soon as one of its threads is told of a child, of which it has none. To be called before other threads
+/// begin, since they inherit the mask.
+pub(super) fn watch_for_children() {
+    use nix::sys::{
+        signal::{SigSet, Signal},
+        wait::{WaitPidFlag, waitpid},
+    };
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    // Blocked, so that it stays in sight; it would be thrown away otherwise.
+    signals.thread_block().expect("block");
+    std::thread::spawn(move || {
+        loop {
+            let waited = waitpid(None, Some(WaitPidFlag::WNOHANG));
+            let told = pending_children();
+            if waited != Err(nix::errno::Errno::ECHILD) || told {
+                eprintln!("told of a child: {waited:?}, SIGCHLD {told}");
+                std::process::exit(99);
+            }
+        }
+    });
+}
+
+/// Whether SIGCHLD waits for this process.
+fn pending_children() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("ShdPnd:"))
+        .expect("a field");
+    u64::from_str_radix(line.trim(), 16).expect("a mask") & (1 << (libc::SIGCHLD - 1)) != 0
+}

@@ -49,6 +49,12 @@ impl Mapping {
         }
     }
 
+    pub(super) fn advise(&mut self, advice: libc::c_int) {
+        // SAFETY: the advice changes what a fork does, not the content here.
+        let result = unsafe { libc::madvise(self.start.as_ptr(), self.length as usize, advice) };
+        nix::errno::Errno::result(result).expect("madvise");
+    }
+
     pub(super) fn protect(&mut self, access: ProtFlags) {
         // SAFETY: nothing borrows the mapping.
         unsafe { mprotect(self.start, self.length as usize, access) }.expect("mprotect");

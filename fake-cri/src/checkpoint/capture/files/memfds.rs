@@ -120,6 +120,7 @@ impl Memfds {
                 pid: own,
                 window: own,
                 range: view.addresses(range),
+                early: true,
             });
             let runs = runs.collect();
             let pages_id = images.next_pages_id();

@@ -1,0 +1,228 @@
+//! Freezing by a copy: nobody notices the copy, and none is left, however the checkpoint ends.
+
+use std::{
+    fs, io,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use fake_cri::checkpoint::{self, ErrorKind, Freeze};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    archive::Contents,
+    host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
+    workload::{PAGE, Shape, Sleeper, Workload},
+};
+
+/// Memory whose reading takes a while.
+const LARGE: u64 = (96 << 20) / PAGE;
+
+/// The value of a field of a process's status.
+fn field(pid: i32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().to_owned())
+}
+
+/// The copy of a process that runs on by itself already.
+fn copy_of(pid: i32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let copy = children.split_whitespace().next()?.parse().ok()?;
+    (field(pid, "TracerPid:")? == "0" && field(copy, "TracerPid:")? != "0").then_some(copy)
+}
+
+fn assert_alone(pid: i32) {
+    assert_runs_free(pid);
+    let family: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
+    assert_eq!(family, [pid]);
+}
+
+#[test]
+fn nobody_notices_the_copy() {
+    let workload = Workload::start(&Shape {
+        dense_pages: LARGE,
+        shared_pages: 10,
+        spinning: 1,
+        watchful: true,
+        ..Shape::default()
+    });
+    let pid = workload.pid();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(pid, folder.path());
+    let (over, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                let Some(copy) = copy_of(pid) else { continue };
+                let held = fs::read_dir(format!("/proc/{copy}/fd")).map(Iterator::count);
+                let maps = fs::read_to_string(format!("/proc/{copy}/maps"));
+                // It may have ended meanwhile.
+                if let (Ok(held), Ok(maps)) = (held, maps) {
+                    let shared = |line: &&str| line.split(' ').nth(1).is_some_and(|access| access.ends_with('s'));
+                    assert_eq!((held, maps.lines().find(shared)), (0, None));
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        for _ in 0..5 {
+            let before = workload.count();
+            let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+            assert!(report.copied, "{}", Contents::read(&job.location).log());
+            assert!(report.frozen < report.total);
+            assert_alone(pid);
+            assert!(workload.count() > before);
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    assert!(seen.into_inner() > 0, "no copy was looked at");
+}
+
+#[test]
+fn a_process_stands_still_until_all_is_read_where_that_is_asked_for() {
+    let sleeper = Sleeper::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(sleeper.pid(), folder.path());
+    job.freeze = Freeze::Whole;
+    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    assert!(!report.copied);
+    let log = Contents::read(&job.location).log();
+    assert!(
+        log.contains("stands still until all is read: that was asked for"),
+        "{log}"
+    );
+}
+
+/// A child that is killed and reaped with its guard.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_first_process_of_a_new_namespace_is_not_taken_from_its_maker() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a namespace takes root");
+        return;
+    }
+    let maker = Command::new("unshare")
+        .args(["--pid", "sleep", "1000"])
+        .stdin(Stdio::null())
+        .spawn()
+        .map(Guard)
+        .unwrap();
+    let pid = maker.0.id() as i32;
+    let until = Instant::now() + Duration::from_secs(10);
+    while fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "sleep\n" {
+        assert!(Instant::now() < until);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(pid, folder.path());
+    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    let log = Contents::read(&job.location).log();
+    assert!(!report.copied && log.contains("another namespace"), "{log}");
+}
+
+/// A host that cancels at some time after the last phase before the thaw.
+struct Impatient<'a> {
+    host: TestHost<'a>,
+    after: Duration,
+    thawing: std::sync::Mutex<Option<Instant>>,
+}
+
+impl checkpoint::Host for Impatient<'_> {
+    fn members(&self) -> io::Result<Vec<fake_cri::process::ProcessId>> {
+        self.host.members()
+    }
+    fn phase(&self, phase: checkpoint::Phase) {
+        if phase == checkpoint::Phase::Write {
+            *self.thawing.lock().unwrap() = Some(Instant::now());
+        }
+    }
+    fn cancelled(&self) -> bool {
+        self.thawing
+            .lock()
+            .unwrap()
+            .is_some_and(|then| then.elapsed() > self.after)
+    }
+    fn exited(&self, pid: i32, status: i32) {
+        self.host.exited(pid, status);
+    }
+    fn crash_runtime(&self) {}
+}
+
+#[test]
+fn no_copy_is_left_by_a_checkpoint_that_is_given_up() {
+    let workload = Workload::start(&Shape {
+        dense_pages: LARGE,
+        spinning: 1,
+        watchful: true,
+        ..Shape::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(workload.pid(), folder.path());
+    let mut given_up = 0;
+    for instant in 0..40 {
+        let host = Impatient {
+            host: TestHost::new(workload.pid()),
+            after: Duration::from_micros(instant * 700),
+            thawing: std::sync::Mutex::default(),
+        };
+        match checkpoint::run(&job, &host) {
+            Ok(_) => fs::remove_file(&job.location).unwrap(),
+            Err(failure) => {
+                assert_eq!(failure.kind, ErrorKind::Cancelled, "{}", failure.message);
+                given_up += 1;
+            }
+        }
+        assert_holds(folder.path(), &[]);
+        assert_alone(workload.pid());
+        workload.count();
+    }
+    assert!(given_up > 5, "{given_up}");
+}
+
+#[test]
+fn a_container_that_is_killed_while_its_copy_is_read_leaves_nothing() {
+    for _ in 0..5 {
+        let workload = Workload::start(&Shape {
+            dense_pages: LARGE,
+            spinning: 1,
+            ..Shape::default()
+        });
+        let pid = workload.pid();
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(pid, folder.path());
+        let copy = thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(20);
+                loop {
+                    if let Some(copy) = copy_of(pid) {
+                        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+                        return (copy, stat(copy).map(|(.., start)| start));
+                    }
+                    assert!(Instant::now() < until, "no copy to be seen");
+                }
+            });
+            // What it held is there whatever becomes of it.
+            checkpoint::run(&job, &TestHost::new(pid)).expect("all of it is in the copy");
+            killer.join().unwrap()
+        });
+        let (copy, started) = copy;
+        let until = Instant::now() + Duration::from_secs(20);
+        while started.is_some() && stat(copy).map(|(.., start)| start) == started {
+            assert!(Instant::now() < until, "the copy is left: {:?}", stat(copy));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
