@@ -93,7 +93,7 @@ impl Namespace {
         made.map(|pid| pid.expect("the copy never comes here"))
     }
 
-    /// Ends everything in it.
+    /// Ends everything in it. The caller has no children, and traces nobody, but what is in it.
     pub(crate) fn end(&self) {
         end(self.keeper);
     }
@@ -102,7 +102,8 @@ impl Namespace {
 fn end(keeper: ProcessId) {
     // It may have ended already.
     let _ = pidfd::signal(keeper, libc::SIGKILL);
-    let _ = super::reap::wait(keeper.pid);
+    // Whoever is traced goes when its tracer has heard of its end, and the keeper goes as the last of all.
+    while let Ok(true) = super::ptrace::hear_of_an_end() {}
 }
 
 /// Copies this process, which must have one thread, with these numbers, innermost namespace first; `None` in the copy.

@@ -97,6 +97,18 @@ pub(crate) fn poll(tid: i32) -> nix::Result<Option<Event>> {
     }
 }
 
+/// Waits until a child or a traced thread of the caller has ended or stands, and reaps it if it ended; false when there are none.
+#[expect(unsafe_code, reason = "nix knows no wait for all kinds of children")]
+pub(crate) fn hear_of_an_end() -> nix::Result<bool> {
+    // SAFETY: a null pointer asks for no status.
+    let result = unsafe { libc::waitpid(-1, ptr::null_mut(), libc::__WALL) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::EINTR) => Ok(true),
+        Err(Errno::ECHILD) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Reads a wait status of a seized thread.
 fn event(status: i32) -> Event {
     if !libc::WIFSTOPPED(status) {

@@ -140,3 +140,92 @@ async fn it_ends_with_its_shim_and_nothing_else_does() {
     assert_eq!(cri.ended(&second).await.reason, "ShimDied");
     assert!(old.iter().all(|pid| alive(*pid)), "the one it was made from runs on");
 }
+
+/// One letter: what a process does.
+fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+}
+
+#[tokio::test]
+async fn what_was_stopped_stays_so_until_it_is_let_go() {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::build("threads.c", &[], folder.path());
+    let cri = Cri::with(builder().exec_host()).await;
+    let pod = cri.pod("stopped").await;
+    let first = pod.run(program.config("first")).await;
+    pod.logged("first", "step 20").await;
+    let pid = nix::unistd::Pid::from_raw(cri.pid(&first).await);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let steps = program.checkpoint_and_end(&pod, &first, "first").await;
+    program.go();
+    let second = pod.run(program.restored("second")).await;
+    let pid = cri.pid(&second).await;
+    let stopped = async {
+        while state(pid) != 'T' {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stopped).await.expect("it is stopped");
+    assert!(said(&pod, "second").is_empty());
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    cri.ended(&second).await;
+    assert_eq!(said(&pod, "second"), rest(steps));
+}
+
+/// A parent whose children have ended each in its own way, and which asks how only when it is told to go on.
+const BEREAVED: &str = r#"
+import os, signal, sys, time
+heard = []
+signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+children = []
+for way in ("code", "term", "kill"):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if way == "code":
+            os._exit(7)
+        os.kill(os.getpid(), signal.SIGTERM if way == "term" else signal.SIGKILL)
+        time.sleep(60)
+    children.append(child)
+    while len(heard) < len(children):
+        time.sleep(0.002)
+os.write(1, b"step 1\n")
+while not os.path.exists(os.path.join(sys.argv[1], "go")):
+    time.sleep(0.002)
+for child in children:
+    status = os.waitpid(child, 0)[1]
+    os.write(1, b"%d\n" % status)
+os.write(1, b"%d signals\n" % len(heard))
+"#;
+
+#[tokio::test]
+async fn zombies_wait_for_their_parent() {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::python(BEREAVED, folder.path());
+    let cri = host().await;
+    let pod = cri.pod("zombies").await;
+    let first = pod.run(program.config("first")).await;
+    pod.logged("first", "step 1").await;
+    program.checkpoint_and_end(&pod, &first, "first").await;
+    program.go();
+    let second = pod.run(program.restored("second")).await;
+    let status = cri.ended(&second).await;
+    let expected = [
+        (7 << 8).to_string(),
+        libc::SIGTERM.to_string(),
+        libc::SIGKILL.to_string(),
+        "3 signals".to_owned(),
+    ];
+    assert_eq!(said(&pod, "second"), expected);
+    assert_eq!(status.exit_code, 0);
+}

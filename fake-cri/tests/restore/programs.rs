@@ -79,6 +79,13 @@ impl Program {
         }
     }
 
+    /// One in Python, given whole; it has the folder for its files as its argument.
+    pub(crate) fn python(text: &str, folder: &Path) -> Self {
+        let source = folder.join("program.py");
+        std::fs::write(&source, text).expect("a file");
+        Self::build(&source.to_string_lossy(), &[], folder)
+    }
+
     /// None, but an archive.
     pub(crate) fn of_archive(archive: &Path) -> Self {
         Self {

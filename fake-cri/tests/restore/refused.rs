@@ -101,6 +101,12 @@ fn becomes_a_socket(members: &mut Members) {
     });
 }
 
+fn owned(members: &mut Members) {
+    change_entries(members, Kind::Files, |files: &mut Vec<FileEntry>| {
+        file(files, "/files/file").reg.as_mut().unwrap().fown.pid = 77;
+    });
+}
+
 fn other_machine(members: &mut Members) {
     change_one(members, Kind::Core, |core: &mut CoreEntry| {
         core.set_mtype(March::Aarch64)
@@ -143,6 +149,7 @@ fn mounts(members: &mut Members) {
 
 #[rstest]
 #[case::socket(becomes_a_socket, "a network socket")]
+#[case::owner(owned, "a file whose owner is told of it")]
 #[case::machine(other_machine, "another machine")]
 #[case::version(other_version, "inventory.img: version 99")]
 #[case::session(foreign_session, "session 77")]
@@ -217,6 +224,49 @@ async fn a_file_that_is_another_one_stops_the_restore(#[case] change: fn(&Path),
     assert!(status.message.contains(reason));
     assert!(said(&pod, "second").is_empty());
     cri.remove(&id).await.unwrap();
+}
+
+/// The archive of a program in the middle is changed, and restored as far as it goes: to its end nearly, when all processes and
+/// threads are there.
+#[rstest]
+#[case::children("family.c")]
+#[case::threads("threads.c")]
+#[tokio::test]
+async fn a_late_failure_leaves_nothing(#[case] source: &str) {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::build(source, &[], folder.path());
+    let cri = host().await;
+    let pod = cri.pod("late").await;
+    let first = pod.run(program.config("first")).await;
+    pod.logged("first", "step 5").await;
+    program.checkpoint_and_end(&pod, &first, "first").await;
+    let mut members = read(&program.archive);
+    // No kernel has this capability.
+    change_one(&mut members, Kind::Core, |core: &mut CoreEntry| {
+        core.thread_core.as_mut().unwrap().creds.as_mut().unwrap().cap_bnd[1] |= 1 << 31;
+    });
+    write(&members, &program.archive);
+    let second = pod.create(program.restored("second")).await.unwrap();
+    let status = cri.start_container(&second).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status.message().contains("cannot be given its capabilities"),
+        "{status}"
+    );
+    // Whatever was made had the mark of its container.
+    let mark = format!("FAKE_CRI_CONTAINER={second}");
+    let left = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let environment = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+            .then_some(())
+    });
+    assert_eq!(left.count(), 0);
 }
 
 #[tokio::test]

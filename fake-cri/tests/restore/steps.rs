@@ -13,6 +13,7 @@ use crate::programs::{Program, host, missing, rest, said};
 #[case::files("files.c", &[])]
 #[case::mappings("mappings.c", &[])]
 #[case::vectors("vectors.c", &[])]
+#[case::events("events.c", &[])]
 #[case::python("computation.py", &[])]
 #[tokio::test]
 async fn it_goes_on_at_the_next_step(#[case] source: &str, #[case] options: &[&str]) {

@@ -215,8 +215,29 @@ pub(super) fn check(plan: &Plan) -> Result<(), RestoreError> {
         if !whole {
             return Err(RestoreError::malformed("files.img", format!("file {id} is empty")));
         }
+        if is_owned(entry) {
+            return Err(RestoreError::Unsupported(
+                "a file whose owner is told of it (F_SETOWN)".to_owned(),
+            ));
+        }
     }
     Ok(())
+}
+
+/// Whether somebody is sent a signal when the file becomes ready.
+fn is_owned(entry: &FileEntry) -> bool {
+    let owners = [
+        entry.reg.as_ref().map(|file| &file.fown),
+        entry.pipe.as_ref().map(|file| &file.fown),
+        entry.efd.as_ref().map(|file| &file.fown),
+        entry.epfd.as_ref().map(|file| &file.fown),
+        entry.sgfd.as_ref().map(|file| &file.fown),
+        entry.tfd.as_ref().map(|file| &file.fown),
+    ];
+    owners
+        .into_iter()
+        .flatten()
+        .any(|owner| owner.pid != 0 || owner.signum != 0)
 }
 
 /// The entries that a process has open, maps, or is in.

@@ -270,7 +270,9 @@ fn task(
         }
         known_file(files, descriptor.id, &image())?;
     }
-    let mm: MmEntry = images.single(Kind::Mm, id)?;
+    let mut mm: MmEntry = images.single(Kind::Mm, id)?;
+    // Every process has it from the kernel, at one place.
+    mm.vmas.retain(|vma| vma.status & status::VSYSCALL == 0);
     check_space(pid, &mm, files)?;
     let fs: FsEntry = images.single(Kind::Fs, id)?;
     for file in [fs.cwd_id, fs.root_id] {
@@ -284,7 +286,7 @@ fn task(
     let carried: Vec<Range<u64>> = mm
         .vmas
         .iter()
-        .filter(|vma| vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && vma.end <= TASK_END)
+        .filter(|vma| vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0)
         .map(|vma| vma.start..vma.end)
         .collect();
     let pages = page_plan(images, &Kind::Pagemap.file_name(id), &carried)?;
@@ -331,9 +333,6 @@ fn check_space(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Resul
     let mut last = 0;
     for vma in &mm.vmas {
         let VmaEntry { start, end, .. } = *vma;
-        if vma.status & status::VSYSCALL != 0 {
-            continue;
-        }
         if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 || vma.pgoff % PAGE_SIZE != 0 || start >= end {
             return wrong(format!("the mapping {start:x}-{end:x} is none"));
         }

@@ -137,7 +137,7 @@ pub(super) fn build(
     describe(puppet, &body.mm, sources)?;
     place_kernel_pages(puppet, plan, body, kernel)?;
     for vma in &body.mm.vmas {
-        if vma.status & (status::VSYSCALL | status::VDSO | status::VVAR) == 0 {
+        if vma.status & (status::VDSO | status::VVAR) == 0 {
             map(puppet, vma, sources)?;
         }
     }

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
+
 use super::{
     RestoreError,
     files::Sources,
@@ -18,7 +20,6 @@ use crate::process::{
     family::Kin,
     namespace::Namespace,
     ptrace::{self, Event},
-    reap,
 };
 
 /// How long a process may take to end.
@@ -48,13 +49,7 @@ pub(super) fn restore(
     let tid = namespace
         .first(first.pid())
         .map_err(|error| RestoreError::step(format!("make process {}", first.pid()), error))?;
-    let made = act(plan, first, others, tid, sources, container);
-    if made.is_err() {
-        // As the shim's child it is gone only when it was waited for; the namespace takes the others.
-        let _ = ProcessId::of(tid).and_then(|id| crate::process::pidfd::signal(id, libc::SIGKILL));
-        let _ = reap::wait(tid);
-    }
-    made?;
+    act(plan, first, others, tid, sources, container)?;
     ProcessId::of(tid).map_err(failed("find the first process"))
 }
 
@@ -281,18 +276,19 @@ fn end(zombie: Actor<'_>) -> Result<(), RestoreError> {
     };
     if let Some(signal) = signal {
         let tid = puppet.leave()?;
-        ptrace::set_blocked_signals(tid, 0)
-            .and_then(|()| {
-                let sent = crate::process::pidfd::signal(id, signal);
-                sent.map_err(|_| nix::errno::Errno::ESRCH)?;
-                ptrace::detach(tid)
-            })
-            .map_err(|errno| RestoreError::step("end a process", errno))?;
+        let failed = |errno: Errno| RestoreError::step("end a process", errno);
+        ptrace::set_blocked_signals(tid, 0).map_err(failed)?;
+        crate::process::pidfd::signal(id, signal).map_err(|error| RestoreError::step("end a process", error))?;
+        // SIGKILL does not wait until it is let go.
+        match ptrace::detach(tid) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
     }
     let began = Instant::now();
     while began.elapsed() < ENDING {
-        // Its tracer hears of its end first; then it is its parent's.
-        let heard = signal.is_some() || matches!(ptrace::poll(tid), Ok(Some(Event::Exited(_) | Event::Gone)));
+        // As long as it is traced, its tracer hears of its end first; then it is its parent's.
+        let heard = matches!(ptrace::poll(tid), Ok(Some(Event::Exited(_) | Event::Gone)));
         if heard && Kin::of(tid).is_ok_and(|kin| kin.id == id && kin.ended()) {
             return Ok(());
         }
