@@ -12,6 +12,8 @@ mod measure;
 mod programs;
 #[cfg(target_arch = "x86_64")]
 mod restored;
+#[cfg(target_arch = "x86_64")]
+mod shown;
 mod smoke;
 #[cfg(target_arch = "x86_64")]
 mod truth;
