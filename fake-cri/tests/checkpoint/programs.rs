@@ -180,3 +180,102 @@ fn what_only_the_process_knows_is_asked_of_it() {
     program.wait_for_steps(91);
     assert!(program.child.wait().unwrap().success());
 }
+
+/// Fields 4 to 6 of `/proc/PID/stat`: parent, group, session.
+fn place(pid: i32) -> [u32; 3] {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let mut words = rest.split(' ').skip(1).map(|word| word.parse().unwrap());
+    [(); 3].map(|()| words.next().unwrap())
+}
+
+#[test]
+fn sessions_groups_and_an_ended_child_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start("tree.c", &[], folder.path());
+    program.wait_for_steps(5);
+    let pid = program.pid();
+    let job = job(pid, folder.path());
+    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    assert_runs_free(pid);
+    assert_eq!(report.processes, 4);
+    let contents = Contents::read(&job.location);
+    let tree = contents.tree();
+    assert_eq!(tree.len(), 4);
+    for process in &tree {
+        let [parent, group, session] = place(process.pid as i32);
+        let parent = if process.pid == pid as u32 { 0 } else { parent };
+        assert_eq!((process.ppid, process.pgid, process.sid), (parent, group, session));
+    }
+    // The middle one began a session, its child a group in it.
+    let middle = tree
+        .iter()
+        .find(|process| process.ppid != 0 && process.sid == process.pid)
+        .expect("a session");
+    let grandchild = tree
+        .iter()
+        .find(|process| process.ppid == middle.pid)
+        .expect("a grandchild");
+    assert_eq!((grandchild.sid, grandchild.pgid), (middle.pid, grandchild.pid));
+    let ended: Vec<_> = tree
+        .iter()
+        .map(|process| contents.core(process.pid as i32).tc.unwrap())
+        .collect();
+    let ended: Vec<_> = ended.iter().filter(|task| task.task_state == 2).collect();
+    let [ended] = ended[..] else {
+        panic!("one has ended: {ended:?}");
+    };
+    assert_eq!(ended.exit_code, 7 << 8);
+
+    fs::write(program.folder.join("go"), "").unwrap();
+    program.wait_for_steps(91);
+    assert!(program.child.wait().unwrap().success());
+}
+
+#[test]
+fn who_is_told_of_a_socket_and_its_options_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start("sockets.c", &[], folder.path());
+    program.wait_for_steps(5);
+    let pid = program.pid();
+    let mut job = job(pid, folder.path());
+    job.strict = true;
+    checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    assert_runs_free(pid);
+    let contents = Contents::read(&job.location);
+    let files = contents
+        .descriptors(pid)
+        .into_values()
+        .map(|entry| contents.file(entry.id));
+    let sockets: Vec<_> = files.filter_map(|file| file.usk).collect();
+    let told: Vec<_> = sockets.iter().filter(|socket| socket.fown.pid != 0).collect();
+    let [told] = told[..] else {
+        panic!("one is told of: {told:?}");
+    };
+    assert_eq!((told.fown.pid, told.fown.pid_type), (pid as u32, 1));
+    assert_eq!(told.fown.signum as i32, libc::SIGRTMIN() + 3);
+    assert_eq!(
+        (told.fown.uid, told.fown.euid),
+        (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw())
+    );
+    assert_eq!(
+        sockets.iter().filter(|socket| socket.opts.so_rcvbuf == 100_000).count(),
+        1
+    );
+    let listening = sockets.iter().find(|socket| socket.state == 10).expect("one listens");
+    assert_eq!((listening.backlog, listening.peer), (3, 0));
+    assert!(listening.name.ends_with(b"/s\0") && listening.file_perms.is_some() && !listening.deleted());
+    // Three numbers are always on their way.
+    let bytes = sockets
+        .iter()
+        .filter(|socket| socket.r#type == libc::SOCK_STREAM as u32);
+    let bytes: usize = bytes
+        .flat_map(|socket| contents.packets(socket.id))
+        .map(|packet| packet.len())
+        .sum();
+    assert!((3 * 8..=4 * 8).contains(&bytes), "{bytes}");
+
+    fs::write(program.folder.join("go"), "").unwrap();
+    program.wait_for_steps(91);
+    assert!(program.child.wait().unwrap().success());
+}
