@@ -31,6 +31,7 @@ const STEPS: u64 = 90;
 #[case::vectors("vectors.c", &[])]
 #[case::sockets("sockets.c", &[])]
 #[case::tree("tree.c", &[])]
+#[case::events("events.c", &[])]
 #[case::python("computation.py", &[])]
 #[ignore = "needs root and CRIU 4: ci/restored-by-criu runs it"]
 fn it_goes_on_at_the_next_step(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cri_proto::runtime::v1;
 
 use crate::{
-    cri::{Cri, PATIENCE, alive, builder},
+    cri::{Cri, PATIENCE, alive, annotated, builder, container_config},
     programs::{Program, checkpoint, host, missing, rest, said},
 };
 
@@ -228,4 +228,55 @@ async fn zombies_wait_for_their_parent() {
     ];
     assert_eq!(said(&pod, "second"), expected);
     assert_eq!(status.exit_code, 0);
+}
+
+#[tokio::test]
+async fn a_stand_in_goes_on_with_its_memory() {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("checkpoint.tar");
+    let cri = Cri::with(builder().fault("CheckpointContainer:freeze=leave-frozen")).await;
+    let pod = cri.pod("stand-in").await;
+    let options = [
+        ("memory", "64Mi"),
+        ("threads", "3"),
+        ("children", "2"),
+        ("files", "2"),
+        ("canaries", "yes"),
+    ];
+    let config = v1::ContainerConfig {
+        annotations: annotated(&options),
+        ..container_config("first")
+    };
+    let first = pod.run(config).await;
+    pod.logged("first", " tick 3 ").await;
+    let old = family(cri.pid(&first).await);
+    checkpoint(&cri, &first, &archive).await.unwrap();
+    cri.stop(&first, 0).await.unwrap();
+    cri.ended(&first).await;
+    // `tick N pid=P start=S`: the next one, by the same process as it sees itself.
+    let ticks = |name: &str| -> Vec<String> {
+        said(&pod, name)
+            .into_iter()
+            .filter(|line| line.starts_with("tick "))
+            .collect()
+    };
+    let last = ticks("first").pop().unwrap();
+    let number: u64 = last.split(' ').nth(1).unwrap().parse().unwrap();
+    let next = last.replacen(&format!("tick {number} "), &format!("tick {} ", number + 1), 1);
+
+    let config = v1::ContainerConfig {
+        annotations: annotated(&[("restore-from", &archive.to_string_lossy())]),
+        ..container_config("second")
+    };
+    let second = pod.run(config).await;
+    pod.logged("second", &format!(" tick {} ", number + 2)).await;
+    assert_eq!(said(&pod, "second")[0], next);
+    let new = family(cri.pid(&second).await);
+    assert_eq!(new.iter().map(|pid| inner(*pid)).collect::<Vec<_>>(), old);
+    cri.stop(&second, 10).await.unwrap();
+    assert_eq!(cri.ended(&second).await.exit_code, 0);
 }

@@ -13,6 +13,7 @@ use crate::programs::{Program, host, missing, rest, said};
 #[case::files("files.c", &[])]
 #[case::mappings("mappings.c", &[])]
 #[case::vectors("vectors.c", &[])]
+#[case::tree("tree.c", &[])]
 #[case::events("events.c", &[])]
 #[case::python("computation.py", &[])]
 #[tokio::test]

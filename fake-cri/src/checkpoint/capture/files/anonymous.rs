@@ -52,7 +52,12 @@ pub(super) fn describe(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, inf
             });
         }
         "timerfd" => {
-            let (value, interval) = (time(info.get("it_value")), time(info.get("it_interval")));
+            let interval = time(info.get("it_interval"));
+            // One that has run out and was not read yet runs on by its interval; CRIU takes no time at all for one that is stopped.
+            let value = match time(info.get("it_value")) {
+                (0, 0) if number("ticks").is_some_and(|ticks| ticks > 0) => interval,
+                left => left,
+            };
             entry.set_type(FdTypes::Timerfd);
             entry.tfd = Some(TimerfdEntry {
                 id,

@@ -67,7 +67,7 @@ fn timer(puppet: &mut Puppet, timer: &TimerfdEntry) -> Result<u64, RestoreError>
     let made = puppet.call("make a timerfd", libc::SYS_timerfd_create, [clock, 0, 0, 0, 0, 0])?;
     let (seconds, nanos) = match (timer.vsec, timer.vnsec) {
         // It has run out and begins anew.
-        (0, 0) => (timer.isec, timer.insec),
+        (0, 0) if timer.ticks > 0 => (timer.isec, timer.insec),
         left => left,
     };
     if (seconds, nanos) != (0, 0) {
