@@ -23,8 +23,13 @@ use tonic::{Request, Status};
 /// How often a phase is killed in.
 const TIMES: usize = 10;
 
-/// At how many instants of a checkpoint, wherever they fall.
-const INSTANTS: usize = 40;
+/// At how many instants of a checkpoint, wherever they fall: as many as `KILL_INSTANTS` says, which is 200 in CI.
+fn instants(few: usize) -> usize {
+    match std::env::var("KILL_INSTANTS") {
+        Ok(many) => many.parse().expect("a number"),
+        Err(_) => few,
+    }
+}
 
 /// A process of several threads, with a child, and memory that takes a while to write.
 async fn pod(cri: &Cri) -> Pod<'_> {
@@ -234,7 +239,7 @@ fn instant(round: usize) -> Duration {
 
 #[tokio::test]
 async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
-    let mut cri = Cri::with(builder().args(["--freeze", "copy"])).await;
+    let mut cri = Cri::with(builder()).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let (id, log, _logs) = {
@@ -246,7 +251,7 @@ async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
     let members = family(cri.pid(&id).await);
     assert_eq!(members.len(), 2, "it has a child: {members:?}");
     let mut cut_short = 0;
-    for round in 0..INSTANTS {
+    for round in 0..instants(40) {
         let killed = async {
             tokio::time::sleep(instant(round)).await;
             let pid = cri.process.pid().expect("it runs");
@@ -273,11 +278,11 @@ async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
 
 #[tokio::test]
 async fn killing_the_shim_at_any_instant_leaves_no_copy() {
-    let cri = Cri::with(builder().args(["--freeze", "copy"])).await;
+    let cri = Cri::with(builder()).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let pod = large_pod(&cri).await;
-    for round in 0..INSTANTS / 2 {
+    for round in 0..instants(20) {
         let app = format!("app-{round}");
         let id = pod.run(container_config(&app)).await;
         pod.logged(&app, "tick 1 ").await;

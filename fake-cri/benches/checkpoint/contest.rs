@@ -22,7 +22,7 @@ use nix::{
 };
 use rand::RngExt as _;
 
-use super::{Options, plot};
+use super::{Options, plot, report};
 
 /// How long a line of the workload or an answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -37,9 +37,9 @@ pub(crate) struct Row {
     pub(crate) frozen: Vec<Duration>,
     pub(crate) copy: Vec<Duration>,
     pub(crate) criu: Vec<Duration>,
-    criu_frozen: Vec<Duration>,
+    pub(crate) criu_frozen: Vec<Duration>,
     /// The peak of the server's and of the shim's resident memory.
-    resident: [u64; 2],
+    pub(crate) resident: [u64; 2],
 }
 
 /// Measures every size, prints the table, draws the plot.
@@ -61,6 +61,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     fs::write(&options.plot, plot::draw(&rows)).with_context(|| format!("write {}", options.plot.display()))?;
     println!("\nplot: {}", options.plot.display());
+    if let Some(page) = &options.report {
+        report::write(page, &options.plot, options.rounds, &rows)?;
+        println!("report: {}", page.display());
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 
 mod contest;
 mod plot;
+mod report;
 mod workload;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -30,17 +31,15 @@ struct Options {
     /// The CRIU to measure beside [default: criu on the PATH; without one it is left out]
     #[arg(long, env = "CRIU", default_value = "criu")]
     criu: PathBuf,
-    /// Flags for `fake-cri serve`
-    #[arg(
-        long = "serve",
-        value_name = "FLAG",
-        allow_hyphen_values = true,
-        default_value = "--freeze=copy"
-    )]
+    /// Flags for `fake-cri serve`, as --serve=--freeze=whole
+    #[arg(long = "serve", value_name = "FLAG", allow_hyphen_values = true)]
     serve: Vec<String>,
     /// Where the plot goes
     #[arg(long, value_name = "FILE", default_value = "bench-checkpoint.svg")]
     plot: PathBuf,
+    /// Write a page with the figures and the goals; the plot is shown in it
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Print the dump.log of every checkpoint too
     #[arg(long)]
     logs: bool,

@@ -1,0 +1,112 @@
+//! The figures as a page of the documentation: docs/PERFORMANCE.md is made by a run.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::Context as _;
+use bytesize::ByteSize;
+
+use super::contest::{Row, median};
+
+/// What RSS may come to (docs: the goals).
+const MOST_RESIDENT: u64 = 64 << 20;
+/// How much longer than a fork a container may stand.
+const MOST_FORKS: f64 = 2.0;
+
+/// Writes the page; `plot` is shown in it, so it should lie beside it.
+pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Row]) -> anyhow::Result<()> {
+    let plot = plot.file_name().context("the plot has a name")?.to_string_lossy();
+    let mut page = format!(
+        "# Performance\n\n\
+         Made by `scripts/bench-checkpoint --report docs/PERFORMANCE.md --plot docs/{plot}`; do not edit.\n\n\
+         Checkpoints of a process with so much random memory in 4 KiB pages, in one run and by turns with `cp` of a file of that\n\
+         size on the same file system and with `criu dump --leave-running` of the same process. Medians of {rounds} rounds after one\n\
+         that is not counted. Only ratios say something: a machine's memory and disk are of another speed every minute.\n\n\
+         Machine: {}.\n\n![time over size]({plot})\n\n\
+         | memory | CheckpointContainer | `cp` | `criu dump` | own `fork()` | frozen | frozen by CRIU | RSS of fake-cri | RSS of the shim |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+        machine()
+    );
+    for row in rows {
+        page += &format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+            ByteSize(row.bytes),
+            time(&row.checkpoint),
+            beside(&row.copy, &row.checkpoint),
+            beside(&row.criu, &row.checkpoint),
+            time(&row.fork),
+            beside(&row.frozen, &row.fork),
+            beside(&row.criu_frozen, &row.fork),
+            ByteSize(row.resident[0]),
+            ByteSize(row.resident[1]),
+        );
+    }
+    page += "\nIn parentheses: for `cp` and `criu dump` how often a checkpoint fits into their time (more than 1: the checkpoint is \
+             faster),\nfor frozen times how many forks of the process they are.\n\n## Goals\n\n| goal | seen |\n|---|---|\n";
+    for row in rows {
+        let size = ByteSize(row.bytes);
+        if row.bytes == 1 << 30 {
+            page += &goal(
+                &format!("{size}: faster than `cp`"),
+                ratio(&row.copy, &row.checkpoint),
+                |seen| seen > 1.0,
+            );
+        }
+        page += &goal(
+            &format!("{size}: never slower than `criu dump`"),
+            ratio(&row.criu, &row.checkpoint),
+            |seen| seen >= 1.0,
+        );
+        page += &goal(
+            &format!("{size}: frozen at most {MOST_FORKS} forks"),
+            ratio(&row.frozen, &row.fork),
+            |seen| seen <= MOST_FORKS,
+        );
+        let most = row.resident[0].max(row.resident[1]);
+        page += &format!(
+            "| {size}: RSS below {} | {}, {} |\n",
+            ByteSize(MOST_RESIDENT),
+            ByteSize(most),
+            reached(most < MOST_RESIDENT)
+        );
+    }
+    fs::write(path, page).with_context(|| format!("write {}", path.display()))
+}
+
+fn goal(what: &str, seen: Option<f64>, holds: impl Fn(f64) -> bool) -> String {
+    match seen {
+        Some(seen) => format!("| {what} | {seen:.2}, {} |\n", reached(holds(seen))),
+        None => format!("| {what} | not measured |\n"),
+    }
+}
+
+fn reached(holds: bool) -> &'static str {
+    if holds { "reached" } else { "**not reached**" }
+}
+
+fn time(times: &[Duration]) -> String {
+    median(times).map_or("-".to_owned(), |time| format!("{:.1} ms", time.as_secs_f64() * 1000.0))
+}
+
+fn ratio(times: &[Duration], to: &[Duration]) -> Option<f64> {
+    Some(median(times)?.as_secs_f64() / median(to)?.as_secs_f64())
+}
+
+fn beside(times: &[Duration], to: &[Duration]) -> String {
+    match ratio(times, to) {
+        Some(ratio) => format!("{} ({ratio:.2})", time(times)),
+        None => "-".to_owned(),
+    }
+}
+
+/// The processors and the kernel.
+fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = kernel.trim().split(['-', '+']).next().unwrap_or_default().to_owned();
+    format!("{cpus} processors ({model}), Linux {release}")
+}
