@@ -358,7 +358,9 @@ fn descriptors_are_true(contents: &Contents, pid: i32, process: &Process) {
         let target = target.to_str().unwrap();
         if let Some(file) = file.reg {
             assert_eq!(file.name, target.strip_suffix(" (deleted)").unwrap_or(target));
-            assert_eq!((file.pos, file.flags), (*position, plain_flags));
+            assert_eq!(file.flags, plain_flags);
+            // What the tests print goes to the same file, and moves it on meanwhile.
+            assert!(*fd <= 2 || file.pos == *position, "{fd} is at {position}: {file:?}");
         } else if let Some(pipe) = file.pipe {
             assert_eq!(format!("pipe:[{}]", pipe.pipe_id), target);
             assert_eq!(pipe.flags, plain_flags);
