@@ -147,6 +147,16 @@ fn state(pid: i32) -> char {
     stat.rsplit(") ").next().unwrap().chars().next().unwrap()
 }
 
+/// Waits until job control has a process stopped.
+async fn stopped(pid: i32) {
+    let stopped = async {
+        while state(pid) != 'T' {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stopped).await.expect("it is stopped");
+}
+
 #[tokio::test]
 async fn what_was_stopped_stays_so_until_it_is_let_go() {
     if let Some(why) = missing() {
@@ -161,16 +171,12 @@ async fn what_was_stopped_stays_so_until_it_is_let_go() {
     pod.logged("first", "step 20").await;
     let pid = nix::unistd::Pid::from_raw(cri.pid(&first).await);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    stopped(pid.as_raw()).await;
     let steps = program.checkpoint_and_end(&pod, &first, "first").await;
     program.go();
     let second = pod.run(program.restored("second")).await;
     let pid = cri.pid(&second).await;
-    let stopped = async {
-        while state(pid) != 'T' {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, stopped).await.expect("it is stopped");
+    stopped(pid).await;
     assert!(said(&pod, "second").is_empty());
     let pid = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
