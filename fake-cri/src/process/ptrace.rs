@@ -291,13 +291,21 @@ pub(crate) enum SignalQueue {
 /// The size of a `siginfo_t`, on every Linux.
 const SIGINFO_SIZE: usize = 128;
 
+/// `struct __ptrace_peeksiginfo_args` of linux/ptrace.h, which not every C library declares.
+#[repr(C)]
+struct PeekSiginfo {
+    off: u64,
+    flags: u32,
+    nr: i32,
+}
+
 /// The signals that wait for a stopped thread, each as the kernel's `siginfo_t`; they stay in the queue.
 pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<Vec<u8>>> {
     const BATCH: usize = 32;
     let mut signals = Vec::new();
     loop {
         let mut bytes = vec![0_u8; BATCH * SIGINFO_SIZE];
-        let mut arguments = libc::ptrace_peeksiginfo_args {
+        let mut arguments = PeekSiginfo {
             off: signals.len() as u64,
             flags: match queue {
                 SignalQueue::Process => 1, // PTRACE_PEEKSIGINFO_SHARED
@@ -405,14 +413,14 @@ pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> 
     }
 }
 
-/// One ptrace request whose pointers were exposed by the caller.
+/// One ptrace request whose pointers were exposed by the caller. C libraries do not agree on the type of its number.
 #[expect(unsafe_code, reason = "nix knows only a part of the requests")]
-fn request(request: u32, tid: i32, address: usize, data: usize) -> nix::Result<i64> {
+fn request(request: impl Into<i64>, tid: i32, address: usize, data: usize) -> nix::Result<i64> {
     // SAFETY: every caller in this file passes either plain numbers or the address of a live, exclusively borrowed value of
     // the size that the request writes; none of them makes the kernel write into this process otherwise.
     let result = unsafe {
         libc::ptrace(
-            request,
+            request.into() as _,
             tid,
             ptr::with_exposed_provenance_mut::<libc::c_void>(address),
             ptr::with_exposed_provenance_mut::<libc::c_void>(data),

@@ -29,7 +29,7 @@ pub fn wait_for_signal(signals: &SigSet, until: Instant) -> io::Result<Option<Si
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let time = libc::timespec {
-            tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         };
         #[expect(unsafe_code, reason = "no safe wrapper of sigtimedwait")]
