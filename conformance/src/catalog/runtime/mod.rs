@@ -17,6 +17,7 @@ mod memory;
 mod motion;
 mod place;
 mod processes;
+mod restore;
 mod session;
 mod state;
 mod timeout;
@@ -47,6 +48,7 @@ pub fn cases() -> Vec<Case<RuntimeSession>> {
         ending::TIMEOUT,
         ending::TIMEOUT_FILES,
         ending::ERROR,
+        restore::CASES,
     ];
     let shared = shared.into_iter().flatten().map(|case| case.shared());
     // These are about what goes on at the same time, so nothing else shall.

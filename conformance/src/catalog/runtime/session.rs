@@ -25,6 +25,7 @@ use super::{
     aftermath::Aftermaths,
     motion::{Before, Motion},
     place::FullDisk,
+    restore::Restored,
 };
 use crate::{
     archive::{self, Expected, Inspected, Limits},
@@ -80,6 +81,8 @@ pub struct RuntimeSession {
     archive: OnceCell<Inspected>,
     /// What came of a checkpoint to a disk that is too small.
     pub(super) full_disk: OnceCell<FullDisk>,
+    /// What a container told that goes on from an archive.
+    pub(super) restored: OnceCell<Result<Restored, Stop>>,
 }
 
 /// The first checkpoint, and what became of the container.
@@ -125,6 +128,7 @@ impl RuntimeSession {
             second: OnceCell::new(),
             archive: OnceCell::new(),
             full_disk: OnceCell::new(),
+            restored: OnceCell::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
@@ -43,17 +43,35 @@ impl Runtime {
         self.create(self.program, options).await
     }
 
-    pub(super) async fn start(&self, program: Program, options: ContainerOptions) -> Result<Container, TargetError> {
-        let container = self.create(program, options).await?;
-        let id = container.id().to_owned();
+    /// Makes a container that is to go on from this archive, by its path as the image, in a Pod of its own, and does not start
+    /// it.
+    ///
+    /// # Errors
+    /// The runtime does not do it.
+    pub async fn created_from(&self, archive: &Path) -> Result<Container, TargetError> {
+        let options = ContainerOptions::new().own_pod().from_archive(archive);
+        self.create(self.program, options).await
+    }
+
+    /// Starts a container that was made.
+    ///
+    /// # Errors
+    /// The runtime does not do it.
+    pub async fn start_created(&self, container: &Container) -> Result<(), TargetError> {
         let mut client = self.cri.runtime();
         let ask = StartContainerRequest {
-            container_id: id.clone(),
+            container_id: container.id().to_owned(),
         };
         call("StartContainer", ANSWER_WITHIN, ask, |request| async move {
             client.start_container(request).await
         })
         .await?;
+        Ok(())
+    }
+
+    pub(super) async fn start(&self, program: Program, options: ContainerOptions) -> Result<Container, TargetError> {
+        let container = self.create(program, options).await?;
+        self.start_created(&container).await?;
         let told = |workload: &Workload| workload.canary.is_some() && workload.tick > 0;
         let started = self.log_until(container.log(), UP_WITHIN, told).await?;
         let Some(started) = started else {
@@ -62,7 +80,7 @@ impl Runtime {
         // Nobody else has seen it yet: this is the first that is put in.
         let _ = container.0.started.set(started);
         show(ExhibitKind::Note, || {
-            let workload = container.started();
+            let (id, workload) = (container.id(), container.started());
             format!("{container}: container {id}, pid {:?} as itself sees it", workload.pid)
         });
         Ok(container)
@@ -89,7 +107,10 @@ impl Runtime {
                 attempt: 0,
             }),
             image: Some(ImageSpec {
-                image: self.image.clone(),
+                image: match &options.archive {
+                    Some(archive) => archive.to_string_lossy().into_owned(),
+                    None => self.image.clone(),
+                },
                 ..ImageSpec::default()
             }),
             command: program.command(&options.stand_in),

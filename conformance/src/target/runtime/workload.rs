@@ -3,7 +3,11 @@
 //! Both write `canary HEX` and `tick N pid=P start=S`, which [`crate::target::parse_log`] reads. Only the stand-in can be
 //! told how much memory, how many threads and children it has.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Container, Pod};
 
@@ -71,6 +75,7 @@ pub struct ContainerOptions {
     pub(super) exec_delay: Option<Duration>,
     pub(super) beside: Option<Arc<Pod>>,
     pub(super) slow_on_fake: Option<Duration>,
+    pub(super) archive: Option<PathBuf>,
 }
 
 impl ContainerOptions {
@@ -114,6 +119,12 @@ impl ContainerOptions {
     pub fn slow_on_fake(mut self, time: Duration) -> Self {
         self.slow_on_fake = Some(time);
         self.own_pod()
+    }
+
+    /// To go on from this archive, whose path is given as its image.
+    pub(super) fn from_archive(mut self, archive: &Path) -> Self {
+        self.archive = Some(archive.to_owned());
+        self
     }
 
     /// How long an ExecSync in it takes where the runtime runs no command of its own (fake-cri's stand-ins).

@@ -1,0 +1,193 @@
+//! A container that goes on from an archive, where the runtime offers that over the CRI: CreateContainer with the archive's
+//! path as the image, as CRI-O and fake-cri have it. The CRI itself says nothing of a restore.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use cri_proto::runtime::v1::ContainerState;
+
+use super::session::RuntimeSession;
+use crate::{
+    case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    target::{TargetError, Workload},
+};
+
+/// The case that judges whether a container goes on from an archive.
+const GOES_ON: &str = "runtime/restore/goes-on";
+/// Who offers it.
+const SOURCE: &str = "CRI-O: an archive's path as the image of CreateContainer";
+/// Many ticks long.
+const UP_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) const CASES: &[Case<RuntimeSession>] = &[
+    Case::new(
+        Clause {
+            id: GOES_ON,
+            clause: "a container made from an archive goes on at exactly the point of the checkpoint",
+            source: SOURCE,
+            level: Level::Robust,
+            expected: "the tick after the checkpoint, and none lost or told twice",
+        },
+        |s| Box::pin(goes_on(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "runtime/restore/broken-archive",
+            clause: "an archive that is cut off is refused, and no container runs",
+            source: "what a careful operator expects of a container that has lost its memory",
+            level: Level::Robust,
+            expected: "an error of CreateContainer or StartContainer",
+        },
+        |s| Box::pin(broken_archive(s)),
+    ),
+];
+
+/// What a restored container told.
+#[derive(Clone, Debug)]
+pub(super) struct Restored {
+    /// Where the archive is.
+    archive: PathBuf,
+    /// The last tick that was told before the checkpoint was asked for.
+    before: u64,
+    /// The last tick that was told when the checkpoint was answered.
+    after: u64,
+    /// The ticks of the restored container.
+    ticks: BTreeSet<u64>,
+}
+
+/// A container that was restored once, whatever it told.
+async fn restored(s: &RuntimeSession) -> Result<&Restored, Stop> {
+    let restored = s.restored.get_or_init(|| restore(s)).await;
+    restored.as_ref().map_err(Clone::clone)
+}
+
+async fn restore(s: &RuntimeSession) -> Result<Restored, Stop> {
+    s.own().await?;
+    // What is not in the archive cannot go on.
+    for case in super::memory::CASES {
+        if let Err(Stop::Fail(_)) = (case.run)(s).await {
+            return Err(Stop::Blocked(case.clause.id));
+        }
+    }
+    if !nix::unistd::geteuid().is_root() {
+        // Only root can give processes their numbers back; a runtime that runs as this user has no chance.
+        return Err(Stop::Skip("a restore needs root".to_owned()));
+    }
+    let container = s.victim().await?;
+    let attempt = s.attempt(&container, "restored").await?;
+    let after = s.runtime.workload(&container).await?.tick;
+    if !attempt.answer.is_ok() {
+        return Err(Stop::Error(format!("the checkpoint failed: {}", attempt.answer)));
+    }
+    let again = match s.runtime.created_from(&attempt.location).await {
+        Ok(again) => again,
+        Err(TargetError::Runtime { code, .. }) => {
+            return Err(Stop::Skip(format!(
+                "the runtime makes no container of an archive by its path ({code:?})"
+            )));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let ticks = match s.runtime.start_created(&again).await {
+        Ok(()) => {
+            let enough = |workload: &Workload| workload.tick > after + 2;
+            s.runtime.workload_until(&again, UP_WITHIN, enough).await?;
+            let log = tokio::fs::read(again.log()).await;
+            super::archive::ticks(&log.map_err(|error| Stop::error(&error))?)
+        }
+        Err(error @ TargetError::Runtime { .. }) => return Err(Stop::Fail(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Restored {
+        archive: attempt.location,
+        before: attempt.before.workload.tick,
+        after,
+        ticks,
+    })
+}
+
+async fn goes_on(s: &RuntimeSession) -> Judgement {
+    point(restored(s).await?)
+}
+
+/// Whether the first tick is the one after the checkpoint, as near as that can be known from outside, and none is missing.
+fn point(restored: &Restored) -> Judgement {
+    let ticks = &restored.ticks;
+    let (Some(&first), Some(&last)) = (ticks.first(), ticks.last()) else {
+        return fail("the restored container tells nothing");
+    };
+    if first <= restored.before {
+        return fail(format!(
+            "its first tick is {first}, and {} was told before the checkpoint",
+            restored.before
+        ));
+    }
+    if first > restored.after + 1 {
+        return fail(format!(
+            "its first tick is {first}, and {} was the last when the checkpoint was done",
+            restored.after
+        ));
+    }
+    match (first..=last).find(|tick| !ticks.contains(tick)) {
+        Some(lost) => fail(format!("tick {lost} is missing")),
+        None if last == first => fail("it tells one tick, and then nothing"),
+        None => pass("it goes on with the tick after the checkpoint"),
+    }
+}
+
+async fn broken_archive(s: &RuntimeSession) -> Judgement {
+    let whole = match restored(s).await {
+        Ok(restored) if point(restored).is_ok() => restored,
+        Ok(_) | Err(Stop::Fail(_)) => return Err(Stop::Blocked(GOES_ON)),
+        Err(stop) => return Err(stop),
+    };
+    let half = s.runtime.location("restored-half");
+    let bytes = tokio::fs::read(&whole.archive).await;
+    let bytes = bytes.map_err(|error| Stop::error(&error))?;
+    let written = tokio::fs::write(&half, &bytes[..bytes.len() / 2]).await;
+    written.map_err(|error| Stop::error(&error))?;
+    let container = match s.runtime.created_from(&half).await {
+        Ok(container) => container,
+        Err(TargetError::Runtime { call, code, .. }) => return pass(format!("{call}: {code:?}")),
+        Err(error) => return Err(error.into()),
+    };
+    match s.runtime.start_created(&container).await {
+        Err(TargetError::Runtime { call, code, .. }) => {
+            let state = s.runtime.status(&container).await?.state();
+            judge(
+                state != ContainerState::ContainerRunning,
+                format!("{call}: {code:?}, then {}", state.as_str_name()),
+            )
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => fail("both calls succeed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(&[8, 9, 10], "")]
+    #[case(&[10, 11], "")]
+    #[case(&[], "tells nothing")]
+    #[case(&[1, 2, 3], "its first tick is 1")]
+    #[case(&[7, 8], "its first tick is 7")]
+    #[case(&[11, 12], "its first tick is 11")]
+    #[case(&[8, 10], "tick 9 is missing")]
+    #[case(&[8], "and then nothing")]
+    fn the_point_is_between_before_and_after(#[case] ticks: &[u64], #[case] why: &str) {
+        let restored = Restored {
+            archive: PathBuf::new(),
+            before: 7,
+            after: 9,
+            ticks: ticks.iter().copied().collect(),
+        };
+        match point(&restored) {
+            Ok(_) => assert_eq!(why, ""),
+            Err(stop) => assert!(!why.is_empty() && stop.to_string().contains(why), "{stop}"),
+        }
+    }
+}
