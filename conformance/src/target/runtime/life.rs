@@ -49,7 +49,7 @@ impl Runtime {
     /// # Errors
     /// The runtime does not do it.
     pub async fn created_from(&self, archive: &Path) -> Result<Container, TargetError> {
-        let options = ContainerOptions::new().own_pod().from_archive(archive);
+        let options = ContainerOptions::new().own_pod().archive(archive);
         self.create(self.program, options).await
     }
 

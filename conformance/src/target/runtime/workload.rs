@@ -122,7 +122,7 @@ impl ContainerOptions {
     }
 
     /// To go on from this archive, whose path is given as its image.
-    pub(super) fn from_archive(mut self, archive: &Path) -> Self {
+    pub(super) fn archive(mut self, archive: &Path) -> Self {
         self.archive = Some(archive.to_owned());
         self
     }
