@@ -84,24 +84,10 @@ impl Outlook {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn mapping(start: u64, end: u64, flags: &[[u8; 2]]) -> Mapping {
-        Mapping {
-            range: start..end,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            offset: 0,
-            device: (0, 0),
-            inode: 0,
-            name: PathBuf::new(),
-            protection_key: 0,
-            flags: flags.to_vec(),
-        }
+        Mapping::anonymous(start..end, flags)
     }
 
     #[test]

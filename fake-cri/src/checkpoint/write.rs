@@ -1,6 +1,6 @@
 //! Images and pages into the archive, from processes that stand still or from their copies.
 
-use std::{fs::File, io::Read as _, path::Path, slice, time::Duration};
+use std::{collections::HashMap, fs::File, io::Read as _, path::Path, slice, time::Duration};
 
 use super::{
     archive::Archive,
@@ -66,8 +66,8 @@ impl Write<'_> {
         drop(shared);
         let unforked = standing
             .spaces()
-            .map(|space| keep(space, log))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|space| Ok((space.window, keep(space, log)?)))
+            .collect::<Result<HashMap<_, _>, Error>>()?;
         let still_at = frozen.still_at();
         let frozen_for = frozen.thaw();
         let frozen_time = still_at.elapsed();
@@ -86,7 +86,7 @@ impl Write<'_> {
         ));
         let again = twins.end(log);
         log.info(format_args!("removed the copies, stood {again:?} for it"));
-        self.kept(&parts, &unforked)?;
+        self.kept(&parts, unforked)?;
         Ok(Moved {
             capture,
             times,
@@ -148,18 +148,19 @@ impl Write<'_> {
         pages::write(parts, from, self.archive, &self.blanks, self.watch, log)
     }
 
-    /// Writes what was kept of the processes, each in its order, to where their copies left room for it.
-    fn kept(&self, parts: &[Part<'_>], unforked: &[Vec<u8>]) -> Result<(), Error> {
-        for (part, kept) in parts.iter().zip(unforked) {
-            let (mut offset, mut rest) = (0, kept.as_slice());
+    /// Writes what was kept of the processes, by the thread that each is seen through, to where their copies left room for it.
+    /// A pages file may have no place in the archive, by a fault.
+    fn kept(&self, parts: &[Part<'_>], mut unforked: HashMap<i32, Vec<u8>>) -> Result<(), Error> {
+        for part in parts {
+            let Some(first) = part.file.runs.first() else { continue };
+            let mut kept = unforked.remove(&first.window).unwrap_or_default();
+            let (mut offset, mut rest) = (0, kept.as_mut_slice());
             for run in &part.file.runs {
                 let length = run.range.end - run.range.start;
                 if run.early {
-                    let (bytes, behind) = rest.split_at(length as usize);
-                    let mut bytes = bytes.to_vec();
-                    self.blanks
-                        .blank(run.window, false, slice::from_ref(&run.range), &mut bytes);
-                    self.archive.fill(part.slab, offset, &bytes)?;
+                    let (bytes, behind) = rest.split_at_mut(length as usize);
+                    self.blanks.blank(run.window, false, slice::from_ref(&run.range), bytes);
+                    self.archive.fill(part.slab, offset, bytes)?;
                     rest = behind;
                 }
                 offset += length;

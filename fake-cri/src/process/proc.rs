@@ -115,7 +115,7 @@ pub(crate) fn proportional_set(tid: i32) -> Option<u64> {
 pub(crate) struct Mapping {
     /// Its addresses.
     pub(crate) range: Range<u64>,
-    /// Readable, writable, executable.
+    /// Readable.
     pub(crate) read: bool,
     /// Writable.
     pub(crate) write: bool,
@@ -138,6 +138,24 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
+    /// Anonymous memory that can be read and written, with these flags.
+    #[cfg(test)]
+    pub(crate) fn anonymous(range: Range<u64>, flags: &[[u8; 2]]) -> Self {
+        Self {
+            range,
+            read: true,
+            write: true,
+            execute: false,
+            shared: false,
+            offset: 0,
+            device: (0, 0),
+            inode: 0,
+            name: PathBuf::new(),
+            flags: flags.to_vec(),
+            protection_key: 0,
+        }
+    }
+
     /// Whether `VmFlags` has this one.
     pub(crate) fn has(&self, flag: &[u8; 2]) -> bool {
         self.flags.contains(flag)

@@ -3,6 +3,9 @@
 //! The processes are this test program itself, started again as a workload ([`workload`]), or `sleep`.
 
 mod archive;
+#[cfg(target_arch = "x86_64")]
+#[path = "../corpus/mod.rs"]
+mod corpus;
 mod ending;
 mod freeze;
 mod host;

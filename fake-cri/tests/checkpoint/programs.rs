@@ -17,6 +17,7 @@ use nix::{
 
 use crate::{
     archive::Contents,
+    corpus,
     host::{TestHost, assert_runs_free, descendants, job, keep},
 };
 
@@ -35,27 +36,8 @@ pub(crate) struct Program {
 impl Program {
     /// Builds one with these options of the C compiler, or takes Python for one, and starts it with a folder for its files.
     pub(crate) fn start(source: &str, options: &[&str], folder: &Path) -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fixtures/programs")
-            .join(source);
         let mut command = Command::new("setsid");
-        if source.extension().is_some_and(|extension| extension == "py") {
-            command.arg("python3").arg(&source);
-        } else {
-            let program = folder.join("program");
-            let built = Command::new("cc")
-                .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
-                .args([&program, &source])
-                .args(options)
-                .args(["-lm", "-lrt"])
-                .status();
-            assert!(
-                built.expect("a C compiler").success(),
-                "{} does not build",
-                source.display()
-            );
-            command.arg(program);
-        }
+        command.args(corpus::command(source, options, folder));
         let files = folder.join("files");
         fs::create_dir(&files).unwrap();
         let output = folder.join("output");

@@ -13,12 +13,10 @@ use fake_cri::checkpoint::{self, Effect, Freeze, Injection, Phase};
 use rstest::rstest;
 
 use crate::{
+    corpus::STEPS,
     host::{TestHost, job},
     programs::Program,
 };
-
-/// How many steps the programs make, and what they say at their end (steps.h).
-const STEPS: u64 = 90;
 
 #[rstest]
 #[case::static_one_thread("counter.c", &["-static"])]

@@ -9,10 +9,10 @@ use std::{
 use cri_proto::runtime::v1;
 use tonic::Status;
 
-use crate::cri::{Cri, Pod, annotated, builder, container_config};
-
-/// How many steps the programs make (steps.h).
-pub(crate) const STEPS: u64 = 90;
+use crate::{
+    corpus::{self, STEPS},
+    cri::{Cri, Pod, annotated, builder, container_config},
+};
 
 /// Why nothing can be restored here, if nothing can.
 pub(crate) fn missing() -> Option<&'static str> {
@@ -46,29 +46,11 @@ pub(crate) struct Program {
 impl Program {
     /// Builds one with these options of the C compiler, or takes Python for one.
     pub(crate) fn build(source: &str, options: &[&str], folder: &Path) -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fixtures/programs")
-            .join(source)
-            .canonicalize()
-            .expect("it is there");
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut command = if source.extension().is_some_and(|extension| extension == "py") {
-            vec!["python3".to_owned(), text(&source)]
-        } else {
-            let program = folder.join("program");
-            let built = Command::new("cc")
-                .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
-                .args([&program, &source])
-                .args(options)
-                .args(["-lm", "-lrt"])
-                .status();
-            assert!(
-                built.expect("a C compiler").success(),
-                "{} does not build",
-                source.display()
-            );
-            vec![text(&program)]
-        };
+        let mut command: Vec<_> = corpus::command(source, options, folder)
+            .iter()
+            .map(|part| text(part))
+            .collect();
         let files = folder.join("files");
         std::fs::create_dir(&files).expect("a folder");
         command.push(text(&files));

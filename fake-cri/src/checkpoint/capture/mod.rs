@@ -33,13 +33,14 @@ mod sockets;
 mod space;
 mod tree;
 mod uncarried;
+mod vma;
 
 use cri_proto::criu::{
     Kind, encode,
     message::{CoreEntry, FsEntry, InventoryEntry, Lsmtype},
 };
 
-pub(super) use self::space::status as vma_status;
+pub(super) use self::vma::status as vma_status;
 use self::{asked::Inherited, files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree};
 pub(crate) use self::{space::Space, uncarried::Surroundings};
 use super::{

@@ -189,19 +189,7 @@ mod tests {
 
     #[test]
     fn what_a_mapping_has_besides_is_said() {
-        let plain = Mapping {
-            range: 0x1000..0x2000,
-            read: true,
-            write: true,
-            execute: false,
-            shared: false,
-            offset: 0,
-            device: (0, 0),
-            inode: 0,
-            name: PathBuf::new(),
-            flags: vec![*b"rd", *b"wr"],
-            protection_key: 0,
-        };
+        let plain = Mapping::anonymous(0x1000..0x2000, &[*b"rd", *b"wr"]);
         assert_eq!(said(|log| mapping(1, &plain, log)), None);
         let odd = Mapping {
             flags: vec![*b"sl", *b"uw"],

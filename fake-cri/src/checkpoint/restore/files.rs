@@ -57,8 +57,10 @@ const FLAGS: i32 = libc::O_ACCMODE
     | libc::O_PATH;
 /// `FD_CLOEXEC` in `fdinfo_entry.flags`.
 const CLOSE_ON_EXEC: u32 = 1;
-/// /dev/null and its kin.
+/// The numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt), which hold nothing. Their
+/// kin /dev/mem and /dev/port are not to be had.
 const MEMORY_DEVICES: u64 = 1;
+const HARMLESS: [u64; 5] = [3, 5, 7, 8, 9];
 /// What is copied at once.
 const CHUNK: usize = 1 << 20;
 
@@ -319,7 +321,10 @@ fn find(wanted: &RegFileEntry) -> Result<File, RestoreError> {
 }
 
 fn is_memory_device(metadata: &std::fs::Metadata) -> bool {
-    metadata.file_type().is_char_device() && nix::sys::stat::major(metadata.rdev()) == MEMORY_DEVICES
+    let device = metadata.rdev();
+    metadata.file_type().is_char_device()
+        && nix::sys::stat::major(device) == MEMORY_DEVICES
+        && HARMLESS.contains(&nix::sys::stat::minor(device))
 }
 
 /// Files without a name, by the entries that stand for them.

@@ -24,8 +24,8 @@ const LARGEST: u64 = 32 << 20;
 /// All held images together.
 const LARGEST_SUM: u64 = 256 << 20;
 /// More members than any container has.
-const MOST_MEMBERS: usize = 1 << 20;
-/// The longest name of a member that counts.
+pub(super) const MOST_MEMBERS: usize = 1 << 20;
+/// The folder of the members that count.
 const FOLDER: &str = "checkpoint/";
 
 /// The images of one archive.
@@ -105,7 +105,8 @@ impl Images {
                     }
                 }
                 Some(_) => {
-                    sum += size;
+                    // A header may claim any size.
+                    sum = size.saturating_add(sum);
                     if size > LARGEST || sum > LARGEST_SUM {
                         return Err(wrong(format!("{name} is too large: {size} bytes")));
                     }
@@ -216,4 +217,30 @@ fn image_name(path: &[u8]) -> Option<String> {
     let path = str::from_utf8(path).ok()?;
     let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(FOLDER)?;
     (!name.contains('/')).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_no_file_has_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("claims.tar");
+        let mut bytes = Vec::new();
+        for (name, size, content) in [
+            ("checkpoint/inventory.img", 512, &[0_u8; 512][..]),
+            ("checkpoint/files.img", u64::MAX, &[]),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_path(name).expect("short");
+            header.set_size(size);
+            header.set_cksum();
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(content);
+        }
+        std::fs::write(&path, bytes).expect("written");
+        let refused = Images::read(&path, folder.path()).expect_err("no such file");
+        assert!(matches!(refused, RestoreError::Archive { .. }), "{refused}");
+    }
 }

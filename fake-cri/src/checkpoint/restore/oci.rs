@@ -21,7 +21,10 @@ use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{RestoreError, images::open_regular};
+use super::{
+    RestoreError,
+    images::{MOST_MEMBERS, open_regular},
+};
 
 /// The name of the index, in the folder or the tar.
 pub(super) const INDEX: &str = "index.json";
@@ -221,9 +224,12 @@ pub(super) fn find(path: &Path) -> io::Result<Option<Layout>> {
     let length = file.metadata()?.len();
     let mut members = BTreeMap::new();
     let mut tar = tar::Archive::new(file.try_clone()?);
-    for entry in tar.entries_with_seek()?.raw(true) {
-        // What is no tar is said by whoever reads it as a checkpoint archive.
+    for (index, entry) in tar.entries_with_seek()?.raw(true).enumerate() {
+        // What is no tar, or has too many members, is refused by whoever reads it as a checkpoint archive.
         let Ok(entry) = entry else { return Ok(None) };
+        if index > MOST_MEMBERS {
+            return Ok(None);
+        }
         let (offset, size) = (entry.raw_file_position(), entry.size());
         let whole = offset.checked_add(size).is_some_and(|end| end <= length);
         if !entry.header().entry_type().is_file() || !whole {
