@@ -186,14 +186,24 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// Runs a future to its end or to Ctrl-C or SIGTERM, whichever is first.
 async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let interrupted = interruption()?;
+    tokio::select! {
+        result = work => Ok(result),
+        () = interrupted => Err(Failure::Interrupted),
+    }
+}
+
+/// Listens from now on for Ctrl-C and SIGTERM; what it returns ends with the first of them.
+fn interruption() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    tokio::select! {
-        result = work => Ok(result),
-        _ = interrupt.recv() => Err(Failure::Interrupted),
-        _ = terminate.recv() => Err(Failure::Interrupted),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //!
 //! A case need not hand anything on: whatever asks the target calls [`show`], and what is shown belongs to the case in
 //! whose task that happens. A task that a case spawns is a task of its own; [`continued`] takes the case along. A room of its
-//! own: targets show, and know no case.
+//! own: targets show, and know no case. What is done once and judged by several cases stands in an [`Once`], so that each of
+//! them shows it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 /// What kind of evidence it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,63 @@ pub fn show(kind: ExhibitKind, text: impl FnOnce() -> String) {
     });
 }
 
+/// What is made once, by the first case that asks for it, with what was shown meanwhile: every case that asks shows that.
+#[derive(Debug)]
+pub struct Once<T>(OnceCell<(T, Vec<Exhibit>)>);
+
+impl<T> Default for Once<T> {
+    fn default() -> Once<T> {
+        Once(OnceCell::new())
+    }
+}
+
+impl<T> Once<T> {
+    /// What was made, or what the work makes.
+    pub async fn get_or_init<F: Future<Output = T>>(&self, work: impl FnOnce() -> F) -> &T {
+        let made = self.0.get_or_init(|| noted(work()));
+        shown_again(made.await)
+    }
+
+    /// The same of work that may fail: then it is tried again by the next case that asks.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn get_or_try_init<E, F: Future<Output = Result<T, E>>>(
+        &self,
+        work: impl FnOnce() -> F,
+    ) -> Result<&T, E> {
+        let made = self.0.get_or_try_init(|| async {
+            let (made, shown) = noted(work()).await;
+            Ok((made?, shown))
+        });
+        Ok(shown_again(made.await?))
+    }
+}
+
+/// What a future comes to, and what it showed.
+async fn noted<F: Future>(work: F) -> (F::Output, Vec<Exhibit>) {
+    let before = shown(|list| list.len());
+    let made = work.await;
+    let shown = shown(|list| list.get(before.unwrap_or_default()..).unwrap_or_default().to_vec());
+    (made, shown.unwrap_or_default())
+}
+
+/// Shows what was shown when this was made, but for what the case that runs has shown already.
+fn shown_again<T>((made, exhibits): &(T, Vec<Exhibit>)) -> &T {
+    let known = shown(<[Exhibit]>::to_vec).unwrap_or_default();
+    for exhibit in exhibits.iter().filter(|exhibit| !known.contains(exhibit)) {
+        show(exhibit.kind, || exhibit.text.clone());
+    }
+    made
+}
+
+/// Looks at what the case that runs has shown so far; `None` outside of a case.
+fn shown<T>(look: impl FnOnce(&[Exhibit]) -> T) -> Option<T> {
+    SHOWN
+        .try_with(|shown| look(&shown.0.lock().unwrap_or_else(PoisonError::into_inner).0))
+        .ok()
+}
+
 /// The same future, to be spawned as a task of its own: what it shows belongs to the case that runs here.
 pub fn continued<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let shown = SHOWN.try_with(Clone::clone).unwrap_or_default();
@@ -121,6 +180,54 @@ mod tests {
         .await;
         let seen: Vec<_> = exhibits.iter().map(|one| (one.kind, one.text.as_str())).collect();
         assert_eq!(seen, [(ExhibitKind::Request, "POST /"), (ExhibitKind::Answer, "200")]);
+    }
+
+    fn texts(exhibits: &[Exhibit]) -> Vec<&str> {
+        exhibits.iter().map(|one| one.text.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_made_once_is_shown_by_every_case_that_asks_and_once_by_each() {
+        let once = Once::default();
+        let work = || async {
+            show(ExhibitKind::Request, || "POST /".to_owned());
+            show(ExhibitKind::Answer, || "200".to_owned());
+            7
+        };
+        let case = |name: &'static str| {
+            let once = &once;
+            async move {
+                show(ExhibitKind::Note, || name.to_owned());
+                assert_eq!(*once.get_or_init(work).await, 7);
+                assert_eq!(*once.get_or_init(work).await, 7);
+            }
+        };
+        let ((), first) = collect(case("first")).await;
+        assert_eq!(texts(&first), ["first", "POST /", "200"]);
+        let ((), second) = collect(case("second")).await;
+        assert_eq!(texts(&second), ["second", "POST /", "200"]);
+        assert_eq!(*once.get_or_init(work).await, 7, "outside of a case");
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_made_again_and_shows_what_it_did_in_vain() {
+        let once = Once::default();
+        let attempt = |answer: Result<u8, &'static str>| {
+            let once = &once;
+            collect(async move {
+                let work = || async {
+                    show(ExhibitKind::Answer, || format!("{answer:?}"));
+                    answer
+                };
+                once.get_or_try_init(work).await.copied()
+            })
+        };
+        let (made, exhibits) = attempt(Err("gone")).await;
+        assert_eq!((made, texts(&exhibits)), (Err("gone"), vec!["Err(\"gone\")"]));
+        let (made, exhibits) = attempt(Ok(1)).await;
+        assert_eq!((made, texts(&exhibits)), (Ok(1), vec!["Ok(1)"]));
+        let (made, exhibits) = attempt(Ok(2)).await;
+        assert_eq!((made, texts(&exhibits)), (Ok(1), vec!["Ok(1)"]));
     }
 
     #[tokio::test]

@@ -208,7 +208,7 @@ fn nothing_judged_exits_4_unless_allowed() {
 
 #[test]
 fn a_robust_clause_decides_with_strict_only() {
-    let filter = ["--filter", "kubelet/robust/names-differ"];
+    let filter = ["--filter", "kubelet/timeout/small-honoured"];
     let (code, stdout, _) = run(&filter);
     assert_eq!(code, 0, "{stdout}");
     assert!(stdout.contains("fail"), "{stdout}");
@@ -232,11 +232,13 @@ fn the_list_has_every_case_with_its_id_first() {
     assert_eq!(stdout.lines().count(), 4, "{stdout}");
 }
 
-#[test]
-fn an_interrupted_run_removes_all_it_made() {
+#[rstest]
+#[case::judging(&[])]
+#[case::mutants(&["mutants", "--filter", "{kubelet,runtime}/*", "--jobs", "2"])]
+fn an_interrupted_run_removes_all_it_made(#[case] args: &[&str]) {
     let place = Place::new();
     let mut child = place
-        .command(&[])
+        .command(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

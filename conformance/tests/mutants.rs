@@ -13,6 +13,7 @@ fn options() -> RunOptions {
     RunOptions {
         jobs: 4,
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
+        stop: tokio_util::sync::CancellationToken::new(),
     }
 }
 

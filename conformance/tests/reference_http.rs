@@ -121,7 +121,7 @@ async fn rules_decide_second() {
 #[tokio::test]
 async fn without_the_route_nobody_is_asked_who_they_are(#[case] gate: bool, #[case] debugging: bool) {
     let bench = Bench::with(|config| {
-        config.container_checkpoint = gate;
+        config.container_checkpoint = Some(gate);
         config.debugging_handlers = debugging;
     })
     .await;

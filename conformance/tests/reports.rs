@@ -3,11 +3,16 @@
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use checkpoint_conformance::report::{Format, Report};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use rstest::rstest;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -65,6 +70,32 @@ fn one_report_goes_where_it_is_named_and_all_go_into_a_folder() {
     let mut expected = Format::ALL.map(Format::file_name);
     expected.sort_unstable();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn who_waits_for_the_done_file_gets_its_report_and_exit_0_whatever_the_verdict() {
+    let (folder, archive) = no_archive();
+    let junit = folder.path().join("junit.xml");
+    // The file is a pipe, whose end is seen should the harness fail.
+    let done = "/dev/stderr";
+    let report = format!("junit={}", junit.display());
+    let mut child = command(&["archive", str(&archive), "--report", &report, "--done-file", done])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = vec![0; str(&junit).len()];
+    child.stderr.as_mut().unwrap().read_exact(&mut told).unwrap();
+    assert_eq!(text(&told), str(&junit));
+    assert_eq!(
+        child.try_wait().unwrap(),
+        None,
+        "a container that ends is started again"
+    );
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let written = fs::read_to_string(junit).unwrap();
+    assert!(written.contains("<failure"), "{written}");
 }
 
 #[test]
@@ -214,5 +245,30 @@ fn there_is_a_manual_page_for_each_program_and_subcommand() {
     ] {
         let text = fs::read_to_string(folder.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".TH") && text.contains(says), "{page}: {text}");
+    }
+}
+
+/// Whichever case asks first for what many of them judge, each shows what was asked and answered.
+#[rstest]
+#[case::kubelet("kubelet", "kubelet/{200/body*,name/*,archive/tar}", &["request", "answer", "journal"])]
+#[case::runtime("runtime", "runtime/{archive,error}/*", &["cri", "note"])]
+fn every_case_shows_what_it_judges(#[case] suite: &str, #[case] filter: &str, #[case] kinds: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    let report = format!("json={}", json.display());
+    let output = run(&[suite, "--filter", filter, "--jobs", "1", "--report", &report]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let cases = document["cases"].as_array().unwrap();
+    assert!(cases.len() > 5, "{cases:?}");
+    let shown = |case: &Value, kind: &str| {
+        let exhibits = case["exhibits"].as_array().unwrap();
+        exhibits.iter().any(|exhibit| exhibit["kind"] == kind)
+    };
+    for case in cases {
+        let missing: Vec<_> = kinds.iter().filter(|kind| !shown(case, kind)).collect();
+        assert!(missing.is_empty(), "{}: no {missing:?}", case["id"]);
+        let of_the_archive = case["id"].as_str().unwrap().ends_with("archive/tar");
+        assert!(!of_the_archive || shown(case, "archive"), "{}", case["id"]);
     }
 }

@@ -130,6 +130,20 @@ async fn with_the_endpoint_alone_faults_are_skipped_and_archives_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_the_pod_itself_has_no_other_container_checkpointed() {
+    let bench = Bench::start().await;
+    let checkpoints = bench.checkpoints();
+    let reach = ["--allow-incomplete", "--checkpoints-dir", checkpoints.to_str().unwrap()];
+    let second = [&reach[..], &["--filter", "kubelet/200/named-container"]].concat();
+    let (_, stdout) = bench.judge(&second).await;
+    assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
+    let (_, stdout) = bench.judge(&[&second[..], &["--alone"]].concat()).await;
+    assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
+    assert!(stdout.contains("needs a second running container"), "{stdout}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_not_known_is_told_as_a_failure_and_stays_secret() {
     let bench = Bench::start().await;
     let token = bench.file("token");

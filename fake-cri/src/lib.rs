@@ -23,6 +23,8 @@ pub mod control;
 mod embedded;
 pub mod entry;
 pub mod fault;
+#[doc(hidden)]
+pub mod measured;
 pub mod process;
 pub mod runtime;
 pub mod service;

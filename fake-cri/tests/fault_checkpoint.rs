@@ -112,6 +112,33 @@ async fn a_failed_checkpoint_leaves_nothing_and_the_container_runs_on(#[case] ru
     assert!(members(&bench.archive()).contains(&"checkpoint/inventory.img".to_owned()));
 }
 
+/// At once, before the pages and among them.
+#[rstest]
+#[case("CheckpointContainer:write=io-error")]
+#[case("preset:disk-broken")]
+#[case("CheckpointContainer:write=io-error(1MiB)")]
+#[tokio::test]
+async fn a_disk_that_breaks_is_told_leaves_nothing_and_the_next_archive_is_whole(#[case] rules: &str) {
+    let cri = Cri::with(builder().fault(rules)).await;
+    let bench = Bench::new(&cri).await;
+    let pid = cri.pid(&bench.id).await;
+    let status = bench.checkpoint(0).await.expect_err("the disk is broken");
+    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    for part in ["write ", &*bench.folder.path().to_string_lossy(), "Input/output error"] {
+        assert!(status.message().contains(part), "{part} is not in {status:?}");
+    }
+    assert_eq!(bench.files(), [""; 0]);
+    assert!(!states(pid).contains(['t', 'T']), "{}", states(pid));
+    bench.ticks_on().await;
+    assert_eq!(cri.pid(&bench.id).await, pid, "it is the same process");
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process");
+    assert_eq!(children, "", "no copy is left");
+    cri.process.control().clear_faults(&[]).await.expect("an answer");
+    bench.checkpoint(0).await.expect("the next one succeeds");
+    assert!(members(&bench.archive()).contains(&"dump.log".to_owned()));
+    assert_eq!(bench.files(), ["a.tar"]);
+}
+
 #[rstest]
 #[case("freeze")]
 #[case("capture")]

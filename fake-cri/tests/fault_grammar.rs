@@ -59,6 +59,12 @@ fn reads_where_when_and_what() {
     Point::Phase(Phase::Write),
     Effect::NoSpace(65536)
 )]
+#[case("CheckpointContainer:write=io-error", Point::Phase(Phase::Write), Effect::IoError(0))]
+#[case(
+    "CheckpointContainer:write=io-error(1MiB)",
+    Point::Phase(Phase::Write),
+    Effect::IoError(1 << 20)
+)]
 #[case(
     "CheckpointContainer:write=mode(0644)",
     Point::Phase(Phase::Write),
@@ -336,6 +342,7 @@ fn any_effect() -> impl Strategy<Value = (Vec<Point>, Effect)> {
     .or(prop_oneof![
         select(vec![Effect::CorruptArchive, Effect::EmptyArchive, Effect::NoArchive]),
         any::<u64>().prop_map(Effect::NoSpace),
+        any::<u64>().prop_map(Effect::IoError),
         (0..20_u64, 0..41_u32).prop_map(|(n, shift)| Effect::NoSpace(n << shift)),
         (0..=100_u8).prop_map(Effect::PartialArchive),
         (0..=100_u8).prop_map(Effect::TruncatedArchive),

@@ -2,9 +2,10 @@
 //! ends the container and leaves nothing of it.
 
 mod cri;
+mod family;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -13,6 +14,7 @@ use std::{
 
 use cri::{Cri, PATIENCE, Pod, annotated, builder, container_config, pod_config};
 use cri_proto::runtime::v1;
+use family::{Process, family, held, parent, start_time, stat};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -48,61 +50,6 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path) -> Result<(), Status> 
         .checkpoint_container(Request::new(request))
         .await
         .map(drop)
-}
-
-/// A process that cannot be mistaken: its number and when it started.
-type Process = (i32, u64);
-
-/// The fields of a process's stat after its name, the state first.
-fn stat(pid: i32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    Some(rest.split(' ').map(str::to_owned).collect())
-}
-
-fn start_time(pid: i32) -> Option<u64> {
-    stat(pid)?.get(19)?.parse().ok()
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    stat(pid)?.get(1)?.parse().ok()
-}
-
-/// A process and all that come of it.
-fn family(first: i32) -> Vec<Process> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if let Some(parent) = parent(pid) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let (mut family, mut next) = (Vec::new(), vec![first]);
-    while let Some(pid) = next.pop() {
-        family.extend(start_time(pid).map(|start| (pid, start)));
-        next.extend(children.remove(&pid).unwrap_or_default());
-    }
-    family
-}
-
-/// Why a process does not simply run: what is stopped or traced of it.
-fn held(pid: i32) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
-    let lines = statuses.flat_map(|status| status.lines().map(str::to_owned).collect::<Vec<_>>());
-    let held = |line: &String| {
-        line.strip_prefix("State:")
-            .is_some_and(|state| state.trim().starts_with(['T', 't']))
-            || line
-                .strip_prefix("TracerPid:")
-                .is_some_and(|tracer| tracer.trim() != "0")
-    };
-    lines.filter(held).collect()
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -232,14 +179,31 @@ async fn large_pod(cri: &Cri) -> Pod<'_> {
     cri.pod_of(config).await
 }
 
-/// A time within a checkpoint of [`large_pod`], another one each round.
-fn instant(round: usize) -> Duration {
-    Duration::from_micros(1_000 + (round as u64 * 7_919) % 90_000)
+/// What fake-cri has heard of last.
+const PHASES: [&str; 5] = ["nothing yet", "freeze", "capture", "write", "finish"];
+
+/// How many phases fake-cri has heard of in what it logged from here on.
+fn phases(cri: &Cri, logged: usize) -> usize {
+    let log = cri.process.log();
+    log[logged..].matches("phase=").count().min(PHASES.len() - 1)
+}
+
+/// Waits for a time within a checkpoint of [`large_pod`] that has just been asked for, another one each round: how long it takes
+/// until one begins depends on the machine, so the time counts from one of its phases, each in its turn.
+async fn instant(cri: &Cri, logged: usize, location: &Path, round: usize) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    // One that is quicker than this loop is over when its archive is there.
+    while phases(cri, logged) < round % PHASES.len() && !location.exists() {
+        assert!(tokio::time::Instant::now() < end, "no phase begins");
+        tokio::task::yield_now().await;
+    }
+    // Shorter than tokio's timer counts.
+    std::thread::sleep(Duration::from_micros((round as u64 * 397) % 3_000));
 }
 
 #[tokio::test]
 async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
-    let mut cri = Cri::with(builder()).await;
+    let mut cri = Cri::with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let (id, log, _logs) = {
@@ -251,15 +215,18 @@ async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
     let members = family(cri.pid(&id).await);
     assert_eq!(members.len(), 2, "it has a child: {members:?}");
     let mut cut_short = 0;
+    let mut fell = BTreeMap::new();
     for round in 0..instants(40) {
+        let logged = cri.process.log().len();
         let killed = async {
-            tokio::time::sleep(instant(round)).await;
+            instant(&cri, logged, &location, round).await;
             let pid = cri.process.pid().expect("it runs");
             kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("it is there");
         };
         let (answer, ()) = tokio::join!(checkpoint(&cri, &id, &location), killed);
         cut_short += usize::from(answer.is_err());
         cri.process.crashed().await.expect("it was running");
+        *fell.entry(PHASES[phases(&cri, logged)]).or_insert(0) += 1;
         let stray = || Some(family(members[0].0)).filter(|now| *now != members);
         none_left("only what was there before", stray).await;
         let free = || members.iter().all(|(pid, _)| held(*pid).is_empty());
@@ -273,12 +240,15 @@ async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
             fs::remove_file(&location).expect("it can be removed");
         }
     }
+    eprintln!("fake-cri was killed when it had heard of {fell:?}");
     assert!(cut_short > 0, "none was killed in time");
+    // Which step of a phase it was is left to chance; `kill_steps` sees to it that every kind of step gets its share.
+    assert_eq!(fell.len(), PHASES.len(), "not in every phase: {fell:?}");
 }
 
 #[tokio::test]
 async fn killing_the_shim_at_any_instant_leaves_no_copy() {
-    let cri = Cri::with(builder()).await;
+    let cri = Cri::with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let pod = large_pod(&cri).await;
@@ -288,8 +258,9 @@ async fn killing_the_shim_at_any_instant_leaves_no_copy() {
         pod.logged(&app, "tick 1 ").await;
         let shim = parent(cri.pid(&id).await).expect("its parent");
         let members = family(shim);
+        let logged = cri.process.log().len();
         let killed = async {
-            tokio::time::sleep(instant(round)).await;
+            instant(&cri, logged, &location, round).await;
             // What was there in the very moment before: a copy may be among them.
             let members = family(shim);
             kill(Pid::from_raw(shim), Signal::SIGKILL).expect("the shim is there");

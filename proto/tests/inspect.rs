@@ -3,6 +3,7 @@
 use cri_proto::criu::{
     FindingKind, inspect,
     message::{CoreEntry, MmEntry, PstreeEntry, VmaEntry},
+    unreadable,
 };
 use prost::{
     Message,
@@ -147,4 +148,17 @@ fn endless_nesting_ends() {
             .is_some_and(|last| last.ends_with("malformed (messages are nested too deep)")),
         "{found:?}"
     );
+}
+
+#[test]
+fn what_makes_an_entry_unreadable_is_told_and_ends_the_look() {
+    assert_eq!(unreadable("pstree_entry", &process().encode_to_vec()), None);
+    let mut unknown = process().encode_to_vec();
+    field(&mut unknown, 99, 1);
+    assert_eq!(unreadable("pstree_entry", &unknown), None, "CRIU passes over it");
+    let found = unreadable("pstree_entry", &[8, 1]).expect("three fields are missing");
+    assert_eq!(found.to_string(), "pstree_entry.ppid: required field is missing");
+    let found = unreadable("pstree_entry", &[8]).expect("cut short");
+    assert!(matches!(found.kind, FindingKind::Malformed(_)), "{found}");
+    assert_eq!(unreadable("no_such_entry", &[8]), None);
 }

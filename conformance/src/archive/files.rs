@@ -2,6 +2,11 @@
 
 use cri_proto::criu::message::{FdTypes, FileEntry};
 
+/// Of `open(2)`, as images hold them.
+const O_ACCMODE: u32 = 3;
+const O_WRONLY: u32 = 1;
+const O_APPEND: u32 = 0o2000;
+
 /// An open file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenFile {
@@ -17,6 +22,8 @@ pub struct OpenFile {
     pub pipe: Option<u32>,
     /// For a regular file: its path.
     pub path: Option<Box<str>>,
+    /// For a regular file that is only appended to: the size that it is said to have, if one is.
+    pub appended: Option<Option<u64>>,
 }
 
 impl OpenFile {
@@ -38,6 +45,11 @@ impl OpenFile {
                 .count(),
             pipe: entry.pipe.as_ref().map(|pipe| pipe.pipe_id),
             path: entry.reg.as_ref().map(|file| file.name.as_str().into()),
+            appended: entry
+                .reg
+                .as_ref()
+                .filter(|file| file.flags & O_ACCMODE == O_WRONLY && file.flags & O_APPEND != 0)
+                .map(|file| file.size),
         }
     }
 

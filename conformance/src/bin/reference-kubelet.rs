@@ -177,7 +177,7 @@ impl Flags {
             .iter()
             .rev()
             .find(|(name, _)| name == "ContainerCheckpoint");
-        config.container_checkpoint = checkpoint.is_none_or(|(_, value)| *value);
+        config.container_checkpoint = checkpoint.map(|(_, value)| *value);
         config.debugging_handlers = self.enable_debugging_handlers;
         config.http2 = self.http2;
         config.remove_pods_at_shutdown = self.remove_pods;
@@ -203,7 +203,7 @@ mod tests {
             "--mutant=no-auth",
         ]);
         let config = flags.config().unwrap();
-        assert!(!config.container_checkpoint);
+        assert_eq!(config.container_checkpoint, Some(false));
         assert_eq!((config.node_name.as_str(), config.mutant), ("n", Some(Mutant::NoAuth)));
         assert_eq!(config.port, 10250);
     }

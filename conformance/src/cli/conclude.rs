@@ -20,10 +20,11 @@ use std::{
     time::Instant,
 };
 
+use anyhow::Context as _;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Failure, SelectionArgs, print};
+use super::{Failure, SelectionArgs, interruption, print};
 use crate::{
     case::{
         self, BUILT_IN, Case, Clause, ExpectedFailures, Profile, Record, Restore, Rules, Schedule, Selection, Terms,
@@ -64,7 +65,9 @@ pub struct VerdictArgs {
     /// Write one report: html, json, junit, tap, summary or badge, and where to; may be given several times
     #[arg(long, value_name = "FORMAT=FILE", value_parser = parse_report)]
     report: Vec<(Format, PathBuf)>,
-    /// When the reports are written, write the path of the first --report into this file: Sonobuoy's sign that a plugin is done
+    /// When the reports are written, write the path of the first --report into this file, stay until SIGTERM and exit 0 whatever the
+    /// verdict: Sonobuoy's sign that a plugin is done. It reads the verdict in the report, which it never gets from a container
+    /// that has failed, and a container that has ended would be started again
     #[arg(long, value_name = "FILE", requires = "report")]
     done_file: Option<PathBuf>,
 }
@@ -186,7 +189,8 @@ impl<'a> Run<'a> {
         Report::new(frame, &judged.records, &judged.secrets)
     }
 
-    /// Prints the reports and writes their files, several of them as one document; returns the exit code of the worst.
+    /// Prints the reports and writes their files, several of them as one document; returns the exit code of the worst. With a file
+    /// that says so it waits to be told to end.
     ///
     /// # Errors
     /// What cannot be written.
@@ -196,6 +200,10 @@ impl<'a> Run<'a> {
             print(&terminal.render(report))?;
         }
         self.write(reports).map_err(anyhow::Error::from)?;
+        if let (Some(done), Some((_, path))) = (&self.verdict.done_file, self.verdict.report.first()) {
+            tell_and_stay(done, path)?;
+            return Ok(exit::HOLDS);
+        }
         let codes: Vec<_> = reports
             .iter()
             .map(|report| report.verdict.exit_code(self.rules()))
@@ -210,12 +218,6 @@ impl<'a> Run<'a> {
         for (format, path) in &self.verdict.report {
             write_file(reports, *format, path)?;
         }
-        if let (Some(done), Some((_, path))) = (&self.verdict.done_file, self.verdict.report.first()) {
-            fs::write(done, path.as_os_str().as_encoded_bytes()).map_err(|source| ReportError::Write {
-                path: done.clone(),
-                source,
-            })?;
-        }
         match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) {
             Some(path) => add_to_step_summary(reports, Path::new(&path)),
             None => Ok(()),
@@ -228,6 +230,21 @@ impl<'a> Run<'a> {
             allow_incomplete: self.verdict.allow_incomplete,
         }
     }
+}
+
+/// Writes into the file where the report is, and waits for the signal to end.
+fn tell_and_stay(done: &Path, report: &Path) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("failed to start the async runtime")?;
+    runtime.block_on(async {
+        let interrupted = interruption()?;
+        fs::write(done, report.as_os_str().as_encoded_bytes())
+            .with_context(|| format!("failed to write {}", done.display()))?;
+        interrupted.await;
+        Ok(())
+    })
 }
 
 /// The profile of that name, else that in the file of that name.

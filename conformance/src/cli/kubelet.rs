@@ -77,6 +77,9 @@ pub struct KubeletArgs {
     /// The container to checkpoint: NAMESPACE/POD/CONTAINER
     #[arg(long, value_name = "NS/POD/CONTAINER", help_heading = "A running kubelet", value_parser = parse_container)]
     pod: Option<ContainerRef>,
+    /// Checkpoint no other container of that Pod: for a Pod in which the harness itself runs
+    #[arg(long, help_heading = "A running kubelet", requires = "kubelet_url")]
+    alone: bool,
     /// Where the kubelet's `checkpoints` folder can be read from here
     #[arg(long, value_name = "DIR", help_heading = "A running kubelet")]
     checkpoints_dir: Option<PathBuf>,
@@ -229,6 +232,7 @@ impl KubeletArgs {
                 .pod
                 .clone()
                 .ok_or_else(|| Failure::Usage("--pod is missing".to_owned()))?,
+            alone: self.alone,
             checkpoints: self.checkpoints_dir.clone(),
             control: self.fake_cri_control.clone(),
         };

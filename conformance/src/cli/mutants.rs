@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::Args;
 use globset::Glob;
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, print, until_interrupted};
 use crate::{
@@ -37,15 +38,29 @@ impl MutantsArgs {
             // Each mutant waits most of its time: for ticks, for delays it asked for.
             jobs: self.jobs.unwrap_or(2 * processors),
             executable: None,
+            stop: CancellationToken::new(),
         };
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
         let bar = indicatif::ProgressBar::new(definitions.len() as u64);
-        let findings = runtime.block_on(until_interrupted(run(&definitions, &options, |finding| {
-            bar.set_message(finding.definition.name());
-            bar.inc(1);
-        })))?;
+        let (findings, interrupted) = runtime.block_on(async {
+            let work = run(&definitions, &options, |finding| {
+                bar.set_message(finding.definition.name());
+                bar.inc(1);
+            });
+            tokio::pin!(work);
+            match until_interrupted(&mut work).await {
+                Ok(findings) => (findings, None),
+                Err(interrupted) => {
+                    options.stop.cancel();
+                    (work.await, Some(interrupted))
+                }
+            }
+        });
         bar.finish_and_clear();
         print(&render(&findings))?;
+        if let Some(interrupted) = interrupted {
+            return Err(interrupted);
+        }
         let caught = findings.iter().all(crate::mutant::Finding::is_caught);
         Ok(if caught { exit::HOLDS } else { exit::BROKEN })
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::{Definition, Finding, Wrong};
 use crate::{
@@ -23,13 +24,17 @@ pub struct RunOptions {
     pub jobs: usize,
     /// What fake-cri is started from, where this program's own `main` does not call its entry point.
     pub executable: Option<PathBuf>,
+    /// Ends the run before its time: no further mutant begins, and the targets of those that run are taken down.
+    pub stop: CancellationToken,
 }
 
-/// Runs these mutants and returns what became of each, in their order. `each` is told as they end.
+/// Runs these mutants and returns what became of each that ran to its end, in their order. `each` is told as they end.
 pub async fn run(definitions: &[Definition], options: &RunOptions, each: impl Fn(&Finding)) -> Vec<Finding> {
     let mut findings: Vec<_> = stream::iter(definitions.iter().enumerate())
-        .map(|(number, definition)| async move { (number, run_one(*definition, options.executable.clone()).await) })
+        .take_until(options.stop.cancelled())
+        .map(|(number, definition)| async move { (number, run_one(*definition, options).await) })
         .buffer_unordered(options.jobs.max(1))
+        .filter_map(|(number, finding)| async move { Some((number, finding?)) })
         .inspect(|(_, finding)| each(finding))
         .collect()
         .await;
@@ -37,13 +42,14 @@ pub async fn run(definitions: &[Definition], options: &RunOptions, each: impl Fn
     findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
-async fn run_one(definition: Definition, executable: Option<PathBuf>) -> Finding {
+/// `None` when it was stopped.
+async fn run_one(definition: Definition, options: &RunOptions) -> Option<Finding> {
     let run = match definition.wrong {
-        Wrong::Kubelet(_) | Wrong::Preset(_) => kubelet(definition, executable).await,
-        Wrong::Runtime(name) => runtime(name, executable).await,
-        Wrong::Archive(name) => archive(name).await,
+        Wrong::Kubelet(_) | Wrong::Preset(_) => kubelet(definition, options).await,
+        Wrong::Runtime(name) => runtime(name, options).await,
+        Wrong::Archive(name) => archive(name).await.map(Some),
     };
-    match run {
+    Some(match run.transpose()? {
         Ok((records, ended)) => {
             let mut finding = Finding::new(definition, &records);
             finding.errors.extend(ended.err());
@@ -54,46 +60,48 @@ async fn run_one(definition: Definition, executable: Option<PathBuf>) -> Finding
             finding.errors.push(error);
             finding
         }
-    }
+    })
 }
 
 /// What became of a suite's cases, and of the target's end.
 type Ran = (Vec<Record>, Result<(), String>);
 
-async fn kubelet(definition: Definition, executable: Option<PathBuf>) -> Result<Ran, String> {
+async fn kubelet(definition: Definition, options: &RunOptions) -> Result<Option<Ran>, String> {
     let embedded = Embedded {
         defect: definition.defect(),
-        executable,
+        executable: options.executable.clone(),
         ..Embedded::default()
     };
     let kubelet = embedded.start().await;
     let kubelet = kubelet.map_err(|error| format!("the target did not start: {error}"))?;
     let session = Session::new(kubelet);
-    let records = case::run(&kubelet::cases(), &session, &mut Silent).await;
+    let cases = kubelet::cases();
+    let mut silent = Silent;
+    let work = case::run(&cases, &session, &mut silent);
+    let records = options.stop.run_until_cancelled(work).await;
     let ended = match &session.kubelet.steering {
         Some(steering) => steering.shutdown().await,
         None => Ok(()),
     };
-    Ok((
-        records,
-        ended.map_err(|error| format!("the target did not end: {error}")),
-    ))
+    let ended = ended.map_err(|error| format!("the target did not end: {error}"));
+    Ok(records.map(|records| (records, ended)))
 }
 
-async fn runtime(name: &'static str, executable: Option<PathBuf>) -> Result<Ran, String> {
+async fn runtime(name: &'static str, options: &RunOptions) -> Result<Option<Ran>, String> {
     let embedded = EmbeddedRuntime {
         defect: Some((name.to_owned(), format!("preset:{name}"))),
-        executable,
+        executable: options.executable.clone(),
     };
     let runtime = embedded.start().await;
     let runtime = runtime.map_err(|error| format!("the target did not start: {error}"))?;
     let session = RuntimeSession::new(runtime);
-    let records = case::run(&runtime::cases(), &session, &mut Silent).await;
+    let cases = runtime::cases();
+    let mut silent = Silent;
+    let work = case::run(&cases, &session, &mut silent);
+    let records = options.stop.run_until_cancelled(work).await;
     let ended = session.runtime.shutdown().await;
-    Ok((
-        records,
-        ended.map_err(|error| format!("the target did not end: {error}")),
-    ))
+    let ended = ended.map_err(|error| format!("the target did not end: {error}"));
+    Ok(records.map(|records| (records, ended)))
 }
 
 /// Writes the archive, reads it and judges it: all of that is work for the processor and for files.

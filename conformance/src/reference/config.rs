@@ -43,8 +43,8 @@ pub struct Config {
     pub anonymous: bool,
     /// Who may do what.
     pub authorization: Authorization,
-    /// The feature gate `ContainerCheckpoint`. Default on.
-    pub container_checkpoint: bool,
+    /// The feature gate `ContainerCheckpoint`; none is the default, which is on since Kubernetes 1.30.
+    pub container_checkpoint: Option<bool>,
     /// Whether the debugging handlers are served, the checkpoint among them. Default on.
     pub debugging_handlers: bool,
     /// Whether HTTP/2 is offered, as kubelets up to 1.35 do. Default off, as 1.36 has it.
@@ -77,7 +77,7 @@ impl Config {
             token_auth_file: None,
             anonymous: false,
             authorization: Authorization::AlwaysAllow,
-            container_checkpoint: true,
+            container_checkpoint: None,
             debugging_handlers: true,
             http2: false,
             remove_pods_at_shutdown: false,
@@ -89,6 +89,11 @@ impl Config {
     #[must_use]
     pub fn checkpoints_dir(&self) -> PathBuf {
         self.root_dir.join("checkpoints")
+    }
+
+    /// Whether the feature gate `ContainerCheckpoint` is on.
+    pub(super) fn gate(&self) -> bool {
+        self.container_checkpoint.unwrap_or(!self.is(Mutant::GateDefaultOff))
     }
 
     /// Whether this is the single wrong thing that was asked for.

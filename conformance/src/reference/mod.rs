@@ -175,7 +175,7 @@ fn prepare(config: &Config) -> Result<(), StartError> {
     if config.is(Mutant::FolderEmptiedAtStart) && path.exists() {
         std::fs::remove_dir_all(&path).map_err(failed(&path))?;
     }
-    let wanted = config.container_checkpoint || config.is(Mutant::GateIgnored) || config.is(Mutant::FolderAlways);
+    let wanted = config.gate() || config.is(Mutant::GateIgnored) || config.is(Mutant::FolderAlways);
     if wanted && !config.is(Mutant::FolderLate) {
         let mode = if config.is(Mutant::FolderWorldReadable) {
             0o755

@@ -48,6 +48,7 @@ mutants! {
     NameWithoutContainer, "name-without-container", "the archive's name lacks the container";
     TimestampWrong, "timestamp-wrong", "the archive's name ends in seconds since 1970";
     TimestampStale, "timestamp-stale", "the archive's name carries the time of the kubelet's start";
+    TimestampOfAnotherZone, "timestamp-of-another-zone", "the time in the archive's name is that of the next zone";
     PlaceOutsideCheckpoints, "place-outside-checkpoints", "the archive is not below `checkpoints`";
     FolderWorldReadable, "folder-world-readable", "the folder `checkpoints` has mode 0755";
     ArchiveWorldReadable, "archive-world-readable", "the archive has mode 0644";
@@ -91,6 +92,7 @@ mutants! {
     StateBeforeTimeout, "state-before-timeout", "a container that does not run is told before a malformed timeout";
     GateOffSaysSo, "gate-off-says-so", "404 with the gate off tells of the gate";
     GateOffAsksWho, "gate-off-asks-who", "401 with the gate off, without credentials";
+    GateDefaultOff, "gate-default-off", "the feature gate is off unless it is named";
     DebuggingOffIgnored, "debugging-off-ignored", "the route stays with the debugging handlers off";
     ReadOnlyPortServes, "read-only-port-serves", "the read-only port checkpoints, for everyone";
     FolderAlways, "folder-always", "the folder `checkpoints` is made with the gate off as well";
@@ -98,6 +100,7 @@ mutants! {
     FolderEmptiedAtStart, "folder-emptied-at-start", "archives are removed when the kubelet starts";
     OnlyLastKept, "only-last-kept", "a checkpoint removes the container's earlier archives";
     ArchiveChecked, "archive-checked", "500 when the runtime says ok and there is no archive";
+    RefusedMethodCheckpoints, "refused-method-checkpoints", "405, and the runtime is called all the same";
     AllowMissing, "allow-missing", "405 without an Allow header";
     ContainerOptional, "container-optional", "a path without a container checkpoints the pod's first one";
     TailIgnored, "tail-ignored", "what follows the container in the path is not looked at";
@@ -116,6 +119,7 @@ mutants! {
     ErrorsAsJson, "errors-as-json", "the content type of errors is application/json";
     CallsTwice, "calls-twice", "the runtime is called twice for one request";
     OneAtATime, "one-at-a-time", "429 while another checkpoint is under way";
+    UnknownWithoutMessage, "unknown-without-message", "of an error of code Unknown only the code is told";
     ErrorUnwrapped, "error-unwrapped", "500 with the runtime's message and nothing around it";
     UnavailableAs503, "unavailable-as-503", "503 when the runtime answers Unavailable";
     Restarting404, "restarting-404", "404 for a container that waits to be started again";

@@ -199,7 +199,7 @@ impl Handlers {
     fn roots(&self, secure: bool) -> Roots {
         let config = &self.config;
         let debugging = secure && (config.debugging_handlers || config.is(Mutant::DebuggingOffIgnored));
-        let gate = config.container_checkpoint || config.is(Mutant::GateIgnored);
+        let gate = config.gate() || config.is(Mutant::GateIgnored);
         let open = !secure && config.is(Mutant::ReadOnlyPortServes);
         Roots {
             debugging,
@@ -258,13 +258,9 @@ impl Handlers {
         const OFF: &str = "the feature gate ContainerCheckpoint is off";
         let user = || self.authentication.user(chain?, request.headers());
         match self.config.mutant.filter(|_| path.starts_with("/checkpoint/")) {
-            Some(Mutant::GateOff500) if !self.config.container_checkpoint => {
-                answer::plain(StatusCode::INTERNAL_SERVER_ERROR, OFF)
-            }
-            Some(Mutant::GateOffSaysSo) if !self.config.container_checkpoint => {
-                answer::plain(StatusCode::NOT_FOUND, OFF)
-            }
-            Some(Mutant::GateOffAsksWho) if !self.config.container_checkpoint && user().is_none() => {
+            Some(Mutant::GateOff500) if !self.config.gate() => answer::plain(StatusCode::INTERNAL_SERVER_ERROR, OFF),
+            Some(Mutant::GateOffSaysSo) if !self.config.gate() => answer::plain(StatusCode::NOT_FOUND, OFF),
+            Some(Mutant::GateOffAsksWho) if !self.config.gate() && user().is_none() => {
                 answer::plain(StatusCode::UNAUTHORIZED, "Unauthorized")
             }
             _ => answer::no_such_route(),
@@ -307,8 +303,14 @@ impl Handlers {
             return Err(Box::new(answer::plain(StatusCode::URI_TOO_LONG, "414: URI Too Long")));
         }
         let names = route::names(path, self.config.mutant)?;
-        if !(self.config.is(Mutant::GetAllowed) && request.method() == Method::GET) {
-            route::method(request.method(), Method::POST)?;
+        let allowed = self.config.is(Mutant::GetAllowed) && request.method() == Method::GET;
+        let refused = route::method(request.method(), Method::POST).err().filter(|_| !allowed);
+        if let Some(refused) = refused {
+            if self.config.is(Mutant::RefusedMethodCheckpoints) {
+                let pod = self.pods.find(&names[0], &names[1], false);
+                self.checkpoints.handle(&names, pod, request.uri().query()).await;
+            }
+            return Err(refused);
         }
         route::accepts_json(request.headers(), self.config.mutant)?;
         if self.config.is(Mutant::RequestBodyParsed) && has_body(request) {

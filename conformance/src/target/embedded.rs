@@ -72,6 +72,7 @@ impl Embedded {
         config.client_ca_file = Some(folder.at("pki/ca.pem"));
         config.token_auth_file = Some(folder.at("pki/tokens"));
         config.authorization = Authorization::Rules(folder.at("pki/rules"));
+        config.container_checkpoint = Some(true);
         config.read_only_port = Some(0);
         config.http2 = true;
         config.file_check_frequency = Duration::ZERO;
@@ -210,7 +211,8 @@ impl Steering for Running {
             let mut config = self.config.clone();
             match variation {
                 Variation::Usual => {}
-                Variation::GateOff => config.container_checkpoint = false,
+                Variation::GateOff => config.container_checkpoint = Some(false),
+                Variation::GateDefault => config.container_checkpoint = None,
                 Variation::DebuggingOff => config.debugging_handlers = false,
                 Variation::ShortDeadline => config.runtime_request_timeout = SHORT_DEADLINE,
             }

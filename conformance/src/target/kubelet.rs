@@ -69,6 +69,8 @@ pub enum Variation {
     Usual,
     /// The feature gate `ContainerCheckpoint` is off.
     GateOff,
+    /// The feature gate `ContainerCheckpoint` is not named.
+    GateDefault,
     /// `enableDebuggingHandlers` is false.
     DebuggingOff,
     /// `runtimeRequestTimeout` is [`SHORT_DEADLINE`].
@@ -78,7 +80,10 @@ pub enum Variation {
 impl Variation {
     /// Whether the endpoint is served, so that Pods are asked about.
     pub(super) fn serves(self) -> bool {
-        matches!(self, Variation::Usual | Variation::ShortDeadline)
+        matches!(
+            self,
+            Variation::Usual | Variation::GateDefault | Variation::ShortDeadline
+        )
     }
 }
 

@@ -4,7 +4,9 @@ use std::{fs, path::PathBuf};
 
 use reqwest::Url;
 
-use super::{Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, Others, TargetError, Trust, pod};
+use super::{
+    Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, Neighbours, Others, TargetError, Trust, pod,
+};
 use crate::{case::Suite, report};
 
 /// How a running kubelet is reached.
@@ -18,6 +20,8 @@ pub struct UrlTarget {
     pub ca: Option<PathBuf>,
     /// The container that is checkpointed.
     pub container: ContainerRef,
+    /// No other container of its Pod is checkpointed.
+    pub alone: bool,
     /// Its `checkpoints` folder as it can be read from here.
     pub checkpoints: Option<PathBuf>,
     /// The control socket of the fake-cri that is its runtime.
@@ -76,7 +80,11 @@ impl UrlTarget {
             node: None,
             mutant: None,
         };
-        let neighbours = pod::discover(&client, &self.container).await;
+        let neighbours = if self.alone {
+            Neighbours::default()
+        } else {
+            pod::discover(&client, &self.container).await
+        };
         let mut kubelet = Kubelet::new(about, client, self.container);
         kubelet.neighbours = neighbours;
         kubelet.checkpoints = self.checkpoints;

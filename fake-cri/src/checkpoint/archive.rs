@@ -53,6 +53,13 @@ impl Slab {
     }
 }
 
+/// A fault: where the disk ends, and how it says so.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    bytes: u64,
+    errno: Errno,
+}
+
 /// An archive that is being written.
 #[derive(Debug)]
 pub(crate) struct Archive {
@@ -67,8 +74,8 @@ pub(crate) struct Archive {
     placed: bool,
     /// A fault: members that are left out.
     omitted: Vec<GlobMatcher>,
-    /// A fault: how many bytes fit on the disk.
-    space: Option<u64>,
+    /// A fault: from where on no write succeeds.
+    limit: Option<Limit>,
     /// A fault: that none are left is not noticed.
     blind: bool,
 }
@@ -112,7 +119,7 @@ impl Archive {
                 .map_or(0, |since| since.as_secs()),
             placed: false,
             omitted: Vec::new(),
-            space: None,
+            limit: None,
             blind: false,
         };
         // The umask may have taken bits away, never added any.
@@ -128,9 +135,11 @@ impl Archive {
         self.omitted.push(glob);
     }
 
-    /// A fault: only so many bytes fit.
-    pub(crate) fn limit_space(&mut self, bytes: u64) {
-        self.space = Some(bytes);
+    /// A fault: writes behind so many bytes fail with this error. Of several limits the nearest holds.
+    pub(crate) fn limit(&mut self, bytes: u64, errno: Errno) {
+        if self.limit.is_none_or(|limit| bytes < limit.bytes) {
+            self.limit = Some(Limit { bytes, errno });
+        }
     }
 
     /// A fault: what finds no space is lost without a word.
@@ -171,7 +180,7 @@ impl Archive {
         }
         self.flush()?;
         let slab = Slab { at: self.flushed };
-        if size >= WORTH_ALLOCATING && self.space.is_none() && !self.blind {
+        if size >= WORTH_ALLOCATING && self.limit.is_none() && !self.blind {
             let (at, size) = (slab.at.cast_signed(), size.cast_signed());
             match fallocate(&self.file, FallocateFlags::empty(), at, size) {
                 // File systems that cannot allocate only lose the gain.
@@ -286,6 +295,16 @@ impl Archive {
 
     /// Makes the archive appear at its location, in place of whatever file or link is there.
     pub(crate) fn place(&mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
+        let flush = |folder: &Path| File::open(folder).and_then(|folder| folder.sync_all());
+        self.place_and(location, fsync, flush)
+    }
+
+    fn place_and(
+        &mut self,
+        location: &Path,
+        fsync: bool,
+        flush_folder: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<u64, Error> {
         if fsync {
             self.file
                 .sync_all()
@@ -295,9 +314,16 @@ impl Archive {
         self.placed = true;
         if fsync {
             let folder = location.parent().unwrap_or(Path::new("/"));
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(|error| failed("flush the folder", folder, error))?;
+            if let Err(error) = flush_folder(folder) {
+                // A caller that hears of a failure finds no archive, and no name that may be gone after a crash. What it took
+                // the place of is lost, as it is by any archive.
+                let _ = fs::remove_file(location);
+                return Err(failed(
+                    "flush the folder (the archive was removed again)",
+                    folder,
+                    error,
+                ));
+            }
         }
         Ok(self.flushed)
     }
@@ -349,13 +375,12 @@ impl Archive {
 
     /// Writes bytes at a place of the file, as many as a fault lets fit.
     fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
-        let fits = match self.space {
-            Some(space) => usize::try_from(space.saturating_sub(at)).unwrap_or(usize::MAX),
-            None => usize::MAX,
-        };
-        let mut result = self.file.write_all_at(&bytes[..bytes.len().min(fits)], at);
-        if result.is_ok() && fits < bytes.len() {
-            result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        let fits = |limit: &Limit| usize::try_from(limit.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        let exceeded = self.limit.filter(|limit| fits(limit) < bytes.len());
+        let now = exceeded.as_ref().map_or(bytes.len(), fits);
+        let mut result = self.file.write_all_at(&bytes[..now], at);
+        if let (Ok(()), Some(limit)) = (&result, exceeded) {
+            result = Err(limit.errno.into());
         }
         let no_space = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
         if self.blind && result.as_ref().is_err_and(no_space) {
@@ -379,5 +404,37 @@ fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
         what,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_whose_folder_cannot_be_flushed_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (temporary, location) = (folder.path().join("temporary"), folder.path().join("archive"));
+        let make = || {
+            let mut archive = Archive::create(&temporary, &location).unwrap();
+            archive.member("member", b"content").unwrap();
+            archive.finish().unwrap();
+            archive
+        };
+        let refused = |asked: &Path| {
+            assert_eq!(asked, folder.path());
+            assert!(location.exists());
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        };
+        let error = make().place_and(&location, true, refused).expect_err("the folder");
+        let message = error.to_string();
+        assert!(
+            message.contains("removed again") && message.contains("os error 5"),
+            "{message}"
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        make().place_and(&location, false, |_| panic!("nobody asked")).unwrap();
+        make().place(&location, true).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

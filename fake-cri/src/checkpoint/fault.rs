@@ -11,6 +11,7 @@ use std::{
 };
 
 use globset::Glob;
+use nix::errno::Errno;
 
 use super::{
     Aftermath, Effect, Ending, Host, Injection, Job, Phase, Quirk, Region, archive::Archive, error::Error,
@@ -74,7 +75,8 @@ impl Faults {
                 Effect::Error { code, message } => return Err(Error::Injected { code, message }),
                 Effect::Delay(time) => watch.wait_until(Instant::now() + time)?,
                 Effect::Hang => return Err(watch.hang()),
-                Effect::NoSpace { after } => archive.limit_space(after),
+                Effect::NoSpace { after } => archive.limit(after, Errno::ENOSPC),
+                Effect::IoError { after } => archive.limit(after, Errno::EIO),
                 Effect::PartialArchive { percent } => self.form.partial = Some(percent),
                 Effect::TruncatedArchive { percent } => self.form.cut = Some(percent),
                 Effect::EmptyArchive => self.form.cut = Some(0),

@@ -213,6 +213,8 @@ impl<'a> Frozen<'a> {
                                 }
                                 return false;
                             }
+                            // A first thread that ends before the others shows its end to no wait until they have ended.
+                            Progress::NotYet if *tid == pid && has_ended(*tid) => return false,
                             Progress::NotYet => {
                                 missing.get_or_insert((pid, *tid));
                             }
@@ -319,7 +321,7 @@ fn ask(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool,
         process.threads.remove(&tid);
         return Ok(false);
     };
-    if matches!(stat.state, 'Z' | 'X' | 'x') {
+    if is_over(stat.state) {
         process.threads.remove(&tid);
         return Ok(false);
     }
@@ -354,6 +356,16 @@ fn ask(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool,
         Ok(()) | Err(Errno::ESRCH) => Ok(true),
         Err(errno) => Err(refuse(FreezeReason::Kernel(format!("interrupt: {errno}")))),
     }
+}
+
+/// Whether a thread in this state has ended.
+fn is_over(state: char) -> bool {
+    matches!(state, 'Z' | 'X' | 'x')
+}
+
+/// Whether this thread has ended, though it may still be listed.
+fn has_ended(tid: i32) -> bool {
+    proc::stat(tid).is_ok_and(|stat| is_over(stat.state))
 }
 
 /// What one look at an asked thread showed.

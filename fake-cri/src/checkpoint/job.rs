@@ -171,6 +171,11 @@ pub enum Effect {
         /// Bytes that still fit.
         after: u64,
     },
+    /// Fails as a broken disk does (EIO) once this many bytes are written.
+    IoError {
+        /// Bytes that are still written.
+        after: u64,
+    },
     /// Leaves this share of the archive at the location (percent) and fails, as a runtime that copies without a rename.
     PartialArchive {
         /// How much of it, in percent.

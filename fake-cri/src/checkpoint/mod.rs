@@ -9,11 +9,11 @@
 //!
 //! The archive has containerd's members, or CRI-O's; the images in it are CRIU's. [`run`] says what it needs and how it fails.
 
-mod archive;
+pub(crate) mod archive;
 mod capture;
 mod delay;
 mod engine;
-mod error;
+pub(crate) mod error;
 mod fault;
 mod freeze;
 mod headroom;

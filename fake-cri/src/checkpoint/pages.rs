@@ -29,9 +29,10 @@ use super::{
 };
 use crate::process::{memory::Memory, pagemap::PAGE_SIZE, view::View};
 
-/// How much a thread reads before it writes it, and before the caller and the deadline are looked at again. Measured beside
-/// 256 KiB and 4 MiB: both are slower.
-const PIECE: usize = 1 << 20;
+/// How much a thread reads before it writes it, and before the caller and the deadline are looked at again. As fast as
+/// 1 MiB, with which writers were seen to be halted more often for the pages that they had made dirty. To read ahead while the
+/// other thread writes gained nothing: the kernel lets one writer at a time into a file.
+const PIECE: usize = 256 << 10;
 /// What is worth a second thread.
 const LARGE: u64 = 4 << 20;
 /// The stack of a second thread, whose buffer is on the heap.
@@ -213,7 +214,8 @@ impl Work<'_> {
 
     fn move_pieces(&self) -> Result<Times, Error> {
         let mut times = Times::default();
-        let mut buffer = vec![0; self.buffer];
+        let mut room = Vec::new();
+        let buffer = on_a_page(&mut room, self.buffer);
         let mut ranges = Vec::new();
         let mut memory = None::<Memory>;
         while !self.failed.load(Ordering::Relaxed) {
@@ -250,6 +252,15 @@ impl Work<'_> {
     fn lock<'m, T>(&self, mutex: &'m Mutex<T>) -> std::sync::MutexGuard<'m, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Room for so many bytes that begins where a page does. Pages are copied to and from such a place a sixth faster than to one
+/// sixteen bytes behind it, which is where an allocation of this size lies (measured: 160 against 190 ms a GiB).
+fn on_a_page(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    const PAGE: usize = PAGE_SIZE as usize;
+    memory.resize(bytes + PAGE - 1, 0);
+    let start = memory.as_ptr().align_offset(PAGE);
+    &mut memory[start..start + bytes]
 }
 
 /// Which pages come next.
@@ -370,6 +381,16 @@ mod tests {
             window,
             range: start..start + pages * PAGE_SIZE,
             early: false,
+        }
+    }
+
+    #[test]
+    fn a_buffer_begins_where_a_page_does() {
+        for bytes in [1, 4095, 4096, PIECE] {
+            let mut memory = Vec::new();
+            let buffer = on_a_page(&mut memory, bytes);
+            assert_eq!(buffer.len(), bytes);
+            assert_eq!(buffer.as_ptr().addr() % PAGE_SIZE as usize, 0, "{bytes}");
         }
     }
 

@@ -199,6 +199,7 @@ quirks! {
     SpoilConcurrent = "spoil-concurrent", "a checkpoint that begins during another of the same container makes an archive that ends in its middle";
     RefuseParallel = "refuse-parallel", "a checkpoint that begins during one of another container fails";
     OneAtATime = "one-at-a-time", "a checkpoint waits for those of all other containers";
+    RefuseRestored = "refuse-restored", "a container that was made from an archive cannot be checkpointed";
     KillExecs = "kill-execs", "commands that ExecSync has under way end with code 137";
 }
 

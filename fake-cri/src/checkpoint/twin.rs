@@ -3,7 +3,7 @@
 //! ```text
 //!   the process stands --clone--> its copy, traced from birth: closes its descriptors, unmaps what is shared
 //!        |                              |
-//!     runs on                       is read, never runs
+//!     runs on                       is read, lets go of its memory, never runs
 //!        |                              |
 //!   stands again, for a moment       is killed, and waited for by the tracer
 //!        |
@@ -21,6 +21,8 @@
 //!
 //! What is left to be noticed by one who looks for it: a number that is taken for a while and shows in `/proc`, the copy's CPU
 //! time and peak of memory in `RUSAGE_CHILDREN`, and calls that a stop interrupts (`epoll_wait`), once more than a freeze does.
+//! A process that calls exec while its copy is read is told of the copy's end by a SIGCHLD, as the kernel does where the parent
+//! has changed; and where it ends meanwhile, whoever takes over its children is.
 //!
 //! The tracer's end kills a copy (`PTRACE_O_EXITKILL`).
 
@@ -56,6 +58,12 @@ use crate::process::{
 
 /// More shared mappings than this are not unmapped one by one while the container stands.
 const MOST_SHARED: usize = 256;
+/// The longest that the end of a copy is waited for: all of its page tables go with it.
+const LAST: Duration = Duration::from_secs(60);
+/// The stack of the thread that has an original wait for its copy.
+const STACK: usize = 128 << 10;
+/// How much a copy lets go of at a time, well within the bound of a call.
+const PIECE: u64 = 1 << 30;
 /// More bytes of private memory that a fork does not carry are not held while the container runs on.
 const MOST_UNFORKED: u64 = 16 << 20;
 
@@ -166,21 +174,25 @@ impl<'a> Twins<'a> {
         self.host.copying();
         let made = (|| {
             let mut injection = Injection::enter(window, gate, libc::PTRACE_O_TRACECLONE)?;
-            let answer = injection.call(libc::SYS_clone, [0; 6])?;
-            // In the tracer's namespace the copy has the number that the event tells.
+            let answer = injection.call(libc::SYS_clone, [0; 6]);
+            let left = injection.put_back();
+            // In the tracer's namespace the copy has the number that the event tells. It is there also when the call was not seen to
+            // its end.
             let clone = |(event, _): &(i32, u64)| *event == libc::PTRACE_EVENT_CLONE;
-            let seen = injection.take_events().into_iter().find(clone);
-            if let (Ok(inner), Some((_, copy))) = (answer, seen) {
+            if let Some((_, copy)) = injection.take_events().into_iter().find(clone) {
+                let copy = copy as i32;
+                let told = answer.as_ref().ok().and_then(|answer| answer.ok());
                 self.twins.push(Twin {
                     original,
                     window,
                     gate,
-                    copy: copy as i32,
-                    inner,
+                    copy,
+                    inner: told.unwrap_or_else(|| inner_number(copy)),
                     sequence,
                 });
             }
-            injection.leave()?;
+            let answer = answer?;
+            left?;
             Ok(answer)
         })();
         self.tell();
@@ -212,6 +224,33 @@ impl<'a> Twins<'a> {
         }
     }
 
+    /// Has the copy of the process that this thread sees let go of memory that was read and is not needed any more, as far as that
+    /// can be had: it has to be let go anyway, and nobody else walks through its pages then.
+    pub(crate) fn empty<'r>(&self, window: i32, ranges: impl Iterator<Item = &'r Range<u64>>) {
+        let mut pieces = ranges
+            .flat_map(|range| {
+                let starts = (range.start..range.end).step_by(PIECE as usize);
+                starts.map(|start| (start, PIECE.min(range.end - start)))
+            })
+            .peekable();
+        let Some(twin) = self.twins.iter().find(|twin| twin.window == window) else {
+            return;
+        };
+        if pieces.peek().is_none() {
+            return;
+        }
+        if let Ok(mut injection) = Injection::enter(twin.copy, twin.gate, libc::PTRACE_O_EXITKILL) {
+            let advice = libc::MADV_DONTNEED as u64;
+            // What it does not let go of here it does at its end.
+            let lets_go = |(start, length)| {
+                injection
+                    .call(libc::SYS_madvise, [start, length, advice, 0, 0, 0])
+                    .is_ok()
+            };
+            pieces.all(lets_go);
+        }
+    }
+
     /// The originals run on.
     pub(crate) fn originals_run(&mut self) {
         self.standing = false;
@@ -238,13 +277,13 @@ impl<'a> Twins<'a> {
         let mut stood = Duration::ZERO;
         let mut left = Vec::new();
         for twin in twins {
-            wait_for_end(twin.copy, self.bound);
+            wait_for_end(twin.copy, LAST);
             if !is_child(twin.copy, twin.original.pid) {
                 continue;
             }
             let began = Instant::now();
             let reaped = match self.standing {
-                true => reap(&twin, twin.window).is_ok(),
+                true => reap(&twin, twin.window, twin.gate).is_ok(),
                 false => self.reap_running(&twin),
             };
             stood += began.elapsed();
@@ -262,17 +301,26 @@ impl<'a> Twins<'a> {
         self.host.copied(&copies);
     }
 
-    /// Stops a thread of the original for as long as it waits for its copy.
+    /// Stops a thread of the original for as long as it waits for its copy. A thread of our own does it, since only with a tracer's
+    /// end goes what it asked of a thread that did not come to stand in time.
     fn reap_running(&self, twin: &Twin) -> bool {
-        let mut threads = proc::threads(twin.original.pid).unwrap_or_default();
-        threads.sort_by_key(|tid| *tid != twin.window);
-        threads.into_iter().any(|tid| {
-            let Some(held) = hold::hold(self.host, twin.original, tid, self.bound) else {
-                return false;
-            };
-            let reaped = reap(twin, held.tid()).is_ok();
-            drop(held);
-            reaped
+        let until = Instant::now() + self.bound;
+        let reap_it = || {
+            let mut threads = proc::threads(twin.original.pid).unwrap_or_default();
+            threads.sort_by_key(|tid| *tid != twin.window);
+            threads.into_iter().any(|tid| {
+                let left = until.saturating_duration_since(Instant::now());
+                let Some(held) = hold::hold(self.host, twin.original, tid, left) else {
+                    return false;
+                };
+                // It may be another program by now, whose instructions lie elsewhere.
+                Gate::find(held.tid()).is_ok_and(|gate| reap(twin, held.tid(), gate).is_ok())
+            })
+        };
+        thread::scope(|scope| {
+            let builder = thread::Builder::new().name("reap".to_owned()).stack_size(STACK);
+            let reaper = builder.spawn_scoped(scope, reap_it);
+            reaper.is_ok_and(|reaper| reaper.join().unwrap_or(false))
         })
     }
 }
@@ -384,14 +432,21 @@ fn wait_for_end(copy: i32, bound: Duration) {
     }
 }
 
+/// The number of a new copy in its own pid namespace; 0 when it is gone.
+fn inner_number(copy: i32) -> u64 {
+    let numbers = proc::status(copy).ok().and_then(|status| status.nspid);
+    let own = numbers.and_then(|numbers| numbers.last().copied());
+    own.map_or(0, |number| number.cast_unsigned().into())
+}
+
 /// Whether this process is (still) listed as a child of that one.
 fn is_child(pid: i32, parent: i32) -> bool {
     proc::stat(pid).is_ok_and(|stat| stat.ppid == parent)
 }
 
 /// Has a stopped thread wait for the copy, which has ended.
-fn reap(twin: &Twin, tid: i32) -> Result<(), InjectError> {
-    let mut injection = Injection::enter(tid, twin.gate, 0)?;
+fn reap(twin: &Twin, tid: i32, gate: Gate) -> Result<(), InjectError> {
+    let mut injection = Injection::enter(tid, gate, 0)?;
     let all = libc::__WALL as u64;
     // Without a place for status and usage nothing is written.
     let waited = injection.call(libc::SYS_wait4, [twin.inner, 0, all | libc::WNOHANG as u64, 0, 0, 0])?;

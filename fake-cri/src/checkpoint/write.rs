@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs::File, io::Read as _, path::Path, slice, time
 
 use super::{
     archive::Archive,
-    capture::{Capture, Eyes, Space, Standing},
+    capture::{Capture, Eyes, Image, Space, Standing},
     error::Error,
     fault::Blanks,
     freeze::Frozen,
@@ -48,6 +48,9 @@ impl Write<'_> {
         self.images(&capture)?;
         let parts = self.reserve(&capture.pages)?;
         let times = self.pages(&parts, Source::Originals, log)?;
+        for foreseen in &capture.foreseen {
+            self.image(&foreseen.image())?;
+        }
         Ok((times, capture))
     }
 
@@ -74,8 +77,9 @@ impl Write<'_> {
         twins.originals_run();
         log.info(format_args!("runs on after {frozen_for:?}, its copies are read"));
 
-        let capture = standing.finish(Eyes::Copies(&twins), self.watch, log)?;
+        let mut capture = standing.finish(Eyes::Copies(&twins), self.watch, log)?;
         log.info(format_args!("read what copies tell"));
+        let foreseen = std::mem::take(&mut capture.foreseen);
         self.images(&capture)?;
         let private: Vec<_> = capture.pages.iter().filter(|file| !file.shared).collect();
         let parts = self.reserve(private)?;
@@ -84,6 +88,13 @@ impl Write<'_> {
             "moved the pages: read for {:?}, written for {:?}",
             times.reading, times.writing
         ));
+        for foreseen in foreseen {
+            self.watch.check()?;
+            let copy = twins.of(foreseen.window).ok_or(Error::Ended { pid: foreseen.pid })?;
+            twins.empty(foreseen.window, foreseen.emptied());
+            self.image(&foreseen.looked_at(copy, log)?)?;
+        }
+        log.info(format_args!("looked at the flags of mappings"));
         let again = twins.end(log);
         log.info(format_args!("removed the copies, stood {again:?} for it"));
         self.kept(&parts, unforked)?;
@@ -126,10 +137,11 @@ impl Write<'_> {
         let descriptors = capture.descriptors.to_string();
         self.archive
             .member(&format!("{IMAGES}descriptors.json"), descriptors.as_bytes())?;
-        for image in &capture.images {
-            self.archive.member(&format!("{IMAGES}{}", image.name), &image.bytes)?;
-        }
-        Ok(())
+        capture.images.iter().try_for_each(|image| self.image(image))
+    }
+
+    fn image(&mut self, image: &Image) -> Result<(), Error> {
+        self.archive.member(&format!("{IMAGES}{}", image.name), &image.bytes)
     }
 
     /// Reserves the places of pages files.

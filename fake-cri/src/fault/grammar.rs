@@ -14,7 +14,8 @@
 //!          | "unimplemented" | "unknown-method"                              (* before *)
 //!          | "delay" "(" duration ")" | "hang" | "crash"
 //!          | "drop"                                                          (* before, after *)
-//!          | "no-space" [ "(" size ")" ]                                      (* this and the next: write *)
+//!          | "no-space" [ "(" size ")" ]                                      (* this and the next four lines: write *)
+//!          | "io-error" [ "(" size ")" ]
 //!          | ( "partial-archive" | "truncated-archive" ) "(" integer [ "%" ] ")"
 //!          | "corrupt-archive" | "empty-archive" | "no-archive"
 //!          | "mode" "(" octal ")" | "omit" "(" string ")"
@@ -54,7 +55,7 @@ use crate::checkpoint::{Aftermath, Ending, Quirk, Region};
 const CHECKPOINT: &str = "CheckpointContainer";
 
 /// Every effect's word, in the order of the grammar.
-const EFFECTS: &str = "error, unimplemented, unknown-method, delay, hang, crash, drop, no-space, partial-archive, \
+const EFFECTS: &str = "error, unimplemented, unknown-method, delay, hang, crash, drop, no-space, io-error, partial-archive, \
                        truncated-archive, corrupt-archive, empty-archive, no-archive, mode, omit, leave-frozen, \
                        kill-container, lose-memory, after, or a way such as ignore-deadline: docs/FAULTS.md has them all";
 
@@ -245,6 +246,8 @@ fn effect(cursor: &mut Cursor, point: Point) -> Result<Effect, ParseError> {
         "drop" => Effect::Drop,
         "no-space" if !cursor.sees('(') => Effect::NoSpace(0),
         "no-space" => arguments(cursor, |cursor| Ok(Effect::NoSpace(size(cursor)?)))?,
+        "io-error" if !cursor.sees('(') => Effect::IoError(0),
+        "io-error" => arguments(cursor, |cursor| Ok(Effect::IoError(size(cursor)?)))?,
         "partial-archive" => arguments(cursor, |cursor| Ok(Effect::PartialArchive(percent(cursor)?)))?,
         "truncated-archive" => arguments(cursor, |cursor| Ok(Effect::TruncatedArchive(percent(cursor)?)))?,
         "corrupt-archive" => Effect::CorruptArchive,

@@ -53,6 +53,9 @@ impl Preset {
         "disk-full" = ["CheckpointContainer:write=no-space(64KiB)"],
             "The disk below the kubelet's checkpoints folder fills up while the archive is written.",
             "CVE-2025-0426: checkpoints through the read-only port filled nodes' disks";
+        "disk-broken" = ["CheckpointContainer:write=io-error(64KiB)"],
+            "The disk below the kubelet's checkpoints folder fails while the archive is written.",
+            "worn disks and network disks that are gone: write(2) answers EIO";
         "slow-disk" = ["CheckpointContainer:finish=delay(5s)"],
             "The archive takes seconds to appear, while the container already runs on.",
             "network disks; large containers";
@@ -323,6 +326,9 @@ impl Preset {
         "one-at-a-time" = ["CheckpointContainer:before=one-at-a-time"],
             "A checkpoint waits until those of all other containers have ended.",
             "a lock of the whole runtime held for the dump";
+        "restored-refused" = ["CheckpointContainer:before=refuse-restored"],
+            "A container that was restored cannot be checkpointed again.",
+            "cri-o#6374";
         "execs-killed" = ["CheckpointContainer:before=kill-execs"],
             "A checkpoint ends the commands that ExecSync has under way in the container.",
             "a dump of all processes in the container's cgroup";

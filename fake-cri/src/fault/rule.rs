@@ -87,6 +87,8 @@ pub enum Effect {
     Crash,
     /// The disk is full once this many bytes of the archive are written.
     NoSpace(u64),
+    /// The disk fails once this many bytes of the archive are written.
+    IoError(u64),
     /// This share of the archive (percent) is left at the location, and the call fails.
     PartialArchive(u8),
     /// The archive is cut to this share (percent), and the call succeeds.
@@ -185,6 +187,7 @@ impl Effect {
             Effect::Drop => "drop",
             Effect::Crash => "crash",
             Effect::NoSpace(_) => "no-space",
+            Effect::IoError(_) => "io-error",
             Effect::PartialArchive(_) => "partial-archive",
             Effect::TruncatedArchive(_) => "truncated-archive",
             Effect::CorruptArchive => "corrupt-archive",
@@ -206,6 +209,7 @@ impl Effect {
             Effect::Unimplemented | Effect::UnknownMethod | Effect::Quirk(_) => Place::Before,
             Effect::LeaveFrozen | Effect::KillContainer => Place::Phases,
             Effect::NoSpace(_)
+            | Effect::IoError(_)
             | Effect::PartialArchive(_)
             | Effect::TruncatedArchive(_)
             | Effect::CorruptArchive
@@ -226,8 +230,9 @@ impl Effect {
             | Effect::Drop
             | Effect::Crash
             | Effect::PartialArchive(_) => true,
-            // A full disk ends the checkpoint only if the archive is that large.
+            // A full or a broken disk ends the checkpoint only if the archive is that large.
             Effect::NoSpace(_)
+            | Effect::IoError(_)
             | Effect::Delay(_)
             | Effect::TruncatedArchive(_)
             | Effect::CorruptArchive
@@ -253,6 +258,7 @@ impl Effect {
             Effect::Hang => Injected::Hang,
             Effect::Crash => Injected::CrashRuntime,
             Effect::NoSpace(after) => Injected::NoSpace { after: *after },
+            Effect::IoError(after) => Injected::IoError { after: *after },
             Effect::PartialArchive(percent) => Injected::PartialArchive { percent: *percent },
             Effect::TruncatedArchive(percent) => Injected::TruncatedArchive { percent: *percent },
             Effect::CorruptArchive => Injected::CorruptArchive,
@@ -275,7 +281,7 @@ impl fmt::Display for Effect {
         match self {
             Effect::Error { code, message } => write!(f, "({code:?},{})", Quoted(message)),
             Effect::Delay(span) => write!(f, "({})", Span(*span)),
-            Effect::NoSpace(bytes) => write!(f, "({})", Size(*bytes)),
+            Effect::NoSpace(bytes) | Effect::IoError(bytes) => write!(f, "({})", Size(*bytes)),
             Effect::PartialArchive(percent) | Effect::TruncatedArchive(percent) => write!(f, "({percent}%)"),
             Effect::Mode(mode) => write!(f, "({mode:04o})"),
             Effect::Omit(glob) => write!(f, "({})", Quoted(glob)),

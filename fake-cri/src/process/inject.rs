@@ -236,8 +236,13 @@ impl Injection {
         self.put_back()
     }
 
-    /// Puts registers, mask and options back, once; does nothing when it was done.
-    fn put_back(&mut self) -> Result<(), InjectError> {
+    /// Puts registers, mask and options back, once; does nothing when it was done. Events are still told afterwards, also those
+    /// of a call that was not seen to its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::leave`].
+    pub(crate) fn put_back(&mut self) -> Result<(), InjectError> {
         if !std::mem::take(&mut self.entered) {
             return Ok(());
         }
@@ -255,7 +260,9 @@ impl Injection {
         ptrace::set_options(self.tid, self.kept).map_err(kernel("putting options back"))
     }
 
-    /// Goes on to the entry or the exit of the call.
+    /// Goes on to the entry or the exit of the call. SIGSTOP, which no mask holds back, takes its way: the thread stops by job
+    /// control and is let go by the next step, and stops again when it is no longer traced. Any other signal was forced upon it by
+    /// the call itself.
     fn reach_system_call(&mut self, place: Place) -> Result<(), InjectError> {
         ptrace::resume_to_system_call(self.tid, 0).map_err(kernel("going on"))?;
         self.place = Place::Running;
@@ -266,12 +273,13 @@ impl Injection {
                     return Ok(());
                 }
                 Stop::Interrupted => 0,
-                Stop::Event(event) => {
-                    let message = ptrace::event_message(self.tid).map_err(kernel("event"))?;
-                    self.events.push((event, message));
-                    0
+                Stop::Event(event) => self.note(event)?,
+                Stop::Signal(libc::SIGSTOP) => libc::SIGSTOP,
+                Stop::Signal(signal) => {
+                    // It stands behind its call as far as anyone who puts it back is concerned.
+                    self.place = Place::Exit;
+                    return Err(InjectError::Signal(signal));
                 }
-                Stop::Signal(signal) => self.accept(signal)?,
             };
             ptrace::resume_to_system_call(self.tid, signal).map_err(kernel("going on"))?;
         }
@@ -291,21 +299,22 @@ impl Injection {
                     return Ok(());
                 }
                 // A call that the bound had cut off returns; any stop takes the interruption away.
-                Stop::SystemCall | Stop::Event(_) => 0,
-                Stop::Signal(signal) => self.accept(signal)?,
+                Stop::SystemCall => 0,
+                Stop::Event(event) => self.note(event)?,
+                Stop::Signal(libc::SIGSTOP) => libc::SIGSTOP,
+                // Forced upon it by what it was made to do.
+                Stop::Signal(_) => 0,
             };
             ptrace::interrupt(self.tid).map_err(kernel("interrupting"))?;
             ptrace::resume(self.tid, signal).map_err(kernel("going on"))?;
         }
     }
 
-    /// SIGSTOP, which no mask holds back, takes its way: the thread stops by job control and is let go by the next step, and
-    /// stops again when it is no longer traced. Anything else was forced upon it by the call itself.
-    fn accept(&self, signal: i32) -> Result<i32, InjectError> {
-        match signal {
-            libc::SIGSTOP => Ok(signal),
-            other => Err(InjectError::Signal(other)),
-        }
+    /// Keeps what an event tells.
+    fn note(&mut self, event: i32) -> Result<i32, InjectError> {
+        let message = ptrace::event_message(self.tid).map_err(kernel("event"))?;
+        self.events.push((event, message));
+        Ok(0)
     }
 
     fn next_stop(&self) -> Result<Stop, InjectError> {

@@ -1,6 +1,6 @@
 //! System calls about another process that no crate wraps.
 
-use std::mem::MaybeUninit;
+use std::{fs, mem::MaybeUninit};
 
 use nix::errno::Errno;
 
@@ -49,8 +49,17 @@ pub(crate) fn robust_list(tid: i32) -> nix::Result<(u64, u32)> {
 const RESOURCES: u32 = 16;
 
 /// The limits of a process, soft and hard, in the order of their numbers; `u64::MAX` is without limit.
-#[expect(unsafe_code, reason = "nix reads only the own limits")]
 pub(crate) fn limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
+    match asked_limits(pid) {
+        // Another user's are told to CAP_SYS_RESOURCE alone, which root may lack. `/proc` tells them to everyone.
+        Err(Errno::EPERM) => listed_limits(pid),
+        answer => answer,
+    }
+}
+
+/// As the kernel answers.
+#[expect(unsafe_code, reason = "nix reads only the own limits")]
+fn asked_limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
     (0..RESOURCES)
         .map(|resource| {
             let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
@@ -68,6 +77,21 @@ pub(crate) fn limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
             }
         })
         .collect()
+}
+
+/// As `/proc/PID/limits` has them: a table with columns of fixed width, in the order of the numbers.
+fn listed_limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits"))
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    let number = |column: &str| match column.trim() {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    };
+    let limit = |line: &str| Some((number(line.get(26..46)?)?, number(line.get(47..67)?)?));
+    let limits: Option<Vec<_>> = text.lines().skip(1).map(limit).collect();
+    limits
+        .filter(|limits| limits.len() == RESOURCES as usize)
+        .ok_or(Errno::EPROTO)
 }
 
 /// How a thread is scheduled.
@@ -97,6 +121,18 @@ pub(crate) fn scheduling(tid: i32) -> nix::Result<Scheduling> {
             nice: i32::try_from(nice).unwrap_or(0),
         })
     }
+}
+
+/// The class and level of a thread's I/O (ioprio_get(2)); class 0 when it has none of its own and the kernel does not tell
+/// what follows from its nice value.
+#[expect(unsafe_code, reason = "no crate wraps ioprio_get")]
+pub(crate) fn io_priority(tid: i32) -> nix::Result<(u32, u32)> {
+    const WHO_PROCESS: i32 = 1;
+    const CLASS_SHIFT: u32 = 13;
+    // SAFETY: numbers alone.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, tid) };
+    let priority = Errno::result(result)? as u32;
+    Ok((priority >> CLASS_SHIFT, priority & ((1 << CLASS_SHIFT) - 1)))
 }
 
 /// Anonymous shared memory of this size as a file, as two processes that mapped it before a fork have it. It takes
@@ -134,6 +170,9 @@ mod tests {
         let limits = limits(pid).expect("limits");
         let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limit");
         assert_eq!(limits[libc::RLIMIT_NOFILE as usize], (soft, hard));
+        assert_eq!(listed_limits(pid), Ok(limits));
+        let (class, level) = io_priority(0).expect("I/O priority");
+        assert!(class <= 3 && level < 8, "{class} {level}");
         assert!((-20..20).contains(&scheduling(0).expect("scheduling").nice));
         assert_eq!(robust_list(0).expect("robust list").1, 24);
     }

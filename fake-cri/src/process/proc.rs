@@ -29,7 +29,10 @@ pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
 
 /// `/proc/TID/status`.
 pub(crate) fn status(tid: i32) -> io::Result<Status> {
-    parse(tid, "status", |bytes| Status::from_read(bytes))
+    // The name in it may be any bytes, and the parser takes text alone.
+    parse(tid, "status", |bytes| {
+        Status::from_read(String::from_utf8_lossy(bytes).as_bytes())
+    })
 }
 
 fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {

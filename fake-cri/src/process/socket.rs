@@ -4,7 +4,10 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket},
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, getsockname, sendto,
+        socket,
+    },
 };
 
 /// An option whose value is of this type; the caller names an option that has it.
@@ -88,8 +91,11 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
 }
 
 /// What the kernel says of a unix socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UnixState {
+    /// What it is bound to, as in `sun_path`: an abstract name begins with a zero, a path ends in one; `None` when it is not
+    /// bound.
+    pub(crate) name: Option<Vec<u8>>,
     /// The number of the socket at the other end; 0 for none.
     pub(crate) peer: u32,
     /// Bit 0: nothing comes any more; bit 1: nothing goes.
@@ -98,6 +104,26 @@ pub(crate) struct UnixState {
     pub(crate) waiting: u32,
     /// Of a listening one: how many may wait.
     pub(crate) backlog: u32,
+}
+
+/// The address that an inet socket is bound to: its words in network order, as the kernel keeps them, and its port.
+///
+/// # Errors
+///
+/// What getsockname(2) fails with.
+pub(crate) fn inet_name(fd: BorrowedFd<'_>) -> nix::Result<(Vec<u32>, u32)> {
+    let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    let words = |bytes: &[u8]| {
+        let words = bytes.chunks_exact(4);
+        words
+            .map(|word| u32::from_ne_bytes(word.try_into().expect("chunks of four")))
+            .collect()
+    };
+    if let Some(name) = name.as_sockaddr_in() {
+        return Ok((words(&name.ip().octets()), name.port().into()));
+    }
+    let name = name.as_sockaddr_in6().ok_or(Errno::EAFNOSUPPORT)?;
+    Ok((words(&name.ip().octets()), name.port().into()))
 }
 
 /// Asks the kernel about a unix socket of this network namespace, by its inode.
@@ -110,8 +136,8 @@ pub(crate) fn unix_state(inode: u32) -> nix::Result<UnixState> {
     const BY_FAMILY: u16 = 20;
     const REQUEST: u16 = 1;
     const ERROR: u16 = 2;
-    /// `UDIAG_SHOW_PEER`, `UDIAG_SHOW_RQLEN` and the shutdown state, which is always told (linux/unix_diag.h).
-    const SHOW: u32 = 4 | 16;
+    /// `UDIAG_SHOW_NAME`, `UDIAG_SHOW_PEER`, `UDIAG_SHOW_RQLEN` and the shutdown state, which is always told (linux/unix_diag.h).
+    const SHOW: u32 = 1 | 4 | 16;
     /// The sizes of `struct nlmsghdr` and of `struct unix_diag_msg`.
     const HEADER: usize = 16;
     const MESSAGE: usize = 16;
@@ -153,6 +179,7 @@ pub(crate) fn unix_state(inode: u32) -> nix::Result<UnixState> {
     while half(at) >= 4 {
         let value = at + 4;
         match half(at + 2) {
+            0 => state.name = answer.get(value..at + usize::from(half(at))).map(<[u8]>::to_vec),
             2 => state.peer = word(value),
             4 => (state.waiting, state.backlog) = (word(value), word(value + 4)),
             6 => state.shutdown = word(value) & 0xff,
@@ -207,12 +234,39 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_as_they_are() {
+        use std::os::linux::net::SocketAddrExt as _;
+        // `/proc/net/unix` shows zeroes as @, and a path may begin with one.
+        let name = format!("of@\0process@{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let told = unix_state(inode(&listener)).unwrap().name.unwrap();
+        assert_eq!(told, [b"\0", name.as_bytes()].concat());
+        let (left, _right) = UnixStream::pair().unwrap();
+        assert_eq!(unix_state(inode(&left)).unwrap().name, None);
+    }
+
+    #[test]
+    fn inet_sockets_tell_what_they_are_bound_to() {
+        let four = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = u32::from(four.local_addr().unwrap().port());
+        assert_eq!(
+            inet_name(four.as_fd()),
+            Ok((vec![u32::from_ne_bytes([127, 0, 0, 1])], port))
+        );
+        let (left, _right) = UnixStream::pair().unwrap();
+        assert_eq!(inet_name(left.as_fd()), Err(Errno::EAFNOSUPPORT));
+    }
+
+    #[test]
     fn a_listener_tells_who_waits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let before = unix_state(inode(&listener)).unwrap();
         assert!(before.waiting == 0 && before.backlog > 0, "{before:?}");
+        let name = before.name.as_deref().and_then(|name| name.strip_suffix(&[0]));
+        assert_eq!(name, Some(path.as_os_str().as_encoded_bytes()));
         let _waiting = UnixStream::connect(&path).unwrap();
         assert_eq!(unix_state(inode(&listener)).unwrap().waiting, 1);
     }

@@ -214,6 +214,13 @@ impl Runtime {
             Ok(container) => match container.record().state {
                 State::Exited { .. } if quirks.has(Quirk::AcceptExited) => return nothing(),
                 State::Created if quirks.has(Quirk::AcceptCreated) => return nothing(),
+                _ if container.record().restore.is_some() && quirks.has(Quirk::RefuseRestored) => {
+                    let message = format!(
+                        "failed to checkpoint container {}: its images are there already",
+                        container.id
+                    );
+                    return Some(Err(Error::Internal(message)));
+                }
                 _ if *id != container.id && quirks.has(Quirk::RefuseShortIds) => {
                     return Some(Err(Error::not_found(Kind::Container, id)));
                 }

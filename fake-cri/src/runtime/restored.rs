@@ -3,7 +3,7 @@
 //! | what CreateContainer says | then |
 //! |---|---|
 //! | the image is an absolute path | the archive, or the checkpoint image (an OCI layout or a tar of one), there |
-//! | the annotation `fake-cri.dev/restore-from`, or that with `.NAME` of the container behind it, on the container or its pod | the archive at that path; the image is what a kubelet pulled |
+//! | the annotation `fake-cri.dev/restore-from`, or that with `.NAME` of the container behind it, on the container or its pod | the same at that path; the image is what a kubelet pulled |
 //!
 //! Archives are read when the container is made, so that its caller hears what is wrong, and again when it is started.
 

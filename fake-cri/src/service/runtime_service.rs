@@ -174,7 +174,13 @@ impl RuntimeService for RuntimeApi {
         request: Request<v1::CreateContainerRequest>,
     ) -> Answer<v1::CreateContainerResponse> {
         let request = request.into_inner();
-        let container_id = self.runtime.create_container(&request.pod_sandbox_id, request.config)?;
+        let runtime = Arc::clone(&self.runtime);
+        // One that goes on from an archive has it read, which may take long, and must not hold up other calls.
+        let made =
+            tokio::task::spawn_blocking(move || runtime.create_container(&request.pod_sandbox_id, request.config));
+        let container_id = made
+            .await
+            .map_err(|error| Status::internal(format!("failed to create a container: {error}")))??;
         Ok(Response::new(v1::CreateContainerResponse { container_id }))
     }
 

@@ -6,7 +6,7 @@ use cri_proto::criu::{
     Decoder, Kind, decode_entries, decode_single,
     message::{
         CoreEntry, FdinfoEntry, FileEntry, GhostFileEntry, MemfdInodeEntry, MmEntry, PagemapEntry, PagemapHead,
-        PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, SkPacketEntry, TaskKobjIdsEntry,
+        PipeDataEntry, PstreeEntry, RemapFilePathEntry, RemapType, SkPacketEntry, TaskKobjIdsEntry, VmaEntry,
     },
 };
 
@@ -94,16 +94,25 @@ impl Contents {
         packets
     }
 
-    /// The number of the pages of a file of memfd_create.
-    pub(crate) fn memory_file(&self, inode: u32) -> u32 {
+    /// A file of memfd_create.
+    pub(crate) fn memory_file(&self, inode: u32) -> MemfdInodeEntry {
         let name = "memfd.img";
         let files: Vec<MemfdInodeEntry> = decode_entries(name, Kind::MemfdInode, self.image(name)).unwrap();
-        let file = files
-            .iter()
-            .find(|file| file.inode_id == u64::from(inode))
-            .expect("its inode");
-        assert_eq!((&*file.name, file.size), ("in memory", 3 * PAGE + 14));
-        file.shmid
+        let mut files = files.into_iter();
+        files.find(|file| file.inode_id == u64::from(inode)).expect("its inode")
+    }
+
+    /// The pages of the shared memory that a mapping shows, by their offsets in it.
+    pub(crate) fn shared_pages(&self, vma: &VmaEntry) -> BTreeMap<u64, Vec<u8>> {
+        let of_file = vma.status & (1 << 6 | 1 << 7) != 0;
+        let object = match of_file {
+            true => {
+                let memory = self.file(vma.shmid as u32).memfd.expect("a file of memfd_create");
+                u64::from(self.memory_file(memory.inode_id).shmid)
+            }
+            false => vma.shmid,
+        };
+        self.pages(&format!("pagemap-shmem-{object}.img"))
     }
 
     /// The content of the deleted file that stands for this entry of `files.img`.

@@ -149,6 +149,17 @@ fn a_full_disk_leaves_nothing(#[case] after: u64) {
     assert_eq!(names, [""; 0]);
 }
 
+#[rstest]
+#[case::at_once(0)]
+#[case::in_the_middle(70_000)]
+fn a_broken_disk_leaves_nothing(#[case] after: u64) {
+    let (result, _, _, names) = with(Phase::Write, Effect::IoError { after });
+    let failure = result.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
+    assert!(failure.message.contains("Input/output error"), "{}", failure.message);
+    assert_eq!(names, [""; 0]);
+}
+
 #[test]
 fn archives_of_the_wrong_shape_appear_as_told() {
     let (result, whole, mode, _) = with(Phase::Write, Effect::Delay(Duration::ZERO));

@@ -9,6 +9,8 @@ mod corpus;
 mod ending;
 mod freeze;
 mod host;
+#[cfg(target_arch = "x86_64")]
+mod laid_out;
 mod location;
 mod measure;
 #[cfg(target_arch = "x86_64")]
@@ -16,10 +18,15 @@ mod programs;
 #[cfg(target_arch = "x86_64")]
 mod restored;
 #[cfg(target_arch = "x86_64")]
+mod shapes;
+#[cfg(target_arch = "x86_64")]
 mod shown;
 mod smoke;
+mod times;
 #[cfg(target_arch = "x86_64")]
 mod truth;
 #[cfg(target_arch = "x86_64")]
 mod twin;
+mod uncarried;
+mod unfit;
 mod workload;

@@ -214,6 +214,49 @@ fn sessions_groups_and_an_ended_child_are_told() {
     assert!(program.child.wait().unwrap().success());
 }
 
+/// Whenever it is stopped, the values are in the registers alone: here while it waits in a system call.
+#[test]
+fn vector_registers_are_live_at_the_freeze() {
+    if !is_x86_feature_detected!("avx") {
+        eprintln!("skipped: this processor has no AVX");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start("vectors.c", &[], folder.path());
+    // It holds what it made of this number until it is let go.
+    program.wait_for_steps(60);
+    let pid = program.pid();
+    let until = Instant::now() + PATIENCE;
+    let halves = |of: f64| [of, of * 3.0, of / 7.0, -of].map(f64::to_bits);
+    loop {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(pid, folder.path());
+        checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+        let floating = Contents::read(&job.location).core(pid).thread_info.unwrap().fpregs;
+        let pair = |words: &[u32], register: usize| {
+            let words = &words[4 * register..4 * register + 4];
+            [0, 2].map(|at| u64::from(words[at]) | u64::from(words[at + 1]) << 32)
+        };
+        let upper = &floating.xsave.as_ref().expect("AVX").ymmh_space;
+        let held = [pair(&floating.xmm_space, 5), pair(upper, 5)].concat();
+        let [one, three, seventh, negative] = halves(60.0);
+        // It rounds upwards, so the seventh is this one or the next.
+        if held[..2] == [one, three] && (held[2] == seventh || held[2] == seventh + 1) && held[3] == negative {
+            let twice: Vec<u64> = held
+                .iter()
+                .map(|bits| (2.0 * f64::from_bits(*bits)).to_bits())
+                .collect();
+            assert_eq!([pair(&floating.xmm_space, 13), pair(upper, 13)].concat(), twice);
+            break;
+        }
+        // Only before it has come from its output to where it holds them.
+        assert!(Instant::now() < until, "{held:x?}");
+    }
+    fs::write(program.folder.join("go"), "").unwrap();
+    program.wait_for_steps(91);
+    assert!(program.child.wait().unwrap().success());
+}
+
 #[test]
 fn who_is_told_of_a_socket_and_its_options_are_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -25,6 +25,9 @@ use crate::{
 #[case::signals("signals.c", &[])]
 #[case::family("family.c", &[])]
 #[case::files("files.c", &[])]
+#[case::fifos("fifos.c", &[])]
+// CRIU keeps the personality in its images and does not restore it.
+#[case::identity("identity.c", &["-DUSUAL_PERSONALITY"])]
 #[case::mappings("mappings.c", &[])]
 #[case::vectors("vectors.c", &[])]
 #[case::sockets("sockets.c", &[])]

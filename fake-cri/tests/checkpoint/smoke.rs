@@ -6,7 +6,8 @@ use std::{
     process::Command,
 };
 
-use fake_cri::checkpoint::{self, ErrorKind, Phase};
+use fake_cri::checkpoint::{self, ErrorKind, Freeze, Phase};
+use rstest::rstest;
 
 use crate::{
     archive::Contents,
@@ -14,13 +15,14 @@ use crate::{
     workload::Sleeper,
 };
 
-#[test]
-fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
+#[rstest]
+fn a_sleeping_process_is_checkpointed_and_sleeps_on(#[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
     let sleeper = Sleeper::start();
     let folder = tempfile::tempdir().unwrap();
     let host = TestHost::new(sleeper.pid());
     let mut job = job(sleeper.pid(), folder.path());
     job.strict = true;
+    job.freeze = freeze;
     let report = checkpoint::run(&job, &host).expect("checkpoint");
     assert_runs_free(sleeper.pid());
     assert_holds(folder.path(), &["checkpoint.tar"]);
@@ -42,12 +44,9 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on() {
         .into_iter()
         .chain(of_process(["ids", "fs"]))
         .chain(["fdinfo-1.img", "seccomp.img"].map(str::to_owned))
-        .chain(of_process(["core", "mm"]))
-        .chain([
-            format!("pagemap-{pid}.img"),
-            "files.img".to_owned(),
-            "pages-1.img".to_owned(),
-        ]);
+        .chain(of_process(["core", "pagemap"]))
+        .chain(["files.img", "pages-1.img"].map(str::to_owned))
+        .chain([format!("mm-{pid}.img")]);
     let others = [
         "config.dump",
         "spec.dump",

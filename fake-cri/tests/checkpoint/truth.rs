@@ -20,21 +20,25 @@ use rstest::rstest;
 use crate::{
     archive::Contents,
     host::{TestHost, assert_holds, assert_runs_free, descendants, job, keep, stat},
+    laid_out::layout_is_true,
+    shapes::extras_are_true,
     workload::{PAGE, Shape, Workload},
 };
 
 /// One process as it stood still.
 #[derive(Debug, Default)]
-struct Process {
+pub(crate) struct Process {
     parent: i32,
     zombie: bool,
     registers: BTreeMap<i32, (libc::user_regs_struct, libc::user_fpregs_struct)>,
     /// Addresses, access and name of each mapping.
     mappings: Vec<(Range<u64>, String, String)>,
     /// Target, position and flags of each descriptor.
-    descriptors: BTreeMap<i32, (PathBuf, u64, u32)>,
+    pub(crate) descriptors: BTreeMap<i32, (PathBuf, u64, u32)>,
     /// The content of each page that the page map calls present or swapped in a private mapping, with the entry.
     pages: BTreeMap<u64, (u64, Vec<u8>)>,
+    /// The content of each page of a shared mapping that is no file's.
+    shared: BTreeMap<u64, Vec<u8>>,
 }
 
 /// Looks at everything; called by the tracer's thread while all stand still.
@@ -85,6 +89,15 @@ fn look_at(pid: i32) -> Process {
                 }
             }
         }
+        // What no other program can reach: anonymous memory and that of memfd_create.
+        let unnamed = name == "/dev/zero (deleted)" || name.starts_with("/memfd:");
+        if words[1].ends_with('s') && unnamed {
+            for address in range.clone().step_by(PAGE as usize) {
+                let mut page = vec![0; PAGE as usize];
+                memory.read_exact_at(&mut page, address).unwrap();
+                process.shared.insert(address, page);
+            }
+        }
         process.mappings.push((range, words[1].to_owned(), name));
     }
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
@@ -114,7 +127,12 @@ fn look_at(pid: i32) -> Process {
 #[case::unforked_memory(Shape { unforked_pages: 20, shared_pages: 9, sparse_pages: 8, spinning: 1, ..Shape::default() })]
 #[case::children(Shape { children: 2, spinning: 1, sleeping: 1, sparse_pages: 40, shared_pages: 7, zombie: true, ..Shape::default() })]
 #[case::files(Shape { files: Some(PathBuf::new()), children: 1, spinning: 1, ..Shape::default() })]
-fn the_archive_tells_the_truth(#[case] mut shape: Shape, #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+fn the_archive_tells_the_truth(#[case] shape: Shape, #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+    judge(shape, freeze);
+}
+
+/// Checkpoints a process of this shape, and holds the archive against it.
+pub(crate) fn judge(mut shape: Shape, freeze: Freeze) {
     let folder = tempfile::tempdir().unwrap();
     let held = tempfile::tempdir().unwrap();
     shape.files = shape.files.map(|_| held.path().to_owned());
@@ -163,9 +181,17 @@ fn the_archive_tells_the_truth(#[case] mut shape: Shape, #[values(Freeze::Copy, 
         }
         mappings_are_true(&contents, *pid, process);
         pages_are_true(&contents, *pid, process);
+        shared_pages_are_true(&contents, *pid, process);
         descriptors_are_true(&contents, *pid, process);
     }
     layout_is_true(&contents, &workload, &truth[&workload.pid()]);
+    extras_are_true(
+        &contents,
+        workload.pid(),
+        &shape,
+        &workload.layout,
+        &truth[&workload.pid()],
+    );
 }
 
 fn tree_is_true(contents: &Contents, truth: &BTreeMap<i32, Process>, init: i32) {
@@ -293,8 +319,12 @@ fn mappings_are_true(contents: &Contents, pid: i32, process: &Process) {
             .find(|(range, ..)| range.start == vma.start)
             .unwrap()
             .2;
-        let file = contents.file(vma.shmid as u32).reg.expect("a mapped file");
-        assert_eq!(&file.name, name);
+        let file = contents.file(vma.shmid as u32);
+        match (file.reg, file.memfd) {
+            (Some(file), _) => assert_eq!(&file.name, name),
+            (None, Some(_)) => assert!(name.starts_with("/memfd:"), "{name}"),
+            (None, None) => panic!("{name} is mapped and no file"),
+        }
     }
 }
 
@@ -339,6 +369,23 @@ fn pages_are_true(contents: &Contents, pid: i32, process: &Process) {
     );
 }
 
+/// What is not in the archive is zero.
+fn shared_pages_are_true(contents: &Contents, pid: i32, process: &Process) {
+    for vma in contents.mm(pid).vmas {
+        let mut pages = None;
+        for (address, truth) in process.shared.range(vma.start..vma.end) {
+            let pages = pages.get_or_insert_with(|| contents.shared_pages(&vma));
+            match pages.get(&(address - vma.start + vma.pgoff)) {
+                Some(found) => assert!(found == truth, "the shared page at {address:x} is another"),
+                None => assert!(
+                    truth.iter().all(|byte| *byte == 0),
+                    "the shared page at {address:x} is missing"
+                ),
+            }
+        }
+    }
+}
+
 fn descriptors_are_true(contents: &Contents, pid: i32, process: &Process) {
     let table = contents.descriptors(pid);
     assert_eq!(
@@ -375,100 +422,4 @@ fn descriptors_are_true(contents: &Contents, pid: i32, process: &Process) {
             assert!(target.starts_with("anon_inode:"), "{target}: {file:?}");
         }
     }
-}
-
-/// What the workload knows of itself.
-fn layout_is_true(contents: &Contents, workload: &Workload, process: &Process) {
-    let pid = workload.pid();
-    let pages = contents.pages(&format!("pagemap-{pid}.img"));
-    let in_range = |name: &str| {
-        let (start, length) = *workload.layout.mappings.get(name)?;
-        Some(
-            pages
-                .range(start..start + length)
-                .map(|(address, _)| (address - start) / PAGE)
-                .collect::<Vec<_>>(),
-        )
-    };
-    if let Some(sparse) = in_range("sparse") {
-        let (_, length) = workload.layout.mappings["sparse"];
-        assert_eq!(sparse, (1..length / PAGE).step_by(2).collect::<Vec<_>>());
-        assert_eq!(
-            in_range("hidden"),
-            Some(vec![0]),
-            "a page that the process itself may not read"
-        );
-        assert_eq!(in_range("untouched"), Some(vec![]));
-    }
-    if let Some(zero) = in_range("zero") {
-        assert_eq!(zero, [0; 0], "the zero page is left out");
-    }
-    if let Some((start, length)) = workload.layout.mappings.get("shared") {
-        let vmas = contents.mm(pid).vmas;
-        let vma = vmas.iter().find(|vma| vma.start == *start).unwrap();
-        assert_ne!(vma.status & (1 << 8), 0);
-        let shared = contents.pages(&format!("pagemap-shmem-{}.img", vma.shmid));
-        let expected: BTreeMap<u64, Vec<u8>> = (0..length / PAGE)
-            .step_by(3)
-            .map(|page| (page * PAGE, vec![page as u8 | 0x80; PAGE as usize]))
-            .collect();
-        assert!(shared == expected);
-    }
-    let Some(descriptors) = Some(&workload.layout.descriptors).filter(|all| !all.is_empty()) else {
-        return;
-    };
-    assert_eq!(in_range("private"), Some(vec![2]), "the copied page alone");
-    assert_eq!(in_range("shared-file"), Some(vec![]));
-    let table = contents.descriptors(pid);
-    let file = |name: &str| contents.file(table[&descriptors[name]].id);
-    assert_eq!(file("offset").id, file("twin").id, "one open file");
-    assert_ne!(file("offset").id, file("reopened").id);
-    let regular = |name: &str| file(name).reg.unwrap_or_else(|| panic!("{name} is no file"));
-    assert_eq!((regular("offset").pos, regular("offset").size), (1234, Some(5 * PAGE)));
-    assert_eq!(regular("append").size, None);
-    assert!(
-        process.descriptors[&descriptors["deleted"]]
-            .0
-            .to_str()
-            .unwrap()
-            .ends_with(" (deleted)")
-    );
-    assert_eq!(regular("directory").mode.unwrap() & libc::S_IFMT, libc::S_IFDIR);
-    assert_eq!(
-        file("reader").pipe.unwrap().pipe_id,
-        file("writer").pipe.unwrap().pipe_id
-    );
-    assert_eq!(file("event").efd.unwrap().counter, 42);
-    let epoll = file("epoll").epfd.unwrap();
-    assert_eq!((epoll.tfd.len(), epoll.tfd[0].data), (1, 99));
-    assert_eq!(epoll.tfd[0].tfd, descriptors["event"] as u32);
-    let timer = file("timer").tfd.unwrap();
-    assert!((4000..5000).contains(&timer.vsec) && timer.isec == 0, "{timer:?}");
-    let (left, right) = (file("left").usk.unwrap(), file("right").usk.unwrap());
-    assert_eq!((left.peer, right.peer), (right.ino, left.ino));
-    assert_eq!(contents.packets(left.id), [b"to the left"]);
-    assert!(contents.packets(right.id).is_empty());
-    let listener = file("listener").isk.unwrap();
-    assert!(
-        listener.backlog > 0 && listener.opts.reuseaddr == Some(true),
-        "{listener:?}"
-    );
-    let connected = file("connected").isk.unwrap();
-    assert_eq!((connected.state, connected.dst_port), (1, listener.src_port));
-    let memory = file("memory").memfd.unwrap();
-    let pages = contents.pages(&format!("pagemap-shmem-{}.img", contents.memory_file(memory.inode_id)));
-    assert_eq!(pages.keys().copied().collect::<Vec<_>>(), [3 * PAGE]);
-    assert!(pages[&(3 * PAGE)].starts_with(b"nobody maps me\0"));
-    assert_eq!((listener.state, listener.src_addr), (10, vec![0x0100_007f]));
-    let pipe = file("reader").pipe.unwrap().pipe_id;
-    assert_eq!(contents.unread(pipe), b"unread");
-    let deleted = contents.descriptors(workload.pid())[&descriptors["deleted"]].id;
-    assert_eq!(contents.ghost(deleted), b"nobody finds me");
-    let log = String::from_utf8(contents.members["dump.log"].clone()).unwrap();
-    assert!(!log.contains("deleted file") && !log.contains("unread"), "{log}");
-    let connection = format!(
-        "the TCP connection of descriptor {}, which is recorded",
-        descriptors["connected"]
-    );
-    assert!(log.contains(&connection), "{log}");
 }

@@ -226,3 +226,125 @@ fn a_container_that_is_killed_while_its_copy_is_read_leaves_nothing() {
         }
     }
 }
+
+/// A host that has a shell go on to its next line while its copy is read, and waits until that has come about.
+struct Changing<'a> {
+    host: TestHost<'a>,
+    input: std::sync::Mutex<Option<std::process::ChildStdin>>,
+    changed: fn(i32) -> bool,
+}
+
+impl Changing<'_> {
+    /// A shell that waits for a line before it runs this.
+    fn start(then: &str, changed: fn(i32) -> bool) -> (Guard, Self) {
+        let shell = Command::new("sh")
+            .args(["-c", &format!("read line; {then}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
+        let mut shell = Guard(shell.unwrap());
+        let pid = shell.0.id() as i32;
+        let until = Instant::now() + Duration::from_secs(20);
+        while fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap() == "0" {
+            assert!(Instant::now() < until, "it does not wait for a line");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let host = Changing {
+            host: TestHost::new(pid),
+            input: std::sync::Mutex::new(shell.0.stdin.take()),
+            changed,
+        };
+        (shell, host)
+    }
+
+    /// Checkpoints it, which succeeds with what its copy held: the shell alone.
+    fn checkpoint(&self) {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(self.host.init, folder.path());
+        let report = checkpoint::run(&job, self).expect("checkpoint");
+        let contents = Contents::read(&job.location);
+        assert!(report.copied, "{}", contents.log());
+        assert!(self.input.lock().unwrap().is_none(), "its copy was not seen");
+        assert_eq!(contents.tree().len(), 1);
+        assert_holds(folder.path(), &["checkpoint.tar"]);
+    }
+}
+
+impl checkpoint::Host for Changing<'_> {
+    fn members(&self) -> io::Result<Vec<fake_cri::process::ProcessId>> {
+        self.host.members()
+    }
+    fn phase(&self, _: checkpoint::Phase) {}
+    /// Asked before every piece of memory, in the thread that holds the copy.
+    fn cancelled(&self) -> bool {
+        let pid = self.host.init;
+        if copy_of(pid).is_some() && self.input.lock().unwrap().take().is_some() {
+            // With the end of its input the shell goes on to its next line.
+            let until = Instant::now() + Duration::from_secs(20);
+            while !(self.changed)(pid) {
+                assert!(Instant::now() < until, "it does not change");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        false
+    }
+    fn exited(&self, pid: i32, status: i32) {
+        self.host.exited(pid, status);
+    }
+    fn crash_runtime(&self) {}
+}
+
+#[test]
+fn a_container_that_calls_exec_while_its_copy_is_read_runs_on_as_what_it_became() {
+    // More than once: every program's vdso lies elsewhere.
+    for _ in 0..3 {
+        let (shell, host) = Changing::start("exec sleep 1000", |pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n"
+        });
+        host.checkpoint();
+        let pid = shell.0.id() as i32;
+        assert_alone(pid);
+        let blocked = field(pid, "SigBlk:");
+        assert_eq!(blocked.as_deref(), Some("0000000000000000"));
+    }
+}
+
+/// The children of a process that sleep.
+fn sleeping_children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().map(|child| child.parse().unwrap());
+    let sleeps = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    children.filter(sleeps).collect()
+}
+
+#[test]
+fn a_container_that_forks_while_its_copy_is_read_keeps_its_children() {
+    let (shell, host) = Changing::start("sleep 1000 & sleep 1000 & wait", |pid| {
+        sleeping_children(pid).len() == 2
+    });
+    host.checkpoint();
+    let pid = shell.0.id() as i32;
+    assert_runs_free(pid);
+    let children = sleeping_children(pid);
+    let family: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
+    assert_eq!(family, [&[pid], &children[..]].concat(), "no copy is left");
+    for child in children {
+        kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+    }
+    // It waits for both, and for nothing else.
+    let mut shell = shell;
+    assert!(shell.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_container_that_ends_by_itself_while_its_copy_is_read_is_whole_in_its_archive() {
+    let ended = |pid| stat(pid).is_none_or(|(state, ..)| state == 'Z');
+    let (mut shell, host) = Changing::start("exit 7", ended);
+    host.checkpoint();
+    assert_eq!(
+        shell.0.wait().unwrap().code(),
+        Some(7),
+        "nothing took its end from its parent"
+    );
+    assert_eq!(host.host.exits.lock().unwrap().len(), 0);
+}

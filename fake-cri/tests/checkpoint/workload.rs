@@ -1,6 +1,8 @@
 //! Processes to checkpoint: `sleep`, and this test program itself in many shapes.
 
 mod events;
+mod extra;
+pub(crate) mod filter;
 mod mapping;
 mod vfork;
 
@@ -20,6 +22,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use extra::{Backing, Descriptor, Map};
 
 use crate::host::descendants;
 
@@ -85,6 +89,14 @@ pub(crate) struct Shape {
     pub(crate) restless: bool,
     /// Private memory that a fork does not carry, twice so many pages.
     pub(crate) unforked_pages: u64,
+    /// So many shared mappings of one page, each with a number of its own.
+    pub(crate) shared_mappings: usize,
+    /// Whoever of it clones is killed, by a seccomp filter.
+    pub(crate) no_clones: bool,
+    /// More mappings, in [`Shape::files`].
+    pub(crate) maps: Vec<Map>,
+    /// More descriptors, in [`Shape::files`].
+    pub(crate) opened: Vec<Descriptor>,
     /// It has no children, and ends at once when a wait call or SIGCHLD says otherwise.
     pub(crate) watchful: bool,
     /// Files of all kinds, below this folder.
@@ -100,6 +112,10 @@ pub(crate) struct Layout {
     pub(crate) mappings: HashMap<String, (u64, u64)>,
     /// Which descriptor is which.
     pub(crate) descriptors: HashMap<String, i32>,
+    /// Where those of [`Shape::maps`] are, with their lengths.
+    pub(crate) maps: Vec<(u64, u64)>,
+    /// Which descriptors are those of [`Shape::opened`].
+    pub(crate) opened: Vec<Vec<i32>>,
 }
 
 /// A running workload. It ends with its guard, and all its children do.
@@ -187,6 +203,11 @@ fn workload() {
     let mut layout = Layout::default();
     let memory = Memory::lay_out(&shape, &mut layout);
     let files = shape.files.as_deref().map(|folder| Files::open(folder, &mut layout));
+    let mut extras = Vec::new();
+    if let Some(folder) = &shape.files {
+        layout.maps = extra::map(&shape.maps, folder, &mut extras);
+        layout.opened = extra::open(&shape.opened, folder, &mut extras);
+    }
     let counter = Arc::new(AtomicU64::new(0));
     if shape.watchful {
         events::watch_for_children();
@@ -214,13 +235,16 @@ fn workload() {
             }
         });
     }
+    if shape.no_clones {
+        assert!(filter::set(true, true), "a filter");
+    }
     println!("ready {}", serde_json::to_string(&layout).expect("plain"));
     for line in std::io::stdin().lock().lines() {
         if line.is_ok_and(|line| line == "count") {
             println!("{}", counter.fetch_add(1, Ordering::SeqCst));
         }
     }
-    drop((memory, files, children));
+    drop((memory, files, children, extras));
     std::process::exit(0);
 }
 
@@ -324,6 +348,10 @@ impl Memory {
             for page in (0..shape.shared_pages).step_by(3) {
                 shared.page(page).fill(page as u8 | 0x80);
             }
+        }
+        for number in 0..shape.shared_mappings {
+            let mut mapping = mapping::Mapping::new(PAGE, MapFlags::MAP_SHARED);
+            mapping.page(0)[0] = number as u8 | 1;
         }
         for (name, advice) in [("dontfork", libc::MADV_DONTFORK), ("wipeonfork", libc::MADV_WIPEONFORK)] {
             if let Some(mut unforked) = place(name, shape.unforked_pages, MapFlags::MAP_PRIVATE) {

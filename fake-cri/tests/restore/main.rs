@@ -5,6 +5,7 @@
 //! It takes root, for the pid namespace, and a C compiler or Python; what is missing is said, and the test is skipped.
 #![cfg(target_arch = "x86_64")]
 
+mod annotated;
 #[path = "../corpus/mod.rs"]
 mod corpus;
 #[path = "../cri/mod.rs"]

@@ -50,7 +50,11 @@ fn write(members: &Members, archive: &Path) {
 
 /// The archive of a program in the middle, with the program's folder.
 async fn archive(folder: &Path) -> (Members, Program) {
-    let program = Program::build("files.c", &[], folder);
+    archive_of("files.c", folder).await
+}
+
+async fn archive_of(source: &str, folder: &Path) -> (Members, Program) {
+    let program = Program::build(source, &[], folder);
     let cri = host().await;
     let pod = cri.pod("archive").await;
     let id = pod.run(program.config("first")).await;
@@ -159,6 +163,8 @@ fn mounts(members: &mut Members) {
 #[case::pages(too_few_pages, "more pages than their file")]
 #[case::without_pages(no_pages, "pages-1.img is missing")]
 #[case::mounts(mounts, "a mount namespace of its own")]
+#[case::files(too_many_files, "more than 262144 entries")]
+#[case::twice(a_file_twice, "is there twice")]
 #[tokio::test]
 async fn what_cannot_be_restored_is_named(#[case] change: fn(&mut Members), #[case] reason: &str) {
     if let Some(why) = missing() {
@@ -198,7 +204,7 @@ fn file_is_gone(files: &Path) {
 
 #[rstest]
 #[case::changed(file_has_changed, "it has 14 bytes now and had")]
-#[case::fifo(file_is_a_fifo, "it is of another kind than it was")]
+#[case::fifo(file_is_a_fifo, "it is no regular file")]
 #[case::link(file_is_a_link, "it is no regular file")]
 #[case::gone(file_is_gone, "No such file")]
 #[tokio::test]
@@ -224,6 +230,80 @@ async fn a_file_that_is_another_one_stops_the_restore(#[case] change: fn(&Path),
     assert!(status.message.contains(reason));
     assert!(said(&pod, "second").is_empty());
     cri.remove(&id).await.unwrap();
+}
+
+/// The path of a FIFO leads to something else: what was unread in it must not be written there.
+#[rstest]
+#[case::file(None)]
+#[case::memory(Some("/proc/self/mem"))]
+#[case::trigger(Some("/proc/sysrq-trigger"))]
+#[case::device(Some("/dev/null"))]
+#[tokio::test]
+async fn nothing_is_written_where_a_fifo_is_not(#[case] path: Option<&str>) {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    if let Some(path) = path.filter(|path| !Path::new(path).exists()) {
+        eprintln!("skipped: there is no {path}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mut members, program) = archive_of("fifos.c", folder.path()).await;
+    let victim = folder.path().join("victim");
+    std::fs::write(&victim, "as it was").unwrap();
+    let path = path.map_or(victim.clone(), PathBuf::from);
+    change_entries(&mut members, Kind::Files, |files: &mut Vec<FileEntry>| {
+        let fifos = files.iter_mut().filter_map(|entry| entry.reg.as_mut());
+        for fifo in fifos.filter(|file| file.name.ends_with("/fifo")) {
+            fifo.name = path.to_str().unwrap().to_owned();
+            // The mode need not be there, so leaving it out must not help.
+            fifo.mode = None;
+        }
+    });
+    write(&members, &program.archive);
+    let cri = host().await;
+    let pod = cri.pod("victim").await;
+    let id = pod.create(program.restored("second")).await.unwrap();
+    let status = cri.start_container(&id).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("it is no FIFO"), "{status}");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
+}
+
+/// A file is said to be what acts when it is written, or what a kernel shows.
+#[rstest]
+#[case::memory("/proc/self/mem", "proc")]
+#[case::trigger("/proc/sysrq-trigger", "proc")]
+#[case::sys("/sys/kernel/uevent_seqnum", "sysfs")]
+#[case::terminal("/dev/tty", "it is no regular file, folder or memory device")]
+#[tokio::test]
+async fn no_file_of_the_kernel_is_opened(#[case] path: &str, #[case] reason: &str) {
+    if let Some(why) = missing() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    if !Path::new(path).exists() {
+        eprintln!("skipped: there is no {path}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mut members, program) = archive(folder.path()).await;
+    change_entries(&mut members, Kind::Files, |files: &mut Vec<FileEntry>| {
+        let file = file(files, "/files/file").reg.as_mut().unwrap();
+        file.name = path.to_owned();
+        (file.mode, file.size) = (None, None);
+    });
+    write(&members, &program.archive);
+    let cri = host().await;
+    let pod = cri.pod("kernel").await;
+    let id = pod.create(program.restored("second")).await.unwrap();
+    let status = cri.start_container(&id).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status.message().contains(path) && status.message().contains(reason),
+        "{status}"
+    );
 }
 
 /// The archive of a program in the middle is changed, and restored as far as it goes: to its end nearly, when all processes and
@@ -267,6 +347,73 @@ async fn a_late_failure_leaves_nothing(#[case] source: &str) {
             .then_some(())
     });
     assert_eq!(left.count(), 0);
+}
+
+/// More open files than any container has: each takes a multiple in memory of what it takes in the archive.
+fn too_many_files(members: &mut Members) {
+    change_entries(members, Kind::Files, |files: &mut Vec<FileEntry>| {
+        files.extend((1 << 20..(1 << 20) + (1 << 18)).map(|id| FileEntry {
+            id,
+            ..Default::default()
+        }));
+    });
+}
+
+fn a_file_twice(members: &mut Members) {
+    change_entries(members, Kind::Files, |files: &mut Vec<FileEntry>| {
+        let first = files[0].clone();
+        files.push(first);
+    });
+}
+
+/// Making a container is refused while its archive is read elsewhere: other calls are answered meanwhile.
+#[tokio::test]
+async fn an_archive_is_not_read_where_calls_are_answered() {
+    use std::{sync::Arc, task::Context, time::Duration};
+
+    use cri_proto::runtime::v1::{CreateContainerRequest, runtime_service_server::RuntimeService as _};
+    use fake_cri::{
+        checkpoint::{Freeze, Layout},
+        runtime::{CgroupDriver, Config, Exec, Runtime},
+        service::{Conditions, RuntimeApi},
+    };
+
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("members.tar");
+    write(
+        &(0..20_000)
+            .map(|number| (format!("checkpoint/none-{number}"), Vec::new()))
+            .collect(),
+        &archive,
+    );
+    let config = Config {
+        state_dir: folder.path().join("state"),
+        executable: PathBuf::from(env!("CARGO_BIN_EXE_fake-cri")),
+        exec: Exec::StandIn,
+        images: None,
+        strict_images: false,
+        archive_layout: Layout::default(),
+        fsync: false,
+        strict_capture: false,
+        freeze: Freeze::Copy,
+        freeze_bound: Duration::from_secs(1),
+        delay: None,
+        cgroup_driver: CgroupDriver::default(),
+    };
+    let runtime = Runtime::open(config).await.unwrap();
+    let pod_sandbox_id = runtime.run_pod(Some(crate::cri::pod_config("elsewhere")), "").unwrap();
+    let api = RuntimeApi::new(runtime, Arc::new(Conditions::default()));
+    let request = CreateContainerRequest {
+        pod_sandbox_id,
+        config: Some(Program::of_archive(&archive).restored("none")),
+        sandbox_config: None,
+    };
+    let mut made = api.create_container(tonic::Request::new(request));
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    assert!(made.as_mut().poll(&mut context).is_pending(), "it was read in the call");
+    let status = made.await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("no images of CRIU"), "{status}");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use crate::programs::{Program, host, missing, rest, said};
 #[case::signals("signals.c", &[])]
 #[case::family("family.c", &[])]
 #[case::files("files.c", &[])]
+#[case::fifos("fifos.c", &[])]
+#[case::identity("identity.c", &[])]
 #[case::mappings("mappings.c", &[])]
 #[case::vectors("vectors.c", &[])]
 #[case::tree("tree.c", &[])]

@@ -4,7 +4,7 @@
 //! It walks the bytes against the descriptors and builds no message, so that its memory does not depend on what the
 //! bytes claim.
 
-use std::sync::LazyLock;
+use std::{ops::ControlFlow, sync::LazyLock};
 
 use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind as FieldKind, MessageDescriptor};
 
@@ -60,33 +60,70 @@ impl FindingKind {
 ///
 /// [`Kind::message`]: super::Kind::message
 pub fn inspect(message: &str, entry: &[u8], mut report: impl FnMut(Finding)) {
+    run(message, entry, &mut |finding| {
+        report(finding);
+        ControlFlow::Continue(())
+    });
+}
+
+/// The first thing about an entry that makes it unreadable to CRIU, as [`inspect()`] would report it; nothing is looked at behind it.
+pub fn unreadable(message: &str, entry: &[u8]) -> Option<Finding> {
+    let mut found = None;
+    run(message, entry, &mut |finding| {
+        if !finding.kind.is_fatal() {
+            return ControlFlow::Continue(());
+        }
+        found = Some(finding);
+        ControlFlow::Break(())
+    });
+    found
+}
+
+fn run(message: &str, entry: &[u8], report: &mut dyn FnMut(Finding) -> ControlFlow<()>) {
     if let Some(descriptor) = descriptors().get_message_by_name(&format!("criu.{message}")) {
         let mut walker = Walker {
             path: vec![message.to_owned()],
-            report: &mut report,
+            report,
         };
-        if let Err(what) = walker.message(&descriptor, entry) {
-            walker.report(FindingKind::Malformed(what));
+        if let Err(End::Malformed(what)) = walker.message(&descriptor, entry) {
+            // The walk is at its end either way.
+            let _ = walker.report(FindingKind::Malformed(what));
         }
+    }
+}
+
+/// What ends a walk before the end of the bytes.
+enum End {
+    Malformed(&'static str),
+    Enough,
+}
+
+impl From<&'static str> for End {
+    fn from(what: &'static str) -> Self {
+        Self::Malformed(what)
     }
 }
 
 struct Walker<'a> {
     path: Vec<String>,
-    report: &'a mut dyn FnMut(Finding),
+    report: &'a mut dyn FnMut(Finding) -> ControlFlow<()>,
 }
 
 impl Walker<'_> {
-    fn report(&mut self, kind: FindingKind) {
-        (self.report)(Finding {
+    fn report(&mut self, kind: FindingKind) -> Result<(), End> {
+        let finding = Finding {
             path: self.path.join("."),
             kind,
-        });
+        };
+        match (self.report)(finding) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(End::Enough),
+        }
     }
 
-    fn message(&mut self, message: &MessageDescriptor, mut bytes: &[u8]) -> Result<(), &'static str> {
+    fn message(&mut self, message: &MessageDescriptor, mut bytes: &[u8]) -> Result<(), End> {
         if self.path.len() > MAX_DEPTH {
-            return Err("messages are nested too deep");
+            return Err("messages are nested too deep".into());
         }
         // No image message has a field number of 128 or more, as a test makes sure.
         let mut seen = 0_u128;
@@ -94,11 +131,11 @@ impl Walker<'_> {
             let key = varint(&mut bytes)?;
             let number = u32::try_from(key >> 3).map_err(|_| "a field number is too large")?;
             if number == 0 {
-                return Err("a field has the number 0");
+                return Err("a field has the number 0".into());
             }
             let value = Value::read(key & 7, &mut bytes)?;
             match message.get_field(number) {
-                None => self.report(FindingKind::UnknownField(number)),
+                None => self.report(FindingKind::UnknownField(number))?,
                 Some(field) => {
                     seen |= 1_u128.checked_shl(number).unwrap_or(0);
                     self.path.push(field.name().to_owned());
@@ -113,21 +150,23 @@ impl Walker<'_> {
         {
             if seen & 1_u128.checked_shl(field.number()).unwrap_or(0) == 0 {
                 self.path.push(field.name().to_owned());
-                self.report(FindingKind::MissingRequired);
+                self.report(FindingKind::MissingRequired)?;
                 self.path.pop();
             }
         }
         Ok(())
     }
 
-    fn field(&mut self, field: &FieldDescriptor, value: Value<'_>) -> Result<(), &'static str> {
+    fn field(&mut self, field: &FieldDescriptor, value: Value<'_>) -> Result<(), End> {
         match (field.kind(), value) {
             (FieldKind::Message(message), Value::Bytes(bytes)) => self.message(&message, bytes),
             (FieldKind::String, Value::Bytes(bytes)) => std::str::from_utf8(bytes)
                 .map(drop)
-                .map_err(|_| "a string is not UTF-8"),
+                .map_err(|_| "a string is not UTF-8".into()),
             (FieldKind::Bytes, Value::Bytes(_)) => Ok(()),
-            (FieldKind::Message(_) | FieldKind::String | FieldKind::Bytes, _) => Err("a field has the wrong wire type"),
+            (FieldKind::Message(_) | FieldKind::String | FieldKind::Bytes, _) => {
+                Err("a field has the wrong wire type".into())
+            }
             (kind, Value::Bytes(mut packed)) if field.is_list() => {
                 while !packed.is_empty() {
                     let value = Value::read(wire_type(&kind), &mut packed)?;
@@ -139,7 +178,7 @@ impl Walker<'_> {
         }
     }
 
-    fn scalar(&mut self, kind: &FieldKind, value: Value<'_>) -> Result<(), &'static str> {
+    fn scalar(&mut self, kind: &FieldKind, value: Value<'_>) -> Result<(), End> {
         match (kind, wire_type(kind), value) {
             (FieldKind::Enum(values), _, Value::Varint(number)) => {
                 // An enum's value is an int32 that travels as a 64-bit varint: the upper half is the sign.
@@ -149,12 +188,12 @@ impl Walker<'_> {
                     .and_then(|number| values.get_value(number))
                     .is_none()
                 {
-                    self.report(FindingKind::UnknownValue(number));
+                    self.report(FindingKind::UnknownValue(number))?;
                 }
                 Ok(())
             }
             (_, 0, Value::Varint(_)) | (_, 1, Value::Fixed64) | (_, 5, Value::Fixed32) => Ok(()),
-            _ => Err("a field has the wrong wire type"),
+            _ => Err("a field has the wrong wire type".into()),
         }
     }
 }

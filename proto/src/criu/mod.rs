@@ -31,7 +31,7 @@ pub use decode::{DEFAULT_ENTRY_LIMIT, Decoder, decode_entries, decode_single};
 pub use encode::{Encoder, encode};
 pub use error::{ImageError, Problem};
 pub use file::{ImageFile, PAGES_PREFIX, STATS_DUMP, STATS_RESTORE, pages_file};
-pub use inspect::{Finding, FindingKind, descriptors, inspect};
+pub use inspect::{Finding, FindingKind, descriptors, inspect, unreadable};
 pub use kind::{COMMON_MAGIC, Entries, Kind, SERVICE_MAGIC};
 pub use walk::{Payload, Walked, walk};
 

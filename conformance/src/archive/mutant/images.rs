@@ -146,6 +146,18 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
             .iter_mut()
             .for_each(|info| info.gpregs.ip = 0x60_0000);
     }),
+    said(
+        "process/call-not-taken-back",
+        &["archive/process/system-calls"],
+        |sample| {
+            let info = core(sample, 2).thread_info.iter_mut();
+            // nanosleep, as ptrace shows it in a thread that was stopped in it.
+            info.for_each(|info| {
+                info.gpregs.orig_ax = 35;
+                info.gpregs.ax = (-516_i64).cast_unsigned();
+            });
+        },
+    ),
     // Memory.
     said("memory/overlap", &["archive/memory/mappings"], |sample| {
         mm(sample, 0).end += 0x20_0000
@@ -209,6 +221,18 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         map.pop();
         map[3] = run(0x7fff_0001_e000, 3);
     }),
+    said("memory/two-vvars", &["archive/memory/vvar"], |sample| {
+        let mms = sample.mms.values_mut();
+        mms.filter_map(|mm| {
+            let place = mm.vmas.iter().position(|vma| vma.status & 1 << 12 != 0)?;
+            let mut clock = mm.vmas[place];
+            clock.start = clock.end - 0x1000;
+            mm.vmas[place].end = clock.start;
+            mm.vmas.insert(place + 1, clock);
+            Some(())
+        })
+        .for_each(drop);
+    }),
     members("memory/no-shared", &["archive/memory/shared"], |parts| {
         let name = format!("checkpoint/pagemap-shmem-{SHARED}.img");
         part(parts, &name).name = "checkpoint/pagemap-shmem-78.img".to_owned();
@@ -254,6 +278,10 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     }),
     said("files/unknown-executable", &["archive/files/references"], |sample| {
         sample.mms.values_mut().for_each(|mm| mm.exe_file_id = 77);
+    }),
+    said("files/size-of-a-log", &["archive/files/append-only"], |sample| {
+        let log = sample.files.iter_mut().filter_map(|file| file.reg.as_mut()).last();
+        log.into_iter().for_each(|log| log.size = Some(4096));
     }),
     said("files/other-pipes", &["archive/files/standard-streams"], |sample| {
         sample.descriptors = json!(["/dev/null", "pipe:[1]", "pipe:[2]"]);

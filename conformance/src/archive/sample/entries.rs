@@ -143,6 +143,7 @@ pub(super) fn mm() -> MmEntry {
             vma(0x70_0000, 0x71_0000, 3, 1 | 1 << 9, 0),
             vma(SEGMENT, SEGMENT + 0x2000, 3, 1 | 1 << 8, SHARED.into()),
             vma(STACK, STACK + 0x21000, 3, 1 | 1 << 1 | 1 << 9, 0),
+            vma(VDSO - 0x4000, VDSO, 1, 1 | 1 << 12, 0),
             vma(VDSO, VDSO + 0x1000, 5, 1 | 1 << 3, 0),
         ],
         ..MmEntry::default()
@@ -177,6 +178,14 @@ pub(super) fn regular(id: u32, name: &str) -> FileEntry {
         reg: Some(reg),
         ..FileEntry::default()
     }
+}
+
+/// A file that is opened to append to it, and so has no size.
+pub(super) fn appended(id: u32, name: &str) -> FileEntry {
+    let mut file = regular(id, name);
+    // O_WRONLY | O_APPEND.
+    file.reg.iter_mut().for_each(|reg| reg.flags = 0o2001);
+    file
 }
 
 pub(super) fn pipe(id: u32, pipe_id: u32) -> FileEntry {

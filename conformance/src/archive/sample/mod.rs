@@ -18,7 +18,7 @@ use cri_proto::criu::{
 };
 use serde_json::{Value, json};
 
-use self::entries::{STACK, VDSO, core, descriptors, fs, ids, mm, pagemap, pipe, process, regular, zombie};
+use self::entries::{STACK, VDSO, appended, core, descriptors, fs, ids, mm, pagemap, pipe, process, regular, zombie};
 use super::Expected;
 
 pub use self::entries::run;
@@ -151,6 +151,7 @@ impl Default for Sample {
                 regular(3, "/dev/null"),
                 pipe(4, 42633),
                 pipe(5, 42634),
+                appended(6, "/var/log/app.log"),
             ],
             pagemaps: BTreeMap::new(),
             shared_pagemaps: BTreeMap::from([(SHARED, (3, vec![run(0, 2)]))]),

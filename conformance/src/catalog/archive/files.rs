@@ -97,6 +97,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         references
     ),
     case!(
+        "files/append-only",
+        Reference,
+        "CRIU criu/files-reg.c, should_check_size",
+        "A file that is only appended to, as a log, has no size: it grows on after the dump, and a restore fails on a size that is no longer right.",
+        "no size for a file that is only appended to",
+        append_only
+    ),
+    case!(
         "files/standard-streams",
         Reference,
         "runc; checkpoint/descriptors.json",
@@ -152,6 +160,19 @@ fn references(archive: &Inspected) -> Judgement {
         bad.map(|(what, id)| format!("{what} is file {id}")),
         format!("{} references", all.len()),
     )
+}
+
+fn append_only(archive: &Inspected) -> Judgement {
+    let (_, files) = files(archive)?;
+    let appended: Vec<_> = files.iter().filter_map(|file| Some((file, file.appended?))).collect();
+    if appended.is_empty() {
+        return Err(Stop::Skip("no open file is only appended to".to_owned()));
+    }
+    let sized = appended.iter().filter_map(|(file, size)| {
+        let path = file.path.as_deref().unwrap_or_default();
+        Some(format!("file {} ({path:?}) has {} bytes", file.id, (*size)?))
+    });
+    none(sized, format!("{} files without a size", appended.len()))
 }
 
 fn standard_streams(archive: &Inspected) -> Judgement {

@@ -115,6 +115,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         vdso
     ),
     case!(
+        "memory/vvar",
+        Reference,
+        "CRIU criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
+        "A process has one mapping of the kernel's time pages, though newer kernels show two.",
+        "one vvar mapping in an address space",
+        vvar
+    ),
+    case!(
         "memory/shared",
         Reference,
         "CRIU criu/shmem.c",
@@ -369,6 +377,25 @@ fn vdso(archive: &Inspected) -> Judgement {
         return Err(Stop::Skip("no process has a vdso".to_owned()));
     }
     none(bad, format!("{judged} mappings"))
+}
+
+fn vvar(archive: &Inspected) -> Judgement {
+    /// `VMA_AREA_VVAR`.
+    const VVAR: u32 = 1 << 12;
+    let images = tree(archive)?;
+    let of = |mm: &MmEntry| mm.vmas.iter().filter(|vma| vma.status & VVAR != 0).count();
+    let counts: Vec<_> = living(images)
+        .filter_map(|(process, _)| Some((process.pid, of(images.mms.get(&process.pid)?))))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    if counts.is_empty() {
+        return Err(Stop::Skip("no process has a vvar mapping".to_owned()));
+    }
+    let several = counts.iter().filter(|(_, count)| *count > 1);
+    none(
+        several.map(|(pid, count)| format!("process {pid} has {count}")),
+        format!("one in each of {} processes", counts.len()),
+    )
 }
 
 fn shared(archive: &Inspected) -> Judgement {

@@ -7,7 +7,7 @@ use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 use super::given::{ArchiveCase, case, images, is_dead, living, none, pointers, source, tree};
 use crate::{
     archive::{Images, Inspected},
-    case::{Judgement, fail, judge},
+    case::{Judgement, Stop, fail, judge},
 };
 
 const PROTO: &str = "CRIU images/core.proto";
@@ -178,6 +178,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "Every thread goes on where it was: at an address that is mapped and executable, with a stack that is mapped.",
         "instruction and stack pointers within mappings",
         registers
+    ),
+    case!(
+        "process/system-calls",
+        Reference,
+        "CRIU compel/arch/x86/src/lib/infect.c, get_task_regs",
+        "A thread that was interrupted in a system call makes it again or finds it interrupted: it never sees the kernel's own word for that.",
+        "no result of -512, -513, -514 or -516",
+        system_calls
     ),
 ];
 
@@ -372,4 +380,28 @@ fn registers(archive: &Inspected) -> Judgement {
         return judge(false, "no thread has registers of a known machine");
     }
     none(bad, format!("{judged} threads"))
+}
+
+fn system_calls(archive: &Inspected) -> Judgement {
+    /// `ERESTARTSYS`, `ERESTARTNOINTR`, `ERESTARTNOHAND` and `ERESTART_RESTARTBLOCK`: a kernel takes them back before the
+    /// program runs on, but only the kernel that the thread was stopped in.
+    const OF_THE_KERNEL: [i64; 4] = [-512, -513, -514, -516];
+    let images = tree(archive)?;
+    let x86: Vec<_> = cores(images)
+        .filter_map(|(tid, core)| Some((tid, &core.thread_info.as_ref()?.gpregs)))
+        .collect();
+    if x86.is_empty() {
+        return Err(Stop::Skip("only known of x86-64".to_owned()));
+    }
+    let bad = x86
+        .iter()
+        .filter(|(_, registers)| registers.orig_ax.cast_signed() >= 0)
+        .filter(|(_, registers)| OF_THE_KERNEL.contains(&registers.ax.cast_signed()));
+    none(
+        bad.map(|(tid, registers)| {
+            let (call, result) = (registers.orig_ax, registers.ax.cast_signed());
+            format!("thread {tid} finds {result} as the result of system call {call}")
+        }),
+        format!("{} threads", x86.len()),
+    )
 }

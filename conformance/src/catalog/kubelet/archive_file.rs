@@ -41,6 +41,16 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
     Case::new(
         Clause {
+            id: "kubelet/name/timestamp-zone",
+            clause: "the timestamp in the name is in the kubelet's local zone",
+            source: KUBELET,
+            level: Level::Reference,
+            expected: "the offset of this machine's zone, Z where that is none",
+        },
+        |s| Box::pin(timestamp_zone(s)),
+    ),
+    Case::new(
+        Clause {
             id: "kubelet/name/place",
             clause: "the archive is stored in `checkpoints` below the kubelet's root directory",
             source: PAGE,
@@ -149,6 +159,24 @@ fn parse_stamp(stamp: &str) -> Option<Timestamp> {
 async fn timestamp_format(s: &Session) -> Judgement {
     let stamp = stamp(s).await?.ok_or(Stop::Blocked(FORM))?;
     judge(parse_stamp(stamp).is_some(), stamp)
+}
+
+async fn timestamp_zone(s: &Session) -> Judgement {
+    if s.kubelet.steering.is_none() {
+        // Its environment may name another zone than ours does, on this machine as well.
+        return Err(Stop::Skip("needs a kubelet that is started here".to_owned()));
+    }
+    let stamp = stamp(s).await?.ok_or(Stop::Blocked(FORM))?;
+    let time = parse_stamp(stamp).ok_or(Stop::Blocked(FORMAT))?;
+    let local = jiff::tz::TimeZone::system().to_offset(time);
+    let local = match local.seconds() {
+        0 => "Z".to_owned(),
+        _ => time.display_with_offset(local).to_string().split_off(19),
+    };
+    judge(
+        stamp.get(19..) == Some(local.as_str()),
+        format!("{stamp}, where {local} is local"),
+    )
 }
 
 async fn timestamp(s: &Session) -> Judgement {

@@ -91,16 +91,16 @@ fn is_same(before: &Evidence) -> Judgement {
     }
 }
 
-/// Waits for a second in which no checkpoint was made: within one the next has the same name, and is written over the
-/// last, or found to be there when it is not.
-async fn new_name() {
+/// Waits for a second in which no checkpoint was made: within one the next has the same name, and is written over the last, or
+/// found to be there when it is not.
+pub(super) async fn next_second() {
     let left = 1000 - jiff::Timestamp::now().subsec_millisecond();
     tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(1000) + 20)).await;
 }
 
 async fn untouched(s: &Session) -> Judgement {
     let before = archive(s).await?;
-    new_name().await;
+    next_second().await;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     if answer.status != 200 {
         return Err(Stop::Blocked("kubelet/robust/second-checkpoint"));
@@ -113,7 +113,7 @@ async fn unchecked(s: &Session) -> Judgement {
     s.again().await?;
     let faults = s.faults()?;
     faults.add(&[&super::rule(s.subject(), "write", "no-archive")]).await?;
-    new_name().await;
+    next_second().await;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     judge(answer.status == 200, answer.brief())
 }

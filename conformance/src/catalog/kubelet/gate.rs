@@ -1,8 +1,12 @@
-//! 404 where the endpoint is not served: with the feature gate off, without debugging handlers, on the read-only port.
+//! Where the endpoint is served and where it is not: 404 with the feature gate off, without debugging handlers, on the
+//! read-only port; 200 where the gate is left alone.
 
 use reqwest::Method;
 
-use super::{RESPONSE, SERVER, session::Session};
+use super::{
+    RESPONSE, SERVER,
+    session::{Session, described},
+};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
     target::{Answer, Credentials, Variation},
@@ -40,6 +44,16 @@ pub(super) const CASES: &[Case<Session>] = &[
             expected: "404",
         },
         |s| Box::pin(without_credentials(s)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/200/gate-default",
+            clause: "a kubelet whose configuration does not name the feature gate ContainerCheckpoint serves checkpoints",
+            source: "kubernetes: pkg/features/kube_features.go (beta and on since 1.30)",
+            level: Level::Reference,
+            expected: "200",
+        },
+        |s| Box::pin(default(s)),
     ),
     Case::new(
         Clause {
@@ -105,6 +119,13 @@ async fn without_credentials(s: &Session) -> Judgement {
     judge(answer.status == 404, answer.brief())
 }
 
+async fn default(s: &Session) -> Judgement {
+    s.again().await?;
+    restarted(s, Variation::GateDefault).await?;
+    let answer = s.kubelet.checkpoint(s.subject(), "").await?;
+    judge(answer.status == 200, answer.brief())
+}
+
 const NO_ROUTE: &str = "404 page not found\n";
 
 async fn debugging_off(s: &Session) -> Judgement {
@@ -129,7 +150,8 @@ async fn read_only_port(s: &Session) -> Judgement {
         return Err(Stop::Skip("needs a kubelet with a read-only port".to_owned()));
     };
     s.kubelet.remember_items(&answer);
-    let calls = s.calls_after(mark).await?.map_or(0, |calls| calls.len());
-    let holds = answer.status == 404 && answer.body == NO_ROUTE && calls == 0;
-    judge(holds, format!("{}, {calls} calls of the runtime", answer.brief()))
+    let calls = s.calls_after(mark).await?;
+    let called = described(&calls);
+    let holds = answer.status == 404 && answer.body == NO_ROUTE && calls.is_none_or(|calls| calls.is_empty());
+    judge(holds, format!("{}; {called}", answer.brief()))
 }

@@ -168,13 +168,14 @@ async fn no_memory_told(s: &Session) -> Judgement {
     let metrics = client
         .send(Credentials::Good, Method::GET, client.url("/metrics"))
         .await?;
-    let mut told = vec![
-        (
-            "the answer to a checkpoint",
-            s.kubelet.checkpoint(s.subject(), "").await?.body,
-        ),
-        ("the metrics", metrics.body),
-    ];
+    let mut told = vec![(
+        "the answer to a checkpoint",
+        s.kubelet.checkpoint(s.subject(), "").await?.body,
+    )];
+    // Who may not read them is told nothing by them, and so nothing is judged of them.
+    if metrics.status == 200 {
+        told.push(("the metrics", metrics.body));
+    }
     if let Some(faults) = &s.kubelet.faults {
         faults
             .add(&[&rule(s.subject(), "finish", "error(Internal,\"asked for\")")])

@@ -1,6 +1,9 @@
 //! What the path may look like.
 
-use super::{SERVER, session::Session};
+use super::{
+    SERVER,
+    session::{Session, described},
+};
 use crate::case::{Case, Clause, Judgement, Level, judge};
 
 pub(super) const CASES: &[Case<Session>] = &[
@@ -147,14 +150,12 @@ async fn redirected(s: &Session, path: String) -> Judgement {
     s.served().await?;
     let mark = s.mark().await?;
     let answer = s.raw(&path).await?;
-    let calls = s.calls_after(mark).await?.map_or(0, |calls| calls.len());
+    let calls = s.calls_after(mark).await?;
+    let called = described(&calls);
     let location = answer.header("location");
     let canonical = location == format!("/checkpoint/{}", s.subject());
-    let holds = matches!(answer.status, 301 | 307) && canonical && calls == 0;
-    judge(
-        holds,
-        format!("{} to {location:?}, {calls} calls of the runtime", answer.status),
-    )
+    let holds = matches!(answer.status, 301 | 307) && canonical && calls.is_none_or(|calls| calls.is_empty());
+    judge(holds, format!("{} to {location:?}; {called}", answer.status))
 }
 
 async fn malformed_escape(s: &Session) -> Judgement {

@@ -11,6 +11,7 @@ use crate::{
 
 const ERROR: &str = "kubelet/500/runtime-error";
 const UNIMPLEMENTED: &str = "kubelet/500/unimplemented";
+const UNIMPLEMENTED_MESSAGE: &str = "kubelet/500/unimplemented-message";
 /// What an old runtime says, as upstream's test knows it.
 const UNKNOWN_METHOD: &str = "unknown method CheckpointContainer for service runtime.v1.RuntimeService";
 /// Nothing that a kubelet could say by itself.
@@ -59,13 +60,23 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
     Case::new(
         Clause {
-            id: "kubelet/500/unimplemented-message",
+            id: UNIMPLEMENTED_MESSAGE,
             clause: "the answer for a runtime that does not implement the call holds the runtime's message",
             source: RESPONSE,
             level: Level::Documented,
             expected: UNKNOWN_METHOD,
         },
         |s| Box::pin(holds_message(s, "Unimplemented", UNKNOWN_METHOD, UNIMPLEMENTED)),
+    ),
+    Case::new(
+        Clause {
+            id: "kubelet/500/upstream-messages",
+            clause: "why no checkpoint can be had, as real runtimes say it, reaches the client",
+            source: "Kubelet Checkpoint API: Response; kubernetes: test/e2e_node/container_checkpoint_test.go, which skips on these",
+            level: Level::Documented,
+            expected: "500 with the message, for four messages of runtimes that cannot checkpoint",
+        },
+        |s| Box::pin(upstream_messages(s)),
     ),
     Case::new(
         Clause {
@@ -96,6 +107,14 @@ const CODES: [&str; 15] = [
     "Unavailable",
     "DataLoss",
     "Unauthenticated",
+];
+
+/// What runtimes answer that cannot checkpoint, as upstream's test knows them.
+const UPSTREAM: [(&str, &str); 4] = [
+    ("Unimplemented", UNKNOWN_METHOD),
+    ("Unimplemented", "method CheckpointContainer not implemented"),
+    ("Unknown", "checkpoint/restore support not available"),
+    ("Unknown", "CRIU binary not found or too old (<31600)"),
 ];
 
 /// Asks for a checkpoint that the runtime answers with this error; proves that it was the runtime that answered.
@@ -144,6 +163,34 @@ async fn wrapped(s: &Session) -> Judgement {
         s.subject()
     );
     judge(answer.body == body, answer.brief())
+}
+
+async fn upstream_messages(s: &Session) -> Judgement {
+    let mut wrong = Vec::new();
+    for (code, message) in UPSTREAM {
+        let answer = ask(s, code, message).await?;
+        // The first, and the status of any error, have cases of their own.
+        if answer.status != 500 {
+            return Err(Stop::Blocked(if code == "Unimplemented" {
+                UNIMPLEMENTED
+            } else {
+                ERROR
+            }));
+        }
+        if answer.body.contains(message) {
+            continue;
+        }
+        if message == UNKNOWN_METHOD {
+            return Err(Stop::Blocked(UNIMPLEMENTED_MESSAGE));
+        }
+        wrong.push(format!("{} for {message:?}", answer.brief()));
+    }
+    let seen = if wrong.is_empty() {
+        format!("500 with each of {} messages", UPSTREAM.len())
+    } else {
+        wrong.join("; ")
+    };
+    judge(wrong.is_empty(), seen)
 }
 
 async fn every_code(s: &Session) -> Judgement {

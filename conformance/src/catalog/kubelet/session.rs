@@ -19,12 +19,12 @@ use std::{
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use reqwest::Method;
-use tokio::sync::OnceCell;
 
 use crate::{
     archive::{self, Expected, Inspected, Limits},
     case::{Restore, Stop},
     catalog::archive::exhibit,
+    exhibit::Once,
     target::{Answer, Call, ContainerRef, Credentials, Evidence, Faults, Kubelet, Protocol, TargetError, Workload},
 };
 
@@ -47,8 +47,8 @@ pub(super) const LATE: Duration = Duration::from_secs(2);
 pub struct Session {
     /// The kubelet.
     pub kubelet: Kubelet,
-    first: OnceCell<Result<First, Stop>>,
-    listing: OnceCell<Inspected>,
+    first: Once<Result<First, Stop>>,
+    listing: Once<Inspected>,
     began: Instant,
     // The case that found that no further checkpoint can be judged: the container did not survive the first one, or the
     // kubelet does not wait for the runtime.
@@ -88,8 +88,8 @@ impl Session {
     pub fn new(kubelet: Kubelet) -> Session {
         Session {
             kubelet,
-            first: OnceCell::new(),
-            listing: OnceCell::new(),
+            first: Once::default(),
+            listing: Once::default(),
             began: Instant::now(),
             spoilt: OnceLock::new(),
         }
@@ -154,9 +154,7 @@ impl Session {
     pub(super) async fn inspected(&self) -> Result<&Inspected, Stop> {
         let evidence = self.file().await?;
         let canary = self.first().await?.workload.canary.clone();
-        let archive = self.listing.get_or_try_init(|| inspect(evidence, canary)).await?;
-        exhibit(archive);
-        Ok(archive)
+        self.listing.get_or_try_init(|| inspect(evidence, canary)).await
     }
 
     /// The first archive, which is a tar that can be listed.
@@ -351,8 +349,21 @@ pub(super) async fn inspect(evidence: &Evidence, canary: Option<String>) -> Resu
         memory: canary.map(String::into_bytes),
         ..Expected::default()
     };
-    tokio::task::spawn_blocking(move || archive::inspect_file(&path, &expected, Limits::default()))
+    let read = tokio::task::spawn_blocking(move || archive::inspect_file(&path, &expected, Limits::default()));
+    let archive = read
         .await
         .map_err(|error| Stop::error(&error))?
-        .map_err(|error| Stop::error(&error))
+        .map_err(|error| Stop::error(&error))?;
+    exhibit(&archive);
+    Ok(archive)
+}
+
+/// How often the runtime was called, or that this cannot be seen: without a journal no call is not the same as none.
+pub(super) fn described(calls: &Option<Vec<Call>>) -> String {
+    match calls.as_deref() {
+        None => "without a journal of the runtime its calls are not seen".to_owned(),
+        Some([]) => "the runtime was not called".to_owned(),
+        Some([_]) => "the runtime was called once".to_owned(),
+        Some(calls) => format!("the runtime was called {} times", calls.len()),
+    }
 }

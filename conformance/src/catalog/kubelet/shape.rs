@@ -7,7 +7,7 @@ use reqwest::{
 
 use super::{
     SERVER,
-    session::{OK, Session},
+    session::{OK, Session, described},
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge, pass},
@@ -123,6 +123,7 @@ fn own_path(s: &Session) -> String {
 
 async fn other_methods(s: &Session) -> Judgement {
     let mut wrong = Vec::new();
+    let mark = s.mark().await?;
     for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
         let answer = send(s, method.clone(), &own_path(s)).await?;
         // Authorisation comes before routing, and each method is a right of its own there. Who may only checkpoint, as a
@@ -134,12 +135,13 @@ async fn other_methods(s: &Session) -> Judgement {
             wrong.push(format!("{method}: {}", answer.brief()));
         }
     }
-    let seen = if wrong.is_empty() {
-        "405 for GET, PUT, DELETE, PATCH".to_owned()
-    } else {
-        wrong.join("; ")
-    };
-    judge(wrong.is_empty(), seen)
+    let calls = s.calls_after(mark).await?;
+    let called = described(&calls);
+    if wrong.is_empty() && calls.is_none_or(|calls| calls.is_empty()) {
+        return pass(format!("405 for GET, PUT, DELETE, PATCH; {called}"));
+    }
+    wrong.push(called);
+    judge(false, wrong.join("; "))
 }
 
 async fn allow(s: &Session) -> Judgement {

@@ -1,6 +1,9 @@
 //! Containers of every state: which can be checkpointed, and what is said of those that cannot.
 
-use super::{SERVER, session::Session};
+use super::{
+    SERVER,
+    session::{Session, described},
+};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge},
     target::ContainerRef,
@@ -89,7 +92,8 @@ async fn not_running(s: &Session, container: Option<&ContainerRef>) -> Judgement
     };
     let mark = s.mark().await?;
     let answer = s.kubelet.checkpoint(container, "").await?;
-    if let Some(call) = s.calls_after(mark).await?.unwrap_or_default().first() {
+    let calls = s.calls_after(mark).await?;
+    if let Some(call) = calls.iter().flatten().next() {
         return fail(format!(
             "{}, and the runtime was called for {}",
             answer.brief(),
@@ -98,7 +102,7 @@ async fn not_running(s: &Session, container: Option<&ContainerRef>) -> Judgement
     }
     judge(
         answer.status == 500 && answer.body == not_found(container),
-        answer.brief(),
+        format!("{}; {}", answer.brief(), described(&calls)),
     )
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     PAGE, RESPONSE, SERVER,
-    session::{ARCHIVE, First, Missing, OK, Session, TAR, WHEN_DONE, inspect, is_tar, item_of},
+    session::{ARCHIVE, First, LATE, Missing, OK, Session, TAR, WHEN_DONE, inspect, is_tar, item_of},
 };
 use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
 
@@ -106,6 +106,7 @@ async fn when_done(s: &Session) -> Judgement {
     faults
         .add(&[&super::rule(s.subject(), "before", "delay(300ms)")])
         .await?;
+    let mark = faults.mark().await?;
     let began = std::time::Instant::now();
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     let took = began.elapsed();
@@ -117,6 +118,8 @@ async fn when_done(s: &Session) -> Judgement {
     );
     if took < WORK {
         s.spoil(WHEN_DONE);
+        // What is still on its way is not to be taken for a later case's.
+        faults.next_checkpoint(mark, LATE).await?;
     }
     judge(answer.status == 200 && took >= WORK, seen)
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{
     CRI_CLIENT, PARAMETERS, SERVER,
-    session::{LATE, Session},
+    session::{LATE, Session, described},
 };
 use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, fail, judge},
+    case::{Case, Clause, Judgement, Level, Stop, judge},
     target::Call,
 };
 
@@ -227,17 +227,13 @@ async fn last_value(s: &Session) -> Judgement {
 async fn negative(s: &Session) -> Judgement {
     const MESSAGE: &str = "CheckpointContainer requires the timeout value to be > 0";
     s.served().await?;
-    let mark = match &s.kubelet.faults {
-        Some(faults) => Some((faults, faults.mark().await?)),
-        None => None,
-    };
+    let mark = s.mark().await?;
     let answer = s.kubelet.checkpoint(s.subject(), "timeout=-1").await?;
-    if let Some((faults, mark)) = mark
-        && !faults.checkpoints_after(mark).await?.is_empty()
-    {
-        return fail(format!("{}, and the runtime was called", answer.brief()));
-    }
-    judge(answer.status == 500 && answer.body.contains(MESSAGE), answer.brief())
+    let calls = s.calls_after(mark).await?;
+    let called = described(&calls);
+    let unasked = calls.is_none_or(|calls| calls.is_empty());
+    let holds = answer.status == 500 && answer.body.contains(MESSAGE) && unasked;
+    judge(holds, format!("{}; {called}", answer.brief()))
 }
 
 async fn malformed(s: &Session) -> Judgement {
@@ -287,7 +283,9 @@ async fn overflow(s: &Session) -> Judgement {
     s.again().await?;
     let mark = s.mark().await?;
     let answer = s.kubelet.checkpoint(s.subject(), &format!("timeout={HUGE}")).await?;
-    let calls = s.calls_after(mark).await?.map_or(0, |calls| calls.len());
-    let holds = answer.status == 500 && answer.body.contains("code = DeadlineExceeded") && calls == 0;
-    judge(holds, format!("{}, {calls} calls", answer.brief()))
+    let calls = s.calls_after(mark).await?;
+    let called = described(&calls);
+    let unasked = calls.is_none_or(|calls| calls.is_empty());
+    let holds = answer.status == 500 && answer.body.contains("code = DeadlineExceeded") && unasked;
+    judge(holds, format!("{}; {called}", answer.brief()))
 }

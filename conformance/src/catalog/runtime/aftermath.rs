@@ -16,14 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::OnceCell;
-
 use super::{
     motion::{Before, Motion},
     session::{AMPLE, OK, RuntimeSession, inspect, is_tar},
 };
 use crate::{
     case::Stop,
+    exhibit::Once,
     target::runtime::{Checkpoint, CheckpointAnswer, Container},
 };
 
@@ -43,10 +42,10 @@ pub(super) enum Way {
 /// What came of the checkpoints that failed on purpose.
 #[derive(Debug, Default)]
 pub(super) struct Aftermaths {
-    deadline: OnceCell<Result<Vec<Aftermath>, Stop>>,
-    timeout: OnceCell<Result<Vec<Aftermath>, Stop>>,
-    cancel: OnceCell<Result<Vec<Aftermath>, Stop>>,
-    error: OnceCell<Result<Vec<Aftermath>, Stop>>,
+    deadline: Once<Result<Vec<Aftermath>, Stop>>,
+    timeout: Once<Result<Vec<Aftermath>, Stop>>,
+    cancel: Once<Result<Vec<Aftermath>, Stop>>,
+    error: Once<Result<Vec<Aftermath>, Stop>>,
 }
 
 /// What is left after such a checkpoint.

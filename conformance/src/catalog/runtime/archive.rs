@@ -180,18 +180,27 @@ async fn suite(s: &RuntimeSession) -> Judgement {
         .iter()
         .filter(|record| record.clause.level != Level::Robust)
         .collect();
-    let failed: Vec<_> = binding
-        .iter()
-        .filter(|record| matches!(record.outcome, Outcome::Fail { .. }))
-        .map(|record| record.clause.id)
+    let with = |takes: fn(&Outcome) -> bool| binding.iter().filter(move |record| takes(&record.outcome));
+    if let Some(record) = with(|outcome| matches!(outcome, Outcome::Error { .. })).next() {
+        return Err(Stop::Error(format!("{}: {}", record.clause.id, record.outcome.text())));
+    }
+    let passed = with(|outcome| matches!(outcome, Outcome::Pass { .. })).count();
+    let failed: Vec<_> = with(|outcome| matches!(outcome, Outcome::Fail { .. }))
+        .map(|record| format!("{} ({})", record.clause.id, record.outcome.text()))
         .collect();
     match failed.is_empty() {
-        true => pass(format!("none of {} fails", binding.len())),
+        true => judge(
+            passed > 0,
+            format!(
+                "{passed} of {} pass, the others are about what is not there",
+                binding.len()
+            ),
+        ),
         false => fail(format!(
             "{} of {} fail: {}",
             failed.len(),
             binding.len(),
-            failed.join(", ")
+            failed.join("; ")
         )),
     }
 }

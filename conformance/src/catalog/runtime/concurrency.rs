@@ -111,6 +111,9 @@ async fn many(s: &RuntimeSession) -> Judgement {
             let answer = attempt.answer.to_string().replace(container.id(), "ID");
             return fail(format!("one of {MANY} at once: {answer}"));
         }
+        if let Err(why) = &attempt.file {
+            return fail(format!("one of {MANY} at once: success, and no archive: {why}"));
+        }
         let archive = inspect(&attempt.location).await?;
         let id = archive.documents.config.read().map(|config| config.id.clone());
         match id {

@@ -179,6 +179,9 @@ async fn longer(s: &RuntimeSession) -> Judgement {
     if !attempt.answer.is_ok() {
         return pass("an error");
     }
+    if let Err(why) = &attempt.file {
+        return fail(format!("success, and no archive: {why}"));
+    }
     let archive = inspect(&location).await?;
     match archive.tail {
         _ if !is_tar(&archive) => fail(format!("success, and no whole tar: {:?}", archive.end)),

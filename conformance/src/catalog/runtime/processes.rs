@@ -66,6 +66,11 @@ async fn all(s: &RuntimeSession) -> Judgement {
     if !attempt.answer.is_ok() {
         return fail(format!("of a container with {CHILDREN} children: {}", attempt.answer));
     }
+    if let Err(why) = &attempt.file {
+        return fail(format!(
+            "of a container with {CHILDREN} children: success, and no archive: {why}"
+        ));
+    }
     let archive = inspect(&attempt.location).await?;
     if !is_tar(&archive) {
         return Err(Stop::Blocked(super::session::TAR));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use cri_proto::runtime::v1::ContainerState;
 
-use super::session::RuntimeSession;
+use super::session::{Attempt, RuntimeSession, inspect, is_tar};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
     target::{TargetError, Workload},
@@ -31,6 +31,16 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         Clause {
+            id: "runtime/restore/checkpoint",
+            clause: "a container that was made from an archive can be checkpointed as any other",
+            source: "defect cri-o#6374: a checkpoint of a restored container failed",
+            level: Level::Robust,
+            expected: "success, and a whole archive of the restored container",
+        },
+        |s| Box::pin(checkpoint(s)),
+    ),
+    Case::new(
+        Clause {
             id: "runtime/restore/broken-archive",
             clause: "an archive that is cut off is refused, and no container runs",
             source: "what a careful operator expects of a container that has lost its memory",
@@ -52,6 +62,16 @@ pub(super) struct Restored {
     after: u64,
     /// The ticks of the restored container.
     ticks: BTreeSet<u64>,
+    /// What came of its own checkpoint, or why there was none.
+    again: Result<Again, Stop>,
+}
+
+/// The checkpoint of a restored container.
+#[derive(Clone, Debug)]
+struct Again {
+    /// The restored container's id.
+    id: String,
+    attempt: Attempt,
 }
 
 /// A container that was restored once, whatever it told.
@@ -97,12 +117,46 @@ async fn restore(s: &RuntimeSession) -> Result<Restored, Stop> {
         Err(error @ TargetError::Runtime { .. }) => return Err(Stop::Fail(error.to_string())),
         Err(error) => return Err(error.into()),
     };
+    // Now, since the container ends with this.
+    let next = s.attempt(&again, "restored-again").await.map(|attempt| Again {
+        id: again.id().to_owned(),
+        attempt,
+    });
     Ok(Restored {
         archive: attempt.location,
         before: attempt.before.workload.tick,
         after,
         ticks,
+        again: next,
     })
+}
+
+/// What was restored, which goes on as it should.
+async fn sound(s: &RuntimeSession) -> Result<&Restored, Stop> {
+    match restored(s).await {
+        Ok(restored) if point(restored).is_ok() => Ok(restored),
+        Ok(_) | Err(Stop::Fail(_)) => Err(Stop::Blocked(GOES_ON)),
+        Err(stop) => Err(stop),
+    }
+}
+
+async fn checkpoint(s: &RuntimeSession) -> Judgement {
+    let Again { id, attempt } = sound(s).await?.again.as_ref().map_err(Clone::clone)?;
+    if !attempt.answer.is_ok() {
+        return fail(attempt.answer.to_string().replace(id.as_str(), "ID"));
+    }
+    if let Err(why) = &attempt.file {
+        return fail(format!("success, and no archive: {why}"));
+    }
+    let archive = inspect(&attempt.location).await?;
+    if !is_tar(&archive) {
+        return fail(format!("success, and no whole tar: {:?}", archive.end));
+    }
+    match archive.documents.config.read() {
+        Some(config) if config.id == *id => pass("success, and an archive of its own"),
+        Some(_) => fail("success, and an archive of another container"),
+        None => fail("success, and an archive without config.dump"),
+    }
 }
 
 async fn goes_on(s: &RuntimeSession) -> Judgement {
@@ -135,11 +189,7 @@ fn point(restored: &Restored) -> Judgement {
 }
 
 async fn broken_archive(s: &RuntimeSession) -> Judgement {
-    let whole = match restored(s).await {
-        Ok(restored) if point(restored).is_ok() => restored,
-        Ok(_) | Err(Stop::Fail(_)) => return Err(Stop::Blocked(GOES_ON)),
-        Err(stop) => return Err(stop),
-    };
+    let whole = sound(s).await?;
     let half = s.runtime.location("restored-half");
     let bytes = tokio::fs::read(&whole.archive).await;
     let bytes = bytes.map_err(|error| Stop::error(&error))?;
@@ -184,6 +234,7 @@ mod tests {
             before: 7,
             after: 9,
             ticks: ticks.iter().copied().collect(),
+            again: Err(Stop::Skip("not asked for".to_owned())),
         };
         match point(&restored) {
             Ok(_) => assert_eq!(why, ""),

@@ -30,6 +30,8 @@ use super::{
 use crate::{
     archive::{self, Expected, Inspected, Limits},
     case::{Restore, Stop},
+    catalog::archive::exhibit,
+    exhibit::Once,
     target::{
         Evidence,
         runtime::{Checkpoint, CheckpointAnswer, Container, ContainerOptions, Program, Runtime},
@@ -76,13 +78,13 @@ pub struct RuntimeSession {
     /// One that nobody asks anything of: what happens to it, or is taken from it, is a mistake.
     bystander: OnceCell<Container>,
     container: OnceCell<Container>,
-    first: OnceCell<Result<First, Stop>>,
-    second: OnceCell<Attempt>,
-    archive: OnceCell<Inspected>,
+    first: Once<Result<First, Stop>>,
+    second: Once<Attempt>,
+    archive: Once<Inspected>,
     /// What came of a checkpoint to a disk that is too small.
-    pub(super) full_disk: OnceCell<FullDisk>,
+    pub(super) full_disk: Once<FullDisk>,
     /// What a container told that goes on from an archive.
-    pub(super) restored: OnceCell<Result<Restored, Stop>>,
+    pub(super) restored: Once<Result<Restored, Stop>>,
 }
 
 /// The first checkpoint, and what became of the container.
@@ -124,11 +126,11 @@ impl RuntimeSession {
             secret: format!("{:032x}", rand::random::<u128>()),
             bystander: OnceCell::new(),
             container: OnceCell::new(),
-            first: OnceCell::new(),
-            second: OnceCell::new(),
-            archive: OnceCell::new(),
-            full_disk: OnceCell::new(),
-            restored: OnceCell::new(),
+            first: Once::default(),
+            second: Once::default(),
+            archive: Once::default(),
+            full_disk: Once::default(),
+            restored: Once::default(),
         }
     }
 
@@ -341,7 +343,9 @@ pub(super) fn is_tar(archive: &Inspected) -> bool {
 /// Reads an archive without holding up the other tasks.
 pub(super) async fn inspect(path: &Path) -> Result<Inspected, Stop> {
     let path = path.to_owned();
-    apart(move || archive::inspect_file(&path, &Expected::default(), Limits::default())).await
+    let archive = apart(move || archive::inspect_file(&path, &Expected::default(), Limits::default())).await?;
+    exhibit(&archive);
+    Ok(archive)
 }
 
 /// Where in an archive's pages these bytes are, as `MEMBER at byte N`.

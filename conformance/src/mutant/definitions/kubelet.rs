@@ -84,6 +84,10 @@ pub(super) const ALL: &[Definition] = &[
         Kubelet(Mutant::TimestampStale),
         &["kubelet/name/timestamp", "kubelet/archive/untouched"],
     ),
+    caught(
+        Kubelet(Mutant::TimestampOfAnotherZone),
+        &["kubelet/name/timestamp-zone"],
+    ),
     caught(Kubelet(Mutant::PlaceOutsideCheckpoints), &["kubelet/name/place"]),
     // Who may read it.
     caught(Kubelet(Mutant::FolderWorldReadable), &["kubelet/access/folder"]),
@@ -209,6 +213,7 @@ pub(super) const ALL: &[Definition] = &[
         Kubelet(Mutant::GateOffAsksWho),
         &["kubelet/404/gate-off-without-credentials"],
     ),
+    caught(Kubelet(Mutant::GateDefaultOff), &["kubelet/200/gate-default"]),
     caught(Kubelet(Mutant::DebuggingOffIgnored), &["kubelet/404/debugging-off"]),
     caught(Kubelet(Mutant::ReadOnlyPortServes), &["kubelet/404/read-only-port"]),
     // The folder and what lies in it.
@@ -221,6 +226,10 @@ pub(super) const ALL: &[Definition] = &[
     caught(Kubelet(Mutant::OnlyLastKept), &["kubelet/archive/untouched"]),
     caught(Kubelet(Mutant::ArchiveChecked), &["kubelet/200/unchecked"]),
     // What a request may look like.
+    caught(
+        Kubelet(Mutant::RefusedMethodCheckpoints),
+        &["kubelet/405/other-methods"],
+    ),
     caught(Kubelet(Mutant::AllowMissing), &["kubelet/405/allow"]),
     caught(Kubelet(Mutant::ContainerOptional), &["kubelet/404/path-too-short"]),
     caught(Kubelet(Mutant::TailIgnored), &["kubelet/404/path-too-long"]),
@@ -260,6 +269,10 @@ pub(super) const ALL: &[Definition] = &[
     ),
     caught(Kubelet(Mutant::OneAtATime), &["kubelet/concurrent/many"]),
     caught(Kubelet(Mutant::ErrorUnwrapped), &["kubelet/500/runtime-error-body"]),
+    caught(
+        Kubelet(Mutant::UnknownWithoutMessage),
+        &["kubelet/500/upstream-messages"],
+    ),
     caught(Kubelet(Mutant::UnavailableAs503), &["kubelet/500/every-code"]),
     caught(
         Kubelet(Mutant::DeadlineAs504),

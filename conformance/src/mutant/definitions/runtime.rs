@@ -88,6 +88,8 @@ pub(super) const ALL: &[Definition] = &[
     caught(Runtime("shared-memory-missing"), &["runtime/memory/shared"]),
     caught(Runtime("init-only"), &["runtime/processes/all"]),
     caught(Runtime("thread-missing"), &["runtime/processes/threads"]),
+    // Containers that go on from an archive.
+    caught(Runtime("restored-refused"), &["runtime/restore/checkpoint"]),
     // Requests that name no running container.
     caught(Runtime("unknown-accepted"), &["runtime/answer/unknown"]),
     caught(Runtime("unknown-is-internal"), &["runtime/answer/unknown-code"]),

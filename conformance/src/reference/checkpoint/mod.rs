@@ -268,10 +268,10 @@ impl Checkpoints {
 
     /// Where the archive goes: `checkpoint-<pod>_<namespace>-<container>-<time>.tar`.
     fn location(&self, full_name: &str, container: &str) -> PathBuf {
-        let now = if self.config.is(Mutant::TimestampStale) {
-            self.started.clone()
-        } else {
-            Zoned::now()
+        let now = match self.config.mutant {
+            Some(Mutant::TimestampStale) => self.started.clone(),
+            Some(Mutant::TimestampOfAnotherZone) => next_zone(&Zoned::now()),
+            _ => Zoned::now(),
         };
         let time = if self.config.is(Mutant::TimestampWrong) {
             now.timestamp().as_second().to_string()
@@ -333,6 +333,9 @@ impl Checkpoints {
         };
         let why = match (self.config.mutant, failure) {
             (Some(Mutant::ErrorWithoutMessage), Failure::Runtime(error)) if !error.local => "runtime error".to_owned(),
+            (Some(Mutant::UnknownWithoutMessage), Failure::Runtime(error)) if error.code == Code::Unknown => {
+                "rpc error: code = Unknown".to_owned()
+            }
             (Some(Mutant::ErrorUnwrapped), Failure::Runtime(error)) if !error.local => {
                 return answer::plain(status, error.message.clone());
             }
@@ -375,6 +378,15 @@ impl Checkpoints {
     }
 }
 
+/// A mutant's: the same moment an hour further east, or west where there is no further east.
+fn next_zone(now: &Zoned) -> Zoned {
+    const HOUR: i32 = 3600;
+    let east = now.offset().seconds() + HOUR;
+    let seconds = if east > 14 * HOUR { east - 2 * HOUR } else { east };
+    let offset = jiff::tz::Offset::from_seconds(seconds).expect("an offset within a day");
+    now.with_time_zone(jiff::tz::TimeZone::fixed(offset))
+}
+
 const OPERATION: &str = "checkpoint_container";
 
 /// As Go's `time.RFC3339`: whole seconds, the local zone, `Z` when that is UTC.
@@ -404,6 +416,13 @@ mod tests {
     #[case("2026-11-22T14:05:06-03:30[America/St_Johns]", "2026-11-22T14:05:06-03:30")]
     fn writes_rfc3339(#[case] moment: &str, #[case] expected: &str) {
         assert_eq!(rfc3339(&moment.parse::<Zoned>().unwrap()), expected);
+    }
+
+    #[rstest]
+    #[case("2026-11-22T14:05:06+00:00[UTC]", "2026-11-22T15:05:06+01:00")]
+    #[case("2026-11-22T14:05:06+14:00[Pacific/Kiritimati]", "2026-11-22T13:05:06+13:00")]
+    fn another_zone_is_never_the_same(#[case] moment: &str, #[case] expected: &str) {
+        assert_eq!(rfc3339(&next_zone(&moment.parse::<Zoned>().unwrap())), expected);
     }
 
     #[tokio::test]

@@ -92,7 +92,10 @@ impl Configuration<'_> {
         file["port"] = json!(self.ports.secure);
         file["readOnlyPort"] = json!(self.ports.read_only);
         file["containerRuntimeEndpoint"] = json!(self.endpoint);
-        file["featureGates"]["ContainerCheckpoint"] = json!(self.variation != Variation::GateOff);
+        file["featureGates"] = match self.variation {
+            Variation::GateDefault => json!({}),
+            variation => json!({ "ContainerCheckpoint": variation != Variation::GateOff }),
+        };
         file["enableDebuggingHandlers"] = json!(self.variation != Variation::DebuggingOff);
         if self.variation == Variation::ShortDeadline {
             file["runtimeRequestTimeout"] = json!(format!("{}s", SHORT_DEADLINE.as_secs()));
@@ -157,6 +160,12 @@ mod tests {
         assert_eq!(file(36)["failCgroupV1"], false);
         assert!(file(30).get("failCgroupV1").is_none());
         assert_eq!(file(36)["featureGates"]["ContainerCheckpoint"], false);
+        let unnamed = Configuration {
+            variation: Variation::GateDefault,
+            ..configuration
+        };
+        let unnamed = unnamed.render(Version { minor: 36, patch: 0 }).unwrap();
+        assert!(!unnamed.contains("ContainerCheckpoint"), "{unnamed}");
         assert_eq!(file(36)["enableDebuggingHandlers"], true);
         assert_eq!(file(36)["podLogsDir"], "/f/pod-logs");
         assert_eq!(file(36)["evictionHard"]["nodefs.available"], "0%");

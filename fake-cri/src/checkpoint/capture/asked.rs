@@ -13,11 +13,13 @@
 //!
 //! What a fork keeps is asked of the copy when there is one, since the container runs on then. The page is gone before the
 //! mappings' flags and pages are read, so no archive shows it. A process that cannot be asked (a seccomp filter that may not be
-//! suspended, a 32-bit program) is written with defaults, and `dump.log` says which.
+//! suspended, a 32-bit program) is written with defaults, and `dump.log` says which. One that can map no page (`RLIMIT_AS`) is
+//! asked what it answers without one, and the rest is said likewise.
 
 use std::{collections::BTreeMap, io, slice};
 
 use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, SaEntry, ThreadSasEntry};
+use nix::errno::Errno;
 
 use super::{core, tree::Node};
 use crate::{
@@ -37,6 +39,10 @@ const GET_TID_ADDRESS: u64 = 40;
 const SIGNAL_SET: u64 = 8;
 /// The dumpable state that `PR_SET_DUMPABLE` does not take: dumps only for root. It is closest to none.
 const ROOT_ALONE: u64 = 2;
+/// `MEMBARRIER_CMD_GET_REGISTRATIONS`, Linux 6.3.
+const GET_REGISTRATIONS: u64 = 1 << 9;
+/// The barriers that only a registered process may ask for, each with the command that registers one (linux/membarrier.h).
+const PRIVATE_BARRIERS: [(u64, u32); 3] = [(1 << 3, 1 << 4), (1 << 5, 1 << 6), (1 << 7, 1 << 8)];
 /// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
 const TO_ONE_THREAD: u32 = 4;
 
@@ -62,6 +68,8 @@ pub(super) struct Inherited {
     pub(super) heap_end: u64,
     /// `PR_GET_DUMPABLE`.
     pub(super) dumpable: i32,
+    /// The commands of membarrier(2) by which it registered itself.
+    pub(super) barriers: u32,
 }
 
 /// What a thread said of itself.
@@ -84,7 +92,11 @@ pub(super) struct ThreadAnswers {
 /// [`Error::Ended`], or a thread that does not stand still any more.
 pub(super) fn ask(node: &Node<'_>, window: i32, gate: Gate, log: &mut DumpLog) -> Result<Option<Answers>, Error> {
     let pid = node.process.pid();
-    let answers = with_page(pid, window, gate, 0, |asked| asked.process(&node.threads, gate, log));
+    let lacking = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death signals and the addresses \
+                   they clear at their end";
+    let answers = with_page(pid, window, gate, 0, (lacking, log), |asked, log| {
+        asked.process(&node.threads, gate, log)
+    });
     let mut answers = judge(pid, answers, log)?;
     let timers = answers.iter_mut().flat_map(|answers| &mut answers.posix_timers);
     for tid in timers.filter_map(|timer| timer.notify_thread_id.as_mut()) {
@@ -105,7 +117,7 @@ pub(super) fn ask_inherited(
     options: i32,
     log: &mut DumpLog,
 ) -> Result<Option<Inherited>, Error> {
-    let answers = with_page(pid, eyes, gate, options, Asked::inherited);
+    let answers = with_page(pid, eyes, gate, options, ("its signal handlers", log), Asked::inherited);
     judge(pid, answers, log)
 }
 
@@ -151,22 +163,33 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Asks a thread that has a page for its answers.
+/// Asks a thread that has a page for its answers, or none if it cannot have one; then `lacking` cannot be asked.
 fn with_page<T>(
     pid: i32,
     tid: i32,
     gate: Gate,
     options: i32,
-    questions: impl FnOnce(&mut Asked) -> Result<T, Refusal>,
+    (lacking, log): (&str, &mut DumpLog),
+    questions: impl FnOnce(&mut Asked, &mut DumpLog) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     let mut first = Asked::enter(pid, tid, gate, options)?;
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
     let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-    let page = first.number("mmap", libc::SYS_mmap, [0, PAGE, access, flags, u64::MAX, 0])?;
-    first.page = page;
-    let answers = questions(&mut first);
+    match first
+        .injection
+        .call(libc::SYS_mmap, [0, PAGE, access, flags, u64::MAX, 0])?
+    {
+        Ok(page) => first.page = Some(page),
+        Err(errno) => log.lost(format_args!(
+            "pid {pid}: {lacking}, since it can map no page to answer into ({errno}); they are defaults here"
+        )),
+    }
+    let answers = questions(&mut first, log);
     // The page goes whatever came of the questions, and before the injection ends.
-    let unmapped = first.number("munmap", libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0]);
+    let unmapped = match first.page {
+        Some(page) => first.number("munmap", libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0]),
+        None => Ok(0),
+    };
     let answers = answers?;
     unmapped?;
     first.injection.leave()?;
@@ -179,7 +202,8 @@ struct Asked {
     tid: i32,
     injection: Injection,
     memory: Memory,
-    page: u64,
+    /// For answers that are more than a number.
+    page: Option<u64>,
 }
 
 impl Asked {
@@ -189,7 +213,7 @@ impl Asked {
             tid,
             injection: Injection::enter(tid, gate, options)?,
             memory: Memory::of(tid),
-            page: 0,
+            page: None,
         })
     }
 
@@ -202,7 +226,8 @@ impl Asked {
     /// The words at the start of the page.
     fn words<const N: usize>(&mut self) -> Result<[u64; N], Refusal> {
         let mut bytes = vec![0; N * 8];
-        let range = self.page..self.page + bytes.len() as u64;
+        let page = self.page.expect("asked only where there is a page");
+        let range = page..page + bytes.len() as u64;
         self.memory
             .read(slice::from_ref(&range), &mut bytes, |_| {})
             .map_err(|error| Error::capture(self.pid, "answers", error))?;
@@ -219,8 +244,7 @@ impl Asked {
     }
 
     /// What a fork keeps.
-    fn inherited(&mut self) -> Result<Inherited, Refusal> {
-        let page = self.page;
+    fn inherited(&mut self, log: &mut DumpLog) -> Result<Inherited, Refusal> {
         // Which signals are ignored or take their default `/proc` tells, and their flags mean nothing but SIGCHLD's (whether
         // ended children wait to be reaped).
         let status = proc::status(self.tid).map_err(|error| Error::capture(self.pid, "status", error))?;
@@ -229,6 +253,7 @@ impl Asked {
             if status.sigcgt & 1 << (signal - 1) == 0 && signal != libc::SIGCHLD as u32 {
                 continue;
             }
+            let Some(page) = self.page else { break };
             let arguments = [u64::from(signal), 0, page, SIGNAL_SET, 0, 0];
             self.number("rt_sigaction", libc::SYS_rt_sigaction, arguments)?;
             let [sigaction, flags, restorer, mask] = self.words()?;
@@ -249,14 +274,42 @@ impl Asked {
             actions,
             heap_end,
             dumpable,
+            barriers: self.barriers(log)?,
         })
+    }
+
+    /// How it registered itself with membarrier(2).
+    fn barriers(&mut self, log: &mut DumpLog) -> Result<u32, Refusal> {
+        let mut call = |command: u64| {
+            self.injection
+                .call(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0])
+                .map_err(Refusal::from)
+        };
+        match call(GET_REGISTRATIONS)? {
+            Ok(registered) => return Ok(registered as u32),
+            // A kernel without it has registered nobody.
+            Err(Errno::ENOSYS) => return Ok(0),
+            Err(_) => {}
+        }
+        // An older kernel does not tell; but it refuses the barrier itself to who is not registered.
+        let mut registered = 0;
+        for (barrier, register) in PRIVATE_BARRIERS {
+            if call(barrier)?.is_ok() {
+                registered |= register;
+            }
+        }
+        log.info(format_args!(
+            "pid {}: whether it takes part in global memory barriers is not known (Linux before 6.3)",
+            self.pid
+        ));
+        Ok(registered)
     }
 
     /// What the process has as a whole, then what its threads have. Every call makes the container stand a little longer.
     fn process(&mut self, threads: &[i32], gate: Gate, log: &mut DumpLog) -> Result<Answers, Refusal> {
-        let page = self.page;
         let mut interval_timers = [ItimerEntry::default(); 3];
         for (which, timer) in (0..).zip(&mut interval_timers) {
+            let Some(page) = self.page else { break };
             self.number("getitimer", libc::SYS_getitimer, [which, page, 0, 0, 0, 0])?;
             let [isec, iusec, vsec, vusec] = self.words()?;
             *timer = ItimerEntry {
@@ -266,9 +319,12 @@ impl Asked {
                 vusec,
             };
         }
-        let posix_timers = self.posix_timers(log)?;
-        self.prctl("subreaper", libc::PR_GET_CHILD_SUBREAPER as u64, page)?;
-        let [subreaper] = self.words()?;
+        let (mut posix_timers, mut subreaper) = (Vec::new(), 0);
+        if let Some(page) = self.page {
+            posix_timers = self.posix_timers(page, log)?;
+            self.prctl("subreaper", libc::PR_GET_CHILD_SUBREAPER as u64, page)?;
+            [subreaper] = self.words()?;
+        }
         let mut answers = Answers {
             interval_timers,
             posix_timers,
@@ -280,7 +336,7 @@ impl Asked {
                 self.thread(log)?
             } else {
                 let mut other = Self::enter(self.pid, *tid, gate, 0)?;
-                other.page = page;
+                other.page = self.page;
                 let thread = other.thread(log)?;
                 other.injection.leave()?;
                 thread
@@ -291,12 +347,19 @@ impl Asked {
     }
 
     fn thread(&mut self, log: &mut DumpLog) -> Result<ThreadAnswers, Refusal> {
-        let page = self.page;
+        let secure_bits = self.prctl("securebits", libc::PR_GET_SECUREBITS as u64, 0)? as u32;
+        let Some(page) = self.page else {
+            return Ok(ThreadAnswers {
+                signal_stack: core::NO_SIGNAL_STACK,
+                clear_at_end: 0,
+                parent_death_signal: 0,
+                secure_bits,
+            });
+        };
         self.number("sigaltstack", libc::SYS_sigaltstack, [0, page, 0, 0, 0, 0])?;
         let [ss_sp, flags, ss_size] = self.words()?;
         self.prctl("parent-death signal", libc::PR_GET_PDEATHSIG as u64, page)?;
         let [signal] = self.words()?;
-        let secure_bits = self.prctl("securebits", libc::PR_GET_SECUREBITS as u64, 0)? as u32;
         let arguments = [GET_TID_ADDRESS, page, 0, 0, 0, 0];
         let clear_at_end = match self.injection.call(libc::SYS_prctl, arguments)? {
             Ok(_) => self.words::<1>()?[0],
@@ -322,7 +385,7 @@ impl Asked {
 
     /// The timers that `/proc/PID/timers` lists, with the time that is left of each. Without the file (`CONFIG_CHECKPOINT_RESTORE`)
     /// they cannot be known.
-    fn posix_timers(&mut self, log: &mut DumpLog) -> Result<Vec<PosixTimerEntry>, Refusal> {
+    fn posix_timers(&mut self, page: u64, log: &mut DumpLog) -> Result<Vec<PosixTimerEntry>, Refusal> {
         let Ok(text) = proc::text(self.tid, "timers") else {
             log.lost(format_args!(
                 "pid {}: POSIX timers, which this kernel does not list",
@@ -336,7 +399,7 @@ impl Asked {
         };
         for timer in &mut timers {
             let id = u64::from(timer.it_id);
-            self.number("timer_gettime", libc::SYS_timer_gettime, [id, self.page, 0, 0, 0, 0])?;
+            self.number("timer_gettime", libc::SYS_timer_gettime, [id, page, 0, 0, 0, 0])?;
             [timer.isec, timer.insec, timer.vsec, timer.vnsec] = self.words()?;
             timer.overrun = self.number("timer_getoverrun", libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0])? as u32;
         }

@@ -12,6 +12,7 @@ use super::{
     registers,
     seccomp::Seccomp,
     tree::Node,
+    uncarried,
 };
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
@@ -26,7 +27,7 @@ const TASK_ALIVE: u32 = 1;
 const TASK_DEAD: u32 = 2;
 const TASK_STOPPED: u32 = 3;
 /// No alternate signal stack: `SS_DISABLE`.
-const NO_SIGNAL_STACK: ThreadSasEntry = ThreadSasEntry {
+pub(super) const NO_SIGNAL_STACK: ThreadSasEntry = ThreadSasEntry {
     ss_sp: 0,
     ss_size: 0,
     ss_flags: 2,
@@ -65,6 +66,13 @@ pub(super) fn thread(
             info.clear_tid_addr = answer.clear_at_end;
         }
     }
+    uncarried::scheduling(pid, tid, &scheduling, log);
+    let comm = proc::text(tid, "comm").map_err(failed("comm"))?;
+    if comm.contains(char::REPLACEMENT_CHARACTER) {
+        log.lost(format_args!(
+            "pid {pid}: the name of thread {tid}, which is no UTF-8; {comm:?} stands for it"
+        ));
+    }
     let (seccomp_mode, seccomp_filter) = seccomp.of(tid, status.seccomp, log);
     core.thread_core = Some(ThreadCoreEntry {
         futex_rla: robust_list,
@@ -81,7 +89,7 @@ pub(super) fn thread(
         creds: Some(credentials(&status, answer.map_or(0, |answer| answer.secure_bits))),
         seccomp_mode: seccomp_mode.map(i32::from),
         seccomp_filter,
-        comm: Some(proc::text(tid, "comm").map_err(failed("comm"))?),
+        comm: Some(comm),
         rseq_entry: ptrace::rseq(tid).map_err(refused("rseq"))?.map(|rseq| RseqEntry {
             rseq_abi_pointer: rseq.pointer,
             rseq_abi_size: rseq.size,
@@ -101,6 +109,7 @@ pub(super) fn thread(
 pub(super) fn complete(core: &mut CoreEntry, inherited: &Inherited) {
     if let Some(task) = &mut core.tc {
         task.sigactions.clone_from(&inherited.actions);
+        task.membarrier_registration_mask = (inherited.barriers != 0).then_some(inherited.barriers);
     }
 }
 

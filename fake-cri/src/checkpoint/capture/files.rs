@@ -65,6 +65,8 @@ type Holder = (i32, i32);
 /// The open files so far.
 pub(super) struct Files {
     entries: Vec<FileEntry>,
+    /// The number that was given last. An entry may be given its number before the one that it refers to is added.
+    last_id: u32,
     paths: HashMap<PathKey, u32>,
     open: HashMap<OpenKey, Vec<(Holder, u32, FdTypes)>>,
     terminals: Vec<TtyInfoEntry>,
@@ -79,6 +81,7 @@ impl Files {
     pub(super) fn new() -> Self {
         Self {
             entries: Vec::new(),
+            last_id: 0,
             paths: HashMap::new(),
             open: HashMap::new(),
             terminals: Vec::new(),
@@ -440,6 +443,11 @@ impl Files {
                 path.display()
             ));
         }
+        if path.to_str().is_none() {
+            log.lost(format_args!(
+                "pid {pid}: the path {path:?}, which is no UTF-8; another stands for it"
+            ));
+        }
         let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
         let size = metadata
             .filter(|metadata| metadata.is_file() && !append_only)
@@ -456,9 +464,9 @@ impl Files {
         }
     }
 
-    fn next_id(&self) -> u32 {
-        let given = self.entries.len() + 1;
-        u32::try_from(given).expect("fewer open files than numbers")
+    fn next_id(&mut self) -> u32 {
+        self.last_id += 1;
+        self.last_id
     }
 }
 

@@ -13,7 +13,8 @@
 //!   inventory, seccomp, tty-info
 //!  of those that stand, or of copies that forks made ([`Standing::finish`])
 //!     asked     what a fork keeps
-//!     space     the mappings' flags, and their pages   mm-PID.img, pagemap-PID.img, pages-N.img
+//!     space     the pages                              pagemap-PID.img, pages-N.img
+//!     foreseen  the mappings' flags                    mm-PID.img
 //! ```
 //!
 //! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
@@ -23,6 +24,7 @@
 mod asked;
 mod core;
 mod files;
+mod foreseen;
 mod ids;
 mod owner;
 mod page_map;
@@ -42,7 +44,7 @@ use cri_proto::criu::{
 
 pub(super) use self::vma::status as vma_status;
 use self::{asked::Inherited, files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree};
-pub(crate) use self::{space::Space, uncarried::Surroundings};
+pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings};
 use super::{
     error::Error, freeze::Frozen, log::DumpLog, outlook::Outlook, pages::PagesFile, twin::Twins, watch::Watch,
 };
@@ -73,6 +75,8 @@ pub(crate) struct Image {
 pub(crate) struct Capture {
     /// The images.
     pub(crate) images: Vec<Image>,
+    /// The images that come behind the pages.
+    pub(crate) foreseen: Vec<Foreseen>,
     /// The pages files, to be filled while the container stands.
     pub(crate) pages: Vec<PagesFile>,
     /// Where descriptors 0 to 2 of the first process point.
@@ -323,6 +327,7 @@ impl Standing {
             ..
         } = self;
         let processes = self.processes.len() + zombies;
+        let mut foreseen = Vec::new();
         for process in self.processes {
             watch.check()?;
             let Process {
@@ -352,12 +357,13 @@ impl Standing {
                 }
                 images.push(Kind::Core.file_name(id), encode(Kind::Core, [&core]));
             }
-            space.finish(seen, inherited.as_ref(), &mut images, &mut files, log)?;
+            foreseen.push(space.finish(seen, inherited.as_ref(), &mut images, &mut files, log)?);
         }
         files.images(&mut images);
         Ok(Capture {
             descriptors,
             images: images.images,
+            foreseen,
             pages: images.pages,
             processes,
             threads,

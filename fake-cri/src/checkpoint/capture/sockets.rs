@@ -9,7 +9,7 @@ mod options;
 mod queue;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     os::{
         fd::BorrowedFd,
@@ -35,6 +35,8 @@ const LISTEN: u32 = 10;
 const ACCEPTS: u32 = 1 << 16;
 /// `SS_CONNECTED` there.
 const CONNECTED: u32 = 3;
+/// What the list of unix sockets shows for a zero.
+const AT: u8 = b'@';
 /// The longest queue of connections that Linux grants by default.
 const BACKLOG: u32 = 128;
 
@@ -86,7 +88,7 @@ impl Sockets {
         let namespace =
             proc::link(window, "ns/net").map_or_else(|_| pid.to_string(), |link| link.display().to_string());
         let sockets = self.namespaces.entry(namespace).or_insert_with(|| list(window));
-        match sockets.get(&place.inode).cloned().or_else(|| unlisted(place)) {
+        match sockets.get(&place.inode).cloned().or_else(|| unlisted(place, log)) {
             Some(Socket::Unix { kind, state, name }) => self.unix(entry, place, (kind, state, name), log),
             Some(Socket::Inet(inet)) => describe_inet(entry, place, inet, log),
             None => {
@@ -120,6 +122,18 @@ impl Sockets {
                 ..socket::UnixState::default()
             }
         });
+        let name = match (&known.name, name.contains(&AT)) {
+            (Some(told), _) => told.clone(),
+            // The list shows every zero of an abstract name as @, and @ too.
+            (None, true) => {
+                let shown = String::from_utf8_lossy(&name);
+                log.lost(format_args!(
+                    "pid {pid}: which @ are zeroes in the name {shown} of the unix socket of descriptor {fd}; the first is taken for one"
+                ));
+                guessed(&name)
+            }
+            (None, false) => name,
+        };
         let (file_perms, deleted) = bound_file(place, &name, log);
         entry.set_type(FdTypes::Unixsk);
         entry.usk = Some(UnixSkEntry {
@@ -181,7 +195,7 @@ impl Sockets {
 
     /// Adds `sk-queues.img`, and lets go of peers that no process of the container holds.
     pub(super) fn finish(self, entries: &mut [FileEntry], images: &mut Images, log: &mut DumpLog) {
-        let held: Vec<u32> = entries
+        let held: HashSet<u32> = entries
             .iter()
             .filter_map(|entry| Some(entry.usk.as_ref()?.ino))
             .collect();
@@ -304,8 +318,16 @@ fn describe_inet(entry: &mut FileEntry, place: Place<'_>, inet: Inet, log: &mut 
     entry.isk = Some(socket);
 }
 
-/// An inet socket that is bound to nothing, which no list has.
-fn unlisted(place: Place<'_>) -> Option<Socket> {
+/// What a name is likely to be that the list shows, ended by a zero, with @ at its beginning.
+fn guessed(shown: &[u8]) -> Vec<u8> {
+    match shown {
+        [AT, rest @ .., 0] => [&[0], rest].concat(),
+        other => other.to_vec(),
+    }
+}
+
+/// An inet socket that neither listens nor is connected, which no list has. It may be bound.
+fn unlisted(place: Place<'_>, log: &mut DumpLog) -> Option<Socket> {
     let number = |name| {
         Some(
             socket::option::<i32>(place.copy?, libc::SOL_SOCKET, name)
@@ -319,12 +341,19 @@ fn unlisted(place: Place<'_>) -> Option<Socket> {
         libc::AF_INET6 => 4,
         _ => return None,
     };
+    let local = socket::inet_name(place.copy?).unwrap_or_else(|errno| {
+        let Place { pid, fd, .. } = place;
+        log.lost(format_args!(
+            "pid {pid}: what the socket of descriptor {fd} is bound to: {errno}"
+        ));
+        (vec![0; words], 0)
+    });
     Some(Socket::Inet(Inet {
         family,
         kind: number(libc::SO_TYPE)?,
         protocol: number(libc::SO_PROTOCOL)?,
         state: CLOSED,
-        local: (vec![0; words], 0),
+        local,
         remote: (vec![0; words], 0),
     }))
 }
@@ -373,11 +402,9 @@ fn unix(line: &[u8]) -> Option<(u64, Socket)> {
         None => (rest, &[][..]),
     };
     let inode = str::from_utf8(inode).ok()?.parse().ok()?;
-    // An abstract name begins with @ here and with a zero in truth, and so does every zero inside of it.
-    let name = match name.first() {
-        Some(b'@') => name.iter().map(|byte| if *byte == b'@' { 0 } else { *byte }).collect(),
-        Some(_) => name.iter().copied().chain([0]).collect(),
-        None => Vec::new(),
+    let name = match name.is_empty() {
+        false => name.iter().copied().chain([0]).collect(),
+        true => Vec::new(),
     };
     let state = match state {
         _ if flags & ACCEPTS != 0 => LISTEN,
@@ -449,7 +476,7 @@ mod tests {
         7,
         5,
         CLOSED,
-        b"\0x\0y"
+        b"@x@y\0"
     )]
     fn unix_sockets(
         #[case] line: &[u8],
@@ -463,6 +490,12 @@ mod tests {
         };
         assert_eq!((inode, kind, state), (expected_inode, expected_kind, expected_state));
         assert_eq!(name, expected_name);
+    }
+
+    #[test]
+    fn a_name_that_is_only_shown_is_guessed() {
+        assert_eq!(guessed(b"@x@y\0"), b"\0x@y");
+        assert_eq!(guessed(b"/run/a@b\0"), b"/run/a@b\0");
     }
 
     #[test]

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //!   while the process stands      its mappings; those that a fork does not carry whole, and the pages of the private ones
-//!   of it, or of a copy of it     the flags of all others (the kernel walks their pages for that), what they hold
+//!   of it, or of a copy of it     what all others hold
+//!   of a copy, once it was read   their flags ([`super::foreseen`])
 //! ```
 //!
 //! Which pages are carried: those of private mappings that are in memory or in swap and are the process's own. Left out are the
 //! clean pages of a private file mapping (the file has them), the kernel's zero page, guards, and what the kernel maps itself but
 //! for the vdso, whose pages CRIU wants to compare. Shared anonymous memory goes to [`super::shared`].
 
-use std::{collections::BTreeMap, io, ops::Range};
+use std::{collections::BTreeMap, io, ops::Range, thread};
 
 use cri_proto::criu::{
-    Kind, encode,
+    Kind,
     message::{MmEntry, VmaEntry},
 };
 use procfs::process::Stat;
@@ -21,8 +22,10 @@ use super::{
     Images,
     asked::Inherited,
     files::Files,
+    foreseen::{Foreseen, Seen},
     page_map::page_map,
     shared::SharedMemory,
+    uncarried,
     vma::{opened_for, status, vma},
 };
 use crate::{
@@ -35,13 +38,17 @@ use crate::{
     process::{
         ProcessId,
         inject::Gate,
-        pagemap::{PAGE_SIZE, PageMap},
+        pagemap::{PAGE_SIZE, PageMap, Region},
         proc::{self, Mapping},
     },
 };
 
 /// How many words of the auxiliary vector CRIU has room for.
 const MOST_AUXILIARY: usize = 44;
+/// What is worth a second thread, in mapped bytes.
+const LARGE: u64 = 16 << 20;
+/// The stack of a second thread, which keeps what it finds on the heap.
+const STACK: usize = 128 << 10;
 /// The highest address a program can have; the vsyscall page lies above.
 const TASK_END: u64 = 1 << 47;
 
@@ -57,7 +64,7 @@ pub(crate) struct Space {
     /// Where the process can be made to call the kernel; `None` when it cannot be asked.
     pub(crate) gate: Option<Gate>,
     mappings: Vec<Mapping>,
-    /// Whether the flags of all mappings are known, not only of those that a fork does not carry whole.
+    /// Whether the flags are those of the mappings as they stand; otherwise they are the outlook's.
     flagged: bool,
     /// What the images say of mappings that a fork does not carry whole, by their first address.
     early: BTreeMap<u64, Option<VmaEntry>>,
@@ -111,8 +118,9 @@ impl Space {
                     shared.add(pid, window, mapping, vma.shmid);
                 } else if is_carried(vma) {
                     let carried = [(mapping.range.clone(), vma.status)];
-                    let runs = held_pages(pid, (window, window), &carried, true, images, log);
-                    let runs = runs.map_err(|error| Error::capture(pid, "page map", error))?;
+                    let regions = regions(window, &mapping.range);
+                    let regions = regions.map_err(|error| Error::capture(pid, "page map", error))?;
+                    let runs = held_pages((pid, window), &carried, true, &regions, images, log);
                     space.unforked.extend(runs);
                 }
             }
@@ -132,7 +140,8 @@ impl Space {
         &self.unforked
     }
 
-    /// Looks at what is left through a thread of the process, which still stands, or through its copy.
+    /// Looks at what is left through a thread of the process, which still stands, or through its copy. `mm-PID.img` is
+    /// written behind the pages, since flags that were foreseen have to be looked at in the copy by then.
     pub(super) fn finish(
         mut self,
         eyes: i32,
@@ -140,16 +149,22 @@ impl Space {
         images: &mut Images,
         files: &mut Files,
         log: &mut DumpLog,
-    ) -> Result<(), Error> {
+    ) -> Result<Foreseen, Error> {
         let pid = self.process.pid;
-        if !self.flagged {
-            self.learn_flags(eyes)?;
+        if eyes == self.window {
+            self.learn_flags()?;
         }
+        let regions = self.look(eyes)?;
+        uncarried::memory_policy(pid, eyes, log);
         let mut vmas: Vec<VmaEntry> = Vec::with_capacity(self.mappings.len());
         let mut carried = Vec::with_capacity(self.mappings.len());
+        let mut foreseen = Vec::new();
         for mapping in &self.mappings {
             let early = self.early.remove(&mapping.range.start);
             let is_late = early.is_none();
+            if is_late && !self.flagged {
+                foreseen.push(mapping.clone());
+            }
             let translated = match early {
                 Some(translated) => translated,
                 None => vma(pid, eyes, mapping, files, log)?,
@@ -170,14 +185,12 @@ impl Space {
             }
             vmas.push(vma);
         }
-        let runs = held_pages(pid, (self.window, eyes), &carried, false, images, log);
-        let mut runs = runs.map_err(|error| Error::capture(pid, "page map", error))?;
+        let mut runs = held_pages((pid, self.window), &carried, false, &regions, images, log);
         runs.append(&mut self.unforked);
         runs.sort_by_key(|run| run.range.start);
 
         let id = u64::from(self.number);
-        let mm = mm((pid, eyes), inherited, &self.mappings, vmas, files, log)?;
-        images.push(Kind::Mm.file_name(id), encode(Kind::Mm, [&mm]));
+        let entry = mm((pid, eyes), inherited, &self.mappings, vmas, files, log)?;
         let pages_id = images.next_pages_id();
         images.push(
             Kind::Pagemap.file_name(id),
@@ -189,38 +202,78 @@ impl Space {
             runs,
             view: None,
         });
-        Ok(())
+        Ok(Foreseen {
+            pid,
+            window: self.window,
+            id,
+            entry,
+            mappings: foreseen,
+        })
     }
 
-    /// Takes the flags of the mappings that a fork carries from the process or its copy.
-    fn learn_flags(&mut self, eyes: i32) -> Result<(), Error> {
-        let pid = self.process.pid;
-        let seen = proc::mappings(eyes).map_err(|error| Error::capture(pid, "mappings", error))?;
-        for mapping in &mut self.mappings {
-            if self.early.contains_key(&mapping.range.start) {
-                continue;
-            }
-            let known = seen
-                .binary_search_by_key(&mapping.range.start, |seen| seen.range.start)
-                .ok()
-                .map(|at| &seen[at])
-                .filter(|seen| seen.range == mapping.range);
-            // The outlook did not foresee that this one would be lost on the way to the copy.
-            let Some(known) = known.filter(|seen| eyes == self.window || !is_wiped(seen)) else {
-                return Err(Error::capture(
-                    pid,
-                    format!("the mapping {:x?}", mapping.range),
-                    io::Error::other(
-                        "it was advised MADV_DONTFORK or MADV_WIPEONFORK while it was looked at; checkpoint again",
-                    ),
-                ));
+    /// The regions of what a fork carries. The kernel walks all pages for them, so those of a large process are walked by two
+    /// threads at once.
+    fn look(&self, eyes: i32) -> Result<Vec<Region>, Error> {
+        let late = |mapping: &&Mapping| mapping.range.end <= TASK_END && !self.early.contains_key(&mapping.range.start);
+        let late: Vec<_> = self
+            .mappings
+            .iter()
+            .filter(late)
+            .map(|mapping| &mapping.range)
+            .collect();
+        let (Some(first), Some(last)) = (late.first(), late.last()) else {
+            return Ok(Vec::new());
+        };
+        let middle = middle(&late);
+        let (lower, upper) = (first.start..middle, middle..last.end);
+        let regions = thread::scope(|scope| {
+            let walk = (late.iter().map(|range| range.end - range.start).sum::<u64>() >= LARGE).then(|| {
+                let builder = thread::Builder::new().name("page map".to_owned()).stack_size(STACK);
+                builder.spawn_scoped(scope, || regions(eyes, &upper))
+            });
+            let below = regions(eyes, &lower);
+            let above = match walk {
+                // Where no thread can be started, this one does it after the other.
+                None | Some(Err(_)) => regions(eyes, &upper),
+                Some(Ok(walk)) => walk.join().map_err(|_| Error::Panicked)?,
             };
-            mapping.flags.clone_from(&known.flags);
-            mapping.protection_key = known.protection_key;
+            Ok(below.and_then(|mut regions| {
+                regions.extend(above?);
+                Ok(regions)
+            }))
+        })?;
+        regions.map_err(|error| Error::capture(self.process.pid, "page map", error))
+    }
+
+    /// Takes the flags of the mappings that a fork carries, if they were only foreseen, from the process itself.
+    fn learn_flags(&mut self) -> Result<(), Error> {
+        if self.flagged {
+            return Ok(());
+        }
+        let seen = Seen::of(self.process.pid, self.window)?;
+        for mapping in &mut self.mappings {
+            if !self.early.contains_key(&mapping.range.start) {
+                let known = seen.find(mapping).ok_or_else(|| seen.missed(mapping))?;
+                mapping.flags.clone_from(&known.flags);
+                mapping.protection_key = known.protection_key;
+            }
         }
         self.flagged = true;
         Ok(())
     }
+}
+
+/// The address, at a page, below which half of these mapped bytes lie.
+fn middle(ranges: &[&Range<u64>]) -> u64 {
+    let mut left = ranges.iter().map(|range| range.end - range.start).sum::<u64>() / 2;
+    for range in ranges {
+        let bytes = range.end - range.start;
+        if left <= bytes {
+            return range.start + left / PAGE_SIZE * PAGE_SIZE;
+        }
+        left -= bytes;
+    }
+    ranges.last().map_or(0, |range| range.end)
 }
 
 /// Whether pages of this mapping go into the process's pages file.
@@ -236,26 +289,27 @@ fn is_early(mapping: &Mapping) -> bool {
     mapping.shared || [b"dc", b"wf", b"dp", b"ht"].into_iter().any(|flag| mapping.has(flag))
 }
 
-/// Whether a copy has nothing in its place. The kernel may drop what is droppable at any time, so nothing is lost there.
-fn is_wiped(mapping: &Mapping) -> bool {
-    mapping.has(b"wf") && !mapping.has(b"dp")
-}
-
 /// Whether page faults are handled by the program (userfaultfd).
 fn is_userfault(mapping: &Mapping) -> bool {
     [b"um", b"uw", b"ui"].into_iter().any(|flag| mapping.has(flag))
 }
 
-/// The held pages of the mappings, which are in the order of their addresses, as runs of the process of `window`, seen through
-/// `eyes`.
+/// What a part of an address space holds, seen through a thread.
+fn regions(eyes: i32, span: &Range<u64>) -> io::Result<Vec<Region>> {
+    let mut regions = Vec::new();
+    PageMap::of(eyes)?.scan(span.clone(), |region| regions.push(region))?;
+    Ok(regions)
+}
+
+/// The held pages of the mappings, as runs of the process of `window`. Mappings and regions are in the order of their addresses.
 fn held_pages(
-    pid: i32,
-    (window, eyes): (i32, i32),
+    (pid, window): (i32, i32),
     carried: &[(Range<u64>, u32)],
     early: bool,
+    regions: &[Region],
     images: &mut Images,
     log: &mut DumpLog,
-) -> io::Result<Vec<Run>> {
+) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let run = |range| Run {
         pid,
@@ -267,13 +321,10 @@ fn held_pages(
         Some(last) if last.range.end == range.start && run_has_room(last) => last.range.end = range.end,
         _ => runs.push(run(range)),
     };
-    let (Some(first), Some(last)) = (carried.first(), carried.last()) else {
-        return Ok(runs);
-    };
     let mut at = 0;
     let mut guards = 0;
     let mut scanned = 0;
-    PageMap::of(eyes)?.scan(first.0.start..last.0.end, |region| {
+    for region in regions {
         let bytes = |range: &Range<u64>| (range.end - range.start) / PAGE_SIZE;
         while at < carried.len() && carried[at].0.end <= region.range.start {
             at += 1;
@@ -297,7 +348,7 @@ fn held_pages(
                 }
             }
         }
-    })?;
+    }
     if guards > 0 {
         log.lost(format_args!("pid {pid}: {guards} guard pages (MADV_GUARD_INSTALL)"));
     }
@@ -308,7 +359,7 @@ fn held_pages(
     }
     images.scanned += scanned;
     runs.sort_by_key(|run| run.range.start);
-    Ok(runs)
+    runs
 }
 
 /// The older of the two counts has 32 bits.
@@ -375,4 +426,20 @@ fn fit_auxiliary(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
         words.extend([0, 0]);
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_parts_the_bytes_and_no_page() {
+        let page = |pages: u64| pages * PAGE_SIZE;
+        let (small, large) = (page(1)..page(2), page(100)..page(110));
+        assert_eq!(middle(&[&large]), page(105));
+        // Half of eleven pages: one and four and a half.
+        assert_eq!(middle(&[&small, &large]), page(104));
+        assert_eq!(middle(&[&large, &(page(200)..page(210))]), page(110));
+        assert_eq!(middle(&[&small]), page(1));
+    }
 }

@@ -4,7 +4,7 @@
 //! Who restores a container without images of cgroups, namespaces and labels puts it into their own. So what is compared is the
 //! one who dumps: a process that is where the dumping one is loses nothing.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity},
@@ -14,8 +14,21 @@ use nix::{
 use super::ids::restored_namespaces;
 use crate::{
     checkpoint::log::DumpLog,
-    process::proc::{self, Mapping},
+    process::{
+        kernel::{self, Scheduling},
+        proc::{self, Mapping},
+    },
 };
+
+/// The policies that have more to them than a priority (linux/sched.h), and the flag beside a policy.
+const SCHED_DEADLINE: u32 = 6;
+const SCHED_EXT: u32 = 7;
+const SCHED_RESET_ON_FORK: u32 = 1 << 30;
+/// The classes of I/O priority (linux/ioprio.h).
+const IO_NONE: u32 = 0;
+const IO_REALTIME: u32 = 1;
+const IO_BEST_EFFORT: u32 = 2;
+const IO_IDLE: u32 = 3;
 
 /// The namespaces of a process (namespaces(7)), its own and those of its children to be.
 const NAMESPACES: [&str; 10] = [
@@ -94,6 +107,62 @@ impl Surroundings {
     }
 }
 
+/// Says what a thread's scheduling is beyond policy, priority and nice value.
+pub(super) fn scheduling(pid: i32, tid: i32, scheduling: &Scheduling, log: &mut DumpLog) {
+    match scheduling.policy & !SCHED_RESET_ON_FORK {
+        SCHED_DEADLINE => log.lost(format_args!(
+            "pid {pid}: runtime, deadline and period of thread {tid} (SCHED_DEADLINE)"
+        )),
+        SCHED_EXT => log.lost(format_args!("pid {pid}: the scheduler of thread {tid} (SCHED_EXT)")),
+        _ => {}
+    }
+    if let Ok((class, level)) = kernel::io_priority(tid)
+        && !is_derived(class, level, scheduling)
+    {
+        log.lost(format_args!(
+            "pid {pid}: the I/O priority of thread {tid} (class {class}, level {level})"
+        ));
+    }
+}
+
+/// Whether an I/O priority follows from how the thread is scheduled, or is none.
+fn is_derived(class: u32, level: u32, scheduling: &Scheduling) -> bool {
+    // As the kernel does it (task_nice_ioclass and task_nice_ioprio of linux/ioprio.h).
+    let of_policy = match (scheduling.policy & !SCHED_RESET_ON_FORK).cast_signed() {
+        libc::SCHED_IDLE => IO_IDLE,
+        libc::SCHED_FIFO | libc::SCHED_RR => IO_REALTIME,
+        _ => IO_BEST_EFFORT,
+    };
+    let of_nice = (scheduling.nice + 20).unsigned_abs() / 5;
+    class == IO_NONE || (class == of_policy && level == of_nice)
+}
+
+/// Says that memory is bound to certain nodes of a machine with several, as `/proc/PID/numa_maps` tells (set_mempolicy(2),
+/// mbind(2)).
+pub(super) fn memory_policy(pid: i32, eyes: i32, log: &mut DumpLog) {
+    // With one node a policy changes nothing, and to look for one takes a walk through all pages.
+    let several = fs::read_to_string("/sys/devices/system/node/online").is_ok_and(|nodes| nodes.trim() != "0");
+    if !several {
+        return;
+    }
+    let Ok(text) = proc::text(eyes, "numa_maps") else {
+        return;
+    };
+    if let Some((count, first)) = bound(&text) {
+        log.lost(format_args!(
+            "pid {pid}: the NUMA memory policy of {count} mappings (the first is {first})"
+        ));
+    }
+}
+
+/// How many mappings have a policy other than the default, and what the first one has.
+fn bound(text: &str) -> Option<(usize, &str)> {
+    let policies = text.lines().filter_map(|line| line.split(' ').nth(1));
+    let mut others = policies.filter(|policy| *policy != "default");
+    let first = others.next()?;
+    Some((1 + others.count(), first))
+}
+
 /// Says what a mapping has that its entry does not.
 pub(super) fn mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
     let range = &mapping.range;
@@ -116,6 +185,11 @@ pub(super) fn mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
         ));
     }
     let name = mapping.name.to_string_lossy();
+    if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") {
+        log.lost(format_args!(
+            "pid {pid}: of the mapping {range:x?} its name {name} (PR_SET_VMA_ANON_NAME)"
+        ));
+    }
     if name.starts_with("/[aio]") || name.starts_with("anon_inode:") {
         log.lost(format_args!(
             "pid {pid}: the state behind the mapping {range:x?} of {name}"
@@ -195,11 +269,76 @@ mod tests {
             flags: vec![*b"sl", *b"uw"],
             protection_key: 7,
             name: "anon_inode:[io_uring]".into(),
-            ..plain
+            ..plain.clone()
         };
         let lost = said(|log| mapping(1, &odd, log)).expect("four things");
         for part in ["sealed", "userfaultfd", "protection key 7", "io_uring"] {
             assert!(lost.contains(part), "{lost}");
         }
+        let named = Mapping {
+            name: "[anon:cache of names]".into(),
+            ..plain
+        };
+        let lost = said(|log| mapping(1, &named, log)).expect("its name");
+        assert!(lost.contains("its name [anon:cache of names]"), "{lost}");
+    }
+
+    #[test]
+    fn scheduling_beyond_policy_and_nice_value_is_said() {
+        // A child of its own: what is set here must not be another test's.
+        let child = || {
+            Command::new("sleep")
+                .arg("1000")
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("sleep is everywhere")
+        };
+        let scheduling_of = |pid: i32| kernel::scheduling(pid).expect("scheduling");
+        let mut plain = child();
+        let pid = plain.id() as i32;
+        let lost = said(|log| scheduling(pid, pid, &scheduling_of(pid), log));
+        let deadline = Scheduling {
+            policy: SCHED_DEADLINE | SCHED_RESET_ON_FORK,
+            ..scheduling_of(pid)
+        };
+        let all = said(|log| scheduling(pid, pid, &deadline, log));
+        let set = Command::new("ionice")
+            .args(["-c", "2", "-n", "7", "-p", &pid.to_string()])
+            .status();
+        let other = said(|log| scheduling(pid, pid, &scheduling_of(pid), log));
+        plain.kill().unwrap();
+        plain.wait().unwrap();
+        assert_eq!(lost, None);
+        let all = all.expect("what a deadline takes");
+        assert!(all.contains("runtime, deadline and period"), "{all}");
+        if !set.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: there is no ionice");
+            return;
+        }
+        let other = other.expect("an I/O priority");
+        assert!(other.contains("(class 2, level 7)"), "{other}");
+    }
+
+    #[test]
+    fn io_priorities_that_follow_from_the_rest_are_none_of_their_own() {
+        let of = |policy: i32, nice| Scheduling {
+            policy: policy.cast_unsigned(),
+            priority: 0,
+            nice,
+        };
+        assert!(is_derived(IO_NONE, 0, &of(libc::SCHED_OTHER, 0)));
+        assert!(is_derived(IO_BEST_EFFORT, 4, &of(libc::SCHED_OTHER, 0)));
+        assert!(is_derived(IO_BEST_EFFORT, 7, &of(libc::SCHED_BATCH, 19)));
+        assert!(is_derived(IO_IDLE, 4, &of(libc::SCHED_IDLE, 0)));
+        assert!(!is_derived(IO_BEST_EFFORT, 0, &of(libc::SCHED_OTHER, 0)));
+        assert!(!is_derived(IO_IDLE, 4, &of(libc::SCHED_OTHER, 0)));
+    }
+
+    #[test]
+    fn memory_that_is_bound_to_nodes_is_counted() {
+        let text =
+            "7f0000000000 default anon=1 dirty=1 N0=1\n7f0000001000 bind:0 anon=1\n7f0000002000 prefer:1 file=/a";
+        assert_eq!(bound(text), Some((2, "bind:0")));
+        assert_eq!(bound("7f0000000000 default anon=1"), None);
     }
 }

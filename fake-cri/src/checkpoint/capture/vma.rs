@@ -32,6 +32,8 @@ pub(in crate::checkpoint) mod status {
 const MAP_DROPPABLE: u32 = 0x08;
 /// What the kernel names shared anonymous memory.
 const SHARED_ANONYMOUS: &[&str] = &["/dev/zero (deleted)"];
+/// And what it names it once the program has given it a name (`PR_SET_VMA_ANON_NAME`).
+const NAMED_SHARED: &str = "[anon_shmem:";
 /// What it names shared memory of System V.
 const SYSTEM_V: &str = "/SYSV";
 /// Translates a mapping; `None` for what no image can hold.
@@ -59,7 +61,7 @@ pub(super) fn vma(
         return Ok(None);
     }
     uncarried::mapping(pid, mapping, log);
-    let mut flags = mmap_flags(mapping);
+    let mut flags = 0;
     let mut vma = VmaEntry {
         start: mapping.range.start,
         end: mapping.range.end,
@@ -71,7 +73,9 @@ pub(super) fn vma(
     if !mapping.of_file() {
         kind |= status::ANON_PRIVATE;
         flags |= libc::MAP_ANONYMOUS as u32;
-    } else if mapping.shared && (SHARED_ANONYMOUS.contains(&&*name) || name.starts_with(SYSTEM_V)) {
+    } else if mapping.shared
+        && (SHARED_ANONYMOUS.contains(&&*name) || name.starts_with(NAMED_SHARED) || name.starts_with(SYSTEM_V))
+    {
         kind |= status::ANON_SHARED;
         flags |= libc::MAP_ANONYMOUS as u32;
         vma.shmid = mapping.inode;
@@ -97,6 +101,12 @@ pub(super) fn vma(
         } else {
             status::FILE_PRIVATE
         };
+        if mapping.has(b"ht") {
+            log.lost(format_args!(
+                "pid {pid}: the huge pages of {:x?}, of the file {name}",
+                mapping.range
+            ));
+        }
         let opened = opened_for(window, mapping);
         let file = files.mapped(pid, window, mapping, opened, log)?;
         if name.starts_with("/memfd:") && files.is_memory_file(file) {
@@ -105,11 +115,18 @@ pub(super) fn vma(
         vma.shmid = u64::from(file);
         vma.fdflags = Some(opened);
     }
-    let advice = advice(mapping);
-    vma.madv = (advice != 0).then_some(advice);
     vma.status = kind;
     vma.flags = flags;
+    set_flags(&mut vma, mapping);
     Ok(Some(vma))
+}
+
+/// Has an entry say the mapping's flags, whatever it said before.
+pub(super) fn set_flags(vma: &mut VmaEntry, mapping: &Mapping) {
+    let of_kind = vma.flags & (libc::MAP_ANONYMOUS | libc::MAP_HUGETLB) as u32;
+    vma.flags = of_kind | mmap_flags(mapping);
+    let advice = advice(mapping);
+    vma.madv = (advice != 0).then_some(advice);
 }
 
 /// The flags of mmap(2) that `VmFlags` tells of.

@@ -7,14 +7,13 @@
 //!   fdinfo entry   --> dup3 to its number; whatever is left above is closed
 //! ```
 //!
-//! What is trusted: a path of the archive is opened if what is there is of the recorded kind (a regular file also of the recorded
-//! size), with the recorded flags and never to be made, cut or mounted. A link at its end is not followed. Whoever restores an
-//! archive runs the program in it, as the user in it; what that one may open, the program could open anyway.
+//! What is trusted of a path of the archive is said in [`paths`].
 //!
 //! What the first process has as descriptors 0 to 2 is replaced by the new container's streams where it was a pipe that leads out
 //! of the container.
 
 mod anonymous;
+mod paths;
 mod pipes;
 
 use std::{
@@ -23,20 +22,20 @@ use std::{
     io::{self, Seek as _, SeekFrom, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
-        unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::FileExt as _,
     },
     path::Path,
 };
 
 use cri_proto::criu::{
     Kind,
-    message::{FdTypes, FileEntry, GhostFileEntry, RegFileEntry, RemapFilePathEntry, RemapType},
+    message::{FdTypes, FileEntry, GhostFileEntry, RemapFilePathEntry, RemapType},
 };
 
-use self::pipes::Pipes;
+use self::{paths::Expected, pipes::Pipes};
 use super::{
     RestoreError,
-    plan::{Body, Plan, Segment},
+    plan::{Body, MOST_FILES, Plan, Segment},
     puppet::Puppet,
 };
 use crate::{
@@ -57,10 +56,6 @@ const FLAGS: i32 = libc::O_ACCMODE
     | libc::O_PATH;
 /// `FD_CLOEXEC` in `fdinfo_entry.flags`.
 const CLOSE_ON_EXEC: u32 = 1;
-/// The numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt), which hold nothing. Their
-/// kin /dev/mem and /dev/port are not to be had.
-const MEMORY_DEVICES: u64 = 1;
-const HARMLESS: [u64; 5] = [3, 5, 7, 8, 9];
 /// What is copied at once.
 const CHUNK: usize = 1 << 20;
 
@@ -264,67 +259,13 @@ fn open_path(entry: &FileEntry, ghosts: &Ghosts) -> Result<OwnedFd, RestoreError
     let failed = |error: io::Error| RestoreError::step(format!("open {}", file.name), error);
     let known = match ghosts.of(entry.id) {
         Some(ghost) => ghost.try_clone().map_err(failed)?,
-        None => find(file)?,
+        None => paths::find(file, Expected::Path)?,
     };
-    let mut opened = reopen(known.as_fd(), flags).map_err(failed)?;
+    let mut opened = paths::reopen(known.as_fd(), flags).map_err(failed)?;
     if flags & libc::O_PATH == 0 && known.metadata().map_err(failed)?.is_file() {
         opened.seek(SeekFrom::Start(file.pos)).map_err(failed)?;
     }
     Ok(opened.into())
-}
-
-/// Opens an open file anew, as another open file description.
-fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let opened = nix::fcntl::open(
-        Path::new(&path),
-        nix::fcntl::OFlag::from_bits_retain(flags),
-        nix::sys::stat::Mode::empty(),
-    )?;
-    Ok(opened.into())
-}
-
-/// Finds a file without opening it, and holds it against what was recorded.
-fn find(wanted: &RegFileEntry) -> Result<File, RestoreError> {
-    let path = Path::new(&wanted.name);
-    let failed = |error: io::Error| RestoreError::step(format!("find {}", wanted.name), error);
-    if !path.is_absolute() {
-        return Err(RestoreError::malformed(
-            "files.img",
-            format!("{:?} is no path", wanted.name),
-        ));
-    }
-    let found = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(failed)?;
-    let metadata = found.metadata().map_err(failed)?;
-    let kind = metadata.file_type();
-    let differs = |what: String| Err(failed(io::Error::other(what)));
-    if !kind.is_file() && !kind.is_dir() && !kind.is_fifo() && !is_memory_device(&metadata) {
-        return differs("it is no regular file, folder, FIFO or memory device".to_owned());
-    }
-    if let Some(mode) = wanted.mode
-        && mode & libc::S_IFMT != metadata.mode() & libc::S_IFMT
-    {
-        return differs("it is of another kind than it was".to_owned());
-    }
-    if let Some(size) = wanted.size
-        && kind.is_file()
-        && size != metadata.len()
-    {
-        return differs(format!("it has {} bytes now and had {size}", metadata.len()));
-    }
-    Ok(found)
-}
-
-fn is_memory_device(metadata: &std::fs::Metadata) -> bool {
-    let device = metadata.rdev();
-    metadata.file_type().is_char_device()
-        && nix::sys::stat::major(device) == MEMORY_DEVICES
-        && HARMLESS.contains(&nix::sys::stat::minor(device))
 }
 
 /// Files without a name, by the entries that stand for them.
@@ -333,7 +274,7 @@ struct Ghosts(HashMap<u32, File>);
 impl Ghosts {
     /// Makes them anew in a folder, where they have no name either.
     fn read(plan: &Plan, folder: &Path) -> Result<Self, RestoreError> {
-        let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None)?;
+        let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MOST_FILES)?;
         let mut by_number: HashMap<u32, File> = HashMap::new();
         let mut by_entry = HashMap::new();
         for remap in remaps {

@@ -14,13 +14,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cri_proto::criu::{Decoder, ImageFile, Kind, decode_entries, decode_single};
+use cri_proto::criu::{Decoder, ImageFile, Kind, decode_single, unreadable};
 use prost::Message;
 
 use super::{RestoreError, oci};
 
 /// The largest image that is held: ghost files are the largest, with 16 MiB.
 const LARGEST: u64 = 32 << 20;
+/// The largest one of those that are decoded whole: what comes of an image takes a multiple of its size in memory.
+const LARGEST_WHOLE: u64 = 8 << 20;
 /// All held images together.
 const LARGEST_SUM: u64 = 256 << 20;
 /// More members than any container has.
@@ -104,10 +106,10 @@ impl Images {
                         return Err(wrong(format!("{name} is there twice")));
                     }
                 }
-                Some(_) => {
+                Some(image) => {
                     // A header may claim any size.
                     sum = size.saturating_add(sum);
-                    if size > LARGEST || sum > LARGEST_SUM {
+                    if size > largest(&image) || sum > LARGEST_SUM {
                         return Err(wrong(format!("{name} is too large: {size} bytes")));
                     }
                     let mut content = Vec::new();
@@ -157,22 +159,46 @@ impl Images {
     /// The one message of an image.
     pub(super) fn single<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<M, RestoreError> {
         let name = kind.file_name(id);
-        Ok(decode_single(&name, kind, self.bytes(&name)?)?)
+        let bytes = self.bytes(&name)?;
+        check_entries(&name, kind, bytes)?;
+        Ok(decode_single(&name, kind, bytes)?)
     }
 
-    /// The messages of an image; none when it is not there and need not be.
-    pub(super) fn optional<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<Vec<M>, RestoreError> {
+    /// The messages of an image, at most so many; none when it is not there and need not be.
+    pub(super) fn optional<M: Message + Default>(
+        &self,
+        kind: Kind,
+        id: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<M>, RestoreError> {
         let name = kind.file_name(id);
-        match self.held.get(&name) {
-            Some(bytes) => Ok(decode_entries(&name, kind, bytes)?),
-            None => Ok(Vec::new()),
+        let mut entries = Vec::new();
+        if !self.has(&name) {
+            return Ok(entries);
         }
+        check_entries(&name, kind, self.bytes(&name)?)?;
+        let mut decoder = self.decoder(&name, kind)?;
+        while let Some(entry) = decoder.message()? {
+            if entries.len() == most {
+                return Err(RestoreError::malformed(
+                    name,
+                    format!("it has more than {most} entries"),
+                ));
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
-    /// The messages of an image.
-    pub(super) fn entries<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<Vec<M>, RestoreError> {
+    /// The messages of an image, at most so many.
+    pub(super) fn entries<M: Message + Default>(
+        &self,
+        kind: Kind,
+        id: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<M>, RestoreError> {
         self.bytes(&kind.file_name(id))?;
-        self.optional(kind, id)
+        self.optional(kind, id, most)
     }
 
     /// An image, to be read message by message.
@@ -203,6 +229,16 @@ impl Images {
     }
 }
 
+/// How large an image may be.
+fn largest(image: &ImageFile) -> u64 {
+    match image {
+        // One message and its descendants.
+        ImageFile::Image(Kind::Core | Kind::Mm | Kind::Ids | Kind::Fs | Kind::Inventory, _) => LARGEST_WHOLE,
+        // Read message by message, and counted.
+        _ => LARGEST,
+    }
+}
+
 /// Opens a file that is to be read; anything else that the path may lead to is not waited for.
 pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -210,6 +246,20 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is no regular file"));
     }
     Ok(file)
+}
+
+/// Whether every message of an image has what it must have: decoding makes up for what is missing, and of two bytes each a mapping
+/// of a hundred, so that an image of 16 MiB would take a gigabyte.
+fn check_entries(name: &str, kind: Kind, image: &[u8]) -> Result<(), RestoreError> {
+    let mut decoder = Decoder::expect(name, kind, image)?;
+    loop {
+        let message = kind.message(decoder.entries());
+        let Some(entry) = decoder.entry()? else { break };
+        if let Some(finding) = message.and_then(|message| unreadable(message, entry)) {
+            return Err(RestoreError::malformed(name, finding.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// The name of an image, by the name of a member.
@@ -221,7 +271,33 @@ fn image_name(path: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use cri_proto::criu::message::MmEntry;
+
     use super::*;
+
+    #[test]
+    fn messages_that_lack_what_they_must_have_are_refused_before_they_take_memory() {
+        // An address space of empty mappings, two bytes each.
+        let mappings = [0x72, 0].repeat(1 << 20);
+        let mut image = Kind::Mm.header();
+        image.extend((mappings.len() as u32).to_le_bytes());
+        image.extend(mappings);
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(image.len() as u64);
+        builder
+            .append_data(&mut header, "checkpoint/mm-2.img", &*image)
+            .expect("a vector takes all");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("empty.tar");
+        std::fs::write(&path, builder.into_inner().expect("a tar")).expect("written");
+        let images = Images::read(&path, folder.path()).expect("a tar with an image");
+        let refused = images.single::<MmEntry>(Kind::Mm, Some(2)).expect_err("it lacks all");
+        assert_eq!(
+            refused.to_string(),
+            "mm-2.img: mm_entry.vmas.start: required field is missing"
+        );
+    }
 
     #[test]
     fn a_size_that_no_file_has_is_refused() {

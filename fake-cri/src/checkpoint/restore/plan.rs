@@ -3,24 +3,22 @@
 //! Every number of an archive is checked before it is used: addresses, sizes, ids, the tree. What the kernel itself refuses is
 //! left to it; what it would take and we would not make faithfully is refused here, with its name.
 
+mod pages;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Range,
 };
 
 use cri_proto::criu::{
     Kind,
     message::{
-        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MmEntry, PagemapEntry, PagemapHead, PstreeEntry,
-        TaskKobjIdsEntry, VmaEntry,
+        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, TaskKobjIdsEntry, VmaEntry,
     },
 };
 
-use super::{
-    RestoreError, files,
-    images::{Images, Pages},
-    registers,
-};
+pub(super) use self::pages::{PagePlan, Segment};
+use super::{RestoreError, files, images::Images, registers};
 use crate::{checkpoint::capture::vma_status as status, process::pagemap::PAGE_SIZE};
 
 /// `CRTOOLS_IMAGES_V1` and `V1_1`.
@@ -29,14 +27,17 @@ const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 const TASK_ALIVE: u32 = 1;
 const TASK_DEAD: u32 = 2;
 const TASK_STOPPED: u32 = 3;
-/// `PE_PRESENT`.
-const PRESENT: u32 = 1 << 2;
 /// The highest address of a program.
 const TASK_END: u64 = 1 << 47;
 /// More than a kernel gives numbers for.
 const MOST_TASKS: usize = 1 << 16;
 /// More descriptors than a process has here.
 const MOST_DESCRIPTOR: u32 = 1 << 20;
+/// More open files than any container has: what they take in memory is a multiple of what they take in an image.
+pub(super) const MOST_FILES: usize = 1 << 18;
+/// More mappings, and more descriptors, than all processes of a container have together.
+const MOST_MAPPINGS: usize = 1 << 20;
+const MOST_DESCRIPTORS: usize = 1 << 20;
 /// Images of namespaces that fake-cri does not make, each with what it stands for.
 const FOREIGN: &[(&str, &str)] = &[
     ("mountpoints-", "a mount namespace of its own"),
@@ -84,21 +85,6 @@ pub(super) struct Body {
     pub(super) pages: PagePlan,
 }
 
-/// The pages of an address space, or of a segment.
-#[derive(Debug)]
-pub(super) struct PagePlan {
-    pub(super) file: Pages,
-    /// Where each run goes; they follow each other in the file.
-    pub(super) runs: Vec<Range<u64>>,
-}
-
-/// A segment of anonymous shared memory.
-#[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) size: u64,
-    pub(super) pages: Option<PagePlan>,
-}
-
 /// All that is to be made.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -127,19 +113,18 @@ impl Plan {
                 return Err(RestoreError::Unsupported((*what).to_owned()));
             }
         }
-        let files: Vec<FileEntry> = images.optional(Kind::Files, None)?;
-        let files: HashMap<u32, FileEntry> = files.into_iter().map(|entry| (entry.id, entry)).collect();
-        let places: Vec<PstreeEntry> = images.entries(Kind::Pstree, None)?;
+        let files = files_by_number(&images)?;
+        let places: Vec<PstreeEntry> = images.entries(Kind::Pstree, None, MOST_TASKS)?;
         check_tree(&places)?;
-        let mut tables = BTreeSet::new();
+        let mut seen = Seen::default();
         let mut tasks = Vec::with_capacity(places.len());
         for place in places {
-            tasks.push(task(&images, place, &files, &mut tables)?);
+            tasks.push(task(&images, place, &files, &mut seen)?);
         }
         if tasks.first().is_none_or(|task| task.body.is_none()) {
             return Err(RestoreError::malformed("pstree.img", "the first process has ended"));
         }
-        let segments = segments(&images, &tasks)?;
+        let segments = pages::segments(&images, &tasks)?;
         let plan = Self {
             images,
             tasks,
@@ -159,6 +144,30 @@ impl Plan {
     }
 }
 
+/// What the processes read so far have, of which there is only so much.
+#[derive(Default)]
+struct Seen {
+    /// What is one process's own, each by its kind and number.
+    tables: BTreeSet<(u8, u32)>,
+    mappings: usize,
+    descriptors: usize,
+}
+
+/// The open files; no two have one number.
+fn files_by_number(images: &Images) -> Result<HashMap<u32, FileEntry>, RestoreError> {
+    let mut files = HashMap::new();
+    for entry in images.optional::<FileEntry>(Kind::Files, None, MOST_FILES)? {
+        let id = entry.id;
+        if files.insert(id, entry).is_some() {
+            return Err(RestoreError::malformed(
+                "files.img",
+                format!("file {id} is there twice"),
+            ));
+        }
+    }
+    Ok(files)
+}
+
 /// Whether the processes are a tree that can be made in this order.
 fn check_tree(places: &[PstreeEntry]) -> Result<(), RestoreError> {
     let wrong = |what: String| Err(RestoreError::malformed("pstree.img", what));
@@ -167,6 +176,7 @@ fn check_tree(places: &[PstreeEntry]) -> Result<(), RestoreError> {
     }
     let mut numbers = BTreeSet::new();
     let mut known: HashMap<u32, &PstreeEntry> = HashMap::new();
+    let in_session: HashSet<(u32, u32)> = places.iter().map(|place| (place.pid, place.sid)).collect();
     for (index, place) in places.iter().enumerate() {
         let pid = place.pid;
         if pid == 1 {
@@ -194,11 +204,7 @@ fn check_tree(places: &[PstreeEntry]) -> Result<(), RestoreError> {
             );
             return Err(RestoreError::Unsupported(what));
         }
-        if place.pgid != pid
-            && !places
-                .iter()
-                .any(|other| other.pid == place.pgid && other.sid == place.sid)
-        {
+        if place.pgid != pid && !in_session.contains(&(place.pgid, place.sid)) {
             let what = format!("process group {} of process {pid}, whose leader has ended", place.pgid);
             return Err(RestoreError::Unsupported(what));
         }
@@ -215,7 +221,7 @@ fn task(
     images: &Images,
     place: PstreeEntry,
     files: &HashMap<u32, FileEntry>,
-    tables: &mut BTreeSet<(u8, u32)>,
+    seen: &mut Seen,
 ) -> Result<Task, RestoreError> {
     let pid = place.pid;
     let id = Some(u64::from(pid));
@@ -255,12 +261,14 @@ fn task(
         (2, ids.fs_id, "a working directory"),
         (3, ids.sighand_id, "signal handlers"),
     ] {
-        if !tables.insert((kind, number)) {
+        if !seen.tables.insert((kind, number)) {
             let what = format!("process {pid}, which shares {what} with another process");
             return Err(RestoreError::Unsupported(what));
         }
     }
-    let descriptors: Vec<FdinfoEntry> = images.optional(Kind::Fdinfo, Some(ids.files_id.into()))?;
+    let room = MOST_DESCRIPTORS - seen.descriptors;
+    let descriptors: Vec<FdinfoEntry> = images.optional(Kind::Fdinfo, Some(ids.files_id.into()), room)?;
+    seen.descriptors += descriptors.len();
     let mut numbers = BTreeSet::new();
     for descriptor in &descriptors {
         let image = || Kind::Fdinfo.file_name(u64::from(ids.files_id));
@@ -274,6 +282,11 @@ fn task(
     // Every process has it from the kernel, at one place.
     mm.vmas.retain(|vma| vma.status & status::VSYSCALL == 0);
     check_space(pid, &mm, files)?;
+    seen.mappings += mm.vmas.len();
+    if seen.mappings > MOST_MAPPINGS {
+        let what = format!("there are more than {MOST_MAPPINGS} mappings");
+        return Err(RestoreError::malformed(Kind::Mm.file_name(id), what));
+    }
     let fs: FsEntry = images.single(Kind::Fs, id)?;
     for file in [fs.cwd_id, fs.root_id] {
         known_file(files, file, &Kind::Fs.file_name(id))?;
@@ -289,7 +302,7 @@ fn task(
         .filter(|vma| vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0)
         .map(|vma| vma.start..vma.end)
         .collect();
-    let pages = page_plan(images, &Kind::Pagemap.file_name(id), &carried)?;
+    let pages = pages::plan(images, &Kind::Pagemap.file_name(id), &carried)?;
     Ok(Task {
         place,
         core,
@@ -361,77 +374,41 @@ fn check_space(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Resul
             return unsupported(format!("a mapping of kind {:x} at {start:x}-{end:x}", vma.status));
         }
         if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
-            let id = u32::try_from(vma.shmid).unwrap_or(u32::MAX);
+            let Ok(id) = u32::try_from(vma.shmid) else {
+                return wrong(format!("file {} of {start:x}-{end:x} is impossible", vma.shmid));
+            };
             known_file(files, id, &image)?;
         }
     }
     Ok(())
 }
 
-/// Reads a page map whose pages have to lie in these ranges, which are in order.
-fn page_plan(images: &Images, name: &str, ranges: &[Range<u64>]) -> Result<PagePlan, RestoreError> {
-    let mut decoder = images.decoder(name, Kind::Pagemap)?;
-    let head: PagemapHead = decoder
-        .message()?
-        .ok_or_else(|| RestoreError::malformed(name, "it is empty"))?;
-    let file = images.pages(head.pages_id)?;
-    let mut left = file.length / PAGE_SIZE;
-    let mut runs = Vec::new();
-    let mut last = 0;
-    while let Some(entry) = decoder.message::<PagemapEntry>()? {
-        let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
-        let range = pages
-            .checked_mul(PAGE_SIZE)
-            .and_then(|bytes| Some(entry.vaddr..entry.vaddr.checked_add(bytes)?))
-            .filter(|range| range.start % PAGE_SIZE == 0 && range.start >= last && !range.is_empty())
-            .ok_or_else(|| RestoreError::malformed(name, format!("the pages at {:x} are none", entry.vaddr)))?;
-        if entry.in_parent == Some(true) || entry.flags.is_some_and(|flags| flags & PRESENT == 0) {
-            return Err(RestoreError::Unsupported("pages of an earlier checkpoint".to_owned()));
-        }
-        let mut at = range.start;
-        for mapped in ranges.iter().skip_while(|mapped| mapped.end <= range.start) {
-            if mapped.start > at || at >= range.end {
-                break;
-            }
-            at = mapped.end;
-        }
-        if at < range.end {
-            let what = format!("the pages {:x}-{:x} belong to no mapping", range.start, range.end);
-            return Err(RestoreError::malformed(name, what));
-        }
-        left = left
-            .checked_sub(pages)
-            .ok_or_else(|| RestoreError::malformed(name, "it has more pages than their file"))?;
-        last = range.end;
-        runs.push(range);
-    }
-    Ok(PagePlan { file, runs })
-}
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
 
-/// Finds the segments that the processes map.
-fn segments(images: &Images, tasks: &[Task]) -> Result<BTreeMap<u64, Segment>, RestoreError> {
-    let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
-    let mappings = tasks
-        .iter()
-        .filter_map(|task| task.body.as_ref())
-        .flat_map(|body| &body.mm.vmas);
-    for vma in mappings.filter(|vma| vma.status & status::ANON_SHARED != 0) {
-        let end = vma
-            .pgoff
-            .checked_add(vma.end - vma.start)
-            .filter(|end| *end <= TASK_END)
-            .ok_or_else(|| RestoreError::malformed("mm", format!("a segment that ends beyond {:x}", vma.pgoff)))?;
-        let size = sizes.entry(vma.shmid).or_default();
-        *size = end.max(*size);
+    use super::*;
+
+    #[test]
+    fn a_tree_of_all_numbers_is_checked_at_once() {
+        // Every process leads a group, but the first, whose leader is the last.
+        let last = MOST_TASKS as u32 + 1;
+        let places: Vec<_> = (2..=last)
+            .map(|pid| PstreeEntry {
+                pid,
+                ppid: if pid == 2 { 0 } else { 2 },
+                pgid: last,
+                sid: 0,
+                threads: vec![pid],
+            })
+            .collect();
+        let began = Instant::now();
+        check_tree(&places).expect("a tree");
+        let mut foreign = places;
+        foreign[7].pgid = last + 1;
+        let error = check_tree(&foreign).expect_err("there is no such leader").to_string();
+        assert!(error.contains("whose leader has ended"), "{error}");
+        // Each with each would take minutes.
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
-    let segment = |(id, size): (u64, u64)| {
-        let name = format!("pagemap-shmem-{id}.img");
-        let whole = 0..size;
-        let pages = match images.has(&name) {
-            true => Some(page_plan(images, &name, std::slice::from_ref(&whole))?),
-            false => None,
-        };
-        Ok((id, Segment { size, pages }))
-    };
-    sizes.into_iter().map(segment).collect()
 }

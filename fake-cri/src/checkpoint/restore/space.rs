@@ -141,20 +141,26 @@ pub(super) fn build(
             map(puppet, vma, sources)?;
         }
     }
-    let is_vdso = |address: u64| {
-        let vdso = |vma: &&VmaEntry| vma.status & status::VDSO != 0 && (vma.start..vma.end).contains(&address);
-        body.mm.vmas.iter().any(|vma| vdso(&vma))
-    };
     let mut buffer = vec![0; CHUNK as usize];
     let mut from = 0;
+    // Both are in the order of their addresses, so each is gone through once.
+    let mut vdsos = body
+        .mm
+        .vmas
+        .iter()
+        .filter(|vma| vma.status & status::VDSO != 0)
+        .peekable();
     for run in &body.pages.runs {
         let mut at = run.start;
         while at < run.end {
-            // A run may reach over several mappings; page by page at the vdso, in large pieces elsewhere.
-            let skip = is_vdso(at);
-            let most = if skip { PAGE_SIZE } else { CHUNK };
-            let length = most.min(run.end - at).min(next_vdso(&body.mm, at) - at);
+            while vdsos.next_if(|vdso| vdso.end <= at).is_some() {}
+            // A run may reach over several mappings, a vdso among them, which was placed already.
+            let vdso = vdsos.peek().map_or(u64::MAX..u64::MAX, |vdso| vdso.start..vdso.end);
+            let skip = vdso.contains(&at);
+            let border = if skip { vdso.end } else { vdso.start };
+            let mut length = run.end.min(border) - at;
             if !skip {
+                length = length.min(CHUNK);
                 let part = &mut buffer[..length as usize];
                 plan.images.read_pages(body.pages.file, from, part)?;
                 puppet.write(at, part)?;
@@ -164,15 +170,6 @@ pub(super) fn build(
         }
     }
     Ok(())
-}
-
-/// Where the next vdso begins behind an address.
-fn next_vdso(mm: &MmEntry, address: u64) -> u64 {
-    let starts = mm.vmas.iter().filter(|vma| vma.status & status::VDSO != 0);
-    starts
-        .map(|vma| vma.start)
-        .find(|start| *start > address)
-        .unwrap_or(u64::MAX)
 }
 
 /// Where code, data, heap, stack, arguments and environment are, and which file is executed.

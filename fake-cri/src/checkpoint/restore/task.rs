@@ -19,6 +19,9 @@ const ON_STACK: u32 = 1;
 const NO_SETUID_FIXUP: u64 = 1 << 2;
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITIES_VERSION: u64 = 0x2008_0522;
+/// The commands of membarrier(2) that register a process (linux/membarrier.h): global, private, and the private ones of code
+/// and of restartable sequences.
+const REGISTER: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
 /// More groups than fit on the stage.
 const MOST_GROUPS: usize = 2048;
 
@@ -51,7 +54,21 @@ pub(super) fn process(
         libc::PR_SET_CHILD_SUBREAPER,
         core.child_subreaper.unwrap_or(false).into(),
     )?;
+    barriers(puppet, core.membarrier_registration_mask.unwrap_or(0))?;
     oom_score(puppet.tid, core.oom_score_adj)
+}
+
+/// Registers a process for memory barriers, while it has one thread, for which that waits for nobody.
+fn barriers(puppet: &mut Puppet, wanted: u32) -> Result<(), RestoreError> {
+    if wanted & !REGISTER != 0 {
+        let what = format!("{wanted:x} registers for no memory barrier");
+        return Err(RestoreError::malformed("core", what));
+    }
+    for command in (0..32).map(|bit| 1 << bit).filter(|command| wanted & command != 0) {
+        let arguments = [u64::from(command), 0, 0, 0, 0, 0];
+        puppet.call("register for memory barriers", libc::SYS_membarrier, arguments)?;
+    }
+    Ok(())
 }
 
 /// Which process the kernel ends first when memory is short.

@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::AsFd,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -60,6 +61,9 @@ impl Server {
             streams: [null.as_fd(), given_out.as_fd(), given_error.as_fd()],
             terminal: false,
         };
+        // Until it is told whose the command is, it counts as the container's.
+        let shared = Arc::clone(&self.shared);
+        let _nobody_looks = shared.hold_members();
         let root = spawn::spawn(&program).map_err(|error| Refusal::Exec(explain(&error, &file, &cwd)))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         self.execs

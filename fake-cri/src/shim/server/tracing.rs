@@ -88,7 +88,8 @@ impl Shared {
     }
 
     /// Keeps the engine from looking at the container's processes. It looks once more after all of them stand still, so
-    /// whoever sees them running and reaps under this lock takes nothing away that the engine has seen last.
+    /// whoever sees them running and reaps under this lock takes nothing away that the engine has seen last, and whoever starts a
+    /// command beside the container under it until it is told of is never taken for the container.
     pub(super) fn hold_members(&self) -> MutexGuard<'_, ()> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,11 +174,12 @@ struct Tracer {
 
 impl Host for Tracer {
     fn members(&self) -> io::Result<Vec<ProcessId>> {
+        // A command that is being started is either told of in what follows or not there yet.
+        let _nobody_reaps_or_starts = self.shared.hold_members();
         let (init, keeper, execs) = {
             let inner = self.shared.lock();
             (inner.init, inner.keeper, inner.execs.clone())
         };
-        let _nobody_reaps = self.shared.hold_members();
         let members = members::look(self.shared.shim, init, keeper, &execs)?;
         Ok(members.container.into_iter().map(|kin| kin.id).collect())
     }

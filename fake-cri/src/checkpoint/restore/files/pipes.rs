@@ -13,7 +13,10 @@ use cri_proto::criu::{
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::{FLAGS, find, reopen};
+use super::{
+    FLAGS,
+    paths::{Expected, find, reopen},
+};
 use crate::checkpoint::restore::{RestoreError, plan::Plan};
 
 /// More than any pipe of an image holds.
@@ -75,7 +78,7 @@ impl<'a> Pipes<'a> {
             let both = match self.fifos.entry(fifo.pipe_id) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(place) => {
-                    let found = find(path)?;
+                    let found = find(path, Expected::Fifo)?;
                     // For both directions, which waits for nobody.
                     let both = reopen(found.as_fd(), libc::O_RDWR | libc::O_NONBLOCK).map_err(failed)?;
                     if let Some((size, unread)) = self.unread_of_fifos.remove(&fifo.pipe_id) {

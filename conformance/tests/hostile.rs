@@ -1,0 +1,39 @@
+//! Real archives and the sample, damaged in every way, before the judge: what `ci/fuzz` runs for a minute, here for a few seconds.
+
+use checkpoint_conformance::archive::sample::{Sample, tar_of};
+use proptest::prelude::*;
+
+#[path = "../../fuzz/input/corpus.rs"]
+mod corpus;
+#[path = "../../fuzz/input/headers.rs"]
+mod headers;
+#[path = "../../fuzz/holds/archive_judge.rs"]
+mod holds;
+#[path = "../../fuzz/input/memory.rs"]
+mod memory;
+#[path = "../../fuzz/input/mutation.rs"]
+mod mutation;
+
+fn archives() -> Vec<Vec<u8>> {
+    let mut archives = corpus::of("fuzz/corpus/archive");
+    archives.push(tar_of(&Sample::default().parts()).expect("a tar"));
+    archives
+}
+
+#[test]
+fn the_corpus_holds() {
+    memory::bound();
+    for archive in archives() {
+        holds::of(&archive);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn damaged_archives_hold(archive in mutation::mutated(archives()), summed: bool) {
+        memory::bound();
+        holds::of(&if summed { headers::summed(&archive) } else { archive });
+    }
+}

@@ -1,0 +1,41 @@
+//! The tar writer: many small members as images are, and one large one as pages are, in a file system of memory where there is one.
+
+use std::path::Path;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fake_cri::measured::write_archive;
+
+/// What a thread moves at a time (`checkpoint/pages.rs`).
+const PIECE: usize = 1 << 20;
+
+fn tar(criterion: &mut Criterion) {
+    let shm = Path::new("/dev/shm");
+    let folder = if shm.is_dir() {
+        tempfile::tempdir_in(shm)
+    } else {
+        tempfile::tempdir()
+    };
+    let folder = folder.expect("a folder");
+    let location = folder.path().join("checkpoint.tar");
+    let mut group = criterion.benchmark_group("tar writer");
+    group.sample_size(20);
+    let images: Vec<_> = (0..4096)
+        .map(|id| (format!("checkpoint/core-{id}.img"), vec![id as u8; 1900]))
+        .collect();
+    let none = Vec::new();
+    for (name, members, pages) in [
+        ("4096 images of 1900 bytes", &images, 0),
+        ("pages of 64 MiB", &none, 64 << 20),
+    ] {
+        let pages = vec![0xa5; pages];
+        let bytes = write_archive(&location, members, &pages, PIECE).expect("written");
+        group.throughput(Throughput::Bytes(bytes));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| write_archive(&location, members, &pages, PIECE).expect("written"));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, tar);
+criterion_main!(benches);

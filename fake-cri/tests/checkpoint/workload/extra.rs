@@ -1,0 +1,188 @@
+//! Mappings and descriptors as many and of such kinds as a test comes up with.
+
+use std::{
+    any::Any,
+    fs::{self, File, OpenOptions},
+    io::{Seek as _, SeekFrom, Write as _},
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use nix::sys::mman::{MapFlags, ProtFlags};
+use serde::{Deserialize, Serialize};
+
+use super::{PAGE, events, mapping::Mapping};
+
+/// What lies behind a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Backing {
+    Private,
+    Shared,
+    PrivateFile,
+    SharedFile,
+    Memory,
+    Unforked,
+    Wiped,
+}
+
+/// A mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Map {
+    pub(crate) backing: Backing,
+    /// Which of its pages are written, one bit each; it has as many pages as this has entries.
+    pub(crate) written: Vec<bool>,
+    /// Read, write, execute, as one bit each.
+    pub(crate) access: i32,
+}
+
+/// An open file of some kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Descriptor {
+    File {
+        size: u32,
+        offset: u32,
+        append: bool,
+        deleted: bool,
+    },
+    Twice {
+        offset: u32,
+    },
+    Directory,
+    Null,
+    Pipe {
+        unread: u16,
+    },
+    Pair {
+        unread: u16,
+    },
+    Counter(u32),
+    Watch,
+    Timer {
+        seconds: u32,
+    },
+    Memory {
+        size: u16,
+    },
+    Listener,
+}
+
+/// Lays the mappings out; where they are, in their order.
+pub(super) fn map(maps: &[Map], folder: &Path, held: &mut Vec<Box<dyn Any>>) -> Vec<(u64, u64)> {
+    let mut places = Vec::new();
+    for (number, map) in maps.iter().enumerate() {
+        let length = map.written.len() as u64 * PAGE;
+        let file = |name: &str| {
+            let path = folder.join(format!("{}-{name}-{number}", std::process::id()));
+            let mut all = OpenOptions::new();
+            let mut file = all.read(true).write(true).create_new(true).open(path).expect("open");
+            file.write_all(&vec![0x33; length as usize]).expect("write");
+            file
+        };
+        let mut mapping = match map.backing {
+            Backing::Private | Backing::Unforked | Backing::Wiped => Mapping::new(length, MapFlags::MAP_PRIVATE),
+            Backing::Shared => Mapping::new(length, MapFlags::MAP_SHARED),
+            Backing::PrivateFile => Mapping::of(&file("private"), length, MapFlags::MAP_PRIVATE),
+            Backing::SharedFile => Mapping::of(&file("shared"), length, MapFlags::MAP_SHARED),
+            Backing::Memory => {
+                let memory = memory(length);
+                let mapping = Mapping::of(&memory, length, MapFlags::MAP_SHARED);
+                held.push(Box::new(memory));
+                mapping
+            }
+        };
+        for (page, written) in (0..).zip(&map.written) {
+            if *written {
+                for (index, byte) in mapping.page(page).iter_mut().enumerate() {
+                    *byte = (number * 101 + page as usize * 31 + index * 7) as u8;
+                }
+            }
+        }
+        match map.backing {
+            Backing::Unforked => mapping.advise(libc::MADV_DONTFORK),
+            Backing::Wiped => mapping.advise(libc::MADV_WIPEONFORK),
+            _ => {}
+        }
+        mapping.protect(ProtFlags::from_bits_truncate(map.access));
+        places.push((mapping.start(), length));
+        held.push(Box::new(mapping));
+    }
+    places
+}
+
+fn memory(size: u64) -> File {
+    let memory = nix::sys::memfd::memfd_create(c"in memory", nix::sys::memfd::MFdFlags::empty()).expect("memfd");
+    let memory = File::from(memory);
+    memory.set_len(size).expect("its size");
+    memory
+}
+
+/// Opens the descriptors; of each the numbers it has.
+pub(super) fn open(descriptors: &[Descriptor], folder: &Path, held: &mut Vec<Box<dyn Any>>) -> Vec<Vec<i32>> {
+    let opened = |(number, descriptor)| {
+        let fds = open_one(number, descriptor, folder);
+        let numbers = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        held.push(Box::new(fds));
+        numbers
+    };
+    descriptors.iter().enumerate().map(opened).collect()
+}
+
+fn open_one(number: usize, descriptor: &Descriptor, folder: &Path) -> Vec<OwnedFd> {
+    use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+    let path = folder.join(format!("{}-open-{number}", std::process::id()));
+    let mut all = OpenOptions::new();
+    all.read(true).write(true).create_new(true);
+    match descriptor {
+        Descriptor::File {
+            size,
+            offset,
+            append,
+            deleted,
+        } => {
+            let mut file = all.append(*append).open(&path).expect("open");
+            file.write_all(&vec![number as u8; *size as usize]).expect("write");
+            file.seek(SeekFrom::Start((*offset).into())).expect("seek");
+            if *deleted {
+                fs::remove_file(path).expect("remove");
+            }
+            vec![file.into()]
+        }
+        Descriptor::Twice { offset } => {
+            let mut file = all.open(&path).expect("open");
+            file.seek(SeekFrom::Start((*offset).into())).expect("seek");
+            let twin = file.try_clone().expect("dup");
+            vec![file.into(), twin.into()]
+        }
+        Descriptor::Directory => vec![File::open(folder).expect("open").into()],
+        Descriptor::Null => vec![File::open("/dev/null").expect("open").into()],
+        Descriptor::Pipe { unread } => {
+            let (reader, mut writer) = std::io::pipe().expect("pipe");
+            writer
+                .write_all(&vec![number as u8; usize::from(*unread)])
+                .expect("write");
+            vec![reader.into(), writer.into()]
+        }
+        Descriptor::Pair { unread } => {
+            let (left, mut right) = std::os::unix::net::UnixStream::pair().expect("pair");
+            right
+                .write_all(&vec![number as u8; usize::from(*unread)])
+                .expect("write");
+            vec![left.into(), right.into()]
+        }
+        Descriptor::Counter(value) => vec![events::counter(*value)],
+        Descriptor::Watch => {
+            let event = events::counter(0);
+            let epoll = events::watching(&event, number as u64);
+            vec![event, epoll]
+        }
+        Descriptor::Timer { seconds } => {
+            let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty()).expect("timerfd");
+            let after = Expiration::OneShot(Duration::from_secs((*seconds).into()).into());
+            timer.set(after, TimerSetTimeFlags::empty()).expect("set");
+            vec![timer.into()]
+        }
+        Descriptor::Memory { size } => vec![memory((*size).into()).into()],
+        Descriptor::Listener => vec![std::net::TcpListener::bind("127.0.0.1:0").expect("listen").into()],
+    }
+}

@@ -1,0 +1,45 @@
+//! A seccomp filter, as a sandbox sets one up.
+
+use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+
+/// A filter that lets everything pass, or one that kills the process which makes another one or a thread; for the calling thread
+/// and what comes of it, or for all threads of the process. False where there are none.
+#[expect(unsafe_code, reason = "no crate in use sets filters")]
+pub(crate) fn set(kills_clones: bool, all_threads: bool) -> bool {
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut program = vec![statement(BPF_LD | BPF_W | BPF_ABS, 0)];
+    let calls = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
+    for call in calls.into_iter().filter(|_| kills_clones) {
+        program.push(libc::sock_filter {
+            jf: 1,
+            ..statement(BPF_JMP | BPF_JEQ | BPF_K, call as u32)
+        });
+        program.push(statement(BPF_RET | BPF_K, libc::SECCOMP_RET_KILL_PROCESS));
+    }
+    program.push(statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let flags = if all_threads {
+        libc::SECCOMP_FILTER_FLAG_TSYNC
+    } else {
+        0
+    };
+    nix::sys::prctl::set_no_new_privs().expect("no_new_privs");
+    // SAFETY: the program lives through the call, which copies it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    result == 0
+}

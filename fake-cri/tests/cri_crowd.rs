@@ -1,0 +1,230 @@
+//! 64 checkpoints at once over 16 containers: each is a whole archive of its own container or an error that says why, and all
+//! containers are afterwards what they were.
+
+mod cri;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read as _,
+    path::Path,
+    time::Duration,
+};
+
+use cri::{Cri, PATIENCE, Pod, annotated, container_config, pod_config};
+use cri_proto::runtime::v1;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+
+/// How many containers there are, and how many checkpoints of each begin at once.
+const CONTAINERS: usize = 16;
+const EACH: usize = 4;
+
+/// What a container was before.
+#[derive(Debug)]
+struct Member {
+    name: String,
+    id: String,
+    canary: String,
+    /// Its first process with all that come of it, and the shim's threads, each with its start time.
+    family: BTreeSet<(i32, u64)>,
+}
+
+/// The fields of a stat from the state on.
+fn stat(path: &str) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(path).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// The threads of a process and of all below it, with their start times.
+fn family(pid: i32) -> BTreeSet<(i32, u64)> {
+    let mut family = BTreeSet::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = task.path();
+        let Some(tid) = task.file_name().to_str().and_then(|tid| tid.parse().ok()) else {
+            continue;
+        };
+        let started = stat(&path.join("stat").to_string_lossy()).and_then(|stat| stat.get(19)?.parse().ok());
+        family.extend(started.map(|started| (tid, started)));
+        let children = fs::read_to_string(path.join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            family.append(&mut self::family(child.parse().expect("a pid")));
+        }
+    }
+    family
+}
+
+/// The threads that do not simply run: stopped, traced, or zombies.
+fn held(family: &BTreeSet<(i32, u64)>) -> Vec<String> {
+    let state = |tid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
+        (
+            field("State:").unwrap_or_default(),
+            field("TracerPid:").unwrap_or_default(),
+        )
+    };
+    let tids = family.iter().map(|(tid, _)| tid);
+    tids.map(state)
+        .filter(|(state, tracer)| state.starts_with(['T', 't', 'Z']) || tracer != "0")
+        .map(|held| format!("{held:?}"))
+        .collect()
+}
+
+async fn member(pod: &Pod<'_>, index: usize) -> Member {
+    let name = format!("app-{index}");
+    let id = pod.run(container_config(&name)).await;
+    let log = pod.logged(&name, " tick 1 ").await;
+    let canary = log
+        .lines()
+        .find_map(|line| line.split_once(" canary "))
+        .expect("a canary")
+        .1
+        .to_owned();
+    let first = pod.cri.pid(&id).await;
+    let shim = stat(&format!("/proc/{first}/stat")).expect("it runs")[1]
+        .parse()
+        .expect("a pid");
+    Member {
+        name,
+        id,
+        canary,
+        family: family(shim),
+    }
+}
+
+async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Result<(), Status> {
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.to_owned(),
+        location: location.to_string_lossy().into_owned(),
+        timeout,
+    };
+    cri.runtime().checkpoint_container(request).await.map(drop)
+}
+
+/// Whose an archive is by its description, and all that stands in its memory as a canary may: so many digits in a row.
+fn canaries(archive: &Path, length: usize) -> (String, BTreeSet<String>) {
+    let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
+    let (mut owner, mut found, mut names) = (None, BTreeSet::new(), BTreeSet::new());
+    for entry in archive.entries().expect("a tar") {
+        let mut entry = entry.expect("a whole member");
+        let name = entry.path().expect("a name").to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("its bytes");
+        assert_eq!(content.len() as u64, entry.size(), "{name}");
+        if name == "config.dump" {
+            let config: serde_json::Value = serde_json::from_slice(&content).expect("JSON");
+            owner = config["id"].as_str().map(str::to_owned);
+        } else if name.starts_with("checkpoint/pages-") {
+            let words = content.split(|byte| !matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            let words = words.filter(|word| word.len() == length);
+            found.extend(words.map(|word| String::from_utf8_lossy(word).into_owned()));
+        }
+        names.insert(name);
+    }
+    for name in [
+        "checkpoint/inventory.img",
+        "checkpoint/pstree.img",
+        "dump.log",
+        "stats-dump",
+    ] {
+        assert!(names.contains(name), "{name} is not in {names:?}");
+    }
+    (owner.expect("an owner"), found)
+}
+
+fn ticks(pod: &Pod<'_>, name: &str) -> usize {
+    let log = fs::read_to_string(pod.logs.path().join(name).join("0.log")).expect("the log");
+    log.lines().filter(|line| line.contains(" tick ")).count()
+}
+
+#[tokio::test]
+async fn many_checkpoints_at_once_are_each_whole_or_a_clear_error() {
+    let cri = Cri::start().await;
+    let mut config = pod_config("web");
+    config.annotations = annotated(&[("memory", "64Ki"), ("threads", "2"), ("tick", "10ms")]);
+    let pod = cri.pod_of(config).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut members = Vec::new();
+    for index in 0..CONTAINERS {
+        members.push(member(&pod, index).await);
+    }
+    let canaries_of: BTreeMap<_, _> = members.iter().map(|member| (&member.canary, &member.id)).collect();
+    assert_eq!(canaries_of.len(), CONTAINERS, "each has its own");
+
+    let mut calls = JoinSet::new();
+    for round in 0..EACH {
+        for (index, member) in members.iter().enumerate() {
+            let location = folder.path().join(format!("{index}-{round}.tar"));
+            let (mut client, id) = (cri.runtime(), member.id.clone());
+            calls.spawn(async move {
+                let request = v1::CheckpointContainerRequest {
+                    container_id: id,
+                    location: location.to_string_lossy().into_owned(),
+                    // One of the four may be too late for its turn.
+                    timeout: i64::from(round == EACH - 1),
+                };
+                let answer = client.checkpoint_container(request).await;
+                (index, round, location, answer.map(drop))
+            });
+        }
+    }
+    let answers = calls.join_all().await;
+    assert_eq!(answers.len(), CONTAINERS * EACH);
+
+    let mut whole = BTreeSet::new();
+    for (index, round, location, answer) in &answers {
+        let member = &members[*index];
+        match answer {
+            Ok(()) => {
+                let (owner, found) = canaries(location, member.canary.len());
+                assert_eq!(owner, member.id);
+                let known: Vec<_> = found.iter().filter(|word| canaries_of.contains_key(word)).collect();
+                assert_eq!(known, [&member.canary], "of {}", member.name);
+                whole.insert(location.clone());
+            }
+            Err(status) => {
+                assert!(*round == EACH - 1, "nothing keeps this one from its turn: {status:?}");
+                assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+                assert!(status.message().contains(&member.id[..12]), "whose? {status:?}");
+            }
+        }
+    }
+    let files: BTreeSet<_> = fs::read_dir(folder.path())
+        .expect("the folder")
+        .map(|file| file.expect("a file").path())
+        .collect();
+    assert_eq!(files, whole, "nothing else is left");
+
+    for member in &members {
+        let first = cri.pid(&member.id).await;
+        let shim = stat(&format!("/proc/{first}/stat")).expect("it runs")[1]
+            .parse()
+            .expect("a pid");
+        // The thread of a checkpoint ends a moment after its answer.
+        let settled = async {
+            while family(shim) != member.family || !held(&member.family).is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, settled).await;
+        let state = || format!("{:?}, held {:?}, before {member:?}", family(shim), held(&family(shim)));
+        assert!(in_time.is_ok(), "{}", state());
+        let before = ticks(&pod, &member.name);
+        pod.logged(&member.name, &format!(" tick {} ", before + 1)).await;
+    }
+    let last = folder.path().join("last.tar");
+    checkpoint(&cri, &members[0].id, &last, 0)
+        .await
+        .expect("the next one is well");
+    assert_eq!(canaries(&last, members[0].canary.len()).0, members[0].id);
+}

@@ -1,0 +1,60 @@
+//! Processes as `/proc` lists them.
+
+use std::{collections::HashMap, fs};
+
+/// A process that cannot be mistaken: its number and when it started.
+pub(crate) type Process = (i32, u64);
+
+/// The fields of a process's stat after its name, the state first.
+pub(crate) fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+pub(crate) fn start_time(pid: i32) -> Option<u64> {
+    stat(pid)?.get(19)?.parse().ok()
+}
+
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// A process and all that come of it.
+pub(crate) fn family(first: i32) -> Vec<Process> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let (mut family, mut next) = (Vec::new(), vec![first]);
+    while let Some(pid) = next.pop() {
+        family.extend(start_time(pid).map(|start| (pid, start)));
+        next.extend(children.remove(&pid).unwrap_or_default());
+    }
+    family
+}
+
+/// Why a process does not simply run: what is stopped or traced of it.
+pub(crate) fn held(pid: i32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let lines = statuses.flat_map(|status| status.lines().map(str::to_owned).collect::<Vec<_>>());
+    let held = |line: &String| {
+        let state = line
+            .strip_prefix("State:")
+            .is_some_and(|state| state.trim().starts_with(['T', 't']));
+        state
+            || line
+                .strip_prefix("TracerPid:")
+                .is_some_and(|tracer| tracer.trim() != "0")
+    };
+    lines.filter(held).collect()
+}

@@ -1,0 +1,31 @@
+//! What holds of the judge of archives whatever the bytes are: every case has an outcome, none is an error of the harness, and a tar
+//! passes for well-formed if it could be read to its end, and only then.
+
+use checkpoint_conformance::{
+    archive::{End, Limits, inspect_stream, sample},
+    case::Outcome,
+    catalog::archive::{cases, judge},
+};
+
+/// Judges the bytes as an archive.
+pub(crate) fn of(bytes: &[u8]) {
+    let inspected = inspect_stream(bytes, &sample::expected(), Limits::default()).expect("bytes can be read");
+    let records = judge(&inspected);
+    assert_eq!(records.len(), cases().len());
+    for record in &records {
+        assert!(!matches!(record.outcome, Outcome::Error { .. }), "{}", record.clause.id);
+    }
+    let well_formed = records
+        .iter()
+        .find(|record| record.clause.id == "archive/tar/well-formed");
+    assert_eq!(
+        well_formed.is_some_and(|record| matches!(record.outcome, Outcome::Pass { .. })),
+        matches!(inspected.end, End::Marker | End::NoMarker),
+        "{:?}",
+        inspected.end
+    );
+    for member in &inspected.members {
+        assert!(!member.name.chars().any(char::is_control), "{:?}", member.name);
+        assert!(member.offset < bytes.len() as u64, "{member:?}");
+    }
+}

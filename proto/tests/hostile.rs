@@ -1,0 +1,37 @@
+//! Real images, damaged in every way, through the codec: what `ci/fuzz` runs for a minute, here for a second.
+
+use proptest::prelude::*;
+
+#[path = "../../fuzz/input/corpus.rs"]
+mod corpus;
+#[path = "../../fuzz/holds/image_codec.rs"]
+mod holds;
+#[path = "../../fuzz/input/memory.rs"]
+mod memory;
+#[path = "../../fuzz/input/mutation.rs"]
+mod mutation;
+
+#[test]
+fn the_corpus_holds() {
+    memory::bound();
+    for image in corpus::of("proto/tests/images") {
+        holds::of(&image);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn damaged_images_hold(image in mutation::mutated(corpus::of("proto/tests/images"))) {
+        memory::bound();
+        holds::of(&image);
+    }
+
+    /// Nearly any bytes, as an image of each kind: the first byte chooses it.
+    #[test]
+    fn images_of_every_kind_hold(bytes in prop::collection::vec(prop_oneof![0..32_u8, any::<u8>()], 0..64)) {
+        memory::bound();
+        holds::of(&bytes);
+    }
+}
