@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Output, time::Duration};
 
-use checkpoint_conformance::target::{Defect, Embedded, Identity, Kubelet, Trust};
+use checkpoint_conformance::target::{Defect, Embedded, Identity, Kubelet, Trust, Workload};
 use tempfile::TempDir;
 
 /// A running kubelet, and files with what is needed to reach it.
@@ -169,6 +169,25 @@ async fn a_token_that_is_not_known_is_told_as_a_failure_and_stays_secret() {
     for name in ["report.json", "junit.xml"] {
         let text = fs::read_to_string(reports.path().join(name)).unwrap();
         assert!(!text.contains("nobody-issued"), "{text}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_left_frozen_is_let_go_before_the_next_case() {
+    let bench = Bench::with(Some("left-frozen")).await;
+    let (kubelet, subject) = (&bench.kubelet, &bench.kubelet.subject);
+    kubelet.restore().await.unwrap();
+    assert_eq!(kubelet.thawed(), Vec::<String>::new());
+    for times in 1..=2 {
+        let answer = kubelet.checkpoint(subject, "").await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let before = kubelet.workload(subject).await.unwrap();
+        kubelet.restore().await.unwrap();
+        assert_eq!(kubelet.thawed().len(), times, "{:?}", kubelet.thawed());
+        let later = |later: &Workload| later.tick > before.tick;
+        let moves = kubelet.workload_until(subject, Duration::from_secs(5), later).await;
+        assert!(moves.unwrap().is_some_and(|later| later.same_process(&before)));
     }
     bench.end().await;
 }

@@ -282,10 +282,9 @@ pub(super) async fn judge(run: &Run<'_>, began: Began, kubelet: Kubelet) -> Resu
 }
 
 async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
-    if kubelet.about.kind != "embedded" {
-        for thawed in kubelet.thaw().await {
-            eprintln!("checkpoint-conformance: {thawed}");
-        }
+    kubelet.thaw().await;
+    for thawed in kubelet.thawed() {
+        eprintln!("checkpoint-conformance: {thawed}");
     }
     let left = kubelet.remove_archives();
     match &kubelet.steering {

@@ -13,7 +13,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use reqwest::Method;
 
-use super::{Answer, Client, Credentials, Faults, Identity, TargetError, Workload, workload};
+use super::{Answer, Client, Credentials, Faults, Identity, TargetError, Workload, thaw::Watched, workload};
 use crate::report;
 
 /// Names a container as the endpoint's path does.
@@ -138,6 +138,8 @@ pub struct Kubelet {
     runtime_down: AtomicBool,
     archives: Mutex<BTreeSet<String>>,
     canaries: Mutex<BTreeSet<String>>,
+    /// Its containers' processes, to be let go when they are left frozen.
+    pub(super) watched: Watched,
 }
 
 impl std::fmt::Debug for Kubelet {
@@ -169,6 +171,7 @@ impl Kubelet {
             runtime_down: AtomicBool::new(false),
             archives: Mutex::default(),
             canaries: Mutex::default(),
+            watched: Watched::default(),
         }
     }
 
@@ -349,7 +352,8 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Puts back what a case may have changed: the runtime, rules in force, the configuration.
+    /// Puts back what a case may have changed: the runtime, rules in force, the configuration, containers that were left
+    /// frozen.
     ///
     /// # Errors
     /// It cannot be put back.
@@ -366,6 +370,7 @@ impl Kubelet {
         {
             restarted?;
         }
+        self.thaw().await;
         Ok(())
     }
 

@@ -83,6 +83,25 @@ pub(super) async fn restarts(client: &Client, container: &ContainerRef) -> Resul
         .map(|status| status.restart_count))
 }
 
+/// The Pod's uid and the runtime's id of a container, as the kubelet tells them; none where it does not.
+pub(super) async fn names(client: &Client, container: &ContainerRef) -> Vec<String> {
+    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await;
+    let pod = answer
+        .ok()
+        .and_then(|answer| pod_in(&answer.body, container).ok().flatten());
+    let Some(pod) = pod else { return Vec::new() };
+    let statuses = pod
+        .status
+        .and_then(|status| status.container_statuses)
+        .unwrap_or_default();
+    let status = statuses.into_iter().find(|status| status.name == container.container);
+    // `containerd://ID`.
+    let id = status
+        .and_then(|status| status.container_id)
+        .and_then(|id| id.split_once("://").map(|(_, id)| id.to_owned()));
+    pod.metadata.uid.into_iter().chain(id).collect()
+}
+
 fn is_waiting(status: &ContainerStatus) -> bool {
     status.state.as_ref().is_some_and(|state| state.waiting.is_some())
 }

@@ -1,8 +1,6 @@
 //! The effect: a stateful copy of a running container, which runs on.
 
-use std::time::Duration;
-
-use super::session::{RUNS_ON, Session};
+use super::session::{After, RUNS_ON, Session};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, pass},
     target::Workload,
@@ -44,28 +42,20 @@ async fn before(s: &Session) -> Result<&Workload, Stop> {
 }
 
 async fn runs_on(s: &Session) -> Judgement {
-    // Many ticks long: only a container that stands still misses it.
-    const WITHIN: Duration = Duration::from_secs(3);
     let before = before(s).await?;
-    let now = s.kubelet.workload(s.subject()).await?;
-    // Of the two ticks that are waited for one may have been under way; the second is after the answer for sure.
-    let enough = |later: &Workload| !later.same_process(before) || later.tick >= now.tick + 2;
-    let later = s.kubelet.workload_until(s.subject(), WITHIN, enough).await?;
-    if !later.as_ref().is_some_and(|later| later.same_process(before)) {
-        s.spoil(RUNS_ON);
-    }
-    match later {
-        Some(later) if later.same_process(before) => pass(format!(
+    match s.after().await?.1 {
+        After::Moved(later) if later.same_process(before) => pass(format!(
             "pid {}, tick {} before, {} after",
             before.pid.unwrap_or_default(),
             before.tick,
             later.tick
         )),
-        Some(later) => fail(format!(
+        After::Moved(later) => fail(format!(
             "another process: pid {:?} before, {:?} after",
             before.pid, later.pid
         )),
-        None => fail(format!("it stands still at tick {}", now.tick)),
+        After::Still(tick) => fail(format!("it stands still at tick {tick}")),
+        After::Silent => Err(Stop::Error("the container was not looked at".to_owned())),
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) const LATE: Duration = Duration::from_secs(2);
 pub struct Session {
     /// The kubelet.
     pub kubelet: Kubelet,
-    first: Once<Result<First, Stop>>,
+    first: Once<Result<(First, After), Stop>>,
     listing: Once<Inspected>,
     began: Instant,
     // The case that found that no further checkpoint can be judged: the container did not survive the first one, or the
@@ -72,6 +72,18 @@ pub(super) struct First {
     pub(super) location: Option<String>,
     /// The archive as it is found there, or why not.
     pub(super) file: Result<Evidence, Missing>,
+}
+
+/// The container after the first checkpoint. It is looked at then, and not when a case asks: what was left frozen is let go before
+/// the next case.
+#[derive(Clone, Debug)]
+pub(super) enum After {
+    /// It tells nothing, or there was no checkpoint.
+    Silent,
+    /// As it is once it has moved, or as another process.
+    Moved(Workload),
+    /// Since the answer it has not moved for seconds; its last tick.
+    Still(u64),
 }
 
 /// Why there is no archive to look at.
@@ -127,8 +139,42 @@ impl Session {
 
     /// The first checkpoint, whatever was answered.
     pub(super) async fn first(&self) -> Result<&First, Stop> {
-        let first = self.first.get_or_init(|| self.attempt(self.subject())).await;
-        first.as_ref().map_err(Clone::clone)
+        self.first_and_after().await.map(|(first, _)| first)
+    }
+
+    /// The first checkpoint, which was answered 200, and what became of the container.
+    pub(super) async fn after(&self) -> Result<(&First, &After), Stop> {
+        self.made().await?;
+        self.first_and_after().await
+    }
+
+    async fn first_and_after(&self) -> Result<(&First, &After), Stop> {
+        let begin = || async {
+            let first = self.attempt(self.subject()).await?;
+            let after = self.look_after(&first).await?;
+            Ok((first, after))
+        };
+        match self.first.get_or_init(begin).await {
+            Ok((first, after)) => Ok((first, after)),
+            Err(stop) => Err(stop.clone()),
+        }
+    }
+
+    /// Waits until the container has moved after a checkpoint, or for many of its ticks.
+    async fn look_after(&self, first: &First) -> Result<After, Stop> {
+        const WITHIN: Duration = Duration::from_secs(3);
+        let before = &first.workload;
+        if first.answer.status != 200 || !before.is_stand_in() {
+            return Ok(After::Silent);
+        }
+        let now = self.kubelet.workload(self.subject()).await?;
+        // Of the two ticks that are waited for one may have been under way; the second is after the answer for sure.
+        let enough = |later: &Workload| !later.same_process(before) || later.tick >= now.tick + 2;
+        let later = self.kubelet.workload_until(self.subject(), WITHIN, enough).await?;
+        if !later.as_ref().is_some_and(|later| later.same_process(before)) {
+            self.spoil(RUNS_ON);
+        }
+        Ok(later.map_or(After::Still(now.tick), After::Moved))
     }
 
     /// The first checkpoint, which was answered 200.

@@ -18,6 +18,7 @@ mod motion;
 mod place;
 mod processes;
 mod restore;
+mod sandbox;
 mod session;
 mod state;
 mod timeout;
@@ -49,6 +50,7 @@ pub fn cases() -> Vec<Case<RuntimeSession>> {
         ending::TIMEOUT_FILES,
         ending::ERROR,
         restore::CASES,
+        sandbox::CASES,
     ];
     let shared = shared.into_iter().flatten().map(|case| case.shared());
     // These are about what goes on at the same time, so nothing else shall.

@@ -90,6 +90,8 @@ pub(super) const ALL: &[Definition] = &[
     caught(Runtime("thread-missing"), &["runtime/processes/threads"]),
     // Containers that go on from an archive.
     caught(Runtime("restored-refused"), &["runtime/restore/checkpoint"]),
+    // A Pod whose sandbox ran out of time.
+    caught(Runtime("name-stays-reserved"), &["runtime/sandbox/asked-again"]),
     // Requests that name no running container.
     caught(Runtime("unknown-accepted"), &["runtime/answer/unknown"]),
     caught(Runtime("unknown-is-internal"), &["runtime/answer/unknown-code"]),

@@ -159,7 +159,22 @@ impl Runtime {
     }
 
     async fn run_pod(&self, annotations: HashMap<String, String>) -> Result<Arc<Pod>, TargetError> {
-        let name = format!("{}-{}", self.run, self.number());
+        let config = self.pod_config("", annotations).await?;
+        let id = self.run_sandbox(&config, ANSWER_WITHIN).await?;
+        let pod = Arc::new(Pod { id, config });
+        let mut list = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(Made::Pod(pod.id.clone(), Arc::downgrade(&pod)));
+        drop(list);
+        Ok(pod)
+    }
+
+    /// A Pod of this run under a name of its own, in which this word stands, and the folders that it needs.
+    pub(super) async fn pod_config(
+        &self,
+        word: &str,
+        annotations: HashMap<String, String>,
+    ) -> Result<PodSandboxConfig, TargetError> {
+        let name = format!("{}-{word}{}", self.run, self.number());
         let logs = self.folder().join("logs").join(&name);
         tokio::fs::create_dir_all(&logs)
             .await
@@ -168,10 +183,10 @@ impl Runtime {
         tokio::fs::create_dir_all(&archives)
             .await
             .map_err(TargetError::file(&archives))?;
-        let config = PodSandboxConfig {
+        Ok(PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
                 name: name.clone(),
-                uid: name.clone(),
+                uid: name,
                 namespace: NAMESPACE.to_owned(),
                 attempt: 0,
             }),
@@ -186,21 +201,20 @@ impl Runtime {
                 ..LinuxPodSandboxConfig::default()
             }),
             ..PodSandboxConfig::default()
-        };
+        })
+    }
+
+    /// Asks for a sandbox, and answers its id.
+    pub(super) async fn run_sandbox(&self, config: &PodSandboxConfig, within: Duration) -> Result<String, TargetError> {
         let mut client = self.cri.runtime();
         let ask = RunPodSandboxRequest {
             config: Some(config.clone()),
             runtime_handler: self.handler.clone(),
         };
-        let made = call("RunPodSandbox", ANSWER_WITHIN, ask, |request| async move {
+        let made = call("RunPodSandbox", within, ask, |request| async move {
             client.run_pod_sandbox(request).await
         });
-        let id = made.await?.pod_sandbox_id;
-        let pod = Arc::new(Pod { id, config });
-        let mut list = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push(Made::Pod(pod.id.clone(), Arc::downgrade(&pod)));
-        drop(list);
-        Ok(pod)
+        Ok(made.await?.pod_sandbox_id)
     }
 
     fn note(&self, container: &Container) {

@@ -25,6 +25,7 @@ mod embedded;
 mod image;
 mod life;
 mod removal;
+mod sandbox;
 mod workload;
 
 use std::{
@@ -52,6 +53,7 @@ pub use checkpoint::{Checkpoint, CheckpointAnswer};
 pub use clean::{Cleaned, clean};
 pub use container::{Container, Pod};
 pub use embedded::EmbeddedRuntime;
+pub use sandbox::AskedAgain;
 pub use workload::{ContainerOptions, Program, STAND_IN};
 
 use cri::{ANSWER_WITHIN, Cri, call};
