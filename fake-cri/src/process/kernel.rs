@@ -1,6 +1,6 @@
 //! System calls about another process that no crate wraps.
 
-use std::{fs, mem::MaybeUninit};
+use std::{cmp::Ordering, fs, mem::MaybeUninit};
 
 use nix::errno::Errno;
 
@@ -20,8 +20,22 @@ pub(crate) enum Shared {
 }
 
 /// Whether two processes share a thing; `None` when the kernel does not say.
-#[expect(unsafe_code, reason = "no crate wraps kcmp")]
 pub(crate) fn share(one: i32, other: i32, what: Shared) -> Option<bool> {
+    compare(one, other, what).map(|answer| answer == 0)
+}
+
+/// Which of two processes' things comes first, in an order that the kernel keeps until it ends; `None` when it does not say.
+pub(crate) fn order(one: i32, other: i32, what: Shared) -> Option<Ordering> {
+    match compare(one, other, what)? {
+        0 => Some(Ordering::Equal),
+        1 => Some(Ordering::Less),
+        2 => Some(Ordering::Greater),
+        _ => None,
+    }
+}
+
+#[expect(unsafe_code, reason = "no crate wraps kcmp")]
+fn compare(one: i32, other: i32, what: Shared) -> Option<i64> {
     let (kind, first, second) = match what {
         Shared::File(first, second) => (0, first, second),
         Shared::Memory => (1, 0, 0),
@@ -31,7 +45,7 @@ pub(crate) fn share(one: i32, other: i32, what: Shared) -> Option<bool> {
     };
     // SAFETY: kcmp takes numbers and writes nothing.
     let result = unsafe { libc::syscall(libc::SYS_kcmp, one, other, kind, i64::from(first), i64::from(second)) };
-    Errno::result(result).ok().map(|order| order == 0)
+    Errno::result(result).ok()
 }
 
 /// The head of a thread's list of robust futexes and the length it was registered with; zeroes when it has none.
@@ -175,5 +189,29 @@ mod tests {
         assert!(class <= 3 && level < 8, "{class} {level}");
         assert!((-20..20).contains(&scheduling(0).expect("scheduling").nice));
         assert_eq!(robust_list(0).expect("robust list").1, 24);
+    }
+    #[test]
+    fn open_files_have_an_order_and_copies_of_a_descriptor_are_equal() {
+        use std::os::fd::AsRawFd as _;
+
+        let pid = std::process::id() as i32;
+        let mut files: Vec<_> = (0..64)
+            .map(|_| std::fs::File::open("/dev/null").expect("the device"))
+            .collect();
+        let order_of = |one: &std::fs::File, other: &std::fs::File| {
+            let pair = Shared::File(one.as_raw_fd(), other.as_raw_fd());
+            order(pid, pid, pair).expect("of the own process the kernel tells")
+        };
+        files.sort_by(order_of);
+        for (at, one) in files.iter().enumerate() {
+            let copy = one.try_clone().expect("a copy");
+            assert_eq!(order_of(one, &copy), Ordering::Equal);
+            for behind in &files[at + 1..] {
+                assert_eq!(order_of(one, behind), Ordering::Less);
+                assert_eq!(order_of(behind, &copy), Ordering::Greater);
+            }
+        }
+        let closed = Shared::File(files[0].as_raw_fd(), i32::MAX);
+        assert_eq!((order(pid, pid, closed), share(pid, pid, closed)), (None, None));
     }
 }

@@ -18,7 +18,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,22 @@ impl Sleeper {
             .stderr(Stdio::null())
             .spawn()
             .expect("sleep is everywhere");
-        Self(child)
+        let sleeper = Self(child);
+        // Until then it is being loaded: its memory grows, and a limit would end it. No event tells.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !sleeper.sleeps() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        sleeper
+    }
+
+    /// Whether it is in its system call, as far as the kernel tells that.
+    fn sleeps(&self) -> bool {
+        let sleeping = [libc::SYS_clock_nanosleep, libc::SYS_nanosleep].map(|number| number.to_string());
+        match fs::read_to_string(format!("/proc/{}/syscall", self.0.id())) {
+            Ok(call) => sleeping.contains(&call.split(' ').next().unwrap_or_default().to_owned()),
+            Err(_) => true,
+        }
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -12,6 +12,7 @@ mod memfds;
 mod pipes;
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     fs::{self, Metadata},
     io,
@@ -40,7 +41,7 @@ use super::{
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
     process::{
-        kernel::{Shared, share},
+        kernel::{Shared, order},
         proc::{self, Descriptor, DescriptorInfo, Mapping},
     },
 };
@@ -68,6 +69,7 @@ pub(super) struct Files {
     /// The number that was given last. An entry may be given its number before the one that it refers to is added.
     last_id: u32,
     paths: HashMap<PathKey, u32>,
+    /// Those of one key in the kernel's order of open files, since a process may have thousands (of eventfd, say).
     open: HashMap<OpenKey, Vec<(Holder, u32, FdTypes)>>,
     terminals: Vec<TtyInfoEntry>,
     sockets: Sockets,
@@ -225,15 +227,15 @@ impl Files {
             descriptor.info.position,
             descriptor.info.flags & !(libc::O_CLOEXEC as u32),
         );
-        let known = self
-            .open
-            .get(&key)
-            .into_iter()
-            .flatten()
-            .find(|((other, number), ..)| share(window, *other, Shared::File(fd, *number)) == Some(true));
-        if let Some((_, id, kind)) = known {
-            return Ok((*id, *kind));
-        }
+        let known = self.open.get(&key).map_or(&[][..], Vec::as_slice);
+        // Where the kernel does not say, it is another one.
+        let found = known.binary_search_by(|((other, number), ..)| {
+            order(*other, window, Shared::File(*number, fd)).unwrap_or(Ordering::Less)
+        });
+        let place = match found {
+            Ok(at) => return Ok((known[at].1, known[at].2)),
+            Err(place) => place,
+        };
         let id = self.next_id();
         let copy = copies.get(fd, log);
         let copy = copy.as_ref().map(AsFd::as_fd);
@@ -243,7 +245,8 @@ impl Files {
         }
         let kind = entry.r#type();
         self.entries.push(entry);
-        self.open.entry(key).or_default().push(((window, fd), id, kind));
+        let alike = self.open.entry(key).or_default();
+        alike.insert(place, ((window, fd), id, kind));
         if descriptor.info.all("lock").next().is_some() {
             log.lost(format_args!("pid {pid}: the file locks of descriptor {fd}"));
         }

@@ -30,7 +30,7 @@ use super::{
 pub(super) const INDEX: &str = "index.json";
 /// The largest document.
 const LARGEST_DOCUMENT: u64 = 4 << 20;
-/// The largest layer, unpacked.
+/// The largest layer, unpacked, where the disk has room for it.
 const LARGEST_LAYER: u64 = 64 << 30;
 /// The annotations that make an image a checkpoint: those of `checkpointctl build` and CRI-O of today, and of older ones.
 const MARKS: [&str; 2] = [
@@ -174,6 +174,9 @@ impl Layout {
         let name = self.blob(digest)?;
         let failed = |error: io::Error| self.wrong(format!("{name}: {error}"));
         let mut unpacked = tempfile::tempfile_in(folder).map_err(failed)?;
+        // A small layer may unpack to any size, and a disk that is full fails others.
+        let disk = nix::sys::statvfs::fstatvfs(&unpacked).map_err(|errno| failed(errno.into()))?;
+        let most = largest_layer(disk.blocks_available().saturating_mul(disk.fragment_size()));
         let mut hashed = Hashed {
             input: BufReader::with_capacity(1 << 16, self.open(&name)?),
             hash: Sha256::new(),
@@ -182,19 +185,27 @@ impl Layout {
         hashed.read_exact(&mut first).map_err(failed)?;
         let mut whole = (&first[..]).chain(&mut hashed);
         let written = if first == GZIP {
-            let mut plain = MultiGzDecoder::new(&mut whole).take(LARGEST_LAYER + 1);
+            let mut plain = MultiGzDecoder::new(&mut whole).take(most + 1);
             io::copy(&mut plain, &mut unpacked)
         } else {
-            io::copy(&mut (&mut whole).take(LARGEST_LAYER + 1), &mut unpacked)
+            io::copy(&mut (&mut whole).take(most + 1), &mut unpacked)
         };
-        if written.map_err(failed)? > LARGEST_LAYER {
-            return Err(self.wrong(format!("{name} is too large")));
+        if written.map_err(failed)? > most {
+            return Err(self.wrong(format!(
+                "{name} unpacks to more than {most} bytes: more than nine tenths of what is free in {}, or than any checkpoint",
+                folder.display()
+            )));
         }
         io::copy(&mut whole, &mut io::sink()).map_err(failed)?;
         self.check(&name, hashed.hash.finalize().as_ref())?;
         unpacked.flush().map_err(failed)?;
         Ok(unpacked)
     }
+}
+
+/// How large a layer may be, unpacked, where so many bytes are free: a tenth of them is left to others.
+fn largest_layer(free: u64) -> u64 {
+    LARGEST_LAYER.min(free - free / 10)
 }
 
 /// What is read, and its digest.
@@ -246,4 +257,16 @@ pub(super) fn find(path: &Path) -> io::Result<Option<Layout>> {
     Ok(members
         .contains_key(INDEX)
         .then_some(Layout::Archive { path, file, members }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_leaves_room_on_the_disk() {
+        assert_eq!(largest_layer(0), 0);
+        assert_eq!(largest_layer(1000), 900);
+        assert_eq!(largest_layer(u64::MAX), LARGEST_LAYER);
+    }
 }
