@@ -305,11 +305,10 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, namespace: &str, uid: &str) -> Pod {
-        serde_yaml_ng::from_str(&format!(
+        super::super::static_pod::yaml(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, uid: {uid}}}, \
              spec: {{containers: [{{name: app}}], initContainers: [{{name: first}}]}}}}"
         ))
-        .unwrap()
     }
 
     #[test]

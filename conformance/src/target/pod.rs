@@ -7,6 +7,8 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
 };
 use reqwest::Method;
+use serde::Deserialize as _;
+use serde_json::Value;
 
 use super::{Client, ContainerRef, Credentials, Kubelet, Neighbours, TargetError};
 
@@ -127,7 +129,7 @@ fn has_exited(status: &ContainerStatus) -> bool {
 
 /// The Pod in the body of GET /pods, if it is there.
 fn pod_in(body: &str, subject: &ContainerRef) -> Result<Option<Pod>, serde_json::Error> {
-    let list: List<Pod> = serde_json::from_str(body)?;
+    let list = List::<Pod>::deserialize(serde_json::from_str::<Value>(body)?)?;
     Ok(list.items.into_iter().find(|pod| {
         let metadata = &pod.metadata;
         metadata.name.as_deref() == Some(&subject.pod) && metadata.namespace.as_deref() == Some(&subject.namespace)
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_manifest_has_the_containers_that_the_cases_name() {
-        let pod: Pod = serde_yaml_ng::from_str(MANIFEST).unwrap();
+        let pod = Pod::deserialize(serde_yaml_ng::from_str::<Value>(MANIFEST).unwrap()).unwrap();
         assert_eq!(pod.metadata.name.as_deref(), Some(NAME));
         assert_eq!(pod.metadata.namespace.as_deref(), Some(NAMESPACE));
         let spec = pod.spec.unwrap();

@@ -235,9 +235,10 @@ async fn a_container_that_is_killed_under_its_checkpoint_ends_as_such(#[case] wi
             tokio::time::sleep(Duration::from_millis(200)).await;
         } else {
             eventually("all run on and nothing is read any more", || {
-                // With zombies: a copy that was killed is one until it is removed.
-                let all = family::descendants(shim.process().pid).expect("the shim runs");
-                let free = all.len() == 2 && all.iter().all(|kin| family::tracer(kin.id.pid) == 0);
+                let all = || family::descendants(shim.process().pid).expect("the shim runs");
+                // With zombies: a copy that was killed is one until it is removed. Counted after they are seen to run, since copies
+                // are made while they stand.
+                let free = all().iter().all(|kin| family::tracer(kin.id.pid) == 0) && all().len() == 2;
                 free.then_some(())
             })
             .await;

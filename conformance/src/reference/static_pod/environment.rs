@@ -86,12 +86,11 @@ mod tests {
 
     #[test]
     fn knows_the_pods_own_fields() {
-        let pod: Pod = serde_yaml_ng::from_str(
+        let pod: Pod = super::super::yaml(
             "{apiVersion: v1, kind: Pod, metadata: {name: p, uid: u}, spec: {nodeName: n, containers: [{name: a, env: [\
              {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: IP, valueFrom: {fieldRef: \
              {fieldPath: status.podIP}}}, {name: BOTH, value: $(NAME)-$(X)}]}]}}",
-        )
-        .unwrap();
+        );
         let variables = of(&pod, &pod.spec.as_ref().unwrap().containers[0]);
         assert_eq!(
             variables,

@@ -57,7 +57,8 @@ pub(in super::super) fn load(path: &Path, node: &str) -> (Vec<Pod>, Vec<Manifest
 
 fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
-    let value: serde_yaml_ng::Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
+    // By way of one kind of value, as from every other source: the compiler writes the reader of a Pod, which is long, once.
+    let value: serde_json::Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
     let field = |name: &str| {
         value
             .get(name)

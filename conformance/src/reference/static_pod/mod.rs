@@ -196,3 +196,10 @@ async fn try_remove(cri: &Cri, pod: &Pod, gracefully: bool) -> Result<(), CriErr
     }
     Ok(())
 }
+
+/// What a test writes as YAML.
+#[cfg(test)]
+pub(super) fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    let value: serde_json::Value = serde_yaml_ng::from_str(text).expect("YAML");
+    serde_json::from_value(value).expect("what is asked for")
+}

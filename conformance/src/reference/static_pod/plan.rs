@@ -126,10 +126,9 @@ mod tests {
     use super::*;
 
     fn spec(policy: &str, inits: &str) -> PodSpec {
-        serde_yaml_ng::from_str(&format!(
+        super::super::yaml(&format!(
             "{{restartPolicy: {policy}, initContainers: [{inits}], containers: [{{name: a}}, {{name: b}}]}}"
         ))
-        .unwrap()
     }
 
     /// `a=run b=0 c=created`: how the containers stand.

@@ -305,12 +305,11 @@ mod tests {
     use super::*;
 
     fn pod(extra: &str) -> Pod {
-        serde_yaml_ng::from_str(&format!(
+        super::super::yaml(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: web-n, namespace: x, uid: u, labels: {{app: web}}, \
              annotations: {{fake-cri.dev/memory: 1Mi}}}}, spec: {{{extra} containers: [{{name: app, image: busybox, \
              command: [sh, $(HOME)], env: [{{name: HOME, value: /root}}]}}]}}}}"
         ))
-        .unwrap()
     }
 
     #[test]

@@ -70,13 +70,12 @@ mod tests {
 
     #[test]
     fn mounts_what_it_knows() {
-        let pod: Pod = serde_yaml_ng::from_str(
+        let pod: Pod = super::super::yaml(
             "{apiVersion: v1, kind: Pod, metadata: {name: p, uid: u}, spec: {volumes: [{name: h, hostPath: {path: /srv}}, \
              {name: e, emptyDir: {}}, {name: s, secret: {secretName: x}}], containers: [{name: a, volumeMounts: [\
              {name: h, mountPath: /h, readOnly: true, subPath: below}, {name: e, mountPath: /e}, \
              {name: s, mountPath: /s}]}]}}",
-        )
-        .unwrap();
+        );
         let folder = tempfile::tempdir().unwrap();
         let config = Config::new(folder.path(), "unix:///x");
         let mounts = mounts(&config, &pod, &spec(&pod).containers[0]);

@@ -104,6 +104,7 @@ fn read<T: DeserializeOwned>(what: &str, answer: &Answer) -> Result<T, TargetErr
         )));
     }
     serde_json::from_str(&answer.body)
+        .and_then(serde_json::from_value::<T>)
         .map_err(|error| TargetError::NotReady(format!("the API server's answer to {what} cannot be read: {error}")))
 }
 
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_node_is_reached_by_its_internal_address_and_the_port_that_it_tells() {
-        let node = |text: &str| address_of(serde_json::from_str(text).unwrap());
+        let node = |text: &str| address_of(serde_json::from_value(serde_json::from_str(text).unwrap()).unwrap());
         let whole = node(
             r#"{"metadata":{"name":"a"},"status":{"addresses":[{"type":"Hostname","address":"a.local"},
                 {"type":"InternalIP","address":"10.0.0.2"}],"daemonEndpoints":{"kubeletEndpoint":{"Port":10300}}}}"#,
