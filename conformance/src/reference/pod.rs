@@ -306,7 +306,7 @@ mod tests {
 
     fn pod(name: &str, namespace: &str, uid: &str) -> Pod {
         super::super::static_pod::yaml(&format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, uid: {uid}}}, \
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, uid: '{uid}'}}, \
              spec: {{containers: [{{name: app}}], initContainers: [{{name: first}}]}}}}"
         ))
     }

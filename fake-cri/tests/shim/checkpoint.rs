@@ -135,10 +135,11 @@ async fn a_container_runs_on_after_its_checkpoint_and_the_shim_stays_small() {
 async fn a_caller_that_goes_away_cancels(#[case] at: Phase) {
     let rig = Rig::new();
     let (shim, init) = started(&rig).await;
-    for _ in 0..3 {
+    let mut gone = 0;
+    for round in 1..=30 {
         let reached = Notify::new();
         {
-            // Dropped right after the phase was told.
+            // Dropped right after the phase was told. On a busy machine all the rest may be told with it.
             let mut checkpoint = pin!(shim.checkpoint(job(&rig, init), |phase| {
                 if phase == at {
                     reached.notify_one();
@@ -146,9 +147,8 @@ async fn a_caller_that_goes_away_cancels(#[case] at: Phase) {
             }));
             tokio::select! {
                 biased;
-                () = reached.notified() => {}
-                // After the last phase little is left to do.
-                result = &mut checkpoint => assert!(at == Phase::Finish && result.is_ok(), "{result:?}"),
+                () = reached.notified() => gone += 1,
+                result = &mut checkpoint => assert!(result.is_ok(), "{result:?}"),
             }
         }
         // The next one is let in once this one is over.
@@ -157,7 +157,12 @@ async fn a_caller_that_goes_away_cancels(#[case] at: Phase) {
         fs::remove_file(archive(&rig)).expect("it is there");
         assert_eq!(files(&rig), Vec::<String>::new());
         runs_on(&rig, init).await;
+        // After the last phase little is left to do: it is often done before anyone could go away.
+        if gone == 3 || (at == Phase::Finish && round == 3) {
+            return;
+        }
     }
+    panic!("of 30 checkpoints {gone} were not done before their caller was away");
 }
 
 /// Checkpoints as soon as none is under way.

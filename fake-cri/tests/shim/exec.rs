@@ -153,12 +153,17 @@ async fn stats_count_all_processes_and_the_time_of_those_that_ended() {
     let more = shim.stats().await.expect("it runs");
     assert!(more.cpu_ns >= stats.cpu_ns && more.started_at_ns == stats.started_at_ns);
     // A command beside it counts for nothing.
-    let during = shim.exec(words(&["sleep", "0.3"]), Vec::new(), None);
-    let (_, processes) = tokio::join!(during, async {
+    let fifo = rig.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let during = shim.exec(words(&["cat", &fifo.display().to_string()]), Vec::new(), None);
+    let (output, processes) = tokio::join!(during, async {
         eventually("the command", || (rig.processes().len() == 3).then_some(())).await;
-        shim.stats().await.expect("it runs").processes
+        let processes = shim.stats().await.expect("it runs").processes;
+        // Its end comes with that of its input.
+        drop(std::fs::OpenOptions::new().write(true).open(&fifo).expect("it reads"));
+        processes
     });
-    assert_eq!(processes, 2);
+    assert_eq!((output.expect("it ends").exit_code, processes), (0, 2));
     shim.kill_all().await.expect("it runs");
     shim.wait().await;
     assert!(matches!(
