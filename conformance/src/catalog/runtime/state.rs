@@ -163,7 +163,7 @@ async fn log(s: &RuntimeSession) -> Judgement {
 
 async fn exec_in_flight(s: &RuntimeSession) -> Judgement {
     /// How long the command takes: longer than the checkpoint of a small container takes to begin.
-    const TAKES: Duration = Duration::from_millis(400);
+    const TAKES: Duration = Duration::from_millis(800);
     s.intact().await?;
     let container = s.container(s.small().own_pod().exec_delay(TAKES)).await?;
     let command = s.runtime.program.lasting(TAKES);
