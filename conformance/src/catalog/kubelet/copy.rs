@@ -43,7 +43,7 @@ async fn before(s: &Session) -> Result<&Workload, Stop> {
 
 async fn runs_on(s: &Session) -> Judgement {
     let before = before(s).await?;
-    match s.after().await?.1 {
+    match s.after().await? {
         After::Moved(later) if later.same_process(before) => pass(format!(
             "pid {}, tick {} before, {} after",
             before.pid.unwrap_or_default(),

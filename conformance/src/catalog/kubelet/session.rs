@@ -47,7 +47,7 @@ pub(super) const LATE: Duration = Duration::from_secs(2);
 pub struct Session {
     /// The kubelet.
     pub kubelet: Kubelet,
-    first: Once<Result<(First, After), Stop>>,
+    first: Once<Result<Begun, Stop>>,
     listing: Once<Inspected>,
     began: Instant,
     // The case that found that no further checkpoint can be judged: the container did not survive the first one, or the
@@ -72,6 +72,13 @@ pub(super) struct First {
     pub(super) location: Option<String>,
     /// The archive as it is found there, or why not.
     pub(super) file: Result<Evidence, Missing>,
+}
+
+/// The first checkpoint, and what became of the container.
+#[derive(Clone, Debug)]
+struct Begun {
+    first: First,
+    after: Result<After, Stop>,
 }
 
 /// The container after the first checkpoint. It is looked at then, and not when a case asks: what was left frozen is let go before
@@ -139,25 +146,24 @@ impl Session {
 
     /// The first checkpoint, whatever was answered.
     pub(super) async fn first(&self) -> Result<&First, Stop> {
-        self.first_and_after().await.map(|(first, _)| first)
+        self.begun().await.map(|begun| &begun.first)
     }
 
-    /// The first checkpoint, which was answered 200, and what became of the container.
-    pub(super) async fn after(&self) -> Result<(&First, &After), Stop> {
+    /// What became of the container after the first checkpoint, which was answered 200.
+    pub(super) async fn after(&self) -> Result<&After, Stop> {
         self.made().await?;
-        self.first_and_after().await
+        self.begun().await?.after.as_ref().map_err(Clone::clone)
     }
 
-    async fn first_and_after(&self) -> Result<(&First, &After), Stop> {
+    async fn begun(&self) -> Result<&Begun, Stop> {
         let begin = || async {
             let first = self.attempt(self.subject()).await?;
-            let after = self.look_after(&first).await?;
-            Ok((first, after))
+            // A log that cannot be read any more is told by the case about it, and by no other.
+            let after = self.look_after(&first).await;
+            Ok(Begun { first, after })
         };
-        match self.first.get_or_init(begin).await {
-            Ok((first, after)) => Ok((first, after)),
-            Err(stop) => Err(stop.clone()),
-        }
+        let begun = self.first.get_or_init(begin).await;
+        begun.as_ref().map_err(Clone::clone)
     }
 
     /// Waits until the container has moved after a checkpoint, or for many of its ticks.

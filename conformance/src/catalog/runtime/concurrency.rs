@@ -58,8 +58,7 @@ const SLOW: Duration = Duration::from_millis(400);
 /// Memory that takes any runtime longer than a small container.
 const MEMORY: u64 = 192 << 20;
 
-/// Waits until a checkpoint that was asked for has the container stand still, as far as that can be seen from here: a bounded
-/// time, which is what any runtime takes to begin.
+/// Waits until a checkpoint that was asked for has the container stand still; only a moment where its processes cannot be seen.
 async fn under_way(s: &RuntimeSession, container: &Container) {
     const POLL: Duration = Duration::from_millis(5);
     const BEGINS: Duration = Duration::from_millis(50);
