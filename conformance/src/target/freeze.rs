@@ -139,11 +139,6 @@ fn is_frozen(folder: &Path, v1: bool) -> bool {
     }
 }
 
-/// Whether the first process of a container stands still, quickly told.
-pub(super) fn stands(cgroups: &Cgroups, first: i32, names: &[&str]) -> bool {
-    family::Kin::of(first).is_ok_and(|kin| matches!(kin.state, b'T' | b't')) || cgroups.frozen(first, names).is_some()
-}
-
 /// What holds the container whose first process this is; `None` when nothing does that can be seen. A container that is
 /// being checkpointed is held rightly: ask only when no checkpoint is under way.
 pub(super) fn hold(cgroups: &Cgroups, first: i32, names: &[&str]) -> Option<Hold> {

@@ -44,10 +44,7 @@ pub(super) fn neighbours(subject: &ContainerRef) -> Neighbours {
 
 /// The containers beside this one, as a running kubelet tells them; none where it does not.
 pub(super) async fn discover(client: &Client, subject: &ContainerRef) -> Neighbours {
-    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await;
-    let pod = answer
-        .ok()
-        .and_then(|answer| pod_in(&answer.body, subject).ok().flatten());
+    let pod = ask(client, subject).await.ok().flatten();
     let status = pod.and_then(|pod| pod.status).unwrap_or_default();
     let find = |statuses: &Option<Vec<ContainerStatus>>, holds: fn(&ContainerStatus) -> bool| {
         let mut others = statuses
@@ -75,9 +72,7 @@ pub(super) async fn discover(client: &Client, subject: &ContainerRef) -> Neighbo
 /// # Errors
 /// No answer, or a body that is no list of Pods.
 pub(super) async fn restarts(client: &Client, container: &ContainerRef) -> Result<Option<i32>, TargetError> {
-    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await?;
-    let pod = pod_in(&answer.body, container)
-        .map_err(|error| TargetError::NotReady(format!("the list of Pods cannot be read: {error}")))?;
+    let pod = ask(client, container).await?;
     let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
     let status = statuses.iter().find(|status| status.name == container.container);
     Ok(status
@@ -87,10 +82,7 @@ pub(super) async fn restarts(client: &Client, container: &ContainerRef) -> Resul
 
 /// The Pod's uid and the runtime's id of a container, as the kubelet tells them; none where it does not.
 pub(super) async fn names(client: &Client, container: &ContainerRef) -> Vec<String> {
-    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await;
-    let pod = answer
-        .ok()
-        .and_then(|answer| pod_in(&answer.body, container).ok().flatten());
+    let pod = ask(client, container).await.ok().flatten();
     let Some(pod) = pod else { return Vec::new() };
     let statuses = pod
         .status
@@ -125,6 +117,13 @@ fn is_running(status: &ContainerStatus) -> bool {
 
 fn has_exited(status: &ContainerStatus) -> bool {
     status.state.as_ref().is_some_and(|state| state.terminated.is_some())
+}
+
+/// The Pod of a container as the kubelet tells it now, if it knows it.
+async fn ask(client: &Client, container: &ContainerRef) -> Result<Option<Pod>, TargetError> {
+    let answer = client.send(Credentials::Good, Method::GET, client.url("/pods")).await?;
+    pod_in(&answer.body, container)
+        .map_err(|error| TargetError::NotReady(format!("the list of Pods cannot be read: {error}")))
 }
 
 /// The Pod in the body of GET /pods, if it is there.

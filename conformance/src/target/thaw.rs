@@ -59,9 +59,6 @@ impl Kubelet {
         let names: Vec<_> = process.names.iter().map(String::as_str).collect();
         let began = Instant::now();
         let held = loop {
-            if !freeze::stands(cgroups, process.id.pid, &names) {
-                return;
-            }
             match freeze::hold(cgroups, process.id.pid, &names) {
                 // No checkpoint stops by a signal in passing.
                 Some(held @ freeze::Hold::Stopped(_)) => break held,
