@@ -3,9 +3,9 @@
 //! ```text
 //!  create the temporary; look at what takes long
 //!  phase freeze    all threads stand still
-//!  phase capture   registers, descriptors, and what else only those who stand can tell, are read
-//!  phase write     every process is copied, as by a fork
-//!                  what a copy does not hold --> archive
+//!  phase capture   registers, descriptors, and what else only those who stand can tell, are read;
+//!                  every process is copied meanwhile, as by a fork
+//!  phase write     what a copy does not hold --> archive
 //!                  thaw
 //!                  the copies' page maps give every size
 //!                  images, and the copies' pages --> archive; the copies are removed
@@ -13,7 +13,7 @@
 //!  phase finish    rename
 //! ```
 //!
-//! Where nothing is copied (`--freeze whole`, a delay model in the freeze, [`super::twin::Unfit`]), images and all pages go to the
+//! Where nothing is copied (`--freeze whole`, a delay model in the freeze, [`Unfit`]), images and all pages go to the
 //! archive before the thaw. Each line may be the last: the caller gives up, the deadline passes, the disk is full, a process
 //! dies. Then everything is let go, the temporary is removed and nothing is at the location.
 
@@ -30,7 +30,8 @@ use cri_proto::document::ROOTFS_DIFF;
 use super::{
     DelayIn, Failure, Freeze, Host, Job, Phase, Quirk, Report,
     archive::Archive,
-    capture::{self, Eyes, Standing},
+    capture::{self, Eyes},
+    copying::{Copying, Unfit},
     error::Error,
     fault::{self, Faults},
     freeze::Frozen,
@@ -38,11 +39,10 @@ use super::{
     outlook::Outlook,
     pages::Times,
     stats,
-    twin::{Twins, Unfit},
     watch::Watch,
     write::{Moved, Write},
 };
-use crate::process::proc;
+use crate::process::{proc, processor::Aside};
 
 /// Checkpoints a container. Blocks until it is done; the caller must be a thread that may.
 ///
@@ -119,23 +119,27 @@ fn fill(
     let surroundings = capture::Surroundings::own(job.init.pid);
     let outlook = outlook(job, host)?;
     log.info(format_args!("looked at what runs"));
+    // What it is to be asked it answers while the rest is read.
+    let aside = Aside::of(job.init.pid);
     let mut frozen = Frozen::freeze(host, watch, job.freeze_bound, &mut log)?;
     frozen.leave_stopped(leave);
     frozen.leave_stopped(enter(Phase::Capture, archive)?);
-    let standing = capture::stand(
-        &frozen,
-        job.init,
-        shape,
-        &surroundings,
-        outlook.as_ref().ok(),
-        watch,
-        &mut log,
-    )?;
+    let found = capture::find(&frozen, job.init, shape, outlook.as_ref().ok(), watch, &mut log)?;
+    let copying = Copying::begin(host, &found, outlook, job.freeze_bound, &mut log)?;
+    let mut standing = found.read(job.init, &surroundings, watch, &mut log)?;
     log.info(format_args!("read what stands"));
+    let (answers, twins) = copying.end(&mut log)?;
+    standing.told(&answers);
+    if twins.is_err() {
+        standing.ask_inherited(&mut log)?;
+    }
     let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
     all_carried(job, &log)?;
 
     frozen.leave_stopped(enter(Phase::Write, archive)?);
+    if !job.injections.is_empty() {
+        frozen.still_stands()?;
+    }
     let until = job.delay.as_ref().map(|delay| {
         let memory = delay.counted_memory(|| resident(&frozen), || proportional(&frozen));
         (delay.within, watch.started().checked_add(delay.time(memory)))
@@ -146,9 +150,11 @@ fn fill(
         blanks: fault::blanks(job, &frozen),
         watch,
     };
-    let moved = match copies(job, host, &standing, outlook)? {
-        Ok(twins) => write.read_copies(frozen, standing, twins, &mut log)?,
+    let moved = match twins {
+        Ok(twins) => write.read_copies((frozen, aside), standing, twins, &mut log)?,
         Err(unfit) => {
+            // All processors may read what stands for so long.
+            drop(aside);
             log.info(format_args!("stands still until all is read: {unfit}"));
             let (times, capture) = match fault::images_from(job) {
                 Some(earlier) => {
@@ -256,19 +262,6 @@ fn outlook(job: &Job, host: &dyn Host) -> Result<Result<Outlook, Unfit>, Error> 
         return Ok(Err(Unfit::Modelled));
     }
     Ok(Outlook::take(host)?.map_err(Unfit::from))
-}
-
-/// Copies the container where that harms nobody; the inner error says why it is not.
-fn copies<'a>(
-    job: &Job,
-    host: &'a dyn Host,
-    standing: &Standing,
-    outlook: Result<Outlook, Unfit>,
-) -> Result<Result<Twins<'a>, Unfit>, Error> {
-    match outlook {
-        Ok(outlook) => Twins::make(host, standing, &outlook, job.freeze_bound),
-        Err(unfit) => Ok(Err(unfit)),
-    }
 }
 
 /// Waits until the modelled time is over; a time that no clock can count is waited for without end.

@@ -93,7 +93,7 @@ impl FrozenProcess {
 pub(crate) struct Frozen<'a> {
     host: &'a dyn Host,
     processes: BTreeMap<i32, FrozenProcess>,
-    /// When the first thread was asked to stop.
+    /// When the first thread was asked to stop; until then, when it was begun to look for one.
     asked_at: Instant,
     /// When the last one stood still.
     still_at: Instant,
@@ -113,19 +113,19 @@ impl<'a> Frozen<'a> {
         bound: Duration,
         log: &mut DumpLog,
     ) -> Result<Self, Error> {
-        let asked_at = Instant::now();
+        let began = Instant::now();
         let mut frozen = Self {
             host,
             processes: BTreeMap::new(),
-            asked_at,
-            still_at: asked_at,
+            asked_at: began,
+            still_at: began,
             leave_stopped: false,
         };
         let mut rounds = 0;
         while frozen.ask_new_ones(log)? {
             frozen.wait_for_asked(watch, bound)?;
             rounds += 1;
-            if asked_at.elapsed() > bound {
+            if began.elapsed() > bound {
                 return Err(Error::Restless(bound));
             }
         }
@@ -137,7 +137,7 @@ impl<'a> Frozen<'a> {
             "froze {} processes, {} threads in {:?}, {rounds} rounds",
             frozen.processes.len(),
             frozen.threads(),
-            frozen.still_at - asked_at,
+            frozen.freezing_time(),
         ));
         Ok(frozen)
     }
@@ -179,6 +179,9 @@ impl<'a> Frozen<'a> {
             };
             if proc::identity(member.pid).ok() != Some(member) {
                 continue;
+            }
+            if self.threads() == 0 {
+                self.asked_at = Instant::now();
             }
             let process = self.processes.entry(member.pid).or_insert_with(|| FrozenProcess {
                 id: member,
@@ -263,6 +266,22 @@ impl<'a> Frozen<'a> {
                     .retain(|tid, stand| *stand == Stand::Asked || ptrace::detach(*tid).is_err());
             }
         }
+    }
+
+    /// Fails if a process was killed since all stood.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`].
+    pub(crate) fn still_stands(&self) -> Result<(), Error> {
+        for process in self.processes.values() {
+            let pid = process.pid();
+            let stands = |tid| proc::stat(tid).is_ok_and(|stat| matches!(stat.state, 't' | 'T'));
+            if process.window().is_some_and(|tid| !stands(tid)) {
+                return Err(Error::Ended { pid });
+            }
+        }
+        Ok(())
     }
 
     /// A fault: whether the container is left stopped when it is let go. A ptrace stop cannot outlive its tracer, so it is

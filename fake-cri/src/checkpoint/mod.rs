@@ -11,6 +11,7 @@
 
 pub(crate) mod archive;
 mod capture;
+mod copying;
 mod delay;
 mod engine;
 pub(crate) mod error;

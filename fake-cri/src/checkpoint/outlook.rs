@@ -56,10 +56,15 @@ impl Outlook {
     }
 
     /// The headings of a process that stands with the flags that they had; `None` where that is not to be told: a mapping lies
-    /// where there was none, or memory is locked, which a copy's is not.
-    pub(crate) fn with_flags(&self, process: ProcessId, window: i32, headings: &[Mapping]) -> Option<Vec<Mapping>> {
+    /// where there was none, or memory is locked (so much of it, in KiB), which a copy's is not.
+    pub(crate) fn with_flags(
+        &self,
+        process: ProcessId,
+        locked: Option<u64>,
+        headings: &[Mapping],
+    ) -> Option<Vec<Mapping>> {
         let (_, seen) = self.mappings.get(&process.pid).filter(|(known, _)| *known == process)?;
-        if proc::status(window).ok()?.vmlck != Some(0) {
+        if locked != Some(0) {
             return None;
         }
         let mut at = seen.as_slice();
@@ -97,7 +102,7 @@ mod tests {
             mappings: BTreeMap::from([(process.pid, (process, seen.to_vec()))]),
         };
         let seen = [mapping(0x1000, 0x3000, &[*b"wf"]), mapping(0x5000, 0x6000, &[*b"rd"])];
-        let with = |headings: &[Mapping]| outlook(&seen).with_flags(process, process.pid, headings);
+        let with = |headings: &[Mapping]| outlook(&seen).with_flags(process, Some(0), headings);
         // The second one grew, the first one was split.
         let headings = [
             mapping(0x1000, 0x2000, &[]),
@@ -121,8 +126,10 @@ mod tests {
         assert!(outlook(&seen).knows(process) && !outlook(&seen).knows(another));
         let locked = outlook(&[mapping(0x1000, 0x2000, &[*b"lo"])]);
         assert_eq!(
-            locked.with_flags(process, process.pid, &[mapping(0x1000, 0x2000, &[])]),
+            locked.with_flags(process, Some(0), &[mapping(0x1000, 0x2000, &[])]),
             None
         );
+        let headings = [mapping(0x1000, 0x2000, &[])];
+        assert_eq!(outlook(&seen).with_flags(process, Some(4), &headings), None, "locked");
     }
 }

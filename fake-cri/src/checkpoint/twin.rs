@@ -5,29 +5,29 @@
 //!        |                              |
 //!     runs on                       is read, lets go of its memory, never runs
 //!        |                              |
-//!   stands again, for a moment       is killed, and waited for by the tracer
+//!        |                          is killed, and waited for by the tracer
 //!        |
-//!   wait4(copy)  runs on
+//!   stands again for a moment, if the copy is its child: wait4(copy)
+//!        |
+//!     runs on
 //! ```
 //!
 //! A copy is what fork(2) makes, so it holds all memory as it was at that moment, and costs a page only where the original
-//! writes on. Its exit signal is none: no wait call without `__WALL` or `__WCLONE` sees it, and no SIGCHLD tells of it. It is a
-//! child of the process it was copied from, which alone can take it off the list of processes; hence the second stop.
+//! writes on. A process that is a child of ours makes it a child of ours too (`CLONE_PARENT`), which we wait for as its tracer. Any
+//! other's copy is its own child, whose exit signal is none: no wait call without `__WALL` or `__WCLONE` sees it, and no SIGCHLD
+//! tells of it; it alone can take it off the list of processes, hence the second stop. [`super::copying`] makes them.
 //!
 //! What a fork does not carry (shared memory, `MADV_DONTFORK`, `MADV_WIPEONFORK`, huge pages of hugetlbfs) is read from the
-//! original before it runs on: [`super::pages::Run::early`]; private memory of this kind is held in between, so a process may
-//! have [`MOST_UNFORKED`] of it. Where a copy could be noticed, or could make the container fail,
-//! none is made, and the container stands still until all is read: [`Unfit`] says why.
+//! original before it runs on: [`super::pages::Run::early`]; private memory of this kind is held in between.
 //!
-//! What is left to be noticed by one who looks for it: a number that is taken for a while and shows in `/proc`, the copy's CPU
-//! time and peak of memory in `RUSAGE_CHILDREN`, and calls that a stop interrupts (`epoll_wait`), once more than a freeze does.
-//! A process that calls exec while its copy is read is told of the copy's end by a SIGCHLD, as the kernel does where the parent
-//! has changed; and where it ends meanwhile, whoever takes over its children is.
+//! What is left to be noticed by one who looks for it: a number that is taken for a while and shows in `/proc`, and calls that a
+//! stop interrupts (`epoll_wait`). Of its own child a process may see CPU time and peak of memory in `RUSAGE_CHILDREN`, and the
+//! second stop; one that calls exec while it is read is told of its end by a SIGCHLD, as the kernel does where the parent has
+//! changed, and where it ends meanwhile, whoever takes over its children is.
 //!
 //! The tracer's end kills a copy (`PTRACE_O_EXITKILL`).
 
 use std::{
-    fs,
     ops::Range,
     slice, thread,
     time::{Duration, Instant},
@@ -39,74 +39,39 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{
-    Host,
-    capture::{Space, Standing},
-    error::Error,
-    headroom::{self, Short},
-    hold,
-    log::DumpLog,
-    outlook::Outlook,
-};
+use super::{Host, error::Error, hold, log::DumpLog};
 use crate::process::{
     ProcessId,
-    inject::{Gate, InjectError, Injection},
+    inject::{Area, Gate, InjectError, Injection},
     memory::Memory,
     proc,
-    ptrace::{self, Event, Stop},
+    ptrace::{self, Event},
 };
 
-/// More shared mappings than this are not unmapped one by one while the container stands.
-const MOST_SHARED: usize = 256;
 /// The longest that the end of a copy is waited for: all of its page tables go with it.
 const LAST: Duration = Duration::from_secs(60);
 /// The stack of the thread that has an original wait for its copy.
 const STACK: usize = 128 << 10;
 /// How much a copy lets go of at a time, well within the bound of a call.
 const PIECE: u64 = 1 << 30;
-/// More bytes of private memory that a fork does not carry are not held while the container runs on.
-const MOST_UNFORKED: u64 = 16 << 20;
-
-/// Why the container is not copied but stands still until all is read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unfit {
-    #[error("that was asked for")]
-    Asked,
-    #[error("a fault or a delay wants it to stand still")]
-    Modelled,
-    #[error("{0}")]
-    Short(#[from] Short),
-    #[error("process {pid}: {source}")]
-    Inject { pid: i32, source: InjectError },
-    #[error("process {pid}: {call}: {errno}")]
-    Call { pid: i32, call: &'static str, errno: Errno },
-    #[error("process {0} handles page faults of its own (userfaultfd), and may be told of a fork")]
-    Userfault(i32),
-    #[error("process {0} has its children begin in another namespace")]
-    Namespace(i32),
-    #[error("process {0} has {1} shared mappings")]
-    Shared(i32, usize),
-    #[error("process {0} cannot be made to call the kernel")]
-    NoGate(i32),
-    #[error("{0} bytes of private memory are not for forks (MADV_DONTFORK, MADV_WIPEONFORK, huge pages)")]
-    Unforked(u64),
-}
 
 /// One copy and the process it was made of.
 #[derive(Debug)]
-struct Twin {
-    original: ProcessId,
+pub(super) struct Twin {
+    pub(super) original: ProcessId,
     /// The thread that made it, through which the original is seen.
-    window: i32,
-    gate: Gate,
+    pub(super) window: i32,
+    pub(super) gate: Gate,
     /// The copy's number here, and in the original's namespace.
-    copy: i32,
-    inner: u64,
-    /// What stood in the original's area of restartable sequences.
-    sequence: Option<Sequence>,
+    pub(super) copy: i32,
+    pub(super) inner: Option<u64>,
+    /// What stood in the areas of restartable sequences of the original's threads.
+    pub(super) sequences: Vec<Sequence>,
+    /// Memory for answers, which it has from its original.
+    pub(super) area: Option<Area>,
 }
 
-/// Copies of all processes of the container. Dropped, they are gone without a trace.
+/// Copies of processes of the container. Dropped, they are gone without a trace.
 pub(crate) struct Twins<'a> {
     host: &'a dyn Host,
     bound: Duration,
@@ -116,97 +81,25 @@ pub(crate) struct Twins<'a> {
 }
 
 impl<'a> Twins<'a> {
-    /// Copies every process that stands still. The inner error says why it could not be; no copy is left then.
-    ///
-    /// # Errors
-    ///
-    /// A process that ended meanwhile, or that could not be put back.
-    pub(crate) fn make(
-        host: &'a dyn Host,
-        standing: &Standing,
-        outlook: &Outlook,
-        bound: Duration,
-    ) -> Result<Result<Self, Unfit>, Error> {
-        let mut twins = Self {
+    /// None yet, of originals that stand still. An original that runs again has to stand within the bound.
+    pub(super) fn none(host: &'a dyn Host, bound: Duration) -> Self {
+        Self {
             host,
             bound,
             twins: Vec::new(),
             standing: true,
-        };
-        if let Some(pid) = standing.userfault() {
-            return Ok(Err(Unfit::Userfault(pid)));
         }
-        let unforked = standing.spaces().flat_map(Space::unforked);
-        let bytes = unforked.map(|run| run.range.end - run.range.start).sum();
-        if bytes > MOST_UNFORKED {
-            return Ok(Err(Unfit::Unforked(bytes)));
-        }
-        let count = standing.spaces().count() as u64;
-        for space in standing.spaces() {
-            if let Err(unfit) = fits(space, count, outlook) {
-                return Ok(Err(unfit));
-            }
-        }
-        for space in standing.spaces() {
-            if let Err(unfit) = twins.add(space)? {
-                return Ok(Err(unfit));
-            }
-        }
-        Ok(Ok(twins))
     }
 
-    /// Copies one process.
-    fn add(&mut self, space: &Space) -> Result<Result<(), Unfit>, Error> {
-        let (original, window) = (space.process, space.window);
-        let pid = original.pid;
-        let unfit = |call| move |errno| Unfit::Call { pid, call, errno };
-        let Some(gate) = space.gate else {
-            return Ok(Err(Unfit::NoGate(pid)));
-        };
-        let sequence = match Sequence::of(window) {
-            Ok(sequence) => sequence,
-            Err(errno) => return Err(Error::capture(pid, "rseq", errno)),
-        };
-        let shared: Vec<_> = space.shared().cloned().collect();
-        if shared.len() > MOST_SHARED {
-            return Ok(Err(Unfit::Shared(pid, shared.len())));
-        }
-        self.host.copying();
-        let made = (|| {
-            let mut injection = Injection::enter(window, gate, libc::PTRACE_O_TRACECLONE)?;
-            let answer = injection.call(libc::SYS_clone, [0; 6]);
-            let left = injection.put_back();
-            // In the tracer's namespace the copy has the number that the event tells. It is there also when the call was not seen to
-            // its end.
-            let clone = |(event, _): &(i32, u64)| *event == libc::PTRACE_EVENT_CLONE;
-            if let Some((_, copy)) = injection.take_events().into_iter().find(clone) {
-                let copy = copy as i32;
-                let told = answer.as_ref().ok().and_then(|answer| answer.ok());
-                self.twins.push(Twin {
-                    original,
-                    window,
-                    gate,
-                    copy,
-                    inner: told.unwrap_or_else(|| inner_number(copy)),
-                    sequence,
-                });
-            }
-            let answer = answer?;
-            left?;
-            Ok(answer)
-        })();
-        self.tell();
-        let copy = match (made, self.twins.last()) {
-            (Err(error), _) => return judge(pid, error),
-            (Ok(Err(errno)), _) => return Ok(Err(unfit("clone")(errno))),
-            (Ok(Ok(_)), Some(twin)) if twin.original == original => twin.copy,
-            (Ok(Ok(_)), _) => return Err(Error::capture(pid, "the event of its copy", Errno::EPROTO)),
-        };
-        match prepare(copy, gate, &shared) {
-            Ok(Ok(())) => Ok(Ok(())),
-            Ok(Err((call, errno))) => Ok(Err(unfit(call)(errno))),
-            Err(source) => Ok(Err(Unfit::Inject { pid, source })),
-        }
+    /// Adds a copy that was made.
+    pub(super) fn add(&mut self, twin: Twin) -> &mut Twin {
+        self.twins.push(twin);
+        self.twins.last_mut().expect("just pushed")
+    }
+
+    /// All of them.
+    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Twin> {
+        self.twins.iter_mut()
     }
 
     /// The copy that holds the memory which this thread sees.
@@ -215,12 +108,19 @@ impl<'a> Twins<'a> {
         Some(twin.copy)
     }
 
+    /// The memory that this copy has for answers.
+    pub(crate) fn area(&self, copy: i32) -> Option<Area> {
+        let twin = self.twins.iter().find(|twin| twin.copy == copy)?;
+        twin.area.as_ref().map(|area| area.of_copy(copy))
+    }
+
     /// The copy that holds the memory which this thread sees makes no calls any more: its memory is as the original's was.
     pub(crate) fn settle(&self, window: i32) {
-        if let Some(twin) = self.twins.iter().find(|twin| twin.window == window)
-            && let Some(sequence) = &twin.sequence
-        {
-            sequence.put_into(twin.copy);
+        if let Some(twin) = self.twins.iter().find(|twin| twin.window == window) {
+            let mut memory = Memory::of(twin.copy);
+            for sequence in &twin.sequences {
+                sequence.put_into(&mut memory);
+            }
         }
     }
 
@@ -296,7 +196,7 @@ impl<'a> Twins<'a> {
     }
 
     /// Tells the host which copies there are.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         let copies: Vec<i32> = self.twins.iter().map(|twin| twin.copy).collect();
         self.host.copied(&copies);
     }
@@ -331,91 +231,47 @@ impl Drop for Twins<'_> {
     }
 }
 
-/// What of the failure of an injection makes a process unfit, and what ends the checkpoint.
-fn judge(pid: i32, error: InjectError) -> Result<Result<(), Unfit>, Error> {
+/// The failure of a copy to do as it is told.
+pub(super) fn failed(pid: i32, error: InjectError) -> Error {
     match error {
-        InjectError::Ended => Err(Error::Ended { pid }),
-        // It may not stand as it stood.
-        InjectError::Stuck(_) => Err(Error::capture(
-            pid,
-            "its copy",
-            std::io::Error::other(error.to_string()),
-        )),
-        source => Ok(Err(Unfit::Inject { pid, source })),
+        InjectError::Ended => Error::Ended { pid },
+        error => Error::capture(pid, "its copy", std::io::Error::other(error)),
     }
 }
 
-/// Whether a copy of this process, one of so many, harms nobody.
-fn fits(space: &Space, copies: u64, outlook: &Outlook) -> Result<(), Unfit> {
-    let (pid, window) = (space.process.pid, space.window);
-    if !outlook.knows(space.process) {
-        // It came just before the freeze, and was not looked at then.
-        let status = proc::status(window).ok();
-        let bytes = status.map_or(0, |status| status.rssanon.unwrap_or(0) + status.vmswap.unwrap_or(0));
-        headroom::look(pid, copies, bytes * 1024)?;
-    }
-    for (own, children) in [("pid", "pid_for_children"), ("time", "time_for_children")] {
-        let namespace = |name: &str| fs::read_link(format!("/proc/{window}/ns/{name}")).ok();
-        // A namespace that has no process yet cannot be read, which is no name of the own one either.
-        if namespace(own).is_some() && namespace(own) != namespace(children) {
-            return Err(Unfit::Namespace(pid));
-        }
-    }
-    Ok(())
-}
-
-/// Has a new copy let go of all that others could notice.
-fn prepare(copy: i32, gate: Gate, shared: &[Range<u64>]) -> Result<Result<(), (&'static str, Errno)>, InjectError> {
-    loop {
-        match ptrace::next_stop(copy) {
-            Ok(Some(Stop::Interrupted)) => break,
-            Ok(Some(_) | None) => thread::yield_now(),
-            Err(_) => return Err(InjectError::Ended),
-        }
-    }
-    ptrace::set_options(copy, libc::PTRACE_O_EXITKILL).map_err(|errno| InjectError::Kernel("options", errno))?;
-    let mut injection = Injection::enter(copy, gate, libc::PTRACE_O_EXITKILL)?;
-    let all = u64::from(u32::MAX);
-    if let Err(errno) = injection.call(libc::SYS_close_range, [0, all, 0, 0, 0, 0])? {
-        return Ok(Err(("close_range", errno)));
-    }
-    for range in shared {
-        let length = range.end - range.start;
-        // MADV_DONTFORK mappings are not there to be unmapped, which is no error of munmap.
-        if let Err(errno) = injection.call(libc::SYS_munmap, [range.start, length, 0, 0, 0, 0])? {
-            return Ok(Err(("munmap", errno)));
-        }
-    }
-    injection.leave()?;
-    Ok(Ok(()))
-}
-
-/// The bytes of a thread's restartable sequence area. The kernel writes the processor's number into a copy's when that goes
-/// through its calls; so what stood there is put back.
+/// The bytes of a thread's restartable sequence area. The kernel writes the processor's number there when a thread makes the calls
+/// that it is told to, and in the copy of the first one; so what stood there is put into the copy. (Not into the originals: where
+/// they run on, it has to be the processor that they are on.)
 #[derive(Debug)]
-struct Sequence {
+pub(super) struct Sequence {
     address: u64,
     bytes: Vec<u8>,
 }
 
 impl Sequence {
-    fn of(tid: i32) -> nix::Result<Option<Self>> {
-        let Some(area) = ptrace::rseq(tid)? else {
-            return Ok(None);
-        };
-        let mut bytes = vec![0; area.size as usize];
-        let range = area.pointer..area.pointer + bytes.len() as u64;
-        let read = Memory::of(tid).read(slice::from_ref(&range), &mut bytes, |_| {});
-        read.map_err(|_| Errno::ESRCH)?;
-        Ok(Some(Self {
-            address: area.pointer,
-            bytes,
-        }))
+    /// Those of the threads of one process, before they are made to call anything.
+    pub(super) fn of(threads: &[i32]) -> nix::Result<Vec<Self>> {
+        let mut memory = threads.first().map(|tid| Memory::of(*tid));
+        let mut sequences = Vec::new();
+        for tid in threads {
+            let (Some(area), Some(memory)) = (ptrace::rseq(*tid)?, &mut memory) else {
+                continue;
+            };
+            let mut bytes = vec![0; area.size as usize];
+            let range = area.pointer..area.pointer + bytes.len() as u64;
+            let read = memory.read(slice::from_ref(&range), &mut bytes, |_| {});
+            read.map_err(|_| Errno::ESRCH)?;
+            sequences.push(Self {
+                address: area.pointer,
+                bytes,
+            });
+        }
+        Ok(sequences)
     }
 
-    fn put_into(&self, copy: i32) {
+    fn put_into(&self, copy: &mut Memory) {
         // Where it fails, a restore still finds a processor's number there, as good as any other.
-        let _ = Memory::of(copy).write(self.address, &self.bytes);
+        let _ = copy.write(self.address, &self.bytes);
     }
 }
 
@@ -446,13 +302,14 @@ fn is_child(pid: i32, parent: i32) -> bool {
 
 /// Has a stopped thread wait for the copy, which has ended.
 fn reap(twin: &Twin, tid: i32, gate: Gate) -> Result<(), InjectError> {
+    let inner = twin.inner.unwrap_or_else(|| inner_number(twin.copy));
     let mut injection = Injection::enter(tid, gate, 0)?;
     let all = libc::__WALL as u64;
     // Without a place for status and usage nothing is written.
-    let waited = injection.call(libc::SYS_wait4, [twin.inner, 0, all | libc::WNOHANG as u64, 0, 0, 0])?;
+    let waited = injection.call(libc::SYS_wait4, [inner, 0, all | libc::WNOHANG as u64, 0, 0, 0])?;
     injection.leave()?;
     match waited {
-        Ok(pid) if pid == twin.inner => Ok(()),
+        Ok(pid) if pid == inner => Ok(()),
         Ok(_) => Err(InjectError::Kernel("wait4", Errno::EAGAIN)),
         Err(errno) => Err(InjectError::Kernel("wait4", errno)),
     }

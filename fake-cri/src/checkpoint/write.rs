@@ -13,7 +13,7 @@ use super::{
     twin::Twins,
     watch::Watch,
 };
-use crate::process::memory::Memory;
+use crate::process::{memory::Memory, processor::Aside};
 
 /// The folder of the images in the archive.
 const IMAGES: &str = "checkpoint/";
@@ -57,7 +57,7 @@ impl Write<'_> {
     /// Writes or keeps what copies do not hold, lets the originals run on, writes the rest from the copies and removes them.
     pub(crate) fn read_copies(
         &mut self,
-        frozen: Frozen<'_>,
+        (frozen, aside): (Frozen<'_>, Option<Aside>),
         standing: Standing,
         mut twins: Twins<'_>,
         log: &mut DumpLog,
@@ -74,6 +74,7 @@ impl Write<'_> {
         let still_at = frozen.still_at();
         let frozen_for = frozen.thaw();
         let frozen_time = still_at.elapsed();
+        drop(aside);
         twins.originals_run();
         log.info(format_args!("runs on after {frozen_for:?}, its copies are read"));
 

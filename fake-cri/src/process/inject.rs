@@ -12,7 +12,8 @@
 //!   stands (PTRACE_EVENT_STOP), as it stood before
 //! ```
 //!
-//! The thread executes one instruction of user code a call: a system call instruction that some executable mapping of the
+//! A thread may be given a whole list of calls, and be let go until it has made them: [`batch`]. Otherwise it executes one
+//! instruction of user code a call: a system call instruction that some executable mapping of the
 //! process holds anyway (nearly always the vdso's), so no code is written anywhere. It stops by `PTRACE_SYSCALL`, not by single
 //! steps: the SIGTRAP of a step is a forced signal, for which the kernel takes the disposition of SIGTRAP away when the
 //! process ignores or blocks it.
@@ -32,6 +33,7 @@
 //! may not be suspended, system calls dispatched to user space. When the *tracer* dies between `enter` and `leave`, the thread
 //! runs on with foreign registers and all signals blocked: the tracer has to be a process that nobody kills (the shim).
 
+mod batch;
 #[cfg(target_arch = "aarch64")]
 #[path = "inject/aarch64.rs"]
 mod machine;
@@ -46,6 +48,7 @@ use std::{
 
 use nix::errno::Errno;
 
+pub(crate) use self::batch::{Answer, Area, Call, UnderWay};
 use super::{
     memory::Memory,
     proc::{self, Mapping},
@@ -160,7 +163,8 @@ pub(crate) struct Injection {
     mask: u64,
     place: Place,
     entered: bool,
-    /// The options behind the injection.
+    /// The options of the injection, and those behind it.
+    options: i32,
     kept: i32,
     events: Vec<(i32, u64)>,
 }
@@ -189,12 +193,13 @@ impl Injection {
             mask,
             place: Place::Stopped,
             entered: true,
+            options: 0,
             kept: options & libc::PTRACE_O_EXITKILL,
             events: Vec::new(),
         };
         let options = options | libc::PTRACE_O_TRACESYSGOOD;
         match ptrace::set_options(tid, options | SUSPEND_SECCOMP) {
-            Ok(()) => {}
+            Ok(()) => injection.options = options | SUSPEND_SECCOMP,
             Err(refusal) => {
                 let status = proc::status(tid).map_err(|_| InjectError::Ended)?;
                 if status.seccomp != Some(0) {
@@ -202,6 +207,7 @@ impl Injection {
                     return Err(InjectError::Seccomp(refusal));
                 }
                 ptrace::set_options(tid, options).map_err(kernel("options"))?;
+                injection.options = options;
             }
         }
         ptrace::set_blocked_signals(tid, ALL_SIGNALS).map_err(kernel("blocking signals"))?;
@@ -214,10 +220,25 @@ impl Injection {
     ///
     /// The outer error says that the call could not be made or not be seen to its end.
     pub(crate) fn call(&mut self, number: i64, arguments: [u64; 6]) -> Result<nix::Result<u64>, InjectError> {
+        self.begin_call(number, arguments)?;
+        self.end_call()
+    }
+
+    /// Lets the thread go into a call.
+    fn begin_call(&mut self, number: i64, arguments: [u64; 6]) -> Result<(), InjectError> {
+        if self.place == Place::Running {
+            self.reach_interruption()?;
+        }
         let registers = machine::registers_of_call(&self.home, self.gate.0, number, arguments);
         ptrace::set_registers(self.tid, RegisterSet::General, &registers).map_err(kernel("setting registers"))?;
-        self.reach_system_call(Place::Entry)?;
-        self.reach_system_call(Place::Exit)?;
+        self.go_on_to_system_call(0)?;
+        self.await_system_call(Place::Entry)?;
+        self.go_on_to_system_call(0)
+    }
+
+    /// Waits until the thread is behind its call; what that answered.
+    fn end_call(&mut self) -> Result<nix::Result<u64>, InjectError> {
+        self.await_system_call(Place::Exit)?;
         let registers = ptrace::registers(self.tid, RegisterSet::General).map_err(kernel("registers"))?;
         Ok(result(machine::answer(&registers)))
     }
@@ -247,7 +268,8 @@ impl Injection {
             return Ok(());
         }
         if self.place == Place::Entry {
-            self.reach_system_call(Place::Exit)?;
+            self.go_on_to_system_call(0)?;
+            self.await_system_call(Place::Exit)?;
         }
         if self.place == Place::Running {
             self.reach_interruption()?;
@@ -260,12 +282,16 @@ impl Injection {
         ptrace::set_options(self.tid, self.kept).map_err(kernel("putting options back"))
     }
 
-    /// Goes on to the entry or the exit of the call. SIGSTOP, which no mask holds back, takes its way: the thread stops by job
+    fn go_on_to_system_call(&mut self, signal: i32) -> Result<(), InjectError> {
+        ptrace::resume_to_system_call(self.tid, signal).map_err(kernel("going on"))?;
+        self.place = Place::Running;
+        Ok(())
+    }
+
+    /// Waits for the entry or the exit of the call. SIGSTOP, which no mask holds back, takes its way: the thread stops by job
     /// control and is let go by the next step, and stops again when it is no longer traced. Any other signal was forced upon it by
     /// the call itself.
-    fn reach_system_call(&mut self, place: Place) -> Result<(), InjectError> {
-        ptrace::resume_to_system_call(self.tid, 0).map_err(kernel("going on"))?;
-        self.place = Place::Running;
+    fn await_system_call(&mut self, place: Place) -> Result<(), InjectError> {
         loop {
             let signal = match self.next_stop()? {
                 Stop::SystemCall => {
@@ -281,7 +307,7 @@ impl Injection {
                     return Err(InjectError::Signal(signal));
                 }
             };
-            ptrace::resume_to_system_call(self.tid, signal).map_err(kernel("going on"))?;
+            self.go_on_to_system_call(signal)?;
         }
     }
 

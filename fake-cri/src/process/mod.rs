@@ -10,6 +10,7 @@ pub(crate) mod namespace;
 pub(crate) mod pagemap;
 pub mod pidfd;
 pub(crate) mod proc;
+pub(crate) mod processor;
 pub(crate) mod ptrace;
 pub mod reap;
 pub(crate) mod socket;

@@ -29,10 +29,39 @@ pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
 
 /// `/proc/TID/status`.
 pub(crate) fn status(tid: i32) -> io::Result<Status> {
-    // The name in it may be any bytes, and the parser takes text alone.
-    parse(tid, "status", |bytes| {
-        Status::from_read(String::from_utf8_lossy(bytes).as_bytes())
-    })
+    StatusText::of(tid)?
+        .parse()
+        .map_err(|error| io::Error::other(format!("/proc/{tid}/status: {error}")))
+}
+
+/// `/proc/TID/status` as the kernel gave it. To read all of it takes longer than to have it, so that can be done later.
+#[derive(Clone, Debug)]
+pub(crate) struct StatusText(String);
+
+impl StatusText {
+    /// That of a thread.
+    pub(crate) fn of(tid: i32) -> io::Result<Self> {
+        let bytes = contents(tid, "status")?;
+        // The name in it may be any bytes, and the parser takes text alone.
+        Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The numbers of a line that begins with this.
+    pub(crate) fn numbers(&self, name: &str) -> impl Iterator<Item = u64> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name));
+        let words = line.unwrap_or_default().split_ascii_whitespace();
+        words.filter_map(|word| word.parse().ok())
+    }
+
+    /// The first of them.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.numbers(name).next()
+    }
+
+    /// All of it.
+    pub(crate) fn parse(&self) -> io::Result<Status> {
+        Status::from_read(self.0.as_bytes()).map_err(|error| io::Error::other(error.to_string()))
+    }
 }
 
 fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {
@@ -400,6 +429,18 @@ VmFlags: ex
         let descriptor = descriptors.iter().find(|d| d.fd == fd).expect("listed");
         assert_eq!(descriptor.info.position, 5);
         assert_ne!(descriptor.info.flags & libc::O_CLOEXEC as u32, 0);
+    }
+
+    #[test]
+    fn a_status_is_read_by_its_lines_and_as_a_whole() {
+        let status = StatusText("Name:\tNSpid: 7\nNSpid:\t70\t7\nVmLck:\t      12 kB\n".to_owned());
+        assert_eq!(status.numbers("NSpid:").collect::<Vec<_>>(), [70, 7]);
+        assert_eq!((status.number("VmLck:"), status.number("NSsid:")), (Some(12), None));
+        let pid = std::process::id() as i32;
+        let own = StatusText::of(pid).expect("own status");
+        let whole = own.parse().expect("well formed");
+        assert_eq!((whole.pid, whole.umask.is_some()), (pid, true));
+        assert_eq!(own.number("VmLck:"), whole.vmlck);
     }
 
     #[test]

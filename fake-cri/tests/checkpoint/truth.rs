@@ -41,12 +41,43 @@ pub(crate) struct Process {
     shared: BTreeMap<u64, Vec<u8>>,
 }
 
-/// Looks at everything; called by the tracer's thread while all stand still.
-fn look(init: i32) -> BTreeMap<i32, Process> {
-    descendants(init)
-        .into_iter()
-        .map(|process| (process.pid, look_at(process.pid)))
-        .collect()
+/// Looks at everything; called by the tracer's thread while all stand still. What a copy holds stood so before anything was asked:
+/// to answer, a thread comes to its processor again, whose number the kernel writes into its memory (rseq(2)). Shared memory is
+/// looked at afterwards, since a page that is read there is held from then on.
+fn look(init: i32, freeze: Freeze, phase: Phase, truth: &mut BTreeMap<i32, Process>) {
+    let of_private = match freeze {
+        Freeze::Copy => Phase::Capture,
+        Freeze::Whole => Phase::Write,
+    };
+    if phase == of_private {
+        let all = descendants(init).into_iter();
+        truth.extend(all.map(|process| (process.pid, look_at(process.pid))));
+    }
+    if phase == Phase::Write {
+        for (pid, process) in truth {
+            process.look_at_shared(*pid);
+        }
+    }
+}
+
+impl Process {
+    /// What no other program can reach: anonymous memory and that of memfd_create.
+    fn look_at_shared(&mut self, pid: i32) {
+        if self.zombie {
+            return;
+        }
+        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+        for (range, access, name) in &self.mappings {
+            let unnamed = name == "/dev/zero (deleted)" || name.starts_with("/memfd:");
+            if access.ends_with('s') && unnamed {
+                for address in range.clone().step_by(PAGE as usize) {
+                    let mut page = vec![0; PAGE as usize];
+                    memory.read_exact_at(&mut page, address).unwrap();
+                    self.shared.insert(address, page);
+                }
+            }
+        }
+    }
 }
 
 fn look_at(pid: i32) -> Process {
@@ -87,15 +118,6 @@ fn look_at(pid: i32) -> Process {
                     memory.read_exact_at(&mut page, address).unwrap();
                     process.pages.insert(address, (entry, page));
                 }
-            }
-        }
-        // What no other program can reach: anonymous memory and that of memfd_create.
-        let unnamed = name == "/dev/zero (deleted)" || name.starts_with("/memfd:");
-        if words[1].ends_with('s') && unnamed {
-            for address in range.clone().step_by(PAGE as usize) {
-                let mut page = vec![0; PAGE as usize];
-                memory.read_exact_at(&mut page, address).unwrap();
-                process.shared.insert(address, page);
             }
         }
         process.mappings.push((range, words[1].to_owned(), name));
@@ -140,9 +162,7 @@ pub(crate) fn judge(mut shape: Shape, freeze: Freeze) {
     let before = workload.count();
     let truth = Mutex::new(BTreeMap::new());
     let host = TestHost::with(workload.pid(), |phase| {
-        if phase == Phase::Write {
-            *truth.lock().unwrap() = look(workload.pid());
-        }
+        look(workload.pid(), freeze, phase, &mut truth.lock().unwrap());
     });
     let mut job = job(workload.pid(), folder.path());
     job.freeze = freeze;

@@ -30,17 +30,49 @@ fn field(pid: i32, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// The copy of a process that runs on by itself already.
+/// The copy of a process that runs on by itself already: a child of its parent, which is this process, with its address space.
 fn copy_of(pid: i32) -> Option<i32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    let copy = children.split_whitespace().next()?.parse().ok()?;
-    (field(pid, "TracerPid:")? == "0" && field(copy, "TracerPid:")? != "0").then_some(copy)
+    let stack = stack(pid)?;
+    let threads = fs::read_dir("/proc/self/task").ok()?;
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let children: Vec<i32> = children
+        .flat_map(|children| {
+            children
+                .split_whitespace()
+                .map(|pid| pid.parse().unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let is_traced = |pid: i32| field(pid, "TracerPid:").is_some_and(|tracer| tracer != "0");
+    let is_copy = |child: &i32| *child != pid && self::stack(*child) == Some(stack) && is_traced(*child);
+    let copy = children.into_iter().find(is_copy)?;
+    // Looked at last: a process that runs has only a copy that is read.
+    (field(pid, "TracerPid:")? == "0").then_some(copy)
+}
+
+/// Where a process's stack begins: each has it elsewhere, but for a copy.
+fn stack(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let start = text.rsplit_once(')')?.1.split_whitespace().nth(28 - 3)?.parse().ok()?;
+    (start > 1).then_some(start)
+}
+
+/// No process but itself has its address space.
+fn assert_no_copy(pid: i32) {
+    let own = stack(pid).expect("it lives");
+    for entry in fs::read_dir("/proc").unwrap() {
+        let Some(other) = entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        assert!(other == pid || stack(other) != Some(own), "{other} is a copy of {pid}");
+    }
 }
 
 fn assert_alone(pid: i32) {
     assert_runs_free(pid);
     let family: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
     assert_eq!(family, [pid]);
+    assert_no_copy(pid);
 }
 
 #[test]
@@ -328,6 +360,9 @@ fn a_container_that_forks_while_its_copy_is_read_keeps_its_children() {
     let children = sleeping_children(pid);
     let family: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
     assert_eq!(family, [&[pid], &children[..]].concat(), "no copy is left");
+    for pid in family {
+        assert_no_copy(pid);
+    }
     for child in children {
         kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
     }

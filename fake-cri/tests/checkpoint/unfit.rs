@@ -72,8 +72,8 @@ fn much_memory_that_is_not_for_forks(#[case] pages: u64, #[case] copied: bool) {
 }
 
 #[rstest]
-#[case::few(200, true)]
-#[case::many(257, false)]
+#[case::few(224, true)]
+#[case::many(225, false)]
 fn many_shared_mappings(#[case] shared_mappings: usize, #[case] copied: bool) {
     let workload = Workload::start(&Shape {
         shared_mappings,

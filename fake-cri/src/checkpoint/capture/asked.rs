@@ -2,37 +2,36 @@
 //! threads ([`crate::process::inject`]).
 //!
 //! ```text
-//!   the process, while it stands      mmap of one page for the answers
-//!     first standing thread:          interval timers, POSIX timers, subreaper
-//!     every thread:                   alternate signal stack, clear_child_tid, parent-death signal, securebits
+//!   the process, while it stands      mmap of an area for the answers
+//!     every POSIX timer
+//!     every other thread              alternate signal stack, clear_child_tid, parent-death signal, securebits
+//!     first standing thread:          interval timers, subreaper, and the same; clone, where a copy is wanted
 //!                                     munmap
-//!   the process, or a copy of it      mmap
-//!   that fork(2) made:                actions of caught signals and SIGCHLD, brk, dumpable
+//!   the process, or a copy of it      mmap, unless the copy has the area already
+//!   that fork(2) made:                actions of caught signals and SIGCHLD, brk, dumpable, membarrier
 //!                                     munmap
 //! ```
 //!
-//! What a fork keeps is asked of the copy when there is one, since the container runs on then. The page is gone before the
-//! mappings' flags and pages are read, so no archive shows it. A process that cannot be asked (a seccomp filter that may not be
-//! suspended, a 32-bit program) is written with defaults, and `dump.log` says which. One that can map no page (`RLIMIT_AS`) is
-//! asked what it answers without one, and the rest is said likewise.
+//! What the first thread is asked is under way while the tracer reads what else there is ([`Talk`]). What a fork keeps is asked of
+//! the copy when there is one, since the container runs on then. The area is gone before the mappings' flags and pages are read,
+//! so no archive shows it. A process that cannot be asked (a seccomp filter that may not be suspended, a 32-bit program) is
+//! written with defaults, and `dump.log` says which. One that can map no memory (`RLIMIT_AS`) is asked what it answers without,
+//! and the rest is said likewise.
 
-use std::{collections::BTreeMap, io, slice};
+use std::{collections::BTreeMap, io, mem};
 
 use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, SaEntry, ThreadSasEntry};
 use nix::errno::Errno;
 
-use super::{core, tree::Node};
+use super::{Space, core, tree::Node};
 use crate::{
     checkpoint::{error::Error, log::DumpLog},
     process::{
-        inject::{Gate, InjectError, Injection},
-        memory::Memory,
+        inject::{Answer, Area, Call, Gate, InjectError, Injection, UnderWay},
         proc,
     },
 };
 
-/// The page for the answers.
-const PAGE: u64 = 4096;
 /// `PR_GET_TID_ADDRESS`, with `CONFIG_CHECKPOINT_RESTORE`.
 const GET_TID_ADDRESS: u64 = 40;
 /// The size of the kernel's set of signals.
@@ -46,9 +45,12 @@ const PRIVATE_BARRIERS: [(u64, u32); 3] = [(1 << 3, 1 << 4), (1 << 5, 1 << 6), (
 /// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
 const TO_ONE_THREAD: u32 = 4;
 
+/// How many timers are asked for in one list, by two calls each.
+const TIMERS: usize = 100;
+
 /// What a process said of itself that no copy of it can say.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
     pub(super) interval_timers: [ItimerEntry; 3],
     /// Those of timer_create(2).
@@ -85,288 +87,346 @@ pub(super) struct ThreadAnswers {
     pub(super) secure_bits: u32,
 }
 
-/// Asks a process; `None` when it cannot be asked, which is in the log then.
-///
-/// # Errors
-///
-/// [`Error::Ended`], or a thread that does not stand still any more.
-pub(super) fn ask(node: &Node<'_>, window: i32, gate: Gate, log: &mut DumpLog) -> Result<Option<Answers>, Error> {
-    let pid = node.process.pid();
-    let lacking = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death signals and the addresses \
-                   they clear at their end";
-    let answers = with_page(pid, window, gate, 0, (lacking, log), |asked, log| {
-        asked.process(&node.threads, gate, log)
-    });
-    let mut answers = judge(pid, answers, log)?;
-    let timers = answers.iter_mut().flat_map(|answers| &mut answers.posix_timers);
-    for tid in timers.filter_map(|timer| timer.notify_thread_id.as_mut()) {
-        *tid = node.number(*tid).cast_signed();
-    }
-    Ok(answers)
-}
-
-/// Asks a process, or its copy, what a fork keeps. `options` are those of ptrace that are in force.
-///
-/// # Errors
-///
-/// As [`ask`].
-pub(super) fn ask_inherited(
-    pid: i32,
-    eyes: i32,
-    gate: Gate,
-    options: i32,
-    log: &mut DumpLog,
-) -> Result<Option<Inherited>, Error> {
-    let answers = with_page(pid, eyes, gate, options, ("its signal handlers", log), Asked::inherited);
-    judge(pid, answers, log)
-}
-
 /// That a process cannot be asked.
-pub(super) fn unasked(pid: i32, why: &InjectError, log: &mut DumpLog) {
+pub(crate) fn unasked(pid: i32, why: &InjectError, log: &mut DumpLog) {
     log.lost(format_args!(
         "pid {pid}: its signal handlers, timers, alternate signal stacks, securebits, parent-death signal, dumpable and \
          subreaper flags, and the addresses its threads clear at their end, since {why}; they are defaults here"
     ));
 }
 
-/// Which refusals leave defaults.
-fn judge<T>(pid: i32, answers: Result<T, Refusal>, log: &mut DumpLog) -> Result<Option<T>, Error> {
-    match answers {
-        Ok(answers) => Ok(Some(answers)),
-        Err(Refusal::Error(error)) => Err(error),
-        Err(Refusal::Inject(InjectError::Ended)) => Err(Error::Ended { pid }),
-        Err(Refusal::Inject(
-            error @ (InjectError::NoGate | InjectError::Width | InjectError::Seccomp(_) | InjectError::Dispatched),
-        )) => {
-            unasked(pid, &error, log);
-            Ok(None)
-        }
-        Err(Refusal::Inject(error)) => Err(Error::capture(pid, "what it is asked", io::Error::other(error))),
+/// Whether a process that an injection failed for can be written all the same.
+fn is_mute(error: &InjectError) -> bool {
+    use InjectError::{Dispatched, NoGate, Seccomp, Width};
+    matches!(error, NoGate | Width | Seccomp(_) | Dispatched)
+}
+
+/// The failure of a process that had been asked already, or that does not stand as it stood.
+fn failed(pid: i32, error: InjectError) -> Error {
+    match error {
+        InjectError::Ended => Error::Ended { pid },
+        error => Error::capture(pid, "what it is asked", io::Error::other(error)),
     }
 }
 
-/// Why there are no answers.
-enum Refusal {
-    Inject(InjectError),
-    Error(Error),
-}
-
-impl From<InjectError> for Refusal {
-    fn from(error: InjectError) -> Self {
-        Self::Inject(error)
-    }
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-/// Asks a thread that has a page for its answers, or none if it cannot have one; then `lacking` cannot be asked.
-fn with_page<T>(
-    pid: i32,
-    tid: i32,
-    gate: Gate,
-    options: i32,
-    (lacking, log): (&str, &mut DumpLog),
-    questions: impl FnOnce(&mut Asked, &mut DumpLog) -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
-    let mut first = Asked::enter(pid, tid, gate, options)?;
-    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-    let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-    match first
-        .injection
-        .call(libc::SYS_mmap, [0, PAGE, access, flags, u64::MAX, 0])?
-    {
-        Ok(page) => first.page = Some(page),
-        Err(errno) => log.lost(format_args!(
-            "pid {pid}: {lacking}, since it can map no page to answer into ({errno}); they are defaults here"
-        )),
-    }
-    let answers = questions(&mut first, log);
-    // The page goes whatever came of the questions, and before the injection ends.
-    let unmapped = match first.page {
-        Some(page) => first.number("munmap", libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0]),
-        None => Ok(0),
-    };
-    let answers = answers?;
-    unmapped?;
-    first.injection.leave()?;
-    Ok(answers)
-}
-
-/// A thread that answers.
+/// A thread that answers. Dropped, it has no area any more and stands as it stood.
 struct Asked {
     pid: i32,
     tid: i32,
     injection: Injection,
-    memory: Memory,
     /// For answers that are more than a number.
-    page: Option<u64>,
+    area: Option<Area>,
 }
 
 impl Asked {
-    fn enter(pid: i32, tid: i32, gate: Gate, options: i32) -> Result<Self, InjectError> {
-        Ok(Self {
+    /// Enters a thread, which has an area already or maps one; if it cannot have one, `lacking` cannot be asked.
+    fn enter(
+        (pid, tid): (i32, i32),
+        gate: Gate,
+        options: i32,
+        area: Option<Area>,
+        (lacking, log): (&str, &mut DumpLog),
+    ) -> Result<Self, InjectError> {
+        let mut asked = Self {
             pid,
             tid,
             injection: Injection::enter(tid, gate, options)?,
-            memory: Memory::of(tid),
-            page: None,
-        })
-    }
-
-    /// A call that has to succeed; its answer.
-    fn number(&mut self, what: &'static str, call: i64, arguments: [u64; 6]) -> Result<u64, Refusal> {
-        let answer = self.injection.call(call, arguments)?;
-        Ok(answer.map_err(|errno| Error::capture(self.pid, what, io::Error::other(errno)))?)
-    }
-
-    /// The words at the start of the page.
-    fn words<const N: usize>(&mut self) -> Result<[u64; N], Refusal> {
-        let mut bytes = vec![0; N * 8];
-        let page = self.page.expect("asked only where there is a page");
-        let range = page..page + bytes.len() as u64;
-        self.memory
-            .read(slice::from_ref(&range), &mut bytes, |_| {})
-            .map_err(|error| Error::capture(self.pid, "answers", error))?;
-        let mut words = [0; N];
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_ne_bytes(bytes.try_into().expect("chunks of eight"));
-        }
-        Ok(words)
-    }
-
-    /// A prctl(2) that answers by a number, or into the page.
-    fn prctl(&mut self, what: &'static str, option: u64, place: u64) -> Result<u64, Refusal> {
-        self.number(what, libc::SYS_prctl, [option, place, 0, 0, 0, 0])
-    }
-
-    /// What a fork keeps.
-    fn inherited(&mut self, log: &mut DumpLog) -> Result<Inherited, Refusal> {
-        // Which signals are ignored or take their default `/proc` tells, and their flags mean nothing but SIGCHLD's (whether
-        // ended children wait to be reaped).
-        let status = proc::status(self.tid).map_err(|error| Error::capture(self.pid, "status", error))?;
-        let mut actions = core::known_actions(status.sigign);
-        for (signal, action) in core::signals_with_action().zip(&mut actions) {
-            if status.sigcgt & 1 << (signal - 1) == 0 && signal != libc::SIGCHLD as u32 {
-                continue;
-            }
-            let Some(page) = self.page else { break };
-            let arguments = [u64::from(signal), 0, page, SIGNAL_SET, 0, 0];
-            self.number("rt_sigaction", libc::SYS_rt_sigaction, arguments)?;
-            let [sigaction, flags, restorer, mask] = self.words()?;
-            *action = SaEntry {
-                sigaction,
-                flags,
-                restorer,
-                mask,
-                ..SaEntry::default()
-            };
-        }
-        let heap_end = self.number("brk", libc::SYS_brk, [0; 6])?;
-        let dumpable = match self.prctl("dumpable", libc::PR_GET_DUMPABLE as u64, 0)? {
-            ROOT_ALONE => 0,
-            other => other as i32,
+            area,
         };
-        Ok(Inherited {
-            actions,
-            heap_end,
-            dumpable,
-            barriers: self.barriers(log)?,
-        })
-    }
-
-    /// How it registered itself with membarrier(2).
-    fn barriers(&mut self, log: &mut DumpLog) -> Result<u32, Refusal> {
-        let mut call = |command: u64| {
-            self.injection
-                .call(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0])
-                .map_err(Refusal::from)
-        };
-        match call(GET_REGISTRATIONS)? {
-            Ok(registered) => return Ok(registered as u32),
-            // A kernel without it has registered nobody.
-            Err(Errno::ENOSYS) => return Ok(0),
-            Err(_) => {}
-        }
-        // An older kernel does not tell; but it refuses the barrier itself to who is not registered.
-        let mut registered = 0;
-        for (barrier, register) in PRIVATE_BARRIERS {
-            if call(barrier)?.is_ok() {
-                registered |= register;
+        if asked.area.is_none() {
+            match Area::map(&mut asked.injection)? {
+                Ok(area) => asked.area = Some(area),
+                Err(errno) => log.lost(format_args!(
+                    "pid {pid}: {lacking}, since it can map no page to answer into ({errno}); they are defaults here"
+                )),
             }
         }
-        log.info(format_args!(
-            "pid {}: whether it takes part in global memory barriers is not known (Linux before 6.3)",
-            self.pid
-        ));
-        Ok(registered)
+        Ok(asked)
     }
 
-    /// What the process has as a whole, then what its threads have. Every call makes the container stand a little longer.
-    fn process(&mut self, threads: &[i32], gate: Gate, log: &mut DumpLog) -> Result<Answers, Refusal> {
-        let mut interval_timers = [ItimerEntry::default(); 3];
-        for (which, timer) in (0..).zip(&mut interval_timers) {
-            let Some(page) = self.page else { break };
-            self.number("getitimer", libc::SYS_getitimer, [which, page, 0, 0, 0, 0])?;
-            let [isec, iusec, vsec, vusec] = self.words()?;
-            *timer = ItimerEntry {
-                isec,
-                iusec,
-                vsec,
-                vusec,
-            };
-        }
-        let (mut posix_timers, mut subreaper) = (Vec::new(), 0);
-        if let Some(page) = self.page {
-            posix_timers = self.posix_timers(page, log)?;
-            self.prctl("subreaper", libc::PR_GET_CHILD_SUBREAPER as u64, page)?;
-            [subreaper] = self.words()?;
-        }
-        let mut answers = Answers {
-            interval_timers,
-            posix_timers,
-            subreaper: subreaper as u32 != 0,
+    fn begin(&mut self, calls: Vec<Call>, of_copy: &[Call]) -> Result<UnderWay, InjectError> {
+        self.injection.begin(self.area.as_mut(), calls, of_copy)
+    }
+
+    fn end(&mut self, under_way: UnderWay) -> Result<Vec<Answer>, InjectError> {
+        self.injection.end(self.area.as_mut(), under_way)
+    }
+
+    fn ask(&mut self, calls: Vec<Call>) -> Result<Vec<Answer>, InjectError> {
+        let under_way = self.begin(calls, &[])?;
+        self.end(under_way)
+    }
+
+    /// Has the thread stand as it stood.
+    fn leave(&mut self) -> Result<(), Error> {
+        let unmapped = match self.area.take() {
+            Some(area) => area.unmap(&mut self.injection),
+            None => Ok(Ok(0)),
+        };
+        let left = self.injection.put_back();
+        let unmapped = unmapped.map_err(|error| failed(self.pid, error))?;
+        unmapped.map_err(|errno| Error::capture(self.pid, "munmap", errno))?;
+        left.map_err(|error| failed(self.pid, error))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // Whatever failed before says why.
+        let _ = self.leave();
+    }
+}
+
+/// A process that is being asked, its last answers under way; and that copies itself behind them, where that is wanted.
+pub(crate) struct Talk {
+    asked: Asked,
+    under_way: Option<UnderWay>,
+    /// How many calls there are before those of a copy.
+    calls: usize,
+    copies: bool,
+    posix_timers: Vec<PosixTimerEntry>,
+    threads: BTreeMap<i32, ThreadAnswers>,
+}
+
+impl Talk {
+    /// Begins to ask a process; the inner error says that it cannot be asked. With `clone`, it makes a copy by these flags in the
+    /// end, which makes the calls of the list.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`], or a thread that does not stand still any more.
+    pub(crate) fn begin(
+        node: &Node<'_>,
+        space: &Space,
+        clone: Option<(u64, &[Call])>,
+        log: &mut DumpLog,
+    ) -> Result<Result<Self, InjectError>, Error> {
+        let pid = space.process.pid;
+        let Some(gate) = space.gate else {
+            return Ok(Err(InjectError::NoGate));
+        };
+        let lacking = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death signals and the \
+                       addresses they clear at their end";
+        let options = clone.map_or(0, |_| libc::PTRACE_O_TRACECLONE);
+        let asked = match Asked::enter((pid, space.window), gate, options, None, (lacking, log)) {
+            Ok(asked) => asked,
+            Err(error) if is_mute(&error) => return Ok(Err(error)),
+            Err(error) => return Err(failed(pid, error)),
+        };
+        let mut talk = Self {
+            asked,
+            under_way: None,
+            calls: 0,
+            copies: clone.is_some(),
+            posix_timers: Vec::new(),
             threads: BTreeMap::new(),
         };
-        for tid in threads {
-            let thread = if *tid == self.tid {
-                self.thread(log)?
-            } else {
-                let mut other = Self::enter(self.pid, *tid, gate, 0)?;
-                other.page = self.page;
-                let thread = other.thread(log)?;
-                other.injection.leave()?;
-                thread
-            };
-            answers.threads.insert(*tid, thread);
+        if talk.asked.area.is_some() {
+            talk.posix_timers(node, log)?;
         }
-        Ok(answers)
+        for tid in node.threads.iter().filter(|tid| **tid != space.window) {
+            let thread = talk.other_thread(*tid, gate, log)?;
+            talk.threads.insert(*tid, thread);
+        }
+        let mut calls = Vec::new();
+        if talk.asked.area.is_some() {
+            calls.extend((0..3).map(|which| Call::answering(libc::SYS_getitimer, [which, 0, 0, 0, 0, 0], 1)));
+            calls.push(prctl_into(libc::PR_GET_CHILD_SUBREAPER as u64));
+        }
+        calls.extend(of_thread(talk.asked.area.is_some()));
+        let of_copy = clone.map_or(&[][..], |(flags, of_copy)| {
+            calls.push(Call::new(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]));
+            of_copy
+        });
+        talk.calls = calls.len();
+        let under_way = talk.asked.begin(calls, of_copy).map_err(|error| failed(pid, error))?;
+        talk.under_way = Some(under_way);
+        Ok(Ok(talk))
     }
 
-    fn thread(&mut self, log: &mut DumpLog) -> Result<ThreadAnswers, Refusal> {
-        let secure_bits = self.prctl("securebits", libc::PR_GET_SECUREBITS as u64, 0)? as u32;
-        let Some(page) = self.page else {
+    /// Waits for the answers; and how the copying came out, where there is any: with the copy's number in its own namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::begin`].
+    pub(crate) fn hear(&mut self, log: &mut DumpLog) -> Result<(Answers, Option<nix::Result<u64>>), Error> {
+        let (pid, tid) = (self.asked.pid, self.asked.tid);
+        let under_way = self.under_way.take().ok_or(Error::Ended { pid })?;
+        let mut answers = self.asked.end(under_way).map_err(|error| failed(pid, error))?;
+        let copied = match self.copies {
+            true => answers.pop().map(|answer| answer.result),
+            false => None,
+        };
+        let mut answers = Reader { pid, answers: &answers };
+        let (mut interval_timers, mut subreaper) = ([ItimerEntry::default(); 3], 0);
+        if self.asked.area.is_some() {
+            for timer in &mut interval_timers {
+                let [isec, iusec, vsec, vusec] = answers.words("getitimer")?;
+                *timer = ItimerEntry {
+                    isec,
+                    iusec,
+                    vsec,
+                    vusec,
+                };
+            }
+            [subreaper] = answers.words("subreaper")?;
+        }
+        let thread = answers.thread(tid, self.asked.area.is_some(), log)?;
+        self.threads.insert(tid, thread);
+        let answers = Answers {
+            interval_timers,
+            posix_timers: mem::take(&mut self.posix_timers),
+            subreaper: subreaper as u32 != 0,
+            threads: mem::take(&mut self.threads),
+        };
+        Ok((answers, copied))
+    }
+
+    /// The copy's number here, once it is there; it is there also when its making was not seen to its end.
+    pub(crate) fn copy(&mut self) -> Option<i32> {
+        let events = self.asked.injection.take_events();
+        let clone = events.into_iter().find(|(event, _)| *event == libc::PTRACE_EVENT_CLONE);
+        clone.map(|(_, copy)| copy as i32)
+    }
+
+    /// Leads a copy, which has the area too. How many calls it has to follow is the second.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub(crate) fn follow(&self, copy: i32) -> Result<(Injection, Option<Area>, usize), InjectError> {
+        let injection = self.asked.injection.copy(copy)?;
+        let area = self.asked.area.as_ref().map(|area| area.of_copy(copy));
+        Ok((injection, area, self.calls))
+    }
+
+    /// Has the process stand as it stood. It may be that it made a copy on the way: [`Self::copy`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::begin`].
+    pub(crate) fn leave(&mut self) -> Result<(), Error> {
+        self.asked.leave()
+    }
+
+    fn other_thread(&mut self, tid: i32, gate: Gate, log: &mut DumpLog) -> Result<ThreadAnswers, Error> {
+        let pid = self.asked.pid;
+        let with_area = self.asked.area.is_some();
+        let mut other = Injection::enter(tid, gate, 0).map_err(|error| failed(pid, error))?;
+        let answers = other
+            .begin(self.asked.area.as_mut(), of_thread(with_area), &[])
+            .and_then(|under_way| other.end(self.asked.area.as_mut(), under_way));
+        let left = other.leave();
+        let answers = answers.map_err(|error| failed(pid, error))?;
+        left.map_err(|error| failed(pid, error))?;
+        Reader { pid, answers: &answers }.thread(tid, with_area, log)
+    }
+
+    /// The timers that `/proc/PID/timers` lists, with the time that is left of each. Without the file (`CONFIG_CHECKPOINT_RESTORE`)
+    /// they cannot be known.
+    fn posix_timers(&mut self, node: &Node<'_>, log: &mut DumpLog) -> Result<(), Error> {
+        let pid = self.asked.pid;
+        let Ok(text) = proc::text(self.asked.tid, "timers") else {
+            log.lost(format_args!("pid {pid}: POSIX timers, which this kernel does not list"));
+            return Ok(());
+        };
+        let Some(mut timers) = parse_timers(&text) else {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "unknown line");
+            return Err(Error::capture(pid, "timers", error));
+        };
+        for timers in timers.chunks_mut(TIMERS) {
+            let calls = timers.iter().map(|timer| u64::from(timer.it_id)).flat_map(|id| {
+                [
+                    Call::answering(libc::SYS_timer_gettime, [id, 0, 0, 0, 0, 0], 1),
+                    Call::new(libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0]),
+                ]
+            });
+            let answers = self.asked.ask(calls.collect()).map_err(|error| failed(pid, error))?;
+            let mut answers = Reader { pid, answers: &answers };
+            for timer in timers {
+                [timer.isec, timer.insec, timer.vsec, timer.vnsec] = answers.words("timer_gettime")?;
+                timer.overrun = answers.number("timer_getoverrun")? as u32;
+                if let Some(tid) = &mut timer.notify_thread_id {
+                    *tid = node.number(*tid).cast_signed();
+                }
+            }
+        }
+        self.posix_timers = timers;
+        Ok(())
+    }
+}
+
+/// What every thread is asked.
+fn of_thread(with_area: bool) -> Vec<Call> {
+    let mut calls = vec![Call::new(
+        libc::SYS_prctl,
+        [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0],
+    )];
+    if with_area {
+        calls.extend([
+            Call::answering(libc::SYS_sigaltstack, [0; 6], 1),
+            prctl_into(libc::PR_GET_PDEATHSIG as u64),
+            prctl_into(GET_TID_ADDRESS),
+        ]);
+    }
+    calls
+}
+
+/// A prctl(2) that answers into memory.
+fn prctl_into(option: u64) -> Call {
+    Call::answering(libc::SYS_prctl, [option, 0, 0, 0, 0, 0], 1)
+}
+
+/// Answers in the order of their questions.
+struct Reader<'a> {
+    pid: i32,
+    answers: &'a [Answer],
+}
+
+impl Reader<'_> {
+    fn next(&mut self, what: &'static str) -> Result<&Answer, Error> {
+        let lacks = || Error::capture(self.pid, what, io::Error::from(io::ErrorKind::UnexpectedEof));
+        let (first, rest) = self.answers.split_first().ok_or_else(lacks)?;
+        self.answers = rest;
+        Ok(first)
+    }
+
+    /// The result of a call that has to succeed.
+    fn number(&mut self, what: &'static str) -> Result<u64, Error> {
+        let pid = self.pid;
+        self.next(what)?
+            .result
+            .map_err(|errno| Error::capture(pid, what, errno))
+    }
+
+    /// What a call that has to succeed wrote.
+    fn words<const N: usize>(&mut self, what: &'static str) -> Result<[u64; N], Error> {
+        let pid = self.pid;
+        let Answer { result, words } = self.next(what)?;
+        result.map_err(|errno| Error::capture(pid, what, errno))?;
+        Ok(words[..N].try_into().expect("no answer is longer"))
+    }
+
+    /// What a thread answered to [`of_thread`].
+    fn thread(&mut self, tid: i32, with_area: bool, log: &mut DumpLog) -> Result<ThreadAnswers, Error> {
+        let secure_bits = self.number("securebits")? as u32;
+        if !with_area {
             return Ok(ThreadAnswers {
                 signal_stack: core::NO_SIGNAL_STACK,
                 clear_at_end: 0,
                 parent_death_signal: 0,
                 secure_bits,
             });
-        };
-        self.number("sigaltstack", libc::SYS_sigaltstack, [0, page, 0, 0, 0, 0])?;
-        let [ss_sp, flags, ss_size] = self.words()?;
-        self.prctl("parent-death signal", libc::PR_GET_PDEATHSIG as u64, page)?;
-        let [signal] = self.words()?;
-        let arguments = [GET_TID_ADDRESS, page, 0, 0, 0, 0];
-        let clear_at_end = match self.injection.call(libc::SYS_prctl, arguments)? {
-            Ok(_) => self.words::<1>()?[0],
+        }
+        let [ss_sp, flags, ss_size] = self.words("sigaltstack")?;
+        let [signal] = self.words("parent-death signal")?;
+        let pid = self.pid;
+        let Answer { result, words } = self.next("clear_child_tid")?;
+        let clear_at_end = match result {
+            Ok(_) => words[0],
             Err(errno) => {
                 log.lost(format_args!(
-                    "pid {}: the address that thread {} clears at its end: {errno}",
-                    self.pid, self.tid
+                    "pid {pid}: the address that thread {tid} clears at its end: {errno}"
                 ));
                 0
             }
@@ -382,29 +442,97 @@ impl Asked {
             secure_bits,
         })
     }
+}
 
-    /// The timers that `/proc/PID/timers` lists, with the time that is left of each. Without the file (`CONFIG_CHECKPOINT_RESTORE`)
-    /// they cannot be known.
-    fn posix_timers(&mut self, page: u64, log: &mut DumpLog) -> Result<Vec<PosixTimerEntry>, Refusal> {
-        let Ok(text) = proc::text(self.tid, "timers") else {
-            log.lost(format_args!(
-                "pid {}: POSIX timers, which this kernel does not list",
-                self.pid
-            ));
-            return Ok(Vec::new());
-        };
-        let Some(mut timers) = parse_timers(&text) else {
-            let error = io::Error::new(io::ErrorKind::InvalidData, "unknown line");
-            return Err(Error::capture(self.pid, "timers", error).into());
-        };
-        for timer in &mut timers {
-            let id = u64::from(timer.it_id);
-            self.number("timer_gettime", libc::SYS_timer_gettime, [id, page, 0, 0, 0, 0])?;
-            [timer.isec, timer.insec, timer.vsec, timer.vnsec] = self.words()?;
-            timer.overrun = self.number("timer_getoverrun", libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0])? as u32;
+/// Asks a process, or its copy, what a fork keeps; `None` when it cannot be asked, which is in the log then. `options` are those
+/// of ptrace that are in force; an area that the copy has is gone afterwards.
+///
+/// # Errors
+///
+/// As [`Talk::begin`].
+pub(super) fn ask_inherited(
+    (pid, eyes): (i32, i32),
+    gate: Gate,
+    area: Option<Area>,
+    options: i32,
+    log: &mut DumpLog,
+) -> Result<Option<Inherited>, Error> {
+    let mut asked = match Asked::enter((pid, eyes), gate, options, area, ("its signal handlers", log)) {
+        Ok(asked) => asked,
+        Err(error) if is_mute(&error) => {
+            unasked(pid, &error, log);
+            return Ok(None);
         }
-        Ok(timers)
+        Err(error) => return Err(failed(pid, error)),
+    };
+    // Which signals are ignored or take their default `/proc` tells, and their flags mean nothing but SIGCHLD's (whether ended
+    // children wait to be reaped).
+    let status = proc::status(eyes).map_err(|error| Error::capture(pid, "status", error))?;
+    let mut actions = core::known_actions(status.sigign);
+    let is_asked = |signal: u32| status.sigcgt & 1 << (signal - 1) != 0 || signal == libc::SIGCHLD as u32;
+    let with_area = asked.area.is_some();
+    let mut wanted: Vec<_> = core::signals_with_action()
+        .zip(&mut actions)
+        .filter(|(signal, _)| with_area && is_asked(*signal))
+        .collect();
+    let mut calls: Vec<_> = wanted
+        .iter()
+        .map(|(signal, _)| {
+            let arguments = [u64::from(*signal), 0, 0, SIGNAL_SET, 0, 0];
+            Call::answering(libc::SYS_rt_sigaction, arguments, 2)
+        })
+        .collect();
+    calls.extend([
+        Call::new(libc::SYS_brk, [0; 6]),
+        Call::new(libc::SYS_prctl, [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0]),
+        Call::new(libc::SYS_membarrier, [GET_REGISTRATIONS, 0, 0, 0, 0, 0]),
+    ]);
+    let answers = asked.ask(calls).map_err(|error| failed(pid, error))?;
+    let mut answers = Reader { pid, answers: &answers };
+    for (_, action) in &mut wanted {
+        let [sigaction, flags, restorer, mask] = answers.words("rt_sigaction")?;
+        **action = SaEntry {
+            sigaction,
+            flags,
+            restorer,
+            mask,
+            ..SaEntry::default()
+        };
     }
+    let heap_end = answers.number("brk")?;
+    let dumpable = match answers.number("dumpable")? {
+        ROOT_ALONE => 0,
+        other => other as i32,
+    };
+    let barriers = match answers.next("membarrier")?.result {
+        Ok(registered) => registered as u32,
+        // A kernel without it has registered nobody.
+        Err(Errno::ENOSYS) => 0,
+        Err(_) => tried_barriers(&mut asked, log)?,
+    };
+    asked.leave()?;
+    Ok(Some(Inherited {
+        actions,
+        heap_end,
+        dumpable,
+        barriers,
+    }))
+}
+
+/// How a process registered itself with membarrier(2), on an older kernel, which does not tell; but it refuses the barrier itself
+/// to who is not registered.
+fn tried_barriers(asked: &mut Asked, log: &mut DumpLog) -> Result<u32, Error> {
+    let pid = asked.pid;
+    let tried = PRIVATE_BARRIERS.map(|(barrier, _)| Call::new(libc::SYS_membarrier, [barrier, 0, 0, 0, 0, 0]));
+    let answers = asked.ask(tried.to_vec()).map_err(|error| failed(pid, error))?;
+    let registered = answers
+        .iter()
+        .zip(PRIVATE_BARRIERS)
+        .filter(|(answer, _)| answer.result.is_ok());
+    log.info(format_args!(
+        "pid {pid}: whether it takes part in global memory barriers is not known (Linux before 6.3)"
+    ));
+    Ok(registered.fold(0, |all, (_, (_, register))| all | register))
 }
 
 /// Reads `/proc/PID/timers` (proc_pid_timers(5)): four lines a timer.

@@ -1,7 +1,7 @@
 //! `core-TID.img`: a thread, and in a process's first one what the process has as a whole.
 
 use cri_proto::criu::message::{
-    CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
+    CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SeccompMode, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
     TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadSasEntry,
 };
 use procfs::process::{Stat, Status};
@@ -9,7 +9,7 @@ use procfs::process::{Stat, Status};
 use super::{
     CGROUP_SET,
     asked::{Answers, Inherited},
-    registers,
+    registers::{self, Registers},
     seccomp::Seccomp,
     tree::Node,
     uncarried,
@@ -39,70 +39,119 @@ const WITHOUT_ACTION: [u32; 2] = [9, 19];
 /// A login uid that was never set.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// A thread that stands still. The first one carries what its process has as a whole.
-pub(super) fn thread(
-    node: &Node<'_>,
-    tid: i32,
-    first: bool,
-    answers: Option<&Answers>,
-    seccomp: &mut Seccomp,
-    log: &mut DumpLog,
-) -> Result<CoreEntry, Error> {
-    let pid = node.process.pid();
-    let failed = |what: &'static str| move |error: std::io::Error| Error::capture(pid, what, error);
-    let refused = |what: &'static str| move |error: nix::Error| Error::capture(pid, what, error);
+/// What ptrace tells of a thread that stands still, before it is made to call anything.
+pub(super) struct Stopped {
+    pub(super) tid: i32,
+    registers: Registers,
+    blocked: u64,
+    /// The signals that wait for the thread, and for its process.
+    pending: [SignalQueueEntry; 2],
+    rseq: Option<RseqEntry>,
+    seccomp: (Option<SeccompMode>, Option<u32>),
+}
 
-    let mut core = registers::capture(tid).map_err(refused("registers"))?;
-    let status = proc::status(tid).map_err(failed("status"))?;
-    let scheduling = kernel::scheduling(tid).map_err(refused("scheduling"))?;
-    let (robust_list, robust_list_length) = kernel::robust_list(tid).map_err(refused("robust futexes"))?;
-    let blocked = ptrace::blocked_signals(tid).map_err(refused("blocked signals"))?;
-    let answer = answers.and_then(|answers| answers.threads.get(&tid));
-    if let Some(answer) = answer {
+impl Stopped {
+    /// Looks at a thread of a process.
+    pub(super) fn look(node: &Node<'_>, tid: i32, seccomp: &mut Seccomp, log: &mut DumpLog) -> Result<Self, Error> {
+        let pid = node.process.pid();
+        let refused = |what: &'static str| move |error: nix::Error| Error::capture(pid, what, error);
+        let mode = node.status(tid).and_then(|status| status.number("Seccomp:"));
+        let queue = |queue| pending(tid, queue).map_err(refused("pending signals"));
+        Ok(Self {
+            tid,
+            registers: Registers::of(tid).map_err(refused("registers"))?,
+            blocked: ptrace::blocked_signals(tid).map_err(refused("blocked signals"))?,
+            pending: [queue(SignalQueue::Thread)?, queue(SignalQueue::Process)?],
+            rseq: ptrace::rseq(tid).map_err(refused("rseq"))?.map(|rseq| RseqEntry {
+                rseq_abi_pointer: rseq.pointer,
+                rseq_abi_size: rseq.size,
+                signature: rseq.signature,
+                rseq_cs_pointer: None,
+            }),
+            seccomp: seccomp.of(tid, mode, log),
+        })
+    }
+
+    /// Its image but for what only the process can tell ([`tell`]). The first one carries what its process has as a whole.
+    pub(super) fn core(
+        self,
+        node: &Node<'_>,
+        status: &Status,
+        first: bool,
+        log: &mut DumpLog,
+    ) -> Result<CoreEntry, Error> {
+        let Self {
+            tid,
+            registers,
+            blocked,
+            pending: [pending, of_process],
+            rseq,
+            seccomp: (seccomp_mode, seccomp_filter),
+        } = self;
+        let pid = node.process.pid();
+        let failed = |what: &'static str| move |error: std::io::Error| Error::capture(pid, what, error);
+        let refused = |what: &'static str| move |error: nix::Error| Error::capture(pid, what, error);
+        let mut core = registers.core();
+        let scheduling = kernel::scheduling(tid).map_err(refused("scheduling"))?;
+        let (robust_list, robust_list_length) = kernel::robust_list(tid).map_err(refused("robust futexes"))?;
+        uncarried::scheduling(pid, tid, &scheduling, log);
+        let comm = proc::text(tid, "comm").map_err(failed("comm"))?;
+        if comm.contains(char::REPLACEMENT_CHARACTER) {
+            log.lost(format_args!(
+                "pid {pid}: the name of thread {tid}, which is no UTF-8; {comm:?} stands for it"
+            ));
+        }
+        core.thread_core = Some(ThreadCoreEntry {
+            futex_rla: robust_list,
+            futex_rla_len: robust_list_length,
+            sched_nice: Some(scheduling.nice),
+            sched_policy: Some(scheduling.policy),
+            sched_prio: (scheduling.priority != 0).then_some(scheduling.priority),
+            blk_sigset: Some(blocked),
+            sas: Some(NO_SIGNAL_STACK),
+            signals_p: Some(pending),
+            creds: Some(credentials(status)),
+            seccomp_mode: seccomp_mode.map(i32::from),
+            seccomp_filter,
+            comm: Some(comm),
+            rseq_entry: rseq,
+            cg_set: Some(CGROUP_SET),
+            ..ThreadCoreEntry::default()
+        });
+        if first {
+            core.tc = Some(task(node, tid, status, blocked, of_process)?);
+        }
+        Ok(core)
+    }
+}
+
+/// Adds what a process said of itself and of this thread.
+pub(super) fn tell(core: &mut CoreEntry, tid: i32, answers: &Answers) {
+    if let Some(answer) = answers.threads.get(&tid) {
         if let Some(info) = &mut core.thread_info {
             info.clear_tid_addr = answer.clear_at_end;
         }
         if let Some(info) = &mut core.ti_aarch64 {
             info.clear_tid_addr = answer.clear_at_end;
         }
+        if let Some(thread) = &mut core.thread_core {
+            thread.sas = Some(answer.signal_stack);
+            thread.pdeath_sig = Some(answer.parent_death_signal).filter(|signal| *signal != 0);
+            if let Some(credentials) = &mut thread.creds {
+                credentials.secbits = answer.secure_bits;
+            }
+        }
     }
-    uncarried::scheduling(pid, tid, &scheduling, log);
-    let comm = proc::text(tid, "comm").map_err(failed("comm"))?;
-    if comm.contains(char::REPLACEMENT_CHARACTER) {
-        log.lost(format_args!(
-            "pid {pid}: the name of thread {tid}, which is no UTF-8; {comm:?} stands for it"
-        ));
+    if let Some(task) = &mut core.tc {
+        let [real, virt, prof] = answers.interval_timers;
+        task.timers = Some(TaskTimersEntry {
+            real,
+            virt,
+            prof,
+            posix: answers.posix_timers.clone(),
+        });
+        task.child_subreaper = Some(answers.subreaper);
     }
-    let (seccomp_mode, seccomp_filter) = seccomp.of(tid, status.seccomp, log);
-    core.thread_core = Some(ThreadCoreEntry {
-        futex_rla: robust_list,
-        futex_rla_len: robust_list_length,
-        sched_nice: Some(scheduling.nice),
-        sched_policy: Some(scheduling.policy),
-        sched_prio: (scheduling.priority != 0).then_some(scheduling.priority),
-        blk_sigset: Some(blocked),
-        sas: Some(answer.map_or(NO_SIGNAL_STACK, |answer| answer.signal_stack)),
-        pdeath_sig: answer
-            .map(|answer| answer.parent_death_signal)
-            .filter(|signal| *signal != 0),
-        signals_p: Some(pending(tid, SignalQueue::Thread).map_err(refused("pending signals"))?),
-        creds: Some(credentials(&status, answer.map_or(0, |answer| answer.secure_bits))),
-        seccomp_mode: seccomp_mode.map(i32::from),
-        seccomp_filter,
-        comm: Some(comm),
-        rseq_entry: ptrace::rseq(tid).map_err(refused("rseq"))?.map(|rseq| RseqEntry {
-            rseq_abi_pointer: rseq.pointer,
-            rseq_abi_size: rseq.size,
-            signature: rseq.signature,
-            rseq_cs_pointer: None,
-        }),
-        cg_set: Some(CGROUP_SET),
-        ..ThreadCoreEntry::default()
-    });
-    if first {
-        core.tc = Some(task(node, tid, &status, blocked, answers)?);
-    }
-    Ok(core)
 }
 
 /// Adds what was asked later to a thread that carries what its process has as a whole.
@@ -133,14 +182,12 @@ fn task(
     tid: i32,
     status: &Status,
     blocked: u64,
-    answers: Option<&Answers>,
+    signals: SignalQueueEntry,
 ) -> Result<TaskCoreEntry, Error> {
     let pid = node.process.pid();
     let read = |name: &'static str| proc::text(tid, name).map_err(|error| Error::capture(pid, name, error));
     let limits = kernel::limits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
-    let signals = pending(tid, SignalQueue::Process).map_err(|error| Error::capture(pid, "pending signals", error))?;
     let stopped_by = node.process.stopped_by();
-    let [real, virt, prof] = answers.map_or_else(Default::default, |answers| answers.interval_timers);
     Ok(TaskCoreEntry {
         task_state: if stopped_by.is_some() { TASK_STOPPED } else { TASK_ALIVE },
         exit_code: 0,
@@ -148,12 +195,7 @@ fn task(
         flags: node.stat.flags,
         blk_sigset: blocked,
         comm: node.stat.comm.clone(),
-        timers: Some(TaskTimersEntry {
-            real,
-            virt,
-            prof,
-            posix: answers.map_or_else(Vec::new, |answers| answers.posix_timers.clone()),
-        }),
+        timers: Some(TaskTimersEntry::default()),
         rlimits: Some(TaskRlimitsEntry {
             rlimits: limits.into_iter().map(|(cur, max)| RlimitEntry { cur, max }).collect(),
         }),
@@ -165,7 +207,7 @@ fn task(
             .filter(|uid| *uid != NO_LOGIN),
         oom_score_adj: read("oom_score_adj").ok().and_then(|score| score.parse().ok()),
         sigactions: known_actions(status.sigign),
-        child_subreaper: Some(answers.is_some_and(|answers| answers.subreaper)),
+        child_subreaper: Some(false),
         stop_signo: stopped_by.map(i32::unsigned_abs),
         ..TaskCoreEntry::default()
     })
@@ -190,7 +232,7 @@ pub(super) fn known_actions(ignored: u64) -> Vec<SaEntry> {
 }
 
 /// The credentials of a thread.
-fn credentials(status: &Status, secure_bits: u32) -> CredsEntry {
+fn credentials(status: &Status) -> CredsEntry {
     let halves = |set: u64| vec![set as u32, (set >> 32) as u32];
     CredsEntry {
         uid: status.ruid,
@@ -206,7 +248,6 @@ fn credentials(status: &Status, secure_bits: u32) -> CredsEntry {
         cap_eff: halves(status.capeff),
         cap_bnd: halves(status.capbnd.unwrap_or(0)),
         cap_amb: halves(status.capamb.unwrap_or(0)),
-        secbits: secure_bits,
         groups: status.groups.clone(),
         no_new_privs: status
             .nonewprivs

@@ -1,25 +1,26 @@
 //! What CRIU's images say of a container that stands still, read through `/proc` and ptrace alone.
 //!
 //! ```text
-//!  while all stand ([`stand`])
-//!   tree        who is whose child                     pstree.img
-//!   for each process
-//!     asked     handlers, timers, what only it knows
-//!     core      registers, signals, credentials        core-TID.img      (registers: one file an architecture)
-//!     ids       what it shares with others             ids-PID.img
-//!     space     mappings, and what no fork carries
-//!     files     descriptors, directories               fdinfo-N.img, fs-PID.img, files.img
-//!   shared      shared anonymous memory                pagemap-shmem-N.img, pages-N.img
-//!   inventory, seccomp, tty-info
+//!  while all stand
+//!   [`find`]
+//!     tree        who is whose child                     pstree.img
+//!     core        registers and signals, by ptrace
+//!     space       mappings, and what no fork carries
+//!   [`Found::read`], while processes answer to what they are asked ([`asked`]), and are copied
+//!     core        credentials, limits, scheduling        core-TID.img      (registers: one file an architecture)
+//!     ids         what it shares with others             ids-PID.img
+//!     files       descriptors, directories               fdinfo-N.img, fs-PID.img, files.img
+//!     shared      shared anonymous memory                pagemap-shmem-N.img, pages-N.img
+//!     inventory, seccomp, tty-info
 //!  of those that stand, or of copies that forks made ([`Standing::finish`])
-//!     asked     what a fork keeps
-//!     space     the pages                              pagemap-PID.img, pages-N.img
-//!     foreseen  the mappings' flags                    mm-PID.img
+//!     asked       what a fork keeps
+//!     space       the pages                              pagemap-PID.img, pages-N.img
+//!     foreseen    the mappings' flags                    mm-PID.img
 //! ```
 //!
 //! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
 //! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) the process is
-//! asked itself ([`asked`]).
+//! asked itself.
 
 mod asked;
 mod core;
@@ -37,18 +38,26 @@ mod tree;
 mod uncarried;
 mod vma;
 
+use std::collections::HashMap;
+
 use cri_proto::criu::{
     Kind, encode,
     message::{CoreEntry, FsEntry, InventoryEntry, Lsmtype},
 };
 
-pub(super) use self::vma::status as vma_status;
-use self::{asked::Inherited, files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree};
+use self::{
+    asked::Inherited, core::Stopped, files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
+};
+pub(super) use self::{
+    asked::{Answers, Talk, unasked},
+    tree::Node,
+    vma::status as vma_status,
+};
 pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings};
 use super::{
     error::Error, freeze::Frozen, log::DumpLog, outlook::Outlook, pages::PagesFile, twin::Twins, watch::Watch,
 };
-use crate::process::{ProcessId, inject::InjectError, proc};
+use crate::process::{ProcessId, proc};
 
 /// Where a processor keeps its state.
 #[cfg(target_arch = "x86_64")]
@@ -107,6 +116,23 @@ impl Capture {
     }
 }
 
+/// What was found of those that stand before anything of them changes, however briefly.
+pub(crate) struct Found<'a> {
+    tree: Tree<'a>,
+    images: Images,
+    files: Files,
+    seccomp: Seccomp,
+    shared: SharedMemory,
+    processes: Vec<FoundProcess>,
+}
+
+/// A process that is no zombie: the place of its node in the tree, its mappings, and its threads.
+struct FoundProcess {
+    node: usize,
+    space: Space,
+    stopped: Vec<Stopped>,
+}
+
 /// What was read while all stood, from which the rest follows.
 pub(crate) struct Standing {
     images: Images,
@@ -122,11 +148,19 @@ pub(crate) struct Standing {
 struct Process {
     space: Space,
     /// Its threads, by the number in the name of their image.
-    cores: Vec<(u64, CoreEntry)>,
+    cores: Vec<Core>,
     /// Whether it could be asked.
     asked: bool,
-    /// What it said that its copy could say too, where none is to be made.
+    /// What it said that its copy could say too, where there is none.
     inherited: Option<Inherited>,
+}
+
+/// A thread that an image is made of.
+struct Core {
+    /// The number in the image's name.
+    id: u64,
+    tid: i32,
+    entry: CoreEntry,
 }
 
 /// Whose memory is looked at.
@@ -166,133 +200,195 @@ pub(crate) struct Shape {
     pub(crate) without_last_threads: bool,
 }
 
-/// Reads what has to be read while all stand; with an outlook, what has to be read before they are copied.
+/// Finds what has to be known before any of those that stand is asked something, or copied. An outlook tells the flags of
+/// mappings where it can.
 ///
 /// # Errors
 ///
 /// A process that ended or cannot be read, the caller, the deadline.
-pub(crate) fn stand(
-    frozen: &Frozen<'_>,
+pub(crate) fn find<'a>(
+    frozen: &'a Frozen<'_>,
     init: ProcessId,
     shape: Shape,
-    surroundings: &Surroundings,
     outlook: Option<&Outlook>,
     watch: &Watch<'_>,
     log: &mut DumpLog,
-) -> Result<Standing, Error> {
-    let tree = Tree::of(frozen, init.pid, shape)?;
-    let mut images = Images {
-        images: Vec::new(),
-        pages: Vec::new(),
-        scanned: 0,
-        userfault: None,
+) -> Result<Found<'a>, Error> {
+    let mut found = Found {
+        tree: Tree::of(frozen, init.pid, shape)?,
+        images: Images {
+            images: Vec::new(),
+            pages: Vec::new(),
+            scanned: 0,
+            userfault: None,
+        },
+        files: Files::new(),
+        seccomp: Seccomp::default(),
+        shared: SharedMemory::default(),
+        processes: Vec::new(),
     };
-    let mut ids = Ids::new(init.pid);
-    let mut files = Files::new();
-    let mut seccomp = Seccomp::default();
-    let mut shared = SharedMemory::default();
-    let mut processes = Vec::new();
-    let mut threads = 0;
-
-    let inventory = InventoryEntry {
-        img_version: IMAGE_VERSION,
-        fdinfo_per_id: Some(true),
-        root_ids: Some(ids.own()),
-        ns_per_id: Some(true),
-        root_cg_set: Some(CGROUP_SET),
-        lsmtype: Some(Lsmtype::NoLsm.into()),
-        ..InventoryEntry::default()
-    };
-    images.push(Kind::Inventory.file_name(None), encode(Kind::Inventory, [&inventory]));
-    images.push(Kind::Pstree.file_name(None), encode(Kind::Pstree, &tree.entries()));
-
-    for node in tree.nodes() {
+    for (place, node) in found.tree.nodes().iter().enumerate() {
         watch.check()?;
-        let pid = node.process.pid();
-        let pid_id = u64::from(node.number(pid));
         let Some(window) = node.process.window() else {
-            let zombie = core::zombie(&node.stat);
-            images.push(Kind::Core.file_name(pid_id), encode(Kind::Core, [&zombie]));
             continue;
         };
-        if window != pid {
-            log.lost(format_args!(
-                "pid {pid}: its first thread has ended; its state is that of thread {window}"
-            ));
-        }
-        surroundings.process(pid, window, log);
+        let pid = node.process.pid();
         let headings = proc::mapping_headings(window).map_err(|error| Error::capture(pid, "mappings", error))?;
-        let found = (node.process.id, window, node.number(pid));
-        let space = Space::stand(found, headings, outlook, &mut images, &mut files, &mut shared, log)?;
-        let answers = match space.gate {
-            Some(gate) => asked::ask(node, window, gate, log)?,
-            None => {
-                asked::unasked(pid, &InjectError::NoGate, log);
-                None
-            }
-        };
-        let answers = answers.as_ref();
-        let mut cores = Vec::with_capacity(node.threads.len());
-        for &tid in &node.threads {
-            watch.check()?;
-            threads += 1;
-            surroundings.thread(pid, tid, log);
-            let core = core::thread(node, tid, tid == window, answers, &mut seccomp, log)?;
-            cores.push((u64::from(node.number(tid)), core));
-        }
-        if window != pid {
-            // Readers look for the core of every process of the tree.
-            let leader = core::thread(node, window, true, answers, &mut seccomp, log)?;
-            cores.push((pid_id, leader));
-        }
-        let asked = answers.is_some();
-        let inherited = match space.gate.filter(|_| asked && outlook.is_none()) {
-            Some(gate) => asked::ask_inherited(pid, window, gate, 0, log)?,
-            None => None,
-        };
-        processes.push(Process {
+        let space = Space::stand(
+            node,
+            headings,
+            outlook,
+            &mut found.images,
+            &mut found.files,
+            &mut found.shared,
+            log,
+        )?;
+        let stopped = node
+            .threads
+            .iter()
+            .map(|tid| Stopped::look(node, *tid, &mut found.seccomp, log));
+        found.processes.push(FoundProcess {
+            node: place,
             space,
-            cores,
-            asked,
-            inherited,
+            stopped: stopped.collect::<Result<_, Error>>()?,
         });
+    }
+    Ok(found)
+}
 
-        let entry = ids.of(pid, window, log);
-        images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
+impl<'a> Found<'a> {
+    /// The processes that are no zombies, each with its place in the tree.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (&Node<'a>, &Space)> {
+        self.processes
+            .iter()
+            .map(|process| (&self.tree.nodes()[process.node], &process.space))
+    }
 
-        let fs = FsEntry {
-            cwd_id: files.link(pid, window, "cwd", log)?,
-            root_id: files.link(pid, window, "root", log)?,
-            umask: proc::status(window)
-                .map_err(|error| Error::capture(pid, "status", error))?
-                .umask,
+    /// A process that handles page faults by itself.
+    pub(crate) fn userfault(&self) -> Option<i32> {
+        self.images.userfault
+    }
+
+    /// Reads the rest of what has to be read while all stand, though they may be answering and copied meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// A process that ended or cannot be read, the caller, the deadline.
+    pub(crate) fn read(
+        self,
+        init: ProcessId,
+        surroundings: &Surroundings,
+        watch: &Watch<'_>,
+        log: &mut DumpLog,
+    ) -> Result<Standing, Error> {
+        let Self {
+            tree,
+            mut images,
+            mut files,
+            seccomp,
+            shared,
+            processes: found,
+        } = self;
+        let mut ids = Ids::new(init.pid);
+        let inventory = InventoryEntry {
+            img_version: IMAGE_VERSION,
+            fdinfo_per_id: Some(true),
+            root_ids: Some(ids.own()),
+            ns_per_id: Some(true),
+            root_cg_set: Some(CGROUP_SET),
+            lsmtype: Some(Lsmtype::NoLsm.into()),
+            ..InventoryEntry::default()
         };
-        images.push(Kind::Fs.file_name(pid_id), encode(Kind::Fs, [&fs]));
-        if ids.first_of_table(&entry) {
-            let descriptors = files.table(pid, window, log)?;
-            if !descriptors.is_empty() {
-                images.push(
-                    Kind::Fdinfo.file_name(u64::from(entry.files_id)),
-                    encode(Kind::Fdinfo, &descriptors),
-                );
+        images.push(Kind::Inventory.file_name(None), encode(Kind::Inventory, [&inventory]));
+        images.push(Kind::Pstree.file_name(None), encode(Kind::Pstree, &tree.entries()));
+        for node in tree.nodes().iter().filter(|node| node.process.window().is_none()) {
+            let id = u64::from(node.number(node.process.pid()));
+            let zombie = core::zombie(&node.stat);
+            images.push(Kind::Core.file_name(id), encode(Kind::Core, [&zombie]));
+        }
+        let mut processes = Vec::with_capacity(found.len());
+        let mut threads = 0;
+        for FoundProcess { node, space, stopped } in found {
+            watch.check()?;
+            let node = &tree.nodes()[node];
+            let (pid, window) = (space.process.pid, space.window);
+            let pid_id = u64::from(node.number(pid));
+            if window != pid {
+                log.lost(format_args!(
+                    "pid {pid}: its first thread has ended; its state is that of thread {window}"
+                ));
+            }
+            surroundings.process(pid, window, log);
+            let mut cores = Vec::with_capacity(stopped.len());
+            let mut umask = None;
+            for stopped in stopped {
+                watch.check()?;
+                threads += 1;
+                let tid = stopped.tid;
+                surroundings.thread(pid, tid, log);
+                let status = node.whole_status(tid)?;
+                if tid == window {
+                    umask = status.umask;
+                }
+                let entry = stopped.core(node, &status, tid == window, log)?;
+                cores.push(Core {
+                    id: u64::from(node.number(tid)),
+                    tid,
+                    entry,
+                });
+            }
+            if window != pid {
+                // Readers look for the core of every process of the tree.
+                let window = cores.iter().find(|core| core.tid == window);
+                let entry = window.map(|core| core.entry.clone());
+                cores.extend(entry.map(|entry| Core {
+                    id: pid_id,
+                    tid: space.window,
+                    entry,
+                }));
+            }
+            processes.push(Process {
+                space,
+                cores,
+                asked: false,
+                inherited: None,
+            });
+
+            let entry = ids.of(pid, window, log);
+            images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
+
+            let fs = FsEntry {
+                cwd_id: files.link(pid, window, "cwd", log)?,
+                root_id: files.link(pid, window, "root", log)?,
+                umask,
+            };
+            images.push(Kind::Fs.file_name(pid_id), encode(Kind::Fs, [&fs]));
+            if ids.first_of_table(&entry) {
+                let descriptors = files.table(pid, window, log)?;
+                if !descriptors.is_empty() {
+                    images.push(
+                        Kind::Fdinfo.file_name(u64::from(entry.files_id)),
+                        encode(Kind::Fdinfo, &descriptors),
+                    );
+                }
             }
         }
+        let shared_pages_scanned = shared.capture(&mut images, watch, log)?;
+        files.stand(&mut images, log)?;
+        images.push(
+            Kind::Seccomp.file_name(None),
+            encode(Kind::Seccomp, [&seccomp.into_entry()]),
+        );
+        Ok(Standing {
+            descriptors: standard_streams(&tree),
+            images,
+            files,
+            zombies: tree.nodes().len() - processes.len(),
+            processes,
+            threads,
+            shared_pages_scanned,
+        })
     }
-    let shared_pages_scanned = shared.capture(&mut images, watch, log)?;
-    files.stand(&mut images, log)?;
-    images.push(
-        Kind::Seccomp.file_name(None),
-        encode(Kind::Seccomp, [&seccomp.into_entry()]),
-    );
-    Ok(Standing {
-        descriptors: standard_streams(&tree),
-        images,
-        files,
-        zombies: tree.nodes().len() - processes.len(),
-        processes,
-        threads,
-        shared_pages_scanned,
-    })
 }
 
 impl Standing {
@@ -301,9 +397,37 @@ impl Standing {
         self.processes.iter().map(|process| &process.space)
     }
 
-    /// A process that handles page faults by itself.
-    pub(crate) fn userfault(&self) -> Option<i32> {
-        self.images.userfault
+    /// What the processes said of themselves, by the thread that each is seen through.
+    pub(crate) fn told(&mut self, answers: &HashMap<i32, Answers>) {
+        for process in &mut self.processes {
+            let Some(answers) = answers.get(&process.space.window) else {
+                continue;
+            };
+            process.asked = true;
+            for core in &mut process.cores {
+                core::tell(&mut core.entry, core.tid, answers);
+            }
+        }
+    }
+
+    /// Asks the processes what their copies could say too, if there were any. They stand as they stood then until all is read.
+    ///
+    /// # Errors
+    ///
+    /// A process that ended, or does not stand still any more.
+    pub(crate) fn ask_inherited(&mut self, log: &mut DumpLog) -> Result<(), Error> {
+        for process in self.processes.iter_mut().filter(|process| process.asked) {
+            let Space {
+                process: id,
+                window,
+                gate,
+                ..
+            } = process.space;
+            if let Some(gate) = gate {
+                process.inherited = asked::ask_inherited((id.pid, window), gate, None, 0, log)?;
+            }
+        }
+        Ok(())
     }
 
     /// The pages files of shared memory.
@@ -334,28 +458,28 @@ impl Standing {
                 space,
                 cores,
                 asked,
-                inherited,
+                mut inherited,
             } = process;
             let pid = space.process.pid;
-            let (seen, options) = match eyes {
-                Eyes::Originals => (space.window, 0),
+            let seen = match eyes {
+                Eyes::Originals => space.window,
                 Eyes::Copies(twins) => {
                     let copy = twins.of(space.window).ok_or(Error::Ended { pid })?;
-                    (copy, libc::PTRACE_O_EXITKILL)
+                    if let Some(gate) = space.gate.filter(|_| asked) {
+                        let (area, options) = (twins.area(copy), libc::PTRACE_O_EXITKILL);
+                        inherited = asked::ask_inherited((pid, copy), gate, area, options, log)?;
+                    }
+                    copy
                 }
-            };
-            let inherited = match space.gate.filter(|_| asked && inherited.is_none()) {
-                Some(gate) => asked::ask_inherited(pid, seen, gate, options, log)?,
-                None => inherited,
             };
             if let Eyes::Copies(twins) = eyes {
                 twins.settle(space.window);
             }
-            for (id, mut core) in cores {
+            for Core { id, mut entry, .. } in cores {
                 if let Some(inherited) = &inherited {
-                    core::complete(&mut core, inherited);
+                    core::complete(&mut entry, inherited);
                 }
-                images.push(Kind::Core.file_name(id), encode(Kind::Core, [&core]));
+                images.push(Kind::Core.file_name(id), encode(Kind::Core, [&entry]));
             }
             foreseen.push(space.finish(seen, inherited.as_ref(), &mut images, &mut files, log)?);
         }

@@ -13,10 +13,27 @@ use cri_proto::criu::message::CoreEntry;
 pub(super) use self::machine::MACHINE;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::checkpoint) use self::machine::{Part, place};
+use crate::process::ptrace;
 
-/// A core image with the registers of a stopped thread and nothing else.
-pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {
-    machine::capture(tid)
+/// The registers of a stopped thread as the kernel gave them.
+pub(super) struct Registers(Vec<Vec<u8>>);
+
+impl Registers {
+    /// Those of a thread.
+    pub(super) fn of(tid: i32) -> nix::Result<Self> {
+        let sets = machine::SETS.iter().map(|set| ptrace::registers(tid, *set));
+        sets.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// A core image with these registers and nothing else.
+    pub(super) fn core(&self) -> CoreEntry {
+        machine::core(&self.0)
+    }
+}
+
+/// The nth set; without bytes behind the end.
+fn set(sets: &[Vec<u8>], nth: usize) -> &[u8] {
+    sets.get(nth).map_or(&[], Vec::as_slice)
 }
 
 /// The nth little-endian word of eight bytes; zero behind the end.

@@ -13,7 +13,7 @@ pub(super) struct Seccomp {
 
 impl Seccomp {
     /// The mode of a thread and the number of its newest filter, by `Seccomp` of its status.
-    pub(super) fn of(&mut self, tid: i32, mode: Option<u32>, log: &mut DumpLog) -> (Option<SeccompMode>, Option<u32>) {
+    pub(super) fn of(&mut self, tid: i32, mode: Option<u64>, log: &mut DumpLog) -> (Option<SeccompMode>, Option<u32>) {
         match mode {
             None | Some(0) => (None, None),
             Some(1) => (Some(SeccompMode::Strict), None),

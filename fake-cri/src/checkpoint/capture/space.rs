@@ -25,6 +25,7 @@ use super::{
     foreseen::{Foreseen, Seen},
     page_map::page_map,
     shared::SharedMemory,
+    tree::Node,
     uncarried,
     vma::{opened_for, status, vma},
 };
@@ -76,7 +77,7 @@ impl Space {
     /// Looks at the mappings of a process that stands still, which have these headings. `outlook` tells their flags from
     /// shortly before where it can; otherwise they are read here, which takes about as long as a fork.
     pub(super) fn stand(
-        (process, window, number): (ProcessId, i32, u32),
+        node: &Node<'_>,
         headings: Vec<Mapping>,
         outlook: Option<&Outlook>,
         images: &mut Images,
@@ -84,8 +85,11 @@ impl Space {
         shared: &mut SharedMemory,
         log: &mut DumpLog,
     ) -> Result<Self, Error> {
+        let process = node.process.id;
         let pid = process.pid;
-        let foreseen = outlook.and_then(|outlook| outlook.with_flags(process, window, &headings));
+        let window = node.process.window().ok_or(Error::Ended { pid })?;
+        let locked = node.status(window).and_then(|status| status.number("VmLck:"));
+        let foreseen = outlook.and_then(|outlook| outlook.with_flags(process, locked, &headings));
         let flagged = foreseen.is_none();
         let mappings = match foreseen {
             Some(mappings) => mappings,
@@ -94,7 +98,7 @@ impl Space {
         let mut space = Self {
             process,
             window,
-            number,
+            number: node.number(pid),
             gate: Gate::find_in(window, &headings).ok(),
             mappings,
             flagged,

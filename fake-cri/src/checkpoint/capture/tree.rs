@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use cri_proto::criu::message::PstreeEntry;
-use procfs::process::Stat;
+use procfs::process::{Stat, Status};
 
 use super::Shape;
 use crate::{
@@ -11,19 +11,21 @@ use crate::{
         error::Error,
         freeze::{Frozen, FrozenProcess},
     },
-    process::proc,
+    process::proc::{self, StatusText},
 };
 
 /// A process in its place.
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// The process.
-    pub(super) process: &'a FrozenProcess,
+    pub(crate) process: &'a FrozenProcess,
     /// Its parent in the container; 0 for the first process.
     pub(super) parent: i32,
     /// Its threads that stand still, the first one first.
-    pub(super) threads: Vec<i32>,
+    pub(crate) threads: Vec<i32>,
     /// `/proc/PID/stat`.
-    pub(super) stat: Stat,
+    pub(crate) stat: Stat,
+    /// `/proc/TID/status` of its threads.
+    statuses: HashMap<i32, StatusText>,
     /// Its process group and session, by the container's own numbers.
     group: i32,
     session: i32,
@@ -32,22 +34,37 @@ pub(super) struct Node<'a> {
 
 impl Node<'_> {
     /// Its number, or that of one of its threads, as the container itself knows it: a restored one has a pid namespace of its own.
-    pub(super) fn number(&self, tid: i32) -> u32 {
+    pub(crate) fn number(&self, tid: i32) -> u32 {
         self.numbers.get(&tid).copied().unwrap_or(tid).unsigned_abs()
+    }
+
+    /// Whether it is the first process of a pid namespace, as a thread of it tells.
+    pub(crate) fn is_first_of_namespace(&self, tid: i32) -> bool {
+        let status = self.statuses.get(&tid);
+        status.is_none_or(|status| status.numbers("NStgid:").last() == Some(1))
+    }
+
+    /// The status of one of its threads.
+    pub(super) fn status(&self, tid: i32) -> Option<&StatusText> {
+        self.statuses.get(&tid)
+    }
+
+    /// All of it.
+    pub(super) fn whole_status(&self, tid: i32) -> Result<Status, Error> {
+        let pid = self.process.pid();
+        let status = self.statuses.get(&tid).ok_or(Error::Ended { pid })?;
+        status.parse().map_err(|error| Error::capture(pid, "status", error))
     }
 }
 
-/// How many pid namespaces below ours a process is.
-fn depth(pid: i32) -> Result<usize, Error> {
-    let status = proc::status(pid).map_err(|error| Error::capture(pid, "status", error))?;
-    Ok(status.nspid.map_or(0, |numbers| numbers.len().saturating_sub(1)))
+fn status(pid: i32, tid: i32) -> Result<StatusText, Error> {
+    StatusText::of(tid).map_err(|error| Error::capture(pid, "status", error))
 }
 
 /// The last number of a line of `/proc/PID/status` that has one for each namespace from ours down.
-fn inside(numbers: Option<Vec<i32>>, depth: usize, outside: i32) -> i32 {
-    numbers
-        .and_then(|numbers| numbers.get(depth).copied())
-        .unwrap_or(outside)
+fn inside(status: &StatusText, name: &str, depth: usize, outside: i32) -> i32 {
+    let number = status.numbers(name).nth(depth);
+    number.and_then(|number| number.try_into().ok()).unwrap_or(outside)
 }
 
 /// The processes, parents before their children.
@@ -69,7 +86,8 @@ impl<'a> Tree<'a> {
         if !pids.contains(&init) {
             return Err(Error::Ended { pid: init });
         }
-        let depth = depth(init)?;
+        let of_init = status(init, init)?;
+        let depth = of_init.numbers("NSpid:").count().saturating_sub(1);
         for process in frozen.processes() {
             let pid = process.pid();
             let stat = proc::stat(pid).map_err(|error| Error::capture(pid, "stat", error))?;
@@ -90,15 +108,26 @@ impl<'a> Tree<'a> {
                 group: stat.pgrp,
                 session: stat.session,
                 stat,
+                statuses: HashMap::new(),
                 numbers: HashMap::new(),
             };
+            for tid in node.threads.clone() {
+                let status = match tid == init {
+                    true => of_init.clone(),
+                    false => status(pid, tid)?,
+                };
+                node.statuses.insert(tid, status);
+            }
             if depth > 0 {
                 for tid in [pid].into_iter().chain(node.threads.clone()) {
-                    let status = proc::status(tid).map_err(|error| Error::capture(pid, "status", error))?;
-                    node.numbers.insert(tid, inside(status.nspid, depth, tid));
+                    let status = match node.statuses.get(&tid) {
+                        Some(known) => known.clone(),
+                        None => status(pid, tid)?,
+                    };
+                    node.numbers.insert(tid, inside(&status, "NSpid:", depth, tid));
                     if tid == pid {
-                        node.group = inside(status.nspgid, depth, node.group);
-                        node.session = inside(status.nssid, depth, node.session);
+                        node.group = inside(&status, "NSpgid:", depth, node.group);
+                        node.session = inside(&status, "NSsid:", depth, node.session);
                     }
                 }
             }

@@ -354,3 +354,124 @@ fn a_copy_is_told_of_and_nobody_sees_it() {
     writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
     assert_eq!(program.line(), "on");
 }
+
+/// An area, and one whose program does not run, as where memory may not be executed.
+fn area(injection: &mut Injection, runs: bool) -> Area {
+    let mut area = Area::map(injection).unwrap().expect("memory");
+    if !runs {
+        area.lead();
+    } else if !area.runs() {
+        eprintln!("each call is led here: no program for this architecture, or no memory that may be executed");
+    }
+    area
+}
+
+#[rstest]
+#[case::in_a_read("echo ready; read line; echo $line", 'S')]
+#[case::in_its_own_code("echo ready; while :; do :; done", 'R')]
+#[case::ignoring_the_trap("trap '' TRAP; echo ready; while :; do :; done", 'R')]
+#[case::stopped("echo ready; kill -STOP $$", 'T')]
+fn a_list_of_calls_is_gone_through(#[case] script: &str, #[case] state: char, #[values(true, false)] runs: bool) {
+    let program = Program::shell(script);
+    let tid = program.tid();
+    program.stop_in(state);
+    let before = look(tid);
+    let mut injection = program.enter();
+    let mut area = area(&mut injection, runs);
+    for count in [1, 5, Area::ROOM] {
+        let mut calls = vec![
+            Call::new(libc::SYS_getpid, [0; 6]),
+            Call::answering(libc::SYS_getitimer, [libc::ITIMER_REAL as u64, 0, 0, 0, 0, 0], 1),
+            Call::answering(libc::SYS_clock_getres, [libc::CLOCK_MONOTONIC as u64, 0, 0, 0, 0, 0], 1),
+            Call::new(libc::SYS_close, [u64::MAX, 0, 0, 0, 0, 0]),
+        ];
+        calls.resize(count, Call::new(libc::SYS_getppid, [0; 6]));
+        let under_way = injection.begin(Some(&mut area), calls, &[]).expect("begin");
+        let answers = injection.end(Some(&mut area), under_way).expect("end");
+        assert_eq!(answers.len(), count);
+        assert_eq!(answers[0].result, Ok(tid as u64));
+        if count == 1 {
+            continue;
+        }
+        assert_eq!((answers[1].result, &answers[1].words[..4]), (Ok(0), &[0; 4][..]));
+        assert_eq!((answers[2].result, answers[2].words[0]), (Ok(0), 0));
+        assert!(answers[2].words[1] > 0, "a resolution");
+        assert_eq!(answers[3].result, Err(Errno::EBADF));
+        let parent = Ok(u64::from(std::process::id()));
+        assert!(answers[4..].iter().all(|answer| answer.result == parent));
+    }
+    area.unmap(&mut injection).unwrap().expect("unmapped");
+    injection.leave().expect("leave");
+    assert_eq!(look(tid), before);
+    program.let_go();
+}
+
+#[rstest]
+fn a_list_ends_in_a_copy_that_has_its_own_part(#[values(true, false)] runs: bool) {
+    let mut program = Program::shell("trap 'echo child' CHLD; echo ready; while read line; do echo $line; done");
+    let tid = program.tid();
+    program.stop_in('S');
+    let before = look(tid);
+    let gate = Gate::find(tid).expect("gate");
+    let mut injection = Injection::enter(tid, gate, libc::PTRACE_O_TRACECLONE).expect("enter");
+    let mut area = area(&mut injection, runs);
+    let calls = vec![
+        Call::new(libc::SYS_getpid, [0; 6]),
+        // A child of whoever is the parent: of this process.
+        Call::new(libc::SYS_clone, [libc::CLONE_PARENT as u64, 0, 0, 0, 0, 0]),
+    ];
+    let of_copy = vec![
+        Call::new(libc::SYS_close_range, [0, u64::from(u32::MAX), 0, 0, 0, 0]),
+        Call::new(libc::SYS_getpid, [0; 6]),
+    ];
+    let under_way = injection.begin(Some(&mut area), calls, &of_copy).expect("begin");
+    let answers = injection.end(Some(&mut area), under_way).expect("end");
+    assert_eq!(answers[0].result, Ok(tid as u64));
+    let copy = answers[1].result.expect("a copy") as i32;
+    assert_eq!(injection.take_events(), [(libc::PTRACE_EVENT_CLONE, copy as u64)]);
+    let mut born = injection.copy(copy).expect("it is traced from birth");
+    let mut its = area.of_copy(copy);
+    let under_way = born.follow(Some(&mut its), 2, of_copy).expect("begin");
+    let answers = born.end(Some(&mut its), under_way).expect("end");
+    assert_eq!(answers[0].result, Ok(0));
+    assert_eq!(answers[1].result, Ok(copy as u64));
+    assert!(
+        fs::read_dir(format!("/proc/{copy}/fd"))
+            .expect("it lives")
+            .next()
+            .is_none()
+    );
+    area.unmap(&mut injection).unwrap().expect("unmapped");
+    injection.leave().expect("leave");
+    its.unmap(&mut born).unwrap().expect("unmapped");
+    born.leave().expect("leave");
+    let of = |tid| ptrace::registers(tid, RegisterSet::General).expect("registers");
+    assert_eq!(of(copy), of(tid));
+    assert_eq!(look(tid), before);
+    program.let_go();
+    kill(Pid::from_raw(copy), Signal::SIGKILL).expect("kill");
+    wait_until(|| matches!(ptrace::poll(copy), Ok(Some(ptrace::Event::Exited(_)))));
+    assert!(
+        proc::stat(copy).is_err(),
+        "its parent's tracer has taken it off the list"
+    );
+    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
+    assert_eq!(program.line(), "on");
+}
+
+#[test]
+fn a_list_that_cannot_be_gone_through_is_given_up_without_a_trace() {
+    let program = Program::shell("echo ready; while :; do :; done");
+    let tid = program.tid();
+    program.stop_in('R');
+    let before = look(tid);
+    let mut injection = program.enter();
+    let mut area = area(&mut injection, true);
+    let under_way = injection.begin(Some(&mut area), vec![Call::new(libc::SYS_getpid, [0; 6])], &[]);
+    // Whatever it is at, it is put back.
+    drop(under_way.expect("begin"));
+    area.unmap(&mut injection).unwrap().expect("unmapped");
+    drop(injection);
+    assert_eq!(look(tid), before);
+    program.let_go();
+}

@@ -5,7 +5,44 @@ use std::ops::Range;
 /// The size of the general registers of a 64-bit program.
 pub(super) const REGISTERS: usize = 27 * 8;
 
+/// The program of [`super::batch`], which goes through a list. r12 is the entry it is at, r13 where a copy goes on, r14 how often
+/// it yields at the end before it gives itself up.
+#[rustfmt::skip]
+pub(super) const PROGRAM: Option<&[u8]> = Some(&[
+    // next:
+    0x49, 0x8b, 0x04, 0x24,                               // mov  rax, [r12]
+    0x48, 0x85, 0xc0,                                     // test rax, rax
+    0x78, 0x3d,                                           // js   end
+    0x49, 0x8b, 0x7c, 0x24, 0x08,                         // mov  rdi, [r12 + 8]
+    0x49, 0x8b, 0x74, 0x24, 0x10,                         // mov  rsi, [r12 + 16]
+    0x49, 0x8b, 0x54, 0x24, 0x18,                         // mov  rdx, [r12 + 24]
+    0x4d, 0x8b, 0x54, 0x24, 0x20,                         // mov  r10, [r12 + 32]
+    0x4d, 0x8b, 0x44, 0x24, 0x28,                         // mov  r8, [r12 + 40]
+    0x4d, 0x8b, 0x4c, 0x24, 0x30,                         // mov  r9, [r12 + 48]
+    0x0f, 0x05,                                           // syscall
+    0x49, 0x89, 0x44, 0x24, 0x38,                         // mov  [r12 + 56], rax
+    0x49, 0x8b, 0x0c, 0x24,                               // mov  rcx, [r12]
+    0x49, 0x83, 0xec, 0x80,                               // sub  r12, -128
+    0x48, 0x83, 0xf9, 0x38,                               // cmp  rcx, SYS_clone
+    0x75, 0xc4,                                           // jne  next
+    0x48, 0x85, 0xc0,                                     // test rax, rax
+    0x75, 0xbf,                                           // jne  next
+    0x4d, 0x89, 0xec,                                     // mov  r12, r13
+    0xeb, 0xba,                                           // jmp  next
+    // end:
+    0x49, 0xc7, 0x44, 0x24, 0x38, 0x01, 0x00, 0x00, 0x00, // mov  qword [r12 + 56], 1
+    // yield:
+    0xb8, 0x18, 0x00, 0x00, 0x00,                         // mov  eax, SYS_sched_yield
+    0x0f, 0x05,                                           // syscall
+    0x49, 0xff, 0xce,                                     // dec  r14
+    0x75, 0xf4,                                           // jnz  yield
+    0x0f, 0x0b,                                           // ud2
+]);
+
 /// The places of the registers, in words.
+const R14: usize = 1;
+const R13: usize = 2;
+const R12: usize = 3;
 const AX: usize = 10;
 const ORIGINAL_AX: usize = 15;
 const IP: usize = 16;
@@ -29,6 +66,17 @@ pub(super) fn registers_of_call(home: &[u8], gate: u64, number: i64, arguments: 
     for (index, argument) in ARGUMENTS.into_iter().zip(arguments) {
         set(&mut registers, index, argument);
     }
+    registers
+}
+
+/// The registers with which the thread goes through a list by [`PROGRAM`].
+pub(super) fn registers_of_program(home: &[u8], program: u64, list: u64, list_of_copy: u64, patience: u64) -> Vec<u8> {
+    let mut registers = home.to_vec();
+    set(&mut registers, ORIGINAL_AX, u64::MAX);
+    set(&mut registers, IP, program);
+    set(&mut registers, R12, list);
+    set(&mut registers, R13, list_of_copy);
+    set(&mut registers, R14, patience);
     registers
 }
 

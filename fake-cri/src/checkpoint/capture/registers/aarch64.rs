@@ -7,8 +7,8 @@ use cri_proto::criu::message::{
     CoreEntry, ThreadInfoAarch64, UserAarch64FpsimdContextEntry, UserAarch64RegsEntry, core_entry::March,
 };
 
-use super::{word, words64};
-use crate::process::ptrace::{self, RegisterSet};
+use super::{set, word, words64};
+use crate::process::ptrace::RegisterSet;
 
 /// This machine, in CRIU's numbers.
 pub(in super::super) const MACHINE: March = March::Aarch64;
@@ -17,22 +17,23 @@ pub(in super::super) const MACHINE: March = March::Aarch64;
 const GENERAL: usize = 31;
 /// The bytes of the 32 vector registers.
 const VECTORS: usize = 512;
-pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {
-    let general = ptrace::registers(tid, RegisterSet::General)?;
-    let vectors = ptrace::registers(tid, RegisterSet::FloatingPoint)?;
-    let tls = ptrace::registers(tid, RegisterSet::Arm64Tls)?;
-    let controls = word(&vectors, VECTORS / 8);
+/// What there is to read.
+pub(super) const SETS: &[RegisterSet] = &[RegisterSet::General, RegisterSet::FloatingPoint, RegisterSet::Arm64Tls];
+
+pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
+    let [general, vectors, tls] = [0, 1, 2].map(|nth| set(sets, nth));
+    let controls = word(vectors, VECTORS / 8);
     let gpregs = UserAarch64RegsEntry {
-        regs: (0..GENERAL).map(|index| word(&general, index)).collect(),
-        sp: word(&general, GENERAL),
-        pc: word(&general, GENERAL + 1),
-        pstate: word(&general, GENERAL + 2),
+        regs: (0..GENERAL).map(|index| word(general, index)).collect(),
+        sp: word(general, GENERAL),
+        pc: word(general, GENERAL + 1),
+        pstate: word(general, GENERAL + 2),
     };
-    Ok(CoreEntry {
+    CoreEntry {
         mtype: MACHINE.into(),
         ti_aarch64: Some(ThreadInfoAarch64 {
             clear_tid_addr: 0,
-            tls: word(&tls, 0),
+            tls: word(tls, 0),
             gpregs,
             fpsimd: UserAarch64FpsimdContextEntry {
                 vregs: words64(vectors.get(..VECTORS).unwrap_or(&[])),
@@ -42,5 +43,5 @@ pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {
             pac_keys: None,
         }),
         ..CoreEntry::default()
-    })
+    }
 }

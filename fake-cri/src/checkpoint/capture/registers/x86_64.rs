@@ -10,8 +10,8 @@ use cri_proto::criu::message::{
     UserX86XsaveEntry, core_entry::March,
 };
 
-use super::{word, words32, words64};
-use crate::process::ptrace::{self, RegisterSet};
+use super::{set, word, words32, words64};
+use crate::process::ptrace::RegisterSet;
 
 /// This machine, in CRIU's numbers.
 pub(in super::super) const MACHINE: March = March::X8664;
@@ -28,19 +28,20 @@ const SYSCALL_LENGTH: u64 = 2;
 /// The first of the three slots of thread-local storage in the GDT.
 const FIRST_TLS: u32 = 12;
 
-pub(super) fn capture(tid: i32) -> nix::Result<CoreEntry> {
-    let general = ptrace::registers(tid, RegisterSet::General)?;
-    let extended = ptrace::registers(tid, RegisterSet::X86Extended)?;
-    Ok(CoreEntry {
+/// What there is to read.
+pub(super) const SETS: &[RegisterSet] = &[RegisterSet::General, RegisterSet::X86Extended];
+
+pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
+    CoreEntry {
         mtype: MACHINE.into(),
         thread_info: Some(ThreadInfoX86 {
             clear_tid_addr: 0,
-            gpregs: general_registers(&general),
-            fpregs: floating_point(&extended, part),
+            gpregs: general_registers(set(sets, 0)),
+            fpregs: floating_point(set(sets, 1), part),
             tls: (FIRST_TLS..FIRST_TLS + 3).map(empty_segment).collect(),
         }),
         ..CoreEntry::default()
-    })
+    }
 }
 
 /// `struct user_regs_struct`, with an interrupted system call set back to before it, as CRIU does (criu/arch/x86).
