@@ -172,6 +172,13 @@ impl Runtime {
             Err(error) => return Err(error),
         };
         self.kill_container(&container).await?;
+        if let Some(shim) = container.shim() {
+            // It told of the end before its own, of which nothing shall be seen afterwards.
+            let gone = tokio::time::timeout(KILL_PATIENCE, shim.gone()).await;
+            if !matches!(gone, Ok(Ok(()))) {
+                tracing::warn!(container = container.id, ?gone, "the container's shim does not end");
+            }
+        }
         let _turn = container.starting.lock().await;
         self.remove_checkpoint_leftovers(&container.id)?;
         self.store.remove::<Record>(&container.id)?;

@@ -280,8 +280,8 @@ impl Shim {
         }
     }
 
-    /// Waits until the shim's process has ended.
-    async fn gone(&self) -> io::Result<()> {
+    /// Waits until the shim's process has ended, as it does by itself a little after its container.
+    pub(crate) async fn gone(&self) -> io::Result<()> {
         match PidFd::open(self.process) {
             Ok(handle) => handle.ended().await,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
