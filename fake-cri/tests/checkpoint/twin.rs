@@ -14,6 +14,8 @@ use nix::{
     unistd::Pid,
 };
 
+use rstest::rstest;
+
 use crate::{
     archive::Contents,
     host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
@@ -30,17 +32,17 @@ fn field(pid: i32, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// The copy of a process that runs on by itself already: a child of its parent, which is this process, with its address space.
+/// The copy of a process that runs on by itself already: with its address space, and a child of its parent if that is this process,
+/// otherwise its own.
 fn copy_of(pid: i32) -> Option<i32> {
     let stack = stack(pid)?;
-    let threads = fs::read_dir("/proc/self/task").ok()?;
+    let threads = ["/proc/self/task".to_owned(), format!("/proc/{pid}/task")].into_iter();
+    let threads = threads.filter_map(|folder| fs::read_dir(folder).ok()).flatten();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let children: Vec<i32> = children
         .flat_map(|children| {
-            children
-                .split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect::<Vec<_>>()
+            let numbers = children.split_whitespace().map(|pid| pid.parse().unwrap());
+            numbers.collect::<Vec<_>>()
         })
         .collect();
     let is_traced = |pid: i32| field(pid, "TracerPid:").is_some_and(|tracer| tracer != "0");
@@ -259,6 +261,13 @@ fn a_container_that_is_killed_while_its_copy_is_read_leaves_nothing() {
     }
 }
 
+/// Whose child a container's process is: a child of ours makes its copy a child of ours.
+#[derive(Clone, Copy, Debug)]
+enum Parent {
+    Us,
+    Another,
+}
+
 /// A host that has a shell go on to its next line while its copy is read, and waits until that has come about.
 struct Changing<'a> {
     host: TestHost<'a>,
@@ -267,20 +276,34 @@ struct Changing<'a> {
 }
 
 impl Changing<'_> {
-    /// A shell that waits for a line before it runs this.
-    fn start(then: &str, changed: fn(i32) -> bool) -> (Guard, Self) {
-        let shell = Command::new("sh")
-            .args(["-c", &format!("read line; {then}")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn();
+    /// A shell that waits for a line before it runs this. It is a child of ours, or of a shell that ends as it does.
+    fn start(then: &str, parent: Parent, changed: fn(i32) -> bool) -> (Guard, Self) {
+        let script = format!("read line; {then}");
+        let mut command = Command::new("sh");
+        match parent {
+            Parent::Us => command.args(["-c", &script]),
+            Parent::Another => command.args(["-c", r#"sh -c "$1"; exit $?"#, "sh", &script]),
+        };
+        let shell = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut shell = Guard(shell.unwrap());
-        let pid = shell.0.id() as i32;
+        let outer = shell.0.id() as i32;
         let until = Instant::now() + Duration::from_secs(20);
-        while fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap() == "0" {
+        let waits_for_a_line = |pid: &i32| {
+            let place = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            place.starts_with(&format!("{} 0x0 ", libc::SYS_read))
+        };
+        let pid = loop {
+            let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+            let pid = match parent {
+                Parent::Us => Some(outer),
+                Parent::Another => children.split_whitespace().next().map(|pid| pid.parse().unwrap()),
+            };
+            if let Some(pid) = pid.filter(waits_for_a_line) {
+                break pid;
+            }
             assert!(Instant::now() < until, "it does not wait for a line");
             thread::sleep(Duration::from_millis(1));
-        }
+        };
         let host = Changing {
             host: TestHost::new(pid),
             input: std::sync::Mutex::new(shell.0.stdin.take()),
@@ -326,18 +349,21 @@ impl checkpoint::Host for Changing<'_> {
     fn crash_runtime(&self) {}
 }
 
-#[test]
-fn a_container_that_calls_exec_while_its_copy_is_read_runs_on_as_what_it_became() {
+#[rstest]
+fn a_container_that_calls_exec_while_its_copy_is_read_runs_on_as_what_it_became(
+    #[values(Parent::Us, Parent::Another)] parent: Parent,
+) {
     // More than once: every program's vdso lies elsewhere.
     for _ in 0..3 {
-        let (shell, host) = Changing::start("exec sleep 1000", |pid| {
+        let (_shell, host) = Changing::start("exec sleep 1000", parent, |pid| {
             fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n"
         });
         host.checkpoint();
-        let pid = shell.0.id() as i32;
+        let pid = host.host.init;
         assert_alone(pid);
         let blocked = field(pid, "SigBlk:");
         assert_eq!(blocked.as_deref(), Some("0000000000000000"));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
 }
 
@@ -349,13 +375,15 @@ fn sleeping_children(pid: i32) -> Vec<i32> {
     children.filter(sleeps).collect()
 }
 
-#[test]
-fn a_container_that_forks_while_its_copy_is_read_keeps_its_children() {
-    let (shell, host) = Changing::start("sleep 1000 & sleep 1000 & wait", |pid| {
+#[rstest]
+fn a_container_that_forks_while_its_copy_is_read_keeps_its_children(
+    #[values(Parent::Us, Parent::Another)] parent: Parent,
+) {
+    let (shell, host) = Changing::start("sleep 1000 & sleep 1000 & wait", parent, |pid| {
         sleeping_children(pid).len() == 2
     });
     host.checkpoint();
-    let pid = shell.0.id() as i32;
+    let pid = host.host.init;
     assert_runs_free(pid);
     let children = sleeping_children(pid);
     let family: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
@@ -371,10 +399,12 @@ fn a_container_that_forks_while_its_copy_is_read_keeps_its_children() {
     assert!(shell.0.wait().unwrap().success());
 }
 
-#[test]
-fn a_container_that_ends_by_itself_while_its_copy_is_read_is_whole_in_its_archive() {
+#[rstest]
+fn a_container_that_ends_by_itself_while_its_copy_is_read_is_whole_in_its_archive(
+    #[values(Parent::Us, Parent::Another)] parent: Parent,
+) {
     let ended = |pid| stat(pid).is_none_or(|(state, ..)| state == 'Z');
-    let (mut shell, host) = Changing::start("exit 7", ended);
+    let (mut shell, host) = Changing::start("exit 7", parent, ended);
     host.checkpoint();
     assert_eq!(
         shell.0.wait().unwrap().code(),
