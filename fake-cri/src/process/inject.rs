@@ -13,10 +13,9 @@
 //! ```
 //!
 //! A thread may be given a whole list of calls, and be let go until it has made them: [`batch`]. Otherwise it executes one
-//! instruction of user code a call: a system call instruction that some executable mapping of the
-//! process holds anyway (nearly always the vdso's), so no code is written anywhere. It stops by `PTRACE_SYSCALL`, not by single
-//! steps: the SIGTRAP of a step is a forced signal, for which the kernel takes the disposition of SIGTRAP away when the
-//! process ignores or blocks it.
+//! instruction of user code a call: a system call instruction that some executable mapping of the process holds anyway (nearly
+//! always the vdso's), so no code is written anywhere. It stops by `PTRACE_SYSCALL`, not by single steps: the SIGTRAP of a step is
+//! a forced signal, for which the kernel takes the disposition of SIGTRAP away when the process ignores or blocks it.
 //!
 //! After the last call the thread is interrupted anew, so that it stands in the kernel's signal path again: only there is an
 //! interrupted system call restarted (`-ERESTARTSYS` and its like), and never from the exit of a foreign one. The state that a

@@ -148,6 +148,7 @@ fn look_at(pid: i32) -> Process {
 #[case::shared_memory(Shape { shared_pages: 100, sparse_pages: 8, ..Shape::default() })]
 #[case::unforked_memory(Shape { unforked_pages: 20, shared_pages: 9, sparse_pages: 8, spinning: 1, ..Shape::default() })]
 #[case::children(Shape { children: 2, spinning: 1, sleeping: 1, sparse_pages: 40, shared_pages: 7, zombie: true, ..Shape::default() })]
+#[case::no_new_code(Shape { no_new_code: true, children: 1, spinning: 1, sleeping: 1, shared_pages: 5, ..Shape::default() })]
 #[case::files(Shape { files: Some(PathBuf::new()), children: 1, spinning: 1, ..Shape::default() })]
 fn the_archive_tells_the_truth(#[case] shape: Shape, #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
     judge(shape, freeze);

@@ -132,6 +132,28 @@ fn a_process_stands_still_until_all_is_read_where_that_is_asked_for() {
     );
 }
 
+/// A process in which no list of calls can be run is led from call to call, and copied all the same.
+#[test]
+fn a_process_whose_memory_may_not_become_executable_is_copied() {
+    let workload = Workload::start(&Shape {
+        dense_pages: 10,
+        spinning: 1,
+        no_new_code: true,
+        ..Shape::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(workload.pid(), folder.path());
+    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    let log = Contents::read(&job.location).log();
+    assert!(report.copied, "{log}");
+    if !log.contains("PR_SET_MDWE") {
+        eprintln!("skipped: no process of this kernel refuses new code (Linux before 6.3)");
+        return;
+    }
+    assert_alone(workload.pid());
+    workload.count();
+}
+
 /// A child that is killed and reaped with its guard.
 struct Guard(Child);
 

@@ -108,6 +108,8 @@ pub(crate) struct Shape {
     pub(crate) shared_mappings: usize,
     /// Whoever of it clones is killed, by a seccomp filter.
     pub(crate) no_clones: bool,
+    /// Its memory may not become executable (`PR_SET_MDWE`, Linux 6.3).
+    pub(crate) no_new_code: bool,
     /// More mappings, in [`Shape::files`].
     pub(crate) maps: Vec<Map>,
     /// More descriptors, in [`Shape::files`].
@@ -249,6 +251,9 @@ fn workload() {
                 assert!(status.is_ok_and(|status| status.success()));
             }
         });
+    }
+    if shape.no_new_code {
+        filter::refuse_new_code();
     }
     if shape.no_clones {
         assert!(filter::set(true, true), "a filter");

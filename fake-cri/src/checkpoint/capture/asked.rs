@@ -5,7 +5,7 @@
 //!   the process, while it stands      mmap of an area for the answers
 //!     every POSIX timer
 //!     every other thread              alternate signal stack, clear_child_tid, parent-death signal, securebits
-//!     first standing thread:          interval timers, subreaper, and the same; clone, where a copy is wanted
+//!     first standing thread:          PR_SET_MDWE, interval timers, subreaper, and the same; clone, where a copy is wanted
 //!                                     munmap
 //!   the process, or a copy of it      mmap, unless the copy has the area already
 //!   that fork(2) made:                actions of caught signals and SIGCHLD, brk, dumpable, membarrier
@@ -34,6 +34,8 @@ use crate::{
 
 /// `PR_GET_TID_ADDRESS`, with `CONFIG_CHECKPOINT_RESTORE`.
 const GET_TID_ADDRESS: u64 = 40;
+/// `PR_GET_MDWE`, Linux 6.3: whether memory may not become executable that was not, or that is written.
+const GET_MDWE: u64 = 66;
 /// The size of the kernel's set of signals.
 const SIGNAL_SET: u64 = 8;
 /// The dumpable state that `PR_SET_DUMPABLE` does not take: dumps only for root. It is closest to none.
@@ -228,7 +230,7 @@ impl Talk {
             let thread = talk.other_thread(*tid, gate, log)?;
             talk.threads.insert(*tid, thread);
         }
-        let mut calls = Vec::new();
+        let mut calls = vec![Call::new(libc::SYS_prctl, [GET_MDWE, 0, 0, 0, 0, 0])];
         if talk.asked.area.is_some() {
             calls.extend((0..3).map(|which| Call::answering(libc::SYS_getitimer, [which, 0, 0, 0, 0, 0], 1)));
             calls.push(prctl_into(libc::PR_GET_CHILD_SUBREAPER as u64));
@@ -258,6 +260,12 @@ impl Talk {
             false => None,
         };
         let mut answers = Reader { pid, answers: &answers };
+        // A kernel that does not know it has refused nobody.
+        if answers.next("PR_GET_MDWE")?.result.is_ok_and(|flags| flags != 0) {
+            log.lost(format_args!(
+                "pid {pid}: that its memory may not become executable (PR_SET_MDWE)"
+            ));
+        }
         let (mut interval_timers, mut subreaper) = ([ItimerEntry::default(); 3], 0);
         if self.asked.area.is_some() {
             for timer in &mut interval_timers {

@@ -43,3 +43,15 @@ pub(crate) fn set(kills_clones: bool, all_threads: bool) -> bool {
     };
     result == 0
 }
+
+/// Refuses memory that becomes executable, or is so and written, where the kernel can (Linux 6.3).
+#[expect(unsafe_code, reason = "nix does not know this prctl")]
+pub(crate) fn refuse_new_code() {
+    const SET_MDWE: i32 = 65;
+    const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+    let none: libc::c_ulong = 0;
+    // SAFETY: numbers alone.
+    unsafe {
+        libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, none, none, none);
+    }
+}
