@@ -145,31 +145,33 @@ impl<'a> Copying<'a> {
     pub(crate) fn end(mut self, log: &mut DumpLog) -> Result<Heard<'a>, Error> {
         let mut answers = HashMap::new();
         let mut preparing = Vec::new();
-        let mut twins = self.twins.take().expect("taken once");
-        for asked in &mut self.asked {
+        // What fails on the way finds everything in its place, to be put back and removed.
+        let Self { asked, unfit, twins } = &mut self;
+        let twins = twins.as_mut().expect("they are taken at the end");
+        for asked in &mut *asked {
             let pid = asked.original.pid;
             let heard = asked.talk.hear(log);
-            let copy = adopt(asked, &mut twins);
+            let copy = adopt(asked, twins);
             let (answer, copied) = heard?;
             answers.insert(asked.window, answer);
             match (copied, copy) {
                 (None, _) => {}
                 (Some(Err(errno)), _) => {
                     let call = "clone";
-                    self.unfit.get_or_insert(Unfit::Call { pid, call, errno });
+                    unfit.get_or_insert(Unfit::Call { pid, call, errno });
                 }
                 (Some(Ok(_)), None) => return Err(Error::capture(pid, "the event of its copy", Errno::EPROTO)),
                 (Some(Ok(inner)), Some(twin)) => {
                     twin.inner = Some(inner);
                     match prepare(&asked.talk, twin, &asked.of_copy) {
                         Ok((injection, under_way)) => preparing.push((twin.copy, injection, under_way)),
-                        Err(error) => self.unfit = Some(judge(pid, error)?),
+                        Err(error) => *unfit = Some(judge(pid, error)?),
                     }
                 }
             }
         }
         twins.tell();
-        for asked in &mut self.asked {
+        for asked in asked {
             asked.talk.leave()?;
         }
         for (copy, injection, under_way) in preparing {
@@ -178,10 +180,11 @@ impl<'a> Copying<'a> {
             };
             match prepared(twin, injection, under_way) {
                 Ok(None) => {}
-                Ok(Some(unfit)) => self.unfit = Some(unfit),
-                Err(error) => self.unfit = Some(judge(twin.original.pid, error)?),
+                Ok(Some(reason)) => *unfit = Some(reason),
+                Err(error) => *unfit = Some(judge(twin.original.pid, error)?),
             }
         }
+        let twins = self.twins.take().expect("nobody took them");
         Ok((answers, self.unfit.take().map_or(Ok(twins), Err)))
     }
 }

@@ -4,8 +4,8 @@
 //!   area    program | call 0, its answer | call 1, its answer | ... | end | calls of a copy, their answers | end
 //!
 //!   begin   list and program are written; the thread runs through it         the tracer does something else
-//!   end     the thread is at the list's end, where it yields the processor
-//!           until it is interrupted, or stands behind a clone, the last call
+//!   end     the thread is at the list's end, where it yields the processor,
+//!           then sleeps until it is interrupted; or stands behind a clone, the last call
 //! ```
 //!
 //! Between two stops a thread sleeps and its tracer has to be woken, which takes most machines many times as long as a short
@@ -38,8 +38,9 @@ const ANSWER: usize = 8;
 /// The number in the entry that ends a list.
 const END: u64 = u64::MAX;
 const NO_WORDS: [u64; WORDS - ANSWER] = [0; WORDS - ANSWER];
-/// How often a thread yields at its list's end before it gives itself up: half a minute at least, and a tracer is long gone then.
-const PATIENCE: u64 = 1 << 28;
+/// How often a thread yields at its list's end before it sleeps: about a millisecond. One that sleeps is woken late where a
+/// processor without work is halted; but a real-time thread yields to nobody, and a tracer may be gone.
+const PATIENCE: u64 = 1 << 12;
 /// How long a fork is waited for before it is looked whether it was refused: looking waits for the fork.
 const FORK: Duration = Duration::from_millis(1);
 

@@ -460,15 +460,21 @@ fn a_list_ends_in_a_copy_that_has_its_own_part(#[values(true, false)] runs: bool
 }
 
 #[test]
-fn a_list_that_cannot_be_gone_through_is_given_up_without_a_trace() {
+fn a_list_that_nobody_asks_the_answers_of_leaves_no_trace() {
     let program = Program::shell("echo ready; while :; do :; done");
     let tid = program.tid();
     program.stop_in('R');
     let before = look(tid);
     let mut injection = program.enter();
     let mut area = area(&mut injection, true);
-    let under_way = injection.begin(Some(&mut area), vec![Call::new(libc::SYS_getpid, [0; 6])], &[]);
-    // Whatever it is at, it is put back.
+    let calls = || vec![Call::new(libc::SYS_getpid, [0; 6])];
+    // Nobody comes for the answer for a while.
+    let under_way = injection.begin(Some(&mut area), calls(), &[]).expect("begin");
+    wait_until(|| matches!(proc::stat(tid).expect("it lives").state, 'S' | 't'));
+    let answers = injection.end(Some(&mut area), under_way).expect("end");
+    assert_eq!(answers[0].result, Ok(tid as u64));
+    // Nobody comes at all: whatever it is at, it is put back.
+    let under_way = injection.begin(Some(&mut area), calls(), &[]);
     drop(under_way.expect("begin"));
     area.unmap(&mut injection).unwrap().expect("unmapped");
     drop(injection);

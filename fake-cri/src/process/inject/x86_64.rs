@@ -6,7 +6,7 @@ use std::ops::Range;
 pub(super) const REGISTERS: usize = 27 * 8;
 
 /// The program of [`super::batch`], which goes through a list. r12 is the entry it is at, r13 where a copy goes on, r14 how often
-/// it yields at the end before it gives itself up.
+/// it yields at the end before it sleeps.
 #[rustfmt::skip]
 pub(super) const PROGRAM: Option<&[u8]> = Some(&[
     // next:
@@ -36,7 +36,10 @@ pub(super) const PROGRAM: Option<&[u8]> = Some(&[
     0x0f, 0x05,                                           // syscall
     0x49, 0xff, 0xce,                                     // dec  r14
     0x75, 0xf4,                                           // jnz  yield
-    0x0f, 0x0b,                                           // ud2
+    // sleep:
+    0xb8, 0x22, 0x00, 0x00, 0x00,                         // mov  eax, SYS_pause
+    0x0f, 0x05,                                           // syscall
+    0xeb, 0xf7,                                           // jmp  sleep
 ]);
 
 /// The places of the registers, in words.
