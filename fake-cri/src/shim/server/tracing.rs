@@ -3,8 +3,7 @@
 //! ```text
 //!  main loop                         checkpoint's thread
 //!  Phase on the connection   <----   phase(): waits until it was heard, or nobody is there to hear; while the container
-//!                                    stands, only if a fault wants to act there, and otherwise tells of the capture with the
-//!                                    phase behind it
+//!                                    stands, only if a fault wants to act there
 //!  connection ends           ---->   cancelled() is true: it thaws, removes what it wrote, ends
 //!  reaps only what no tracer holds   its waits take the exits of tracees: exited() hands them back
 //! ```
@@ -187,12 +186,7 @@ impl Host for Tracer {
 
     fn phase(&self, phase: Phase) {
         self.shared.lock().unheard += 1;
-        if self.obliging || phase != Phase::Capture {
-            self.shared.push(Event::Phase(phase));
-        } else {
-            // Whoever is woken takes a processor that the container may be waiting for to be copied.
-            self.shared.lock().events.push_back(Event::Phase(phase));
-        }
+        self.shared.push(Event::Phase(phase));
         if matches!(phase, Phase::Capture | Phase::Write) && !self.obliging {
             return;
         }
