@@ -24,13 +24,14 @@ use super::{
 };
 use crate::process::{
     ProcessId,
-    inject::{Call, Gate, InjectError, Injection, UnderWay},
+    inject::{Area, Call, Gate, InjectError, Injection, UnderWay},
     proc,
 };
 
 /// More shared mappings than this are not unmapped one by one while the container stands. With what a process is asked they fit
-/// into one list ([`crate::process::inject::Area::ROOM`]).
+/// into one list.
 const MOST_SHARED: usize = 224;
+const _: () = assert!(MOST_SHARED + Talk::MOST_CALLS < Area::ROOM);
 /// More bytes of private memory that a fork does not carry are not held while the container runs on.
 const MOST_UNFORKED: u64 = 16 << 20;
 

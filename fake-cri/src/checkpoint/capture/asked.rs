@@ -191,6 +191,9 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
+    /// More calls are in no last list of a process.
+    pub(crate) const MOST_CALLS: usize = 16;
+
     /// Begins to ask a process; the inner error says that it cannot be asked. With `clone`, it makes a copy by these flags in the
     /// end, which makes the calls of the list.
     ///
@@ -241,6 +244,7 @@ impl Talk {
             of_copy
         });
         talk.calls = calls.len();
+        debug_assert!(talk.calls <= Self::MOST_CALLS);
         let under_way = talk.asked.begin(calls, of_copy).map_err(|error| failed(pid, error))?;
         talk.under_way = Some(under_way);
         Ok(Ok(talk))

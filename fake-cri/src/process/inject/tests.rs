@@ -86,8 +86,11 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Registers, mask, status, mappings and children of a thread.
+type Look = (Vec<u8>, u64, String, Vec<Mapping>, String);
+
 /// What a thread is made of, as far as an injection could change it.
-fn look(tid: i32) -> (Vec<u8>, u64, String, Vec<Mapping>, String) {
+fn look(tid: i32) -> Look {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).expect("status");
     // The counts of context switches go up, the peak too; SigQ counts the whole user. What is blocked comes below: a call that waits with another mask
     // (sigsuspend) shows that one here until it is restarted.
@@ -330,14 +333,21 @@ fn a_filter_does_not_judge_what_its_process_did_not_ask() {
     );
 }
 
-#[test]
-fn a_copy_is_told_of_and_nobody_sees_it() {
-    let mut program = Program::shell("trap 'echo child' CHLD; echo ready; while read line; do echo $line; done");
+/// A program that says so when it is told of a child, as it stood, and the injection by which it is to make a copy.
+fn about_to_clone() -> (Program, Look, Injection) {
+    let program = Program::shell("trap 'echo child' CHLD; echo ready; while read line; do echo $line; done");
     let tid = program.tid();
     program.stop_in('S');
     let before = look(tid);
     let gate = Gate::find(tid).expect("gate");
-    let mut injection = Injection::enter(tid, gate, libc::PTRACE_O_TRACECLONE).expect("enter");
+    let injection = Injection::enter(tid, gate, libc::PTRACE_O_TRACECLONE).expect("enter");
+    (program, before, injection)
+}
+
+#[test]
+fn a_copy_is_told_of_and_nobody_sees_it() {
+    let (mut program, before, mut injection) = about_to_clone();
+    let tid = program.tid();
     let copy = injection.call(libc::SYS_clone, [0; 6]).unwrap().expect("clone") as i32;
     assert_eq!(injection.take_events(), [(libc::PTRACE_EVENT_CLONE, copy as u64)]);
     wait_until(|| ptrace::next_stop(copy).expect("it is traced from birth") == Some(Stop::Interrupted));
@@ -408,12 +418,8 @@ fn a_list_of_calls_is_gone_through(#[case] script: &str, #[case] state: char, #[
 
 #[rstest]
 fn a_list_ends_in_a_copy_that_has_its_own_part(#[values(true, false)] runs: bool) {
-    let mut program = Program::shell("trap 'echo child' CHLD; echo ready; while read line; do echo $line; done");
+    let (mut program, before, mut injection) = about_to_clone();
     let tid = program.tid();
-    program.stop_in('S');
-    let before = look(tid);
-    let gate = Gate::find(tid).expect("gate");
-    let mut injection = Injection::enter(tid, gate, libc::PTRACE_O_TRACECLONE).expect("enter");
     let mut area = area(&mut injection, runs);
     let calls = vec![
         Call::new(libc::SYS_getpid, [0; 6]),
