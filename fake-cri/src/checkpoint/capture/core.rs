@@ -8,9 +8,10 @@ use procfs::process::{Stat, Status};
 
 use super::{
     CGROUP_SET,
-    asked::{Answers, Inherited},
+    inherited::Inherited,
     registers::{self, Registers},
     seccomp::Seccomp,
+    talk::Answers,
     tree::Node,
     uncarried,
 };

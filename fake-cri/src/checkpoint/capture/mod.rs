@@ -6,27 +6,28 @@
 //!     tree        who is whose child                     pstree.img
 //!     core        registers and signals, by ptrace
 //!     space       mappings, and what no fork carries
-//!   [`Found::read`], while processes answer to what they are asked ([`asked`]), and are copied
+//!   [`Found::read`], while processes answer to what they are asked ([`talk`]), and are copied
 //!     core        credentials, limits, scheduling        core-TID.img      (registers: one file an architecture)
 //!     ids         what it shares with others             ids-PID.img
 //!     files       descriptors, directories               fdinfo-N.img, fs-PID.img, files.img
 //!     shared      shared anonymous memory                pagemap-shmem-N.img, pages-N.img
 //!     inventory, seccomp, tty-info
 //!  of those that stand, or of copies that forks made ([`Standing::finish`])
-//!     asked       what a fork keeps
+//!     inherited   what a fork keeps
 //!     space       the pages                              pagemap-PID.img, pages-N.img
 //!     foreseen    the mappings' flags                    mm-PID.img
 //! ```
 //!
 //! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
 //! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) the process is
-//! asked itself.
+//! asked itself ([`asked`]).
 
 mod asked;
 mod core;
 mod files;
 mod foreseen;
 mod ids;
+mod inherited;
 mod owner;
 mod page_map;
 mod registers;
@@ -34,6 +35,7 @@ mod seccomp;
 mod shared;
 mod sockets;
 mod space;
+mod talk;
 mod tree;
 mod uncarried;
 mod vma;
@@ -45,13 +47,14 @@ use cri_proto::criu::{
     message::{CoreEntry, FsEntry, InventoryEntry, Lsmtype},
 };
 
-use self::{
-    asked::Inherited, core::Stopped, files::Files, ids::Ids, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
-};
 pub(super) use self::{
-    asked::{Answers, Talk, unasked},
+    asked::unasked,
+    talk::{Answers, Talk},
     tree::Node,
     vma::status as vma_status,
+};
+use self::{
+    core::Stopped, files::Files, ids::Ids, inherited::Inherited, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
 };
 pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings};
 use super::{
@@ -424,7 +427,7 @@ impl Standing {
                 ..
             } = process.space;
             if let Some(gate) = gate {
-                process.inherited = asked::ask_inherited((id.pid, window), gate, None, 0, log)?;
+                process.inherited = inherited::ask((id.pid, window), gate, None, 0, log)?;
             }
         }
         Ok(())
@@ -467,7 +470,7 @@ impl Standing {
                     let copy = twins.of(space.window).ok_or(Error::Ended { pid })?;
                     if let Some(gate) = space.gate.filter(|_| asked) {
                         let (area, options) = (twins.area(copy), libc::PTRACE_O_EXITKILL);
-                        inherited = asked::ask_inherited((pid, copy), gate, area, options, log)?;
+                        inherited = inherited::ask((pid, copy), gate, area, options, log)?;
                     }
                     copy
                 }

@@ -20,9 +20,9 @@ use procfs::process::Stat;
 
 use super::{
     Images,
-    asked::Inherited,
     files::Files,
     foreseen::{Foreseen, Seen},
+    inherited::Inherited,
     page_map::page_map,
     shared::SharedMemory,
     tree::Node,
