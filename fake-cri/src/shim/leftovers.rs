@@ -4,7 +4,7 @@
 //! Nothing binds them together any more but what they carry: the mark in the environment they were started with, the
 //! container's sessions, and their descent. A process counts when one of these holds:
 //!
-//! - it was started with [`MARKER`](super::MARKER) and the container's id;
+//! - it was started with [`MARKER`] and the container's id;
 //! - it is one of the known processes, with its start time;
 //! - it is in the session of one that counts (each container's first process leads a session);
 //! - it descends from one that counts;

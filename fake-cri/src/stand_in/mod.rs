@@ -10,7 +10,7 @@
 //! With `--canaries yes` it also holds bytes that only one place of its memory has, see [`Place`].
 //!
 //! It is told what to be by its command line (`stand-in --memory 256Mi --threads 4`), as in an image, where nothing of
-//! fake-cri is around; or by annotations on the Pod or the container. Annotations win, one by one. See [`table`] for all of
+//! fake-cri is around; or by annotations on the Pod or the container. Annotations win, one by one. See [`table()`] for all of
 //! them.
 //!
 //! Its processes hold nothing that is not asked for: no descriptor beside their streams and the files, no hidden thread,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PREFIX, Row, table};
 
-/// What is chosen about a stand-in; what is `None` takes its default. See [`table`].
+/// What is chosen about a stand-in; what is `None` takes its default. See [`table()`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {

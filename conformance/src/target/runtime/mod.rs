@@ -10,7 +10,7 @@
 //!                 --- shutdown             all that carries this run's label is removed
 //! ```
 //!
-//! Everything made carries the label [`RUN_LABEL`], by which [`clean`] finds what a killed run has left. Pods are in the
+//! Everything made carries the label [`RUN_LABEL`], by which [`clean()`] finds what a killed run has left. Pods are in the
 //! host's network: no CNI plugin is needed, and a checkpoint meets no network namespace.
 //!
 //! Ways to fail: the runtime does not answer; it has no image; its containers do not come up; the folder of logs and
