@@ -9,21 +9,26 @@
 //! Where a copy could be noticed, or could make the container fail, none is made, and the container stands still until all is
 //! read: [`Unfit`] says why.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    time::Duration,
+};
 
-use nix::errno::Errno;
+use nix::{errno::Errno, unistd::gettid};
 
 use super::{
     Host,
     capture::{Answers, Found, Node, Space, Talk, unasked},
     error::Error,
+    freeze::Frozen,
     headroom::{self, Short},
     log::DumpLog,
     outlook::Outlook,
-    twin::{Sequence, Twin, Twins, failed},
+    twin::{self, Sequence, Twin, Twins, failed},
 };
 use crate::process::{
-    ProcessId,
+    ProcessId, family,
     inject::{Area, Call, Gate, InjectError, Injection, UnderWay},
     proc,
 };
@@ -76,6 +81,8 @@ pub(crate) struct Copying<'a> {
     asked: Vec<Asked>,
     unfit: Option<Unfit>,
     twins: Option<Twins<'a>>,
+    /// The container's processes.
+    members: BTreeSet<i32>,
 }
 
 /// What the processes said, by the thread that each is seen through, and their copies, or why there are none.
@@ -90,6 +97,7 @@ impl<'a> Copying<'a> {
     /// A process that ended meanwhile, or that could not be put back.
     pub(crate) fn begin(
         host: &'a dyn Host,
+        frozen: &Frozen<'_>,
         found: &Found<'_>,
         outlook: Result<Outlook, Unfit>,
         bound: Duration,
@@ -99,6 +107,7 @@ impl<'a> Copying<'a> {
             asked: Vec::new(),
             unfit: outlook.and_then(|outlook| fits(found, &outlook)).err(),
             twins: Some(Twins::none(host, bound)),
+            members: frozen.processes().map(|process| process.pid()).collect(),
         };
         if copying.unfit.is_none() {
             host.copying();
@@ -147,7 +156,9 @@ impl<'a> Copying<'a> {
         let mut answers = HashMap::new();
         let mut preparing = Vec::new();
         // What fails on the way finds everything in its place, to be put back and removed.
-        let Self { asked, unfit, twins } = &mut self;
+        let Self {
+            asked, unfit, twins, ..
+        } = &mut self;
         let twins = twins.as_mut().expect("they are taken at the end");
         for asked in &mut *asked {
             let pid = asked.original.pid;
@@ -190,6 +201,22 @@ impl<'a> Copying<'a> {
     }
 }
 
+impl Copying<'_> {
+    /// Ends the copies that nobody told of, since their originals were killed on the way back from making them. Who is traced by
+    /// this thread and is none of the container's can be nothing else.
+    fn remove_strays(&self, twins: &mut Twins<'_>) {
+        let known: BTreeSet<i32> = twins.all().map(|twin| twin.copy).collect();
+        let tracer = gettid().as_raw();
+        let all = family::everyone().unwrap_or_default().into_iter();
+        let others = all
+            .map(|kin| kin.id.pid)
+            .filter(|pid| !self.members.contains(pid) && !known.contains(pid));
+        for stray in others.filter(|pid| family::tracer(*pid) == tracer) {
+            twin::remove(stray);
+        }
+    }
+}
+
 impl Drop for Copying<'_> {
     fn drop(&mut self) {
         let Some(mut twins) = self.twins.take() else { return };
@@ -198,6 +225,7 @@ impl Drop for Copying<'_> {
             let _ = asked.talk.leave();
             adopt(asked, &mut twins);
         }
+        self.remove_strays(&mut twins);
     }
 }
 

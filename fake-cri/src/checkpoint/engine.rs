@@ -125,7 +125,7 @@ fn fill(
     frozen.leave_stopped(leave);
     frozen.leave_stopped(enter(Phase::Capture, archive)?);
     let found = capture::find(&frozen, job.init, shape, outlook.as_ref().ok(), watch, &mut log)?;
-    let copying = Copying::begin(host, &found, outlook, job.freeze_bound, &mut log)?;
+    let copying = Copying::begin(host, &frozen, &found, outlook, job.freeze_bound, &mut log)?;
     let mut standing = found.read(job.init, &surroundings, watch, &mut log)?;
     log.info(format_args!("read what stands"));
     let (answers, twins) = copying.end(&mut log)?;

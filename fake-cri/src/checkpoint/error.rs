@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use super::{ErrorKind, Failure};
+use crate::process::proc;
 
 /// A failure inside the engine. The messages finish "failed to checkpoint: ...".
 #[derive(Debug, thiserror::Error)]
@@ -78,16 +79,16 @@ pub(crate) enum FreezeReason {
 }
 
 impl Error {
-    /// Reading something of a process failed. A process that is gone is told apart.
+    /// Reading something of a process failed. A process that is gone, or about to be, is told apart, whatever the kernel said of it.
     pub(crate) fn capture(pid: i32, what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
-        match source.raw_os_error() {
-            Some(libc::ESRCH) => Self::Ended { pid },
-            _ => Self::Capture {
-                pid,
-                what: what.into(),
-                source,
-            },
+        if source.raw_os_error() == Some(libc::ESRCH) || proc::has_ended(pid) {
+            return Self::Ended { pid };
+        }
+        Self::Capture {
+            pid,
+            what: what.into(),
+            source,
         }
     }
 

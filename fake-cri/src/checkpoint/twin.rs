@@ -275,6 +275,13 @@ impl Sequence {
     }
 }
 
+/// Ends a copy that its original cannot take off the list of processes any more.
+pub(super) fn remove(copy: i32) {
+    // It is traced and not waited for, so the number is still its own.
+    let _ = kill(Pid::from_raw(copy), Signal::SIGKILL);
+    wait_for_end(copy, LAST);
+}
+
 /// Waits until a copy that was killed has ended, and takes its end, which the kernel shows the tracer first.
 fn wait_for_end(copy: i32, bound: Duration) {
     let began = Instant::now();

@@ -347,29 +347,53 @@ impl Injection {
     }
 }
 
-/// Waits until a traced thread stands. Calls take microseconds, so it is asked without rest at first; on a busy machine it needs
-/// the processor more than this thread does.
+/// Waits until a traced thread stands.
 ///
 /// # Errors
 ///
 /// It ended, or does not stand within a bound.
 pub(crate) fn await_stop(tid: i32) -> Result<Stop, InjectError> {
-    let began = Instant::now();
-    let mut pause = Duration::ZERO;
+    let mut wait = Wait::begin();
     loop {
-        if let Some(stop) = ptrace::next_stop(tid).map_err(kernel("wait"))? {
-            return Ok(stop);
+        match ptrace::next_stop(tid).map_err(kernel("wait"))? {
+            Some(stop) => return Ok(stop),
+            None => wait.rest(tid)?,
         }
-        let waited = began.elapsed();
+    }
+}
+
+/// A wait for a thread. Calls take microseconds, so it is asked without rest at first; on a busy machine it needs the processor
+/// more than its tracer does.
+struct Wait {
+    began: Instant,
+    pause: Duration,
+}
+
+impl Wait {
+    fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// Gives the processor away before the thread is looked at again.
+    fn rest(&mut self, tid: i32) -> Result<(), InjectError> {
+        let waited = self.began.elapsed();
+        if waited < Duration::from_micros(100) {
+            thread::yield_now();
+            return Ok(());
+        }
         if waited > BOUND {
             return Err(InjectError::Stuck(waited));
         }
-        if waited < Duration::from_micros(100) {
-            thread::yield_now();
-        } else {
-            pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));
-            thread::sleep(pause);
+        // No wait tells the end of a process's first thread before all its other ones are reaped, those that are traced too.
+        if proc::is_over(tid) {
+            return Err(InjectError::Ended);
         }
+        self.pause = (self.pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));
+        thread::sleep(self.pause);
+        Ok(())
     }
 }
 

@@ -22,9 +22,28 @@ use super::ProcessId;
 /// `PF_IO_WORKER` and `PF_USER_WORKER`: threads that the kernel made inside a process (linux/sched.h). No tracer may have them.
 const KERNEL_MADE: u32 = 0x10 | 0x4000;
 
+/// `PF_EXITING`: a thread that gives back what it had (linux/sched.h). It is no zombie yet.
+const EXITING: u32 = 0x4;
+
 /// `/proc/TID/stat`.
 pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
     parse(tid, "stat", |bytes| Stat::from_read(bytes))
+}
+
+/// Whether a thread has ended, or is about to: nothing can be read of it any more.
+pub(crate) fn is_over(tid: i32) -> bool {
+    stat(tid).map_or(true, |stat| {
+        matches!(stat.state, 'Z' | 'X' | 'x') || stat.flags & EXITING != 0
+    })
+}
+
+/// Whether a process was killed or has ended: none of its threads is left, or will be.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    let kill = 1 << (libc::SIGKILL - 1);
+    let is_killed = |tid| status(tid).is_ok_and(|status| status.sigpnd & kill != 0);
+    threads(pid).map_or(true, |threads| {
+        threads.into_iter().all(|tid| is_over(tid) || is_killed(tid))
+    })
 }
 
 /// `/proc/TID/status`.

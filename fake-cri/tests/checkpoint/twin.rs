@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -59,15 +62,17 @@ fn stack(pid: i32) -> Option<u64> {
     (start > 1).then_some(start)
 }
 
+/// The processes whose stack begins there: one, and its copies.
+fn with_stack(start: u64) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stack(*pid) == Some(start)).collect()
+}
+
 /// No process but itself has its address space.
 fn assert_no_copy(pid: i32) {
     let own = stack(pid).expect("it lives");
-    for entry in fs::read_dir("/proc").unwrap() {
-        let Some(other) = entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        assert!(other == pid || stack(other) != Some(own), "{other} is a copy of {pid}");
-    }
+    assert_eq!(with_stack(own), [pid], "it and its copies");
 }
 
 fn assert_alone(pid: i32) {
@@ -281,6 +286,115 @@ fn a_container_that_is_killed_while_its_copy_is_read_leaves_nothing() {
             thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Which process of a container is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Killed {
+    First,
+    Child,
+}
+
+/// From when on it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// Threads are about to be stopped.
+    Freeze,
+    /// The container's processes are about to be asked, and to copy themselves.
+    Copying,
+}
+
+/// A host that has somebody told of that.
+struct Telling<'a> {
+    host: TestHost<'a>,
+    from: From,
+    told: mpsc::SyncSender<()>,
+}
+
+impl checkpoint::Host for Telling<'_> {
+    fn members(&self) -> io::Result<Vec<fake_cri::process::ProcessId>> {
+        self.host.members()
+    }
+    fn phase(&self, phase: checkpoint::Phase) {
+        if phase == checkpoint::Phase::Freeze && self.from == From::Freeze {
+            self.told.send(()).unwrap();
+        }
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+    fn exited(&self, pid: i32, status: i32) {
+        self.host.exited(pid, status);
+    }
+    fn copying(&self) {
+        if self.from == From::Copying {
+            self.told.send(()).unwrap();
+        }
+    }
+    fn crash_runtime(&self) {}
+}
+
+#[rstest]
+fn a_process_that_is_killed_at_any_instant_leaves_nothing(
+    #[values(Killed::First, Killed::Child)] which: Killed,
+    #[values(From::Freeze, From::Copying)] from: From,
+) {
+    let step = match from {
+        From::Freeze => Duration::from_micros(200),
+        From::Copying => Duration::from_micros(50),
+    };
+    let mut failed = 0;
+    for instant in 0..30 {
+        let workload = Workload::start(&Shape {
+            children: 1,
+            sleeping: 1,
+            ..Shape::default()
+        });
+        let first = workload.pid();
+        let family: Vec<_> = descendants(first).iter().map(|process| process.pid).collect();
+        let stacks: Vec<_> = family.iter().map(|pid| stack(*pid).expect("it lives")).collect();
+        let victim = match which {
+            Killed::First => first,
+            Killed::Child => *family.iter().find(|pid| **pid != first).expect("its child"),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(first, folder.path());
+        let (told, tells) = mpsc::sync_channel(0);
+        let host = TestHost::new(first);
+        let host = Telling { host, from, told };
+        let result = thread::scope(|scope| {
+            scope.spawn(move || {
+                tells.recv().unwrap();
+                let then = Instant::now() + step * instant;
+                while Instant::now() < then {
+                    std::hint::spin_loop();
+                }
+                kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+            });
+            checkpoint::run(&job, &host)
+        });
+        match result {
+            Ok(_) => assert_holds(folder.path(), &["checkpoint.tar"]),
+            Err(failure) => {
+                assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
+                assert_holds(folder.path(), &[]);
+                failed += 1;
+            }
+        }
+        // Where its parent has not seen the end of one, it has no memory any more.
+        let until = Instant::now() + Duration::from_secs(20);
+        for (pid, stack) in family.iter().zip(stacks) {
+            while with_stack(stack).iter().any(|other| other != pid || *pid == victim) {
+                assert!(Instant::now() < until, "{pid}: {:?}", with_stack(stack));
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if which == Killed::Child {
+            assert_runs_free(first);
+        }
+    }
+    // A child that ends before the freeze is a zombie in the archive.
+    assert!(failed > 0 || from == From::Freeze, "none was killed in time");
 }
 
 /// Whose child a container's process is: a child of ours makes its copy a child of ours.

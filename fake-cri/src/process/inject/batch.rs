@@ -16,14 +16,11 @@
 //!
 //! A copy that the last call of the list makes has the area too, and goes on with its own part of the list.
 
-use std::{
-    io, slice, thread,
-    time::{Duration, Instant},
-};
+use std::{io, slice, time::Duration};
 
 use nix::errno::Errno;
 
-use super::{BOUND, InjectError, Injection, Place, SUSPEND_SECCOMP, await_stop, kernel, machine, result};
+use super::{InjectError, Injection, Place, SUSPEND_SECCOMP, Wait, await_stop, kernel, machine, result};
 use crate::process::{
     memory::Memory,
     ptrace::{self, RegisterSet, Stop},
@@ -338,10 +335,8 @@ impl Injection {
         nth: usize,
         clones: bool,
     ) -> Result<Option<nix::Result<u64>>, InjectError> {
-        let began = Instant::now();
-        let mut pause = Duration::ZERO;
+        let mut wait = Wait::begin();
         loop {
-            let waited = began.elapsed();
             match ptrace::next_stop(self.tid).map_err(kernel("wait"))? {
                 Some(Stop::Event(event)) => {
                     self.note(event)?;
@@ -357,13 +352,8 @@ impl Injection {
                     self.place = Place::Exit;
                     return Err(InjectError::Signal(signal));
                 }
-                None if (!clones || waited > FORK) && area.is_through(nth)? => return Ok(None),
-                None if waited > BOUND => return Err(InjectError::Stuck(waited)),
-                None if waited < Duration::from_micros(100) => thread::yield_now(),
-                None => {
-                    pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));
-                    thread::sleep(pause);
-                }
+                None if (!clones || wait.began.elapsed() > FORK) && area.is_through(nth)? => return Ok(None),
+                None => wait.rest(self.tid)?,
             }
         }
     }

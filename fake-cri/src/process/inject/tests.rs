@@ -465,6 +465,31 @@ fn a_list_ends_in_a_copy_that_has_its_own_part(#[values(true, false)] runs: bool
     assert_eq!(program.line(), "on");
 }
 
+/// As a limit of processes refuses one, which no test can set for root.
+#[rstest]
+fn a_list_ends_in_a_copy_that_is_refused(#[values(true, false)] runs: bool) {
+    let (mut program, before, mut injection) = about_to_clone();
+    let tid = program.tid();
+    let mut area = area(&mut injection, runs);
+    // A thread shares the signal handlers of its process, or is none.
+    let calls = vec![
+        Call::new(libc::SYS_getpid, [0; 6]),
+        Call::new(libc::SYS_clone, [libc::CLONE_THREAD as u64, 0, 0, 0, 0, 0]),
+    ];
+    let of_copy = [Call::new(libc::SYS_getpid, [0; 6])];
+    let under_way = injection.begin(Some(&mut area), calls, &of_copy).expect("begin");
+    let answers = injection.end(Some(&mut area), under_way).expect("end");
+    assert_eq!(answers[0].result, Ok(tid as u64));
+    assert_eq!(answers[1].result, Err(Errno::EINVAL));
+    assert_eq!(injection.take_events(), []);
+    area.unmap(&mut injection).unwrap().expect("unmapped");
+    injection.leave().expect("leave");
+    assert_eq!(look(tid), before);
+    program.let_go();
+    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
+    assert_eq!(program.line(), "on");
+}
+
 #[test]
 fn a_list_that_nobody_asks_the_answers_of_leaves_no_trace() {
     let program = Program::shell("echo ready; while :; do :; done");
