@@ -1,7 +1,7 @@
 //! Pages files: from a process's memory into the archive, in one pass and by two threads at once.
 //!
 //! ```text
-//!   cursor: next piece of 1 MiB ----> thread 1: /proc/PID/mem --> its buffer --> pwrite at the piece's place
+//!   cursor: next piece ------------> thread 1: /proc/PID/mem --> its buffer --> pwrite at the piece's place
 //!      (behind a lock)         \----> thread 2: the same
 //! ```
 //!
