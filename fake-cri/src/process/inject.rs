@@ -56,6 +56,8 @@ use super::{
 
 /// The longest time a call may take; those made here never sleep.
 const BOUND: Duration = Duration::from_secs(5);
+/// What waits longer may wait for one that has ended.
+const LATE: Duration = Duration::from_millis(1);
 /// How much of a mapping is looked through for an instruction.
 const LOOK: u64 = 4 << 20;
 /// Every signal.
@@ -388,7 +390,7 @@ impl Wait {
             return Err(InjectError::Stuck(waited));
         }
         // No wait tells the end of a process's first thread before all its other ones are reaped, those that are traced too.
-        if proc::is_over(tid) {
+        if waited > LATE && proc::is_over(tid) {
             return Err(InjectError::Ended);
         }
         self.pause = (self.pause * 2).clamp(Duration::from_micros(20), Duration::from_micros(250));

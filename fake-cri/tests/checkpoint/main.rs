@@ -4,11 +4,15 @@
 
 mod archive;
 #[cfg(target_arch = "x86_64")]
+mod copies;
+#[cfg(target_arch = "x86_64")]
 #[path = "../corpus/mod.rs"]
 mod corpus;
 mod ending;
 mod freeze;
 mod host;
+#[cfg(target_arch = "x86_64")]
+mod killed;
 #[cfg(target_arch = "x86_64")]
 mod laid_out;
 mod location;

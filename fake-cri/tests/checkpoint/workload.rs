@@ -78,6 +78,8 @@ impl Drop for Sleeper {
 const SHAPE: &str = "CHECKPOINT_WORKLOAD";
 /// The size of a page.
 pub(crate) const PAGE: u64 = 4096;
+/// Pages whose reading takes a while.
+pub(crate) const LARGE: u64 = (96 << 20) / PAGE;
 
 /// What a workload is made of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
