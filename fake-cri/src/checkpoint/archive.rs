@@ -198,6 +198,21 @@ impl Archive {
         self.write_at(slab.at + offset, bytes)
     }
 
+    /// The file, for who moves bytes into a reserved place without having them; `None` where a fault limits what is written.
+    pub(crate) fn file(&self) -> Option<&File> {
+        (self.limit.is_none() && !self.blind).then_some(&self.file)
+    }
+
+    /// Where a reserved place is in the file.
+    pub(crate) fn position(&self, slab: Slab, offset: u64) -> u64 {
+        slab.at + offset
+    }
+
+    /// The failure of a write into a reserved place.
+    pub(crate) fn not_written(&self, error: io::Error) -> Error {
+        failed("write", &self.path, error)
+    }
+
     /// Room for bytes of the member under way, at most as many as asked for and as it still lacks. What is put there counts
     /// once [`Archive::advance`] is called.
     pub(crate) fn room(&mut self, wanted: usize) -> Result<&mut [u8], Error> {

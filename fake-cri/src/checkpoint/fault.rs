@@ -187,6 +187,11 @@ pub(crate) struct Blanks {
 }
 
 impl Blanks {
+    /// Whether nothing is to be lost.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.shared && self.ranges.is_empty()
+    }
+
     /// Zeroes what of these pieces, which lie one after the other in `bytes`, is to be lost.
     pub(crate) fn blank(&self, window: i32, shared: bool, pieces: &[Range<u64>], bytes: &mut [u8]) {
         if shared {

@@ -24,6 +24,7 @@ mod job;
 mod log;
 mod outlook;
 mod pages;
+mod pour;
 mod quirk;
 pub(crate) mod restore;
 mod stats;

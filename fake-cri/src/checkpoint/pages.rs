@@ -5,6 +5,8 @@
 //!      (behind a lock)         \----> thread 2: the same
 //! ```
 //!
+//! Most of what is large in a copy comes another way: [`super::pour`].
+//!
 //! The page maps tell where every page goes before one is read, so the threads need no order among them. Reading takes access
 //! rights, not the tracer itself, which is why a thread that traces nothing can do it. Ways to fail: a process that ended, a full
 //! disk, the caller, the deadline; the first failure ends both.
@@ -66,7 +68,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.range.end - self.range.start
     }
 }
@@ -90,6 +92,16 @@ pub(crate) struct Part<'a> {
     pub(crate) file: &'a PagesFile,
     /// Where it goes.
     pub(crate) slab: Slab,
+    /// What of the file is there already, by offsets in their order; none lies in two runs.
+    pub(crate) poured: Vec<Range<u64>>,
+}
+
+impl Part<'_> {
+    /// The first of what is there already that ends behind an offset.
+    fn poured_behind(&self, offset: u64) -> Option<&Range<u64>> {
+        let nth = self.poured.partition_point(|range| range.end <= offset);
+        self.poured.get(nth)
+    }
 }
 
 /// Which pages are moved, and whose memory they are read from.
@@ -143,7 +155,9 @@ pub(crate) fn write(
 ) -> Result<Times, Error> {
     let runs = parts.iter().flat_map(|part| &part.file.runs);
     let moved = runs.filter(|run| from.reader(run).is_some());
-    let bytes: u64 = moved.map(Run::bytes).sum();
+    let poured = parts.iter().flat_map(|part| &part.poured);
+    let poured: u64 = poured.map(|range| range.end - range.start).sum();
+    let bytes = moved.map(Run::bytes).sum::<u64>() - poured;
     if bytes == 0 {
         return Ok(Times::default());
     }
@@ -284,17 +298,32 @@ struct Piece {
 }
 
 impl Cursor<'_> {
+    /// Goes on by so many bytes of the run that it is at.
+    fn pass(&mut self, run: &Run, bytes: u64) {
+        self.offset += bytes;
+        self.into_run += bytes;
+        if self.into_run == run.bytes() {
+            self.run += 1;
+            self.into_run = 0;
+        }
+    }
+
     /// As many runs of one process and one file as a piece takes.
     fn next(&mut self, ranges: &mut Vec<Range<u64>>) -> Option<Piece> {
         ranges.clear();
         let (part, reader) = loop {
             let part = self.parts.first()?;
             if let Some(run) = part.file.runs.get(self.run) {
-                if let Some(reader) = self.from.reader(run) {
-                    break (part, reader);
-                }
-                self.run += 1;
-                self.offset += run.bytes();
+                let reader = self.from.reader(run);
+                let poured = part
+                    .poured_behind(self.offset)
+                    .filter(|range| range.start <= self.offset);
+                let passed = match (reader, poured) {
+                    (Some(reader), None) => break (part, reader),
+                    (Some(_), Some(poured)) => poured.end - self.offset,
+                    (None, _) => run.bytes() - self.into_run,
+                };
+                self.pass(run, passed);
                 continue;
             }
             *self = Cursor {
@@ -312,16 +341,16 @@ impl Cursor<'_> {
             && bytes < PIECE as u64
         {
             let start = run.range.start + self.into_run;
-            let length = (run.range.end - start).min(PIECE as u64 - bytes);
+            let poured = part.poured_behind(self.offset);
+            let before = poured.map_or(u64::MAX, |range| range.start - self.offset);
+            let length = (run.range.end - start).min(PIECE as u64 - bytes).min(before);
+            if length == 0 {
+                break;
+            }
             ranges.push(start..start + length);
             bytes += length;
-            self.into_run += length;
-            if start + length == run.range.end {
-                self.run += 1;
-                self.into_run = 0;
-            }
+            self.pass(run, length);
         }
-        self.offset += bytes;
         Some(Piece {
             pid: first.pid,
             window: first.window,
@@ -395,6 +424,66 @@ mod tests {
     }
 
     #[test]
+    fn what_was_poured_is_passed_over() {
+        let large = 3 * PIECE as u64;
+        let file = PagesFile {
+            name: String::new(),
+            shared: false,
+            runs: vec![
+                run(1, 0x10_0000, 2),
+                run(1, 0x1000_0000, large / PAGE_SIZE),
+                run(1, 0x2000_0000, 1),
+                run(1, 0x3000_0000, 1),
+            ],
+            view: None,
+        };
+        let before = 2 * PAGE_SIZE;
+        // In the middle of a run and at its end, and a whole one.
+        let poured = vec![
+            before + PAGE_SIZE..before + PIECE as u64,
+            before + 2 * PIECE as u64..before + large,
+            before + large + PAGE_SIZE..before + large + 2 * PAGE_SIZE,
+        ];
+        let parts = [Part {
+            file: &file,
+            slab: Slab::at(0),
+            poured: poured.clone(),
+        }];
+        let mut cursor = Cursor {
+            from: Source::Originals,
+            parts: &parts,
+            run: 0,
+            into_run: 0,
+            offset: 0,
+        };
+        let (mut ranges, mut seen) = (Vec::new(), poured);
+        while let Some(piece) = cursor.next(&mut ranges) {
+            let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+            assert_eq!(bytes, piece.bytes as u64);
+            seen.push(piece.offset..piece.offset + bytes);
+            let (_, first) = file
+                .runs
+                .iter()
+                .scan(0, |offset, run| {
+                    let at = *offset;
+                    *offset += run.bytes();
+                    Some((at, run))
+                })
+                .map(|(at, run)| (at..at + run.bytes(), run.range.start.wrapping_sub(at)))
+                .find(|(offsets, _)| offsets.contains(&piece.offset))
+                .expect("in a run");
+            assert_eq!(ranges[0].start, first.wrapping_add(piece.offset));
+        }
+        seen.sort_unstable_by_key(|range| range.start);
+        assert!(
+            seen.iter().is_sorted_by(|range, next| range.end == next.start),
+            "{seen:?}"
+        );
+        assert_eq!(seen.last().map(|range| range.end), Some(file.bytes()));
+        assert_eq!(seen[0].start, 0);
+    }
+
+    #[test]
     fn pieces_cover_every_run_once_and_in_its_place() {
         let file = |runs: Vec<Run>| PagesFile {
             name: String::new(),
@@ -419,6 +508,7 @@ mod tests {
             .map(|(file, at)| Part {
                 file,
                 slab: Slab::at(at << 40),
+                poured: Vec::new(),
             })
             .collect();
         let mut cursor = Cursor {

@@ -3,7 +3,7 @@
 //! ```text
 //!   the process stands --clone--> its copy, traced from birth: closes its descriptors, unmaps what is shared
 //!        |                              |
-//!     runs on                       is read, lets go of its memory, never runs
+//!     runs on                       is read or hands its memory over, lets go of it, never runs
 //!        |                              |
 //!        |                          is killed, and waited for by the tracer
 //!        |
@@ -44,6 +44,7 @@ use crate::process::{
     ProcessId,
     inject::{Area, Gate, InjectError, Injection},
     memory::Memory,
+    pagemap::PAGE_SIZE,
     proc,
     ptrace::{self, Event},
 };
@@ -133,13 +134,10 @@ impl<'a> Twins<'a> {
                 starts.map(|start| (start, PIECE.min(range.end - start)))
             })
             .peekable();
-        let Some(twin) = self.twins.iter().find(|twin| twin.window == window) else {
-            return;
-        };
         if pieces.peek().is_none() {
             return;
         }
-        if let Ok(mut injection) = Injection::enter(twin.copy, twin.gate, libc::PTRACE_O_EXITKILL) {
+        if let Ok((mut injection, _)) = self.lead(window) {
             let advice = libc::MADV_DONTNEED as u64;
             // What it does not let go of here it does at its end.
             let lets_go = |(start, length)| {
@@ -149,6 +147,28 @@ impl<'a> Twins<'a> {
             };
             pieces.all(lets_go);
         }
+    }
+
+    /// The pages that change as that copy makes calls: [`Self::settle`] puts them right again.
+    pub(super) fn unsettled(&self, window: i32) -> impl Iterator<Item = Range<u64>> {
+        let twin = self.twins.iter().find(|twin| twin.window == window);
+        let sequences = twin.into_iter().flat_map(|twin| &twin.sequences);
+        sequences.map(|sequence| {
+            let end = sequence.address + sequence.bytes.len() as u64;
+            sequence.address / PAGE_SIZE * PAGE_SIZE..end.next_multiple_of(PAGE_SIZE)
+        })
+    }
+
+    /// The copy that holds the memory which this thread sees, to be told what to call; and its number.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told, or has ended.
+    pub(super) fn lead(&self, window: i32) -> Result<(Injection, i32), InjectError> {
+        let twin = self.twins.iter().find(|twin| twin.window == window);
+        let twin = twin.ok_or(InjectError::Ended)?;
+        let injection = Injection::enter(twin.copy, twin.gate, libc::PTRACE_O_EXITKILL)?;
+        Ok((injection, twin.copy))
     }
 
     /// The originals run on.

@@ -10,6 +10,7 @@ use super::{
     freeze::Frozen,
     log::DumpLog,
     pages::{self, PagesFile, Part, Source, Times},
+    pour,
     twin::Twins,
     watch::Watch,
 };
@@ -83,7 +84,13 @@ impl Write<'_> {
         let foreseen = std::mem::take(&mut capture.foreseen);
         self.images(&capture)?;
         let private: Vec<_> = capture.pages.iter().filter(|file| !file.shared).collect();
-        let parts = self.reserve(private)?;
+        let mut parts = self.reserve(private)?;
+        if self.blanks.is_empty() {
+            for foreseen in &foreseen {
+                times += pour::pour(&mut parts, foreseen, &twins, self.archive, self.watch, log)?;
+                twins.settle(foreseen.window);
+            }
+        }
         times += self.pages(&parts, Source::Copies(&twins), log)?;
         log.info(format_args!(
             "moved the pages: read for {:?}, written for {:?}",
@@ -151,7 +158,8 @@ impl Write<'_> {
         for file in files {
             let name = format!("{IMAGES}{}", file.name);
             if let Some(slab) = self.archive.reserve(&name, file.bytes())? {
-                parts.push(Part { file, slab });
+                let poured = Vec::new();
+                parts.push(Part { file, slab, poured });
             }
         }
         Ok(parts)

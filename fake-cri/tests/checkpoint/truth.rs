@@ -145,6 +145,7 @@ fn look_at(pid: i32) -> Process {
 #[case::one_thread(Shape::default())]
 #[case::threads(Shape { spinning: 3, sleeping: 6, ..Shape::default() })]
 #[case::sparse_memory(Shape { sparse_pages: 6000, zero_pages: 64, ..Shape::default() })]
+#[case::large_memory(Shape { dense_pages: (32 << 20) / PAGE + 3, hidden_pages: (16 << 20) / PAGE, children: 1, spinning: 1, ..Shape::default() })]
 #[case::shared_memory(Shape { shared_pages: 100, sparse_pages: 8, ..Shape::default() })]
 #[case::unforked_memory(Shape { unforked_pages: 20, shared_pages: 9, sparse_pages: 8, spinning: 1, ..Shape::default() })]
 #[case::children(Shape { children: 2, spinning: 1, sleeping: 1, sparse_pages: 40, shared_pages: 7, zombie: true, ..Shape::default() })]
@@ -170,7 +171,12 @@ pub(crate) fn judge(mut shape: Shape, freeze: Freeze) {
     let report = checkpoint::run(&job, &host).expect("checkpoint");
     keep(&job.location);
     let copied = freeze == Freeze::Copy;
-    assert_eq!(report.copied, copied, "{}", Contents::read(&job.location).log());
+    let log = Contents::read(&job.location).log();
+    assert_eq!(report.copied, copied, "{log}");
+    // Not what it may not read itself.
+    let poured = log.matches(": poured 32 MiB of its memory").count();
+    let large = copied && shape.dense_pages * PAGE >= 32 << 20;
+    assert_eq!(poured, usize::from(large) * (1 + shape.children), "{log}");
     assert_runs_free(workload.pid());
     assert_holds(folder.path(), &["checkpoint.tar"]);
     assert!(workload.count() > before, "it does not go on");

@@ -96,6 +96,8 @@ pub(crate) struct Shape {
     pub(crate) sparse_pages: u64,
     /// Private memory, of which every page is written, no two alike.
     pub(crate) dense_pages: u64,
+    /// Private memory that it cannot read itself; with sparse memory one page at least.
+    pub(crate) hidden_pages: u64,
     /// Private memory that is only read.
     pub(crate) zero_pages: u64,
     /// Shared anonymous memory, of which every third page is written.
@@ -383,8 +385,11 @@ impl Memory {
                 unforked.advise(advice);
             }
         }
-        if let Some(mut hidden) = place("hidden", u64::from(shape.sparse_pages > 0), MapFlags::MAP_PRIVATE) {
-            hidden.page(0).fill(0x5a);
+        let hidden = shape.hidden_pages.max(u64::from(shape.sparse_pages > 0));
+        if let Some(mut hidden) = place("hidden", hidden, MapFlags::MAP_PRIVATE) {
+            for page in 0..shape.hidden_pages.max(1) {
+                hidden.page(page).fill(page as u8 ^ 0x5a);
+            }
             hidden.protect(ProtFlags::PROT_NONE);
         }
         place(

@@ -41,6 +41,15 @@ impl Foreseen {
         large.map(|mapping| &mapping.range)
     }
 
+    /// Those of them that the copy itself may read.
+    pub(crate) fn readable(&self) -> impl Iterator<Item = &Range<u64>> {
+        let hidden = |range: &Range<u64>| {
+            let mut mappings = self.mappings.iter().filter(|mapping| mapping.range == *range);
+            mappings.any(|mapping| !mapping.read || mapping.protection_key != 0)
+        };
+        self.emptied().filter(move |range| !hidden(range))
+    }
+
     /// The image with the flags that the copy has.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ pub(crate) struct Call {
     number: i64,
     arguments: [u64; 6],
     answers_by: Option<usize>,
+    /// What stands where it writes its answer.
+    given: [u64; 2],
 }
 
 impl Call {
@@ -56,6 +58,7 @@ impl Call {
             number,
             arguments,
             answers_by: None,
+            given: [0; 2],
         }
     }
 
@@ -64,6 +67,14 @@ impl Call {
         Self {
             answers_by: Some(nth),
             ..Self::new(number, arguments)
+        }
+    }
+
+    /// A call that reads these words from where the nth argument points, which is put in when the list is made.
+    pub(crate) fn given(number: i64, arguments: [u64; 6], nth: usize, words: [u64; 2]) -> Self {
+        Self {
+            given: words,
+            ..Self::answering(number, arguments, nth)
         }
     }
 
@@ -155,7 +166,6 @@ impl Area {
     }
 
     /// Whether lists are gone through without a tracer's lead.
-    #[cfg(test)]
     pub(crate) fn runs(&self) -> bool {
         self.runs
     }
@@ -207,6 +217,7 @@ impl Area {
             words[0] = call.map_or(END, |call| call.number.cast_unsigned());
             if let Some(call) = call {
                 words[1..RESULT].copy_from_slice(&call.placed(self.answer(nth)));
+                words[ANSWER..ANSWER + 2].copy_from_slice(&call.given);
             }
             bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         }
@@ -325,6 +336,15 @@ impl Injection {
             read.result = result;
         }
         Ok(read)
+    }
+
+    /// Whether a thread has gone through a list by itself.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub(crate) fn is_through(area: &mut Area, under_way: &UnderWay) -> Result<bool, InjectError> {
+        area.is_through(under_way.first + under_way.calls.len())
     }
 
     /// Waits until the list was gone through whose end is the nth entry; what the last call answered when the thread was stopped
