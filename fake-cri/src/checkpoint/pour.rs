@@ -119,8 +119,9 @@ pub(crate) fn pour(
         let refused = spouts.end(under_way).map_err(|error| failed(pid, error))?;
         match refused {
             None if whole => {}
-            Some(errno) if from == 0 => {
-                let dry = Dry::Pipe(errno);
+            // Nothing was let go of yet.
+            refused if from == 0 => {
+                let dry = refused.map_or(Dry::File, Dry::Pipe);
                 log.info(format_args!("pid {pid}: its memory is read, not poured: {dry}"));
                 return Ok(times);
             }
@@ -214,6 +215,8 @@ enum Dry {
     Led,
     #[error("it can have no pipe that holds {PIECE} bytes, or hand none of its memory over: {0}")]
     Pipe(Errno),
+    #[error("the file system of the archive takes nothing from a pipe")]
+    File,
 }
 
 /// A pipe between a copy and this process.
@@ -290,7 +293,7 @@ impl Spouts {
         self.injection.begin(area, calls, &[])
     }
 
-    /// Moves the nth piece out of its pipe to a place of the file; whether all of it came.
+    /// Moves the nth piece out of its pipe to a place of the file; whether all of it came, and the first one was taken.
     fn empty(
         &mut self,
         nth: usize,
@@ -334,6 +337,7 @@ impl Spouts {
                     }
                 }
                 Err(Errno::EINTR) => {}
+                Err(Errno::EINVAL) if nth == 0 && left == PIECE as usize => return Ok(false),
                 Err(errno) => return Err(archive.not_written(errno.into())),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::FileExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,7 +21,7 @@ use crate::{
     archive::Contents,
     copies::{assert_alone, assert_no_copy, copy_of, field},
     host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
-    workload::{LARGE, Shape, Sleeper, Workload},
+    workload::{LARGE, PAGE, Shape, Sleeper, Workload},
 };
 
 #[test]
@@ -106,6 +107,36 @@ fn a_process_whose_memory_may_not_become_executable_is_copied() {
         return;
     }
     assert!(log.contains("read, not poured"), "{log}");
+    assert_alone(workload.pid());
+    workload.count();
+}
+
+/// A process whose copy can have no pipes is read by another one.
+#[test]
+fn a_process_that_may_open_nothing_is_copied() {
+    let workload = Workload::start(&Shape {
+        dense_pages: LARGE,
+        spinning: 1,
+        ..Shape::default()
+    });
+    let number = workload.pid().to_string();
+    let limited = Command::new("prlimit").args(["--nofile=3", "--pid", &number]).status();
+    assert!(limited.expect("prlimit of util-linux").success());
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(workload.pid(), folder.path());
+    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    let contents = Contents::read(&job.location);
+    let log = contents.log();
+    assert!(report.copied, "{log}");
+    assert!(log.contains("read, not poured: it can have no pipe"), "{log}");
+    let (start, length) = workload.layout.mappings["dense"];
+    let pages = contents.pages(&format!("pagemap-{}.img", workload.pid()));
+    let memory = fs::File::open(format!("/proc/{}/mem", workload.pid())).unwrap();
+    let mut page = vec![0; PAGE as usize];
+    for address in (start..start + length).step_by(PAGE as usize) {
+        memory.read_exact_at(&mut page, address).unwrap();
+        assert!(pages[&address] == page, "the page at {address:x} is another");
+    }
     assert_alone(workload.pid());
     workload.count();
 }
