@@ -130,6 +130,7 @@ fn a_profile_about_another_level_is_a_usage_error(#[case] case: &str, #[case] me
 #[rstest]
 #[case("kubelet-1.30")]
 #[case("kubelet-1.36")]
+#[case("kubelet-1.37")]
 #[case("containerd-2.4")]
 #[case("cri-o")]
 fn built_in_profiles_can_be_named_and_are_reported(#[case] name: &str) {

@@ -33,6 +33,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
         include_str!("../../../fixtures/profiles/kubelet-1.36.toml"),
     ),
     (
+        "kubelet-1.37",
+        include_str!("../../../fixtures/profiles/kubelet-1.37.toml"),
+    ),
+    (
         "containerd-2.4",
         include_str!("../../../fixtures/profiles/containerd-2.4.toml"),
     ),
