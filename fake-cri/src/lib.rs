@@ -30,6 +30,7 @@ pub mod runtime;
 pub mod service;
 pub mod shim;
 pub mod stand_in;
+mod unquoted;
 
 pub use embedded::{FakeCri, FakeCriBuilder, LogTo, StartError};
 pub use entry::entry_point;

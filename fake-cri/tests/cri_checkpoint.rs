@@ -93,7 +93,7 @@ async fn the_archive_appears_whole_for_its_owner_alone_and_the_container_runs_on
 #[case("/tmp/", Code::InvalidArgument, "names a folder")]
 #[case("/no/such/folder/a.tar", Code::NotFound, "/no/such/folder")]
 #[case("/proc/version/a.tar", Code::InvalidArgument, "is no folder")]
-#[case("/proc", Code::InvalidArgument, "is a folder")]
+#[case("/proc", Code::InvalidArgument, "is a directory")]
 #[tokio::test]
 async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Code, #[case] said: &str) {
     let cri = Cri::start().await;
@@ -102,6 +102,60 @@ async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Cod
     let refused = checkpoint(&cri, &id, Path::new(location), 0).await.unwrap_err();
     assert_eq!(refused.code(), expected);
     assert!(refused.message().contains(said), "{refused}");
+    ticks(&pod, "app").await;
+}
+
+#[tokio::test]
+async fn whatever_is_at_the_location_and_is_no_regular_file_stays() {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let id = pod.run(container_config("app")).await;
+    pod.logged("app", "ready").await;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    nix::unistd::mkfifo(&at("fifo"), mode).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    std::fs::write(at("target"), "kept").unwrap();
+    std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
+    std::os::unix::fs::symlink(at("nothing"), at("dangling")).unwrap();
+    let mut kinds = vec![
+        ("fifo", "a FIFO"),
+        ("socket", "a socket"),
+        ("link", "a symlink"),
+        ("dangling", "a symlink"),
+    ];
+    // The null device's number, in a folder of this test alone.
+    match mknod(&at("device"), SFlag::S_IFCHR, mode, makedev(1, 3)) {
+        Ok(()) => kinds.push(("device", "a character device")),
+        Err(errno) => eprintln!("skipped for devices: {errno}"),
+    }
+    let before = files(folder.path());
+    for (name, kind) in kinds {
+        let node = std::fs::symlink_metadata(at(name)).unwrap();
+        let refused = checkpoint(&cri, &id, &at(name), 0).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(
+            refused.message().contains(kind) && refused.message().contains(name),
+            "{refused}"
+        );
+        let now = std::fs::symlink_metadata(at(name)).unwrap();
+        assert_eq!(
+            (node.ino(), node.mode(), node.rdev()),
+            (now.ino(), now.mode(), now.rdev())
+        );
+    }
+    for name in [
+        "n".repeat(256),
+        format!("{}/a.tar", "d".repeat(256)),
+        "d/".repeat(2100) + "a.tar",
+    ] {
+        let refused = checkpoint(&cri, &id, &at(&name), 0).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    assert_eq!(std::fs::read_to_string(at("target")).unwrap(), "kept");
+    assert_eq!(files(folder.path()), before);
     ticks(&pod, "app").await;
 }
 

@@ -87,7 +87,7 @@ fn fields_say_what_the_grammar_says() {
     "fault 1: column 9: `write` is a phase of"
 )]
 #[case("[[fault]]\nrpc = 'Version'\nnht = 2", "unknown field `nht`")]
-#[case("[[fault]]\nrpc = ", "TOML parse error at line 2")]
+#[case("[[fault]]\nrpc = ", "line 2, column 7: ")]
 fn refuses_what_is_no_fault(#[case] text: &str, #[case] message: &str) {
     let error = read(text).expect_err("a bad file").to_string();
     assert!(error.contains(message), "{error}");

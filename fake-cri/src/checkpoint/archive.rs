@@ -21,7 +21,7 @@ use nix::{
 };
 use tar::{EntryType, Header};
 
-use super::{error::Error, watch::Watch};
+use super::{error::Error, location, watch::Watch};
 
 /// The mode of the archive and of its temporary.
 const MODE: u32 = 0o600;
@@ -85,7 +85,8 @@ impl Archive {
     ///
     /// # Errors
     ///
-    /// [`Error::FolderMissing`] when its folder does not exist, [`Error::Write`] otherwise.
+    /// [`Error::FolderMissing`] when its folder does not exist, [`Error::Location`] when the archive cannot be at its location,
+    /// [`Error::Write`] otherwise.
     pub(crate) fn create(path: &Path, location: &Path) -> Result<Self, Error> {
         let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
         // The folder of the location is what the caller named; the temporary should be in the same.
@@ -99,6 +100,7 @@ impl Archive {
                 Err(error) => return Err(failed("look at the folder of", path, error)),
             }
         }
+        location::check(location).map_err(Error::Location)?;
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -308,7 +310,7 @@ impl Archive {
             .map_err(|error| failed("set the mode of", &self.path, error))
     }
 
-    /// Makes the archive appear at its location, in place of whatever file or link is there.
+    /// Makes the archive appear at its location, in place of a regular file or of nothing.
     pub(crate) fn place(&mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
         let flush = |folder: &Path| File::open(folder).and_then(|folder| folder.sync_all());
         self.place_and(location, fsync, flush)
@@ -325,14 +327,14 @@ impl Archive {
                 .sync_all()
                 .map_err(|error| failed("flush", &self.path, error))?;
         }
-        fs::rename(&self.path, location).map_err(|error| failed("rename the archive to", location, error))?;
+        location::put(&self.path, location).map_err(Error::Location)?;
         self.placed = true;
         if fsync {
             let folder = location.parent().unwrap_or(Path::new("/"));
             if let Err(error) = flush_folder(folder) {
                 // A caller that hears of a failure finds no archive, and no name that may be gone after a crash. What it took
                 // the place of is lost, as it is by any archive.
-                let _ = fs::remove_file(location);
+                let _ = location::remove_own(location, &self.file);
                 return Err(failed(
                     "flush the folder (the archive was removed again)",
                     folder,
@@ -347,7 +349,7 @@ impl Archive {
     pub(crate) fn leave_at(&mut self, path: &Path) {
         // As much of it as there is room for: that the rest is missing is the point.
         let _ = self.flush();
-        self.placed = fs::rename(&self.path, path).is_ok();
+        self.placed = location::put(&self.path, path).is_ok();
     }
 
     /// Starts a member.
@@ -409,7 +411,7 @@ impl Drop for Archive {
     fn drop(&mut self) {
         if !self.placed {
             // Nobody is left to tell: fake-cri removes the temporaries of its record at its next start.
-            let _ = fs::remove_file(&self.path);
+            let _ = location::remove_own(&self.path, &self.file);
         }
     }
 }

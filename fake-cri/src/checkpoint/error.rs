@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use super::{ErrorKind, Failure};
+use super::{ErrorKind, Failure, location::LocationError};
 use crate::process::proc;
 
 /// A failure inside the engine. The messages finish "failed to checkpoint: ...".
@@ -41,6 +41,8 @@ pub(crate) enum Error {
     },
     #[error("the folder of {0} does not exist")]
     FolderMissing(PathBuf),
+    #[error(transparent)]
+    Location(LocationError),
     #[error("carry the whole state, which --strict-capture asks for; what is not carried: {0}")]
     NotCarried(String),
     #[error("{message}")]
@@ -106,6 +108,11 @@ impl Error {
             Self::NotCarried(_) => ErrorKind::NotCarried,
             Self::LeftPartial { .. } => ErrorKind::Write,
             Self::FolderMissing(_) => ErrorKind::FolderMissing,
+            Self::Location(LocationError::Unreadable { source, .. }) => match source.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+                _ => ErrorKind::Write,
+            },
+            Self::Location(_) => ErrorKind::Location,
             Self::Injected { code, .. } => ErrorKind::Injected(*code),
             Self::Architecture | Self::PageSize(_) => ErrorKind::Unsupported,
         }

@@ -262,6 +262,8 @@ pub enum ErrorKind {
     NoSpace,
     /// The folder of the location does not exist.
     FolderMissing,
+    /// The location is taken by something other than a regular file, or its name is too long.
+    Location,
     /// This architecture is not built.
     Unsupported,
     /// A fault's own gRPC code.

@@ -21,6 +21,7 @@ mod headroom;
 mod hold;
 mod host;
 mod job;
+pub(crate) mod location;
 mod log;
 mod outlook;
 mod pages;

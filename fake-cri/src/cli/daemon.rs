@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::options::{LogFormat, ServeOptions};
 use crate::{
     fault::{Engine, Journal, Rules, Source, read_file},
+    process::limits,
     runtime::Runtime,
     service::{Conditions, ControlApi, listen_on, serve},
 };
@@ -28,6 +29,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Serves until it is told to end.
 pub(super) fn run(options: ServeOptions, executable: Option<&Path>) -> anyhow::Result<()> {
     start_log(&options)?;
+    // Each container takes a descriptor.
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!(%error, "failed to raise the limit of open files");
+    }
     let executable = executable
         .map(PathBuf::from)
         .context("main did not call fake_cri::entry_point first, so no shim can be started")?;

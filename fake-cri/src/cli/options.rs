@@ -42,6 +42,9 @@ pub struct ServeOptions {
     /// Fail the pull of an image that the catalogue does not know
     #[arg(long)]
     pub strict_images: bool,
+    /// Log what a pod or container asks for and fake-cri cannot apply (another user without root, sysctls) instead of refusing it
+    #[arg(long)]
+    pub accept_unapplied: bool,
     /// The cgroup driver that a kubelet is told
     #[arg(long, value_enum, default_value_t)]
     pub cgroup_driver: CgroupDriver,
@@ -174,6 +177,7 @@ impl ServeOptions {
                 memory: self.checkpoint_memory,
                 within: self.checkpoint_delay_in,
             }),
+            accept_unapplied: self.accept_unapplied,
             cgroup_driver: self.cgroup_driver,
         })
     }

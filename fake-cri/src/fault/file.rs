@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{error::ParseError, grammar::parse_rules, rule::Rule, text::Name};
+use crate::unquoted;
 
 /// Why a file's faults cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +39,12 @@ pub enum FileError {
         source: std::io::Error,
     },
     /// It is no TOML, or has a field that a fault does not have.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {message}", path.display())]
     Toml {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        source: toml::de::Error,
+        /// Where and what, without the text of the file.
+        message: String,
     },
     /// A fault has too few fields, or fields that exclude each other.
     #[error("{}: fault {number}: {message}", path.display())]
@@ -103,9 +104,9 @@ pub fn read_file(path: &Path) -> Result<Vec<Rule>, FileError> {
         path: path.to_owned(),
         source,
     })?;
-    let file: File = toml::from_str(&text).map_err(|source| FileError::Toml {
+    let file: File = toml::from_str(&text).map_err(|error| FileError::Toml {
         path: path.to_owned(),
-        source,
+        message: unquoted::toml(&error, &text),
     })?;
     let mut rules = Vec::new();
     for (index, entry) in file.faults.iter().enumerate() {

@@ -3,8 +3,10 @@
 pub mod daemon;
 pub(crate) mod descriptor;
 pub mod family;
+pub mod identity;
 pub(crate) mod inject;
 pub(crate) mod kernel;
+pub mod limits;
 pub(crate) mod memory;
 pub(crate) mod namespace;
 pub(crate) mod pagemap;

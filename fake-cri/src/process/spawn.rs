@@ -10,7 +10,7 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-use super::{ProcessId, reap};
+use super::{ProcessId, identity::Identity, reap};
 
 /// A program about to be started. All that is allocated is allocated here: between fork and exec nothing may be.
 #[derive(Debug)]
@@ -27,6 +27,11 @@ pub struct Program<'a> {
     pub streams: [BorrowedFd<'a>; 3],
     /// Make standard input its controlling terminal.
     pub terminal: bool,
+    /// As whom it runs; as this process without one.
+    pub identity: Option<&'a Identity>,
+    /// The directory that `file` is relative to. The program inherits the descriptor, which its AT_EXECFN names as
+    /// `/dev/fd/N/FILE`: so a program runs that its user could not reach by a path.
+    pub directory: Option<BorrowedFd<'a>>,
 }
 
 /// What a new process was about to do when it failed.
@@ -38,6 +43,8 @@ pub enum Step {
     Streams,
     /// Changing to its working directory.
     Directory,
+    /// Becoming another user.
+    Identity,
     /// Running the program.
     Exec,
 }
@@ -64,6 +71,15 @@ pub fn spawn(program: &Program<'_>) -> Result<ProcessId, SpawnError> {
     let argv = pointers(&program.argv);
     let env = pointers(&program.env);
     let cwd = program.cwd.as_ref().map_or(ptr::null(), |cwd| cwd.as_ptr());
+    // What may be reopened by its name (`/dev/stdout`) must be its user's, as runc makes it.
+    if let Some(identity) = program.identity {
+        for stream in &streams {
+            own_stream(stream, identity).map_err(failed(Step::Identity))?;
+        }
+    }
+    // A number above the streams, which the child overwrites.
+    let directory = program.directory.map(|fd| fd.try_clone_to_owned()).transpose();
+    let directory = directory.map_err(failed(Step::Fork))?;
     let plan = Plan {
         file: program.file.as_ptr(),
         argv: argv.as_ptr(),
@@ -71,6 +87,12 @@ pub fn spawn(program: &Program<'_>) -> Result<ProcessId, SpawnError> {
         cwd,
         streams: [streams[0].as_raw_fd(), streams[1].as_raw_fd(), streams[2].as_raw_fd()],
         terminal: program.terminal,
+        identity: program.identity.map_or(ptr::null(), ptr::from_ref),
+        other_user: match program.identity {
+            Some(identity) => !identity.same_user(&Identity::own().map_err(failed(Step::Identity))?),
+            None => false,
+        },
+        directory: directory.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         report: report.as_raw_fd(),
     };
     #[expect(unsafe_code, reason = "fork")]
@@ -99,6 +121,7 @@ pub fn spawn(program: &Program<'_>) -> Result<ProcessId, SpawnError> {
             let step = match step {
                 1 => Step::Streams,
                 2 => Step::Directory,
+                4 => Step::Identity,
                 _ => Step::Exec,
             };
             Err(SpawnError {
@@ -119,6 +142,12 @@ struct Plan {
     cwd: *const c_char,
     streams: [RawFd; 3],
     terminal: bool,
+    /// Null for none.
+    identity: *const Identity,
+    /// Whether its user or groups are not this process's: without privileges even setting what is so already fails.
+    other_user: bool,
+    /// -1 for none.
+    directory: RawFd,
     report: RawFd,
 }
 
@@ -153,8 +182,30 @@ unsafe fn become_it(plan: &Plan) -> ! {
                 break 'failed;
             }
             step = 2;
-            if !plan.cwd.is_null() && libc::chdir(plan.cwd) == -1 {
+            let inside = plan.cwd.is_null() || libc::chdir(plan.cwd) == 0;
+            if !inside && plan.identity.is_null() {
                 break 'failed;
+            }
+            if let Some(identity) = plan.identity.as_ref() {
+                step = 4;
+                // By system calls: the library would signal the threads that only the parent has. Groups first, for they need
+                // the privilege that goes with the user.
+                let (uid, gid, groups) = (identity.uid, identity.gid, &identity.groups);
+                if plan.other_user
+                    && (libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == -1
+                        || libc::syscall(libc::SYS_setresgid, gid, gid, gid) == -1
+                        || libc::syscall(libc::SYS_setresuid, uid, uid, uid) == -1)
+                {
+                    break 'failed;
+                }
+                if identity.no_new_privs && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 {
+                    break 'failed;
+                }
+                // A directory that only the user may enter (on NFS root may not), as runc does it.
+                step = 2;
+                if !inside && libc::chdir(plan.cwd) == -1 {
+                    break 'failed;
+                }
             }
             step = 3;
             // All descriptors here are made close-on-exec; this is for those that a library forgot. Kernels before 5.11 do
@@ -163,13 +214,29 @@ unsafe fn become_it(plan: &Plan) -> ! {
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-            libc::execve(plan.file, plan.argv, plan.env);
+            if plan.directory == -1 {
+                libc::execve(plan.file, plan.argv, plan.env);
+            } else {
+                libc::fcntl(plan.directory, libc::F_SETFD, 0);
+                libc::syscall(libc::SYS_execveat, plan.directory, plan.file, plan.argv, plan.env, 0);
+            }
         }
         let errno = (*libc::__errno_location()).to_ne_bytes();
         let told = [step, 0, 0, 0, errno[0], errno[1], errno[2], errno[3]];
         libc::write(plan.report, told.as_ptr().cast(), told.len());
         libc::_exit(127)
     }
+}
+
+/// Gives a pipe or terminal to a user, and leaves alone what is everybody's, as `/dev/null`.
+fn own_stream(stream: &OwnedFd, identity: &Identity) -> io::Result<()> {
+    let kind = nix::sys::stat::fstat(stream)?;
+    let fifo = kind.st_mode & libc::S_IFMT == libc::S_IFIFO;
+    let ours = fifo || nix::unistd::isatty(stream).unwrap_or(false);
+    if ours && kind.st_uid != identity.uid {
+        nix::unistd::fchown(stream, Some(identity.uid.into()), None)?;
+    }
+    Ok(())
 }
 
 /// Descriptors of the same files that are none of 0 to 2, which the child overwrites one after the other.

@@ -22,6 +22,44 @@ pub fn started_by() -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
 }
 
+/// The directory of the path this program was started by. One that was inherited as a descriptor (execveat(2) says `/dev/fd/N/NAME`
+/// then) is closed when it is dropped.
+pub fn started_in() -> Option<StartedIn> {
+    let path = started_by()?;
+    let inherited = path
+        .strip_prefix("/dev/fd")
+        .ok()
+        .and_then(|rest| rest.parent()?.to_str()?.parse::<i32>().ok())
+        .filter(|fd| *fd > 2);
+    Some(match inherited {
+        Some(fd) => StartedIn {
+            // There may be no /dev/fd.
+            path: format!("/proc/self/fd/{fd}").into(),
+            inherited,
+        },
+        None => StartedIn {
+            path: path.parent()?.to_owned(),
+            inherited,
+        },
+    })
+}
+
+/// See [`started_in`].
+#[derive(Debug)]
+pub struct StartedIn {
+    /// The directory.
+    pub path: PathBuf,
+    inherited: Option<i32>,
+}
+
+impl Drop for StartedIn {
+    fn drop(&mut self) {
+        if let Some(fd) = self.inherited {
+            let _ = nix::unistd::close(fd);
+        }
+    }
+}
+
 /// Waits until one of these signals, which must be blocked, is pending and takes it; or until the time has come.
 ///
 /// Unlike a signalfd this takes no descriptor, which would show in a checkpoint.

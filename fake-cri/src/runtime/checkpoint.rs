@@ -26,7 +26,10 @@ use super::{
     quirks::{for_shim, wants_late_errors},
     store::{absent_is_fine, failed, read_json, write_json},
 };
-use crate::checkpoint::{ErrorKind, Failure, Injection, Job, Phase, Report};
+use crate::checkpoint::{
+    self, ErrorKind, Failure, Injection, Job, Phase, Report,
+    location::{LocationError, TEMPORARY_NAME_BYTES},
+};
 
 /// What CheckpointContainer asks.
 #[derive(Clone, Debug)]
@@ -123,7 +126,9 @@ impl Runtime {
         self.remove_checkpoint_leftovers(&record.id)?;
         let pod = self.pod(&record.pod_id)?;
         let about = self.documented(&record, &injections);
-        let temporary = location.with_file_name(format!(".{}.partial", hex(&rand::random::<[u8; 8]>())));
+        let temporary = format!(".{}.partial", hex(&rand::random::<[u8; 8]>()));
+        debug_assert_eq!(temporary.len(), TEMPORARY_NAME_BYTES);
+        let temporary = location.with_file_name(temporary);
         let job = Job {
             container_id: record.id.clone(),
             init: process,
@@ -271,13 +276,17 @@ fn check_location(location: &str) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 ///
-/// `NotFound` when the folder is missing; `Invalid` when the location is a folder, or lies below a file.
+/// `NotFound` when the folder is missing; `Invalid` when it lies below a file, or the location is anything but a regular file or
+/// nothing, or a name is too long.
 fn check_folder(location: &Path) -> Result<(), Error> {
     let folder = location.parent().unwrap_or(Path::new("/"));
     match std::fs::metadata(folder) {
         Ok(metadata) if metadata.is_dir() => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::FolderMissing(folder.to_owned()));
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENAMETOOLONG | libc::ELOOP)) => {
+            return Err(Error::Invalid(format!("checkpoint location {location:?}: {error}")));
         }
         Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => return Err(failed("read", folder)(error)),
         Ok(_) | Err(_) => {
@@ -286,11 +295,12 @@ fn check_folder(location: &Path) -> Result<(), Error> {
             )));
         }
     }
-    // A link to a folder is no folder: the archive takes the link's place.
-    if std::fs::symlink_metadata(location).is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(Error::Invalid(format!("checkpoint location {location:?} is a folder")));
-    }
-    Ok(())
+    checkpoint::location::check(location).map_err(|error| match error {
+        LocationError::Unreadable { path, source } if source.raw_os_error() != Some(libc::ENAMETOOLONG) => {
+            failed("look at", &path)(source)
+        }
+        refused => Error::Invalid(refused.to_string()),
+    })
 }
 
 #[cfg(test)]

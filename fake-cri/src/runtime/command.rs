@@ -93,6 +93,7 @@ pub(crate) fn launch_spec(config: &Config, record: &Record, pod: &Pod, dir: Path
         stdin: record.config.stdin,
         stdin_once: record.config.stdin_once,
         tty: record.config.tty,
+        identity: record.identity.clone(),
         program,
     })
 }
@@ -117,6 +118,7 @@ mod tests {
             resources: v1::LinuxContainerResources::default(),
             image,
             restore: None,
+            identity: None,
             log: None,
             created_at: 1,
             state: State::Created,

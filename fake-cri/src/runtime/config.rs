@@ -30,6 +30,8 @@ pub struct Config {
     pub freeze_bound: Duration,
     /// How long a checkpoint takes at least.
     pub delay: Option<DelayModel>,
+    /// Whether what a config asks for and fake-cri may not or cannot apply is logged instead of refused.
+    pub accept_unapplied: bool,
     /// What RuntimeConfig answers.
     pub cgroup_driver: CgroupDriver,
 }

@@ -17,10 +17,10 @@ use super::{
     filter::matches_labels,
     image::Image,
     message,
-    state::{Event, Exit, State},
+    state::{Event, Exit, InvalidTransition, State},
     store::{Object, Store},
 };
-use crate::shim::Shim;
+use crate::{process::identity::Identity, shim::Shim};
 
 /// What is known of a container, as it stands in its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct Record {
     /// The checkpoint archive it goes on from instead of being started.
     #[serde(default)]
     pub restore: Option<PathBuf>,
+    /// As whom its processes run: decided when it is made; of a restored one, as its archive has it, known once it runs.
+    #[serde(default)]
+    pub identity: Option<Identity>,
     /// Where its log goes: the pod's folder with the container's path.
     pub log: Option<PathBuf>,
     /// Nanoseconds since the epoch.
@@ -77,24 +80,31 @@ impl Record {
         }
     }
 
-    /// The user it runs as: what the config asks for, else the image's. A name that is no number is told as 0.
-    pub fn user(&self) -> v1::LinuxContainerUser {
-        let context = self
-            .config
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.security_context.as_ref());
-        let (user, group) = self.image.user.split_once(':').unwrap_or((&self.image.user, ""));
-        let asked = |value: Option<&v1::Int64Value>, image: &str| {
-            value.map_or_else(|| image.parse().unwrap_or(0), |value| value.value)
+    /// The user it runs as; of a container that is yet to be restored nobody knows.
+    pub fn user(&self) -> Option<v1::LinuxContainerUser> {
+        self.identity.as_ref().map(|identity| v1::LinuxContainerUser {
+            uid: identity.uid.into(),
+            gid: identity.gid.into(),
+            supplemental_groups: identity.groups.iter().map(|group| i64::from(*group)).collect(),
+        })
+    }
+
+    /// Its state after this event, with times in their order whatever the clock did meanwhile: it is created, then started,
+    /// then it ends.
+    ///
+    /// # Errors
+    ///
+    /// An event that its state does not know.
+    pub(crate) fn after(&self, mut event: Event) -> Result<State, InvalidTransition> {
+        let earliest = match &self.state {
+            State::Created => self.created_at,
+            State::Running { started_at, .. } | State::Exited { started_at, .. } => *started_at,
         };
-        v1::LinuxContainerUser {
-            uid: asked(context.and_then(|context| context.run_as_user.as_ref()), user),
-            gid: asked(context.and_then(|context| context.run_as_group.as_ref()), group),
-            supplemental_groups: context
-                .map(|context| context.supplemental_groups.clone())
-                .unwrap_or_default(),
+        match &mut event {
+            Event::Started { at, .. } => *at = (*at).max(earliest),
+            Event::StartFailed(exit) | Event::Exited(exit) => exit.finished_at = exit.finished_at.max(earliest),
         }
+        self.state.after(event)
     }
 
     /// Whether a filter of states, pods and labels lets it through; its id is the caller's to look at.
@@ -177,7 +187,7 @@ impl Container {
     pub(crate) fn end(&self, store: &Store, exit: Exit) -> Result<(), Error> {
         let mut result = Ok(());
         self.record
-            .send_if_modified(|record| match record.state.after(Event::Exited(exit)) {
+            .send_if_modified(|record| match record.after(Event::Exited(exit)) {
                 Ok(state) => {
                     record.state = state;
                     if let Err(error) = store.save(record) {
@@ -196,7 +206,7 @@ impl Container {
     /// Lets an event happen: the new state is in the file before anyone sees it.
     pub(crate) fn apply(&self, store: &Store, event: Event) -> Result<(), Error> {
         self.update(store, |record| {
-            record.state = record.state.after(event)?;
+            record.state = record.after(event)?;
             Ok(())
         })
     }

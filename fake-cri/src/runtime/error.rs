@@ -84,6 +84,9 @@ pub enum Error {
     /// A time limit passed.
     #[error("{0}")]
     Deadline(String),
+    /// An answer would be larger than a message may be.
+    #[error("{0}")]
+    Exhausted(String),
     /// The folder in which an archive is to appear is not there.
     #[error("the folder {0:?} of the checkpoint location does not exist")]
     FolderMissing(std::path::PathBuf),

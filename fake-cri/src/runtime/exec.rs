@@ -14,7 +14,8 @@ impl Runtime {
     /// # Errors
     ///
     /// What finding the container fails with; `Precondition` when it does not run; `Invalid` without a command;
-    /// `Start` for a command that cannot be run; `Deadline` when the timeout passes.
+    /// `Start` for a command that cannot be run; `Deadline` when the timeout passes; `Exhausted` when it writes more than an answer
+    /// holds, for which it is killed.
     pub async fn exec(&self, id: &str, argv: Vec<String>, timeout: Duration) -> Result<ExecOutput, Error> {
         let container = self.container(id)?;
         if argv.is_empty() {

@@ -9,8 +9,9 @@ use cri_proto::runtime::v1;
 use super::{
     Container, Error, Kind, Record, Runtime, State,
     clock::now,
-    command,
+    command, fields,
     id::{find, new_id},
+    identity,
     restored::{self, Source},
     signal::{signal_from_cri, signal_name},
     start::shim_error,
@@ -49,6 +50,8 @@ impl Runtime {
             .map(|image| image.image.clone())
             .filter(|image| !image.is_empty())
             .ok_or_else(|| Error::Invalid("container config names no image".to_owned()))?;
+        fields::check_host_paths(&config)?;
+        self.reported.check(&config, self.config.accept_unapplied)?;
         let restored = restored::source(self.state_dir(), &pod, &config, &reference)?;
         let image = match &restored {
             Some(Source::Image(archive)) => restored::image(archive),
@@ -63,13 +66,33 @@ impl Runtime {
             (_, "") | ("", _) => None,
             (directory, path) => Some(Path::new(directory).join(path)),
         };
+        let id = new_id();
+        let decision = identity::decide(&config, &image, self.config.accept_unapplied || restored.is_some())?;
+        let identity = match &restored {
+            None => {
+                for unapplied in &decision.unapplied {
+                    tracing::warn!(container = id, "{unapplied}");
+                }
+                Some(decision.identity)
+            }
+            Some(_) => {
+                if identity::is_requested(&config) {
+                    tracing::info!(
+                        container = id,
+                        "the user, groups and privileges of the request are not applied: a restored container has its archive's"
+                    );
+                }
+                None
+            }
+        };
         let record = Record {
-            id: new_id(),
+            id,
             pod_id: pod.id.clone(),
             config,
             resources,
             image,
             restore: restored.map(Source::into_path),
+            identity,
             log,
             created_at: now(),
             state: State::Created,
@@ -175,8 +198,8 @@ impl Runtime {
         if let Some(shim) = container.shim() {
             // It told of the end before its own, of which nothing shall be seen afterwards.
             let gone = tokio::time::timeout(KILL_PATIENCE, shim.gone()).await;
-            if !matches!(gone, Ok(Ok(()))) {
-                tracing::warn!(container = container.id, ?gone, "the container's shim does not end");
+            if gone.is_err() {
+                tracing::warn!(container = container.id, "the container's shim does not end");
             }
         }
         let _turn = container.starting.lock().await;
@@ -220,7 +243,11 @@ impl Runtime {
         let Some(pending) = self.pending_checkpoint(id)? else {
             return Ok(());
         };
-        absent_is_fine(std::fs::remove_file(&pending.temporary)).map_err(failed("remove", &pending.temporary))?;
+        // The name is ours; what is not the regular file that a checkpoint makes there is somebody else's and stays.
+        let temporary = &pending.temporary;
+        if std::fs::symlink_metadata(temporary).is_ok_and(|metadata| metadata.is_file()) {
+            absent_is_fine(std::fs::remove_file(temporary)).map_err(failed("remove", temporary))?;
+        }
         self.forget_checkpoint(id)
     }
 }

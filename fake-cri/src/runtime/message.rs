@@ -41,12 +41,13 @@ pub(crate) fn to_json<T: Kept>(message: &T) -> serde_json::Value {
     serialize(message, serde_json::value::Serializer).unwrap_or(serde_json::Value::Null)
 }
 
+/// A message whose fields can be walked.
+pub(crate) fn to_dynamic<T: Kept>(message: &T) -> Result<DynamicMessage, prost::DecodeError> {
+    DynamicMessage::decode(descriptor::<T>(), message.encode_to_vec().as_slice())
+}
+
 pub(crate) fn serialize<T: Kept, S: Serializer>(message: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut dynamic = DynamicMessage::new(descriptor::<T>());
-    dynamic
-        .merge(message.encode_to_vec().as_slice())
-        .map_err(ser::Error::custom)?;
-    dynamic.serialize(serializer)
+    to_dynamic(message).map_err(ser::Error::custom)?.serialize(serializer)
 }
 
 pub(crate) fn deserialize<'de, T: Kept, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {

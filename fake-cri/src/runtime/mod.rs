@@ -25,8 +25,10 @@ mod delay;
 mod documents;
 mod error;
 mod exec;
+mod fields;
 mod filter;
 mod id;
+mod identity;
 pub mod image;
 mod lifecycle;
 mod message;
@@ -85,6 +87,8 @@ pub struct Runtime {
     pod_cidr: Mutex<String>,
     /// For faults that keep the checkpoints of several containers apart.
     alone: tokio::sync::Mutex<()>,
+    /// Fields of configs that are not applied and that the log has named.
+    reported: fields::Reported,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +113,7 @@ impl Runtime {
             tables: Mutex::default(),
             pod_cidr: Mutex::default(),
             alone: tokio::sync::Mutex::default(),
+            reported: fields::Reported::default(),
             store,
             config,
         });

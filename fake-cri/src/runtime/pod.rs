@@ -16,7 +16,7 @@ use super::{
     error::{Error, Kind},
     filter::matches_labels,
     id::{find, new_id},
-    message,
+    identity, message,
     store::Object,
 };
 
@@ -103,6 +103,8 @@ impl Runtime {
         if !handler.is_empty() && !super::HANDLERS.contains(&handler) {
             return Err(Error::Invalid(format!("no runtime for {handler:?} is configured")));
         }
+        identity::check_sandbox(&config)?;
+        self.reported.check(&config, self.config.accept_unapplied)?;
         let pod = Pod {
             id: new_id(),
             config,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{CheckpointRequest, Container, Error, Kind, Runtime, State};
-use crate::checkpoint::{Aftermath, Effect, Ending, ErrorKind, Injection, Phase, Quirk, Report};
+use crate::checkpoint::{self, Aftermath, Effect, Ending, ErrorKind, Injection, Phase, Quirk, Report};
 
 /// How long after an early answer the archive appears.
 const EARLY: Duration = Duration::from_millis(150);
@@ -404,7 +404,7 @@ fn bend_archive(location: &Path, former: &Former, quirks: &Quirks, earlier: &Pat
 fn appear_late(location: PathBuf) {
     tokio::spawn(async move {
         tokio::time::sleep(EARLY).await;
-        if let Err(error) = fs::rename(beside(&location, ".early"), &location) {
+        if let Err(error) = checkpoint::location::put(&beside(&location, ".early"), &location) {
             tracing::warn!(?location, %error, "a fault could not let the archive appear");
         }
     });

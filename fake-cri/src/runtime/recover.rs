@@ -53,6 +53,7 @@ impl Runtime {
                     let at = started_at_ns;
                     container.apply(&self.store, Event::Started { process: init, at })?;
                 }
+                self.learn_identity(container, init);
                 container.set_shim(shim.clone());
                 tokio::spawn(self.clone().watch(container.clone(), shim, init));
                 Ok(())

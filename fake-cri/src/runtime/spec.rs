@@ -1,10 +1,10 @@
 //! The OCI runtime specification of a container, as an archive's `spec.dump` holds it and crictl shows it.
 //!
-//! It tells what runs: the argv, environment and user of the container, its mounts as they were asked for, and no
-//! namespace, because there is none. The annotations are those by which containerd or CRI-O marks a container, and by which
+//! It tells what runs: the argv, environment, user and privileges of the container. What was asked for and is not applied (mounts,
+//! limits, masked paths, namespaces: see `fields`) is not in it. The annotations are those by which containerd or CRI-O marks a container, and by which
 //! checkpointctl finds its name and its pod's.
 
-use cri_proto::{document::SpecDump, runtime::v1};
+use cri_proto::document::SpecDump;
 use serde_json::{Value, json};
 
 use super::{Pod, Record, command};
@@ -16,8 +16,7 @@ const OCI_VERSION: &str = "1.2.0";
 /// The specification of a container in its pod.
 pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
     let config = &record.config;
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let user = record.user();
+    let user = record.user().unwrap_or_default();
     let env: Vec<String> = command::env(record, pod)
         .into_iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -35,25 +34,23 @@ pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Re
             "args": command::argv(record),
             "env": env,
             "cwd": cwd,
-            "noNewPrivileges": context.is_some_and(|context| context.no_new_privs),
-            "oomScoreAdj": record.resources.oom_score_adj.clamp(-1000, 1000),
+            "noNewPrivileges": record.identity.as_ref().is_some_and(|identity| identity.no_new_privs),
         },
         "root": {
             "path": "/",
-            "readonly": context.is_some_and(|context| context.readonly_rootfs),
+            "readonly": false,
         },
-        "hostname": pod.config.hostname,
-        "mounts": config.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "mounts": [],
         "annotations": match layout {
             Layout::Containerd => containerd_annotations(record, pod),
             Layout::CriO => crio_annotations(record, pod),
         },
         "linux": {
-            "resources": resources(&record.resources),
+            "resources": {},
             "cgroupsPath": null,
             "namespaces": [],
-            "maskedPaths": context.map(|context| context.masked_paths.clone()).unwrap_or_default(),
-            "readonlyPaths": context.map(|context| context.readonly_paths.clone()).unwrap_or_default(),
+            "maskedPaths": [],
+            "readonlyPaths": [],
         },
     }))
 }
@@ -110,7 +107,7 @@ fn crio_annotations(record: &Record, pod: &Pod) -> Value {
         "io.kubernetes.cri-o.Stdin": config.stdin.to_string(),
         "io.kubernetes.cri-o.StdinOnce": config.stdin_once.to_string(),
         "io.kubernetes.cri-o.TTY": config.tty.to_string(),
-        "io.kubernetes.cri-o.Volumes": volumes(&config.mounts),
+        "io.kubernetes.cri-o.Volumes": "[]",
     })
 }
 
@@ -127,58 +124,7 @@ pub(crate) fn crio_name(record: &Record, pod: &Pod) -> String {
     )
 }
 
-/// Mounts as CRI-O notes them.
-fn volumes(mounts: &[v1::Mount]) -> String {
-    let volume = |mount: &v1::Mount| {
-        json!({
-            "container_path": mount.container_path,
-            "host_path": mount.host_path,
-            "readonly": mount.readonly,
-        })
-    };
-    Value::from(mounts.iter().map(volume).collect::<Vec<_>>()).to_string()
-}
-
 /// Ids are unsigned in the specification, and never negative in a request that means something.
 fn unsigned(id: i64) -> u32 {
     u32::try_from(id).unwrap_or(0)
-}
-
-fn mount(mount: &v1::Mount) -> Value {
-    let propagation = match mount.propagation() {
-        v1::MountPropagation::PropagationPrivate => "rprivate",
-        v1::MountPropagation::PropagationHostToContainer => "rslave",
-        v1::MountPropagation::PropagationBidirectional => "rshared",
-    };
-    json!({
-        "destination": mount.container_path,
-        "type": "bind",
-        "source": mount.host_path,
-        "options": ["rbind", propagation, if mount.readonly { "ro" } else { "rw" }],
-    })
-}
-
-/// The limits that were set: zero means none in the CRI.
-fn resources(limits: &v1::LinuxContainerResources) -> Value {
-    let some = |value: i64| (value != 0).then_some(value);
-    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value != 0);
-    let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
-    json!({
-        "memory": {
-            "limit": some(limits.memory_limit_in_bytes),
-            "swap": some(limits.memory_swap_limit_in_bytes),
-        },
-        "cpu": {
-            "shares": positive(limits.cpu_shares),
-            "quota": some(limits.cpu_quota),
-            "period": positive(limits.cpu_period),
-            "cpus": text(&limits.cpuset_cpus),
-            "mems": text(&limits.cpuset_mems),
-        },
-        "hugepageLimits": limits.hugepage_limits.iter().map(|limit| json!({
-            "pageSize": limit.page_size,
-            "limit": i64::try_from(limit.limit).unwrap_or(i64::MAX),
-        })).collect::<Vec<_>>(),
-        "unified": limits.unified,
-    })
 }

@@ -12,7 +12,7 @@ use super::{
     store::{absent_is_fine, failed},
 };
 use crate::{
-    process::ProcessId,
+    process::{ProcessId, identity::Identity},
     shim::{self, Shim, ShimError},
 };
 
@@ -82,9 +82,10 @@ impl Runtime {
         record: &Record,
         shim: Shim,
     ) -> Result<(), Error> {
-        let error = match shim.start().await {
-            Ok(process) => match container.apply(&self.store, Event::Started { process, at: now() }) {
+        let error = match shim.start_at().await {
+            Ok((process, at)) => match container.apply(&self.store, Event::Started { process, at }) {
                 Ok(()) => {
+                    self.learn_identity(container, process);
                     container.set_shim(shim.clone());
                     tokio::spawn(self.clone().watch(container.clone(), shim, process));
                     return Ok(());
@@ -109,6 +110,25 @@ impl Runtime {
             tracing::error!(container = record.id, %error, "failed to end the shim of a failed start");
         }
         Err(error)
+    }
+
+    /// Notes as whom a restored container runs, which its archive decided.
+    pub(crate) fn learn_identity(&self, container: &Container, init: ProcessId) {
+        if container.record().identity.is_some() {
+            return;
+        }
+        let learnt = Identity::of(init.pid).map_err(|error| Error::Internal(error.to_string()));
+        let noted = learnt.and_then(|identity| {
+            // The number may be another process's by now.
+            let identity = init.alive().then_some(identity);
+            container.update(&self.store, |record| {
+                record.identity = identity;
+                Ok(())
+            })
+        });
+        if let Err(error) = noted {
+            tracing::warn!(container = container.id, %error, "failed to learn the user of a restored container");
+        }
     }
 
     /// Waits for a container's end and writes it down. If its shim is gone, what is left of the container is killed.
@@ -155,6 +175,7 @@ pub(crate) fn shim_error(id: &str, error: ShimError) -> Error {
         ShimError::Exec { message } => Error::Start(start_message(&message)),
         ShimError::Restore { message } => Error::Restore(message),
         timeout @ ShimError::ExecTimeout(_) => Error::Deadline(timeout.to_string()),
+        large @ ShimError::ExecOutput(_) => Error::Exhausted(large.to_string()),
         // A shim that has ended took its container along.
         ShimError::Gone => Error::Precondition(format!("container {id:?} has ended")),
         other => Error::Shim {

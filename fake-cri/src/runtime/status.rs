@@ -29,7 +29,8 @@ impl Record {
             message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
             labels: self.config.labels.clone(),
             annotations: self.config.annotations.clone(),
-            mounts: self.config.mounts.clone(),
+            // None is made.
+            mounts: Vec::new(),
             log_path: self
                 .log
                 .as_ref()
@@ -40,9 +41,7 @@ impl Record {
                 windows: None,
             }),
             image_id: self.image.id.clone(),
-            user: Some(v1::ContainerUser {
-                linux: Some(self.user()),
-            }),
+            user: self.user().map(|user| v1::ContainerUser { linux: Some(user) }),
             stop_signal: self.config.stop_signal,
         }
     }

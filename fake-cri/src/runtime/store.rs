@@ -22,7 +22,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::runtime::error::Error;
+use crate::{runtime::error::Error, unquoted};
 
 /// The version of every file. A file of another version is refused.
 const VERSION: u32 = 1;
@@ -189,7 +189,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
         Err(error) => return Err(failed("read", path)(error)),
     };
     let parse = || -> Result<T, io::Error> {
-        let value: serde_json::Value = serde_json::from_slice(&text)?;
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| unquoted::json(&error))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(VERSION) => {}
             version => {
@@ -199,7 +199,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
                 ));
             }
         }
-        Ok(serde_json::from_value(value)?)
+        serde_json::from_value(value).map_err(|error| unquoted::json(&error))
     };
     parse().map(Some).map_err(failed("read", path))
 }

@@ -1,9 +1,10 @@
-//! A caller's connection that a fault can close.
+//! A caller's connection that a fault can close, and whose requests may name the socket's path as their authority.
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -13,11 +14,17 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::authority::Rewriter;
+
+/// What is read from the socket at a time.
+const READ_BYTES: usize = 8 << 10;
+
 /// A unix stream that ends, for both sides at once, when its [`Hangup`] says so.
 ///
 /// The server hands its accepted streams to tonic within it; tonic puts the [`Hangup`] into each request's extensions.
 pub struct Connection {
     stream: UnixStream,
+    rewriter: Rewriter,
     hangup: Hangup,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -39,6 +46,7 @@ impl Connection {
         let hangup = Hangup::default();
         Connection {
             stream,
+            rewriter: Rewriter::new(),
             ended: Box::pin(hangup.0.clone().cancelled_owned()),
             hangup,
         }
@@ -67,7 +75,25 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let this = &mut *self;
+        if this.rewriter.is_off() {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
+        loop {
+            let ready = this.rewriter.give(buffer.remaining());
+            if !ready.is_empty() || buffer.remaining() == 0 {
+                buffer.put_slice(&ready);
+                return Poll::Ready(Ok(()));
+            }
+            let mut read = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
+            match read.filled() {
+                [] if this.rewriter.is_off() => return Poll::Ready(Ok(())),
+                [] => this.rewriter.end(),
+                bytes => this.rewriter.take(bytes),
+            }
+        }
     }
 }
 

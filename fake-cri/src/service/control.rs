@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use super::Conditions;
+use super::{Conditions, Connection};
 use crate::fault::{Engine, Entry, Journal, Listed, Source, parse_rules};
 
 /// What the control API steers.
@@ -42,7 +42,7 @@ impl ControlApi {
     pub async fn serve(self, listener: UnixListener) -> io::Result<()> {
         Server::builder()
             .add_service(ControlServer::new(self))
-            .serve_with_incoming(UnixListenerStream::new(listener))
+            .serve_with_incoming(UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new)))
             .await
             .map_err(io::Error::other)
     }

@@ -36,6 +36,10 @@ use crate::fault::{ANNOTATION, Action, Engine, Injections, Journal, Rpc, Subject
 /// The largest request that is read: the limit that containerd and CRI-O set for theirs.
 const REQUEST_BYTES: usize = 16 << 20;
 
+/// The largest answer of a call, and the largest message of a stream: gRPC for Go's limit as containerd and CRI-O set it, and the
+/// most that the kubelet's client takes.
+pub(super) const ANSWER_BYTES: usize = 16 << 20;
+
 /// Puts faults and the journal around gRPC services: `tonic::transport::Server::builder().layer(FaultLayer::new(..))`.
 ///
 /// A fault that drops the connection needs the server's streams to be [`Connection`](super::Connection)s; of others only
@@ -265,11 +269,13 @@ impl Answer {
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.map_err(End::Answer)?;
         let trailers = body.trailers().cloned();
-        Ok(Answer::Unary {
-            parts,
-            data: body.to_bytes(),
-            trailers,
-        })
+        let data = body.to_bytes();
+        // One message with its prefix. It is known here alone: tonic's own limit leaves a broken frame behind (0.14).
+        let length = data.len().saturating_sub(frame::PREFIX_BYTES);
+        if length > ANSWER_BYTES {
+            return Err(End::Answer(frame::too_large(length, ANSWER_BYTES)));
+        }
+        Ok(Answer::Unary { parts, data, trailers })
     }
 
     /// The answer for the caller, written into the journal now or at its end.

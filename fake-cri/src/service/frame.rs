@@ -6,6 +6,30 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
+use tonic::Status;
+
+/// What is in front of each message: a byte of flags and four of length.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// The status of an answer that is larger than it may be, in the words of gRPC for Go (`stream.go`, `server.go`), which clients
+/// know.
+pub(super) fn too_large(bytes: usize, limit: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "grpc: trying to send message larger than max ({bytes} vs. {limit})"
+    ))
+}
+
+/// The length of the first message of a body that is larger than `limit`, where it has one.
+pub(super) fn larger_than(mut body: &[u8], limit: usize) -> Option<usize> {
+    while let Some((prefix, rest)) = body.split_at_checked(PREFIX_BYTES) {
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+        if length > limit {
+            return Some(length);
+        }
+        body = rest.get(length..).unwrap_or_default();
+    }
+    None
+}
 
 /// The messages of a body: each is one byte of flags, four of length, and so many of content. A compressed message is
 /// left out, and so is one that the body cuts short.
@@ -68,6 +92,16 @@ mod tests {
         headers.insert("grpc-timeout", text.parse().expect("a header's value"));
         // A unit without a number is no timeout.
         assert_eq!(timeout(&headers), expected);
+    }
+
+    #[rstest]
+    #[case(b"", None)]
+    #[case(b"\0\0\0\0\x02ab\0\0\0\0\0", None)]
+    #[case(b"\0\0\0\0\x02ab\0\0\0\0\x03abc", Some(3))]
+    #[case(b"\0\0\0\0\x09a", Some(9))]
+    #[case(b"\0\0\0", None)]
+    fn finds_messages_that_are_too_large(#[case] body: &[u8], #[case] expected: Option<usize>) {
+        assert_eq!(larger_than(body, 2), expected);
     }
 
     #[rstest]

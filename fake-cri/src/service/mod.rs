@@ -6,6 +6,7 @@
 //!                                                |    status: its errors as gRPC codes
 //! ```
 
+mod authority;
 mod conditions;
 mod connection;
 mod control;

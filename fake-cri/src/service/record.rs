@@ -8,12 +8,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde_json::Value as Json;
 use tonic::{Code, Status, body::Body};
 
-use super::frame;
+use super::{fault_layer::ANSWER_BYTES, frame};
 use crate::fault::{Entry, Journal, Rpc, to_json};
 
 /// Bytes of a stream that are kept for the journal. What comes after is not in its entry.
@@ -138,7 +139,20 @@ impl HttpBody for Recorded {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        // tonic puts whole messages into a frame of data.
+        if let Some(Ok(data)) = &frame
+            && let Some(length) = data.data_ref().and_then(|data| frame::larger_than(data, ANSWER_BYTES))
+        {
+            // An error of the body would reset the stream without a status.
+            let mut trailers = HeaderMap::new();
+            let status = frame::too_large(length, ANSWER_BYTES);
+            frame = Some(match status.add_header(&mut trailers) {
+                Ok(()) => Ok(Frame::trailers(trailers)),
+                Err(_) => Err(status),
+            });
+            self.body = Body::empty();
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref()

@@ -16,8 +16,8 @@ use crate::{
     runtime::Runtime,
 };
 
-/// The largest message, as the kubelet's client has it.
-const MAX_MESSAGE: usize = 16 << 20;
+/// The largest request, as the kubelet's client has it.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
 
 /// Serves the CRI on a socket until `end` comes. It says how long calls under way may then go on; the longer ones are cut.
 ///
@@ -46,13 +46,15 @@ pub async fn serve(
         .layer(FaultLayer::new(engine, journal, runtime.clone()))
         .add_service(
             RuntimeServiceServer::new(RuntimeApi::new(runtime.clone(), conditions))
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(MAX_MESSAGE),
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                // The layer refuses answers that are too large, with a status of its own.
+                .max_encoding_message_size(usize::MAX),
         )
         .add_service(
             ImageServiceServer::new(ImageApi::new(runtime))
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(MAX_MESSAGE),
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                // The layer refuses answers that are too large, with a status of its own.
+                .max_encoding_message_size(usize::MAX),
         )
         .add_service(health)
         .add_service(reflection().build_v1().map_err(io::Error::other)?)

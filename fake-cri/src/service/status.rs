@@ -19,6 +19,7 @@ pub(crate) fn status(error: Error) -> Status {
         Error::NameReserved { .. } => Code::AlreadyExists,
         Error::Pull { missing: false, .. } | Error::Start(_) => Code::Unknown,
         Error::Deadline(_) => Code::DeadlineExceeded,
+        Error::Exhausted(_) => Code::ResourceExhausted,
         // A fault's message is the rule's, word for word.
         Error::Checkpoint { failure, .. } if matches!(failure.kind, ErrorKind::Injected(_)) => {
             return Status::new(checkpoint_code(failure.kind), failure.message.clone());
@@ -39,6 +40,7 @@ fn checkpoint_code(kind: ErrorKind) -> Code {
         ErrorKind::Freeze | ErrorKind::Capture | ErrorKind::Write => Code::Internal,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::FolderMissing => Code::NotFound,
+        ErrorKind::Location => Code::InvalidArgument,
         ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::Injected(code) => Code::from_i32(code),
     }

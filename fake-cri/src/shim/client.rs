@@ -14,12 +14,13 @@ use tokio::{
 };
 
 use super::{
-    Exit, LaunchSpec, Reason, ShimError, folder, launch,
+    Exit, LaunchSpec, MAX_EXEC_OUTPUT_BYTES, Reason, ShimError, folder, launch,
     message::{self, Refusal, Reply, Request},
+    monitor::Monitor,
 };
 use crate::{
     checkpoint::{self, ErrorKind, Failure},
-    process::{ProcessId, pidfd::PidFd},
+    process::ProcessId,
 };
 
 /// How long a shim may take to answer what it can answer at once.
@@ -28,14 +29,12 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a start may take: a restored container's memory is read from its archive first.
 const START: Duration = Duration::from_secs(600);
 
-/// What a command's streams may bring here, each.
-const MOST: usize = 16 << 20;
-
 /// A shim and the way to it. Cheap to clone; dropping it changes nothing for the shim.
 #[derive(Clone, Debug)]
 pub struct Shim {
     dir: PathBuf,
     process: ProcessId,
+    monitor: Monitor,
 }
 
 /// What [`Shim::attach`] found in a shim's folder.
@@ -79,9 +78,9 @@ pub struct Stats {
 /// What a command beside the container answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Its standard output, at most 16 MiB; the rest is dropped, as containerd does.
+    /// Its standard output, whole.
     pub stdout: Vec<u8>,
-    /// Its standard error, bounded likewise.
+    /// Its standard error, whole.
     pub stderr: Vec<u8>,
     /// Its exit code; 128 plus the signal's number when one ended it.
     pub exit_code: i32,
@@ -93,10 +92,11 @@ impl Shim {
     ///
     /// This process becomes the parent of what a killed shim leaves ([`crate::process::daemon::adopt_orphans`]).
     pub async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Self, ShimError> {
-        let process = launch::launch(executable, spec).await?;
+        let (process, child) = launch::launch(executable, spec).await?;
         Ok(Self {
             dir: spec.dir.clone(),
             process,
+            monitor: Monitor::start(spec.dir.clone(), process, Some(child)),
         })
     }
 
@@ -114,13 +114,14 @@ impl Shim {
         let shim = Self {
             dir: dir.to_owned(),
             process,
+            monitor: Monitor::start(dir.to_owned(), process, None),
         };
         match shim.ask(&Request::State).await {
             Ok(Reply::State(state)) => Ok(Attached::Live(shim, state)),
             Ok(Reply::Exited(exit)) => Ok(Attached::Exited(exit)),
             Ok(reply) => Err(unexpected(&reply)),
             Err(ShimError::Gone) => {
-                shim.gone().await?;
+                shim.gone().await;
                 Ok(folder::read(dir, folder::EXIT)?.map_or(Attached::Lost, Attached::Exited))
             }
             Err(error) => Err(error),
@@ -137,8 +138,14 @@ impl Shim {
     /// [`ShimError::Exec`] when its command cannot be run, [`ShimError::Restore`] when it cannot be restored: the shim then waits
     /// for another start or [`Shim::shutdown`].
     pub async fn start(&self) -> Result<ProcessId, ShimError> {
+        Ok(self.start_at().await?.0)
+    }
+
+    /// As [`Shim::start`]; also says when that was, in nanoseconds since the epoch, by the clock that also gives
+    /// [`Exit::finished_at_ns`]. Never later than the end.
+    pub async fn start_at(&self) -> Result<(ProcessId, i64), ShimError> {
         match self.ask_within(&Request::Start, START).await? {
-            Reply::Started(init) => Ok(init),
+            Reply::Started { init, started_at_ns } => Ok((init, started_at_ns)),
             reply => Err(unexpected(&reply)),
         }
     }
@@ -146,18 +153,7 @@ impl Shim {
     /// Waits until the container has ended, its processes are gone and its log is complete. May be called by many, at any
     /// time, also before the start. A shim that ends without a record gives an exit with `lost` set.
     pub async fn wait(&self) -> Exit {
-        loop {
-            if let Ok(exit) = self.told_exit().await {
-                return exit;
-            }
-            let gone = self.gone().await;
-            match folder::read(&self.dir, folder::EXIT) {
-                Ok(Some(exit)) => return exit,
-                Ok(None) if gone.is_ok() => return lost(),
-                // Nothing is known for certain (no descriptor left, a folder that cannot be read): ask again.
-                _ => sleep(Duration::from_millis(100)).await,
-            }
-        }
+        self.monitor.exit().await
     }
 
     /// Sends a signal to the container's first process.
@@ -179,8 +175,8 @@ impl Shim {
     }
 
     /// Runs a command beside the container: in its working directory, with its environment and `env` on top. It ends with the
-    /// container at the latest. A timeout ends it and everything it started ([`ShimError::ExecTimeout`]), and so does
-    /// dropping the future. What it leaves running otherwise belongs to the container.
+    /// container at the latest. A timeout ends it and everything it started ([`ShimError::ExecTimeout`]), and so do output beyond
+    /// [`MAX_EXEC_OUTPUT_BYTES`] ([`ShimError::ExecOutput`]) and dropping the future. What it leaves running otherwise belongs to the container.
     pub async fn exec(
         &self,
         argv: Vec<String>,
@@ -197,8 +193,9 @@ impl Shim {
         loop {
             match receive(&mut socket).await? {
                 Reply::Output { error, bytes } => {
+                    let total = output.stdout.len() + output.stderr.len();
                     let stream = if error { &mut output.stderr } else { &mut output.stdout };
-                    if stream.len() + bytes > MOST {
+                    if total + bytes > MAX_EXEC_OUTPUT_BYTES {
                         return Err(ShimError::Io(io::Error::new(
                             io::ErrorKind::InvalidData,
                             "more output than it may send",
@@ -210,6 +207,9 @@ impl Shim {
                 }
                 Reply::ExecEnded { timed_out: true, .. } => {
                     return Err(ShimError::ExecTimeout(timeout.unwrap_or_default()));
+                }
+                Reply::ExecEnded { cut: true, .. } => {
+                    return Err(ShimError::ExecOutput(MAX_EXEC_OUTPUT_BYTES));
                 }
                 Reply::ExecEnded { code, .. } => {
                     return Ok(ExecOutput {
@@ -265,28 +265,17 @@ impl Shim {
     /// when the shim's process is gone; also when it was already.
     pub async fn shutdown(&self) -> Result<(), ShimError> {
         match self.ask_done(&Request::Shutdown).await {
-            Ok(()) | Err(ShimError::Gone) => Ok(self.gone().await?),
+            Ok(()) | Err(ShimError::Gone) => {
+                self.gone().await;
+                Ok(())
+            }
             Err(error) => Err(error),
-        }
-    }
-
-    /// What the shim itself says about the container's end.
-    async fn told_exit(&self) -> Result<Exit, ShimError> {
-        let mut socket = self.dial().await?;
-        send(&mut socket, &Request::Wait).await?;
-        match receive(&mut socket).await? {
-            Reply::Exited(exit) => Ok(exit),
-            reply => Err(unexpected(&reply)),
         }
     }
 
     /// Waits until the shim's process has ended, as it does by itself a little after its container.
-    pub(crate) async fn gone(&self) -> io::Result<()> {
-        match PidFd::open(self.process) {
-            Ok(handle) => handle.ended().await,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
+    pub(crate) async fn gone(&self) {
+        self.monitor.gone().await;
     }
 
     async fn ask_done(&self, request: &Request) -> Result<(), ShimError> {
@@ -316,15 +305,29 @@ impl Shim {
     }
 
     async fn dial(&self) -> Result<UnixStream, ShimError> {
-        loop {
-            // The folder's descriptor must live until the name is resolved.
-            let (_folder, path) = folder::socket(&self.dir).map_err(told)?;
-            match UnixStream::connect(path).await {
-                // The queue of those who wait to be taken is full.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)).await,
-                result => return result.map_err(told),
-            }
+        dial(&self.dir).await
+    }
+}
+
+async fn dial(dir: &Path) -> Result<UnixStream, ShimError> {
+    loop {
+        // The folder's descriptor must live until the name is resolved.
+        let (_folder, path) = folder::socket(dir).map_err(told)?;
+        match UnixStream::connect(path).await {
+            // The queue of those who wait to be taken is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)).await,
+            result => return result.map_err(told),
         }
+    }
+}
+
+/// What the shim itself says about the container's end, once it has ended.
+pub(super) async fn told_exit(dir: &Path) -> Result<Exit, ShimError> {
+    let mut socket = dial(dir).await?;
+    send(&mut socket, &Request::Wait).await?;
+    match receive(&mut socket).await? {
+        Reply::Exited(exit) => Ok(exit),
+        reply => Err(unexpected(&reply)),
     }
 }
 
@@ -366,7 +369,7 @@ async fn receive(socket: &mut UnixStream) -> Result<Reply, ShimError> {
 }
 
 /// The exit of a container whose shim was killed.
-fn lost() -> Exit {
+pub(super) fn lost() -> Exit {
     Exit {
         code: 255,
         signal: None,

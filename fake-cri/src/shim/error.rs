@@ -35,6 +35,11 @@ pub enum ShimError {
     /// The command of an exec ran longer than it might and was ended, with everything it had started.
     #[error("timeout {0:?} exceeded")]
     ExecTimeout(Duration),
+    /// The command of an exec wrote more than an answer holds and was ended, with everything it had started.
+    #[error(
+        "the command wrote more than {0} bytes, the most that an answer can hold, and was killed: its output is not complete"
+    )]
+    ExecOutput(usize),
     /// The shim's process has ended. [`super::Shim::wait`] says how the container did.
     #[error("reach the shim: it has ended")]
     Gone,

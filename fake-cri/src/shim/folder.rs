@@ -13,7 +13,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -46,10 +46,26 @@ pub(super) fn write(dir: &Path, name: &str, record: &impl Serialize) -> io::Resu
 /// Reads a record; `None` when it is not there.
 pub(super) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
     match fs::read(dir.join(name)) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Ok(text) => Ok(Some(
+            serde_json::from_slice(&text).map_err(|error| crate::unquoted::json(&error))?,
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The folder's descriptor, by which a process of another user may look at the folder and read these files of it. By their path it
+/// may not: the folders above stay closed to it.
+pub(super) fn open_to_users(dir: &Path, files: &[&str]) -> io::Result<OwnedFd> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+    for name in files {
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o644))?;
+    }
+    let folder = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
+        .open(dir)?;
+    Ok(folder.into())
 }
 
 /// The socket by a path that is short whatever the folder's is: a socket's name has room for 107 bytes (unix(7)). The path is

@@ -3,23 +3,23 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt as _},
     path::Path,
-    process::Stdio,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    process::{Child, Command},
+    process::{ChildStdin, ChildStdout},
     time::timeout,
 };
 
 use super::{Exit, LaunchSpec, NAME, ROLE, ShimError, folder, server::Server};
 use crate::{
     entry,
-    process::{ProcessId, daemon, pidfd},
+    process::{ProcessId, daemon, limits},
 };
 
 /// How long a shim may take until it listens. It is short work; on a machine that is busy beyond measure it is long.
@@ -32,8 +32,8 @@ enum Hello {
     Failed(String),
 }
 
-/// Starts a shim and waits until it listens.
-pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<ProcessId, ShimError> {
+/// Starts a shim and waits until it listens. The child is for the caller to reap.
+pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<(ProcessId, Child), ShimError> {
     let failed = |message: String| ShimError::Launch {
         dir: spec.dir.clone(),
         message,
@@ -44,31 +44,25 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Proce
     let (mut child, process) =
         spawn(executable, spec, log).map_err(|error| failed(format!("run {}: {error}", executable.display())))?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
-    tokio::spawn(async move {
-        let _ = child.wait().await;
-    });
     // From here on somebody who gives up takes the shim along.
-    let guard = KillOnDrop(Some(process));
+    let guard = KillOnDrop(Some(child));
+    limits::give_back_open_files(process.pid)?;
     let told = timeout(LISTENING, async {
-        let mut input = input.expect("it is a pipe, and nobody else takes it");
+        let input = input.expect("it is a pipe, and nobody else takes it");
+        let output = output.expect("it is a pipe, and nobody else takes it");
+        let (mut input, mut output) = (ChildStdin::from_std(input)?, ChildStdout::from_std(output)?);
         let text = serde_json::to_vec(spec).map_err(io::Error::from)?;
         // A shim that ends early closes the pipe; what it says about that matters more.
         let _ = input.write_all(&text).await;
         drop(input);
         let mut told = Vec::new();
-        output
-            .expect("it is a pipe, and nobody else takes it")
-            .read_to_end(&mut told)
-            .await?;
+        output.read_to_end(&mut told).await?;
         Ok::<_, io::Error>(told)
     })
     .await
     .map_err(|_| failed(format!("it did not listen within {LISTENING:?}")))??;
     match serde_json::from_slice(&told) {
-        Ok(Hello::Listening(told)) if told == process => {
-            guard.disarm();
-            Ok(process)
-        }
+        Ok(Hello::Listening(told)) if told == process => Ok((process, guard.disarm())),
         Ok(Hello::Listening(other)) => Err(failed(format!(
             "process {} answered for process {}",
             other.pid, process.pid
@@ -86,18 +80,20 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Proce
 }
 
 /// Kills a shim that nobody will know of.
-struct KillOnDrop(Option<ProcessId>);
+struct KillOnDrop(Option<Child>);
 
 impl KillOnDrop {
-    fn disarm(mut self) {
-        self.0 = None;
+    fn disarm(mut self) -> Child {
+        self.0.take().expect("it is there until it is disarmed or dropped")
     }
 }
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        if let Some(process) = self.0 {
-            let _ = pidfd::signal(process, libc::SIGKILL);
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            // Its end may take a moment, for which no async task should wait.
+            std::thread::spawn(move || child.wait());
         }
     }
 }
@@ -134,11 +130,7 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
         .stdout(Stdio::piped())
         .stderr(log);
     let child = command.spawn()?;
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .ok_or_else(|| io::Error::other("it has no number"))?;
-    let process = ProcessId::of(pid)?;
+    let process = ProcessId::of(child.id().cast_signed())?;
     Ok((child, process))
 }
 

@@ -62,7 +62,12 @@ pub(super) enum Reply {
     /// To [`Request::State`].
     State(State),
     /// To [`Request::Start`].
-    Started(ProcessId),
+    Started {
+        /// The container's first process.
+        init: ProcessId,
+        /// When it started, in nanoseconds since the epoch.
+        started_at_ns: i64,
+    },
     /// To [`Request::Wait`].
     Exited(Exit),
     /// It is done and there is nothing to say.
@@ -82,6 +87,8 @@ pub(super) enum Reply {
         code: i32,
         /// It was ended because it ran too long.
         timed_out: bool,
+        /// It was ended because it wrote more than [`super::MAX_EXEC_OUTPUT_BYTES`].
+        cut: bool,
     },
     /// A checkpoint is about to begin this phase.
     Phase(checkpoint::Phase),

@@ -22,6 +22,7 @@ mod folder;
 mod launch;
 mod leftovers;
 mod message;
+mod monitor;
 mod record;
 mod server;
 mod spec;
@@ -32,6 +33,11 @@ pub(crate) use launch::run;
 pub use leftovers::kill_leftovers;
 pub use record::{Exit, Reason};
 pub use spec::{LaunchSpec, Program};
+
+/// What a command beside the container may write to its two output streams, together: an ExecSync answer that holds so much is
+/// just below the 16 MiB of the largest message (containerd's `DefaultMaxSendMsgSize`, the kubelet's `maxMsgSize`), with room for
+/// the lengths and the exit code.
+pub const MAX_EXEC_OUTPUT_BYTES: usize = (16 << 20) - 32;
 
 /// The role of a shim's process: see [`crate::entry`].
 pub const ROLE: &str = "shim";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stand_in;
+use crate::{process::identity::Identity, stand_in};
 
 /// Everything a shim must know to run one container.
 ///
@@ -31,6 +31,9 @@ pub struct LaunchSpec {
     pub stdin_once: bool,
     /// Give the container a terminal: one stream, logged as stdout.
     pub tty: bool,
+    /// As whom its processes run, commands beside it included; as fake-cri where there is none. Of a restored container the
+    /// archive says it.
+    pub identity: Option<Identity>,
     /// What really runs.
     pub program: Program,
 }

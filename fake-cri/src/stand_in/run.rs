@@ -215,6 +215,8 @@ fn open_file(number: u32) -> io::Result<File> {
 }
 
 fn options() -> Result<Options, String> {
+    // Here, so that no descriptor of it stays whatever is read.
+    let started_in = workload::started_in();
     let mut arguments = env::args();
     let named = arguments
         .next()
@@ -228,8 +230,7 @@ fn options() -> Result<Options, String> {
         |text: &[u8]| serde_json::from_slice::<Options>(text).map_err(|error| format!("read {OPTIONS}: {error}"));
     let given = if let Some(text) = env::var_os(OPTIONS) {
         read(text.as_encoded_bytes())?
-    } else if let Some(text) = workload::started_by().and_then(|path| fs::read(path.with_file_name(OPTIONS_FILE)).ok())
-    {
+    } else if let Some(text) = started_in.and_then(|at| fs::read(at.path.join(OPTIONS_FILE)).ok()) {
         read(&text)?
     } else {
         Options::default()

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -34,15 +34,19 @@ fn a_longer_file_is_replaced() {
 }
 
 #[test]
-fn a_link_is_replaced_and_not_followed() {
+fn a_link_is_refused_and_not_followed() {
     let sleeper = Sleeper::start();
     let folder = tempfile::tempdir().unwrap();
     let job = job(sleeper.pid(), folder.path());
     let precious = folder.path().join("precious");
     fs::write(&precious, "keep me").unwrap();
     symlink(&precious, &job.location).unwrap();
-    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
-    assert!(fs::symlink_metadata(&job.location).unwrap().is_file());
+    let host = TestHost::new(sleeper.pid());
+    let failure = checkpoint::run(&job, &host).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
+    assert!(failure.message.contains("a symlink"), "{}", failure.message);
+    assert!(host.phases.lock().unwrap().is_empty());
+    assert!(fs::symlink_metadata(&job.location).unwrap().is_symlink());
     assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
 }
 
@@ -83,9 +87,34 @@ fn a_folder_at_the_location_stays() {
     let job = job(sleeper.pid(), folder.path());
     fs::create_dir(&job.location).unwrap();
     let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
-    assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
+    assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
     assert_holds(folder.path(), &["checkpoint.tar"]);
     assert_runs_free(sleeper.pid());
+}
+
+/// Between the look before the freeze and the rename.
+#[test]
+fn a_node_that_appears_meanwhile_stays_and_nothing_else_does() {
+    for former in [false, true] {
+        let sleeper = Sleeper::start();
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(sleeper.pid(), folder.path());
+        if former {
+            fs::write(&job.location, "former").unwrap();
+        }
+        let host = TestHost::with(sleeper.pid(), |phase| {
+            if phase == Phase::Finish {
+                let _ = fs::remove_file(&job.location);
+                nix::unistd::mkfifo(&job.location, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            }
+        });
+        let failure = checkpoint::run(&job, &host).unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
+        assert!(failure.message.contains("a FIFO"), "{}", failure.message);
+        assert_holds(folder.path(), &["checkpoint.tar"]);
+        assert!(fs::symlink_metadata(&job.location).unwrap().file_type().is_fifo());
+        assert_runs_free(sleeper.pid());
+    }
 }
 
 #[test]

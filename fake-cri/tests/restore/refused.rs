@@ -398,6 +398,7 @@ async fn an_archive_is_not_read_where_calls_are_answered() {
         freeze: Freeze::Copy,
         freeze_bound: Duration::from_secs(1),
         delay: None,
+        accept_unapplied: false,
         cgroup_driver: CgroupDriver::default(),
     };
     let runtime = Runtime::open(config).await.unwrap();

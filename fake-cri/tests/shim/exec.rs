@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fake_cri::shim::{ExecOutput, LaunchSpec, ShimError};
+use fake_cri::shim::{ExecOutput, LaunchSpec, MAX_EXEC_OUTPUT_BYTES, ShimError};
 use rstest::rstest;
 
 use crate::rig::{Rig, eventually};
@@ -45,7 +45,7 @@ async fn a_command_runs_in_the_containers_folder_with_its_environment() {
 }
 
 #[tokio::test]
-async fn much_output_comes_whole_and_endless_output_is_bounded() {
+async fn much_output_comes_whole_and_too_much_is_an_error() {
     let rig = Rig::new();
     let (shim, _) = rig.run(&rig.shell("sleep 1000")).await;
     let output = shim
@@ -54,15 +54,36 @@ async fn much_output_comes_whole_and_endless_output_is_bounded() {
         .expect("it runs");
     let lines = String::from_utf8(output.stdout).expect("digits");
     assert_eq!((lines.lines().count(), lines.lines().last()), (300_000, Some("300000")));
-    let script = "head -c 20000000 /dev/zero; head -c 17000000 /dev/zero >&2";
-    let output = shim
-        .exec(words(&["sh", "-c", script]), Vec::new(), None)
-        .await
-        .expect("it runs");
+    // To the byte, of both streams together.
+    let half = MAX_EXEC_OUTPUT_BYTES / 2;
+    let both = |more: usize| {
+        let script = format!("head -c {half} /dev/zero; head -c {} /dev/zero >&2", half + more);
+        shim.exec(words(&["sh", "-c", &script]), Vec::new(), None)
+    };
+    let output = both(0).await.expect("so much is taken");
     assert_eq!(
         (output.stdout.len(), output.stderr.len(), output.exit_code),
-        (16 << 20, 16 << 20, 0)
+        (half, half, 0)
     );
+    assert!(
+        matches!(both(1).await, Err(ShimError::ExecOutput(MAX_EXEC_OUTPUT_BYTES))),
+        "one byte more"
+    );
+}
+
+#[rstest]
+#[case::endless("cat /dev/zero")]
+#[case::below_it("cat /dev/zero & cat /dev/zero >&2 & setsid cat /dev/zero & wait")]
+#[tokio::test]
+async fn a_command_that_writes_without_end_is_killed_with_all_it_started(#[case] script: &str) {
+    let rig = Rig::new();
+    let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
+    let error = shim
+        .exec(words(&["sh", "-c", script]), Vec::new(), None)
+        .await
+        .expect_err("it never ends");
+    assert!(error.to_string().contains("16777184 bytes"), "{error}");
+    assert_eq!(rig.processes(), [init], "the container alone is left");
 }
 
 #[rstest]

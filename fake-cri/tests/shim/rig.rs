@@ -69,6 +69,7 @@ impl Rig {
             stdin: false,
             stdin_once: false,
             tty: false,
+            identity: None,
             program: Program::Host,
         }
     }

@@ -22,7 +22,10 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::reference::{Reference, Version, is_digest};
-use crate::runtime::{error::Error, id::hex};
+use crate::{
+    runtime::{error::Error, id::hex},
+    unquoted,
+};
 
 const BUILT_IN: &str = include_str!("../../../../fixtures/images.toml");
 
@@ -116,7 +119,7 @@ impl Catalogue {
     }
 
     fn parse(text: &str, strict: bool) -> Result<Catalogue, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(text).map_err(|error| unquoted::toml(&error, text))?;
         let entry = |entry: Entry| {
             let pattern = if entry.reference.contains(['*', '?', '[', '{']) {
                 entry.reference.clone()
@@ -263,7 +266,7 @@ mod tests {
     #[case("[[image]]\nreference = 'A'", "A")]
     #[case("[[image]]\nreference = 'a'\ndigest = 'x'", "digest")]
     #[case("[[image]]\nreference = 'a[*'", "a[*")]
-    #[case("[[image]]\nreference = 'a'\npull = { delay = 'soon' }", "delay")]
+    #[case("[[image]]\nreference = 'a'\npull = { delay = 'soon' }", "line 3, column 18")]
     fn mistakes_are_named(#[case] text: &str, #[case] named: &str) {
         let message = Catalogue::parse(text, false).unwrap_err();
         assert!(message.contains(named), "{message}");

@@ -10,7 +10,9 @@ use super::{
 use crate::{
     checkpoint::{ErrorKind, Failure},
     process::{
-        ProcessId, daemon, family, pidfd,
+        ProcessId, daemon, family,
+        identity::Identity,
+        pidfd,
         reap::{self, Found, Reaped},
         spawn::{self, SpawnError, Step},
     },
@@ -18,8 +20,8 @@ use crate::{
 };
 
 impl Server {
-    /// Starts the container's first process.
-    pub(super) fn start(&mut self) -> Result<ProcessId, Refusal> {
+    /// Starts the container's first process, and says when, in nanoseconds since the epoch.
+    pub(super) fn start(&mut self) -> Result<(ProcessId, i64), Refusal> {
         if !matches!(self.stage, Stage::Created) || self.shutdown.is_some() {
             return Err(Refusal::State(format!(
                 "container {} is not created but {}",
@@ -30,8 +32,17 @@ impl Server {
         if let Program::Restored(archive) = &self.spec.program {
             return self.restore(&archive.clone());
         }
-        let (file, cwd) = prepare(&self.spec).map_err(Refusal::Exec)?;
+        let (mut file, cwd) = prepare(&self.spec).map_err(Refusal::Exec)?;
         let streams = self.streams()?;
+        let identity = self.identity()?;
+        let directory = match (&self.spec.program, &identity) {
+            (Program::StandIn(_), Some(identity)) if identity.uid != nix::unistd::geteuid().as_raw() => {
+                file = stand_in::NAME.into();
+                let opened = folder::open_to_users(&self.spec.dir, &[stand_in::OPTIONS_FILE]);
+                Some(opened.map_err(|error| Refusal::Other(format!("open the shim's folder: {error}")))?)
+            }
+            _ => None,
+        };
         let program = spawn::Program {
             file: text(file.as_os_str().as_bytes())?,
             argv: self
@@ -44,11 +55,49 @@ impl Server {
             cwd: Some(text(cwd.as_os_str().as_bytes())?),
             streams: streams.given.each_ref().map(|fd| fd.as_fd()),
             terminal: self.spec.tty,
+            identity: identity.as_ref(),
+            directory: directory.as_ref().map(|fd| fd.as_fd()),
         };
         let started_at_ns = now();
-        let init = spawn::spawn(&program).map_err(|error| Refusal::Exec(explain(&error, &file, &cwd)))?;
+        let init = spawn::spawn(&program).map_err(|error| Refusal::Exec(self.explain(&error, &file, &cwd)))?;
         self.runs(init, started_at_ns, streams);
-        Ok(init)
+        Ok((init, started_at_ns))
+    }
+
+    /// As whom the container's processes are started, where that is not as this shim. Beside a restored container it is as its
+    /// first process.
+    pub(super) fn identity(&self) -> Result<Option<Identity>, Refusal> {
+        let failed = |error: io::Error| Refusal::Other(format!("read the container's user: {error}"));
+        let wanted = match (&self.spec.program, self.init()) {
+            (Program::Restored(_), Some(init)) => Some(Identity::of(init.pid).map_err(failed)?),
+            _ => self.spec.identity.clone(),
+        };
+        let own = Identity::own().map_err(failed)?;
+        Ok(wanted.filter(|wanted| *wanted != own))
+    }
+
+    /// Why a process could not be started, in runc's words.
+    pub(super) fn explain(&self, error: &SpawnError, file: &Path, cwd: &Path) -> String {
+        match error.step {
+            Step::Directory => command::no_directory(cwd, &error.source),
+            Step::Exec => match (&self.spec.program, &self.spec.identity) {
+                (Program::StandIn(_), Some(Identity { uid, .. })) => format!(
+                    "{}; user {uid} must be able to execute the file of fake-cri itself",
+                    command::refused(file, &error.source)
+                ),
+                _ => command::refused(file, &error.source),
+            },
+            Step::Identity => match &self.spec.identity {
+                Some(Identity { uid, gid, groups, .. }) => {
+                    format!(
+                        "become user {uid} of group {gid} with groups {groups:?}: {}",
+                        error.source
+                    )
+                }
+                None => error.to_string(),
+            },
+            Step::Fork | Step::Streams => format!("start {}: {error}", file.display()),
+        }
     }
 
     /// The container's streams, as it is to have them.
@@ -163,7 +212,8 @@ impl Server {
                 code,
                 signal,
                 started_at_ns,
-                finished_at_ns: now(),
+                // The clock may have been set back meanwhile.
+                finished_at_ns: now().max(started_at_ns),
                 reason,
                 message: String::new(),
                 lost: false,
@@ -286,15 +336,6 @@ pub(super) fn text(bytes: &[u8]) -> Result<CString, Refusal> {
             String::from_utf8_lossy(bytes)
         ))
     })
-}
-
-/// Why a process could not be started, in runc's words.
-pub(super) fn explain(error: &SpawnError, file: &Path, cwd: &Path) -> String {
-    match error.step {
-        Step::Directory => command::no_directory(cwd, &error.source),
-        Step::Exec => command::refused(file, &error.source),
-        Step::Fork | Step::Streams => format!("start {}: {error}", file.display()),
-    }
 }
 
 /// Now, in nanoseconds since the epoch.

@@ -6,10 +6,12 @@ use std::{
     time::Instant,
 };
 
-use super::{super::message::Reply, endpoint::Connection, members::ExecMark, streams};
-
-/// What a stream of a command may bring; the rest is read and dropped (containerd's `maxExecSyncSize`).
-const MOST: usize = 16 << 20;
+use super::{
+    super::{MAX_EXEC_OUTPUT_BYTES, message::Reply},
+    endpoint::Connection,
+    members::ExecMark,
+    streams,
+};
 
 /// A command that runs.
 pub(super) struct Exec {
@@ -18,7 +20,10 @@ pub(super) struct Exec {
     pub(super) connection: u64,
     /// Standard output and error, until they end.
     pub(super) streams: [Option<OwnedFd>; 2],
-    sent: [usize; 2],
+    /// Bytes that were passed on, of both streams.
+    sent: usize,
+    /// It wrote more than may be passed on, and is being killed for it.
+    pub(super) cut: bool,
     pub(super) deadline: Option<Instant>,
     /// It and all it started are being killed, since then.
     pub(super) killing: Option<Instant>,
@@ -35,7 +40,8 @@ impl Exec {
             mark,
             connection,
             streams,
-            sent: [0; 2],
+            sent: 0,
+            cut: false,
             deadline,
             killing: None,
             timed_out: false,
@@ -43,12 +49,15 @@ impl Exec {
         }
     }
 
-    /// Passes on what one of its streams holds now.
+    /// Passes on what one of its streams holds now. A command that writes more than [`MAX_EXEC_OUTPUT_BYTES`] is killed with all
+    /// that it started: what its caller would get is not what it wrote.
     pub(super) fn pump(&mut self, stream: usize, connection: Option<&mut Connection>) -> io::Result<()> {
         let Some(fd) = &self.streams[stream] else { return Ok(()) };
-        let sent = &mut self.sent[stream];
+        let (sent, cut) = (&mut self.sent, &mut self.cut);
         let mut pass_on = |bytes: &[u8], connection: &mut Connection| {
-            let bytes = &bytes[..bytes.len().min(MOST - *sent)];
+            let room = MAX_EXEC_OUTPUT_BYTES - *sent;
+            *cut |= bytes.len() > room;
+            let bytes = &bytes[..bytes.len().min(room)];
             if !bytes.is_empty() {
                 connection.send(&Reply::Output {
                     error: stream == 1,
@@ -66,6 +75,9 @@ impl Exec {
         })?;
         if ended {
             self.streams[stream] = None;
+        }
+        if self.cut {
+            self.killing.get_or_insert_with(Instant::now);
         }
         Ok(())
     }

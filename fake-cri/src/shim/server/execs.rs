@@ -11,7 +11,7 @@ use std::{
 use super::{
     super::message::{Refusal, Reply},
     ENDING, Server,
-    container::{environment, explain, text},
+    container::{environment, text},
     exec::Exec,
     members::{EXEC_MARKER, ExecMark},
     streams,
@@ -50,6 +50,7 @@ impl Server {
         let null = spawn::null().map_err(failed)?;
         let (out, given_out) = streams::pipe().map_err(failed)?;
         let (error, given_error) = streams::pipe().map_err(failed)?;
+        let identity = self.identity()?;
         let program = Program {
             file: text(file.as_os_str().as_encoded_bytes())?,
             argv: argv
@@ -60,11 +61,13 @@ impl Server {
             cwd: Some(text(cwd.as_os_str().as_encoded_bytes())?),
             streams: [null.as_fd(), given_out.as_fd(), given_error.as_fd()],
             terminal: false,
+            identity: identity.as_ref(),
+            directory: None,
         };
         // Until it is told whose the command is, it counts as the container's.
         let shared = Arc::clone(&self.shared);
         let _nobody_looks = shared.hold_members();
-        let root = spawn::spawn(&program).map_err(|error| Refusal::Exec(explain(&error, &file, &cwd)))?;
+        let root = spawn::spawn(&program).map_err(|error| Refusal::Exec(self.explain(&error, &file, &cwd)))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         self.execs
             .push(Exec::new(ExecMark { root, id }, connection, [out, error], deadline));
@@ -108,6 +111,7 @@ impl Server {
                 connection.send(&Reply::ExecEnded {
                     code,
                     timed_out: exec.timed_out,
+                    cut: exec.cut,
                 });
             }
         }

@@ -19,7 +19,7 @@ impl Server {
                 _ => Reply::State(self.state()),
             },
             Request::Start => match self.start() {
-                Ok(init) => Reply::Started(init),
+                Ok((init, started_at_ns)) => Reply::Started { init, started_at_ns },
                 Err(refusal) => Reply::Refused(refusal),
             },
             Request::Wait => {

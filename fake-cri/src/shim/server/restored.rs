@@ -11,7 +11,7 @@ use crate::{
 impl Server {
     /// Restores the container. The main thread does it, and hears nobody meanwhile: what is restored ends with the thread that
     /// made it, and belongs to its process.
-    pub(super) fn restore(&mut self, archive: &Path) -> Result<ProcessId, Refusal> {
+    pub(super) fn restore(&mut self, archive: &Path) -> Result<(ProcessId, i64), Refusal> {
         let streams = self.streams()?;
         let request = Request {
             archive,
@@ -23,6 +23,6 @@ impl Server {
         let restored = restore::restore(&request).map_err(|error| Refusal::Restore(error.to_string()))?;
         self.keeper = Some(restored.keeper);
         self.runs(restored.init, started_at_ns, streams);
-        Ok(restored.init)
+        Ok((restored.init, started_at_ns))
     }
 }

@@ -1,0 +1,324 @@
+//! The location of an archive: what may be there, and the rename that puts the archive there.
+//!
+//! An archive takes the place of a regular file or of nothing. A device, FIFO, socket, symlink or directory is refused, by the
+//! runtime before it sends the job, by the engine before the freeze, and again at the rename: a node that appeared meanwhile keeps its
+//! name.
+//!
+//! ```text
+//!  nothing there     renameat2(RENAME_NOREPLACE): atomic, it never replaces
+//!  something there   renameat2(RENAME_EXCHANGE), then look at what came back: a regular file is removed,
+//!                    anything else is exchanged back and the checkpoint fails
+//! ```
+//!
+//! File systems without these flags (EINVAL) get link(2) for the first and, after one more look, rename(2) for the second.
+
+use std::{
+    fs::{self, FileType},
+    io,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+    sys::statvfs::statvfs,
+};
+
+/// The longest path that a system call takes, without its NUL (`PATH_MAX`, limits.h).
+const PATH_BYTES: usize = libc::PATH_MAX as usize - 1;
+
+/// The length of the name of a temporary, which is in the same directory as its archive.
+pub(crate) const TEMPORARY_NAME_BYTES: usize = ".0123456789abcdef.partial".len();
+
+/// Why an archive cannot be at a location.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LocationError {
+    /// Something other than a regular file is there.
+    #[error(
+        "checkpoint location {path:?} is {kind}: an archive takes the place of a regular file or of nothing, name another path"
+    )]
+    Occupied {
+        /// The location.
+        path: PathBuf,
+        /// What is there, with its article.
+        kind: &'static str,
+    },
+    /// The file name is longer than its file system takes.
+    #[error("checkpoint location {path:?}: the file name is too long, {bytes} bytes of at most {limit}")]
+    NameTooLong {
+        /// The location.
+        path: PathBuf,
+        /// Bytes of the file name.
+        bytes: usize,
+        /// What the file system takes.
+        limit: usize,
+    },
+    /// The path, of the archive or of the temporary beside it, is longer than the kernel takes.
+    #[error("checkpoint location {path:?}: the path is too long, {bytes} bytes of at most {PATH_BYTES}")]
+    PathTooLong {
+        /// The location.
+        path: PathBuf,
+        /// Bytes of the path; of the temporary's where that is longer.
+        bytes: usize,
+    },
+    /// The location cannot be looked at.
+    #[error("checkpoint location {path:?}: {source}")]
+    Unreadable {
+        /// The location.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Checks that an archive can be put at this absolute path, whose directory exists.
+///
+/// # Errors
+///
+/// [`LocationError`]: what is there is no regular file, or a name is too long.
+pub(crate) fn check(location: &Path) -> Result<(), LocationError> {
+    let path = || location.to_owned();
+    let name = location.file_name().map_or(0, std::ffi::OsStr::len);
+    let directory = location.parent().unwrap_or(Path::new("/"));
+    // The temporary must fit as well. One byte is the slash between the two.
+    let longest = directory.as_os_str().len() + 1 + name.max(TEMPORARY_NAME_BYTES);
+    if longest > PATH_BYTES {
+        return Err(LocationError::PathTooLong {
+            path: path(),
+            bytes: longest,
+        });
+    }
+    let limit = statvfs(directory).map_or(255, |info| usize::try_from(info.name_max()).unwrap_or(usize::MAX));
+    if name > limit {
+        return Err(LocationError::NameTooLong {
+            path: path(),
+            bytes: name,
+            limit,
+        });
+    }
+    match fs::symlink_metadata(location) {
+        Ok(metadata) => regular(location, metadata.file_type()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(LocationError::Unreadable { path: path(), source }),
+    }
+}
+
+/// Gives a temporary the name of its archive. What is there must be a regular file or nothing.
+pub(crate) fn put(temporary: &Path, location: &Path) -> Result<(), LocationError> {
+    put_with(temporary, location, |flags| {
+        renameat2(AT_FDCWD, temporary, AT_FDCWD, location, flags)
+    })
+}
+
+fn put_with(
+    temporary: &Path,
+    location: &Path,
+    rename: impl Fn(RenameFlags) -> nix::Result<()>,
+) -> Result<(), LocationError> {
+    let failed = |source: io::Error| LocationError::Unreadable {
+        path: location.to_owned(),
+        source,
+    };
+    // One round more only when what was there has gone between two calls.
+    for _ in 0..16 {
+        match rename(RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EEXIST) => {}
+            Err(Errno::EINVAL | Errno::ENOSYS) => match fs::hard_link(temporary, location) {
+                Ok(()) => return fs::remove_file(temporary).map_err(failed),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // No hard links either (FAT, some FUSE file systems).
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS)
+                    ) =>
+                {
+                    check(location)?;
+                    return fs::rename(temporary, location).map_err(failed);
+                }
+                Err(error) => return Err(failed(error)),
+            },
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        check(location)?;
+        match rename(RenameFlags::RENAME_EXCHANGE) {
+            Ok(()) => {
+                // What was there has the temporary's name now.
+                let came_back = fs::symlink_metadata(temporary).map_err(failed)?;
+                let Err(error) = regular(location, came_back.file_type()) else {
+                    return fs::remove_file(temporary).map_err(failed);
+                };
+                return match rename(RenameFlags::RENAME_EXCHANGE) {
+                    Ok(()) => Err(error),
+                    Err(errno) => Err(failed(errno.into())),
+                };
+            }
+            Err(Errno::ENOENT) => {}
+            Err(Errno::EINVAL | Errno::ENOSYS) => return fs::rename(temporary, location).map_err(failed),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+    Err(failed(io::Error::other(
+        "other processes keep creating and removing files there",
+    )))
+}
+
+/// Removes a file by its name if the name is still that of the open file. What somebody else put there stays.
+pub(crate) fn remove_own(path: &Path, file: &fs::File) -> io::Result<()> {
+    let (own, there) = (file.metadata()?, fs::symlink_metadata(path)?);
+    match (own.dev(), own.ino()) == (there.dev(), there.ino()) {
+        true => fs::remove_file(path),
+        false => Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is another file now")),
+    }
+}
+
+fn regular(location: &Path, kind: FileType) -> Result<(), LocationError> {
+    let kind = match kind {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a symlink",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_char_device() => "a character device",
+        kind if kind.is_block_device() => "a block device",
+        _ => "no regular file",
+    };
+    Err(LocationError::Occupied {
+        path: location.to_owned(),
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, os::unix::fs::symlink};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// A directory with a temporary that holds `archive`, and the two paths.
+    fn directory() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let (temporary, location) = (
+            directory.path().join(".0123456789abcdef.partial"),
+            directory.path().join("a.tar"),
+        );
+        fs::write(&temporary, "archive").unwrap();
+        (directory, temporary, location)
+    }
+
+    fn fifo(path: &Path) {
+        mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    }
+
+    fn is_fifo(path: &Path) -> bool {
+        fs::symlink_metadata(path).unwrap().file_type().is_fifo()
+    }
+
+    #[test]
+    fn nothing_and_a_regular_file_give_way() {
+        let (directory, temporary, location) = directory();
+        check(&location).unwrap();
+        put(&temporary, &location).unwrap();
+        fs::write(&temporary, "second").unwrap();
+        check(&location).unwrap();
+        put(&temporary, &location).unwrap();
+        assert_eq!(fs::read_to_string(&location).unwrap(), "second");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_other_kind_of_node_is_named_and_stays() {
+        let (directory, temporary, location) = directory();
+        let target = directory.path().join("target");
+        fs::write(&target, "kept").unwrap();
+        type Make<'a> = Box<dyn Fn() + 'a>;
+        let kinds: [(&str, Make<'_>); 4] = [
+            ("a FIFO", Box::new(|| fifo(&location))),
+            ("a symlink", Box::new(|| symlink(&target, &location).unwrap())),
+            (
+                "a socket",
+                Box::new(|| drop(std::os::unix::net::UnixListener::bind(&location).unwrap())),
+            ),
+            ("a directory", Box::new(|| fs::create_dir(&location).unwrap())),
+        ];
+        for (kind, make) in kinds {
+            make();
+            let before = fs::symlink_metadata(&location).unwrap();
+            for refused in [check(&location), put(&temporary, &location)] {
+                let message = refused.unwrap_err().to_string();
+                assert!(message.contains(kind) && message.contains("a.tar"), "{message}");
+            }
+            let after = fs::symlink_metadata(&location).unwrap();
+            assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()), "{kind}");
+            match kind {
+                "a directory" => fs::remove_dir(&location).unwrap(),
+                _ => fs::remove_file(&location).unwrap(),
+            }
+        }
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        assert_eq!(fs::read_to_string(&temporary).unwrap(), "archive");
+    }
+
+    #[test]
+    fn a_node_that_takes_the_place_of_a_file_at_the_last_moment_is_put_back() {
+        let (_directory, temporary, location) = directory();
+        fs::write(&location, "former").unwrap();
+        let raced = Cell::new(false);
+        let error = put_with(&temporary, &location, |flags| {
+            if flags == RenameFlags::RENAME_EXCHANGE && !raced.replace(true) {
+                fs::remove_file(&location).unwrap();
+                fifo(&location);
+            }
+            renameat2(AT_FDCWD, &temporary, AT_FDCWD, &location, flags)
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("a FIFO"), "{error}");
+        assert!(is_fifo(&location));
+        assert_eq!(fs::read_to_string(&temporary).unwrap(), "archive");
+    }
+
+    #[test]
+    fn without_the_flags_links_and_looks_do() {
+        let (directory, temporary, location) = directory();
+        let none = |_| Err(Errno::EINVAL);
+        put_with(&temporary, &location, none).unwrap();
+        fs::write(&temporary, "second").unwrap();
+        put_with(&temporary, &location, none).unwrap();
+        assert_eq!(fs::read_to_string(&location).unwrap(), "second");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        fs::write(&temporary, "third").unwrap();
+        fs::remove_file(&location).unwrap();
+        fifo(&location);
+        put_with(&temporary, &location, none).unwrap_err();
+        assert!(is_fifo(&location));
+    }
+
+    #[test]
+    fn names_that_are_too_long_are_told_with_both_lengths() {
+        let directory = tempfile::tempdir().unwrap();
+        check(&directory.path().join("n".repeat(255))).unwrap();
+        let message = check(&directory.path().join("n".repeat(256))).unwrap_err().to_string();
+        assert!(message.contains("256 bytes of at most 255"), "{message}");
+        let mut deep = directory.path().to_owned();
+        while deep.as_os_str().len() < PATH_BYTES - 20 {
+            deep.push("d".repeat(200.min(PATH_BYTES - 11 - deep.as_os_str().len())));
+        }
+        // The archive's own path would fit; the temporary's does not.
+        let message = check(&deep.join("a.tar")).unwrap_err().to_string();
+        assert!(message.contains("path is too long"), "{message}");
+    }
+
+    #[test]
+    fn a_name_that_is_another_files_now_is_not_removed() {
+        let (_directory, temporary, _) = directory();
+        let file = fs::File::open(&temporary).unwrap();
+        fs::remove_file(&temporary).unwrap();
+        fs::write(&temporary, "somebody's").unwrap();
+        remove_own(&temporary, &file).unwrap_err();
+        assert_eq!(fs::read_to_string(&temporary).unwrap(), "somebody's");
+    }
+}

@@ -1,0 +1,37 @@
+//! The limit of open files: raised for fake-cri itself, and given back to what it starts.
+//!
+//! A daemon that holds a descriptor for each container needs more than the usual soft limit of 1024 (systemd keeps it that low for
+//! select(2)); the hard limit is the one that an administrator sets. Containers get the limit that fake-cri was started with.
+
+use std::{io, sync::OnceLock};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// The soft and hard limits before they were raised.
+static ORIGINAL: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Raises the soft limit of open files of this process to the hard one, and gives the new soft limit.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ORIGINAL.get_or_init(|| (soft, hard));
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
+/// Gives a process that this one has just started the limit that this one had before [`raise_open_files`].
+pub fn give_back_open_files(pid: i32) -> io::Result<()> {
+    let Some((soft, hard)) = ORIGINAL.get() else {
+        return Ok(());
+    };
+    let limit = libc::rlimit64 {
+        rlim_cur: *soft,
+        rlim_max: *hard,
+    };
+    #[expect(unsafe_code, reason = "no safe wrapper of prlimit")]
+    // SAFETY: the limit lives through the call; a null pointer asks for no old one.
+    let result = unsafe { libc::prlimit64(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

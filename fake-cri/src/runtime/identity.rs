@@ -1,0 +1,446 @@
+//! As whom a container runs: what its config and image ask for, against what fake-cri may do.
+//!
+//! The rules are those of the CRI (`LinuxContainerSecurityContext`) as containerd applies them: a group without a user is an error, a
+//! name must be in `/etc/passwd` (the host's: containers have its files), the primary group is the user's own there or 0, and the
+//! groups of `/etc/group` come on top unless the policy is Strict. The primary group is one of the supplementary groups
+//! (CVE-2022-36109).
+//!
+//! What cannot be applied fails CreateContainer with FailedPrecondition: the request is a good one, and another fake-cri could fulfil
+//! it. With `--accept-unapplied` the container runs as fake-cri, which is logged and told back. The user of an image, which nobody
+//! asked for, never fails it.
+
+use cri_proto::runtime::v1;
+
+use super::{Error, image::Image};
+use crate::process::identity::Identity;
+
+/// The files that names are looked up in.
+pub(crate) struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+/// An entry of `/etc/passwd` (passwd(5)).
+struct Account<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+}
+
+impl Accounts {
+    /// Those of the host. A file that is not there holds nobody.
+    pub(crate) fn of_host() -> Accounts {
+        let read = |path: &str| std::fs::read(path).unwrap_or_default();
+        let text = |path: &str| String::from_utf8_lossy(&read(path)).into_owned();
+        Accounts {
+            passwd: text("/etc/passwd"),
+            group: text("/etc/group"),
+        }
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = Account<'_>> {
+        self.passwd.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, _password) = (fields.next()?, fields.next()?);
+            Some(Account {
+                name,
+                uid: fields.next()?.parse().ok()?,
+                gid: fields.next()?.parse().ok()?,
+            })
+        })
+    }
+
+    /// The gid and the members of each group (group(5)).
+    fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
+        self.group.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, _password) = (fields.next()?, fields.next()?);
+            Some((name, fields.next()?.parse().ok()?, fields.next().unwrap_or_default()))
+        })
+    }
+
+    /// The uid of a number or a name.
+    fn uid(&self, user: &str) -> Option<u32> {
+        user.parse()
+            .ok()
+            .or_else(|| self.accounts().find(|account| account.name == user).map(|it| it.uid))
+    }
+
+    fn gid(&self, group: &str) -> Option<u32> {
+        let named = || self.groups().find(|(name, ..)| *name == group);
+        group.parse().ok().or_else(|| named().map(|(_, gid, _)| gid))
+    }
+
+    /// The groups that have this user as a member.
+    fn groups_of(&self, uid: u32) -> Vec<u32> {
+        let Some(account) = self.accounts().find(|account| account.uid == uid) else {
+            return Vec::new();
+        };
+        let member = |members: &str| members.split(',').any(|member| member == account.name);
+        self.groups()
+            .filter(|(_, _, members)| member(members))
+            .map(|(_, gid, _)| gid)
+            .collect()
+    }
+}
+
+/// What a container's identity is to be, and what of it was asked for by name.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    identity: Identity,
+    uid: Asked,
+    gid: Asked,
+    /// Supplementary groups that the request names.
+    groups: Vec<u32>,
+    strict: bool,
+}
+
+/// Who asked for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nobody,
+    Image,
+    Request,
+}
+
+/// What was decided.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// As whom the container's processes run.
+    pub(crate) identity: Identity,
+    /// What is not applied, a sentence each.
+    pub(crate) unapplied: Vec<String>,
+}
+
+/// Decides as whom a container runs.
+///
+/// # Errors
+///
+/// `Invalid` for a request that contradicts itself or names nobody; `Precondition` for what fake-cri may not apply, unless that is
+/// accepted.
+pub(crate) fn decide(config: &v1::ContainerConfig, image: &Image, accept: bool) -> Result<Decision, Error> {
+    let failed = |error: std::io::Error| Error::Internal(format!("failed to read fake-cri's own identity: {error}"));
+    let own = Identity::own().map_err(failed)?;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let context = context.cloned().unwrap_or_default();
+    let wanted = wanted(&context, image, &own, &Accounts::of_host())?;
+    let obstacle = wanted.identity.obstacle().map_err(failed)?;
+    weigh(wanted, &own, obstacle, accept)
+}
+
+/// Whether a request names an identity.
+pub(crate) fn is_requested(config: &v1::ContainerConfig) -> bool {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.is_some_and(|context| {
+        context.run_as_user.is_some()
+            || !context.run_as_username.is_empty()
+            || !context.supplemental_groups.is_empty()
+            || context.no_new_privs
+    })
+}
+
+/// Checks the user and group of a pod's sandbox, of which there is no process.
+///
+/// # Errors
+///
+/// `Invalid` for a group without a user, which the CRI demands, and for ids that are none.
+pub(crate) fn check_sandbox(config: &v1::PodSandboxConfig) -> Result<(), Error> {
+    let Some(context) = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()) else {
+        return Ok(());
+    };
+    let user = id(context.run_as_user.as_ref(), "run_as_user")?;
+    let group = id(context.run_as_group.as_ref(), "run_as_group")?;
+    ids(&context.supplemental_groups)?;
+    policy(context.supplemental_groups_policy)?;
+    group_needs_user(user.is_some(), group)
+}
+
+fn wanted(
+    context: &v1::LinuxContainerSecurityContext,
+    image: &Image,
+    own: &Identity,
+    accounts: &Accounts,
+) -> Result<Wanted, Error> {
+    let (user, name) = (
+        id(context.run_as_user.as_ref(), "run_as_user")?,
+        context.run_as_username.as_str(),
+    );
+    let group = id(context.run_as_group.as_ref(), "run_as_group")?;
+    let more = ids(&context.supplemental_groups)?;
+    let strict = policy(context.supplemental_groups_policy)?;
+    if user.is_some() && !name.is_empty() {
+        return Err(Error::Invalid(format!(
+            "run_as_user {} and run_as_username {name:?} are both set: name one of them",
+            user.unwrap_or_default()
+        )));
+    }
+    group_needs_user(user.is_some() || !name.is_empty(), group)?;
+    let requested = match (user, name) {
+        (Some(uid), _) => Some(uid),
+        (None, "") => None,
+        (None, name) => Some(accounts.uid(name).ok_or_else(|| {
+            Error::Invalid(format!(
+                "run_as_username {name:?}: unable to find user {name}: no matching entries in passwd file"
+            ))
+        })?),
+    };
+    let (image_user, image_group) = image.user.split_once(':').unwrap_or((&image.user, ""));
+    let (uid, uid_asked) = match requested {
+        Some(uid) => (uid, Asked::Request),
+        None => match accounts.uid(image_user) {
+            Some(uid) => (uid, Asked::Image),
+            None => (own.uid, Asked::Nobody),
+        },
+    };
+    let from_image = (uid_asked == Asked::Image).then(|| accounts.gid(image_group)).flatten();
+    let (gid, gid_asked) = match (group, from_image, uid_asked) {
+        (Some(gid), ..) => (gid, Asked::Request),
+        (None, Some(gid), _) => (gid, Asked::Image),
+        (None, None, Asked::Nobody) => (own.gid, Asked::Nobody),
+        (None, None, _) => {
+            let account = accounts.accounts().find(|account| account.uid == uid);
+            (account.map_or(0, |account| account.gid), Asked::Nobody)
+        }
+    };
+    let mut groups = vec![gid];
+    if uid_asked == Asked::Nobody && more.is_empty() && !strict {
+        groups = own.groups.clone();
+    } else {
+        let merged = if strict { Vec::new() } else { accounts.groups_of(uid) };
+        for group in merged.into_iter().chain(more.iter().copied()) {
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+    }
+    Ok(Wanted {
+        identity: Identity {
+            uid,
+            gid,
+            groups,
+            no_new_privs: context.no_new_privs || own.no_new_privs,
+        },
+        uid: uid_asked,
+        gid: gid_asked,
+        groups: more,
+        strict,
+    })
+}
+
+/// Takes what may be applied, and refuses or notes the rest.
+fn weigh(wanted: Wanted, own: &Identity, obstacle: Option<String>, accept: bool) -> Result<Decision, Error> {
+    let Some(obstacle) = obstacle else {
+        return Ok(Decision {
+            identity: wanted.identity,
+            unapplied: Vec::new(),
+        });
+    };
+    let identity = Identity {
+        no_new_privs: wanted.identity.no_new_privs,
+        ..own.clone()
+    };
+    let Identity { uid, gid, .. } = wanted.identity;
+    let (mut requested, mut of_image) = (Vec::new(), Vec::new());
+    let mut differs = |asked: Asked, field: &str, value: String| match asked {
+        Asked::Nobody => {}
+        Asked::Image => of_image.push(format!("the image's user {value}")),
+        Asked::Request => requested.push(format!("{field} {value}")),
+    };
+    if uid != own.uid {
+        differs(wanted.uid, "run_as_user", uid.to_string());
+    }
+    if gid != own.gid {
+        differs(wanted.gid, "run_as_group", gid.to_string());
+    }
+    let missing: Vec<u32> = wanted
+        .groups
+        .iter()
+        .copied()
+        .filter(|group| !own.groups.contains(group) && *group != own.gid)
+        .collect();
+    if !missing.is_empty() {
+        differs(Asked::Request, "supplemental_groups", format!("{missing:?}"));
+    }
+    let spare = own
+        .groups
+        .iter()
+        .any(|group| *group != own.gid && !wanted.groups.contains(group));
+    if wanted.strict && spare {
+        differs(Asked::Request, "supplemental_groups_policy", "Strict".to_owned());
+    }
+    if !requested.is_empty() && !accept {
+        return Err(Error::Precondition(format!(
+            "{} cannot be applied: {obstacle}; run fake-cri as root, or start it with --accept-unapplied to run such containers as \
+             fake-cri's own user",
+            requested.join(", ")
+        )));
+    }
+    let unapplied = requested.into_iter().chain(of_image);
+    Ok(Decision {
+        identity,
+        unapplied: unapplied
+            .map(|what| format!("{what} is not applied: {obstacle}"))
+            .collect(),
+    })
+}
+
+fn group_needs_user(user: bool, group: Option<u32>) -> Result<(), Error> {
+    match group {
+        Some(group) if !user => Err(Error::Invalid(format!(
+            "run_as_group {group}: runAsGroup is specified without a runAsUser"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// An id of the kernel: 32 bits, of which all ones mean "no change" (setresuid(2)).
+fn kernel_id(value: i64, field: &str) -> Result<u32, Error> {
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or_else(|| Error::Invalid(format!("{field} {value} is no id: 0 to {}", u32::MAX - 1)))
+}
+
+fn id(value: Option<&v1::Int64Value>, field: &str) -> Result<Option<u32>, Error> {
+    value.map(|value| kernel_id(value.value, field)).transpose()
+}
+
+fn ids(values: &[i64]) -> Result<Vec<u32>, Error> {
+    values
+        .iter()
+        .map(|value| kernel_id(*value, "supplemental_groups"))
+        .collect()
+}
+
+/// Whether the policy is Strict.
+fn policy(value: i32) -> Result<bool, Error> {
+    match v1::SupplementalGroupsPolicy::try_from(value) {
+        Ok(policy) => Ok(policy == v1::SupplementalGroupsPolicy::Strict),
+        Err(_) => Err(Error::Invalid(format!(
+            "supplemental_groups_policy {value} is not known"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn accounts() -> Accounts {
+        Accounts {
+            passwd: "root:x:0:0:root:/root:/bin/sh\nalice:x:1001:1002::/home/alice:/bin/sh\nbroken\n".to_owned(),
+            group: "root:x:0:\nalice:x:1002:\nusers:x:100:bob,alice\nwheel:x:10:alice\n".to_owned(),
+        }
+    }
+
+    fn own(uid: u32) -> Identity {
+        Identity {
+            uid,
+            gid: uid,
+            groups: vec![uid, 27],
+            no_new_privs: false,
+        }
+    }
+
+    fn user(user: i64) -> v1::LinuxContainerSecurityContext {
+        v1::LinuxContainerSecurityContext {
+            run_as_user: Some(v1::Int64Value { value: user }),
+            ..Default::default()
+        }
+    }
+
+    fn image(user: &str) -> Image {
+        Image {
+            user: user.to_owned(),
+            ..Image::default()
+        }
+    }
+
+    #[rstest]
+    #[case::number(user(1001), "", 1001, 1002, &[1002, 100, 10])]
+    #[case::unknown_number(user(5000), "", 5000, 0, &[0])]
+    #[case::name(v1::LinuxContainerSecurityContext { run_as_username: "alice".into(), ..Default::default() }, "", 1001, 1002, &[1002, 100, 10])]
+    #[case::group(v1::LinuxContainerSecurityContext { run_as_group: Some(v1::Int64Value { value: 7 }), ..user(1001) }, "", 1001, 7, &[7, 100, 10])]
+    #[case::more_groups(v1::LinuxContainerSecurityContext { supplemental_groups: vec![1234, 10], ..user(1001) }, "", 1001, 1002, &[1002, 100, 10, 1234])]
+    #[case::strict(v1::LinuxContainerSecurityContext { supplemental_groups: vec![1234], supplemental_groups_policy: 1, ..user(1001) }, "", 1001, 1002, &[1002, 1234])]
+    #[case::image(Default::default(), "alice:users", 1001, 100, &[100, 10])]
+    #[case::image_numbers(Default::default(), "65535:65534", 65535, 65534, &[65534])]
+    #[case::request_over_image(user(0), "alice:users", 0, 0, &[0])]
+    #[case::nobody_asked(Default::default(), "", 50, 50, &[50, 27])]
+    #[case::image_of_nobody(Default::default(), "nosuch", 50, 50, &[50, 27])]
+    fn the_identity_that_is_asked_for(
+        #[case] context: v1::LinuxContainerSecurityContext,
+        #[case] of_image: &str,
+        #[case] uid: u32,
+        #[case] gid: u32,
+        #[case] groups: &[u32],
+    ) {
+        let wanted = wanted(&context, &image(of_image), &own(50), &accounts()).unwrap();
+        let Identity {
+            uid: u,
+            gid: g,
+            groups: gs,
+            ..
+        } = wanted.identity;
+        assert_eq!((u, g, gs.as_slice()), (uid, gid, groups));
+    }
+
+    #[rstest]
+    #[case(v1::LinuxContainerSecurityContext { run_as_group: Some(v1::Int64Value { value: 7 }), ..Default::default() }, "runAsGroup is specified without a runAsUser")]
+    #[case(v1::LinuxContainerSecurityContext { run_as_username: "alice".into(), ..user(1) }, "both set")]
+    #[case(v1::LinuxContainerSecurityContext { run_as_username: "nosuch".into(), ..Default::default() }, "unable to find user nosuch")]
+    #[case(user(-1), "run_as_user -1 is no id")]
+    #[case(user(i64::from(u32::MAX)), "is no id")]
+    #[case(v1::LinuxContainerSecurityContext { supplemental_groups: vec![1 << 40], ..user(1) }, "supplemental_groups 1099511627776")]
+    #[case(v1::LinuxContainerSecurityContext { supplemental_groups_policy: 9, ..user(1) }, "supplemental_groups_policy 9")]
+    fn requests_that_name_no_identity(#[case] context: v1::LinuxContainerSecurityContext, #[case] said: &str) {
+        let error = wanted(&context, &image("alice"), &own(50), &accounts()).unwrap_err();
+        assert!(
+            matches!(&error, Error::Invalid(message) if message.contains(said)),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_applied_is_refused_by_name_or_noted() {
+        let context = v1::LinuxContainerSecurityContext {
+            supplemental_groups: vec![27, 1234],
+            no_new_privs: true,
+            ..user(1001)
+        };
+        let ask = |accept| {
+            let wanted = wanted(&context, &image(""), &own(50), &accounts()).unwrap();
+            weigh(wanted, &own(50), Some("no capability".to_owned()), accept)
+        };
+        let refused = ask(false).unwrap_err().to_string();
+        assert!(refused.starts_with("run_as_user 1001, supplemental_groups [1234] cannot be applied: no capability"));
+        assert!(refused.contains("--accept-unapplied"), "{refused}");
+        let accepted = ask(true).unwrap();
+        assert_eq!(
+            accepted.identity,
+            Identity {
+                no_new_privs: true,
+                ..own(50)
+            }
+        );
+        assert_eq!(accepted.unapplied.len(), 2);
+    }
+
+    #[test]
+    fn without_privileges_ones_own_user_and_an_images_user_are_no_reason_to_refuse() {
+        let obstacle = || Some("no capability".to_owned());
+        let wanted_by = |context: v1::LinuxContainerSecurityContext, of_image: &str| {
+            wanted(&context, &image(of_image), &own(50), &accounts()).unwrap()
+        };
+        let decision = weigh(wanted_by(user(50), ""), &own(50), obstacle(), false).unwrap();
+        assert_eq!((decision.identity, decision.unapplied.len()), (own(50), 0));
+        let decision = weigh(wanted_by(Default::default(), "alice"), &own(50), obstacle(), false).unwrap();
+        assert_eq!(decision.identity, own(50));
+        assert_eq!(
+            decision.unapplied,
+            ["the image's user 1001 is not applied: no capability"]
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! The Huffman code of HPACK (RFC 7541, Appendix B).
+//!
+//! The code is canonical: the codes of one length follow one another in the order of their symbols, and each length begins where
+//! the one before ended. So the lengths are all there is to know.
+
+use std::sync::LazyLock;
+
+/// Bits of each byte's code.
+const LENGTHS: [u8; 256] = [
+    13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
+    28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
+    10, 13, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8, 7, 8, 13, 19, 13, 14, 6, 15, 5, 6,
+    5, 6, 5, 6, 6, 6, 5, 7, 7, 6, 6, 6, 5, 6, 7, 6, 5, 5, 6, 7, 7, 7, 7, 7, 15, 11, 14, 13, 28, 20, 22, 20, 20, 22, 22,
+    22, 23, 22, 23, 23, 23, 23, 23, 24, 23, 24, 24, 22, 23, 24, 23, 23, 23, 23, 21, 22, 23, 22, 23, 23, 24, 22, 21, 20,
+    22, 22, 23, 23, 21, 23, 22, 22, 24, 21, 22, 23, 23, 21, 21, 22, 21, 23, 22, 23, 23, 20, 22, 22, 22, 23, 22, 22, 23,
+    26, 26, 20, 19, 22, 23, 22, 25, 26, 26, 26, 27, 27, 26, 24, 25, 19, 21, 26, 27, 27, 26, 27, 24, 21, 21, 26, 26, 28,
+    27, 27, 27, 20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28,
+    27, 27, 27, 27, 27, 26,
+];
+
+/// The longest code of a byte.
+const LONGEST: usize = 30;
+
+/// The codes, and for each length the first one with the place of its symbol among the sorted.
+struct Codes {
+    of: [u32; 256],
+    sorted: Vec<u8>,
+    first: [(u32, usize, usize); LONGEST + 1],
+}
+
+static CODES: LazyLock<Codes> = LazyLock::new(|| {
+    let mut codes = Codes {
+        of: [0; 256],
+        sorted: Vec::with_capacity(256),
+        first: [(0, 0, 0); LONGEST + 1],
+    };
+    let mut code = 0;
+    for length in 1..=LONGEST {
+        code <<= 1;
+        let symbols = (0..=u8::MAX).filter(|symbol| usize::from(LENGTHS[usize::from(*symbol)]) == length);
+        let (first, place) = (code, codes.sorted.len());
+        for symbol in symbols {
+            codes.of[usize::from(symbol)] = code;
+            codes.sorted.push(symbol);
+            code += 1;
+        }
+        codes.first[length] = (first, place, codes.sorted.len() - place);
+    }
+    codes
+});
+
+/// Bits of a byte's code.
+pub(super) fn bits(symbol: u8) -> u8 {
+    LENGTHS[usize::from(symbol)]
+}
+
+/// The bytes of a coded string; `None` when it is not one.
+pub(super) fn decode(coded: &[u8]) -> Option<Vec<u8>> {
+    let codes = &*CODES;
+    let mut decoded = Vec::with_capacity(coded.len() * 8 / 5);
+    let (mut code, mut length) = (0u32, 0);
+    for bit in coded
+        .iter()
+        .flat_map(|byte| (0..8).rev().map(move |place| byte >> place & 1))
+    {
+        code = code << 1 | u32::from(bit);
+        length += 1;
+        let (first, place, count) = *codes.first.get(length)?;
+        let offset = code.wrapping_sub(first) as usize;
+        if offset < count {
+            decoded.push(codes.sorted[place + offset]);
+            (code, length) = (0, 0);
+        }
+    }
+    // What is left is padding: the beginning of EOS, less than a byte.
+    (length < 8 && code == (1 << length) - 1).then_some(decoded)
+}
+
+/// Writes the code of a string over one of the same number of bits. The padding is all ones.
+pub(super) fn encode_over(coded: &mut [u8], symbols: &[u8]) {
+    coded.fill(0xff);
+    let mut at = 0;
+    for symbol in symbols {
+        let (code, length) = (CODES.of[usize::from(*symbol)], usize::from(bits(*symbol)));
+        for place in (0..length).rev() {
+            if code >> place & 1 == 0 {
+                coded[at / 8] &= !(0x80 >> (at % 8));
+            }
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_complete() {
+        // With EOS, which has 30 bits, no code is left over (Kraft's equality).
+        let sum: u64 = LENGTHS
+            .iter()
+            .map(|length| 1u64 << (LONGEST - usize::from(*length)))
+            .sum();
+        assert_eq!(sum + 1, 1 << LONGEST);
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_are_read_and_written() {
+        // RFC 7541, C.4.1, C.4.2 and C.4.3.
+        let examples: [(&[u8], &[u8]); 3] = [
+            (
+                b"www.example.com",
+                &[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff],
+            ),
+            (b"no-cache", &[0xa8, 0xeb, 0x10, 0x64, 0x9c, 0xbf]),
+            (b"custom-value", &[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf]),
+        ];
+        for (text, coded) in examples {
+            assert_eq!(decode(coded).as_deref(), Some(text));
+            let mut written = vec![0; coded.len()];
+            encode_over(&mut written, text);
+            assert_eq!(written, coded);
+        }
+    }
+
+    #[test]
+    fn every_byte_comes_back_and_wrong_padding_is_refused() {
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        let bits: usize = all.iter().map(|symbol| usize::from(bits(*symbol))).sum();
+        let mut coded = vec![0; bits.div_ceil(8)];
+        encode_over(&mut coded, &all);
+        assert_eq!(decode(&coded), Some(all));
+        // "0" has five zero bits, and three zeros are no beginning of EOS; eight ones are too many.
+        assert_eq!(decode(&[0]), None);
+        assert_eq!(decode(&[0xff]), None);
+    }
+}

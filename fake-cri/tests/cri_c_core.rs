@@ -1,0 +1,70 @@
+//! A client of gRPC's C core (Python's grpcio) over the unix socket. Its `:authority` is the socket's path, which h2 takes for no host.
+
+mod cri;
+
+use std::process::Command;
+
+use cri::Cri;
+
+/// Calls Version twice on one channel, the second time by references to the header table, and prints the name of the runtime.
+const CLIENT: &str = r#"
+import grpc, sys
+for target in sys.argv[1:]:
+    with grpc.insecure_channel(target) as channel:
+        version = channel.unary_unary("/runtime.v1.RuntimeService/Version")
+        for _ in range(2):
+            assert b"fake-cri" in version(b"", timeout=20)
+        # Health is not behind the fault layer, and the answer's header is another one.
+        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert health(b"", timeout=20) == b"\x08\x01"
+    print("reached by", target)
+"#;
+
+fn python() -> bool {
+    let found = Command::new("python3").args(["-c", "import grpc"]).output();
+    match found {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            eprintln!(
+                "skipped: Python has no grpcio: {}",
+                why.lines().last().unwrap_or_default()
+            );
+            false
+        }
+        Err(error) => {
+            eprintln!("skipped: no Python: {error}");
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_grpcs_c_core_needs_no_option() {
+    if !python() {
+        return;
+    }
+    let cri = Cri::start().await;
+    let socket = cri.process.socket().to_owned();
+    let folder = socket.parent().expect("a folder");
+    let name = socket.file_name().expect("a name").to_string_lossy().into_owned();
+    let targets = [
+        format!("unix://{}", socket.display()),
+        format!("unix:{}", socket.display()),
+        // Relative to where the client runs.
+        format!("unix:{name}"),
+    ];
+    let output = Command::new("python3")
+        .args(["-c", CLIENT])
+        .args(&targets)
+        .current_dir(folder)
+        .output()
+        .expect("Python runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(said.lines().count(), targets.len());
+}

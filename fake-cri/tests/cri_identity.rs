@@ -1,0 +1,496 @@
+//! The user, groups and privileges of containers: what is asked for, what runs, and what is told.
+
+mod cri;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use cri::{Cri, Pod, builder, container_config};
+use cri_proto::runtime::v1::{
+    self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+};
+use tonic::Code;
+
+const ALONE: v1::LinuxContainerSecurityContext = v1::LinuxContainerSecurityContext {
+    capabilities: None,
+    privileged: false,
+    namespace_options: None,
+    selinux_options: None,
+    run_as_user: None,
+    run_as_group: None,
+    run_as_username: String::new(),
+    readonly_rootfs: false,
+    supplemental_groups: Vec::new(),
+    supplemental_groups_policy: 0,
+    no_new_privs: false,
+    masked_paths: Vec::new(),
+    readonly_paths: Vec::new(),
+    seccomp: None,
+    apparmor: None,
+    #[allow(deprecated, reason = "a field is a field")]
+    apparmor_profile: String::new(),
+    #[allow(deprecated, reason = "a field is a field")]
+    seccomp_profile_path: String::new(),
+};
+
+fn number(value: i64) -> Option<v1::Int64Value> {
+    Some(v1::Int64Value { value })
+}
+
+/// A user and groups that no host has.
+fn other() -> v1::LinuxContainerSecurityContext {
+    v1::LinuxContainerSecurityContext {
+        run_as_user: number(51_001),
+        run_as_group: number(51_002),
+        supplemental_groups: vec![51_003],
+        no_new_privs: true,
+        ..ALONE
+    }
+}
+
+fn with(name: &str, context: v1::LinuxContainerSecurityContext) -> v1::ContainerConfig {
+    v1::ContainerConfig {
+        linux: Some(v1::LinuxContainerConfig {
+            security_context: Some(context),
+            resources: None,
+        }),
+        ..container_config(name)
+    }
+}
+
+fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: another user can only be had by root");
+    }
+    root
+}
+
+/// A line of `/proc/PID/status`, its words.
+fn status(pid: i32, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect("a line of that name")
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Holds what is told of a running container against what runs.
+async fn told_as_it_is(cri: &Cri, id: &str) -> v1::LinuxContainerUser {
+    let (told, info) = cri.verbose(id).await.expect("it is there");
+    let user = told.user.and_then(|user| user.linux).expect("a user is told");
+    let pid = cri.pid(id).await;
+    let text = |value: i64| value.to_string();
+    assert_eq!(status(pid, "Uid"), vec![text(user.uid); 4]);
+    assert_eq!(status(pid, "Gid"), vec![text(user.gid); 4]);
+    let mut groups: Vec<_> = user.supplemental_groups.iter().copied().map(text).collect();
+    let mut real = status(pid, "Groups");
+    groups.sort();
+    real.sort();
+    assert_eq!(groups, real);
+    let process = &info["runtimeSpec"]["process"];
+    assert_eq!(
+        (process["user"]["uid"].as_i64(), process["user"]["gid"].as_i64()),
+        (Some(user.uid), Some(user.gid))
+    );
+    assert_eq!(
+        status(pid, "NoNewPrivs") == ["1"],
+        process["noNewPrivileges"].as_bool() == Some(true)
+    );
+    user
+}
+
+async fn exec(pod: &Pod<'_>, id: &str, script: &str) -> String {
+    let request = v1::ExecSyncRequest {
+        container_id: id.to_owned(),
+        cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        timeout: 0,
+    };
+    let answer = pod
+        .cri
+        .runtime()
+        .exec_sync(request)
+        .await
+        .expect("it runs")
+        .into_inner();
+    String::from_utf8(answer.stdout).expect("text")
+}
+
+#[tokio::test]
+async fn a_command_on_the_host_runs_as_the_user_that_is_asked_for() {
+    if !root() {
+        return;
+    }
+    let cri = Cri::with(builder().exec_host()).await;
+    let pod = cri.pod("web").await;
+    let mut config = with("app", other());
+    // It may reopen its own streams, as many programs of images do.
+    config.command = ["sh", "-c", "id -u; echo again > /dev/stdout; exec sleep 1000"]
+        .map(str::to_owned)
+        .to_vec();
+    let id = pod.run(config).await;
+    pod.logged("app", "again").await;
+    let user = told_as_it_is(&cri, &id).await;
+    assert_eq!(
+        (user.uid, user.gid, user.supplemental_groups),
+        (51_001, 51_002, vec![51_002, 51_003])
+    );
+    assert_eq!(status(cri.pid(&id).await, "NoNewPrivs"), ["1"]);
+    assert_eq!(status(cri.pid(&id).await, "CapEff"), ["0000000000000000"]);
+    // A command beside it is nobody else.
+    assert_eq!(
+        exec(&pod, &id, "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status").await,
+        "51001\n51002\n51002 51003\nNoNewPrivs:\t1\n"
+    );
+}
+
+#[tokio::test]
+async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
+    if !root() {
+        return;
+    }
+    let cri = Cri::start().await;
+    let pod = cri.pod("web").await;
+    let mut config = with("app", other());
+    config.annotations = cri::annotated(&[("children", "1")]);
+    let id = pod.run(config).await;
+    pod.logged("app", "child tick 1 ").await;
+    let pid = cri.pid(&id).await;
+    assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
+    assert_eq!(status(pid, "Name"), ["stand-in"]);
+    // Its options came without a descriptor that stays.
+    let mut open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    open.sort();
+    assert_eq!(open, ["0", "1", "2"]);
+    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    assert!(!environment.contains("STAND_IN"), "{environment}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.clone(),
+        location: location.to_string_lossy().into_owned(),
+        timeout: 0,
+    };
+    cri.runtime().checkpoint_container(request).await.expect("a checkpoint");
+    // Restored it is the archive's user, whatever the request says.
+    let mut restored = with(
+        "again",
+        v1::LinuxContainerSecurityContext {
+            run_as_user: number(0),
+            ..ALONE
+        },
+    );
+    restored.image = Some(cri::image(&location.to_string_lossy()));
+    cri.remove(&id).await.unwrap();
+    let id = pod.create(restored).await.expect("it is made");
+    assert_eq!(cri.status(&id).await.unwrap().user, None, "nobody knows before it runs");
+    cri.start_container(&id).await.expect("it is restored");
+    assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
+    assert!(
+        cri.process.log().contains("a restored container has its archive's"),
+        "{}",
+        cri.process.log()
+    );
+}
+
+#[tokio::test]
+async fn a_command_beside_a_restored_container_runs_as_its_user() {
+    if !root() {
+        return;
+    }
+    let cri = Cri::with(builder().exec_host()).await;
+    let pod = cri.pod("web").await;
+    let mut config = with("app", other());
+    config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
+    let id = pod.run(config).await;
+    let folder = tempfile::tempdir().unwrap();
+    let location = folder.path().join("a.tar");
+    let request = v1::CheckpointContainerRequest {
+        container_id: id.clone(),
+        location: location.to_string_lossy().into_owned(),
+        timeout: 0,
+    };
+    cri.runtime().checkpoint_container(request).await.expect("a checkpoint");
+    cri.remove(&id).await.unwrap();
+    let mut config = container_config("again");
+    config.image = Some(cri::image(&location.to_string_lossy()));
+    let id = pod.run(config).await;
+    assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
+    let said = exec(&pod, &id, "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status").await;
+    assert_eq!(said, "51001\n51002\n51002 51003\nNoNewPrivs:\t1\n");
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_enter_or_run_is_told_at_the_start() {
+    if !root() {
+        return;
+    }
+    let cri = Cri::with(builder().exec_host()).await;
+    let pod = cri.pod("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    fs::copy("/bin/sh", &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut config = with("app", other());
+    config.command = vec![program.to_string_lossy().into_owned()];
+    let id = pod.create(config).await.unwrap();
+    let error = cri.start_container(&id).await.unwrap_err();
+    assert!(
+        error.message().contains("permission denied") && error.message().contains("program"),
+        "{error}"
+    );
+    assert_eq!(cri.status(&id).await.unwrap().reason, "StartError");
+}
+
+#[tokio::test]
+async fn requests_that_name_no_user_are_refused() {
+    let cri = Cri::with(builder().exec_host()).await;
+    let pod = cri.pod("web").await;
+    let contexts = [
+        (
+            v1::LinuxContainerSecurityContext {
+                run_as_group: number(1),
+                ..ALONE
+            },
+            "without a runAsUser",
+        ),
+        (
+            v1::LinuxContainerSecurityContext {
+                run_as_username: "no-such-user".to_owned(),
+                ..ALONE
+            },
+            "unable to find user no-such-user",
+        ),
+        (
+            v1::LinuxContainerSecurityContext {
+                run_as_user: number(1),
+                run_as_username: "root".to_owned(),
+                ..ALONE
+            },
+            "both set",
+        ),
+    ];
+    for (context, said) in contexts {
+        let error = pod.create(with("app", context)).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        assert!(error.message().contains(said), "{error}");
+    }
+    let mut config = cri::pod_config("grouped");
+    config.linux = Some(v1::LinuxPodSandboxConfig {
+        security_context: Some(v1::LinuxSandboxSecurityContext {
+            run_as_group: number(1),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config),
+        runtime_handler: String::new(),
+    };
+    let error = cri.runtime().run_pod_sandbox(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_is_not_applied_is_refused_or_named_once() {
+    let cri = Cri::start().await;
+    let mut config = cri::pod_config("first");
+    config.linux = Some(v1::LinuxPodSandboxConfig {
+        sysctls: [("kernel.msgmax".to_owned(), "1".to_owned())].into(),
+        ..Default::default()
+    });
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config),
+        runtime_handler: String::new(),
+    };
+    let error = cri.runtime().run_pod_sandbox(request.clone()).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message().contains("PodSandboxConfig.linux.sysctls"), "{error}");
+    let accepting = Cri::with(builder().arg("--accept-unapplied")).await;
+    accepting
+        .runtime()
+        .run_pod_sandbox(request)
+        .await
+        .expect("it is accepted");
+
+    let pod = accepting.pod("web").await;
+    for name in ["one", "two"] {
+        let mut config = with(
+            name,
+            v1::LinuxContainerSecurityContext {
+                masked_paths: vec!["/proc/kcore".to_owned()],
+                ..ALONE
+            },
+        );
+        config.mounts.push(v1::Mount {
+            host_path: "/tmp".to_owned(),
+            container_path: "/data".to_owned(),
+            ..Default::default()
+        });
+        let id = pod.create(config).await.expect("it is made");
+        let (status, info) = accepting.verbose(&id).await.unwrap();
+        assert!(status.mounts.is_empty());
+        assert_eq!(
+            info["runtimeSpec"]["linux"]["maskedPaths"]
+                .as_array()
+                .map_or(0, Vec::len),
+            0
+        );
+        assert_eq!(info["runtimeSpec"]["mounts"].as_array().map_or(0, Vec::len), 0);
+    }
+    let log = accepting.process.log();
+    for field in [
+        "PodSandboxConfig.linux.sysctls",
+        "ContainerConfig.mounts",
+        "ContainerConfig.linux.security_context.masked_paths",
+    ] {
+        assert_eq!(log.matches(field).count(), 1, "{field}: {log}");
+    }
+    let mut config = container_config("three");
+    config.mounts.push(v1::Mount {
+        host_path: "/no/such/place".to_owned(),
+        ..Default::default()
+    });
+    let error = pod.create(config).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("/no/such/place"), "{error}");
+}
+
+/// A fake-cri that runs as an ordinary user, which root alone can make one. It ends with its standard input.
+struct Ordinary {
+    process: Child,
+    socket: std::path::PathBuf,
+}
+
+impl Ordinary {
+    const UID: u32 = 51_010;
+
+    fn start(folder: &Path, more: &[&str]) -> Ordinary {
+        // Whoever builds may keep others out of its folders.
+        let program = folder.join("fake-cri");
+        fs::copy(env!("CARGO_BIN_EXE_fake-cri"), &program).expect("room for a copy");
+        let socket = folder.join("cri.sock");
+        let mut process = Command::new(program)
+            .args(["serve", "--ephemeral", "--lifeline", "--exec", "host"])
+            .args(more)
+            .arg("--listen")
+            .arg(&socket)
+            .arg("--state-dir")
+            .arg(folder.join("state"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .uid(Self::UID)
+            .gid(Self::UID)
+            .spawn()
+            .expect("it starts");
+        let mut line = String::new();
+        let ready = BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line);
+        assert!(ready.is_ok_and(|read| read > 0), "it listens");
+        Ordinary { process, socket }
+    }
+
+    fn channel(&self) -> tonic::transport::Channel {
+        let socket = self.socket.clone();
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(socket).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        tonic::transport::Endpoint::from_static("http://fake-cri.invalid").connect_with_connector_lazy(connect)
+    }
+}
+
+impl Drop for Ordinary {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+#[rstest::rstest]
+#[tokio::test]
+async fn an_ordinary_user_refuses_another_user_or_says_who_runs(#[values(false, true)] accept: bool) {
+    if !root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(Ordinary::UID), Some(Ordinary::UID)).unwrap();
+    let cri = Ordinary::start(folder.path(), if accept { &["--accept-unapplied"] } else { &[] });
+    let mut runtime = RuntimeServiceClient::new(cri.channel());
+    let pull = v1::PullImageRequest {
+        image: Some(cri::image(cri::IMAGE)),
+        ..Default::default()
+    };
+    ImageServiceClient::new(cri.channel()).pull_image(pull).await.unwrap();
+    let request = v1::RunPodSandboxRequest {
+        config: Some(cri::pod_config("web")),
+        runtime_handler: String::new(),
+    };
+    let pod = runtime
+        .run_pod_sandbox(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .pod_sandbox_id;
+    let mut user_of = async |name: &str, context| -> Result<v1::LinuxContainerUser, tonic::Status> {
+        let mut config = with(name, context);
+        config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: pod.clone(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        let container_id = runtime.create_container(request).await?.into_inner().container_id;
+        let request = v1::StartContainerRequest {
+            container_id: container_id.clone(),
+        };
+        runtime.start_container(request).await?;
+        let request = v1::ContainerStatusRequest {
+            container_id,
+            verbose: true,
+        };
+        let answer = runtime.container_status(request).await?.into_inner();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["info"]).unwrap();
+        let pid = i32::try_from(info["pid"].as_i64().unwrap()).unwrap();
+        let user = answer
+            .status
+            .and_then(|status| status.user?.linux)
+            .expect("a user is told");
+        assert_eq!(status(pid, "Uid")[1], user.uid.to_string());
+        assert_eq!(status(pid, "Gid")[1], user.gid.to_string());
+        assert_eq!(
+            status(pid, "NoNewPrivs") == ["1"],
+            info["runtimeSpec"]["process"]["noNewPrivileges"] == true
+        );
+        Ok(user)
+    };
+    // Its own user is nothing to refuse.
+    let own = v1::LinuxContainerSecurityContext {
+        run_as_user: number(Ordinary::UID.into()),
+        no_new_privs: true,
+        ..ALONE
+    };
+    assert_eq!(user_of("own", own).await.unwrap().uid, i64::from(Ordinary::UID));
+    match user_of("other", other()).await {
+        Ok(user) => assert_eq!((accept, user.uid), (true, i64::from(Ordinary::UID))),
+        Err(error) => {
+            assert_eq!((accept, error.code()), (false, Code::FailedPrecondition));
+            assert!(
+                error.message().contains("run_as_user 51001") && error.message().contains("--accept-unapplied"),
+                "{error}"
+            );
+        }
+    }
+}
