@@ -54,7 +54,7 @@ pub(super) use self::{
     vma::status as vma_status,
 };
 use self::{
-    core::Stopped, files::Files, ids::Ids, inherited::Inherited, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
+    core::Stopped, files::{Files, Numbers}, ids::Ids, inherited::Inherited, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
 };
 pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings};
 use super::{
@@ -217,15 +217,21 @@ pub(crate) fn find<'a>(
     watch: &Watch<'_>,
     log: &mut DumpLog,
 ) -> Result<Found<'a>, Error> {
+    let tree = Tree::of(frozen, init.pid, shape)?;
+    let mut numbers = Numbers::default();
+    for node in tree.nodes() {
+        let pid = node.process.pid();
+        numbers.add(pid, node.number(pid).cast_signed());
+    }
     let mut found = Found {
-        tree: Tree::of(frozen, init.pid, shape)?,
+        tree,
         images: Images {
             images: Vec::new(),
             pages: Vec::new(),
             scanned: 0,
             userfault: None,
         },
-        files: Files::new(),
+        files: Files::new(numbers),
         seccomp: Seccomp::default(),
         shared: SharedMemory::default(),
         processes: Vec::new(),
@@ -367,7 +373,7 @@ impl<'a> Found<'a> {
             };
             images.push(Kind::Fs.file_name(pid_id), encode(Kind::Fs, [&fs]));
             if ids.first_of_table(&entry) {
-                let descriptors = files.table(pid, window, log)?;
+                let descriptors = files.table(pid, window, watch, log)?;
                 if !descriptors.is_empty() {
                     images.push(
                         Kind::Fdinfo.file_name(u64::from(entry.files_id)),
