@@ -57,7 +57,10 @@ mod tests {
     fn file_systems_and_attributes_are_told() {
         const PROC_SUPER_MAGIC: u64 = 0x9fa0;
         assert_eq!(file_system(Path::new("/proc/self/stat")).unwrap(), PROC_SUPER_MAGIC);
-        assert_eq!(extended_attributes(Path::new("/proc/self/stat")).unwrap(), [] as [&str; 0]);
+        assert_eq!(
+            extended_attributes(Path::new("/proc/self/stat")).unwrap(),
+            [] as [&str; 0]
+        );
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_ne!(file_system(file.path()).unwrap(), PROC_SUPER_MAGIC);
         assert_eq!(inode_flags(file.as_file()), 0);

@@ -31,9 +31,7 @@ pub(crate) fn option_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, most: usiz
     let mut value = vec![0_u8; most];
     let mut length = libc::socklen_t::try_from(most).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes at most `length` bytes into a buffer of that length.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length)
-    };
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
     Errno::result(result)?;
     value.truncate(length as usize);
     Ok(value)

@@ -54,7 +54,13 @@ pub(super) use self::{
     vma::status as vma_status,
 };
 use self::{
-    core::Stopped, files::{Files, Numbers}, ids::Ids, inherited::Inherited, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
+    core::Stopped,
+    files::{Files, Numbers},
+    ids::Ids,
+    inherited::Inherited,
+    seccomp::Seccomp,
+    shared::SharedMemory,
+    tree::Tree,
 };
 pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings};
 use super::{
@@ -327,14 +333,14 @@ impl<'a> Found<'a> {
                     "pid {pid}: its first thread has ended; its state is that of thread {window}"
                 ));
             }
-            surroundings.process(pid, window, log);
+            surroundings.process((pid, window), &node.stat, node.status(window), log);
             let mut cores = Vec::with_capacity(stopped.len());
             let mut umask = None;
             for stopped in stopped {
                 watch.check()?;
                 threads += 1;
                 let tid = stopped.tid;
-                surroundings.thread(pid, tid, log);
+                surroundings.thread((pid, window, tid), node.status(tid), log);
                 let status = node.whole_status(tid)?;
                 if tid == window {
                     umask = status.umask;

@@ -108,12 +108,7 @@ impl Sockets {
 }
 
 /// The options of the level SOL_SOCKET; those that images have no place for are named.
-fn options_of(
-    place: Place<'_>,
-    network: &mut Network,
-    kind: (u32, u32, u32),
-    log: &mut DumpLog,
-) -> SkOptsEntry {
+fn options_of(place: Place<'_>, network: &mut Network, kind: (u32, u32, u32), log: &mut DumpLog) -> SkOptsEntry {
     let Some(copy) = place.copy else {
         return options::unknown();
     };

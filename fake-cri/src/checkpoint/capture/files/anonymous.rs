@@ -131,7 +131,10 @@ fn pidfd(
         return None;
     }
     // In our own numbers. `NSpid` goes on to the innermost namespace, which need not be the container's.
-    let target = info.get("Pid").and_then(|target| target.parse::<i32>().ok()).unwrap_or(-1);
+    let target = info
+        .get("Pid")
+        .and_then(|target| target.parse::<i32>().ok())
+        .unwrap_or(-1);
     let nspid = match target {
         -1 => -1,
         target => match numbers.inside(target) {

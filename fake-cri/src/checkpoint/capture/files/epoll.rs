@@ -87,9 +87,7 @@ pub(super) fn resolve(epoll: &mut EventpollFileEntry, fd: i32, holder: &Holder<'
     }
     // In the kernel's order of open files; numbers of one open file stand side by side.
     let mut by_file = numbers.to_vec();
-    by_file.sort_by(|one, other| {
-        order(window, window, Shared::File(*one, *other)).unwrap_or(Ordering::Less)
-    });
+    by_file.sort_by(|one, other| order(window, window, Shared::File(*one, *other)).unwrap_or(Ordering::Less));
     let mut index = 0;
     epoll.tfd.retain_mut(|watch| {
         let slot = elsewhere.get(&index);

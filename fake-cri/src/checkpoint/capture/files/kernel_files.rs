@@ -103,7 +103,10 @@ mod tests {
         assert_eq!(process_of(proc, Path::new("/proc/meminfo")), None);
         assert_eq!(process_of(net, Path::new("/proc/4711/x")), None);
         assert!(takes_trigger(Path::new("/proc/pressure/cpu"), libc::O_RDWR as u32));
-        assert!(takes_trigger(Path::new("/sys/fs/cgroup/a/memory.pressure"), libc::O_WRONLY as u32));
+        assert!(takes_trigger(
+            Path::new("/sys/fs/cgroup/a/memory.pressure"),
+            libc::O_WRONLY as u32
+        ));
         assert!(!takes_trigger(Path::new("/proc/pressure/cpu"), 0));
     }
 }

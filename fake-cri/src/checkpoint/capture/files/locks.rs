@@ -71,12 +71,21 @@ mod tests {
         locks.report((1, 3, 7), &info(&[flock]), &mut log);
         // The child of pid 1 shares the open file and has a lock of its own.
         let own = "1: POSIX  ADVISORY  WRITE 2 08:02:9 0 4";
-        locks.report((2, 3, 7), &info(&[own, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]), &mut log);
+        locks.report(
+            (2, 3, 7),
+            &info(&[own, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]),
+            &mut log,
+        );
         let text = log.into_text();
         assert_eq!(text.matches("FLOCK").count(), 1, "{text}");
-        assert!(text.contains("pid 2: the file locks of descriptor 3 (POSIX  ADVISORY  WRITE 2 08:02:9 0 4)"), "{text}");
+        assert!(
+            text.contains("pid 2: the file locks of descriptor 3 (POSIX  ADVISORY  WRITE 2 08:02:9 0 4)"),
+            "{text}"
+        );
         let mut log = DumpLog::new(Instant::now());
-        let many: Vec<_> = (0..9).map(|start| format!("1: OFDLCK ADVISORY  READ -1 08:02:9 {start} {start}")).collect();
+        let many: Vec<_> = (0..9)
+            .map(|start| format!("1: OFDLCK ADVISORY  READ -1 08:02:9 {start} {start}"))
+            .collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
         locks.report((3, 4, 8), &info(&many), &mut log);
         assert!(log.all_lost().is_some_and(|lost| lost.ends_with("; and 6 more)")));

@@ -53,7 +53,9 @@ pub(super) struct Pipes {
 pub(super) fn pipe_owner((pid, fd): (i32, i32), metadata: &Metadata, log: &mut DumpLog) -> FownEntry {
     let mode = metadata.mode() & 0o7777;
     if mode != NEW_PIPE_MODE {
-        log.lost(format_args!("pid {pid}: the mode {mode:o} of the pipe of descriptor {fd}"));
+        log.lost(format_args!(
+            "pid {pid}: the mode {mode:o} of the pipe of descriptor {fd}"
+        ));
     }
     FownEntry {
         uid: metadata.uid(),

@@ -17,13 +17,7 @@ const UDP_LITE: i32 = 136;
 const MULTIPATH_TCP: i32 = 262;
 
 /// Fills the entry of an inet socket.
-pub(super) fn describe(
-    entry: &mut FileEntry,
-    place: Place<'_>,
-    inet: Inet,
-    network: &mut Network,
-    log: &mut DumpLog,
-) {
+pub(super) fn describe(entry: &mut FileEntry, place: Place<'_>, inet: Inet, network: &mut Network, log: &mut DumpLog) {
     let Place { pid, fd, .. } = place;
     let listens = inet.state == LISTEN;
     let is_tcp = inet.protocol == libc::IPPROTO_TCP as u32;

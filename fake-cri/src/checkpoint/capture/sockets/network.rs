@@ -54,7 +54,6 @@ pub(super) struct Inet {
     pub(super) remote: (Vec<u32>, u32),
 }
 
-
 impl Network {
     /// The network namespace of a thread.
     pub(super) fn of(window: i32) -> Self {

@@ -64,7 +64,10 @@ pub(super) fn of_socket(fd: BorrowedFd<'_>) -> nix::Result<SkOptsEntry> {
 fn interface(fd: BorrowedFd<'_>) -> Option<String> {
     let name = option_bytes(fd, SOL_SOCKET, libc::SO_BINDTODEVICE, INTERFACE_NAME_BYTES).ok()?;
     let name = name.split(|byte| *byte == 0).next()?;
-    str::from_utf8(name).ok().filter(|name| !name.is_empty()).map(str::to_owned)
+    str::from_utf8(name)
+        .ok()
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
 }
 
 /// Fills in the options of an inet socket.

@@ -191,7 +191,11 @@ mod tests {
                 eprintln!("skipped: {address} cannot be bound here");
                 continue;
             };
-            let family = if address.starts_with('[') { libc::AF_INET6 } else { libc::AF_INET };
+            let family = if address.starts_with('[') {
+                libc::AF_INET6
+            } else {
+                libc::AF_INET
+            };
             let (fresh, kind) = of(family, libc::SOCK_STREAM, IPPROTO_TCP);
             assert_eq!(differing(listener.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
             let (fresh, kind) = of(family, libc::SOCK_DGRAM, IPPROTO_UDP);
