@@ -224,13 +224,11 @@ mod tests {
             utilization: Some((1, 2)),
             core_cookie: Some(1),
         };
-        let odd = Stat {
-            exit_signal: Some(0),
-            flags: stat.flags | IO_FLUSHER,
-            tty_nr: 1,
-            session: pid,
-            ..stat.clone()
-        };
+        let mut odd = stat.clone();
+        odd.exit_signal = Some(0);
+        odd.flags |= IO_FLUSHER;
+        odd.tty_nr = 1;
+        odd.session = pid;
         let mut log = DumpLog::new(Instant::now());
         other.process((pid, pid), &odd, Some(&status), &mut log);
         other.thread((pid, pid, pid), Some(&status), &mut log);
