@@ -1,6 +1,10 @@
 //! System calls about another process that no crate wraps.
 
-use std::{cmp::Ordering, fs, mem::MaybeUninit};
+use std::{
+    cmp::Ordering,
+    fs,
+    mem::{MaybeUninit, size_of},
+};
 
 use nix::errno::Errno;
 
@@ -17,6 +21,8 @@ pub(crate) enum Shared {
     FileSystem,
     /// The signal handlers.
     Handlers,
+    /// The adjustments of System V semaphores at the process's end (`SEM_UNDO`).
+    SemaphoreUndo,
 }
 
 /// Whether two processes share a thing; `None` when the kernel does not say.
@@ -42,10 +48,76 @@ fn compare(one: i32, other: i32, what: Shared) -> Option<i64> {
         Shared::Descriptors => (2, 0, 0),
         Shared::FileSystem => (3, 0, 0),
         Shared::Handlers => (4, 0, 0),
+        Shared::SemaphoreUndo => (6, 0, 0),
     };
     // SAFETY: kcmp takes numbers and writes nothing.
     let result = unsafe { libc::syscall(libc::SYS_kcmp, one, other, kind, i64::from(first), i64::from(second)) };
     Errno::result(result).ok()
+}
+
+/// One watch of an epoll descriptor: the descriptor, the number that the watched file had when it was added, and how many
+/// watches of the same number stand before this one in the kernel's order, which is that of `fdinfo`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct EpollWatch {
+    /// The epoll descriptor.
+    pub(crate) epoll: u32,
+    /// The number of the watched file.
+    pub(crate) number: u32,
+    /// Its place among the watches of that number.
+    pub(crate) place: u32,
+}
+
+/// How the open file behind a descriptor of a process stands to the file that an epoll descriptor of the process watches, in
+/// the order of [`order`] (`KCMP_EPOLL_TFD`, Linux 4.13).
+///
+/// # Errors
+///
+/// `EBADF` when the process has no such descriptor, `ENOENT` when there is no such watch, `EINVAL` or `EOPNOTSUPP` from a
+/// kernel without this comparison.
+#[expect(unsafe_code, reason = "no crate wraps kcmp")]
+pub(crate) fn order_of_watched(tid: i32, fd: i32, watch: EpollWatch) -> nix::Result<Ordering> {
+    /// `KCMP_EPOLL_TFD` (linux/kcmp.h).
+    const EPOLL_TARGET: i32 = 7;
+    // SAFETY: the kernel reads one `struct kcmp_epoll_slot`, three words, and writes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, tid, tid, EPOLL_TARGET, i64::from(fd), &raw const watch) };
+    match Errno::result(result)? {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        2 => Ok(Ordering::Greater),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// The least and the most that a thread's utilization is taken for (`sched_util_min` and `sched_util_max` of
+/// sched_getattr(2)), from 0 to 1024.
+#[expect(unsafe_code, reason = "no crate wraps sched_getattr")]
+pub(crate) fn utilization_clamp(tid: i32) -> nix::Result<(u32, u32)> {
+    /// `SCHED_ATTR_SIZE_VER1` (linux/sched/types.h): with the two clamps at its end.
+    const WORDS: usize = 56 / size_of::<u32>();
+    let mut attributes = [0_u32; WORDS];
+    let size = size_of_val(&attributes);
+    // SAFETY: the kernel writes at most `size` bytes of numbers.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, attributes.as_mut_ptr(), size, 0) };
+    Errno::result(result)?;
+    Ok((attributes[WORDS - 2], attributes[WORDS - 1]))
+}
+
+/// The cookie of core scheduling of a thread (`PR_SCHED_CORE`); 0 for none.
+///
+/// # Errors
+///
+/// `EINVAL` from a kernel without it, `ENODEV` on a processor whose cores run one thread each.
+#[expect(unsafe_code, reason = "no crate wraps this prctl")]
+pub(crate) fn core_cookie(tid: i32) -> nix::Result<u64> {
+    /// `PR_SCHED_CORE`, `PR_SCHED_CORE_GET` and `PR_SCHED_CORE_SCOPE_THREAD` (linux/prctl.h).
+    const SCHED_CORE: i32 = 62;
+    const GET: u64 = 0;
+    const OF_THREAD: u64 = 0;
+    let mut cookie = 0_u64;
+    // SAFETY: the kernel writes one word of eight bytes.
+    let result = unsafe { libc::prctl(SCHED_CORE, GET, i64::from(tid), OF_THREAD, &raw mut cookie) };
+    Errno::result(result).map(|_| cookie)
 }
 
 /// The head of a thread's list of robust futexes and the length it was registered with; zeroes when it has none.

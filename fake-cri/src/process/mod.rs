@@ -1,5 +1,6 @@
 //! The only room that touches the kernel, and the only one with `unsafe`: spawn, signals, ptrace, `/proc`, memory.
 
+pub(crate) mod attributes;
 pub mod daemon;
 pub(crate) mod descriptor;
 pub mod family;
@@ -17,6 +18,7 @@ pub(crate) mod ptrace;
 pub mod reap;
 pub(crate) mod socket;
 pub mod spawn;
+pub(crate) mod unix_diag;
 pub(crate) mod view;
 pub mod workload;
 

@@ -166,13 +166,8 @@ fn keep(report: i32) -> ! {
 ///
 /// `/proc` cannot be read.
 pub(crate) fn room_above(least: i32) -> io::Result<i32> {
-    let own = super::proc::descriptors(std::process::id() as i32)?;
-    Ok(own
-        .iter()
-        .map(|descriptor| descriptor.fd + 1)
-        .max()
-        .unwrap_or(0)
-        .max(least))
+    let own = super::proc::descriptor_numbers(std::process::id() as i32)?;
+    Ok(own.last().map_or(0, |highest| highest + 1).max(least))
 }
 
 /// The descriptor, moved to the next free number from `least` on.

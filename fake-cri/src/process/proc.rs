@@ -77,6 +77,12 @@ impl StatusText {
         self.numbers(name).next()
     }
 
+    /// The rest of a line that begins with this, without blanks around it.
+    pub(crate) fn line(&self, name: &str) -> Option<&str> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::trim)
+    }
+
     /// All of it.
     pub(crate) fn parse(&self) -> io::Result<Status> {
         Status::from_read(self.0.as_bytes()).map_err(|error| io::Error::other(error.to_string()))
@@ -123,6 +129,13 @@ pub(crate) fn threads(pid: i32) -> io::Result<Vec<i32>> {
 /// Whether the kernel made this thread inside the process (for io_uring), so that it can neither be traced nor run code of it.
 pub(crate) fn made_by_kernel(stat: &Stat) -> bool {
     stat.flags & KERNEL_MADE != 0
+}
+
+/// The name of a thread (`/proc/TID/comm`) to its last blank: the kernel adds one newline.
+pub(crate) fn name(tid: i32) -> io::Result<String> {
+    let bytes = contents(tid, "comm")?;
+    let name = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 /// A small file of a process as text, trimmed.
@@ -352,22 +365,23 @@ impl DescriptorInfo {
     }
 }
 
-/// The open descriptors of a process in the order of their numbers.
-pub(crate) fn descriptors(tid: i32) -> io::Result<Vec<Descriptor>> {
-    let mut descriptors = Vec::new();
+/// The numbers of the open descriptors of a process, in their order.
+pub(crate) fn descriptor_numbers(tid: i32) -> io::Result<Vec<i32>> {
+    let mut numbers = Vec::new();
     for entry in fs::read_dir(format!("/proc/{tid}/fd"))? {
-        let entry = entry?;
-        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        descriptors.push(Descriptor {
-            fd,
-            target: fs::read_link(entry.path())?,
-            info: parse_descriptor(&text(tid, &format!("fdinfo/{fd}"))?),
-        });
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
-    descriptors.sort_by_key(|descriptor| descriptor.fd);
-    Ok(descriptors)
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// An open descriptor of a process.
+pub(crate) fn descriptor(tid: i32, fd: i32) -> io::Result<Descriptor> {
+    Ok(Descriptor {
+        fd,
+        target: fs::read_link(format!("/proc/{tid}/fd/{fd}"))?,
+        info: parse_descriptor(&text(tid, &format!("fdinfo/{fd}"))?),
+    })
 }
 
 fn parse_descriptor(text: &str) -> DescriptorInfo {
@@ -444,8 +458,9 @@ VmFlags: ex
         let file = tempfile::tempfile().expect("temporary file");
         io::Write::write_all(&mut &file, b"12345").expect("write");
         let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-        let descriptors = descriptors(pid).expect("own descriptors");
-        let descriptor = descriptors.iter().find(|d| d.fd == fd).expect("listed");
+        let numbers = descriptor_numbers(pid).expect("own descriptors");
+        assert!(numbers.contains(&fd) && numbers.is_sorted(), "{numbers:?}");
+        let descriptor = descriptor(pid, fd).expect("it is open");
         assert_eq!(descriptor.info.position, 5);
         assert_ne!(descriptor.info.flags & libc::O_CLOEXEC as u32, 0);
     }

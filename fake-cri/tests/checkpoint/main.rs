@@ -26,6 +26,7 @@ mod shapes;
 #[cfg(target_arch = "x86_64")]
 mod shown;
 mod smoke;
+mod state;
 mod times;
 #[cfg(target_arch = "x86_64")]
 mod truth;

@@ -96,7 +96,7 @@ impl Stopped {
         let scheduling = kernel::scheduling(tid).map_err(refused("scheduling"))?;
         let (robust_list, robust_list_length) = kernel::robust_list(tid).map_err(refused("robust futexes"))?;
         uncarried::scheduling(pid, tid, &scheduling, log);
-        let comm = proc::text(tid, "comm").map_err(failed("comm"))?;
+        let comm = proc::name(tid).map_err(failed("comm"))?;
         if comm.contains(char::REPLACEMENT_CHARACTER) {
             log.lost(format_args!(
                 "pid {pid}: the name of thread {tid}, which is no UTF-8; {comm:?} stands for it"

@@ -7,13 +7,16 @@
 
 mod anonymous;
 mod copies;
+mod epoll;
 mod ghosts;
+mod kernel_files;
+mod locks;
 mod memfds;
 mod pipes;
 
 use std::{
     cmp::Ordering,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, Metadata},
     io,
     ops::Range,
@@ -32,14 +35,22 @@ use cri_proto::criu::{
     },
 };
 
-use self::{copies::Copies, ghosts::Ghosts, memfds::Memfds, pipes::Pipes};
+use self::{
+    copies::Copies,
+    epoll::Holder as EpollHolder,
+    ghosts::Ghosts,
+    kernel_files::{Handling, KernelFiles},
+    locks::Locks,
+    memfds::Memfds,
+    pipes::Pipes,
+};
 use super::{
     Images,
     owner::{self, no_owner},
     sockets::{Place, Sockets},
 };
 use crate::{
-    checkpoint::{error::Error, log::DumpLog},
+    checkpoint::{error::Error, log::DumpLog, watch::Watch},
     process::{
         kernel::{Shared, order},
         proc::{self, Descriptor, DescriptorInfo, Mapping},
@@ -63,8 +74,34 @@ type OpenKey = (PathBuf, u64, u64, u64, u32);
 /// One descriptor by its process.
 type Holder = (i32, i32);
 
+/// The numbers of the container's processes: ours, and those that the container itself knows.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    inside: HashMap<i32, i32>,
+    all: HashSet<i32>,
+}
+
+impl Numbers {
+    /// A process of the container by both numbers.
+    pub(super) fn add(&mut self, outside: i32, inside: i32) {
+        self.inside.insert(outside, inside);
+        self.all.extend([outside, inside]);
+    }
+
+    /// The number that the container knows a process by; `None` for a process outside.
+    fn inside(&self, outside: i32) -> Option<i32> {
+        self.inside.get(&outside).copied()
+    }
+
+    /// Whether a process of the container has this number, ours or its own.
+    fn has(&self, number: i32) -> bool {
+        self.all.contains(&number)
+    }
+}
+
 /// The open files so far.
 pub(super) struct Files {
+    numbers: Numbers,
     entries: Vec<FileEntry>,
     /// The number that was given last. An entry may be given its number before the one that it refers to is added.
     last_id: u32,
@@ -76,12 +113,14 @@ pub(super) struct Files {
     ghosts: Ghosts,
     memfds: Memfds,
     pipes: Pipes,
+    locks: Locks,
 }
 
 impl Files {
-    /// None yet.
-    pub(super) fn new() -> Self {
+    /// None yet, of a container with these processes.
+    pub(super) fn new(numbers: Numbers) -> Self {
         Self {
+            numbers,
             entries: Vec::new(),
             last_id: 0,
             paths: HashMap::new(),
@@ -91,6 +130,7 @@ impl Files {
             ghosts: Ghosts::default(),
             memfds: Memfds::default(),
             pipes: Pipes::default(),
+            locks: Locks::default(),
         }
     }
 
@@ -101,6 +141,7 @@ impl Files {
     /// A file in memory whose pages cannot be found.
     pub(super) fn stand(&mut self, images: &mut Images, log: &mut DumpLog) -> Result<(), Error> {
         std::mem::take(&mut self.sockets).finish(&mut self.entries, images, log);
+        self.pipes.report_hang_ups(log);
         let failed = |error| Error::capture(std::process::id() as i32, "the files of memfd_create", error);
         std::mem::take(&mut self.memfds).images(images).map_err(failed)
     }
@@ -190,23 +231,54 @@ impl Files {
     }
 
     /// The table of descriptors of a process.
-    pub(super) fn table(&mut self, pid: i32, window: i32, log: &mut DumpLog) -> Result<Vec<FdinfoEntry>, Error> {
-        let descriptors = proc::descriptors(window).map_err(|error| Error::capture(pid, "descriptors", error))?;
+    ///
+    /// # Errors
+    ///
+    /// A process that ended or cannot be read, the caller, the deadline.
+    pub(super) fn table(
+        &mut self,
+        pid: i32,
+        window: i32,
+        watch: &Watch<'_>,
+        log: &mut DumpLog,
+    ) -> Result<Vec<FdinfoEntry>, Error> {
+        let failed = |error| Error::capture(pid, "descriptors", error);
+        let numbers = proc::descriptor_numbers(window).map_err(failed)?;
         let copies = Copies::of(pid, log);
-        descriptors
+        let known = self.entries.len();
+        let mut table = Vec::with_capacity(numbers.len());
+        for &fd in &numbers {
+            watch.check()?;
+            let descriptor = proc::descriptor(window, fd).map_err(failed)?;
+            let (id, kind) = self.descriptor(pid, window, &descriptor, &copies, log)?;
+            self.locks.report((pid, fd, id), &descriptor.info, log);
+            let close_on_exec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
+            table.push(FdinfoEntry {
+                id,
+                flags: if close_on_exec { CLOSE_ON_EXEC } else { 0 },
+                r#type: kind.into(),
+                fd: fd.unsigned_abs(),
+                xattr_security_selinux: None,
+            });
+        }
+        let holder = EpollHolder {
+            pid,
+            window,
+            numbers: &numbers,
+        };
+        let mut seen = HashSet::new();
+        let by_id: HashMap<u32, i32> = table
             .iter()
-            .map(|descriptor| {
-                let (id, kind) = self.descriptor(pid, window, descriptor, &copies, log)?;
-                let close_on_exec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
-                Ok(FdinfoEntry {
-                    id,
-                    flags: if close_on_exec { CLOSE_ON_EXEC } else { 0 },
-                    r#type: kind.into(),
-                    fd: descriptor.fd.unsigned_abs(),
-                    xattr_security_selinux: None,
-                })
-            })
-            .collect()
+            .filter(|entry| entry.r#type() == FdTypes::Eventpoll && seen.insert(entry.id))
+            .map(|entry| (entry.id, entry.fd.cast_signed()))
+            .collect();
+        for entry in &mut self.entries[known..] {
+            if let (Some(epoll), Some(fd)) = (&mut entry.epfd, by_id.get(&entry.id)) {
+                watch.check()?;
+                epoll::resolve(epoll, *fd, &holder, log);
+            }
+        }
+        Ok(table)
     }
 
     fn descriptor(
@@ -247,9 +319,6 @@ impl Files {
         self.entries.push(entry);
         let alike = self.open.entry(key).or_default();
         alike.insert(place, ((window, fd), id, kind));
-        if descriptor.info.all("lock").next().is_some() {
-            log.lost(format_args!("pid {pid}: the file locks of descriptor {fd}"));
-        }
         Ok((id, kind))
     }
 
@@ -281,16 +350,16 @@ impl Files {
                     "pid {pid}: where one packet of the pipe of descriptor {fd} ends and the next begins"
                 ));
             }
-            let data = PipeEntry {
-                id,
-                pipe_id: inode,
-                flags,
-                fown: no_owner(),
-            };
             if !named {
                 entry.set_type(FdTypes::Pipe);
-                entry.pipe = Some(data);
+                entry.pipe = Some(PipeEntry {
+                    id,
+                    pipe_id: inode,
+                    flags,
+                    fown: pipes::pipe_owner((pid, *fd), metadata, log),
+                });
             } else {
+                self.pipes.fifo_end((inode, pid, *fd), flags, copy);
                 entry.set_type(FdTypes::Fifo);
                 entry.fifo = Some(FifoEntry {
                     id,
@@ -309,7 +378,10 @@ impl Files {
             };
             self.sockets.describe(&mut entry, place, log);
         } else if let Some(anonymous) = name.strip_prefix("anon_inode:") {
-            anonymous::describe(&mut entry, anonymous.trim_matches(['[', ']']), pid, *fd, info, log);
+            let kind = anonymous.trim_matches(['[', ']']);
+            anonymous::describe(&mut entry, kind, (pid, *fd), info, &self.numbers, log);
+        } else if kernel_files::is_pidfd(&source) {
+            anonymous::describe(&mut entry, "pidfd", (pid, *fd), info, &self.numbers, log);
         } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
             let regular_id = self.path((pid, window), target, &source, Some(metadata), flags, log);
             entry.set_type(FdTypes::Tty);
@@ -320,6 +392,12 @@ impl Files {
                 fown: no_owner(),
                 regf_id: Some(regular_id),
             });
+        } else if let Some(files) = kernel_files::of(&source).filter(|files| files.handling == Handling::NoPath) {
+            log.lost(format_args!(
+                "pid {pid}: the file {name} of descriptor {fd}, which is of {} and has no path",
+                files.name
+            ));
+            anonymous::external(&mut entry, no_owner());
         } else {
             if kind.is_block_device() || kind.is_char_device() && major(metadata.rdev()) != MEMORY_DEVICES {
                 log.lost(format_args!(
@@ -422,16 +500,26 @@ impl Files {
             Some(metadata) if metadata.nlink() > 0 => (target.to_owned(), false),
             _ => proc::without_deleted(target),
         };
+        let kernel_files = kernel_files::of(source);
+        if let Some(files) = kernel_files {
+            self.kernel_file((pid, files), &path, metadata, flags, log);
+        }
         if deleted {
-            let carried = match metadata {
-                None => Err(io::Error::other("nothing leads to it")),
-                Some(metadata) => self.ghosts.add(id, source, metadata),
+            let carried = match (metadata, kernel_files) {
+                (_, Some(files)) => Err(io::Error::other(format!("it is of {}", files.name))),
+                (None, _) => Err(io::Error::other("nothing leads to it")),
+                (Some(metadata), _) => self.ghosts.add(id, source, metadata),
             };
-            if let Err(error) = carried {
-                log.lost(format_args!(
-                    "pid {pid}: the content of the deleted file {}: {error}",
-                    path.display()
-                ));
+            let display = path.display();
+            match carried {
+                Ok(lost) => {
+                    for what in lost {
+                        log.lost(format_args!("pid {pid}: {what} of the deleted file {display}"));
+                    }
+                }
+                Err(error) => log.lost(format_args!(
+                    "pid {pid}: the content of the deleted file {display}: {error}"
+                )),
             }
         }
         let replaced = || {
@@ -464,6 +552,35 @@ impl Files {
             size,
             mode: metadata.map(Metadata::mode),
             ..RegFileEntry::default()
+        }
+    }
+
+    /// Names what an open file of the kernel has beside its path.
+    fn kernel_file(
+        &self,
+        (pid, files): (i32, KernelFiles),
+        path: &Path,
+        metadata: Option<&Metadata>,
+        flags: u32,
+        log: &mut DumpLog,
+    ) {
+        let display = path.display();
+        let is_open = flags & libc::O_PATH as u32 == 0 && metadata.is_none_or(|metadata| !metadata.is_dir());
+        if files.handling != Handling::ByPath && is_open {
+            let name = files.name;
+            log.lost(format_args!(
+                "pid {pid}: what the kernel keeps of the open file {display} ({name})"
+            ));
+        }
+        if kernel_files::process_of(files, path).is_some_and(|number| !self.numbers.has(number)) {
+            log.lost(format_args!(
+                "pid {pid}: the file {display}, whose process is outside of the container"
+            ));
+        }
+        if is_open && kernel_files::takes_trigger(path, flags) {
+            log.lost(format_args!(
+                "pid {pid}: the trigger for pressure stall information of the open file {display}"
+            ));
         }
     }
 

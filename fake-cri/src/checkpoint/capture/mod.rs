@@ -54,7 +54,13 @@ pub(super) use self::{
     vma::status as vma_status,
 };
 use self::{
-    core::Stopped, files::Files, ids::Ids, inherited::Inherited, seccomp::Seccomp, shared::SharedMemory, tree::Tree,
+    core::Stopped,
+    files::{Files, Numbers},
+    ids::Ids,
+    inherited::Inherited,
+    seccomp::Seccomp,
+    shared::SharedMemory,
+    tree::Tree,
 };
 pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings};
 use super::{
@@ -217,15 +223,21 @@ pub(crate) fn find<'a>(
     watch: &Watch<'_>,
     log: &mut DumpLog,
 ) -> Result<Found<'a>, Error> {
+    let tree = Tree::of(frozen, init.pid, shape)?;
+    let mut numbers = Numbers::default();
+    for node in tree.nodes() {
+        let pid = node.process.pid();
+        numbers.add(pid, node.number(pid).cast_signed());
+    }
     let mut found = Found {
-        tree: Tree::of(frozen, init.pid, shape)?,
+        tree,
         images: Images {
             images: Vec::new(),
             pages: Vec::new(),
             scanned: 0,
             userfault: None,
         },
-        files: Files::new(),
+        files: Files::new(numbers),
         seccomp: Seccomp::default(),
         shared: SharedMemory::default(),
         processes: Vec::new(),
@@ -321,14 +333,14 @@ impl<'a> Found<'a> {
                     "pid {pid}: its first thread has ended; its state is that of thread {window}"
                 ));
             }
-            surroundings.process(pid, window, log);
+            surroundings.process((pid, window), &node.stat, node.status(window), log);
             let mut cores = Vec::with_capacity(stopped.len());
             let mut umask = None;
             for stopped in stopped {
                 watch.check()?;
                 threads += 1;
                 let tid = stopped.tid;
-                surroundings.thread(pid, tid, log);
+                surroundings.thread((pid, window, tid), node.status(tid), log);
                 let status = node.whole_status(tid)?;
                 if tid == window {
                     umask = status.umask;
@@ -367,7 +379,7 @@ impl<'a> Found<'a> {
             };
             images.push(Kind::Fs.file_name(pid_id), encode(Kind::Fs, [&fs]));
             if ids.first_of_table(&entry) {
-                let descriptors = files.table(pid, window, log)?;
+                let descriptors = files.table(pid, window, watch, log)?;
                 if !descriptors.is_empty() {
                     images.push(
                         Kind::Fdinfo.file_name(u64::from(entry.files_id)),

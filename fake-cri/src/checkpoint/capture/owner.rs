@@ -28,6 +28,15 @@ pub(super) fn put(entry: &mut FileEntry, pid: i32, fd: i32, copy: BorrowedFd<'_>
         pid_type: told.kind,
         pid: told.pid,
     };
+    if entry
+        .pipe
+        .as_ref()
+        .is_some_and(|pipe| (pipe.fown.uid, pipe.fown.euid) != (0, 0))
+    {
+        log.lost(format_args!(
+            "pid {pid}: the owner of the pipe of descriptor {fd}, in whose place is who is told of it (F_SETOWN)"
+        ));
+    }
     let places = [
         entry.reg.as_mut().map(|file| &mut file.fown),
         entry.isk.as_mut().map(|file| &mut file.fown),

@@ -23,6 +23,19 @@ use crate::{
 const GET_TID_ADDRESS: u64 = 40;
 /// `PR_GET_MDWE`, Linux 6.3: whether memory may not become executable that was not, or that is written.
 const GET_MDWE: u64 = 66;
+/// `PR_MCE_KILL_GET`, and `PR_MCE_KILL_DEFAULT`, its answer where nothing was chosen (linux/prctl.h).
+const GET_MACHINE_CHECK_KILL: u64 = 34;
+const MACHINE_CHECK_DEFAULT: u64 = 2;
+/// `PR_GET_TSC`, which x86 alone has, and `PR_TSC_ENABLE` (linux/prctl.h).
+const GET_TIME_STAMP_COUNTER: u64 = 25;
+const TIME_STAMP_COUNTER_ENABLED: u64 = 1;
+/// `KEYCTL_GET_KEYRING_ID`, `KEY_SPEC_THREAD_KEYRING` and `KEY_SPEC_PROCESS_KEYRING` (linux/keyctl.h). To ask for the keyring of
+/// the session would give the process one.
+const GET_KEYRING: u64 = 0;
+const OF_THREAD: i64 = -1;
+const OF_PROCESS: i64 = -2;
+/// `SIGEV_NONE`: a timer that signals nobody.
+const TO_NOBODY: u32 = 1;
 /// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
 const TO_ONE_THREAD: u32 = 4;
 
@@ -109,7 +122,10 @@ impl Talk {
             let thread = talk.other_thread(*tid, gate, log)?;
             talk.threads.insert(*tid, thread);
         }
-        let mut calls = vec![Call::new(libc::SYS_prctl, [GET_MDWE, 0, 0, 0, 0, 0])];
+        let mut calls = vec![
+            Call::new(libc::SYS_prctl, [GET_MDWE, 0, 0, 0, 0, 0]),
+            keyring(OF_PROCESS),
+        ];
         if talk.asked.area.is_some() {
             calls.extend((0..3).map(|which| Call::answering(libc::SYS_getitimer, [which, 0, 0, 0, 0, 0], 1)));
             calls.push(prctl_into(libc::PR_GET_CHILD_SUBREAPER as u64));
@@ -145,6 +161,9 @@ impl Talk {
             log.lost(format_args!(
                 "pid {pid}: that its memory may not become executable (PR_SET_MDWE)"
             ));
+        }
+        if answers.next("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
+            log.lost(format_args!("pid {pid}: its keyring (KEY_SPEC_PROCESS_KEYRING)"));
         }
         let (mut interval_timers, mut subreaper) = ([ItimerEntry::default(); 3], 0);
         if self.asked.area.is_some() {
@@ -222,6 +241,17 @@ impl Talk {
             let error = io::Error::new(io::ErrorKind::InvalidData, "unknown line");
             return Err(Error::capture(pid, "timers", error));
         };
+        timers.retain(|timer| match clock_of(timer.clock_id) {
+            Some(number) if !node.threads.iter().any(|tid| node.number(*tid) == number) => {
+                log.lost(format_args!(
+                    "pid {pid}: the POSIX timer {}, which runs by the processor time of {number}, another process or a thread that \
+                     has ended",
+                    timer.it_id
+                ));
+                false
+            }
+            _ => true,
+        });
         for timers in timers.chunks_mut(TIMERS) {
             let calls = timers.iter().map(|timer| u64::from(timer.it_id)).flat_map(|id| {
                 [
@@ -234,8 +264,15 @@ impl Talk {
             for timer in timers {
                 [timer.isec, timer.insec, timer.vsec, timer.vnsec] = answers.words("timer_gettime")?;
                 timer.overrun = answers.number("timer_getoverrun")? as u32;
-                if let Some(tid) = &mut timer.notify_thread_id {
-                    *tid = node.number(*tid).cast_signed();
+                match &mut timer.notify_thread_id {
+                    Some(tid) if node.threads.contains(tid) => *tid = node.number(*tid).cast_signed(),
+                    // The thread has ended: the timer runs, and the kernel signals nobody. No timer can be made for a thread
+                    // that is not there.
+                    Some(_) => {
+                        timer.notify_thread_id = None;
+                        timer.it_sigev_notify = TO_NOBODY;
+                    }
+                    None => {}
                 }
             }
         }
@@ -244,20 +281,36 @@ impl Talk {
     }
 }
 
+/// The process or thread by whose processor time a clock runs, in the numbers of whoever made the timer; `None` for any other
+/// clock, and for the maker's own time (`CPUCLOCK_PID` of linux/posix-timers.h).
+fn clock_of(clock_id: u32) -> Option<u32> {
+    let clock = clock_id.cast_signed();
+    (clock < 0)
+        .then_some((!(clock >> 3)).unsigned_abs())
+        .filter(|number| *number != 0)
+}
+
 /// What every thread is asked.
 fn of_thread(with_area: bool) -> Vec<Call> {
-    let mut calls = vec![Call::new(
-        libc::SYS_prctl,
-        [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0],
-    )];
+    let mut calls = vec![
+        Call::new(libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0]),
+        Call::new(libc::SYS_prctl, [GET_MACHINE_CHECK_KILL, 0, 0, 0, 0, 0]),
+        keyring(OF_THREAD),
+    ];
     if with_area {
         calls.extend([
+            prctl_into(GET_TIME_STAMP_COUNTER),
             Call::answering(libc::SYS_sigaltstack, [0; 6], 1),
             prctl_into(libc::PR_GET_PDEATHSIG as u64),
             prctl_into(GET_TID_ADDRESS),
         ]);
     }
     calls
+}
+
+/// Asks whether there is such a keyring; none is made.
+fn keyring(which: i64) -> Call {
+    Call::new(libc::SYS_keyctl, [GET_KEYRING, which.cast_unsigned(), 0, 0, 0, 0])
 }
 
 /// A prctl(2) that answers into memory.
@@ -268,7 +321,20 @@ fn prctl_into(option: u64) -> Call {
 impl Reader<'_> {
     /// What a thread answered to [`of_thread`].
     fn thread(&mut self, tid: i32, with_area: bool, log: &mut DumpLog) -> Result<ThreadAnswers, Error> {
+        let pid = self.pid;
         let secure_bits = self.number("securebits")? as u32;
+        // A kernel without one of these has let nobody choose.
+        let on_error = self.next("PR_MCE_KILL_GET")?.result;
+        if on_error.is_ok_and(|chosen| chosen != MACHINE_CHECK_DEFAULT) {
+            log.lost(format_args!(
+                "pid {pid}: whether thread {tid} is killed at once by an error of the memory (PR_MCE_KILL)"
+            ));
+        }
+        if self.next("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
+            log.lost(format_args!(
+                "pid {pid}: the keyring of thread {tid} (KEY_SPEC_THREAD_KEYRING)"
+            ));
+        }
         if !with_area {
             return Ok(ThreadAnswers {
                 signal_stack: core::NO_SIGNAL_STACK,
@@ -277,9 +343,14 @@ impl Reader<'_> {
                 secure_bits,
             });
         }
+        let Answer { result, words } = self.next("PR_GET_TSC")?;
+        if result.is_ok() && words[0] as u32 as u64 != TIME_STAMP_COUNTER_ENABLED {
+            log.lost(format_args!(
+                "pid {pid}: that thread {tid} may not read the time stamp counter (PR_SET_TSC)"
+            ));
+        }
         let [ss_sp, flags, ss_size] = self.words("sigaltstack")?;
         let [signal] = self.words("parent-death signal")?;
-        let pid = self.pid;
         let Answer { result, words } = self.next("clear_child_tid")?;
         let clear_at_end = match result {
             Ok(_) => words[0],
@@ -351,6 +422,13 @@ mod tests {
         assert_eq!((timers[0].it_sigev_notify, timers[0].notify_thread_id), (0, None));
         assert_eq!((timers[1].it_sigev_notify, timers[1].notify_thread_id), (4, Some(77)));
         assert_eq!(timers[1].clock_id, 0xffff_fffa);
+        assert_eq!(
+            (clock_of(timers[0].clock_id), clock_of(timers[1].clock_id)),
+            (None, None)
+        );
+        // CPUCLOCK_SCHED of thread 4711.
+        let of_thread = ((!4711) << 3) | 6_i32;
+        assert_eq!(clock_of(of_thread.cast_unsigned()), Some(4711));
         assert_eq!(parse_timers("").map(|timers| timers.len()), Some(0));
         assert_eq!(parse_timers("ID: 1\nsignal: 60/0\n"), None);
     }

@@ -1,34 +1,43 @@
 //! What no image has a place for, or what is written without it: it is looked for all the same, so that `dump.log` names it and
-//! nothing is missing without a word.
+//! nothing is missing without a word. `docs/STATE.md` lists all of it.
 //!
 //! Who restores a container without images of cgroups, namespaces and labels puts it into their own. So what is compared is the
-//! one who dumps: a process that is where the dumping one is loses nothing.
+//! one who dumps: a process that is where the dumping one is loses nothing. What threads share with their process is compared
+//! with the thread that the process is seen through.
 
-use std::{fs, path::PathBuf};
+mod memory;
+mod scheduling;
+mod thread;
+
+use std::path::PathBuf;
 
 use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::Pid,
 };
+use procfs::process::Stat;
 
+pub(super) use self::{
+    memory::{mapping, memory_policy},
+    scheduling::scheduling,
+};
 use super::ids::restored_namespaces;
 use crate::{
     checkpoint::log::DumpLog,
     process::{
-        kernel::{self, Scheduling},
-        proc::{self, Mapping},
+        kernel,
+        proc::{self, StatusText},
     },
 };
 
-/// The policies that have more to them than a priority (linux/sched.h), and the flag beside a policy.
-const SCHED_DEADLINE: u32 = 6;
-const SCHED_EXT: u32 = 7;
-const SCHED_RESET_ON_FORK: u32 = 1 << 30;
-/// The classes of I/O priority (linux/ioprio.h).
-const IO_NONE: u32 = 0;
-const IO_REALTIME: u32 = 1;
-const IO_BEST_EFFORT: u32 = 2;
-const IO_IDLE: u32 = 3;
+/// `PF_MEMALLOC_NOIO` and `PF_LOCAL_THROTTLE` (linux/sched.h): what `PR_SET_IO_FLUSHER` sets.
+const IO_FLUSHER: u32 = 0x0008_0000 | 0x0010_0000;
+/// Attributes of a security module for what a process does next (proc_pid_attr(5)).
+const NEXT_LABELS: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
+/// The lines of `status` that tell of speculation controls (`PR_SET_SPECULATION_CTRL`).
+const SPECULATION: [&str; 2] = ["Speculation_Store_Bypass:", "SpeculationIndirectBranch:"];
+/// `untag_mask` of a process whose pointers have no tags (linear address masking).
+const NO_TAGS: &str = "0xffffffffffffffff";
 
 /// The namespaces of a process (namespaces(7)), its own and those of its children to be.
 const NAMESPACES: [&str; 10] = [
@@ -51,6 +60,10 @@ pub(crate) struct Surroundings {
     cgroups: Option<String>,
     slack: Option<String>,
     affinity: Option<CpuSet>,
+    dumped_memory: Option<String>,
+    speculation: [Option<String>; 2],
+    utilization: Option<(u32, u32)>,
+    core_cookie: Option<u64>,
 }
 
 impl Surroundings {
@@ -59,6 +72,7 @@ impl Surroundings {
         let own = std::process::id() as i32;
         let restored = restored_namespaces(init);
         let expected = NAMESPACES.iter().zip(namespaces(own).into_iter().zip(namespaces(init)));
+        let status = StatusText::of(own).ok();
         Self {
             namespaces: expected
                 .map(|(name, (own, its))| if restored.contains(name) { its } else { own })
@@ -67,134 +81,95 @@ impl Surroundings {
             cgroups: proc::text(own, "cgroup").ok(),
             slack: proc::text(own, "timerslack_ns").ok(),
             affinity: affinity(own),
+            dumped_memory: proc::text(own, "coredump_filter").ok(),
+            speculation: status.as_ref().map(speculation).unwrap_or_default(),
+            utilization: kernel::utilization_clamp(own).ok(),
+            core_cookie: kernel::core_cookie(own).ok(),
         }
     }
 
-    /// Says what a process has around it that is another.
-    pub(super) fn process(&self, pid: i32, window: i32, log: &mut DumpLog) {
-        let its = namespaces(window);
-        let other = NAMESPACES.iter().zip(self.namespaces.iter().zip(&its));
-        let other: Vec<_> = other
-            .filter(|(_, (own, its))| its.is_some() && own != its)
-            .map(|(name, _)| *name)
-            .collect();
+    /// Says what a process has that is another.
+    pub(super) fn process(
+        &self,
+        (pid, window): (i32, i32),
+        stat: &Stat,
+        status: Option<&StatusText>,
+        log: &mut DumpLog,
+    ) {
+        let other = differing(&self.namespaces, &namespaces(window));
         if !other.is_empty() {
             log.lost(format_args!("pid {pid}: its own namespaces ({})", other.join(", ")));
         }
         if let Some(label) = label(window).filter(|label| self.label.as_ref() != Some(label)) {
             log.lost(format_args!("pid {pid}: the label of its security module ({label})"));
         }
-    }
-
-    /// Says the same of a thread.
-    pub(super) fn thread(&self, pid: i32, tid: i32, log: &mut DumpLog) {
-        let differs = |own: &Option<String>, name| {
-            let its = proc::text(tid, name).ok();
-            its.filter(|its| own.as_ref() != Some(its))
-        };
-        if let Some(cgroups) = differs(&self.cgroups, "cgroup") {
+        for name in NEXT_LABELS {
+            if let Ok(label) = proc::text(window, &format!("attr/{name}"))
+                && !label.is_empty()
+            {
+                log.lost(format_args!(
+                    "pid {pid}: the label of its security module for {name} ({label})"
+                ));
+            }
+        }
+        if let Ok(filter) = proc::text(window, "coredump_filter")
+            && self.dumped_memory.as_ref().is_some_and(|own| *own != filter)
+        {
             log.lost(format_args!(
-                "pid {pid}: the cgroups of thread {tid} ({})",
-                cgroups.replace('\n', ", ")
+                "pid {pid}: which of its memory a core dump holds (coredump_filter {filter})"
             ));
         }
-        if let Some(slack) = differs(&self.slack, "timerslack_ns") {
-            log.lost(format_args!("pid {pid}: the timer slack of thread {tid} ({slack} ns)"));
+        // `/autogroup-25 nice 5`
+        let nice = proc::text(window, "autogroup").ok();
+        let nice = nice.as_ref().and_then(|text| text.rsplit_once(" nice "));
+        if let Some((_, nice)) = nice.filter(|(_, nice)| *nice != "0") {
+            log.lost(format_args!(
+                "pid {pid}: the nice value {nice} of its session's group of the scheduler (autogroup)"
+            ));
         }
-        if affinity(tid) != self.affinity {
-            log.lost(format_args!("pid {pid}: the processors that thread {tid} may run on"));
+        if proc::text(window, "ksm_stat").is_ok_and(|text| merges(&text)) {
+            log.lost(format_args!(
+                "pid {pid}: that all its memory may be merged with like pages (PR_SET_MEMORY_MERGE)"
+            ));
         }
-    }
-}
-
-/// Says what a thread's scheduling is beyond policy, priority and nice value.
-pub(super) fn scheduling(pid: i32, tid: i32, scheduling: &Scheduling, log: &mut DumpLog) {
-    match scheduling.policy & !SCHED_RESET_ON_FORK {
-        SCHED_DEADLINE => log.lost(format_args!(
-            "pid {pid}: runtime, deadline and period of thread {tid} (SCHED_DEADLINE)"
-        )),
-        SCHED_EXT => log.lost(format_args!("pid {pid}: the scheduler of thread {tid} (SCHED_EXT)")),
-        _ => {}
-    }
-    if let Ok((class, level)) = kernel::io_priority(tid)
-        && !is_derived(class, level, scheduling)
-    {
-        log.lost(format_args!(
-            "pid {pid}: the I/O priority of thread {tid} (class {class}, level {level})"
-        ));
-    }
-}
-
-/// Whether an I/O priority follows from how the thread is scheduled, or is none.
-fn is_derived(class: u32, level: u32, scheduling: &Scheduling) -> bool {
-    // As the kernel does it (task_nice_ioclass and task_nice_ioprio of linux/ioprio.h).
-    let of_policy = match (scheduling.policy & !SCHED_RESET_ON_FORK).cast_signed() {
-        libc::SCHED_IDLE => IO_IDLE,
-        libc::SCHED_FIFO | libc::SCHED_RR => IO_REALTIME,
-        _ => IO_BEST_EFFORT,
-    };
-    let of_nice = (scheduling.nice + 20).unsigned_abs() / 5;
-    class == IO_NONE || (class == of_policy && level == of_nice)
-}
-
-/// Says that memory is bound to certain nodes of a machine with several, as `/proc/PID/numa_maps` tells (set_mempolicy(2),
-/// mbind(2)).
-pub(super) fn memory_policy(pid: i32, eyes: i32, log: &mut DumpLog) {
-    // With one node a policy changes nothing, and to look for one takes a walk through all pages.
-    let several = fs::read_to_string("/sys/devices/system/node/online").is_ok_and(|nodes| nodes.trim() != "0");
-    if !several {
-        return;
-    }
-    let Ok(text) = proc::text(eyes, "numa_maps") else {
-        return;
-    };
-    if let Some((count, first)) = bound(&text) {
-        log.lost(format_args!(
-            "pid {pid}: the NUMA memory policy of {count} mappings (the first is {first})"
-        ));
-    }
-}
-
-/// How many mappings have a policy other than the default, and what the first one has.
-fn bound(text: &str) -> Option<(usize, &str)> {
-    let policies = text.lines().filter_map(|line| line.split(' ').nth(1));
-    let mut others = policies.filter(|policy| *policy != "default");
-    let first = others.next()?;
-    Some((1 + others.count(), first))
-}
-
-/// Says what a mapping has that its entry does not.
-pub(super) fn mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
-    let range = &mapping.range;
-    for (flag, what) in [
-        (b"sl", "that it is sealed (mseal)"),
-        (b"ss", "that it is a shadow stack"),
-        (b"um", "that missing pages are handled by userfaultfd"),
-        (b"uw", "that writing is handled by userfaultfd"),
-        (b"ui", "that minor faults are handled by userfaultfd"),
-        (b"mt", "its memory tags"),
-    ] {
-        if mapping.has(flag) {
-            log.lost(format_args!("pid {pid}: of the mapping {range:x?} {what}"));
+        if let Some(mask) = status.and_then(|status| status.line("untag_mask:"))
+            && mask != NO_TAGS
+        {
+            log.lost(format_args!("pid {pid}: that its pointers may have tags (mask {mask})"));
+        }
+        if let Some(signal) = stat.exit_signal.filter(|signal| *signal != libc::SIGCHLD) {
+            log.lost(format_args!(
+                "pid {pid}: the signal {signal} that its parent gets at its end in place of SIGCHLD"
+            ));
+        }
+        if stat.flags & IO_FLUSHER == IO_FLUSHER {
+            log.lost(format_args!(
+                "pid {pid}: that it serves the I/O of others (PR_SET_IO_FLUSHER)"
+            ));
+        }
+        if stat.tty_nr != 0 && stat.session == pid {
+            log.lost(format_args!("pid {pid}: the controlling terminal of its session"));
         }
     }
-    if mapping.protection_key != 0 {
-        let key = mapping.protection_key;
-        log.lost(format_args!(
-            "pid {pid}: of the mapping {range:x?} its protection key {key}"
-        ));
-    }
-    let name = mapping.name.to_string_lossy();
-    if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") {
-        log.lost(format_args!(
-            "pid {pid}: of the mapping {range:x?} its name {name} (PR_SET_VMA_ANON_NAME)"
-        ));
-    }
-    if name.starts_with("/[aio]") || name.starts_with("anon_inode:") {
-        log.lost(format_args!(
-            "pid {pid}: the state behind the mapping {range:x?} of {name}"
-        ));
-    }
+}
+
+/// The names of the namespaces that there are and that differ.
+fn differing(expected: &[Option<PathBuf>], its: &[Option<PathBuf>]) -> Vec<&'static str> {
+    let pairs = NAMESPACES.iter().zip(expected.iter().zip(its));
+    pairs
+        .filter(|(_, (expected, its))| its.is_some() && expected != its)
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+fn speculation(status: &StatusText) -> [Option<String>; 2] {
+    SPECULATION.map(|name| status.line(name).map(str::to_owned))
+}
+
+/// Whether `ksm_stat` has the line `ksm_merge_any: yes`.
+fn merges(text: &str) -> bool {
+    let line = text.lines().find_map(|line| line.strip_prefix("ksm_merge_any:"));
+    line.is_some_and(|value| value.trim() == "yes")
 }
 
 fn namespaces(tid: i32) -> Vec<Option<PathBuf>> {
@@ -220,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    fn said(tell: impl FnOnce(&mut DumpLog)) -> Option<String> {
+    pub(super) fn said(tell: impl FnOnce(&mut DumpLog)) -> Option<String> {
         let mut log = DumpLog::new(Instant::now());
         tell(&mut log);
         log.all_lost()
@@ -231,9 +206,11 @@ mod tests {
         let surroundings = Surroundings::own(std::process::id() as i32);
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         let pid = child.id() as i32;
+        let stat = proc::stat(pid).unwrap();
+        let status = StatusText::of(pid).unwrap();
         let lost = said(|log| {
-            surroundings.process(pid, pid, log);
-            surroundings.thread(pid, pid, log);
+            surroundings.process((pid, pid), &stat, Some(&status), log);
+            surroundings.thread((pid, pid, pid), Some(&status), log);
         });
         let one = CpuSet::new();
         let other = Surroundings {
@@ -242,103 +219,40 @@ mod tests {
             cgroups: Some("0::/elsewhere".to_owned()),
             slack: Some("1".to_owned()),
             affinity: Some(one),
+            dumped_memory: Some("0".to_owned()),
+            speculation: [Some("other".to_owned()), Some("other".to_owned())],
+            utilization: Some((1, 2)),
+            core_cookie: Some(1),
         };
-        let all = said(|log| {
-            other.process(pid, pid, log);
-            other.thread(pid, pid, log);
-        });
+        let mut odd = stat.clone();
+        odd.exit_signal = Some(0);
+        odd.flags |= IO_FLUSHER;
+        odd.tty_nr = 1;
+        odd.session = pid;
+        let mut log = DumpLog::new(Instant::now());
+        other.process((pid, pid), &odd, Some(&status), &mut log);
+        other.thread((pid, pid, pid), Some(&status), &mut log);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(lost, None);
-        let all = all.expect("everything is another");
+        let all = log.into_text();
         for part in [
             "namespaces (cgroup, ipc, mnt, net, pid",
             "cgroups",
             "timer slack",
             "processors",
+            "coredump_filter",
+            "the signal 0 that its parent gets",
+            "PR_SET_IO_FLUSHER",
+            "controlling terminal",
         ] {
-            assert!(all.contains(part), "{all}");
+            assert!(all.contains(part), "{part}: {all}");
         }
     }
 
     #[test]
-    fn what_a_mapping_has_besides_is_said() {
-        let plain = Mapping::anonymous(0x1000..0x2000, &[*b"rd", *b"wr"]);
-        assert_eq!(said(|log| mapping(1, &plain, log)), None);
-        let odd = Mapping {
-            flags: vec![*b"sl", *b"uw"],
-            protection_key: 7,
-            name: "anon_inode:[io_uring]".into(),
-            ..plain.clone()
-        };
-        let lost = said(|log| mapping(1, &odd, log)).expect("four things");
-        for part in ["sealed", "userfaultfd", "protection key 7", "io_uring"] {
-            assert!(lost.contains(part), "{lost}");
-        }
-        let named = Mapping {
-            name: "[anon:cache of names]".into(),
-            ..plain
-        };
-        let lost = said(|log| mapping(1, &named, log)).expect("its name");
-        assert!(lost.contains("its name [anon:cache of names]"), "{lost}");
-    }
-
-    #[test]
-    fn scheduling_beyond_policy_and_nice_value_is_said() {
-        // A child of its own: what is set here must not be another test's.
-        let child = || {
-            Command::new("sleep")
-                .arg("1000")
-                .stdin(Stdio::null())
-                .spawn()
-                .expect("sleep is everywhere")
-        };
-        let scheduling_of = |pid: i32| kernel::scheduling(pid).expect("scheduling");
-        let mut plain = child();
-        let pid = plain.id() as i32;
-        let lost = said(|log| scheduling(pid, pid, &scheduling_of(pid), log));
-        let deadline = Scheduling {
-            policy: SCHED_DEADLINE | SCHED_RESET_ON_FORK,
-            ..scheduling_of(pid)
-        };
-        let all = said(|log| scheduling(pid, pid, &deadline, log));
-        let set = Command::new("ionice")
-            .args(["-c", "2", "-n", "7", "-p", &pid.to_string()])
-            .status();
-        let other = said(|log| scheduling(pid, pid, &scheduling_of(pid), log));
-        plain.kill().unwrap();
-        plain.wait().unwrap();
-        assert_eq!(lost, None);
-        let all = all.expect("what a deadline takes");
-        assert!(all.contains("runtime, deadline and period"), "{all}");
-        if !set.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: there is no ionice");
-            return;
-        }
-        let other = other.expect("an I/O priority");
-        assert!(other.contains("(class 2, level 7)"), "{other}");
-    }
-
-    #[test]
-    fn io_priorities_that_follow_from_the_rest_are_none_of_their_own() {
-        let of = |policy: i32, nice| Scheduling {
-            policy: policy.cast_unsigned(),
-            priority: 0,
-            nice,
-        };
-        assert!(is_derived(IO_NONE, 0, &of(libc::SCHED_OTHER, 0)));
-        assert!(is_derived(IO_BEST_EFFORT, 4, &of(libc::SCHED_OTHER, 0)));
-        assert!(is_derived(IO_BEST_EFFORT, 7, &of(libc::SCHED_BATCH, 19)));
-        assert!(is_derived(IO_IDLE, 4, &of(libc::SCHED_IDLE, 0)));
-        assert!(!is_derived(IO_BEST_EFFORT, 0, &of(libc::SCHED_OTHER, 0)));
-        assert!(!is_derived(IO_IDLE, 4, &of(libc::SCHED_OTHER, 0)));
-    }
-
-    #[test]
-    fn memory_that_is_bound_to_nodes_is_counted() {
-        let text =
-            "7f0000000000 default anon=1 dirty=1 N0=1\n7f0000001000 bind:0 anon=1\n7f0000002000 prefer:1 file=/a";
-        assert_eq!(bound(text), Some((2, "bind:0")));
-        assert_eq!(bound("7f0000000000 default anon=1"), None);
+    fn merging_is_read() {
+        assert!(merges("ksm_rmap_items 0\nksm_merge_any: yes\nksm_mergeable: no\n"));
+        assert!(!merges("ksm_merge_any: no\n") && !merges(""));
     }
 }

@@ -218,6 +218,25 @@ pub(super) fn check(plan: &Plan) -> Result<(), RestoreError> {
             ));
         }
     }
+    check_watches(plan)
+}
+
+/// Whether what epoll descriptors watch can be added by the first process that has each, which is the one that does it.
+fn check_watches(plan: &Plan) -> Result<(), RestoreError> {
+    let mut told = HashSet::new();
+    for body in plan.tasks.iter().filter_map(|task| task.body.as_ref()) {
+        let mut numbers = None;
+        for descriptor in &body.descriptors {
+            let entry = &plan.files[&descriptor.id];
+            if entry.r#type() == FdTypes::Eventpoll && told.insert(entry.id) {
+                let numbers = numbers.get_or_insert_with(|| {
+                    let pairs = body.descriptors.iter().map(|descriptor| (descriptor.fd, descriptor.id));
+                    pairs.collect()
+                });
+                anonymous::check_watches(entry, numbers, &plan.files)?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -323,6 +342,14 @@ fn ghost(plan: &Plan, number: u32, folder: &Path) -> Result<File, RestoreError> 
     // Without the bits that lend another user's rights.
     let mode = nix::sys::stat::Mode::from_bits_truncate(entry.mode & 0o777);
     nix::sys::stat::fchmod(&file, mode).map_err(|errno| failed(errno.into()))?;
+    if let (Some(read), Some(changed)) = (&entry.atim, &entry.mtim) {
+        let times = [read, changed].map(|time| {
+            let seconds = i64::try_from(time.tv_sec).unwrap_or(i64::MAX);
+            let nanos = i64::try_from(time.tv_usec).unwrap_or(0).saturating_mul(1000);
+            nix::sys::time::TimeSpec::new(seconds, nanos)
+        });
+        nix::sys::stat::futimens(&file, &times[0], &times[1]).map_err(|errno| failed(errno.into()))?;
+    }
     Ok(file)
 }
 

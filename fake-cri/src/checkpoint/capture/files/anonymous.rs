@@ -1,18 +1,26 @@
 //! Descriptors of what has no path: eventfd, epoll, signalfd, timerfd, inotify, pidfd. The kernel tells of them in `fdinfo`
 //! (proc_pid_fdinfo(5)).
 
-use std::collections::HashMap;
-
 use cri_proto::criu::message::{
-    EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, ExtFileEntry, FdTypes, FileEntry, InotifyFileEntry,
-    PidfdEntry, SignalfdEntry, TimerfdEntry,
+    EventfdFileEntry, EventpollFileEntry, ExtFileEntry, FdTypes, FileEntry, FownEntry, InotifyFileEntry, PidfdEntry,
+    SignalfdEntry, TimerfdEntry,
 };
 
-use super::super::owner::no_owner;
+use super::{super::owner::no_owner, Numbers, epoll};
 use crate::{checkpoint::log::DumpLog, process::proc::DescriptorInfo};
 
+/// `PIDFD_THREAD` (linux/pidfd.h).
+const OF_THREAD: u32 = libc::O_EXCL as u32;
+
 /// What the kernel makes without a path: eventfd, epoll and their kin.
-pub(super) fn describe(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, info: &DescriptorInfo, log: &mut DumpLog) {
+pub(super) fn describe(
+    entry: &mut FileEntry,
+    name: &str,
+    (pid, fd): (i32, i32),
+    info: &DescriptorInfo,
+    numbers: &Numbers,
+    log: &mut DumpLog,
+) {
     let id = entry.id;
     let flags = info.flags & !(libc::O_CLOEXEC as u32);
     let fown = no_owner();
@@ -39,7 +47,7 @@ pub(super) fn describe(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, inf
                 id,
                 flags,
                 fown,
-                tfd: info.all("tfd").filter_map(|line| watched(id, line)).collect(),
+                tfd: info.all("tfd").filter_map(|line| epoll::watch(id, line)).collect(),
             });
         }
         "signalfd" => {
@@ -85,19 +93,15 @@ pub(super) fn describe(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, inf
             });
             log.lost(format_args!("pid {pid}: the watches of descriptor {fd} (inotify)"));
         }
-        "pidfd" => {
-            entry.set_type(FdTypes::Pidfd);
-            entry.pidfd = Some(PidfdEntry {
-                id,
-                ino: 0,
-                flags,
-                nspid: number("NSpid").or(number("Pid")).unwrap_or(-1) as i32,
-                fown,
-            });
-        }
+        "pidfd" => match pidfd(id, (pid, fd), info, numbers, log) {
+            Some(pidfd) => {
+                entry.set_type(FdTypes::Pidfd);
+                entry.pidfd = Some(pidfd);
+            }
+            None => external(entry, fown),
+        },
         other => {
-            entry.set_type(FdTypes::Ext);
-            entry.ext = Some(ExtFileEntry { id, fown });
+            external(entry, fown);
             log.lost(format_args!(
                 "pid {pid}: descriptor {fd}, for which images have no place ({other})"
             ));
@@ -105,24 +109,52 @@ pub(super) fn describe(entry: &mut FileEntry, name: &str, pid: i32, fd: i32, inf
     }
 }
 
-/// A line of an epoll descriptor: `8 events: 19 data: ff  pos:0 ino:8f sdev:d`.
-fn watched(id: u32, line: &str) -> Option<EventpollTfdEntry> {
-    let spaced = line.replace(':', ": ");
-    let mut words = spaced.split_whitespace();
-    let tfd = words.next()?.parse().ok()?;
-    let mut fields = HashMap::new();
-    while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        fields.insert(name.trim_end_matches(':').to_owned(), value.to_owned());
+/// Makes the entry one of a file that no restorer makes by itself.
+pub(super) fn external(entry: &mut FileEntry, fown: FownEntry) {
+    entry.set_type(FdTypes::Ext);
+    entry.ext = Some(ExtFileEntry { id: entry.id, fown });
+}
+
+/// A pidfd of a process of the container, or of one that has ended and was reaped; `None` for what CRIU refuses too
+/// (criu/pidfd.c): a process outside of the container, a thread.
+fn pidfd(
+    id: u32,
+    (pid, fd): (i32, i32),
+    info: &DescriptorInfo,
+    numbers: &Numbers,
+    log: &mut DumpLog,
+) -> Option<PidfdEntry> {
+    if info.flags & OF_THREAD != 0 {
+        log.lost(format_args!(
+            "pid {pid}: the pidfd of descriptor {fd}, which is of a thread (PIDFD_THREAD)"
+        ));
+        return None;
     }
-    let hex = |name: &str| u64::from_str_radix(fields.get(name)?, 16).ok();
-    Some(EventpollTfdEntry {
+    // In our own numbers. `NSpid` goes on to the innermost namespace, which need not be the container's.
+    let target = info
+        .get("Pid")
+        .and_then(|target| target.parse::<i32>().ok())
+        .unwrap_or(-1);
+    let nspid = match target {
+        -1 => -1,
+        target => match numbers.inside(target) {
+            Some(number) => number,
+            None => {
+                log.lost(format_args!(
+                    "pid {pid}: the pidfd of descriptor {fd}, whose process is outside of the container"
+                ));
+                return None;
+            }
+        },
+    };
+    Some(PidfdEntry {
         id,
-        tfd,
-        events: hex("events")? as u32,
-        data: hex("data")?,
-        dev: hex("sdev").map(|dev| dev as u32),
-        inode: hex("ino"),
-        pos: fields.get("pos").and_then(|pos| pos.parse().ok()),
+        // By this CRIU knows which pidfds are of the same ended process.
+        ino: info.get("ino").and_then(|inode| inode.parse::<u64>().ok()).unwrap_or(0) as u32,
+        // What pidfd_open(2) takes; the kernel adds O_RDWR to what it shows.
+        flags: info.flags & libc::O_NONBLOCK as u32,
+        nspid,
+        fown: no_owner(),
     })
 }
 
@@ -139,18 +171,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_epoll_and_timers_are_read() {
-        let entry = watched(
-            7,
-            "       8 events:       19 data: ffffffff00000008  pos:0 ino:8f sdev:d",
-        )
-        .expect("well formed");
-        assert_eq!((entry.id, entry.tfd, entry.events), (7, 8, 0x19));
-        assert_eq!(
-            (entry.data, entry.inode, entry.dev),
-            (0xffff_ffff_0000_0008, Some(0x8f), Some(0xd))
-        );
+    fn times_are_read() {
         assert_eq!(time(Some("(12, 345)")), (12, 345));
         assert_eq!(time(Some("nonsense")), (0, 0));
+    }
+
+    #[test]
+    fn pidfds_are_of_the_container_or_named() {
+        let mut numbers = Numbers::default();
+        numbers.add(4711, 7);
+        let info = |flags, pid: &str| DescriptorInfo {
+            flags,
+            more: [("ino", "4294967300"), ("Pid", pid), ("NSpid", "4711\t7\t1")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..DescriptorInfo::default()
+        };
+        let read_write = libc::O_RDWR as u32 | libc::O_CLOEXEC as u32;
+        let mut log = DumpLog::new(std::time::Instant::now());
+        let mut of = |info: &DescriptorInfo| pidfd(1, (2, 3), info, &numbers, &mut log);
+        let known = of(&info(read_write | libc::O_NONBLOCK as u32, "4711")).expect("of the container");
+        assert_eq!((known.ino, known.flags, known.nspid), (4, libc::O_NONBLOCK as u32, 7));
+        let ended = of(&info(read_write, "-1")).expect("of nobody");
+        assert_eq!((ended.flags, ended.nspid), (0, -1));
+        assert_eq!(of(&info(read_write, "4712")), None);
+        assert_eq!(of(&info(read_write, "0")), None);
+        assert_eq!(of(&info(read_write | OF_THREAD, "4711")), None);
+        let text = log.into_text();
+        assert_eq!(text.matches("outside of the container").count(), 2, "{text}");
+        assert_eq!(text.matches("PIDFD_THREAD").count(), 1, "{text}");
     }
 }

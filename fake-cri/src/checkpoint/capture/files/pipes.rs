@@ -1,23 +1,30 @@
-//! `pipes-data.img` and `fifo-data.img`: what stands unread in pipes and FIFOs.
+//! `pipes-data.img` and `fifo-data.img`: what stands unread in pipes and FIFOs. Owners of pipes, and hang-ups of FIFOs.
 //!
 //! It is copied by tee(2), which takes nothing away from its readers, through a read end of our own that is closed again
 //! before anybody runs.
 
 use std::{
     collections::HashSet,
-    fs::OpenOptions,
+    fs::{Metadata, OpenOptions},
     io::{self, Read as _},
-    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
 };
 
-use cri_proto::criu::{Encoder, Kind, message::PipeDataEntry};
+use cri_proto::criu::{
+    Encoder, Kind,
+    message::{FownEntry, PipeDataEntry},
+};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SpliceFFlags, fcntl, tee},
+    poll::PollFlags,
 };
 
-use super::super::Images;
-use crate::checkpoint::log::DumpLog;
+use super::super::{Images, owner::no_owner};
+use crate::{checkpoint::log::DumpLog, process::socket::readiness};
 
 /// More than any pipe holds.
 const ALL: usize = 1 << 30;
@@ -25,12 +32,36 @@ const ALL: usize = 1 << 30;
 /// A pipe's number, its size and what is in it.
 type Content = (PipeDataEntry, Vec<u8>);
 
+/// The mode that pipe(2) gives a pipe.
+const NEW_PIPE_MODE: u32 = 0o600;
+
 /// The pipes whose content was copied.
 #[derive(Default)]
 pub(super) struct Pipes {
     seen: HashSet<u32>,
     pipes: Vec<Content>,
     fifos: Vec<Content>,
+    /// FIFOs that somebody of the container can write to.
+    written: HashSet<u32>,
+    /// Reading ends of FIFOs that see no hang-up: FIFO, process, descriptor.
+    not_hung_up: Vec<(u32, i32, i32)>,
+}
+
+/// The owner and group of a pipe, in the place that says who is told of it (`F_SETOWN`): `pipe_entry` has no other one, and
+/// CRIU reads neither where nobody is told (`pid` is 0; criu/files.c). Without it a process that is not root cannot open its
+/// own pipe by `/proc/self/fd` any more. A mode of its own has no place at all.
+pub(super) fn pipe_owner((pid, fd): (i32, i32), metadata: &Metadata, log: &mut DumpLog) -> FownEntry {
+    let mode = metadata.mode() & 0o7777;
+    if mode != NEW_PIPE_MODE {
+        log.lost(format_args!(
+            "pid {pid}: the mode {mode:o} of the pipe of descriptor {fd}"
+        ));
+    }
+    FownEntry {
+        uid: metadata.uid(),
+        euid: metadata.gid(),
+        ..no_owner()
+    }
 }
 
 impl Pipes {
@@ -52,6 +83,30 @@ impl Pipes {
             Err(error) => log.lost(format_args!(
                 "pid {pid}: what is unread in the pipe of descriptor {fd}: {error}"
             )),
+        }
+    }
+
+    /// Looks at an end of a FIFO, by a copy of its descriptor.
+    pub(super) fn fifo_end(&mut self, (inode, pid, fd): (u32, i32, i32), flags: u32, copy: Option<BorrowedFd<'_>>) {
+        if flags & libc::O_PATH as u32 != 0 {
+            return;
+        }
+        if flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 {
+            self.written.insert(inode);
+        } else if copy.is_some_and(|copy| readiness(copy).is_ok_and(|found| !found.contains(PollFlags::POLLHUP))) {
+            self.not_hung_up.push((inode, pid, fd));
+        }
+    }
+
+    /// Names the reading ends of FIFOs that have no writer in the container and have not seen one go: a restorer opens a FIFO
+    /// for both directions first, so that a restored end has.
+    pub(super) fn report_hang_ups(&mut self, log: &mut DumpLog) {
+        for (inode, pid, fd) in self.not_hung_up.drain(..) {
+            if !self.written.contains(&inode) {
+                log.lost(format_args!(
+                    "pid {pid}: that the FIFO of descriptor {fd}, which nobody of the container writes to, is not hung up (POLLHUP)"
+                ));
+            }
         }
     }
 

@@ -5,10 +5,14 @@ use std::os::fd::BorrowedFd;
 use cri_proto::criu::message::{InetSkEntry, IpOptsEntry, SkOptsEntry, TcpOptsEntry};
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 
-use crate::process::socket::option;
+use crate::process::socket::{filter, option, option_bytes};
 
 /// `SO_BUF_LOCK` (asm-generic/socket.h), Linux 5.15.
 const BUFFER_LOCK: i32 = 72;
+/// `IPV6_FREEBIND` (linux/in6.h), Linux 4.20.
+const IPV6_FREEBIND: i32 = 78;
+/// The longest name of a network interface, with its zero (`IFNAMSIZ`, linux/if.h).
+const INTERFACE_NAME_BYTES: usize = 16;
 /// The sizes that Linux gives a socket's buffers.
 const BUFFER: u32 = 212_992;
 
@@ -44,6 +48,8 @@ pub(super) fn of_socket(fd: BorrowedFd<'_>) -> nix::Result<SkOptsEntry> {
         so_passsec: flag(libc::SO_PASSSEC),
         so_dontroute: flag(libc::SO_DONTROUTE),
         so_no_check: flag(libc::SO_NO_CHECK),
+        so_bound_dev: interface(fd),
+        so_filter: filter(fd)?,
         so_reuseport: flag(libc::SO_REUSEPORT),
         so_broadcast: flag(libc::SO_BROADCAST),
         so_keepalive: flag(libc::SO_KEEPALIVE),
@@ -54,6 +60,16 @@ pub(super) fn of_socket(fd: BorrowedFd<'_>) -> nix::Result<SkOptsEntry> {
     })
 }
 
+/// The network interface that a socket is bound to (`SO_BINDTODEVICE`).
+fn interface(fd: BorrowedFd<'_>) -> Option<String> {
+    let name = option_bytes(fd, SOL_SOCKET, libc::SO_BINDTODEVICE, INTERFACE_NAME_BYTES).ok()?;
+    let name = name.split(|byte| *byte == 0).next()?;
+    str::from_utf8(name)
+        .ok()
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+}
+
 /// Fills in the options of an inet socket.
 pub(super) fn of_inet(fd: BorrowedFd<'_>, entry: &mut InetSkEntry) -> nix::Result<()> {
     entry.opts = of_socket(fd)?;
@@ -61,6 +77,11 @@ pub(super) fn of_inet(fd: BorrowedFd<'_>, entry: &mut InetSkEntry) -> nix::Resul
     let flag = |level, name| number(level, name).map(|value| value != 0);
     if entry.family == libc::AF_INET6 as u32 {
         entry.v6only = flag(IPPROTO_IPV6, libc::IPV6_V6ONLY);
+        entry.ip_opts = Some(IpOptsEntry {
+            freebind: flag(IPPROTO_IPV6, IPV6_FREEBIND).filter(|set| *set),
+            pktinfo: flag(IPPROTO_IPV6, libc::IPV6_RECVPKTINFO).filter(|set| *set),
+            ..IpOptsEntry::default()
+        });
     } else {
         entry.ip_opts = Some(IpOptsEntry {
             freebind: flag(IPPROTO_IP, libc::IP_FREEBIND),
@@ -80,23 +101,4 @@ pub(super) fn of_inet(fd: BorrowedFd<'_>, entry: &mut InetSkEntry) -> nix::Resul
         });
     }
     Ok(())
-}
-
-/// Options that images have no place for, and that are set.
-pub(super) fn without_place(fd: BorrowedFd<'_>) -> Vec<&'static str> {
-    let set = |level, name| option::<i32>(fd, level, name).is_ok_and(|value| value != 0);
-    [
-        (SOL_SOCKET, libc::SO_TIMESTAMP, "SO_TIMESTAMP"),
-        (SOL_SOCKET, libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS"),
-        (SOL_SOCKET, libc::SO_BUSY_POLL, "SO_BUSY_POLL"),
-        (SOL_SOCKET, libc::SO_ZEROCOPY, "SO_ZEROCOPY"),
-        (SOL_SOCKET, libc::SO_RXQ_OVFL, "SO_RXQ_OVFL"),
-        (SOL_SOCKET, libc::SO_BINDTOIFINDEX, "SO_BINDTODEVICE"),
-        // Without room for it, the kernel answers how many instructions the filter has.
-        (SOL_SOCKET, libc::SO_GET_FILTER, "SO_ATTACH_FILTER"),
-    ]
-    .into_iter()
-    .filter(|(level, name, _)| set(*level, *name))
-    .map(|(.., name)| name)
-    .collect()
 }

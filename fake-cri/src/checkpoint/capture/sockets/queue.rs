@@ -4,14 +4,20 @@ use std::os::fd::BorrowedFd;
 
 use cri_proto::criu::{Encoder, Kind, message::SkPacketEntry};
 use libc::SOL_SOCKET;
+use nix::poll::PollFlags;
 
 use super::super::Images;
-use crate::process::socket::{option, peek, set_peek_offset};
+use crate::process::socket::{option, peek, readiness, set_peek_offset};
+
+/// Room for a packet at first. No packet is larger than the buffer of its sender, and a pair's two are set alike or near; a
+/// larger packet is looked at again with more room.
+const PACKET_BYTES: usize = 1 << 16;
 
 /// The packets of all sockets.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     packets: Vec<(SkPacketEntry, Vec<u8>)>,
+    buffer: Vec<u8>,
 }
 
 /// What a queue held besides bytes.
@@ -21,6 +27,26 @@ pub(super) struct Lost {
     pub(super) more_than_bytes: bool,
     /// A packet without content, and whatever follows it.
     pub(super) empty_packet: bool,
+    /// The addresses that packets came from.
+    pub(super) senders: bool,
+    /// A byte out of band.
+    pub(super) out_of_band: bool,
+}
+
+impl Lost {
+    /// What it is, of a socket of this type.
+    pub(super) fn names(self, kind: u32) -> impl Iterator<Item = &'static str> {
+        // Whoever reads from a stream has its address from getpeername(2).
+        let senders = self.senders && kind == libc::SOCK_DGRAM as u32;
+        [
+            (self.more_than_bytes, "descriptors or credentials in the queue"),
+            (self.empty_packet, "a packet without content, and what follows it,"),
+            (senders, "the addresses that unread packets came from, in the queue"),
+            (self.out_of_band, "the byte out of band (MSG_OOB)"),
+        ]
+        .into_iter()
+        .filter_map(|(is_lost, name)| is_lost.then_some(name))
+    }
 }
 
 impl Queues {
@@ -34,17 +60,22 @@ impl Queues {
     }
 
     fn peek_all(&mut self, entry: u32, fd: BorrowedFd<'_>, ends: bool) -> nix::Result<Lost> {
-        let mut lost = Lost::default();
-        // No packet is larger than the buffer of its sender, and a pair's two are set alike or near; a larger one is seen again.
-        let mut buffer = vec![0; 1 << 16];
+        let mut lost = Lost {
+            out_of_band: readiness(fd)?.contains(PollFlags::POLLPRI),
+            ..Lost::default()
+        };
+        if self.buffer.is_empty() {
+            self.buffer.resize(PACKET_BYTES, 0);
+        }
         loop {
             let offset = option::<i32>(fd, SOL_SOCKET, libc::SO_PEEK_OFF)?;
-            let Some(seen) = peek(fd, &mut buffer)? else {
+            let Some(seen) = peek(fd, &mut self.buffer)? else {
                 return Ok(lost);
             };
             if seen.cut {
                 set_peek_offset(fd, offset)?;
-                buffer.resize(buffer.len() * 2, 0);
+                let room = self.buffer.len() * 2;
+                self.buffer.resize(room, 0);
                 continue;
             }
             if seen.length == 0 {
@@ -52,12 +83,13 @@ impl Queues {
                 return Ok(lost);
             }
             lost.more_than_bytes |= seen.more_than_bytes;
+            lost.senders |= seen.sender_named;
             let head = SkPacketEntry {
                 id_for: entry,
                 length: u32::try_from(seen.length).expect("the buffer is smaller"),
                 scm: Vec::new(),
             };
-            self.packets.push((head, buffer[..seen.length].to_vec()));
+            self.packets.push((head, self.buffer[..seen.length].to_vec()));
         }
     }
 

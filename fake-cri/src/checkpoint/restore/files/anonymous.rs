@@ -2,6 +2,8 @@
 //! at numbers that were kept free for them. What an epoll descriptor watches is told to it by a process that has it, since it
 //! knows its files by their numbers.
 
+use std::collections::{HashMap, HashSet};
+
 use cri_proto::criu::message::{FdTypes, FileEntry, TimerfdEntry};
 
 use crate::checkpoint::restore::{RestoreError, puppet::Puppet};
@@ -95,6 +97,43 @@ fn set_flags(puppet: &mut Puppet, number: u64, flags: u32) -> Result<(), Restore
         .map(drop)
 }
 
+/// Whether all that an epoll descriptor watches can be added by a process that has it, whose descriptors are these: by numbers
+/// that it has, no number twice, and of the files that were watched, as far as the image tells.
+///
+/// # Errors
+///
+/// The image is wrong.
+pub(super) fn check_watches(
+    entry: &FileEntry,
+    descriptors: &HashMap<u32, u32>,
+    files: &HashMap<u32, FileEntry>,
+) -> Result<(), RestoreError> {
+    let mut seen = HashSet::new();
+    for watch in entry.epfd.iter().flat_map(|epoll| &epoll.tfd) {
+        let wrong = |what: &str| {
+            let what = format!("epoll descriptor {} watches {}, {what}", entry.id, watch.tfd);
+            Err(RestoreError::malformed("files.img", what))
+        };
+        if !seen.insert(watch.tfd) {
+            return wrong("and twice");
+        }
+        let Some(file) = descriptors.get(&watch.tfd).and_then(|id| files.get(id)) else {
+            return wrong("which its process has not");
+        };
+        // Of pipes and sockets alone an image tells the inode. Images written by older versions may have none, or 0.
+        let inode = (file.pipe.as_ref().map(|pipe| pipe.pipe_id))
+            .or(file.usk.as_ref().map(|socket| socket.ino))
+            .or(file.isk.as_ref().map(|socket| socket.ino));
+        let watched = watch.inode.filter(|inode| *inode != 0).map(|inode| inode as u32);
+        if let (Some(inode), Some(watched)) = (inode, watched)
+            && inode != watched
+        {
+            return wrong("a number that leads to another file now");
+        }
+    }
+    Ok(())
+}
+
 /// Tells an epoll descriptor at its final number what it watches.
 pub(super) fn watch(puppet: &mut Puppet, entry: &FileEntry, number: u64) -> Result<(), RestoreError> {
     let watched = entry.epfd.iter().flat_map(|epoll| &epoll.tfd);
@@ -110,4 +149,52 @@ pub(super) fn watch(puppet: &mut Puppet, entry: &FileEntry, number: u64) -> Resu
         puppet.call("watch a descriptor", libc::SYS_epoll_ctl, arguments)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cri_proto::criu::message::{EventpollFileEntry, EventpollTfdEntry, PipeEntry};
+
+    use super::*;
+
+    #[test]
+    fn watches_are_of_descriptors_that_are_there() {
+        let pipe = FileEntry {
+            id: 7,
+            pipe: Some(PipeEntry {
+                id: 7,
+                pipe_id: 4711,
+                ..PipeEntry::default()
+            }),
+            ..FileEntry::default()
+        };
+        let files = HashMap::from([(7, pipe)]);
+        let descriptors = HashMap::from([(3, 7), (4, 7)]);
+        let checked = |watches: &[(u32, Option<u64>)]| {
+            let tfd = watches.iter().map(|(tfd, inode)| EventpollTfdEntry {
+                tfd: *tfd,
+                inode: *inode,
+                ..EventpollTfdEntry::default()
+            });
+            let epoll = FileEntry {
+                id: 9,
+                epfd: Some(EventpollFileEntry {
+                    tfd: tfd.collect(),
+                    ..EventpollFileEntry::default()
+                }),
+                ..FileEntry::default()
+            };
+            let checked = check_watches(&epoll, &descriptors, &files);
+            checked.map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(&[(3, Some(4711)), (4, None)]), Ok(()));
+        for (watches, part) in [
+            (&[(5, None)][..], "which its process has not"),
+            (&[(3, None), (3, None)], "and twice"),
+            (&[(3, Some(4712))], "leads to another file now"),
+        ] {
+            let error = checked(watches).expect_err("it is wrong");
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

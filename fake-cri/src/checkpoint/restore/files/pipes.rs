@@ -104,6 +104,13 @@ impl<'a> Pipes<'a> {
                 let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
                 let (read, write) = nix::unistd::pipe2(flags).map_err(|errno| failed(errno.into()))?;
                 let (read, write) = (File::from(read), File::from(write));
+                // Where nobody is told of the pipe, this place holds who owns it (the dump's files/pipes.rs); CRIU leaves it 0.
+                if pipe.fown.pid == 0 && (pipe.fown.uid, pipe.fown.euid) != (0, 0) {
+                    let owner = nix::unistd::Uid::from_raw(pipe.fown.uid);
+                    let group = nix::unistd::Gid::from_raw(pipe.fown.euid);
+                    nix::unistd::fchown(&read, Some(owner), Some(group))
+                        .map_err(|errno| RestoreError::step("give a pipe to its owner", errno))?;
+                }
                 if let Some((size, unread)) = self.unread.remove(&pipe.pipe_id) {
                     fill(&write, size, &unread).map_err(failed)?;
                 }

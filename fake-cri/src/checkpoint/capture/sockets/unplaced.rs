@@ -1,0 +1,212 @@
+//! Options of sockets that images have no place for. A socket is compared with a new one of its kind in its network namespace, so
+//! that a default that the administrator chose (sysctl) is none of the program's.
+
+use std::os::fd::BorrowedFd;
+
+use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, SOL_SOCKET};
+
+use crate::process::socket::option_bytes;
+
+/// Longer than any option that is compared.
+const MOST_BYTES: usize = 256;
+
+/// An option by its number and its name. Those without a constant in libc are of asm-generic/socket.h, linux/in.h, linux/in6.h,
+/// linux/tcp.h and linux/udp.h.
+type SocketOption = (i32, &'static str);
+
+/// Of every socket.
+const GENERIC: &[SocketOption] = &[
+    (libc::SO_DEBUG, "SO_DEBUG"),
+    (libc::SO_TIMESTAMP, "SO_TIMESTAMP"),
+    (libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS"),
+    (libc::SO_TIMESTAMPING, "SO_TIMESTAMPING"),
+    (63, "SO_TIMESTAMP_NEW"),
+    (64, "SO_TIMESTAMPNS_NEW"),
+    (65, "SO_TIMESTAMPING_NEW"),
+    (libc::SO_BUSY_POLL, "SO_BUSY_POLL"),
+    (69, "SO_PREFER_BUSY_POLL"),
+    (70, "SO_BUSY_POLL_BUDGET"),
+    (libc::SO_ZEROCOPY, "SO_ZEROCOPY"),
+    (61, "SO_TXTIME"),
+    (libc::SO_RXQ_OVFL, "SO_RXQ_OVFL"),
+    (libc::SO_PEEK_OFF, "SO_PEEK_OFF"),
+    (libc::SO_LOCK_FILTER, "SO_LOCK_FILTER"),
+    (libc::SO_SELECT_ERR_QUEUE, "SO_SELECT_ERR_QUEUE"),
+    (libc::SO_NOFCS, "SO_NOFCS"),
+    (41, "SO_WIFI_STATUS"),
+    (libc::SO_MAX_PACING_RATE, "SO_MAX_PACING_RATE"),
+    (73, "SO_RESERVE_MEM"),
+    (76, "SO_PASSPIDFD"),
+    (82, "SO_RCVPRIORITY"),
+    (83, "SO_PASSRIGHTS"),
+    (84, "SO_INQ"),
+];
+
+/// Of IPv4, and of IPv6 where it carries IPv4.
+const IPV4: &[SocketOption] = &[
+    (libc::IP_OPTIONS, "IP_OPTIONS"),
+    (libc::IP_MTU_DISCOVER, "IP_MTU_DISCOVER"),
+    (libc::IP_RECVERR, "IP_RECVERR"),
+    (26, "IP_RECVERR_RFC4884"),
+    (libc::IP_RECVOPTS, "IP_RECVOPTS"),
+    (libc::IP_RETOPTS, "IP_RETOPTS"),
+    (libc::IP_RECVTOS, "IP_RECVTOS"),
+    (libc::IP_RECVTTL, "IP_RECVTTL"),
+    (libc::IP_RECVORIGDSTADDR, "IP_RECVORIGDSTADDR"),
+    (25, "IP_RECVFRAGSIZE"),
+    (libc::IP_PASSSEC, "IP_PASSSEC"),
+    (libc::IP_TRANSPARENT, "IP_TRANSPARENT"),
+    (libc::IP_MINTTL, "IP_MINTTL"),
+    (22, "IP_NODEFRAG"),
+    (23, "IP_CHECKSUM"),
+    (24, "IP_BIND_ADDRESS_NO_PORT"),
+    (libc::IP_MULTICAST_TTL, "IP_MULTICAST_TTL"),
+    (libc::IP_MULTICAST_LOOP, "IP_MULTICAST_LOOP"),
+    (libc::IP_MULTICAST_IF, "IP_MULTICAST_IF"),
+    (libc::IP_MULTICAST_ALL, "IP_MULTICAST_ALL"),
+    (50, "IP_UNICAST_IF"),
+    (51, "IP_LOCAL_PORT_RANGE"),
+    (libc::IP_HDRINCL, "IP_HDRINCL"),
+];
+
+/// Of IPv6.
+const IPV6: &[SocketOption] = &[
+    (libc::IPV6_TCLASS, "IPV6_TCLASS"),
+    (libc::IPV6_UNICAST_HOPS, "IPV6_UNICAST_HOPS"),
+    (libc::IPV6_MULTICAST_HOPS, "IPV6_MULTICAST_HOPS"),
+    (libc::IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP"),
+    (libc::IPV6_MULTICAST_IF, "IPV6_MULTICAST_IF"),
+    (29, "IPV6_MULTICAST_ALL"),
+    (libc::IPV6_MTU_DISCOVER, "IPV6_MTU_DISCOVER"),
+    (libc::IPV6_RECVERR, "IPV6_RECVERR"),
+    (31, "IPV6_RECVERR_RFC4884"),
+    (libc::IPV6_RECVTCLASS, "IPV6_RECVTCLASS"),
+    (libc::IPV6_RECVHOPLIMIT, "IPV6_RECVHOPLIMIT"),
+    (libc::IPV6_RECVRTHDR, "IPV6_RECVRTHDR"),
+    (libc::IPV6_RECVHOPOPTS, "IPV6_RECVHOPOPTS"),
+    (libc::IPV6_RECVDSTOPTS, "IPV6_RECVDSTOPTS"),
+    (60, "IPV6_RECVPATHMTU"),
+    (libc::IPV6_DONTFRAG, "IPV6_DONTFRAG"),
+    (70, "IPV6_AUTOFLOWLABEL"),
+    (72, "IPV6_ADDR_PREFERENCES"),
+    (73, "IPV6_MINHOPCOUNT"),
+    (74, "IPV6_RECVORIGDSTADDR"),
+    (75, "IPV6_TRANSPARENT"),
+    (76, "IPV6_UNICAST_IF"),
+    (77, "IPV6_RECVFRAGSIZE"),
+    (33, "IPV6_FLOWINFO_SEND"),
+    (libc::IPV6_CHECKSUM, "IPV6_CHECKSUM"),
+];
+
+/// Of IPv4 under a socket of IPv6, for which images have a place only in sockets of IPv4.
+const IPV4_UNDER_IPV6: &[SocketOption] = &[(libc::IP_TOS, "IP_TOS"), (libc::IP_TTL, "IP_TTL")];
+
+/// Of TCP.
+const TCP: &[SocketOption] = &[
+    (libc::TCP_MAXSEG, "TCP_MAXSEG"),
+    (libc::TCP_SYNCNT, "TCP_SYNCNT"),
+    (libc::TCP_LINGER2, "TCP_LINGER2"),
+    (libc::TCP_DEFER_ACCEPT, "TCP_DEFER_ACCEPT"),
+    (libc::TCP_CONGESTION, "TCP_CONGESTION"),
+    (libc::TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT"),
+    (libc::TCP_FASTOPEN, "TCP_FASTOPEN"),
+    (30, "TCP_FASTOPEN_CONNECT"),
+    (34, "TCP_FASTOPEN_NO_COOKIE"),
+    (libc::TCP_THIN_LINEAR_TIMEOUTS, "TCP_THIN_LINEAR_TIMEOUTS"),
+    (25, "TCP_NOTSENT_LOWAT"),
+    (27, "TCP_SAVE_SYN"),
+    (31, "TCP_ULP"),
+    (36, "TCP_INQ"),
+    (37, "TCP_TX_DELAY"),
+    (44, "TCP_RTO_MAX_MS"),
+];
+
+/// Of UDP.
+const UDP: &[SocketOption] = &[
+    (libc::UDP_CORK, "UDP_CORK"),
+    (100, "UDP_ENCAP"),
+    (101, "UDP_NO_CHECK6_TX"),
+    (102, "UDP_NO_CHECK6_RX"),
+    (103, "UDP_SEGMENT"),
+    (104, "UDP_GRO"),
+];
+
+/// `ICMP_FILTER` (linux/icmp.h) and `ICMPV6_FILTER` (linux/icmpv6.h), which raw sockets have.
+const SOL_RAW: i32 = 255;
+const ICMPV6: i32 = 58;
+const ICMP_FILTER: &[SocketOption] = &[(1, "ICMP_FILTER")];
+const ICMPV6_FILTER: &[SocketOption] = &[(1, "ICMPV6_FILTER")];
+
+/// The names of the options that images have no place for, and that differ between a socket and a new one of its kind.
+pub(super) fn differing(
+    fd: BorrowedFd<'_>,
+    new: BorrowedFd<'_>,
+    (family, kind, protocol): (u32, u32, u32),
+) -> Vec<&'static str> {
+    let mut groups = vec![(SOL_SOCKET, GENERIC)];
+    let is_raw = kind == libc::SOCK_RAW as u32;
+    if [libc::AF_INET, libc::AF_INET6].contains(&family.cast_signed()) {
+        groups.push((IPPROTO_IP, IPV4));
+        match protocol.cast_signed() {
+            _ if is_raw => groups.extend([(SOL_RAW, ICMP_FILTER), (ICMPV6, ICMPV6_FILTER)]),
+            IPPROTO_TCP => groups.push((IPPROTO_TCP, TCP)),
+            IPPROTO_UDP => groups.push((IPPROTO_UDP, UDP)),
+            _ => {}
+        }
+    }
+    if family == libc::AF_INET6 as u32 {
+        groups.extend([(IPPROTO_IPV6, IPV6), (IPPROTO_IP, IPV4_UNDER_IPV6)]);
+    }
+    let differs = |level, name| match option_bytes(fd, level, name, MOST_BYTES) {
+        Ok(value) => option_bytes(new, level, name, MOST_BYTES) != Ok(value),
+        // A kernel or a kind of socket without this option.
+        Err(_) => false,
+    };
+    groups
+        .into_iter()
+        .flat_map(|(level, options)| options.iter().map(move |option| (level, option)))
+        .filter(|(level, (number, _))| differs(*level, *number))
+        .map(|(_, (_, name))| *name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, UdpSocket},
+        os::{fd::AsFd as _, unix::net::UnixStream},
+    };
+
+    use super::*;
+    use crate::process::socket::new;
+
+    #[test]
+    fn only_what_was_set_differs() {
+        let of = |family: i32, kind: i32, protocol: i32| {
+            let kind = (family as u32, kind as u32, protocol as u32);
+            (new(kind.0, kind.1, kind.2).unwrap(), kind)
+        };
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (Ok(listener), Ok(datagrams)) = (TcpListener::bind(address), UdpSocket::bind(address)) else {
+                eprintln!("skipped: {address} cannot be bound here");
+                continue;
+            };
+            let family = if address.starts_with('[') {
+                libc::AF_INET6
+            } else {
+                libc::AF_INET
+            };
+            let (fresh, kind) = of(family, libc::SOCK_STREAM, IPPROTO_TCP);
+            assert_eq!(differing(listener.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
+            let (fresh, kind) = of(family, libc::SOCK_DGRAM, IPPROTO_UDP);
+            assert_eq!(differing(datagrams.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
+            if family == libc::AF_INET {
+                datagrams.set_multicast_ttl_v4(7).unwrap();
+                assert_eq!(differing(datagrams.as_fd(), fresh.as_fd(), kind), ["IP_MULTICAST_TTL"]);
+            }
+        }
+        let (left, _right) = UnixStream::pair().unwrap();
+        let (fresh, kind) = of(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+        assert_eq!(differing(left.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
+    }
+}

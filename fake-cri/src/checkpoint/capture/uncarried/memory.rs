@@ -1,0 +1,103 @@
+//! Of memory: mappings that have more to them than their entry says, and memory policies.
+
+use std::fs;
+
+use crate::{
+    checkpoint::log::DumpLog,
+    process::proc::{self, Mapping},
+};
+
+/// Says that memory is bound to certain nodes of a machine with several, as `/proc/PID/numa_maps` tells (set_mempolicy(2),
+/// mbind(2)).
+pub(in super::super) fn memory_policy(pid: i32, eyes: i32, log: &mut DumpLog) {
+    // With one node a policy changes nothing, and to look for one takes a walk through all pages.
+    let several = fs::read_to_string("/sys/devices/system/node/online").is_ok_and(|nodes| nodes.trim() != "0");
+    if !several {
+        return;
+    }
+    let Ok(text) = proc::text(eyes, "numa_maps") else {
+        return;
+    };
+    if let Some((count, first)) = bound(&text) {
+        log.lost(format_args!(
+            "pid {pid}: the NUMA memory policy of {count} mappings (the first is {first})"
+        ));
+    }
+}
+
+/// How many mappings have a policy other than the default, and what the first one has.
+fn bound(text: &str) -> Option<(usize, &str)> {
+    let policies = text.lines().filter_map(|line| line.split(' ').nth(1));
+    let mut others = policies.filter(|policy| *policy != "default");
+    let first = others.next()?;
+    Some((1 + others.count(), first))
+}
+
+/// Says what a mapping has that its entry does not.
+pub(in super::super) fn mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
+    let range = &mapping.range;
+    for (flag, what) in [
+        (b"sl", "that it is sealed (mseal)"),
+        (b"ss", "that it is a shadow stack"),
+        (b"um", "that missing pages are handled by userfaultfd"),
+        (b"uw", "that writing is handled by userfaultfd"),
+        (b"ui", "that minor faults are handled by userfaultfd"),
+        (b"mt", "its memory tags"),
+    ] {
+        if mapping.has(flag) {
+            log.lost(format_args!("pid {pid}: of the mapping {range:x?} {what}"));
+        }
+    }
+    if mapping.protection_key != 0 {
+        let key = mapping.protection_key;
+        log.lost(format_args!(
+            "pid {pid}: of the mapping {range:x?} its protection key {key}"
+        ));
+    }
+    let name = mapping.name.to_string_lossy();
+    if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") {
+        log.lost(format_args!(
+            "pid {pid}: of the mapping {range:x?} its name {name} (PR_SET_VMA_ANON_NAME)"
+        ));
+    }
+    if name.starts_with("/[aio]") || name.starts_with("anon_inode:") {
+        log.lost(format_args!(
+            "pid {pid}: the state behind the mapping {range:x?} of {name}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::said, *};
+
+    #[test]
+    fn what_a_mapping_has_besides_is_said() {
+        let plain = Mapping::anonymous(0x1000..0x2000, &[*b"rd", *b"wr"]);
+        assert_eq!(said(|log| mapping(1, &plain, log)), None);
+        let odd = Mapping {
+            flags: vec![*b"sl", *b"uw"],
+            protection_key: 7,
+            name: "anon_inode:[io_uring]".into(),
+            ..plain.clone()
+        };
+        let lost = said(|log| mapping(1, &odd, log)).expect("four things");
+        for part in ["sealed", "userfaultfd", "protection key 7", "io_uring"] {
+            assert!(lost.contains(part), "{lost}");
+        }
+        let named = Mapping {
+            name: "[anon:cache of names]".into(),
+            ..plain
+        };
+        let lost = said(|log| mapping(1, &named, log)).expect("its name");
+        assert!(lost.contains("its name [anon:cache of names]"), "{lost}");
+    }
+
+    #[test]
+    fn memory_that_is_bound_to_nodes_is_counted() {
+        let text =
+            "7f0000000000 default anon=1 dirty=1 N0=1\n7f0000001000 bind:0 anon=1\n7f0000002000 prefer:1 file=/a";
+        assert_eq!(bound(text), Some((2, "bind:0")));
+        assert_eq!(bound("7f0000000000 default anon=1"), None);
+    }
+}

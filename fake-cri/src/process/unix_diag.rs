@@ -1,0 +1,256 @@
+//! The unix sockets of a network namespace as the kernel lists them (sock_diag(7)).
+//!
+//! One dump tells of all sockets. A question about a single socket makes the kernel walk its whole table of sockets, so
+//! questions about each of many sockets take time that grows with the square of their number.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket},
+};
+
+/// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
+const BY_FAMILY: u16 = 20;
+/// `NLM_F_REQUEST` and `NLM_F_DUMP` (linux/netlink.h).
+const REQUEST: u16 = 1;
+const DUMP: u16 = 0x300;
+/// `NLMSG_ERROR` and `NLMSG_DONE` (linux/netlink.h).
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// `UDIAG_SHOW_NAME`, `UDIAG_SHOW_VFS`, `UDIAG_SHOW_PEER`, `UDIAG_SHOW_RQLEN`; the shutdown state is always told
+/// (linux/unix_diag.h).
+const SHOW: u32 = 1 | 2 | 4 | 16;
+/// The sizes of `struct nlmsghdr` and of `struct unix_diag_msg`.
+const HEADER_BYTES: usize = 16;
+const MESSAGE_BYTES: usize = 16;
+/// The kernel puts no more than 32 KiB into one datagram of a dump (net/netlink/af_netlink.c).
+const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// What the kernel says of a unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UnixState {
+    /// What the socket is bound to, as in `sun_path`: an abstract name begins with a zero, a path ends in one; `None` when
+    /// the socket is not bound.
+    pub(crate) name: Option<Vec<u8>>,
+    /// The file that the socket is bound to: the low 32 bits of the inode, and the device in the kernel's own encoding
+    /// (`MKDEV` of linux/kdev_t.h).
+    pub(crate) file: Option<(u32, u32)>,
+    /// The inode of the socket at the other end; 0 for none.
+    pub(crate) peer: u32,
+    /// Bit 0: nothing comes any more; bit 1: nothing goes.
+    pub(crate) shutdown: u32,
+    /// Of a listening socket: connections that are not accepted yet.
+    pub(crate) waiting: u32,
+    /// Of a listening socket: how many connections may wait.
+    pub(crate) backlog: u32,
+}
+
+/// The unix sockets of the network namespace of a process, by their inodes.
+///
+/// # Errors
+///
+/// What a netlink socket fails with; `EPERM` when the namespace is another one and may not be entered (`CAP_SYS_ADMIN`).
+pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixState>> {
+    in_network_of(tid, || {
+        let kernel = request(None)?;
+        let mut sockets = HashMap::new();
+        let mut datagram = vec![0; DATAGRAM_BYTES];
+        loop {
+            let length = recv(kernel.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
+            for message in messages(&datagram[..length]) {
+                match half(message, 4) {
+                    DONE => return Ok(sockets),
+                    ERROR => return Err(error(message).into()),
+                    _ => {
+                        sockets.insert(word(message, HEADER_BYTES + 4), state(message));
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// One unix socket of the network namespace of a process, by its inode.
+///
+/// # Errors
+///
+/// As [`unix_sockets`]; `ENOENT` when the namespace has no such socket.
+pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixState> {
+    in_network_of(tid, || {
+        let kernel = request(Some(inode))?;
+        let mut datagram = vec![0; DATAGRAM_BYTES];
+        let length = recv(kernel.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
+        let message = messages(&datagram[..length]).next().ok_or(Errno::EPROTO)?;
+        match half(message, 4) {
+            ERROR => Err(error(message).into()),
+            _ => Ok(state(message)),
+        }
+    })
+}
+
+/// Calls a function in the network namespace of a process, in a thread of its own where that is another namespace.
+///
+/// # Errors
+///
+/// The function's own, and `EPERM` when the namespace may not be entered (`CAP_SYS_ADMIN`).
+pub(crate) fn in_network_of<T: Send>(tid: i32, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
+    if link(&tid.to_string())? == link("self")? {
+        return act();
+    }
+    let namespace = File::open(format!("/proc/{tid}/ns/net"))?;
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name("network".to_owned());
+        let inside = builder.spawn_scoped(scope, || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            act()
+        })?;
+        inside
+            .join()
+            .map_err(|_| io::Error::other("the thread in its network namespace panicked"))?
+    })
+}
+
+/// Sends the request for one socket, or for all.
+fn request(inode: Option<u32>) -> nix::Result<OwnedFd> {
+    let kernel = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    let flags = if inode.is_none() { REQUEST | DUMP } else { REQUEST };
+    let mut request = Vec::with_capacity(40);
+    request.extend(40_u32.to_ne_bytes());
+    request.extend(BY_FAMILY.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    request.extend([0; 8]); // sequence and port
+    request.extend([libc::AF_UNIX as u8, 0, 0, 0]);
+    request.extend(u32::MAX.to_ne_bytes()); // all states
+    request.extend(inode.unwrap_or(0).to_ne_bytes());
+    request.extend(SHOW.to_ne_bytes());
+    request.extend([0xff; 8]); // no cookie
+    sendto(kernel.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    Ok(kernel)
+}
+
+/// The messages of a datagram; what does not fit into it is left out.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = word(rest, 0) as usize;
+        if length < HEADER_BYTES || length > rest.len() {
+            return None;
+        }
+        let message = &rest[..length];
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        Some(message)
+    })
+}
+
+fn half(bytes: &[u8], at: usize) -> u16 {
+    bytes
+        .get(at..at + 2)
+        .map_or(0, |half| u16::from_ne_bytes([half[0], half[1]]))
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let word = bytes.get(at..at + 4);
+    word.map_or(0, |word| u32::from_ne_bytes(word.try_into().expect("four bytes")))
+}
+
+fn error(message: &[u8]) -> Errno {
+    Errno::from_raw(word(message, HEADER_BYTES).cast_signed().wrapping_neg())
+}
+
+/// What a message says of a socket.
+fn state(message: &[u8]) -> UnixState {
+    let mut state = UnixState::default();
+    let mut at = HEADER_BYTES + MESSAGE_BYTES;
+    // Attributes: u16 length with its head, u16 kind, then the value, each begun at a multiple of four.
+    while half(message, at) >= 4 {
+        let (value, length) = (at + 4, usize::from(half(message, at)));
+        match half(message, at + 2) {
+            0 => state.name = message.get(value..at + length).map(<[u8]>::to_vec),
+            1 => state.file = Some((word(message, value), word(message, value + 4))),
+            2 => state.peer = word(message, value),
+            4 => (state.waiting, state.backlog) = (word(message, value), word(message, value + 4)),
+            6 => state.shutdown = word(message, value) & 0xff,
+            _ => {}
+        }
+        at += length.next_multiple_of(4);
+    }
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{
+        fs::MetadataExt as _,
+        net::{UnixListener, UnixStream},
+    };
+
+    use super::*;
+
+    fn own() -> i32 {
+        std::process::id() as i32
+    }
+
+    fn inode(fd: &impl std::os::fd::AsRawFd) -> u32 {
+        let link = std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        link.ino() as u32
+    }
+
+    #[test]
+    fn a_dump_and_a_question_tell_the_same() {
+        let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
+        pairs[7].1.shutdown(std::net::Shutdown::Write).unwrap();
+        let all = unix_sockets(own()).unwrap();
+        for (left, right) in &pairs {
+            let known = &all[&inode(left)];
+            assert_eq!((known.peer, &known.name), (inode(right), &None));
+        }
+        assert_eq!(all[&inode(&pairs[7].1)].shutdown, 2);
+        assert_eq!(all[&inode(&pairs[7].0)].shutdown, 1);
+        assert_eq!(
+            unix_socket(own(), inode(&pairs[7].0)).unwrap(),
+            all[&inode(&pairs[7].0)]
+        );
+        let none = unix_socket(own(), 1).unwrap_err();
+        assert_eq!(none.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn names_are_told_as_they_are() {
+        use std::os::linux::net::SocketAddrExt as _;
+        // `/proc/net/unix` shows zeroes as @, and a path may begin with one.
+        let name = format!("of@\0process@{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let known = unix_socket(own(), inode(&listener)).unwrap();
+        assert_eq!(known.name.unwrap(), [b"\0", name.as_bytes()].concat());
+        assert_eq!(known.file, None);
+    }
+
+    #[test]
+    fn a_listener_tells_its_file_and_who_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let before = unix_socket(own(), inode(&listener)).unwrap();
+        assert!(before.waiting == 0 && before.backlog > 0, "{before:?}");
+        let name = before.name.as_deref().and_then(|name| name.strip_suffix(&[0]));
+        assert_eq!(name, Some(path.as_os_str().as_encoded_bytes()));
+        let bound = std::fs::symlink_metadata(&path).unwrap();
+        assert_eq!(before.file.unwrap().0, bound.ino() as u32);
+        let _waiting = UnixStream::connect(&path).unwrap();
+        assert_eq!(unix_socket(own(), inode(&listener)).unwrap().waiting, 1);
+    }
+}
