@@ -17,6 +17,7 @@ use super::{
     filter::matches_labels,
     image::Image,
     message,
+    restored::Restored,
     state::{Event, Exit, State},
     store::{Object, Store},
 };
@@ -40,6 +41,9 @@ pub struct Record {
     /// The checkpoint archive it goes on from instead of being started.
     #[serde(default)]
     pub restore: Option<PathBuf>,
+    /// What is kept of that archive.
+    #[serde(default)]
+    pub restored: Restored,
     /// Where its log goes: the pod's folder with the container's path.
     pub log: Option<PathBuf>,
     /// Nanoseconds since the epoch.
@@ -79,6 +83,15 @@ impl Record {
 
     /// The user it runs as: what the config asks for, else the image's. A name that is no number is told as 0.
     pub fn user(&self) -> v1::LinuxContainerUser {
+        if let Some(process) = self.original_process() {
+            let user = process.user();
+            let groups = user.additional_gids().iter().flatten();
+            return v1::LinuxContainerUser {
+                uid: user.uid().into(),
+                gid: user.gid().into(),
+                supplemental_groups: groups.map(|gid| i64::from(*gid)).collect(),
+            };
+        }
         let context = self
             .config
             .linux
@@ -95,6 +108,11 @@ impl Record {
                 .map(|context| context.supplemental_groups.clone())
                 .unwrap_or_default(),
         }
+    }
+
+    /// What the container it goes on from ran as, by the archive's `spec.dump`: its processes still do.
+    pub(crate) fn original_process(&self) -> Option<&cri_proto::document::spec::Process> {
+        self.restored.spec.as_ref()?.process().as_ref()
     }
 
     /// Whether a filter of states, pods and labels lets it through; its id is the caller's to look at.

@@ -27,8 +27,9 @@ impl Server {
                 self.word()
             )));
         }
-        if let Program::Restored(archive) = &self.spec.program {
-            return self.restore(&archive.clone());
+        if let Program::Restored { archive, options } = &self.spec.program {
+            let (archive, options) = (archive.clone(), *options);
+            return self.restore(&archive, options);
         }
         let (file, cwd) = prepare(&self.spec).map_err(Refusal::Exec)?;
         let streams = self.streams()?;
@@ -312,7 +313,7 @@ fn prepare(spec: &LaunchSpec) -> Result<(std::path::PathBuf, std::path::PathBuf)
         .unwrap_or(root);
     let name = spec.argv.first().ok_or("no command specified")?;
     match &spec.program {
-        Program::Host | Program::Restored(_) => Ok((command::find(name, &spec.env, cwd)?, cwd.to_owned())),
+        Program::Host | Program::Restored { .. } => Ok((command::find(name, &spec.env, cwd)?, cwd.to_owned())),
         Program::StandIn(options) => {
             let cwd = if cwd.is_dir() { cwd } else { root };
             let file = stand_in(&spec.dir, options).map_err(|error| format!("prepare the stand-in: {error}"))?;
