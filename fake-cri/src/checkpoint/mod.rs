@@ -17,6 +17,7 @@ mod engine;
 pub(crate) mod error;
 mod fault;
 mod freeze;
+mod freezer;
 mod headroom;
 mod hold;
 mod host;
