@@ -294,6 +294,7 @@ fn read_task(
     match own.task_state {
         TASK_ALIVE | TASK_STOPPED => {}
         TASK_DEAD => {
+            task::check_end(own.exit_code).map_err(of_process)?;
             return Ok(Task {
                 place,
                 core,

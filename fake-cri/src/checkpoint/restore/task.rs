@@ -41,6 +41,29 @@ pub(super) fn check(core: &TaskCoreEntry) -> Result<(), RestoreError> {
     check_signals(core.signals_s.as_ref())
 }
 
+/// Whether a process can end so: by itself, or by a signal whose default action ends a process (signal(7)). `code` is a status of
+/// wait(2).
+pub(super) fn check_end(code: u32) -> Result<(), RestoreError> {
+    const OTHERS: [i32; 8] = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    let signal = i32::try_from(code & 0x7f).unwrap_or(0);
+    match signal <= 64 && !OTHERS.contains(&signal) {
+        true => Ok(()),
+        false => Err(RestoreError::malformed(
+            "core",
+            format!("it ended by signal {signal}, which ends no process"),
+        )),
+    }
+}
+
 /// The same of what a thread has.
 pub(super) fn check_thread(core: &ThreadCoreEntry) -> Result<(), RestoreError> {
     if let Some(groups) = core.creds.as_ref().map(|creds| creds.groups.len())
@@ -399,4 +422,21 @@ pub(super) fn signals(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_ends_only_by_signals_that_end_one() {
+        for code in [0, 7 << 8, 19 << 8, 15, 9, 0x80 | 11, 34] {
+            check_end(code).unwrap_or_else(|error| panic!("{code:x}: {error}"));
+        }
+        // SIGSTOP would stop it, and the restore would wait for its end.
+        for code in [17, 18, 19, 20, 23, 28, 0x7f] {
+            let refused = check_end(code).expect_err("it would not end").to_string();
+            assert!(refused.contains("ends no process"), "{refused}");
+        }
+    }
 }
