@@ -384,8 +384,8 @@ mod tests {
         assert_eq!(found, [(0, PIECE), (5 * PIECE, PIECE), ((1 << 46) - PIECE, PIECE)]);
         // A run over several pieces, and one over two ranges.
         let ranges = [10 * PIECE..12 * PIECE + 4096, 20 * PIECE..21 * PIECE];
-        let held = [11 * PIECE - 4096..20 * PIECE + 4096];
-        let found = pieces_with_pages(ranges.iter(), held.iter());
+        let held = 11 * PIECE - 4096..20 * PIECE + 4096;
+        let found = pieces_with_pages(ranges.iter(), std::iter::once(&held));
         assert_eq!(
             found,
             [
