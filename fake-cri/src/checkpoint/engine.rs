@@ -35,6 +35,7 @@ use super::{
     error::Error,
     fault::{self, Faults},
     freeze::Frozen,
+    freezer,
     log::DumpLog,
     outlook::Outlook,
     pages::Times,
@@ -42,7 +43,7 @@ use super::{
     watch::Watch,
     write::{Moved, Write},
 };
-use crate::process::{proc, processor::Aside};
+use crate::process::{family, proc, processor::Aside};
 
 /// Checkpoints a container. Blocks until it is done; the caller must be a thread that may.
 ///
@@ -116,12 +117,14 @@ fn fill(
     };
 
     let leave = enter(Phase::Freeze, archive)?;
-    let surroundings = capture::Surroundings::own(job.init.pid);
+    freezer::refuse_frozen(&host.members().map_err(Error::Members)?)?;
+    let surroundings = capture::Surroundings::own(family::living_thread(job.init.pid));
     let outlook = outlook(job, host)?;
     log.info(format_args!("looked at what runs"));
     // What it is to be asked it answers while the rest is read.
     let aside = Aside::of(job.init.pid);
-    let mut frozen = Frozen::freeze(host, watch, job.freeze_bound, &mut log)?;
+    let mut frozen =
+        Frozen::freeze(host, watch, job.freeze_bound, &mut log).map_err(|error| named_freezer(host, error))?;
     frozen.leave_stopped(leave);
     frozen.leave_stopped(enter(Phase::Capture, archive)?);
     let found = capture::find(&frozen, job.init, shape, outlook.as_ref().ok(), watch, &mut log)?;
@@ -235,6 +238,13 @@ fn fill(
         copied: moved.copied,
         total: watch.started().elapsed(),
     })
+}
+
+/// A thread that did not stop because its cgroup was frozen meanwhile: the freezer is what is wrong.
+fn named_freezer(host: &dyn Host, error: Error) -> Error {
+    let Error::Freeze { .. } = error else { return error };
+    let members = host.members().unwrap_or_default();
+    freezer::refuse_frozen(&members).err().unwrap_or(error)
 }
 
 /// Fails when the job is strict and something was lost.

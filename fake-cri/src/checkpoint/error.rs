@@ -28,6 +28,14 @@ pub(crate) enum Error {
         reason: FreezeReason,
     },
     #[error(
+        "freeze the container: process {pid} is in the frozen cgroup {cgroup} ({knob}); thaw it first: nothing was done to the container"
+    )]
+    FrozenCgroup {
+        pid: i32,
+        cgroup: PathBuf,
+        knob: &'static str,
+    },
+    #[error(
         "freeze the container: new processes and threads kept appearing for {0:?}; every process was let go and runs on"
     )]
     Restless(Duration),
@@ -100,6 +108,7 @@ impl Error {
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Ended { .. } | Self::Empty => ErrorKind::NotRunning,
             Self::Freeze { .. } | Self::Restless(_) => ErrorKind::Freeze,
+            Self::FrozenCgroup { .. } => ErrorKind::FrozenCgroup,
             Self::Members(_) | Self::Capture { .. } | Self::Tracer(_) | Self::Panicked => ErrorKind::Capture,
             Self::Write { source, .. } => match source.raw_os_error() {
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,

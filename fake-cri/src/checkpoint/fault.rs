@@ -270,7 +270,7 @@ fn kill(host: &dyn Host) -> Result<(), Error> {
         signal(*member, libc::SIGKILL);
     }
     let until = Instant::now() + KILL_BOUND;
-    let lives = |member: &ProcessId| proc::stat(member.pid).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'));
+    let lives = |member: &ProcessId| member.alive();
     while members.iter().any(lives) && Instant::now() < until {
         std::thread::sleep(Duration::from_micros(200));
     }

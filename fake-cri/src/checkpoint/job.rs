@@ -252,6 +252,8 @@ pub enum ErrorKind {
     NotRunning,
     /// Its processes could not be brought to stand still in time.
     Freeze,
+    /// A process is in a cgroup that is frozen, so it cannot stop.
+    FrozenCgroup,
     /// A process could not be read.
     Capture,
     /// Something of its state cannot be carried, and the job is strict.

@@ -17,6 +17,7 @@ mod engine;
 pub(crate) mod error;
 mod fault;
 mod freeze;
+mod freezer;
 mod headroom;
 mod hold;
 mod host;
@@ -39,4 +40,4 @@ pub use job::{
     Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Freeze, Injection, Job, Layout, Phase, Report,
 };
 pub use quirk::{Aftermath, Ending, Quirk, Region};
-pub use restore::{RestoreError, restorable};
+pub use restore::{Caller, Lost, Options, Presence, Restorable, RestoreError, restorable, restorable_here};

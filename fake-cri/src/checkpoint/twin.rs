@@ -126,14 +126,15 @@ impl<'a> Twins<'a> {
     }
 
     /// Has the copy of the process that this thread sees let go of memory that was read and is not needed any more, as far as that
-    /// can be had: it has to be let go anyway, and nobody else walks through its pages then.
-    pub(crate) fn empty<'r>(&self, window: i32, ranges: impl Iterator<Item = &'r Range<u64>>) {
-        let mut pieces = ranges
-            .flat_map(|range| {
-                let starts = (range.start..range.end).step_by(PIECE as usize);
-                starts.map(|start| (start, PIECE.min(range.end - start)))
-            })
-            .peekable();
+    /// can be had: it has to be let go anyway, and nobody else walks through its pages then. Of the `ranges` only the pieces that
+    /// hold pages are let go: a program may have mapped terabytes and touched none of them.
+    pub(crate) fn empty<'r>(
+        &self,
+        window: i32,
+        ranges: impl Iterator<Item = &'r Range<u64>>,
+        held: impl Iterator<Item = &'r Range<u64>>,
+    ) {
+        let mut pieces = pieces_with_pages(ranges, held).into_iter().peekable();
         if pieces.peek().is_none() {
             return;
         }
@@ -339,5 +340,61 @@ fn reap(twin: &Twin, tid: i32, gate: Gate) -> Result<(), InjectError> {
         Ok(pid) if pid == inner => Ok(()),
         Ok(_) => Err(InjectError::Kernel("wait4", Errno::EAGAIN)),
         Err(errno) => Err(InjectError::Kernel("wait4", errno)),
+    }
+}
+
+/// The pieces of these ranges in which pages are held, each with its length. Both come in the order of their addresses.
+fn pieces_with_pages<'r>(
+    ranges: impl Iterator<Item = &'r Range<u64>>,
+    held: impl Iterator<Item = &'r Range<u64>>,
+) -> Vec<(u64, u64)> {
+    let mut held = held.peekable();
+    let mut pieces = Vec::new();
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            while held.next_if(|pages| pages.end <= at).is_some() {}
+            let Some(first) = held.peek().map(|pages| pages.start).filter(|first| *first < range.end) else {
+                break;
+            };
+            // The piece that the next page is in.
+            at += first.saturating_sub(at) / PIECE * PIECE;
+            pieces.push((at, PIECE.min(range.end - at)));
+            at = at.saturating_add(PIECE);
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pieces_that_hold_pages_are_let_go() {
+        let page = |start: u64| start..start + 4096;
+        let large = 0..1 << 46;
+        let held = [
+            page(0),
+            page(PIECE - 4096),
+            page(5 * PIECE + 4096),
+            page((1 << 46) - 4096),
+        ];
+        let found = pieces_with_pages([&large].into_iter(), held.iter());
+        assert_eq!(found, [(0, PIECE), (5 * PIECE, PIECE), ((1 << 46) - PIECE, PIECE)]);
+        // A run over several pieces, and one over two ranges.
+        let ranges = [10 * PIECE..12 * PIECE + 4096, 20 * PIECE..21 * PIECE];
+        let held = 11 * PIECE - 4096..20 * PIECE + 4096;
+        let found = pieces_with_pages(ranges.iter(), std::iter::once(&held));
+        assert_eq!(
+            found,
+            [
+                (10 * PIECE, PIECE),
+                (11 * PIECE, PIECE),
+                (12 * PIECE, 4096),
+                (20 * PIECE, PIECE)
+            ]
+        );
+        assert_eq!(pieces_with_pages([&large].into_iter(), [].iter()), []);
     }
 }

@@ -99,7 +99,9 @@ impl Write<'_> {
         for foreseen in foreseen {
             self.watch.check()?;
             let copy = twins.of(foreseen.window).ok_or(Error::Ended { pid: foreseen.pid })?;
-            twins.empty(foreseen.window, foreseen.emptied());
+            let of_process = |part: &&Part<'_>| part.file.runs.first().is_some_and(|run| run.window == foreseen.window);
+            let held = parts.iter().find(of_process).map_or(&[][..], |part| &part.file.runs);
+            twins.empty(foreseen.window, foreseen.emptied(), held.iter().map(|run| &run.range));
             self.image(&foreseen.looked_at(copy, log)?)?;
         }
         log.info(format_args!("looked at the flags of mappings"));

@@ -24,6 +24,23 @@ pub(crate) fn copy(process: &PidFd, fd: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// How many bytes are unread behind a descriptor of a pipe, whichever end it is (`FIONREAD`).
+///
+/// # Errors
+///
+/// `ENOTTY` when it is of a file that does not count them.
+#[expect(
+    unsafe_code,
+    reason = "nix makes a function of each ioctl only by unsafe code of the caller"
+)]
+pub(crate) fn unread_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, to a place that is one.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
+    Errno::result(result)?;
+    Ok(usize::try_from(unread).unwrap_or(0))
+}
+
 /// Who is told when a file becomes ready (`F_SETOWN`, `F_SETSIG`), in the kernel's numbers; all zero when nobody is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Owner {

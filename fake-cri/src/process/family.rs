@@ -13,8 +13,10 @@ use super::ProcessId;
 pub struct Kin {
     /// Who it is.
     pub id: ProcessId,
-    /// One letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
+    /// The state of its first thread, one letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
     pub state: u8,
+    /// How many threads it has that are not reaped, the first one included.
+    pub threads: u64,
     /// Its parent's number; 0 when the parent is not visible here.
     pub parent: i32,
     /// Its process group.
@@ -47,6 +49,7 @@ impl Kin {
                 start_time: u64::try_from(number(22)?).ok()?,
             },
             state: *fields.first()?.as_bytes().first()?,
+            threads: u64::try_from(number(20)?).ok()?,
             parent: number(4)?.try_into().ok()?,
             group: number(5)?.try_into().ok()?,
             session: number(6)?.try_into().ok()?,
@@ -54,9 +57,10 @@ impl Kin {
         })
     }
 
-    /// Whether it has ended and only waits to be reaped.
+    /// Whether it has ended and only waits to be reaped. A process whose first thread has ended (`pthread_exit` in `main`) runs as
+    /// long as another one does: the kernel lets nobody wait for it before.
     pub fn ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 }
 
@@ -163,20 +167,54 @@ pub fn below(all: &[Kin], roots: &HashSet<i32>) -> HashSet<i32> {
         .collect()
 }
 
+/// A thread of a process that has not ended: the first one, or another when that has. The process's number when there is none.
+pub fn living_thread(pid: i32) -> i32 {
+    let lives = |tid: &i32| {
+        let kin = fs::read(format!("/proc/{pid}/task/{tid}/stat"))
+            .ok()
+            .and_then(|text| Kin::parse(&text));
+        kin.is_some_and(|kin| !matches!(kin.state, b'Z' | b'X'))
+    };
+    if lives(&pid) {
+        return pid;
+    }
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    numbers.into_iter().find(lives).unwrap_or(pid)
+}
+
+/// A file of a process that shows its memory, which a first thread that has ended shows no more: then it is empty, or refused.
+fn of_memory(pid: i32, name: &str) -> io::Result<Vec<u8>> {
+    match fs::read(format!("/proc/{pid}/{name}")) {
+        Ok(text) if !text.is_empty() => Ok(text),
+        first => match living_thread(pid) {
+            other if other == pid => first,
+            other => fs::read(format!("/proc/{pid}/task/{other}/{name}")),
+        },
+    }
+}
+
 /// Whether the environment a process was started with holds exactly `name=value`. False too when it may not be read.
 pub fn started_with(pid: i32, name: &str, value: &str) -> bool {
     let wanted = format!("{name}={value}");
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|text| text.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes()))
+    of_memory(pid, "environ").is_ok_and(|text| text.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes()))
 }
 
 /// Resident memory of a process in bytes; 0 when it has ended.
 pub fn resident_bytes(pid: i32) -> u64 {
-    let pages = fs::read_to_string(format!("/proc/{pid}/statm"))
-        .ok()
-        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
-        .unwrap_or(0);
-    pages * page_size()
+    let pages = |tid: i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/statm")).ok()?;
+        text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let of_process = match pages(pid) {
+        // All zero when the first thread has ended.
+        None | Some(0) => pages(living_thread(pid)),
+        some => some,
+    };
+    of_process.unwrap_or(0) * page_size()
 }
 
 /// The thread that traces a process (its first thread), or 0.
@@ -237,7 +275,15 @@ mod tests {
             }
         );
         assert_eq!((kin.state, kin.parent, kin.group, kin.session), (b'S', 7, 42, 41));
-        assert_eq!(kin.children_ticks, 78);
+        assert_eq!((kin.children_ticks, kin.threads), (78, 1));
+    }
+
+    #[test]
+    fn a_process_runs_as_long_as_one_of_its_threads_does() {
+        let zombie =
+            |threads| format!("42 (a) Z 7 42 41 0 -1 4194304 1 2 3 4 5 6 70 8 20 0 {threads} 0 987654 1 2 3\n");
+        assert!(Kin::parse(zombie(1).as_bytes()).expect("a stat line").ended());
+        assert!(!Kin::parse(zombie(2).as_bytes()).expect("a stat line").ended());
     }
 
     #[test]
@@ -259,6 +305,7 @@ mod tests {
         let kin = |pid, parent| Kin {
             id: ProcessId { pid, start_time: 1 },
             state: b'S',
+            threads: 1,
             parent,
             group: pid,
             session: pid,

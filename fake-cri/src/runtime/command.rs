@@ -11,8 +11,11 @@ use crate::{
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The command with its arguments, as Kubernetes joins them: a command drops the image's entrypoint and arguments, and
-/// arguments drop the image's.
+/// arguments drop the image's. A restored container has those it was restored with.
 pub(crate) fn argv(record: &Record) -> Vec<String> {
+    if let Some(args) = record.original_process().and_then(|process| process.args().as_ref()) {
+        return args.clone();
+    }
     let (config, image) = (&record.config, &record.image);
     let (command, args) = match (config.command.is_empty(), config.args.is_empty()) {
         (true, true) => (&image.entrypoint, &image.cmd),
@@ -23,8 +26,12 @@ pub(crate) fn argv(record: &Record) -> Vec<String> {
 }
 
 /// The environment: a default PATH and the pod's host name, then the image's, then the container's. The last of a name
-/// wins and keeps the first one's place.
+/// wins and keeps the first one's place. A restored container has that which it was restored with.
 pub(crate) fn env(record: &Record, pod: &Pod) -> Vec<(String, String)> {
+    if let Some(env) = record.original_process().and_then(|process| process.env().as_ref()) {
+        let pairs = env.iter().filter_map(|pair| pair.split_once('='));
+        return pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    }
     let hostname = format!("HOSTNAME={}", pod.config.hostname);
     let image = record.image.env.iter().map(String::as_str);
     let own = record
@@ -47,8 +54,11 @@ pub(crate) fn env(record: &Record, pod: &Pod) -> Vec<(String, String)> {
     env
 }
 
-/// The working directory that was asked for.
+/// The working directory that was asked for; of a restored container that which it was started in.
 pub(crate) fn cwd(record: &Record) -> Option<PathBuf> {
+    if let Some(process) = record.original_process() {
+        return Some(process.cwd().clone());
+    }
     [&record.config.working_dir, &record.image.working_dir]
         .into_iter()
         .find(|cwd| !cwd.is_empty())
@@ -73,7 +83,10 @@ pub(crate) fn stand_in_options(record: &Record, pod: &Pod) -> Result<stand_in::O
 pub(crate) fn launch_spec(config: &Config, record: &Record, pod: &Pod, dir: PathBuf) -> Result<LaunchSpec, Error> {
     let mut argv = argv(record);
     let program = match (&record.restore, config.exec) {
-        (Some(archive), _) => Program::Restored(archive.clone()),
+        (Some(archive), _) => Program::Restored {
+            archive: archive.clone(),
+            options: record.restored.options,
+        },
         (None, Exec::StandIn) => {
             if argv.is_empty() {
                 argv.push("stand-in".to_owned());
@@ -119,6 +132,7 @@ mod tests {
             image,
             restore: None,
             identity: None,
+            restored: Default::default(),
             log: None,
             created_at: 1,
             state: State::Created,

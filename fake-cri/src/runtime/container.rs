@@ -17,6 +17,7 @@ use super::{
     filter::matches_labels,
     image::Image,
     message,
+    restored::Restored,
     state::{Event, Exit, InvalidTransition, State},
     store::{Object, Store},
 };
@@ -43,6 +44,9 @@ pub struct Record {
     /// As whom its processes run: decided when it is made; of a restored one, as its archive has it, known once it runs.
     #[serde(default)]
     pub identity: Option<Identity>,
+    /// What is kept of that archive.
+    #[serde(default)]
+    pub restored: Restored,
     /// Where its log goes: the pod's folder with the container's path.
     pub log: Option<PathBuf>,
     /// Nanoseconds since the epoch.
@@ -80,12 +84,21 @@ impl Record {
         }
     }
 
-    /// The user it runs as; of a container that is yet to be restored nobody knows.
+    /// The user it runs as. Of a container that is yet to be restored it is the one that its archive's `spec.dump` names.
     pub fn user(&self) -> Option<v1::LinuxContainerUser> {
-        self.identity.as_ref().map(|identity| v1::LinuxContainerUser {
-            uid: identity.uid.into(),
-            gid: identity.gid.into(),
-            supplemental_groups: identity.groups.iter().map(|group| i64::from(*group)).collect(),
+        if let Some(identity) = &self.identity {
+            return Some(v1::LinuxContainerUser {
+                uid: identity.uid.into(),
+                gid: identity.gid.into(),
+                supplemental_groups: identity.groups.iter().map(|group| i64::from(*group)).collect(),
+            });
+        }
+        let user = self.original_process()?.user();
+        let groups = user.additional_gids().iter().flatten();
+        Some(v1::LinuxContainerUser {
+            uid: user.uid().into(),
+            gid: user.gid().into(),
+            supplemental_groups: groups.map(|gid| i64::from(*gid)).collect(),
         })
     }
 
@@ -105,6 +118,11 @@ impl Record {
             Event::StartFailed(exit) | Event::Exited(exit) => exit.finished_at = exit.finished_at.max(earliest),
         }
         self.state.after(event)
+    }
+
+    /// What the container it goes on from ran as, by the archive's `spec.dump`: its processes still do.
+    pub(crate) fn original_process(&self) -> Option<&cri_proto::document::spec::Process> {
+        self.restored.spec.as_ref()?.process().as_ref()
     }
 
     /// Whether a filter of states, pods and labels lets it through; its id is the caller's to look at.

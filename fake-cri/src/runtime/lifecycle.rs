@@ -18,6 +18,7 @@ use super::{
     store::{absent_is_fine, failed},
 };
 use crate::{
+    checkpoint::Caller,
     process::pidfd,
     shim::{Shim, ShimError},
 };
@@ -29,14 +30,19 @@ const KILL_PATIENCE: Duration = Duration::from_secs(30);
 const REACH_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    /// Makes a container in a pod sandbox.
+    /// Makes a container in a pod sandbox. One that goes on from an archive has that read, as long as the caller waits.
     ///
     /// # Errors
     ///
     /// `Invalid` for what is missing or wrong in the config; `NotFound` for the sandbox, and for an image that was not
     /// pulled; `Precondition` for a sandbox that was stopped; `NameReserved` when the sandbox has a container of this
-    /// name and attempt.
-    pub fn create_container(&self, pod_id: &str, config: Option<v1::ContainerConfig>) -> Result<String, Error> {
+    /// name and attempt; `Deadline` when the caller gave up.
+    pub fn create_container(
+        &self,
+        pod_id: &str,
+        config: Option<v1::ContainerConfig>,
+        caller: &Caller,
+    ) -> Result<String, Error> {
         let pod = self.pod(pod_id)?;
         let mut config = config.ok_or_else(|| Error::Invalid("container config is missing".to_owned()))?;
         let metadata = config
@@ -52,9 +58,9 @@ impl Runtime {
             .ok_or_else(|| Error::Invalid("container config names no image".to_owned()))?;
         fields::check_host_paths(&config)?;
         self.reported.check(&config, self.config.accept_unapplied)?;
-        let restored = restored::source(self.state_dir(), &pod, &config, &reference)?;
+        let restored = restored::source(self.state_dir(), &pod, &config, &reference, caller)?;
         let image = match &restored {
-            Some(Source::Image(archive)) => restored::image(archive),
+            Some((Source::Image(archive), _)) => restored::image(archive),
             _ => self.images.get(&reference)?,
         };
         let resources = config
@@ -85,13 +91,15 @@ impl Runtime {
                 None
             }
         };
+        let (source, restored) = restored.unzip();
         let record = Record {
             id,
             pod_id: pod.id.clone(),
             config,
             resources,
             image,
-            restore: restored.map(Source::into_path),
+            restore: source.map(Source::into_path),
+            restored: restored.unwrap_or_default(),
             identity,
             log,
             created_at: now(),
@@ -99,6 +107,13 @@ impl Runtime {
         };
         // What only a start would stumble over is refused here, where its caller can still see why.
         command::launch_spec(&self.config, &record, &pod, self.shim_dir(&record.id))?;
+
+        for line in &record.restored.not_carried {
+            tracing::warn!(
+                container = record.id,
+                "its archive does not hold all that its dump found: not carried: {line}"
+            );
+        }
 
         // Reserving the name and entering the container are one step under the lock, so a failed call leaves neither.
         let mut tables = self.tables();

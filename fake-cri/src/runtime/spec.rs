@@ -4,7 +4,7 @@
 //! limits, masked paths, namespaces: see `fields`) is not in it. The annotations are those by which containerd or CRI-O marks a container, and by which
 //! checkpointctl finds its name and its pod's.
 
-use cri_proto::document::SpecDump;
+use cri_proto::document::{SpecDump, spec::Mount};
 use serde_json::{Value, json};
 
 use super::{Pod, Record, command};
@@ -22,7 +22,7 @@ pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Re
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     let cwd = command::cwd(record).unwrap_or_else(|| "/".into());
-    serde_json::from_value(json!({
+    let mut spec: SpecDump = serde_json::from_value(json!({
         "ociVersion": OCI_VERSION,
         "process": {
             "terminal": config.tty,
@@ -52,7 +52,34 @@ pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Re
             "maskedPaths": [],
             "readonlyPaths": [],
         },
-    }))
+    }))?;
+    if let Some(original) = &record.restored.spec {
+        keep(&mut spec, original);
+    }
+    Ok(spec)
+}
+
+/// Has the specification of a restored container say what the archive's said: its processes are those of then. Its own are the
+/// annotations, which name the container and its pod, where its cgroups and namespaces are, and what its request asks for.
+fn keep(spec: &mut SpecDump, original: &SpecDump) {
+    spec.set_process(original.process().clone());
+    spec.set_hostname(original.hostname().clone());
+    if let (Some(root), Some(of_then)) = (spec.root_mut(), original.root()) {
+        root.set_readonly(of_then.readonly());
+    }
+    let own = spec.mounts().clone().unwrap_or_default();
+    let replaced = |mount: &&Mount| own.iter().any(|own| own.destination() == mount.destination());
+    let kept = original.mounts().iter().flatten().filter(|mount| !replaced(mount));
+    let mounts = kept.chain(&own).cloned().collect();
+    spec.set_mounts(Some(mounts));
+    if let Some(of_then) = original.linux() {
+        let mut linux = of_then.clone();
+        if let Some(own) = spec.linux() {
+            linux.set_cgroups_path(own.cgroups_path().clone());
+            linux.set_namespaces(own.namespaces().clone());
+        }
+        spec.set_linux(Some(linux));
+    }
 }
 
 /// What containerd marks a container with.

@@ -13,6 +13,7 @@ use super::{
     translate,
 };
 use crate::{
+    checkpoint::Caller,
     fault,
     runtime::{CgroupDriver, CheckpointRequest, HANDLERS, Runtime},
 };
@@ -175,9 +176,13 @@ impl RuntimeService for RuntimeApi {
     ) -> Answer<v1::CreateContainerResponse> {
         let request = request.into_inner();
         let runtime = Arc::clone(&self.runtime);
-        // One that goes on from an archive has it read, which may take long, and must not hold up other calls.
-        let made =
-            tokio::task::spawn_blocking(move || runtime.create_container(&request.pod_sandbox_id, request.config));
+        // One that goes on from an archive has it read, which may take long, and must not hold up other calls. It ends with this
+        // future, which is dropped when the caller goes away or its deadline passes.
+        let caller = Caller::patient();
+        let _present = caller.until_dropped();
+        let made = tokio::task::spawn_blocking(move || {
+            runtime.create_container(&request.pod_sandbox_id, request.config, &caller)
+        });
         let container_id = made
             .await
             .map_err(|error| Status::internal(format!("failed to create a container: {error}")))??;

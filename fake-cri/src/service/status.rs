@@ -36,7 +36,7 @@ fn checkpoint_code(kind: ErrorKind) -> Code {
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorKind::Busy => Code::Unavailable,
-        ErrorKind::NotRunning | ErrorKind::NotCarried => Code::FailedPrecondition,
+        ErrorKind::NotRunning | ErrorKind::NotCarried | ErrorKind::FrozenCgroup => Code::FailedPrecondition,
         ErrorKind::Freeze | ErrorKind::Capture | ErrorKind::Write => Code::Internal,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::FolderMissing => Code::NotFound,
@@ -78,6 +78,7 @@ mod tests {
     #[case(failed(ErrorKind::DeadlineExceeded), Code::DeadlineExceeded)]
     #[case(failed(ErrorKind::Injected(9)), Code::FailedPrecondition)]
     #[case(failed(ErrorKind::NotCarried), Code::FailedPrecondition)]
+    #[case(failed(ErrorKind::FrozenCgroup), Code::FailedPrecondition)]
     #[case(Error::Invalid("bad".to_owned()), Code::InvalidArgument)]
     #[case(Error::Precondition("not now".to_owned()), Code::FailedPrecondition)]
     fn codes(#[case] error: Error, #[case] code: Code) {

@@ -87,9 +87,10 @@ pub(crate) fn container(record: Record) -> v1::Container {
     }
 }
 
-/// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one.
+/// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one. Of a restored
+/// container also what its archive lacks, as its dump said (`notCarried`).
 pub(crate) fn container_info(runtime: &Runtime, record: &Record) -> HashMap<String, String> {
-    info(json!({
+    let mut value = json!({
         "sandboxID": record.pod_id,
         "pid": record.state.process().map_or(0, |process| process.pid),
         "removing": false,
@@ -98,7 +99,11 @@ pub(crate) fn container_info(runtime: &Runtime, record: &Record) -> HashMap<Stri
         "runtimeType": "fake-cri",
         "config": to_json(&record.config),
         "runtimeSpec": runtime.spec_json(record),
-    }))
+    });
+    if record.restore.is_some() {
+        value["notCarried"] = json!(record.restored.not_carried);
+    }
+    info(value)
 }
 
 pub(crate) fn container_stats(runtime: &Runtime, usage: Usage) -> v1::ContainerStats {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{process::identity::Identity, stand_in};
+use crate::{checkpoint::Options, process::identity::Identity, stand_in};
 
 /// Everything a shim must know to run one container.
 ///
@@ -47,5 +47,10 @@ pub enum Program {
     Host,
     /// What the checkpoint archive at this path holds, going on where it was. Command, environment and working directory are the
     /// archive's; those given are for commands beside the container.
-    Restored(PathBuf),
+    Restored {
+        /// The archive, or a checkpoint image.
+        archive: PathBuf,
+        /// What of it may be lost.
+        options: Options,
+    },
 }

@@ -248,3 +248,69 @@ impl checkpoint::Host for OnlyInit {
     fn exited(&self, _: i32, _: i32) {}
     fn crash_runtime(&self) {}
 }
+
+/// A cgroup of the test's own. Dropped, it is thawed and gone; whoever is in it goes to the one above.
+struct Cgroup {
+    folder: std::path::PathBuf,
+    knob: &'static str,
+    thawed: &'static str,
+}
+
+impl Cgroup {
+    fn make(above: &str, knob: &'static str, thawed: &'static str) -> Option<Self> {
+        let folder = std::path::Path::new(above).join(format!("fake-cri-test-{}", std::process::id()));
+        fs::create_dir(&folder).ok()?;
+        let made = Self { folder, knob, thawed };
+        // Another file system, or another hierarchy, has no such file.
+        made.folder.join(knob).exists().then_some(made)
+    }
+
+    fn set(&self, value: &str) {
+        fs::write(self.folder.join(self.knob), value).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.folder.join(self.knob), self.thawed);
+        let members = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines() {
+            let _ = fs::write(self.folder.with_file_name("cgroup.procs"), pid);
+        }
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+#[test]
+fn a_frozen_cgroup_is_named() {
+    let mut tried = 0;
+    for (above, knob, frozen, thawed) in [
+        ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"),
+        ("/sys/fs/cgroup/unified", "cgroup.freeze", "1", "0"),
+        ("/sys/fs/cgroup", "cgroup.freeze", "1", "0"),
+    ] {
+        let workload = Workload::start(&Shape::default());
+        let Some(cgroup) = Cgroup::make(above, knob, thawed) else {
+            continue;
+        };
+        tried += 1;
+        fs::write(cgroup.folder.join("cgroup.procs"), workload.pid().to_string()).unwrap();
+        cgroup.set(frozen);
+        let folder = tempfile::tempdir().unwrap();
+        let host = TestHost::new(workload.pid());
+        let job = job(workload.pid(), folder.path());
+        let failure = checkpoint::run(&job, &host).unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::FrozenCgroup, "{}", failure.message);
+        assert!(
+            failure.message.contains(&cgroup.folder.display().to_string()),
+            "{}",
+            failure.message
+        );
+        assert!(!job.location.exists());
+        cgroup.set(thawed);
+        checkpoint::run(&job, &host).expect("it is thawed");
+    }
+    if tried == 0 {
+        eprintln!("skipped: no cgroup can be made that freezes");
+    }
+}

@@ -10,8 +10,11 @@ mod annotated;
 mod corpus;
 #[path = "../cri/mod.rs"]
 mod cri;
+mod disclosed;
 mod image;
 mod life;
+mod lost;
 mod programs;
 mod refused;
+mod script;
 mod steps;

@@ -8,7 +8,10 @@ use std::{
 
 use cri_proto::criu::{
     Kind, decode_entries, decode_single, encode,
-    message::{CoreEntry, FdTypes, FileEntry, InetSkEntry, InventoryEntry, MmEntry, PstreeEntry, core_entry::March},
+    message::{
+        CoreEntry, FdTypes, FileEntry, InetSkEntry, InventoryEntry, MmEntry, PstreeEntry, TaskKobjIdsEntry,
+        TimensEntry, Timespec, core_entry::March,
+    },
 };
 use fake_cri::checkpoint::{self, RestoreError};
 use proptest::prelude::*;
@@ -147,6 +150,31 @@ fn no_pages(members: &mut Members) {
     members.remove("checkpoint/pages-1.img");
 }
 
+/// CRIU writes its clocks whichever namespace the processes are in; these are of a machine that had run for a long time.
+fn later_clocks(members: &mut Members) {
+    let later = Timespec {
+        tv_sec: u64::MAX >> 1,
+        tv_nsec: 0,
+    };
+    let clocks = TimensEntry {
+        monotonic: later,
+        boottime: later,
+    };
+    members.insert("checkpoint/timens-0.img".to_owned(), encode(Kind::Timens, [&clocks]));
+}
+
+fn other_time_namespace(members: &mut Members) {
+    change_one(members, Kind::Ids, |ids: &mut TaskKobjIdsEntry| {
+        ids.time_ns_id = Some(4711)
+    });
+}
+
+fn no_actions(members: &mut Members) {
+    change_one(members, Kind::Core, |core: &mut CoreEntry| {
+        core.tc.as_mut().unwrap().sigactions.clear();
+    });
+}
+
 fn mounts(members: &mut Members) {
     members.insert("checkpoint/mountpoints-12.img".to_owned(), Vec::new());
 }
@@ -163,6 +191,10 @@ fn mounts(members: &mut Members) {
 #[case::pages(too_few_pages, "more pages than their file")]
 #[case::without_pages(no_pages, "pages-1.img is missing")]
 #[case::mounts(mounts, "a mount namespace of its own")]
+#[case::clocks(later_clocks, "another boot")]
+#[case::time(other_time_namespace, "a time namespace of its own")]
+#[case::actions(no_actions, "0 signals have an action")]
+#[case::place(becomes_a_socket, ", descriptor ")]
 #[case::files(too_many_files, "more than 262144 entries")]
 #[case::twice(a_file_twice, "is there twice")]
 #[tokio::test]

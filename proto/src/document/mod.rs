@@ -37,6 +37,9 @@ pub use status_dump::{
     StatusDump, User, WindowsResources,
 };
 
+/// The parts of a [`SpecDump`].
+pub use oci_spec::runtime as spec;
+
 /// `spec.dump`: the OCI runtime's `config.json` with the engine's annotations.
 pub type SpecDump = oci_spec::runtime::Spec;
 

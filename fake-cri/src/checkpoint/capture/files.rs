@@ -142,6 +142,7 @@ impl Files {
     pub(super) fn stand(&mut self, images: &mut Images, log: &mut DumpLog) -> Result<(), Error> {
         std::mem::take(&mut self.sockets).finish(&mut self.entries, images, log);
         self.pipes.report_hang_ups(log);
+        self.pipes.tell_failed(log);
         let failed = |error| Error::capture(std::process::id() as i32, "the files of memfd_create", error);
         std::mem::take(&mut self.memfds).images(images).map_err(failed)
     }
@@ -344,7 +345,8 @@ impl Files {
         let source = PathBuf::from(format!("/proc/{window}/fd/{fd}"));
         if kind.is_fifo() {
             let named = !name.starts_with("pipe:[");
-            self.pipes.add(named, inode, pid, window, *fd, log);
+            let access = flags.cast_signed() & libc::O_ACCMODE;
+            self.pipes.add(named, inode, (pid, window, *fd), (copy, access), log);
             if flags & libc::O_DIRECT as u32 != 0 {
                 log.lost(format_args!(
                     "pid {pid}: where one packet of the pipe of descriptor {fd} ends and the next begins"

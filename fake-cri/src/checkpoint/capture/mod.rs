@@ -66,7 +66,7 @@ pub(crate) use self::{foreseen::Foreseen, space::Space, uncarried::Surroundings}
 use super::{
     error::Error, freeze::Frozen, log::DumpLog, outlook::Outlook, pages::PagesFile, twin::Twins, watch::Watch,
 };
-use crate::process::{ProcessId, proc};
+use crate::process::{ProcessId, family, proc};
 
 /// Where a processor keeps its state.
 #[cfg(target_arch = "x86_64")]
@@ -304,7 +304,7 @@ impl<'a> Found<'a> {
             shared,
             processes: found,
         } = self;
-        let mut ids = Ids::new(init.pid);
+        let mut ids = Ids::new(family::living_thread(init.pid));
         let inventory = InventoryEntry {
             img_version: IMAGE_VERSION,
             fdinfo_per_id: Some(true),
@@ -354,8 +354,13 @@ impl<'a> Found<'a> {
             }
             if window != pid {
                 // Readers look for the core of every process of the tree.
-                let window = cores.iter().find(|core| core.tid == window);
-                let entry = window.map(|core| core.entry.clone());
+                let of_window = cores.iter_mut().find(|core| core.tid == window);
+                let entry = of_window.map(|core| {
+                    let entry = core.entry.clone();
+                    // What the process has as a whole stands in its first thread's image alone.
+                    core.entry.tc = None;
+                    entry
+                });
                 cores.extend(entry.map(|entry| Core {
                     id: pid_id,
                     tid: space.window,

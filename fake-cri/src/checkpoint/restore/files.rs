@@ -18,8 +18,10 @@ mod pipes;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    fmt,
     fs::File,
     io::{self, Seek as _, SeekFrom, Write as _},
+    ops::Range,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::fs::FileExt as _,
@@ -32,6 +34,7 @@ use cri_proto::criu::{
     message::{FdTypes, FileEntry, GhostFileEntry, RemapFilePathEntry, RemapType},
 };
 
+pub(super) use self::paths::{kernel_file_system, reopen};
 use self::{paths::Expected, pipes::Pipes};
 use super::{
     RestoreError,
@@ -97,21 +100,18 @@ impl Sources {
             mounts: above(mounts.try_clone().map_err(placed)?.into())?,
         };
         let ghosts = Ghosts::read(plan, ghosts)?;
-        let wanted: HashSet<u32> = bodies().flat_map(wanted).collect();
         let mut pipes = Pipes::new(plan, streams)?;
-        let mut wanted: Vec<_> = wanted.into_iter().collect();
-        wanted.sort_unstable();
-        for id in wanted {
+        for (id, place) in uses(plan) {
             let entry = &plan.files[&id];
-            let file = match entry.r#type() {
-                FdTypes::Reg => open_path(entry, &ghosts)?,
-                FdTypes::Pipe | FdTypes::Fifo => pipes.open(entry, &plan.files)?,
+            let opened = match entry.r#type() {
+                FdTypes::Reg => open_path(entry, &ghosts),
+                FdTypes::Pipe | FdTypes::Fifo => pipes.open(entry, &plan.files),
                 _ => {
-                    anonymous::check(entry)?;
                     sources.made.insert(id, 0);
                     continue;
                 }
             };
+            let file = opened.map_err(|error| error.of(place))?;
             sources.files.insert(id, above(file)?);
         }
         for (id, segment) in &plan.segments {
@@ -195,28 +195,12 @@ impl Sources {
     }
 }
 
-/// Whether all open files are of kinds that can be opened or made.
+/// Whether all open files are of kinds that can be opened or made, as far as the images tell.
 pub(super) fn check(plan: &Plan) -> Result<(), RestoreError> {
-    let bodies = plan.tasks.iter().filter_map(|task| task.body.as_ref());
-    for id in bodies.flat_map(wanted) {
-        let entry = &plan.files[&id];
-        let whole = match entry.r#type() {
-            FdTypes::Reg => entry.reg.is_some(),
-            FdTypes::Pipe => entry.pipe.is_some(),
-            FdTypes::Fifo => entry.fifo.is_some(),
-            _ => {
-                anonymous::check(entry)?;
-                true
-            }
-        };
-        if !whole {
-            return Err(RestoreError::malformed("files.img", format!("file {id} is empty")));
-        }
-        if is_owned(entry) {
-            return Err(RestoreError::Unsupported(
-                "a file whose owner is told of it (F_SETOWN)".to_owned(),
-            ));
-        }
+    check_ghosts(plan)?;
+    pipes::check(plan)?;
+    for (id, place) in uses(plan) {
+        check_file(&plan.files[&id], &plan.files).map_err(|error| error.of(place))?;
     }
     check_watches(plan)
 }
@@ -240,6 +224,68 @@ fn check_watches(plan: &Plan) -> Result<(), RestoreError> {
     Ok(())
 }
 
+fn check_file(entry: &FileEntry, files: &HashMap<u32, FileEntry>) -> Result<(), RestoreError> {
+    let id = entry.id;
+    let empty = || RestoreError::malformed("files.img", format!("file {id} is empty"));
+    match entry.r#type() {
+        FdTypes::Reg => paths::check(entry.reg.as_ref().ok_or_else(empty)?)?,
+        FdTypes::Pipe => pipes::check_pipe(entry.pipe.as_ref().ok_or_else(empty)?)?,
+        FdTypes::Fifo => {
+            let fifo = entry.fifo.as_ref().ok_or_else(empty)?;
+            let path = fifo.regf_id.and_then(|id| files.get(&id)?.reg.as_ref());
+            paths::check(path.ok_or_else(|| RestoreError::malformed("files.img", format!("file {id} is no pipe")))?)?;
+        }
+        _ => anonymous::check(entry)?,
+    }
+    match is_owned(entry) {
+        true => Err(RestoreError::Unsupported(
+            "a file whose owner is told of it (F_SETOWN)".to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// What a process uses an open file as.
+#[derive(Clone, Debug)]
+enum Use {
+    Descriptor(u32),
+    Mapping(Range<u64>),
+    Executable,
+    WorkingDirectory,
+}
+
+/// Where a file is used: by which process and as what.
+#[derive(Clone, Debug)]
+struct Place {
+    pid: i32,
+    role: Use,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}, ", self.pid)?;
+        match &self.role {
+            Use::Descriptor(number) => write!(f, "descriptor {number}"),
+            Use::Mapping(Range { start, end }) => write!(f, "mapping {start:x}-{end:x}"),
+            Use::Executable => write!(f, "executable"),
+            Use::WorkingDirectory => write!(f, "working directory"),
+        }
+    }
+}
+
+/// The files that the processes use, in the order of their numbers, each with the first place where it is used.
+fn uses(plan: &Plan) -> BTreeMap<u32, Place> {
+    let mut uses = BTreeMap::new();
+    for task in &plan.tasks {
+        let Some(body) = &task.body else { continue };
+        for (id, role) in wanted(body) {
+            let pid = task.pid();
+            uses.entry(id).or_insert_with(|| Place { pid, role });
+        }
+    }
+    uses
+}
+
 /// Whether somebody is sent a signal when the file becomes ready.
 fn is_owned(entry: &FileEntry) -> bool {
     let owners = [
@@ -256,16 +302,22 @@ fn is_owned(entry: &FileEntry) -> bool {
         .any(|owner| owner.pid != 0 || owner.signum != 0)
 }
 
-/// The entries that a process has open, maps, or is in.
-fn wanted(body: &Body) -> impl Iterator<Item = u32> {
-    let open = body.descriptors.iter().map(|descriptor| descriptor.id);
+/// The entries that a process has open, maps, executes, or is in.
+fn wanted(body: &Body) -> impl Iterator<Item = (u32, Use)> {
+    let open = body
+        .descriptors
+        .iter()
+        .map(|descriptor| (descriptor.id, Use::Descriptor(descriptor.fd)));
     let mapped = body
         .mm
         .vmas
         .iter()
         .filter(|vma| vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0)
-        .map(|vma| vma.shmid as u32);
-    open.chain(mapped).chain([body.mm.exe_file_id, body.fs.cwd_id])
+        .map(|vma| (vma.shmid as u32, Use::Mapping(vma.start..vma.end)));
+    open.chain(mapped).chain([
+        (body.mm.exe_file_id, Use::Executable),
+        (body.fs.cwd_id, Use::WorkingDirectory),
+    ])
 }
 
 /// Opens a file by its path, or the content of a deleted one.
@@ -297,10 +349,6 @@ impl Ghosts {
         let mut by_number: HashMap<u32, File> = HashMap::new();
         let mut by_entry = HashMap::new();
         for remap in remaps {
-            if remap.remap_type() != RemapType::Ghost {
-                let what = format!("a file that is known as {:?}", remap.remap_type());
-                return Err(RestoreError::Unsupported(what));
-            }
             let number = remap.remap_id;
             let file = match by_number.entry(number) {
                 Entry::Occupied(known) => known.into_mut(),
@@ -319,8 +367,29 @@ impl Ghosts {
     }
 }
 
-/// Makes one deleted file.
-fn ghost(plan: &Plan, number: u32, folder: &Path) -> Result<File, RestoreError> {
+/// Whether the deleted files can be made.
+fn check_ghosts(plan: &Plan) -> Result<(), RestoreError> {
+    let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MOST_FILES)?;
+    let mut seen = HashSet::new();
+    for remap in remaps {
+        plan.images.caller.check()?;
+        if remap.remap_type() != RemapType::Ghost {
+            let what = format!(
+                "a file that is known as {:?} (file {})",
+                remap.remap_type(),
+                remap.orig_id
+            );
+            return Err(RestoreError::Unsupported(what));
+        }
+        if seen.insert(remap.remap_id) {
+            ghost_entry(plan, remap.remap_id)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the image of a deleted file says, and its content.
+fn ghost_entry(plan: &Plan, number: u32) -> Result<(GhostFileEntry, Vec<u8>), RestoreError> {
     let name = Kind::GhostFile.file_name(u64::from(number));
     let mut decoder = plan.images.decoder(&name, Kind::GhostFile)?;
     let entry: GhostFileEntry = decoder
@@ -331,6 +400,13 @@ fn ghost(plan: &Plan, number: u32, folder: &Path) -> Result<File, RestoreError> 
     }
     let mut content = Vec::new();
     decoder.rest(&mut content)?;
+    Ok((entry, content))
+}
+
+/// Makes one deleted file.
+fn ghost(plan: &Plan, number: u32, folder: &Path) -> Result<File, RestoreError> {
+    let name = Kind::GhostFile.file_name(u64::from(number));
+    let (entry, content) = ghost_entry(plan, number)?;
     let failed = |error: io::Error| RestoreError::step(format!("make the deleted file of {name}"), error);
     let mut file = tempfile::tempfile_in(folder).map_err(failed)?;
     file.write_all(&content).map_err(failed)?;

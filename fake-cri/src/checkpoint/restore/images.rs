@@ -2,22 +2,30 @@
 //!
 //! Nothing is unpacked: small images are held in memory, and of pages it is known where they lie in the archive. Members count by
 //! one form of name alone, `checkpoint/NAME` with the name of an image, and as plain files alone; links, devices and whatever else
-//! an archive may hold are passed over, so none can lead anywhere.
+//! an archive may hold are passed over, so none can lead anywhere. Besides images two documents of the engine are read:
+//! [`super::documents`].
 //!
-//! Ways to fail: no tar, an image twice, images larger than any that is made here.
+//! Ways to fail: no tar, an image twice, images larger than any that is made here. No error quotes the archive.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs::File,
-    io::{self, Read as _, Seek as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use cri_proto::criu::{Decoder, ImageFile, Kind, decode_single, unreadable};
 use prost::Message;
 
-use super::{RestoreError, oci};
+use super::{
+    RestoreError,
+    caller::Caller,
+    documents::Documents,
+    members::{MemberError, Members},
+    oci,
+    source::{self, Source},
+};
 
 /// The largest image that is held: ghost files are the largest, with 16 MiB.
 const LARGEST: u64 = 32 << 20;
@@ -37,6 +45,10 @@ pub(super) struct Images {
     archive: File,
     held: BTreeMap<String, Vec<u8>>,
     pages: BTreeMap<u32, Pages>,
+    /// What the engine's documents say.
+    pub(super) documents: Documents,
+    /// Who waits for what is read here.
+    pub(super) caller: Caller,
 }
 
 /// Where a pages file lies in the archive.
@@ -53,56 +65,54 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// As the module's documentation says.
-    pub(super) fn read(path: &Path, folder: &Path) -> Result<Self, RestoreError> {
-        let wrong = |reason: String| RestoreError::Archive {
-            path: path.to_owned(),
-            reason,
+    /// As the module's documentation says; the caller gave up.
+    pub(super) fn read(path: &Path, folder: &Path, caller: &Caller) -> Result<Self, RestoreError> {
+        let wrong = |error: io::Error| RestoreError::archive(path, error.to_string());
+        let layout = match source::open(path).map_err(wrong)? {
+            Source::Directory => oci::Layout::Folder(path.to_owned()),
+            Source::File(file) => match oci::find(path, file, caller)? {
+                oci::Found::Image(layout) => layout,
+                oci::Found::Other(file) => return Self::of(path, file, caller),
+            },
         };
-        let archive = match oci::find(path).map_err(|error| wrong(error.to_string()))? {
-            Some(image) => image.checkpoint(folder)?,
-            None => open_regular(path).map_err(|error| wrong(error.to_string()))?,
-        };
-        Self::of(path, archive)
+        Self::of(path, layout.checkpoint(folder, caller)?, caller)
     }
 
-    fn of(path: &Path, mut archive: File) -> Result<Self, RestoreError> {
-        let wrong = |reason: String| RestoreError::Archive {
-            path: path.to_owned(),
-            reason,
-        };
-        archive.rewind().map_err(|error| wrong(error.to_string()))?;
-        let length = archive.metadata().map_err(|error| wrong(error.to_string()))?.len();
+    fn of(path: &Path, archive: File, caller: &Caller) -> Result<Self, RestoreError> {
+        let wrong = |reason: String| RestoreError::archive(path, reason);
+        let failed = |error: io::Error| wrong(error.to_string());
         let mut images = Self {
             path: path.to_owned(),
-            archive: archive.try_clone().map_err(|error| wrong(error.to_string()))?,
+            archive: archive.try_clone().map_err(failed)?,
             held: BTreeMap::new(),
             pages: BTreeMap::new(),
+            documents: Documents::default(),
+            caller: caller.clone(),
         };
         let mut sum = 0;
-        let mut tar = tar::Archive::new(archive);
-        let no_tar = |error: io::Error| wrong(format!("it is no tar archive: {error}"));
-        // Raw: the names that count are short, and long ones would be held in memory whatever their length.
-        let entries = tar.entries_with_seek().map_err(no_tar)?.raw(true);
-        for (index, entry) in entries.enumerate() {
-            let mut entry = entry.map_err(no_tar)?;
-            if index > MOST_MEMBERS {
+        let mut count = 0;
+        let mut members = Members::of(&archive).map_err(failed)?;
+        while let Some(member) = members.next().map_err(|error| no_tar(path, &archive, &error))? {
+            caller.check()?;
+            count += 1;
+            if count > MOST_MEMBERS {
                 return Err(wrong(format!("it has more than {MOST_MEMBERS} members")));
             }
-            if !entry.header().entry_type().is_file() {
+            if !member.is_file {
                 continue;
             }
-            let Some(name) = image_name(&entry.path_bytes()) else {
+            images.documents.add(path, &archive, &member, caller)?;
+            let Some(name) = image_name(&member.name) else {
                 continue;
             };
-            let size = entry.size();
+            let size = member.size;
             match ImageFile::from_name(&name) {
                 Some(ImageFile::Pages(number)) => {
-                    let offset = entry.raw_file_position();
-                    if offset.checked_add(size).is_none_or(|end| end > length) {
-                        return Err(wrong(format!("{name} is cut short")));
-                    }
-                    if images.pages.insert(number, Pages { offset, length: size }).is_some() {
+                    let pages = Pages {
+                        offset: member.offset,
+                        length: size,
+                    };
+                    if images.pages.insert(number, pages).is_some() {
                         return Err(wrong(format!("{name} is there twice")));
                     }
                 }
@@ -112,11 +122,8 @@ impl Images {
                     if size > largest(&image) || sum > LARGEST_SUM {
                         return Err(wrong(format!("{name} is too large: {size} bytes")));
                     }
-                    let mut content = Vec::new();
-                    entry.read_to_end(&mut content).map_err(no_tar)?;
-                    if content.len() as u64 != size {
-                        return Err(wrong(format!("{name} is cut short")));
-                    }
+                    let mut content = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+                    archive.read_exact_at(&mut content, member.offset).map_err(failed)?;
                     match images.held.entry(name) {
                         Entry::Vacant(place) => place.insert(content),
                         Entry::Occupied(taken) => return Err(wrong(format!("{} is there twice", taken.key()))),
@@ -239,13 +246,17 @@ fn largest(image: &ImageFile) -> u64 {
     }
 }
 
-/// Opens a file that is to be read; anything else that the path may lead to is not waited for.
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    Ok(file)
+/// Why a file is no archive, with the name of what it is instead where that is known.
+fn no_tar(path: &Path, file: &File, error: &MemberError) -> RestoreError {
+    let reason = match (error, source::format_of_file(file)) {
+        (MemberError::NoTar, Some(format)) => {
+            format!(
+                "it is no tar archive but {format}; a checkpoint archive is a tar, neither compressed nor encrypted"
+            )
+        }
+        _ => error.to_string(),
+    };
+    RestoreError::archive(path, reason)
 }
 
 /// Whether every message of an image has what it must have: decoding makes up for what is missing, and of two bytes each a mapping
@@ -291,7 +302,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("empty.tar");
         std::fs::write(&path, builder.into_inner().expect("a tar")).expect("written");
-        let images = Images::read(&path, folder.path()).expect("a tar with an image");
+        let images = Images::read(&path, folder.path(), &Caller::patient()).expect("a tar with an image");
         let refused = images.single::<MmEntry>(Kind::Mm, Some(2)).expect_err("it lacks all");
         assert_eq!(
             refused.to_string(),
@@ -316,7 +327,7 @@ mod tests {
             bytes.extend_from_slice(content);
         }
         std::fs::write(&path, bytes).expect("written");
-        let refused = Images::read(&path, folder.path()).expect_err("no such file");
+        let refused = Images::read(&path, folder.path(), &Caller::patient()).expect_err("no such file");
         assert!(matches!(refused, RestoreError::Archive { .. }), "{refused}");
     }
 }

@@ -1,7 +1,8 @@
 //! A container from its archive, going on where it was. Runs in the shim.
 //!
 //! ```text
-//!   images    the archive, read where it is (oci: or in a checkpoint image)
+//!   source    the file that the caller names; members: its tar headers
+//!   images    the archive, read where it is (oci: or in a checkpoint image); documents: what dump.log and spec.dump say
 //!   plan      what is to be made, checked whole before anything is made
 //!   files     every open file, in the shim                                     namespace: a pid namespace, its keeper
 //!   tree      the first process is a copy of the shim, all others of it, each with its number; traced, told what to do
@@ -18,13 +19,17 @@
 //! Archives are hostile input: nothing is unpacked, no member leads anywhere, no mount is taken from them; what of them is used as
 //! a path is said in [`files`]. What cannot be restored is refused with its name, before anything is made where that can be known.
 
+mod caller;
+mod documents;
 mod error;
 mod files;
 mod images;
+mod members;
 mod oci;
 mod plan;
 mod puppet;
 mod registers;
+mod source;
 mod space;
 mod task;
 mod timers;
@@ -34,7 +39,13 @@ use std::{os::fd::BorrowedFd, path::Path};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub use self::error::RestoreError;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    caller::{Caller, Presence},
+    documents::Lost,
+    error::RestoreError,
+};
 use self::{files::Sources, images::Images, plan::Plan};
 use crate::process::{ProcessId, namespace::Namespace};
 
@@ -47,11 +58,29 @@ pub(crate) struct Restored {
     pub(crate) keeper: ProcessId,
 }
 
+/// What may be lost by a restore because it is wanted all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Locks of files (flock(2), fcntl(2), leases), which no image of fake-cri's holds.
+    pub without_file_locks: bool,
+}
+
+/// What is known of an archive that can be restored.
+#[derive(Clone, Debug)]
+pub struct Restorable {
+    /// What its dump could not carry.
+    pub lost: Lost,
+    /// Its `spec.dump`, if there is one.
+    pub spec: Option<Vec<u8>>,
+}
+
 /// What a container is restored from and with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
     /// The archive.
     pub(crate) archive: &'a Path,
+    /// What may be lost.
+    pub(crate) options: Options,
     /// The new container's id, which its processes carry.
     pub(crate) container: &'a str,
     /// The new container's standard streams.
@@ -60,14 +89,32 @@ pub(crate) struct Request<'a> {
     pub(crate) folder: &'a Path,
 }
 
-/// Whether an archive, or a checkpoint image, can be restored, as far as it can be known without doing it. An image's layer is
-/// unpacked into a file without a name in `folder` for that.
+/// Whether an archive, or a checkpoint image, can be restored, as far as its images tell. An image's layer is unpacked into a file
+/// without a name in `folder` for that.
 ///
 /// # Errors
 ///
 /// What is wrong with it, or what of it cannot be restored.
-pub fn restorable(archive: &Path, folder: &Path) -> Result<(), RestoreError> {
-    Plan::read(Images::read(archive, folder)?).map(drop)
+pub fn restorable(archive: &Path, folder: &Path) -> Result<Restorable, RestoreError> {
+    let images = Images::read(archive, folder, &Caller::patient())?;
+    Plan::read(images, Options::default()).map(Plan::into_restorable)
+}
+
+/// Whether an archive, or a checkpoint image, can be restored by this kernel, as far as that can be known without doing it. Reading
+/// ends when the caller gives up.
+///
+/// # Errors
+///
+/// As [`restorable`]; another kernel's archive; [`RestoreError::Cancelled`].
+pub fn restorable_here(
+    archive: &Path,
+    folder: &Path,
+    options: Options,
+    caller: &Caller,
+) -> Result<Restorable, RestoreError> {
+    let plan = Plan::read(Images::read(archive, folder, caller)?, options)?;
+    space::check_kernel(&plan)?;
+    Ok(plan.into_restorable())
 }
 
 /// Restores a container. The caller's thread becomes the parent of what is restored, and must be the only one of its process.
@@ -76,7 +123,8 @@ pub fn restorable(archive: &Path, folder: &Path) -> Result<(), RestoreError> {
 ///
 /// Nothing is left then.
 pub(crate) fn restore(request: &Request<'_>) -> Result<Restored, RestoreError> {
-    let plan = Plan::read(Images::read(request.archive, request.folder)?)?;
+    let images = Images::read(request.archive, request.folder, &Caller::patient())?;
+    let plan = Plan::read(images, request.options)?;
     let _room = Room::make();
     let namespace = Namespace::create().map_err(|error| RestoreError::step("make a pid namespace", error))?;
     let made = Sources::open(&plan, request.streams, request.folder, namespace.mounts())

@@ -13,12 +13,14 @@ use std::{
 use cri_proto::criu::{
     Kind,
     message::{
-        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, TaskKobjIdsEntry, VmaEntry,
+        CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry,
+        TaskKobjIdsEntry, TimensEntry, VmaEntry,
     },
 };
+use nix::time::{ClockId, clock_gettime};
 
 pub(super) use self::pages::{PagePlan, Segment};
-use super::{RestoreError, files, images::Images, registers};
+use super::{Options, Restorable, RestoreError, documents::Lost, files, images::Images, registers, space, task};
 use crate::{checkpoint::capture::vma_status as status, process::pagemap::PAGE_SIZE};
 
 /// `CRTOOLS_IMAGES_V1` and `V1_1`.
@@ -45,8 +47,9 @@ const FOREIGN: &[(&str, &str)] = &[
     ("netdev-", "a network namespace of its own"),
     ("ipcns-", "an IPC namespace of its own"),
     ("userns-", "a user namespace of its own"),
-    ("timens-", "a time namespace of its own"),
 ];
+/// CRIU's image of the clocks at the dump, written whichever time namespace the processes are in.
+const CLOCKS_ID: u64 = 0;
 
 /// A process to be made.
 #[derive(Debug)]
@@ -101,7 +104,7 @@ impl Plan {
     /// # Errors
     ///
     /// What is wrong, or what cannot be restored.
-    pub(super) fn read(images: Images) -> Result<Self, RestoreError> {
+    pub(super) fn read(images: Images, options: Options) -> Result<Self, RestoreError> {
         registers::supported()?;
         let inventory: InventoryEntry = images.single(Kind::Inventory, None)?;
         if !VERSIONS.contains(&inventory.img_version) {
@@ -113,13 +116,19 @@ impl Plan {
                 return Err(RestoreError::Unsupported((*what).to_owned()));
             }
         }
+        check_clocks(&images)?;
+        check_locks(&images, &images.documents.lost, options)?;
         let files = files_by_number(&images)?;
         let places: Vec<PstreeEntry> = images.entries(Kind::Pstree, None, MOST_TASKS)?;
         check_tree(&places)?;
-        let mut seen = Seen::default();
+        let mut seen = Seen {
+            time_namespace: inventory.root_ids.as_ref().and_then(|ids| ids.time_ns_id),
+            ..Seen::default()
+        };
         let mut tasks = Vec::with_capacity(places.len());
         for place in places {
-            tasks.push(task(&images, place, &files, &mut seen)?);
+            images.caller.check()?;
+            tasks.push(read_task(&images, place, &files, &mut seen)?);
         }
         if tasks.first().is_none_or(|task| task.body.is_none()) {
             return Err(RestoreError::malformed("pstree.img", "the first process has ended"));
@@ -135,6 +144,15 @@ impl Plan {
         Ok(plan)
     }
 
+    /// What its documents say.
+    pub(super) fn into_restorable(self) -> Restorable {
+        let documents = self.images.documents;
+        Restorable {
+            lost: documents.lost,
+            spec: documents.spec,
+        }
+    }
+
     /// The mappings of all processes.
     pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         let bodies = self.tasks.iter().filter_map(|task| task.body.as_ref());
@@ -147,10 +165,51 @@ impl Plan {
 /// What the processes read so far have, of which there is only so much.
 #[derive(Default)]
 struct Seen {
+    /// The time namespace of the one who dumped, by its number in the images.
+    time_namespace: Option<u32>,
     /// What is one process's own, each by its kind and number.
     tables: BTreeSet<(u8, u32)>,
     mappings: usize,
     descriptors: usize,
+}
+
+/// Whether this machine's clocks are behind those of the dump: then it was made before the machine was started anew, or elsewhere,
+/// and whoever waits for a time of the monotonic clock would wait too long.
+fn check_clocks(images: &Images) -> Result<(), RestoreError> {
+    let Some(clocks) = images.optional::<TimensEntry>(Kind::Timens, Some(CLOCKS_ID), 1)?.pop() else {
+        return Ok(());
+    };
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return Ok(());
+    };
+    let then = (clocks.monotonic.tv_sec, clocks.monotonic.tv_nsec);
+    let now = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());
+    match then > now {
+        true => Err(RestoreError::Machine(
+            "its monotonic clock was ahead of this machine's, so it was made under another boot or on another machine"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether locks of files are lost, which a program relies on: that has to be wanted.
+fn check_locks(images: &Images, lost: &Lost, options: Options) -> Result<(), RestoreError> {
+    if options.without_file_locks {
+        return Ok(());
+    }
+    let recorded: Vec<FileLockEntry> = images.optional(Kind::FileLocks, None, MOST_FILES)?;
+    if let Some(lock) = recorded.first() {
+        let (pid, fd, count) = (lock.pid, lock.fd, recorded.len());
+        return Err(RestoreError::Locks(format!(
+            "{count} file locks, the first of process {pid}, descriptor {fd}"
+        )));
+    }
+    match lost.locks.as_slice() {
+        [] => Ok(()),
+        [first] => Err(RestoreError::Locks(first.clone())),
+        [first, more @ ..] => Err(RestoreError::Locks(format!("{first}, and {} more", more.len()))),
+    }
 }
 
 /// The open files; no two have one number.
@@ -217,7 +276,7 @@ fn check_tree(places: &[PstreeEntry]) -> Result<(), RestoreError> {
 }
 
 /// Reads one process.
-fn task(
+fn read_task(
     images: &Images,
     place: PstreeEntry,
     files: &HashMap<u32, FileEntry>,
@@ -227,13 +286,15 @@ fn task(
     let id = Some(u64::from(pid));
     let core: CoreEntry = images.single(Kind::Core, id)?;
     let name = Kind::Core.file_name(id);
-    registers::check_machine(&core)?;
+    let of_process = |error: RestoreError| error.of(format_args!("process {pid}"));
+    registers::check_machine(&core).map_err(of_process)?;
     let Some(own) = &core.tc else {
         return Err(RestoreError::malformed(name, "it is no process's first thread"));
     };
     match own.task_state {
         TASK_ALIVE | TASK_STOPPED => {}
         TASK_DEAD => {
+            task::check_end(own.exit_code).map_err(of_process)?;
             return Ok(Task {
                 place,
                 core,
@@ -247,12 +308,23 @@ fn task(
         }
     }
     check_thread(pid, &core)?;
-    let mut threads = Vec::new();
+    task::check(own).map_err(of_process)?;
+    let mut threads: Vec<(u32, CoreEntry)> = Vec::new();
     for &tid in place.threads.iter().skip(1) {
         let core: CoreEntry = images.single(Kind::Core, Some(tid.into()))?;
-        registers::check_machine(&core)?;
+        let of_thread = |error: RestoreError| error.of(format_args!("process {pid}, thread {tid}"));
+        registers::check_machine(&core).map_err(of_thread)?;
         check_thread(tid, &core)?;
         threads.push((tid, core));
+    }
+    if let Some((tid, _)) = threads
+        .iter()
+        .find(|(_, thread)| registers::are_those_of(thread, &core))
+    {
+        // No image says that a first thread has ended: the dump lets another thread's state stand for it. Two threads would run
+        // on one stack.
+        let what = format!("process {pid}, whose first thread has ended while thread {tid} went on");
+        return Err(RestoreError::Unsupported(what));
     }
     let ids: TaskKobjIdsEntry = images.single(Kind::Ids, id)?;
     for (kind, number, what) in [
@@ -265,6 +337,10 @@ fn task(
             let what = format!("process {pid}, which shares {what} with another process");
             return Err(RestoreError::Unsupported(what));
         }
+    }
+    if ids.time_ns_id.is_some() && seen.time_namespace.is_some() && ids.time_ns_id != seen.time_namespace {
+        let what = format!("process {pid}, which is in a time namespace of its own");
+        return Err(RestoreError::Unsupported(what));
     }
     let room = MOST_DESCRIPTORS - seen.descriptors;
     let descriptors: Vec<FdinfoEntry> = images.optional(Kind::Fdinfo, Some(ids.files_id.into()), room)?;
@@ -331,7 +407,9 @@ fn check_thread(tid: u32, core: &CoreEntry) -> Result<(), RestoreError> {
     if own.seccomp_mode.is_some_and(|mode| mode != 0) {
         return Err(RestoreError::Unsupported(format!("thread {tid} under seccomp")));
     }
-    Ok(())
+    task::check_thread(own)
+        .and_then(|()| registers::check(core))
+        .map_err(|error| error.of(format_args!("thread {tid}")))
 }
 
 /// Whether the mappings can be made.
@@ -340,6 +418,9 @@ fn check_space(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Resul
     let wrong = |what: String| Err(RestoreError::malformed(&image, what));
     let unsupported = |what: String| Err(RestoreError::Unsupported(format!("process {pid}: {what}")));
     known_file(files, mm.exe_file_id, &image)?;
+    if mm.mm_saved_auxv.len() > space::MOST_AUXILIARY {
+        return wrong("the auxiliary vector is too long".to_owned());
+    }
     if !mm.aios.is_empty() {
         return unsupported("asynchronous I/O contexts".to_owned());
     }

@@ -5,7 +5,7 @@
 mod machine;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use self::machine::{check_machine, set, supported};
+pub(super) use self::machine::{are_those_of, check, check_machine, set, supported};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod machine {
@@ -22,10 +22,18 @@ mod machine {
         supported()
     }
 
+    pub(crate) fn check(_core: &CoreEntry) -> Result<(), RestoreError> {
+        supported()
+    }
+
+    pub(crate) fn are_those_of(_one: &CoreEntry, _other: &CoreEntry) -> bool {
+        false
+    }
+
     pub(crate) fn set(_tid: i32, _core: &CoreEntry) -> Result<(), RestoreError> {
         supported()
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use self::machine::{check_machine, set, supported};
+pub(super) use self::machine::{are_those_of, check, check_machine, set, supported};

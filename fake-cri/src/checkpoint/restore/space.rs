@@ -13,7 +13,11 @@ use super::{
     plan::{Body, Plan},
     puppet::{Puppet, Stage},
 };
-use crate::{checkpoint::capture::vma_status as status, process::pagemap::PAGE_SIZE, process::proc, shim::MARKER};
+use crate::{
+    checkpoint::capture::vma_status as status,
+    process::{memory::Memory, pagemap::PAGE_SIZE, proc},
+    shim::MARKER,
+};
 
 /// `MAP_DROPPABLE` (linux/mman.h).
 const MAP_DROPPABLE: u32 = 0x08;
@@ -36,7 +40,7 @@ const LOWEST: u64 = 0x1_0000;
 const SET_MM: u64 = libc::PR_SET_MM as u64;
 const SET_MM_MAP: u64 = libc::PR_SET_MM_MAP as u64;
 /// More words than an auxiliary vector has.
-const MOST_AUXILIARY: usize = 64;
+pub(super) const MOST_AUXILIARY: usize = 64;
 /// What is copied at once.
 const CHUNK: u64 = 1 << 20;
 /// How much of an environment is looked through.
@@ -176,9 +180,6 @@ pub(super) fn build(
 fn describe(puppet: &mut Puppet, mm: &MmEntry, sources: &Sources) -> Result<(), RestoreError> {
     /// `struct prctl_mm_map` in words.
     const WORDS: usize = 13;
-    if mm.mm_saved_auxv.len() > MOST_AUXILIARY {
-        return Err(RestoreError::malformed("mm", "the auxiliary vector is too long"));
-    }
     let auxiliary_bytes = 8 * mm.mm_saved_auxv.len() as u64;
     // Put once to know the address.
     let auxiliary = puppet.put(&[])? + 8 * WORDS as u64;
@@ -210,15 +211,27 @@ fn describe(puppet: &mut Puppet, mm: &MmEntry, sources: &Sources) -> Result<(), 
 
 /// Moves the kernel's pages to where the program knows them, or takes them away from one that has none.
 fn place_kernel_pages(puppet: &mut Puppet, plan: &Plan, body: &Body, kernel: &KernelPages) -> Result<(), RestoreError> {
+    let read = |puppet: &mut Puppet, range| puppet.read(range);
+    let Some(vvar) = check_vdso(plan, body, kernel, |range| read(puppet, range))? else {
+        let Range { start, end } = kernel.whole();
+        return puppet
+            .call("unmap the vdso", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])
+            .map(drop);
+    };
+    kernel.moved(puppet, vvar.start).map(drop)
+}
+
+/// Whether the vdso of a process is this kernel's, whose pages `read` reads; where it was, for one that has a vdso.
+fn check_vdso<'a>(
+    plan: &Plan,
+    body: &'a Body,
+    kernel: &KernelPages,
+    mut read: impl FnMut(Range<u64>) -> Result<Vec<u8>, RestoreError>,
+) -> Result<Option<&'a VmaEntry>, RestoreError> {
     let of = |kind| body.mm.vmas.iter().find(|vma| vma.status & kind != 0);
     let other = |what: &str| RestoreError::Machine(format!("the archive was made under another kernel: {what}"));
     let (vvar, vdso) = match (of(status::VVAR), of(status::VDSO)) {
-        (None, None) => {
-            let Range { start, end } = kernel.whole();
-            return puppet
-                .call("unmap the vdso", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])
-                .map(drop);
-        }
+        (None, None) => return Ok(None),
         (Some(vvar), Some(vdso)) => (vvar, vdso),
         _ => return Err(other("its vdso is another")),
     };
@@ -237,13 +250,33 @@ fn place_kernel_pages(puppet: &mut Puppet, plan: &Plan, body: &Body, kernel: &Ke
             plan.images
                 .read_pages(body.pages.file, from + (start - run.start), &mut bytes)?;
             let at = kernel.vdso().start + (start - vdso.start);
-            if puppet.read(at..at + (end - start))? != bytes {
+            if read(at..at + (end - start))? != bytes {
                 return Err(other("its vdso has other code"));
             }
         }
         from += run.end - run.start;
     }
-    kernel.moved(puppet, vvar.start).map(drop)
+    Ok(Some(vvar))
+}
+
+/// Whether the archive was made under this kernel, by the vdso of every process.
+pub(super) fn check_kernel(plan: &Plan) -> Result<(), RestoreError> {
+    let own = std::process::id().cast_signed();
+    let kernel = KernelPages::find(own)?;
+    let mut memory = Memory::of(own);
+    for task in &plan.tasks {
+        plan.images.caller.check()?;
+        let Some(body) = &task.body else { continue };
+        let checked = check_vdso(plan, body, &kernel, |range| {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            memory
+                .read(std::slice::from_ref(&range), &mut bytes, |_| {})
+                .map_err(|error| RestoreError::step("read this kernel's vdso", error))?;
+            Ok(bytes)
+        });
+        checked.map_err(|error| error.of(format_args!("process {}", task.pid())))?;
+    }
+    Ok(())
 }
 
 /// Makes one mapping, empty or of its file.

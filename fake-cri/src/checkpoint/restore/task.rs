@@ -5,7 +5,9 @@
 
 use std::fs;
 
-use cri_proto::criu::message::{CoreEntry, CredsEntry, FsEntry, SaEntry, SignalQueueEntry, TaskCoreEntry};
+use cri_proto::criu::message::{
+    CoreEntry, CredsEntry, FsEntry, SaEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
+};
 
 use super::{RestoreError, files::Sources, puppet::Puppet};
 use crate::process::{kernel, proc};
@@ -24,6 +26,87 @@ const CAPABILITIES_VERSION: u64 = 0x2008_0522;
 const REGISTER: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
 /// More groups than fit on the stage.
 const MOST_GROUPS: usize = 2048;
+
+/// Whether what a process has as a whole can be given to a new one, as far as the image tells.
+pub(super) fn check(core: &TaskCoreEntry) -> Result<(), RestoreError> {
+    if core.sigactions.len() != signals_with_action().count() {
+        let what = format!(
+            "{} signals have an action, not {}",
+            core.sigactions.len(),
+            signals_with_action().count()
+        );
+        return Err(RestoreError::malformed("core", what));
+    }
+    check_barriers(core.membarrier_registration_mask.unwrap_or(0))?;
+    check_signals(core.signals_s.as_ref())
+}
+
+/// Whether a process can end so: by itself, or by a signal whose default action ends a process (signal(7)). `code` is a status of
+/// wait(2).
+pub(super) fn check_end(code: u32) -> Result<(), RestoreError> {
+    const OTHERS: [i32; 8] = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    let signal = i32::try_from(code & 0x7f).unwrap_or(0);
+    match signal <= 64 && !OTHERS.contains(&signal) {
+        true => Ok(()),
+        false => Err(RestoreError::malformed(
+            "core",
+            format!("it ended by signal {signal}, which ends no process"),
+        )),
+    }
+}
+
+/// The same of what a thread has.
+pub(super) fn check_thread(core: &ThreadCoreEntry) -> Result<(), RestoreError> {
+    if let Some(groups) = core.creds.as_ref().map(|creds| creds.groups.len())
+        && groups > MOST_GROUPS
+    {
+        return Err(RestoreError::Unsupported(format!("a thread of {groups} groups")));
+    }
+    check_signals(core.signals_p.as_ref())
+}
+
+/// The signals that have an action, in the order of the images.
+fn signals_with_action() -> impl Iterator<Item = u64> {
+    (1..=64).filter(|signal| ![9, 19].contains(signal))
+}
+
+fn check_barriers(wanted: u32) -> Result<(), RestoreError> {
+    match wanted & !REGISTER {
+        0 => Ok(()),
+        _ => Err(RestoreError::malformed(
+            "core",
+            format!("{wanted:x} registers for no memory barrier"),
+        )),
+    }
+}
+
+fn check_signals(queue: Option<&SignalQueueEntry>) -> Result<(), RestoreError> {
+    queue
+        .iter()
+        .flat_map(|queue| &queue.signals)
+        .try_for_each(|signal| waiting_number(&signal.siginfo).map(drop))
+}
+
+/// The number of a signal that waits.
+fn waiting_number(siginfo: &[u8]) -> Result<u32, RestoreError> {
+    let number = match siginfo.get(..4).map(<[u8; 4]>::try_from) {
+        Some(Ok(number)) if siginfo.len() == SIGINFO => u32::from_ne_bytes(number),
+        _ => return Err(RestoreError::malformed("core", "a waiting signal has another size")),
+    };
+    match (1..=64).contains(&number) && ![9, 19].contains(&number) {
+        true => Ok(number),
+        false => Err(RestoreError::malformed("core", format!("signal {number} waits"))),
+    }
+}
 
 fn prctl(puppet: &mut Puppet, what: &str, option: i32, value: u64) -> Result<u64, RestoreError> {
     puppet.call(what, libc::SYS_prctl, [option as u64, value, 0, 0, 0, 0])
@@ -60,10 +143,7 @@ pub(super) fn process(
 
 /// Registers a process for memory barriers, while it has one thread, for which that waits for nobody.
 fn barriers(puppet: &mut Puppet, wanted: u32) -> Result<(), RestoreError> {
-    if wanted & !REGISTER != 0 {
-        let what = format!("{wanted:x} registers for no memory barrier");
-        return Err(RestoreError::malformed("core", what));
-    }
+    check_barriers(wanted)?;
     for command in (0..32).map(|bit| 1 << bit).filter(|command| wanted & command != 0) {
         let arguments = [u64::from(command), 0, 0, 0, 0, 0];
         puppet.call("register for memory barriers", libc::SYS_membarrier, arguments)?;
@@ -82,14 +162,9 @@ fn oom_score(pid: i32, wanted: Option<i32>) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// The actions of all signals that have one.
+/// The actions of all signals that have one; [`check`] has counted them.
 fn actions(puppet: &mut Puppet, actions: &[SaEntry]) -> Result<(), RestoreError> {
-    let signals: Vec<u64> = (1..=64).filter(|signal| ![9, 19].contains(signal)).collect();
-    if actions.len() != signals.len() {
-        let what = format!("{} signals have an action, not {}", actions.len(), signals.len());
-        return Err(RestoreError::malformed("core", what));
-    }
-    for (signal, action) in signals.into_iter().zip(actions) {
+    for (signal, action) in signals_with_action().zip(actions) {
         let words = [action.sigaction, action.flags, action.restorer, action.mask];
         let address = puppet.put_words(&words)?;
         let arguments = [signal, address, 0, SIGNAL_SET, 0, 0];
@@ -227,12 +302,6 @@ fn difference(tid: i32, wanted: &CredsEntry) -> Result<Option<&'static str>, Res
 fn credentials(puppet: &mut Puppet, wanted: &CredsEntry) -> Result<(), RestoreError> {
     let words = |set: &[u32]| [set.first().copied().unwrap_or(0), set.get(1).copied().unwrap_or(0)];
     let has = |set: &[u32], capability: u32| words(set)[capability as usize / 32] & 1 << (capability % 32) != 0;
-    if wanted.groups.len() > MOST_GROUPS {
-        return Err(RestoreError::Unsupported(format!(
-            "a thread of {} groups",
-            wanted.groups.len()
-        )));
-    }
     prctl(
         puppet,
         "keep its capabilities",
@@ -338,13 +407,7 @@ pub(super) fn signals(
     thread: Option<u32>,
 ) -> Result<(), RestoreError> {
     for signal in queue.iter().flat_map(|queue| &queue.signals) {
-        let number = match signal.siginfo.get(..4).map(<[u8; 4]>::try_from) {
-            Some(Ok(number)) if signal.siginfo.len() == SIGINFO => u32::from_ne_bytes(number),
-            _ => return Err(RestoreError::malformed("core", "a waiting signal has another size")),
-        };
-        if !(1..=64).contains(&number) || [9, 19].contains(&number) {
-            return Err(RestoreError::malformed("core", format!("signal {number} waits")));
-        }
+        let number = waiting_number(&signal.siginfo)?;
         let info = puppet.put(&signal.siginfo)?;
         let what = format!("put signal {number} back");
         match thread {
@@ -359,4 +422,21 @@ pub(super) fn signals(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_ends_only_by_signals_that_end_one() {
+        for code in [0, 7 << 8, 19 << 8, 15, 9, 0x80 | 11, 34] {
+            check_end(code).unwrap_or_else(|error| panic!("{code:x}: {error}"));
+        }
+        // SIGSTOP would stop it, and the restore would wait for its end.
+        for code in [17, 18, 19, 20, 23, 28, 0x7f] {
+            let refused = check_end(code).expect_err("it would not end").to_string();
+            assert!(refused.contains("ends no process"), "{refused}");
+        }
+    }
 }

@@ -79,7 +79,9 @@ fn act<'a>(
     let (zombies, mut living): (Vec<_>, Vec<_>) = actors.into_iter().partition(|actor| actor.task.body.is_none());
     for actor in &mut living {
         let Some(body) = &actor.task.body else { continue };
-        rebuild(plan, actor, body, sources, &kernel, container)?;
+        let pid = actor.task.place.pid;
+        rebuild(plan, actor, body, sources, &kernel, container)
+            .map_err(|error| error.of(format_args!("process {pid}")))?;
     }
     let with_bodies = living
         .iter_mut()
@@ -87,13 +89,15 @@ fn act<'a>(
     Sources::watch(plan, with_bodies)?;
     let bereaved: BTreeSet<u32> = zombies.iter().map(|zombie| zombie.task.place.ppid).collect();
     for zombie in zombies {
-        end(zombie)?;
+        let pid = zombie.task.place.pid;
+        end(zombie).map_err(|error| error.of(format_args!("process {pid}")))?;
     }
     for actor in &mut living {
         if bereaved.contains(&actor.task.place.pid) {
             task::forget_children(&mut actor.first)?;
         }
-        finish(actor)?;
+        let pid = actor.task.place.pid;
+        finish(actor).map_err(|error| error.of(format_args!("process {pid}")))?;
     }
     let mut standing = Vec::new();
     for actor in living {

@@ -29,8 +29,9 @@ impl Server {
                 self.word()
             )));
         }
-        if let Program::Restored(archive) = &self.spec.program {
-            return self.restore(&archive.clone());
+        if let Program::Restored { archive, options } = &self.spec.program {
+            let (archive, options) = (archive.clone(), *options);
+            return self.restore(&archive, options);
         }
         let (mut file, cwd) = prepare(&self.spec).map_err(Refusal::Exec)?;
         let streams = self.streams()?;
@@ -69,7 +70,7 @@ impl Server {
     pub(super) fn identity(&self) -> Result<Option<Identity>, Refusal> {
         let failed = |error: io::Error| Refusal::Other(format!("read the container's user: {error}"));
         let wanted = match (&self.spec.program, self.init()) {
-            (Program::Restored(_), Some(init)) => Some(Identity::of(init.pid).map_err(failed)?),
+            (Program::Restored { .. }, Some(init)) => Some(Identity::of(init.pid).map_err(failed)?),
             _ => self.spec.identity.clone(),
         };
         let own = Identity::own().map_err(failed)?;
@@ -353,7 +354,7 @@ fn prepare(spec: &LaunchSpec) -> Result<(std::path::PathBuf, std::path::PathBuf)
         .unwrap_or(root);
     let name = spec.argv.first().ok_or("no command specified")?;
     match &spec.program {
-        Program::Host | Program::Restored(_) => Ok((command::find(name, &spec.env, cwd)?, cwd.to_owned())),
+        Program::Host | Program::Restored { .. } => Ok((command::find(name, &spec.env, cwd)?, cwd.to_owned())),
         Program::StandIn(options) => {
             let cwd = if cwd.is_dir() { cwd } else { root };
             let file = stand_in(&spec.dir, options).map_err(|error| format!("prepare the stand-in: {error}"))?;

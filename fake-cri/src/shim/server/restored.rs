@@ -4,17 +4,21 @@ use std::{os::fd::AsFd, path::Path};
 
 use super::{super::message::Refusal, Server, container::now};
 use crate::{
-    checkpoint::restore::{self, Request},
+    checkpoint::{
+        Options,
+        restore::{self, Request},
+    },
     process::ProcessId,
 };
 
 impl Server {
     /// Restores the container. The main thread does it, and hears nobody meanwhile: what is restored ends with the thread that
     /// made it, and belongs to its process.
-    pub(super) fn restore(&mut self, archive: &Path) -> Result<(ProcessId, i64), Refusal> {
+    pub(super) fn restore(&mut self, archive: &Path, options: Options) -> Result<(ProcessId, i64), Refusal> {
         let streams = self.streams()?;
         let request = Request {
             archive,
+            options,
             container: &self.spec.container_id,
             streams: streams.given.each_ref().map(|fd| fd.as_fd()),
             folder: &self.spec.dir,

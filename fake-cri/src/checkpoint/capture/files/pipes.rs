@@ -1,11 +1,14 @@
 //! `pipes-data.img` and `fifo-data.img`: what stands unread in pipes and FIFOs. Owners of pipes, and hang-ups of FIFOs.
 //!
-//! It is copied by tee(2), which takes nothing away from its readers, through a read end of our own that is closed again
-//! before anybody runs.
+//! It is copied by tee(2), which takes nothing away from its readers. A pipe is read through a read end of our own that is closed
+//! again before anybody runs. A FIFO has a name, and whoever waits in open(2) for a reader comes back when one is opened, however
+//! briefly: so it is read through a copy of a descriptor that the container has anyway. Where the container only writes to it, the
+//! unread bytes are counted (`FIONREAD`), and a reader is opened only if there are some and somebody reads already, for whom
+//! nobody waits then.
 
 use std::{
-    collections::HashSet,
-    fs::{Metadata, OpenOptions},
+    collections::{BTreeMap, HashSet},
+    fs::{File, Metadata, OpenOptions},
     io::{self, Read as _},
     os::{
         fd::{AsFd as _, BorrowedFd},
@@ -20,11 +23,14 @@ use cri_proto::criu::{
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SpliceFFlags, fcntl, tee},
-    poll::PollFlags,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
 use super::super::{Images, owner::no_owner};
-use crate::{checkpoint::log::DumpLog, process::socket::readiness};
+use crate::{
+    checkpoint::log::DumpLog,
+    process::{descriptor, socket::readiness},
+};
 
 /// More than any pipe holds.
 const ALL: usize = 1 << 30;
@@ -39,6 +45,8 @@ const NEW_PIPE_MODE: u32 = 0o600;
 #[derive(Default)]
 pub(super) struct Pipes {
     seen: HashSet<u32>,
+    /// FIFOs that could not be read yet, each with what is to be said of it.
+    failed: BTreeMap<u32, String>,
     pipes: Vec<Content>,
     fifos: Vec<Content>,
     /// FIFOs that somebody of the container can write to.
@@ -65,12 +73,26 @@ pub(super) fn pipe_owner((pid, fd): (i32, i32), metadata: &Metadata, log: &mut D
 }
 
 impl Pipes {
-    /// Copies what is in the pipe behind this descriptor, unless another one led there before.
-    pub(super) fn add(&mut self, named: bool, inode: u32, pid: i32, window: i32, fd: i32, log: &mut DumpLog) {
-        if !self.seen.insert(inode) {
+    /// Copies what is in the pipe behind descriptor `fd` of a process, unless another one led there before. `copy` is a copy of the
+    /// descriptor, opened for `access` (`O_ACCMODE`).
+    pub(super) fn add(
+        &mut self,
+        named: bool,
+        inode: u32,
+        (pid, window, fd): (i32, i32, i32),
+        (copy, access): (Option<BorrowedFd<'_>>, i32),
+        log: &mut DumpLog,
+    ) {
+        if self.seen.contains(&inode) {
             return;
         }
-        match content(window, fd) {
+        let content = match (named, copy) {
+            (false, _) => own_reader(window, fd).and_then(|reader| content(reader.as_fd())),
+            (true, Some(copy)) if access != libc::O_WRONLY => content(copy),
+            (true, Some(copy)) => content_for_writer(window, fd, copy),
+            (true, None) => Err(io::Error::other("its descriptor cannot be copied")),
+        };
+        match content {
             Ok((bytes, size)) => {
                 let entry = PipeDataEntry {
                     pipe_id: inode,
@@ -79,10 +101,27 @@ impl Pipes {
                 };
                 let list = if named { &mut self.fifos } else { &mut self.pipes };
                 list.push((entry, bytes));
+                self.seen.insert(inode);
+                self.failed.remove(&inode);
             }
-            Err(error) => log.lost(format_args!(
-                "pid {pid}: what is unread in the pipe of descriptor {fd}: {error}"
-            )),
+            // Another descriptor may lead to it in a better way.
+            Err(error) => {
+                let line = format!("pid {pid}: what is unread in the pipe of descriptor {fd}: {error}");
+                match named {
+                    true => drop(self.failed.entry(inode).or_insert(line)),
+                    false => {
+                        self.seen.insert(inode);
+                        log.lost(format_args!("{line}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says which FIFOs no descriptor of the container could be read through. To be called once all descriptors were added.
+    pub(super) fn tell_failed(&mut self, log: &mut DumpLog) {
+        for line in std::mem::take(&mut self.failed).into_values() {
+            log.lost(format_args!("{line}"));
         }
     }
 
@@ -126,17 +165,42 @@ impl Pipes {
     }
 }
 
-/// What is unread in the pipe behind a descriptor, and the size of its buffer.
-fn content(window: i32, fd: i32) -> io::Result<(Vec<u8>, u32)> {
-    let source = OpenOptions::new()
+/// A reader of the pipe behind a descriptor, opened anew.
+fn own_reader(window: i32, fd: i32) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(format!("/proc/{window}/fd/{fd}"))?;
-    let size = fcntl(&source, FcntlArg::F_GETPIPE_SZ)?;
+        .open(format!("/proc/{window}/fd/{fd}"))
+}
+
+/// What is unread in a FIFO that only a writer of the container leads to.
+fn content_for_writer(window: i32, fd: i32, copy: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
+    let unread = descriptor::unread_bytes(copy)?;
+    if unread == 0 {
+        let size = fcntl(copy, FcntlArg::F_GETPIPE_SZ)?;
+        return Ok((Vec::new(), size.unsigned_abs()));
+    }
+    let mut asked = [PollFd::new(copy, PollFlags::POLLOUT)];
+    poll(&mut asked, PollTimeout::ZERO)?;
+    // A writer hears of an error when nobody has the FIFO open for reading (poll(2)).
+    let has_reader = asked[0]
+        .revents()
+        .is_some_and(|events| !events.contains(PollFlags::POLLERR));
+    if !has_reader {
+        return Err(io::Error::other(format!(
+            "{unread} bytes, and nobody has it open for reading: to open it would wake whoever waits for a reader"
+        )));
+    }
+    content(own_reader(window, fd)?.as_fd())
+}
+
+/// What is unread in a pipe, and the size of its buffer.
+fn content(source: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
+    let size = fcntl(source, FcntlArg::F_GETPIPE_SZ)?;
     let (mut reader, writer) = io::pipe()?;
     // With as many places as the other one has, it takes all of it in one call: a second one would begin anew.
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(size))?;
-    let copied = match tee(source.as_fd(), writer.as_fd(), ALL, SpliceFFlags::SPLICE_F_NONBLOCK) {
+    let copied = match tee(source, writer.as_fd(), ALL, SpliceFFlags::SPLICE_F_NONBLOCK) {
         Ok(copied) => copied,
         Err(Errno::EAGAIN) => 0,
         Err(errno) => return Err(errno.into()),
@@ -157,7 +221,7 @@ mod tests {
     fn what_is_unread_is_copied_and_stays() {
         let (mut reader, mut writer) = io::pipe().expect("pipe");
         let own = std::process::id() as i32;
-        assert_eq!(content(own, reader.as_raw_fd()).expect("copy").0, b"");
+        assert_eq!(content(reader.as_fd()).expect("copy").0, b"");
         // In pieces, each of which takes a place of its own in the pipe.
         let mut written = Vec::new();
         for piece in 0..12_u8 {
@@ -166,11 +230,41 @@ mod tests {
             written.extend(piece);
         }
         for fd in [reader.as_raw_fd(), writer.as_raw_fd()] {
-            assert_eq!(content(own, fd).expect("copy"), (written.clone(), 65_536));
+            let own_reader = own_reader(own, fd).expect("a reader");
+            assert_eq!(content(own_reader.as_fd()).expect("copy"), (written.clone(), 65_536));
         }
         drop(writer);
         let mut read = Vec::new();
         reader.read_to_end(&mut read).expect("read");
         assert_eq!(read, written);
+    }
+
+    /// A FIFO that the container writes to, and that nobody reads.
+    #[test]
+    fn no_reader_is_opened_where_one_may_be_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        let open = |options: &mut OpenOptions| options.custom_flags(libc::O_NONBLOCK).open(&path).expect("opened");
+        let reader = open(OpenOptions::new().read(true));
+        let mut writer = open(OpenOptions::new().write(true));
+        let own = std::process::id() as i32;
+        let seen = |writer: &File| content_for_writer(own, writer.as_raw_fd(), writer.as_fd());
+        assert_eq!(seen(&writer).expect("nothing is unread").0, b"");
+        writer.write_all(b"unread").expect("it has room");
+        assert_eq!(seen(&writer).expect("somebody reads").0, b"unread");
+        drop(reader);
+        let refused = seen(&writer).expect_err("nobody reads").to_string();
+        assert!(refused.contains("6 bytes"), "{refused}");
+        // The one that can be read is taken, whichever comes first.
+        let both = open(OpenOptions::new().read(true).write(true));
+        let mut pipes = Pipes::default();
+        let mut log = DumpLog::new(std::time::Instant::now());
+        let none = (own, writer.as_raw_fd(), writer.as_raw_fd());
+        pipes.add(true, 7, none, (None, libc::O_WRONLY), &mut log);
+        pipes.add(true, 7, none, (Some(both.as_fd()), libc::O_RDWR), &mut log);
+        pipes.tell_failed(&mut log);
+        assert_eq!(log.all_lost(), None);
+        assert_eq!(pipes.fifos[0].1, b"unread");
     }
 }

@@ -63,7 +63,7 @@ pub(super) enum Expected {
 }
 
 /// Opens an open file anew, as another open file description.
-pub(super) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
+pub(in crate::checkpoint::restore) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
     let opened = nix::fcntl::open(
@@ -74,16 +74,22 @@ pub(super) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
     Ok(opened.into())
 }
 
+/// Whether what was recorded is a path.
+pub(super) fn check(wanted: &RegFileEntry) -> Result<(), RestoreError> {
+    match Path::new(&wanted.name).is_absolute() {
+        true => Ok(()),
+        false => Err(RestoreError::malformed(
+            "files.img",
+            format!("{:?} is no path", wanted.name),
+        )),
+    }
+}
+
 /// Finds a file without opening it, and holds it against what was recorded.
 pub(super) fn find(wanted: &RegFileEntry, expected: Expected) -> Result<File, RestoreError> {
     let path = Path::new(&wanted.name);
     let failed = |error: io::Error| RestoreError::step(format!("find {}", wanted.name), error);
-    if !path.is_absolute() {
-        return Err(RestoreError::malformed(
-            "files.img",
-            format!("{:?} is no path", wanted.name),
-        ));
-    }
+    check(wanted)?;
     let found = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
@@ -94,8 +100,7 @@ pub(super) fn find(wanted: &RegFileEntry, expected: Expected) -> Result<File, Re
     if let Some(what) = wrong_kind(&metadata, wanted, expected) {
         return differs(what.to_owned());
     }
-    let system = fstatfs(&found).map_err(|errno| failed(errno.into()))?;
-    if let Some(name) = of_the_kernel(system.filesystem_type()) {
+    if let Some(name) = kernel_file_system(&found).map_err(failed)? {
         return differs(format!("it is in a file system of the kernel ({name})"));
     }
     if let Some(size) = wanted.size
@@ -121,6 +126,11 @@ fn wrong_kind(metadata: &Metadata, wanted: &RegFileEntry, expected: Expected) ->
         }
         _ => None,
     }
+}
+
+/// The name of the file system that a file is in, if it shows the kernel's own state.
+pub(in crate::checkpoint::restore) fn kernel_file_system(file: &File) -> io::Result<Option<&'static str>> {
+    Ok(of_the_kernel(fstatfs(file)?.filesystem_type()))
 }
 
 fn of_the_kernel(kind: FsType) -> Option<&'static str> {

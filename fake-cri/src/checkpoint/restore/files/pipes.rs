@@ -9,7 +9,7 @@ use std::{
 
 use cri_proto::criu::{
     Kind,
-    message::{FileEntry, PipeDataEntry},
+    message::{FileEntry, PipeDataEntry, PipeEntry},
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -92,9 +92,6 @@ impl<'a> Pipes<'a> {
         }
         let pipe = entry.pipe.as_ref().ok_or_else(malformed)?;
         let flags = pipe.flags.cast_signed() & FLAGS;
-        if flags & libc::O_DIRECT != 0 {
-            return Err(RestoreError::Unsupported("a pipe of packets".to_owned()));
-        }
         if let Some(stream) = self.streams.get(&pipe.pipe_id) {
             return Ok(reopen(*stream, flags).map_err(failed)?.into());
         }
@@ -123,6 +120,20 @@ impl<'a> Pipes<'a> {
             write
         };
         Ok(reopen(end.as_fd(), flags).map_err(failed)?.into())
+    }
+}
+
+/// Whether what was unread in pipes and FIFOs can be put back, as far as the images tell.
+pub(super) fn check(plan: &Plan) -> Result<(), RestoreError> {
+    unread(plan, Kind::PipesData)?;
+    unread(plan, Kind::FifoData).map(drop)
+}
+
+/// Whether a pipe can be made.
+pub(super) fn check_pipe(pipe: &PipeEntry) -> Result<(), RestoreError> {
+    match pipe.flags.cast_signed() & libc::O_DIRECT {
+        0 => Ok(()),
+        _ => Err(RestoreError::Unsupported("a pipe of packets".to_owned())),
     }
 }
 

@@ -54,6 +54,25 @@ pub(in super::super) fn check_machine(core: &CoreEntry) -> Result<(), RestoreErr
     Ok(())
 }
 
+/// Whether the registers of a thread can be set on this machine.
+pub(in super::super) fn check(core: &CoreEntry) -> Result<(), RestoreError> {
+    /// More than any processor's state.
+    const LARGEST: usize = 16 << 10;
+    let info = core
+        .thread_info
+        .as_ref()
+        .ok_or_else(|| RestoreError::malformed("core", "it has no registers"))?;
+    overlay(&mut vec![0; LARGEST], &info.fpregs)
+}
+
+/// Whether two threads of a process have the same registers, stack and thread pointer included.
+pub(in super::super) fn are_those_of(one: &CoreEntry, other: &CoreEntry) -> bool {
+    match (&one.thread_info, &other.thread_info) {
+        (Some(one), Some(other)) => one.gpregs == other.gpregs,
+        _ => false,
+    }
+}
+
 /// Sets the registers of a stopped thread.
 pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreError> {
     let info = core
