@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Clause, Outcome, Stage};
+use super::{Clause, Outcome, SkipKind, Stage};
 
 /// What a case's function returns while it runs.
 pub type Running<'a> = BoxFuture<'a, Judgement>;
@@ -21,6 +21,12 @@ pub enum Stop {
     /// The target cannot be asked for this; with the reason.
     #[error("{0}")]
     Skip(String),
+    /// The target refuses by its configuration; with its own message.
+    #[error("refused by policy: {0}")]
+    Policy(String),
+    /// The user did not ask for this; with the option that does.
+    #[error("{0}")]
+    Excluded(String),
     /// What this case builds on does not hold; with the id of the case that judges it.
     #[error("blocked by {0}")]
     Blocked(&'static str),
@@ -48,7 +54,13 @@ impl From<Judgement> for Outcome {
             Ok(seen) => Outcome::Pass { seen },
             Err(Stop::Fail(seen)) => Outcome::Fail { seen },
             Err(Stop::Error(reason)) => Outcome::Error { reason },
-            Err(stop @ (Stop::Skip(_) | Stop::Blocked(_))) => Outcome::Skip {
+            Err(stop @ (Stop::Skip(_) | Stop::Blocked(_) | Stop::Policy(_) | Stop::Excluded(_))) => Outcome::Skip {
+                kind: match stop {
+                    Stop::Blocked(_) => SkipKind::Blocked,
+                    Stop::Policy(_) => SkipKind::Policy,
+                    Stop::Excluded(_) => SkipKind::Excluded,
+                    _ => SkipKind::Unavailable,
+                },
                 reason: stop.to_string(),
             },
         }
@@ -141,7 +153,22 @@ mod tests {
         assert_eq!(
             outcome,
             Outcome::Skip {
+                kind: SkipKind::Blocked,
                 reason: "blocked by kubelet/200/ok".to_owned()
+            }
+        );
+    }
+
+    #[test]
+    fn a_refusal_by_policy_is_a_skip_of_its_own_kind_with_the_targets_words() {
+        let outcome = Outcome::from(Err(Stop::Policy(
+            "criu support is disabled by configuration".to_owned(),
+        )));
+        assert_eq!(
+            outcome,
+            Outcome::Skip {
+                kind: SkipKind::Policy,
+                reason: "refused by policy: criu support is disabled by configuration".to_owned()
             }
         );
     }

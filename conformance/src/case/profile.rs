@@ -200,12 +200,14 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::case::Authority;
 
     const fn clause(id: &'static str, level: Level) -> Clause {
         Clause {
             id,
             clause: "",
-            source: "",
+            authority: Authority::PROJECT,
+            motivation: "",
             level,
             expected: "",
         }

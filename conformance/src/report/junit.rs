@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use quick_junit::{NonSuccessKind, Report as Xml, TestCase, TestCaseStatus, TestSuite};
 
-use super::{CaseReport, Report, ReportError, labels::labels, visible::visible};
+use super::{CaseReport, Report, ReportError, labels::labels, visible::visible, words::link};
 use crate::{case::Suite, exhibit::Exhibit};
 
 /// The XML text. Of several reports each test suite's name begins with the report's label.
@@ -95,10 +95,15 @@ fn skipped(message: &str) -> TestCaseStatus {
 
 fn failed(kind: NonSuccessKind, class: &str, message: &str, case: &CaseReport) -> TestCaseStatus {
     let mut text = format!(
-        "clause: {}\nsource: {} ({})\nexpected: {}\n{}: {message}",
+        "clause: {}\nauthority: {} ({}) {}\n{}expected: {}\n{}: {message}",
         visible(&case.clause),
         visible(&case.source),
         case.level.as_str(),
+        link(&case.authority).unwrap_or_default(),
+        match case.motivation.as_str() {
+            "" => String::new(),
+            motivation => format!("motivation: {}\n", visible(motivation)),
+        },
         visible(&case.expected),
         if kind == NonSuccessKind::Error { "error" } else { "seen" },
     );

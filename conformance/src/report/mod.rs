@@ -36,7 +36,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    case::{Level, Record, Rules, Suite, Terms, Verdict},
+    case::{Cited, Level, Outcome, Record, Rules, SkipKind, Suite, Terms, Verdict},
     exhibit::Exhibit,
 };
 
@@ -84,12 +84,21 @@ pub struct CaseReport {
     pub id: String,
     /// What is demanded.
     pub clause: String,
-    /// Where it is demanded.
+    /// Who demands it, in one line: the title and section of the authority.
     pub source: String,
+    /// The document that demands it.
+    #[serde(default)]
+    pub authority: Cited,
+    /// Where the requirement was seen broken; empty where that is not why the case is there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub motivation: String,
     /// Who demands it.
     pub level: Level,
     /// `pass`, `fail`, `fact`, `skip` or `error`.
     pub outcome: String,
+    /// For a skip, its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<SkipKind>,
     /// What was expected.
     pub expected: String,
     /// What was seen; for `skip` and `error` the reason.
@@ -226,9 +235,15 @@ fn case_report(record: &Record, repeat: &Repeat, secrets: &Secrets) -> CaseRepor
     CaseReport {
         id: record.clause.id.to_owned(),
         clause: record.clause.clause.to_owned(),
-        source: record.clause.source.to_owned(),
+        source: record.clause.authority.line(),
+        authority: record.clause.authority.into(),
+        motivation: record.clause.motivation.to_owned(),
         level: record.clause.level,
         outcome: record.outcome.word().to_owned(),
+        skip: match record.outcome {
+            Outcome::Skip { kind, .. } => Some(kind),
+            _ => None,
+        },
         expected: record.clause.expected.to_owned(),
         seen: secrets.redact(record.outcome.text()),
         duration: seconds(record.duration),
@@ -253,7 +268,7 @@ fn seconds(duration: Duration) -> f64 {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        case::{Clause, Outcome},
+        case::{Authority, Clause},
         exhibit::ExhibitKind,
     };
 
@@ -261,7 +276,12 @@ pub(crate) mod tests {
         let clause = |id, level| Clause {
             id,
             clause: "an unknown pod is answered 404",
-            source: "Kubelet Checkpoint API: Response",
+            authority: Authority {
+                title: "Kubelet Checkpoint API",
+                section: "Response",
+                url: "https://kubernetes.io/docs/reference/node/kubelet-checkpoint-api/#post-checkpoint-response",
+            },
+            motivation: "example#1: an unknown pod was answered 500",
             level,
             expected: "404",
         };
@@ -288,6 +308,7 @@ pub(crate) mod tests {
                 "kubelet/500/error",
                 Level::Documented,
                 Outcome::Skip {
+                    kind: SkipKind::Unavailable,
                     reason: text("the runtime takes no faults"),
                 },
             ),
@@ -341,6 +362,12 @@ pub(crate) mod tests {
             case.expected = text.to_owned();
             case.clause = text.to_owned();
             case.source = text.to_owned();
+            case.motivation = text.to_owned();
+            case.authority = Cited {
+                title: text.to_owned(),
+                section: text.to_owned(),
+                url: format!("javascript:{text}"),
+            };
             case.again = text.to_owned();
             for exhibit in &mut case.exhibits {
                 exhibit.text = text.to_owned();

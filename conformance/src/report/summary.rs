@@ -9,7 +9,7 @@ use super::{
     CaseReport, Report,
     labels::labels,
     visible::{on_one_line, visible},
-    words::{OUTCOMES, counts, meaning},
+    words::{OUTCOMES, counts, link, meaning},
 };
 use crate::case::Level;
 
@@ -104,7 +104,13 @@ fn failure(text: &mut String, case: &CaseReport) {
         case.level.as_str(),
         escaped(&case.clause)
     );
-    let _ = writeln!(text, "Demanded by {}\n", span(&case.source));
+    let _ = match link(&case.authority) {
+        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", span(&case.source)),
+        None => writeln!(text, "Demanded by {}\n", span(&case.source)),
+    };
+    if !case.motivation.is_empty() {
+        let _ = writeln!(text, "Seen broken: {}\n", span(&case.motivation));
+    }
     let seen = if case.outcome == "fail" { "Seen" } else { "Error" };
     for (label, said) in [("Expected", &case.expected), (seen, &case.seen), ("Again", &case.again)] {
         if !said.is_empty() {

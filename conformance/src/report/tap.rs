@@ -21,7 +21,11 @@ struct Diagnostic<'a> {
     outcome: &'a str,
     level: &'a str,
     clause: &'a str,
-    source: &'a str,
+    authority: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    url: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    motivation: &'a str,
     expected: &'a str,
     seen: &'a str,
     again: &'a str,
@@ -85,7 +89,9 @@ fn test_point(
             outcome: &case.outcome,
             level: case.level.as_str(),
             clause: &case.clause,
-            source: &case.source,
+            authority: &case.source,
+            url: &case.authority.url,
+            motivation: &case.motivation,
             expected: &case.expected,
             seen: &case.seen,
             again: &case.again,

@@ -28,6 +28,7 @@ mod kubelet;
 mod people;
 mod pki;
 mod pod;
+pub mod policy;
 mod real_kubelet;
 pub mod runtime;
 mod thaw;

@@ -46,7 +46,7 @@ impl Preset {
             "CRIU is not installed on the node.",
             "containerd 2.2 and later";
         "criu-too-old" = [
-            "CheckpointContainer:before=error(Unknown,\"CRIU binary not found or too old (<31600)\")"
+            "CheckpointContainer:before=error(Unknown,\"CRIU binary not found or too old (<31600). Failed to checkpoint container\")"
         ],
             "CRIU on the node is older than the runtime needs.",
             "older containerd; one of the four messages that Kubernetes' own test accepts";

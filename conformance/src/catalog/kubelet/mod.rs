@@ -27,23 +27,6 @@ use crate::{
 
 pub use session::{OK, Session};
 
-/// The page's text about the archive.
-const PAGE: &str = "Kubelet Checkpoint API: Operations";
-/// The page's list of response codes.
-const RESPONSE: &str = "Kubelet Checkpoint API: Response";
-/// The page's parameter `timeout`.
-const PARAMETERS: &str = "Kubelet Checkpoint API: Parameters";
-/// The page's text about who may read an archive.
-const ACCESS: &str = "Kubelet Checkpoint API: introduction (security implications)";
-/// The kubelet's HTTP server.
-const SERVER: &str = "kubernetes: pkg/kubelet/server/server.go";
-/// The kubelet's authentication and authorisation of its server.
-const AUTH: &str = "kubernetes: pkg/kubelet/server/auth.go";
-/// The kubelet itself.
-const KUBELET: &str = "kubernetes: pkg/kubelet/kubelet.go";
-/// The kubelet's CRI client.
-const CRI_CLIENT: &str = "kubernetes: cri-client/pkg/remote_runtime.go";
-
 /// Every case, in the order in which they run without a seed: what many build on comes first.
 pub fn cases() -> Vec<Case<Session>> {
     let parts: [(Stage, Share, &[Case<Session>]); 21] = [

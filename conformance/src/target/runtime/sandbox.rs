@@ -17,8 +17,6 @@ const GIVEN_UP_WITHIN: Duration = Duration::from_secs(5);
 const BETWEEN: Duration = Duration::from_millis(100);
 /// How long fake-cri, which is quicker than any deadline, takes for such a sandbox.
 const SLOW_ON_FAKE: Duration = Duration::from_millis(400);
-/// What stands in the names of such sandboxes.
-const WORD: &str = "cut-off-";
 
 /// What became of a sandbox that was asked for again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ impl Runtime {
         let point = if late { "after" } else { "before" };
         let rule = format!("RunPodSandbox(nth=1):{point}=delay({}ms)", SLOW_ON_FAKE.as_millis());
         let annotations = [(fake_cri::fault::ANNOTATION.to_owned(), rule)].into();
-        let config = self.pod_config(WORD, annotations).await?;
+        let (_, config) = self.pod_config(annotations)?;
         let came = match self.run_sandbox(&config, deadline).await {
             Ok(id) => {
                 removal::remove_pod(&self.cri, &id).await?;
