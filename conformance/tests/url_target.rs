@@ -130,14 +130,14 @@ async fn with_the_endpoint_alone_faults_are_skipped_and_archives_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_in_the_pod_itself_has_no_other_container_checkpointed() {
+async fn only_the_named_container_is_checkpointed_unless_its_siblings_are_asked_for() {
     let bench = Bench::start().await;
     let checkpoints = bench.checkpoints();
     let reach = ["--allow-incomplete", "--checkpoints-dir", checkpoints.to_str().unwrap()];
     let second = [&reach[..], &["--filter", "kubelet/200/named-container"]].concat();
-    let (_, stdout) = bench.judge(&second).await;
+    let (_, stdout) = bench.judge(&[&second[..], &["--include-siblings"]].concat()).await;
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
-    let (_, stdout) = bench.judge(&[&second[..], &["--alone"]].concat()).await;
+    let (_, stdout) = bench.judge(&second).await;
     assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
     assert!(stdout.contains("needs a second running container"), "{stdout}");
     bench.end().await;

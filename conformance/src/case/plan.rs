@@ -102,6 +102,10 @@ pub struct Case<T: 'static> {
     /// Whether others may use the target meanwhile. A case that uses faults, restarts something, or counts what the target
     /// does, may not: it needs the target alone, which is the default.
     pub shared: bool,
+    /// How many archives it makes at most on a kubelet, beside the first one that many cases look at.
+    pub archives: u32,
+    /// Whether it loads the target on purpose, and so needs `--include-load` on one that is in use.
+    pub load: bool,
     /// Judges it.
     pub run: for<'a> fn(&'a T) -> Running<'a>,
 }
@@ -122,6 +126,8 @@ impl<T> Case<T> {
             limit: LIMIT,
             stage: Stage::Main,
             shared: false,
+            archives: 0,
+            load: false,
             run,
         }
     }
@@ -135,6 +141,16 @@ impl<T> Case<T> {
     /// nothing to put back after it.
     pub const fn shared(self) -> Case<T> {
         Case { shared: true, ..self }
+    }
+
+    /// The same case, which makes so many archives at most.
+    pub const fn archives(self, archives: u32) -> Case<T> {
+        Case { archives, ..self }
+    }
+
+    /// The same case, which loads the target on purpose.
+    pub const fn load(self) -> Case<T> {
+        Case { load: true, ..self }
     }
 
     /// The same case, run in this stage.

@@ -115,12 +115,6 @@ impl Preset {
         "name-reserved" = ["RunPodSandbox:before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"],
             "The sandbox of an earlier try that ran out of time still holds the name.",
             "containerd and CRI-O when RunPodSandbox runs into its deadline and the kubelet tries again";
-        "name-stays-reserved" = [
-            "RunPodSandbox(pod=*cut-off*,times=1):before=hang",
-            "RunPodSandbox(pod=*cut-off*):before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"
-        ],
-            "The first sandbox of a pod with `cut-off` in its name runs out of time, and its name stays reserved.",
-            "containerd and CRI-O when RunPodSandbox runs into its deadline and the kubelet tries again";
         "slow-sandbox" = ["RunPodSandbox:after=delay(5m)"],
             "The sandbox is made, and the answer comes after the caller's deadline.",
             "what leads to name-reserved";

@@ -38,7 +38,8 @@ pub(super) const CASES: &[Case<Session>] = &[
             expected: "32 times 200, 32 calls",
         },
         |s| Box::pin(many(s)),
-    ),
+    )
+    .load(),
     Case::new(
         Clause {
             id: "kubelet/metrics/operations",
@@ -89,6 +90,10 @@ async fn one_call(s: &Session) -> Judgement {
 
 async fn many(s: &Session) -> Judgement {
     const MANY: usize = 32;
+    if !s.kubelet.load {
+        let why = "makes 32 checkpoints at once, which a kubelet in use is asked for only with --include-load";
+        return Err(Stop::Excluded(why.to_owned()));
+    }
     s.again().await?;
     // While the first is held all the others come in.
     if let Some(faults) = &s.kubelet.faults {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use cri_proto::runtime::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
 
-use super::{ContainerOptions, IMAGE, Program, Runtime, call};
+use super::{ContainerOptions, IMAGE, Program, Runtime, call, life::NAMESPACE};
 use crate::{reference::LocalImage, target::TargetError};
 
 /// A small image over a slow line; a person waits meanwhile.
@@ -23,7 +23,7 @@ impl Runtime {
         if let Some(known) = self.image_status(&spec).await? {
             return Ok(local(known));
         }
-        let (_, sandbox) = self.pod_config(HashMap::new())?;
+        let (_, sandbox) = self.pod_config(NAMESPACE, HashMap::new())?;
         let mut client = self.cri.images();
         let ask = PullImageRequest {
             image: Some(spec.clone()),

@@ -25,8 +25,10 @@ use crate::{
     target::{TargetError, Workload},
 };
 
-/// The namespace of all Pods of all runs.
-const NAMESPACE: &str = "checkpoint-conformance";
+/// The namespace of the Pods of all runs.
+pub(super) const NAMESPACE: &str = "checkpoint-conformance";
+/// The namespace of Pods whose sandbox is asked for again: a mutant is about these.
+pub(super) const RETRY_NAMESPACE: &str = "checkpoint-conformance-retry";
 /// How long a workload may take to say that it is up, with a few hundred MiB to fill on a busy machine.
 const UP_WITHIN: Duration = Duration::from_secs(15);
 
@@ -173,7 +175,7 @@ impl Runtime {
     }
 
     async fn run_pod(&self, annotations: HashMap<String, String>) -> Result<Arc<Pod>, TargetError> {
-        let (requests, config) = self.pod_config(annotations)?;
+        let (requests, config) = self.pod_config(NAMESPACE, annotations)?;
         let id = self.run_sandbox(&config, ANSWER_WITHIN).await?;
         let pod = Arc::new(Pod { id, config, requests });
         let mut list = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,6 +187,7 @@ impl Runtime {
     /// A Pod of this run under a name of its own, and the directories that it needs.
     pub(super) fn pod_config(
         &self,
+        namespace: &str,
         annotations: HashMap<String, String>,
     ) -> Result<(PodRequests, PodSandboxConfig), TargetError> {
         let archives = self.folder().join("archives");
@@ -192,7 +195,7 @@ impl Runtime {
         let pod = core::Pod {
             metadata: ObjectMeta {
                 name: Some(format!("{}-{}", self.run, self.number())),
-                namespace: Some(NAMESPACE.to_owned()),
+                namespace: Some(namespace.to_owned()),
                 uid: Some(format!("{:032x}", rand::random::<u128>())),
                 labels: Some(BTreeMap::from([(RUN_LABEL.to_owned(), self.run.clone())])),
                 annotations: Some(annotations.into_iter().collect()),

@@ -170,6 +170,7 @@ impl RuntimeTarget {
             endpoint: self.endpoint.clone(),
             container: String::new(),
             mutant: None,
+            product: None,
             node: None,
         };
         let folder = Arc::new(Folder::make(self.work_dir.as_deref())?);
@@ -210,8 +211,12 @@ impl Runtime {
         })
         .await
         .map_err(|error| TargetError::NotReady(format!("no runtime answers at {endpoint}: {error}")))?;
+        let product = report::Product::new(&version.runtime_name, &version.runtime_version);
         Ok(Runtime {
-            about,
+            about: report::Target {
+                product: Some(product),
+                ..about
+            },
             version,
             program: Program::StandIn,
             faults: None,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cri_proto::runtime::v1::{ListPodSandboxRequest, PodSandboxConfig};
 use tonic::Code;
 
-use super::{ANSWER_WITHIN, Runtime, call, removal};
+use super::{ANSWER_WITHIN, Runtime, call, life::RETRY_NAMESPACE, removal};
 use crate::{
     exhibit::{ExhibitKind, show},
     target::TargetError,
@@ -41,7 +41,7 @@ impl Runtime {
         let point = if late { "after" } else { "before" };
         let rule = format!("RunPodSandbox(nth=1):{point}=delay({}ms)", SLOW_ON_FAKE.as_millis());
         let annotations = [(fake_cri::fault::ANNOTATION.to_owned(), rule)].into();
-        let (_, config) = self.pod_config(annotations)?;
+        let (_, config) = self.pod_config(RETRY_NAMESPACE, annotations)?;
         let came = match self.run_sandbox(&config, deadline).await {
             Ok(id) => {
                 removal::remove_pod(&self.cri, &id).await?;
