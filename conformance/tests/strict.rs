@@ -57,7 +57,16 @@ async fn the_reference_kubelet_passes_every_case_of_the_kubelet_suite_at_once() 
     };
     let session = Session::new(embedded.start().await.unwrap());
     let records = run(&kubelet::cases(), &session, &mut Silent).await;
+    // Each archive has a name of its own here, and none was removed.
+    let made = std::fs::read_dir(session.kubelet.checkpoints.as_ref().unwrap())
+        .unwrap()
+        .count();
     session.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
+    let counted: u32 = 1 + kubelet::cases().iter().map(|case| case.archives).sum::<u32>();
+    assert!(
+        made > 40 && made <= counted as usize,
+        "{made} archives, and at most {counted} are announced"
+    );
     assert_no_contradiction(Suite::Kubelet, &records);
 }
 

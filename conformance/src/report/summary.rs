@@ -9,7 +9,7 @@ use super::{
     CaseReport, Report,
     labels::labels,
     visible::{on_one_line, visible},
-    words::{OUTCOMES, counts, link, meaning},
+    words::{OUTCOMES, counts, link, meaning, versions},
 };
 use crate::case::Level;
 
@@ -29,9 +29,10 @@ pub(super) fn render(reports: &[Report]) -> String {
         };
         let _ = writeln!(
             text,
-            "## Checkpoint conformance{label}: {}\n\n{}: {}. {}, {:.1} s.\n",
+            "## Checkpoint conformance{label}: {}\n\n{} ({}): {}. {}, {:.1} s.\n",
             report.verdict.word(),
             span(&report.target.description),
+            span(&versions(report)),
             meaning(report),
             counts(report),
             report.duration

@@ -12,7 +12,7 @@ use super::{
     CaseReport, Report, ReportError,
     labels::labels,
     visible::on_one_line,
-    words::{reason, spared},
+    words::{reason, spared, versions},
 };
 
 /// What a failed test says of itself, as a block of YAML below it.
@@ -40,6 +40,7 @@ pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
     let mut text = String::from("TAP version 14\n");
     for report in reports {
         let _ = writeln!(text, "# {}", on_one_line(&report.target.description));
+        let _ = writeln!(text, "# {}", on_one_line(&versions(report)));
     }
     let cases = reports.iter().map(|report| report.cases.len()).sum::<usize>();
     let _ = writeln!(text, "1..{cases}");

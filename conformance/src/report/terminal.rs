@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::IsTerminal as _};
 use super::{
     CaseReport, Report,
     visible::{on_one_line, visible},
-    words::{counts, link, reason},
+    words::{counts, link, reason, versions},
 };
 use crate::case::Verdict;
 
@@ -163,8 +163,9 @@ impl Terminal {
     fn summary(&self, text: &mut String, report: &Report) {
         let _ = writeln!(
             text,
-            "\n{}\n{}; {:.1} s",
+            "\n{}\n{}\n{}; {:.1} s",
             on_one_line(&report.target.description),
+            on_one_line(&versions(report)),
             counts(report),
             report.duration
         );

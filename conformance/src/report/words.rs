@@ -27,6 +27,14 @@ pub(super) fn counts(report: &Report) -> String {
     }
 }
 
+/// Which version was tested by which version of this program.
+pub(super) fn versions(report: &Report) -> String {
+    match &report.target.product {
+        Some(product) => format!("{product}, tested by {}", report.tool),
+        None => format!("version unknown, tested by {}", report.tool),
+    }
+}
+
 /// Where an authority can be read, if that is a web page: nothing else becomes a link.
 pub(super) fn link(authority: &Cited) -> Option<&str> {
     let url = authority.url.as_str();

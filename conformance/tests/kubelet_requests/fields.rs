@@ -71,6 +71,7 @@ fn kind(value: &Value) -> String {
 }
 
 /// A difference that is meant: where (method, and what the field's path begins with), and why.
+#[derive(Clone, Copy)]
 pub struct Allowed {
     pub method: &'static str,
     pub field: &'static str,

@@ -236,6 +236,11 @@ fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {
         network: mode(spec.host_network, cri::NamespaceMode::Pod),
         pid: mode(spec.host_pid, pid),
         ipc: mode(spec.host_ipc, cri::NamespaceMode::Pod),
+        // The host's user namespace, in words: what a Pod has that does not ask for one of its own.
+        userns_options: Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Node.into(),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

@@ -52,7 +52,7 @@ fn block(one: &Labelled, case: &CaseReport, open: bool) -> Markup {
                 p {
                     span.label { "Demanded by " }
                     @match link(&case.authority) {
-                        Some(url) => a href=(url) { (on_one_line(&case.source)) },
+                        Some(url) => a href=(url) rel="noreferrer" { (on_one_line(&case.source)) },
                         None => (on_one_line(&case.source)),
                     }
                 }

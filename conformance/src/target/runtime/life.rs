@@ -194,7 +194,7 @@ impl Runtime {
         std::fs::create_dir_all(&archives).map_err(TargetError::file(&archives))?;
         let pod = core::Pod {
             metadata: ObjectMeta {
-                name: Some(format!("{}-{}", self.run, self.number())),
+                name: Some(format!("conformance-{}-{}", self.run, self.number())),
                 namespace: Some(namespace.to_owned()),
                 uid: Some(format!("{:032x}", rand::random::<u128>())),
                 labels: Some(BTreeMap::from([(RUN_LABEL.to_owned(), self.run.clone())])),
