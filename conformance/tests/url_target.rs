@@ -82,7 +82,14 @@ async fn with_its_runtime_and_its_archives_only_the_restart_is_missing() {
         .to_owned();
     let checkpoints = bench.checkpoints();
     let folder = checkpoints.to_str().unwrap();
-    let reach = ["--fake-cri-control", &control, "--checkpoints-dir", folder];
+    let reach = [
+        "--fake-cri-control",
+        &control,
+        "--checkpoints-dir",
+        folder,
+        "--include-siblings",
+        "--include-load",
+    ];
 
     let (output, stdout) = bench.judge(&reach).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");

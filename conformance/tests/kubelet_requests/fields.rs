@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// The fields of all requests of one method, each with the kinds of its values.
-pub type Fields = BTreeMap<String, BTreeSet<String>>;
+pub(crate) type Fields = BTreeMap<String, BTreeSet<String>>;
 /// The fields by method.
-pub type Requests = BTreeMap<String, Fields>;
+pub(crate) type Requests = BTreeMap<String, Fields>;
 
 /// Reduces requests, as a journal has them.
-pub fn reduce<'a>(requests: impl IntoIterator<Item = &'a (String, Value)>) -> Requests {
+pub(crate) fn reduce<'a>(requests: impl IntoIterator<Item = &'a (String, Value)>) -> Requests {
     let mut reduced = Requests::new();
     for (method, request) in requests {
         let fields = reduced.entry(method.clone()).or_default();
@@ -72,14 +72,14 @@ fn kind(value: &Value) -> String {
 
 /// A difference that is meant: where (method, and what the field's path begins with), and why.
 #[derive(Clone, Copy)]
-pub struct Allowed {
-    pub method: &'static str,
-    pub field: &'static str,
-    pub why: &'static str,
+pub(crate) struct Allowed {
+    pub(crate) method: &'static str,
+    pub(crate) field: &'static str,
+    pub(crate) why: &'static str,
 }
 
 /// What `ours` has otherwise than `recorded`, in the methods that it calls; what is allowed is left out.
-pub fn differences(recorded: &Requests, ours: &Requests, allowed: &[Allowed]) -> Vec<String> {
+pub(crate) fn differences(recorded: &Requests, ours: &Requests, allowed: &[Allowed]) -> Vec<String> {
     let mut found = Vec::new();
     for (method, fields) in ours {
         let Some(expected) = recorded.get(method) else {
