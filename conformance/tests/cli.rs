@@ -235,7 +235,7 @@ fn rust_log_and_v_write_to_stderr_and_the_report_stays_on_stdout() {
 fn a_run_says_beforehand_how_many_archives_it_makes() {
     let (_, _, stderr) = run(&["--filter", "kubelet/200/ok"]);
     assert!(
-        stderr.contains("the run makes at most 1 archives of conformance/stand-in-reference/app"),
+        stderr.contains("the run makes at most 1 archives of conformance/stand-in-embedded/app"),
         "{stderr}"
     );
 }
