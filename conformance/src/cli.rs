@@ -35,6 +35,9 @@ use crate::{
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// Say more on standard error: -v what is done, -vv every detail. `RUST_LOG` selects by module and wins
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
     #[command(flatten)]
     kubelet: KubeletArgs,
 }
@@ -134,6 +137,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    log_to_stderr(cli.verbose);
     let code = match dispatch(cli, &args) {
         Ok(code) => code,
         Err(failure) => {
@@ -145,6 +149,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Warnings go to standard error whatever is asked for: what could not be put back must not be silent.
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        // The embedded kubelet's Pod has a container that cannot be started, and its runtime is killed: its warnings are of no use here.
+        0 => "warn,checkpoint_conformance::reference=error",
+        1 => "checkpoint_conformance=info,fake_cri=info,warn",
+        _ => "checkpoint_conformance=trace,fake_cri=debug,info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // A caller that has a subscriber of its own keeps it.
+    let _ = subscriber.try_init();
 }
 
 fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {

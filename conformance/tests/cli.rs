@@ -208,12 +208,36 @@ fn nothing_judged_exits_4_unless_allowed() {
 
 #[test]
 fn a_robust_clause_decides_with_strict_only() {
-    let filter = ["--filter", "kubelet/timeout/small-honoured"];
+    let filter = ["--filter", "kubelet/robust/names-differ"];
     let (code, stdout, _) = run(&filter);
     assert_eq!(code, 0, "{stdout}");
     assert!(stdout.contains("fail"), "{stdout}");
     let (code, stdout, _) = run(&[&filter[..], &["--strict"]].concat());
     assert_eq!(code, 1, "{stdout}");
+}
+
+#[test]
+fn rust_log_and_v_write_to_stderr_and_the_report_stays_on_stdout() {
+    let filter = ["--filter", "kubelet/404/pod-unknown"];
+    let (code, stdout, silent) = run(&filter);
+    assert_eq!(code, 0, "{silent}");
+    assert!(!silent.contains(" INFO ") && !stdout.contains(" INFO "), "{silent}");
+    let (code, stdout, loud) = run(&[&filter[..], &["-vv"]].concat());
+    assert_eq!(code, 0, "{loud}");
+    assert!(
+        loud.len() > silent.len() && loud.contains("checkpoint_conformance"),
+        "{loud}"
+    );
+    assert!(stdout.contains("verdict: pass"), "{stdout}");
+}
+
+#[test]
+fn a_run_says_beforehand_how_many_archives_it_makes() {
+    let (_, _, stderr) = run(&["--filter", "kubelet/200/ok"]);
+    assert!(
+        stderr.contains("the run makes at most 1 archives of conformance/stand-in-embedded/app"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -71,6 +71,7 @@ async fn no_file_holds_a_credential_or_a_canary_whatever_a_target_leaks() {
         started: Timestamp::UNIX_EPOCH,
         duration: std::time::Duration::ZERO,
         rules: Rules::default(),
+        footprint: None,
         terms: Terms::default(),
         repeat: Repeat::from_args(["checkpoint-conformance".to_owned()]),
         archives_left: Vec::new(),

@@ -82,7 +82,14 @@ async fn with_its_runtime_and_its_archives_only_the_restart_is_missing() {
         .to_owned();
     let checkpoints = bench.checkpoints();
     let folder = checkpoints.to_str().unwrap();
-    let reach = ["--fake-cri-control", &control, "--checkpoints-dir", folder];
+    let reach = [
+        "--fake-cri-control",
+        &control,
+        "--checkpoints-dir",
+        folder,
+        "--include-siblings",
+        "--include-load",
+    ];
 
     let (output, stdout) = bench.judge(&reach).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");
@@ -130,14 +137,75 @@ async fn with_the_endpoint_alone_faults_are_skipped_and_archives_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_in_the_pod_itself_has_no_other_container_checkpointed() {
+async fn load_is_left_out_unless_asked_for_and_the_report_says_what_the_run_makes() {
+    let bench = Bench::start().await;
+    let checkpoints = bench.checkpoints();
+    let report = bench.file("report.json");
+    let json = format!("json={report}");
+    let reach = ["--checkpoints-dir", checkpoints.to_str().unwrap(), "--report", &json];
+    let many = [
+        &reach[..],
+        &["--allow-incomplete", "--filter", "kubelet/concurrent/many"],
+    ]
+    .concat();
+    let read = || serde_json::from_slice::<serde_json::Value>(&fs::read(&report).unwrap()).unwrap();
+
+    let (output, _) = bench.judge(&many).await;
+    let written = read();
+    assert_eq!(written["cases"][0]["skip"], "excluded", "{written}");
+    assert_eq!(written["footprint"]["archives"], 1);
+    assert_eq!(written["footprint"]["free_from"], "checkpoints-dir");
+    let containers = &written["footprint"]["containers"];
+    assert_eq!(*containers, serde_json::json!([bench.kubelet.subject.to_string()]));
+    assert_eq!(written["tool"]["name"], "checkpoint-conformance");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("the run makes at most 1 archives of"), "{stderr}");
+
+    let (_, stdout) = bench.judge(&[&many[..], &["--include-load"]].concat()).await;
+    assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
+    assert_eq!(read()["footprint"]["archives"], 33);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_someone_who_may_not_checkpoint_403_is_judged() {
+    let bench = Bench::start().await;
+    let filter = ["--filter", "kubelet/403/denied", "--allow-incomplete"];
+    let (_, stdout) = bench.judge(&filter).await;
+    assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
+    let client = bench.kubelet.client().await;
+    let mut options = Vec::new();
+    match client.access().others.denied.as_ref().unwrap() {
+        Identity::Certificate { certificate, key } => {
+            for (option, name, content) in [
+                ("--denied-client-cert", "denied.pem", certificate),
+                ("--denied-client-key", "denied.key", key),
+            ] {
+                fs::write(bench.file(name), content).unwrap();
+                options.extend([option.to_owned(), bench.file(name)]);
+            }
+        }
+        Identity::Token(token) => {
+            fs::write(bench.file("denied"), token).unwrap();
+            options.extend(["--denied-token-file".to_owned(), bench.file("denied")]);
+        }
+    }
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let (output, stdout) = bench.judge(&[&filter[..], &options[..]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_named_container_is_checkpointed_unless_its_siblings_are_asked_for() {
     let bench = Bench::start().await;
     let checkpoints = bench.checkpoints();
     let reach = ["--allow-incomplete", "--checkpoints-dir", checkpoints.to_str().unwrap()];
     let second = [&reach[..], &["--filter", "kubelet/200/named-container"]].concat();
-    let (_, stdout) = bench.judge(&second).await;
+    let (_, stdout) = bench.judge(&[&second[..], &["--include-siblings"]].concat()).await;
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
-    let (_, stdout) = bench.judge(&[&second[..], &["--alone"]].concat()).await;
+    let (_, stdout) = bench.judge(&second).await;
     assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
     assert!(stdout.contains("needs a second running container"), "{stdout}");
     bench.end().await;

@@ -87,13 +87,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::case::Level;
+    use crate::case::{Authority, Level, SkipKind};
 
     const fn clause(id: &'static str) -> Clause {
         Clause {
             id,
             clause: "",
-            source: "",
+            authority: Authority::PROJECT,
+            motivation: "",
             level: Level::Documented,
             expected: "",
         }
@@ -108,7 +109,10 @@ mod tests {
         let outcomes = [
             Outcome::Fail { seen: text() },
             Outcome::Pass { seen: text() },
-            Outcome::Skip { reason: text() },
+            Outcome::Skip {
+                kind: SkipKind::Unavailable,
+                reason: text(),
+            },
             Outcome::Fail { seen: text() },
         ];
         let records: Vec<_> = CATALOGUE

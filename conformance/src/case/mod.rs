@@ -14,6 +14,7 @@
 //! A case that could not judge says so: it is skipped with its reason, or with `blocked by <id>` when what it builds on
 //! does not hold. Nothing passes because nothing was checked.
 
+mod authority;
 mod foreseen;
 mod plan;
 mod profile;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exhibit::Exhibit;
 
+pub use authority::{Authority, Cited};
 pub use foreseen::{ExpectedFailures, Foreseen, UnknownCase};
 pub use plan::{Case, Judgement, Running, Stop, fail, judge, pass, skip};
 pub use profile::{BUILT_IN, Claimed, Profile, ProfileError};
@@ -97,8 +99,10 @@ pub struct Clause {
     pub id: &'static str,
     /// What is demanded, in our own words.
     pub clause: &'static str,
-    /// Where it is demanded: the documentation's section, a CRI comment, a kubelet file, a defect.
-    pub source: &'static str,
+    /// The document that demands it.
+    pub authority: Authority,
+    /// Where the requirement was seen broken, with versions; empty where that is not why the case is there.
+    pub motivation: &'static str,
     /// Who demands it.
     pub level: Level,
     /// What is expected to be seen, in a few words.
@@ -110,6 +114,20 @@ impl Clause {
     pub fn group(&self) -> &'static str {
         self.id.rsplit_once('/').map_or(self.id, |(group, _)| group)
     }
+}
+
+/// Why a case was skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SkipKind {
+    /// The target or the machine lacks what the case needs.
+    Unavailable,
+    /// What the case builds on fails; the reason names the case that says so.
+    Blocked,
+    /// The target refuses the operation by its configuration: it is not broken, and its operator can allow the operation.
+    Policy,
+    /// The user did not ask for cases of this kind: `--include-load` does, for example.
+    Excluded,
 }
 
 /// How a case ended.
@@ -132,6 +150,8 @@ pub enum Outcome {
     },
     /// The clause could not be judged, for a reason that lies in the target or the machine.
     Skip {
+        /// What kind of reason it is.
+        kind: SkipKind,
         /// Why.
         reason: String,
     },
@@ -158,7 +178,7 @@ impl Outcome {
     pub fn text(&self) -> &str {
         match self {
             Outcome::Pass { seen } | Outcome::Fail { seen } | Outcome::Fact { seen } => seen,
-            Outcome::Skip { reason } | Outcome::Error { reason } => reason,
+            Outcome::Skip { reason, .. } | Outcome::Error { reason } => reason,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Clause, Outcome, Stage};
+use super::{Clause, Outcome, SkipKind, Stage};
 
 /// What a case's function returns while it runs.
 pub type Running<'a> = BoxFuture<'a, Judgement>;
@@ -21,6 +21,12 @@ pub enum Stop {
     /// The target cannot be asked for this; with the reason.
     #[error("{0}")]
     Skip(String),
+    /// The target refuses by its configuration; with its own message.
+    #[error("refused by policy: {0}")]
+    Policy(String),
+    /// The user did not ask for this; with the option that does.
+    #[error("{0}")]
+    Excluded(String),
     /// What this case builds on does not hold; with the id of the case that judges it.
     #[error("blocked by {0}")]
     Blocked(&'static str),
@@ -48,7 +54,13 @@ impl From<Judgement> for Outcome {
             Ok(seen) => Outcome::Pass { seen },
             Err(Stop::Fail(seen)) => Outcome::Fail { seen },
             Err(Stop::Error(reason)) => Outcome::Error { reason },
-            Err(stop @ (Stop::Skip(_) | Stop::Blocked(_))) => Outcome::Skip {
+            Err(stop @ (Stop::Skip(_) | Stop::Blocked(_) | Stop::Policy(_) | Stop::Excluded(_))) => Outcome::Skip {
+                kind: match stop {
+                    Stop::Blocked(_) => SkipKind::Blocked,
+                    Stop::Policy(_) => SkipKind::Policy,
+                    Stop::Excluded(_) => SkipKind::Excluded,
+                    _ => SkipKind::Unavailable,
+                },
                 reason: stop.to_string(),
             },
         }
@@ -90,6 +102,10 @@ pub struct Case<T: 'static> {
     /// Whether others may use the target meanwhile. A case that uses faults, restarts something, or counts what the target
     /// does, may not: it needs the target alone, which is the default.
     pub shared: bool,
+    /// How many archives it makes at most on a kubelet, beside the first one that many cases look at.
+    pub archives: u32,
+    /// Whether it loads the target on purpose, and so needs `--include-load` on one that is in use.
+    pub load: bool,
     /// Judges it.
     pub run: for<'a> fn(&'a T) -> Running<'a>,
 }
@@ -110,6 +126,8 @@ impl<T> Case<T> {
             limit: LIMIT,
             stage: Stage::Main,
             shared: false,
+            archives: 0,
+            load: false,
             run,
         }
     }
@@ -123,6 +141,16 @@ impl<T> Case<T> {
     /// nothing to put back after it.
     pub const fn shared(self) -> Case<T> {
         Case { shared: true, ..self }
+    }
+
+    /// The same case, which makes so many archives at most.
+    pub const fn archives(self, archives: u32) -> Case<T> {
+        Case { archives, ..self }
+    }
+
+    /// The same case, which loads the target on purpose.
+    pub const fn load(self) -> Case<T> {
+        Case { load: true, ..self }
     }
 
     /// The same case, run in this stage.
@@ -141,7 +169,22 @@ mod tests {
         assert_eq!(
             outcome,
             Outcome::Skip {
+                kind: SkipKind::Blocked,
                 reason: "blocked by kubelet/200/ok".to_owned()
+            }
+        );
+    }
+
+    #[test]
+    fn a_refusal_by_policy_is_a_skip_of_its_own_kind_with_the_targets_words() {
+        let outcome = Outcome::from(Err(Stop::Policy(
+            "criu support is disabled by configuration".to_owned(),
+        )));
+        assert_eq!(
+            outcome,
+            Outcome::Skip {
+                kind: SkipKind::Policy,
+                reason: "refused by policy: criu support is disabled by configuration".to_owned()
             }
         );
     }

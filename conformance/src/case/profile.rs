@@ -9,11 +9,18 @@
 //! about = "containerd 2.4 with runc and CRIU 4"
 //!
 //! [[claim]]
-//! case = "runtime/location/longer"
+//! case = "kubelet/403/body"
+//! does = "names one subresource, and ends without a newline"
+//! source = "kubernetes v1.30 pkg/kubelet/server/server.go"
+//! seen = "*subresource=checkpoint)*"
+//!
+//! [[known]]
+//! case = "runtime/place/location-longer"
 //! does = "writes over the file that is there, and leaves its tail"
 //! source = "containerd internal/cri/server/container_checkpoint_linux.go"
-//! seen = "*stale*"
 //! ```
+//!
+//! `[[known]]` is about a case of any level: its failure stays a failure, and is told with what is known of it.
 //!
 //! `seen` is a glob for what is seen when the case fails (`*` matches anything); with it another failure of the same case stays a failure.
 
@@ -51,6 +58,7 @@ pub struct Profile {
     /// Of what it is the profile.
     pub about: String,
     claims: Vec<(Claim, GlobMatcher)>,
+    known: Vec<Claim>,
 }
 
 /// One thing that a target claims to do otherwise than the reference.
@@ -75,6 +83,8 @@ struct Document {
     about: String,
     #[serde(default, rename = "claim")]
     claims: Vec<Claim>,
+    #[serde(default)]
+    known: Vec<Claim>,
 }
 
 /// A profile that cannot be used.
@@ -123,6 +133,9 @@ pub struct Claimed {
     pub untrue: Vec<String>,
     /// The cases that fail, but otherwise than claimed, and so stay failures; sorted.
     pub otherwise: Vec<String>,
+    /// The cases whose failure the profile knows of, and which stay failures; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
 }
 
 impl Profile {
@@ -159,10 +172,25 @@ impl Profile {
                 }
             }
         }
+        let mut known: Vec<Claim> = Vec::new();
+        for one in document.known {
+            if !catalogue.iter().any(|clause| clause.id == one.case) {
+                return Err(ProfileError::Unknown(one.case));
+            }
+            let twice = known.iter().any(|other| other.case == one.case);
+            if twice || claims.iter().any(|(claim, _)| claim.case == one.case) {
+                return Err(ProfileError::Twice(one.case));
+            }
+            if one.does.trim().is_empty() || one.source.trim().is_empty() {
+                return Err(ProfileError::Empty(one.case));
+            }
+            known.push(one);
+        }
         Ok(Profile {
             name: document.name,
             about: document.about,
             claims,
+            known,
         })
     }
 
@@ -175,6 +203,12 @@ impl Profile {
         };
         for record in records {
             let id = record.clause.id;
+            if let (Outcome::Fail { seen }, Some(known)) =
+                (&mut record.outcome, self.known.iter().find(|known| known.case == id))
+            {
+                *seen = format!("{seen}; known: {} {} ({})", self.name, known.does, known.source);
+                claimed.known.push(id.to_owned());
+            }
             let Some((claim, seen_as_claimed)) = self.claims.iter().find(|(claim, _)| claim.case == id) else {
                 continue;
             };
@@ -190,7 +224,12 @@ impl Profile {
                 Outcome::Fact { .. } | Outcome::Skip { .. } | Outcome::Error { .. } => {}
             }
         }
-        for ids in [&mut claimed.facts, &mut claimed.untrue, &mut claimed.otherwise] {
+        for ids in [
+            &mut claimed.facts,
+            &mut claimed.untrue,
+            &mut claimed.otherwise,
+            &mut claimed.known,
+        ] {
             ids.sort();
         }
         claimed
@@ -204,12 +243,14 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::case::Authority;
 
     const fn clause(id: &'static str, level: Level) -> Clause {
         Clause {
             id,
             clause: "",
-            source: "",
+            authority: Authority::PROJECT,
+            motivation: "",
             level,
             expected: "",
         }
@@ -265,6 +306,19 @@ mod tests {
         assert_eq!(claimed.facts, ["x/reference"]);
         assert_eq!(claimed.otherwise, ["x/other"]);
         assert_eq!(claimed.untrue, ["x/third"]);
+    }
+
+    #[test]
+    fn what_is_known_of_any_level_stays_a_failure_and_is_told() {
+        let text = format!("{HEAD}{}", claim("x/robust", "").replace("[[claim]]", "[[known]]"));
+        let profile = Profile::parse(&text, CATALOGUE).unwrap();
+        let mut records = [record(4, fail("500")), record(0, fail("500"))];
+        let claimed = profile.apply(&mut records);
+        assert_eq!(records[0].outcome, fail("500; known: old answers 415 (its code)"));
+        assert_eq!(records[1].outcome, fail("500"));
+        assert_eq!((claimed.known, claimed.facts.len()), (vec!["x/robust".to_owned()], 0));
+        let twice = format!("{text}{}", claim("x/robust", "").replace("[[claim]]", "[[known]]"));
+        assert!(matches!(Profile::parse(&twice, CATALOGUE), Err(ProfileError::Twice(_))));
     }
 
     #[rstest]

@@ -147,7 +147,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::case::{Level, Running, fail, pass, skip};
+    use crate::case::{Authority, Level, Running, fail, pass, skip};
 
     struct Target {
         restored: AtomicUsize,
@@ -182,7 +182,8 @@ mod tests {
         Clause {
             id,
             clause: "holds",
-            source: "this test",
+            authority: Authority::titled("this test"),
+            motivation: "",
             level: Level::Documented,
             expected: "it",
         }

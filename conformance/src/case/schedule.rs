@@ -82,14 +82,15 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{Clause, Level, pass};
+    use crate::case::{Authority, Clause, Level, pass};
 
     const fn case(id: &'static str) -> Case<()> {
         Case::new(
             Clause {
                 id,
                 clause: "",
-                source: "",
+                authority: Authority::PROJECT,
+                motivation: "",
                 level: Level::Documented,
                 expected: "",
             },

@@ -53,11 +53,13 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::case::Authority;
 
     const POD_UNKNOWN: Clause = Clause {
         id: "kubelet/404/pod-unknown",
         clause: "",
-        source: "",
+        authority: Authority::PROJECT,
+        motivation: "",
         level: Level::Documented,
         expected: "",
     };

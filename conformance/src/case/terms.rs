@@ -50,6 +50,7 @@ impl Terms {
             ));
             named(&mut lines, "  claims otherwise, and passes", &profile.untrue);
             named(&mut lines, "  fails otherwise than it claims", &profile.otherwise);
+            named(&mut lines, "  fails, as is known of it", &profile.known);
         }
         if let Some(list) = &self.expected_failures {
             lines.push(format!(
@@ -90,6 +91,7 @@ mod tests {
                 facts: ids("x/a"),
                 untrue: ids("x/b x/c"),
                 otherwise: Vec::new(),
+                known: ids("x/f"),
             }),
             expected_failures: Some(Foreseen {
                 file: "known.txt".to_owned(),
@@ -104,6 +106,7 @@ mod tests {
                 "order: seed 7",
                 "profile: old (an old one): 1 failure is a fact",
                 "  claims otherwise, and passes: x/b, x/c",
+                "  fails, as is known of it: x/f",
                 "expected failures: known.txt: 1 fail as listed",
                 "  listed, and passes: take it off the list: x/e",
             ]

@@ -126,7 +126,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::case::{Clause, ExpectedFailures};
+    use crate::case::{Authority, Clause, ExpectedFailures, SkipKind};
 
     const LAX: Rules = Rules {
         strict: false,
@@ -153,14 +153,18 @@ mod tests {
             "+" => Outcome::Pass { seen: text },
             "f" => Outcome::Fact { seen: text },
             "-" => Outcome::Fail { seen: text },
-            "s" => Outcome::Skip { reason: text },
+            "s" => Outcome::Skip {
+                kind: SkipKind::Unavailable,
+                reason: text,
+            },
             _ => Outcome::Error { reason: text },
         };
         Record {
             clause: Clause {
                 id,
                 clause: "",
-                source: "",
+                authority: Authority::PROJECT,
+                motivation: "",
                 level,
                 expected: "",
             },

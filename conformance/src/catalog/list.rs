@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{archive, kubelet, runtime};
-use crate::case::{Clause, Level, Selection, Suite};
+use crate::case::{Authority, Clause, Level, Selection, Suite};
 
 /// A case as lists show it.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ pub fn markdown(selection: &Selection) -> String {
             .collect();
         let _ = write!(
             text,
-            "\n## {}\n\n{} cases: {}.\n\n| id | level | clause | expected | source |\n|---|---|---|---|---|\n",
+            "\n## {}\n\n{} cases: {}.\n\n| id | level | clause | expected | authority | motivation |\n|---|---|---|---|---|---|\n",
             suite.as_str(),
             of_suite.len(),
             counts.join(", ")
@@ -78,16 +78,25 @@ pub fn markdown(selection: &Selection) -> String {
         for Entry { clause, .. } in of_suite {
             let _ = writeln!(
                 text,
-                "| `{}` | {} | {} | {} | {} |",
+                "| `{}` | {} | {} | {} | {} | {} |",
                 clause.id,
                 clause.level.as_str(),
                 cell(clause.clause),
                 cell(clause.expected),
-                cell(clause.source)
+                linked(&clause.authority),
+                cell(clause.motivation)
             );
         }
     }
     text
+}
+
+/// A link to the document that demands it.
+fn linked(authority: &Authority) -> String {
+    match authority.url {
+        "" => cell(&authority.line()),
+        url => format!("[{}]({url})", cell(&authority.line())),
+    }
 }
 
 /// Text that cannot break a table: `|` would end the cell, `<` open a tag.
@@ -113,13 +122,54 @@ mod tests {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"/-".contains(&b))
             );
-            for text in [clause.clause, clause.source, clause.expected] {
+            for text in [
+                clause.clause,
+                clause.authority.title,
+                clause.expected,
+                clause.motivation,
+            ] {
+                let missing = text.is_empty() && text != clause.motivation;
                 assert!(
-                    !text.is_empty() && !text.contains('\n') && !text.contains("  "),
+                    !missing && !text.contains('\n') && !text.contains("  "),
                     "{}: {text:?}",
                     clause.id
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_documents_demand_can_be_read_there_and_only_robust_cases_are_of_this_project() {
+        for Entry { clause, .. } in entries() {
+            let Authority { section, url, .. } = clause.authority;
+            let project = clause.authority == Authority::PROJECT;
+            assert!(
+                !project || clause.level == Level::Robust,
+                "{}: no document demands it",
+                clause.id
+            );
+            assert!(project || url.starts_with("https://"), "{}: no URL", clause.id);
+            assert!(
+                clause.level != Level::Documented || !section.is_empty(),
+                "{}: no section",
+                clause.id
+            );
+            let defect = ["defect", "CVE-", "cri-o#"];
+            let line = clause.authority.line();
+            assert!(
+                !defect.iter().any(|word| line.contains(word)),
+                "{}: {line} is a motivation",
+                clause.id
+            );
+        }
+    }
+
+    #[test]
+    fn no_file_of_this_project_is_an_authority() {
+        for Entry { clause, .. } in entries() {
+            let own = ["proto/", "fake-cri", "docs/"];
+            let line = clause.authority.line();
+            assert!(!own.iter().any(|word| line.starts_with(word)), "{}: {line}", clause.id);
         }
     }
 

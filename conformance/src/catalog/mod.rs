@@ -4,6 +4,8 @@ pub mod archive;
 pub mod kubelet;
 pub mod runtime;
 
+mod archive_authority;
+mod authority;
 mod list;
 
 pub use list::{Entry, entries, markdown, plain};

@@ -124,11 +124,13 @@ async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Jud
             container: String::new(),
             node: None,
             mutant: None,
+            product: None,
         },
         began,
         records: run.judge(cases(), &archive).await,
         secrets,
         archives_left: Vec::new(),
+        footprint: None,
     })
 }
 

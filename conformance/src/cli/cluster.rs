@@ -133,6 +133,9 @@ impl ClusterArgs {
                 (false, false) => Way::Direct(reach.ca.clone()),
             },
             container: made.container.clone(),
+            denied: reach.denied.clone(),
+            siblings: reach.siblings,
+            load: reach.load,
             checkpoints: reach.checkpoints.clone(),
             control: reach.control.clone(),
         };
@@ -177,11 +180,13 @@ fn unjudged(began: Began, node: &NodeAddress, reason: &str) -> Judged {
             container: String::new(),
             node: Some(node.name.clone()),
             mutant: None,
+            product: None,
         },
         began,
         records: vec![record],
         secrets: Secrets::default(),
         archives_left: Vec::new(),
+        footprint: None,
     }
 }
 

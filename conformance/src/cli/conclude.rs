@@ -32,8 +32,8 @@ use crate::{
     },
     catalog,
     report::{
-        Format, Frame, Progress, Repeat, Report, ReportError, Secrets, Target, Terminal, add_to_step_summary,
-        write_all, write_file,
+        Footprint, Format, Frame, Progress, Repeat, Report, ReportError, Secrets, Target, Terminal,
+        add_to_step_summary, write_all, write_file,
     },
 };
 
@@ -126,6 +126,8 @@ pub(super) struct Judged {
     pub(super) secrets: Secrets,
     /// Archives that the run caused and could not remove.
     pub(super) archives_left: Vec<String>,
+    /// The checkpoints that the run was to make, on a kubelet.
+    pub(super) footprint: Option<Footprint>,
 }
 
 impl<'a> Run<'a> {
@@ -149,6 +151,11 @@ impl<'a> Run<'a> {
                 .transpose()?,
             repeat: Repeat::from_args(args.iter().map(|arg| arg.to_string_lossy().into_owned())),
         })
+    }
+
+    /// Whether a case is selected.
+    pub(super) fn takes(&self, clause: &Clause) -> bool {
+        self.selection.takes(clause)
     }
 
     /// Runs those of the cases that are selected.
@@ -183,6 +190,7 @@ impl<'a> Run<'a> {
             duration: began.elapsed(),
             rules: self.rules(),
             terms,
+            footprint: judged.footprint,
             repeat: self.repeat.clone(),
             archives_left: judged.archives_left,
         };

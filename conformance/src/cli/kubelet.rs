@@ -19,6 +19,7 @@ use crate::{
     case::Suite,
     catalog::kubelet::{Session, cases},
     mutant::Definition,
+    report::Footprint,
     target::{ContainerRef, Credential, Embedded, Kubelet, RealKubelet, UrlTarget},
 };
 
@@ -77,9 +78,36 @@ pub struct KubeletArgs {
     /// The container to checkpoint: NAMESPACE/POD/CONTAINER
     #[arg(long, value_name = "NS/POD/CONTAINER", help_heading = "A running kubelet", value_parser = parse_container)]
     pod: Option<ContainerRef>,
-    /// Checkpoint no other container of that Pod: for a Pod in which the harness itself runs
-    #[arg(long, help_heading = "A running kubelet", requires = "kubelet_url")]
-    alone: bool,
+    /// Checkpoint the other containers of that Pod as well; without it only the named container is
+    #[arg(long, help_heading = "A running kubelet")]
+    include_siblings: bool,
+    /// Run the cases that load the kubelet on purpose: 32 checkpoints at once
+    #[arg(long, help_heading = "A running kubelet")]
+    include_load: bool,
+    /// A file that holds the bearer token of someone whom the kubelet knows and who may not checkpoint: 403 is tested with it
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "A running kubelet",
+        conflicts_with = "denied_client_cert"
+    )]
+    denied_token_file: Option<PathBuf>,
+    /// The same by a client certificate (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "A running kubelet",
+        requires = "denied_client_key"
+    )]
+    denied_client_cert: Option<PathBuf>,
+    /// The key (PEM) of that certificate
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "A running kubelet",
+        requires = "denied_client_cert"
+    )]
+    denied_client_key: Option<PathBuf>,
     /// Where the kubelet's `checkpoints` folder can be read from here
     #[arg(long, value_name = "DIR", help_heading = "A running kubelet")]
     checkpoints_dir: Option<PathBuf>,
@@ -161,6 +189,12 @@ impl KubeletArgs {
                 (self.ca.is_some() || self.insecure, "--ca and --insecure"),
                 (self.pod.is_some(), "--pod"),
                 (self.checkpoints_dir.is_some(), "--checkpoints-dir"),
+                (self.include_siblings, "--include-siblings"),
+                (self.include_load, "--include-load"),
+                (
+                    self.denied_token_file.is_some() || self.denied_client_cert.is_some(),
+                    "--denied-token-file and --denied-client-cert",
+                ),
                 (
                     self.fake_cri_control.is_some() && self.runtime_endpoint.is_none(),
                     "--fake-cri-control",
@@ -187,12 +221,31 @@ impl KubeletArgs {
                 pod: self.pod.clone(),
                 checkpoints: self.checkpoints_dir.clone(),
                 control: self.fake_cri_control.clone(),
+                denied: self.denied(),
+                siblings: self.include_siblings,
+                load: self.include_load,
             };
             return self.cluster.judge(run, &reach).await;
         }
         let began = Began::now();
         let kubelet = until_interrupted(self.target()).await??;
         Ok(vec![judge(run, began, kubelet).await?])
+    }
+
+    /// Who may not checkpoint, if the user names someone.
+    fn denied(&self) -> Option<Credential> {
+        match (
+            &self.denied_client_cert,
+            &self.denied_client_key,
+            &self.denied_token_file,
+        ) {
+            (Some(certificate), Some(key), _) => Some(Credential::Certificate {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            (_, _, Some(file)) => Some(Credential::Token(file.clone())),
+            _ => None,
+        }
     }
 
     async fn target(&self) -> Result<Kubelet, Failure> {
@@ -203,6 +256,7 @@ impl KubeletArgs {
                 runtime_endpoint: self.runtime_endpoint.clone(),
                 control: self.fake_cri_control.clone(),
                 logs: self.verdict.report_dir().map(Path::to_owned),
+                executable: None,
             };
             return Ok(target.start().await.map_err(anyhow::Error::from)?);
         }
@@ -232,7 +286,9 @@ impl KubeletArgs {
                 .pod
                 .clone()
                 .ok_or_else(|| Failure::Usage("--pod is missing".to_owned()))?,
-            alone: self.alone,
+            denied: self.denied(),
+            siblings: self.include_siblings,
+            load: self.include_load,
             checkpoints: self.checkpoints_dir.clone(),
             control: self.fake_cri_control.clone(),
         };
@@ -253,6 +309,12 @@ pub(super) struct Reach {
     pub(super) checkpoints: Option<PathBuf>,
     /// The control socket of its runtime.
     pub(super) control: Option<PathBuf>,
+    /// Who may not checkpoint.
+    pub(super) denied: Option<Credential>,
+    /// The other containers of the Pod are checkpointed as well.
+    pub(super) siblings: bool,
+    /// Cases may load the kubelet on purpose.
+    pub(super) load: bool,
 }
 
 /// Runs the suite on a kubelet, ends what was started and removes what was made, whatever came of it.
@@ -261,6 +323,16 @@ pub(super) struct Reach {
 /// The user ended it, or what was started cannot be ended.
 pub(super) async fn judge(run: &Run<'_>, began: Began, kubelet: Kubelet) -> Result<Judged, Failure> {
     let session = Session::new(kubelet);
+    let footprint = footprint(run, &session.kubelet).await;
+    if !footprint.fits() {
+        let (_, ended) = finish(&session.kubelet).await;
+        ended?;
+        return Err(Failure::Work(anyhow::anyhow!(
+            "the disk of the node has no room: the run {}; select fewer cases with --filter, or checkpoint a smaller container",
+            footprint.line()
+        )));
+    }
+    eprintln!("checkpoint-conformance: the run {}", footprint.line());
     let records = until_interrupted(run.judge(cases(), &session)).await;
     // Whatever happened, what was started is ended and what was made is removed.
     let (archives_left, ended) = finish(&session.kubelet).await;
@@ -278,7 +350,20 @@ pub(super) async fn judge(run: &Run<'_>, began: Began, kubelet: Kubelet) -> Resu
         records,
         secrets: session.kubelet.secrets().await,
         archives_left,
+        footprint: Some(footprint),
     })
+}
+
+/// What the selected cases are to leave on the kubelet's node.
+async fn footprint(run: &Run<'_>, kubelet: &Kubelet) -> Footprint {
+    let selected: Vec<_> = cases().into_iter().filter(|case| run.takes(&case.clause)).collect();
+    let archives = selected
+        .iter()
+        .filter(|case| kubelet.load || !case.load)
+        .map(|case| u64::from(case.archives));
+    // Most cases look at the first one, whichever of them makes it.
+    let first = u64::from(!selected.is_empty());
+    kubelet.footprint(first + archives.sum::<u64>()).await
 }
 
 async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {

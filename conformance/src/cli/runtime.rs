@@ -115,13 +115,17 @@ impl RuntimeArgs {
             secrets,
             // They lie in a folder of ours, which goes with the session.
             archives_left: Vec::new(),
+            footprint: None,
         })
     }
 
     async fn target(&self) -> Result<Runtime, Failure> {
         let Some(endpoint) = &self.endpoint else {
             let embedded = EmbeddedRuntime {
-                defect: self.mutant.map(|name| (name.to_owned(), format!("preset:{name}"))),
+                defect: self
+                    .mutant
+                    .and_then(|name| Definition::by_name(Suite::Runtime, name))
+                    .map(|mutant| (mutant.name().to_owned(), mutant.runtime_rules())),
                 executable: None,
             };
             let started = until_interrupted(embedded.start()).await?;

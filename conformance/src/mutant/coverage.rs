@@ -93,6 +93,7 @@ impl Coverage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::Authority;
 
     /// How many different cases a suite must have at least.
     const DISTINCT: &[(Suite, usize)] = &[(Suite::Kubelet, 50), (Suite::Runtime, 40), (Suite::Archive, 40)];
@@ -129,7 +130,8 @@ mod tests {
         let clause = |id| Clause {
             id,
             clause: "",
-            source: "",
+            authority: Authority::PROJECT,
+            motivation: "",
             level: Level::Reference,
             expected: "",
         };

@@ -15,6 +15,7 @@
 //! its start; those of an archive are made into the sample. A case that cannot judge because another failed is skipped
 //! (`blocked by`), and so is no failure.
 
+mod contradiction;
 mod coverage;
 mod definitions;
 mod document;
@@ -28,6 +29,7 @@ use crate::{
     target::Defect,
 };
 
+pub use contradiction::contradictions;
 pub use coverage::Coverage;
 pub use definitions::{ALL, KNOWN};
 pub use document::markdown;
@@ -52,6 +54,15 @@ pub enum Wrong {
     Preset(&'static str),
     /// fake-cri alone, by this preset; the runtime suite judges it.
     Runtime(&'static str),
+    /// fake-cri alone, by rules that are about the harness's own Pods and so are no preset; the runtime suite judges it.
+    RuntimeRules {
+        /// The mutant's name.
+        name: &'static str,
+        /// What is wrong, in a sentence.
+        summary: &'static str,
+        /// Rules in the fault grammar.
+        rules: &'static [&'static str],
+    },
     /// The sample archive, by the name of an [`crate::archive::mutant::ArchiveMutant`]; the archive suite judges it.
     Archive(&'static str),
 }
@@ -61,7 +72,7 @@ impl Definition {
     pub fn suite(&self) -> Suite {
         match self.wrong {
             Wrong::Kubelet(_) | Wrong::Preset(_) => Suite::Kubelet,
-            Wrong::Runtime(_) => Suite::Runtime,
+            Wrong::Runtime(_) | Wrong::RuntimeRules { .. } => Suite::Runtime,
             Wrong::Archive(_) => Suite::Archive,
         }
     }
@@ -70,7 +81,9 @@ impl Definition {
     pub fn name(&self) -> &'static str {
         match self.wrong {
             Wrong::Kubelet(mutant) => mutant.name(),
-            Wrong::Preset(name) | Wrong::Runtime(name) | Wrong::Archive(name) => name,
+            Wrong::Preset(name) | Wrong::Runtime(name) | Wrong::RuntimeRules { name, .. } | Wrong::Archive(name) => {
+                name
+            }
         }
     }
 
@@ -81,6 +94,7 @@ impl Definition {
             Wrong::Preset(name) | Wrong::Runtime(name) => {
                 fake_cri::fault::Preset::by_name(name).map_or_else(String::new, |preset| preset.summary.to_owned())
             }
+            Wrong::RuntimeRules { summary, .. } => summary.to_owned(),
             // An archive's is its name: where it is wrong, and what is.
             Wrong::Archive(name) => name.replace('/', ": ").replace('-', " "),
         }
@@ -104,9 +118,18 @@ impl Definition {
         let defect = match self.wrong {
             Wrong::Kubelet(mutant) => Defect::Kubelet(mutant),
             Wrong::Preset(name) => Defect::Runtime(format!("preset:{name}")),
-            Wrong::Runtime(_) | Wrong::Archive(_) => return None,
+            Wrong::Runtime(_) | Wrong::RuntimeRules { .. } | Wrong::Archive(_) => return None,
         };
         Some((self.name().to_owned(), defect))
+    }
+
+    /// The rules that make an embedded fake-cri wrong so; empty for a mutant of another suite.
+    pub fn runtime_rules(&self) -> Vec<String> {
+        match self.wrong {
+            Wrong::Runtime(name) => vec![format!("preset:{name}")],
+            Wrong::RuntimeRules { rules, .. } => rules.iter().map(|rule| (*rule).to_owned()).collect(),
+            Wrong::Kubelet(_) | Wrong::Preset(_) | Wrong::Archive(_) => Vec::new(),
+        }
     }
 }
 

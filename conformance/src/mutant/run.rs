@@ -46,7 +46,7 @@ pub async fn run(definitions: &[Definition], options: &RunOptions, each: impl Fn
 async fn run_one(definition: Definition, options: &RunOptions) -> Option<Finding> {
     let run = match definition.wrong {
         Wrong::Kubelet(_) | Wrong::Preset(_) => kubelet(definition, options).await,
-        Wrong::Runtime(name) => runtime(name, options).await,
+        Wrong::Runtime(_) | Wrong::RuntimeRules { .. } => runtime(definition, options).await,
         Wrong::Archive(name) => archive(name).await.map(Some),
     };
     Some(match run.transpose()? {
@@ -87,9 +87,9 @@ async fn kubelet(definition: Definition, options: &RunOptions) -> Result<Option<
     Ok(records.map(|records| (records, ended)))
 }
 
-async fn runtime(name: &'static str, options: &RunOptions) -> Result<Option<Ran>, String> {
+async fn runtime(definition: Definition, options: &RunOptions) -> Result<Option<Ran>, String> {
     let embedded = EmbeddedRuntime {
-        defect: Some((name.to_owned(), format!("preset:{name}"))),
+        defect: Some((definition.name().to_owned(), definition.runtime_rules())),
         executable: options.executable.clone(),
     };
     let runtime = embedded.start().await;

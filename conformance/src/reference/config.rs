@@ -45,6 +45,9 @@ pub struct Config {
     pub authorization: Authorization,
     /// The feature gate `ContainerCheckpoint`; none is the default, which is on since Kubernetes 1.30.
     pub container_checkpoint: Option<bool>,
+    /// Whether the timestamp in an archive's name has nanoseconds, so that two checkpoints within a second have two names. Default
+    /// off: the kubelet writes whole seconds.
+    pub fractional_timestamps: bool,
     /// Whether the debugging handlers are served, the checkpoint among them. Default on.
     pub debugging_handlers: bool,
     /// Whether HTTP/2 is offered, as kubelets up to 1.35 do. Default off, as 1.36 has it.
@@ -78,6 +81,7 @@ impl Config {
             anonymous: false,
             authorization: Authorization::AlwaysAllow,
             container_checkpoint: None,
+            fractional_timestamps: false,
             debugging_handlers: true,
             http2: false,
             remove_pods_at_shutdown: false,

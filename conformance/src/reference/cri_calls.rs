@@ -39,43 +39,64 @@ calls! {
     images.pull_image: "pull_image", PullImageRequest => PullImageResponse;
 }
 
+/// An image that the runtime has, and the user that its configuration names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LocalImage {
+    /// What a container is created from.
+    pub(crate) reference: String,
+    /// The numeric user of the image.
+    pub(crate) uid: Option<i64>,
+    /// The user's name, for an image that names its user.
+    pub(crate) username: String,
+}
+
 impl Cri {
-    /// What to start `image` by: the reference of the image that the runtime has, or has now.
+    /// The image that the runtime has, or has after a pull, with its user: what the kubelet asks for before CreateContainer.
     pub(super) async fn ensure_image(
         &self,
         image: &str,
         policy: PullPolicy,
         sandbox: &PodSandboxConfig,
-    ) -> Result<String, ImageError> {
+    ) -> Result<LocalImage, ImageError> {
         let image_spec = ImageSpec {
             image: image.to_owned(),
+            annotations: sandbox.annotations.clone(),
             ..ImageSpec::default()
         };
-        let request = ImageStatusRequest {
-            image: Some(image_spec.clone()),
-            verbose: false,
-        };
-        let known = self
-            .image_status(self.timeout(), request)
-            .await
-            .map_err(ImageError::Inspect)?
-            .image;
-        match (known, policy) {
-            (Some(known), PullPolicy::IfNotPresent | PullPolicy::Never) => Ok(known.id),
-            (None, PullPolicy::Never) => Err(ImageError::Never(image.to_owned())),
+        let known = self.image(image_spec.clone()).await?;
+        let reference = match (known, policy) {
+            (Some(known), PullPolicy::IfNotPresent | PullPolicy::Never) => known.id,
+            (None, PullPolicy::Never) => return Err(ImageError::Never(image.to_owned())),
             _ => {
                 let request = PullImageRequest {
                     image: Some(image_spec),
                     auth: None,
                     sandbox_config: Some(sandbox.clone()),
                 };
-                let pulled = self
-                    .pull_image(PULL, request)
-                    .await
-                    .map_err(|e| ImageError::Pull(image.to_owned(), e))?;
-                Ok(pulled.image_ref)
+                let pulled = self.pull_image(PULL, request).await;
+                pulled.map_err(|e| ImageError::Pull(image.to_owned(), e))?.image_ref
             }
-        }
+        };
+        // The kubelet looks the image's user up by the name in the Pod, without annotations.
+        let named = ImageSpec {
+            image: image.to_owned(),
+            ..ImageSpec::default()
+        };
+        let user = self.image(named).await?.unwrap_or_default();
+        Ok(LocalImage {
+            reference,
+            uid: user.uid.map(|uid| uid.value),
+            username: user.username,
+        })
+    }
+
+    async fn image(&self, image: ImageSpec) -> Result<Option<Image>, ImageError> {
+        let request = ImageStatusRequest {
+            image: Some(image),
+            verbose: false,
+        };
+        let status = self.image_status(self.timeout(), request).await;
+        Ok(status.map_err(ImageError::Inspect)?.image)
     }
 }
 

@@ -47,12 +47,15 @@ mod error;
 mod logs;
 mod mutant;
 mod pod;
+mod requests;
 mod route;
 mod server;
 mod static_pod;
 mod tls;
 
+pub(crate) use cri_calls::LocalImage;
 pub(crate) use logs::text as log_text;
+pub(crate) use requests::PodRequests;
 
 /// A reference kubelet that runs until [`shutdown`](Self::shutdown), or until it is dropped: then it stops to serve, and
 /// its Pods run on.

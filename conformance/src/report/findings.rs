@@ -22,7 +22,7 @@ use super::{
     CaseReport, Report,
     summary::{cut, span},
     visible::on_one_line,
-    words::{counts, meaning},
+    words::{counts, link, meaning},
 };
 
 /// How a failure was seen by hand.
@@ -236,7 +236,10 @@ fn finding(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]
     let _ = write!(
         text,
         ". Demanded by {}. Shown by {}.",
-        prose(&case.source),
+        match link(&case.authority) {
+            Some(url) => format!("[{}]({url})", prose(&case.source)),
+            None => prose(&case.source),
+        },
         span(&command(&case.again))
     );
     match note {

@@ -7,7 +7,12 @@ use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use quick_junit::{NonSuccessKind, Report as Xml, TestCase, TestCaseStatus, TestSuite};
 
-use super::{CaseReport, Report, ReportError, labels::labels, visible::visible};
+use super::{
+    CaseReport, Report, ReportError,
+    labels::labels,
+    visible::visible,
+    words::{link, versions},
+};
 use crate::{case::Suite, exhibit::Exhibit};
 
 /// The XML text. Of several reports each test suite's name begins with the report's label.
@@ -32,6 +37,7 @@ pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
             let mut suite = TestSuite::new(name.clone());
             suite.set_time(Duration::from_secs_f64(cases.iter().map(|case| case.duration).sum()));
             suite.add_property(("target", visible(&report.target.description).as_ref()));
+            suite.add_property(("versions", visible(&versions(report)).as_ref()));
             suite.add_test_cases(cases.iter().map(|case| test_case(&name, report, case)));
             xml.add_test_suite(suite);
         }
@@ -95,10 +101,15 @@ fn skipped(message: &str) -> TestCaseStatus {
 
 fn failed(kind: NonSuccessKind, class: &str, message: &str, case: &CaseReport) -> TestCaseStatus {
     let mut text = format!(
-        "clause: {}\nsource: {} ({})\nexpected: {}\n{}: {message}",
+        "clause: {}\nauthority: {} ({}) {}\n{}expected: {}\n{}: {message}",
         visible(&case.clause),
         visible(&case.source),
         case.level.as_str(),
+        link(&case.authority).unwrap_or_default(),
+        match case.motivation.as_str() {
+            "" => String::new(),
+            motivation => format!("motivation: {}\n", visible(motivation)),
+        },
         visible(&case.expected),
         if kind == NonSuccessKind::Error { "error" } else { "seen" },
     );

@@ -16,6 +16,7 @@ mod badge;
 mod compare;
 mod files;
 mod findings;
+mod footprint;
 mod html;
 mod junit;
 mod labels;
@@ -36,13 +37,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    case::{Level, Record, Rules, Suite, Terms, Verdict},
+    case::{Cited, Level, Outcome, Record, Rules, SkipKind, Suite, Terms, Verdict},
     exhibit::Exhibit,
 };
 
 pub use compare::{Change, Changed, Comparison, compare};
 pub use files::{Format, add_to_step_summary, write_all, write_file};
 pub use findings::{Note, NotesError, findings, notes, stale};
+pub use footprint::Footprint;
 pub use normal::normalised;
 pub use progress::Progress;
 pub use read::{ReadError, read};
@@ -75,6 +77,39 @@ pub struct Target {
     /// The one wrong thing the target was told to do, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutant: Option<String>,
+    /// What the target says that it is: a kubelet or a runtime with its version; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<Product>,
+}
+
+/// A program and its version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Product {
+    /// Its name: `kubelet`, `containerd`.
+    pub name: String,
+    /// Its version as it says it: `v1.36.3`.
+    pub version: String,
+}
+
+impl Product {
+    /// A program by its name and version.
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Product {
+        Product {
+            name: name.into(),
+            version: version.into(),
+        }
+    }
+
+    /// This program.
+    pub fn this() -> Product {
+        Product::new("checkpoint-conformance", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+impl std::fmt::Display for Product {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
 }
 
 /// One case in a report.
@@ -84,12 +119,21 @@ pub struct CaseReport {
     pub id: String,
     /// What is demanded.
     pub clause: String,
-    /// Where it is demanded.
+    /// Who demands it, in one line: the title and section of the authority.
     pub source: String,
+    /// The document that demands it.
+    #[serde(default)]
+    pub authority: Cited,
+    /// Where the requirement was seen broken; empty where that is not why the case is there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub motivation: String,
     /// Who demands it.
     pub level: Level,
     /// `pass`, `fail`, `fact`, `skip` or `error`.
     pub outcome: String,
+    /// For a skip, its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<SkipKind>,
     /// What was expected.
     pub expected: String,
     /// What was seen; for `skip` and `error` the reason.
@@ -121,6 +165,9 @@ impl CaseReport {
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: String,
+    /// The program that wrote the report.
+    #[serde(default)]
+    pub tool: Product,
     /// What was judged.
     pub target: Target,
     /// When the run began, RFC 3339.
@@ -134,6 +181,9 @@ pub struct Report {
     /// What else the run was judged under.
     #[serde(default)]
     pub terms: Terms,
+    /// The checkpoints that the run was to make, where it made them on a kubelet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
     /// The cases, sorted by id.
     pub cases: Vec<CaseReport>,
     /// Archives that the run caused and could not remove: they hold memory.
@@ -175,6 +225,8 @@ pub struct Frame {
     pub rules: Rules,
     /// What else it was judged under.
     pub terms: Terms,
+    /// The checkpoints that the run was to make.
+    pub footprint: Option<Footprint>,
     /// The run's own command line, from which a case alone can be repeated.
     pub repeat: Repeat,
     /// Archives that the run caused and could not remove.
@@ -191,12 +243,14 @@ impl Report {
         cases.sort_by(|a, b| a.id.cmp(&b.id));
         Report {
             schema: SCHEMA.to_owned(),
+            tool: Product::this(),
             target: frame.target.redacted(secrets),
             started: frame.started,
             duration: seconds(frame.duration),
             verdict: Verdict::of(records, frame.rules, &frame.terms),
             strict: frame.rules.strict,
             terms: frame.terms,
+            footprint: frame.footprint,
             cases,
             archives_left: frame.archives_left.iter().map(|path| secrets.redact(path)).collect(),
         }
@@ -218,6 +272,10 @@ impl Target {
             container: self.container,
             node: self.node,
             mutant: self.mutant,
+            product: self.product.map(|product| Product {
+                name: secrets.redact(&product.name),
+                version: secrets.redact(&product.version),
+            }),
         }
     }
 }
@@ -226,9 +284,15 @@ fn case_report(record: &Record, repeat: &Repeat, secrets: &Secrets) -> CaseRepor
     CaseReport {
         id: record.clause.id.to_owned(),
         clause: record.clause.clause.to_owned(),
-        source: record.clause.source.to_owned(),
+        source: record.clause.authority.line(),
+        authority: record.clause.authority.into(),
+        motivation: record.clause.motivation.to_owned(),
         level: record.clause.level,
         outcome: record.outcome.word().to_owned(),
+        skip: match record.outcome {
+            Outcome::Skip { kind, .. } => Some(kind),
+            _ => None,
+        },
         expected: record.clause.expected.to_owned(),
         seen: secrets.redact(record.outcome.text()),
         duration: seconds(record.duration),
@@ -253,7 +317,7 @@ fn seconds(duration: Duration) -> f64 {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        case::{Clause, Outcome},
+        case::{Authority, Clause},
         exhibit::ExhibitKind,
     };
 
@@ -261,7 +325,12 @@ pub(crate) mod tests {
         let clause = |id, level| Clause {
             id,
             clause: "an unknown pod is answered 404",
-            source: "Kubelet Checkpoint API: Response",
+            authority: Authority {
+                title: "Kubelet Checkpoint API",
+                section: "Response",
+                url: "https://kubernetes.io/docs/reference/node/kubelet-checkpoint-api/#post-checkpoint-response",
+            },
+            motivation: "example#1: an unknown pod was answered 500",
             level,
             expected: "404",
         };
@@ -288,6 +357,7 @@ pub(crate) mod tests {
                 "kubelet/500/error",
                 Level::Documented,
                 Outcome::Skip {
+                    kind: SkipKind::Unavailable,
                     reason: text("the runtime takes no faults"),
                 },
             ),
@@ -310,11 +380,13 @@ pub(crate) mod tests {
                 container: text("default/web/app"),
                 node: None,
                 mutant: None,
+                product: Some(Product::new("kubelet", "v1.36.3")),
             },
             started: "2026-03-04T05:06:07Z".parse().unwrap(),
             duration: Duration::from_millis(1500),
             rules: Rules::default(),
             terms: Terms::default(),
+            footprint: None,
             repeat: Repeat::from_args(
                 [
                     "checkpoint-conformance",
@@ -328,7 +400,10 @@ pub(crate) mod tests {
             ),
             archives_left: vec![text("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
         };
-        Report::new(frame, &records, &secrets)
+        let mut report = Report::new(frame, &records, &secrets);
+        // Snapshots outlive versions.
+        report.tool.version = "1.2.3".to_owned();
+        report
     }
 
     /// A report in which everything that a target may say tries to get out of where it stands.
@@ -341,6 +416,12 @@ pub(crate) mod tests {
             case.expected = text.to_owned();
             case.clause = text.to_owned();
             case.source = text.to_owned();
+            case.motivation = text.to_owned();
+            case.authority = Cited {
+                title: text.to_owned(),
+                section: text.to_owned(),
+                url: format!("javascript:{text}"),
+            };
             case.again = text.to_owned();
             for exhibit in &mut case.exhibits {
                 exhibit.text = text.to_owned();
@@ -349,6 +430,7 @@ pub(crate) mod tests {
         report.target.description = text.to_owned();
         report.target.endpoint = text.to_owned();
         report.target.container = text.to_owned();
+        report.target.product = Some(Product::new(text, text));
         report.archives_left = vec![text.to_owned()];
         report
     }

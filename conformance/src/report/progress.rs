@@ -71,13 +71,14 @@ impl Observer for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::Level;
+    use crate::case::{Authority, Level};
 
     const fn clause(id: &'static str) -> Clause {
         Clause {
             id,
             clause: "",
-            source: "",
+            authority: Authority::PROJECT,
+            motivation: "",
             level: Level::Documented,
             expected: "",
         }

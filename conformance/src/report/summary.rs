@@ -9,7 +9,7 @@ use super::{
     CaseReport, Report,
     labels::labels,
     visible::{on_one_line, visible},
-    words::{OUTCOMES, counts, meaning},
+    words::{OUTCOMES, counts, link, meaning, versions},
 };
 use crate::case::Level;
 
@@ -29,9 +29,10 @@ pub(super) fn render(reports: &[Report]) -> String {
         };
         let _ = writeln!(
             text,
-            "## Checkpoint conformance{label}: {}\n\n{}: {}. {}, {:.1} s.\n",
+            "## Checkpoint conformance{label}: {}\n\n{} ({}): {}. {}, {:.1} s.\n",
             report.verdict.word(),
             span(&report.target.description),
+            span(&versions(report)),
             meaning(report),
             counts(report),
             report.duration
@@ -104,7 +105,13 @@ fn failure(text: &mut String, case: &CaseReport) {
         case.level.as_str(),
         escaped(&case.clause)
     );
-    let _ = writeln!(text, "Demanded by {}\n", span(&case.source));
+    let _ = match link(&case.authority) {
+        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", span(&case.source)),
+        None => writeln!(text, "Demanded by {}\n", span(&case.source)),
+    };
+    if !case.motivation.is_empty() {
+        let _ = writeln!(text, "Seen broken: {}\n", span(&case.motivation));
+    }
     let seen = if case.outcome == "fail" { "Seen" } else { "Error" };
     for (label, said) in [("Expected", &case.expected), (seen, &case.seen), ("Again", &case.again)] {
         if !said.is_empty() {

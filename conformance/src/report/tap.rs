@@ -12,7 +12,7 @@ use super::{
     CaseReport, Report, ReportError,
     labels::labels,
     visible::on_one_line,
-    words::{reason, spared},
+    words::{reason, spared, versions},
 };
 
 /// What a failed test says of itself, as a block of YAML below it.
@@ -21,7 +21,11 @@ struct Diagnostic<'a> {
     outcome: &'a str,
     level: &'a str,
     clause: &'a str,
-    source: &'a str,
+    authority: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    url: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    motivation: &'a str,
     expected: &'a str,
     seen: &'a str,
     again: &'a str,
@@ -36,6 +40,7 @@ pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
     let mut text = String::from("TAP version 14\n");
     for report in reports {
         let _ = writeln!(text, "# {}", on_one_line(&report.target.description));
+        let _ = writeln!(text, "# {}", on_one_line(&versions(report)));
     }
     let cases = reports.iter().map(|report| report.cases.len()).sum::<usize>();
     let _ = writeln!(text, "1..{cases}");
@@ -85,7 +90,9 @@ fn test_point(
             outcome: &case.outcome,
             level: case.level.as_str(),
             clause: &case.clause,
-            source: &case.source,
+            authority: &case.source,
+            url: &case.authority.url,
+            motivation: &case.motivation,
             expected: &case.expected,
             seen: &case.seen,
             again: &case.again,

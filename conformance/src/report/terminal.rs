@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::IsTerminal as _};
 use super::{
     CaseReport, Report,
     visible::{on_one_line, visible},
-    words::{counts, reason},
+    words::{counts, link, reason, versions},
 };
 use crate::case::Verdict;
 
@@ -113,7 +113,12 @@ impl Terminal {
             }
             outcome => {
                 let _ = writeln!(text, "{}", on_one_line(&case.clause));
-                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "source", on_one_line(&case.source));
+                let authority = format!("{} {}", case.source, link(&case.authority).unwrap_or_default());
+                for (label, said) in [("authority", authority.trim_end()), ("seen in", &case.motivation)] {
+                    if !said.is_empty() {
+                        let _ = writeln!(text, "{:INDENT$}{label:<9} {}", "", on_one_line(said));
+                    }
+                }
                 let label = if outcome == "fail" { "seen" } else { "error" };
                 self.side_by_side(text, &case.expected, label, &case.seen);
                 let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "again", on_one_line(&case.again));
@@ -158,8 +163,9 @@ impl Terminal {
     fn summary(&self, text: &mut String, report: &Report) {
         let _ = writeln!(
             text,
-            "\n{}\n{}; {:.1} s",
+            "\n{}\n{}\n{}; {:.1} s",
             on_one_line(&report.target.description),
+            on_one_line(&versions(report)),
             counts(report),
             report.duration
         );

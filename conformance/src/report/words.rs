@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{CaseReport, Report};
-use crate::case::{Level, Verdict};
+use crate::case::{Cited, Level, Verdict};
 
 /// The outcomes in the order in which they are counted.
 pub(super) const OUTCOMES: [&str; 5] = ["pass", "fail", "fact", "skip", "error"];
@@ -25,6 +25,23 @@ pub(super) fn counts(report: &Report) -> String {
         1 => format!("1 case: {counts}"),
         many => format!("{many} cases: {counts}"),
     }
+}
+
+/// Which version was tested by which version of this program.
+pub(super) fn versions(report: &Report) -> String {
+    match &report.target.product {
+        Some(product) => format!("{product}, tested by {}", report.tool),
+        None => format!("version unknown, tested by {}", report.tool),
+    }
+}
+
+/// Where an authority can be read, if that is a web page: nothing else becomes a link.
+pub(super) fn link(authority: &Cited) -> Option<&str> {
+    let url = authority.url.as_str();
+    let plain = url
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"\"'<>`|()".contains(&byte));
+    (url.starts_with("https://") && plain).then_some(url)
 }
 
 /// What the verdict means, without the ids that decided it.

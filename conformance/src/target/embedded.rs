@@ -47,6 +47,8 @@ pub enum Defect {
 pub struct Embedded {
     /// What is wrong with it, and the name that reports give it.
     pub defect: Option<(String, Defect)>,
+    /// Archives have names with fractions of a second, so that two of one second differ: the Kubernetes kubelet's have not.
+    pub fractional_timestamps: bool,
     /// Where the logs go; nowhere by default.
     pub logs: Option<PathBuf>,
     /// What fake-cri is started from, where this program's own `main` does not call its entry point.
@@ -75,6 +77,7 @@ impl Embedded {
         config.container_checkpoint = Some(true);
         config.read_only_port = Some(0);
         config.http2 = true;
+        config.fractional_timestamps = self.fractional_timestamps;
         config.file_check_frequency = Duration::ZERO;
         config.relist_period = Duration::from_millis(25);
         if let Some((_, Defect::Kubelet(mutant))) = &self.defect {
@@ -108,6 +111,7 @@ impl Embedded {
             container: subject.to_string(),
             node: None,
             mutant: self.defect.map(|(name, _)| name),
+            product: Some(report::Product::new("reference-kubelet", env!("CARGO_PKG_VERSION"))),
         };
         let mut kubelet = Kubelet::new(about, client, subject);
         kubelet.neighbours = pod::neighbours(&kubelet.subject);

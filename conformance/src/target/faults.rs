@@ -204,6 +204,21 @@ impl Faults {
         tokio::time::timeout(within, next).await.unwrap_or(Ok(None))
     }
 
+    /// All requests that the journal has: the call's name, and its message as JSON with the CRI's field names.
+    ///
+    /// # Errors
+    /// No answer, or an entry that cannot be read.
+    pub async fn requests(&self) -> Result<Vec<(String, Value)>, TargetError> {
+        let entries = self.entries(0).await?;
+        let read = |entry: &JournalEntry| {
+            let request = serde_json::from_str(&entry.request)
+                .map_err(|error| TargetError::Control(format!("entry {} of the journal: {error}", entry.sequence)))?;
+            let method = entry.method.rsplit('/').next().unwrap_or_default();
+            Ok((method.to_owned(), request))
+        };
+        entries.iter().map(read).collect()
+    }
+
     async fn entries(&self, after: u64) -> Result<Vec<JournalEntry>, TargetError> {
         let request = JournalRequest { follow: false, after };
         let mut stream = self

@@ -127,6 +127,8 @@ pub struct Kubelet {
     pub faults: Option<Faults>,
     /// Restart and end, where the harness started it.
     pub steering: Option<Box<dyn Steering>>,
+    /// Whether cases may load it on purpose: a kubelet that others use is loaded only where the user says so.
+    pub load: bool,
     /// The node's name, where its static Pods are ours.
     pub node: Option<String>,
     /// The kubelet's log, where that can be read from here.
@@ -163,6 +165,7 @@ impl Kubelet {
             default_timeout: None,
             faults: None,
             steering: None,
+            load: true,
             node: None,
             log: None,
             proxied: false,

@@ -6,6 +6,7 @@ use reqwest::Url;
 
 use super::{
     Access, Client, ContainerRef, Credentials, Faults, Identity, Kubelet, Neighbours, Others, TargetError, Trust, pod,
+    product,
 };
 use crate::{case::Suite, report};
 
@@ -16,12 +17,16 @@ pub struct UrlTarget {
     pub url: Url,
     /// Who we are.
     pub credential: Credential,
+    /// Who is known to the kubelet and may not checkpoint: with this the cases about 403 can be judged.
+    pub denied: Option<Credential>,
     /// The authorities of its certificate (PEM file); `None` does not check it.
     pub ca: Option<PathBuf>,
     /// The container that is checkpointed.
     pub container: ContainerRef,
-    /// No other container of its Pod is checkpointed.
-    pub alone: bool,
+    /// The other containers of its Pod are checkpointed as well.
+    pub siblings: bool,
+    /// Cases may load the kubelet on purpose.
+    pub load: bool,
     /// Its `checkpoints` folder as it can be read from here.
     pub checkpoints: Option<PathBuf>,
     /// The control socket of the fake-cri that is its runtime.
@@ -42,35 +47,48 @@ pub enum Credential {
     Token(PathBuf),
 }
 
+impl Credential {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub(super) fn read(&self) -> Result<Identity, TargetError> {
+        let read = |path: &PathBuf| fs::read_to_string(path).map_err(TargetError::file(path));
+        Ok(match self {
+            Credential::Certificate { certificate, key } => Identity::Certificate {
+                certificate: read(certificate)?,
+                key: read(key)?,
+            },
+            Credential::Token(path) => Identity::Token(read(path)?.trim().to_owned()),
+        })
+    }
+}
+
 impl UrlTarget {
     /// Reads the files, connects to the control socket, and asks the kubelet once whether it is there.
     ///
     /// # Errors
     /// A file that cannot be read, a kubelet or a control socket that does not answer.
     pub async fn connect(self) -> Result<Kubelet, TargetError> {
-        let read = |path: &PathBuf| fs::read_to_string(path).map_err(TargetError::file(path));
-        let identity = match &self.credential {
-            Credential::Certificate { certificate, key } => Identity::Certificate {
-                certificate: read(certificate)?,
-                key: read(key)?,
-            },
-            Credential::Token(path) => Identity::Token(read(path)?.trim().to_owned()),
-        };
         let trust = match &self.ca {
-            Some(path) => Trust::Authorities(read(path)?),
+            Some(path) => Trust::Authorities(fs::read_to_string(path).map_err(TargetError::file(path))?),
             None => Trust::Insecure,
         };
         let client = Client::new(Access {
             base: self.url.clone(),
             trust,
-            identity,
-            others: Others::default(),
+            identity: self.credential.read()?,
+            others: Others {
+                denied: self.denied.as_ref().map(Credential::read).transpose()?,
+                ..Others::default()
+            },
             read_only: None,
         });
         client
             .send(Credentials::Good, reqwest::Method::GET, client.url("/healthz"))
             .await?;
 
+        let product = product::of_kubelet(&client).await;
         let about = report::Target {
             suite: Suite::Kubelet,
             kind: "url".to_owned(),
@@ -79,15 +97,16 @@ impl UrlTarget {
             container: self.container.to_string(),
             node: None,
             mutant: None,
+            product,
         };
-        let neighbours = if self.alone {
-            Neighbours::default()
-        } else {
-            pod::discover(&client, &self.container).await
+        let neighbours = match self.siblings {
+            true => pod::discover(&client, &self.container).await,
+            false => Neighbours::default(),
         };
         let mut kubelet = Kubelet::new(about, client, self.container);
         kubelet.neighbours = neighbours;
         kubelet.checkpoints = self.checkpoints;
+        kubelet.load = self.load;
         if let Some(socket) = &self.control {
             kubelet.faults = Some(Faults::connect(socket).await?);
         }

@@ -299,7 +299,7 @@ fn another_format_is_judged_as_a_tar_and_no_further() {
     assert!(failed(&records).is_empty(), "{}", words(&records));
     let skipped = outcome(&records, "archive/layout/upstream-names");
     assert!(
-        matches!(skipped, Outcome::Skip { reason } if reason.starts_with("another format")),
+        matches!(skipped, Outcome::Skip { reason, .. } if reason.starts_with("another format")),
         "{skipped:?}"
     );
 }

@@ -44,7 +44,7 @@ fn clauses_are_whole_and_ids_unique() {
             clause.id
         );
         assert!(
-            clause.clause.ends_with('.') && !clause.source.is_empty() && !clause.expected.is_empty(),
+            clause.clause.ends_with('.') && !clause.authority.title.is_empty() && !clause.expected.is_empty(),
             "{}",
             clause.id
         );

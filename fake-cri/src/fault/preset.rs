@@ -46,7 +46,7 @@ impl Preset {
             "CRIU is not installed on the node.",
             "containerd 2.2 and later";
         "criu-too-old" = [
-            "CheckpointContainer:before=error(Unknown,\"CRIU binary not found or too old (<31600)\")"
+            "CheckpointContainer:before=error(Unknown,\"CRIU binary not found or too old (<31600). Failed to checkpoint container\")"
         ],
             "CRIU on the node is older than the runtime needs.",
             "older containerd; one of the four messages that Kubernetes' own test accepts";
@@ -114,12 +114,6 @@ impl Preset {
             "containerd 2.4 on a 256 MiB container with a deadline of 2 s";
         "name-reserved" = ["RunPodSandbox:before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"],
             "The sandbox of an earlier try that ran out of time still holds the name.",
-            "containerd and CRI-O when RunPodSandbox runs into its deadline and the kubelet tries again";
-        "name-stays-reserved" = [
-            "RunPodSandbox(pod=*cut-off*,times=1):before=hang",
-            "RunPodSandbox(pod=*cut-off*):before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"
-        ],
-            "The first sandbox of a pod with `cut-off` in its name runs out of time, and its name stays reserved.",
             "containerd and CRI-O when RunPodSandbox runs into its deadline and the kubelet tries again";
         "slow-sandbox" = ["RunPodSandbox:after=delay(5m)"],
             "The sandbox is made, and the answer comes after the caller's deadline.",

@@ -35,7 +35,8 @@ macro_rules! case {
             $crate::case::Clause {
                 id: concat!("archive/", $id),
                 clause: $clause,
-                source: $source,
+                authority: $crate::case::Authority::titled($source),
+                motivation: "",
                 level: $crate::case::Level::$level,
                 expected: $expected,
             },

@@ -34,6 +34,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use crate::{
     archive::Inspected,
     case::{Case, Outcome, Record, Restore, Stop},
+    catalog::archive_authority,
 };
 
 pub use exhibit::exhibit;
@@ -55,7 +56,11 @@ pub fn cases() -> Vec<ArchiveCase> {
         secrets::CASES,
     ];
     // They only look at what was read.
-    groups.concat().into_iter().map(Case::shared).collect()
+    let cited = groups.concat().into_iter().map(|case| Case {
+        clause: archive_authority::cite(case.clause),
+        ..case
+    });
+    cited.map(Case::shared).collect()
 }
 
 /// Judges every case, in order: for those who have an archive and no runner.

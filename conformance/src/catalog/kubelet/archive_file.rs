@@ -4,13 +4,11 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{
-    ACCESS, KUBELET, PAGE,
-    session::{Session, TAR},
-};
+use super::session::{Session, TAR};
 use crate::{
     archive::End,
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
     target::ContainerRef,
 };
 
@@ -23,7 +21,8 @@ pub(super) const CASES: &[Case<Session>] = &[
             id: FORM,
             clause: "the archive is called checkpoint-<podFullName>-<containerName>-<timestamp>.tar, a Pod's full name \
                      being <pod>_<namespace>",
-            source: PAGE,
+            authority: authority::OPERATIONS,
+            motivation: "",
             level: Level::Documented,
             expected: "checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar",
         },
@@ -32,10 +31,11 @@ pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: FORMAT,
-            clause: "the timestamp in the name is RFC 3339 in whole seconds",
-            source: KUBELET,
+            clause: "the timestamp in the name must be RFC 3339, with or without a fraction of a second",
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
-            expected: "2006-01-02T15:04:05Z or with an offset",
+            expected: "2006-01-02T15:04:05Z, 2006-01-02T15:04:05.999Z, or either with an offset",
         },
         |s| Box::pin(timestamp_format(s)),
     ),
@@ -43,7 +43,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/name/timestamp-zone",
             clause: "the timestamp in the name is in the kubelet's local zone",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "the offset of this machine's zone, Z where that is none",
         },
@@ -53,7 +54,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/name/place",
             clause: "the archive is stored in `checkpoints` below the kubelet's root directory",
-            source: PAGE,
+            authority: authority::OPERATIONS,
+            motivation: "",
             level: Level::Documented,
             expected: "directly in `checkpoints`",
         },
@@ -63,7 +65,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: TAR,
             clause: "the archive is a tar that can be listed",
-            source: PAGE,
+            authority: authority::OPERATIONS,
+            motivation: "",
             level: Level::Documented,
             expected: "at least one member, each of them whole",
         },
@@ -73,7 +76,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/archive/upstream-members",
             clause: "an archive in CRIU's format has the members that upstream's own test of the endpoint wants",
-            source: "kubernetes: test/e2e_node/container_checkpoint_test.go",
+            authority: authority::E2E,
+            motivation: "",
             level: Level::Reference,
             expected: "spec.dump, config.dump, checkpoint/inventory.img",
         },
@@ -83,7 +87,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/access/file",
             clause: "the archive is accessible by root only: it holds all memory of the container",
-            source: ACCESS,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Documented,
             expected: "no permission for group and others, owned by root (or by the runtime's user where that is not root)",
         },
@@ -93,7 +98,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/access/folder",
             clause: "the folder `checkpoints` has mode 0700",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "0700",
         },
@@ -106,7 +112,8 @@ pub(super) const FURTHER: &[Case<Session>] = &[Case::new(
     Clause {
         id: "kubelet/name/timestamp",
         clause: "the timestamp in the name is the time of the call",
-        source: PAGE,
+        authority: authority::OPERATIONS,
+        motivation: "",
         level: Level::Documented,
         expected: "a time between the request and its answer",
     },
@@ -148,12 +155,19 @@ async fn form(s: &Session) -> Judgement {
     judge(stamp(s).await?.is_some(), seen)
 }
 
-/// RFC 3339 in whole seconds, as Go's `time.RFC3339` writes it.
-fn parse_stamp(stamp: &str) -> Option<Timestamp> {
-    let bytes = stamp.as_bytes();
-    let zone = bytes.get(19..)?;
-    let whole_seconds = bytes.get(10) == Some(&b'T') && (zone == b"Z" || (zone.len() == 6 && zone[3] == b':'));
-    if whole_seconds { stamp.parse().ok() } else { None }
+/// RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` writes it: the time, and the zone as it is written.
+fn parse_stamp(stamp: &str) -> Option<(Timestamp, &str)> {
+    let rest = stamp.get(19..)?;
+    let fraction = match rest.strip_prefix('.') {
+        Some(digits) => 1 + digits.bytes().take_while(u8::is_ascii_digit).count(),
+        None => 0,
+    };
+    let zone = rest.get(fraction..)?;
+    let numeric = zone.len() == 6 && zone.as_bytes()[3] == b':';
+    if fraction == 1 || stamp.as_bytes()[10] != b'T' || !(zone == "Z" || numeric) {
+        return None;
+    }
+    Some((stamp.parse().ok()?, zone))
 }
 
 async fn timestamp_format(s: &Session) -> Judgement {
@@ -167,16 +181,13 @@ async fn timestamp_zone(s: &Session) -> Judgement {
         return Err(Stop::Skip("needs a kubelet that is started here".to_owned()));
     }
     let stamp = stamp(s).await?.ok_or(Stop::Blocked(FORM))?;
-    let time = parse_stamp(stamp).ok_or(Stop::Blocked(FORMAT))?;
+    let (time, zone) = parse_stamp(stamp).ok_or(Stop::Blocked(FORMAT))?;
     let local = jiff::tz::TimeZone::system().to_offset(time);
     let local = match local.seconds() {
         0 => "Z".to_owned(),
         _ => time.display_with_offset(local).to_string().split_off(19),
     };
-    judge(
-        stamp.get(19..) == Some(local.as_str()),
-        format!("{stamp}, where {local} is local"),
-    )
+    judge(zone == local, format!("{stamp}, where {local} is local"))
 }
 
 async fn timestamp(s: &Session) -> Judgement {
@@ -188,6 +199,7 @@ async fn timestamp(s: &Session) -> Judgement {
     let stamp = stamp_of(s.subject(), location).ok_or(Stop::Blocked(FORM))?;
     // The page does not say which form a timestamp has; one in no known form cannot be judged.
     let time = parse_stamp(stamp)
+        .map(|(time, _)| time)
         .or_else(|| stamp.parse().ok())
         .or_else(|| Timestamp::from_second(stamp.parse().ok()?).ok())
         .ok_or(Stop::Blocked(FORMAT))?;
@@ -277,7 +289,9 @@ mod tests {
     #[case("2026-03-04T05:06:07Z", true)]
     #[case("2026-03-04T05:06:07+02:00", true)]
     #[case("2026-03-04T05:06:07-11:30", true)]
-    #[case("2026-03-04T05:06:07.5Z", false)]
+    #[case("2026-03-04T05:06:07.5Z", true)]
+    #[case("2026-03-04T05:06:07.123456789+02:00", true)]
+    #[case("2026-03-04T05:06:07.Z", false)]
     #[case("2026-03-04 05:06:07Z", false)]
     #[case("2026-13-04T05:06:07Z", false)]
     #[case("1772600767", false)]

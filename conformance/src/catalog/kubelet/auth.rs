@@ -5,9 +5,10 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 
-use super::{AUTH, RESPONSE, session::Session};
+use super::session::Session;
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
+    catalog::authority,
     target::{Answer, Credentials, Identity},
 };
 
@@ -19,7 +20,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: NONE,
             clause: "a request without credentials is answered 401",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "401",
         },
@@ -29,7 +31,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/401/unknown-token",
             clause: "a request with a bearer token that nobody issued is answered 401",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "401",
         },
@@ -39,7 +42,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/401/stranger-certificate",
             clause: "a request with a client certificate of an unknown authority is answered 401",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "401",
         },
@@ -49,7 +53,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/401/body",
             clause: "a 401 has the body `Unauthorized` and no WWW-Authenticate header",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "Unauthorized",
         },
@@ -59,7 +64,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/401/before-lookup",
             clause: "who is not authenticated learns nothing of the Pods: authentication comes before everything else",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "401 for a Pod that does not exist",
         },
@@ -69,7 +75,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/401/before-routing",
             clause: "who is not authenticated learns nothing of the routes: a wrong path and a wrong method are 401 as well",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "401 for a path that is too short and for another method",
         },
@@ -79,7 +86,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/401/other-scheme",
             clause: "an Authorization header that holds no bearer token is answered 401",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "401 for Basic, for a scheme nobody knows, and for Bearer without a token",
         },
@@ -89,7 +97,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: DENIED,
             clause: "who is authenticated and may not create nodes/checkpoint is answered 403",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "403",
         },
@@ -99,7 +108,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/403/body",
             clause: "a 403 names user, verb and resource",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "Forbidden (user=USER, verb=create, resource=nodes, subresource(s)=[checkpoint]) and a newline",
         },
@@ -109,7 +119,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/403/verb",
             clause: "the verb that is asked about follows the method",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "403 with verb=update for PUT, verb=patch for PATCH, verb=delete for DELETE",
         },
@@ -119,7 +130,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/403/before-lookup",
             clause: "who may not checkpoint learns nothing of the Pods: authorisation comes before the lookup",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "403 for a Pod that does not exist",
         },
@@ -129,7 +141,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/403/before-routing",
             clause: "who may not checkpoint learns nothing of the routes: a path that is too short is 403 as well",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "403",
         },
@@ -139,7 +152,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/403/proxy-right",
             clause: "the right to create nodes/proxy is not the right to create nodes/checkpoint",
-            source: AUTH,
+            authority: authority::AUTH,
+            motivation: "",
             level: Level::Reference,
             expected: "403",
         },
@@ -152,7 +166,8 @@ pub(super) const FURTHER: &[Case<Session>] = &[Case::new(
     Clause {
         id: "kubelet/200/bearer-token",
         clause: "who may checkpoint may come with a bearer token that the cluster issued",
-        source: AUTH,
+        authority: authority::AUTH,
+        motivation: "",
         level: Level::Reference,
         expected: "200",
     },

@@ -3,6 +3,7 @@
 use super::session::{After, RUNS_ON, Session};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, pass},
+    catalog::authority,
     target::Workload,
 };
 
@@ -11,7 +12,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: RUNS_ON,
             clause: "a checkpoint is a copy: the container runs on, as the same process, at the point where it was",
-            source: "Kubelet Checkpoint API: introduction (a stateful copy of a running container)",
+            authority: authority::KEP_USER_STORIES,
+            motivation: "containerd 2.4: a container was left frozen after a checkpoint that missed its deadline",
             level: Level::Documented,
             expected: "the same pid and start time, and its counter moves",
         },
@@ -21,7 +23,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/copy/canary",
             clause: "what the process made up in its memory after its start is in the archive's pages",
-            source: "Kubelet Checkpoint API: introduction (all memory pages of all processes); CRIU's images",
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Reference,
             expected: "the canary in checkpoint/pages-*.img",
         },

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{KUBELET, session::Session};
+use super::session::Session;
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
     target::{Evidence, Variation},
 };
 
@@ -17,7 +18,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/archive/untouched",
             clause: "the kubelet neither deletes nor changes an archive that is there when it makes another one",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "the same file, of the same length and mode",
         },
@@ -27,7 +29,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/unchecked",
             clause: "the kubelet takes the word of the runtime: it does not look whether there is an archive",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "200 when the runtime says ok and has written nothing",
         },
@@ -41,7 +44,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/archive/kept-at-restart",
             clause: "archives outlive a restart of the kubelet",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "the same file, of the same length and mode",
         },
@@ -51,7 +55,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/folder/made",
             clause: "the folder `checkpoints` is made when the kubelet starts, before anyone asks for a checkpoint",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "there",
         },
@@ -61,7 +66,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/folder/gate-off",
             clause: "with the gate off the folder `checkpoints` is not made",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "not there",
         },

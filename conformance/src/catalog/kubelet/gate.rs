@@ -3,12 +3,10 @@
 
 use reqwest::Method;
 
-use super::{
-    RESPONSE, SERVER,
-    session::{Session, described},
-};
+use super::session::{Session, described};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
+    catalog::authority,
     target::{Answer, Credentials, Variation},
 };
 
@@ -19,7 +17,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: OFF,
             clause: "with the feature gate ContainerCheckpoint off a checkpoint is answered 404",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "404",
         },
@@ -29,7 +28,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/gate-off-body",
             clause: "with the gate off there is no such route, so its 404 is that of any unknown path",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404 page not found and a newline",
         },
@@ -39,7 +39,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/gate-off-without-credentials",
             clause: "with the gate off there is nothing to authenticate for: no credentials, 404 as well",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404",
         },
@@ -49,7 +50,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/gate-default",
             clause: "a kubelet whose configuration does not name the feature gate ContainerCheckpoint serves checkpoints",
-            source: "kubernetes: pkg/features/kube_features.go (beta and on since 1.30)",
+            authority: authority::FEATURES,
+            motivation: "",
             level: Level::Reference,
             expected: "200",
         },
@@ -59,7 +61,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/debugging-off",
             clause: "without debugging handlers there is no such route",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404 page not found and a newline, with credentials and without",
         },
@@ -72,7 +75,8 @@ pub(super) const READ_ONLY: &[Case<Session>] = &[Case::new(
     Clause {
         id: "kubelet/404/read-only-port",
         clause: "the port that asks nobody who they are has no checkpoints",
-        source: "kubernetes: pkg/kubelet/server/server.go; CVE-2025-0426: checkpoints through it filled the disk",
+        authority: authority::SERVER,
+        motivation: "CVE-2025-0426: checkpoints through the read-only port filled the disk",
         level: Level::Reference,
         expected: "404 page not found and a newline, and the runtime is not called",
     },

@@ -6,23 +6,23 @@ use futures_util::future::join_all;
 use reqwest::Method;
 
 use super::{
-    SERVER, rule,
+    rule,
     session::{LATE, Session},
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
     exhibit::continued,
     target::Credentials,
 };
-
-const METRICS: &str = "kubernetes: pkg/kubelet/metrics/metrics.go";
 
 pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: "kubelet/cri/one-call",
             clause: "for one request the runtime is asked for one checkpoint",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "one call",
         },
@@ -32,17 +32,20 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/concurrent/many",
             clause: "32 requests at once are all served, each by a call of its own",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "32 times 200, 32 calls",
         },
         |s| Box::pin(many(s)),
-    ),
+    )
+    .load(),
     Case::new(
         Clause {
             id: "kubelet/metrics/operations",
             clause: "a checkpoint is counted in kubelet_runtime_operations_total",
-            source: METRICS,
+            authority: authority::METRICS,
+            motivation: "",
             level: Level::Reference,
             expected: "operation_type=\"checkpoint_container\" grows by one",
         },
@@ -52,7 +55,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/metrics/errors",
             clause: "a checkpoint that failed is counted in kubelet_runtime_operations_errors_total",
-            source: METRICS,
+            authority: authority::METRICS,
+            motivation: "",
             level: Level::Reference,
             expected: "operation_type=\"checkpoint_container\" grows by one",
         },
@@ -62,7 +66,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/no-memory-told",
             clause: "nothing of the container's memory is in answers, in metrics or in the kubelet's log",
-            source: super::ACCESS,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Robust,
             expected: "not the canary of any container",
         },
@@ -85,6 +90,10 @@ async fn one_call(s: &Session) -> Judgement {
 
 async fn many(s: &Session) -> Judgement {
     const MANY: usize = 32;
+    if !s.kubelet.load {
+        let why = "makes 32 checkpoints at once, which a kubelet in use is asked for only with --include-load";
+        return Err(Stop::Excluded(why.to_owned()));
+    }
     s.again().await?;
     // While the first is held all the others come in.
     if let Some(faults) = &s.kubelet.faults {

@@ -27,23 +27,6 @@ use crate::{
 
 pub use session::{OK, Session};
 
-/// The page's text about the archive.
-const PAGE: &str = "Kubelet Checkpoint API: Operations";
-/// The page's list of response codes.
-const RESPONSE: &str = "Kubelet Checkpoint API: Response";
-/// The page's parameter `timeout`.
-const PARAMETERS: &str = "Kubelet Checkpoint API: Parameters";
-/// The page's text about who may read an archive.
-const ACCESS: &str = "Kubelet Checkpoint API: introduction (security implications)";
-/// The kubelet's HTTP server.
-const SERVER: &str = "kubernetes: pkg/kubelet/server/server.go";
-/// The kubelet's authentication and authorisation of its server.
-const AUTH: &str = "kubernetes: pkg/kubelet/server/auth.go";
-/// The kubelet itself.
-const KUBELET: &str = "kubernetes: pkg/kubelet/kubelet.go";
-/// The kubelet's CRI client.
-const CRI_CLIENT: &str = "kubernetes: cri-client/pkg/remote_runtime.go";
-
 /// Every case, in the order in which they run without a seed: what many build on comes first.
 pub fn cases() -> Vec<Case<Session>> {
     let parts: [(Stage, Share, &[Case<Session>]); 21] = [
@@ -79,8 +62,54 @@ pub fn cases() -> Vec<Case<Session>> {
             Share::Nothing => case.stage(stage),
         })
     });
-    staged.collect()
+    let counted = staged.map(|case| {
+        let known = ARCHIVES.iter().find(|(id, _)| *id == case.clause.id);
+        known.map_or(case, |(_, archives)| case.archives(*archives))
+    });
+    counted.collect()
 }
+
+/// How many archives a case makes at most, beside the first one that most cases look at. A test compares the sum with the archives of
+/// a whole run.
+const ARCHIVES: &[(&str, u32)] = &[
+    ("kubelet/200/accept-list", 1),
+    ("kubelet/200/bearer-token", 1),
+    ("kubelet/200/gate-default", 1),
+    ("kubelet/200/named-container", 1),
+    ("kubelet/200/percent-encoded", 1),
+    ("kubelet/200/request-body", 1),
+    ("kubelet/200/sidecar", 1),
+    ("kubelet/200/trailing-slash", 1),
+    ("kubelet/200/unchecked", 1),
+    ("kubelet/200/unknown-parameter", 1),
+    ("kubelet/200/when-done", 1),
+    ("kubelet/500/deadline", 1),
+    ("kubelet/500/ephemeral", 1),
+    ("kubelet/archive/kept-at-restart", 1),
+    ("kubelet/archive/untouched", 2),
+    ("kubelet/cancel/client-gone", 1),
+    ("kubelet/concurrent/many", 32),
+    ("kubelet/cri/one-call", 1),
+    ("kubelet/http2/same-answers", 2),
+    ("kubelet/metrics/operations", 1),
+    ("kubelet/name/timestamp", 1),
+    ("kubelet/path/encoded-slash", 1),
+    // Up to three pairs, until both of one are within a second.
+    ("kubelet/robust/names-differ", 6),
+    ("kubelet/robust/late-answer", 3),
+    ("kubelet/robust/no-memory-told", 1),
+    ("kubelet/robust/no-partial-archive", 1),
+    ("kubelet/robust/runtime-restarted", 1),
+    ("kubelet/robust/second-checkpoint", 1),
+    // Those about the timeout make one more where the kubelet's default is not known.
+    ("kubelet/timeout/absent", 2),
+    ("kubelet/timeout/below-default", 2),
+    ("kubelet/timeout/field", 2),
+    ("kubelet/timeout/large", 1),
+    ("kubelet/timeout/last-value", 2),
+    ("kubelet/timeout/signed", 2),
+    ("kubelet/timeout/zero", 2),
+];
 
 /// What a group's cases share with others that run at the same time.
 #[derive(Clone, Copy)]
@@ -99,4 +128,18 @@ fn rule(container: &ContainerRef, phase: &str, effect: &str) -> String {
         container,
     } = container;
     format!("CheckpointContainer(namespace={namespace},pod={pod},container={container}):{phase}={effect}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archives_are_counted_of_cases_that_exist() {
+        let cases = cases();
+        for (id, archives) in ARCHIVES {
+            let case = cases.iter().find(|case| case.clause.id == *id);
+            assert_eq!(case.map(|case| case.archives), Some(*archives), "{id}");
+        }
+    }
 }

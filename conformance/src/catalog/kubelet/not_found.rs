@@ -1,8 +1,9 @@
 //! 404: namespaces, Pods and containers that are not there.
 
-use super::{RESPONSE, SERVER, session::Session};
+use super::session::Session;
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
+    catalog::authority,
     target::{Answer, ContainerRef},
 };
 
@@ -15,7 +16,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: NAMESPACE,
             clause: "a namespace that cannot be found is answered 404",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "404",
         },
@@ -25,7 +27,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: POD,
             clause: "a Pod that cannot be found is answered 404",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "404",
         },
@@ -35,7 +38,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: CONTAINER,
             clause: "a container that its Pod does not have is answered 404",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "404",
         },
@@ -45,7 +49,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/namespace-unknown-body",
             clause: "the body for an unknown namespace is that for an unknown Pod",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "pod does not exist",
         },
@@ -62,7 +67,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/pod-unknown-body",
             clause: "the body for an unknown Pod says so",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "pod does not exist",
         },
@@ -72,7 +78,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/container-unknown-body",
             clause: "the body for an unknown container names it",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "container <name> does not exist",
         },
@@ -86,7 +93,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/strange-names",
             clause: "a name that no object can have is not found, and is no error of another kind",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404 for names with letters beyond ASCII, blanks, line ends, `..` encoded",
         },
@@ -96,7 +104,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/over-long-name",
             clause: "a name of some thousand bytes is not found, and is no error of another kind",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404",
         },
@@ -106,7 +115,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/static-pod-full-name",
             clause: "a static Pod is known by the name that ends in its node's, not by that of its manifest",
-            source: "kubernetes: pkg/kubelet/config/common.go",
+            authority: authority::STATIC_PODS,
+            motivation: "",
             level: Level::Reference,
             expected: "404",
         },
@@ -116,7 +126,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/pod-before-timeout",
             clause: "the Pod is looked up before the timeout is read",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404 pod does not exist, for a timeout that is no number",
         },
@@ -126,7 +137,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/timeout-before-state",
             clause: "the timeout is read before it is seen whether the container runs",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404 cannot parse value of timeout parameter, for a container that has exited",
         },

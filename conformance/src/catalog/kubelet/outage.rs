@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    CRI_CLIENT, rule,
+    rule,
     session::{LATE, Session},
 };
 use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, fail, judge},
+    case::{Authority, Case, Clause, Judgement, Level, Stop, fail, judge},
+    catalog::authority,
     target::{SHORT_DEADLINE, Variation},
 };
 
@@ -17,7 +18,8 @@ pub(super) const CASES: &[Case<Session>] = &[Case::new(
     Clause {
         id: "kubelet/500/connection-lost",
         clause: "a runtime that breaks off the connection is answered 500, and is not called again by itself",
-        source: CRI_CLIENT,
+        authority: authority::CRI_CLIENT,
+        motivation: "",
         level: Level::Reference,
         expected: "500 with code = Unavailable, one call",
     },
@@ -30,7 +32,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/runtime-gone",
             clause: "a runtime that cannot be reached is answered 500",
-            source: CRI_CLIENT,
+            authority: authority::CRI_CLIENT,
+            motivation: "",
             level: Level::Reference,
             expected: "500 with code = Unavailable",
         },
@@ -40,7 +43,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/runtime-restarted",
             clause: "a runtime that was killed and started again serves checkpoints without a restart of the kubelet",
-            source: "containerd, CRI-O: containers outlive a restart of the runtime",
+            authority: Authority::PROJECT,
+            motivation: "containerd and CRI-O: containers outlive a restart of the runtime",
             level: Level::Robust,
             expected: "200 soon after",
         },
@@ -50,7 +54,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/deadline",
             clause: "a runtime that does not answer before the deadline is answered 500, at the deadline, and its call is cancelled",
-            source: CRI_CLIENT,
+            authority: authority::CRI_CLIENT,
+            motivation: "",
             level: Level::Reference,
             expected: "500 with code = DeadlineExceeded, about when the deadline passes",
         },
@@ -60,7 +65,8 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/late-answer",
             clause: "a runtime that is done only after the deadline does not spoil the next checkpoint",
-            source: "containerd 2.4: after a checkpoint that ran out of time the next one failed",
+            authority: Authority::PROJECT,
+            motivation: "containerd 2.4-beta: after a checkpoint that ran out of time the next one failed",
             level: Level::Robust,
             expected: "500, then 200",
         },

@@ -1,17 +1,16 @@
 //! What the path may look like.
 
-use super::{
-    SERVER,
-    session::{Session, described},
-};
+use super::session::{Session, described};
 use crate::case::{Case, Clause, Judgement, Level, judge};
+use crate::catalog::authority;
 
 pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: "kubelet/404/path-too-short",
             clause: "a path with too few segments is answered 404",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404: Page Not Found",
         },
@@ -21,7 +20,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/404/path-too-long",
             clause: "a path with too many segments is answered 404",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "404: Page Not Found",
         },
@@ -31,7 +31,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/trailing-slash",
             clause: "one trailing slash is tolerated",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200",
         },
@@ -41,7 +42,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/percent-encoded",
             clause: "the names in the path are percent-decoded",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200",
         },
@@ -51,7 +53,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/path/encoded-slash",
             clause: "an encoded slash in the path separates names as a plain one does",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200 for namespace/pod%2Fcontainer",
         },
@@ -61,7 +64,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/path/dot-segments",
             clause: "a path with `..` is redirected to the canonical one, and nothing is checkpointed",
-            source: "Go: net/http, ServeMux",
+            authority: authority::GO_MUX,
+            motivation: "",
             level: Level::Reference,
             expected: "307 or 301, Location the path without `..`",
         },
@@ -71,7 +75,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/path/empty-segments",
             clause: "a path with an empty segment is redirected to the canonical one, and nothing is checkpointed",
-            source: "Go: net/http, ServeMux",
+            authority: authority::GO_MUX,
+            motivation: "",
             level: Level::Reference,
             expected: "307 or 301, Location the path without the empty segment",
         },
@@ -81,7 +86,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/400/malformed-escape",
             clause: "a path with a malformed percent-encoding is answered 400",
-            source: "Go: net/http, ReadRequest",
+            authority: authority::GO_REQUEST,
+            motivation: "",
             level: Level::Reference,
             expected: "400",
         },

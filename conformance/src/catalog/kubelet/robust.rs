@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    KUBELET,
     folder::next_second,
     rule,
     session::{LATE, Session, WHEN_DONE},
 };
 use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    case::{Authority, Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
     target::{Evidence, Workload},
 };
 
@@ -18,7 +18,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/cancel/client-gone",
             clause: "a client that goes away ends the call to the runtime",
-            source: KUBELET,
+            authority: authority::KUBELET,
+            motivation: "",
             level: Level::Reference,
             expected: "the runtime's call is cancelled",
         },
@@ -28,7 +29,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/second-checkpoint",
             clause: "a container can be checkpointed again",
-            source: "containerd 2.4: a second checkpoint failed after one that ran out of time",
+            authority: Authority::PROJECT,
+            motivation: "containerd 2.4-beta: a second checkpoint failed after one that ran out of time",
             level: Level::Robust,
             expected: "200 again",
         },
@@ -38,7 +40,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/names-differ",
             clause: "two checkpoints within one second do not overwrite each other",
-            source: "kubernetes#115888: two checkpoints within a second share a name",
+            authority: Authority::PROJECT,
+            motivation: "kubernetes#115888: two checkpoints within a second share a name",
             level: Level::Robust,
             expected: "two locations",
         },
@@ -48,7 +51,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/no-partial-archive",
             clause: "after an error of the runtime nothing is left at the location",
-            source: "containerd: a failed copy leaves a partial file behind",
+            authority: authority::CLEANUP,
+            motivation: "containerd 2.4: a failed copy leaves a partial file behind",
             level: Level::Robust,
             expected: "no file",
         },
@@ -58,7 +62,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/robust/runs-on-after-error",
             clause: "after a checkpoint that failed the container runs on as it was",
-            source: "containerd 2.4: a container left frozen after a deadline, while its status says RUNNING",
+            authority: authority::KEP_FAILED,
+            motivation: "containerd 2.4: a container was left frozen after a deadline, while its status said RUNNING",
             level: Level::Robust,
             expected: "the same process, and its counter moves",
         },

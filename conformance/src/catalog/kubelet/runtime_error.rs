@@ -1,11 +1,12 @@
 //! 500: what the runtime answers.
 
 use super::{
-    RESPONSE, SERVER, rule,
+    rule,
     session::{LATE, Session},
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge},
+    catalog::authority,
     target::Answer,
 };
 
@@ -22,7 +23,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: ERROR,
             clause: "an error of the runtime is answered 500",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "500",
         },
@@ -32,7 +34,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/runtime-error-message",
             clause: "the answer to an error of the runtime holds the runtime's message",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: MESSAGE,
         },
@@ -42,7 +45,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/runtime-error-body",
             clause: "the body names the container and wraps the runtime's code and message",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = <message>)",
         },
@@ -52,7 +56,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: UNIMPLEMENTED,
             clause: "a runtime that does not implement the call is answered 500",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "500",
         },
@@ -62,7 +67,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: UNIMPLEMENTED_MESSAGE,
             clause: "the answer for a runtime that does not implement the call holds the runtime's message",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: UNKNOWN_METHOD,
         },
@@ -72,7 +78,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/upstream-messages",
             clause: "why no checkpoint can be had, as real runtimes say it, reaches the client",
-            source: "Kubelet Checkpoint API: Response; kubernetes: test/e2e_node/container_checkpoint_test.go, which skips on these",
+            authority: authority::RESPONSE,
+            motivation: "Kubernetes' own test (test/e2e_node/checkpoint_container.go) skips on these messages",
             level: Level::Documented,
             expected: "500 with the message, for four messages of runtimes that cannot checkpoint",
         },
@@ -82,7 +89,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/every-code",
             clause: "an error of the runtime is answered 500 whatever its gRPC code",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "500 for each code",
         },
@@ -114,7 +122,10 @@ const UPSTREAM: [(&str, &str); 4] = [
     ("Unimplemented", UNKNOWN_METHOD),
     ("Unimplemented", "method CheckpointContainer not implemented"),
     ("Unknown", "checkpoint/restore support not available"),
-    ("Unknown", "CRIU binary not found or too old (<31600)"),
+    (
+        "Unknown",
+        "CRIU binary not found or too old (<31600). Failed to checkpoint container",
+    ),
 ];
 
 /// Asks for a checkpoint that the runtime answers with this error; proves that it was the runtime that answered.

@@ -5,12 +5,10 @@ use reqwest::{
     header::{ACCEPT, HeaderMap, HeaderValue},
 };
 
-use super::{
-    SERVER,
-    session::{OK, Session, described},
-};
+use super::session::{OK, Session, described};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, judge, pass},
+    catalog::authority,
     target::{Answer, Credentials, Protocol},
 };
 
@@ -21,7 +19,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/405/other-methods",
             clause: "another method than POST is answered 405 and nothing is checkpointed",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "405: Method Not Allowed",
         },
@@ -31,7 +30,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/405/allow",
             clause: "a 405 says in its Allow header what is allowed",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "Allow: POST",
         },
@@ -41,7 +41,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: ACCEPT_CASE,
             clause: "an Accept that excludes JSON is refused: 406, by kubelets before 1.36 also 415 without a body sent",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "406, or 415 without a body",
         },
@@ -51,7 +52,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/406/body",
             clause: "a 406 says what there is",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "406: Not Acceptable, and `Available representations: application/json`",
         },
@@ -61,7 +63,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/accept-list",
             clause: "an Accept that allows JSON among others is accepted",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200 for text/html, application/json;q=0.5",
         },
@@ -71,7 +74,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/request-body",
             clause: "what the body of a request holds does not matter",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200 for a body that is no JSON",
         },
@@ -81,7 +85,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/unknown-parameter",
             clause: "query parameters that nobody knows do not matter",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200",
         },
@@ -91,7 +96,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/http2/same-answers",
             clause: "a kubelet that speaks HTTP/2 gives the same answers over it as over HTTP/1.1",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "the same status and body for 200, 401, 404 and 405",
         },
@@ -101,7 +107,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/error/content-type",
             clause: "an error is a text, and its content type says so",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "text/plain; charset=utf-8",
         },

@@ -1,11 +1,9 @@
 //! Containers of every state: which can be checkpointed, and what is said of those that cannot.
 
-use super::{
-    SERVER,
-    session::{Session, described},
-};
+use super::session::{Session, described};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge},
+    catalog::authority,
     target::ContainerRef,
 };
 
@@ -17,7 +15,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: EXITED,
             clause: "a container that has exited is answered 500, and the runtime is not called",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
         },
@@ -27,7 +26,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/init-finished",
             clause: "an init container that has finished is answered 500, and the runtime is not called",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
         },
@@ -37,7 +37,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/created",
             clause: "a container that was created and never started is answered 500, and the runtime is not called",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
         },
@@ -47,7 +48,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/restarting",
             clause: "a container that ends again and again and waits to be started is answered 500, and the runtime is not called",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
         },
@@ -57,7 +59,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/500/ephemeral",
             clause: "an ephemeral container is one of its Pod's: one that does not run is answered 500, not 404",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "500 when it does not run, 200 when it does",
         },
@@ -67,7 +70,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/sidecar",
             clause: "an init container that runs can be checkpointed as any other",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "200",
         },

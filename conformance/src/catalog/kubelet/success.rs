@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use super::{
-    PAGE, RESPONSE, SERVER,
-    session::{ARCHIVE, First, LATE, Missing, OK, Session, TAR, WHEN_DONE, inspect, is_tar, item_of},
-};
+use super::session::{ARCHIVE, First, LATE, Missing, OK, Session, TAR, WHEN_DONE, inspect, is_tar, item_of};
 use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
+use crate::{catalog::authority, target::policy};
 
 pub(super) const CASES: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: OK,
             clause: "a checkpoint of a running container is answered 200",
-            source: RESPONSE,
+            authority: authority::RESPONSE,
+            motivation: "",
             level: Level::Documented,
             expected: "200",
         },
@@ -23,7 +22,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: ARCHIVE,
             clause: "after a 200 the archive is where the runtime was asked to store it",
-            source: PAGE,
+            authority: authority::OPERATIONS,
+            motivation: "",
             level: Level::Documented,
             expected: "a regular file",
         },
@@ -33,7 +33,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/body",
             clause: "the body of 200 is the JSON object whose `items` lists the archive, without a newline",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: r#"{"items":["<location>"]}"#,
         },
@@ -43,7 +44,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/body-location",
             clause: "the location in the body is the one that the runtime was asked to write",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "the same path",
         },
@@ -53,7 +55,8 @@ pub(super) const CASES: &[Case<Session>] = &[
         Clause {
             id: "kubelet/200/content-type",
             clause: "the content type of 200 is application/json",
-            source: SERVER,
+            authority: authority::SERVER,
+            motivation: "",
             level: Level::Reference,
             expected: "application/json",
         },
@@ -67,7 +70,8 @@ pub(super) const FURTHER: &[Case<Session>] = &[
         Clause {
             id: WHEN_DONE,
             clause: "the answer comes when the runtime is done, not before",
-            source: "Kubelet Checkpoint API: Parameters (timeout: seconds to wait until the creation is finished)",
+            authority: authority::PARAMETERS,
+            motivation: "",
             level: Level::Documented,
             expected: "no answer while the runtime is at work",
         },
@@ -76,10 +80,11 @@ pub(super) const FURTHER: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: "kubelet/200/named-container",
-            clause: "the container that the path names is checkpointed, not another one of its Pod",
-            source: "Kubelet Checkpoint API: Operations",
+            clause: "the kubelet must checkpoint the container that the path names, and no other",
+            authority: authority::OPERATIONS,
+            motivation: "",
             level: Level::Documented,
-            expected: "the runtime is sent another container's id, or the archive holds that container's memory",
+            expected: "the archive and the call to the runtime are of the named container",
         },
         |s| Box::pin(named_container(s)),
     ),
@@ -87,6 +92,9 @@ pub(super) const FURTHER: &[Case<Session>] = &[
 
 async fn ok(s: &Session) -> Judgement {
     let first = s.first().await?;
+    if first.answer.status == 500 && policy::makes_no_checkpoint(&first.answer.body) {
+        return Err(Stop::Policy(first.answer.brief()));
+    }
     judge(first.answer.status == 200, first.answer.brief())
 }
 

@@ -3,22 +3,20 @@
 use super::session::{AMPLE, RuntimeSession};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge},
+    catalog::authority,
     target::runtime::{Checkpoint, CheckpointAnswer, Container},
 };
 
 /// The case that judges whether an unknown container is an error at all.
 const UNKNOWN: &str = "runtime/answer/unknown";
-/// Read from the sources of both, and tried with containerd.
-const BOTH: &str = "containerd: container_checkpoint_linux.go; cri-o: container_checkpoint.go";
-/// How other calls take ids.
-const SHORT: &str = "defect containerd#12759; every other call of containerd and CRI-O takes the beginning of an id";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         Clause {
             id: UNKNOWN,
             clause: "a container that is not there is an error",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "an error",
         },
@@ -28,7 +26,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/answer/unknown-code",
             clause: "a container that is not there is NotFound: the caller need not try again",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "NotFound",
         },
@@ -38,7 +37,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/answer/exited",
             clause: "a container that has exited cannot be checkpointed",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "an error",
         },
@@ -48,7 +48,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/answer/created",
             clause: "a container that was not started cannot be checkpointed",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "an error",
         },
@@ -58,7 +59,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/answer/short-id",
             clause: "the beginning of an id names the container, if it is of no other",
-            source: SHORT,
+            authority: authority::RUNTIMES_SHORT_ID,
+            motivation: "containerd#12759: CheckpointContainer refused the beginning of an id, which every other call takes",
             level: Level::Robust,
             expected: "success",
         },
@@ -68,7 +70,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/answer/empty-id",
             clause: "an empty id names no container",
-            source: "what a careful caller expects of any id",
+            authority: authority::INPUT,
+            motivation: "",
             level: Level::Robust,
             expected: "an error",
         },

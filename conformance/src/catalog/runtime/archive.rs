@@ -11,19 +11,16 @@ use super::session::{ID, MEMBERS, RuntimeSession, TAR, find, is_tar};
 use crate::{
     case::{Case, Clause, Judgement, Level, Outcome, Stop, fail, judge, pass},
     catalog,
+    catalog::authority,
 };
-
-/// What Kubernetes' own test looks for.
-const UPSTREAM: &str = "kubernetes: test/e2e_node/checkpoint_container.go";
-/// The members that both write.
-const BOTH: &str = "containerd and CRI-O: the archive's members";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         Clause {
             id: TAR,
             clause: "the archive is an uncompressed tar that ends where the file does",
-            source: UPSTREAM,
+            authority: authority::E2E,
+            motivation: "",
             level: Level::Reference,
             expected: "members, and an end",
         },
@@ -33,8 +30,9 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/archive/mode",
             clause: "a new archive can be read by its owner alone: it holds the container's memory",
-            source: "containerd and CRI-O: 0600; Kubelet Checkpoint API (root only)",
-            level: Level::Reference,
+            authority: authority::INTRODUCTION,
+            motivation: "",
+            level: Level::Documented,
             expected: "no permission for group and others",
         },
         |s| Box::pin(mode(s)),
@@ -43,7 +41,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: MEMBERS,
             clause: "the archive has the members by which Kubernetes' own test knows one",
-            source: UPSTREAM,
+            authority: authority::E2E,
+            motivation: "",
             level: Level::Reference,
             expected: "checkpoint/inventory.img, config.dump and spec.dump",
         },
@@ -53,7 +52,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: ID,
             clause: "the archive says which container it is of: config.dump has its id",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "the container's full id",
         },
@@ -63,7 +63,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/archive/log",
             clause: "the container's log is in the archive, with all that it told before the call",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the tick before the call",
         },
@@ -73,7 +74,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/archive/consistent",
             clause: "files are copied while the container stands still: none is newer than its memory",
-            source: "defect cri-o#6977",
+            authority: authority::KEP_MOTIVATION,
+            motivation: "cri-o#6977: the container ran on before its files were copied",
             level: Level::Robust,
             expected: "no tick in the archive's log that the memory does not know yet",
         },
@@ -83,7 +85,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/archive/suite",
             clause: "the archive holds to what readers of such archives rely on",
-            source: "the archive suite's cases of level documented and reference",
+            authority: authority::E2E,
+            motivation: "",
             level: Level::Reference,
             expected: "none of them fails",
         },

@@ -3,21 +3,19 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    CRI,
     archive::number_at,
     session::{ARCHIVE, MEMBERS, OK, RuntimeSession, SECOND, WHEN_DONE, find, inspect},
 };
 use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
-
-/// Where archives of an earlier attempt were seen.
-const EARLIER: &str = "containerd and CRI-O; defects cri-o#7355, cri-o#9692";
+use crate::{catalog::authority, target::policy};
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         Clause {
             id: OK,
             clause: "a checkpoint of a running container succeeds",
-            source: CRI,
+            authority: authority::CRI_CALL,
+            motivation: "",
             level: Level::Documented,
             expected: "success",
         },
@@ -27,7 +25,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: ARCHIVE,
             clause: "when the call has succeeded, the archive is at the location of the request",
-            source: "CRI runtime.v1: CheckpointContainerRequest.location",
+            authority: authority::CRI_REQUEST,
+            motivation: "",
             level: Level::Documented,
             expected: "a file that is not empty",
         },
@@ -37,7 +36,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: WHEN_DONE,
             clause: "the answer comes when the archive is complete, not before",
-            source: "containerd and CRI-O; a kubelet hands the location on with the answer",
+            authority: authority::RUNTIMES,
+            motivation: "the kubelet hands the location on with the answer",
             level: Level::Reference,
             expected: "the whole archive is there with the answer",
         },
@@ -47,7 +47,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: SECOND,
             clause: "a container can be checkpointed more than once",
-            source: "containerd and CRI-O",
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "success, and an archive",
         },
@@ -57,7 +58,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/checkpoint/own-images",
             clause: "an archive holds the memory as it is then, not that of an earlier checkpoint",
-            source: EARLIER,
+            authority: authority::RUNTIMES,
+            motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
             level: Level::Reference,
             expected: "a counter in the second archive's pages that is not below what the log told before",
         },
@@ -67,7 +69,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/checkpoint/own-time",
             clause: "an archive is of this call: config.dump says a time between its request and its answer",
-            source: EARLIER,
+            authority: authority::RUNTIMES,
+            motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
             level: Level::Reference,
             expected: "checkpointedTime within the call, for the first and the second archive",
         },
@@ -77,6 +80,9 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
 
 async fn ok(s: &RuntimeSession) -> Judgement {
     let answer = &s.first().await?.attempt.answer;
+    if policy::makes_no_checkpoint(&answer.message) {
+        return Err(Stop::Policy(answer.to_string()));
+    }
     judge(answer.is_ok(), answer.to_string())
 }
 

@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, pass},
+    catalog::authority,
     target::runtime::Container,
 };
 
-const CAREFUL: &str = "what a careful operator expects: several users, or a controller, ask at once";
 /// The case that judges whether several containers can be checkpointed at once.
 const MANY: &str = "runtime/concurrency/many";
 
@@ -22,7 +22,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/concurrency/one-container",
             clause: "of two checkpoints of a container at once each is an error or makes a whole archive, and one does",
-            source: CAREFUL,
+            authority: authority::RACE,
+            motivation: "several users, or a controller, checkpoint at once",
             level: Level::Robust,
             expected: "a whole archive for each success, and a container that runs on",
         },
@@ -33,7 +34,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: MANY,
             clause: "several containers can be checkpointed at once, and each archive is its own container's",
-            source: CAREFUL,
+            authority: authority::RACE,
+            motivation: "several users, or a controller, checkpoint at once",
             level: Level::Robust,
             expected: "success for each, and its id in its archive",
         },
@@ -44,7 +46,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/concurrency/no-waiting",
             clause: "a checkpoint of a small container does not wait for that of a large one",
-            source: CAREFUL,
+            authority: authority::RACE,
+            motivation: "several users, or a controller, checkpoint at once",
             level: Level::Robust,
             expected: "the small one's answer before the large one's",
         },

@@ -9,15 +9,12 @@ use std::time::Duration;
 use cri_proto::runtime::v1::ContainerState;
 
 use super::{
-    CRI,
     aftermath::{Aftermath, Left, SECOND, Way},
     session::RuntimeSession,
 };
 use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
+use crate::catalog::authority;
 
-/// Where the defect was seen that several of these cases are about.
-const DEFECTS: &str = "defects of containerd 2.4 (frozen after a deadline) and CRI-O (the dump goes on)";
-const ATOMIC: &str = "defects of containerd 2.x and CRI-O (they write in place)";
 /// The case that judges whether the request's timeout counts at all.
 const COUNTS: &str = "runtime/timeout/counts";
 
@@ -31,7 +28,8 @@ macro_rules! container_as_it_was {
                 Clause {
                     id: concat!("runtime/", $group, "/left-frozen"),
                     clause: concat!("after ", $after, " the container runs on"),
-                    source: CRI,
+                    authority: authority::KEP_FAILED,
+                    motivation: "containerd 2.4: the container was left frozen after a deadline, while its status said RUNNING",
                     level: Level::Documented,
                     expected: "its counter moves",
                 },
@@ -42,7 +40,8 @@ macro_rules! container_as_it_was {
                 Clause {
                     id: concat!("runtime/", $group, "/same-process"),
                     clause: concat!("after ", $after, " the container is the process that it was"),
-                    source: CRI,
+                    authority: authority::KEP_FAILED,
+                    motivation: "",
                     level: Level::Documented,
                     expected: "the same pid and start time",
                 },
@@ -57,7 +56,8 @@ macro_rules! container_as_it_was {
                         $after,
                         " ContainerStatus says that the container runs, as it does"
                     ),
-                    source: CRI,
+                    authority: authority::CRI_STATUS,
+                    motivation: "",
                     level: Level::Documented,
                     expected: "CONTAINER_RUNNING, and its counter moves",
                 },
@@ -68,7 +68,8 @@ macro_rules! container_as_it_was {
                 Clause {
                     id: concat!("runtime/", $group, "/second-works"),
                     clause: concat!("after ", $after, " the container can be checkpointed"),
-                    source: DEFECTS,
+                    authority: authority::RUNTIMES,
+                    motivation: "containerd 2.4-beta: the checkpoint after one that ran out of time failed",
                     level: Level::Reference,
                     expected: "success of the next checkpoint",
                 },
@@ -85,7 +86,8 @@ macro_rules! no_partial {
             Clause {
                 id: concat!("runtime/", $group, "/no-partial"),
                 clause: concat!("after ", $after, " no part of an archive is at the location"),
-                source: ATOMIC,
+                authority: authority::CLEANUP,
+                motivation: "containerd 2.4 and CRI-O 1.37 write in place: a part of the archive stays",
                 level: Level::Robust,
                 expected: "nothing, or a whole archive",
             },
@@ -101,7 +103,8 @@ macro_rules! no_late {
             Clause {
                 id: concat!("runtime/", $group, "/no-late-archive"),
                 clause: concat!("after ", $after, " no archive appears of which nobody will know"),
-                source: DEFECTS,
+                authority: authority::GRPC_CANCELLATION,
+                motivation: "containerd 2.4 and CRI-O 1.37: the dump goes on, and the archive appears later",
                 level: Level::Robust,
                 expected: "nothing at the location, even when the checkpoint would have ended",
             },
@@ -124,7 +127,8 @@ pub(super) const TIMEOUT_FILES: &[Case<RuntimeSession>] = &[
         Clause {
             id: COUNTS,
             clause: "a timeout above zero is the user's: a checkpoint that takes longer fails when it has passed",
-            source: "CRI runtime.v1: CheckpointContainerRequest.timeout; containerd and CRI-O do not read it",
+            authority: authority::KEP_IMPLEMENTATION,
+            motivation: "containerd 2.4.2 and CRI-O 1.37.0 do not read the field",
             level: Level::Documented,
             expected: "an error within a second of a timeout of 1 s, without a deadline of the call",
         },

@@ -5,11 +5,10 @@ use fake_cri::stand_in::Place;
 use super::session::{RuntimeSession, find};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, pass},
+    catalog::authority,
     target::Workload,
 };
 
-/// CRIU dumps all memory.
-const PAGES: &str = "CRIU's images: pages-N.img; Kubelet Checkpoint API (all memory pages of all processes)";
 /// The case that judges the heap.
 pub(super) const HEAP: &str = "runtime/memory/heap";
 
@@ -18,7 +17,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: HEAP,
             clause: "what a process made up on its heap is in the archive's pages",
-            source: PAGES,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Reference,
             expected: "the canary that its log tells",
         },
@@ -28,7 +28,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/memory/environment",
             clause: "the process's environment is in the archive's pages",
-            source: PAGES,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Reference,
             expected: "the value of a variable that CreateContainer named",
         },
@@ -38,7 +39,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/memory/stack",
             clause: "the first thread's stack is in the archive's pages",
-            source: PAGES,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Reference,
             expected: "bytes that only this stack holds",
         },
@@ -48,7 +50,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/memory/thread",
             clause: "the stack of a thread beside the first is in the archive's pages",
-            source: PAGES,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Reference,
             expected: "bytes that only this stack holds",
         },
@@ -58,7 +61,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/memory/shared",
             clause: "shared anonymous memory is in the archive's pages",
-            source: PAGES,
+            authority: authority::INTRODUCTION,
+            motivation: "",
             level: Level::Reference,
             expected: "bytes that only this memory holds",
         },

@@ -27,9 +27,6 @@ use crate::case::{Case, Stage};
 
 pub use session::RuntimeSession;
 
-/// The CRI's comments on the call and its messages.
-const CRI: &str = "CRI runtime.v1: CheckpointContainer";
-
 /// Every case, in the order in which they run: what many build on comes first.
 pub fn cases() -> Vec<Case<RuntimeSession>> {
     let early = checkpoint::CASES.iter().map(|case| case.stage(Stage::Early));

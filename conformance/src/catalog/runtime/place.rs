@@ -13,16 +13,10 @@ use super::session::{AMPLE, Attempt, RuntimeSession, inspect, is_tar};
 use crate::{
     archive::Tail,
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
     target::runtime::{Checkpoint, CheckpointAnswer},
 };
 
-/// Where this was seen.
-const IN_PLACE: &str = "defects of containerd and CRI-O: they open the location without O_TRUNC and O_NOFOLLOW";
-const ABSOLUTE: &str = "defects of containerd and CRI-O: relative to the daemon's working directory";
-const EMPTY: &str = "defect of CRI-O: success, and no archive";
-const CAREFUL: &str = "what a careful operator expects of a call that fails";
-/// Both answer an error.
-const BOTH: &str = "containerd and CRI-O: an error";
 /// The case that judges whether a missing folder is an error.
 const FOLDER_MISSING: &str = "runtime/place/folder-missing";
 
@@ -31,7 +25,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/location-longer",
             clause: "a file at the location that is longer than the archive is replaced: nothing of it stays behind",
-            source: IN_PLACE,
+            authority: authority::REUSE,
+            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
             level: Level::Robust,
             expected: "a tar with nothing behind its end, or an error",
         },
@@ -41,7 +36,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/location-mode",
             clause: "a file at the location that everyone may read does not become an archive that everyone may read",
-            source: IN_PLACE,
+            authority: authority::INTRODUCTION,
+            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
             level: Level::Robust,
             expected: "no permission for group and others, or an error",
         },
@@ -51,7 +47,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/location-symlink",
             clause: "a symlink at the location is not followed: what it points at stays as it was",
-            source: IN_PLACE,
+            authority: authority::LINK,
+            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
             level: Level::Robust,
             expected: "the same bytes in the file that the link points at",
         },
@@ -61,7 +58,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/location-relative",
             clause: "a relative location, which only the runtime could resolve, is an error",
-            source: ABSOLUTE,
+            authority: authority::KUBELET,
+            motivation: "containerd 2.4 and CRI-O 1.37 take a relative location from the daemon's working directory",
             level: Level::Robust,
             expected: "an error, and no archive",
         },
@@ -71,7 +69,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/location-empty",
             clause: "an empty location is an error",
-            source: EMPTY,
+            authority: authority::INPUT,
+            motivation: "CRI-O 1.37: success, and no archive",
             level: Level::Robust,
             expected: "an error",
         },
@@ -81,7 +80,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/location-folder",
             clause: "a location that is a folder is an error, and nothing appears in the folder",
-            source: CAREFUL,
+            authority: authority::INPUT,
+            motivation: "",
             level: Level::Robust,
             expected: "an error, and an empty folder",
         },
@@ -91,7 +91,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: FOLDER_MISSING,
             clause: "a location whose folder is missing is an error",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "an error",
         },
@@ -101,7 +102,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/folder-not-made",
             clause: "a call that fails for a missing folder does not leave the folder behind",
-            source: CAREFUL,
+            authority: authority::CLEANUP,
+            motivation: "",
             level: Level::Robust,
             expected: "no folder",
         },
@@ -111,7 +113,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/folder-unwritable",
             clause: "a location at which nobody can write, since it lies below a file, is an error",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "an error",
         },
@@ -121,7 +124,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/disk-full",
             clause: "an archive for which there is no space is an error",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "an error",
         },
@@ -131,7 +135,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/disk-full-partial",
             clause: "when the disk is full, no part of an archive stays at the location: it would keep the disk full",
-            source: IN_PLACE,
+            authority: authority::CLEANUP,
+            motivation: "CRI-O 1.37: a part of the archive stays when the disk is full",
             level: Level::Robust,
             expected: "nothing at the location",
         },
@@ -141,7 +146,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/place/disk-full-beside",
             clause: "when the disk is full, nothing stays beside the location either",
-            source: CAREFUL,
+            authority: authority::CLEANUP,
+            motivation: "",
             level: Level::Robust,
             expected: "nothing in the location's folder but what was there",
         },

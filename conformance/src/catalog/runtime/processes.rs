@@ -7,16 +7,15 @@ use std::{
 
 use super::session::{RuntimeSession, THREADS, inspect, is_tar};
 use crate::case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass};
-
-/// CRIU dumps the tree.
-const TREE: &str = "CRIU's images: pstree.img, core-N.img, mm-N.img, pagemap-N.img";
+use crate::catalog::authority;
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         Clause {
             id: "runtime/processes/threads",
             clause: "every thread of a process is in the archive, with its registers",
-            source: TREE,
+            authority: authority::CRIU_TREE,
+            motivation: "",
             level: Level::Reference,
             expected: "as many threads in pstree.img as the process has, each with its core image",
         },
@@ -26,7 +25,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/processes/all",
             clause: "every process of the container is in the archive, with its memory",
-            source: TREE,
+            authority: authority::CRIU_TREE,
+            motivation: "",
             level: Level::Reference,
             expected: "the first process and its children, each with mm and pagemap",
         },

@@ -3,18 +3,17 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use cri_proto::runtime::v1::ContainerState;
+use cri_proto::{document::BindMount, runtime::v1::ContainerState};
 
 use super::session::{Attempt, RuntimeSession, inspect, is_tar};
 use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
-    target::{TargetError, Workload},
+    case::{Authority, Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
+    target::{TargetError, Workload, policy},
 };
 
 /// The case that judges whether a container goes on from an archive.
 const GOES_ON: &str = "runtime/restore/goes-on";
-/// Who offers it.
-const SOURCE: &str = "CRI-O: an archive's path as the image of CreateContainer";
 /// Many ticks long.
 const UP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -23,7 +22,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: GOES_ON,
             clause: "a container made from an archive goes on at exactly the point of the checkpoint",
-            source: SOURCE,
+            authority: authority::CRIO_RESTORE,
+            motivation: "",
             level: Level::Robust,
             expected: "the tick after the checkpoint, and none lost or told twice",
         },
@@ -33,7 +33,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/restore/checkpoint",
             clause: "a container that was made from an archive can be checkpointed as any other",
-            source: "defect cri-o#6374: a checkpoint of a restored container failed",
+            authority: Authority::PROJECT,
+            motivation: "cri-o#6374: a checkpoint of a restored container failed",
             level: Level::Robust,
             expected: "success, and a whole archive of the restored container",
         },
@@ -43,7 +44,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/restore/broken-archive",
             clause: "an archive that is cut off is refused, and no container runs",
-            source: "what a careful operator expects of a container that has lost its memory",
+            authority: authority::INPUT,
+            motivation: "",
             level: Level::Robust,
             expected: "an error of CreateContainer or StartContainer",
         },
@@ -56,6 +58,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
 pub(super) struct Restored {
     /// Where the archive is.
     archive: PathBuf,
+    /// The bind mounts that the archive lists.
+    mounts: Vec<BindMount>,
     /// The last tick that was told before the checkpoint was asked for.
     before: u64,
     /// The last tick that was told when the checkpoint was answered.
@@ -98,12 +102,16 @@ async fn restore(s: &RuntimeSession) -> Result<Restored, Stop> {
     if !attempt.answer.is_ok() {
         return Err(Stop::Error(format!("the checkpoint failed: {}", attempt.answer)));
     }
-    let again = match s.runtime.created_from(&attempt.location).await {
+    let mounts = inspect(&attempt.location).await?.documents.bind_mounts;
+    let mounts = mounts.read().cloned().unwrap_or_default();
+    let again = match s.runtime.created_from(&attempt.location, &mounts).await {
         Ok(again) => again,
-        Err(TargetError::Runtime { code, .. }) => {
-            return Err(Stop::Skip(format!(
-                "the runtime makes no container of an archive by its path ({code:?})"
-            )));
+        Err(TargetError::Runtime { code, message, .. }) => {
+            let said = format!("CreateContainer with an archive as its image: {code:?}: {message}");
+            return Err(match policy::restores_no_archive(code, &message) {
+                true => Stop::Policy(said),
+                false => Stop::Fail(said),
+            });
         }
         Err(error) => return Err(error.into()),
     };
@@ -124,6 +132,7 @@ async fn restore(s: &RuntimeSession) -> Result<Restored, Stop> {
     });
     Ok(Restored {
         archive: attempt.location,
+        mounts,
         before: attempt.before.workload.tick,
         after,
         ticks,
@@ -195,7 +204,7 @@ async fn broken_archive(s: &RuntimeSession) -> Judgement {
     let bytes = bytes.map_err(|error| Stop::error(&error))?;
     let written = tokio::fs::write(&half, &bytes[..bytes.len() / 2]).await;
     written.map_err(|error| Stop::error(&error))?;
-    let container = match s.runtime.created_from(&half).await {
+    let container = match s.runtime.created_from(&half, &whole.mounts).await {
         Ok(container) => container,
         Err(TargetError::Runtime { call, code, .. }) => return pass(format!("{call}: {code:?}")),
         Err(error) => return Err(error.into()),
@@ -231,6 +240,7 @@ mod tests {
     fn the_point_is_between_before_and_after(#[case] ticks: &[u64], #[case] why: &str) {
         let restored = Restored {
             archive: PathBuf::new(),
+            mounts: Vec::new(),
             before: 7,
             after: 9,
             ticks: ticks.iter().copied().collect(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::session::RuntimeSession;
 use crate::{
-    case::{Case, Clause, Judgement, Level, Stop, fail, pass},
+    case::{Authority, Case, Clause, Judgement, Level, Stop, fail, pass},
     target::runtime::AskedAgain,
 };
 
@@ -12,7 +12,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[Case::new(
     Clause {
         id: "runtime/sandbox/asked-again",
         clause: "a sandbox whose caller ran out of time can be asked for again, or is listed",
-        source: "defect seen in containerd and CRI-O: \"name is reserved\" when the kubelet tries again",
+        authority: Authority::PROJECT,
+        motivation: "containerd and CRI-O: `name is reserved` when the kubelet tries again after RunPodSandbox ran out of time",
         level: Level::Robust,
         expected: "it is listed, or RunPodSandbox succeeds within 5 s",
     },

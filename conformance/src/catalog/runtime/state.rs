@@ -10,19 +10,18 @@ use super::{
 };
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge, pass},
+    catalog::authority,
     target::runtime::Checkpoint,
 };
-
-/// Both dump with `--leave-running`.
-const BOTH: &str = "containerd and CRI-O; Kubelet Checkpoint API (a stateful copy of a running container)";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         Clause {
             id: LEFT_FROZEN,
             clause: "after a checkpoint the container runs on",
-            source: BOTH,
-            level: Level::Reference,
+            authority: authority::KEP_USER_STORIES,
+            motivation: "containerd 2.4: a container was left frozen while its status said RUNNING",
+            level: Level::Documented,
             expected: "its counter moves",
         },
         |s| Box::pin(left_frozen(s)),
@@ -31,8 +30,9 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: SAME_PROCESS,
             clause: "after a checkpoint the container is the process that it was",
-            source: BOTH,
-            level: Level::Reference,
+            authority: authority::KEP_USER_STORIES,
+            motivation: "",
+            level: Level::Documented,
             expected: "the same pid and start time",
         },
         |s| Box::pin(same_process(s)),
@@ -41,8 +41,9 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/state/status",
             clause: "after a checkpoint ContainerStatus says that the container runs, as it does",
-            source: BOTH,
-            level: Level::Reference,
+            authority: authority::CRI_STATUS,
+            motivation: "",
+            level: Level::Documented,
             expected: "CONTAINER_RUNNING",
         },
         |s| Box::pin(status(s)),
@@ -51,7 +52,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/state/exec",
             clause: "after a checkpoint commands can be run in the container",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "exit code 0 of ExecSync",
         },
@@ -61,7 +63,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/state/log",
             clause: "after a checkpoint the container's log goes on, and keeps what it had",
-            source: BOTH,
+            authority: authority::RUNTIMES,
+            motivation: "",
             level: Level::Reference,
             expected: "a tick that is not in the archive's log, and every tick before it",
         },
@@ -74,7 +77,8 @@ pub(super) const ALONE: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/state/exec-in-flight",
             clause: "a command that ExecSync has under way ends as it would without the checkpoint",
-            source: "what a careful operator expects of a probe that runs meanwhile",
+            authority: authority::KEP_USER_STORIES,
+            motivation: "",
             level: Level::Robust,
             expected: "exit code 0",
         },
@@ -84,7 +88,8 @@ pub(super) const ALONE: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/state/neighbour",
             clause: "a checkpoint of one container leaves the others of its Pod running",
-            source: "what a careful operator expects: one container was named",
+            authority: authority::KEP_GOALS,
+            motivation: "",
             level: Level::Robust,
             expected: "the other container's counter moves",
         },

@@ -6,18 +6,17 @@ use std::time::Duration;
 use super::session::RuntimeSession;
 use crate::{
     case::{Case, Clause, Judgement, Level, judge},
+    catalog::authority,
     target::runtime::{Checkpoint, Container},
 };
-
-/// The field's comment.
-const FIELD: &str = "CRI runtime.v1: CheckpointContainerRequest.timeout";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         Clause {
             id: "runtime/timeout/zero",
             clause: "a timeout of zero asks for the default: it is not over at once",
-            source: FIELD,
+            authority: authority::CRI_REQUEST,
+            motivation: "",
             level: Level::Documented,
             expected: "success",
         },
@@ -27,7 +26,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/timeout/seconds",
             clause: "the timeout is in seconds: a checkpoint of a fraction of it succeeds",
-            source: FIELD,
+            authority: authority::CRI_REQUEST,
+            motivation: "",
             level: Level::Documented,
             expected: "success, with a timeout of 20",
         },
@@ -37,7 +37,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         Clause {
             id: "runtime/timeout/largest",
             clause: "the largest timeout there is does not wrap around",
-            source: "what a careful runtime does with 64 bits of seconds",
+            authority: authority::OVERFLOW,
+            motivation: "",
             level: Level::Robust,
             expected: "success, or an error that is no deadline's",
         },

@@ -1,6 +1,10 @@
 //! The mutants of the runtime suite: fake-cri alone, by a preset that is in force from its start.
 
-use super::{Definition, Wrong::Runtime, caught};
+use super::{
+    Definition,
+    Wrong::{Runtime, RuntimeRules},
+    caught,
+};
 
 /// Every one.
 pub(super) const ALL: &[Definition] = &[
@@ -91,7 +95,18 @@ pub(super) const ALL: &[Definition] = &[
     // Containers that go on from an archive.
     caught(Runtime("restored-refused"), &["runtime/restore/checkpoint"]),
     // A Pod whose sandbox ran out of time.
-    caught(Runtime("name-stays-reserved"), &["runtime/sandbox/asked-again"]),
+    caught(
+        RuntimeRules {
+            name: "name-stays-reserved",
+            summary: "A sandbox whose caller ran out of time keeps its name, and is not listed.",
+            rules: &[
+                "RunPodSandbox(namespace=checkpoint-conformance-retry,times=1):before=hang",
+                "RunPodSandbox(namespace=checkpoint-conformance-retry):before=error(Unknown,\"failed to reserve sandbox \
+                 name: name is reserved\")",
+            ],
+        },
+        &["runtime/sandbox/asked-again"],
+    ),
     // Requests that name no running container.
     caught(Runtime("unknown-accepted"), &["runtime/answer/unknown"]),
     caught(Runtime("unknown-is-internal"), &["runtime/answer/unknown-code"]),

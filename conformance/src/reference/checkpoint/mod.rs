@@ -276,7 +276,7 @@ impl Checkpoints {
         let time = if self.config.is(Mutant::TimestampWrong) {
             now.timestamp().as_second().to_string()
         } else {
-            rfc3339(&now)
+            rfc3339(&now, self.config.fractional_timestamps)
         };
         let name = match self.config.mutant {
             Some(Mutant::NameWithoutNamespace) => {
@@ -390,9 +390,10 @@ fn next_zone(now: &Zoned) -> Zoned {
 const OPERATION: &str = "checkpoint_container";
 
 /// As Go's `time.RFC3339`: whole seconds, the local zone, `Z` when that is UTC.
-fn rfc3339(now: &Zoned) -> String {
+fn rfc3339(now: &Zoned, fraction: bool) -> String {
     let zone = if now.offset().seconds() == 0 { "Z" } else { "%:z" };
-    now.strftime(&format!("%Y-%m-%dT%H:%M:%S{zone}")).to_string()
+    let fraction = if fraction { ".%9f" } else { "" };
+    now.strftime(&format!("%Y-%m-%dT%H:%M:%S{fraction}{zone}")).to_string()
 }
 
 #[cfg(test)]
@@ -415,14 +416,14 @@ mod tests {
     #[case("2026-11-22T14:05:06+05:30[Asia/Kolkata]", "2026-11-22T14:05:06+05:30")]
     #[case("2026-11-22T14:05:06-03:30[America/St_Johns]", "2026-11-22T14:05:06-03:30")]
     fn writes_rfc3339(#[case] moment: &str, #[case] expected: &str) {
-        assert_eq!(rfc3339(&moment.parse::<Zoned>().unwrap()), expected);
+        assert_eq!(rfc3339(&moment.parse::<Zoned>().unwrap(), false), expected);
     }
 
     #[rstest]
     #[case("2026-11-22T14:05:06+00:00[UTC]", "2026-11-22T15:05:06+01:00")]
     #[case("2026-11-22T14:05:06+14:00[Pacific/Kiritimati]", "2026-11-22T13:05:06+13:00")]
     fn another_zone_is_never_the_same(#[case] moment: &str, #[case] expected: &str) {
-        assert_eq!(rfc3339(&next_zone(&moment.parse::<Zoned>().unwrap())), expected);
+        assert_eq!(rfc3339(&next_zone(&moment.parse::<Zoned>().unwrap()), false), expected);
     }
 
     #[tokio::test]

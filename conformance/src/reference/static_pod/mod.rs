@@ -25,12 +25,16 @@ use super::cri::{Cri, CriError};
 use super::pod::Pods;
 use worker::Worker;
 
+pub(super) use start::folders;
+
+mod dns;
 mod environment;
 mod manifest;
 mod plan;
 mod relist;
+mod resources;
 mod start;
-mod translate;
+pub(super) mod translate;
 mod volume;
 mod worker;
 

@@ -13,8 +13,8 @@ use super::{translate, volume};
 pub(super) enum RunError {
     #[error(transparent)]
     Image(#[from] ImageError),
-    #[error("failed to make the folder of its log: {0}")]
-    Log(std::io::Error),
+    #[error("failed to make the folder of its log or a file to mount: {0}")]
+    Files(std::io::Error),
     #[error("failed to create container: {0}")]
     Create(CriError),
     #[error("failed to start container: {0}")]
@@ -26,7 +26,7 @@ impl RunError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Image(error) => error.reason(),
-            Self::Log(_) => "CreateContainerConfigError",
+            Self::Files(_) => "CreateContainerConfigError",
             Self::Create(_) => "CreateContainerError",
             Self::Start(_) => "RunContainerError",
         }
@@ -34,7 +34,7 @@ impl RunError {
 }
 
 /// Makes what lies on the disk for a Pod before its sandbox runs.
-pub(super) fn folders(config: &Config, pod: &Pod) -> std::io::Result<()> {
+pub(in super::super) fn folders(config: &Config, pod: &Pod) -> std::io::Result<()> {
     std::fs::create_dir_all(translate::log_directory(config, pod))?;
     volume::prepare(config, pod)
 }
@@ -51,14 +51,15 @@ pub(super) async fn container(
 ) -> Result<(), RunError> {
     let sandbox = translate::sandbox(config, pod, sandbox_attempt);
     let image = container.image.as_deref().unwrap_or_default();
-    let image_ref = cri
+    let local = cri
         .ensure_image(image, translate::pull_policy(container), &sandbox)
         .await?;
     let log = translate::log_directory(config, pod).join(&container.name);
-    std::fs::create_dir_all(log).map_err(RunError::Log)?;
+    std::fs::create_dir_all(log).map_err(RunError::Files)?;
+    let wanted = translate::container(config, pod, container, attempt, &local).map_err(RunError::Files)?;
     let request = cri::CreateContainerRequest {
         pod_sandbox_id: sandbox_id.to_owned(),
-        config: Some(translate::container(config, pod, container, attempt, image_ref)),
+        config: Some(wanted),
         sandbox_config: Some(sandbox),
     };
     let container_id = cri

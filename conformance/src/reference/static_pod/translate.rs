@@ -1,23 +1,24 @@
 //! A Pod's spec in the words of the CRI, as the kubelet translates it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cri_proto::runtime::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use sha2::{Digest as _, Sha256};
 
 use super::super::Config;
+use super::super::cri_calls::LocalImage;
 use super::super::cri_calls::PullPolicy;
 use super::super::pod::label;
 use super::{
-    environment,
+    dns, environment,
     manifest::{self, spec},
-    volume,
+    resources, volume,
 };
 
 /// Where the logs of a Pod go.
-pub(super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
+pub(in super::super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
     let metadata = &pod.metadata;
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
     let name = format!(
@@ -30,12 +31,12 @@ pub(super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
 }
 
 /// Where one run of a container logs, below the Pod's directory.
-pub(super) fn log_path(container: &str, attempt: u32) -> String {
+pub(in super::super) fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
 }
 
 /// The sandbox of a Pod. The Pod's own annotations go to the sandbox alone.
-pub(super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri::PodSandboxConfig {
+pub(in super::super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri::PodSandboxConfig {
     let metadata = &pod.metadata;
     let spec = spec(pod);
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
@@ -68,7 +69,10 @@ pub(super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri::PodSandb
         log_directory: log_directory(config, pod).display().to_string(),
         labels,
         annotations: metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+        dns_config: Some(dns::of_node()),
         linux: Some(cri::LinuxPodSandboxConfig {
+            resources: Some(resources::sandbox()),
+            overhead: Some(cri::LinuxContainerResources::default()),
             security_context: Some(cri::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(spec)),
                 run_as_user: context.run_as_user.map(|value| cri::Int64Value { value }),
@@ -90,14 +94,17 @@ pub(super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri::PodSandb
     }
 }
 
-/// One run of a container.
-pub(super) fn container(
+/// One run of a container, with the files that the kubelet mounts into it.
+///
+/// # Errors
+/// Such a file could not be made.
+pub(in super::super) fn container(
     config: &Config,
     pod: &Pod,
     container: &Container,
     attempt: u32,
-    image_ref: String,
-) -> cri::ContainerConfig {
+    image: &LocalImage,
+) -> std::io::Result<cri::ContainerConfig> {
     let spec = spec(pod);
     let variables = environment::of(pod, container);
     let expand = |words: &Option<Vec<String>>| -> Vec<String> {
@@ -110,20 +117,20 @@ pub(super) fn container(
     let mut labels = identity(pod);
     labels.insert(label::CONTAINER_NAME.to_owned(), container.name.clone());
     let stdin = container.stdin == Some(true);
-    cri::ContainerConfig {
+    Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
             name: container.name.clone(),
             attempt,
         }),
         image: Some(cri::ImageSpec {
-            image: image_ref,
+            image: image.reference.clone(),
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..Default::default()
         }),
         command: expand(&container.command),
         args: expand(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        mounts: volume::mounts(config, pod, container),
+        mounts: volume::all_mounts(config, pod, container)?,
         labels,
         annotations: annotations(spec, container, attempt),
         log_path: log_path(&container.name, attempt),
@@ -131,12 +138,8 @@ pub(super) fn container(
         stdin_once: stdin && container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(cri::LinuxContainerResources {
-                cpu_shares: 2,
-                oom_score_adj: 1000,
-                ..Default::default()
-            }),
-            security_context: Some(security(spec, container)),
+            resources: Some(resources::container()),
+            security_context: Some(security(spec, container, image)),
         }),
         envs: variables
             .into_iter()
@@ -146,7 +149,7 @@ pub(super) fn container(
             })
             .collect(),
         ..Default::default()
-    }
+    })
 }
 
 /// When a container's image is pulled: by policy, else always for the tag `latest`.
@@ -233,6 +236,11 @@ fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {
         network: mode(spec.host_network, cri::NamespaceMode::Pod),
         pid: mode(spec.host_pid, pid),
         ipc: mode(spec.host_ipc, cri::NamespaceMode::Pod),
+        // The host's user namespace, in words: what a Pod has that does not ask for one of its own.
+        userns_options: Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Node.into(),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -244,30 +252,38 @@ fn profile(kind: cri::security_profile::ProfileType) -> cri::SecurityProfile {
     }
 }
 
-fn security(spec: &PodSpec, container: &Container) -> cri::LinuxContainerSecurityContext {
+fn security(spec: &PodSpec, container: &Container, image: &LocalImage) -> cri::LinuxContainerSecurityContext {
     let own = container.security_context.clone().unwrap_or_default();
     let pods = spec.security_context.clone().unwrap_or_default();
-    let capabilities = own.capabilities.unwrap_or_default();
+    let capabilities = own.capabilities.map(|capabilities| cri::Capability {
+        add_capabilities: capabilities.add.unwrap_or_default(),
+        drop_capabilities: capabilities.drop.unwrap_or_default(),
+        ..Default::default()
+    });
+    let user = own.run_as_user.or(pods.run_as_user);
+    // Without a user in the Pod the kubelet, which is root, sends the image's. Who is not root cannot have it applied by a runtime
+    // of its own.
+    let of_image = user.is_none() && nix::unistd::geteuid().is_root();
     let privileged = own.privileged == Some(true);
-    let paths = |paths: &[&str]| {
-        paths
-            .iter()
-            .filter(|_| !privileged)
-            .map(|path| (*path).to_owned())
-            .collect()
+    let paths = |paths: &[&str]| -> Vec<String> {
+        let kept = paths.iter().filter(|_| !privileged);
+        kept.map(|path| (*path).to_owned()).collect()
     };
+    let mut masked_paths = paths(&MASKED);
+    if !privileged {
+        masked_paths.extend(thermal_throttles(Path::new("/sys/devices/system/cpu")));
+    }
     cri::LinuxContainerSecurityContext {
-        capabilities: Some(cri::Capability {
-            add_capabilities: capabilities.add.unwrap_or_default(),
-            drop_capabilities: capabilities.drop.unwrap_or_default(),
-            ..Default::default()
-        }),
+        capabilities,
         privileged,
         namespace_options: Some(namespaces(spec)),
-        run_as_user: own
-            .run_as_user
-            .or(pods.run_as_user)
+        run_as_user: user
+            .or(image.uid.filter(|_| of_image))
             .map(|value| cri::Int64Value { value }),
+        run_as_username: match of_image {
+            true => image.username.clone(),
+            false => String::new(),
+        },
         run_as_group: own
             .run_as_group
             .or(pods.run_as_group)
@@ -275,11 +291,24 @@ fn security(spec: &PodSpec, container: &Container) -> cri::LinuxContainerSecurit
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
         supplemental_groups: pods.supplemental_groups.unwrap_or_default(),
         no_new_privs: own.allow_privilege_escalation == Some(false),
-        masked_paths: paths(&MASKED),
+        masked_paths,
         readonly_paths: paths(&READ_ONLY),
         seccomp: Some(profile(cri::security_profile::ProfileType::Unconfined)),
         ..Default::default()
     }
+}
+
+/// The files of the processors' thermal events, which the kubelet masks where a processor has them.
+fn thermal_throttles(processors: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(processors).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse::<u32>().ok());
+    let mut numbers: Vec<_> = numbers.collect();
+    numbers.sort_unstable();
+    let paths = numbers
+        .into_iter()
+        .map(|number| processors.join(format!("cpu{number}/thermal_throttle")));
+    let there = paths.filter(|path| path.exists());
+    there.map(|path| path.display().to_string()).collect()
 }
 
 const MASKED: [&str; 12] = [
@@ -314,16 +343,22 @@ mod tests {
 
     #[test]
     fn keeps_annotations_of_the_pod_from_its_containers() {
-        let config = Config::new("/root", "unix:///x");
+        let root = tempfile::tempdir().unwrap();
+        let config = Config::new(root.path(), "unix:///x");
         let pod = pod("");
         let sandbox = sandbox(&config, &pod, 0);
         assert_eq!(sandbox.annotations["fake-cri.dev/memory"], "1Mi");
         assert_eq!(sandbox.labels[label::POD_UID], "u");
         assert_eq!(sandbox.labels["app"], "web");
-        assert_eq!(sandbox.log_directory, "/root/pod-logs/x_web-n_u");
+        let logs = root.path().join("pod-logs/x_web-n_u");
+        assert_eq!(sandbox.log_directory, logs.display().to_string());
         assert_eq!(sandbox.hostname, "web-n");
 
-        let container = container(&config, &pod, &spec(&pod).containers[0], 2, "sha256:1".into());
+        let image = LocalImage {
+            reference: "sha256:1".to_owned(),
+            ..LocalImage::default()
+        };
+        let container = container(&config, &pod, &spec(&pod).containers[0], 2, &image).unwrap();
         assert!(!container.annotations.contains_key("fake-cri.dev/memory"));
         assert_eq!(container.annotations["io.kubernetes.container.restartCount"], "2");
         assert_eq!(container.labels[label::CONTAINER_NAME], "app");

@@ -1,6 +1,8 @@
-//! Volumes that need no API server: folders of the host, and empty ones of the Pod.
+//! What is mounted into a container: volumes that need no API server (folders of the host, empty ones of the Pod), and the two
+//! files that the kubelet adds to every container.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use cri_proto::runtime::v1::Mount;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -8,8 +10,58 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::super::Config;
 use super::manifest::spec;
 
-/// The mounts of a container. A volume of another kind is left out, with a warning.
-pub(super) fn mounts(config: &Config, pod: &Pod, container: &Container) -> Vec<Mount> {
+/// Where the C library looks for host names.
+pub(super) const HOSTS: &str = "/etc/hosts";
+/// The default of a container's `terminationMessagePath`.
+pub(super) const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// All mounts of a container in the kubelet's order: its volumes, the hosts file, the file of the termination message. The last two
+/// are made below the kubelet's root directory.
+///
+/// # Errors
+/// A file could not be made.
+pub(super) fn all_mounts(config: &Config, pod: &Pod, container: &Container) -> std::io::Result<Vec<Mount>> {
+    let mut mounts = mounts(config, pod, container);
+    let bind = |container_path: &str, host_path: &Path| Mount {
+        container_path: container_path.to_owned(),
+        host_path: host_path.display().to_string(),
+        ..Mount::default()
+    };
+    if !mounts.iter().any(|mount| mount.container_path == HOSTS) {
+        mounts.push(bind(HOSTS, &hosts_file(config, pod)?));
+    }
+    let path = container.termination_message_path.as_deref().unwrap_or(TERMINATION_LOG);
+    mounts.push(bind(path, &termination_log(config, pod, container)?));
+    Ok(mounts)
+}
+
+/// The Pod's hosts file: a copy of the node's for a Pod in the host's network, else loopback names only.
+fn hosts_file(config: &Config, pod: &Pod) -> std::io::Result<PathBuf> {
+    const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    let directory = pod_dir(config, pod);
+    std::fs::create_dir_all(&directory)?;
+    let content = match spec(pod).host_network {
+        Some(true) => std::fs::read_to_string(HOSTS).unwrap_or_else(|_| LOOPBACK.to_owned()),
+        _ => LOOPBACK.to_owned(),
+    };
+    let path = directory.join("etc-hosts");
+    std::fs::write(&path, format!("# Kubernetes-managed hosts file.\n{content}"))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+    Ok(path)
+}
+
+/// An empty file for one run's termination message, which any user in the container may write.
+fn termination_log(config: &Config, pod: &Pod, container: &Container) -> std::io::Result<PathBuf> {
+    let directory = pod_dir(config, pod).join("containers").join(&container.name);
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join(format!("{:08x}", rand::random::<u32>()));
+    std::fs::File::create(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(path)
+}
+
+/// The volumes of a container. A volume of another kind is left out, with a warning.
+fn mounts(config: &Config, pod: &Pod, container: &Container) -> Vec<Mount> {
     let mut mounts = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
         let Some(host) = host_path(config, pod, &wanted.name) else {
@@ -82,6 +134,11 @@ mod tests {
         let seen: Vec<_> = mounts.iter().map(|m| (m.container_path.as_str(), m.readonly)).collect();
         assert_eq!(seen, [("/h", true), ("/e", false)]);
         assert_eq!(mounts[0].host_path, "/srv/below");
+        let all = all_mounts(&config, &pod, &spec(&pod).containers[0]).unwrap();
+        let paths: Vec<_> = all.iter().map(|m| m.container_path.as_str()).collect();
+        assert_eq!(paths, ["/h", "/e", "/etc/hosts", "/dev/termination-log"]);
+        let mode = |mount: &Mount| std::fs::metadata(&mount.host_path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&all[2]), mode(&all[3])), (0o644, 0o666));
         prepare(&config, &pod).unwrap();
         assert!(std::fs::metadata(&mounts[1].host_path).unwrap().is_dir());
     }

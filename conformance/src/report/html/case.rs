@@ -6,7 +6,10 @@ use maud::{Markup, html};
 use super::{Labelled, on_one_line, visible, word};
 use crate::{
     exhibit::{Exhibit, ExhibitKind},
-    report::{CaseReport, words::spared},
+    report::{
+        CaseReport,
+        words::{link, spared},
+    },
 };
 
 /// As many of the cases that decided the verdict stand open from the start.
@@ -46,7 +49,16 @@ fn block(one: &Labelled, case: &CaseReport, open: bool) -> Markup {
                 span.id { (case.id) }
             }
             div.body {
-                p { span.label { "Demanded by " } (on_one_line(&case.source)) }
+                p {
+                    span.label { "Demanded by " }
+                    @match link(&case.authority) {
+                        Some(url) => a href=(url) rel="noreferrer" { (on_one_line(&case.source)) },
+                        None => (on_one_line(&case.source)),
+                    }
+                }
+                @if !case.motivation.is_empty() {
+                    p { span.label { "Seen broken " } (on_one_line(&case.motivation)) }
+                }
                 div.sides {
                     div { div.label { "Expected" } pre { (visible(&case.expected)) } }
                     div {

@@ -9,7 +9,7 @@ use crate::{
     case::{Level, Suite},
     report::{
         CaseReport,
-        words::{counts, meaning},
+        words::{counts, meaning, versions},
     },
 };
 
@@ -43,6 +43,10 @@ pub(super) fn card(one: &Labelled) -> Markup {
             dl.facts {
                 dt { "Suite" } dd { (target.suite.as_str()) ", " (counts(report)) }
                 dt { "Target" } dd { (visible(&target.description)) }
+                dt { "Version" } dd { (on_one_line(&versions(report))) }
+                @if let Some(footprint) = &report.footprint {
+                    dt { "Footprint" } dd { (on_one_line(&footprint.line())) }
+                }
                 @if let Some(node) = &target.node { dt { "Node" } dd { (on_one_line(node)) } }
                 @if !target.endpoint.is_empty() { dt { "Endpoint" } dd { code { (on_one_line(&target.endpoint)) } } }
                 @if !target.container.is_empty() { dt { "Container" } dd { code { (on_one_line(&target.container)) } } }

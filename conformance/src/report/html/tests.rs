@@ -55,7 +55,7 @@ fn nothing_that_a_target_says_becomes_markup() {
 }
 
 #[test]
-fn every_link_stays_on_the_page_and_leads_somewhere() {
+fn every_link_leads_to_a_document_that_is_cited_or_somewhere_on_the_page() {
     for reports in [vec![sample()], nodes().to_vec()] {
         let page = body(&reports);
         let ids = values(&page, "id");
@@ -68,6 +68,10 @@ fn every_link_stays_on_the_page_and_leads_somewhere() {
         for link in links {
             if link == "data:," {
                 continue; // the icon: without one a browser asks the server for it
+            }
+            // A document that demands something is elsewhere, and is asked for only by who follows the link.
+            if link.starts_with("https://kubernetes.io/") {
+                continue;
             }
             let id = link
                 .strip_prefix('#')

@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf};
 use reqwest::{Method, Url};
 
 use super::{
-    super::{Access, Client, ContainerRef, Credentials, Faults, Kubelet, Others, TargetError, Trust, pod},
+    super::{
+        Access, Client, ContainerRef, Credential, Credentials, Faults, Kubelet, Neighbours, Others, TargetError, Trust,
+        pod, product,
+    },
     Cluster, NodeAddress,
 };
 use crate::{case::Suite, report};
@@ -31,6 +34,12 @@ pub struct NodeTarget {
     pub way: Way,
     /// The container that is checkpointed.
     pub container: ContainerRef,
+    /// Who is known to the kubelet and may not checkpoint.
+    pub denied: Option<Credential>,
+    /// The other containers of its Pod are checkpointed as well.
+    pub siblings: bool,
+    /// Cases may load the kubelet on purpose.
+    pub load: bool,
     /// Its `checkpoints` folder as it can be read from here.
     pub checkpoints: Option<PathBuf>,
     /// The control socket of the fake-cri that is its runtime.
@@ -53,6 +62,7 @@ impl NodeTarget {
         if self.way == Way::Proxy && matches!(answer.status, 502..=504) {
             return Err(down(format!("the API server says {}", answer.brief())));
         }
+        let product = product::of_kubelet(&client).await;
         let about = report::Target {
             suite: Suite::Kubelet,
             kind: if self.way == Way::Proxy { "node-proxy" } else { "node" }.to_owned(),
@@ -61,11 +71,16 @@ impl NodeTarget {
             container: self.container.to_string(),
             node: Some(name),
             mutant: None,
+            product,
         };
-        let neighbours = pod::discover(&client, &self.container).await;
+        let neighbours = match self.siblings {
+            true => pod::discover(&client, &self.container).await,
+            false => Neighbours::default(),
+        };
         let mut kubelet = Kubelet::new(about, client, self.container);
         kubelet.neighbours = neighbours;
         kubelet.checkpoints = self.checkpoints;
+        kubelet.load = self.load;
         kubelet.proxied = self.way == Way::Proxy;
         if let Some(socket) = &self.control {
             kubelet.faults = Some(Faults::connect(socket).await?);
@@ -100,7 +115,10 @@ impl NodeTarget {
             base: Url::parse(&base).map_err(|error| TargetError::Argument(format!("{base}: {error}")))?,
             trust,
             identity: access.identity.clone(),
-            others: Others::default(),
+            others: Others {
+                denied: self.denied.as_ref().map(Credential::read).transpose()?,
+                ..Others::default()
+            },
             read_only: None,
         })
     }

@@ -63,6 +63,8 @@ pub struct RealKubelet {
     pub control: Option<PathBuf>,
     /// Where the logs go; nowhere by default.
     pub logs: Option<PathBuf>,
+    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    pub executable: Option<PathBuf>,
 }
 
 impl RealKubelet {
@@ -88,7 +90,7 @@ impl RealKubelet {
         fs::create_dir_all(&logs).map_err(TargetError::file(&logs))?;
         let cri = match &self.runtime_endpoint {
             Some(_) => None,
-            None => Some(start_runtime(&folder, &logs).await?),
+            None => Some(start_runtime(&folder, &logs, self.executable.as_deref()).await?),
         };
         let control = cri.as_ref().map(|cri| cri.control_socket().to_owned()).or(self.control);
         let own = cri.is_some();
@@ -103,6 +105,7 @@ impl RealKubelet {
         } else {
             format!("real-{}", std::process::id())
         };
+        let product_version = version.to_string();
         let description = format!("kubelet {version} over {}", if own { "fake-cri" } else { &endpoint });
         let subject = pod::subject(&node);
         if let Some(endpoint) = &other {
@@ -145,6 +148,7 @@ impl RealKubelet {
             container: subject.to_string(),
             node: None,
             mutant: None,
+            product: Some(report::Product::new("kubelet", product_version)),
         };
         let neighbours = if own {
             pod::neighbours(&subject)
@@ -180,11 +184,14 @@ impl RealKubelet {
     }
 }
 
-async fn start_runtime(folder: &Folder, logs: &Path) -> Result<FakeCri, TargetError> {
-    let builder = FakeCri::builder()
+async fn start_runtime(folder: &Folder, logs: &Path, executable: Option<&Path>) -> Result<FakeCri, TargetError> {
+    let mut builder = FakeCri::builder()
         .state_dir(folder.at("runtime"))
         .temporary_in(folder.path())
         .log(LogTo::File(logs.join("fake-cri.log")));
+    if let Some(executable) = executable {
+        builder = builder.executable(executable);
+    }
     builder
         .start()
         .await

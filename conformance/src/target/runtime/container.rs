@@ -14,12 +14,15 @@ use std::{
 use cri_proto::runtime::v1::PodSandboxConfig;
 
 use super::super::Workload;
+use crate::reference::PodRequests;
 
 /// A Pod sandbox.
 #[derive(Debug)]
 pub struct Pod {
     pub(super) id: String,
     pub(super) config: PodSandboxConfig,
+    /// What a kubelet would ask for in this Pod.
+    pub(super) requests: PodRequests,
 }
 
 impl Pod {

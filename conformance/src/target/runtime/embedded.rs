@@ -14,8 +14,8 @@ use crate::{
 /// Starts embedded runtimes.
 #[derive(Clone, Debug, Default)]
 pub struct EmbeddedRuntime {
-    /// A fault rule or preset that is in force from the start, and the name that reports give it.
-    pub defect: Option<(String, String)>,
+    /// The name that reports give to what is wrong, and the fault rules or presets that make it so from the start.
+    pub defect: Option<(String, Vec<String>)>,
     /// What fake-cri is started from, where this program's own `main` does not call its entry point.
     pub executable: Option<PathBuf>,
 }
@@ -34,7 +34,7 @@ impl EmbeddedRuntime {
         if let Some(executable) = &self.executable {
             builder = builder.executable(executable);
         }
-        if let Some((_, rule)) = &self.defect {
+        for rule in self.defect.iter().flat_map(|(_, rules)| rules) {
             builder = builder.fault(rule);
         }
         let cri = builder
@@ -52,6 +52,7 @@ impl EmbeddedRuntime {
             endpoint: cri.endpoint(),
             container: String::new(),
             mutant: self.defect.map(|(name, _)| name),
+            product: None,
             node: None,
         };
         let mut runtime = Runtime::reach(&cri.endpoint(), folder, about).await?;

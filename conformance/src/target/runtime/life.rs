@@ -1,16 +1,19 @@
 //! Makes Pods and containers.
 
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, HashMap},
+    path::Path,
     sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
-use cri_proto::runtime::v1::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue, LinuxContainerConfig,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, RunPodSandboxRequest, StartContainerRequest,
+use cri_proto::{
+    document::BindMount,
+    runtime::v1::{CreateContainerRequest, Mount, PodSandboxConfig, RunPodSandboxRequest, StartContainerRequest},
+};
+use k8s_openapi::{
+    api::core::v1::{self as core, PodSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use super::{
@@ -18,11 +21,14 @@ use super::{
 };
 use crate::{
     exhibit::{ExhibitKind, show},
+    reference::{LocalImage, PodRequests},
     target::{TargetError, Workload},
 };
 
-/// The namespace of all Pods of all runs.
-const NAMESPACE: &str = "checkpoint-conformance";
+/// The namespace of the Pods of all runs.
+pub(super) const NAMESPACE: &str = "checkpoint-conformance";
+/// The namespace of Pods whose sandbox is asked for again: a mutant is about these.
+pub(super) const RETRY_NAMESPACE: &str = "checkpoint-conformance-retry";
 /// How long a workload may take to say that it is up, with a few hundred MiB to fill on a busy machine.
 const UP_WITHIN: Duration = Duration::from_secs(15);
 
@@ -44,12 +50,13 @@ impl Runtime {
     }
 
     /// Makes a container that is to go on from this archive, by its path as the image, in a Pod of its own, and does not start
-    /// it.
+    /// it. The request has the bind mounts of the archive, beside those that a kubelet sends: CRI-O refuses an archive with a mount
+    /// that the request does not have.
     ///
     /// # Errors
     /// The runtime does not do it.
-    pub async fn created_from(&self, archive: &Path) -> Result<Container, TargetError> {
-        let options = ContainerOptions::new().own_pod().archive(archive);
+    pub async fn created_from(&self, archive: &Path, mounts: &[BindMount]) -> Result<Container, TargetError> {
+        let options = ContainerOptions::new().own_pod().archive(archive, mounts);
         self.create(self.program, options).await
     }
 
@@ -100,39 +107,48 @@ impl Runtime {
             }
         };
         let name = format!("c{}", self.number());
-        let log = format!("{name}.log");
-        let mut config = ContainerConfig {
-            metadata: Some(ContainerMetadata {
-                name: name.clone(),
-                attempt: 0,
-            }),
-            image: Some(ImageSpec {
-                image: match &options.archive {
-                    Some(archive) => archive.to_string_lossy().into_owned(),
-                    None => self.image.clone(),
-                },
-                ..ImageSpec::default()
-            }),
-            command: program.command(&options.stand_in),
-            envs: options
-                .env
-                .iter()
-                .map(|(key, value)| KeyValue {
-                    key: key.clone(),
-                    value: value.as_str().into(),
-                })
-                .collect(),
-            labels: [(RUN_LABEL.to_owned(), self.run.clone())].into(),
-            log_path: log.clone(),
-            linux: Some(LinuxContainerConfig {
-                security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    ..LinuxContainerSecurityContext::default()
-                }),
-                ..LinuxContainerConfig::default()
-            }),
-            ..ContainerConfig::default()
+        let image = match &options.archive {
+            Some(archive) => LocalImage {
+                reference: archive.to_string_lossy().into_owned(),
+                ..LocalImage::default()
+            },
+            None => self.image.clone(),
         };
+        let container = core::Container {
+            name: name.clone(),
+            image: Some(match &options.archive {
+                Some(archive) => archive.to_string_lossy().into_owned(),
+                None => self.image_name.clone(),
+            }),
+            // As a manifest would have to write it: the kubelet takes `$$` for one `$`.
+            command: Some(
+                program
+                    .command(&options.stand_in)
+                    .iter()
+                    .map(|word| word.replace('$', "$$"))
+                    .collect(),
+            ),
+            env: Some(options.env.iter().map(variable).collect()),
+            ..core::Container::default()
+        };
+        let mut config = pod
+            .requests
+            .container(&container, &image)
+            .map_err(TargetError::file(self.folder()))?;
+        for mount in &options.mounts {
+            if !config
+                .mounts
+                .iter()
+                .any(|known| known.container_path == mount.destination)
+            {
+                config.mounts.push(Mount {
+                    container_path: mount.destination.clone(),
+                    host_path: mount.source.clone(),
+                    ..Mount::default()
+                });
+            }
+        }
+        config.labels.insert(RUN_LABEL.to_owned(), self.run.clone());
         if let Some(delay) = options.exec_delay {
             let delay = format!("{}ms", delay.as_millis());
             config.annotations.insert("fake-cri.dev/exec-delay".to_owned(), delay);
@@ -148,8 +164,8 @@ impl Runtime {
         });
         let container = Container(Arc::new(Inner {
             id: made.await?.container_id,
+            log: pod.requests.log(&name),
             name,
-            log: PathBuf::from(&pod.config.log_directory).join(log),
             pod,
             started: OnceLock::new(),
             busy: 0.into(),
@@ -159,49 +175,42 @@ impl Runtime {
     }
 
     async fn run_pod(&self, annotations: HashMap<String, String>) -> Result<Arc<Pod>, TargetError> {
-        let config = self.pod_config("", annotations).await?;
+        let (requests, config) = self.pod_config(NAMESPACE, annotations)?;
         let id = self.run_sandbox(&config, ANSWER_WITHIN).await?;
-        let pod = Arc::new(Pod { id, config });
+        let pod = Arc::new(Pod { id, config, requests });
         let mut list = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         list.push(Made::Pod(pod.id.clone(), Arc::downgrade(&pod)));
         drop(list);
         Ok(pod)
     }
 
-    /// A Pod of this run under a name of its own, in which this word stands, and the folders that it needs.
-    pub(super) async fn pod_config(
+    /// A Pod of this run under a name of its own, and the directories that it needs.
+    pub(super) fn pod_config(
         &self,
-        word: &str,
+        namespace: &str,
         annotations: HashMap<String, String>,
-    ) -> Result<PodSandboxConfig, TargetError> {
-        let name = format!("{}-{word}{}", self.run, self.number());
-        let logs = self.folder().join("logs").join(&name);
-        tokio::fs::create_dir_all(&logs)
-            .await
-            .map_err(TargetError::file(&logs))?;
+    ) -> Result<(PodRequests, PodSandboxConfig), TargetError> {
         let archives = self.folder().join("archives");
-        tokio::fs::create_dir_all(&archives)
-            .await
-            .map_err(TargetError::file(&archives))?;
-        Ok(PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata {
-                name: name.clone(),
-                uid: name,
-                namespace: NAMESPACE.to_owned(),
-                attempt: 0,
+        std::fs::create_dir_all(&archives).map_err(TargetError::file(&archives))?;
+        let pod = core::Pod {
+            metadata: ObjectMeta {
+                name: Some(format!("conformance-{}-{}", self.run, self.number())),
+                namespace: Some(namespace.to_owned()),
+                uid: Some(format!("{:032x}", rand::random::<u128>())),
+                labels: Some(BTreeMap::from([(RUN_LABEL.to_owned(), self.run.clone())])),
+                annotations: Some(annotations.into_iter().collect()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(PodSpec {
+                // Neither a CNI plugin nor a network namespace is in the way.
+                host_network: Some(true),
+                ..PodSpec::default()
             }),
-            log_directory: logs.to_string_lossy().into_owned(),
-            annotations,
-            labels: [(RUN_LABEL.to_owned(), self.run.clone())].into(),
-            linux: Some(LinuxPodSandboxConfig {
-                security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    ..LinuxSandboxSecurityContext::default()
-                }),
-                ..LinuxPodSandboxConfig::default()
-            }),
-            ..PodSandboxConfig::default()
-        })
+            status: None,
+        };
+        let requests = PodRequests::new(self.folder(), pod);
+        let config = requests.sandbox().map_err(TargetError::file(self.folder()))?;
+        Ok((requests, config))
     }
 
     /// Asks for a sandbox, and answers its id.
@@ -250,12 +259,10 @@ impl Runtime {
     }
 }
 
-/// The host's network, so that neither a CNI plugin nor a network namespace is in the way.
-fn namespaces() -> NamespaceOption {
-    NamespaceOption {
-        network: NamespaceMode::Node.into(),
-        pid: NamespaceMode::Container.into(),
-        ipc: NamespaceMode::Pod.into(),
-        ..NamespaceOption::default()
+fn variable((name, value): &(String, String)) -> core::EnvVar {
+    core::EnvVar {
+        name: name.clone(),
+        value: Some(value.clone()),
+        ..core::EnvVar::default()
     }
 }

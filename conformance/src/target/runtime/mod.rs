@@ -45,6 +45,7 @@ use tokio::sync::OnceCell;
 use super::{Faults, TargetError, Workload, folder::Folder, freeze, parse_log};
 use crate::{
     exhibit::{ExhibitKind, show},
+    reference::LocalImage,
     report,
 };
 
@@ -92,7 +93,10 @@ pub struct Runtime {
     /// fake-cri's control, where that is the runtime.
     pub faults: Option<Faults>,
     cri: Cri,
-    image: String,
+    /// The image of the containers as the user names it.
+    image_name: String,
+    /// The same as the runtime has it.
+    image: LocalImage,
     handler: String,
     run: String,
     folder: Arc<Folder>,
@@ -166,6 +170,7 @@ impl RuntimeTarget {
             endpoint: self.endpoint.clone(),
             container: String::new(),
             mutant: None,
+            product: None,
             node: None,
         };
         let folder = Arc::new(Folder::make(self.work_dir.as_deref())?);
@@ -180,6 +185,7 @@ impl RuntimeTarget {
         let version = &runtime.version;
         runtime.about.description = format!("{} {}", version.runtime_name, version.runtime_version);
         let image = self.image.as_deref().unwrap_or(IMAGE);
+        runtime.image_name = image.to_owned();
         runtime.image = runtime.ensure_image(image).await?;
         runtime.program = match runtime.find_program().await {
             Ok(program) => program,
@@ -205,13 +211,18 @@ impl Runtime {
         })
         .await
         .map_err(|error| TargetError::NotReady(format!("no runtime answers at {endpoint}: {error}")))?;
+        let product = report::Product::new(&version.runtime_name, &version.runtime_version);
         Ok(Runtime {
-            about,
+            about: report::Target {
+                product: Some(product),
+                ..about
+            },
             version,
             program: Program::StandIn,
             faults: None,
             cri,
-            image: IMAGE.to_owned(),
+            image_name: IMAGE.to_owned(),
+            image: LocalImage::default(),
             handler: String::new(),
             run: run_id(),
             folder,

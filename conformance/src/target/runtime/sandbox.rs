@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cri_proto::runtime::v1::{ListPodSandboxRequest, PodSandboxConfig};
 use tonic::Code;
 
-use super::{ANSWER_WITHIN, Runtime, call, removal};
+use super::{ANSWER_WITHIN, Runtime, call, life::RETRY_NAMESPACE, removal};
 use crate::{
     exhibit::{ExhibitKind, show},
     target::TargetError,
@@ -17,8 +17,6 @@ const GIVEN_UP_WITHIN: Duration = Duration::from_secs(5);
 const BETWEEN: Duration = Duration::from_millis(100);
 /// How long fake-cri, which is quicker than any deadline, takes for such a sandbox.
 const SLOW_ON_FAKE: Duration = Duration::from_millis(400);
-/// What stands in the names of such sandboxes.
-const WORD: &str = "cut-off-";
 
 /// What became of a sandbox that was asked for again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ impl Runtime {
         let point = if late { "after" } else { "before" };
         let rule = format!("RunPodSandbox(nth=1):{point}=delay({}ms)", SLOW_ON_FAKE.as_millis());
         let annotations = [(fake_cri::fault::ANNOTATION.to_owned(), rule)].into();
-        let config = self.pod_config(WORD, annotations).await?;
+        let (_, config) = self.pod_config(RETRY_NAMESPACE, annotations)?;
         let came = match self.run_sandbox(&config, deadline).await {
             Ok(id) => {
                 removal::remove_pod(&self.cri, &id).await?;

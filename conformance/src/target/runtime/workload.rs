@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use cri_proto::document::BindMount;
+
 use super::{Container, Pod};
 
 /// The path of the stand-in in the image that `checkpoint-conformance image` writes.
@@ -76,6 +78,7 @@ pub struct ContainerOptions {
     pub(super) beside: Option<Arc<Pod>>,
     pub(super) slow_on_fake: Option<Duration>,
     pub(super) archive: Option<PathBuf>,
+    pub(super) mounts: Vec<BindMount>,
 }
 
 impl ContainerOptions {
@@ -121,9 +124,10 @@ impl ContainerOptions {
         self.own_pod()
     }
 
-    /// To go on from this archive, whose path is given as its image.
-    pub(super) fn archive(mut self, archive: &Path) -> Self {
+    /// To go on from this archive, whose path is given as its image, with these mounts.
+    pub(super) fn archive(mut self, archive: &Path, mounts: &[BindMount]) -> Self {
         self.archive = Some(archive.to_owned());
+        self.mounts = mounts.to_vec();
         self
     }
 

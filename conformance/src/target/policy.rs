@@ -1,0 +1,71 @@
+//! Refusals that come from a runtime's configuration: the operator has switched an operation off, and nothing is broken.
+//!
+//! The CRI has no code for them, so they are known by their messages. Sources: cri-o `server/container_checkpoint.go` and
+//! `server/container_create.go` (f954a17), containerd `internal/cri/server/container_checkpoint_linux.go` (2.4).
+
+use tonic::Code;
+
+/// What CheckpointContainer says where checkpoints are switched off.
+const NO_CHECKPOINT: [&str; 2] = [
+    // CRI-O with `container_level_enabled = "none"`, and where it finds no CRIU, which makes it the same.
+    "checkpoint/restore support not available",
+    // containerd with `enable_criu = false`.
+    "criu support is disabled by configuration",
+];
+/// What CreateContainer says of an archive's path where restore is switched off or not there: the path is taken for an image's name.
+const NO_IMAGE: [&str; 5] = [
+    "failed to resolve image",
+    "does not exist locally",
+    "image not known",
+    "invalid reference format",
+    "no such image",
+];
+
+/// Whether a runtime makes no checkpoints by its configuration; `message` may be a kubelet's that quotes the runtime.
+pub fn makes_no_checkpoint(message: &str) -> bool {
+    NO_CHECKPOINT.iter().any(|known| message.contains(known))
+}
+
+/// Whether a runtime takes an archive's path for the name of an image: it restores no container, by its configuration (CRI-O with
+/// `container_level_enabled` of `none` or `checkpoint_only`) or its version (containerd 2.4).
+pub fn restores_no_archive(code: Code, message: &str) -> bool {
+    matches!(code, Code::NotFound | Code::Unimplemented)
+        || makes_no_checkpoint(message)
+        || NO_IMAGE.iter().any(|known| message.contains(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::crio("checkpoint/restore support not available", true)]
+    #[case::by_a_kubelet(
+        "checkpointing of a/b/c failed (rpc error: code = Unknown desc = criu support is disabled by configuration)",
+        true
+    )]
+    #[case::broken("checkpointing container \"c\" failed: exit status 1", false)]
+    #[case::unimplemented("unknown method CheckpointContainer for service runtime.v1.RuntimeService", false)]
+    fn checkpoints_switched_off(#[case] message: &str, #[case] policy: bool) {
+        assert_eq!(makes_no_checkpoint(message), policy);
+    }
+
+    #[rstest]
+    #[case::containerd(Code::NotFound, "failed to resolve image \"/x.tar\"", true)]
+    #[case::crio(Code::Unknown, "parsing \"/x.tar\": invalid reference format", true)]
+    #[case::mounts(
+        Code::Unknown,
+        "restoring \"/x.tar\" expects following bind mounts defined (/etc/hosts)",
+        false
+    )]
+    #[case::user_image(
+        Code::Unknown,
+        "user specified image not specified, cannot verify image signature",
+        false
+    )]
+    fn restore_switched_off(#[case] code: Code, #[case] message: &str, #[case] policy: bool) {
+        assert_eq!(restores_no_archive(code, message), policy);
+    }
+}
