@@ -5,14 +5,18 @@ use std::io;
 use cri_proto::criu::{
     Encoder, Kind,
     message::{
-        CoreEntry, CredsEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry, FsEntry, ItimerEntry, MmEntry, PagemapEntry,
-        PagemapHead, PipeEntry, PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry,
+        CoreEntry, CredsEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry, FsEntry, ItimerEntry, MmEntry, PagemapBlocks,
+        PagemapEntry, PagemapHead, PipeEntry, PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry,
         TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry,
         VmaEntry, core_entry::March,
     },
 };
 
+use prost::Message as _;
+
 use super::SHARED;
+
+const PAGE_BYTES: usize = 4096;
 
 pub(super) const STACK: u64 = 0x7fff_0000_0000;
 pub(super) const VDSO: u64 = STACK + 0x10_0000;
@@ -211,6 +215,7 @@ pub fn run(vaddr: u64, pages: u32) -> PagemapEntry {
         in_parent: None,
         flags: Some(4),
         nr_pages: Some(pages.into()),
+        ..PagemapEntry::default()
     }
 }
 
@@ -222,4 +227,57 @@ pub(super) fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
         Ok(encoder.finish())
     };
     write().expect("a vector takes all")
+}
+
+/// In which of its two forms the page map says the sizes of compressed blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As fields of the entry.
+    Fields,
+    /// As a message of its own.
+    Message,
+}
+
+/// An entry of a page map over `memory`, compressed as CRIU 4.3 does, and the bytes that stand in the pages file.
+pub fn compressed(memory: &[u8], vaddr: u64, pages_per_block: u32, form: Form) -> (PagemapEntry, Vec<u8>) {
+    let mut stored = Vec::new();
+    let mut sizes = Vec::new();
+    for block in memory.chunks(PAGE_BYTES * pages_per_block as usize) {
+        let packed = lz4_flex::block::compress(block);
+        let bytes = match block.iter().all(|byte| *byte == 0) {
+            true => &[][..],
+            false if packed.len() < block.len() => &packed,
+            false => block,
+        };
+        sizes.push(bytes.len() as u32);
+        stored.extend_from_slice(bytes);
+    }
+    let total = stored.len() as u64;
+    let entry = run(vaddr, (memory.len() / PAGE_BYTES) as u32);
+    let entry = match form {
+        Form::Fields => {
+            let mut blocks = Vec::new();
+            sizes
+                .iter()
+                .for_each(|size| prost::encoding::encode_varint(u64::from(*size), &mut blocks));
+            PagemapEntry {
+                blocks: Some(blocks),
+                total_compressed_size: Some(total),
+                region_pages: (pages_per_block > 1).then_some(pages_per_block),
+                ..entry
+            }
+        }
+        Form::Message => {
+            let blocks = PagemapBlocks {
+                pages_per_block: Some(pages_per_block),
+                size: sizes,
+                total_size: Some(total),
+            };
+            PagemapEntry {
+                blocks: Some(blocks.encode_to_vec()),
+                ..entry
+            }
+        }
+    };
+    (entry, stored)
 }

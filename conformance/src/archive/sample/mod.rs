@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use self::entries::{STACK, VDSO, appended, core, descriptors, fs, ids, mm, pagemap, pipe, process, regular, zombie};
 use super::Expected;
 
-pub use self::entries::run;
+pub use self::entries::{Form, compressed, run};
 
 /// What stands in the heap of the first process, and nowhere else.
 pub const CANARY: &[u8] = b"5b0e9c1d-canary-of-the-sample";
