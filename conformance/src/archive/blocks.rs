@@ -53,11 +53,16 @@ impl Blocks {
         };
         let pages_per_block = u64::from(pages_per_block).max(1);
         if pages_per_block > MOST_BLOCK_PAGES {
-            return Err(format!("blocks of {pages_per_block} pages, more than {MOST_BLOCK_PAGES}"));
+            return Err(format!(
+                "blocks of {pages_per_block} pages, more than {MOST_BLOCK_PAGES}"
+            ));
         }
         let count = pages.div_ceil(pages_per_block);
         if sizes.len() as u64 != count {
-            return Err(format!("{} blocks of {pages_per_block} pages, not {count}", sizes.len()));
+            return Err(format!(
+                "{} blocks of {pages_per_block} pages, not {count}",
+                sizes.len()
+            ));
         }
         let sum: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
         if total.is_some_and(|total| total != sum) {
@@ -157,7 +162,8 @@ pub(super) fn decompress(
                     match content(&stored, count, &mut pages) {
                         Ok(content) => take(content),
                         Err(why) => drop(
-                            complaint.get_or_insert_with(|| format!("block {block} of compressed entry {number}: {why}")),
+                            complaint
+                                .get_or_insert_with(|| format!("block {block} of compressed entry {number}: {why}")),
                         ),
                     }
                 }
@@ -183,7 +189,10 @@ fn content<'a>(stored: &'a [u8], count: u64, pages: &'a mut Vec<u8>) -> Result<&
     let length = lz4_flex::block::decompress_into(stored, pages)
         .map_err(|error| format!("{} bytes are no LZ4 block ({error})", stored.len()))?;
     if !sizes.contains(&length) {
-        return Err(format!("{} bytes decompress to {length}, not to {count} pages", stored.len()));
+        return Err(format!(
+            "{} bytes decompress to {length}, not to {count} pages",
+            stored.len()
+        ));
     }
     Ok(&pages[..length])
 }
@@ -235,7 +244,9 @@ mod tests {
             for pages_per_block in [1, 4] {
                 let memory = memory(6);
                 let (entry, stored) = compressed(&memory, 0x1000, pages_per_block, form);
-                let blocks = Blocks::of(&entry, 6).expect("blocks that fit").expect("it is compressed");
+                let blocks = Blocks::of(&entry, 6)
+                    .expect("blocks that fit")
+                    .expect("it is compressed");
                 let segments = [Segment::Blocks(blocks)];
                 assert_eq!(stored_bytes(&segments, 4096), Some(stored.len() as u64));
                 let mut read = Vec::new();
@@ -250,7 +261,9 @@ mod tests {
     fn a_block_that_is_damaged_is_named() {
         let memory = memory(2);
         let (entry, mut stored) = compressed(&memory, 0x1000, 1, Form::Fields);
-        let blocks = Blocks::of(&entry, 2).expect("blocks that fit").expect("it is compressed");
+        let blocks = Blocks::of(&entry, 2)
+            .expect("blocks that fit")
+            .expect("it is compressed");
         stored[0] = 0xff;
         let complaint = decompress(&stored[..], &[Segment::Blocks(blocks)], |_| ()).expect("a slice can be read");
         assert!(complaint.is_some_and(|text| text.starts_with("block 1")));

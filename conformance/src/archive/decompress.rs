@@ -42,11 +42,7 @@ pub(crate) fn reader<'a>(compression: Compression, stream: impl Read + 'a) -> (B
     reader_within(FREE_BYTES, compression, stream)
 }
 
-fn reader_within<'a>(
-    free: u64,
-    compression: Compression,
-    stream: impl Read + 'a,
-) -> (Box<dyn Read + 'a>, Verdict) {
+fn reader_within<'a>(free: u64, compression: Compression, stream: impl Read + 'a) -> (Box<dyn Read + 'a>, Verdict) {
     let counted = Counted::new(stream);
     let (taken, failed) = (Rc::clone(&counted.taken), Rc::clone(&counted.failed));
     let inner: Box<dyn Read + 'a> = match compression {
@@ -114,7 +110,9 @@ impl Read for Bounded<'_> {
         let flaw = match self.inner.read(buffer) {
             Ok(read) => {
                 self.given += read as u64;
-                let most = self.free.saturating_add(self.taken.get().saturating_mul(MOST_BYTES_PER_BYTE));
+                let most = self
+                    .free
+                    .saturating_add(self.taken.get().saturating_mul(MOST_BYTES_PER_BYTE));
                 if self.given <= most {
                     return Ok(read);
                 }
@@ -187,7 +185,9 @@ impl<R: BufRead> Read for Zstd<R> {
                 }
                 continue;
             }
-            let decoded = self.frame.decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1));
+            let decoded = self
+                .frame
+                .decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1));
             decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
     }

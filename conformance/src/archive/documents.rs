@@ -108,7 +108,9 @@ fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> Document<T
         return Document::Unreadable(format!("it does not begin with {:?}", char::from(bracket)));
     }
     if depth(content) > DEPTH {
-        return Document::Unreadable(format!("it is nested deeper than {DEPTH}, which Go's encoding/json refuses"));
+        return Document::Unreadable(format!(
+            "it is nested deeper than {DEPTH}, which Go's encoding/json refuses"
+        ));
     }
     match serde_json::from_slice(content) {
         Ok(document) => Document::Read(Box::new(document)),
@@ -192,12 +194,18 @@ mod tests {
     fn brackets_count_outside_of_strings_only() {
         assert_eq!(depth(br#"{"a[[[": [1, {"b\"[": 2}]}"#), 3);
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-        assert!(matches!(parse::<serde_json::Value>(Some(deep.as_bytes()), b'{'), Document::Unreadable(why) if why.contains("nested")));
+        assert!(
+            matches!(parse::<serde_json::Value>(Some(deep.as_bytes()), b'{'), Document::Unreadable(why) if why.contains("nested"))
+        );
     }
 
     #[test]
     fn known_fields_are_told_with_whether_they_have_a_value() {
-        let Fields(fields) = serde_json::from_str(r#"{"id":"","more":[1],"restored":false,"name":"a"}"#).expect("an object");
-        assert_eq!(fields, BTreeMap::from([("id", false), ("name", true), ("restored", true)]));
+        let Fields(fields) =
+            serde_json::from_str(r#"{"id":"","more":[1],"restored":false,"name":"a"}"#).expect("an object");
+        assert_eq!(
+            fields,
+            BTreeMap::from([("id", false), ("name", true), ("restored", true)])
+        );
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use cri_proto::criu::{
     Decoder, Entries, FindingKind, ImageError, Kind, Payload, Problem, inspect,
     message::{
-        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry,
-        StatsEntry, TaskKobjIdsEntry,
+        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry, StatsEntry,
+        TaskKobjIdsEntry,
     },
 };
 use prost::Message;
@@ -146,7 +146,10 @@ pub(crate) struct Before([usize; 2]);
 impl Images {
     /// Whether there is any image beside the statistics.
     pub fn has_any(&self) -> bool {
-        self.count.iter().any(|(kind, count)| *kind != Kind::Stats && *count > 0) || !self.pages.is_empty()
+        self.count
+            .iter()
+            .any(|(kind, count)| *kind != Kind::Stats && *count > 0)
+            || !self.pages.is_empty()
     }
 
     /// How many flaws there are that a cut tar makes.
@@ -289,7 +292,9 @@ impl Images {
                 self.keep_file(name, file.as_ref(), entry.len());
             }
             (kind, _) if is_files_of_one_kind(kind) => {
-                let file = self.afford(name, OpenFile::cost(entry.len())).then(|| of_one_kind(kind, entry));
+                let file = self
+                    .afford(name, OpenFile::cost(entry.len()))
+                    .then(|| of_one_kind(kind, entry));
                 self.keep_file(name, file.flatten().as_ref(), entry.len());
             }
             (Kind::MemfdInode, _) => {
@@ -306,7 +311,9 @@ impl Images {
             self.beyond_bound.get_or_insert_with(|| name.to_owned());
             return;
         }
-        let decoded = (index > 0).then(|| cri_proto::criu::message::PagemapEntry::decode(entry).ok()).flatten();
+        let decoded = (index > 0)
+            .then(|| cri_proto::criu::message::PagemapEntry::decode(entry).ok())
+            .flatten();
         let cost = size_of::<Run>() + decoded.as_ref().map_or(0, Blocks::cost);
         let affordable = self.afford(name, cost);
         let maps = if shared {

@@ -148,7 +148,10 @@ impl Input {
         let layout = archive.expected_layout();
         match archive.compression.filter(|_| layout != Layout::Podman) {
             Some(compression) => foreign(
-                format!("a checkpoint archive of {}, compressed by {compression}", layout.as_str()),
+                format!(
+                    "a checkpoint archive of {}, compressed by {compression}",
+                    layout.as_str()
+                ),
                 DECOMPRESS,
             ),
             None => Self::Archive(layout),
@@ -182,6 +185,13 @@ impl Input {
         // What says so itself is a tar, if a damaged one.
         if first.get(257..262) == Some(b"ustar") || archive.end == End::Empty && outer.is_none() {
             return Self::Unread;
+        }
+        if let Some(compression) = outer.filter(|_| first.is_empty()) {
+            let what = match archive.end {
+                End::Empty => format!("nothing, compressed by {compression}"),
+                _ => format!("damaged {compression} data"),
+            };
+            return foreign(what, GIVE_AN_ARCHIVE);
         }
         let within = outer.map_or_else(String::new, |compression| format!(", compressed by {compression}"));
         let (what, remedy) = by_magic(first);
@@ -220,7 +230,11 @@ fn by_magic(first: &[u8]) -> (&'static str, &'static str) {
     }
     let text = std::str::from_utf8(first).or_else(|error| std::str::from_utf8(&first[..error.valid_up_to()]));
     let whole = text.map_or(0, str::len) + 3 >= first.len();
-    let printable = |text: &str| !text.chars().any(|letter| letter.is_control() && !letter.is_whitespace());
+    let printable = |text: &str| {
+        !text
+            .chars()
+            .any(|letter| letter.is_control() && !letter.is_whitespace())
+    };
     match text {
         Ok(text) if whole && !text.is_empty() && printable(text) => {
             if text.trim_start().starts_with(['{', '[']) {
@@ -258,7 +272,10 @@ fn other_tar(archive: &Inspected, clues: &Clues) -> Option<Foreign> {
         return None;
     }
     if clues.has("oci-layout") || clues.has("index.json") {
-        return of(image(clues).to_owned(), "unpack the archive that is its layer, and give that");
+        return of(
+            image(clues).to_owned(),
+            "unpack the archive that is its layer, and give that",
+        );
     }
     if clues.has("manifest.json") || clues.has("repositories") {
         let what = match clues.is_marked("checkpoint") {

@@ -12,9 +12,9 @@ use std::io;
 use thiserror::Error;
 
 use super::{
+    decompress::Flaw,
     extension::{self, Extension, ExtensionError},
     header::{BLOCK, Header, HeaderError},
-    decompress::Flaw,
     source::Source,
 };
 
@@ -300,7 +300,11 @@ impl<'a> Walk<'a> {
         self.current = display(&name);
         let payload = matches!(kind, Kind::File | Kind::Sparse | Kind::Other(_));
         // POSIX lets a directory have a size, the space it may use, and gives it no content.
-        let size = if kind == Kind::Directory && header.flag == b'5' { 0 } else { size };
+        let size = if kind == Kind::Directory && header.flag == b'5' {
+            0
+        } else {
+            size
+        };
         if size > 0 && !payload {
             let why = format!(
                 "the member {} has no content by its kind, but a size of {size}",

@@ -290,16 +290,16 @@ fn the_canary_is_found_where_it_is_and_nowhere_else() {
 }
 
 #[test]
-fn another_format_is_judged_as_a_tar_and_no_further() {
+fn another_format_fails_as_one_and_is_judged_no_further() {
     let parts = [
         sample::Part::file("state.json", *b"{}"),
         sample::Part::file("memory", *b"x"),
     ];
     let records = verdict(&sample::tar_of(&parts).expect("a tar"));
-    assert!(failed(&records).is_empty(), "{}", words(&records));
+    assert_eq!(failed(&records), ["archive/kind"].into(), "{}", words(&records));
     let skipped = outcome(&records, "archive/layout/upstream-names");
     assert!(
-        matches!(skipped, Outcome::Skip { reason } if reason.starts_with("another format")),
+        matches!(skipped, Outcome::Skip { reason } if reason == "blocked by archive/kind"),
         "{skipped:?}"
     );
 }

@@ -5,10 +5,11 @@ use std::io;
 use cri_proto::criu::{
     Encoder, Kind,
     message::{
-        CoreEntry, CredsEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry, FsEntry, ItimerEntry, MmEntry, PagemapBlocks,
-        PagemapEntry, PagemapHead, PipeEntry, PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry,
-        TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry,
-        VmaEntry, core_entry::March,
+        CoreEntry, CredsEntry, EventpollFileEntry, EventpollTfdEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry,
+        FsEntry, ItimerEntry, MmEntry, PagemapBlocks, PagemapEntry, PagemapHead, PipeEntry, PosixTimerEntry,
+        PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry, TaskRlimitsEntry,
+        TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry, VmaEntry,
+        core_entry::March,
     },
 };
 
@@ -34,6 +35,13 @@ pub(super) fn process(pid: u32, ppid: u32, threads: &[u32]) -> PstreeEntry {
 
 pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
     let timer = ItimerEntry::default();
+    // The first process has a timer that signals its second thread: SIGEV_THREAD_ID, SIGRTMIN.
+    let to_a_thread = PosixTimerEntry {
+        it_sigev_notify: 4,
+        si_signo: 34,
+        notify_thread_id: Some(2),
+        ..PosixTimerEntry::default()
+    };
     let tc = comm.map(|comm| TaskCoreEntry {
         task_state: 1,
         comm: comm.to_owned(),
@@ -41,7 +49,7 @@ pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
             real: timer,
             virt: timer,
             prof: timer,
-            posix: vec![],
+            posix: if tid == 1 { vec![to_a_thread] } else { vec![] },
         }),
         rlimits: Some(TaskRlimitsEntry {
             rlimits: vec![
@@ -166,6 +174,7 @@ pub(super) fn descriptors() -> Vec<FdinfoEntry> {
         descriptor(0, 3, FdTypes::Reg),
         descriptor(1, 4, FdTypes::Pipe),
         descriptor(2, 5, FdTypes::Pipe),
+        descriptor(3, 7, FdTypes::Eventpoll),
     ]
 }
 
@@ -203,6 +212,28 @@ pub(super) fn pipe(id: u32, pipe_id: u32) -> FileEntry {
         r#type: FdTypes::Pipe.into(),
         id,
         pipe: Some(pipe),
+        ..FileEntry::default()
+    }
+}
+
+/// An epoll instance that watches these descriptors, each a file of this inode.
+pub(super) fn epoll(id: u32, watched: &[(u32, u64)]) -> FileEntry {
+    let target = |(fd, inode): &(u32, u64)| EventpollTfdEntry {
+        id,
+        tfd: *fd,
+        events: 1,
+        inode: Some(*inode),
+        ..EventpollTfdEntry::default()
+    };
+    let epfd = EventpollFileEntry {
+        id,
+        tfd: watched.iter().map(target).collect(),
+        ..EventpollFileEntry::default()
+    };
+    FileEntry {
+        r#type: FdTypes::Eventpoll.into(),
+        id,
+        epfd: Some(epfd),
         ..FileEntry::default()
     }
 }

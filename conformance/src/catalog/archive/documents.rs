@@ -238,6 +238,9 @@ fn is_like_a_reference(text: &str) -> bool {
 fn image_names(archive: &Inspected) -> Judgement {
     let config = config(archive)?;
     let (name, reference) = (&config.rootfs_image_name, &config.rootfs_image_ref);
+    if !is_like_a_reference(name) || !is_like_a_reference(reference) {
+        return Err(Stop::Blocked("archive/documents/config-fields"));
+    }
     let (Some(of_name), Some(of_reference)) = (repository(name), repository(reference)) else {
         return Err(Stop::Skip("one of them names no repository".to_owned()));
     };

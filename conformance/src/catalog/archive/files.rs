@@ -183,7 +183,11 @@ fn epoll_targets(archive: &Inspected) -> Judgement {
     let mut least: BTreeMap<u32, Option<(usize, String)>> = instances.keys().map(|id| (*id, None)).collect();
     for (table, descriptors) in &images.fdinfo {
         let of_number: BTreeMap<_, _> = descriptors.iter().map(|one| (one.fd, one.id)).collect();
-        let here: BTreeSet<_> = descriptors.iter().map(|one| one.id).filter(|id| instances.contains_key(id)).collect();
+        let here: BTreeSet<_> = descriptors
+            .iter()
+            .map(|one| one.id)
+            .filter(|id| instances.contains_key(id))
+            .collect();
         for id in here {
             let mut first = String::new();
             let mut count = 0;

@@ -154,10 +154,13 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "the expected bytes in a file of pages",
         |archive| {
             whole(archive)?;
+            if archive.members.is_empty() {
+                return Err(Stop::Blocked("archive/tar/not-empty"));
+            }
             match &archive.memory {
-                Some(None) if !archive.images.unread_pages.is_disjoint(&compressed(&archive.images)) => {
-                    Err(Stop::Skip("compressed pages of a stream stood before their page map".to_owned()))
-                }
+                Some(None) if !archive.images.unread_pages.is_disjoint(&compressed(&archive.images)) => Err(
+                    Stop::Skip("compressed pages of a stream stood before their page map".to_owned()),
+                ),
                 None => Err(Stop::Skip("no bytes of the container's memory are known".to_owned())),
                 Some(Some(found)) => pass(format!("{} at byte {}", found.member, found.offset)),
                 Some(None) => fail("not in any file of pages"),
@@ -398,7 +401,10 @@ fn stacks(archive: &Inspected) -> Judgement {
             let Some((_, sp)) = images.cores.get(tid).and_then(pointers) else {
                 continue;
             };
-            let Some(stack) = mappings.at(sp).filter(|vma| vma.status & ANON_PRIVATE != 0 && map.whole) else {
+            let Some(stack) = mappings
+                .at(sp)
+                .filter(|vma| vma.status & ANON_PRIVATE != 0 && map.whole)
+            else {
                 continue;
             };
             judged += 1;

@@ -89,7 +89,16 @@ fn known(archive: &Inspected) -> Judgement {
 }
 
 /// Directories of the host of which no file is a container's.
-const OF_THE_HOST: [&str; 8] = ["/etc", "/root", "/boot", "/proc", "/sys", "/dev", "/var/lib/kubelet", "/var/run/secrets"];
+const OF_THE_HOST: [&str; 8] = [
+    "/etc",
+    "/root",
+    "/boot",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/var/lib/kubelet",
+    "/var/run/secrets",
+];
 /// What Pods have of them all the same: the engine's name resolution, the time zone, certificates, the kubelet's volumes.
 const OF_PODS: [&str; 9] = [
     "/etc/hosts",
@@ -103,7 +112,13 @@ const OF_PODS: [&str; 9] = [
     "/var/lib/kubelet/pods",
 ];
 /// Parts of names of the sockets that engines and the kubelet listen on.
-const SOCKETS: [&str; 5] = ["docker.sock", "containerd.sock", "crio.sock", "podman.sock", "kubelet.sock"];
+const SOCKETS: [&str; 5] = [
+    "docker.sock",
+    "containerd.sock",
+    "crio.sock",
+    "podman.sock",
+    "kubelet.sock",
+];
 
 fn sources(archive: &Inspected) -> Judgement {
     let listed = optional(archive, &archive.documents.bind_mounts, "bind.mounts", LISTS)?;

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 
-use super::given::{
-    ArchiveCase, Complaints, Mappings, case, images, is_dead, living, none, pointers, source, tree,
-};
+use super::given::{ArchiveCase, Complaints, Mappings, case, images, is_dead, living, none, pointers, source, tree};
 use crate::{
     archive::{Images, Inspected},
     case::{Judgement, Stop, fail, judge},
@@ -283,7 +281,10 @@ fn no_stray(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
     // Threads of a dead process have a case of their own.
-    let of_the_dead = images.pstree.iter().filter(|process| is_dead(images.cores.get(&process.pid)));
+    let of_the_dead = images
+        .pstree
+        .iter()
+        .filter(|process| is_dead(images.cores.get(&process.pid)));
     let tids: BTreeSet<_> = all_threads(images)
         .into_iter()
         .chain(of_the_dead.flat_map(|process| process.threads.iter().copied()))
@@ -321,7 +322,12 @@ fn machine(archive: &Inspected) -> Judgement {
             _ => true,
         };
         if !fits && (!dead || machine == March::Unknown) {
-            bad.add(|| format!("core-{tid}.img: machine {} without its registers", machine.as_str_name()));
+            bad.add(|| {
+                format!(
+                    "core-{tid}.img: machine {} without its registers",
+                    machine.as_str_name()
+                )
+            });
         }
     }
     if machines.len() > 1 {
@@ -447,7 +453,12 @@ fn posix_timers(archive: &Inspected) -> Judgement {
             let thread = timer.notify_thread_id.unwrap_or_default();
             let is_known = u32::try_from(thread).is_ok_and(|thread| known.contains(&thread));
             if !is_known {
-                bad.add(|| format!("timer {} of process {} signals thread {thread}", timer.it_id, process.pid));
+                bad.add(|| {
+                    format!(
+                        "timer {} of process {} signals thread {thread}",
+                        timer.it_id, process.pid
+                    )
+                });
             }
         }
     }
@@ -460,14 +471,27 @@ fn posix_timers(archive: &Inspected) -> Judgement {
 fn living_leaders(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let mut bad = Complaints::default();
-    for process in images.pstree.iter().filter(|process| is_dead(images.cores.get(&process.pid))) {
+    for process in images
+        .pstree
+        .iter()
+        .filter(|process| is_dead(images.cores.get(&process.pid)))
+    {
         // The list of a zombie's threads is whatever CRIU found in memory, so that only an image of a thread counts.
         let of_thread = |tid: &&u32| {
-            **tid != process.pid && images.cores.get(*tid).is_some_and(|core| core.thread_core.is_some() && core.tc.is_none())
+            **tid != process.pid
+                && images
+                    .cores
+                    .get(*tid)
+                    .is_some_and(|core| core.thread_core.is_some() && core.tc.is_none())
         };
         let threads = process.threads.iter().filter(of_thread).count();
         if threads > 0 {
-            bad.add(|| format!("process {} is dead, and core images of {threads} threads are there", process.pid));
+            bad.add(|| {
+                format!(
+                    "process {} is dead, and core images of {threads} threads are there",
+                    process.pid
+                )
+            });
         }
     }
     bad.judge(format!("{} processes", images.pstree.len()))

@@ -87,5 +87,8 @@ fn cdi(archive: &Inspected) -> Judgement {
         .flat_map(|status| status.annotations.keys())
         .map(|key| ("status.dump", key));
     let asked = of_spec.chain(of_status).filter(|(_, key)| key.starts_with(CDI_PREFIX));
-    none(asked.map(|(document, key)| format!("{document} has {key:?}")), "no annotation")
+    none(
+        asked.map(|(document, key)| format!("{document} has {key:?}")),
+        "no annotation",
+    )
 }
