@@ -136,6 +136,9 @@ fn describe(dump: bool) -> &'static str {
 
 fn stats(archive: &Inspected) -> Judgement {
     let images = maps(archive)?;
+    if super::memory::page_files(archive).is_err() {
+        return Err(Stop::Blocked("archive/memory/page-files"));
+    }
     if super::memory::page_counts(archive).is_err() {
         return Err(Stop::Blocked("archive/memory/page-counts"));
     }

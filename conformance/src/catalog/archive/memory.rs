@@ -271,7 +271,7 @@ fn page_size(images: &Images) -> u64 {
         .unwrap_or(PAGE)
 }
 
-fn page_files(archive: &Inspected) -> Judgement {
+pub(super) fn page_files(archive: &Inspected) -> Judgement {
     let images = maps(archive)?;
     let mut owners = BTreeMap::<u32, usize>::new();
     let mut bad = Complaints::default();
