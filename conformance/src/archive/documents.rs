@@ -1,9 +1,9 @@
 //! The JSON documents of an archive, each missing, unreadable or read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use cri_proto::document::{BindMount, ConfigDump, DeletedFiles, Descriptors, SpecDump, Status, StatusDump};
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// How large a document may be: a Kubernetes object has 1.5 MiB at most, and it is the largest part of one.
 pub(crate) const LARGEST: u64 = 4 << 20;
@@ -35,8 +35,8 @@ impl<T> Document<T> {
 pub struct Documents {
     /// `config.dump`.
     pub config: Document<ConfigDump>,
-    /// `config.dump` as plain JSON: which fields are really there.
-    pub config_fields: BTreeMap<String, serde_json::Value>,
+    /// Which fields of [`CONFIG_FIELDS`] `config.dump` really has, and whether each has a value.
+    pub config_fields: BTreeMap<&'static str, bool>,
     /// `spec.dump`.
     pub spec: Document<SpecDump>,
     /// `status.dump`.
@@ -50,6 +50,23 @@ pub struct Documents {
     /// `bind.mounts`.
     pub bind_mounts: Document<Vec<BindMount>>,
 }
+
+/// The fields of `config.dump` (checkpointctl, `lib/metadata.go`).
+pub(crate) const CONFIG_FIELDS: [&str; 10] = [
+    "id",
+    "name",
+    "rootfsImage",
+    "rootfsImageRef",
+    "rootfsImageName",
+    "runtime",
+    "createdTime",
+    "checkpointedTime",
+    "restoredTime",
+    "restored",
+];
+
+/// How deep a document may be nested: Go's `encoding/json`, which the engines read them with, refuses more.
+const DEPTH: usize = 10_000;
 
 /// The members that are documents, by name.
 pub(crate) const NAMES: [&str; 7] = [
@@ -68,9 +85,8 @@ impl Documents {
         match name {
             cri_proto::document::CONFIG_DUMP => {
                 self.config = parse(content, b'{');
-                self.config_fields = content
-                    .and_then(|content| serde_json::from_slice(content).ok())
-                    .unwrap_or_default();
+                let fields = content.and_then(|content| serde_json::from_slice::<Fields>(content).ok());
+                self.config_fields = fields.map(|Fields(fields)| fields).unwrap_or_default();
             }
             cri_proto::document::SPEC_DUMP => self.spec = parse(content, b'{'),
             cri_proto::document::STATUS_DUMP => self.status_dump = parse(content, b'{'),
@@ -91,8 +107,105 @@ fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> Document<T
     if first != bracket {
         return Document::Unreadable(format!("it does not begin with {:?}", char::from(bracket)));
     }
+    if depth(content) > DEPTH {
+        return Document::Unreadable(format!(
+            "it is nested deeper than {DEPTH}, which Go's encoding/json refuses"
+        ));
+    }
     match serde_json::from_slice(content) {
         Ok(document) => Document::Read(Box::new(document)),
         Err(error) => Document::Unreadable(error.to_string()),
+    }
+}
+
+/// How deep brackets are nested, outside of strings.
+fn depth(content: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in content {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The known fields of an object, and whether each has a value other than the empty string; its other fields are passed over.
+struct Fields(BTreeMap<&'static str, bool>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Known;
+
+        impl<'de> Visitor<'de> for Known {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = BTreeMap::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    match CONFIG_FIELDS.iter().find(|name| **name == key) {
+                        Some(name) => drop(fields.insert(*name, map.next_value::<Value>()?.0)),
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Known)
+    }
+}
+
+/// Whether a value is another one than the empty string.
+struct Value(bool);
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Text(String),
+            Other(IgnoredAny),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::Text(text) => !text.is_empty(),
+            Either::Other(_) => true,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_count_outside_of_strings_only() {
+        assert_eq!(depth(br#"{"a[[[": [1, {"b\"[": 2}]}"#), 3);
+        let deep = format!("{{\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(
+            matches!(parse::<serde_json::Value>(Some(deep.as_bytes()), b'{'), Document::Unreadable(why) if why.contains("nested"))
+        );
+    }
+
+    #[test]
+    fn known_fields_are_told_with_whether_they_have_a_value() {
+        let Fields(fields) =
+            serde_json::from_str(r#"{"id":"","more":[1],"restored":false,"name":"a"}"#).expect("an object");
+        assert_eq!(
+            fields,
+            BTreeMap::from([("id", false), ("name", true), ("restored", true)])
+        );
     }
 }

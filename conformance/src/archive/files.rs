@@ -1,6 +1,14 @@
 //! An entry of `files.img`, reduced to what the cases need: decoded whole, one takes kilobytes.
 
-use cri_proto::criu::message::{FdTypes, FileEntry};
+use cri_proto::criu::{
+    Kind,
+    message::{
+        EventfdFileEntry, EventpollFileEntry, ExtFileEntry, FanotifyFileEntry, FdTypes, FifoEntry, FileEntry,
+        InetSkEntry, InotifyFileEntry, NetlinkSkEntry, NsFileEntry, PacketSockEntry, PipeEntry, RegFileEntry,
+        SignalfdEntry, TimerfdEntry, TtyFileEntry, TunfileEntry, UnixSkEntry,
+    },
+};
+use prost::Message as _;
 
 /// Of `open(2)`, as images hold them.
 const O_ACCMODE: u32 = 3;
@@ -24,12 +32,26 @@ pub struct OpenFile {
     pub path: Option<Box<str>>,
     /// For a regular file that is only appended to: the size that it is said to have, if one is.
     pub appended: Option<Option<u64>>,
+    /// Its inode, where the image says it: of pipes and sockets.
+    pub inode: Option<u64>,
+    /// For an epoll instance: what it watches.
+    pub watches: Box<[Watch]>,
+}
+
+/// A file that an epoll instance watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The number of its descriptor.
+    pub fd: u32,
+    /// Its inode, in images of CRIU 3.14 and later.
+    pub inode: Option<u64>,
 }
 
 impl OpenFile {
     /// What one takes in memory at most.
     pub(crate) fn cost(wire: usize) -> usize {
-        size_of::<Self>() + wire
+        // A watch takes at least ten bytes in an image.
+        size_of::<Self>() + 3 * wire
     }
 
     pub(crate) fn new(entry: &FileEntry) -> Self {
@@ -50,6 +72,16 @@ impl OpenFile {
                 .as_ref()
                 .filter(|file| file.flags & O_ACCMODE == O_WRONLY && file.flags & O_APPEND != 0)
                 .map(|file| file.size),
+            inode: inode(entry),
+            watches: entry
+                .epfd
+                .iter()
+                .flat_map(|epoll| &epoll.tfd)
+                .map(|target| Watch {
+                    fd: target.tfd,
+                    inode: target.inode,
+                })
+                .collect(),
         }
     }
 
@@ -57,6 +89,73 @@ impl OpenFile {
     pub fn kind_name(&self) -> &'static str {
         FdTypes::try_from(self.kind).map_or("unknown", |kind| kind.as_str_name())
     }
+}
+
+/// The inode of a file whose entry says it.
+fn inode(entry: &FileEntry) -> Option<u64> {
+    let pipe = entry.pipe.as_ref().map(|pipe| pipe.pipe_id);
+    let unix = entry.usk.as_ref().map(|socket| socket.ino);
+    let inet = entry.isk.as_ref().map(|socket| socket.ino);
+    pipe.or(unix).or(inet).map(u64::from)
+}
+
+/// The kinds of images that hold open files of one kind each, in dumps of CRIU before 3.4; since then `files.img` has them all.
+pub(crate) fn is_files_of_one_kind(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::RegFiles
+            | Kind::ExtFiles
+            | Kind::NsFiles
+            | Kind::Pipes
+            | Kind::Fifo
+            | Kind::Unixsk
+            | Kind::Inetsk
+            | Kind::Packetsk
+            | Kind::NetlinkSk
+            | Kind::EventfdFile
+            | Kind::EventpollFile
+            | Kind::Signalfd
+            | Kind::InotifyFile
+            | Kind::FanotifyFile
+            | Kind::TtyFiles
+            | Kind::Tunfile
+            | Kind::Timerfd
+    )
+}
+
+/// An entry of such an image as `files.img` would have it.
+pub(crate) fn of_one_kind(kind: Kind, entry: &[u8]) -> Option<FileEntry> {
+    macro_rules! part {
+        ($message:ident, $kind:ident, $field:ident) => {{
+            let part = $message::decode(entry).ok()?;
+            FileEntry {
+                r#type: FdTypes::$kind.into(),
+                id: part.id,
+                $field: Some(part),
+                ..FileEntry::default()
+            }
+        }};
+    }
+    Some(match kind {
+        Kind::RegFiles => part!(RegFileEntry, Reg, reg),
+        Kind::ExtFiles => part!(ExtFileEntry, Ext, ext),
+        Kind::NsFiles => part!(NsFileEntry, Ns, nsf),
+        Kind::Pipes => part!(PipeEntry, Pipe, pipe),
+        Kind::Fifo => part!(FifoEntry, Fifo, fifo),
+        Kind::Unixsk => part!(UnixSkEntry, Unixsk, usk),
+        Kind::Inetsk => part!(InetSkEntry, Inetsk, isk),
+        Kind::Packetsk => part!(PacketSockEntry, Packetsk, psk),
+        Kind::NetlinkSk => part!(NetlinkSkEntry, Netlinksk, nlsk),
+        Kind::EventfdFile => part!(EventfdFileEntry, Eventfd, efd),
+        Kind::EventpollFile => part!(EventpollFileEntry, Eventpoll, epfd),
+        Kind::Signalfd => part!(SignalfdEntry, Signalfd, sgfd),
+        Kind::InotifyFile => part!(InotifyFileEntry, Inotify, ify),
+        Kind::FanotifyFile => part!(FanotifyFileEntry, Fanotify, ffy),
+        Kind::TtyFiles => part!(TtyFileEntry, Tty, tty),
+        Kind::Tunfile => part!(TunfileEntry, Tunf, tunf),
+        Kind::Timerfd => part!(TimerfdEntry, Timerfd, tfd),
+        _ => return None,
+    })
 }
 
 /// Kinds that share a part: what autofs calls a pipe is one.

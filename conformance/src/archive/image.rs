@@ -11,19 +11,25 @@ use std::{
 use cri_proto::criu::{
     Decoder, Entries, FindingKind, ImageError, Kind, Payload, Problem, inspect,
     message::{
-        CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry, StatsEntry,
+        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry, StatsEntry,
         TaskKobjIdsEntry,
     },
 };
 use prost::Message;
 
 use super::{
-    files::OpenFile,
+    blocks::{Blocks, Segment},
+    files::{OpenFile, is_files_of_one_kind, of_one_kind},
     pagemap::{Pagemap, Run},
 };
 
-/// How much memory decoded images may take.
-const KEPT: usize = 256 << 20;
+/// How much memory decoded images may take, in bytes.
+const KEPT: usize = 96 << 20;
+/// The longest entry that is decoded whole, in bytes: while it is decoded it takes up to 24 times as much (a list of empty
+/// strings), and lists grow by doubling.
+const DECODED: usize = 8 << 20;
+/// The longest `inventory.img` that is decoded: a real one has some hundred bytes.
+const INVENTORY_BYTES: usize = 64 << 10;
 
 /// How many flaws are kept in words; the others are counted.
 const FLAWS: usize = 64;
@@ -123,6 +129,12 @@ pub struct Images {
     pub memfds: BTreeSet<u32>,
     /// Sizes of `pages-ID.img` in bytes.
     pub pages: BTreeMap<u32, u64>,
+    /// Blocks of compressed pages that do not decompress.
+    pub undecompressed: Flaws,
+    /// Files of pages that were passed before the page map said that they are compressed.
+    pub unread_pages: BTreeSet<u32>,
+    /// `cipher.img` is there: the images are encrypted.
+    pub encrypted: bool,
     /// `stats-dump`.
     pub stats: Option<StatsEntry>,
     kept: usize,
@@ -132,6 +144,14 @@ pub struct Images {
 pub(crate) struct Before([usize; 2]);
 
 impl Images {
+    /// Whether there is any image beside the statistics.
+    pub fn has_any(&self) -> bool {
+        self.count
+            .iter()
+            .any(|(kind, count)| *kind != Kind::Stats && *count > 0)
+            || !self.pages.is_empty()
+    }
+
     /// How many flaws there are that a cut tar makes.
     pub(crate) fn flaws(&self) -> Before {
         Before([self.undecodable.count, self.empty.count])
@@ -161,6 +181,14 @@ impl Images {
                 self.empty.push(name, || error.problem.to_string());
                 Ok(())
             }
+            Err(ImageError {
+                offset: 0,
+                problem: Problem::Truncated { found: 0, .. },
+                ..
+            }) => {
+                self.empty.push(name, || "a file of no bytes".to_owned());
+                Ok(())
+            }
             Err(error) => {
                 let text = || format!("{} at byte {}", error.problem, error.offset);
                 self.undecodable.push(name, text);
@@ -173,20 +201,21 @@ impl Images {
         let mut decoder = Decoder::expect(name, kind, input)?;
         let id = id.and_then(|id| u32::try_from(id).ok());
         let shared = name.contains("pagemap-shmem-");
+        let mut index = 0;
         while let Some(entry) = decoder.entry()? {
-            let entry = entry.to_vec();
-            let index = decoder.entries() - 1;
             self.entries += 1;
             let intact = kind
                 .message(index)
-                .is_none_or(|message| self.inspect(name, message, index, &entry));
+                .is_none_or(|message| self.inspect(name, message, index, entry));
             if intact {
-                self.keep(name, kind, id, shared, index, &entry);
+                self.keep(name, kind, id, shared, index, entry);
             }
-            if kind == Kind::Files {
+            if kind == Kind::Files || is_files_of_one_kind(kind) {
                 self.files.get_or_insert_default();
             }
-            match Payload::after(kind, index, &entry) {
+            let payload = Payload::after(kind, index, entry);
+            index += 1;
+            match payload {
                 Ok(Payload::None) => {}
                 Ok(Payload::Bytes(bytes)) => decoder.payload(bytes, &mut io::sink())?,
                 Ok(Payload::Rest) => drop(decoder.rest(&mut io::sink())?),
@@ -229,6 +258,9 @@ impl Images {
 
     fn keep(&mut self, name: &str, kind: Kind, id: Option<u32>, shared: bool, index: u64, entry: &[u8]) {
         match (kind, id) {
+            (Kind::Inventory, _) if entry.len() > INVENTORY_BYTES => {
+                self.beyond_bound.get_or_insert_with(|| name.to_owned());
+            }
             (Kind::Inventory, _) => self.inventory = self.decode(name, entry),
             (Kind::Stats, _) if name == "stats-dump" => self.stats = self.decode(name, entry),
             (Kind::Pstree, _) => {
@@ -255,11 +287,15 @@ impl Images {
                 let descriptor = self.decode(name, entry);
                 self.fdinfo.entry(id).or_default().extend(descriptor);
             }
-            (Kind::Files, _) if self.afford(name, OpenFile::cost(entry.len())) => {
-                let file = cri_proto::criu::message::FileEntry::decode(entry).ok();
-                self.files
-                    .get_or_insert_default()
-                    .extend(file.as_ref().map(OpenFile::new));
+            (Kind::Files, _) => {
+                let file = self.decode_briefly(name, entry);
+                self.keep_file(name, file.as_ref(), entry.len());
+            }
+            (kind, _) if is_files_of_one_kind(kind) => {
+                let file = self
+                    .afford(name, OpenFile::cost(entry.len()))
+                    .then(|| of_one_kind(kind, entry));
+                self.keep_file(name, file.flatten().as_ref(), entry.len());
             }
             (Kind::MemfdInode, _) => {
                 let inode: Option<MemfdInodeEntry> = self.decode(name, entry);
@@ -271,7 +307,15 @@ impl Images {
     }
 
     fn page_map(&mut self, name: &str, id: u32, shared: bool, index: u64, entry: &[u8]) {
-        let affordable = self.afford(name, size_of::<Run>());
+        if index > 0 && entry.len() > DECODED {
+            self.beyond_bound.get_or_insert_with(|| name.to_owned());
+            return;
+        }
+        let decoded = (index > 0)
+            .then(|| cri_proto::criu::message::PagemapEntry::decode(entry).ok())
+            .flatten();
+        let cost = size_of::<Run>() + decoded.as_ref().map_or(0, Blocks::cost);
+        let affordable = self.afford(name, cost);
         let maps = if shared {
             &mut self.shared_pagemaps
         } else {
@@ -280,19 +324,48 @@ impl Images {
         if index == 0 {
             let head = cri_proto::criu::message::PagemapHead::decode(entry).ok();
             maps.extend(head.map(|head| (id, Pagemap::new(head.pages_id))));
-        } else if let Some(map) = maps.get_mut(&id)
-            && let Ok(entry) = cri_proto::criu::message::PagemapEntry::decode(entry)
-        {
+        } else if let (Some(map), Some(entry)) = (maps.get_mut(&id), decoded) {
             map.add(&entry, affordable);
         }
+    }
+
+    /// Keeps what the cases need of an entry of so many bytes.
+    fn keep_file(&mut self, name: &str, file: Option<&FileEntry>, bytes: usize) {
+        if let Some(file) = file
+            && self.afford(name, OpenFile::cost(bytes))
+        {
+            self.files.get_or_insert_default().push(OpenFile::new(file));
+        }
+    }
+
+    /// How the pages of this file stand in it, where its page map was read already and says that they are compressed.
+    pub(crate) fn stored(&self, pages_id: u32) -> Option<&[Segment]> {
+        let mut maps = self.pagemaps.values().chain(self.shared_pagemaps.values());
+        let map = maps.find(|map| map.pages_id == pages_id && map.compressed)?;
+        Some(&map.stored)
+    }
+
+    /// The ids of files of pages that are compressed, with how they stand in them.
+    pub(crate) fn compressed(&self) -> impl Iterator<Item = (u32, &Pagemap)> {
+        let maps = self.pagemaps.values().chain(self.shared_pagemaps.values());
+        maps.filter(|map| map.compressed).map(|map| (map.pages_id, map))
     }
 
     /// Decodes a message that an inspection found whole, as long as there is room for it.
     fn decode<M: Message + Default>(&mut self, name: &str, entry: &[u8]) -> Option<M> {
         // A repeated number of one byte on the wire takes eight in memory, a mapping less than that.
         self.afford(name, size_of::<M>() + 8 * entry.len())
-            .then(|| M::decode(entry).ok())
+            .then(|| self.decode_briefly(name, entry))
             .flatten()
+    }
+
+    /// Decodes a message that is not kept, unless that would take too much memory for a moment.
+    fn decode_briefly<M: Message + Default>(&mut self, name: &str, entry: &[u8]) -> Option<M> {
+        if entry.len() > DECODED {
+            self.beyond_bound.get_or_insert_with(|| name.to_owned());
+            return None;
+        }
+        M::decode(entry).ok()
     }
 
     fn afford(&mut self, name: &str, bytes: usize) -> bool {

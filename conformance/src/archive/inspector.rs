@@ -1,20 +1,22 @@
 //! Goes through an archive and hands each member to what can read it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     hash::{BuildHasher as _, RandomState},
     io,
 };
 
 use cri_proto::{
     criu::{ImageFile, Kind as Image},
-    document::{CONTAINER_LOG, CRIO_LOG, DUMP_LOG, ROOTFS_DIFF, SPEC_DUMP},
+    document::{CONTAINER_LOG, CRIO_LOG, DUMP_LOG, PODMAN_LOG, ROOTFS_DIFF, SPEC_DUMP},
 };
 
 use super::{
     Expected, InspectError, Limits,
+    blocks::{self, Segment},
     documents::{self, Documents},
     image::Images,
+    input::{Clues, Input},
     model::{FileFacts, Inspected, Layout, Member, Oddity, canonical},
     payload::Payload,
     search::Search,
@@ -31,25 +33,46 @@ pub(super) struct Inspector {
     hasher: RandomState,
     names: usize,
     layout: Option<Layout>,
+    /// How compressed pages stand in their files, from an earlier reading.
+    stored: BTreeMap<u32, Vec<Segment>>,
+    clues: Clues,
 }
+
+/// How many secrets are looked for at most: each costs a search through all members.
+const SECRETS: usize = 64;
 
 impl Inspector {
     pub(super) fn new(expected: &Expected, limits: Limits) -> Self {
         Self {
             limits,
             memory: expected.memory.as_deref().map(Search::new),
-            secrets: expected.secrets.iter().map(|secret| Search::new(secret)).collect(),
+            secrets: expected
+                .secrets
+                .iter()
+                .take(SECRETS)
+                .map(|secret| Search::new(secret))
+                .collect(),
             seen: HashSet::new(),
             hasher: RandomState::new(),
             names: 0,
             layout: expected.layout,
+            stored: BTreeMap::new(),
+            clues: Clues::default(),
         }
     }
 
+    /// With how compressed pages stand in their files: what an earlier reading met only behind them.
+    pub(super) fn with_stored(mut self, stored: BTreeMap<u32, Vec<Segment>>) -> Self {
+        self.stored = stored;
+        self
+    }
+
     pub(super) fn run(mut self, source: Source<'_>, file: Option<FileFacts>) -> Result<Inspected, InspectError> {
+        let compression = source.compression();
         let mut walk = Walk::new(source);
         let mut inspected = Inspected {
             file,
+            input: Input::Unread,
             end: End::Empty,
             tail: None,
             compression: None,
@@ -77,6 +100,7 @@ impl Inspector {
                 };
             }
             let member = self.member(&entry);
+            self.clues.see(canonical(&entry.name));
             // A second member of a name is judged by its being there; what it holds would hide the first.
             let duplicate = member.oddities.contains(&Oddity::Duplicate);
             inspected.members.push(member);
@@ -87,7 +111,8 @@ impl Inspector {
         if inspected.end == End::Marker {
             inspected.tail = Some(walk.tail()?);
         }
-        inspected.compression = walk.compression();
+        inspected.compression = compression.or_else(|| walk::Compression::of(walk.first()));
+        inspected.input = Input::of(&inspected, walk.first(), &self.clues);
         inspected.memory = self.memory.map(|search| search.first().cloned());
         if !self.secrets.is_empty() {
             inspected.leaks = Some(
@@ -161,7 +186,22 @@ impl Inspector {
         };
         payload.begin();
         match image {
-            Some(ImageFile::Pages(id)) => drop(inspected.images.pages.insert(id, entry.size)),
+            Some(ImageFile::Pages(id)) => {
+                inspected.images.pages.insert(id, entry.size);
+                let known = self.stored.get(&id).map(Vec::as_slice);
+                match known.or_else(|| inspected.images.stored(id)) {
+                    Some(stored) => {
+                        let mut search = payload.memory.take();
+                        let flaw = blocks::decompress(&mut payload, stored, |pages| {
+                            search.iter_mut().for_each(|search| search.feed(name, pages));
+                        })?;
+                        if let Some(flaw) = flaw {
+                            inspected.images.undecompressed.push(name, || flaw);
+                        }
+                    }
+                    None => drop(inspected.images.unread_pages.insert(id)),
+                }
+            }
             Some(ImageFile::Image(kind, id)) => {
                 let before = inspected.images.flaws();
                 let file = name.rsplit('/').next().unwrap_or(name);
@@ -178,28 +218,38 @@ impl Inspector {
                     inspected.documents.take(name, content.as_deref());
                 }
             }
-            None if name == CONTAINER_LOG || name == CRIO_LOG => {
+            None if name == CONTAINER_LOG || name == CRIO_LOG || name == PODMAN_LOG => {
                 inspected.container_log = Some((name.to_owned(), payload.log()?));
             }
             None if name == DUMP_LOG => inspected.dump_log = Some(payload.log()?),
-            None if name == ROOTFS_DIFF => {
-                let mut first = [0; 512];
-                let read = payload.walk.payload(&mut first)?;
-                inspected.rootfs_diff = Some(first[..read].to_vec());
+            None if name == ROOTFS_DIFF => inspected.rootfs_diff = Some(payload.nested()?),
+            None if name == CIPHER => inspected.images.encrypted = true,
+            None if self.clues.wants(name, entry.size) => {
+                let content = payload.document(entry.size)?.unwrap_or_default();
+                self.clues.read(&content);
             }
             None => {
                 if let Some(name) = name
                     .strip_prefix("checkpoint/")
                     .filter(|name| name.ends_with(".img") && !name.contains('/'))
                 {
-                    inspected
-                        .images
-                        .unnamed
-                        .push(name, || "no image of CRIU has this name".to_owned());
+                    inspected.images.unnamed.push(name, || unnamed(name).to_owned());
                 }
             }
         }
         payload.rest()
+    }
+}
+
+/// The keys of encrypted images (checkpoint-restore/criu#2297).
+const CIPHER: &str = "checkpoint/cipher.img";
+
+/// What is to be said of an image that CRIU does not name so.
+fn unnamed(name: &str) -> &'static str {
+    if name.starts_with("pages-") && name.ends_with(".comp.img") {
+        "pages that CRaC's CRIU compressed, which no other one reads"
+    } else {
+        "no image of CRIU has this name"
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads a checkpoint archive, from any runtime, into what the cases of the archive suite judge.
 //!
 //! ```text
-//!  file or stream -> source -> walk (headers) -+-> documents   (bounded JSON)
+//!  file or stream -> decompress -> source -> walk (headers) -+-> documents   (bounded JSON)
 //!                                              +-> images      (CRIU's, entry by entry)
 //!                                              +-> pages       (their size, and a search through them)
 //!                                              +-> log         (line by line)
@@ -15,11 +15,14 @@
 //! Ways to fail: [`InspectError`] alone, when the file cannot be opened or read. Whatever is wrong with the archive
 //! itself is part of what was [`Inspected`].
 
+mod blocks;
+mod decompress;
 mod documents;
 mod extension;
 mod files;
 mod header;
 mod image;
+mod input;
 mod inspector;
 mod log;
 mod model;
@@ -33,8 +36,9 @@ mod source;
 mod walk;
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{self, Read},
+    io::{self, Read, Seek as _},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -42,11 +46,13 @@ use std::{
 use thiserror::Error;
 
 pub use self::{
+    blocks::{Blocks, Segment},
     documents::{Document, Documents},
-    files::OpenFile,
+    files::{OpenFile, Watch},
     image::{Flaw, Flaws, Images},
+    input::{Foreign, Input},
     log::LogFacts,
-    model::{FileFacts, Inspected, Layout, Member, Oddity},
+    model::{FileFacts, Inspected, Layout, Member, Nested, Oddity},
     pagemap::{Pagemap, Run},
     search::Found,
     secrets::of_the_environment,
@@ -148,8 +154,40 @@ pub fn inspect_file(path: &Path, expected: &Expected, limits: Limits) -> Result<
         names: facts.nlink(),
         symlink,
     };
+    let again = file.try_clone()?;
     let source = Source::file(file, limits.bytes)?;
-    Inspector::new(expected, limits).run(source, Some(facts))
+    let inspected = Inspector::new(expected, limits).run(source, Some(facts.clone()))?;
+    let compressed = inspected.images.compressed();
+    let behind: BTreeMap<_, _> = compressed
+        .filter(|(id, _)| inspected.images.unread_pages.contains(id))
+        .map(|(id, map)| (id, map.stored.clone()))
+        .collect();
+    if behind.is_empty() {
+        return Ok(inspected);
+    }
+    // The page maps stood behind the pages that they are needed to read.
+    drop(inspected);
+    let mut again = again;
+    again.rewind()?;
+    let source = Source::file(again, limits.bytes)?;
+    Inspector::new(expected, limits)
+        .with_stored(behind)
+        .run(source, Some(facts))
+}
+
+/// Says what is at a path where [`inspect_file`] found no regular file but a `kind`.
+///
+/// # Errors
+/// When the path cannot be looked at.
+pub fn inspect_no_file(path: &Path, expected: &Expected, kind: &'static str) -> Result<Inspected, InspectError> {
+    let inspector = Inspector::new(expected, Limits::default());
+    let mut inspected = inspector.run(Source::new(io::empty(), 0), None)?;
+    inspected.end = End::Broken(Break {
+        offset: 0,
+        why: format!("a {kind} is no tar"),
+    });
+    inspected.input = Input::at(path, kind);
+    Ok(inspected)
 }
 
 /// Reads an archive from a stream.
@@ -157,7 +195,7 @@ pub fn inspect_file(path: &Path, expected: &Expected, limits: Limits) -> Result<
 /// # Errors
 /// When reading fails. What is wrong with the archive is no error.
 pub fn inspect_stream(stream: impl Read, expected: &Expected, limits: Limits) -> Result<Inspected, InspectError> {
-    Inspector::new(expected, limits).run(Source::new(stream, limits.bytes), None)
+    Inspector::new(expected, limits).run(Source::open(stream, limits.bytes)?, None)
 }
 
 /// Says where in the archive's pages `needle` stands: the first place.

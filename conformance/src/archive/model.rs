@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{
     documents::Documents,
     image::Images,
+    input::Input,
     log::LogFacts,
     search::Found,
     walk::{Compression, End, Kind, Tail},
@@ -70,17 +71,30 @@ pub enum Layout {
     Containerd,
     /// CRI-O's.
     CriO,
+    /// Podman's, as `podman container checkpoint --export` writes it.
+    Podman,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 2] = [Layout::Containerd, Layout::CriO];
+    pub const ALL: [Layout; 3] = [Layout::Containerd, Layout::CriO, Layout::Podman];
 
     /// The engine's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Layout::Containerd => "containerd",
             Layout::CriO => "cri-o",
+            Layout::Podman => "podman",
+        }
+    }
+
+    /// That of the engine which the annotation `io.container.manager` names: as checkpointctl takes it, any other one is
+    /// containerd's, which sets none.
+    pub fn of_manager(manager: Option<&str>) -> Self {
+        match manager {
+            Some("cri-o") => Layout::CriO,
+            Some("libpod") => Layout::Podman,
+            _ => Layout::Containerd,
         }
     }
 }
@@ -90,11 +104,13 @@ impl Layout {
 pub struct Inspected {
     /// What the file system says; `None` for a stream.
     pub file: Option<FileFacts>,
+    /// What it is.
+    pub input: Input,
     /// How the tar ended.
     pub end: End,
     /// What stands behind its end; `None` where it has none.
     pub tail: Option<Tail>,
-    /// What the file is, where it is a compressed one.
+    /// How the file is compressed, where it is. By gzip and zstd the tar within is what was read.
     pub compression: Option<Compression>,
     /// All members, in their order.
     pub members: Vec<Member>,
@@ -106,8 +122,8 @@ pub struct Inspected {
     pub container_log: Option<(String, LogFacts)>,
     /// CRIU's log.
     pub dump_log: Option<LogFacts>,
-    /// The first bytes of `rootfs-diff.tar`.
-    pub rootfs_diff: Option<Vec<u8>>,
+    /// What the first bytes of `rootfs-diff.tar` are.
+    pub rootfs_diff: Option<Nested>,
     /// Where the expected memory was found; `None` when none was expected.
     pub memory: Option<Option<Found>>,
     /// Where secrets were found outside of memory and `spec.dump`; `None` when none were expected.
@@ -116,10 +132,29 @@ pub struct Inspected {
     pub layout: Option<Layout>,
 }
 
+/// What a member begins with that is to be a tar, be it compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nested {
+    /// A tar, in this compression if in any.
+    Tar(Option<Compression>),
+    /// What is only recognised by its magic.
+    Compressed(Compression),
+    /// Anything else, in words.
+    Other(String),
+}
+
 impl Inspected {
     /// Whether the archive was read to its end, so that what was not seen is not there.
     pub fn is_complete(&self) -> bool {
         matches!(self.end, End::Marker | End::NoMarker)
+    }
+
+    /// Whose layout it is to have: as the caller said, else that of the engine which `spec.dump` names.
+    pub fn expected_layout(&self) -> Layout {
+        let annotations = self.documents.spec.read().and_then(|spec| spec.annotations().as_ref());
+        let manager = annotations.and_then(|annotations| annotations.get("io.container.manager"));
+        self.layout
+            .unwrap_or_else(|| Layout::of_manager(manager.map(String::as_str)))
     }
 
     /// The first member of this name, with or without a slash at its end.
@@ -129,7 +164,7 @@ impl Inspected {
             .find(|member| canonical(member.name.as_bytes()) == name.trim_end_matches('/').as_bytes())
     }
 
-    /// Whether anything in it is CRIU's or of an engine that uses CRIU. Another engine's format is its own affair.
+    /// Whether anything in it is CRIU's or of an engine that uses CRIU.
     pub fn is_criu(&self) -> bool {
         self.images.count.values().any(|count| *count > 0)
             || !self.images.pages.is_empty()

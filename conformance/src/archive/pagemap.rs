@@ -2,10 +2,14 @@
 
 use cri_proto::criu::message::PagemapEntry;
 
+use super::blocks::{self, Blocks, Segment};
+
 /// The page's content is in the parent checkpoint.
 pub(crate) const PARENT: u32 = 1;
 /// The page's content is in the pages file.
 pub(crate) const PRESENT: u32 = 4;
+/// The content of these pages begins at the next page boundary of the pages file.
+const ALIGNED: u32 = 8;
 
 /// The smallest page of any machine that CRIU runs on, in bytes; every larger size is a multiple.
 pub(crate) const PAGE: u64 = 4096;
@@ -37,7 +41,13 @@ pub struct Pagemap {
     pub not_present: Option<String>,
     /// The first entry whose two counts of pages are not the same.
     pub counts: Option<String>,
-    /// Whether every run was kept.
+    /// The first entry whose compressed blocks contradict each other or the entry.
+    pub bad_blocks: Option<String>,
+    /// Whether pages are compressed.
+    pub compressed: bool,
+    /// How the pages stand in the pages file.
+    pub stored: Vec<Segment>,
+    /// Whether every run and every block was kept.
     pub whole: bool,
     end: u64,
 }
@@ -54,7 +64,8 @@ impl Pagemap {
     pub(crate) fn add(&mut self, entry: &PagemapEntry, affordable: bool) {
         self.entries += 1;
         let pages = pages(entry);
-        let at = || format!("entry {} ({:#x}, {pages} pages)", self.entries, entry.vaddr);
+        let (number, vaddr) = (self.entries, entry.vaddr);
+        let at = move || format!("entry {number} ({vaddr:#x}, {pages} pages)");
         // CRIU up to 4.1 knows the 32-bit field alone, 4.2 fills the 64-bit one and leaves the other zero.
         if entry.nr_pages != Some(u64::from(entry.compat_nr_pages)) && self.counts.is_none() {
             let new = entry
@@ -66,14 +77,16 @@ impl Pagemap {
                 entry.compat_nr_pages
             ));
         }
+        // `in_parent` is older than the flags, and counts beside them (criu/pagemap.c, init_pagemap_entry).
         let present = match entry.flags {
-            Some(flags) => flags & PRESENT != 0 && flags & PARENT == 0,
+            Some(flags) => flags & PRESENT != 0 && flags & PARENT == 0 && !entry.in_parent(),
             None => !entry.in_parent(),
         };
         if present {
             self.present = self.present.saturating_add(pages);
+            self.store(entry, pages, affordable, at);
         } else if self.not_present.is_none() {
-            self.not_present = Some(format!("{}: flags {:#x}", at(), entry.flags.unwrap_or_default()));
+            self.not_present = Some(format!("{}: {}", at(), elsewhere(entry)));
         }
         let end = pages.checked_mul(PAGE).and_then(|bytes| entry.vaddr.checked_add(bytes));
         let in_order = entry.vaddr >= self.end && entry.vaddr.is_multiple_of(PAGE) && pages > 0;
@@ -84,6 +97,9 @@ impl Pagemap {
             return;
         };
         self.end = end;
+        if !present {
+            return;
+        }
         match self.runs.last_mut() {
             Some(last) if last.start + last.pages * PAGE == entry.vaddr => last.pages += pages,
             _ if affordable => self.runs.push(Run {
@@ -94,12 +110,68 @@ impl Pagemap {
         }
     }
 
+    /// Notes where the pages of an entry stand in the pages file.
+    fn store(&mut self, entry: &PagemapEntry, pages: u64, affordable: bool, at: impl Fn() -> String) {
+        if entry.flags.is_some_and(|flags| flags & ALIGNED != 0) {
+            self.stored.push(Segment::Align);
+        }
+        let blocks = match Blocks::of(entry, pages) {
+            Ok(None) => {
+                match self.stored.last_mut() {
+                    Some(Segment::Raw(before)) => *before = before.saturating_add(pages),
+                    _ => self.stored.push(Segment::Raw(pages)),
+                }
+                return;
+            }
+            Ok(Some(blocks)) => blocks,
+            Err(why) => {
+                self.compressed = true;
+                self.bad_blocks.get_or_insert_with(|| format!("{}: {why}", at()));
+                return;
+            }
+        };
+        self.compressed = true;
+        if affordable {
+            self.stored.push(Segment::Blocks(blocks));
+        } else {
+            self.whole = false;
+        }
+    }
+
+    /// How large the pages file is to be with pages of this size; `None` beyond what a file can be.
+    pub fn stored_bytes(&self, page_bytes: u64) -> Option<u64> {
+        blocks::stored_bytes(&self.stored, page_bytes)
+    }
+
+    /// Whether the pages file holds any page of these addresses.
+    pub fn holds_any(&self, start: u64, end: u64) -> bool {
+        let first = self
+            .runs
+            .partition_point(|run| run.start.saturating_add(run.pages.saturating_mul(PAGE)) <= start);
+        self.runs.get(first).is_some_and(|run| run.start < end)
+    }
+
     /// Whether the pages file holds the page at this address.
     pub fn holds(&self, address: u64) -> bool {
         let after = self.runs.partition_point(|run| run.start <= address);
         let run = after.checked_sub(1).and_then(|at| self.runs.get(at));
         run.is_some_and(|run| address < run.start + run.pages * PAGE)
     }
+}
+
+/// Where the pages of an entry are that are not in the pages file.
+fn elsewhere(entry: &PagemapEntry) -> String {
+    /// The page is fetched from the source when it is touched.
+    const LAZY: u32 = 2;
+    let flags = entry.flags.unwrap_or_default();
+    let place = if entry.in_parent() || flags & PARENT != 0 {
+        "its pages are in a parent checkpoint"
+    } else if flags & LAZY != 0 {
+        "its pages are to be fetched from the source"
+    } else {
+        "its pages are nowhere"
+    };
+    format!("{place}, flags {flags:#x}")
 }
 
 /// How many pages an entry stands for, whichever of its two fields says it.
@@ -122,6 +194,7 @@ mod tests {
             in_parent: None,
             flags: Some(PRESENT),
             nr_pages,
+            ..PagemapEntry::default()
         }
     }
 

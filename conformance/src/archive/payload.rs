@@ -2,7 +2,17 @@
 
 use std::io::{self, Read};
 
-use super::{documents, log::LogFacts, search::Search, walk::Walk};
+use super::{
+    decompress, documents,
+    header::{BLOCK, Header},
+    log::LogFacts,
+    model::Nested,
+    search::Search,
+    walk::{Compression, Walk},
+};
+
+/// How much of a nested tar is looked at, in bytes: a first block decompresses from less.
+const NESTED_BYTES: u64 = 256 << 10;
 
 /// The content of one member, searched as it is read.
 pub(super) struct Payload<'w, 's> {
@@ -45,6 +55,24 @@ impl Payload<'_, '_> {
         Ok(Some(content))
     }
 
+    /// What the content begins with that is to be a tar.
+    pub(super) fn nested(&mut self) -> io::Result<Nested> {
+        let mut first = Vec::new();
+        (&mut *self).take(NESTED_BYTES).read_to_end(&mut first)?;
+        let compression = Compression::of(&first);
+        let Some(compression) = compression else {
+            return Ok(begins_a_tar(&first, None));
+        };
+        if !compression.is_read() {
+            return Ok(Nested::Compressed(compression));
+        }
+        // What was cut off for being long is damage at the end only.
+        let (mut inner, _) = decompress::reader(compression, &first[..]);
+        let mut block = Vec::new();
+        (&mut inner).take(BLOCK as u64).read_to_end(&mut block)?;
+        Ok(begins_a_tar(&block, Some(compression)))
+    }
+
     pub(super) fn log(&mut self) -> io::Result<LogFacts> {
         let mut facts = LogFacts::default();
         let mut buffer = vec![0; 64 << 10];
@@ -65,5 +93,20 @@ impl Read for Payload<'_, '_> {
         let name = self.name;
         self.searches().for_each(|search| search.feed(name, &buffer[..read]));
         Ok(read)
+    }
+}
+
+/// Whether these bytes begin a tar. Extension headers, and headers older than ustar, are headers like any other.
+fn begins_a_tar(first: &[u8], compression: Option<Compression>) -> Nested {
+    let within = compression.map_or_else(String::new, |compression| format!(" within {compression}"));
+    let Some(block) = first.first_chunk::<BLOCK>() else {
+        return Nested::Other(format!("{} bytes{within}, shorter than a tar", first.len()));
+    };
+    if *block == [0; BLOCK] {
+        return Nested::Tar(compression);
+    }
+    match Header::parse(block) {
+        Ok(_) => Nested::Tar(compression),
+        Err(error) => Nested::Other(format!("no tar{within}: {error}")),
     }
 }

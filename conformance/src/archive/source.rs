@@ -7,16 +7,27 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Read},
+    os::unix::fs::FileExt as _,
+};
+
+use super::{
+    decompress::{self, Flaw, Verdict},
+    walk::Compression,
 };
 
 /// How much is read ahead.
 const BUFFER: usize = 256 << 10;
+/// As many bytes as say what a compressed file is.
+const MAGIC_BYTES: u64 = 8;
 
 /// A counted, limited, skippable stream.
 pub(crate) struct Source<'a> {
     inner: Inner<'a>,
     position: u64,
     limit: u64,
+    /// How the bytes were compressed, where they come decompressed.
+    compression: Option<Compression>,
+    verdict: Verdict,
 }
 
 enum Inner<'a> {
@@ -32,17 +43,58 @@ impl<'a> Source<'a> {
             inner,
             position: 0,
             limit,
+            compression: None,
+            verdict: Verdict::default(),
         }
     }
 
+    /// As [`Source::new`]; a stream that is compressed by gzip or zstd comes decompressed.
+    pub(crate) fn open(mut stream: impl Read + 'a, limit: u64) -> io::Result<Self> {
+        let mut first = Vec::new();
+        (&mut stream).take(MAGIC_BYTES).read_to_end(&mut first)?;
+        let compression = Compression::of(&first);
+        let whole = io::Cursor::new(first).chain(stream);
+        Ok(match compression {
+            Some(compression) if compression.is_read() => Self::decompressed(compression, whole, limit),
+            _ => Self::new(whole, limit),
+        })
+    }
+
+    fn decompressed(compression: Compression, stream: impl Read + 'a, limit: u64) -> Self {
+        let (reader, verdict) = decompress::reader(compression, stream);
+        Self {
+            compression: Some(compression),
+            verdict,
+            ..Self::new(reader, limit)
+        }
+    }
+
+    /// How the bytes were compressed, where they come decompressed.
+    pub(crate) fn compression(&self) -> Option<Compression> {
+        self.compression
+    }
+
+    /// What is wrong with the compressed data, if that ended the reading.
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
+        self.verdict.borrow().clone()
+    }
+
     /// Reads from a regular file, from its beginning.
+    /// One that is compressed by gzip or zstd comes decompressed.
     pub(crate) fn file(file: File, limit: u64) -> io::Result<Self> {
         let length = file.metadata()?.len();
+        let mut first = [0; MAGIC_BYTES as usize];
+        let read = file.read_at(&mut first, 0)?;
+        if let Some(compression) = Compression::of(&first[..read]).filter(|compression| compression.is_read()) {
+            return Ok(Self::decompressed(compression, file, limit));
+        }
         let file = BufReader::with_capacity(BUFFER, file);
         Ok(Self {
             inner: Inner::File { file, length },
             position: 0,
             limit,
+            compression: None,
+            verdict: Verdict::default(),
         })
     }
 

@@ -12,6 +12,7 @@ use std::io;
 use thiserror::Error;
 
 use super::{
+    decompress::Flaw,
     extension::{self, Extension, ExtensionError},
     header::{BLOCK, Header, HeaderError},
     source::Source,
@@ -105,7 +106,8 @@ pub(crate) struct Walk<'a> {
     payload_end: u64,
     /// The current member's name, for messages.
     current: String,
-    compression: Option<Compression>,
+    /// The first bytes, as far as there are any.
+    first: Vec<u8>,
 }
 
 /// Either the walk goes on with this, or it has ended.
@@ -120,13 +122,13 @@ impl<'a> Walk<'a> {
             source,
             payload_end: 0,
             current: String::new(),
-            compression: None,
+            first: Vec::new(),
         }
     }
 
-    /// What the file is by its first bytes, where it is a compressed one.
-    pub(crate) fn compression(&self) -> Option<Compression> {
-        self.compression
+    /// The first bytes of what was walked, up to a block.
+    pub(crate) fn first(&self) -> &[u8] {
+        &self.first
     }
 
     /// Bytes of the current member's payload that were not read yet.
@@ -152,7 +154,7 @@ impl<'a> Walk<'a> {
             let mut block = [0; BLOCK];
             let read = self.source.fill(&mut block)?;
             if offset == 0 {
-                self.compression = Compression::of(&block[..read]);
+                self.first = block[..read].to_vec();
             }
             if read < BLOCK {
                 return Ok(Step::Ended(self.cut(offset, read, &extension)));
@@ -206,6 +208,9 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let offset = self.source.position();
+        if let Some(end) = self.flawed() {
+            return Ok(Some(end));
+        }
         if self.source.exhausted() {
             let bound = format!("{offset} bytes, inside the member {}", self.current);
             return Ok(Some(End::Bound { offset, bound }));
@@ -216,7 +221,19 @@ impl<'a> Walk<'a> {
         )))
     }
 
+    /// The end, where the compressed data around the tar is what ended it.
+    fn flawed(&self) -> Option<End> {
+        let offset = self.source.position();
+        Some(match self.source.flaw()? {
+            Flaw::Damaged(why) => broken(offset, why),
+            Flaw::Expands(bound) => End::Bound { offset, bound },
+        })
+    }
+
     fn cut(&self, offset: u64, read: usize, extension: &Extension) -> End {
+        if let Some(end) = self.flawed() {
+            return end;
+        }
         if self.source.exhausted() {
             return End::Bound {
                 offset,
@@ -282,6 +299,12 @@ impl<'a> Walk<'a> {
         };
         self.current = display(&name);
         let payload = matches!(kind, Kind::File | Kind::Sparse | Kind::Other(_));
+        // POSIX lets a directory have a size, the space it may use, and gives it no content.
+        let size = if kind == Kind::Directory && header.flag == b'5' {
+            0
+        } else {
+            size
+        };
         if size > 0 && !payload {
             let why = format!(
                 "the member {} has no content by its kind, but a size of {size}",
@@ -308,7 +331,7 @@ impl<'a> Walk<'a> {
     }
 
     fn not_a_header(&self, offset: u64, error: HeaderError) -> End {
-        match self.compression.filter(|_| offset == 0) {
+        match Compression::of(&self.first).filter(|_| offset == 0) {
             Some(compression) => broken(offset, format!("the file is {compression}, not tar")),
             None => broken(offset, error.to_string()),
         }
@@ -368,21 +391,31 @@ pub enum Compression {
     Xz,
     /// bzip2.
     Bzip2,
+    /// LZ4, as a frame.
+    Lz4,
 }
 
 impl Compression {
     /// What the first bytes of a file say.
     pub fn of(first: &[u8]) -> Option<Self> {
-        let magics: [(&[u8], Self); 4] = [
+        let magics: [(&[u8], Self); 5] = [
             (&[0x1f, 0x8b], Self::Gzip),
             (&[0x28, 0xb5, 0x2f, 0xfd], Self::Zstd),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
             (b"BZh", Self::Bzip2),
+            (&[0x04, 0x22, 0x4d, 0x18], Self::Lz4),
         ];
         magics
             .into_iter()
             .find(|(magic, _)| first.starts_with(magic))
             .map(|(_, compression)| compression)
+    }
+}
+
+impl Compression {
+    /// Whether this reader decompresses it; the others are only recognised.
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::Gzip | Self::Zstd)
     }
 }
 
@@ -393,6 +426,7 @@ impl std::fmt::Display for Compression {
             Self::Zstd => "zstd",
             Self::Xz => "xz",
             Self::Bzip2 => "bzip2",
+            Self::Lz4 => "lz4",
         })
     }
 }

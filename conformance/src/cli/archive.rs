@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
@@ -12,9 +13,9 @@ use super::{
     conclude::{Began, Judged, Run},
 };
 use crate::{
-    archive::{Expected, Layout, Limits, inspect_file, of_the_environment},
-    case::Suite,
-    catalog::archive::cases,
+    archive::{Expected, InspectError, Layout, Limits, inspect_file, inspect_no_file, of_the_environment},
+    case::{Level, Outcome, Record, Stop, Suite},
+    catalog::archive::{ArchiveCase, cases},
     report::{Secrets, Target},
 };
 
@@ -24,14 +25,15 @@ pub(super) struct ArchiveArgs {
     /// The archives
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Bytes that stood in the container's memory: they must stand in the archive's pages
+    /// Bytes that stood in the container's memory: they must stand in the archive's pages. With it archive/memory/canary decides
+    /// the exit code
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
     canary: Option<Needle>,
     /// A secret of the container: it may stand in the pages and in spec.dump, and nowhere else; may be given several times
     /// [default: values in spec.dump's environment whose names say that they are secret]
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
     secret: Vec<Needle>,
-    /// Whose members the archive must have: containerd, cri-o [default: of the engine that spec.dump names]
+    /// Whose members the archive must have: containerd, cri-o, podman [default: of the engine that spec.dump names]
     #[arg(long, value_name = "ENGINE", value_parser = parse_layout)]
     layout: Option<Layout>,
     #[command(flatten)]
@@ -85,7 +87,8 @@ impl ArchiveArgs {
         }
     }
 
-    /// Judges one archive after the other. With several, the worst verdict decides, and one document holds their reports.
+    /// Judges one archive after the other. With several, the worst verdict decides, and one document holds their reports. One that
+    /// cannot be read ends in an error of its own, and leaves the others' verdicts as they are.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = Run::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,15 +97,73 @@ impl ArchiveArgs {
             .map_err(anyhow::Error::from)?;
         let mut reports = Vec::new();
         for file in &self.files {
-            reports.push(run.report(runtime.block_on(judge(&run, file, self.expected()))?));
+            let judged = match runtime.block_on(judge(&run, file, self.expected())) {
+                Ok(judged) => judged,
+                Err(error) => unreadable(file, &error),
+            };
+            reports.push(run.report(judged));
         }
         run.conclude(&reports)
     }
 }
 
-async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Judged, Failure> {
+/// The cases, of which the one of the canary decides when the user gave one: then the bytes are known to belong there.
+fn cases_for(expected: &Expected) -> Vec<ArchiveCase> {
+    let mut cases = cases();
+    for case in cases.iter_mut().filter(|case| case.clause.id == CANARY) {
+        if expected.memory.is_some() {
+            case.clause.level = Level::Documented;
+        }
+    }
+    cases
+}
+
+/// The case that looks for the user's bytes, and the one that an input fails which is none.
+const CANARY: &str = "archive/memory/canary";
+const KIND: &str = "archive/kind";
+
+/// An archive that the harness could not read: one case that ends in an error.
+fn unreadable(file: &Path, error: &InspectError) -> Judged {
+    let clause = cases()
+        .into_iter()
+        .map(|case| case.clause)
+        .find(|clause| clause.id == KIND);
+    let outcome = Outcome::from(Err(Stop::error(error)));
+    Judged {
+        target: target(file),
+        began: Began::now(),
+        records: clause
+            .into_iter()
+            .map(|clause| Record {
+                clause,
+                outcome: outcome.clone(),
+                duration: Duration::ZERO,
+                exhibits: Vec::new(),
+            })
+            .collect(),
+        secrets: Secrets::default(),
+        archives_left: Vec::new(),
+    }
+}
+
+fn target(file: &Path) -> Target {
+    Target {
+        suite: Suite::Archive,
+        kind: "file".to_owned(),
+        description: format!("the archive {}", file.display()),
+        endpoint: file.display().to_string(),
+        container: String::new(),
+        node: None,
+        mutant: None,
+    }
+}
+
+async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Judged, InspectError> {
     let began = Began::now();
-    let inspect = |expected: &Expected| inspect_file(file, expected, Limits::default()).map_err(anyhow::Error::from);
+    let inspect = |expected: &Expected| match inspect_file(file, expected, Limits::default()) {
+        Err(InspectError::NotAFile { kind, .. }) => inspect_no_file(file, expected, kind),
+        inspected => inspected,
+    };
     let mut archive = inspect(&expected)?;
     if expected.secrets.is_empty() {
         // They may stand before spec.dump, so the archive is read again.
@@ -116,18 +177,9 @@ async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Jud
         secrets.add(&String::from_utf8_lossy(needle));
     }
     Ok(Judged {
-        target: Target {
-            suite: Suite::Archive,
-            kind: "file".to_owned(),
-            description: format!("the archive {}", file.display()),
-            endpoint: file.display().to_string(),
-            container: String::new(),
-            node: None,
-            mutant: None,
-            product: None,
-        },
+        target: target(file),
         began,
-        records: run.judge(cases(), &archive).await,
+        records: run.judge(cases_for(&expected), &archive).await,
         secrets,
         archives_left: Vec::new(),
         footprint: None,

@@ -47,7 +47,7 @@ pub struct VerdictArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// What the target claims to do otherwise than the reference: a built-in profile (kubelet-1.30, kubelet-1.36,
-    /// kubelet-1.37, containerd-2.4, cri-o) or a file. Claimed failures of level reference are facts
+    /// kubelet-1.37, containerd-2.4, cri-o, criu) or a file. Claimed failures of the levels reference and robust are facts
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<PathBuf>,
     /// A list of failures that are known, one id a line: they do not fail the run, but a listed case that passes does

@@ -2,6 +2,7 @@
 
 mod bounded;
 mod engine;
+mod inputs;
 mod judged;
 mod memory;
 mod sample;

@@ -23,7 +23,8 @@ pub enum ImageFile {
     Image(Kind, Option<u64>),
     /// Raw pages; the id is the `pages_id` of the page maps that refer to it.
     Pages(u32),
-    /// What another program wrote and CRIU keeps as it is: routes, iptables, archives of tmpfs mounts.
+    /// What another program or a plugin of CRIU wrote and CRIU keeps as it is: routes, iptables, archives of tmpfs mounts, a GPU's
+    /// memory.
     Foreign,
 }
 
@@ -40,6 +41,16 @@ const FOREIGN: [&str; 11] = [
     "tmpfs-dev-",
     "netns-ct-",
     "netns-exp-",
+];
+
+/// Images of CRIU's plugin for AMD GPUs, `%` for a number, decimal or hexadecimal (`plugins/amdgpu/amdgpu_plugin_util.h`). The
+/// plugin for CUDA writes none.
+const OF_PLUGINS: [&str; 5] = [
+    "amdgpu-kfd-%",
+    "amdgpu-pages-%-%",
+    "amdgpu-renderD-%",
+    "amdgpu-dmabuf_%",
+    "amdgpu-drm-pages-%-%-%",
 ];
 
 impl ImageFile {
@@ -65,7 +76,7 @@ impl ImageFile {
                 .and_then(|id| u32::try_from(id).ok())
                 .map(ImageFile::Pages);
         }
-        if is_foreign(stem) {
+        if is_foreign(stem) || OF_PLUGINS.iter().any(|pattern| has_form(pattern, stem)) {
             return Some(ImageFile::Foreign);
         }
         Kind::ALL.iter().find_map(|kind| {
@@ -102,6 +113,20 @@ fn matches(pattern: &str, stem: &str) -> Option<Option<u64>> {
     number(stem.strip_prefix(prefix)?, radix).map(Some)
 }
 
+/// Whether `stem` is the pattern with a number in place of each `%`.
+fn has_form(pattern: &str, stem: &str) -> bool {
+    let mut parts = pattern.split('%');
+    let Some(mut rest) = parts.next().and_then(|first| stem.strip_prefix(first)) else {
+        return false;
+    };
+    parts.all(|part| {
+        let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
+        let (id, behind) = rest.split_at(digits);
+        rest = behind.strip_prefix(part).unwrap_or(behind);
+        number(id, 16).is_some() && behind.starts_with(part)
+    }) && rest.is_empty()
+}
+
 /// A number as printf writes it: no sign, no spaces.
 fn number(text: &str, radix: u32) -> Option<u64> {
     let digits = !text.is_empty() && text.chars().all(|c| c.is_digit(radix) && !c.is_ascii_uppercase());
@@ -130,6 +155,13 @@ mod tests {
     #[case("stats-dump", Some(ImageFile::Image(Kind::Stats, None)))]
     #[case("tmpfs-dev-73.tar.gz.img", Some(ImageFile::Foreign))]
     #[case("iptables-9.img", Some(ImageFile::Foreign))]
+    #[case("amdgpu-kfd-1.img", Some(ImageFile::Foreign))]
+    #[case("amdgpu-pages-1-0a3f.img", Some(ImageFile::Foreign))]
+    #[case("amdgpu-renderD-128.img", Some(ImageFile::Foreign))]
+    #[case("amdgpu-drm-pages-1-2-0000.img", Some(ImageFile::Foreign))]
+    #[case("amdgpu-pages-1.img", None)]
+    #[case("amdgpu-kfd-1-2.img", None)]
+    #[case("amdgpu-kfd-x.img", None)]
     #[case("core-.img", None)]
     #[case("core-+1.img", None)]
     #[case("core-99999999999999999999999.img", None)]

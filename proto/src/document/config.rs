@@ -27,8 +27,8 @@ pub struct ConfigDump {
     /// When the container was created.
     #[serde(rename = "createdTime", with = "time")]
     pub created: Timestamp,
-    /// When it was checkpointed.
-    #[serde(rename = "checkpointedTime", with = "time")]
+    /// When it was checkpointed; [`never()`] where the document does not say so, as Podman's.
+    #[serde(rename = "checkpointedTime", with = "time", default = "never")]
     pub checkpointed: Timestamp,
     /// When it was restored; [`never()`] for one that was not. Written by engines since 2023.
     #[serde(rename = "restoredTime", with = "time", default = "never")]

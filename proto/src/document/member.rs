@@ -14,6 +14,10 @@ pub const STATUS: &str = "status";
 pub const CONTAINER_LOG: &str = "container.log";
 /// The container's log, in CRI-O's archives.
 pub const CRIO_LOG: &str = "io.kubernetes.cri-o.LogPath";
+/// The container's log, in Podman's archives.
+pub const PODMAN_LOG: &str = "ctr.log";
+/// The addresses of the container, in Podman's archives.
+pub const NETWORK_STATUS: &str = "network.status";
 /// Files of the root filesystem that changed.
 pub const ROOTFS_DIFF: &str = "rootfs-diff.tar";
 /// Files of the root filesystem that are gone.

@@ -29,7 +29,7 @@ pub use config::{ConfigDump, never};
 pub use go::to_json;
 pub use member::{
     BIND_MOUNTS, CHECKPOINT_DIRECTORY, CONFIG_DUMP, CONTAINER_LOG, CRIO_LOG, DELETED_FILES, DESCRIPTORS, DUMP_LOG,
-    ROOTFS_DIFF, SPEC_DUMP, STATUS, STATUS_DUMP,
+    NETWORK_STATUS, PODMAN_LOG, ROOTFS_DIFF, SPEC_DUMP, STATUS, STATUS_DUMP,
 };
 pub use status::{STATUS_VERSION, Status};
 pub use status_dump::{

@@ -33,6 +33,12 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     said("layout/empty-dump-log", &["archive/layout/dump-log"], |sample| {
         sample.dump_log.clear()
     }),
+    members("layout/no-descriptors", &["archive/layout/descriptors"], |parts| {
+        drop_part(parts, "checkpoint/descriptors.json")
+    }),
+    said("layout/of-podman", &["archive/layout/engine-members"], |sample| {
+        sample.spec["annotations"]["io.container.manager"] = json!("libpod");
+    }),
     members("layout/no-log", &["archive/layout/container-log"], |parts| {
         drop_part(parts, "container.log")
     }),
@@ -117,6 +123,32 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
             sample.config["restoredTime"] = json!("2026-11-22T14:06:00Z");
         },
     ),
+    said(
+        "documents/no-reference",
+        &["archive/documents/config-fields"],
+        |sample| sample.config["rootfsImageName"] = json!("$(reboot)"),
+    ),
+    said(
+        "documents/image-of-others",
+        &["archive/documents/image-names"],
+        |sample| sample.config["rootfsImageName"] = json!("docker.io/library/nginx:latest"),
+    ),
+    members("documents/spec-too-deep", &["archive/documents/spec-dump"], |parts| {
+        let deep = format!("{{\"x\": {}{}}}", "[".repeat(20_000), "]".repeat(20_000));
+        part(parts, "spec.dump").content = deep.into_bytes();
+    }),
+    said("spec/hook", &["archive/spec/no-hooks"], |sample| {
+        sample.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh"}]});
+    }),
+    said("spec/device", &["archive/spec/no-devices"], |sample| {
+        sample.spec["linux"]["devices"] = json!([{"path": "/dev/null", "type": "c", "major": 1, "minor": 3}, {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]);
+    }),
+    said("spec/cdi", &["archive/spec/no-cdi"], |sample| {
+        sample.spec["annotations"]["cdi.k8s.io/gpu"] = json!("vendor.com/gpu=all");
+    }),
+    said("spec/cdi-in-status", &["archive/spec/no-cdi"], |sample| {
+        sample.status_dump["annotations"] = json!({"cdi.k8s.io/gpu": "vendor.com/gpu=all"});
+    }),
     said("documents/other-id", &["archive/documents/same-id"], |sample| {
         sample.status_dump["id"] = json!("c0ffee")
     }),
@@ -159,6 +191,9 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     }),
     said("mounts/of-no-kind", &["archive/mounts/inside"], |sample| {
         sample.bind_mounts[0]["file_type"] = json!("symlink");
+    }),
+    said("mounts/engine-socket", &["archive/mounts/sources"], |sample| {
+        sample.bind_mounts[0]["source"] = json!("/var/run/docker.sock");
     }),
     said("mounts/smuggled", &["archive/mounts/known"], |sample| {
         sample.bind_mounts[0]["destination"] = json!("/etc/shadow");

@@ -2,7 +2,7 @@
 
 use cri_proto::criu::{
     self, Kind,
-    message::{FdTypes, MemfdInodeEntry, StatsEntry, core_entry::March},
+    message::{FdTypes, MemfdInodeEntry, PluginsEntry, StatsEntry, core_entry::March},
 };
 use serde_json::json;
 
@@ -63,6 +63,21 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     said("images/never-frozen", &["archive/images/stats-plausible"], |sample| {
         sample.stats.dump.iter_mut().for_each(|dump| dump.frozen_time = 0);
     }),
+    said("images/many-plugins", &["archive/images/bounded"], |sample| {
+        let plugins = vec![String::new(); 40_000];
+        sample.inventory.plugins_entry = Some(PluginsEntry { plugins });
+    }),
+    members(
+        "images/none",
+        &[
+            "archive/images/decode",
+            "archive/layout/checkpoint-directory",
+            "archive/layout/descriptors",
+            "archive/layout/upstream-names",
+            "archive/memory/canary",
+        ],
+        |parts| parts.retain(|part| !part.name.starts_with("checkpoint/")),
+    ),
     // Processes.
     members("process/no-tree", &["archive/process/tree"], |parts| {
         drop_part(parts, "checkpoint/pstree.img")
@@ -134,6 +149,16 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     said("process/no-timers", &["archive/process/timers"], |sample| {
         core(sample, 5).tc.iter_mut().for_each(|tc| tc.timers = None);
     }),
+    said("process/timer-of-nobody", &["archive/process/posix-timers"], |sample| {
+        let timers = core(sample, 1).tc.as_mut().and_then(|tc| tc.timers.as_mut());
+        timers
+            .into_iter()
+            .flat_map(|timers| &mut timers.posix)
+            .for_each(|timer| timer.notify_thread_id = Some(99));
+    }),
+    said("process/dead-leader", &["archive/process/living-leaders"], |sample| {
+        core(sample, 1).tc.iter_mut().for_each(|tc| tc.task_state = 2);
+    }),
     said("process/zero-registers", &["archive/process/registers"], |sample| {
         core(sample, 1)
             .thread_info
@@ -200,6 +225,27 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
             },
         );
     }),
+    said("memory/in-parent", &["archive/memory/page-present"], |sample| {
+        page_map(sample).insert(
+            1,
+            cri_proto::criu::message::PagemapEntry {
+                flags: Some(1),
+                ..run(0x40_2000, 1)
+            },
+        );
+    }),
+    said("memory/damaged-block", &["archive/memory/page-blocks"], |sample| {
+        sample.pages.get_mut(&3).into_iter().for_each(|pages| pages[0] = 0xff);
+    }),
+    said(
+        "memory/contradicting-blocks",
+        &["archive/memory/page-blocks"],
+        |sample| {
+            for (_, map) in sample.shared_pagemaps.values_mut() {
+                map.iter_mut().for_each(|entry| entry.blocks = Some(vec![0x10, 7]));
+            }
+        },
+    ),
     said("memory/old-counts", &["archive/memory/page-both-counts"], |sample| {
         page_map(sample).iter_mut().for_each(|entry| entry.nr_pages = None);
     }),
@@ -279,6 +325,14 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     said("files/unknown-executable", &["archive/files/references"], |sample| {
         sample.mms.values_mut().for_each(|mm| mm.exe_file_id = 77);
     }),
+    said("files/epoll-of-nothing", &["archive/files/epoll-targets"], |sample| {
+        watched(sample).tfd = 9
+    }),
+    said(
+        "files/epoll-of-another-file",
+        &["archive/files/epoll-targets"],
+        |sample| watched(sample).tfd = 2,
+    ),
     said("files/size-of-a-log", &["archive/files/append-only"], |sample| {
         let log = sample.files.iter_mut().filter_map(|file| file.reg.as_mut()).last();
         log.into_iter().for_each(|log| log.size = Some(4096));
@@ -318,6 +372,12 @@ fn page_file(sample: &mut Sample) -> &mut Vec<u8> {
 fn page_map(sample: &mut Sample) -> &mut Vec<cri_proto::criu::message::PagemapEntry> {
     let (_, map) = sample.pagemaps.get_mut(&1).expect("the sample has a process 1");
     map
+}
+
+fn watched(sample: &mut Sample) -> &mut cri_proto::criu::message::EventpollTfdEntry {
+    let mut instances = sample.files.iter_mut().filter_map(|file| file.epfd.as_mut());
+    let target = instances.next().and_then(|epoll| epoll.tfd.first_mut());
+    target.expect("the sample has an epoll instance")
 }
 
 fn descriptors(sample: &mut Sample) -> &mut Vec<cri_proto::criu::message::FdinfoEntry> {

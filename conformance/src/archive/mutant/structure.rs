@@ -1,11 +1,13 @@
 //! Archives whose file, tar or members are wrong.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
 };
 
+use flate2::{Compression, write::GzEncoder};
 use tar::EntryType;
 
 use super::{ArchiveMutant, bytes, facts, file, members, part};
@@ -15,6 +17,31 @@ use crate::archive::{
 };
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
+    // What is no checkpoint archive.
+    bytes("kind/text", &["archive/kind", "archive/tar/well-formed"], |bytes| {
+        *bytes = b"a note, not an archive\n".to_vec()
+    }),
+    bytes("kind/gzip", &["archive/kind", "archive/tar/uncompressed"], |bytes| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).expect("a vector takes all");
+        *bytes = encoder.finish().expect("a vector takes all");
+    }),
+    members("kind/note", &["archive/kind", "archive/memory/canary"], |parts| {
+        *parts = vec![Part::file("note.txt", *b"a note")]
+    }),
+    members("kind/deeper", &["archive/kind", "archive/memory/canary"], |parts| {
+        parts
+            .iter_mut()
+            .for_each(|part| part.name = format!("checkpoint-of-app/{}", part.name));
+    }),
+    members(
+        "kind/images-alone",
+        &["archive/kind", "archive/layout/upstream-names"],
+        |parts| parts.retain(|part| part.name != "config.dump" && part.name != "spec.dump"),
+    ),
+    members("kind/encrypted-images", &["archive/kind"], |parts| {
+        parts.push(Part::file("checkpoint/cipher.img", *b"a key"))
+    }),
     // The file.
     file(
         "file/world-readable",
@@ -38,8 +65,8 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         fs::hard_link(path, path.with_extension("other"))
     }),
     // The tar.
-    bytes("tar/no-bytes", &["archive/tar/well-formed"], Vec::clear),
-    bytes("tar/random", &["archive/tar/well-formed"], |bytes| {
+    bytes("tar/no-bytes", &["archive/kind", "archive/tar/well-formed"], Vec::clear),
+    bytes("tar/random", &["archive/kind", "archive/tar/well-formed"], |bytes| {
         let mut state = 1_u32;
         bytes.fill_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -78,7 +105,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     }),
     bytes(
         "tar/gzip",
-        &["archive/tar/well-formed", "archive/tar/uncompressed"],
+        &["archive/kind", "archive/tar/well-formed", "archive/tar/uncompressed"],
         |bytes| {
             bytes.splice(..0, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
         },
@@ -156,6 +183,11 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         shell.mode = 0o4755;
         parts.push(shell);
     }),
+    members(
+        "members/directory-without-search",
+        &["archive/members/directory-modes"],
+        |parts| part(parts, "checkpoint/").mode = 0o600,
+    ),
     members("members/of-an-earlier-attempt", &["archive/members/fresh"], |parts| {
         // An hour before the dump, and so before the container was created.
         part(parts, "checkpoint/core-1.img").mtime -= 3600;

@@ -9,7 +9,8 @@ const ID: &str = "5267f7d404ec76e9b1b66b9e40b778b7dc8a99ee84256599dc59021f9924ef
 pub(super) fn config() -> Value {
     json!({
         "id": ID, "name": "app_web_default_0a1b_0", "rootfsImage": "docker.io/library/app:1",
-        "rootfsImageRef": "sha256:7744", "rootfsImageName": "docker.io/library/app:1", "runtime": "io.containerd.runc.v2",
+        "rootfsImageRef": "docker.io/library/app@sha256:7744",
+        "rootfsImageName": "docker.io/library/app:1", "runtime": "io.containerd.runc.v2",
         "createdTime": "2026-11-22T14:00:00Z", "checkpointedTime": "2026-11-22T14:07:04.63696367Z",
         "restoredTime": "0001-01-01T00:00:00Z", "restored": false,
     })

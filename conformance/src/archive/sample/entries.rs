@@ -5,14 +5,19 @@ use std::io;
 use cri_proto::criu::{
     Encoder, Kind,
     message::{
-        CoreEntry, CredsEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry, FsEntry, ItimerEntry, MmEntry, PagemapEntry,
-        PagemapHead, PipeEntry, PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry,
-        TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry,
-        VmaEntry, core_entry::March,
+        CoreEntry, CredsEntry, EventpollFileEntry, EventpollTfdEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry,
+        FsEntry, ItimerEntry, MmEntry, PagemapBlocks, PagemapEntry, PagemapHead, PipeEntry, PosixTimerEntry,
+        PstreeEntry, RegFileEntry, RlimitEntry, SaEntry, TaskCoreEntry, TaskKobjIdsEntry, TaskRlimitsEntry,
+        TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry, VmaEntry,
+        core_entry::March,
     },
 };
 
+use prost::Message as _;
+
 use super::SHARED;
+
+const PAGE_BYTES: usize = 4096;
 
 pub(super) const STACK: u64 = 0x7fff_0000_0000;
 pub(super) const VDSO: u64 = STACK + 0x10_0000;
@@ -30,6 +35,13 @@ pub(super) fn process(pid: u32, ppid: u32, threads: &[u32]) -> PstreeEntry {
 
 pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
     let timer = ItimerEntry::default();
+    // The first process has a timer that signals its second thread: SIGEV_THREAD_ID, SIGRTMIN.
+    let to_a_thread = PosixTimerEntry {
+        it_sigev_notify: 4,
+        si_signo: 34,
+        notify_thread_id: Some(2),
+        ..PosixTimerEntry::default()
+    };
     let tc = comm.map(|comm| TaskCoreEntry {
         task_state: 1,
         comm: comm.to_owned(),
@@ -37,7 +49,7 @@ pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
             real: timer,
             virt: timer,
             prof: timer,
-            posix: vec![],
+            posix: if tid == 1 { vec![to_a_thread] } else { vec![] },
         }),
         rlimits: Some(TaskRlimitsEntry {
             rlimits: vec![
@@ -162,6 +174,7 @@ pub(super) fn descriptors() -> Vec<FdinfoEntry> {
         descriptor(0, 3, FdTypes::Reg),
         descriptor(1, 4, FdTypes::Pipe),
         descriptor(2, 5, FdTypes::Pipe),
+        descriptor(3, 7, FdTypes::Eventpoll),
     ]
 }
 
@@ -203,6 +216,28 @@ pub(super) fn pipe(id: u32, pipe_id: u32) -> FileEntry {
     }
 }
 
+/// An epoll instance that watches these descriptors, each a file of this inode.
+pub(super) fn epoll(id: u32, watched: &[(u32, u64)]) -> FileEntry {
+    let target = |(fd, inode): &(u32, u64)| EventpollTfdEntry {
+        id,
+        tfd: *fd,
+        events: 1,
+        inode: Some(*inode),
+        ..EventpollTfdEntry::default()
+    };
+    let epfd = EventpollFileEntry {
+        id,
+        tfd: watched.iter().map(target).collect(),
+        ..EventpollFileEntry::default()
+    };
+    FileEntry {
+        r#type: FdTypes::Eventpoll.into(),
+        id,
+        epfd: Some(epfd),
+        ..FileEntry::default()
+    }
+}
+
 /// An entry of a page map that readers of both ages understand.
 pub fn run(vaddr: u64, pages: u32) -> PagemapEntry {
     PagemapEntry {
@@ -211,6 +246,7 @@ pub fn run(vaddr: u64, pages: u32) -> PagemapEntry {
         in_parent: None,
         flags: Some(4),
         nr_pages: Some(pages.into()),
+        ..PagemapEntry::default()
     }
 }
 
@@ -222,4 +258,57 @@ pub(super) fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
         Ok(encoder.finish())
     };
     write().expect("a vector takes all")
+}
+
+/// In which of its two forms the page map says the sizes of compressed blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As fields of the entry.
+    Fields,
+    /// As a message of its own.
+    Message,
+}
+
+/// An entry of a page map over `memory`, compressed as CRIU 4.3 does, and the bytes that stand in the pages file.
+pub fn compressed(memory: &[u8], vaddr: u64, pages_per_block: u32, form: Form) -> (PagemapEntry, Vec<u8>) {
+    let mut stored = Vec::new();
+    let mut sizes = Vec::new();
+    for block in memory.chunks(PAGE_BYTES * pages_per_block as usize) {
+        let packed = lz4_flex::block::compress(block);
+        let bytes = match block.iter().all(|byte| *byte == 0) {
+            true => &[][..],
+            false if packed.len() < block.len() => &packed,
+            false => block,
+        };
+        sizes.push(bytes.len() as u32);
+        stored.extend_from_slice(bytes);
+    }
+    let total = stored.len() as u64;
+    let entry = run(vaddr, (memory.len() / PAGE_BYTES) as u32);
+    let entry = match form {
+        Form::Fields => {
+            let mut blocks = Vec::new();
+            sizes
+                .iter()
+                .for_each(|size| prost::encoding::encode_varint(u64::from(*size), &mut blocks));
+            PagemapEntry {
+                blocks: Some(blocks),
+                total_compressed_size: Some(total),
+                region_pages: (pages_per_block > 1).then_some(pages_per_block),
+                ..entry
+            }
+        }
+        Form::Message => {
+            let blocks = PagemapBlocks {
+                pages_per_block: Some(pages_per_block),
+                size: sizes,
+                total_size: Some(total),
+            };
+            PagemapEntry {
+                blocks: Some(blocks.encode_to_vec()),
+                ..entry
+            }
+        }
+    };
+    (entry, stored)
 }

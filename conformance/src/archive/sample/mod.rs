@@ -1,7 +1,7 @@
 //! A small archive that is right in every way, made by hand, to be made wrong in one.
 //!
-//! Two processes that live (the first with two threads) and a zombie, five open files, memory that the two share, a
-//! canary in the heap, a secret in the environment. Laid out as containerd's are. Nothing in it depends on the clock or on the machine, so its bytes
+//! Two processes that live (the first with two threads and a timer that signals one) and a zombie, seven open files, one of them an
+//! epoll instance, memory that the two share (its pages compressed as CRIU 4.3 does), a canary in the heap, a secret in the environment. Laid out as containerd's are. Nothing in it depends on the clock or on the machine, so its bytes
 //! are the same every time.
 
 mod documents;
@@ -18,10 +18,12 @@ use cri_proto::criu::{
 };
 use serde_json::{Value, json};
 
-use self::entries::{STACK, VDSO, appended, core, descriptors, fs, ids, mm, pagemap, pipe, process, regular, zombie};
+use self::entries::{
+    STACK, VDSO, appended, core, descriptors, epoll, fs, ids, mm, pagemap, pipe, process, regular, zombie,
+};
 use super::Expected;
 
-pub use self::entries::run;
+pub use self::entries::{Form, compressed, run};
 
 /// What stands in the heap of the first process, and nowhere else.
 pub const CANARY: &[u8] = b"5b0e9c1d-canary-of-the-sample";
@@ -123,6 +125,7 @@ pub struct Sample {
 
 impl Default for Sample {
     fn default() -> Self {
+        let (shared, stored) = compressed(&[0x5a; 2 * PAGE], 0, 1, Form::Message);
         let mut sample = Self {
             inventory: InventoryEntry {
                 img_version: 2,
@@ -152,10 +155,11 @@ impl Default for Sample {
                 pipe(4, 42633),
                 pipe(5, 42634),
                 appended(6, "/var/log/app.log"),
+                epoll(7, &[(1, 42633)]),
             ],
             pagemaps: BTreeMap::new(),
-            shared_pagemaps: BTreeMap::from([(SHARED, (3, vec![run(0, 2)]))]),
-            pages: BTreeMap::from([(3, vec![0x5a; 2 * PAGE])]),
+            shared_pagemaps: BTreeMap::from([(SHARED, (3, vec![shared]))]),
+            pages: BTreeMap::from([(3, stored)]),
             stats: StatsEntry::default(),
             config: documents::config(),
             spec: documents::spec(),

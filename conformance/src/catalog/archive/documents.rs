@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use cri_proto::document::{STATUS_VERSION, never};
 use jiff::Timestamp;
 
-use super::given::{ArchiveCase, case, config, criu, none, optional, source, spec};
+use super::given::{ArchiveCase, Complaints, case, config, criu, none, optional, source, spec};
 use crate::{
-    archive::{Document, Inspected},
+    archive::{Document, Inspected, Layout},
     case::{Judgement, Stop, fail, judge, pass},
 };
 
@@ -31,7 +31,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         Reference,
         METADATA,
         "config.dump has all fields that describe a checkpoint, and a value in each.",
-        "id, name, image, runtime, three times, restored",
+        "id, name, image (with the characters of a reference), runtime, three times, restored; of Podman id, name, createdTime",
         config_fields
     ),
     case!(
@@ -176,6 +176,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "annotations of the engine that io.container.manager names",
         engine
     ),
+    case!(
+        "documents/image-names",
+        Robust,
+        "CVE-2026-50195: containerd pulled rootfsImageRef and tagged it as rootfsImageName",
+        "The image that config.dump refers to must be of the repository that config.dump names: a restore tags what it pulls.",
+        "one repository in rootfsImageName and rootfsImageRef",
+        image_names
+    ),
 ];
 
 fn parses<T>(archive: &Inspected, document: &Document<T>, missing: Option<&'static str>) -> Judgement {
@@ -189,26 +197,73 @@ fn parses<T>(archive: &Inspected, document: &Document<T>, missing: Option<&'stat
 }
 
 fn config_fields(archive: &Inspected) -> Judgement {
-    config(archive)?;
-    let names = [
-        "id",
-        "name",
-        "rootfsImage",
-        "rootfsImageRef",
-        "rootfsImageName",
-        "runtime",
-        "createdTime",
-        "checkpointedTime",
-        "restoredTime",
-        "restored",
-    ];
+    let config = config(archive)?;
+    let names: &[&str] = match archive.expected_layout() {
+        Layout::Podman => &["id", "name", "createdTime"],
+        Layout::Containerd | Layout::CriO => &[
+            "id",
+            "name",
+            "rootfsImage",
+            "rootfsImageRef",
+            "rootfsImageName",
+            "runtime",
+            "createdTime",
+            "checkpointedTime",
+            "restoredTime",
+            "restored",
+        ],
+    };
     let fields = &archive.documents.config_fields;
     let bad = names.iter().filter_map(|name| match fields.get(*name) {
         None => Some(format!("no {name}")),
-        Some(value) if value.as_str().is_some_and(str::is_empty) => Some(format!("{name} is empty")),
-        Some(_) => None,
+        Some(false) => Some(format!("{name} is empty")),
+        Some(true) => None,
     });
-    none(bad, "all fields")
+    let images = [
+        ("rootfsImage", &config.rootfs_image),
+        ("rootfsImageRef", &config.rootfs_image_ref),
+        ("rootfsImageName", &config.rootfs_image_name),
+    ];
+    let odd = images.into_iter().filter(|(_, image)| !is_like_a_reference(image));
+    let odd = odd.map(|(name, image)| format!("{name} {image:?} is no reference of an image"));
+    none(bad.chain(odd), "all fields")
+}
+
+/// Whether a text has only characters that references of images have, or paths of archives that stand for images.
+fn is_like_a_reference(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
+    text.bytes().all(allowed) && !text.split('/').any(|part| part == "..")
+}
+
+fn image_names(archive: &Inspected) -> Judgement {
+    let config = config(archive)?;
+    let (name, reference) = (&config.rootfs_image_name, &config.rootfs_image_ref);
+    if !is_like_a_reference(name) || !is_like_a_reference(reference) {
+        return Err(Stop::Blocked("archive/documents/config-fields"));
+    }
+    let (Some(of_name), Some(of_reference)) = (repository(name), repository(reference)) else {
+        return Err(Stop::Skip("one of them names no repository".to_owned()));
+    };
+    judge(of_name == of_reference, format!("{name:?} and {reference:?}"))
+}
+
+/// The repository of a reference, with the registry and directory that are meant where none is named; `None` for a digest, an id
+/// or a path.
+fn repository(reference: &str) -> Option<String> {
+    let name = reference.split('@').next().unwrap_or_default();
+    let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if name.is_empty() || name.starts_with("sha256:") || name.starts_with('/') || is_id {
+        return None;
+    }
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = name[last..].find(':').map_or(name, |colon| &name[..last + colon]);
+    let first = name.split('/').next().unwrap_or_default();
+    let has_registry = name.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+    Some(match name.contains('/') {
+        _ if has_registry => name.replacen("index.docker.io/", "docker.io/", 1),
+        true => format!("docker.io/{name}"),
+        false => format!("docker.io/library/{name}"),
+    })
 }
 
 fn spec_process(archive: &Inspected) -> Judgement {
@@ -252,13 +307,15 @@ fn spec_lists(archive: &Inspected) -> Judgement {
         .flatten()
         .map(|one| format!("namespace {}", one.typ()));
     let limits = limits.into_iter().flatten().map(|one| format!("limit {}", one.typ()));
-    let all: Vec<_> = namespaces.chain(limits).collect();
     let mut seen = BTreeSet::new();
-    let twice = all.iter().filter(|one| !seen.insert(*one));
-    none(
-        twice.map(|one| format!("{one} twice")),
-        format!("{} entries", all.len()),
-    )
+    let mut bad = Complaints::default();
+    for one in namespaces.chain(limits) {
+        // There are few types, whatever the length of the lists.
+        if !seen.insert(one.clone()) {
+            bad.add(|| format!("{one} twice"));
+        }
+    }
+    bad.judge(format!("{} entries", seen.len()))
 }
 
 fn times(archive: &Inspected) -> Judgement {
@@ -273,7 +330,10 @@ fn times(archive: &Inspected) -> Judgement {
         let started = Timestamp::from_nanosecond(status.started_at.into());
         moments.extend(started.ok().map(|started| ("started_at", started)));
     }
-    moments.push(("checkpointedTime", config.checkpointed));
+    // Podman does not say when it was.
+    if config.checkpointed != never() {
+        moments.push(("checkpointedTime", config.checkpointed));
+    }
     let seen: Vec<_> = moments.iter().map(|(name, time)| format!("{name} {time}")).collect();
     let in_order = moments.is_sorted_by_key(|(_, time)| *time);
     let real = moments.iter().all(|(_, time)| *time > Timestamp::UNIX_EPOCH);
@@ -399,6 +459,9 @@ fn annotation(archive: &Inspected, key: &str) -> Option<String> {
 fn engine(archive: &Inspected) -> Judgement {
     spec(archive)?;
     let manager = annotation(archive, "io.container.manager");
+    if manager.as_deref() == Some("libpod") {
+        return pass("read as Podman's, which has no pod and no namespace of Kubernetes");
+    }
     let wanted: &[&str] = match manager.as_deref() {
         Some("cri-o") => &[
             "io.kubernetes.cri-o.Metadata",
@@ -421,4 +484,35 @@ fn engine(archive: &Inspected) -> Judgement {
         bad.push("io.kubernetes.cri-o.Metadata is no JSON".to_owned());
     }
     none(bad, format!("read as {}", manager.as_deref().unwrap_or("containerd")))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("busybox", Some("docker.io/library/busybox"))]
+    #[case("docker.io/library/busybox:1@sha256:4f1c", Some("docker.io/library/busybox"))]
+    #[case("index.docker.io/library/busybox", Some("docker.io/library/busybox"))]
+    #[case("user/app:2", Some("docker.io/user/app"))]
+    #[case("localhost:5000/app:2", Some("localhost:5000/app"))]
+    #[case("quay.io/user/app@sha256:4f1c", Some("quay.io/user/app"))]
+    #[case("sha256:4f1c", None)]
+    #[case("/var/lib/kubelet/checkpoints/a.tar", None)]
+    #[case("", None)]
+    fn repositories(#[case] reference: &str, #[case] expected: Option<&str>) {
+        assert_eq!(repository(reference).as_deref(), expected);
+    }
+
+    #[rstest]
+    #[case("docker.io/library/busybox:1.36@sha256:ab", true)]
+    #[case("", true)]
+    #[case("../../etc/passwd", false)]
+    #[case("busybox\n\x1b[31m", false)]
+    #[case("$(reboot)", false)]
+    fn references_have_few_characters(#[case] text: &str, #[case] expected: bool) {
+        assert_eq!(is_like_a_reference(text), expected);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::FdTypes;
 
-use super::given::{ArchiveCase, case, none, optional, tree};
+use super::given::{ArchiveCase, Complaints, case, none, optional, tree};
 use crate::{
     archive::{Images, Inspected, OpenFile},
     case::{Judgement, Stop, fail, judge, pass},
@@ -19,9 +19,9 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "files/table",
         Reference,
-        "checkpointctl --files",
-        "files.img is there.",
-        "files.img",
+        "checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file",
+        "The open files must be in the archive, in files.img or in an image for each kind.",
+        "files.img, or reg-files.img and its like",
         |archive| match &tree(archive)?.files {
             Some(files) => pass(format!("{} files", files.len())),
             None => fail("no files.img"),
@@ -76,16 +76,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "unique numbers",
         |archive| {
             let (images, _) = files(archive)?;
-            let twice = images.fdinfo.iter().flat_map(|(table, descriptors)| {
+            let mut bad = Complaints::default();
+            for (table, descriptors) in &images.fdinfo {
                 let mut seen = BTreeSet::new();
-                let twice: Vec<_> = descriptors
-                    .iter()
-                    .filter(|one| !seen.insert(one.fd))
-                    .map(|one| one.fd)
-                    .collect();
-                twice.into_iter().map(move |fd| format!("fdinfo-{table}.img: {fd}"))
-            });
-            none(twice, format!("{} tables", images.fdinfo.len()))
+                for one in descriptors.iter().filter(|one| !seen.insert(one.fd)) {
+                    bad.add(|| format!("fdinfo-{table}.img: {}", one.fd));
+                }
+            }
+            bad.judge(format!("{} tables", images.fdinfo.len()))
         }
     ),
     case!(
@@ -95,6 +93,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "Working directories, roots, executables and mapped files are open files of the table.",
         "ids of files.img",
         references
+    ),
+    case!(
+        "files/epoll-targets",
+        Reference,
+        "CRIU criu/eventpoll.c: a restore adds each target by the number of its descriptor",
+        "What an epoll instance watches must be an open descriptor of a process that has the instance, and the same file as before.",
+        "a descriptor of this number and file in a table with the instance",
+        epoll_targets
     ),
     case!(
         "files/append-only",
@@ -124,42 +130,94 @@ fn descriptors(archive: &Inspected) -> Judgement {
     let (images, files) = files(archive)?;
     let kinds: BTreeMap<_, _> = files.iter().map(|file| (file.id, file.kind)).collect();
     let mut count = 0;
-    let bad = images.fdinfo.iter().flat_map(|(table, descriptors)| {
+    let mut bad = Complaints::default();
+    for (table, descriptors) in &images.fdinfo {
         count += descriptors.len();
-        let bad = descriptors.iter().filter(|one| kinds.get(&one.id) != Some(&one.r#type));
-        let bad: Vec<_> = bad
-            .map(|one| format!("fdinfo-{table}.img: {} is file {}", one.fd, one.id))
-            .collect();
-        bad
-    });
-    let bad: Vec<_> = bad.collect();
-    none(bad, format!("{count} descriptors"))
+        for one in descriptors.iter().filter(|one| kinds.get(&one.id) != Some(&one.r#type)) {
+            bad.add(|| format!("fdinfo-{table}.img: {} is file {}", one.fd, one.id));
+        }
+    }
+    bad.judge(format!("{count} descriptors"))
 }
 
 fn references(archive: &Inspected) -> Judgement {
     let (images, files) = files(archive)?;
     let ids: BTreeSet<_> = files.iter().map(|file| u64::from(file.id)).collect();
-    let fs = images.fs.iter().flat_map(|(pid, fs)| {
-        [
-            (format!("working directory of process {pid}"), fs.cwd_id),
-            (format!("root of process {pid}"), fs.root_id),
-        ]
-    });
-    let fs = fs.map(|(what, id)| (what, u64::from(id)));
-    let mm = images.mms.iter().flat_map(|(pid, mm)| {
+    let mut count = 0;
+    let mut bad = Complaints::default();
+    let mut refers = |id: u64, what: &dyn Fn() -> String| {
+        count += 1;
+        if !ids.contains(&id) {
+            bad.add(|| format!("{} is file {id}", what()));
+        }
+    };
+    for (pid, fs) in &images.fs {
+        refers(fs.cwd_id.into(), &|| format!("working directory of process {pid}"));
+        refers(fs.root_id.into(), &|| format!("root of process {pid}"));
+    }
+    for (pid, mm) in &images.mms {
         let mapped = mm
             .vmas
             .iter()
             .filter(|vma| vma.status & OF_A_FILE != 0 && vma.status & OF_ANOTHER_KIND == 0);
-        let mapped = mapped.map(move |vma| (format!("mapping {:#x} of process {pid}", vma.start), vma.shmid));
-        mapped.chain([(format!("executable of process {pid}"), mm.exe_file_id.into())])
-    });
-    let all: Vec<_> = fs.chain(mm).collect();
-    let bad = all.iter().filter(|(_, id)| !ids.contains(id));
-    none(
-        bad.map(|(what, id)| format!("{what} is file {id}")),
-        format!("{} references", all.len()),
-    )
+        for vma in mapped {
+            refers(vma.shmid, &|| format!("mapping {:#x} of process {pid}", vma.start));
+        }
+        refers(mm.exe_file_id.into(), &|| format!("executable of process {pid}"));
+    }
+    bad.judge(format!("{count} references"))
+}
+
+fn epoll_targets(archive: &Inspected) -> Judgement {
+    let (images, files) = files(archive)?;
+    let instances: BTreeMap<_, _> = files
+        .iter()
+        .filter(|file| !file.watches.is_empty())
+        .map(|file| (file.id, file))
+        .collect();
+    if instances.is_empty() {
+        return Err(Stop::Skip("no epoll instance watches a file".to_owned()));
+    }
+    let inodes: BTreeMap<_, _> = files.iter().filter_map(|file| Some((file.id, file.inode?))).collect();
+    // What is wrong with each instance in the table where least is; `None` for one that no table has.
+    let mut least: BTreeMap<u32, Option<(usize, String)>> = instances.keys().map(|id| (*id, None)).collect();
+    for (table, descriptors) in &images.fdinfo {
+        let of_number: BTreeMap<_, _> = descriptors.iter().map(|one| (one.fd, one.id)).collect();
+        let here: BTreeSet<_> = descriptors
+            .iter()
+            .map(|one| one.id)
+            .filter(|id| instances.contains_key(id))
+            .collect();
+        for id in here {
+            let mut first = String::new();
+            let mut count = 0;
+            for watch in instances[&id].watches.iter() {
+                let file = of_number.get(&watch.fd);
+                let inode = file.and_then(|file| inodes.get(file));
+                let moved = watch.inode.zip(inode).filter(|(watched, inode)| watched != *inode);
+                let why = match (file, moved) {
+                    (None, _) => format!("descriptor {} is not open", watch.fd),
+                    (Some(file), Some((watched, inode))) => {
+                        format!("descriptor {} is file {file} of inode {inode}, not {watched}", watch.fd)
+                    }
+                    (Some(_), None) => continue,
+                };
+                count += 1;
+                if first.is_empty() {
+                    first = format!("epoll file {id} in fdinfo-{table}.img: {why}");
+                }
+            }
+            let known = least.entry(id).or_default();
+            if known.as_ref().is_none_or(|(before, _)| count < *before) {
+                *known = Some((count, first));
+            }
+        }
+    }
+    let mut bad = Complaints::default();
+    for (count, first) in least.into_values().flatten().filter(|(count, _)| *count > 0) {
+        bad.add(|| format!("{first} ({count} in all)"));
+    }
+    bad.judge(format!("{} instances", instances.len()))
 }
 
 fn append_only(archive: &Inspected) -> Judgement {

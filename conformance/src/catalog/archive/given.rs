@@ -8,7 +8,7 @@
 //! Each step that does not hold names the case that judges it, so that a wrong thing fails that case alone.
 
 use cri_proto::{
-    criu::message::{CoreEntry, PstreeEntry},
+    criu::message::{CoreEntry, MmEntry, PstreeEntry, VmaEntry},
     document::{ConfigDump, SpecDump},
 };
 
@@ -25,6 +25,8 @@ pub(super) mod source {
     pub(in crate::catalog::archive) const E2E: &str = "Kubernetes e2e test of the checkpoint endpoint";
     pub(in crate::catalog::archive) const CHECKPOINTCTL: &str = "checkpointctl";
     pub(in crate::catalog::archive) const LINK: &str = "CVE-2026-53489";
+    pub(in crate::catalog::archive) const CDI: &str =
+        "CVE-2026-53492: containerd restored CDI annotations of the archive";
     pub(in crate::catalog::archive) const SPARSE: &str = "CVE-2025-58183";
 }
 
@@ -76,15 +78,24 @@ pub(super) fn criu(archive: &Inspected) -> Result<(), Stop> {
     if archive.is_criu() {
         return Ok(());
     }
-    Err(Stop::Skip(
-        "another format: no member is CRIU's or an engine's that uses CRIU".to_owned(),
-    ))
+    Err(Stop::Blocked("archive/kind"))
+}
+
+/// As [`criu`], and its images are no secret.
+pub(super) fn readable(archive: &Inspected) -> Result<&Images, Stop> {
+    criu(archive)?;
+    if archive.images.encrypted {
+        return Err(Stop::Blocked("archive/kind"));
+    }
+    Ok(&archive.images)
 }
 
 /// All images can be read, so that they can be held against each other.
 pub(super) fn images(archive: &Inspected) -> Result<&Images, Stop> {
-    criu(archive)?;
-    let images = &archive.images;
+    let images = readable(archive)?;
+    if archive.member("checkpoint").is_none() && !images.has_any() {
+        return Err(Stop::Blocked("archive/images/decode"));
+    }
     if images.undecodable.count > 0 {
         return Err(Stop::Blocked("archive/images/decode"));
     }
@@ -158,6 +169,50 @@ pub(super) fn none(complaints: impl IntoIterator<Item = String>, seen: impl Into
         String::new()
     };
     Err(Stop::Fail(format!("{}{more}", shown.join("; "))))
+}
+
+/// Complaints that are made one by one: the first few are kept in words, the others are counted. Archives choose how many there
+/// are.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    shown: Vec<String>,
+    more: usize,
+}
+
+impl Complaints {
+    /// One more.
+    pub(super) fn add(&mut self, text: impl FnOnce() -> String) {
+        if self.shown.len() < 4 {
+            self.shown.push(text());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// A pass with `seen` when there are none.
+    pub(super) fn judge(self, seen: impl Into<String>) -> Result<String, Stop> {
+        let Self { shown, more } = self;
+        none(shown.into_iter().chain(std::iter::repeat_n(String::new(), more)), seen)
+    }
+}
+
+/// The mappings of an address space, to be found by address however many there are.
+pub(super) struct Mappings<'a>(Vec<&'a VmaEntry>);
+
+impl<'a> Mappings<'a> {
+    /// Mappings in order are judged elsewhere; here any order will do.
+    pub(super) fn of(mm: &'a MmEntry) -> Self {
+        let mut vmas: Vec<_> = mm.vmas.iter().collect();
+        vmas.sort_by_key(|vma| (vma.start, vma.end));
+        Self(vmas)
+    }
+
+    /// The mapping at this address.
+    pub(super) fn at(&self, address: u64) -> Option<&'a VmaEntry> {
+        let after = self.0.partition_point(|vma| vma.start <= address);
+        let vma = self.0.get(after.checked_sub(1)?)?;
+        (address < vma.end).then_some(*vma)
+    }
 }
 
 /// Whether the core image is of a zombie, which has nothing but it.

@@ -1,10 +1,10 @@
 //! Of the members that an archive of CRIU's format has.
 
-use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, ROOTFS_DIFF};
+use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, DESCRIPTORS, NETWORK_STATUS, PODMAN_LOG, ROOTFS_DIFF};
 
 use super::given::{ArchiveCase, case, criu, none, source, spec};
 use crate::{
-    archive::{Compression, Inspected, Kind, Layout},
+    archive::{Inspected, Kind, Layout, Nested},
     case::{Judgement, Stop, fail, judge, pass},
 };
 
@@ -20,9 +20,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "layout/engine-members",
         Reference,
-        "containerd internal/cri/server/container_checkpoint_linux.go; CRI-O internal/lib/checkpoint.go",
+        "containerd internal/cri/server/container_checkpoint_linux.go; CRI-O internal/lib/checkpoint.go; Podman \
+         libpod/container_internal_common.go, exportCheckpoint",
         "Beside the images stand the members of the engine that made the archive, under that engine's names.",
-        "of containerd status, status.dump, rootfs-diff.tar and container.log; of CRI-O io.kubernetes.cri-o.LogPath",
+        "of containerd status, status.dump, rootfs-diff.tar and container.log; of CRI-O io.kubernetes.cri-o.LogPath; \
+         of Podman network.status and ctr.log",
         engine_members
     ),
     case!(
@@ -89,6 +91,9 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| {
             criu(archive)?;
             match &archive.dump_log {
+                None if archive.expected_layout() == Layout::Podman => {
+                    Err(Stop::Skip("Podman leaves dump.log out".to_owned()))
+                }
                 None => fail("no dump.log"),
                 Some(log) => judge(
                     log.bytes > 0 && !log.has_nul,
@@ -100,9 +105,9 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "layout/container-log",
         Reference,
-        "containerd (container.log) and CRI-O (io.kubernetes.cri-o.LogPath)",
+        "containerd (container.log) and CRI-O (io.kubernetes.cri-o.LogPath); Podman (ctr.log) unless it logs to the journal",
         "The container's log is in the archive.",
-        "container.log or io.kubernetes.cri-o.LogPath",
+        "container.log, io.kubernetes.cri-o.LogPath or ctr.log",
         container_log
     ),
     case!(
@@ -127,8 +132,23 @@ pub(super) const CASES: &[ArchiveCase] = &[
         Reference,
         "containerd and CRI-O",
         "rootfs-diff.tar, where there is one, is a tar, be it compressed.",
-        "a tar or a gzip file",
+        "a tar, plain or compressed",
         rootfs_diff
+    ),
+    case!(
+        "layout/descriptors",
+        Robust,
+        "runc libcontainer/criu_linux.go and crun: a restore reads descriptors.json (youki#1511)",
+        "checkpoint/descriptors.json must be there: runc and crun restore no container without it.",
+        "a file checkpoint/descriptors.json",
+        |archive| {
+            criu(archive)?;
+            match archive.member(DESCRIPTORS) {
+                Some(member) if member.kind == Kind::File => pass("a file"),
+                Some(member) => fail(format!("a {:?}", member.kind)),
+                None => fail("no checkpoint/descriptors.json"),
+            }
+        }
     ),
 ];
 
@@ -146,23 +166,17 @@ fn upstream_names(archive: &Inspected) -> Judgement {
 }
 
 fn engine_members(archive: &Inspected) -> Judgement {
-    let spec = spec(archive)?;
-    let manager = spec.annotations().as_ref();
-    let manager = manager.and_then(|annotations| annotations.get("io.container.manager"));
-    // As checkpointctl takes it: what does not say that it is CRI-O's is containerd's.
-    let named = match manager.map(String::as_str) {
-        Some("cri-o") => Layout::CriO,
-        _ => Layout::Containerd,
-    };
-    let layout = archive.layout.unwrap_or(named);
+    spec(archive)?;
+    let layout = archive.expected_layout();
     let (members, log): (&[&str], _) = match layout {
         Layout::Containerd => (&["status", "status.dump", ROOTFS_DIFF], CONTAINER_LOG),
         Layout::CriO => (&[], CRIO_LOG),
+        Layout::Podman => (&[NETWORK_STATUS], PODMAN_LOG),
     };
     let missing = members.iter().filter(|name| archive.member(name).is_none());
     let missing = missing.map(|name| format!("no {name}"));
     // Whether there is a log at all has a case of its own.
-    let other_log = [CONTAINER_LOG, CRIO_LOG].into_iter();
+    let other_log = [CONTAINER_LOG, CRIO_LOG, PODMAN_LOG].into_iter();
     let other_log = other_log.filter(|name| *name != log && archive.member(name).is_some());
     let other_log = other_log.map(|name| format!("the log is called {name}, not {log}"));
     none(missing.chain(other_log), format!("as {} lays it out", layout.as_str()))
@@ -175,6 +189,9 @@ fn container_log(archive: &Inspected) -> Judgement {
     }
     // Only the CRI's status says whether the container had a log at all.
     match archive.documents.status_dump.read() {
+        _ if archive.expected_layout() == Layout::Podman => Err(Stop::Skip(
+            "Podman has a log to export only with the drivers k8s-file and json-file".to_owned(),
+        )),
         Some(status) if status.log_path.is_empty() => Err(Stop::Skip("the container has no log".to_owned())),
         _ => fail("no log"),
     }
@@ -182,14 +199,11 @@ fn container_log(archive: &Inspected) -> Judgement {
 
 fn rootfs_diff(archive: &Inspected) -> Judgement {
     criu(archive)?;
-    let Some(first) = &archive.rootfs_diff else {
-        return Err(Stop::Skip("there is no rootfs-diff.tar".to_owned()));
-    };
-    match Compression::of(first) {
-        Some(compression) => pass(compression.to_string()),
-        None if first.len() == 512 && (first.iter().all(|byte| *byte == 0) || &first[257..262] == b"ustar") => {
-            pass("tar")
-        }
-        None => fail(format!("{} bytes that are no tar", first.len())),
+    match &archive.rootfs_diff {
+        None => Err(Stop::Skip("there is no rootfs-diff.tar".to_owned())),
+        Some(Nested::Tar(None)) => pass("a tar"),
+        Some(Nested::Tar(Some(compression))) => pass(format!("a tar within {compression}")),
+        Some(Nested::Compressed(compression)) => pass(format!("{compression}, which was not looked into")),
+        Some(Nested::Other(what)) => fail(what.clone()),
     }
 }

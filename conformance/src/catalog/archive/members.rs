@@ -1,5 +1,7 @@
 //! Of any member: nothing that leads a reader out of the folder it unpacks to, or makes it hold what it cannot.
 
+use cri_proto::document::never;
+
 use super::given::{ArchiveCase, case, config, none, source, whole};
 use crate::{
     archive::{Inspected, Kind, Member, Oddity},
@@ -91,6 +93,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
             && member.mode & 0o6000 != 0)
     ),
     case!(
+        "members/directory-modes",
+        Robust,
+        "unpacked by a user other than root, a directory without these permissions hides what is in it",
+        "Every directory must have the permissions to read and to search it for its owner.",
+        "r-x for the owner",
+        |archive| without(archive, |member| member.kind == Kind::Directory
+            && member.mode & 0o500 != 0o500)
+    ),
+    case!(
         "members/fresh",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
@@ -101,7 +112,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
 ];
 
 fn fresh(archive: &Inspected) -> Judgement {
-    let created = config(archive)?.created;
+    let config = config(archive)?;
+    let created = config.created;
+    if config.checkpointed != never() && created > config.checkpointed {
+        return Err(Stop::Blocked("archive/documents/times"));
+    }
     let images = archive
         .members
         .iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::{MmEntry, VmaEntry, core_entry::March};
 
-use super::given::{ArchiveCase, case, criu, living, maps, none, pointers, source, tree};
+use super::given::{ArchiveCase, Complaints, Mappings, case, living, maps, none, pointers, source, tree, whole};
 use crate::{
     archive::{Images, Inspected, Pagemap},
     case::{Judgement, Stop, fail, pass},
@@ -67,6 +67,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         page_counts
     ),
     case!(
+        "memory/page-blocks",
+        Reference,
+        "CRIU images/pagemap.proto (4.3), criu#2895",
+        "Compressed pages must decompress: every block to exactly the pages that the page map says.",
+        "LZ4 blocks of the sizes in the page map",
+        page_blocks
+    ),
+    case!(
         "memory/page-order",
         Reference,
         PAGEMAP,
@@ -77,8 +85,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "memory/page-present",
         Reference,
-        "checkpointctl: go-criu ignores the flags when it computes offsets",
-        "Every entry of a page map has its pages in the file of pages.",
+        "CRIU criu/pagemap.c; checkpointctl: go-criu ignores the flags when it computes offsets",
+        "Every entry of a page map must have its pages in the file of pages: none in a parent checkpoint, none to be fetched from the source.",
         "the PRESENT flag in each",
         |archive| each_map(archive, |map| map.not_present.clone())
     ),
@@ -145,8 +153,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "What stood in the memory of the container stands in the pages of the archive.",
         "the expected bytes in a file of pages",
         |archive| {
-            criu(archive)?;
+            whole(archive)?;
+            if archive.members.is_empty() {
+                return Err(Stop::Blocked("archive/tar/not-empty"));
+            }
             match &archive.memory {
+                Some(None) if !archive.images.unread_pages.is_disjoint(&compressed(&archive.images)) => Err(
+                    Stop::Skip("compressed pages of a stream stood before their page map".to_owned()),
+                ),
                 None => Err(Stop::Skip("no bytes of the container's memory are known".to_owned())),
                 Some(Some(found)) => pass(format!("{} at byte {}", found.member, found.offset)),
                 Some(None) => fail("not in any file of pages"),
@@ -187,17 +201,20 @@ fn each_map(archive: &Inspected, complain: fn(&Pagemap) -> Option<String>) -> Ju
     )
 }
 
+/// How many complaints about one address space are made.
+const OF_ONE_SPACE: usize = 4;
+
 fn mappings(mm: &MmEntry) -> Vec<String> {
     let odd =
         |vma: &&VmaEntry| vma.start >= vma.end || !vma.start.is_multiple_of(PAGE) || !vma.end.is_multiple_of(PAGE);
-    let mut bad: Vec<_> = mm
-        .vmas
-        .iter()
-        .filter(odd)
+    let odd = mm.vmas.iter().filter(odd);
+    let mut bad: Vec<_> = odd
         .map(|vma| format!("mapping {:#x}-{:#x}", vma.start, vma.end))
+        .take(OF_ONE_SPACE)
         .collect();
     let pairs = mm.vmas.windows(2).filter(|pair| pair[1].start < pair[0].end);
-    bad.extend(pairs.map(|pair| format!("mapping at {:#x} before the end of the one before it", pair[1].start)));
+    let pairs = pairs.map(|pair| format!("mapping at {:#x} before the end of the one before it", pair[1].start));
+    bad.extend(pairs.take(OF_ONE_SPACE));
     if mm.vmas.is_empty() {
         bad.push("no mapping".to_owned());
     }
@@ -244,7 +261,7 @@ fn page_size(images: &Images) -> u64 {
             images
                 .pages
                 .get(&map.pages_id)
-                .is_none_or(|bytes| Some(*bytes) == map.present.checked_mul(*size))
+                .is_none_or(|bytes| Some(*bytes) == map.stored_bytes(*size))
         })
     };
     [PAGE, 4 * PAGE, 16 * PAGE]
@@ -254,38 +271,72 @@ fn page_size(images: &Images) -> u64 {
         .unwrap_or(PAGE)
 }
 
-fn page_files(archive: &Inspected) -> Judgement {
+pub(super) fn page_files(archive: &Inspected) -> Judgement {
     let images = maps(archive)?;
     let mut owners = BTreeMap::<u32, usize>::new();
-    let mut bad = Vec::new();
+    let mut bad = Complaints::default();
     for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
         *owners.entry(map.pages_id).or_default() += 1;
         if map.present > 0 && !images.pages.contains_key(&map.pages_id) {
-            bad.push(format!("no pages-{}.img", map.pages_id));
+            bad.add(|| format!("no pages-{}.img", map.pages_id));
         }
     }
-    bad.extend(
-        owners
-            .iter()
-            .filter(|(_, maps)| **maps > 1)
-            .map(|(id, maps)| format!("pages-{id}.img of {maps} page maps")),
-    );
-    let stray = images.pages.keys().filter(|id| !owners.contains_key(id));
-    bad.extend(stray.map(|id| format!("pages-{id}.img of no page map")));
-    none(bad, format!("{} files of pages", images.pages.len()))
+    for (id, maps) in owners.iter().filter(|(_, maps)| **maps > 1) {
+        bad.add(|| format!("pages-{id}.img of {maps} page maps"));
+    }
+    for id in images.pages.keys().filter(|id| !owners.contains_key(id)) {
+        bad.add(|| format!("pages-{id}.img of no page map"));
+    }
+    bad.judge(format!("{} files of pages", images.pages.len()))
 }
 
-fn page_counts(archive: &Inspected) -> Judgement {
+/// The ids of files of pages that are compressed.
+fn compressed(images: &Images) -> BTreeSet<u32> {
+    images.compressed().map(|(id, _)| id).collect()
+}
+
+/// The one page map of each file of pages; where there are several, `page-files` says so.
+fn page_map_of_each(images: &Images) -> BTreeMap<u32, Option<&Pagemap>> {
+    let mut owners = BTreeMap::new();
+    for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
+        let several = owners.contains_key(&map.pages_id);
+        owners.insert(map.pages_id, (!several).then_some(map));
+    }
+    owners
+}
+
+fn page_blocks(archive: &Inspected) -> Judgement {
+    let images = maps(archive)?;
+    let maps: Vec<_> = images.compressed().collect();
+    if maps.is_empty() {
+        return Err(Stop::Skip("no page is compressed".to_owned()));
+    }
+    let mut bad = Complaints::default();
+    for (id, map) in &maps {
+        if let Some(flaw) = &map.bad_blocks {
+            bad.add(|| format!("the page map of pages-{id}.img: {flaw}"));
+        }
+    }
+    if images.undecompressed.count > 0 {
+        bad.add(|| images.undecompressed.summary());
+    }
+    bad.judge(format!("{} files of pages, compressed by LZ4", maps.len()))
+}
+
+pub(super) fn page_counts(archive: &Inspected) -> Judgement {
     let images = maps(archive)?;
     let size = page_size(images);
-    let mut expected = BTreeMap::<u32, u64>::new();
-    for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
-        let pages = expected.entry(map.pages_id).or_default();
-        *pages = pages.saturating_add(map.present);
+    let expected = page_map_of_each(images);
+    if images.compressed().any(|(_, map)| map.bad_blocks.is_some()) {
+        return Err(Stop::Blocked("archive/memory/page-blocks"));
     }
-    let bad = expected.iter().filter_map(|(id, pages)| {
-        let bytes = *images.pages.get(id)?;
-        (Some(bytes) != pages.checked_mul(size)).then(|| format!("pages-{id}.img has {bytes} bytes for {pages} pages"))
+    let bad = expected.iter().filter_map(|(id, map)| {
+        let (bytes, map) = (*images.pages.get(id)?, (*map)?);
+        let stored = map.stored_bytes(size);
+        (Some(bytes) != stored).then(|| match (map.compressed, stored) {
+            (true, Some(stored)) => format!("pages-{id}.img has {bytes} bytes for {stored} compressed ones"),
+            _ => format!("pages-{id}.img has {bytes} bytes for {} pages", map.present),
+        })
     });
     let total = images
         .pages
@@ -297,8 +348,12 @@ fn page_counts(archive: &Inspected) -> Judgement {
 
 fn page_mapped(archive: &Inspected) -> Judgement {
     let images = maps(archive)?;
+    // A page map that says wrong numbers says wrong places.
+    if page_counts(archive).is_err() {
+        return Err(Stop::Blocked("archive/memory/page-counts"));
+    }
     let size = page_size(images);
-    let mut bad = Vec::new();
+    let mut bad = Complaints::default();
     for (pid, map) in &images.pagemaps {
         let Some(mm) = images.mms.get(pid) else {
             continue;
@@ -317,51 +372,59 @@ fn page_mapped(archive: &Inspected) -> Judgement {
                 covered = covered.max(*stop);
             }
             if covered < end {
-                bad.push(format!("pagemap-{pid}.img: nothing is mapped at {covered:#x}"));
+                bad.add(|| format!("pagemap-{pid}.img: nothing is mapped at {covered:#x}"));
             }
         }
     }
-    none(bad, format!("{} page maps", images.pagemaps.len()))
+    bad.judge(format!("{} page maps", images.pagemaps.len()))
+}
+
+/// The page maps, all of whose pages are in the archive.
+fn present(archive: &Inspected) -> Result<&Images, Stop> {
+    let images = maps(archive)?;
+    match images.pagemaps.values().any(|map| map.not_present.is_some()) {
+        true => Err(Stop::Blocked("archive/memory/page-present")),
+        false => Ok(images),
+    }
 }
 
 fn stacks(archive: &Inspected) -> Judgement {
-    let images = maps(archive)?;
-    let mut bad = Vec::new();
+    let images = present(archive)?;
+    let mut bad = Complaints::default();
     let mut judged = 0;
     for (process, _) in living(images) {
         let (Some(mm), Some(map)) = (images.mms.get(&process.pid), images.pagemaps.get(&process.pid)) else {
             continue;
         };
+        let mappings = Mappings::of(mm);
         for tid in &process.threads {
             let Some((_, sp)) = images.cores.get(tid).and_then(pointers) else {
                 continue;
             };
-            let stack = mm.vmas.iter().find(|vma| vma.start <= sp && sp < vma.end);
-            let Some(stack) = stack.filter(|vma| vma.status & ANON_PRIVATE != 0 && map.whole) else {
+            let Some(stack) = mappings
+                .at(sp)
+                .filter(|vma| vma.status & ANON_PRIVATE != 0 && map.whole)
+            else {
                 continue;
             };
             judged += 1;
-            if !map
-                .runs
-                .iter()
-                .any(|run| run.start < stack.end && run.start + run.pages * PAGE > stack.start)
-            {
-                bad.push(format!("thread {tid}: no page of {:#x}-{:#x}", stack.start, stack.end));
+            if !map.holds_any(stack.start, stack.end) {
+                bad.add(|| format!("thread {tid}: no page of {:#x}-{:#x}", stack.start, stack.end));
             }
         }
     }
     if judged == 0 {
         return Err(Stop::Blocked("archive/process/registers"));
     }
-    none(bad, format!("{judged} threads"))
+    bad.judge(format!("{judged} threads"))
 }
 
 fn vdso(archive: &Inspected) -> Judgement {
     /// `VMA_AREA_VDSO`.
     const VDSO: u32 = 1 << 3;
-    let images = maps(archive)?;
+    let images = present(archive)?;
     let mut judged = 0;
-    let mut bad = Vec::new();
+    let mut bad = Complaints::default();
     for (process, _) in living(images) {
         let (Some(mm), Some(map)) = (images.mms.get(&process.pid), images.pagemaps.get(&process.pid)) else {
             continue;
@@ -369,14 +432,14 @@ fn vdso(archive: &Inspected) -> Judgement {
         for vma in mm.vmas.iter().filter(|vma| vma.status & VDSO != 0 && map.whole) {
             judged += 1;
             if !map.holds(vma.start) {
-                bad.push(format!("process {}: no page at {:#x}", process.pid, vma.start));
+                bad.add(|| format!("process {}: no page at {:#x}", process.pid, vma.start));
             }
         }
     }
     if judged == 0 {
         return Err(Stop::Skip("no process has a vdso".to_owned()));
     }
-    none(bad, format!("{judged} mappings"))
+    bad.judge(format!("{judged} mappings"))
 }
 
 fn vvar(archive: &Inspected) -> Judgement {
@@ -424,7 +487,7 @@ fn shared(archive: &Inspected) -> Judgement {
 }
 
 fn arguments(archive: &Inspected) -> Judgement {
-    let images = maps(archive)?;
+    let images = present(archive)?;
     let spaces = living(images).filter_map(|(process, _)| {
         let (mm, map) = (images.mms.get(&process.pid)?, images.pagemaps.get(&process.pid)?);
         (mm.mm_arg_start < mm.mm_arg_end && map.whole).then_some((process.pid, mm.mm_arg_start, map))

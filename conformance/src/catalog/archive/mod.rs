@@ -3,12 +3,14 @@
 //! Every case judges an [`Inspected`] archive; none reads the file again. What a case needs comes first in it:
 //!
 //! ```text
+//!  kind           what the input is   <- what is no checkpoint archive blocks all that is CRIU's or an engine's
 //!  file/..        of the file itself
 //!  tar/..         of the tar        <- all that follows is blocked by tar/well-formed when it cannot be read to its end
 //!  members/..     of any member     <- but what was seen before that end is reported
 //!  layout/..      ┐
 //!  documents/..   │
-//!  mounts/..      ├ of CRIU's format <- skipped for another one
+//!  spec/..        │
+//!  mounts/..      ├ of CRIU's format
 //!  images/..      ┘
 //!  process/.. memory/.. files/..    of images against each other <- blocked by images/.. when one cannot be read
 //! ```
@@ -21,12 +23,14 @@ mod file;
 mod files;
 mod given;
 mod images;
+mod kind;
 mod layout;
 mod members;
 mod memory;
 mod mounts;
 mod process;
 mod secrets;
+mod spec;
 mod tar;
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -42,12 +46,14 @@ pub use given::ArchiveCase;
 
 /// All cases of the suite, in the order in which they are judged.
 pub fn cases() -> Vec<ArchiveCase> {
-    let groups: [&[ArchiveCase]; 11] = [
+    let groups: [&[ArchiveCase]; 13] = [
+        kind::CASES,
         file::CASES,
         tar::CASES,
         members::CASES,
         layout::CASES,
         documents::CASES,
+        spec::CASES,
         mounts::CASES,
         images::CASES,
         process::CASES,

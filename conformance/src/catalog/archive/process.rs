@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 
-use super::given::{ArchiveCase, case, images, is_dead, living, none, pointers, source, tree};
+use super::given::{ArchiveCase, Complaints, Mappings, case, images, is_dead, living, none, pointers, source, tree};
 use crate::{
     archive::{Images, Inspected},
     case::{Judgement, Stop, fail, judge},
@@ -172,6 +172,22 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
+        "process/posix-timers",
+        Reference,
+        "CRIU images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
+        "A POSIX timer that signals a thread must signal one of its own process, or no restore can make it.",
+        "notify_thread_id of a thread of the process",
+        posix_timers
+    ),
+    case!(
+        "process/living-leaders",
+        Reference,
+        "CRIU criu/cr-restore.c: a dead process is restored as an exit, without threads",
+        "A process must not be dead while images hold living threads of it, or a restore loses them.",
+        "no core image of a thread of a dead process",
+        living_leaders
+    ),
+    case!(
         "process/registers",
         Reference,
         source::PAGE,
@@ -232,43 +248,47 @@ fn process_tree(archive: &Inspected) -> Judgement {
         return fail("no process: pstree.img is missing or empty");
     }
     let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
-    let mut bad = Vec::new();
-    let roots: Vec<_> = images
-        .pstree
-        .iter()
-        .filter(|process| !pids.contains(&process.ppid))
-        .map(|p| p.pid)
-        .collect();
-    if roots.len() != 1 {
-        bad.push(format!("processes without a parent in the tree: {roots:?}"));
+    let mut bad = Complaints::default();
+    let roots = || images.pstree.iter().filter(|process| !pids.contains(&process.ppid));
+    let count = roots().count();
+    if count != 1 {
+        bad.add(|| {
+            let first: Vec<_> = roots().map(|root| root.pid).take(8).collect();
+            format!("{count} processes without a parent in the tree: {first:?}")
+        });
     }
     let mut owners = BTreeMap::new();
     for process in &images.pstree {
         if process.pid == 0 || process.ppid == process.pid {
-            bad.push(format!("process {} below {}", process.pid, process.ppid));
+            bad.add(|| format!("process {} below {}", process.pid, process.ppid));
         }
         if is_dead(images.cores.get(&process.pid)) {
             continue;
         }
         if !process.threads.contains(&process.pid) {
-            bad.push(format!("process {} is not among its threads", process.pid));
+            bad.add(|| format!("process {} is not among its threads", process.pid));
         }
         for tid in &process.threads {
             if let Some(other) = owners.insert(*tid, process.pid) {
-                bad.push(format!("thread {tid} in processes {other} and {}", process.pid));
+                bad.add(|| format!("thread {tid} in processes {other} and {}", process.pid));
             }
         }
     }
-    none(
-        bad,
-        format!("{} processes, {} threads", images.pstree.len(), owners.len()),
-    )
+    bad.judge(format!("{} processes, {} threads", images.pstree.len(), owners.len()))
 }
 
 fn no_stray(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
-    let tids = all_threads(images);
+    // Threads of a dead process have a case of their own.
+    let of_the_dead = images
+        .pstree
+        .iter()
+        .filter(|process| is_dead(images.cores.get(&process.pid)));
+    let tids: BTreeSet<_> = all_threads(images)
+        .into_iter()
+        .chain(of_the_dead.flat_map(|process| process.threads.iter().copied()))
+        .collect();
     let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
     // Where a process does not say which table is its own, any may be.
     let said = living(images).all(|(process, _)| images.ids.contains_key(&process.pid));
@@ -289,7 +309,7 @@ fn no_stray(archive: &Inspected) -> Judgement {
 fn machine(archive: &Inspected) -> Judgement {
     let images = tree(archive)?;
     let mut machines = BTreeSet::new();
-    let mut bad = Vec::new();
+    let mut bad = Complaints::default();
     for (tid, core) in cores(images) {
         let machine = March::try_from(core.mtype).unwrap_or(March::Unknown);
         machines.insert(machine.as_str_name());
@@ -302,16 +322,18 @@ fn machine(archive: &Inspected) -> Judgement {
             _ => true,
         };
         if !fits && (!dead || machine == March::Unknown) {
-            bad.push(format!(
-                "core-{tid}.img: machine {} without its registers",
-                machine.as_str_name()
-            ));
+            bad.add(|| {
+                format!(
+                    "core-{tid}.img: machine {} without its registers",
+                    machine.as_str_name()
+                )
+            });
         }
     }
     if machines.len() > 1 {
-        bad.push(format!("several machines: {machines:?}"));
+        bad.add(|| format!("several machines: {machines:?}"));
     }
-    none(bad, format!("{machines:?}"))
+    bad.judge(format!("{machines:?}"))
 }
 
 fn leaders(archive: &Inspected) -> Judgement {
@@ -353,33 +375,40 @@ fn registers(archive: &Inspected) -> Judgement {
     /// `PROT_EXEC`.
     const EXEC: u32 = 4;
     let images = tree(archive)?;
-    let mut bad = Vec::new();
+    let mut bad = Complaints::default();
     let mut judged = 0;
     for (process, _) in living(images) {
         let Some(mm) = images.mms.get(&process.pid) else {
             continue;
         };
-        let mapping = |address: u64| mm.vmas.iter().find(|vma| vma.start <= address && address < vma.end);
+        let mappings = Mappings::of(mm);
+        let mapping = |address: u64| mappings.at(address);
         for tid in threads(images, process) {
             let Some((ip, sp)) = images.cores.get(&tid).and_then(pointers) else {
                 continue;
             };
             judged += 1;
             if mapping(ip).is_none_or(|vma| vma.prot & EXEC == 0) {
-                bad.push(format!("thread {tid} is at {ip:#x}, where nothing can be executed"));
+                bad.add(|| format!("thread {tid} is at {ip:#x}, where nothing can be executed"));
             }
             // A stack that grew to its mapping's very end has its pointer at the end.
             if mapping(sp).or_else(|| mapping(sp.wrapping_sub(1))).is_none() {
-                bad.push(format!(
-                    "thread {tid} has its stack at {sp:#x}, where nothing is mapped"
-                ));
+                bad.add(|| format!("thread {tid} has its stack at {sp:#x}, where nothing is mapped"));
             }
         }
     }
     if judged == 0 {
+        // Without its images a process has none, which is another case's to say.
+        let mut living = living(images).peekable();
+        if living.peek().is_none() {
+            return Err(Stop::Blocked("archive/process/cores"));
+        }
+        if living.all(|(process, _)| !images.mms.contains_key(&process.pid)) {
+            return Err(Stop::Blocked("archive/process/mm"));
+        }
         return judge(false, "no thread has registers of a known machine");
     }
-    none(bad, format!("{judged} threads"))
+    bad.judge(format!("{judged} threads"))
 }
 
 fn system_calls(archive: &Inspected) -> Judgement {
@@ -404,4 +433,66 @@ fn system_calls(archive: &Inspected) -> Judgement {
         }),
         format!("{} threads", x86.len()),
     )
+}
+
+fn posix_timers(archive: &Inspected) -> Judgement {
+    /// `SIGEV_THREAD_ID` of `sigevent(3)`: the signal goes to one thread.
+    const THREAD_ID: u32 = 4;
+    let images = tree(archive)?;
+    let mut judged = 0;
+    let mut bad = Complaints::default();
+    for (process, core) in living(images) {
+        let timers = core.tc.as_ref().and_then(|tc| tc.timers.as_ref());
+        let to_threads = timers
+            .into_iter()
+            .flat_map(|timers| &timers.posix)
+            .filter(|timer| timer.it_sigev_notify & THREAD_ID != 0);
+        let known: BTreeSet<_> = threads(images, process).collect();
+        for timer in to_threads {
+            judged += 1;
+            let thread = timer.notify_thread_id.unwrap_or_default();
+            let is_known = u32::try_from(thread).is_ok_and(|thread| known.contains(&thread));
+            if !is_known {
+                bad.add(|| {
+                    format!(
+                        "timer {} of process {} signals thread {thread}",
+                        timer.it_id, process.pid
+                    )
+                });
+            }
+        }
+    }
+    if judged == 0 {
+        return Err(Stop::Skip("no timer signals a thread".to_owned()));
+    }
+    bad.judge(format!("{judged} timers"))
+}
+
+fn living_leaders(archive: &Inspected) -> Judgement {
+    let images = tree(archive)?;
+    let mut bad = Complaints::default();
+    for process in images
+        .pstree
+        .iter()
+        .filter(|process| is_dead(images.cores.get(&process.pid)))
+    {
+        // The list of a zombie's threads is whatever CRIU found in memory, so that only an image of a thread counts.
+        let of_thread = |tid: &&u32| {
+            **tid != process.pid
+                && images
+                    .cores
+                    .get(*tid)
+                    .is_some_and(|core| core.thread_core.is_some() && core.tc.is_none())
+        };
+        let threads = process.threads.iter().filter(of_thread).count();
+        if threads > 0 {
+            bad.add(|| {
+                format!(
+                    "process {} is dead, and core images of {threads} threads are there",
+                    process.pid
+                )
+            });
+        }
+    }
+    bad.judge(format!("{} processes", images.pstree.len()))
 }

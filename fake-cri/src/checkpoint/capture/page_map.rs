@@ -25,6 +25,7 @@ pub(super) fn page_map(pages_id: u32, ranges: impl Iterator<Item = Range<u64>>) 
                 in_parent: None,
                 flags: Some(PRESENT),
                 nr_pages: Some(pages),
+                ..PagemapEntry::default()
             })
             .expect("a vector takes all");
     }
