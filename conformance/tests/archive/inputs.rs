@@ -144,9 +144,7 @@ fn files_in_an_image_for_each_kind_are_open_files() {
     let regular: Vec<_> = of(|file| file.reg.is_some())
         .filter_map(|file| file.reg.clone())
         .collect();
-    let pipes: Vec<_> = of(|file| file.pipe.is_some())
-        .filter_map(|file| file.pipe)
-        .collect();
+    let pipes: Vec<_> = of(|file| file.pipe.is_some()).filter_map(|file| file.pipe).collect();
     let epolls: Vec<_> = of(|file| file.epfd.is_some())
         .filter_map(|file| file.epfd.clone())
         .collect();
