@@ -114,7 +114,6 @@ fn a_claim_that_is_not_true_is_named_and_decides_nothing() {
 
 #[rstest]
 #[case::documented("archive/file/private", "which is documented")]
-#[case::robust("archive/file/plain", "which is robust")]
 #[case::unknown("archive/file/colour", "no case of this program")]
 fn a_profile_about_another_level_is_a_usage_error(#[case] case: &str, #[case] message: &str) {
     let desk = Desk::with(None);

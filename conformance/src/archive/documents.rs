@@ -35,7 +35,7 @@ impl<T> Document<T> {
 pub struct Documents {
     /// `config.dump`.
     pub config: Document<ConfigDump>,
-    /// Which fields of [`CONFIG_FIELDS`] `config.dump` really has, and whether each has a value.
+    /// Which of its known fields `config.dump` really has, and whether each has a value.
     pub config_fields: BTreeMap<&'static str, bool>,
     /// `spec.dump`.
     pub spec: Document<SpecDump>,
