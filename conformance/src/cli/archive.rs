@@ -143,6 +143,7 @@ fn unreadable(file: &Path, error: &InspectError) -> Judged {
             .collect(),
         secrets: Secrets::default(),
         archives_left: Vec::new(),
+        footprint: None,
     }
 }
 
@@ -155,6 +156,7 @@ fn target(file: &Path) -> Target {
         container: String::new(),
         node: None,
         mutant: None,
+        product: None,
     }
 }
 
