@@ -193,7 +193,12 @@ async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
     restored.image = Some(cri::image(&location.to_string_lossy()));
     cri.remove(&id).await.unwrap();
     let id = pod.create(restored).await.expect("it is made");
-    assert_eq!(cri.status(&id).await.unwrap().user, None, "nobody knows before it runs");
+    let user = cri.status(&id).await.unwrap().user.and_then(|user| user.linux);
+    assert_eq!(
+        user.map(|user| user.uid),
+        Some(51_001),
+        "as the archive's spec.dump says, before it runs"
+    );
     cri.start_container(&id).await.expect("it is restored");
     assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
     assert!(

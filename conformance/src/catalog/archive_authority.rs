@@ -22,6 +22,8 @@ const DOCUMENTS: &[(&str, Authority)] = &[
     ("runc", authority::RUNC),
     ("CWE-22", authority::TRAVERSAL),
     ("CWE-59", authority::LINK),
+    ("CWE-770", authority::ALLOCATION),
+    ("criu#2895", authority::CRIU_COMPRESSION),
 ];
 /// What the name of a source begins with that is no document, but where a defect was seen.
 const DEFECTS: &[&str] = &["CVE-", "cri-o#", "Kubernetes secrets"];

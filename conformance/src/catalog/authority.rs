@@ -1,4 +1,6 @@
-//! The documents that cases cite, each with the place in it. Every entry was read at its URL.
+//! The documents that cases cite, each with the place in it. The sections of the Kubelet
+//! Checkpoint API, of KEP-2008 and of the files of Kubernetes, containerd and CRI-O that `documented` and `reference` cases rest on
+//! were read at their URLs; the pages of CWE, gRPC, Go, OCI and runc are cited by their titles.
 
 use crate::case::Authority;
 
@@ -167,6 +169,13 @@ pub(super) const fn criu_file(section: &'static str) -> Authority {
     }
 }
 
+/// Pages that a dump compresses, from CRIU 4.3 on.
+pub(super) const CRIU_COMPRESSION: Authority = Authority {
+    title: "CRIU pull request 2895",
+    section: "images/pagemap.proto",
+    url: "https://github.com/checkpoint-restore/criu/pull/2895",
+};
+
 /// What a container is called.
 pub(super) const CRI_METADATA: Authority = cri!("message ContainerMetadata");
 /// The form of a container's log.
@@ -221,5 +230,7 @@ pub(super) const RACE: Authority = weakness!(
     "362",
     "Concurrent Execution using Shared Resource with Improper Synchronization"
 );
+/// What input demands of memory is bounded.
+pub(super) const ALLOCATION: Authority = weakness!("770", "Allocation of Resources Without Limits or Throttling");
 /// What failed leaves nothing behind.
 pub(super) const CLEANUP: Authority = weakness!("459", "Incomplete Cleanup");

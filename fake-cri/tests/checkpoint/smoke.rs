@@ -85,7 +85,10 @@ fn what_cannot_be_carried_is_in_the_log_or_the_error() {
     checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
     let log = Contents::read(&job.location).members.remove("dump.log").unwrap();
     let log = String::from_utf8(log).unwrap();
-    let line = format!("not carried: pid {}: the file locks of descriptor 0\n", sleeper.pid());
+    let line = format!(
+        "not carried: pid {}: the file locks of descriptor 0 (FLOCK",
+        sleeper.pid()
+    );
     assert!(log.contains(&line), "{log}");
 
     fs::remove_file(&job.location).unwrap();

@@ -69,7 +69,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "memory/page-blocks",
         Reference,
-        "CRIU images/pagemap.proto (4.3), criu#2895",
+        "criu#2895",
         "Compressed pages must decompress: every block to exactly the pages that the page map says.",
         "LZ4 blocks of the sizes in the page map",
         page_blocks
