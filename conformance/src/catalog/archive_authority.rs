@@ -26,7 +26,7 @@ const DOCUMENTS: &[(&str, Authority)] = &[
     ("criu#2895", authority::CRIU_COMPRESSION),
 ];
 /// What the name of a source begins with that is no document, but where a defect was seen.
-const DEFECTS: &[&str] = &["CVE-", "cri-o#", "Kubernetes secrets"];
+const DEFECTS: &[&str] = &["CVE-", "cri-o#", "Kubernetes secrets", "unpacked by a user"];
 
 /// The clause with the document that its source names, or with its source as the motivation.
 pub(super) fn cite(clause: Clause) -> Clause {
