@@ -41,7 +41,11 @@ pub(super) const ALL: &[Definition] = &[
     ),
     caught(
         Runtime("missing-inventory"),
-        &["runtime/archive/members", "runtime/archive/suite"],
+        &[
+            "runtime/archive/members",
+            "runtime/archive/suite",
+            "runtime/restore/goes-on",
+        ],
     ),
     caught(
         Runtime("missing-spec-dump"),
@@ -51,7 +55,10 @@ pub(super) const ALL: &[Definition] = &[
         Runtime("missing-config-dump"),
         &["runtime/archive/members", "runtime/archive/suite"],
     ),
-    caught(Runtime("missing-pstree"), &["runtime/archive/suite"]),
+    caught(
+        Runtime("missing-pstree"),
+        &["runtime/archive/suite", "runtime/restore/goes-on"],
+    ),
     caught(
         Runtime("log-missing"),
         &["runtime/archive/log", "runtime/archive/suite"],
