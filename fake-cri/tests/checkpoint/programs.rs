@@ -36,22 +36,27 @@ pub(crate) struct Program {
 impl Program {
     /// Builds one with these options of the C compiler, or takes Python for one, and starts it with a folder for its files.
     pub(crate) fn start(source: &str, options: &[&str], folder: &Path) -> Self {
+        let output = OpenOptions::new().append(true).create(true).open(folder.join("output"));
+        Self::start_writing_to(output.unwrap(), source, options, folder)
+    }
+
+    /// The same with another standard output, from which what it says has to reach [`Program::output`].
+    pub(crate) fn start_writing_to(stdout: impl Into<Stdio>, source: &str, options: &[&str], folder: &Path) -> Self {
         let mut command = Command::new("setsid");
         command.args(corpus::command(source, options, folder));
         let files = folder.join("files");
         fs::create_dir(&files).unwrap();
-        let output = folder.join("output");
         let child = command
             .arg(&files)
             .stdin(Stdio::null())
-            .stdout(OpenOptions::new().append(true).create(true).open(&output).unwrap())
+            .stdout(stdout)
             .stderr(File::create(folder.join("errors")).unwrap())
             .spawn()
             .expect("setsid of util-linux");
         Self {
             child,
             folder: files,
-            output,
+            output: folder.join("output"),
         }
     }
 

@@ -4,9 +4,8 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Mutex,
 };
 
 use fake_cri::checkpoint::{self, Effect, Freeze, Injection, Phase};
@@ -42,37 +41,64 @@ fn it_goes_on_at_the_next_step(
 ) {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(source, options, folder.path());
+    let archive = checkpoint_in_the_middle(&mut program, freeze);
+    let at_freeze = program.steps();
+    program.kill();
+
+    // A standard stream that is a file is that file again.
+    assert_eq!(restore(&archive, &program), "");
+    let output = fs::read_to_string(&program.output).unwrap();
+    assert_eq!(output, steps_after(0) + "done\n", "frozen after step {at_freeze}");
+}
+
+#[test]
+#[ignore = "needs root and CRIU 4: ci/restored-by-criu runs it"]
+fn a_standard_stream_that_was_a_pipe_is_that_of_the_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut reader = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(File::create(folder.path().join("output")).unwrap())
+        .spawn()
+        .expect("cat of coreutils");
+    let pipe = reader.stdin.take().unwrap();
+    let mut program = Program::start_writing_to(pipe, "counter.c", &[], folder.path());
+    let archive = checkpoint_in_the_middle(&mut program, Freeze::Copy);
+    program.kill();
+    // By now it has all that was in the pipe.
+    reader.wait().unwrap();
+    let at_freeze = program.steps();
+
+    assert_eq!(restore(&archive, &program), steps_after(at_freeze) + "done\n");
+    assert_eq!(program.steps(), at_freeze);
+}
+
+/// Checkpoints a program that has begun its steps, and leaves it stopped: a step that it does after the freeze is in its output twice
+/// once it is restored.
+fn checkpoint_in_the_middle(program: &mut Program, freeze: Freeze) -> PathBuf {
     program.wait_for_steps(20);
-    let at_freeze = Mutex::new(0);
-    let host = TestHost::with(program.pid(), |phase| {
-        if phase == Phase::Write {
-            *at_freeze.lock().unwrap() = program.steps();
-        }
-    });
-    let mut job = job(program.pid(), folder.path());
+    let mut job = job(program.pid(), program.output.parent().unwrap());
     // All of it: what is restored is not by luck what it was.
     job.strict = true;
     job.freeze = freeze;
-    // Left stopped, so that its files stay as they are in the archive.
     job.injections = vec![Injection {
         phase: Phase::Freeze,
         effect: Effect::LeaveFrozen,
     }];
-    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(program.pid())).expect("checkpoint");
     assert_eq!(report.copied, freeze == Freeze::Copy);
-    drop(host);
-    let at_freeze = *at_freeze.lock().unwrap();
-    assert_eq!(program.steps(), at_freeze, "it went on");
-    program.kill();
+    job.location
+}
 
+/// Restores it, lets it go on to its end, and takes what the script's standard output got.
+fn restore(archive: &Path, program: &Program) -> String {
     fs::write(program.folder.join("go"), "").unwrap();
-    let output = folder.path().join("restored");
-    let errors = folder.path().join("restored-errors");
+    let folder = program.output.parent().unwrap();
+    let (output, errors) = (folder.join("restored"), folder.join("restored-errors"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/restore-with-criu");
     let status = Command::new("timeout")
         .args(["--kill-after=5", "60"])
         .arg(script)
-        .arg(&job.location)
+        .arg(archive)
         .stdin(Stdio::null())
         .stdout(File::create(&output).unwrap())
         .stderr(File::create(&errors).unwrap())
@@ -80,7 +106,12 @@ fn it_goes_on_at_the_next_step(
         .expect("timeout of coreutils");
     let (output, errors) = (fs::read_to_string(output).unwrap(), fs::read_to_string(errors).unwrap());
     assert!(status.success(), "{status}: {errors}{output}");
-    let expected: String = (at_freeze + 1..=STEPS).map(|step| format!("step {step}\n")).collect();
-    assert_eq!(output, expected + "done\n", "frozen after step {at_freeze}: {errors}");
     assert_eq!(errors, "");
+    assert_eq!(fs::read_to_string(folder.join("errors")).unwrap(), "");
+    output
+}
+
+/// What a program says after this step, its last line left out.
+fn steps_after(step: u64) -> String {
+    (step + 1..=STEPS).map(|step| format!("step {step}\n")).collect()
 }
