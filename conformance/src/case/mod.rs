@@ -34,7 +34,7 @@ pub use authority::{Authority, Cited};
 pub use foreseen::{ExpectedFailures, Foreseen, UnknownCase};
 pub use plan::{Case, Judgement, Running, Stop, fail, judge, pass, skip};
 pub use profile::{BUILT_IN, Claimed, Profile, ProfileError};
-pub use runner::{Observer, Restore, Silent, run, run_scheduled};
+pub use runner::{Configuration, Observer, Restore, Silent, run, run_scheduled};
 pub use schedule::{Schedule, Stage};
 pub use selection::{Selection, SelectionError};
 pub use terms::Terms;

@@ -106,6 +106,8 @@ pub struct Case<T: 'static> {
     pub archives: u32,
     /// Whether it loads the target on purpose, and so needs `--include-load` on one that is in use.
     pub load: bool,
+    /// Whether it restarts the target as it needs it, whatever the target's configuration is before.
+    pub restarts: bool,
     /// Judges it.
     pub run: for<'a> fn(&'a T) -> Running<'a>,
 }
@@ -128,6 +130,7 @@ impl<T> Case<T> {
             shared: false,
             archives: 0,
             load: false,
+            restarts: false,
             run,
         }
     }
@@ -151,6 +154,11 @@ impl<T> Case<T> {
     /// The same case, which loads the target on purpose.
     pub const fn load(self) -> Case<T> {
         Case { load: true, ..self }
+    }
+
+    /// The same case, which restarts the target as it needs it: between two such cases its configuration is not put back.
+    pub const fn restarts(self) -> Case<T> {
+        Case { restarts: true, ..self }
     }
 
     /// The same case, run in this stage.

@@ -3,7 +3,7 @@
 //! Whatever a case does, the run goes on: a case that panics or outlasts its limit ends in an error of its own, and the
 //! target is put back after each step ([`Restore`]), so that the next one finds it as the first did. A target that cannot
 //! be put back makes the case that left it so an error; of cases that shared it nobody can say which, so it is all of
-//! them.
+//! them. Its configuration is put back only for a step that builds on it: a restart takes seconds.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -22,8 +22,17 @@ use crate::exhibit;
 
 /// A target that can be put back to how it was when the run began.
 pub trait Restore: Sync {
-    /// Undoes what a case may have left: faults in force, a gate switched off, a container left frozen.
-    fn restore(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Undoes what a case may have left: faults in force, a container left frozen, and, as `configuration` says, a gate switched off.
+    fn restore(&self, configuration: Configuration) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// What becomes of the configuration that a case has restarted the target with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// The next cases build on the usual one.
+    PutBack,
+    /// The next case restarts the target as it needs it, or there is none.
+    Leave,
 }
 
 /// Is told how the run goes on.
@@ -58,7 +67,8 @@ pub async fn run_scheduled<T: Restore>(
     let observer = Mutex::new(observer);
     let tell = |what: &dyn Fn(&mut dyn Observer)| what(&mut **observer.lock().unwrap_or_else(PoisonError::into_inner));
     let mut records = Vec::with_capacity(cases.len());
-    for step in schedule.steps(cases) {
+    let mut steps = schedule.steps(cases).into_iter().peekable();
+    while let Some(step) = steps.next() {
         let alone = step.len() == 1;
         let judge = async |case: &Case<T>| {
             tell(&|observer| observer.starts(&case.clause));
@@ -73,7 +83,11 @@ pub async fn run_scheduled<T: Restore>(
             .buffer_unordered(schedule.jobs.max(1))
             .collect()
             .await;
-        if let Err(reason) = put_back(&step, target).await {
+        let configuration = match steps.peek() {
+            Some(next) if !next.iter().all(|case| case.restarts) => Configuration::PutBack,
+            _ => Configuration::Leave,
+        };
+        if let Err(reason) = put_back(&step, configuration, target).await {
             for record in &mut of_step {
                 record.outcome = not_restored(&record.outcome, &reason);
             }
@@ -112,9 +126,9 @@ async fn run_one<T: Restore>(case: &Case<T>, target: &T) -> Record {
 
 /// Puts the target back within the bound of the step's slowest case: a target that no longer answers must not stop the
 /// run either.
-async fn put_back<T: Restore>(step: &[Case<T>], target: &T) -> Result<(), String> {
+async fn put_back<T: Restore>(step: &[Case<T>], configuration: Configuration, target: &T) -> Result<(), String> {
     let limit = step.iter().map(|case| case.limit).max().unwrap_or_default();
-    tokio::time::timeout(limit, target.restore())
+    tokio::time::timeout(limit, target.restore(configuration))
         .await
         .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
 }
@@ -151,6 +165,7 @@ mod tests {
 
     struct Target {
         restored: AtomicUsize,
+        reconfigured: AtomicUsize,
         broken: bool,
         meeting: tokio::sync::Barrier,
     }
@@ -159,6 +174,7 @@ mod tests {
         fn default() -> Self {
             Target {
                 restored: AtomicUsize::new(0),
+                reconfigured: AtomicUsize::new(0),
                 broken: false,
                 meeting: tokio::sync::Barrier::new(2),
             }
@@ -166,9 +182,12 @@ mod tests {
     }
 
     impl Restore for Target {
-        fn restore(&self) -> BoxFuture<'_, Result<(), String>> {
+        fn restore(&self, configuration: Configuration) -> BoxFuture<'_, Result<(), String>> {
             Box::pin(async move {
                 self.restored.fetch_add(1, Ordering::Relaxed);
+                if configuration == Configuration::PutBack {
+                    self.reconfigured.fetch_add(1, Ordering::Relaxed);
+                }
                 if self.broken {
                     Err("still frozen".to_owned())
                 } else {
@@ -218,6 +237,20 @@ mod tests {
             ]
         );
         assert_eq!(target.restored.load(Ordering::Relaxed), 5);
+    }
+
+    #[tokio::test]
+    async fn the_configuration_is_put_back_for_a_step_that_builds_on_it_alone() {
+        let target = Target::default();
+        let [one, two, three] = [cases()[0], cases()[1], cases()[2]];
+        run(
+            &[one.restarts(), two, one.restarts(), three.restarts()],
+            &target,
+            &mut Silent,
+        )
+        .await;
+        assert_eq!(target.restored.load(Ordering::Relaxed), 4);
+        assert_eq!(target.reconfigured.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -124,6 +124,8 @@ impl Embedded {
         kubelet.steering = Some(Box::new(running));
         let ready = async {
             kubelet.faults = Some(Faults::connect(&control).await?);
+            let client = kubelet.client().await;
+            pod::wait_until_up(&client, &kubelet.subject, pod::Wanted::All, UP_WITHIN).await?;
             pod::wait_until_told(&kubelet, UP_WITHIN).await
         };
         if let Err(error) = ready.await {
@@ -226,7 +228,7 @@ impl Steering for Running {
             let client = self.client(&kubelet)?;
             *running = Some(kubelet);
             if variation.serves() {
-                pod::wait_until_up(&client, &pod::subject(NODE), pod::Wanted::All, UP_WITHIN).await?;
+                pod::wait_until_up(&client, &pod::subject(NODE), pod::Wanted::Subject, UP_WITHIN).await?;
             }
             Ok(client)
         })

@@ -1,7 +1,7 @@
 //! A kubelet as the cases see it, wherever it comes from.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use reqwest::Method;
 
 use super::{Answer, Client, Credentials, Faults, Identity, TargetError, Workload, thaw::Watched, workload};
@@ -136,9 +137,11 @@ pub struct Kubelet {
     /// Whether the API server's node proxy stands between: then it is the API server that authenticates and authorises.
     pub proxied: bool,
     client: tokio::sync::RwLock<Arc<Client>>,
-    variation: Mutex<Variation>,
+    /// How it is configured now; none while it is restarted, and after a restart that failed or was cut short.
+    variation: Mutex<Option<Variation>>,
     runtime_down: AtomicBool,
     archives: Mutex<BTreeSet<String>>,
+    last: Mutex<HashMap<String, Timestamp>>,
     canaries: Mutex<BTreeSet<String>>,
     /// Its containers' processes, to be let go when they are left frozen.
     pub(super) watched: Watched,
@@ -170,9 +173,10 @@ impl Kubelet {
             log: None,
             proxied: false,
             client: tokio::sync::RwLock::new(Arc::new(client)),
-            variation: Mutex::new(Variation::Usual),
+            variation: Mutex::new(Some(Variation::Usual)),
             runtime_down: AtomicBool::new(false),
             archives: Mutex::default(),
+            last: Mutex::default(),
             canaries: Mutex::default(),
             watched: Watched::default(),
         }
@@ -203,9 +207,19 @@ impl Kubelet {
     ) -> Result<Answer, TargetError> {
         let client = self.client().await;
         let url = client.checkpoint_url(&container.namespace, &container.pod, &container.container, query);
-        let answer = client.send(credentials, Method::POST, url).await?;
+        let answer = client.send(credentials, Method::POST, url).await;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(container.to_string(), Timestamp::now());
+        drop(last);
+        let answer = answer?;
         self.remember_items(&answer);
         Ok(answer)
+    }
+
+    /// When a checkpoint of this container was last answered.
+    pub fn last_checkpoint(&self, container: &ContainerRef) -> Option<Timestamp> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.get(&container.to_string()).copied()
     }
 
     /// Remembers the archives that an answer names, to be removed at the end.
@@ -316,18 +330,28 @@ impl Kubelet {
     /// It does not come up again.
     pub async fn restart(&self, variation: Variation) -> Option<Result<(), TargetError>> {
         let steering = self.steering.as_deref()?;
-        // Noted as changed until it is as usual: a restart that is cut short is made good by `restore`.
-        let note = |seen| *self.variation.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-        note(match variation {
-            Variation::Usual => Variation::GateOff,
-            changed => changed,
-        });
+        let note = |now| *self.variation.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        note(None);
         let mut client = self.client.write().await;
         let restarted = steering.restart(variation).await;
         Some(restarted.map(|restarted| {
-            note(variation);
+            note(Some(variation));
             *client = Arc::new(restarted);
         }))
+    }
+
+    /// Sees to it that the kubelet runs with this configuration: restarts it where it does not; `None` where that cannot be done from
+    /// here.
+    ///
+    /// # Errors
+    /// It does not come up again.
+    pub async fn configure(&self, variation: Variation) -> Option<Result<(), TargetError>> {
+        self.steering.as_ref()?;
+        let now = *self.variation.lock().unwrap_or_else(PoisonError::into_inner);
+        if now == Some(variation) {
+            return Some(Ok(()));
+        }
+        self.restart(variation).await
     }
 
     /// Kills the runtime; false when it is not ours.
@@ -355,7 +379,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Puts back what a case may have changed: the runtime, rules in force, the configuration, containers that were left
+    /// Puts back what a case may have changed without a restart of the kubelet: the runtime, rules in force, containers that were left
     /// frozen.
     ///
     /// # Errors
@@ -366,12 +390,6 @@ impl Kubelet {
         }
         if let Some(faults) = &self.faults {
             faults.clear().await?;
-        }
-        let variation = *self.variation.lock().unwrap_or_else(PoisonError::into_inner);
-        if variation != Variation::Usual
-            && let Some(restarted) = self.restart(Variation::Usual).await
-        {
-            restarted?;
         }
         self.thaw().await;
         Ok(())

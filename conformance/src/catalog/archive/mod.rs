@@ -37,7 +37,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 
 use crate::{
     archive::Inspected,
-    case::{Case, Outcome, Record, Restore, Stop},
+    case::{Case, Configuration, Outcome, Record, Restore, Stop},
     catalog::archive_authority,
 };
 
@@ -91,7 +91,7 @@ pub fn judge(archive: &Inspected) -> Vec<Record> {
 
 impl Restore for Inspected {
     /// What was read stays as it was.
-    fn restore(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn restore(&self, _: Configuration) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use super::session::Session;
@@ -38,19 +37,21 @@ pub(super) const CASES: &[Case<Session>] = &[
     ),
 ];
 
-/// What restarts the kubelet.
+/// What makes a checkpoint and restarts the kubelet.
+pub(super) const KEPT: &[Case<Session>] = &[Case::new(
+    Clause {
+        id: "kubelet/archive/kept-at-restart",
+        clause: "archives outlive a restart of the kubelet",
+        authority: authority::KUBELET,
+        motivation: "",
+        level: Level::Reference,
+        expected: "the same file, of the same length and mode",
+    },
+    |s| Box::pin(kept_at_restart(s)),
+)];
+
+/// What restarts the kubelet without its folder.
 pub(super) const RESTARTING: &[Case<Session>] = &[
-    Case::new(
-        Clause {
-            id: "kubelet/archive/kept-at-restart",
-            clause: "archives outlive a restart of the kubelet",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the same file, of the same length and mode",
-        },
-        |s| Box::pin(kept_at_restart(s)),
-    ),
     Case::new(
         Clause {
             id: "kubelet/folder/made",
@@ -97,30 +98,26 @@ fn is_same(before: &Evidence) -> Judgement {
     }
 }
 
-/// Waits for a second in which no checkpoint was made: within one the next has the same name, and is written over the last, or
-/// found to be there when it is not.
-pub(super) async fn next_second() {
-    let left = 1000 - jiff::Timestamp::now().subsec_millisecond();
-    tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(1000) + 20)).await;
-}
-
 async fn untouched(s: &Session) -> Judgement {
-    let before = archive(s).await?;
-    next_second().await;
+    let before = s.file().await?;
+    s.again().await?;
+    s.unused_name(s.subject()).await;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     if answer.status != 200 {
         return Err(Stop::Blocked("kubelet/robust/second-checkpoint"));
     }
-    is_same(&before)
+    is_same(before)
 }
 
 async fn unchecked(s: &Session) -> Judgement {
     s.file().await?;
     s.again().await?;
     let faults = s.faults()?;
-    faults.add(&[&super::rule(s.subject(), "write", "no-archive")]).await?;
-    next_second().await;
-    let answer = s.kubelet.checkpoint(s.subject(), "").await?;
+    // Where there is another container, no second has to pass until an archive of its has a new name.
+    let container = s.kubelet.neighbours.running.as_ref().unwrap_or(s.subject());
+    faults.add(&[&super::rule(container, "write", "no-archive")]).await?;
+    s.unused_name(container).await;
+    let answer = s.kubelet.checkpoint(container, "").await?;
     judge(answer.status == 200, answer.brief())
 }
 

@@ -83,21 +83,20 @@ pub(super) const READ_ONLY: &[Case<Session>] = &[Case::new(
     |s| Box::pin(read_only_port(s)),
 )];
 
-/// Starts the kubelet again with one thing changed; the runner puts it back after the case.
-async fn restarted(s: &Session, variation: Variation) -> Result<(), Stop> {
+/// Sees to it that the kubelet runs with one thing changed; the runner puts it back for cases that build on the usual configuration.
+async fn configured(s: &Session, variation: Variation) -> Result<(), Stop> {
     s.served().await?;
     s.sound()?;
-    s.kubelet.restart(variation).await.unwrap_or_else(|| Ok(()))?;
-    if s.kubelet.steering.is_none() {
-        return Err(Stop::Skip(
+    match s.kubelet.configure(variation).await {
+        Some(configured) => Ok(configured?),
+        None => Err(Stop::Skip(
             "needs a kubelet that can be started again with another configuration".to_owned(),
-        ));
+        )),
     }
-    Ok(())
 }
 
 async fn ask_with_gate_off(s: &Session, credentials: Credentials) -> Result<Answer, Stop> {
-    restarted(s, Variation::GateOff).await?;
+    configured(s, Variation::GateOff).await?;
     Ok(s.kubelet.checkpoint_as(credentials, s.subject(), "").await?)
 }
 
@@ -125,7 +124,7 @@ async fn without_credentials(s: &Session) -> Judgement {
 
 async fn default(s: &Session) -> Judgement {
     s.again().await?;
-    restarted(s, Variation::GateDefault).await?;
+    configured(s, Variation::GateDefault).await?;
     let answer = s.kubelet.checkpoint(s.subject(), "").await?;
     judge(answer.status == 200, answer.brief())
 }
@@ -133,7 +132,7 @@ async fn default(s: &Session) -> Judgement {
 const NO_ROUTE: &str = "404 page not found\n";
 
 async fn debugging_off(s: &Session) -> Judgement {
-    restarted(s, Variation::DebuggingOff).await?;
+    configured(s, Variation::DebuggingOff).await?;
     let good = s.kubelet.checkpoint(s.subject(), "").await?;
     let none = s.kubelet.checkpoint_as(Credentials::None, s.subject(), "").await?;
     let holds = [&good, &none]

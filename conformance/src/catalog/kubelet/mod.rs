@@ -29,7 +29,7 @@ pub use session::{OK, Session};
 
 /// Every case, in the order in which they run without a seed: what many build on comes first.
 pub fn cases() -> Vec<Case<Session>> {
-    let parts: [(Stage, Share, &[Case<Session>]); 21] = [
+    let parts: [(Stage, Share, &[Case<Session>]); 23] = [
         // They look at the first checkpoint, and make it if none of them has.
         (Stage::Early, Share::Target, success::CASES),
         (Stage::Early, Share::Target, copy::CASES),
@@ -52,14 +52,17 @@ pub fn cases() -> Vec<Case<Session>> {
         (Stage::Main, Share::Nothing, outage::CASES),
         (Stage::Main, Share::Nothing, gate::READ_ONLY),
         // They restart the runtime or the kubelet.
-        (Stage::Late, Share::Nothing, outage::RESTARTING),
-        (Stage::Late, Share::Nothing, gate::CASES),
-        (Stage::Late, Share::Nothing, folder::RESTARTING),
+        (Stage::Late, Share::Nothing, outage::RUNTIME),
+        (Stage::Late, Share::Nothing, folder::KEPT),
+        (Stage::Late, Share::Restarts, folder::RESTARTING),
+        (Stage::Late, Share::Restarts, gate::CASES),
+        (Stage::Late, Share::Restarts, outage::DEADLINES),
     ];
     let staged = parts.into_iter().flat_map(|(stage, share, cases)| {
         cases.iter().map(move |case| match share {
             Share::Target => case.stage(stage).shared(),
             Share::Nothing => case.stage(stage),
+            Share::Restarts => case.stage(stage).restarts(),
         })
     });
     let counted = staged.map(|case| {
@@ -86,7 +89,7 @@ const ARCHIVES: &[(&str, u32)] = &[
     ("kubelet/500/deadline", 1),
     ("kubelet/500/ephemeral", 1),
     ("kubelet/archive/kept-at-restart", 1),
-    ("kubelet/archive/untouched", 2),
+    ("kubelet/archive/untouched", 1),
     ("kubelet/cancel/client-gone", 1),
     ("kubelet/concurrent/many", 32),
     ("kubelet/cri/one-call", 1),
@@ -118,6 +121,8 @@ enum Share {
     Target,
     /// Nothing: each needs the target alone, unless it says otherwise itself.
     Nothing,
+    /// Nothing, and each restarts the target as it needs it. Those that need the same configuration stand beside each other.
+    Restarts,
 }
 
 /// A fault rule for the checkpoints of this container: what happens at this phase of them.

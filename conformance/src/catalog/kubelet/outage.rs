@@ -26,8 +26,8 @@ pub(super) const CASES: &[Case<Session>] = &[Case::new(
     |s| Box::pin(connection_lost(s)),
 )];
 
-/// What restarts the runtime or the kubelet.
-pub(super) const RESTARTING: &[Case<Session>] = &[
+/// What restarts the runtime.
+pub(super) const RUNTIME: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: "kubelet/500/runtime-gone",
@@ -50,6 +50,10 @@ pub(super) const RESTARTING: &[Case<Session>] = &[
         },
         |s| Box::pin(runtime_restarted(s)),
     ),
+];
+
+/// What restarts the kubelet with a short deadline.
+pub(super) const DEADLINES: &[Case<Session>] = &[
     Case::new(
         Clause {
             id: "kubelet/500/deadline",
@@ -132,8 +136,8 @@ async fn runtime_restarted(s: &Session) -> Judgement {
 async fn impatient(s: &Session, phase: &str, effect: &str) -> Result<(), Stop> {
     s.again().await?;
     let faults = s.faults()?;
-    match s.kubelet.restart(Variation::ShortDeadline).await {
-        Some(restarted) => restarted?,
+    match s.kubelet.configure(Variation::ShortDeadline).await {
+        Some(configured) => configured?,
         None => {
             let reason = "needs a kubelet that can be started again with a short deadline";
             return Err(Stop::Skip(reason.to_owned()));

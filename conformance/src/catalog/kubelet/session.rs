@@ -22,10 +22,12 @@ use reqwest::Method;
 
 use crate::{
     archive::{self, Expected, Inspected, Limits},
-    case::{Restore, Stop},
+    case::{Configuration, Restore, Stop},
     catalog::archive::exhibit,
     exhibit::Once,
-    target::{Answer, Call, ContainerRef, Credentials, Evidence, Faults, Kubelet, Protocol, TargetError, Workload},
+    target::{
+        Answer, Call, ContainerRef, Credentials, Evidence, Faults, Kubelet, Protocol, TargetError, Variation, Workload,
+    },
 };
 
 /// The case that judges whether a checkpoint can be had at all.
@@ -128,6 +130,15 @@ impl Session {
     /// Waits until the run is older than this: there is nothing else to await for a clock.
     pub(super) async fn older_than(&self, age: Duration) {
         tokio::time::sleep_until((self.began + age).into()).await;
+    }
+
+    /// Waits until a checkpoint of this container is named otherwise than its last one, which it would be written over, or found in
+    /// place of.
+    pub(super) async fn unused_name(&self, container: &ContainerRef) {
+        let last = self.kubelet.last_checkpoint(container);
+        if last.is_some_and(|last| Timestamp::now().as_second() <= last.as_second()) {
+            next_second().await;
+        }
     }
 
     /// The container that is checkpointed.
@@ -372,8 +383,16 @@ impl Session {
 }
 
 impl Restore for Session {
-    fn restore(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.kubelet.restore().await.map_err(|error| error.to_string()) })
+    fn restore(&self, configuration: Configuration) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.kubelet.restore().await.map_err(|error| error.to_string())?;
+            match configuration {
+                Configuration::PutBack => self.kubelet.configure(Variation::Usual).await,
+                Configuration::Leave => None,
+            }
+            .unwrap_or(Ok(()))
+            .map_err(|error| error.to_string())
+        })
     }
 }
 
@@ -408,6 +427,12 @@ pub(super) async fn inspect(evidence: &Evidence, canary: Option<String>) -> Resu
         .map_err(|error| Stop::error(&error))?;
     exhibit(&archive);
     Ok(archive)
+}
+
+/// Waits for the next second: the names of archives hold the time to the second.
+pub(super) async fn next_second() {
+    let left = 1000 - Timestamp::now().subsec_millisecond();
+    tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(1000) + 20)).await;
 }
 
 /// How often the runtime was called, or that this cannot be seen: without a journal no call is not the same as none.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     archive::{self, Expected, Inspected, Limits},
-    case::{Restore, Stop},
+    case::{Configuration, Restore, Stop},
     catalog::archive::exhibit,
     exhibit::Once,
     target::{
@@ -330,7 +330,8 @@ impl RuntimeSession {
 }
 
 impl Restore for RuntimeSession {
-    fn restore(&self) -> BoxFuture<'_, Result<(), String>> {
+    /// A runtime is not restarted.
+    fn restore(&self, _: Configuration) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { self.runtime.restore().await.map_err(|error| error.to_string()) })
     }
 }

@@ -124,7 +124,6 @@ impl RealKubelet {
             node: node.clone(),
             endpoint,
             subject: subject.clone(),
-            wanted: if own { Wanted::All } else { Wanted::Subject },
             authority: authority.certificate(),
             people,
             kubelet: Mutex::new(None),
@@ -169,10 +168,11 @@ impl RealKubelet {
                 kubelet.faults = Some(Faults::connect(&control).await?);
             }
             if own {
-                pod::wait_until_told(&kubelet, UP_WITHIN).await
-            } else {
-                Ok(())
+                let client = kubelet.client().await;
+                pod::wait_until_up(&client, &kubelet.subject, Wanted::All, UP_WITHIN).await?;
+                pod::wait_until_told(&kubelet, UP_WITHIN).await?;
             }
+            Ok(())
         };
         if let Err(error) = ready.await {
             if let Some(steering) = &kubelet.steering {

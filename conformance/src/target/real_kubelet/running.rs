@@ -1,6 +1,11 @@
 //! A kubelet that runs, and can be started again with one thing changed, or ended.
 
-use std::{ffi::OsString, net::TcpListener, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::TcpListener,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use fake_cri::FakeCri;
 use futures_util::future::BoxFuture;
@@ -31,8 +36,6 @@ pub(super) struct Running {
     pub(super) node: String,
     pub(super) endpoint: String,
     pub(super) subject: ContainerRef,
-    /// How its Pod is to be before it is judged.
-    pub(super) wanted: Wanted,
     /// The authority of its certificate (PEM).
     pub(super) authority: String,
     pub(super) people: People,
@@ -96,19 +99,23 @@ impl Steering for Running {
     fn restart(&self, variation: Variation) -> BoxFuture<'_, Result<Client, TargetError>> {
         Box::pin(async move {
             let mut running = self.kubelet.lock().await;
+            let began = Instant::now();
             if let Some(process) = running.take() {
                 process.stop().await;
             }
+            let stopped = began.elapsed();
             let (process, client) = self.start(variation).await?;
+            let serving = began.elapsed();
             let process = running.insert(process);
             if variation.serves() {
                 tokio::select! {
-                    up = pod::wait_until_up(&client, &self.subject, self.wanted, UP_WITHIN) => up?,
+                    up = pod::wait_until_up(&client, &self.subject, Wanted::Subject, UP_WITHIN) => up?,
                     ended = process.ended() => {
                         return Err(TargetError::NotReady(format!("the kubelet ended: {ended}")));
                     }
                 }
             }
+            tracing::info!(?variation, ?stopped, ?serving, up = ?began.elapsed(), "restarted the kubelet");
             Ok(client)
         })
     }
