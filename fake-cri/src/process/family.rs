@@ -15,8 +15,8 @@ pub struct Kin {
     pub id: ProcessId,
     /// The state of its first thread, one letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
     pub state: u8,
-    /// How many threads it has that are not reaped, the first one included.
-    pub threads: u64,
+    /// Whether one of its threads has not ended.
+    pub lives: bool,
     /// Its parent's number; 0 when the parent is not visible here.
     pub parent: i32,
     /// Its process group.
@@ -31,7 +31,13 @@ impl Kin {
     /// Reads a process. `NotFound` when there is none (any more).
     pub fn of(pid: i32) -> io::Result<Self> {
         let text = fs::read(format!("/proc/{pid}/stat")).map_err(gone)?;
-        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat")))
+        let mut kin = Self::parse(&text)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat")))?;
+        if kin.lives && !kin.first_thread_lives() {
+            // Its other threads are counted too when they have ended and a tracer has not waited for them.
+            kin.lives = first_living_thread(pid).is_some();
+        }
+        Ok(kin)
     }
 
     /// The name in parentheses may hold anything, parentheses and line ends too, so the fields count from the last one.
@@ -43,13 +49,14 @@ impl Kin {
         // The first of these is field 3 of the manual page.
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
+        let state = *fields.first()?.as_bytes().first()?;
         Some(Self {
             id: ProcessId {
                 pid,
                 start_time: u64::try_from(number(22)?).ok()?,
             },
-            state: *fields.first()?.as_bytes().first()?,
-            threads: u64::try_from(number(20)?).ok()?,
+            state,
+            lives: thread_lives(state) || number(20)? > 1,
             parent: number(4)?.try_into().ok()?,
             group: number(5)?.try_into().ok()?,
             session: number(6)?.try_into().ok()?,
@@ -60,8 +67,17 @@ impl Kin {
     /// Whether it has ended and only waits to be reaped. A process whose first thread has ended (`pthread_exit` in `main`) runs as
     /// long as another one does: the kernel lets nobody wait for it before.
     pub fn ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X') && self.threads <= 1
+        !self.lives
     }
+
+    fn first_thread_lives(&self) -> bool {
+        thread_lives(self.state)
+    }
+}
+
+/// Whether a thread in this state has not ended.
+fn thread_lives(state: u8) -> bool {
+    !matches!(state, b'Z' | b'X')
 }
 
 impl ProcessId {
@@ -169,21 +185,25 @@ pub fn below(all: &[Kin], roots: &HashSet<i32>) -> HashSet<i32> {
 
 /// A thread of a process that has not ended: the first one, or another when that has. The process's number when there is none.
 pub fn living_thread(pid: i32) -> i32 {
+    first_living_thread(pid).unwrap_or(pid)
+}
+
+fn first_living_thread(pid: i32) -> Option<i32> {
     let lives = |tid: &i32| {
         let kin = fs::read(format!("/proc/{pid}/task/{tid}/stat"))
             .ok()
             .and_then(|text| Kin::parse(&text));
-        kin.is_some_and(|kin| !matches!(kin.state, b'Z' | b'X'))
+        kin.is_some_and(|kin| kin.first_thread_lives())
     };
     if lives(&pid) {
-        return pid;
+        return Some(pid);
     }
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
         .flatten();
-    let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    numbers.into_iter().find(lives).unwrap_or(pid)
+    let mut numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    numbers.find(lives)
 }
 
 /// A file of a process that shows its memory, which a first thread that has ended shows no more: then it is empty, or refused.
@@ -275,7 +295,7 @@ mod tests {
             }
         );
         assert_eq!((kin.state, kin.parent, kin.group, kin.session), (b'S', 7, 42, 41));
-        assert_eq!((kin.children_ticks, kin.threads), (78, 1));
+        assert_eq!((kin.children_ticks, kin.lives), (78, true));
     }
 
     #[test]
@@ -305,7 +325,7 @@ mod tests {
         let kin = |pid, parent| Kin {
             id: ProcessId { pid, start_time: 1 },
             state: b'S',
-            threads: 1,
+            lives: true,
             parent,
             group: pid,
             session: pid,

@@ -44,7 +44,7 @@ fn archive(rig: &Rig) -> PathBuf {
 fn slow(within: DelayIn) -> Option<Delay> {
     let memory = DelayMemory::Rss;
     Some(Delay {
-        base: Duration::from_secs(60),
+        base: Duration::from_secs(600),
         rate: None,
         factor: 1.0,
         memory,
@@ -233,7 +233,7 @@ async fn a_container_that_is_killed_under_its_checkpoint_ends_as_such(#[case] wi
             captured.notify_one();
         }
     });
-    let (result, exit) = tokio::join!(checkpoint, async {
+    let both = futures_util::future::join(checkpoint, async {
         captured.notified().await;
         if fails {
             // Until the delay has begun nothing tells; either way it must end well.
@@ -251,6 +251,10 @@ async fn a_container_that_is_killed_under_its_checkpoint_ends_as_such(#[case] wi
         shim.signal(libc::SIGKILL).await.expect("it runs");
         shim.wait().await
     });
+    // Far below the delay.
+    let (result, exit) = tokio::time::timeout(Duration::from_secs(30), both)
+        .await
+        .expect("the delay is cut short");
     assert_eq!((exit.signal, exit.lost), (Some(libc::SIGKILL), false));
     assert!(rig.processes().is_empty());
     if fails {

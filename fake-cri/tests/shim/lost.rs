@@ -100,7 +100,9 @@ async fn a_killed_shim_leaves_nothing(#[case] script: &str, #[case] processes: u
         (settled && all.len() == processes).then_some(all)
     })
     .await;
-    assert_eq!(kill(&rig, &shim, init).await, processes);
+    // A shell whose child is killed first starts another one.
+    let killed = kill(&rig, &shim, init).await;
+    assert!(killed >= processes, "{killed} of {processes}");
     assert!(members.iter().all(|kin| !kin.id.alive()), "{members:?}");
     assert!(matches!(
         Shim::attach(&rig.dir()).await.expect("the folder is there"),
