@@ -89,7 +89,7 @@ const ARCHIVES: &[(&str, u32)] = &[
     ("kubelet/500/deadline", 1),
     ("kubelet/500/ephemeral", 1),
     ("kubelet/archive/kept-at-restart", 1),
-    ("kubelet/archive/untouched", 1),
+    ("kubelet/archive/untouched", 2),
     ("kubelet/cancel/client-gone", 1),
     ("kubelet/concurrent/many", 32),
     ("kubelet/cri/one-call", 1),
