@@ -12,7 +12,7 @@ const NO_CHECKPOINT: [&str; 2] = [
     // containerd with `enable_criu = false`.
     "criu support is disabled by configuration",
 ];
-/// What CreateContainer says of an archive's path where restore is switched off or not there: the path is taken for an image's name.
+/// What CreateContainer says of an archive's path that it takes for an image's name.
 const NO_IMAGE: [&str; 5] = [
     "failed to resolve image",
     "does not exist locally",
@@ -27,11 +27,9 @@ pub fn makes_no_checkpoint(message: &str) -> bool {
 }
 
 /// Whether a runtime takes an archive's path for the name of an image: it restores no container, by its configuration (CRI-O with
-/// `container_level_enabled` of `none` or `checkpoint_only`) or its version (containerd 2.4).
-pub fn restores_no_archive(code: Code, message: &str) -> bool {
-    matches!(code, Code::NotFound | Code::Unimplemented)
-        || makes_no_checkpoint(message)
-        || NO_IMAGE.iter().any(|known| message.contains(known))
+/// `container_level_enabled` of `none` or `checkpoint_only`) or because it cannot (containerd 2.4); its answer does not tell which.
+pub fn takes_for_an_image(code: Code, message: &str) -> bool {
+    matches!(code, Code::NotFound | Code::Unimplemented) || NO_IMAGE.iter().any(|known| message.contains(known))
 }
 
 #[cfg(test)]
@@ -65,7 +63,7 @@ mod tests {
         "user specified image not specified, cannot verify image signature",
         false
     )]
-    fn restore_switched_off(#[case] code: Code, #[case] message: &str, #[case] policy: bool) {
-        assert_eq!(restores_no_archive(code, message), policy);
+    fn a_path_taken_for_an_image(#[case] code: Code, #[case] message: &str, #[case] taken: bool) {
+        assert_eq!(takes_for_an_image(code, message), taken);
     }
 }

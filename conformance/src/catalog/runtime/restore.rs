@@ -108,9 +108,14 @@ async fn restore(s: &RuntimeSession) -> Result<Restored, Stop> {
         Ok(again) => again,
         Err(TargetError::Runtime { code, message, .. }) => {
             let said = format!("CreateContainer with an archive as its image: {code:?}: {message}");
-            return Err(match policy::restores_no_archive(code, &message) {
-                true => Stop::Policy(said),
-                false => Stop::Fail(said),
+            return Err(if policy::makes_no_checkpoint(&message) {
+                Stop::Policy(said)
+            } else if policy::takes_for_an_image(code, &message) {
+                Stop::Skip(format!(
+                    "the runtime makes no container of an archive by its path ({code:?})"
+                ))
+            } else {
+                Stop::Fail(said)
             });
         }
         Err(error) => return Err(error.into()),
