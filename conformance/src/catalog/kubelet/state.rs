@@ -1,5 +1,7 @@
 //! Containers of every state: which can be checkpointed, and what is said of those that cannot.
 
+use std::time::{Duration, Instant};
+
 use super::session::{Session, described};
 use crate::{
     case::{Case, Clause, Judgement, Level, Stop, fail, judge},
@@ -115,12 +117,16 @@ async fn restarting(s: &Session) -> Judgement {
     let Some(container) = &s.kubelet.neighbours.restarting else {
         return Err(Stop::Skip("needs a container that fails again and again".to_owned()));
     };
-    // It must have waited all the time: the pause is seconds long, and after it the container runs for a moment.
-    for _ in 0..5 {
+    // The pause is seconds long; after it the container runs for a moment, of which older kubelets tell late.
+    const WITHIN: Duration = Duration::from_secs(10);
+    const POLL: Duration = Duration::from_millis(100);
+    let began = Instant::now();
+    while began.elapsed() < WITHIN {
         let Some(before) = s.kubelet.restarts(container).await? else {
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            tokio::time::sleep(POLL).await;
             continue;
         };
+        // It must have waited all the time.
         let judgement = not_running(s, Some(container)).await;
         if s.kubelet.restarts(container).await? == Some(before) {
             return judgement;
