@@ -77,13 +77,13 @@ async fn an_end_that_nobody_saw_is_known_afterwards() {
 }
 
 #[rstest]
-#[case::one("exec sleep 1000", 1)]
-#[case::children("sleep 1000 & sleep 1000 & wait", 3)]
-#[case::own_sessions("setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' & wait", 4)]
-#[case::clean_environment("env -i /bin/sleep 1000 & env -i setsid /bin/sleep 1000 & wait", 3)]
-#[case::deaf("trap '' TERM INT HUP; sleep 1000 & wait; while :; do sleep 1000; done", 2)]
+#[case::one("exec sleep 1000", 1, 0)]
+#[case::children("sleep 1000 & sleep 1000 & wait", 3, 0)]
+#[case::own_sessions("setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' & wait", 4, 0)]
+#[case::clean_environment("env -i /bin/sleep 1000 & env -i setsid /bin/sleep 1000 & wait", 3, 0)]
+#[case::deaf("trap '' TERM INT HUP; sleep 1000 & wait; while :; do sleep 1000; done", 2, 1)]
 #[tokio::test]
-async fn a_killed_shim_leaves_nothing(#[case] script: &str, #[case] processes: usize) {
+async fn a_killed_shim_leaves_nothing(#[case] script: &str, #[case] processes: usize, #[case] more: usize) {
     let _alone = alone().await;
     let rig = Rig::new();
     let (shim, init) = rig.run(&rig.shell(script)).await;
@@ -100,9 +100,12 @@ async fn a_killed_shim_leaves_nothing(#[case] script: &str, #[case] processes: u
         (settled && all.len() == processes).then_some(all)
     })
     .await;
-    // A shell whose child is killed first starts another one.
+    // Processes are killed in the order of their pids: a shell whose child goes first may start the next one.
     let killed = kill(&rig, &shim, init).await;
-    assert!(killed >= processes, "{killed} of {processes}");
+    assert!(
+        (processes..=processes + more).contains(&killed),
+        "{killed} of {processes}"
+    );
     assert!(members.iter().all(|kin| !kin.id.alive()), "{members:?}");
     assert!(matches!(
         Shim::attach(&rig.dir()).await.expect("the folder is there"),
