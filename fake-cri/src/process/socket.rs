@@ -21,20 +21,23 @@ pub(crate) fn option<T: Default + Copy + Plain>(fd: BorrowedFd<'_>, level: i32, 
     Errno::result(result).map(|_| value)
 }
 
-/// The bytes of an option, whatever its type, up to this many.
+/// Reads the bytes of an option, whatever its type, into a buffer, and returns those that it has.
 ///
 /// # Errors
 ///
 /// What getsockopt(2) fails with.
 #[expect(unsafe_code, reason = "nix knows only a part of the options")]
-pub(crate) fn option_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, most: usize) -> nix::Result<Vec<u8>> {
-    let mut value = vec![0_u8; most];
-    let mut length = libc::socklen_t::try_from(most).map_err(|_| Errno::EINVAL)?;
+pub(crate) fn option_bytes<'a>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    buffer: &'a mut [u8],
+) -> nix::Result<&'a [u8]> {
+    let mut length = libc::socklen_t::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes at most `length` bytes into a buffer of that length.
-    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, buffer.as_mut_ptr().cast(), &raw mut length) };
     Errno::result(result)?;
-    value.truncate(length as usize);
-    Ok(value)
+    buffer.get(..length as usize).ok_or(Errno::EINVAL)
 }
 
 /// A new socket of this family, type and protocol.
@@ -294,8 +297,9 @@ mod tests {
         assert!(readiness(right.as_fd()).unwrap().is_empty());
         let sends = option::<i32>(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap();
         assert!(sends > 0);
-        let bytes = option_bytes(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 16);
-        assert_eq!(bytes, Ok(sends.to_ne_bytes().to_vec()));
+        let mut buffer = [0; 16];
+        let bytes = option_bytes(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &mut buffer);
+        assert_eq!(bytes, Ok(&sends.to_ne_bytes()[..]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! a unix socket from the kernel's own list (sock_diag(7)).
 //!
 //! ```text
-//!   network     what a network namespace lists, read once; new sockets to compare with
+//!   network     what a network namespace lists, read once; the options of new sockets
 //!   unix        names, files, peers; queue: what is unread
 //!   inet        addresses, states, backlogs, errors; multicast: groups
 //!   options     what images have a place for; unplaced: what they have none for
@@ -131,14 +131,14 @@ fn report_unplaced(
     log: &mut DumpLog,
 ) {
     let Place { pid, fd, .. } = place;
-    let Some(new) = network.new_socket(kind) else {
+    let Some(defaults) = network.defaults(kind) else {
         log.lost(format_args!(
             "pid {pid}: options of the socket of descriptor {fd} that images have no place for, since no socket of its kind can be \
              made to compare them with"
         ));
         return;
     };
-    for name in unplaced::differing(copy, new, kind) {
+    for name in defaults.differing(copy) {
         log.lost(format_args!(
             "pid {pid}: the option {name} of the socket of descriptor {fd}"
         ));

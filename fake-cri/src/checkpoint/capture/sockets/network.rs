@@ -1,14 +1,9 @@
-//! A network namespace: its sockets as `/proc/PID/net` and sock_diag(7) list them, its multicast groups, and new sockets to
-//! compare others with.
+//! A network namespace: its sockets as `/proc/PID/net` and sock_diag(7) list them, its multicast groups, and the
+//! options that new sockets have in it.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    fs, io,
-    net::IpAddr,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-};
+use std::{collections::HashMap, fs, io, net::IpAddr, os::fd::AsFd as _};
 
-use super::{CLOSED, ESTABLISHED, LISTEN, multicast};
+use super::{CLOSED, ESTABLISHED, LISTEN, multicast, unplaced::Defaults};
 use crate::{
     checkpoint::log::DumpLog,
     process::{
@@ -33,8 +28,8 @@ pub(super) struct Network {
     /// Read when the first unix socket is met; empty where it cannot be read, which is in the log then.
     unix: Option<HashMap<u32, UnixState>>,
     groups: Option<Vec<(u32, IpAddr)>>,
-    /// New sockets by their kind; `None` where none can be made.
-    new: HashMap<Kind, Option<OwnedFd>>,
+    /// The options of new sockets by their kind; `None` where none can be made.
+    defaults: HashMap<Kind, Option<Defaults>>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +57,7 @@ impl Network {
             listed: list(window),
             unix: None,
             groups: None,
-            new: HashMap::new(),
+            defaults: HashMap::new(),
         }
     }
 
@@ -99,17 +94,15 @@ impl Network {
         self.groups.get_or_insert_with(|| multicast::groups(window))
     }
 
-    /// A socket of this kind as it is when it is new; `None` where none can be made.
-    pub(super) fn new_socket(&mut self, kind: Kind) -> Option<BorrowedFd<'_>> {
+    /// The options of a new socket of this kind; `None` where none can be made.
+    pub(super) fn defaults(&mut self, kind: Kind) -> Option<&Defaults> {
         let window = self.window;
-        let made = match self.new.entry(kind) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => {
-                let (family, kind, protocol) = kind;
-                place.insert(in_network_of(window, || Ok(socket::new(family, kind, protocol)?)).ok())
-            }
+        let read = || {
+            let (family, kind_number, protocol) = kind;
+            let new = in_network_of(window, || Ok(socket::new(family, kind_number, protocol)?)).ok()?;
+            Some(Defaults::of(new.as_fd(), kind))
         };
-        made.as_ref().map(OwnedFd::as_fd)
+        self.defaults.entry(kind).or_insert_with(read).as_ref()
     }
 }
 

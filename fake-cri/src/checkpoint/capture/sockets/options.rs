@@ -62,7 +62,8 @@ pub(super) fn of_socket(fd: BorrowedFd<'_>) -> nix::Result<SkOptsEntry> {
 
 /// The network interface that a socket is bound to (`SO_BINDTODEVICE`).
 fn interface(fd: BorrowedFd<'_>) -> Option<String> {
-    let name = option_bytes(fd, SOL_SOCKET, libc::SO_BINDTODEVICE, INTERFACE_NAME_BYTES).ok()?;
+    let mut buffer = [0; INTERFACE_NAME_BYTES];
+    let name = option_bytes(fd, SOL_SOCKET, libc::SO_BINDTODEVICE, &mut buffer).ok()?;
     let name = name.split(|byte| *byte == 0).next()?;
     str::from_utf8(name)
         .ok()

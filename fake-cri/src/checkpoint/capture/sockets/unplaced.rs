@@ -5,6 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, SOL_SOCKET};
 
+use nix::errno::Errno;
+
 use crate::process::socket::option_bytes;
 
 /// Longer than any option that is compared.
@@ -60,23 +62,31 @@ const IPV4: &[SocketOption] = &[
     (22, "IP_NODEFRAG"),
     (23, "IP_CHECKSUM"),
     (24, "IP_BIND_ADDRESS_NO_PORT"),
+    (50, "IP_UNICAST_IF"),
+    (51, "IP_LOCAL_PORT_RANGE"),
+    (libc::IP_HDRINCL, "IP_HDRINCL"),
+];
+
+/// Of IPv4 to many.
+const IPV4_MULTICAST: &[SocketOption] = &[
     (libc::IP_MULTICAST_TTL, "IP_MULTICAST_TTL"),
     (libc::IP_MULTICAST_LOOP, "IP_MULTICAST_LOOP"),
     (libc::IP_MULTICAST_IF, "IP_MULTICAST_IF"),
     (libc::IP_MULTICAST_ALL, "IP_MULTICAST_ALL"),
-    (50, "IP_UNICAST_IF"),
-    (51, "IP_LOCAL_PORT_RANGE"),
-    (libc::IP_HDRINCL, "IP_HDRINCL"),
+];
+
+/// Of IPv6 to many.
+const IPV6_MULTICAST: &[SocketOption] = &[
+    (libc::IPV6_MULTICAST_HOPS, "IPV6_MULTICAST_HOPS"),
+    (libc::IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP"),
+    (libc::IPV6_MULTICAST_IF, "IPV6_MULTICAST_IF"),
+    (29, "IPV6_MULTICAST_ALL"),
 ];
 
 /// Of IPv6.
 const IPV6: &[SocketOption] = &[
     (libc::IPV6_TCLASS, "IPV6_TCLASS"),
     (libc::IPV6_UNICAST_HOPS, "IPV6_UNICAST_HOPS"),
-    (libc::IPV6_MULTICAST_HOPS, "IPV6_MULTICAST_HOPS"),
-    (libc::IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP"),
-    (libc::IPV6_MULTICAST_IF, "IPV6_MULTICAST_IF"),
-    (29, "IPV6_MULTICAST_ALL"),
     (libc::IPV6_MTU_DISCOVER, "IPV6_MTU_DISCOVER"),
     (libc::IPV6_RECVERR, "IPV6_RECVERR"),
     (31, "IPV6_RECVERR_RFC4884"),
@@ -137,43 +147,79 @@ const ICMPV6: i32 = 58;
 const ICMP_FILTER: &[SocketOption] = &[(1, "ICMP_FILTER")];
 const ICMPV6_FILTER: &[SocketOption] = &[(1, "ICMPV6_FILTER")];
 
-/// The names of the options that images have no place for, and that differ between a socket and a new one of its kind.
-pub(super) fn differing(
-    fd: BorrowedFd<'_>,
-    new: BorrowedFd<'_>,
-    (family, kind, protocol): (u32, u32, u32),
-) -> Vec<&'static str> {
-    let mut groups = vec![(SOL_SOCKET, GENERIC)];
-    let is_raw = kind == libc::SOCK_RAW as u32;
-    if [libc::AF_INET, libc::AF_INET6].contains(&family.cast_signed()) {
-        groups.push((IPPROTO_IP, IPV4));
-        match protocol.cast_signed() {
-            _ if is_raw => groups.extend([(SOL_RAW, ICMP_FILTER), (ICMPV6, ICMPV6_FILTER)]),
-            IPPROTO_TCP => groups.push((IPPROTO_TCP, TCP)),
-            IPPROTO_UDP => groups.push((IPPROTO_UDP, UDP)),
-            _ => {}
+/// The options that images have no place for, as a new socket has them.
+#[derive(Debug)]
+pub(super) struct Defaults(Vec<DefaultValue>);
+
+#[derive(Debug)]
+struct DefaultValue {
+    level: i32,
+    option: SocketOption,
+    /// `None` where a new socket cannot tell it.
+    value: Option<Vec<u8>>,
+}
+
+impl Defaults {
+    /// Reads those of a new socket of this family, type and protocol.
+    pub(super) fn of(new: BorrowedFd<'_>, (family, kind, protocol): (u32, u32, u32)) -> Self {
+        let mut groups = vec![(SOL_SOCKET, GENERIC)];
+        let is_raw = kind == libc::SOCK_RAW as u32;
+        let is_tcp = protocol == IPPROTO_TCP as u32 && !is_raw;
+        let is_ipv6 = family == libc::AF_INET6 as u32;
+        if is_ipv6 || family == libc::AF_INET as u32 {
+            groups.push((IPPROTO_IP, IPV4));
+            match protocol.cast_signed() {
+                _ if is_raw => groups.extend([(SOL_RAW, ICMP_FILTER), (ICMPV6, ICMPV6_FILTER)]),
+                IPPROTO_TCP => groups.push((IPPROTO_TCP, TCP)),
+                IPPROTO_UDP => groups.push((IPPROTO_UDP, UDP)),
+                _ => {}
+            }
+            // An accepted TCP socket has the hop limit of its peer's packets here, which nothing that it sends has.
+            if !is_tcp {
+                groups.push((IPPROTO_IP, IPV4_MULTICAST));
+            }
         }
+        if is_ipv6 {
+            groups.extend([(IPPROTO_IPV6, IPV6), (IPPROTO_IP, IPV4_UNDER_IPV6)]);
+            if !is_tcp {
+                groups.push((IPPROTO_IPV6, IPV6_MULTICAST));
+            }
+        }
+        let options = groups
+            .into_iter()
+            .flat_map(|(level, options)| options.iter().map(move |option| (level, *option)));
+        let mut buffer = [0; MOST_BYTES];
+        let read = |(level, option): (i32, SocketOption)| {
+            let value = match option_bytes(new, level, option.0, &mut buffer) {
+                Ok(value) => Some(value.to_vec()),
+                // A kernel or a kind of socket without this option.
+                Err(Errno::ENOPROTOOPT) => return None,
+                Err(_) => None,
+            };
+            Some(DefaultValue { level, option, value })
+        };
+        Self(options.filter_map(read).collect())
     }
-    if family == libc::AF_INET6 as u32 {
-        groups.extend([(IPPROTO_IPV6, IPV6), (IPPROTO_IP, IPV4_UNDER_IPV6)]);
+
+    /// The names of the options in which a socket of the same kind differs.
+    pub(super) fn differing(&self, fd: BorrowedFd<'_>) -> Vec<&'static str> {
+        let mut buffer = [0; MOST_BYTES];
+        let mut differs = |default: &&DefaultValue| {
+            option_bytes(fd, default.level, default.option.0, &mut buffer)
+                .is_ok_and(|value| default.value.as_deref() != Some(value))
+        };
+        self.0
+            .iter()
+            .filter(|default| differs(default))
+            .map(|default| default.option.1)
+            .collect()
     }
-    let differs = |level, name| match option_bytes(fd, level, name, MOST_BYTES) {
-        Ok(value) => option_bytes(new, level, name, MOST_BYTES) != Ok(value),
-        // A kernel or a kind of socket without this option.
-        Err(_) => false,
-    };
-    groups
-        .into_iter()
-        .flat_map(|(level, options)| options.iter().map(move |option| (level, option)))
-        .filter(|(level, (number, _))| differs(*level, *number))
-        .map(|(_, (_, name))| *name)
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{TcpListener, UdpSocket},
+        net::{TcpListener, TcpStream, UdpSocket},
         os::{fd::AsFd as _, unix::net::UnixStream},
     };
 
@@ -184,7 +230,7 @@ mod tests {
     fn only_what_was_set_differs() {
         let of = |family: i32, kind: i32, protocol: i32| {
             let kind = (family as u32, kind as u32, protocol as u32);
-            (new(kind.0, kind.1, kind.2).unwrap(), kind)
+            Defaults::of(new(kind.0, kind.1, kind.2).unwrap().as_fd(), kind)
         };
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (Ok(listener), Ok(datagrams)) = (TcpListener::bind(address), UdpSocket::bind(address)) else {
@@ -196,17 +242,21 @@ mod tests {
             } else {
                 libc::AF_INET
             };
-            let (fresh, kind) = of(family, libc::SOCK_STREAM, IPPROTO_TCP);
-            assert_eq!(differing(listener.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
-            let (fresh, kind) = of(family, libc::SOCK_DGRAM, IPPROTO_UDP);
-            assert_eq!(differing(datagrams.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
+            let defaults = of(family, libc::SOCK_STREAM, IPPROTO_TCP);
+            assert_eq!(defaults.differing(listener.as_fd()), [] as [&str; 0]);
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let of_the_connection = ["TCP_MAXSEG"];
+            assert_eq!(defaults.differing(accepted.as_fd()), of_the_connection);
+            let defaults = of(family, libc::SOCK_DGRAM, IPPROTO_UDP);
+            assert_eq!(defaults.differing(datagrams.as_fd()), [] as [&str; 0]);
             if family == libc::AF_INET {
                 datagrams.set_multicast_ttl_v4(7).unwrap();
-                assert_eq!(differing(datagrams.as_fd(), fresh.as_fd(), kind), ["IP_MULTICAST_TTL"]);
+                assert_eq!(defaults.differing(datagrams.as_fd()), ["IP_MULTICAST_TTL"]);
             }
         }
         let (left, _right) = UnixStream::pair().unwrap();
-        let (fresh, kind) = of(libc::AF_UNIX, libc::SOCK_STREAM, 0);
-        assert_eq!(differing(left.as_fd(), fresh.as_fd(), kind), [] as [&str; 0]);
+        let defaults = of(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+        assert_eq!(defaults.differing(left.as_fd()), [] as [&str; 0]);
     }
 }
