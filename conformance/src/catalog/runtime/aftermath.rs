@@ -12,6 +12,7 @@
 //! asks for it, and judged by several.
 
 use std::{
+    collections::VecDeque,
     path::Path,
     time::{Duration, Instant},
 };
@@ -76,6 +77,8 @@ pub(super) enum Left {
 
 /// How long a fake-cri takes for a checkpoint of a slow container, and after which time its caller gives up.
 const FAKE: (Duration, Duration) = (Duration::from_millis(600), Duration::from_millis(200));
+/// How often a caller that went away too late goes away again.
+const LATE_TRIES: u32 = 2;
 /// The same where the timeout is a whole second.
 const FAKE_BY_SECONDS: Duration = Duration::from_millis(1500);
 /// The shortest timeout there is.
@@ -180,8 +183,10 @@ impl RuntimeSession {
             true => vec![FAKE.1],
             false => measured.moments(),
         };
+        // Those that a busy machine let go too late are asked for once more.
+        let mut moments: VecDeque<(Duration, u32)> = moments.into_iter().map(|moment| (moment, LATE_TRIES)).collect();
         let mut found = Vec::new();
-        for moment in moments {
+        while let Some((moment, tries)) = moments.pop_front() {
             let before = Before::of(self, &container).await?;
             let location = self.runtime.location("given-up");
             let call = Checkpoint::to(location.to_string_lossy()).timeout(AMPLE);
@@ -197,6 +202,14 @@ impl RuntimeSession {
                         .await,
                 ),
             };
+            // A caller that goes away when the work is about over shows nothing: its going must reach the runtime before.
+            let half = moment + measured.whole.saturating_sub(moment) / 2;
+            if way == Way::Cancel && began.elapsed() > half && tries > 0 {
+                tokio::time::sleep_until(began + long_enough(measured.whole)).await;
+                let _ = std::fs::remove_file(&location);
+                moments.push_front((moment, tries - 1));
+                continue;
+            }
             if answer.as_ref().is_some_and(CheckpointAnswer::is_ok) {
                 // It is as large as the memory, and nobody needs it.
                 let _ = std::fs::remove_file(&location);
