@@ -4,26 +4,26 @@ mod archive;
 mod clean;
 mod cluster;
 mod compare;
-mod conclude;
+mod completions;
 mod findings;
 mod image;
 mod kubelet;
 mod merge;
 mod mutants;
 mod runtime;
-mod shell;
+mod suite_run;
 
 use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-pub use conclude::VerdictArgs;
 pub use kubelet::KubeletArgs;
+pub use suite_run::RunArgs;
 
 use crate::{
-    case::{Level, Selection, exit},
-    catalog,
+    engine::{Level, Selection, exit},
+    suites,
 };
 
 /// Judges the Kubelet Checkpoint API of any kubelet, CheckpointContainer of any runtime, and checkpoint archives.
@@ -71,9 +71,9 @@ enum Command {
     /// Print docs/FINDINGS.md: what reports say of real targets, with what was confirmed by hand
     Findings(findings::FindingsArgs),
     /// Print the completions for a shell
-    Completions(shell::CompletionsArgs),
+    Completions(completions::CompletionsArgs),
     /// Write manual pages
-    Man(shell::ManArgs),
+    Man(completions::ManArgs),
     /// List the cases of every suite, one a line, the id first
     List(ListArgs),
 }
@@ -104,10 +104,10 @@ impl SelectionArgs {
     }
 }
 
-fn parse_level(word: &str) -> Result<Level, String> {
+fn parse_level(name: &str) -> Result<Level, String> {
     Level::ALL
         .into_iter()
-        .find(|level| level.as_str() == word)
+        .find(|level| level.as_str() == name)
         .ok_or_else(|| format!("expected one of {}", Level::ALL.map(Level::as_str).join(", ")))
 }
 
@@ -119,7 +119,7 @@ pub enum Failure {
     Usage(String),
     /// The harness could not do its work.
     #[error("{0:#}")]
-    Work(#[from] anyhow::Error),
+    Harness(#[from] anyhow::Error),
     /// The user ended it.
     #[error("interrupted")]
     Interrupted,
@@ -132,7 +132,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are asked for, not wrong.
-            let code = if error.use_stderr() { exit::USAGE } else { exit::HOLDS };
+            let code = if error.use_stderr() { exit::USAGE } else { exit::PASS };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -144,7 +144,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("checkpoint-conformance: {failure}");
             match failure {
                 Failure::Usage(_) => exit::USAGE,
-                Failure::Work(_) | Failure::Interrupted => exit::ERROR,
+                Failure::Harness(_) | Failure::Interrupted => exit::ERROR,
             }
         }
     };
@@ -186,12 +186,12 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
         Some(Command::List(list)) => {
             let selection = list.selection.selection()?;
             let text = if list.markdown {
-                catalog::markdown(&selection)
+                suites::markdown(&selection)
             } else {
-                catalog::plain(&selection)
+                suites::plain_text(&selection)
             };
             print(&text)?;
-            Ok(exit::HOLDS)
+            Ok(exit::PASS)
         }
     }
 }
@@ -199,9 +199,9 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
 /// Writes to stdout; a reader that has gone (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("failed to write to stdout").map_err(Failure::Work)
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error)
+            .context("failed to write to stdout")
+            .map_err(Failure::Harness),
         _ => Ok(()),
     }
 }
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn command_line_is_well_formed() {
         Cli::command().debug_assert();
     }
 }

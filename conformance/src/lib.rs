@@ -14,12 +14,12 @@
 //! [`mutant`] judges the harness itself: every single wrong thing must be caught by exactly the cases that name it.
 
 pub mod archive;
-pub mod case;
-pub mod catalog;
 pub mod cli;
-pub mod exhibit;
+pub mod engine;
+pub mod evidence;
 pub mod image;
-pub mod mutant;
-pub mod reference;
+pub mod mutation;
+pub mod reference_kubelet;
 pub mod report;
-pub mod target;
+pub mod suites;
+pub mod targets;

@@ -8,22 +8,22 @@ use std::{
 };
 
 use checkpoint_conformance::{
-    case::{Level, Verdict},
-    catalog,
+    engine::{Level, Verdict},
     report::{Report, SCHEMA},
+    suites,
 };
 use rstest::rstest;
 use tempfile::TempDir;
 
 /// Folders of one run, to see what it leaves in them.
-struct Place {
+struct TestDirs {
     temporary: TempDir,
     working: TempDir,
 }
 
-impl Place {
-    fn new() -> Place {
-        Place {
+impl TestDirs {
+    fn new() -> TestDirs {
+        TestDirs {
             // A short path: sockets are made below it.
             temporary: tempfile::Builder::new().prefix("cc-").tempdir().unwrap(),
             working: tempfile::tempdir().unwrap(),
@@ -47,20 +47,20 @@ impl Place {
     }
 
     fn assert_clean(&self) {
-        for folder in [&self.temporary, &self.working] {
-            let left: Vec<_> = fs::read_dir(folder.path())
+        for directory in [&self.temporary, &self.working] {
+            let leftover: Vec<_> = fs::read_dir(directory.path())
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
                 .collect();
-            assert!(left.is_empty(), "left behind: {left:?}");
+            assert!(leftover.is_empty(), "left behind: {leftover:?}");
         }
     }
 }
 
 fn run(args: &[&str]) -> (i32, String, String) {
-    let place = Place::new();
-    let output = place.run(args);
-    place.assert_clean();
+    let dirs = TestDirs::new();
+    let output = dirs.run(args);
+    dirs.assert_clean();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         output.status.code().unwrap(),
@@ -70,35 +70,35 @@ fn run(args: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn the_embedded_target_holds_and_its_reports_say_so() {
-    let place = Place::new();
-    let folder = tempfile::tempdir().unwrap();
-    let output = place.run(&["--report-dir", folder.path().to_str().unwrap()]);
+fn embedded_target_passes() {
+    let dirs = TestDirs::new();
+    let directory = tempfile::tempdir().unwrap();
+    let output = dirs.run(&["--report-dir", directory.path().to_str().unwrap()]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert!(stdout.contains("verdict: pass"), "{stdout}");
     assert!(!stdout.contains('\x1b'), "colours without a terminal");
-    place.assert_clean();
+    dirs.assert_clean();
 
-    let text = fs::read_to_string(folder.path().join("report.json")).unwrap();
+    let text = fs::read_to_string(directory.path().join("report.json")).unwrap();
     let report: Report = serde_json::from_str(&text).unwrap();
     assert_eq!(report.schema, SCHEMA);
     assert_eq!(report.verdict, Verdict::Pass);
-    assert_documented(&serde_json::from_str(&text).unwrap());
-    let seen: Vec<_> = report.cases.iter().map(|case| case.id.as_str()).collect();
-    let listed: Vec<_> = catalog::entries()
+    assert_fields_documented(&serde_json::from_str(&text).unwrap());
+    let reported_ids: Vec<_> = report.cases.iter().map(|case| case.id.as_str()).collect();
+    let listed: Vec<_> = suites::catalogue_entries()
         .iter()
-        .map(|entry| entry.clause.id)
+        .map(|entry| entry.info.id)
         .filter(|id| id.starts_with("kubelet/"))
         .collect();
-    assert_eq!(seen, listed, "every case is reported, sorted");
+    assert_eq!(reported_ids, listed, "every case is reported, sorted");
     for case in &report.cases {
         // Nothing is out of reach here: what is not robust was judged and holds.
         assert!(case.outcome == "pass" || case.level == Level::Robust, "{case:?}");
         assert_ne!(case.outcome, "skip", "{case:?}");
         assert!(!case.seen.is_empty(), "{case:?}");
     }
-    let junit = fs::read_to_string(folder.path().join("junit.xml")).unwrap();
+    let junit = fs::read_to_string(directory.path().join("junit.xml")).unwrap();
     assert!(junit.contains(&format!("tests=\"{}\"", report.cases.len())), "{junit}");
     for text in [&text, &junit, &stdout] {
         assert_no_secret(text);
@@ -115,7 +115,7 @@ fn assert_no_secret(text: &str) {
 }
 
 /// Every field of a report stands in docs/REPORT.md.
-fn assert_documented(report: &serde_json::Value) {
+fn assert_fields_documented(report: &serde_json::Value) {
     let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/REPORT.md")).unwrap();
     let mut names = Vec::new();
     for (name, value) in report.as_object().unwrap() {
@@ -139,7 +139,7 @@ fn assert_documented(report: &serde_json::Value) {
 }
 
 #[test]
-fn a_clause_that_does_not_hold_exits_1() {
+fn failure_exits_1() {
     let (code, stdout, _) = run(&[
         "kubelet",
         "--mutant",
@@ -169,7 +169,7 @@ fn a_clause_that_does_not_hold_exits_1() {
 #[case::mutant_of_a_url(&["--mutant", "no-auth", "--kubelet-url", "https://h:1"], "--mutant")]
 #[case::no_archive(&["archive"], "FILE")]
 #[case::unknown_mutants(&["mutants", "--filter", "perfect"], "perfect")]
-fn a_wrong_command_line_exits_2(#[case] args: &[&str], #[case] named: &str) {
+fn usage_error_exits_2(#[case] args: &[&str], #[case] named: &str) {
     let (code, stdout, stderr) = run(args);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains(named), "{stderr}");
@@ -177,7 +177,7 @@ fn a_wrong_command_line_exits_2(#[case] args: &[&str], #[case] named: &str) {
 }
 
 #[test]
-fn a_kubelet_that_is_not_there_exits_3() {
+fn unreachable_kubelet_exits_3() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -197,7 +197,7 @@ fn a_kubelet_that_is_not_there_exits_3() {
 }
 
 #[test]
-fn nothing_judged_exits_4_unless_allowed() {
+fn empty_selection_exits_4_unless_allowed() {
     let (code, stdout, _) = run(&["--filter", "kubelet/no-such-case"]);
     assert_eq!(code, 4, "{stdout}");
     assert!(stdout.contains("verdict: incomplete (nothing was judged)"), "{stdout}");
@@ -207,7 +207,7 @@ fn nothing_judged_exits_4_unless_allowed() {
 }
 
 #[test]
-fn a_robust_clause_decides_with_strict_only() {
+fn robust_failures_fail_only_strict_runs() {
     let filter = ["--filter", "kubelet/robust/names-differ"];
     let (code, stdout, _) = run(&filter);
     assert_eq!(code, 0, "{stdout}");
@@ -217,7 +217,7 @@ fn a_robust_clause_decides_with_strict_only() {
 }
 
 #[test]
-fn rust_log_and_v_write_to_stderr_and_the_report_stays_on_stdout() {
+fn logs_go_to_stderr() {
     let filter = ["--filter", "kubelet/404/pod-unknown"];
     let (code, stdout, silent) = run(&filter);
     assert_eq!(code, 0, "{silent}");
@@ -232,7 +232,7 @@ fn rust_log_and_v_write_to_stderr_and_the_report_stays_on_stdout() {
 }
 
 #[test]
-fn a_run_says_beforehand_how_many_archives_it_makes() {
+fn announces_the_number_of_archives() {
     let (_, _, stderr) = run(&["--filter", "kubelet/200/ok"]);
     assert!(
         stderr.contains("the run makes at most 1 archives of conformance/stand-in-embedded/app"),
@@ -241,11 +241,11 @@ fn a_run_says_beforehand_how_many_archives_it_makes() {
 }
 
 #[test]
-fn the_list_has_every_case_with_its_id_first() {
+fn list_prints_every_case() {
     let (code, stdout, _) = run(&["list"]);
     assert_eq!(code, 0);
     let ids: Vec<_> = stdout.lines().map(|line| line.split('\t').next().unwrap()).collect();
-    let expected: Vec<_> = catalog::entries().iter().map(|entry| entry.clause.id).collect();
+    let expected: Vec<_> = suites::catalogue_entries().iter().map(|entry| entry.info.id).collect();
     assert_eq!(ids, expected);
     let (_, stdout, _) = run(&["list", "--filter", "kubelet/404/*", "--level", "documented"]);
     assert!(
@@ -259,18 +259,18 @@ fn the_list_has_every_case_with_its_id_first() {
 #[rstest]
 #[case::judging(&[])]
 #[case::mutants(&["mutants", "--filter", "{kubelet,runtime}/*", "--jobs", "2"])]
-fn an_interrupted_run_removes_all_it_made(#[case] args: &[&str]) {
-    let place = Place::new();
-    let mut child = place
+fn interrupted_run_cleans_up(#[case] args: &[&str]) {
+    let dirs = TestDirs::new();
+    let mut child = dirs
         .command(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // As soon as it has made its folder; whatever it is doing then must be undone.
-    let began = Instant::now();
-    while fs::read_dir(place.temporary.path()).unwrap().count() == 0 {
-        assert!(began.elapsed() < Duration::from_secs(20), "it made no folder");
+    // As soon as it has made its directory; whatever it is doing then must be undone.
+    let started_at = Instant::now();
+    while fs::read_dir(dirs.temporary.path()).unwrap().count() == 0 {
+        assert!(started_at.elapsed() < Duration::from_secs(20), "it made no folder");
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(300));
@@ -278,5 +278,5 @@ fn an_interrupted_run_removes_all_it_made(#[case] args: &[&str]) {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     let output = child.wait().unwrap();
     assert_eq!(output.code(), Some(3));
-    place.assert_clean();
+    dirs.assert_clean();
 }

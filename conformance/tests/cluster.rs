@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use checkpoint_conformance::{
     report,
-    target::{Embedded, Identity, Kubelet, Trust},
+    targets::{Embedded, Identity, Kubelet, ServerVerification},
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -21,32 +21,33 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 /// An API server that knows two nodes: one whose kubelet is there, one whose kubelet is not.
-struct Cluster {
+struct TestCluster {
     kubelet: Kubelet,
     files: TempDir,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     server: tokio::task::JoinHandle<()>,
 }
 
 /// What the API server needs to reach the kubelet as itself.
-struct Backend {
+struct TestBackend {
     base: String,
     client: reqwest::Client,
     pod: Value,
     nodes: Value,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
-impl Cluster {
-    async fn start() -> Cluster {
+impl TestCluster {
+    async fn start() -> TestCluster {
         let embedded = Embedded {
             executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
             ..Embedded::default()
         };
         let kubelet = embedded.start().await.unwrap();
         let client = kubelet.client().await;
-        let access = client.access();
-        let (Identity::Certificate { certificate, key }, Trust::Authorities(ca)) = (&access.identity, &access.trust)
+        let access = client.endpoint();
+        let (Identity::Certificate { certificate, key }, ServerVerification::CaBundle(ca)) =
+            (&access.identity, &access.verification)
         else {
             panic!("the embedded target has certificates");
         };
@@ -61,7 +62,7 @@ impl Cluster {
             .build()
             .unwrap();
         // Nothing listens there any more.
-        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        let closed_port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
@@ -75,11 +76,11 @@ impl Cluster {
                 },
             })
         };
-        let port = access.base.port().unwrap();
-        let subject = kubelet.subject.clone();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let backend = Arc::new(Backend {
-            base: access.base.to_string(),
+        let port = access.base_url.port().unwrap();
+        let subject = kubelet.container_under_test.clone();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let backend = Arc::new(TestBackend {
+            base: access.base_url.to_string(),
             client: backend,
             pod: json!({
                 "metadata": { "name": subject.pod, "namespace": subject.namespace },
@@ -88,8 +89,8 @@ impl Cluster {
                     "state": { "running": {} },
                 }] },
             }),
-            nodes: json!([node("up", port), node("down", closed)]),
-            asked: Arc::clone(&asked),
+            nodes: json!([node("up", port), node("down", closed_port)]),
+            requests: Arc::clone(&requests),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -106,15 +107,15 @@ impl Cluster {
         });
         fs::write(files.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
         let server = tokio::spawn(serve(listener, backend));
-        Cluster {
+        TestCluster {
             kubelet,
             files,
-            asked,
+            requests,
             server,
         }
     }
 
-    async fn judge(&self, args: &[&str]) -> (Output, String) {
+    async fn run_harness(&self, args: &[&str]) -> (Output, String) {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
             .arg("kubelet")
             .arg("--kubeconfig")
@@ -131,25 +132,29 @@ impl Cluster {
         (output, text)
     }
 
-    fn asked(&self, method: &str) -> Vec<String> {
-        let asked = self.asked.lock().unwrap();
-        asked.iter().filter(|line| line.starts_with(method)).cloned().collect()
+    fn requests_with(&self, method: &str) -> Vec<String> {
+        let requests = self.requests.lock().unwrap();
+        requests
+            .iter()
+            .filter(|line| line.starts_with(method))
+            .cloned()
+            .collect()
     }
 
     async fn end(self) {
         self.server.abort();
-        self.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
+        self.kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
     }
 }
 
-async fn serve(listener: TcpListener, backend: Arc<Backend>) {
+async fn serve(listener: TcpListener, backend: Arc<TestBackend>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let backend = Arc::clone(&backend);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let backend = Arc::clone(&backend);
-                async move { Ok::<_, Infallible>(backend.answer(request).await) }
+                async move { Ok::<_, Infallible>(backend.handle(request).await) }
             });
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
@@ -158,12 +163,12 @@ async fn serve(listener: TcpListener, backend: Arc<Backend>) {
     }
 }
 
-impl Backend {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+impl TestBackend {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
-        self.asked.lock().unwrap().push(format!("{method} {path}?{query}"));
+        self.requests.lock().unwrap().push(format!("{method} {path}?{query}"));
         let pods = "/api/v1/namespaces/default/pods";
         match (&method, path.as_str()) {
             (&Method::GET, "/api/v1/nodes") => json_of(StatusCode::OK, &json!({ "items": self.nodes })),
@@ -187,7 +192,7 @@ impl Backend {
                     let path = format!("{rest}?{query}");
                     let (head, body) = request.into_parts();
                     let body = body.collect().await.unwrap().to_bytes();
-                    self.proxy(method.clone(), &path, head.headers.get("accept"), body)
+                    self.forward_to_kubelet(method.clone(), &path, head.headers.get("accept"), body)
                         .await
                 }
                 None if path.starts_with("/api/v1/nodes/down/proxy/") => json_of(
@@ -200,7 +205,7 @@ impl Backend {
     }
 
     /// Asks the kubelet as the API server does: as itself, whoever asked it.
-    async fn proxy(
+    async fn forward_to_kubelet(
         &self,
         method: Method,
         rest: &str,
@@ -231,49 +236,49 @@ fn json_of(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_node_is_judged_and_one_that_is_down_is_an_error_by_name() {
-    let cluster = Cluster::start().await;
+async fn unreachable_node_is_an_error_report() {
+    let cluster = TestCluster::start().await;
     let reports = tempfile::tempdir().unwrap();
-    let folder = reports.path().to_str().unwrap();
-    let some = ["--filter", "kubelet/200/ok", "--filter", "kubelet/404/pod-unknown*"];
+    let directory = reports.path().to_str().unwrap();
+    let filter = ["--filter", "kubelet/200/ok", "--filter", "kubelet/404/pod-unknown*"];
     let args = [
-        &["--all-nodes", "--pod-selector", "app=web", "--report-dir", folder],
-        &some[..],
+        &["--all-nodes", "--pod-selector", "app=web", "--report-dir", directory],
+        &filter[..],
     ]
     .concat();
-    let (output, text) = cluster.judge(&args).await;
+    let (output, text) = cluster.run_harness(&args).await;
     assert_eq!(output.status.code(), Some(3), "{text}");
     let written = report::read(&reports.path().join("report.json")).unwrap();
-    let by_node = |name: &str| {
-        let found = written
+    let report_of = |name: &str| {
+        let report = written
             .iter()
             .find(|report| report.target.node.as_deref() == Some(name));
-        found.unwrap_or_else(|| panic!("{name} has no report: {text}"))
+        report.unwrap_or_else(|| panic!("{name} has no report: {text}"))
     };
-    let up = by_node("up");
+    let up = report_of("up");
     assert_eq!((up.count("pass"), up.cases.len()), (3, 3), "{text}");
     assert!(!up.archives_left.is_empty(), "an archive out of reach is named");
-    let down = by_node("down");
+    let down = report_of("down");
     assert_eq!(down.count("error"), 1);
     assert!(down.cases[0].seen.contains("node down"), "{}", down.cases[0].seen);
 
     // The same in two files, put together.
-    let (one, two, merged) = (
+    let (first, second, merged) = (
         reports.path().join("up.json"),
         reports.path().join("down.json"),
         reports.path().join("merged"),
     );
-    fs::write(&one, serde_json::to_string(up).unwrap()).unwrap();
-    fs::write(&two, serde_json::to_string(down).unwrap()).unwrap();
-    let put_together = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
+    fs::write(&first, serde_json::to_string(up).unwrap()).unwrap();
+    fs::write(&second, serde_json::to_string(down).unwrap()).unwrap();
+    let merge_output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
         .arg("merge")
-        .args([&one, &two])
+        .args([&first, &second])
         .arg("--report-dir")
         .arg(&merged)
         .output()
         .await
         .unwrap();
-    assert_eq!(put_together.status.code(), Some(3), "{put_together:?}");
+    assert_eq!(merge_output.status.code(), Some(3), "{merge_output:?}");
     let names: Vec<_> = report::read(&merged.join("report.json"))
         .unwrap()
         .into_iter()
@@ -284,28 +289,32 @@ async fn every_node_is_judged_and_one_that_is_down_is_an_error_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_the_api_server_what_it_answers_itself_is_skipped_with_the_reason() {
-    let cluster = Cluster::start().await;
-    let subject = cluster.kubelet.subject.to_string();
-    let some = [
+async fn node_proxy_skips_cases_of_the_api_server() {
+    let cluster = TestCluster::start().await;
+    let subject = cluster.kubelet.container_under_test.to_string();
+    let filter = [
         "--filter",
         "kubelet/40*",
         "--filter",
         "kubelet/200/*",
         "--allow-incomplete",
     ];
-    let args = [&["--node", "up", "--node-proxy", "--pod", &subject], &some[..]].concat();
-    let (output, text) = cluster.judge(&args).await;
+    let args = [&["--node", "up", "--node-proxy", "--pod", &subject], &filter[..]].concat();
+    let (output, text) = cluster.run_harness(&args).await;
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(!text.contains("\n  fail "), "{text}");
     assert!(
         text.contains("the API server's node proxy answers this, not the kubelet"),
         "{text}"
     );
-    assert!(!cluster.asked("POST /api/v1/nodes/up/proxy/checkpoint/").is_empty());
+    assert!(
+        !cluster
+            .requests_with("POST /api/v1/nodes/up/proxy/checkpoint/")
+            .is_empty()
+    );
 
     let (output, text) = cluster
-        .judge(&[
+        .run_harness(&[
             "--all-nodes",
             "--node-proxy",
             "--pod-selector",
@@ -320,10 +329,10 @@ async fn through_the_api_server_what_it_answers_itself_is_skipped_with_the_reaso
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_was_made_is_deleted_also_when_the_kubelet_does_not_answer() {
-    let cluster = Cluster::start().await;
+async fn temporary_pod_is_deleted_on_failure() {
+    let cluster = TestCluster::start().await;
     let (output, text) = cluster
-        .judge(&[
+        .run_harness(&[
             "--all-nodes",
             "--image",
             "localhost/stand-in:latest",
@@ -332,13 +341,13 @@ async fn a_pod_that_was_made_is_deleted_also_when_the_kubelet_does_not_answer() 
         ])
         .await;
     assert_eq!(output.status.code(), Some(3), "{text}");
-    let (made, deleted) = (cluster.asked("POST "), cluster.asked("DELETE "));
-    assert_eq!((made.len(), deleted.len()), (2, 2), "{made:?} {deleted:?}");
+    let (created, deleted) = (cluster.requests_with("POST "), cluster.requests_with("DELETE "));
+    assert_eq!((created.len(), deleted.len()), (2, 2), "{created:?} {deleted:?}");
     cluster.end().await;
 }
 
 #[tokio::test]
-async fn what_is_missing_on_the_command_line_is_named() {
+async fn missing_options_are_named() {
     let files = tempfile::tempdir().unwrap();
     let kubeconfig = files.path().join("config");
     fs::write(&kubeconfig, "current-context: x\ncontexts: []\n").unwrap();

@@ -11,23 +11,23 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-const HARNESS: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
+const HARNESS_BINARY: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
 
 /// The head of a static executable for x86-64, and something behind it.
-fn executable(interpreter: bool) -> Vec<u8> {
+fn static_elf(interpreter: bool) -> Vec<u8> {
     let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0];
     elf.resize(16, 0);
-    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
+    let push_u16 = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
     // ET_EXEC, x86-64, version, entry, program headers, section headers, flags.
-    half(&mut elf, 2);
-    half(&mut elf, 62);
+    push_u16(&mut elf, 2);
+    push_u16(&mut elf, 62);
     elf.extend(1u32.to_le_bytes());
     for value in [0u64, 64, 0] {
         elf.extend(value.to_le_bytes());
     }
     elf.extend(0u32.to_le_bytes());
     for value in [64u16, 56, 1, 64, 0, 0] {
-        half(&mut elf, value);
+        push_u16(&mut elf, value);
     }
     // One program header: PT_INTERP or PT_LOAD.
     elf.extend(if interpreter { 3u32 } else { 1u32 }.to_le_bytes());
@@ -36,13 +36,13 @@ fn executable(interpreter: bool) -> Vec<u8> {
     elf
 }
 
-fn image(out: &Path, stand_in: &Path, more: &[&str]) -> Output {
-    Command::new(HARNESS)
+fn run_image_command(out: &Path, workload: &Path, extra_args: &[&str]) -> Output {
+    Command::new(HARNESS_BINARY)
         .arg("image")
         .arg(out)
         .arg("--stand-in")
-        .arg(stand_in)
-        .args(more)
+        .arg(workload)
+        .args(extra_args)
         .output()
         .unwrap()
 }
@@ -67,7 +67,7 @@ fn members(tar: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
 }
 
 /// The blob that a descriptor describes, held against it.
-fn blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: &Value) -> &'a [u8] {
+fn verified_blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: &Value) -> &'a [u8] {
     let digest = descriptor["digest"].as_str().unwrap();
     let hex = digest.strip_prefix("sha256:").unwrap();
     let content = &members[&format!("blobs/sha256/{hex}")].1;
@@ -81,12 +81,12 @@ fn blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: &Value) -
 }
 
 #[test]
-fn the_archive_is_an_oci_image_and_always_the_same() {
-    let folder = tempfile::tempdir().unwrap();
-    let stand_in = folder.path().join("program");
-    fs::write(&stand_in, executable(false)).unwrap();
-    let out = folder.path().join("image.tar");
-    let output = image(&out, &stand_in, &["--name", "localhost/stand-in:7"]);
+fn writes_a_reproducible_oci_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let workload = directory.path().join("program");
+    fs::write(&workload, static_elf(false)).unwrap();
+    let out = directory.path().join("image.tar");
+    let output = run_image_command(&out, &workload, &["--name", "localhost/stand-in:7"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tar = fs::read(&out).unwrap();
     let members = self::members(&tar);
@@ -94,13 +94,16 @@ fn the_archive_is_an_oci_image_and_always_the_same() {
     let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
     assert_eq!(json(&members["oci-layout"].1)["imageLayoutVersion"], "1.0.0");
     let index = json(&members["index.json"].1);
-    let described = &index["manifests"][0];
+    let manifest_descriptor = &index["manifests"][0];
     for annotation in ["io.containerd.image.name", "org.opencontainers.image.ref.name"] {
-        assert_eq!(described["annotations"][annotation], "localhost/stand-in:7");
+        assert_eq!(manifest_descriptor["annotations"][annotation], "localhost/stand-in:7");
     }
-    assert_eq!(described["mediaType"], "application/vnd.oci.image.manifest.v1+json");
-    let manifest = json(blob(&members, described));
-    let config = json(blob(&members, &manifest["config"]));
+    assert_eq!(
+        manifest_descriptor["mediaType"],
+        "application/vnd.oci.image.manifest.v1+json"
+    );
+    let manifest = json(verified_blob(&members, manifest_descriptor));
+    let config = json(verified_blob(&members, &manifest["config"]));
     assert_eq!(
         (&config["architecture"], &config["os"]),
         (&"amd64".into(), &"linux".into())
@@ -109,8 +112,8 @@ fn the_archive_is_an_oci_image_and_always_the_same() {
     let layer = &manifest["layers"][0];
     assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
     assert_eq!(config["rootfs"]["diff_ids"][0], layer["digest"]);
-    let layer = self::members(blob(&members, layer));
-    assert_eq!(layer["stand-in"], (0o755, executable(false)));
+    let layer = self::members(verified_blob(&members, layer));
+    assert_eq!(layer["stand-in"], (0o755, static_elf(false)));
     assert_eq!(layer["tmp/"].0, 0o1777);
     assert!(!layer.contains_key("checkpoint-conformance"));
 
@@ -127,7 +130,7 @@ fn the_archive_is_an_oci_image_and_always_the_same() {
     assert_eq!(docker[0]["RepoTags"][0], "localhost/stand-in:7");
 
     assert!(
-        image(&out, &stand_in, &["--name", "localhost/stand-in:7"])
+        run_image_command(&out, &workload, &["--name", "localhost/stand-in:7"])
             .status
             .success()
     );
@@ -135,24 +138,30 @@ fn the_archive_is_an_oci_image_and_always_the_same() {
 }
 
 #[test]
-fn what_would_not_run_in_an_image_is_refused_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let stand_in = folder.path().join("program");
-    let out = folder.path().join("image.tar");
-    let refused = |output: Output, words: &str| {
+fn refuses_unusable_executables() {
+    let directory = tempfile::tempdir().unwrap();
+    let workload = directory.path().join("program");
+    let out = directory.path().join("image.tar");
+    let assert_refused = |output: Output, words: &str| {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{error}");
         assert!(error.contains(words), "{error}");
         assert!(!out.exists());
     };
-    fs::write(&stand_in, executable(true)).unwrap();
-    refused(image(&out, &stand_in, &[]), "dynamically linked");
-    fs::write(&stand_in, "#!/bin/sh\n").unwrap();
-    refused(image(&out, &stand_in, &[]), "no ELF executable");
-    fs::write(&stand_in, executable(false)).unwrap();
-    refused(image(&out, &stand_in, &["--name", "Busybox"]), "is no name of an image");
+    fs::write(&workload, static_elf(true)).unwrap();
+    assert_refused(run_image_command(&out, &workload, &[]), "dynamically linked");
+    fs::write(&workload, "#!/bin/sh\n").unwrap();
+    assert_refused(run_image_command(&out, &workload, &[]), "no ELF executable");
+    fs::write(&workload, static_elf(false)).unwrap();
+    assert_refused(
+        run_image_command(&out, &workload, &["--name", "Busybox"]),
+        "is no name of an image",
+    );
     // The harness of a test is dynamically linked itself.
-    refused(image(&out, &stand_in, &["--harness"]), "target-feature=+crt-static");
-    let nowhere = folder.path().join("nowhere/image.tar");
-    refused(image(&nowhere, &stand_in, &[]), "nowhere");
+    assert_refused(
+        run_image_command(&out, &workload, &["--harness"]),
+        "target-feature=+crt-static",
+    );
+    let missing_dir = directory.path().join("nowhere/image.tar");
+    assert_refused(run_image_command(&missing_dir, &workload, &[]), "nowhere");
 }

@@ -3,22 +3,22 @@
 use std::process::{Command, Stdio};
 
 use checkpoint_conformance::{
-    case::Suite,
-    mutant::{ALL, Definition, RunOptions, Wrong, run},
-    reference::Mutant,
+    engine::Suite,
+    mutation::{MUTANTS, MutantDefect, MutantDefinition, MutationOptions, run},
+    reference_kubelet::Mutant,
 };
 use rstest::rstest;
 
-fn options() -> RunOptions {
-    RunOptions {
+fn options() -> MutationOptions {
+    MutationOptions {
         jobs: 4,
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
-        stop: tokio_util::sync::CancellationToken::new(),
+        cancellation: tokio_util::sync::CancellationToken::new(),
     }
 }
 
 /// Runs the mutants that match; all must be caught, and there must be so many.
-fn all_caught(filter: &str, count: usize) {
+fn assert_all_caught(filter: &str, count: usize) {
     let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
         .args(["mutants", "--filter", filter])
         .stdin(Stdio::null())
@@ -32,35 +32,35 @@ fn all_caught(filter: &str, count: usize) {
 
 /// Those of the other suites start a target each: minutes in all. `ci/mutants` runs every one, in release.
 #[test]
-fn every_mutant_of_an_archive_is_caught_by_exactly_the_cases_that_name_it() {
-    let archives = ALL.iter().filter(|definition| definition.suite() == Suite::Archive);
-    all_caught("archive/*", archives.count());
+fn every_archive_mutant_is_caught_by_exactly_its_cases() {
+    let archives = MUTANTS.iter().filter(|definition| definition.suite() == Suite::Archive);
+    assert_all_caught("archive/*", archives.count());
 }
 
 #[rstest]
 #[case::kubelet("kubelet/gate-ignored")]
 #[case::kubelet_over_a_faulty_runtime("kubelet/empty-archive")]
 #[case::runtime("runtime/old-mode-kept")]
-fn a_mutant_of_a_running_target_is_caught_by_exactly_the_cases_that_name_it(#[case] name: &str) {
-    all_caught(name, 1);
+fn a_mutant_of_a_running_target_is_caught_by_exactly_its_cases(#[case] name: &str) {
+    assert_all_caught(name, 1);
 }
 
 #[tokio::test]
-async fn a_definition_that_names_too_much_or_too_little_is_found_out() {
+async fn wrong_mutant_definitions_are_detected() {
     let definitions = [
-        Definition {
-            wrong: Wrong::Kubelet(Mutant::Unauthenticated403),
-            fails: &["kubelet/401/no-credentials"],
+        MutantDefinition {
+            defect: MutantDefect::Kubelet(Mutant::Unauthenticated403),
+            must_fail: &["kubelet/401/no-credentials"],
         },
-        Definition {
-            wrong: Wrong::Kubelet(Mutant::GateIgnored),
-            fails: &["kubelet/404/gate-off", "kubelet/200/ok"],
+        MutantDefinition {
+            defect: MutantDefect::Kubelet(Mutant::GateIgnored),
+            must_fail: &["kubelet/404/gate-off", "kubelet/200/ok"],
         },
     ];
     let findings = run(&definitions, &options(), |_| {}).await;
     assert!(!findings[0].is_caught());
     assert_eq!(
-        findings[0].unexpected(),
+        findings[0].unexpected_failures(),
         [
             "kubelet/401/other-scheme",
             "kubelet/401/stranger-certificate",
@@ -68,5 +68,5 @@ async fn a_definition_that_names_too_much_or_too_little_is_found_out() {
         ]
     );
     assert!(!findings[1].is_caught());
-    assert_eq!(findings[1].missing(), ["kubelet/200/ok"]);
+    assert_eq!(findings[1].missing_failures(), ["kubelet/200/ok"]);
 }

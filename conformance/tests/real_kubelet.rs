@@ -11,39 +11,39 @@ use std::{
 
 use nix::{sys::signal, unistd::Pid};
 
-/// What a kubelet changes outside its folder.
-const PARAMETERS: [&str; 3] = ["vm/overcommit_memory", "kernel/panic", "kernel/keys/root_maxkeys"];
-const WITHIN: Duration = Duration::from_secs(120);
+/// What a kubelet changes outside its directory.
+const KERNEL_PARAMETERS: [&str; 3] = ["vm/overcommit_memory", "kernel/panic", "kernel/keys/root_maxkeys"];
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How the machine is, as far as a kubelet changes it.
 #[derive(Debug, PartialEq, Eq)]
-struct Machine {
+struct HostSnapshot {
     parameters: Vec<String>,
     links: Vec<String>,
     plugins: Vec<String>,
 }
 
-impl Machine {
-    fn look() -> Machine {
+impl HostSnapshot {
+    fn capture() -> HostSnapshot {
         let read = |name: &&str| fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap_or_default();
-        let list = |folder: &str| {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let list = |directory: &str| {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
             let mut names: Vec<_> = entries
                 .map(|entry| entry.file_name().to_string_lossy().into_owned())
                 .collect();
             names.sort();
             names
         };
-        Machine {
-            parameters: PARAMETERS.iter().map(read).collect(),
+        HostSnapshot {
+            parameters: KERNEL_PARAMETERS.iter().map(read).collect(),
             links: list("/var/log/containers"),
             plugins: list("/var/lib/kubelet/device-plugins"),
         }
     }
 }
 
-/// A harness whose kubelet, and whose folder, are below `tmp`.
-fn harness(kubelet: &str, tmp: &Path, args: &[&str]) -> Child {
+/// A harness whose kubelet, and whose directory, are below `tmp`.
+fn start_harness(kubelet: &str, tmp: &Path, args: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"));
     command
         .args(["kubelet", "--kubelet-binary", kubelet, "--report-dir"])
@@ -53,15 +53,15 @@ fn harness(kubelet: &str, tmp: &Path, args: &[&str]) -> Child {
     command.spawn().unwrap()
 }
 
-fn assert_nothing_is_left(tmp: &Path, before: &Machine) {
-    assert_eq!(&Machine::look(), before);
+fn assert_clean(tmp: &Path, before: &HostSnapshot) {
+    assert_eq!(&HostSnapshot::capture(), before);
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(tmp.to_str().unwrap()), "{mounts}");
-    let folders: Vec<_> = fs::read_dir(tmp)
+    let directories: Vec<_> = fs::read_dir(tmp)
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(folders, ["report"]);
+    assert_eq!(directories, ["report"]);
     for log in ["kubelet.log", "fake-cri.log"] {
         assert!(tmp.join("report").join(log).is_file(), "{log} is kept");
     }
@@ -70,37 +70,37 @@ fn assert_nothing_is_left(tmp: &Path, before: &Machine) {
 // One test: two kubelets beside each other would be refused.
 #[test]
 #[ignore = "needs a kubelet, named by KUBELET_BINARY, and root: ci/real-kubelet runs it"]
-fn a_real_kubelet_is_judged_and_the_machine_is_as_before() {
+fn real_kubelet_run_restores_the_host() {
     let kubelet = std::env::var("KUBELET_BINARY").expect("KUBELET_BINARY names a kubelet");
     assert!(nix::unistd::geteuid().is_root(), "a kubelet needs root");
     // A socket that an earlier kubelet left would be gone afterwards.
     let _ = fs::remove_file("/var/lib/kubelet/device-plugins/kubelet.sock");
-    let before = Machine::look();
+    let before = HostSnapshot::capture();
 
     let tmp = tempfile::tempdir().unwrap();
-    let judged = harness(&kubelet, tmp.path(), &["--level", "documented"])
+    let output = start_harness(&kubelet, tmp.path(), &["--level", "documented"])
         .wait_with_output()
         .unwrap();
-    let text = String::from_utf8_lossy(&judged.stdout);
-    let errors = String::from_utf8_lossy(&judged.stderr);
-    assert_eq!(judged.status.code(), Some(0), "{text}\n{errors}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
     assert!(
         text.contains("every documented clause that was selected was judged and holds"),
         "{text}"
     );
     assert!(text.contains("404/gate-off") || text.contains("gate-off"), "{text}");
-    assert_nothing_is_left(tmp.path(), &before);
+    assert_clean(tmp.path(), &before);
 
     // Interrupted when the kubelet runs.
     let tmp = tempfile::tempdir().unwrap();
-    let child = harness(&kubelet, tmp.path(), &[]);
+    let child = start_harness(&kubelet, tmp.path(), &[]);
     let log = tmp.path().join("report/kubelet.log");
-    let began = Instant::now();
+    let started_at = Instant::now();
     while !fs::read_to_string(&log)
         .unwrap_or_default()
         .contains("Starting to listen")
     {
-        assert!(began.elapsed() < WITHIN, "the kubelet does not start");
+        assert!(started_at.elapsed() < STEP_TIMEOUT, "the kubelet does not start");
         std::thread::sleep(Duration::from_millis(20));
     }
     signal::kill(
@@ -110,5 +110,5 @@ fn a_real_kubelet_is_judged_and_the_machine_is_as_before() {
     .unwrap();
     let interrupted = child.wait_with_output().unwrap();
     assert_eq!(interrupted.status.code(), Some(3), "{interrupted:?}");
-    assert_nothing_is_left(tmp.path(), &before);
+    assert_clean(tmp.path(), &before);
 }

@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use checkpoint_conformance::reference::Authorization;
+use checkpoint_conformance::reference_kubelet::Authorization;
 use cri_proto::runtime::v1::CheckpointContainerRequest;
 use http::{Method, StatusCode};
 use rstest::rstest;
 use tonic::Code;
 
-use scripted::kubelet::{Bench, Who, mode, read};
-use scripted::runtime::Script;
+use scripted::kubelet::{ClientIdentity, TestKubelet, file_mode, read_response};
+use scripted::runtime::CheckpointScript;
 
 mod scripted;
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const APP: &str = "/checkpoint/default/web-node/app";
+const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+const APP_CHECKPOINT_PATH: &str = "/checkpoint/default/web-node/app";
 
 #[tokio::test]
-async fn a_checkpoint_is_asked_for_and_its_place_told() {
-    let bench = Bench::start().await;
+async fn checkpoint_returns_the_archive_path() {
+    let kubelet_under_test = TestKubelet::start().await;
     let before = jiff::Timestamp::now().as_second();
-    let (status, kind, body) = bench.ask(Method::POST, APP).await;
+    let (status, kind, body) = kubelet_under_test.send(Method::POST, APP_CHECKPOINT_PATH).await;
     assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/json"));
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();
     let location = json["items"][0].as_str().unwrap();
@@ -30,49 +30,67 @@ async fn a_checkpoint_is_asked_for_and_its_place_told() {
         "one item, no space, no newline"
     );
 
-    let stem = format!("{}/checkpoint-web-node_default-app-", bench.checkpoints().display());
+    let stem = format!(
+        "{}/checkpoint-web-node_default-app-",
+        kubelet_under_test.checkpoints().display()
+    );
     let time = location.strip_prefix(&stem).unwrap().strip_suffix(".tar").unwrap();
     let time: jiff::Timestamp = time.parse().unwrap();
     assert!((before..=before + 30).contains(&time.as_second()), "{time}");
-    assert_eq!((time.subsec_nanosecond(), mode(&bench.checkpoints())), (0, 0o700));
+    assert_eq!(
+        (time.subsec_nanosecond(), file_mode(&kubelet_under_test.checkpoints())),
+        (0, 0o700)
+    );
     assert_eq!(std::fs::read_to_string(location).unwrap(), "tar");
 
-    let sent: Vec<CheckpointContainerRequest> = bench.runtime.messages("CheckpointContainer");
+    let sent: Vec<CheckpointContainerRequest> = kubelet_under_test.runtime.messages("CheckpointContainer");
     assert_eq!(
         (sent.len(), sent[0].location.as_str(), sent[0].timeout),
         (1, location, 120)
     );
-    let deadline = bench.runtime.calls("CheckpointContainer")[0].deadline.unwrap();
+    let deadline = kubelet_under_test.runtime.calls("CheckpointContainer")[0]
+        .deadline
+        .unwrap();
     assert!((119_000..=120_000).contains(&deadline), "{deadline}");
-    bench.kubelet.shutdown().await;
+    kubelet_under_test.kubelet.shutdown().await;
 }
 
 #[tokio::test]
-async fn credentials_decide_first() {
-    let bench = Bench::start().await;
-    for (who, path) in [
-        (Who::Nobody, APP),
-        (Who::Stranger, APP),
-        (Who::Token("wrong"), APP),
-        (Who::Nobody, "/checkpoint/no/such/pod"),
-        (Who::Nobody, "/checkpoint/too/short"),
-        (Who::Nobody, "/healthz"),
+async fn authentication_comes_first() {
+    let kubelet_under_test = TestKubelet::start().await;
+    for (client_identity, path) in [
+        (ClientIdentity::Anonymous, APP_CHECKPOINT_PATH),
+        (ClientIdentity::UntrustedCertificate, APP_CHECKPOINT_PATH),
+        (ClientIdentity::Token("wrong"), APP_CHECKPOINT_PATH),
+        (ClientIdentity::Anonymous, "/checkpoint/no/such/pod"),
+        (ClientIdentity::Anonymous, "/checkpoint/too/short"),
+        (ClientIdentity::Anonymous, "/healthz"),
     ] {
-        let response = bench.client_of(&who).post(bench.url(path)).send().await.unwrap();
+        let response = kubelet_under_test
+            .client_as(&client_identity)
+            .post(kubelet_under_test.url(path))
+            .send()
+            .await
+            .unwrap();
         assert!(response.headers().get("www-authenticate").is_none());
         assert_eq!(
-            read(response).await,
-            (StatusCode::UNAUTHORIZED, TEXT.into(), "Unauthorized".into()),
+            read_response(response).await,
+            (StatusCode::UNAUTHORIZED, TEXT_PLAIN.into(), "Unauthorized".into()),
             "{path}"
         );
     }
-    for who in [Who::User("alice"), Who::Token("secret")] {
-        let response = bench.client_of(&who).post(bench.url(APP)).send().await.unwrap();
+    for client_identity in [ClientIdentity::User("alice"), ClientIdentity::Token("secret")] {
+        let response = kubelet_under_test
+            .client_as(&client_identity)
+            .post(kubelet_under_test.url(APP_CHECKPOINT_PATH))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     }
-    let both = bench
-        .client_of(&Who::Stranger)
-        .post(bench.url(APP))
+    let both = kubelet_under_test
+        .client_as(&ClientIdentity::UntrustedCertificate)
+        .post(kubelet_under_test.url(APP_CHECKPOINT_PATH))
         .bearer_auth("secret")
         .send()
         .await
@@ -85,32 +103,53 @@ async fn credentials_decide_first() {
 }
 
 #[tokio::test]
-async fn anonymous_users_are_let_in_when_told_but_never_with_wrong_credentials() {
-    let bench = Bench::with(|config| config.anonymous = true).await;
-    let ask = |who: Who| bench.client_of(&who).get(bench.url("/healthz")).send();
-    assert_eq!(ask(Who::Nobody).await.unwrap().status(), StatusCode::OK);
-    assert_eq!(ask(Who::Stranger).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+async fn anonymous_access_needs_the_option_and_no_credentials() {
+    let kubelet_under_test = TestKubelet::with_config(|config| config.anonymous = true).await;
+    let ask = |client_identity: ClientIdentity| {
+        kubelet_under_test
+            .client_as(&client_identity)
+            .get(kubelet_under_test.url("/healthz"))
+            .send()
+    };
+    assert_eq!(ask(ClientIdentity::Anonymous).await.unwrap().status(), StatusCode::OK);
     assert_eq!(
-        ask(Who::Token("wrong")).await.unwrap().status(),
+        ask(ClientIdentity::UntrustedCertificate).await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        ask(ClientIdentity::Token("wrong")).await.unwrap().status(),
         StatusCode::UNAUTHORIZED
     );
 }
 
 #[tokio::test]
-async fn rules_decide_second() {
+async fn authorization_comes_second() {
     let rules = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(rules.path(), "alice create nodes/checkpoint\n* get *\n").unwrap();
-    let bench = Bench::with(|config| config.authorization = Authorization::Rules(rules.path().to_owned())).await;
-    bench.ready().await;
-    assert_eq!(bench.post(APP).await.status(), StatusCode::OK);
-    let bob = bench.client_of(&Who::Token("secret"));
-    for path in [APP, "/checkpoint/no/such/pod", "/checkpoint/too/short", "/checkpoint/"] {
-        let answer = read(bob.post(bench.url(path)).send().await.unwrap()).await;
+    let kubelet_under_test =
+        TestKubelet::with_config(|config| config.authorization = Authorization::Rules(rules.path().to_owned())).await;
+    kubelet_under_test.wait_until_ready().await;
+    assert_eq!(
+        kubelet_under_test.post(APP_CHECKPOINT_PATH).await.status(),
+        StatusCode::OK
+    );
+    let bob = kubelet_under_test.client_as(&ClientIdentity::Token("secret"));
+    for path in [
+        APP_CHECKPOINT_PATH,
+        "/checkpoint/no/such/pod",
+        "/checkpoint/too/short",
+        "/checkpoint/",
+    ] {
+        let answer = read_response(bob.post(kubelet_under_test.url(path)).send().await.unwrap()).await;
         let text = "Forbidden (user=bob, verb=create, resource=nodes, subresource(s)=[checkpoint])\n";
-        assert_eq!(answer, (StatusCode::FORBIDDEN, TEXT.into(), text.into()), "{path}");
+        assert_eq!(
+            answer,
+            (StatusCode::FORBIDDEN, TEXT_PLAIN.into(), text.into()),
+            "{path}"
+        );
     }
     assert_eq!(
-        bob.get(bench.url("/pods")).send().await.unwrap().status(),
+        bob.get(kubelet_under_test.url("/pods")).send().await.unwrap().status(),
         StatusCode::OK
     );
 }
@@ -119,31 +158,43 @@ async fn rules_decide_second() {
 #[case::gate_off(false, true)]
 #[case::debugging_handlers_off(true, false)]
 #[tokio::test]
-async fn without_the_route_nobody_is_asked_who_they_are(#[case] gate: bool, #[case] debugging: bool) {
-    let bench = Bench::with(|config| {
+async fn disabled_route_answers_before_authentication(#[case] gate: bool, #[case] debugging: bool) {
+    let kubelet_under_test = TestKubelet::with_config(|config| {
         config.container_checkpoint = Some(gate);
         config.debugging_handlers = debugging;
     })
     .await;
-    for who in [Who::Nobody, Who::User("alice")] {
-        let answer = bench.client_of(&who).post(bench.url(APP)).send().await.unwrap();
+    for client_identity in [ClientIdentity::Anonymous, ClientIdentity::User("alice")] {
+        let answer = kubelet_under_test
+            .client_as(&client_identity)
+            .post(kubelet_under_test.url(APP_CHECKPOINT_PATH))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(
-            read(answer).await,
-            (StatusCode::NOT_FOUND, TEXT.into(), "404 page not found\n".into())
+            read_response(answer).await,
+            (StatusCode::NOT_FOUND, TEXT_PLAIN.into(), "404 page not found\n".into())
         );
     }
-    assert_eq!(bench.checkpoints().exists(), gate);
+    assert_eq!(kubelet_under_test.checkpoints().exists(), gate);
 }
 
 #[tokio::test]
-async fn the_read_only_port_has_no_checkpoints() {
-    let bench = Bench::with(|config| config.read_only_port = Some(0)).await;
-    let address = bench.kubelet.read_only_address().unwrap();
+async fn read_only_port_has_no_checkpoint_route() {
+    let kubelet_under_test = TestKubelet::with_config(|config| config.read_only_port = Some(0)).await;
+    let address = kubelet_under_test.kubelet.read_only_address().unwrap();
     let client = reqwest::Client::new();
-    let answer = read(client.post(format!("http://{address}{APP}")).send().await.unwrap()).await;
+    let answer = read_response(
+        client
+            .post(format!("http://{address}{APP_CHECKPOINT_PATH}"))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
     assert_eq!(
         answer,
-        (StatusCode::NOT_FOUND, TEXT.into(), "404 page not found\n".into())
+        (StatusCode::NOT_FOUND, TEXT_PLAIN.into(), "404 page not found\n".into())
     );
     assert_eq!(
         client
@@ -159,7 +210,7 @@ async fn the_read_only_port_has_no_checkpoints() {
 }
 
 #[rstest]
-#[case::method(Method::GET, APP, 405, "405: Method Not Allowed")]
+#[case::method(Method::GET, APP_CHECKPOINT_PATH, 405, "405: Method Not Allowed")]
 #[case::method_before_pod(Method::PUT, "/checkpoint/no/such/pod", 405, "405: Method Not Allowed")]
 #[case::too_few(Method::POST, "/checkpoint/default/web-node", 404, "404: Page Not Found")]
 #[case::too_many(Method::POST, "/checkpoint/default/web-node/app/more", 404, "404: Page Not Found")]
@@ -173,16 +224,21 @@ async fn the_read_only_port_has_no_checkpoints() {
     404,
     "container nope does not exist"
 )]
-#[case::timeout_empty(Method::POST, "/checkpoint/default/web-node/app?timeout=", 404, TIMEOUT)]
-#[case::timeout_unit(Method::POST, "/checkpoint/default/web-node/app?timeout=10s", 404, TIMEOUT)]
-#[case::timeout_fraction(Method::POST, "/checkpoint/default/web-node/app?timeout=1.5", 404, TIMEOUT)]
+#[case::timeout_empty(Method::POST, "/checkpoint/default/web-node/app?timeout=", 404, TIMEOUT_ERROR)]
+#[case::timeout_unit(Method::POST, "/checkpoint/default/web-node/app?timeout=10s", 404, TIMEOUT_ERROR)]
+#[case::timeout_fraction(Method::POST, "/checkpoint/default/web-node/app?timeout=1.5", 404, TIMEOUT_ERROR)]
 #[case::timeout_too_long(
     Method::POST,
     "/checkpoint/default/web-node/app?timeout=9223372036854775808",
     404,
-    TIMEOUT
+    TIMEOUT_ERROR
 )]
-#[case::last_counts(Method::POST, "/checkpoint/default/web-node/app?timeout=1&timeout=x", 404, TIMEOUT)]
+#[case::last_counts(
+    Method::POST,
+    "/checkpoint/default/web-node/app?timeout=1&timeout=x",
+    404,
+    TIMEOUT_ERROR
+)]
 #[case::pod_before_timeout(Method::POST, "/checkpoint/default/web/app?timeout=x", 404, "pod does not exist")]
 #[case::negative(
     Method::POST,
@@ -197,47 +253,59 @@ async fn the_read_only_port_has_no_checkpoints() {
     "checkpointing of default/web-node/first failed (container first not found)"
 )]
 #[tokio::test]
-async fn refusals_are_bare_strings(
-    #[case] method: Method,
-    #[case] path: &str,
-    #[case] status: u16,
-    #[case] text: &str,
-) {
-    let bench = Bench::start().await;
-    let response = bench.client.request(method, bench.url(path)).send().await.unwrap();
+async fn errors_are_plain_text(#[case] method: Method, #[case] path: &str, #[case] status: u16, #[case] text: &str) {
+    let kubelet_under_test = TestKubelet::start().await;
+    let response = kubelet_under_test
+        .client
+        .request(method, kubelet_under_test.url(path))
+        .send()
+        .await
+        .unwrap();
     let allow = response
         .headers()
         .get("allow")
         .map(|value| value.to_str().unwrap().to_owned());
     assert_eq!(allow.as_deref(), (status == 405).then_some("POST"));
-    let (seen, kind, body) = read(response).await;
-    assert_eq!((seen.as_u16(), kind.as_str(), body.as_str()), (status, TEXT, text));
+    let (actual_status, kind, body) = read_response(response).await;
+    assert_eq!(
+        (actual_status.as_u16(), kind.as_str(), body.as_str()),
+        (status, TEXT_PLAIN, text)
+    );
     assert!(
-        bench.runtime.calls("CheckpointContainer").is_empty(),
+        kubelet_under_test.runtime.calls("CheckpointContainer").is_empty(),
         "the runtime is not called"
     );
 }
 
-const TIMEOUT: &str = "cannot parse value of timeout parameter";
+const TIMEOUT_ERROR: &str = "cannot parse value of timeout parameter";
 
 #[tokio::test]
-async fn a_trailing_slash_and_any_body_are_tolerated() {
-    let bench = Bench::start().await;
-    assert_eq!(bench.post(&format!("{APP}/")).await.status(), StatusCode::OK);
-    let response = bench
+async fn accepts_a_trailing_slash_and_any_body() {
+    let kubelet_under_test = TestKubelet::start().await;
+    assert_eq!(
+        kubelet_under_test
+            .post(&format!("{APP_CHECKPOINT_PATH}/"))
+            .await
+            .status(),
+        StatusCode::OK
+    );
+    let response = kubelet_under_test
         .client
-        .post(bench.url(APP))
+        .post(kubelet_under_test.url(APP_CHECKPOINT_PATH))
         .body("{not json")
         .send()
         .await
         .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    let redirected = bench
-        .client_of(&Who::Nobody)
-        .post(bench.url("/checkpoint//default/web-node/app?timeout=1"));
+    let redirected = kubelet_under_test
+        .client_as(&ClientIdentity::Anonymous)
+        .post(kubelet_under_test.url("/checkpoint//default/web-node/app?timeout=1"));
     let redirected = redirected.send().await.unwrap();
     assert_eq!(redirected.status(), StatusCode::TEMPORARY_REDIRECT);
-    assert_eq!(redirected.headers()["location"], format!("{APP}?timeout=1"));
+    assert_eq!(
+        redirected.headers()["location"],
+        format!("{APP_CHECKPOINT_PATH}?timeout=1")
+    );
 }
 
 #[rstest]
@@ -250,12 +318,20 @@ async fn a_trailing_slash_and_any_body_are_tolerated() {
 #[case("?timeout=1&timeout=300", 300, 300)]
 #[case("?timeout=300&timeout=1", 120, 120)]
 #[tokio::test]
-async fn the_timeout_can_only_be_lengthened(#[case] query: &str, #[case] field: i64, #[case] seconds: u64) {
-    let bench = Bench::start().await;
-    assert_eq!(bench.post(&format!("{APP}{query}")).await.status(), StatusCode::OK);
-    let sent: Vec<CheckpointContainerRequest> = bench.runtime.messages("CheckpointContainer");
+async fn timeout_only_lengthens_the_deadline(#[case] query: &str, #[case] field: i64, #[case] seconds: u64) {
+    let kubelet_under_test = TestKubelet::start().await;
+    assert_eq!(
+        kubelet_under_test
+            .post(&format!("{APP_CHECKPOINT_PATH}{query}"))
+            .await
+            .status(),
+        StatusCode::OK
+    );
+    let sent: Vec<CheckpointContainerRequest> = kubelet_under_test.runtime.messages("CheckpointContainer");
     assert_eq!(sent[0].timeout, field);
-    let deadline = bench.runtime.calls("CheckpointContainer")[0].deadline.unwrap();
+    let deadline = kubelet_under_test.runtime.calls("CheckpointContainer")[0]
+        .deadline
+        .unwrap();
     assert!(
         (seconds * 1000 - 1000..=seconds * 1000).contains(&deadline),
         "{deadline}"
@@ -280,9 +356,9 @@ async fn the_timeout_can_only_be_lengthened(#[case] query: &str, #[case] field: 
 #[case(Code::DataLoss, "DataLoss")]
 #[case(Code::Unauthenticated, "Unauthenticated")]
 #[tokio::test]
-async fn the_runtimes_errors_are_500_with_its_message(#[case] code: Code, #[case] name: &str) {
-    let bench = Bench::start().await;
-    bench.runtime.script(Script::Error(
+async fn runtime_errors_are_500_with_the_message(#[case] code: Code, #[case] name: &str) {
+    let kubelet_under_test = TestKubelet::start().await;
+    kubelet_under_test.runtime.script(CheckpointScript::Error(
         code,
         "disk \"on\" fire: 100% h\u{e4}\u{df}lich".to_owned(),
     ));
@@ -290,83 +366,95 @@ async fn the_runtimes_errors_are_500_with_its_message(#[case] code: Code, #[case
         "checkpointing of default/web-node/app failed (rpc error: code = {name} desc = disk \"on\" fire: 100% h\u{e4}\u{df}lich)"
     );
     assert_eq!(
-        bench.ask(Method::POST, APP).await,
-        (StatusCode::INTERNAL_SERVER_ERROR, TEXT.into(), text)
+        kubelet_under_test.send(Method::POST, APP_CHECKPOINT_PATH).await,
+        (StatusCode::INTERNAL_SERVER_ERROR, TEXT_PLAIN.into(), text)
     );
 }
 
 #[tokio::test]
-async fn a_message_with_control_bytes_is_not_called_text() {
-    let bench = Bench::start().await;
-    bench
+async fn control_bytes_make_octet_stream() {
+    let kubelet_under_test = TestKubelet::start().await;
+    kubelet_under_test
         .runtime
-        .script(Script::Error(Code::Internal, "a\u{1}b".to_owned()));
-    let (_, kind, body) = bench.ask(Method::POST, APP).await;
+        .script(CheckpointScript::Error(Code::Internal, "a\u{1}b".to_owned()));
+    let (_, kind, body) = kubelet_under_test.send(Method::POST, APP_CHECKPOINT_PATH).await;
     assert_eq!(kind, "application/octet-stream");
     assert!(body.contains("a\u{1}b"));
 }
 
 #[tokio::test]
-async fn a_runtime_that_does_not_answer_is_cut_off_at_the_deadline() {
-    let bench = Bench::with(|config| config.runtime_request_timeout = Duration::from_millis(1500)).await;
-    bench.ready().await;
-    bench.runtime.script(Script::Hang);
-    let began = std::time::Instant::now();
-    let (status, _, body) = bench.ask(Method::POST, &format!("{APP}?timeout=1")).await;
+async fn hanging_runtime_ends_at_the_deadline() {
+    let kubelet_under_test =
+        TestKubelet::with_config(|config| config.runtime_request_timeout = Duration::from_millis(1500)).await;
+    kubelet_under_test.wait_until_ready().await;
+    kubelet_under_test.runtime.script(CheckpointScript::Hang);
+    let started_at = std::time::Instant::now();
+    let (status, _, body) = kubelet_under_test
+        .send(Method::POST, &format!("{APP_CHECKPOINT_PATH}?timeout=1"))
+        .await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(
         body,
         "checkpointing of default/web-node/app failed (rpc error: code = DeadlineExceeded desc = context deadline exceeded)"
     );
-    assert!(began.elapsed() >= Duration::from_millis(1400), "{:?}", began.elapsed());
-    let sent: Vec<CheckpointContainerRequest> = bench.runtime.messages("CheckpointContainer");
+    assert!(
+        started_at.elapsed() >= Duration::from_millis(1400),
+        "{:?}",
+        started_at.elapsed()
+    );
+    let sent: Vec<CheckpointContainerRequest> = kubelet_under_test.runtime.messages("CheckpointContainer");
     assert_eq!(sent[0].timeout, 1, "whole seconds of the default");
-    bench
+    kubelet_under_test
         .runtime
-        .until("the call is cancelled", |runtime| {
+        .wait_until("the call is cancelled", |runtime| {
             runtime.calls("CheckpointContainer")[0].cancelled
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_cancels_the_call() {
-    let bench = Bench::start().await;
-    bench.runtime.script(Script::Hang);
-    let request = tokio::spawn(bench.client.post(bench.url(APP)).send());
-    bench
+async fn client_disconnect_cancels_the_call() {
+    let kubelet_under_test = TestKubelet::start().await;
+    kubelet_under_test.runtime.script(CheckpointScript::Hang);
+    let request = tokio::spawn(
+        kubelet_under_test
+            .client
+            .post(kubelet_under_test.url(APP_CHECKPOINT_PATH))
+            .send(),
+    );
+    kubelet_under_test
         .runtime
-        .until("the call came", |runtime| {
+        .wait_until("the call came", |runtime| {
             !runtime.calls("CheckpointContainer").is_empty()
         })
         .await;
-    assert!(!bench.runtime.calls("CheckpointContainer")[0].cancelled);
+    assert!(!kubelet_under_test.runtime.calls("CheckpointContainer")[0].cancelled);
     request.abort();
-    bench
+    kubelet_under_test
         .runtime
-        .until("the call is cancelled", |runtime| {
+        .wait_until("the call is cancelled", |runtime| {
             runtime.calls("CheckpointContainer")[0].cancelled
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_runtime_that_is_gone_is_an_error_with_its_socket() {
-    let bench = Bench::start().await;
-    let Bench {
+async fn unreachable_runtime_error_names_the_socket() {
+    let kubelet_under_test = TestKubelet::start().await;
+    let TestKubelet {
         runtime,
         kubelet,
         client,
-        folder,
+        directory,
         ..
-    } = bench;
-    let socket = runtime.folder().join("cri.sock");
+    } = kubelet_under_test;
+    let socket = runtime.directory().join("cri.sock");
     drop(runtime);
-    let url = format!("https://{}{APP}", kubelet.address());
+    let url = format!("https://{}{APP_CHECKPOINT_PATH}", kubelet.address());
     // The broken connection may be noticed by this call or by one before it.
     let mut body = String::new();
     for _ in 0..50 {
-        let (status, _, text) = read(client.post(&url).send().await.unwrap()).await;
+        let (status, _, text) = read_response(client.post(&url).send().await.unwrap()).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         body = text;
         if body.contains("dial unix") {
@@ -380,17 +468,23 @@ async fn a_runtime_that_is_gone_is_an_error_with_its_socket() {
     );
     let error = format!("rpc error: code = Unavailable desc = connection error: desc = \"{dial}\"");
     assert_eq!(body, format!("checkpointing of default/web-node/app failed ({error})"));
-    drop(folder);
+    drop(directory);
 }
 
 #[tokio::test]
-async fn accept_must_allow_json() {
-    let bench = Bench::start().await;
-    let ask = |accept: &'static str| bench.client.post(bench.url(APP)).header("accept", accept).send();
+async fn accept_header_must_allow_json() {
+    let kubelet_under_test = TestKubelet::start().await;
+    let ask = |accept: &'static str| {
+        kubelet_under_test
+            .client
+            .post(kubelet_under_test.url(APP_CHECKPOINT_PATH))
+            .header("accept", accept)
+            .send()
+    };
     for accept in ["application/json", "*/*", "text/html, application/json;q=0.1"] {
         assert_eq!(ask(accept).await.unwrap().status(), StatusCode::OK, "{accept}");
     }
-    let (status, _, body) = read(ask("text/html").await.unwrap()).await;
+    let (status, _, body) = read_response(ask("text/html").await.unwrap()).await;
     assert_eq!(status, StatusCode::NOT_ACCEPTABLE);
     assert_eq!(
         body,
@@ -399,12 +493,20 @@ async fn accept_must_allow_json() {
 }
 
 #[tokio::test]
-async fn operations_are_counted() {
-    let bench = Bench::start().await;
-    assert_eq!(bench.post(APP).await.status(), StatusCode::OK);
-    bench.runtime.script(Script::Error(Code::Unknown, "no".to_owned()));
-    assert_eq!(bench.post(APP).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let metrics = bench.get("/metrics").await.text().await.unwrap();
+async fn metrics_count_operations() {
+    let kubelet_under_test = TestKubelet::start().await;
+    assert_eq!(
+        kubelet_under_test.post(APP_CHECKPOINT_PATH).await.status(),
+        StatusCode::OK
+    );
+    kubelet_under_test
+        .runtime
+        .script(CheckpointScript::Error(Code::Unknown, "no".to_owned()));
+    assert_eq!(
+        kubelet_under_test.post(APP_CHECKPOINT_PATH).await.status(),
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+    let metrics = kubelet_under_test.get("/metrics").await.text().await.unwrap();
     for line in [
         "kubelet_runtime_operations_total{operation_type=\"checkpoint_container\"} 2",
         "kubelet_runtime_operations_errors_total{operation_type=\"checkpoint_container\"} 1",
@@ -417,11 +519,11 @@ async fn operations_are_counted() {
 #[case(false, http::Version::HTTP_11)]
 #[case(true, http::Version::HTTP_2)]
 #[tokio::test]
-async fn http2_is_offered_when_told(#[case] offered: bool, #[case] expected: http::Version) {
-    let bench = Bench::with(|config| config.http2 = offered).await;
-    let response = bench
-        .client_of(&Who::Newer)
-        .get(bench.url("/healthz"))
+async fn http2_is_optional(#[case] offered: bool, #[case] expected: http::Version) {
+    let kubelet_under_test = TestKubelet::with_config(|config| config.http2 = offered).await;
+    let response = kubelet_under_test
+        .client_as(&ClientIdentity::AnonymousHttp2)
+        .get(kubelet_under_test.url("/healthz"))
         .send()
         .await
         .unwrap();

@@ -5,7 +5,7 @@ use cri_proto::runtime::v1::{
 };
 use http::StatusCode;
 
-use scripted::kubelet::{Bench, WEB};
+use scripted::kubelet::{TestKubelet, WEB_POD};
 
 mod scripted;
 
@@ -13,11 +13,11 @@ const RUNNING: ContainerState = ContainerState::ContainerRunning;
 const EXITED: ContainerState = ContainerState::ContainerExited;
 
 #[tokio::test]
-async fn a_pod_is_started_as_a_kubelet_starts_it() {
-    let bench = Bench::with(|_| {}).await;
-    bench.end_init().await;
-    bench
-        .until_pods("it runs", |pods| pods["items"][0]["status"]["phase"] == "Running")
+async fn starts_a_pod_like_the_kubelet() {
+    let kubelet_under_test = TestKubelet::with_config(|_| {}).await;
+    kubelet_under_test.finish_init_container().await;
+    kubelet_under_test
+        .wait_for_pods("it runs", |pods| pods["items"][0]["status"]["phase"] == "Running")
         .await;
     let steps = [
         "RunPodSandbox",
@@ -29,12 +29,12 @@ async fn a_pod_is_started_as_a_kubelet_starts_it() {
     ];
     let rest = ["CreateContainer", "StartContainer"];
     assert_eq!(
-        bench.runtime.order(),
+        kubelet_under_test.runtime.mutating_calls(),
         [&steps[..], &rest].concat(),
         "the image is pulled once"
     );
 
-    let sandbox = bench
+    let sandbox = kubelet_under_test
         .runtime
         .messages::<RunPodSandboxRequest>("RunPodSandbox")
         .remove(0)
@@ -53,10 +53,12 @@ async fn a_pod_is_started_as_a_kubelet_starts_it() {
         ),
         ("web", "yes")
     );
-    let logs = bench.root().join(format!("pod-logs/default_web-node_{}", metadata.uid));
+    let logs = kubelet_under_test
+        .root()
+        .join(format!("pod-logs/default_web-node_{}", metadata.uid));
     assert_eq!(sandbox.log_directory, logs.display().to_string());
 
-    let containers: Vec<CreateContainerRequest> = bench.runtime.messages("CreateContainer");
+    let containers: Vec<CreateContainerRequest> = kubelet_under_test.runtime.messages("CreateContainer");
     let names: Vec<_> = containers
         .iter()
         .map(|request| request.config.clone().unwrap().metadata.unwrap().name)
@@ -77,9 +79,9 @@ async fn a_pod_is_started_as_a_kubelet_starts_it() {
 }
 
 #[tokio::test]
-async fn logs_are_served_without_their_prefix() {
-    let bench = Bench::start().await;
-    let text = |path: &'static str| async { bench.get(path).await.text().await.unwrap() };
+async fn serves_logs_without_the_cri_prefix() {
+    let kubelet_under_test = TestKubelet::start().await;
+    let text = |path: &'static str| async { kubelet_under_test.get(path).await.text().await.unwrap() };
     assert_eq!(text("/containerLogs/default/web-node/app").await, "hello from app\n");
     assert_eq!(
         text("/containerLogs/default/web-node/first?tailLines=5").await,
@@ -89,36 +91,38 @@ async fn logs_are_served_without_their_prefix() {
         text("/containerLogs/default/nope/app").await,
         "pod \"nope\" does not exist"
     );
-    let missing = bench.get("/containerLogs/default/web-node/nope").await;
+    let missing = kubelet_under_test.get("/containerLogs/default/web-node/nope").await;
     assert_eq!(missing.status(), StatusCode::NOT_FOUND);
     assert_eq!(
         missing.text().await.unwrap(),
         "container \"nope\" not found in pod \"web-node\""
     );
-    let previous = bench.get("/containerLogs/default/web-node/app?previous=true").await;
+    let previous = kubelet_under_test
+        .get("/containerLogs/default/web-node/app?previous=true")
+        .await;
     assert_eq!(previous.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
-async fn a_container_that_ends_is_started_again_and_its_last_run_kept() {
-    let bench = Bench::start().await;
+async fn restarts_exited_containers_and_keeps_the_last_run() {
+    let kubelet_under_test = TestKubelet::start().await;
     for attempt in 1..=3 {
-        bench.runtime.exit("app", 3);
-        let again = |name: &str, number: u32| (name.to_owned(), number, RUNNING);
-        bench
+        kubelet_under_test.runtime.exit_container("app", 3);
+        let restarted = |name: &str, number: u32| (name.to_owned(), number, RUNNING);
+        kubelet_under_test
             .runtime
-            .until("it runs again", |runtime| {
-                runtime.containers().contains(&again("app", attempt))
+            .wait_until("it runs again", |runtime| {
+                runtime.containers().contains(&restarted("app", attempt))
             })
             .await;
     }
-    bench
-        .until_pods("the restarts are told", |pods| {
+    kubelet_under_test
+        .wait_for_pods("the restarts are told", |pods| {
             let app = &pods["items"][0]["status"]["containerStatuses"][0];
             app["restartCount"] == 3 && app["lastState"]["terminated"]["exitCode"] == 3 && app["ready"] == true
         })
         .await;
-    let kept = |runtime: &scripted::runtime::Runtime| {
+    let kept_runs = |runtime: &scripted::runtime::ScriptedRuntime| {
         let runs = runtime.containers();
         runs.iter()
             .filter(|(name, ..)| name == "app")
@@ -126,9 +130,18 @@ async fn a_container_that_ends_is_started_again_and_its_last_run_kept() {
             .collect::<Vec<_>>()
             == [2, 3]
     };
-    bench.runtime.until("older runs are removed", kept).await;
-    assert_eq!(bench.runtime.messages::<RunPodSandboxRequest>("RunPodSandbox").len(), 1);
-    let first = bench
+    kubelet_under_test
+        .runtime
+        .wait_until("older runs are removed", kept_runs)
+        .await;
+    assert_eq!(
+        kubelet_under_test
+            .runtime
+            .messages::<RunPodSandboxRequest>("RunPodSandbox")
+            .len(),
+        1
+    );
+    let first = kubelet_under_test
         .runtime
         .containers()
         .into_iter()
@@ -142,91 +155,104 @@ async fn a_container_that_ends_is_started_again_and_its_last_run_kept() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_never_restarted_ends() {
-    let bench = Bench::with(|config| {
+async fn pod_with_restart_policy_never_completes() {
+    let kubelet_under_test = TestKubelet::with_config(|config| {
         let path = config.static_pod_path.clone().unwrap().join("web.yaml");
-        std::fs::write(path, WEB.replace("spec:", "spec:\n  restartPolicy: Never")).unwrap();
+        std::fs::write(path, WEB_POD.replace("spec:", "spec:\n  restartPolicy: Never")).unwrap();
     })
     .await;
-    bench.ready().await;
-    bench.runtime.exit("app", 0);
-    bench.runtime.exit("side", 1);
-    bench
-        .until_pods("it has failed", |pods| pods["items"][0]["status"]["phase"] == "Failed")
+    kubelet_under_test.wait_until_ready().await;
+    kubelet_under_test.runtime.exit_container("app", 0);
+    kubelet_under_test.runtime.exit_container("side", 1);
+    kubelet_under_test
+        .wait_for_pods("it has failed", |pods| pods["items"][0]["status"]["phase"] == "Failed")
         .await;
-    let answer = bench.post("/checkpoint/default/web-node/app").await;
+    let answer = kubelet_under_test.post("/checkpoint/default/web-node/app").await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let text = "checkpointing of default/web-node/app failed (container app not found)";
     assert_eq!(answer.text().await.unwrap(), text);
-    assert_eq!(bench.runtime.containers().len(), 3, "nothing was started again");
+    assert_eq!(
+        kubelet_under_test.runtime.containers().len(),
+        3,
+        "nothing was started again"
+    );
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_pulled_is_what_the_container_waits_for() {
-    let bench = Bench::with(|config| {
+async fn container_waits_with_image_pull_error() {
+    let kubelet_under_test = TestKubelet::with_config(|config| {
         let path = config.static_pod_path.clone().unwrap().join("web.yaml");
         let text =
             "{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: app, image: missing}]}}";
         std::fs::write(path, text).unwrap();
     })
     .await;
-    bench
-        .until_pods("the reason is told", |pods| {
+    kubelet_under_test
+        .wait_for_pods("the reason is told", |pods| {
             let waiting = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["waiting"];
             waiting["reason"] == "ErrImagePull" && waiting["message"].as_str().unwrap().contains("code = NotFound")
         })
         .await;
-    let answer = bench.post("/checkpoint/default/web-node/app").await;
+    let answer = kubelet_under_test.post("/checkpoint/default/web-node/app").await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
 }
 
 #[tokio::test]
-async fn another_kubelet_finds_the_pods_again() {
-    let bench = Bench::start().await;
-    let Bench {
+async fn restarted_kubelet_adopts_running_pods() {
+    let kubelet_under_test = TestKubelet::start().await;
+    let TestKubelet {
         runtime,
         kubelet,
-        folder,
+        directory,
         ..
-    } = bench;
+    } = kubelet_under_test;
     kubelet.shutdown().await;
     assert_eq!(runtime.sandboxes().len(), 1, "they run on");
-    let bench = Bench::over(runtime, folder, |config| config.remove_pods_at_shutdown = true).await;
-    bench
-        .until_pods("it runs", |pods| pods["items"][0]["status"]["phase"] == "Running")
+    let kubelet_under_test =
+        TestKubelet::over_runtime(runtime, directory, |config| config.remove_pods_at_shutdown = true).await;
+    kubelet_under_test
+        .wait_for_pods("it runs", |pods| pods["items"][0]["status"]["phase"] == "Running")
         .await;
-    assert_eq!(bench.runtime.messages::<RunPodSandboxRequest>("RunPodSandbox").len(), 1);
     assert_eq!(
-        bench
+        kubelet_under_test
+            .runtime
+            .messages::<RunPodSandboxRequest>("RunPodSandbox")
+            .len(),
+        1
+    );
+    assert_eq!(
+        kubelet_under_test
             .runtime
             .messages::<CreateContainerRequest>("CreateContainer")
             .len(),
         3
     );
 
-    let Bench {
+    let TestKubelet {
         runtime,
         kubelet,
-        folder,
+        directory,
         ..
-    } = bench;
+    } = kubelet_under_test;
     kubelet.shutdown().await;
     assert!(
         runtime.sandboxes().is_empty() && runtime.containers().is_empty(),
         "they are removed when that is asked for"
     );
     assert_eq!(
-        std::fs::read_dir(folder.path().join("root/pod-logs")).unwrap().count(),
+        std::fs::read_dir(directory.path().join("root/pod-logs"))
+            .unwrap()
+            .count(),
         0
     );
 }
 
 #[tokio::test]
-async fn a_pod_goes_with_its_manifest() {
-    let bench = Bench::start().await;
-    let manifest = bench.folder.path().join("manifests/web.yaml");
-    std::fs::write(&manifest, WEB.replace("web", "shop")).unwrap();
-    let only = |runtime: &scripted::runtime::Runtime| {
+async fn removing_the_manifest_removes_the_pod() {
+    let kubelet_under_test = TestKubelet::start().await;
+    let manifest = kubelet_under_test.directory.path().join("manifests/web.yaml");
+    std::fs::write(&manifest, WEB_POD.replace("web", "shop")).unwrap();
+    let only_pod = |runtime: &scripted::runtime::ScriptedRuntime| {
         let names: Vec<_> = runtime
             .sandboxes()
             .into_iter()
@@ -234,15 +260,18 @@ async fn a_pod_goes_with_its_manifest() {
             .collect();
         names == ["shop-node"]
     };
-    bench.runtime.until("the other Pod has taken its place", only).await;
-    let stops: Vec<StopContainerRequest> = bench.runtime.messages("StopContainer");
+    kubelet_under_test
+        .runtime
+        .wait_until("the other Pod has taken its place", only_pod)
+        .await;
+    let stops: Vec<StopContainerRequest> = kubelet_under_test.runtime.messages("StopContainer");
     assert_eq!(
         stops.iter().map(|stop| stop.timeout).collect::<Vec<_>>(),
         [30, 30],
         "with their grace period"
     );
     assert_eq!(
-        bench
+        kubelet_under_test
             .post("/checkpoint/default/web-node/app")
             .await
             .text()
@@ -252,17 +281,17 @@ async fn a_pod_goes_with_its_manifest() {
     );
 
     std::fs::remove_file(&manifest).unwrap();
-    bench
+    kubelet_under_test
         .runtime
-        .until("nothing is left", |runtime| runtime.sandboxes().is_empty())
+        .wait_until("nothing is left", |runtime| runtime.sandboxes().is_empty())
         .await;
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_lost_is_replaced() {
-    let bench = Bench::start().await;
-    bench.runtime.lose_sandboxes();
-    let ready = |runtime: &scripted::runtime::Runtime| {
+async fn replaces_a_lost_sandbox() {
+    let kubelet_under_test = TestKubelet::start().await;
+    kubelet_under_test.runtime.lose_sandboxes();
+    let ready = |runtime: &scripted::runtime::ScriptedRuntime| {
         let ready = runtime
             .sandboxes()
             .into_iter()
@@ -272,13 +301,17 @@ async fn a_sandbox_that_is_lost_is_replaced() {
             .collect::<Vec<_>>()
             == [1]
     };
-    bench.runtime.until("a new sandbox", ready).await;
-    let first = |runtime: &scripted::runtime::Runtime| runtime.containers().contains(&("first".to_owned(), 1, RUNNING));
-    bench.runtime.until("its init container runs", first).await;
-    bench.runtime.exit("first", 0);
+    kubelet_under_test.runtime.wait_until("a new sandbox", ready).await;
+    let first =
+        |runtime: &scripted::runtime::ScriptedRuntime| runtime.containers().contains(&("first".to_owned(), 1, RUNNING));
+    kubelet_under_test
+        .runtime
+        .wait_until("its init container runs", first)
+        .await;
+    kubelet_under_test.runtime.exit_container("first", 0);
     // A start that came too late for the old sandbox may have used up an attempt.
-    let again =
+    let restarted =
         |(name, attempt, state): &(String, u32, ContainerState)| name == "app" && *attempt > 0 && *state == RUNNING;
-    let app = |runtime: &scripted::runtime::Runtime| runtime.containers().iter().any(again);
-    bench.runtime.until("its container runs", app).await;
+    let app = |runtime: &scripted::runtime::ScriptedRuntime| runtime.containers().iter().any(restarted);
+    kubelet_under_test.runtime.wait_until("its container runs", app).await;
 }

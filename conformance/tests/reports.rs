@@ -34,30 +34,30 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn str(path: &Path) -> &str {
+fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A folder with an archive that is no archive: the quickest target there is.
-fn no_archive() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("no-archive.tar");
+/// A directory with an archive that is no archive: the quickest target there is.
+fn invalid_archive() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("no-archive.tar");
     fs::write(&file, "no archive").unwrap();
-    (folder, file)
+    (directory, file)
 }
 
 #[test]
-fn one_report_goes_where_it_is_named_and_all_go_into_a_folder() {
-    let (folder, archive) = no_archive();
-    let html = folder.path().join("deep/page.html");
-    let all = folder.path().join("all");
+fn writes_single_reports_and_all_formats() {
+    let (directory, archive) = invalid_archive();
+    let html = directory.path().join("deep/page.html");
+    let all = directory.path().join("all");
     let output = run(&[
         "archive",
-        str(&archive),
+        path_str(&archive),
         "--report",
         &format!("html={}", html.display()),
         "--report-dir",
-        str(&all),
+        path_str(&all),
     ]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let page = fs::read_to_string(html).unwrap();
@@ -73,20 +73,20 @@ fn one_report_goes_where_it_is_named_and_all_go_into_a_folder() {
 }
 
 #[test]
-fn who_waits_for_the_done_file_gets_its_report_and_exit_0_whatever_the_verdict() {
-    let (folder, archive) = no_archive();
-    let junit = folder.path().join("junit.xml");
+fn done_file_run_exits_0() {
+    let (directory, archive) = invalid_archive();
+    let junit = directory.path().join("junit.xml");
     // The file is a pipe, whose end is seen should the harness fail.
     let done = "/dev/stderr";
     let report = format!("junit={}", junit.display());
-    let mut child = command(&["archive", str(&archive), "--report", &report, "--done-file", done])
+    let mut child = command(&["archive", path_str(&archive), "--report", &report, "--done-file", done])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = vec![0; str(&junit).len()];
-    child.stderr.as_mut().unwrap().read_exact(&mut told).unwrap();
-    assert_eq!(text(&told), str(&junit));
+    let mut done_path = vec![0; path_str(&junit).len()];
+    child.stderr.as_mut().unwrap().read_exact(&mut done_path).unwrap();
+    assert_eq!(text(&done_path), path_str(&junit));
     assert_eq!(
         child.try_wait().unwrap(),
         None,
@@ -99,25 +99,25 @@ fn who_waits_for_the_done_file_gets_its_report_and_exit_0_whatever_the_verdict()
 }
 
 #[test]
-fn several_archives_are_one_document_and_the_worst_decides() {
-    let (folder, archive) = no_archive();
-    let json = folder.path().join("r.json");
+fn several_archives_make_one_document() {
+    let (directory, archive) = invalid_archive();
+    let json = directory.path().join("r.json");
     let report = format!("json={}", json.display());
-    let output = run(&["archive", str(&archive), str(&archive), "--report", &report]);
+    let output = run(&["archive", path_str(&archive), path_str(&archive), "--report", &report]);
     assert_eq!(output.status.code(), Some(1));
     let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     assert_eq!(document["schema"], "checkpoint-conformance/reports/1");
     assert_eq!(document["reports"].as_array().unwrap().len(), 2);
-    let output = run(&["compare", str(&json), str(&json)]);
+    let output = run(&["compare", path_str(&json), path_str(&json)]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 
 #[test]
-fn the_step_summary_of_github_is_added_to() {
-    let (folder, archive) = no_archive();
-    let summary = folder.path().join("summary");
+fn appends_to_the_github_step_summary() {
+    let (directory, archive) = invalid_archive();
+    let summary = directory.path().join("summary");
     fs::write(&summary, "before\n").unwrap();
-    let status = command(&["archive", str(&archive)])
+    let status = command(&["archive", path_str(&archive)])
         .env("GITHUB_STEP_SUMMARY", &summary)
         .stdout(Stdio::null())
         .status()
@@ -136,7 +136,7 @@ fn the_step_summary_of_github_is_added_to() {
 #[case::no_report(&["compare", "/dev/null", "/dev/null"], "/dev/null is no report")]
 #[case::no_notes(&["findings", "/dev/null"], "/dev/null is no report")]
 #[case::no_shell(&["completions", "command.com"], "bash")]
-fn a_wrong_request_exits_2_and_names_what_was_wrong(#[case] args: &[&str], #[case] named: &str) {
+fn usage_error_exits_2_with_the_reason(#[case] args: &[&str], #[case] named: &str) {
     let output = run(args);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
@@ -145,27 +145,32 @@ fn a_wrong_request_exits_2_and_names_what_was_wrong(#[case] args: &[&str], #[cas
 
 /// A report of one archive, and the same with its first failure repaired.
 fn two_reports() -> (TempDir, PathBuf, PathBuf) {
-    let (folder, archive) = no_archive();
-    let (bad, good) = (folder.path().join("bad.json"), folder.path().join("good.json"));
-    run(&["archive", str(&archive), "--report", &format!("json={}", bad.display())]);
+    let (directory, archive) = invalid_archive();
+    let (bad, good) = (directory.path().join("bad.json"), directory.path().join("good.json"));
+    run(&[
+        "archive",
+        path_str(&archive),
+        "--report",
+        &format!("json={}", bad.display()),
+    ]);
     let mut report: Report = serde_json::from_str(&fs::read_to_string(&bad).unwrap()).unwrap();
     let failed = report.cases.iter_mut().find(|case| case.outcome == "fail").unwrap();
     failed.outcome = "pass".to_owned();
     fs::write(&good, serde_json::to_string(&report).unwrap()).unwrap();
-    (folder, bad, good)
+    (directory, bad, good)
 }
 
 #[test]
-fn compare_says_what_changed_and_its_exit_code_whether_it_got_worse() {
+fn compare_lists_changes_and_sets_the_exit_code() {
     let (_folder, bad, good) = two_reports();
-    let output = run(&["compare", str(&good), str(&bad)]);
+    let output = run(&["compare", path_str(&good), path_str(&bad)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stdout).contains("newly failing (1)"),
         "{}",
         text(&output.stdout)
     );
-    let output = run(&["compare", "--markdown", str(&bad), str(&good)]);
+    let output = run(&["compare", "--markdown", path_str(&bad), path_str(&good)]);
     assert_eq!(output.status.code(), Some(0));
     let markdown = text(&output.stdout);
     assert!(markdown.starts_with("## not worse: 1 changed"), "{markdown}");
@@ -173,16 +178,16 @@ fn compare_says_what_changed_and_its_exit_code_whether_it_got_worse() {
 }
 
 #[test]
-fn findings_are_made_of_reports_and_notes_and_a_stale_note_is_named() {
-    let (folder, bad, _) = two_reports();
+fn findings_name_stale_notes() {
+    let (directory, bad, _) = two_reports();
     let report: Report = serde_json::from_str(&fs::read_to_string(&bad).unwrap()).unwrap();
     let failed = report.cases.iter().find(|case| case.outcome == "fail").unwrap();
-    let notes = folder.path().join("notes.toml");
+    let notes = directory.path().join("notes.toml");
     let note = |case: &str| {
         format!("[[finding]]\ncase = \"{case}\"\ntarget = \"no-archive.tar\"\nconfirmed = \"file(1) says text.\"\n")
     };
     fs::write(&notes, note(&failed.id)).unwrap();
-    let output = run(&["findings", str(&bad), "--confirmed", str(&notes)]);
+    let output = run(&["findings", path_str(&bad), "--confirmed", path_str(&notes)]);
     let document = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(
@@ -190,12 +195,15 @@ fn findings_are_made_of_reports_and_notes_and_a_stale_note_is_named() {
         "{document}"
     );
     assert!(
-        document.contains(&format!("`checkpoint-conformance archive {}", folder.path().display())),
+        document.contains(&format!(
+            "`checkpoint-conformance archive {}",
+            directory.path().display()
+        )),
         "{document}"
     );
 
     fs::write(&notes, note("archive/no/such/case")).unwrap();
-    let output = run(&["findings", str(&bad), "--confirmed", str(&notes)]);
+    let output = run(&["findings", path_str(&bad), "--confirmed", path_str(&notes)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stderr).contains("archive/no/such/case"),
@@ -208,7 +216,7 @@ fn findings_are_made_of_reports_and_notes_and_a_stale_note_is_named() {
 #[case::bash("bash", &["-n"])]
 #[case::zsh("zsh", &["-n"])]
 #[case::fish("fish", &["--no-execute"])]
-fn completions_are_scripts_that_their_shell_takes(
+fn completions_parse_in_their_shell(
     #[case] shell: &str,
     #[case] check: &[&str],
     #[values("checkpoint-conformance", "fake-cri")] program: &str,
@@ -231,10 +239,10 @@ fn completions_are_scripts_that_their_shell_takes(
 }
 
 #[test]
-fn there_is_a_manual_page_for_each_program_and_subcommand() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path().join("man1");
-    let output = run(&["man", str(&folder)]);
+fn writes_every_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("man1");
+    let output = run(&["man", path_str(&directory)]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     for (page, says) in [
         ("checkpoint-conformance.1", "Exit codes"),
@@ -243,7 +251,7 @@ fn there_is_a_manual_page_for_each_program_and_subcommand() {
         ("fake-cri.1", "fake\\-cri"),
         ("fake-cri-serve.1", "checkpoint\\-rate"),
     ] {
-        let text = fs::read_to_string(folder.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        let text = fs::read_to_string(directory.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".TH") && text.contains(says), "{page}: {text}");
     }
 }
@@ -252,23 +260,23 @@ fn there_is_a_manual_page_for_each_program_and_subcommand() {
 #[rstest]
 #[case::kubelet("kubelet", "kubelet/{200/body*,name/*,archive/tar}", &["request", "answer", "journal"])]
 #[case::runtime("runtime", "runtime/{archive,error}/*", &["cri", "note"])]
-fn every_case_shows_what_it_judges(#[case] suite: &str, #[case] filter: &str, #[case] kinds: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("r.json");
+fn every_case_has_evidence(#[case] suite: &str, #[case] filter: &str, #[case] kinds: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("r.json");
     let report = format!("json={}", json.display());
     let output = run(&[suite, "--filter", filter, "--jobs", "1", "--report", &report]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     let cases = document["cases"].as_array().unwrap();
     assert!(cases.len() > 5, "{cases:?}");
-    let shown = |case: &Value, kind: &str| {
+    let has_evidence = |case: &Value, kind: &str| {
         let exhibits = case["exhibits"].as_array().unwrap();
         exhibits.iter().any(|exhibit| exhibit["kind"] == kind)
     };
     for case in cases {
-        let missing: Vec<_> = kinds.iter().filter(|kind| !shown(case, kind)).collect();
+        let missing: Vec<_> = kinds.iter().filter(|kind| !has_evidence(case, kind)).collect();
         assert!(missing.is_empty(), "{}: no {missing:?}", case["id"]);
         let of_the_archive = case["id"].as_str().unwrap().ends_with("archive/tar");
-        assert!(!of_the_archive || shown(case, "archive"), "{}", case["id"]);
+        assert!(!of_the_archive || has_evidence(case, "archive"), "{}", case["id"]);
     }
 }

@@ -18,31 +18,31 @@ use nix::{
 };
 use rstest::rstest;
 
-const HARNESS: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
-const WITHIN: Duration = Duration::from_secs(30);
+const HARNESS_BINARY: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A case that makes a container and has a checkpoint of it take its time.
-const LONG: &str = "runtime/checkpoint/ok";
+const SLOW_CASE: &str = "runtime/checkpoint/ok";
 
 /// A fake-cri that is not the harness's own.
 fn fake_cri() -> FakeCriBuilder {
-    FakeCri::builder().executable(HARNESS)
+    FakeCri::builder().executable(HARNESS_BINARY)
 }
 
-/// The harness, whose temporary folders are in `tmp`.
-fn harness(tmp: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(HARNESS);
+/// The harness, whose temporary directories are in `tmp`.
+fn harness_command(tmp: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(HARNESS_BINARY);
     command.args(args).env("TMPDIR", tmp).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 fn text(output: &Output) -> String {
-    let of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    of(&output.stdout) + &of(&output.stderr)
+    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    lossy(&output.stdout) + &lossy(&output.stderr)
 }
 
-fn names_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
+fn file_names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
     entries
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect()
@@ -56,8 +56,8 @@ async fn pods(cri: &FakeCri) -> Vec<String> {
 }
 
 /// Waits until the harness has a container in the runtime.
-async fn until_it_has_a_container(cri: &FakeCri, harness: &mut Child) {
-    let began = Instant::now();
+async fn wait_for_container(cri: &FakeCri, harness: &mut Child) {
+    let started_at = Instant::now();
     let mut client = cri.runtime_client();
     loop {
         let answer = client.list_containers(ListContainersRequest::default());
@@ -65,7 +65,7 @@ async fn until_it_has_a_container(cri: &FakeCri, harness: &mut Child) {
             return;
         }
         assert!(harness.try_wait().unwrap().is_none(), "the harness has ended");
-        assert!(began.elapsed() < WITHIN, "no container");
+        assert!(started_at.elapsed() < STEP_TIMEOUT, "no container");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -75,15 +75,15 @@ fn send(signal: Signal, child: &Child) {
 }
 
 /// A harness in the middle of a checkpoint of this fake-cri, which never answers it.
-async fn in_the_middle(cri: &FakeCri, tmp: &Path) -> Child {
+async fn start_hanging_run(cri: &FakeCri, tmp: &Path) -> Child {
     let endpoint = cri.endpoint();
-    let args = ["runtime", "--endpoint", &endpoint, "--filter", LONG];
-    let mut child = harness(tmp, &args).spawn().unwrap();
-    until_it_has_a_container(cri, &mut child).await;
+    let args = ["runtime", "--endpoint", &endpoint, "--filter", SLOW_CASE];
+    let mut child = harness_command(tmp, &args).spawn().unwrap();
+    wait_for_container(cri, &mut child).await;
     child
 }
 
-async fn run_foreign_pod(cri: &FakeCri) {
+async fn run_unrelated_pod(cri: &FakeCri) {
     let config = PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: "foreign".to_owned(),
@@ -94,94 +94,94 @@ async fn run_foreign_pod(cri: &FakeCri) {
         labels: HashMap::from([("app".to_owned(), "web".to_owned())]),
         ..PodSandboxConfig::default()
     };
-    let ask = RunPodSandboxRequest {
+    let message = RunPodSandboxRequest {
         config: Some(config),
         ..RunPodSandboxRequest::default()
     };
-    cri.runtime_client().run_pod_sandbox(ask).await.unwrap();
+    cri.runtime_client().run_pod_sandbox(message).await.unwrap();
 }
 
 #[test]
-fn the_embedded_runtime_is_judged_and_leaves_nothing() {
+fn embedded_runtime_run_cleans_up() {
     let tmp = tempfile::tempdir().unwrap();
-    let output = harness(tmp.path(), &["runtime", "--filter", "runtime/checkpoint/*"])
+    let output = harness_command(tmp.path(), &["runtime", "--filter", "runtime/checkpoint/*"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(text(&output).contains("the embedded fake-cri"), "{}", text(&output));
-    assert_eq!(names_in(tmp.path()), [""; 0]);
+    assert_eq!(file_names(tmp.path()), [""; 0]);
 }
 
 #[rstest]
 #[case(Signal::SIGINT)]
 #[case(Signal::SIGTERM)]
 #[tokio::test]
-async fn an_interrupted_run_leaves_nothing(#[case] signal: Signal) {
+async fn interrupted_run_cleans_up(#[case] signal: Signal) {
     let tmp = tempfile::tempdir().unwrap();
     let cri = fake_cri().fault("preset:hang-frozen").start().await.unwrap();
-    run_foreign_pod(&cri).await;
-    let child = in_the_middle(&cri, tmp.path()).await;
+    run_unrelated_pod(&cri).await;
+    let child = start_hanging_run(&cri, tmp.path()).await;
     send(signal, &child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
     assert!(text(&output).contains("interrupted"), "{}", text(&output));
     assert_eq!(pods(&cri).await, ["foreign"]);
-    assert_eq!(names_in(tmp.path()), [""; 0]);
+    assert_eq!(file_names(tmp.path()), [""; 0]);
     cri.shutdown().await;
 }
 
 #[tokio::test]
-async fn what_a_killed_run_left_is_cleaned_and_nothing_else() {
+async fn clean_removes_only_leftovers_of_killed_runs() {
     let tmp = tempfile::tempdir().unwrap();
     let cri = fake_cri().fault("preset:hang-frozen").start().await.unwrap();
-    run_foreign_pod(&cri).await;
-    let mut child = in_the_middle(&cri, tmp.path()).await;
+    run_unrelated_pod(&cri).await;
+    let mut child = start_hanging_run(&cri, tmp.path()).await;
     send(Signal::SIGKILL, &child);
     child.wait().unwrap();
     assert_eq!(pods(&cri).await.len(), 2);
     fs::create_dir(tmp.path().join("checkpoint-conformance-not-ours")).unwrap();
 
     let endpoint = cri.endpoint();
-    let output = harness(tmp.path(), &["runtime", "--endpoint", &endpoint, "--clean"])
+    let output = harness_command(tmp.path(), &["runtime", "--endpoint", &endpoint, "--clean"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    for what in ["removed container ", "removed pod ", "removed folder "] {
-        assert!(text(&output).contains(what), "{}", text(&output));
+    for line in ["removed container ", "removed pod ", "removed folder "] {
+        assert!(text(&output).contains(line), "{}", text(&output));
     }
     assert_eq!(pods(&cri).await, ["foreign"]);
-    assert_eq!(names_in(tmp.path()), ["checkpoint-conformance-not-ours"]);
+    assert_eq!(file_names(tmp.path()), ["checkpoint-conformance-not-ours"]);
 
-    let again = harness(tmp.path(), &["clean", "--endpoint", &endpoint])
+    let second_clean = harness_command(tmp.path(), &["clean", "--endpoint", &endpoint])
         .output()
         .unwrap();
-    assert_eq!(text(&again), "nothing was left\n");
+    assert_eq!(text(&second_clean), "nothing was left\n");
     cri.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_container_that_is_left_frozen_is_let_go_and_told() {
+async fn frozen_container_is_unfrozen_and_reported() {
     let tmp = tempfile::tempdir().unwrap();
     let cri = fake_cri().fault("preset:left-frozen").start().await.unwrap();
     let endpoint = cri.endpoint();
-    let args = ["runtime", "--endpoint", &endpoint, "--filter", LONG];
-    let output = harness(tmp.path(), &args).output().unwrap();
+    let args = ["runtime", "--endpoint", &endpoint, "--filter", SLOW_CASE];
+    let output = harness_command(tmp.path(), &args).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    let told = text(&output);
+    let output_text = text(&output);
     assert!(
-        told.contains("was left frozen: its processes are stopped by a signal"),
-        "{told}"
+        output_text.contains("was left frozen: its processes are stopped by a signal"),
+        "{output_text}"
     );
-    assert!(told.contains("SIGCONT sent to it"), "{told}");
+    assert!(output_text.contains("SIGCONT sent to it"), "{output_text}");
     assert_eq!(pods(&cri).await, [""; 0]);
     cri.shutdown().await;
 }
 
 #[tokio::test]
-async fn without_an_image_the_error_says_how_to_make_one() {
+async fn missing_image_error_says_how_to_build_it() {
     let tmp = tempfile::tempdir().unwrap();
     let cri = fake_cri().arg("--strict-images").start().await.unwrap();
-    let output = harness(tmp.path(), &["runtime", "--endpoint", &cri.endpoint()])
+    let output = harness_command(tmp.path(), &["runtime", "--endpoint", &cri.endpoint()])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
@@ -190,7 +190,7 @@ async fn without_an_image_the_error_says_how_to_make_one() {
         "{}",
         text(&output)
     );
-    assert_eq!(names_in(tmp.path()), [""; 0]);
+    assert_eq!(file_names(tmp.path()), [""; 0]);
     cri.shutdown().await;
 }
 
@@ -200,10 +200,10 @@ async fn without_an_image_the_error_says_how_to_make_one() {
 #[case(&["runtime", "--clean"], 2, "--endpoint")]
 #[case(&["runtime", "--image", "busybox"], 2, "--endpoint")]
 #[case(&["clean", "--endpoint", "unix:///nonexistent/cri.sock"], 3, "No such file or directory")]
-fn what_cannot_be_reached_is_named(#[case] args: &[&str], #[case] code: i32, #[case] words: &str) {
+fn names_the_unreachable_endpoint(#[case] args: &[&str], #[case] code: i32, #[case] words: &str) {
     let tmp = tempfile::tempdir().unwrap();
-    let output = harness(tmp.path(), args).output().unwrap();
+    let output = harness_command(tmp.path(), args).output().unwrap();
     assert_eq!(output.status.code(), Some(code), "{}", text(&output));
     assert!(text(&output).contains(words), "{}", text(&output));
-    assert_eq!(names_in(tmp.path()), [""; 0]);
+    assert_eq!(file_names(tmp.path()), [""; 0]);
 }

@@ -10,67 +10,67 @@ use std::{
 use checkpoint_conformance::{archive::sample, report};
 
 /// What became of each case, with normalised words.
-type Verdicts = BTreeMap<String, (String, String)>;
+type CaseOutcomes = BTreeMap<String, (String, String)>;
 
-fn run(args: &[&str], order: &[&str]) -> (Verdicts, String) {
-    let folder = tempfile::tempdir().unwrap();
+fn run_suite(args: &[&str], order: &[&str]) -> (CaseOutcomes, String) {
+    let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
         .args(args)
         .args(order)
         .arg("--report-dir")
-        .arg(folder.path())
+        .arg(dir.path())
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let file = folder.path().join("report.json");
+    let file = dir.path().join("report.json");
     assert!(file.exists(), "{args:?} {order:?}: {stderr}");
     let [report] = &report::read(&file).unwrap()[..] else {
         panic!("one report is written");
     };
     let seed = order[1].parse::<u64>().unwrap();
     assert_eq!(report.terms.seed, seed);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said.contains(&format!("order: seed {seed}\n")), seed != 0, "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(stdout.contains(&format!("order: seed {seed}\n")), seed != 0, "{stdout}");
     let ids: Vec<_> = report.cases.iter().map(|case| case.id.clone()).collect();
     assert!(ids.is_sorted(), "{ids:?}");
     let verdicts = report.cases.iter().map(|case| {
-        let seen = report::normalised(&case.seen);
-        (case.id.clone(), (case.outcome.clone(), seen))
+        let actual = report::normalize(&case.seen);
+        (case.id.clone(), (case.outcome.clone(), actual))
     });
     (verdicts.collect(), format!("{:?}", report.verdict))
 }
 
-fn same_whatever_the_order(args: &[&str]) {
-    let (first, verdict) = run(args, &["--seed", "0", "--jobs", "1"]);
+fn assert_same_in_any_order(args: &[&str]) {
+    let (first, verdict) = run_suite(args, &["--seed", "0", "--jobs", "1"]);
     for order in [["--seed", "7", "--jobs", "4"], ["--seed", "20261122", "--jobs", "2"]] {
-        let (again, verdict_again) = run(args, &order);
+        let (other, other_verdict) = run_suite(args, &order);
         let differ: Vec<_> = first
             .iter()
-            .filter(|(id, words)| again.get(*id) != Some(words))
-            .map(|(id, words)| format!("{id}\n  {words:?}\n  {:?}", again.get(id)))
+            .filter(|(id, outcome)| other.get(*id) != Some(outcome))
+            .map(|(id, outcome)| format!("{id}\n  {outcome:?}\n  {:?}", other.get(id)))
             .collect();
         assert!(differ.is_empty(), "{order:?}:\n{}", differ.join("\n"));
-        assert_eq!(first.len(), again.len(), "{order:?}");
-        assert_eq!(verdict, verdict_again, "{order:?}");
+        assert_eq!(first.len(), other.len(), "{order:?}");
+        assert_eq!(verdict, other_verdict, "{order:?}");
     }
 }
 
 #[test]
-fn the_kubelet_suite() {
-    same_whatever_the_order(&["kubelet"]);
+fn kubelet_suite_is_deterministic() {
+    assert_same_in_any_order(&["kubelet"]);
 }
 
 #[test]
-fn the_runtime_suite() {
-    same_whatever_the_order(&["runtime"]);
+fn runtime_suite_is_deterministic() {
+    assert_same_in_any_order(&["runtime"]);
 }
 
 #[test]
-fn the_archive_suite() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("sample.tar");
-    let bytes = sample::tar_of(&sample::Sample::default().parts()).unwrap();
+fn archive_suite_is_deterministic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sample.tar");
+    let bytes = sample::tar_of(&sample::Sample::default().members()).unwrap();
     std::fs::write(&path, bytes).unwrap();
-    same_whatever_the_order(&["archive", Path::to_str(&path).unwrap()]);
+    assert_same_in_any_order(&["archive", Path::to_str(&path).unwrap()]);
 }

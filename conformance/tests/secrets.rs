@@ -5,16 +5,16 @@ use std::fs;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use checkpoint_conformance::{
-    case::{Rules, Silent, Terms, run},
-    catalog::kubelet::{Session, cases},
-    exhibit::{Exhibit, ExhibitKind},
-    report::{Format, Frame, Palette, Repeat, Report, Secrets, Terminal, write_all},
-    target::{Embedded, Identity},
+    engine::{GatePolicy, RunConditions, SilentObserver, run},
+    evidence::{EvidenceItem, EvidenceKind},
+    report::{Format, Palette, Report, RerunCommand, RunInfo, Secrets, Terminal, write_all},
+    suites::kubelet::{KubeletSession, cases},
+    targets::{Embedded, Identity},
 };
 use jiff::Timestamp;
 
 /// A secret in the forms in which a target may show it.
-fn leaks(secret: &str) -> Vec<String> {
+fn encoded_forms(secret: &str) -> Vec<String> {
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let percent: String = secret
         .bytes()
@@ -34,17 +34,17 @@ fn leaks(secret: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_file_holds_a_credential_or_a_canary_whatever_a_target_leaks() {
+async fn reports_never_contain_secrets() {
     let embedded = Embedded {
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
         ..Embedded::default()
     };
-    let session = Session::new(embedded.start().await.unwrap());
-    let mut records = run(&cases(), &session, &mut Silent).await;
+    let session = KubeletSession::new(embedded.start().await.unwrap());
+    let mut records = run(&cases(), &session, &mut SilentObserver).await;
     let client = session.kubelet.client().await;
-    let mut known: Vec<_> = session.kubelet.canaries();
-    assert!(!known.is_empty(), "the workload told its canary");
-    let Identity::Certificate { key, .. } = client.access().identity.clone() else {
+    let mut secrets_known: Vec<_> = session.kubelet.canaries();
+    assert!(!secrets_known.is_empty(), "the workload told its canary");
+    let Identity::Certificate { key, .. } = client.endpoint().identity.clone() else {
         panic!("the embedded target has certificates");
     };
     let key: Vec<_> = key
@@ -53,32 +53,32 @@ async fn no_file_holds_a_credential_or_a_canary_whatever_a_target_leaks() {
         .map(str::to_owned)
         .collect();
     assert!(!key.is_empty());
-    known.extend(key);
+    secrets_known.extend(key);
     let secrets = session.kubelet.secrets().await;
-    let about = session.kubelet.about.clone();
-    session.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
+    let target_info = session.kubelet.target_info.clone();
+    session.kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
 
-    for (record, secret) in records.iter_mut().zip(known.iter().cycle()) {
-        for text in leaks(secret) {
-            record.exhibits.push(Exhibit {
-                kind: ExhibitKind::Answer,
+    for (record, secret) in records.iter_mut().zip(secrets_known.iter().cycle()) {
+        for text in encoded_forms(secret) {
+            record.evidence.push(EvidenceItem {
+                kind: EvidenceKind::Answer,
                 text,
             });
         }
     }
-    let frame = || Frame {
-        target: about.clone(),
+    let run_info = || RunInfo {
+        target: target_info.clone(),
         started: Timestamp::UNIX_EPOCH,
         duration: std::time::Duration::ZERO,
-        rules: Rules::default(),
+        policy: GatePolicy::default(),
         footprint: None,
-        terms: Terms::default(),
-        repeat: Repeat::from_args(["checkpoint-conformance".to_owned()]),
+        terms: RunConditions::default(),
+        rerun: RerunCommand::from_args(["checkpoint-conformance".to_owned()]),
         archives_left: Vec::new(),
     };
-    let found = |report: Report| {
-        let folder = tempfile::tempdir().unwrap();
-        write_all(std::slice::from_ref(&report), folder.path()).unwrap();
+    let find_leaks = |report: Report| {
+        let directory = tempfile::tempdir().unwrap();
+        write_all(std::slice::from_ref(&report), directory.path()).unwrap();
         let mut texts = vec![(
             "terminal",
             Terminal {
@@ -88,29 +88,29 @@ async fn no_file_holds_a_credential_or_a_canary_whatever_a_target_leaks() {
             .render(&report),
         )];
         for format in Format::ALL {
-            let text = fs::read_to_string(folder.path().join(format.file_name())).unwrap();
+            let text = fs::read_to_string(directory.path().join(format.file_name())).unwrap();
             texts.push((format.file_name(), text));
         }
-        let mut found = Vec::new();
+        let mut leaks = Vec::new();
         for (name, text) in texts {
-            for secret in &known {
+            for secret in &secrets_known {
                 // What is left of a form within something longer could be its seams: look for the heart of each.
-                for form in leaks(secret) {
-                    let heart = &form[4..form.len() - 4];
-                    if text.contains(heart) {
-                        found.push((name, form));
+                for form in encoded_forms(secret) {
+                    let middle = &form[4..form.len() - 4];
+                    if text.contains(middle) {
+                        leaks.push((name, form));
                     }
                 }
             }
         }
-        found
+        leaks
     };
-    let unredacted = found(Report::new(frame(), &records, &Secrets::default()));
+    let unredacted = find_leaks(Report::new(run_info(), &records, &Secrets::default()));
     let files: std::collections::BTreeSet<_> = unredacted.iter().map(|(name, _)| *name).collect();
     assert!(
         files.contains("report.json") && files.contains("report.html"),
         "the search finds: {files:?}"
     );
-    let redacted = found(Report::new(frame(), &records, &secrets));
+    let redacted = find_leaks(Report::new(run_info(), &records, &secrets));
     assert!(redacted.is_empty(), "{redacted:?}");
 }

@@ -7,44 +7,44 @@
 use std::collections::BTreeSet;
 
 use checkpoint_conformance::{
-    case::{Outcome, Record, Rules, Silent, Suite, Terms, Verdict, run},
-    catalog::{
-        kubelet::{self, Session},
+    engine::{CaseRecord, GatePolicy, Outcome, RunConditions, SilentObserver, Suite, Verdict, run},
+    mutation::{BASELINE_FAILURES, MUTANTS, contradictions},
+    suites::{
+        kubelet::{self, KubeletSession},
         runtime::{self, RuntimeSession},
     },
-    mutant::{ALL, KNOWN, contradictions},
-    target::{Embedded, runtime::EmbeddedRuntime},
+    targets::{Embedded, runtime::EmbeddedRuntime},
 };
 
-const STRICT: Rules = Rules {
+const STRICT: GatePolicy = GatePolicy {
     strict: true,
     allow_incomplete: false,
 };
 
 /// The cases that did not pass, of a run that passes under `--strict`.
-fn unpassed(records: &[Record]) -> BTreeSet<&'static str> {
-    let verdict = Verdict::of(records, STRICT, &Terms::default());
+fn not_passed(records: &[CaseRecord]) -> BTreeSet<&'static str> {
+    let verdict = Verdict::from_records(records, STRICT, &RunConditions::default());
     let reasons: Vec<_> = records
         .iter()
         .filter(|record| !matches!(record.outcome, Outcome::Pass { .. }))
-        .map(|record| format!("{}: {}", record.clause.id, record.outcome.text()))
+        .map(|record| format!("{}: {}", record.info.id, record.outcome.detail()))
         .collect();
     assert_eq!(verdict, Verdict::Pass, "{reasons:#?}");
-    let unpassed = records
+    let not_passed = records
         .iter()
         .filter(|record| !matches!(record.outcome, Outcome::Pass { .. }));
-    unpassed.map(|record| record.clause.id).collect()
+    not_passed.map(|record| record.info.id).collect()
 }
 
 /// No pair of the suite's cases is failed in part by the run and by every mutant.
-fn assert_no_contradiction(suite: Suite, records: &[Record]) {
-    let cases: Vec<_> = records.iter().map(|record| record.clause.id).collect();
+fn assert_no_contradiction(suite: Suite, records: &[CaseRecord]) {
+    let cases: Vec<_> = records.iter().map(|record| record.info.id).collect();
     // What a run skipped, a mutant that is not declared to fail it was judged by where it could be.
-    let of_mutants = ALL.iter().filter(|mutant| mutant.suite() == suite).map(|mutant| {
-        let fails = mutant.fails.iter().chain(KNOWN).copied();
+    let failing_by_mutant = MUTANTS.iter().filter(|mutant| mutant.suite() == suite).map(|mutant| {
+        let fails = mutant.must_fail.iter().chain(BASELINE_FAILURES).copied();
         fails.collect::<BTreeSet<_>>()
     });
-    let failing: Vec<_> = std::iter::once(unpassed(records)).chain(of_mutants).collect();
+    let failing: Vec<_> = std::iter::once(not_passed(records)).chain(failing_by_mutant).collect();
     assert_eq!(contradictions(&cases, &failing), []);
 }
 
@@ -57,43 +57,43 @@ fn block_on<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
 }
 
 #[test]
-fn the_reference_kubelet_passes_every_case_of_the_kubelet_suite_at_once() {
-    block_on(the_kubelet_suite);
+fn reference_kubelet_passes_the_strict_kubelet_suite() {
+    block_on(check_kubelet_suite);
 }
 
 #[test]
-fn fake_cri_passes_every_case_of_the_runtime_suite_at_once() {
-    block_on(the_runtime_suite);
+fn fake_cri_passes_the_strict_runtime_suite() {
+    block_on(check_runtime_suite);
 }
 
-async fn the_kubelet_suite() {
+async fn check_kubelet_suite() {
     let embedded = Embedded {
         fractional_timestamps: true,
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
         ..Embedded::default()
     };
-    let session = Session::new(embedded.start().await.unwrap());
-    let records = run(&kubelet::cases(), &session, &mut Silent).await;
+    let session = KubeletSession::new(embedded.start().await.unwrap());
+    let records = run(&kubelet::cases(), &session, &mut SilentObserver).await;
     // Each archive has a name of its own here, and none was removed.
-    let made = std::fs::read_dir(session.kubelet.checkpoints.as_ref().unwrap())
+    let archive_count = std::fs::read_dir(session.kubelet.checkpoints_dir.as_ref().unwrap())
         .unwrap()
         .count();
-    session.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
-    let counted: u32 = 1 + kubelet::cases().iter().map(|case| case.archives).sum::<u32>();
+    session.kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
+    let max_archives: u32 = 1 + kubelet::cases().iter().map(|case| case.max_archives).sum::<u32>();
     assert!(
-        made > 40 && made <= counted as usize,
-        "{made} archives, and at most {counted} are announced"
+        archive_count > 40 && archive_count <= max_archives as usize,
+        "{archive_count} archives, and at most {max_archives} are announced"
     );
     assert_no_contradiction(Suite::Kubelet, &records);
 }
 
-async fn the_runtime_suite() {
+async fn check_runtime_suite() {
     let embedded = EmbeddedRuntime {
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
         ..EmbeddedRuntime::default()
     };
     let session = RuntimeSession::new(embedded.start().await.unwrap());
-    let records = run(&runtime::cases(), &session, &mut Silent).await;
+    let records = run(&runtime::cases(), &session, &mut SilentObserver).await;
     session.runtime.shutdown().await.unwrap();
     assert_no_contradiction(Suite::Runtime, &records);
 }

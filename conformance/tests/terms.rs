@@ -14,29 +14,29 @@ use rstest::rstest;
 use tempfile::TempDir;
 
 /// An archive, and files of the user's beside it.
-struct Desk(TempDir);
+struct ArchiveBench(TempDir);
 
-impl Desk {
+impl ArchiveBench {
     /// With the sample archive made wrong in this way, or the sample itself.
-    fn with(name: Option<&str>) -> Desk {
-        let desk = Desk(tempfile::tempdir().unwrap());
-        let archive = desk.path("checkpoint.tar");
+    fn create(name: Option<&str>) -> ArchiveBench {
+        let bench = ArchiveBench(tempfile::tempdir().unwrap());
+        let archive = bench.path("checkpoint.tar");
         match name {
             Some(name) => mutant::by_name(name).unwrap().write(&archive).unwrap(),
             None => {
-                mutant::write_private(&archive, &sample::tar_of(&sample::Sample::default().parts()).unwrap()).unwrap()
+                mutant::write_private(&archive, &sample::tar_of(&sample::Sample::default().members()).unwrap()).unwrap()
             }
         }
-        desk
+        bench
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// Judges the archive with `--strict` and these options, in this folder; exit code, stdout, stderr, and the report if
+    /// Judges the archive with `--strict` and these options, in this directory; exit code, stdout, stderr, and the report if
     /// there is one.
-    fn judge(&self, options: &[&str]) -> (i32, String, String, Option<Report>) {
+    fn test_archive(&self, options: &[&str]) -> (i32, String, String, Option<Report>) {
         let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
             .args(["archive", "checkpoint.tar", "--strict", "--report-dir", "reports"])
             .args(options)
@@ -62,7 +62,7 @@ fn outcome(report: &Option<Report>, id: &str) -> String {
     case.expect("the case was selected").outcome.clone()
 }
 
-const MODE: &str = "archive/file/mode";
+const MODE_CASE: &str = "archive/file/mode";
 
 fn profile(case: &str, seen: &str) -> String {
     format!(
@@ -72,27 +72,27 @@ fn profile(case: &str, seen: &str) -> String {
 }
 
 #[test]
-fn a_claimed_failure_is_a_fact_and_does_not_fail_the_run() {
-    let desk = Desk::with(Some("file/executable"));
-    let (code, _, _, report) = desk.judge(&[]);
-    assert_eq!((code, outcome(&report, MODE).as_str()), (1, "fail"));
+fn a_claimed_failure_is_a_known_deviation() {
+    let bench = ArchiveBench::create(Some("file/executable"));
+    let (code, _, _, report) = bench.test_archive(&[]);
+    assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (1, "fail"));
 
-    fs::write(desk.path("ours.toml"), profile(MODE, "mode 0700")).unwrap();
-    let (code, stdout, _, report) = desk.judge(&["--profile", "ours.toml"]);
-    assert_eq!((code, outcome(&report, MODE).as_str()), (0, "fact"), "{stdout}");
+    fs::write(bench.path("ours.toml"), profile(MODE_CASE, "mode 0700")).unwrap();
+    let (code, stdout, _, report) = bench.test_archive(&["--profile", "ours.toml"]);
+    assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (0, "fact"), "{stdout}");
     assert!(
         stdout.contains("profile: ours (our runtime): 1 failure is a fact"),
         "{stdout}"
     );
-    let claimed = report.unwrap().terms.profile.unwrap();
+    let result = report.unwrap().terms.profile.unwrap();
     assert_eq!(
-        (claimed.name.as_str(), claimed.facts.as_slice()),
-        ("ours", &[MODE.to_owned()][..])
+        (result.name.as_str(), result.facts.as_slice()),
+        ("ours", &[MODE_CASE.to_owned()][..])
     );
 
     // It fails, but not as claimed.
-    fs::write(desk.path("ours.toml"), profile(MODE, "mode 0755")).unwrap();
-    let (code, stdout, ..) = desk.judge(&["--profile", "ours.toml"]);
+    fs::write(bench.path("ours.toml"), profile(MODE_CASE, "mode 0755")).unwrap();
+    let (code, stdout, ..) = bench.test_archive(&["--profile", "ours.toml"]);
     assert_eq!(code, 1, "{stdout}");
     assert!(
         stdout.contains("fails otherwise than it claims: archive/file/mode"),
@@ -101,11 +101,11 @@ fn a_claimed_failure_is_a_fact_and_does_not_fail_the_run() {
 }
 
 #[test]
-fn a_claim_that_is_not_true_is_named_and_decides_nothing() {
-    let desk = Desk::with(None);
-    fs::write(desk.path("ours.toml"), profile(MODE, "*")).unwrap();
-    let (code, stdout, _, report) = desk.judge(&["--profile", "ours.toml"]);
-    assert_eq!((code, outcome(&report, MODE).as_str()), (0, "pass"), "{stdout}");
+fn a_stale_claim_is_reported_and_does_not_gate() {
+    let bench = ArchiveBench::create(None);
+    fs::write(bench.path("ours.toml"), profile(MODE_CASE, "*")).unwrap();
+    let (code, stdout, _, report) = bench.test_archive(&["--profile", "ours.toml"]);
+    assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (0, "pass"), "{stdout}");
     assert!(
         stdout.contains("claims otherwise, and passes: archive/file/mode"),
         "{stdout}"
@@ -115,10 +115,10 @@ fn a_claim_that_is_not_true_is_named_and_decides_nothing() {
 #[rstest]
 #[case::documented("archive/file/private", "which is documented")]
 #[case::unknown("archive/file/colour", "no case of this program")]
-fn a_profile_about_another_level_is_a_usage_error(#[case] case: &str, #[case] message: &str) {
-    let desk = Desk::with(None);
-    fs::write(desk.path("ours.toml"), profile(case, "*")).unwrap();
-    let (code, _, stderr, report) = desk.judge(&["--profile", "ours.toml"]);
+fn a_claim_about_a_documented_or_unknown_case_is_a_usage_error(#[case] case: &str, #[case] message: &str) {
+    let bench = ArchiveBench::create(None);
+    fs::write(bench.path("ours.toml"), profile(case, "*")).unwrap();
+    let (code, _, stderr, report) = bench.test_archive(&["--profile", "ours.toml"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(
         stderr.contains(case) && stderr.contains(message) && report.is_none(),
@@ -133,8 +133,8 @@ fn a_profile_about_another_level_is_a_usage_error(#[case] case: &str, #[case] me
 #[case("containerd-2.4")]
 #[case("cri-o")]
 fn built_in_profiles_can_be_named_and_are_reported(#[case] name: &str) {
-    let desk = Desk::with(None);
-    let (code, stdout, stderr, report) = desk.judge(&["--profile", name]);
+    let bench = ArchiveBench::create(None);
+    let (code, stdout, stderr, report) = bench.test_archive(&["--profile", name]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains(&format!("profile: {name} (")), "{stdout}");
     assert_eq!(report.unwrap().terms.profile.unwrap().name, name);
@@ -142,30 +142,30 @@ fn built_in_profiles_can_be_named_and_are_reported(#[case] name: &str) {
 
 #[test]
 fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
-    let desk = Desk::with(Some("file/executable"));
-    let list = |text: &str| fs::write(desk.path("known.txt"), text).unwrap();
+    let bench = ArchiveBench::create(Some("file/executable"));
+    let list = |text: &str| fs::write(bench.path("known.txt"), text).unwrap();
     let options = ["--expected-failures", "known.txt"];
 
     list("# since 1.2\narchive/file/mode # executable\nkubelet/200/ok\n");
-    let (code, stdout, _, report) = desk.judge(&options);
-    assert_eq!((code, outcome(&report, MODE).as_str()), (0, "fail"), "{stdout}");
+    let (code, stdout, _, report) = bench.test_archive(&options);
+    assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (0, "fail"), "{stdout}");
     assert!(
         stdout.contains("expected failures: known.txt: 1 fail as listed"),
         "{stdout}"
     );
 
     list("archive/file/mode\narchive/tar/well-formed\n");
-    let (code, stdout, _, report) = desk.judge(&options);
+    let (code, stdout, _, report) = bench.test_archive(&options);
     assert_eq!(code, 1, "{stdout}");
     assert!(
         stdout.contains("take it off the list: archive/tar/well-formed"),
         "{stdout}"
     );
     assert!(stdout.contains("verdict: fail (passes, and is listed as an expected failure: archive/tar/well-formed)"));
-    assert_eq!(report.unwrap().verdict.because(), ["archive/tar/well-formed"]);
+    assert_eq!(report.unwrap().verdict.deciding_cases(), ["archive/tar/well-formed"]);
 
     list("archive/file/mode\n\narchive/file/colour\n");
-    let (code, _, stderr, _) = desk.judge(&options);
+    let (code, _, stderr, _) = bench.test_archive(&options);
     assert_eq!(code, 2, "{stderr}");
     assert!(
         stderr.contains("known.txt: line 3: archive/file/colour is no case"),
@@ -174,17 +174,17 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
 }
 
 #[test]
-fn what_the_memory_held_is_looked_for_and_stands_in_no_report() {
-    let desk = Desk::with(None);
-    fs::write(desk.path("canary"), [sample::CANARY, b"\n"].concat()).unwrap();
-    let (code, stdout, _, report) = desk.judge(&["--canary", "@canary"]);
+fn a_canary_is_searched_and_never_reported() {
+    let bench = ArchiveBench::create(None);
+    fs::write(bench.path("canary"), [sample::CANARY, b"\n"].concat()).unwrap();
+    let (code, stdout, _, report) = bench.test_archive(&["--canary", "@canary"]);
     assert_eq!(
         (code, outcome(&report, "archive/memory/canary").as_str()),
         (0, "pass"),
         "{stdout}"
     );
 
-    let (code, stdout, _, report) = desk.judge(&["--canary", "nothing-like-it-is-there"]);
+    let (code, stdout, _, report) = bench.test_archive(&["--canary", "nothing-like-it-is-there"]);
     assert_eq!((code, outcome(&report, "archive/memory/canary").as_str()), (1, "fail"));
     for text in [stdout, serde_json::to_string(&report).unwrap()] {
         assert!(!text.contains("nothing-like-it-is-there"), "{text}");
@@ -192,14 +192,14 @@ fn what_the_memory_held_is_looked_for_and_stands_in_no_report() {
 }
 
 #[test]
-fn secrets_of_the_environment_are_looked_for_unless_others_are_named() {
-    let desk = Desk::with(Some("secrets/in-status"));
-    let (code, _, _, report) = desk.judge(&[]);
+fn environment_secrets_are_the_default() {
+    let bench = ArchiveBench::create(Some("secrets/in-status"));
+    let (code, _, _, report) = bench.test_archive(&[]);
     assert_eq!(
         (code, outcome(&report, "archive/secrets/environment").as_str()),
         (1, "fail")
     );
-    let (code, _, _, report) = desk.judge(&["--secret", "another-secret-value"]);
+    let (code, _, _, report) = bench.test_archive(&["--secret", "another-secret-value"]);
     assert_eq!(
         (code, outcome(&report, "archive/secrets/environment").as_str()),
         (0, "pass")
@@ -207,9 +207,9 @@ fn secrets_of_the_environment_are_looked_for_unless_others_are_named() {
 }
 
 #[test]
-fn an_archive_can_be_held_against_another_engines_layout() {
-    let desk = Desk::with(None);
-    let (code, _, _, report) = desk.judge(&["--layout", "cri-o"]);
+fn the_expected_layout_can_be_chosen() {
+    let bench = ArchiveBench::create(None);
+    let (code, _, _, report) = bench.test_archive(&["--layout", "cri-o"]);
     assert_eq!(
         (code, outcome(&report, "archive/layout/engine-members").as_str()),
         (1, "fail")
@@ -219,12 +219,12 @@ fn an_archive_can_be_held_against_another_engines_layout() {
         .cases
         .iter()
         .find(|case| case.id == "archive/layout/engine-members");
-    let shown = &case.unwrap().exhibits[0].text;
+    let evidence = &case.unwrap().exhibits[0].text;
     assert!(
-        shown.contains(" container.log\n") && shown.contains("mode 0600"),
-        "{shown}"
+        evidence.contains(" container.log\n") && evidence.contains("mode 0600"),
+        "{evidence}"
     );
-    let (code, _, stderr, _) = desk.judge(&["--layout", "docker"]);
+    let (code, _, stderr, _) = bench.test_archive(&["--layout", "docker"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("containerd, cri-o"), "{stderr}");
 }

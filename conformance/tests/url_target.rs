@@ -1,22 +1,22 @@
-//! A kubelet that runs already, judged by its URL: with and without its runtime's control and its folder of archives.
+//! A kubelet that runs already, judged by its URL: with and without its runtime's control and its directory of archives.
 
 use std::{fs, path::PathBuf, process::Output, time::Duration};
 
-use checkpoint_conformance::target::{Defect, Embedded, Identity, Kubelet, Trust, Workload};
+use checkpoint_conformance::targets::{Defect, Embedded, Identity, Kubelet, ServerVerification, Workload};
 use tempfile::TempDir;
 
 /// A running kubelet, and files with what is needed to reach it.
-struct Bench {
+struct RunningKubelet {
     kubelet: Kubelet,
     files: TempDir,
 }
 
-impl Bench {
-    async fn start() -> Bench {
-        Bench::with(None).await
+impl RunningKubelet {
+    async fn start() -> RunningKubelet {
+        RunningKubelet::with_preset(None).await
     }
 
-    async fn with(preset: Option<&str>) -> Bench {
+    async fn with_preset(preset: Option<&str>) -> RunningKubelet {
         let embedded = Embedded {
             defect: preset.map(|name| (name.to_owned(), Defect::Runtime(format!("preset:{name}")))),
             executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
@@ -25,15 +25,15 @@ impl Bench {
         let kubelet = embedded.start().await.unwrap();
         let files = tempfile::tempdir().unwrap();
         let client = kubelet.client().await;
-        let (Identity::Certificate { certificate, key }, Trust::Authorities(ca)) =
-            (&client.access().identity, &client.access().trust)
+        let (Identity::Certificate { certificate, key }, ServerVerification::CaBundle(ca)) =
+            (&client.endpoint().identity, &client.endpoint().verification)
         else {
             panic!("the embedded target has certificates");
         };
         for (name, content) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
             fs::write(files.path().join(name), content).unwrap();
         }
-        Bench { kubelet, files }
+        RunningKubelet { kubelet, files }
     }
 
     fn file(&self, name: &str) -> String {
@@ -41,21 +41,26 @@ impl Bench {
     }
 
     fn checkpoints(&self) -> PathBuf {
-        self.kubelet.checkpoints.clone().unwrap()
+        self.kubelet.checkpoints_dir.clone().unwrap()
     }
 
-    async fn judge(&self, more: &[&str]) -> (Output, String) {
+    async fn run_harness(&self, extra_args: &[&str]) -> (Output, String) {
         let client = self.kubelet.client().await;
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
-            .args(["kubelet", "--kubelet-url", client.access().base.as_str()])
+            .args(["kubelet", "--kubelet-url", client.endpoint().base_url.as_str()])
             .args([
                 "--client-cert",
                 &self.file("cert.pem"),
                 "--client-key",
                 &self.file("key.pem"),
             ])
-            .args(["--ca", &self.file("ca.pem"), "--pod", &self.kubelet.subject.to_string()])
-            .args(more)
+            .args([
+                "--ca",
+                &self.file("ca.pem"),
+                "--pod",
+                &self.kubelet.container_under_test.to_string(),
+            ])
+            .args(extra_args)
             .output()
             .await
             .unwrap();
@@ -64,53 +69,55 @@ impl Bench {
     }
 
     async fn end(self) {
-        self.kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
+        self.kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_its_runtime_and_its_archives_only_the_restart_is_missing() {
-    let bench = Bench::start().await;
-    let control = bench
+async fn full_access_skips_only_restarts() {
+    let kubelet_under_test = RunningKubelet::start().await;
+    let control = kubelet_under_test
         .kubelet
-        .faults
+        .fake_cri
         .as_ref()
         .unwrap()
         .socket()
         .to_str()
         .unwrap()
         .to_owned();
-    let checkpoints = bench.checkpoints();
-    let folder = checkpoints.to_str().unwrap();
-    let reach = [
+    let checkpoints = kubelet_under_test.checkpoints();
+    let directory = checkpoints.to_str().unwrap();
+    let connect_args = [
         "--fake-cri-control",
         &control,
         "--checkpoints-dir",
-        folder,
+        directory,
         "--include-siblings",
         "--include-load",
     ];
 
-    let (output, stdout) = bench.judge(&reach).await;
+    let (output, stdout) = kubelet_under_test.run_harness(&connect_args).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");
     assert!(
         stdout.contains("verdict: incomplete (not judged: kubelet/404/gate-off)"),
         "{stdout}"
     );
     assert!(stdout.contains("started again with another configuration"), "{stdout}");
-    let left: Vec<_> = fs::read_dir(&checkpoints).unwrap().collect();
-    assert!(left.is_empty(), "archives are removed: {left:?}");
+    let leftover: Vec<_> = fs::read_dir(&checkpoints).unwrap().collect();
+    assert!(leftover.is_empty(), "archives are removed: {leftover:?}");
 
     // The run left no rule in force: a second one finds the same.
-    let (output, stdout) = bench.judge(&[&reach[..], &["--allow-incomplete"]].concat()).await;
+    let (output, stdout) = kubelet_under_test
+        .run_harness(&[&connect_args[..], &["--allow-incomplete"]].concat())
+        .await;
     assert_eq!(output.status.code(), Some(0), "{stdout}");
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_endpoint_alone_faults_are_skipped_and_archives_are_named() {
-    let bench = Bench::start().await;
-    let (output, stdout) = bench.judge(&[]).await;
+async fn endpoint_alone_skips_faults() {
+    let kubelet_under_test = RunningKubelet::start().await;
+    let (output, stdout) = kubelet_under_test.run_harness(&[]).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");
     for id in [
         "kubelet/500/runtime-error,",
@@ -120,113 +127,126 @@ async fn with_the_endpoint_alone_faults_are_skipped_and_archives_are_named() {
         let verdict = stdout.lines().last().unwrap();
         assert!(verdict.contains(id), "{id}: {verdict}");
     }
-    let named: Vec<_> = stdout
+    let named_archives: Vec<_> = stdout
         .lines()
         .map(str::trim)
         .filter(|line| line.starts_with('/'))
         .collect();
-    let there: Vec<_> = fs::read_dir(bench.checkpoints())
+    let existing: Vec<_> = fs::read_dir(kubelet_under_test.checkpoints())
         .unwrap()
         .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
         .collect();
-    assert!(!there.is_empty());
-    for path in &there {
-        assert!(named.contains(&path.as_str()), "{path} is not named: {stdout}");
+    assert!(!existing.is_empty());
+    for path in &existing {
+        assert!(named_archives.contains(&path.as_str()), "{path} is not named: {stdout}");
     }
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn load_is_left_out_unless_asked_for_and_the_report_says_what_the_run_makes() {
-    let bench = Bench::start().await;
-    let checkpoints = bench.checkpoints();
-    let report = bench.file("report.json");
+async fn load_cases_need_the_option() {
+    let kubelet_under_test = RunningKubelet::start().await;
+    let checkpoints = kubelet_under_test.checkpoints();
+    let report = kubelet_under_test.file("report.json");
     let json = format!("json={report}");
-    let reach = ["--checkpoints-dir", checkpoints.to_str().unwrap(), "--report", &json];
-    let many = [
-        &reach[..],
+    let connect_args = ["--checkpoints-dir", checkpoints.to_str().unwrap(), "--report", &json];
+    let load_args = [
+        &connect_args[..],
         &["--allow-incomplete", "--filter", "kubelet/concurrent/many"],
     ]
     .concat();
     let read = || serde_json::from_slice::<serde_json::Value>(&fs::read(&report).unwrap()).unwrap();
 
-    let (output, _) = bench.judge(&many).await;
+    let (output, _) = kubelet_under_test.run_harness(&load_args).await;
     let written = read();
     assert_eq!(written["cases"][0]["skip"], "excluded", "{written}");
     assert_eq!(written["footprint"]["archives"], 1);
     assert_eq!(written["footprint"]["free_from"], "checkpoints-dir");
     let containers = &written["footprint"]["containers"];
-    assert_eq!(*containers, serde_json::json!([bench.kubelet.subject.to_string()]));
+    assert_eq!(
+        *containers,
+        serde_json::json!([kubelet_under_test.kubelet.container_under_test.to_string()])
+    );
     assert_eq!(written["tool"]["name"], "checkpoint-conformance");
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("the run makes at most 1 archives of"), "{stderr}");
 
-    let (_, stdout) = bench.judge(&[&many[..], &["--include-load"]].concat()).await;
+    let (_, stdout) = kubelet_under_test
+        .run_harness(&[&load_args[..], &["--include-load"]].concat())
+        .await;
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
     assert_eq!(read()["footprint"]["archives"], 33);
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_someone_who_may_not_checkpoint_403_is_judged() {
-    let bench = Bench::start().await;
+async fn denied_credential_enables_403_cases() {
+    let kubelet_under_test = RunningKubelet::start().await;
     let filter = ["--filter", "kubelet/403/denied", "--allow-incomplete"];
-    let (_, stdout) = bench.judge(&filter).await;
+    let (_, stdout) = kubelet_under_test.run_harness(&filter).await;
     assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
-    let client = bench.kubelet.client().await;
+    let client = kubelet_under_test.kubelet.client().await;
     let mut options = Vec::new();
-    match client.access().others.denied.as_ref().unwrap() {
+    match client.endpoint().extra_identities.denied_user.as_ref().unwrap() {
         Identity::Certificate { certificate, key } => {
             for (option, name, content) in [
                 ("--denied-client-cert", "denied.pem", certificate),
                 ("--denied-client-key", "denied.key", key),
             ] {
-                fs::write(bench.file(name), content).unwrap();
-                options.extend([option.to_owned(), bench.file(name)]);
+                fs::write(kubelet_under_test.file(name), content).unwrap();
+                options.extend([option.to_owned(), kubelet_under_test.file(name)]);
             }
         }
         Identity::Token(token) => {
-            fs::write(bench.file("denied"), token).unwrap();
-            options.extend(["--denied-token-file".to_owned(), bench.file("denied")]);
+            fs::write(kubelet_under_test.file("denied"), token).unwrap();
+            options.extend(["--denied-token-file".to_owned(), kubelet_under_test.file("denied")]);
         }
     }
     let options: Vec<_> = options.iter().map(String::as_str).collect();
-    let (output, stdout) = bench.judge(&[&filter[..], &options[..]].concat()).await;
+    let (output, stdout) = kubelet_under_test
+        .run_harness(&[&filter[..], &options[..]].concat())
+        .await;
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_named_container_is_checkpointed_unless_its_siblings_are_asked_for() {
-    let bench = Bench::start().await;
-    let checkpoints = bench.checkpoints();
-    let reach = ["--allow-incomplete", "--checkpoints-dir", checkpoints.to_str().unwrap()];
-    let second = [&reach[..], &["--filter", "kubelet/200/named-container"]].concat();
-    let (_, stdout) = bench.judge(&[&second[..], &["--include-siblings"]].concat()).await;
+async fn siblings_need_the_option() {
+    let kubelet_under_test = RunningKubelet::start().await;
+    let checkpoints = kubelet_under_test.checkpoints();
+    let connect_args = ["--allow-incomplete", "--checkpoints-dir", checkpoints.to_str().unwrap()];
+    let second = [&connect_args[..], &["--filter", "kubelet/200/named-container"]].concat();
+    let (_, stdout) = kubelet_under_test
+        .run_harness(&[&second[..], &["--include-siblings"]].concat())
+        .await;
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
-    let (_, stdout) = bench.judge(&second).await;
+    let (_, stdout) = kubelet_under_test.run_harness(&second).await;
     assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
     assert!(stdout.contains("needs a second running container"), "{stdout}");
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_not_known_is_told_as_a_failure_and_stays_secret() {
-    let bench = Bench::start().await;
-    let token = bench.file("token");
+async fn unknown_token_fails_and_stays_secret() {
+    let kubelet_under_test = RunningKubelet::start().await;
+    let token = kubelet_under_test.file("token");
     fs::write(&token, "a-token-nobody-issued-0123456789\n").unwrap();
-    let client = bench.kubelet.client().await;
+    let client = kubelet_under_test.kubelet.client().await;
     let reports = tempfile::tempdir().unwrap();
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
         .args([
             "--kubelet-url",
-            client.access().base.as_str(),
+            client.endpoint().base_url.as_str(),
             "--token-file",
             &token,
             "--insecure",
         ])
-        .args(["--pod", &bench.kubelet.subject.to_string(), "--report-dir"])
+        .args([
+            "--pod",
+            &kubelet_under_test.kubelet.container_under_test.to_string(),
+            "--report-dir",
+        ])
         .arg(reports.path())
         .output()
         .await
@@ -238,47 +258,61 @@ async fn a_token_that_is_not_known_is_told_as_a_failure_and_stays_secret() {
         let text = fs::read_to_string(reports.path().join(name)).unwrap();
         assert!(!text.contains("nobody-issued"), "{text}");
     }
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_was_left_frozen_is_let_go_before_the_next_case() {
-    let bench = Bench::with(Some("left-frozen")).await;
-    let (kubelet, subject) = (&bench.kubelet, &bench.kubelet.subject);
-    kubelet.restore().await.unwrap();
-    assert_eq!(kubelet.thawed(), Vec::<String>::new());
+async fn frozen_container_is_unfrozen_between_cases() {
+    let kubelet_under_test = RunningKubelet::with_preset(Some("left-frozen")).await;
+    let (kubelet, subject) = (
+        &kubelet_under_test.kubelet,
+        &kubelet_under_test.kubelet.container_under_test,
+    );
+    kubelet.reset().await.unwrap();
+    assert_eq!(kubelet.unfreeze_notes(), Vec::<String>::new());
     for times in 1..=2 {
         let answer = kubelet.checkpoint(subject, "").await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         let before = kubelet.workload(subject).await.unwrap();
-        kubelet.restore().await.unwrap();
-        assert_eq!(kubelet.thawed().len(), times, "{:?}", kubelet.thawed());
-        let later = |later: &Workload| later.tick > before.tick;
-        let moves = kubelet.workload_until(subject, Duration::from_secs(5), later).await;
-        assert!(moves.unwrap().is_some_and(|later| later.same_process(&before)));
+        kubelet.reset().await.unwrap();
+        assert_eq!(kubelet.unfreeze_notes().len(), times, "{:?}", kubelet.unfreeze_notes());
+        let later = |later: &Workload| later.heartbeat > before.heartbeat;
+        let progress = kubelet.workload_until(subject, Duration::from_secs(5), later).await;
+        assert!(progress.unwrap().is_some_and(|later| later.same_process(&before)));
     }
-    bench.end().await;
+    kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_was_left_frozen_is_let_go_at_the_end() {
-    let bench = Bench::with(Some("left-frozen")).await;
-    let (output, stdout) = bench.judge(&["--filter", "kubelet/copy/runs-on"]).await;
+async fn frozen_container_is_unfrozen_at_the_end() {
+    let kubelet_under_test = RunningKubelet::with_preset(Some("left-frozen")).await;
+    let (output, stdout) = kubelet_under_test
+        .run_harness(&["--filter", "kubelet/copy/runs-on"])
+        .await;
     assert_eq!(output.status.code(), Some(1), "{stdout}");
     let stderr = String::from_utf8(output.stderr).unwrap();
-    let subject = bench.kubelet.subject.to_string();
+    let subject = kubelet_under_test.kubelet.container_under_test.to_string();
     assert!(
         stderr.contains(&format!("container {subject} was left frozen: ")),
         "{stderr}"
     );
-    let now = bench.kubelet.workload(&bench.kubelet.subject).await.unwrap();
-    let moves = bench
+    let before = kubelet_under_test
         .kubelet
-        .workload_until(&bench.kubelet.subject, Duration::from_secs(5), |later| {
-            later.tick > now.tick
-        })
+        .workload(&kubelet_under_test.kubelet.container_under_test)
         .await
         .unwrap();
-    assert!(moves.is_some_and(|later| later.same_process(&now)), "it stands still");
-    bench.end().await;
+    let progress = kubelet_under_test
+        .kubelet
+        .workload_until(
+            &kubelet_under_test.kubelet.container_under_test,
+            Duration::from_secs(5),
+            |later| later.heartbeat > before.heartbeat,
+        )
+        .await
+        .unwrap();
+    assert!(
+        progress.is_some_and(|later| later.same_process(&before)),
+        "it stands still"
+    );
+    kubelet_under_test.end().await;
 }

@@ -3,20 +3,20 @@
 use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fake_cri::measured::write_archive;
+use fake_cri::bench_support::write_archive;
 
 /// What a thread moves at a time (`checkpoint/pages.rs`).
-const PIECE: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 
 fn tar(criterion: &mut Criterion) {
     let shm = Path::new("/dev/shm");
-    let folder = if shm.is_dir() {
+    let directory = if shm.is_dir() {
         tempfile::tempdir_in(shm)
     } else {
         tempfile::tempdir()
     };
-    let folder = folder.expect("a folder");
-    let location = folder.path().join("checkpoint.tar");
+    let directory = directory.expect("a directory");
+    let location = directory.path().join("checkpoint.tar");
     let mut group = criterion.benchmark_group("tar writer");
     group.sample_size(20);
     let images: Vec<_> = (0..4096)
@@ -28,10 +28,10 @@ fn tar(criterion: &mut Criterion) {
         ("pages of 64 MiB", &none, 64 << 20),
     ] {
         let pages = vec![0xa5; pages];
-        let bytes = write_archive(&location, members, &pages, PIECE).expect("written");
+        let bytes = write_archive(&location, members, &pages, CHUNK_BYTES).expect("written");
         group.throughput(Throughput::Bytes(bytes));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| write_archive(&location, members, &pages, PIECE).expect("written"));
+            bencher.iter(|| write_archive(&location, members, &pages, CHUNK_BYTES).expect("written"));
         });
     }
     group.finish();

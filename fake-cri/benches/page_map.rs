@@ -3,11 +3,11 @@
 use std::{hint::black_box, process::ExitCode};
 
 use criterion::{Criterion, Throughput};
-use fake_cri::measured::scan_page_map;
+use fake_cri::bench_support::scan_page_map;
 use nix::sys::prctl;
 
-const PAGE: usize = 4096;
-const MEMORY: usize = 256 << 20;
+const PAGE_BYTES: usize = 4096;
+const MEMORY_BYTES: usize = 256 << 20;
 
 fn main() -> ExitCode {
     if let Err(errno) = prctl::set_thp_disable(true) {
@@ -17,23 +17,23 @@ fn main() -> ExitCode {
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("page map of 256 MiB");
     group
-        .throughput(Throughput::Elements((MEMORY / PAGE) as u64))
+        .throughput(Throughput::Elements((MEMORY_BYTES / PAGE_BYTES) as u64))
         .sample_size(20);
     for (name, step) in [
         ("one region", 1),
         ("every other page", 2),
         ("every 64th page", 64),
-        ("nothing", MEMORY),
+        ("nothing", MEMORY_BYTES),
     ] {
-        let mut memory = vec![0_u8; MEMORY];
-        let start = memory.as_ptr().addr().next_multiple_of(PAGE);
-        let inside = start - memory.as_ptr().addr();
+        let mut memory = vec![0_u8; MEMORY_BYTES];
+        let start = memory.as_ptr().addr().next_multiple_of(PAGE_BYTES);
+        let first_offset = start - memory.as_ptr().addr();
         // The last page is shared with whatever lies behind.
-        let pages = MEMORY / PAGE - 1;
+        let pages = MEMORY_BYTES / PAGE_BYTES - 1;
         for page in (1..pages).step_by(step).filter(|_| step < pages) {
-            memory[inside + page * PAGE] = 1;
+            memory[first_offset + page * PAGE_BYTES] = 1;
         }
-        let range = start as u64..(start + pages * PAGE) as u64;
+        let range = start as u64..(start + pages * PAGE_BYTES) as u64;
         group.bench_function(name, |bencher| {
             bencher
                 .iter(|| scan_page_map(std::process::id().cast_signed(), black_box(range.clone())).expect("its own"));

@@ -41,8 +41,8 @@ pub fn command() -> clap::Command {
 pub fn main(executable: Option<&Path>) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(options) => daemon::run(*options, executable),
-        Command::Fault(command) => control::fault(command),
-        Command::Journal(options) => control::journal(options),
+        Command::Fault(command) => control::run_fault_command(command),
+        Command::Journal(options) => control::print_journal(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

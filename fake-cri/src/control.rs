@@ -52,7 +52,7 @@ impl Client {
     }
 
     /// A client over a channel that exists.
-    pub(crate) fn over(channel: Channel) -> Client {
+    pub(crate) fn from_channel(channel: Channel) -> Client {
         Client { channel }
     }
 

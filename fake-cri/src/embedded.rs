@@ -34,7 +34,7 @@ use cri_proto::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-pub use self::builder::{FakeCriBuilder, LogTo};
+pub use self::builder::{FakeCriBuilder, LogDestination};
 use crate::{control, entry};
 
 /// Why fake-cri could not be started.
@@ -56,7 +56,7 @@ pub enum StartError {
     },
     /// It ended before it listened.
     #[error("fake-cri ended before it listened ({status}): {log}")]
-    Ended {
+    Exited {
         /// How it ended.
         status: ExitStatus,
         /// The end of its log, where the log is a file.
@@ -74,17 +74,17 @@ pub struct FakeCri {
     control: PathBuf,
     state_dir: PathBuf,
     log: Option<PathBuf>,
-    running: Option<Running>,
+    process: Option<ServeProcess>,
     /// Whether a process was killed, or ended by itself, and may have left containers.
-    dirty: bool,
-    _folder: tempfile::TempDir,
+    needs_purge: bool,
+    _temp_dir: tempfile::TempDir,
 }
 
 #[derive(Debug)]
-struct Running {
+struct ServeProcess {
     child: Child,
     /// The writing end of the pipe whose end is the process's end.
-    lifeline: ChildStdin,
+    stdin: ChildStdin,
 }
 
 impl FakeCri {
@@ -129,47 +129,47 @@ impl FakeCri {
 
     /// The process; `None` after [`FakeCri::kill`].
     pub fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(|running| running.child.id())
+        self.process.as_ref().map(|running| running.child.id())
     }
 
     /// A client of the RuntimeService. It connects with its first call, and again after a restart.
     pub fn runtime_client(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(channel(&self.socket)).max_decoding_message_size(16 << 20)
+        RuntimeServiceClient::new(unix_channel(&self.socket)).max_decoding_message_size(16 << 20)
     }
 
     /// A client of the ImageService.
     pub fn image_client(&self) -> ImageServiceClient<Channel> {
-        ImageServiceClient::new(channel(&self.socket)).max_decoding_message_size(16 << 20)
+        ImageServiceClient::new(unix_channel(&self.socket)).max_decoding_message_size(16 << 20)
     }
 
     /// A client of the control API.
     pub fn control_client(&self) -> ControlClient<Channel> {
-        ControlClient::new(channel(&self.control)).max_decoding_message_size(64 << 20)
+        ControlClient::new(unix_channel(&self.control)).max_decoding_message_size(64 << 20)
     }
 
     /// A client of the control API: faults, the journal, the node's conditions. It connects with its first call.
     pub fn control(&self) -> control::Client {
-        control::Client::over(channel(&self.control))
+        control::Client::from_channel(unix_channel(&self.control))
     }
 
     /// Kills fake-cri with SIGKILL and waits for its end. Its containers live on, until [`FakeCri::restart`] finds them
     /// again or the handle is dropped.
     pub async fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            self.dirty = true;
+        if let Some(mut running) = self.process.take() {
+            self.needs_purge = true;
             // It may have ended by itself, which is the same to us.
             let _ = running.child.kill();
-            let _ = wait(running.child).await;
+            let _ = wait_child(running.child).await;
         }
     }
 
     /// Waits until fake-cri ends by itself, as a crash makes it. Its containers live on as after [`FakeCri::kill`].
-    pub async fn crashed(&mut self) -> Option<ExitStatus> {
-        let running = self.running.take()?;
-        self.dirty = true;
-        let Running { child, lifeline } = running;
-        let status = wait(child).await.ok();
-        drop(lifeline);
+    pub async fn wait_exit(&mut self) -> Option<ExitStatus> {
+        let running = self.process.take()?;
+        self.needs_purge = true;
+        let ServeProcess { child, stdin } = running;
+        let status = wait_child(child).await.ok();
+        drop(stdin);
         status
     }
 
@@ -189,7 +189,7 @@ impl FakeCri {
             .command()
             .and_then(|mut command| command.spawn())
             .map_err(failed(&self.executable))?;
-        let (Some(lifeline), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             unreachable!("both were asked for");
         };
         let ready = tokio::task::spawn_blocking(move || {
@@ -197,14 +197,14 @@ impl FakeCri {
             BufReader::new(stdout).read_line(&mut line).is_ok_and(|read| read > 0)
         });
         if ready.await.unwrap_or(false) {
-            self.running = Some(Running { child, lifeline });
-            self.dirty = false;
+            self.process = Some(ServeProcess { child, stdin });
+            self.needs_purge = false;
             return Ok(());
         }
-        let status = wait(child).await.map_err(failed(&self.executable))?;
+        let status = wait_child(child).await.map_err(failed(&self.executable))?;
         let log = self.log();
         let tail = log.lines().rev().take(5).collect::<Vec<_>>();
-        Err(StartError::Ended {
+        Err(StartError::Exited {
             status,
             log: tail.into_iter().rev().collect::<Vec<_>>().join("\n"),
         })
@@ -212,9 +212,9 @@ impl FakeCri {
 
     /// Stops fake-cri with everything it has, and waits for its end.
     pub async fn shutdown(mut self) -> Option<ExitStatus> {
-        let Running { child, lifeline } = self.running.take()?;
-        drop(lifeline);
-        wait(child).await.ok()
+        let ServeProcess { child, stdin } = self.process.take()?;
+        drop(stdin);
+        wait_child(child).await.ok()
     }
 
     fn command(&self) -> io::Result<Command> {
@@ -222,11 +222,11 @@ impl FakeCri {
         command
             .arg0("fake-cri")
             .args(&self.args)
-            .env(entry::ROLE, entry::SERVE)
+            .env(entry::ROLE_ENV, entry::SERVE_ROLE)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C on the terminal is for us: it then ends by its lifeline.
+            // Ctrl-C on the terminal is for us: it then ends by its stdin.
             .process_group(0);
         if let Some(log) = &self.log {
             command.stderr(File::options().create(true).append(true).open(log)?);
@@ -234,8 +234,8 @@ impl FakeCri {
         Ok(command)
     }
 
-    /// Removes what a killed fake-cri left: one more is started whose lifeline is cut from the start.
-    fn clear_away(&self) -> io::Result<()> {
+    /// Removes what a killed fake-cri left: one more is started whose stdin is cut from the start.
+    fn purge(&self) -> io::Result<()> {
         let mut child = self.command()?.stdout(Stdio::null()).stdin(Stdio::null()).spawn()?;
         child.wait().map(drop)
     }
@@ -243,28 +243,28 @@ impl FakeCri {
 
 impl Drop for FakeCri {
     fn drop(&mut self) {
-        if let Some(Running { mut child, lifeline }) = self.running.take() {
-            drop(lifeline);
+        if let Some(ServeProcess { mut child, stdin }) = self.process.take() {
+            drop(stdin);
             // Its end is bounded: a grace for calls, then SIGKILL to every container.
-            let ended = child.wait();
-            self.dirty = !ended.is_ok_and(|status| status.success());
+            let exit = child.wait();
+            self.needs_purge = !exit.is_ok_and(|status| status.success());
         }
-        if self.dirty
-            && let Err(error) = self.clear_away()
+        if self.needs_purge
+            && let Err(error) = self.purge()
         {
             eprintln!("failed to clear away what a killed fake-cri left: {error}");
         }
     }
 }
 
-async fn wait(mut child: Child) -> io::Result<ExitStatus> {
+async fn wait_child(mut child: Child) -> io::Result<ExitStatus> {
     tokio::task::spawn_blocking(move || child.wait())
         .await
         .unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 /// A channel that connects when it is first used.
-fn channel(socket: &Path) -> Channel {
+fn unix_channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     // The name of a host is needed for the syntax alone.
     Endpoint::from_static("http://fake-cri.invalid").connect_with_connector_lazy(tower::service_fn(move |_| {

@@ -17,20 +17,20 @@
 //! A program that embeds fake-cri calls [`entry_point`] first in its `main`: shims and workloads are the same executable,
 //! started in another role.
 
+#[doc(hidden)]
+pub mod bench_support;
 pub mod checkpoint;
 pub mod cli;
 pub mod control;
 mod embedded;
 pub mod entry;
 pub mod fault;
-#[doc(hidden)]
-pub mod measured;
+mod parse_errors;
 pub mod process;
 pub mod runtime;
 pub mod service;
 pub mod shim;
-pub mod stand_in;
-mod unquoted;
+pub mod workload;
 
-pub use embedded::{FakeCri, FakeCriBuilder, LogTo, StartError};
+pub use embedded::{FakeCri, FakeCriBuilder, LogDestination, StartError};
 pub use entry::entry_point;

@@ -4,46 +4,46 @@ use std::{sync::Arc, time::Duration};
 
 use fake_cri::{
     control::Client,
-    fault::{Engine, Entry, Journal, Rpc, Source, Subject, parse_rules},
+    fault::{CallTarget, FaultEngine, Journal, JournalRecord, Rpc, RuleSource, parse_rules},
     service::{Conditions, ControlApi},
 };
 use futures_util::StreamExt as _;
 use tokio::net::UnixListener;
 use tonic::Code;
 
-struct Controlled {
-    engine: Arc<Engine>,
+struct ControlServer {
+    engine: Arc<FaultEngine>,
     journal: Arc<Journal>,
     conditions: Arc<Conditions>,
     client: Client,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
-    _folder: tempfile::TempDir,
+    _temp_dir: tempfile::TempDir,
 }
 
-impl Drop for Controlled {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         self.server.abort();
     }
 }
 
-async fn controlled() -> Controlled {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let socket = folder.path().join("control.sock");
+async fn start_control_server() -> ControlServer {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let socket = dir.path().join("control.sock");
     let listener = UnixListener::bind(&socket).expect("a free path");
-    let (engine, journal, conditions) = (Arc::new(Engine::new()), Arc::new(Journal::new()), Arc::default());
+    let (engine, journal, conditions) = (Arc::new(FaultEngine::new()), Arc::new(Journal::new()), Arc::default());
     let api = ControlApi::new(engine.clone(), journal.clone(), Arc::clone(&conditions));
-    Controlled {
+    ControlServer {
         engine,
         journal,
         conditions,
         server: tokio::spawn(api.serve(listener)),
         client: Client::connect(&socket).await.expect("it listens"),
-        _folder: folder,
+        _temp_dir: dir,
     }
 }
 
-fn entry(method: &str) -> Entry {
-    Entry {
+fn entry(method: &str) -> JournalRecord {
+    JournalRecord {
         sequence: 0,
         method: method.to_owned(),
         started_at: 5,
@@ -60,18 +60,18 @@ fn entry(method: &str) -> Entry {
 
 #[tokio::test]
 async fn rules_are_added_listed_and_cleared() {
-    let controlled = controlled().await;
-    let client = &controlled.client;
+    let server = start_control_server().await;
+    let client = &server.client;
     let flag = parse_rules("Version:before=hang").expect("a rule");
-    controlled.engine.add(flag, Source::Flag);
+    server.engine.add(flag, RuleSource::Flag);
     let ids = client
         .add_faults(["Version:after=drop; preset:hang", "Status:before=drop"])
         .await
         .expect("rules");
     assert_eq!(ids, ["f2", "f3", "f4"]);
-    controlled
+    server
         .engine
-        .decide(Rpc::by_name("Status").expect("an rpc"), &Subject::default());
+        .decide(Rpc::by_name("Status").expect("an rpc"), &CallTarget::default());
 
     let listed = client.list_faults().await.expect("a list");
     let listed: Vec<_> = listed
@@ -101,9 +101,9 @@ async fn rules_are_added_listed_and_cleared() {
 }
 
 #[tokio::test]
-async fn a_bad_rule_adds_none_and_is_pointed_at() {
-    let controlled = controlled().await;
-    let error = controlled
+async fn a_bad_rule_adds_none_and_names_its_column() {
+    let server = start_control_server().await;
+    let error = server
         .client
         .add_faults(["Version:before=hang", "Version:sometime=hang"])
         .await;
@@ -114,16 +114,16 @@ async fn a_bad_rule_adds_none_and_is_pointed_at() {
         status.message().ends_with("\n  Version:sometime=hang\n          ^"),
         "{status:?}"
     );
-    assert!(controlled.engine.list().is_empty());
+    assert!(server.engine.list().is_empty());
 }
 
 #[tokio::test]
 async fn the_journal_is_read_and_followed() {
-    let controlled = controlled().await;
+    let server = start_control_server().await;
     for method in ["a", "b", "c"] {
-        controlled.journal.record(entry(method));
+        server.journal.record(entry(method));
     }
-    let entries = controlled.client.journal(1).await.expect("entries");
+    let entries = server.client.journal(1).await.expect("entries");
     let methods: Vec<_> = entries
         .iter()
         .map(|entry| (entry.sequence, entry.method.as_str()))
@@ -135,24 +135,24 @@ async fn the_journal_is_read_and_followed() {
     assert_eq!((read.code, read.message.as_str(), read.cancelled), (10, "no", true));
     assert_eq!(read.faults, ["f1"]);
 
-    let mut following = controlled.client.follow_journal(2).await.expect("a stream");
+    let mut following = server.client.follow_journal(2).await.expect("a stream");
     assert_eq!(following.next().await.expect("an entry").expect("no error").method, "c");
-    controlled.journal.record(entry("d"));
+    server.journal.record(entry("d"));
     assert_eq!(following.next().await.expect("an entry").expect("no error").method, "d");
 }
 
 #[tokio::test]
 async fn conditions_are_set_one_by_one() {
-    let controlled = controlled().await;
-    let conditions = &controlled.conditions;
+    let server = start_control_server().await;
+    let conditions = &server.conditions;
     assert!(conditions.runtime_ready() && conditions.network_ready());
-    controlled
+    server
         .client
         .set_conditions(None, Some(false))
         .await
         .expect("an answer");
     assert!(conditions.runtime_ready() && !conditions.network_ready());
-    controlled
+    server
         .client
         .set_conditions(Some(false), Some(true))
         .await

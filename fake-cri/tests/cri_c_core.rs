@@ -20,7 +20,7 @@ for target in sys.argv[1:]:
     print("reached by", target)
 "#;
 
-fn python() -> bool {
+fn has_python_grpc() -> bool {
     let found = Command::new("python3").args(["-c", "import grpc"]).output();
     match found {
         Ok(output) if output.status.success() => true,
@@ -40,13 +40,13 @@ fn python() -> bool {
 }
 
 #[tokio::test]
-async fn a_client_of_grpcs_c_core_needs_no_option() {
-    if !python() {
+async fn grpc_c_core_clients_need_no_option() {
+    if !has_python_grpc() {
         return;
     }
     let cri = Cri::start().await;
     let socket = cri.process.socket().to_owned();
-    let folder = socket.parent().expect("a folder");
+    let dir = socket.parent().expect("a folder");
     let name = socket.file_name().expect("a name").to_string_lossy().into_owned();
     let targets = [
         format!("unix://{}", socket.display()),
@@ -57,14 +57,14 @@ async fn a_client_of_grpcs_c_core_needs_no_option() {
     let output = Command::new("python3")
         .args(["-c", CLIENT])
         .args(&targets)
-        .current_dir(folder)
+        .current_dir(dir)
         .output()
         .expect("Python runs");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{said}{}",
+        "{stdout}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert_eq!(said.lines().count(), targets.len());
+    assert_eq!(stdout.lines().count(), targets.len());
 }

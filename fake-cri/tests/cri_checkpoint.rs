@@ -25,9 +25,9 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Resul
     cri.runtime().checkpoint_container(request).await.map(drop)
 }
 
-/// The names of the files in a folder.
-fn files(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(folder)
+/// The names of the files in a dir.
+fn file_names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -36,10 +36,10 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 /// Asserts that a container runs and is not stopped: it logs one more tick.
-async fn ticks(pod: &Pod<'_>, name: &str) {
+async fn wait_next_tick(pod: &Pod<'_>, name: &str) {
     let log = std::fs::read_to_string(pod.logs.path().join(name).join("0.log")).unwrap();
     let next = 1 + log.lines().filter(|line| line.contains(" tick ")).count();
-    pod.logged(name, &format!(" tick {} ", next + 1)).await;
+    pod.wait_logged(name, &format!(" tick {} ", next + 1)).await;
 }
 
 /// The small members of an archive.
@@ -56,21 +56,21 @@ fn members(archive: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[tokio::test]
-async fn the_archive_appears_whole_for_its_owner_alone_and_the_container_runs_on() {
+async fn archive_is_complete_and_private_and_the_container_keeps_running() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
     let pid = cri.pid(&id).await;
-    pod.logged("app", "ready").await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("checkpoint.tar");
+    pod.wait_logged("app", "ready").await;
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("checkpoint.tar");
     checkpoint(&cri, &id[..16], &location, 0).await.unwrap();
 
-    assert_eq!(files(folder.path()), ["checkpoint.tar"]);
+    assert_eq!(file_names(dir.path()), ["checkpoint.tar"]);
     let metadata = std::fs::metadata(&location).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
     assert_eq!(metadata.uid(), nix::unistd::geteuid().as_raw());
-    ticks(&pod, "app").await;
+    wait_next_tick(&pod, "app").await;
     assert_eq!(cri.pid(&id).await, pid);
 
     let members = members(&location);
@@ -95,25 +95,25 @@ async fn the_archive_appears_whole_for_its_owner_alone_and_the_container_runs_on
 #[case("/proc/version/a.tar", Code::InvalidArgument, "is no folder")]
 #[case("/proc", Code::InvalidArgument, "is a directory")]
 #[tokio::test]
-async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Code, #[case] said: &str) {
+async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Code, #[case] expected_text: &str) {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let refused = checkpoint(&cri, &id, Path::new(location), 0).await.unwrap_err();
-    assert_eq!(refused.code(), expected);
-    assert!(refused.message().contains(said), "{refused}");
-    ticks(&pod, "app").await;
+    let error = checkpoint(&cri, &id, Path::new(location), 0).await.unwrap_err();
+    assert_eq!(error.code(), expected);
+    assert!(error.message().contains(expected_text), "{error}");
+    wait_next_tick(&pod, "app").await;
 }
 
 #[tokio::test]
-async fn whatever_is_at_the_location_and_is_no_regular_file_stays() {
+async fn only_regular_files_are_replaced() {
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    pod.logged("app", "ready").await;
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    pod.wait_logged("app", "ready").await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     nix::unistd::mkfifo(&at("fifo"), mode).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
@@ -131,14 +131,14 @@ async fn whatever_is_at_the_location_and_is_no_regular_file_stays() {
         Ok(()) => kinds.push(("device", "a character device")),
         Err(errno) => eprintln!("skipped for devices: {errno}"),
     }
-    let before = files(folder.path());
+    let before = file_names(dir.path());
     for (name, kind) in kinds {
         let node = std::fs::symlink_metadata(at(name)).unwrap();
-        let refused = checkpoint(&cri, &id, &at(name), 0).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let error = checkpoint(&cri, &id, &at(name), 0).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
         assert!(
-            refused.message().contains(kind) && refused.message().contains(name),
-            "{refused}"
+            error.message().contains(kind) && error.message().contains(name),
+            "{error}"
         );
         let now = std::fs::symlink_metadata(at(name)).unwrap();
         assert_eq!(
@@ -151,20 +151,20 @@ async fn whatever_is_at_the_location_and_is_no_regular_file_stays() {
         format!("{}/a.tar", "d".repeat(256)),
         "d/".repeat(2100) + "a.tar",
     ] {
-        let refused = checkpoint(&cri, &id, &at(&name), 0).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let error = checkpoint(&cri, &id, &at(&name), 0).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
     }
     assert_eq!(std::fs::read_to_string(at("target")).unwrap(), "kept");
-    assert_eq!(files(folder.path()), before);
-    ticks(&pod, "app").await;
+    assert_eq!(file_names(dir.path()), before);
+    wait_next_tick(&pod, "app").await;
 }
 
 #[tokio::test]
-async fn the_container_must_be_known_and_run() {
+async fn the_container_must_exist_and_run() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     let created = pod.create(container_config("created")).await.unwrap();
     let exited = pod.run(container_config("exited")).await;
     cri.stop(&exited, 0).await.unwrap();
@@ -173,11 +173,11 @@ async fn the_container_must_be_known_and_run() {
         Code::NotFound
     );
     for (id, state) in [(&created, "CONTAINER_CREATED"), (&exited, "CONTAINER_EXITED")] {
-        let refused = checkpoint(&cri, id, &location, 0).await.unwrap_err();
-        assert_eq!(refused.code(), Code::FailedPrecondition);
-        assert!(refused.message().contains(state), "{refused}");
+        let error = checkpoint(&cri, id, &location, 0).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(error.message().contains(state), "{error}");
     }
-    assert_eq!(files(folder.path()).len(), 0);
+    assert_eq!(file_names(dir.path()).len(), 0);
 }
 
 #[tokio::test]
@@ -185,32 +185,30 @@ async fn a_negative_timeout_is_refused() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let folder = tempfile::tempdir().unwrap();
-    let refused = checkpoint(&cri, &id, &folder.path().join("a.tar"), -1)
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(refused.message().contains("-1"), "{refused}");
+    let dir = tempfile::tempdir().unwrap();
+    let error = checkpoint(&cri, &id, &dir.path().join("a.tar"), -1).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("-1"), "{error}");
 }
 
 /// A fake-cri in which every checkpoint takes longer than any of these tests waits.
-async fn slow(within: &str) -> Cri {
-    Cri::with(builder().args(["--checkpoint-base", "1h", "--checkpoint-delay-in", within])).await
+async fn start_with_long_delay(within: &str) -> Cri {
+    Cri::start_with(builder().args(["--checkpoint-base", "1h", "--checkpoint-delay-in", within])).await
 }
 
 #[rstest]
 #[tokio::test]
-async fn the_timeout_field_and_the_calls_deadline_end_it(
+async fn timeout_field_and_call_deadline_end_the_checkpoint(
     #[values("freeze", "write")] within: &str,
     #[values(true, false)] field: bool,
 ) {
-    let cri = slow(within).await;
+    let cri = start_with_long_delay(within).await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    pod.logged("app", "ready").await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
-    let begun = Instant::now();
+    pod.wait_logged("app", "ready").await;
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
+    let start = Instant::now();
     let request = v1::CheckpointContainerRequest {
         container_id: id.clone(),
         location: location.to_string_lossy().into_owned(),
@@ -220,62 +218,60 @@ async fn the_timeout_field_and_the_calls_deadline_end_it(
     if !field {
         request.metadata_mut().insert("grpc-timeout", "1S".parse().unwrap());
     }
-    let failed = cri.runtime().checkpoint_container(request).await.unwrap_err();
-    match failed.code() {
+    let error = cri.runtime().checkpoint_container(request).await.unwrap_err();
+    match error.code() {
         Code::DeadlineExceeded => {}
         // tonic's client keeps a timer of its own for the header, and may be the first to give up.
-        Code::Cancelled if !field => assert_eq!(failed.message(), "Timeout expired"),
-        _ => panic!("{failed}"),
+        Code::Cancelled if !field => assert_eq!(error.message(), "Timeout expired"),
+        _ => panic!("{error}"),
     }
-    assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&begun.elapsed()));
-    holds_files(folder.path(), false).await;
-    ticks(&pod, "app").await;
+    assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&start.elapsed()));
+    wait_has_files(dir.path(), false).await;
+    wait_next_tick(&pod, "app").await;
 }
 
 /// Waits until a folder holds files, as when a checkpoint has begun to write, or none any more.
-async fn holds_files(folder: &Path, wanted: bool) {
-    let seen = async {
-        while files(folder).is_empty() == wanted {
+async fn wait_has_files(dir: &Path, expected: bool) {
+    let change = async {
+        while file_names(dir).is_empty() == expected {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, seen).await.expect("the folder changes");
+    tokio::time::timeout(PATIENCE, change)
+        .await
+        .expect("the folder changes");
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_cancels_and_the_next_one_is_served() {
-    let cri = slow("write").await;
+async fn client_cancellation_frees_the_container() {
+    let cri = start_with_long_delay("write").await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     {
         let call = checkpoint(&cri, &id, &location, 0);
         tokio::select! {
             result = call => panic!("it takes an hour: {result:?}"),
-            () = holds_files(folder.path(), true) => {}
+            () = wait_has_files(dir.path(), true) => {}
         }
     }
-    holds_files(folder.path(), false).await;
-    ticks(&pod, "app").await;
+    wait_has_files(dir.path(), false).await;
+    wait_next_tick(&pod, "app").await;
     // The next one gets its turn, and is not told that the container is busy.
-    let failed = checkpoint(&cri, &id, &location, 1).await.unwrap_err();
-    assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
-    assert_eq!(files(folder.path()).len(), 0);
+    let error = checkpoint(&cri, &id, &location, 1).await.unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+    assert_eq!(file_names(dir.path()).len(), 0);
 }
 
 #[tokio::test]
-async fn a_second_checkpoint_waits_for_its_turn_within_its_deadline() {
-    let cri = Cri::with(builder().args(["--checkpoint-base", "1500ms"])).await;
+async fn a_second_checkpoint_waits_until_its_deadline() {
+    let cri = Cri::start_with(builder().args(["--checkpoint-base", "1500ms"])).await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let folder = tempfile::tempdir().unwrap();
-    let (first, second, third) = (
-        folder.path().join("1"),
-        folder.path().join("2"),
-        folder.path().join("3"),
-    );
-    let begun = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second, third) = (dir.path().join("1"), dir.path().join("2"), dir.path().join("3"));
+    let start = Instant::now();
     let (one, two, late) = tokio::join!(
         checkpoint(&cri, &id, &first, 0),
         checkpoint(&cri, &id, &second, 0),
@@ -284,19 +280,19 @@ async fn a_second_checkpoint_waits_for_its_turn_within_its_deadline() {
     one.unwrap();
     two.unwrap();
     assert_eq!(code(late), Code::DeadlineExceeded);
-    assert!(begun.elapsed() >= Duration::from_secs(3));
-    assert_eq!(files(folder.path()), ["1", "2"]);
+    assert!(start.elapsed() >= Duration::from_secs(3));
+    assert_eq!(file_names(dir.path()), ["1", "2"]);
 }
 
 #[tokio::test]
-async fn a_kill_in_the_middle_leaves_no_file_and_the_container_runs_on() {
-    let mut cri = slow("write").await;
+async fn a_killed_runtime_leaves_no_file_and_the_container_keeps_running() {
+    let mut cri = start_with_long_delay("write").await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
     let pid = cri.pid(&id).await;
-    let keep = pod.logs;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let logs_dir = pod.logs;
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     let mut client = cri.runtime();
     let request = v1::CheckpointContainerRequest {
         container_id: id.clone(),
@@ -304,35 +300,35 @@ async fn a_kill_in_the_middle_leaves_no_file_and_the_container_runs_on() {
         timeout: 0,
     };
     let call = tokio::spawn(async move { client.checkpoint_container(request).await });
-    holds_files(folder.path(), true).await;
+    wait_has_files(dir.path(), true).await;
     cri.process.kill().await;
     assert!(call.await.unwrap().is_err());
     cri.process.restart().await.unwrap();
-    assert_eq!(files(folder.path()).len(), 0);
+    assert_eq!(file_names(dir.path()).len(), 0);
     assert_eq!(cri.pid(&id).await, pid);
-    drop(keep);
+    drop(logs_dir);
 }
 
 #[tokio::test]
-async fn annotated_memory_makes_a_small_process_as_slow_as_a_large_one() {
+async fn annotated_memory_sets_the_delay() {
     let args = ["--checkpoint-rate", "1GiB/s", "--checkpoint-memory", "annotation"];
-    let cri = Cri::with(builder().args(args)).await;
+    let cri = Cri::start_with(builder().args(args)).await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.annotations = annotated(&[("checkpoint-memory", "2Gi")]);
     let id = pod.run(config).await;
-    let folder = tempfile::tempdir().unwrap();
-    let begun = Instant::now();
-    checkpoint(&cri, &id, &folder.path().join("a.tar"), 0).await.unwrap();
-    assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&begun.elapsed()));
+    let dir = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    checkpoint(&cri, &id, &dir.path().join("a.tar"), 0).await.unwrap();
+    assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&start.elapsed()));
 }
 
 #[tokio::test]
-async fn a_strict_capture_is_whole_or_an_error_that_says_what_is_not() {
-    let cri = Cri::with(builder().arg("--strict-capture").exec_host()).await;
+async fn strict_capture_fails_on_unsupported_state() {
+    let cri = Cri::start_with(builder().arg("--strict-capture").exec_host()).await;
     let pod = cri.pod("web").await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     let mut config = container_config("app");
     config.command = ["sleep", "1000"].map(str::to_owned).into();
     let id = pod.run(config).await;
@@ -342,30 +338,30 @@ async fn a_strict_capture_is_whole_or_an_error_that_says_what_is_not() {
     std::fs::remove_file(&location).unwrap();
 
     let mut config = container_config("locked");
-    let lock = folder.path().join("lock");
+    let lock = dir.path().join("lock");
     config.command = ["flock", lock.to_str().unwrap(), "sleep", "1000"]
         .map(str::to_owned)
         .into();
     let id = pod.run(config).await;
     let pid = cri.pid(&id).await;
-    let holds = || std::fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).is_ok_and(|info| info.contains("lock:"));
-    while !holds() {
+    let has_lock = || std::fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).is_ok_and(|info| info.contains("lock:"));
+    while !has_lock() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let refused = checkpoint(&cri, &id, &location, 0).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("file locks of descriptor 3"), "{refused}");
-    assert_eq!(files(folder.path()), ["lock"]);
+    let error = checkpoint(&cri, &id, &location, 0).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message().contains("file locks of descriptor 3"), "{error}");
+    assert_eq!(file_names(dir.path()), ["lock"]);
 }
 
 #[tokio::test]
-async fn the_layout_is_that_of_the_engine_that_was_asked_for() {
-    let cri = Cri::with(builder().arg("--archive-layout=cri-o")).await;
+async fn the_requested_archive_layout_is_written() {
+    let cri = Cri::start_with(builder().arg("--archive-layout=cri-o")).await;
     let pod = cri.pod("web").await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     let id = pod.run(container_config("app")).await;
-    pod.logged("app", " tick 1 ").await;
+    pod.wait_logged("app", " tick 1 ").await;
     checkpoint(&cri, &id, &location, 0).await.expect("checkpoint");
     let members = members(&location);
     let beside: Vec<_> = members.keys().filter(|name| !name.starts_with("checkpoint/")).collect();

@@ -10,7 +10,7 @@ use rstest::rstest;
 use tonic::Code;
 
 #[tokio::test]
-async fn a_container_lives_its_life() {
+async fn container_lifecycle() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
@@ -47,7 +47,7 @@ async fn a_container_lives_its_life() {
     assert!(running.started_at >= running.created_at && running.created_at > 1_600_000_000_000_000_000);
     let pid = cri.pid(&id).await;
     assert!(alive(pid));
-    let log = pod.logged("app", &format!("pid={pid}")).await;
+    let log = pod.wait_logged("app", &format!("pid={pid}")).await;
     let line: Vec<_> = log.lines().next().unwrap().splitn(4, ' ').collect();
     assert!(
         line[0].contains('T') && (line[0].ends_with('Z') || line[0].contains('+')),
@@ -94,26 +94,26 @@ async fn only_a_created_container_starts() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let refused = cri.start_container(&id).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("CONTAINER_RUNNING"), "{refused}");
+    let error = cri.start_container(&id).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message().contains("CONTAINER_RUNNING"), "{error}");
     cri.stop(&id, 0).await.unwrap();
-    let refused = cri.start_container(&id).await.unwrap_err();
-    assert!(refused.message().contains("CONTAINER_EXITED"), "{refused}");
+    let error = cri.start_container(&id).await.unwrap_err();
+    assert!(error.message().contains("CONTAINER_EXITED"), "{error}");
 }
 
 #[tokio::test]
-async fn the_grace_period_is_honoured_and_then_everything_is_killed() {
+async fn stop_waits_for_the_grace_period_then_kills() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.annotations = annotated(&[("on-term", "ignore"), ("children", "2")]);
     let id = pod.run(config).await;
     let pid = cri.pid(&id).await;
-    pod.logged("app", "ready").await;
-    let begun = Instant::now();
+    pod.wait_logged("app", "ready").await;
+    let start = Instant::now();
     cri.stop(&id, 1).await.unwrap();
-    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_secs(1));
     let status = cri.status(&id).await.unwrap();
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
     assert!(!alive(pid));
@@ -130,7 +130,7 @@ async fn removing_a_running_container_kills_it() {
 }
 
 #[tokio::test]
-async fn a_stopped_pod_has_no_running_container_and_takes_no_new_one() {
+async fn a_stopped_pod_runs_and_accepts_no_container() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let waiting = pod.create(container_config("waiting")).await.unwrap();
@@ -158,14 +158,14 @@ async fn a_stopped_pod_has_no_running_container_and_takes_no_new_one() {
 }
 
 #[tokio::test]
-async fn exit_codes_and_reasons_are_told() {
+async fn exit_codes_and_reasons_are_reported() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     for (name, exit_code, reason) in [("fine", "0", "Completed"), ("broken", "3", "Error")] {
         let mut config = container_config(name);
         config.annotations = annotated(&[("exit-after", "10ms"), ("exit-code", exit_code)]);
         let id = pod.run(config).await;
-        let status = cri.ended(&id).await;
+        let status = cri.wait_exited(&id).await;
         assert_eq!(
             (status.exit_code.to_string().as_str(), status.reason.as_str()),
             (exit_code, reason)
@@ -174,27 +174,27 @@ async fn exit_codes_and_reasons_are_told() {
 }
 
 #[tokio::test]
-async fn a_pods_annotation_reaches_the_container_it_names() {
+async fn a_pod_annotation_applies_to_the_named_container() {
     let cri = Cri::start().await;
     let mut config = pod_config("web");
     config.annotations = annotated(&[("exit-code", "4"), ("exit-after", "10ms"), ("exit-code.other", "5")]);
-    let pod = cri.pod_of(config).await;
+    let pod = cri.pod_with_config(config).await;
     let (app, other) = (
         pod.run(container_config("app")).await,
         pod.run(container_config("other")).await,
     );
-    assert_eq!(cri.ended(&app).await.exit_code, 4);
-    assert_eq!(cri.ended(&other).await.exit_code, 5);
+    assert_eq!(cri.wait_exited(&app).await.exit_code, 4);
+    assert_eq!(cri.wait_exited(&other).await.exit_code, 5);
 }
 
 #[tokio::test]
-async fn a_name_and_attempt_is_given_once_in_a_pod() {
+async fn name_and_attempt_are_unique_in_a_pod() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let first = pod.create(container_config("app")).await.unwrap();
-    let refused = pod.create(container_config("app")).await.unwrap_err();
-    assert_eq!(refused.code(), Code::AlreadyExists);
-    assert!(refused.message().contains(&first), "{refused}");
+    let error = pod.create(container_config("app")).await.unwrap_err();
+    assert_eq!(error.code(), Code::AlreadyExists);
+    assert!(error.message().contains(&first), "{error}");
     let mut second = container_config("app");
     second.metadata.as_mut().unwrap().attempt = 1;
     pod.create(second).await.unwrap();
@@ -209,14 +209,14 @@ async fn a_failed_create_leaves_its_name_free() {
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.image = Some(image("example.com/not-pulled"));
-    let refused = pod.create(config.clone()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::NotFound);
-    assert!(refused.message().contains("example.com/not-pulled"), "{refused}");
+    let error = pod.create(config.clone()).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+    assert!(error.message().contains("example.com/not-pulled"), "{error}");
     config.image = Some(image(IMAGE));
     config.annotations = annotated(&[("memory", "much")]);
-    let refused = pod.create(config.clone()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(refused.message().contains("fake-cri.dev/memory"), "{refused}");
+    let error = pod.create(config.clone()).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("fake-cri.dev/memory"), "{error}");
     config.annotations.clear();
     pod.create(config).await.unwrap();
 }
@@ -228,7 +228,7 @@ async fn a_failed_create_leaves_its_name_free() {
 #[case::no_image(Some(v1::ContainerConfig { image: None, ..container_config("a") }))]
 #[case::empty_image(Some(v1::ContainerConfig { image: Some(image("")), ..container_config("a") }))]
 #[tokio::test]
-async fn what_is_missing_is_an_invalid_argument(#[case] config: Option<v1::ContainerConfig>) {
+async fn missing_fields_are_invalid_arguments(#[case] config: Option<v1::ContainerConfig>) {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let request = |pod_sandbox_id: &str| v1::CreateContainerRequest {
@@ -247,7 +247,7 @@ async fn what_is_missing_is_an_invalid_argument(#[case] config: Option<v1::Conta
 }
 
 #[tokio::test]
-async fn the_image_may_be_named_by_its_id_and_may_go() {
+async fn an_image_may_be_named_by_id_and_removed() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = cri.pull(IMAGE).await.unwrap();
@@ -269,16 +269,16 @@ async fn the_image_may_be_named_by_its_id_and_may_go() {
 #[case::id(|ids: &[String], _: &[String]| v1::ContainerFilter { id: ids[1].clone(), ..Default::default() }, &[1])]
 #[case::prefix(|ids: &[String], _: &[String]| v1::ContainerFilter { id: ids[1][..20].to_owned(), ..Default::default() }, &[1])]
 #[case::unknown(|_: &[String], _: &[String]| v1::ContainerFilter { id: "zz".to_owned(), ..Default::default() }, &[])]
-#[case::created(|_: &[String], _: &[String]| v1::ContainerFilter { state: state(ContainerState::ContainerCreated), ..Default::default() }, &[0])]
-#[case::running(|_: &[String], _: &[String]| v1::ContainerFilter { state: state(ContainerState::ContainerRunning), ..Default::default() }, &[1])]
-#[case::exited(|_: &[String], _: &[String]| v1::ContainerFilter { state: state(ContainerState::ContainerExited), ..Default::default() }, &[2])]
+#[case::created(|_: &[String], _: &[String]| v1::ContainerFilter { state: state_filter(ContainerState::ContainerCreated), ..Default::default() }, &[0])]
+#[case::running(|_: &[String], _: &[String]| v1::ContainerFilter { state: state_filter(ContainerState::ContainerRunning), ..Default::default() }, &[1])]
+#[case::exited(|_: &[String], _: &[String]| v1::ContainerFilter { state: state_filter(ContainerState::ContainerExited), ..Default::default() }, &[2])]
 #[case::pod(|_: &[String], pods: &[String]| v1::ContainerFilter { pod_sandbox_id: pods[0][..20].to_owned(), ..Default::default() }, &[0, 1])]
 #[case::no_pod(|_: &[String], _: &[String]| v1::ContainerFilter { pod_sandbox_id: "zz".to_owned(), ..Default::default() }, &[])]
 #[case::label(|_: &[String], _: &[String]| v1::ContainerFilter { label_selector: [("index".to_owned(), "2".to_owned())].into(), ..Default::default() }, &[2])]
 #[case::all_fields(
     |ids: &[String], pods: &[String]| v1::ContainerFilter {
         id: ids[1].clone(),
-        state: state(ContainerState::ContainerRunning),
+        state: state_filter(ContainerState::ContainerRunning),
         pod_sandbox_id: pods[0].clone(),
         label_selector: [("index".to_owned(), "1".to_owned())].into(),
     },
@@ -289,7 +289,7 @@ async fn the_image_may_be_named_by_its_id_and_may_go() {
     &[]
 )]
 #[tokio::test]
-async fn the_lists_know_every_field_of_their_filters(
+async fn container_filters_apply_every_field(
     #[case] filter: fn(&[String], &[String]) -> v1::ContainerFilter,
     #[case] expected: &[usize],
 ) {
@@ -345,21 +345,21 @@ async fn the_lists_know_every_field_of_their_filters(
     }
 }
 
-fn state(state: ContainerState) -> Option<v1::ContainerStateValue> {
+fn state_filter(state: ContainerState) -> Option<v1::ContainerStateValue> {
     Some(v1::ContainerStateValue { state: state as i32 })
 }
 
 #[tokio::test]
-async fn a_missing_command_fails_the_start_as_runc_says_it() {
-    let cri = Cri::with(builder().exec_host()).await;
+async fn a_missing_command_fails_with_the_runc_error() {
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.command = vec!["no-such-command".to_owned()];
     let id = pod.create(config).await.unwrap();
-    let failed = cri.start_container(&id).await.unwrap_err();
-    assert_eq!(failed.code(), Code::Unknown);
+    let error = cri.start_container(&id).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unknown);
     let expected = r#"unable to start container process: exec: "no-such-command": executable file not found in $PATH"#;
-    assert!(failed.message().contains(expected), "{failed}");
+    assert!(error.message().contains(expected), "{error}");
     let status = cri.status(&id).await.unwrap();
     assert_eq!(
         (status.state(), status.exit_code),

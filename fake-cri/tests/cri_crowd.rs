@@ -18,11 +18,11 @@ use tonic::{Code, Status};
 
 /// How many containers there are, and how many checkpoints of each begin at once.
 const CONTAINERS: usize = 16;
-const EACH: usize = 4;
+const CHECKPOINTS_PER_CONTAINER: usize = 4;
 
 /// What a container was before.
 #[derive(Debug)]
-struct Member {
+struct TickingContainer {
     name: String,
     id: String,
     canary: String,
@@ -38,7 +38,7 @@ fn stat(path: &str) -> Option<Vec<String>> {
 }
 
 /// The threads of a process and of all below it, with their start times.
-fn family(pid: i32) -> BTreeSet<(i32, u64)> {
+fn process_tree(pid: i32) -> BTreeSet<(i32, u64)> {
     let mut family = BTreeSet::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -53,14 +53,14 @@ fn family(pid: i32) -> BTreeSet<(i32, u64)> {
         family.extend(started.map(|started| (tid, started)));
         let children = fs::read_to_string(path.join("children")).unwrap_or_default();
         for child in children.split_whitespace() {
-            family.append(&mut self::family(child.parse().expect("a pid")));
+            family.append(&mut self::process_tree(child.parse().expect("a pid")));
         }
     }
     family
 }
 
 /// The threads that do not simply run: stopped, traced, or zombies.
-fn held(family: &BTreeSet<(i32, u64)>) -> Vec<String> {
+fn stopped_or_traced(family: &BTreeSet<(i32, u64)>) -> Vec<String> {
     let state = |tid: &i32| {
         let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
         let field = |name: &str| {
@@ -80,10 +80,10 @@ fn held(family: &BTreeSet<(i32, u64)>) -> Vec<String> {
         .collect()
 }
 
-async fn member(pod: &Pod<'_>, index: usize) -> Member {
+async fn start_container(pod: &Pod<'_>, index: usize) -> TickingContainer {
     let name = format!("app-{index}");
     let id = pod.run(container_config(&name)).await;
-    let log = pod.logged(&name, " tick 1 ").await;
+    let log = pod.wait_logged(&name, " tick 1 ").await;
     let canary = log
         .lines()
         .find_map(|line| line.split_once(" canary "))
@@ -94,11 +94,11 @@ async fn member(pod: &Pod<'_>, index: usize) -> Member {
     let shim = stat(&format!("/proc/{first}/stat")).expect("it runs")[1]
         .parse()
         .expect("a pid");
-    Member {
+    TickingContainer {
         name,
         id,
         canary,
-        family: family(shim),
+        family: process_tree(shim),
     }
 }
 
@@ -112,7 +112,7 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Resul
 }
 
 /// Whose an archive is by its description, and all that stands in its memory as a canary may: so many digits in a row.
-fn canaries(archive: &Path, length: usize) -> (String, BTreeSet<String>) {
+fn archive_canaries(archive: &Path, length: usize) -> (String, BTreeSet<String>) {
     let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
     let (mut owner, mut found, mut names) = (None, BTreeSet::new(), BTreeSet::new());
     for entry in archive.entries().expect("a tar") {
@@ -142,36 +142,39 @@ fn canaries(archive: &Path, length: usize) -> (String, BTreeSet<String>) {
     (owner.expect("an owner"), found)
 }
 
-fn ticks(pod: &Pod<'_>, name: &str) -> usize {
+fn tick_count(pod: &Pod<'_>, name: &str) -> usize {
     let log = fs::read_to_string(pod.logs.path().join(name).join("0.log")).expect("the log");
     log.lines().filter(|line| line.contains(" tick ")).count()
 }
 
 #[tokio::test]
-async fn many_checkpoints_at_once_are_each_whole_or_a_clear_error() {
+async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
     let cri = Cri::start().await;
     let mut config = pod_config("web");
     config.annotations = annotated(&[("memory", "64Ki"), ("threads", "2"), ("tick", "10ms")]);
-    let pod = cri.pod_of(config).await;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut members = Vec::new();
+    let pod = cri.pod_with_config(config).await;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut containers = Vec::new();
     for index in 0..CONTAINERS {
-        members.push(member(&pod, index).await);
+        containers.push(start_container(&pod, index).await);
     }
-    let canaries_of: BTreeMap<_, _> = members.iter().map(|member| (&member.canary, &member.id)).collect();
+    let canaries_of: BTreeMap<_, _> = containers
+        .iter()
+        .map(|container| (&container.canary, &container.id))
+        .collect();
     assert_eq!(canaries_of.len(), CONTAINERS, "each has its own");
 
     let mut calls = JoinSet::new();
-    for round in 0..EACH {
-        for (index, member) in members.iter().enumerate() {
-            let location = folder.path().join(format!("{index}-{round}.tar"));
-            let (mut client, id) = (cri.runtime(), member.id.clone());
+    for round in 0..CHECKPOINTS_PER_CONTAINER {
+        for (index, container) in containers.iter().enumerate() {
+            let location = dir.path().join(format!("{index}-{round}.tar"));
+            let (mut client, id) = (cri.runtime(), container.id.clone());
             calls.spawn(async move {
                 let request = v1::CheckpointContainerRequest {
                     container_id: id,
                     location: location.to_string_lossy().into_owned(),
                     // One of the four may be too late for its turn.
-                    timeout: i64::from(round == EACH - 1),
+                    timeout: i64::from(round == CHECKPOINTS_PER_CONTAINER - 1),
                 };
                 let answer = client.checkpoint_container(request).await;
                 (index, round, location, answer.map(drop))
@@ -179,52 +182,62 @@ async fn many_checkpoints_at_once_are_each_whole_or_a_clear_error() {
         }
     }
     let answers = calls.join_all().await;
-    assert_eq!(answers.len(), CONTAINERS * EACH);
+    assert_eq!(answers.len(), CONTAINERS * CHECKPOINTS_PER_CONTAINER);
 
-    let mut whole = BTreeSet::new();
+    let mut complete_archives = BTreeSet::new();
     for (index, round, location, answer) in &answers {
-        let member = &members[*index];
+        let container = &containers[*index];
         match answer {
             Ok(()) => {
-                let (owner, found) = canaries(location, member.canary.len());
-                assert_eq!(owner, member.id);
+                let (owner, found) = archive_canaries(location, container.canary.len());
+                assert_eq!(owner, container.id);
                 let known: Vec<_> = found.iter().filter(|word| canaries_of.contains_key(word)).collect();
-                assert_eq!(known, [&member.canary], "of {}", member.name);
-                whole.insert(location.clone());
+                assert_eq!(known, [&container.canary], "of {}", container.name);
+                complete_archives.insert(location.clone());
             }
             Err(status) => {
-                assert!(*round == EACH - 1, "nothing keeps this one from its turn: {status:?}");
+                assert!(
+                    *round == CHECKPOINTS_PER_CONTAINER - 1,
+                    "nothing keeps this one from its turn: {status:?}"
+                );
                 assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-                assert!(status.message().contains(&member.id[..12]), "whose? {status:?}");
+                assert!(status.message().contains(&container.id[..12]), "whose? {status:?}");
             }
         }
     }
-    let files: BTreeSet<_> = fs::read_dir(folder.path())
+    let files: BTreeSet<_> = fs::read_dir(dir.path())
         .expect("the folder")
         .map(|file| file.expect("a file").path())
         .collect();
-    assert_eq!(files, whole, "nothing else is left");
+    assert_eq!(files, complete_archives, "nothing else is left");
 
-    for member in &members {
-        let first = cri.pid(&member.id).await;
+    for container in &containers {
+        let first = cri.pid(&container.id).await;
         let shim = stat(&format!("/proc/{first}/stat")).expect("it runs")[1]
             .parse()
             .expect("a pid");
         // The thread of a checkpoint ends a moment after its answer.
         let settled = async {
-            while family(shim) != member.family || !held(&member.family).is_empty() {
+            while process_tree(shim) != container.family || !stopped_or_traced(&container.family).is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
         let in_time = tokio::time::timeout(PATIENCE, settled).await;
-        let state = || format!("{:?}, held {:?}, before {member:?}", family(shim), held(&family(shim)));
+        let state = || {
+            format!(
+                "{:?}, held {:?}, before {container:?}",
+                process_tree(shim),
+                stopped_or_traced(&process_tree(shim))
+            )
+        };
         assert!(in_time.is_ok(), "{}", state());
-        let before = ticks(&pod, &member.name);
-        pod.logged(&member.name, &format!(" tick {} ", before + 1)).await;
+        let before = tick_count(&pod, &container.name);
+        pod.wait_logged(&container.name, &format!(" tick {} ", before + 1))
+            .await;
     }
-    let last = folder.path().join("last.tar");
-    checkpoint(&cri, &members[0].id, &last, 0)
+    let last = dir.path().join("last.tar");
+    checkpoint(&cri, &containers[0].id, &last, 0)
         .await
         .expect("the next one is well");
-    assert_eq!(canaries(&last, members[0].canary.len()).0, members[0].id);
+    assert_eq!(archive_canaries(&last, containers[0].canary.len()).0, containers[0].id);
 }

@@ -16,7 +16,7 @@ use cri_proto::runtime::v1::{
 };
 use tonic::Code;
 
-const ALONE: v1::LinuxContainerSecurityContext = v1::LinuxContainerSecurityContext {
+const NO_CONTEXT: v1::LinuxContainerSecurityContext = v1::LinuxContainerSecurityContext {
     capabilities: None,
     privileged: false,
     namespace_options: None,
@@ -38,22 +38,22 @@ const ALONE: v1::LinuxContainerSecurityContext = v1::LinuxContainerSecurityConte
     seccomp_profile_path: String::new(),
 };
 
-fn number(value: i64) -> Option<v1::Int64Value> {
+fn int64(value: i64) -> Option<v1::Int64Value> {
     Some(v1::Int64Value { value })
 }
 
 /// A user and groups that no host has.
-fn other() -> v1::LinuxContainerSecurityContext {
+fn other_user() -> v1::LinuxContainerSecurityContext {
     v1::LinuxContainerSecurityContext {
-        run_as_user: number(51_001),
-        run_as_group: number(51_002),
+        run_as_user: int64(51_001),
+        run_as_group: int64(51_002),
         supplemental_groups: vec![51_003],
         no_new_privs: true,
-        ..ALONE
+        ..NO_CONTEXT
     }
 }
 
-fn with(name: &str, context: v1::LinuxContainerSecurityContext) -> v1::ContainerConfig {
+fn config_with_context(name: &str, context: v1::LinuxContainerSecurityContext) -> v1::ContainerConfig {
     v1::ContainerConfig {
         linux: Some(v1::LinuxContainerConfig {
             security_context: Some(context),
@@ -63,7 +63,7 @@ fn with(name: &str, context: v1::LinuxContainerSecurityContext) -> v1::Container
     }
 }
 
-fn root() -> bool {
+fn is_root_or_skip() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("skipped: another user can only be had by root");
@@ -72,7 +72,7 @@ fn root() -> bool {
 }
 
 /// A line of `/proc/PID/status`, its words.
-fn status(pid: i32, name: &str) -> Vec<String> {
+fn proc_status_field(pid: i32, name: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.expect("a line of that name")
@@ -82,15 +82,15 @@ fn status(pid: i32, name: &str) -> Vec<String> {
 }
 
 /// Holds what is told of a running container against what runs.
-async fn told_as_it_is(cri: &Cri, id: &str) -> v1::LinuxContainerUser {
-    let (told, info) = cri.verbose(id).await.expect("it is there");
-    let user = told.user.and_then(|user| user.linux).expect("a user is told");
+async fn check_reported_user(cri: &Cri, id: &str) -> v1::LinuxContainerUser {
+    let (reported, info) = cri.status_and_info(id).await.expect("it is there");
+    let user = reported.user.and_then(|user| user.linux).expect("a user is told");
     let pid = cri.pid(id).await;
     let text = |value: i64| value.to_string();
-    assert_eq!(status(pid, "Uid"), vec![text(user.uid); 4]);
-    assert_eq!(status(pid, "Gid"), vec![text(user.gid); 4]);
+    assert_eq!(proc_status_field(pid, "Uid"), vec![text(user.uid); 4]);
+    assert_eq!(proc_status_field(pid, "Gid"), vec![text(user.gid); 4]);
     let mut groups: Vec<_> = user.supplemental_groups.iter().copied().map(text).collect();
-    let mut real = status(pid, "Groups");
+    let mut real = proc_status_field(pid, "Groups");
     groups.sort();
     real.sort();
     assert_eq!(groups, real);
@@ -100,7 +100,7 @@ async fn told_as_it_is(cri: &Cri, id: &str) -> v1::LinuxContainerUser {
         (Some(user.uid), Some(user.gid))
     );
     assert_eq!(
-        status(pid, "NoNewPrivs") == ["1"],
+        proc_status_field(pid, "NoNewPrivs") == ["1"],
         process["noNewPrivileges"].as_bool() == Some(true)
     );
     user
@@ -123,26 +123,26 @@ async fn exec(pod: &Pod<'_>, id: &str, script: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_command_on_the_host_runs_as_the_user_that_is_asked_for() {
-    if !root() {
+async fn a_host_command_runs_as_the_requested_user() {
+    if !is_root_or_skip() {
         return;
     }
-    let cri = Cri::with(builder().exec_host()).await;
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
-    let mut config = with("app", other());
+    let mut config = config_with_context("app", other_user());
     // It may reopen its own streams, as many programs of images do.
     config.command = ["sh", "-c", "id -u; echo again > /dev/stdout; exec sleep 1000"]
         .map(str::to_owned)
         .to_vec();
     let id = pod.run(config).await;
-    pod.logged("app", "again").await;
-    let user = told_as_it_is(&cri, &id).await;
+    pod.wait_logged("app", "again").await;
+    let user = check_reported_user(&cri, &id).await;
     assert_eq!(
         (user.uid, user.gid, user.supplemental_groups),
         (51_001, 51_002, vec![51_002, 51_003])
     );
-    assert_eq!(status(cri.pid(&id).await, "NoNewPrivs"), ["1"]);
-    assert_eq!(status(cri.pid(&id).await, "CapEff"), ["0000000000000000"]);
+    assert_eq!(proc_status_field(cri.pid(&id).await, "NoNewPrivs"), ["1"]);
+    assert_eq!(proc_status_field(cri.pid(&id).await, "CapEff"), ["0000000000000000"]);
     // A command beside it is nobody else.
     assert_eq!(
         exec(&pod, &id, "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status").await,
@@ -151,19 +151,19 @@ async fn a_command_on_the_host_runs_as_the_user_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
-    if !root() {
+async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
+    if !is_root_or_skip() {
         return;
     }
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
-    let mut config = with("app", other());
+    let mut config = config_with_context("app", other_user());
     config.annotations = cri::annotated(&[("children", "1")]);
     let id = pod.run(config).await;
-    pod.logged("app", "child tick 1 ").await;
+    pod.wait_logged("app", "child tick 1 ").await;
     let pid = cri.pid(&id).await;
-    assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
-    assert_eq!(status(pid, "Name"), ["stand-in"]);
+    assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
+    assert_eq!(proc_status_field(pid, "Name"), ["stand-in"]);
     // Its options came without a descriptor that stays.
     let mut open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
@@ -174,8 +174,8 @@ async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
     let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
     assert!(!environment.contains("STAND_IN"), "{environment}");
 
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     let request = v1::CheckpointContainerRequest {
         container_id: id.clone(),
         location: location.to_string_lossy().into_owned(),
@@ -183,11 +183,11 @@ async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
     };
     cri.runtime().checkpoint_container(request).await.expect("a checkpoint");
     // Restored it is the archive's user, whatever the request says.
-    let mut restored = with(
+    let mut restored = config_with_context(
         "again",
         v1::LinuxContainerSecurityContext {
-            run_as_user: number(0),
-            ..ALONE
+            run_as_user: int64(0),
+            ..NO_CONTEXT
         },
     );
     restored.image = Some(cri::image(&location.to_string_lossy()));
@@ -200,7 +200,7 @@ async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
         "as the archive's spec.dump says, before it runs"
     );
     cri.start_container(&id).await.expect("it is restored");
-    assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
+    assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
     assert!(
         cri.process.log().contains("a restored container has its archive's"),
         "{}",
@@ -209,17 +209,17 @@ async fn the_workload_runs_as_that_user_though_it_may_not_look_where_it_lies() {
 }
 
 #[tokio::test]
-async fn a_command_beside_a_restored_container_runs_as_its_user() {
-    if !root() {
+async fn exec_in_a_restored_container_runs_as_its_user() {
+    if !is_root_or_skip() {
         return;
     }
-    let cri = Cri::with(builder().exec_host()).await;
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
-    let mut config = with("app", other());
+    let mut config = config_with_context("app", other_user());
     config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
     let id = pod.run(config).await;
-    let folder = tempfile::tempdir().unwrap();
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().unwrap();
+    let location = dir.path().join("a.tar");
     let request = v1::CheckpointContainerRequest {
         container_id: id.clone(),
         location: location.to_string_lossy().into_owned(),
@@ -230,23 +230,23 @@ async fn a_command_beside_a_restored_container_runs_as_its_user() {
     let mut config = container_config("again");
     config.image = Some(cri::image(&location.to_string_lossy()));
     let id = pod.run(config).await;
-    assert_eq!(told_as_it_is(&cri, &id).await.uid, 51_001);
-    let said = exec(&pod, &id, "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status").await;
-    assert_eq!(said, "51001\n51002\n51002 51003\nNoNewPrivs:\t1\n");
+    assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
+    let output = exec(&pod, &id, "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status").await;
+    assert_eq!(output, "51001\n51002\n51002 51003\nNoNewPrivs:\t1\n");
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_enter_or_run_is_told_at_the_start() {
-    if !root() {
+async fn start_fails_when_the_user_cannot_enter_or_execute() {
+    if !is_root_or_skip() {
         return;
     }
-    let cri = Cri::with(builder().exec_host()).await;
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("program");
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("program");
     fs::copy("/bin/sh", &program).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
-    let mut config = with("app", other());
+    let mut config = config_with_context("app", other_user());
     config.command = vec![program.to_string_lossy().into_owned()];
     let id = pod.create(config).await.unwrap();
     let error = cri.start_container(&id).await.unwrap_err();
@@ -258,42 +258,42 @@ async fn a_user_that_may_not_enter_or_run_is_told_at_the_start() {
 }
 
 #[tokio::test]
-async fn requests_that_name_no_user_are_refused() {
-    let cri = Cri::with(builder().exec_host()).await;
+async fn invalid_user_requests_are_refused() {
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
     let contexts = [
         (
             v1::LinuxContainerSecurityContext {
-                run_as_group: number(1),
-                ..ALONE
+                run_as_group: int64(1),
+                ..NO_CONTEXT
             },
             "without a runAsUser",
         ),
         (
             v1::LinuxContainerSecurityContext {
                 run_as_username: "no-such-user".to_owned(),
-                ..ALONE
+                ..NO_CONTEXT
             },
             "unable to find user no-such-user",
         ),
         (
             v1::LinuxContainerSecurityContext {
-                run_as_user: number(1),
+                run_as_user: int64(1),
                 run_as_username: "root".to_owned(),
-                ..ALONE
+                ..NO_CONTEXT
             },
             "both set",
         ),
     ];
-    for (context, said) in contexts {
-        let error = pod.create(with("app", context)).await.unwrap_err();
+    for (context, expected) in contexts {
+        let error = pod.create(config_with_context("app", context)).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
-        assert!(error.message().contains(said), "{error}");
+        assert!(error.message().contains(expected), "{error}");
     }
     let mut config = cri::pod_config("grouped");
     config.linux = Some(v1::LinuxPodSandboxConfig {
         security_context: Some(v1::LinuxSandboxSecurityContext {
-            run_as_group: number(1),
+            run_as_group: int64(1),
             ..Default::default()
         }),
         ..Default::default()
@@ -307,7 +307,7 @@ async fn requests_that_name_no_user_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_applied_is_refused_or_named_once() {
+async fn unapplied_fields_are_refused_or_logged_once() {
     let cri = Cri::start().await;
     let mut config = cri::pod_config("first");
     config.linux = Some(v1::LinuxPodSandboxConfig {
@@ -321,7 +321,7 @@ async fn what_is_not_applied_is_refused_or_named_once() {
     let error = cri.runtime().run_pod_sandbox(request.clone()).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message().contains("PodSandboxConfig.linux.sysctls"), "{error}");
-    let accepting = Cri::with(builder().arg("--accept-unapplied")).await;
+    let accepting = Cri::start_with(builder().arg("--accept-unapplied")).await;
     accepting
         .runtime()
         .run_pod_sandbox(request)
@@ -330,11 +330,11 @@ async fn what_is_not_applied_is_refused_or_named_once() {
 
     let pod = accepting.pod("web").await;
     for name in ["one", "two"] {
-        let mut config = with(
+        let mut config = config_with_context(
             name,
             v1::LinuxContainerSecurityContext {
                 masked_paths: vec!["/proc/kcore".to_owned()],
-                ..ALONE
+                ..NO_CONTEXT
             },
         );
         config.mounts.push(v1::Mount {
@@ -343,7 +343,7 @@ async fn what_is_not_applied_is_refused_or_named_once() {
             ..Default::default()
         });
         let id = pod.create(config).await.expect("it is made");
-        let (status, info) = accepting.verbose(&id).await.unwrap();
+        let (status, info) = accepting.status_and_info(&id).await.unwrap();
         assert!(status.mounts.is_empty());
         assert_eq!(
             info["runtimeSpec"]["linux"]["maskedPaths"]
@@ -372,26 +372,26 @@ async fn what_is_not_applied_is_refused_or_named_once() {
 }
 
 /// A fake-cri that runs as an ordinary user, which root alone can make one. It ends with its standard input.
-struct Ordinary {
+struct UnprivilegedFakeCri {
     process: Child,
     socket: std::path::PathBuf,
 }
 
-impl Ordinary {
+impl UnprivilegedFakeCri {
     const UID: u32 = 51_010;
 
-    fn start(folder: &Path, more: &[&str]) -> Ordinary {
+    fn start(dir: &Path, more: &[&str]) -> UnprivilegedFakeCri {
         // Whoever builds may keep others out of its folders.
-        let program = folder.join("fake-cri");
+        let program = dir.join("fake-cri");
         fs::copy(env!("CARGO_BIN_EXE_fake-cri"), &program).expect("room for a copy");
-        let socket = folder.join("cri.sock");
+        let socket = dir.join("cri.sock");
         let mut process = Command::new(program)
             .args(["serve", "--ephemeral", "--lifeline", "--exec", "host"])
             .args(more)
             .arg("--listen")
             .arg(&socket)
             .arg("--state-dir")
-            .arg(folder.join("state"))
+            .arg(dir.join("state"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .uid(Self::UID)
@@ -401,7 +401,7 @@ impl Ordinary {
         let mut line = String::new();
         let ready = BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line);
         assert!(ready.is_ok_and(|read| read > 0), "it listens");
-        Ordinary { process, socket }
+        UnprivilegedFakeCri { process, socket }
     }
 
     fn channel(&self) -> tonic::transport::Channel {
@@ -417,7 +417,7 @@ impl Ordinary {
     }
 }
 
-impl Drop for Ordinary {
+impl Drop for UnprivilegedFakeCri {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
         let _ = self.process.wait();
@@ -426,13 +426,18 @@ impl Drop for Ordinary {
 
 #[rstest::rstest]
 #[tokio::test]
-async fn an_ordinary_user_refuses_another_user_or_says_who_runs(#[values(false, true)] accept: bool) {
-    if !root() {
+async fn an_unprivileged_runtime_refuses_or_reports_its_user(#[values(false, true)] accept: bool) {
+    if !is_root_or_skip() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::chown(folder.path(), Some(Ordinary::UID), Some(Ordinary::UID)).unwrap();
-    let cri = Ordinary::start(folder.path(), if accept { &["--accept-unapplied"] } else { &[] });
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(
+        dir.path(),
+        Some(UnprivilegedFakeCri::UID),
+        Some(UnprivilegedFakeCri::UID),
+    )
+    .unwrap();
+    let cri = UnprivilegedFakeCri::start(dir.path(), if accept { &["--accept-unapplied"] } else { &[] });
     let mut runtime = RuntimeServiceClient::new(cri.channel());
     let pull = v1::PullImageRequest {
         image: Some(cri::image(cri::IMAGE)),
@@ -450,7 +455,7 @@ async fn an_ordinary_user_refuses_another_user_or_says_who_runs(#[values(false, 
         .into_inner()
         .pod_sandbox_id;
     let mut user_of = async |name: &str, context| -> Result<v1::LinuxContainerUser, tonic::Status> {
-        let mut config = with(name, context);
+        let mut config = config_with_context(name, context);
         config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: pod.clone(),
@@ -473,23 +478,26 @@ async fn an_ordinary_user_refuses_another_user_or_says_who_runs(#[values(false, 
             .status
             .and_then(|status| status.user?.linux)
             .expect("a user is told");
-        assert_eq!(status(pid, "Uid")[1], user.uid.to_string());
-        assert_eq!(status(pid, "Gid")[1], user.gid.to_string());
+        assert_eq!(proc_status_field(pid, "Uid")[1], user.uid.to_string());
+        assert_eq!(proc_status_field(pid, "Gid")[1], user.gid.to_string());
         assert_eq!(
-            status(pid, "NoNewPrivs") == ["1"],
+            proc_status_field(pid, "NoNewPrivs") == ["1"],
             info["runtimeSpec"]["process"]["noNewPrivileges"] == true
         );
         Ok(user)
     };
     // Its own user is nothing to refuse.
     let own = v1::LinuxContainerSecurityContext {
-        run_as_user: number(Ordinary::UID.into()),
+        run_as_user: int64(UnprivilegedFakeCri::UID.into()),
         no_new_privs: true,
-        ..ALONE
+        ..NO_CONTEXT
     };
-    assert_eq!(user_of("own", own).await.unwrap().uid, i64::from(Ordinary::UID));
-    match user_of("other", other()).await {
-        Ok(user) => assert_eq!((accept, user.uid), (true, i64::from(Ordinary::UID))),
+    assert_eq!(
+        user_of("own", own).await.unwrap().uid,
+        i64::from(UnprivilegedFakeCri::UID)
+    );
+    match user_of("other", other_user()).await {
+        Ok(user) => assert_eq!((accept, user.uid), (true, i64::from(UnprivilegedFakeCri::UID))),
         Err(error) => {
             assert_eq!((accept, error.code()), (false, Code::FailedPrecondition));
             assert!(

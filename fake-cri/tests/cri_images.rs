@@ -7,7 +7,7 @@ use cri_proto::runtime::v1;
 use rstest::rstest;
 use tonic::Code;
 
-async fn status(cri: &Cri, name: &str) -> Option<v1::Image> {
+async fn image_status(cri: &Cri, name: &str) -> Option<v1::Image> {
     let request = v1::ImageStatusRequest {
         image: Some(image(name)),
         verbose: false,
@@ -15,7 +15,7 @@ async fn status(cri: &Cri, name: &str) -> Option<v1::Image> {
     cri.images().image_status(request).await.unwrap().into_inner().image
 }
 
-async fn stream(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
+async fn stream_images(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
     let request = v1::StreamImagesRequest {
         filter: filter.map(|name| v1::ImageFilter {
             image: Some(image(name)),
@@ -30,7 +30,7 @@ async fn stream(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
     images
 }
 
-async fn list(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
+async fn list_images(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
     let request = v1::ListImagesRequest {
         filter: filter.map(|name| v1::ImageFilter {
             image: Some(image(name)),
@@ -46,11 +46,11 @@ async fn list(cri: &Cri, filter: Option<&str>) -> Vec<v1::Image> {
 #[case("docker.io/busybox")]
 #[case("docker.io/library/busybox:latest")]
 #[tokio::test]
-async fn every_short_form_finds_what_another_pulled(#[case] name: &str) {
+async fn short_references_name_the_same_image(#[case] name: &str) {
     let cri = Cri::start().await;
-    assert_eq!(status(&cri, name).await, None);
+    assert_eq!(image_status(&cri, name).await, None);
     let id = cri.pull("busybox").await.unwrap();
-    let image = status(&cri, name).await.unwrap();
+    let image = image_status(&cri, name).await.unwrap();
     assert_eq!(image.id, id);
     assert_eq!(image.repo_tags, ["docker.io/library/busybox:latest"]);
     assert!(image.repo_digests[0].starts_with("docker.io/library/busybox@sha256:"));
@@ -62,44 +62,47 @@ async fn every_short_form_finds_what_another_pulled(#[case] name: &str) {
         &image.id[7..19],
     ] {
         assert_eq!(
-            status(&cri, other).await.map(|image| image.id),
+            image_status(&cri, other).await.map(|image| image.id),
             Some(id.clone()),
             "{other}"
         );
     }
-    assert_eq!(list(&cri, Some(name)).await.len(), 1);
+    assert_eq!(list_images(&cri, Some(name)).await.len(), 1);
 }
 
 #[tokio::test]
-async fn the_streamed_list_is_the_list_in_parts() {
+async fn stream_images_equals_list_images() {
     let cri = Cri::start().await;
-    assert_eq!(stream(&cri, None).await, []);
+    assert_eq!(stream_images(&cri, None).await, []);
     // More than one part holds.
     for number in 0..300 {
         cri.pull(&format!("registry.example/image:{number}")).await.unwrap();
     }
-    let images = stream(&cri, None).await;
+    let images = stream_images(&cri, None).await;
     assert_eq!(images.len(), 300);
-    assert_eq!(images, list(&cri, None).await);
+    assert_eq!(images, list_images(&cri, None).await);
     let name = "registry.example/image:7";
-    assert_eq!(stream(&cri, Some(name)).await, list(&cri, Some(name)).await);
-    assert_eq!(stream(&cri, Some("registry.example/other")).await, []);
+    assert_eq!(
+        stream_images(&cri, Some(name)).await,
+        list_images(&cri, Some(name)).await
+    );
+    assert_eq!(stream_images(&cri, Some("registry.example/other")).await, []);
 }
 
 #[tokio::test]
-async fn a_removed_image_is_gone_by_all_its_names_and_removal_is_idempotent() {
+async fn removal_drops_all_names_and_is_idempotent() {
     let cri = Cri::start().await;
     let id = cri.pull("quay.io/a/b:1").await.unwrap();
     assert_eq!(cri.pull("quay.io/a/b:1").await.unwrap(), id);
-    assert_eq!(list(&cri, None).await.len(), 1);
+    assert_eq!(list_images(&cri, None).await.len(), 1);
     for _ in 0..2 {
         let request = v1::RemoveImageRequest {
             image: Some(image(&id)),
         };
         cri.images().remove_image(request).await.unwrap();
-        assert_eq!(status(&cri, "quay.io/a/b:1").await, None);
+        assert_eq!(image_status(&cri, "quay.io/a/b:1").await, None);
     }
-    assert_eq!(list(&cri, Some("quay.io/a/b:1")).await, []);
+    assert_eq!(list_images(&cri, Some("quay.io/a/b:1")).await, []);
 }
 
 #[tokio::test]
@@ -107,7 +110,7 @@ async fn a_digest_is_pulled_without_a_tag() {
     let cri = Cri::start().await;
     let name = format!("quay.io/a/b@sha256:{}", "ab".repeat(32));
     let id = cri.pull(&name).await.unwrap();
-    let image = status(&cri, &id).await.unwrap();
+    let image = image_status(&cri, &id).await.unwrap();
     assert_eq!(
         (image.repo_tags.len(), image.repo_digests.as_slice()),
         (0, [name].as_slice())
@@ -115,7 +118,7 @@ async fn a_digest_is_pulled_without_a_tag() {
 }
 
 #[tokio::test]
-async fn pulls_fail_as_the_catalogue_says() {
+async fn pulls_follow_the_catalogue() {
     let catalogue = tempfile::NamedTempFile::new().unwrap();
     let text = r#"
         [[image]]
@@ -126,20 +129,20 @@ async fn pulls_fail_as_the_catalogue_says() {
         pull = { fail = "503 from the registry" }
     "#;
     std::fs::write(catalogue.path(), text).unwrap();
-    let cri = Cri::with(builder().arg("--images").arg(catalogue.path()).arg("--strict-images")).await;
-    let failed = cri.pull("example.com/broken:1").await.unwrap_err();
-    assert_eq!(failed.code(), Code::Unknown);
-    assert!(failed.message().contains("503 from the registry"), "{failed}");
+    let cri = Cri::start_with(builder().arg("--images").arg(catalogue.path()).arg("--strict-images")).await;
+    let error = cri.pull("example.com/broken:1").await.unwrap_err();
+    assert_eq!(error.code(), Code::Unknown);
+    assert!(error.message().contains("503 from the registry"), "{error}");
     assert_eq!(code(cri.pull("busybox").await), Code::NotFound);
     assert_eq!(code(cri.pull("Not A Reference").await), Code::InvalidArgument);
     assert_eq!(code(cri.pull("").await), Code::InvalidArgument);
     let id = cri.pull("example.com/known").await.unwrap();
-    let image = status(&cri, &id).await.unwrap();
+    let image = image_status(&cri, &id).await.unwrap();
     assert_eq!((image.username.as_str(), image.uid), ("app", None));
 }
 
 #[tokio::test]
-async fn the_image_file_system_is_a_real_folder() {
+async fn the_image_filesystem_is_a_real_directory() {
     let cri = Cri::start().await;
     let request = v1::ImageFsInfoRequest {};
     let before = cri
@@ -168,10 +171,10 @@ async fn the_image_file_system_is_a_real_folder() {
 async fn images_survive_a_kill() {
     let mut cri = Cri::start().await;
     cri.pull("registry.k8s.io/pause:3.10").await.unwrap();
-    let before = list(&cri, None).await;
+    let before = list_images(&cri, None).await;
     cri.process.kill().await;
     cri.process.restart().await.unwrap();
-    assert_eq!(list(&cri, None).await, before);
+    assert_eq!(list_images(&cri, None).await, before);
     assert!(before[0].pinned);
     assert_eq!(before[0].uid, Some(v1::Int64Value { value: 65535 }));
 }

@@ -9,17 +9,17 @@ use cri_proto::runtime::v1;
 use rstest::rstest;
 use tonic::Code;
 
-const LARGEST: usize = 16 << 20;
+const RESPONSE_MAX_BYTES: usize = 16 << 20;
 
 /// The two sizes that an error of a large answer names.
-fn sizes(message: &str) -> (usize, usize) {
+fn parse_sizes(message: &str) -> (usize, usize) {
     let (_, both) = message.rsplit_once('(').expect("sizes");
     let (size, limit) = both.trim_end_matches(')').split_once(" vs. ").expect("two sizes");
     (size.parse().expect("a number"), limit.parse().expect("a number"))
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_large_is_an_error_with_both_sizes_and_the_connection_stays() {
+async fn an_oversized_response_is_an_error_and_keeps_the_connection() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let config = |name: &str, bytes: usize| v1::ContainerConfig {
@@ -29,23 +29,23 @@ async fn an_answer_that_is_too_large_is_an_error_with_both_sizes_and_the_connect
     // To the byte: an answer of the largest size is one.
     let mut runtime = cri.runtime();
     let list = v1::ListContainersRequest::default;
-    pod.create(config("one", LARGEST / 2)).await.unwrap();
-    let id = pod.create(config("two", LARGEST / 4)).await.unwrap();
+    pod.create(config("one", RESPONSE_MAX_BYTES / 2)).await.unwrap();
+    let id = pod.create(config("two", RESPONSE_MAX_BYTES / 4)).await.unwrap();
     let answer = runtime.list_containers(list()).await.unwrap().into_inner();
-    let left = LARGEST - prost::Message::encoded_len(&answer);
+    let left = RESPONSE_MAX_BYTES - prost::Message::encoded_len(&answer);
     cri.remove(&id).await.unwrap();
-    pod.create(config("two", LARGEST / 4 + left)).await.unwrap();
+    pod.create(config("two", RESPONSE_MAX_BYTES / 4 + left)).await.unwrap();
     let answer = runtime.list_containers(list()).await.unwrap().into_inner();
-    assert_eq!(prost::Message::encoded_len(&answer), LARGEST);
+    assert_eq!(prost::Message::encoded_len(&answer), RESPONSE_MAX_BYTES);
     pod.create(config("three", 0)).await.unwrap();
     let error = runtime.list_containers(list()).await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted);
-    let (size, limit) = sizes(error.message());
+    let (size, limit) = parse_sizes(error.message());
     assert!(
         error.message().contains("trying to send message larger than max") && size > limit,
         "{error}"
     );
-    assert_eq!(limit, LARGEST);
+    assert_eq!(limit, RESPONSE_MAX_BYTES);
     runtime
         .version(v1::VersionRequest::default())
         .await
@@ -65,8 +65,8 @@ async fn an_answer_that_is_too_large_is_an_error_with_both_sizes_and_the_connect
 #[case("head -c 16777185 /dev/zero", false)]
 #[case("cat /dev/zero", false)]
 #[tokio::test]
-async fn output_of_a_command_is_whole_or_an_error(#[case] script: &str, #[case] whole: bool) {
-    let cri = Cri::with(builder().exec_host()).await;
+async fn exec_output_is_complete_or_an_error(#[case] script: &str, #[case] complete: bool) {
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
@@ -77,15 +77,15 @@ async fn output_of_a_command_is_whole_or_an_error(#[case] script: &str, #[case] 
         timeout: 0,
     };
     match cri.runtime().exec_sync(request).await {
-        Ok(answer) => assert_eq!((whole, answer.into_inner().stdout.len()), (true, 16_777_184)),
+        Ok(answer) => assert_eq!((complete, answer.into_inner().stdout.len()), (true, 16_777_184)),
         Err(error) => {
-            assert_eq!((whole, error.code()), (false, Code::ResourceExhausted));
+            assert_eq!((complete, error.code()), (false, Code::ResourceExhausted));
             assert!(error.message().contains("16777184 bytes"), "{error}");
         }
     }
 }
 
-fn soft_limit(pid: u32) -> (String, String) {
+fn open_file_limits(pid: u32) -> (String, String) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
     let line = limits
         .lines()
@@ -96,9 +96,9 @@ fn soft_limit(pid: u32) -> (String, String) {
 }
 
 #[tokio::test]
-async fn fake_cri_has_the_hard_limit_of_open_files_and_its_containers_the_one_it_was_given() {
-    let folder = tempfile::tempdir().unwrap();
-    let limited = folder.path().join("limited");
+async fn open_file_limit_is_raised_for_fake_cri_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = dir.path().join("limited");
     let program = env!("CARGO_BIN_EXE_fake-cri");
     fs::write(
         &limited,
@@ -106,27 +106,27 @@ async fn fake_cri_has_the_hard_limit_of_open_files_and_its_containers_the_one_it
     )
     .unwrap();
     fs::set_permissions(&limited, fs::Permissions::from_mode(0o755)).unwrap();
-    let cri = Cri::with(builder().exec_host().executable(limited)).await;
-    let (soft, hard) = soft_limit(cri.process.pid().unwrap());
+    let cri = Cri::start_with(builder().exec_host().executable(limited)).await;
+    let (soft, hard) = open_file_limits(cri.process.pid().unwrap());
     assert_eq!(soft, hard);
     assert_ne!(soft, "300");
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
     let id = pod.run(config).await;
-    let (soft, hard_below) = soft_limit(cri.pid(&id).await.unsigned_abs());
+    let (soft, hard_below) = open_file_limits(cri.pid(&id).await.unsigned_abs());
     assert_eq!((soft.as_str(), hard_below), ("300", hard));
 }
 
-fn descriptors(pid: u32) -> usize {
+fn fd_count(pid: u32) -> usize {
     fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).map_or(0, Iterator::count)
 }
 
 #[tokio::test]
-async fn a_container_takes_one_descriptor_while_it_runs_and_none_afterwards() {
+async fn a_running_container_uses_one_fd() {
     const CONTAINERS: usize = 24;
     let mut cri = Cri::start().await;
-    let before = descriptors(cri.process.pid().unwrap());
+    let before = fd_count(cri.process.pid().unwrap());
     let mut ids = Vec::new();
     {
         let pod = cri.pod("web").await;
@@ -137,7 +137,7 @@ async fn a_container_takes_one_descriptor_while_it_runs_and_none_afterwards() {
     // Connections of this test's clients end in their own time. A few others may be there for a moment.
     let within = async |cri: &Cri, most: usize| {
         let few = async {
-            while descriptors(cri.process.pid().unwrap()) > before + most {
+            while fd_count(cri.process.pid().unwrap()) > before + most {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         };
@@ -145,7 +145,7 @@ async fn a_container_takes_one_descriptor_while_it_runs_and_none_afterwards() {
         assert!(
             ended.is_ok(),
             "{} descriptors, {before} before",
-            descriptors(cri.process.pid().unwrap())
+            fd_count(cri.process.pid().unwrap())
         );
     };
     within(&cri, CONTAINERS + 6).await;
@@ -159,8 +159,8 @@ async fn a_container_takes_one_descriptor_while_it_runs_and_none_afterwards() {
 }
 
 #[tokio::test]
-async fn a_container_is_created_then_started_then_ends() {
-    let mut cri = Cri::with(builder().exec_host()).await;
+async fn timestamps_of_a_container_are_ordered() {
+    let mut cri = Cri::start_with(builder().exec_host()).await;
     let mut ended = Vec::new();
     {
         let pod = cri.pod("web").await;
@@ -168,7 +168,7 @@ async fn a_container_is_created_then_started_then_ends() {
             let mut config = container_config(&format!("c{number}"));
             config.command = vec!["true".to_owned()];
             let id = pod.run(config).await;
-            ended.push(cri.ended(&id).await);
+            ended.push(cri.wait_exited(&id).await);
         }
     }
     cri.process.restart().await.expect("it starts again");

@@ -8,7 +8,7 @@ use rstest::rstest;
 use tonic::Code;
 
 #[tokio::test]
-async fn version_status_and_config_are_what_a_kubelet_asks_for() {
+async fn version_status_and_config_serve_a_kubelet() {
     let cri = Cri::start().await;
     let mut runtime = cri.runtime();
     let version = runtime
@@ -59,7 +59,7 @@ async fn version_status_and_config_are_what_a_kubelet_asks_for() {
 }
 
 #[tokio::test]
-async fn a_pod_comes_back_as_it_was_sent() {
+async fn pod_status_returns_the_request() {
     let cri = Cri::start().await;
     let mut runtime = cri.runtime();
     let mut config = pod_config("web");
@@ -130,7 +130,7 @@ async fn stop_and_remove_are_idempotent_and_a_stopped_pod_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_name_and_attempt_is_given_once_and_is_free_after_the_removal() {
+async fn name_and_attempt_are_unique_until_removal() {
     let cri = Cri::start().await;
     let mut runtime = cri.runtime();
     let run = |config| v1::RunPodSandboxRequest {
@@ -138,11 +138,11 @@ async fn a_name_and_attempt_is_given_once_and_is_free_after_the_removal() {
         runtime_handler: String::new(),
     };
     let id = cri.run_pod(pod_config("web")).await;
-    let refused = runtime.run_pod_sandbox(run(pod_config("web"))).await.unwrap_err();
-    assert_eq!(refused.code(), Code::AlreadyExists);
+    let error = runtime.run_pod_sandbox(run(pod_config("web"))).await.unwrap_err();
+    assert_eq!(error.code(), Code::AlreadyExists);
     assert!(
-        refused.message().contains("reserved") && refused.message().contains(&id),
-        "{refused}"
+        error.message().contains("reserved") && error.message().contains(&id),
+        "{error}"
     );
 
     let mut next = pod_config("web");
@@ -156,7 +156,7 @@ async fn a_name_and_attempt_is_given_once_and_is_free_after_the_removal() {
 }
 
 #[tokio::test]
-async fn ids_may_be_shortened_as_long_as_they_are_unique() {
+async fn unique_id_prefixes_are_accepted() {
     let cri = Cri::start().await;
     let mut ids = Vec::new();
     // 17 ids share a first digit at least once.
@@ -191,7 +191,7 @@ async fn ids_may_be_shortened_as_long_as_they_are_unique() {
     &[]
 )]
 #[tokio::test]
-async fn the_list_knows_every_field_of_its_filter(
+async fn pod_filters_apply_every_field(
     #[case] filter: fn(&[String]) -> v1::PodSandboxFilter,
     #[case] expected: &[usize],
 ) {
@@ -265,12 +265,12 @@ async fn pods_survive_a_kill() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
+async fn unimplemented_calls_say_so() {
     let cri = Cri::start().await;
     let mut runtime = cri.runtime();
-    let refused = runtime.exec(v1::ExecRequest::default()).await.unwrap_err();
+    let error = runtime.exec(v1::ExecRequest::default()).await.unwrap_err();
     assert_eq!(
-        (refused.code(), refused.message()),
+        (error.code(), error.message()),
         (Code::Unimplemented, "method Exec not implemented")
     );
     assert_eq!(

@@ -9,7 +9,7 @@ use cri_proto::runtime::v1::{self, ContainerState};
 use tonic::Code;
 
 #[tokio::test]
-async fn containers_live_on_through_a_kill_and_are_known_again() {
+async fn containers_survive_a_killed_runtime() {
     let mut cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let (pod_id, logs) = (pod.id.clone(), pod.logs.path().to_owned());
@@ -17,10 +17,10 @@ async fn containers_live_on_through_a_kill_and_are_known_again() {
     let running = pod.run(container_config("running")).await;
     let exited = pod.run(container_config("exited")).await;
     cri.stop(&exited, 0).await.unwrap();
-    let keep = pod.logs;
+    let logs_dir = pod.logs;
     let mut before = Vec::new();
     for id in [&created, &running, &exited] {
-        before.push(cri.verbose(id).await.unwrap());
+        before.push(cri.status_and_info(id).await.unwrap());
     }
     let pid = cri.pid(&running).await;
 
@@ -30,10 +30,10 @@ async fn containers_live_on_through_a_kill_and_are_known_again() {
         let log = logs.join("running/0.log");
         let lines = || std::fs::read_to_string(&log).unwrap().lines().count();
         let written = lines();
-        until(|| lines() > written).await;
+        wait_until(|| lines() > written).await;
         cri.process.restart().await.unwrap();
         for (id, before) in [&created, &running, &exited].into_iter().zip(&before) {
-            assert_eq!(&cri.verbose(id).await.unwrap(), before);
+            assert_eq!(&cri.status_and_info(id).await.unwrap(), before);
         }
         assert_eq!(
             cri.pod_status(&pod_id).await.unwrap().state(),
@@ -46,11 +46,11 @@ async fn containers_live_on_through_a_kill_and_are_known_again() {
     let status = cri.status(&running).await.unwrap();
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
     cri.remove(&exited).await.unwrap();
-    drop(keep);
+    drop(logs_dir);
 }
 
 #[tokio::test]
-async fn what_ended_meanwhile_has_its_true_code() {
+async fn an_exit_during_downtime_keeps_its_code() {
     let mut cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
@@ -58,9 +58,9 @@ async fn what_ended_meanwhile_has_its_true_code() {
     let id = pod.run(config).await;
     let started = cri.status(&id).await.unwrap().started_at;
     let pid = cri.pid(&id).await;
-    let keep = pod.logs;
+    let logs_dir = pod.logs;
     cri.process.kill().await;
-    until(|| !alive(pid)).await;
+    wait_until(|| !alive(pid)).await;
     cri.process.restart().await.unwrap();
     let status = cri.status(&id).await.unwrap();
     assert_eq!(status.state(), ContainerState::ContainerExited);
@@ -71,21 +71,21 @@ async fn what_ended_meanwhile_has_its_true_code() {
         (Duration::from_millis(400)..Duration::from_secs(20)).contains(&after),
         "{after:?}"
     );
-    drop(keep);
+    drop(logs_dir);
 }
 
 /// Waits until something holds that nobody tells of.
-async fn until(holds: impl Fn() -> bool) {
-    let seen = async {
-        while !holds() {
+async fn wait_until(condition: impl Fn() -> bool) {
+    let poll = async {
+        while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, seen).await.expect("it comes to hold");
+    tokio::time::timeout(PATIENCE, poll).await.expect("it comes to hold");
 }
 
 /// The shim of a container: the parent of its first process.
-fn parent(pid: i32) -> i32 {
+fn parent_pid(pid: i32) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit(')')
         .next()
@@ -102,17 +102,17 @@ fn kill(pid: i32) {
 }
 
 #[tokio::test]
-async fn a_killed_shim_takes_its_container_along_and_the_reason_says_so() {
+async fn a_killed_shim_ends_its_container() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.annotations = annotated(&[("children", "2")]);
     let id = pod.run(config).await;
     let other = pod.run(container_config("other")).await;
-    pod.logged("app", "ready").await;
+    pod.wait_logged("app", "ready").await;
     let pid = cri.pid(&id).await;
-    kill(parent(pid));
-    let status = cri.ended(&id).await;
+    kill(parent_pid(pid));
+    let status = cri.wait_exited(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "ShimDied"));
     assert!(!alive(pid));
     assert_eq!(
@@ -123,68 +123,68 @@ async fn a_killed_shim_takes_its_container_along_and_the_reason_says_so() {
 }
 
 #[tokio::test]
-async fn a_shim_killed_while_fake_cri_is_gone_is_noticed_at_the_next_start() {
+async fn a_shim_killed_during_downtime_is_noticed() {
     let mut cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let keep = pod.logs;
+    let logs_dir = pod.logs;
     let pid = cri.pid(&id).await;
-    let shim = parent(pid);
+    let shim = parent_pid(pid);
     cri.process.kill().await;
     kill(shim);
     cri.process.restart().await.unwrap();
-    let status = cri.ended(&id).await;
+    let status = cri.wait_exited(&id).await;
     assert_eq!(status.reason, "ShimDied");
     assert!(!alive(pid));
-    drop(keep);
+    drop(logs_dir);
 }
 
 #[tokio::test]
-async fn the_end_of_an_ephemeral_one_leaves_nothing() {
+async fn an_ephemeral_runtime_removes_everything() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let keep = pod.logs;
+    let logs_dir = pod.logs;
     let pid = cri.pid(&id).await;
-    let shim = parent(pid);
+    let shim = parent_pid(pid);
     let socket = cri.process.socket().to_owned();
     let status = cri.process.shutdown().await.unwrap();
     assert!(status.success());
     assert!(!alive(pid) && !alive(shim) && !socket.exists());
-    drop(keep);
+    drop(logs_dir);
 }
 
 #[tokio::test]
-async fn a_deleted_state_folder_keeps_nothing_alive() {
+async fn a_deleted_state_dir_keeps_nothing_alive() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let keep = pod.logs;
+    let logs_dir = pod.logs;
     let pid = cri.pid(&id).await;
-    let shim = parent(pid);
+    let shim = parent_pid(pid);
     std::fs::remove_dir_all(cri.process.state_dir()).unwrap();
     cri.process.shutdown().await.unwrap();
     assert!(!alive(pid) && !alive(shim));
-    drop(keep);
+    drop(logs_dir);
 }
 
 #[tokio::test]
-async fn a_dropped_handle_clears_away_even_after_a_kill() {
+async fn a_dropped_handle_purges_after_a_kill() {
     let mut cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    let keep = pod.logs;
+    let logs_dir = pod.logs;
     let pid = cri.pid(&id).await;
-    let folder = cri.process.socket().parent().unwrap().to_owned();
+    let dir = cri.process.socket().parent().unwrap().to_owned();
     cri.process.kill().await;
     assert!(alive(pid));
     drop(cri);
-    assert!(!alive(pid) && !folder.exists());
-    drop(keep);
+    assert!(!alive(pid) && !dir.exists());
+    drop(logs_dir);
 }
 
 #[tokio::test]
-async fn a_second_fake_cri_on_the_state_folder_is_refused() {
+async fn a_second_runtime_on_the_state_dir_is_refused() {
     let cri = Cri::start().await;
     let error = builder().state_dir(cri.process.state_dir()).start().await.unwrap_err();
     assert!(error.to_string().contains("in use by another fake-cri"), "{error}");
@@ -192,7 +192,7 @@ async fn a_second_fake_cri_on_the_state_folder_is_refused() {
 }
 
 #[tokio::test]
-async fn a_live_socket_is_refused_and_a_stale_one_replaced() {
+async fn live_sockets_are_refused_and_stale_ones_replaced() {
     let mut cri = Cri::start().await;
     let error = builder().listen(cri.process.socket()).start().await.unwrap_err();
     assert!(error.to_string().contains("another process listens on it"), "{error}");

@@ -7,13 +7,13 @@ use cri_proto::runtime::v1;
 use tonic::Code;
 
 #[tokio::test]
-async fn stats_tell_memory_and_cpu_time() {
+async fn stats_report_memory_and_cpu_time() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.annotations = annotated(&[("memory", "32Mi")]);
     let id = pod.run(config).await;
-    pod.logged("app", "ready").await;
+    pod.wait_logged("app", "ready").await;
     let request = v1::ContainerStatsRequest {
         container_id: id.clone(),
     };
@@ -36,7 +36,7 @@ async fn stats_tell_memory_and_cpu_time() {
 }
 
 #[tokio::test]
-async fn updated_resources_are_told() {
+async fn updated_resources_are_reported() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.create(container_config("app")).await.unwrap();
@@ -62,18 +62,18 @@ async fn updated_resources_are_told() {
 }
 
 #[tokio::test]
-async fn a_rotated_log_is_opened_anew() {
+async fn a_rotated_log_is_reopened() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    pod.logged("app", "tick").await;
+    pod.wait_logged("app", "tick").await;
     let path = pod.logs.path().join("app/0.log");
     std::fs::rename(&path, path.with_extension("old")).unwrap();
     let request = v1::ReopenContainerLogRequest {
         container_id: id.clone(),
     };
     cri.runtime().reopen_container_log(request.clone()).await.unwrap();
-    pod.logged("app", "tick").await;
+    pod.wait_logged("app", "tick").await;
     cri.stop(&id, 0).await.unwrap();
     assert_eq!(
         code(cri.runtime().reopen_container_log(request).await),
@@ -81,7 +81,7 @@ async fn a_rotated_log_is_opened_anew() {
     );
 }
 
-fn exec(id: &str, cmd: &[&str], timeout: i64) -> v1::ExecSyncRequest {
+fn exec_request(id: &str, cmd: &[&str], timeout: i64) -> v1::ExecSyncRequest {
     v1::ExecSyncRequest {
         container_id: id.to_owned(),
         cmd: cmd.iter().map(|&part| part.to_owned()).collect(),
@@ -90,7 +90,7 @@ fn exec(id: &str, cmd: &[&str], timeout: i64) -> v1::ExecSyncRequest {
 }
 
 #[tokio::test]
-async fn exec_answers_as_annotated() {
+async fn exec_follows_the_annotations() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
@@ -98,7 +98,7 @@ async fn exec_answers_as_annotated() {
     let id = pod.run(config).await;
     let answer = cri
         .runtime()
-        .exec_sync(exec(&id, &["ls"], 0))
+        .exec_sync(exec_request(&id, &["ls"], 0))
         .await
         .unwrap()
         .into_inner();
@@ -109,7 +109,7 @@ async fn exec_answers_as_annotated() {
     let plain = pod.run(container_config("plain")).await;
     let answer = cri
         .runtime()
-        .exec_sync(exec(&plain, &["ls"], 0))
+        .exec_sync(exec_request(&plain, &["ls"], 0))
         .await
         .unwrap()
         .into_inner();
@@ -118,23 +118,23 @@ async fn exec_answers_as_annotated() {
     config.annotations = annotated(&[("exec-delay", "1h")]);
     let slow = pod.run(config).await;
     assert_eq!(
-        code(cri.runtime().exec_sync(exec(&slow, &["ls"], 1)).await),
+        code(cri.runtime().exec_sync(exec_request(&slow, &["ls"], 1)).await),
         Code::DeadlineExceeded
     );
     assert_eq!(
-        code(cri.runtime().exec_sync(exec(&id, &[], 0)).await),
+        code(cri.runtime().exec_sync(exec_request(&id, &[], 0)).await),
         Code::InvalidArgument
     );
     cri.stop(&id, 0).await.unwrap();
     assert_eq!(
-        code(cri.runtime().exec_sync(exec(&id, &["ls"], 0)).await),
+        code(cri.runtime().exec_sync(exec_request(&id, &["ls"], 0)).await),
         Code::FailedPrecondition
     );
 }
 
 #[tokio::test]
-async fn with_exec_host_the_command_runs_with_its_environment() {
-    let cri = Cri::with(builder().exec_host()).await;
+async fn exec_host_runs_the_command_with_its_environment() {
+    let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
     config.command = ["/bin/sh", "-c"].map(str::to_owned).into();
@@ -144,12 +144,12 @@ async fn with_exec_host_the_command_runs_with_its_environment() {
         value: b"a b".to_vec(),
     }];
     let id = pod.run(config).await;
-    let log = pod.logged("app", "stderr F oops").await;
+    let log = pod.wait_logged("app", "stderr F oops").await;
     assert!(log.contains("stdout F value=a b host=web"), "{log}");
     let script = "echo $KEY; echo no >&2; exit 3";
     let answer = cri
         .runtime()
-        .exec_sync(exec(&id, &["/bin/sh", "-c", script], 0))
+        .exec_sync(exec_request(&id, &["/bin/sh", "-c", script], 0))
         .await
         .unwrap()
         .into_inner();
@@ -158,11 +158,15 @@ async fn with_exec_host_the_command_runs_with_its_environment() {
         (b"a b\n".to_vec(), b"no\n".to_vec(), 3)
     );
     assert_eq!(
-        code(cri.runtime().exec_sync(exec(&id, &["sleep", "1000"], 1)).await),
+        code(cri.runtime().exec_sync(exec_request(&id, &["sleep", "1000"], 1)).await),
         Code::DeadlineExceeded
     );
     assert_eq!(
-        code(cri.runtime().exec_sync(exec(&id, &["no-such-command"], 0)).await),
+        code(
+            cri.runtime()
+                .exec_sync(exec_request(&id, &["no-such-command"], 0))
+                .await
+        ),
         Code::Unknown
     );
 }

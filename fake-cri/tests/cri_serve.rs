@@ -22,16 +22,16 @@ fn command() -> Command {
 }
 
 /// A fake-cri as a person starts it: it lives until a signal comes.
-struct Serving(Child);
+struct ServeChild(Child);
 
-impl Serving {
-    fn start(folder: &Path, args: &[&str]) -> Serving {
+impl ServeChild {
+    fn start(dir: &Path, args: &[&str]) -> ServeChild {
         let mut child = command()
             .arg("serve")
             .arg("--listen")
-            .arg(format!("unix://{}/cri.sock", folder.display()))
+            .arg(format!("unix://{}/cri.sock", dir.display()))
             .arg("--state-dir")
-            .arg(folder.join("state"))
+            .arg(dir.join("state"))
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -42,26 +42,26 @@ impl Serving {
             .read_line(&mut line)
             .unwrap();
         assert!(line.starts_with("fake-cri listens on unix://"), "{line:?}");
-        Serving(child)
+        ServeChild(child)
     }
 
-    fn end(mut self, signal: Signal) -> Option<i32> {
+    fn stop(mut self, signal: Signal) -> Option<i32> {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
         self.0.wait().unwrap().code()
     }
 }
 
-async fn runtime(folder: &Path) -> v1::runtime_service_client::RuntimeServiceClient<tonic::transport::Channel> {
-    let endpoint = format!("unix://{}/cri.sock", folder.display());
+async fn runtime(dir: &Path) -> v1::runtime_service_client::RuntimeServiceClient<tonic::transport::Channel> {
+    let endpoint = format!("unix://{}/cri.sock", dir.display());
     v1::runtime_service_client::RuntimeServiceClient::connect(endpoint)
         .await
         .unwrap()
 }
 
 /// A running container; gives its pid.
-async fn run_container(folder: &Path) -> i32 {
-    let mut runtime = runtime(folder).await;
-    let endpoint = format!("unix://{}/cri.sock", folder.display());
+async fn run_container(dir: &Path) -> i32 {
+    let mut runtime = runtime(dir).await;
+    let endpoint = format!("unix://{}/cri.sock", dir.display());
     let mut images = v1::image_service_client::ImageServiceClient::connect(endpoint)
         .await
         .unwrap();
@@ -108,26 +108,26 @@ async fn run_container(folder: &Path) -> i32 {
 #[case(Signal::SIGTERM)]
 #[case(Signal::SIGINT)]
 #[tokio::test]
-async fn containers_live_on_when_it_ends_and_it_finds_them_again(#[case] signal: Signal) {
-    let folder = tempfile::tempdir().unwrap();
-    let serving = Serving::start(folder.path(), &[]);
-    let pid = run_container(folder.path()).await;
-    let socket = folder.path().join("cri.sock");
+async fn containers_survive_a_runtime_restart(#[case] signal: Signal) {
+    let dir = tempfile::tempdir().unwrap();
+    let serving = ServeChild::start(dir.path(), &[]);
+    let pid = run_container(dir.path()).await;
+    let socket = dir.path().join("cri.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(
-        std::fs::metadata(folder.path().join("state")).unwrap().mode() & 0o777,
+        std::fs::metadata(dir.path().join("state")).unwrap().mode() & 0o777,
         0o700
     );
-    assert_eq!(serving.end(signal), Some(0));
+    assert_eq!(serving.stop(signal), Some(0));
     assert!(alive(pid) && !socket.exists());
 
-    let serving = Serving::start(folder.path(), &["--ephemeral"]);
-    let containers = runtime(folder.path())
+    let serving = ServeChild::start(dir.path(), &["--ephemeral"]);
+    let containers = runtime(dir.path())
         .await
         .list_containers(v1::ListContainersRequest::default())
         .await;
     assert_eq!(containers.unwrap().into_inner().containers.len(), 1);
-    assert_eq!(serving.end(signal), Some(0));
+    assert_eq!(serving.stop(signal), Some(0));
     assert!(!alive(pid));
 }
 
@@ -184,21 +184,21 @@ async fn health_and_reflection_are_served() {
 #[case(&["serve", "--exec", "sandbox"], "stand-in")]
 #[case(&["serve", "--fault", "Nonsense("], "--fault")]
 #[case(&["fly"], "fly")]
-fn a_wrong_command_line_is_told_and_ends_with_2(#[case] args: &[&str], #[case] told: &str) {
+fn a_usage_error_exits_with_2(#[case] args: &[&str], #[case] expected: &str) {
     let output = command().args(args).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains(told), "{text}");
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]
-fn a_failure_is_told_and_ends_with_1() {
-    let folder = tempfile::tempdir().unwrap();
+fn a_failure_exits_with_1() {
+    let dir = tempfile::tempdir().unwrap();
     let output = command()
         .args(["serve", "--images", "/no/such/file", "--listen"])
-        .arg(folder.path().join("cri.sock"))
+        .arg(dir.path().join("cri.sock"))
         .arg("--state-dir")
-        .arg(folder.path().join("state"))
+        .arg(dir.path().join("state"))
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -207,7 +207,7 @@ fn a_failure_is_told_and_ends_with_1() {
 }
 
 #[test]
-fn an_ordinary_user_without_xdg_is_told_which_flag_is_needed() {
+fn without_xdg_the_error_names_the_needed_flag() {
     if nix::unistd::geteuid().is_root() {
         // Root has defaults of its own, which a test must not touch.
         return;

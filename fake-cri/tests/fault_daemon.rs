@@ -1,7 +1,7 @@
 //! Faults, the journal and the conditions of a real fake-cri: from its command line and through its control API.
 
 mod cri;
-mod faulty;
+mod fault_server;
 
 use std::{
     process::{Command, Output},
@@ -11,12 +11,12 @@ use std::{
 use cri::{Cri, annotated, builder, pod_config};
 use cri_proto::runtime::v1;
 use fake_cri::fault::Rpc;
-use faulty::call;
+use fault_server::call;
 use futures_util::StreamExt as _;
 use tonic::{Code, Request};
 
 /// Runs the `fake-cri` command.
-fn command(args: &[&str]) -> Output {
+fn run_fake_cri(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fake-cri"))
         .args(args)
         .env_remove("FAKE_CRI_CONTROL")
@@ -29,10 +29,10 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[tokio::test]
-async fn an_error_can_be_injected_into_every_rpc_of_the_real_server() {
+async fn errors_can_be_injected_into_every_served_rpc() {
     let cri = Cri::start().await;
     let control = cri.process.control();
-    let channel = faulty::connect(cri.process.socket()).await;
+    let channel = fault_server::connect(cri.process.socket()).await;
     for (index, rpc) in Rpc::all().iter().enumerate() {
         let code = Code::from_i32(index as i32 % 16 + 1);
         let message = format!("no {} today", rpc.name());
@@ -62,8 +62,8 @@ async fn an_error_can_be_injected_into_every_rpc_of_the_real_server() {
 }
 
 #[tokio::test]
-async fn the_command_steers_a_running_fake_cri() {
-    let cri = Cri::with(builder().fault("Status(nth=1):before=error(Aborted,\"from the flag\")")).await;
+async fn fault_commands_control_a_running_fake_cri() {
+    let cri = Cri::start_with(builder().fault("Status(nth=1):before=error(Aborted,\"from the flag\")")).await;
     let endpoint = cri.process.control_endpoint();
     let status = cri
         .runtime()
@@ -75,7 +75,7 @@ async fn the_command_steers_a_running_fake_cri() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(&file, "[[fault]]\npreset = \"hang\"\ncontainer = \"app\"\n").expect("it can be written");
     let path = file.path().to_str().expect("UTF-8");
-    let added = command(&[
+    let added = run_fake_cri(&[
         "fault",
         "add",
         "Version:before=drop; preset:crash",
@@ -86,22 +86,22 @@ async fn the_command_steers_a_running_fake_cri() {
     ]);
     assert_eq!(text(&added.stdout), "f2\nf3\nf4\n", "{}", text(&added.stderr));
 
-    let listed = command(&["fault", "list", "--control", &endpoint]);
+    let listed = run_fake_cri(&["fault", "list", "--control", &endpoint]);
     let expected = "f1\tseen=1\tfired=1\tfrom=flag\tStatus(nth=1):before=error(Aborted,\"from the flag\")\n\
                     f2\tseen=0\tfired=0\tfrom=control\tCheckpointContainer(container=app):before=hang\n\
                     f3\tseen=0\tfired=0\tfrom=control\tVersion:before=drop\n\
                     f4\tseen=0\tfired=0\tfrom=control\tCheckpointContainer:write=crash\n";
     assert_eq!(text(&listed.stdout), expected);
     assert_eq!(
-        text(&command(&["fault", "clear", "f1", "--control", &endpoint]).stdout),
+        text(&run_fake_cri(&["fault", "clear", "f1", "--control", &endpoint]).stdout),
         "cleared 1\n"
     );
     assert_eq!(
-        text(&command(&["fault", "clear", "--control", &endpoint]).stdout),
+        text(&run_fake_cri(&["fault", "clear", "--control", &endpoint]).stdout),
         "cleared 3\n"
     );
 
-    let journal = command(&["journal", "--json", "--control", &endpoint]);
+    let journal = run_fake_cri(&["journal", "--json", "--control", &endpoint]);
     let lines: Vec<serde_json::Value> = text(&journal.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
@@ -116,7 +116,7 @@ async fn the_command_steers_a_running_fake_cri() {
         (&lines[0]["faults"], &lines[0]["request"]),
         (&serde_json::json!(["f1"]), &serde_json::json!({}))
     );
-    let plain = command(&["journal", "--control", &endpoint]);
+    let plain = run_fake_cri(&["journal", "--control", &endpoint]);
     let plain = text(&plain.stdout);
     assert!(
         plain.starts_with("1 ") && plain.ends_with("\"from the flag\" faults=f1\n"),
@@ -125,7 +125,7 @@ async fn the_command_steers_a_running_fake_cri() {
 
     // The default is the state folder's own socket, so a state folder without one is nobody's.
     let state = cri.process.state_dir().to_str().expect("UTF-8");
-    let nobody = command(&["fault", "list", "--state-dir", state]);
+    let nobody = run_fake_cri(&["fault", "list", "--state-dir", state]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(
         text(&nobody.stderr).starts_with("fake-cri: found no fake-cri at "),
@@ -135,22 +135,22 @@ async fn the_command_steers_a_running_fake_cri() {
 }
 
 #[test]
-fn a_wrong_rule_on_the_command_line_is_pointed_at() {
+fn a_bad_rule_flag_names_its_column() {
     for args in [
         ["serve", "--fault", "Version:befor=hang"],
         ["fault", "add", "Version:befor=hang"],
     ] {
-        let output = command(&args);
+        let output = run_fake_cri(&args);
         assert_eq!(output.status.code(), Some(2));
         let error = text(&output.stderr);
         assert!(error.contains("column 9: expected a point"), "{error}");
         assert!(error.contains("\n  Version:befor=hang\n          ^"), "{error}");
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let state = folder.path().to_str().expect("UTF-8");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let state = dir.path().to_str().expect("UTF-8");
     let socket = format!("unix://{state}/cri.sock");
     let file = "/nonexistent.toml";
-    let output = command(&["serve", "--fault-file", file, "--state-dir", state, "--listen", &socket]);
+    let output = run_fake_cri(&["serve", "--fault-file", file, "--state-dir", state, "--listen", &socket]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stderr).contains("cannot read /nonexistent.toml"),
@@ -197,8 +197,8 @@ async fn a_pods_annotation_makes_that_pod_fail() {
 }
 
 #[tokio::test]
-async fn a_hang_holds_up_neither_other_calls_nor_the_end() {
-    let cri = Cri::with(builder().fault("Version:before=hang")).await;
+async fn a_hang_blocks_neither_other_calls_nor_shutdown() {
+    let cri = Cri::start_with(builder().fault("Version:before=hang")).await;
     let mut client = cri.runtime();
     let hanging = tokio::spawn(async move { client.version(v1::VersionRequest::default()).await });
     let control = cri.process.control();
@@ -216,7 +216,7 @@ async fn a_hang_holds_up_neither_other_calls_nor_the_end() {
 }
 
 #[tokio::test]
-async fn conditions_are_what_status_says() {
+async fn status_reports_the_set_conditions() {
     let cri = Cri::start().await;
     let ready = async || {
         let answer = cri
@@ -249,9 +249,9 @@ async fn conditions_are_what_status_says() {
 }
 
 #[tokio::test]
-async fn neither_journal_nor_log_holds_a_secret() {
+async fn journal_and_log_contain_no_secret() {
     const SECRET: &str = "correct-horse-battery-staple";
-    let mut cri = Cri::with(builder().env("FAKE_CRI_LOG", "trace")).await;
+    let mut cri = Cri::start_with(builder().env("FAKE_CRI_LOG", "trace")).await;
     let pull = v1::PullImageRequest {
         image: Some(cri::image("registry.example/private")),
         auth: Some(v1::AuthConfig {
@@ -272,7 +272,7 @@ async fn neither_journal_nor_log_holds_a_secret() {
     let last_applied = "kubectl.kubernetes.io/last-applied-configuration";
     config.annotations = [(last_applied.to_owned(), SECRET.to_owned())].into();
     let id = pod.run(config).await;
-    cri.verbose(&id).await.expect("a status");
+    cri.status_and_info(&id).await.expect("a status");
     cri.stop(&id, 0).await.expect("it stops");
     cri.remove(&id).await.expect("it goes");
     let journal = cri.process.control().journal(0).await.expect("the journal");
@@ -301,7 +301,7 @@ async fn neither_journal_nor_log_holds_a_secret() {
 }
 
 #[tokio::test]
-async fn the_journal_can_be_followed_while_calls_come() {
+async fn the_journal_can_be_followed() {
     let cri = Cri::start().await;
     let mut entries = cri.process.control().follow_journal(0).await.expect("a stream");
     for sequence in 1..=3 {
@@ -325,7 +325,7 @@ async fn the_journal_can_be_followed_while_calls_come() {
 #[case("before")]
 #[case("after")]
 #[tokio::test]
-async fn a_crash_is_a_kill_and_what_was_known_is_known_after_it(#[case] point: &str) {
+async fn state_survives_an_injected_crash(#[case] point: &str) {
     let mut cri = Cri::start().await;
     let pod = cri.run_pod(pod_config("web")).await;
     let fault = format!("StopPodSandbox:{point}=crash");
@@ -337,7 +337,7 @@ async fn a_crash_is_a_kill_and_what_was_known_is_known_after_it(#[case] point: &
         .stop_pod_sandbox(request)
         .await
         .expect_err("nobody is left to answer");
-    let status = cri.process.crashed().await.expect("it was running");
+    let status = cri.process.wait_exit().await.expect("it was running");
     assert_eq!(status.to_string(), "signal: 9 (SIGKILL)");
     cri.process.restart().await.expect("it starts again");
     let state = cri.pod_status(&pod).await.expect("the pod is known").state();

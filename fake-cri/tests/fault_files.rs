@@ -2,26 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use fake_cri::checkpoint::Quirk;
-use fake_cri::fault::{FileError, Preset, Rule, presets_markdown, read_file};
+use fake_cri::checkpoint::Defect;
+use fake_cri::fault::{FaultFileError, Preset, Rule, presets_markdown, read_fault_file};
 use rstest::rstest;
 
-fn top() -> PathBuf {
+fn workspace_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn read(text: &str) -> Result<Vec<Rule>, FileError> {
+fn read_text(text: &str) -> Result<Vec<Rule>, FaultFileError> {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(&file, text).expect("it can be written");
-    read_file(file.path())
+    read_fault_file(file.path())
 }
 
 #[test]
-fn every_scenario_can_be_read_and_says_what_it_is() {
+fn every_scenario_parses_and_has_a_description() {
     let mut files = 0;
-    for file in std::fs::read_dir(top().join("fixtures/faults")).expect("the scenarios") {
+    for file in std::fs::read_dir(workspace_dir().join("fixtures/faults")).expect("the scenarios") {
         let path = file.expect("a file").path();
-        let rules = read_file(&path).unwrap_or_else(|error| panic!("{error}"));
+        let rules = read_fault_file(&path).unwrap_or_else(|error| panic!("{error}"));
         assert!(!rules.is_empty(), "{}", path.display());
         let text = std::fs::read_to_string(&path).expect("it was read before");
         assert!(text.starts_with("description = \""), "{}", path.display());
@@ -31,8 +31,8 @@ fn every_scenario_can_be_read_and_says_what_it_is() {
 }
 
 #[test]
-fn fields_say_what_the_grammar_says() {
-    let rules = read(
+fn fields_equal_the_grammar() {
+    let rules = read_text(
         r#"
         description = "all of it"
         [[fault]]
@@ -62,7 +62,7 @@ fn fields_say_what_the_grammar_says() {
         "Status:before=drop",
     ];
     assert_eq!(printed, expected);
-    assert!(read("").is_ok_and(|rules| rules.is_empty()));
+    assert!(read_text("").is_ok_and(|rules| rules.is_empty()));
 }
 
 #[rstest]
@@ -88,21 +88,21 @@ fn fields_say_what_the_grammar_says() {
 )]
 #[case("[[fault]]\nrpc = 'Version'\nnht = 2", "unknown field `nht`")]
 #[case("[[fault]]\nrpc = ", "line 2, column 7: ")]
-fn refuses_what_is_no_fault(#[case] text: &str, #[case] message: &str) {
-    let error = read(text).expect_err("a bad file").to_string();
+fn invalid_files_are_refused(#[case] text: &str, #[case] message: &str) {
+    let error = read_text(text).expect_err("a bad file").to_string();
     assert!(error.contains(message), "{error}");
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
-    let error = read_file(Path::new("/nonexistent/faults.toml")).expect_err("no file");
+fn a_missing_file_is_named() {
+    let error = read_fault_file(Path::new("/nonexistent/faults.toml")).expect_err("no file");
     assert_eq!(error.to_string(), "cannot read /nonexistent/faults.toml");
 }
 
 /// `fake-cri fault presets --markdown` makes the table; a changed preset is a changed page.
 #[test]
-fn the_page_about_faults_has_todays_presets() {
-    let page = std::fs::read_to_string(top().join("docs/FAULTS.md")).expect("the page");
+fn documentation_has_the_preset_table() {
+    let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("the page");
     let (_, rest) = page.split_once("<!-- presets -->\n").expect("where the table begins");
     let (table, _) = rest.split_once("<!-- end of presets -->").expect("where it ends");
     assert_eq!(
@@ -115,11 +115,11 @@ fn the_page_about_faults_has_todays_presets() {
 
 /// The table of ways says what their definition says.
 #[test]
-fn the_page_about_faults_has_todays_ways() {
-    let page = std::fs::read_to_string(top().join("docs/FAULTS.md")).expect("the page");
+fn documentation_has_the_defect_table() {
+    let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("the page");
     let (_, rest) = page.split_once("<!-- ways -->\n").expect("where the table begins");
     let (table, _) = rest.split_once("<!-- end of ways -->").expect("where it ends");
-    let rows = Quirk::PLAIN
+    let rows = Defect::WITHOUT_ARGUMENT
         .iter()
         .map(|(quirk, means)| format!("| `{}` | {means} |\n", quirk.name()));
     let expected: String = std::iter::once("| way | how the call goes wrong |\n|---|---|\n".to_owned())

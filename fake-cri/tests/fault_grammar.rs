@@ -3,36 +3,36 @@
 use std::time::Duration;
 
 use fake_cri::{
-    checkpoint::{Aftermath, Ending, Phase, Quirk, Region},
-    fault::{Effect, Point, Preset, Rpc, Rule, Scope, When, parse_rules},
+    checkpoint::{CallOutcome, Defect, MemoryRegion, Phase, SideEffect},
+    fault::{InjectionPoint, Preset, Rpc, Rule, RuleEffect, Selector, Trigger, parse_rules},
 };
 use proptest::{option, prelude::*, sample::select};
 use rstest::rstest;
 use tonic::Code;
 
-fn scope(rpc: &str) -> Scope {
-    Scope {
+fn selector_for(rpc: &str) -> Selector {
+    Selector {
         rpc: rpc.to_owned(),
-        ..Scope::default()
+        ..Selector::default()
     }
 }
 
 #[test]
-fn reads_where_when_and_what() {
+fn parses_a_complete_rule() {
     let rule: Rule = r#"CheckpointContainer(container=app,nth=2):before=error(Internal,"disk on fire")"#
         .parse()
         .expect("the issue's own example");
     let expected = Rule {
-        scope: Scope {
+        selector: Selector {
             container: Some("app".to_owned()),
-            ..scope("CheckpointContainer")
+            ..selector_for("CheckpointContainer")
         },
-        when: When {
+        trigger: Trigger {
             nth: Some(2),
-            ..When::default()
+            ..Trigger::default()
         },
-        point: Point::Before,
-        effect: Effect::Error {
+        point: InjectionPoint::Before,
+        effect: RuleEffect::Error {
             code: Code::Internal,
             message: "disk on fire".to_owned(),
         },
@@ -41,61 +41,73 @@ fn reads_where_when_and_what() {
 }
 
 #[rstest]
-#[case("Version:before=hang", Point::Before, Effect::Hang)]
+#[case("Version:before=hang", InjectionPoint::Before, RuleEffect::Hang)]
 #[case(
     "  List* : after = delay( 1m30s ) ",
-    Point::After,
-    Effect::Delay(Duration::from_secs(90))
+    InjectionPoint::After,
+    RuleEffect::Delay(Duration::from_secs(90))
 )]
 #[case(
     "CheckpointContainer:freeze=leave-frozen",
-    Point::Phase(Phase::Freeze),
-    Effect::LeaveFrozen
+    InjectionPoint::Phase(Phase::Freeze),
+    RuleEffect::LeaveFrozen
 )]
-#[case("CheckpointContainer:capture=crash", Point::Phase(Phase::Capture), Effect::Crash)]
-#[case("CheckpointContainer:write=no-space", Point::Phase(Phase::Write), Effect::NoSpace(0))]
+#[case(
+    "CheckpointContainer:capture=crash",
+    InjectionPoint::Phase(Phase::Capture),
+    RuleEffect::Crash
+)]
+#[case(
+    "CheckpointContainer:write=no-space",
+    InjectionPoint::Phase(Phase::Write),
+    RuleEffect::NoSpace(0)
+)]
 #[case(
     "CheckpointContainer:write=no-space(64KiB)",
-    Point::Phase(Phase::Write),
-    Effect::NoSpace(65536)
+    InjectionPoint::Phase(Phase::Write),
+    RuleEffect::NoSpace(65536)
 )]
-#[case("CheckpointContainer:write=io-error", Point::Phase(Phase::Write), Effect::IoError(0))]
+#[case(
+    "CheckpointContainer:write=io-error",
+    InjectionPoint::Phase(Phase::Write),
+    RuleEffect::IoError(0)
+)]
 #[case(
     "CheckpointContainer:write=io-error(1MiB)",
-    Point::Phase(Phase::Write),
-    Effect::IoError(1 << 20)
+    InjectionPoint::Phase(Phase::Write),
+    RuleEffect::IoError(1 << 20)
 )]
 #[case(
     "CheckpointContainer:write=mode(0644)",
-    Point::Phase(Phase::Write),
-    Effect::Mode(0o644)
+    InjectionPoint::Phase(Phase::Write),
+    RuleEffect::Mode(0o644)
 )]
 #[case(
     "CheckpointContainer:write=partial-archive(50)",
-    Point::Phase(Phase::Write),
-    Effect::PartialArchive(50)
+    InjectionPoint::Phase(Phase::Write),
+    RuleEffect::PartialArchive(50)
 )]
 #[case(
     "CheckpointContainer:finish=kill-container",
-    Point::Phase(Phase::Finish),
-    Effect::KillContainer
+    InjectionPoint::Phase(Phase::Finish),
+    RuleEffect::KillContainer
 )]
 #[case(
     r#"Version:before=error(Canceled,"a \"b\"\\\n\u{1b}ä")"#,
-    Point::Before,
-    Effect::Error { code: Code::Cancelled, message: "a \"b\"\\\n\u{1b}ä".to_owned() }
+    InjectionPoint::Before,
+    RuleEffect::Error { code: Code::Cancelled, message: "a \"b\"\\\n\u{1b}ä".to_owned() }
 )]
 #[case(
     r#"Version:before=error(NOT_FOUND,"")"#,
-    Point::Before,
-    Effect::Error { code: Code::NotFound, message: String::new() }
+    InjectionPoint::Before,
+    RuleEffect::Error { code: Code::NotFound, message: String::new() }
 )]
 #[case(
     r#"Version:before=error(14,"gone")"#,
-    Point::Before,
-    Effect::Error { code: Code::Unavailable, message: "gone".to_owned() }
+    InjectionPoint::Before,
+    RuleEffect::Error { code: Code::Unavailable, message: "gone".to_owned() }
 )]
-fn reads_points_and_effects(#[case] text: &str, #[case] point: Point, #[case] effect: Effect) {
+fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, #[case] effect: RuleEffect) {
     let rule: Rule = text.parse().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((rule.point, rule.effect), (point, effect));
 }
@@ -190,14 +202,14 @@ fn reads_points_and_effects(#[case] text: &str, #[case] point: Point, #[case] ef
     "expected 0 to 100 percent, found `101`"
 )]
 #[case("Version:before=hang now", 21, "expected the end, found `now`")]
-fn points_at_the_column(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
+fn errors_name_the_column(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
     let error = text.parse::<Rule>().expect_err("no rule");
     assert_eq!(error.column(), column, "{error}");
     assert!(error.message().contains(message), "{error}");
 }
 
 #[test]
-fn draws_a_caret_below_the_column() {
+fn errors_show_a_caret_below_the_column() {
     let error = "CheckpointContainer:befor=hang".parse::<Rule>().expect_err("no rule");
     insta::assert_snapshot!(error, @r"
     column 21: expected a point (before, freeze, capture, write, finish, after), found `befor`
@@ -214,7 +226,7 @@ fn draws_a_caret_below_the_column() {
 }
 
 #[test]
-fn reads_lists_with_presets() {
+fn parses_lists_with_presets() {
     let text = "\n;Version:before=error(Internal,\"a;b\") ; preset:hang(container=app,times=1)\nStatus:before=drop;";
     let rules = parse_rules(text).unwrap_or_else(|error| panic!("{error}"));
     let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
@@ -236,18 +248,18 @@ fn reads_lists_with_presets() {
     "in preset `second-fails`: `nth` and `every` exclude each other"
 )]
 #[case("preset:hang:before=drop", 12, "expected `;`, a newline or the end, found `:`")]
-fn refuses_presets_that_say_too_much(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
+fn overspecified_presets_are_refused(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
     let error = parse_rules(text).expect_err("no preset");
     assert_eq!(error.column(), column, "{error}");
     assert!(error.message().contains(message), "{error}");
 }
 
 #[test]
-fn every_preset_is_made_of_rules_that_print_as_they_stand() {
+fn preset_rules_round_trip() {
     for preset in Preset::ALL {
         let rules = parse_rules(&format!("preset:{}", preset.name)).unwrap_or_else(|error| panic!("{error}"));
         let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
-        assert_eq!(printed, preset.grammar, "{}", preset.name);
+        assert_eq!(printed, preset.rule_texts, "{}", preset.name);
         assert!(
             preset.summary.ends_with('.') && !preset.source.is_empty(),
             "{}",
@@ -261,20 +273,23 @@ fn every_preset_is_made_of_rules_that_print_as_they_stand() {
 }
 
 #[test]
-fn every_way_is_read_as_it_is_written() {
-    let plain = Quirk::PLAIN.iter().map(|(quirk, _)| *quirk);
-    let lost = Region::ALL.into_iter().map(Quirk::LoseMemory);
-    let after = Ending::ALL
+fn every_defect_round_trips() {
+    let plain = Defect::WITHOUT_ARGUMENT.iter().map(|(defect, _)| *defect);
+    let lost = MemoryRegion::ALL.into_iter().map(Defect::LoseMemory);
+    let after = CallOutcome::ALL
         .into_iter()
-        .flat_map(|ending| Aftermath::ALL.map(|aftermath| Quirk::After(ending, aftermath)));
-    for quirk in plain.chain(lost).chain(after) {
-        let argument = quirk
+        .flat_map(|outcome| SideEffect::ALL.map(|side_effect| Defect::After(outcome, side_effect)));
+    for defect in plain.chain(lost).chain(after) {
+        let argument = defect
             .argument()
             .map(|argument| format!("({argument})"))
             .unwrap_or_default();
-        let text = format!("CheckpointContainer:before={}{argument}", quirk.name());
+        let text = format!("CheckpointContainer:before={}{argument}", defect.name());
         let rule: Rule = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-        assert_eq!((rule.point, &rule.effect), (Point::Before, &Effect::Quirk(quirk)));
+        assert_eq!(
+            (rule.point, &rule.effect),
+            (InjectionPoint::Before, &RuleEffect::Defect(defect))
+        );
         assert_eq!(rule.to_string(), text);
     }
 }
@@ -290,7 +305,7 @@ fn every_way_is_read_as_it_is_written() {
     "expected one of success, error"
 )]
 #[case("CheckpointContainer:before=lose-memory(disk)", "expected one of heap, stack")]
-fn a_way_that_is_none_is_refused(#[case] text: &str, #[case] message: &str) {
+fn unknown_defects_are_refused(#[case] text: &str, #[case] message: &str) {
     let error = text.parse::<Rule>().expect_err("no way");
     assert!(error.message().contains(message), "{error}");
 }
@@ -303,14 +318,14 @@ fn any_name() -> impl Strategy<Value = String> {
     ]
 }
 
-fn any_when() -> impl Strategy<Value = When> {
+fn any_trigger() -> impl Strategy<Value = Trigger> {
     let counts = (
         option::of(1..u64::MAX),
         option::of(1..u64::MAX),
         option::of(1..u64::MAX),
     );
     let draw = option::of((prop_oneof![Just(1.0), f64::MIN_POSITIVE..1.0], option::of(any::<u64>())));
-    (counts, draw).prop_map(|((nth, every, times), draw)| When {
+    (counts, draw).prop_map(|((nth, every, times), draw)| Trigger {
         nth,
         every: every.filter(|_| nth.is_none()),
         times: times.filter(|_| nth.is_none()),
@@ -319,35 +334,39 @@ fn any_when() -> impl Strategy<Value = When> {
     })
 }
 
-fn any_effect() -> impl Strategy<Value = (Vec<Point>, Effect)> {
-    let around = vec![Point::Before, Point::After];
-    let phases: Vec<_> = Point::ALL[1..5].to_vec();
-    let write = vec![Point::Phase(Phase::Write)];
-    let everywhere = Point::ALL.to_vec();
+fn any_effect() -> impl Strategy<Value = (Vec<InjectionPoint>, RuleEffect)> {
+    let around = vec![InjectionPoint::Before, InjectionPoint::After];
+    let phases: Vec<_> = InjectionPoint::ALL[1..5].to_vec();
+    let write = vec![InjectionPoint::Phase(Phase::Write)];
+    let everywhere = InjectionPoint::ALL.to_vec();
     let codes: Vec<_> = (1..=16).map(Code::from_i32).collect();
     prop_oneof![
-        (select(codes), any::<String>()).prop_map(|(code, message)| Effect::Error { code, message }),
-        (0..u64::from(u32::MAX), 0..1_000_000_000_u32).prop_map(|(s, ns)| Effect::Delay(Duration::new(s, ns))),
-        select(vec![Effect::Hang, Effect::Crash]),
+        (select(codes), any::<String>()).prop_map(|(code, message)| RuleEffect::Error { code, message }),
+        (0..u64::from(u32::MAX), 0..1_000_000_000_u32).prop_map(|(s, ns)| RuleEffect::Delay(Duration::new(s, ns))),
+        select(vec![RuleEffect::Hang, RuleEffect::Crash]),
     ]
     .prop_map(move |effect| (everywhere.clone(), effect))
     .boxed()
-    .prop_union(Just((around, Effect::Drop)).boxed())
-    .or(select(vec![Effect::Unimplemented, Effect::UnknownMethod])
-        .prop_map(|effect| (vec![Point::Before], effect))
+    .prop_union(Just((around, RuleEffect::Drop)).boxed())
+    .or(select(vec![RuleEffect::Unimplemented, RuleEffect::UnknownMethod])
+        .prop_map(|effect| (vec![InjectionPoint::Before], effect))
         .boxed())
-    .or(select(vec![Effect::LeaveFrozen, Effect::KillContainer])
+    .or(select(vec![RuleEffect::LeaveFrozen, RuleEffect::KillContainer])
         .prop_map(move |effect| (phases.clone(), effect))
         .boxed())
     .or(prop_oneof![
-        select(vec![Effect::CorruptArchive, Effect::EmptyArchive, Effect::NoArchive]),
-        any::<u64>().prop_map(Effect::NoSpace),
-        any::<u64>().prop_map(Effect::IoError),
-        (0..20_u64, 0..41_u32).prop_map(|(n, shift)| Effect::NoSpace(n << shift)),
-        (0..=100_u8).prop_map(Effect::PartialArchive),
-        (0..=100_u8).prop_map(Effect::TruncatedArchive),
-        (0..=0o7777_u32).prop_map(Effect::Mode),
-        any_name().prop_map(Effect::Omit),
+        select(vec![
+            RuleEffect::CorruptArchive,
+            RuleEffect::EmptyArchive,
+            RuleEffect::NoArchive
+        ]),
+        any::<u64>().prop_map(RuleEffect::NoSpace),
+        any::<u64>().prop_map(RuleEffect::IoError),
+        (0..20_u64, 0..41_u32).prop_map(|(n, shift)| RuleEffect::NoSpace(n << shift)),
+        (0..=100_u8).prop_map(RuleEffect::PartialArchive),
+        (0..=100_u8).prop_map(RuleEffect::TruncatedArchive),
+        (0..=0o7777_u32).prop_map(RuleEffect::Mode),
+        any_name().prop_map(RuleEffect::Omit),
     ]
     .prop_map(move |effect| (write.clone(), effect))
     .boxed())
@@ -358,27 +377,27 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     rpcs.extend(["*", "List*", "?ersion"].map(str::to_owned));
     let names = (option::of(any_name()), option::of(any_name()), option::of(any_name()));
     let points = any_effect().prop_flat_map(|(points, effect)| (select(points), Just(effect)));
-    (select(rpcs), names, any_when(), points).prop_map(|(rpc, (pod, namespace, container), when, (point, effect))| {
-        Rule {
-            scope: Scope {
+    (select(rpcs), names, any_trigger(), points).prop_map(
+        |(rpc, (pod, namespace, container), when, (point, effect))| Rule {
+            selector: Selector {
                 rpc: match point {
-                    Point::Phase(_) => "CheckpointContainer".to_owned(),
+                    InjectionPoint::Phase(_) => "CheckpointContainer".to_owned(),
                     _ => rpc,
                 },
                 pod,
                 namespace,
                 container,
             },
-            when,
+            trigger: when,
             point,
             effect,
-        }
-    })
+        },
+    )
 }
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_back(rule in any_rule()) {
+    fn printed_rules_parse_to_the_same_rule(rule in any_rule()) {
         let printed = rule.to_string();
         prop_assert!(!printed.contains('\n'), "{printed}");
         let read = printed.parse::<Rule>().map_err(|error| TestCaseError::fail(error.to_string()))?;
@@ -387,14 +406,14 @@ proptest! {
     }
 
     #[test]
-    fn lists_are_read_back(rules in prop::collection::vec(any_rule(), 0..5)) {
+    fn printed_lists_parse_to_the_same_list(rules in prop::collection::vec(any_rule(), 0..5)) {
         let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
         prop_assert_eq!(parse_rules(&printed.join(";")), Ok(rules.clone()));
         prop_assert_eq!(parse_rules(&printed.join("\n")), Ok(rules));
     }
 
     #[test]
-    fn any_text_is_read_or_refused_at_a_column_within_it(text in "[ -~\n]{0,60}|(preset:|Version|\\(|pod=|:before=|error|\"|\\\\|u\\{|;){0,12}") {
+    fn any_text_parses_or_fails_within_its_columns(text in "[ -~\n]{0,60}|(preset:|Version|\\(|pod=|:before=|error|\"|\\\\|u\\{|;){0,12}") {
         if let Err(error) = parse_rules(&text) {
             let line = text.split('\n').nth(error.line() - 1).expect("a line of the text");
             prop_assert!(error.column() <= line.chars().count() + 1, "{}", error);

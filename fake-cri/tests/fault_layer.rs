@@ -1,6 +1,6 @@
 //! Faults and the journal over a real gRPC server on a unix socket.
 
-mod faulty;
+mod fault_server;
 
 use std::{
     sync::Arc,
@@ -9,20 +9,20 @@ use std::{
 
 use cri_proto::runtime::v1::{self, runtime_service_client::RuntimeServiceClient};
 use fake_cri::{
-    checkpoint::{Effect, Injection, Phase},
-    fault::{ANNOTATION, Engine, Entry, Injections, Journal, Rpc},
+    checkpoint::{InjectedEffect, Injection, Phase},
+    fault::{FAULT_ANNOTATION, FaultEngine, Injections, Journal, JournalRecord, Rpc},
     service::FaultLayer,
 };
-use faulty::{Faulty, OneContainer, call};
+use fault_server::{FaultServer, OneContainerResolver, call};
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use rstest::rstest;
 use tonic::{Code, Request, body::Body};
 use tower::{Layer as _, ServiceExt as _};
 
-const CHECKPOINT: &str = "/runtime.v1.RuntimeService/CheckpointContainer";
+const CHECKPOINT_PATH: &str = "/runtime.v1.RuntimeService/CheckpointContainer";
 
-fn checkpoint(container_id: &str) -> v1::CheckpointContainerRequest {
+fn checkpoint_request(container_id: &str) -> v1::CheckpointContainerRequest {
     v1::CheckpointContainerRequest {
         container_id: container_id.to_owned(),
         location: "/tmp/x.tar".to_owned(),
@@ -31,7 +31,7 @@ fn checkpoint(container_id: &str) -> v1::CheckpointContainerRequest {
 }
 
 /// The entry with this number, which may still be on its way.
-async fn entry(journal: &Arc<Journal>, sequence: u64) -> Arc<Entry> {
+async fn journal_entry(journal: &Arc<Journal>, sequence: u64) -> Arc<JournalRecord> {
     let mut entries = Box::pin(journal.follow(sequence - 1));
     tokio::time::timeout(Duration::from_secs(10), entries.next())
         .await
@@ -40,12 +40,14 @@ async fn entry(journal: &Arc<Journal>, sequence: u64) -> Arc<Entry> {
 }
 
 #[tokio::test]
-async fn an_error_without_a_message_ends_with_its_headers() {
+async fn an_error_without_a_message_is_trailers_only() {
     let refuse = tower::service_fn(|_: http::Request<Body>| async {
         Ok::<_, std::convert::Infallible>(tonic::Status::not_found("no such container").into_http::<Body>())
     });
-    let layer = FaultLayer::new(Arc::new(Engine::new()), Arc::new(Journal::new()), Arc::new(()));
-    let request = http::Request::post(CHECKPOINT).body(Body::empty()).expect("a request");
+    let layer = FaultLayer::new(Arc::new(FaultEngine::new()), Arc::new(Journal::new()), Arc::new(()));
+    let request = http::Request::post(CHECKPOINT_PATH)
+        .body(Body::empty())
+        .expect("a request");
     let answer = layer.layer(refuse).oneshot(request).await.expect("an answer");
     assert_eq!(answer.headers()["grpc-status"], "5");
     assert!(
@@ -55,13 +57,13 @@ async fn an_error_without_a_message_ends_with_its_headers() {
 }
 
 #[tokio::test]
-async fn an_error_can_be_injected_into_every_rpc() {
-    let faulty = Faulty::start((), "").await;
-    let channel = faulty.connect().await;
+async fn errors_can_be_injected_into_every_rpc() {
+    let server = FaultServer::start((), "").await;
+    let channel = server.connect().await;
     for (index, rpc) in Rpc::all().iter().enumerate() {
         let code = Code::from_i32(index as i32 % 16 + 1);
         let message = format!("{} is \"on\" fire;\n100% ä", rpc.name());
-        let [id] = faulty
+        let [id] = server
             .add(&format!("{}:before=error({code:?},{message:?})", rpc.name()))
             .try_into()
             .expect("one");
@@ -76,32 +78,36 @@ async fn an_error_can_be_injected_into_every_rpc() {
             rpc.name()
         );
 
-        let entry = entry(&faulty.journal, index as u64 + 1).await;
+        let entry = journal_entry(&server.journal, index as u64 + 1).await;
         assert_eq!(entry.method, rpc.short_path());
         assert_eq!(
             (entry.code, entry.message.as_str(), &entry.faults),
             (code, message.as_str(), &vec![id])
         );
     }
-    assert!(faulty.seen.lock().expect("no panic").is_empty(), "no call came through");
     assert!(
-        faulty
+        server.received_calls.lock().expect("no panic").is_empty(),
+        "no call came through"
+    );
+    assert!(
+        server
             .engine
             .list()
             .iter()
-            .all(|listed| (listed.seen, listed.fired) == (1, 1))
+            .all(|rule_status| (rule_status.matched_calls, rule_status.fired_calls) == (1, 1))
     );
 
-    assert_eq!(faulty.engine.clear(&[]), 43);
+    assert_eq!(server.engine.clear(&[]), 43);
     for rpc in Rpc::all() {
         call(channel.clone(), rpc.path(), Request::new(Vec::new()))
             .await
             .expect("no fault is left");
     }
-    let seen = faulty.seen.lock().expect("no panic").clone();
+    let received_calls = server.received_calls.lock().expect("no panic").clone();
     assert!(
-        seen.iter()
-            .map(|seen| seen.path.as_str())
+        received_calls
+            .iter()
+            .map(|received_calls| received_calls.path.as_str())
             .eq(Rpc::all().iter().map(Rpc::path))
     );
 }
@@ -116,28 +122,31 @@ async fn an_error_can_be_injected_into_every_rpc() {
     "unknown method CheckpointContainer for service runtime.v1.RuntimeService"
 )]
 #[tokio::test]
-async fn old_runtimes_answer_word_for_word(#[case] rules: &str, #[case] message: &str) {
-    let faulty = Faulty::start((), "").await;
-    faulty.add(rules);
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn old_runtime_messages_are_exact(#[case] rules: &str, #[case] message: &str) {
+    let server = FaultServer::start((), "").await;
+    server.add(rules);
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let status = client
-        .checkpoint_container(checkpoint("c1"))
+        .checkpoint_container(checkpoint_request("c1"))
         .await
         .expect_err("an old runtime");
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }
 
 #[tokio::test]
-async fn ids_and_configurations_name_the_subject() {
-    let faulty = Faulty::start(OneContainer::default(), "").await;
-    faulty.add("*(pod=web,namespace=default,container=a*):before=error(Internal,\"container\")");
-    faulty.add("*(pod=new,namespace=other):before=error(Internal,\"pod\")");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn ids_and_configs_resolve_the_call_target() {
+    let server = FaultServer::start(OneContainerResolver::default(), "").await;
+    server.add("*(pod=web,namespace=default,container=a*):before=error(Internal,\"container\")");
+    server.add("*(pod=new,namespace=other):before=error(Internal,\"pod\")");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
 
-    let status = client.checkpoint_container(checkpoint("c1")).await.expect_err("by id");
+    let status = client
+        .checkpoint_container(checkpoint_request("c1"))
+        .await
+        .expect_err("by id");
     assert_eq!(status.message(), "container");
     client
-        .checkpoint_container(checkpoint("c2"))
+        .checkpoint_container(checkpoint_request("c2"))
         .await
         .expect("another container");
     client
@@ -188,64 +197,68 @@ async fn ids_and_configurations_name_the_subject() {
 
 #[tokio::test]
 async fn phases_reach_the_handler_as_injections() {
-    let faulty = Faulty::start(OneContainer::default(), "").await;
-    faulty.add("CheckpointContainer(nth=1):write=mode(0644); CheckpointContainer(nth=1):freeze=delay(5ms)");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let server = FaultServer::start(OneContainerResolver::default(), "").await;
+    server.add("CheckpointContainer(nth=1):write=mode(0644); CheckpointContainer(nth=1):freeze=delay(5ms)");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     client
-        .checkpoint_container(checkpoint("c1"))
+        .checkpoint_container(checkpoint_request("c1"))
         .await
         .expect("the handler makes it go wrong");
     client
-        .checkpoint_container(checkpoint("c1"))
+        .checkpoint_container(checkpoint_request("c1"))
         .await
         .expect("the second is as ever");
     let expected = Injections(vec![
         Injection {
             phase: Phase::Freeze,
-            effect: Effect::Delay(Duration::from_millis(5)),
+            effect: InjectedEffect::Delay(Duration::from_millis(5)),
         },
         Injection {
             phase: Phase::Write,
-            effect: Effect::Mode(0o644),
+            effect: InjectedEffect::Mode(0o644),
         },
     ]);
-    let seen = faulty.seen.lock().expect("no panic").clone();
-    assert_eq!(seen[0].injections, Some(expected));
-    assert_eq!(seen[1].injections, None);
+    let received_calls = server.received_calls.lock().expect("no panic").clone();
+    assert_eq!(received_calls[0].injections, Some(expected));
+    assert_eq!(received_calls[1].injections, None);
     assert_eq!(
-        faulty.journal.after(0)[0].faults,
+        server.journal.after(0)[0].faults,
         ["f2", "f1"],
         "in the order in which they act"
     );
 }
 
 #[tokio::test]
-async fn after_replaces_the_answer_of_work_that_was_done() {
-    let faulty = Faulty::start((), "").await;
-    faulty.add("StopContainer(times=1):after=error(Unavailable,\"lost on the way\")");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn after_rules_replace_the_response() {
+    let server = FaultServer::start((), "").await;
+    server.add("StopContainer(times=1):after=error(Unavailable,\"lost on the way\")");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let request = v1::StopContainerRequest::default();
     let status = client.stop_container(request.clone()).await.expect_err("a lost answer");
     assert_eq!(
         (status.code(), status.message()),
         (Code::Unavailable, "lost on the way")
     );
-    assert_eq!(faulty.seen.lock().expect("no panic").len(), 1, "the work was done");
+    assert_eq!(
+        server.received_calls.lock().expect("no panic").len(),
+        1,
+        "the work was done"
+    );
     client.stop_container(request).await.expect("once is enough");
 }
 
 #[tokio::test]
-async fn delays_wait_and_go_on() {
-    let faulty = Faulty::start((), "").await;
-    faulty.add("Version:before=delay(60ms);Version:after=delay(60ms)");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn delays_postpone_the_call() {
+    let server = FaultServer::start((), "").await;
+    server.add("Version:before=delay(60ms);Version:after=delay(60ms)");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let start = Instant::now();
     client
         .version(v1::VersionRequest::default())
         .await
         .expect("an answer in the end");
     assert!(start.elapsed() >= Duration::from_millis(120), "{:?}", start.elapsed());
-    let entry = entry(&faulty.journal, 1).await;
+    let entry = journal_entry(&server.journal, 1).await;
     assert!(entry.ended_at - entry.started_at >= 120_000_000);
 }
 
@@ -254,10 +267,10 @@ async fn delays_wait_and_go_on() {
 #[case("after")]
 #[tokio::test]
 async fn a_hang_ends_at_the_deadline(#[case] point: &str) {
-    let faulty = Faulty::start((), "").await;
-    faulty.add(&format!("Version:{point}=hang"));
+    let server = FaultServer::start((), "").await;
+    server.add(&format!("Version:{point}=hang"));
     let start = Instant::now();
-    let status = faulty
+    let status = server
         .call_with_timeout("/runtime.v1.RuntimeService/Version", "150m")
         .await;
     assert_eq!(
@@ -265,7 +278,7 @@ async fn a_hang_ends_at_the_deadline(#[case] point: &str) {
         (Code::DeadlineExceeded, "context deadline exceeded")
     );
     assert!(start.elapsed() >= Duration::from_millis(150) && start.elapsed() < Duration::from_secs(5));
-    let entry = entry(&faulty.journal, 1).await;
+    let entry = journal_entry(&server.journal, 1).await;
     assert_eq!(
         (entry.code, entry.timeout),
         (Code::DeadlineExceeded, Some(Duration::from_millis(150)))
@@ -274,16 +287,16 @@ async fn a_hang_ends_at_the_deadline(#[case] point: &str) {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_ends_a_hang() {
-    let faulty = Faulty::start((), "").await;
-    faulty.add("Version:before=hang");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn client_cancellation_ends_a_hang() {
+    let server = FaultServer::start((), "").await;
+    server.add("Version:before=hang");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let call = tokio::spawn(async move { client.version(v1::VersionRequest::default()).await });
-    while faulty.engine.list()[0].fired == 0 {
+    while server.engine.list()[0].fired_calls == 0 {
         tokio::task::yield_now().await;
     }
     call.abort();
-    let entry = entry(&faulty.journal, 1).await;
+    let entry = journal_entry(&server.journal, 1).await;
     assert_eq!(
         (entry.code, entry.cancelled, entry.timeout),
         (Code::Cancelled, true, None)
@@ -292,31 +305,31 @@ async fn a_caller_that_goes_away_ends_a_hang() {
 }
 
 /// Whether it is the client's own word for a connection that ended, not an answer. tonic says Unknown, Go Unavailable.
-fn lost(status: &tonic::Status) -> bool {
+fn is_connection_lost(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unknown | Code::Unavailable) && std::error::Error::source(status).is_some()
 }
 
 #[tokio::test]
 async fn a_drop_closes_the_connection() {
-    let faulty = Faulty::start((), "").await;
-    faulty.add("CheckpointContainer(nth=1):before=drop;Version:before=hang");
-    let channel = faulty.connect().await;
+    let server = FaultServer::start((), "").await;
+    server.add("CheckpointContainer(nth=1):before=drop;Version:before=hang");
+    let channel = server.connect().await;
     let mut other = RuntimeServiceClient::new(channel.clone());
     let other = tokio::spawn(async move { other.version(v1::VersionRequest::default()).await });
-    while faulty.engine.list()[1].fired == 0 {
+    while server.engine.list()[1].fired_calls == 0 {
         tokio::task::yield_now().await;
     }
-    let request = Request::new(checkpoint("c1").encode_to_vec());
-    let status = call(channel, CHECKPOINT, request).await.expect_err("no answer");
-    assert!(lost(&status), "{status:?}");
+    let request = Request::new(checkpoint_request("c1").encode_to_vec());
+    let status = call(channel, CHECKPOINT_PATH, request).await.expect_err("no answer");
+    assert!(is_connection_lost(&status), "{status:?}");
     let neighbour = other.await.expect("no panic").expect_err("the connection is shared");
-    assert!(lost(&neighbour), "{neighbour:?}");
+    assert!(is_connection_lost(&neighbour), "{neighbour:?}");
 
-    let request = Request::new(checkpoint("c1").encode_to_vec());
-    call(faulty.connect().await, CHECKPOINT, request)
+    let request = Request::new(checkpoint_request("c1").encode_to_vec());
+    call(server.connect().await, CHECKPOINT_PATH, request)
         .await
         .expect("the server listens on");
-    let entry = entry(&faulty.journal, 1).await;
+    let entry = journal_entry(&server.journal, 1).await;
     assert_eq!(
         (entry.code, entry.message.as_str()),
         (Code::Unavailable, "the connection was dropped by a fault")
@@ -324,10 +337,10 @@ async fn a_drop_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_drop_resets_the_stream_where_the_connection_is_a_plain_one() {
-    let faulty = Faulty::start_with((), "", |stream| stream).await;
-    faulty.add("Version(nth=1):before=drop");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn a_drop_resets_the_stream_of_a_plain_connection() {
+    let server = FaultServer::start_with((), "", |stream| stream).await;
+    server.add("Version(nth=1):before=drop");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let status = client
         .version(v1::VersionRequest::default())
         .await
@@ -340,14 +353,14 @@ async fn a_drop_resets_the_stream_where_the_connection_is_a_plain_one() {
 }
 
 #[tokio::test]
-async fn streams_take_faults_before_their_first_message_and_are_journalled_whole() {
+async fn streams_support_faults_and_are_journalled() {
     let event = v1::ContainerEventResponse {
         container_id: "c1".to_owned(),
         ..Default::default()
     };
-    let faulty = Faulty::start((), event.encode_to_vec()).await;
-    faulty.add("GetContainerEvents(nth=1):after=error(Aborted,\"no events today\")");
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let server = FaultServer::start((), event.encode_to_vec()).await;
+    server.add("GetContainerEvents(nth=1):after=error(Aborted,\"no events today\")");
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let status = client
         .get_container_events(v1::GetEventsRequest {})
         .await
@@ -361,7 +374,7 @@ async fn streams_take_faults_before_their_first_message_and_are_journalled_whole
         .into_inner();
     assert_eq!(events.next().await.expect("an event").expect("no error"), event);
     assert!(events.next().await.is_none());
-    let entry = entry(&faulty.journal, 2).await;
+    let entry = journal_entry(&server.journal, 2).await;
     assert_eq!(
         (entry.code, entry.response.as_str()),
         (Code::Ok, r#"[{"container_id":"c1"}]"#)
@@ -369,43 +382,52 @@ async fn streams_take_faults_before_their_first_message_and_are_journalled_whole
 }
 
 #[tokio::test]
-async fn a_pods_annotation_is_about_that_pod_alone_and_counts_for_itself() {
-    let mut subjects = OneContainer::default();
+async fn pod_annotations_apply_to_their_pod_only() {
+    let mut resolver = OneContainerResolver::default();
     let rules = "CheckpointContainer(nth=2):before=error(Internal,\"second\");\nVersion:before=hang";
-    subjects.0.annotations.insert(ANNOTATION.to_owned(), rules.to_owned());
-    let faulty = Faulty::start(subjects, "").await;
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    resolver
+        .0
+        .annotations
+        .insert(FAULT_ANNOTATION.to_owned(), rules.to_owned());
+    let server = FaultServer::start(resolver, "").await;
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     client
-        .checkpoint_container(checkpoint("c2"))
+        .checkpoint_container(checkpoint_request("c2"))
         .await
         .expect("another pod's");
-    client.checkpoint_container(checkpoint("c1")).await.expect("the first");
+    client
+        .checkpoint_container(checkpoint_request("c1"))
+        .await
+        .expect("the first");
     client
         .version(v1::VersionRequest::default())
         .await
         .expect("a call about no pod");
     let status = client
-        .checkpoint_container(checkpoint("c1"))
+        .checkpoint_container(checkpoint_request("c1"))
         .await
         .expect_err("the second");
     assert_eq!(status.message(), "second");
-    let listed = faulty.engine.list();
-    assert_eq!(listed.len(), 2);
-    assert_eq!((listed[0].seen, listed[0].fired), (2, 1));
-    assert_eq!(listed[0].source.to_string(), "annotation of default/web");
+    let rule_status = server.engine.list();
+    assert_eq!(rule_status.len(), 2);
+    assert_eq!((rule_status[0].matched_calls, rule_status[0].fired_calls), (2, 1));
+    assert_eq!(rule_status[0].source.to_string(), "annotation of default/web");
 
-    assert_eq!(faulty.engine.clear(&[]), 2);
-    client.checkpoint_container(checkpoint("c1")).await.expect("cleared");
-    assert!(faulty.engine.list().is_empty(), "what was cleared stays away");
+    assert_eq!(server.engine.clear(&[]), 2);
+    client
+        .checkpoint_container(checkpoint_request("c1"))
+        .await
+        .expect("cleared");
+    assert!(server.engine.list().is_empty(), "what was cleared stays away");
 }
 
 #[tokio::test]
-async fn a_bad_annotation_refuses_the_pod() {
-    let faulty = Faulty::start((), "").await;
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+async fn a_bad_annotation_is_refused() {
+    let server = FaultServer::start((), "").await;
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let config = v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata::default()),
-        annotations: [(ANNOTATION.to_owned(), "Version:besides=hang".to_owned())].into(),
+        annotations: [(FAULT_ANNOTATION.to_owned(), "Version:besides=hang".to_owned())].into(),
         ..Default::default()
     };
     let request = v1::RunPodSandboxRequest {
@@ -431,17 +453,17 @@ async fn a_bad_annotation_refuses_the_pod() {
             "{status:?}"
         );
     }
-    assert!(faulty.seen.lock().expect("no panic").is_empty());
+    assert!(server.received_calls.lock().expect("no panic").is_empty());
 }
 
 #[tokio::test]
-async fn the_journal_holds_requests_and_answers_and_no_secret() {
+async fn the_journal_has_requests_and_responses_without_secrets() {
     const SECRET: &str = "correct-horse-battery-staple";
     let answer = v1::CreateContainerResponse {
         container_id: "c7".to_owned(),
     };
-    let faulty = Faulty::start((), answer.encode_to_vec()).await;
-    let mut client = RuntimeServiceClient::new(faulty.connect().await);
+    let server = FaultServer::start((), answer.encode_to_vec()).await;
+    let mut client = RuntimeServiceClient::new(server.connect().await);
     let env = v1::KeyValue {
         key: "TOKEN".to_owned(),
         value: SECRET.into(),
@@ -457,7 +479,7 @@ async fn the_journal_holds_requests_and_answers_and_no_secret() {
     let mut request = Request::new(request);
     request.set_timeout(Duration::from_secs(120));
     client.create_container(request).await.expect("an answer");
-    let entry = entry(&faulty.journal, 1).await;
+    let entry = journal_entry(&server.journal, 1).await;
     assert_eq!(entry.method, "RuntimeService/CreateContainer");
     let request: serde_json::Value = serde_json::from_str(&entry.request).expect("JSON");
     let expected = serde_json::json!({ "pod_sandbox_id": "p1", "config": { "envs": [{ "key": "TOKEN" }] } });
@@ -469,12 +491,12 @@ async fn the_journal_holds_requests_and_answers_and_no_secret() {
 }
 
 #[tokio::test]
-async fn a_request_beyond_the_limit_is_refused() {
-    let faulty = Faulty::start((), "").await;
+async fn an_oversized_request_is_refused() {
+    let server = FaultServer::start((), "").await;
     let request = Request::new(vec![0; (16 << 20) + 1]);
-    let status = call(faulty.connect().await, CHECKPOINT, request)
+    let status = call(server.connect().await, CHECKPOINT_PATH, request)
         .await
         .expect_err("too large");
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(faulty.seen.lock().expect("no panic").is_empty());
+    assert!(server.received_calls.lock().expect("no panic").is_empty());
 }

@@ -14,7 +14,7 @@ use std::{
 
 use cri::{Cri, PATIENCE, Pod, annotated, builder, container_config, pod_config};
 use cri_proto::runtime::v1;
-use family::{Process, family, held, parent, start_time, stat};
+use family::{PidAndStart, parent, process_tree, start_time, stat, stopped_or_traced};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -23,13 +23,13 @@ use rstest::rstest;
 use tonic::{Request, Status};
 
 /// How often a phase is killed in.
-const TIMES: usize = 10;
+const KILLS_PER_PHASE: usize = 10;
 
 /// At how many instants of a checkpoint, wherever they fall: as many as `KILL_INSTANTS` says, which is 200 in CI.
-fn instants(few: usize) -> usize {
+fn instants(default: usize) -> usize {
     match std::env::var("KILL_INSTANTS") {
-        Ok(many) => many.parse().expect("a number"),
-        Err(_) => few,
+        Ok(count) => count.parse().expect("a number"),
+        Err(_) => default,
     }
 }
 
@@ -37,7 +37,7 @@ fn instants(few: usize) -> usize {
 async fn pod(cri: &Cri) -> Pod<'_> {
     let mut config = pod_config("web");
     config.annotations = annotated(&[("memory", "4Mi"), ("threads", "3"), ("children", "1"), ("tick", "10ms")]);
-    cri.pod_of(config).await
+    cri.pod_with_config(config).await
 }
 
 async fn checkpoint(cri: &Cri, id: &str, location: &Path) -> Result<(), Status> {
@@ -52,12 +52,12 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path) -> Result<(), Status> 
         .map(drop)
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    none_left(what, || if holds() { None } else { Some(()) }).await;
+async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_until_none(what, || if holds() { None } else { Some(()) }).await;
 }
 
 /// Waits until nothing is left, and says what is when it takes too long.
-async fn none_left<T: std::fmt::Debug>(what: &str, mut left: impl FnMut() -> Option<T>) {
+async fn wait_until_none<T: std::fmt::Debug>(what: &str, mut left: impl FnMut() -> Option<T>) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while let Some(left) = left() {
         assert!(tokio::time::Instant::now() < end, "in vain: {what}: {left:?}");
@@ -74,7 +74,7 @@ fn ticks(log: &Path) -> usize {
 }
 
 /// Panics unless the archive can be read to its end and has what comes first and last in it.
-fn assert_whole(archive: &Path) {
+fn assert_complete(archive: &Path) {
     let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
     let mut names = Vec::new();
     for entry in archive.entries().expect("a tar") {
@@ -107,22 +107,22 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[case("write")]
 #[case("finish")]
 #[tokio::test]
-async fn killing_fake_cri_changes_nothing_for_the_container(#[case] phase: &str) {
+async fn killing_fake_cri_keeps_the_container_running(#[case] phase: &str) {
     let mut cri = Cri::start().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let (id, log, logs) = {
         let pod = pod(&cri).await;
         let id = pod.run(container_config("app")).await;
-        pod.logged("app", "tick 1 ").await;
+        pod.wait_logged("app", "tick 1 ").await;
         (id, pod.logs.path().join("app/0.log"), pod.logs)
     };
     let pid = cri.pid(&id).await;
     let started = start_time(pid).expect("it runs");
-    let members = family(pid);
-    assert!(members.len() >= 2, "it has a child: {members:?}");
+    let tree = process_tree(pid);
+    assert!(tree.len() >= 2, "it has a child: {tree:?}");
 
-    for round in 0..TIMES {
+    for round in 0..KILLS_PER_PHASE {
         // Every other time there is an archive already, which must stay what it was.
         if round % 2 == 1 {
             checkpoint(&cri, &id, &location)
@@ -135,15 +135,15 @@ async fn killing_fake_cri_changes_nothing_for_the_container(#[case] phase: &str)
         checkpoint(&cri, &id, &location)
             .await
             .expect_err("nobody is left to answer");
-        let status = cri.process.crashed().await.expect("it was running");
+        let status = cri.process.wait_exit().await.expect("it was running");
         assert_eq!(status.to_string(), "signal: 9 (SIGKILL)");
 
-        let free = || members.iter().all(|(pid, _)| held(*pid).is_empty());
-        eventually("nothing is stopped or traced", free).await;
-        let ticked = ticks(&log);
-        eventually("the ticks go on", || ticks(&log) > ticked + 1).await;
+        let all_running = || tree.iter().all(|(pid, _)| stopped_or_traced(*pid).is_empty());
+        wait_until("nothing is stopped or traced", all_running).await;
+        let ticks_before = ticks(&log);
+        wait_until("the ticks go on", || ticks(&log) > ticks_before + 1).await;
         if location.exists() {
-            assert_whole(&location);
+            assert_complete(&location);
         }
 
         cri.process.restart().await.expect("it starts again");
@@ -154,16 +154,16 @@ async fn killing_fake_cri_changes_nothing_for_the_container(#[case] phase: &str)
         );
         assert!(before.iter().all(|file| file.exists()), "what was there is there");
         if location.exists() {
-            assert_whole(&location);
+            assert_complete(&location);
             fs::remove_file(&location).expect("it can be removed");
         }
         let container = cri.status(&id).await.expect("it is known");
         assert_eq!(container.state(), v1::ContainerState::ContainerRunning);
         assert_eq!((cri.pid(&id).await, start_time(pid)), (pid, Some(started)));
-        assert_eq!(family(pid).len(), members.len());
+        assert_eq!(process_tree(pid).len(), tree.len());
     }
     checkpoint(&cri, &id, &location).await.expect("the last one succeeds");
-    assert_whole(&location);
+    assert_complete(&location);
     drop(logs);
 }
 
@@ -176,24 +176,24 @@ async fn large_pod(cri: &Cri) -> Pod<'_> {
         ("children", "1"),
         ("tick", "10ms"),
     ]);
-    cri.pod_of(config).await
+    cri.pod_with_config(config).await
 }
 
 /// What fake-cri has heard of last.
 const PHASES: [&str; 5] = ["nothing yet", "freeze", "capture", "write", "finish"];
 
 /// How many phases fake-cri has heard of in what it logged from here on.
-fn phases(cri: &Cri, logged: usize) -> usize {
+fn phases_reported(cri: &Cri, logged: usize) -> usize {
     let log = cri.process.log();
     log[logged..].matches("phase=").count().min(PHASES.len() - 1)
 }
 
 /// Waits for a time within a checkpoint of [`large_pod`] that has just been asked for, another one each round: how long it takes
 /// until one begins depends on the machine, so the time counts from one of its phases, each in its turn.
-async fn instant(cri: &Cri, logged: usize, location: &Path, round: usize) {
+async fn wait_for_instant(cri: &Cri, logged: usize, location: &Path, round: usize) {
     let end = tokio::time::Instant::now() + PATIENCE;
     // One that is quicker than this loop is over when its archive is there.
-    while phases(cri, logged) < round % PHASES.len() && !location.exists() {
+    while phases_reported(cri, logged) < round % PHASES.len() && !location.exists() {
         assert!(tokio::time::Instant::now() < end, "no phase begins");
         tokio::task::yield_now().await;
     }
@@ -202,82 +202,86 @@ async fn instant(cri: &Cri, logged: usize, location: &Path, round: usize) {
 }
 
 #[tokio::test]
-async fn killing_fake_cri_at_any_instant_leaves_no_copy() {
-    let mut cri = Cri::with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
+async fn killing_fake_cri_at_any_instant_leaves_no_snapshot() {
+    let mut cri = Cri::start_with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let (id, log, _logs) = {
         let pod = large_pod(&cri).await;
         let id = pod.run(container_config("app")).await;
-        pod.logged("app", "tick 1 ").await;
+        pod.wait_logged("app", "tick 1 ").await;
         (id, pod.logs.path().join("app/0.log"), pod.logs)
     };
-    let members = family(cri.pid(&id).await);
-    assert_eq!(members.len(), 2, "it has a child: {members:?}");
-    let mut cut_short = 0;
-    let mut fell = BTreeMap::new();
+    let tree = process_tree(cri.pid(&id).await);
+    assert_eq!(tree.len(), 2, "it has a child: {tree:?}");
+    let mut failed_calls = 0;
+    let mut kills_by_phase = BTreeMap::new();
     for round in 0..instants(40) {
         let logged = cri.process.log().len();
         let killed = async {
-            instant(&cri, logged, &location, round).await;
+            wait_for_instant(&cri, logged, &location, round).await;
             let pid = cri.process.pid().expect("it runs");
             kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("it is there");
         };
         let (answer, ()) = tokio::join!(checkpoint(&cri, &id, &location), killed);
-        cut_short += usize::from(answer.is_err());
-        cri.process.crashed().await.expect("it was running");
-        *fell.entry(PHASES[phases(&cri, logged)]).or_insert(0) += 1;
-        let stray = || Some(family(members[0].0)).filter(|now| *now != members);
-        none_left("only what was there before", stray).await;
-        let free = || members.iter().all(|(pid, _)| held(*pid).is_empty());
-        eventually("nothing is stopped or traced", free).await;
-        let ticked = ticks(&log);
-        eventually("the ticks go on", || ticks(&log) > ticked + 1).await;
+        failed_calls += usize::from(answer.is_err());
+        cri.process.wait_exit().await.expect("it was running");
+        *kills_by_phase.entry(PHASES[phases_reported(&cri, logged)]).or_insert(0) += 1;
+        let extra_processes = || Some(process_tree(tree[0].0)).filter(|now| *now != tree);
+        wait_until_none("only what was there before", extra_processes).await;
+        let all_running = || tree.iter().all(|(pid, _)| stopped_or_traced(*pid).is_empty());
+        wait_until("nothing is stopped or traced", all_running).await;
+        let ticks_before = ticks(&log);
+        wait_until("the ticks go on", || ticks(&log) > ticks_before + 1).await;
         cri.process.restart().await.expect("it starts again");
         assert!(files(folder.path()).iter().all(|file| *file == location));
         if location.exists() {
-            assert_whole(&location);
+            assert_complete(&location);
             fs::remove_file(&location).expect("it can be removed");
         }
     }
-    eprintln!("fake-cri was killed when it had heard of {fell:?}");
-    assert!(cut_short > 0, "none was killed in time");
+    eprintln!("fake-cri was killed when it had heard of {kills_by_phase:?}");
+    assert!(failed_calls > 0, "none was killed in time");
     // Which step of a phase it was is left to chance; `kill_steps` sees to it that every kind of step gets its share.
-    assert_eq!(fell.len(), PHASES.len(), "not in every phase: {fell:?}");
+    assert_eq!(
+        kills_by_phase.len(),
+        PHASES.len(),
+        "not in every phase: {kills_by_phase:?}"
+    );
 }
 
 #[tokio::test]
-async fn killing_the_shim_at_any_instant_leaves_no_copy() {
-    let cri = Cri::with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
+async fn killing_the_shim_at_any_instant_leaves_no_snapshot() {
+    let cri = Cri::start_with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let pod = large_pod(&cri).await;
     for round in 0..instants(20) {
         let app = format!("app-{round}");
         let id = pod.run(container_config(&app)).await;
-        pod.logged(&app, "tick 1 ").await;
+        pod.wait_logged(&app, "tick 1 ").await;
         let shim = parent(cri.pid(&id).await).expect("its parent");
-        let members = family(shim);
+        let tree = process_tree(shim);
         let logged = cri.process.log().len();
         let killed = async {
-            instant(&cri, logged, &location, round).await;
+            wait_for_instant(&cri, logged, &location, round).await;
             // What was there in the very moment before: a copy may be among them.
-            let members = family(shim);
+            let tree = process_tree(shim);
             kill(Pid::from_raw(shim), Signal::SIGKILL).expect("the shim is there");
-            members
+            tree
         };
-        let (_, late) = tokio::join!(checkpoint(&cri, &id, &location), killed);
-        cri.ended(&id).await;
-        let all: Vec<Process> = members.into_iter().chain(late).collect();
-        let lives = |(pid, start): &&Process| start_time(*pid) == Some(*start);
-        let left = || all.iter().find(lives).map(|(pid, _)| (*pid, stat(*pid)));
-        none_left("every process is gone and reaped", left).await;
+        let (_, last_tree) = tokio::join!(checkpoint(&cri, &id, &location), killed);
+        cri.wait_exited(&id).await;
+        let all: Vec<PidAndStart> = tree.into_iter().chain(last_tree).collect();
+        let is_alive = |(pid, start): &&PidAndStart| start_time(*pid) == Some(*start);
+        let left = || all.iter().find(is_alive).map(|(pid, _)| (*pid, stat(*pid)));
+        wait_until_none("every process is gone and reaped", left).await;
         cri.remove(&id).await.expect("what is left of it can be removed");
         if location.exists() {
-            assert_whole(&location);
+            assert_complete(&location);
             fs::remove_file(&location).expect("it can be removed");
         }
-        eventually("no file is left", || files(folder.path()).is_empty()).await;
+        wait_until("no file is left", || files(folder.path()).is_empty()).await;
     }
 }
 
@@ -287,9 +291,9 @@ async fn killing_the_shim_at_any_instant_leaves_no_copy() {
 #[case("write")]
 #[case("finish")]
 #[tokio::test]
-async fn killing_the_shim_leaves_nothing_stopped_stray_or_partial(#[case] phase: &str) {
+async fn killing_the_shim_in_a_phase_leaves_nothing(#[case] phase: &str) {
     let options = builder().env("FAKE_CRI_LOG", "fake_cri=debug");
-    let cri = Cri::with(options.fault(format!("CheckpointContainer:{phase}=hang"))).await;
+    let cri = Cri::start_with(options.fault(format!("CheckpointContainer:{phase}=hang"))).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let location = folder.path().join("a.tar");
     let pod = pod(&cri).await;
@@ -297,26 +301,26 @@ async fn killing_the_shim_leaves_nothing_stopped_stray_or_partial(#[case] phase:
     name[..1].make_ascii_uppercase();
     let reached = |log: String| log.matches(&format!("phase={name}")).count();
 
-    for round in 0..TIMES {
+    for round in 0..KILLS_PER_PHASE {
         let app = format!("app-{round}");
         let id = pod.run(container_config(&app)).await;
-        pod.logged(&app, "tick 1 ").await;
+        pod.wait_logged(&app, "tick 1 ").await;
         let shim = parent(cri.pid(&id).await).expect("its parent");
-        let members = family(shim);
-        assert!(members.len() >= 3, "a shim, a process, its child: {members:?}");
+        let tree = process_tree(shim);
+        assert!(tree.len() >= 3, "a shim, a process, its child: {tree:?}");
 
         let killed = async {
-            eventually("the phase begins", || reached(cri.process.log()) > round).await;
+            wait_until("the phase begins", || reached(cri.process.log()) > round).await;
             kill(Pid::from_raw(shim), Signal::SIGKILL).expect("the shim is there");
         };
         let (answer, ()) = tokio::join!(checkpoint(&cri, &id, &location), killed);
         answer.expect_err("its shim is dead");
-        let status = cri.ended(&id).await;
+        let status = cri.wait_exited(&id).await;
         assert_ne!(status.exit_code, 0, "{status:?}");
-        let lives = |(pid, start): &&Process| start_time(*pid) == Some(*start);
-        let left = || members.iter().find(lives).map(|(pid, _)| (*pid, stat(*pid)));
-        none_left("every process is gone and reaped", left).await;
-        eventually("no file is left", || files(folder.path()).is_empty()).await;
+        let is_alive = |(pid, start): &&PidAndStart| start_time(*pid) == Some(*start);
+        let left = || tree.iter().find(is_alive).map(|(pid, _)| (*pid, stat(*pid)));
+        wait_until_none("every process is gone and reaped", left).await;
+        wait_until("no file is left", || files(folder.path()).is_empty()).await;
         cri.remove(&id).await.expect("what is left of it can be removed");
     }
     cri.process.control().clear_faults(&[]).await.expect("an answer");
@@ -324,5 +328,5 @@ async fn killing_the_shim_leaves_nothing_stopped_stray_or_partial(#[case] phase:
     checkpoint(&cri, &id, &location)
         .await
         .expect("the next container is well");
-    assert_whole(&location);
+    assert_complete(&location);
 }

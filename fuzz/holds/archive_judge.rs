@@ -2,25 +2,25 @@
 //! passes for well-formed if it could be read to its end, and only then.
 
 use checkpoint_conformance::{
-    archive::{End, Limits, inspect_stream, sample},
-    case::Outcome,
-    catalog::archive::{cases, judge},
+    archive::{Limits, TarEnd, inspect_stream, sample},
+    engine::Outcome,
+    suites::archive::{cases, check_all},
 };
 
 /// Judges the bytes as an archive.
 pub(crate) fn of(bytes: &[u8]) {
     let inspected = inspect_stream(bytes, &sample::expected(), Limits::default()).expect("bytes can be read");
-    let records = judge(&inspected);
+    let records = check_all(&inspected);
     assert_eq!(records.len(), cases().len());
     for record in &records {
-        assert!(!matches!(record.outcome, Outcome::Error { .. }), "{}", record.clause.id);
+        assert!(!matches!(record.outcome, Outcome::Error { .. }), "{}", record.info.id);
     }
     let well_formed = records
         .iter()
-        .find(|record| record.clause.id == "archive/tar/well-formed");
+        .find(|record| record.info.id == "archive/tar/well-formed");
     assert_eq!(
         well_formed.is_some_and(|record| matches!(record.outcome, Outcome::Pass { .. })),
-        matches!(inspected.end, End::Marker | End::NoMarker),
+        matches!(inspected.end, TarEnd::Marker | TarEnd::NoMarker),
         "{:?}",
         inspected.end
     );

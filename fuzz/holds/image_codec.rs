@@ -57,7 +57,7 @@ fn comes_back<M: Message + Default + PartialEq + Debug>(kind: Kind, entry: &[u8]
     let mut encoder = Encoder::new(kind, Vec::new()).expect("a vector takes all");
     encoder.entry(&message).expect("a vector takes all");
     let image = encoder.finish();
-    let mut decoder = Decoder::expect("again.img", kind, &*image).expect("its own magics");
+    let mut decoder = Decoder::open_as("again.img", kind, &*image).expect("its own magics");
     let again = decoder.message::<M>().expect("its own message");
     assert_eq!(again.as_ref(), Some(&message), "{kind}");
 }

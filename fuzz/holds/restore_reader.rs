@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use fake_cri::checkpoint::restorable;
+use fake_cri::checkpoint::check_restorable;
 
 /// Asks whether the bytes could be restored; answers whether they could.
 pub(crate) fn of(bytes: &[u8]) -> bool {
@@ -11,7 +11,7 @@ pub(crate) fn of(bytes: &[u8]) -> bool {
     let (archive, folder) = (place.path().join("archive.tar"), place.path().join("folder"));
     fs::create_dir(&folder).expect("a folder");
     fs::write(&archive, bytes).expect("written");
-    let answer = restorable(&archive, &folder);
+    let answer = check_restorable(&archive, &folder);
     if let Err(error) = &answer {
         assert!(!error.to_string().is_empty());
     }

@@ -71,7 +71,7 @@ fn codec(criterion: &mut Criterion) {
     });
     group.bench_function("decode pagemap, 131072 runs", |bencher| {
         bencher.iter(|| {
-            let mut decoder = Decoder::expect("pagemap-1.img", Kind::Pagemap, black_box(&*image)).expect("magic");
+            let mut decoder = Decoder::open_as("pagemap-1.img", Kind::Pagemap, black_box(&*image)).expect("magic");
             decoder.message::<PagemapHead>().expect("own image");
             let mut pages = 0;
             while let Some(run) = decoder.message::<PagemapEntry>().expect("own image") {

@@ -31,47 +31,47 @@ fn inventory() -> InventoryEntry {
 
 proptest! {
     #[test]
-    fn entries_come_back(entries in prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u32>(), 0..40)), 0..20)) {
+    fn entries_round_trip(entries in prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u32>(), 0..40)), 0..20)) {
         let entries: Vec<_> = entries.into_iter().map(|(pid, threads)| process(pid, threads)).collect();
         let image = encode(Kind::Pstree, &entries);
         prop_assert_eq!(decode_entries::<PstreeEntry>("pstree.img", Kind::Pstree, &image).expect("own image"), entries);
     }
 
     #[test]
-    fn payloads_come_back(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8)) {
+    fn payloads_round_trip(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8)) {
         let mut encoder = Encoder::new(Kind::PipesData, Vec::new())?;
         for (id, chunk) in chunks.iter().enumerate() {
             encoder.entry(&PipeDataEntry { pipe_id: id as u32, bytes: chunk.len() as u32, size: None })?;
             encoder.payload(chunk)?;
         }
         let image = encoder.finish();
-        let mut decoder = Decoder::expect("pipes-data.img", Kind::PipesData, &*image).expect("own image");
+        let mut decoder = Decoder::open_as("pipes-data.img", Kind::PipesData, &*image).expect("own image");
         let mut read = Vec::new();
         while let Some(entry) = decoder.message::<PipeDataEntry>().expect("own entry") {
             let mut chunk = Vec::new();
-            decoder.payload(entry.bytes.into(), &mut chunk).expect("own payload");
+            decoder.copy_payload(entry.bytes.into(), &mut chunk).expect("own payload");
             read.push(chunk);
         }
         prop_assert_eq!(read, chunks.clone());
         let decoder = Decoder::open("pipes-data.img", &*image).expect("own image");
-        let walked = walk(decoder, |_, finding| panic!("{finding}")).expect("own image");
-        prop_assert_eq!((walked.entries, walked.bytes), (chunks.len() as u64, image.len() as u64));
+        let summary = walk(decoder, |_, finding| panic!("{finding}")).expect("own image");
+        prop_assert_eq!((summary.entries, summary.bytes), (chunks.len() as u64, image.len() as u64));
     }
 
     #[test]
-    fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in prop::sample::select(Kind::ALL), framed: bool) {
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in prop::sample::select(Kind::ALL), framed: bool) {
         let mut image = if framed { kind.header() } else { Vec::new() };
         image.extend_from_slice(&bytes);
         if let Ok(decoder) = Decoder::open("any.img", &*image) {
             match walk(decoder, |_, _| {}) {
-                Ok(walked) => prop_assert_eq!(walked.bytes, image.len() as u64),
+                Ok(summary) => prop_assert_eq!(summary.bytes, image.len() as u64),
                 Err(error) => prop_assert!(error.offset <= image.len() as u64, "{}", error),
             }
         }
     }
 
     #[test]
-    fn a_cut_image_is_never_whole(cut in 0_usize..100) {
+    fn a_truncated_image_is_rejected(cut in 0_usize..100) {
         let image = encode(Kind::Inventory, [&inventory()]);
         let cut = cut % image.len();
         prop_assert!(decode_single::<InventoryEntry>("inventory.img", Kind::Inventory, &image[..cut]).is_err());
@@ -93,7 +93,7 @@ proptest! {
 #[case::long_length(|mut image: Vec<u8>| { image[23] = 0x7f; image }, 20, "entry of 2130706440 bytes is above the limit of 16777216")]
 #[case::no_message(|mut image: Vec<u8>| { image[24] = 0x0d; image }, 20, "entry 1 is no PstreeEntry (failed to decode Protobuf message: PstreeEntry.pid: invalid wire type: ThirtyTwoBit (expected Varint))")]
 #[case::trailing(|mut image: Vec<u8>| { image.extend([0, 0]); image }, 32, "the length of an entry is cut short: 4 bytes expected, 2 found")]
-fn a_broken_image_is_named(#[case] damage: fn(Vec<u8>) -> Vec<u8>, #[case] offset: u64, #[case] text: &str) {
+fn errors_name_file_and_offset(#[case] damage: fn(Vec<u8>) -> Vec<u8>, #[case] offset: u64, #[case] text: &str) {
     let image = encode(Kind::Pstree, &[process(1, vec![]), process(2, vec![])]);
     assert_eq!(image.len(), 32, "the offsets below count on it");
     let error = decode_entries::<PstreeEntry>("checkpoint/pstree.img", Kind::Pstree, &damage(image)).unwrap_err();
@@ -104,23 +104,23 @@ fn a_broken_image_is_named(#[case] damage: fn(Vec<u8>) -> Vec<u8>, #[case] offse
 }
 
 #[test]
-fn a_second_entry_where_one_belongs_is_trailing() {
+fn a_second_entry_is_trailing_bytes() {
     let image = encode(Kind::Inventory, [&inventory(), &inventory()]);
     let end = (image.len() - 4) as u64 / 2 + 4;
     let error = decode_single::<InventoryEntry>("inventory.img", Kind::Inventory, &image).unwrap_err();
     assert!(
-        matches!(error, ImageError { problem: Problem::Trailing, offset, .. } if offset == end),
+        matches!(error, ImageError { problem: Problem::TrailingBytes, offset, .. } if offset == end),
         "{error}"
     );
     let error = walk(Decoder::open("inventory.img", &*image).expect("magic"), |_, _| {}).unwrap_err();
     assert!(
-        matches!(error, ImageError { problem: Problem::Trailing, offset, .. } if offset == end),
+        matches!(error, ImageError { problem: Problem::TrailingBytes, offset, .. } if offset == end),
         "{error}"
     );
 }
 
 #[test]
-fn magics_alone_are_no_image_where_an_entry_has_to_be() {
+fn an_image_without_a_required_entry_is_rejected() {
     for kind in [Kind::Inventory, Kind::Core, Kind::Pagemap] {
         let error = walk(Decoder::open("x.img", &*kind.header()).expect("magic"), |_, _| {}).unwrap_err();
         assert!(matches!(error.problem, Problem::NoEntry), "{error}");
@@ -137,7 +137,7 @@ fn magics_alone_are_no_image_where_an_entry_has_to_be() {
 }
 
 #[test]
-fn a_payload_that_is_cut_is_named() {
+fn a_truncated_payload_is_named() {
     let mut image = encode(
         Kind::PipesData,
         [&PipeDataEntry {
@@ -154,7 +154,7 @@ fn a_payload_that_is_cut_is_named() {
 }
 
 #[test]
-fn a_ghost_file_is_an_entry_and_its_content() {
+fn ghost_file_content_follows_its_entry() {
     use cri_proto::criu::message::{GhostChunkEntry, GhostFileEntry};
     let ghost = GhostFileEntry {
         mode: 0o100_644,
@@ -164,8 +164,8 @@ fn a_ghost_file_is_an_entry_and_its_content() {
     encoder.entry(&ghost).expect("vector");
     encoder.payload(&[0xff; 5000]).expect("vector");
     let image = encoder.finish();
-    let walked = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
-    assert_eq!((walked.entries, walked.bytes), (1, image.len() as u64));
+    let summary = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
+    assert_eq!((summary.entries, summary.bytes), (1, image.len() as u64));
 
     let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("vector");
     encoder
@@ -180,14 +180,14 @@ fn a_ghost_file_is_an_entry_and_its_content() {
         encoder.payload(&[0xff; 700]).expect("vector");
     }
     let image = encoder.finish();
-    let walked = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
-    assert_eq!((walked.entries, walked.bytes), (3, image.len() as u64));
+    let summary = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
+    assert_eq!((summary.entries, summary.bytes), (3, image.len() as u64));
 }
 
 /// Gives one byte a time, so that nothing counts on whole reads.
-struct Drip<'a>(&'a [u8]);
+struct OneByteReader<'a>(&'a [u8]);
 
-impl io::Read for Drip<'_> {
+impl io::Read for OneByteReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = buffer.len().min(1);
         self.0.read(&mut buffer[..count])
@@ -195,10 +195,10 @@ impl io::Read for Drip<'_> {
 }
 
 #[test]
-fn reads_from_a_slow_source() {
+fn short_reads_are_completed() {
     let entries = [process(1, vec![1, 2, 3]), process(9, vec![9])];
     let image = encode(Kind::Pstree, &entries);
-    let mut decoder = Decoder::open("pstree.img", Drip(&image)).expect("magic");
+    let mut decoder = Decoder::open("pstree.img", OneByteReader(&image)).expect("magic");
     assert_eq!(
         decoder.message::<PstreeEntry>().expect("entry").as_ref(),
         Some(&entries[0])
@@ -211,22 +211,25 @@ fn reads_from_a_slow_source() {
 }
 
 #[test]
-fn the_limit_is_the_readers() {
+fn the_entry_limit_is_configurable() {
     let entry = process(1, (0..100).collect());
     let image = encode(Kind::Pstree, [&entry]);
     let length = entry.encoded_len() as u32;
     let read = |limit| {
         Decoder::open("pstree.img", &*image)
             .expect("magic")
-            .limit(limit)
+            .with_entry_limit(limit)
             .message::<PstreeEntry>()
     };
     assert_eq!(read(length).expect("as long as the limit"), Some(entry));
-    assert!(matches!(read(length - 1).unwrap_err().problem, Problem::TooLong { .. }));
+    assert!(matches!(
+        read(length - 1).unwrap_err().problem,
+        Problem::EntryTooLong { .. }
+    ));
 }
 
 #[test]
-fn an_error_of_the_source_is_an_error() {
+fn read_errors_are_reported() {
     #[derive(Debug)]
     struct Broken;
     impl io::Read for Broken {

@@ -1,7 +1,7 @@
 //! The JSON documents against texts that real engines wrote, or that Go makes of the same values.
 
 use cri_proto::{
-    document::{BindMount, ConfigDump, Descriptors, SpecDump, Status, StatusDump, never, to_json},
+    document::{BindMount, ConfigDump, Descriptors, SpecDump, Status, StatusDump, to_json, zero_time},
     runtime::v1,
 };
 
@@ -9,10 +9,10 @@ use cri_proto::{
 const CONFIG: &str = r#"{"id":"0123abcd","name":"0123abcd","rootfsImage":"docker.io/library/busybox:latest","rootfsImageRef":"sha256:4f1c","rootfsImageName":"docker.io/library/busybox:latest","runtime":"io.containerd.runc.v2","createdTime":"2026-11-22T13:00:00.123456789Z","checkpointedTime":"2026-11-22T13:00:01.5Z","restoredTime":"0001-01-01T00:00:00Z","restored":false}"#;
 
 #[test]
-fn config_dump_is_what_go_writes() {
+fn config_dump_matches_go() {
     let config: ConfigDump = serde_json::from_str(CONFIG).expect("a real document");
-    assert_eq!(config.restored_at, never());
-    assert_eq!(config.created.as_nanosecond() % 1_000_000_000, 123_456_789);
+    assert_eq!(config.restored_at, zero_time());
+    assert_eq!(config.created_at.as_nanosecond() % 1_000_000_000, 123_456_789);
     assert_eq!(to_json(&config).expect("json"), CONFIG);
 }
 
@@ -20,15 +20,15 @@ fn config_dump_is_what_go_writes() {
 fn config_dump_reads_zones_and_old_engines() {
     let text = r#"{"id":"a","name":"b","createdTime":"2026-11-22T14:00:00+01:00","checkpointedTime":"2026-11-22T13:00:01Z","more":1}"#;
     let config: ConfigDump = serde_json::from_str(text).expect("an old document");
-    assert_eq!(config.created.to_string(), "2026-11-22T13:00:00Z");
+    assert_eq!(config.created_at.to_string(), "2026-11-22T13:00:00Z");
     assert_eq!(
         (config.restored_at, config.restored, config.runtime.as_str()),
-        (never(), false, "")
+        (zero_time(), false, "")
     );
 }
 
 #[test]
-fn config_dump_refuses_what_is_no_time() {
+fn config_dump_rejects_invalid_times() {
     let error = serde_json::from_str::<ConfigDump>(&CONFIG.replace("2026-11-22T13:00:01.5Z", "yesterday")).unwrap_err();
     assert!(
         error.to_string().starts_with("\"yesterday\" is no RFC 3339 time"),
@@ -80,7 +80,7 @@ fn container() -> v1::ContainerStatus {
 const STATUS_DUMP: &str = r#"{"id":"0123abcd","metadata":{"name":"app"},"state":1,"created_at":1800000000000000001,"started_at":1800000000000000002,"image":{"image":"busybox:latest"},"image_ref":"sha256:4f1c","labels":{"a":"\u003c1\u003e","b":"2"},"mounts":[{"container_path":"/data","host_path":"/srv","uidMappings":[{"host_id":1000,"length":1}]}],"log_path":"/var/log/pods/x/app/0.log","resources":{"linux":{"cpu_shares":2}},"stop_signal":23}"#;
 
 #[test]
-fn status_dump_is_what_go_writes() {
+fn status_dump_matches_go() {
     let status = StatusDump::from(container());
     assert_eq!(to_json(&status).expect("json"), STATUS_DUMP);
     assert_eq!(
@@ -90,7 +90,7 @@ fn status_dump_is_what_go_writes() {
 }
 
 #[test]
-fn status_is_containerds() {
+fn status_matches_containerd() {
     let status = Status::new(&container(), 4711);
     let text = r#"{"Version":"v1","Pid":4711,"CreatedAt":1800000000000000001,"StartedAt":1800000000000000002,"FinishedAt":0,"ExitCode":0,"Reason":"","Message":"","Resources":{"linux":{"cpu_shares":2}}}"#;
     assert_eq!(to_json(&status).expect("json"), text);
@@ -100,7 +100,7 @@ fn status_is_containerds() {
 }
 
 #[test]
-fn small_documents() {
+fn small_documents_round_trip() {
     let descriptors: Descriptors =
         serde_json::from_str(r#"["/dev/null","pipe:[42633]","pipe:[42634]"]"#).expect("runc's");
     assert_eq!(descriptors[1], "pipe:[42633]");

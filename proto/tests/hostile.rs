@@ -12,7 +12,7 @@ mod memory;
 mod mutation;
 
 #[test]
-fn the_corpus_holds() {
+fn corpus_inputs_never_panic() {
     memory::bound();
     for image in corpus::of("proto/tests/images") {
         holds::of(&image);
@@ -23,14 +23,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn damaged_images_hold(image in mutation::mutated(corpus::of("proto/tests/images"))) {
+    fn damaged_images_never_panic(image in mutation::mutated(corpus::of("proto/tests/images"))) {
         memory::bound();
         holds::of(&image);
     }
 
     /// Nearly any bytes, as an image of each kind: the first byte chooses it.
     #[test]
-    fn images_of_every_kind_hold(bytes in prop::collection::vec(prop_oneof![0..32_u8, any::<u8>()], 0..64)) {
+    fn images_of_every_kind_never_panic(bytes in prop::collection::vec(prop_oneof![0..32_u8, any::<u8>()], 0..64)) {
         memory::bound();
         holds::of(&bytes);
     }

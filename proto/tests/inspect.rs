@@ -1,19 +1,18 @@
 //! What inspection tells that decoding hides.
 
 use cri_proto::criu::{
-    FindingKind, inspect,
+    FieldIssueKind, first_fatal_issue, inspect,
     message::{CoreEntry, MmEntry, PstreeEntry, VmaEntry},
-    unreadable,
 };
 use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint},
 };
 
-fn findings(message: &str, entry: &[u8]) -> Vec<String> {
-    let mut found = Vec::new();
-    inspect(message, entry, |finding| found.push(finding.to_string()));
-    found
+fn issues_of(message: &str, entry: &[u8]) -> Vec<String> {
+    let mut issues = Vec::new();
+    inspect(message, entry, |issue| issues.push(issue.to_string()));
+    issues
 }
 
 fn process() -> PstreeEntry {
@@ -32,8 +31,8 @@ fn field(entry: &mut Vec<u8>, number: u32, value: u64) {
 }
 
 #[test]
-fn a_whole_entry_has_nothing_to_report() {
-    assert!(findings("pstree_entry", &process().encode_to_vec()).is_empty());
+fn a_valid_entry_has_no_issues() {
+    assert!(issues_of("pstree_entry", &process().encode_to_vec()).is_empty());
     let mm = MmEntry {
         vmas: vec![VmaEntry {
             fd: -1,
@@ -42,7 +41,7 @@ fn a_whole_entry_has_nothing_to_report() {
         dumpable: Some(-1),
         ..MmEntry::default()
     };
-    assert!(findings("mm_entry", &mm.encode_to_vec()).is_empty());
+    assert!(issues_of("mm_entry", &mm.encode_to_vec()).is_empty());
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn missing_required_fields_are_named() {
         "prost hides what this finds"
     );
     assert_eq!(
-        findings("pstree_entry", &[8, 1]),
+        issues_of("pstree_entry", &[8, 1]),
         ["ppid", "pgid", "sid"].map(|name| format!("pstree_entry.{name}: required field is missing"))
     );
 }
@@ -64,9 +63,9 @@ fn missing_fields_of_inner_messages_are_named() {
     encode_key(14, WireType::LengthDelimited, &mut entry);
     encode_varint(2, &mut entry);
     field(&mut entry, 1, 0);
-    let found = findings("mm_entry", &entry);
-    assert_eq!(found.len(), 7, "{found:?}");
-    assert_eq!(found[0], "mm_entry.vmas.end: required field is missing");
+    let issues = issues_of("mm_entry", &entry);
+    assert_eq!(issues.len(), 7, "{issues:?}");
+    assert_eq!(issues[0], "mm_entry.vmas.end: required field is missing");
 }
 
 #[test]
@@ -75,15 +74,15 @@ fn unknown_fields_and_values_are_named() {
     field(&mut entry, 77, 5);
     field(&mut entry, 5000, 5);
     assert_eq!(
-        findings("pstree_entry", &entry),
+        issues_of("pstree_entry", &entry),
         ["pstree_entry: unknown field 77", "pstree_entry: unknown field 5000"]
     );
 
     let mut entry = Vec::new();
     field(&mut entry, 1, 99);
-    assert_eq!(findings("core_entry", &entry), ["core_entry.mtype: unknown value 99"]);
+    assert_eq!(issues_of("core_entry", &entry), ["core_entry.mtype: unknown value 99"]);
     assert!(
-        findings(
+        issues_of(
             "core_entry",
             &CoreEntry {
                 mtype: 1,
@@ -96,7 +95,7 @@ fn unknown_fields_and_values_are_named() {
 }
 
 #[test]
-fn packed_and_single_numbers_are_both_fine() {
+fn packed_and_unpacked_scalars_are_accepted() {
     let mut entry = PstreeEntry {
         threads: vec![],
         ..process()
@@ -106,17 +105,17 @@ fn packed_and_single_numbers_are_both_fine() {
     encode_varint(3, &mut entry);
     entry.extend([1, 2, 3]);
     field(&mut entry, 5, 4);
-    assert!(findings("pstree_entry", &entry).is_empty());
+    assert!(issues_of("pstree_entry", &entry).is_empty());
     assert_eq!(PstreeEntry::decode(&*entry).expect("both forms").threads, [1, 2, 3, 4]);
 }
 
 #[test]
 fn malformed_bytes_end_the_inspection() {
     let fatal = |entry: &[u8]| {
-        let mut found = Vec::new();
-        inspect("pstree_entry", entry, |finding| found.push(finding.kind));
-        assert!(found.iter().all(FindingKind::is_fatal));
-        found.pop()
+        let mut issues = Vec::new();
+        inspect("pstree_entry", entry, |issue| issues.push(issue.kind));
+        assert!(issues.iter().all(FieldIssueKind::is_fatal));
+        issues.pop()
     };
     for entry in [
         &[8][..],
@@ -127,12 +126,12 @@ fn malformed_bytes_end_the_inspection() {
         &[0x0d, 1, 2, 3, 4],
         &[0xff; 11],
     ] {
-        assert!(matches!(fatal(entry), Some(FindingKind::Malformed(_))), "{entry:?}");
+        assert!(matches!(fatal(entry), Some(FieldIssueKind::Malformed(_))), "{entry:?}");
     }
 }
 
 #[test]
-fn endless_nesting_ends() {
+fn nesting_is_bounded() {
     let mut entry = Vec::new();
     for _ in 0..150 {
         let mut outer = Vec::new();
@@ -141,24 +140,24 @@ fn endless_nesting_ends() {
         outer.append(&mut entry);
         entry = outer;
     }
-    let found = findings("cgroup_dir_entry", &entry);
+    let issues = issues_of("cgroup_dir_entry", &entry);
     assert!(
-        found
+        issues
             .last()
             .is_some_and(|last| last.ends_with("malformed (messages are nested too deep)")),
-        "{found:?}"
+        "{issues:?}"
     );
 }
 
 #[test]
-fn what_makes_an_entry_unreadable_is_told_and_ends_the_look() {
-    assert_eq!(unreadable("pstree_entry", &process().encode_to_vec()), None);
+fn the_first_fatal_issue_ends_the_inspection() {
+    assert_eq!(first_fatal_issue("pstree_entry", &process().encode_to_vec()), None);
     let mut unknown = process().encode_to_vec();
     field(&mut unknown, 99, 1);
-    assert_eq!(unreadable("pstree_entry", &unknown), None, "CRIU passes over it");
-    let found = unreadable("pstree_entry", &[8, 1]).expect("three fields are missing");
-    assert_eq!(found.to_string(), "pstree_entry.ppid: required field is missing");
-    let found = unreadable("pstree_entry", &[8]).expect("cut short");
-    assert!(matches!(found.kind, FindingKind::Malformed(_)), "{found}");
-    assert_eq!(unreadable("no_such_entry", &[8]), None);
+    assert_eq!(first_fatal_issue("pstree_entry", &unknown), None, "CRIU passes over it");
+    let issues = first_fatal_issue("pstree_entry", &[8, 1]).expect("three fields are missing");
+    assert_eq!(issues.to_string(), "pstree_entry.ppid: required field is missing");
+    let issues = first_fatal_issue("pstree_entry", &[8]).expect("cut short");
+    assert!(matches!(issues.kind, FieldIssueKind::Malformed(_)), "{issues}");
+    assert_eq!(first_fatal_issue("no_such_entry", &[8]), None);
 }

@@ -19,9 +19,9 @@ fn image(name: &str) -> Vec<u8> {
 }
 
 /// Decodes every entry and encodes it again.
-fn again<M: Message + Default>(name: &str, kind: Kind) -> Vec<u8> {
+fn reencode<M: Message + Default>(name: &str, kind: Kind) -> Vec<u8> {
     let image = image(name);
-    let mut decoder = Decoder::expect(name, kind, &*image).expect("CRIU's magics");
+    let mut decoder = Decoder::open_as(name, kind, &*image).expect("CRIU's magics");
     let mut encoder = Encoder::new(kind, Vec::new()).expect("vector");
     while let Some(entry) = decoder.message::<M>().expect("CRIU's entry") {
         encoder.entry(&entry).expect("vector");
@@ -30,28 +30,28 @@ fn again<M: Message + Default>(name: &str, kind: Kind) -> Vec<u8> {
 }
 
 #[rstest]
-#[case("core-8317.img", again::<CoreEntry>)]
-#[case("fdinfo-2.img", again::<FdinfoEntry>)]
-#[case("files.img", again::<FileEntry>)]
-#[case("fs-8317.img", again::<FsEntry>)]
-#[case("ids-8317.img", again::<TaskKobjIdsEntry>)]
-#[case("inventory.img", again::<InventoryEntry>)]
-#[case("mm-8317.img", again::<MmEntry>)]
-#[case("pstree.img", again::<PstreeEntry>)]
-#[case("seccomp.img", again::<SeccompEntry>)]
-#[case("stats-dump", again::<StatsEntry>)]
-#[case("timens-0.img", again::<TimensEntry>)]
-fn comes_back_byte_for_byte(#[case] name: &str, #[case] again: fn(&str, Kind) -> Vec<u8>) {
+#[case("core-8317.img", reencode::<CoreEntry>)]
+#[case("fdinfo-2.img", reencode::<FdinfoEntry>)]
+#[case("files.img", reencode::<FileEntry>)]
+#[case("fs-8317.img", reencode::<FsEntry>)]
+#[case("ids-8317.img", reencode::<TaskKobjIdsEntry>)]
+#[case("inventory.img", reencode::<InventoryEntry>)]
+#[case("mm-8317.img", reencode::<MmEntry>)]
+#[case("pstree.img", reencode::<PstreeEntry>)]
+#[case("seccomp.img", reencode::<SeccompEntry>)]
+#[case("stats-dump", reencode::<StatsEntry>)]
+#[case("timens-0.img", reencode::<TimensEntry>)]
+fn round_trips_byte_for_byte(#[case] name: &str, #[case] reencode: fn(&str, Kind) -> Vec<u8>) {
     let Some(ImageFile::Image(kind, _)) = ImageFile::from_name(name) else {
         panic!("{name} is an image")
     };
-    assert_eq!(again(name, kind), image(name));
+    assert_eq!(reencode(name, kind), image(name));
 }
 
 #[test]
-fn page_maps_begin_with_their_head() {
+fn pagemaps_begin_with_a_head() {
     let bytes = image("pagemap-8317.img");
-    let mut decoder = Decoder::expect("pagemap-8317.img", Kind::Pagemap, &*bytes).expect("magic");
+    let mut decoder = Decoder::open_as("pagemap-8317.img", Kind::Pagemap, &*bytes).expect("magic");
     assert_eq!(
         decoder.message::<PagemapHead>().expect("entry"),
         Some(PagemapHead { pages_id: 1 })
@@ -64,7 +64,7 @@ fn page_maps_begin_with_their_head() {
 }
 
 #[test]
-fn a_walk_finds_nothing_wrong() {
+fn real_images_have_no_issues() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
     let mut images = 0;
     for entry in fs::read_dir(folder).expect("folder") {
@@ -73,7 +73,7 @@ fn a_walk_finds_nothing_wrong() {
             continue;
         };
         let bytes = image(&name);
-        let decoder = Decoder::expect(&name, kind, &*bytes).expect("magic");
+        let decoder = Decoder::open_as(&name, kind, &*bytes).expect("magic");
         let walked = walk(decoder, |index, finding| panic!("{name}, entry {index}: {finding}")).expect("a whole image");
         assert_eq!(walked.bytes, bytes.len() as u64);
         assert!(kind.entries() == Entries::Many || walked.entries == 1);
@@ -83,7 +83,7 @@ fn a_walk_finds_nothing_wrong() {
 }
 
 #[test]
-fn says_what_was_dumped() {
+fn real_images_decode() {
     let core: CoreEntry = decode_single("core-8317.img", Kind::Core, &image("core-8317.img")).expect("core");
     let task = core.tc.expect("the leader's");
     assert_eq!(task.comm, "sleep");

@@ -1,7 +1,7 @@
 //! Reading through a compressed archive, in bounded memory.
 //!
 //! Podman exports archives compressed by zstd unless told otherwise, or by gzip (`podman container checkpoint --compress`). Damage
-//! is a property of the archive, not an error of reading: it ends the stream, and [`Flaw`] says what it was. The expansion is
+//! is a property of the archive, not an error of reading: it ends the stream, and [`DecompressError`] says what it was. The expansion is
 //! bounded, since a few kilobytes can stand for terabytes of zeros.
 
 use std::{
@@ -16,139 +16,146 @@ use ruzstd::decoding::{
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 
-use super::walk::Compression;
+use super::tar_reader::Compression;
 
 /// The largest window of a zstd frame that is decompressed, in bytes: eight times what every decoder must support
 /// (RFC 8878, 3.1.1.1.2), and what `zstd --ultra` uses without `--long`.
-const ZSTD_WINDOW_BYTES: u64 = 64 << 20;
+const MAX_ZSTD_WINDOW_BYTES: u64 = 64 << 20;
 /// Decompressed bytes that are always read, and how many more for each compressed byte. Deflate reaches 1032 to 1.
-const FREE_BYTES: u64 = 1 << 30;
-const MOST_BYTES_PER_BYTE: u64 = 2000;
+const FREE_OUTPUT_BYTES: u64 = 1 << 30;
+const MAX_EXPANSION_RATIO: u64 = 2000;
 
 /// Why a decompressed stream ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub(crate) enum DecompressError {
     /// The compressed data is damaged or cut.
-    Damaged(String),
+    Corrupt(String),
     /// It expands beyond the bound of this reader.
-    Expands(String),
+    ExpandsTooFar(String),
 }
 
 /// Where the reader leaves what it found, for those who hold the other end.
-pub(crate) type Verdict = Rc<RefCell<Option<Flaw>>>;
+pub(crate) type DecompressStatus = Rc<RefCell<Option<DecompressError>>>;
 
-/// The decompressed stream; one of a compression that is only recognised ([`Compression::is_read`]) comes as it is.
-pub(crate) fn reader<'a>(compression: Compression, stream: impl Read + 'a) -> (Box<dyn Read + 'a>, Verdict) {
-    reader_within(FREE_BYTES, compression, stream)
+/// The decompressed stream; one of a compression that is only recognised ([`Compression::is_decompressed`]) comes as it is.
+pub(crate) fn decompressing_reader<'a>(
+    compression: Compression,
+    stream: impl Read + 'a,
+) -> (Box<dyn Read + 'a>, DecompressStatus) {
+    decompressing_reader_within(FREE_OUTPUT_BYTES, compression, stream)
 }
 
-fn reader_within<'a>(free: u64, compression: Compression, stream: impl Read + 'a) -> (Box<dyn Read + 'a>, Verdict) {
-    let counted = Counted::new(stream);
-    let (taken, failed) = (Rc::clone(&counted.taken), Rc::clone(&counted.failed));
+fn decompressing_reader_within<'a>(
+    free: u64,
+    compression: Compression,
+    stream: impl Read + 'a,
+) -> (Box<dyn Read + 'a>, DecompressStatus) {
+    let counted = CountingInput::new(stream);
+    let (input_bytes, failed) = (Rc::clone(&counted.input_bytes), Rc::clone(&counted.input_failed));
     let inner: Box<dyn Read + 'a> = match compression {
         Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(counted))),
-        Compression::Zstd => Box::new(Zstd::new(BufReader::new(counted))),
+        Compression::Zstd => Box::new(ZstdReader::new(BufReader::new(counted))),
         Compression::Xz | Compression::Bzip2 | Compression::Lz4 => Box::new(counted),
     };
-    let verdict = Verdict::default();
-    let bounded = Bounded {
+    let status = DecompressStatus::default();
+    let bounded = BoundedOutput {
         inner,
         compression,
-        taken,
-        failed,
-        free,
-        given: 0,
-        verdict: Rc::clone(&verdict),
+        input_bytes,
+        input_failed: failed,
+        free_bytes: free,
+        output_bytes: 0,
+        status: Rc::clone(&status),
     };
-    (Box::new(bounded), verdict)
+    (Box::new(bounded), status)
 }
 
 /// Counts the compressed bytes, and remembers whether reading them failed.
-struct Counted<R> {
+struct CountingInput<R> {
     inner: R,
-    taken: Rc<Cell<u64>>,
-    failed: Rc<Cell<bool>>,
+    input_bytes: Rc<Cell<u64>>,
+    input_failed: Rc<Cell<bool>>,
 }
 
-impl<R> Counted<R> {
+impl<R> CountingInput<R> {
     fn new(inner: R) -> Self {
         Self {
             inner,
-            taken: Rc::default(),
-            failed: Rc::default(),
+            input_bytes: Rc::default(),
+            input_failed: Rc::default(),
         }
     }
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingInput<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer);
         match &read {
-            Ok(read) => self.taken.set(self.taken.get() + *read as u64),
-            Err(error) => self.failed.set(error.kind() != io::ErrorKind::Interrupted),
+            Ok(read) => self.input_bytes.set(self.input_bytes.get() + *read as u64),
+            Err(error) => self.input_failed.set(error.kind() != io::ErrorKind::Interrupted),
         }
         read
     }
 }
 
 /// Turns damage and excessive expansion into an end of the stream.
-struct Bounded<'a> {
+struct BoundedOutput<'a> {
     inner: Box<dyn Read + 'a>,
     compression: Compression,
-    taken: Rc<Cell<u64>>,
-    failed: Rc<Cell<bool>>,
-    free: u64,
-    given: u64,
-    verdict: Verdict,
+    input_bytes: Rc<Cell<u64>>,
+    input_failed: Rc<Cell<bool>>,
+    free_bytes: u64,
+    output_bytes: u64,
+    status: DecompressStatus,
 }
 
-impl Read for Bounded<'_> {
+impl Read for BoundedOutput<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.verdict.borrow().is_some() {
+        if self.status.borrow().is_some() {
             return Ok(0);
         }
-        let flaw = match self.inner.read(buffer) {
+        let problem = match self.inner.read(buffer) {
             Ok(read) => {
-                self.given += read as u64;
-                let most = self
-                    .free
-                    .saturating_add(self.taken.get().saturating_mul(MOST_BYTES_PER_BYTE));
-                if self.given <= most {
+                self.output_bytes += read as u64;
+                let limit = self
+                    .free_bytes
+                    .saturating_add(self.input_bytes.get().saturating_mul(MAX_EXPANSION_RATIO));
+                if self.output_bytes <= limit {
                     return Ok(read);
                 }
-                Flaw::Expands(format!(
-                    "{} bytes of {} expand to more than {most} bytes",
-                    self.taken.get(),
+                DecompressError::ExpandsTooFar(format!(
+                    "{} bytes of {} expand to more than {limit} bytes",
+                    self.input_bytes.get(),
                     self.compression
                 ))
             }
-            Err(error) if self.failed.get() || error.kind() == io::ErrorKind::Interrupted => return Err(error),
-            Err(error) => Flaw::Damaged(format!(
+            Err(error) if self.input_failed.get() || error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => DecompressError::Corrupt(format!(
                 "the {} data is damaged or cut after {} bytes ({error})",
                 self.compression,
-                self.taken.get()
+                self.input_bytes.get()
             )),
         };
-        *self.verdict.borrow_mut() = Some(flaw);
+        *self.status.borrow_mut() = Some(problem);
         Ok(0)
     }
 }
 
 /// All frames of a zstd stream, skippable ones passed over.
-struct Zstd<R> {
+struct ZstdReader<R> {
     source: R,
     frame: FrameDecoder,
-    started: bool,
+    frame_open: bool,
 }
 
-impl<R: BufRead> Zstd<R> {
+impl<R: BufRead> ZstdReader<R> {
     fn new(source: R) -> Self {
         let mut frame = FrameDecoder::new();
-        frame.set_max_window_size(ZSTD_WINDOW_BYTES);
+        frame.set_max_window_size(MAX_ZSTD_WINDOW_BYTES);
         Self {
             source,
             frame,
-            started: false,
+            frame_open: false,
         }
     }
 
@@ -157,7 +164,7 @@ impl<R: BufRead> Zstd<R> {
         while !self.source.fill_buf()?.is_empty() {
             match self.frame.init(&mut self.source) {
                 Ok(()) => {
-                    self.started = true;
+                    self.frame_open = true;
                     return Ok(true);
                 }
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
@@ -170,16 +177,16 @@ impl<R: BufRead> Zstd<R> {
     }
 }
 
-impl<R: BufRead> Read for Zstd<R> {
+impl<R: BufRead> Read for ZstdReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
         loop {
-            if self.started && self.frame.can_collect() > 0 {
+            if self.frame_open && self.frame.can_collect() > 0 {
                 return self.frame.read(buffer);
             }
-            if !self.started || self.frame.is_finished() {
+            if !self.frame_open || self.frame.is_finished() {
                 if !self.next_frame()? {
                     return Ok(0);
                 }
@@ -212,16 +219,16 @@ mod tests {
         compress_to_vec(bytes, CompressionLevel::Fastest)
     }
 
-    fn read(compression: Compression, bytes: &[u8]) -> (Vec<u8>, Option<Flaw>) {
-        let (mut reader, verdict) = reader(compression, bytes);
+    fn read(compression: Compression, bytes: &[u8]) -> (Vec<u8>, Option<DecompressError>) {
+        let (mut reader, status) = decompressing_reader(compression, bytes);
         let mut out = Vec::new();
         reader.read_to_end(&mut out).expect("damage is no error of reading");
-        let flaw = verdict.borrow().clone();
-        (out, flaw)
+        let problem = status.borrow().clone();
+        (out, problem)
     }
 
     #[test]
-    fn one_stream_and_several_are_read_to_their_end() {
+    fn reads_concatenated_streams() {
         let text: Vec<u8> = (0..300_000_u32).map(|at| (at * 31 % 251) as u8).collect();
         for (compression, compress) in [
             (Compression::Gzip, gzip as fn(&[u8]) -> Vec<u8>),
@@ -238,29 +245,32 @@ mod tests {
     }
 
     #[test]
-    fn damage_ends_the_stream_and_is_named() {
+    fn reports_damage() {
         let text = vec![7_u8; 100_000];
         for (compression, bytes) in [(Compression::Gzip, gzip(&text)), (Compression::Zstd, zstd(&text))] {
-            let (_, flaw) = read(compression, &bytes[..bytes.len() - 3]);
+            let (_, problem) = read(compression, &bytes[..bytes.len() - 3]);
             assert!(
-                matches!(&flaw, Some(Flaw::Damaged(text)) if text.contains(&compression.to_string())),
-                "{flaw:?}"
+                matches!(&problem, Some(DecompressError::Corrupt(text)) if text.contains(&compression.to_string())),
+                "{problem:?}"
             );
         }
     }
 
     #[test]
-    fn what_expands_without_end_is_bounded() {
+    fn bounds_the_expansion() {
         // 200 frames of one run-length block each, 128 KiB of zeros in ten bytes.
         let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58][..], &[0x03, 0x00, 0x10, 0x00]].concat();
-        let bomb = frame.repeat(200);
-        let (mut reader, verdict) = reader_within(1 << 20, Compression::Zstd, &bomb[..]);
-        let given = io::copy(&mut reader, &mut io::sink()).expect("read");
-        assert!(given <= (1 << 20) + bomb.len() as u64 * MOST_BYTES_PER_BYTE, "{given}");
+        let expanding = frame.repeat(200);
+        let (mut reader, status) = decompressing_reader_within(1 << 20, Compression::Zstd, &expanding[..]);
+        let output = io::copy(&mut reader, &mut io::sink()).expect("read");
         assert!(
-            matches!(&*verdict.borrow(), Some(Flaw::Expands(_))),
-            "{:?} after {given} bytes",
-            verdict.borrow()
+            output <= (1 << 20) + expanding.len() as u64 * MAX_EXPANSION_RATIO,
+            "{output}"
+        );
+        assert!(
+            matches!(&*status.borrow(), Some(DecompressError::ExpandsTooFar(_))),
+            "{:?} after {output} bytes",
+            status.borrow()
         );
     }
 }

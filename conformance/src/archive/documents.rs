@@ -6,25 +6,25 @@ use cri_proto::document::{BindMount, ConfigDump, DeletedFiles, Descriptors, Spec
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// How large a document may be: a Kubernetes object has 1.5 MiB at most, and it is the largest part of one.
-pub(crate) const LARGEST: u64 = 4 << 20;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// A document.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Document<T> {
+pub enum ParsedDocument<T> {
     /// There is no such member.
     #[default]
     Missing,
     /// There is, and it cannot be read: why.
     Unreadable(String),
     /// What it says.
-    Read(Box<T>),
+    Parsed(Box<T>),
 }
 
-impl<T> Document<T> {
+impl<T> ParsedDocument<T> {
     /// What it says, if it could be read.
-    pub fn read(&self) -> Option<&T> {
+    pub fn parsed(&self) -> Option<&T> {
         match self {
-            Document::Read(document) => Some(document),
+            ParsedDocument::Parsed(document) => Some(document),
             _ => None,
         }
     }
@@ -34,21 +34,21 @@ impl<T> Document<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     /// `config.dump`.
-    pub config: Document<ConfigDump>,
+    pub config: ParsedDocument<ConfigDump>,
     /// Which of its known fields `config.dump` really has, and whether each has a value.
     pub config_fields: BTreeMap<&'static str, bool>,
     /// `spec.dump`.
-    pub spec: Document<SpecDump>,
+    pub spec: ParsedDocument<SpecDump>,
     /// `status.dump`.
-    pub status_dump: Document<StatusDump>,
+    pub status_dump: ParsedDocument<StatusDump>,
     /// `status`.
-    pub status: Document<Status>,
+    pub status: ParsedDocument<Status>,
     /// `checkpoint/descriptors.json`.
-    pub descriptors: Document<Descriptors>,
+    pub descriptors: ParsedDocument<Descriptors>,
     /// `deleted.files`.
-    pub deleted_files: Document<DeletedFiles>,
+    pub deleted_files: ParsedDocument<DeletedFiles>,
     /// `bind.mounts`.
-    pub bind_mounts: Document<Vec<BindMount>>,
+    pub bind_mounts: ParsedDocument<Vec<BindMount>>,
 }
 
 /// The fields of `config.dump` (checkpointctl, `lib/metadata.go`).
@@ -66,10 +66,10 @@ pub(crate) const CONFIG_FIELDS: [&str; 10] = [
 ];
 
 /// How deep a document may be nested: Go's `encoding/json`, which the engines read them with, refuses more.
-const DEPTH: usize = 10_000;
+const MAX_NESTING_DEPTH: usize = 10_000;
 
 /// The members that are documents, by name.
-pub(crate) const NAMES: [&str; 7] = [
+pub(crate) const DOCUMENT_NAMES: [&str; 7] = [
     cri_proto::document::CONFIG_DUMP,
     cri_proto::document::SPEC_DUMP,
     cri_proto::document::STATUS_DUMP,
@@ -80,13 +80,13 @@ pub(crate) const NAMES: [&str; 7] = [
 ];
 
 impl Documents {
-    /// Takes the content of the member `name`; `None` for one that is larger than [`LARGEST`].
-    pub(crate) fn take(&mut self, name: &str, content: Option<&[u8]>) {
+    /// Takes the content of the member `name`; `None` for one that is larger than [`MAX_DOCUMENT_BYTES`].
+    pub(crate) fn add(&mut self, name: &str, content: Option<&[u8]>) {
         match name {
             cri_proto::document::CONFIG_DUMP => {
                 self.config = parse(content, b'{');
-                let fields = content.and_then(|content| serde_json::from_slice::<Fields>(content).ok());
-                self.config_fields = fields.map(|Fields(fields)| fields).unwrap_or_default();
+                let fields = content.and_then(|content| serde_json::from_slice::<PresentFields>(content).ok());
+                self.config_fields = fields.map(|PresentFields(fields)| fields).unwrap_or_default();
             }
             cri_proto::document::SPEC_DUMP => self.spec = parse(content, b'{'),
             cri_proto::document::STATUS_DUMP => self.status_dump = parse(content, b'{'),
@@ -98,29 +98,29 @@ impl Documents {
     }
 }
 
-fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> Document<T> {
+fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> ParsedDocument<T> {
     let Some(content) = content else {
-        return Document::Unreadable(format!("it is larger than {LARGEST} bytes"));
+        return ParsedDocument::Unreadable(format!("it is larger than {MAX_DOCUMENT_BYTES} bytes"));
     };
     // serde takes an array for a struct as well; Go, which reads these documents, does not.
-    let first = content.trim_ascii_start().first().copied().unwrap_or_default();
-    if first != bracket {
-        return Document::Unreadable(format!("it does not begin with {:?}", char::from(bracket)));
+    let first_byte = content.trim_ascii_start().first().copied().unwrap_or_default();
+    if first_byte != bracket {
+        return ParsedDocument::Unreadable(format!("it does not begin with {:?}", char::from(bracket)));
     }
-    if depth(content) > DEPTH {
-        return Document::Unreadable(format!(
-            "it is nested deeper than {DEPTH}, which Go's encoding/json refuses"
+    if nesting_depth(content) > MAX_NESTING_DEPTH {
+        return ParsedDocument::Unreadable(format!(
+            "it is nested deeper than {MAX_NESTING_DEPTH}, which Go's encoding/json refuses"
         ));
     }
     match serde_json::from_slice(content) {
-        Ok(document) => Document::Read(Box::new(document)),
-        Err(error) => Document::Unreadable(error.to_string()),
+        Ok(document) => ParsedDocument::Parsed(Box::new(document)),
+        Err(error) => ParsedDocument::Unreadable(error.to_string()),
     }
 }
 
 /// How deep brackets are nested, outside of strings.
-fn depth(content: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
+fn nesting_depth(content: &[u8]) -> usize {
+    let (mut current_depth, mut max_depth) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
     for byte in content {
         match byte {
@@ -128,60 +128,60 @@ fn depth(content: &[u8]) -> usize {
             b'\\' if in_string => escaped = true,
             b'"' => in_string = !in_string,
             b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
+                current_depth += 1;
+                max_depth = max_depth.max(current_depth);
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            b']' | b'}' if !in_string => current_depth = current_depth.saturating_sub(1),
             _ => {}
         }
     }
-    deepest
+    max_depth
 }
 
 /// The known fields of an object, and whether each has a value other than the empty string; its other fields are passed over.
-struct Fields(BTreeMap<&'static str, bool>);
+struct PresentFields(BTreeMap<&'static str, bool>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for PresentFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Known;
+        struct FieldsVisitor;
 
-        impl<'de> Visitor<'de> for Known {
-            type Value = Fields;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = PresentFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PresentFields, A::Error> {
                 let mut fields = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
                     match CONFIG_FIELDS.iter().find(|name| **name == key) {
-                        Some(name) => drop(fields.insert(*name, map.next_value::<Value>()?.0)),
+                        Some(name) => drop(fields.insert(*name, map.next_value::<NonEmptyValue>()?.0)),
                         None => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
-                Ok(Fields(fields))
+                Ok(PresentFields(fields))
             }
         }
 
-        deserializer.deserialize_map(Known)
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 
 /// Whether a value is another one than the empty string.
-struct Value(bool);
+struct NonEmptyValue(bool);
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for NonEmptyValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
-        enum Either {
+        enum TextOrOther {
             Text(String),
             Other(IgnoredAny),
         }
-        Ok(Self(match Either::deserialize(deserializer)? {
-            Either::Text(text) => !text.is_empty(),
-            Either::Other(_) => true,
+        Ok(Self(match TextOrOther::deserialize(deserializer)? {
+            TextOrOther::Text(text) => !text.is_empty(),
+            TextOrOther::Other(_) => true,
         }))
     }
 }
@@ -191,17 +191,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brackets_count_outside_of_strings_only() {
-        assert_eq!(depth(br#"{"a[[[": [1, {"b\"[": 2}]}"#), 3);
+    fn ignores_brackets_in_strings() {
+        assert_eq!(nesting_depth(br#"{"a[[[": [1, {"b\"[": 2}]}"#), 3);
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(
-            matches!(parse::<serde_json::Value>(Some(deep.as_bytes()), b'{'), Document::Unreadable(why) if why.contains("nested"))
+            matches!(parse::<serde_json::Value>(Some(deep.as_bytes()), b'{'), ParsedDocument::Unreadable(why) if why.contains("nested"))
         );
     }
 
     #[test]
-    fn known_fields_are_told_with_whether_they_have_a_value() {
-        let Fields(fields) =
+    fn reports_known_fields_and_empty_values() {
+        let PresentFields(fields) =
             serde_json::from_str(r#"{"id":"","more":[1],"restored":false,"name":"a"}"#).expect("an object");
         assert_eq!(
             fields,

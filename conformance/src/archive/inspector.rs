@@ -12,69 +12,73 @@ use cri_proto::{
 };
 
 use super::{
-    Expected, InspectError, Limits,
-    blocks::{self, Segment},
+    Expectations, InspectError, Limits,
+    compressed_blocks::{self, Segment},
     documents::{self, Documents},
-    image::Images,
-    input::{Clues, Input},
-    model::{FileFacts, Inspected, Layout, Member, Oddity, canonical},
-    payload::Payload,
-    search::Search,
-    source::Source,
-    walk::{self, End, Entry, Kind, Step, Walk},
+    images::Images,
+    input_kind::{InputHints, InputKind},
+    member_reader::MemberReader,
+    model::{FileMetadata, InspectedArchive, Layout, Member, NameIssue, canonical_name},
+    search::NeedleSearch,
+    source::ArchiveSource,
+    tar_reader::{self, MemberKind, Next, TarEnd, TarEntry, TarReader},
 };
 
 pub(super) struct Inspector {
     limits: Limits,
-    memory: Option<Search>,
-    secrets: Vec<Search>,
+    memory: Option<NeedleSearch>,
+    secrets: Vec<NeedleSearch>,
     /// Hashes of the names seen so far: names themselves may be long.
-    seen: HashSet<u64>,
+    name_hashes: HashSet<u64>,
     hasher: RandomState,
-    names: usize,
+    name_bytes: usize,
     layout: Option<Layout>,
     /// How compressed pages stand in their files, from an earlier reading.
-    stored: BTreeMap<u32, Vec<Segment>>,
-    clues: Clues,
+    segments: BTreeMap<u32, Vec<Segment>>,
+    hints: InputHints,
 }
 
 /// How many secrets are looked for at most: each costs a search through all members.
-const SECRETS: usize = 64;
+const MAX_SECRETS: usize = 64;
 
 impl Inspector {
-    pub(super) fn new(expected: &Expected, limits: Limits) -> Self {
+    pub(super) fn new(expected: &Expectations, limits: Limits) -> Self {
         Self {
             limits,
-            memory: expected.memory.as_deref().map(Search::new),
+            memory: expected.memory.as_deref().map(NeedleSearch::new),
             secrets: expected
                 .secrets
                 .iter()
-                .take(SECRETS)
-                .map(|secret| Search::new(secret))
+                .take(MAX_SECRETS)
+                .map(|secret| NeedleSearch::new(secret))
                 .collect(),
-            seen: HashSet::new(),
+            name_hashes: HashSet::new(),
             hasher: RandomState::new(),
-            names: 0,
+            name_bytes: 0,
             layout: expected.layout,
-            stored: BTreeMap::new(),
-            clues: Clues::default(),
+            segments: BTreeMap::new(),
+            hints: InputHints::default(),
         }
     }
 
     /// With how compressed pages stand in their files: what an earlier reading met only behind them.
-    pub(super) fn with_stored(mut self, stored: BTreeMap<u32, Vec<Segment>>) -> Self {
-        self.stored = stored;
+    pub(super) fn with_segments(mut self, stored: BTreeMap<u32, Vec<Segment>>) -> Self {
+        self.segments = stored;
         self
     }
 
-    pub(super) fn run(mut self, source: Source<'_>, file: Option<FileFacts>) -> Result<Inspected, InspectError> {
+    pub(super) fn run(
+        mut self,
+        source: ArchiveSource<'_>,
+        file: Option<FileMetadata>,
+    ) -> Result<InspectedArchive, InspectError> {
         let compression = source.compression();
-        let mut walk = Walk::new(source);
-        let mut inspected = Inspected {
+        let mut reader = TarReader::new(source);
+        let mut inspected = InspectedArchive {
             file,
-            input: Input::Unread,
-            end: End::Empty,
-            tail: None,
+            input: InputKind::Unread,
+            end: TarEnd::Empty,
+            trailing_data: None,
             compression: None,
             members: Vec::new(),
             documents: Documents::default(),
@@ -83,87 +87,97 @@ impl Inspector {
             dump_log: None,
             rootfs_diff: None,
             memory: None,
-            leaks: None,
+            secret_leaks: None,
             layout: self.layout,
         };
         inspected.end = loop {
-            let entry = match walk.next()? {
-                Step::On(entry) => entry,
-                Step::Ended(end) => break end,
+            let entry = match reader.next_member()? {
+                Next::Item(entry) => entry,
+                Next::End(end) => break end,
             };
-            self.names += entry.name.len() + entry.link.len();
-            if inspected.members.len() >= self.limits.members || self.names > self.limits.names {
-                let bound = format!("{} members with {} bytes of names", inspected.members.len(), self.names);
-                break End::Bound {
+            self.name_bytes += entry.name.len() + entry.link.len();
+            if inspected.members.len() >= self.limits.members || self.name_bytes > self.limits.name_bytes {
+                let limit = format!(
+                    "{} members with {} bytes of names",
+                    inspected.members.len(),
+                    self.name_bytes
+                );
+                break TarEnd::LimitReached {
                     offset: entry.offset,
-                    bound,
+                    limit,
                 };
             }
-            let member = self.member(&entry);
-            self.clues.see(canonical(&entry.name));
+            let member = self.describe_member(&entry);
+            self.hints.add_name(canonical_name(&entry.name));
             // A second member of a name is judged by its being there; what it holds would hide the first.
-            let duplicate = member.oddities.contains(&Oddity::Duplicate);
+            let duplicate = member.name_issues.contains(&NameIssue::Duplicate);
             inspected.members.push(member);
-            if entry.kind == Kind::File && !duplicate {
-                self.content(&mut walk, &entry, &mut inspected)?;
+            if entry.kind == MemberKind::File && !duplicate {
+                self.read_content(&mut reader, &entry, &mut inspected)?;
             }
         };
-        if inspected.end == End::Marker {
-            inspected.tail = Some(walk.tail()?);
+        if inspected.end == TarEnd::Marker {
+            inspected.trailing_data = Some(reader.read_trailing_data()?);
         }
-        inspected.compression = compression.or_else(|| walk::Compression::of(walk.first()));
-        inspected.input = Input::of(&inspected, walk.first(), &self.clues);
-        inspected.memory = self.memory.map(|search| search.first().cloned());
+        inspected.compression = compression.or_else(|| tar_reader::Compression::detect(reader.first_bytes()));
+        inspected.input = InputKind::classify(&inspected, reader.first_bytes(), &self.hints);
+        inspected.memory = self.memory.map(|search| search.first_match().cloned());
         if !self.secrets.is_empty() {
-            inspected.leaks = Some(
+            inspected.secret_leaks = Some(
                 self.secrets
                     .iter()
-                    .filter_map(|search| search.first().cloned())
+                    .filter_map(|search| search.first_match().cloned())
                     .collect(),
             );
         }
         Ok(inspected)
     }
 
-    fn member(&mut self, entry: &Entry) -> Member {
-        let name = canonical(&entry.name);
-        let mut oddities = Vec::new();
+    fn describe_member(&mut self, entry: &TarEntry) -> Member {
+        let name = canonical_name(&entry.name);
+        let mut name_issues = Vec::new();
         let components = || name.split(|byte| *byte == b'/');
         if entry.name.starts_with(b"/") {
-            oddities.push(Oddity::Absolute);
+            name_issues.push(NameIssue::Absolute);
         }
         if components().any(|component| component == b"..") {
-            oddities.push(Oddity::Parent);
+            name_issues.push(NameIssue::ParentComponent);
         }
-        if !self.seen.insert(self.hasher.hash_one(name)) {
-            oddities.push(Oddity::Duplicate);
+        if !self.name_hashes.insert(self.hasher.hash_one(name)) {
+            name_issues.push(NameIssue::Duplicate);
         }
         let odd_component = components().skip(usize::from(entry.name.starts_with(b"/")));
         let odd_component = odd_component
             .into_iter()
             .any(|component| matches!(component, b"" | b"."));
-        let control = name.iter().any(|byte| byte.is_ascii_control());
+        let has_control = name.iter().any(|byte| byte.is_ascii_control());
         // `./` alone, for the archive's root, is what tar writes of a whole directory.
-        let root = matches!(entry.name.as_slice(), b"." | b"./");
-        let long = name.len() > nix::libc::PATH_MAX as usize || components().any(|component| component.len() > 255);
-        if !root && (odd_component || control || long || std::str::from_utf8(name).is_err()) {
-            oddities.push(Oddity::Unclean);
+        let is_root = matches!(entry.name.as_slice(), b"." | b"./");
+        let is_too_long =
+            name.len() > nix::libc::PATH_MAX as usize || components().any(|component| component.len() > 255);
+        if !is_root && (odd_component || has_control || is_too_long || std::str::from_utf8(name).is_err()) {
+            name_issues.push(NameIssue::Malformed);
         }
         Member {
-            name: walk::display(&entry.name),
+            name: tar_reader::display_name(&entry.name),
             offset: entry.offset,
             kind: entry.kind,
             mode: entry.mode & 0o7777,
             size: entry.size,
             mtime: entry.mtime,
-            link: walk::display(&entry.link),
-            oddities,
+            link: tar_reader::display_name(&entry.link),
+            name_issues,
         }
     }
 
     /// Reads a member's content as far as anything is to be learned from it.
-    fn content(&mut self, walk: &mut Walk<'_>, entry: &Entry, inspected: &mut Inspected) -> io::Result<()> {
-        let Ok(name) = std::str::from_utf8(canonical(&entry.name)) else {
+    fn read_content(
+        &mut self,
+        reader: &mut TarReader<'_>,
+        entry: &TarEntry,
+        inspected: &mut InspectedArchive,
+    ) -> io::Result<()> {
+        let Ok(name) = std::str::from_utf8(canonical_name(&entry.name)) else {
             return Ok(());
         };
         let image = match name {
@@ -176,76 +190,79 @@ impl Inspector {
         let is_pages = matches!(image, Some(ImageFile::Pages(_)));
         // What may hold secrets is not searched for them.
         let exempt =
-            is_pages || name == SPEC_DUMP || matches!(image, Some(ImageFile::Image(kind, _)) if holds_memory(kind));
-        let mut payload = Payload {
-            walk,
+            is_pages || name == SPEC_DUMP || matches!(image, Some(ImageFile::Image(kind, _)) if may_hold_secrets(kind));
+        let mut payload = MemberReader {
+            tar: reader,
             name,
             memory: self.memory.as_mut().filter(|_| is_pages),
             secrets: if exempt { &mut [] } else { &mut self.secrets },
-            cut: false,
+            truncated: false,
         };
-        payload.begin();
+        payload.begin_searches();
         match image {
             Some(ImageFile::Pages(id)) => {
-                inspected.images.pages.insert(id, entry.size);
-                let known = self.stored.get(&id).map(Vec::as_slice);
-                match known.or_else(|| inspected.images.stored(id)) {
+                inspected.images.pages_file_bytes.insert(id, entry.size);
+                let segments = self.segments.get(&id).map(Vec::as_slice);
+                match segments.or_else(|| inspected.images.segments_of(id)) {
                     Some(stored) => {
                         let mut search = payload.memory.take();
-                        let flaw = blocks::decompress(&mut payload, stored, |pages| {
+                        let problem = compressed_blocks::decompress(&mut payload, stored, |pages| {
                             search.iter_mut().for_each(|search| search.feed(name, pages));
                         })?;
-                        if let Some(flaw) = flaw {
-                            inspected.images.undecompressed.push(name, || flaw);
+                        if let Some(problem) = problem {
+                            inspected.images.corrupt_blocks.push(name, || problem);
                         }
                     }
                     None => drop(inspected.images.unread_pages.insert(id)),
                 }
             }
             Some(ImageFile::Image(kind, id)) => {
-                let before = inspected.images.flaws();
+                let counts_before = inspected.images.problem_counts();
                 let file = name.rsplit('/').next().unwrap_or(name);
                 inspected.images.read(file, kind, id, &mut payload)?;
-                if payload.cut {
+                if payload.truncated {
                     // It is the tar that is cut, not the image that is wrong.
-                    inspected.images.forget(before);
+                    inspected.images.roll_back(counts_before);
                 }
             }
-            Some(ImageFile::Foreign) => {}
-            None if documents::NAMES.contains(&name) => {
-                let content = payload.document(entry.size)?;
-                if !payload.cut {
-                    inspected.documents.take(name, content.as_deref());
+            Some(ImageFile::ToolOutput) => {}
+            None if documents::DOCUMENT_NAMES.contains(&name) => {
+                let content = payload.read_document(entry.size)?;
+                if !payload.truncated {
+                    inspected.documents.add(name, content.as_deref());
                 }
             }
             None if name == CONTAINER_LOG || name == CRIO_LOG || name == PODMAN_LOG => {
-                inspected.container_log = Some((name.to_owned(), payload.log()?));
+                inspected.container_log = Some((name.to_owned(), payload.read_log()?));
             }
-            None if name == DUMP_LOG => inspected.dump_log = Some(payload.log()?),
-            None if name == ROOTFS_DIFF => inspected.rootfs_diff = Some(payload.nested()?),
-            None if name == CIPHER => inspected.images.encrypted = true,
-            None if self.clues.wants(name, entry.size) => {
-                let content = payload.document(entry.size)?.unwrap_or_default();
-                self.clues.read(&content);
+            None if name == DUMP_LOG => inspected.dump_log = Some(payload.read_log()?),
+            None if name == ROOTFS_DIFF => inspected.rootfs_diff = Some(payload.read_nested()?),
+            None if name == CIPHER_IMAGE => inspected.images.encrypted = true,
+            None if self.hints.should_read(name, entry.size) => {
+                let content = payload.read_document(entry.size)?.unwrap_or_default();
+                self.hints.add_document(&content);
             }
             None => {
                 if let Some(name) = name
                     .strip_prefix("checkpoint/")
                     .filter(|name| name.ends_with(".img") && !name.contains('/'))
                 {
-                    inspected.images.unnamed.push(name, || unnamed(name).to_owned());
+                    inspected
+                        .images
+                        .unknown_names
+                        .push(name, || unknown_name_reason(name).to_owned());
                 }
             }
         }
-        payload.rest()
+        payload.drain()
     }
 }
 
 /// The keys of encrypted images (checkpoint-restore/criu#2297).
-const CIPHER: &str = "checkpoint/cipher.img";
+const CIPHER_IMAGE: &str = "checkpoint/cipher.img";
 
 /// What is to be said of an image that CRIU does not name so.
-fn unnamed(name: &str) -> &'static str {
+fn unknown_name_reason(name: &str) -> &'static str {
     if name.starts_with("pages-") && name.ends_with(".comp.img") {
         "pages that CRaC's CRIU compressed, which no other one reads"
     } else {
@@ -254,7 +271,7 @@ fn unnamed(name: &str) -> &'static str {
 }
 
 /// Whether an image holds what processes sent, wrote or were given, beside the pages.
-fn holds_memory(kind: Image) -> bool {
+fn may_hold_secrets(kind: Image) -> bool {
     matches!(
         kind,
         Image::PipesData

@@ -13,27 +13,27 @@
 //! stays bounded whatever it says: see [`Limits`], and the constants of each reader.
 //!
 //! Ways to fail: [`InspectError`] alone, when the file cannot be opened or read. Whatever is wrong with the archive
-//! itself is part of what was [`Inspected`].
+//! itself is part of what was [`InspectedArchive`].
 
-mod blocks;
+mod compressed_blocks;
 mod decompress;
 mod documents;
-mod extension;
-mod files;
-mod header;
-mod image;
-mod input;
+mod extension_headers;
+mod images;
+mod input_kind;
 mod inspector;
-mod log;
+mod log_stats;
+mod member_reader;
 mod model;
 pub mod mutant;
+mod open_files;
 mod pagemap;
-mod payload;
 pub mod sample;
 mod search;
 mod secrets;
 mod source;
-mod walk;
+mod tar_header;
+mod tar_reader;
 
 use std::{
     collections::BTreeMap,
@@ -46,19 +46,19 @@ use std::{
 use thiserror::Error;
 
 pub use self::{
-    blocks::{Blocks, Segment},
-    documents::{Document, Documents},
-    files::{OpenFile, Watch},
-    image::{Flaw, Flaws, Images},
-    input::{Foreign, Input},
-    log::LogFacts,
-    model::{FileFacts, Inspected, Layout, Member, Nested, Oddity},
-    pagemap::{Pagemap, Run},
-    search::Found,
-    secrets::of_the_environment,
-    walk::{Break, Compression, End, Kind, Tail},
+    compressed_blocks::{CompressedBlocks, Segment},
+    documents::{Documents, ParsedDocument},
+    images::{ImageProblem, ImageProblems, Images},
+    input_kind::{ForeignInput, InputKind},
+    log_stats::LogStats,
+    model::{FileMetadata, InspectedArchive, Layout, Member, NameIssue, NestedTar},
+    open_files::{EpollTarget, OpenFile},
+    pagemap::{PageRange, Pagemap},
+    search::MatchPosition,
+    secrets::from_environment,
+    tar_reader::{Compression, Corruption, MemberKind, TarEnd, TrailingData},
 };
-use self::{inspector::Inspector, source::Source};
+use self::{inspector::Inspector, source::ArchiveSource};
 
 /// Why an archive could not be looked at.
 #[derive(Debug, Error)]
@@ -92,7 +92,7 @@ pub struct Limits {
     /// Members.
     pub members: usize,
     /// Bytes of all members' names.
-    pub names: usize,
+    pub name_bytes: usize,
 }
 
 impl Default for Limits {
@@ -100,14 +100,14 @@ impl Default for Limits {
         Self {
             bytes: 16 << 40,
             members: 1 << 16,
-            names: 16 << 20,
+            name_bytes: 16 << 20,
         }
     }
 }
 
 /// What the caller knows of the container, and the archive must show or hide.
 #[derive(Clone, Debug, Default)]
-pub struct Expected {
+pub struct Expectations {
     /// Bytes that are in the memory of the container, and nowhere else.
     pub memory: Option<Vec<u8>>,
     /// Values that may stand in the memory and in `spec.dump` (the environment does), and nowhere else.
@@ -120,21 +120,21 @@ pub struct Expected {
 ///
 /// # Errors
 /// When the file cannot be opened or read, or is no regular file. What is wrong with the archive is no error.
-pub fn inspect_file(path: &Path, expected: &Expected, limits: Limits) -> Result<Inspected, InspectError> {
-    let opening = |source| InspectError::Open {
+pub fn inspect_file(path: &Path, expected: &Expectations, limits: Limits) -> Result<InspectedArchive, InspectError> {
+    let open_error = |source| InspectError::Open {
         path: path.to_owned(),
         source,
     };
-    let symlink = path.symlink_metadata().map_err(opening)?.is_symlink();
+    let symlink = path.symlink_metadata().map_err(open_error)?.is_symlink();
     // Opening a FIFO waits for its writer unless it is told not to.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
         .open(path);
-    let file: File = file.map_err(opening)?;
-    let facts = file.metadata().map_err(opening)?;
-    if !facts.is_file() {
-        let kind = match facts.file_type() {
+    let file: File = file.map_err(open_error)?;
+    let metadata = file.metadata().map_err(open_error)?;
+    if !metadata.is_file() {
+        let kind = match metadata.file_type() {
             kind if kind.is_dir() => "directory",
             kind if kind.is_fifo() => "FIFO",
             kind if kind.is_socket() => "socket",
@@ -145,48 +145,52 @@ pub fn inspect_file(path: &Path, expected: &Expected, limits: Limits) -> Result<
             kind,
         });
     }
-    let facts = FileFacts {
+    let metadata = FileMetadata {
         path: path.to_owned(),
-        mode: facts.mode() & 0o7777,
-        uid: facts.uid(),
-        gid: facts.gid(),
-        bytes: facts.len(),
-        names: facts.nlink(),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        bytes: metadata.len(),
+        link_count: metadata.nlink(),
         symlink,
     };
-    let again = file.try_clone()?;
-    let source = Source::file(file, limits.bytes)?;
-    let inspected = Inspector::new(expected, limits).run(source, Some(facts.clone()))?;
-    let compressed = inspected.images.compressed();
-    let behind: BTreeMap<_, _> = compressed
+    let second_handle = file.try_clone()?;
+    let source = ArchiveSource::from_file(file, limits.bytes)?;
+    let inspected = Inspector::new(expected, limits).run(source, Some(metadata.clone()))?;
+    let compressed = inspected.images.compressed_pagemaps();
+    let late_pages: BTreeMap<_, _> = compressed
         .filter(|(id, _)| inspected.images.unread_pages.contains(id))
-        .map(|(id, map)| (id, map.stored.clone()))
+        .map(|(id, map)| (id, map.segments.clone()))
         .collect();
-    if behind.is_empty() {
+    if late_pages.is_empty() {
         return Ok(inspected);
     }
     // The page maps stood behind the pages that they are needed to read.
     drop(inspected);
-    let mut again = again;
-    again.rewind()?;
-    let source = Source::file(again, limits.bytes)?;
+    let mut second_handle = second_handle;
+    second_handle.rewind()?;
+    let source = ArchiveSource::from_file(second_handle, limits.bytes)?;
     Inspector::new(expected, limits)
-        .with_stored(behind)
-        .run(source, Some(facts))
+        .with_segments(late_pages)
+        .run(source, Some(metadata))
 }
 
 /// Says what is at a path where [`inspect_file`] found no regular file but a `kind`.
 ///
 /// # Errors
 /// When the path cannot be looked at.
-pub fn inspect_no_file(path: &Path, expected: &Expected, kind: &'static str) -> Result<Inspected, InspectError> {
+pub fn inspect_non_file(
+    path: &Path,
+    expected: &Expectations,
+    kind: &'static str,
+) -> Result<InspectedArchive, InspectError> {
     let inspector = Inspector::new(expected, Limits::default());
-    let mut inspected = inspector.run(Source::new(io::empty(), 0), None)?;
-    inspected.end = End::Broken(Break {
+    let mut inspected = inspector.run(ArchiveSource::new(io::empty(), 0), None)?;
+    inspected.end = TarEnd::Corrupt(Corruption {
         offset: 0,
-        why: format!("a {kind} is no tar"),
+        reason: format!("a {kind} is no tar"),
     });
-    inspected.input = Input::at(path, kind);
+    inspected.input = InputKind::classify_path(path, kind);
     Ok(inspected)
 }
 
@@ -194,18 +198,22 @@ pub fn inspect_no_file(path: &Path, expected: &Expected, kind: &'static str) -> 
 ///
 /// # Errors
 /// When reading fails. What is wrong with the archive is no error.
-pub fn inspect_stream(stream: impl Read, expected: &Expected, limits: Limits) -> Result<Inspected, InspectError> {
-    Inspector::new(expected, limits).run(Source::open(stream, limits.bytes)?, None)
+pub fn inspect_stream(
+    stream: impl Read,
+    expected: &Expectations,
+    limits: Limits,
+) -> Result<InspectedArchive, InspectError> {
+    Inspector::new(expected, limits).run(ArchiveSource::open(stream, limits.bytes)?, None)
 }
 
 /// Says where in the archive's pages `needle` stands: the first place.
 ///
 /// # Errors
 /// As [`inspect_file`]. An archive that cannot be read to its end is searched as far as it can.
-pub fn find_in_pages(path: &Path, needle: &[u8]) -> Result<Option<Found>, InspectError> {
-    let expected = Expected {
+pub fn find_in_pages(path: &Path, needle: &[u8]) -> Result<Option<MatchPosition>, InspectError> {
+    let expected = Expectations {
         memory: Some(needle.to_owned()),
-        ..Expected::default()
+        ..Expectations::default()
     };
     Ok(inspect_file(path, &expected, Limits::default())?.memory.flatten())
 }

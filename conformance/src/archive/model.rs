@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use super::{
     documents::Documents,
-    image::Images,
-    input::Input,
-    log::LogFacts,
-    search::Found,
-    walk::{Compression, End, Kind, Tail},
+    images::Images,
+    input_kind::InputKind,
+    log_stats::LogStats,
+    search::MatchPosition,
+    tar_reader::{Compression, MemberKind, TarEnd, TrailingData},
 };
 
 /// What the file system says of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileFacts {
+pub struct FileMetadata {
     /// Where it is.
     pub path: PathBuf,
     /// Permission bits.
@@ -25,7 +25,7 @@ pub struct FileFacts {
     /// Its size in bytes.
     pub bytes: u64,
     /// How many names it has.
-    pub names: u64,
+    pub link_count: u64,
     /// Whether the path's last component is a symbolic link.
     pub symlink: bool,
 }
@@ -38,7 +38,7 @@ pub struct Member {
     /// Where its header begins, in bytes.
     pub offset: u64,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: MemberKind,
     /// Permission bits.
     pub mode: u32,
     /// Its size in bytes.
@@ -48,20 +48,20 @@ pub struct Member {
     /// What it links to, for people.
     pub link: String,
     /// What is odd about its name.
-    pub oddities: Vec<Oddity>,
+    pub name_issues: Vec<NameIssue>,
 }
 
 /// What a member's name should not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Oddity {
+pub enum NameIssue {
     /// It begins with a slash.
     Absolute,
     /// It has a component `..`.
-    Parent,
+    ParentComponent,
     /// It has been used by a member before.
     Duplicate,
     /// It is empty, not UTF-8, holds control characters, empty components or `.` in its middle, or is longer than a path may be.
-    Unclean,
+    Malformed,
 }
 
 /// An engine's way to lay an archive out: which members stand beside CRIU's images.
@@ -90,7 +90,7 @@ impl Layout {
 
     /// That of the engine which the annotation `io.container.manager` names: as checkpointctl takes it, any other one is
     /// containerd's, which sets none.
-    pub fn of_manager(manager: Option<&str>) -> Self {
+    pub fn from_manager(manager: Option<&str>) -> Self {
         match manager {
             Some("cri-o") => Layout::CriO,
             Some("libpod") => Layout::Podman,
@@ -101,15 +101,15 @@ impl Layout {
 
 /// A checkpoint archive as it was read.
 #[derive(Clone, Debug)]
-pub struct Inspected {
+pub struct InspectedArchive {
     /// What the file system says; `None` for a stream.
-    pub file: Option<FileFacts>,
+    pub file: Option<FileMetadata>,
     /// What it is.
-    pub input: Input,
+    pub input: InputKind,
     /// How the tar ended.
-    pub end: End,
+    pub end: TarEnd,
     /// What stands behind its end; `None` where it has none.
-    pub tail: Option<Tail>,
+    pub trailing_data: Option<TrailingData>,
     /// How the file is compressed, where it is. By gzip and zstd the tar within is what was read.
     pub compression: Option<Compression>,
     /// All members, in their order.
@@ -119,22 +119,22 @@ pub struct Inspected {
     /// CRIU's images.
     pub images: Images,
     /// The container's log and the member's name.
-    pub container_log: Option<(String, LogFacts)>,
+    pub container_log: Option<(String, LogStats)>,
     /// CRIU's log.
-    pub dump_log: Option<LogFacts>,
+    pub dump_log: Option<LogStats>,
     /// What the first bytes of `rootfs-diff.tar` are.
-    pub rootfs_diff: Option<Nested>,
+    pub rootfs_diff: Option<NestedTar>,
     /// Where the expected memory was found; `None` when none was expected.
-    pub memory: Option<Option<Found>>,
+    pub memory: Option<Option<MatchPosition>>,
     /// Where secrets were found outside of memory and `spec.dump`; `None` when none were expected.
-    pub leaks: Option<Vec<Found>>,
+    pub secret_leaks: Option<Vec<MatchPosition>>,
     /// Whose layout is expected, where the caller said so.
     pub layout: Option<Layout>,
 }
 
 /// What a member begins with that is to be a tar, be it compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Nested {
+pub enum NestedTar {
     /// A tar, in this compression if in any.
     Tar(Option<Compression>),
     /// What is only recognised by its magic.
@@ -143,31 +143,35 @@ pub enum Nested {
     Other(String),
 }
 
-impl Inspected {
+impl InspectedArchive {
     /// Whether the archive was read to its end, so that what was not seen is not there.
     pub fn is_complete(&self) -> bool {
-        matches!(self.end, End::Marker | End::NoMarker)
+        matches!(self.end, TarEnd::Marker | TarEnd::NoMarker)
     }
 
     /// Whose layout it is to have: as the caller said, else that of the engine which `spec.dump` names.
     pub fn expected_layout(&self) -> Layout {
-        let annotations = self.documents.spec.read().and_then(|spec| spec.annotations().as_ref());
+        let annotations = self
+            .documents
+            .spec
+            .parsed()
+            .and_then(|spec| spec.annotations().as_ref());
         let manager = annotations.and_then(|annotations| annotations.get("io.container.manager"));
         self.layout
-            .unwrap_or_else(|| Layout::of_manager(manager.map(String::as_str)))
+            .unwrap_or_else(|| Layout::from_manager(manager.map(String::as_str)))
     }
 
     /// The first member of this name, with or without a slash at its end.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members
             .iter()
-            .find(|member| canonical(member.name.as_bytes()) == name.trim_end_matches('/').as_bytes())
+            .find(|member| canonical_name(member.name.as_bytes()) == name.trim_end_matches('/').as_bytes())
     }
 
     /// Whether anything in it is CRIU's or of an engine that uses CRIU.
     pub fn is_criu(&self) -> bool {
-        self.images.count.values().any(|count| *count > 0)
-            || !self.images.pages.is_empty()
+        self.images.image_counts.values().any(|count| *count > 0)
+            || !self.images.pages_file_bytes.is_empty()
             || ["config.dump", "spec.dump", "dump.log"]
                 .iter()
                 .any(|name| self.member(name).is_some())
@@ -175,7 +179,7 @@ impl Inspected {
 }
 
 /// A name without what does not change its meaning: `./` at its beginning, slashes at its end.
-pub(super) fn canonical(name: &[u8]) -> &[u8] {
+pub(super) fn canonical_name(name: &[u8]) -> &[u8] {
     let mut name = name;
     while let Some(rest) = name.strip_prefix(b"./") {
         name = rest;

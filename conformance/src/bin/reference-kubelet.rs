@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use checkpoint_conformance::reference::{Authorization, CertificateFiles, Config, Mutant, ReferenceKubelet};
+use checkpoint_conformance::reference_kubelet::{Authorization, CertificateFiles, Config, Mutant, ReferenceKubelet};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -60,13 +60,13 @@ struct Flags {
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
     /// Who may do what.
-    #[arg(long, value_enum, default_value_t = Mode::AlwaysAllow)]
-    authorization_mode: Mode,
+    #[arg(long, value_enum, default_value_t = AuthorizationMode::AlwaysAllow)]
+    authorization_mode: AuthorizationMode,
     /// The rules, for `--authorization-mode Rules`: lines of `USER VERB RESOURCE`, as `alice create nodes/checkpoint`.
     #[arg(long, required_if_eq("authorization_mode", "Rules"))]
     authorization_rules_file: Option<PathBuf>,
     /// Feature gates, as `ContainerCheckpoint=false`; other gates are passed over.
-    #[arg(long, value_delimiter = ',', value_parser = gate)]
+    #[arg(long, value_delimiter = ',', value_parser = parse_gate)]
     feature_gates: Vec<(String, bool)>,
     /// Whether the debugging handlers are served, the checkpoint among them.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
@@ -83,14 +83,14 @@ struct Flags {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
+enum AuthorizationMode {
     #[value(name = "AlwaysAllow")]
     AlwaysAllow,
     #[value(name = "Rules")]
     Rules,
 }
 
-fn gate(text: &str) -> Result<(String, bool), String> {
+fn parse_gate(text: &str) -> Result<(String, bool), String> {
     let (name, value) = text.split_once('=').ok_or("a gate is NAME=true or NAME=false")?;
     let value = value
         .parse()
@@ -130,10 +130,10 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let kubelet = ReferenceKubelet::start(config).await.context("failed to start")?;
     if let Some(path) = certificate {
-        let folder = path
+        let directory = path
             .parent()
             .expect("the path has two more parts than the root directory");
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         std::fs::write(&path, kubelet.certificate()).with_context(|| path.display().to_string())?;
     }
     println!("https://{}", kubelet.address());
@@ -169,15 +169,15 @@ impl Flags {
         config.token_auth_file = self.token_auth_file;
         config.anonymous = self.anonymous_auth;
         config.authorization = match (self.authorization_mode, self.authorization_rules_file) {
-            (Mode::Rules, Some(path)) => Authorization::Rules(path),
+            (AuthorizationMode::Rules, Some(path)) => Authorization::Rules(path),
             _ => Authorization::AlwaysAllow,
         };
-        let checkpoint = self
+        let checkpoint_gate = self
             .feature_gates
             .iter()
             .rev()
             .find(|(name, _)| name == "ContainerCheckpoint");
-        config.container_checkpoint = checkpoint.map(|(_, value)| *value);
+        config.container_checkpoint = checkpoint_gate.map(|(_, value)| *value);
         config.debugging_handlers = self.enable_debugging_handlers;
         config.http2 = self.http2;
         config.remove_pods_at_shutdown = self.remove_pods;
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_mutants_and_missing_rules_are_refused() {
+    fn refuses_unknown_mutants_and_missing_rules() {
         let parsed = Flags::try_parse_from(["reference-kubelet", "--authorization-mode=Rules"]);
         assert!(parsed.unwrap_err().to_string().contains("--authorization-rules-file"));
         let flags = Flags::parse_from(["reference-kubelet", "--node-name=n", "--mutant=nothing"]);

@@ -9,14 +9,14 @@ use std::{
 use clap::Args;
 
 use super::{
-    Failure, SelectionArgs, VerdictArgs,
-    conclude::{Began, Judged, Run},
+    Failure, RunArgs, SelectionArgs,
+    suite_run::{StartTime, SuiteRun, SuiteRunner},
 };
 use crate::{
-    archive::{Expected, InspectError, Layout, Limits, inspect_file, inspect_no_file, of_the_environment},
-    case::{Level, Outcome, Record, Stop, Suite},
-    catalog::archive::{ArchiveCase, cases},
-    report::{Secrets, Target},
+    archive::{Expectations, InspectError, Layout, Limits, from_environment, inspect_file, inspect_non_file},
+    engine::{CaseRecord, Level, NonPass, Outcome, Suite},
+    report::{Secrets, TargetInfo},
+    suites::archive::{ArchiveCase, cases},
 };
 
 /// Which archives, which cases, what decides.
@@ -39,7 +39,7 @@ pub(super) struct ArchiveArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    verdict: VerdictArgs,
+    verdict: RunArgs,
 }
 
 /// What is looked for in an archive; never printed.
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Needle {
 }
 
 /// Fewer would be found anywhere.
-const SHORTEST: usize = 8;
+const MIN_NEEDLE_BYTES: usize = 8;
 
 /// The text itself, or the content of the file behind `@`, without a newline at its end.
 fn parse_needle(text: &str) -> Result<Needle, String> {
@@ -64,23 +64,25 @@ fn parse_needle(text: &str) -> Result<Needle, String> {
     if bytes.ends_with(b"\n") {
         bytes.pop();
     }
-    if bytes.len() < SHORTEST {
-        return Err(format!("expected at least {SHORTEST} bytes: fewer are found by chance"));
+    if bytes.len() < MIN_NEEDLE_BYTES {
+        return Err(format!(
+            "expected at least {MIN_NEEDLE_BYTES} bytes: fewer are found by chance"
+        ));
     }
     Ok(Needle(bytes))
 }
 
 fn parse_layout(name: &str) -> Result<Layout, String> {
-    let known = Layout::ALL.map(Layout::as_str);
+    let names = Layout::ALL.map(Layout::as_str);
     Layout::ALL
         .into_iter()
         .find(|layout| layout.as_str() == name)
-        .ok_or_else(|| format!("expected one of {}", known.join(", ")))
+        .ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
 impl ArchiveArgs {
-    fn expected(&self) -> Expected {
-        Expected {
+    fn expected(&self) -> Expectations {
+        Expectations {
             memory: self.canary.clone().map(|Needle(bytes)| bytes),
             secrets: self.secret.iter().map(|Needle(bytes)| bytes.clone()).collect(),
             layout: self.layout,
@@ -90,55 +92,55 @@ impl ArchiveArgs {
     /// Judges one archive after the other. With several, the worst verdict decides, and one document holds their reports. One that
     /// cannot be read ends in an error of its own, and leaves the others' verdicts as they are.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
-        let run = Run::new(&self.selection, &self.verdict, args)?;
+        let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(anyhow::Error::from)?;
         let mut reports = Vec::new();
         for file in &self.files {
-            let judged = match runtime.block_on(judge(&run, file, self.expected())) {
-                Ok(judged) => judged,
-                Err(error) => unreadable(file, &error),
+            let suite_run = match runtime.block_on(test_archive(&run, file, self.expected())) {
+                Ok(suite_run) => suite_run,
+                Err(error) => unreadable_archive(file, &error),
             };
-            reports.push(run.report(judged));
+            reports.push(run.report(suite_run));
         }
-        run.conclude(&reports)
+        run.finish(&reports)
     }
 }
 
 /// The cases, of which the one of the canary decides when the user gave one: then the bytes are known to belong there.
-fn cases_for(expected: &Expected) -> Vec<ArchiveCase> {
+fn cases_for(expected: &Expectations) -> Vec<ArchiveCase> {
     let mut cases = cases();
-    for case in cases.iter_mut().filter(|case| case.clause.id == CANARY) {
+    for case in cases.iter_mut().filter(|case| case.info.id == CANARY_CASE) {
         if expected.memory.is_some() {
-            case.clause.level = Level::Documented;
+            case.info.level = Level::Documented;
         }
     }
     cases
 }
 
 /// The case that looks for the user's bytes, and the one that an input fails which is none.
-const CANARY: &str = "archive/memory/canary";
-const KIND: &str = "archive/kind";
+const CANARY_CASE: &str = "archive/memory/canary";
+const KIND_CASE: &str = "archive/kind";
 
 /// An archive that the harness could not read: one case that ends in an error.
-fn unreadable(file: &Path, error: &InspectError) -> Judged {
+fn unreadable_archive(file: &Path, error: &InspectError) -> SuiteRun {
     let clause = cases()
         .into_iter()
-        .map(|case| case.clause)
-        .find(|clause| clause.id == KIND);
-    let outcome = Outcome::from(Err(Stop::error(error)));
-    Judged {
-        target: target(file),
-        began: Began::now(),
+        .map(|case| case.info)
+        .find(|clause| clause.id == KIND_CASE);
+    let outcome = Outcome::from(Err(NonPass::error(error)));
+    SuiteRun {
+        target: target_info(file),
+        start_time: StartTime::now(),
         records: clause
             .into_iter()
-            .map(|clause| Record {
-                clause,
+            .map(|clause| CaseRecord {
+                info: clause,
                 outcome: outcome.clone(),
                 duration: Duration::ZERO,
-                exhibits: Vec::new(),
+                evidence: Vec::new(),
             })
             .collect(),
         secrets: Secrets::default(),
@@ -147,8 +149,8 @@ fn unreadable(file: &Path, error: &InspectError) -> Judged {
     }
 }
 
-fn target(file: &Path) -> Target {
-    Target {
+fn target_info(file: &Path) -> TargetInfo {
+    TargetInfo {
         suite: Suite::Archive,
         kind: "file".to_owned(),
         description: format!("the archive {}", file.display()),
@@ -160,16 +162,20 @@ fn target(file: &Path) -> Target {
     }
 }
 
-async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Judged, InspectError> {
-    let began = Began::now();
-    let inspect = |expected: &Expected| match inspect_file(file, expected, Limits::default()) {
-        Err(InspectError::NotAFile { kind, .. }) => inspect_no_file(file, expected, kind),
+async fn test_archive(
+    run: &SuiteRunner<'_>,
+    file: &Path,
+    mut expected: Expectations,
+) -> Result<SuiteRun, InspectError> {
+    let start_time = StartTime::now();
+    let inspect = |expected: &Expectations| match inspect_file(file, expected, Limits::default()) {
+        Err(InspectError::NotAFile { kind, .. }) => inspect_non_file(file, expected, kind),
         inspected => inspected,
     };
     let mut archive = inspect(&expected)?;
     if expected.secrets.is_empty() {
         // They may stand before spec.dump, so the archive is read again.
-        expected.secrets = of_the_environment(&archive);
+        expected.secrets = from_environment(&archive);
         if !expected.secrets.is_empty() {
             archive = inspect(&expected)?;
         }
@@ -178,10 +184,10 @@ async fn judge(run: &Run<'_>, file: &Path, mut expected: Expected) -> Result<Jud
     for needle in expected.secrets.iter().chain(&expected.memory) {
         secrets.add(&String::from_utf8_lossy(needle));
     }
-    Ok(Judged {
-        target: target(file),
-        began,
-        records: run.judge(cases_for(&expected), &archive).await,
+    Ok(SuiteRun {
+        target: target_info(file),
+        start_time,
+        records: run.run_cases(cases_for(&expected), &archive).await,
         secrets,
         archives_left: Vec::new(),
         footprint: None,
@@ -193,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_looked_for_is_text_or_a_file_and_never_shown() {
+    fn needle_is_text_or_a_file_and_never_printed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"from a file\n").unwrap();
         let needle = parse_needle(&format!("@{}", file.path().display())).unwrap();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 
 use super::{Failure, print};
-use crate::{case::exit, target};
+use crate::{engine::exit, targets};
 
 /// What to clean beside this machine's temporary folders.
 #[derive(Clone, Debug, Args)]
@@ -28,28 +28,28 @@ impl CleanArgs {
 pub(super) async fn run(endpoint: Option<&str>) -> Result<u8, Failure> {
     let mut text = String::new();
     if let Some(endpoint) = endpoint {
-        let cleaned = target::runtime::clean(endpoint).await.map_err(anyhow::Error::from)?;
-        for (what, list) in [
-            ("", &cleaned.thawed),
-            ("removed container ", &cleaned.containers),
-            ("removed pod ", &cleaned.pods),
+        let report = targets::runtime::clean(endpoint).await.map_err(anyhow::Error::from)?;
+        for (label, list) in [
+            ("", &report.unfreeze_notes),
+            ("removed container ", &report.containers),
+            ("removed pod ", &report.pods),
         ] {
-            for one in list {
-                let _ = writeln!(text, "{what}{one}");
+            for line in list {
+                let _ = writeln!(text, "{label}{line}");
             }
         }
     }
-    let (folders, left) = target::clean().await;
-    for folder in folders {
-        let _ = writeln!(text, "removed folder {}", folder.display());
+    let (directories, failures) = targets::remove_stale_runs().await;
+    for directory in directories {
+        let _ = writeln!(text, "removed folder {}", directory.display());
     }
-    if text.is_empty() && left.is_empty() {
+    if text.is_empty() && failures.is_empty() {
         text.push_str("nothing was left\n");
     }
     print(&text)?;
-    if left.is_empty() {
-        return Ok(exit::HOLDS);
+    if failures.is_empty() {
+        return Ok(exit::PASS);
     }
-    let left: Vec<_> = left.iter().map(ToString::to_string).collect();
-    Err(Failure::Work(anyhow!("{}", left.join("; "))))
+    let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+    Err(Failure::Harness(anyhow!("{}", failures.join("; "))))
 }

@@ -6,15 +6,15 @@ use clap::Args;
 
 use super::{
     Failure,
-    conclude::{Began, Judged, Run},
-    kubelet::{self, Reach},
+    kubelet::{self, ConnectArgs},
+    suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
 use crate::{
-    case::{Outcome, Record, Suite},
-    catalog::{self, kubelet::OK},
+    engine::{CaseRecord, Outcome, Suite},
     report::{self, Secrets},
-    target::{Cluster, NodeAddress, NodeTarget, PodSource, TargetError, Way},
+    suites::{self, kubelet::OK_CASE},
+    targets::{Cluster, KubeletRoute, NodeAddress, NodeTarget, PodSource, TargetError},
 };
 
 const HEADING: &str = "The kubelets of a cluster";
@@ -71,7 +71,7 @@ pub(super) struct ClusterArgs {
 
 impl ClusterArgs {
     /// Whether kubelets of a cluster are asked for.
-    pub(super) fn is_given(&self) -> bool {
+    pub(super) fn is_requested(&self) -> bool {
         self.kubeconfig.is_some()
     }
 
@@ -80,99 +80,107 @@ impl ClusterArgs {
     /// # Errors
     /// The cluster cannot be read, or the user ends it. A node that cannot be judged is a report that says so, where every
     /// node is asked for.
-    pub(super) async fn judge(&self, run: &Run<'_>, reach: &Reach) -> Result<Vec<Judged>, Failure> {
-        let source = match (&reach.pod, &self.pod_selector, &self.image) {
-            (Some(pod), ..) => PodSource::Given(pod.clone()),
+    pub(super) async fn run_nodes(
+        &self,
+        run: &SuiteRunner<'_>,
+        connect_args: &ConnectArgs,
+    ) -> Result<Vec<SuiteRun>, Failure> {
+        let source = match (&connect_args.container, &self.pod_selector, &self.image) {
+            (Some(pod), ..) => PodSource::Existing(pod.clone()),
             (None, Some(selector), _) => PodSource::Selector(selector.clone()),
             (None, None, Some(image)) => PodSource::Image(image.clone()),
             _ => {
-                let why = "--kubeconfig needs --pod NS/POD/CONTAINER, --pod-selector LABEL or --image REF";
-                return Err(Failure::Usage(why.to_owned()));
+                let reason = "--kubeconfig needs --pod NS/POD/CONTAINER, --pod-selector LABEL or --image REF";
+                return Err(Failure::Usage(reason.to_owned()));
             }
         };
         let kubeconfig = self.kubeconfig.clone().unwrap_or_default();
-        let cluster = Cluster::of(&kubeconfig, self.context.as_deref()).map_err(|error| match error {
-            TargetError::Argument(why) => Failure::Usage(why),
-            other => Failure::Work(other.into()),
+        let cluster = Cluster::from_kubeconfig(&kubeconfig, self.context.as_deref()).map_err(|error| match error {
+            TargetError::Argument(reason) => Failure::Usage(reason),
+            other => Failure::Harness(other.into()),
         })?;
         if let Some(name) = &self.node {
-            let node = until_interrupted(cluster.node(name)).await?.map_err(work)?;
-            let judged = self.judge_node(run, reach, &cluster, node, &source).await?;
-            return Ok(vec![judged]);
+            let node = until_interrupted(cluster.node(name)).await?.map_err(harness_failure)?;
+            let suite_run = self.run_node(run, connect_args, &cluster, node, &source).await?;
+            return Ok(vec![suite_run]);
         }
-        let nodes = until_interrupted(cluster.nodes()).await?.map_err(work)?;
-        let mut all = Vec::new();
+        let nodes = until_interrupted(cluster.nodes()).await?.map_err(harness_failure)?;
+        let mut suite_runs = Vec::new();
         for node in nodes {
-            let began = Began::now();
-            let judged = match self.judge_node(run, reach, &cluster, node.clone(), &source).await {
-                Ok(judged) => judged,
-                Err(Failure::Work(error)) => unjudged(began, &node, &format!("{error:#}")),
+            let start_time = StartTime::now();
+            let suite_run = match self.run_node(run, connect_args, &cluster, node.clone(), &source).await {
+                Ok(suite_run) => suite_run,
+                Err(Failure::Harness(error)) => failed_node(start_time, &node, &format!("{error:#}")),
                 Err(other) => return Err(other),
             };
-            all.push(judged);
+            suite_runs.push(suite_run);
         }
-        Ok(all)
+        Ok(suite_runs)
     }
 
-    async fn judge_node(
+    async fn run_node(
         &self,
-        run: &Run<'_>,
-        reach: &Reach,
+        run: &SuiteRunner<'_>,
+        connect_args: &ConnectArgs,
         cluster: &Cluster,
         node: NodeAddress,
         source: &PodSource,
-    ) -> Result<Judged, Failure> {
-        let began = Began::now();
+    ) -> Result<SuiteRun, Failure> {
+        let start_time = StartTime::now();
         let name = node.name.clone();
-        let made = until_interrupted(cluster.pod_on(&name, source)).await?.map_err(work)?;
+        let selected = until_interrupted(cluster.select_container(&name, source))
+            .await?
+            .map_err(harness_failure)?;
         let target = NodeTarget {
             node,
-            way: match (self.node_proxy, reach.insecure) {
-                (true, _) => Way::Proxy,
-                (false, true) => Way::Insecure,
-                (false, false) => Way::Direct(reach.ca.clone()),
+            route: match (self.node_proxy, connect_args.insecure) {
+                (true, _) => KubeletRoute::NodeProxy,
+                (false, true) => KubeletRoute::DirectInsecure,
+                (false, false) => KubeletRoute::Direct(connect_args.ca.clone()),
             },
-            container: made.container.clone(),
-            denied: reach.denied.clone(),
-            siblings: reach.siblings,
-            load: reach.load,
-            checkpoints: reach.checkpoints.clone(),
-            control: reach.control.clone(),
+            container: selected.container.clone(),
+            denied_credential: connect_args.denied_credential.clone(),
+            include_siblings: connect_args.include_siblings,
+            allow_load: connect_args.allow_load,
+            checkpoints_dir: connect_args.checkpoints_dir.clone(),
+            control_socket: connect_args.control_socket.clone(),
         };
-        let judged = async {
-            let kubelet = until_interrupted(target.connect(cluster)).await?.map_err(work)?;
-            kubelet::judge(run, began, kubelet).await
+        let attempt = async {
+            let kubelet = until_interrupted(target.connect(cluster))
+                .await?
+                .map_err(harness_failure)?;
+            kubelet::run_suite(run, start_time, kubelet).await
         };
-        let judged = judged.await;
+        let result = attempt.await;
         // Whatever came of it, the Pod goes.
-        let deleted = cluster.delete(&made).await.map_err(work);
-        let judged = judged?;
-        deleted?;
-        Ok(judged)
+        let deletion = cluster.delete_temporary_pod(&selected).await.map_err(harness_failure);
+        let suite_run = result?;
+        deletion?;
+        Ok(suite_run)
     }
 }
 
-fn work(error: TargetError) -> Failure {
-    Failure::Work(error.into())
+fn harness_failure(error: TargetError) -> Failure {
+    Failure::Harness(error.into())
 }
 
 /// What is said of a node that could not be judged: an error, in the place of the case that everything builds on.
-fn unjudged(began: Began, node: &NodeAddress, reason: &str) -> Judged {
-    let clause = catalog::entries()
+fn failed_node(start_time: StartTime, node: &NodeAddress, reason: &str) -> SuiteRun {
+    let clause = suites::catalogue_entries()
         .into_iter()
-        .map(|entry| entry.clause)
-        .find(|clause| clause.id == OK)
+        .map(|entry| entry.info)
+        .find(|clause| clause.id == OK_CASE)
         .expect("the catalogue holds the case that is named here, a test says");
-    let record = Record {
-        clause,
+    let record = CaseRecord {
+        info: clause,
         outcome: Outcome::Error {
             reason: format!("node {} was not judged: {reason}", node.name),
         },
         duration: Duration::ZERO,
-        exhibits: Vec::new(),
+        evidence: Vec::new(),
     };
-    Judged {
-        target: report::Target {
+    SuiteRun {
+        target: report::TargetInfo {
             suite: Suite::Kubelet,
             kind: "node".to_owned(),
             description: format!("the kubelet of node {}", node.name),
@@ -182,7 +190,7 @@ fn unjudged(began: Began, node: &NodeAddress, reason: &str) -> Judged {
             mutant: None,
             product: None,
         },
-        began,
+        start_time,
         records: vec![record],
         secrets: Secrets::default(),
         archives_left: Vec::new(),
@@ -195,20 +203,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_was_not_judged_is_an_error_by_name() {
+    fn failed_node_is_an_error_with_its_name() {
         let node = NodeAddress {
             name: "worker-3".to_owned(),
             address: None,
             port: 10250,
         };
-        let judged = unjudged(Began::now(), &node, "no route to host");
-        assert_eq!(judged.target.node.as_deref(), Some("worker-3"));
-        let outcome = &judged.records[0].outcome;
-        assert_eq!(outcome.word(), "error");
+        let suite_run = failed_node(StartTime::now(), &node, "no route to host");
+        assert_eq!(suite_run.target.node.as_deref(), Some("worker-3"));
+        let outcome = &suite_run.records[0].outcome;
+        assert_eq!(outcome.as_str(), "error");
         assert!(
-            outcome.text().contains("worker-3") && outcome.text().contains("no route"),
+            outcome.detail().contains("worker-3") && outcome.detail().contains("no route"),
             "{}",
-            outcome.text()
+            outcome.detail()
         );
     }
 }

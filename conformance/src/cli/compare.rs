@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Failure, print};
 use crate::{
-    case::exit,
+    engine::exit,
     report::{compare, read},
 };
 
@@ -35,10 +35,6 @@ impl CompareArgs {
         } else {
             comparison.text()
         })?;
-        Ok(if comparison.is_worse() {
-            exit::BROKEN
-        } else {
-            exit::HOLDS
-        })
+        Ok(if comparison.is_worse() { exit::FAIL } else { exit::PASS })
     }
 }

@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::{Failure, print};
 use crate::{
-    case::exit,
-    report::{findings, notes, read, stale},
+    engine::exit,
+    report::{findings, notes, read, stale_notes},
 };
 
 /// Which reports, and what was confirmed by hand.
@@ -33,13 +33,13 @@ impl FindingsArgs {
             confirmed.extend(notes(path).map_err(|error| Failure::Usage(error.to_string()))?);
         }
         print(&findings(&reports, &confirmed))?;
-        let stale = stale(&reports, &confirmed);
-        for note in &stale {
+        let unused = stale_notes(&reports, &confirmed);
+        for note in &unused {
             eprintln!(
                 "checkpoint-conformance: the note on {} of {:?} fits no failure of these reports",
                 note.case, note.target
             );
         }
-        Ok(if stale.is_empty() { exit::HOLDS } else { exit::BROKEN })
+        Ok(if unused.is_empty() { exit::PASS } else { exit::FAIL })
     }
 }

@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::{Failure, print};
 use crate::{
-    case::exit,
-    image::{Content, Executable, ImageError, find_stand_in, write},
-    target::runtime::IMAGE,
+    engine::exit,
+    image::{Executable, ImageContent, OciImageError, find_workload, write},
+    targets::runtime::WORKLOAD_IMAGE,
 };
 
 /// Where to, and what goes in.
@@ -18,7 +18,7 @@ pub(super) struct ImageArgs {
     #[arg(value_name = "OUT.tar")]
     out: PathBuf,
     /// The image's name
-    #[arg(long, value_name = "REF", default_value = IMAGE)]
+    #[arg(long, value_name = "REF", default_value = WORKLOAD_IMAGE)]
     name: String,
     /// Add the harness itself, /checkpoint-conformance, for Jobs; it has to be a static executable
     #[arg(long)]
@@ -38,25 +38,25 @@ impl ImageArgs {
             self.name,
             self.out.display()
         ))?;
-        Ok(exit::HOLDS)
+        Ok(exit::PASS)
     }
 
-    fn content(&self) -> Result<Content, ImageError> {
+    fn content(&self) -> Result<ImageContent, OciImageError> {
         let harness = if self.harness {
-            let own = std::env::current_exe().map_err(|source| ImageError::File {
+            let executable = std::env::current_exe().map_err(|source| OciImageError::File {
                 path: "/proc/self/exe".into(),
                 source,
             })?;
-            let harness = Executable::look(&own).map_err(|error| ImageError::Harness {
+            let harness = Executable::inspect(&executable).map_err(|error| OciImageError::Harness {
                 reason: error.to_string(),
             })?;
             Some(harness)
         } else {
             None
         };
-        Ok(Content {
+        Ok(ImageContent {
             name: self.name.clone(),
-            stand_in: find_stand_in(self.stand_in.as_deref())?,
+            workload: find_workload(self.stand_in.as_deref())?,
             harness,
         })
     }

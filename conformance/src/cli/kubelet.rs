@@ -10,17 +10,17 @@ use clap::Args;
 use reqwest::Url;
 
 use super::{
-    Failure, SelectionArgs, VerdictArgs,
+    Failure, RunArgs, SelectionArgs,
     cluster::ClusterArgs,
-    conclude::{Began, Judged, Run},
+    suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
 use crate::{
-    case::Suite,
-    catalog::kubelet::{Session, cases},
-    mutant::Definition,
+    engine::Suite,
+    mutation::MutantDefinition,
     report::Footprint,
-    target::{ContainerRef, Credential, Embedded, Kubelet, RealKubelet, UrlTarget},
+    suites::kubelet::{KubeletSession, cases},
+    targets::{ContainerRef, CredentialFiles, Embedded, Kubelet, RealKubelet, UrlTarget},
 };
 
 /// Which kubelet, which cases, what decides.
@@ -29,7 +29,7 @@ pub struct KubeletArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    verdict: VerdictArgs,
+    verdict: RunArgs,
 
     /// Make the embedded target wrong in one single way, by name (see `checkpoint-conformance mutants`)
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kubelet_url", "kubelet_binary"], value_parser = parse_mutant)]
@@ -146,10 +146,10 @@ pub struct KubeletArgs {
 }
 
 fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let known = || Definition::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
-    Definition::by_name(Suite::Kubelet, name)
-        .map(Definition::name)
-        .ok_or_else(|| format!("no mutant has that name; there are {}", known()))
+    let names = || MutantDefinition::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
+    MutantDefinition::by_name(Suite::Kubelet, name)
+        .map(MutantDefinition::name)
+        .ok_or_else(|| format!("no mutant has that name; there are {}", names()))
 }
 
 fn parse_container(text: &str) -> Result<ContainerRef, String> {
@@ -167,21 +167,24 @@ fn parse_container(text: &str) -> Result<ContainerRef, String> {
 impl KubeletArgs {
     /// Runs the suite, prints and writes the reports, and returns the exit code.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
-        self.check()?;
-        let run = Run::new(&self.selection, &self.verdict, args)?;
+        self.check_options()?;
+        let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        let judged = runtime.block_on(self.judge(&run))?;
-        let reports: Vec<_> = judged.into_iter().map(|judged| run.report(judged)).collect();
-        run.conclude(&reports)
+        let suite_runs = runtime.block_on(self.run_targets(&run))?;
+        let reports: Vec<_> = suite_runs
+            .into_iter()
+            .map(|suite_runs| run.report(suite_runs))
+            .collect();
+        run.finish(&reports)
     }
 
     /// What clap cannot say: options of one target do not go with another.
-    fn check(&self) -> Result<(), Failure> {
-        if self.cluster.is_given() {
+    fn check_options(&self) -> Result<(), Failure> {
+        if self.cluster.is_requested() {
             return Ok(());
         }
         if self.kubelet_url.is_none() {
-            for (given, option) in [
+            for (is_set, option) in [
                 (
                     self.client_cert.is_some() || self.token_file.is_some(),
                     "--client-cert and --token-file",
@@ -200,7 +203,7 @@ impl KubeletArgs {
                     "--fake-cri-control",
                 ),
             ] {
-                if given {
+                if is_set {
                     return Err(Failure::Usage(format!(
                         "{option} go with --kubelet-url or --kubeconfig"
                     )));
@@ -213,37 +216,37 @@ impl KubeletArgs {
     }
 
     /// One target, or the several of a cluster.
-    async fn judge(&self, run: &Run<'_>) -> Result<Vec<Judged>, Failure> {
-        if self.cluster.is_given() {
-            let reach = Reach {
+    async fn run_targets(&self, run: &SuiteRunner<'_>) -> Result<Vec<SuiteRun>, Failure> {
+        if self.cluster.is_requested() {
+            let connect_args = ConnectArgs {
                 ca: self.ca.clone(),
                 insecure: self.insecure,
-                pod: self.pod.clone(),
-                checkpoints: self.checkpoints_dir.clone(),
-                control: self.fake_cri_control.clone(),
-                denied: self.denied(),
-                siblings: self.include_siblings,
-                load: self.include_load,
+                container: self.pod.clone(),
+                checkpoints_dir: self.checkpoints_dir.clone(),
+                control_socket: self.fake_cri_control.clone(),
+                denied_credential: self.denied(),
+                include_siblings: self.include_siblings,
+                allow_load: self.include_load,
             };
-            return self.cluster.judge(run, &reach).await;
+            return self.cluster.run_nodes(run, &connect_args).await;
         }
-        let began = Began::now();
+        let start_time = StartTime::now();
         let kubelet = until_interrupted(self.target()).await??;
-        Ok(vec![judge(run, began, kubelet).await?])
+        Ok(vec![run_suite(run, start_time, kubelet).await?])
     }
 
     /// Who may not checkpoint, if the user names someone.
-    fn denied(&self) -> Option<Credential> {
+    fn denied(&self) -> Option<CredentialFiles> {
         match (
             &self.denied_client_cert,
             &self.denied_client_key,
             &self.denied_token_file,
         ) {
-            (Some(certificate), Some(key), _) => Some(Credential::Certificate {
+            (Some(certificate), Some(key), _) => Some(CredentialFiles::Certificate {
                 certificate: certificate.clone(),
                 key: key.clone(),
             }),
-            (_, _, Some(file)) => Some(Credential::Token(file.clone())),
+            (_, _, Some(file)) => Some(CredentialFiles::Token(file.clone())),
             _ => None,
         }
     }
@@ -252,10 +255,10 @@ impl KubeletArgs {
         if let Some(binary) = &self.kubelet_binary {
             let target = RealKubelet {
                 binary: binary.clone(),
-                args: self.kubelet_arg.clone(),
+                extra_args: self.kubelet_arg.clone(),
                 runtime_endpoint: self.runtime_endpoint.clone(),
-                control: self.fake_cri_control.clone(),
-                logs: self.verdict.report_dir().map(Path::to_owned),
+                control_socket: self.fake_cri_control.clone(),
+                log_dir: self.verdict.report_dir().map(Path::to_owned),
                 executable: None,
             };
             return Ok(target.start().await.map_err(anyhow::Error::from)?);
@@ -264,33 +267,33 @@ impl KubeletArgs {
             let embedded = Embedded {
                 defect: self
                     .mutant
-                    .and_then(|name| Definition::by_name(Suite::Kubelet, name))
-                    .and_then(Definition::defect),
+                    .and_then(|name| MutantDefinition::by_name(Suite::Kubelet, name))
+                    .and_then(MutantDefinition::embedded_defect),
                 ..Embedded::default()
             };
             return Ok(embedded.start().await.map_err(anyhow::Error::from)?);
         };
         let credential = match (&self.client_cert, &self.client_key, &self.token_file) {
-            (Some(certificate), Some(key), _) => Credential::Certificate {
+            (Some(certificate), Some(key), _) => CredentialFiles::Certificate {
                 certificate: certificate.clone(),
                 key: key.clone(),
             },
-            (_, _, Some(file)) => Credential::Token(file.clone()),
+            (_, _, Some(file)) => CredentialFiles::Token(file.clone()),
             _ => return Err(Failure::Usage("--client-key is missing".to_owned())),
         };
         let target = UrlTarget {
             url: url.clone(),
             credential,
-            ca: self.ca.clone(),
+            ca_file: self.ca.clone(),
             container: self
                 .pod
                 .clone()
                 .ok_or_else(|| Failure::Usage("--pod is missing".to_owned()))?,
-            denied: self.denied(),
-            siblings: self.include_siblings,
-            load: self.include_load,
-            checkpoints: self.checkpoints_dir.clone(),
-            control: self.fake_cri_control.clone(),
+            denied_credential: self.denied(),
+            include_siblings: self.include_siblings,
+            allow_load: self.include_load,
+            checkpoints_dir: self.checkpoints_dir.clone(),
+            control_socket: self.fake_cri_control.clone(),
         };
         Ok(target.connect().await.map_err(anyhow::Error::from)?)
     }
@@ -298,55 +301,59 @@ impl KubeletArgs {
 
 /// What is known of a running kubelet beside where it answers.
 #[derive(Clone, Debug)]
-pub(super) struct Reach {
+pub(super) struct ConnectArgs {
     /// The authorities of its certificate.
     pub(super) ca: Option<PathBuf>,
     /// Its certificate is not checked.
     pub(super) insecure: bool,
     /// The container to checkpoint.
-    pub(super) pod: Option<ContainerRef>,
+    pub(super) container: Option<ContainerRef>,
     /// Where its `checkpoints` folder can be read from here.
-    pub(super) checkpoints: Option<PathBuf>,
+    pub(super) checkpoints_dir: Option<PathBuf>,
     /// The control socket of its runtime.
-    pub(super) control: Option<PathBuf>,
+    pub(super) control_socket: Option<PathBuf>,
     /// Who may not checkpoint.
-    pub(super) denied: Option<Credential>,
+    pub(super) denied_credential: Option<CredentialFiles>,
     /// The other containers of the Pod are checkpointed as well.
-    pub(super) siblings: bool,
+    pub(super) include_siblings: bool,
     /// Cases may load the kubelet on purpose.
-    pub(super) load: bool,
+    pub(super) allow_load: bool,
 }
 
 /// Runs the suite on a kubelet, ends what was started and removes what was made, whatever came of it.
 ///
 /// # Errors
 /// The user ended it, or what was started cannot be ended.
-pub(super) async fn judge(run: &Run<'_>, began: Began, kubelet: Kubelet) -> Result<Judged, Failure> {
-    let session = Session::new(kubelet);
+pub(super) async fn run_suite(
+    run: &SuiteRunner<'_>,
+    start_time: StartTime,
+    kubelet: Kubelet,
+) -> Result<SuiteRun, Failure> {
+    let session = KubeletSession::new(kubelet);
     let footprint = footprint(run, &session.kubelet).await;
     if !footprint.fits() {
-        let (_, ended) = finish(&session.kubelet).await;
-        ended?;
-        return Err(Failure::Work(anyhow::anyhow!(
+        let (_, shutdown) = shut_down(&session.kubelet).await;
+        shutdown?;
+        return Err(Failure::Harness(anyhow::anyhow!(
             "the disk of the node has no room: the run {}; select fewer cases with --filter, or checkpoint a smaller container",
-            footprint.line()
+            footprint.summary()
         )));
     }
-    eprintln!("checkpoint-conformance: the run {}", footprint.line());
-    let records = until_interrupted(run.judge(cases(), &session)).await;
+    eprintln!("checkpoint-conformance: the run {}", footprint.summary());
+    let records = until_interrupted(run.run_cases(cases(), &session)).await;
     // Whatever happened, what was started is ended and what was made is removed.
-    let (archives_left, ended) = finish(&session.kubelet).await;
+    let (archives_left, shutdown) = shut_down(&session.kubelet).await;
     let records = match records {
         Ok(records) => records,
         Err(failure) => {
-            name_left(&archives_left);
+            report_left_archives(&archives_left);
             return Err(failure);
         }
     };
-    ended?;
-    Ok(Judged {
-        target: session.kubelet.about.clone(),
-        began,
+    shutdown?;
+    Ok(SuiteRun {
+        target: session.kubelet.target_info.clone(),
+        start_time,
         records,
         secrets: session.kubelet.secrets().await,
         archives_left,
@@ -355,34 +362,34 @@ pub(super) async fn judge(run: &Run<'_>, began: Began, kubelet: Kubelet) -> Resu
 }
 
 /// What the selected cases are to leave on the kubelet's node.
-async fn footprint(run: &Run<'_>, kubelet: &Kubelet) -> Footprint {
-    let selected: Vec<_> = cases().into_iter().filter(|case| run.takes(&case.clause)).collect();
+async fn footprint(run: &SuiteRunner<'_>, kubelet: &Kubelet) -> Footprint {
+    let selected: Vec<_> = cases().into_iter().filter(|case| run.selects(&case.info)).collect();
     let archives = selected
         .iter()
-        .filter(|case| kubelet.load || !case.load)
-        .map(|case| u64::from(case.archives));
+        .filter(|case| kubelet.allow_load || !case.is_load_test)
+        .map(|case| u64::from(case.max_archives));
     // Most cases look at the first one, whichever of them makes it.
     let first = u64::from(!selected.is_empty());
     kubelet.footprint(first + archives.sum::<u64>()).await
 }
 
-async fn finish(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
-    kubelet.thaw().await;
-    for thawed in kubelet.thawed() {
+async fn shut_down(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
+    kubelet.unfreeze_all().await;
+    for thawed in kubelet.unfreeze_notes() {
         eprintln!("checkpoint-conformance: {thawed}");
     }
-    let left = kubelet.remove_archives();
-    match &kubelet.steering {
+    let left_archives = kubelet.remove_archives();
+    match &kubelet.lifecycle {
         // All that it wrote lies in a folder of ours.
         Some(steering) => match steering.shutdown().await {
             Ok(()) => (Vec::new(), Ok(())),
-            Err(error) => (left, Err(Failure::Work(error.into()))),
+            Err(error) => (left_archives, Err(Failure::Harness(error.into()))),
         },
-        None => (left, Ok(())),
+        None => (left_archives, Ok(())),
     }
 }
 
-fn name_left(archives: &[String]) {
+fn report_left_archives(archives: &[String]) {
     if !archives.is_empty() {
         eprintln!("archives left behind, they hold the memory of a container:");
         for path in archives {
@@ -402,7 +409,7 @@ mod tests {
     #[case("default/web", false)]
     #[case("default//app", false)]
     #[case("a/b/c/d", false)]
-    fn containers(#[case] text: &str, #[case] holds: bool) {
+    fn parses_container_references(#[case] text: &str, #[case] holds: bool) {
         assert_eq!(parse_container(text).is_ok(), holds);
     }
 }

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{
-    Failure,
-    conclude::{parse_report, worst},
-    print,
+    Failure, print,
+    suite_run::{parse_report, worst_exit_code},
 };
 use crate::{
-    case::Rules,
+    engine::GatePolicy,
     report::{Format, Report, Terminal, read, write_all, write_file},
 };
 
@@ -19,7 +18,7 @@ use crate::{
 pub(super) struct MergeArgs {
     /// The report.json of each machine, after the name of its node where that shall be in the report
     #[arg(required = true, value_name = "[NODE=]REPORT.json", value_parser = parse_source)]
-    reports: Vec<Source>,
+    reports: Vec<NamedReport>,
     /// Write the reports of every format into this folder
     #[arg(long, value_name = "DIR")]
     report_dir: Option<PathBuf>,
@@ -33,23 +32,23 @@ pub(super) struct MergeArgs {
 
 /// One file, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Source {
+struct NamedReport {
     node: Option<String>,
     file: PathBuf,
 }
 
 /// A file that is there is meant as it is, also with a `=` in its path.
-fn parse_source(text: &str) -> Result<Source, String> {
-    let whole = Source {
+fn parse_source(text: &str) -> Result<NamedReport, String> {
+    let unnamed = NamedReport {
         node: None,
         file: PathBuf::from(text),
     };
     match text.split_once('=') {
-        Some((node, file)) if !node.is_empty() && !Path::new(text).exists() => Ok(Source {
+        Some((node, file)) if !node.is_empty() && !Path::new(text).exists() => Ok(NamedReport {
             node: Some(node.to_owned()),
             file: PathBuf::from(file),
         }),
-        _ => Ok(whole),
+        _ => Ok(unnamed),
     }
 }
 
@@ -57,32 +56,36 @@ impl MergeArgs {
     /// Prints and writes them; returns the exit code of the worst. Each was strict or not when it was judged.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let mut reports = Vec::new();
-        for Source { node, file } in &self.reports {
-            let of_file = read(file).map_err(|error| Failure::Usage(error.to_string()))?;
-            reports.extend(of_file.into_iter().map(|report| on(node.as_deref(), report)));
+        for NamedReport { node, file } in &self.reports {
+            let file_reports = read(file).map_err(|error| Failure::Usage(error.to_string()))?;
+            reports.extend(
+                file_reports
+                    .into_iter()
+                    .map(|report| with_node(node.as_deref(), report)),
+            );
         }
         let terminal = Terminal::of_stdout();
         for report in &reports {
             print(&terminal.render(report))?;
         }
-        if let Some(folder) = &self.report_dir {
-            write_all(&reports, folder).map_err(anyhow::Error::from)?;
+        if let Some(directory) = &self.report_dir {
+            write_all(&reports, directory).map_err(anyhow::Error::from)?;
         }
         for (format, path) in &self.report {
             write_file(&reports, *format, path).map_err(anyhow::Error::from)?;
         }
         let code = |report: &Report| {
-            report.verdict.exit_code(Rules {
+            report.verdict.exit_code(GatePolicy {
                 strict: report.strict,
                 allow_incomplete: self.allow_incomplete,
             })
         };
-        Ok(worst(&reports.iter().map(code).collect::<Vec<_>>()))
+        Ok(worst_exit_code(&reports.iter().map(code).collect::<Vec<_>>()))
     }
 }
 
 /// A report that knows its node keeps it: it may come from a merge before.
-fn on(node: Option<&str>, mut report: Report) -> Report {
+fn with_node(node: Option<&str>, mut report: Report) -> Report {
     if report.target.node.is_none() {
         report.target.node = node.map(str::to_owned);
     }
@@ -94,8 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_may_come_with_its_node() {
-        let source = |node: Option<&str>, file: &str| Source {
+    fn parses_reports_with_a_node() {
+        let source = |node: Option<&str>, file: &str| NamedReport {
             node: node.map(str::to_owned),
             file: PathBuf::from(file),
         };
@@ -105,8 +108,8 @@ mod tests {
             Ok(source(Some("node-1"), "a/report.json"))
         );
         assert_eq!(parse_source("=report.json"), Ok(source(None, "=report.json")));
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a=b.json");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a=b.json");
         std::fs::write(&file, "").unwrap();
         assert_eq!(parse_source(file.to_str().unwrap()).unwrap().file, file);
     }

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, print, until_interrupted};
 use crate::{
-    case::exit,
-    mutant::{ALL, Definition, RunOptions, markdown, render, run},
+    engine::exit,
+    mutation::{MUTANTS, MutantDefinition, MutationOptions, markdown, render, run},
 };
 
 /// Which mutants, and how many at a time.
@@ -30,20 +30,20 @@ impl MutantsArgs {
     pub(super) fn run(self) -> Result<u8, Failure> {
         if self.markdown {
             print(&markdown())?;
-            return Ok(exit::HOLDS);
+            return Ok(exit::PASS);
         }
-        let definitions = self.chosen()?;
+        let mutants = self.selected()?;
         let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let options = RunOptions {
+        let options = MutationOptions {
             // Each mutant waits most of its time: for ticks, for delays it asked for.
             jobs: self.jobs.unwrap_or(2 * processors),
             executable: None,
-            stop: CancellationToken::new(),
+            cancellation: CancellationToken::new(),
         };
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        let bar = indicatif::ProgressBar::new(definitions.len() as u64);
+        let bar = indicatif::ProgressBar::new(mutants.len() as u64);
         let (findings, interrupted) = runtime.block_on(async {
-            let work = run(&definitions, &options, |finding| {
+            let work = run(&mutants, &options, |finding| {
                 bar.set_message(finding.definition.name());
                 bar.inc(1);
             });
@@ -51,7 +51,7 @@ impl MutantsArgs {
             match until_interrupted(&mut work).await {
                 Ok(findings) => (findings, None),
                 Err(interrupted) => {
-                    options.stop.cancel();
+                    options.cancellation.cancel();
                     (work.await, Some(interrupted))
                 }
             }
@@ -61,24 +61,24 @@ impl MutantsArgs {
         if let Some(interrupted) = interrupted {
             return Err(interrupted);
         }
-        let caught = findings.iter().all(crate::mutant::Finding::is_caught);
-        Ok(if caught { exit::HOLDS } else { exit::BROKEN })
+        let all_caught = findings.iter().all(crate::mutation::MutantResult::is_caught);
+        Ok(if all_caught { exit::PASS } else { exit::FAIL })
     }
 
-    fn chosen(&self) -> Result<Vec<Definition>, Failure> {
+    fn selected(&self) -> Result<Vec<MutantDefinition>, Failure> {
         let Some(filter) = &self.filter else {
-            return Ok(ALL.to_vec());
+            return Ok(MUTANTS.to_vec());
         };
         let glob = Glob::new(filter).map_err(|error| Failure::Usage(format!("invalid filter: {error}")))?;
         let glob = glob.compile_matcher();
-        let chosen: Vec<_> = ALL
+        let selected: Vec<_> = MUTANTS
             .iter()
             .copied()
             .filter(|definition| glob.is_match(format!("{}/{}", definition.suite().as_str(), definition.name())))
             .collect();
-        if chosen.is_empty() {
+        if selected.is_empty() {
             return Err(Failure::Usage(format!("no mutant is called {filter}")));
         }
-        Ok(chosen)
+        Ok(selected)
     }
 }

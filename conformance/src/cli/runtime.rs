@@ -6,16 +6,16 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Failure, SelectionArgs, VerdictArgs, clean,
-    conclude::{Began, Judged, Run},
+    Failure, RunArgs, SelectionArgs, clean,
+    suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
 use crate::{
-    case::Suite,
-    catalog::runtime::{RuntimeSession, cases},
-    mutant::Definition,
+    engine::Suite,
+    mutation::MutantDefinition,
     report::Secrets,
-    target::runtime::{EmbeddedRuntime, Runtime, RuntimeTarget},
+    suites::runtime::{RuntimeSession, cases},
+    targets::runtime::{EmbeddedRuntime, Runtime, RuntimeTarget},
 };
 
 /// Which runtime, which cases, what decides.
@@ -24,7 +24,7 @@ pub(super) struct RuntimeArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    verdict: VerdictArgs,
+    verdict: RunArgs,
 
     /// Make the embedded fake-cri wrong in one single way, by name (see `checkpoint-conformance mutants`)
     #[arg(long, value_name = "NAME", conflicts_with = "endpoint", value_parser = parse_mutant)]
@@ -67,34 +67,34 @@ pub(super) struct RuntimeArgs {
 }
 
 fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let known = || Definition::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
-    Definition::by_name(Suite::Runtime, name)
-        .map(Definition::name)
-        .ok_or_else(|| format!("no mutant has that name; there are {}", known()))
+    let names = || MutantDefinition::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
+    MutantDefinition::by_name(Suite::Runtime, name)
+        .map(MutantDefinition::name)
+        .ok_or_else(|| format!("no mutant has that name; there are {}", names()))
 }
 
 impl RuntimeArgs {
     /// Runs the suite, prints and writes the reports, and returns the exit code.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
-        let run = Run::new(&self.selection, &self.verdict, args)?;
+        let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
         if let (true, Some(endpoint)) = (self.clean, &self.endpoint) {
             return runtime.block_on(clean::run(Some(endpoint)));
         }
-        let report = run.report(runtime.block_on(self.judge(&run))?);
-        run.conclude(&[report])
+        let report = run.report(runtime.block_on(self.run_suite(&run))?);
+        run.finish(&[report])
     }
 
-    async fn judge(&self, run: &Run<'_>) -> Result<Judged, Failure> {
-        let began = Began::now();
+    async fn run_suite(&self, run: &SuiteRunner<'_>) -> Result<SuiteRun, Failure> {
+        let start_time = StartTime::now();
         let session = RuntimeSession::new(self.target().await?);
-        let records = until_interrupted(run.judge(cases(), &session)).await;
+        let records = until_interrupted(run.run_cases(cases(), &session)).await;
         // Whatever happened, what was made is removed, and what was started is ended.
-        let ended = session.runtime.shutdown().await;
-        for thawed in session.runtime.thawed() {
+        let shutdown = session.runtime.shutdown().await;
+        for thawed in session.runtime.unfreeze_notes() {
             eprintln!("checkpoint-conformance: {thawed}");
         }
-        let records = match (records, ended) {
+        let records = match (records, shutdown) {
             (Err(failure), Err(error)) => {
                 eprintln!("checkpoint-conformance: {error}");
                 return Err(failure);
@@ -108,9 +108,9 @@ impl RuntimeArgs {
         for canary in session.runtime.canaries() {
             secrets.add(&canary);
         }
-        Ok(Judged {
-            target: session.runtime.about.clone(),
-            began,
+        Ok(SuiteRun {
+            target: session.runtime.target_info.clone(),
+            start_time,
             records,
             secrets,
             // They lie in a folder of ours, which goes with the session.
@@ -124,7 +124,7 @@ impl RuntimeArgs {
             let embedded = EmbeddedRuntime {
                 defect: self
                     .mutant
-                    .and_then(|name| Definition::by_name(Suite::Runtime, name))
+                    .and_then(|name| MutantDefinition::by_name(Suite::Runtime, name))
                     .map(|mutant| (mutant.name().to_owned(), mutant.runtime_rules())),
                 executable: None,
             };
@@ -134,12 +134,12 @@ impl RuntimeArgs {
         let mut target = RuntimeTarget::new(endpoint);
         target.image.clone_from(&self.image);
         target.handler = self.runtime_handler.clone().unwrap_or_default();
-        target.control.clone_from(&self.control);
+        target.control_socket.clone_from(&self.control);
         target.work_dir.clone_from(&self.work_dir);
         match until_interrupted(target.connect()).await {
             Ok(connected) => Ok(connected.map_err(anyhow::Error::from)?),
             Err(failure) => {
-                if let Err(error) = target.abandon().await {
+                if let Err(error) = target.clean_up().await {
                     eprintln!("checkpoint-conformance: {error}");
                 }
                 Err(failure)

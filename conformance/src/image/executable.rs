@@ -7,7 +7,7 @@ use std::{
 
 use elf::{ElfStream, abi, endian::AnyEndian};
 
-use super::ImageError;
+use super::OciImageError;
 
 /// The architectures that images are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +32,12 @@ impl Executable {
     ///
     /// # Errors
     /// It cannot be read, is no executable for Linux, or needs a dynamic loader.
-    pub fn look(path: &Path) -> Result<Executable, ImageError> {
-        let refused = |reason: String| ImageError::Executable {
+    pub fn inspect(path: &Path) -> Result<Executable, OciImageError> {
+        let refused = |reason: String| OciImageError::Executable {
             path: path.to_owned(),
             reason,
         };
-        let file = File::open(path).map_err(ImageError::file(path))?;
+        let file = File::open(path).map_err(OciImageError::file(path))?;
         let elf = ElfStream::<AnyEndian, _>::open_stream(file)
             .map_err(|error| refused(format!("it is no ELF executable ({error})")))?;
         if elf.segments().iter().any(|segment| segment.p_type == abi::PT_INTERP) {
@@ -64,31 +64,31 @@ impl Executable {
 ///
 /// # Errors
 /// None of them is static; each is named with its reason.
-pub fn find_stand_in(given: Option<&Path>) -> Result<Executable, ImageError> {
-    if let Some(given) = given {
-        return Executable::look(given);
+pub fn find_workload(path: Option<&Path>) -> Result<Executable, OciImageError> {
+    if let Some(given) = path {
+        return Executable::inspect(given);
     }
     // Not /proc/self/exe, which works as well, because errors shall name a file.
-    let own = std::env::current_exe().map_err(ImageError::file("/proc/self/exe"))?;
-    let mut tried = Vec::new();
-    for path in std::iter::once(own.clone()).chain(beside(&own)) {
-        match Executable::look(&path) {
+    let current_exe = std::env::current_exe().map_err(OciImageError::file("/proc/self/exe"))?;
+    let mut rejected = Vec::new();
+    for path in std::iter::once(current_exe.clone()).chain(candidate_paths(&current_exe)) {
+        match Executable::inspect(&path) {
             Ok(executable) => return Ok(executable),
-            Err(ImageError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => tried.push(error.to_string()),
+            Err(OciImageError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => rejected.push(error.to_string()),
         }
     }
-    Err(ImageError::NoStandIn {
-        tried: tried.join("; "),
+    Err(OciImageError::NoWorkload {
+        tried: rejected.join("; "),
     })
 }
 
 /// Where cargo puts a stand-in that is built for a target, seen from `target/PROFILE/checkpoint-conformance`.
-fn beside(own: &Path) -> Vec<PathBuf> {
-    let Some(profile) = own.parent() else {
+fn candidate_paths(current_exe: &Path) -> Vec<PathBuf> {
+    let Some(profile) = current_exe.parent() else {
         return Vec::new();
     };
-    let mut places = vec![profile.join("stand-in")];
+    let mut candidates = vec![profile.join("stand-in")];
     let targets = profile.parent().and_then(|target| std::fs::read_dir(target).ok());
     let mut triples: Vec<_> = targets
         .into_iter()
@@ -98,8 +98,8 @@ fn beside(own: &Path) -> Vec<PathBuf> {
         .filter(|path| path.is_file())
         .collect();
     triples.sort();
-    places.extend(triples);
-    places
+    candidates.extend(triples);
+    candidates
 }
 
 #[cfg(test)]
@@ -107,11 +107,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_loader_or_is_no_executable_is_refused() {
+    fn refuses_dynamic_and_non_executables() {
         let test = std::env::current_exe().unwrap();
-        let error = Executable::look(&test).unwrap_err().to_string();
+        let error = Executable::inspect(&test).unwrap_err().to_string();
         assert!(error.contains("dynamically linked"), "{error}");
-        let error = Executable::look(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))).unwrap_err();
+        let error = Executable::inspect(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))).unwrap_err();
         assert!(error.to_string().contains("no ELF executable"), "{error}");
     }
 }

@@ -13,21 +13,21 @@
 //! The same executable makes the same bytes: nothing in it depends on the time or the machine. What is not static is
 //! refused, with the command that builds it: in an image it would end with `no such file or directory`.
 
-mod archive;
 mod executable;
+mod oci_archive;
 
 use std::path::PathBuf;
 
-pub use archive::{Content, write};
-pub use executable::{Architecture, Executable, find_stand_in};
+pub use executable::{Architecture, Executable, find_workload};
+pub use oci_archive::{ImageContent, write};
 
 /// The command that builds what an image needs, for this machine.
-pub const BUILD: &str =
+pub const BUILD_COMMAND: &str =
     "RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu";
 
 /// Why no image was written.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub enum OciImageError {
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     File {
@@ -45,13 +45,13 @@ pub enum ImageError {
         reason: String,
     },
     /// There is no static stand-in.
-    #[error("no static stand-in was found ({tried}); build it: {BUILD} -p fake-cri --bin stand-in")]
-    NoStandIn {
+    #[error("no static stand-in was found ({tried}); build it: {BUILD_COMMAND} -p fake-cri --bin stand-in")]
+    NoWorkload {
         /// Where it was looked for, and what was there.
         tried: String,
     },
     /// The harness is not static.
-    #[error("{reason}; build a static harness, and write the image with it: {BUILD} -p checkpoint-conformance")]
+    #[error("{reason}; build a static harness, and write the image with it: {BUILD_COMMAND} -p checkpoint-conformance")]
     Harness {
         /// What it is.
         reason: String,
@@ -59,7 +59,7 @@ pub enum ImageError {
     /// The name of the image cannot be one.
     #[error(
         "{name} is no name of an image: expected REGISTRY/PATH:TAG in lower case, such as {}",
-        crate::target::runtime::IMAGE
+        crate::targets::runtime::WORKLOAD_IMAGE
     )]
     Name {
         /// The name.
@@ -70,9 +70,9 @@ pub enum ImageError {
     Spec(#[from] oci_spec::OciSpecError),
 }
 
-impl ImageError {
-    fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> ImageError {
+impl OciImageError {
+    fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> OciImageError {
         let path = path.into();
-        move |source| ImageError::File { path, source }
+        move |source| OciImageError::File { path, source }
     }
 }

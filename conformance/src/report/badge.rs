@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Report, words::worst};
+use super::{Report, phrases::worst_verdict};
 
 /// Version 1 of the endpoint's schema.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -18,8 +18,8 @@ pub(super) struct Badge {
 /// The badge of these reports: how many of the cases that were judged hold, in the colour of the worst verdict.
 pub(super) fn badge(reports: &[Report]) -> Badge {
     let count = |outcome: &str| reports.iter().map(|report| report.count(outcome)).sum::<usize>();
-    let word = worst(reports);
-    let (color, is_error) = match word {
+    let verdict_word = worst_verdict(reports);
+    let (color, is_error) = match verdict_word {
         "pass" => ("brightgreen", false),
         "incomplete" => ("yellow", false),
         "fail" => ("red", true),
@@ -32,7 +32,7 @@ pub(super) fn badge(reports: &[Report]) -> Badge {
             [one] => format!("checkpoint {}", one.target.suite.as_str()),
             _ => "checkpoint".to_owned(),
         },
-        message: format!("{word}, {pass}/{}", pass + count("fail")),
+        message: format!("{verdict_word}, {pass}/{}", pass + count("fail")),
         color,
         is_error,
     }
@@ -43,7 +43,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::{case::Verdict, report::tests::sample};
+    use crate::{engine::Verdict, report::tests::sample};
 
     #[rstest]
     #[case(Verdict::Pass, "brightgreen", "pass, 1/2", false)]
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_of_several_colours_the_badge() {
+    fn the_worst_report_decides_the_badge() {
         let mut good = sample();
         good.verdict = Verdict::Pass;
         let badge = badge(&[good, sample()]);

@@ -18,90 +18,94 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{CaseReport, Report, normal::normalised, visible::on_one_line};
-use crate::case::{Level, Suite};
+use super::{CaseReport, Report, escape::escape_to_one_line, normalize::normalize};
+use crate::engine::{Level, Suite};
 
 /// The kind of a change, the worse ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// Held, and does not any more.
-    Broken,
+    Regressed,
     /// Was a fact of the profile, and is a failure.
-    Unclaimed,
+    NoLongerKnownDeviation,
     /// Was judged, and is not any more.
-    Lost,
+    NoLongerRun,
     /// Was not judged, and does not hold.
-    Found,
+    NewFailure,
     /// Did not hold, and does.
-    Repaired,
+    Fixed,
     /// Was not judged, and holds.
-    Judged,
+    NewPass,
     /// Was a failure, and is a fact of the profile.
-    Claimed,
+    NewKnownDeviation,
     /// Was not there.
     Added,
     /// The same outcome, but something else was seen.
-    Seen,
+    ActualChanged,
 }
 
 impl Change {
     const ALL: [Change; 9] = [
-        Change::Broken,
-        Change::Unclaimed,
-        Change::Lost,
-        Change::Found,
-        Change::Repaired,
-        Change::Judged,
-        Change::Claimed,
+        Change::Regressed,
+        Change::NoLongerKnownDeviation,
+        Change::NoLongerRun,
+        Change::NewFailure,
+        Change::Fixed,
+        Change::NewPass,
+        Change::NewKnownDeviation,
         Change::Added,
-        Change::Seen,
+        Change::ActualChanged,
     ];
 
     /// Whether it makes the new report worse than the old one.
     pub fn is_worse(self) -> bool {
-        self <= Change::Found
+        self <= Change::NewFailure
     }
 
     fn title(self) -> &'static str {
         match self {
-            Change::Broken => "newly failing",
-            Change::Unclaimed => "failing, no fact of the profile any more",
-            Change::Lost => "not judged any more",
-            Change::Found => "judged for the first time, and failing",
-            Change::Repaired => "newly passing",
-            Change::Judged => "judged for the first time, and passing",
-            Change::Claimed => "still failing, now a fact of the profile",
+            Change::Regressed => "newly failing",
+            Change::NoLongerKnownDeviation => "failing, no fact of the profile any more",
+            Change::NoLongerRun => "not judged any more",
+            Change::NewFailure => "judged for the first time, and failing",
+            Change::Fixed => "newly passing",
+            Change::NewPass => "judged for the first time, and passing",
+            Change::NewKnownDeviation => "still failing, now a fact of the profile",
             Change::Added => "new cases",
-            Change::Seen => "the same outcome, but something else was seen",
+            Change::ActualChanged => "the same outcome, but something else was seen",
         }
     }
 
     /// What became of a case, if anything.
-    fn of(old: Option<&CaseReport>, new: Option<&CaseReport>) -> Option<Change> {
+    fn between(old: Option<&CaseReport>, new: Option<&CaseReport>) -> Option<Change> {
         let (Some(old), Some(new)) = (old, new) else {
-            return Some(if old.is_some() { Change::Lost } else { Change::Added });
+            return Some(if old.is_some() {
+                Change::NoLongerRun
+            } else {
+                Change::Added
+            });
         };
         match (old.outcome.as_str(), new.outcome.as_str()) {
             (before, after) if before == after => {
-                (normalised(&old.seen) != normalised(&new.seen)).then_some(Change::Seen)
+                (normalize(&old.seen) != normalize(&new.seen)).then_some(Change::ActualChanged)
             }
-            ("pass", "fail" | "fact") => Some(Change::Broken),
-            ("fact", "fail") => Some(Change::Unclaimed),
-            ("fail", "fact") => Some(Change::Claimed),
-            ("fail" | "fact", "pass") => Some(Change::Repaired),
-            ("pass" | "fail" | "fact", _) => Some(Change::Lost),
-            (_, "pass") => Some(Change::Judged),
-            (_, "fail" | "fact") => Some(Change::Found),
+            ("pass", "fail" | "fact") => Some(Change::Regressed),
+            ("fact", "fail") => Some(Change::NoLongerKnownDeviation),
+            ("fail", "fact") => Some(Change::NewKnownDeviation),
+            ("fail" | "fact", "pass") => Some(Change::Fixed),
+            ("pass" | "fail" | "fact", _) => Some(Change::NoLongerRun),
+            (_, "pass") => Some(Change::NewPass),
+            (_, "fail" | "fact") => Some(Change::NewFailure),
             // From a skip to an error the harness got worse; back, better, but it still does not know.
-            ("skip", _) => Some(Change::Lost),
-            _ => Some(Change::Seen),
+            ("skip", _) => Some(Change::NoLongerRun),
+            _ => Some(Change::ActualChanged),
         }
     }
 }
 
 /// One case that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
+pub struct ChangedCase {
     /// What became of it.
     pub change: Change,
     /// The node it was judged on; empty when there is one alone.
@@ -123,9 +127,9 @@ pub struct Comparison {
     /// nothing.
     pub conditions: Vec<String>,
     /// The cases that changed, by change, then by node and id.
-    pub changes: Vec<Changed>,
+    pub changes: Vec<ChangedCase>,
     /// How many cases did not change.
-    pub same: usize,
+    pub unchanged: usize,
 }
 
 /// What pairs reports: the suite, the node, and the number among those alike.
@@ -133,13 +137,13 @@ type Key = (Suite, String, usize);
 
 /// Compares two files of reports.
 pub fn compare(old: &[Report], new: &[Report]) -> Comparison {
-    let (old, new) = (keyed(old), keyed(new));
+    let (old, new) = (by_key(old), by_key(new));
     let mut comparison = Comparison::default();
     let mut keys: Vec<_> = old.keys().chain(new.keys()).collect();
     keys.sort();
     keys.dedup();
     for key in keys {
-        pair(&mut comparison, key, old.get(key).copied(), new.get(key).copied());
+        compare_pair(&mut comparison, key, old.get(key).copied(), new.get(key).copied());
     }
     comparison
         .changes
@@ -147,7 +151,7 @@ pub fn compare(old: &[Report], new: &[Report]) -> Comparison {
     comparison
 }
 
-fn keyed(reports: &[Report]) -> BTreeMap<Key, &Report> {
+fn by_key(reports: &[Report]) -> BTreeMap<Key, &Report> {
     let mut keyed = BTreeMap::new();
     for report in reports {
         let node = report.target.node.clone().unwrap_or_default();
@@ -160,8 +164,8 @@ fn keyed(reports: &[Report]) -> BTreeMap<Key, &Report> {
     keyed
 }
 
-fn pair(comparison: &mut Comparison, key: &Key, old: Option<&Report>, new: Option<&Report>) {
-    let label = label(key);
+fn compare_pair(comparison: &mut Comparison, key: &Key, old: Option<&Report>, new: Option<&Report>) {
+    let label = report_label(key);
     match (old, new) {
         (Some(old), Some(new)) => conditions(&mut comparison.conditions, &label, old, new),
         (Some(_), None) => comparison.conditions.push(format!("{label}: no report any more")),
@@ -178,33 +182,33 @@ fn pair(comparison: &mut Comparison, key: &Key, old: Option<&Report>, new: Optio
     ids.dedup();
     for id in ids {
         let (before, after) = (old.get(id), new.get(id));
-        let Some(change) = Change::of(before, after) else {
-            comparison.same += 1;
+        let Some(change) = Change::between(before, after) else {
+            comparison.unchanged += 1;
             continue;
         };
-        let said = |case: Option<&CaseReport>| {
+        let describe = |case: Option<&CaseReport>| {
             case.map_or_else(String::new, |case| {
                 format!("{}: {}", case.outcome, case.seen.trim_end())
             })
         };
-        comparison.changes.push(Changed {
+        comparison.changes.push(ChangedCase {
             change,
             node: key.1.clone(),
             id: id.clone(),
             level: after.or(before).map_or(Level::Documented, |case| case.level),
-            before: said(before),
-            after: said(after),
+            before: describe(before),
+            after: describe(after),
         });
     }
 }
 
-fn label((suite, node, number): &Key) -> String {
+fn report_label((suite, node, index): &Key) -> String {
     let mut label = suite.as_str().to_owned();
     if !node.is_empty() {
         let _ = write!(label, " on {node}");
     }
-    if *number > 0 {
-        let _ = write!(label, " ({})", number + 1);
+    if *index > 0 {
+        let _ = write!(label, " ({})", index + 1);
     }
     label
 }
@@ -225,18 +229,22 @@ fn conditions(conditions: &mut Vec<String>, label: &str, old: &Report, new: &Rep
         }
         .to_owned()
     };
-    for (what, before, after) in [
+    for (condition, before, after) in [
         (
             "target",
-            normalised(&old.target.description),
-            normalised(&new.target.description),
+            normalize(&old.target.description),
+            normalize(&new.target.description),
         ),
         ("profile", profile(old), profile(new)),
         ("decided by", strict(old), strict(new)),
-        ("verdict", old.verdict.word().to_owned(), new.verdict.word().to_owned()),
+        (
+            "verdict",
+            old.verdict.as_str().to_owned(),
+            new.verdict.as_str().to_owned(),
+        ),
     ] {
         if before != after {
-            conditions.push(format!("{label}: {what}: {before} -> {after}"));
+            conditions.push(format!("{label}: {condition}: {before} -> {after}"));
         }
     }
 }
@@ -251,28 +259,28 @@ impl Comparison {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.conditions {
-            let _ = writeln!(text, "{}", on_one_line(line));
+            let _ = writeln!(text, "{}", escape_to_one_line(line));
         }
         for (change, cases) in self.by_change() {
             let _ = writeln!(text, "\n{} ({})", change.title(), cases.len());
             for case in cases {
-                let _ = writeln!(text, "  {} ({})", named(case), case.level.as_str());
-                for (label, said) in [("before", &case.before), ("after", &case.after)] {
-                    if !said.is_empty() {
-                        let _ = writeln!(text, "    {label:<7} {}", on_one_line(said));
+                let _ = writeln!(text, "  {} ({})", case_label(case), case.level.as_str());
+                for (label, value) in [("before", &case.before), ("after", &case.after)] {
+                    if !value.is_empty() {
+                        let _ = writeln!(text, "    {label:<7} {}", escape_to_one_line(value));
                     }
                 }
             }
         }
-        let _ = writeln!(text, "\n{}", self.sum());
+        let _ = writeln!(text, "\n{}", self.summary_line());
         text
     }
 
     /// As Markdown, for a comment.
     pub fn markdown(&self) -> String {
-        let mut text = format!("## {}\n\n", self.sum());
+        let mut text = format!("## {}\n\n", self.summary_line());
         for line in &self.conditions {
-            let _ = writeln!(text, "- {}", super::summary::span(line));
+            let _ = writeln!(text, "- {}", super::summary::code_span(line));
         }
         for (change, cases) in self.by_change() {
             let _ = writeln!(
@@ -282,15 +290,15 @@ impl Comparison {
                 cases.len()
             );
             for case in cases {
-                let cell = |said: &str| match said {
+                let cell = |value: &str| match value {
                     "" => String::new(),
                     // A bar ends a cell even in a code span, unless it is escaped.
-                    said => super::summary::span(said).replace('|', "\\|"),
+                    value => super::summary::code_span(value).replace('|', "\\|"),
                 };
                 let _ = writeln!(
                     text,
                     "| {} ({}) | {} | {} |",
-                    cell(&named(case)),
+                    cell(&case_label(case)),
                     case.level.as_str(),
                     cell(&case.before),
                     cell(&case.after)
@@ -300,7 +308,7 @@ impl Comparison {
         text
     }
 
-    fn by_change(&self) -> Vec<(Change, Vec<&Changed>)> {
+    fn by_change(&self) -> Vec<(Change, Vec<&ChangedCase>)> {
         Change::ALL
             .into_iter()
             .map(|change| {
@@ -316,18 +324,18 @@ impl Comparison {
             .collect()
     }
 
-    fn sum(&self) -> String {
-        let worse = self.changes.iter().filter(|case| case.change.is_worse()).count();
-        let word = if worse > 0 {
-            format!("worse: {worse} of ")
+    fn summary_line(&self) -> String {
+        let worse_count = self.changes.iter().filter(|case| case.change.is_worse()).count();
+        let word = if worse_count > 0 {
+            format!("worse: {worse_count} of ")
         } else {
             "not worse: ".to_owned()
         };
-        format!("{word}{} changed, {} the same", self.changes.len(), self.same)
+        format!("{word}{} changed, {} the same", self.changes.len(), self.unchanged)
     }
 }
 
-fn named(case: &Changed) -> String {
+fn case_label(case: &ChangedCase) -> String {
     if case.node.is_empty() {
         case.id.clone()
     } else {
@@ -342,58 +350,58 @@ mod tests {
     use super::*;
     use crate::report::tests::{hostile, sample};
 
-    fn with(outcome: &str, seen: &str) -> Report {
+    fn report_with(outcome: &str, actual: &str) -> Report {
         let mut report = sample();
         report.cases.truncate(1);
         outcome.clone_into(&mut report.cases[0].outcome);
-        seen.clone_into(&mut report.cases[0].seen);
+        actual.clone_into(&mut report.cases[0].seen);
         report
     }
 
     #[rstest]
-    #[case("pass", "fail", Some(Change::Broken), true)]
-    #[case("pass", "fact", Some(Change::Broken), true)]
-    #[case("fact", "fail", Some(Change::Unclaimed), true)]
-    #[case("fail", "fact", Some(Change::Claimed), false)]
-    #[case("fail", "pass", Some(Change::Repaired), false)]
-    #[case("fact", "pass", Some(Change::Repaired), false)]
-    #[case("pass", "skip", Some(Change::Lost), true)]
-    #[case("fail", "skip", Some(Change::Lost), true)]
-    #[case("pass", "error", Some(Change::Lost), true)]
-    #[case("skip", "error", Some(Change::Lost), true)]
-    #[case("error", "skip", Some(Change::Seen), false)]
-    #[case("skip", "fail", Some(Change::Found), true)]
-    #[case("error", "fail", Some(Change::Found), true)]
-    #[case("skip", "pass", Some(Change::Judged), false)]
+    #[case("pass", "fail", Some(Change::Regressed), true)]
+    #[case("pass", "fact", Some(Change::Regressed), true)]
+    #[case("fact", "fail", Some(Change::NoLongerKnownDeviation), true)]
+    #[case("fail", "fact", Some(Change::NewKnownDeviation), false)]
+    #[case("fail", "pass", Some(Change::Fixed), false)]
+    #[case("fact", "pass", Some(Change::Fixed), false)]
+    #[case("pass", "skip", Some(Change::NoLongerRun), true)]
+    #[case("fail", "skip", Some(Change::NoLongerRun), true)]
+    #[case("pass", "error", Some(Change::NoLongerRun), true)]
+    #[case("skip", "error", Some(Change::NoLongerRun), true)]
+    #[case("error", "skip", Some(Change::ActualChanged), false)]
+    #[case("skip", "fail", Some(Change::NewFailure), true)]
+    #[case("error", "fail", Some(Change::NewFailure), true)]
+    #[case("skip", "pass", Some(Change::NewPass), false)]
     #[case("pass", "pass", None, false)]
     fn changes(#[case] before: &str, #[case] after: &str, #[case] change: Option<Change>, #[case] worse: bool) {
-        let comparison = compare(&[with(before, "x")], &[with(after, "x")]);
+        let comparison = compare(&[report_with(before, "x")], &[report_with(after, "x")]);
         assert_eq!(comparison.changes.first().map(|changed| changed.change), change);
         assert_eq!(comparison.is_worse(), worse);
     }
 
     #[test]
-    fn what_differs_between_any_two_runs_is_no_change_and_what_else_was_seen_is() {
-        let old = with("pass", "pid 12 after 317 ms");
+    fn ignores_run_specific_details() {
+        let old = report_with("pass", "pid 12 after 317 ms");
         assert_eq!(
-            compare(std::slice::from_ref(&old), &[with("pass", "pid 99 after 2 ms")]).same,
+            compare(std::slice::from_ref(&old), &[report_with("pass", "pid 99 after 2 ms")]).unchanged,
             1
         );
-        let comparison = compare(&[old], &[with("pass", "another")]);
-        assert_eq!(comparison.changes[0].change, Change::Seen);
+        let comparison = compare(&[old], &[report_with("pass", "another")]);
+        assert_eq!(comparison.changes[0].change, Change::ActualChanged);
         assert!(!comparison.is_worse());
     }
 
     #[test]
-    fn a_case_that_is_gone_is_lost_and_a_new_one_makes_nothing_worse() {
-        let (all, mut fewer) = (sample(), sample());
-        fewer.cases.retain(|case| case.outcome != "fail");
-        let comparison = compare(std::slice::from_ref(&all), std::slice::from_ref(&fewer));
+    fn missing_cases_are_worse_and_new_ones_are_not() {
+        let (full, mut reduced) = (sample(), sample());
+        reduced.cases.retain(|case| case.outcome != "fail");
+        let comparison = compare(std::slice::from_ref(&full), std::slice::from_ref(&reduced));
         assert_eq!(
             (comparison.changes[0].change, comparison.is_worse()),
-            (Change::Lost, true)
+            (Change::NoLongerRun, true)
         );
-        let comparison = compare(&[fewer], &[all]);
+        let comparison = compare(&[reduced], &[full]);
         assert_eq!(
             (comparison.changes[0].change, comparison.is_worse()),
             (Change::Added, false)
@@ -401,13 +409,13 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_paired_and_a_node_that_is_gone_is_lost() {
+    fn pairs_reports_by_node() {
         let node = |name: &str, mut report: Report| {
             report.target.node = Some(name.to_owned());
             report
         };
-        let old = [node("a", with("pass", "x")), node("b", with("pass", "x"))];
-        let same = [node("b", with("pass", "x")), node("a", with("pass", "x"))];
+        let old = [node("a", report_with("pass", "x")), node("b", report_with("pass", "x"))];
+        let same = [node("b", report_with("pass", "x")), node("a", report_with("pass", "x"))];
         assert!(compare(&old, &same).changes.is_empty());
         let comparison = compare(&old, &same[..1]);
         assert!(comparison.is_worse());
@@ -416,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_tells_what_changed_and_under_which_conditions() {
+    fn text_lists_changes_and_conditions() {
         let mut new = sample();
         new.strict = true;
         new.target.description = "another kubelet".to_owned();
@@ -429,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_target_says_stays_in_its_cell() {
+    fn hostile_text_stays_in_its_table_cell() {
         let comparison = compare(&[hostile()], &[sample()]);
         let markdown = comparison.markdown();
         for line in markdown.lines().filter(|line| line.starts_with("| `")) {

@@ -49,7 +49,7 @@ impl Format {
         }
     }
 
-    /// Its file in a folder of reports.
+    /// Its file in a directory of reports.
     pub fn file_name(self) -> &'static str {
         match self {
             Format::Json => "report.json",
@@ -69,7 +69,7 @@ impl Format {
         match self {
             Format::Json => match reports {
                 [one] => json(one),
-                several => json(&Several {
+                several => json(&MergedReports {
                     schema: SCHEMA_SEVERAL,
                     reports: several,
                 }),
@@ -84,7 +84,7 @@ impl Format {
 }
 
 #[derive(Serialize)]
-struct Several<'a> {
+struct MergedReports<'a> {
     schema: &'static str,
     reports: &'a [Report],
 }
@@ -93,28 +93,28 @@ fn json(value: &impl Serialize) -> Result<String, ReportError> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// Writes one file; the folder that it is in is made if it is not there.
+/// Writes one file; the directory that it is in is made if it is not there.
 ///
 /// # Errors
 /// A file that cannot be written, by name.
 pub fn write_file(reports: &[Report], format: Format, path: &Path) -> Result<(), ReportError> {
     let text = format.render(reports)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder {
-        fs::create_dir_all(folder).map_err(failed(folder))?;
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    if let Some(directory) = directory {
+        fs::create_dir_all(directory).map_err(write_error(directory))?;
     }
-    fs::write(path, text).map_err(failed(path))
+    fs::write(path, text).map_err(write_error(path))
 }
 
-/// Writes every format into a folder, which is made if it is not there.
+/// Writes every format into a directory, which is made if it is not there.
 ///
 /// # Errors
 /// A file that cannot be written, by name.
-pub fn write_all(reports: &[Report], folder: &Path) -> Result<(), ReportError> {
-    fs::create_dir_all(folder).map_err(failed(folder))?;
+pub fn write_all(reports: &[Report], directory: &Path) -> Result<(), ReportError> {
+    fs::create_dir_all(directory).map_err(write_error(directory))?;
     Format::ALL
         .into_iter()
-        .try_for_each(|format| write_file(reports, format, &folder.join(format.file_name())))
+        .try_for_each(|format| write_file(reports, format, &directory.join(format.file_name())))
 }
 
 /// Adds the summary to the file that GitHub Actions names in `GITHUB_STEP_SUMMARY`: other steps may have written to it.
@@ -128,11 +128,11 @@ pub fn add_to_step_summary(reports: &[Report], path: &Path) -> Result<(), Report
         .append(true)
         .create(true)
         .open(path)
-        .map_err(failed(path))?;
-    file.write_all(text.as_bytes()).map_err(failed(path))
+        .map_err(write_error(path))?;
+    file.write_all(text.as_bytes()).map_err(write_error(path))
 }
 
-fn failed(path: &Path) -> impl Fn(std::io::Error) -> ReportError + use<> {
+fn write_error(path: &Path) -> impl Fn(std::io::Error) -> ReportError + use<> {
     let path: PathBuf = path.to_owned();
     move |source| ReportError::Write {
         path: path.clone(),
@@ -146,28 +146,28 @@ mod tests {
     use crate::report::{read, tests::sample};
 
     #[test]
-    fn every_format_has_its_file_and_none_holds_the_secret() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("new/folder");
-        write_all(&[sample()], &folder).unwrap();
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), Format::ALL.len());
+    fn writes_every_format_without_secrets() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("new/folder");
+        write_all(&[sample()], &directory).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), Format::ALL.len());
         for format in Format::ALL {
-            let text = fs::read_to_string(folder.join(format.file_name())).unwrap();
+            let text = fs::read_to_string(directory.join(format.file_name())).unwrap();
             assert!(!text.contains("s3cr3t"), "{format:?}: {text}");
             assert_eq!(text.contains("[secret]"), format != Format::Badge, "{format:?}: {text}");
         }
     }
 
     #[test]
-    fn several_reports_go_into_one_file_that_can_be_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deep/merged.json");
+    fn round_trips_merged_reports() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/merged.json");
         write_file(&[sample(), sample()], Format::Json, &path).unwrap();
         assert_eq!(read(&path).unwrap(), [sample(), sample()]);
     }
 
     #[test]
-    fn a_step_summary_is_added_to() {
+    fn appends_to_the_step_summary() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "of an earlier step\n").unwrap();
         add_to_step_summary(&[sample()], file.path()).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
+    fn names_the_directory_that_cannot_be_created() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = write_all(&[sample()], &file.path().join("below")).unwrap_err();
         let named = format!("failed to write {}", file.path().join("below").display());

@@ -20,9 +20,9 @@ use serde::Deserialize;
 
 use super::{
     CaseReport, Report,
-    summary::{cut, span},
-    visible::on_one_line,
-    words::{counts, link, meaning},
+    escape::escape_to_one_line,
+    phrases::{authority_link, counts, meaning},
+    summary::{code_span, truncate},
 };
 
 /// How a failure was seen by hand.
@@ -48,7 +48,7 @@ pub struct Note {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct NotesFile {
     #[serde(default)]
     finding: Vec<Note>,
 }
@@ -56,7 +56,7 @@ struct File {
 /// Notes that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NotesError {
-    /// A file or folder cannot be read.
+    /// A file or directory cannot be read.
     #[error("failed to read {}: {source}", path.display())]
     Read {
         /// Which.
@@ -74,7 +74,7 @@ pub enum NotesError {
     },
 }
 
-/// The notes in a file, or in the `.toml` files of a folder in the order of their names.
+/// The notes in a file, or in the `.toml` files of a directory in the order of their names.
 ///
 /// # Errors
 /// What cannot be read, by name.
@@ -84,7 +84,7 @@ pub fn notes(path: &Path) -> Result<Vec<Note>, NotesError> {
         source,
     };
     if !path.is_dir() {
-        return of_file(path);
+        return read_notes_file(path);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
@@ -94,16 +94,16 @@ pub fn notes(path: &Path) -> Result<Vec<Note>, NotesError> {
         }
     }
     files.sort();
-    let notes: Result<Vec<_>, _> = files.iter().map(|file| of_file(file)).collect();
+    let notes: Result<Vec<_>, _> = files.iter().map(|file| read_notes_file(file)).collect();
     Ok(notes?.into_iter().flatten().collect())
 }
 
-fn of_file(path: &Path) -> Result<Vec<Note>, NotesError> {
+fn read_notes_file(path: &Path) -> Result<Vec<Note>, NotesError> {
     let text = fs::read_to_string(path).map_err(|source| NotesError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let file: File = toml::from_str(&text).map_err(|source| NotesError::Content {
+    let file: NotesFile = toml::from_str(&text).map_err(|source| NotesError::Content {
         path: path.to_owned(),
         source: Box::new(source),
     })?;
@@ -111,29 +111,29 @@ fn of_file(path: &Path) -> Result<Vec<Note>, NotesError> {
 }
 
 impl Note {
-    fn is_of(&self, report: &Report, case: &CaseReport) -> bool {
-        self.case == case.id && self.is_about(report)
+    fn matches(&self, report: &Report, case: &CaseReport) -> bool {
+        self.case == case.id && self.matches_target(report)
     }
 
-    fn is_about(&self, report: &Report) -> bool {
+    fn matches_target(&self, report: &Report) -> bool {
         report.target.description.contains(&self.target)
     }
 
     /// Whether it may be believed although the report shows no such failure: the case passed.
-    fn was_not_seen(&self, report: &Report) -> bool {
-        let passes = |case: &CaseReport| case.outcome == "pass" && self.is_of(report, case);
+    fn is_unreproduced(&self, report: &Report) -> bool {
+        let passes = |case: &CaseReport| case.outcome == "pass" && self.matches(report, case);
         self.sometimes && report.cases.iter().any(passes)
     }
 }
 
 /// The notes that fit no failure of these reports.
-pub fn stale<'a>(reports: &[Report], notes: &'a [Note]) -> Vec<&'a Note> {
-    let fits = |note: &Note| {
-        reports
-            .iter()
-            .any(|report| note.was_not_seen(report) || failures(report).iter().any(|case| note.is_of(report, case)))
+pub fn stale_notes<'a>(reports: &[Report], notes: &'a [Note]) -> Vec<&'a Note> {
+    let matches_a_failure = |note: &Note| {
+        reports.iter().any(|report| {
+            note.is_unreproduced(report) || failures(report).iter().any(|case| note.matches(report, case))
+        })
     };
-    notes.iter().filter(|note| !fits(note)).collect()
+    notes.iter().filter(|note| !matches_a_failure(note)).collect()
 }
 
 fn failures(report: &Report) -> Vec<&CaseReport> {
@@ -158,7 +158,7 @@ pub fn findings(reports: &[Report], notes: &[Note]) -> String {
     );
     table(&mut text, reports);
     for report in reports {
-        section(&mut text, report, notes);
+        target_section(&mut text, report, notes);
     }
     text
 }
@@ -169,36 +169,36 @@ fn table(text: &mut String, reports: &[Report]) {
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} |",
-            name(report),
+            target_name(report),
             report.target.suite.as_str(),
-            report.verdict.word(),
+            report.verdict.as_str(),
             counts(report)
         );
     }
 }
 
-fn name(report: &Report) -> String {
+fn target_name(report: &Report) -> String {
     let node = report
         .target
         .node
         .as_ref()
         .map_or(String::new(), |node| format!(" on {node}"));
-    span(&format!("{}{node}", report.target.description)).replace('|', "\\|")
+    code_span(&format!("{}{node}", report.target.description)).replace('|', "\\|")
 }
 
-fn section(text: &mut String, report: &Report, notes: &[Note]) {
+fn target_section(text: &mut String, report: &Report, notes: &[Note]) {
     let _ = writeln!(
         text,
         "\n## {} ({} suite)\n\nJudged {}: **{}**, {}. {}.",
-        name(report),
+        target_name(report),
         report.target.suite.as_str(),
         report.started.strftime("%Y-%m-%d"),
-        report.verdict.word(),
+        report.verdict.as_str(),
         meaning(report),
         counts(report)
     );
-    for line in report.terms.lines() {
-        let _ = writeln!(text, "\n{}", span(line.trim_start()));
+    for line in report.terms.describe() {
+        let _ = writeln!(text, "\n{}", code_span(line.trim_start()));
     }
     let failures = failures(report);
     if failures.is_empty() {
@@ -207,20 +207,20 @@ fn section(text: &mut String, report: &Report, notes: &[Note]) {
         text.push('\n');
     }
     for case in failures {
-        finding(text, report, case, notes);
+        finding_item(text, report, case, notes);
     }
-    unseen(text, report, notes);
-    unjudged(text, report);
+    unreproduced(text, report, notes);
+    not_executed(text, report);
 }
 
-fn finding(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]) {
-    let note = notes.iter().find(|note| note.is_of(report, case));
-    let fact = if case.outcome == "fact" {
+fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]) {
+    let note = notes.iter().find(|note| note.matches(report, case));
+    let suffix = if case.outcome == "fact" {
         ", a fact of its profile"
     } else {
         ""
     };
-    let _ = write!(text, "- {} ({}{fact}): ", span(&case.id), case.level.as_str());
+    let _ = write!(text, "- {} ({}{suffix}): ", code_span(&case.id), case.level.as_str());
     match note.and_then(|note| note.says.as_ref()) {
         Some(says) => text.push_str(says.trim()),
         None => {
@@ -229,18 +229,18 @@ fn finding(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]
                 "{}; expected {}, seen {}",
                 prose(&case.clause),
                 prose(&case.expected),
-                span(&cut(case.seen.trim_end(), 300))
+                code_span(&truncate(case.seen.trim_end(), 300))
             );
         }
     }
     let _ = write!(
         text,
         ". Demanded by {}. Shown by {}.",
-        match link(&case.authority) {
+        match authority_link(&case.authority) {
             Some(url) => format!("[{}]({url})", prose(&case.source)),
             None => prose(&case.source),
         },
-        span(&command(&case.again))
+        code_span(&short_command(&case.again))
     );
     match note {
         Some(note) => {
@@ -255,37 +255,41 @@ fn finding(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]
 }
 
 /// What was seen in other runs and by hand, and not in this one.
-fn unseen(text: &mut String, report: &Report, notes: &[Note]) {
-    let mut unseen = notes.iter().filter(|note| note.was_not_seen(report)).peekable();
-    if unseen.peek().is_some() {
+fn unreproduced(text: &mut String, report: &Report, notes: &[Note]) {
+    let mut unreproduced_notes = notes.iter().filter(|note| note.is_unreproduced(report)).peekable();
+    if unreproduced_notes.peek().is_some() {
         text.push_str("\nThese depend on the moment, and passed in this run:\n\n");
     }
-    for note in unseen {
+    for note in unreproduced_notes {
         let says = note.says.as_deref().unwrap_or("fails in other runs").trim();
         let confirmed = note.confirmed.trim();
-        let _ = writeln!(text, "- {}: {says}. *Confirmed by hand*: {confirmed}", span(&note.case));
+        let _ = writeln!(
+            text,
+            "- {}: {says}. *Confirmed by hand*: {confirmed}",
+            code_span(&note.case)
+        );
     }
 }
 
 /// The command with the program's name alone: where it lay on the machine of the run says nothing to anybody else.
-fn command(again: &str) -> String {
-    let (program, rest) = again.split_once(' ').unwrap_or((again, ""));
+fn short_command(rerun_command: &str) -> String {
+    let (program, rest) = rerun_command.split_once(' ').unwrap_or((rerun_command, ""));
     let program = program.rsplit('/').next().unwrap_or(program);
     format!("{program} {rest}").trim_end().to_owned()
 }
 
 /// Text of the catalogue or a reason as a part of a sentence: its backticks stay, its tags do not become any.
 fn prose(text: &str) -> String {
-    on_one_line(text).replace('<', "&lt;")
+    escape_to_one_line(text).replace('<', "&lt;")
 }
 
-fn unjudged(text: &mut String, report: &Report) {
+fn not_executed(text: &mut String, report: &Report) {
     for (outcome, title) in [("skip", "Not judged"), ("error", "The harness could not judge")] {
         let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
         for case in report.cases.iter().filter(|case| case.outcome == outcome) {
             match by_reason.iter_mut().find(|(reason, _)| *reason == case.seen) {
-                Some((_, ids)) => ids.push(span(&case.id)),
-                None => by_reason.push((&case.seen, vec![span(&case.id)])),
+                Some((_, ids)) => ids.push(code_span(&case.id)),
+                None => by_reason.push((&case.seen, vec![code_span(&case.id)])),
             }
         }
         if by_reason.is_empty() {
@@ -293,7 +297,7 @@ fn unjudged(text: &mut String, report: &Report) {
         }
         let _ = writeln!(text, "\n{title}:\n");
         for (reason, ids) in by_reason {
-            let _ = writeln!(text, "- {}: {}", prose(&cut(reason, 300)), ids.join(", "));
+            let _ = writeln!(text, "- {}: {}", prose(&truncate(reason, 300)), ids.join(", "));
         }
     }
 }
@@ -324,12 +328,12 @@ mod tests {
                         confirmed = \"by curl.\"\nupstream = \"containerd#1\"\n";
 
     #[test]
-    fn each_target_has_its_section_and_each_failure_its_line() {
+    fn renders_a_section_per_target() {
         insta::assert_snapshot!(findings(&[report(), sample()], &parse(NOTE)));
     }
 
     #[test]
-    fn a_maintainers_line_may_be_written_by_hand() {
+    fn uses_the_line_of_the_note() {
         let note = parse(&format!("{NOTE}says = \"left frozen after a deadline\"\n"));
         let text = findings(&[report()], &note);
         assert!(
@@ -339,23 +343,23 @@ mod tests {
     }
 
     #[test]
-    fn a_note_that_fits_no_failure_is_stale() {
+    fn reports_stale_notes() {
         let fits = parse(NOTE);
-        assert!(stale(&[report()], &fits).is_empty());
+        assert!(stale_notes(&[report()], &fits).is_empty());
         for wrong in [
             NOTE.replace("pod-unknown", "no-such-case"),
             NOTE.replace("containerd 2.4", "cri-o"),
             NOTE.replace("kubelet/404/pod-unknown", "kubelet/200/ok"),
         ] {
-            assert_eq!(stale(&[report()], &parse(&wrong)).len(), 1, "{wrong}");
+            assert_eq!(stale_notes(&[report()], &parse(&wrong)).len(), 1, "{wrong}");
         }
     }
 
     #[test]
-    fn what_depends_on_the_moment_stays_though_a_run_does_not_show_it() {
+    fn keeps_intermittent_findings() {
         let passes = NOTE.replace("kubelet/404/pod-unknown", "kubelet/200/ok");
         let sometimes = parse(&format!("{passes}sometimes = true\n"));
-        assert!(stale(&[report()], &sometimes).is_empty());
+        assert!(stale_notes(&[report()], &sometimes).is_empty());
         let text = findings(&[report()], &sometimes);
         let line = "- `kubelet/200/ok`: fails in other runs. *Confirmed by hand*: by curl.\n";
         assert!(text.contains(line), "{text}");
@@ -365,23 +369,23 @@ mod tests {
             "{}sometimes = true\n",
             NOTE.replace("containerd 2.4", "cri-o")
         ));
-        assert_eq!(stale(&[report()], &elsewhere).len(), 1);
+        assert_eq!(stale_notes(&[report()], &elsewhere).len(), 1);
     }
 
     #[test]
-    fn a_folder_of_notes_is_read_in_order_and_an_unknown_key_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("b.toml"), NOTE.replace("by curl", "second")).unwrap();
-        fs::write(folder.path().join("a.toml"), NOTE).unwrap();
-        fs::write(folder.path().join("README.md"), "no notes").unwrap();
-        let confirmed: Vec<_> = notes(folder.path())
+    fn reads_a_directory_of_notes_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("b.toml"), NOTE.replace("by curl", "second")).unwrap();
+        fs::write(directory.path().join("a.toml"), NOTE).unwrap();
+        fs::write(directory.path().join("README.md"), "no notes").unwrap();
+        let confirmed: Vec<_> = notes(directory.path())
             .unwrap()
             .into_iter()
             .map(|note| note.confirmed)
             .collect();
         assert_eq!(confirmed, ["by curl.", "second."]);
-        fs::write(folder.path().join("c.toml"), NOTE.replace("upstream", "upsteam")).unwrap();
-        let error = notes(folder.path()).unwrap_err().to_string();
+        fs::write(directory.path().join("c.toml"), NOTE.replace("upstream", "upsteam")).unwrap();
+        let error = notes(directory.path()).unwrap_err().to_string();
         assert!(error.contains("c.toml") && error.contains("upsteam"), "{error}");
     }
 }

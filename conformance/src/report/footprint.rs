@@ -36,16 +36,16 @@ impl Footprint {
     }
 
     /// The same in one line, for people.
-    pub fn line(&self) -> String {
+    pub fn summary(&self) -> String {
         if self.archives == 0 {
             return "makes no archive".to_owned();
         }
         let size = match (self.bytes_each, self.bytes()) {
-            (Some(each), Some(all)) => format!("about {} each, {} in all", human(each), human(all)),
+            (Some(each), Some(all)) => format!("about {} each, {} in all", human_size(each), human_size(all)),
             _ => "of unknown size (the kubelet's stats/summary does not tell the container's memory)".to_owned(),
         };
         let free = match (self.bytes_free, &self.free_from) {
-            (Some(free), Some(from)) => format!("{} free ({from})", human(free)),
+            (Some(free), Some(from)) => format!("{} free ({from})", human_size(free)),
             _ => "free disk unknown".to_owned(),
         };
         format!(
@@ -56,7 +56,7 @@ impl Footprint {
     }
 }
 
-fn human(bytes: u64) -> String {
+fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -85,23 +85,23 @@ mod tests {
     }
 
     #[test]
-    fn says_how_many_of_what_how_large_and_what_is_free() {
+    fn summarises_archives_size_and_free_space() {
         assert_eq!(
-            footprint().line(),
+            footprint().summary(),
             "makes at most 50 archives of default/web/app, about 100.0 MiB each, 4.9 GiB in all; 4.0 GiB free (checkpoints-dir)"
         );
         assert!(!footprint().fits());
     }
 
     #[test]
-    fn what_is_not_known_is_said_and_hinders_nothing() {
+    fn unknown_sizes_do_not_block() {
         let unknown = Footprint {
             bytes_each: None,
             bytes_free: None,
             free_from: None,
             ..footprint()
         };
-        let line = unknown.line();
+        let line = unknown.summary();
         assert!(
             line.contains("of unknown size") && line.ends_with("free disk unknown"),
             "{line}"

@@ -9,11 +9,11 @@ use quick_junit::{NonSuccessKind, Report as Xml, TestCase, TestCaseStatus, TestS
 
 use super::{
     CaseReport, Report, ReportError,
+    escape::escape_controls,
     labels::labels,
-    visible::visible,
-    words::{link, versions},
+    phrases::{authority_link, versions},
 };
-use crate::{case::Suite, exhibit::Exhibit};
+use crate::{engine::Suite, evidence::EvidenceItem};
 
 /// The XML text. Of several reports each test suite's name begins with the report's label.
 ///
@@ -36,8 +36,8 @@ pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
             };
             let mut suite = TestSuite::new(name.clone());
             suite.set_time(Duration::from_secs_f64(cases.iter().map(|case| case.duration).sum()));
-            suite.add_property(("target", visible(&report.target.description).as_ref()));
-            suite.add_property(("versions", visible(&versions(report)).as_ref()));
+            suite.add_property(("target", escape_controls(&report.target.description).as_ref()));
+            suite.add_property(("versions", escape_controls(&versions(report)).as_ref()));
             suite.add_test_cases(cases.iter().map(|case| test_case(&name, report, case)));
             xml.add_test_suite(suite);
         }
@@ -51,42 +51,42 @@ fn without_skipped_total(xml: &str) -> String {
     let end = xml[root..].find('>').map_or(xml.len(), |end| root + end);
     match xml[root..end].find(" skipped=\"") {
         Some(from) => {
-            let from = root + from;
-            let value = from + " skipped=\"".len();
-            let to = xml[value..].find('"').map_or(value, |length| value + length + 1);
-            format!("{}{}", &xml[..from], &xml[to..])
+            let start = root + from;
+            let value = start + " skipped=\"".len();
+            let end_of_value = xml[value..].find('"').map_or(value, |length| value + length + 1);
+            format!("{}{}", &xml[..start], &xml[end_of_value..])
         }
         None => xml.to_owned(),
     }
 }
 
 fn test_case(suite: &str, report: &Report, case: &CaseReport) -> TestCase {
-    let seen = visible(&case.seen);
+    let actual = escape_controls(&case.seen);
     let unexpected = report.terms.passes_unexpectedly(&case.id);
-    let listed = report.terms.fails_expectedly(&case.id);
+    let expected_failure = report.terms.fails_expectedly(&case.id);
     let status = match case.outcome.as_str() {
         _ if unexpected => {
-            let text = format!("passes, and is listed as an expected failure: {seen}");
+            let text = format!("passes, and is listed as an expected failure: {actual}");
             failed(NonSuccessKind::Failure, "unexpected-pass", &text, case)
         }
         "pass" | "fact" => TestCaseStatus::success(),
-        "skip" => skipped(&seen),
-        "fail" if listed => skipped(&format!("fails as expected: {seen}")),
-        "fail" => failed(NonSuccessKind::Failure, case.level.as_str(), &seen, case),
-        _ => failed(NonSuccessKind::Error, case.level.as_str(), &seen, case),
+        "skip" => skipped(&actual),
+        "fail" if expected_failure => skipped(&format!("fails as expected: {actual}")),
+        "fail" => failed(NonSuccessKind::Failure, case.level.as_str(), &actual, case),
+        _ => failed(NonSuccessKind::Error, case.level.as_str(), &actual, case),
     };
     let mut test = TestCase::new(case.name(), status);
     test.set_classname(suite.replace('/', "."));
     test.set_time(Duration::from_secs_f64(case.duration));
     let mut out = format!(
-        "{}: {}\n{}: {seen}",
+        "{}: {}\n{}: {actual}",
         case.level.as_str(),
-        visible(&case.clause),
+        escape_controls(&case.clause),
         case.outcome
     );
     if case.outcome != "pass" {
-        for Exhibit { kind, text } in &case.exhibits {
-            let _ = write!(out, "\n\n[{}]\n{}", kind.as_str(), visible(text));
+        for EvidenceItem { kind, text } in &case.exhibits {
+            let _ = write!(out, "\n\n[{}]\n{}", kind.as_str(), escape_controls(text));
         }
     }
     test.set_system_out(out);
@@ -102,19 +102,19 @@ fn skipped(message: &str) -> TestCaseStatus {
 fn failed(kind: NonSuccessKind, class: &str, message: &str, case: &CaseReport) -> TestCaseStatus {
     let mut text = format!(
         "clause: {}\nauthority: {} ({}) {}\n{}expected: {}\n{}: {message}",
-        visible(&case.clause),
-        visible(&case.source),
+        escape_controls(&case.clause),
+        escape_controls(&case.source),
         case.level.as_str(),
-        link(&case.authority).unwrap_or_default(),
+        authority_link(&case.authority).unwrap_or_default(),
         match case.motivation.as_str() {
             "" => String::new(),
-            motivation => format!("motivation: {}\n", visible(motivation)),
+            motivation => format!("motivation: {}\n", escape_controls(motivation)),
         },
-        visible(&case.expected),
+        escape_controls(&case.expected),
         if kind == NonSuccessKind::Error { "error" } else { "seen" },
     );
     if !case.again.is_empty() {
-        let _ = write!(text, "\nagain: {}", visible(&case.again));
+        let _ = write!(text, "\nagain: {}", escape_controls(&case.again));
     }
     let mut status = TestCaseStatus::non_success(kind);
     status.set_message(message).set_type(class).set_description(text);
@@ -127,16 +127,16 @@ mod tests {
     use crate::report::tests::{hostile, sample};
 
     #[test]
-    fn the_xml_has_every_case_with_its_outcome() {
+    fn contains_every_case_with_its_outcome() {
         insta::assert_snapshot!(render(&[sample()]).unwrap());
     }
 
     #[test]
-    fn the_xml_of_hostile_text_is_read_back_as_it_was_shown() {
+    fn round_trips_hostile_text() {
         let report = hostile();
         let xml = render(std::slice::from_ref(&report)).unwrap();
-        let read = Xml::deserialize_from_str(&xml).unwrap();
-        let tests: Vec<_> = read.test_suites.iter().flat_map(|suite| &suite.test_cases).collect();
+        let parsed = Xml::deserialize_from_str(&xml).unwrap();
+        let tests: Vec<_> = parsed.test_suites.iter().flat_map(|suite| &suite.test_cases).collect();
         assert_eq!(tests.len(), report.cases.len());
         let message = tests
             .iter()
@@ -146,12 +146,15 @@ mod tests {
             })
             .unwrap();
         let seen = &report.cases.iter().find(|case| case.outcome == "fail").unwrap().seen;
-        let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(plain(message.as_str()), plain(&visible(seen)));
+        let collapse_spaces = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            collapse_spaces(message.as_str()),
+            collapse_spaces(&escape_controls(seen))
+        );
     }
 
     #[test]
-    fn what_the_strictest_schema_refuses_is_not_there() {
+    fn satisfies_the_strictest_schema() {
         let xml = render(&[sample()]).unwrap();
         let root = xml.lines().nth(1).unwrap();
         let names: Vec<_> = root
@@ -173,9 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_failure_is_skipped_and_a_listed_pass_fails() {
+    fn skips_expected_failures_and_fails_unexpected_passes() {
         let mut report = sample();
-        report.terms.expected_failures = Some(crate::case::Foreseen {
+        report.terms.expected_failures = Some(crate::engine::ExpectedFailuresResult {
             file: "known.txt".to_owned(),
             failed: vec!["kubelet/404/pod-unknown".to_owned()],
             passed: vec!["kubelet/200/ok".to_owned()],
@@ -191,7 +194,7 @@ mod tests {
 
     /// What JUnit's viewers agree on: counts that add up, suites with names of their own, times, a class for each test.
     #[test]
-    fn several_reports_keep_apart_and_their_counts_add_up() {
+    fn merged_reports_have_consistent_counts() {
         let node = |name: &str| {
             let mut report = sample();
             report.target.node = Some(name.to_owned());

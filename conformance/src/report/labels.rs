@@ -10,7 +10,7 @@ pub(super) fn labels(reports: &[Report]) -> Vec<String> {
     let several_suites = reports
         .iter()
         .any(|report| report.target.suite != reports[0].target.suite);
-    let wanted: Vec<_> = reports
+    let base_labels: Vec<_> = reports
         .iter()
         .map(|report| match (&report.target.node, several_suites) {
             (Some(node), false) => node.clone(),
@@ -18,16 +18,16 @@ pub(super) fn labels(reports: &[Report]) -> Vec<String> {
             (None, _) => report.target.suite.as_str().to_owned(),
         })
         .collect();
-    wanted
+    base_labels
         .iter()
         .enumerate()
         .map(|(index, label)| {
-            let alike = wanted.iter().filter(|other| *other == label).count();
-            if alike == 1 {
+            let same_label_count = base_labels.iter().filter(|other| *other == label).count();
+            if same_label_count == 1 {
                 label.clone()
             } else {
-                let number = wanted[..=index].iter().filter(|other| *other == label).count();
-                format!("{label} {number}")
+                let occurrence = base_labels[..=index].iter().filter(|other| *other == label).count();
+                format!("{label} {occurrence}")
             }
         })
         .collect()
@@ -36,7 +36,7 @@ pub(super) fn labels(reports: &[Report]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{case::Suite, report::tests::sample};
+    use crate::{engine::Suite, report::tests::sample};
 
     fn report(suite: Suite, node: Option<&str>) -> Report {
         let mut report = sample();
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_differ_and_one_report_needs_none() {
+    fn labels_are_unique_and_empty_for_one_report() {
         assert_eq!(labels(&[sample()]), [""]);
         let nodes = [report(Suite::Kubelet, Some("a")), report(Suite::Kubelet, Some("b"))];
         assert_eq!(labels(&nodes), ["a", "b"]);

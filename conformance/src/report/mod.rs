@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  records + target + verdict = Report --+-- terminal   a table, failures with expected and seen
-//!                                        +-- files      every format below a folder, or one of them
+//!                                        +-- files      every format below a directory, or one of them
 //!                                        |     json     report.json, schema in docs/REPORT.md; read() takes it back
 //!                                        |     junit, tap, summary, badge   for CI
 //!                                        |     html     one page for people
@@ -10,26 +10,26 @@
 //! ```
 //!
 //! Secrets that the run came to know (tokens, keys, what stood in a container's memory) are cut out before anything is
-//! written ([`Secrets`]). Files are written only where the user named a folder.
+//! written ([`Secrets`]). Files are written only where the user named a directory.
 
 mod badge;
 mod compare;
+mod escape;
 mod files;
 mod findings;
 mod footprint;
 mod html;
 mod junit;
 mod labels;
-mod normal;
+mod normalize;
+mod phrases;
 mod progress;
 mod read;
-mod repeat;
+mod rerun;
 mod secrets;
 mod summary;
 mod tap;
 mod terminal;
-mod visible;
-mod words;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -37,18 +37,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    case::{Cited, Level, Outcome, Record, Rules, SkipKind, Suite, Terms, Verdict},
-    exhibit::Exhibit,
+    engine::{CaseRecord, CitedAuthority, GatePolicy, Level, Outcome, RunConditions, SkipKind, Suite, Verdict},
+    evidence::EvidenceItem,
 };
 
-pub use compare::{Change, Changed, Comparison, compare};
+pub use compare::{Change, ChangedCase, Comparison, compare};
 pub use files::{Format, add_to_step_summary, write_all, write_file};
-pub use findings::{Note, NotesError, findings, notes, stale};
+pub use findings::{Note, NotesError, findings, notes, stale_notes};
 pub use footprint::Footprint;
-pub use normal::normalised;
+pub use normalize::normalize;
 pub use progress::Progress;
 pub use read::{ReadError, read};
-pub use repeat::Repeat;
+pub use rerun::RerunCommand;
 pub use secrets::Secrets;
 pub use terminal::{Palette, Terminal};
 
@@ -60,7 +60,7 @@ pub const SCHEMA_SEVERAL: &str = "checkpoint-conformance/reports/1";
 
 /// What was judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
+pub struct TargetInfo {
     /// Which suite ran.
     pub suite: Suite,
     /// How the target was had: `embedded`, `url`, `kubelet-binary`.
@@ -101,7 +101,7 @@ impl Product {
     }
 
     /// This program.
-    pub fn this() -> Product {
+    pub fn this_program() -> Product {
         Product::new("checkpoint-conformance", env!("CARGO_PKG_VERSION"))
     }
 }
@@ -123,7 +123,7 @@ pub struct CaseReport {
     pub source: String,
     /// The document that demands it.
     #[serde(default)]
-    pub authority: Cited,
+    pub authority: CitedAuthority,
     /// Where the requirement was seen broken; empty where that is not why the case is there.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub motivation: String,
@@ -145,7 +145,7 @@ pub struct CaseReport {
     pub again: String,
     /// What passed between harness and target meanwhile, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exhibits: Vec<Exhibit>,
+    pub exhibits: Vec<EvidenceItem>,
 }
 
 impl CaseReport {
@@ -169,7 +169,7 @@ pub struct Report {
     #[serde(default)]
     pub tool: Product,
     /// What was judged.
-    pub target: Target,
+    pub target: TargetInfo,
     /// When the run began, RFC 3339.
     pub started: Timestamp,
     /// Seconds the run took, its target's start and end included.
@@ -180,7 +180,7 @@ pub struct Report {
     pub strict: bool,
     /// What else the run was judged under.
     #[serde(default)]
-    pub terms: Terms,
+    pub terms: RunConditions,
     /// The checkpoints that the run was to make, where it made them on a kubelet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
@@ -214,45 +214,45 @@ pub enum ReportError {
 
 /// What a report is made of, beside its records.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub struct RunInfo {
     /// What was judged.
-    pub target: Target,
+    pub target: TargetInfo,
     /// When the run began.
     pub started: Timestamp,
     /// How long it took.
     pub duration: Duration,
     /// What decided.
-    pub rules: Rules,
+    pub policy: GatePolicy,
     /// What else it was judged under.
-    pub terms: Terms,
+    pub terms: RunConditions,
     /// The checkpoints that the run was to make.
     pub footprint: Option<Footprint>,
     /// The run's own command line, from which a case alone can be repeated.
-    pub repeat: Repeat,
+    pub rerun: RerunCommand,
     /// Archives that the run caused and could not remove.
     pub archives_left: Vec<String>,
 }
 
 impl Report {
     /// The report of these records, free of `secrets`.
-    pub fn new(frame: Frame, records: &[Record], secrets: &Secrets) -> Report {
+    pub fn new(info: RunInfo, records: &[CaseRecord], secrets: &Secrets) -> Report {
         let mut cases: Vec<_> = records
             .iter()
-            .map(|record| case_report(record, &frame.repeat, secrets))
+            .map(|record| case_report(record, &info.rerun, secrets))
             .collect();
         cases.sort_by(|a, b| a.id.cmp(&b.id));
         Report {
             schema: SCHEMA.to_owned(),
-            tool: Product::this(),
-            target: frame.target.redacted(secrets),
-            started: frame.started,
-            duration: seconds(frame.duration),
-            verdict: Verdict::of(records, frame.rules, &frame.terms),
-            strict: frame.rules.strict,
-            terms: frame.terms,
-            footprint: frame.footprint,
+            tool: Product::this_program(),
+            target: info.target.redacted(secrets),
+            started: info.started,
+            duration: seconds(info.duration),
+            verdict: Verdict::from_records(records, info.policy, &info.terms),
+            strict: info.policy.strict,
+            terms: info.terms,
+            footprint: info.footprint,
             cases,
-            archives_left: frame.archives_left.iter().map(|path| secrets.redact(path)).collect(),
+            archives_left: info.archives_left.iter().map(|path| secrets.redact(path)).collect(),
         }
     }
 
@@ -262,9 +262,9 @@ impl Report {
     }
 }
 
-impl Target {
-    fn redacted(self, secrets: &Secrets) -> Target {
-        Target {
+impl TargetInfo {
+    fn redacted(self, secrets: &Secrets) -> TargetInfo {
+        TargetInfo {
             suite: self.suite,
             kind: self.kind,
             description: secrets.redact(&self.description),
@@ -280,27 +280,27 @@ impl Target {
     }
 }
 
-fn case_report(record: &Record, repeat: &Repeat, secrets: &Secrets) -> CaseReport {
+fn case_report(record: &CaseRecord, repeat: &RerunCommand, secrets: &Secrets) -> CaseReport {
     CaseReport {
-        id: record.clause.id.to_owned(),
-        clause: record.clause.clause.to_owned(),
-        source: record.clause.authority.line(),
-        authority: record.clause.authority.into(),
-        motivation: record.clause.motivation.to_owned(),
-        level: record.clause.level,
-        outcome: record.outcome.word().to_owned(),
+        id: record.info.id.to_owned(),
+        clause: record.info.requirement.to_owned(),
+        source: record.info.authority.citation(),
+        authority: record.info.authority.into(),
+        motivation: record.info.motivation.to_owned(),
+        level: record.info.level,
+        outcome: record.outcome.as_str().to_owned(),
         skip: match record.outcome {
             Outcome::Skip { kind, .. } => Some(kind),
             _ => None,
         },
-        expected: record.clause.expected.to_owned(),
-        seen: secrets.redact(record.outcome.text()),
+        expected: record.info.expected.to_owned(),
+        seen: secrets.redact(record.outcome.detail()),
         duration: seconds(record.duration),
-        again: secrets.redact(&repeat.command(record.clause.id)),
+        again: secrets.redact(&repeat.command(record.info.id)),
         exhibits: record
-            .exhibits
+            .evidence
             .iter()
-            .map(|exhibit| Exhibit {
+            .map(|exhibit| EvidenceItem {
                 kind: exhibit.kind,
                 text: secrets.redact(&exhibit.text),
             })
@@ -317,14 +317,14 @@ fn seconds(duration: Duration) -> f64 {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        case::{Authority, Clause},
-        exhibit::ExhibitKind,
+        engine::{Authority, CaseInfo},
+        evidence::EvidenceKind,
     };
 
     pub(crate) fn sample() -> Report {
-        let clause = |id, level| Clause {
+        let clause = |id, level| CaseInfo {
             id,
-            clause: "an unknown pod is answered 404",
+            requirement: "an unknown pod is answered 404",
             authority: Authority {
                 title: "Kubelet Checkpoint API",
                 section: "Response",
@@ -334,60 +334,64 @@ pub(crate) mod tests {
             level,
             expected: "404",
         };
-        let record = |id, level, outcome| Record {
-            clause: clause(id, level),
+        let record = |id, level, outcome| CaseRecord {
+            info: clause(id, level),
             outcome,
             duration: Duration::from_micros(12_345),
-            exhibits: vec![Exhibit {
-                kind: ExhibitKind::Request,
+            evidence: vec![EvidenceItem {
+                kind: EvidenceKind::Request,
                 text: format!("POST /{id} with token s3cr3t-token"),
             }],
         };
-        let text = |text: &str| text.to_owned();
+        let owned = |text: &str| text.to_owned();
         let records = [
             record(
                 "kubelet/404/pod-unknown",
                 Level::Documented,
                 Outcome::Fail {
-                    seen: text("200 with token s3cr3t-token <&>"),
+                    actual: owned("200 with token s3cr3t-token <&>"),
                 },
             ),
-            record("kubelet/200/ok", Level::Documented, Outcome::Pass { seen: text("200") }),
+            record(
+                "kubelet/200/ok",
+                Level::Documented,
+                Outcome::Pass { actual: owned("200") },
+            ),
             record(
                 "kubelet/500/error",
                 Level::Documented,
                 Outcome::Skip {
                     kind: SkipKind::Unavailable,
-                    reason: text("the runtime takes no faults"),
+                    reason: owned("the runtime takes no faults"),
                 },
             ),
             record(
                 "kubelet/404/body",
                 Level::Reference,
                 Outcome::Error {
-                    reason: text("connection refused"),
+                    reason: owned("connection refused"),
                 },
             ),
         ];
         let mut secrets = Secrets::default();
         secrets.add("s3cr3t-token");
-        let frame = Frame {
-            target: Target {
+        let info = RunInfo {
+            target: TargetInfo {
                 suite: Suite::Kubelet,
-                kind: text("url"),
-                description: text("the kubelet at https://127.0.0.1:10250"),
-                endpoint: text("https://127.0.0.1:10250"),
-                container: text("default/web/app"),
+                kind: owned("url"),
+                description: owned("the kubelet at https://127.0.0.1:10250"),
+                endpoint: owned("https://127.0.0.1:10250"),
+                container: owned("default/web/app"),
                 node: None,
                 mutant: None,
                 product: Some(Product::new("kubelet", "v1.36.3")),
             },
             started: "2026-03-04T05:06:07Z".parse().unwrap(),
             duration: Duration::from_millis(1500),
-            rules: Rules::default(),
-            terms: Terms::default(),
+            policy: GatePolicy::default(),
+            terms: RunConditions::default(),
             footprint: None,
-            repeat: Repeat::from_args(
+            rerun: RerunCommand::from_args(
                 [
                     "checkpoint-conformance",
                     "kubelet",
@@ -398,9 +402,9 @@ pub(crate) mod tests {
                 ]
                 .map(str::to_owned),
             ),
-            archives_left: vec![text("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
+            archives_left: vec![owned("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
         };
-        let mut report = Report::new(frame, &records, &secrets);
+        let mut report = Report::new(info, &records, &secrets);
         // Snapshots outlive versions.
         report.tool.version = "1.2.3".to_owned();
         report
@@ -417,7 +421,7 @@ pub(crate) mod tests {
             case.clause = text.to_owned();
             case.source = text.to_owned();
             case.motivation = text.to_owned();
-            case.authority = Cited {
+            case.authority = CitedAuthority {
                 title: text.to_owned(),
                 section: text.to_owned(),
                 url: format!("javascript:{text}"),
@@ -436,12 +440,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_json_report_is_as_documented() {
+    fn matches_the_documented_json() {
         insta::assert_json_snapshot!(sample());
     }
 
     #[test]
-    fn a_report_can_be_read_back() {
+    fn round_trips_through_json() {
         let report = sample();
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);

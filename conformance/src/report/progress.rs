@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::case::{Clause, Observer, Outcome, Record};
+use crate::engine::{CaseInfo, CaseRecord, Observer, Outcome};
 
 /// How often the line is drawn anew while nothing ends: so that the time goes on in a case that hangs.
-const TICK: Duration = Duration::from_millis(250);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Draws on stderr, and only when that is a terminal.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}")
             .expect("the template is well formed");
         bar.set_style(style);
-        bar.enable_steady_tick(TICK);
+        bar.enable_steady_tick(REDRAW_INTERVAL);
         Progress {
             bar,
             running: Vec::new(),
@@ -53,13 +53,13 @@ impl Drop for Progress {
 }
 
 impl Observer for Progress {
-    fn starts(&mut self, clause: &Clause) {
+    fn case_started(&mut self, clause: &CaseInfo) {
         self.running.push(clause.id);
         self.bar.set_message(self.message());
     }
 
-    fn ended(&mut self, record: &Record) {
-        self.running.retain(|id| *id != record.clause.id);
+    fn case_ended(&mut self, record: &CaseRecord) {
+        self.running.retain(|id| *id != record.info.id);
         if matches!(record.outcome, Outcome::Fail { .. } | Outcome::Error { .. }) {
             self.failed += 1;
         }
@@ -71,12 +71,12 @@ impl Observer for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{Authority, Level};
+    use crate::engine::{Authority, Level};
 
-    const fn clause(id: &'static str) -> Clause {
-        Clause {
+    const fn clause(id: &'static str) -> CaseInfo {
+        CaseInfo {
             id,
-            clause: "",
+            requirement: "",
             authority: Authority::PROJECT,
             motivation: "",
             level: Level::Documented,
@@ -85,22 +85,22 @@ mod tests {
     }
 
     #[test]
-    fn the_line_names_what_runs_longest_and_counts_failures() {
+    fn message_names_the_longest_running_case() {
         let mut progress = Progress::new(3);
-        progress.starts(&clause("x/a"));
-        progress.starts(&clause("x/b"));
-        progress.starts(&clause("x/c"));
+        progress.case_started(&clause("x/a"));
+        progress.case_started(&clause("x/b"));
+        progress.case_started(&clause("x/c"));
         assert_eq!(progress.message(), "x/a and 2 more");
-        let ended = |clause, outcome| Record {
-            clause,
+        let record = |clause, outcome| CaseRecord {
+            info: clause,
             outcome,
             duration: Duration::ZERO,
-            exhibits: Vec::new(),
+            evidence: Vec::new(),
         };
-        let seen = String::new();
-        progress.ended(&ended(clause("x/a"), Outcome::Fail { seen: seen.clone() }));
+        let actual = String::new();
+        progress.case_ended(&record(clause("x/a"), Outcome::Fail { actual: actual.clone() }));
         assert_eq!(progress.message(), "1 failed; x/b and 1 more");
-        progress.ended(&ended(clause("x/c"), Outcome::Pass { seen }));
+        progress.case_ended(&record(clause("x/c"), Outcome::Pass { actual }));
         assert_eq!(progress.message(), "1 failed; x/b");
         assert_eq!(progress.bar.position(), 2);
     }

@@ -32,7 +32,7 @@ pub enum ReadError {
 
 /// A file of several reports; one report is the file itself.
 #[derive(Deserialize)]
-struct Several {
+struct MergedReportsFile {
     reports: Vec<Report>,
 }
 
@@ -55,7 +55,7 @@ fn parse(text: &str) -> Result<Vec<Report>, String> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let reports = match value.get("schema").and_then(serde_json::Value::as_str) {
         Some(SCHEMA) => serde_json::from_value(value).map(|report| vec![report]),
-        Some(SCHEMA_SEVERAL) => serde_json::from_value::<Several>(value).map(|several| several.reports),
+        Some(SCHEMA_SEVERAL) => serde_json::from_value::<MergedReportsFile>(value).map(|several| several.reports),
         Some(other) => return Err(format!("expected the schema {SCHEMA:?}, found {other:?}")),
         None => return Err(format!("expected the schema {SCHEMA:?}, found none")),
     };
@@ -74,7 +74,7 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn one_report_and_several_are_read() {
+    fn reads_single_and_merged_reports() {
         let report = sample();
         let one = serde_json::to_string(&report).unwrap();
         assert_eq!(parse(&one).unwrap(), std::slice::from_ref(&report));
@@ -91,13 +91,13 @@ mod tests {
         r#"{"schema": "checkpoint-conformance/reports/1", "reports": [{}]}"#,
         "missing field"
     )]
-    fn what_is_no_report_says_why(#[case] text: &str, #[case] reason: &str) {
+    fn explains_what_is_no_report(#[case] text: &str, #[case] reason: &str) {
         let error = parse(text).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn names_a_missing_file() {
         let error = read(Path::new("no/such/report.json")).unwrap_err();
         assert!(
             error.to_string().starts_with("failed to read no/such/report.json: "),

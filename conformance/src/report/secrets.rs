@@ -23,21 +23,24 @@ use base64::{
 pub struct Secrets(Vec<String>);
 
 /// Shorter ones would cut holes into ordinary words.
-const SHORTEST: usize = 8;
+const MIN_SECRET_BYTES: usize = 8;
 
 /// What stands in a secret's place.
-const INSTEAD: &str = "[secret]";
+const REPLACEMENT: &str = "[secret]";
 
 /// How a text that was cut off goes on.
-const CUTS: [&str; 2] = ["...", "\u{2026}"];
+const TRUNCATION_MARKS: [&str; 2] = ["...", "\u{2026}"];
 
 impl Secrets {
     /// Adds a secret. One of several lines (a key in PEM) is cut line by line; what is too short to tell from ordinary
     /// text is not.
     pub fn add(&mut self, secret: &str) {
         for line in secret.lines().map(str::trim) {
-            if line.len() >= SHORTEST && !line.starts_with("-----") && !self.0.iter().any(|known| known == line) {
-                self.0.extend(forms(line));
+            if line.len() >= MIN_SECRET_BYTES
+                && !line.starts_with("-----")
+                && !self.0.iter().any(|existing| existing == line)
+            {
+                self.0.extend(search_forms(line));
             }
         }
         // The longest first: a secret that holds another is cut whole.
@@ -50,40 +53,40 @@ impl Secrets {
         let mut text = Cow::Borrowed(text);
         for secret in &self.0 {
             if text.contains(secret.as_str()) {
-                text = Cow::Owned(text.replace(secret.as_str(), INSTEAD));
+                text = Cow::Owned(text.replace(secret.as_str(), REPLACEMENT));
             }
         }
-        self.without_beginnings(&text)
+        self.redact_truncated(&text)
     }
 
     /// Takes away the beginning of a secret that stands before a cut, or at the very end.
-    fn without_beginnings(&self, text: &str) -> String {
-        let mut kept = String::with_capacity(text.len());
+    fn redact_truncated(&self, text: &str) -> String {
+        let mut redacted = String::with_capacity(text.len());
         let mut rest = text;
         loop {
-            let cut = CUTS
+            let cut = TRUNCATION_MARKS
                 .iter()
                 .filter_map(|cut| rest.find(cut).map(|at| (at, cut.len())))
                 .min()
                 .unwrap_or((rest.len(), 0));
             let (before, after) = (&rest[..cut.0], &rest[cut.0 + cut.1..]);
-            let beginning = self.beginning_at_the_end_of(before);
-            kept.push_str(&before[..before.len() - beginning]);
-            if beginning > 0 {
-                kept.push_str(INSTEAD);
+            let prefix_len = self.truncated_secret_len(before);
+            redacted.push_str(&before[..before.len() - prefix_len]);
+            if prefix_len > 0 {
+                redacted.push_str(REPLACEMENT);
             }
-            kept.push_str(&rest[cut.0..cut.0 + cut.1]);
+            redacted.push_str(&rest[cut.0..cut.0 + cut.1]);
             if cut.1 == 0 {
-                return kept;
+                return redacted;
             }
             rest = after;
         }
     }
 
     /// How many bytes at the end of `text` are the beginning of a secret.
-    fn beginning_at_the_end_of(&self, text: &str) -> usize {
+    fn truncated_secret_len(&self, text: &str) -> usize {
         let longest = |secret: &String| {
-            (SHORTEST..secret.len().min(text.len() + 1))
+            (MIN_SECRET_BYTES..secret.len().min(text.len() + 1))
                 .rev()
                 .find(|length| secret.is_char_boundary(*length) && text.ends_with(&secret[..*length]))
         };
@@ -92,29 +95,29 @@ impl Secrets {
 }
 
 /// Every form of a line that is looked for.
-fn forms(line: &str) -> Vec<String> {
+fn search_forms(line: &str) -> Vec<String> {
     let mut forms = vec![line.to_owned()];
-    forms.extend(as_text(line));
-    forms.extend(encoded(line.as_bytes()));
-    if let Some(bytes) = unhex(line) {
-        forms.extend(encoded(&bytes));
+    forms.extend(text_forms(line));
+    forms.extend(byte_forms(line.as_bytes()));
+    if let Some(bytes) = decode_hex(line) {
+        forms.extend(byte_forms(&bytes));
         forms.push(line.to_ascii_uppercase());
         forms.push(line.to_ascii_lowercase());
     }
-    forms.retain(|form| form.len() >= SHORTEST);
+    forms.retain(|form| form.len() >= MIN_SECRET_BYTES);
     forms
 }
 
 /// Within JSON (ours, and Go's, which also escapes what HTML would), within a URL, within a form.
-fn as_text(line: &str) -> Vec<String> {
+fn text_forms(line: &str) -> Vec<String> {
     let json = serde_json::Value::from(line).to_string();
     let json = json[1..json.len() - 1].to_owned();
-    let go = json
+    let html_escaped = json
         .replace('<', "\\u003c")
         .replace('>', "\\u003e")
         .replace('&', "\\u0026");
-    let php = json.replace('/', "\\/");
-    let mut forms = vec![json, go, php];
+    let slash_escaped = json.replace('/', "\\/");
+    let mut forms = vec![json, html_escaped, slash_escaped];
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     for (hex, keep) in [(true, ""), (false, ""), (true, "/"), (true, ":/@!$&'()*,;=+")] {
         let mut form = String::new();
@@ -135,7 +138,7 @@ fn as_text(line: &str) -> Vec<String> {
 
 /// In hexadecimal, and in both alphabets of base64: by itself, and as it comes out within something longer, by where it
 /// begins there. Its first and last characters then depend on its neighbours and are left out.
-fn encoded(bytes: &[u8]) -> Vec<String> {
+fn byte_forms(bytes: &[u8]) -> Vec<String> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut forms = vec![hex.to_ascii_uppercase(), hex];
     let engines: [&GeneralPurpose; 2] = [&general_purpose::STANDARD_NO_PAD, &general_purpose::URL_SAFE_NO_PAD];
@@ -153,8 +156,10 @@ fn encoded(bytes: &[u8]) -> Vec<String> {
     forms
 }
 
-fn unhex(line: &str) -> Option<Vec<u8>> {
-    if line.len() < 2 * SHORTEST || !line.len().is_multiple_of(2) || !line.bytes().all(|byte| byte.is_ascii_hexdigit())
+fn decode_hex(line: &str) -> Option<Vec<u8>> {
+    if line.len() < 2 * MIN_SECRET_BYTES
+        || !line.len().is_multiple_of(2)
+        || !line.bytes().all(|byte| byte.is_ascii_hexdigit())
     {
         return None;
     }
@@ -179,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_cut_the_longest_first() {
+    fn redacts_the_longest_secret_first() {
         let mut secrets = Secrets::default();
         secrets.add("token-token");
         secrets.add("token-token-and-more");
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_cut_line_by_line_and_its_frame_stays() {
+    fn redacts_keys_line_by_line() {
         let secrets = secrets("-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\nByqGSM49AgEG\n-----END PRIVATE KEY-----\n");
         assert_eq!(
             secrets.redact("a\n  MIGHAgEAMBMG\n  ByqGSM49AgEG\nb"),
@@ -216,20 +221,20 @@ mod tests {
     #[case::within_base64(general_purpose::STANDARD.encode(format!("{{\"token\":\"{TOKEN}\"}}")))]
     #[case::within_base64_by_one(general_purpose::STANDARD.encode(format!("x{{\"token\":\"{TOKEN}\"}}")))]
     #[case::within_base64_by_two(general_purpose::URL_SAFE.encode(format!("xy{{\"token\":\"{TOKEN}\"}}")))]
-    fn a_secret_is_known_in_other_forms(#[case] text: String) {
+    fn redacts_other_encodings(#[case] text: String) {
         let redacted = secrets(TOKEN).redact(&text);
-        assert!(redacted.contains(INSTEAD), "{redacted}");
+        assert!(redacted.contains(REPLACEMENT), "{redacted}");
         // At most a character or two at the seams of base64 is left, which says nothing.
         assert!(
-            redacted.len() + TOKEN.len() <= text.len() + INSTEAD.len() + 4,
+            redacted.len() + TOKEN.len() <= text.len() + REPLACEMENT.len() + 4,
             "{text} -> {redacted}"
         );
     }
 
     #[test]
-    fn a_canary_is_known_as_the_bytes_that_it_stands_for() {
+    fn redacts_a_canary_as_bytes() {
         let canary = "00112233445566778899aabbccddeeff";
-        let bytes = unhex(canary).unwrap();
+        let bytes = decode_hex(canary).unwrap();
         let secrets = secrets(canary);
         for text in [
             canary.to_ascii_uppercase(),
@@ -237,7 +242,7 @@ mod tests {
             general_purpose::STANDARD.encode(canary),
             canary.bytes().map(|byte| format!("{byte:02x}")).collect(),
         ] {
-            assert!(secrets.redact(&text).starts_with(INSTEAD), "{text}");
+            assert!(secrets.redact(&text).starts_with(REPLACEMENT), "{text}");
         }
     }
 
@@ -248,12 +253,12 @@ mod tests {
     #[case("secret... and more", "secret... and more")]
     #[case("a secret-token-1234 and... so on", "a [secret] and... so on")]
     #[case("secretsecret-t... secret-to...", "secret[secret]... [secret]...")]
-    fn the_beginning_of_a_secret_does_not_outlive_a_cut(#[case] text: &str, #[case] redacted: &str) {
+    fn redacts_truncated_secrets(#[case] text: &str, #[case] redacted: &str) {
         assert_eq!(secrets("secret-token-1234").redact(text), redacted);
     }
 
     #[test]
-    fn ordinary_text_stays() {
+    fn keeps_ordinary_text() {
         let text = "404 \"pod does not exist\" for default/web/app, 64 hex digits: not a secret";
         assert_eq!(secrets(TOKEN).redact(text), text);
         assert_eq!(secrets("short").redact("a short word"), "a short word");

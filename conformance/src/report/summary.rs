@@ -7,16 +7,16 @@ use std::fmt::Write as _;
 
 use super::{
     CaseReport, Report,
+    escape::{escape_controls, escape_to_one_line},
     labels::labels,
-    visible::{on_one_line, visible},
-    words::{OUTCOMES, counts, link, meaning, versions},
+    phrases::{OUTCOMES, authority_link, counts, meaning, versions},
 };
-use crate::case::Level;
+use crate::engine::Level;
 
 /// Failures beyond this many are listed by id alone.
-const MOST: usize = 50;
+const MAX_DETAILED_FAILURES: usize = 50;
 /// A longer text is cut, in characters.
-const LONGEST: usize = 2000;
+const MAX_TEXT_CHARS: usize = 2000;
 
 /// The Markdown of these reports.
 pub(super) fn render(reports: &[Report]) -> String {
@@ -25,23 +25,23 @@ pub(super) fn render(reports: &[Report]) -> String {
         let label = if label.is_empty() {
             String::new()
         } else {
-            format!(" {}", span(label))
+            format!(" {}", code_span(label))
         };
         let _ = writeln!(
             text,
             "## Checkpoint conformance{label}: {}\n\n{} ({}): {}. {}, {:.1} s.\n",
-            report.verdict.word(),
-            span(&report.target.description),
-            span(&versions(report)),
+            report.verdict.as_str(),
+            code_span(&report.target.description),
+            code_span(&versions(report)),
             meaning(report),
             counts(report),
             report.duration
         );
-        levels(&mut text, report);
-        for line in report.terms.lines() {
-            let _ = writeln!(text, "- {}", span(line.trim_start()));
+        level_table(&mut text, report);
+        for line in report.terms.describe() {
+            let _ = writeln!(text, "- {}", code_span(line.trim_start()));
         }
-        if !report.terms.lines().is_empty() {
+        if !report.terms.describe().is_empty() {
             text.push('\n');
         }
         failures(&mut text, report);
@@ -49,7 +49,7 @@ pub(super) fn render(reports: &[Report]) -> String {
         if !report.archives_left.is_empty() {
             let _ = writeln!(text, "**Archives left behind; they hold the memory of a container:**\n");
             for path in &report.archives_left {
-                let _ = writeln!(text, "- {}", span(path));
+                let _ = writeln!(text, "- {}", code_span(path));
             }
             text.push('\n');
         }
@@ -57,7 +57,7 @@ pub(super) fn render(reports: &[Report]) -> String {
     text
 }
 
-fn levels(text: &mut String, report: &Report) {
+fn level_table(text: &mut String, report: &Report) {
     let _ = writeln!(text, "| level | {} |", OUTCOMES.join(" | "));
     let _ = writeln!(text, "|---|{}", "--:|".repeat(OUTCOMES.len()));
     for level in Level::ALL {
@@ -78,7 +78,7 @@ fn levels(text: &mut String, report: &Report) {
 }
 
 fn failures(text: &mut String, report: &Report) {
-    let because = report.verdict.because();
+    let because = report.verdict.deciding_cases();
     let mut failures: Vec<_> = report
         .cases
         .iter()
@@ -87,35 +87,42 @@ fn failures(text: &mut String, report: &Report) {
         .collect();
     // What decided the verdict first.
     failures.sort_by_key(|case| (!because.contains(&case.id), case.level));
-    for case in failures.iter().take(MOST) {
+    for case in failures.iter().take(MAX_DETAILED_FAILURES) {
         failure(text, case);
     }
-    if failures.len() > MOST {
-        let rest: Vec<_> = failures[MOST..].iter().map(|case| span(&case.id)).collect();
-        let _ = writeln!(text, "And {} more: {}\n", rest.len(), rest.join(", "));
+    if failures.len() > MAX_DETAILED_FAILURES {
+        let further: Vec<_> = failures[MAX_DETAILED_FAILURES..]
+            .iter()
+            .map(|case| code_span(&case.id))
+            .collect();
+        let _ = writeln!(text, "And {} more: {}\n", further.len(), further.join(", "));
     }
 }
 
 fn failure(text: &mut String, case: &CaseReport) {
-    let mark = if case.outcome == "fail" { "❌" } else { "💥" };
+    let icon = if case.outcome == "fail" { "❌" } else { "💥" };
     let _ = writeln!(
         text,
-        "<details><summary>{mark} <code>{}</code> ({}): {}</summary>\n",
-        escaped(&case.id),
+        "<details><summary>{icon} <code>{}</code> ({}): {}</summary>\n",
+        escape_html(&case.id),
         case.level.as_str(),
-        escaped(&case.clause)
+        escape_html(&case.clause)
     );
-    let _ = match link(&case.authority) {
-        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", span(&case.source)),
-        None => writeln!(text, "Demanded by {}\n", span(&case.source)),
+    let _ = match authority_link(&case.authority) {
+        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", code_span(&case.source)),
+        None => writeln!(text, "Demanded by {}\n", code_span(&case.source)),
     };
     if !case.motivation.is_empty() {
-        let _ = writeln!(text, "Seen broken: {}\n", span(&case.motivation));
+        let _ = writeln!(text, "Seen broken: {}\n", code_span(&case.motivation));
     }
-    let seen = if case.outcome == "fail" { "Seen" } else { "Error" };
-    for (label, said) in [("Expected", &case.expected), (seen, &case.seen), ("Again", &case.again)] {
-        if !said.is_empty() {
-            let _ = writeln!(text, "{label}:\n\n{}\n", block(said));
+    let actual_label = if case.outcome == "fail" { "Seen" } else { "Error" };
+    for (label, value) in [
+        ("Expected", &case.expected),
+        (actual_label, &case.seen),
+        ("Again", &case.again),
+    ] {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{label}:\n\n{}\n", code_block(value));
         }
     }
     text.push_str("</details>\n\n");
@@ -128,14 +135,19 @@ fn skipped(text: &mut String, report: &Report) {
     }
     let _ = writeln!(text, "<details><summary>{} not judged</summary>\n", skipped.len());
     for case in skipped {
-        let _ = writeln!(text, "- {}: {}", span(&case.id), span(&cut(&case.seen, LONGEST)));
+        let _ = writeln!(
+            text,
+            "- {}: {}",
+            code_span(&case.id),
+            code_span(&truncate(&case.seen, MAX_TEXT_CHARS))
+        );
     }
     text.push_str("\n</details>\n\n");
 }
 
 /// A code span, on one line, with a fence longer than any run of backticks within.
-pub(super) fn span(text: &str) -> String {
-    let text = on_one_line(text);
+pub(super) fn code_span(text: &str) -> String {
+    let text = escape_to_one_line(text);
     let fence = "`".repeat(longest_run(&text) + 1);
     let pad = if text.starts_with('`') || text.ends_with('`') {
         " "
@@ -146,8 +158,8 @@ pub(super) fn span(text: &str) -> String {
 }
 
 /// A code block, fenced so that nothing within ends it.
-fn block(text: &str) -> String {
-    let text = visible(&cut(text, LONGEST)).into_owned();
+fn code_block(text: &str) -> String {
+    let text = escape_controls(&truncate(text, MAX_TEXT_CHARS)).into_owned();
     let fence = "`".repeat((longest_run(&text) + 1).max(3));
     format!("{fence}text\n{}\n{fence}", text.trim_end())
 }
@@ -157,15 +169,15 @@ fn longest_run(text: &str) -> usize {
 }
 
 /// Text between tags.
-fn escaped(text: &str) -> String {
-    on_one_line(text)
+fn escape_html(text: &str) -> String {
+    escape_to_one_line(text)
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
 
 /// `text` without what is beyond so many characters, and a word on how much that was.
-pub(super) fn cut(text: &str, longest: usize) -> String {
+pub(super) fn truncate(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}... ({} more bytes)", &text[..end], text.len() - end),
         None => text.to_owned(),
@@ -178,12 +190,12 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn the_summary_begins_with_what_decided() {
+    fn starts_with_the_deciding_cases() {
         insta::assert_snapshot!(render(&[sample()]));
     }
 
     #[test]
-    fn a_target_cannot_leave_its_code() {
+    fn hostile_text_stays_in_code_blocks() {
         let hostile = "```\n</details>\n# forged\n<img src=x onerror=alert(1)> | `` ` \x1b[2J";
         let mut report = sample();
         for case in &mut report.cases {
@@ -207,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn many_and_long_failures_stay_below_the_limit_of_a_step() {
+    fn stays_below_the_step_summary_limit() {
         let mut report = sample();
         let mut case = report.cases[2].clone();
         case.seen = "ä`".repeat(1 << 12);

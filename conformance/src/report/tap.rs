@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::{
     CaseReport, Report, ReportError,
+    escape::escape_to_one_line,
     labels::labels,
-    visible::on_one_line,
-    words::{reason, spared, versions},
+    phrases::{non_gating_reason, reason, versions},
 };
 
 /// What a failed test says of itself, as a block of YAML below it.
@@ -39,29 +39,29 @@ struct Diagnostic<'a> {
 pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
     let mut text = String::from("TAP version 14\n");
     for report in reports {
-        let _ = writeln!(text, "# {}", on_one_line(&report.target.description));
-        let _ = writeln!(text, "# {}", on_one_line(&versions(report)));
+        let _ = writeln!(text, "# {}", escape_to_one_line(&report.target.description));
+        let _ = writeln!(text, "# {}", escape_to_one_line(&versions(report)));
     }
     let cases = reports.iter().map(|report| report.cases.len()).sum::<usize>();
     let _ = writeln!(text, "1..{cases}");
-    let mut number = 0;
+    let mut test_number = 0;
     for (label, report) in labels(reports).iter().zip(reports) {
         for case in &report.cases {
-            number += 1;
+            test_number += 1;
             let prefix = if label.is_empty() {
                 String::new()
             } else {
                 format!("{label}: ")
             };
-            test_point(&mut text, number, &prefix, case, report)?;
+            test_point(&mut text, test_number, &prefix, case, report)?;
         }
     }
     for report in reports {
         let _ = writeln!(
             text,
             "# verdict: {} ({})",
-            report.verdict.word(),
-            on_one_line(&reason(report))
+            report.verdict.as_str(),
+            escape_to_one_line(&reason(report))
         );
     }
     Ok(text)
@@ -75,17 +75,17 @@ fn test_point(
     report: &Report,
 ) -> Result<(), ReportError> {
     let unexpected = report.terms.passes_unexpectedly(&case.id);
-    let holds = matches!(case.outcome.as_str(), "pass" | "skip") && !unexpected;
-    let directive = match (case.outcome.as_str(), spared(report, case)) {
-        ("skip", _) if !unexpected => format!(" # SKIP {}", escaped(&case.seen)),
-        (_, Some(why)) => format!(" # TODO {}", escaped(&why)),
+    let is_ok = matches!(case.outcome.as_str(), "pass" | "skip") && !unexpected;
+    let directive = match (case.outcome.as_str(), non_gating_reason(report, case)) {
+        ("skip", _) if !unexpected => format!(" # SKIP {}", escape_tap(&case.seen)),
+        (_, Some(why)) => format!(" # TODO {}", escape_tap(&why)),
         _ if unexpected => " (passes, and is listed as an expected failure)".to_owned(),
         _ => String::new(),
     };
-    let status = if holds { "ok" } else { "not ok" };
-    let name = escaped(&format!("{prefix}{}", case.id));
+    let status = if is_ok { "ok" } else { "not ok" };
+    let name = escape_tap(&format!("{prefix}{}", case.id));
     let _ = writeln!(text, "{status} {number} - {name}{directive}");
-    if !holds {
+    if !is_ok {
         let yaml = serde_yaml_ng::to_string(&Diagnostic {
             outcome: &case.outcome,
             level: case.level.as_str(),
@@ -108,22 +108,22 @@ fn test_point(
 }
 
 /// A description or reason: `#` begins a directive and `\` an escape, and a line is a test.
-fn escaped(text: &str) -> String {
-    on_one_line(text).replace('\\', "\\\\").replace('#', "\\#")
+fn escape_tap(text: &str) -> String {
+    escape_to_one_line(text).replace('\\', "\\\\").replace('#', "\\#")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{case::Level, report::tests::sample};
+    use crate::{engine::Level, report::tests::sample};
 
     #[test]
-    fn the_stream_has_every_case() {
+    fn contains_every_case() {
         insta::assert_snapshot!(render(&[sample()]).unwrap());
     }
 
     #[test]
-    fn a_failure_that_does_not_decide_is_todo_and_one_that_does_is_not() {
+    fn non_gating_failures_are_todo() {
         let mut report = sample();
         report.cases.retain(|case| case.outcome == "fail");
         let one = std::slice::from_ref;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_target_says_cannot_end_a_line_or_begin_a_directive() {
+    fn escapes_line_ends_and_directives() {
         let mut report = sample();
         report.cases.retain(|case| case.outcome != "pass");
         for case in &mut report.cases {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn several_reports_are_numbered_on_and_named() {
+    fn numbers_and_labels_merged_reports() {
         let mut second = sample();
         second.target.node = Some("node-b".to_owned());
         let mut first = sample();

@@ -4,10 +4,10 @@ use std::{fmt::Write as _, io::IsTerminal as _};
 
 use super::{
     CaseReport, Report,
-    visible::{on_one_line, visible},
-    words::{counts, link, reason, versions},
+    escape::{escape_controls, escape_to_one_line},
+    phrases::{authority_link, counts, reason, versions},
 };
-use crate::case::Verdict;
+use crate::engine::Verdict;
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub enum Palette {
 impl Palette {
     /// Colours when stdout is a terminal and `NO_COLOR` is not set (to anything but the empty string).
     pub fn of_stdout() -> Palette {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if std::io::stdout().is_terminal() && !refused {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if std::io::stdout().is_terminal() && !no_color {
             Palette::Colour
         } else {
             Palette::Plain
@@ -38,28 +38,28 @@ impl Palette {
 
     fn outcome(self, outcome: &str) -> String {
         // Padded before it is painted: escapes would count as columns.
-        let word = format!("{outcome:<5}");
+        let padded = format!("{outcome:<5}");
         match outcome {
-            "pass" => self.paint("32", &word),
-            "fail" => self.paint("1;31", &word),
-            "skip" | "fact" => self.paint("33", &word),
-            _ => self.paint("1;35", &word),
+            "pass" => self.paint("32", &padded),
+            "fail" => self.paint("1;31", &padded),
+            "skip" | "fact" => self.paint("33", &padded),
+            _ => self.paint("1;35", &padded),
         }
     }
 
     fn verdict(self, verdict: &Verdict) -> String {
         match verdict {
-            Verdict::Pass => self.paint("1;32", verdict.word()),
-            Verdict::Incomplete(_) => self.paint("1;33", verdict.word()),
-            Verdict::Fail(_) | Verdict::Error(_) => self.paint("1;31", verdict.word()),
+            Verdict::Pass => self.paint("1;32", verdict.as_str()),
+            Verdict::Incomplete(_) => self.paint("1;33", verdict.as_str()),
+            Verdict::Fail(_) | Verdict::Error(_) => self.paint("1;31", verdict.as_str()),
         }
     }
 }
 
 /// As wide as text is where nobody says how wide the terminal is: in a file, in the log of a CI system.
-const WIDTH: usize = 120;
+const DEFAULT_WIDTH: usize = 120;
 /// Below this many columns expected and seen stand below each other.
-const NARROW: usize = 80;
+const MIN_SIDE_BY_SIDE_WIDTH: usize = 80;
 /// How far what belongs to a case is set in.
 const INDENT: usize = 8;
 
@@ -78,7 +78,7 @@ impl Terminal {
         let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         Terminal {
             palette: Palette::of_stdout(),
-            width: columns.unwrap_or(WIDTH),
+            width: columns.unwrap_or(DEFAULT_WIDTH),
         }
     }
 
@@ -106,46 +106,50 @@ impl Terminal {
         );
         match case.outcome.as_str() {
             "pass" => {
-                let _ = writeln!(text, "{}", visible(first_line(&case.seen)));
+                let _ = writeln!(text, "{}", escape_controls(first_line(&case.seen)));
             }
             "skip" | "fact" => {
-                let _ = writeln!(text, "{}", on_one_line(case.seen.trim_end()));
+                let _ = writeln!(text, "{}", escape_to_one_line(case.seen.trim_end()));
             }
             outcome => {
-                let _ = writeln!(text, "{}", on_one_line(&case.clause));
-                let authority = format!("{} {}", case.source, link(&case.authority).unwrap_or_default());
-                for (label, said) in [("authority", authority.trim_end()), ("seen in", &case.motivation)] {
-                    if !said.is_empty() {
-                        let _ = writeln!(text, "{:INDENT$}{label:<9} {}", "", on_one_line(said));
+                let _ = writeln!(text, "{}", escape_to_one_line(&case.clause));
+                let authority = format!(
+                    "{} {}",
+                    case.source,
+                    authority_link(&case.authority).unwrap_or_default()
+                );
+                for (label, value) in [("authority", authority.trim_end()), ("seen in", &case.motivation)] {
+                    if !value.is_empty() {
+                        let _ = writeln!(text, "{:INDENT$}{label:<9} {}", "", escape_to_one_line(value));
                     }
                 }
                 let label = if outcome == "fail" { "seen" } else { "error" };
                 self.side_by_side(text, &case.expected, label, &case.seen);
-                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "again", on_one_line(&case.again));
+                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "again", escape_to_one_line(&case.again));
             }
         }
     }
 
     /// What was expected on the left, what was seen on the right; below each other where there is no room.
-    fn side_by_side(&self, text: &mut String, expected: &str, label: &str, seen: &str) {
-        let (expected, seen) = (visible(expected.trim_end()), visible(seen.trim_end()));
-        let left_from = INDENT + 10;
-        if self.width < NARROW {
-            let room = self.width.saturating_sub(left_from).max(20);
-            for (label, said) in [("expected", &expected), (label, &seen)] {
-                for (number, line) in textwrap::wrap(said, room).iter().enumerate() {
-                    let label = if number == 0 { label } else { "" };
+    fn side_by_side(&self, text: &mut String, expected: &str, label: &str, actual: &str) {
+        let (expected, actual) = (escape_controls(expected.trim_end()), escape_controls(actual.trim_end()));
+        let left_column = INDENT + 10;
+        if self.width < MIN_SIDE_BY_SIDE_WIDTH {
+            let available = self.width.saturating_sub(left_column).max(20);
+            for (label, value) in [("expected", &expected), (label, &actual)] {
+                for (index, line) in textwrap::wrap(value, available).iter().enumerate() {
+                    let label = if index == 0 { label } else { "" };
                     let _ = writeln!(text, "{:INDENT$}{label:<9} {line}", "");
                 }
             }
             return;
         }
-        let between = label.len() + 4;
-        let room = self.width - left_from - between;
+        let separator_width = label.len() + 4;
+        let available = self.width - left_column - separator_width;
         let longest = expected.lines().map(textwrap::core::display_width).max().unwrap_or(0);
-        let left_width = longest.clamp(1, room / 2);
+        let left_width = longest.clamp(1, available / 2);
         let left = textwrap::wrap(&expected, left_width);
-        let right = textwrap::wrap(&seen, room - left_width);
+        let right = textwrap::wrap(&actual, available - left_width);
         for row in 0..left.len().max(right.len()) {
             let (left_label, right_label) = if row == 0 { ("expected", label) } else { ("", "") };
             let left = left.get(row).map_or("", |line| line);
@@ -164,19 +168,19 @@ impl Terminal {
         let _ = writeln!(
             text,
             "\n{}\n{}\n{}; {:.1} s",
-            on_one_line(&report.target.description),
-            on_one_line(&versions(report)),
+            escape_to_one_line(&report.target.description),
+            escape_to_one_line(&versions(report)),
             counts(report),
             report.duration
         );
         if !report.archives_left.is_empty() {
             let _ = writeln!(text, "archives left behind, they hold the memory of a container:");
             for path in &report.archives_left {
-                let _ = writeln!(text, "  {}", on_one_line(path));
+                let _ = writeln!(text, "  {}", escape_to_one_line(path));
             }
         }
-        for line in report.terms.lines() {
-            let _ = writeln!(text, "{}", on_one_line(&line));
+        for line in report.terms.describe() {
+            let _ = writeln!(text, "{}", escape_to_one_line(&line));
         }
         let _ = writeln!(
             text,
@@ -197,16 +201,19 @@ mod tests {
     use crate::report::tests::sample;
 
     fn terminal(palette: Palette) -> Terminal {
-        Terminal { palette, width: WIDTH }
+        Terminal {
+            palette,
+            width: DEFAULT_WIDTH,
+        }
     }
 
     #[test]
-    fn the_table_shows_failures_with_expected_seen_and_the_command() {
+    fn shows_failures_with_expected_and_actual() {
         insta::assert_snapshot!(terminal(Palette::Plain).render(&sample()));
     }
 
     #[test]
-    fn plain_text_has_no_escapes_and_coloured_text_differs_by_them_alone() {
+    fn plain_text_has_no_escapes() {
         let plain = terminal(Palette::Plain).render(&sample());
         let coloured = terminal(Palette::Colour).render(&sample());
         assert!(!plain.contains('\x1b'));
@@ -214,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn expected_and_seen_stand_side_by_side_and_below_each_other_where_it_is_narrow() {
+    fn stacks_expected_and_actual_when_narrow() {
         let mut report = sample();
         report.cases.retain(|case| case.outcome == "fail");
         report.cases[0].expected =
@@ -238,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_does_not_drive_the_terminal() {
+    fn escapes_hostile_text() {
         for palette in [Palette::Plain, Palette::Colour] {
             let text = terminal(palette).render(&crate::report::tests::hostile());
             assert!(!text.contains("\x1b[2J") && !text.contains('\u{202e}'), "{text}");

@@ -3,21 +3,21 @@
 use std::{fs, path::Path, time::Duration};
 
 use checkpoint_conformance::{
-    archive::{Expected, Limits, inspect_file},
-    case::Outcome,
-    catalog::archive::judge,
+    archive::{Expectations, Limits, inspect_file},
+    engine::Outcome,
+    suites::archive::check_all,
 };
 use cri_proto::runtime::v1;
 use fake_cri::FakeCri;
 
-use crate::judged::words;
+use crate::helpers::failure_texts;
 
-const IMAGE: &str = "localhost/stand-in:1";
+const IMAGE_NAME: &str = "localhost/stand-in:1";
 const SECRET: &str = "s3cret-of-this-test";
 
 /// The canary that the container told in its log.
-async fn canary(log: &Path) -> String {
-    let told = async {
+async fn read_canary(log: &Path) -> String {
+    let wait_for_canary = async {
         loop {
             let text = fs::read_to_string(log).unwrap_or_default();
             let line = text.lines().find_map(|line| line.split_once(" canary "));
@@ -27,7 +27,7 @@ async fn canary(log: &Path) -> String {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), told)
+    tokio::time::timeout(Duration::from_secs(20), wait_for_canary)
         .await
         .expect("the container tells its canary")
 }
@@ -37,8 +37,8 @@ async fn canary(log: &Path) -> String {
 #[case::threads(&[("fake-cri.dev/threads", "4"), ("fake-cri.dev/memory", "4Mi")])]
 #[case::children(&[("fake-cri.dev/children", "2"), ("fake-cri.dev/files", "2")])]
 #[tokio::test]
-async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str)]) {
-    let folder = tempfile::tempdir().expect("a folder");
+async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
+    let directory = tempfile::tempdir().expect("a directory");
     let executable = env!("CARGO_BIN_EXE_checkpoint-conformance");
     let server = FakeCri::builder()
         .executable(executable)
@@ -47,7 +47,7 @@ async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str
         .expect("fake-cri starts");
     let (mut runtime, mut images) = (server.runtime_client(), server.image_client());
     let image = Some(v1::ImageSpec {
-        image: IMAGE.to_owned(),
+        image: IMAGE_NAME.to_owned(),
         ..Default::default()
     });
     let pull = v1::PullImageRequest {
@@ -68,7 +68,7 @@ async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into(),
-        log_directory: folder.path().to_string_lossy().into_owned(),
+        log_directory: directory.path().to_string_lossy().into_owned(),
         annotations: options
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
@@ -113,8 +113,8 @@ async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str
         container_id: container_id.clone(),
     };
     runtime.start_container(request).await.expect("started");
-    let canary = canary(&folder.path().join("app.log")).await;
-    let location = folder.path().join("checkpoint.tar");
+    let canary = read_canary(&directory.path().join("app.log")).await;
+    let location = directory.path().join("checkpoint.tar");
     let request = v1::CheckpointContainerRequest {
         container_id,
         location: location.to_string_lossy().into_owned(),
@@ -123,18 +123,18 @@ async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str
     runtime.checkpoint_container(request).await.expect("checkpointed");
     server.shutdown().await;
 
-    let expected = Expected {
+    let expected = Expectations {
         memory: Some(canary.into_bytes()),
         secrets: vec![SECRET.as_bytes().to_vec()],
         layout: None,
     };
-    let records = judge(&inspect_file(&location, &expected, Limits::default()).expect("read"));
-    let odd = records
+    let records = check_all(&inspect_file(&location, &expected, Limits::default()).expect("read"));
+    let not_passed = records
         .iter()
         .filter(|record| !matches!(record.outcome, Outcome::Pass { .. }));
     // Nothing was deleted or is only appended to, nothing is mounted, no memory is shared or compressed, no timer and no epoll
     // instance is there, so nothing can be said of it.
-    let absent = [
+    let expected_skips = [
         "archive/documents/lists",
         "archive/mounts/known",
         "archive/mounts/sources",
@@ -145,9 +145,9 @@ async fn an_archive_of_fake_cri_passes_every_case(#[case] options: &[(&str, &str
         "archive/files/epoll-targets",
         "archive/files/append-only",
     ];
-    let odd: Vec<_> = odd
-        .filter(|record| !matches!(record.outcome, Outcome::Skip { .. }) || !absent.contains(&record.clause.id))
-        .map(|record| record.clause.id)
+    let not_passed: Vec<_> = not_passed
+        .filter(|record| !matches!(record.outcome, Outcome::Skip { .. }) || !expected_skips.contains(&record.info.id))
+        .map(|record| record.info.id)
         .collect();
-    assert!(odd.is_empty(), "{}", words(&records));
+    assert!(not_passed.is_empty(), "{}", failure_texts(&records));
 }

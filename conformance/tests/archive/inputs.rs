@@ -9,31 +9,31 @@ use std::{
 
 use checkpoint_conformance::archive::{
     mutant::write_private,
-    sample::{Form, Part, Sample, compressed, tar_of},
+    sample::{BlockSizesEncoding, Sample, SampleMember, compressed_entry, tar_of},
 };
 use flate2::{Compression, write::GzEncoder};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::judged::{failed, of_file, words};
+use crate::helpers::{failed_ids, failure_texts, test_file};
 
 /// Members as `podman container checkpoint --export` writes them: no status, no dump.log, its own names, and a config.dump that
 /// says neither when it was checkpointed nor whether it was restored.
-fn podman() -> Vec<Part> {
+fn podman_members() -> Vec<SampleMember> {
     let mut sample = Sample::default();
     sample.spec["annotations"] = json!({"io.container.manager": "libpod", "org.opencontainers.image.stopSignal": "15"});
     sample.config = json!({
         "id": "5267f7d4", "name": "web", "rootfsImageName": "docker.io/library/app:1", "runtime": "crun",
         "createdTime": "2026-11-22T15:00:00.1+01:00", "staticDir": "/var/lib/containers/storage/x",
     });
-    let mut parts = sample.parts();
-    let left_out = ["status", "status.dump", "bind.mounts", "dump.log", "rootfs-diff.tar"];
-    parts.retain(|part| !left_out.contains(&part.name.as_str()));
+    let mut parts = sample.members();
+    let absent_members = ["status", "status.dump", "bind.mounts", "dump.log", "rootfs-diff.tar"];
+    parts.retain(|part| !absent_members.contains(&part.name.as_str()));
     for part in parts.iter_mut().filter(|part| part.name == "container.log") {
         part.name = "ctr.log".to_owned();
     }
-    parts.push(Part::file("network.status", *b"{}"));
+    parts.push(SampleMember::file("network.status", *b"{}"));
     parts
 }
 
@@ -43,10 +43,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A folder for the files of a test.
-struct Desk(TempDir);
+/// A directory for the files of a test.
+struct TestDir(TempDir);
 
-impl Desk {
+impl TestDir {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -69,96 +69,103 @@ impl Desk {
             .unwrap();
         // Without the lines that a terminal breaks it into.
         let text = String::from_utf8(output.stdout).unwrap();
-        let words: Vec<_> = text.split_whitespace().collect();
-        (output.status.code().unwrap(), words.join(" "))
+        let collapsed: Vec<_> = text.split_whitespace().collect();
+        (output.status.code().unwrap(), collapsed.join(" "))
     }
 }
 
 #[test]
-fn an_archive_of_podman_holds_plain_and_compressed() {
-    let desk = Desk::new();
-    let plain = tar_of(&podman()).unwrap();
+fn podman_archives_pass_plain_and_compressed() {
+    let dir = TestDir::new();
+    let plain = tar_of(&podman_members()).unwrap();
     let zstd = compress_to_vec(&plain[..], CompressionLevel::Fastest);
     for (name, bytes) in [
         ("plain.tar", plain.clone()),
         ("gzip.tar.gz", gzip(&plain)),
         ("zstd.tar.zst", zstd),
     ] {
-        let records = of_file(&desk.write(name, &bytes));
-        assert!(failed(&records).is_empty(), "{name}: {}", words(&records));
+        let records = test_file(&dir.write(name, &bytes));
+        assert!(failed_ids(&records).is_empty(), "{name}: {}", failure_texts(&records));
     }
 }
 
 #[test]
-fn a_compressed_archive_that_is_cut_is_no_whole_one() {
-    let desk = Desk::new();
-    let bytes = gzip(&tar_of(&podman()).unwrap());
-    let records = of_file(&desk.write("cut.tar.gz", &bytes[..bytes.len() / 2]));
+fn truncated_compressed_archives_fail() {
+    let dir = TestDir::new();
+    let bytes = gzip(&tar_of(&podman_members()).unwrap());
+    let records = test_file(&dir.write("cut.tar.gz", &bytes[..bytes.len() / 2]));
     assert_eq!(
-        failed(&records),
+        failed_ids(&records),
         ["archive/tar/well-formed", "archive/tar/uncompressed"].into(),
         "{}",
-        words(&records)
+        failure_texts(&records)
     );
 }
 
 #[test]
-fn compressed_pages_are_searched_wherever_their_page_map_stands() {
-    let desk = Desk::new();
+fn searches_compressed_pages_in_any_member_order() {
+    let dir = TestDir::new();
     let mut sample = Sample::default();
     // The second page file of the sample, whole, so that the canary is found in no other.
     for (id, pages_per_block) in [(1, 1), (5, 3)] {
         let (pages_id, map) = sample.pagemaps.get_mut(&id).unwrap();
         let pages = sample.pages.get_mut(pages_id).unwrap();
-        let (mut at, mut stored) = (0, Vec::new());
+        let (mut offset, mut stored) = (0, Vec::new());
         for entry in map.iter_mut() {
             let bytes = entry.compat_nr_pages as usize * 4096;
-            let (new, block) = compressed(&pages[at..at + bytes], entry.vaddr, pages_per_block, Form::Fields);
+            let (new, block) = compressed_entry(
+                &pages[offset..offset + bytes],
+                entry.vaddr,
+                pages_per_block,
+                BlockSizesEncoding::Fields,
+            );
             *entry = new;
             stored.extend(block);
-            at += bytes;
+            offset += bytes;
         }
         *pages = stored;
     }
-    let parts = sample.parts();
-    let forward = of_file(&desk.write("forward.tar", &tar_of(&parts).unwrap()));
-    assert!(failed(&forward).is_empty(), "{}", words(&forward));
-    let (pages, mut behind): (Vec<_>, Vec<_>) = parts
+    let parts = sample.members();
+    let forward = test_file(&dir.write("forward.tar", &tar_of(&parts).unwrap()));
+    assert!(failed_ids(&forward).is_empty(), "{}", failure_texts(&forward));
+    let (pages, mut pages_first): (Vec<_>, Vec<_>) = parts
         .into_iter()
         .partition(|part| part.name.starts_with("checkpoint/pages-"));
-    behind.splice(1..1, pages);
-    let backward = of_file(&desk.write("backward.tar", &tar_of(&behind).unwrap()));
-    assert!(failed(&backward).is_empty(), "{}", words(&backward));
+    pages_first.splice(1..1, pages);
+    let backward = test_file(&dir.write("backward.tar", &tar_of(&pages_first).unwrap()));
+    assert!(failed_ids(&backward).is_empty(), "{}", failure_texts(&backward));
 }
 
 #[test]
-fn files_in_an_image_for_each_kind_are_open_files() {
+fn reads_single_kind_file_images() {
     use cri_proto::criu::{Kind, encode};
-    let desk = Desk::new();
+    let dir = TestDir::new();
     let sample = Sample::default();
-    let mut parts = sample.parts();
+    let mut parts = sample.members();
     parts.retain(|part| part.name != "checkpoint/files.img");
-    let image = |kind: Kind, bytes| Part::file(format!("checkpoint/{}", kind.file_name(None)), bytes);
-    let of =
+    let image = |kind: Kind, bytes| SampleMember::file(format!("checkpoint/{}", kind.file_name(None)), bytes);
+    let files_where =
         |part: fn(&cri_proto::criu::message::FileEntry) -> bool| sample.files.iter().filter(move |file| part(file));
-    let regular: Vec<_> = of(|file| file.reg.is_some())
+    let regular: Vec<_> = files_where(|file| file.reg.is_some())
         .filter_map(|file| file.reg.clone())
         .collect();
-    let pipes: Vec<_> = of(|file| file.pipe.is_some()).filter_map(|file| file.pipe).collect();
-    let epolls: Vec<_> = of(|file| file.epfd.is_some())
+    let pipes: Vec<_> = files_where(|file| file.pipe.is_some())
+        .filter_map(|file| file.pipe)
+        .collect();
+    let epolls: Vec<_> = files_where(|file| file.epfd.is_some())
         .filter_map(|file| file.epfd.clone())
         .collect();
     parts.push(image(Kind::RegFiles, encode(Kind::RegFiles, &regular)));
     parts.push(image(Kind::Pipes, encode(Kind::Pipes, &pipes)));
     parts.push(image(Kind::EventpollFile, encode(Kind::EventpollFile, &epolls)));
-    let records = of_file(&desk.write("old.tar", &tar_of(&parts).unwrap()));
-    assert!(failed(&records).is_empty(), "{}", words(&records));
+    let records = test_file(&dir.write("old.tar", &tar_of(&parts).unwrap()));
+    assert!(failed_ids(&records).is_empty(), "{}", failure_texts(&records));
 }
 
 #[test]
-fn a_directory_with_a_size_and_a_changed_file_behind_a_long_header_are_right() {
-    let desk = Desk::new();
-    let mut parts = Sample::default().parts();
+fn accepts_sized_directories_and_long_headers() {
+    let dir = TestDir::new();
+    let mut parts = Sample::default().members();
     // A tar whose first header is an extension header, as GNU tar writes for a long name, and compressed as containerd has it.
     let mut inner = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -175,27 +182,27 @@ fn a_directory_with_a_size_and_a_changed_file_behind_a_long_header_are_right() {
     bytes[148..156].fill(b' ');
     let sum: u64 = bytes[..512].iter().map(|byte| u64::from(*byte)).sum();
     bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let records = of_file(&desk.write("sized.tar", &bytes));
-    assert!(failed(&records).is_empty(), "{}", words(&records));
+    let records = test_file(&dir.write("sized.tar", &bytes));
+    assert!(failed_ids(&records).is_empty(), "{}", failure_texts(&records));
 }
 
 #[test]
-fn what_is_compressed_within_must_be_a_tar() {
-    let desk = Desk::new();
-    let mut parts = Sample::default().parts();
+fn nested_compressed_data_must_be_a_tar() {
+    let dir = TestDir::new();
+    let mut parts = Sample::default().members();
     for part in parts.iter_mut().filter(|part| part.name == "rootfs-diff.tar") {
         part.content = gzip(b"a note");
     }
-    let records = of_file(&desk.write("diff.tar", &tar_of(&parts).unwrap()));
-    assert_eq!(failed(&records), ["archive/layout/rootfs-diff"].into());
+    let records = test_file(&dir.write("diff.tar", &tar_of(&parts).unwrap()));
+    assert_eq!(failed_ids(&records), ["archive/layout/rootfs-diff"].into());
 }
 
 #[test]
-fn an_unreadable_archive_leaves_the_verdicts_of_the_others() {
-    let desk = Desk::new();
-    desk.write("good.tar", &tar_of(&Sample::default().parts()).unwrap());
+fn unreadable_archive_does_not_affect_others() {
+    let dir = TestDir::new();
+    dir.write("good.tar", &tar_of(&Sample::default().members()).unwrap());
     for args in [["good.tar", "missing.tar"], ["missing.tar", "good.tar"]] {
-        let (code, text) = desk.run(&args);
+        let (code, text) = dir.run(&args);
         assert_eq!(code, 3, "{text}");
         assert!(text.contains("verdict: pass"), "{text}");
         assert!(
@@ -206,36 +213,36 @@ fn an_unreadable_archive_leaves_the_verdicts_of_the_others() {
 }
 
 #[test]
-fn a_directory_is_named_with_what_to_do() {
-    let desk = Desk::new();
-    let unpacked = desk.0.path().join("unpacked");
+fn directory_input_gets_a_remedy() {
+    let dir = TestDir::new();
+    let unpacked = dir.0.path().join("unpacked");
     fs::create_dir(&unpacked).unwrap();
-    let named = || {
-        let (code, text) = desk.run(&["unpacked", "--filter", "archive/kind", "--report", "json=report.json"]);
+    let read_report = || {
+        let (code, text) = dir.run(&["unpacked", "--filter", "archive/kind", "--report", "json=report.json"]);
         assert_eq!(code, 1, "{text}");
-        fs::read_to_string(desk.0.path().join("report.json")).unwrap()
+        fs::read_to_string(dir.0.path().join("report.json")).unwrap()
     };
-    let report = named();
+    let report = read_report();
     assert!(report.contains("\"a directory: give the tar"), "{report}");
     fs::write(unpacked.join("config.dump"), "{}").unwrap();
-    let report = named();
+    let report = read_report();
     assert!(report.contains("that was unpacked: pack it"), "{report}");
 }
 
 #[test]
-fn a_canary_that_is_not_found_decides() {
-    let desk = Desk::new();
-    desk.write("good.tar", &tar_of(&Sample::default().parts()).unwrap());
-    let (code, text) = desk.run(&["good.tar", "--canary", "nowhere in the memory"]);
+fn missing_canary_fails_the_run() {
+    let dir = TestDir::new();
+    dir.write("good.tar", &tar_of(&Sample::default().members()).unwrap());
+    let (code, text) = dir.run(&["good.tar", "--canary", "nowhere in the memory"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("does not hold: archive/memory/canary"), "{text}");
-    let (code, text) = desk.run(&["good.tar", "--canary", "5b0e9c1d-canary-of-the-sample"]);
+    let (code, text) = dir.run(&["good.tar", "--canary", "5b0e9c1d-canary-of-the-sample"]);
     assert_eq!(code, 0, "{text}");
 }
 
 #[test]
-fn what_criu_writes_of_pages_is_a_fact_of_its_profile() {
-    let desk = Desk::new();
+fn criu_page_counts_are_known_deviations() {
+    let dir = TestDir::new();
     for counts in [
         (|entry| entry.nr_pages = None) as fn(&mut cri_proto::criu::message::PagemapEntry),
         |entry| entry.compat_nr_pages = 0,
@@ -243,12 +250,12 @@ fn what_criu_writes_of_pages_is_a_fact_of_its_profile() {
         let mut sample = Sample::default();
         let maps = sample.pagemaps.values_mut().chain(sample.shared_pagemaps.values_mut());
         maps.flat_map(|(_, map)| map).for_each(counts);
-        desk.write("criu.tar", &tar_of(&sample.parts()).unwrap());
+        dir.write("criu.tar", &tar_of(&sample.members()).unwrap());
         let filter = ["criu.tar", "--strict", "--filter", "archive/{kind,memory/page-*}"];
-        let (code, text) = desk.run(&filter);
+        let (code, text) = dir.run(&filter);
         assert_eq!(code, 1, "{text}");
         for profile in ["criu", "containerd-2.4", "cri-o"] {
-            let (code, text) = desk.run(&[&filter[..], &["--profile", profile]].concat());
+            let (code, text) = dir.run(&[&filter[..], &["--profile", profile]].concat());
             assert_eq!(code, 0, "{profile}: {text}");
         }
     }
@@ -257,8 +264,8 @@ fn what_criu_writes_of_pages_is_a_fact_of_its_profile() {
     let maps = sample.pagemaps.values_mut();
     maps.flat_map(|(_, map)| map)
         .for_each(|entry| entry.compat_nr_pages += 1);
-    desk.write("other.tar", &tar_of(&sample.parts()).unwrap());
-    let (code, text) = desk.run(&[
+    dir.write("other.tar", &tar_of(&sample.members()).unwrap());
+    let (code, text) = dir.run(&[
         "other.tar",
         "--strict",
         "--filter",
@@ -270,7 +277,7 @@ fn what_criu_writes_of_pages_is_a_fact_of_its_profile() {
 }
 
 /// Peak resident memory of this program's child that judges a file, in KiB; `None` where the kernel does not tell.
-fn peak_of(path: &Path) -> Option<(i32, i64)> {
+fn peak_memory(path: &Path) -> Option<(i32, i64)> {
     use nix::sys::{
         resource::{UsageWho, getrusage},
         wait::{WaitStatus, waitpid},
@@ -293,17 +300,17 @@ fn peak_of(path: &Path) -> Option<(i32, i64)> {
 }
 
 #[test]
-fn lists_that_an_archive_chooses_take_bounded_memory() {
+fn hostile_lists_take_bounded_memory() {
     /// Twice what these need, and an eighth of what they took while complaints were kept.
-    const MOST_KIB: i64 = 300 << 10;
-    let desk = Desk::new();
+    const MAX_KIB: i64 = 300 << 10;
+    let dir = TestDir::new();
     let mut sample = Sample::default();
     // Seven million threads of one number, twice: 28 million complaints of one process tree.
     for process in &mut sample.pstree[..2] {
         process.threads = vec![1; 7 << 20];
     }
-    let path = desk.write("threads.tar", &tar_of(&sample.parts()).unwrap());
-    let (code, peak) = peak_of(&path).expect("a child can be waited for");
+    let path = dir.write("threads.tar", &tar_of(&sample.members()).unwrap());
+    let (code, peak) = peak_memory(&path).expect("a child can be waited for");
     assert_eq!(code, 1);
-    assert!(peak < MOST_KIB, "{peak} KiB");
+    assert!(peak < MAX_KIB, "{peak} KiB");
 }

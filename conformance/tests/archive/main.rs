@@ -2,7 +2,7 @@
 
 mod bounded;
 mod engine;
+mod helpers;
 mod inputs;
-mod judged;
 mod memory;
 mod sample;

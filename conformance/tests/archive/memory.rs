@@ -9,14 +9,14 @@ use std::{
 
 use rstest::rstest;
 
-const BLOCK: u64 = 512;
-const HUGE: u64 = 2 << 30;
+const BLOCK_BYTES: u64 = 512;
+const HUGE_BYTES: u64 = 2 << 30;
 
-/// Address space for the command, in KiB: its program, its threads' stacks, and far below [`HUGE`].
-const ADDRESS_SPACE: u64 = 1 << 20;
+/// Address space for the command, in KiB: its program, its threads' stacks, and far below [`HUGE_BYTES`].
+const ADDRESS_SPACE_KIB: u64 = 1 << 20;
 
 /// Writes a member whose content begins with `first` and then is a hole.
-fn member(file: &mut File, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
+fn write_member(file: &mut File, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::new(kind));
     header.set_path(name)?;
@@ -26,16 +26,16 @@ fn member(file: &mut File, kind: u8, name: &str, size: u64, first: &[u8]) -> io:
     file.write_all(header.as_bytes())?;
     file.write_all(first)?;
     file.seek(SeekFrom::Current(
-        (size.next_multiple_of(BLOCK) - first.len() as u64).cast_signed(),
+        (size.next_multiple_of(BLOCK_BYTES) - first.len() as u64).cast_signed(),
     ))?;
     Ok(())
 }
 
-fn archive(path: &Path, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
+fn write_archive(path: &Path, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
-    member(&mut file, kind, name, size, first)?;
+    write_member(&mut file, kind, name, size, first)?;
     let end = file.stream_position()?;
-    file.set_len(end + 2 * BLOCK)?;
+    file.set_len(end + 2 * BLOCK_BYTES)?;
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
 }
 
@@ -44,11 +44,16 @@ fn archive(path: &Path, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Re
 #[case::image_entry(b'0', "checkpoint/mm-1.img", &[0x19, 0x43, 0x56, 0x54, 0x20, 0x28, 0x49, 0x57, 0, 0, 0, 0x7f], "above the limit")]
 #[case::long_name(b'L', "././@LongLink", b"a", "extension header of 2147483648 bytes")]
 #[case::records(b'x', "pax", b"2147483648 path=a", "extension header of 2147483648 bytes")]
-fn a_bomb_is_named_in_little_memory(#[case] kind: u8, #[case] name: &str, #[case] first: &[u8], #[case] seen: &str) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("bomb.tar");
-    archive(&path, kind, name, HUGE, first).expect("written, most of it a hole");
-    let script = format!("ulimit -v {ADDRESS_SPACE} && exec \"$0\" archive --strict \"$1\"");
+fn bombs_are_reported_in_bounded_memory(
+    #[case] kind: u8,
+    #[case] name: &str,
+    #[case] first: &[u8],
+    #[case] seen: &str,
+) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("bomb.tar");
+    write_archive(&path, kind, name, HUGE_BYTES, first).expect("written, most of it a hole");
+    let script = format!("ulimit -v {ADDRESS_SPACE_KIB} && exec \"$0\" archive --strict \"$1\"");
     let command = Command::new("sh")
         .args(["-c", &script, env!("CARGO_BIN_EXE_checkpoint-conformance")])
         .arg(&path)
@@ -69,7 +74,7 @@ fn a_bomb_is_named_in_little_memory(#[case] kind: u8, #[case] name: &str, #[case
 }
 
 #[test]
-fn the_limit_is_one() {
+fn memory_limit_is_enforced() {
     // Without this the test above would hold for any program: tail keeps a line whole.
     let script = "ulimit -v 262144 && head -c 536870912 /dev/zero | tail -n 1 | wc -c";
     let command = Command::new("sh").args(["-c", script]).output().expect("a shell");

@@ -18,24 +18,24 @@ pub(crate) type Fields = BTreeMap<String, BTreeSet<String>>;
 pub(crate) type Requests = BTreeMap<String, Fields>;
 
 /// Reduces requests, as a journal has them.
-pub(crate) fn reduce<'a>(requests: impl IntoIterator<Item = &'a (String, Value)>) -> Requests {
+pub(crate) fn collect_fields<'a>(requests: impl IntoIterator<Item = &'a (String, Value)>) -> Requests {
     let mut reduced = Requests::new();
     for (method, request) in requests {
         let fields = reduced.entry(method.clone()).or_default();
-        walk(fields, "", request);
+        collect_value(fields, "", request);
     }
     reduced
 }
 
-fn walk(fields: &mut Fields, path: &str, value: &Value) {
-    let below = |name: &str| match path {
+fn collect_value(fields: &mut Fields, path: &str, value: &Value) {
+    let child_path = |name: &str| match path {
         "" => name.to_owned(),
         path => format!("{path}.{name}"),
     };
     match value {
         Value::Object(object) => {
             for (name, value) in object {
-                walk(fields, &below(name), value);
+                collect_value(fields, &child_path(name), value);
             }
         }
         Value::Array(list) => {
@@ -43,27 +43,27 @@ fn walk(fields: &mut Fields, path: &str, value: &Value) {
                 let key = ["container_path", "key"]
                     .iter()
                     .find_map(|name| value.get(name)?.as_str());
-                walk(fields, &format!("{path}[{}]", key.unwrap_or_default()), value);
+                collect_value(fields, &format!("{path}[{}]", key.unwrap_or_default()), value);
             }
         }
         value => {
-            fields.entry(path.to_owned()).or_default().insert(kind(value));
+            fields.entry(path.to_owned()).or_default().insert(value_kind(value));
         }
     }
 }
 
-fn kind(value: &Value) -> String {
+fn value_kind(value: &Value) -> String {
     let Value::String(text) = value else {
         return value.to_string();
     };
-    let all = |takes: fn(u8) -> bool| !text.is_empty() && text.bytes().all(takes);
+    let all_bytes = |takes: fn(u8) -> bool| !text.is_empty() && text.bytes().all(takes);
     if text.starts_with('/') {
         "path".to_owned()
-    } else if all(|byte| byte.is_ascii_uppercase() || byte == b'_') {
+    } else if all_bytes(|byte| byte.is_ascii_uppercase() || byte == b'_') {
         text.clone()
     } else if text.parse::<i64>().is_ok() {
         "number".to_owned()
-    } else if text.len() >= 8 && all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+    } else if text.len() >= 8 && all_bytes(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         "hexadecimal".to_owned()
     } else {
         "text".to_owned()
@@ -72,40 +72,40 @@ fn kind(value: &Value) -> String {
 
 /// A difference that is meant: where (method, and what the field's path begins with), and why.
 #[derive(Clone, Copy)]
-pub(crate) struct Allowed {
+pub(crate) struct AllowedDifference {
     pub(crate) method: &'static str,
     pub(crate) field: &'static str,
-    pub(crate) why: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// What `ours` has otherwise than `recorded`, in the methods that it calls; what is allowed is left out.
-pub(crate) fn differences(recorded: &Requests, ours: &Requests, allowed: &[Allowed]) -> Vec<String> {
-    let mut found = Vec::new();
-    for (method, fields) in ours {
+pub(crate) fn differences(recorded: &Requests, sent: &Requests, allowed: &[AllowedDifference]) -> Vec<String> {
+    let mut differences_found = Vec::new();
+    for (method, fields) in sent {
         let Some(expected) = recorded.get(method) else {
-            found.push(format!("{method}: the kubelet does not call it"));
+            differences_found.push(format!("{method}: the kubelet does not call it"));
             continue;
         };
         let is_allowed = |field: &str| {
             allowed
                 .iter()
-                .any(|one| one.method == method && field.starts_with(one.field) && !one.why.is_empty())
+                .any(|one| one.method == method && field.starts_with(one.field) && !one.reason.is_empty())
         };
         let names: BTreeSet<_> = expected.keys().chain(fields.keys()).collect();
         for name in names.into_iter().filter(|name| !is_allowed(name)) {
             match (expected.get(name), fields.get(name)) {
-                (Some(_), None) => found.push(format!("{method}: {name} is not sent")),
+                (Some(_), None) => differences_found.push(format!("{method}: {name} is not sent")),
                 (None, Some(kinds)) => {
-                    found.push(format!("{method}: {name} is sent ({kinds:?}), and not by the kubelet"))
+                    differences_found.push(format!("{method}: {name} is sent ({kinds:?}), and not by the kubelet"))
                 }
                 (Some(expected), Some(kinds)) if kinds.is_disjoint(expected) => {
-                    found.push(format!("{method}: {name} is {kinds:?}, and the kubelet's {expected:?}"));
+                    differences_found.push(format!("{method}: {name} is {kinds:?}, and the kubelet's {expected:?}"));
                 }
                 _ => {}
             }
         }
     }
-    found
+    differences_found
 }
 
 #[cfg(test)]
@@ -114,44 +114,46 @@ mod tests {
 
     use super::*;
 
-    fn create(container: Value) -> Requests {
-        reduce(&[("CreateContainer".to_owned(), json!({ "config": container }))])
+    fn create_container_fields(container: Value) -> Requests {
+        collect_fields(&[("CreateContainer".to_owned(), json!({ "config": container }))])
     }
 
     #[test]
-    fn a_field_that_is_missing_new_or_of_another_kind_is_a_difference() {
-        let recorded = create(
+    fn reports_missing_new_and_changed_fields() {
+        let recorded = create_container_fields(
             json!({"image": {"image": "sha256:1", "user_specified_image": "busybox"}, "log_path": "a/0.log",
             "linux": {"resources": {"cpu_shares": 2}}}),
         );
         assert!(differences(&recorded, &recorded, &[]).is_empty());
-        let ours = create(json!({"image": {"image": "/x.tar"}, "log_path": "b/1.log", "tty": true,
+        let sent = create_container_fields(json!({"image": {"image": "/x.tar"}, "log_path": "b/1.log", "tty": true,
             "linux": {"resources": {"cpu_shares": 3}}}));
-        let found = differences(&recorded, &ours, &[]);
-        assert_eq!(found.len(), 4, "{found:?}");
-        assert!(found.contains(&"CreateContainer: config.image.user_specified_image is not sent".to_owned()));
+        let found_differences = differences(&recorded, &sent, &[]);
+        assert_eq!(found_differences.len(), 4, "{found_differences:?}");
+        assert!(
+            found_differences.contains(&"CreateContainer: config.image.user_specified_image is not sent".to_owned())
+        );
         let allowed = [
-            Allowed {
+            AllowedDifference {
                 method: "CreateContainer",
                 field: "config.image",
-                why: "a test",
+                reason: "a test",
             },
-            Allowed {
+            AllowedDifference {
                 method: "CreateContainer",
                 field: "config.tty",
-                why: "a test",
+                reason: "a test",
             },
         ];
-        let found = differences(&recorded, &ours, &allowed);
+        let found_differences = differences(&recorded, &sent, &allowed);
         assert_eq!(
-            found,
+            found_differences,
             ["CreateContainer: config.linux.resources.cpu_shares is {\"3\"}, and the kubelet's {\"2\"}"]
         );
     }
 
     #[test]
-    fn mounts_are_known_by_their_path_and_labels_by_their_name() {
-        let fields = &create(
+    fn identifies_mounts_by_path_and_labels_by_name() {
+        let fields = &create_container_fields(
             json!({"mounts": [{"container_path": "/etc/hosts", "host_path": "/a"}], "labels": {"x.io/y": "1"}}),
         )["CreateContainer"];
         let names: Vec<_> = fields.keys().map(String::as_str).collect();

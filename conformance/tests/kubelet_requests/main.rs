@@ -8,14 +8,14 @@ mod fields;
 
 use std::path::PathBuf;
 
-use checkpoint_conformance::target::{
+use checkpoint_conformance::targets::{
     Embedded, RealKubelet,
-    runtime::{Checkpoint, ContainerOptions, EmbeddedRuntime},
+    runtime::{CheckpointCall, ContainerOptions, EmbeddedRuntime},
 };
-use fields::{Allowed, Requests, differences, reduce};
+use fields::{AllowedDifference, Requests, collect_fields, differences};
 
 /// The calls that are compared: those that make, start and checkpoint a container.
-const METHODS: [&str; 7] = [
+const COMPARED_METHODS: [&str; 7] = [
     "Version",
     "ImageStatus",
     "PullImage",
@@ -25,215 +25,222 @@ const METHODS: [&str; 7] = [
     "CheckpointContainer",
 ];
 
-const CGROUP: &str =
+const REASON_CGROUP: &str =
     "the kubelet makes the Pod's cgroup itself; who sends a parent that is not there has the runtime make and leave it";
-const ANNOTATIONS: &str = "annotations of the Pod itself, by which fake-cri is told what to do";
-const STATIC: &str = "annotations that only static Pods have";
-const LABEL: &str = "the label by which a run finds and removes what it made";
-const HOST_NETWORK: &str = "the Pods of the runtime suite are in the host's network, which needs no CNI plugin";
-const HOSTS_USER: &str = "sent by a harness that is root, as a kubelet is: another user's runtime cannot apply it";
+const REASON_ANNOTATIONS: &str = "annotations of the Pod itself, by which fake-cri is told what to do";
+const REASON_STATIC_POD: &str = "annotations that only static Pods have";
+const REASON_RUN_LABEL: &str = "the label by which a run finds and removes what it made";
+const REASON_HOST_NETWORK: &str = "the Pods of the runtime suite are in the host's network, which needs no CNI plugin";
+const REASON_HOSTS_FILE_USER: &str =
+    "sent by a harness that is root, as a kubelet is: another user's runtime cannot apply it";
 
-const ALLOWED: &[Allowed] = &[
-    Allowed {
+const ALLOWED_DIFFERENCES: &[AllowedDifference] = &[
+    AllowedDifference {
         method: "RunPodSandbox",
         field: "config.linux.cgroup_parent",
-        why: CGROUP,
+        reason: REASON_CGROUP,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "sandbox_config.linux.cgroup_parent",
-        why: CGROUP,
+        reason: REASON_CGROUP,
     },
-    Allowed {
+    AllowedDifference {
         method: "PullImage",
         field: "sandbox_config.linux.cgroup_parent",
-        why: CGROUP,
+        reason: REASON_CGROUP,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "config.linux.security_context.run_as_user",
-        why: HOSTS_USER,
+        reason: REASON_HOSTS_FILE_USER,
     },
 ];
 
-const OF_THE_RUNTIME_SUITE: &[Allowed] = &[
-    Allowed {
+const RUNTIME_SUITE_DIFFERENCES: &[AllowedDifference] = &[
+    AllowedDifference {
         method: "CreateContainer",
         field: "config.metadata.attempt",
-        why: "a container of the record was started again; the first run is attempt 0, which is not on the wire",
+        reason: "a container of the record was started again; the first run is attempt 0, which is not on the wire",
     },
-    Allowed {
+    AllowedDifference {
         method: "RunPodSandbox",
         field: "config.annotations",
-        why: STATIC,
+        reason: REASON_STATIC_POD,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "sandbox_config.annotations",
-        why: STATIC,
+        reason: REASON_STATIC_POD,
     },
-    Allowed {
+    AllowedDifference {
         method: "PullImage",
         field: "sandbox_config.annotations",
-        why: STATIC,
+        reason: REASON_STATIC_POD,
     },
-    Allowed {
+    AllowedDifference {
         method: "PullImage",
         field: "image.annotations",
-        why: STATIC,
+        reason: REASON_STATIC_POD,
     },
-    Allowed {
+    AllowedDifference {
         method: "ImageStatus",
         field: "image.annotations",
-        why: ANNOTATIONS,
+        reason: REASON_ANNOTATIONS,
     },
-    Allowed {
+    AllowedDifference {
         method: "RunPodSandbox",
         field: "config.labels.checkpoint-conformance.dev/run",
-        why: LABEL,
+        reason: REASON_RUN_LABEL,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "config.labels.checkpoint-conformance.dev/run",
-        why: LABEL,
+        reason: REASON_RUN_LABEL,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "sandbox_config.labels.checkpoint-conformance.dev/run",
-        why: LABEL,
+        reason: REASON_RUN_LABEL,
     },
-    Allowed {
+    AllowedDifference {
         method: "PullImage",
         field: "sandbox_config.labels.checkpoint-conformance.dev/run",
-        why: LABEL,
+        reason: REASON_RUN_LABEL,
     },
-    Allowed {
+    AllowedDifference {
         method: "RunPodSandbox",
         field: "config.hostname",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "sandbox_config.hostname",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "PullImage",
         field: "sandbox_config.hostname",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "RunPodSandbox",
         field: "config.linux.security_context.namespace_options.network",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "sandbox_config.linux.security_context.namespace_options.network",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "PullImage",
         field: "sandbox_config.linux.security_context.namespace_options.network",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "config.linux.security_context.namespace_options.network",
-        why: HOST_NETWORK,
+        reason: REASON_HOST_NETWORK,
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "config.command",
-        why: "the workload is named with its options",
+        reason: "the workload is named with its options",
     },
-    Allowed {
+    AllowedDifference {
         method: "CreateContainer",
         field: "config.envs",
-        why: "a case may need a variable",
+        reason: "a case may need a variable",
     },
 ];
 
-fn path() -> PathBuf {
+fn record_path() -> PathBuf {
     PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../fixtures/kubelet/requests-v1.36.3.json"
     ))
 }
 
-fn recorded() -> Requests {
-    serde_json::from_slice(&std::fs::read(path()).unwrap()).unwrap()
+fn recorded_fields() -> Requests {
+    serde_json::from_slice(&std::fs::read(record_path()).unwrap()).unwrap()
 }
 
-fn compared(requests: &[(String, serde_json::Value)]) -> Requests {
-    let mut reduced = reduce(requests);
-    reduced.retain(|method, _| METHODS.contains(&method.as_str()));
+fn compared_fields(requests: &[(String, serde_json::Value)]) -> Requests {
+    let mut reduced = collect_fields(requests);
+    reduced.retain(|method, _| COMPARED_METHODS.contains(&method.as_str()));
     reduced
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reference_kubelet_asks_as_the_kubelet_does() {
+async fn reference_kubelet_sends_the_kubelets_requests() {
     let embedded = Embedded {
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
         ..Embedded::default()
     };
     let kubelet = embedded.start().await.unwrap();
-    kubelet.checkpoint(&kubelet.subject, "").await.unwrap();
-    let requests = kubelet.faults.as_ref().unwrap().requests().await.unwrap();
-    kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
-    let ours = compared(&requests);
+    kubelet.checkpoint(&kubelet.container_under_test, "").await.unwrap();
+    let requests = kubelet.fake_cri.as_ref().unwrap().requests().await.unwrap();
+    kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
+    let sent = compared_fields(&requests);
     assert!(
-        ours.contains_key("CreateContainer") && ours.contains_key("CheckpointContainer"),
-        "{ours:?}"
+        sent.contains_key("CreateContainer") && sent.contains_key("CheckpointContainer"),
+        "{sent:?}"
     );
-    assert_eq!(differences(&recorded(), &ours, ALLOWED), Vec::<String>::new());
+    assert_eq!(
+        differences(&recorded_fields(), &sent, ALLOWED_DIFFERENCES),
+        Vec::<String>::new()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_runtime_suite_asks_as_the_kubelet_does() {
+async fn runtime_suite_sends_the_kubelets_requests() {
     let embedded = EmbeddedRuntime {
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
         ..EmbeddedRuntime::default()
     };
     let runtime = embedded.start().await.unwrap();
-    let container = runtime.container(ContainerOptions::new().own_pod()).await.unwrap();
+    let container = runtime
+        .run_container(ContainerOptions::new().separate_pod())
+        .await
+        .unwrap();
     let location = runtime.location("requests");
-    let call = Checkpoint::to(location.to_string_lossy()).timeout(120);
+    let call = CheckpointCall::to(location.to_string_lossy()).timeout(120);
     assert!(runtime.checkpoint(&container, &call).await.is_ok());
-    let requests = runtime.faults.as_ref().unwrap().requests().await.unwrap();
+    let requests = runtime.fake_cri.as_ref().unwrap().requests().await.unwrap();
     runtime.shutdown().await.unwrap();
-    let ours = compared(&requests);
+    let sent = compared_fields(&requests);
     assert!(
-        ours.contains_key("CreateContainer") && ours.contains_key("CheckpointContainer"),
-        "{ours:?}"
+        sent.contains_key("CreateContainer") && sent.contains_key("CheckpointContainer"),
+        "{sent:?}"
     );
-    let image = &ours["CreateContainer"]["config.image.user_specified_image"];
+    let image = &sent["CreateContainer"]["config.image.user_specified_image"];
     assert_eq!(image.iter().collect::<Vec<_>>(), ["text"]);
-    let allowed = [ALLOWED, OF_THE_RUNTIME_SUITE].concat();
-    assert_eq!(differences(&recorded(), &ours, &allowed), Vec::<String>::new());
+    let allowed = [ALLOWED_DIFFERENCES, RUNTIME_SUITE_DIFFERENCES].concat();
+    assert_eq!(differences(&recorded_fields(), &sent, &allowed), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a kubelet v1.36, named by KUBELET_BINARY, and root"]
-async fn the_record_is_what_the_kubelet_sends() {
+async fn record_matches_the_real_kubelet() {
     let target = RealKubelet {
         binary: std::env::var_os("KUBELET_BINARY")
             .expect("KUBELET_BINARY names a kubelet")
             .into(),
-        args: Vec::new(),
+        extra_args: Vec::new(),
         runtime_endpoint: None,
-        control: None,
-        logs: None,
+        control_socket: None,
+        log_dir: None,
         executable: Some(env!("CARGO_BIN_EXE_checkpoint-conformance").into()),
     };
     let kubelet = target.start().await.unwrap();
-    kubelet.checkpoint(&kubelet.subject, "").await.unwrap();
-    let requests = kubelet.faults.as_ref().unwrap().requests().await.unwrap();
-    kubelet.steering.as_ref().unwrap().shutdown().await.unwrap();
-    let sent = compared(&requests);
+    kubelet.checkpoint(&kubelet.container_under_test, "").await.unwrap();
+    let requests = kubelet.fake_cri.as_ref().unwrap().requests().await.unwrap();
+    kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
+    let sent = compared_fields(&requests);
     if std::env::var_os("RECORD").is_some() {
-        std::fs::write(path(), serde_json::to_vec_pretty(&sent).unwrap()).unwrap();
+        std::fs::write(record_path(), serde_json::to_vec_pretty(&sent).unwrap()).unwrap();
     }
-    assert_eq!(differences(&recorded(), &sent, &[]), Vec::<String>::new());
-    assert_eq!(differences(&sent, &recorded(), &[]), Vec::<String>::new());
+    assert_eq!(differences(&recorded_fields(), &sent, &[]), Vec::<String>::new());
+    assert_eq!(differences(&sent, &recorded_fields(), &[]), Vec::<String>::new());
 }

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use checkpoint_conformance::reference::{Config, ReferenceKubelet};
+use checkpoint_conformance::reference_kubelet::{Config, ReferenceKubelet};
 use http::{Method, StatusCode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use reqwest::{Client, Identity, Response};
 
-use super::runtime::Runtime;
+use super::runtime::ScriptedRuntime;
 
 /// A Pod with an init container that ends, and two containers.
-pub const WEB: &str = "apiVersion: v1
+pub const WEB_POD: &str = "apiVersion: v1
 kind: Pod
 metadata:
   name: web
@@ -26,108 +26,112 @@ spec:
 ";
 
 /// A kubelet over a scripted runtime.
-pub struct Bench {
-    pub runtime: Runtime,
+pub struct TestKubelet {
+    pub runtime: ScriptedRuntime,
     pub kubelet: ReferenceKubelet,
-    pub folder: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
     /// With a certificate of `alice`, of the group `admins`.
     pub client: Client,
 }
 
 /// Who a client is.
-pub enum Who {
-    Nobody,
+pub enum ClientIdentity {
+    Anonymous,
     /// A certificate of the trusted authority for that user.
     User(&'static str),
     /// A certificate for the same name of an authority that nobody trusts.
-    Stranger,
+    UntrustedCertificate,
     /// A bearer token.
     Token(&'static str),
     /// Nobody, over HTTP/2 if the server offers it.
-    Newer,
+    AnonymousHttp2,
 }
 
-impl Bench {
-    /// One with the Pod [`WEB`], when its containers run.
+impl TestKubelet {
+    /// One with the Pod [`WEB_POD`], when its containers run.
     pub async fn start() -> Self {
-        let bench = Self::with(|_| {}).await;
-        bench.ready().await;
-        bench
+        let kubelet = Self::with_config(|_| {}).await;
+        kubelet.wait_until_ready().await;
+        kubelet
     }
 
     /// One whose knobs are turned; nothing is waited for.
-    pub async fn with(turn: impl FnOnce(&mut Config)) -> Self {
-        let runtime = Runtime::start();
-        let folder = tempfile::tempdir().unwrap();
-        Self::over(runtime, folder, turn).await
+    pub async fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
+        let runtime = ScriptedRuntime::start();
+        let directory = tempfile::tempdir().unwrap();
+        Self::over_runtime(runtime, directory, configure).await
     }
 
-    pub async fn over(runtime: Runtime, folder: tempfile::TempDir, turn: impl FnOnce(&mut Config)) -> Self {
-        let manifests = folder.path().join("manifests");
+    pub async fn over_runtime(
+        runtime: ScriptedRuntime,
+        directory: tempfile::TempDir,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let manifests = directory.path().join("manifests");
         std::fs::create_dir_all(&manifests).unwrap();
-        std::fs::write(manifests.join("web.yaml"), WEB).unwrap();
-        std::fs::write(folder.path().join("tokens.csv"), "secret,bob,1,\"ops\"\n").unwrap();
+        std::fs::write(manifests.join("web.yaml"), WEB_POD).unwrap();
+        std::fs::write(directory.path().join("tokens.csv"), "secret,bob,1,\"ops\"\n").unwrap();
         let ca = authority("ca");
-        std::fs::write(folder.path().join("ca.crt"), ca.pem()).unwrap();
-        let mut config = Config::new(folder.path().join("root"), runtime.endpoint());
+        std::fs::write(directory.path().join("ca.crt"), ca.pem()).unwrap();
+        let mut config = Config::new(directory.path().join("root"), runtime.endpoint());
         config.node_name = "Node".to_owned();
         config.static_pod_path = Some(manifests);
-        config.client_ca_file = Some(folder.path().join("ca.crt"));
-        config.token_auth_file = Some(folder.path().join("tokens.csv"));
+        config.client_ca_file = Some(directory.path().join("ca.crt"));
+        config.token_auth_file = Some(directory.path().join("tokens.csv"));
         config.relist_period = Duration::from_millis(5);
         config.file_check_frequency = Duration::from_millis(20);
         config.restart_backoff = Duration::from_millis(1);
-        turn(&mut config);
+        configure(&mut config);
         let kubelet = ReferenceKubelet::start(config).await.unwrap();
-        let client = client(&Who::User("alice"), kubelet.certificate(), &ca);
-        let bench = Self {
+        let client = client(&ClientIdentity::User("alice"), kubelet.certificate(), &ca);
+        let kubelet = Self {
             runtime,
             kubelet,
-            folder,
+            directory,
             client,
         };
-        std::fs::write(bench.folder.path().join("ca.key"), ca.key().serialize_pem()).unwrap();
-        bench
+        std::fs::write(kubelet.directory.path().join("ca.key"), ca.key().serialize_pem()).unwrap();
+        kubelet
     }
 
     /// Waits until the init container has run and both containers run.
-    pub async fn ready(&self) {
-        self.end_init().await;
-        self.until_pods("both containers run", |pods| {
+    pub async fn wait_until_ready(&self) {
+        self.finish_init_container().await;
+        self.wait_for_pods("both containers run", |pods| {
             pods["items"][0]["status"]["phase"] == "Running"
         })
         .await;
     }
 
     /// Waits for the init container, and ends it.
-    pub async fn end_init(&self) {
-        let first = |runtime: &Runtime| {
+    pub async fn finish_init_container(&self) {
+        let first = |runtime: &ScriptedRuntime| {
             runtime
                 .containers()
                 .iter()
                 .any(|(name, _, state)| name == "first" && *state as i32 == 1)
         };
-        self.runtime.until("the init container runs", first).await;
-        self.runtime.exit("first", 0);
+        self.runtime.wait_until("the init container runs", first).await;
+        self.runtime.exit_container("first", 0);
     }
 
     /// Asks for the Pods until they are as wanted.
-    pub async fn until_pods(&self, what: &str, mut holds: impl FnMut(&serde_json::Value) -> bool) {
+    pub async fn wait_for_pods(&self, description: &str, mut condition: impl FnMut(&serde_json::Value) -> bool) {
         let mut last = serde_json::Value::Null;
         for _ in 0..2000 {
             last = self.get("/pods").await.json().await.unwrap();
-            if holds(&last) {
+            if condition(&last) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never: {what}: {last:#}");
+        panic!("never: {description}: {last:#}");
     }
 
-    pub fn client_of(&self, who: &Who) -> Client {
-        let key = KeyPair::from_pem(&std::fs::read_to_string(self.folder.path().join("ca.key")).unwrap()).unwrap();
+    pub fn client_as(&self, client_identity: &ClientIdentity) -> Client {
+        let key = KeyPair::from_pem(&std::fs::read_to_string(self.directory.path().join("ca.key")).unwrap()).unwrap();
         let ca = CertifiedIssuer::self_signed(authority_params("ca"), key).unwrap();
-        client(who, self.kubelet.certificate(), &ca)
+        client(client_identity, self.kubelet.certificate(), &ca)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -143,12 +147,12 @@ impl Bench {
     }
 
     /// Status, content type and body of a request.
-    pub async fn ask(&self, method: Method, path: &str) -> (StatusCode, String, String) {
-        read(self.client.request(method, self.url(path)).send().await.unwrap()).await
+    pub async fn send(&self, method: Method, path: &str) -> (StatusCode, String, String) {
+        read_response(self.client.request(method, self.url(path)).send().await.unwrap()).await
     }
 
     pub fn root(&self) -> PathBuf {
-        self.folder.path().join("root")
+        self.directory.path().join("root")
     }
 
     pub fn checkpoints(&self) -> PathBuf {
@@ -157,7 +161,7 @@ impl Bench {
 }
 
 /// Status, content type and body.
-pub async fn read(response: Response) -> (StatusCode, String, String) {
+pub async fn read_response(response: Response) -> (StatusCode, String, String) {
     let kind = response
         .headers()
         .get("content-type")
@@ -169,7 +173,7 @@ pub async fn read(response: Response) -> (StatusCode, String, String) {
     )
 }
 
-pub fn mode(path: &Path) -> u32 {
+pub fn file_mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
@@ -185,21 +189,21 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap()
 }
 
-fn client(who: &Who, server: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Client {
+fn client(client_identity: &ClientIdentity, server: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Client {
     // Another test of this program may have done it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(server.as_bytes()).unwrap()])
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(30));
-    if !matches!(who, Who::Newer) {
+    if !matches!(client_identity, ClientIdentity::AnonymousHttp2) {
         builder = builder.http1_only();
     }
-    builder = match who {
-        Who::Nobody | Who::Newer => builder,
-        Who::User(name) => builder.identity(identity(name, ca)),
-        Who::Stranger => builder.identity(identity("alice", &authority("other"))),
-        Who::Token(token) => {
+    builder = match client_identity {
+        ClientIdentity::Anonymous | ClientIdentity::AnonymousHttp2 => builder,
+        ClientIdentity::User(name) => builder.identity(identity(name, ca)),
+        ClientIdentity::UntrustedCertificate => builder.identity(identity("alice", &authority("other"))),
+        ClientIdentity::Token(token) => {
             let value = format!("Bearer {token}").parse().unwrap();
             builder.default_headers(http::HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]))
         }

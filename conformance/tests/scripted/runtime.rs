@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 
 /// What CheckpointContainer does.
 #[derive(Clone, Debug)]
-pub enum Script {
+pub enum CheckpointScript {
     /// Writes a small file.
     Write,
     /// Answers an error.
@@ -31,7 +31,7 @@ pub enum Script {
 
 /// One call.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct RecordedCall {
     pub rpc: String,
     pub message: Bytes,
     /// The deadline as the client told it, in milliseconds.
@@ -41,38 +41,38 @@ pub struct Call {
 }
 
 #[derive(Default)]
-struct State {
-    calls: Vec<Call>,
-    script: Option<Script>,
+struct ScriptedState {
+    calls: Vec<RecordedCall>,
+    script: Option<CheckpointScript>,
     sandboxes: BTreeMap<String, (PodSandboxConfig, PodSandboxState)>,
     containers: BTreeMap<String, (String, ContainerConfig, ContainerStatus)>,
     images: Vec<String>,
-    serial: i64,
+    next_id: i64,
 }
 
 /// The runtime; it ends when it is dropped.
-pub struct Runtime {
-    folder: tempfile::TempDir,
-    state: Arc<Mutex<State>>,
+pub struct ScriptedRuntime {
+    directory: tempfile::TempDir,
+    state: Arc<Mutex<ScriptedState>>,
     changes: watch::Sender<u64>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Runtime {
+impl Drop for ScriptedRuntime {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Runtime {
+impl ScriptedRuntime {
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join("cri.sock")).unwrap();
-        let state = Arc::new(Mutex::new(State::default()));
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("cri.sock")).unwrap();
+        let state = Arc::new(Mutex::new(ScriptedState::default()));
         let (changes, _) = watch::channel(0);
         let task = tokio::spawn(serve(listener, Arc::clone(&state), changes.clone()));
         Self {
-            folder,
+            directory,
             state,
             changes,
             task,
@@ -80,16 +80,16 @@ impl Runtime {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("unix://{}", self.folder.path().join("cri.sock").display())
+        format!("unix://{}", self.directory.path().join("cri.sock").display())
     }
 
     /// From now on CheckpointContainer does this.
-    pub fn script(&self, script: Script) {
+    pub fn script(&self, script: CheckpointScript) {
         self.state.lock().unwrap().script = Some(script);
     }
 
     /// All calls of one RPC so far.
-    pub fn calls(&self, rpc: &str) -> Vec<Call> {
+    pub fn calls(&self, rpc: &str) -> Vec<RecordedCall> {
         self.state
             .lock()
             .unwrap()
@@ -109,8 +109,8 @@ impl Runtime {
     }
 
     /// The names of the RPCs that changed something, in their order.
-    pub fn order(&self) -> Vec<String> {
-        let quiet = [
+    pub fn mutating_calls(&self) -> Vec<String> {
+        let read_only_calls = [
             "Version",
             "ListPodSandbox",
             "ListContainers",
@@ -122,7 +122,7 @@ impl Runtime {
             .calls
             .iter()
             .map(|call| call.rpc.clone())
-            .filter(|rpc| !quiet.contains(&rpc.as_str()))
+            .filter(|rpc| !read_only_calls.contains(&rpc.as_str()))
             .collect()
     }
 
@@ -131,7 +131,7 @@ impl Runtime {
         let state = self.state.lock().unwrap();
         let values = state.containers.values();
         values
-            .map(|(_, config, status)| (name(config), attempt(config), status.state()))
+            .map(|(_, config, status)| (container_name(config), attempt(config), status.state()))
             .collect()
     }
 
@@ -140,14 +140,14 @@ impl Runtime {
     }
 
     /// Ends the running container of that name.
-    pub fn exit(&self, container: &str, code: i32) {
+    pub fn exit_container(&self, container: &str, code: i32) {
         let mut state = self.state.lock().unwrap();
         let running = |status: &ContainerStatus| status.state() == ContainerState::ContainerRunning;
-        let found = state
+        let entry = state
             .containers
             .values_mut()
-            .find(|(_, config, status)| name(config) == container && running(status));
-        let (_, _, status) = found.expect("the container runs");
+            .find(|(_, config, status)| container_name(config) == container && running(status));
+        let (_, _, status) = entry.expect("the container runs");
         status.set_state(ContainerState::ContainerExited);
         status.exit_code = code;
         status.finished_at = status.started_at + 1;
@@ -167,24 +167,24 @@ impl Runtime {
     }
 
     /// Waits until something is as wanted; it is looked at after every call.
-    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+    pub async fn wait_until(&self, description: &str, mut condition: impl FnMut(&Self) -> bool) {
         let mut changes = self.changes.subscribe();
         let wait = async {
-            while !holds(self) {
+            while !condition(self) {
                 changes.changed().await.unwrap();
             }
         };
         tokio::time::timeout(Duration::from_secs(20), wait)
             .await
-            .unwrap_or_else(|_| panic!("never: {what}"));
+            .unwrap_or_else(|_| panic!("never: {description}"));
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
 
-fn name(config: &ContainerConfig) -> String {
+fn container_name(config: &ContainerConfig) -> String {
     config.metadata.clone().unwrap_or_default().name
 }
 
@@ -192,7 +192,7 @@ fn attempt(config: &ContainerConfig) -> u32 {
     config.metadata.clone().unwrap_or_default().attempt
 }
 
-async fn serve(listener: UnixListener, state: Arc<Mutex<State>>, changes: watch::Sender<u64>) {
+async fn serve(listener: UnixListener, state: Arc<Mutex<ScriptedState>>, changes: watch::Sender<u64>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (state, changes) = (Arc::clone(&state), changes.clone());
@@ -204,9 +204,9 @@ async fn serve(listener: UnixListener, state: Arc<Mutex<State>>, changes: watch:
 }
 
 /// Writes down that a call was not answered, unless it was.
-struct Unanswered(Arc<Mutex<State>>, usize, watch::Sender<u64>, bool);
+struct CancellationRecorder(Arc<Mutex<ScriptedState>>, usize, watch::Sender<u64>, bool);
 
-impl Drop for Unanswered {
+impl Drop for CancellationRecorder {
     fn drop(&mut self) {
         if !self.3 {
             self.0.lock().unwrap().calls[self.1].cancelled = true;
@@ -215,20 +215,20 @@ impl Drop for Unanswered {
     }
 }
 
-type Answer = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>;
+type GrpcResponse = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>;
 
 async fn answer(
     request: Request<Incoming>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ScriptedState>>,
     changes: watch::Sender<u64>,
-) -> Result<Answer, hyper::Error> {
+) -> Result<GrpcResponse, hyper::Error> {
     let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     let deadline = request
         .headers()
         .get("grpc-timeout")
-        .and_then(|value| milliseconds(value.to_str().ok()?));
+        .and_then(|value| parse_timeout(value.to_str().ok()?));
     let message = request.into_body().collect().await?.to_bytes().slice(5..);
-    let call = Call {
+    let call = RecordedCall {
         rpc: rpc.clone(),
         message: message.clone(),
         deadline,
@@ -240,12 +240,12 @@ async fn answer(
         state.calls.len() - 1
     };
     changes.send_modify(|count| *count += 1);
-    let mut unanswered = Unanswered(Arc::clone(&state), index, changes, false);
-    let script = state.lock().unwrap().script.clone().unwrap_or(Script::Write);
-    if rpc == "CheckpointContainer" && matches!(script, Script::Hang) {
+    let mut unanswered = CancellationRecorder(Arc::clone(&state), index, changes, false);
+    let script = state.lock().unwrap().script.clone().unwrap_or(CheckpointScript::Write);
+    if rpc == "CheckpointContainer" && matches!(script, CheckpointScript::Hang) {
         std::future::pending::<()>().await;
     }
-    let result = state.lock().unwrap().handle(&rpc, message, &script);
+    let result = state.lock().unwrap().dispatch(&rpc, message, &script);
     unanswered.3 = true;
     let (code, text, body) = match result {
         Ok(body) => (0, String::new(), body),
@@ -254,7 +254,7 @@ async fn answer(
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from(code));
     if !text.is_empty() {
-        trailers.insert("grpc-message", HeaderValue::from_str(&percent(&text)).unwrap());
+        trailers.insert("grpc-message", HeaderValue::from_str(&percent_encode(&text)).unwrap());
     }
     let mut frame = BytesMut::new();
     if code == 0 {
@@ -270,38 +270,38 @@ async fn answer(
     Ok(response)
 }
 
-fn percent(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::new(), |text, byte| match byte {
         b'%' | 0..=0x1f | 0x7f.. => format!("{text}%{byte:02X}"),
         _ => format!("{text}{}", char::from(byte)),
     })
 }
 
-fn milliseconds(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at(text.len() - 1);
-    let number: u64 = number.parse().ok()?;
+fn parse_timeout(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at(text.len() - 1);
+    let digits: u64 = digits.parse().ok()?;
     Some(match unit {
-        "H" => number * 3_600_000,
-        "M" => number * 60_000,
-        "S" => number * 1000,
-        "m" => number,
-        "u" => number / 1000,
-        _ => number / 1_000_000,
+        "H" => digits * 3_600_000,
+        "M" => digits * 60_000,
+        "S" => digits * 1000,
+        "m" => digits,
+        "u" => digits / 1000,
+        _ => digits / 1_000_000,
     })
 }
 
-impl State {
-    fn id(&mut self, kind: &str) -> String {
-        self.serial += 1;
-        format!("{kind}{:04}", self.serial)
+impl ScriptedState {
+    fn new_id(&mut self, kind: &str) -> String {
+        self.next_id += 1;
+        format!("{kind}{:04}", self.next_id)
     }
 
-    fn handle(&mut self, rpc: &str, message: Bytes, script: &Script) -> Result<Bytes, Status> {
+    fn dispatch(&mut self, rpc: &str, message: Bytes, script: &CheckpointScript) -> Result<Bytes, Status> {
         fn read<M: Message + Default>(message: Bytes) -> Result<M, Status> {
             M::decode(message).map_err(|error| Status::internal(error.to_string()))
         }
         let reply = |message: &dyn Fn() -> Vec<u8>| Ok(Bytes::from(message()));
-        let missing = || Status::not_found("no such id");
+        let not_found = || Status::not_found("no such id");
         match rpc {
             "Version" => {
                 let version = VersionResponse {
@@ -314,7 +314,7 @@ impl State {
             }
             "RunPodSandbox" => {
                 let config = read::<RunPodSandboxRequest>(message)?.config.unwrap_or_default();
-                let pod_sandbox_id = self.id("s");
+                let pod_sandbox_id = self.new_id("s");
                 self.sandboxes
                     .insert(pod_sandbox_id.clone(), (config, PodSandboxState::SandboxReady));
                 reply(&|| {
@@ -354,17 +354,17 @@ impl State {
             }
             "CreateContainer" => {
                 let request = read::<CreateContainerRequest>(message)?;
-                let sandbox = self.sandboxes.get(&request.pod_sandbox_id).ok_or_else(missing)?;
+                let sandbox = self.sandboxes.get(&request.pod_sandbox_id).ok_or_else(not_found)?;
                 if sandbox.1 != PodSandboxState::SandboxReady {
                     return Err(Status::failed_precondition("the sandbox is not ready"));
                 }
                 let config = request.config.unwrap_or_default();
-                let container_id = self.id("c");
+                let container_id = self.new_id("c");
                 let status = ContainerStatus {
                     id: container_id.clone(),
                     metadata: config.metadata.clone(),
                     image: config.image.clone(),
-                    created_at: self.serial,
+                    created_at: self.next_id,
                     ..ContainerStatus::default()
                 };
                 self.containers
@@ -378,20 +378,20 @@ impl State {
             }
             "StartContainer" => {
                 let id = read::<StartContainerRequest>(message)?.container_id;
-                let (sandbox, config, status) = self.containers.get_mut(&id).ok_or_else(missing)?;
+                let (sandbox, config, status) = self.containers.get_mut(&id).ok_or_else(not_found)?;
                 status.set_state(ContainerState::ContainerRunning);
                 status.started_at = 1_700_000_000_000_000_000;
                 let directory = &self.sandboxes[sandbox].0.log_directory;
                 let path = Path::new(directory).join(&config.log_path);
                 std::fs::write(
                     path,
-                    format!("2026-01-01T00:00:00Z stdout F hello from {}\n", name(config)),
+                    format!("2026-01-01T00:00:00Z stdout F hello from {}\n", container_name(config)),
                 )?;
                 reply(&Vec::new)
             }
             "StopContainer" => {
                 let id = read::<StopContainerRequest>(message)?.container_id;
-                let (_, _, status) = self.containers.get_mut(&id).ok_or_else(missing)?;
+                let (_, _, status) = self.containers.get_mut(&id).ok_or_else(not_found)?;
                 status.set_state(ContainerState::ContainerExited);
                 reply(&Vec::new)
             }
@@ -401,12 +401,13 @@ impl State {
                 reply(&Vec::new)
             }
             "ListContainers" => {
-                let wanted = read::<ListContainersRequest>(message)?
+                let filter = read::<ListContainersRequest>(message)?
                     .filter
                     .and_then(|filter| filter.state);
-                let fits = |status: &ContainerStatus| wanted.as_ref().is_none_or(|wanted| wanted.state == status.state);
+                let matches =
+                    |status: &ContainerStatus| filter.as_ref().is_none_or(|wanted| wanted.state == status.state);
                 let item = |(id, (sandbox, config, status)): (&String, &(String, ContainerConfig, ContainerStatus))| {
-                    fits(status).then(|| Container {
+                    matches(status).then(|| Container {
                         id: id.clone(),
                         pod_sandbox_id: sandbox.clone(),
                         metadata: config.metadata.clone(),
@@ -427,7 +428,7 @@ impl State {
             }
             "ContainerStatus" => {
                 let id = read::<ContainerStatusRequest>(message)?.container_id;
-                let status = self.containers.get(&id).ok_or_else(missing)?.2.clone();
+                let status = self.containers.get(&id).ok_or_else(not_found)?.2.clone();
                 let response = ContainerStatusResponse {
                     status: Some(status),
                     ..ContainerStatusResponse::default()
@@ -464,8 +465,8 @@ impl State {
             "CheckpointContainer" => {
                 let location = PathBuf::from(read::<CheckpointContainerRequest>(message)?.location);
                 match script {
-                    Script::Error(code, text) => Err(Status::new(*code, text)),
-                    Script::Write | Script::Hang => {
+                    CheckpointScript::Error(code, text) => Err(Status::new(*code, text)),
+                    CheckpointScript::Write | CheckpointScript::Hang => {
                         std::fs::write(location, "tar")?;
                         reply(&Vec::new)
                     }

@@ -7,7 +7,7 @@
 //!
 //! By turns, because a machine's disk and memory are of another speed every minute: only ratios within one run say something.
 
-mod contest;
+mod comparison;
 mod plot;
 mod report;
 mod workload;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match options.workload {
         Some(bytes) => workload::run(bytes),
-        None if options.bench => contest::run(&options),
+        None if options.bench => comparison::run(&options),
         None => {
             println!("skipped: measured by scripts/bench-checkpoint alone");
             Ok(())

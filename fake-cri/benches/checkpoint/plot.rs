@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytesize::ByteSize;
 
-use super::contest::{Row, median};
+use super::comparison::{Measurement, median};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
@@ -18,8 +18,8 @@ struct Line {
 }
 
 /// Draws the medians of all sizes.
-pub(crate) fn draw(rows: &[Row]) -> String {
-    let line = |name, colour, times: fn(&Row) -> &[Duration]| Line {
+pub(crate) fn draw(rows: &[Measurement]) -> String {
+    let line = |name, colour, times: fn(&Measurement) -> &[Duration]| Line {
         name,
         colour,
         points: rows
@@ -38,12 +38,12 @@ pub(crate) fn draw(rows: &[Row]) -> String {
     let times = || lines.iter().flat_map(|line| &line.points).map(|(_, time)| ms(*time));
     let (smallest, largest) = (sizes.clone().fold(f64::MAX, f64::min), sizes.fold(1.0, f64::max));
     let (quickest, slowest) = (times().fold(f64::MAX, f64::min), times().fold(0.001, f64::max));
-    let place = |value: f64, from: f64, to: f64, length: f64| match to > from {
+    let scale = |value: f64, from: f64, to: f64, length: f64| match to > from {
         true => (value / from).ln() / (to / from).ln() * length,
         false => length / 2.0,
     };
-    let x = |bytes: u64| MARGIN + place(bytes as f64, smallest, largest, WIDTH - 2.5 * MARGIN);
-    let y = |ms: f64| HEIGHT - MARGIN - place(ms, quickest, slowest, HEIGHT - 2.0 * MARGIN);
+    let x = |bytes: u64| MARGIN + scale(bytes as f64, smallest, largest, WIDTH - 2.5 * MARGIN);
+    let y = |ms: f64| HEIGHT - MARGIN - scale(ms, quickest, slowest, HEIGHT - 2.0 * MARGIN);
 
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -51,10 +51,10 @@ pub(crate) fn draw(rows: &[Row]) -> String {
          <text x=\"{MARGIN}\" y=\"30\" font-size=\"15\">A checkpoint beside cp and criu dump: milliseconds over memory (medians)</text>\n"
     );
     for row in rows {
-        let at = x(row.bytes);
+        let position = x(row.bytes);
         let _ = writeln!(
             svg,
-            "<path d=\"M{at:.1} {MARGIN}V{:.1}\" stroke=\"#eee\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            "<path d=\"M{position:.1} {MARGIN}V{:.1}\" stroke=\"#eee\"/><text x=\"{position:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             HEIGHT - MARGIN,
             HEIGHT - MARGIN + 20.0,
             ByteSize(row.bytes)
@@ -62,13 +62,13 @@ pub(crate) fn draw(rows: &[Row]) -> String {
     }
     let mut tick = 10_f64.powf(quickest.log10().ceil());
     while tick <= slowest {
-        let at = y(tick);
+        let position = y(tick);
         let _ = writeln!(
             svg,
-            "<path d=\"M{MARGIN} {at:.1}H{:.1}\" stroke=\"#eee\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{tick} ms</text>",
+            "<path d=\"M{MARGIN} {position:.1}H{:.1}\" stroke=\"#eee\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{tick} ms</text>",
             WIDTH - 1.5 * MARGIN,
             MARGIN - 6.0,
-            at + 4.0
+            position + 4.0
         );
         tick *= 10.0;
     }

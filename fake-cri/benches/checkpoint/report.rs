@@ -5,15 +5,15 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::Context as _;
 use bytesize::ByteSize;
 
-use super::contest::{Row, median};
+use super::comparison::{Measurement, median};
 
 /// What RSS may come to (docs: the goals).
-const MOST_RESIDENT: u64 = 64 << 20;
+const MAX_RSS_BYTES: u64 = 64 << 20;
 /// How much longer than a fork a container may stand.
-const MOST_FORKS: f64 = 2.0;
+const MAX_FROZEN_FORKS: f64 = 2.0;
 
 /// Writes the page; `plot` is shown in it, so it should lie beside it.
-pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Row]) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Measurement]) -> anyhow::Result<()> {
     let plot = plot.file_name().context("the plot has a name")?.to_string_lossy();
     let mut page = format!(
         "# Performance\n\n\
@@ -24,18 +24,18 @@ pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Row]) -> an
          Machine: {}.\n\n![time over size]({plot})\n\n\
          | memory | CheckpointContainer | `cp` | `criu dump` | own `fork()` | frozen | frozen by CRIU | RSS of fake-cri | RSS of the shim |\n\
          |---|---|---|---|---|---|---|---|---|\n",
-        machine()
+        machine_description()
     );
     for row in rows {
         page += &format!(
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
             ByteSize(row.bytes),
             time(&row.checkpoint),
-            beside(&row.copy, &row.checkpoint),
-            beside(&row.criu, &row.checkpoint),
+            with_ratio(&row.copy, &row.checkpoint),
+            with_ratio(&row.criu, &row.checkpoint),
             time(&row.fork),
-            beside(&row.frozen, &row.fork),
-            beside(&row.criu_frozen, &row.fork),
+            with_ratio(&row.frozen, &row.fork),
+            with_ratio(&row.criu_frozen, &row.fork),
             ByteSize(row.resident[0]),
             ByteSize(row.resident[1]),
         );
@@ -48,38 +48,38 @@ pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Row]) -> an
             page += &goal(
                 &format!("{size}: faster than `cp`"),
                 ratio(&row.copy, &row.checkpoint),
-                |seen| seen > 1.0,
+                |ratio| ratio > 1.0,
             );
         }
         page += &goal(
             &format!("{size}: never slower than `criu dump`"),
             ratio(&row.criu, &row.checkpoint),
-            |seen| seen >= 1.0,
+            |ratio| ratio >= 1.0,
         );
         page += &goal(
-            &format!("{size}: frozen at most {MOST_FORKS} forks"),
+            &format!("{size}: frozen at most {MAX_FROZEN_FORKS} forks"),
             ratio(&row.frozen, &row.fork),
-            |seen| seen <= MOST_FORKS,
+            |ratio| ratio <= MAX_FROZEN_FORKS,
         );
-        let most = row.resident[0].max(row.resident[1]);
+        let peak_rss = row.resident[0].max(row.resident[1]);
         page += &format!(
             "| {size}: RSS below {} | {}, {} |\n",
-            ByteSize(MOST_RESIDENT),
-            ByteSize(most),
-            reached(most < MOST_RESIDENT)
+            ByteSize(MAX_RSS_BYTES),
+            ByteSize(peak_rss),
+            verdict(peak_rss < MAX_RSS_BYTES)
         );
     }
     fs::write(path, page).with_context(|| format!("write {}", path.display()))
 }
 
-fn goal(what: &str, seen: Option<f64>, holds: impl Fn(f64) -> bool) -> String {
-    match seen {
-        Some(seen) => format!("| {what} | {seen:.2}, {} |\n", reached(holds(seen))),
+fn goal(what: &str, ratio: Option<f64>, holds: impl Fn(f64) -> bool) -> String {
+    match ratio {
+        Some(ratio) => format!("| {what} | {ratio:.2}, {} |\n", verdict(holds(ratio))),
         None => format!("| {what} | not measured |\n"),
     }
 }
 
-fn reached(holds: bool) -> &'static str {
+fn verdict(holds: bool) -> &'static str {
     if holds { "reached" } else { "**not reached**" }
 }
 
@@ -91,7 +91,7 @@ fn ratio(times: &[Duration], to: &[Duration]) -> Option<f64> {
     Some(median(times)?.as_secs_f64() / median(to)?.as_secs_f64())
 }
 
-fn beside(times: &[Duration], to: &[Duration]) -> String {
+fn with_ratio(times: &[Duration], to: &[Duration]) -> String {
     match ratio(times, to) {
         Some(ratio) => format!("{} ({ratio:.2})", time(times)),
         None => "-".to_owned(),
@@ -99,7 +99,7 @@ fn beside(times: &[Duration], to: &[Duration]) -> String {
 }
 
 /// The processors and the kernel.
-fn machine() -> String {
+fn machine_description() -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use fake_cri::process::workload;
+use fake_cri::process::workload_syscalls;
 use nix::sys::{
     prctl,
     signal::{SigSet, Signal},
@@ -26,11 +26,11 @@ pub(crate) fn run(bytes: u64) -> anyhow::Result<()> {
     }
     println!("ready");
     loop {
-        if workload::wait_for_signal(&signals, Instant::now() + Duration::from_secs(3600))?.is_none() {
+        if workload_syscalls::wait_for_signal(&signals, Instant::now() + Duration::from_secs(3600))?.is_none() {
             continue;
         }
         let began = Instant::now();
-        let Some(child) = workload::fork().context("fork")? else {
+        let Some(child) = workload_syscalls::fork().context("fork")? else {
             // Its memory is what it was forked for.
             std::process::exit(i32::from(memory.is_empty()));
         };

@@ -1,5 +1,5 @@
 //! The stand-in alone: a small program for images of containers that runtimes other than fake-cri run.
 
 fn main() {
-    fake_cri::stand_in::run()
+    fake_cri::workload::run()
 }

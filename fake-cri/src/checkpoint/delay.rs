@@ -16,13 +16,13 @@ use super::{Delay, DelayMemory};
 impl Delay {
     /// How long a checkpoint of this many bytes takes at least. Never panics: a time that no clock can count is
     /// [`Duration::MAX`].
-    pub fn time(&self, memory: u64) -> Duration {
+    pub fn duration(&self, memory: u64) -> Duration {
         let transfer = match self.rate {
             None => 0.0,
             // A rate of nothing would never end.
             Some(rate) => memory as f64 / rate.max(1) as f64,
         };
-        let seconds = (self.base.as_secs_f64() + transfer) * self.factor.max(0.0);
+        let seconds = (self.base.as_secs_f64() + transfer) * self.jitter_factor.max(0.0);
         Duration::try_from_secs_f64(seconds).unwrap_or(if seconds.is_nan() {
             Duration::ZERO
         } else {
@@ -32,11 +32,11 @@ impl Delay {
 
     /// The factor of one draw of the jitter: evenly spread over `1 - percent/100 .. 1 + percent/100`, never below 0. The same
     /// seed and draw give the same factor, on every machine.
-    pub fn factor(seed: u64, draw: u64, percent: f64) -> f64 {
-        let bits = mix(mix(seed).wrapping_add(draw));
+    pub fn draw_jitter(seed: u64, draw: u64, percent: f64) -> f64 {
+        let bits = splitmix64(splitmix64(seed).wrapping_add(draw));
         // 53 bits are what a double holds exactly.
-        let unit = (bits >> 11) as f64 / (1_u64 << 53) as f64;
-        (1.0 + percent / 100.0 * (2.0 * unit - 1.0)).max(0.0)
+        let fraction = (bits >> 11) as f64 / (1_u64 << 53) as f64;
+        (1.0 + percent / 100.0 * (2.0 * fraction - 1.0)).max(0.0)
     }
 
     /// The bytes that count, asking for those of the processes only where they do.
@@ -50,7 +50,7 @@ impl Delay {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): spreads a counter over all 64 bits.
-fn mix(counter: u64) -> u64 {
+fn splitmix64(counter: u64) -> u64 {
     let mut bits = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -63,15 +63,15 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::checkpoint::DelayIn;
+    use crate::checkpoint::DelayPhase;
 
     fn delay(base_ms: u64, rate: Option<u64>, factor: f64) -> Delay {
         Delay {
             base: Duration::from_millis(base_ms),
             rate,
-            factor,
+            jitter_factor: factor,
             memory: DelayMemory::Rss,
-            within: DelayIn::Write,
+            phase: DelayPhase::Write,
         }
     }
 
@@ -81,7 +81,7 @@ mod tests {
     #[case(0, Some(1 << 30), 2.0, 1 << 29, 1000)]
     #[case(250, None, 1.0, u64::MAX, 250)]
     #[case(250, None, 0.0, 7, 0)]
-    fn the_formula_holds(
+    fn delay_follows_the_formula(
         #[case] base_ms: u64,
         #[case] rate: Option<u64>,
         #[case] factor: f64,
@@ -89,40 +89,42 @@ mod tests {
         #[case] expected_ms: u64,
     ) {
         assert_eq!(
-            delay(base_ms, rate, factor).time(memory),
+            delay(base_ms, rate, factor).duration(memory),
             Duration::from_millis(expected_ms)
         );
     }
 
     proptest! {
         #[test]
-        fn time_is_monotone_in_memory(
+        fn delay_grows_with_memory(
             base_ms in 0_u64..100_000,
             rate in proptest::option::of(0_u64..),
             (seed, draw) in any::<(u64, u64)>(),
             percent in 0.0..300.0,
             (a, b) in any::<(u64, u64)>(),
         ) {
-            let delay = delay(base_ms, rate, Delay::factor(seed, draw, percent));
-            prop_assert!(delay.time(a.min(b)) <= delay.time(a.max(b)));
+            let delay = delay(base_ms, rate, Delay::draw_jitter(seed, draw, percent));
+            prop_assert!(delay.duration(a.min(b)) <= delay.duration(a.max(b)));
         }
 
         #[test]
-        fn a_factor_stays_within_its_percents(seed: u64, draw: u64, percent in 0.0..100.0) {
-            let factor = Delay::factor(seed, draw, percent);
+        fn jitter_stays_within_its_percentage(seed: u64, draw: u64, percent in 0.0..100.0) {
+            let factor = Delay::draw_jitter(seed, draw, percent);
             prop_assert!((factor - 1.0).abs() <= percent / 100.0 + 1e-12);
-            prop_assert_eq!(factor.to_bits(), Delay::factor(seed, draw, percent).to_bits());
+            prop_assert_eq!(factor.to_bits(), Delay::draw_jitter(seed, draw, percent).to_bits());
         }
 
         #[test]
-        fn any_delay_has_a_time(base in any::<u32>(), rate in proptest::option::of(any::<u64>()), factor in any::<f64>(), memory: u64) {
-            let _ = delay(u64::from(base), rate, factor).time(memory);
+        fn delay_never_panics(base in any::<u32>(), rate in proptest::option::of(any::<u64>()), factor in any::<f64>(), memory: u64) {
+            let _ = delay(u64::from(base), rate, factor).duration(memory);
         }
     }
 
     #[test]
-    fn draws_differ() {
-        let mut factors: Vec<_> = (0..100).map(|draw| Delay::factor(7, draw, 10.0).to_bits()).collect();
+    fn jitter_draws_differ() {
+        let mut factors: Vec<_> = (0..100)
+            .map(|draw| Delay::draw_jitter(7, draw, 10.0).to_bits())
+            .collect();
         factors.sort_unstable();
         factors.dedup();
         assert_eq!(factors.len(), 100);

@@ -28,22 +28,22 @@ use std::{
 use cri_proto::document::ROOTFS_DIFF;
 
 use super::{
-    DelayIn, Failure, Freeze, Host, Job, Phase, Quirk, Report,
+    Defect, DelayPhase, Failure, Freeze, Host, Job, Phase, Report,
     archive::Archive,
-    capture::{self, Eyes},
-    copying::{Copying, Unfit},
+    archive_writer::{ArchiveWriter, DumpOutcome},
+    cancel::CancelToken,
+    cgroup_freezer,
+    dump::{self, StateSource},
+    dump_log::DumpLog,
     error::Error,
-    fault::{self, Faults},
-    freeze::Frozen,
-    freezer,
-    log::DumpLog,
-    outlook::Outlook,
-    pages::Times,
+    fault::{self, PendingFaults},
+    freeze::FrozenContainer,
+    pages::PageTimes,
+    prescan::Prescan,
+    snapshot_fork::{SnapshotBuilder, SnapshotRefused},
     stats,
-    watch::Watch,
-    write::{Moved, Write},
 };
-use crate::process::{family, proc, processor::Aside};
+use crate::process::{affinity::AvoidCpuGuard, proc_files, pstree};
 
 /// Checkpoints a container. Blocks until it is done; the caller must be a thread that may.
 ///
@@ -53,250 +53,253 @@ use crate::process::{family, proc, processor::Aside};
 ///
 /// The container runs on and nothing is left at the location, unless a fault of the job says otherwise.
 pub fn run(job: &Job, host: &dyn Host) -> Result<Report, Failure> {
-    supported().map_err(Failure::from)?;
+    check_supported().map_err(Failure::from)?;
     let result = thread::scope(|scope| {
         let tracer = thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn_scoped(scope, || checkpoint(job, host))
-            .map_err(Error::Tracer)?;
-        tracer.join().unwrap_or(Err(Error::Panicked))
+            .map_err(Error::SpawnTracer)?;
+        tracer.join().unwrap_or(Err(Error::TracerPanicked))
     });
     Ok(result?)
 }
 
 /// Whether checkpoints are built for this machine.
-fn supported() -> Result<(), Error> {
+fn check_supported() -> Result<(), Error> {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return Err(Error::Architecture);
+    return Err(Error::UnsupportedArch);
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
         Ok(Some(4096)) | Ok(None) | Err(_) => Ok(()),
-        Ok(Some(other)) => Err(Error::PageSize(other)),
+        Ok(Some(other)) => Err(Error::UnsupportedPageSize(other)),
     }
 }
 
 fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
-    let watch = Watch::start(host, job.deadline);
-    let log = DumpLog::new(watch.started());
-    let mut faults = Faults::new(job.injections.clone());
+    let cancel = CancelToken::new(host, job.deadline);
+    let log = DumpLog::new(cancel.started());
+    let mut faults = PendingFaults::new(job.injections.clone());
     let mut archive = match Archive::create(&job.temporary, &job.location) {
         Ok(archive) => archive,
         Err(error) => {
-            fault::afterwards(job, host, None, Some(&error), watch.started().elapsed());
+            fault::apply_side_effects(job, host, None, Some(&error), cancel.started().elapsed());
             return Err(error);
         }
     };
-    let result = fill(job, host, &mut archive, &watch, &mut faults, log);
-    let took = watch.started().elapsed();
-    fault::afterwards(job, host, Some(&mut archive), result.as_ref().err(), took);
+    let result = run_phases(job, host, &mut archive, &cancel, &mut faults, log);
+    let elapsed = cancel.started().elapsed();
+    fault::apply_side_effects(job, host, Some(&mut archive), result.as_ref().err(), elapsed);
     result
 }
 
 /// From the freeze to the rename.
-fn fill(
+fn run_phases(
     job: &Job,
     host: &dyn Host,
     archive: &mut Archive,
-    watch: &Watch<'_>,
-    faults: &mut Faults,
+    cancel: &CancelToken<'_>,
+    faults: &mut PendingFaults,
     mut log: DumpLog,
 ) -> Result<Report, Error> {
-    if faults.has(Quirk::IgnoreNoSpace) {
+    if faults.has_defect(Defect::IgnoreNoSpace) {
         archive.ignore_no_space();
     }
-    let shape = capture::Shape {
-        first_process_alone: faults.has(Quirk::OnlyFirstProcess),
-        without_last_threads: faults.has(Quirk::LoseThread),
+    let omitted = dump::OmittedTasks {
+        all_but_init: faults.has_defect(Defect::OnlyFirstProcess),
+        last_threads: faults.has_defect(Defect::LoseThread),
     };
-    let late_log = faults.has(Quirk::LateLog);
-    let mut enter = |phase, archive: &mut Archive| {
-        host.phase(phase);
-        watch.check()?;
-        faults.act(phase, archive, host, watch)?;
+    let late_log = faults.has_defect(Defect::LateLog);
+    let mut begin_phase = |phase, archive: &mut Archive| {
+        host.on_phase(phase);
+        cancel.check()?;
+        faults.begin_phase(phase, archive, host, cancel)?;
         Ok::<_, Error>(faults.leave_frozen)
     };
 
-    let leave = enter(Phase::Freeze, archive)?;
-    freezer::refuse_frozen(&host.members().map_err(Error::Members)?)?;
-    let surroundings = capture::Surroundings::own(family::living_thread(job.init.pid));
-    let outlook = outlook(job, host)?;
+    let leave_stopped = begin_phase(Phase::Freeze, archive)?;
+    cgroup_freezer::refuse_frozen(&host.members().map_err(Error::ListMembers)?)?;
+    let dumper = dump::DumperContext::read(pstree::live_thread(job.init.pid));
+    let prescan = collect_prescan(job, host)?;
     log.info(format_args!("looked at what runs"));
     // What it is to be asked it answers while the rest is read.
-    let aside = Aside::of(job.init.pid);
-    let mut frozen =
-        Frozen::freeze(host, watch, job.freeze_bound, &mut log).map_err(|error| named_freezer(host, error))?;
-    frozen.leave_stopped(leave);
-    frozen.leave_stopped(enter(Phase::Capture, archive)?);
-    let found = capture::find(&frozen, job.init, shape, outlook.as_ref().ok(), watch, &mut log)?;
-    let copying = Copying::begin(host, &frozen, &found, outlook, job.freeze_bound, &mut log)?;
-    let mut standing = found.read(job.init, &surroundings, watch, &mut log)?;
+    let avoid_cpu = AvoidCpuGuard::of_task(job.init.pid);
+    let mut frozen = FrozenContainer::freeze(host, cancel, job.freeze_bound, &mut log)
+        .map_err(|error| frozen_cgroup_error(host, error))?;
+    frozen.leave_stopped(leave_stopped);
+    frozen.leave_stopped(begin_phase(Phase::Capture, archive)?);
+    let frozen_scan = dump::scan_frozen(&frozen, job.init, omitted, prescan.as_ref().ok(), cancel, &mut log)?;
+    let builder = SnapshotBuilder::begin(host, &frozen, &frozen_scan, prescan, job.freeze_bound, &mut log)?;
+    let mut frozen_dump = frozen_scan.read(job.init, &dumper, cancel, &mut log)?;
     log.info(format_args!("read what stands"));
-    let (answers, twins) = copying.end(&mut log)?;
-    standing.told(&answers);
-    if twins.is_err() {
-        standing.ask_inherited(&mut log)?;
+    let (answers, snapshots) = builder.finish(&mut log)?;
+    frozen_dump.merge_query_results(&answers);
+    if snapshots.is_err() {
+        frozen_dump.query_fork_states(&mut log)?;
     }
     let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
-    all_carried(job, &log)?;
+    check_strict(job, &log)?;
 
-    frozen.leave_stopped(enter(Phase::Write, archive)?);
+    frozen.leave_stopped(begin_phase(Phase::Write, archive)?);
     if !job.injections.is_empty() {
-        frozen.still_stands()?;
+        frozen.check_alive()?;
     }
-    let until = job.delay.as_ref().map(|delay| {
-        let memory = delay.counted_memory(|| resident(&frozen), || proportional(&frozen));
-        (delay.within, watch.started().checked_add(delay.time(memory)))
+    let delay_until = job.delay.as_ref().map(|delay| {
+        let memory = delay.counted_memory(|| resident_bytes(&frozen), || proportional_bytes(&frozen));
+        (delay.phase, cancel.started().checked_add(delay.duration(memory)))
     });
     let freezing_time = frozen.freezing_time();
-    let mut write = Write {
+    let mut writer = ArchiveWriter {
         archive,
-        blanks: fault::blanks(job, &frozen),
-        watch,
+        zeroed: fault::zeroed_regions(job, &frozen),
+        cancel,
     };
-    let moved = match twins {
-        Ok(twins) => write.read_copies((frozen, aside), standing, twins, &mut log)?,
-        Err(unfit) => {
+    let outcome = match snapshots {
+        Ok(snapshots) => writer.dump_snapshots((frozen, avoid_cpu), frozen_dump, snapshots, &mut log)?,
+        Err(refused) => {
             // All processors may read what stands for so long.
-            drop(aside);
-            log.info(format_args!("stands still until all is read: {unfit}"));
-            let (times, capture) = match fault::images_from(job) {
-                Some(earlier) => {
-                    write.earlier_images(earlier)?;
-                    let capture = standing.finish(Eyes::Originals, watch, &mut log)?;
-                    (Times::default(), capture)
+            drop(avoid_cpu);
+            log.info(format_args!("stands still until all is read: {refused}"));
+            let (times, image_set) = match fault::images_source(job) {
+                Some(earlier_archive) => {
+                    writer.copy_earlier_images(earlier_archive)?;
+                    let image_set = frozen_dump.finish(StateSource::Originals, cancel, &mut log)?;
+                    (PageTimes::default(), image_set)
                 }
-                None => write.read_originals(standing, &mut log)?,
+                None => writer.dump_originals(frozen_dump, &mut log)?,
             };
-            if let Some((DelayIn::Freeze, until)) = until {
-                wait(watch, until)?;
+            if let Some((DelayPhase::Freeze, until)) = delay_until {
+                wait_for_delay(cancel, until)?;
             }
-            let still_at = frozen.still_at();
-            let frozen_for = frozen.thaw();
-            Moved {
-                capture,
+            let all_stopped_at = frozen.all_stopped_at();
+            let frozen_total = frozen.thaw();
+            DumpOutcome {
+                image_set,
                 times,
-                frozen_time: still_at.elapsed(),
-                frozen_for,
-                copied: false,
+                frozen_time: all_stopped_at.elapsed(),
+                frozen_total,
+                used_snapshot: false,
             }
         }
     };
-    let capture = &moved.capture;
+    let image_set = &outcome.image_set;
     if late_log {
-        watch.wait_until(Instant::now() + fault::LATE)?;
+        cancel.wait_until(Instant::now() + fault::LATE_LOG_DELAY)?;
         container_log = ContainerLog::open(job.log.as_deref(), &mut log);
     }
-    log.info(format_args!("let everything go after {:?}", moved.frozen_for));
+    log.info(format_args!("let everything go after {:?}", outcome.frozen_total));
 
     for document in &job.documents {
-        archive.member(&document.name, document.content.as_bytes())?;
+        archive.add_member(&document.name, document.content.as_bytes())?;
     }
-    container_log.write(job.layout.log_member(), archive, watch, &mut log)?;
+    container_log.write(job.layout.log_member(), archive, cancel, &mut log)?;
     // Nothing of the root filesystem is the container's own: its processes run on the host's.
     if job.layout.has_empty_diff() {
-        archive.member(ROOTFS_DIFF, &[0; 1024])?;
+        archive.add_member(ROOTFS_DIFF, &[0; 1024])?;
     }
-    let stats = stats::Times {
+    let stats = stats::DumpTimes {
         freezing_time,
-        frozen_time: moved.frozen_time,
-        memdump_time: moved.times.reading,
-        memwrite_time: moved.times.writing,
+        frozen_time: outcome.frozen_time,
+        memdump_time: outcome.times.read_time,
+        memwrite_time: outcome.times.write_time,
     };
-    archive.member("stats-dump", &stats.encode(capture))?;
-    if let Some((DelayIn::Write, until)) = until {
-        wait(watch, until)?;
+    archive.add_member("stats-dump", &stats.encode(image_set))?;
+    if let Some((DelayPhase::Write, until)) = delay_until {
+        wait_for_delay(cancel, until)?;
     }
-    log.info(format_args!("wrote {} pages", capture.pages()));
-    all_carried(job, &log)?;
-    archive.member("dump.log", log.into_text().as_bytes())?;
-    archive.finish()?;
+    log.info(format_args!("wrote {} pages", image_set.pages()));
+    check_strict(job, &log)?;
+    archive.add_member("dump.log", log.into_text().as_bytes())?;
+    archive.end_archive()?;
 
-    if enter(Phase::Finish, archive)? && !frozen_left(&job.injections) {
+    if begin_phase(Phase::Finish, archive)? && !already_left_frozen(&job.injections) {
         // The thaw is over, so the stop is sent to those that run.
-        for member in host.members().map_err(Error::Members)? {
-            fault::signal(member, libc::SIGSTOP);
+        for member in host.members().map_err(Error::ListMembers)? {
+            fault::signal_process(member, libc::SIGSTOP);
         }
     }
-    let appears = faults.shape(archive)?;
-    watch.check()?;
-    let archive_bytes = match appears {
-        true => archive.place(&job.location, job.fsync)?,
+    let should_persist = faults.apply_to_archive(archive)?;
+    cancel.check()?;
+    let archive_bytes = match should_persist {
+        true => archive.persist(&job.location, job.fsync)?,
         false => 0,
     };
-    if let Some(percent) = faults.partial() {
-        return Err(Error::LeftPartial {
+    if let Some(percent) = faults.partial_percent() {
+        return Err(Error::PartialArchive {
             percent,
             path: job.location.clone(),
         });
     }
     Ok(Report {
-        processes: capture.processes,
-        threads: capture.threads,
+        processes: image_set.processes,
+        threads: image_set.threads,
         archive_bytes,
-        pages: capture.pages(),
-        frozen: moved.frozen_for,
-        copied: moved.copied,
-        total: watch.started().elapsed(),
+        pages: image_set.pages(),
+        frozen_time: outcome.frozen_total,
+        used_snapshot: outcome.used_snapshot,
+        total_time: cancel.started().elapsed(),
     })
 }
 
 /// A thread that did not stop because its cgroup was frozen meanwhile: the freezer is what is wrong.
-fn named_freezer(host: &dyn Host, error: Error) -> Error {
+fn frozen_cgroup_error(host: &dyn Host, error: Error) -> Error {
     let Error::Freeze { .. } = error else { return error };
     let members = host.members().unwrap_or_default();
-    freezer::refuse_frozen(&members).err().unwrap_or(error)
+    cgroup_freezer::refuse_frozen(&members).err().unwrap_or(error)
 }
 
 /// Fails when the job is strict and something was lost.
-fn all_carried(job: &Job, log: &DumpLog) -> Result<(), Error> {
-    match log.all_lost().filter(|_| job.strict) {
-        Some(lost) => Err(Error::NotCarried(lost)),
+fn check_strict(job: &Job, log: &DumpLog) -> Result<(), Error> {
+    match log.unsupported_summary().filter(|_| job.strict) {
+        Some(summary) => Err(Error::UnsupportedState(summary)),
         None => Ok(()),
     }
 }
 
 /// Whether a fault of an earlier phase already left the container frozen at the thaw.
-fn frozen_left(injections: &[super::Injection]) -> bool {
+fn already_left_frozen(injections: &[super::Injection]) -> bool {
     injections
         .iter()
-        .any(|injection| injection.effect == super::Effect::LeaveFrozen && injection.phase < Phase::Finish)
+        .any(|injection| injection.effect == super::InjectedEffect::LeaveFrozen && injection.phase < Phase::Finish)
 }
 
 /// Looks at a container that shall be copied; the inner error says why it shall not.
-fn outlook(job: &Job, host: &dyn Host) -> Result<Result<Outlook, Unfit>, Error> {
+fn collect_prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, SnapshotRefused>, Error> {
     if job.freeze == Freeze::Whole {
-        return Ok(Err(Unfit::Asked));
+        return Ok(Err(SnapshotRefused::DisabledByFlag));
     }
-    let stands = |delay: &super::Delay| delay.within == DelayIn::Freeze;
-    if job.delay.as_ref().is_some_and(stands) || fault::images_from(job).is_some() {
-        return Ok(Err(Unfit::Modelled));
+    let freezes = |delay: &super::Delay| delay.phase == DelayPhase::Freeze;
+    if job.delay.as_ref().is_some_and(freezes) || fault::images_source(job).is_some() {
+        return Ok(Err(SnapshotRefused::FaultOrDelay));
     }
-    Ok(Outlook::take(host)?.map_err(Unfit::from))
+    Ok(Prescan::collect(host)?.map_err(SnapshotRefused::from))
 }
 
 /// Waits until the modelled time is over; a time that no clock can count is waited for without end.
-fn wait(watch: &Watch<'_>, until: Option<Instant>) -> Result<(), Error> {
+fn wait_for_delay(cancel: &CancelToken<'_>, until: Option<Instant>) -> Result<(), Error> {
     match until {
-        Some(until) => watch.wait_until(until),
-        None => Err(watch.hang()),
+        Some(until) => cancel.wait_until(until),
+        None => Err(cancel.block_until_cancelled()),
     }
 }
 
 /// The bytes of all processes that are in memory.
-fn resident(frozen: &Frozen<'_>) -> u64 {
-    sum(frozen, |tid| {
-        let status = proc::status(tid).ok()?;
+fn resident_bytes(frozen: &FrozenContainer<'_>) -> u64 {
+    sum_over_processes(frozen, |tid| {
+        let status = proc_files::status(tid).ok()?;
         Some(status.vmrss.unwrap_or(0) * 1024)
     })
 }
 
 /// The same, a shared page counted by its sharers.
-fn proportional(frozen: &Frozen<'_>) -> u64 {
-    sum(frozen, proc::proportional_set)
+fn proportional_bytes(frozen: &FrozenContainer<'_>) -> u64 {
+    sum_over_processes(frozen, proc_files::pss_bytes)
 }
 
-fn sum(frozen: &Frozen<'_>, bytes: impl Fn(i32) -> Option<u64>) -> u64 {
-    frozen.processes().filter_map(|process| bytes(process.window()?)).sum()
+fn sum_over_processes(frozen: &FrozenContainer<'_>, bytes: impl Fn(i32) -> Option<u64>) -> u64 {
+    frozen
+        .processes()
+        .filter_map(|process| bytes(process.proc_tid()?))
+        .sum()
 }
 
 /// The container's log, held open from the freeze on, so that a rotation meanwhile changes nothing.
@@ -322,25 +325,31 @@ impl ContainerLog {
         match opened {
             Ok(opened) => Self(Some(opened)),
             Err(error) => {
-                log.lost(format_args!("the container's log {}: {error}", path.display()));
+                log.unsupported(format_args!("the container's log {}: {error}", path.display()));
                 Self(None)
             }
         }
     }
 
     /// Writes what it held at the freeze.
-    fn write(&mut self, name: &str, archive: &mut Archive, watch: &Watch<'_>, log: &mut DumpLog) -> Result<(), Error> {
+    fn write(
+        &mut self,
+        name: &str,
+        archive: &mut Archive,
+        cancel: &CancelToken<'_>,
+        log: &mut DumpLog,
+    ) -> Result<(), Error> {
         let Some((file, size)) = &mut self.0 else {
-            return archive.member(name, &[]);
+            return archive.add_member(name, &[]);
         };
-        if archive.begin(name, *size)? {
-            let lacking = archive.copy(file, watch)?;
-            if lacking > 0 {
-                log.lost(format_args!(
-                    "{lacking} bytes of the container's log, which was cut meanwhile"
+        if archive.begin_member(name, *size)? {
+            let missing_bytes = archive.copy_from(file, cancel)?;
+            if missing_bytes > 0 {
+                log.unsupported(format_args!(
+                    "{missing_bytes} bytes of the container's log, which was cut meanwhile"
                 ));
             }
-            archive.end()?;
+            archive.end_member()?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use super::{ErrorKind, Failure, location::LocationError};
-use crate::process::proc;
+use crate::process::proc_files;
 
 /// A failure inside the engine. The messages finish "failed to checkpoint: ...".
 #[derive(Debug, thiserror::Error)]
@@ -13,11 +13,11 @@ pub(crate) enum Error {
     #[error("the deadline passed")]
     DeadlineExceeded,
     #[error("process {pid} of the container has ended")]
-    Ended { pid: i32 },
+    TaskExited { pid: i32 },
     #[error("the container has no running process")]
-    Empty,
+    NoRunningProcess,
     #[error("list the container's processes: {0}")]
-    Members(io::Error),
+    ListMembers(io::Error),
     #[error(
         "freeze the container: process {pid} ({command}), thread {tid}: {reason}; every process was let go and runs on"
     )]
@@ -38,50 +38,54 @@ pub(crate) enum Error {
     #[error(
         "freeze the container: new processes and threads kept appearing for {0:?}; every process was let go and runs on"
     )]
-    Restless(Duration),
-    #[error("read {what} of process {pid}: {source}")]
-    Capture { pid: i32, what: String, source: io::Error },
-    #[error("{what} {path}: {source}")]
+    FreezeUnstable(Duration),
+    #[error("read {subject} of process {pid}: {source}")]
+    Capture {
+        pid: i32,
+        subject: String,
+        source: io::Error,
+    },
+    #[error("{action} {path}: {source}")]
     Write {
-        what: &'static str,
+        action: &'static str,
         path: PathBuf,
         source: io::Error,
     },
     #[error("the folder of {0} does not exist")]
-    FolderMissing(PathBuf),
+    DirectoryMissing(PathBuf),
     #[error(transparent)]
     Location(LocationError),
     #[error("carry the whole state, which --strict-capture asks for; what is not carried: {0}")]
-    NotCarried(String),
+    UnsupportedState(String),
     #[error("{message}")]
     Injected { code: i32, message: String },
     #[error("a fault left {percent} % of the archive at {path}")]
-    LeftPartial { percent: u8, path: PathBuf },
+    PartialArchive { percent: u8, path: PathBuf },
     #[error("checkpoints are not built for {}", std::env::consts::ARCH)]
     #[cfg_attr(
         any(target_arch = "x86_64", target_arch = "aarch64"),
         expect(dead_code, reason = "this architecture is built")
     )]
-    Architecture,
+    UnsupportedArch,
     #[error("pages of {0} bytes are not supported, only of 4096")]
-    PageSize(i64),
+    UnsupportedPageSize(i64),
     #[error("start the tracer: {0}")]
-    Tracer(io::Error),
+    SpawnTracer(io::Error),
     #[error("the tracer panicked; every process was let go and runs on")]
-    Panicked,
+    TracerPanicked,
 }
 
 /// Why a thread would not stand still.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FreezeReason {
     #[error("it is traced by process {0}, and there is only one tracer at a time")]
-    ForeignTracer(i32),
+    OtherTracer(i32),
     #[error("it may not be traced: {0}")]
-    Refused(&'static str),
+    TraceDenied(&'static str),
     #[error("it waits in vfork for its child until that calls exec or exits (waited {0:?})")]
     Vfork(Duration),
-    #[error("it is in uninterruptible sleep (state D{place}) and did not leave it within {bound:?}")]
-    Uninterruptible { place: String, bound: Duration },
+    #[error("it is in uninterruptible sleep (state D{wchan}) and did not leave it within {bound:?}")]
+    Uninterruptible { wchan: String, bound: Duration },
     #[error("it did not stop within {0:?} (state {1})")]
     Unresponsive(Duration, char),
     #[error("{0}")]
@@ -90,14 +94,14 @@ pub(crate) enum FreezeReason {
 
 impl Error {
     /// Reading something of a process failed. A process that is gone, or about to be, is told apart, whatever the kernel said of it.
-    pub(crate) fn capture(pid: i32, what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn capture(pid: i32, subject: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
-        if source.raw_os_error() == Some(libc::ESRCH) || proc::has_ended(pid) {
-            return Self::Ended { pid };
+        if source.raw_os_error() == Some(libc::ESRCH) || proc_files::is_dead(pid) {
+            return Self::TaskExited { pid };
         }
         Self::Capture {
             pid,
-            what: what.into(),
+            subject: subject.into(),
             source,
         }
     }
@@ -106,24 +110,26 @@ impl Error {
         match self {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-            Self::Ended { .. } | Self::Empty => ErrorKind::NotRunning,
-            Self::Freeze { .. } | Self::Restless(_) => ErrorKind::Freeze,
+            Self::TaskExited { .. } | Self::NoRunningProcess => ErrorKind::NotRunning,
+            Self::Freeze { .. } | Self::FreezeUnstable(_) => ErrorKind::Freeze,
             Self::FrozenCgroup { .. } => ErrorKind::FrozenCgroup,
-            Self::Members(_) | Self::Capture { .. } | Self::Tracer(_) | Self::Panicked => ErrorKind::Capture,
+            Self::ListMembers(_) | Self::Capture { .. } | Self::SpawnTracer(_) | Self::TracerPanicked => {
+                ErrorKind::Capture
+            }
             Self::Write { source, .. } => match source.raw_os_error() {
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
                 _ => ErrorKind::Write,
             },
-            Self::NotCarried(_) => ErrorKind::NotCarried,
-            Self::LeftPartial { .. } => ErrorKind::Write,
-            Self::FolderMissing(_) => ErrorKind::FolderMissing,
+            Self::UnsupportedState(_) => ErrorKind::UnsupportedState,
+            Self::PartialArchive { .. } => ErrorKind::Write,
+            Self::DirectoryMissing(_) => ErrorKind::DirectoryMissing,
             Self::Location(LocationError::Unreadable { source, .. }) => match source.raw_os_error() {
                 Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
                 _ => ErrorKind::Write,
             },
             Self::Location(_) => ErrorKind::Location,
             Self::Injected { code, .. } => ErrorKind::Injected(*code),
-            Self::Architecture | Self::PageSize(_) => ErrorKind::Unsupported,
+            Self::UnsupportedArch | Self::UnsupportedPageSize(_) => ErrorKind::UnsupportedPlatform,
         }
     }
 }

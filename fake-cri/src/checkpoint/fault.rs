@@ -14,34 +14,34 @@ use globset::Glob;
 use nix::errno::Errno;
 
 use super::{
-    Aftermath, Effect, Ending, Host, Injection, Job, Phase, Quirk, Region, archive::Archive, error::Error,
-    freeze::Frozen, watch::Watch,
+    CallOutcome, Defect, Host, InjectedEffect, Injection, Job, MemoryRegion, Phase, SideEffect, archive::Archive,
+    cancel::CancelToken, error::Error, freeze::FrozenContainer,
 };
-use crate::process::{ProcessId, proc};
+use crate::process::{ProcessId, proc_files};
 
 /// How long a killed container may take to be gone before the checkpoint goes on.
-const KILL_BOUND: Duration = Duration::from_secs(2);
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What injections left to do later.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
+pub(crate) struct PendingFaults {
     injections: Vec<Injection>,
-    form: Form,
+    archive_defects: ArchiveDefects,
     /// The container's processes are left stopped.
     pub(crate) leave_frozen: bool,
 }
 
 /// How the archive ends.
 #[derive(Debug, Default)]
-struct Form {
-    partial: Option<u8>,
-    cut: Option<u8>,
+struct ArchiveDefects {
+    partial_percent: Option<u8>,
+    truncate_percent: Option<u8>,
     corrupt: bool,
-    absent: bool,
+    is_absent: bool,
     mode: Option<u32>,
 }
 
-impl Faults {
+impl PendingFaults {
     /// Those of a job.
     pub(crate) fn new(injections: Vec<Injection>) -> Self {
         Self {
@@ -51,8 +51,8 @@ impl Faults {
     }
 
     /// Whether the call as a whole goes wrong in this way.
-    pub(crate) fn has(&self, quirk: Quirk) -> bool {
-        has(&self.injections, quirk)
+    pub(crate) fn has_defect(&self, defect: Defect) -> bool {
+        has_defect(&self.injections, defect)
     }
 
     /// A phase begins.
@@ -60,31 +60,31 @@ impl Faults {
     /// # Errors
     ///
     /// What an injection fails with, and what ends a delay or a hang.
-    pub(crate) fn act(
+    pub(crate) fn begin_phase(
         &mut self,
         phase: Phase,
         archive: &mut Archive,
         host: &dyn Host,
-        watch: &Watch<'_>,
+        cancel: &CancelToken<'_>,
     ) -> Result<(), Error> {
         for injection in self.injections.clone() {
             if injection.phase != phase {
                 continue;
             }
             match injection.effect {
-                Effect::Error { code, message } => return Err(Error::Injected { code, message }),
-                Effect::Delay(time) => watch.wait_until(Instant::now() + time)?,
-                Effect::Hang => return Err(watch.hang()),
-                Effect::NoSpace { after } => archive.limit(after, Errno::ENOSPC),
-                Effect::IoError { after } => archive.limit(after, Errno::EIO),
-                Effect::PartialArchive { percent } => self.form.partial = Some(percent),
-                Effect::TruncatedArchive { percent } => self.form.cut = Some(percent),
-                Effect::EmptyArchive => self.form.cut = Some(0),
-                Effect::CorruptArchive => self.form.corrupt = true,
-                Effect::NoArchive => self.form.absent = true,
-                Effect::Mode(mode) => self.form.mode = Some(mode),
-                Effect::OmitMember(glob) => match Glob::new(&glob) {
-                    Ok(glob) => archive.omit(glob.compile_matcher()),
+                InjectedEffect::Error { code, message } => return Err(Error::Injected { code, message }),
+                InjectedEffect::Delay(time) => cancel.wait_until(Instant::now() + time)?,
+                InjectedEffect::Hang => return Err(cancel.block_until_cancelled()),
+                InjectedEffect::NoSpace { after } => archive.limit_writes(after, Errno::ENOSPC),
+                InjectedEffect::IoError { after } => archive.limit_writes(after, Errno::EIO),
+                InjectedEffect::PartialArchive { percent } => self.archive_defects.partial_percent = Some(percent),
+                InjectedEffect::TruncatedArchive { percent } => self.archive_defects.truncate_percent = Some(percent),
+                InjectedEffect::EmptyArchive => self.archive_defects.truncate_percent = Some(0),
+                InjectedEffect::CorruptArchive => self.archive_defects.corrupt = true,
+                InjectedEffect::NoArchive => self.archive_defects.is_absent = true,
+                InjectedEffect::Mode(mode) => self.archive_defects.mode = Some(mode),
+                InjectedEffect::OmitMember(glob) => match Glob::new(&glob) {
+                    Ok(glob) => archive.omit_members(glob.compile_matcher()),
                     Err(error) => {
                         return Err(Error::Injected {
                             code: 3, // INVALID_ARGUMENT
@@ -92,194 +92,198 @@ impl Faults {
                         });
                     }
                 },
-                Effect::LeaveFrozen => self.leave_frozen = true,
-                Effect::KillContainer => kill(host)?,
-                Effect::CrashRuntime => host.crash_runtime(),
+                InjectedEffect::LeaveFrozen => self.leave_frozen = true,
+                InjectedEffect::KillContainer => kill_container(host)?,
+                InjectedEffect::CrashRuntime => host.crash_runtime(),
                 // What is about the call as a whole is asked for where it matters.
-                Effect::Quirk(_) | Effect::ImagesFrom(_) => {}
+                InjectedEffect::Defect(_) | InjectedEffect::CopyImages(_) => {}
             }
         }
         Ok(())
     }
 
     /// Shapes the whole archive; false when it shall not appear.
-    pub(crate) fn shape(&self, archive: &mut Archive) -> Result<bool, Error> {
-        if self.form.corrupt {
+    pub(crate) fn apply_to_archive(&self, archive: &mut Archive) -> Result<bool, Error> {
+        if self.archive_defects.corrupt {
             archive.corrupt()?;
         }
-        if let Some(percent) = self.form.partial.or(self.form.cut) {
-            archive.cut(percent)?;
+        if let Some(percent) = self
+            .archive_defects
+            .partial_percent
+            .or(self.archive_defects.truncate_percent)
+        {
+            archive.truncate(percent)?;
         }
-        if let Some(mode) = self.form.mode {
-            archive.set_mode(mode)?;
+        if let Some(mode) = self.archive_defects.mode {
+            archive.set_file_mode(mode)?;
         }
-        Ok(!self.form.absent)
+        Ok(!self.archive_defects.is_absent)
     }
 
     /// The share that is left at the location while the call fails.
-    pub(crate) fn partial(&self) -> Option<u8> {
-        self.form.partial
+    pub(crate) fn partial_percent(&self) -> Option<u8> {
+        self.archive_defects.partial_percent
     }
 }
 
 /// How long a container runs on before its log is copied, where a fault wants it late: several lines of a quick log.
-pub(crate) const LATE: Duration = Duration::from_millis(60);
+pub(crate) const LATE_LOG_DELAY: Duration = Duration::from_millis(60);
 
-fn has(injections: &[Injection], quirk: Quirk) -> bool {
+fn has_defect(injections: &[Injection], defect: Defect) -> bool {
     injections
         .iter()
-        .any(|injection| injection.effect == Effect::Quirk(quirk))
+        .any(|injection| injection.effect == InjectedEffect::Defect(defect))
 }
 
 /// The archive whose images are used again.
-pub(crate) fn images_from(job: &Job) -> Option<&Path> {
+pub(crate) fn images_source(job: &Job) -> Option<&Path> {
     job.injections.iter().find_map(|injection| match &injection.effect {
-        Effect::ImagesFrom(path) => Some(path.as_path()),
+        InjectedEffect::CopyImages(path) => Some(path.as_path()),
         _ => None,
     })
 }
 
 /// The checkpoint has ended so: what is wrong after such an end.
-pub(crate) fn afterwards(
+pub(crate) fn apply_side_effects(
     job: &Job,
     host: &dyn Host,
     archive: Option<&mut Archive>,
     error: Option<&Error>,
-    took: Duration,
+    elapsed: Duration,
 ) {
-    let ending = match error {
-        None => Ending::Success,
-        Some(Error::DeadlineExceeded) => Ending::Deadline,
+    let outcome = match error {
+        None => CallOutcome::Success,
+        Some(Error::DeadlineExceeded) => CallOutcome::Deadline,
         // A caller's clock begins before ours: whoever has waited for half of its time has run out of it.
-        Some(Error::Cancelled) if job.deadline.is_some_and(|deadline| took >= deadline / 2) => Ending::Deadline,
-        Some(Error::Cancelled) => Ending::Cancel,
-        Some(_) => Ending::Error,
+        Some(Error::Cancelled) if job.deadline.is_some_and(|deadline| elapsed >= deadline / 2) => CallOutcome::Deadline,
+        Some(Error::Cancelled) => CallOutcome::Cancel,
+        Some(_) => CallOutcome::Error,
     };
-    let after = |aftermath| has(&job.injections, Quirk::After(ending, aftermath));
-    if after(Aftermath::LeaveFrozen) {
+    let has_side_effect = |side_effect| has_defect(&job.injections, Defect::After(outcome, side_effect));
+    if has_side_effect(SideEffect::LeaveFrozen) {
         for member in host.members().unwrap_or_default() {
-            signal(member, libc::SIGSTOP);
+            signal_process(member, libc::SIGSTOP);
         }
     }
-    if after(Aftermath::KillContainer) {
+    if has_side_effect(SideEffect::KillContainer) {
         // It is the fault's own work: that it cannot be done is no failure of the checkpoint.
-        let _ = kill(host);
+        let _ = kill_container(host);
     }
     let Some(archive) = archive.filter(|_| error.is_some()) else {
         return;
     };
-    if after(Aftermath::KeepPartial) {
-        archive.leave_at(&job.location);
+    if has_side_effect(SideEffect::KeepPartial) {
+        archive.persist_partial(&job.location);
     }
-    if after(Aftermath::KeepTemporary) {
+    if has_side_effect(SideEffect::KeepTemporary) {
         let mut name = job.location.file_name().unwrap_or_default().to_owned();
         name.push(".tmp");
-        archive.leave_at(&job.location.with_file_name(name));
+        archive.persist_partial(&job.location.with_file_name(name));
     }
 }
 
 /// Which memory is zero in the archive, by a fault.
 #[derive(Debug, Default)]
-pub(crate) struct Blanks {
+pub(crate) struct ZeroedRegions {
     shared: bool,
     /// Addresses by the thread through which they are read.
     ranges: Vec<(i32, Range<u64>)>,
 }
 
-impl Blanks {
+impl ZeroedRegions {
     /// Whether nothing is to be lost.
     pub(crate) fn is_empty(&self) -> bool {
         !self.shared && self.ranges.is_empty()
     }
 
-    /// Zeroes what of these pieces, which lie one after the other in `bytes`, is to be lost.
-    pub(crate) fn blank(&self, window: i32, shared: bool, pieces: &[Range<u64>], bytes: &mut [u8]) {
+    /// Zeroes what of these chunks, which lie one after the other in `bytes`, is to be lost.
+    pub(crate) fn zero(&self, proc_tid: i32, shared: bool, chunks: &[Range<u64>], bytes: &mut [u8]) {
         if shared {
             if self.shared {
                 bytes.fill(0);
             }
             return;
         }
-        let mut at = 0;
-        for piece in pieces {
-            for (_, range) in self.ranges.iter().filter(|(owner, _)| *owner == window) {
-                let (start, end) = (range.start.max(piece.start), range.end.min(piece.end));
+        let mut offset = 0;
+        for chunk in chunks {
+            for (_, range) in self.ranges.iter().filter(|(owner, _)| *owner == proc_tid) {
+                let (start, end) = (range.start.max(chunk.start), range.end.min(chunk.end));
                 if start < end {
-                    let offset = |address: u64| at + (address - piece.start) as usize;
+                    let offset = |address: u64| offset + (address - chunk.start) as usize;
                     bytes[offset(start)..offset(end)].fill(0);
                 }
             }
-            at += (piece.end - piece.start) as usize;
+            offset += (chunk.end - chunk.start) as usize;
         }
     }
 }
 
 /// The memory that the job's faults lose.
-pub(crate) fn blanks(job: &Job, frozen: &Frozen<'_>) -> Blanks {
-    let lost: Vec<_> = Region::ALL
+pub(crate) fn zeroed_regions(job: &Job, frozen: &FrozenContainer<'_>) -> ZeroedRegions {
+    let lost_regions: Vec<_> = MemoryRegion::ALL
         .into_iter()
-        .filter(|region| has(&job.injections, Quirk::LoseMemory(*region)))
+        .filter(|region| has_defect(&job.injections, Defect::LoseMemory(*region)))
         .collect();
-    let mut blanks = Blanks {
-        shared: lost.contains(&Region::Shared),
+    let mut zeroed = ZeroedRegions {
+        shared: lost_regions.contains(&MemoryRegion::Shared),
         ranges: Vec::new(),
     };
-    if lost.is_empty() {
-        return blanks;
+    if lost_regions.is_empty() {
+        return zeroed;
     }
-    for window in frozen.processes().filter_map(|process| process.window()) {
-        let ranges = regions(window).unwrap_or_default();
-        let ranges = ranges.into_iter().filter(|(region, _)| lost.contains(region));
-        blanks.ranges.extend(ranges.map(|(_, range)| (window, range)));
+    for proc_tid in frozen.processes().filter_map(|process| process.proc_tid()) {
+        let ranges = private_regions(proc_tid).unwrap_or_default();
+        let ranges = ranges.into_iter().filter(|(region, _)| lost_regions.contains(region));
+        zeroed.ranges.extend(ranges.map(|(_, range)| (proc_tid, range)));
     }
-    blanks
+    zeroed
 }
 
 /// The private memory of a process by its kind. The stack of a thread is told by the guard below it.
-fn regions(window: i32) -> io::Result<Vec<(Region, Range<u64>)>> {
+fn private_regions(proc_tid: i32) -> io::Result<Vec<(MemoryRegion, Range<u64>)>> {
     /// The guard of a thread's stack is a page or a few; what an allocator reserves is more.
-    const GUARD: u64 = 64 << 10;
-    let stat = proc::stat(window)?;
+    const MAX_GUARD_BYTES: u64 = 64 << 10;
+    let stat = proc_files::stat(proc_tid)?;
     let environment = stat.env_start.unwrap_or(0) as u64..stat.env_end.unwrap_or(0) as u64;
     let mut regions = Vec::new();
-    let mut guard_ends = 0;
-    for mapping in proc::mappings(window)? {
+    let mut guard_end = 0;
+    for mapping in proc_files::smaps(proc_tid)? {
         let Range { start, end } = mapping.range;
         let anonymous = mapping.name.as_os_str().is_empty() || mapping.name.to_string_lossy().starts_with("[anon");
         if mapping.name.as_os_str() == "[stack]" {
-            regions.push((Region::Stack, start..environment.start.clamp(start, end)));
-            regions.push((Region::Stack, environment.end.clamp(start, end)..end));
+            regions.push((MemoryRegion::Stack, start..environment.start.clamp(start, end)));
+            regions.push((MemoryRegion::Stack, environment.end.clamp(start, end)..end));
         } else if anonymous && !mapping.read && !mapping.write {
-            if end - start <= GUARD {
-                guard_ends = end;
+            if end - start <= MAX_GUARD_BYTES {
+                guard_end = end;
             }
-        } else if anonymous && mapping.write && guard_ends == start {
-            regions.push((Region::Threads, start..end));
+        } else if anonymous && mapping.write && guard_end == start {
+            regions.push((MemoryRegion::Threads, start..end));
         } else if mapping.name.as_os_str() == "[heap]" || (anonymous && mapping.write) {
-            regions.push((Region::Heap, start..end));
+            regions.push((MemoryRegion::Heap, start..end));
         }
     }
-    regions.push((Region::Environment, environment));
+    regions.push((MemoryRegion::Environment, environment));
     Ok(regions)
 }
 
 /// Kills the container and waits until it no longer holds memory, so that what comes next sees it dead.
-fn kill(host: &dyn Host) -> Result<(), Error> {
-    let members = host.members().map_err(Error::Members)?;
+fn kill_container(host: &dyn Host) -> Result<(), Error> {
+    let members = host.members().map_err(Error::ListMembers)?;
     for member in &members {
-        signal(*member, libc::SIGKILL);
+        signal_process(*member, libc::SIGKILL);
     }
-    let until = Instant::now() + KILL_BOUND;
-    let lives = |member: &ProcessId| member.alive();
-    while members.iter().any(lives) && Instant::now() < until {
+    let kill_deadline = Instant::now() + KILL_TIMEOUT;
+    let is_alive = |member: &ProcessId| member.is_alive();
+    while members.iter().any(is_alive) && Instant::now() < kill_deadline {
         std::thread::sleep(Duration::from_micros(200));
     }
     Ok(())
 }
 
 /// Sends a signal to a process if it is still the one that was meant.
-pub(crate) fn signal(process: ProcessId, signal: i32) {
-    if proc::identity(process.pid).ok() == Some(process)
+pub(crate) fn signal_process(process: ProcessId, signal: i32) {
+    if proc_files::read_process_id(process.pid).ok() == Some(process)
         && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
     {
         // It may have ended in between, which is as good.

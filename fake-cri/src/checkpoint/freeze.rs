@@ -30,26 +30,26 @@ use nix::errno::Errno;
 
 use super::{
     Host,
+    cancel::CancelToken,
+    dump_log::DumpLog,
     error::{Error, FreezeReason},
     fault,
-    log::DumpLog,
-    watch::Watch,
 };
 use crate::process::{
-    ProcessId, memory, proc,
-    ptrace::{self, Event},
+    ProcessId, memory, proc_files,
+    ptrace::{self, WaitEvent},
 };
 
 /// After this time a thread that waits in vfork is helped.
-const VFORK_PATIENCE: Duration = Duration::from_millis(5);
+const VFORK_HELP_AFTER: Duration = Duration::from_millis(5);
 
 /// The states of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stand {
+pub(super) enum ThreadState {
     /// Asked to stop.
-    Asked,
+    Interrupting,
     /// Stands still.
-    Still,
+    Stopped,
     /// Stands still, and its process is stopped by this signal.
     GroupStopped(i32),
 }
@@ -59,7 +59,7 @@ pub(super) enum Stand {
 pub(crate) struct FrozenProcess {
     /// Which one.
     pub(crate) id: ProcessId,
-    threads: BTreeMap<i32, Stand>,
+    threads: BTreeMap<i32, ThreadState>,
 }
 
 impl FrozenProcess {
@@ -76,32 +76,32 @@ impl FrozenProcess {
     }
 
     /// A thread through which its memory can be seen: the first one, or another when that has ended.
-    pub(crate) fn window(&self) -> Option<i32> {
+    pub(crate) fn proc_tid(&self) -> Option<i32> {
         self.threads().first().copied()
     }
 
     /// The signal by which job control has it stopped.
     pub(crate) fn stopped_by(&self) -> Option<i32> {
-        self.threads.values().find_map(|stand| match stand {
-            Stand::GroupStopped(signal) => Some(*signal),
+        self.threads.values().find_map(|state| match state {
+            ThreadState::GroupStopped(signal) => Some(*signal),
             _ => None,
         })
     }
 }
 
 /// The container, standing still. Dropping it lets it run on.
-pub(crate) struct Frozen<'a> {
+pub(crate) struct FrozenContainer<'a> {
     host: &'a dyn Host,
     processes: BTreeMap<i32, FrozenProcess>,
     /// When the first thread was asked to stop; until then, when it was begun to look for one.
-    asked_at: Instant,
+    first_interrupt_at: Instant,
     /// When the last one stood still.
-    still_at: Instant,
+    all_stopped_at: Instant,
     /// A fault: they are stopped by SIGSTOP when they are let go.
     leave_stopped: bool,
 }
 
-impl<'a> Frozen<'a> {
+impl<'a> FrozenContainer<'a> {
     /// Freezes the members of the host within the bound.
     ///
     /// # Errors
@@ -109,29 +109,29 @@ impl<'a> Frozen<'a> {
     /// As the module's documentation says; everything is let go then.
     pub(crate) fn freeze(
         host: &'a dyn Host,
-        watch: &Watch<'_>,
+        cancel: &CancelToken<'_>,
         bound: Duration,
         log: &mut DumpLog,
     ) -> Result<Self, Error> {
-        let began = Instant::now();
+        let started = Instant::now();
         let mut frozen = Self {
             host,
             processes: BTreeMap::new(),
-            asked_at: began,
-            still_at: began,
+            first_interrupt_at: started,
+            all_stopped_at: started,
             leave_stopped: false,
         };
         let mut rounds = 0;
-        while frozen.ask_new_ones(log)? {
-            frozen.wait_for_asked(watch, bound)?;
+        while frozen.seize_new_threads(log)? {
+            frozen.wait_all_stopped(cancel, bound)?;
             rounds += 1;
-            if began.elapsed() > bound {
-                return Err(Error::Restless(bound));
+            if started.elapsed() > bound {
+                return Err(Error::FreezeUnstable(bound));
             }
         }
-        frozen.still_at = Instant::now();
-        if frozen.window().is_none() {
-            return Err(Error::Empty);
+        frozen.all_stopped_at = Instant::now();
+        if frozen.proc_tid().is_none() {
+            return Err(Error::NoRunningProcess);
         }
         log.info(format_args!(
             "froze {} processes, {} threads in {:?}, {rounds} rounds",
@@ -154,34 +154,34 @@ impl<'a> Frozen<'a> {
 
     /// How long it took until all stood.
     pub(crate) fn freezing_time(&self) -> Duration {
-        self.still_at - self.asked_at
+        self.all_stopped_at - self.first_interrupt_at
     }
 
     /// Since when all stand.
-    pub(crate) fn still_at(&self) -> Instant {
-        self.still_at
+    pub(crate) fn all_stopped_at(&self) -> Instant {
+        self.all_stopped_at
     }
 
-    fn window(&self) -> Option<i32> {
-        self.processes.values().find_map(FrozenProcess::window)
+    fn proc_tid(&self) -> Option<i32> {
+        self.processes.values().find_map(FrozenProcess::proc_tid)
     }
 
     /// Asks every thread to stop that was not asked yet; false when there was none.
-    fn ask_new_ones(&mut self, log: &mut DumpLog) -> Result<bool, Error> {
-        let members = self.host.members().map_err(Error::Members)?;
+    fn seize_new_threads(&mut self, log: &mut DumpLog) -> Result<bool, Error> {
+        let members = self.host.members().map_err(Error::ListMembers)?;
         self.processes
             .retain(|pid, _| members.iter().any(|member| member.pid == *pid));
-        let mut found = false;
+        let mut any_seized = false;
         for member in members {
-            let Some(threads) = gone_is_none(proc::threads(member.pid)).map_err(Error::Members)? else {
+            let Some(threads) = not_found_as_none(proc_files::threads(member.pid)).map_err(Error::ListMembers)? else {
                 self.processes.remove(&member.pid);
                 continue;
             };
-            if proc::identity(member.pid).ok() != Some(member) {
+            if proc_files::read_process_id(member.pid).ok() != Some(member) {
                 continue;
             }
             if self.threads() == 0 {
-                self.asked_at = Instant::now();
+                self.first_interrupt_at = Instant::now();
             }
             let process = self.processes.entry(member.pid).or_insert_with(|| FrozenProcess {
                 id: member,
@@ -190,62 +190,62 @@ impl<'a> Frozen<'a> {
             // A thread that called exec took the place of all others; theirs are no more.
             process.threads.retain(|tid, _| threads.contains(tid));
             for tid in threads {
-                found |= ask(process, tid, log)?;
+                any_seized |= seize_thread(process, tid, log)?;
             }
         }
-        Ok(found)
+        Ok(any_seized)
     }
 
     /// Waits until all that were asked stand still.
-    fn wait_for_asked(&mut self, watch: &Watch<'_>, bound: Duration) -> Result<(), Error> {
+    fn wait_all_stopped(&mut self, cancel: &CancelToken<'_>, bound: Duration) -> Result<(), Error> {
         let mut pause = Duration::ZERO;
-        let mut helped = self.asked_at;
+        let mut helped_at = self.first_interrupt_at;
         loop {
-            let mut missing = None;
-            let mut ended = Vec::new();
+            let mut pending = None;
+            let mut exits = Vec::new();
             for process in self.processes.values_mut() {
                 let pid = process.id.pid;
-                process.threads.retain(|tid, stand| {
-                    if *stand == Stand::Asked {
-                        match poll(*tid) {
-                            Progress::Stands(now) => *stand = now,
-                            Progress::Gone => return false,
-                            Progress::Ended(status) => {
+                process.threads.retain(|tid, state| {
+                    if *state == ThreadState::Interrupting {
+                        match poll_thread(*tid) {
+                            ThreadPoll::Stopped(now) => *state = now,
+                            ThreadPoll::Vanished => return false,
+                            ThreadPoll::Exited(status) => {
                                 if *tid == pid {
-                                    ended.push((pid, status));
+                                    exits.push((pid, status));
                                 }
                                 return false;
                             }
                             // A first thread that ends before the others shows its end to no wait until they have ended.
-                            Progress::NotYet if *tid == pid && has_ended(*tid) => return false,
-                            Progress::NotYet => {
-                                missing.get_or_insert((pid, *tid));
+                            ThreadPoll::Pending if *tid == pid && is_dead(*tid) => return false,
+                            ThreadPoll::Pending => {
+                                pending.get_or_insert((pid, *tid));
                             }
                         }
                     }
                     true
                 });
             }
-            for (pid, status) in ended {
-                self.host.exited(pid, status);
+            for (pid, status) in exits {
+                self.host.on_exited(pid, status);
             }
-            let Some((pid, tid)) = missing else {
+            let Some((pid, tid)) = pending else {
                 return Ok(());
             };
-            watch.check()?;
-            let waited = self.asked_at.elapsed();
+            cancel.check()?;
+            let waited = self.first_interrupt_at.elapsed();
             if waited > bound {
                 return Err(Error::Freeze {
                     pid,
                     tid,
-                    command: command(tid),
-                    reason: reason(tid, waited),
+                    command: comm(tid),
+                    reason: timeout_reason(tid, waited),
                 });
             }
             // More than once: the child may come to stand only after it was looked for, and others may be in vfork too.
-            if helped.elapsed() > VFORK_PATIENCE && in_vfork(tid) {
-                self.let_children_go(pid);
-                helped = Instant::now();
+            if helped_at.elapsed() > VFORK_HELP_AFTER && in_vfork(tid) {
+                self.resume_vfork_children(pid);
+                helped_at = Instant::now();
             }
             // Threads that run in user space stop within microseconds, those in a system call a little later.
             if pause.is_zero() {
@@ -258,12 +258,12 @@ impl<'a> Frozen<'a> {
     }
 
     /// Lets the children of a process go that already stand still, so that a vfork can end. The next round finds them again.
-    fn let_children_go(&mut self, parent: i32) {
+    fn resume_vfork_children(&mut self, parent: i32) {
         for process in self.processes.values_mut() {
-            if proc::stat(process.id.pid).is_ok_and(|stat| stat.ppid == parent) {
+            if proc_files::stat(process.id.pid).is_ok_and(|stat| stat.ppid == parent) {
                 process
                     .threads
-                    .retain(|tid, stand| *stand == Stand::Asked || ptrace::detach(*tid).is_err());
+                    .retain(|tid, state| *state == ThreadState::Interrupting || ptrace::detach(*tid).is_err());
             }
         }
     }
@@ -273,12 +273,12 @@ impl<'a> Frozen<'a> {
     /// # Errors
     ///
     /// [`Error::Ended`].
-    pub(crate) fn still_stands(&self) -> Result<(), Error> {
+    pub(crate) fn check_alive(&self) -> Result<(), Error> {
         for process in self.processes.values() {
             let pid = process.pid();
-            let stands = |tid| proc::stat(tid).is_ok_and(|stat| matches!(stat.state, 't' | 'T'));
-            if process.window().is_some_and(|tid| !stands(tid)) {
-                return Err(Error::Ended { pid });
+            let is_stopped = |tid| proc_files::stat(tid).is_ok_and(|stat| matches!(stat.state, 't' | 'T'));
+            if process.proc_tid().is_some_and(|tid| !is_stopped(tid)) {
+                return Err(Error::TaskExited { pid });
             }
         }
         Ok(())
@@ -292,17 +292,17 @@ impl<'a> Frozen<'a> {
 
     /// Lets everything go; how long it stood, from the first thread asked to the last one let go.
     pub(crate) fn thaw(mut self) -> Duration {
-        self.let_go();
-        self.asked_at.elapsed()
+        self.resume_all();
+        self.first_interrupt_at.elapsed()
     }
 
-    fn let_go(&mut self) {
+    fn resume_all(&mut self) {
         for (pid, process) in std::mem::take(&mut self.processes) {
             if self.leave_stopped {
-                fault::signal(process.id, libc::SIGSTOP);
+                fault::signal_process(process.id, libc::SIGSTOP);
             }
-            for (tid, stand) in process.threads {
-                if stand != Stand::Asked {
+            for (tid, state) in process.threads {
+                if state != ThreadState::Interrupting {
                     detach(self.host, pid, tid);
                 }
             }
@@ -310,9 +310,9 @@ impl<'a> Frozen<'a> {
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for FrozenContainer<'_> {
     fn drop(&mut self) {
-        self.let_go();
+        self.resume_all();
     }
 }
 
@@ -320,57 +320,58 @@ impl Drop for Frozen<'_> {
 pub(super) fn detach(host: &dyn Host, pid: i32, tid: i32) {
     // A thread that was killed meanwhile no longer stands. Its end must not be kept from its parent.
     if ptrace::detach(tid).is_err()
-        && let Ok(Some(Event::Exited(status))) = ptrace::poll(tid)
+        && let Ok(Some(WaitEvent::Exited(status))) = ptrace::poll(tid)
         && tid == pid
     {
-        host.exited(pid, status);
+        host.on_exited(pid, status);
     }
 }
 
 /// Asks a thread to stop unless it already stands; false when there was nothing to ask.
-fn ask(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool, Error> {
+fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool, Error> {
     let pid = process.id.pid;
     let refuse = |reason| Error::Freeze {
         pid,
         tid,
-        command: command(tid),
+        command: comm(tid),
         reason,
     };
-    let Some(stat) = gone_is_none(proc::stat(tid)).map_err(|error| Error::capture(pid, "stat", error))? else {
+    let Some(stat) = not_found_as_none(proc_files::stat(tid)).map_err(|error| Error::capture(pid, "stat", error))?
+    else {
         process.threads.remove(&tid);
         return Ok(false);
     };
-    if is_over(stat.state) {
+    if is_dead_state(stat.state) {
         process.threads.remove(&tid);
         return Ok(false);
     }
-    if let Some(stand) = process.threads.get_mut(&tid) {
+    if let Some(state) = process.threads.get_mut(&tid) {
         // It was seen standing. If it no longer does (a signal that cannot be held, an exec that took its number over), it is
         // asked again.
         if matches!(stat.state, 't' | 'T') {
             return Ok(false);
         }
-        *stand = Stand::Asked;
+        *state = ThreadState::Interrupting;
         return match ptrace::interrupt(tid) {
             Ok(()) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),
             Err(errno) => Err(refuse(FreezeReason::Kernel(format!("interrupt: {errno}")))),
         };
     }
-    if proc::made_by_kernel(&stat) {
-        log.lost(format_args!("pid {pid}: thread {tid} is the kernel's own (io_uring)"));
+    if proc_files::is_io_worker(&stat) {
+        log.unsupported(format_args!("pid {pid}: thread {tid} is the kernel's own (io_uring)"));
         return Ok(false);
     }
     match ptrace::seize(tid) {
         Ok(()) => {}
         Err(Errno::ESRCH) => return Ok(false),
-        Err(Errno::EPERM) => match refusal(pid, tid) {
+        Err(Errno::EPERM) => match denial_reason(pid, tid) {
             Some(reason) => return Err(refuse(reason)),
             None => return Ok(false),
         },
         Err(errno) => return Err(refuse(FreezeReason::Kernel(format!("seize: {errno}")))),
     }
-    process.threads.insert(tid, Stand::Asked);
+    process.threads.insert(tid, ThreadState::Interrupting);
     match ptrace::interrupt(tid) {
         Ok(()) | Err(Errno::ESRCH) => Ok(true),
         Err(errno) => Err(refuse(FreezeReason::Kernel(format!("interrupt: {errno}")))),
@@ -378,57 +379,57 @@ fn ask(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool,
 }
 
 /// Whether a thread in this state has ended.
-fn is_over(state: char) -> bool {
+fn is_dead_state(state: char) -> bool {
     matches!(state, 'Z' | 'X' | 'x')
 }
 
 /// Whether this thread has ended, though it may still be listed.
-fn has_ended(tid: i32) -> bool {
-    proc::stat(tid).is_ok_and(|stat| is_over(stat.state))
+fn is_dead(tid: i32) -> bool {
+    proc_files::stat(tid).is_ok_and(|stat| is_dead_state(stat.state))
 }
 
 /// What one look at an asked thread showed.
-pub(super) enum Progress {
-    NotYet,
-    Stands(Stand),
-    Ended(i32),
-    Gone,
+pub(super) enum ThreadPoll {
+    Pending,
+    Stopped(ThreadState),
+    Exited(i32),
+    Vanished,
 }
 
-pub(super) fn poll(tid: i32) -> Progress {
+pub(super) fn poll_thread(tid: i32) -> ThreadPoll {
     match ptrace::poll(tid) {
-        Ok(None) => Progress::NotYet,
-        Ok(Some(Event::Stopped)) => Progress::Stands(Stand::Still),
-        Ok(Some(Event::GroupStopped(signal))) => Progress::Stands(Stand::GroupStopped(signal)),
-        Ok(Some(Event::Signal(signal))) => {
+        Ok(None) => ThreadPoll::Pending,
+        Ok(Some(WaitEvent::Stopped)) => ThreadPoll::Stopped(ThreadState::Stopped),
+        Ok(Some(WaitEvent::GroupStopped(signal))) => ThreadPoll::Stopped(ThreadState::GroupStopped(signal)),
+        Ok(Some(WaitEvent::Signal(signal))) => {
             // It takes its signal first. Any stop takes a pending request to stop away, so it is asked again; a thread that
             // is gone by now says so at the next look.
             let _ = ptrace::resume(tid, signal);
             let _ = ptrace::interrupt(tid);
-            Progress::NotYet
+            ThreadPoll::Pending
         }
-        Ok(Some(Event::Exited(status))) => Progress::Ended(status),
-        Ok(Some(Event::Gone)) | Err(_) => Progress::Gone,
+        Ok(Some(WaitEvent::Exited(status))) => ThreadPoll::Exited(status),
+        Ok(Some(WaitEvent::Vanished)) | Err(_) => ThreadPoll::Vanished,
     }
 }
 
 /// Why a seize was refused; `None` when the thread ended in between.
-fn refusal(pid: i32, tid: i32) -> Option<FreezeReason> {
-    let status = gone_is_none(proc::status(tid)).ok()??;
+fn denial_reason(pid: i32, tid: i32) -> Option<FreezeReason> {
+    let status = not_found_as_none(proc_files::status(tid)).ok()??;
     if status.state.starts_with(['Z', 'X']) {
         return None;
     }
     if status.tracerpid != 0 {
-        return Some(FreezeReason::ForeignTracer(status.tracerpid));
+        return Some(FreezeReason::OtherTracer(status.tracerpid));
     }
-    let own = nix::unistd::geteuid().as_raw();
-    if own != 0 && [status.ruid, status.euid, status.suid].iter().any(|uid| *uid != own) {
-        return Some(FreezeReason::Refused("it runs as another user"));
+    let euid = nix::unistd::geteuid().as_raw();
+    if euid != 0 && [status.ruid, status.euid, status.suid].iter().any(|uid| *uid != euid) {
+        return Some(FreezeReason::TraceDenied("it runs as another user"));
     }
     // Files of a process that is not dumpable belong to root.
-    let hidden = std::fs::metadata(format!("/proc/{pid}/status"))
+    let is_undumpable = std::fs::metadata(format!("/proc/{pid}/status"))
         .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) != status.euid);
-    Some(FreezeReason::Refused(if hidden {
+    Some(FreezeReason::TraceDenied(if is_undumpable {
         "it is not dumpable (PR_SET_DUMPABLE)"
     } else {
         "the kernel's rules forbid it (Yama's ptrace_scope, a security module, or privileges that the tracer lacks)"
@@ -436,12 +437,12 @@ fn refusal(pid: i32, tid: i32) -> Option<FreezeReason> {
 }
 
 /// Why a thread did not stop.
-fn reason(tid: i32, waited: Duration) -> FreezeReason {
-    let state = proc::stat(tid).map_or('?', |stat| stat.state);
+fn timeout_reason(tid: i32, waited: Duration) -> FreezeReason {
+    let state = proc_files::stat(tid).map_or('?', |stat| stat.state);
     match state {
         'D' if in_vfork(tid) => FreezeReason::Vfork(waited),
         'D' => FreezeReason::Uninterruptible {
-            place: match proc::text(tid, "wchan") {
+            wchan: match proc_files::read_text(tid, "wchan") {
                 Ok(place) if place.len() > 1 => format!(" in {place}"),
                 _ => String::new(),
             },
@@ -453,18 +454,18 @@ fn reason(tid: i32, waited: Duration) -> FreezeReason {
 
 /// Whether a thread waits for its child of vfork, or of clone with `CLONE_VFORK` (as `posix_spawn` does it).
 fn in_vfork(tid: i32) -> bool {
-    let flags = match proc::system_call(tid) {
+    let flags = match proc_files::current_syscall(tid) {
         #[cfg(target_arch = "x86_64")]
         Some((libc::SYS_vfork, _)) => return true,
         Some((libc::SYS_clone, flags)) => flags,
         Some((libc::SYS_clone3, arguments)) => {
             // The flags are the first word of `struct clone_args`.
             let mut flags = [0; 8];
-            let place = Range {
+            let flags_range = Range {
                 start: arguments,
                 end: arguments + 8,
             };
-            let read = memory::Memory::of(tid).read(slice::from_ref(&place), &mut flags, |_| {});
+            let read = memory::ProcMem::new(tid).read(slice::from_ref(&flags_range), &mut flags, |_| {});
             read.map_or(0, |()| u64::from_ne_bytes(flags))
         }
         _ => return false,
@@ -473,12 +474,12 @@ fn in_vfork(tid: i32) -> bool {
 }
 
 /// The name of a thread.
-fn command(tid: i32) -> String {
-    proc::text(tid, "comm").unwrap_or_default()
+fn comm(tid: i32) -> String {
+    proc_files::read_text(tid, "comm").unwrap_or_default()
 }
 
 /// A process that ended is no error while they are listed.
-fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+fn not_found_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),

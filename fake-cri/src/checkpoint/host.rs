@@ -19,21 +19,21 @@ pub trait Host: Sync {
 
     /// A phase begins. Returns when fake-cri has heard of it, or is gone; in the phases while the container stands it may return
     /// before, where no fault acts.
-    fn phase(&self, phase: Phase);
+    fn on_phase(&self, phase: Phase);
 
     /// Whether the caller has given up. Asked every few milliseconds.
-    fn cancelled(&self) -> bool;
+    fn is_cancelled(&self) -> bool;
 
     /// A process ended while it was traced, and the tracer's wait collected this wait status. If the process was a child of
     /// this one, no other wait will show it; if it was not, its own parent still sees it.
-    fn exited(&self, pid: i32, status: i32);
+    fn on_exited(&self, pid: i32, status: i32);
 
     /// A copy of a process is about to be made; [`Self::copied`] follows whatever comes of it.
-    fn copying(&self) {}
+    fn on_snapshot_starting(&self) {}
 
     /// These processes are copies that the checkpoint made, below the container's own: part of the machinery, not of the
     /// container. None are left when the list is empty.
-    fn copied(&self, _copies: &[i32]) {}
+    fn on_snapshots(&self, _snapshot_pids: &[i32]) {}
 
     /// Kills fake-cri with SIGKILL, as [`super::Effect::CrashRuntime`] asks.
     fn crash_runtime(&self);

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
 use serde::{Deserialize, Serialize};
 
-use super::Quirk;
+use super::Defect;
 use crate::process::ProcessId;
 
 /// One checkpoint of one container.
@@ -98,11 +98,11 @@ pub struct Delay {
     /// Bytes a second; `None` is without end.
     pub rate: Option<u64>,
     /// What the drawn jitter multiplies the sum by; 1.0 is none.
-    pub factor: f64,
+    pub jitter_factor: f64,
     /// Which memory counts.
     pub memory: DelayMemory,
     /// Whether the container stands still meanwhile.
-    pub within: DelayIn,
+    pub phase: DelayPhase,
 }
 
 /// Which size of the container the delay model counts.
@@ -118,7 +118,7 @@ pub enum DelayMemory {
 
 /// Where the modelled delay is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DelayIn {
+pub enum DelayPhase {
     /// While the container stands still.
     Freeze,
     /// After the thaw, before the archive appears.
@@ -145,7 +145,7 @@ pub struct Injection {
     /// When it happens: at the phase's beginning.
     pub phase: Phase,
     /// What happens.
-    pub effect: Effect,
+    pub effect: InjectedEffect,
 }
 
 /// What an injection does. Everything but these is as without it: a failed checkpoint still thaws and removes.
@@ -154,7 +154,7 @@ pub struct Injection {
 /// else may stand at every phase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Effect {
+pub enum InjectedEffect {
     /// Fails with this gRPC code and message.
     Error {
         /// The gRPC code's number.
@@ -204,9 +204,9 @@ pub enum Effect {
     /// fake-cri is killed with SIGKILL.
     CrashRuntime,
     /// The call as a whole goes wrong in this way; the phase does not count.
-    Quirk(Quirk),
-    /// The images (all below `checkpoint/`) are copied from this archive: what the runtime makes of [`Quirk::EarlierImages`].
-    ImagesFrom(PathBuf),
+    Defect(Defect),
+    /// The images (all below `checkpoint/`) are copied from this archive: what the runtime makes of [`Defect::EarlierImages`].
+    CopyImages(PathBuf),
 }
 
 /// What a checkpoint did.
@@ -221,11 +221,11 @@ pub struct Report {
     /// Pages of memory in it.
     pub pages: u64,
     /// How long it was frozen: from the first thread asked to stop to the last one running, and where copies were removed again.
-    pub frozen: Duration,
+    pub frozen_time: Duration,
     /// Whether its memory was read from a copy while it ran on.
-    pub copied: bool,
+    pub used_snapshot: bool,
     /// The whole of it.
-    pub total: Duration,
+    pub total_time: Duration,
 }
 
 /// Why a checkpoint failed. The container runs on and nothing is left at the location.
@@ -257,17 +257,17 @@ pub enum ErrorKind {
     /// A process could not be read.
     Capture,
     /// Something of its state cannot be carried, and the job is strict.
-    NotCarried,
+    UnsupportedState,
     /// The archive could not be written.
     Write,
     /// No space is left where the archive goes.
     NoSpace,
     /// The folder of the location does not exist.
-    FolderMissing,
+    DirectoryMissing,
     /// The location is taken by something other than a regular file, or its name is too long.
     Location,
     /// This architecture is not built.
-    Unsupported,
+    UnsupportedPlatform,
     /// A fault's own gRPC code.
     Injected(i32),
 }

@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// The longest path that a system call takes, without its NUL (`PATH_MAX`, limits.h).
-const PATH_BYTES: usize = libc::PATH_MAX as usize - 1;
+const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize - 1;
 
 /// The length of the name of a temporary, which is in the same directory as its archive.
 pub(crate) const TEMPORARY_NAME_BYTES: usize = ".0123456789abcdef.partial".len();
@@ -55,7 +55,7 @@ pub(crate) enum LocationError {
         limit: usize,
     },
     /// The path, of the archive or of the temporary beside it, is longer than the kernel takes.
-    #[error("checkpoint location {path:?}: the path is too long, {bytes} bytes of at most {PATH_BYTES}")]
+    #[error("checkpoint location {path:?}: the path is too long, {bytes} bytes of at most {MAX_PATH_BYTES}")]
     PathTooLong {
         /// The location.
         path: PathBuf,
@@ -79,44 +79,44 @@ pub(crate) enum LocationError {
 /// [`LocationError`]: what is there is no regular file, or a name is too long.
 pub(crate) fn check(location: &Path) -> Result<(), LocationError> {
     let path = || location.to_owned();
-    let name = location.file_name().map_or(0, std::ffi::OsStr::len);
-    let directory = location.parent().unwrap_or(Path::new("/"));
+    let name_bytes = location.file_name().map_or(0, std::ffi::OsStr::len);
+    let parent = location.parent().unwrap_or(Path::new("/"));
     // The temporary must fit as well. One byte is the slash between the two.
-    let longest = directory.as_os_str().len() + 1 + name.max(TEMPORARY_NAME_BYTES);
-    if longest > PATH_BYTES {
+    let path_bytes = parent.as_os_str().len() + 1 + name_bytes.max(TEMPORARY_NAME_BYTES);
+    if path_bytes > MAX_PATH_BYTES {
         return Err(LocationError::PathTooLong {
             path: path(),
-            bytes: longest,
+            bytes: path_bytes,
         });
     }
-    let limit = statvfs(directory).map_or(255, |info| usize::try_from(info.name_max()).unwrap_or(usize::MAX));
-    if name > limit {
+    let limit = statvfs(parent).map_or(255, |info| usize::try_from(info.name_max()).unwrap_or(usize::MAX));
+    if name_bytes > limit {
         return Err(LocationError::NameTooLong {
             path: path(),
-            bytes: name,
+            bytes: name_bytes,
             limit,
         });
     }
     match fs::symlink_metadata(location) {
-        Ok(metadata) => regular(location, metadata.file_type()),
+        Ok(metadata) => check_regular_file(location, metadata.file_type()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(LocationError::Unreadable { path: path(), source }),
     }
 }
 
 /// Gives a temporary the name of its archive. What is there must be a regular file or nothing.
-pub(crate) fn put(temporary: &Path, location: &Path) -> Result<(), LocationError> {
-    put_with(temporary, location, |flags| {
+pub(crate) fn rename_into_place(temporary: &Path, location: &Path) -> Result<(), LocationError> {
+    rename_into_place_with(temporary, location, |flags| {
         renameat2(AT_FDCWD, temporary, AT_FDCWD, location, flags)
     })
 }
 
-fn put_with(
+fn rename_into_place_with(
     temporary: &Path,
     location: &Path,
     rename: impl Fn(RenameFlags) -> nix::Result<()>,
 ) -> Result<(), LocationError> {
-    let failed = |source: io::Error| LocationError::Unreadable {
+    let unreadable = |source: io::Error| LocationError::Unreadable {
         path: location.to_owned(),
         source,
     };
@@ -126,7 +126,7 @@ fn put_with(
             Ok(()) => return Ok(()),
             Err(Errno::EEXIST) => {}
             Err(Errno::EINVAL | Errno::ENOSYS) => match fs::hard_link(temporary, location) {
-                Ok(()) => return fs::remove_file(temporary).map_err(failed),
+                Ok(()) => return fs::remove_file(temporary).map_err(unreadable),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 // No hard links either (FAT, some FUSE file systems).
                 Err(error)
@@ -136,45 +136,45 @@ fn put_with(
                     ) =>
                 {
                     check(location)?;
-                    return fs::rename(temporary, location).map_err(failed);
+                    return fs::rename(temporary, location).map_err(unreadable);
                 }
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(unreadable(error)),
             },
-            Err(errno) => return Err(failed(errno.into())),
+            Err(errno) => return Err(unreadable(errno.into())),
         }
         check(location)?;
         match rename(RenameFlags::RENAME_EXCHANGE) {
             Ok(()) => {
                 // What was there has the temporary's name now.
-                let came_back = fs::symlink_metadata(temporary).map_err(failed)?;
-                let Err(error) = regular(location, came_back.file_type()) else {
-                    return fs::remove_file(temporary).map_err(failed);
+                let displaced = fs::symlink_metadata(temporary).map_err(unreadable)?;
+                let Err(error) = check_regular_file(location, displaced.file_type()) else {
+                    return fs::remove_file(temporary).map_err(unreadable);
                 };
                 return match rename(RenameFlags::RENAME_EXCHANGE) {
                     Ok(()) => Err(error),
-                    Err(errno) => Err(failed(errno.into())),
+                    Err(errno) => Err(unreadable(errno.into())),
                 };
             }
             Err(Errno::ENOENT) => {}
-            Err(Errno::EINVAL | Errno::ENOSYS) => return fs::rename(temporary, location).map_err(failed),
-            Err(errno) => return Err(failed(errno.into())),
+            Err(Errno::EINVAL | Errno::ENOSYS) => return fs::rename(temporary, location).map_err(unreadable),
+            Err(errno) => return Err(unreadable(errno.into())),
         }
     }
-    Err(failed(io::Error::other(
+    Err(unreadable(io::Error::other(
         "other processes keep creating and removing files there",
     )))
 }
 
 /// Removes a file by its name if the name is still that of the open file. What somebody else put there stays.
-pub(crate) fn remove_own(path: &Path, file: &fs::File) -> io::Result<()> {
-    let (own, there) = (file.metadata()?, fs::symlink_metadata(path)?);
-    match (own.dev(), own.ino()) == (there.dev(), there.ino()) {
+pub(crate) fn remove_if_same_file(path: &Path, file: &fs::File) -> io::Result<()> {
+    let (opened_metadata, current_metadata) = (file.metadata()?, fs::symlink_metadata(path)?);
+    match (opened_metadata.dev(), opened_metadata.ino()) == (current_metadata.dev(), current_metadata.ino()) {
         true => fs::remove_file(path),
         false => Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is another file now")),
     }
 }
 
-fn regular(location: &Path, kind: FileType) -> Result<(), LocationError> {
+fn check_regular_file(location: &Path, kind: FileType) -> Result<(), LocationError> {
     let kind = match kind {
         kind if kind.is_file() => return Ok(()),
         kind if kind.is_dir() => "a directory",
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     /// A directory with a temporary that holds `archive`, and the two paths.
-    fn directory() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    fn test_directory() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let (temporary, location) = (
             directory.path().join(".0123456789abcdef.partial"),
@@ -219,24 +219,24 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_regular_file_give_way() {
-        let (directory, temporary, location) = directory();
+    fn replaces_nothing_or_a_regular_file() {
+        let (directory, temporary, location) = test_directory();
         check(&location).unwrap();
-        put(&temporary, &location).unwrap();
+        rename_into_place(&temporary, &location).unwrap();
         fs::write(&temporary, "second").unwrap();
         check(&location).unwrap();
-        put(&temporary, &location).unwrap();
+        rename_into_place(&temporary, &location).unwrap();
         assert_eq!(fs::read_to_string(&location).unwrap(), "second");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn every_other_kind_of_node_is_named_and_stays() {
-        let (directory, temporary, location) = directory();
+    fn refuses_every_other_file_type() {
+        let (directory, temporary, location) = test_directory();
         let target = directory.path().join("target");
         fs::write(&target, "kept").unwrap();
-        type Make<'a> = Box<dyn Fn() + 'a>;
-        let kinds: [(&str, Make<'_>); 4] = [
+        type CreateNode<'a> = Box<dyn Fn() + 'a>;
+        let kinds: [(&str, CreateNode<'_>); 4] = [
             ("a FIFO", Box::new(|| fifo(&location))),
             ("a symlink", Box::new(|| symlink(&target, &location).unwrap())),
             (
@@ -248,7 +248,7 @@ mod tests {
         for (kind, make) in kinds {
             make();
             let before = fs::symlink_metadata(&location).unwrap();
-            for refused in [check(&location), put(&temporary, &location)] {
+            for refused in [check(&location), rename_into_place(&temporary, &location)] {
                 let message = refused.unwrap_err().to_string();
                 assert!(message.contains(kind) && message.contains("a.tar"), "{message}");
             }
@@ -264,12 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_takes_the_place_of_a_file_at_the_last_moment_is_put_back() {
-        let (_directory, temporary, location) = directory();
+    fn a_raced_fifo_is_exchanged_back() {
+        let (_directory, temporary, location) = test_directory();
         fs::write(&location, "former").unwrap();
-        let raced = Cell::new(false);
-        let error = put_with(&temporary, &location, |flags| {
-            if flags == RenameFlags::RENAME_EXCHANGE && !raced.replace(true) {
+        let swapped = Cell::new(false);
+        let error = rename_into_place_with(&temporary, &location, |flags| {
+            if flags == RenameFlags::RENAME_EXCHANGE && !swapped.replace(true) {
                 fs::remove_file(&location).unwrap();
                 fifo(&location);
             }
@@ -282,30 +282,30 @@ mod tests {
     }
 
     #[test]
-    fn without_the_flags_links_and_looks_do() {
-        let (directory, temporary, location) = directory();
-        let none = |_| Err(Errno::EINVAL);
-        put_with(&temporary, &location, none).unwrap();
+    fn works_without_rename_flags() {
+        let (directory, temporary, location) = test_directory();
+        let no_rename_flags = |_| Err(Errno::EINVAL);
+        rename_into_place_with(&temporary, &location, no_rename_flags).unwrap();
         fs::write(&temporary, "second").unwrap();
-        put_with(&temporary, &location, none).unwrap();
+        rename_into_place_with(&temporary, &location, no_rename_flags).unwrap();
         assert_eq!(fs::read_to_string(&location).unwrap(), "second");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         fs::write(&temporary, "third").unwrap();
         fs::remove_file(&location).unwrap();
         fifo(&location);
-        put_with(&temporary, &location, none).unwrap_err();
+        rename_into_place_with(&temporary, &location, no_rename_flags).unwrap_err();
         assert!(is_fifo(&location));
     }
 
     #[test]
-    fn names_that_are_too_long_are_told_with_both_lengths() {
+    fn too_long_names_report_both_lengths() {
         let directory = tempfile::tempdir().unwrap();
         check(&directory.path().join("n".repeat(255))).unwrap();
         let message = check(&directory.path().join("n".repeat(256))).unwrap_err().to_string();
         assert!(message.contains("256 bytes of at most 255"), "{message}");
         let mut deep = directory.path().to_owned();
-        while deep.as_os_str().len() < PATH_BYTES - 20 {
-            deep.push("d".repeat(200.min(PATH_BYTES - 11 - deep.as_os_str().len())));
+        while deep.as_os_str().len() < MAX_PATH_BYTES - 20 {
+            deep.push("d".repeat(200.min(MAX_PATH_BYTES - 11 - deep.as_os_str().len())));
         }
         // The archive's own path would fit; the temporary's does not.
         let message = check(&deep.join("a.tar")).unwrap_err().to_string();
@@ -313,12 +313,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_another_files_now_is_not_removed() {
-        let (_directory, temporary, _) = directory();
+    fn a_replaced_file_is_not_removed() {
+        let (_directory, temporary, _) = test_directory();
         let file = fs::File::open(&temporary).unwrap();
         fs::remove_file(&temporary).unwrap();
         fs::write(&temporary, "somebody's").unwrap();
-        remove_own(&temporary, &file).unwrap_err();
+        remove_if_same_file(&temporary, &file).unwrap_err();
         assert_eq!(fs::read_to_string(&temporary).unwrap(), "somebody's");
     }
 }

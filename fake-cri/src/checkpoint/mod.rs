@@ -10,34 +10,38 @@
 //! The archive has containerd's members, or CRI-O's; the images in it are CRIU's. [`run`] says what it needs and how it fails.
 
 pub(crate) mod archive;
-mod capture;
-mod copying;
+mod archive_writer;
+mod cancel;
+mod cgroup_freezer;
+mod defect;
 mod delay;
+mod dump;
+mod dump_log;
 mod engine;
 pub(crate) mod error;
 mod fault;
 mod freeze;
-mod freezer;
-mod headroom;
-mod hold;
 mod host;
 mod job;
 pub(crate) mod location;
-mod log;
-mod outlook;
+mod page_pipe;
 mod pages;
-mod pour;
-mod quirk;
+mod prescan;
+mod resources;
 pub(crate) mod restore;
+mod snapshot;
+mod snapshot_fork;
 mod stats;
-mod twin;
-mod watch;
-mod write;
+mod stopped_thread;
 
+pub use defect::{CallOutcome, Defect, MemoryRegion, SideEffect};
 pub use engine::run;
 pub use host::Host;
 pub use job::{
-    Delay, DelayIn, DelayMemory, Document, Effect, ErrorKind, Failure, Freeze, Injection, Job, Layout, Phase, Report,
+    Delay, DelayMemory, DelayPhase, Document, ErrorKind, Failure, Freeze, InjectedEffect, Injection, Job, Layout,
+    Phase, Report,
 };
-pub use quirk::{Aftermath, Ending, Quirk, Region};
-pub use restore::{Caller, Lost, Options, Presence, Restorable, RestoreError, restorable, restorable_here};
+pub use restore::{
+    CancelFlag, CancelOnDrop, Restorable, RestoreError, RestoreOptions, UnsupportedSummary, check_restorable,
+    check_restorable_here,
+};

@@ -1,7 +1,7 @@
 //! Pages files: from a process's memory into the archive, in one pass and by two threads at once.
 //!
 //! ```text
-//!   cursor: next piece ------------> thread 1: /proc/PID/mem --> its buffer --> pwrite at the piece's place
+//!   cursor: next chunk ------------> thread 1: /proc/PID/mem --> its buffer --> pwrite at the chunk's place
 //!      (behind a lock)         \----> thread 2: the same
 //! ```
 //!
@@ -22,23 +22,23 @@ use std::{
 };
 
 use super::{
-    archive::{Archive, Slab},
+    archive::{Archive, ReservedMember},
+    cancel::CancelToken,
+    dump_log::DumpLog,
     error::Error,
-    fault::Blanks,
-    log::DumpLog,
-    twin::Twins,
-    watch::Watch,
+    fault::ZeroedRegions,
+    snapshot::SnapshotSet,
 };
-use crate::process::{memory::Memory, pagemap::PAGE_SIZE, view::View};
+use crate::process::{file_mapping::FileMapping, memory::ProcMem, pagemap::PAGE_SIZE};
 
 /// How much a thread reads before it writes it, and before the caller and the deadline are looked at again. As fast as
 /// 1 MiB, with which writers were seen to be halted more often for the pages that they had made dirty. To read ahead while the
 /// other thread writes gained nothing: the kernel lets one writer at a time into a file.
-const PIECE: usize = 256 << 10;
+const READ_CHUNK_BYTES: usize = 256 << 10;
 /// What is worth a second thread.
-const LARGE: u64 = 4 << 20;
+const MIN_PARALLEL_BYTES: u64 = 4 << 20;
 /// The stack of a second thread, whose buffer is on the heap.
-const STACK: usize = 128 << 10;
+const READER_STACK_BYTES: usize = 128 << 10;
 
 /// The content of one `pages-N.img`: which memory, in its order.
 #[derive(Debug)]
@@ -48,26 +48,26 @@ pub(crate) struct PagesFile {
     /// Whether it holds the shared memory of several.
     pub(crate) shared: bool,
     /// Where its pages are.
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<PageRun>,
     /// What of a file is mapped here to be read; it has to stay until it is.
     #[expect(dead_code, reason = "held, never looked at")]
-    pub(crate) view: Option<View>,
+    pub(crate) mapped_file: Option<FileMapping>,
 }
 
 /// Neighbouring pages of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct PageRun {
     /// The process, for the log.
     pub(crate) pid: i32,
     /// A thread that sees them.
-    pub(crate) window: i32,
+    pub(crate) proc_tid: i32,
     /// Their addresses.
     pub(crate) range: Range<u64>,
     /// Whether a copy of the process does not hold them, so that they are read before the process runs on.
-    pub(crate) early: bool,
+    pub(crate) not_forked: bool,
 }
 
-impl Run {
+impl PageRun {
     pub(crate) fn bytes(&self) -> u64 {
         self.range.end - self.range.start
     }
@@ -76,7 +76,7 @@ impl Run {
 impl PagesFile {
     /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
-        self.runs.iter().map(Run::bytes).sum()
+        self.runs.iter().map(PageRun::bytes).sum()
     }
 
     /// How many pages it has.
@@ -87,56 +87,56 @@ impl PagesFile {
 
 /// A pages file and its place in the archive.
 #[derive(Debug)]
-pub(crate) struct Part<'a> {
+pub(crate) struct ReservedPages<'a> {
     /// What is in it.
     pub(crate) file: &'a PagesFile,
     /// Where it goes.
-    pub(crate) slab: Slab,
+    pub(crate) reserved: ReservedMember,
     /// What of the file is there already, by offsets in their order; none lies in two runs.
-    pub(crate) poured: Vec<Range<u64>>,
+    pub(crate) spliced: Vec<Range<u64>>,
 }
 
-impl Part<'_> {
+impl ReservedPages<'_> {
     /// The first of what is there already that ends behind an offset.
-    fn poured_behind(&self, offset: u64) -> Option<&Range<u64>> {
-        let nth = self.poured.partition_point(|range| range.end <= offset);
-        self.poured.get(nth)
+    fn next_spliced(&self, offset: u64) -> Option<&Range<u64>> {
+        let nth = self.spliced.partition_point(|range| range.end <= offset);
+        self.spliced.get(nth)
     }
 }
 
 /// Which pages are moved, and whose memory they are read from.
 #[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
+pub(crate) enum PageSource<'a> {
     /// All, of the processes themselves, which stand still.
     Originals,
     /// Those that copies hold, of these.
-    Copies(&'a Twins<'a>),
+    Snapshots(&'a SnapshotSet<'a>),
 }
 
-impl Source<'_> {
+impl PageSource<'_> {
     /// A thread through which these pages are read; `None` when they are not moved.
-    fn reader(self, run: &Run) -> Option<i32> {
+    fn source_tid(self, run: &PageRun) -> Option<i32> {
         match self {
-            Self::Originals => Some(run.window),
-            Self::Copies(_) if run.early => None,
-            Self::Copies(twins) => twins.of(run.window),
+            Self::Originals => Some(run.proc_tid),
+            Self::Snapshots(_) if run.not_forked => None,
+            Self::Snapshots(snapshots) => snapshots.pid_of(run.proc_tid),
         }
     }
 }
 
 /// What moving pages took. Of what two threads do at once half is counted, so that the two never exceed the time that passed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
+pub(crate) struct PageTimes {
     /// Reading memory.
-    pub(crate) reading: Duration,
+    pub(crate) read_time: Duration,
     /// Writing the archive.
-    pub(crate) writing: Duration,
+    pub(crate) write_time: Duration,
 }
 
-impl std::ops::AddAssign for Times {
+impl std::ops::AddAssign for PageTimes {
     fn add_assign(&mut self, other: Self) {
-        self.reading += other.reading;
-        self.writing += other.writing;
+        self.read_time += other.read_time;
+        self.write_time += other.write_time;
     }
 }
 
@@ -145,58 +145,60 @@ impl std::ops::AddAssign for Times {
 /// # Errors
 ///
 /// A process that ended, a full disk, the caller or the deadline.
-pub(crate) fn write(
-    parts: &[Part<'_>],
-    from: Source<'_>,
+pub(crate) fn copy_pages(
+    parts: &[ReservedPages<'_>],
+    source: PageSource<'_>,
     archive: &Archive,
-    blanks: &Blanks,
-    watch: &Watch<'_>,
+    zeroed: &ZeroedRegions,
+    cancel: &CancelToken<'_>,
     log: &mut DumpLog,
-) -> Result<Times, Error> {
+) -> Result<PageTimes, Error> {
     let runs = parts.iter().flat_map(|part| &part.file.runs);
-    let moved = runs.filter(|run| from.reader(run).is_some());
-    let poured = parts.iter().flat_map(|part| &part.poured);
-    let poured: u64 = poured.map(|range| range.end - range.start).sum();
-    let bytes = moved.map(Run::bytes).sum::<u64>() - poured;
+    let copied_runs = runs.filter(|run| source.source_tid(run).is_some());
+    let spliced = parts.iter().flat_map(|part| &part.spliced);
+    let spliced: u64 = spliced.map(|range| range.end - range.start).sum();
+    let bytes = copied_runs.map(PageRun::bytes).sum::<u64>() - spliced;
     if bytes == 0 {
-        return Ok(Times::default());
+        return Ok(PageTimes::default());
     }
-    let work = Work {
-        cursor: Mutex::new(Cursor {
-            from,
+    let copier = PageCopier {
+        cursor: Mutex::new(PageCursor {
+            source,
             parts,
-            run: 0,
-            into_run: 0,
+            run_index: 0,
+            run_offset: 0,
             offset: 0,
         }),
         archive,
-        blanks,
-        watch,
-        buffer: PIECE.min(bytes as usize),
+        zeroed,
+        cancel,
+        buffer: READ_CHUNK_BYTES.min(bytes as usize),
         failed: AtomicBool::new(false),
         unreadable: Mutex::default(),
     };
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let times = thread::scope(|scope| {
-        let second = (bytes >= LARGE && cpus > 1).then(|| {
-            let builder = thread::Builder::new().name("pages".to_owned()).stack_size(STACK);
-            builder.spawn_scoped(scope, || work.run())
+        let second = (bytes >= MIN_PARALLEL_BYTES && cpus > 1).then(|| {
+            let builder = thread::Builder::new()
+                .name("pages".to_owned())
+                .stack_size(READER_STACK_BYTES);
+            builder.spawn_scoped(scope, || copier.run())
         });
-        let first = work.run();
+        let first = copier.run();
         match second {
             // Where no thread can be started, this one did it all.
             None | Some(Err(_)) => first,
             Some(Ok(second)) => {
-                let (first, second) = (first, second.join().unwrap_or(Err(Error::Panicked)));
+                let (first, second) = (first, second.join().unwrap_or(Err(Error::TracerPanicked)));
                 let (first, second) = (first?, second?);
-                Ok(Times {
-                    reading: (first.reading + second.reading) / 2,
-                    writing: (first.writing + second.writing) / 2,
+                Ok(PageTimes {
+                    read_time: (first.read_time + second.read_time) / 2,
+                    write_time: (first.write_time + second.write_time) / 2,
                 })
             }
         }
     })?;
-    let mut unreadable = work.unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut unreadable = copier.unreadable.into_inner().unwrap_or_else(PoisonError::into_inner);
     unreadable.sort_unstable_by_key(|page| (page.pid, page.address));
     for page in unreadable {
         page.retry(archive, log)?;
@@ -205,59 +207,60 @@ pub(crate) fn write(
 }
 
 /// What the threads share.
-struct Work<'a> {
-    cursor: Mutex<Cursor<'a>>,
+struct PageCopier<'a> {
+    cursor: Mutex<PageCursor<'a>>,
     archive: &'a Archive,
-    blanks: &'a Blanks,
-    watch: &'a Watch<'a>,
+    zeroed: &'a ZeroedRegions,
+    cancel: &'a CancelToken<'a>,
     /// The size of each thread's buffer.
     buffer: usize,
     failed: AtomicBool,
-    unreadable: Mutex<Vec<Unreadable>>,
+    unreadable: Mutex<Vec<UnreadablePage>>,
 }
 
-impl Work<'_> {
-    /// Moves pieces until there are none left.
-    fn run(&self) -> Result<Times, Error> {
-        let result = self.move_pieces();
+impl PageCopier<'_> {
+    /// Moves chunks until there are none left.
+    fn run(&self) -> Result<PageTimes, Error> {
+        let result = self.copy_chunks();
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
         result
     }
 
-    fn move_pieces(&self) -> Result<Times, Error> {
-        let mut times = Times::default();
-        let mut room = Vec::new();
-        let buffer = on_a_page(&mut room, self.buffer);
+    fn copy_chunks(&self) -> Result<PageTimes, Error> {
+        let mut times = PageTimes::default();
+        let mut storage = Vec::new();
+        let buffer = page_aligned(&mut storage, self.buffer);
         let mut ranges = Vec::new();
-        let mut memory = None::<Memory>;
+        let mut memory = None::<ProcMem>;
         while !self.failed.load(Ordering::Relaxed) {
-            self.watch.check()?;
-            let next = self.lock(&self.cursor).next(&mut ranges);
-            let Some(piece) = next else { break };
+            self.cancel.check()?;
+            let next = self.lock(&self.cursor).next_chunk(&mut ranges);
+            let Some(chunk) = next else { break };
             let started = Instant::now();
             let memory = match &mut memory {
-                Some(memory) if memory.tid() == piece.reader => memory,
-                other => other.insert(Memory::of(piece.reader)),
+                Some(memory) if memory.tid() == chunk.source_tid => memory,
+                other => other.insert(ProcMem::new(chunk.source_tid)),
             };
             memory
-                .read(&ranges, &mut buffer[..piece.bytes], |address| {
-                    self.lock(&self.unreadable).push(Unreadable {
-                        pid: piece.pid,
-                        reader: piece.reader,
+                .read(&ranges, &mut buffer[..chunk.bytes], |address| {
+                    self.lock(&self.unreadable).push(UnreadablePage {
+                        pid: chunk.pid,
+                        source_tid: chunk.source_tid,
                         address,
-                        slab: piece.slab,
-                        offset: piece.offset + offset_of(&ranges, address),
+                        reserved: chunk.reserved,
+                        offset: chunk.offset + offset_in_ranges(&ranges, address),
                     });
                 })
-                .map_err(|error| Error::capture(piece.pid, "memory", error))?;
+                .map_err(|error| Error::capture(chunk.pid, "memory", error))?;
             let read = Instant::now();
-            self.blanks
-                .blank(piece.window, piece.shared, &ranges, &mut buffer[..piece.bytes]);
-            self.archive.fill(piece.slab, piece.offset, &buffer[..piece.bytes])?;
-            times.reading += read - started;
-            times.writing += read.elapsed();
+            self.zeroed
+                .zero(chunk.proc_tid, chunk.shared, &ranges, &mut buffer[..chunk.bytes]);
+            self.archive
+                .write_at(chunk.reserved, chunk.offset, &buffer[..chunk.bytes])?;
+            times.read_time += read - started;
+            times.write_time += read.elapsed();
         }
         Ok(times)
     }
@@ -270,93 +273,93 @@ impl Work<'_> {
 
 /// Room for so many bytes that begins where a page does. Pages are copied to and from such a place a sixth faster than to one
 /// sixteen bytes behind it, which is where an allocation of this size lies (measured: 160 against 190 ms a GiB).
-fn on_a_page(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    const PAGE: usize = PAGE_SIZE as usize;
-    memory.resize(bytes + PAGE - 1, 0);
-    let start = memory.as_ptr().align_offset(PAGE);
+fn page_aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    const PAGE_BYTES: usize = PAGE_SIZE as usize;
+    memory.resize(bytes + PAGE_BYTES - 1, 0);
+    let start = memory.as_ptr().align_offset(PAGE_BYTES);
     &mut memory[start..start + bytes]
 }
 
 /// Which pages come next.
-struct Cursor<'a> {
-    from: Source<'a>,
-    parts: &'a [Part<'a>],
-    run: usize,
-    into_run: u64,
+struct PageCursor<'a> {
+    source: PageSource<'a>,
+    parts: &'a [ReservedPages<'a>],
+    run_index: usize,
+    run_offset: u64,
     offset: u64,
 }
 
 /// Pages that one thread moves at once; their addresses stand beside it.
-struct Piece {
+struct PageChunk {
     pid: i32,
-    window: i32,
-    reader: i32,
+    proc_tid: i32,
+    source_tid: i32,
     shared: bool,
-    slab: Slab,
+    reserved: ReservedMember,
     offset: u64,
     bytes: usize,
 }
 
-impl Cursor<'_> {
+impl PageCursor<'_> {
     /// Goes on by so many bytes of the run that it is at.
-    fn pass(&mut self, run: &Run, bytes: u64) {
+    fn advance(&mut self, run: &PageRun, bytes: u64) {
         self.offset += bytes;
-        self.into_run += bytes;
-        if self.into_run == run.bytes() {
-            self.run += 1;
-            self.into_run = 0;
+        self.run_offset += bytes;
+        if self.run_offset == run.bytes() {
+            self.run_index += 1;
+            self.run_offset = 0;
         }
     }
 
-    /// As many runs of one process and one file as a piece takes.
-    fn next(&mut self, ranges: &mut Vec<Range<u64>>) -> Option<Piece> {
+    /// As many runs of one process and one file as a chunk takes.
+    fn next_chunk(&mut self, ranges: &mut Vec<Range<u64>>) -> Option<PageChunk> {
         ranges.clear();
-        let (part, reader) = loop {
+        let (part, source_tid) = loop {
             let part = self.parts.first()?;
-            if let Some(run) = part.file.runs.get(self.run) {
-                let reader = self.from.reader(run);
-                let poured = part
-                    .poured_behind(self.offset)
+            if let Some(run) = part.file.runs.get(self.run_index) {
+                let source_tid = self.source.source_tid(run);
+                let spliced = part
+                    .next_spliced(self.offset)
                     .filter(|range| range.start <= self.offset);
-                let passed = match (reader, poured) {
-                    (Some(reader), None) => break (part, reader),
-                    (Some(_), Some(poured)) => poured.end - self.offset,
-                    (None, _) => run.bytes() - self.into_run,
+                let skipped = match (source_tid, spliced) {
+                    (Some(source_tid), None) => break (part, source_tid),
+                    (Some(_), Some(spliced)) => spliced.end - self.offset,
+                    (None, _) => run.bytes() - self.run_offset,
                 };
-                self.pass(run, passed);
+                self.advance(run, skipped);
                 continue;
             }
-            *self = Cursor {
-                from: self.from,
+            *self = PageCursor {
+                source: self.source,
                 parts: &self.parts[1..],
-                run: 0,
-                into_run: 0,
+                run_index: 0,
+                run_offset: 0,
                 offset: 0,
             };
         };
-        let first = &part.file.runs[self.run];
-        let (slab, offset, mut bytes) = (part.slab, self.offset, 0);
-        while let Some(run) = part.file.runs.get(self.run)
-            && self.from.reader(run) == Some(reader)
-            && bytes < PIECE as u64
+        let first = &part.file.runs[self.run_index];
+        let (reserved, offset, mut bytes) = (part.reserved, self.offset, 0);
+        while let Some(run) = part.file.runs.get(self.run_index)
+            && self.source.source_tid(run) == Some(source_tid)
+            && bytes < READ_CHUNK_BYTES as u64
         {
-            let start = run.range.start + self.into_run;
-            let poured = part.poured_behind(self.offset);
-            let before = poured.map_or(u64::MAX, |range| range.start - self.offset);
-            let length = (run.range.end - start).min(PIECE as u64 - bytes).min(before);
+            let start = run.range.start + self.run_offset;
+            let spliced = part.next_spliced(self.offset);
+            let before = spliced.map_or(u64::MAX, |range| range.start - self.offset);
+            let length = (run.range.end - start).min(READ_CHUNK_BYTES as u64 - bytes).min(before);
             if length == 0 {
                 break;
             }
             ranges.push(start..start + length);
             bytes += length;
-            self.pass(run, length);
+            self.advance(run, length);
         }
-        Some(Piece {
+        Some(PageChunk {
             pid: first.pid,
-            window: first.window,
-            reader,
+            proc_tid: first.proc_tid,
+            source_tid,
             shared: part.file.shared,
-            slab,
+            reserved,
             offset,
             bytes: bytes as usize,
         })
@@ -364,39 +367,39 @@ impl Cursor<'_> {
 }
 
 /// How far behind the beginning of the ranges an address lies that is in one of them.
-fn offset_of(ranges: &[Range<u64>], address: u64) -> u64 {
+fn offset_in_ranges(ranges: &[Range<u64>], address: u64) -> u64 {
     let before = ranges.iter().take_while(|range| !range.contains(&address));
     let behind = ranges.iter().find(|range| range.contains(&address));
     before.map(|range| range.end - range.start).sum::<u64>() + behind.map_or(0, |range| address - range.start)
 }
 
 /// A page that a thread could not read, and its place.
-struct Unreadable {
+struct UnreadablePage {
     pid: i32,
-    reader: i32,
+    source_tid: i32,
     address: u64,
-    slab: Slab,
+    reserved: ReservedMember,
     offset: u64,
 }
 
-impl Unreadable {
+impl UnreadablePage {
     /// The kernel can be told (`proc_mem.force_override=ptrace`) to show what a process itself may not read to its tracer alone,
     /// which is this thread. What it does not see either is zero.
     fn retry(&self, archive: &Archive, log: &mut DumpLog) -> Result<(), Error> {
         let mut page = [0; PAGE_SIZE as usize];
         let mut lost = false;
         let range = self.address..self.address + PAGE_SIZE;
-        Memory::of(self.reader)
+        ProcMem::new(self.source_tid)
             .read(std::slice::from_ref(&range), &mut page, |_| lost = true)
             .map_err(|error| Error::capture(self.pid, "memory", error))?;
         if lost {
-            log.lost(format_args!(
+            log.unsupported(format_args!(
                 "pid {}: the page at {:#x} cannot be read and is zero here",
                 self.pid, self.address
             ));
             return Ok(());
         }
-        archive.fill(self.slab, self.offset, &page)
+        archive.write_at(self.reserved, self.offset, &page)
     }
 }
 
@@ -404,63 +407,63 @@ impl Unreadable {
 mod tests {
     use super::*;
 
-    fn run(window: i32, start: u64, pages: u64) -> Run {
-        Run {
-            pid: window,
-            window,
+    fn run(proc_tid: i32, start: u64, pages: u64) -> PageRun {
+        PageRun {
+            pid: proc_tid,
+            proc_tid,
             range: start..start + pages * PAGE_SIZE,
-            early: false,
+            not_forked: false,
         }
     }
 
     #[test]
-    fn a_buffer_begins_where_a_page_does() {
-        for bytes in [1, 4095, 4096, PIECE] {
+    fn buffer_is_page_aligned() {
+        for bytes in [1, 4095, 4096, READ_CHUNK_BYTES] {
             let mut memory = Vec::new();
-            let buffer = on_a_page(&mut memory, bytes);
+            let buffer = page_aligned(&mut memory, bytes);
             assert_eq!(buffer.len(), bytes);
             assert_eq!(buffer.as_ptr().addr() % PAGE_SIZE as usize, 0, "{bytes}");
         }
     }
 
     #[test]
-    fn what_was_poured_is_passed_over() {
-        let large = 3 * PIECE as u64;
+    fn spliced_ranges_are_skipped() {
+        let long_bytes = 3 * READ_CHUNK_BYTES as u64;
         let file = PagesFile {
             name: String::new(),
             shared: false,
             runs: vec![
                 run(1, 0x10_0000, 2),
-                run(1, 0x1000_0000, large / PAGE_SIZE),
+                run(1, 0x1000_0000, long_bytes / PAGE_SIZE),
                 run(1, 0x2000_0000, 1),
                 run(1, 0x3000_0000, 1),
             ],
-            view: None,
+            mapped_file: None,
         };
         let before = 2 * PAGE_SIZE;
         // In the middle of a run and at its end, and a whole one.
-        let poured = vec![
-            before + PAGE_SIZE..before + PIECE as u64,
-            before + 2 * PIECE as u64..before + large,
-            before + large + PAGE_SIZE..before + large + 2 * PAGE_SIZE,
+        let spliced = vec![
+            before + PAGE_SIZE..before + READ_CHUNK_BYTES as u64,
+            before + 2 * READ_CHUNK_BYTES as u64..before + long_bytes,
+            before + long_bytes + PAGE_SIZE..before + long_bytes + 2 * PAGE_SIZE,
         ];
-        let parts = [Part {
+        let parts = [ReservedPages {
             file: &file,
-            slab: Slab::at(0),
-            poured: poured.clone(),
+            reserved: ReservedMember::from_offset(0),
+            spliced: spliced.clone(),
         }];
-        let mut cursor = Cursor {
-            from: Source::Originals,
+        let mut cursor = PageCursor {
+            source: PageSource::Originals,
             parts: &parts,
-            run: 0,
-            into_run: 0,
+            run_index: 0,
+            run_offset: 0,
             offset: 0,
         };
-        let (mut ranges, mut seen) = (Vec::new(), poured);
-        while let Some(piece) = cursor.next(&mut ranges) {
+        let (mut ranges, mut covered) = (Vec::new(), spliced);
+        while let Some(chunk) = cursor.next_chunk(&mut ranges) {
             let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-            assert_eq!(bytes, piece.bytes as u64);
-            seen.push(piece.offset..piece.offset + bytes);
+            assert_eq!(bytes, chunk.bytes as u64);
+            covered.push(chunk.offset..chunk.offset + bytes);
             let (_, first) = file
                 .runs
                 .iter()
@@ -470,32 +473,32 @@ mod tests {
                     Some((at, run))
                 })
                 .map(|(at, run)| (at..at + run.bytes(), run.range.start.wrapping_sub(at)))
-                .find(|(offsets, _)| offsets.contains(&piece.offset))
+                .find(|(offsets, _)| offsets.contains(&chunk.offset))
                 .expect("in a run");
-            assert_eq!(ranges[0].start, first.wrapping_add(piece.offset));
+            assert_eq!(ranges[0].start, first.wrapping_add(chunk.offset));
         }
-        seen.sort_unstable_by_key(|range| range.start);
+        covered.sort_unstable_by_key(|range| range.start);
         assert!(
-            seen.iter().is_sorted_by(|range, next| range.end == next.start),
-            "{seen:?}"
+            covered.iter().is_sorted_by(|range, next| range.end == next.start),
+            "{covered:?}"
         );
-        assert_eq!(seen.last().map(|range| range.end), Some(file.bytes()));
-        assert_eq!(seen[0].start, 0);
+        assert_eq!(covered.last().map(|range| range.end), Some(file.bytes()));
+        assert_eq!(covered[0].start, 0);
     }
 
     #[test]
-    fn pieces_cover_every_run_once_and_in_its_place() {
-        let file = |runs: Vec<Run>| PagesFile {
+    fn chunks_cover_every_run_once() {
+        let file = |runs: Vec<PageRun>| PagesFile {
             name: String::new(),
             shared: false,
             runs,
-            view: None,
+            mapped_file: None,
         };
-        // One run longer than a piece, several in one piece, another process's, an empty file, another file.
-        let long = PIECE as u64 / PAGE_SIZE + 3;
+        // One run longer than a chunk, several in one chunk, another process's, an empty file, another file.
+        let long_run = READ_CHUNK_BYTES as u64 / PAGE_SIZE + 3;
         let files = [
             file(vec![
-                run(1, 0x10_0000, long),
+                run(1, 0x10_0000, long_run),
                 run(1, 0x1000_0000, 1),
                 run(2, 0x10_0000, 2),
             ]),
@@ -505,27 +508,27 @@ mod tests {
         let parts: Vec<_> = files
             .iter()
             .zip(0..)
-            .map(|(file, at)| Part {
+            .map(|(file, at)| ReservedPages {
                 file,
-                slab: Slab::at(at << 40),
-                poured: Vec::new(),
+                reserved: ReservedMember::from_offset(at << 40),
+                spliced: Vec::new(),
             })
             .collect();
-        let mut cursor = Cursor {
-            from: Source::Originals,
+        let mut cursor = PageCursor {
+            source: PageSource::Originals,
             parts: &parts,
-            run: 0,
-            into_run: 0,
+            run_index: 0,
+            run_offset: 0,
             offset: 0,
         };
         let mut ranges = Vec::new();
-        let mut seen = Vec::new();
-        while let Some(piece) = cursor.next(&mut ranges) {
-            assert!(piece.bytes <= PIECE);
-            let mut offset = piece.offset;
+        let mut covered = Vec::new();
+        while let Some(chunk) = cursor.next_chunk(&mut ranges) {
+            assert!(chunk.bytes <= READ_CHUNK_BYTES);
+            let mut offset = chunk.offset;
             for range in &ranges {
-                assert_eq!(offset_of(&ranges, range.start), offset - piece.offset);
-                seen.push((piece.window, piece.slab, offset, range.clone()));
+                assert_eq!(offset_in_ranges(&ranges, range.start), offset - chunk.offset);
+                covered.push((chunk.proc_tid, chunk.reserved, offset, range.clone()));
                 offset += range.end - range.start;
             }
         }
@@ -535,13 +538,13 @@ mod tests {
             for run in &part.file.runs {
                 let mut at = run.range.start;
                 while at < run.range.end {
-                    let until = run.range.end.min(at + PIECE as u64);
-                    expected.push((run.window, part.slab, offset, at..until));
+                    let until = run.range.end.min(at + READ_CHUNK_BYTES as u64);
+                    expected.push((run.proc_tid, part.reserved, offset, at..until));
                     offset += until - at;
                     at = until;
                 }
             }
         }
-        assert_eq!(seen, expected);
+        assert_eq!(covered, expected);
     }
 }

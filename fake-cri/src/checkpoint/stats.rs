@@ -7,11 +7,11 @@ use cri_proto::criu::{
     message::{DumpStatsEntry, StatsEntry},
 };
 
-use super::capture::Capture;
+use super::dump::ImageSet;
 
 /// The times of a checkpoint.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct DumpTimes {
     /// Until all threads stood still.
     pub(crate) freezing_time: Duration,
     /// From then until they were let go.
@@ -22,25 +22,25 @@ pub(crate) struct Times {
     pub(crate) memwrite_time: Duration,
 }
 
-impl Times {
+impl DumpTimes {
     /// The image.
-    pub(crate) fn encode(&self, capture: &Capture) -> Vec<u8> {
+    pub(crate) fn encode(&self, image_set: &ImageSet) -> Vec<u8> {
         let entry = StatsEntry {
             dump: Some(DumpStatsEntry {
-                freezing_time: micros(self.freezing_time),
-                frozen_time: micros(self.frozen_time),
-                memdump_time: micros(self.memdump_time),
-                memwrite_time: micros(self.memwrite_time),
-                pages_scanned: capture.pages_scanned,
+                freezing_time: saturating_micros(self.freezing_time),
+                frozen_time: saturating_micros(self.frozen_time),
+                memdump_time: saturating_micros(self.memdump_time),
+                memwrite_time: saturating_micros(self.memwrite_time),
+                pages_scanned: image_set.pages_scanned,
                 pages_skipped_parent: 0,
-                pages_written: capture.private_pages(),
+                pages_written: image_set.private_pages(),
                 irmap_resolve: Some(0),
                 pages_lazy: 0,
                 page_pipes: Some(0),
                 page_pipe_bufs: Some(0),
-                shpages_scanned: Some(capture.shared_pages_scanned),
+                shpages_scanned: Some(image_set.shared_pages_scanned),
                 shpages_skipped_parent: Some(0),
-                shpages_written: Some(capture.pages() - capture.private_pages()),
+                shpages_written: Some(image_set.pages() - image_set.private_pages()),
             }),
             restore: None,
         };
@@ -49,6 +49,6 @@ impl Times {
 }
 
 /// Microseconds, as CRIU counts; more than an hour and eleven minutes does not fit.
-fn micros(time: Duration) -> u32 {
-    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+fn saturating_micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }

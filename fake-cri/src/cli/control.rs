@@ -13,16 +13,16 @@ use jiff::Timestamp;
 use serde_json::Value as Json;
 use tonic::Code;
 
-use super::options::control_socket;
+use super::options::resolve_control_socket;
 use crate::{
     control::Client,
-    fault::{Preset, Rules, presets_markdown, read_file},
+    fault::{Preset, RuleList, presets_markdown, read_fault_file},
     service::parse_endpoint,
 };
 
 /// Where the control API is found.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Where {
+pub(super) struct ControlTarget {
     /// Where the control API listens [default: control.sock below the state folder]
     #[arg(long, value_name = "unix:///PATH", value_parser = parse_endpoint, env = "FAKE_CRI_CONTROL")]
     control: Option<PathBuf>,
@@ -38,17 +38,17 @@ pub(super) enum FaultCommand {
     Add {
         /// Rules such as 'CheckpointContainer(nth=2):before=error(Internal,"disk on fire")', or preset:NAME
         #[arg(value_name = "RULE", required_unless_present = "files")]
-        rules: Vec<Rules>,
+        rules: Vec<RuleList>,
         /// A TOML file of rules
         #[arg(long = "file", value_name = "FILE")]
         files: Vec<PathBuf>,
         #[command(flatten)]
-        place: Where,
+        target: ControlTarget,
     },
     /// List the rules in force, with how many calls they have seen and fired on
     List {
         #[command(flatten)]
-        place: Where,
+        target: ControlTarget,
     },
     /// Remove the rules of these ids, or all
     Clear {
@@ -56,7 +56,7 @@ pub(super) enum FaultCommand {
         #[arg(value_name = "ID")]
         ids: Vec<String>,
         #[command(flatten)]
-        place: Where,
+        target: ControlTarget,
     },
     /// Print the presets: what real runtimes did, and where that was seen
     Presets {
@@ -79,25 +79,25 @@ pub(super) struct JournalOptions {
     #[arg(long, value_name = "N", default_value_t = 0)]
     after: u64,
     #[command(flatten)]
-    place: Where,
+    target: ControlTarget,
 }
 
 /// Runs `fake-cri fault`.
-pub(super) fn fault(command: FaultCommand) -> anyhow::Result<()> {
+pub(super) fn run_fault_command(command: FaultCommand) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    unless_closed(print_fault(command, &mut out))
+    ignore_broken_pipe(print_fault_command(command, &mut out))
 }
 
 /// Whoever reads the output and stops has seen enough, which is no failure.
-fn unless_closed(result: anyhow::Result<()>) -> anyhow::Result<()> {
-    let closed = |error: &anyhow::Error| {
+fn ignore_broken_pipe(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    let is_broken_pipe = |error: &anyhow::Error| {
         let error = error.downcast_ref::<io::Error>();
         error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     };
-    result.or_else(|error| if closed(&error) { Ok(()) } else { Err(error) })
+    result.or_else(|error| if is_broken_pipe(&error) { Ok(()) } else { Err(error) })
 }
 
-fn print_fault(command: FaultCommand, out: &mut impl io::Write) -> anyhow::Result<()> {
+fn print_fault_command(command: FaultCommand, out: &mut impl io::Write) -> anyhow::Result<()> {
     match command {
         FaultCommand::Presets { markdown: true } => write!(out, "{}", presets_markdown())?,
         FaultCommand::Presets { markdown: false } => {
@@ -107,30 +107,30 @@ fn print_fault(command: FaultCommand, out: &mut impl io::Write) -> anyhow::Resul
                     "{}\n    {}\n    seen: {}",
                     preset.name, preset.summary, preset.source
                 )?;
-                for rule in preset.grammar {
+                for rule in preset.rule_texts {
                     writeln!(out, "    {rule}")?;
                 }
             }
         }
-        FaultCommand::Add { rules, files, place } => {
-            let mut texts = Vec::new();
+        FaultCommand::Add { rules, files, target } => {
+            let mut rule_texts = Vec::new();
             for file in files {
-                texts.extend(read_file(&file)?.iter().map(ToString::to_string));
+                rule_texts.extend(read_fault_file(&file)?.iter().map(ToString::to_string));
             }
-            texts.extend(rules.iter().flat_map(|Rules(rules)| rules).map(ToString::to_string));
-            let ids = steer(place, async |client| client.add_faults(texts).await)?;
+            rule_texts.extend(rules.iter().flat_map(|RuleList(rules)| rules).map(ToString::to_string));
+            let ids = with_client(target, async |client| client.add_faults(rule_texts).await)?;
             for id in ids {
                 writeln!(out, "{id}")?;
             }
         }
-        FaultCommand::List { place } => {
-            for rule in steer(place, async |client| client.list_faults().await)? {
+        FaultCommand::List { target } => {
+            for rule in with_client(target, async |client| client.list_faults().await)? {
                 let (id, seen, fired, source) = (rule.id, rule.seen, rule.fired, rule.source);
                 writeln!(out, "{id}\tseen={seen}\tfired={fired}\tfrom={source}\t{}", rule.rule)?;
             }
         }
-        FaultCommand::Clear { ids, place } => {
-            let cleared = steer(place, async |client| client.clear_faults(&ids).await)?;
+        FaultCommand::Clear { ids, target } => {
+            let cleared = with_client(target, async |client| client.clear_faults(&ids).await)?;
             writeln!(out, "cleared {cleared}")?;
         }
     }
@@ -138,14 +138,18 @@ fn print_fault(command: FaultCommand, out: &mut impl io::Write) -> anyhow::Resul
 }
 
 /// Runs `fake-cri journal`.
-pub(super) fn journal(options: JournalOptions) -> anyhow::Result<()> {
+pub(super) fn print_journal(options: JournalOptions) -> anyhow::Result<()> {
     let print = |entry: &JournalEntry| {
-        let line = if options.json { json_line(entry) } else { line(entry) };
+        let line = if options.json {
+            json_line(entry)
+        } else {
+            text_line(entry)
+        };
         let mut out = io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush())
     };
     let (after, follow) = (options.after, options.follow);
-    let printed = steer(options.place, async |client| {
+    let result = with_client(options.target, async |client| {
         if !follow {
             let entries = client.journal(after).await?;
             return Ok(entries.iter().try_for_each(print));
@@ -158,11 +162,14 @@ pub(super) fn journal(options: JournalOptions) -> anyhow::Result<()> {
         }
         Ok(Ok(()))
     })?;
-    unless_closed(printed.map_err(Into::into))
+    ignore_broken_pipe(result.map_err(Into::into))
 }
 
-fn steer<T>(place: Where, act: impl AsyncFnOnce(Client) -> Result<T, tonic::Status>) -> anyhow::Result<T> {
-    let socket = control_socket(place.control.as_deref(), place.state_dir.as_deref())?;
+fn with_client<T>(
+    target: ControlTarget,
+    action: impl AsyncFnOnce(Client) -> Result<T, tonic::Status>,
+) -> anyhow::Result<T> {
+    let socket = resolve_control_socket(target.control.as_deref(), target.state_dir.as_deref())?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -170,19 +177,19 @@ fn steer<T>(place: Where, act: impl AsyncFnOnce(Client) -> Result<T, tonic::Stat
         .block_on(async {
             let client = Client::connect(&socket).await;
             let client = client.with_context(|| format!("found no fake-cri at {}", socket.display()))?;
-            act(client)
+            action(client)
                 .await
                 .map_err(|status| anyhow::anyhow!("{}", status.message()))
         })
 }
 
 /// An entry for people.
-fn line(entry: &JournalEntry) -> String {
-    let took = std::time::Duration::from_nanos(entry.ended_at.saturating_sub(entry.started_at).unsigned_abs());
+fn text_line(entry: &JournalEntry) -> String {
+    let duration = std::time::Duration::from_nanos(entry.ended_at.saturating_sub(entry.started_at).unsigned_abs());
     let mut line = format!(
-        "{} {} {} {:?} {took:.1?}",
+        "{} {} {} {:?} {duration:.1?}",
         entry.sequence,
-        time(entry.started_at),
+        format_time(entry.started_at),
         entry.method,
         Code::from_i32(entry.code)
     );
@@ -204,8 +211,8 @@ fn json_line(entry: &JournalEntry) -> String {
     serde_json::json!({
         "sequence": entry.sequence,
         "method": entry.method,
-        "started": time(entry.started_at),
-        "ended": time(entry.ended_at),
+        "started": format_time(entry.started_at),
+        "ended": format_time(entry.ended_at),
         "duration_ns": entry.ended_at.saturating_sub(entry.started_at),
         "timeout_ns": (entry.timeout > 0).then_some(entry.timeout),
         "request": document(&entry.request),
@@ -218,6 +225,6 @@ fn json_line(entry: &JournalEntry) -> String {
     .to_string()
 }
 
-fn time(nanoseconds: i64) -> String {
+fn format_time(nanoseconds: i64) -> String {
     Timestamp::from_nanosecond(nanoseconds.into()).map_or_else(|_| nanoseconds.to_string(), |time| time.to_string())
 }

@@ -17,20 +17,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::options::{LogFormat, ServeOptions};
 use crate::{
-    fault::{Engine, Journal, Rules, Source, read_file},
+    fault::{FaultEngine, Journal, RuleList, RuleSource, read_fault_file},
     process::limits,
     runtime::Runtime,
     service::{Conditions, ControlApi, listen_on, serve},
 };
 
 /// How long calls that are under way may go on after the end was asked for.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to end.
 pub(super) fn run(options: ServeOptions, executable: Option<&Path>) -> anyhow::Result<()> {
-    start_log(&options)?;
+    init_tracing(&options)?;
     // Each container takes a descriptor.
-    if let Err(error) = limits::raise_open_files() {
+    if let Err(error) = limits::raise_nofile() {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
     let executable = executable
@@ -40,10 +40,10 @@ pub(super) fn run(options: ServeOptions, executable: Option<&Path>) -> anyhow::R
         .enable_all()
         .build()
         .context("failed to start the async runtime")?
-        .block_on(daemon(options, executable))
+        .block_on(serve_until_signal(options, executable))
 }
 
-fn start_log(options: &ServeOptions) -> anyhow::Result<()> {
+fn init_tracing(options: &ServeOptions) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
         .with_context(|| format!("failed to read the log filter {:?}", options.log))?;
     let log = tracing_subscriber::fmt()
@@ -57,28 +57,28 @@ fn start_log(options: &ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn daemon(options: ServeOptions, executable: PathBuf) -> anyhow::Result<()> {
+async fn serve_until_signal(options: ServeOptions, executable: PathBuf) -> anyhow::Result<()> {
     // Before anything is made: a signal that comes meanwhile must not leave half of it behind.
     let terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
     let interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
     let socket = options.socket()?;
     let control_socket = options.control_socket()?;
-    let engine = Arc::new(engine(&options)?);
+    let engine = Arc::new(build_fault_engine(&options)?);
     let runtime = Runtime::open(options.config(executable)?).await?;
     let listener = listen_on(&socket)?;
     let control_listener = listen_on(&control_socket)?;
     let (journal, conditions) = (Arc::new(Journal::new()), Arc::new(Conditions::default()));
     let control = ControlApi::new(engine.clone(), journal.clone(), conditions.clone()).serve(control_listener);
 
-    let end = end(terminate, interrupt, options.lifeline);
+    let shutdown = wait_shutdown(terminate, interrupt, options.lifeline);
     tracing::info!(?socket, ?control_socket, state_dir = ?runtime.state_dir(), pid = std::process::id(), "serving");
-    say_ready(&socket);
-    let served = tokio::select! {
-        served = serve(listener, runtime.clone(), conditions, engine, journal, end) => served,
+    print_ready_line(&socket);
+    let result = tokio::select! {
+        served = serve(listener, runtime.clone(), conditions, engine, journal, shutdown) => served,
         failed = control => failed,
     };
     if options.ephemeral {
-        runtime.remove_everything().await;
+        runtime.remove_all().await;
     }
     // The state folder's lock is still held, so the socket is still ours.
     for socket in [socket, control_socket] {
@@ -86,23 +86,23 @@ async fn daemon(options: ServeOptions, executable: PathBuf) -> anyhow::Result<()
             tracing::warn!(?socket, %error, "failed to remove the socket");
         }
     }
-    served.context("failed to serve")
+    result.context("failed to serve")
 }
 
 /// The fault rules of the command line, those of files first.
-fn engine(options: &ServeOptions) -> anyhow::Result<Engine> {
-    let engine = Engine::with_seed(options.seed);
+fn build_fault_engine(options: &ServeOptions) -> anyhow::Result<FaultEngine> {
+    let engine = FaultEngine::with_seed(options.seed);
     for file in &options.fault_files {
-        engine.add(read_file(file)?, Source::File);
+        engine.add(read_fault_file(file)?, RuleSource::File);
     }
-    for Rules(rules) in &options.faults {
-        engine.add(rules.clone(), Source::Flag);
+    for RuleList(rules) in &options.faults {
+        engine.add(rules.clone(), RuleSource::Flag);
     }
     Ok(engine)
 }
 
 /// Tells whoever started this that calls are answered from now on.
-fn say_ready(socket: &std::path::Path) {
+fn print_ready_line(socket: &std::path::Path) {
     let mut out = std::io::stdout().lock();
     // Nobody may be there to read it, which changes nothing.
     let _ = writeln!(out, "fake-cri listens on unix://{}", socket.display()).and_then(|()| out.flush());
@@ -111,10 +111,10 @@ fn say_ready(socket: &std::path::Path) {
 /// Comes when this process is told to end.
 ///
 /// Gives how long calls under way may go on: with the lifeline their callers have gone too.
-async fn end(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> Duration {
-    let cut = async {
+async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> Duration {
+    let stdin_eof = async {
         if lifeline {
-            lifeline_cut().await;
+            wait_stdin_eof().await;
         } else {
             std::future::pending().await
         }
@@ -122,22 +122,22 @@ async fn end(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> Du
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
         _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
-        () = cut => {
+        () = stdin_eof => {
             tracing::info!("the lifeline was cut: ending");
             return Duration::ZERO;
         }
     }
-    DRAIN
+    DRAIN_TIMEOUT
 }
 
 /// Comes when standard input ends. Read by a thread of its own, which nothing waits for: a read of a pipe cannot be taken
 /// back.
-async fn lifeline_cut() {
-    let (cut, told) = tokio::sync::oneshot::channel();
+async fn wait_stdin_eof() {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         // Nothing is ever written to a lifeline: its end is all it says.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        let _ = cut.send(());
+        let _ = sender.send(());
     });
-    let _ = told.await;
+    let _ = receiver.await;
 }

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     checkpoint::{Freeze, Layout},
-    fault::Rules,
-    runtime::{CgroupDriver, Config, DelayModel, Exec, Memory, Within, parse_part, parse_rate},
+    fault::RuleList,
+    runtime::{CgroupDriver, Config, DelayMemoryArg, DelayModel, DelayPhaseArg, ExecMode, parse_fraction, parse_rate},
     service::parse_endpoint,
 };
 
@@ -35,7 +35,7 @@ pub struct ServeOptions {
     pub lifeline: bool,
     /// What runs as a container's process
     #[arg(long, value_enum, default_value_t)]
-    pub exec: Exec,
+    pub exec: ExecMode,
     /// A catalogue of images in place of the built-in one
     #[arg(long, value_name = "FILE")]
     pub images: Option<PathBuf>,
@@ -50,7 +50,7 @@ pub struct ServeOptions {
     pub cgroup_driver: CgroupDriver,
     /// A fault rule, such as 'CheckpointContainer(container=app):before=error(Internal,"disk on fire")' or preset:hang
     #[arg(long = "fault", value_name = "RULE")]
-    pub faults: Vec<Rules>,
+    pub faults: Vec<RuleList>,
     /// A TOML file of fault rules
     #[arg(long = "fault-file", value_name = "FILE")]
     pub fault_files: Vec<PathBuf>,
@@ -76,17 +76,17 @@ pub struct ServeOptions {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub checkpoint_rate: Option<u64>,
     /// By which part a checkpoint's time varies, such as 10%
-    #[arg(long, value_name = "PART", value_parser = parse_part, default_value = "0%")]
+    #[arg(long, value_name = "PART", value_parser = parse_fraction, default_value = "0%")]
     pub checkpoint_jitter: f64,
     /// Where the draws of jitter and probabilities begin
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Which memory counts for --checkpoint-rate
     #[arg(long, value_enum, default_value_t)]
-    pub checkpoint_memory: Memory,
+    pub checkpoint_memory: DelayMemoryArg,
     /// Whether the container stands still while the modelled time passes
     #[arg(long, value_enum, default_value_t)]
-    pub checkpoint_delay_in: Within,
+    pub checkpoint_delay_in: DelayPhaseArg,
     /// What is logged to standard error, as a filter such as info or fake_cri=debug
     #[arg(long, value_name = "FILTER", env = "FAKE_CRI_LOG", default_value = "info")]
     pub log: String,
@@ -108,7 +108,7 @@ pub enum LogFormat {
 /// A place has no default here.
 #[derive(Debug, thiserror::Error)]
 #[error("{flag} is needed: {variable} is not set")]
-pub struct NoDefault {
+pub struct MissingDefault {
     flag: &'static str,
     variable: &'static str,
 }
@@ -119,18 +119,18 @@ impl ServeOptions {
     /// # Errors
     ///
     /// For an ordinary user without `$XDG_RUNTIME_DIR`.
-    pub fn socket(&self) -> Result<PathBuf, NoDefault> {
+    pub fn socket(&self) -> Result<PathBuf, MissingDefault> {
         if let Some(path) = &self.listen {
             return Ok(path.clone());
         }
         if nix::unistd::geteuid().is_root() {
             return Ok(PathBuf::from("/run/fake-cri/fake-cri.sock"));
         }
-        let folder = absolute(std::env::var_os("XDG_RUNTIME_DIR")).ok_or(NoDefault {
+        let runtime_dir = absolute_path(std::env::var_os("XDG_RUNTIME_DIR")).ok_or(MissingDefault {
             flag: "--listen",
             variable: "$XDG_RUNTIME_DIR",
         })?;
-        Ok(folder.join("fake-cri/fake-cri.sock"))
+        Ok(runtime_dir.join("fake-cri/fake-cri.sock"))
     }
 
     /// The control API's socket.
@@ -138,8 +138,8 @@ impl ServeOptions {
     /// # Errors
     ///
     /// As [`ServeOptions::state_dir`].
-    pub fn control_socket(&self) -> Result<PathBuf, NoDefault> {
-        control_socket(self.control.as_deref(), self.state_dir.as_deref())
+    pub fn control_socket(&self) -> Result<PathBuf, MissingDefault> {
+        resolve_control_socket(self.control.as_deref(), self.state_dir.as_deref())
     }
 
     /// The state folder.
@@ -147,8 +147,8 @@ impl ServeOptions {
     /// # Errors
     ///
     /// For an ordinary user with neither `$XDG_STATE_HOME` nor `$HOME`.
-    pub fn state_dir(&self) -> Result<PathBuf, NoDefault> {
-        state_dir(self.state_dir.as_deref())
+    pub fn state_dir(&self) -> Result<PathBuf, MissingDefault> {
+        resolve_state_dir(self.state_dir.as_deref())
     }
 
     /// What the runtime is told.
@@ -156,8 +156,8 @@ impl ServeOptions {
     /// # Errors
     ///
     /// As [`ServeOptions::state_dir`].
-    pub fn config(&self, executable: PathBuf) -> Result<Config, NoDefault> {
-        let modelled = !self.checkpoint_base.is_zero() || self.checkpoint_rate.is_some();
+    pub fn config(&self, executable: PathBuf) -> Result<Config, MissingDefault> {
+        let has_delay = !self.checkpoint_base.is_zero() || self.checkpoint_rate.is_some();
         Ok(Config {
             state_dir: self.state_dir()?,
             executable,
@@ -169,13 +169,13 @@ impl ServeOptions {
             strict_capture: self.strict_capture,
             freeze: self.freeze,
             freeze_bound: self.freeze_bound,
-            delay: modelled.then_some(DelayModel {
+            delay: has_delay.then_some(DelayModel {
                 base: self.checkpoint_base,
                 rate: self.checkpoint_rate,
                 jitter: self.checkpoint_jitter,
                 seed: self.seed,
                 memory: self.checkpoint_memory,
-                within: self.checkpoint_delay_in,
+                phase: self.checkpoint_delay_in,
             }),
             accept_unapplied: self.accept_unapplied,
             cgroup_driver: self.cgroup_driver,
@@ -184,23 +184,23 @@ impl ServeOptions {
 }
 
 /// Where the control API listens: where it was said, or below the state folder.
-pub(super) fn control_socket(control: Option<&Path>, state: Option<&Path>) -> Result<PathBuf, NoDefault> {
+pub(super) fn resolve_control_socket(control: Option<&Path>, state: Option<&Path>) -> Result<PathBuf, MissingDefault> {
     match control {
         Some(path) => Ok(path.to_owned()),
-        None => Ok(state_dir(state)?.join("control.sock")),
+        None => Ok(resolve_state_dir(state)?.join("control.sock")),
     }
 }
 
-fn state_dir(given: Option<&Path>) -> Result<PathBuf, NoDefault> {
-    if let Some(path) = given {
+fn resolve_state_dir(state_dir_flag: Option<&Path>) -> Result<PathBuf, MissingDefault> {
+    if let Some(path) = state_dir_flag {
         return Ok(path.to_owned());
     }
     if nix::unistd::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/fake-cri"));
     }
-    let state = absolute(std::env::var_os("XDG_STATE_HOME"))
-        .or_else(|| absolute(std::env::var_os("HOME")).map(|home| home.join(".local/state")))
-        .ok_or(NoDefault {
+    let state = absolute_path(std::env::var_os("XDG_STATE_HOME"))
+        .or_else(|| absolute_path(std::env::var_os("HOME")).map(|home| home.join(".local/state")))
+        .ok_or(MissingDefault {
             flag: "--state-dir",
             variable: "$XDG_STATE_HOME",
         })?;
@@ -208,6 +208,6 @@ fn state_dir(given: Option<&Path>) -> Result<PathBuf, NoDefault> {
 }
 
 /// The XDG rules take only absolute paths.
-fn absolute(value: Option<OsString>) -> Option<PathBuf> {
+fn absolute_path(value: Option<OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -10,11 +10,11 @@ use super::{FakeCri, StartError};
 use crate::entry;
 
 /// The longest path of a socket that the kernel takes.
-const SOCKET_PATH: usize = 107;
+const SOCKET_PATH_MAX_BYTES: usize = 107;
 
 /// Where the log of fake-cri goes.
 #[derive(Clone, Debug, Default)]
-pub enum LogTo {
+pub enum LogDestination {
     /// A file in its own temporary folder: read by [`FakeCri::log`], and gone with the handle.
     #[default]
     Temporary,
@@ -31,8 +31,8 @@ pub struct FakeCriBuilder {
     listen: Option<PathBuf>,
     control: Option<PathBuf>,
     state_dir: Option<PathBuf>,
-    folder: Option<PathBuf>,
-    log: LogTo,
+    temp_parent: Option<PathBuf>,
+    log: LogDestination,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
 }
@@ -65,12 +65,12 @@ impl FakeCriBuilder {
     /// Where the temporary folder is made, for whoever wants to find it again after a crash; where temporary files are by
     /// default, and when paths below it would be too long for a socket.
     pub fn temporary_in(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.folder = Some(dir.into());
+        self.temp_parent = Some(dir.into());
         self
     }
 
     /// Where the log goes.
-    pub fn log(mut self, log: LogTo) -> Self {
+    pub fn log(mut self, log: LogDestination) -> Self {
         self.log = log;
         self
     }
@@ -118,17 +118,18 @@ impl FakeCriBuilder {
             source,
         };
         // A short name: the path of a socket may have 107 bytes.
-        let folder = folder(self.folder.as_deref()).map_err(failed)?;
-        let place = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| folder.path().join(name));
+        let temp_dir = create_temp_dir(self.temp_parent.as_deref()).map_err(failed)?;
+        let path_or_default =
+            |configured: Option<PathBuf>, name: &str| configured.unwrap_or_else(|| temp_dir.path().join(name));
         // A client that dials a bare path, as the kubelet 1.30 does, sends it as the authority with its slashes escaped.
         // Escapes may stand before an `@` only; without one hyper ends the stream.
-        let socket = place(self.listen, "cri@fake.sock");
-        let control = place(self.control, "control.sock");
-        let state_dir = place(self.state_dir, "state");
+        let socket = path_or_default(self.listen, "cri@fake.sock");
+        let control = path_or_default(self.control, "control.sock");
+        let state_dir = path_or_default(self.state_dir, "state");
         let log = match self.log {
-            LogTo::Temporary => Some(folder.path().join("log")),
-            LogTo::File(path) => Some(path),
-            LogTo::Inherit => None,
+            LogDestination::Temporary => Some(temp_dir.path().join("log")),
+            LogDestination::File(path) => Some(path),
+            LogDestination::Inherit => None,
         };
         let mut args: Vec<OsString> = ["serve", "--ephemeral", "--lifeline"].map(OsString::from).into();
         for (flag, path) in [
@@ -147,9 +148,9 @@ impl FakeCriBuilder {
             control,
             state_dir,
             log,
-            running: None,
-            dirty: false,
-            _folder: folder,
+            process: None,
+            needs_purge: false,
+            _temp_dir: temp_dir,
         };
         cri.restart().await?;
         Ok(cri)
@@ -157,19 +158,20 @@ impl FakeCriBuilder {
 }
 
 /// A temporary folder whose sockets have paths that are short enough, wherever temporary folders are.
-fn folder(parent: Option<&Path>) -> io::Result<tempfile::TempDir> {
+fn create_temp_dir(parent: Option<&Path>) -> io::Result<tempfile::TempDir> {
     let mut prefix = tempfile::Builder::new();
     prefix.prefix("fake-cri-");
-    let short = |folder: &tempfile::TempDir| folder.path().join("control.sock").as_os_str().len() <= SOCKET_PATH;
+    let is_short_enough =
+        |temp_dir: &tempfile::TempDir| temp_dir.path().join("control.sock").as_os_str().len() <= SOCKET_PATH_MAX_BYTES;
     if let Some(parent) = parent {
-        let folder = prefix.tempdir_in(parent)?;
-        if short(&folder) {
-            return Ok(folder);
+        let temp_dir = prefix.tempdir_in(parent)?;
+        if is_short_enough(&temp_dir) {
+            return Ok(temp_dir);
         }
     }
-    let folder = prefix.tempdir()?;
-    if short(&folder) {
-        return Ok(folder);
+    let temp_dir = prefix.tempdir()?;
+    if is_short_enough(&temp_dir) {
+        return Ok(temp_dir);
     }
     prefix.tempdir_in("/tmp")
 }

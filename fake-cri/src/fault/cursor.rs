@@ -2,10 +2,10 @@
 
 use tonic::Code;
 
-use super::{error::ParseError, text};
+use super::{error::RuleParseError, text};
 
 /// Every code a fault may answer with, in the order of their numbers.
-const CODES: [Code; 16] = [
+const ERROR_CODES: [Code; 16] = [
     Code::Cancelled,
     Code::Unknown,
     Code::InvalidArgument,
@@ -27,183 +27,192 @@ const CODES: [Code; 16] = [
 /// Reads a text from left to right. Spaces before a token are skipped.
 pub(super) struct Cursor {
     text: Vec<char>,
-    at: usize,
+    offset: usize,
 }
 
 impl Cursor {
     pub(super) fn new(text: &str) -> Cursor {
         Cursor {
             text: text.chars().collect(),
-            at: 0,
+            offset: 0,
         }
     }
 
-    pub(super) fn position(&self) -> usize {
-        self.at
+    pub(super) fn offset(&self) -> usize {
+        self.offset
     }
 
     /// An error at a position that was read before.
-    pub(super) fn error(&self, at: usize, message: String) -> ParseError {
-        ParseError::new(&self.text, at, message)
+    pub(super) fn error_at(&self, offset: usize, message: String) -> RuleParseError {
+        RuleParseError::new(&self.text, offset, message)
     }
 
     /// An error here: this was expected, and something else stands here.
-    pub(super) fn expected(&mut self, what: &str) -> ParseError {
+    pub(super) fn expected_error(&mut self, expectation: &str) -> RuleParseError {
         self.skip_spaces();
-        let found = match self.text.get(self.at) {
+        let found = match self.text.get(self.offset) {
             None => "the end".to_owned(),
             Some('\n') => "the end of the line".to_owned(),
-            Some(&c) if text::is_bare(c) => {
-                let word: String = self.text[self.at..].iter().take_while(|&&c| text::is_bare(c)).collect();
+            Some(&c) if text::is_bare_name_char(c) => {
+                let word: String = self.text[self.offset..]
+                    .iter()
+                    .take_while(|&&c| text::is_bare_name_char(c))
+                    .collect();
                 format!("`{word}`")
             }
             Some(c) => format!("`{c}`"),
         };
-        self.error(self.at, format!("expected {what}, found {found}"))
+        self.error_at(self.offset, format!("expected {expectation}, found {found}"))
     }
 
     pub(super) fn at_end(&mut self) -> bool {
         self.skip_spaces();
-        self.at == self.text.len()
+        self.offset == self.text.len()
     }
 
     /// Whether this symbol comes next.
-    pub(super) fn sees(&mut self, symbol: char) -> bool {
+    pub(super) fn is_at(&mut self, symbol: char) -> bool {
         self.skip_spaces();
-        self.text.get(self.at) == Some(&symbol)
+        self.text.get(self.offset) == Some(&symbol)
     }
 
     /// Takes the symbol if it comes next.
     pub(super) fn eat(&mut self, symbol: char) -> bool {
-        let seen = self.sees(symbol);
-        self.at += usize::from(seen);
-        seen
+        let is_symbol = self.is_at(symbol);
+        self.offset += usize::from(is_symbol);
+        is_symbol
     }
 
     /// Takes the letters if they come next.
     pub(super) fn eat_word(&mut self, word: &str) -> bool {
         self.skip_spaces();
-        let seen = self.text[self.at..]
+        let is_word = self.text[self.offset..]
             .iter()
             .copied()
             .take(word.chars().count())
             .eq(word.chars());
-        if seen {
-            self.at += word.chars().count();
+        if is_word {
+            self.offset += word.chars().count();
         }
-        seen
+        is_word
     }
 
     /// Takes what separates two rules.
-    pub(super) fn separator(&mut self) -> bool {
+    pub(super) fn eat_separator(&mut self) -> bool {
         self.eat(';') || self.eat('\n')
     }
 
-    pub(super) fn symbol(&mut self, symbol: char, expected: &str) -> Result<(), ParseError> {
+    pub(super) fn expect_symbol(&mut self, symbol: char, expected: &str) -> Result<(), RuleParseError> {
         if self.eat(symbol) {
             Ok(())
         } else {
-            Err(self.expected(expected))
+            Err(self.expected_error(expected))
         }
     }
 
     /// Takes as many of these characters as follow, at least one, and says where they began.
-    pub(super) fn word(
+    pub(super) fn parse_word(
         &mut self,
         expected: &str,
-        belongs: impl Fn(char) -> bool,
-    ) -> Result<(String, usize), ParseError> {
+        is_word_char: impl Fn(char) -> bool,
+    ) -> Result<(String, usize), RuleParseError> {
         self.skip_spaces();
-        let start = self.at;
-        let word: String = self.text[start..].iter().copied().take_while(|&c| belongs(c)).collect();
+        let start = self.offset;
+        let word: String = self.text[start..]
+            .iter()
+            .copied()
+            .take_while(|&c| is_word_char(c))
+            .collect();
         if word.is_empty() {
-            return Err(self.expected(expected));
+            return Err(self.expected_error(expected));
         }
-        self.at += word.chars().count();
+        self.offset += word.chars().count();
         Ok((word, start))
     }
 
     /// Takes a bare name or a string.
-    pub(super) fn name(&mut self, expected: &str) -> Result<(String, usize), ParseError> {
-        if self.sees('"') {
-            self.string(expected)
+    pub(super) fn parse_name(&mut self, expected: &str) -> Result<(String, usize), RuleParseError> {
+        if self.is_at('"') {
+            self.parse_string(expected)
         } else {
-            self.word(expected, text::is_bare)
+            self.parse_word(expected, text::is_bare_name_char)
         }
     }
 
     /// Takes a string in double quotes.
-    pub(super) fn string(&mut self, expected: &str) -> Result<(String, usize), ParseError> {
-        let start = self.at_next();
+    pub(super) fn parse_string(&mut self, expected: &str) -> Result<(String, usize), RuleParseError> {
+        let start = self.next_offset();
         if !self.eat('"') {
-            return Err(self.expected(expected));
+            return Err(self.expected_error(expected));
         }
         let mut value = String::new();
         loop {
-            let at = self.at;
-            match self.next() {
+            let offset = self.offset;
+            match self.next_char() {
                 Some('"') => return Ok((value, start)),
-                Some('\\') => value.push(self.escape(at)?),
+                Some('\\') => value.push(self.parse_escape(offset)?),
                 Some(c) => value.push(c),
-                None => return Err(self.error(at, "expected `\"` at the string's end, found the end".to_owned())),
+                None => {
+                    return Err(self.error_at(offset, "expected `\"` at the string's end, found the end".to_owned()));
+                }
             }
         }
     }
 
-    fn escape(&mut self, at: usize) -> Result<char, ParseError> {
+    fn parse_escape(&mut self, offset: usize) -> Result<char, RuleParseError> {
         let expected = r#"expected an escape (\" \\ \n \r \t \u{..})"#;
-        match self.next() {
+        match self.next_char() {
             Some(c @ ('"' | '\\')) => Ok(c),
             Some('n') => Ok('\n'),
             Some('r') => Ok('\r'),
             Some('t') => Ok('\t'),
-            Some('u') if self.text.get(self.at) == Some(&'{') => {
-                let hex: String = self.text[self.at + 1..]
+            Some('u') if self.text.get(self.offset) == Some(&'{') => {
+                let hex: String = self.text[self.offset + 1..]
                     .iter()
                     .take_while(|c| c.is_ascii_hexdigit())
                     .collect();
-                let end = self.at + 1 + hex.len();
+                let end = self.offset + 1 + hex.len();
                 let c = u32::from_str_radix(&hex, 16).ok().and_then(char::from_u32);
                 match c {
                     Some(c) if self.text.get(end) == Some(&'}') => {
-                        self.at = end + 1;
+                        self.offset = end + 1;
                         Ok(c)
                     }
-                    _ => Err(self.error(at, expected.to_owned())),
+                    _ => Err(self.error_at(offset, expected.to_owned())),
                 }
             }
-            _ => Err(self.error(at, expected.to_owned())),
+            _ => Err(self.error_at(offset, expected.to_owned())),
         }
     }
 
     /// Takes a gRPC code by name or number.
-    pub(super) fn code(&mut self) -> Result<Code, ParseError> {
+    pub(super) fn parse_code(&mut self) -> Result<Code, RuleParseError> {
         let expected = "a gRPC code such as Internal or 13, not OK";
-        let (word, at) = self.word(expected, |c| c.is_ascii_alphanumeric() || c == '_')?;
-        let plain = word.replace('_', "");
-        let code = CODES.into_iter().find(|&code| {
+        let (word, offset) = self.parse_word(expected, |c| c.is_ascii_alphanumeric() || c == '_')?;
+        let without_underscores = word.replace('_', "");
+        let code = ERROR_CODES.into_iter().find(|&code| {
             // Go's name for it has one letter less.
-            plain.eq_ignore_ascii_case(&format!("{code:?}"))
-                || plain.parse() == Ok(i32::from(code))
-                || (code == Code::Cancelled && plain.eq_ignore_ascii_case("Canceled"))
+            without_underscores.eq_ignore_ascii_case(&format!("{code:?}"))
+                || without_underscores.parse() == Ok(i32::from(code))
+                || (code == Code::Cancelled && without_underscores.eq_ignore_ascii_case("Canceled"))
         });
-        code.ok_or_else(|| self.error(at, format!("expected {expected}, found `{word}`")))
+        code.ok_or_else(|| self.error_at(offset, format!("expected {expected}, found `{word}`")))
     }
 
-    fn next(&mut self) -> Option<char> {
-        let c = self.text.get(self.at).copied()?;
-        self.at += 1;
+    fn next_char(&mut self) -> Option<char> {
+        let c = self.text.get(self.offset).copied()?;
+        self.offset += 1;
         Some(c)
     }
 
-    fn at_next(&mut self) -> usize {
+    fn next_offset(&mut self) -> usize {
         self.skip_spaces();
-        self.at
+        self.offset
     }
 
     fn skip_spaces(&mut self) {
-        while matches!(self.text.get(self.at), Some(' ' | '\t' | '\r')) {
-            self.at += 1;
+        while matches!(self.text.get(self.offset), Some(' ' | '\t' | '\r')) {
+            self.offset += 1;
         }
     }
 }

@@ -15,23 +15,23 @@ use globset::{Glob, GlobMatcher};
 use tonic::Code;
 
 use super::{
-    Subject,
-    error::ParseError,
+    CallTarget,
+    error::RuleParseError,
     grammar::parse_rules,
     rpc::Rpc,
-    rule::{Effect, Point, Rule, When},
+    rule::{InjectionPoint, Rule, RuleEffect, Trigger},
 };
 use crate::checkpoint::{self, Injection, Phase};
 
 /// The pod annotation that holds rules for the calls about this pod, separated by `;` or newlines.
-pub const ANNOTATION: &str = "fake-cri.dev/fault";
+pub const FAULT_ANNOTATION: &str = "fake-cri.dev/fault";
 
 /// How many pods' annotations are remembered with their counters. The one that came first goes first.
-const PODS: usize = 10_000;
+const MAX_ANNOTATED_PODS: usize = 10_000;
 
 /// Where a rule came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum RuleSource {
     /// `--fault`.
     Flag,
     /// `--fault-file`.
@@ -42,37 +42,37 @@ pub enum Source {
     Control,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for RuleSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Flag => f.write_str("flag"),
-            Source::File => f.write_str("file"),
-            Source::Annotation(pod) => write!(f, "annotation of {pod}"),
-            Source::Control => f.write_str("control"),
+            RuleSource::Flag => f.write_str("flag"),
+            RuleSource::File => f.write_str("file"),
+            RuleSource::Annotation(pod) => write!(f, "annotation of {pod}"),
+            RuleSource::Control => f.write_str("control"),
         }
     }
 }
 
 /// A rule in force.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listed {
+pub struct RuleStatus {
     /// Its id, given when it was added.
     pub id: String,
     /// The rule.
     pub rule: Rule,
     /// Calls in its scope so far.
-    pub seen: u64,
+    pub matched_calls: u64,
     /// Calls it has fired on.
-    pub fired: u64,
+    pub fired_calls: u64,
     /// Where it came from.
-    pub source: Source,
+    pub source: RuleSource,
 }
 
 /// What the layer does around a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum CallAction {
     /// Answers with this.
-    Answer {
+    Reply {
         /// The gRPC code.
         code: Code,
         /// The message, word for word.
@@ -90,79 +90,82 @@ pub enum Action {
 
 /// What happens to one call.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Decision {
+pub struct FaultDecision {
     /// Before the runtime hears of it.
-    pub before: Vec<Action>,
+    pub before: Vec<CallAction>,
     /// In the phases of a checkpoint.
     pub injections: Vec<Injection>,
     /// After the runtime has done it.
-    pub after: Vec<Action>,
+    pub after: Vec<CallAction>,
     /// The ids of the rules that fired.
-    pub fired: Vec<String>,
+    pub fired_rule_ids: Vec<String>,
 }
 
 /// The rules in force and how often each has fired.
 #[derive(Debug, Default)]
-pub struct Engine {
-    state: Mutex<State>,
+pub struct FaultEngine {
+    state: Mutex<EngineState>,
     /// Where draws begin for a rule that has no seed of its own.
     seed: u64,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EngineState {
     /// Ids given so far.
-    given: u64,
-    rules: Vec<Armed>,
+    last_rule_id: u64,
+    rules: Vec<CompiledRule>,
     /// The annotations seen, by pod; a rule that was cleared stays away until the pod's annotation changes.
-    pods: HashMap<String, Annotated>,
+    pods: HashMap<String, PodRules>,
     /// The keys of `pods`, oldest first.
-    arrivals: VecDeque<String>,
+    pod_lru: VecDeque<String>,
 }
 
 #[derive(Debug)]
-struct Annotated {
+struct PodRules {
     text: String,
-    rules: Vec<Armed>,
+    rules: Vec<CompiledRule>,
 }
 
 #[derive(Debug)]
-struct Armed {
-    listed: Listed,
+struct CompiledRule {
+    status: RuleStatus,
     rpc: GlobMatcher,
     pod: Option<GlobMatcher>,
     namespace: Option<GlobMatcher>,
     container: Option<GlobMatcher>,
 }
 
-impl Engine {
+impl FaultEngine {
     /// An engine without rules.
-    pub fn new() -> Engine {
-        Engine::default()
+    pub fn new() -> FaultEngine {
+        FaultEngine::default()
     }
 
     /// An engine without rules, in which a rule that has no seed draws from this one.
-    pub fn with_seed(seed: u64) -> Engine {
-        Engine {
+    pub fn with_seed(seed: u64) -> FaultEngine {
+        FaultEngine {
             seed,
-            ..Engine::default()
+            ..FaultEngine::default()
         }
     }
 
     /// Adds rules and says their ids, in the same order.
-    pub fn add(&self, rules: Vec<Rule>, source: Source) -> Vec<String> {
-        let mut state = self.state();
-        let armed: Vec<_> = rules.into_iter().map(|rule| state.arm(rule, source.clone())).collect();
-        let ids = armed.iter().map(|armed| armed.listed.id.clone()).collect();
-        state.rules.extend(armed);
+    pub fn add(&self, rules: Vec<Rule>, source: RuleSource) -> Vec<String> {
+        let mut state = self.lock();
+        let compiled: Vec<_> = rules
+            .into_iter()
+            .map(|rule| state.compile(rule, source.clone()))
+            .collect();
+        let ids = compiled.iter().map(|compiled| compiled.status.id.clone()).collect();
+        state.rules.extend(compiled);
         ids
     }
 
     /// Removes the rules of these ids, or all when none is given. Says how many went.
     pub fn clear(&self, ids: &[String]) -> usize {
-        let mut state = self.state();
+        let mut state = self.lock();
         let before = state.len();
-        let keep = |armed: &Armed| !ids.is_empty() && !ids.contains(&armed.listed.id);
+        let keep = |compiled: &CompiledRule| !ids.is_empty() && !ids.contains(&compiled.status.id);
         state.rules.retain(keep);
         for pod in state.pods.values_mut() {
             pod.rules.retain(keep);
@@ -171,15 +174,15 @@ impl Engine {
     }
 
     /// Every rule in force, in the order in which they were added, those of pods last.
-    pub fn list(&self) -> Vec<Listed> {
-        let state = self.state();
-        let pods = state.arrivals.iter().filter_map(|key| state.pods.get(key));
+    pub fn list(&self) -> Vec<RuleStatus> {
+        let state = self.lock();
+        let pods = state.pod_lru.iter().filter_map(|key| state.pods.get(key));
         let pods = pods.flat_map(|pod| &pod.rules);
         state
             .rules
             .iter()
             .chain(pods)
-            .map(|armed| armed.listed.clone())
+            .map(|compiled| compiled.status.clone())
             .collect()
     }
 
@@ -187,89 +190,89 @@ impl Engine {
     ///
     /// # Errors
     /// Where it leaves the grammar.
-    pub fn check_annotations(annotations: &HashMap<String, String>) -> Result<(), ParseError> {
-        match annotations.get(ANNOTATION) {
+    pub fn check_annotations(annotations: &HashMap<String, String>) -> Result<(), RuleParseError> {
+        match annotations.get(FAULT_ANNOTATION) {
             Some(text) => parse_rules(text).map(drop),
             None => Ok(()),
         }
     }
 
     /// What happens to this call. Counts it for every rule in whose scope it is.
-    pub fn decide(&self, rpc: &Rpc, subject: &Subject) -> Decision {
-        let mut state = self.state();
-        let pod = state.annotated(subject);
-        let State { rules, pods, .. } = &mut *state;
-        let own = pod.and_then(|key| pods.get_mut(&key)).map(|pod| &mut pod.rules);
+    pub fn decide(&self, rpc: &Rpc, target: &CallTarget) -> FaultDecision {
+        let mut state = self.lock();
+        let pod = state.load_pod_rules(target);
+        let EngineState { rules, pods, .. } = &mut *state;
+        let pod_rules = pod.and_then(|key| pods.get_mut(&key)).map(|pod| &mut pod.rules);
         let mut candidates: Vec<_> = rules
             .iter_mut()
-            .chain(own.into_iter().flatten())
-            .filter(|armed| armed.takes(rpc, subject))
+            .chain(pod_rules.into_iter().flatten())
+            .filter(|compiled| compiled.matches(rpc, target))
             .collect();
-        candidates.sort_by_key(|armed| armed.listed.rule.point);
+        candidates.sort_by_key(|compiled| compiled.status.rule.point);
 
-        let mut decision = Decision::default();
-        let (mut answered, mut failed) = (false, false);
-        for armed in candidates {
-            let listed = &mut armed.listed;
-            listed.seen += 1;
+        let mut decision = FaultDecision::default();
+        let (mut call_ended, mut checkpoint_failed) = (false, false);
+        for compiled in candidates {
+            let status = &mut compiled.status;
+            status.matched_calls += 1;
             let Rule {
-                when, point, effect, ..
-            } = &listed.rule;
-            let over = answered || (failed && matches!(point, Point::Phase(_)));
-            if over || !when.fires(listed.seen, listed.fired, self.seed) {
+                trigger, point, effect, ..
+            } = &status.rule;
+            let is_ended = call_ended || (checkpoint_failed && matches!(point, InjectionPoint::Phase(_)));
+            if is_ended || !trigger.fires(status.matched_calls, status.fired_calls, self.seed) {
                 continue;
             }
             match point {
-                Point::Before => {
-                    answered = effect.ends();
-                    decision.before.extend(action(effect, rpc));
-                    if let Effect::Quirk(quirk) = effect {
+                InjectionPoint::Before => {
+                    call_ended = effect.ends_call();
+                    decision.before.extend(call_action(effect, rpc));
+                    if let RuleEffect::Defect(defect) = effect {
                         // It is about the whole call: the first phase stands for that.
                         decision.injections.push(Injection {
                             phase: Phase::Freeze,
-                            effect: checkpoint::Effect::Quirk(*quirk),
+                            effect: checkpoint::InjectedEffect::Defect(*defect),
                         });
                     }
                 }
-                Point::Phase(phase) => {
-                    failed = effect.ends();
+                InjectionPoint::Phase(phase) => {
+                    checkpoint_failed = effect.ends_call();
                     decision.injections.extend(effect.injection(*phase));
                 }
-                Point::After => {
-                    answered = effect.ends();
-                    decision.after.extend(action(effect, rpc));
+                InjectionPoint::After => {
+                    call_ended = effect.ends_call();
+                    decision.after.extend(call_action(effect, rpc));
                 }
             }
-            listed.fired += 1;
-            decision.fired.push(listed.id.clone());
+            status.fired_calls += 1;
+            decision.fired_rule_ids.push(status.id.clone());
         }
         decision
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, EngineState> {
         // No change of the state is left half done by a panic: each is a single assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn arm(&mut self, rule: Rule, source: Source) -> Armed {
-        self.given += 1;
+impl EngineState {
+    fn compile(&mut self, rule: Rule, source: RuleSource) -> CompiledRule {
+        self.last_rule_id += 1;
         let glob = |text: &String| {
             Glob::new(text)
                 .expect("the grammar refuses a bad glob")
                 .compile_matcher()
         };
-        Armed {
-            rpc: glob(&rule.scope.rpc),
-            pod: rule.scope.pod.as_ref().map(glob),
-            namespace: rule.scope.namespace.as_ref().map(glob),
-            container: rule.scope.container.as_ref().map(glob),
-            listed: Listed {
-                id: format!("f{}", self.given),
+        CompiledRule {
+            rpc: glob(&rule.selector.rpc),
+            pod: rule.selector.pod.as_ref().map(glob),
+            namespace: rule.selector.namespace.as_ref().map(glob),
+            container: rule.selector.container.as_ref().map(glob),
+            status: RuleStatus {
+                id: format!("f{}", self.last_rule_id),
                 rule,
-                seen: 0,
-                fired: 0,
+                matched_calls: 0,
+                fired_calls: 0,
                 source,
             },
         }
@@ -279,31 +282,31 @@ impl State {
         self.rules.len() + self.pods.values().map(|pod| pod.rules.len()).sum::<usize>()
     }
 
-    /// The key of the pod whose annotation has rules for this call, which are armed when they are new.
-    fn annotated(&mut self, subject: &Subject) -> Option<String> {
-        let text = subject.annotations.get(ANNOTATION)?;
-        let name = format!("{}/{}", subject.namespace, subject.pod);
-        let key = if subject.uid.is_empty() {
+    /// The key of the pod whose annotation has rules for this call, which are compiled when they are new.
+    fn load_pod_rules(&mut self, target: &CallTarget) -> Option<String> {
+        let text = target.annotations.get(FAULT_ANNOTATION)?;
+        let name = format!("{}/{}", target.namespace, target.pod);
+        let key = if target.uid.is_empty() {
             name.clone()
         } else {
-            subject.uid.clone()
+            target.uid.clone()
         };
         if self.pods.get(&key).is_none_or(|pod| pod.text != *text) {
             // Such a pod was refused when it was made; one from before a change of the grammar has no rules.
             let rules = parse_rules(text).unwrap_or_default();
             let rules = rules
                 .into_iter()
-                .map(|rule| self.arm(rule, Source::Annotation(name.clone())))
+                .map(|rule| self.compile(rule, RuleSource::Annotation(name.clone())))
                 .collect();
-            let annotated = Annotated {
+            let pod_rules = PodRules {
                 text: text.clone(),
                 rules,
             };
-            if self.pods.insert(key.clone(), annotated).is_none() {
-                self.arrivals.push_back(key.clone());
+            if self.pods.insert(key.clone(), pod_rules).is_none() {
+                self.pod_lru.push_back(key.clone());
             }
-            if self.arrivals.len() > PODS
-                && let Some(oldest) = self.arrivals.pop_front()
+            if self.pod_lru.len() > MAX_ANNOTATED_PODS
+                && let Some(oldest) = self.pod_lru.pop_front()
             {
                 self.pods.remove(&oldest);
             }
@@ -312,37 +315,37 @@ impl State {
     }
 }
 
-impl Armed {
+impl CompiledRule {
     /// Whether the call is in the rule's scope.
-    fn takes(&self, rpc: &Rpc, subject: &Subject) -> bool {
-        let named = |matcher: &Option<GlobMatcher>, name: &str| {
+    fn matches(&self, rpc: &Rpc, target: &CallTarget) -> bool {
+        let name_matches = |matcher: &Option<GlobMatcher>, name: &str| {
             matcher
                 .as_ref()
                 .is_none_or(|matcher| !name.is_empty() && matcher.is_match(name))
         };
         self.rpc.is_match(rpc.name())
-            && named(&self.pod, &subject.pod)
-            && named(&self.namespace, &subject.namespace)
-            && named(&self.container, &subject.container)
+            && name_matches(&self.pod, &target.pod)
+            && name_matches(&self.namespace, &target.namespace)
+            && name_matches(&self.container, &target.container)
     }
 }
 
-impl When {
+impl Trigger {
     /// Whether a rule that has seen so many calls, this one included, and fired on so many, fires on this one.
-    fn fires(&self, seen: u64, fired: u64, seed: u64) -> bool {
-        self.nth.is_none_or(|nth| seen == nth)
-            && self.every.is_none_or(|every| seen.is_multiple_of(every))
-            && self.times.is_none_or(|times| fired < times)
+    fn fires(&self, matched_calls: u64, fired_calls: u64, seed: u64) -> bool {
+        self.nth.is_none_or(|nth| matched_calls == nth)
+            && self.every.is_none_or(|every| matched_calls.is_multiple_of(every))
+            && self.times.is_none_or(|times| fired_calls < times)
             && self
                 .probability
-                .is_none_or(|p| draw(self.seed.unwrap_or(seed), seen) < p)
+                .is_none_or(|p| uniform_random(self.seed.unwrap_or(seed), matched_calls) < p)
     }
 }
 
 /// A number from 0 up to 1 that depends on nothing but the seed and the call's number: SplitMix64's output function
 /// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), so that a seed draws the same forever.
-fn draw(seed: u64, number: u64) -> f64 {
-    let mut bits = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+fn uniform_random(seed: u64, call_number: u64) -> f64 {
+    let mut bits = seed.wrapping_add(call_number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^= bits >> 31;
@@ -350,25 +353,25 @@ fn draw(seed: u64, number: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-fn action(effect: &Effect, rpc: &Rpc) -> Option<Action> {
+fn call_action(effect: &RuleEffect, rpc: &Rpc) -> Option<CallAction> {
     Some(match effect {
-        Effect::Error { code, message } => Action::Answer {
+        RuleEffect::Error { code, message } => CallAction::Reply {
             code: *code,
             message: message.clone(),
         },
         // The words of grpc-go's generated servers and of its dispatcher.
-        Effect::Unimplemented => Action::Answer {
+        RuleEffect::Unimplemented => CallAction::Reply {
             code: Code::Unimplemented,
             message: format!("method {} not implemented", rpc.name()),
         },
-        Effect::UnknownMethod => Action::Answer {
+        RuleEffect::UnknownMethod => CallAction::Reply {
             code: Code::Unimplemented,
             message: format!("unknown method {} for service {}", rpc.name(), rpc.service()),
         },
-        Effect::Delay(span) => Action::Delay(*span),
-        Effect::Hang => Action::Hang,
-        Effect::Drop => Action::Drop,
-        Effect::Crash => Action::Crash,
+        RuleEffect::Delay(span) => CallAction::Delay(*span),
+        RuleEffect::Hang => CallAction::Hang,
+        RuleEffect::Drop => CallAction::Drop,
+        RuleEffect::Crash => CallAction::Crash,
         _ => return None,
     })
 }

@@ -10,27 +10,30 @@ use std::fmt;
 ///                       ^
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ParseError {
+pub struct RuleParseError {
     line: usize,
     column: usize,
     message: String,
     source_line: String,
-    many_lines: bool,
+    is_multiline: bool,
 }
 
-impl ParseError {
+impl RuleParseError {
     /// An error at this character (counted from 0) of the text.
-    pub(super) fn new(text: &[char], at: usize, message: String) -> ParseError {
-        let before = &text[..at.min(text.len())];
-        let start = before.iter().rposition(|&c| c == '\n').map_or(0, |newline| newline + 1);
-        let rest = &text[start..];
-        let end = rest.iter().position(|&c| c == '\n').unwrap_or(rest.len());
-        ParseError {
+    pub(super) fn new(text: &[char], offset: usize, message: String) -> RuleParseError {
+        let before = &text[..offset.min(text.len())];
+        let line_start = before.iter().rposition(|&c| c == '\n').map_or(0, |newline| newline + 1);
+        let after_line_start = &text[line_start..];
+        let end = after_line_start
+            .iter()
+            .position(|&c| c == '\n')
+            .unwrap_or(after_line_start.len());
+        RuleParseError {
             line: before.iter().filter(|&&c| c == '\n').count() + 1,
-            column: before.len() - start + 1,
+            column: before.len() - line_start + 1,
             message,
-            source_line: rest[..end].iter().collect(),
-            many_lines: text.contains(&'\n'),
+            source_line: after_line_start[..end].iter().collect(),
+            is_multiline: text.contains(&'\n'),
         }
     }
 
@@ -50,9 +53,9 @@ impl ParseError {
     }
 }
 
-impl fmt::Display for ParseError {
+impl fmt::Display for RuleParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.many_lines {
+        if self.is_multiline {
             write!(f, "line {}, ", self.line)?;
         }
         writeln!(f, "column {}: {}", self.column, self.message)?;

@@ -24,12 +24,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{error::ParseError, grammar::parse_rules, rule::Rule, text::Name};
-use crate::unquoted;
+use super::{error::RuleParseError, grammar::parse_rules, rule::Rule, text::NameText};
+use crate::parse_errors;
 
 /// Why a file's faults cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub enum FaultFileError {
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -47,39 +47,39 @@ pub enum FileError {
         message: String,
     },
     /// A fault has too few fields, or fields that exclude each other.
-    #[error("{}: fault {number}: {message}", path.display())]
+    #[error("{}: fault {ordinal}: {message}", path.display())]
     Fields {
         /// The file.
         path: PathBuf,
         /// Which `[[fault]]`, counted from 1.
-        number: usize,
+        ordinal: usize,
         /// What is wrong with its fields.
         message: &'static str,
     },
     /// A fault's fields, put together, are no rule.
-    #[error("{}: fault {number}: {source}", path.display())]
+    #[error("{}: fault {ordinal}: {source}", path.display())]
     Rule {
         /// The file.
         path: PathBuf,
         /// Which `[[fault]]`, counted from 1.
-        number: usize,
+        ordinal: usize,
         /// Where and what.
-        source: ParseError,
+        source: RuleParseError,
     },
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct FaultFile {
     #[expect(dead_code, reason = "written for people")]
     description: Option<String>,
     #[serde(default, rename = "fault")]
-    faults: Vec<Entry>,
+    faults: Vec<FaultEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct FaultEntry {
     rule: Option<String>,
     preset: Option<String>,
     rpc: Option<String>,
@@ -98,37 +98,37 @@ struct Entry {
 /// Reads a file of faults.
 ///
 /// # Errors
-/// With the file's name, the number of the fault and the place in it.
-pub fn read_file(path: &Path) -> Result<Vec<Rule>, FileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FileError::Read {
+/// With the file's name, the ordinal of the fault and the place in it.
+pub fn read_fault_file(path: &Path) -> Result<Vec<Rule>, FaultFileError> {
+    let text = std::fs::read_to_string(path).map_err(|source| FaultFileError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let file: File = toml::from_str(&text).map_err(|error| FileError::Toml {
+    let file: FaultFile = toml::from_str(&text).map_err(|error| FaultFileError::Toml {
         path: path.to_owned(),
-        message: unquoted::toml(&error, &text),
+        message: parse_errors::toml_error_message(&error, &text),
     })?;
     let mut rules = Vec::new();
     for (index, entry) in file.faults.iter().enumerate() {
-        let number = index + 1;
-        let text = entry.grammar().map_err(|message| FileError::Fields {
+        let ordinal = index + 1;
+        let text = entry.rule_text().map_err(|message| FaultFileError::Fields {
             path: path.to_owned(),
-            number,
+            ordinal,
             message,
         })?;
-        rules.extend(parse_rules(&text).map_err(|source| FileError::Rule {
+        rules.extend(parse_rules(&text).map_err(|source| FaultFileError::Rule {
             path: path.to_owned(),
-            number,
+            ordinal,
             source,
         })?);
     }
     Ok(rules)
 }
 
-impl Entry {
+impl FaultEntry {
     /// The fault as the grammar writes it.
-    fn grammar(&self) -> Result<String, &'static str> {
-        let selectors = self.selectors();
+    fn rule_text(&self) -> Result<String, &'static str> {
+        let selectors = self.selector_text();
         match (&self.rule, &self.preset, &self.rpc, &self.point, &self.effect) {
             (Some(rule), None, None, None, None) if selectors.is_empty() => Ok(rule.clone()),
             (Some(_), ..) => Err("`rule` says everything: no other field can stand beside it"),
@@ -139,7 +139,7 @@ impl Entry {
         }
     }
 
-    fn selectors(&self) -> String {
+    fn selector_text(&self) -> String {
         let names = [
             ("pod", &self.pod),
             ("namespace", &self.namespace),
@@ -147,21 +147,21 @@ impl Entry {
         ];
         let names = names
             .into_iter()
-            .filter_map(|(key, value)| Some(format!("{key}={}", Name(value.as_ref()?))));
-        let numbers = [
+            .filter_map(|(key, value)| Some(format!("{key}={}", NameText(value.as_ref()?))));
+        let counts = [
             ("nth", self.nth),
             ("every", self.every),
             ("seed", self.seed),
             ("times", self.times),
         ];
-        let numbers = numbers
+        let numbers = counts
             .into_iter()
             .filter_map(|(key, value)| Some(format!("{key}={}", value?)));
-        let all: Vec<_> = names.chain(numbers).chain(self.p.map(|p| format!("p={p}"))).collect();
-        if all.is_empty() {
+        let selectors: Vec<_> = names.chain(numbers).chain(self.p.map(|p| format!("p={p}"))).collect();
+        if selectors.is_empty() {
             String::new()
         } else {
-            format!("({})", all.join(","))
+            format!("({})", selectors.join(","))
         }
     }
 }

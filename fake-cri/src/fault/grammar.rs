@@ -20,12 +20,12 @@
 //!          | "corrupt-archive" | "empty-archive" | "no-archive"
 //!          | "mode" "(" octal ")" | "omit" "(" string ")"
 //!          | "leave-frozen" | "kill-container"                               (* freeze, capture, write, finish *)
-//!          | quirk                                                           (* before, of CheckpointContainer *)
+//!          | defect                                                           (* before, of CheckpointContainer *)
 //!          | "lose-memory" "(" ( "heap" | "stack" | "environment" | "threads" | "shared" ) ")"
-//!          | "after" "(" ending "," aftermath ")" ;
-//! quirk    = a word of `Quirk::PLAIN`, such as "ignore-deadline" ;
-//! ending   = "success" | "error" | "deadline" | "timeout" | "cancel" ;
-//! aftermath = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "refuse-next" | "misreport"
+//!          | "after" "(" outcome "," side_effect ")" ;
+//! defect    = a word of `Defect::WITHOUT_ARGUMENT`, such as "ignore-deadline" ;
+//! outcome   = "success" | "error" | "deadline" | "timeout" | "cancel" ;
+//! side_effect = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "refuse-next" | "misreport"
 //!          | "break-exec" | "break-log" | "freeze-neighbours" ;
 //! code     = "Cancelled" | "Unknown" | ... | "Unauthenticated" | 1 to 16 ;
 //! string   = '"' { character | "\" ( '"' | "\" | "n" | "r" | "t" | "u{" hex "}" ) } '"' ;
@@ -43,19 +43,19 @@ use globset::Glob;
 
 use super::{
     cursor::Cursor,
-    error::ParseError,
+    error::RuleParseError,
     preset::Preset,
     rpc::Rpc,
-    rule::{Effect, Point, Rule, Scope, When},
+    rule::{InjectionPoint, Rule, RuleEffect, Selector, Trigger},
     text,
 };
-use crate::checkpoint::{Aftermath, Ending, Quirk, Region};
+use crate::checkpoint::{CallOutcome, Defect, MemoryRegion, SideEffect};
 
 /// The one rpc that has phases.
-const CHECKPOINT: &str = "CheckpointContainer";
+const CHECKPOINT_RPC: &str = "CheckpointContainer";
 
 /// Every effect's word, in the order of the grammar.
-const EFFECTS: &str = "error, unimplemented, unknown-method, delay, hang, crash, drop, no-space, io-error, partial-archive, \
+const EFFECT_NAMES: &str = "error, unimplemented, unknown-method, delay, hang, crash, drop, no-space, io-error, partial-archive, \
                        truncated-archive, corrupt-archive, empty-archive, no-archive, mode, omit, leave-frozen, \
                        kill-container, lose-memory, after, or a way such as ignore-deadline: docs/FAULTS.md has them all";
 
@@ -63,96 +63,108 @@ const EFFECTS: &str = "error, unimplemented, unknown-method, delay, hang, crash,
 ///
 /// # Errors
 /// The first place where the text leaves the grammar.
-pub fn parse_rules(text: &str) -> Result<Vec<Rule>, ParseError> {
+pub fn parse_rules(text: &str) -> Result<Vec<Rule>, RuleParseError> {
     let mut cursor = Cursor::new(text);
     let mut rules = Vec::new();
     loop {
-        while cursor.separator() {}
+        while cursor.eat_separator() {}
         if cursor.at_end() {
             return Ok(rules);
         }
-        rules.extend(item(&mut cursor)?);
-        if !cursor.at_end() && !cursor.separator() {
-            return Err(cursor.expected("`;`, a newline or the end"));
+        rules.extend(parse_item(&mut cursor)?);
+        if !cursor.at_end() && !cursor.eat_separator() {
+            return Err(cursor.expected_error("`;`, a newline or the end"));
         }
     }
 }
 
 /// What one argument or annotation says: any number of rules.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rules(pub Vec<Rule>);
+pub struct RuleList(pub Vec<Rule>);
 
-impl FromStr for Rules {
-    type Err = ParseError;
+impl FromStr for RuleList {
+    type Err = RuleParseError;
 
-    fn from_str(text: &str) -> Result<Rules, ParseError> {
-        parse_rules(text).map(Rules)
+    fn from_str(text: &str) -> Result<RuleList, RuleParseError> {
+        parse_rules(text).map(RuleList)
     }
 }
 
 impl FromStr for Rule {
-    type Err = ParseError;
+    type Err = RuleParseError;
 
-    fn from_str(text: &str) -> Result<Rule, ParseError> {
+    fn from_str(text: &str) -> Result<Rule, RuleParseError> {
         let mut cursor = Cursor::new(text);
-        let rule = rule(&mut cursor)?;
+        let rule = parse_rule(&mut cursor)?;
         if cursor.at_end() {
             Ok(rule)
         } else {
-            Err(cursor.expected("the end"))
+            Err(cursor.expected_error("the end"))
         }
     }
 }
 
-fn item(cursor: &mut Cursor) -> Result<Vec<Rule>, ParseError> {
+fn parse_item(cursor: &mut Cursor) -> Result<Vec<Rule>, RuleParseError> {
     if !cursor.eat_word("preset:") {
-        return Ok(vec![rule(cursor)?]);
+        return Ok(vec![parse_rule(cursor)?]);
     }
-    let (name, at) = cursor.word("a preset's name", |c| c.is_ascii_alphanumeric() || c == '-')?;
+    let (name, offset) = cursor.parse_word("a preset's name", |c| c.is_ascii_alphanumeric() || c == '-')?;
     let Some(preset) = Preset::by_name(&name) else {
         let names: Vec<_> = Preset::ALL.iter().map(|preset| preset.name).collect();
-        return Err(cursor.error(at, format!("unknown preset `{name}`; there are {}", names.join(", "))));
+        return Err(cursor.error_at(
+            offset,
+            format!("unknown preset `{name}`; there are {}", names.join(", ")),
+        ));
     };
-    let (scope, when) = selectors(cursor)?;
-    preset.rules(&scope, &when).map_err(|message| cursor.error(at, message))
+    let (selector, trigger) = parse_selectors(cursor)?;
+    preset
+        .rules(&selector, &trigger)
+        .map_err(|message| cursor.error_at(offset, message))
 }
 
-fn rule(cursor: &mut Cursor) -> Result<Rule, ParseError> {
-    let rpc = rpc(cursor)?;
-    let (mut scope, when) = selectors(cursor)?;
-    cursor.symbol(':', if scope == Scope::default() { "`(` or `:`" } else { "`:`" })?;
-    let point = point(cursor, &rpc)?;
-    cursor.symbol('=', "`=`")?;
-    let at = cursor.position();
-    let effect = effect(cursor, point)?;
-    if matches!(effect, Effect::Quirk(_)) && rpc != CHECKPOINT {
-        let message = format!("`{}` is a way of {CHECKPOINT} alone, not of {rpc}", effect.name());
-        return Err(cursor.error(at, message));
+fn parse_rule(cursor: &mut Cursor) -> Result<Rule, RuleParseError> {
+    let rpc = parse_rpc(cursor)?;
+    let (mut selector, trigger) = parse_selectors(cursor)?;
+    cursor.expect_symbol(
+        ':',
+        if selector == Selector::default() {
+            "`(` or `:`"
+        } else {
+            "`:`"
+        },
+    )?;
+    let point = parse_point(cursor, &rpc)?;
+    cursor.expect_symbol('=', "`=`")?;
+    let offset = cursor.offset();
+    let effect = parse_effect(cursor, point)?;
+    if matches!(effect, RuleEffect::Defect(_)) && rpc != CHECKPOINT_RPC {
+        let message = format!("`{}` is a way of {CHECKPOINT_RPC} alone, not of {rpc}", effect.name());
+        return Err(cursor.error_at(offset, message));
     }
-    scope.rpc = rpc;
+    selector.rpc = rpc;
     Ok(Rule {
-        scope,
-        when,
+        selector,
+        trigger,
         point,
         effect,
     })
 }
 
-fn rpc(cursor: &mut Cursor) -> Result<String, ParseError> {
-    let (name, at) = cursor.word("an rpc's name", |c| c.is_ascii_alphanumeric() || matches!(c, '*' | '?'))?;
+fn parse_rpc(cursor: &mut Cursor) -> Result<String, RuleParseError> {
+    let (name, offset) = cursor.parse_word("an rpc's name", |c| c.is_ascii_alphanumeric() || matches!(c, '*' | '?'))?;
     let matcher = Glob::new(&name)
-        .map_err(|error| cursor.error(at, error.to_string()))?
+        .map_err(|error| cursor.error_at(offset, error.to_string()))?
         .compile_matcher();
     if Rpc::all().iter().any(|rpc| matcher.is_match(rpc.name())) {
         return Ok(name);
     }
-    let near = Rpc::all()
+    let nearest = Rpc::all()
         .iter()
         .map(|rpc| rpc.name())
-        .max_by_key(|known| common_prefix(known, &name))
-        .filter(|known| common_prefix(known, &name) >= 3);
-    let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    Err(cursor.error(at, format!("no rpc of the CRI is called `{name}`{hint}")))
+        .max_by_key(|candidate| common_prefix(candidate, &name))
+        .filter(|candidate| common_prefix(candidate, &name) >= 3);
+    let hint = nearest.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    Err(cursor.error_at(offset, format!("no rpc of the CRI is called `{name}`{hint}")))
 }
 
 fn common_prefix(a: &str, b: &str) -> usize {
@@ -162,50 +174,50 @@ fn common_prefix(a: &str, b: &str) -> usize {
         .count()
 }
 
-fn selectors(cursor: &mut Cursor) -> Result<(Scope, When), ParseError> {
-    let (mut scope, mut when) = (Scope::default(), When::default());
+fn parse_selectors(cursor: &mut Cursor) -> Result<(Selector, Trigger), RuleParseError> {
+    let (mut selector, mut trigger) = (Selector::default(), Trigger::default());
     if !cursor.eat('(') {
-        return Ok((scope, when));
+        return Ok((selector, trigger));
     }
     loop {
         let expected = "a selector (pod, namespace, container, nth, every, p, seed, times)";
-        let (key, at) = cursor.word(expected, |c| c.is_ascii_alphabetic())?;
-        let known = ["pod", "namespace", "container", "nth", "every", "p", "seed", "times"];
-        if !known.contains(&key.as_str()) {
-            return Err(cursor.error(at, format!("expected {expected}, found `{key}`")));
+        let (key, offset) = cursor.parse_word(expected, |c| c.is_ascii_alphabetic())?;
+        let keys = ["pod", "namespace", "container", "nth", "every", "p", "seed", "times"];
+        if !keys.contains(&key.as_str()) {
+            return Err(cursor.error_at(offset, format!("expected {expected}, found `{key}`")));
         }
-        cursor.symbol('=', "`=`")?;
-        let before = match key.as_str() {
-            "pod" => scope.pod.replace(glob(cursor)?).is_some(),
-            "namespace" => scope.namespace.replace(glob(cursor)?).is_some(),
-            "container" => scope.container.replace(glob(cursor)?).is_some(),
-            "nth" => when.nth.replace(count(cursor)?).is_some(),
-            "every" => when.every.replace(count(cursor)?).is_some(),
-            "times" => when.times.replace(count(cursor)?).is_some(),
-            "seed" => when.seed.replace(integer(cursor)?.0).is_some(),
-            _ => when.probability.replace(probability(cursor)?).is_some(),
+        cursor.expect_symbol('=', "`=`")?;
+        let is_duplicate = match key.as_str() {
+            "pod" => selector.pod.replace(parse_glob(cursor)?).is_some(),
+            "namespace" => selector.namespace.replace(parse_glob(cursor)?).is_some(),
+            "container" => selector.container.replace(parse_glob(cursor)?).is_some(),
+            "nth" => trigger.nth.replace(parse_count(cursor)?).is_some(),
+            "every" => trigger.every.replace(parse_count(cursor)?).is_some(),
+            "times" => trigger.times.replace(parse_count(cursor)?).is_some(),
+            "seed" => trigger.seed.replace(parse_integer(cursor)?.0).is_some(),
+            _ => trigger.probability.replace(parse_probability(cursor)?).is_some(),
         };
-        if before {
-            return Err(cursor.error(at, format!("`{key}` is given twice")));
+        if is_duplicate {
+            return Err(cursor.error_at(offset, format!("`{key}` is given twice")));
         }
-        if let Some(message) = when.contradiction() {
-            return Err(cursor.error(at, message.to_owned()));
+        if let Some(message) = trigger.contradiction() {
+            return Err(cursor.error_at(offset, message.to_owned()));
         }
         if cursor.eat(')') {
             break;
         }
-        cursor.symbol(',', "`,` or `)`")?;
+        cursor.expect_symbol(',', "`,` or `)`")?;
     }
-    if when.seed.is_some() && when.probability.is_none() {
-        return Err(cursor.error(
-            cursor.position() - 1,
+    if trigger.seed.is_some() && trigger.probability.is_none() {
+        return Err(cursor.error_at(
+            cursor.offset() - 1,
             "expected `,p=`: a seed draws for a probability".to_owned(),
         ));
     }
-    Ok((scope, when))
+    Ok((selector, trigger))
 }
 
-impl When {
+impl Trigger {
     /// What of it cannot hold together.
     pub(super) fn contradiction(&self) -> Option<&'static str> {
         match (self.nth, self.every, self.times) {
@@ -216,161 +228,169 @@ impl When {
     }
 }
 
-fn point(cursor: &mut Cursor, rpc: &str) -> Result<Point, ParseError> {
+fn parse_point(cursor: &mut Cursor, rpc: &str) -> Result<InjectionPoint, RuleParseError> {
     let expected = "a point (before, freeze, capture, write, finish, after)";
-    let (name, at) = cursor.word(expected, |c| c.is_ascii_alphabetic())?;
-    let Some(point) = Point::ALL.into_iter().find(|point| point.name() == name) else {
-        return Err(cursor.error(at, format!("expected {expected}, found `{name}`")));
+    let (name, offset) = cursor.parse_word(expected, |c| c.is_ascii_alphabetic())?;
+    let Some(point) = InjectionPoint::ALL.into_iter().find(|point| point.name() == name) else {
+        return Err(cursor.error_at(offset, format!("expected {expected}, found `{name}`")));
     };
-    if matches!(point, Point::Phase(_)) && rpc != CHECKPOINT {
-        let message = format!("`{name}` is a phase of {CHECKPOINT}; {rpc} has `before` and `after`");
-        return Err(cursor.error(at, message));
+    if matches!(point, InjectionPoint::Phase(_)) && rpc != CHECKPOINT_RPC {
+        let message = format!("`{name}` is a phase of {CHECKPOINT_RPC}; {rpc} has `before` and `after`");
+        return Err(cursor.error_at(offset, message));
     }
     Ok(point)
 }
 
-fn effect(cursor: &mut Cursor, point: Point) -> Result<Effect, ParseError> {
-    let (name, at) = cursor.word("an effect", |c| c.is_ascii_alphabetic() || c == '-')?;
+fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect, RuleParseError> {
+    let (name, offset) = cursor.parse_word("an effect", |c| c.is_ascii_alphabetic() || c == '-')?;
     let effect = match name.as_str() {
-        "error" => arguments(cursor, |cursor| {
-            let code = cursor.code()?;
-            cursor.symbol(',', "`,`")?;
-            let message = cursor.string("a message in double quotes")?.0;
-            Ok(Effect::Error { code, message })
+        "error" => parse_arguments(cursor, |cursor| {
+            let code = cursor.parse_code()?;
+            cursor.expect_symbol(',', "`,`")?;
+            let message = cursor.parse_string("a message in double quotes")?.0;
+            Ok(RuleEffect::Error { code, message })
         })?,
-        "unimplemented" => Effect::Unimplemented,
-        "unknown-method" => Effect::UnknownMethod,
-        "delay" => arguments(cursor, |cursor| Ok(Effect::Delay(duration(cursor)?)))?,
-        "hang" => Effect::Hang,
-        "crash" => Effect::Crash,
-        "drop" => Effect::Drop,
-        "no-space" if !cursor.sees('(') => Effect::NoSpace(0),
-        "no-space" => arguments(cursor, |cursor| Ok(Effect::NoSpace(size(cursor)?)))?,
-        "io-error" if !cursor.sees('(') => Effect::IoError(0),
-        "io-error" => arguments(cursor, |cursor| Ok(Effect::IoError(size(cursor)?)))?,
-        "partial-archive" => arguments(cursor, |cursor| Ok(Effect::PartialArchive(percent(cursor)?)))?,
-        "truncated-archive" => arguments(cursor, |cursor| Ok(Effect::TruncatedArchive(percent(cursor)?)))?,
-        "corrupt-archive" => Effect::CorruptArchive,
-        "empty-archive" => Effect::EmptyArchive,
-        "no-archive" => Effect::NoArchive,
-        "mode" => arguments(cursor, |cursor| Ok(Effect::Mode(mode(cursor)?)))?,
-        "omit" => arguments(cursor, |cursor| {
-            let (member, at) = cursor.string("a member's name in double quotes")?;
-            valid_glob(cursor, member, at).map(Effect::Omit)
+        "unimplemented" => RuleEffect::Unimplemented,
+        "unknown-method" => RuleEffect::UnknownMethod,
+        "delay" => parse_arguments(cursor, |cursor| Ok(RuleEffect::Delay(parse_duration(cursor)?)))?,
+        "hang" => RuleEffect::Hang,
+        "crash" => RuleEffect::Crash,
+        "drop" => RuleEffect::Drop,
+        "no-space" if !cursor.is_at('(') => RuleEffect::NoSpace(0),
+        "no-space" => parse_arguments(cursor, |cursor| Ok(RuleEffect::NoSpace(parse_size_argument(cursor)?)))?,
+        "io-error" if !cursor.is_at('(') => RuleEffect::IoError(0),
+        "io-error" => parse_arguments(cursor, |cursor| Ok(RuleEffect::IoError(parse_size_argument(cursor)?)))?,
+        "partial-archive" => parse_arguments(cursor, |cursor| Ok(RuleEffect::PartialArchive(parse_percent(cursor)?)))?,
+        "truncated-archive" => parse_arguments(cursor, |cursor| {
+            Ok(RuleEffect::TruncatedArchive(parse_percent(cursor)?))
         })?,
-        "leave-frozen" => Effect::LeaveFrozen,
-        "kill-container" => Effect::KillContainer,
-        "lose-memory" => arguments(cursor, |cursor| {
-            let region = chosen(cursor, &Region::ALL.map(|region| (region.name(), region)))?;
-            Ok(Effect::Quirk(Quirk::LoseMemory(region)))
+        "corrupt-archive" => RuleEffect::CorruptArchive,
+        "empty-archive" => RuleEffect::EmptyArchive,
+        "no-archive" => RuleEffect::NoArchive,
+        "mode" => parse_arguments(cursor, |cursor| Ok(RuleEffect::Mode(parse_mode(cursor)?)))?,
+        "omit" => parse_arguments(cursor, |cursor| {
+            let (member, offset) = cursor.parse_string("a member's name in double quotes")?;
+            check_glob(cursor, member, offset).map(RuleEffect::Omit)
         })?,
-        "after" => arguments(cursor, |cursor| {
-            let ending = chosen(cursor, &Ending::ALL.map(|ending| (ending.name(), ending)))?;
-            cursor.symbol(',', "`,`")?;
-            let aftermath = chosen(cursor, &Aftermath::ALL.map(|aftermath| (aftermath.name(), aftermath)))?;
-            Ok(Effect::Quirk(Quirk::After(ending, aftermath)))
+        "leave-frozen" => RuleEffect::LeaveFrozen,
+        "kill-container" => RuleEffect::KillContainer,
+        "lose-memory" => parse_arguments(cursor, |cursor| {
+            let region = parse_choice(cursor, &MemoryRegion::ALL.map(|region| (region.name(), region)))?;
+            Ok(RuleEffect::Defect(Defect::LoseMemory(region)))
         })?,
-        word if let Some((quirk, _)) = Quirk::PLAIN.iter().find(|(quirk, _)| quirk.name() == word) => {
-            Effect::Quirk(*quirk)
+        "after" => parse_arguments(cursor, |cursor| {
+            let outcome = parse_choice(cursor, &CallOutcome::ALL.map(|outcome| (outcome.name(), outcome)))?;
+            cursor.expect_symbol(',', "`,`")?;
+            let side_effect = parse_choice(
+                cursor,
+                &SideEffect::ALL.map(|side_effect| (side_effect.name(), side_effect)),
+            )?;
+            Ok(RuleEffect::Defect(Defect::After(outcome, side_effect)))
+        })?,
+        word if let Some((defect, _)) = Defect::WITHOUT_ARGUMENT
+            .iter()
+            .find(|(defect, _)| defect.name() == word) =>
+        {
+            RuleEffect::Defect(*defect)
         }
-        _ => return Err(cursor.error(at, format!("expected an effect ({EFFECTS}), found `{name}`"))),
+        _ => return Err(cursor.error_at(offset, format!("expected an effect ({EFFECT_NAMES}), found `{name}`"))),
     };
-    if effect.place().holds(point) {
+    if effect.allowed_points().contains(point) {
         return Ok(effect);
     }
     let message = format!(
         "`{name}` cannot stand at `{}`; it can at {}",
         point.name(),
-        effect.place()
+        effect.allowed_points()
     );
-    Err(cursor.error(at, message))
+    Err(cursor.error_at(offset, message))
 }
 
-fn arguments(
+fn parse_arguments(
     cursor: &mut Cursor,
-    read: impl FnOnce(&mut Cursor) -> Result<Effect, ParseError>,
-) -> Result<Effect, ParseError> {
-    cursor.symbol('(', "`(`")?;
+    read: impl FnOnce(&mut Cursor) -> Result<RuleEffect, RuleParseError>,
+) -> Result<RuleEffect, RuleParseError> {
+    cursor.expect_symbol('(', "`(`")?;
     let effect = read(cursor)?;
-    cursor.symbol(')', "`)`")?;
+    cursor.expect_symbol(')', "`)`")?;
     Ok(effect)
 }
 
 /// One of these words, as what it stands for.
-fn chosen<T: Copy>(cursor: &mut Cursor, words: &[(&str, T)]) -> Result<T, ParseError> {
-    let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();
+fn parse_choice<T: Copy>(cursor: &mut Cursor, choices: &[(&str, T)]) -> Result<T, RuleParseError> {
+    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
     let expected = format!("one of {}", names.join(", "));
-    let (word, at) = cursor.word(&expected, |c| c.is_ascii_alphabetic() || c == '-')?;
-    let found = words.iter().find(|(name, _)| *name == word);
-    found
-        .map(|(_, meaning)| *meaning)
-        .ok_or_else(|| cursor.error(at, format!("expected {expected}, found `{word}`")))
+    let (word, offset) = cursor.parse_word(&expected, |c| c.is_ascii_alphabetic() || c == '-')?;
+    let choice = choices.iter().find(|(name, _)| *name == word);
+    choice
+        .map(|(_, value)| *value)
+        .ok_or_else(|| cursor.error_at(offset, format!("expected {expected}, found `{word}`")))
 }
 
-fn glob(cursor: &mut Cursor) -> Result<String, ParseError> {
-    let (value, at) = cursor.name("a name, a glob or a string")?;
-    valid_glob(cursor, value, at)
+fn parse_glob(cursor: &mut Cursor) -> Result<String, RuleParseError> {
+    let (value, offset) = cursor.parse_name("a name, a glob or a string")?;
+    check_glob(cursor, value, offset)
 }
 
-fn valid_glob(cursor: &Cursor, value: String, at: usize) -> Result<String, ParseError> {
+fn check_glob(cursor: &Cursor, value: String, offset: usize) -> Result<String, RuleParseError> {
     match Glob::new(&value) {
         Ok(_) => Ok(value),
-        Err(error) => Err(cursor.error(at, error.to_string())),
+        Err(error) => Err(cursor.error_at(offset, error.to_string())),
     }
 }
 
-fn integer(cursor: &mut Cursor) -> Result<(u64, usize), ParseError> {
-    let (digits, at) = cursor.word("a whole number", |c| c.is_ascii_digit())?;
+fn parse_integer(cursor: &mut Cursor) -> Result<(u64, usize), RuleParseError> {
+    let (digits, offset) = cursor.parse_word("a whole number", |c| c.is_ascii_digit())?;
     match digits.parse() {
-        Ok(number) => Ok((number, at)),
-        Err(_) => Err(cursor.error(at, format!("`{digits}` is too large"))),
+        Ok(number) => Ok((number, offset)),
+        Err(_) => Err(cursor.error_at(offset, format!("`{digits}` is too large"))),
     }
 }
 
-fn count(cursor: &mut Cursor) -> Result<u64, ParseError> {
-    match integer(cursor)? {
-        (0, at) => Err(cursor.error(at, "expected a number from 1 on, found `0`".to_owned())),
+fn parse_count(cursor: &mut Cursor) -> Result<u64, RuleParseError> {
+    match parse_integer(cursor)? {
+        (0, offset) => Err(cursor.error_at(offset, "expected a number from 1 on, found `0`".to_owned())),
         (number, _) => Ok(number),
     }
 }
 
-fn probability(cursor: &mut Cursor) -> Result<f64, ParseError> {
+fn parse_probability(cursor: &mut Cursor) -> Result<f64, RuleParseError> {
     let expected = "a probability above 0 and at most 1";
-    let (number, at) = cursor.word(expected, |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))?;
+    let (number, offset) = cursor.parse_word(expected, |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))?;
     match number.parse::<f64>() {
         Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
-        _ => Err(cursor.error(at, format!("expected {expected}, found `{number}`"))),
+        _ => Err(cursor.error_at(offset, format!("expected {expected}, found `{number}`"))),
     }
 }
 
-fn duration(cursor: &mut Cursor) -> Result<Duration, ParseError> {
-    let (span, at) = cursor.word("a duration such as 250ms or 1m30s", |c| c.is_ascii_alphanumeric())?;
+fn parse_duration(cursor: &mut Cursor) -> Result<Duration, RuleParseError> {
+    let (span, offset) = cursor.parse_word("a duration such as 250ms or 1m30s", |c| c.is_ascii_alphanumeric())?;
     humantime::parse_duration(&span).map_err(|error| {
         let message = format!("expected a duration such as 250ms or 1m30s, found `{span}` ({error})");
-        cursor.error(at, message)
+        cursor.error_at(offset, message)
     })
 }
 
-fn size(cursor: &mut Cursor) -> Result<u64, ParseError> {
+fn parse_size_argument(cursor: &mut Cursor) -> Result<u64, RuleParseError> {
     let expected = "a size in bytes such as 4096 or 64KiB";
-    let (size, at) = cursor.word(expected, |c| c.is_ascii_alphanumeric())?;
-    text::parse_size(&size).ok_or_else(|| cursor.error(at, format!("expected {expected}, found `{size}`")))
+    let (size, offset) = cursor.parse_word(expected, |c| c.is_ascii_alphanumeric())?;
+    text::parse_size(&size).ok_or_else(|| cursor.error_at(offset, format!("expected {expected}, found `{size}`")))
 }
 
-fn percent(cursor: &mut Cursor) -> Result<u8, ParseError> {
-    let (number, at) = integer(cursor)?;
+fn parse_percent(cursor: &mut Cursor) -> Result<u8, RuleParseError> {
+    let (number, offset) = parse_integer(cursor)?;
     cursor.eat('%');
     match u8::try_from(number) {
         Ok(percent) if percent <= 100 => Ok(percent),
-        _ => Err(cursor.error(at, format!("expected 0 to 100 percent, found `{number}`"))),
+        _ => Err(cursor.error_at(offset, format!("expected 0 to 100 percent, found `{number}`"))),
     }
 }
 
-fn mode(cursor: &mut Cursor) -> Result<u32, ParseError> {
+fn parse_mode(cursor: &mut Cursor) -> Result<u32, RuleParseError> {
     let expected = "an octal mode such as 0644";
-    let (mode, at) = cursor.word(expected, |c| c.is_ascii_digit())?;
+    let (mode, offset) = cursor.parse_word(expected, |c| c.is_ascii_digit())?;
     match u32::from_str_radix(&mode, 8) {
         Ok(bits) if bits <= 0o7777 => Ok(bits),
-        _ => Err(cursor.error(at, format!("expected {expected}, found `{mode}`"))),
+        _ => Err(cursor.error_at(offset, format!("expected {expected}, found `{mode}`"))),
     }
 }

@@ -14,14 +14,14 @@ use tokio::sync::watch;
 use tonic::Code;
 
 /// Entries that a journal holds at most.
-const ENTRIES: usize = 10_000;
+const JOURNAL_MAX_ENTRIES: usize = 10_000;
 
 /// Bytes of text that a journal holds at most.
-const BYTES: usize = 32 << 20;
+const JOURNAL_MAX_BYTES: usize = 32 << 20;
 
 /// One call, from its arrival to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct JournalRecord {
     /// Counts calls from 1 in the order in which they ended. The journal gives it.
     pub sequence: u64,
     /// `RuntimeService/CheckpointContainer`.
@@ -46,7 +46,7 @@ pub struct Entry {
     pub cancelled: bool,
 }
 
-impl Entry {
+impl JournalRecord {
     fn size(&self) -> usize {
         self.method.len() + self.request.len() + self.response.len() + self.message.len()
     }
@@ -55,23 +55,23 @@ impl Entry {
 /// The last calls, in the order in which they ended.
 #[derive(Debug)]
 pub struct Journal {
-    ring: Mutex<Ring>,
+    ring: Mutex<JournalRing>,
     /// The last number given, for those who wait.
     latest: watch::Sender<u64>,
-    entries: usize,
-    bytes: usize,
+    max_entries: usize,
+    max_bytes: usize,
 }
 
 #[derive(Debug, Default)]
-struct Ring {
-    entries: VecDeque<Arc<Entry>>,
+struct JournalRing {
+    entries: VecDeque<Arc<JournalRecord>>,
     bytes: usize,
-    given: u64,
+    last_sequence: u64,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Journal::with_bounds(ENTRIES, BYTES)
+        Journal::with_bounds(JOURNAL_MAX_ENTRIES, JOURNAL_MAX_BYTES)
     }
 }
 
@@ -82,40 +82,40 @@ impl Journal {
     }
 
     /// An empty journal that holds so many entries and so many bytes of their text at most. The last entry always stays.
-    pub fn with_bounds(entries: usize, bytes: usize) -> Journal {
+    pub fn with_bounds(max_entries: usize, max_bytes: usize) -> Journal {
         Journal {
             ring: Mutex::default(),
             latest: watch::Sender::new(0),
-            entries,
-            bytes,
+            max_entries,
+            max_bytes,
         }
     }
 
     /// Adds a call that has ended and gives it its number.
-    pub fn record(&self, mut entry: Entry) -> u64 {
+    pub fn record(&self, mut entry: JournalRecord) -> u64 {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.given += 1;
-        entry.sequence = ring.given;
+        ring.last_sequence += 1;
+        entry.sequence = ring.last_sequence;
         ring.bytes += entry.size();
         ring.entries.push_back(Arc::new(entry));
-        while ring.entries.len() > 1 && (ring.entries.len() > self.entries || ring.bytes > self.bytes) {
+        while ring.entries.len() > 1 && (ring.entries.len() > self.max_entries || ring.bytes > self.max_bytes) {
             let oldest = ring.entries.pop_front().expect("there are two");
             ring.bytes -= oldest.size();
         }
         // Within the lock, so that the numbers that waiters see never fall.
-        self.latest.send_replace(ring.given);
-        ring.given
+        self.latest.send_replace(ring.last_sequence);
+        ring.last_sequence
     }
 
     /// The entries with a higher number, oldest first.
-    pub fn after(&self, sequence: u64) -> Vec<Arc<Entry>> {
+    pub fn after(&self, sequence: u64) -> Vec<Arc<JournalRecord>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let start = ring.entries.partition_point(|entry| entry.sequence <= sequence);
         ring.entries.range(start..).cloned().collect()
     }
 
     /// The entries with a higher number, and then each call as it ends. Ends with the journal.
-    pub fn follow(self: &Arc<Self>, after: u64) -> impl Stream<Item = Arc<Entry>> + Send + use<> {
+    pub fn follow(self: &Arc<Self>, after: u64) -> impl Stream<Item = Arc<JournalRecord>> + Send + use<> {
         let state = (Arc::downgrade(self), self.latest.subscribe(), after);
         stream::unfold(state, |(journal, mut latest, last)| async move {
             latest.wait_for(|&latest| latest > last).await.ok()?;
@@ -131,8 +131,8 @@ impl Journal {
 mod tests {
     use super::*;
 
-    fn entry(request: &str) -> Entry {
-        Entry {
+    fn entry(request: &str) -> JournalRecord {
+        JournalRecord {
             sequence: 0,
             method: String::new(),
             started_at: 0,
@@ -147,27 +147,27 @@ mod tests {
         }
     }
 
-    fn numbers(entries: &[Arc<Entry>]) -> Vec<u64> {
+    fn sequences(entries: &[Arc<JournalRecord>]) -> Vec<u64> {
         entries.iter().map(|entry| entry.sequence).collect()
     }
 
     #[test]
-    fn the_oldest_go_first() {
+    fn oldest_entries_are_dropped_first() {
         let journal = Journal::with_bounds(3, 10);
         for _ in 0..5 {
             journal.record(entry("x"));
         }
-        assert_eq!(numbers(&journal.after(0)), [3, 4, 5]);
-        assert_eq!(numbers(&journal.after(4)), [5]);
+        assert_eq!(sequences(&journal.after(0)), [3, 4, 5]);
+        assert_eq!(sequences(&journal.after(4)), [5]);
         journal.record(entry("123456789"));
-        assert_eq!(numbers(&journal.after(0)), [5, 6]);
+        assert_eq!(sequences(&journal.after(0)), [5, 6]);
         journal.record(entry("larger than the bound"));
-        assert_eq!(numbers(&journal.after(0)), [7]);
+        assert_eq!(sequences(&journal.after(0)), [7]);
         assert!(journal.after(7).is_empty());
     }
 
     #[tokio::test]
-    async fn followers_see_what_is_there_and_what_comes() {
+    async fn followers_get_existing_and_new_entries() {
         let journal = Arc::new(Journal::new());
         journal.record(entry("a"));
         journal.record(entry("b"));
@@ -176,10 +176,13 @@ mod tests {
         journal.record(entry("c"));
         tokio::task::yield_now().await;
         journal.record(entry("d"));
-        assert_eq!(numbers(&follower.await.expect("no panic")), [2, 3, 4]);
+        assert_eq!(sequences(&follower.await.expect("no panic")), [2, 3, 4]);
 
-        let rest = tokio::spawn(journal.follow(4).collect::<Vec<_>>());
+        let remaining = tokio::spawn(journal.follow(4).collect::<Vec<_>>());
         drop(journal);
-        assert!(rest.await.expect("no panic").is_empty(), "the journal's end ends it");
+        assert!(
+            remaining.await.expect("no panic").is_empty(),
+            "the journal's end ends it"
+        );
     }
 }

@@ -10,7 +10,7 @@
 //!                           the checkpoint acts       <-------------------+
 //! ```
 //!
-//! The grammar is in `grammar.rs`, as EBNF, and in `docs/FAULTS.md`. A rule that cannot be read is a [`ParseError`] that
+//! The grammar is in `grammar.rs`, as EBNF, and in `docs/FAULTS.md`. A rule that cannot be read is a [`RuleParseError`] that
 //! points at the column.
 
 mod cursor;
@@ -23,16 +23,16 @@ mod preset;
 mod redact;
 mod rpc;
 mod rule;
-mod subject;
+mod target;
 mod text;
 
-pub use engine::{ANNOTATION, Action, Decision, Engine, Listed, Source};
-pub use error::ParseError;
-pub use file::{FileError, read_file};
-pub use grammar::{Rules, parse_rules};
-pub use journal::{Entry, Journal};
+pub use engine::{CallAction, FAULT_ANNOTATION, FaultDecision, FaultEngine, RuleSource, RuleStatus};
+pub use error::RuleParseError;
+pub use file::{FaultFileError, read_fault_file};
+pub use grammar::{RuleList, parse_rules};
+pub use journal::{Journal, JournalRecord};
 pub use preset::{Preset, presets_markdown};
 pub(crate) use redact::to_json;
 pub use rpc::Rpc;
-pub use rule::{Effect, Point, Rule, Scope, When};
-pub use subject::{Injections, Subject, Subjects};
+pub use rule::{InjectionPoint, Rule, RuleEffect, Selector, Trigger};
+pub use target::{CallTarget, Injections, ResolveTarget};

@@ -1,6 +1,6 @@
 //! Faults named after what real runtimes did.
 
-use super::rule::{Rule, Scope, When};
+use super::rule::{Rule, Selector, Trigger};
 
 /// A named fault, with what it stands for and where that was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub struct Preset {
     /// Its name, after `preset:`.
     pub name: &'static str,
     /// The rules it stands for, in the grammar.
-    pub grammar: &'static [&'static str],
+    pub rule_texts: &'static [&'static str],
     /// What the real software did.
     pub summary: &'static str,
     /// Where it was seen.
@@ -17,7 +17,7 @@ pub struct Preset {
 
 macro_rules! presets {
     ($($name:literal = [$($rule:literal),+], $summary:literal, $source:literal;)+) => {
-        &[$(Preset { name: $name, grammar: &[$($rule),+], summary: $summary, source: $source }),+]
+        &[$(Preset { name: $name, rule_texts: &[$($rule),+], summary: $summary, source: $source }),+]
     };
 }
 
@@ -346,20 +346,20 @@ impl Preset {
     ///
     /// # Errors
     /// When the preset itself already says what a selector says.
-    pub(super) fn rules(&self, scope: &Scope, when: &When) -> Result<Vec<Rule>, String> {
-        self.grammar
+    pub(super) fn rules(&self, selector: &Selector, trigger: &Trigger) -> Result<Vec<Rule>, String> {
+        self.rule_texts
             .iter()
             .map(|text| {
                 let mut rule: Rule = text.parse().expect("a test parses every preset");
-                self.narrow("pod", &mut rule.scope.pod, &scope.pod)?;
-                self.narrow("namespace", &mut rule.scope.namespace, &scope.namespace)?;
-                self.narrow("container", &mut rule.scope.container, &scope.container)?;
-                self.narrow("nth", &mut rule.when.nth, &when.nth)?;
-                self.narrow("every", &mut rule.when.every, &when.every)?;
-                self.narrow("p", &mut rule.when.probability, &when.probability)?;
-                self.narrow("seed", &mut rule.when.seed, &when.seed)?;
-                self.narrow("times", &mut rule.when.times, &when.times)?;
-                match rule.when.contradiction() {
+                self.narrow_selector("pod", &mut rule.selector.pod, &selector.pod)?;
+                self.narrow_selector("namespace", &mut rule.selector.namespace, &selector.namespace)?;
+                self.narrow_selector("container", &mut rule.selector.container, &selector.container)?;
+                self.narrow_selector("nth", &mut rule.trigger.nth, &trigger.nth)?;
+                self.narrow_selector("every", &mut rule.trigger.every, &trigger.every)?;
+                self.narrow_selector("p", &mut rule.trigger.probability, &trigger.probability)?;
+                self.narrow_selector("seed", &mut rule.trigger.seed, &trigger.seed)?;
+                self.narrow_selector("times", &mut rule.trigger.times, &trigger.times)?;
+                match rule.trigger.contradiction() {
                     Some(message) => Err(format!("in preset `{}`: {message}", self.name)),
                     None => Ok(rule),
                 }
@@ -367,12 +367,17 @@ impl Preset {
             .collect()
     }
 
-    fn narrow<T: Clone>(&self, key: &str, own: &mut Option<T>, given: &Option<T>) -> Result<(), String> {
-        if own.is_some() && given.is_some() {
+    fn narrow_selector<T: Clone>(
+        &self,
+        key: &str,
+        preset_value: &mut Option<T>,
+        requested: &Option<T>,
+    ) -> Result<(), String> {
+        if preset_value.is_some() && requested.is_some() {
             return Err(format!("preset `{}` sets `{key}` itself", self.name));
         }
-        if own.is_none() {
-            own.clone_from(given);
+        if preset_value.is_none() {
+            preset_value.clone_from(requested);
         }
         Ok(())
     }
@@ -383,7 +388,7 @@ pub fn presets_markdown() -> String {
     let mut table = "| preset | what it stands for | what happens | seen in |\n|---|---|---|---|\n".to_owned();
     for preset in Preset::ALL {
         let rules: Vec<_> = preset
-            .grammar
+            .rule_texts
             .iter()
             .map(|rule| format!("`{}`", rule.replace('|', "\\|")))
             .collect();

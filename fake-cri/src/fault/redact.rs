@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 const REDACTED: &str = "[redacted]";
 
 /// The annotation in which kubectl keeps a manifest whole.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The message as JSON without its secrets, in the field names of the `.proto`, 64-bit numbers as numbers.
 pub(crate) fn to_json(mut message: DynamicMessage) -> Json {
@@ -51,14 +51,14 @@ fn redact(message: &mut DynamicMessage) {
             Value::Message(message) => redact(message),
             Value::List(values) => values.iter_mut().filter_map(Value::as_message_mut).for_each(redact),
             Value::Map(map) => {
-                let verbose = field.name() == "info";
+                let is_verbose_info = field.name() == "info";
                 for (key, value) in map.iter_mut() {
                     match value {
                         Value::Message(message) => redact(message),
-                        Value::String(text) if *key == MapKey::String(LAST_APPLIED.to_owned()) => {
+                        Value::String(text) if *key == MapKey::String(LAST_APPLIED_ANNOTATION.to_owned()) => {
                             REDACTED.clone_into(text);
                         }
-                        Value::String(text) if verbose => *text = redact_info(text),
+                        Value::String(text) if is_verbose_info => *text = redact_info(text),
                         _ => {}
                     }
                 }
@@ -86,7 +86,7 @@ fn redact_environments(json: &mut Json) {
             for (key, value) in fields {
                 match key.as_str() {
                     "env" | "envs" => redact_values(value),
-                    "auth" | LAST_APPLIED => *value = REDACTED.into(),
+                    "auth" | LAST_APPLIED_ANNOTATION => *value = REDACTED.into(),
                     _ => redact_environments(value),
                 }
             }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn environments_keep_their_names() {
+    fn environment_values_are_redacted() {
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: "pod".to_owned(),
             config: Some(v1::ContainerConfig {
@@ -142,11 +142,11 @@ mod tests {
                     key: "PASSWORD".to_owned(),
                     value: SECRET.into(),
                 }],
-                annotations: [(LAST_APPLIED.to_owned(), SECRET.to_owned())].into(),
+                annotations: [(LAST_APPLIED_ANNOTATION.to_owned(), SECRET.to_owned())].into(),
                 ..Default::default()
             }),
             sandbox_config: Some(v1::PodSandboxConfig {
-                annotations: [(LAST_APPLIED.to_owned(), SECRET.to_owned())].into(),
+                annotations: [(LAST_APPLIED_ANNOTATION.to_owned(), SECRET.to_owned())].into(),
                 ..Default::default()
             }),
         };
@@ -155,11 +155,11 @@ mod tests {
         assert!(!json.to_string().contains(SECRET), "{json}");
         assert_eq!(json["config"]["envs"], serde_json::json!([{ "key": "PASSWORD" }]));
         assert_eq!(json["config"]["args"], serde_json::json!(["--verbose"]));
-        assert_eq!(json["sandbox_config"]["annotations"][LAST_APPLIED], REDACTED);
+        assert_eq!(json["sandbox_config"]["annotations"][LAST_APPLIED_ANNOTATION], REDACTED);
     }
 
     #[test]
-    fn credentials_go_wholly() {
+    fn credentials_are_removed() {
         let request = v1::PullImageRequest {
             image: Some(v1::ImageSpec {
                 image: "busybox".to_owned(),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn verbose_information_keeps_all_but_environments() {
+    fn verbose_info_loses_environment_values_only() {
         let info = serde_json::json!({
             "pid": 7,
             "config": { "envs": [{ "key": "A", "value": SECRET }] },
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_later_cri_are_left_out() {
+    fn unknown_fields_are_dropped() {
         let mut bytes = v1::VersionRequest::default().encode_to_vec();
         bytes.extend([0xfa, 0x3f, 15]);
         bytes.extend(SECRET.as_bytes());

@@ -5,12 +5,12 @@ use std::sync::LazyLock;
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 
 /// The package whose services take faults. Health, reflection and the control API are left alone.
-const PACKAGE: &str = "runtime.v1";
+const CRI_PACKAGE: &str = "runtime.v1";
 
 static RPCS: LazyLock<Vec<Rpc>> = LazyLock::new(|| {
     let pool = DescriptorPool::decode(cri_proto::DESCRIPTOR_SET).expect("the build compiled this descriptor set");
     pool.services()
-        .filter(|service| service.package_name() == PACKAGE)
+        .filter(|service| service.package_name() == CRI_PACKAGE)
         .flat_map(|service| service.methods().collect::<Vec<_>>())
         .map(Rpc::new)
         .collect()
@@ -70,7 +70,7 @@ impl Rpc {
     pub fn short_path(&self) -> &str {
         self.path
             .strip_prefix('/')
-            .and_then(|path| path.strip_prefix(PACKAGE))
+            .and_then(|path| path.strip_prefix(CRI_PACKAGE))
             .and_then(|path| path.strip_prefix('.'))
             .unwrap_or(&self.path)
     }
@@ -86,7 +86,7 @@ impl Rpc {
     }
 
     /// Whether the answer is a stream.
-    pub fn streams(&self) -> bool {
+    pub fn is_server_streaming(&self) -> bool {
         self.method.is_server_streaming()
     }
 }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_43_are_known_by_name_and_path() {
+    fn all_43_rpcs_are_found_by_name_and_path() {
         assert_eq!(Rpc::all().len(), 43);
         for rpc in Rpc::all() {
             assert_eq!(Rpc::by_name(rpc.name()).map(Rpc::path), Some(rpc.path()));
@@ -104,7 +104,7 @@ mod tests {
         }
         let checkpoint = Rpc::by_name("CheckpointContainer").expect("an rpc of the CRI");
         assert_eq!(checkpoint.short_path(), "RuntimeService/CheckpointContainer");
-        assert!(!checkpoint.streams());
-        assert!(Rpc::by_name("GetContainerEvents").is_some_and(Rpc::streams));
+        assert!(!checkpoint.is_server_streaming());
+        assert!(Rpc::by_name("GetContainerEvents").is_some_and(Rpc::is_server_streaming));
     }
 }

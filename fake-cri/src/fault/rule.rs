@@ -6,26 +6,26 @@ use std::{fmt, time::Duration};
 
 use tonic::Code;
 
-use super::text::{Name, Quoted, Size, Span};
-use crate::checkpoint::{self, Injection, Phase, Quirk};
+use super::text::{DurationText, NameText, QuotedText, SizeText};
+use crate::checkpoint::{self, Defect, Injection, Phase};
 
 /// A fault: data, which the engine weighs and the layer or the checkpoint acts out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// Which calls it is about.
-    pub scope: Scope,
+    pub selector: Selector,
     /// On which of those it fires.
-    pub when: When,
+    pub trigger: Trigger,
     /// Where in the call it acts.
-    pub point: Point,
+    pub point: InjectionPoint,
     /// What it does.
-    pub effect: Effect,
+    pub effect: RuleEffect,
 }
 
 /// Which calls a rule is about. A selector that is `None` takes every call; one that is given never takes a call that
 /// names no pod or container. All are globs (`*`, `?`, `[..]`, `{..}`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
+pub struct Selector {
     /// The rpc's name, `CheckpointContainer`, or a glob over names, `List*`.
     pub rpc: String,
     /// The pod's name.
@@ -38,7 +38,7 @@ pub struct Scope {
 
 /// On which of the calls in its scope a rule fires. Calls are counted from 1, for each rule on its own.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct When {
+pub struct Trigger {
     /// On this one alone.
     pub nth: Option<u64>,
     /// On this one and each multiple of it.
@@ -54,7 +54,7 @@ pub struct When {
 
 /// Where in a call a rule acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Point {
+pub enum InjectionPoint {
     /// Before the runtime hears of the call.
     Before,
     /// At the beginning of a phase of CheckpointContainer.
@@ -65,7 +65,7 @@ pub enum Point {
 
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum RuleEffect {
     /// Answers with this gRPC code and this message, word for word.
     Error {
         /// The code; never `Ok`.
@@ -108,16 +108,16 @@ pub enum Effect {
     /// The container is killed.
     KillContainer,
     /// The call as a whole goes wrong in this way.
-    Quirk(Quirk),
+    Defect(Defect),
 }
 
 /// Where an effect may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AllowedPoints {
     /// At every point.
     Anywhere,
     /// Only around the call.
-    Around,
+    BeforeOrAfter,
     /// Only before the call.
     Before,
     /// In any phase of CheckpointContainer.
@@ -126,166 +126,168 @@ pub(super) enum Place {
     Write,
 }
 
-impl Place {
+impl AllowedPoints {
     /// Whether the point is within the place.
-    pub(super) fn holds(self, point: Point) -> bool {
+    pub(super) fn contains(self, point: InjectionPoint) -> bool {
         match self {
-            Place::Anywhere => true,
-            Place::Around => !matches!(point, Point::Phase(_)),
-            Place::Before => point == Point::Before,
-            Place::Phases => matches!(point, Point::Phase(_)),
-            Place::Write => point == Point::Phase(Phase::Write),
+            AllowedPoints::Anywhere => true,
+            AllowedPoints::BeforeOrAfter => !matches!(point, InjectionPoint::Phase(_)),
+            AllowedPoints::Before => point == InjectionPoint::Before,
+            AllowedPoints::Phases => matches!(point, InjectionPoint::Phase(_)),
+            AllowedPoints::Write => point == InjectionPoint::Phase(Phase::Write),
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AllowedPoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Place::Anywhere => "every point",
-            Place::Around => "before or after",
-            Place::Before => "before",
-            Place::Phases => "freeze, capture, write or finish",
-            Place::Write => "write",
+            AllowedPoints::Anywhere => "every point",
+            AllowedPoints::BeforeOrAfter => "before or after",
+            AllowedPoints::Before => "before",
+            AllowedPoints::Phases => "freeze, capture, write or finish",
+            AllowedPoints::Write => "write",
         })
     }
 }
 
-impl Point {
+impl InjectionPoint {
     /// Every point, in the order in which a call passes them.
-    pub const ALL: [Point; 6] = [
-        Point::Before,
-        Point::Phase(Phase::Freeze),
-        Point::Phase(Phase::Capture),
-        Point::Phase(Phase::Write),
-        Point::Phase(Phase::Finish),
-        Point::After,
+    pub const ALL: [InjectionPoint; 6] = [
+        InjectionPoint::Before,
+        InjectionPoint::Phase(Phase::Freeze),
+        InjectionPoint::Phase(Phase::Capture),
+        InjectionPoint::Phase(Phase::Write),
+        InjectionPoint::Phase(Phase::Finish),
+        InjectionPoint::After,
     ];
 
     /// The word for it in the grammar.
     pub fn name(self) -> &'static str {
         match self {
-            Point::Before => "before",
-            Point::Phase(Phase::Freeze) => "freeze",
-            Point::Phase(Phase::Capture) => "capture",
-            Point::Phase(Phase::Write) => "write",
-            Point::Phase(Phase::Finish) => "finish",
-            Point::After => "after",
+            InjectionPoint::Before => "before",
+            InjectionPoint::Phase(Phase::Freeze) => "freeze",
+            InjectionPoint::Phase(Phase::Capture) => "capture",
+            InjectionPoint::Phase(Phase::Write) => "write",
+            InjectionPoint::Phase(Phase::Finish) => "finish",
+            InjectionPoint::After => "after",
         }
     }
 }
 
-impl Effect {
+impl RuleEffect {
     /// The word for it in the grammar.
     pub fn name(&self) -> &'static str {
         match self {
-            Effect::Error { .. } => "error",
-            Effect::Unimplemented => "unimplemented",
-            Effect::UnknownMethod => "unknown-method",
-            Effect::Delay(_) => "delay",
-            Effect::Hang => "hang",
-            Effect::Drop => "drop",
-            Effect::Crash => "crash",
-            Effect::NoSpace(_) => "no-space",
-            Effect::IoError(_) => "io-error",
-            Effect::PartialArchive(_) => "partial-archive",
-            Effect::TruncatedArchive(_) => "truncated-archive",
-            Effect::CorruptArchive => "corrupt-archive",
-            Effect::EmptyArchive => "empty-archive",
-            Effect::NoArchive => "no-archive",
-            Effect::Mode(_) => "mode",
-            Effect::Omit(_) => "omit",
-            Effect::LeaveFrozen => "leave-frozen",
-            Effect::KillContainer => "kill-container",
-            Effect::Quirk(quirk) => quirk.name(),
+            RuleEffect::Error { .. } => "error",
+            RuleEffect::Unimplemented => "unimplemented",
+            RuleEffect::UnknownMethod => "unknown-method",
+            RuleEffect::Delay(_) => "delay",
+            RuleEffect::Hang => "hang",
+            RuleEffect::Drop => "drop",
+            RuleEffect::Crash => "crash",
+            RuleEffect::NoSpace(_) => "no-space",
+            RuleEffect::IoError(_) => "io-error",
+            RuleEffect::PartialArchive(_) => "partial-archive",
+            RuleEffect::TruncatedArchive(_) => "truncated-archive",
+            RuleEffect::CorruptArchive => "corrupt-archive",
+            RuleEffect::EmptyArchive => "empty-archive",
+            RuleEffect::NoArchive => "no-archive",
+            RuleEffect::Mode(_) => "mode",
+            RuleEffect::Omit(_) => "omit",
+            RuleEffect::LeaveFrozen => "leave-frozen",
+            RuleEffect::KillContainer => "kill-container",
+            RuleEffect::Defect(defect) => defect.name(),
         }
     }
 
     /// Where it may stand.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn allowed_points(&self) -> AllowedPoints {
         match self {
-            Effect::Error { .. } | Effect::Delay(_) | Effect::Hang | Effect::Crash => Place::Anywhere,
-            Effect::Drop => Place::Around,
-            Effect::Unimplemented | Effect::UnknownMethod | Effect::Quirk(_) => Place::Before,
-            Effect::LeaveFrozen | Effect::KillContainer => Place::Phases,
-            Effect::NoSpace(_)
-            | Effect::IoError(_)
-            | Effect::PartialArchive(_)
-            | Effect::TruncatedArchive(_)
-            | Effect::CorruptArchive
-            | Effect::EmptyArchive
-            | Effect::NoArchive
-            | Effect::Mode(_)
-            | Effect::Omit(_) => Place::Write,
+            RuleEffect::Error { .. } | RuleEffect::Delay(_) | RuleEffect::Hang | RuleEffect::Crash => {
+                AllowedPoints::Anywhere
+            }
+            RuleEffect::Drop => AllowedPoints::BeforeOrAfter,
+            RuleEffect::Unimplemented | RuleEffect::UnknownMethod | RuleEffect::Defect(_) => AllowedPoints::Before,
+            RuleEffect::LeaveFrozen | RuleEffect::KillContainer => AllowedPoints::Phases,
+            RuleEffect::NoSpace(_)
+            | RuleEffect::IoError(_)
+            | RuleEffect::PartialArchive(_)
+            | RuleEffect::TruncatedArchive(_)
+            | RuleEffect::CorruptArchive
+            | RuleEffect::EmptyArchive
+            | RuleEffect::NoArchive
+            | RuleEffect::Mode(_)
+            | RuleEffect::Omit(_) => AllowedPoints::Write,
         }
     }
 
     /// Whether nothing after it in the same part of the call can happen.
-    pub(super) fn ends(&self) -> bool {
+    pub(super) fn ends_call(&self) -> bool {
         match self {
-            Effect::Error { .. }
-            | Effect::Unimplemented
-            | Effect::UnknownMethod
-            | Effect::Hang
-            | Effect::Drop
-            | Effect::Crash
-            | Effect::PartialArchive(_) => true,
+            RuleEffect::Error { .. }
+            | RuleEffect::Unimplemented
+            | RuleEffect::UnknownMethod
+            | RuleEffect::Hang
+            | RuleEffect::Drop
+            | RuleEffect::Crash
+            | RuleEffect::PartialArchive(_) => true,
             // A full or a broken disk ends the checkpoint only if the archive is that large.
-            Effect::NoSpace(_)
-            | Effect::IoError(_)
-            | Effect::Delay(_)
-            | Effect::TruncatedArchive(_)
-            | Effect::CorruptArchive
-            | Effect::EmptyArchive
-            | Effect::NoArchive
-            | Effect::Mode(_)
-            | Effect::Omit(_)
-            | Effect::LeaveFrozen
-            | Effect::KillContainer
-            | Effect::Quirk(_) => false,
+            RuleEffect::NoSpace(_)
+            | RuleEffect::IoError(_)
+            | RuleEffect::Delay(_)
+            | RuleEffect::TruncatedArchive(_)
+            | RuleEffect::CorruptArchive
+            | RuleEffect::EmptyArchive
+            | RuleEffect::NoArchive
+            | RuleEffect::Mode(_)
+            | RuleEffect::Omit(_)
+            | RuleEffect::LeaveFrozen
+            | RuleEffect::KillContainer
+            | RuleEffect::Defect(_) => false,
         }
     }
 
     /// What the checkpoint does in this phase; `None` for what only stands around a call.
     pub(super) fn injection(&self, phase: Phase) -> Option<Injection> {
-        use checkpoint::Effect as Injected;
+        use checkpoint::InjectedEffect as Injected;
         let effect = match self {
-            Effect::Error { code, message } => Injected::Error {
+            RuleEffect::Error { code, message } => Injected::Error {
                 code: i32::from(*code),
                 message: message.clone(),
             },
-            Effect::Delay(span) => Injected::Delay(*span),
-            Effect::Hang => Injected::Hang,
-            Effect::Crash => Injected::CrashRuntime,
-            Effect::NoSpace(after) => Injected::NoSpace { after: *after },
-            Effect::IoError(after) => Injected::IoError { after: *after },
-            Effect::PartialArchive(percent) => Injected::PartialArchive { percent: *percent },
-            Effect::TruncatedArchive(percent) => Injected::TruncatedArchive { percent: *percent },
-            Effect::CorruptArchive => Injected::CorruptArchive,
-            Effect::EmptyArchive => Injected::EmptyArchive,
-            Effect::NoArchive => Injected::NoArchive,
-            Effect::Mode(mode) => Injected::Mode(*mode),
-            Effect::Omit(glob) => Injected::OmitMember(glob.clone()),
-            Effect::LeaveFrozen => Injected::LeaveFrozen,
-            Effect::KillContainer => Injected::KillContainer,
-            Effect::Quirk(quirk) => Injected::Quirk(*quirk),
-            Effect::Unimplemented | Effect::UnknownMethod | Effect::Drop => return None,
+            RuleEffect::Delay(span) => Injected::Delay(*span),
+            RuleEffect::Hang => Injected::Hang,
+            RuleEffect::Crash => Injected::CrashRuntime,
+            RuleEffect::NoSpace(after) => Injected::NoSpace { after: *after },
+            RuleEffect::IoError(after) => Injected::IoError { after: *after },
+            RuleEffect::PartialArchive(percent) => Injected::PartialArchive { percent: *percent },
+            RuleEffect::TruncatedArchive(percent) => Injected::TruncatedArchive { percent: *percent },
+            RuleEffect::CorruptArchive => Injected::CorruptArchive,
+            RuleEffect::EmptyArchive => Injected::EmptyArchive,
+            RuleEffect::NoArchive => Injected::NoArchive,
+            RuleEffect::Mode(mode) => Injected::Mode(*mode),
+            RuleEffect::Omit(glob) => Injected::OmitMember(glob.clone()),
+            RuleEffect::LeaveFrozen => Injected::LeaveFrozen,
+            RuleEffect::KillContainer => Injected::KillContainer,
+            RuleEffect::Defect(defect) => Injected::Defect(*defect),
+            RuleEffect::Unimplemented | RuleEffect::UnknownMethod | RuleEffect::Drop => return None,
         };
         Some(Injection { phase, effect })
     }
 }
 
-impl fmt::Display for Effect {
+impl fmt::Display for RuleEffect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Effect::Error { code, message } => write!(f, "({code:?},{})", Quoted(message)),
-            Effect::Delay(span) => write!(f, "({})", Span(*span)),
-            Effect::NoSpace(bytes) | Effect::IoError(bytes) => write!(f, "({})", Size(*bytes)),
-            Effect::PartialArchive(percent) | Effect::TruncatedArchive(percent) => write!(f, "({percent}%)"),
-            Effect::Mode(mode) => write!(f, "({mode:04o})"),
-            Effect::Omit(glob) => write!(f, "({})", Quoted(glob)),
-            Effect::Quirk(quirk) => match quirk.argument() {
+            RuleEffect::Error { code, message } => write!(f, "({code:?},{})", QuotedText(message)),
+            RuleEffect::Delay(span) => write!(f, "({})", DurationText(*span)),
+            RuleEffect::NoSpace(bytes) | RuleEffect::IoError(bytes) => write!(f, "({})", SizeText(*bytes)),
+            RuleEffect::PartialArchive(percent) | RuleEffect::TruncatedArchive(percent) => write!(f, "({percent}%)"),
+            RuleEffect::Mode(mode) => write!(f, "({mode:04o})"),
+            RuleEffect::Omit(glob) => write!(f, "({})", QuotedText(glob)),
+            RuleEffect::Defect(defect) => match defect.argument() {
                 Some(argument) => write!(f, "({argument})"),
                 None => Ok(()),
             },
@@ -296,22 +298,22 @@ impl fmt::Display for Effect {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.scope.rpc)?;
+        f.write_str(&self.selector.rpc)?;
         let names = [
-            ("pod", &self.scope.pod),
-            ("namespace", &self.scope.namespace),
-            ("container", &self.scope.container),
+            ("pod", &self.selector.pod),
+            ("namespace", &self.selector.namespace),
+            ("container", &self.selector.container),
         ];
         let names = names
             .into_iter()
-            .filter_map(|(key, value)| Some(format!("{key}={}", Name(value.as_ref()?))));
-        let numbers = [("nth", self.when.nth), ("every", self.when.every)];
-        let draws = [("seed", self.when.seed), ("times", self.when.times)];
-        let number = |(key, value): (&str, Option<u64>)| Some(format!("{key}={}", value?));
+            .filter_map(|(key, value)| Some(format!("{key}={}", NameText(value.as_ref()?))));
+        let counts = [("nth", self.trigger.nth), ("every", self.trigger.every)];
+        let random_counts = [("seed", self.trigger.seed), ("times", self.trigger.times)];
+        let format_count = |(key, value): (&str, Option<u64>)| Some(format!("{key}={}", value?));
         let selectors: Vec<_> = names
-            .chain(numbers.into_iter().filter_map(number))
-            .chain(self.when.probability.map(|p| format!("p={p}")))
-            .chain(draws.into_iter().filter_map(number))
+            .chain(counts.into_iter().filter_map(format_count))
+            .chain(self.trigger.probability.map(|p| format!("p={p}")))
+            .chain(random_counts.into_iter().filter_map(format_count))
             .collect();
         if !selectors.is_empty() {
             write!(f, "({})", selectors.join(","))?;

@@ -3,27 +3,27 @@
 use std::{fmt, time::Duration};
 
 /// Whether a selector's value can stand without quotes.
-pub(super) fn is_bare(c: char) -> bool {
+pub(super) fn is_bare_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '*' | '?')
 }
 
 /// A selector's value: bare where it can be, quoted otherwise.
-pub(super) struct Name<'a>(pub(super) &'a str);
+pub(super) struct NameText<'a>(pub(super) &'a str);
 
-impl fmt::Display for Name<'_> {
+impl fmt::Display for NameText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.0.is_empty() && self.0.chars().all(is_bare) {
+        if !self.0.is_empty() && self.0.chars().all(is_bare_name_char) {
             f.write_str(self.0)
         } else {
-            Quoted(self.0).fmt(f)
+            QuotedText(self.0).fmt(f)
         }
     }
 }
 
 /// A string in double quotes, on one line whatever it holds.
-pub(super) struct Quoted<'a>(pub(super) &'a str);
+pub(super) struct QuotedText<'a>(pub(super) &'a str);
 
-impl fmt::Display for Quoted<'_> {
+impl fmt::Display for QuotedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
         for c in self.0.chars() {
@@ -42,16 +42,16 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// A duration without spaces: `1m30s`, `250ms`.
-pub(super) struct Span(pub(super) Duration);
+pub(super) struct DurationText(pub(super) Duration);
 
-impl fmt::Display for Span {
+impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&humantime::format_duration(self.0).to_string().replace(' ', ""))
     }
 }
 
 /// The units of a size, largest first; the last is the unit of a bare number.
-const UNITS: [(&str, u64); 5] = [
+const SIZE_UNITS: [(&str, u64); 5] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -60,11 +60,11 @@ const UNITS: [(&str, u64); 5] = [
 ];
 
 /// A size in the largest binary unit that divides it: `64KiB`, `1000`.
-pub(super) struct Size(pub(super) u64);
+pub(super) struct SizeText(pub(super) u64);
 
-impl fmt::Display for Size {
+impl fmt::Display for SizeText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, unit) = UNITS
+        let (name, unit) = SIZE_UNITS
             .into_iter()
             .find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit))
             .unwrap_or(("", 1));
@@ -72,10 +72,10 @@ impl fmt::Display for Size {
     }
 }
 
-/// Reads a size as [`Size`] writes it.
+/// Reads a size as [`SizeText`] writes it.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, name) = text.split_at(digits);
-    let (_, unit) = UNITS.into_iter().find(|(unit, _)| *unit == name)?;
+    let digit_count = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, name) = text.split_at(digit_count);
+    let (_, unit) = SIZE_UNITS.into_iter().find(|(unit, _)| *unit == name)?;
     number.parse::<u64>().ok()?.checked_mul(unit)
 }

@@ -15,12 +15,12 @@ use super::pidfd::PidFd;
 
 /// A copy of a descriptor of this process.
 #[expect(unsafe_code, reason = "no crate wraps pidfd_getfd")]
-pub(crate) fn copy(process: &PidFd, fd: i32) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_getfd(process: &PidFd, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: the system call takes three integers; a result that is not negative is a new descriptor that nobody else owns.
     unsafe {
-        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), fd, 0);
-        let copy = Errno::result(copy)?;
-        Ok(OwnedFd::from_raw_fd(copy as i32))
+        let local_fd = libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), fd, 0);
+        let local_fd = Errno::result(local_fd)?;
+        Ok(OwnedFd::from_raw_fd(local_fd as i32))
     }
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn unread_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
 
 /// Who is told when a file becomes ready (`F_SETOWN`, `F_SETSIG`), in the kernel's numbers; all zero when nobody is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub(crate) struct Fown {
     /// The signal; 0 is SIGIO.
     pub(crate) signal: u32,
     /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
@@ -51,7 +51,7 @@ pub(crate) struct Owner {
     /// The thread, process or group.
     pub(crate) pid: u32,
     /// The real and the effective user by whose right it is told.
-    pub(crate) users: [u32; 2],
+    pub(crate) uids: [u32; 2],
 }
 
 /// Asks who is told of a file.
@@ -60,27 +60,27 @@ pub(crate) struct Owner {
 ///
 /// `EBADF` for a descriptor that is no more than a place (`O_PATH`).
 #[expect(unsafe_code, reason = "nix knows none of these commands")]
-pub(crate) fn owner(fd: BorrowedFd<'_>) -> nix::Result<Owner> {
+pub(crate) fn read_fown(fd: BorrowedFd<'_>) -> nix::Result<Fown> {
     /// `F_GETSIG`, `F_GETOWN_EX`, `F_GETOWNER_UIDS` (asm-generic/fcntl.h).
-    const GET_SIGNAL: i32 = 11;
-    const GET_OWNER: i32 = 16;
-    const GET_OWNERS_USERS: i32 = 17;
+    const F_GETSIG: i32 = 11;
+    const F_GETOWN_EX: i32 = 16;
+    const F_GETOWNER_UIDS: i32 = 17;
     let fd = fd.as_raw_fd();
-    let mut whom = [0_i32; 2];
-    let mut users = [0_u32; 2];
+    let mut owner_ex = [0_i32; 2];
+    let mut uids = [0_u32; 2];
     // SAFETY: the first call takes numbers alone, the two others write two words of four bytes each.
     unsafe {
-        let signal = Errno::result(libc::fcntl(fd, GET_SIGNAL))?;
-        Errno::result(libc::fcntl(fd, GET_OWNER, whom.as_mut_ptr()))?;
-        let [kind, pid] = whom.map(|word| u32::try_from(word).unwrap_or(0));
+        let signal = Errno::result(libc::fcntl(fd, F_GETSIG))?;
+        Errno::result(libc::fcntl(fd, F_GETOWN_EX, owner_ex.as_mut_ptr()))?;
+        let [kind, pid] = owner_ex.map(|word| u32::try_from(word).unwrap_or(0));
         if pid != 0 {
-            Errno::result(libc::fcntl(fd, GET_OWNERS_USERS, users.as_mut_ptr()))?;
+            Errno::result(libc::fcntl(fd, F_GETOWNER_UIDS, uids.as_mut_ptr()))?;
         }
-        Ok(Owner {
+        Ok(Fown {
             signal: u32::try_from(signal).unwrap_or(0),
             kind: if pid == 0 { 0 } else { kind },
             pid,
-            users,
+            uids,
         })
     }
 }

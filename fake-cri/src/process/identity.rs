@@ -23,70 +23,76 @@ const CAP_SETUID: u64 = 1 << 7;
 
 impl Identity {
     /// That of this process.
-    pub fn own() -> io::Result<Identity> {
+    pub fn current() -> io::Result<Identity> {
         Identity::parse(&fs::read_to_string("/proc/self/status")?)
     }
 
     /// That of a process, by its effective ids.
-    pub fn of(pid: i32) -> io::Result<Identity> {
+    pub fn of_process(pid: i32) -> io::Result<Identity> {
         Identity::parse(&fs::read_to_string(format!("/proc/{pid}/status"))?)
     }
 
     fn parse(status: &str) -> io::Result<Identity> {
-        let numbers = |name: &str| -> Vec<u32> {
-            let words = line(status, name).unwrap_or_default().split_whitespace();
+        let values = |name: &str| -> Vec<u32> {
+            let words = status_line(status, name).unwrap_or_default().split_whitespace();
             words.filter_map(|word| word.parse().ok()).collect()
         };
         let effective = |name: &str| {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("no {name} in /proc/PID/status"));
-            numbers(name).get(1).copied().ok_or_else(missing)
+            values(name).get(1).copied().ok_or_else(missing)
         };
         Ok(Identity {
             uid: effective("Uid")?,
             gid: effective("Gid")?,
-            groups: numbers("Groups"),
-            no_new_privs: numbers("NoNewPrivs") == [1],
+            groups: values("Groups"),
+            no_new_privs: values("NoNewPrivs") == [1],
         })
     }
 
     /// Whether user and groups are the same, in whichever order.
     pub fn same_user(&self, other: &Identity) -> bool {
-        self.uid == other.uid && self.gid == other.gid && sorted(&self.groups) == sorted(&other.groups)
+        self.uid == other.uid && self.gid == other.gid && sorted_groups(&self.groups) == sorted_groups(&other.groups)
     }
 
     /// What keeps this process from running a child with this identity; `None` when nothing does.
     pub fn obstacle(&self) -> io::Result<Option<String>> {
-        let own = Identity::own()?;
-        if self.same_user(&own) {
+        let current = Identity::current()?;
+        if self.same_user(&current) {
             return Ok(None);
         }
         let status = fs::read_to_string("/proc/self/status")?;
-        let capabilities = line(&status, "CapEff").and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+        let capabilities = status_line(&status, "CapEff").and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
         let capabilities = capabilities.unwrap_or(0);
-        if self.uid != own.uid && capabilities & CAP_SETUID == 0 {
-            return Ok(Some(format!("fake-cri runs as user {} without CAP_SETUID", own.uid)));
+        if self.uid != current.uid && capabilities & CAP_SETUID == 0 {
+            return Ok(Some(format!(
+                "fake-cri runs as user {} without CAP_SETUID",
+                current.uid
+            )));
         }
-        let other_groups = self.gid != own.gid || sorted(&self.groups) != sorted(&own.groups);
+        let other_groups = self.gid != current.gid || sorted_groups(&self.groups) != sorted_groups(&current.groups);
         if other_groups && capabilities & CAP_SETGID == 0 {
-            return Ok(Some(format!("fake-cri runs as group {} without CAP_SETGID", own.gid)));
+            return Ok(Some(format!(
+                "fake-cri runs as group {} without CAP_SETGID",
+                current.gid
+            )));
         }
         let setgroups = fs::read_to_string("/proc/self/setgroups").unwrap_or_default();
-        if sorted(&self.groups) != sorted(&own.groups) && setgroups.trim() == "deny" {
+        if sorted_groups(&self.groups) != sorted_groups(&current.groups) && setgroups.trim() == "deny" {
             return Ok(Some("fake-cri's user namespace denies setgroups".to_owned()));
         }
-        if !mapped("uid_map", self.uid) {
+        if !is_id_mapped("uid_map", self.uid) {
             return Ok(Some(format!("user {} is not in fake-cri's user namespace", self.uid)));
         }
         let missing = self
             .groups
             .iter()
             .chain([&self.gid])
-            .find(|gid| !mapped("gid_map", **gid));
+            .find(|gid| !is_id_mapped("gid_map", **gid));
         Ok(missing.map(|gid| format!("group {gid} is not in fake-cri's user namespace")))
     }
 }
 
-fn sorted(groups: &[u32]) -> Vec<u32> {
+fn sorted_groups(groups: &[u32]) -> Vec<u32> {
     let mut groups = groups.to_vec();
     groups.sort_unstable();
     groups.dedup();
@@ -94,20 +100,20 @@ fn sorted(groups: &[u32]) -> Vec<u32> {
 }
 
 /// The value of a line `NAME: VALUE`.
-fn line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+fn status_line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
 /// Whether an id is one of this user namespace (user_namespaces(7)): lines of first, first outside, length.
-fn mapped(map: &str, id: u32) -> bool {
+fn is_id_mapped(map: &str, id: u32) -> bool {
     let Ok(map) = fs::read_to_string(format!("/proc/self/{map}")) else {
         return true;
     };
     map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
-        let (first, _, length) = (numbers.next(), numbers.next(), numbers.next());
+        let mut columns = line.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+        let (first, _, length) = (columns.next(), columns.next(), columns.next());
         matches!((first, length), (Some(first), Some(length)) if (first..first + length).contains(&u64::from(id)))
     })
 }
@@ -117,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_is_read_by_its_effective_ids() {
+    fn effective_ids_are_read() {
         let status = "Name:\tsh\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nNoNewPrivs:\t1\n";
         let expected = Identity {
             uid: 2,
@@ -130,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn its_own_identity_can_always_be_had() {
-        let own = Identity::own().unwrap();
-        assert_eq!(own.uid, nix::unistd::geteuid().as_raw());
-        assert_eq!(own.obstacle().unwrap(), None);
+    fn current_identity_has_no_obstacle() {
+        let current = Identity::current().unwrap();
+        assert_eq!(current.uid, nix::unistd::geteuid().as_raw());
+        assert_eq!(current.obstacle().unwrap(), None);
     }
 }

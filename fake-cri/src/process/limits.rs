@@ -8,19 +8,19 @@ use std::{io, sync::OnceLock};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The soft and hard limits before they were raised.
-static ORIGINAL: OnceLock<(u64, u64)> = OnceLock::new();
+static ORIGINAL_NOFILE: OnceLock<(u64, u64)> = OnceLock::new();
 
 /// Raises the soft limit of open files of this process to the hard one, and gives the new soft limit.
-pub fn raise_open_files() -> io::Result<u64> {
+pub fn raise_nofile() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    ORIGINAL.get_or_init(|| (soft, hard));
+    ORIGINAL_NOFILE.get_or_init(|| (soft, hard));
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
 }
 
-/// Gives a process that this one has just started the limit that this one had before [`raise_open_files`].
-pub fn give_back_open_files(pid: i32) -> io::Result<()> {
-    let Some((soft, hard)) = ORIGINAL.get() else {
+/// Gives a process that this one has just started the limit that this one had before [`raise_nofile`].
+pub fn restore_nofile(pid: i32) -> io::Result<()> {
+    let Some((soft, hard)) = ORIGINAL_NOFILE.get() else {
         return Ok(());
     };
     let limit = libc::rlimit64 {

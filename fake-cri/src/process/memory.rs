@@ -1,4 +1,4 @@
-//! Another process's memory, read in large pieces, and written.
+//! Another process's memory, read in large ranges, and written.
 //!
 //! It is read through `/proc/PID/mem`, which a tracer may read whatever a page's protection. Not by `process_vm_readv`: that pins
 //! the pages, and pinning a page which two processes share after a fork makes the kernel copy it for the one that is read, so
@@ -17,19 +17,19 @@ use super::pagemap::PAGE_SIZE;
 
 /// The memory of one process, seen through one of its threads.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct ProcMem {
     tid: i32,
-    file: Option<File>,
-    written: Option<File>,
+    reader: Option<File>,
+    writer: Option<File>,
 }
 
-impl Memory {
+impl ProcMem {
     /// The memory that this thread sees.
-    pub(crate) fn of(tid: i32) -> Self {
+    pub(crate) fn new(tid: i32) -> Self {
         Self {
             tid,
-            file: None,
-            written: None,
+            reader: None,
+            writer: None,
         }
     }
 
@@ -38,52 +38,52 @@ impl Memory {
         self.tid
     }
 
-    /// Fills `buffer` with the pieces, one after the other; their lengths add up to the buffer's. Every page that cannot be
+    /// Fills `buffer` with the ranges, one after the other; their lengths add up to the buffer's. Every page that cannot be
     /// read is filled with zeroes and given to `unreadable`.
     ///
     /// # Errors
     ///
-    /// `ESRCH` when the process is gone.
+    /// `ESRCH` when the process is vanished.
     pub(crate) fn read(
         &mut self,
-        pieces: &[Range<u64>],
+        ranges: &[Range<u64>],
         buffer: &mut [u8],
         mut unreadable: impl FnMut(u64),
     ) -> io::Result<()> {
         debug_assert_eq!(
-            pieces.iter().map(|piece| piece.end - piece.start).sum::<u64>(),
+            ranges.iter().map(|range| range.end - range.start).sum::<u64>(),
             buffer.len() as u64
         );
-        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        let file = match &mut self.file {
+        let vanished = || io::Error::from_raw_os_error(libc::ESRCH);
+        let file = match &mut self.reader {
             Some(file) => file,
             none => match File::open(format!("/proc/{}/mem", self.tid)) {
                 Ok(file) => none.insert(file),
-                Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone()),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(vanished()),
                 Err(error) => return Err(error),
             },
         };
         let mut rest = buffer;
-        for piece in pieces {
-            let mut at = piece.start;
-            while at < piece.end {
-                let length = usize::try_from(piece.end - at).unwrap_or(usize::MAX);
-                let read = match file.read_at(&mut rest[..length], at) {
+        for range in ranges {
+            let mut address = range.start;
+            while address < range.end {
+                let length = usize::try_from(range.end - address).unwrap_or(usize::MAX);
+                let read = match file.read_at(&mut rest[..length], address) {
                     // Its memory is no more.
-                    Ok(0) => return Err(gone()),
+                    Ok(0) => return Err(vanished()),
                     Ok(read) => read,
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(error),
                     Err(_) => {
                         // The page at this place is not given; what lies behind it may be.
-                        let page = usize::try_from(PAGE_SIZE - at % PAGE_SIZE).unwrap_or(usize::MAX);
+                        let page = usize::try_from(PAGE_SIZE - address % PAGE_SIZE).unwrap_or(usize::MAX);
                         let page = page.min(length);
                         rest[..page].fill(0);
-                        unreadable(at);
+                        unreadable(address);
                         page
                     }
                 };
-                at += read as u64;
+                address += read as u64;
                 rest = &mut rest[read..];
             }
         }
@@ -94,9 +94,9 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// Nothing private is mapped there, or the process is gone.
+    /// Nothing private is mapped there, or the process is vanished.
     pub(crate) fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
-        let file = match &mut self.written {
+        let file = match &mut self.writer {
             Some(file) => file,
             none => none.insert(File::options().write(true).open(format!("/proc/{}/mem", self.tid))?),
         };
@@ -113,30 +113,30 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_one_after_the_other() {
+    fn ranges_are_read_in_order() {
         let first = vec![1_u8; 10_000];
         let second: Vec<u8> = (0..5_000_u32).map(|n| n as u8).collect();
-        let pieces = [
+        let ranges = [
             address(&first)..address(&first) + 10_000,
             address(&second) + 100..address(&second) + 5_000,
         ];
         let mut buffer = vec![0; 14_900];
-        let mut memory = Memory::of(std::process::id() as i32);
+        let mut memory = ProcMem::new(std::process::id() as i32);
         memory
-            .read(&pieces, &mut buffer, |page| panic!("{page:x} unreadable"))
+            .read(&ranges, &mut buffer, |page| panic!("{page:x} unreadable"))
             .expect("own memory is readable");
         assert_eq!(&buffer[..10_000], &first[..]);
         assert_eq!(&buffer[10_000..], &second[100..]);
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_and_zero() {
+    fn unreadable_pages_are_zero_filled() {
         let good = vec![7_u8; 4_096];
-        let pieces = [0..8192_u64, address(&good)..address(&good) + 4_096, 0..4096];
+        let ranges = [0..8192_u64, address(&good)..address(&good) + 4_096, 0..4096];
         let mut buffer = vec![9; 16_384];
         let mut unreadable = Vec::new();
-        Memory::of(std::process::id() as i32)
-            .read(&pieces, &mut buffer, |page| unreadable.push(page))
+        ProcMem::new(std::process::id() as i32)
+            .read(&ranges, &mut buffer, |page| unreadable.push(page))
             .expect("a hole is no error");
         assert_eq!(unreadable, [0, 4096, 0]);
         assert_eq!(&buffer[..8192], &[0; 8192][..]);

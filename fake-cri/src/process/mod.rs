@@ -1,26 +1,26 @@
 //! The only room that touches the kernel, and the only one with `unsafe`: spawn, signals, ptrace, `/proc`, memory.
 
-pub(crate) mod attributes;
+pub(crate) mod affinity;
 pub mod daemon;
 pub(crate) mod descriptor;
-pub mod family;
+pub(crate) mod file_attributes;
+pub(crate) mod file_mapping;
 pub mod identity;
-pub(crate) mod inject;
-pub(crate) mod kernel;
 pub mod limits;
 pub(crate) mod memory;
 pub(crate) mod namespace;
 pub(crate) mod pagemap;
 pub mod pidfd;
-pub(crate) mod proc;
-pub(crate) mod processor;
+pub(crate) mod proc_files;
+pub mod pstree;
 pub(crate) mod ptrace;
-pub mod reap;
+pub(crate) mod remote_syscalls;
 pub(crate) mod socket;
 pub mod spawn;
+pub(crate) mod syscalls;
 pub(crate) mod unix_diag;
-pub(crate) mod view;
-pub mod workload;
+pub mod wait;
+pub mod workload_syscalls;
 
 use serde::{Deserialize, Serialize};
 

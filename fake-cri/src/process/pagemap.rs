@@ -22,9 +22,9 @@ pub(crate) const PAGE_SIZE: u64 = 4096;
 
 /// What the kernel says about the pages of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Categories(u64);
+pub(crate) struct PageCategories(u64);
 
-impl Categories {
+impl PageCategories {
     const FILE: u64 = 1 << 2;
     const PRESENT: u64 = 1 << 3;
     const SWAPPED: u64 = 1 << 4;
@@ -32,33 +32,33 @@ impl Categories {
     const GUARD: u64 = 1 << 8;
 
     /// They are in memory or in swap.
-    pub(crate) fn held(self) -> bool {
+    pub(crate) fn is_populated(self) -> bool {
         self.0 & (Self::PRESENT | Self::SWAPPED) != 0
     }
 
     /// They belong to a file or to shared memory, not to the process alone.
-    pub(crate) fn of_file(self) -> bool {
+    pub(crate) fn is_file(self) -> bool {
         self.0 & Self::FILE != 0
     }
 
     /// They are the kernel's page of zeroes, which stands for memory that was read and never written.
-    pub(crate) fn zero(self) -> bool {
+    pub(crate) fn is_zero(self) -> bool {
         self.0 & Self::ZERO != 0
     }
 
     /// They are guards (`MADV_GUARD_INSTALL`), which hold nothing and cannot be read.
-    pub(crate) fn guard(self) -> bool {
+    pub(crate) fn is_guard(self) -> bool {
         self.0 & Self::GUARD != 0
     }
 }
 
 /// Neighbouring pages of which the kernel says the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Region {
+pub(crate) struct PageRegion {
     /// Their addresses.
     pub(crate) range: Range<u64>,
     /// What they are.
-    pub(crate) categories: Categories,
+    pub(crate) categories: PageCategories,
 }
 
 /// The page map of one process.
@@ -73,7 +73,7 @@ impl PageMap {
     /// # Errors
     ///
     /// As opening `/proc/PID/pagemap`.
-    pub(crate) fn of(tid: i32) -> io::Result<Self> {
+    pub(crate) fn open(tid: i32) -> io::Result<Self> {
         Ok(Self {
             file: File::open(format!("/proc/{tid}/pagemap"))?,
         })
@@ -84,44 +84,48 @@ impl PageMap {
     /// # Errors
     ///
     /// `ESRCH` when the process is gone, and whatever reading the page map gives.
-    pub(crate) fn scan(&self, range: Range<u64>, mut each: impl FnMut(Region)) -> io::Result<()> {
-        match self.scan_in_kernel(range.clone(), Categories::GUARD, &mut each) {
+    pub(crate) fn scan(&self, range: Range<u64>, mut each: impl FnMut(PageRegion)) -> io::Result<()> {
+        match self.scan_ioctl(range.clone(), PageCategories::GUARD, &mut each) {
             // Before Linux 6.16 the guard category is unknown and refused; before 6.7 the whole call is.
             Err(Errno::EINVAL) => {}
             other => return other.map_err(io::Error::from),
         }
-        match self.scan_in_kernel(range.clone(), 0, &mut each) {
-            Err(Errno::ENOTTY | Errno::EINVAL) => self.scan_entries(range, each),
+        match self.scan_ioctl(range.clone(), 0, &mut each) {
+            Err(Errno::ENOTTY | Errno::EINVAL) => self.read_entries(range, each),
             other => other.map_err(io::Error::from),
         }
     }
 
-    fn scan_in_kernel(&self, range: Range<u64>, guard: u64, each: &mut impl FnMut(Region)) -> nix::Result<()> {
+    fn scan_ioctl(&self, range: Range<u64>, guard: u64, each: &mut impl FnMut(PageRegion)) -> nix::Result<()> {
         // The kernel collects 512 regions at a time. Asked for more, it writes the last ones twice (seen on Linux 6.18), so it
         // is asked for as many, and what lies behind the place already reached is passed over.
-        const BATCH: usize = 512;
+        const REGION_BATCH: usize = 512;
         let mut reached = range.start;
-        let mut answers = vec![PageRegion::default(); BATCH];
+        let mut vec = vec![PmRegion::default(); REGION_BATCH];
         let mut start = range.start;
         while start < range.end {
-            let mut argument = ScanArgument {
-                size: mem::size_of::<ScanArgument>() as u64,
+            let mut argument = PmScanArg {
+                size: mem::size_of::<PmScanArg>() as u64,
                 start,
                 end: range.end,
-                answers: answers.as_mut_ptr().expose_provenance() as u64,
-                answers_length: BATCH as u64,
-                any_of: Categories::PRESENT | Categories::SWAPPED,
-                returned: Categories::PRESENT | Categories::SWAPPED | Categories::FILE | Categories::ZERO | guard,
-                ..ScanArgument::default()
+                vec: vec.as_mut_ptr().expose_provenance() as u64,
+                vec_len: REGION_BATCH as u64,
+                category_anyof_mask: PageCategories::PRESENT | PageCategories::SWAPPED,
+                return_mask: PageCategories::PRESENT
+                    | PageCategories::SWAPPED
+                    | PageCategories::FILE
+                    | PageCategories::ZERO
+                    | guard,
+                ..PmScanArg::default()
             };
-            let count = scan_call(self.file.as_raw_fd(), &mut argument)?;
-            for answer in &answers[..count] {
-                if answer.end > reached {
-                    each(Region {
-                        range: answer.start.max(reached)..answer.end,
-                        categories: Categories(answer.categories),
+            let count = pagemap_scan(self.file.as_raw_fd(), &mut argument)?;
+            for region in &vec[..count] {
+                if region.end > reached {
+                    each(PageRegion {
+                        range: region.start.max(reached)..region.end,
+                        categories: PageCategories(region.categories),
                     });
-                    reached = answer.end;
+                    reached = region.end;
                 }
             }
             if argument.walk_end <= start {
@@ -133,29 +137,29 @@ impl PageMap {
     }
 
     /// The way of older kernels.
-    fn scan_entries(&self, range: Range<u64>, mut each: impl FnMut(Region)) -> io::Result<()> {
-        const BATCH: usize = 128 * 1024;
-        let mut bytes = vec![0_u8; BATCH];
+    fn read_entries(&self, range: Range<u64>, mut each: impl FnMut(PageRegion)) -> io::Result<()> {
+        const ENTRY_BATCH_BYTES: usize = 128 * 1024;
+        let mut bytes = vec![0_u8; ENTRY_BATCH_BYTES];
         let mut address = range.start;
-        let mut open: Option<Region> = None;
+        let mut current: Option<PageRegion> = None;
         while address < range.end {
-            let wanted = (((range.end - address) / PAGE_SIZE) as usize * 8).min(BATCH);
-            let read = self.file.read_at(&mut bytes[..wanted], address / PAGE_SIZE * 8)?;
+            let length = (((range.end - address) / PAGE_SIZE) as usize * 8).min(ENTRY_BATCH_BYTES);
+            let read = self.file.read_at(&mut bytes[..length], address / PAGE_SIZE * 8)?;
             if read == 0 {
                 break;
             }
             for entry in bytes[..read].chunks_exact(8) {
                 let entry = u64::from_ne_bytes(entry.try_into().expect("chunks of eight"));
-                let categories = categories_of_entry(entry);
-                match &mut open {
+                let categories = entry_categories(entry);
+                match &mut current {
                     Some(region) if region.categories == categories && region.range.end == address => {
                         region.range.end += PAGE_SIZE;
                     }
                     _ => {
-                        if let Some(region) = open.take() {
+                        if let Some(region) = current.take() {
                             each(region);
                         }
-                        open = categories.held().then(|| Region {
+                        current = categories.is_populated().then(|| PageRegion {
                             range: address..address + PAGE_SIZE,
                             categories,
                         });
@@ -164,7 +168,7 @@ impl PageMap {
                 address += PAGE_SIZE;
             }
         }
-        if let Some(region) = open {
+        if let Some(region) = current {
             each(region);
         }
         Ok(())
@@ -172,27 +176,27 @@ impl PageMap {
 }
 
 /// Translates an entry of `/proc/PID/pagemap` into the categories of `PAGEMAP_SCAN`.
-fn categories_of_entry(entry: u64) -> Categories {
+fn entry_categories(entry: u64) -> PageCategories {
     let mut categories = 0;
     if entry & (1 << 63) != 0 {
-        categories |= Categories::PRESENT;
+        categories |= PageCategories::PRESENT;
     }
     if entry & (1 << 62) != 0 {
-        categories |= Categories::SWAPPED;
+        categories |= PageCategories::SWAPPED;
     }
     if categories != 0 && entry & (1 << 61) != 0 {
-        categories |= Categories::FILE;
+        categories |= PageCategories::FILE;
     }
     if categories != 0 && entry & (1 << 58) != 0 {
-        categories |= Categories::GUARD;
+        categories |= PageCategories::GUARD;
     }
-    Categories(categories)
+    PageCategories(categories)
 }
 
 /// `struct page_region` (linux/fs.h).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct PageRegion {
+struct PmRegion {
     start: u64,
     end: u64,
     categories: u64,
@@ -201,27 +205,27 @@ struct PageRegion {
 /// `struct pm_scan_arg` (linux/fs.h).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct ScanArgument {
+struct PmScanArg {
     size: u64,
     flags: u64,
     start: u64,
     end: u64,
     walk_end: u64,
-    answers: u64,
-    answers_length: u64,
-    most_pages: u64,
-    inverted: u64,
-    all_of: u64,
-    any_of: u64,
-    returned: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
 }
 
 /// The ioctl itself; answers how many regions it wrote.
 #[expect(unsafe_code, reason = "no crate knows PAGEMAP_SCAN")]
-fn scan_call(fd: RawFd, argument: &mut ScanArgument) -> nix::Result<usize> {
+fn pagemap_scan(fd: RawFd, argument: &mut PmScanArg) -> nix::Result<usize> {
     /// `_IOWR('f', 16, struct pm_scan_arg)`.
-    const PAGEMAP_SCAN: u64 = (3 << 30) | ((mem::size_of::<ScanArgument>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
-    // SAFETY: the kernel writes at most `answers_length` regions to `answers`, which the one caller points at a vector of that
+    const PAGEMAP_SCAN: u64 = (3 << 30) | ((mem::size_of::<PmScanArg>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
+    // SAFETY: the kernel writes at most `answers_length` regions to `vec`, which the one caller points at a vector of that
     // length, and the argument itself, which is borrowed exclusively.
     let result = unsafe { libc::ioctl(fd, PAGEMAP_SCAN as libc::Ioctl, ptr::from_mut(argument)) };
     Errno::result(result).map(|count| usize::try_from(count).unwrap_or(0))
@@ -232,7 +236,7 @@ mod tests {
     use super::*;
 
     /// A mapping of four pages: written, only read, untouched, written.
-    fn sample() -> (memmap::Mapping, [bool; 4]) {
+    fn sample_mapping() -> (memmap::Mapping, [bool; 4]) {
         let mut mapping = memmap::Mapping::new(4 * PAGE_SIZE as usize);
         mapping.bytes()[0] = 1;
         assert_eq!(mapping.bytes()[PAGE_SIZE as usize], 0);
@@ -240,57 +244,61 @@ mod tests {
         (mapping, [true, false, false, true])
     }
 
-    fn held(scan: impl FnOnce(&PageMap, Range<u64>, &mut dyn FnMut(Region)), start: u64, zero: bool) -> [bool; 4] {
-        let map = PageMap::of(std::process::id() as i32).expect("own page map");
-        let mut held = [false; 4];
+    fn populated_pages(
+        scan: impl FnOnce(&PageMap, Range<u64>, &mut dyn FnMut(PageRegion)),
+        start: u64,
+        zero: bool,
+    ) -> [bool; 4] {
+        let map = PageMap::open(std::process::id() as i32).expect("own page map");
+        let mut populated_pages = [false; 4];
         scan(&map, start..start + 4 * PAGE_SIZE, &mut |region| {
             for page in region.range.step_by(PAGE_SIZE as usize) {
-                held[((page - start) / PAGE_SIZE) as usize] =
-                    region.categories.held() && (zero || !region.categories.zero());
+                populated_pages[((page - start) / PAGE_SIZE) as usize] =
+                    region.categories.is_populated() && (zero || !region.categories.is_zero());
             }
         });
-        held
+        populated_pages
     }
 
     #[test]
-    fn written_pages_are_held_and_others_are_not() {
-        let (mut mapping, truth) = sample();
+    fn written_pages_are_populated() {
+        let (mut mapping, expected_pages) = sample_mapping();
         let start = mapping.bytes().as_ptr().addr() as u64;
-        let seen = held(|map, range, each| map.scan(range, each).expect("scan"), start, false);
-        assert_eq!(seen, truth);
+        let scanned = populated_pages(|map, range, each| map.scan(range, each).expect("scan"), start, false);
+        assert_eq!(scanned, expected_pages);
     }
 
     #[test]
-    fn many_regions_come_once_and_in_order() {
+    fn many_regions_are_reported_once_in_order() {
         let pages = 5000;
         let mut mapping = memmap::Mapping::new(2 * pages * PAGE_SIZE as usize);
         let start = mapping.bytes().as_ptr().addr() as u64;
         for page in 0..pages {
             mapping.bytes()[2 * page * PAGE_SIZE as usize] = 1;
         }
-        let map = PageMap::of(std::process::id() as i32).expect("own page map");
-        let mut seen = Vec::new();
+        let map = PageMap::open(std::process::id() as i32).expect("own page map");
+        let mut scanned = Vec::new();
         map.scan(start..start + 2 * pages as u64 * PAGE_SIZE, |region| {
-            seen.push(region.range)
+            scanned.push(region.range)
         })
         .expect("scan");
         let expected: Vec<_> = (0..pages as u64)
             .map(|page| start + 2 * page * PAGE_SIZE..start + (2 * page + 1) * PAGE_SIZE)
             .collect();
-        assert_eq!(seen, expected);
+        assert_eq!(scanned, expected);
     }
 
     #[test]
-    fn the_old_way_says_the_same_but_for_the_zero_page() {
-        let (mut mapping, mut truth) = sample();
-        truth[1] = true;
+    fn entries_match_the_ioctl_except_zero_pages() {
+        let (mut mapping, mut expected_pages) = sample_mapping();
+        expected_pages[1] = true;
         let start = mapping.bytes().as_ptr().addr() as u64;
-        let seen = held(
-            |map, range, each| map.scan_entries(range, each).expect("scan"),
+        let scanned = populated_pages(
+            |map, range, each| map.read_entries(range, each).expect("scan"),
             start,
             true,
         );
-        assert_eq!(seen, truth);
+        assert_eq!(scanned, expected_pages);
     }
 
     /// A private anonymous mapping.

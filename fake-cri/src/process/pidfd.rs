@@ -22,13 +22,17 @@ impl PidFd {
             let fd = libc::syscall(libc::SYS_pidfd_open, process.pid, 0);
             if fd < 0 {
                 let error = io::Error::last_os_error();
-                let gone = error.raw_os_error() == Some(libc::ESRCH);
-                return Err(if gone { io::ErrorKind::NotFound.into() } else { error });
+                let vanished = error.raw_os_error() == Some(libc::ESRCH);
+                return Err(if vanished {
+                    io::ErrorKind::NotFound.into()
+                } else {
+                    error
+                });
             }
             OwnedFd::from_raw_fd(fd as i32)
         };
         // Only now is the number held by the descriptor, so only now does the start time prove anything.
-        if ProcessId::of(process.pid)? != process {
+        if ProcessId::from_pid(process.pid)? != process {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Self(fd))
@@ -59,7 +63,7 @@ impl PidFd {
     }
 
     /// Waits until the process has ended (it may not be reaped yet).
-    pub async fn ended(self) -> io::Result<()> {
+    pub async fn wait_exit(self) -> io::Result<()> {
         #[expect(
             unsafe_code,
             reason = "tokio registers a descriptor on the caller's word that it stays open"
@@ -94,19 +98,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_start_time_is_another_process() {
+    fn reused_pid_is_not_signalled() {
         let mut child = Command::new("cat")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .expect("cat starts");
-        let id = ProcessId::of(child.id() as i32).expect("it runs");
+        let id = ProcessId::from_pid(child.id() as i32).expect("it runs");
         let other = ProcessId {
             start_time: id.start_time + 1,
             ..id
         };
         assert!(!signal(other, libc::SIGKILL).expect("nothing fails"));
-        assert!(id.alive());
+        assert!(id.is_alive());
         assert!(signal(id, libc::SIGKILL).expect("it is ours"));
         assert!(!child.wait().expect("it is our child").success());
         assert!(!signal(id, libc::SIGKILL).expect("it is gone"));

@@ -1,4 +1,4 @@
-//! ptrace, as far as a checkpoint needs it: seize, interrupt, look, let go.
+//! ptrace, as far as a checkpoint needs it: seize, interrupt, peek_options, let go.
 //!
 //! ```text
 //!  running --seize--> traced, running --interrupt--> traced, stopped --detach--> running
@@ -45,7 +45,7 @@ pub(crate) enum RegisterSet {
 
 /// What a wait for a seized thread showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum WaitEvent {
     /// It stands still because it was interrupted.
     Stopped,
     /// It stands still, and the job control of its process has it stopped by this signal.
@@ -54,8 +54,8 @@ pub(crate) enum Event {
     Signal(i32),
     /// It ended, with this wait status.
     Exited(i32),
-    /// It is no longer ours: it ended elsewhere, or another thread's exec took its place.
-    Gone,
+    /// It is no longer ours: it ended elsewhere, or another thread's exec took its metadata_address.
+    Vanished,
 }
 
 /// Begins to trace a thread without stopping it.
@@ -84,14 +84,14 @@ pub(crate) fn detach(tid: i32) -> nix::Result<()> {
 
 /// What happened to this thread, without waiting; `None` when nothing did.
 #[expect(unsafe_code, reason = "nix loses the raw status, which the shim's reaper needs")]
-pub(crate) fn poll(tid: i32) -> nix::Result<Option<Event>> {
+pub(crate) fn poll(tid: i32) -> nix::Result<Option<WaitEvent>> {
     let mut status = 0;
     // SAFETY: `status` is a valid place for the status; no other memory is touched.
     let result = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
     match Errno::result(result) {
         Ok(0) => Ok(None),
-        Ok(_) => Ok(Some(event(status))),
-        Err(Errno::ECHILD) => Ok(Some(Event::Gone)),
+        Ok(_) => Ok(Some(parse_wait_status(status))),
+        Err(Errno::ECHILD) => Ok(Some(WaitEvent::Vanished)),
         Err(Errno::EINTR) => Ok(None),
         Err(errno) => Err(errno),
     }
@@ -99,7 +99,7 @@ pub(crate) fn poll(tid: i32) -> nix::Result<Option<Event>> {
 
 /// Waits until a child or a traced thread of the caller has ended or stands, and reaps it if it ended; false when there are none.
 #[expect(unsafe_code, reason = "nix knows no wait for all kinds of children")]
-pub(crate) fn hear_of_an_end() -> nix::Result<bool> {
+pub(crate) fn wait_any() -> nix::Result<bool> {
     // SAFETY: a null pointer asks for no status.
     let result = unsafe { libc::waitpid(-1, ptr::null_mut(), libc::__WALL) };
     match Errno::result(result) {
@@ -110,15 +110,15 @@ pub(crate) fn hear_of_an_end() -> nix::Result<bool> {
 }
 
 /// Reads a wait status of a seized thread.
-fn event(status: i32) -> Event {
+fn parse_wait_status(status: i32) -> WaitEvent {
     if !libc::WIFSTOPPED(status) {
-        return Event::Exited(status);
+        return WaitEvent::Exited(status);
     }
     let signal = libc::WSTOPSIG(status);
     match (status >> 16, signal) {
-        (EVENT_STOP, libc::SIGTRAP) => Event::Stopped,
-        (EVENT_STOP, signal) => Event::GroupStopped(signal),
-        (_, signal) => Event::Signal(signal),
+        (EVENT_STOP, libc::SIGTRAP) => WaitEvent::Stopped,
+        (EVENT_STOP, signal) => WaitEvent::GroupStopped(signal),
+        (_, signal) => WaitEvent::Signal(signal),
     }
 }
 
@@ -187,7 +187,7 @@ pub(crate) fn set_options(tid: i32, options: i32) -> nix::Result<()> {
 
 /// Lets a stopped thread go on, with a signal that it was about to take, to its next entry into a system call or exit from
 /// one.
-pub(crate) fn resume_to_system_call(tid: i32, signal: i32) -> nix::Result<()> {
+pub(crate) fn resume_to_syscall(tid: i32, signal: i32) -> nix::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
@@ -200,23 +200,23 @@ pub(crate) fn event_message(tid: i32) -> nix::Result<u64> {
 
 /// Whether a stopped thread has its own system calls sent back to it as SIGSYS (`PR_SET_SYSCALL_USER_DISPATCH`). A kernel
 /// before 6.4 does not tell.
-pub(crate) fn dispatches_system_calls(tid: i32) -> nix::Result<bool> {
+pub(crate) fn has_syscall_user_dispatch(tid: i32) -> nix::Result<bool> {
     /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
-    const GET_USER_DISPATCH: u32 = 0x4211;
+    const PTRACE_GET_SUD_CONFIG: u32 = 0x4211;
     /// `struct ptrace_sud_config`.
     #[repr(C)]
     #[derive(Default)]
-    struct Configuration {
+    struct SudConfig {
         mode: u64,
         selector: u64,
         offset: u64,
         length: u64,
     }
-    let mut configuration = Configuration::default();
+    let mut configuration = SudConfig::default();
     let result = request(
-        GET_USER_DISPATCH,
+        PTRACE_GET_SUD_CONFIG,
         tid,
-        mem::size_of::<Configuration>(),
+        mem::size_of::<SudConfig>(),
         (&raw mut configuration).expose_provenance(),
     );
     match result {
@@ -228,9 +228,9 @@ pub(crate) fn dispatches_system_calls(tid: i32) -> nix::Result<bool> {
 
 /// Why a thread that was let go stands again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum PtraceStop {
     /// It enters or leaves a system call (with `PTRACE_O_TRACESYSGOOD`).
-    SystemCall,
+    Syscall,
     /// It was interrupted, or job control stops it, or lets it go on.
     Interrupted,
     /// An event of an option, by its number; [`event_message`] tells more.
@@ -249,7 +249,7 @@ pub(crate) enum Stop {
     unsafe_code,
     reason = "nix cannot read the stops of system calls without all options known to it"
 )]
-pub(crate) fn next_stop(tid: i32) -> nix::Result<Option<Stop>> {
+pub(crate) fn poll_stop(tid: i32) -> nix::Result<Option<PtraceStop>> {
     let wait = |options: i32| {
         // SAFETY: an all-zero siginfo is a valid value and a valid place for the answer.
         unsafe {
@@ -260,8 +260,8 @@ pub(crate) fn next_stop(tid: i32) -> nix::Result<Option<Stop>> {
             Errno::result(result).map(|_| (info.si_pid(), info.si_code, info.si_status()))
         }
     };
-    let look = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
-    match wait(look) {
+    let peek_options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+    match wait(peek_options) {
         Ok((0, ..)) | Err(Errno::EINTR) => return Ok(None),
         Ok((_, libc::CLD_TRAPPED | libc::CLD_STOPPED, _)) => {}
         Ok(_) | Err(Errno::ECHILD) => return Err(Errno::ESRCH),
@@ -272,10 +272,10 @@ pub(crate) fn next_stop(tid: i32) -> nix::Result<Option<Stop>> {
         return Ok(None);
     }
     Ok(Some(match (status >> 8, status & 0xff) {
-        (0, signal) if signal == libc::SIGTRAP | 0x80 => Stop::SystemCall,
-        (0, signal) => Stop::Signal(signal),
-        (EVENT_STOP, _) => Stop::Interrupted,
-        (event, _) => Stop::Event(event),
+        (0, signal) if signal == libc::SIGTRAP | 0x80 => PtraceStop::Syscall,
+        (0, signal) => PtraceStop::Signal(signal),
+        (EVENT_STOP, _) => PtraceStop::Interrupted,
+        (event, _) => PtraceStop::Event(event),
     }))
 }
 
@@ -289,7 +289,7 @@ pub(crate) enum SignalQueue {
 }
 
 /// The size of a `siginfo_t`, on every Linux.
-const SIGINFO_SIZE: usize = 128;
+const SIGINFO_BYTES: usize = 128;
 
 /// `struct __ptrace_peeksiginfo_args` of linux/ptrace.h, which not every C library declares.
 #[repr(C)]
@@ -301,17 +301,17 @@ struct PeekSiginfo {
 
 /// The signals that wait for a stopped thread, each as the kernel's `siginfo_t`; they stay in the queue.
 pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<Vec<u8>>> {
-    const BATCH: usize = 32;
+    const SIGINFO_BATCH: usize = 32;
     let mut signals = Vec::new();
     loop {
-        let mut bytes = vec![0_u8; BATCH * SIGINFO_SIZE];
+        let mut bytes = vec![0_u8; SIGINFO_BATCH * SIGINFO_BYTES];
         let mut arguments = PeekSiginfo {
             off: signals.len() as u64,
             flags: match queue {
                 SignalQueue::Process => 1, // PTRACE_PEEKSIGINFO_SHARED
                 SignalQueue::Thread => 0,
             },
-            nr: BATCH as i32,
+            nr: SIGINFO_BATCH as i32,
         };
         let read = request(
             libc::PTRACE_PEEKSIGINFO,
@@ -319,9 +319,9 @@ pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<V
             (&raw mut arguments).expose_provenance(),
             bytes.as_mut_ptr().expose_provenance(),
         )?;
-        let read = usize::try_from(read).unwrap_or(0).min(BATCH);
-        signals.extend(bytes.chunks_exact(SIGINFO_SIZE).take(read).map(<[u8]>::to_vec));
-        if read < BATCH {
+        let read = usize::try_from(read).unwrap_or(0).min(SIGINFO_BATCH);
+        signals.extend(bytes.chunks_exact(SIGINFO_BYTES).take(read).map(<[u8]>::to_vec));
+        if read < SIGINFO_BATCH {
             return Ok(signals);
         }
     }
@@ -341,22 +341,22 @@ pub(crate) struct Rseq {
 /// The restartable sequence area of a stopped thread; `None` when it has none or the kernel cannot tell.
 pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
     /// `PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13.
-    const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+    const PTRACE_GET_RSEQ_CONFIG: u32 = 0x420f;
     /// `struct ptrace_rseq_configuration`.
     #[repr(C)]
     #[derive(Default)]
-    struct Configuration {
+    struct RseqConfiguration {
         pointer: u64,
         size: u32,
         signature: u32,
         flags: u32,
         pad: u32,
     }
-    let mut configuration = Configuration::default();
+    let mut configuration = RseqConfiguration::default();
     let result = request(
-        GET_RSEQ_CONFIGURATION,
+        PTRACE_GET_RSEQ_CONFIG,
         tid,
-        mem::size_of::<Configuration>(),
+        mem::size_of::<RseqConfiguration>(),
         (&raw mut configuration).expose_provenance(),
     );
     match result {
@@ -378,15 +378,20 @@ pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
 /// `EACCES` without `CAP_SYS_ADMIN`, `EINVAL` when the thread is not in filter mode.
 pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u8>>> {
     /// `PTRACE_SECCOMP_GET_FILTER`, Linux 4.4.
-    const SECCOMP_GET_FILTER: u32 = 0x420c;
-    const INSTRUCTION: usize = 8;
-    let count = match request(SECCOMP_GET_FILTER, tid, index, 0) {
+    const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
+    const BPF_INSN_BYTES: usize = 8;
+    let count = match request(PTRACE_SECCOMP_GET_FILTER, tid, index, 0) {
         Ok(count) => usize::try_from(count).unwrap_or(0),
         Err(Errno::ENOENT) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    let mut bytes = vec![0_u8; count * INSTRUCTION];
-    request(SECCOMP_GET_FILTER, tid, index, bytes.as_mut_ptr().expose_provenance())?;
+    let mut bytes = vec![0_u8; count * BPF_INSN_BYTES];
+    request(
+        PTRACE_SECCOMP_GET_FILTER,
+        tid,
+        index,
+        bytes.as_mut_ptr().expose_provenance(),
+    )?;
     Ok(Some(bytes))
 }
 
@@ -394,19 +399,24 @@ pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u
 /// cannot tell.
 pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> {
     /// `PTRACE_SECCOMP_GET_METADATA`, Linux 4.16.
-    const SECCOMP_GET_METADATA: u32 = 0x420d;
+    const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
     /// `struct seccomp_metadata`.
     #[repr(C)]
-    struct Metadata {
+    struct SeccompMetadata {
         offset: u64,
         flags: u64,
     }
-    let mut metadata = Metadata {
+    let mut metadata = SeccompMetadata {
         offset: index as u64,
         flags: 0,
     };
-    let place = (&raw mut metadata).expose_provenance();
-    match request(SECCOMP_GET_METADATA, tid, mem::size_of::<Metadata>(), place) {
+    let metadata_address = (&raw mut metadata).expose_provenance();
+    match request(
+        PTRACE_SECCOMP_GET_METADATA,
+        tid,
+        mem::size_of::<SeccompMetadata>(),
+        metadata_address,
+    ) {
         Ok(_) => Ok(Some(metadata.flags)),
         Err(Errno::EIO | Errno::EINVAL) => Ok(None),
         Err(errno) => Err(errno),

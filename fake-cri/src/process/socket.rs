@@ -13,7 +13,11 @@ use nix::{
 
 /// An option whose value is of this type; the caller names an option that has it.
 #[expect(unsafe_code, reason = "nix knows only a part of the options")]
-pub(crate) fn option<T: Default + Copy + Plain>(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<T> {
+pub(crate) fn getsockopt<T: Default + Copy + AnyBitPattern>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+) -> nix::Result<T> {
     let mut value = T::default();
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into a value that any bytes are valid for.
@@ -27,7 +31,7 @@ pub(crate) fn option<T: Default + Copy + Plain>(fd: BorrowedFd<'_>, level: i32, 
 ///
 /// What getsockopt(2) fails with.
 #[expect(unsafe_code, reason = "nix knows only a part of the options")]
-pub(crate) fn option_bytes<'a>(
+pub(crate) fn getsockopt_bytes<'a>(
     fd: BorrowedFd<'_>,
     level: i32,
     name: i32,
@@ -46,11 +50,11 @@ pub(crate) fn option_bytes<'a>(
 ///
 /// What socket(2) fails with; `EPERM` for raw sockets without `CAP_NET_RAW`.
 #[expect(unsafe_code, reason = "nix knows only a part of the families and protocols")]
-pub(crate) fn new(family: u32, kind: u32, protocol: u32) -> nix::Result<OwnedFd> {
-    let number = |value: u32| value.cast_signed();
+pub(crate) fn new_socket(family: u32, kind: u32, protocol: u32) -> nix::Result<OwnedFd> {
+    let to_int = |value: u32| value.cast_signed();
     // SAFETY: the system call takes numbers; a result that is not negative is a new descriptor that nobody else owns.
     unsafe {
-        let fd = libc::socket(number(family), number(kind) | libc::SOCK_CLOEXEC, number(protocol));
+        let fd = libc::socket(to_int(family), to_int(kind) | libc::SOCK_CLOEXEC, to_int(protocol));
         Errno::result(fd).map(|fd| OwnedFd::from_raw_fd(fd))
     }
 }
@@ -60,12 +64,12 @@ pub(crate) fn new(family: u32, kind: u32, protocol: u32) -> nix::Result<OwnedFd>
 /// # Errors
 ///
 /// What poll(2) fails with.
-pub(crate) fn readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
-    let wanted = PollFlags::POLLIN | PollFlags::POLLPRI | PollFlags::from_bits_retain(libc::POLLRDHUP);
-    let mut place = [PollFd::new(fd, wanted)];
-    poll(&mut place, PollTimeout::ZERO)?;
+pub(crate) fn poll_readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
+    let events = PollFlags::POLLIN | PollFlags::POLLPRI | PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut poll_fds = [PollFd::new(fd, events)];
+    poll(&mut poll_fds, PollTimeout::ZERO)?;
     Ok(PollFlags::from_bits_retain(
-        place[0].revents().map_or(0, |found| found.bits()),
+        poll_fds[0].revents().map_or(0, |revents| revents.bits()),
     ))
 }
 
@@ -75,7 +79,7 @@ pub(crate) fn readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
 ///
 /// `EINVAL` for a listening socket.
 #[expect(unsafe_code, reason = "nix has no function for this ioctl")]
-pub(crate) fn bytes_to_read(fd: BorrowedFd<'_>) -> nix::Result<usize> {
+pub(crate) fn readable_bytes(fd: BorrowedFd<'_>) -> nix::Result<usize> {
     let mut bytes = 0_i32;
     // SAFETY: the kernel writes one int.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
@@ -88,9 +92,9 @@ pub(crate) fn bytes_to_read(fd: BorrowedFd<'_>) -> nix::Result<usize> {
 ///
 /// `EACCES` for a filter of extended BPF, which the kernel does not give back.
 #[expect(unsafe_code, reason = "the length of this option counts instructions")]
-pub(crate) fn filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
+pub(crate) fn bpf_filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
     /// `BPF_MAXINSNS` (linux/bpf_common.h).
-    const MOST: usize = 4096;
+    const MAX_BPF_INSNS: usize = 4096;
     /// The size of `struct sock_filter`.
     const INSTRUCTION_BYTES: usize = 8;
     let get = |program: *mut u8, mut count: libc::socklen_t| {
@@ -104,7 +108,7 @@ pub(crate) fn filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
                 &raw mut count,
             )
         };
-        Errno::result(result).map(|_| (count as usize).min(MOST))
+        Errno::result(result).map(|_| (count as usize).min(MAX_BPF_INSNS))
     };
     let count = get(std::ptr::null_mut(), 0)?;
     let mut program = vec![0_u8; count * INSTRUCTION_BYTES];
@@ -123,9 +127,9 @@ pub(crate) fn filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
 
 /// Whether a socket is a member of a multicast group on this interface (`MCAST_MSFILTER`).
 #[expect(unsafe_code, reason = "no crate knows the option")]
-pub(crate) fn is_member(fd: BorrowedFd<'_>, interface: u32, group: IpAddr) -> bool {
+pub(crate) fn is_multicast_member(fd: BorrowedFd<'_>, interface: u32, group: IpAddr) -> bool {
     /// `MCAST_MSFILTER` (linux/in.h).
-    const SOURCE_FILTER: i32 = 48;
+    const MCAST_MSFILTER: i32 = 48;
     /// `struct group_filter`: the interface, then an address of the size and alignment of `sockaddr_storage`, the mode and
     /// the count of sources, with room for one source.
     #[repr(C)]
@@ -144,15 +148,15 @@ pub(crate) fn is_member(fd: BorrowedFd<'_>, interface: u32, group: IpAddr) -> bo
         filter.interface = interface;
         let level = match group {
             IpAddr::V4(group) => {
-                let place = (&raw mut filter.group).cast::<libc::sockaddr_in>();
-                (*place).sin_family = libc::AF_INET as u16;
-                (*place).sin_addr.s_addr = u32::from_ne_bytes(group.octets());
+                let address = (&raw mut filter.group).cast::<libc::sockaddr_in>();
+                (*address).sin_family = libc::AF_INET as u16;
+                (*address).sin_addr.s_addr = u32::from_ne_bytes(group.octets());
                 libc::IPPROTO_IP
             }
             IpAddr::V6(group) => {
-                let place = (&raw mut filter.group).cast::<libc::sockaddr_in6>();
-                (*place).sin6_family = libc::AF_INET6 as u16;
-                (*place).sin6_addr.s6_addr = group.octets();
+                let address = (&raw mut filter.group).cast::<libc::sockaddr_in6>();
+                (*address).sin6_family = libc::AF_INET6 as u16;
+                (*address).sin6_addr.s6_addr = group.octets();
                 libc::IPPROTO_IPV6
             }
         };
@@ -160,7 +164,7 @@ pub(crate) fn is_member(fd: BorrowedFd<'_>, interface: u32, group: IpAddr) -> bo
         libc::getsockopt(
             fd.as_raw_fd(),
             level,
-            SOURCE_FILTER,
+            MCAST_MSFILTER,
             (&raw mut filter).cast(),
             &raw mut length,
         ) == 0
@@ -168,13 +172,13 @@ pub(crate) fn is_member(fd: BorrowedFd<'_>, interface: u32, group: IpAddr) -> bo
 }
 
 /// Types for which any bytes are a value.
-pub(crate) trait Plain {}
-impl Plain for i32 {}
+pub(crate) trait AnyBitPattern {}
+impl AnyBitPattern for i32 {}
 /// A time or a linger, two words.
-impl Plain for [i64; 2] {}
-impl Plain for [i32; 2] {}
+impl AnyBitPattern for [i64; 2] {}
+impl AnyBitPattern for [i32; 2] {}
 /// The beginning of `struct tcp_info`.
-impl Plain for [u8; 32] {}
+impl AnyBitPattern for [u8; 32] {}
 
 /// Sets from where `MSG_PEEK` reads; -1 is from the beginning each time.
 #[expect(unsafe_code, reason = "nix does not know the option")]
@@ -195,15 +199,15 @@ pub(crate) fn set_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> nix::Result<()
 
 /// What a peek saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Peeked {
+pub(crate) struct PeekInfo {
     /// The bytes.
     pub(crate) length: usize,
     /// There was more in the packet than the buffer took.
-    pub(crate) cut: bool,
+    pub(crate) truncated: bool,
     /// Something came along that is not bytes: descriptors, credentials.
-    pub(crate) more_than_bytes: bool,
+    pub(crate) has_control_data: bool,
     /// The kernel tells who sent it: the sender is bound.
-    pub(crate) sender_named: bool,
+    pub(crate) sender_bound: bool,
 }
 
 /// Looks at the next bytes, or the next packet, of a socket; `None` when there is nothing.
@@ -211,8 +215,8 @@ pub(crate) struct Peeked {
     unsafe_code,
     reason = "nix gives no access to the flags without room for control messages"
 )]
-pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<Peeked>> {
-    let mut place = libc::iovec {
+pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<PeekInfo>> {
+    let mut iov = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
@@ -224,7 +228,7 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_name = (&raw mut name).cast();
         message.msg_namelen = size_of_val(&name) as libc::socklen_t;
-        message.msg_iov = &raw mut place;
+        message.msg_iov = &raw mut iov;
         message.msg_iovlen = 1;
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         (
@@ -234,12 +238,12 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
         )
     };
     match Errno::result(result) {
-        Ok(length) => Ok(Some(Peeked {
+        Ok(length) => Ok(Some(PeekInfo {
             length: length.unsigned_abs(),
-            cut: flags & libc::MSG_TRUNC != 0,
-            more_than_bytes: flags & libc::MSG_CTRUNC != 0,
+            truncated: flags & libc::MSG_TRUNC != 0,
+            has_control_data: flags & libc::MSG_CTRUNC != 0,
             // Of a sender that is not bound the kernel tells the family alone, or nothing.
-            sender_named: name_bytes > size_of::<libc::sa_family_t>(),
+            sender_bound: name_bytes > size_of::<libc::sa_family_t>(),
         })),
         Err(Errno::EAGAIN) => Ok(None),
         Err(errno) => Err(errno),
@@ -251,7 +255,7 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
 /// # Errors
 ///
 /// What getsockname(2) fails with.
-pub(crate) fn inet_name(fd: BorrowedFd<'_>) -> nix::Result<(Vec<u32>, u32)> {
+pub(crate) fn inet_sockname(fd: BorrowedFd<'_>) -> nix::Result<(Vec<u32>, u32)> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let words = |bytes: &[u8]| {
         let words = bytes.chunks_exact(4);
@@ -280,70 +284,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peek_takes_nothing() {
+    fn peek_does_not_consume() {
         let (left, mut right) = UnixStream::pair().unwrap();
         let mut buffer = [0; 16];
         assert_eq!(peek(left.as_fd(), &mut buffer), Ok(None));
         right.write_all(b"unread").unwrap();
         for _ in 0..2 {
-            let seen = peek(left.as_fd(), &mut buffer).unwrap().unwrap();
+            let peeked = peek(left.as_fd(), &mut buffer).unwrap().unwrap();
             assert_eq!(
-                (&buffer[..seen.length], seen.cut, seen.more_than_bytes),
+                (&buffer[..peeked.length], peeked.truncated, peeked.has_control_data),
                 (&b"unread"[..], false, false)
             );
         }
-        assert_eq!(bytes_to_read(left.as_fd()), Ok(6));
-        assert!(readiness(left.as_fd()).unwrap().contains(PollFlags::POLLIN));
-        assert!(readiness(right.as_fd()).unwrap().is_empty());
-        let sends = option::<i32>(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap();
-        assert!(sends > 0);
+        assert_eq!(readable_bytes(left.as_fd()), Ok(6));
+        assert!(poll_readiness(left.as_fd()).unwrap().contains(PollFlags::POLLIN));
+        assert!(poll_readiness(right.as_fd()).unwrap().is_empty());
+        let send_buffer_bytes = getsockopt::<i32>(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap();
+        assert!(send_buffer_bytes > 0);
         let mut buffer = [0; 16];
-        let bytes = option_bytes(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &mut buffer);
-        assert_eq!(bytes, Ok(&sends.to_ne_bytes()[..]));
+        let bytes = getsockopt_bytes(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &mut buffer);
+        assert_eq!(bytes, Ok(&send_buffer_bytes.to_ne_bytes()[..]));
     }
 
     #[test]
-    fn a_peek_tells_whether_the_sender_is_bound() {
-        let folder = tempfile::tempdir().unwrap();
-        let receiver = UnixDatagram::bind(folder.path().join("receiver")).unwrap();
-        let named = UnixDatagram::bind(folder.path().join("sender")).unwrap();
+    fn peek_reports_bound_senders() {
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = UnixDatagram::bind(dir.path().join("receiver")).unwrap();
+        let named = UnixDatagram::bind(dir.path().join("sender")).unwrap();
         let mut buffer = [0; 16];
         for (sender, expected) in [(named, true), (UnixDatagram::unbound().unwrap(), false)] {
-            sender.send_to(b"packet", folder.path().join("receiver")).unwrap();
-            let seen = peek(receiver.as_fd(), &mut buffer).unwrap().unwrap();
-            assert_eq!(seen.sender_named, expected);
+            sender.send_to(b"packet", dir.path().join("receiver")).unwrap();
+            let peeked = peek(receiver.as_fd(), &mut buffer).unwrap().unwrap();
+            assert_eq!(peeked.sender_bound, expected);
             receiver.recv(&mut buffer).unwrap();
         }
     }
 
     #[test]
-    fn inet_sockets_tell_what_they_are_bound_to() {
-        let four = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = u32::from(four.local_addr().unwrap().port());
+    fn inet_sockname_is_read() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = u32::from(listener.local_addr().unwrap().port());
         assert_eq!(
-            inet_name(four.as_fd()),
+            inet_sockname(listener.as_fd()),
             Ok((vec![u32::from_ne_bytes([127, 0, 0, 1])], port))
         );
         let (left, _right) = UnixStream::pair().unwrap();
-        assert_eq!(inet_name(left.as_fd()), Err(Errno::EAFNOSUPPORT));
+        assert_eq!(inet_sockname(left.as_fd()), Err(Errno::EAFNOSUPPORT));
     }
 
     #[test]
-    fn groups_and_filters_are_told() {
+    fn multicast_groups_and_filters_are_read() {
         let group = Ipv4Addr::new(239, 1, 2, 3);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let interface = nix::net::if_::if_nametoindex("lo").unwrap();
-        assert!(!is_member(socket.as_fd(), interface, group.into()));
+        assert!(!is_multicast_member(socket.as_fd(), interface, group.into()));
         if socket.join_multicast_v4(&group, &Ipv4Addr::LOCALHOST).is_ok() {
-            assert!(is_member(socket.as_fd(), interface, group.into()));
+            assert!(is_multicast_member(socket.as_fd(), interface, group.into()));
             let other = Ipv4Addr::new(239, 1, 2, 4);
-            assert!(!is_member(socket.as_fd(), interface, other.into()));
+            assert!(!is_multicast_member(socket.as_fd(), interface, other.into()));
         } else {
             eprintln!("skipped: no group can be joined on this machine");
         }
-        assert_eq!(filter(socket.as_fd()), Ok(Vec::new()));
-        let fresh = new(libc::AF_INET as u32, libc::SOCK_STREAM as u32, libc::IPPROTO_TCP as u32).unwrap();
-        let listens = option::<i32>(fresh.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
-        assert_eq!(listens, Ok(0));
+        assert_eq!(bpf_filter(socket.as_fd()), Ok(Vec::new()));
+        let unbound = new_socket(libc::AF_INET as u32, libc::SOCK_STREAM as u32, libc::IPPROTO_TCP as u32).unwrap();
+        let accepts_connections = getsockopt::<i32>(unbound.as_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+        assert_eq!(accepts_connections, Ok(0));
     }
 }

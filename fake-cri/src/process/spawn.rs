@@ -10,11 +10,11 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-use super::{ProcessId, identity::Identity, reap};
+use super::{ProcessId, identity::Identity, wait};
 
 /// A program about to be started. All that is allocated is allocated here: between fork and exec nothing may be.
 #[derive(Debug)]
-pub struct Program<'a> {
+pub struct SpawnCommand<'a> {
     /// The file to run: a path, no name to be looked up.
     pub file: CString,
     /// Its arguments, the name first.
@@ -24,19 +24,19 @@ pub struct Program<'a> {
     /// Its working directory.
     pub cwd: Option<CString>,
     /// Standard input, output and error.
-    pub streams: [BorrowedFd<'a>; 3],
+    pub stdio: [BorrowedFd<'a>; 3],
     /// Make standard input its controlling terminal.
-    pub terminal: bool,
+    pub controlling_tty: bool,
     /// As whom it runs; as this process without one.
     pub identity: Option<&'a Identity>,
     /// The directory that `file` is relative to. The program inherits the descriptor, which its AT_EXECFN names as
     /// `/dev/fd/N/FILE`: so a program runs that its user could not reach by a path.
-    pub directory: Option<BorrowedFd<'a>>,
+    pub exec_dir: Option<BorrowedFd<'a>>,
 }
 
 /// What a new process was about to do when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SpawnStep {
     /// Coming into being at all.
     Fork,
     /// Taking its streams or its terminal.
@@ -54,75 +54,75 @@ pub enum Step {
 #[error("{step:?}: {source}")]
 pub struct SpawnError {
     /// Where it failed.
-    pub step: Step,
+    pub step: SpawnStep,
     /// Why.
     pub source: io::Error,
 }
 
 /// Starts a program in a session of its own, with every signal at its default and none blocked, umask 022, and no descriptor
 /// but its three streams. Returns when the program runs, so a failure of exec is known here and leaves nothing.
-pub fn spawn(program: &Program<'_>) -> Result<ProcessId, SpawnError> {
-    let failed = |step| move |source: io::Error| SpawnError { step, source };
-    let streams = above_streams(&program.streams).map_err(failed(Step::Fork))?;
-    let (news, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| SpawnError {
-        step: Step::Fork,
+pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
+    let spawn_error = |step| move |source: io::Error| SpawnError { step, source };
+    let streams = dup_above_stdio(&program.stdio).map_err(spawn_error(SpawnStep::Fork))?;
+    let (failure_read, failure_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| SpawnError {
+        step: SpawnStep::Fork,
         source: errno.into(),
     })?;
-    let argv = pointers(&program.argv);
-    let env = pointers(&program.env);
+    let argv = to_pointers(&program.argv);
+    let env = to_pointers(&program.env);
     let cwd = program.cwd.as_ref().map_or(ptr::null(), |cwd| cwd.as_ptr());
     // What may be reopened by its name (`/dev/stdout`) must be its user's, as runc makes it.
     if let Some(identity) = program.identity {
         for stream in &streams {
-            own_stream(stream, identity).map_err(failed(Step::Identity))?;
+            chown_stream(stream, identity).map_err(spawn_error(SpawnStep::Identity))?;
         }
     }
     // A number above the streams, which the child overwrites.
-    let directory = program.directory.map(|fd| fd.try_clone_to_owned()).transpose();
-    let directory = directory.map_err(failed(Step::Fork))?;
-    let plan = Plan {
+    let directory = program.exec_dir.map(|fd| fd.try_clone_to_owned()).transpose();
+    let directory = directory.map_err(spawn_error(SpawnStep::Fork))?;
+    let setup = ChildSetup {
         file: program.file.as_ptr(),
         argv: argv.as_ptr(),
         env: env.as_ptr(),
         cwd,
         streams: [streams[0].as_raw_fd(), streams[1].as_raw_fd(), streams[2].as_raw_fd()],
-        terminal: program.terminal,
+        terminal: program.controlling_tty,
         identity: program.identity.map_or(ptr::null(), ptr::from_ref),
-        other_user: match program.identity {
-            Some(identity) => !identity.same_user(&Identity::own().map_err(failed(Step::Identity))?),
+        changes_user: match program.identity {
+            Some(identity) => !identity.same_user(&Identity::current().map_err(spawn_error(SpawnStep::Identity))?),
             None => false,
         },
         directory: directory.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-        report: report.as_raw_fd(),
+        failure_write: failure_write.as_raw_fd(),
     };
     #[expect(unsafe_code, reason = "fork")]
-    // SAFETY: other threads may run (a checkpoint's), so until exec the child only makes async-signal-safe calls: `become_it`
+    // SAFETY: other threads may run (a checkpoint's), so until exec the child only makes async-signal-safe calls: `exec_child`
     // uses what was prepared above and allocates nothing.
     let pid = unsafe {
         match libc::fork() {
             -1 => {
                 return Err(SpawnError {
-                    step: Step::Fork,
+                    step: SpawnStep::Fork,
                     source: io::Error::last_os_error(),
                 });
             }
-            0 => become_it(&plan),
+            0 => exec_child(&setup),
             pid => pid,
         }
     };
-    drop(report);
-    let mut told = [0; 8];
+    drop(failure_write);
+    let mut failure = [0; 8];
     // Exec closes the pipe and gives an end of file; a failure gives the step and the error's number.
-    match read_whole(news, &mut told) {
+    match read_until_full(failure_read, &mut failure) {
         Ok(8) => {
             // The child ends by itself, so this wait is short.
-            let _ = reap::wait(pid);
-            let [step, _, _, _, errno @ ..] = told;
+            let _ = wait::wait_pid(pid);
+            let [step, _, _, _, errno @ ..] = failure;
             let step = match step {
-                1 => Step::Streams,
-                2 => Step::Directory,
-                4 => Step::Identity,
-                _ => Step::Exec,
+                1 => SpawnStep::Streams,
+                2 => SpawnStep::Directory,
+                4 => SpawnStep::Identity,
+                _ => SpawnStep::Exec,
             };
             Err(SpawnError {
                 step,
@@ -130,30 +130,30 @@ pub fn spawn(program: &Program<'_>) -> Result<ProcessId, SpawnError> {
             })
         }
         // It may have ended already; as our child it stays readable until we reap it.
-        _ => ProcessId::of(pid).map_err(failed(Step::Fork)),
+        _ => ProcessId::from_pid(pid).map_err(spawn_error(SpawnStep::Fork)),
     }
 }
 
 /// What the child needs, as plain numbers and pointers.
-struct Plan {
+struct ChildSetup {
     file: *const c_char,
     argv: *const *const c_char,
     env: *const *const c_char,
     cwd: *const c_char,
     streams: [RawFd; 3],
     terminal: bool,
-    /// Null for none.
+    /// Null for empty_set.
     identity: *const Identity,
     /// Whether its user or groups are not this process's: without privileges even setting what is so already fails.
-    other_user: bool,
-    /// -1 for none.
+    changes_user: bool,
+    /// -1 for empty_set.
     directory: RawFd,
-    report: RawFd,
+    failure_write: RawFd,
 }
 
 /// Runs in the child and never returns.
 #[expect(unsafe_code, reason = "between fork and exec there are only system calls")]
-unsafe fn become_it(plan: &Plan) -> ! {
+unsafe fn exec_child(setup: &ChildSetup) -> ! {
     // SAFETY: every pointer of the plan points into memory that the parent prepared before the fork and that this copy of it
     // still holds; all calls are async-signal-safe.
     unsafe {
@@ -173,25 +173,25 @@ unsafe fn become_it(plan: &Plan) -> ! {
             }
             libc::setsid();
             libc::umask(0o022);
-            for (target, stream) in plan.streams.iter().enumerate() {
+            for (target, stream) in setup.streams.iter().enumerate() {
                 if libc::dup2(*stream, target as i32) == -1 {
                     break 'failed;
                 }
             }
-            if plan.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) == -1 {
+            if setup.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) == -1 {
                 break 'failed;
             }
             step = 2;
-            let inside = plan.cwd.is_null() || libc::chdir(plan.cwd) == 0;
-            if !inside && plan.identity.is_null() {
+            let in_cwd = setup.cwd.is_null() || libc::chdir(setup.cwd) == 0;
+            if !in_cwd && setup.identity.is_null() {
                 break 'failed;
             }
-            if let Some(identity) = plan.identity.as_ref() {
+            if let Some(identity) = setup.identity.as_ref() {
                 step = 4;
                 // By system calls: the library would signal the threads that only the parent has. Groups first, for they need
                 // the privilege that goes with the user.
                 let (uid, gid, groups) = (identity.uid, identity.gid, &identity.groups);
-                if plan.other_user
+                if setup.changes_user
                     && (libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == -1
                         || libc::syscall(libc::SYS_setresgid, gid, gid, gid) == -1
                         || libc::syscall(libc::SYS_setresuid, uid, uid, uid) == -1)
@@ -203,7 +203,7 @@ unsafe fn become_it(plan: &Plan) -> ! {
                 }
                 // A directory that only the user may enter (on NFS root may not), as runc does it.
                 step = 2;
-                if !inside && libc::chdir(plan.cwd) == -1 {
+                if !in_cwd && libc::chdir(setup.cwd) == -1 {
                     break 'failed;
                 }
             }
@@ -211,36 +211,43 @@ unsafe fn become_it(plan: &Plan) -> ! {
             // All descriptors here are made close-on-exec; this is for those that a library forgot. Kernels before 5.11 do
             // not know it, and lose nothing.
             libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-            let mut none: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut none);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-            if plan.directory == -1 {
-                libc::execve(plan.file, plan.argv, plan.env);
+            let mut empty_set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut empty_set);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const empty_set, ptr::null_mut());
+            if setup.directory == -1 {
+                libc::execve(setup.file, setup.argv, setup.env);
             } else {
-                libc::fcntl(plan.directory, libc::F_SETFD, 0);
-                libc::syscall(libc::SYS_execveat, plan.directory, plan.file, plan.argv, plan.env, 0);
+                libc::fcntl(setup.directory, libc::F_SETFD, 0);
+                libc::syscall(
+                    libc::SYS_execveat,
+                    setup.directory,
+                    setup.file,
+                    setup.argv,
+                    setup.env,
+                    0,
+                );
             }
         }
         let errno = (*libc::__errno_location()).to_ne_bytes();
-        let told = [step, 0, 0, 0, errno[0], errno[1], errno[2], errno[3]];
-        libc::write(plan.report, told.as_ptr().cast(), told.len());
+        let failure = [step, 0, 0, 0, errno[0], errno[1], errno[2], errno[3]];
+        libc::write(setup.failure_write, failure.as_ptr().cast(), failure.len());
         libc::_exit(127)
     }
 }
 
 /// Gives a pipe or terminal to a user, and leaves alone what is everybody's, as `/dev/null`.
-fn own_stream(stream: &OwnedFd, identity: &Identity) -> io::Result<()> {
+fn chown_stream(stream: &OwnedFd, identity: &Identity) -> io::Result<()> {
     let kind = nix::sys::stat::fstat(stream)?;
     let fifo = kind.st_mode & libc::S_IFMT == libc::S_IFIFO;
-    let ours = fifo || nix::unistd::isatty(stream).unwrap_or(false);
-    if ours && kind.st_uid != identity.uid {
+    let is_private = fifo || nix::unistd::isatty(stream).unwrap_or(false);
+    if is_private && kind.st_uid != identity.uid {
         nix::unistd::fchown(stream, Some(identity.uid.into()), None)?;
     }
     Ok(())
 }
 
 /// Descriptors of the same files that are none of 0 to 2, which the child overwrites one after the other.
-fn above_streams(streams: &[BorrowedFd<'_>; 3]) -> io::Result<[OwnedFd; 3]> {
+fn dup_above_stdio(streams: &[BorrowedFd<'_>; 3]) -> io::Result<[OwnedFd; 3]> {
     // `try_clone_to_owned` takes the lowest free number from 3 on, close-on-exec.
     let [input, output, error] = streams;
     Ok([
@@ -250,7 +257,7 @@ fn above_streams(streams: &[BorrowedFd<'_>; 3]) -> io::Result<[OwnedFd; 3]> {
     ])
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+fn to_pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings
         .iter()
         .map(|string| string.as_ptr())
@@ -258,7 +265,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .collect()
 }
 
-fn read_whole(pipe: OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_until_full(pipe: OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     let mut file = File::from(pipe);
     let mut filled = 0;
     while filled < buffer.len() {
@@ -273,6 +280,6 @@ fn read_whole(pipe: OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// `/dev/null` for reading and writing.
-pub fn null() -> io::Result<OwnedFd> {
+pub fn dev_null() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }

@@ -18,37 +18,37 @@ use nix::{
 };
 
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
-const BY_FAMILY: u16 = 20;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST` and `NLM_F_DUMP` (linux/netlink.h).
-const REQUEST: u16 = 1;
-const DUMP: u16 = 0x300;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
 /// `NLMSG_ERROR` and `NLMSG_DONE` (linux/netlink.h).
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 /// `UDIAG_SHOW_NAME`, `UDIAG_SHOW_VFS`, `UDIAG_SHOW_PEER`, `UDIAG_SHOW_RQLEN`; the shutdown state is always told
 /// (linux/unix_diag.h).
-const SHOW: u32 = 1 | 2 | 4 | 16;
+const UDIAG_SHOW: u32 = 1 | 2 | 4 | 16;
 /// The sizes of `struct nlmsghdr` and of `struct unix_diag_msg`.
-const HEADER_BYTES: usize = 16;
-const MESSAGE_BYTES: usize = 16;
+const NLMSGHDR_BYTES: usize = 16;
+const UNIX_DIAG_MSG_BYTES: usize = 16;
 /// The kernel puts no more than 32 KiB into one datagram of a dump (net/netlink/af_netlink.c).
 const DATAGRAM_BYTES: usize = 64 << 10;
 
 /// What the kernel says of a unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct UnixState {
+pub(crate) struct UnixDiag {
     /// What the socket is bound to, as in `sun_path`: an abstract name begins with a zero, a path ends in one; `None` when
     /// the socket is not bound.
     pub(crate) name: Option<Vec<u8>>,
     /// The file that the socket is bound to: the low 32 bits of the inode, and the device in the kernel's own encoding
     /// (`MKDEV` of linux/kdev_t.h).
-    pub(crate) file: Option<(u32, u32)>,
-    /// The inode of the socket at the other end; 0 for none.
+    pub(crate) vfs_file: Option<(u32, u32)>,
+    /// The inode of the socket at the other end; 0 for error.
     pub(crate) peer: u32,
     /// Bit 0: nothing comes any more; bit 1: nothing goes.
     pub(crate) shutdown: u32,
     /// Of a listening socket: connections that are not accepted yet.
-    pub(crate) waiting: u32,
+    pub(crate) pending_connections: u32,
     /// Of a listening socket: how many connections may wait.
     pub(crate) backlog: u32,
 }
@@ -58,19 +58,19 @@ pub(crate) struct UnixState {
 /// # Errors
 ///
 /// What a netlink socket fails with; `EPERM` when the namespace is another one and may not be entered (`CAP_SYS_ADMIN`).
-pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixState>> {
-    in_network_of(tid, || {
-        let kernel = request(None)?;
+pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixDiag>> {
+    in_netns_of(tid, || {
+        let netlink = send_request(None)?;
         let mut sockets = HashMap::new();
         let mut datagram = vec![0; DATAGRAM_BYTES];
         loop {
-            let length = recv(kernel.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
+            let length = recv(netlink.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
             for message in messages(&datagram[..length]) {
-                match half(message, 4) {
-                    DONE => return Ok(sockets),
-                    ERROR => return Err(error(message).into()),
+                match read_u16(message, 4) {
+                    NLMSG_DONE => return Ok(sockets),
+                    NLMSG_ERROR => return Err(netlink_error(message).into()),
                     _ => {
-                        sockets.insert(word(message, HEADER_BYTES + 4), state(message));
+                        sockets.insert(read_u32(message, NLMSGHDR_BYTES + 4), parse_unix_diag(message));
                     }
                 }
             }
@@ -83,15 +83,15 @@ pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixState>> {
 /// # Errors
 ///
 /// As [`unix_sockets`]; `ENOENT` when the namespace has no such socket.
-pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixState> {
-    in_network_of(tid, || {
-        let kernel = request(Some(inode))?;
+pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixDiag> {
+    in_netns_of(tid, || {
+        let netlink = send_request(Some(inode))?;
         let mut datagram = vec![0; DATAGRAM_BYTES];
-        let length = recv(kernel.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
+        let length = recv(netlink.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
         let message = messages(&datagram[..length]).next().ok_or(Errno::EPROTO)?;
-        match half(message, 4) {
-            ERROR => Err(error(message).into()),
-            _ => Ok(state(message)),
+        match read_u16(message, 4) {
+            NLMSG_ERROR => Err(netlink_error(message).into()),
+            _ => Ok(parse_unix_diag(message)),
         }
     })
 }
@@ -101,52 +101,61 @@ pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixState> {
 /// # Errors
 ///
 /// The function's own, and `EPERM` when the namespace may not be entered (`CAP_SYS_ADMIN`).
-pub(crate) fn in_network_of<T: Send>(tid: i32, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn in_netns_of<T: Send>(tid: i32, action: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
     if link(&tid.to_string())? == link("self")? {
-        return act();
+        return action();
     }
     let namespace = File::open(format!("/proc/{tid}/ns/net"))?;
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("network".to_owned());
-        let inside = builder.spawn_scoped(scope, || {
+        let netns_thread = builder.spawn_scoped(scope, || {
             setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-            act()
+            action()
         })?;
-        inside
+        netns_thread
             .join()
             .map_err(|_| io::Error::other("the thread in its network namespace panicked"))?
     })
 }
 
 /// Sends the request for one socket, or for all.
-fn request(inode: Option<u32>) -> nix::Result<OwnedFd> {
-    let kernel = socket(
+fn send_request(inode: Option<u32>) -> nix::Result<OwnedFd> {
+    let netlink = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkSockDiag,
     )?;
-    let flags = if inode.is_none() { REQUEST | DUMP } else { REQUEST };
+    let flags = if inode.is_none() {
+        NLM_F_REQUEST | NLM_F_DUMP
+    } else {
+        NLM_F_REQUEST
+    };
     let mut request = Vec::with_capacity(40);
     request.extend(40_u32.to_ne_bytes());
-    request.extend(BY_FAMILY.to_ne_bytes());
+    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request.extend(flags.to_ne_bytes());
     request.extend([0; 8]); // sequence and port
     request.extend([libc::AF_UNIX as u8, 0, 0, 0]);
     request.extend(u32::MAX.to_ne_bytes()); // all states
     request.extend(inode.unwrap_or(0).to_ne_bytes());
-    request.extend(SHOW.to_ne_bytes());
+    request.extend(UDIAG_SHOW.to_ne_bytes());
     request.extend([0xff; 8]); // no cookie
-    sendto(kernel.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    Ok(kernel)
+    sendto(
+        netlink.as_raw_fd(),
+        &request,
+        &NetlinkAddr::new(0, 0),
+        MsgFlags::empty(),
+    )?;
+    Ok(netlink)
 }
 
 /// The messages of a datagram; what does not fit into it is left out.
 fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let length = word(rest, 0) as usize;
-        if length < HEADER_BYTES || length > rest.len() {
+        let length = read_u32(rest, 0) as usize;
+        if length < NLMSGHDR_BYTES || length > rest.len() {
             return None;
         }
         let message = &rest[..length];
@@ -155,37 +164,37 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn half(bytes: &[u8], at: usize) -> u16 {
+fn read_u16(bytes: &[u8], offset: usize) -> u16 {
     bytes
-        .get(at..at + 2)
+        .get(offset..offset + 2)
         .map_or(0, |half| u16::from_ne_bytes([half[0], half[1]]))
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    let word = bytes.get(at..at + 4);
+fn read_u32(bytes: &[u8], offset: usize) -> u32 {
+    let word = bytes.get(offset..offset + 4);
     word.map_or(0, |word| u32::from_ne_bytes(word.try_into().expect("four bytes")))
 }
 
-fn error(message: &[u8]) -> Errno {
-    Errno::from_raw(word(message, HEADER_BYTES).cast_signed().wrapping_neg())
+fn netlink_error(message: &[u8]) -> Errno {
+    Errno::from_raw(read_u32(message, NLMSGHDR_BYTES).cast_signed().wrapping_neg())
 }
 
 /// What a message says of a socket.
-fn state(message: &[u8]) -> UnixState {
-    let mut state = UnixState::default();
-    let mut at = HEADER_BYTES + MESSAGE_BYTES;
+fn parse_unix_diag(message: &[u8]) -> UnixDiag {
+    let mut state = UnixDiag::default();
+    let mut offset = NLMSGHDR_BYTES + UNIX_DIAG_MSG_BYTES;
     // Attributes: u16 length with its head, u16 kind, then the value, each begun at a multiple of four.
-    while half(message, at) >= 4 {
-        let (value, length) = (at + 4, usize::from(half(message, at)));
-        match half(message, at + 2) {
-            0 => state.name = message.get(value..at + length).map(<[u8]>::to_vec),
-            1 => state.file = Some((word(message, value), word(message, value + 4))),
-            2 => state.peer = word(message, value),
-            4 => (state.waiting, state.backlog) = (word(message, value), word(message, value + 4)),
-            6 => state.shutdown = word(message, value) & 0xff,
+    while read_u16(message, offset) >= 4 {
+        let (value, length) = (offset + 4, usize::from(read_u16(message, offset)));
+        match read_u16(message, offset + 2) {
+            0 => state.name = message.get(value..offset + length).map(<[u8]>::to_vec),
+            1 => state.vfs_file = Some((read_u32(message, value), read_u32(message, value + 4))),
+            2 => state.peer = read_u32(message, value),
+            4 => (state.pending_connections, state.backlog) = (read_u32(message, value), read_u32(message, value + 4)),
+            6 => state.shutdown = read_u32(message, value) & 0xff,
             _ => {}
         }
-        at += length.next_multiple_of(4);
+        offset += length.next_multiple_of(4);
     }
     state
 }
@@ -199,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    fn own() -> i32 {
+    fn current_pid() -> i32 {
         std::process::id() as i32
     }
 
@@ -209,48 +218,53 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_and_a_question_tell_the_same() {
+    fn dump_matches_single_queries() {
         let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
         pairs[7].1.shutdown(std::net::Shutdown::Write).unwrap();
-        let all = unix_sockets(own()).unwrap();
+        let all = unix_sockets(current_pid()).unwrap();
         for (left, right) in &pairs {
-            let known = &all[&inode(left)];
-            assert_eq!((known.peer, &known.name), (inode(right), &None));
+            let diag = &all[&inode(left)];
+            assert_eq!((diag.peer, &diag.name), (inode(right), &None));
         }
         assert_eq!(all[&inode(&pairs[7].1)].shutdown, 2);
         assert_eq!(all[&inode(&pairs[7].0)].shutdown, 1);
         assert_eq!(
-            unix_socket(own(), inode(&pairs[7].0)).unwrap(),
+            unix_socket(current_pid(), inode(&pairs[7].0)).unwrap(),
             all[&inode(&pairs[7].0)]
         );
-        let none = unix_socket(own(), 1).unwrap_err();
-        assert_eq!(none.raw_os_error(), Some(libc::ENOENT));
+        let error = unix_socket(current_pid(), 1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 
     #[test]
-    fn names_are_told_as_they_are() {
+    fn names_are_read_unescaped() {
         use std::os::linux::net::SocketAddrExt as _;
         // `/proc/net/unix` shows zeroes as @, and a path may begin with one.
         let name = format!("of@\0process@{}", std::process::id());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
-        let known = unix_socket(own(), inode(&listener)).unwrap();
-        assert_eq!(known.name.unwrap(), [b"\0", name.as_bytes()].concat());
-        assert_eq!(known.file, None);
+        let diag = unix_socket(current_pid(), inode(&listener)).unwrap();
+        assert_eq!(diag.name.unwrap(), [b"\0", name.as_bytes()].concat());
+        assert_eq!(diag.vfs_file, None);
     }
 
     #[test]
-    fn a_listener_tells_its_file_and_who_waits() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
+    fn listener_reports_file_and_pending_connections() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let before = unix_socket(own(), inode(&listener)).unwrap();
-        assert!(before.waiting == 0 && before.backlog > 0, "{before:?}");
+        let before = unix_socket(current_pid(), inode(&listener)).unwrap();
+        assert!(before.pending_connections == 0 && before.backlog > 0, "{before:?}");
         let name = before.name.as_deref().and_then(|name| name.strip_suffix(&[0]));
         assert_eq!(name, Some(path.as_os_str().as_encoded_bytes()));
         let bound = std::fs::symlink_metadata(&path).unwrap();
-        assert_eq!(before.file.unwrap().0, bound.ino() as u32);
+        assert_eq!(before.vfs_file.unwrap().0, bound.ino() as u32);
         let _waiting = UnixStream::connect(&path).unwrap();
-        assert_eq!(unix_socket(own(), inode(&listener)).unwrap().waiting, 1);
+        assert_eq!(
+            unix_socket(current_pid(), inode(&listener))
+                .unwrap()
+                .pending_connections,
+            1
+        );
     }
 }

@@ -19,12 +19,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Container, Error, Pod, Record, Runtime, State,
-    delay::{MEMORY_ANNOTATION, annotated},
+    Container, ContainerRecord, ContainerState, Pod, Runtime, RuntimeError,
+    call_defects::{defers_location_errors, injections_for_shim},
+    delay::{MEMORY_ANNOTATION, find_annotation},
     documents::documents,
     id::hex,
-    quirks::{for_shim, wants_late_errors},
-    store::{absent_is_fine, failed, read_json, write_json},
+    store::{ignore_not_found, read_json, store_error, write_json},
 };
 use crate::checkpoint::{
     self, ErrorKind, Failure, Injection, Job, Phase, Report,
@@ -48,7 +48,7 @@ pub struct CheckpointRequest {
 
 /// The record of a checkpoint that is being written.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Pending {
+pub(crate) struct PendingCheckpoint {
     version: u32,
     /// The file that is removed when nobody else does.
     pub(crate) temporary: PathBuf,
@@ -56,48 +56,48 @@ pub(crate) struct Pending {
 }
 
 /// How long after its deadline a shim may still answer before its caller is told without it.
-const SHIM_GRACE: Duration = Duration::from_millis(500);
+const SHIM_REPLY_GRACE: Duration = Duration::from_millis(500);
 
 /// How long to wait before a shim is asked again that is still clearing up after a cancelled checkpoint.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Runtime {
     /// Checkpoints a running container as it should be. Dropping the future cancels: the container runs on and no file is left.
-    pub(super) async fn checkpoint_soundly(&self, request: CheckpointRequest) -> Result<Report, Error> {
-        let begun = Instant::now();
+    pub(super) async fn checkpoint_container(&self, request: CheckpointRequest) -> Result<Report, RuntimeError> {
+        let start = Instant::now();
         let location = check_location(&request.location)?;
         let timeout = u64::try_from(request.timeout).map_err(|_| {
-            Error::Invalid(format!(
+            RuntimeError::InvalidArgument(format!(
                 "timeout {} is negative: seconds, or 0 for no limit",
                 request.timeout
             ))
         })?;
         let mut injections = request.injections;
-        let own = (timeout > 0)
-            .then(|| begun.checked_add(Duration::from_secs(timeout)))
+        let own_deadline = (timeout > 0)
+            .then(|| start.checked_add(Duration::from_secs(timeout)))
             .flatten();
-        let deadline = own.into_iter().chain(request.deadline).min();
-        injections = for_shim(injections, own.is_some() && deadline == own);
+        let deadline = own_deadline.into_iter().chain(request.deadline).min();
+        injections = injections_for_shim(injections, own_deadline.is_some() && deadline == own_deadline);
         let container = self.container(&request.container_id)?;
-        self.running_shim(&container).map_err(not_running)?;
+        self.running_shim(&container).map_err(checkpoint_not_running)?;
         // A fault about what is left after an error needs one that comes late.
-        match check_folder(&location) {
-            Err(Error::FolderMissing(_)) if wants_late_errors(&injections) => {}
-            checked => checked?,
+        match check_parent_dir(&location) {
+            Err(RuntimeError::ParentDirMissing(_)) if defers_location_errors(&injections) => {}
+            result => result?,
         }
 
-        let turn = container.checkpoint.lock();
-        let _turn = match deadline {
-            None => turn.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), turn).await.map_err(|_| {
-                Error::Deadline(format!(
+        let lock = container.checkpoint_lock.lock();
+        let _checkpoint_guard = match deadline {
+            None => lock.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), lock).await.map_err(|_| {
+                RuntimeError::DeadlineExceeded(format!(
                     "deadline exceeded while waiting for another checkpoint of container {:?} to end",
                     container.id
                 ))
             })?,
         };
         let result = self
-            .checkpoint_in_turn(&container, &location, deadline, injections)
+            .checkpoint_locked(&container, &location, deadline, injections)
             .await;
         match &result {
             Ok(report) => tracing::info!(container = container.id, ?location, ?report, "checkpointed"),
@@ -106,26 +106,26 @@ impl Runtime {
         result
     }
 
-    async fn checkpoint_in_turn(
+    async fn checkpoint_locked(
         &self,
         container: &Container,
         location: &Path,
         deadline: Option<Instant>,
         injections: Vec<Injection>,
-    ) -> Result<Report, Error> {
+    ) -> Result<Report, RuntimeError> {
         // It may have ended while this checkpoint waited for its turn.
-        let shim = self.running_shim(container).map_err(not_running)?;
+        let shim = self.running_shim(container).map_err(checkpoint_not_running)?;
         let record = container.record();
-        let State::Running { process, .. } = record.state else {
-            return Err(not_running(Error::Precondition(format!(
+        let ContainerState::Running { process, .. } = record.state else {
+            return Err(checkpoint_not_running(RuntimeError::FailedPrecondition(format!(
                 "container {:?} has just ended",
                 record.id
             ))));
         };
         // What a cancelled checkpoint before this one did not come to remove.
-        self.remove_checkpoint_leftovers(&record.id)?;
+        self.discard_pending_checkpoint(&record.id)?;
         let pod = self.pod(&record.pod_id)?;
-        let about = self.documented(&record, &injections);
+        let documents_record = self.documents_source(&record, &injections);
         let temporary = format!(".{}.partial", hex(&rand::random::<[u8; 8]>()));
         debug_assert_eq!(temporary.len(), TEMPORARY_NAME_BYTES);
         let temporary = location.with_file_name(temporary);
@@ -137,11 +137,11 @@ impl Runtime {
             layout: self.config.archive_layout,
             documents: documents(
                 self.config.archive_layout,
-                &about,
-                &self.pod(&about.pod_id)?,
+                &documents_record,
+                &self.pod(&documents_record.pod_id)?,
                 jiff::Timestamp::now(),
             )
-            .map_err(|error| Error::Internal(format!("failed to write the archive's documents: {error}")))?,
+            .map_err(|error| RuntimeError::Internal(format!("failed to write the archive's documents: {error}")))?,
             log: record.log.clone(),
             freeze: self.config.freeze,
             freeze_bound: self.config.freeze_bound,
@@ -151,28 +151,28 @@ impl Runtime {
             delay: self.next_delay(&record, &pod)?,
             injections,
         };
-        self.put_on_record(&record.id, location, &temporary)?;
+        self.save_pending_checkpoint(&record.id, location, &temporary)?;
         let result = loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let job = Job {
-                deadline: left,
+                deadline: remaining,
                 ..job.clone()
             };
             let id = &container.id;
-            let work = shim.checkpoint(job, |phase: Phase| {
+            let call = shim.checkpoint(job, |phase: Phase| {
                 tracing::debug!(container = id, ?phase, "checkpoint")
             });
-            let result = match left {
-                None => work.await,
-                Some(left) => tokio::time::timeout(left + SHIM_GRACE, work)
+            let result = match remaining {
+                None => call.await,
+                Some(remaining) => tokio::time::timeout(remaining + SHIM_REPLY_GRACE, call)
                     .await
-                    .unwrap_or_else(|_| Err(no_answer())),
+                    .unwrap_or_else(|_| Err(shim_unresponsive())),
             };
             match result {
                 // The one before was cancelled and its shim is still clearing up: turns are taken here, so it ends soon.
                 Err(Failure {
                     kind: ErrorKind::Busy, ..
-                }) => tokio::time::sleep(BUSY_PAUSE).await,
+                }) => tokio::time::sleep(BUSY_RETRY_INTERVAL).await,
                 result => break result,
             }
         };
@@ -180,69 +180,76 @@ impl Runtime {
         match &result {
             Ok(report) => {
                 let Report {
-                    frozen, total, copied, ..
+                    frozen_time: frozen,
+                    total_time: total,
+                    used_snapshot: copied,
+                    ..
                 } = report;
                 tracing::debug!(container = record.id, ?frozen, ?total, copied, "checkpointed");
-                self.forget_checkpoint(&record.id)?;
+                self.remove_pending_checkpoint(&record.id)?;
             }
             // A shim that was killed could not remove it.
-            Err(_) => self.remove_checkpoint_leftovers(&record.id)?,
+            Err(_) => self.discard_pending_checkpoint(&record.id)?,
         }
-        result.map_err(|failure| Error::Checkpoint {
+        result.map_err(|failure| RuntimeError::Checkpoint {
             id: record.id.clone(),
             failure,
         })
     }
 
-    fn next_delay(&self, record: &Record, pod: &Pod) -> Result<Option<crate::checkpoint::Delay>, Error> {
+    fn next_delay(
+        &self,
+        record: &ContainerRecord,
+        pod: &Pod,
+    ) -> Result<Option<crate::checkpoint::Delay>, RuntimeError> {
         let Some(delays) = &self.delays else {
             return Ok(None);
         };
-        let annotated = annotated(
+        let annotated_memory = find_annotation(
             MEMORY_ANNOTATION,
             &pod.config.annotations,
             &record.config.annotations,
             record.name(),
         );
         let mut delays = delays.lock().expect("no holder of this lock panics");
-        delays.next(annotated).map(Some)
+        delays.sample(annotated_memory).map(Some)
     }
 
-    fn record_path(&self, id: &str) -> PathBuf {
-        self.store.container(id).join("checkpoint.json")
+    fn pending_checkpoint_path(&self, id: &str) -> PathBuf {
+        self.store.container_dir(id).join("checkpoint.json")
     }
 
-    fn put_on_record(&self, id: &str, location: &Path, temporary: &Path) -> Result<(), Error> {
-        let pending = Pending {
+    fn save_pending_checkpoint(&self, id: &str, location: &Path, temporary: &Path) -> Result<(), RuntimeError> {
+        let pending = PendingCheckpoint {
             version: 1,
             temporary: temporary.to_owned(),
             location: location.to_owned(),
         };
-        write_json(&self.record_path(id), &pending)
+        write_json(&self.pending_checkpoint_path(id), &pending)
     }
 
-    /// The checkpoint of this container that was begun and of which no end is known.
-    pub(crate) fn pending_checkpoint(&self, id: &str) -> Result<Option<Pending>, Error> {
-        read_json(&self.record_path(id))
+    /// The checkpoint of this container that was start and of which no end is known.
+    pub(crate) fn load_pending_checkpoint(&self, id: &str) -> Result<Option<PendingCheckpoint>, RuntimeError> {
+        read_json(&self.pending_checkpoint_path(id))
     }
 
     /// Takes a checkpoint off the record.
-    pub(crate) fn forget_checkpoint(&self, id: &str) -> Result<(), Error> {
-        let path = self.record_path(id);
-        absent_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))
+    pub(crate) fn remove_pending_checkpoint(&self, id: &str) -> Result<(), RuntimeError> {
+        let path = self.pending_checkpoint_path(id);
+        ignore_not_found(std::fs::remove_file(&path)).map_err(store_error("remove", &path))
     }
 }
 
-fn not_running(error: Error) -> Error {
+fn checkpoint_not_running(error: RuntimeError) -> RuntimeError {
     match error {
-        Error::Precondition(message) => {
-            Error::Precondition(format!("{message}: only a running container can be checkpointed"))
+        RuntimeError::FailedPrecondition(message) => {
+            RuntimeError::FailedPrecondition(format!("{message}: only a running container can be checkpointed"))
         }
         other => other,
     }
 }
 
-fn no_answer() -> Failure {
+fn shim_unresponsive() -> Failure {
     Failure {
         kind: ErrorKind::DeadlineExceeded,
         message: "deadline exceeded, and the shim gives no answer".to_owned(),
@@ -254,8 +261,12 @@ fn no_answer() -> Failure {
 /// # Errors
 ///
 /// `Invalid` when it is empty, relative or names no file.
-fn check_location(location: &str) -> Result<PathBuf, Error> {
-    let invalid = |reason: &str| Err(Error::Invalid(format!("checkpoint location {location:?} {reason}")));
+fn check_location(location: &str) -> Result<PathBuf, RuntimeError> {
+    let invalid = |reason: &str| {
+        Err(RuntimeError::InvalidArgument(format!(
+            "checkpoint location {location:?} {reason}"
+        )))
+    };
     let path = Path::new(location);
     if location.is_empty() {
         return invalid("is empty: the absolute path of the archive is needed");
@@ -278,28 +289,30 @@ fn check_location(location: &str) -> Result<PathBuf, Error> {
 ///
 /// `NotFound` when the folder is missing; `Invalid` when it lies below a file, or the location is anything but a regular file or
 /// nothing, or a name is too long.
-fn check_folder(location: &Path) -> Result<(), Error> {
-    let folder = location.parent().unwrap_or(Path::new("/"));
-    match std::fs::metadata(folder) {
+fn check_parent_dir(location: &Path) -> Result<(), RuntimeError> {
+    let dir = location.parent().unwrap_or(Path::new("/"));
+    match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::FolderMissing(folder.to_owned()));
+            return Err(RuntimeError::ParentDirMissing(dir.to_owned()));
         }
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENAMETOOLONG | libc::ELOOP)) => {
-            return Err(Error::Invalid(format!("checkpoint location {location:?}: {error}")));
+            return Err(RuntimeError::InvalidArgument(format!(
+                "checkpoint location {location:?}: {error}"
+            )));
         }
-        Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => return Err(failed("read", folder)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => return Err(store_error("read", dir)(error)),
         Ok(_) | Err(_) => {
-            return Err(Error::Invalid(format!(
-                "the folder {folder:?} of the checkpoint location is no folder"
+            return Err(RuntimeError::InvalidArgument(format!(
+                "the folder {dir:?} of the checkpoint location is no folder"
             )));
         }
     }
     checkpoint::location::check(location).map_err(|error| match error {
         LocationError::Unreadable { path, source } if source.raw_os_error() != Some(libc::ENAMETOOLONG) => {
-            failed("look at", &path)(source)
+            store_error("look at", &path)(source)
         }
-        refused => Error::Invalid(refused.to_string()),
+        error => RuntimeError::InvalidArgument(error.to_string()),
     })
 }
 
@@ -317,23 +330,29 @@ mod tests {
     #[case("/tmp/..", "names a folder")]
     #[case("/", "names a folder")]
     #[case("/tmp/a\0b", "zero byte")]
-    fn locations_that_are_none(#[case] location: &str, #[case] reason: &str) {
+    fn invalid_locations_are_refused(#[case] location: &str, #[case] reason: &str) {
         let error = check_location(location).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
 
     #[test]
-    fn the_folder_must_be_there_and_be_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
+    fn parent_must_be_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(check_folder(&file).is_ok());
-        assert!(check_folder(&folder.path().join("new")).is_ok());
+        assert!(check_parent_dir(&file).is_ok());
+        assert!(check_parent_dir(&dir.path().join("new")).is_ok());
         assert!(matches!(
-            check_folder(&folder.path().join("none/a.tar")),
-            Err(Error::FolderMissing(_))
+            check_parent_dir(&dir.path().join("none/a.tar")),
+            Err(RuntimeError::ParentDirMissing(_))
         ));
-        assert!(matches!(check_folder(&file.join("a.tar")), Err(Error::Invalid(_))));
-        assert!(matches!(check_folder(folder.path()), Err(Error::Invalid(_))));
+        assert!(matches!(
+            check_parent_dir(&file.join("a.tar")),
+            Err(RuntimeError::InvalidArgument(_))
+        ));
+        assert!(matches!(
+            check_parent_dir(dir.path()),
+            Err(RuntimeError::InvalidArgument(_))
+        ));
     }
 }

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use super::{Config, Exec, Pod, Record, error::Error};
+use super::{Config, ContainerRecord, ExecMode, Pod, error::RuntimeError};
 use crate::{
-    shim::{LaunchSpec, Program},
-    stand_in,
+    shim::{LaunchProgram, LaunchSpec},
+    workload,
 };
 
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The command with its arguments, as Kubernetes joins them: a command drops the image's entrypoint and arguments, and
 /// arguments drop the image's. A restored container has those it was restored with.
-pub(crate) fn argv(record: &Record) -> Vec<String> {
-    if let Some(args) = record.original_process().and_then(|process| process.args().as_ref()) {
+pub(crate) fn argv(record: &ContainerRecord) -> Vec<String> {
+    if let Some(args) = record.restored_process().and_then(|process| process.args().as_ref()) {
         return args.clone();
     }
     let (config, image) = (&record.config, &record.image);
@@ -27,26 +27,26 @@ pub(crate) fn argv(record: &Record) -> Vec<String> {
 
 /// The environment: a default PATH and the pod's host name, then the image's, then the container's. The last of a name
 /// wins and keeps the first one's place. A restored container has that which it was restored with.
-pub(crate) fn env(record: &Record, pod: &Pod) -> Vec<(String, String)> {
-    if let Some(env) = record.original_process().and_then(|process| process.env().as_ref()) {
+pub(crate) fn env(record: &ContainerRecord, pod: &Pod) -> Vec<(String, String)> {
+    if let Some(env) = record.restored_process().and_then(|process| process.env().as_ref()) {
         let pairs = env.iter().filter_map(|pair| pair.split_once('='));
         return pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     }
     let hostname = format!("HOSTNAME={}", pod.config.hostname);
     let image = record.image.env.iter().map(String::as_str);
-    let own = record
+    let container_env = record
         .config
         .envs
         .iter()
         .map(|pair| (pair.key.clone(), String::from_utf8_lossy(&pair.value).into_owned()));
-    let base = std::iter::once(PATH)
+    let base_env = std::iter::once(DEFAULT_PATH_ENV)
         .chain((!pod.config.hostname.is_empty()).then_some(hostname.as_str()))
         .chain(image)
         .filter_map(|pair| pair.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.to_owned()));
     let mut env: Vec<(String, String)> = Vec::new();
-    for (key, value) in base.chain(own) {
-        match env.iter_mut().find(|(known, _)| *known == key) {
+    for (key, value) in base_env.chain(container_env) {
+        match env.iter_mut().find(|(existing_key, _)| *existing_key == key) {
             Some(pair) => pair.1 = value,
             None => env.push((key, value)),
         }
@@ -55,8 +55,8 @@ pub(crate) fn env(record: &Record, pod: &Pod) -> Vec<(String, String)> {
 }
 
 /// The working directory that was asked for; of a restored container that which it was started in.
-pub(crate) fn cwd(record: &Record) -> Option<PathBuf> {
-    if let Some(process) = record.original_process() {
+pub(crate) fn cwd(record: &ContainerRecord) -> Option<PathBuf> {
+    if let Some(process) = record.restored_process() {
         return Some(process.cwd().clone());
     }
     [&record.config.working_dir, &record.image.working_dir]
@@ -70,9 +70,9 @@ pub(crate) fn cwd(record: &Record) -> Option<PathBuf> {
 /// # Errors
 ///
 /// `Invalid`, naming the annotation.
-pub(crate) fn stand_in_options(record: &Record, pod: &Pod) -> Result<stand_in::Options, Error> {
-    stand_in::Options::from_annotations(&pod.config.annotations, &record.config.annotations, record.name())
-        .map_err(|error| Error::Invalid(error.to_string()))
+pub(crate) fn workload_options(record: &ContainerRecord, pod: &Pod) -> Result<workload::WorkloadOptions, RuntimeError> {
+    workload::WorkloadOptions::from_annotations(&pod.config.annotations, &record.config.annotations, record.name())
+        .map_err(|error| RuntimeError::InvalidArgument(error.to_string()))
 }
 
 /// What the shim is told.
@@ -80,21 +80,28 @@ pub(crate) fn stand_in_options(record: &Record, pod: &Pod) -> Result<stand_in::O
 /// # Errors
 ///
 /// `Invalid` when there is no command to run, or an annotation is wrong.
-pub(crate) fn launch_spec(config: &Config, record: &Record, pod: &Pod, dir: PathBuf) -> Result<LaunchSpec, Error> {
+pub(crate) fn launch_spec(
+    config: &Config,
+    record: &ContainerRecord,
+    pod: &Pod,
+    dir: PathBuf,
+) -> Result<LaunchSpec, RuntimeError> {
     let mut argv = argv(record);
     let program = match (&record.restore, config.exec) {
-        (Some(archive), _) => Program::Restored {
+        (Some(archive), _) => LaunchProgram::Restore {
             archive: archive.clone(),
             options: record.restored.options,
         },
-        (None, Exec::StandIn) => {
+        (None, ExecMode::StandIn) => {
             if argv.is_empty() {
                 argv.push("stand-in".to_owned());
             }
-            Program::StandIn(stand_in_options(record, pod)?)
+            LaunchProgram::Workload(workload_options(record, pod)?)
         }
-        (None, Exec::Host) if argv.is_empty() => return Err(Error::Invalid("no command specified".to_owned())),
-        (None, Exec::Host) => Program::Host,
+        (None, ExecMode::Host) if argv.is_empty() => {
+            return Err(RuntimeError::InvalidArgument("no command specified".to_owned()));
+        }
+        (None, ExecMode::Host) => LaunchProgram::Host,
     };
     Ok(LaunchSpec {
         container_id: record.id.clone(),
@@ -117,14 +124,14 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::runtime::{State, image::Image};
+    use crate::runtime::{ContainerState, image::Image};
 
-    fn words(text: &str) -> Vec<String> {
+    fn split_words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn record(config: v1::ContainerConfig, image: Image) -> Record {
-        Record {
+    fn record(config: v1::ContainerConfig, image: Image) -> ContainerRecord {
+        ContainerRecord {
             id: "c".repeat(64),
             pod_id: "p".repeat(64),
             config,
@@ -135,7 +142,7 @@ mod tests {
             restored: Default::default(),
             log: None,
             created_at: 1,
-            state: State::Created,
+            state: ContainerState::Created,
         }
     }
 
@@ -157,18 +164,18 @@ mod tests {
     #[case("", "x y", "entry point x y")]
     #[case("run", "", "run")]
     #[case("run", "x", "run x")]
-    fn command_and_arguments_over_the_image(#[case] command: &str, #[case] args: &str, #[case] expected: &str) {
+    fn container_command_overrides_the_image(#[case] command: &str, #[case] args: &str, #[case] expected: &str) {
         let config = v1::ContainerConfig {
-            command: words(command),
-            args: words(args),
+            command: split_words(command),
+            args: split_words(args),
             ..Default::default()
         };
         let image = Image {
-            entrypoint: words("entry point"),
-            cmd: words("image args"),
+            entrypoint: split_words("entry point"),
+            cmd: split_words("image args"),
             ..Image::default()
         };
-        assert_eq!(argv(&record(config, image)), words(expected));
+        assert_eq!(argv(&record(config, image)), split_words(expected));
     }
 
     #[test]
@@ -182,7 +189,7 @@ mod tests {
             ..Default::default()
         };
         let image = Image {
-            env: words("PATH=/image B=image"),
+            env: split_words("PATH=/image B=image"),
             ..Image::default()
         };
         let env = env(&record(config, image), &pod());
@@ -191,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_containers_working_directory_wins() {
+    fn container_working_dir_overrides_the_image() {
         let config = |working_dir: &str| v1::ContainerConfig {
             working_dir: working_dir.to_owned(),
             ..Default::default()
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_of_an_archive_name_the_container_as_checkpointctl_looks_for_it() {
+    fn documents_have_the_fields_of_checkpointctl() {
         let config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata {
                 name: "app".to_owned(),

@@ -13,7 +13,7 @@ pub struct Config {
     /// A program that calls [`crate::entry_point`] first: shims are started from it.
     pub executable: PathBuf,
     /// What runs as a container's process.
-    pub exec: Exec,
+    pub exec: ExecMode,
     /// A catalogue in place of the built-in one.
     pub images: Option<PathBuf>,
     /// Whether an image that the catalogue does not know cannot be pulled.
@@ -38,7 +38,7 @@ pub struct Config {
 
 /// What runs as a container's process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Exec {
+pub enum ExecMode {
     /// fake-cri's own workload, under the container's argv.
     #[default]
     StandIn,

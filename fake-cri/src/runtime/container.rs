@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
-    error::Error,
+    error::RuntimeError,
     filter::matches_labels,
     image::Image,
     message,
-    restored::Restored,
-    state::{Event, Exit, InvalidTransition, State},
-    store::{Object, Store},
+    restore_source::RestoreRecord,
+    state::{ContainerExit, ContainerState, InvalidTransition, LifecycleEvent},
+    store::{Store, StoredObject},
 };
 use crate::{process::identity::Identity, shim::Shim};
 
 /// What is known of a container, as it stands in its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct ContainerRecord {
     /// 64 hexadecimal digits.
     pub id: String,
     /// The pod sandbox it belongs to.
@@ -46,25 +46,25 @@ pub struct Record {
     pub identity: Option<Identity>,
     /// What is kept of that archive.
     #[serde(default)]
-    pub restored: Restored,
+    pub restored: RestoreRecord,
     /// Where its log goes: the pod's folder with the container's path.
     pub log: Option<PathBuf>,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     /// What it is doing.
     #[serde(flatten)]
-    pub state: State,
+    pub state: ContainerState,
 }
 
-impl Object for Record {
-    const FOLDER: &'static str = "containers";
+impl StoredObject for ContainerRecord {
+    const DIR_NAME: &'static str = "containers";
 
     fn id(&self) -> &str {
         &self.id
     }
 }
 
-impl Record {
+impl ContainerRecord {
     /// Its name.
     pub fn name(&self) -> &str {
         self.config.metadata.as_ref().map_or("", |metadata| &metadata.name)
@@ -78,9 +78,9 @@ impl Record {
     /// The CRI's number of its state.
     pub fn cri_state(&self) -> v1::ContainerState {
         match self.state {
-            State::Created => v1::ContainerState::ContainerCreated,
-            State::Running { .. } => v1::ContainerState::ContainerRunning,
-            State::Exited { .. } => v1::ContainerState::ContainerExited,
+            ContainerState::Created => v1::ContainerState::ContainerCreated,
+            ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
+            ContainerState::Exited { .. } => v1::ContainerState::ContainerExited,
         }
     }
 
@@ -93,7 +93,7 @@ impl Record {
                 supplemental_groups: identity.groups.iter().map(|group| i64::from(*group)).collect(),
             });
         }
-        let user = self.original_process()?.user();
+        let user = self.restored_process()?.user();
         let groups = user.additional_gids().iter().flatten();
         Some(v1::LinuxContainerUser {
             uid: user.uid().into(),
@@ -108,27 +108,29 @@ impl Record {
     /// # Errors
     ///
     /// An event that its state does not know.
-    pub(crate) fn after(&self, mut event: Event) -> Result<State, InvalidTransition> {
-        let earliest = match &self.state {
-            State::Created => self.created_at,
-            State::Running { started_at, .. } | State::Exited { started_at, .. } => *started_at,
+    pub(crate) fn state_after(&self, mut event: LifecycleEvent) -> Result<ContainerState, InvalidTransition> {
+        let not_before = match &self.state {
+            ContainerState::Created => self.created_at,
+            ContainerState::Running { started_at, .. } | ContainerState::Exited { started_at, .. } => *started_at,
         };
         match &mut event {
-            Event::Started { at, .. } => *at = (*at).max(earliest),
-            Event::StartFailed(exit) | Event::Exited(exit) => exit.finished_at = exit.finished_at.max(earliest),
+            LifecycleEvent::Started { started_at: at, .. } => *at = (*at).max(not_before),
+            LifecycleEvent::StartFailed(exit) | LifecycleEvent::Exited(exit) => {
+                exit.finished_at = exit.finished_at.max(not_before)
+            }
         }
         self.state.after(event)
     }
 
     /// What the container it goes on from ran as, by the archive's `spec.dump`: its processes still do.
-    pub(crate) fn original_process(&self) -> Option<&cri_proto::document::spec::Process> {
+    pub(crate) fn restored_process(&self) -> Option<&cri_proto::document::spec::Process> {
         self.restored.spec.as_ref()?.process().as_ref()
     }
 
     /// Whether a filter of states, pods and labels lets it through; its id is the caller's to look at.
     pub(crate) fn matches(&self, filter: &v1::ContainerFilter) -> bool {
-        let state = |wanted: &v1::ContainerStateValue| wanted.state == self.cri_state() as i32;
-        filter.state.as_ref().is_none_or(state) && matches_labels(&self.config.labels, &filter.label_selector)
+        let has_state = |expected: &v1::ContainerStateValue| expected.state == self.cri_state() as i32;
+        filter.state.as_ref().is_none_or(has_state) && matches_labels(&self.config.labels, &filter.label_selector)
     }
 }
 
@@ -137,54 +139,54 @@ impl Record {
 pub struct Container {
     /// 64 hexadecimal digits.
     pub id: String,
-    record: watch::Sender<Record>,
+    record: watch::Sender<ContainerRecord>,
     shim: Mutex<Option<Shim>>,
     /// The last time and CPU time that were asked for, to tell the use between two calls.
-    pub(crate) sampled: Mutex<Option<(i64, u64)>>,
+    pub(crate) last_cpu_sample: Mutex<Option<(i64, u64)>>,
     /// One start at a time, and none while it is being removed.
-    pub(crate) starting: tokio::sync::Mutex<()>,
+    pub(crate) start_lock: tokio::sync::Mutex<()>,
     /// One checkpoint at a time: the others wait for their turn.
-    pub(crate) checkpoint: tokio::sync::Mutex<()>,
+    pub(crate) checkpoint_lock: tokio::sync::Mutex<()>,
     /// What faults have wrong about it.
-    pub(crate) marks: Marks,
+    pub(crate) injected: InjectedState,
 }
 
 /// What faults have wrong about a container, from the checkpoint on that they fired on.
 #[derive(Debug, Default)]
-pub(crate) struct Marks {
+pub(crate) struct InjectedState {
     /// The next checkpoint fails.
-    pub(crate) refuse_next: AtomicBool,
+    pub(crate) refuse_next_checkpoint: AtomicBool,
     /// Its status says that it has exited.
-    pub(crate) misreported: AtomicBool,
+    pub(crate) report_exited: AtomicBool,
     /// ExecSync fails.
-    pub(crate) exec_broken: AtomicBool,
+    pub(crate) refuse_exec: AtomicBool,
     /// Ends the commands that are under way.
     pub(crate) kill_execs: tokio::sync::Notify,
 }
 
 impl Container {
     /// A container as its file tells it.
-    pub(crate) fn new(record: Record) -> Container {
+    pub(crate) fn new(record: ContainerRecord) -> Container {
         Container {
             id: record.id.clone(),
             record: watch::Sender::new(record),
             shim: Mutex::default(),
-            sampled: Mutex::default(),
-            starting: tokio::sync::Mutex::default(),
-            checkpoint: tokio::sync::Mutex::default(),
-            marks: Marks::default(),
+            last_cpu_sample: Mutex::default(),
+            start_lock: tokio::sync::Mutex::default(),
+            checkpoint_lock: tokio::sync::Mutex::default(),
+            injected: InjectedState::default(),
         }
     }
 
     /// What is known of it now.
-    pub fn record(&self) -> Record {
+    pub fn record(&self) -> ContainerRecord {
         self.record.borrow().clone()
     }
 
     /// What ContainerStatus answers, without the verbose part.
     pub fn status(&self) -> v1::ContainerStatus {
         let mut status = self.record().status();
-        if self.marks.misreported.load(Ordering::SeqCst) {
+        if self.injected.report_exited.load(Ordering::SeqCst) {
             status.state = v1::ContainerState::ContainerExited as i32;
         }
         status
@@ -202,10 +204,10 @@ impl Container {
 
     /// Lets the container's end happen, even when it cannot be written down: whoever waits for it must be told, and after a
     /// restart the shim's own record tells it again.
-    pub(crate) fn end(&self, store: &Store, exit: Exit) -> Result<(), Error> {
+    pub(crate) fn record_exit(&self, store: &Store, exit: ContainerExit) -> Result<(), RuntimeError> {
         let mut result = Ok(());
         self.record
-            .send_if_modified(|record| match record.after(Event::Exited(exit)) {
+            .send_if_modified(|record| match record.state_after(LifecycleEvent::Exited(exit)) {
                 Ok(state) => {
                     record.state = state;
                     if let Err(error) = store.save(record) {
@@ -222,9 +224,9 @@ impl Container {
     }
 
     /// Lets an event happen: the new state is in the file before anyone sees it.
-    pub(crate) fn apply(&self, store: &Store, event: Event) -> Result<(), Error> {
+    pub(crate) fn apply_event(&self, store: &Store, event: LifecycleEvent) -> Result<(), RuntimeError> {
         self.update(store, |record| {
-            record.state = record.after(event)?;
+            record.state = record.state_after(event)?;
             Ok(())
         })
     }
@@ -233,8 +235,8 @@ impl Container {
     pub(crate) fn update(
         &self,
         store: &Store,
-        change: impl FnOnce(&mut Record) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        change: impl FnOnce(&mut ContainerRecord) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
         let mut result = Ok(());
         self.record.send_if_modified(|record| {
             let mut changed = record.clone();
@@ -248,9 +250,9 @@ impl Container {
     }
 
     /// Waits until it has ended.
-    pub(crate) async fn exited(&self) {
+    pub(crate) async fn wait_exited(&self) {
         let mut changes = self.record.subscribe();
         // The sender lives as long as `self`, so this ends by the state alone.
-        let _ = changes.wait_for(|record| record.state.exited()).await;
+        let _ = changes.wait_for(|record| record.state.is_exited()).await;
     }
 }

@@ -8,8 +8,8 @@ use std::{collections::HashMap, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use super::error::Error;
-use crate::checkpoint::{Delay, DelayIn, DelayMemory};
+use super::error::RuntimeError;
+use crate::checkpoint::{Delay, DelayMemory, DelayPhase};
 
 /// The pod's or container's annotation that tells the size for `--checkpoint-memory annotation`.
 pub const MEMORY_ANNOTATION: &str = "fake-cri.dev/checkpoint-memory";
@@ -26,14 +26,14 @@ pub struct DelayModel {
     /// Where the draws of the jitter begin.
     pub seed: u64,
     /// Which memory counts.
-    pub memory: Memory,
+    pub memory: DelayMemoryArg,
     /// Whether the container stands still meanwhile.
-    pub within: Within,
+    pub phase: DelayPhaseArg,
 }
 
 /// Which memory counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Memory {
+pub enum DelayMemoryArg {
     /// Resident pages of all processes of the container.
     #[default]
     Rss,
@@ -45,7 +45,7 @@ pub enum Memory {
 
 /// Where the delay is spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Within {
+pub enum DelayPhaseArg {
     /// While the container stands still.
     Freeze,
     /// After the thaw, before the archive appears.
@@ -55,16 +55,16 @@ pub enum Within {
 
 /// Draws the delays of a model, one after the other.
 #[derive(Debug)]
-pub(crate) struct Delays {
+pub(crate) struct DelaySampler {
     model: DelayModel,
-    draws: StdRng,
+    rng: StdRng,
 }
 
-impl Delays {
+impl DelaySampler {
     /// Begins at the model's seed.
-    pub(crate) fn new(model: DelayModel) -> Delays {
-        Delays {
-            draws: StdRng::seed_from_u64(model.seed),
+    pub(crate) fn new(model: DelayModel) -> DelaySampler {
+        DelaySampler {
+            rng: StdRng::seed_from_u64(model.seed),
             model,
         }
     }
@@ -74,23 +74,24 @@ impl Delays {
     /// # Errors
     ///
     /// `Invalid` for an annotation that is no size.
-    pub(crate) fn next(&mut self, annotated: Option<&str>) -> Result<Delay, Error> {
+    pub(crate) fn sample(&mut self, annotated: Option<&str>) -> Result<Delay, RuntimeError> {
         let memory = match (self.model.memory, annotated) {
-            (Memory::Annotation, Some(text)) => DelayMemory::Annotated(
-                parse_size(text)
-                    .map_err(|message| Error::Invalid(format!("annotation {MEMORY_ANNOTATION}: {message}")))?,
-            ),
-            (Memory::Rss | Memory::Annotation, _) => DelayMemory::Rss,
-            (Memory::Pss, _) => DelayMemory::Pss,
+            (DelayMemoryArg::Annotation, Some(text)) => {
+                DelayMemory::Annotated(parse_size(text).map_err(|message| {
+                    RuntimeError::InvalidArgument(format!("annotation {MEMORY_ANNOTATION}: {message}"))
+                })?)
+            }
+            (DelayMemoryArg::Rss | DelayMemoryArg::Annotation, _) => DelayMemory::Rss,
+            (DelayMemoryArg::Pss, _) => DelayMemory::Pss,
         };
         Ok(Delay {
             base: self.model.base,
             rate: self.model.rate,
-            factor: 1.0 + self.model.jitter * (2.0 * self.draws.random::<f64>() - 1.0),
+            jitter_factor: 1.0 + self.model.jitter * (2.0 * self.rng.random::<f64>() - 1.0),
             memory,
-            within: match self.model.within {
-                Within::Freeze => DelayIn::Freeze,
-                Within::Write => DelayIn::Write,
+            phase: match self.model.phase {
+                DelayPhaseArg::Freeze => DelayPhase::Freeze,
+                DelayPhaseArg::Write => DelayPhase::Write,
             },
         })
     }
@@ -98,15 +99,16 @@ impl Delays {
 
 /// What is annotated under a key for a container: its own annotation wins over the pod's, and of either the one with the
 /// container's name.
-pub(crate) fn annotated<'a>(
+pub(crate) fn find_annotation<'a>(
     key: &str,
     pod: &'a HashMap<String, String>,
     container: &'a HashMap<String, String>,
     name: &str,
 ) -> Option<&'a str> {
-    let named = format!("{key}.{name}");
-    let of = |annotations: &'a HashMap<String, String>| annotations.get(&named).or_else(|| annotations.get(key));
-    of(container).or_else(|| of(pod)).map(String::as_str)
+    let container_key = format!("{key}.{name}");
+    let lookup =
+        |annotations: &'a HashMap<String, String>| annotations.get(&container_key).or_else(|| annotations.get(key));
+    lookup(container).or_else(|| lookup(pod)).map(String::as_str)
 }
 
 /// Bytes: `65536`, `256Mi`, `1GiB`, `2G`.
@@ -127,13 +129,13 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
 }
 
 /// A part: `10%` or `0.1`, from 0 to 1.
-pub fn parse_part(text: &str) -> Result<f64, String> {
-    let part = match text.strip_suffix('%') {
+pub fn parse_fraction(text: &str) -> Result<f64, String> {
+    let fraction = match text.strip_suffix('%') {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.parse::<f64>(),
     };
-    match part {
-        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+    match fraction {
+        Ok(fraction) if (0.0..=1.0).contains(&fraction) => Ok(fraction),
         _ => Err(format!("{text:?} is not a part such as 10%, from 0% to 100%")),
     }
 }
@@ -152,7 +154,7 @@ mod tests {
     #[case("0", None)]
     #[case("fast", None)]
     #[case("", None)]
-    fn rates(#[case] text: &str, #[case] expected: Option<u64>) {
+    fn parses_rates(#[case] text: &str, #[case] expected: Option<u64>) {
         assert_eq!(parse_rate(text).ok(), expected);
     }
 
@@ -163,8 +165,8 @@ mod tests {
     #[case("101%", None)]
     #[case("-1%", None)]
     #[case("NaN", None)]
-    fn parts(#[case] text: &str, #[case] expected: Option<f64>) {
-        assert_eq!(parse_part(text).ok(), expected);
+    fn parses_fractions(#[case] text: &str, #[case] expected: Option<f64>) {
+        assert_eq!(parse_fraction(text).ok(), expected);
     }
 
     fn model() -> DelayModel {
@@ -173,16 +175,16 @@ mod tests {
             rate: Some(1 << 30),
             jitter: 0.1,
             seed: 7,
-            memory: Memory::Annotation,
-            within: Within::Freeze,
+            memory: DelayMemoryArg::Annotation,
+            phase: DelayPhaseArg::Freeze,
         }
     }
 
     #[test]
-    fn the_same_seed_draws_the_same_factors_within_the_jitter() {
+    fn a_seed_gives_the_same_factors_within_the_jitter() {
         let draw = || {
-            let mut delays = Delays::new(model());
-            [(); 50].map(|()| delays.next(None).unwrap().factor)
+            let mut delays = DelaySampler::new(model());
+            [(); 50].map(|()| delays.sample(None).unwrap().jitter_factor)
         };
         assert_eq!(draw(), draw());
         assert!(draw().iter().all(|factor| (0.9..=1.1).contains(factor)));
@@ -191,15 +193,15 @@ mod tests {
 
     #[test]
     fn an_annotation_is_a_size_or_an_error() {
-        let mut delays = Delays::new(model());
+        let mut delays = DelaySampler::new(model());
         assert_eq!(
-            delays.next(Some("64Gi")).unwrap().memory,
+            delays.sample(Some("64Gi")).unwrap().memory,
             DelayMemory::Annotated(64 << 30)
         );
-        assert_eq!(delays.next(None).unwrap().memory, DelayMemory::Rss);
+        assert_eq!(delays.sample(None).unwrap().memory, DelayMemory::Rss);
         assert!(
             delays
-                .next(Some("much"))
+                .sample(Some("much"))
                 .unwrap_err()
                 .to_string()
                 .contains(MEMORY_ANNOTATION)
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_container_and_its_name_win() {
+    fn the_most_specific_annotation_wins() {
         let map = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
             pairs
                 .iter()
@@ -215,9 +217,12 @@ mod tests {
                 .collect()
         };
         let pod = map(&[("", "1"), (".app", "2")]);
-        assert_eq!(annotated(MEMORY_ANNOTATION, &pod, &map(&[]), "other"), Some("1"));
-        assert_eq!(annotated(MEMORY_ANNOTATION, &pod, &map(&[]), "app"), Some("2"));
-        assert_eq!(annotated(MEMORY_ANNOTATION, &pod, &map(&[("", "3")]), "app"), Some("3"));
-        assert_eq!(annotated(MEMORY_ANNOTATION, &map(&[]), &map(&[]), "app"), None);
+        assert_eq!(find_annotation(MEMORY_ANNOTATION, &pod, &map(&[]), "other"), Some("1"));
+        assert_eq!(find_annotation(MEMORY_ANNOTATION, &pod, &map(&[]), "app"), Some("2"));
+        assert_eq!(
+            find_annotation(MEMORY_ANNOTATION, &pod, &map(&[("", "3")]), "app"),
+            Some("3")
+        );
+        assert_eq!(find_annotation(MEMORY_ANNOTATION, &map(&[]), &map(&[]), "app"), None);
     }
 }

@@ -2,30 +2,30 @@
 //! `spec.dump`, and containerd's `status.dump` and `status`.
 
 use cri_proto::document::{
-    CONFIG_DUMP, ConfigDump, SPEC_DUMP, STATUS, STATUS_DUMP, Status, StatusDump, never, to_json,
+    CONFIG_DUMP, ConfigDump, SPEC_DUMP, STATUS, STATUS_DUMP, Status, StatusDump, to_json, zero_time,
 };
 use jiff::Timestamp;
 
 use super::{
-    Pod, Record, State,
+    ContainerRecord, ContainerState, Pod,
     spec::{crio_name, spec},
 };
 use crate::checkpoint::{Document, Layout};
 
 /// The name by which `config.dump` tells the runtime.
-const RUNTIME: &str = "fake-cri";
+const RUNTIME_NAME: &str = "fake-cri";
 
 /// The documents about a container that is checkpointed now, in the order in which they stand in the archive.
 pub(crate) fn documents(
     layout: Layout,
-    record: &Record,
+    record: &ContainerRecord,
     pod: &Pod,
     now: Timestamp,
 ) -> serde_json::Result<Vec<Document>> {
     let status = record.status();
-    let created = Timestamp::from_nanosecond(i128::from(record.created_at)).unwrap_or_else(|_| never());
+    let created = Timestamp::from_nanosecond(i128::from(record.created_at)).unwrap_or_else(|_| zero_time());
     let restored_at = match record.state {
-        State::Running { started_at, .. } if record.restore.is_some() => Some(started_at),
+        ContainerState::Running { started_at, .. } if record.restore.is_some() => Some(started_at),
         _ => None,
     };
     let restored_at = restored_at.and_then(|at| Timestamp::from_nanosecond(i128::from(at)).ok());
@@ -39,13 +39,13 @@ pub(crate) fn documents(
         rootfs_image: record.image_name().to_owned(),
         rootfs_image_ref: record.image_ref().to_owned(),
         rootfs_image_name: record.image_name().to_owned(),
-        runtime: RUNTIME.to_owned(),
-        created,
-        checkpointed: now,
+        runtime: RUNTIME_NAME.to_owned(),
+        created_at: created,
+        checkpointed_at: now,
         restored: restored_at.is_some(),
-        restored_at: restored_at.unwrap_or_else(never),
+        restored_at: restored_at.unwrap_or_else(zero_time),
     };
-    let pid = record.state.process().map_or(0, |process| process.pid.unsigned_abs());
+    let pid = record.state.init().map_or(0, |process| process.pid.unsigned_abs());
     let document = |name: &str, content: String| Document {
         name: name.to_owned(),
         content,

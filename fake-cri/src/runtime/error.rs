@@ -6,7 +6,7 @@ use crate::{checkpoint, runtime::state::InvalidTransition};
 
 /// The kinds of object that have an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ObjectKind {
     /// A pod sandbox.
     PodSandbox,
     /// A container.
@@ -15,32 +15,32 @@ pub enum Kind {
     Image,
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Kind::PodSandbox => "pod sandbox",
-            Kind::Container => "container",
-            Kind::Image => "image",
+            ObjectKind::PodSandbox => "pod sandbox",
+            ObjectKind::Container => "container",
+            ObjectKind::Image => "image",
         })
     }
 }
 
 /// A failure of the runtime.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RuntimeError {
     /// Nothing is known by this id.
     #[error("could not find {kind} {id:?}")]
     NotFound {
         /// What was looked for.
-        kind: Kind,
+        kind: ObjectKind,
         /// The id as it was sent.
         id: String,
     },
     /// The id is the beginning of more than one.
     #[error("{kind} id {id:?} is ambiguous: it begins {count} ids")]
-    Ambiguous {
+    AmbiguousId {
         /// What was looked for.
-        kind: Kind,
+        kind: ObjectKind,
         /// The id as it was sent.
         id: String,
         /// How many ids begin so.
@@ -48,10 +48,10 @@ pub enum Error {
     },
     /// The request itself is wrong, whatever the state.
     #[error("{0}")]
-    Invalid(String),
+    InvalidArgument(String),
     /// The request is fine, but not in this state.
     #[error("{0}")]
-    Precondition(String),
+    FailedPrecondition(String),
     /// The change of state is not one that a container makes.
     #[error(transparent)]
     Transition(#[from] InvalidTransition),
@@ -59,7 +59,7 @@ pub enum Error {
     #[error("failed to reserve {kind} name {name:?}: it is reserved for {id:?}")]
     NameReserved {
         /// What was to be made.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its name, with all that makes it unique.
         name: String,
         /// Who has it.
@@ -73,7 +73,7 @@ pub enum Error {
         /// What the catalogue says.
         message: String,
         /// Whether the registry does not know it, rather than fails.
-        missing: bool,
+        not_found: bool,
     },
     /// The container's command could not be started.
     #[error("failed to create containerd task: {0}")]
@@ -83,13 +83,13 @@ pub enum Error {
     Restore(String),
     /// A time limit passed.
     #[error("{0}")]
-    Deadline(String),
+    DeadlineExceeded(String),
     /// An answer would be larger than a message may be.
     #[error("{0}")]
-    Exhausted(String),
+    ResourceExhausted(String),
     /// The folder in which an archive is to appear is not there.
     #[error("the folder {0:?} of the checkpoint location does not exist")]
-    FolderMissing(std::path::PathBuf),
+    ParentDirMissing(std::path::PathBuf),
     /// A checkpoint failed.
     #[error("failed to checkpoint container {id:?}: {failure}")]
     Checkpoint {
@@ -121,9 +121,9 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl RuntimeError {
     /// Nothing is known by this id.
-    pub(crate) fn not_found(kind: Kind, id: impl Into<String>) -> Error {
-        Error::NotFound { kind, id: id.into() }
+    pub(crate) fn not_found(kind: ObjectKind, id: impl Into<String>) -> RuntimeError {
+        RuntimeError::NotFound { kind, id: id.into() }
     }
 }

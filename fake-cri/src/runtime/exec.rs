@@ -5,7 +5,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Error, Exec, Runtime, command, start::shim_error};
+use super::{ExecMode, Runtime, RuntimeError, command, start::shim_error};
 use crate::shim::ExecOutput;
 
 impl Runtime {
@@ -16,33 +16,33 @@ impl Runtime {
     /// What finding the container fails with; `Precondition` when it does not run; `Invalid` without a command;
     /// `Start` for a command that cannot be run; `Deadline` when the timeout passes; `Exhausted` when it writes more than an answer
     /// holds, for which it is killed.
-    pub async fn exec(&self, id: &str, argv: Vec<String>, timeout: Duration) -> Result<ExecOutput, Error> {
+    pub async fn exec(&self, id: &str, argv: Vec<String>, timeout: Duration) -> Result<ExecOutput, RuntimeError> {
         let container = self.container(id)?;
         if argv.is_empty() {
-            return Err(Error::Invalid("no command to run was given".to_owned()));
+            return Err(RuntimeError::InvalidArgument("no command to run was given".to_owned()));
         }
         let shim = self.running_shim(&container)?;
-        if container.marks.exec_broken.load(Ordering::SeqCst) {
-            return Err(Error::Start(
+        if container.injected.refuse_exec.load(Ordering::SeqCst) {
+            return Err(RuntimeError::Start(
                 "cannot exec in a container that was checkpointed".to_owned(),
             ));
         }
         let timeout = (!timeout.is_zero()).then_some(timeout);
         match self.config.exec {
-            Exec::Host => shim
+            ExecMode::Host => shim
                 .exec(argv, Vec::new(), timeout)
                 .await
                 .map_err(|error| shim_error(&container.id, error)),
-            Exec::StandIn => {
+            ExecMode::StandIn => {
                 let record = container.record();
-                let options = command::stand_in_options(&record, &self.pod(&record.pod_id)?)?;
+                let options = command::workload_options(&record, &self.pod(&record.pod_id)?)?;
                 let delay = options.exec_delay.unwrap_or_default();
                 if let Some(timeout) = timeout.filter(|timeout| *timeout < delay) {
                     tokio::time::sleep(timeout).await;
-                    return Err(Error::Deadline(format!("timeout {timeout:?} exceeded")));
+                    return Err(RuntimeError::DeadlineExceeded(format!("timeout {timeout:?} exceeded")));
                 }
-                let killed = tokio::time::timeout(delay, container.marks.kill_execs.notified()).await;
-                if killed.is_ok() {
+                let kill_requested = tokio::time::timeout(delay, container.injected.kill_execs.notified()).await;
+                if kill_requested.is_ok() {
                     return Ok(ExecOutput {
                         stdout: Vec::new(),
                         stderr: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use crate::runtime::error::{Error, Kind};
+use crate::runtime::error::{ObjectKind, RuntimeError};
 
 /// A new id: 32 random bytes as 64 hexadecimal digits, as the real runtimes have them.
 pub(crate) fn new_id() -> String {
@@ -25,20 +25,24 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// # Errors
 ///
 /// `Invalid` for an empty id, `NotFound` when no id begins so, `Ambiguous` when more than one does.
-pub(crate) fn find<'a, T>(kind: Kind, table: &'a BTreeMap<String, T>, id: &str) -> Result<&'a T, Error> {
+pub(crate) fn find_by_id<'a, T>(
+    kind: ObjectKind,
+    table: &'a BTreeMap<String, T>,
+    id: &str,
+) -> Result<&'a T, RuntimeError> {
     if id.is_empty() {
-        return Err(Error::Invalid(format!("the {kind}'s id is empty")));
+        return Err(RuntimeError::InvalidArgument(format!("the {kind}'s id is empty")));
     }
-    if let Some(found) = table.get(id) {
-        return Ok(found);
+    if let Some(value) = table.get(id) {
+        return Ok(value);
     }
     let mut candidates = table
         .range::<str, _>((Bound::Included(id), Bound::Unbounded))
         .take_while(|(key, _)| key.starts_with(id));
     match (candidates.next(), candidates.next()) {
-        (None, _) => Err(Error::not_found(kind, id)),
-        (Some((_, found)), None) => Ok(found),
-        (Some(_), Some(_)) => Err(Error::Ambiguous {
+        (None, _) => Err(RuntimeError::not_found(kind, id)),
+        (Some((_, value)), None) => Ok(value),
+        (Some(_), Some(_)) => Err(RuntimeError::AmbiguousId {
             kind,
             id: id.to_owned(),
             count: 2 + candidates.count(),
@@ -61,27 +65,27 @@ mod tests {
     #[case("ba", Some(4))]
     #[case("c", None)]
     #[case("", None)]
-    fn full_or_unique_prefix(#[case] id: &str, #[case] expected: Option<u32>) {
+    fn finds_a_full_id_or_a_unique_prefix(#[case] id: &str, #[case] expected: Option<u32>) {
         let table: BTreeMap<String, u32> = [("abc1", 1), ("abc2", 2), ("abd1", 3), ("ba", 4)]
             .map(|(key, value)| (key.to_owned(), value))
             .into();
-        assert_eq!(find(Kind::Container, &table, id).ok().copied(), expected);
+        assert_eq!(find_by_id(ObjectKind::Container, &table, id).ok().copied(), expected);
     }
 
     #[test]
-    fn a_full_id_that_begins_another_is_found() {
+    fn an_id_may_be_a_prefix_of_another_id() {
         let table: BTreeMap<String, u32> = [("ab", 1), ("abc", 2)]
             .map(|(key, value)| (key.to_owned(), value))
             .into();
-        assert_eq!(find(Kind::Container, &table, "ab").ok(), Some(&1));
+        assert_eq!(find_by_id(ObjectKind::Container, &table, "ab").ok(), Some(&1));
     }
 
     #[test]
-    fn ambiguity_is_told_apart_and_counted() {
+    fn an_ambiguous_prefix_counts_its_matches() {
         let table: BTreeMap<String, ()> = ["aa", "ab", "ac"].map(|key| (key.to_owned(), ())).into();
         assert!(matches!(
-            find(Kind::PodSandbox, &table, "a"),
-            Err(Error::Ambiguous { count: 3, .. })
+            find_by_id(ObjectKind::PodSandbox, &table, "a"),
+            Err(RuntimeError::AmbiguousId { count: 3, .. })
         ));
     }
 

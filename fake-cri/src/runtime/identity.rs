@@ -11,11 +11,11 @@
 
 use cri_proto::runtime::v1;
 
-use super::{Error, image::Image};
+use super::{RuntimeError, image::Image};
 use crate::process::identity::Identity;
 
 /// The files that names are looked up in.
-pub(crate) struct Accounts {
+pub(crate) struct HostAccounts {
     passwd: String,
     group: String,
 }
@@ -27,12 +27,12 @@ struct Account<'a> {
     gid: u32,
 }
 
-impl Accounts {
+impl HostAccounts {
     /// Those of the host. A file that is not there holds nobody.
-    pub(crate) fn of_host() -> Accounts {
+    pub(crate) fn read_host() -> HostAccounts {
         let read = |path: &str| std::fs::read(path).unwrap_or_default();
         let text = |path: &str| String::from_utf8_lossy(&read(path)).into_owned();
-        Accounts {
+        HostAccounts {
             passwd: text("/etc/passwd"),
             group: text("/etc/group"),
         }
@@ -67,8 +67,8 @@ impl Accounts {
     }
 
     fn gid(&self, group: &str) -> Option<u32> {
-        let named = || self.groups().find(|(name, ..)| *name == group);
-        group.parse().ok().or_else(|| named().map(|(_, gid, _)| gid))
+        let find_group = || self.groups().find(|(name, ..)| *name == group);
+        group.parse().ok().or_else(|| find_group().map(|(_, gid, _)| gid))
     }
 
     /// The groups that have this user as a member.
@@ -76,9 +76,9 @@ impl Accounts {
         let Some(account) = self.accounts().find(|account| account.uid == uid) else {
             return Vec::new();
         };
-        let member = |members: &str| members.split(',').any(|member| member == account.name);
+        let is_member = |members: &str| members.split(',').any(|member| member == account.name);
         self.groups()
-            .filter(|(_, _, members)| member(members))
+            .filter(|(_, _, members)| is_member(members))
             .map(|(_, gid, _)| gid)
             .collect()
     }
@@ -86,26 +86,26 @@ impl Accounts {
 
 /// What a container's identity is to be, and what of it was asked for by name.
 #[derive(Debug, PartialEq, Eq)]
-struct Wanted {
+struct RequestedIdentity {
     identity: Identity,
-    uid: Asked,
-    gid: Asked,
+    uid_source: IdSource,
+    gid_source: IdSource,
     /// Supplementary groups that the request names.
-    groups: Vec<u32>,
+    requested_groups: Vec<u32>,
     strict: bool,
 }
 
 /// Who asked for something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Nobody,
+enum IdSource {
+    Unrequested,
     Image,
     Request,
 }
 
 /// What was decided.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Decision {
+pub(crate) struct EffectiveIdentity {
     /// As whom the container's processes run.
     pub(crate) identity: Identity,
     /// What is not applied, a sentence each.
@@ -118,14 +118,19 @@ pub(crate) struct Decision {
 ///
 /// `Invalid` for a request that contradicts itself or names nobody; `Precondition` for what fake-cri may not apply, unless that is
 /// accepted.
-pub(crate) fn decide(config: &v1::ContainerConfig, image: &Image, accept: bool) -> Result<Decision, Error> {
-    let failed = |error: std::io::Error| Error::Internal(format!("failed to read fake-cri's own identity: {error}"));
-    let own = Identity::own().map_err(failed)?;
+pub(crate) fn resolve_identity(
+    config: &v1::ContainerConfig,
+    image: &Image,
+    accept: bool,
+) -> Result<EffectiveIdentity, RuntimeError> {
+    let failed =
+        |error: std::io::Error| RuntimeError::Internal(format!("failed to read fake-cri's own identity: {error}"));
+    let runtime_user = Identity::current().map_err(failed)?;
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let context = context.cloned().unwrap_or_default();
-    let wanted = wanted(&context, image, &own, &Accounts::of_host())?;
-    let obstacle = wanted.identity.obstacle().map_err(failed)?;
-    weigh(wanted, &own, obstacle, accept)
+    let request = requested_identity(&context, image, &runtime_user, &HostAccounts::read_host())?;
+    let obstacle = request.identity.obstacle().map_err(failed)?;
+    apply_obstacle(request, &runtime_user, obstacle, accept)
 }
 
 /// Whether a request names an identity.
@@ -144,149 +149,156 @@ pub(crate) fn is_requested(config: &v1::ContainerConfig) -> bool {
 /// # Errors
 ///
 /// `Invalid` for a group without a user, which the CRI demands, and for ids that are none.
-pub(crate) fn check_sandbox(config: &v1::PodSandboxConfig) -> Result<(), Error> {
+pub(crate) fn check_sandbox(config: &v1::PodSandboxConfig) -> Result<(), RuntimeError> {
     let Some(context) = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()) else {
         return Ok(());
     };
-    let user = id(context.run_as_user.as_ref(), "run_as_user")?;
-    let group = id(context.run_as_group.as_ref(), "run_as_group")?;
-    ids(&context.supplemental_groups)?;
-    policy(context.supplemental_groups_policy)?;
-    group_needs_user(user.is_some(), group)
+    let uid = optional_id(context.run_as_user.as_ref(), "run_as_user")?;
+    let group = optional_id(context.run_as_group.as_ref(), "run_as_group")?;
+    group_ids(&context.supplemental_groups)?;
+    is_strict_policy(context.supplemental_groups_policy)?;
+    check_group_has_user(uid.is_some(), group)
 }
 
-fn wanted(
+fn requested_identity(
     context: &v1::LinuxContainerSecurityContext,
     image: &Image,
-    own: &Identity,
-    accounts: &Accounts,
-) -> Result<Wanted, Error> {
+    runtime_user: &Identity,
+    accounts: &HostAccounts,
+) -> Result<RequestedIdentity, RuntimeError> {
     let (user, name) = (
-        id(context.run_as_user.as_ref(), "run_as_user")?,
+        optional_id(context.run_as_user.as_ref(), "run_as_user")?,
         context.run_as_username.as_str(),
     );
-    let group = id(context.run_as_group.as_ref(), "run_as_group")?;
-    let more = ids(&context.supplemental_groups)?;
-    let strict = policy(context.supplemental_groups_policy)?;
+    let group = optional_id(context.run_as_group.as_ref(), "run_as_group")?;
+    let extra_groups = group_ids(&context.supplemental_groups)?;
+    let strict = is_strict_policy(context.supplemental_groups_policy)?;
     if user.is_some() && !name.is_empty() {
-        return Err(Error::Invalid(format!(
+        return Err(RuntimeError::InvalidArgument(format!(
             "run_as_user {} and run_as_username {name:?} are both set: name one of them",
             user.unwrap_or_default()
         )));
     }
-    group_needs_user(user.is_some() || !name.is_empty(), group)?;
-    let requested = match (user, name) {
+    check_group_has_user(user.is_some() || !name.is_empty(), group)?;
+    let requested_uid = match (user, name) {
         (Some(uid), _) => Some(uid),
         (None, "") => None,
         (None, name) => Some(accounts.uid(name).ok_or_else(|| {
-            Error::Invalid(format!(
+            RuntimeError::InvalidArgument(format!(
                 "run_as_username {name:?}: unable to find user {name}: no matching entries in passwd file"
             ))
         })?),
     };
     let (image_user, image_group) = image.user.split_once(':').unwrap_or((&image.user, ""));
-    let (uid, uid_asked) = match requested {
-        Some(uid) => (uid, Asked::Request),
+    let (uid, uid_source) = match requested_uid {
+        Some(uid) => (uid, IdSource::Request),
         None => match accounts.uid(image_user) {
-            Some(uid) => (uid, Asked::Image),
-            None => (own.uid, Asked::Nobody),
+            Some(uid) => (uid, IdSource::Image),
+            None => (runtime_user.uid, IdSource::Unrequested),
         },
     };
-    let from_image = (uid_asked == Asked::Image).then(|| accounts.gid(image_group)).flatten();
-    let (gid, gid_asked) = match (group, from_image, uid_asked) {
-        (Some(gid), ..) => (gid, Asked::Request),
-        (None, Some(gid), _) => (gid, Asked::Image),
-        (None, None, Asked::Nobody) => (own.gid, Asked::Nobody),
+    let image_gid = (uid_source == IdSource::Image)
+        .then(|| accounts.gid(image_group))
+        .flatten();
+    let (gid, gid_source) = match (group, image_gid, uid_source) {
+        (Some(gid), ..) => (gid, IdSource::Request),
+        (None, Some(gid), _) => (gid, IdSource::Image),
+        (None, None, IdSource::Unrequested) => (runtime_user.gid, IdSource::Unrequested),
         (None, None, _) => {
             let account = accounts.accounts().find(|account| account.uid == uid);
-            (account.map_or(0, |account| account.gid), Asked::Nobody)
+            (account.map_or(0, |account| account.gid), IdSource::Unrequested)
         }
     };
     let mut groups = vec![gid];
-    if uid_asked == Asked::Nobody && more.is_empty() && !strict {
-        groups = own.groups.clone();
+    if uid_source == IdSource::Unrequested && extra_groups.is_empty() && !strict {
+        groups = runtime_user.groups.clone();
     } else {
-        let merged = if strict { Vec::new() } else { accounts.groups_of(uid) };
-        for group in merged.into_iter().chain(more.iter().copied()) {
+        let account_groups = if strict { Vec::new() } else { accounts.groups_of(uid) };
+        for group in account_groups.into_iter().chain(extra_groups.iter().copied()) {
             if !groups.contains(&group) {
                 groups.push(group);
             }
         }
     }
-    Ok(Wanted {
+    Ok(RequestedIdentity {
         identity: Identity {
             uid,
             gid,
             groups,
-            no_new_privs: context.no_new_privs || own.no_new_privs,
+            no_new_privs: context.no_new_privs || runtime_user.no_new_privs,
         },
-        uid: uid_asked,
-        gid: gid_asked,
-        groups: more,
+        uid_source,
+        gid_source,
+        requested_groups: extra_groups,
         strict,
     })
 }
 
 /// Takes what may be applied, and refuses or notes the rest.
-fn weigh(wanted: Wanted, own: &Identity, obstacle: Option<String>, accept: bool) -> Result<Decision, Error> {
+fn apply_obstacle(
+    request: RequestedIdentity,
+    runtime_user: &Identity,
+    obstacle: Option<String>,
+    accept: bool,
+) -> Result<EffectiveIdentity, RuntimeError> {
     let Some(obstacle) = obstacle else {
-        return Ok(Decision {
-            identity: wanted.identity,
+        return Ok(EffectiveIdentity {
+            identity: request.identity,
             unapplied: Vec::new(),
         });
     };
     let identity = Identity {
-        no_new_privs: wanted.identity.no_new_privs,
-        ..own.clone()
+        no_new_privs: request.identity.no_new_privs,
+        ..runtime_user.clone()
     };
-    let Identity { uid, gid, .. } = wanted.identity;
-    let (mut requested, mut of_image) = (Vec::new(), Vec::new());
-    let mut differs = |asked: Asked, field: &str, value: String| match asked {
-        Asked::Nobody => {}
-        Asked::Image => of_image.push(format!("the image's user {value}")),
-        Asked::Request => requested.push(format!("{field} {value}")),
+    let Identity { uid, gid, .. } = request.identity;
+    let (mut requested, mut from_image) = (Vec::new(), Vec::new());
+    let mut add_difference = |source: IdSource, field: &str, value: String| match source {
+        IdSource::Unrequested => {}
+        IdSource::Image => from_image.push(format!("the image's user {value}")),
+        IdSource::Request => requested.push(format!("{field} {value}")),
     };
-    if uid != own.uid {
-        differs(wanted.uid, "run_as_user", uid.to_string());
+    if uid != runtime_user.uid {
+        add_difference(request.uid_source, "run_as_user", uid.to_string());
     }
-    if gid != own.gid {
-        differs(wanted.gid, "run_as_group", gid.to_string());
+    if gid != runtime_user.gid {
+        add_difference(request.gid_source, "run_as_group", gid.to_string());
     }
-    let missing: Vec<u32> = wanted
-        .groups
+    let missing_groups: Vec<u32> = request
+        .requested_groups
         .iter()
         .copied()
-        .filter(|group| !own.groups.contains(group) && *group != own.gid)
+        .filter(|group| !runtime_user.groups.contains(group) && *group != runtime_user.gid)
         .collect();
-    if !missing.is_empty() {
-        differs(Asked::Request, "supplemental_groups", format!("{missing:?}"));
+    if !missing_groups.is_empty() {
+        add_difference(IdSource::Request, "supplemental_groups", format!("{missing_groups:?}"));
     }
-    let spare = own
+    let has_extra_groups = runtime_user
         .groups
         .iter()
-        .any(|group| *group != own.gid && !wanted.groups.contains(group));
-    if wanted.strict && spare {
-        differs(Asked::Request, "supplemental_groups_policy", "Strict".to_owned());
+        .any(|group| *group != runtime_user.gid && !request.requested_groups.contains(group));
+    if request.strict && has_extra_groups {
+        add_difference(IdSource::Request, "supplemental_groups_policy", "Strict".to_owned());
     }
     if !requested.is_empty() && !accept {
-        return Err(Error::Precondition(format!(
+        return Err(RuntimeError::FailedPrecondition(format!(
             "{} cannot be applied: {obstacle}; run fake-cri as root, or start it with --accept-unapplied to run such containers as \
              fake-cri's own user",
             requested.join(", ")
         )));
     }
-    let unapplied = requested.into_iter().chain(of_image);
-    Ok(Decision {
+    let unapplied = requested.into_iter().chain(from_image);
+    Ok(EffectiveIdentity {
         identity,
         unapplied: unapplied
-            .map(|what| format!("{what} is not applied: {obstacle}"))
+            .map(|difference| format!("{difference} is not applied: {obstacle}"))
             .collect(),
     })
 }
 
-fn group_needs_user(user: bool, group: Option<u32>) -> Result<(), Error> {
+fn check_group_has_user(user: bool, group: Option<u32>) -> Result<(), RuntimeError> {
     match group {
-        Some(group) if !user => Err(Error::Invalid(format!(
+        Some(group) if !user => Err(RuntimeError::InvalidArgument(format!(
             "run_as_group {group}: runAsGroup is specified without a runAsUser"
         ))),
         _ => Ok(()),
@@ -294,18 +306,18 @@ fn group_needs_user(user: bool, group: Option<u32>) -> Result<(), Error> {
 }
 
 /// An id of the kernel: 32 bits, of which all ones mean "no change" (setresuid(2)).
-fn kernel_id(value: i64, field: &str) -> Result<u32, Error> {
+fn kernel_id(value: i64, field: &str) -> Result<u32, RuntimeError> {
     u32::try_from(value)
         .ok()
         .filter(|id| *id != u32::MAX)
-        .ok_or_else(|| Error::Invalid(format!("{field} {value} is no id: 0 to {}", u32::MAX - 1)))
+        .ok_or_else(|| RuntimeError::InvalidArgument(format!("{field} {value} is no id: 0 to {}", u32::MAX - 1)))
 }
 
-fn id(value: Option<&v1::Int64Value>, field: &str) -> Result<Option<u32>, Error> {
+fn optional_id(value: Option<&v1::Int64Value>, field: &str) -> Result<Option<u32>, RuntimeError> {
     value.map(|value| kernel_id(value.value, field)).transpose()
 }
 
-fn ids(values: &[i64]) -> Result<Vec<u32>, Error> {
+fn group_ids(values: &[i64]) -> Result<Vec<u32>, RuntimeError> {
     values
         .iter()
         .map(|value| kernel_id(*value, "supplemental_groups"))
@@ -313,10 +325,10 @@ fn ids(values: &[i64]) -> Result<Vec<u32>, Error> {
 }
 
 /// Whether the policy is Strict.
-fn policy(value: i32) -> Result<bool, Error> {
+fn is_strict_policy(value: i32) -> Result<bool, RuntimeError> {
     match v1::SupplementalGroupsPolicy::try_from(value) {
         Ok(policy) => Ok(policy == v1::SupplementalGroupsPolicy::Strict),
-        Err(_) => Err(Error::Invalid(format!(
+        Err(_) => Err(RuntimeError::InvalidArgument(format!(
             "supplemental_groups_policy {value} is not known"
         ))),
     }
@@ -328,14 +340,14 @@ mod tests {
 
     use super::*;
 
-    fn accounts() -> Accounts {
-        Accounts {
+    fn accounts() -> HostAccounts {
+        HostAccounts {
             passwd: "root:x:0:0:root:/root:/bin/sh\nalice:x:1001:1002::/home/alice:/bin/sh\nbroken\n".to_owned(),
             group: "root:x:0:\nalice:x:1002:\nusers:x:100:bob,alice\nwheel:x:10:alice\n".to_owned(),
         }
     }
 
-    fn own(uid: u32) -> Identity {
+    fn test_identity(uid: u32) -> Identity {
         Identity {
             uid,
             gid: uid,
@@ -370,20 +382,20 @@ mod tests {
     #[case::request_over_image(user(0), "alice:users", 0, 0, &[0])]
     #[case::nobody_asked(Default::default(), "", 50, 50, &[50, 27])]
     #[case::image_of_nobody(Default::default(), "nosuch", 50, 50, &[50, 27])]
-    fn the_identity_that_is_asked_for(
+    fn resolves_the_requested_identity(
         #[case] context: v1::LinuxContainerSecurityContext,
-        #[case] of_image: &str,
+        #[case] from_image: &str,
         #[case] uid: u32,
         #[case] gid: u32,
         #[case] groups: &[u32],
     ) {
-        let wanted = wanted(&context, &image(of_image), &own(50), &accounts()).unwrap();
+        let request = requested_identity(&context, &image(from_image), &test_identity(50), &accounts()).unwrap();
         let Identity {
             uid: u,
             gid: g,
             groups: gs,
             ..
-        } = wanted.identity;
+        } = request.identity;
         assert_eq!((u, g, gs.as_slice()), (uid, gid, groups));
     }
 
@@ -395,49 +407,55 @@ mod tests {
     #[case(user(i64::from(u32::MAX)), "is no id")]
     #[case(v1::LinuxContainerSecurityContext { supplemental_groups: vec![1 << 40], ..user(1) }, "supplemental_groups 1099511627776")]
     #[case(v1::LinuxContainerSecurityContext { supplemental_groups_policy: 9, ..user(1) }, "supplemental_groups_policy 9")]
-    fn requests_that_name_no_identity(#[case] context: v1::LinuxContainerSecurityContext, #[case] said: &str) {
-        let error = wanted(&context, &image("alice"), &own(50), &accounts()).unwrap_err();
+    fn invalid_identities_are_refused(#[case] context: v1::LinuxContainerSecurityContext, #[case] expected: &str) {
+        let error = requested_identity(&context, &image("alice"), &test_identity(50), &accounts()).unwrap_err();
         assert!(
-            matches!(&error, Error::Invalid(message) if message.contains(said)),
+            matches!(&error, RuntimeError::InvalidArgument(message) if message.contains(expected)),
             "{error}"
         );
     }
 
     #[test]
-    fn what_cannot_be_applied_is_refused_by_name_or_noted() {
+    fn an_unapplied_identity_is_refused_or_reported() {
         let context = v1::LinuxContainerSecurityContext {
             supplemental_groups: vec![27, 1234],
             no_new_privs: true,
             ..user(1001)
         };
-        let ask = |accept| {
-            let wanted = wanted(&context, &image(""), &own(50), &accounts()).unwrap();
-            weigh(wanted, &own(50), Some("no capability".to_owned()), accept)
+        let resolve = |accept| {
+            let request = requested_identity(&context, &image(""), &test_identity(50), &accounts()).unwrap();
+            apply_obstacle(request, &test_identity(50), Some("no capability".to_owned()), accept)
         };
-        let refused = ask(false).unwrap_err().to_string();
+        let refused = resolve(false).unwrap_err().to_string();
         assert!(refused.starts_with("run_as_user 1001, supplemental_groups [1234] cannot be applied: no capability"));
         assert!(refused.contains("--accept-unapplied"), "{refused}");
-        let accepted = ask(true).unwrap();
+        let accepted = resolve(true).unwrap();
         assert_eq!(
             accepted.identity,
             Identity {
                 no_new_privs: true,
-                ..own(50)
+                ..test_identity(50)
             }
         );
         assert_eq!(accepted.unapplied.len(), 2);
     }
 
     #[test]
-    fn without_privileges_ones_own_user_and_an_images_user_are_no_reason_to_refuse() {
+    fn unprivileged_default_and_image_users_are_accepted() {
         let obstacle = || Some("no capability".to_owned());
-        let wanted_by = |context: v1::LinuxContainerSecurityContext, of_image: &str| {
-            wanted(&context, &image(of_image), &own(50), &accounts()).unwrap()
+        let resolve = |context: v1::LinuxContainerSecurityContext, from_image: &str| {
+            requested_identity(&context, &image(from_image), &test_identity(50), &accounts()).unwrap()
         };
-        let decision = weigh(wanted_by(user(50), ""), &own(50), obstacle(), false).unwrap();
-        assert_eq!((decision.identity, decision.unapplied.len()), (own(50), 0));
-        let decision = weigh(wanted_by(Default::default(), "alice"), &own(50), obstacle(), false).unwrap();
-        assert_eq!(decision.identity, own(50));
+        let decision = apply_obstacle(resolve(user(50), ""), &test_identity(50), obstacle(), false).unwrap();
+        assert_eq!((decision.identity, decision.unapplied.len()), (test_identity(50), 0));
+        let decision = apply_obstacle(
+            resolve(Default::default(), "alice"),
+            &test_identity(50),
+            obstacle(),
+            false,
+        )
+        .unwrap();
+        assert_eq!(decision.identity, test_identity(50));
         assert_eq!(
             decision.unapplied,
             ["the image's user 1001 is not applied: no capability"]

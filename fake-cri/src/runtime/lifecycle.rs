@@ -7,27 +7,28 @@ use std::{path::Path, sync::Arc, time::Duration};
 use cri_proto::runtime::v1;
 
 use super::{
-    Container, Error, Kind, Record, Runtime, State,
+    Container, ContainerRecord, ContainerState, ObjectKind, Runtime, RuntimeError,
     clock::now,
-    command, fields,
-    id::{find, new_id},
+    command,
+    id::{find_by_id, new_id},
     identity,
-    restored::{self, Source},
-    signal::{signal_from_cri, signal_name},
+    restore_source::{self, ArchiveSource},
+    signal::{cri_signal_number, parse_signal},
     start::shim_error,
-    store::{absent_is_fine, failed},
+    store::{ignore_not_found, store_error},
+    unapplied_fields,
 };
 use crate::{
-    checkpoint::Caller,
+    checkpoint::CancelFlag,
     process::pidfd,
     shim::{Shim, ShimError},
 };
 
 /// How long a killed container may take to end: the kernel has its memory to free.
-const KILL_PATIENCE: Duration = Duration::from_secs(30);
+const CONTAINER_EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the end of a container whose shim does not answer may take to be heard of.
-const REACH_PATIENCE: Duration = Duration::from_secs(1);
+const UNREACHABLE_SHIM_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Runtime {
     /// Makes a container in a pod sandbox. One that goes on from an archive has that read, as long as the caller waits.
@@ -41,26 +42,27 @@ impl Runtime {
         &self,
         pod_id: &str,
         config: Option<v1::ContainerConfig>,
-        caller: &Caller,
-    ) -> Result<String, Error> {
+        caller: &CancelFlag,
+    ) -> Result<String, RuntimeError> {
         let pod = self.pod(pod_id)?;
-        let mut config = config.ok_or_else(|| Error::Invalid("container config is missing".to_owned()))?;
+        let mut config =
+            config.ok_or_else(|| RuntimeError::InvalidArgument("container config is missing".to_owned()))?;
         let metadata = config
             .metadata
             .clone()
             .filter(|metadata| !metadata.name.is_empty())
-            .ok_or_else(|| Error::Invalid("container config's metadata needs a name".to_owned()))?;
+            .ok_or_else(|| RuntimeError::InvalidArgument("container config's metadata needs a name".to_owned()))?;
         let reference = config
             .image
             .as_ref()
             .map(|image| image.image.clone())
             .filter(|image| !image.is_empty())
-            .ok_or_else(|| Error::Invalid("container config names no image".to_owned()))?;
-        fields::check_host_paths(&config)?;
-        self.reported.check(&config, self.config.accept_unapplied)?;
-        let restored = restored::source(self.state_dir(), &pod, &config, &reference, caller)?;
+            .ok_or_else(|| RuntimeError::InvalidArgument("container config names no image".to_owned()))?;
+        unapplied_fields::check_host_paths(&config)?;
+        self.unapplied_fields.check(&config, self.config.accept_unapplied)?;
+        let restored = restore_source::restore_source(self.state_dir(), &pod, &config, &reference, caller)?;
         let image = match &restored {
-            Some((Source::Image(archive), _)) => restored::image(archive),
+            Some((ArchiveSource::Image(archive), _)) => restore_source::archive_image(archive),
             _ => self.images.get(&reference)?,
         };
         let resources = config
@@ -73,7 +75,7 @@ impl Runtime {
             (directory, path) => Some(Path::new(directory).join(path)),
         };
         let id = new_id();
-        let decision = identity::decide(&config, &image, self.config.accept_unapplied || restored.is_some())?;
+        let decision = identity::resolve_identity(&config, &image, self.config.accept_unapplied || restored.is_some())?;
         let identity = match &restored {
             None => {
                 for unapplied in &decision.unapplied {
@@ -92,18 +94,18 @@ impl Runtime {
             }
         };
         let (source, restored) = restored.unzip();
-        let record = Record {
+        let record = ContainerRecord {
             id,
             pod_id: pod.id.clone(),
             config,
             resources,
             image,
-            restore: source.map(Source::into_path),
+            restore: source.map(ArchiveSource::into_path),
             restored: restored.unwrap_or_default(),
             identity,
             log,
             created_at: now(),
-            state: State::Created,
+            state: ContainerState::Created,
         };
         // What only a start would stumble over is refused here, where its caller can still see why.
         command::launch_spec(&self.config, &record, &pod, self.shim_dir(&record.id))?;
@@ -117,16 +119,19 @@ impl Runtime {
 
         // Reserving the name and entering the container are one step under the lock, so a failed call leaves neither.
         let mut tables = self.tables();
-        let pod = find(Kind::PodSandbox, &tables.pods, &pod.id)?;
+        let pod = find_by_id(ObjectKind::PodSandbox, &tables.pods, &pod.id)?;
         if !pod.ready {
-            return Err(Error::Precondition(format!("pod sandbox {:?} is not ready", pod.id)));
+            return Err(RuntimeError::FailedPrecondition(format!(
+                "pod sandbox {:?} is not ready",
+                pod.id
+            )));
         }
-        let same = |other: &Record| {
+        let has_same_name = |other: &ContainerRecord| {
             other.pod_id == record.pod_id && other.name() == metadata.name && other.attempt() == metadata.attempt
         };
-        if let Some(other) = tables.containers.values().find(|other| same(&other.record())) {
-            return Err(Error::NameReserved {
-                kind: Kind::Container,
+        if let Some(other) = tables.containers.values().find(|other| has_same_name(&other.record())) {
+            return Err(RuntimeError::NameReserved {
+                kind: ObjectKind::Container,
                 name: format!("{}_{}_{}", metadata.name, pod.full_name(), metadata.attempt),
                 id: other.id.clone(),
             });
@@ -143,24 +148,24 @@ impl Runtime {
     /// # Errors
     ///
     /// `Invalid` or `Ambiguous` for the id; `Shim` when its shim cannot be reached.
-    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         let container = match self.container(id) {
             Ok(container) => container,
-            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(RuntimeError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         if !grace.is_zero() {
             // A start that is under way ends first, so that what it starts is stopped.
-            drop(container.starting.lock().await);
-            let Some(shim) = container.shim().filter(|_| container.record().state.running()) else {
+            drop(container.start_lock.lock().await);
+            let Some(shim) = container.shim().filter(|_| container.record().state.is_running()) else {
                 return Ok(());
             };
             let signal = stop_signal(&container.record());
             match shim.signal(signal).await {
-                Ok(()) | Err(ShimError::Gone | ShimError::State { .. }) => {}
+                Ok(()) | Err(ShimError::Gone | ShimError::WrongState { .. }) => {}
                 Err(error) => return Err(shim_error(&container.id, error)),
             }
-            if tokio::time::timeout(grace, container.exited()).await.is_ok() {
+            if tokio::time::timeout(grace, container.wait_exited()).await.is_ok() {
                 return Ok(());
             }
         }
@@ -169,31 +174,34 @@ impl Runtime {
 
     /// Kills what runs of a container and waits for its end. A shim that does not do it is killed itself, which ends
     /// what is below it too.
-    pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {
-        drop(container.starting.lock().await);
-        let Some(shim) = container.shim().filter(|_| container.record().state.running()) else {
+    pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), RuntimeError> {
+        drop(container.start_lock.lock().await);
+        let Some(shim) = container.shim().filter(|_| container.record().state.is_running()) else {
             return Ok(());
         };
-        let patience = match shim.kill_all().await {
-            Ok(()) | Err(ShimError::State { .. }) => KILL_PATIENCE,
+        let exit_timeout = match shim.kill_all().await {
+            Ok(()) | Err(ShimError::WrongState { .. }) => CONTAINER_EXIT_TIMEOUT,
             // Either it has ended with its container, of which we are about to hear, or nobody can reach it any more: its
             // folder may have been deleted.
             Err(error) => {
                 tracing::warn!(container = container.id, %error, "failed to reach the container's shim");
-                REACH_PATIENCE
+                UNREACHABLE_SHIM_TIMEOUT
             }
         };
-        if tokio::time::timeout(patience, container.exited()).await.is_ok() {
+        if tokio::time::timeout(exit_timeout, container.wait_exited())
+            .await
+            .is_ok()
+        {
             return Ok(());
         }
-        let failed = |message: String| Error::Shim {
+        let shim_failure = |message: String| RuntimeError::Shim {
             id: container.id.clone(),
             message,
         };
-        pidfd::signal(shim.process(), nix::libc::SIGKILL).map_err(|error| failed(error.to_string()))?;
-        tokio::time::timeout(KILL_PATIENCE, container.exited())
+        pidfd::signal(shim.process(), nix::libc::SIGKILL).map_err(|error| shim_failure(error.to_string()))?;
+        tokio::time::timeout(CONTAINER_EXIT_TIMEOUT, container.wait_exited())
             .await
-            .map_err(|_| failed("what is left of the container does not die".to_owned()))?;
+            .map_err(|_| shim_failure("what is left of the container does not die".to_owned()))?;
         Ok(())
     }
 
@@ -203,23 +211,23 @@ impl Runtime {
     /// # Errors
     ///
     /// As [`Runtime::stop_container`]; `Store` when its folder cannot be removed.
-    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
+    pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let container = match self.container(id) {
             Ok(container) => container,
-            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(RuntimeError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         self.kill_container(&container).await?;
         if let Some(shim) = container.shim() {
             // It told of the end before its own, of which nothing shall be seen afterwards.
-            let gone = tokio::time::timeout(KILL_PATIENCE, shim.gone()).await;
-            if gone.is_err() {
+            let shim_exit = tokio::time::timeout(CONTAINER_EXIT_TIMEOUT, shim.wait_gone()).await;
+            if shim_exit.is_err() {
                 tracing::warn!(container = container.id, "the container's shim does not end");
             }
         }
-        let _turn = container.starting.lock().await;
-        self.remove_checkpoint_leftovers(&container.id)?;
-        self.store.remove::<Record>(&container.id)?;
+        let _start_guard = container.start_lock.lock().await;
+        self.discard_pending_checkpoint(&container.id)?;
+        self.store.remove::<ContainerRecord>(&container.id)?;
         self.tables().containers.remove(&container.id);
         Ok(())
     }
@@ -229,7 +237,7 @@ impl Runtime {
     /// # Errors
     ///
     /// What finding it fails with; `Precondition` when it does not run.
-    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+    pub async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
         let container = self.container(id)?;
         let shim = self.running_shim(&container)?;
         shim.reopen_log()
@@ -242,36 +250,36 @@ impl Runtime {
     /// # Errors
     ///
     /// `Precondition`, naming the state.
-    pub(crate) fn running_shim(&self, container: &Container) -> Result<Shim, Error> {
+    pub(crate) fn running_shim(&self, container: &Container) -> Result<Shim, RuntimeError> {
         let state = container.record().state;
-        container.shim().filter(|_| state.running()).ok_or_else(|| {
-            Error::Precondition(format!(
+        container.shim().filter(|_| state.is_running()).ok_or_else(|| {
+            RuntimeError::FailedPrecondition(format!(
                 "container {:?} is in {} state, not running",
                 container.id,
-                state.name()
+                state.cri_name()
             ))
         })
     }
 
     /// Removes what a checkpoint left that nobody ends any more: its record, and the temporary file the record names.
-    pub(crate) fn remove_checkpoint_leftovers(&self, id: &str) -> Result<(), Error> {
-        let Some(pending) = self.pending_checkpoint(id)? else {
+    pub(crate) fn discard_pending_checkpoint(&self, id: &str) -> Result<(), RuntimeError> {
+        let Some(pending) = self.load_pending_checkpoint(id)? else {
             return Ok(());
         };
         // The name is ours; what is not the regular file that a checkpoint makes there is somebody else's and stays.
         let temporary = &pending.temporary;
         if std::fs::symlink_metadata(temporary).is_ok_and(|metadata| metadata.is_file()) {
-            absent_is_fine(std::fs::remove_file(temporary)).map_err(failed("remove", temporary))?;
+            ignore_not_found(std::fs::remove_file(temporary)).map_err(store_error("remove", temporary))?;
         }
-        self.forget_checkpoint(id)
+        self.remove_pending_checkpoint(id)
     }
 }
 
 /// The signal that asks a container to stop: its own, its image's, SIGTERM.
-fn stop_signal(record: &Record) -> i32 {
+fn stop_signal(record: &ContainerRecord) -> i32 {
     v1::Signal::try_from(record.config.stop_signal)
         .ok()
-        .and_then(signal_from_cri)
-        .or_else(|| record.image.stop_signal.as_deref().and_then(signal_name))
+        .and_then(cri_signal_number)
+        .or_else(|| record.image.stop_signal.as_deref().and_then(parse_signal))
         .unwrap_or(nix::libc::SIGTERM)
 }

@@ -10,47 +10,48 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser};
 
-static POOL: LazyLock<DescriptorPool> =
+static DESCRIPTOR_POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).expect("the descriptor set is made by our own build"));
 
 /// A CRI message that is kept in a file.
-pub(crate) trait Kept: Message + Default {
+pub(crate) trait StoredMessage: Message + Default {
     /// Its name below `runtime.v1`.
     const NAME: &'static str;
 }
 
-impl Kept for v1::PodSandboxConfig {
+impl StoredMessage for v1::PodSandboxConfig {
     const NAME: &'static str = "PodSandboxConfig";
 }
 
-impl Kept for v1::ContainerConfig {
+impl StoredMessage for v1::ContainerConfig {
     const NAME: &'static str = "ContainerConfig";
 }
 
-impl Kept for v1::LinuxContainerResources {
+impl StoredMessage for v1::LinuxContainerResources {
     const NAME: &'static str = "LinuxContainerResources";
 }
 
-fn descriptor<T: Kept>() -> MessageDescriptor {
-    POOL.get_message_by_name(&format!("runtime.v1.{}", T::NAME))
+fn descriptor<T: StoredMessage>() -> MessageDescriptor {
+    DESCRIPTOR_POOL
+        .get_message_by_name(&format!("runtime.v1.{}", T::NAME))
         .expect("every kept message stands in the CRI")
 }
 
 /// A message as a JSON value, for verbose answers.
-pub(crate) fn to_json<T: Kept>(message: &T) -> serde_json::Value {
+pub(crate) fn to_json<T: StoredMessage>(message: &T) -> serde_json::Value {
     serialize(message, serde_json::value::Serializer).unwrap_or(serde_json::Value::Null)
 }
 
 /// A message whose fields can be walked.
-pub(crate) fn to_dynamic<T: Kept>(message: &T) -> Result<DynamicMessage, prost::DecodeError> {
+pub(crate) fn to_dynamic<T: StoredMessage>(message: &T) -> Result<DynamicMessage, prost::DecodeError> {
     DynamicMessage::decode(descriptor::<T>(), message.encode_to_vec().as_slice())
 }
 
-pub(crate) fn serialize<T: Kept, S: Serializer>(message: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<T: StoredMessage, S: Serializer>(message: &T, serializer: S) -> Result<S::Ok, S::Error> {
     to_dynamic(message).map_err(ser::Error::custom)?.serialize(serializer)
 }
 
-pub(crate) fn deserialize<'de, T: Kept, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(crate) fn deserialize<'de, T: StoredMessage, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     // Through a value: the descriptor's own deserialiser takes what serde_json gives and no borrowed text.
     let value = serde_json::Value::deserialize(deserializer)?;
     let dynamic = DynamicMessage::deserialize(descriptor::<T>(), value).map_err(de::Error::custom)?;
@@ -62,13 +63,13 @@ mod tests {
     use super::*;
 
     #[derive(serde::Serialize, serde::Deserialize)]
-    struct File {
+    struct ConfigFile {
         #[serde(with = "super")]
         config: v1::ContainerConfig,
     }
 
     #[test]
-    fn a_config_survives_its_file() {
+    fn a_config_round_trips_through_json() {
         let config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata {
                 name: "app".to_owned(),
@@ -89,8 +90,8 @@ mod tests {
             }),
             ..Default::default()
         };
-        let text = serde_json::to_string(&File { config: config.clone() }).unwrap();
-        let back: File = serde_json::from_str(&text).unwrap();
-        assert_eq!(back.config, config);
+        let text = serde_json::to_string(&ConfigFile { config: config.clone() }).unwrap();
+        let decoded: ConfigFile = serde_json::from_str(&text).unwrap();
+        assert_eq!(decoded.config, config);
     }
 }

@@ -14,8 +14,9 @@
 //! waits for its end waits for an event. A task for each running container waits for its shim; when that one says that
 //! the container has ended, or is itself gone, the state is written and everyone is told.
 //!
-//! Ways to fail: see [`Error`]. What fails leaves no half-made object: a name is free again, a file is not there.
+//! Ways to fail: see [`RuntimeError`]. What fails leaves no half-made object: a name is free again, a file is not there.
 
+mod call_defects;
 mod checkpoint;
 mod clock;
 mod command;
@@ -25,7 +26,6 @@ mod delay;
 mod documents;
 mod error;
 mod exec;
-mod fields;
 mod filter;
 mod id;
 mod identity;
@@ -33,9 +33,8 @@ pub mod image;
 mod lifecycle;
 mod message;
 mod pod;
-mod quirks;
 mod recover;
-mod restored;
+mod restore_source;
 mod signal;
 mod spec;
 mod start;
@@ -43,6 +42,7 @@ mod state;
 mod stats;
 mod status;
 mod store;
+mod unapplied_fields;
 
 use std::{
     collections::BTreeMap,
@@ -53,26 +53,26 @@ use cri_proto::runtime::v1;
 
 pub use self::{
     checkpoint::CheckpointRequest,
-    config::{CgroupDriver, Config, Exec},
-    container::{Container, Record},
-    delay::{DelayModel, MEMORY_ANNOTATION, Memory, Within, parse_part, parse_rate, parse_size},
-    error::{Error, Kind},
+    config::{CgroupDriver, Config, ExecMode},
+    container::{Container, ContainerRecord},
+    delay::{DelayMemoryArg, DelayModel, DelayPhaseArg, MEMORY_ANNOTATION, parse_fraction, parse_rate, parse_size},
+    error::{ObjectKind, RuntimeError},
     pod::Pod,
-    signal::{signal_from_cri, signal_name},
-    state::{Event, Exit, InvalidTransition, State},
-    stats::Usage,
+    signal::{cri_signal_number, parse_signal},
+    state::{ContainerExit, ContainerState, InvalidTransition, LifecycleEvent},
+    stats::ContainerUsage,
     store::Store,
 };
 pub(crate) use self::{clock::now, message::to_json};
 use self::{
-    delay::Delays,
-    id::find,
-    image::{Catalogue, Images},
+    delay::DelaySampler,
+    id::find_by_id,
+    image::{Catalogue, ImageStore},
 };
-use crate::fault::{Subject, Subjects};
+use crate::fault::{CallTarget, ResolveTarget};
 
 /// The runtime handlers that a pod sandbox may ask for; Status lists them.
-pub const HANDLERS: &[&str] = &["", "fake-cri"];
+pub const RUNTIME_HANDLERS: &[&str] = &["", "fake-cri"];
 
 /// Pods, containers and images of one state folder.
 #[derive(Debug)]
@@ -80,15 +80,15 @@ pub struct Runtime {
     /// What it was told at its start.
     pub config: Config,
     /// The images.
-    pub images: Images,
+    pub images: ImageStore,
     store: Arc<Store>,
     tables: Mutex<Tables>,
-    delays: Option<Mutex<Delays>>,
+    delays: Option<Mutex<DelaySampler>>,
     pod_cidr: Mutex<String>,
     /// For faults that keep the checkpoints of several containers apart.
-    alone: tokio::sync::Mutex<()>,
+    serial_checkpoint_lock: tokio::sync::Mutex<()>,
     /// Fields of configs that are not applied and that the log has named.
-    reported: fields::Reported,
+    unapplied_fields: unapplied_fields::ReportedFields,
 }
 
 #[derive(Debug, Default)]
@@ -104,16 +104,16 @@ impl Runtime {
     ///
     /// `Precondition` when another fake-cri uses the folder; `Store` when a file cannot be read; `Invalid` for a
     /// catalogue that cannot be read.
-    pub async fn open(config: Config) -> Result<Arc<Runtime>, Error> {
+    pub async fn open(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
         let catalogue = Catalogue::load(config.images.as_deref(), config.strict_images)?;
         let store = Arc::new(Store::open(&config.state_dir)?);
         let runtime = Arc::new(Runtime {
-            images: Images::open(store.clone(), catalogue)?,
-            delays: config.delay.clone().map(|model| Mutex::new(Delays::new(model))),
+            images: ImageStore::open(store.clone(), catalogue)?,
+            delays: config.delay.clone().map(|model| Mutex::new(DelaySampler::new(model))),
             tables: Mutex::default(),
             pod_cidr: Mutex::default(),
-            alone: tokio::sync::Mutex::default(),
-            reported: fields::Reported::default(),
+            serial_checkpoint_lock: tokio::sync::Mutex::default(),
+            unapplied_fields: unapplied_fields::ReportedFields::default(),
             store,
             config,
         });
@@ -135,25 +135,25 @@ impl Runtime {
     /// # Errors
     ///
     /// `Invalid`, `NotFound` or `Ambiguous`.
-    pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
-        find(Kind::Container, &self.tables().containers, id).cloned()
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, RuntimeError> {
+        find_by_id(ObjectKind::Container, &self.tables().containers, id).cloned()
     }
 
     /// The containers that a filter lets through, oldest first.
-    pub fn list_containers(&self, filter: Option<&v1::ContainerFilter>) -> Vec<Record> {
-        let everything = v1::ContainerFilter::default();
-        let filter = filter.unwrap_or(&everything);
+    pub fn list_containers(&self, filter: Option<&v1::ContainerFilter>) -> Vec<ContainerRecord> {
+        let match_all = v1::ContainerFilter::default();
+        let filter = filter.unwrap_or(&match_all);
         let tables = self.tables();
         let pod = match filter.pod_sandbox_id.as_str() {
             "" => None,
-            id => match find(Kind::PodSandbox, &tables.pods, id) {
+            id => match find_by_id(ObjectKind::PodSandbox, &tables.pods, id) {
                 Ok(pod) => Some(pod.id.clone()),
                 Err(_) => return Vec::new(),
             },
         };
         let containers: Vec<_> = match filter.id.as_str() {
             "" => tables.containers.values().cloned().collect(),
-            id => find(Kind::Container, &tables.containers, id)
+            id => find_by_id(ObjectKind::Container, &tables.containers, id)
                 .cloned()
                 .into_iter()
                 .collect(),
@@ -182,14 +182,18 @@ impl Runtime {
     /// # Errors
     ///
     /// What finding the container fails with; `Precondition` for one that has ended.
-    pub fn update_resources(&self, id: &str, resources: Option<v1::LinuxContainerResources>) -> Result<(), Error> {
+    pub fn update_resources(
+        &self,
+        id: &str,
+        resources: Option<v1::LinuxContainerResources>,
+    ) -> Result<(), RuntimeError> {
         let container = self.container(id)?;
         container.update(&self.store, |record| {
-            if record.state.exited() {
-                return Err(Error::Precondition(format!(
+            if record.state.is_exited() {
+                return Err(RuntimeError::FailedPrecondition(format!(
                     "container {:?} is in {} state, and its resources cannot be updated",
                     record.id,
-                    record.state.name()
+                    record.state.cri_name()
                 )));
             }
             if let Some(resources) = resources {
@@ -200,7 +204,7 @@ impl Runtime {
     }
 
     /// The OCI runtime specification of a container, for a verbose status; null when its pod has just gone.
-    pub(crate) fn spec_json(&self, record: &Record) -> serde_json::Value {
+    pub(crate) fn spec_json(&self, record: &ContainerRecord) -> serde_json::Value {
         let spec = self
             .pod(&record.pod_id)
             .ok()
@@ -220,7 +224,7 @@ impl Runtime {
 
     /// Stops and removes every pod sandbox and container: what `--ephemeral` leaves nothing of. Each failure is logged,
     /// and the others go on.
-    pub async fn remove_everything(self: &Arc<Self>) {
+    pub async fn remove_all(self: &Arc<Self>) {
         let containers: Vec<_> = self.tables().containers.keys().cloned().collect();
         let removals = containers.into_iter().map(|id| async move {
             if let Err(error) = self.remove_container(&id).await {
@@ -237,8 +241,8 @@ impl Runtime {
     }
 }
 
-impl Subjects for Runtime {
-    fn subject(&self, pod_sandbox_id: Option<&str>, container_id: Option<&str>) -> Subject {
+impl ResolveTarget for Runtime {
+    fn resolve(&self, pod_sandbox_id: Option<&str>, container_id: Option<&str>) -> CallTarget {
         let record = container_id
             .and_then(|id| self.container(id).ok())
             .map(|container| container.record());
@@ -248,7 +252,7 @@ impl Subjects for Runtime {
             (None, None) => None,
         };
         let metadata = pod.as_ref().map(Pod::metadata).unwrap_or_default();
-        Subject {
+        CallTarget {
             pod: metadata.name,
             namespace: metadata.namespace,
             uid: metadata.uid,

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Runtime,
     clock::now,
-    error::{Error, Kind},
+    error::{ObjectKind, RuntimeError},
     filter::matches_labels,
-    id::{find, new_id},
+    id::{find_by_id, new_id},
     identity, message,
-    store::Object,
+    store::StoredObject,
 };
 
 /// A pod sandbox.
@@ -36,8 +36,8 @@ pub struct Pod {
     pub created_at: i64,
 }
 
-impl Object for Pod {
-    const FOLDER: &'static str = "pods";
+impl StoredObject for Pod {
+    const DIR_NAME: &'static str = "pods";
 
     fn id(&self) -> &str {
         &self.id
@@ -61,12 +61,12 @@ impl Pod {
 
     /// Whether the caller wants the host's network.
     pub fn host_network(&self) -> bool {
-        self.namespaces()
+        self.namespace_options()
             .is_some_and(|options| options.network == v1::NamespaceMode::Node as i32)
     }
 
     /// The namespaces that the caller asked for.
-    pub fn namespaces(&self) -> Option<&v1::NamespaceOption> {
+    pub fn namespace_options(&self) -> Option<&v1::NamespaceOption> {
         self.config
             .linux
             .as_ref()
@@ -75,10 +75,10 @@ impl Pod {
     }
 
     fn matches(&self, filter: &v1::PodSandboxFilter) -> bool {
-        let state = |wanted: &v1::PodSandboxStateValue| {
-            (wanted.state == v1::PodSandboxState::SandboxReady as i32) == self.ready
+        let has_state = |expected: &v1::PodSandboxStateValue| {
+            (expected.state == v1::PodSandboxState::SandboxReady as i32) == self.ready
         };
-        filter.state.as_ref().is_none_or(state) && matches_labels(&self.config.labels, &filter.label_selector)
+        filter.state.as_ref().is_none_or(has_state) && matches_labels(&self.config.labels, &filter.label_selector)
     }
 }
 
@@ -89,22 +89,24 @@ impl Runtime {
     ///
     /// `Invalid` without config, metadata or name, or for a handler that Status does not list; `NameReserved` when a
     /// sandbox of this name, namespace, uid and attempt is there.
-    pub fn run_pod(&self, config: Option<v1::PodSandboxConfig>, handler: &str) -> Result<String, Error> {
-        let config = config.ok_or_else(|| Error::Invalid("sandbox config is missing".to_owned()))?;
+    pub fn run_pod(&self, config: Option<v1::PodSandboxConfig>, handler: &str) -> Result<String, RuntimeError> {
+        let config = config.ok_or_else(|| RuntimeError::InvalidArgument("sandbox config is missing".to_owned()))?;
         let metadata = config
             .metadata
             .as_ref()
-            .ok_or_else(|| Error::Invalid("sandbox config's metadata is missing".to_owned()))?;
+            .ok_or_else(|| RuntimeError::InvalidArgument("sandbox config's metadata is missing".to_owned()))?;
         if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
-            return Err(Error::Invalid(
+            return Err(RuntimeError::InvalidArgument(
                 "sandbox config's metadata needs name, namespace and uid".to_owned(),
             ));
         }
-        if !handler.is_empty() && !super::HANDLERS.contains(&handler) {
-            return Err(Error::Invalid(format!("no runtime for {handler:?} is configured")));
+        if !handler.is_empty() && !super::RUNTIME_HANDLERS.contains(&handler) {
+            return Err(RuntimeError::InvalidArgument(format!(
+                "no runtime for {handler:?} is configured"
+            )));
         }
         identity::check_sandbox(&config)?;
-        self.reported.check(&config, self.config.accept_unapplied)?;
+        self.unapplied_fields.check(&config, self.config.accept_unapplied)?;
         let pod = Pod {
             id: new_id(),
             config,
@@ -116,8 +118,8 @@ impl Runtime {
         // Reserving the name and entering the pod are one step under the lock, so a failed call leaves neither.
         let mut tables = self.tables();
         if let Some(other) = tables.pods.values().find(|other| other.full_name() == name) {
-            return Err(Error::NameReserved {
-                kind: Kind::PodSandbox,
+            return Err(RuntimeError::NameReserved {
+                kind: ObjectKind::PodSandbox,
                 name,
                 id: other.id.clone(),
             });
@@ -133,25 +135,25 @@ impl Runtime {
     /// # Errors
     ///
     /// `Invalid`, `NotFound` or `Ambiguous`.
-    pub fn pod(&self, id: &str) -> Result<Pod, Error> {
-        find(Kind::PodSandbox, &self.tables().pods, id).cloned()
+    pub fn pod(&self, id: &str) -> Result<Pod, RuntimeError> {
+        find_by_id(ObjectKind::PodSandbox, &self.tables().pods, id).cloned()
     }
 
     /// The pod sandboxes that a filter lets through, oldest first.
     pub fn list_pods(&self, filter: Option<&v1::PodSandboxFilter>) -> Vec<Pod> {
         let tables = self.tables();
         let Some(filter) = filter else {
-            return sorted(tables.pods.values().cloned().collect());
+            return sort_by_creation(tables.pods.values().cloned().collect());
         };
         let pods: Vec<Pod> = if filter.id.is_empty() {
             tables.pods.values().cloned().collect()
         } else {
-            find(Kind::PodSandbox, &tables.pods, &filter.id)
+            find_by_id(ObjectKind::PodSandbox, &tables.pods, &filter.id)
                 .cloned()
                 .into_iter()
                 .collect()
         };
-        sorted(pods.into_iter().filter(|pod| pod.matches(filter)).collect())
+        sort_by_creation(pods.into_iter().filter(|pod| pod.matches(filter)).collect())
     }
 
     /// Stops a pod sandbox: kills what runs in it and marks it not ready. What is not there is stopped already.
@@ -159,10 +161,10 @@ impl Runtime {
     /// # Errors
     ///
     /// `Invalid` or `Ambiguous` for the id; what stopping a container fails with.
-    pub async fn stop_pod(&self, id: &str) -> Result<(), Error> {
+    pub async fn stop_pod(&self, id: &str) -> Result<(), RuntimeError> {
         let pod = match self.pod(id) {
             Ok(pod) => pod,
-            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(RuntimeError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         // Not ready first, so that no container starts behind our back.
@@ -173,7 +175,7 @@ impl Runtime {
         Ok(())
     }
 
-    fn set_not_ready(&self, id: &str) -> Result<(), Error> {
+    fn set_not_ready(&self, id: &str) -> Result<(), RuntimeError> {
         let mut tables = self.tables();
         if let Some(pod) = tables.pods.get_mut(id)
             && pod.ready
@@ -189,10 +191,10 @@ impl Runtime {
     /// # Errors
     ///
     /// As [`Runtime::stop_pod`]; `Store` when a file cannot be removed.
-    pub async fn remove_pod(&self, id: &str) -> Result<(), Error> {
+    pub async fn remove_pod(&self, id: &str) -> Result<(), RuntimeError> {
         let pod = match self.pod(id) {
             Ok(pod) => pod,
-            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(RuntimeError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         self.stop_pod(&pod.id).await?;
@@ -205,7 +207,7 @@ impl Runtime {
     }
 }
 
-fn sorted(mut pods: Vec<Pod>) -> Vec<Pod> {
+fn sort_by_creation(mut pods: Vec<Pod>) -> Vec<Pod> {
     pods.sort_by_key(|pod| pod.created_at);
     pods
 }

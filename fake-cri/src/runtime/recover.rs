@@ -14,20 +14,23 @@
 
 use std::sync::Arc;
 
-use super::{Container, Error, Event, Exit, Pod, Record, Runtime, State, clock::now, start::shim_error};
-use crate::shim::{self, Attached, Shim};
+use super::{
+    Container, ContainerExit, ContainerRecord, ContainerState, LifecycleEvent, Pod, Runtime, RuntimeError, clock::now,
+    start::shim_error,
+};
+use crate::shim::{self, Shim, ShimAttachment};
 
 impl Runtime {
     /// Reads all files and finds all shims again.
-    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), RuntimeError> {
         let pods: Vec<Pod> = self.store.load()?;
-        let records: Vec<Record> = self.store.load()?;
+        let records: Vec<ContainerRecord> = self.store.load()?;
         self.tables().pods = pods.into_iter().map(|pod| (pod.id.clone(), pod)).collect();
         for record in records {
             let container = Arc::new(Container::new(record));
             self.tables().containers.insert(container.id.clone(), container.clone());
-            self.remove_checkpoint_leftovers(&container.id)?;
-            if let Err(error) = self.find_again(&container).await {
+            self.discard_pending_checkpoint(&container.id)?;
+            if let Err(error) = self.reattach(&container).await {
                 // One container that cannot be found must not keep all others from being served.
                 tracing::error!(container = container.id, %error, "failed to find the container's shim again");
             }
@@ -35,40 +38,46 @@ impl Runtime {
         Ok(())
     }
 
-    async fn find_again(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+    async fn reattach(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), RuntimeError> {
         let record = container.record();
         let dir = self.shim_dir(&record.id);
-        if record.state.exited() || (record.state == State::Created && !dir.exists()) {
+        if record.state.is_exited() || (record.state == ContainerState::Created && !dir.exists()) {
             return Ok(());
         }
-        let attached = Shim::attach(&dir)
+        let attachment = Shim::attach(&dir)
             .await
             .map_err(|error| shim_error(&record.id, error))?;
-        match attached {
-            Attached::Live(shim, shim::State::Created) => {
+        match attachment {
+            ShimAttachment::Live(shim, shim::ShimState::Created) => {
                 shim.shutdown().await.map_err(|error| shim_error(&record.id, error))
             }
-            Attached::Live(shim, shim::State::Running { init, started_at_ns }) => {
-                if record.state == State::Created {
-                    let at = started_at_ns;
-                    container.apply(&self.store, Event::Started { process: init, at })?;
+            ShimAttachment::Live(shim, shim::ShimState::Running { init, started_at_ns }) => {
+                if record.state == ContainerState::Created {
+                    let started_at = started_at_ns;
+                    container.apply_event(
+                        &self.store,
+                        LifecycleEvent::Started {
+                            process: init,
+                            started_at,
+                        },
+                    )?;
                 }
-                self.learn_identity(container, init);
+                self.record_identity(container, init);
                 container.set_shim(shim.clone());
-                tokio::spawn(self.clone().watch(container.clone(), shim, init));
+                tokio::spawn(self.clone().watch_exit(container.clone(), shim, init));
                 Ok(())
             }
-            Attached::Exited(exit) => {
-                self.was_started(container, exit.started_at_ns)?;
-                self.ended(container, exit, &[]).await
+            ShimAttachment::Exited(exit) => {
+                self.ensure_started(container, exit.started_at_ns)?;
+                self.on_exit(container, exit, &[]).await
             }
-            Attached::Lost if record.state == State::Created => {
-                shim::kill_leftovers(&record.id, &[])
+            ShimAttachment::Lost if record.state == ContainerState::Created => {
+                shim::kill_orphans(&record.id, &[])
                     .await
                     .map_err(|error| shim_error(&record.id, error))?;
-                container.apply(
+                container.apply_event(
                     &self.store,
-                    Event::StartFailed(Exit {
+                    LifecycleEvent::StartFailed(ContainerExit {
                         code: 255,
                         finished_at: now(),
                         reason: "StartError".to_owned(),
@@ -76,28 +85,28 @@ impl Runtime {
                     }),
                 )
             }
-            Attached::Lost => {
-                let known: Vec<_> = record.state.process().into_iter().collect();
-                let exit = shim::Exit {
+            ShimAttachment::Lost => {
+                let known_processes: Vec<_> = record.state.init().into_iter().collect();
+                let exit = shim::ExitRecord {
                     code: 255,
                     signal: None,
                     started_at_ns: 0,
                     finished_at_ns: now(),
-                    reason: shim::Reason::Error,
+                    reason: shim::ExitReason::Error,
                     message: String::new(),
-                    lost: true,
+                    shim_lost: true,
                 };
-                self.ended(container, exit, &known).await
+                self.on_exit(container, exit, &known_processes).await
             }
         }
     }
 
     /// Makes up for the start that a killed fake-cri did not write down.
-    fn was_started(&self, container: &Container, at: i64) -> Result<(), Error> {
-        if container.record().state == State::Created {
+    fn ensure_started(&self, container: &Container, started_at: i64) -> Result<(), RuntimeError> {
+        if container.record().state == ContainerState::Created {
             // The process is gone; only that there was one counts for the state.
             let process = crate::process::ProcessId { pid: 0, start_time: 0 };
-            container.apply(&self.store, Event::Started { process, at })?;
+            container.apply_event(&self.store, LifecycleEvent::Started { process, started_at })?;
         }
         Ok(())
     }

@@ -7,14 +7,14 @@
 use cri_proto::document::{SpecDump, spec::Mount};
 use serde_json::{Value, json};
 
-use super::{Pod, Record, command};
+use super::{ContainerRecord, Pod, command};
 use crate::checkpoint::Layout;
 
 /// The version of the specification that these documents follow.
 const OCI_VERSION: &str = "1.2.0";
 
 /// The specification of a container in its pod.
-pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Result<SpecDump> {
+pub(crate) fn spec(layout: Layout, record: &ContainerRecord, pod: &Pod) -> serde_json::Result<SpecDump> {
     let config = &record.config;
     let user = record.user().unwrap_or_default();
     let env: Vec<String> = command::env(record, pod)
@@ -27,9 +27,9 @@ pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Re
         "process": {
             "terminal": config.tty,
             "user": {
-                "uid": unsigned(user.uid),
-                "gid": unsigned(user.gid),
-                "additionalGids": user.supplemental_groups.iter().map(|gid| unsigned(*gid)).collect::<Vec<_>>(),
+                "uid": cri_id_to_u32(user.uid),
+                "gid": cri_id_to_u32(user.gid),
+                "additionalGids": user.supplemental_groups.iter().map(|gid| cri_id_to_u32(*gid)).collect::<Vec<_>>(),
             },
             "args": command::argv(record),
             "env": env,
@@ -54,36 +54,40 @@ pub(crate) fn spec(layout: Layout, record: &Record, pod: &Pod) -> serde_json::Re
         },
     }))?;
     if let Some(original) = &record.restored.spec {
-        keep(&mut spec, original);
+        merge_restored_spec(&mut spec, original);
     }
     Ok(spec)
 }
 
 /// Has the specification of a restored container say what the archive's said: its processes are those of then. Its own are the
 /// annotations, which name the container and its pod, where its cgroups and namespaces are, and what its request asks for.
-fn keep(spec: &mut SpecDump, original: &SpecDump) {
+fn merge_restored_spec(spec: &mut SpecDump, original: &SpecDump) {
     spec.set_process(original.process().clone());
     spec.set_hostname(original.hostname().clone());
-    if let (Some(root), Some(of_then)) = (spec.root_mut(), original.root()) {
-        root.set_readonly(of_then.readonly());
+    if let (Some(root), Some(original_root)) = (spec.root_mut(), original.root()) {
+        root.set_readonly(original_root.readonly());
     }
-    let own = spec.mounts().clone().unwrap_or_default();
-    let replaced = |mount: &&Mount| own.iter().any(|own| own.destination() == mount.destination());
-    let kept = original.mounts().iter().flatten().filter(|mount| !replaced(mount));
-    let mounts = kept.chain(&own).cloned().collect();
+    let current_mounts = spec.mounts().clone().unwrap_or_default();
+    let is_replaced = |mount: &&Mount| {
+        current_mounts
+            .iter()
+            .any(|current| current.destination() == mount.destination())
+    };
+    let original_mounts = original.mounts().iter().flatten().filter(|mount| !is_replaced(mount));
+    let mounts = original_mounts.chain(&current_mounts).cloned().collect();
     spec.set_mounts(Some(mounts));
-    if let Some(of_then) = original.linux() {
-        let mut linux = of_then.clone();
-        if let Some(own) = spec.linux() {
-            linux.set_cgroups_path(own.cgroups_path().clone());
-            linux.set_namespaces(own.namespaces().clone());
+    if let Some(original_linux) = original.linux() {
+        let mut linux = original_linux.clone();
+        if let Some(current_linux) = spec.linux() {
+            linux.set_cgroups_path(current_linux.cgroups_path().clone());
+            linux.set_namespaces(current_linux.namespaces().clone());
         }
         spec.set_linux(Some(linux));
     }
 }
 
 /// What containerd marks a container with.
-fn containerd_annotations(record: &Record, pod: &Pod) -> Value {
+fn containerd_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
     let metadata = pod.metadata();
     json!({
         "io.kubernetes.cri.container-type": "container",
@@ -97,11 +101,11 @@ fn containerd_annotations(record: &Record, pod: &Pod) -> Value {
 }
 
 /// What CRI-O marks a container with; maps are JSON within a string there.
-fn crio_annotations(record: &Record, pod: &Pod) -> Value {
+fn crio_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
     let config = &record.config;
     let metadata = pod.metadata();
     let created = jiff::Timestamp::from_nanosecond(i128::from(record.created_at)).unwrap_or_default();
-    let sorted = |map: &std::collections::HashMap<String, String>| {
+    let sorted_json = |map: &std::collections::HashMap<String, String>| {
         json!(map.iter().collect::<std::collections::BTreeMap<_, _>>()).to_string()
     };
     let attempt = config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
@@ -117,7 +121,7 @@ fn crio_annotations(record: &Record, pod: &Pod) -> Value {
         "io.kubernetes.pod.name": metadata.name,
         "io.kubernetes.pod.namespace": metadata.namespace,
         "io.kubernetes.pod.uid": metadata.uid,
-        "io.kubernetes.cri-o.Annotations": sorted(&config.annotations),
+        "io.kubernetes.cri-o.Annotations": sorted_json(&config.annotations),
         "io.kubernetes.cri-o.ContainerID": record.id,
         "io.kubernetes.cri-o.ContainerName": crio_name(record, pod),
         "io.kubernetes.cri-o.ContainerType": "container",
@@ -125,7 +129,7 @@ fn crio_annotations(record: &Record, pod: &Pod) -> Value {
         "io.kubernetes.cri-o.Image": record.image_ref(),
         "io.kubernetes.cri-o.ImageName": record.image_name(),
         "io.kubernetes.cri-o.ImageRef": record.image_ref(),
-        "io.kubernetes.cri-o.Labels": sorted(&config.labels),
+        "io.kubernetes.cri-o.Labels": sorted_json(&config.labels),
         "io.kubernetes.cri-o.LogPath": log.unwrap_or_default(),
         "io.kubernetes.cri-o.Metadata": name.to_string(),
         "io.kubernetes.cri-o.Name": crio_name(record, pod),
@@ -139,7 +143,7 @@ fn crio_annotations(record: &Record, pod: &Pod) -> Value {
 }
 
 /// The name that CRI-O gives a container, of the pod's and its own.
-pub(crate) fn crio_name(record: &Record, pod: &Pod) -> String {
+pub(crate) fn crio_name(record: &ContainerRecord, pod: &Pod) -> String {
     let metadata = pod.metadata();
     let attempt = record.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
     format!(
@@ -152,6 +156,6 @@ pub(crate) fn crio_name(record: &Record, pod: &Pod) -> String {
 }
 
 /// Ids are unsigned in the specification, and never negative in a request that means something.
-fn unsigned(id: i64) -> u32 {
+fn cri_id_to_u32(id: i64) -> u32 {
     u32::try_from(id).unwrap_or(0)
 }

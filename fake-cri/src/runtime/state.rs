@@ -17,7 +17,7 @@ use crate::process::ProcessId;
 /// What a container is doing, with the data of that state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum State {
+pub enum ContainerState {
     /// Made, its process not started.
     Created,
     /// Its first process runs.
@@ -32,13 +32,13 @@ pub enum State {
         /// When it was started, in nanoseconds since the epoch; 0 when it never was.
         started_at: i64,
         /// How it ended.
-        exit: Exit,
+        exit: ContainerExit,
     },
 }
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
+pub struct ContainerExit {
     /// The exit code as a shell tells it: 128 and the signal's number when a signal ended it.
     pub code: i32,
     /// When it ended, in nanoseconds since the epoch.
@@ -51,18 +51,18 @@ pub struct Exit {
 
 /// What happens to a container.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum LifecycleEvent {
     /// Its first process runs.
     Started {
         /// The first process.
         process: ProcessId,
         /// When, in nanoseconds since the epoch.
-        at: i64,
+        started_at: i64,
     },
     /// Its first process could not be started.
-    StartFailed(Exit),
+    StartFailed(ContainerExit),
     /// Its first process has ended.
-    Exited(Exit),
+    Exited(ContainerExit),
 }
 
 /// A change that a container does not make.
@@ -75,32 +75,32 @@ pub struct InvalidTransition {
     pub to: &'static str,
 }
 
-impl State {
+impl ContainerState {
     /// The CRI's name of the state.
-    pub fn name(&self) -> &'static str {
+    pub fn cri_name(&self) -> &'static str {
         match self {
-            State::Created => "CONTAINER_CREATED",
-            State::Running { .. } => "CONTAINER_RUNNING",
-            State::Exited { .. } => "CONTAINER_EXITED",
+            ContainerState::Created => "CONTAINER_CREATED",
+            ContainerState::Running { .. } => "CONTAINER_RUNNING",
+            ContainerState::Exited { .. } => "CONTAINER_EXITED",
         }
     }
 
     /// The first process, while it runs.
-    pub fn process(&self) -> Option<ProcessId> {
+    pub fn init(&self) -> Option<ProcessId> {
         match self {
-            State::Running { process, .. } => Some(*process),
-            State::Created | State::Exited { .. } => None,
+            ContainerState::Running { process, .. } => Some(*process),
+            ContainerState::Created | ContainerState::Exited { .. } => None,
         }
     }
 
     /// Whether it has ended.
-    pub fn exited(&self) -> bool {
-        matches!(self, State::Exited { .. })
+    pub fn is_exited(&self) -> bool {
+        matches!(self, ContainerState::Exited { .. })
     }
 
     /// Whether it runs.
-    pub fn running(&self) -> bool {
-        matches!(self, State::Running { .. })
+    pub fn is_running(&self) -> bool {
+        matches!(self, ContainerState::Running { .. })
     }
 
     /// The state after this event. The one place where a container's state changes.
@@ -108,22 +108,30 @@ impl State {
     /// # Errors
     ///
     /// An event that this state does not know.
-    pub fn after(&self, event: Event) -> Result<State, InvalidTransition> {
+    pub fn after(&self, event: LifecycleEvent) -> Result<ContainerState, InvalidTransition> {
         match (self, event) {
-            (State::Created, Event::Started { process, at }) => Ok(State::Running {
+            (
+                ContainerState::Created,
+                LifecycleEvent::Started {
+                    process,
+                    started_at: at,
+                },
+            ) => Ok(ContainerState::Running {
                 process,
                 started_at: at,
             }),
-            (State::Created, Event::StartFailed(exit)) => Ok(State::Exited { started_at: 0, exit }),
-            (State::Running { started_at, .. }, Event::Exited(exit)) => Ok(State::Exited {
+            (ContainerState::Created, LifecycleEvent::StartFailed(exit)) => {
+                Ok(ContainerState::Exited { started_at: 0, exit })
+            }
+            (ContainerState::Running { started_at, .. }, LifecycleEvent::Exited(exit)) => Ok(ContainerState::Exited {
                 started_at: *started_at,
                 exit,
             }),
             (from, event) => Err(InvalidTransition {
-                from: from.name(),
+                from: from.cri_name(),
                 to: match event {
-                    Event::Started { .. } => "CONTAINER_RUNNING",
-                    Event::StartFailed(_) | Event::Exited(_) => "CONTAINER_EXITED",
+                    LifecycleEvent::Started { .. } => "CONTAINER_RUNNING",
+                    LifecycleEvent::StartFailed(_) | LifecycleEvent::Exited(_) => "CONTAINER_EXITED",
                 },
             }),
         }
@@ -136,8 +144,8 @@ mod tests {
 
     const PROCESS: ProcessId = ProcessId { pid: 7, start_time: 9 };
 
-    fn exit() -> Exit {
-        Exit {
+    fn exit() -> ContainerExit {
+        ContainerExit {
             code: 3,
             finished_at: 2,
             reason: "Error".to_owned(),
@@ -146,30 +154,30 @@ mod tests {
     }
 
     #[test]
-    fn every_pair_of_state_and_event_is_decided() {
+    fn transition_table_is_complete() {
         let states = [
-            State::Created,
-            State::Running {
+            ContainerState::Created,
+            ContainerState::Running {
                 process: PROCESS,
                 started_at: 1,
             },
-            State::Exited {
+            ContainerState::Exited {
                 started_at: 1,
                 exit: exit(),
             },
         ];
         let events = [
-            Event::Started {
+            LifecycleEvent::Started {
                 process: PROCESS,
-                at: 1,
+                started_at: 1,
             },
-            Event::StartFailed(exit()),
-            Event::Exited(exit()),
+            LifecycleEvent::StartFailed(exit()),
+            LifecycleEvent::Exited(exit()),
         ];
         let table = states.map(|state| {
             events
                 .clone()
-                .map(|event| state.after(event).map(|next| next.name()).ok())
+                .map(|event| state.after(event).map(|next| next.cri_name()).ok())
         });
         assert_eq!(
             table,
@@ -183,13 +191,13 @@ mod tests {
 
     #[test]
     fn an_invalid_transition_names_both_states() {
-        let error = State::Exited {
+        let error = ContainerState::Exited {
             started_at: 1,
             exit: exit(),
         }
-        .after(Event::Started {
+        .after(LifecycleEvent::Started {
             process: PROCESS,
-            at: 1,
+            started_at: 1,
         })
         .unwrap_err();
         assert_eq!(

@@ -2,19 +2,19 @@
 
 use cri_proto::runtime::v1;
 
-use super::{Container, Error, Record, Runtime, clock::now};
+use super::{Container, ContainerRecord, Runtime, RuntimeError, clock::now};
 
 /// What a container uses. A container that does not run uses nothing that is known.
 #[derive(Clone, Debug)]
-pub struct Usage {
+pub struct ContainerUsage {
     /// The container.
-    pub record: Record,
+    pub record: ContainerRecord,
     /// When this was asked, in nanoseconds since the epoch.
-    pub at: i64,
+    pub timestamp_ns: i64,
     /// CPU time since its start, in nanoseconds, and what it used on average since the last call, in nanoseconds a second.
-    pub cpu: Option<(u64, u64)>,
+    pub cpu_ns_and_rate: Option<(u64, u64)>,
     /// Resident memory, in bytes.
-    pub memory: Option<u64>,
+    pub memory_bytes: Option<u64>,
 }
 
 impl Runtime {
@@ -23,12 +23,12 @@ impl Runtime {
     /// # Errors
     ///
     /// What finding it fails with.
-    pub async fn usage(&self, id: &str) -> Result<Usage, Error> {
+    pub async fn usage(&self, id: &str) -> Result<ContainerUsage, RuntimeError> {
         Ok(self.usage_of(&*self.container(id)?).await)
     }
 
     /// What the containers use that a filter lets through.
-    pub async fn list_usage(&self, filter: Option<&v1::ContainerStatsFilter>) -> Vec<Usage> {
+    pub async fn list_usage(&self, filter: Option<&v1::ContainerStatsFilter>) -> Vec<ContainerUsage> {
         let filter = filter.cloned().unwrap_or_default();
         let records = self.list_containers(Some(&v1::ContainerFilter {
             id: filter.id,
@@ -41,27 +41,27 @@ impl Runtime {
         futures_util::future::join_all(usages).await
     }
 
-    async fn usage_of(&self, container: &Container) -> Usage {
+    async fn usage_of(&self, container: &Container) -> ContainerUsage {
         let record = container.record();
-        let stats = match container.shim().filter(|_| record.state.running()) {
+        let stats = match container.shim().filter(|_| record.state.is_running()) {
             // A shim that has just ended says nothing, as one of a container that has ended.
             Some(shim) => shim.stats().await.ok(),
             None => None,
         };
-        let at = now();
+        let timestamp_ns = now();
         let cpu = stats.as_ref().map(|stats| {
-            let mut sampled = container.sampled.lock().expect("no holder of this lock panics");
-            let (before, used) = sampled.unwrap_or((stats.started_at_ns, 0));
-            *sampled = Some((at, stats.cpu_ns));
-            let elapsed = u64::try_from(at - before).unwrap_or(0).max(1);
-            let rate = u128::from(stats.cpu_ns.saturating_sub(used)) * 1_000_000_000 / u128::from(elapsed);
+            let mut last_sample = container.last_cpu_sample.lock().expect("no holder of this lock panics");
+            let (previous_at, previous_cpu_ns) = last_sample.unwrap_or((stats.started_at_ns, 0));
+            *last_sample = Some((timestamp_ns, stats.cpu_ns));
+            let elapsed = u64::try_from(timestamp_ns - previous_at).unwrap_or(0).max(1);
+            let rate = u128::from(stats.cpu_ns.saturating_sub(previous_cpu_ns)) * 1_000_000_000 / u128::from(elapsed);
             (stats.cpu_ns, u64::try_from(rate).unwrap_or(u64::MAX))
         });
-        Usage {
+        ContainerUsage {
             record,
-            at,
-            cpu,
-            memory: stats.map(|stats| stats.rss_bytes),
+            timestamp_ns,
+            cpu_ns_and_rate: cpu,
+            memory_bytes: stats.map(|stats| stats.rss_bytes),
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use cri_proto::runtime::v1;
 
-use super::{Record, State};
+use super::{ContainerRecord, ContainerState};
 
-impl Record {
+impl ContainerRecord {
     /// What ContainerStatus answers, without the verbose part.
     pub fn status(&self) -> v1::ContainerStatus {
         let (started_at, exit) = match &self.state {
-            State::Created => (0, None),
-            State::Running { started_at, .. } => (*started_at, None),
-            State::Exited { started_at, exit } => (*started_at, Some(exit)),
+            ContainerState::Created => (0, None),
+            ContainerState::Running { started_at, .. } => (*started_at, None),
+            ContainerState::Exited { started_at, exit } => (*started_at, Some(exit)),
         };
         v1::ContainerStatus {
             id: self.id.clone(),

@@ -22,22 +22,22 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{runtime::error::Error, unquoted};
+use crate::{parse_errors, runtime::error::RuntimeError};
 
 /// The version of every file. A file of another version is refused.
-const VERSION: u32 = 1;
+const STORE_VERSION: u32 = 1;
 
 /// A kind of object that has a file.
-pub(crate) trait Object: Serialize + DeserializeOwned {
+pub(crate) trait StoredObject: Serialize + DeserializeOwned {
     /// Its folder below the state folder.
-    const FOLDER: &'static str;
+    const DIR_NAME: &'static str;
 
     /// Its id.
     fn id(&self) -> &str;
 }
 
 #[derive(serde::Serialize)]
-struct Written<'a, T> {
+struct VersionedRecord<'a, T> {
     version: u32,
     #[serde(flatten)]
     object: &'a T,
@@ -56,17 +56,17 @@ impl Store {
     /// # Errors
     ///
     /// `Precondition` when another fake-cri holds it; `Store` when it cannot be made or written.
-    pub fn open(root: &Path) -> Result<Store, Error> {
-        for folder in ["", "pods", "images", "containers"] {
-            let path = root.join(folder);
+    pub fn open(root: &Path) -> Result<Store, RuntimeError> {
+        for dir_name in ["", "pods", "images", "containers"] {
+            let path = root.join(dir_name);
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&path)
-                .map_err(failed("create folder", &path))?;
+                .map_err(store_error("create folder", &path))?;
         }
         // Canonical, because it stands in answers (ImageFsInfo) and on the command line of shims.
-        let root = root.canonicalize().map_err(failed("resolve folder", root))?;
+        let root = root.canonicalize().map_err(store_error("resolve folder", root))?;
         let path = root.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -74,15 +74,15 @@ impl Store {
             .write(true)
             .mode(0o600)
             .open(&path)
-            .map_err(failed("open", &path))?;
+            .map_err(store_error("open", &path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Precondition(format!(
+                return Err(RuntimeError::FailedPrecondition(format!(
                     "state folder {root:?} is in use by another fake-cri"
                 )));
             }
-            Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+            Err(TryLockError::Error(source)) => return Err(store_error("lock", &path)(source)),
         }
         Ok(Store { root, _lock: lock })
     }
@@ -93,47 +93,47 @@ impl Store {
     }
 
     /// A container's own folder.
-    pub fn container(&self, id: &str) -> PathBuf {
+    pub fn container_dir(&self, id: &str) -> PathBuf {
         self.root.join("containers").join(&id[..id.len().min(16)])
     }
 
-    fn path<T: Object>(&self, id: &str) -> PathBuf {
-        if T::FOLDER == "containers" {
-            self.container(id).join("container.json")
+    fn path<T: StoredObject>(&self, id: &str) -> PathBuf {
+        if T::DIR_NAME == "containers" {
+            self.container_dir(id).join("container.json")
         } else {
-            self.root.join(T::FOLDER).join(id).with_extension("json")
+            self.root.join(T::DIR_NAME).join(id).with_extension("json")
         }
     }
 
     /// Writes an object's file.
-    pub(crate) fn save<T: Object>(&self, object: &T) -> Result<(), Error> {
+    pub(crate) fn save<T: StoredObject>(&self, object: &T) -> Result<(), RuntimeError> {
         let path = self.path::<T>(object.id());
-        if T::FOLDER == "containers" {
-            let folder = self.container(object.id());
+        if T::DIR_NAME == "containers" {
+            let dir = self.container_dir(object.id());
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(&folder)
-                .map_err(failed("create folder", &folder))?;
+                .create(&dir)
+                .map_err(store_error("create folder", &dir))?;
         }
         write_json(
             &path,
-            &Written {
-                version: VERSION,
+            &VersionedRecord {
+                version: STORE_VERSION,
                 object,
             },
         )
     }
 
     /// Removes an object's file; for a container its whole folder. What is not there is removed already.
-    pub(crate) fn remove<T: Object>(&self, id: &str) -> Result<(), Error> {
+    pub(crate) fn remove<T: StoredObject>(&self, id: &str) -> Result<(), RuntimeError> {
         let path = self.path::<T>(id);
-        let removed = if T::FOLDER == "containers" {
-            fs::remove_dir_all(self.container(id))
+        let result = if T::DIR_NAME == "containers" {
+            fs::remove_dir_all(self.container_dir(id))
         } else {
             fs::remove_file(&path)
         };
-        absent_is_fine(removed).map_err(failed("remove", &path))
+        ignore_not_found(result).map_err(store_error("remove", &path))
     }
 
     /// Reads all objects of a kind.
@@ -141,24 +141,24 @@ impl Store {
     /// # Errors
     ///
     /// A file that cannot be read or is of another version: it is named, and nothing is removed.
-    pub(crate) fn load<T: Object>(&self) -> Result<Vec<T>, Error> {
-        let folder = self.root.join(T::FOLDER);
+    pub(crate) fn load<T: StoredObject>(&self) -> Result<Vec<T>, RuntimeError> {
+        let dir = self.root.join(T::DIR_NAME);
         let mut objects = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
-            let entry = entry.map_err(failed("list", &folder))?.path();
-            let path = if T::FOLDER == "containers" {
+        for entry in fs::read_dir(&dir).map_err(store_error("list", &dir))? {
+            let entry = entry.map_err(store_error("list", &dir))?.path();
+            let path = if T::DIR_NAME == "containers" {
                 entry.join("container.json")
             } else if entry.extension().is_some_and(|extension| extension == "json") {
                 entry.clone()
             } else {
                 // What a kill left beside its place.
-                absent_is_fine(fs::remove_file(&entry)).map_err(failed("remove", &entry))?;
+                ignore_not_found(fs::remove_file(&entry)).map_err(store_error("remove", &entry))?;
                 continue;
             };
             match read_json(&path)? {
                 Some(object) => objects.push(object),
                 // A container's folder without its file: the container was never made whole, or is half removed.
-                None => absent_is_fine(fs::remove_dir_all(&entry)).map_err(failed("remove", &entry))?,
+                None => ignore_not_found(fs::remove_dir_all(&entry)).map_err(store_error("remove", &entry))?,
             }
         }
         Ok(objects)
@@ -166,46 +166,47 @@ impl Store {
 }
 
 /// Writes a file beside its place and renames it in.
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let beside = path.with_extension("json.new");
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RuntimeError> {
+    let temporary = path.with_extension("json.new");
     let write = || {
         let mut file = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
             .mode(0o600)
-            .open(&beside)?;
+            .open(&temporary)?;
         file.write_all(&serde_json::to_vec(value)?)?;
-        fs::rename(&beside, path)
+        fs::rename(&temporary, path)
     };
-    write().map_err(failed("write", path))
+    write().map_err(store_error("write", path))
 }
 
-/// Reads a file of [`VERSION`]; `None` when there is none.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+/// Reads a file of [`STORE_VERSION`]; `None` when there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RuntimeError> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("read", path)(error)),
+        Err(error) => return Err(store_error("read", path)(error)),
     };
     let parse = || -> Result<T, io::Error> {
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| unquoted::json(&error))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| parse_errors::json_error(&error))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
-            Some(version) if version == u64::from(VERSION) => {}
+            Some(version) if version == u64::from(STORE_VERSION) => {}
             version => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("its version is {version:?}, this program knows {VERSION}"),
+                    format!("its version is {version:?}, this program knows {STORE_VERSION}"),
                 ));
             }
         }
-        serde_json::from_value(value).map_err(|error| unquoted::json(&error))
+        serde_json::from_value(value).map_err(|error| parse_errors::json_error(&error))
     };
-    parse().map(Some).map_err(failed("read", path))
+    parse().map(Some).map_err(store_error("read", path))
 }
 
 /// Takes "not there" for success: removal is idempotent.
-pub(crate) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
@@ -213,9 +214,9 @@ pub(crate) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Names the file that an error of the operating system is about.
-pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn store_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeError {
     let path = path.to_owned();
-    move |source| Error::Store { action, path, source }
+    move |source| RuntimeError::Store { action, path, source }
 }
 
 #[cfg(test)]
@@ -223,54 +224,54 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-    struct Thing {
+    struct TestObject {
         id: String,
         value: u32,
     }
 
-    impl Object for Thing {
-        const FOLDER: &'static str = "pods";
+    impl StoredObject for TestObject {
+        const DIR_NAME: &'static str = "pods";
 
         fn id(&self) -> &str {
             &self.id
         }
     }
 
-    fn thing() -> Thing {
-        Thing {
+    fn test_object() -> TestObject {
+        TestObject {
             id: "a".repeat(64),
             value: 7,
         }
     }
 
     #[test]
-    fn what_was_saved_is_loaded_and_leftovers_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        store.save(&thing()).unwrap();
-        fs::write(folder.path().join("pods/b.json.new"), "{").unwrap();
-        assert_eq!(store.load::<Thing>().unwrap(), [thing()]);
-        assert_eq!(fs::read_dir(folder.path().join("pods")).unwrap().count(), 1);
-        store.remove::<Thing>(&thing().id).unwrap();
-        store.remove::<Thing>(&thing().id).unwrap();
-        assert_eq!(store.load::<Thing>().unwrap(), []);
+    fn loads_saved_objects_and_removes_temporaries() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&test_object()).unwrap();
+        fs::write(dir.path().join("pods/b.json.new"), "{").unwrap();
+        assert_eq!(store.load::<TestObject>().unwrap(), [test_object()]);
+        assert_eq!(fs::read_dir(dir.path().join("pods")).unwrap().count(), 1);
+        store.remove::<TestObject>(&test_object().id).unwrap();
+        store.remove::<TestObject>(&test_object().id).unwrap();
+        assert_eq!(store.load::<TestObject>().unwrap(), []);
     }
 
     #[test]
-    fn a_second_user_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let _store = Store::open(folder.path()).unwrap();
-        let error = Store::open(folder.path()).unwrap_err();
+    fn a_locked_store_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _store = Store::open(dir.path()).unwrap();
+        let error = Store::open(dir.path()).unwrap_err();
         assert!(error.to_string().contains("in use by another fake-cri"), "{error}");
     }
 
     #[test]
-    fn another_version_is_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let path = folder.path().join("pods").join("a.json");
+    fn an_unknown_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = dir.path().join("pods").join("a.json");
         fs::write(&path, r#"{"version": 2, "id": "a", "value": 1}"#).unwrap();
-        let error = store.load::<Thing>().unwrap_err().to_string();
+        let error = store.load::<TestObject>().unwrap_err().to_string();
         assert!(error.contains("a.json") && error.contains("version"), "{error}");
         assert!(path.exists());
     }

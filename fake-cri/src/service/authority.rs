@@ -21,121 +21,121 @@ use std::ops::Range;
 use bytes::{Buf as _, BytesMut};
 use http::uri::Authority;
 
-use self::hpack::{Malformed, Table};
+use self::hpack::{DynamicTable, MalformedBlock};
 
 /// What a client sends first (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A frame's header: three bytes of length, type, flags, four of stream (RFC 9113, section 4.1).
 const FRAME_HEADER_BYTES: usize = 9;
 
 /// The most of an unfinished header block that is held. Only blocks that h2 refuses are larger.
-const HELD_BYTES: usize = 1 << 20;
+const HEADER_BLOCK_MAX_BYTES: usize = 1 << 20;
 
-const HEADERS: u8 = 0x1;
-const CONTINUATION: u8 = 0x9;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
+const HEADERS_FRAME: u8 = 0x1;
+const CONTINUATION_FRAME: u8 = 0x9;
+const END_HEADERS_FLAG: u8 = 0x4;
+const PADDED_FLAG: u8 = 0x8;
+const PRIORITY_FLAG: u8 = 0x20;
 
 /// Bytes of one connection on their way to h2.
-pub(super) struct Rewriter {
-    state: State,
-    table: Table,
+pub(super) struct AuthorityRewriter {
+    state: RewriterState,
+    table: DynamicTable,
     /// What has come and is not looked at, or not to be passed on, yet.
-    held: BytesMut,
+    pending: BytesMut,
     /// What may be passed on.
     ready: BytesMut,
 }
 
-enum State {
+enum RewriterState {
     /// The preface is awaited.
     Preface,
-    /// A frame is awaited. The header block that is under way has these pieces in what is held, which ends at the second.
+    /// A frame is awaited. The header block that is under way has these fragments in what is held, which ends at the second.
     Frame(Vec<Range<usize>>, usize),
     /// So much of a frame that is of no interest is still to come.
     Pass(usize),
     /// Nothing is looked at any more.
-    Off,
+    Disabled,
 }
 
-impl Rewriter {
-    pub(super) fn new() -> Rewriter {
-        Rewriter {
-            state: State::Preface,
-            table: Table::new(),
-            held: BytesMut::new(),
+impl AuthorityRewriter {
+    pub(super) fn new() -> AuthorityRewriter {
+        AuthorityRewriter {
+            state: RewriterState::Preface,
+            table: DynamicTable::new(),
+            pending: BytesMut::new(),
             ready: BytesMut::new(),
         }
     }
 
     /// Whether bytes may go past it.
-    pub(super) fn is_off(&self) -> bool {
-        matches!(self.state, State::Off) && self.ready.is_empty()
+    pub(super) fn is_disabled(&self) -> bool {
+        matches!(self.state, RewriterState::Disabled) && self.ready.is_empty()
     }
 
     /// Takes what has come from the client.
-    pub(super) fn take(&mut self, bytes: &[u8]) {
-        self.held.extend_from_slice(bytes);
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
         while self.advance() {}
     }
 
     /// No more will come: what is held passes as it is.
     pub(super) fn end(&mut self) {
-        self.turn_off();
+        self.disable();
     }
 
     /// Moves what may be passed on into a buffer of this size.
-    pub(super) fn give(&mut self, most: usize) -> BytesMut {
-        let now = self.ready.len().min(most);
-        self.ready.split_to(now)
+    pub(super) fn pop(&mut self, max_bytes: usize) -> BytesMut {
+        let length = self.ready.len().min(max_bytes);
+        self.ready.split_to(length)
     }
 
-    fn turn_off(&mut self) {
-        self.state = State::Off;
-        let held = self.held.split();
-        self.ready.unsplit(held);
+    fn disable(&mut self) {
+        self.state = RewriterState::Disabled;
+        let pending = self.pending.split();
+        self.ready.unsplit(pending);
     }
 
-    fn pass(&mut self, bytes: usize) {
-        let passed = self.held.split_to(bytes);
-        self.ready.extend_from_slice(&passed);
+    fn pass_through(&mut self, bytes: usize) {
+        let ready = self.pending.split_to(bytes);
+        self.ready.extend_from_slice(&ready);
     }
 
     /// One step; false when more must come first.
     fn advance(&mut self) -> bool {
         match &mut self.state {
-            State::Off => {
-                if !self.held.is_empty() {
-                    self.turn_off();
+            RewriterState::Disabled => {
+                if !self.pending.is_empty() {
+                    self.disable();
                 }
                 false
             }
-            State::Preface => {
-                let length = self.held.len().min(PREFACE.len());
-                if self.held[..length] != PREFACE[..length] {
-                    self.turn_off();
+            RewriterState::Preface => {
+                let length = self.pending.len().min(HTTP2_PREFACE.len());
+                if self.pending[..length] != HTTP2_PREFACE[..length] {
+                    self.disable();
                     return false;
                 }
-                if length == PREFACE.len() {
-                    self.pass(length);
-                    self.state = State::Frame(Vec::new(), 0);
+                if length == HTTP2_PREFACE.len() {
+                    self.pass_through(length);
+                    self.state = RewriterState::Frame(Vec::new(), 0);
                 }
-                length == PREFACE.len()
+                length == HTTP2_PREFACE.len()
             }
-            State::Pass(left) => {
-                let now = (*left).min(self.held.len());
-                *left -= now;
-                let done = *left == 0;
-                self.pass(now);
+            RewriterState::Pass(remaining) => {
+                let length = (*remaining).min(self.pending.len());
+                *remaining -= length;
+                let done = *remaining == 0;
+                self.pass_through(length);
                 if done {
-                    self.state = State::Frame(Vec::new(), 0);
+                    self.state = RewriterState::Frame(Vec::new(), 0);
                 }
                 done
             }
-            State::Frame(pieces, end) => {
+            RewriterState::Frame(fragments, end) => {
                 let begin = *end;
-                let Some(header) = self.held.get(begin..begin + FRAME_HEADER_BYTES) else {
+                let Some(header) = self.pending.get(begin..begin + FRAME_HEADER_BYTES) else {
                     return false;
                 };
                 let mut length = &header[..4];
@@ -143,84 +143,88 @@ impl Rewriter {
                 let (length, kind) = ((length.get_u32() >> 8) as usize, header[3]);
                 let flags = header[4];
                 let frame = begin..begin + FRAME_HEADER_BYTES + length;
-                let expected = if pieces.is_empty() { HEADERS } else { CONTINUATION };
+                let expected = if fragments.is_empty() {
+                    HEADERS_FRAME
+                } else {
+                    CONTINUATION_FRAME
+                };
                 if kind != expected {
-                    if !pieces.is_empty() || kind == CONTINUATION {
-                        self.turn_off();
+                    if !fragments.is_empty() || kind == CONTINUATION_FRAME {
+                        self.disable();
                         return false;
                     }
-                    self.state = State::Pass(FRAME_HEADER_BYTES + length);
+                    self.state = RewriterState::Pass(FRAME_HEADER_BYTES + length);
                     return true;
                 }
-                if frame.end > HELD_BYTES {
-                    self.turn_off();
+                if frame.end > HEADER_BLOCK_MAX_BYTES {
+                    self.disable();
                     return false;
                 }
-                let Some(payload) = self.held.get(frame.start + FRAME_HEADER_BYTES..frame.end) else {
+                let Some(payload) = self.pending.get(frame.start + FRAME_HEADER_BYTES..frame.end) else {
                     return false;
                 };
-                let Some(fragment) = fragment(kind, flags, payload) else {
-                    self.turn_off();
+                let Some(fragment) = fragment_range(kind, flags, payload) else {
+                    self.disable();
                     return false;
                 };
-                let at = frame.start + FRAME_HEADER_BYTES;
-                pieces.push(at + fragment.start..at + fragment.end);
+                let payload_start = frame.start + FRAME_HEADER_BYTES;
+                fragments.push(payload_start + fragment.start..payload_start + fragment.end);
                 *end = frame.end;
-                if flags & END_HEADERS == 0 {
+                if flags & END_HEADERS_FLAG == 0 {
                     return true;
                 }
-                let (pieces, end) = (std::mem::take(pieces), *end);
-                if self.rewrite(&pieces).is_err() {
-                    self.turn_off();
+                let (fragments, end) = (std::mem::take(fragments), *end);
+                if self.rewrite(&fragments).is_err() {
+                    self.disable();
                     return false;
                 }
-                self.pass(end);
-                self.state = State::Frame(Vec::new(), 0);
+                self.pass_through(end);
+                self.state = RewriterState::Frame(Vec::new(), 0);
                 true
             }
         }
     }
 
     /// Replaces the authority in a complete block.
-    fn rewrite(&mut self, pieces: &[Range<usize>]) -> Result<(), Malformed> {
+    fn rewrite(&mut self, fragments: &[Range<usize>]) -> Result<(), MalformedBlock> {
         let mut block: Vec<u8> = Vec::new();
-        for piece in pieces {
-            block.extend_from_slice(&self.held[piece.clone()]);
+        for fragment in fragments {
+            block.extend_from_slice(&self.pending[fragment.clone()]);
         }
-        self.table.replace_authority(&mut block, acceptable)?;
+        self.table.replace_authority(&mut block, acceptable_authority)?;
         let mut rest = &block[..];
-        for piece in pieces {
-            let (now, later) = rest.split_at(piece.len());
-            self.held[piece.clone()].copy_from_slice(now);
-            rest = later;
+        for fragment in fragments {
+            let (current, remaining) = rest.split_at(fragment.len());
+            self.pending[fragment.clone()].copy_from_slice(current);
+            rest = remaining;
         }
         Ok(())
     }
 }
 
-/// Where the piece of a header block lies in a frame's payload (RFC 9113, sections 6.2 and 6.10).
-fn fragment(kind: u8, flags: u8, payload: &[u8]) -> Option<Range<usize>> {
+/// Where the fragment of a header block lies in a frame's payload (RFC 9113, sections 6.2 and 6.10).
+fn fragment_range(kind: u8, flags: u8, payload: &[u8]) -> Option<Range<usize>> {
     let mut range = 0..payload.len();
-    if kind == HEADERS && flags & PADDED != 0 {
+    if kind == HEADERS_FRAME && flags & PADDED_FLAG != 0 {
         range.start += 1;
         range.end = range.end.checked_sub(usize::from(*payload.first()?))?;
     }
-    if kind == HEADERS && flags & PRIORITY != 0 {
+    if kind == HEADERS_FRAME && flags & PRIORITY_FLAG != 0 {
         range.start += 5;
     }
     (range.start <= range.end).then_some(range)
 }
 
 /// An authority that h2 takes, in place of one that it does not: of the same length, also in Huffman's code.
-fn acceptable(authority: &[u8], coded: bool) -> Option<Vec<u8>> {
+fn acceptable_authority(authority: &[u8], is_huffman: bool) -> Option<Vec<u8>> {
     if authority.is_empty() || Authority::try_from(authority).is_ok() {
         return None;
     }
-    let other = authority
+    let replacement = authority
         .iter()
-        .map(|byte| match (byte, huffman::bits(*byte)) {
+        .map(|byte| match (byte, huffman::code_bits(*byte)) {
             (byte, _) if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) => Some(*byte),
-            (_, _) if !coded => Some(b'-'),
+            (_, _) if !is_huffman => Some(b'-'),
             (_, 6) => Some(b'-'),
             (_, 7) => Some(b'x'),
             (_, 8) => Some(b'X'),
@@ -230,7 +234,7 @@ fn acceptable(authority: &[u8], coded: bool) -> Option<Vec<u8>> {
             _ => None,
         })
         .collect::<Option<Vec<u8>>>()?;
-    Authority::try_from(&other[..]).is_ok().then_some(other)
+    Authority::try_from(&replacement[..]).is_ok().then_some(replacement)
 }
 
 #[cfg(test)]
@@ -243,10 +247,13 @@ mod tests {
     fn block(authority: &str, coded: bool) -> Vec<u8> {
         let mut block = vec![0x83, 0x40, 10];
         block.extend_from_slice(b":authority");
-        let bits: usize = authority.bytes().map(|byte| usize::from(huffman::bits(byte))).sum();
+        let bits: usize = authority
+            .bytes()
+            .map(|byte| usize::from(huffman::code_bits(byte)))
+            .sum();
         if coded {
             let mut value = vec![0; bits.div_ceil(8)];
-            huffman::encode_over(&mut value, authority.as_bytes());
+            huffman::encode_into(&mut value, authority.as_bytes());
             block.push(0x80 | value.len() as u8);
             block.extend_from_slice(&value);
         } else {
@@ -264,16 +271,16 @@ mod tests {
     }
 
     /// What comes out of a rewriter that is fed so many bytes at a time.
-    fn through(bytes: &[u8], step: usize) -> Vec<u8> {
-        let mut rewriter = Rewriter::new();
+    fn rewrite_in_chunks(bytes: &[u8], step: usize) -> Vec<u8> {
+        let mut rewriter = AuthorityRewriter::new();
         let mut out = Vec::new();
-        for piece in bytes.chunks(step) {
-            rewriter.take(piece);
-            out.extend_from_slice(&rewriter.give(3));
+        for fragment in bytes.chunks(step) {
+            rewriter.push(fragment);
+            out.extend_from_slice(&rewriter.pop(3));
         }
         rewriter.end();
-        out.extend_from_slice(&rewriter.give(usize::MAX));
-        assert!(rewriter.is_off());
+        out.extend_from_slice(&rewriter.pop(usize::MAX));
+        assert!(rewriter.is_disabled());
         out
     }
 
@@ -284,7 +291,7 @@ mod tests {
     #[case("localhost", "localhost", "localhost")]
     #[case("localhost:8080", "localhost:8080", "localhost:8080")]
     #[case("[::1]:80", "[::1]:80", "[::1]:80")]
-    fn the_authority_becomes_one_that_h2_takes(
+    fn authorities_become_valid_for_h2(
         #[case] authority: &str,
         #[case] raw: &str,
         #[case] as_coded: &str,
@@ -299,35 +306,35 @@ mod tests {
             padded.extend_from_slice(first);
             padded.extend_from_slice(&[0; 4]);
             [
-                PREFACE.to_vec(),
+                HTTP2_PREFACE.to_vec(),
                 frame(0x4, 0, &[0, 3, 0, 0, 0, 100]),
-                frame(HEADERS, END_HEADERS, &headers),
+                frame(HEADERS_FRAME, END_HEADERS_FLAG, &headers),
                 frame(0x0, 1, b"%2Fdata"),
-                // In two pieces, with padding and priority.
-                frame(HEADERS, PADDED | PRIORITY, &padded),
-                frame(CONTINUATION, END_HEADERS, second),
+                // In two fragments, with padding and priority.
+                frame(HEADERS_FRAME, PADDED_FLAG | PRIORITY_FLAG, &padded),
+                frame(CONTINUATION_FRAME, END_HEADERS_FLAG, second),
             ]
             .concat()
         };
-        assert_eq!(through(&wire(authority), step), wire(expected));
+        assert_eq!(rewrite_in_chunks(&wire(authority), step), wire(expected));
         assert!(Authority::try_from(expected.as_bytes()).is_ok());
     }
 
     #[rstest]
     #[case::http1(b"GET /%2F HTTP/1.1\r\n\r\n")]
     #[case::cut(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0")]
-    fn what_is_not_http2_passes(#[case] bytes: &[u8]) {
-        assert_eq!(through(bytes, 1), bytes);
+    fn other_protocols_pass_unchanged(#[case] bytes: &[u8]) {
+        assert_eq!(rewrite_in_chunks(bytes, 1), bytes);
     }
 
     #[test]
-    fn a_block_that_is_malformed_passes_with_all_behind_it() {
+    fn a_malformed_block_disables_rewriting() {
         let bytes = [
-            PREFACE.to_vec(),
-            frame(HEADERS, END_HEADERS, &[0x40 | 62, 1, b'%']),
-            frame(HEADERS, END_HEADERS, &block("%2F", false)),
+            HTTP2_PREFACE.to_vec(),
+            frame(HEADERS_FRAME, END_HEADERS_FLAG, &[0x40 | 62, 1, b'%']),
+            frame(HEADERS_FRAME, END_HEADERS_FLAG, &block("%2F", false)),
         ]
         .concat();
-        assert_eq!(through(&bytes, 7), bytes);
+        assert_eq!(rewrite_in_chunks(&bytes, 7), bytes);
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::authority::Rewriter;
+use super::authority::AuthorityRewriter;
 
 /// What is read from the socket at a time.
 const READ_BYTES: usize = 8 << 10;
@@ -22,11 +22,11 @@ const READ_BYTES: usize = 8 << 10;
 /// A unix stream that ends, for both sides at once, when its [`Hangup`] says so.
 ///
 /// The server hands its accepted streams to tonic within it; tonic puts the [`Hangup`] into each request's extensions.
-pub struct Connection {
+pub struct CriConnection {
     stream: UnixStream,
-    rewriter: Rewriter,
+    rewriter: AuthorityRewriter,
     hangup: Hangup,
-    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// Closes the connection that a request came over.
@@ -40,27 +40,27 @@ impl Hangup {
     }
 }
 
-impl Connection {
+impl CriConnection {
     /// An accepted stream that faults can close.
-    pub fn new(stream: UnixStream) -> Connection {
+    pub fn new(stream: UnixStream) -> CriConnection {
         let hangup = Hangup::default();
-        Connection {
+        CriConnection {
             stream,
-            rewriter: Rewriter::new(),
-            ended: Box::pin(hangup.0.clone().cancelled_owned()),
+            rewriter: AuthorityRewriter::new(),
+            closed: Box::pin(hangup.0.clone().cancelled_owned()),
             hangup,
         }
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.ended.as_mut().poll(context) {
+        match self.closed.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed by a fault")),
             Poll::Pending => Ok(()),
         }
     }
 }
 
-impl Connected for Connection {
+impl Connected for CriConnection {
     type ConnectInfo = Hangup;
 
     fn connect_info(&self) -> Hangup {
@@ -68,7 +68,7 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for CriConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -76,12 +76,12 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         self.check(context)?;
         let this = &mut *self;
-        if this.rewriter.is_off() {
+        if this.rewriter.is_disabled() {
             return Pin::new(&mut this.stream).poll_read(context, buffer);
         }
         let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
         loop {
-            let ready = this.rewriter.give(buffer.remaining());
+            let ready = this.rewriter.pop(buffer.remaining());
             if !ready.is_empty() || buffer.remaining() == 0 {
                 buffer.put_slice(&ready);
                 return Poll::Ready(Ok(()));
@@ -89,15 +89,15 @@ impl AsyncRead for Connection {
             let mut read = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
             match read.filled() {
-                [] if this.rewriter.is_off() => return Poll::Ready(Ok(())),
+                [] if this.rewriter.is_disabled() => return Poll::Ready(Ok(())),
                 [] => this.rewriter.end(),
-                bytes => this.rewriter.take(bytes),
+                bytes => this.rewriter.push(bytes),
             }
         }
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for CriConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, buffer)

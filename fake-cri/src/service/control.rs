@@ -13,20 +13,20 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use super::{Conditions, Connection};
-use crate::fault::{Engine, Entry, Journal, Listed, Source, parse_rules};
+use super::{Conditions, CriConnection};
+use crate::fault::{FaultEngine, Journal, JournalRecord, RuleSource, RuleStatus, parse_rules};
 
 /// What the control API steers.
 #[derive(Clone, Debug)]
 pub struct ControlApi {
-    engine: Arc<Engine>,
+    engine: Arc<FaultEngine>,
     journal: Arc<Journal>,
     conditions: Arc<Conditions>,
 }
 
 impl ControlApi {
     /// Steers these.
-    pub fn new(engine: Arc<Engine>, journal: Arc<Journal>, conditions: Arc<Conditions>) -> ControlApi {
+    pub fn new(engine: Arc<FaultEngine>, journal: Arc<Journal>, conditions: Arc<Conditions>) -> ControlApi {
         ControlApi {
             engine,
             journal,
@@ -42,7 +42,7 @@ impl ControlApi {
     pub async fn serve(self, listener: UnixListener) -> io::Result<()> {
         Server::builder()
             .add_service(ControlServer::new(self))
-            .serve_with_incoming(UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new)))
+            .serve_with_incoming(UnixListenerStream::new(listener).map(|stream| stream.map(CriConnection::new)))
             .await
             .map_err(io::Error::other)
     }
@@ -57,7 +57,9 @@ impl Control for ControlApi {
         let texts = request.into_inner().rules;
         let rules: Result<Vec<_>, _> = texts.iter().map(|text| parse_rules(text)).collect();
         let rules = rules.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let ids = self.engine.add(rules.into_iter().flatten().collect(), Source::Control);
+        let ids = self
+            .engine
+            .add(rules.into_iter().flatten().collect(), RuleSource::Control);
         Ok(Response::new(proto::AddFaultsResponse { ids }))
     }
 
@@ -65,7 +67,7 @@ impl Control for ControlApi {
         &self,
         _: Request<proto::ListFaultsRequest>,
     ) -> Result<Response<proto::ListFaultsResponse>, Status> {
-        let rules = self.engine.list().into_iter().map(message_of_rule).collect();
+        let rules = self.engine.list().into_iter().map(fault_rule_message).collect();
         Ok(Response::new(proto::ListFaultsResponse { rules }))
     }
 
@@ -84,10 +86,14 @@ impl Control for ControlApi {
     async fn journal(&self, request: Request<proto::JournalRequest>) -> Result<Response<Self::JournalStream>, Status> {
         let proto::JournalRequest { follow, after } = request.into_inner();
         let entries: Self::JournalStream = if follow {
-            Box::pin(self.journal.follow(after).map(|entry| Ok(message_of_entry(&entry))))
+            Box::pin(
+                self.journal
+                    .follow(after)
+                    .map(|entry| Ok(journal_entry_message(&entry))),
+            )
         } else {
             let entries = self.journal.after(after).into_iter();
-            Box::pin(stream::iter(entries.map(|entry| Ok(message_of_entry(&entry)))))
+            Box::pin(stream::iter(entries.map(|entry| Ok(journal_entry_message(&entry)))))
         };
         Ok(Response::new(entries))
     }
@@ -108,17 +114,17 @@ impl Control for ControlApi {
     }
 }
 
-fn message_of_rule(listed: Listed) -> proto::FaultRule {
+fn fault_rule_message(status: RuleStatus) -> proto::FaultRule {
     proto::FaultRule {
-        id: listed.id,
-        rule: listed.rule.to_string(),
-        fired: listed.fired,
-        source: listed.source.to_string(),
-        seen: listed.seen,
+        id: status.id,
+        rule: status.rule.to_string(),
+        fired: status.fired_calls,
+        source: status.source.to_string(),
+        seen: status.matched_calls,
     }
 }
 
-fn message_of_entry(entry: &Entry) -> proto::JournalEntry {
+fn journal_entry_message(entry: &JournalRecord) -> proto::JournalEntry {
     let timeout = entry.timeout.unwrap_or_default().as_nanos();
     proto::JournalEntry {
         sequence: entry.sequence,

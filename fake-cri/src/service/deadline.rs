@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use tonic::metadata::MetadataMap;
 
 /// Seconds as the CRI sends them; what is negative is none.
-pub(super) fn seconds(value: i64) -> Duration {
+pub(super) fn seconds_to_duration(value: i64) -> Duration {
     Duration::from_secs(u64::try_from(value).unwrap_or(0))
 }
 
 /// When the caller gives up, as its `grpc-timeout` header says.
 ///
 /// A little before it, so that the answer is ours: the transport would otherwise end the call with Cancelled.
-pub(super) fn caller_deadline(metadata: &MetadataMap, begun: Instant) -> Option<Instant> {
+pub(super) fn caller_deadline(metadata: &MetadataMap, start: Instant) -> Option<Instant> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (value, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let value: u64 = value.parse().ok()?;
@@ -26,7 +26,7 @@ pub(super) fn caller_deadline(metadata: &MetadataMap, begun: Instant) -> Option<
         _ => return None,
     };
     let margin = (timeout / 10).min(Duration::from_millis(20));
-    begun.checked_add(timeout - margin)
+    start.checked_add(timeout - margin)
 }
 
 #[cfg(test)]
@@ -44,16 +44,16 @@ mod tests {
     #[case("S", None)]
     #[case("-1S", None)]
     #[case("", None)]
-    fn the_answer_comes_a_little_before_the_deadline(#[case] text: &str, #[case] expected: Option<u64>) {
-        let begun = Instant::now();
+    fn deadline_is_shortened_by_a_margin(#[case] text: &str, #[case] expected: Option<u64>) {
+        let start = Instant::now();
         let mut metadata = MetadataMap::new();
         metadata.insert("grpc-timeout", text.parse().unwrap());
-        let left = caller_deadline(&metadata, begun).map(|deadline| deadline - begun);
-        assert_eq!(left, expected.map(Duration::from_millis));
+        let remaining = caller_deadline(&metadata, start).map(|deadline| deadline - start);
+        assert_eq!(remaining, expected.map(Duration::from_millis));
     }
 
     #[test]
-    fn without_a_header_there_is_no_deadline() {
+    fn no_header_means_no_deadline() {
         assert_eq!(caller_deadline(&MetadataMap::new(), Instant::now()), None);
     }
 }

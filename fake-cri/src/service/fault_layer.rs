@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  request -> buffer its one message -> name its pod and container -> Engine::decide
-//!               before: answer | wait | hang | hang up | die
+//!               before: response | wait | hang | hang up | die
 //!               inner service, with Injections in the request's extensions
-//!               after: the same, in place of the answer
-//!  answer  <- journal
+//!               after: the same, in place of the response
+//!  response  <- journal
 //! ```
 //!
 //! What is no rpc of the CRI (health, reflection) passes untouched and is not in the journal. A stream's faults happen
@@ -28,41 +28,44 @@ use tonic::{Code, Status, body::Body};
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    Hangup, frame, named,
-    record::{Record, Recorded, json},
+    Hangup,
+    call_recorder::{CallRecorder, RecordedBody, decode_to_json},
+    frame, target,
 };
-use crate::fault::{ANNOTATION, Action, Engine, Injections, Journal, Rpc, Subject, Subjects, to_json};
+use crate::fault::{
+    CallAction, CallTarget, FAULT_ANNOTATION, FaultEngine, Injections, Journal, ResolveTarget, Rpc, to_json,
+};
 
 /// The largest request that is read: the limit that containerd and CRI-O set for theirs.
-const REQUEST_BYTES: usize = 16 << 20;
+const REQUEST_MAX_BYTES: usize = 16 << 20;
 
-/// The largest answer of a call, and the largest message of a stream: gRPC for Go's limit as containerd and CRI-O set it, and the
+/// The largest response of a call, and the largest message of a stream: gRPC for Go's limit as containerd and CRI-O set it, and the
 /// most that the kubelet's client takes.
-pub(super) const ANSWER_BYTES: usize = 16 << 20;
+pub(super) const RESPONSE_MAX_BYTES: usize = 16 << 20;
 
 /// Puts faults and the journal around gRPC services: `tonic::transport::Server::builder().layer(FaultLayer::new(..))`.
 ///
-/// A fault that drops the connection needs the server's streams to be [`Connection`](super::Connection)s; of others only
+/// A fault that drops the connection needs the server's streams to be [`CriConnection`](super::CriConnection)s; of others only
 /// the call's own HTTP/2 stream is reset.
 #[derive(Clone)]
 pub struct FaultLayer {
-    shared: Arc<Shared>,
+    shared: Arc<FaultLayerState>,
 }
 
-struct Shared {
-    engine: Arc<Engine>,
+struct FaultLayerState {
+    engine: Arc<FaultEngine>,
     journal: Arc<Journal>,
-    subjects: Arc<dyn Subjects>,
+    target_resolver: Arc<dyn ResolveTarget>,
 }
 
 impl FaultLayer {
     /// A layer that asks this engine, writes into this journal, and names ids through `subjects`.
-    pub fn new(engine: Arc<Engine>, journal: Arc<Journal>, subjects: Arc<dyn Subjects>) -> FaultLayer {
+    pub fn new(engine: Arc<FaultEngine>, journal: Arc<Journal>, target_resolver: Arc<dyn ResolveTarget>) -> FaultLayer {
         FaultLayer {
-            shared: Arc::new(Shared {
+            shared: Arc::new(FaultLayerState {
                 engine,
                 journal,
-                subjects,
+                target_resolver,
             }),
         }
     }
@@ -83,7 +86,7 @@ impl<S> Layer<S> for FaultLayer {
 #[derive(Clone)]
 pub struct FaultService<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: Arc<FaultLayerState>,
 }
 
 impl<S> Service<http::Request<Body>> for FaultService<S>
@@ -102,14 +105,14 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let Some(rpc) = Rpc::by_path(request.uri().path()) else {
-            let answer = self.inner.call(request);
-            return Box::pin(async { answer.await.map_err(Into::into) });
+            let response = self.inner.call(request);
+            return Box::pin(async { response.await.map_err(Into::into) });
         };
         // The service that is ready is the one that was polled; the clone takes its place.
         let clone = self.inner.clone();
-        let call = Call {
+        let call = RpcCall {
             inner: std::mem::replace(&mut self.inner, clone),
-            record: Record::new(self.shared.journal.clone(), rpc, frame::timeout(request.headers())),
+            record: CallRecorder::new(self.shared.journal.clone(), rpc, frame::grpc_timeout(request.headers())),
             shared: self.shared.clone(),
             hangup: request.extensions().get::<Hangup>().cloned(),
             rpc,
@@ -118,31 +121,31 @@ where
     }
 }
 
-/// The connection ends without an answer. tonic does not know this error, so hyper resets the stream.
+/// The connection ends without an response. tonic does not know this error, so hyper resets the stream.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was dropped by a fault")]
-struct Dropped;
+struct ConnectionDropped;
 
-/// Why a call has no answer of the runtime's.
-enum End {
+/// Why a call has no response of the runtime's.
+enum CallEnd {
     /// The layer answers in its place.
-    Answer(Status),
+    Status(Status),
     /// The connection is closed.
-    Dropped,
+    ConnectionDropped,
     /// The inner service failed below gRPC.
     Failed(BoxError),
 }
 
 /// One call on its way through the layer.
-struct Call<S> {
+struct RpcCall<S> {
     inner: S,
-    record: Record,
-    shared: Arc<Shared>,
+    record: CallRecorder,
+    shared: Arc<FaultLayerState>,
     hangup: Option<Hangup>,
     rpc: &'static Rpc,
 }
 
-impl<S> Call<S>
+impl<S> RpcCall<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>> + Send,
     S::Future: Send,
@@ -150,97 +153,100 @@ where
 {
     async fn run(mut self, request: http::Request<Body>) -> Result<http::Response<Body>, BoxError> {
         let deadline = self.record.deadline();
-        let work = self.work(request);
-        let done = match deadline {
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
-                Ok(done) => done,
-                Err(_) => Err(End::Answer(Status::deadline_exceeded("context deadline exceeded"))),
+        let call = self.handle(request);
+        let outcome = match deadline {
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), call).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(CallEnd::Status(Status::deadline_exceeded("context deadline exceeded"))),
             },
-            None => work.await,
+            None => call.await,
         };
-        match done {
-            Ok(answer) => Ok(answer.journalled(self.rpc, self.record)),
-            Err(End::Answer(status)) => {
+        match outcome {
+            Ok(response) => Ok(response.into_recorded(self.rpc, self.record)),
+            Err(CallEnd::Status(status)) => {
                 self.record.finish(String::new(), status.code(), status.message());
                 Ok(status.into_http())
             }
-            Err(End::Dropped) => {
+            Err(CallEnd::ConnectionDropped) => {
                 self.record
-                    .finish(String::new(), Code::Unavailable, &Dropped.to_string());
+                    .finish(String::new(), Code::Unavailable, &ConnectionDropped.to_string());
                 match self.hangup {
                     Some(hangup) => {
                         hangup.close();
                         // What runs a call ends it with its connection.
                         future::pending().await
                     }
-                    None => Err(Dropped.into()),
+                    None => Err(ConnectionDropped.into()),
                 }
             }
-            Err(End::Failed(error)) => {
+            Err(CallEnd::Failed(error)) => {
                 self.record.finish(String::new(), Code::Unknown, &error.to_string());
                 Err(error)
             }
         }
     }
 
-    async fn work(&mut self, request: http::Request<Body>) -> Result<Answer, End> {
+    async fn handle(&mut self, request: http::Request<Body>) -> Result<RpcResponse, CallEnd> {
         let (mut parts, body) = request.into_parts();
-        let body = Limited::new(body, REQUEST_BYTES).collect().await.map_err(|error| {
-            End::Answer(if error.is::<LengthLimitError>() {
-                Status::resource_exhausted(format!("the request is larger than {REQUEST_BYTES} bytes"))
+        let body = Limited::new(body, REQUEST_MAX_BYTES).collect().await.map_err(|error| {
+            CallEnd::Status(if error.is::<LengthLimitError>() {
+                Status::resource_exhausted(format!("the request is larger than {REQUEST_MAX_BYTES} bytes"))
             } else {
                 Status::internal(format!("cannot read the request: {error}"))
             })
         })?;
         let body = body.to_bytes();
-        let subject = self.read(&body);
+        let call_target = self.decode_request(&body);
         if matches!(self.rpc.name(), "RunPodSandbox" | "CreateContainer") {
-            Engine::check_annotations(&subject.annotations)
-                .map_err(|error| End::Answer(Status::invalid_argument(format!("annotation {ANNOTATION}: {error}"))))?;
+            FaultEngine::check_annotations(&call_target.annotations).map_err(|error| {
+                CallEnd::Status(Status::invalid_argument(format!(
+                    "annotation {FAULT_ANNOTATION}: {error}"
+                )))
+            })?;
         }
-        let decision = self.shared.engine.decide(self.rpc, &subject);
-        self.record.faults = decision.fired;
-        act(&decision.before).await?;
+        let decision = self.shared.engine.decide(self.rpc, &call_target);
+        self.record.faults = decision.fired_rule_ids;
+        run_actions(&decision.before).await?;
 
         if !decision.injections.is_empty() {
             parts.extensions.insert(Injections(decision.injections));
         }
         let request = http::Request::from_parts(parts, Body::new(Full::new(body)));
-        let answer = self
+        let response = self
             .inner
             .call(request)
             .await
-            .map_err(|error| End::Failed(error.into()))?;
-        let answer = match self.rpc.streams() {
-            true => Answer::Stream(answer),
-            false => Answer::unary(answer).await?,
+            .map_err(|error| CallEnd::Failed(error.into()))?;
+        let response = match self.rpc.is_server_streaming() {
+            true => RpcResponse::Stream(response),
+            false => RpcResponse::unary(response).await?,
         };
-        act(&decision.after).await?;
-        Ok(answer)
+        run_actions(&decision.after).await?;
+        Ok(response)
     }
 
     /// Reads the request's one message into the record. A body that cannot be read is left to tonic to refuse.
-    fn read(&mut self, body: &Bytes) -> Subject {
-        let message = frame::messages(body.clone()).into_iter().next();
+    fn decode_request(&mut self, body: &Bytes) -> CallTarget {
+        let message = frame::split_messages(body.clone()).into_iter().next();
         let message = message.and_then(|message| DynamicMessage::decode(self.rpc.input(), message).ok());
         let Some(message) = message else {
-            return Subject::default();
+            return CallTarget::default();
         };
-        let subject = named::subject(&message, &*self.shared.subjects);
+        let call_target = target::find_target(&message, &*self.shared.target_resolver);
         self.record.request = to_json(message).to_string();
-        subject
+        call_target
     }
 }
 
-async fn act(actions: &[Action]) -> Result<(), End> {
+async fn run_actions(actions: &[CallAction]) -> Result<(), CallEnd> {
     for action in actions {
         match action {
-            Action::Delay(span) => tokio::time::sleep(*span).await,
+            CallAction::Delay(span) => tokio::time::sleep(*span).await,
             // Its deadline, or the caller's end, ends the call as a whole.
-            Action::Hang => future::pending().await,
-            Action::Answer { code, message } => return Err(End::Answer(Status::new(*code, message))),
-            Action::Drop => return Err(End::Dropped),
-            Action::Crash => {
+            CallAction::Hang => future::pending().await,
+            CallAction::Reply { code, message } => return Err(CallEnd::Status(Status::new(*code, message))),
+            CallAction::Drop => return Err(CallEnd::ConnectionDropped),
+            CallAction::Crash => {
                 tracing::warn!("killed by a fault");
                 // It does not come back. Should the kernel refuse, an abort is as sudden.
                 let _ = raise(Signal::SIGKILL);
@@ -252,7 +258,7 @@ async fn act(actions: &[Action]) -> Result<(), End> {
 }
 
 /// What the inner service answered.
-enum Answer {
+enum RpcResponse {
     /// A stream, whose messages are still to come.
     Stream(http::Response<Body>),
     /// Everything there is.
@@ -263,46 +269,46 @@ enum Answer {
     },
 }
 
-impl Answer {
+impl RpcResponse {
     /// Waits for all of it, so that it can be judged and replaced.
-    async fn unary(answer: http::Response<Body>) -> Result<Answer, End> {
-        let (parts, body) = answer.into_parts();
-        let body = body.collect().await.map_err(End::Answer)?;
+    async fn unary(response: http::Response<Body>) -> Result<RpcResponse, CallEnd> {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(CallEnd::Status)?;
         let trailers = body.trailers().cloned();
         let data = body.to_bytes();
         // One message with its prefix. It is known here alone: tonic's own limit leaves a broken frame behind (0.14).
         let length = data.len().saturating_sub(frame::PREFIX_BYTES);
-        if length > ANSWER_BYTES {
-            return Err(End::Answer(frame::too_large(length, ANSWER_BYTES)));
+        if length > RESPONSE_MAX_BYTES {
+            return Err(CallEnd::Status(frame::too_large(length, RESPONSE_MAX_BYTES)));
         }
-        Ok(Answer::Unary { parts, data, trailers })
+        Ok(RpcResponse::Unary { parts, data, trailers })
     }
 
-    /// The answer for the caller, written into the journal now or at its end.
-    fn journalled(self, rpc: &Rpc, record: Record) -> http::Response<Body> {
+    /// The response for the caller, written into the journal now or at its end.
+    fn into_recorded(self, rpc: &Rpc, record: CallRecorder) -> http::Response<Body> {
         match self {
-            Answer::Stream(answer) => match Status::from_header_map(answer.headers()) {
+            RpcResponse::Stream(response) => match Status::from_header_map(response.headers()) {
                 Some(status) => {
                     record.finish(String::new(), status.code(), status.message());
-                    answer
+                    response
                 }
-                None => answer.map(|body| Body::new(Recorded::new(body, record))),
+                None => response.map(|body| Body::new(RecordedBody::new(body, record))),
             },
-            Answer::Unary { parts, data, trailers } => {
+            RpcResponse::Unary { parts, data, trailers } => {
                 let status = trailers.as_ref().and_then(Status::from_header_map);
                 match status.or_else(|| Status::from_header_map(&parts.headers)) {
                     Some(status) if status.code() != Code::Ok => {
                         record.finish(String::new(), status.code(), status.message());
                     }
                     _ => {
-                        let message = frame::messages(data.clone()).into_iter().next();
-                        let response = message.and_then(|message| json(rpc.output(), message));
+                        let message = frame::split_messages(data.clone()).into_iter().next();
+                        let response = message.and_then(|message| decode_to_json(rpc.output(), message));
                         let response = response.map(|json| json.to_string()).unwrap_or_default();
                         record.finish(response, Code::Ok, "");
                     }
                 }
                 // A status in the headers ends the stream with them: Go's clients take an empty frame of data after
-                // them for an answer whose trailers are missing.
+                // them for an response whose trailers are missing.
                 let body = match trailers {
                     None if data.is_empty() => Body::empty(),
                     trailers => Body::new(Full::new(data).with_trailers(future::ready(trailers.map(Ok)))),

@@ -20,7 +20,7 @@ pub(super) fn too_large(bytes: usize, limit: usize) -> Status {
 }
 
 /// The length of the first message of a body that is larger than `limit`, where it has one.
-pub(super) fn larger_than(mut body: &[u8], limit: usize) -> Option<usize> {
+pub(super) fn find_message_above(mut body: &[u8], limit: usize) -> Option<usize> {
     while let Some((prefix, rest)) = body.split_at_checked(PREFIX_BYTES) {
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
         if length > limit {
@@ -33,7 +33,7 @@ pub(super) fn larger_than(mut body: &[u8], limit: usize) -> Option<usize> {
 
 /// The messages of a body: each is one byte of flags, four of length, and so many of content. A compressed message is
 /// left out, and so is one that the body cuts short.
-pub(super) fn messages(mut body: Bytes) -> Vec<Bytes> {
+pub(super) fn split_messages(mut body: Bytes) -> Vec<Bytes> {
     let mut messages = Vec::new();
     while body.len() >= 5 {
         let compressed = body.get_u8() != 0;
@@ -50,20 +50,20 @@ pub(super) fn messages(mut body: Bytes) -> Vec<Bytes> {
 }
 
 /// The timeout that the caller sent: at most eight digits and a unit.
-pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let number: u64 = digits.parse().ok()?;
+    let value: u64 = digits.parse().ok()?;
     Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
         _ => return None,
     })
 }
@@ -87,11 +87,11 @@ mod tests {
     #[case("", None)]
     #[case("5", None)]
     #[case("5s", None)]
-    fn reads_timeouts(#[case] text: &str, #[case] expected: Option<Duration>) {
+    fn parses_grpc_timeouts(#[case] text: &str, #[case] expected: Option<Duration>) {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", text.parse().expect("a header's value"));
         // A unit without a number is no timeout.
-        assert_eq!(timeout(&headers), expected);
+        assert_eq!(grpc_timeout(&headers), expected);
     }
 
     #[rstest]
@@ -100,8 +100,8 @@ mod tests {
     #[case(b"\0\0\0\0\x02ab\0\0\0\0\x03abc", Some(3))]
     #[case(b"\0\0\0\0\x09a", Some(9))]
     #[case(b"\0\0\0", None)]
-    fn finds_messages_that_are_too_large(#[case] body: &[u8], #[case] expected: Option<usize>) {
-        assert_eq!(larger_than(body, 2), expected);
+    fn finds_oversized_messages(#[case] body: &[u8], #[case] expected: Option<usize>) {
+        assert_eq!(find_message_above(body, 2), expected);
     }
 
     #[rstest]
@@ -111,6 +111,6 @@ mod tests {
     #[case(b"\0\0\0\0\x03ab", &[])]
     #[case(b"\0\0\0", &[])]
     fn splits_bodies(#[case] body: &'static [u8], #[case] expected: &[&str]) {
-        assert_eq!(messages(Bytes::from_static(body)), expected);
+        assert_eq!(split_messages(Bytes::from_static(body)), expected);
     }
 }

@@ -6,9 +6,9 @@ use cri_proto::runtime::v1::{self, image_service_server::ImageService};
 use tonic::{Request, Response, Status};
 
 use super::translate;
-use crate::runtime::{Error, Runtime};
+use crate::runtime::{Runtime, RuntimeError};
 
-type Answer<T> = Result<Response<T>, Status>;
+type ImageRpcResult<T> = Result<Response<T>, Status>;
 
 /// Answers the ImageService's calls.
 #[derive(Clone, Debug)]
@@ -23,9 +23,9 @@ impl ImageApi {
     }
 
     /// The images that a filter lets through; what it does not find is an empty list, not an error.
-    fn matching(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
-        let wanted = filter.and_then(|filter| filter.image);
-        let images = match wanted.filter(|spec| !spec.image.is_empty()) {
+    fn list_matching(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
+        let spec = filter.and_then(|filter| filter.image);
+        let images = match spec.filter(|spec| !spec.image.is_empty()) {
             None => self.runtime.images.list(),
             Some(spec) => self.runtime.images.get(&spec.image).into_iter().collect(),
         };
@@ -34,26 +34,26 @@ impl ImageApi {
 }
 
 /// How many images one part of a streamed list holds: far below what a gRPC message may weigh.
-const PART: usize = 256;
+const STREAM_CHUNK_IMAGES: usize = 256;
 
-fn named(spec: Option<v1::ImageSpec>) -> Result<String, Status> {
+fn require_image_name(spec: Option<v1::ImageSpec>) -> Result<String, Status> {
     match spec {
         Some(spec) if !spec.image.is_empty() => Ok(spec.image),
-        _ => Err(Error::Invalid("the request names no image".to_owned()).into()),
+        _ => Err(RuntimeError::InvalidArgument("the request names no image".to_owned()).into()),
     }
 }
 
 #[tonic::async_trait]
 impl ImageService for ImageApi {
-    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> ImageRpcResult<v1::ListImagesResponse> {
         Ok(Response::new(v1::ListImagesResponse {
-            images: self.matching(request.into_inner().filter),
+            images: self.list_matching(request.into_inner().filter),
         }))
     }
 
-    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
+    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> ImageRpcResult<v1::ImageStatusResponse> {
         let request = request.into_inner();
-        match self.runtime.images.get(&named(request.image)?) {
+        match self.runtime.images.get(&require_image_name(request.image)?) {
             Ok(image) => Ok(Response::new(v1::ImageStatusResponse {
                 image: Some(translate::image(&image)),
                 info: match request.verbose {
@@ -62,22 +62,28 @@ impl ImageService for ImageApi {
                 },
             })),
             // An image that is not there is an answer without an image.
-            Err(Error::NotFound { .. }) => Ok(Response::new(Default::default())),
+            Err(RuntimeError::NotFound { .. }) => Ok(Response::new(Default::default())),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {
-        let image_ref = self.runtime.images.pull(&named(request.into_inner().image)?).await?;
+    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> ImageRpcResult<v1::PullImageResponse> {
+        let image_ref = self
+            .runtime
+            .images
+            .pull(&require_image_name(request.into_inner().image)?)
+            .await?;
         Ok(Response::new(v1::PullImageResponse { image_ref }))
     }
 
-    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
-        self.runtime.images.remove(&named(request.into_inner().image)?)?;
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> ImageRpcResult<v1::RemoveImageResponse> {
+        self.runtime
+            .images
+            .remove(&require_image_name(request.into_inner().image)?)?;
         Ok(Response::new(Default::default()))
     }
 
-    async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
+    async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> ImageRpcResult<v1::ImageFsInfoResponse> {
         let images = translate::image_filesystem(&self.runtime);
         Ok(Response::new(v1::ImageFsInfoResponse {
             container_filesystems: vec![images.clone()],
@@ -87,12 +93,15 @@ impl ImageService for ImageApi {
 
     type StreamImagesStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::StreamImagesResponse, Status>>>;
 
-    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
-        let images = self.matching(request.into_inner().filter);
-        let parts: Vec<_> = images
-            .chunks(PART)
-            .map(|part| Ok(v1::StreamImagesResponse { images: part.to_vec() }))
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> ImageRpcResult<Self::StreamImagesStream> {
+        let images = self.list_matching(request.into_inner().filter);
+        let chunks: Vec<_> = images
+            .chunks(STREAM_CHUNK_IMAGES)
+            .map(|chunk| Ok(v1::StreamImagesResponse { images: chunk.to_vec() }))
             .collect();
-        Ok(Response::new(tokio_stream::iter(parts)))
+        Ok(Response::new(tokio_stream::iter(chunks)))
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod authority;
+mod call_recorder;
 mod conditions;
 mod connection;
 mod control;
@@ -14,16 +15,15 @@ mod deadline;
 mod fault_layer;
 mod frame;
 mod image_service;
-mod named;
-mod record;
 mod runtime_service;
 mod server;
 mod socket;
 mod status;
+mod target;
 mod translate;
 
 pub use conditions::Conditions;
-pub use connection::{Connection, Hangup};
+pub use connection::{CriConnection, Hangup};
 pub use control::ControlApi;
 pub use fault_layer::{FaultLayer, FaultService};
 pub use image_service::ImageApi;

@@ -8,20 +8,20 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Conditions,
-    deadline::{caller_deadline, seconds},
-    status::not_built,
+    deadline::{caller_deadline, seconds_to_duration},
+    status::unimplemented,
     translate,
 };
 use crate::{
-    checkpoint::Caller,
+    checkpoint::CancelFlag,
     fault,
-    runtime::{CgroupDriver, CheckpointRequest, HANDLERS, Runtime},
+    runtime::{CgroupDriver, CheckpointRequest, RUNTIME_HANDLERS, Runtime},
 };
 
-type Answer<T> = Result<Response<T>, Status>;
+type RuntimeRpcResult<T> = Result<Response<T>, Status>;
 
 /// The stream of a call that is not built: there is never one.
-type NoStream<T> = tokio_stream::Empty<Result<T, Status>>;
+type EmptyStream<T> = tokio_stream::Empty<Result<T, Status>>;
 
 /// Answers the RuntimeService's calls.
 #[derive(Clone, Debug)]
@@ -37,22 +37,22 @@ impl RuntimeApi {
     }
 }
 
-fn condition(name: &str, holds: bool) -> v1::RuntimeCondition {
-    let said = |text: &str| match holds {
+fn runtime_condition(name: &str, is_true: bool) -> v1::RuntimeCondition {
+    let text_if_false = |text: &str| match is_true {
         true => String::new(),
         false => text.to_owned(),
     };
     v1::RuntimeCondition {
         r#type: name.to_owned(),
-        status: holds,
-        reason: said("SetByControlApi"),
-        message: said("fake-cri was told so through its control API"),
+        status: is_true,
+        reason: text_if_false("SetByControlApi"),
+        message: text_if_false("fake-cri was told so through its control API"),
     }
 }
 
 #[tonic::async_trait]
 impl RuntimeService for RuntimeApi {
-    async fn version(&self, _: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+    async fn version(&self, _: Request<v1::VersionRequest>) -> RuntimeRpcResult<v1::VersionResponse> {
         Ok(Response::new(v1::VersionResponse {
             // The version of the kubelet's own runtime API, which kubelets compare.
             version: "0.1.0".to_owned(),
@@ -62,7 +62,7 @@ impl RuntimeService for RuntimeApi {
         }))
     }
 
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> RuntimeRpcResult<v1::StatusResponse> {
         let handler = |name: &&str| v1::RuntimeHandler {
             name: (*name).to_owned(),
             features: Some(v1::RuntimeHandlerFeatures::default()),
@@ -83,17 +83,20 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(v1::StatusResponse {
             status: Some(v1::RuntimeStatus {
                 conditions: vec![
-                    condition("RuntimeReady", self.conditions.runtime_ready()),
-                    condition("NetworkReady", self.conditions.network_ready()),
+                    runtime_condition("RuntimeReady", self.conditions.runtime_ready()),
+                    runtime_condition("NetworkReady", self.conditions.network_ready()),
                 ],
             }),
             info,
-            runtime_handlers: HANDLERS.iter().map(handler).collect(),
+            runtime_handlers: RUNTIME_HANDLERS.iter().map(handler).collect(),
             features: Some(v1::RuntimeFeatures::default()),
         }))
     }
 
-    async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
+    async fn runtime_config(
+        &self,
+        _: Request<v1::RuntimeConfigRequest>,
+    ) -> RuntimeRpcResult<v1::RuntimeConfigResponse> {
         let driver = match self.runtime.config.cgroup_driver {
             CgroupDriver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
             CgroupDriver::Systemd => v1::CgroupDriver::Systemd,
@@ -108,7 +111,7 @@ impl RuntimeService for RuntimeApi {
     async fn update_runtime_config(
         &self,
         request: Request<v1::UpdateRuntimeConfigRequest>,
-    ) -> Answer<v1::UpdateRuntimeConfigResponse> {
+    ) -> RuntimeRpcResult<v1::UpdateRuntimeConfigResponse> {
         let network = request
             .into_inner()
             .runtime_config
@@ -119,7 +122,10 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(Default::default()))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> RuntimeRpcResult<v1::RunPodSandboxResponse> {
         let request = request.into_inner();
         let pod_sandbox_id = self.runtime.run_pod(request.config, &request.runtime_handler)?;
         Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id }))
@@ -128,7 +134,7 @@ impl RuntimeService for RuntimeApi {
     async fn stop_pod_sandbox(
         &self,
         request: Request<v1::StopPodSandboxRequest>,
-    ) -> Answer<v1::StopPodSandboxResponse> {
+    ) -> RuntimeRpcResult<v1::StopPodSandboxResponse> {
         self.runtime.stop_pod(&request.into_inner().pod_sandbox_id).await?;
         Ok(Response::new(Default::default()))
     }
@@ -136,7 +142,7 @@ impl RuntimeService for RuntimeApi {
     async fn remove_pod_sandbox(
         &self,
         request: Request<v1::RemovePodSandboxRequest>,
-    ) -> Answer<v1::RemovePodSandboxResponse> {
+    ) -> RuntimeRpcResult<v1::RemovePodSandboxResponse> {
         self.runtime.remove_pod(&request.into_inner().pod_sandbox_id).await?;
         Ok(Response::new(Default::default()))
     }
@@ -144,7 +150,7 @@ impl RuntimeService for RuntimeApi {
     async fn pod_sandbox_status(
         &self,
         request: Request<v1::PodSandboxStatusRequest>,
-    ) -> Answer<v1::PodSandboxStatusResponse> {
+    ) -> RuntimeRpcResult<v1::PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.runtime.pod(&request.pod_sandbox_id)?;
         Ok(Response::new(v1::PodSandboxStatusResponse {
@@ -163,7 +169,7 @@ impl RuntimeService for RuntimeApi {
     async fn list_pod_sandbox(
         &self,
         request: Request<v1::ListPodSandboxRequest>,
-    ) -> Answer<v1::ListPodSandboxResponse> {
+    ) -> RuntimeRpcResult<v1::ListPodSandboxResponse> {
         let pods = self.runtime.list_pods(request.into_inner().filter.as_ref());
         Ok(Response::new(v1::ListPodSandboxResponse {
             items: pods.into_iter().map(translate::pod).collect(),
@@ -173,31 +179,37 @@ impl RuntimeService for RuntimeApi {
     async fn create_container(
         &self,
         request: Request<v1::CreateContainerRequest>,
-    ) -> Answer<v1::CreateContainerResponse> {
+    ) -> RuntimeRpcResult<v1::CreateContainerResponse> {
         let request = request.into_inner();
         let runtime = Arc::clone(&self.runtime);
         // One that goes on from an archive has it read, which may take long, and must not hold up other calls. It ends with this
         // future, which is dropped when the caller goes away or its deadline passes.
-        let caller = Caller::patient();
-        let _present = caller.until_dropped();
-        let made = tokio::task::spawn_blocking(move || {
+        let caller = CancelFlag::new();
+        let _cancel_on_drop = caller.cancel_on_drop();
+        let creation = tokio::task::spawn_blocking(move || {
             runtime.create_container(&request.pod_sandbox_id, request.config, &caller)
         });
-        let container_id = made
+        let container_id = creation
             .await
             .map_err(|error| Status::internal(format!("failed to create a container: {error}")))??;
         Ok(Response::new(v1::CreateContainerResponse { container_id }))
     }
 
-    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Answer<v1::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> RuntimeRpcResult<v1::StartContainerResponse> {
         self.runtime.start_container(&request.into_inner().container_id).await?;
         Ok(Response::new(Default::default()))
     }
 
-    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Answer<v1::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> RuntimeRpcResult<v1::StopContainerResponse> {
         let request = request.into_inner();
         self.runtime
-            .stop_container(&request.container_id, seconds(request.timeout))
+            .stop_container(&request.container_id, seconds_to_duration(request.timeout))
             .await?;
         Ok(Response::new(Default::default()))
     }
@@ -205,14 +217,17 @@ impl RuntimeService for RuntimeApi {
     async fn remove_container(
         &self,
         request: Request<v1::RemoveContainerRequest>,
-    ) -> Answer<v1::RemoveContainerResponse> {
+    ) -> RuntimeRpcResult<v1::RemoveContainerResponse> {
         self.runtime
             .remove_container(&request.into_inner().container_id)
             .await?;
         Ok(Response::new(Default::default()))
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> RuntimeRpcResult<v1::ListContainersResponse> {
         let records = self.runtime.list_containers(request.into_inner().filter.as_ref());
         Ok(Response::new(v1::ListContainersResponse {
             containers: records.into_iter().map(translate::container).collect(),
@@ -222,7 +237,7 @@ impl RuntimeService for RuntimeApi {
     async fn container_status(
         &self,
         request: Request<v1::ContainerStatusRequest>,
-    ) -> Answer<v1::ContainerStatusResponse> {
+    ) -> RuntimeRpcResult<v1::ContainerStatusResponse> {
         let request = request.into_inner();
         let container = self.runtime.container(&request.container_id)?;
         let record = container.record();
@@ -238,7 +253,7 @@ impl RuntimeService for RuntimeApi {
     async fn update_container_resources(
         &self,
         request: Request<v1::UpdateContainerResourcesRequest>,
-    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+    ) -> RuntimeRpcResult<v1::UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         self.runtime.update_resources(&request.container_id, request.linux)?;
         Ok(Response::new(Default::default()))
@@ -247,16 +262,16 @@ impl RuntimeService for RuntimeApi {
     async fn reopen_container_log(
         &self,
         request: Request<v1::ReopenContainerLogRequest>,
-    ) -> Answer<v1::ReopenContainerLogResponse> {
+    ) -> RuntimeRpcResult<v1::ReopenContainerLogResponse> {
         self.runtime.reopen_log(&request.into_inner().container_id).await?;
         Ok(Response::new(Default::default()))
     }
 
-    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> RuntimeRpcResult<v1::ExecSyncResponse> {
         let request = request.into_inner();
         let output = self
             .runtime
-            .exec(&request.container_id, request.cmd, seconds(request.timeout))
+            .exec(&request.container_id, request.cmd, seconds_to_duration(request.timeout))
             .await?;
         Ok(Response::new(v1::ExecSyncResponse {
             stdout: output.stdout,
@@ -265,7 +280,10 @@ impl RuntimeService for RuntimeApi {
         }))
     }
 
-    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<v1::ContainerStatsRequest>,
+    ) -> RuntimeRpcResult<v1::ContainerStatsResponse> {
         let usage = self.runtime.usage(&request.into_inner().container_id).await?;
         Ok(Response::new(v1::ContainerStatsResponse {
             stats: Some(translate::container_stats(&self.runtime, usage)),
@@ -275,7 +293,7 @@ impl RuntimeService for RuntimeApi {
     async fn list_container_stats(
         &self,
         request: Request<v1::ListContainerStatsRequest>,
-    ) -> Answer<v1::ListContainerStatsResponse> {
+    ) -> RuntimeRpcResult<v1::ListContainerStatsResponse> {
         let usages = self.runtime.list_usage(request.into_inner().filter.as_ref()).await;
         let stats = usages
             .into_iter()
@@ -286,7 +304,7 @@ impl RuntimeService for RuntimeApi {
     async fn checkpoint_container(
         &self,
         request: Request<v1::CheckpointContainerRequest>,
-    ) -> Answer<v1::CheckpointContainerResponse> {
+    ) -> RuntimeRpcResult<v1::CheckpointContainerResponse> {
         let deadline = caller_deadline(request.metadata(), Instant::now());
         let injections = request
             .extensions()
@@ -309,103 +327,115 @@ impl RuntimeService for RuntimeApi {
 
     // What follows is not built yet, and says so.
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        Err(not_built("Exec"))
+    async fn exec(&self, _: Request<v1::ExecRequest>) -> RuntimeRpcResult<v1::ExecResponse> {
+        Err(unimplemented("Exec"))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        Err(not_built("Attach"))
+    async fn attach(&self, _: Request<v1::AttachRequest>) -> RuntimeRpcResult<v1::AttachResponse> {
+        Err(unimplemented("Attach"))
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        Err(not_built("PortForward"))
+    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> RuntimeRpcResult<v1::PortForwardResponse> {
+        Err(unimplemented("PortForward"))
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
-        Err(not_built("PodSandboxStats"))
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<v1::PodSandboxStatsRequest>,
+    ) -> RuntimeRpcResult<v1::PodSandboxStatsResponse> {
+        Err(unimplemented("PodSandboxStats"))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         _: Request<v1::ListPodSandboxStatsRequest>,
-    ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        Err(not_built("ListPodSandboxStats"))
+    ) -> RuntimeRpcResult<v1::ListPodSandboxStatsResponse> {
+        Err(unimplemented("ListPodSandboxStats"))
     }
 
-    async fn checkpoint_pod(&self, _: Request<v1::CheckpointPodRequest>) -> Answer<v1::CheckpointPodResponse> {
-        Err(not_built("CheckpointPod"))
+    async fn checkpoint_pod(
+        &self,
+        _: Request<v1::CheckpointPodRequest>,
+    ) -> RuntimeRpcResult<v1::CheckpointPodResponse> {
+        Err(unimplemented("CheckpointPod"))
     }
 
-    async fn restore_pod(&self, _: Request<v1::RestorePodRequest>) -> Answer<v1::RestorePodResponse> {
-        Err(not_built("RestorePod"))
+    async fn restore_pod(&self, _: Request<v1::RestorePodRequest>) -> RuntimeRpcResult<v1::RestorePodResponse> {
+        Err(unimplemented("RestorePod"))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
-    ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        Err(not_built("ListMetricDescriptors"))
+    ) -> RuntimeRpcResult<v1::ListMetricDescriptorsResponse> {
+        Err(unimplemented("ListMetricDescriptors"))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
-    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        Err(not_built("ListPodSandboxMetrics"))
+    ) -> RuntimeRpcResult<v1::ListPodSandboxMetricsResponse> {
+        Err(unimplemented("ListPodSandboxMetrics"))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
         _: Request<v1::UpdatePodSandboxResourcesRequest>,
-    ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        Err(not_built("UpdatePodSandboxResources"))
+    ) -> RuntimeRpcResult<v1::UpdatePodSandboxResourcesResponse> {
+        Err(unimplemented("UpdatePodSandboxResources"))
     }
 
-    type StreamPodSandboxesStream = NoStream<v1::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = EmptyStream<v1::StreamPodSandboxesResponse>;
 
     async fn stream_pod_sandboxes(
         &self,
         _: Request<v1::StreamPodSandboxesRequest>,
-    ) -> Answer<Self::StreamPodSandboxesStream> {
-        Err(not_built("StreamPodSandboxes"))
+    ) -> RuntimeRpcResult<Self::StreamPodSandboxesStream> {
+        Err(unimplemented("StreamPodSandboxes"))
     }
 
-    type StreamContainersStream = NoStream<v1::StreamContainersResponse>;
+    type StreamContainersStream = EmptyStream<v1::StreamContainersResponse>;
 
-    async fn stream_containers(&self, _: Request<v1::StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
-        Err(not_built("StreamContainers"))
+    async fn stream_containers(
+        &self,
+        _: Request<v1::StreamContainersRequest>,
+    ) -> RuntimeRpcResult<Self::StreamContainersStream> {
+        Err(unimplemented("StreamContainers"))
     }
 
-    type StreamContainerStatsStream = NoStream<v1::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = EmptyStream<v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
         _: Request<v1::StreamContainerStatsRequest>,
-    ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(not_built("StreamContainerStats"))
+    ) -> RuntimeRpcResult<Self::StreamContainerStatsStream> {
+        Err(unimplemented("StreamContainerStats"))
     }
 
-    type StreamPodSandboxStatsStream = NoStream<v1::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = EmptyStream<v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
         _: Request<v1::StreamPodSandboxStatsRequest>,
-    ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(not_built("StreamPodSandboxStats"))
+    ) -> RuntimeRpcResult<Self::StreamPodSandboxStatsStream> {
+        Err(unimplemented("StreamPodSandboxStats"))
     }
 
-    type StreamPodSandboxMetricsStream = NoStream<v1::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = EmptyStream<v1::StreamPodSandboxMetricsResponse>;
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
-    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(not_built("StreamPodSandboxMetrics"))
+    ) -> RuntimeRpcResult<Self::StreamPodSandboxMetricsStream> {
+        Err(unimplemented("StreamPodSandboxMetrics"))
     }
 
-    type GetContainerEventsStream = NoStream<v1::ContainerEventResponse>;
+    type GetContainerEventsStream = EmptyStream<v1::ContainerEventResponse>;
 
-    async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        Err(not_built("GetContainerEvents"))
+    async fn get_container_events(
+        &self,
+        _: Request<v1::GetEventsRequest>,
+    ) -> RuntimeRpcResult<Self::GetContainerEventsStream> {
+        Err(unimplemented("GetContainerEvents"))
     }
 }

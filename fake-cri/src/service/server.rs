@@ -10,9 +10,9 @@ use tokio::net::UnixListener;
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tonic::transport::Server;
 
-use super::{Conditions, Connection, FaultLayer, ImageApi, RuntimeApi};
+use super::{Conditions, CriConnection, FaultLayer, ImageApi, RuntimeApi};
 use crate::{
-    fault::{Engine, Journal},
+    fault::{FaultEngine, Journal},
     runtime::Runtime,
 };
 
@@ -28,9 +28,9 @@ pub async fn serve(
     listener: UnixListener,
     runtime: Arc<Runtime>,
     conditions: Arc<Conditions>,
-    engine: Arc<Engine>,
+    engine: Arc<FaultEngine>,
     journal: Arc<Journal>,
-    end: impl Future<Output = Duration> + Send,
+    shutdown: impl Future<Output = Duration> + Send,
 ) -> io::Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<RuntimeServiceServer<RuntimeApi>>().await;
@@ -40,8 +40,8 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (ending, mut ended) = tokio::sync::watch::channel(None);
-    let connections = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new));
+    let (drain_sender, mut drain_receiver) = tokio::sync::watch::channel(None);
+    let connections = UnixListenerStream::new(listener).map(|stream| stream.map(CriConnection::new));
     let server = Server::builder()
         .layer(FaultLayer::new(engine, journal, runtime.clone()))
         .add_service(
@@ -60,13 +60,13 @@ pub async fn serve(
         .add_service(reflection().build_v1().map_err(io::Error::other)?)
         .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
         .serve_with_incoming_shutdown(connections, async move {
-            let _ = ending.send(Some(end.await));
+            let _ = drain_sender.send(Some(shutdown.await));
         });
     tokio::select! {
         result = server => result.map_err(io::Error::other),
         // A call that hangs must not keep fake-cri from ending.
         () = async {
-            let drain = ended.wait_for(Option::is_some).await.map(|drain| *drain);
+            let drain = drain_receiver.wait_for(Option::is_some).await.map(|drain| *drain);
             tokio::time::sleep(drain.ok().flatten().unwrap_or_default()).await;
         } => Ok(()),
     }

@@ -29,7 +29,7 @@ pub enum ListenError {
     InUse(PathBuf),
     /// A file that is no socket.
     #[error("{0:?} is there and is no socket: it is left alone")]
-    NoSocket(PathBuf),
+    NotASocket(PathBuf),
     /// The kernel's answer.
     #[error("failed to listen on {path:?}: {source}")]
     Io {
@@ -51,7 +51,7 @@ pub fn listen_on(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
         source,
     };
     match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NoSocket(path.to_owned())),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
         Ok(_) => match UnixStream::connect(path) {
             Ok(_) => return Err(ListenError::InUse(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -63,14 +63,14 @@ pub fn listen_on(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(folder)
+            .create(dir)
             .map_err(failed)?;
     }
-    let bound = || -> nix::Result<UnixListener> {
+    let bind_socket = || -> nix::Result<UnixListener> {
         let socket = socket(
             AddressFamily::Unix,
             SockType::Stream,
@@ -83,7 +83,7 @@ pub fn listen_on(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
         listen(&socket, Backlog::MAXCONN)?;
         Ok(UnixListener::from(socket))
     };
-    let listener = bound().map_err(|errno| failed(errno.into()))?;
+    let listener = bind_socket().map_err(|errno| failed(errno.into()))?;
     tokio::net::UnixListener::from_std(listener).map_err(failed)
 }
 
@@ -110,9 +110,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_live_socket_is_refused_and_a_stale_one_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b.sock");
+    async fn live_sockets_are_refused_and_stale_ones_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.sock");
         let first = listen_on(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(listen_on(&path), Err(ListenError::InUse(_))));
@@ -122,11 +122,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+    async fn a_regular_file_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
         fs::write(&path, "mine").unwrap();
-        assert!(matches!(listen_on(&path), Err(ListenError::NoSocket(_))));
+        assert!(matches!(listen_on(&path), Err(ListenError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 
@@ -136,7 +136,7 @@ mod tests {
     #[case("unix://a.sock", None)]
     #[case("tcp://1.2.3.4:5", None)]
     #[case("", None)]
-    fn endpoints(#[case] text: &str, #[case] expected: Option<&str>) {
+    fn parses_endpoints(#[case] text: &str, #[case] expected: Option<&str>) {
         assert_eq!(parse_endpoint(text).ok(), expected.map(PathBuf::from));
     }
 }

@@ -4,29 +4,35 @@ use tonic::{Code, Status};
 
 use crate::{
     checkpoint::ErrorKind,
-    runtime::{self, Error},
+    runtime::{self, RuntimeError},
 };
 
 /// The gRPC status of a runtime's error.
 ///
 /// Where the CRI names no code, the code is the one that a caller can act on; a failed pull or start keeps Unknown, which
 /// is what containerd and CRI-O answer and what kubelets know.
-pub(crate) fn status(error: Error) -> Status {
+pub(crate) fn to_status(error: RuntimeError) -> Status {
     let code = match &error {
-        Error::NotFound { .. } | Error::FolderMissing(_) | Error::Pull { missing: true, .. } => Code::NotFound,
-        Error::Ambiguous { .. } | Error::Invalid(_) => Code::InvalidArgument,
-        Error::Precondition(_) | Error::Transition(_) | Error::Restore(_) => Code::FailedPrecondition,
-        Error::NameReserved { .. } => Code::AlreadyExists,
-        Error::Pull { missing: false, .. } | Error::Start(_) => Code::Unknown,
-        Error::Deadline(_) => Code::DeadlineExceeded,
-        Error::Exhausted(_) => Code::ResourceExhausted,
+        RuntimeError::NotFound { .. }
+        | RuntimeError::ParentDirMissing(_)
+        | RuntimeError::Pull { not_found: true, .. } => Code::NotFound,
+        RuntimeError::AmbiguousId { .. } | RuntimeError::InvalidArgument(_) => Code::InvalidArgument,
+        RuntimeError::FailedPrecondition(_) | RuntimeError::Transition(_) | RuntimeError::Restore(_) => {
+            Code::FailedPrecondition
+        }
+        RuntimeError::NameReserved { .. } => Code::AlreadyExists,
+        RuntimeError::Pull { not_found: false, .. } | RuntimeError::Start(_) => Code::Unknown,
+        RuntimeError::DeadlineExceeded(_) => Code::DeadlineExceeded,
+        RuntimeError::ResourceExhausted(_) => Code::ResourceExhausted,
         // A fault's message is the rule's, word for word.
-        Error::Checkpoint { failure, .. } if matches!(failure.kind, ErrorKind::Injected(_)) => {
+        RuntimeError::Checkpoint { failure, .. } if matches!(failure.kind, ErrorKind::Injected(_)) => {
             return Status::new(checkpoint_code(failure.kind), failure.message.clone());
         }
-        Error::Checkpoint { failure, .. } => checkpoint_code(failure.kind),
-        Error::Store { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::ResourceExhausted,
-        Error::Shim { .. } | Error::Store { .. } | Error::Internal(_) => Code::Internal,
+        RuntimeError::Checkpoint { failure, .. } => checkpoint_code(failure.kind),
+        RuntimeError::Store { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Code::ResourceExhausted
+        }
+        RuntimeError::Shim { .. } | RuntimeError::Store { .. } | RuntimeError::Internal(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
 }
@@ -36,24 +42,24 @@ fn checkpoint_code(kind: ErrorKind) -> Code {
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorKind::Busy => Code::Unavailable,
-        ErrorKind::NotRunning | ErrorKind::NotCarried | ErrorKind::FrozenCgroup => Code::FailedPrecondition,
+        ErrorKind::NotRunning | ErrorKind::UnsupportedState | ErrorKind::FrozenCgroup => Code::FailedPrecondition,
         ErrorKind::Freeze | ErrorKind::Capture | ErrorKind::Write => Code::Internal,
         ErrorKind::NoSpace => Code::ResourceExhausted,
-        ErrorKind::FolderMissing => Code::NotFound,
+        ErrorKind::DirectoryMissing => Code::NotFound,
         ErrorKind::Location => Code::InvalidArgument,
-        ErrorKind::Unsupported => Code::Unimplemented,
+        ErrorKind::UnsupportedPlatform => Code::Unimplemented,
         ErrorKind::Injected(code) => Code::from_i32(code),
     }
 }
 
-impl From<runtime::Error> for Status {
-    fn from(error: runtime::Error) -> Status {
-        status(error)
+impl From<runtime::RuntimeError> for Status {
+    fn from(error: runtime::RuntimeError) -> Status {
+        to_status(error)
     }
 }
 
 /// The answer of every call that is not built yet.
-pub(crate) fn not_built(method: &str) -> Status {
+pub(crate) fn unimplemented(method: &str) -> Status {
     Status::unimplemented(format!("method {method} not implemented"))
 }
 
@@ -64,8 +70,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Failure;
 
-    fn failed(kind: ErrorKind) -> Error {
-        Error::Checkpoint {
+    fn checkpoint_error(kind: ErrorKind) -> RuntimeError {
+        RuntimeError::Checkpoint {
             id: "abc".to_owned(),
             failure: Failure {
                 kind,
@@ -75,21 +81,24 @@ mod tests {
     }
 
     #[rstest]
-    #[case(failed(ErrorKind::DeadlineExceeded), Code::DeadlineExceeded)]
-    #[case(failed(ErrorKind::Injected(9)), Code::FailedPrecondition)]
-    #[case(failed(ErrorKind::NotCarried), Code::FailedPrecondition)]
-    #[case(failed(ErrorKind::FrozenCgroup), Code::FailedPrecondition)]
-    #[case(Error::Invalid("bad".to_owned()), Code::InvalidArgument)]
-    #[case(Error::Precondition("not now".to_owned()), Code::FailedPrecondition)]
-    fn codes(#[case] error: Error, #[case] code: Code) {
-        assert_eq!(status(error).code(), code);
+    #[case(checkpoint_error(ErrorKind::DeadlineExceeded), Code::DeadlineExceeded)]
+    #[case(checkpoint_error(ErrorKind::Injected(9)), Code::FailedPrecondition)]
+    #[case(checkpoint_error(ErrorKind::UnsupportedState), Code::FailedPrecondition)]
+    #[case(checkpoint_error(ErrorKind::FrozenCgroup), Code::FailedPrecondition)]
+    #[case(RuntimeError::InvalidArgument("bad".to_owned()), Code::InvalidArgument)]
+    #[case(RuntimeError::FailedPrecondition("not now".to_owned()), Code::FailedPrecondition)]
+    fn errors_map_to_grpc_codes(#[case] error: RuntimeError, #[case] code: Code) {
+        assert_eq!(to_status(error).code(), code);
     }
 
     #[test]
-    fn an_injected_message_is_told_word_for_word() {
-        assert_eq!(status(failed(ErrorKind::Injected(13))).message(), "disk on fire");
+    fn injected_messages_are_unchanged() {
+        assert_eq!(
+            to_status(checkpoint_error(ErrorKind::Injected(13))).message(),
+            "disk on fire"
+        );
         assert!(
-            status(failed(ErrorKind::Write))
+            to_status(checkpoint_error(ErrorKind::Write))
                 .message()
                 .starts_with("failed to checkpoint")
         );

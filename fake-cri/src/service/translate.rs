@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cri_proto::runtime::v1;
 use serde_json::json;
 
-use crate::runtime::{self, Pod, Record, Runtime, Usage, image::Image, to_json};
+use crate::runtime::{self, ContainerRecord, ContainerUsage, Pod, Runtime, image::Image, to_json};
 
 pub(crate) fn pod(pod: Pod) -> v1::PodSandbox {
     v1::PodSandbox {
@@ -44,7 +44,7 @@ pub(crate) fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
         }),
         linux: Some(v1::LinuxPodSandboxStatus {
             namespaces: Some(v1::Namespace {
-                options: Some(pod.namespaces().cloned().unwrap_or_default()),
+                options: Some(pod.namespace_options().cloned().unwrap_or_default()),
             }),
         }),
         labels: pod.config.labels.clone(),
@@ -72,7 +72,7 @@ fn info(value: serde_json::Value) -> HashMap<String, String> {
     [("info".to_owned(), value.to_string())].into()
 }
 
-pub(crate) fn container(record: Record) -> v1::Container {
+pub(crate) fn container(record: ContainerRecord) -> v1::Container {
     v1::Container {
         image: record.config.image.clone(),
         image_ref: record.image.id.clone(),
@@ -89,10 +89,10 @@ pub(crate) fn container(record: Record) -> v1::Container {
 
 /// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one. Of a restored
 /// container also what its archive lacks, as its dump said (`notCarried`).
-pub(crate) fn container_info(runtime: &Runtime, record: &Record) -> HashMap<String, String> {
+pub(crate) fn container_info(runtime: &Runtime, record: &ContainerRecord) -> HashMap<String, String> {
     let mut value = json!({
         "sandboxID": record.pod_id,
-        "pid": record.state.process().map_or(0, |process| process.pid),
+        "pid": record.state.init().map_or(0, |process| process.pid),
         "removing": false,
         "snapshotKey": record.id,
         "snapshotter": "",
@@ -106,7 +106,7 @@ pub(crate) fn container_info(runtime: &Runtime, record: &Record) -> HashMap<Stri
     info(value)
 }
 
-pub(crate) fn container_stats(runtime: &Runtime, usage: Usage) -> v1::ContainerStats {
+pub(crate) fn container_stats(runtime: &Runtime, usage: ContainerUsage) -> v1::ContainerStats {
     let record = usage.record;
     let value = |value| Some(v1::UInt64Value { value });
     let limit = u64::try_from(record.resources.memory_limit_in_bytes).unwrap_or(0);
@@ -117,14 +117,14 @@ pub(crate) fn container_stats(runtime: &Runtime, usage: Usage) -> v1::ContainerS
             labels: record.config.labels,
             annotations: record.config.annotations,
         }),
-        cpu: usage.cpu.map(|(total, rate)| v1::CpuUsage {
-            timestamp: usage.at,
+        cpu: usage.cpu_ns_and_rate.map(|(total, rate)| v1::CpuUsage {
+            timestamp: usage.timestamp_ns,
             usage_core_nano_seconds: value(total),
             usage_nano_cores: value(rate),
             psi: None,
         }),
-        memory: usage.memory.map(|memory| v1::MemoryUsage {
-            timestamp: usage.at,
+        memory: usage.memory_bytes.map(|memory| v1::MemoryUsage {
+            timestamp: usage.timestamp_ns,
             working_set_bytes: value(memory),
             available_bytes: (limit > 0).then(|| v1::UInt64Value {
                 value: limit.saturating_sub(memory),
@@ -135,7 +135,7 @@ pub(crate) fn container_stats(runtime: &Runtime, usage: Usage) -> v1::ContainerS
         }),
         // A container writes to the host, not to a layer of its own.
         writable_layer: Some(v1::FilesystemUsage {
-            timestamp: usage.at,
+            timestamp: usage.timestamp_ns,
             fs_id: Some(v1::FilesystemIdentifier {
                 mountpoint: runtime.state_dir().to_string_lossy().into_owned(),
             }),

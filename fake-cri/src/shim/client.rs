@@ -14,9 +14,11 @@ use tokio::{
 };
 
 use super::{
-    Exit, LaunchSpec, MAX_EXEC_OUTPUT_BYTES, Reason, ShimError, folder, launch,
-    message::{self, Refusal, Reply, Request},
-    monitor::Monitor,
+    EXEC_OUTPUT_MAX_BYTES, ExitReason, ExitRecord, LaunchSpec, ShimError,
+    exit_monitor::ExitMonitor,
+    launch,
+    message::{self, Refusal, ShimReply, ShimRequest},
+    state_dir,
 };
 use crate::{
     checkpoint::{self, ErrorKind, Failure},
@@ -24,33 +26,33 @@ use crate::{
 };
 
 /// How long a shim may take to answer what it can answer at once.
-const ANSWER: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a start may take: a restored container's memory is read from its archive first.
-const START: Duration = Duration::from_secs(600);
+const START_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A shim and the way to it. Cheap to clone; dropping it changes nothing for the shim.
 #[derive(Clone, Debug)]
 pub struct Shim {
     dir: PathBuf,
     process: ProcessId,
-    monitor: Monitor,
+    monitor: ExitMonitor,
 }
 
 /// What [`Shim::attach`] found in a shim's folder.
 #[derive(Debug)]
-pub enum Attached {
+pub enum ShimAttachment {
     /// The shim lives.
-    Live(Shim, State),
+    Live(Shim, ShimState),
     /// The container ended and its exit is on record.
-    Exited(Exit),
-    /// The shim is gone and left no record: see [`super::kill_leftovers`].
+    Exited(ExitRecord),
+    /// The shim is gone and left no record: see [`super::kill_orphans`].
     Lost,
 }
 
 /// The state of a live shim's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
+pub enum ShimState {
     /// Not started yet.
     Created,
     /// Its first process runs (or has just ended, and the rest is being cleared away).
@@ -64,7 +66,7 @@ pub enum State {
 
 /// What a running container uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
+pub struct ShimStats {
     /// CPU time of all its processes, those that ended too, in nanoseconds. Never falls.
     pub cpu_ns: u64,
     /// Resident memory of its processes, summed, in bytes. A shared page counts once for each of its sharers.
@@ -90,39 +92,40 @@ impl Shim {
     /// Starts a shim from `executable` (a program that calls [`crate::entry_point`] first). It is up and listens when this
     /// returns; the container's process is not started yet. Dropping the future ends the shim.
     ///
-    /// This process becomes the parent of what a killed shim leaves ([`crate::process::daemon::adopt_orphans`]).
+    /// This process becomes the parent of what a killed shim leaves ([`crate::process::daemon::become_subreaper`]).
     pub async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Self, ShimError> {
         let (process, child) = launch::launch(executable, spec).await?;
         Ok(Self {
             dir: spec.dir.clone(),
             process,
-            monitor: Monitor::start(spec.dir.clone(), process, Some(child)),
+            monitor: ExitMonitor::start(spec.dir.clone(), process, Some(child)),
         })
     }
 
     /// Finds the shim of a folder again, after a restart of fake-cri.
     ///
     /// Errors only when the folder cannot be read or a living shim does not answer.
-    pub async fn attach(dir: &Path) -> Result<Attached, ShimError> {
-        if let Some(exit) = folder::read(dir, folder::EXIT)? {
-            return Ok(Attached::Exited(exit));
+    pub async fn attach(dir: &Path) -> Result<ShimAttachment, ShimError> {
+        if let Some(exit) = state_dir::read_json(dir, state_dir::EXIT_FILE)? {
+            return Ok(ShimAttachment::Exited(exit));
         }
         // Written before the shim listens, so without it nothing was ever started there.
-        let Some(process) = folder::read(dir, folder::SHIM)? else {
-            return Ok(Attached::Lost);
+        let Some(process) = state_dir::read_json(dir, state_dir::SHIM_FILE)? else {
+            return Ok(ShimAttachment::Lost);
         };
         let shim = Self {
             dir: dir.to_owned(),
             process,
-            monitor: Monitor::start(dir.to_owned(), process, None),
+            monitor: ExitMonitor::start(dir.to_owned(), process, None),
         };
-        match shim.ask(&Request::State).await {
-            Ok(Reply::State(state)) => Ok(Attached::Live(shim, state)),
-            Ok(Reply::Exited(exit)) => Ok(Attached::Exited(exit)),
-            Ok(reply) => Err(unexpected(&reply)),
+        match shim.request(&ShimRequest::State).await {
+            Ok(ShimReply::State(state)) => Ok(ShimAttachment::Live(shim, state)),
+            Ok(ShimReply::Exited(exit)) => Ok(ShimAttachment::Exited(exit)),
+            Ok(reply) => Err(unexpected_reply(&reply)),
             Err(ShimError::Gone) => {
-                shim.gone().await;
-                Ok(folder::read(dir, folder::EXIT)?.map_or(Attached::Lost, Attached::Exited))
+                shim.wait_gone().await;
+                Ok(state_dir::read_json(dir, state_dir::EXIT_FILE)?
+                    .map_or(ShimAttachment::Lost, ShimAttachment::Exited))
             }
             Err(error) => Err(error),
         }
@@ -135,56 +138,56 @@ impl Shim {
 
     /// Starts the container's first process and says which it is.
     ///
-    /// [`ShimError::Exec`] when its command cannot be run, [`ShimError::Restore`] when it cannot be restored: the shim then waits
+    /// [`ShimError::ExecFailed`] when its command cannot be run, [`ShimError::RestoreFailed`] when it cannot be restored: the shim then waits
     /// for another start or [`Shim::shutdown`].
     pub async fn start(&self) -> Result<ProcessId, ShimError> {
-        Ok(self.start_at().await?.0)
+        Ok(self.start_container().await?.0)
     }
 
     /// As [`Shim::start`]; also says when that was, in nanoseconds since the epoch, by the clock that also gives
-    /// [`Exit::finished_at_ns`]. Never later than the end.
-    pub async fn start_at(&self) -> Result<(ProcessId, i64), ShimError> {
-        match self.ask_within(&Request::Start, START).await? {
-            Reply::Started { init, started_at_ns } => Ok((init, started_at_ns)),
-            reply => Err(unexpected(&reply)),
+    /// [`ExitRecord::finished_at_ns`]. Never later than the end.
+    pub async fn start_container(&self) -> Result<(ProcessId, i64), ShimError> {
+        match self.request_within(&ShimRequest::Start, START_TIMEOUT).await? {
+            ShimReply::Started { init, started_at_ns } => Ok((init, started_at_ns)),
+            reply => Err(unexpected_reply(&reply)),
         }
     }
 
     /// Waits until the container has ended, its processes are gone and its log is complete. May be called by many, at any
     /// time, also before the start. A shim that ends without a record gives an exit with `lost` set.
-    pub async fn wait(&self) -> Exit {
-        self.monitor.exit().await
+    pub async fn wait_exit(&self) -> ExitRecord {
+        self.monitor.wait_exit().await
     }
 
     /// Sends a signal to the container's first process.
     pub async fn signal(&self, signal: i32) -> Result<(), ShimError> {
-        self.ask_done(&Request::Signal(signal)).await
+        self.request_done(&ShimRequest::Signal(signal)).await
     }
 
     /// Sends SIGKILL to every process of the container.
     pub async fn kill_all(&self) -> Result<(), ShimError> {
-        self.ask_done(&Request::KillAll).await
+        self.request_done(&ShimRequest::KillAll).await
     }
 
     /// What the container uses now.
-    pub async fn stats(&self) -> Result<Stats, ShimError> {
-        match self.ask(&Request::Stats).await? {
-            Reply::Stats(stats) => Ok(stats),
-            reply => Err(unexpected(&reply)),
+    pub async fn stats(&self) -> Result<ShimStats, ShimError> {
+        match self.request(&ShimRequest::Stats).await? {
+            ShimReply::Stats(stats) => Ok(stats),
+            reply => Err(unexpected_reply(&reply)),
         }
     }
 
     /// Runs a command beside the container: in its working directory, with its environment and `env` on top. It ends with the
     /// container at the latest. A timeout ends it and everything it started ([`ShimError::ExecTimeout`]), and so do output beyond
-    /// [`MAX_EXEC_OUTPUT_BYTES`] ([`ShimError::ExecOutput`]) and dropping the future. What it leaves running otherwise belongs to the container.
+    /// [`EXEC_OUTPUT_MAX_BYTES`] ([`ShimError::ExecOutputTooLarge`]) and dropping the future. What it leaves running otherwise belongs to the container.
     pub async fn exec(
         &self,
         argv: Vec<String>,
         env: Vec<(String, String)>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, ShimError> {
-        let mut socket = self.dial().await?;
-        send(&mut socket, &Request::Exec { argv, env, timeout }).await?;
+        let mut socket = self.connect().await?;
+        send(&mut socket, &ShimRequest::Exec { argv, env, timeout }).await?;
         let mut output = ExecOutput {
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -192,39 +195,42 @@ impl Shim {
         };
         loop {
             match receive(&mut socket).await? {
-                Reply::Output { error, bytes } => {
+                ShimReply::Output {
+                    is_stderr: error,
+                    bytes,
+                } => {
                     let total = output.stdout.len() + output.stderr.len();
                     let stream = if error { &mut output.stderr } else { &mut output.stdout };
-                    if total + bytes > MAX_EXEC_OUTPUT_BYTES {
+                    if total + bytes > EXEC_OUTPUT_MAX_BYTES {
                         return Err(ShimError::Io(io::Error::new(
                             io::ErrorKind::InvalidData,
                             "more output than it may send",
                         )));
                     }
-                    let from = stream.len();
-                    stream.resize(from + bytes, 0);
-                    socket.read_exact(&mut stream[from..]).await.map_err(told)?;
+                    let start = stream.len();
+                    stream.resize(start + bytes, 0);
+                    socket.read_exact(&mut stream[start..]).await.map_err(map_io_error)?;
                 }
-                Reply::ExecEnded { timed_out: true, .. } => {
+                ShimReply::ExecExited { timed_out: true, .. } => {
                     return Err(ShimError::ExecTimeout(timeout.unwrap_or_default()));
                 }
-                Reply::ExecEnded { cut: true, .. } => {
-                    return Err(ShimError::ExecOutput(MAX_EXEC_OUTPUT_BYTES));
+                ShimReply::ExecExited { truncated: true, .. } => {
+                    return Err(ShimError::ExecOutputTooLarge(EXEC_OUTPUT_MAX_BYTES));
                 }
-                Reply::ExecEnded { code, .. } => {
+                ShimReply::ExecExited { code, .. } => {
                     return Ok(ExecOutput {
                         exit_code: code,
                         ..output
                     });
                 }
-                reply => return Err(unexpected(&reply)),
+                reply => return Err(unexpected_reply(&reply)),
             }
         }
     }
 
     /// Closes the log and opens it anew by its name (after a rotation).
     pub async fn reopen_log(&self) -> Result<(), ShimError> {
-        self.ask_done(&Request::ReopenLog).await
+        self.request_done(&ShimRequest::ReopenLog).await
     }
 
     /// Checkpoints the container. `on_phase` is called at each phase, and the checkpoint goes on when it returns. Dropping
@@ -245,18 +251,18 @@ impl Shim {
                 message: error.to_string(),
             },
         };
-        let mut socket = self.dial().await.map_err(failed)?;
-        send(&mut socket, &Request::Checkpoint(Box::new(job)))
+        let mut socket = self.connect().await.map_err(failed)?;
+        send(&mut socket, &ShimRequest::Checkpoint(Box::new(job)))
             .await
             .map_err(failed)?;
         loop {
             match receive(&mut socket).await.map_err(failed)? {
-                Reply::Phase(phase) => {
+                ShimReply::Phase(phase) => {
                     on_phase(phase);
-                    send(&mut socket, &Request::PhaseHeard).await.map_err(failed)?;
+                    send(&mut socket, &ShimRequest::PhaseAck).await.map_err(failed)?;
                 }
-                Reply::Checkpointed(result) => return result,
-                reply => return Err(failed(unexpected(&reply))),
+                ShimReply::CheckpointResult(result) => return result,
+                reply => return Err(failed(unexpected_reply(&reply))),
             }
         }
     }
@@ -264,9 +270,9 @@ impl Shim {
     /// Ends the shim of a container that was never started or whose start failed. A running container is killed first. Returns
     /// when the shim's process is gone; also when it was already.
     pub async fn shutdown(&self) -> Result<(), ShimError> {
-        match self.ask_done(&Request::Shutdown).await {
+        match self.request_done(&ShimRequest::Shutdown).await {
             Ok(()) | Err(ShimError::Gone) => {
-                self.gone().await;
+                self.wait_gone().await;
                 Ok(())
             }
             Err(error) => Err(error),
@@ -274,28 +280,28 @@ impl Shim {
     }
 
     /// Waits until the shim's process has ended, as it does by itself a little after its container.
-    pub(crate) async fn gone(&self) {
-        self.monitor.gone().await;
+    pub(crate) async fn wait_gone(&self) {
+        self.monitor.wait_gone().await;
     }
 
-    async fn ask_done(&self, request: &Request) -> Result<(), ShimError> {
-        match self.ask(request).await? {
-            Reply::Done => Ok(()),
-            reply => Err(unexpected(&reply)),
+    async fn request_done(&self, request: &ShimRequest) -> Result<(), ShimError> {
+        match self.request(request).await? {
+            ShimReply::Done => Ok(()),
+            reply => Err(unexpected_reply(&reply)),
         }
     }
 
-    async fn ask(&self, request: &Request) -> Result<Reply, ShimError> {
-        self.ask_within(request, ANSWER).await
+    async fn request(&self, request: &ShimRequest) -> Result<ShimReply, ShimError> {
+        self.request_within(request, REQUEST_TIMEOUT).await
     }
 
-    async fn ask_within(&self, request: &Request, patience: Duration) -> Result<Reply, ShimError> {
-        let answer = async {
-            let mut socket = self.dial().await?;
+    async fn request_within(&self, request: &ShimRequest, request_timeout: Duration) -> Result<ShimReply, ShimError> {
+        let exchange = async {
+            let mut socket = self.connect().await?;
             send(&mut socket, request).await?;
             receive(&mut socket).await
         };
-        timeout(patience, answer).await.unwrap_or_else(|_| {
+        timeout(request_timeout, exchange).await.unwrap_or_else(|_| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("process {} does not answer", self.process.pid),
@@ -304,35 +310,35 @@ impl Shim {
         })
     }
 
-    async fn dial(&self) -> Result<UnixStream, ShimError> {
-        dial(&self.dir).await
+    async fn connect(&self) -> Result<UnixStream, ShimError> {
+        connect_in(&self.dir).await
     }
 }
 
-async fn dial(dir: &Path) -> Result<UnixStream, ShimError> {
+async fn connect_in(dir: &Path) -> Result<UnixStream, ShimError> {
     loop {
         // The folder's descriptor must live until the name is resolved.
-        let (_folder, path) = folder::socket(dir).map_err(told)?;
+        let (_dir_fd, path) = state_dir::socket_path(dir).map_err(map_io_error)?;
         match UnixStream::connect(path).await {
             // The queue of those who wait to be taken is full.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)).await,
-            result => return result.map_err(told),
+            result => return result.map_err(map_io_error),
         }
     }
 }
 
 /// What the shim itself says about the container's end, once it has ended.
-pub(super) async fn told_exit(dir: &Path) -> Result<Exit, ShimError> {
-    let mut socket = dial(dir).await?;
-    send(&mut socket, &Request::Wait).await?;
+pub(super) async fn fetch_exit(dir: &Path) -> Result<ExitRecord, ShimError> {
+    let mut socket = connect_in(dir).await?;
+    send(&mut socket, &ShimRequest::Wait).await?;
     match receive(&mut socket).await? {
-        Reply::Exited(exit) => Ok(exit),
-        reply => Err(unexpected(&reply)),
+        ShimReply::Exited(exit) => Ok(exit),
+        reply => Err(unexpected_reply(&reply)),
     }
 }
 
 /// Errors that only say that nobody is there.
-fn told(error: io::Error) -> ShimError {
+fn map_io_error(error: io::Error) -> ShimError {
     match error.kind() {
         io::ErrorKind::NotFound
         | io::ErrorKind::ConnectionRefused
@@ -343,12 +349,12 @@ fn told(error: io::Error) -> ShimError {
     }
 }
 
-fn unexpected(reply: &Reply) -> ShimError {
+fn unexpected_reply(reply: &ShimReply) -> ShimError {
     match reply.clone() {
-        Reply::Refused(Refusal::Exec(message)) => ShimError::Exec { message },
-        Reply::Refused(Refusal::Restore(message)) => ShimError::Restore { message },
-        Reply::Refused(Refusal::State(message)) => ShimError::State { message },
-        Reply::Refused(Refusal::Other(message)) => ShimError::Shim { message },
+        ShimReply::Refused(Refusal::Exec(message)) => ShimError::ExecFailed { message },
+        ShimReply::Refused(Refusal::Restore(message)) => ShimError::RestoreFailed { message },
+        ShimReply::Refused(Refusal::State(message)) => ShimError::WrongState { message },
+        ShimReply::Refused(Refusal::Other(message)) => ShimError::Internal { message },
         reply => ShimError::Io(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("an answer to another question: {reply:?}"),
@@ -356,27 +362,27 @@ fn unexpected(reply: &Reply) -> ShimError {
     }
 }
 
-async fn send(socket: &mut UnixStream, request: &Request) -> Result<(), ShimError> {
-    socket.write_all(&message::encode(request)).await.map_err(told)
+async fn send(socket: &mut UnixStream, request: &ShimRequest) -> Result<(), ShimError> {
+    socket.write_all(&message::encode(request)).await.map_err(map_io_error)
 }
 
-async fn receive(socket: &mut UnixStream) -> Result<Reply, ShimError> {
+async fn receive(socket: &mut UnixStream) -> Result<ShimReply, ShimError> {
     let mut length = [0; 4];
-    socket.read_exact(&mut length).await.map_err(told)?;
-    let mut body = vec![0; message::length(length)?];
-    socket.read_exact(&mut body).await.map_err(told)?;
+    socket.read_exact(&mut length).await.map_err(map_io_error)?;
+    let mut body = vec![0; message::checked_length(length)?];
+    socket.read_exact(&mut body).await.map_err(map_io_error)?;
     Ok(message::decode(&body)?)
 }
 
 /// The exit of a container whose shim was killed.
-pub(super) fn lost() -> Exit {
-    Exit {
+pub(super) fn lost_exit() -> ExitRecord {
+    ExitRecord {
         code: 255,
         signal: None,
         started_at_ns: 0,
         finished_at_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
-        reason: Reason::Error,
+        reason: ExitReason::Error,
         message: "the container's shim ended before it could record an exit".into(),
-        lost: true,
+        shim_lost: true,
     }
 }

@@ -16,19 +16,19 @@ pub enum ShimError {
     /// The container's command could not be run. The message is worded as runc words it, for example
     /// `exec: "foo": executable file not found in $PATH`.
     #[error("unable to start container process: {message}")]
-    Exec {
+    ExecFailed {
         /// runc's words.
         message: String,
     },
     /// The container could not be restored from its archive.
     #[error("restore the container: {message}")]
-    Restore {
+    RestoreFailed {
         /// Why, in the words of [`crate::checkpoint::RestoreError`].
         message: String,
     },
     /// The container is in another state than the call needs.
     #[error("{message}")]
-    State {
+    WrongState {
         /// Which state, and what was asked.
         message: String,
     },
@@ -39,13 +39,13 @@ pub enum ShimError {
     #[error(
         "the command wrote more than {0} bytes, the most that an answer can hold, and was killed: its output is not complete"
     )]
-    ExecOutput(usize),
-    /// The shim's process has ended. [`super::Shim::wait`] says how the container did.
+    ExecOutputTooLarge(usize),
+    /// The shim's process has ended. [`super::Shim::wait_exit`] says how the container did.
     #[error("reach the shim: it has ended")]
     Gone,
     /// The shim answered with an error of the kernel's or something else that was not foreseen.
     #[error("{message}")]
-    Shim {
+    Internal {
         /// What it said.
         message: String,
     },

@@ -16,18 +16,18 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Exit, LaunchSpec, NAME, ROLE, ShimError, folder, server::Server};
+use super::{ExitRecord, LaunchSpec, SHIM_PROCESS_NAME, SHIM_ROLE, ShimError, server::ShimServer, state_dir};
 use crate::{
     entry,
     process::{ProcessId, daemon, limits},
 };
 
 /// How long a shim may take until it listens. It is short work; on a machine that is busy beyond measure it is long.
-const LISTENING: Duration = Duration::from_secs(60);
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a shim says through its standard output, once.
 #[derive(Debug, Serialize, Deserialize)]
-enum Hello {
+enum Handshake {
     Listening(ProcessId),
     Failed(String),
 }
@@ -39,15 +39,15 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<(Proc
         message,
     };
     // What a shim leaves when it is killed comes to us then, not to a process that knows nothing of it.
-    daemon::adopt_orphans()?;
-    let log = prepare(&spec.dir).map_err(|error| failed(error.to_string()))?;
+    daemon::become_subreaper()?;
+    let log = prepare_dir(&spec.dir).map_err(|error| failed(error.to_string()))?;
     let (mut child, process) =
         spawn(executable, spec, log).map_err(|error| failed(format!("run {}: {error}", executable.display())))?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
     // From here on somebody who gives up takes the shim along.
     let guard = KillOnDrop(Some(child));
-    limits::give_back_open_files(process.pid)?;
-    let told = timeout(LISTENING, async {
+    limits::restore_nofile(process.pid)?;
+    let handshake = timeout(LISTEN_TIMEOUT, async {
         let input = input.expect("it is a pipe, and nobody else takes it");
         let output = output.expect("it is a pipe, and nobody else takes it");
         let (mut input, mut output) = (ChildStdin::from_std(input)?, ChildStdout::from_std(output)?);
@@ -55,24 +55,24 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<(Proc
         // A shim that ends early closes the pipe; what it says about that matters more.
         let _ = input.write_all(&text).await;
         drop(input);
-        let mut told = Vec::new();
-        output.read_to_end(&mut told).await?;
-        Ok::<_, io::Error>(told)
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes).await?;
+        Ok::<_, io::Error>(bytes)
     })
     .await
-    .map_err(|_| failed(format!("it did not listen within {LISTENING:?}")))??;
-    match serde_json::from_slice(&told) {
-        Ok(Hello::Listening(told)) if told == process => Ok((process, guard.disarm())),
-        Ok(Hello::Listening(other)) => Err(failed(format!(
+    .map_err(|_| failed(format!("it did not listen within {LISTEN_TIMEOUT:?}")))??;
+    match serde_json::from_slice(&handshake) {
+        Ok(Handshake::Listening(listening)) if listening == process => Ok((process, guard.disarm())),
+        Ok(Handshake::Listening(other)) => Err(failed(format!(
             "process {} answered for process {}",
             other.pid, process.pid
         ))),
-        Ok(Hello::Failed(message)) => Err(failed(message)),
+        Ok(Handshake::Failed(message)) => Err(failed(message)),
         Err(_) => {
-            let complaint = fs::read_to_string(spec.dir.join(folder::LOG)).unwrap_or_default();
-            let complaint = complaint.trim();
+            let stderr = fs::read_to_string(spec.dir.join(state_dir::LOG_FILE)).unwrap_or_default();
+            let stderr = stderr.trim();
             Err(failed(format!(
-                "{} ended without a word of its own: {complaint}",
+                "{} ended without a word of its own: {stderr}",
                 executable.display()
             )))
         }
@@ -99,13 +99,13 @@ impl Drop for KillOnDrop {
 }
 
 /// Makes the folder ready and gives the file for the shim's complaints.
-fn prepare(dir: &Path) -> io::Result<fs::File> {
-    folder::make(dir)?;
-    if folder::read::<Exit>(dir, folder::EXIT)?.is_some() {
+fn prepare_dir(dir: &Path) -> io::Result<fs::File> {
+    state_dir::create(dir)?;
+    if state_dir::read_json::<ExitRecord>(dir, state_dir::EXIT_FILE)?.is_some() {
         return Err(io::Error::other("a container has ended in this folder already"));
     }
     // Of a shim that was killed before it was used.
-    for name in [folder::SOCKET, folder::SHIM] {
+    for name in [state_dir::SOCKET_FILE, state_dir::SHIM_FILE] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -115,22 +115,22 @@ fn prepare(dir: &Path) -> io::Result<fs::File> {
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(dir.join(folder::LOG))
+        .open(dir.join(state_dir::LOG_FILE))
 }
 
 fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Child, ProcessId)> {
     let mut command = Command::new(executable);
     command
         // For those who look at the list of processes.
-        .arg0(NAME)
+        .arg0(SHIM_PROCESS_NAME)
         .arg(&spec.container_id)
         .env_clear()
-        .env(entry::ROLE, ROLE)
+        .env(entry::ROLE_ENV, SHIM_ROLE)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log);
     let child = command.spawn()?;
-    let process = ProcessId::of(child.id().cast_signed())?;
+    let process = ProcessId::from_pid(child.id().cast_signed())?;
     Ok((child, process))
 }
 
@@ -138,30 +138,30 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
 pub(crate) fn run() -> ! {
     let code = match prepare_to_serve() {
         Ok(server) => {
-            tell(&Hello::Listening(server.process()));
+            send_handshake(&Handshake::Listening(server.process()));
             // Whoever waits for these to end knows then that there is nothing more to come.
-            if let Err(error) = daemon::drop_streams() {
+            if let Err(error) = daemon::null_stdio() {
                 eprintln!("leave the standard streams: {error}");
             }
             server.serve();
             0
         }
         Err(error) => {
-            tell(&Hello::Failed(error.to_string()));
+            send_handshake(&Handshake::Failed(error.to_string()));
             1
         }
     };
     std::process::exit(code)
 }
 
-fn prepare_to_serve() -> io::Result<Server> {
-    daemon::detach(NAME)?;
+fn prepare_to_serve() -> io::Result<ShimServer> {
+    daemon::daemonize(SHIM_PROCESS_NAME)?;
     let spec: LaunchSpec = serde_json::from_reader(io::stdin().lock())?;
-    Server::new(spec)
+    ShimServer::new(spec)
 }
 
-fn tell(hello: &Hello) {
-    if let Ok(text) = serde_json::to_vec(hello) {
+fn send_handshake(handshake: &Handshake) {
+    if let Ok(text) = serde_json::to_vec(handshake) {
         let mut output = io::stdout();
         let _ = output.write_all(&text).and_then(|()| output.flush());
     }

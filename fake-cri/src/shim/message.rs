@@ -1,7 +1,7 @@
 //! What fake-cri and a shim say to each other.
 //!
 //! Each request has a connection of its own on the shim's socket. A message is its length (4 bytes, little endian) and
-//! that many bytes of JSON. Only [`Reply::Output`] is followed by bytes that are no message: as many as it says.
+//! that many bytes of JSON. Only [`ShimReply::Output`] is followed by bytes that are no message: as many as it says.
 //!
 //! ```text
 //!  fake-cri                                    shim
@@ -16,15 +16,15 @@ use std::{io, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Exit, State, Stats};
+use super::{ExitRecord, ShimState, ShimStats};
 use crate::{checkpoint, process::ProcessId};
 
 /// The longest message either side takes: a job's documents are the largest part, and are far below.
-const LONGEST: usize = 64 << 20;
+const MESSAGE_MAX_BYTES: usize = 64 << 20;
 
 /// What fake-cri asks.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
+pub(super) enum ShimRequest {
     /// In which state is the container?
     State,
     /// Start it.
@@ -51,49 +51,49 @@ pub(super) enum Request {
     /// Checkpoint it.
     Checkpoint(Box<checkpoint::Job>),
     /// The last phase was heard: go on.
-    PhaseHeard,
+    PhaseAck,
     /// End: a container that was never started has no exit, a running one is killed.
     Shutdown,
 }
 
 /// What a shim answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Reply {
-    /// To [`Request::State`].
-    State(State),
-    /// To [`Request::Start`].
+pub(super) enum ShimReply {
+    /// To [`ShimRequest::State`].
+    State(ShimState),
+    /// To [`ShimRequest::Start`].
     Started {
         /// The container's first process.
         init: ProcessId,
         /// When it started, in nanoseconds since the epoch.
         started_at_ns: i64,
     },
-    /// To [`Request::Wait`].
-    Exited(Exit),
+    /// To [`ShimRequest::Wait`].
+    Exited(ExitRecord),
     /// It is done and there is nothing to say.
     Done,
-    /// To [`Request::Stats`].
-    Stats(Stats),
+    /// To [`ShimRequest::Stats`].
+    Stats(ShimStats),
     /// A command wrote so many bytes, which follow.
     Output {
         /// To standard error rather than output.
-        error: bool,
+        is_stderr: bool,
         /// How many.
         bytes: usize,
     },
     /// A command has ended.
-    ExecEnded {
+    ExecExited {
         /// Its exit code.
         code: i32,
         /// It was ended because it ran too long.
         timed_out: bool,
-        /// It was ended because it wrote more than [`super::MAX_EXEC_OUTPUT_BYTES`].
-        cut: bool,
+        /// It was ended because it wrote more than [`super::EXEC_OUTPUT_MAX_BYTES`].
+        truncated: bool,
     },
     /// A checkpoint is about to begin this phase.
     Phase(checkpoint::Phase),
     /// A checkpoint has ended.
-    Checkpointed(Result<checkpoint::Report, checkpoint::Failure>),
+    CheckpointResult(Result<checkpoint::Report, checkpoint::Failure>),
     /// No.
     Refused(Refusal),
 }
@@ -121,9 +121,9 @@ pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
 }
 
 /// The length that four bytes say.
-pub(super) fn length(bytes: [u8; 4]) -> io::Result<usize> {
+pub(super) fn checked_length(bytes: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(bytes) as usize;
-    if length > LONGEST {
+    if length > MESSAGE_MAX_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("a message of {length} bytes"),
@@ -138,12 +138,12 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 }
 
 /// Takes one whole message from the front of a buffer, if there is one.
-pub(super) fn take<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<T>> {
-    let Some((head, rest)) = buffer.split_first_chunk::<4>() else {
+pub(super) fn take_message<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<T>> {
+    let Some((length_prefix, payload)) = buffer.split_first_chunk::<4>() else {
         return Ok(None);
     };
-    let length = length(*head)?;
-    let Some(body) = rest.get(..length) else {
+    let length = checked_length(*length_prefix)?;
+    let Some(body) = payload.get(..length) else {
         return Ok(None);
     };
     let message = decode(body)?;
@@ -156,23 +156,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_come_out_whole_and_one_by_one() {
-        let mut wire = encode(&Request::Signal(15));
-        wire.extend(encode(&Request::Stats));
+    fn messages_are_split_at_their_length() {
+        let mut bytes = encode(&ShimRequest::Signal(15));
+        bytes.extend(encode(&ShimRequest::Stats));
         let mut buffer = Vec::new();
-        let mut seen = Vec::new();
-        for byte in wire {
+        let mut requests = Vec::new();
+        for byte in bytes {
             buffer.push(byte);
-            while let Some(request) = take::<Request>(&mut buffer).expect("well formed") {
-                seen.push(format!("{request:?}"));
+            while let Some(request) = take_message::<ShimRequest>(&mut buffer).expect("well formed") {
+                requests.push(format!("{request:?}"));
             }
         }
-        assert_eq!(seen, ["Signal(15)", "Stats"]);
+        assert_eq!(requests, ["Signal(15)", "Stats"]);
         assert!(buffer.is_empty());
     }
 
     #[test]
-    fn an_absurd_length_is_an_error_and_takes_no_memory() {
-        assert!(take::<Request>(&mut vec![0xff; 8]).is_err());
+    fn an_oversized_length_is_refused() {
+        assert!(take_message::<ShimRequest>(&mut vec![0xff; 8]).is_err());
     }
 }

@@ -13,38 +13,38 @@
 //! its successor finds the shim again by its folder ([`Shim::attach`]). It has no async runtime and one thread (a second
 //! one while it checkpoints).
 //!
-//! Ways to fail: the shim is killed. Then [`Shim::wait`] gives an exit with `lost` set, and whoever started the shim ends
-//! what is left of the container with [`kill_leftovers`].
+//! Ways to fail: the shim is killed. Then [`Shim::wait_exit`] gives an exit with `lost` set, and whoever started the shim ends
+//! what is left of the container with [`kill_orphans`].
 
 mod client;
 mod error;
-mod folder;
+mod exit_monitor;
+mod exit_record;
 mod launch;
-mod leftovers;
+mod launch_spec;
 mod message;
-mod monitor;
-mod record;
+mod orphans;
 mod server;
-mod spec;
+mod state_dir;
 
-pub use client::{Attached, ExecOutput, Shim, State, Stats};
+pub use client::{ExecOutput, Shim, ShimAttachment, ShimState, ShimStats};
 pub use error::ShimError;
+pub use exit_record::{ExitReason, ExitRecord};
 pub(crate) use launch::run;
-pub use leftovers::kill_leftovers;
-pub use record::{Exit, Reason};
-pub use spec::{LaunchSpec, Program};
+pub use launch_spec::{LaunchProgram, LaunchSpec};
+pub use orphans::kill_orphans;
 
 /// What a command beside the container may write to its two output streams, together: an ExecSync answer that holds so much is
 /// just below the 16 MiB of the largest message (containerd's `DefaultMaxSendMsgSize`, the kubelet's `maxMsgSize`), with room for
 /// the lengths and the exit code.
-pub const MAX_EXEC_OUTPUT_BYTES: usize = (16 << 20) - 32;
+pub const EXEC_OUTPUT_MAX_BYTES: usize = (16 << 20) - 32;
 
 /// The role of a shim's process: see [`crate::entry`].
-pub const ROLE: &str = "shim";
+pub const SHIM_ROLE: &str = "shim";
 
 /// The name of a shim's process in `/proc/PID/comm` and in its first argument.
-pub const NAME: &str = "fake-cri-shim";
+pub const SHIM_PROCESS_NAME: &str = "fake-cri-shim";
 
 /// The environment variable that holds the container's id in each of its processes, so that what a dead shim left can be
 /// found.
-pub const MARKER: &str = "FAKE_CRI_CONTAINER";
+pub const CONTAINER_ID_ENV: &str = "FAKE_CRI_CONTAINER";

@@ -10,15 +10,15 @@ use cri_proto::criu::{
     },
 };
 
-use crate::workload::PAGE;
+use crate::workload::PAGE_BYTES;
 
 /// The members of an archive by their names.
-pub(crate) struct Contents {
+pub(crate) struct ArchiveContents {
     pub(crate) members: BTreeMap<String, Vec<u8>>,
     pub(crate) order: Vec<String>,
 }
 
-impl Contents {
+impl ArchiveContents {
     pub(crate) fn read(path: &Path) -> Self {
         let mut members = BTreeMap::new();
         let mut order = Vec::new();
@@ -42,7 +42,7 @@ impl Contents {
         self.members.get(&name).unwrap_or_else(|| panic!("{name} is missing"))
     }
 
-    pub(crate) fn tree(&self) -> Vec<PstreeEntry> {
+    pub(crate) fn pstree(&self) -> Vec<PstreeEntry> {
         decode_entries("pstree.img", Kind::Pstree, self.image("pstree.img")).unwrap()
     }
 
@@ -58,36 +58,36 @@ impl Contents {
 
     pub(crate) fn file(&self, id: u32) -> FileEntry {
         let files: Vec<FileEntry> = decode_entries("files.img", Kind::Files, self.image("files.img")).unwrap();
-        let mut found = files.into_iter().filter(|file| file.id == id);
-        let file = found.next().unwrap_or_else(|| panic!("no file {id}"));
-        assert!(found.next().is_none(), "file {id} twice");
+        let mut matching = files.into_iter().filter(|file| file.id == id);
+        let file = matching.next().unwrap_or_else(|| panic!("no file {id}"));
+        assert!(matching.next().is_none(), "file {id} twice");
         file
     }
 
     /// What is unread in a pipe.
-    pub(crate) fn unread(&self, pipe: u32) -> Vec<u8> {
+    pub(crate) fn pipe_data(&self, pipe: u32) -> Vec<u8> {
         let name = "pipes-data.img";
-        let mut decoder = Decoder::expect(name, Kind::PipesData, self.image(name)).unwrap();
-        let mut found = None;
+        let mut decoder = Decoder::open_as(name, Kind::PipesData, self.image(name)).unwrap();
+        let mut matching = None;
         while let Some(entry) = decoder.message::<PipeDataEntry>().unwrap() {
             let mut bytes = Vec::new();
-            decoder.payload(entry.bytes.into(), &mut bytes).unwrap();
+            decoder.copy_payload(entry.bytes.into(), &mut bytes).unwrap();
             if entry.pipe_id == pipe {
-                assert!(found.replace(bytes).is_none(), "pipe {pipe} twice");
+                assert!(matching.replace(bytes).is_none(), "pipe {pipe} twice");
             }
         }
-        found.unwrap_or_else(|| panic!("no pipe {pipe}"))
+        matching.unwrap_or_else(|| panic!("no pipe {pipe}"))
     }
 
     /// What is unread in the socket of this entry of `files.img`.
-    pub(crate) fn packets(&self, entry: u32) -> Vec<Vec<u8>> {
+    pub(crate) fn socket_queue(&self, entry: u32) -> Vec<Vec<u8>> {
         let name = "sk-queues.img";
-        let mut decoder = Decoder::expect(name, Kind::SkQueues, self.image(name)).unwrap();
+        let mut decoder = Decoder::open_as(name, Kind::SkQueues, self.image(name)).unwrap();
         let mut packets = Vec::new();
-        while let Some(head) = decoder.message::<SkPacketEntry>().unwrap() {
+        while let Some(header) = decoder.message::<SkPacketEntry>().unwrap() {
             let mut bytes = Vec::new();
-            decoder.payload(head.length.into(), &mut bytes).unwrap();
-            if head.id_for == entry {
+            decoder.copy_payload(header.length.into(), &mut bytes).unwrap();
+            if header.id_for == entry {
                 packets.push(bytes);
             }
         }
@@ -95,7 +95,7 @@ impl Contents {
     }
 
     /// A file of memfd_create.
-    pub(crate) fn memory_file(&self, inode: u32) -> MemfdInodeEntry {
+    pub(crate) fn memfd_inode(&self, inode: u32) -> MemfdInodeEntry {
         let name = "memfd.img";
         let files: Vec<MemfdInodeEntry> = decode_entries(name, Kind::MemfdInode, self.image(name)).unwrap();
         let mut files = files.into_iter();
@@ -104,11 +104,11 @@ impl Contents {
 
     /// The pages of the shared memory that a mapping shows, by their offsets in it.
     pub(crate) fn shared_pages(&self, vma: &VmaEntry) -> BTreeMap<u64, Vec<u8>> {
-        let of_file = vma.status & (1 << 6 | 1 << 7) != 0;
-        let object = match of_file {
+        let is_memfd = vma.status & (1 << 6 | 1 << 7) != 0;
+        let object = match is_memfd {
             true => {
                 let memory = self.file(vma.shmid as u32).memfd.expect("a file of memfd_create");
-                u64::from(self.memory_file(memory.inode_id).shmid)
+                u64::from(self.memfd_inode(memory.inode_id).shmid)
             }
             false => vma.shmid,
         };
@@ -116,17 +116,17 @@ impl Contents {
     }
 
     /// The content of the deleted file that stands for this entry of `files.img`.
-    pub(crate) fn ghost(&self, entry: u32) -> Vec<u8> {
+    pub(crate) fn ghost_content(&self, entry: u32) -> Vec<u8> {
         let name = "remap-fpath.img";
         let remaps: Vec<RemapFilePathEntry> = decode_entries(name, Kind::RemapFpath, self.image(name)).unwrap();
         let remap = remaps.iter().find(|remap| remap.orig_id == entry).expect("a remap");
         assert_eq!(remap.remap_type(), RemapType::Ghost);
         let name = format!("ghost-file-{:x}.img", remap.remap_id);
-        let mut decoder = Decoder::expect(&name, Kind::GhostFile, self.image(&name)).unwrap();
+        let mut decoder = Decoder::open_as(&name, Kind::GhostFile, self.image(&name)).unwrap();
         let ghost = decoder.message::<GhostFileEntry>().unwrap().expect("an entry");
         assert_eq!(ghost.mode & libc::S_IFMT, libc::S_IFREG);
         let mut bytes = Vec::new();
-        decoder.rest(&mut bytes).unwrap();
+        decoder.copy_rest(&mut bytes).unwrap();
         bytes
     }
 
@@ -140,9 +140,9 @@ impl Contents {
 
     /// The pages of a page map by their addresses.
     pub(crate) fn pages(&self, page_map: &str) -> BTreeMap<u64, Vec<u8>> {
-        let mut decoder = cri_proto::criu::Decoder::expect(page_map, Kind::Pagemap, self.image(page_map)).unwrap();
-        let head: PagemapHead = decoder.message().unwrap().expect("a head");
-        let bytes = self.image(&format!("pages-{}.img", head.pages_id));
+        let mut decoder = cri_proto::criu::Decoder::open_as(page_map, Kind::Pagemap, self.image(page_map)).unwrap();
+        let header: PagemapHead = decoder.message().unwrap().expect("a header");
+        let bytes = self.image(&format!("pages-{}.img", header.pages_id));
         let mut rest = bytes;
         let mut pages = BTreeMap::new();
         while let Some(entry) = decoder.message::<PagemapEntry>().unwrap() {
@@ -150,9 +150,9 @@ impl Contents {
             let count = entry.nr_pages.expect("written");
             assert_eq!(u64::from(entry.compat_nr_pages), count);
             for page in 0..count {
-                let (now, later) = rest.split_at(PAGE as usize);
-                let known = pages.insert(entry.vaddr + page * PAGE, now.to_vec());
-                assert!(known.is_none(), "a page twice");
+                let (now, later) = rest.split_at(PAGE_BYTES as usize);
+                let previous = pages.insert(entry.vaddr + page * PAGE_BYTES, now.to_vec());
+                assert!(previous.is_none(), "a page twice");
                 rest = later;
             }
         }

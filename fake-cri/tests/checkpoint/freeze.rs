@@ -18,12 +18,12 @@ use nix::{
 };
 
 use crate::{
-    archive::Contents,
-    host::{TestHost, assert_holds, assert_runs_free, descendants, job, stat},
+    archive::ArchiveContents,
+    host::{TestHost, assert_dir_entries, assert_running_untraced, descendants, job, stat},
     workload::{Shape, Sleeper, Workload},
 };
 
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < until, "{what}");
@@ -32,7 +32,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_foreign_tracer_is_named() {
+fn other_tracer_is_named_in_the_error() {
     let workload = Workload::start(&Shape {
         children: 1,
         spinning: 1,
@@ -43,18 +43,18 @@ fn a_foreign_tracer_is_named() {
         .find(|process| process.pid != workload.pid())
         .unwrap()
         .pid;
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let (seized, is_seized) = mpsc::channel();
-    let (over, is_over) = mpsc::channel::<()>();
+    let (end_tracing, tracing_ended) = mpsc::channel::<()>();
     let debugger = thread::spawn(move || {
         ptrace::seize(Pid::from_raw(child), ptrace::Options::empty()).unwrap();
         seized.send(nix::unistd::gettid().as_raw()).unwrap();
         // The kernel lets go when this thread ends.
-        let _ = is_over.recv();
+        let _ = tracing_ended.recv();
     });
     let tracer = is_seized.recv().unwrap();
     let host = TestHost::new(workload.pid());
-    let job = job(workload.pid(), folder.path());
+    let job = job(workload.pid(), dir.path());
     let failure = checkpoint::run(&job, &host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Freeze);
     for part in [
@@ -64,23 +64,23 @@ fn a_foreign_tracer_is_named() {
     ] {
         assert!(failure.message.contains(&part), "{}", failure.message);
     }
-    assert_holds(folder.path(), &[]);
-    drop(over);
+    assert_dir_entries(dir.path(), &[]);
+    drop(end_tracing);
     debugger.join().unwrap();
-    assert_runs_free(workload.pid());
+    assert_running_untraced(workload.pid());
     assert!(workload.count() > 0);
     checkpoint::run(&job, &host).expect("nothing stands in the way any more");
 }
 
 #[test]
-fn a_vfork_that_does_not_end_is_named_and_let_go() {
+fn endless_vfork_fails_and_thaws() {
     let workload = Workload::start(&Shape {
         vfork: Some(Duration::from_secs(1000)),
         ..Shape::default()
     });
-    wait_for("the vfork", || descendants(workload.pid()).len() == 2);
-    let folder = tempfile::tempdir().unwrap();
-    let mut job = job(workload.pid(), folder.path());
+    wait_until("the vfork", || descendants(workload.pid()).len() == 2);
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
     job.freeze_bound = Duration::from_millis(200);
     let host = TestHost::new(workload.pid());
     let failure = checkpoint::run(&job, &host).unwrap_err();
@@ -92,101 +92,101 @@ fn a_vfork_that_does_not_end_is_named_and_let_go() {
         "{}",
         failure.message
     );
-    assert_holds(folder.path(), &[]);
-    assert_runs_free(workload.pid());
+    assert_dir_entries(dir.path(), &[]);
+    assert_running_untraced(workload.pid());
     workload.count();
 
     job.freeze_bound = Duration::from_secs(100);
     job.deadline = Some(Duration::from_millis(200));
     let failure = checkpoint::run(&job, &host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::DeadlineExceeded);
-    assert_runs_free(workload.pid());
+    assert_running_untraced(workload.pid());
 }
 
 #[test]
-fn a_vfork_that_ends_is_waited_for() {
+fn finished_vfork_is_waited_for() {
     let workload = Workload::start(&Shape {
         vfork: Some(Duration::from_millis(400)),
         ..Shape::default()
     });
-    wait_for("the vfork", || descendants(workload.pid()).len() == 2);
-    let folder = tempfile::tempdir().unwrap();
+    wait_until("the vfork", || descendants(workload.pid()).len() == 2);
+    let dir = tempfile::tempdir().unwrap();
     let host = TestHost::new(workload.pid());
-    checkpoint::run(&job(workload.pid(), folder.path()), &host).expect("it waits for the vfork's end");
-    assert_runs_free(workload.pid());
+    checkpoint::run(&job(workload.pid(), dir.path()), &host).expect("it waits for the vfork's end");
+    assert_running_untraced(workload.pid());
 }
 
 #[test]
-fn a_stopped_process_stays_stopped() {
+fn stopped_process_stays_stopped() {
     let workload = Workload::start(&Shape {
         spinning: 2,
         ..Shape::default()
     });
     let pid = workload.pid();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-    wait_for("the stop", || stat(pid).unwrap().0 == 'T');
-    let folder = tempfile::tempdir().unwrap();
-    let job = job(pid, folder.path());
+    wait_until("the stop", || stat(pid).unwrap().0 == 'T');
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(pid, dir.path());
     for _ in 0..3 {
         checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
-        wait_for("it to stay stopped", || stat(pid).unwrap().0 == 'T');
+        wait_until("it to stay stopped", || stat(pid).unwrap().0 == 'T');
     }
-    let core = Contents::read(&job.location).core(pid).tc.unwrap();
+    let core = ArchiveContents::read(&job.location).core(pid).tc.unwrap();
     assert_eq!((core.task_state, core.stop_signo), (3, Some(libc::SIGSTOP as u32)));
     kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
-    wait_for("it to go on", || stat(pid).unwrap().0 != 'T');
+    wait_until("it to go on", || stat(pid).unwrap().0 != 'T');
     workload.count();
-    assert_runs_free(pid);
+    assert_running_untraced(pid);
 }
 
 #[test]
-fn threads_and_processes_that_come_and_go_are_caught() {
+fn short_lived_tasks_are_frozen() {
     let workload = Workload::start(&Shape {
-        restless: true,
+        churns_tasks: true,
         spinning: 1,
         ..Shape::default()
     });
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for _ in 0..15 {
-        let truth = std::sync::Mutex::new(Vec::new());
-        let host = TestHost::with(workload.pid(), |phase| {
+        let task_states = std::sync::Mutex::new(Vec::new());
+        let host = TestHost::with_phase_hook(workload.pid(), |phase| {
             if phase == Phase::Capture {
                 // What stands still can start nothing new, so whatever is there now was caught.
                 for process in descendants(workload.pid()) {
                     for entry in fs::read_dir(format!("/proc/{}/task", process.pid)).unwrap() {
                         let tid: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
-                        truth.lock().unwrap().push((tid, stat(tid).unwrap().0));
+                        task_states.lock().unwrap().push((tid, stat(tid).unwrap().0));
                     }
                 }
             }
         });
-        let job = job(workload.pid(), folder.path());
+        let job = job(workload.pid(), dir.path());
         checkpoint::run(&job, &host).expect("checkpoint");
-        let threads = truth.lock().unwrap();
+        let threads = task_states.lock().unwrap();
         assert!(
             threads.iter().all(|(_, state)| matches!(state, 't' | 'Z' | 'X')),
             "{threads:?}"
         );
         let before = workload.count();
-        wait_for("it to go on", || workload.count() > before);
+        wait_until("it to go on", || workload.count() > before);
     }
-    assert_runs_free(workload.pid());
+    assert_running_untraced(workload.pid());
 }
 
 #[test]
-fn a_process_that_dies_meanwhile_is_said_and_handed_back() {
+fn death_during_the_dump_is_reported_to_the_host() {
     let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
     let pid = child.id() as i32;
-    let folder = tempfile::tempdir().unwrap();
-    let host = TestHost::with(pid, |phase| {
+    let dir = tempfile::tempdir().unwrap();
+    let host = TestHost::with_phase_hook(pid, |phase| {
         if phase == Phase::Capture {
             kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-            wait_for("its end", || stat(pid).is_none_or(|(state, ..)| state == 'Z'));
+            wait_until("its end", || stat(pid).is_none_or(|(state, ..)| state == 'Z'));
         }
     });
-    let failure = checkpoint::run(&job(pid, folder.path()), &host).unwrap_err();
+    let failure = checkpoint::run(&job(pid, dir.path()), &host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
-    assert_holds(folder.path(), &[]);
+    assert_dir_entries(dir.path(), &[]);
     // Either the tracer's wait took the exit and handed it back, or it is still there to be waited for.
     let exits = host.exits.lock().unwrap().clone();
     match exits.as_slice() {
@@ -203,25 +203,25 @@ fn a_process_that_dies_meanwhile_is_said_and_handed_back() {
 }
 
 #[test]
-fn a_container_that_has_ended_is_not_running() {
+fn exited_container_is_not_running() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    let job = job(sleeper.pid(), folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), dir.path());
     let pid = sleeper.pid();
     drop(sleeper);
     let failure = checkpoint::run(&job, &TestHost::new(pid)).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
-    assert_holds(folder.path(), &[]);
+    assert_dir_entries(dir.path(), &[]);
 }
 
 #[test]
-fn another_users_process_is_refused_by_name() {
+fn other_users_process_is_refused() {
     if nix::unistd::geteuid().is_root() {
         eprintln!("skipped: root may trace every process");
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let failure = checkpoint::run(&job(1, folder.path()), &OnlyInit).unwrap_err();
+    let dir = tempfile::tempdir().unwrap();
+    let failure = checkpoint::run(&job(1, dir.path()), &Pid1Host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Freeze);
     assert!(failure.message.contains("process 1 "), "{}", failure.message);
     assert!(
@@ -232,77 +232,77 @@ fn another_users_process_is_refused_by_name() {
 }
 
 /// A host whose container is the machine's first process.
-struct OnlyInit;
+struct Pid1Host;
 
-impl checkpoint::Host for OnlyInit {
+impl checkpoint::Host for Pid1Host {
     fn members(&self) -> std::io::Result<Vec<fake_cri::process::ProcessId>> {
         Ok(vec![fake_cri::process::ProcessId {
             pid: 1,
             start_time: stat(1).unwrap().2,
         }])
     }
-    fn phase(&self, _: Phase) {}
-    fn cancelled(&self) -> bool {
+    fn on_phase(&self, _: Phase) {}
+    fn is_cancelled(&self) -> bool {
         false
     }
-    fn exited(&self, _: i32, _: i32) {}
+    fn on_exited(&self, _: i32, _: i32) {}
     fn crash_runtime(&self) {}
 }
 
-/// A cgroup of the test's own. Dropped, it is thawed and gone; whoever is in it goes to the one above.
-struct Cgroup {
-    folder: std::path::PathBuf,
+/// A cgroup of the test's own. Dropped, it is thawed and gone; whoever is in it goes to the one parent.
+struct FreezerCgroup {
+    dir: std::path::PathBuf,
     knob: &'static str,
     thawed: &'static str,
 }
 
-impl Cgroup {
-    fn make(above: &str, knob: &'static str, thawed: &'static str) -> Option<Self> {
-        let folder = std::path::Path::new(above).join(format!("fake-cri-test-{}", std::process::id()));
-        fs::create_dir(&folder).ok()?;
-        let made = Self { folder, knob, thawed };
+impl FreezerCgroup {
+    fn create(parent: &str, knob: &'static str, thawed: &'static str) -> Option<Self> {
+        let dir = std::path::Path::new(parent).join(format!("fake-cri-test-{}", std::process::id()));
+        fs::create_dir(&dir).ok()?;
+        let cgroup = Self { dir, knob, thawed };
         // Another file system, or another hierarchy, has no such file.
-        made.folder.join(knob).exists().then_some(made)
+        cgroup.dir.join(knob).exists().then_some(cgroup)
     }
 
     fn set(&self, value: &str) {
-        fs::write(self.folder.join(self.knob), value).unwrap();
+        fs::write(self.dir.join(self.knob), value).unwrap();
     }
 }
 
-impl Drop for Cgroup {
+impl Drop for FreezerCgroup {
     fn drop(&mut self) {
-        let _ = fs::write(self.folder.join(self.knob), self.thawed);
-        let members = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
+        let _ = fs::write(self.dir.join(self.knob), self.thawed);
+        let members = fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
         for pid in members.lines() {
-            let _ = fs::write(self.folder.with_file_name("cgroup.procs"), pid);
+            let _ = fs::write(self.dir.with_file_name("cgroup.procs"), pid);
         }
-        let _ = fs::remove_dir(&self.folder);
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 
 #[test]
-fn a_frozen_cgroup_is_named() {
-    let mut tried = 0;
-    for (above, knob, frozen, thawed) in [
+fn frozen_cgroup_is_named_in_the_error() {
+    let mut created = 0;
+    for (parent, knob, frozen, thawed) in [
         ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"),
         ("/sys/fs/cgroup/unified", "cgroup.freeze", "1", "0"),
         ("/sys/fs/cgroup", "cgroup.freeze", "1", "0"),
     ] {
         let workload = Workload::start(&Shape::default());
-        let Some(cgroup) = Cgroup::make(above, knob, thawed) else {
+        let Some(cgroup) = FreezerCgroup::create(parent, knob, thawed) else {
             continue;
         };
-        tried += 1;
-        fs::write(cgroup.folder.join("cgroup.procs"), workload.pid().to_string()).unwrap();
+        created += 1;
+        fs::write(cgroup.dir.join("cgroup.procs"), workload.pid().to_string()).unwrap();
         cgroup.set(frozen);
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let host = TestHost::new(workload.pid());
-        let job = job(workload.pid(), folder.path());
+        let job = job(workload.pid(), dir.path());
         let failure = checkpoint::run(&job, &host).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::FrozenCgroup, "{}", failure.message);
         assert!(
-            failure.message.contains(&cgroup.folder.display().to_string()),
+            failure.message.contains(&cgroup.dir.display().to_string()),
             "{}",
             failure.message
         );
@@ -310,7 +310,7 @@ fn a_frozen_cgroup_is_named() {
         cgroup.set(thawed);
         checkpoint::run(&job, &host).expect("it is thawed");
     }
-    if tried == 0 {
+    if created == 0 {
         eprintln!("skipped: no cgroup can be made that freezes");
     }
 }

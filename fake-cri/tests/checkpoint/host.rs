@@ -17,12 +17,12 @@ use fake_cri::{
 };
 
 /// What a test does when a phase begins; it runs in the tracer's thread, so it may use ptrace.
-type OnPhase<'a> = Box<dyn Fn(Phase) + Sync + 'a>;
+type PhaseHook<'a> = Box<dyn Fn(Phase) + Sync + 'a>;
 
 /// The host of one container.
 pub(crate) struct TestHost<'a> {
     pub(crate) init: i32,
-    pub(crate) on_phase: OnPhase<'a>,
+    pub(crate) phase_hook: PhaseHook<'a>,
     pub(crate) phases: Mutex<Vec<Phase>>,
     pub(crate) exits: Mutex<Vec<(i32, i32)>>,
     pub(crate) cancelled: AtomicBool,
@@ -31,13 +31,13 @@ pub(crate) struct TestHost<'a> {
 
 impl<'a> TestHost<'a> {
     pub(crate) fn new(init: i32) -> Self {
-        Self::with(init, |_| {})
+        Self::with_phase_hook(init, |_| {})
     }
 
-    pub(crate) fn with(init: i32, on_phase: impl Fn(Phase) + Sync + 'a) -> Self {
+    pub(crate) fn with_phase_hook(init: i32, phase_hook: impl Fn(Phase) + Sync + 'a) -> Self {
         Self {
             init,
-            on_phase: Box::new(on_phase),
+            phase_hook: Box::new(phase_hook),
             phases: Mutex::default(),
             exits: Mutex::default(),
             cancelled: AtomicBool::new(false),
@@ -55,16 +55,16 @@ impl Host for TestHost<'_> {
         Ok(descendants(self.init))
     }
 
-    fn phase(&self, phase: Phase) {
+    fn on_phase(&self, phase: Phase) {
         self.phases.lock().unwrap().push(phase);
-        (self.on_phase)(phase);
+        (self.phase_hook)(phase);
     }
 
-    fn cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    fn exited(&self, pid: i32, status: i32) {
+    fn on_exited(&self, pid: i32, status: i32) {
         self.exits.lock().unwrap().push((pid, status));
     }
 
@@ -78,11 +78,11 @@ impl Host for TestHost<'_> {
 pub(crate) fn stat(pid: i32) -> Option<(char, i32, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let rest = text.rsplit_once(')')?.1;
-    let words: Vec<_> = rest.split_whitespace().collect();
+    let fields: Vec<_> = rest.split_whitespace().collect();
     Some((
-        words[0].chars().next()?,
-        words[1].parse().ok()?,
-        words[19].parse().ok()?,
+        fields[0].chars().next()?,
+        fields[1].parse().ok()?,
+        fields[19].parse().ok()?,
     ))
 }
 
@@ -93,15 +93,15 @@ pub(crate) fn descendants(init: i32) -> Vec<ProcessId> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid| stat(pid).map(|(_, parent, start)| (pid, parent, start)))
         .collect();
-    let mut known = BTreeSet::from([init]);
+    let mut members = BTreeSet::from([init]);
     while let Some((pid, ..)) = all
         .iter()
-        .find(|(pid, parent, _)| known.contains(parent) && !known.contains(pid))
+        .find(|(pid, parent, _)| members.contains(parent) && !members.contains(pid))
     {
-        known.insert(*pid);
+        members.insert(*pid);
     }
     all.iter()
-        .filter(|(pid, ..)| known.contains(pid))
+        .filter(|(pid, ..)| members.contains(pid))
         .map(|(pid, _, start_time)| ProcessId {
             pid: *pid,
             start_time: *start_time,
@@ -110,7 +110,7 @@ pub(crate) fn descendants(init: i32) -> Vec<ProcessId> {
 }
 
 /// A job that writes to `checkpoint.tar` of a folder, with the four documents that an engine adds.
-pub(crate) fn job(init: i32, folder: &Path) -> Job {
+pub(crate) fn job(init: i32, dir: &Path) -> Job {
     let document = |name: &str, content: &str| Document {
         name: name.to_owned(),
         content: content.to_owned(),
@@ -121,11 +121,11 @@ pub(crate) fn job(init: i32, folder: &Path) -> Job {
             pid: init,
             start_time: stat(init).expect("the workload runs").2,
         },
-        location: folder.join("checkpoint.tar"),
-        temporary: folder.join(".checkpoint.tar.part"),
+        location: dir.join("checkpoint.tar"),
+        temporary: dir.join(".checkpoint.tar.part"),
         documents: vec![
-            document("config.dump", CONFIG),
-            document("spec.dump", SPEC),
+            document("config.dump", CONFIG_DUMP),
+            document("spec.dump", SPEC_DUMP),
             document("status.dump", "{}"),
             document("status", "{}"),
         ],
@@ -141,11 +141,11 @@ pub(crate) fn job(init: i32, folder: &Path) -> Job {
     }
 }
 
-const CONFIG: &str = r#"{"id":"c","name":"app","rootfsImageName":"busybox:latest","runtime":"fake-cri","createdTime":"2026-01-02T03:04:05Z","checkpointedTime":"2026-01-02T03:04:06Z","restoredTime":"0001-01-01T00:00:00Z","restored":false}"#;
-const SPEC: &str = r#"{"ociVersion":"1.1.0","process":{"args":["app"],"cwd":"/"},"root":{"path":"rootfs"},"hostname":"h","annotations":{"io.kubernetes.cri.container-name":"app","io.kubernetes.cri.sandbox-name":"pod","io.kubernetes.cri.sandbox-namespace":"ns"},"linux":{}}"#;
+const CONFIG_DUMP: &str = r#"{"id":"c","name":"app","rootfsImageName":"busybox:latest","runtime":"fake-cri","createdTime":"2026-01-02T03:04:05Z","checkpointedTime":"2026-01-02T03:04:06Z","restoredTime":"0001-01-01T00:00:00Z","restored":false}"#;
+const SPEC_DUMP: &str = r#"{"ociVersion":"1.1.0","process":{"args":["app"],"cwd":"/"},"root":{"path":"rootfs"},"hostname":"h","annotations":{"io.kubernetes.cri.container-name":"app","io.kubernetes.cri.sandbox-name":"pod","io.kubernetes.cri.sandbox-namespace":"ns"},"linux":{}}"#;
 
 /// Every thread of the container runs free: none stopped, none traced.
-pub(crate) fn assert_runs_free(init: i32) {
+pub(crate) fn assert_running_untraced(init: i32) {
     for process in descendants(init) {
         // Processes and threads may end while they are looked at.
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.pid)) else {
@@ -165,20 +165,20 @@ pub(crate) fn assert_runs_free(init: i32) {
     }
 }
 
-/// The folder holds nothing but these.
-pub(crate) fn assert_holds(folder: &Path, names: &[&str]) {
-    let mut found: Vec<_> = fs::read_dir(folder)
+/// The dir holds nothing but these.
+pub(crate) fn assert_dir_entries(dir: &Path, names: &[&str]) {
+    let mut entries: Vec<_> = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    found.sort();
-    assert_eq!(found, names);
+    entries.sort();
+    assert_eq!(entries, names);
 }
 
 /// Copies an archive into the folder that `KEEP_ARCHIVES` names, for whoever wants to look at it.
-pub(crate) fn keep(archive: &Path) {
-    if let Some(folder) = std::env::var_os("KEEP_ARCHIVES") {
+pub(crate) fn keep_archive(archive: &Path) {
+    if let Some(dir) = std::env::var_os("KEEP_ARCHIVES") {
         let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
-        fs::copy(archive, Path::new(&folder).join(test + ".tar")).unwrap();
+        fs::copy(archive, Path::new(&dir).join(test + ".tar")).unwrap();
     }
 }

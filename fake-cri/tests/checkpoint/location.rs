@@ -11,16 +11,16 @@ use std::{
 use fake_cri::checkpoint::{self, ErrorKind, Phase};
 
 use crate::{
-    archive::Contents,
-    host::{TestHost, assert_holds, assert_runs_free, job},
+    archive::ArchiveContents,
+    host::{TestHost, assert_dir_entries, assert_running_untraced, job},
     workload::{Shape, Sleeper, Workload},
 };
 
 #[test]
-fn a_longer_file_is_replaced() {
+fn longer_file_is_replaced() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    let mut job = job(sleeper.pid(), folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(sleeper.pid(), dir.path());
     fs::write(&job.location, vec![b'x'; 5_000_000]).unwrap();
     fs::set_permissions(&job.location, fs::Permissions::from_mode(0o644)).unwrap();
     job.fsync = true;
@@ -34,11 +34,11 @@ fn a_longer_file_is_replaced() {
 }
 
 #[test]
-fn a_link_is_refused_and_not_followed() {
+fn symlink_is_refused() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    let job = job(sleeper.pid(), folder.path());
-    let precious = folder.path().join("precious");
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), dir.path());
+    let precious = dir.path().join("precious");
     fs::write(&precious, "keep me").unwrap();
     symlink(&precious, &job.location).unwrap();
     let host = TestHost::new(sleeper.pid());
@@ -51,11 +51,11 @@ fn a_link_is_refused_and_not_followed() {
 }
 
 #[test]
-fn a_temporary_is_never_opened_that_was_there() {
+fn existing_temporary_is_not_opened() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    let job = job(sleeper.pid(), folder.path());
-    let precious = folder.path().join("precious");
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), dir.path());
+    let precious = dir.path().join("precious");
     fs::write(&precious, "keep me").unwrap();
     symlink(&precious, &job.temporary).unwrap();
     let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
@@ -65,44 +65,44 @@ fn a_temporary_is_never_opened_that_was_there() {
 }
 
 #[test]
-fn a_missing_folder_is_said_before_anything_stops() {
+fn missing_directory_fails_before_the_freeze() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("file"), "").unwrap();
-    for place in ["missing", "file"] {
-        let job = job(sleeper.pid(), &folder.path().join(place));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    for subpath in ["missing", "file"] {
+        let job = job(sleeper.pid(), &dir.path().join(subpath));
         let host = TestHost::new(sleeper.pid());
         let failure = checkpoint::run(&job, &host).unwrap_err();
-        assert_eq!(failure.kind, ErrorKind::FolderMissing, "{}", failure.message);
+        assert_eq!(failure.kind, ErrorKind::DirectoryMissing, "{}", failure.message);
         assert!(failure.message.contains("checkpoint.tar"), "{}", failure.message);
         assert!(host.phases.lock().unwrap().is_empty());
     }
-    assert_holds(folder.path(), &["file"]);
+    assert_dir_entries(dir.path(), &["file"]);
 }
 
 #[test]
-fn a_folder_at_the_location_stays() {
+fn directory_at_the_location_is_refused() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    let job = job(sleeper.pid(), folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), dir.path());
     fs::create_dir(&job.location).unwrap();
     let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
-    assert_holds(folder.path(), &["checkpoint.tar"]);
-    assert_runs_free(sleeper.pid());
+    assert_dir_entries(dir.path(), &["checkpoint.tar"]);
+    assert_running_untraced(sleeper.pid());
 }
 
 /// Between the look before the freeze and the rename.
 #[test]
-fn a_node_that_appears_meanwhile_stays_and_nothing_else_does() {
-    for former in [false, true] {
+fn fifo_created_during_the_dump_is_kept() {
+    for existed in [false, true] {
         let sleeper = Sleeper::start();
-        let folder = tempfile::tempdir().unwrap();
-        let job = job(sleeper.pid(), folder.path());
-        if former {
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(sleeper.pid(), dir.path());
+        if existed {
             fs::write(&job.location, "former").unwrap();
         }
-        let host = TestHost::with(sleeper.pid(), |phase| {
+        let host = TestHost::with_phase_hook(sleeper.pid(), |phase| {
             if phase == Phase::Finish {
                 let _ = fs::remove_file(&job.location);
                 nix::unistd::mkfifo(&job.location, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -111,19 +111,19 @@ fn a_node_that_appears_meanwhile_stays_and_nothing_else_does() {
         let failure = checkpoint::run(&job, &host).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
         assert!(failure.message.contains("a FIFO"), "{}", failure.message);
-        assert_holds(folder.path(), &["checkpoint.tar"]);
+        assert_dir_entries(dir.path(), &["checkpoint.tar"]);
         assert!(fs::symlink_metadata(&job.location).unwrap().file_type().is_fifo());
-        assert_runs_free(sleeper.pid());
+        assert_running_untraced(sleeper.pid());
     }
 }
 
 #[test]
-fn the_temporary_is_private_from_its_first_byte() {
+fn temporary_has_mode_600() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
-    let job = job(sleeper.pid(), folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(sleeper.pid(), dir.path());
     let modes = AtomicU32::new(0);
-    let host = TestHost::with(sleeper.pid(), |_| {
+    let host = TestHost::with_phase_hook(sleeper.pid(), |_| {
         let metadata = fs::symlink_metadata(&job.temporary).expect("it is there from the start");
         modes.fetch_or(metadata.mode() & 0o7777, Ordering::SeqCst);
         assert!(!job.location.exists(), "nothing appears before its time");
@@ -133,34 +133,34 @@ fn the_temporary_is_private_from_its_first_byte() {
 }
 
 #[test]
-fn the_log_is_copied_as_it_was_at_the_freeze() {
+fn log_is_copied_as_of_the_freeze() {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let logs = tempfile::tempdir().unwrap();
-    let mut job = job(sleeper.pid(), folder.path());
+    let mut job = job(sleeper.pid(), dir.path());
     let log = logs.path().join("0.log");
     fs::write(&log, "2026-01-02T03:04:05.678Z stdout F one\n").unwrap();
     job.log = Some(log.clone());
-    let host = TestHost::with(sleeper.pid(), |phase| {
+    let host = TestHost::with_phase_hook(sleeper.pid(), |phase| {
         if phase == Phase::Write {
             let mut log = OpenOptions::new().append(true).open(&log).unwrap();
             log.write_all(b"two\n").unwrap();
         }
     });
     checkpoint::run(&job, &host).expect("checkpoint");
-    let contents = Contents::read(&job.location);
+    let contents = ArchiveContents::read(&job.location);
     assert_eq!(
         contents.members["container.log"],
         b"2026-01-02T03:04:05.678Z stdout F one\n"
     );
 
-    let host = TestHost::with(sleeper.pid(), |phase| {
+    let host = TestHost::with_phase_hook(sleeper.pid(), |phase| {
         if phase == Phase::Write {
             OpenOptions::new().write(true).open(&log).unwrap().set_len(4).unwrap();
         }
     });
     checkpoint::run(&job, &host).expect("checkpoint");
-    let contents = Contents::read(&job.location);
+    let contents = ArchiveContents::read(&job.location);
     let copy = &contents.members["container.log"];
     assert!(
         copy.starts_with(b"2026\0") && copy[4..].iter().all(|byte| *byte == 0),
@@ -170,15 +170,15 @@ fn the_log_is_copied_as_it_was_at_the_freeze() {
 
     job.log = Some(logs.path().join("none.log"));
     checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("a checkpoint without its log");
-    let contents = Contents::read(&job.location);
+    let contents = ArchiveContents::read(&job.location);
     assert!(contents.members["container.log"].is_empty());
     assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("none.log"));
 }
 
 /// A file system of its own that is full soon. Root alone can have one.
-struct SmallDisk(PathBuf);
+struct SmallTmpfs(PathBuf);
 
-impl SmallDisk {
+impl SmallTmpfs {
     fn mount(at: &Path) -> Option<Self> {
         use nix::mount::{MsFlags, mount};
         let options = "size=256k";
@@ -192,16 +192,16 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for SmallTmpfs {
     fn drop(&mut self) {
         nix::mount::umount(&self.0).expect("nobody holds it");
     }
 }
 
 #[test]
-fn a_disk_that_is_full_keeps_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(folder.path()) else {
+fn full_tmpfs_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallTmpfs::mount(dir.path()) else {
         return;
     };
     let workload = Workload::start(&Shape {
@@ -210,7 +210,7 @@ fn a_disk_that_is_full_keeps_nothing() {
     });
     let failure = checkpoint::run(&job(workload.pid(), &disk.0), &TestHost::new(workload.pid())).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NoSpace, "{}", failure.message);
-    assert_holds(&disk.0, &[]);
-    assert_runs_free(workload.pid());
+    assert_dir_entries(&disk.0, &[]);
+    assert_running_untraced(workload.pid());
     workload.count();
 }

@@ -4,34 +4,34 @@
 
 mod archive;
 #[cfg(target_arch = "x86_64")]
-mod copies;
+mod checkpointctl;
 #[cfg(target_arch = "x86_64")]
 #[path = "../corpus/mod.rs"]
 mod corpus;
-mod ending;
+#[cfg(target_arch = "x86_64")]
+mod criu_restore;
 mod freeze;
+#[cfg(target_arch = "x86_64")]
+mod ground_truth;
 mod host;
 #[cfg(target_arch = "x86_64")]
-mod killed;
+mod kill;
 #[cfg(target_arch = "x86_64")]
-mod laid_out;
+mod layout;
 mod location;
 mod measure;
+mod outcomes;
 #[cfg(target_arch = "x86_64")]
 mod programs;
 #[cfg(target_arch = "x86_64")]
-mod restored;
-#[cfg(target_arch = "x86_64")]
-mod shapes;
-#[cfg(target_arch = "x86_64")]
-mod shown;
+mod random_shapes;
+mod rare_state;
 mod smoke;
-mod state;
-mod times;
 #[cfg(target_arch = "x86_64")]
-mod truth;
+mod snapshot;
 #[cfg(target_arch = "x86_64")]
-mod twin;
-mod uncarried;
-mod unfit;
+mod snapshot_procs;
+mod snapshot_refused;
+mod stats_dump;
+mod unsupported_state;
 mod workload;

@@ -16,47 +16,47 @@ use nix::{
 };
 
 use crate::{
-    archive::Contents,
+    archive::ArchiveContents,
     corpus,
-    host::{TestHost, assert_runs_free, descendants, job, keep},
+    host::{TestHost, assert_running_untraced, descendants, job, keep_archive},
 };
 
 /// How long a program may take for what it is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program of the corpus that runs. It ends with its guard, and so do its children.
 pub(crate) struct Program {
     child: Child,
     /// Where it keeps its files, `go` among them.
-    pub(crate) folder: PathBuf,
+    pub(crate) dir: PathBuf,
     /// What it says of its steps.
     pub(crate) output: PathBuf,
 }
 
 impl Program {
     /// Builds one with these options of the C compiler, or takes Python for one, and starts it with a folder for its files.
-    pub(crate) fn start(source: &str, options: &[&str], folder: &Path) -> Self {
-        let output = OpenOptions::new().append(true).create(true).open(folder.join("output"));
-        Self::start_writing_to(output.unwrap(), source, options, folder)
+    pub(crate) fn start(source: &str, options: &[&str], dir: &Path) -> Self {
+        let output = OpenOptions::new().append(true).create(true).open(dir.join("output"));
+        Self::start_with_stdout(output.unwrap(), source, options, dir)
     }
 
     /// The same with another standard output, from which what it says has to reach [`Program::output`].
-    pub(crate) fn start_writing_to(stdout: impl Into<Stdio>, source: &str, options: &[&str], folder: &Path) -> Self {
+    pub(crate) fn start_with_stdout(stdout: impl Into<Stdio>, source: &str, options: &[&str], dir: &Path) -> Self {
         let mut command = Command::new("setsid");
-        command.args(corpus::command(source, options, folder));
-        let files = folder.join("files");
+        command.args(corpus::program_command(source, options, dir));
+        let files = dir.join("files");
         fs::create_dir(&files).unwrap();
         let child = command
             .arg(&files)
             .stdin(Stdio::null())
             .stdout(stdout)
-            .stderr(File::create(folder.join("errors")).unwrap())
+            .stderr(File::create(dir.join("errors")).unwrap())
             .spawn()
             .expect("setsid of util-linux");
         Self {
             child,
-            folder: files,
-            output: folder.join("output"),
+            dir: files,
+            output: dir.join("output"),
         }
     }
 
@@ -79,7 +79,7 @@ impl Program {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("it ended with {status}: {}", errors());
             }
-            assert!(began.elapsed() < PATIENCE, "it does not go on: {}", errors());
+            assert!(began.elapsed() < STEP_TIMEOUT, "it does not go on: {}", errors());
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -100,23 +100,23 @@ impl Drop for Program {
 }
 
 /// A line of `/proc/PID/status` that is a mask of signals.
-fn mask(pid: i32, name: &str) -> u64 {
+fn signal_mask(pid: i32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
 }
 
 #[test]
-fn what_only_the_process_knows_is_asked_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start("signals.c", &[], folder.path());
+fn parasite_queries_fill_the_core_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::start("signals.c", &[], dir.path());
     program.wait_for_steps(5);
     let pid = program.pid();
-    let job = job(pid, folder.path());
+    let job = job(pid, dir.path());
     checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
-    keep(&job.location);
-    assert_runs_free(pid);
-    let contents = Contents::read(&job.location);
+    keep_archive(&job.location);
+    assert_running_untraced(pid);
+    let contents = ArchiveContents::read(&job.location);
     let core = contents.core(pid);
     let task = core.tc.unwrap();
 
@@ -139,7 +139,10 @@ fn what_only_the_process_knows_is_asked_of_it() {
             assert_ne!(action.restorer, 0);
         }
     }
-    assert_eq!((caught, ignored), (mask(pid, "SigCgt:"), mask(pid, "SigIgn:")));
+    assert_eq!(
+        (caught, ignored),
+        (signal_mask(pid, "SigCgt:"), signal_mask(pid, "SigIgn:"))
+    );
     assert_eq!(caught.count_ones(), 2);
     assert_ne!(ignored & 1 << (libc::SIGHUP - 1), 0);
 
@@ -163,34 +166,34 @@ fn what_only_the_process_knows_is_asked_of_it() {
     assert_eq!(mm.dumpable, Some(1));
 
     // And it goes on, undisturbed, to its end.
-    fs::write(program.folder.join("go"), "").unwrap();
+    fs::write(program.dir.join("go"), "").unwrap();
     program.wait_for_steps(91);
     assert!(program.child.wait().unwrap().success());
 }
 
 /// Fields 4 to 6 of `/proc/PID/stat`: parent, group, session.
-fn place(pid: i32) -> [u32; 3] {
+fn parent_group_session(pid: i32) -> [u32; 3] {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, rest) = stat.rsplit_once(") ").unwrap();
-    let mut words = rest.split(' ').skip(1).map(|word| word.parse().unwrap());
-    [(); 3].map(|()| words.next().unwrap())
+    let mut columns = rest.split(' ').skip(1).map(|word| word.parse().unwrap());
+    [(); 3].map(|()| columns.next().unwrap())
 }
 
 #[test]
-fn sessions_groups_and_an_ended_child_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start("tree.c", &[], folder.path());
+fn sessions_groups_and_zombies_are_dumped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::start("tree.c", &[], dir.path());
     program.wait_for_steps(5);
     let pid = program.pid();
-    let job = job(pid, folder.path());
+    let job = job(pid, dir.path());
     let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
-    assert_runs_free(pid);
+    assert_running_untraced(pid);
     assert_eq!(report.processes, 4);
-    let contents = Contents::read(&job.location);
-    let tree = contents.tree();
+    let contents = ArchiveContents::read(&job.location);
+    let tree = contents.pstree();
     assert_eq!(tree.len(), 4);
     for process in &tree {
-        let [parent, group, session] = place(process.pid as i32);
+        let [parent, group, session] = parent_group_session(process.pid as i32);
         let parent = if process.pid == pid as u32 { 0 } else { parent };
         assert_eq!((process.ppid, process.pgid, process.sid), (parent, group, session));
     }
@@ -204,50 +207,54 @@ fn sessions_groups_and_an_ended_child_are_told() {
         .find(|process| process.ppid == middle.pid)
         .expect("a grandchild");
     assert_eq!((grandchild.sid, grandchild.pgid), (middle.pid, grandchild.pid));
-    let ended: Vec<_> = tree
+    let zombie_tasks: Vec<_> = tree
         .iter()
         .map(|process| contents.core(process.pid as i32).tc.unwrap())
         .collect();
-    let ended: Vec<_> = ended.iter().filter(|task| task.task_state == 2).collect();
-    let [ended] = ended[..] else {
-        panic!("one has ended: {ended:?}");
+    let zombie_tasks: Vec<_> = zombie_tasks.iter().filter(|task| task.task_state == 2).collect();
+    let [zombie_tasks] = zombie_tasks[..] else {
+        panic!("one has ended: {zombie_tasks:?}");
     };
-    assert_eq!(ended.exit_code, 7 << 8);
+    assert_eq!(zombie_tasks.exit_code, 7 << 8);
 
-    fs::write(program.folder.join("go"), "").unwrap();
+    fs::write(program.dir.join("go"), "").unwrap();
     program.wait_for_steps(91);
     assert!(program.child.wait().unwrap().success());
 }
 
 /// Whenever it is stopped, the values are in the registers alone: here while it waits in a system call.
 #[test]
-fn vector_registers_are_live_at_the_freeze() {
+fn vector_registers_are_dumped() {
     if !is_x86_feature_detected!("avx") {
         eprintln!("skipped: this processor has no AVX");
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start("vectors.c", &[], folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::start("vectors.c", &[], dir.path());
     // It holds what it made of this number until it is let go.
     program.wait_for_steps(60);
     let pid = program.pid();
-    let until = Instant::now() + PATIENCE;
-    let halves = |of: f64| [of, of * 3.0, of / 7.0, -of].map(f64::to_bits);
+    let until = Instant::now() + STEP_TIMEOUT;
+    let expected_lanes = |value: f64| [value, value * 3.0, value / 7.0, -value].map(f64::to_bits);
     loop {
-        let folder = tempfile::tempdir().unwrap();
-        let job = job(pid, folder.path());
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(pid, dir.path());
         checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
-        let floating = Contents::read(&job.location).core(pid).thread_info.unwrap().fpregs;
-        let pair = |words: &[u32], register: usize| {
-            let words = &words[4 * register..4 * register + 4];
-            [0, 2].map(|at| u64::from(words[at]) | u64::from(words[at + 1]) << 32)
+        let floating = ArchiveContents::read(&job.location)
+            .core(pid)
+            .thread_info
+            .unwrap()
+            .fpregs;
+        let pair = |columns: &[u32], register: usize| {
+            let columns = &columns[4 * register..4 * register + 4];
+            [0, 2].map(|at| u64::from(columns[at]) | u64::from(columns[at + 1]) << 32)
         };
         let upper = &floating.xsave.as_ref().expect("AVX").ymmh_space;
-        let held = [pair(&floating.xmm_space, 5), pair(upper, 5)].concat();
-        let [one, three, seventh, negative] = halves(60.0);
+        let lanes = [pair(&floating.xmm_space, 5), pair(upper, 5)].concat();
+        let [one, three, seventh, negative] = expected_lanes(60.0);
         // It rounds upwards, so the seventh is this one or the next.
-        if held[..2] == [one, three] && (held[2] == seventh || held[2] == seventh + 1) && held[3] == negative {
-            let twice: Vec<u64> = held
+        if lanes[..2] == [one, three] && (lanes[2] == seventh || lanes[2] == seventh + 1) && lanes[3] == negative {
+            let twice: Vec<u64> = lanes
                 .iter()
                 .map(|bits| (2.0 * f64::from_bits(*bits)).to_bits())
                 .collect();
@@ -255,37 +262,37 @@ fn vector_registers_are_live_at_the_freeze() {
             break;
         }
         // Only before it has come from its output to where it holds them.
-        assert!(Instant::now() < until, "{held:x?}");
+        assert!(Instant::now() < until, "{lanes:x?}");
     }
-    fs::write(program.folder.join("go"), "").unwrap();
+    fs::write(program.dir.join("go"), "").unwrap();
     program.wait_for_steps(91);
     assert!(program.child.wait().unwrap().success());
 }
 
 #[test]
-fn who_is_told_of_a_socket_and_its_options_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start("sockets.c", &[], folder.path());
+fn socket_fown_and_options_are_dumped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::start("sockets.c", &[], dir.path());
     program.wait_for_steps(5);
     let pid = program.pid();
-    let mut job = job(pid, folder.path());
+    let mut job = job(pid, dir.path());
     job.strict = true;
     checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
-    assert_runs_free(pid);
-    let contents = Contents::read(&job.location);
+    assert_running_untraced(pid);
+    let contents = ArchiveContents::read(&job.location);
     let files = contents
         .descriptors(pid)
         .into_values()
         .map(|entry| contents.file(entry.id));
     let sockets: Vec<_> = files.filter_map(|file| file.usk).collect();
-    let told: Vec<_> = sockets.iter().filter(|socket| socket.fown.pid != 0).collect();
-    let [told] = told[..] else {
-        panic!("one is told of: {told:?}");
+    let with_fown: Vec<_> = sockets.iter().filter(|socket| socket.fown.pid != 0).collect();
+    let [with_fown] = with_fown[..] else {
+        panic!("one is told of: {with_fown:?}");
     };
-    assert_eq!((told.fown.pid, told.fown.pid_type), (pid as u32, 1));
-    assert_eq!(told.fown.signum as i32, libc::SIGRTMIN() + 3);
+    assert_eq!((with_fown.fown.pid, with_fown.fown.pid_type), (pid as u32, 1));
+    assert_eq!(with_fown.fown.signum as i32, libc::SIGRTMIN() + 3);
     assert_eq!(
-        (told.fown.uid, told.fown.euid),
+        (with_fown.fown.uid, with_fown.fown.euid),
         (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw())
     );
     assert_eq!(
@@ -300,12 +307,12 @@ fn who_is_told_of_a_socket_and_its_options_are_told() {
         .iter()
         .filter(|socket| socket.r#type == libc::SOCK_STREAM as u32);
     let bytes: usize = bytes
-        .flat_map(|socket| contents.packets(socket.id))
+        .flat_map(|socket| contents.socket_queue(socket.id))
         .map(|packet| packet.len())
         .sum();
     assert!((3 * 8..=4 * 8).contains(&bytes), "{bytes}");
 
-    fs::write(program.folder.join("go"), "").unwrap();
+    fs::write(program.dir.join("go"), "").unwrap();
     program.wait_for_steps(91);
     assert!(program.child.wait().unwrap().success());
 }

@@ -10,22 +10,22 @@ use fake_cri::checkpoint::{self, ErrorKind, Freeze, Phase};
 use rstest::rstest;
 
 use crate::{
-    archive::Contents,
-    host::{TestHost, assert_holds, assert_runs_free, job, keep},
+    archive::ArchiveContents,
+    host::{TestHost, assert_dir_entries, assert_running_untraced, job, keep_archive},
     workload::Sleeper,
 };
 
 #[rstest]
-fn a_sleeping_process_is_checkpointed_and_sleeps_on(#[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+fn sleeping_process_is_checkpointed(#[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
     let sleeper = Sleeper::start();
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let host = TestHost::new(sleeper.pid());
-    let mut job = job(sleeper.pid(), folder.path());
+    let mut job = job(sleeper.pid(), dir.path());
     job.strict = true;
     job.freeze = freeze;
     let report = checkpoint::run(&job, &host).expect("checkpoint");
-    assert_runs_free(sleeper.pid());
-    assert_holds(folder.path(), &["checkpoint.tar"]);
+    assert_running_untraced(sleeper.pid());
+    assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     let metadata = std::fs::metadata(&job.location).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o600);
     assert_eq!(metadata.len(), report.archive_bytes);
@@ -36,7 +36,7 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on(#[values(Freeze::Copy, Freez
         [Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish]
     );
     assert!(host.exits.lock().unwrap().is_empty());
-    let contents = Contents::read(&job.location);
+    let contents = ArchiveContents::read(&job.location);
     let pid = sleeper.pid();
     let images = ["descriptors.json", "inventory.img", "pstree.img"].map(str::to_owned);
     let of_process = |names: [&str; 2]| names.map(|name| format!("{name}-{pid}.img"));
@@ -47,7 +47,7 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on(#[values(Freeze::Copy, Freez
         .chain(of_process(["core", "pagemap"]))
         .chain(["files.img", "pages-1.img"].map(str::to_owned))
         .chain([format!("mm-{pid}.img")]);
-    let others = [
+    let documents = [
         "config.dump",
         "spec.dump",
         "status.dump",
@@ -59,31 +59,31 @@ fn a_sleeping_process_is_checkpointed_and_sleeps_on(#[values(Freeze::Copy, Freez
     ];
     let expected: Vec<_> = std::iter::once("checkpoint/".to_owned())
         .chain(images.map(|name| format!("checkpoint/{name}")))
-        .chain(others.map(str::to_owned))
+        .chain(documents.map(str::to_owned))
         .collect();
     // A pipe that whoever started this test left open is the sleeper's as well.
-    let found: Vec<_> = contents
+    let names: Vec<_> = contents
         .order
         .iter()
         .filter(|name| !name.ends_with("/pipes-data.img"))
         .cloned()
         .collect();
-    assert_eq!(found, expected);
+    assert_eq!(names, expected);
     let listed = Command::new("tar").arg("tf").arg(&job.location).output().expect("tar");
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-    keep(&job.location);
+    keep_archive(&job.location);
 }
 
 #[test]
-fn what_cannot_be_carried_is_in_the_log_or_the_error() {
-    let folder = tempfile::tempdir().unwrap();
-    let held = tempfile::tempdir().unwrap();
-    let locked = File::create_new(held.path().join("locked")).unwrap();
+fn unsupported_state_is_in_the_log_or_the_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock_dir = tempfile::tempdir().unwrap();
+    let locked = File::create_new(lock_dir.path().join("locked")).unwrap();
     locked.lock().unwrap();
     let sleeper = Sleeper::with_input(locked);
-    let mut job = job(sleeper.pid(), folder.path());
+    let mut job = job(sleeper.pid(), dir.path());
     checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
-    let log = Contents::read(&job.location).members.remove("dump.log").unwrap();
+    let log = ArchiveContents::read(&job.location).members.remove("dump.log").unwrap();
     let log = String::from_utf8(log).unwrap();
     let line = format!(
         "not carried: pid {}: the file locks of descriptor 0 (FLOCK",
@@ -94,10 +94,10 @@ fn what_cannot_be_carried_is_in_the_log_or_the_error() {
     fs::remove_file(&job.location).unwrap();
     job.strict = true;
     let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
-    assert_eq!(failure.kind, ErrorKind::NotCarried);
+    assert_eq!(failure.kind, ErrorKind::UnsupportedState);
     for part in ["--strict-capture", "the file locks of descriptor 0"] {
         assert!(failure.message.contains(part), "{}", failure.message);
     }
-    assert_runs_free(sleeper.pid());
-    assert_holds(folder.path(), &[]);
+    assert_running_untraced(sleeper.pid());
+    assert_dir_entries(dir.path(), &[]);
 }

@@ -75,11 +75,11 @@ impl Drop for Sleeper {
 }
 
 /// The environment variable that makes [`workload`] one.
-const SHAPE: &str = "CHECKPOINT_WORKLOAD";
+const SHAPE_ENV: &str = "CHECKPOINT_WORKLOAD";
 /// The size of a page.
-pub(crate) const PAGE: u64 = 4096;
+pub(crate) const PAGE_BYTES: u64 = 4096;
 /// Pages whose reading takes a while.
-pub(crate) const LARGE: u64 = (96 << 20) / PAGE;
+pub(crate) const LARGE_PAGES: u64 = (96 << 20) / PAGE_BYTES;
 
 /// What a workload is made of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -95,9 +95,9 @@ pub(crate) struct Shape {
     /// Private memory, of which every second page is written.
     pub(crate) sparse_pages: u64,
     /// Private memory, of which every page is written, no two alike.
-    pub(crate) dense_pages: u64,
+    pub(crate) filled_pages: u64,
     /// Private memory that it cannot read itself; with sparse memory one page at least.
-    pub(crate) hidden_pages: u64,
+    pub(crate) unreadable_pages: u64,
     /// Private memory that is only read.
     pub(crate) zero_pages: u64,
     /// Shared anonymous memory, of which every third page is written.
@@ -105,22 +105,22 @@ pub(crate) struct Shape {
     /// A thread that waits in vfork for a child that lives so long.
     pub(crate) vfork: Option<Duration>,
     /// Threads and child processes that come and go without rest.
-    pub(crate) restless: bool,
+    pub(crate) churns_tasks: bool,
     /// Private memory that a fork does not carry, twice so many pages.
-    pub(crate) unforked_pages: u64,
+    pub(crate) not_forked_pages: u64,
     /// So many shared mappings of one page, each with a number of its own.
     pub(crate) shared_mappings: usize,
     /// Whoever of it clones is killed, by a seccomp filter.
-    pub(crate) no_clones: bool,
+    pub(crate) kills_clone: bool,
     /// Its memory may not become executable (`PR_SET_MDWE`, Linux 6.3).
-    pub(crate) no_new_code: bool,
+    pub(crate) denies_exec_memory: bool,
     /// More mappings, in [`Shape::files`].
     pub(crate) maps: Vec<Map>,
     /// More descriptors, in [`Shape::files`].
     pub(crate) opened: Vec<Descriptor>,
     /// It has no children, and ends at once when a wait call or SIGCHLD says otherwise.
-    pub(crate) watchful: bool,
-    /// Files of all kinds, below this folder.
+    pub(crate) watches_sigchld: bool,
+    /// Files of all kinds, below this dir.
     pub(crate) files: Option<std::path::PathBuf>,
     /// Not answered by a loop over standard input but slept for ever.
     pub(crate) child: bool,
@@ -209,7 +209,7 @@ fn command(shape: &Shape) -> Command {
             "--nocapture",
             "--test-threads=1",
         ])
-        .env(SHAPE, serde_json::to_string(shape).expect("plain"))
+        .env(SHAPE_ENV, serde_json::to_string(shape).expect("plain"))
         .stdin(Stdio::piped());
     command
 }
@@ -217,20 +217,20 @@ fn command(shape: &Shape) -> Command {
 #[test]
 #[ignore = "no test: what the other tests checkpoint"]
 fn workload() {
-    let Some(shape) = std::env::var(SHAPE).ok() else {
+    let Some(shape) = std::env::var(SHAPE_ENV).ok() else {
         return;
     };
     let shape: Shape = serde_json::from_str(&shape).expect("a shape");
     let mut layout = Layout::default();
-    let memory = Memory::lay_out(&shape, &mut layout);
-    let files = shape.files.as_deref().map(|folder| Files::open(folder, &mut layout));
+    let memory = Memory::map(&shape, &mut layout);
+    let files = shape.files.as_deref().map(|dir| Files::open(dir, &mut layout));
     let mut extras = Vec::new();
-    if let Some(folder) = &shape.files {
-        layout.maps = extra::map(&shape.maps, folder, &mut extras);
-        layout.opened = extra::open(&shape.opened, folder, &mut extras);
+    if let Some(dir) = &shape.files {
+        layout.maps = extra::map(&shape.maps, dir, &mut extras);
+        layout.opened = extra::open(&shape.opened, dir, &mut extras);
     }
     let counter = Arc::new(AtomicU64::new(0));
-    if shape.watchful {
+    if shape.watches_sigchld {
         events::watch_for_children();
     }
     start_threads(&shape, &counter);
@@ -242,7 +242,7 @@ fn workload() {
             .spawn(waits)
             .expect("thread");
     }
-    if shape.restless {
+    if shape.churns_tasks {
         thread::spawn(|| {
             loop {
                 let threads: Vec<_> = (0..3).map(|_| thread::spawn(thread::yield_now)).collect();
@@ -256,11 +256,11 @@ fn workload() {
             }
         });
     }
-    if shape.no_new_code {
-        filter::refuse_new_code();
+    if shape.denies_exec_memory {
+        filter::deny_executable_memory();
     }
-    if shape.no_clones {
-        assert!(filter::set(true, true), "a filter");
+    if shape.kills_clone {
+        assert!(filter::install(true, true), "a filter");
     }
     println!("ready {}", serde_json::to_string(&layout).expect("plain"));
     for line in std::io::stdin().lock().lines() {
@@ -300,7 +300,7 @@ fn start_threads(shape: &Shape, counter: &Arc<AtomicU64>) {
 }
 
 fn start_children(shape: &Shape) -> Vec<Child> {
-    let of_child = Shape {
+    let child_shape = Shape {
         children: 0,
         zombie: false,
         child: true,
@@ -309,7 +309,7 @@ fn start_children(shape: &Shape) -> Vec<Child> {
     // Each ends when its standard input does, which is when this process ends.
     let mut children: Vec<_> = (0..shape.children)
         .map(|_| {
-            let mut child = command(&of_child).stdout(Stdio::piped()).spawn().expect("child");
+            let mut child = command(&child_shape).stdout(Stdio::piped()).spawn().expect("child");
             let mut output = BufReader::new(child.stdout.take().expect("piped"));
             let mut line = String::new();
             while !line.contains("ready ") {
@@ -335,12 +335,14 @@ fn start_children(shape: &Shape) -> Vec<Child> {
 struct Memory;
 
 impl Memory {
-    fn lay_out(shape: &Shape, layout: &mut Layout) -> Self {
+    fn map(shape: &Shape, layout: &mut Layout) -> Self {
         use nix::sys::mman::{MapFlags, ProtFlags};
         let mut place = |name: &str, pages: u64, flags: MapFlags| {
             (pages > 0).then(|| {
-                let mapping = mapping::Mapping::new(pages * PAGE, flags);
-                layout.mappings.insert(name.to_owned(), (mapping.start(), pages * PAGE));
+                let mapping = mapping::Mapping::new(pages * PAGE_BYTES, flags);
+                layout
+                    .mappings
+                    .insert(name.to_owned(), (mapping.start(), pages * PAGE_BYTES));
                 mapping
             })
         };
@@ -351,9 +353,9 @@ impl Memory {
                 }
             }
         }
-        if let Some(mut dense) = place("dense", shape.dense_pages, MapFlags::MAP_PRIVATE) {
-            for page in 0..shape.dense_pages {
-                let mut bits = page * PAGE + 1;
+        if let Some(mut dense) = place("dense", shape.filled_pages, MapFlags::MAP_PRIVATE) {
+            for page in 0..shape.filled_pages {
+                let mut bits = page * PAGE_BYTES + 1;
                 for word in dense.page(page).chunks_exact_mut(8) {
                     // xorshift64
                     bits ^= bits << 13;
@@ -374,20 +376,20 @@ impl Memory {
             }
         }
         for number in 0..shape.shared_mappings {
-            let mut mapping = mapping::Mapping::new(PAGE, MapFlags::MAP_SHARED);
+            let mut mapping = mapping::Mapping::new(PAGE_BYTES, MapFlags::MAP_SHARED);
             mapping.page(0)[0] = number as u8 | 1;
         }
         for (name, advice) in [("dontfork", libc::MADV_DONTFORK), ("wipeonfork", libc::MADV_WIPEONFORK)] {
-            if let Some(mut unforked) = place(name, shape.unforked_pages, MapFlags::MAP_PRIVATE) {
-                for page in 0..shape.unforked_pages {
+            if let Some(mut unforked) = place(name, shape.not_forked_pages, MapFlags::MAP_PRIVATE) {
+                for page in 0..shape.not_forked_pages {
                     unforked.page(page).fill(page as u8 | 0x40);
                 }
                 unforked.advise(advice);
             }
         }
-        let hidden = shape.hidden_pages.max(u64::from(shape.sparse_pages > 0));
+        let hidden = shape.unreadable_pages.max(u64::from(shape.sparse_pages > 0));
         if let Some(mut hidden) = place("hidden", hidden, MapFlags::MAP_PRIVATE) {
-            for page in 0..shape.hidden_pages.max(1) {
+            for page in 0..shape.unreadable_pages.max(1) {
                 hidden.page(page).fill(page as u8 ^ 0x5a);
             }
             hidden.protect(ProtFlags::PROT_NONE);
@@ -405,35 +407,35 @@ impl Memory {
 struct Files(#[expect(dead_code, reason = "held open")] Vec<Box<dyn std::any::Any>>);
 
 impl Files {
-    fn open(folder: &Path, layout: &mut Layout) -> Self {
+    fn open(dir: &Path, layout: &mut Layout) -> Self {
         use nix::sys::{
             mman::MapFlags,
             timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
         };
-        let path = |name: &str| folder.join(format!("{}-{name}", std::process::id()));
-        let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
+        let path = |name: &str| dir.join(format!("{}-{name}", std::process::id()));
+        let mut kept_open: Vec<Box<dyn std::any::Any>> = Vec::new();
         let mut descriptors = HashMap::new();
-        let mut all = OpenOptions::new();
-        all.read(true).write(true).create(true);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true);
 
-        let mut offset = all.open(path("offset")).expect("open");
-        offset.write_all(&[7; 5 * PAGE as usize]).expect("write");
+        let mut offset = options.open(path("offset")).expect("open");
+        offset.write_all(&[7; 5 * PAGE_BYTES as usize]).expect("write");
         offset.seek(SeekFrom::Start(1234)).expect("seek");
-        let twin = offset.try_clone().expect("dup");
+        let duplicate = offset.try_clone().expect("dup");
         let reopened = File::open(path("offset")).expect("open");
         let append = OpenOptions::new()
             .append(true)
             .create(true)
             .open(path("append"))
             .expect("open");
-        let mut deleted = all.open(path("deleted")).expect("open");
+        let mut deleted = options.open(path("deleted")).expect("open");
         deleted.write_all(b"nobody finds me").expect("write");
         fs::remove_file(path("deleted")).expect("remove");
-        let directory = File::open(folder).expect("open");
+        let directory = File::open(dir).expect("open");
         let (reader, mut writer) = std::io::pipe().expect("pipe");
         writer.write_all(b"unread").expect("write");
-        let event = events::counter(42);
-        let epoll = events::watching(&event, 99);
+        let event = events::eventfd(42);
+        let epoll = events::epoll_watching(&event, 99);
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty()).expect("timerfd");
         timer
             .set(
@@ -448,14 +450,16 @@ impl Files {
         let accepted = listener.accept().expect("accept");
         let memory = nix::sys::memfd::memfd_create(c"in memory", nix::sys::memfd::MFdFlags::empty()).expect("memfd");
         let memory = File::from(memory);
-        nix::sys::uio::pwrite(&memory, b"nobody maps me", 3 * PAGE as i64).expect("write");
+        nix::sys::uio::pwrite(&memory, b"nobody maps me", 3 * PAGE_BYTES as i64).expect("write");
 
         for (name, mode) in [
             ("private", MapFlags::MAP_PRIVATE),
             ("shared-file", MapFlags::MAP_SHARED),
         ] {
-            let mut mapping = mapping::Mapping::of(&offset, 5 * PAGE, mode);
-            layout.mappings.insert(name.to_owned(), (mapping.start(), 5 * PAGE));
+            let mut mapping = mapping::Mapping::of(&offset, 5 * PAGE_BYTES, mode);
+            layout
+                .mappings
+                .insert(name.to_owned(), (mapping.start(), 5 * PAGE_BYTES));
             assert_eq!(mapping.page(1)[0], 7);
             if name == "private" {
                 mapping.page(2)[0] = 8;
@@ -463,7 +467,7 @@ impl Files {
         }
         for (name, fd) in [
             ("offset", offset.as_fd()),
-            ("twin", twin.as_fd()),
+            ("twin", duplicate.as_fd()),
             ("reopened", reopened.as_fd()),
             ("append", append.as_fd()),
             ("deleted", deleted.as_fd()),
@@ -482,9 +486,9 @@ impl Files {
             descriptors.insert(name.to_owned(), fd.as_raw_fd());
         }
         layout.descriptors = descriptors;
-        held.push(Box::new((offset, twin, reopened, append, deleted, directory)));
-        held.push(Box::new((reader, writer, event, epoll, timer)));
-        held.push(Box::new((left, right, listener, connected, accepted, memory)));
-        Self(held)
+        kept_open.push(Box::new((offset, duplicate, reopened, append, deleted, directory)));
+        kept_open.push(Box::new((reader, writer, event, epoll, timer)));
+        kept_open.push(Box::new((left, right, listener, connected, accepted, memory)));
+        Self(kept_open)
     }
 }

@@ -6,11 +6,11 @@ use std::{
 };
 
 /// How many steps the programs make (steps.h).
-pub(crate) const STEPS: u64 = 90;
+pub(crate) const STEP_COUNT: u64 = 90;
 
-/// The command that runs one, without its argument, a folder for its files. It is built into this folder with these options of
+/// The command that runs one, without its argument, a folder for its files. It is compiled into this folder with these options of
 /// the C compiler, unless it is Python's.
-pub(crate) fn command(source: &str, options: &[&str], folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn program_command(source: &str, options: &[&str], folder: &Path) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fixtures/programs")
         .join(source)
@@ -20,14 +20,14 @@ pub(crate) fn command(source: &str, options: &[&str], folder: &Path) -> Vec<Path
         return vec!["python3".into(), source];
     }
     let program = folder.join("program");
-    let built = Command::new("cc")
+    let compiled = Command::new("cc")
         .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
         .args([&program, &source])
         .args(options)
         .args(["-lm", "-lrt"])
         .status();
     assert!(
-        built.expect("a C compiler").success(),
+        compiled.expect("a C compiler").success(),
         "{} does not build",
         source.display()
     );

@@ -65,10 +65,10 @@ pub fn image(name: &str) -> v1::ImageSpec {
 
 impl Cri {
     pub async fn start() -> Cri {
-        Cri::with(builder()).await
+        Cri::start_with(builder()).await
     }
 
-    pub async fn with(builder: FakeCriBuilder) -> Cri {
+    pub async fn start_with(builder: FakeCriBuilder) -> Cri {
         Cri {
             process: builder.start().await.expect("fake-cri starts"),
         }
@@ -87,8 +87,8 @@ impl Cri {
             config: Some(config),
             runtime_handler: String::new(),
         };
-        let answer = self.runtime().run_pod_sandbox(request).await.expect("the pod runs");
-        answer.into_inner().pod_sandbox_id
+        let response = self.runtime().run_pod_sandbox(request).await.expect("the pod runs");
+        response.into_inner().pod_sandbox_id
     }
 
     pub async fn pod_status(&self, id: &str) -> Result<v1::PodSandboxStatus, Status> {
@@ -96,12 +96,12 @@ impl Cri {
             pod_sandbox_id: id.to_owned(),
             verbose: false,
         };
-        let answer = self
+        let response = self
             .runtime()
             .pod_sandbox_status(request)
             .await
             .map(Response::into_inner)?;
-        Ok(answer.status.expect("a status has a status"))
+        Ok(response.status.expect("a status has a status"))
     }
 
     pub async fn pull(&self, name: &str) -> Result<String, Status> {
@@ -112,15 +112,15 @@ impl Cri {
         self.images()
             .pull_image(request)
             .await
-            .map(|answer| answer.into_inner().image_ref)
+            .map(|response| response.into_inner().image_ref)
     }
 
     /// A pod with this log folder, and [`IMAGE`] pulled.
     pub async fn pod(&self, name: &str) -> Pod<'_> {
-        self.pod_of(pod_config(name)).await
+        self.pod_with_config(pod_config(name)).await
     }
 
-    pub async fn pod_of(&self, config: v1::PodSandboxConfig) -> Pod<'_> {
+    pub async fn pod_with_config(&self, config: v1::PodSandboxConfig) -> Pod<'_> {
         self.pull(IMAGE).await.expect("the image is pulled");
         let logs = tempfile::tempdir().expect("a temporary folder");
         let config = v1::PodSandboxConfig {
@@ -154,29 +154,29 @@ impl Cri {
     }
 
     pub async fn status(&self, id: &str) -> Result<v1::ContainerStatus, Status> {
-        Ok(self.verbose(id).await?.0)
+        Ok(self.status_and_info(id).await?.0)
     }
 
     /// Status and verbose information.
-    pub async fn verbose(&self, id: &str) -> Result<(v1::ContainerStatus, serde_json::Value), Status> {
+    pub async fn status_and_info(&self, id: &str) -> Result<(v1::ContainerStatus, serde_json::Value), Status> {
         let request = v1::ContainerStatusRequest {
             container_id: id.to_owned(),
             verbose: true,
         };
-        let answer = self.runtime().container_status(request).await?.into_inner();
-        let info = serde_json::from_str(&answer.info["info"]).expect("info is JSON");
-        Ok((answer.status.expect("a status has a status"), info))
+        let response = self.runtime().container_status(request).await?.into_inner();
+        let info = serde_json::from_str(&response.info["info"]).expect("info is JSON");
+        Ok((response.status.expect("a status has a status"), info))
     }
 
     /// The host's pid of the first process; 0 when there is none.
     pub async fn pid(&self, id: &str) -> i32 {
-        let (_, info) = self.verbose(id).await.expect("the container is there");
+        let (_, info) = self.status_and_info(id).await.expect("the container is there");
         i32::try_from(info["pid"].as_i64().expect("a number")).expect("a pid")
     }
 
     /// Waits until a container has ended. The CRI tells nobody, so it is asked.
-    pub async fn ended(&self, id: &str) -> v1::ContainerStatus {
-        let ended = async {
+    pub async fn wait_exited(&self, id: &str) -> v1::ContainerStatus {
+        let exited = async {
             loop {
                 let status = self.status(id).await.expect("the container is there");
                 if status.state() == v1::ContainerState::ContainerExited {
@@ -185,7 +185,9 @@ impl Cri {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, ended).await.expect("the container ends")
+        tokio::time::timeout(PATIENCE, exited)
+            .await
+            .expect("the container ends")
     }
 }
 
@@ -206,8 +208,8 @@ impl Pod<'_> {
             config: Some(config),
             sandbox_config: None,
         };
-        let answer = self.cri.runtime().create_container(request).await?;
-        Ok(answer.into_inner().container_id)
+        let response = self.cri.runtime().create_container(request).await?;
+        Ok(response.into_inner().container_id)
     }
 
     /// A running container.
@@ -218,9 +220,9 @@ impl Pod<'_> {
     }
 
     /// Waits until a container's log holds a line of which this is a part, and gives the log.
-    pub async fn logged(&self, name: &str, part: &str) -> String {
+    pub async fn wait_logged(&self, name: &str, part: &str) -> String {
         let path = self.logs.path().join(name).join("0.log");
-        let logged = async {
+        let wait = async {
             loop {
                 let log = std::fs::read_to_string(&path).unwrap_or_default();
                 if log.lines().any(|line| line.contains(part)) {
@@ -229,7 +231,7 @@ impl Pod<'_> {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, logged).await {
+        match tokio::time::timeout(PATIENCE, wait).await {
             Ok(log) => log,
             Err(_) => panic!("{part:?} is not in {:?}", std::fs::read_to_string(&path)),
         }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs};
 
 /// A process that cannot be mistaken: its number and when it started.
-pub(crate) type Process = (i32, u64);
+pub(crate) type PidAndStart = (i32, u64);
 
 /// The fields of a process's stat after its name, the state first.
 pub(crate) fn stat(pid: i32) -> Option<Vec<String>> {
@@ -21,7 +21,7 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
 }
 
 /// A process and all that come of it.
-pub(crate) fn family(first: i32) -> Vec<Process> {
+pub(crate) fn process_tree(first: i32) -> Vec<PidAndStart> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -31,23 +31,23 @@ pub(crate) fn family(first: i32) -> Vec<Process> {
             children.entry(parent).or_default().push(pid);
         }
     }
-    let (mut family, mut next) = (Vec::new(), vec![first]);
+    let (mut tree, mut next) = (Vec::new(), vec![first]);
     while let Some(pid) = next.pop() {
-        family.extend(start_time(pid).map(|start| (pid, start)));
+        tree.extend(start_time(pid).map(|start| (pid, start)));
         next.extend(children.remove(&pid).unwrap_or_default());
     }
-    family
+    tree
 }
 
 /// Why a process does not simply run: what is stopped or traced of it.
-pub(crate) fn held(pid: i32) -> Vec<String> {
+pub(crate) fn stopped_or_traced(pid: i32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
         .flatten();
     let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
     let lines = statuses.flat_map(|status| status.lines().map(str::to_owned).collect::<Vec<_>>());
-    let held = |line: &String| {
+    let is_stopped_or_traced = |line: &String| {
         let state = line
             .strip_prefix("State:")
             .is_some_and(|state| state.trim().starts_with(['T', 't']));
@@ -56,5 +56,5 @@ pub(crate) fn held(pid: i32) -> Vec<String> {
                 .strip_prefix("TracerPid:")
                 .is_some_and(|tracer| tracer.trim() != "0")
     };
-    lines.filter(held).collect()
+    lines.filter(is_stopped_or_traced).collect()
 }

@@ -27,29 +27,29 @@ use std::{
 
 use cri::{Cri, PATIENCE, Pod, builder, container_config};
 use cri_proto::runtime::v1;
-use family::{Process, family, held, parent, start_time};
+use family::{PidAndStart, parent, process_tree, start_time, stopped_or_traced};
 use stage::Stage;
 use tonic::{Request, Status};
-use tracer::{Kill, Tracer};
+use tracer::{KillTarget, Tracer};
 
 /// At how many instants fake-cri is killed, and the shim: as many as `KILL_INSTANTS` says, which is 200 in CI.
-fn instants(few: usize) -> usize {
+fn instants(default: usize) -> usize {
     match std::env::var("KILL_INSTANTS") {
-        Ok(many) => many.parse().expect("a number"),
-        Err(_) => few,
+        Ok(count) => count.parse().expect("a number"),
+        Err(_) => default,
     }
 }
 
 /// The program that watches over itself, as a container of the host.
-struct Steadfast {
+struct SelfChecker {
     folder: tempfile::TempDir,
     command: Vec<String>,
 }
 
-impl Steadfast {
+impl SelfChecker {
     fn build() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let command = corpus::command("steadfast.c", &[], folder.path());
+        let command = corpus::program_command("steadfast.c", &[], folder.path());
         let command = command.iter().map(PathBuf::as_path).chain([folder.path()]);
         let command = command.map(|part| part.to_string_lossy().into_owned()).collect();
         Self { folder, command }
@@ -61,7 +61,7 @@ impl Steadfast {
             ..container_config(name)
         };
         let id = pod.run(config).await;
-        pod.logged(name, " ok 1").await;
+        pod.wait_logged(name, " ok 1").await;
         id
     }
 
@@ -80,7 +80,7 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path) -> Result<(), Status> 
     client.checkpoint_container(Request::new(request)).await.map(drop)
 }
 
-async fn eventually<T: std::fmt::Debug>(what: &str, mut wrong: impl FnMut() -> Option<T>) {
+async fn wait_until_none<T: std::fmt::Debug>(what: &str, mut wrong: impl FnMut() -> Option<T>) {
     let end = tokio::time::Instant::now() + PATIENCE;
     while let Some(wrong) = wrong() {
         assert!(tokio::time::Instant::now() < end, "in vain: {what}: {wrong:?}");
@@ -89,16 +89,16 @@ async fn eventually<T: std::fmt::Debug>(what: &str, mut wrong: impl FnMut() -> O
 }
 
 /// How often a container has found all as it was; panics when it has found anything else.
-fn found_well(log: &Path) -> usize {
+fn ok_count(log: &Path) -> usize {
     let log = fs::read_to_string(log).expect("the log");
     let lines = || log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
-    let complaint = lines().find(|line| !line.starts_with("ok "));
-    assert_eq!(complaint, None, "the container has found something else than it was");
+    let mismatch = lines().find(|line| !line.starts_with("ok "));
+    assert_eq!(mismatch, None, "the container has found something else than it was");
     lines().count()
 }
 
 /// Panics unless the archive can be read to its end.
-fn assert_whole(archive: &Path) {
+fn assert_complete(archive: &Path) {
     let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
     let mut last = String::new();
     for entry in archive.entries().expect("a tar") {
@@ -117,26 +117,26 @@ fn files(location: &Path) -> Vec<PathBuf> {
 
 /// A fake-cri with time for a freeze: where each system call of the shim is waited for by the test, a busy machine takes seconds.
 async fn cri() -> Cri {
-    Cri::with(builder().exec_host().args(["--freeze-bound", "60s"])).await
+    Cri::start_with(builder().exec_host().args(["--freeze-bound", "60s"])).await
 }
 
 /// Checkpoints while the shim is traced, and kills at this step of this stage; whether it came to that, and how many steps each
 /// stage had until then.
-async fn traced(
+async fn checkpoint_traced(
     cri: &Cri,
     id: &str,
     location: &Path,
     shim: i32,
-    at: Option<(Stage, usize, Kill)>,
+    at: Option<(Stage, usize, KillTarget)>,
 ) -> (Result<(), Status>, bool, BTreeMap<Stage, usize>) {
     let tracer = Tracer::start(shim, at);
     let answer = checkpoint(cri, id, location).await;
-    let seen = tracer.end();
-    (answer, seen.killed, seen.steps)
+    let result = tracer.end();
+    (answer, result.killed, result.steps)
 }
 
 /// The steps at which to kill: of each stage some, spread over it, and most where a process stands with foreign registers.
-fn plan(steps: &BTreeMap<Stage, usize>, instants: usize) -> Vec<(Stage, usize)> {
+fn plan_kills(steps: &BTreeMap<Stage, usize>, instants: usize) -> Vec<(Stage, usize)> {
     let weights: usize = Stage::ALL.iter().map(|stage| stage.weight()).sum();
     let mut plan = Vec::new();
     for stage in Stage::ALL {
@@ -150,8 +150,8 @@ fn plan(steps: &BTreeMap<Stage, usize>, instants: usize) -> Vec<(Stage, usize)> 
 }
 
 #[tokio::test]
-async fn killing_fake_cri_at_any_step_is_noticed_by_nobody() {
-    let program = Steadfast::build();
+async fn killing_fake_cri_at_any_step_keeps_the_container_intact() {
+    let program = SelfChecker::build();
     let location = program.location();
     fs::create_dir(location.parent().expect("a folder")).expect("a folder");
     let mut cri = cri().await;
@@ -162,20 +162,26 @@ async fn killing_fake_cri_at_any_step_is_noticed_by_nobody() {
     };
     let first = cri.pid(&id).await;
     let shim = parent(first).expect("its parent");
-    let before = family(first);
+    let before = process_tree(first);
     assert_eq!(before.len(), 2, "it has a child: {before:?}");
 
-    let (answer, _, steps) = traced(&cri, &id, &location, shim, None).await;
+    let (answer, _, steps) = checkpoint_traced(&cri, &id, &location, shim, None).await;
     answer.expect("nothing is killed yet");
     fs::remove_file(&location).expect("an archive");
     let mut kills = BTreeMap::<Stage, usize>::new();
-    for (stage, step) in plan(&steps, instants(14)) {
+    for (stage, step) in plan_kills(&steps, instants(14)) {
         // Not every checkpoint makes as many steps.
         let mut step = step;
         loop {
             let fake_cri = cri.process.pid().expect("it runs").cast_signed();
-            let (answer, killed, _) =
-                traced(&cri, &id, &location, shim, Some((stage, step, Kill::Client(fake_cri)))).await;
+            let (answer, killed, _) = checkpoint_traced(
+                &cri,
+                &id,
+                &location,
+                shim,
+                Some((stage, step, KillTarget::Client(fake_cri))),
+            )
+            .await;
             if killed {
                 answer.expect_err("nobody is left to answer");
                 break;
@@ -185,15 +191,20 @@ async fn killing_fake_cri_at_any_step_is_noticed_by_nobody() {
             step /= 2;
         }
         *kills.entry(stage).or_default() += 1;
-        cri.process.crashed().await.expect("it was running");
+        cri.process.wait_exit().await.expect("it was running");
 
-        let stray = || Some(family(first)).filter(|now| *now != before);
-        eventually("only what was there before", stray).await;
-        let stopped = || before.iter().map(|(pid, _)| held(*pid)).find(|held| !held.is_empty());
-        eventually("nothing is stopped or traced", stopped).await;
-        let well = found_well(&log);
-        eventually("it finds all as it was", || {
-            (found_well(&log) < well + 2).then_some(well)
+        let extra_processes = || Some(process_tree(first)).filter(|now| *now != before);
+        wait_until_none("only what was there before", extra_processes).await;
+        let stopped = || {
+            before
+                .iter()
+                .map(|(pid, _)| stopped_or_traced(*pid))
+                .find(|held| !held.is_empty())
+        };
+        wait_until_none("nothing is stopped or traced", stopped).await;
+        let ok_before = ok_count(&log);
+        wait_until_none("it finds all as it was", || {
+            (ok_count(&log) < ok_before + 2).then_some(ok_before)
         })
         .await;
         cri.process.restart().await.expect("it starts again");
@@ -205,51 +216,51 @@ async fn killing_fake_cri_at_any_step_is_noticed_by_nobody() {
         if location.exists() {
             // It was about to appear.
             assert_eq!(stage, Stage::Finish);
-            assert_whole(&location);
+            assert_complete(&location);
             fs::remove_file(&location).expect("it can be removed");
         }
     }
     eprintln!("fake-cri was killed in {kills:?}, of {steps:?} steps");
     assert!(Stage::ALL.iter().all(|stage| kills[stage] > 0), "{kills:?}");
     checkpoint(&cri, &id, &location).await.expect("the last one is well");
-    assert_whole(&location);
+    assert_complete(&location);
     assert_eq!((cri.pid(&id).await, start_time(first)), (first, Some(before[0].1)));
-    let well = found_well(&log);
-    eventually("it finds all as it was", || {
-        (found_well(&log) < well + 2).then_some(well)
+    let ok_before = ok_count(&log);
+    wait_until_none("it finds all as it was", || {
+        (ok_count(&log) < ok_before + 2).then_some(ok_before)
     })
     .await;
 }
 
 #[tokio::test]
-async fn killing_the_shim_at_any_step_leaves_nothing() {
-    let program = Steadfast::build();
+async fn killing_the_shim_at_any_step_leaves_no_process() {
+    let program = SelfChecker::build();
     let location = program.location();
     fs::create_dir(location.parent().expect("a folder")).expect("a folder");
     let cri = cri().await;
     let pod = cri.pod("web").await;
     let id = program.run(&pod, "first").await;
     let shim = parent(cri.pid(&id).await).expect("its parent");
-    let (answer, _, steps) = traced(&cri, &id, &location, shim, None).await;
+    let (answer, _, steps) = checkpoint_traced(&cri, &id, &location, shim, None).await;
     answer.expect("nothing is killed yet");
     fs::remove_file(&location).expect("an archive");
     cri.stop(&id, 0).await.expect("it ends");
 
     let mut kills = BTreeMap::<Stage, usize>::new();
-    for (round, (stage, step)) in plan(&steps, instants(14)).into_iter().enumerate() {
+    for (round, (stage, step)) in plan_kills(&steps, instants(14)).into_iter().enumerate() {
         let name = format!("app-{round}");
         let id = program.run(&pod, &name).await;
         let shim = parent(cri.pid(&id).await).expect("its parent");
-        let before = family(shim);
+        let before = process_tree(shim);
         assert_eq!(before.len(), 3, "a shim, a process, its child: {before:?}");
         let mut step = step;
         let copies = loop {
-            let tracer = Tracer::start(shim, Some((stage, step, Kill::Itself)));
+            let tracer = Tracer::start(shim, Some((stage, step, KillTarget::Shim)));
             let answer = checkpoint(&cri, &id, &location).await;
-            let seen = tracer.end();
-            if seen.killed {
+            let result = tracer.end();
+            if result.killed {
                 answer.expect_err("its shim is dead");
-                break seen.family;
+                break result.tree;
             }
             answer.expect("nothing was killed");
             fs::remove_file(&location).expect("an archive");
@@ -257,13 +268,16 @@ async fn killing_the_shim_at_any_step_leaves_nothing() {
             step /= 2;
         };
         *kills.entry(stage).or_default() += 1;
-        cri.ended(&id).await;
-        found_well(&pod.logs.path().join(&name).join("0.log"));
-        let all: Vec<Process> = before.into_iter().chain(copies).collect();
-        let lives = |(pid, start): &&Process| start_time(*pid) == Some(*start);
-        eventually("every process is gone and reaped", || all.iter().find(lives).copied()).await;
+        cri.wait_exited(&id).await;
+        ok_count(&pod.logs.path().join(&name).join("0.log"));
+        let all: Vec<PidAndStart> = before.into_iter().chain(copies).collect();
+        let is_alive = |(pid, start): &&PidAndStart| start_time(*pid) == Some(*start);
+        wait_until_none("every process is gone and reaped", || {
+            all.iter().find(is_alive).copied()
+        })
+        .await;
         cri.remove(&id).await.expect("what is left of it can be removed");
-        eventually("no file is left", || files(&location).first().cloned()).await;
+        wait_until_none("no file is left", || files(&location).first().cloned()).await;
     }
     eprintln!("the shim was killed in {kills:?}, of {steps:?} steps");
     assert!(Stage::ALL.iter().all(|stage| kills[stage] > 0), "{kills:?}");
@@ -271,5 +285,5 @@ async fn killing_the_shim_at_any_step_leaves_nothing() {
     checkpoint(&cri, &id, &location)
         .await
         .expect("the next container is well");
-    assert_whole(&location);
+    assert_complete(&location);
 }

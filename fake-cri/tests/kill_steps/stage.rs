@@ -7,16 +7,16 @@ const DETACH: u64 = libc::PTRACE_DETACH as u64;
 const SET_OPTIONS: u64 = libc::PTRACE_SETOPTIONS as u64;
 const SEIZE: u64 = libc::PTRACE_SEIZE as u64;
 /// With these a thread is brought to stand.
-const FREEZING: [u64; 4] = [SEIZE, libc::PTRACE_INTERRUPT as u64, libc::PTRACE_CONT as u64, DETACH];
+const FREEZE_REQUESTS: [u64; 4] = [SEIZE, libc::PTRACE_INTERRUPT as u64, libc::PTRACE_CONT as u64, DETACH];
 
 /// A system call that is about to be made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Call {
+pub(crate) struct TracedSyscall {
     pub(crate) number: c_long,
     pub(crate) arguments: [u64; 2],
 }
 
-impl Call {
+impl TracedSyscall {
     /// Whether it changes or reads another process or the archive. What else is called differs from one time to the next.
     fn is_step(self) -> bool {
         [
@@ -74,9 +74,9 @@ impl Stage {
     }
 
     /// The stage that a step belongs to which comes in this one.
-    fn at(self, step: Call) -> Self {
+    fn stage_of(self, step: TracedSyscall) -> Self {
         match (self, step.request()) {
-            (Self::Freeze, Some(request)) if !FREEZING.contains(&request) => Self::Capture,
+            (Self::Freeze, Some(request)) if !FREEZE_REQUESTS.contains(&request) => Self::Capture,
             (Self::Capture, Some(SET_OPTIONS)) => Self::Copy,
             (Self::Copy, Some(DETACH)) => Self::Thaw,
             (Self::Thaw, request) if request != Some(DETACH) => Self::Read,
@@ -89,27 +89,27 @@ impl Stage {
 
 /// Follows a checkpoint by the calls of its threads.
 #[derive(Debug, Default)]
-pub(crate) struct Course {
+pub(crate) struct StageTracker {
     stage: Option<Stage>,
-    seen: usize,
+    steps: usize,
 }
 
-impl Course {
+impl StageTracker {
     /// The next call; the stage it is a step of, with its number in that.
-    pub(crate) fn next(&mut self, call: Call) -> Option<(Stage, usize)> {
+    pub(crate) fn observe(&mut self, call: TracedSyscall) -> Option<(Stage, usize)> {
         if !call.is_step() {
             return None;
         }
         let now = match self.stage {
-            Some(stage) => stage.at(call),
+            Some(stage) => stage.stage_of(call),
             None if call.request() == Some(SEIZE) => Stage::Freeze,
             None => return None,
         };
         if self.stage != Some(now) {
             self.stage = Some(now);
-            self.seen = 0;
+            self.steps = 0;
         }
-        self.seen += 1;
-        Some((now, self.seen - 1))
+        self.steps += 1;
+        Some((now, self.steps - 1))
     }
 }

@@ -23,67 +23,67 @@ use nix::{
 };
 
 use crate::{
-    family::{Process, family},
-    stage::{Call, Course, Stage},
+    family::{PidAndStart, process_tree},
+    stage::{Stage, StageTracker, TracedSyscall},
 };
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kill {
+pub(crate) enum KillTarget {
     /// The shim.
-    Itself,
+    Shim,
     /// fake-cri, with this pid; the shim stands until it has noticed.
     Client(i32),
 }
 
 /// What the tracer saw.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct TraceResult {
     pub(crate) killed: bool,
     /// How many steps each stage had.
     pub(crate) steps: BTreeMap<Stage, usize>,
     /// The shim and all that came of it in the moment before it was killed.
-    pub(crate) family: Vec<Process>,
+    pub(crate) tree: Vec<PidAndStart>,
 }
 
 /// A tracer at work.
 pub(crate) struct Tracer {
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<TraceResult>,
 }
 
 impl Tracer {
     /// Traces a shim, and kills at this step of this stage.
-    pub(crate) fn start(shim: i32, at: Option<(Stage, usize, Kill)>) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&over);
+    pub(crate) fn start(shim: i32, at: Option<(Stage, usize, KillTarget)>) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&is_over);
         let (ready, is_ready) = mpsc::channel();
         let thread = thread::spawn(move || {
-            let mut tracing = Tracing::seize(Pid::from_raw(shim));
+            let mut tracer = ShimTracer::seize(Pid::from_raw(shim));
             ready.send(()).expect("the test waits");
-            tracing.follow(at, &ended);
+            tracer.follow(at, &ended);
             // With this thread's end everything runs on untraced.
-            tracing.seen
+            tracer.result
         });
         is_ready.recv().expect("it is traced");
-        Self { over, thread }
+        Self { is_over, thread }
     }
 
     /// Lets the shim go.
-    pub(crate) fn end(self) -> Seen {
-        self.over.store(true, Ordering::SeqCst);
+    pub(crate) fn end(self) -> TraceResult {
+        self.is_over.store(true, Ordering::SeqCst);
         self.thread.join().expect("the tracer")
     }
 }
 
-struct Tracing {
+struct ShimTracer {
     shim: Pid,
     threads: Vec<Pid>,
-    course: Course,
-    seen: Seen,
+    stage_tracker: StageTracker,
+    result: TraceResult,
 }
 
-impl Tracing {
+impl ShimTracer {
     /// The shim's thread that waits for requests is let run; those that it starts are looked at.
     fn seize(shim: Pid) -> Self {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
@@ -96,12 +96,12 @@ impl Tracing {
         Self {
             shim,
             threads,
-            course: Course::default(),
-            seen: Seen::default(),
+            stage_tracker: StageTracker::default(),
+            result: TraceResult::default(),
         }
     }
 
-    fn follow(&mut self, at: Option<(Stage, usize, Kill)>, over: &AtomicBool) {
+    fn follow(&mut self, at: Option<(Stage, usize, KillTarget)>, is_over: &AtomicBool) {
         while !self.threads.is_empty() {
             let mut idle = true;
             for tid in self.threads.clone() {
@@ -113,13 +113,13 @@ impl Tracing {
                     Err(_) => WaitStatus::Exited(tid, 0),
                 };
                 idle = false;
-                if self.handle(tid, status, at) {
+                if self.handle_stop(tid, status, at) {
                     return;
                 }
             }
             if idle {
                 // All that it was there for has been seen.
-                if over.load(Ordering::SeqCst) {
+                if is_over.load(Ordering::SeqCst) {
                     return;
                 }
                 thread::sleep(Duration::from_micros(20));
@@ -128,7 +128,7 @@ impl Tracing {
     }
 
     /// True when the kill is done.
-    fn handle(&mut self, tid: Pid, status: WaitStatus, at: Option<(Stage, usize, Kill)>) -> bool {
+    fn handle_stop(&mut self, tid: Pid, status: WaitStatus, at: Option<(Stage, usize, KillTarget)>) -> bool {
         let signal = match status {
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
                 self.threads.retain(|known| *known != tid);
@@ -140,8 +140,8 @@ impl Tracing {
                 None
             }
             WaitStatus::PtraceSyscall(_) => {
-                if let Some((stage, step)) = entered(tid).and_then(|call| self.course.next(call)) {
-                    *self.seen.steps.entry(stage).or_default() += 1;
+                if let Some((stage, step)) = syscall_entry(tid).and_then(|call| self.stage_tracker.observe(call)) {
+                    *self.result.steps.entry(stage).or_default() += 1;
                     if let Some((_, _, kill)) = at.filter(|at| (at.0, at.1) == (stage, step)) {
                         self.kill(kill);
                         return true;
@@ -160,21 +160,21 @@ impl Tracing {
         false
     }
 
-    fn kill(&mut self, who: Kill) {
-        self.seen.killed = true;
-        match who {
-            Kill::Itself => {
-                self.seen.family = family(self.shim.as_raw());
+    fn kill(&mut self, target: KillTarget) {
+        self.result.killed = true;
+        match target {
+            KillTarget::Shim => {
+                self.result.tree = process_tree(self.shim.as_raw());
                 kill(self.shim, Signal::SIGKILL).expect("the shim is there");
             }
-            Kill::Client(client) => {
-                let before = self.connections();
+            KillTarget::Client(client) => {
+                let before = self.socket_count();
                 kill(Pid::from_raw(client), Signal::SIGKILL).expect("fake-cri is there");
                 // The shim's main thread runs on, and lets go of the connection when it has seen its end.
                 let until = Instant::now() + Duration::from_secs(20);
-                while self.connections() >= before {
+                while self.socket_count() >= before {
                     assert!(Instant::now() < until, "the shim does not notice that fake-cri is gone");
-                    self.let_main_go();
+                    self.resume_main_thread();
                     thread::sleep(Duration::from_micros(50));
                 }
             }
@@ -182,7 +182,7 @@ impl Tracing {
     }
 
     /// A signal stops the shim's main thread for its tracer too.
-    fn let_main_go(&self) {
+    fn resume_main_thread(&self) {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
         match waitpid(self.shim, Some(flags)) {
             Ok(WaitStatus::Stopped(_, signal)) => drop(ptrace::cont(self.shim, signal)),
@@ -192,7 +192,7 @@ impl Tracing {
     }
 
     /// How many sockets the shim has.
-    fn connections(&self) -> usize {
+    fn socket_count(&self) -> usize {
         let open = fs::read_dir(format!("/proc/{}/fd", self.shim))
             .into_iter()
             .flatten()
@@ -205,11 +205,11 @@ impl Tracing {
 }
 
 /// The call that a thread is about to make; `None` at the end of one.
-fn entered(tid: Pid) -> Option<Call> {
+fn syscall_entry(tid: Pid) -> Option<TracedSyscall> {
     let registers = ptrace::getregs(tid).ok()?;
     // So the kernel sets it up before a call.
     let before = registers.rax.cast_signed() == -i64::from(libc::ENOSYS);
-    before.then_some(Call {
+    before.then_some(TracedSyscall {
         number: registers.orig_rax.cast_signed(),
         arguments: [registers.rdi, registers.rsi],
     })

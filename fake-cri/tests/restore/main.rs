@@ -5,16 +5,16 @@
 //! It takes root, for the pid namespace, and a C compiler or Python; what is missing is said, and the test is skipped.
 #![cfg(target_arch = "x86_64")]
 
-mod annotated;
+mod annotations;
 #[path = "../corpus/mod.rs"]
 mod corpus;
 #[path = "../cri/mod.rs"]
 mod cri;
-mod disclosed;
-mod image;
-mod life;
-mod lost;
+mod criu_script;
+mod disclosure;
+mod lifecycle;
+mod oci_image;
 mod programs;
-mod refused;
-mod script;
+mod rejection;
 mod steps;
+mod unsupported;

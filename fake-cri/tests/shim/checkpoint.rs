@@ -3,29 +3,29 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Duration};
 
 use fake_cri::{
-    checkpoint::{Delay, DelayIn, DelayMemory, Effect, ErrorKind, Freeze, Injection, Job, Phase},
-    process::{ProcessId, family, pidfd},
+    checkpoint::{Delay, DelayMemory, DelayPhase, ErrorKind, Freeze, InjectedEffect, Injection, Job, Phase},
+    process::{ProcessId, pidfd, pstree},
     shim::Shim,
-    stand_in::Options,
+    workload::WorkloadOptions,
 };
 use rstest::rstest;
 use tokio::sync::Notify;
 
 use crate::{
-    rig::{EXECUTABLE, Rig, alone, eventually, kill},
-    size::own_memory,
+    footprint::private_memory_bytes,
+    harness::{EXECUTABLE, ShimHarness, kill_shim_and_orphans, lock_orphan_tests, wait_for},
 };
 
-fn job(rig: &Rig, init: ProcessId) -> Job {
-    fs::create_dir_all(rig.path("out")).expect("it can be made");
+fn job(harness: &ShimHarness, init: ProcessId) -> Job {
+    fs::create_dir_all(harness.path("out")).expect("it can be made");
     Job {
-        container_id: rig.id().to_owned(),
+        container_id: harness.id().to_owned(),
         init,
-        location: archive(rig),
-        temporary: rig.path("out/.app.tar.part"),
+        location: archive_path(harness),
+        temporary: harness.path("out/.app.tar.part"),
         documents: Vec::new(),
         layout: fake_cri::checkpoint::Layout::default(),
-        log: Some(rig.log()),
+        log: Some(harness.log_path()),
         freeze: Freeze::Copy,
         freeze_bound: Duration::from_secs(10),
         deadline: None,
@@ -36,94 +36,99 @@ fn job(rig: &Rig, init: ProcessId) -> Job {
     }
 }
 
-fn archive(rig: &Rig) -> PathBuf {
-    rig.path("out/app.tar")
+fn archive_path(harness: &ShimHarness) -> PathBuf {
+    harness.path("out/app.tar")
 }
 
 /// Frozen for so long that a test can act meanwhile.
-fn slow(within: DelayIn) -> Option<Delay> {
+fn long_delay(within: DelayPhase) -> Option<Delay> {
     let memory = DelayMemory::Rss;
     Some(Delay {
         base: Duration::from_secs(600),
         rate: None,
-        factor: 1.0,
+        jitter_factor: 1.0,
         memory,
-        within,
+        phase: within,
     })
 }
 
-fn files(rig: &Rig) -> Vec<String> {
-    let entries = fs::read_dir(rig.path("out")).expect("it is there");
+fn output_files(harness: &ShimHarness) -> Vec<String> {
+    let entries = fs::read_dir(harness.path("out")).expect("it is there");
     entries
         .map(|entry| entry.expect("it is there").file_name().to_string_lossy().into_owned())
         .collect()
 }
 
 /// Neither stopped nor traced, and its counter moves.
-async fn runs_on(rig: &Rig, init: ProcessId) {
-    for process in rig.processes() {
-        let kin = family::Kin::of(process.pid).expect("it lives");
+async fn assert_keeps_running(harness: &ShimHarness, init: ProcessId) {
+    for process in harness.processes() {
+        let stat = pstree::ProcStat::read(process.pid).expect("it lives");
         assert!(
-            !matches!(kin.state, b'T' | b't') && family::tracer(process.pid) == 0,
-            "{kin:?}"
+            !matches!(stat.state, b'T' | b't') && pstree::tracer_tid(process.pid) == 0,
+            "{stat:?}"
         );
     }
-    assert!(init.alive());
-    let ticks = rig
-        .lines("stdout")
+    assert!(init.is_alive());
+    let ticks = harness
+        .log_lines("stdout")
         .iter()
         .filter(|line| line.starts_with("tick "))
         .count();
-    rig.line(&format!(
-        "tick {} pid={} start={}",
-        ticks + 3,
-        init.pid,
-        init.start_time
-    ))
-    .await;
+    harness
+        .wait_line(&format!(
+            "tick {} pid={} start={}",
+            ticks + 3,
+            init.pid,
+            init.start_time
+        ))
+        .await;
 }
 
-fn busy_stand_in() -> Options {
-    Options {
+fn busy_workload() -> WorkloadOptions {
+    WorkloadOptions {
         memory: Some(8 << 20),
         threads: Some(3),
         children: Some(1),
         tick: Some(Duration::from_millis(10)),
-        ..Options::default()
+        ..WorkloadOptions::default()
     }
 }
 
-async fn started(rig: &Rig) -> (Shim, ProcessId) {
-    let (shim, init) = rig.run(&rig.stand_in(busy_stand_in())).await;
-    rig.line("tick 1 ").await;
-    rig.line("child tick 1 ").await;
+async fn start_workload(harness: &ShimHarness) -> (Shim, ProcessId) {
+    let (shim, init) = harness.run(&harness.workload_spec(busy_workload())).await;
+    harness.wait_line("tick 1 ").await;
+    harness.wait_line("child tick 1 ").await;
     (shim, init)
 }
 
 #[tokio::test]
-async fn a_container_runs_on_after_its_checkpoint_and_the_shim_stays_small() {
-    let rig = Rig::new();
-    let (shim, init) = started(&rig).await;
+async fn the_container_keeps_running_and_the_shim_stays_small() {
+    let harness = ShimHarness::new();
+    let (shim, init) = start_workload(&harness).await;
     for _ in 0..3 {
         let mut phases = Vec::new();
         let report = shim
-            .checkpoint(job(&rig, init), |phase| phases.push(phase))
+            .checkpoint(job(&harness, init), |phase| phases.push(phase))
             .await
             .expect("it can be checkpointed");
         assert_eq!((report.processes, report.threads), (2, 6));
         assert_eq!(phases, [Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish]);
-        assert_eq!(files(&rig), ["app.tar"]);
+        assert_eq!(output_files(&harness), ["app.tar"]);
         assert_eq!(
-            fs::metadata(archive(&rig)).expect("it is there").permissions().mode() & 0o7777,
+            fs::metadata(archive_path(&harness))
+                .expect("it is there")
+                .permissions()
+                .mode()
+                & 0o7777,
             0o600
         );
-        runs_on(&rig, init).await;
+        assert_keeps_running(&harness, init).await;
     }
-    let bytes = own_memory(shim.process().pid);
+    let bytes = private_memory_bytes(shim.process().pid);
     println!("a shim's own memory after checkpoints: {} KiB", bytes >> 10);
     assert!(bytes < 3 << 20, "{bytes}");
     shim.signal(libc::SIGTERM).await.expect("it runs");
-    assert_eq!(shim.wait().await.code, 0);
+    assert_eq!(shim.wait_exit().await.code, 0);
 }
 
 #[rstest]
@@ -132,43 +137,43 @@ async fn a_container_runs_on_after_its_checkpoint_and_the_shim_stays_small() {
 #[case(Phase::Write)]
 #[case(Phase::Finish)]
 #[tokio::test]
-async fn a_caller_that_goes_away_cancels(#[case] at: Phase) {
-    let rig = Rig::new();
-    let (shim, init) = started(&rig).await;
-    let mut gone = 0;
+async fn client_disconnect_cancels_the_checkpoint(#[case] target_phase: Phase) {
+    let harness = ShimHarness::new();
+    let (shim, init) = start_workload(&harness).await;
+    let mut cancelled = 0;
     for round in 1..=30 {
         let reached = Notify::new();
         {
             // Dropped right after the phase was told. On a busy machine all the rest may be told with it.
-            let mut checkpoint = pin!(shim.checkpoint(job(&rig, init), |phase| {
-                if phase == at {
+            let mut checkpoint = pin!(shim.checkpoint(job(&harness, init), |phase| {
+                if phase == target_phase {
                     reached.notify_one();
                 }
             }));
             tokio::select! {
                 biased;
-                () = reached.notified() => gone += 1,
+                () = reached.notified() => cancelled += 1,
                 result = &mut checkpoint => assert!(result.is_ok(), "{result:?}"),
             }
         }
         // The next one is let in once this one is over.
-        let report = eventually_checkpointed(&rig, &shim, init).await;
+        let report = checkpoint_when_free(&harness, &shim, init).await;
         assert_eq!(report, (2, 6));
-        fs::remove_file(archive(&rig)).expect("it is there");
-        assert_eq!(files(&rig), Vec::<String>::new());
-        runs_on(&rig, init).await;
+        fs::remove_file(archive_path(&harness)).expect("it is there");
+        assert_eq!(output_files(&harness), Vec::<String>::new());
+        assert_keeps_running(&harness, init).await;
         // After the last phase little is left to do: it is often done before anyone could go away.
-        if gone == 3 || (at == Phase::Finish && round == 3) {
+        if cancelled == 3 || (target_phase == Phase::Finish && round == 3) {
             return;
         }
     }
-    panic!("of 30 checkpoints {gone} were not done before their caller was away");
+    panic!("of 30 checkpoints {cancelled} were not done before their caller was away");
 }
 
 /// Checkpoints as soon as none is under way.
-async fn eventually_checkpointed(rig: &Rig, shim: &Shim, init: ProcessId) -> (usize, usize) {
+async fn checkpoint_when_free(harness: &ShimHarness, shim: &Shim, init: ProcessId) -> (usize, usize) {
     loop {
-        match shim.checkpoint(job(rig, init), |_| {}).await {
+        match shim.checkpoint(job(harness, init), |_| {}).await {
             Ok(report) => return (report.processes, report.threads),
             Err(failure) => assert_eq!(failure.kind, ErrorKind::Busy, "{failure}"),
         }
@@ -177,26 +182,26 @@ async fn eventually_checkpointed(rig: &Rig, shim: &Shim, init: ProcessId) -> (us
 }
 
 #[rstest]
-#[case::frozen(DelayIn::Freeze)]
-#[case::running(DelayIn::Write)]
+#[case::frozen(DelayPhase::Freeze)]
+#[case::running(DelayPhase::Write)]
 #[tokio::test]
-async fn a_second_checkpoint_is_refused_and_the_shim_answers_meanwhile(#[case] within: DelayIn) {
-    let rig = Rig::new();
-    let (shim, init) = started(&rig).await;
-    let captured = Notify::new();
+async fn a_concurrent_checkpoint_is_refused_and_the_shim_stays_responsive(#[case] within: DelayPhase) {
+    let harness = ShimHarness::new();
+    let (shim, init) = start_workload(&harness).await;
+    let capture_done = Notify::new();
     let slow = Job {
-        delay: slow(within),
-        ..job(&rig, init)
+        delay: long_delay(within),
+        ..job(&harness, init)
     };
     let mut first = pin!(shim.checkpoint(slow, |phase| {
         if phase == Phase::Write {
-            captured.notify_one();
+            capture_done.notify_one();
         }
     }));
     let meanwhile = async {
-        captured.notified().await;
+        capture_done.notified().await;
         let failure = shim
-            .checkpoint(job(&rig, init), |_| {})
+            .checkpoint(job(&harness, init), |_| {})
             .await
             .expect_err("one is under way");
         assert_eq!(failure.kind, ErrorKind::Busy);
@@ -214,116 +219,117 @@ async fn a_second_checkpoint_is_refused_and_the_shim_answers_meanwhile(#[case] w
 }
 
 #[rstest]
-#[case::frozen(DelayIn::Freeze, true)]
-#[case::running(DelayIn::Write, false)]
+#[case::frozen(DelayPhase::Freeze, true)]
+#[case::running(DelayPhase::Write, false)]
 #[tokio::test]
-async fn a_container_that_is_killed_under_its_checkpoint_ends_as_such(#[case] within: DelayIn, #[case] fails: bool) {
-    let rig = Rig::new();
-    let (shim, init) = started(&rig).await;
-    let captured = Notify::new();
+async fn a_container_killed_during_its_checkpoint_reports_the_signal(#[case] within: DelayPhase, #[case] fails: bool) {
+    let harness = ShimHarness::new();
+    let (shim, init) = start_workload(&harness).await;
+    let capture_done = Notify::new();
     let mut slow = Job {
-        delay: slow(within),
-        ..job(&rig, init)
+        delay: long_delay(within),
+        ..job(&harness, init)
     };
     if let (false, Some(delay)) = (fails, &mut slow.delay) {
         delay.base = Duration::from_secs(1);
     }
     let checkpoint = shim.checkpoint(slow, |phase| {
         if phase == Phase::Write {
-            captured.notify_one();
+            capture_done.notify_one();
         }
     });
     let both = futures_util::future::join(checkpoint, async {
-        captured.notified().await;
+        capture_done.notified().await;
         if fails {
             // Until the delay has begun nothing tells; either way it must end well.
             tokio::time::sleep(Duration::from_millis(200)).await;
         } else {
-            eventually("all run on and nothing is read any more", || {
-                let all = || family::descendants(shim.process().pid).expect("the shim runs");
+            wait_for("all run on and nothing is read any more", || {
+                let all = || pstree::descendants(shim.process().pid).expect("the shim runs");
                 // With zombies: a copy that was killed is one until it is removed. Counted after they are seen to run, since copies
                 // are made while they stand.
-                let free = all().iter().all(|kin| family::tracer(kin.id.pid) == 0) && all().len() == 2;
+                let free = all().iter().all(|stat| pstree::tracer_tid(stat.id.pid) == 0) && all().len() == 2;
                 free.then_some(())
             })
             .await;
         }
         shim.signal(libc::SIGKILL).await.expect("it runs");
-        shim.wait().await
+        shim.wait_exit().await
     });
     // Far below the delay.
     let (result, exit) = tokio::time::timeout(Duration::from_secs(30), both)
         .await
         .expect("the delay is cut short");
-    assert_eq!((exit.signal, exit.lost), (Some(libc::SIGKILL), false));
-    assert!(rig.processes().is_empty());
+    assert_eq!((exit.signal, exit.shim_lost), (Some(libc::SIGKILL), false));
+    assert!(harness.processes().is_empty());
     if fails {
         assert_eq!(result.expect_err("it ended").kind, ErrorKind::NotRunning);
-        assert_eq!(files(&rig), Vec::<String>::new());
+        assert_eq!(output_files(&harness), Vec::<String>::new());
     } else {
         assert_eq!(result.expect("all was captured before").processes, 2);
-        assert_eq!(files(&rig), ["app.tar"]);
+        assert_eq!(output_files(&harness), ["app.tar"]);
     }
-    eventually("the shim's end", || (!shim.process().alive()).then_some(())).await;
+    wait_for("the shim's end", || (!shim.process().is_alive()).then_some(())).await;
 }
 
 #[tokio::test]
 async fn only_a_running_container_is_checkpointed() {
-    let rig = Rig::new();
-    let shim = Shim::launch(EXECUTABLE.as_ref(), &rig.stand_in(busy_stand_in()))
+    let harness = ShimHarness::new();
+    let shim = Shim::launch(EXECUTABLE.as_ref(), &harness.workload_spec(busy_workload()))
         .await
         .expect("it launches");
-    let nobody = ProcessId { pid: 1, start_time: 0 };
+    let unknown_process = ProcessId { pid: 1, start_time: 0 };
     let failure = shim
-        .checkpoint(job(&rig, nobody), |_| {})
+        .checkpoint(job(&harness, unknown_process), |_| {})
         .await
         .expect_err("it does not run");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
     assert!(failure.message.contains("created"), "{failure}");
     shim.shutdown().await.expect("it ends");
     let failure = shim
-        .checkpoint(job(&rig, nobody), |_| {})
+        .checkpoint(job(&harness, unknown_process), |_| {})
         .await
         .expect_err("it is gone");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
 }
 
 #[tokio::test]
-async fn exits_and_births_while_it_is_frozen_are_not_lost() {
-    let rig = Rig::new();
+async fn exits_and_forks_around_the_freeze_are_not_lost() {
+    let harness = ShimHarness::new();
     // Children and orphans come and go all the time, each exit code is looked at.
     let script = "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); sh -c 'sh -c : & exit 3'; [ $? = 3 ] || exit 1; \
         echo tick $i pid=$$; [ -e $STOP ] && exit 33; done";
-    let mut spec = rig.shell(script);
-    spec.env.push(("STOP".into(), rig.path("stop").display().to_string()));
-    let (shim, init) = rig.run(&spec).await;
-    rig.line("tick 1 ").await;
+    let mut spec = harness.shell_spec(script);
+    spec.env
+        .push(("STOP".into(), harness.path("stop").display().to_string()));
+    let (shim, init) = harness.run(&spec).await;
+    harness.wait_line("tick 1 ").await;
     for _ in 0..20 {
         let report = shim
-            .checkpoint(job(&rig, init), |_| {})
+            .checkpoint(job(&harness, init), |_| {})
             .await
             .expect("it can be checkpointed");
         assert!(report.processes >= 1);
     }
-    let ticks = rig.lines("stdout").len();
-    rig.line(&format!("tick {} ", ticks + 3)).await;
-    fs::write(rig.path("stop"), "").expect("it can be written");
-    assert_eq!(shim.wait().await.code, 33, "it never saw a wrong exit code");
+    let ticks = harness.log_lines("stdout").len();
+    harness.wait_line(&format!("tick {} ", ticks + 3)).await;
+    fs::write(harness.path("stop"), "").expect("it can be written");
+    assert_eq!(shim.wait_exit().await.code, 33, "it never saw a wrong exit code");
 }
 
 #[tokio::test]
-async fn a_command_beside_the_container_is_no_part_of_it() {
-    let rig = Rig::new();
-    let (shim, init) = started(&rig).await;
+async fn exec_processes_are_not_checkpointed() {
+    let harness = ShimHarness::new();
+    let (shim, init) = start_workload(&harness).await;
     let script = "setsid sleep 1000 & (sleep 1000 &); echo started; sleep 1000";
     let argv = ["sh", "-c", script].map(String::from).to_vec();
     let mut exec = pin!(shim.exec(argv, Vec::new(), None));
     let checkpoint = async {
-        eventually("the command and its children", || {
-            (rig.processes().len() == 6).then_some(())
+        wait_for("the command and its children", || {
+            (harness.processes().len() == 6).then_some(())
         })
         .await;
-        shim.checkpoint(job(&rig, init), |_| {}).await
+        shim.checkpoint(job(&harness, init), |_| {}).await
     };
     tokio::select! {
         output = &mut exec => panic!("{output:?}"),
@@ -337,22 +343,22 @@ async fn a_command_beside_the_container_is_no_part_of_it() {
 #[case(Phase::Write)]
 #[case(Phase::Finish)]
 #[tokio::test]
-async fn a_shim_killed_in_a_checkpoint_leaves_nothing_stopped_or_stray(#[case] at: Phase) {
-    let _alone = alone().await;
-    let rig = Rig::new();
-    let (shim, init) = started(&rig).await;
+async fn a_shim_killed_in_a_checkpoint_leaves_no_stopped_process(#[case] target_phase: Phase) {
+    let _alone = lock_orphan_tests().await;
+    let harness = ShimHarness::new();
+    let (shim, init) = start_workload(&harness).await;
     let process = shim.process();
     // Where a fault may act, the shim waits until the phase was heard of.
-    let waits = Job {
+    let waiting_job = Job {
         injections: vec![Injection {
-            phase: at,
-            effect: Effect::Delay(Duration::ZERO),
+            phase: target_phase,
+            effect: InjectedEffect::Delay(Duration::ZERO),
         }],
-        ..job(&rig, init)
+        ..job(&harness, init)
     };
     let failure = shim
-        .checkpoint(waits, |phase| {
-            if phase == at {
+        .checkpoint(waiting_job, |phase| {
+            if phase == target_phase {
                 assert!(pidfd::signal(process, libc::SIGKILL).expect("it may be killed"));
             }
         })
@@ -360,12 +366,14 @@ async fn a_shim_killed_in_a_checkpoint_leaves_nothing_stopped_or_stray(#[case] a
         .expect_err("the shim was killed");
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{failure}");
     // What the tracer held runs on by itself, before anybody has cleaned up.
-    eventually("no process stopped or traced", || {
-        let mut all = rig.processes().into_iter();
-        all.all(|it| family::tracer(it.pid) == 0 && family::Kin::of(it.pid).is_ok_and(|kin| kin.state != b't'))
-            .then_some(())
+    wait_for("no process stopped or traced", || {
+        let mut all = harness.processes().into_iter();
+        all.all(|it| {
+            pstree::tracer_tid(it.pid) == 0 && pstree::ProcStat::read(it.pid).is_ok_and(|stat| stat.state != b't')
+        })
+        .then_some(())
     })
     .await;
-    assert_eq!(kill(&rig, &shim, init).await, 2);
-    assert!(!archive(&rig).exists());
+    assert_eq!(kill_shim_and_orphans(&harness, &shim, init).await, 2);
+    assert!(!archive_path(&harness).exists());
 }

@@ -2,32 +2,32 @@
 
 use std::time::{Duration, Instant};
 
-use fake_cri::shim::{ExecOutput, LaunchSpec, MAX_EXEC_OUTPUT_BYTES, ShimError};
+use fake_cri::shim::{EXEC_OUTPUT_MAX_BYTES, ExecOutput, LaunchSpec, ShimError};
 use rstest::rstest;
 
-use crate::rig::{Rig, eventually};
+use crate::harness::{ShimHarness, wait_for};
 
-fn words(argv: &[&str]) -> Vec<String> {
+fn to_argv(argv: &[&str]) -> Vec<String> {
     argv.iter().map(|&word| word.to_owned()).collect()
 }
 
 #[tokio::test]
-async fn a_command_runs_in_the_containers_folder_with_its_environment() {
-    let rig = Rig::new();
-    let folder = rig.path("work");
-    std::fs::create_dir(&folder).expect("it can be made");
+async fn exec_has_the_container_working_dir_and_environment() {
+    let harness = ShimHarness::new();
+    let work_dir = harness.path("work");
+    std::fs::create_dir(&work_dir).expect("it can be made");
     let spec = LaunchSpec {
-        cwd: Some(folder.clone()),
-        ..rig.shell("sleep 1000")
+        cwd: Some(work_dir.clone()),
+        ..harness.shell_spec("sleep 1000")
     };
-    let (shim, _) = rig.run(&spec).await;
+    let (shim, _) = harness.run(&spec).await;
     let script = "pwd; echo $COLOUR $MORE; echo err >&2; exit 12";
     let more = vec![("MORE".to_owned(), "light".to_owned())];
     let output = shim
-        .exec(words(&["sh", "-c", script]), more, None)
+        .exec(to_argv(&["sh", "-c", script]), more, None)
         .await
         .expect("it runs");
-    let stdout = format!("{}\nblue light\n", folder.display()).into_bytes();
+    let stdout = format!("{}\nblue light\n", work_dir.display()).into_bytes();
     assert_eq!(
         output,
         ExecOutput {
@@ -37,28 +37,31 @@ async fn a_command_runs_in_the_containers_folder_with_its_environment() {
         }
     );
     let output = shim
-        .exec(words(&["sh", "-c", "kill -9 $$"]), Vec::new(), None)
+        .exec(to_argv(&["sh", "-c", "kill -9 $$"]), Vec::new(), None)
         .await
         .expect("it runs");
     assert_eq!(output.exit_code, 137);
-    assert!(rig.entries().is_empty(), "the container's log has nothing of it");
+    assert!(
+        harness.log_entries().is_empty(),
+        "the container's log has nothing of it"
+    );
 }
 
 #[tokio::test]
-async fn much_output_comes_whole_and_too_much_is_an_error() {
-    let rig = Rig::new();
-    let (shim, _) = rig.run(&rig.shell("sleep 1000")).await;
+async fn large_output_is_complete_and_excess_is_an_error() {
+    let harness = ShimHarness::new();
+    let (shim, _) = harness.run(&harness.shell_spec("sleep 1000")).await;
     let output = shim
-        .exec(words(&["seq", "1", "300000"]), Vec::new(), None)
+        .exec(to_argv(&["seq", "1", "300000"]), Vec::new(), None)
         .await
         .expect("it runs");
     let lines = String::from_utf8(output.stdout).expect("digits");
     assert_eq!((lines.lines().count(), lines.lines().last()), (300_000, Some("300000")));
     // To the byte, of both streams together.
-    let half = MAX_EXEC_OUTPUT_BYTES / 2;
+    let half = EXEC_OUTPUT_MAX_BYTES / 2;
     let both = |more: usize| {
         let script = format!("head -c {half} /dev/zero; head -c {} /dev/zero >&2", half + more);
-        shim.exec(words(&["sh", "-c", &script]), Vec::new(), None)
+        shim.exec(to_argv(&["sh", "-c", &script]), Vec::new(), None)
     };
     let output = both(0).await.expect("so much is taken");
     assert_eq!(
@@ -66,7 +69,7 @@ async fn much_output_comes_whole_and_too_much_is_an_error() {
         (half, half, 0)
     );
     assert!(
-        matches!(both(1).await, Err(ShimError::ExecOutput(MAX_EXEC_OUTPUT_BYTES))),
+        matches!(both(1).await, Err(ShimError::ExecOutputTooLarge(EXEC_OUTPUT_MAX_BYTES))),
         "one byte more"
     );
 }
@@ -75,15 +78,15 @@ async fn much_output_comes_whole_and_too_much_is_an_error() {
 #[case::endless("cat /dev/zero")]
 #[case::below_it("cat /dev/zero & cat /dev/zero >&2 & setsid cat /dev/zero & wait")]
 #[tokio::test]
-async fn a_command_that_writes_without_end_is_killed_with_all_it_started(#[case] script: &str) {
-    let rig = Rig::new();
-    let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
+async fn endless_output_kills_the_exec_tree(#[case] script: &str) {
+    let harness = ShimHarness::new();
+    let (shim, init) = harness.run(&harness.shell_spec("exec sleep 1000")).await;
     let error = shim
-        .exec(words(&["sh", "-c", script]), Vec::new(), None)
+        .exec(to_argv(&["sh", "-c", script]), Vec::new(), None)
         .await
         .expect_err("it never ends");
     assert!(error.to_string().contains("16777184 bytes"), "{error}");
-    assert_eq!(rig.processes(), [init], "the container alone is left");
+    assert_eq!(harness.processes(), [init], "the container alone is left");
 }
 
 #[rstest]
@@ -91,57 +94,57 @@ async fn a_command_that_writes_without_end_is_killed_with_all_it_started(#[case]
 #[case::children("sleep 1000 & sleep 1000 & wait")]
 #[case::sessions("setsid sleep 1000 & (setsid setsid sleep 1000 &) ; echo said; while :; do sleep 1; done")]
 #[tokio::test]
-async fn a_timeout_ends_the_command_and_all_it_started(#[case] script: &str) {
-    let rig = Rig::new();
-    let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
-    let began = Instant::now();
+async fn a_timeout_kills_the_exec_tree(#[case] script: &str) {
+    let harness = ShimHarness::new();
+    let (shim, init) = harness.run(&harness.shell_spec("exec sleep 1000")).await;
+    let start = Instant::now();
     let limit = Duration::from_millis(300);
-    let result = shim.exec(words(&["sh", "-c", script]), Vec::new(), Some(limit)).await;
+    let result = shim.exec(to_argv(&["sh", "-c", script]), Vec::new(), Some(limit)).await;
     assert!(
         matches!(result, Err(ShimError::ExecTimeout(time)) if time == limit),
         "{result:?}"
     );
-    assert!(began.elapsed() >= limit);
-    assert_eq!(rig.processes(), [init], "the container alone is left");
+    assert!(start.elapsed() >= limit);
+    assert_eq!(harness.processes(), [init], "the container alone is left");
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_ends_its_command() {
-    let rig = Rig::new();
-    let (shim, init) = rig.run(&rig.shell("exec sleep 1000")).await;
-    let exec = shim.exec(words(&["sleep", "1000"]), Vec::new(), None);
+async fn client_disconnect_kills_the_exec() {
+    let harness = ShimHarness::new();
+    let (shim, init) = harness.run(&harness.shell_spec("exec sleep 1000")).await;
+    let exec = shim.exec(to_argv(&["sleep", "1000"]), Vec::new(), None);
     assert!(tokio::time::timeout(Duration::from_millis(200), exec).await.is_err());
-    eventually("the command's end", || (rig.processes() == [init]).then_some(())).await;
+    wait_for("the command's end", || (harness.processes() == [init]).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_command_ends_with_its_container_and_a_missing_one_is_told() {
-    let rig = Rig::new();
-    let (shim, _) = rig.run(&rig.shell("sleep 1000")).await;
+async fn exec_ends_with_its_container_and_a_missing_command_is_an_error() {
+    let harness = ShimHarness::new();
+    let (shim, _) = harness.run(&harness.shell_spec("sleep 1000")).await;
     let error = shim
-        .exec(words(&["no-such-program"]), Vec::new(), None)
+        .exec(to_argv(&["no-such-program"]), Vec::new(), None)
         .await
         .expect_err("there is none");
     assert!(
-        matches!(&error, ShimError::Exec { message } if message.contains("not found in $PATH")),
+        matches!(&error, ShimError::ExecFailed { message } if message.contains("not found in $PATH")),
         "{error}"
     );
-    let argv = words(&["sleep", "1000"]);
+    let argv = to_argv(&["sleep", "1000"]);
     let (output, ()) = tokio::join!(shim.exec(argv, Vec::new(), None), async {
-        eventually("the command", || (rig.processes().len() == 3).then_some(())).await;
+        wait_for("the command", || (harness.processes().len() == 3).then_some(())).await;
         shim.signal(libc::SIGKILL).await.expect("it runs");
     });
     assert_eq!(output.expect("it ran").exit_code, 137);
-    assert_eq!(shim.wait().await.signal, Some(libc::SIGKILL));
+    assert_eq!(shim.wait_exit().await.signal, Some(libc::SIGKILL));
 }
 
 #[tokio::test]
-async fn a_command_that_leaves_something_running_is_answered_at_its_end() {
-    let rig = Rig::new();
-    let (shim, _) = rig.run(&rig.shell("exec sleep 1000")).await;
+async fn exec_returns_when_its_root_process_exits() {
+    let harness = ShimHarness::new();
+    let (shim, _) = harness.run(&harness.shell_spec("exec sleep 1000")).await;
     let script = "setsid sleep 1000 & echo left";
     let output = shim
-        .exec(words(&["sh", "-c", script]), Vec::new(), None)
+        .exec(to_argv(&["sh", "-c", script]), Vec::new(), None)
         .await
         .expect("it runs");
     assert_eq!(output.stdout, b"left\n");
@@ -153,32 +156,35 @@ async fn a_command_that_leaves_something_running_is_answered_at_its_end() {
 }
 
 #[tokio::test]
-async fn stats_count_all_processes_and_the_time_of_those_that_ended() {
-    let rig = Rig::new();
+async fn stats_include_all_processes_and_reaped_cpu_time() {
+    let harness = ShimHarness::new();
     let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
     let script = format!("sh -c '{spin}'; (sh -c '{spin}' &) ; {spin}; sleep 1000 & echo spun; wait");
-    let (shim, init) = rig.run(&rig.shell(&script)).await;
-    rig.line("spun").await;
-    eventually("the sleeper alone", || (rig.processes().len() == 2).then_some(())).await;
+    let (shim, init) = harness.run(&harness.shell_spec(&script)).await;
+    harness.wait_line("spun").await;
+    wait_for("the sleeper alone", || (harness.processes().len() == 2).then_some(())).await;
     let stats = shim.stats().await.expect("it runs");
     assert_eq!(stats.processes, 2);
     // Three times the loop takes more than one of them does, on any machine.
-    let own = std::fs::read_to_string(format!("/proc/{}/schedstat", init.pid)).expect("it runs");
-    let own: u64 = own
+    let init_cpu_ns = std::fs::read_to_string(format!("/proc/{}/schedstat", init.pid)).expect("it runs");
+    let init_cpu_ns: u64 = init_cpu_ns
         .split(' ')
         .next()
         .and_then(|text| text.parse().ok())
         .expect("nanoseconds");
-    assert!(stats.cpu_ns > own + own / 2, "{stats:?}, its first process {own}");
+    assert!(
+        stats.cpu_ns > init_cpu_ns + init_cpu_ns / 2,
+        "{stats:?}, its first process {init_cpu_ns}"
+    );
     assert!(stats.rss_bytes > 500_000, "{stats:?}");
     let more = shim.stats().await.expect("it runs");
     assert!(more.cpu_ns >= stats.cpu_ns && more.started_at_ns == stats.started_at_ns);
     // A command beside it counts for nothing.
-    let fifo = rig.path("fifo");
+    let fifo = harness.path("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-    let during = shim.exec(words(&["cat", &fifo.display().to_string()]), Vec::new(), None);
+    let during = shim.exec(to_argv(&["cat", &fifo.display().to_string()]), Vec::new(), None);
     let (output, processes) = tokio::join!(during, async {
-        eventually("the command", || (rig.processes().len() == 3).then_some(())).await;
+        wait_for("the command", || (harness.processes().len() == 3).then_some(())).await;
         let processes = shim.stats().await.expect("it runs").processes;
         // Its end comes with that of its input.
         drop(std::fs::OpenOptions::new().write(true).open(&fifo).expect("it reads"));
@@ -186,9 +192,9 @@ async fn stats_count_all_processes_and_the_time_of_those_that_ended() {
     });
     assert_eq!((output.expect("it ends").exit_code, processes), (0, 2));
     shim.kill_all().await.expect("it runs");
-    shim.wait().await;
+    shim.wait_exit().await;
     assert!(matches!(
         shim.stats().await,
-        Err(ShimError::Gone | ShimError::State { .. })
+        Err(ShimError::Gone | ShimError::WrongState { .. })
     ));
 }

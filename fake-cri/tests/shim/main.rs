@@ -2,10 +2,10 @@
 
 mod checkpoint;
 mod exec;
-mod family;
-mod life;
+mod footprint;
+mod harness;
+mod lifecycle;
 mod logs;
-mod lost;
-mod rig;
-mod size;
-mod stand_in;
+mod reaping;
+mod recovery;
+mod workload;

@@ -20,7 +20,7 @@ pub struct Decoder<R> {
     file: String,
     kind: Kind,
     input: R,
-    limit: u32,
+    entry_limit: u32,
     offset: u64,
     /// Where the latest entry begins (its length word).
     entry_offset: u64,
@@ -38,30 +38,31 @@ impl<R: Read> Decoder<R> {
             file: file.into(),
             kind: Kind::Inventory,
             input,
-            limit: DEFAULT_ENTRY_LIMIT,
+            entry_limit: DEFAULT_ENTRY_LIMIT,
             offset: 0,
             entry_offset: 0,
             entries: 0,
             buffer: Vec::new(),
         };
-        let first = decoder.magic()?;
-        decoder.kind = if first == Kind::Inventory.magic() {
+        let first_magic = decoder.read_magic()?;
+        decoder.kind = if first_magic == Kind::Inventory.magic() {
             Kind::Inventory
-        } else if first == COMMON_MAGIC || first == SERVICE_MAGIC {
-            let second = decoder.magic()?;
-            let kind = Kind::from_magic(second).ok_or_else(|| decoder.at(4, Problem::UnknownMagic(second)))?;
-            if kind.header() != [first.to_le_bytes(), second.to_le_bytes()].concat() {
-                return Err(decoder.at(
+        } else if first_magic == COMMON_MAGIC || first_magic == SERVICE_MAGIC {
+            let second_magic = decoder.read_magic()?;
+            let kind = Kind::from_magic(second_magic)
+                .ok_or_else(|| decoder.error_at(4, Problem::UnknownMagic(second_magic)))?;
+            if kind.header() != [first_magic.to_le_bytes(), second_magic.to_le_bytes()].concat() {
+                return Err(decoder.error_at(
                     0,
                     Problem::WrongMagic {
                         expected: kind,
-                        found: first,
+                        actual: first_magic,
                     },
                 ));
             }
             kind
         } else {
-            return Err(decoder.at(0, Problem::UnknownMagic(first)));
+            return Err(decoder.error_at(0, Problem::UnknownMagic(first_magic)));
         };
         Ok(decoder)
     }
@@ -70,20 +71,20 @@ impl<R: Read> Decoder<R> {
     ///
     /// # Errors
     /// Those of [`Decoder::open`], and [`Problem::WrongMagic`].
-    pub fn expect(file: impl Into<String>, kind: Kind, input: R) -> Result<Self, ImageError> {
+    pub fn open_as(file: impl Into<String>, kind: Kind, input: R) -> Result<Self, ImageError> {
         let decoder = Self::open(file, input)?;
         if decoder.kind == kind {
             Ok(decoder)
         } else {
-            let found = decoder.kind.magic();
-            Err(decoder.at(decoder.offset - 4, Problem::WrongMagic { expected: kind, found }))
+            let actual = decoder.kind.magic();
+            Err(decoder.error_at(decoder.offset - 4, Problem::WrongMagic { expected: kind, actual }))
         }
     }
 
     /// Holds entries up to this many bytes instead of [`DEFAULT_ENTRY_LIMIT`].
     #[must_use]
-    pub fn limit(mut self, bytes: u32) -> Self {
-        self.limit = bytes;
+    pub fn with_entry_limit(mut self, bytes: u32) -> Self {
+        self.entry_limit = bytes;
         self
     }
 
@@ -110,46 +111,46 @@ impl<R: Read> Decoder<R> {
     /// The bytes of the next entry; `None` at the image's end.
     ///
     /// # Errors
-    /// [`Problem::Truncated`], [`Problem::TooLong`], [`Problem::Io`]; [`Problem::Trailing`] for a second entry in an
+    /// [`Problem::Truncated`], [`Problem::EntryTooLong`], [`Problem::Io`]; [`Problem::TrailingBytes`] for a second entry in an
     /// image that has one.
     pub fn entry(&mut self) -> Result<Option<&[u8]>, ImageError> {
         self.entry_offset = self.offset;
-        let mut word = [0; 4];
-        match self.fill(&mut word)? {
+        let mut length_bytes = [0; 4];
+        match self.read_full(&mut length_bytes)? {
             0 => return Ok(None),
             _ if self.entries > 0 && self.kind.entries() == Entries::One => {
-                return Err(self.at(self.entry_offset, Problem::Trailing));
+                return Err(self.error_at(self.entry_offset, Problem::TrailingBytes));
             }
             4 => {}
-            found => {
+            count => {
                 let problem = Problem::Truncated {
-                    what: "the length of an entry",
-                    wanted: 4,
-                    found: found as u64,
+                    part: "the length of an entry",
+                    expected: 4,
+                    available: count as u64,
                 };
-                return Err(self.at(self.entry_offset, problem));
+                return Err(self.error_at(self.entry_offset, problem));
             }
         }
-        let length = u32::from_le_bytes(word);
-        if length > self.limit {
-            let problem = Problem::TooLong {
+        let length = u32::from_le_bytes(length_bytes);
+        if length > self.entry_limit {
+            let problem = Problem::EntryTooLong {
                 length: length.into(),
-                limit: self.limit.into(),
+                limit: self.entry_limit.into(),
             };
-            return Err(self.at(self.entry_offset, problem));
+            return Err(self.error_at(self.entry_offset, problem));
         }
         self.buffer.clear();
         let read = (&mut self.input).take(length.into()).read_to_end(&mut self.buffer);
-        let found = read.map_err(|error| self.at(self.offset, Problem::Io(error)))? as u64;
-        if found < length.into() {
+        let read_bytes = read.map_err(|error| self.error_at(self.offset, Problem::Io(error)))? as u64;
+        if read_bytes < length.into() {
             let problem = Problem::Truncated {
-                what: "an entry",
-                wanted: length.into(),
-                found,
+                part: "an entry",
+                expected: length.into(),
+                available: read_bytes,
             };
-            return Err(self.at(self.entry_offset, problem));
+            return Err(self.error_at(self.entry_offset, problem));
         }
-        self.offset += found;
+        self.offset += read_bytes;
         self.entries += 1;
         Ok(Some(&self.buffer))
     }
@@ -157,7 +158,7 @@ impl<R: Read> Decoder<R> {
     /// The next entry as a message; `None` at the image's end.
     ///
     /// # Errors
-    /// Those of [`Decoder::entry`], and [`Problem::Message`].
+    /// Those of [`Decoder::entry`], and [`Problem::MalformedMessage`].
     pub fn message<M: Message + Default>(&mut self) -> Result<Option<M>, ImageError> {
         if self.entry()?.is_none() {
             return Ok(None);
@@ -165,20 +166,22 @@ impl<R: Read> Decoder<R> {
         M::decode(&*self.buffer).map(Some).map_err(|source| {
             let message = type_name::<M>().rsplit("::").next().unwrap_or_default().to_owned();
             let index = self.entries - 1;
-            self.at(self.entry_offset, Problem::Message { index, message, source })
+            self.error_at(self.entry_offset, Problem::MalformedMessage { index, message, source })
         })
     }
 
     /// The one entry of an image that has no more.
     ///
     /// # Errors
-    /// Those of [`Decoder::message`], [`Problem::NoEntry`], [`Problem::Trailing`].
+    /// Those of [`Decoder::message`], [`Problem::NoEntry`], [`Problem::TrailingBytes`].
     pub fn single<M: Message + Default>(mut self) -> Result<M, ImageError> {
-        let message = self.message()?.ok_or_else(|| self.at(self.offset, Problem::NoEntry))?;
+        let message = self
+            .message()?
+            .ok_or_else(|| self.error_at(self.offset, Problem::NoEntry))?;
         let end = self.offset;
-        match self.fill(&mut [0])? {
+        match self.read_full(&mut [0])? {
             0 => Ok(message),
-            _ => Err(self.at(end, Problem::Trailing)),
+            _ => Err(self.error_at(end, Problem::TrailingBytes)),
         }
     }
 
@@ -186,16 +189,16 @@ impl<R: Read> Decoder<R> {
     ///
     /// # Errors
     /// [`Problem::Truncated`] when the file has fewer; [`Problem::Io`], also for what `sink` says.
-    pub fn payload(&mut self, length: u64, sink: &mut impl Write) -> Result<(), ImageError> {
+    pub fn copy_payload(&mut self, length: u64, sink: &mut impl Write) -> Result<(), ImageError> {
         let start = self.offset;
-        let found = self.copy(Some(length), sink)?;
-        if found < length {
+        let copied = self.copy(Some(length), sink)?;
+        if copied < length {
             let problem = Problem::Truncated {
-                what: "the content after an entry",
-                wanted: length,
-                found,
+                part: "the content after an entry",
+                expected: length,
+                available: copied,
             };
-            return Err(self.at(start, problem));
+            return Err(self.error_at(start, problem));
         }
         Ok(())
     }
@@ -204,17 +207,17 @@ impl<R: Read> Decoder<R> {
     ///
     /// # Errors
     /// [`Problem::Io`], also for what `sink` says.
-    pub fn rest(&mut self, sink: &mut impl Write) -> Result<u64, ImageError> {
+    pub fn copy_rest(&mut self, sink: &mut impl Write) -> Result<u64, ImageError> {
         self.copy(None, sink)
     }
 
     /// The latest entry's bytes again, as [`Decoder::entry`] gave them.
-    pub(super) fn latest(&self) -> &[u8] {
+    pub(super) fn last_entry(&self) -> &[u8] {
         &self.buffer
     }
 
     /// An error of this file at this offset.
-    pub(super) fn at(&self, offset: u64, problem: Problem) -> ImageError {
+    pub(super) fn error_at(&self, offset: u64, problem: Problem) -> ImageError {
         ImageError {
             file: self.file.clone(),
             offset,
@@ -227,36 +230,36 @@ impl<R: Read> Decoder<R> {
             Some(length) => io::copy(&mut (&mut self.input).take(length), sink),
             None => io::copy(&mut self.input, sink),
         };
-        let copied = copied.map_err(|error| self.at(self.offset, Problem::Io(error)))?;
+        let copied = copied.map_err(|error| self.error_at(self.offset, Problem::Io(error)))?;
         self.offset += copied;
         Ok(copied)
     }
 
-    fn magic(&mut self) -> Result<u32, ImageError> {
+    fn read_magic(&mut self) -> Result<u32, ImageError> {
         let start = self.offset;
-        let mut word = [0; 4];
-        match self.fill(&mut word)? {
-            4 => Ok(u32::from_le_bytes(word)),
-            found => Err(self.at(
+        let mut magic_bytes = [0; 4];
+        match self.read_full(&mut magic_bytes)? {
+            4 => Ok(u32::from_le_bytes(magic_bytes)),
+            count => Err(self.error_at(
                 start,
                 Problem::Truncated {
-                    what: "the magic",
-                    wanted: 4,
-                    found: found as u64,
+                    part: "the magic",
+                    expected: 4,
+                    available: count as u64,
                 },
             )),
         }
     }
 
     /// Reads as much of `buffer` as the file has.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+    fn read_full(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.input.read(&mut buffer[filled..]) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.at(self.offset, Problem::Io(error))),
+                Err(error) => return Err(self.error_at(self.offset, Problem::Io(error))),
             }
         }
         self.offset += filled as u64;
@@ -269,7 +272,7 @@ impl<R: Read> Decoder<R> {
 /// # Errors
 /// Those of [`Decoder`].
 pub fn decode_entries<M: Message + Default>(file: &str, kind: Kind, image: &[u8]) -> Result<Vec<M>, ImageError> {
-    let mut decoder = Decoder::expect(file, kind, image)?;
+    let mut decoder = Decoder::open_as(file, kind, image)?;
     let mut entries = Vec::new();
     while let Some(entry) = decoder.message()? {
         entries.push(entry);
@@ -282,5 +285,5 @@ pub fn decode_entries<M: Message + Default>(file: &str, kind: Kind, image: &[u8]
 /// # Errors
 /// Those of [`Decoder::single`].
 pub fn decode_single<M: Message + Default>(file: &str, kind: Kind, image: &[u8]) -> Result<M, ImageError> {
-    Decoder::expect(file, kind, image)?.single()
+    Decoder::open_as(file, kind, image)?.single()
 }

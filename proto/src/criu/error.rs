@@ -24,29 +24,29 @@ pub enum Problem {
     #[error("cannot be read ({0})")]
     Io(#[source] io::Error),
     /// The file ends too early.
-    #[error("{what} is cut short: {wanted} bytes expected, {found} found")]
+    #[error("{part} is cut short: {expected} bytes expected, {available} found")]
     Truncated {
         /// What should have stood there.
-        what: &'static str,
+        part: &'static str,
         /// Its size in bytes.
-        wanted: u64,
+        expected: u64,
         /// The bytes left in the file.
-        found: u64,
+        available: u64,
     },
     /// The file's magics belong to another kind, or to none.
-    #[error("magic {found:#010x} where {} ({:#010x}) was expected", .expected.name(), .expected.magic())]
+    #[error("magic {actual:#010x} where {} ({:#010x}) was expected", .expected.name(), .expected.magic())]
     WrongMagic {
         /// The kind the file should have.
         expected: Kind,
         /// The word that does not fit.
-        found: u32,
+        actual: u32,
     },
     /// No kind has this magic.
     #[error("unknown magic {0:#010x}")]
     UnknownMagic(u32),
     /// An entry is longer than the reader is willing to hold.
     #[error("entry of {length} bytes is above the limit of {limit}")]
-    TooLong {
+    EntryTooLong {
         /// The length it claims.
         length: u64,
         /// The reader's limit.
@@ -54,7 +54,7 @@ pub enum Problem {
     },
     /// An entry is no message of its type.
     #[error("entry {index} is no {message} ({source})")]
-    Message {
+    MalformedMessage {
         /// Counts entries from 0.
         index: u64,
         /// The message's name.
@@ -67,5 +67,5 @@ pub enum Problem {
     NoEntry,
     /// More in the file than its kind has.
     #[error("bytes after the end of the image")]
-    Trailing,
+    TrailingBytes,
 }

@@ -12,7 +12,7 @@ pub const STATS_RESTORE: &str = "stats-restore";
 pub const PAGES_PREFIX: &str = "pages-";
 
 /// The name of the raw file that a page map with this `pages_id` refers to.
-pub fn pages_file(pages_id: u32) -> String {
+pub fn pages_file_name(pages_id: u32) -> String {
     format!("{PAGES_PREFIX}{pages_id}.img")
 }
 
@@ -25,11 +25,11 @@ pub enum ImageFile {
     Pages(u32),
     /// What another program or a plugin of CRIU wrote and CRIU keeps as it is: routes, iptables, archives of tmpfs mounts, a GPU's
     /// memory.
-    Foreign,
+    ToolOutput,
 }
 
 /// Images whose content is a tool's output.
-const FOREIGN: [&str; 11] = [
+const TOOL_IMAGE_PREFIXES: [&str; 11] = [
     "ifaddr-",
     "route-",
     "route6-",
@@ -45,7 +45,7 @@ const FOREIGN: [&str; 11] = [
 
 /// Images of CRIU's plugin for AMD GPUs, `%` for a number, decimal or hexadecimal (`plugins/amdgpu/amdgpu_plugin_util.h`). The
 /// plugin for CUDA writes none.
-const OF_PLUGINS: [&str; 5] = [
+const PLUGIN_IMAGE_PATTERNS: [&str; 5] = [
     "amdgpu-kfd-%",
     "amdgpu-pages-%-%",
     "amdgpu-renderD-%",
@@ -62,27 +62,31 @@ impl ImageFile {
             "irmap-cache" => return Some(ImageFile::Image(Kind::IrmapCache, None)),
             _ => {}
         }
-        let is_foreign = |stem: &str| {
-            FOREIGN
+        let is_tool_output = |stem: &str| {
+            TOOL_IMAGE_PREFIXES
                 .iter()
-                .any(|prefix| stem.strip_prefix(prefix).is_some_and(|id| number(id, 10).is_some()))
+                .any(|prefix| stem.strip_prefix(prefix).is_some_and(|id| parse_id(id, 10).is_some()))
         };
-        if name.strip_suffix(".tar.gz.img").is_some_and(is_foreign) {
-            return Some(ImageFile::Foreign);
+        if name.strip_suffix(".tar.gz.img").is_some_and(is_tool_output) {
+            return Some(ImageFile::ToolOutput);
         }
         let stem = name.strip_suffix(".img")?;
         if let Some(id) = stem.strip_prefix(PAGES_PREFIX) {
-            return number(id, 10)
+            return parse_id(id, 10)
                 .and_then(|id| u32::try_from(id).ok())
                 .map(ImageFile::Pages);
         }
-        if is_foreign(stem) || OF_PLUGINS.iter().any(|pattern| has_form(pattern, stem)) {
-            return Some(ImageFile::Foreign);
+        if is_tool_output(stem)
+            || PLUGIN_IMAGE_PATTERNS
+                .iter()
+                .any(|pattern| matches_pattern(pattern, stem))
+        {
+            return Some(ImageFile::ToolOutput);
         }
         Kind::ALL.iter().find_map(|kind| {
             kind.patterns()
                 .iter()
-                .find_map(|pattern| Some(ImageFile::Image(*kind, matches(pattern, stem)?)))
+                .find_map(|pattern| Some(ImageFile::Image(*kind, id_in_stem(pattern, stem)?)))
         })
     }
 }
@@ -104,31 +108,31 @@ impl Kind {
 }
 
 /// The id in `stem`, if it has the pattern's form: `Some(None)` where the pattern has no id.
-fn matches(pattern: &str, stem: &str) -> Option<Option<u64>> {
+fn id_in_stem(pattern: &str, stem: &str) -> Option<Option<u64>> {
     let (prefix, radix) = match pattern.split_once('%') {
         None => return (pattern == stem).then_some(None),
         Some((prefix, "x")) => (prefix, 16),
         Some((prefix, _)) => (prefix, 10),
     };
-    number(stem.strip_prefix(prefix)?, radix).map(Some)
+    parse_id(stem.strip_prefix(prefix)?, radix).map(Some)
 }
 
 /// Whether `stem` is the pattern with a number in place of each `%`.
-fn has_form(pattern: &str, stem: &str) -> bool {
+fn matches_pattern(pattern: &str, stem: &str) -> bool {
     let mut parts = pattern.split('%');
     let Some(mut rest) = parts.next().and_then(|first| stem.strip_prefix(first)) else {
         return false;
     };
     parts.all(|part| {
         let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        let (id, behind) = rest.split_at(digits);
-        rest = behind.strip_prefix(part).unwrap_or(behind);
-        number(id, 16).is_some() && behind.starts_with(part)
+        let (id, after_id) = rest.split_at(digits);
+        rest = after_id.strip_prefix(part).unwrap_or(after_id);
+        parse_id(id, 16).is_some() && after_id.starts_with(part)
     }) && rest.is_empty()
 }
 
 /// A number as printf writes it: no sign, no spaces.
-fn number(text: &str, radix: u32) -> Option<u64> {
+fn parse_id(text: &str, radix: u32) -> Option<u64> {
     let digits = !text.is_empty() && text.chars().all(|c| c.is_digit(radix) && !c.is_ascii_uppercase());
     if digits {
         u64::from_str_radix(text, radix).ok()
@@ -153,12 +157,12 @@ mod tests {
     #[case("mountpoints-12.img", Some(ImageFile::Image(Kind::Mnts, Some(12))))]
     #[case("pages-1.img", Some(ImageFile::Pages(1)))]
     #[case("stats-dump", Some(ImageFile::Image(Kind::Stats, None)))]
-    #[case("tmpfs-dev-73.tar.gz.img", Some(ImageFile::Foreign))]
-    #[case("iptables-9.img", Some(ImageFile::Foreign))]
-    #[case("amdgpu-kfd-1.img", Some(ImageFile::Foreign))]
-    #[case("amdgpu-pages-1-0a3f.img", Some(ImageFile::Foreign))]
-    #[case("amdgpu-renderD-128.img", Some(ImageFile::Foreign))]
-    #[case("amdgpu-drm-pages-1-2-0000.img", Some(ImageFile::Foreign))]
+    #[case("tmpfs-dev-73.tar.gz.img", Some(ImageFile::ToolOutput))]
+    #[case("iptables-9.img", Some(ImageFile::ToolOutput))]
+    #[case("amdgpu-kfd-1.img", Some(ImageFile::ToolOutput))]
+    #[case("amdgpu-pages-1-0a3f.img", Some(ImageFile::ToolOutput))]
+    #[case("amdgpu-renderD-128.img", Some(ImageFile::ToolOutput))]
+    #[case("amdgpu-drm-pages-1-2-0000.img", Some(ImageFile::ToolOutput))]
     #[case("amdgpu-pages-1.img", None)]
     #[case("amdgpu-kfd-1-2.img", None)]
     #[case("amdgpu-kfd-x.img", None)]
@@ -169,12 +173,12 @@ mod tests {
     #[case("core-1", None)]
     #[case("descriptors.json", None)]
     #[case("", None)]
-    fn names(#[case] name: &str, #[case] expected: Option<ImageFile>) {
+    fn kind_and_id_follow_from_the_name(#[case] name: &str, #[case] expected: Option<ImageFile>) {
         assert_eq!(ImageFile::from_name(name), expected);
     }
 
     #[test]
-    fn every_kind_knows_its_own_file() {
+    fn every_file_name_leads_back_to_its_kind() {
         for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Kdat) {
             let id = kind
                 .patterns()
@@ -188,6 +192,6 @@ mod tests {
             );
         }
         assert_eq!(Kind::GhostFile.file_name(255), "ghost-file-ff.img");
-        assert_eq!(pages_file(3), "pages-3.img");
+        assert_eq!(pages_file_name(3), "pages-3.img");
     }
 }

@@ -22,16 +22,16 @@ pub fn descriptors() -> &'static DescriptorPool {
 /// One thing about an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {kind}")]
-pub struct Finding {
+pub struct FieldIssue {
     /// Where in the entry: `mm_entry.vmas.start`.
     pub path: String,
     /// What was found there.
-    pub kind: FindingKind,
+    pub kind: FieldIssueKind,
 }
 
 /// What an inspection finds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FindingKind {
+pub enum FieldIssueKind {
     /// The message requires this field. CRIU refuses the image.
     #[error("required field is missing")]
     MissingRequired,
@@ -46,10 +46,10 @@ pub enum FindingKind {
     Malformed(&'static str),
 }
 
-impl FindingKind {
+impl FieldIssueKind {
     /// True for what makes the entry unreadable to CRIU; false for what it only passes over.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, FindingKind::MissingRequired | FindingKind::Malformed(_))
+        matches!(self, FieldIssueKind::MissingRequired | FieldIssueKind::Malformed(_))
     }
 }
 
@@ -59,85 +59,85 @@ impl FindingKind {
 /// A malformed message ends the inspection. A name that this crate has no message for reports nothing.
 ///
 /// [`Kind::message`]: super::Kind::message
-pub fn inspect(message: &str, entry: &[u8], mut report: impl FnMut(Finding)) {
-    run(message, entry, &mut |finding| {
+pub fn inspect(message: &str, entry: &[u8], mut report: impl FnMut(FieldIssue)) {
+    walk_entry(message, entry, &mut |finding| {
         report(finding);
         ControlFlow::Continue(())
     });
 }
 
 /// The first thing about an entry that makes it unreadable to CRIU, as [`inspect()`] would report it; nothing is looked at behind it.
-pub fn unreadable(message: &str, entry: &[u8]) -> Option<Finding> {
-    let mut found = None;
-    run(message, entry, &mut |finding| {
+pub fn first_fatal_issue(message: &str, entry: &[u8]) -> Option<FieldIssue> {
+    let mut fatal = None;
+    walk_entry(message, entry, &mut |finding| {
         if !finding.kind.is_fatal() {
             return ControlFlow::Continue(());
         }
-        found = Some(finding);
+        fatal = Some(finding);
         ControlFlow::Break(())
     });
-    found
+    fatal
 }
 
-fn run(message: &str, entry: &[u8], report: &mut dyn FnMut(Finding) -> ControlFlow<()>) {
+fn walk_entry(message: &str, entry: &[u8], report: &mut dyn FnMut(FieldIssue) -> ControlFlow<()>) {
     if let Some(descriptor) = descriptors().get_message_by_name(&format!("criu.{message}")) {
         let mut walker = Walker {
             path: vec![message.to_owned()],
             report,
         };
-        if let Err(End::Malformed(what)) = walker.message(&descriptor, entry) {
+        if let Err(WalkEnd::Malformed(reason)) = walker.message(&descriptor, entry) {
             // The walk is at its end either way.
-            let _ = walker.report(FindingKind::Malformed(what));
+            let _ = walker.report(FieldIssueKind::Malformed(reason));
         }
     }
 }
 
 /// What ends a walk before the end of the bytes.
-enum End {
+enum WalkEnd {
     Malformed(&'static str),
-    Enough,
+    Stopped,
 }
 
-impl From<&'static str> for End {
-    fn from(what: &'static str) -> Self {
-        Self::Malformed(what)
+impl From<&'static str> for WalkEnd {
+    fn from(reason: &'static str) -> Self {
+        Self::Malformed(reason)
     }
 }
 
 struct Walker<'a> {
     path: Vec<String>,
-    report: &'a mut dyn FnMut(Finding) -> ControlFlow<()>,
+    report: &'a mut dyn FnMut(FieldIssue) -> ControlFlow<()>,
 }
 
 impl Walker<'_> {
-    fn report(&mut self, kind: FindingKind) -> Result<(), End> {
-        let finding = Finding {
+    fn report(&mut self, kind: FieldIssueKind) -> Result<(), WalkEnd> {
+        let finding = FieldIssue {
             path: self.path.join("."),
             kind,
         };
         match (self.report)(finding) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(End::Enough),
+            ControlFlow::Break(()) => Err(WalkEnd::Stopped),
         }
     }
 
-    fn message(&mut self, message: &MessageDescriptor, mut bytes: &[u8]) -> Result<(), End> {
+    fn message(&mut self, message: &MessageDescriptor, mut bytes: &[u8]) -> Result<(), WalkEnd> {
         if self.path.len() > MAX_DEPTH {
             return Err("messages are nested too deep".into());
         }
         // No image message has a field number of 128 or more, as a test makes sure.
-        let mut seen = 0_u128;
+        let mut seen_fields = 0_u128;
         while !bytes.is_empty() {
             let key = varint(&mut bytes)?;
             let number = u32::try_from(key >> 3).map_err(|_| "a field number is too large")?;
             if number == 0 {
                 return Err("a field has the number 0".into());
             }
-            let value = Value::read(key & 7, &mut bytes)?;
+            let value = WireValue::read(key & 7, &mut bytes)?;
             match message.get_field(number) {
-                None => self.report(FindingKind::UnknownField(number))?,
+                None => self.report(FieldIssueKind::UnknownField(number))?,
                 Some(field) => {
-                    seen |= 1_u128.checked_shl(number).unwrap_or(0);
+                    seen_fields |= 1_u128.checked_shl(number).unwrap_or(0);
                     self.path.push(field.name().to_owned());
                     self.field(&field, value)?;
                     self.path.pop();
@@ -148,28 +148,28 @@ impl Walker<'_> {
             .fields()
             .filter(|field| field.cardinality() == Cardinality::Required)
         {
-            if seen & 1_u128.checked_shl(field.number()).unwrap_or(0) == 0 {
+            if seen_fields & 1_u128.checked_shl(field.number()).unwrap_or(0) == 0 {
                 self.path.push(field.name().to_owned());
-                self.report(FindingKind::MissingRequired)?;
+                self.report(FieldIssueKind::MissingRequired)?;
                 self.path.pop();
             }
         }
         Ok(())
     }
 
-    fn field(&mut self, field: &FieldDescriptor, value: Value<'_>) -> Result<(), End> {
+    fn field(&mut self, field: &FieldDescriptor, value: WireValue<'_>) -> Result<(), WalkEnd> {
         match (field.kind(), value) {
-            (FieldKind::Message(message), Value::Bytes(bytes)) => self.message(&message, bytes),
-            (FieldKind::String, Value::Bytes(bytes)) => std::str::from_utf8(bytes)
+            (FieldKind::Message(message), WireValue::Bytes(bytes)) => self.message(&message, bytes),
+            (FieldKind::String, WireValue::Bytes(bytes)) => std::str::from_utf8(bytes)
                 .map(drop)
                 .map_err(|_| "a string is not UTF-8".into()),
-            (FieldKind::Bytes, Value::Bytes(_)) => Ok(()),
+            (FieldKind::Bytes, WireValue::Bytes(_)) => Ok(()),
             (FieldKind::Message(_) | FieldKind::String | FieldKind::Bytes, _) => {
                 Err("a field has the wrong wire type".into())
             }
-            (kind, Value::Bytes(mut packed)) if field.is_list() => {
+            (kind, WireValue::Bytes(mut packed)) if field.is_list() => {
                 while !packed.is_empty() {
-                    let value = Value::read(wire_type(&kind), &mut packed)?;
+                    let value = WireValue::read(wire_type(&kind), &mut packed)?;
                     self.scalar(&kind, value)?;
                 }
                 Ok(())
@@ -178,9 +178,9 @@ impl Walker<'_> {
         }
     }
 
-    fn scalar(&mut self, kind: &FieldKind, value: Value<'_>) -> Result<(), End> {
+    fn scalar(&mut self, kind: &FieldKind, value: WireValue<'_>) -> Result<(), WalkEnd> {
         match (kind, wire_type(kind), value) {
-            (FieldKind::Enum(values), _, Value::Varint(number)) => {
+            (FieldKind::Enum(values), _, WireValue::Varint(number)) => {
                 // An enum's value is an int32 that travels as a 64-bit varint: the upper half is the sign.
                 let number = number as i64;
                 if i32::try_from(number)
@@ -188,11 +188,11 @@ impl Walker<'_> {
                     .and_then(|number| values.get_value(number))
                     .is_none()
                 {
-                    self.report(FindingKind::UnknownValue(number))?;
+                    self.report(FieldIssueKind::UnknownValue(number))?;
                 }
                 Ok(())
             }
-            (_, 0, Value::Varint(_)) | (_, 1, Value::Fixed64) | (_, 5, Value::Fixed32) => Ok(()),
+            (_, 0, WireValue::Varint(_)) | (_, 1, WireValue::Fixed64) | (_, 5, WireValue::Fixed32) => Ok(()),
             _ => Err("a field has the wrong wire type".into()),
         }
     }
@@ -208,30 +208,30 @@ fn wire_type(kind: &FieldKind) -> u64 {
     }
 }
 
-enum Value<'a> {
+enum WireValue<'a> {
     Varint(u64),
     Fixed64,
     Bytes(&'a [u8]),
     Fixed32,
 }
 
-impl<'a> Value<'a> {
+impl<'a> WireValue<'a> {
     fn read(wire_type: u64, bytes: &mut &'a [u8]) -> Result<Self, &'static str> {
         match wire_type {
-            0 => varint(bytes).map(Value::Varint),
-            1 => take(bytes, 8).map(|_| Value::Fixed64),
+            0 => varint(bytes).map(WireValue::Varint),
+            1 => take_bytes(bytes, 8).map(|_| WireValue::Fixed64),
             2 => {
                 let length = varint(bytes)?;
-                take(bytes, length).map(Value::Bytes)
+                take_bytes(bytes, length).map(WireValue::Bytes)
             }
-            5 => take(bytes, 4).map(|_| Value::Fixed32),
+            5 => take_bytes(bytes, 4).map(|_| WireValue::Fixed32),
             3 | 4 => Err("a group, which no image message has"),
             _ => Err("no such wire type"),
         }
     }
 }
 
-fn take<'a>(bytes: &mut &'a [u8], count: u64) -> Result<&'a [u8], &'static str> {
+fn take_bytes<'a>(bytes: &mut &'a [u8], count: u64) -> Result<&'a [u8], &'static str> {
     let parts = usize::try_from(count)
         .ok()
         .and_then(|count| bytes.split_at_checked(count));
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn field_numbers_fit_the_set_of_seen_ones() {
+    fn field_numbers_fit_the_bit_set() {
         let largest = descriptors()
             .all_messages()
             .flat_map(|m| m.fields().map(|f| f.number()).max())

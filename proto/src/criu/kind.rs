@@ -200,12 +200,12 @@ kinds! {
 impl Kind {
     /// The words an image of this kind begins with.
     pub fn header(self) -> Vec<u8> {
-        let first = match self {
+        let first_magic = match self {
             Kind::Inventory => None,
             Kind::Stats | Kind::IrmapCache => Some(SERVICE_MAGIC),
             _ => Some(COMMON_MAGIC),
         };
-        first
+        first_magic
             .into_iter()
             .chain([self.magic()])
             .flat_map(u32::to_le_bytes)
@@ -248,8 +248,8 @@ mod tests {
         for kind in Kind::ALL {
             for index in [0, 1] {
                 if let Some(message) = kind.message(index) {
-                    let found = crate::criu::descriptors().get_message_by_name(&format!("criu.{message}"));
-                    assert!(found.is_some(), "{kind}: {message}");
+                    let descriptor = crate::criu::descriptors().get_message_by_name(&format!("criu.{message}"));
+                    assert!(descriptor.is_some(), "{kind}: {message}");
                 }
             }
         }

@@ -30,10 +30,10 @@ mod walk;
 pub use decode::{DEFAULT_ENTRY_LIMIT, Decoder, decode_entries, decode_single};
 pub use encode::{Encoder, encode};
 pub use error::{ImageError, Problem};
-pub use file::{ImageFile, PAGES_PREFIX, STATS_DUMP, STATS_RESTORE, pages_file};
-pub use inspect::{Finding, FindingKind, descriptors, inspect, unreadable};
+pub use file::{ImageFile, PAGES_PREFIX, STATS_DUMP, STATS_RESTORE, pages_file_name};
+pub use inspect::{FieldIssue, FieldIssueKind, descriptors, first_fatal_issue, inspect};
 pub use kind::{COMMON_MAGIC, Entries, Kind, SERVICE_MAGIC};
-pub use walk::{Payload, Walked, walk};
+pub use walk::{Payload, WalkSummary, walk};
 
 /// The encoded `FileDescriptorSet` of the image messages, for dynamic readers.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/criu-descriptors.bin"));

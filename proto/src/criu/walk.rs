@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use prost::Message;
 
-use super::{Decoder, Finding, ImageError, Kind, Problem, inspect, message};
+use super::{Decoder, FieldIssue, ImageError, Kind, Problem, inspect, message};
 
 /// The mask and the value of a regular file in a mode.
 const S_IFMT: u32 = 0o170_000;
@@ -38,8 +38,12 @@ impl Payload {
             }
             (Kind::GhostFile, 0) => {
                 let ghost = message::GhostFileEntry::decode(entry)?;
-                let whole = ghost.mode & S_IFMT == S_IFREG && !ghost.chunks();
-                if whole { Payload::Rest } else { Payload::None }
+                let has_inline_content = ghost.mode & S_IFMT == S_IFREG && !ghost.chunks();
+                if has_inline_content {
+                    Payload::Rest
+                } else {
+                    Payload::None
+                }
             }
             (Kind::GhostFile, _) => Payload::Bytes(message::GhostChunkEntry::decode(entry)?.len),
             (Kind::IpcnsShm, _) => {
@@ -54,8 +58,8 @@ impl Payload {
             }
             (Kind::IpcnsSem, _) => {
                 // One 16-bit value each, in whole 64-bit words.
-                let values = u64::from(message::IpcSemEntry::decode(entry)?.nsems) * 2;
-                Payload::Bytes(values.next_multiple_of(8))
+                let value_bytes = u64::from(message::IpcSemEntry::decode(entry)?.nsems) * 2;
+                Payload::Bytes(value_bytes.next_multiple_of(8))
             }
             // A queue's messages, each with an entry of its own: not worth following for what nobody checkpoints.
             (Kind::IpcnsMsg | Kind::BpfmapData, _) => Payload::Rest,
@@ -66,7 +70,7 @@ impl Payload {
 
 /// What a walk saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Walked {
+pub struct WalkSummary {
     /// The image's kind, by its magics.
     pub kind: Kind,
     /// Its entries.
@@ -80,27 +84,33 @@ pub struct Walked {
 ///
 /// # Errors
 /// Those of [`Decoder`]; [`Problem::NoEntry`] for an image that has to have one. What `report` was told stays true.
-pub fn walk<R: Read>(mut decoder: Decoder<R>, mut report: impl FnMut(u64, Finding)) -> Result<Walked, ImageError> {
+pub fn walk<R: Read>(
+    mut decoder: Decoder<R>,
+    mut report: impl FnMut(u64, FieldIssue),
+) -> Result<WalkSummary, ImageError> {
     let kind = decoder.kind();
     while decoder.entry()?.is_some() {
         let index = decoder.entries() - 1;
         if let Some(name) = kind.message(index) {
-            inspect(name, decoder.latest(), |finding| report(index, finding));
+            inspect(name, decoder.last_entry(), |finding| report(index, finding));
         }
-        let payload = Payload::after(kind, index, decoder.latest()).map_err(|source| {
+        let payload = Payload::after(kind, index, decoder.last_entry()).map_err(|source| {
             let message = kind.message(index).unwrap_or_default().to_owned();
-            decoder.at(decoder.entry_offset(), Problem::Message { index, message, source })
+            decoder.error_at(
+                decoder.entry_offset(),
+                Problem::MalformedMessage { index, message, source },
+            )
         })?;
         match payload {
             Payload::None => {}
-            Payload::Bytes(count) => decoder.payload(count, &mut io::sink())?,
-            Payload::Rest => drop(decoder.rest(&mut io::sink())?),
+            Payload::Bytes(count) => decoder.copy_payload(count, &mut io::sink())?,
+            Payload::Rest => drop(decoder.copy_rest(&mut io::sink())?),
         }
     }
     if decoder.entries() == 0 && (kind.entries() == super::Entries::One || kind == Kind::Pagemap) {
-        return Err(decoder.at(decoder.offset(), Problem::NoEntry));
+        return Err(decoder.error_at(decoder.offset(), Problem::NoEntry));
     }
-    Ok(Walked {
+    Ok(WalkSummary {
         kind,
         entries: decoder.entries(),
         bytes: decoder.offset(),

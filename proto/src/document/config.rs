@@ -26,12 +26,12 @@ pub struct ConfigDump {
     pub runtime: String,
     /// When the container was created.
     #[serde(rename = "createdTime", with = "time")]
-    pub created: Timestamp,
-    /// When it was checkpointed; [`never()`] where the document does not say so, as Podman's.
-    #[serde(rename = "checkpointedTime", with = "time", default = "never")]
-    pub checkpointed: Timestamp,
-    /// When it was restored; [`never()`] for one that was not. Written by engines since 2023.
-    #[serde(rename = "restoredTime", with = "time", default = "never")]
+    pub created_at: Timestamp,
+    /// When it was checkpointed; [`zero_time()`] where the document does not say so, as Podman's.
+    #[serde(rename = "checkpointedTime", with = "time", default = "zero_time")]
+    pub checkpointed_at: Timestamp,
+    /// When it was restored; [`zero_time()`] for one that was not. Written by engines since 2023.
+    #[serde(rename = "restoredTime", with = "time", default = "zero_time")]
     pub restored_at: Timestamp,
     /// Whether it was made by a restore.
     #[serde(default)]
@@ -39,7 +39,7 @@ pub struct ConfigDump {
 }
 
 /// Go's zero time, `0001-01-01T00:00:00Z`.
-pub fn never() -> Timestamp {
+pub fn zero_time() -> Timestamp {
     Timestamp::constant(-62_135_596_800, 0)
 }
 

@@ -25,7 +25,7 @@ mod status_dump;
 
 use serde::{Deserialize, Serialize};
 
-pub use config::{ConfigDump, never};
+pub use config::{ConfigDump, zero_time};
 pub use go::to_json;
 pub use member::{
     BIND_MOUNTS, CHECKPOINT_DIRECTORY, CONFIG_DUMP, CONTAINER_LOG, CRIO_LOG, DELETED_FILES, DESCRIPTORS, DUMP_LOG,

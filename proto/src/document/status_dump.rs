@@ -38,7 +38,7 @@ trait Convert<T> {
     fn convert(value: T) -> Self;
 }
 
-macro_rules! same {
+macro_rules! identity_conversions {
     ($($type:ty),*) => {$(
         impl Convert<$type> for $type {
             fn convert(value: $type) -> Self {
@@ -48,7 +48,7 @@ macro_rules! same {
     )*};
 }
 
-same!(bool, i32, i64, u32, u64, String);
+identity_conversions!(bool, i32, i64, u32, u64, String);
 
 impl<T, U: Convert<T>> Convert<Option<T>> for Option<U> {
     fn convert(value: Option<T>) -> Self {

@@ -2,208 +2,208 @@
 
 use serde_json::{Value, json};
 
-use super::{ArchiveMutant, drop_part, members, part, said};
-use crate::archive::sample::Part;
+use super::{ArchiveMutant, edit_content, edit_members, member_mut, remove_member};
+use crate::archive::sample::SampleMember;
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // The layout.
-    members("layout/no-spec", &["archive/layout/upstream-names"], |parts| {
-        drop_part(parts, "spec.dump")
+    edit_members("layout/no-spec", &["archive/layout/upstream-names"], |members| {
+        remove_member(members, "spec.dump")
     }),
-    members("layout/no-config", &["archive/layout/upstream-names"], |parts| {
-        drop_part(parts, "config.dump")
+    edit_members("layout/no-config", &["archive/layout/upstream-names"], |members| {
+        remove_member(members, "config.dump")
     }),
-    members("layout/no-inventory", &["archive/layout/upstream-names"], |parts| {
-        drop_part(parts, "checkpoint/inventory.img")
+    edit_members("layout/no-inventory", &["archive/layout/upstream-names"], |members| {
+        remove_member(members, "checkpoint/inventory.img")
     }),
-    members(
+    edit_members(
         "layout/no-directory",
         &["archive/layout/checkpoint-directory"],
-        |parts| drop_part(parts, "checkpoint/"),
+        |members| remove_member(members, "checkpoint/"),
     ),
-    members("layout/deeper", &["archive/layout/flat"], |parts| {
-        parts.push(Part::file("checkpoint/old/core-1.img", *b"x"))
+    edit_members("layout/deeper", &["archive/layout/flat"], |members| {
+        members.push(SampleMember::file("checkpoint/old/core-1.img", *b"x"))
     }),
-    members("layout/strange-image", &["archive/layout/image-names"], |parts| {
-        parts.push(Part::file("checkpoint/x-1.img", *b"x"))
+    edit_members("layout/strange-image", &["archive/layout/image-names"], |members| {
+        members.push(SampleMember::file("checkpoint/x-1.img", *b"x"))
     }),
-    members("layout/no-dump-log", &["archive/layout/dump-log"], |parts| {
-        drop_part(parts, "dump.log")
+    edit_members("layout/no-dump-log", &["archive/layout/dump-log"], |members| {
+        remove_member(members, "dump.log")
     }),
-    said("layout/empty-dump-log", &["archive/layout/dump-log"], |sample| {
+    edit_content("layout/empty-dump-log", &["archive/layout/dump-log"], |sample| {
         sample.dump_log.clear()
     }),
-    members("layout/no-descriptors", &["archive/layout/descriptors"], |parts| {
-        drop_part(parts, "checkpoint/descriptors.json")
+    edit_members("layout/no-descriptors", &["archive/layout/descriptors"], |members| {
+        remove_member(members, "checkpoint/descriptors.json")
     }),
-    said("layout/of-podman", &["archive/layout/engine-members"], |sample| {
+    edit_content("layout/of-podman", &["archive/layout/engine-members"], |sample| {
         sample.spec["annotations"]["io.container.manager"] = json!("libpod");
     }),
-    members("layout/no-log", &["archive/layout/container-log"], |parts| {
-        drop_part(parts, "container.log")
+    edit_members("layout/no-log", &["archive/layout/container-log"], |members| {
+        remove_member(members, "container.log")
     }),
-    said("layout/raw-log", &["archive/layout/log-format"], |sample| {
+    edit_content("layout/raw-log", &["archive/layout/log-format"], |sample| {
         sample.log = "just text\n".to_owned()
     }),
-    members("layout/no-status", &["archive/layout/engine-members"], |parts| {
-        drop_part(parts, "status")
+    edit_members("layout/no-status", &["archive/layout/engine-members"], |members| {
+        remove_member(members, "status")
     }),
-    members(
+    edit_members(
         "layout/log-of-another-engine",
         &["archive/layout/engine-members"],
-        |parts| part(parts, "container.log").name = "io.kubernetes.cri-o.LogPath".to_owned(),
+        |members| member_mut(members, "container.log").name = "io.kubernetes.cri-o.LogPath".to_owned(),
     ),
-    members("layout/rootfs-diff", &["archive/layout/rootfs-diff"], |parts| {
-        part(parts, "rootfs-diff.tar").content = b"no tar".to_vec();
+    edit_members("layout/rootfs-diff", &["archive/layout/rootfs-diff"], |members| {
+        member_mut(members, "rootfs-diff.tar").content = b"no tar".to_vec();
     }),
     // The documents.
-    members("documents/config-cut", &["archive/documents/config-dump"], |parts| {
-        part(parts, "config.dump").content.truncate(40);
+    edit_members("documents/config-cut", &["archive/documents/config-dump"], |members| {
+        member_mut(members, "config.dump").content.truncate(40);
     }),
-    said("documents/time-format", &["archive/documents/config-dump"], |sample| {
+    edit_content("documents/time-format", &["archive/documents/config-dump"], |sample| {
         sample.config["checkpointedTime"] = json!("22 Nov 26 14:07 UTC");
     }),
-    said("documents/no-runtime", &["archive/documents/config-fields"], |sample| {
-        remove(&mut sample.config, "runtime")
+    edit_content("documents/no-runtime", &["archive/documents/config-fields"], |sample| {
+        remove_key(&mut sample.config, "runtime")
     }),
-    said(
+    edit_content(
         "documents/empty-image",
         &["archive/documents/config-fields"],
         |sample| sample.config["rootfsImageName"] = json!(""),
     ),
-    members("documents/spec-array", &["archive/documents/spec-dump"], |parts| {
-        part(parts, "spec.dump").content = b"[]".to_vec()
+    edit_members("documents/spec-array", &["archive/documents/spec-dump"], |members| {
+        member_mut(members, "spec.dump").content = b"[]".to_vec()
     }),
-    said(
+    edit_content(
         "documents/spec-no-args",
         &["archive/documents/spec-process"],
         |sample| sample.spec["process"]["args"] = json!([]),
     ),
-    said(
+    edit_content(
         "documents/spec-version",
         &["archive/documents/spec-process"],
         |sample| sample.spec["ociVersion"] = json!("new"),
     ),
-    said(
+    edit_content(
         "documents/status-dump-text",
         &["archive/documents/status-dump"],
         |sample| {
             sample.status_dump["created_at"] = json!("2026-11-22T14:00:00Z");
         },
     ),
-    said("documents/status-version", &["archive/documents/status"], |sample| {
+    edit_content("documents/status-version", &["archive/documents/status"], |sample| {
         sample.status["Version"] = json!("v0")
     }),
-    said(
+    edit_content(
         "documents/two-descriptors",
         &["archive/documents/descriptors"],
         |sample| {
             sample.descriptors = json!(["/dev/null", "pipe:[42633]"]);
         },
     ),
-    said("documents/mounts-object", &["archive/documents/lists"], |sample| {
+    edit_content("documents/mounts-object", &["archive/documents/lists"], |sample| {
         sample.bind_mounts = json!({})
     }),
-    said(
+    edit_content(
         "documents/checkpointed-before-start",
         &["archive/documents/times"],
         |sample| {
             sample.config["checkpointedTime"] = json!("2026-11-22T14:00:00.5Z");
         },
     ),
-    said(
+    edit_content(
         "documents/restored-without-time",
         &["archive/documents/restored"],
         |sample| sample.config["restored"] = json!(true),
     ),
-    said(
+    edit_content(
         "documents/restore-time-without-restore",
         &["archive/documents/restored"],
         |sample| {
             sample.config["restoredTime"] = json!("2026-11-22T14:06:00Z");
         },
     ),
-    said(
+    edit_content(
         "documents/no-reference",
         &["archive/documents/config-fields"],
         |sample| sample.config["rootfsImageName"] = json!("$(reboot)"),
     ),
-    said(
+    edit_content(
         "documents/image-of-others",
         &["archive/documents/image-names"],
         |sample| sample.config["rootfsImageName"] = json!("docker.io/library/nginx:latest"),
     ),
-    members("documents/spec-too-deep", &["archive/documents/spec-dump"], |parts| {
+    edit_members("documents/spec-too-deep", &["archive/documents/spec-dump"], |members| {
         let deep = format!("{{\"x\": {}{}}}", "[".repeat(20_000), "]".repeat(20_000));
-        part(parts, "spec.dump").content = deep.into_bytes();
+        member_mut(members, "spec.dump").content = deep.into_bytes();
     }),
-    said("spec/hook", &["archive/spec/no-hooks"], |sample| {
+    edit_content("spec/hook", &["archive/spec/no-hooks"], |sample| {
         sample.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh"}]});
     }),
-    said("spec/device", &["archive/spec/no-devices"], |sample| {
+    edit_content("spec/device", &["archive/spec/no-devices"], |sample| {
         sample.spec["linux"]["devices"] = json!([{"path": "/dev/null", "type": "c", "major": 1, "minor": 3}, {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]);
     }),
-    said("spec/cdi", &["archive/spec/no-cdi"], |sample| {
+    edit_content("spec/cdi", &["archive/spec/no-cdi"], |sample| {
         sample.spec["annotations"]["cdi.k8s.io/gpu"] = json!("vendor.com/gpu=all");
     }),
-    said("spec/cdi-in-status", &["archive/spec/no-cdi"], |sample| {
+    edit_content("spec/cdi-in-status", &["archive/spec/no-cdi"], |sample| {
         sample.status_dump["annotations"] = json!({"cdi.k8s.io/gpu": "vendor.com/gpu=all"});
     }),
-    said("documents/other-id", &["archive/documents/same-id"], |sample| {
+    edit_content("documents/other-id", &["archive/documents/same-id"], |sample| {
         sample.status_dump["id"] = json!("c0ffee")
     }),
-    said("documents/other-pod", &["archive/documents/same-name"], |sample| {
+    edit_content("documents/other-pod", &["archive/documents/same-name"], |sample| {
         sample.status_dump["labels"]["io.kubernetes.pod.name"] = json!("other");
     }),
-    said("documents/other-start", &["archive/documents/same-times"], |sample| {
+    edit_content("documents/other-start", &["archive/documents/same-times"], |sample| {
         sample.status["StartedAt"] = json!(1_795_356_001_000_000_001_i64);
     }),
-    said("documents/exited", &["archive/documents/running"], |sample| {
+    edit_content("documents/exited", &["archive/documents/running"], |sample| {
         sample.status_dump["state"] = json!(2)
     }),
-    said("documents/no-annotations", &["archive/documents/engine"], |sample| {
-        remove(&mut sample.spec, "annotations")
+    edit_content("documents/no-annotations", &["archive/documents/engine"], |sample| {
+        remove_key(&mut sample.spec, "annotations")
     }),
-    said(
+    edit_content(
         "documents/cri-o-without-metadata",
         &["archive/documents/engine", "archive/layout/engine-members"],
         |sample| {
             sample.spec["annotations"]["io.container.manager"] = json!("cri-o");
         },
     ),
-    said(
+    edit_content(
         "documents/namespace-twice",
         &["archive/documents/spec-lists"],
         |sample| {
             sample.spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "pid", "path": "/proc/1/ns/pid"}]);
         },
     ),
-    said("documents/limit-twice", &["archive/documents/spec-lists"], |sample| {
+    edit_content("documents/limit-twice", &["archive/documents/spec-lists"], |sample| {
         let limit = sample.spec["process"]["rlimits"][0].clone();
         sample.spec["process"]["rlimits"] = json!([limit, limit]);
     }),
     // Mounts and deleted files.
-    said("mounts/climbs-out", &["archive/mounts/inside"], |sample| {
+    edit_content("mounts/climbs-out", &["archive/mounts/inside"], |sample| {
         sample.spec["mounts"][0]["destination"] = json!("/proc/../../etc");
     }),
-    said("mounts/relative", &["archive/mounts/inside"], |sample| {
+    edit_content("mounts/relative", &["archive/mounts/inside"], |sample| {
         sample.spec["mounts"][0]["destination"] = json!("etc");
     }),
-    said("mounts/of-no-kind", &["archive/mounts/inside"], |sample| {
+    edit_content("mounts/of-no-kind", &["archive/mounts/inside"], |sample| {
         sample.bind_mounts[0]["file_type"] = json!("symlink");
     }),
-    said("mounts/engine-socket", &["archive/mounts/sources"], |sample| {
+    edit_content("mounts/engine-socket", &["archive/mounts/sources"], |sample| {
         sample.bind_mounts[0]["source"] = json!("/var/run/docker.sock");
     }),
-    said("mounts/smuggled", &["archive/mounts/known"], |sample| {
+    edit_content("mounts/smuggled", &["archive/mounts/known"], |sample| {
         sample.bind_mounts[0]["destination"] = json!("/etc/shadow");
     }),
-    said("mounts/deletes-outside", &["archive/mounts/deleted-files"], |sample| {
+    edit_content("mounts/deletes-outside", &["archive/mounts/deleted-files"], |sample| {
         sample.deleted_files = json!(["/tmp/../../etc/shadow"]);
     }),
 ];
 
-fn remove(document: &mut Value, key: &str) {
+fn remove_key(document: &mut Value, key: &str) {
     document
         .as_object_mut()
         .expect("the sample's documents are objects")

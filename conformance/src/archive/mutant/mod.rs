@@ -10,9 +10,9 @@ mod structure;
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::{
-    Inspected,
-    model::FileFacts,
-    sample::{Part, Sample, tar_of},
+    InspectedArchive,
+    model::FileMetadata,
+    sample::{Sample, SampleMember, tar_of},
 };
 
 /// An archive that is wrong in one way.
@@ -21,22 +21,22 @@ pub struct ArchiveMutant {
     /// Its name, a path below the part that is wrong.
     pub name: &'static str,
     /// The cases that must fail, and no other may.
-    pub expected: &'static [&'static str],
-    change: Change,
+    pub must_fail: &'static [&'static str],
+    edit: Edit,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Change {
+enum Edit {
     /// What the archive says.
-    Sample(fn(&mut Sample)),
+    Content(fn(&mut Sample)),
     /// Its members.
-    Parts(fn(&mut Vec<Part>)),
+    Members(fn(&mut Vec<SampleMember>)),
     /// Its bytes.
     Bytes(fn(&mut Vec<u8>)),
     /// The file that it is.
     File(fn(&Path) -> io::Result<()>),
     /// What the file system says of the file, where only root could make it so.
-    Facts(fn(&mut FileFacts)),
+    Metadata(fn(&mut FileMetadata)),
 }
 
 impl ArchiveMutant {
@@ -46,16 +46,16 @@ impl ArchiveMutant {
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         write_private(path, &self.bytes()?)?;
-        match self.change {
-            Change::File(change) => change(path),
+        match self.edit {
+            Edit::File(edit) => edit(path),
             _ => Ok(()),
         }
     }
 
     /// Changes what was read of the archive, where that and not the file is what is wrong.
-    pub fn alter(&self, read: &mut Inspected) {
-        if let (Change::Facts(change), Some(facts)) = (self.change, &mut read.file) {
-            change(facts);
+    pub fn edit_result(&self, read: &mut InspectedArchive) {
+        if let (Edit::Metadata(edit), Some(metadata)) = (self.edit, &mut read.file) {
+            edit(metadata);
         }
     }
 
@@ -65,16 +65,16 @@ impl ArchiveMutant {
     /// For names that no tar header takes.
     pub fn bytes(&self) -> io::Result<Vec<u8>> {
         let mut sample = Sample::default();
-        if let Change::Sample(change) = self.change {
-            change(&mut sample);
+        if let Edit::Content(edit) = self.edit {
+            edit(&mut sample);
         }
-        let mut parts = sample.parts();
-        if let Change::Parts(change) = self.change {
-            change(&mut parts);
+        let mut members = sample.members();
+        if let Edit::Members(edit) = self.edit {
+            edit(&mut members);
         }
-        let mut bytes = tar_of(&parts)?;
-        if let Change::Bytes(change) = self.change {
-            change(&mut bytes);
+        let mut bytes = tar_of(&members)?;
+        if let Edit::Bytes(edit) = self.edit {
+            edit(&mut bytes);
         }
         Ok(bytes)
     }
@@ -89,47 +89,55 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
 }
 
-const fn said(name: &'static str, expected: &'static [&'static str], change: fn(&mut Sample)) -> ArchiveMutant {
+const fn edit_content(name: &'static str, must_fail: &'static [&'static str], edit: fn(&mut Sample)) -> ArchiveMutant {
     ArchiveMutant {
         name,
-        expected,
-        change: Change::Sample(change),
+        must_fail,
+        edit: Edit::Content(edit),
     }
 }
 
-const fn members(name: &'static str, expected: &'static [&'static str], change: fn(&mut Vec<Part>)) -> ArchiveMutant {
-    ArchiveMutant {
-        name,
-        expected,
-        change: Change::Parts(change),
-    }
-}
-
-const fn bytes(name: &'static str, expected: &'static [&'static str], change: fn(&mut Vec<u8>)) -> ArchiveMutant {
-    ArchiveMutant {
-        name,
-        expected,
-        change: Change::Bytes(change),
-    }
-}
-
-const fn file(
+const fn edit_members(
     name: &'static str,
-    expected: &'static [&'static str],
-    change: fn(&Path) -> io::Result<()>,
+    must_fail: &'static [&'static str],
+    edit: fn(&mut Vec<SampleMember>),
 ) -> ArchiveMutant {
     ArchiveMutant {
         name,
-        expected,
-        change: Change::File(change),
+        must_fail,
+        edit: Edit::Members(edit),
     }
 }
 
-const fn facts(name: &'static str, expected: &'static [&'static str], change: fn(&mut FileFacts)) -> ArchiveMutant {
+const fn edit_bytes(name: &'static str, must_fail: &'static [&'static str], edit: fn(&mut Vec<u8>)) -> ArchiveMutant {
     ArchiveMutant {
         name,
-        expected,
-        change: Change::Facts(change),
+        must_fail,
+        edit: Edit::Bytes(edit),
+    }
+}
+
+const fn edit_file(
+    name: &'static str,
+    must_fail: &'static [&'static str],
+    edit: fn(&Path) -> io::Result<()>,
+) -> ArchiveMutant {
+    ArchiveMutant {
+        name,
+        must_fail,
+        edit: Edit::File(edit),
+    }
+}
+
+const fn edit_metadata(
+    name: &'static str,
+    must_fail: &'static [&'static str],
+    edit: fn(&mut FileMetadata),
+) -> ArchiveMutant {
+    ArchiveMutant {
+        name,
+        must_fail,
+        edit: Edit::Metadata(edit),
     }
 }
 
@@ -145,13 +153,13 @@ pub fn by_name(name: &str) -> Option<&'static ArchiveMutant> {
     mutants().find(|mutant| mutant.name == name)
 }
 
-fn part<'a>(parts: &'a mut [Part], name: &str) -> &'a mut Part {
-    parts
+fn member_mut<'a>(members: &'a mut [SampleMember], name: &str) -> &'a mut SampleMember {
+    members
         .iter_mut()
         .find(|part| part.name == name)
         .expect("the sample has every member that a mutant changes")
 }
 
-fn drop_part(parts: &mut Vec<Part>, name: &str) {
-    parts.retain(|part| part.name != name);
+fn remove_member(members: &mut Vec<SampleMember>, name: &str) {
+    members.retain(|part| part.name != name);
 }

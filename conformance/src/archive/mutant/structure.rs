@@ -10,201 +10,207 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use tar::EntryType;
 
-use super::{ArchiveMutant, bytes, facts, file, members, part};
+use super::{ArchiveMutant, edit_bytes, edit_file, edit_members, edit_metadata, member_mut};
 use crate::archive::{
-    header::{BLOCK, checksum},
-    sample::{DUMPED, Part},
+    sample::{DUMP_TIME_SECS, SampleMember},
+    tar_header::{BLOCK_BYTES, checksum},
 };
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // What is no checkpoint archive.
-    bytes("kind/text", &["archive/kind", "archive/tar/well-formed"], |bytes| {
+    edit_bytes("kind/text", &["archive/kind", "archive/tar/well-formed"], |bytes| {
         *bytes = b"a note, not an archive\n".to_vec()
     }),
-    bytes("kind/gzip", &["archive/kind", "archive/tar/uncompressed"], |bytes| {
+    edit_bytes("kind/gzip", &["archive/kind", "archive/tar/uncompressed"], |bytes| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes).expect("a vector takes all");
         *bytes = encoder.finish().expect("a vector takes all");
     }),
-    members("kind/note", &["archive/kind", "archive/memory/canary"], |parts| {
-        *parts = vec![Part::file("note.txt", *b"a note")]
+    edit_members("kind/note", &["archive/kind", "archive/memory/canary"], |members| {
+        *members = vec![SampleMember::file("note.txt", *b"a note")]
     }),
-    members("kind/deeper", &["archive/kind", "archive/memory/canary"], |parts| {
-        parts
+    edit_members("kind/deeper", &["archive/kind", "archive/memory/canary"], |members| {
+        members
             .iter_mut()
-            .for_each(|part| part.name = format!("checkpoint-of-app/{}", part.name));
+            .for_each(|member| member.name = format!("checkpoint-of-app/{}", member.name));
     }),
-    members(
+    edit_members(
         "kind/images-alone",
         &["archive/kind", "archive/layout/upstream-names"],
-        |parts| parts.retain(|part| part.name != "config.dump" && part.name != "spec.dump"),
+        |members| members.retain(|member| member.name != "config.dump" && member.name != "spec.dump"),
     ),
-    members("kind/encrypted-images", &["archive/kind"], |parts| {
-        parts.push(Part::file("checkpoint/cipher.img", *b"a key"))
+    edit_members("kind/encrypted-images", &["archive/kind"], |members| {
+        members.push(SampleMember::file("checkpoint/cipher.img", *b"a key"))
     }),
     // The file.
-    file(
+    edit_file(
         "file/world-readable",
         &["archive/file/private", "archive/file/mode"],
-        |path| mode(path, 0o644),
+        |path| set_mode(path, 0o644),
     ),
-    file(
+    edit_file(
         "file/group-readable",
         &["archive/file/private", "archive/file/mode"],
-        |path| mode(path, 0o640),
+        |path| set_mode(path, 0o640),
     ),
     // 65534 is nobody's: neither root nor whoever runs this.
-    facts("file/owner", &["archive/file/owner"], |facts| facts.uid = 65534),
-    file("file/executable", &["archive/file/mode"], |path| mode(path, 0o700)),
-    file("file/symlink", &["archive/file/plain"], |path| {
+    edit_metadata("file/owner", &["archive/file/owner"], |metadata| metadata.uid = 65534),
+    edit_file("file/executable", &["archive/file/mode"], |path| set_mode(path, 0o700)),
+    edit_file("file/symlink", &["archive/file/plain"], |path| {
         let target = path.with_extension("target");
         fs::rename(path, &target)?;
         symlink(target, path)
     }),
-    file("file/hard-link", &["archive/file/plain"], |path| {
+    edit_file("file/hard-link", &["archive/file/plain"], |path| {
         fs::hard_link(path, path.with_extension("other"))
     }),
     // The tar.
-    bytes("tar/no-bytes", &["archive/kind", "archive/tar/well-formed"], Vec::clear),
-    bytes("tar/random", &["archive/kind", "archive/tar/well-formed"], |bytes| {
+    edit_bytes("tar/no-bytes", &["archive/kind", "archive/tar/well-formed"], Vec::clear),
+    edit_bytes("tar/random", &["archive/kind", "archive/tar/well-formed"], |bytes| {
         let mut state = 1_u32;
         bytes.fill_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         });
     }),
-    bytes("tar/checksum", &["archive/tar/well-formed"], |bytes| bytes[148] ^= 1),
-    bytes("tar/last-checksum", &["archive/tar/well-formed"], |bytes| {
-        let last = last_header(bytes);
+    edit_bytes("tar/checksum", &["archive/tar/well-formed"], |bytes| bytes[148] ^= 1),
+    edit_bytes("tar/last-checksum", &["archive/tar/well-formed"], |bytes| {
+        let last = last_header_offset(bytes);
         bytes[last] ^= 1;
     }),
-    bytes("tar/size-beyond-file", &["archive/tar/well-formed"], |bytes| {
-        let last = last_header(bytes);
+    edit_bytes("tar/size-beyond-file", &["archive/tar/well-formed"], |bytes| {
+        let last = last_header_offset(bytes);
         bytes[last + 124..last + 136].copy_from_slice(b"77777777777\0");
-        resum(bytes, last);
+        fix_checksum(bytes, last);
     }),
-    bytes("tar/cut-in-member", &["archive/tar/well-formed"], |bytes| {
-        bytes.truncate(bytes.len() / 2 / BLOCK * BLOCK)
+    edit_bytes("tar/cut-in-member", &["archive/tar/well-formed"], |bytes| {
+        bytes.truncate(bytes.len() / 2 / BLOCK_BYTES * BLOCK_BYTES)
     }),
-    bytes("tar/cut-in-header", &["archive/tar/well-formed"], |bytes| {
-        let last = last_header(bytes);
+    edit_bytes("tar/cut-in-header", &["archive/tar/well-formed"], |bytes| {
+        let last = last_header_offset(bytes);
         bytes.truncate(last + 100);
     }),
-    bytes("tar/cut-at-member", &["archive/tar/end-marker"], |bytes| {
-        bytes.truncate(bytes.len() - 2 * BLOCK)
+    edit_bytes("tar/cut-at-member", &["archive/tar/end-marker"], |bytes| {
+        bytes.truncate(bytes.len() - 2 * BLOCK_BYTES)
     }),
-    bytes("tar/one-zero-block", &["archive/tar/end-marker"], |bytes| {
-        bytes.truncate(bytes.len() - BLOCK)
+    edit_bytes("tar/one-zero-block", &["archive/tar/end-marker"], |bytes| {
+        bytes.truncate(bytes.len() - BLOCK_BYTES)
     }),
-    bytes("tar/stale-tail", &["archive/tar/nothing-behind"], |bytes| {
-        let stale = bytes[..20 * BLOCK].to_vec();
+    edit_bytes("tar/stale-tail", &["archive/tar/nothing-behind"], |bytes| {
+        let stale = bytes[..20 * BLOCK_BYTES].to_vec();
         bytes.extend(stale);
     }),
-    bytes("tar/zeros-without-end", &["archive/tar/nothing-behind"], |bytes| {
+    edit_bytes("tar/zeros-without-end", &["archive/tar/nothing-behind"], |bytes| {
         bytes.resize(bytes.len() + (2 << 20), 0)
     }),
-    bytes(
+    edit_bytes(
         "tar/gzip",
         &["archive/kind", "archive/tar/well-formed", "archive/tar/uncompressed"],
         |bytes| {
             bytes.splice(..0, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
         },
     ),
-    bytes("tar/no-members", &["archive/tar/not-empty"], |bytes| {
-        *bytes = vec![0; 2 * BLOCK]
+    edit_bytes("tar/no-members", &["archive/tar/not-empty"], |bytes| {
+        *bytes = vec![0; 2 * BLOCK_BYTES]
     }),
-    bytes("tar/long-name-bomb", &["archive/tar/bounded"], |bytes| {
-        extension(bytes, b'L', 1 << 30, b"name")
+    edit_bytes("tar/long-name-bomb", &["archive/tar/bounded"], |bytes| {
+        prepend_extension(bytes, b'L', 1 << 30, b"name")
     }),
-    bytes("tar/pax-bomb", &["archive/tar/bounded"], |bytes| {
-        extension(bytes, b'x', 1 << 33, b"")
+    edit_bytes("tar/pax-bomb", &["archive/tar/bounded"], |bytes| {
+        prepend_extension(bytes, b'x', 1 << 33, b"")
     }),
-    bytes("tar/pax-malformed", &["archive/tar/well-formed"], |bytes| {
-        extension(bytes, b'x', 12, b"99 path=abc\n")
+    edit_bytes("tar/pax-malformed", &["archive/tar/well-formed"], |bytes| {
+        prepend_extension(bytes, b'x', 12, b"99 path=abc\n")
     }),
-    bytes("tar/link-with-content", &["archive/tar/well-formed"], |bytes| {
-        let last = last_header(bytes);
+    edit_bytes("tar/link-with-content", &["archive/tar/well-formed"], |bytes| {
+        let last = last_header_offset(bytes);
         bytes[last + 156] = b'2';
-        resum(bytes, last);
+        fix_checksum(bytes, last);
     }),
     // Members.
-    members("members/absolute", &["archive/members/relative"], |parts| {
-        parts.push(Part::file("/etc/cron.d/x", *b"x"))
+    edit_members("members/absolute", &["archive/members/relative"], |members| {
+        members.push(SampleMember::file("/etc/cron.d/x", *b"x"))
     }),
-    members("members/parent", &["archive/members/no-parent"], |parts| {
-        parts.push(Part::file("../x", *b"x"))
+    edit_members("members/parent", &["archive/members/no-parent"], |members| {
+        members.push(SampleMember::file("../x", *b"x"))
     }),
-    members("members/symlink", &["archive/members/no-symlink"], |parts| {
-        parts.push(special("log", EntryType::Symlink))
+    edit_members("members/symlink", &["archive/members/no-symlink"], |members| {
+        members.push(special_member("log", EntryType::Symlink))
     }),
-    members(
+    edit_members(
         "members/symlink-as-log",
         &["archive/members/no-symlink", "archive/layout/container-log"],
-        |parts| {
-            part(parts, "container.log").kind = EntryType::Symlink;
-            part(parts, "container.log").content = b"/etc/shadow".to_vec();
+        |members| {
+            member_mut(members, "container.log").kind = EntryType::Symlink;
+            member_mut(members, "container.log").content = b"/etc/shadow".to_vec();
         },
     ),
-    members("members/hard-link", &["archive/members/no-hard-link"], |parts| {
-        parts.push(special("log", EntryType::Link))
+    edit_members("members/hard-link", &["archive/members/no-hard-link"], |members| {
+        members.push(special_member("log", EntryType::Link))
     }),
-    members("members/character-device", &["archive/members/no-device"], |parts| {
-        parts.push(special("null", EntryType::Char))
+    edit_members("members/character-device", &["archive/members/no-device"], |members| {
+        members.push(special_member("null", EntryType::Char))
     }),
-    members("members/block-device", &["archive/members/no-device"], |parts| {
-        parts.push(special("disk", EntryType::Block))
+    edit_members("members/block-device", &["archive/members/no-device"], |members| {
+        members.push(special_member("disk", EntryType::Block))
     }),
-    members("members/fifo", &["archive/members/no-device"], |parts| {
-        parts.push(special("fifo", EntryType::Fifo))
+    edit_members("members/fifo", &["archive/members/no-device"], |members| {
+        members.push(special_member("fifo", EntryType::Fifo))
     }),
-    members("members/gnu-sparse", &["archive/members/no-sparse"], |parts| {
-        parts.push(special("holes", EntryType::GNUSparse))
+    edit_members("members/gnu-sparse", &["archive/members/no-sparse"], |members| {
+        members.push(special_member("holes", EntryType::GNUSparse))
     }),
-    members("members/strange-kind", &["archive/members/known-kind"], |parts| {
-        parts.push(special("x", EntryType::new(b'Z')))
+    edit_members("members/strange-kind", &["archive/members/known-kind"], |members| {
+        members.push(special_member("x", EntryType::new(b'Z')))
     }),
-    members("members/twice", &["archive/members/unique"], |parts| {
-        let again = part(parts, "config.dump").clone();
-        parts.push(again);
+    edit_members("members/twice", &["archive/members/unique"], |members| {
+        let duplicate = member_mut(members, "config.dump").clone();
+        members.push(duplicate);
     }),
-    members("members/twice-by-another-name", &["archive/members/unique"], |parts| {
-        let mut again = part(parts, "checkpoint/core-1.img").clone();
-        again.name = "./checkpoint/core-1.img".to_owned();
-        parts.push(again);
+    edit_members(
+        "members/twice-by-another-name",
+        &["archive/members/unique"],
+        |members| {
+            let mut duplicate = member_mut(members, "checkpoint/core-1.img").clone();
+            duplicate.name = "./checkpoint/core-1.img".to_owned();
+            members.push(duplicate);
+        },
+    ),
+    edit_members(
+        "members/control-character",
+        &["archive/members/clean-names"],
+        |members| members.push(SampleMember::file("a\x1b[2Jb", *b"x")),
+    ),
+    edit_members("members/dot-component", &["archive/members/clean-names"], |members| {
+        members.push(SampleMember::file("a/./b", *b"x"))
     }),
-    members("members/control-character", &["archive/members/clean-names"], |parts| {
-        parts.push(Part::file("a\x1b[2Jb", *b"x"))
+    edit_members("members/setuid", &["archive/members/no-set-id"], |members| {
+        let mut executable = SampleMember::file("sh", *b"#!");
+        executable.mode = 0o4755;
+        members.push(executable);
     }),
-    members("members/dot-component", &["archive/members/clean-names"], |parts| {
-        parts.push(Part::file("a/./b", *b"x"))
-    }),
-    members("members/setuid", &["archive/members/no-set-id"], |parts| {
-        let mut shell = Part::file("sh", *b"#!");
-        shell.mode = 0o4755;
-        parts.push(shell);
-    }),
-    members(
+    edit_members(
         "members/directory-without-search",
         &["archive/members/directory-modes"],
-        |parts| part(parts, "checkpoint/").mode = 0o600,
+        |members| member_mut(members, "checkpoint/").mode = 0o600,
     ),
-    members("members/of-an-earlier-attempt", &["archive/members/fresh"], |parts| {
+    edit_members("members/of-an-earlier-attempt", &["archive/members/fresh"], |members| {
         // An hour before the dump, and so before the container was created.
-        part(parts, "checkpoint/core-1.img").mtime -= 3600;
+        member_mut(members, "checkpoint/core-1.img").mtime -= 3600;
     }),
 ];
 
-fn mode(path: &Path, mode: u32) -> io::Result<()> {
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Where the last member's header begins: the sample's last member is two blocks long.
-fn last_header(bytes: &[u8]) -> usize {
-    bytes.len() - 2 * BLOCK - 2 * BLOCK - BLOCK
+fn last_header_offset(bytes: &[u8]) -> usize {
+    bytes.len() - 2 * BLOCK_BYTES - 2 * BLOCK_BYTES - BLOCK_BYTES
 }
 
-fn resum(bytes: &mut [u8], at: usize) {
-    let Some(block) = bytes[at..].first_chunk_mut::<BLOCK>() else {
+fn fix_checksum(bytes: &mut [u8], offset: usize) {
+    let Some(block) = bytes[offset..].first_chunk_mut::<BLOCK_BYTES>() else {
         return;
     };
     let sum = format!("{:06o}\0 ", checksum(block));
@@ -212,7 +218,7 @@ fn resum(bytes: &mut [u8], at: usize) {
 }
 
 /// Puts an extension header of this kind and stated size, with this content, before the first member.
-fn extension(bytes: &mut Vec<u8>, flag: u8, size: u64, content: &[u8]) {
+fn prepend_extension(bytes: &mut Vec<u8>, flag: u8, size: u64, content: &[u8]) {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(EntryType::new(flag));
     header.set_size(size);
@@ -220,22 +226,22 @@ fn extension(bytes: &mut Vec<u8>, flag: u8, size: u64, content: &[u8]) {
     let mut block = header.as_bytes().to_vec();
     if !content.is_empty() {
         block.extend(content);
-        block.resize(2 * BLOCK, 0);
+        block.resize(2 * BLOCK_BYTES, 0);
     }
     bytes.splice(..0, block);
 }
 
-fn special(name: &str, kind: EntryType) -> Part {
+fn special_member(name: &str, kind: EntryType) -> SampleMember {
     let content = if matches!(kind, EntryType::Symlink | EntryType::Link) {
         b"/etc/shadow".to_vec()
     } else {
         vec![]
     };
-    Part {
+    SampleMember {
         name: name.to_owned(),
         kind,
         mode: 0o600,
-        mtime: DUMPED,
+        mtime: DUMP_TIME_SECS,
         content,
     }
 }

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::SECRET;
 
-const ID: &str = "5267f7d404ec76e9b1b66b9e40b778b7dc8a99ee84256599dc59021f9924efe4";
+const CONTAINER_ID: &str = "5267f7d404ec76e9b1b66b9e40b778b7dc8a99ee84256599dc59021f9924efe4";
 
 pub(super) fn config() -> Value {
     json!({
-        "id": ID, "name": "app_web_default_0a1b_0", "rootfsImage": "docker.io/library/app:1",
+        "id": CONTAINER_ID, "name": "app_web_default_0a1b_0", "rootfsImage": "docker.io/library/app:1",
         "rootfsImageRef": "docker.io/library/app@sha256:7744",
         "rootfsImageName": "docker.io/library/app:1", "runtime": "io.containerd.runc.v2",
         "createdTime": "2026-11-22T14:00:00Z", "checkpointedTime": "2026-11-22T14:07:04.63696367Z",
@@ -38,7 +38,7 @@ pub(super) fn spec() -> Value {
 
 pub(super) fn status_dump() -> Value {
     json!({
-        "id": ID, "metadata": {"name": "app"}, "state": 1, "created_at": 1_795_356_000_200_000_000_i64,
+        "id": CONTAINER_ID, "metadata": {"name": "app"}, "state": 1, "created_at": 1_795_356_000_200_000_000_i64,
         "started_at": 1_795_356_001_000_000_000_i64, "image": {"image": "docker.io/library/app:1"}, "image_ref": "sha256:7744",
         "labels": {
             "io.kubernetes.container.name": "app", "io.kubernetes.pod.name": "web",

@@ -15,13 +15,13 @@ use cri_proto::criu::{
 
 use prost::Message as _;
 
-use super::SHARED;
+use super::SHARED_MEMORY_ID;
 
 const PAGE_BYTES: usize = 4096;
 
-pub(super) const STACK: u64 = 0x7fff_0000_0000;
-pub(super) const VDSO: u64 = STACK + 0x10_0000;
-const SEGMENT: u64 = 0x7ffe_0000_0000;
+pub(super) const STACK_ADDRESS: u64 = 0x7fff_0000_0000;
+pub(super) const VDSO_ADDRESS: u64 = STACK_ADDRESS + 0x10_0000;
+const SEGMENT_ADDRESS: u64 = 0x7ffe_0000_0000;
 
 pub(super) fn process(pid: u32, ppid: u32, threads: &[u32]) -> PstreeEntry {
     PstreeEntry {
@@ -36,7 +36,7 @@ pub(super) fn process(pid: u32, ppid: u32, threads: &[u32]) -> PstreeEntry {
 pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
     let timer = ItimerEntry::default();
     // The first process has a timer that signals its second thread: SIGEV_THREAD_ID, SIGRTMIN.
-    let to_a_thread = PosixTimerEntry {
+    let thread_timer = PosixTimerEntry {
         it_sigev_notify: 4,
         si_signo: 34,
         notify_thread_id: Some(2),
@@ -49,7 +49,7 @@ pub(super) fn core(tid: u32, comm: Option<&str>, sp: u64) -> CoreEntry {
             real: timer,
             virt: timer,
             prof: timer,
-            posix: if tid == 1 { vec![to_a_thread] } else { vec![] },
+            posix: if tid == 1 { vec![thread_timer] } else { vec![] },
         }),
         rlimits: Some(TaskRlimitsEntry {
             rlimits: vec![
@@ -140,23 +140,29 @@ pub(super) fn mm() -> MmEntry {
         mm_end_code: 0x40_2000,
         mm_start_data: 0x40_2000,
         mm_end_data: 0x40_2800,
-        mm_start_stack: STACK + 0x20000,
+        mm_start_stack: STACK_ADDRESS + 0x20000,
         mm_start_brk: 0x60_0000,
         mm_brk: 0x60_2000,
-        mm_arg_start: STACK + 0x20010,
-        mm_arg_end: STACK + 0x20014,
-        mm_env_start: STACK + 0x20040,
-        mm_env_end: STACK + 0x20080,
+        mm_arg_start: STACK_ADDRESS + 0x20010,
+        mm_arg_end: STACK_ADDRESS + 0x20014,
+        mm_env_start: STACK_ADDRESS + 0x20040,
+        mm_env_end: STACK_ADDRESS + 0x20080,
         exe_file_id: 1,
         mm_saved_auxv: vec![6, 4096, 0, 0],
         vmas: vec![
             vma(0x40_0000, 0x40_3000, 5, 1 | 1 << 6, 1),
             vma(0x60_0000, 0x60_4000, 3, 1 | 1 << 5 | 1 << 9, 0),
             vma(0x70_0000, 0x71_0000, 3, 1 | 1 << 9, 0),
-            vma(SEGMENT, SEGMENT + 0x2000, 3, 1 | 1 << 8, SHARED.into()),
-            vma(STACK, STACK + 0x21000, 3, 1 | 1 << 1 | 1 << 9, 0),
-            vma(VDSO - 0x4000, VDSO, 1, 1 | 1 << 12, 0),
-            vma(VDSO, VDSO + 0x1000, 5, 1 | 1 << 3, 0),
+            vma(
+                SEGMENT_ADDRESS,
+                SEGMENT_ADDRESS + 0x2000,
+                3,
+                1 | 1 << 8,
+                SHARED_MEMORY_ID.into(),
+            ),
+            vma(STACK_ADDRESS, STACK_ADDRESS + 0x21000, 3, 1 | 1 << 1 | 1 << 9, 0),
+            vma(VDSO_ADDRESS - 0x4000, VDSO_ADDRESS, 1, 1 | 1 << 12, 0),
+            vma(VDSO_ADDRESS, VDSO_ADDRESS + 0x1000, 5, 1 | 1 << 3, 0),
         ],
         ..MmEntry::default()
     }
@@ -194,7 +200,7 @@ pub(super) fn regular(id: u32, name: &str) -> FileEntry {
 }
 
 /// A file that is opened to append to it, and so has no size.
-pub(super) fn appended(id: u32, name: &str) -> FileEntry {
+pub(super) fn append_only(id: u32, name: &str) -> FileEntry {
     let mut file = regular(id, name);
     // O_WRONLY | O_APPEND.
     file.reg.iter_mut().for_each(|reg| reg.flags = 0o2001);
@@ -239,7 +245,7 @@ pub(super) fn epoll(id: u32, watched: &[(u32, u64)]) -> FileEntry {
 }
 
 /// An entry of a page map that readers of both ages understand.
-pub fn run(vaddr: u64, pages: u32) -> PagemapEntry {
+pub fn pagemap_entry(vaddr: u64, pages: u32) -> PagemapEntry {
     PagemapEntry {
         vaddr,
         compat_nr_pages: pages,
@@ -262,7 +268,7 @@ pub(super) fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
 
 /// In which of its two forms the page map says the sizes of compressed blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum BlockSizesEncoding {
     /// As fields of the entry.
     Fields,
     /// As a message of its own.
@@ -270,23 +276,28 @@ pub enum Form {
 }
 
 /// An entry of a page map over `memory`, compressed as CRIU 4.3 does, and the bytes that stand in the pages file.
-pub fn compressed(memory: &[u8], vaddr: u64, pages_per_block: u32, form: Form) -> (PagemapEntry, Vec<u8>) {
+pub fn compressed_entry(
+    memory: &[u8],
+    vaddr: u64,
+    pages_per_block: u32,
+    form: BlockSizesEncoding,
+) -> (PagemapEntry, Vec<u8>) {
     let mut stored = Vec::new();
     let mut sizes = Vec::new();
     for block in memory.chunks(PAGE_BYTES * pages_per_block as usize) {
-        let packed = lz4_flex::block::compress(block);
+        let compressed = lz4_flex::block::compress(block);
         let bytes = match block.iter().all(|byte| *byte == 0) {
             true => &[][..],
-            false if packed.len() < block.len() => &packed,
+            false if compressed.len() < block.len() => &compressed,
             false => block,
         };
         sizes.push(bytes.len() as u32);
         stored.extend_from_slice(bytes);
     }
     let total = stored.len() as u64;
-    let entry = run(vaddr, (memory.len() / PAGE_BYTES) as u32);
+    let entry = pagemap_entry(vaddr, (memory.len() / PAGE_BYTES) as u32);
     let entry = match form {
-        Form::Fields => {
+        BlockSizesEncoding::Fields => {
             let mut blocks = Vec::new();
             sizes
                 .iter()
@@ -298,7 +309,7 @@ pub fn compressed(memory: &[u8], vaddr: u64, pages_per_block: u32, form: Form) -
                 ..entry
             }
         }
-        Form::Message => {
+        BlockSizesEncoding::Message => {
             let blocks = PagemapBlocks {
                 pages_per_block: Some(pages_per_block),
                 size: sizes,

@@ -19,11 +19,12 @@ use cri_proto::criu::{
 use serde_json::{Value, json};
 
 use self::entries::{
-    STACK, VDSO, appended, core, descriptors, epoll, fs, ids, mm, pagemap, pipe, process, regular, zombie,
+    STACK_ADDRESS, VDSO_ADDRESS, append_only, core, descriptors, epoll, fs, ids, mm, pagemap, pipe, process, regular,
+    zombie,
 };
-use super::Expected;
+use super::Expectations;
 
-pub use self::entries::{Form, compressed, run};
+pub use self::entries::{BlockSizesEncoding, compressed_entry, pagemap_entry};
 
 /// What stands in the heap of the first process, and nowhere else.
 pub const CANARY: &[u8] = b"5b0e9c1d-canary-of-the-sample";
@@ -32,8 +33,8 @@ pub const CANARY: &[u8] = b"5b0e9c1d-canary-of-the-sample";
 pub const SECRET: &[u8] = b"s3cret-of-the-sample";
 
 /// What the sample must show and hide.
-pub fn expected() -> Expected {
-    Expected {
+pub fn expected() -> Expectations {
+    Expectations {
         memory: Some(CANARY.to_vec()),
         secrets: vec![SECRET.to_vec()],
         layout: None,
@@ -41,16 +42,16 @@ pub fn expected() -> Expected {
 }
 
 /// When the sample was dumped, in seconds since the epoch.
-pub const DUMPED: u64 = 1_795_356_424;
+pub const DUMP_TIME_SECS: u64 = 1_795_356_424;
 
 /// The id of the memory that both processes share.
-pub const SHARED: u32 = 77;
+pub const SHARED_MEMORY_ID: u32 = 77;
 
-const PAGE: usize = 4096;
+const PAGE_BYTES: usize = 4096;
 
 /// A member to be.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct SampleMember {
     /// Its name.
     pub name: String,
     /// The tar's type flag.
@@ -63,14 +64,14 @@ pub struct Part {
     pub content: Vec<u8>,
 }
 
-impl Part {
+impl SampleMember {
     /// A file.
     pub fn file(name: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
         Self {
             name: name.into(),
             kind: tar::EntryType::Regular,
             mode: 0o600,
-            mtime: DUMPED,
+            mtime: DUMP_TIME_SECS,
             content: content.into(),
         }
     }
@@ -125,7 +126,7 @@ pub struct Sample {
 
 impl Default for Sample {
     fn default() -> Self {
-        let (shared, stored) = compressed(&[0x5a; 2 * PAGE], 0, 1, Form::Message);
+        let (shared, stored) = compressed_entry(&[0x5a; 2 * PAGE_BYTES], 0, 1, BlockSizesEncoding::Message);
         let mut sample = Self {
             inventory: InventoryEntry {
                 img_version: 2,
@@ -139,9 +140,9 @@ impl Default for Sample {
                 process(7, 1, &[2_077_958_032]),
             ],
             cores: BTreeMap::from([
-                (1, core(1, Some("app"), STACK + 0x1f000)),
+                (1, core(1, Some("app"), STACK_ADDRESS + 0x1f000)),
                 (2, core(2, None, 0x70_f800)),
-                (5, core(5, Some("worker"), STACK + 0x1f000)),
+                (5, core(5, Some("worker"), STACK_ADDRESS + 0x1f000)),
                 (7, zombie()),
             ]),
             mms: BTreeMap::from([(1, mm()), (5, mm())]),
@@ -154,11 +155,11 @@ impl Default for Sample {
                 regular(3, "/dev/null"),
                 pipe(4, 42633),
                 pipe(5, 42634),
-                appended(6, "/var/log/app.log"),
+                append_only(6, "/var/log/app.log"),
                 epoll(7, &[(1, 42633)]),
             ],
             pagemaps: BTreeMap::new(),
-            shared_pagemaps: BTreeMap::from([(SHARED, (3, vec![shared]))]),
+            shared_pagemaps: BTreeMap::from([(SHARED_MEMORY_ID, (3, vec![shared]))]),
             pages: BTreeMap::from([(3, stored)]),
             stats: StatsEntry::default(),
             config: documents::config(),
@@ -173,19 +174,19 @@ impl Default for Sample {
         };
         for (pid, pages_id) in [(1, 1), (5, 2)] {
             let map = vec![
-                run(0x40_1000, 1),
-                run(0x60_0000, 2),
-                run(0x70_f000, 1),
-                run(STACK + 0x1f000, 2),
-                run(VDSO, 1),
+                pagemap_entry(0x40_1000, 1),
+                pagemap_entry(0x60_0000, 2),
+                pagemap_entry(0x70_f000, 1),
+                pagemap_entry(STACK_ADDRESS + 0x1f000, 2),
+                pagemap_entry(VDSO_ADDRESS, 1),
             ];
             sample.pagemaps.insert(pid, (pages_id, map));
-            let mut pages: Vec<_> = (0..7 * PAGE).map(|at| (at * 31 % 251) as u8).collect();
+            let mut pages: Vec<_> = (0..7 * PAGE_BYTES).map(|at| (at * 31 % 251) as u8).collect();
             if pid == 1 {
                 // Across the border of two pages, as memory has no borders there.
-                pages[2 * PAGE - 5..][..CANARY.len()].copy_from_slice(CANARY);
+                pages[2 * PAGE_BYTES - 5..][..CANARY.len()].copy_from_slice(CANARY);
             }
-            pages[5 * PAGE + 64..][..SECRET.len()].copy_from_slice(SECRET);
+            pages[5 * PAGE_BYTES + 64..][..SECRET.len()].copy_from_slice(SECRET);
             sample.pages.insert(pages_id, pages);
         }
         let dump = DumpStatsEntry {
@@ -205,17 +206,17 @@ impl Default for Sample {
 
 impl Sample {
     /// The members, in the order of containerd.
-    pub fn parts(&self) -> Vec<Part> {
-        let directory = Part {
+    pub fn members(&self) -> Vec<SampleMember> {
+        let directory = SampleMember {
             name: "checkpoint/".to_owned(),
             kind: tar::EntryType::Directory,
             mode: 0o700,
-            mtime: DUMPED,
+            mtime: DUMP_TIME_SECS,
             content: vec![],
         };
-        let mut parts = vec![directory];
+        let mut members = vec![directory];
         let mut image = |kind: Kind, id: Option<u32>, content: Vec<u8>| {
-            parts.push(Part::file(
+            members.push(SampleMember::file(
                 format!("checkpoint/{}", kind.file_name(id.map(u64::from))),
                 content,
             ));
@@ -242,14 +243,14 @@ impl Sample {
         }
         image(Kind::Pstree, None, criu::encode(Kind::Pstree, &self.pstree));
         for (id, (pages_id, map)) in &self.shared_pagemaps {
-            parts.push(Part::file(
+            members.push(SampleMember::file(
                 format!("checkpoint/pagemap-shmem-{id}.img"),
                 pagemap(*pages_id, map),
             ));
         }
         for (id, pages) in &self.pages {
-            parts.push(Part::file(
-                format!("checkpoint/{}", criu::pages_file(*id)),
+            members.push(SampleMember::file(
+                format!("checkpoint/{}", criu::pages_file_name(*id)),
                 pages.clone(),
             ));
         }
@@ -264,10 +265,13 @@ impl Sample {
             ("status", self.status.to_string()),
             ("status.dump", self.status_dump.to_string()),
         ];
-        parts.extend(documents.map(|(name, content)| Part::file(name, content)));
-        parts.push(Part::file("stats-dump", criu::encode(Kind::Stats, [&self.stats])));
-        parts.push(Part::file("rootfs-diff.tar", [0; 1024]));
-        parts
+        members.extend(documents.map(|(name, content)| SampleMember::file(name, content)));
+        members.push(SampleMember::file(
+            "stats-dump",
+            criu::encode(Kind::Stats, [&self.stats]),
+        ));
+        members.push(SampleMember::file("rootfs-diff.tar", [0; 1024]));
+        members
     }
 }
 
@@ -275,29 +279,29 @@ impl Sample {
 ///
 /// # Errors
 /// For names that no tar header takes.
-pub fn tar_of(parts: &[Part]) -> io::Result<Vec<u8>> {
+pub fn tar_of(members: &[SampleMember]) -> io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
-    for part in parts {
+    for member in members {
         let mut header = tar::Header::new_ustar();
-        header.set_entry_type(part.kind);
-        header.set_mode(part.mode);
+        header.set_entry_type(member.kind);
+        header.set_mode(member.mode);
         header.set_uid(0);
         header.set_gid(0);
-        header.set_mtime(part.mtime);
-        let links = matches!(part.kind, tar::EntryType::Symlink | tar::EntryType::Link);
-        let content = if links { &[][..] } else { &part.content };
+        header.set_mtime(member.mtime);
+        let is_link = matches!(member.kind, tar::EntryType::Symlink | tar::EntryType::Link);
+        let content = if is_link { &[][..] } else { &member.content };
         header.set_size(content.len() as u64);
-        if links {
-            header.as_old_mut().linkname[..part.content.len()].copy_from_slice(&part.content);
+        if is_link {
+            header.as_old_mut().linkname[..member.content.len()].copy_from_slice(&member.content);
         }
         // The crate refuses the names that a judge must see, so they are put in as they are.
-        let name = part.name.as_bytes();
+        let name = member.name.as_bytes();
         let field = &mut header.as_old_mut().name;
-        let room = field.len();
-        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is too long", part.name));
+        let capacity = field.len();
+        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is too long", member.name));
         field
             .get_mut(..name.len())
-            .filter(|_| name.len() < room)
+            .filter(|_| name.len() < capacity)
             .ok_or_else(too_long)?
             .copy_from_slice(name);
         header.set_cksum();

@@ -3,33 +3,33 @@
 
 use maud::{Markup, html};
 
-use super::{Labelled, on_one_line, visible, word};
+use super::{LabelledReport, escape_controls, escape_to_one_line, status_word};
 use crate::{
-    exhibit::{Exhibit, ExhibitKind},
+    evidence::{EvidenceItem, EvidenceKind},
     report::{
         CaseReport,
-        words::{link, spared},
+        phrases::{authority_link, non_gating_reason},
     },
 };
 
 /// As many of the cases that decided the verdict stand open from the start.
-const OPEN: usize = 5;
+const MAX_OPEN_CASES: usize = 5;
 
 /// Every case of a report, by group.
-pub(super) fn all(one: &Labelled) -> Markup {
-    let because = one.report.verdict.because();
+pub(super) fn all_cases(entry: &LabelledReport) -> Markup {
+    let because = entry.report.verdict.deciding_cases();
     html! {
-        section.report data-report=(one.label) {
+        section.report data-report=(entry.label) {
             h2 {
                 "Verdict by clause"
-                @if !one.label.is_empty() { ": " (one.label) }
+                @if !entry.label.is_empty() { ": " (entry.label) }
             }
-            @for cases in one.report.cases.chunk_by(|a, b| a.group() == b.group()) {
+            @for cases in entry.report.cases.chunk_by(|a, b| a.group() == b.group()) {
                 @let group = cases[0].group();
                 section.group {
-                    h3 id=(one.group_anchor(group)) { (group) }
+                    h3 id=(entry.group_anchor(group)) { (group) }
                     @for case in cases {
-                        (block(one, case, because.iter().take(OPEN).any(|id| *id == case.id)))
+                        (case_block(entry, case, because.iter().take(MAX_OPEN_CASES).any(|id| *id == case.id)))
                     }
                 }
             }
@@ -37,48 +37,48 @@ pub(super) fn all(one: &Labelled) -> Markup {
     }
 }
 
-fn block(one: &Labelled, case: &CaseReport, open: bool) -> Markup {
+fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
     html! {
-        details class={ "case " (case.outcome) } id=(one.anchor(&case.id)) open[open] data-outcome=(case.outcome)
-            data-level=(case.level.as_str()) data-report=(one.label)
+        details class={ "case " (case.outcome) } id=(entry.anchor(&case.id)) open[open] data-outcome=(case.outcome)
+            data-level=(case.level.as_str()) data-report=(entry.label)
         {
             summary {
-                (word(&case.outcome))
-                span { (on_one_line(&case.clause)) }
+                (status_word(&case.outcome))
+                span { (escape_to_one_line(&case.clause)) }
                 span.level { (case.level.as_str()) }
                 span.id { (case.id) }
             }
             div.body {
                 p {
                     span.label { "Demanded by " }
-                    @match link(&case.authority) {
-                        Some(url) => a href=(url) rel="noreferrer" { (on_one_line(&case.source)) },
-                        None => (on_one_line(&case.source)),
+                    @match authority_link(&case.authority) {
+                        Some(url) => a href=(url) rel="noreferrer" { (escape_to_one_line(&case.source)) },
+                        None => (escape_to_one_line(&case.source)),
                     }
                 }
                 @if !case.motivation.is_empty() {
-                    p { span.label { "Seen broken " } (on_one_line(&case.motivation)) }
+                    p { span.label { "Seen broken " } (escape_to_one_line(&case.motivation)) }
                 }
                 div.sides {
-                    div { div.label { "Expected" } pre { (visible(&case.expected)) } }
+                    div { div.label { "Expected" } pre { (escape_controls(&case.expected)) } }
                     div {
                         div.label { @if matches!(case.outcome.as_str(), "pass" | "fail" | "fact") { "Seen" } @else { "Why not judged" } }
-                        pre class={ "seen " (case.outcome) } { (visible(&case.seen)) }
+                        pre class={ "seen " (case.outcome) } { (escape_controls(&case.seen)) }
                     }
                 }
                 @if !case.again.is_empty() {
                     figure {
                         figcaption { "Repeat this case alone" }
                         div.again {
-                            pre { code { (on_one_line(&case.again)) } }
+                            pre { code { (escape_to_one_line(&case.again)) } }
                             button.copy type="button" hidden { "Copy" }
                         }
                     }
                 }
                 (evidence(&case.exhibits))
-                @if let Some(why) = spared(one.report, case) { p.soft { "Does not fail the run: " (on_one_line(&why)) "." } }
+                @if let Some(why) = non_gating_reason(entry.report, case) { p.soft { "Does not fail the run: " (escape_to_one_line(&why)) "." } }
                 p.soft {
-                    a href={ "#" (one.anchor(&case.id)) } { "Link to this case" }
+                    a href={ "#" (entry.anchor(&case.id)) } { "Link to this case" }
                     ", " (format!("{:.3} s", case.duration))
                 }
             }
@@ -87,12 +87,12 @@ fn block(one: &Labelled, case: &CaseReport, open: bool) -> Markup {
 }
 
 /// The exhibits in their order; a request and the answer that follows it stand side by side.
-fn evidence(exhibits: &[Exhibit]) -> Markup {
-    let mut rows: Vec<&[Exhibit]> = Vec::new();
+fn evidence(exhibits: &[EvidenceItem]) -> Markup {
+    let mut rows: Vec<&[EvidenceItem]> = Vec::new();
     let mut rest = exhibits;
     while let [first, after @ ..] = rest {
         let pair =
-            first.kind == ExhibitKind::Request && after.first().is_some_and(|next| next.kind == ExhibitKind::Answer);
+            first.kind == EvidenceKind::Request && after.first().is_some_and(|next| next.kind == EvidenceKind::Answer);
         let (row, tail) = rest.split_at(if pair { 2 } else { 1 });
         rows.push(row);
         rest = tail;
@@ -103,7 +103,7 @@ fn evidence(exhibits: &[Exhibit]) -> Markup {
                 @for exhibit in row {
                     figure {
                         figcaption { (title(exhibit.kind)) }
-                        pre { (visible(&exhibit.text)) }
+                        pre { (escape_controls(&exhibit.text)) }
                     }
                 }
             }
@@ -111,13 +111,13 @@ fn evidence(exhibits: &[Exhibit]) -> Markup {
     }
 }
 
-fn title(kind: ExhibitKind) -> &'static str {
+fn title(kind: EvidenceKind) -> &'static str {
     match kind {
-        ExhibitKind::Request => "Request",
-        ExhibitKind::Answer => "Answer",
-        ExhibitKind::Journal => "The runtime's journal",
-        ExhibitKind::Archive => "Archive",
-        ExhibitKind::Cri => "Call of the CRI",
-        ExhibitKind::Note => "Note",
+        EvidenceKind::Request => "Request",
+        EvidenceKind::Answer => "Answer",
+        EvidenceKind::Journal => "The runtime's journal",
+        EvidenceKind::Archive => "Archive",
+        EvidenceKind::Cri => "Call of the CRI",
+        EvidenceKind::Note => "Note",
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The page loads nothing: its policy forbids it, and allows exactly the style and the script that it brings, by their
-//! hashes. All text passes through [`visible`] and maud's escaping. An anchor is the case's id, with the report's label
+//! hashes. All text passes through [`escape_controls`] and maud's escaping. An anchor is the case's id, with the report's label
 //! before it where there are several.
 
 mod case;
@@ -19,22 +19,22 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Report,
+    escape::{escape_controls, escape_to_one_line},
     labels::labels,
-    visible::{on_one_line, visible},
-    words::{OUTCOMES, worst},
+    phrases::{OUTCOMES, worst_verdict},
 };
-use crate::case::Level;
+use crate::engine::Level;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// A report with the label that tells it from its neighbours.
-struct Labelled<'a> {
+struct LabelledReport<'a> {
     label: String,
     report: &'a Report,
 }
 
-impl Labelled<'_> {
+impl LabelledReport<'_> {
     /// The anchor of one of its cases.
     fn anchor(&self, id: &str) -> String {
         if self.label.is_empty() {
@@ -55,29 +55,29 @@ pub(super) fn render(reports: &[Report]) -> String {
     let labelled: Vec<_> = labels(reports)
         .into_iter()
         .zip(reports)
-        .map(|(label, report)| Labelled { label, report })
+        .map(|(label, report)| LabelledReport { label, report })
         .collect();
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy());
+                meta http-equiv="Content-Security-Policy" content=(content_security_policy());
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
-                title { (worst(reports)) ": " (title(reports)) }
+                title { (worst_verdict(reports)) ": " (title(reports)) }
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 header {
                     h1 { "Checkpoint conformance: " (title(reports)) }
-                    @for one in &labelled { (overview::card(one)) }
+                    @for entry in &labelled { (overview::report_card(entry)) }
                     (overview::tables(&labelled))
                 }
                 (controls(&labelled))
                 main {
-                    @for one in &labelled { (case::all(one)) }
+                    @for entry in &labelled { (case::all_cases(entry)) }
                 }
                 footer {
                     "Made by checkpoint-conformance " (env!("CARGO_PKG_VERSION"))
@@ -94,13 +94,13 @@ pub(super) fn render(reports: &[Report]) -> String {
 
 fn title(reports: &[Report]) -> String {
     match reports {
-        [one] => on_one_line(&one.target.description),
+        [entry] => escape_to_one_line(&entry.target.description),
         several => format!("{} reports", several.len()),
     }
 }
 
 /// Nothing is loaded, sent or framed; the style and the script are those whose hashes stand here.
-fn policy() -> String {
+fn content_security_policy() -> String {
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
     format!(
         "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'",
@@ -110,8 +110,8 @@ fn policy() -> String {
 }
 
 /// Hidden until the script runs: without it they would do nothing.
-fn controls(reports: &[Labelled]) -> Markup {
-    let count = |outcome: &str| reports.iter().map(|one| one.report.count(outcome)).sum::<usize>();
+fn controls(reports: &[LabelledReport]) -> Markup {
+    let count = |outcome: &str| reports.iter().map(|entry| entry.report.count(outcome)).sum::<usize>();
     html! {
         form.controls #controls hidden {
             div {
@@ -135,7 +135,7 @@ fn controls(reports: &[Labelled]) -> Markup {
                 @if reports.len() > 1 {
                     select #report aria-label="Report" {
                         option value="" { "every report" }
-                        @for one in reports { option value=(one.label) { (one.label) } }
+                        @for entry in reports { option value=(entry.label) { (entry.label) } }
                     }
                 }
                 button #open type="button" { "Open all" }
@@ -147,8 +147,8 @@ fn controls(reports: &[Labelled]) -> Markup {
 }
 
 /// The word of an outcome or a verdict, coloured.
-fn word(word: &str) -> Markup {
-    html! { span class={ "word " (word) } { (word) } }
+fn status_word(status: &str) -> Markup {
+    html! { span class={ "word " (status) } { (status) } }
 }
 
 #[cfg(test)]

@@ -4,32 +4,32 @@ use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 
-use super::{Labelled, OUTCOMES, on_one_line, visible, word};
+use super::{LabelledReport, OUTCOMES, escape_controls, escape_to_one_line, status_word};
 use crate::{
-    case::{Level, Suite},
+    engine::{Level, Suite},
     report::{
         CaseReport,
-        words::{counts, meaning, versions},
+        phrases::{counts, meaning, versions},
     },
 };
 
 /// More columns than this do not fit a page; then nodes stand in rows.
-const MOST_COLUMNS: usize = 8;
+const MAX_COLUMNS: usize = 8;
 
 /// One report in short.
-pub(super) fn card(one: &Labelled) -> Markup {
-    let report = one.report;
+pub(super) fn report_card(entry: &LabelledReport) -> Markup {
+    let report = entry.report;
     let target = &report.target;
     html! {
         div.card {
             div.verdict {
-                span class={ "word big " (report.verdict.word()) } { (report.verdict.word()) }
-                @if !one.label.is_empty() { strong { (one.label) } }
+                span class={ "word big " (report.verdict.as_str()) } { (report.verdict.as_str()) }
+                @if !entry.label.is_empty() { strong { (entry.label) } }
                 span { (meaning(report)) }
             }
-            @let because = report.verdict.because();
+            @let because = report.verdict.deciding_cases();
             @if !because.is_empty() {
-                ul.plain { @for id in because { (link(one, id)) } }
+                ul.plain { @for id in because { (case_link(entry, id)) } }
             }
             @let others: Vec<_> = report
                 .cases
@@ -38,23 +38,23 @@ pub(super) fn card(one: &Labelled) -> Markup {
                 .collect();
             @if !others.is_empty() {
                 p.soft { "Does not hold either, without deciding the verdict:" }
-                ul.plain { @for case in others { (link(one, &case.id)) } }
+                ul.plain { @for case in others { (case_link(entry, &case.id)) } }
             }
             dl.facts {
                 dt { "Suite" } dd { (target.suite.as_str()) ", " (counts(report)) }
-                dt { "Target" } dd { (visible(&target.description)) }
-                dt { "Version" } dd { (on_one_line(&versions(report))) }
+                dt { "Target" } dd { (escape_controls(&target.description)) }
+                dt { "Version" } dd { (escape_to_one_line(&versions(report))) }
                 @if let Some(footprint) = &report.footprint {
-                    dt { "Footprint" } dd { (on_one_line(&footprint.line())) }
+                    dt { "Footprint" } dd { (escape_to_one_line(&footprint.summary())) }
                 }
-                @if let Some(node) = &target.node { dt { "Node" } dd { (on_one_line(node)) } }
-                @if !target.endpoint.is_empty() { dt { "Endpoint" } dd { code { (on_one_line(&target.endpoint)) } } }
-                @if !target.container.is_empty() { dt { "Container" } dd { code { (on_one_line(&target.container)) } } }
-                @if let Some(mutant) = &target.mutant { dt { "Wrong on purpose" } dd { code { (on_one_line(mutant)) } } }
+                @if let Some(node) = &target.node { dt { "Node" } dd { (escape_to_one_line(node)) } }
+                @if !target.endpoint.is_empty() { dt { "Endpoint" } dd { code { (escape_to_one_line(&target.endpoint)) } } }
+                @if !target.container.is_empty() { dt { "Container" } dd { code { (escape_to_one_line(&target.container)) } } }
+                @if let Some(mutant) = &target.mutant { dt { "Wrong on purpose" } dd { code { (escape_to_one_line(mutant)) } } }
                 dt { "Decided by" }
                 dd { @if report.strict { "clauses of every level" } @else { "documented clauses" } }
-                @let terms = report.terms.lines();
-                @if !terms.is_empty() { dt { "Terms" } dd { @for line in terms { div { (on_one_line(&line)) } } } }
+                @let terms = report.terms.describe();
+                @if !terms.is_empty() { dt { "Terms" } dd { @for line in terms { div { (escape_to_one_line(&line)) } } } }
                 dt { "Run" }
                 dd {
                     time datetime=(report.started) { (report.started.strftime("%Y-%m-%d %H:%M:%S UTC")) }
@@ -65,19 +65,19 @@ pub(super) fn card(one: &Labelled) -> Markup {
         @if !report.archives_left.is_empty() {
             div.card.left {
                 strong { "Archives left behind. They hold the memory of a container:" }
-                ul.plain { @for path in &report.archives_left { li { code { (on_one_line(path)) } } } }
+                ul.plain { @for path in &report.archives_left { li { code { (escape_to_one_line(path)) } } } }
             }
         }
     }
 }
 
-fn link(one: &Labelled, id: &str) -> Markup {
-    let case = one.report.cases.iter().find(|case| case.id == id);
+fn case_link(entry: &LabelledReport, id: &str) -> Markup {
+    let case = entry.report.cases.iter().find(|case| case.id == id);
     html! {
         li {
-            a href={ "#" (one.anchor(id)) } { (id) }
+            a href={ "#" (entry.anchor(id)) } { (id) }
             @if let Some(case) = case {
-                " " span.soft { (on_one_line(&case.clause)) }
+                " " span.soft { (escape_to_one_line(&case.clause)) }
                 @if case.level != Level::Documented { " " span.soft { "(" (case.level.as_str()) ")" } }
             }
         }
@@ -85,29 +85,29 @@ fn link(one: &Labelled, id: &str) -> Markup {
 }
 
 /// For one report the groups of its clauses with their counts; for several of a suite, each clause by report.
-pub(super) fn tables(reports: &[Labelled]) -> Markup {
+pub(super) fn tables(reports: &[LabelledReport]) -> Markup {
     html! {
         @for suite in [Suite::Kubelet, Suite::Runtime, Suite::Archive] {
-            @let of_suite: Vec<_> = reports.iter().filter(|one| one.report.target.suite == suite).collect();
-            @if (2..=MOST_COLUMNS).contains(&of_suite.len()) {
-                (by_report(suite, &of_suite))
+            @let of_suite: Vec<_> = reports.iter().filter(|entry| entry.report.target.suite == suite).collect();
+            @if (2..=MAX_COLUMNS).contains(&of_suite.len()) {
+                (comparison_table(suite, &of_suite))
             } @else {
-                @for one in of_suite { (groups(one)) }
+                @for entry in of_suite { (group_table(entry)) }
             }
         }
     }
 }
 
-fn groups(one: &Labelled) -> Markup {
+fn group_table(entry: &LabelledReport) -> Markup {
     let mut groups: Vec<(&str, Vec<&CaseReport>)> = Vec::new();
-    for case in &one.report.cases {
+    for case in &entry.report.cases {
         match groups.last_mut() {
             Some((group, cases)) if *group == case.group() => cases.push(case),
             _ => groups.push((case.group(), vec![case])),
         }
     }
     html! {
-        h2 { "By group" @if !one.label.is_empty() { ": " (one.label) } }
+        h2 { "By group" @if !entry.label.is_empty() { ": " (entry.label) } }
         div.card.scroll {
             table {
                 thead { tr {
@@ -117,9 +117,9 @@ fn groups(one: &Labelled) -> Markup {
                 tbody {
                     @for (group, cases) in &groups {
                         tr {
-                            td { a href={ "#" (one.group_anchor(group)) } { code { (group) } } }
+                            td { a href={ "#" (entry.group_anchor(group)) } { code { (group) } } }
                             @for outcome in OUTCOMES {
-                                (number(cases.iter().filter(|case| case.outcome == outcome).count(), outcome))
+                                (count_cell(cases.iter().filter(|case| case.outcome == outcome).count(), outcome))
                             }
                         }
                     }
@@ -129,7 +129,7 @@ fn groups(one: &Labelled) -> Markup {
     }
 }
 
-fn number(count: usize, outcome: &str) -> Markup {
+fn count_cell(count: usize, outcome: &str) -> Markup {
     html! {
         @if count == 0 {
             td.number.zero { "0" }
@@ -141,10 +141,10 @@ fn number(count: usize, outcome: &str) -> Markup {
     }
 }
 
-fn by_report(suite: Suite, reports: &[&Labelled]) -> Markup {
+fn comparison_table(suite: Suite, reports: &[&LabelledReport]) -> Markup {
     let ids: BTreeSet<_> = reports
         .iter()
-        .flat_map(|one| &one.report.cases)
+        .flat_map(|entry| &entry.report.cases)
         .map(|case| &case.id)
         .collect();
     html! {
@@ -153,16 +153,16 @@ fn by_report(suite: Suite, reports: &[&Labelled]) -> Markup {
             table {
                 thead { tr {
                     th { "Clause" }
-                    @for one in reports { th { (one.label) } }
+                    @for entry in reports { th { (entry.label) } }
                 } }
                 tbody {
                     @for id in ids {
                         tr {
                             td { code { (id) } }
-                            @for one in reports {
+                            @for entry in reports {
                                 td {
-                                    @match one.report.cases.iter().find(|case| case.id == *id) {
-                                        Some(case) => a href={ "#" (one.anchor(id)) } { (word(&case.outcome)) },
+                                    @match entry.report.cases.iter().find(|case| case.id == *id) {
+                                        Some(case) => a href={ "#" (entry.anchor(id)) } { (status_word(&case.outcome)) },
                                         None => span.soft { "not run" },
                                     }
                                 }

@@ -12,15 +12,15 @@ fn nodes() -> [Report; 2] {
 }
 
 /// The page without its own style and script, which a test of the rest would only trip over.
-fn body(reports: &[Report]) -> String {
+fn page_without_assets(reports: &[Report]) -> String {
     let page = render(reports);
     assert_eq!(page.matches(STYLE).count(), 1);
     assert_eq!(page.matches(SCRIPT).count(), 1);
-    let policy = policy().replace('\'', "&#39;");
+    let policy = content_security_policy().replace('\'', "&#39;");
     page.replace(STYLE, "").replace(SCRIPT, "").replace(&policy, "POLICY")
 }
 
-fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
+fn attribute_values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
     page.split(&format!(" {attribute}=\""))
         .skip(1)
         .map(|rest| rest.split('"').next().unwrap())
@@ -28,17 +28,17 @@ fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_page_says_what_was_demanded_expected_seen_and_how_to_see_it_again() {
+fn page_shows_requirement_expected_actual_and_rerun() {
     insta::assert_snapshot!(
-        body(&[sample()])
+        page_without_assets(&[sample()])
             .replace("><", ">\n<")
             .replace(env!("CARGO_PKG_VERSION"), "VERSION")
     );
 }
 
 #[test]
-fn nothing_that_a_target_says_becomes_markup() {
-    let page = body(&[hostile()]);
+fn hostile_text_never_becomes_markup() {
+    let page = page_without_assets(&[hostile()]);
     let tags: std::collections::BTreeSet<_> = page
         .split('<')
         .skip(1)
@@ -50,20 +50,20 @@ fn nothing_that_a_target_says_becomes_markup() {
     assert!(!page.contains('\x1b') && !page.contains('\u{202e}') && !page.contains('\0'));
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page}");
     for attribute in ["onerror", "onclick", "style"] {
-        assert!(values(&page, attribute).is_empty(), "{attribute}");
+        assert!(attribute_values(&page, attribute).is_empty(), "{attribute}");
     }
 }
 
 #[test]
-fn every_link_leads_to_a_document_that_is_cited_or_somewhere_on_the_page() {
+fn every_link_has_a_target() {
     for reports in [vec![sample()], nodes().to_vec()] {
-        let page = body(&reports);
-        let ids = values(&page, "id");
+        let page = page_without_assets(&reports);
+        let ids = attribute_values(&page, "id");
         let mut unique = ids.clone();
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), ids.len(), "an id is given once: {ids:?}");
-        let links = values(&page, "href");
+        let links = attribute_values(&page, "href");
         assert!(links.len() > 8, "{links:?}");
         for link in links {
             if link == "data:," {
@@ -78,29 +78,29 @@ fn every_link_leads_to_a_document_that_is_cited_or_somewhere_on_the_page() {
                 .unwrap_or_else(|| panic!("{link} leaves the page"));
             assert!(ids.contains(&id), "{link} leads nowhere: {ids:?}");
         }
-        assert!(values(&page, "src").is_empty());
+        assert!(attribute_values(&page, "src").is_empty());
     }
 }
 
 #[test]
-fn the_policy_allows_exactly_its_own_style_and_script() {
-    let policy = policy();
+fn csp_allows_only_own_style_and_script() {
+    let policy = content_security_policy();
     assert!(policy.starts_with("default-src 'none'; "), "{policy}");
     assert_eq!(policy.matches("sha256-").count(), 2, "{policy}");
     assert!(!policy.contains("unsafe"), "{policy}");
     let page = render(&[sample()]);
-    let shown = page.replace("&#39;", "'");
-    assert!(shown.contains(&policy), "{page}");
+    let unescaped = page.replace("&#39;", "'");
+    assert!(unescaped.contains(&policy), "{page}");
     for foreign in ["http://", "https://", "@import", "url("] {
         assert!(!STYLE.contains(foreign) && !SCRIPT.contains(foreign), "{foreign}");
     }
 }
 
 #[test]
-fn several_reports_stand_side_by_side_and_have_anchors_of_their_own() {
-    let page = body(&nodes());
+fn merged_reports_have_distinct_anchors() {
+    let page = page_without_assets(&nodes());
     for anchor in ["node-a:kubelet/404/pod-unknown", "node-b:kubelet/404/pod-unknown"] {
-        assert!(values(&page, "id").contains(&anchor), "{anchor}");
+        assert!(attribute_values(&page, "id").contains(&anchor), "{anchor}");
     }
     assert!(page.contains("<th>node-a</th><th>node-b</th>"), "{page}");
     assert!(page.contains("<option value=\"node-b\">node-b</option>"), "{page}");

@@ -12,39 +12,39 @@ use std::{
 
 use cri_proto::document::{DUMP_LOG, SPEC_DUMP};
 
-use super::{RestoreError, caller::Caller, members::Member};
+use super::{RestoreError, cancel::CancelFlag, tar_reader::TarMember};
 
 /// What stands before the name of unsupported state in `dump.log`.
-const PREFIX: &str = "not carried: ";
+const UNSUPPORTED_PREFIX: &str = "not carried: ";
 /// How fake-cri's dumps name file locks, which no image of theirs holds.
-const FILE_LOCKS: &str = "the file locks of descriptor";
+const FILE_LOCKS_TEXT: &str = "the file locks of descriptor";
 /// More lines than a person reads; the rest is counted.
-const MOST_LINES: usize = 256;
-/// The longest line that is shown, in characters.
-const LONGEST_LINE: usize = 512;
+const MAX_LINES: usize = 256;
+/// The longest line that is line_text, in characters.
+const MAX_LINE_CHARS: usize = 512;
 /// The longest line of a log that is looked at as one, in bytes.
-const LONGEST_LOG_LINE: u64 = 64 << 10;
+const MAX_LOG_LINE_BYTES: u64 = 64 << 10;
 /// The largest `spec.dump`, in bytes.
-const LARGEST_SPEC: u64 = 4 << 20;
+const MAX_SPEC_BYTES: u64 = 4 << 20;
 
 /// What the documents say.
 #[derive(Debug, Default)]
 pub(super) struct Documents {
     /// The unsupported state that `dump.log` names.
-    pub(super) lost: Lost,
+    pub(super) unsupported: UnsupportedSummary,
     /// `spec.dump`, as it is.
     pub(super) spec: Option<Vec<u8>>,
 }
 
 /// What a dump says that it could not carry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
+pub struct UnsupportedSummary {
     /// Its lines, without the time and the words before them; at most 256.
     pub lines: Vec<String>,
     /// How many lines there are besides.
-    pub more: usize,
+    pub omitted: usize,
     /// The lines that say that file locks were held.
-    pub(super) locks: Vec<String>,
+    pub(super) file_locks: Vec<String>,
 }
 
 impl Documents {
@@ -57,25 +57,25 @@ impl Documents {
         &mut self,
         path: &Path,
         archive: &File,
-        member: &Member,
-        caller: &Caller,
+        member: &TarMember,
+        cancel: &CancelFlag,
     ) -> Result<(), RestoreError> {
         let name = member.name.strip_prefix(b"./").unwrap_or(&member.name);
-        let failed = |error: io::Error| RestoreError::archive(path, error.to_string());
+        let io_error = |error: io::Error| RestoreError::archive(path, error.to_string());
         if name == DUMP_LOG.as_bytes() {
-            let part = Part {
+            let log_reader = MemberReader {
                 file: archive,
-                at: member.offset,
-                left: member.size,
+                position: member.offset,
+                remaining: member.size,
             };
-            self.lost = lost(part, caller)?.map_err(failed)?;
+            self.unsupported = parse_dump_log(log_reader, cancel)?.map_err(io_error)?;
         } else if name == SPEC_DUMP.as_bytes() {
-            if member.size > LARGEST_SPEC {
+            if member.size > MAX_SPEC_BYTES {
                 let reason = format!("{SPEC_DUMP} is too large: {} bytes", member.size);
                 return Err(RestoreError::archive(path, reason));
             }
             let mut content = vec![0; member.size as usize];
-            archive.read_exact_at(&mut content, member.offset).map_err(failed)?;
+            archive.read_exact_at(&mut content, member.offset).map_err(io_error)?;
             self.spec = Some(content);
         }
         Ok(())
@@ -83,54 +83,54 @@ impl Documents {
 }
 
 /// A member's content, read in its order.
-struct Part<'a> {
+struct MemberReader<'a> {
     file: &'a File,
-    at: u64,
-    left: u64,
+    position: u64,
+    remaining: u64,
 }
 
-impl Read for Part<'_> {
+impl Read for MemberReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = self.file.read_at(&mut buffer[..most], self.at)?;
-        self.at += count as u64;
-        self.left -= count as u64;
+        let max_bytes = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let count = self.file.read_at(&mut buffer[..max_bytes], self.position)?;
+        self.position += count as u64;
+        self.remaining -= count as u64;
         Ok(count)
     }
 }
 
 /// The lines of a log that name unsupported state.
-fn lost(log: impl Read, caller: &Caller) -> Result<io::Result<Lost>, RestoreError> {
+fn parse_dump_log(log: impl Read, cancel: &CancelFlag) -> Result<io::Result<UnsupportedSummary>, RestoreError> {
     let mut log = BufReader::with_capacity(1 << 16, log);
-    let mut lost = Lost::default();
+    let mut unsupported = UnsupportedSummary::default();
     let mut line = Vec::new();
     loop {
-        caller.check()?;
+        cancel.check()?;
         line.clear();
-        match (&mut log).take(LONGEST_LOG_LINE).read_until(b'\n', &mut line) {
-            Ok(0) => return Ok(Ok(lost)),
+        match (&mut log).take(MAX_LOG_LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(Ok(unsupported)),
             Ok(_) => {}
             Err(error) => return Ok(Err(error)),
         }
         let text = String::from_utf8_lossy(&line);
-        let Some((_, what)) = text.split_once(PREFIX) else {
+        let Some((_, state)) = text.split_once(UNSUPPORTED_PREFIX) else {
             continue;
         };
-        let shown = printable(what);
-        if shown.contains(FILE_LOCKS) && lost.locks.len() < MOST_LINES {
-            lost.locks.push(shown.clone());
+        let line_text = printable(state);
+        if line_text.contains(FILE_LOCKS_TEXT) && unsupported.file_locks.len() < MAX_LINES {
+            unsupported.file_locks.push(line_text.clone());
         }
-        match lost.lines.len() < MOST_LINES {
-            true => lost.lines.push(shown),
-            false => lost.more += 1,
+        match unsupported.lines.len() < MAX_LINES {
+            true => unsupported.lines.push(line_text),
+            false => unsupported.omitted += 1,
         }
     }
 }
 
 /// A line as it can be shown: an archive is written by anybody.
 fn printable(line: &str) -> String {
-    let shown = line.trim_end().chars().take(LONGEST_LINE);
-    shown
+    let line_text = line.trim_end().chars().take(MAX_LINE_CHARS);
+    line_text
         .map(|character| {
             if character.is_control() {
                 char::REPLACEMENT_CHARACTER
@@ -145,37 +145,40 @@ fn printable(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(log: &str) -> Lost {
-        lost(log.as_bytes(), &Caller::patient()).unwrap().unwrap()
+    fn parse(log: &str) -> UnsupportedSummary {
+        parse_dump_log(log.as_bytes(), &CancelFlag::new()).unwrap().unwrap()
     }
 
     #[test]
-    fn what_was_not_carried_is_found_and_the_rest_passed_over() {
-        let found = of(
+    fn unsupported_lines_are_extracted() {
+        let parsed = parse(
             "(00.1) froze 1 processes\n(00.2) Warn  not carried: pid 7: the file locks of descriptor 3\n\
                         (00.3) Warn  not carried: pid 7: \x1b[31mred\n",
         );
         assert_eq!(
-            found.lines,
+            parsed.lines,
             ["pid 7: the file locks of descriptor 3", "pid 7: \u{fffd}[31mred"]
         );
-        assert_eq!(found.locks, ["pid 7: the file locks of descriptor 3"]);
-        assert_eq!(of("").lines, [""; 0]);
+        assert_eq!(parsed.file_locks, ["pid 7: the file locks of descriptor 3"]);
+        assert_eq!(parse("").lines, [""; 0]);
     }
 
     #[test]
-    fn more_lines_than_are_read_are_counted() {
-        let found = of(&"(0) not carried: a\n".repeat(MOST_LINES + 3));
-        assert_eq!((found.lines.len(), found.more), (MOST_LINES, 3));
+    fn extra_lines_are_counted() {
+        let parsed = parse(&"(0) not carried: a\n".repeat(MAX_LINES + 3));
+        assert_eq!((parsed.lines.len(), parsed.omitted), (MAX_LINES, 3));
         let locks =
-            "(0) not carried: a\n".repeat(MOST_LINES + 1) + "(0) not carried: pid 1: the file locks of descriptor 3\n";
-        assert_eq!(of(&locks).locks.len(), 1, "locks are never among the uncounted");
+            "(0) not carried: a\n".repeat(MAX_LINES + 1) + "(0) not carried: pid 1: the file locks of descriptor 3\n";
+        assert_eq!(parse(&locks).file_locks.len(), 1, "locks are never among the uncounted");
     }
 
     #[test]
-    fn a_caller_that_is_gone_ends_it() {
-        let caller = Caller::patient();
-        drop(caller.until_dropped());
-        assert!(matches!(lost(&b"line"[..], &caller), Err(RestoreError::Cancelled)));
+    fn cancellation_ends_parsing() {
+        let cancel = CancelFlag::new();
+        drop(cancel.cancel_on_drop());
+        assert!(matches!(
+            parse_dump_log(&b"line"[..], &cancel),
+            Err(RestoreError::Cancelled)
+        ));
     }
 }

@@ -4,17 +4,17 @@
 //!   files.img entry --> one open file description of this process, numbered above all that any process wants
 //!        |  first process is a copy of this one, so it and its descendants have them all
 //!        v
-//!   fdinfo entry   --> dup3 to its number; whatever is left above is closed
+//!   fdinfo entry   --> dup3 to its ghost_id; whatever is left above is closed
 //! ```
 //!
-//! What is trusted of a path of the archive is said in [`paths`].
+//! What is trusted of a path of the archive is said in [`path`].
 //!
 //! What the first process has as descriptors 0 to 2 is replaced by the new container's streams where it was a pipe that leads out
 //! of the container.
 
-mod anonymous;
-mod paths;
-mod pipes;
+mod anon_inode;
+mod path;
+mod pipe;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
@@ -34,20 +34,20 @@ use cri_proto::criu::{
     message::{FdTypes, FileEntry, GhostFileEntry, RemapFilePathEntry, RemapType},
 };
 
-pub(super) use self::paths::{kernel_file_system, reopen};
-use self::{paths::Expected, pipes::Pipes};
+pub(super) use self::path::{pseudo_filesystem, reopen};
+use self::{path::ExpectedKind, pipe::RestoredPipes};
 use super::{
     RestoreError,
-    plan::{Body, MOST_FILES, Plan, Segment},
-    puppet::Puppet,
+    plan::{LiveTask, MAX_OPEN_FILES, RestorePlan, ShmemSegment},
+    remote_task::RemoteTask,
 };
 use crate::{
-    checkpoint::capture::vma_status as status,
-    process::{kernel, namespace, pagemap::PAGE_SIZE},
+    checkpoint::dump::vma_status as status,
+    process::{namespace, pagemap::PAGE_SIZE, syscalls},
 };
 
 /// The flags of open(2) that a restored file has.
-const FLAGS: i32 = libc::O_ACCMODE
+const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_NONBLOCK
     | libc::O_SYNC
@@ -58,113 +58,115 @@ const FLAGS: i32 = libc::O_ACCMODE
     | libc::O_NOATIME
     | libc::O_PATH;
 /// `FD_CLOEXEC` in `fdinfo_entry.flags`.
-const CLOSE_ON_EXEC: u32 = 1;
+const FD_CLOEXEC: u32 = 1;
 /// What is copied at once.
-const CHUNK: usize = 1 << 20;
+const COPY_CHUNK_BYTES: usize = 1 << 20;
 
 /// The open files, each by its entry, and the segments.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(super) struct OpenFiles {
     /// The first number that is ours.
-    base: i32,
+    first_fd: i32,
     files: HashMap<u32, OwnedFd>,
     /// Those that the first process makes, and the numbers that are free for them.
-    made: BTreeMap<u32, u64>,
-    segments: HashMap<u64, OwnedFd>,
-    mounts: OwnedFd,
+    anon_inode_fds: BTreeMap<u32, u64>,
+    shmem_fds: HashMap<u64, OwnedFd>,
+    mount_ns: OwnedFd,
 }
 
-impl Sources {
-    /// Opens all that the plan wants. `streams` are the new container's, `ghosts` is a folder for deleted files' content, `mounts`
+impl OpenFiles {
+    /// Opens all that the plan wants. `streams` are the new container's, `ghosts` is a folder for deleted files' content, `mount_ns`
     /// the namespace of mounts that the processes enter.
     pub(super) fn open(
-        plan: &Plan,
+        plan: &RestorePlan,
         streams: [BorrowedFd<'_>; 3],
-        ghosts: &Path,
-        mounts: &File,
+        scratch_dir: &Path,
+        mount_ns: &File,
     ) -> Result<Self, RestoreError> {
-        let bodies = || plan.tasks.iter().filter_map(|task| task.body.as_ref());
-        let highest = bodies()
-            .flat_map(|body| &body.descriptors)
+        let live_tasks = || plan.tasks.iter().filter_map(|task| task.live.as_ref());
+        let highest = live_tasks()
+            .flat_map(|live| &live.descriptors)
             .map(|entry| entry.fd + 1)
             .max();
         let highest = i32::try_from(highest.unwrap_or(0)).unwrap_or(i32::MAX);
-        let placed = |error| RestoreError::step("find room for descriptors", error);
-        let base = namespace::room_above(highest).map_err(placed)?;
-        let above = |descriptor: OwnedFd| namespace::moved_above(descriptor, base).map_err(placed);
-        let mut sources = Self {
-            base,
+        let fd_failed = |error| RestoreError::step("find room for descriptors", error);
+        let base = namespace::first_free_fd(highest).map_err(fd_failed)?;
+        let dup_above = |descriptor: OwnedFd| namespace::dup_above(descriptor, base).map_err(fd_failed);
+        let mut open_files = Self {
+            first_fd: base,
             files: HashMap::new(),
-            made: BTreeMap::new(),
-            segments: HashMap::new(),
-            mounts: above(mounts.try_clone().map_err(placed)?.into())?,
+            anon_inode_fds: BTreeMap::new(),
+            shmem_fds: HashMap::new(),
+            mount_ns: dup_above(mount_ns.try_clone().map_err(fd_failed)?.into())?,
         };
-        let ghosts = Ghosts::read(plan, ghosts)?;
-        let mut pipes = Pipes::new(plan, streams)?;
-        for (id, place) in uses(plan) {
+        let ghosts = GhostFiles::read(plan, scratch_dir)?;
+        let mut pipes = RestoredPipes::new(plan, streams)?;
+        for (id, file_use) in file_uses(plan) {
             let entry = &plan.files[&id];
             let opened = match entry.r#type() {
                 FdTypes::Reg => open_path(entry, &ghosts),
                 FdTypes::Pipe | FdTypes::Fifo => pipes.open(entry, &plan.files),
                 _ => {
-                    sources.made.insert(id, 0);
+                    open_files.anon_inode_fds.insert(id, 0);
                     continue;
                 }
             };
-            let file = opened.map_err(|error| error.of(place))?;
-            sources.files.insert(id, above(file)?);
+            let file = opened.map_err(|error| error.context(file_use))?;
+            open_files.files.insert(id, dup_above(file)?);
         }
-        for (id, segment) in &plan.segments {
-            sources.segments.insert(*id, above(make_segment(plan, segment)?)?);
+        for (id, segment) in &plan.shmem_segments {
+            open_files
+                .shmem_fds
+                .insert(*id, dup_above(create_shmem(plan, segment)?)?);
         }
-        let free = namespace::room_above(base).map_err(placed)?;
-        for (number, kept) in (u64::from(free.unsigned_abs())..).zip(sources.made.values_mut()) {
-            *kept = number;
+        let free = namespace::first_free_fd(base).map_err(fd_failed)?;
+        for (fd, anon_inode_fd) in (u64::from(free.unsigned_abs())..).zip(open_files.anon_inode_fds.values_mut()) {
+            *anon_inode_fd = fd;
         }
-        Ok(sources)
+        Ok(open_files)
     }
 
     /// Makes what the first process has to make, before it has children.
-    pub(super) fn make(&self, puppet: &mut Puppet, plan: &Plan) -> Result<(), RestoreError> {
-        for (id, number) in &self.made {
-            anonymous::make(puppet, &plan.files[id], *number)?;
+    pub(super) fn create_anon_inodes(&self, remote: &mut RemoteTask, plan: &RestorePlan) -> Result<(), RestoreError> {
+        for (id, fd) in &self.anon_inode_fds {
+            anon_inode::create(remote, &plan.files[id], *fd)?;
         }
         Ok(())
     }
 
-    /// Gives a process its descriptors. Of those above it keeps what it has until [`Sources::close`].
-    pub(super) fn place(&self, puppet: &mut Puppet, body: &Body) -> Result<(), RestoreError> {
-        for descriptor in &body.descriptors {
-            let flags = if descriptor.flags & CLOSE_ON_EXEC != 0 {
+    /// Gives a process its descriptors. Of those above it keeps what it has until [`OpenFiles::close_inherited_fds`].
+    pub(super) fn install_fds(&self, remote: &mut RemoteTask, live: &LiveTask) -> Result<(), RestoreError> {
+        for descriptor in &live.descriptors {
+            let flags = if descriptor.flags & FD_CLOEXEC != 0 {
                 libc::O_CLOEXEC as u64
             } else {
                 0
             };
-            let arguments = [self.number(descriptor.id), descriptor.fd.into(), flags, 0, 0, 0];
-            puppet.call("place a descriptor", libc::SYS_dup3, arguments)?;
+            let arguments = [self.fd(descriptor.id), descriptor.fd.into(), flags, 0, 0, 0];
+            remote.call("place a descriptor", libc::SYS_dup3, arguments)?;
         }
         Ok(())
     }
 
     /// Takes from a process what it has above its own numbers.
-    pub(super) fn close(&self, puppet: &mut Puppet) -> Result<(), RestoreError> {
-        let arguments = [self.base(), u64::from(u32::MAX), 0, 0, 0, 0];
-        puppet
+    pub(super) fn close_inherited_fds(&self, remote: &mut RemoteTask) -> Result<(), RestoreError> {
+        let arguments = [self.first_fd(), u64::from(u32::MAX), 0, 0, 0, 0];
+        remote
             .call("close descriptors", libc::SYS_close_range, arguments)
             .map(drop)
     }
 
     /// Tells each epoll descriptor what it watches, by the first process that has it.
-    pub(super) fn watch<'a>(
-        plan: &Plan,
-        processes: impl Iterator<Item = (&'a mut Puppet, &'a Body)>,
+    pub(super) fn add_epoll_watches<'a>(
+        plan: &RestorePlan,
+        processes: impl Iterator<Item = (&'a mut RemoteTask, &'a LiveTask)>,
     ) -> Result<(), RestoreError> {
-        let mut told = HashSet::new();
-        for (puppet, body) in processes {
-            for descriptor in &body.descriptors {
+        let mut watched = HashSet::new();
+        for (remote, live) in processes {
+            for descriptor in &live.descriptors {
                 let entry = &plan.files[&descriptor.id];
-                if entry.r#type() == FdTypes::Eventpoll && told.insert(entry.id) {
-                    anonymous::watch(puppet, entry, descriptor.fd.into())?;
+                if entry.r#type() == FdTypes::Eventpoll && watched.insert(entry.id) {
+                    anon_inode::add_watches(remote, entry, descriptor.fd.into())?;
                 }
             }
         }
@@ -172,52 +174,54 @@ impl Sources {
     }
 
     /// The first of our numbers.
-    pub(super) fn base(&self) -> u64 {
-        self.base.unsigned_abs().into()
+    pub(super) fn first_fd(&self) -> u64 {
+        self.first_fd.unsigned_abs().into()
     }
 
     /// The number of an open file; the plan has checked that it is there.
-    pub(super) fn number(&self, id: u32) -> u64 {
+    pub(super) fn fd(&self, id: u32) -> u64 {
         let opened = self.files.get(&id).map(|file| file.as_raw_fd().unsigned_abs().into());
-        opened.or_else(|| self.made.get(&id).copied()).unwrap_or(u64::MAX)
+        opened
+            .or_else(|| self.anon_inode_fds.get(&id).copied())
+            .unwrap_or(u64::MAX)
     }
 
     /// The number of a segment.
-    pub(super) fn segment(&self, id: u64) -> u64 {
-        self.segments
+    pub(super) fn shmem_fd(&self, id: u64) -> u64 {
+        self.shmem_fds
             .get(&id)
             .map_or(u64::MAX, |file| file.as_raw_fd().unsigned_abs().into())
     }
 
-    /// The number of the namespace of mounts.
-    pub(super) fn mounts(&self) -> u64 {
-        self.mounts.as_raw_fd().unsigned_abs().into()
+    /// The number of the namespace of mount_ns.
+    pub(super) fn mount_ns_fd(&self) -> u64 {
+        self.mount_ns.as_raw_fd().unsigned_abs().into()
     }
 }
 
 /// Whether all open files are of kinds that can be opened or made, as far as the images tell.
-pub(super) fn check(plan: &Plan) -> Result<(), RestoreError> {
+pub(super) fn check(plan: &RestorePlan) -> Result<(), RestoreError> {
     check_ghosts(plan)?;
-    pipes::check(plan)?;
-    for (id, place) in uses(plan) {
-        check_file(&plan.files[&id], &plan.files).map_err(|error| error.of(place))?;
+    pipe::check(plan)?;
+    for (id, file_use) in file_uses(plan) {
+        check_file(&plan.files[&id], &plan.files).map_err(|error| error.context(file_use))?;
     }
-    check_watches(plan)
+    check_epoll_watches(plan)
 }
 
 /// Whether what epoll descriptors watch can be added by the first process that has each, which is the one that does it.
-fn check_watches(plan: &Plan) -> Result<(), RestoreError> {
-    let mut told = HashSet::new();
-    for body in plan.tasks.iter().filter_map(|task| task.body.as_ref()) {
-        let mut numbers = None;
-        for descriptor in &body.descriptors {
+fn check_epoll_watches(plan: &RestorePlan) -> Result<(), RestoreError> {
+    let mut watched = HashSet::new();
+    for live in plan.tasks.iter().filter_map(|task| task.live.as_ref()) {
+        let mut file_ids_by_fd = None;
+        for descriptor in &live.descriptors {
             let entry = &plan.files[&descriptor.id];
-            if entry.r#type() == FdTypes::Eventpoll && told.insert(entry.id) {
-                let numbers = numbers.get_or_insert_with(|| {
-                    let pairs = body.descriptors.iter().map(|descriptor| (descriptor.fd, descriptor.id));
+            if entry.r#type() == FdTypes::Eventpoll && watched.insert(entry.id) {
+                let file_ids_by_fd = file_ids_by_fd.get_or_insert_with(|| {
+                    let pairs = live.descriptors.iter().map(|descriptor| (descriptor.fd, descriptor.id));
                     pairs.collect()
                 });
-                anonymous::check_watches(entry, numbers, &plan.files)?;
+                anon_inode::check_watches(entry, file_ids_by_fd, &plan.files)?;
             }
         }
     }
@@ -228,16 +232,16 @@ fn check_file(entry: &FileEntry, files: &HashMap<u32, FileEntry>) -> Result<(), 
     let id = entry.id;
     let empty = || RestoreError::malformed("files.img", format!("file {id} is empty"));
     match entry.r#type() {
-        FdTypes::Reg => paths::check(entry.reg.as_ref().ok_or_else(empty)?)?,
-        FdTypes::Pipe => pipes::check_pipe(entry.pipe.as_ref().ok_or_else(empty)?)?,
+        FdTypes::Reg => path::check(entry.reg.as_ref().ok_or_else(empty)?)?,
+        FdTypes::Pipe => pipe::check_pipe(entry.pipe.as_ref().ok_or_else(empty)?)?,
         FdTypes::Fifo => {
             let fifo = entry.fifo.as_ref().ok_or_else(empty)?;
             let path = fifo.regf_id.and_then(|id| files.get(&id)?.reg.as_ref());
-            paths::check(path.ok_or_else(|| RestoreError::malformed("files.img", format!("file {id} is no pipe")))?)?;
+            path::check(path.ok_or_else(|| RestoreError::malformed("files.img", format!("file {id} is no pipe")))?)?;
         }
-        _ => anonymous::check(entry)?,
+        _ => anon_inode::check(entry)?,
     }
-    match is_owned(entry) {
+    match has_fown(entry) {
         true => Err(RestoreError::Unsupported(
             "a file whose owner is told of it (F_SETOWN)".to_owned(),
         )),
@@ -247,48 +251,48 @@ fn check_file(entry: &FileEntry, files: &HashMap<u32, FileEntry>) -> Result<(), 
 
 /// What a process uses an open file as.
 #[derive(Clone, Debug)]
-enum Use {
+enum FileRole {
     Descriptor(u32),
     Mapping(Range<u64>),
     Executable,
     WorkingDirectory,
 }
 
-/// Where a file is used: by which process and as what.
+/// Where a file is used: by which process and as detail.
 #[derive(Clone, Debug)]
-struct Place {
+struct FileUse {
     pid: i32,
-    role: Use,
+    role: FileRole,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FileUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "process {}, ", self.pid)?;
         match &self.role {
-            Use::Descriptor(number) => write!(f, "descriptor {number}"),
-            Use::Mapping(Range { start, end }) => write!(f, "mapping {start:x}-{end:x}"),
-            Use::Executable => write!(f, "executable"),
-            Use::WorkingDirectory => write!(f, "working directory"),
+            FileRole::Descriptor(fd) => write!(f, "descriptor {fd}"),
+            FileRole::Mapping(Range { start, end }) => write!(f, "mapping {start:x}-{end:x}"),
+            FileRole::Executable => write!(f, "executable"),
+            FileRole::WorkingDirectory => write!(f, "working directory"),
         }
     }
 }
 
 /// The files that the processes use, in the order of their numbers, each with the first place where it is used.
-fn uses(plan: &Plan) -> BTreeMap<u32, Place> {
+fn file_uses(plan: &RestorePlan) -> BTreeMap<u32, FileUse> {
     let mut uses = BTreeMap::new();
     for task in &plan.tasks {
-        let Some(body) = &task.body else { continue };
-        for (id, role) in wanted(body) {
+        let Some(live) = &task.live else { continue };
+        for (id, role) in files_of_task(live) {
             let pid = task.pid();
-            uses.entry(id).or_insert_with(|| Place { pid, role });
+            uses.entry(id).or_insert_with(|| FileUse { pid, role });
         }
     }
     uses
 }
 
 /// Whether somebody is sent a signal when the file becomes ready.
-fn is_owned(entry: &FileEntry) -> bool {
-    let owners = [
+fn has_fown(entry: &FileEntry) -> bool {
+    let fowns = [
         entry.reg.as_ref().map(|file| &file.fown),
         entry.pipe.as_ref().map(|file| &file.fown),
         entry.efd.as_ref().map(|file| &file.fown),
@@ -296,63 +300,63 @@ fn is_owned(entry: &FileEntry) -> bool {
         entry.sgfd.as_ref().map(|file| &file.fown),
         entry.tfd.as_ref().map(|file| &file.fown),
     ];
-    owners
+    fowns
         .into_iter()
         .flatten()
         .any(|owner| owner.pid != 0 || owner.signum != 0)
 }
 
 /// The entries that a process has open, maps, executes, or is in.
-fn wanted(body: &Body) -> impl Iterator<Item = (u32, Use)> {
-    let open = body
+fn files_of_task(live: &LiveTask) -> impl Iterator<Item = (u32, FileRole)> {
+    let open = live
         .descriptors
         .iter()
-        .map(|descriptor| (descriptor.id, Use::Descriptor(descriptor.fd)));
-    let mapped = body
+        .map(|descriptor| (descriptor.id, FileRole::Descriptor(descriptor.fd)));
+    let mapped = live
         .mm
         .vmas
         .iter()
         .filter(|vma| vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0)
-        .map(|vma| (vma.shmid as u32, Use::Mapping(vma.start..vma.end)));
+        .map(|vma| (vma.shmid as u32, FileRole::Mapping(vma.start..vma.end)));
     open.chain(mapped).chain([
-        (body.mm.exe_file_id, Use::Executable),
-        (body.fs.cwd_id, Use::WorkingDirectory),
+        (live.mm.exe_file_id, FileRole::Executable),
+        (live.fs.cwd_id, FileRole::WorkingDirectory),
     ])
 }
 
 /// Opens a file by its path, or the content of a deleted one.
-fn open_path(entry: &FileEntry, ghosts: &Ghosts) -> Result<OwnedFd, RestoreError> {
+fn open_path(entry: &FileEntry, ghosts: &GhostFiles) -> Result<OwnedFd, RestoreError> {
     let file = entry
         .reg
         .as_ref()
         .ok_or_else(|| RestoreError::malformed("files.img", format!("file {} has no path", entry.id)))?;
-    let flags = file.flags.cast_signed() & FLAGS;
-    let failed = |error: io::Error| RestoreError::step(format!("open {}", file.name), error);
-    let known = match ghosts.of(entry.id) {
-        Some(ghost) => ghost.try_clone().map_err(failed)?,
-        None => paths::find(file, Expected::Path)?,
+    let flags = file.flags.cast_signed() & OPEN_FLAGS;
+    let step_error = |error: io::Error| RestoreError::step(format!("open {}", file.name), error);
+    let source_file = match ghosts.get(entry.id) {
+        Some(ghost) => ghost.try_clone().map_err(step_error)?,
+        None => path::find_checked(file, ExpectedKind::Path)?,
     };
-    let mut opened = paths::reopen(known.as_fd(), flags).map_err(failed)?;
-    if flags & libc::O_PATH == 0 && known.metadata().map_err(failed)?.is_file() {
-        opened.seek(SeekFrom::Start(file.pos)).map_err(failed)?;
+    let mut opened = path::reopen(source_file.as_fd(), flags).map_err(step_error)?;
+    if flags & libc::O_PATH == 0 && source_file.metadata().map_err(step_error)?.is_file() {
+        opened.seek(SeekFrom::Start(file.pos)).map_err(step_error)?;
     }
     Ok(opened.into())
 }
 
 /// Files without a name, by the entries that stand for them.
-struct Ghosts(HashMap<u32, File>);
+struct GhostFiles(HashMap<u32, File>);
 
-impl Ghosts {
-    /// Makes them anew in a folder, where they have no name either.
-    fn read(plan: &Plan, folder: &Path) -> Result<Self, RestoreError> {
-        let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MOST_FILES)?;
-        let mut by_number: HashMap<u32, File> = HashMap::new();
+impl GhostFiles {
+    /// Makes them anew in a scratch_dir, where they have no name either.
+    fn read(plan: &RestorePlan, scratch_dir: &Path) -> Result<Self, RestoreError> {
+        let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MAX_OPEN_FILES)?;
+        let mut by_ghost_id: HashMap<u32, File> = HashMap::new();
         let mut by_entry = HashMap::new();
         for remap in remaps {
-            let number = remap.remap_id;
-            let file = match by_number.entry(number) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => place.insert(ghost(plan, number, folder)?),
+            let ghost_id = remap.remap_id;
+            let file = match by_ghost_id.entry(ghost_id) {
+                Entry::Occupied(existing) => existing.into_mut(),
+                Entry::Vacant(vacant) => vacant.insert(create_ghost(plan, ghost_id, scratch_dir)?),
             };
             let file = file
                 .try_clone()
@@ -362,35 +366,35 @@ impl Ghosts {
         Ok(Self(by_entry))
     }
 
-    fn of(&self, entry: u32) -> Option<&File> {
+    fn get(&self, entry: u32) -> Option<&File> {
         self.0.get(&entry)
     }
 }
 
 /// Whether the deleted files can be made.
-fn check_ghosts(plan: &Plan) -> Result<(), RestoreError> {
-    let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MOST_FILES)?;
-    let mut seen = HashSet::new();
+fn check_ghosts(plan: &RestorePlan) -> Result<(), RestoreError> {
+    let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MAX_OPEN_FILES)?;
+    let mut checked_ids = HashSet::new();
     for remap in remaps {
-        plan.images.caller.check()?;
+        plan.images.cancel.check()?;
         if remap.remap_type() != RemapType::Ghost {
-            let what = format!(
+            let detail = format!(
                 "a file that is known as {:?} (file {})",
                 remap.remap_type(),
                 remap.orig_id
             );
-            return Err(RestoreError::Unsupported(what));
+            return Err(RestoreError::Unsupported(detail));
         }
-        if seen.insert(remap.remap_id) {
-            ghost_entry(plan, remap.remap_id)?;
+        if checked_ids.insert(remap.remap_id) {
+            read_ghost_entry(plan, remap.remap_id)?;
         }
     }
     Ok(())
 }
 
 /// What the image of a deleted file says, and its content.
-fn ghost_entry(plan: &Plan, number: u32) -> Result<(GhostFileEntry, Vec<u8>), RestoreError> {
-    let name = Kind::GhostFile.file_name(u64::from(number));
+fn read_ghost_entry(plan: &RestorePlan, ghost_id: u32) -> Result<(GhostFileEntry, Vec<u8>), RestoreError> {
+    let name = Kind::GhostFile.file_name(u64::from(ghost_id));
     let mut decoder = plan.images.decoder(&name, Kind::GhostFile)?;
     let entry: GhostFileEntry = decoder
         .message()?
@@ -399,55 +403,55 @@ fn ghost_entry(plan: &Plan, number: u32) -> Result<(GhostFileEntry, Vec<u8>), Re
         return Err(RestoreError::Unsupported(format!("{name}, which is no plain file")));
     }
     let mut content = Vec::new();
-    decoder.rest(&mut content)?;
+    decoder.copy_rest(&mut content)?;
     Ok((entry, content))
 }
 
 /// Makes one deleted file.
-fn ghost(plan: &Plan, number: u32, folder: &Path) -> Result<File, RestoreError> {
-    let name = Kind::GhostFile.file_name(u64::from(number));
-    let (entry, content) = ghost_entry(plan, number)?;
-    let failed = |error: io::Error| RestoreError::step(format!("make the deleted file of {name}"), error);
-    let mut file = tempfile::tempfile_in(folder).map_err(failed)?;
-    file.write_all(&content).map_err(failed)?;
+fn create_ghost(plan: &RestorePlan, ghost_id: u32, scratch_dir: &Path) -> Result<File, RestoreError> {
+    let name = Kind::GhostFile.file_name(u64::from(ghost_id));
+    let (entry, content) = read_ghost_entry(plan, ghost_id)?;
+    let step_error = |error: io::Error| RestoreError::step(format!("make the deleted file of {name}"), error);
+    let mut file = tempfile::tempfile_in(scratch_dir).map_err(step_error)?;
+    file.write_all(&content).map_err(step_error)?;
     let (owner, group) = (
         nix::unistd::Uid::from_raw(entry.uid),
         nix::unistd::Gid::from_raw(entry.gid),
     );
-    nix::unistd::fchown(&file, Some(owner), Some(group)).map_err(|errno| failed(errno.into()))?;
+    nix::unistd::fchown(&file, Some(owner), Some(group)).map_err(|errno| step_error(errno.into()))?;
     // Without the bits that lend another user's rights.
     let mode = nix::sys::stat::Mode::from_bits_truncate(entry.mode & 0o777);
-    nix::sys::stat::fchmod(&file, mode).map_err(|errno| failed(errno.into()))?;
+    nix::sys::stat::fchmod(&file, mode).map_err(|errno| step_error(errno.into()))?;
     if let (Some(read), Some(changed)) = (&entry.atim, &entry.mtim) {
         let times = [read, changed].map(|time| {
             let seconds = i64::try_from(time.tv_sec).unwrap_or(i64::MAX);
             let nanos = i64::try_from(time.tv_usec).unwrap_or(0).saturating_mul(1000);
             nix::sys::time::TimeSpec::new(seconds, nanos)
         });
-        nix::sys::stat::futimens(&file, &times[0], &times[1]).map_err(|errno| failed(errno.into()))?;
+        nix::sys::stat::futimens(&file, &times[0], &times[1]).map_err(|errno| step_error(errno.into()))?;
     }
     Ok(file)
 }
 
 /// Makes a segment with its pages.
-fn make_segment(plan: &Plan, segment: &Segment) -> Result<OwnedFd, RestoreError> {
-    let failed = |error| RestoreError::step("make shared memory", error);
+fn create_shmem(plan: &RestorePlan, segment: &ShmemSegment) -> Result<OwnedFd, RestoreError> {
+    let step_error = |error| RestoreError::step("make shared memory", error);
     let size = usize::try_from(segment.size)
         .ok()
         .and_then(std::num::NonZeroUsize::new)
-        .ok_or_else(|| failed(io::Error::other("it has an impossible size")))?;
-    let file = kernel::shared_anonymous(size).map_err(failed)?;
+        .ok_or_else(|| step_error(io::Error::other("it has an impossible size")))?;
+    let file = syscalls::create_shmem_file(size).map_err(step_error)?;
     if let Some(pages) = &segment.pages {
         let mut from = 0;
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = vec![0; COPY_CHUNK_BYTES];
         for run in &pages.runs {
-            let mut at = run.start;
-            while at < run.end {
-                let part = &mut buffer[..CHUNK.min((run.end - at) as usize)];
-                plan.images.read_pages(pages.file, from, part)?;
-                file.write_all_at(part, at).map_err(failed)?;
-                from += part.len() as u64;
-                at += part.len() as u64;
+            let mut offset = run.start;
+            while offset < run.end {
+                let chunk = &mut buffer[..COPY_CHUNK_BYTES.min((run.end - offset) as usize)];
+                plan.images.read_pages(pages.file, from, chunk)?;
+                file.write_all_at(chunk, offset).map_err(step_error)?;
+                from += chunk.len() as u64;
+                offset += chunk.len() as u64;
             }
         }
     }

@@ -15,137 +15,142 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cri_proto::criu::{Decoder, ImageFile, Kind, decode_single, unreadable};
+use cri_proto::criu::{Decoder, ImageFile, Kind, decode_single, first_fatal_issue};
 use prost::Message;
 
 use super::{
     RestoreError,
-    caller::Caller,
+    archive_file::{self, OpenedPath},
+    cancel::CancelFlag,
     documents::Documents,
-    members::{MemberError, Members},
-    oci,
-    source::{self, Source},
+    oci_layout,
+    tar_reader::{TarError, TarReader},
 };
 
-/// The largest image that is held: ghost files are the largest, with 16 MiB.
-const LARGEST: u64 = 32 << 20;
+/// The largest image that is contents: ghost files are the largest, with 16 MiB.
+const MAX_IMAGE_BYTES: u64 = 32 << 20;
 /// The largest one of those that are decoded whole: what comes of an image takes a multiple of its size in memory.
-const LARGEST_WHOLE: u64 = 8 << 20;
+const MAX_DECODED_IMAGE_BYTES: u64 = 8 << 20;
 /// All held images together.
-const LARGEST_SUM: u64 = 256 << 20;
+const MAX_TOTAL_IMAGE_BYTES: u64 = 256 << 20;
 /// More members than any container has.
-pub(super) const MOST_MEMBERS: usize = 1 << 20;
+pub(super) const MAX_MEMBERS: usize = 1 << 20;
 /// The folder of the members that count.
-const FOLDER: &str = "checkpoint/";
+const IMAGE_PREFIX: &str = "checkpoint/";
 
 /// The images of one archive.
 #[derive(Debug)]
-pub(super) struct Images {
+pub(super) struct CriuImages {
     path: PathBuf,
     archive: File,
-    held: BTreeMap<String, Vec<u8>>,
-    pages: BTreeMap<u32, Pages>,
+    contents: BTreeMap<String, Vec<u8>>,
+    pages: BTreeMap<u32, PagesLocation>,
     /// What the engine's documents say.
     pub(super) documents: Documents,
     /// Who waits for what is read here.
-    pub(super) caller: Caller,
+    pub(super) cancel: CancelFlag,
 }
 
 /// Where a pages file lies in the archive.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pages {
+pub(super) struct PagesLocation {
     offset: u64,
     /// Its length in bytes.
     pub(super) length: u64,
 }
 
-impl Images {
+impl CriuImages {
     /// Reads the archive at this path, or that in the checkpoint image there. What has to be unpacked for that is, into a file
-    /// without a name in this folder.
+    /// without a name in this scratch_dir.
     ///
     /// # Errors
     ///
     /// As the module's documentation says; the caller gave up.
-    pub(super) fn read(path: &Path, folder: &Path, caller: &Caller) -> Result<Self, RestoreError> {
-        let wrong = |error: io::Error| RestoreError::archive(path, error.to_string());
-        let layout = match source::open(path).map_err(wrong)? {
-            Source::Directory => oci::Layout::Folder(path.to_owned()),
-            Source::File(file) => match oci::find(path, file, caller)? {
-                oci::Found::Image(layout) => layout,
-                oci::Found::Other(file) => return Self::of(path, file, caller),
+    pub(super) fn read(path: &Path, scratch_dir: &Path, cancel: &CancelFlag) -> Result<Self, RestoreError> {
+        let archive_error = |error: io::Error| RestoreError::archive(path, error.to_string());
+        let layout = match archive_file::open(path).map_err(archive_error)? {
+            OpenedPath::Directory => oci_layout::OciLayout::Directory(path.to_owned()),
+            OpenedPath::File(file) => match oci_layout::detect(path, file, cancel)? {
+                oci_layout::ArchiveKind::OciImage(layout) => layout,
+                oci_layout::ArchiveKind::Other(file) => return Self::read_archive(path, file, cancel),
             },
         };
-        Self::of(path, layout.checkpoint(folder, caller)?, caller)
+        Self::read_archive(path, layout.unpack_checkpoint(scratch_dir, cancel)?, cancel)
     }
 
-    fn of(path: &Path, archive: File, caller: &Caller) -> Result<Self, RestoreError> {
-        let wrong = |reason: String| RestoreError::archive(path, reason);
-        let failed = |error: io::Error| wrong(error.to_string());
+    fn read_archive(path: &Path, archive: File, cancel: &CancelFlag) -> Result<Self, RestoreError> {
+        let archive_error = |reason: String| RestoreError::archive(path, reason);
+        let io_error = |error: io::Error| archive_error(error.to_string());
         let mut images = Self {
             path: path.to_owned(),
-            archive: archive.try_clone().map_err(failed)?,
-            held: BTreeMap::new(),
+            archive: archive.try_clone().map_err(io_error)?,
+            contents: BTreeMap::new(),
             pages: BTreeMap::new(),
             documents: Documents::default(),
-            caller: caller.clone(),
+            cancel: cancel.clone(),
         };
-        let mut sum = 0;
+        let mut total_bytes = 0;
         let mut count = 0;
-        let mut members = Members::of(&archive).map_err(failed)?;
-        while let Some(member) = members.next().map_err(|error| no_tar(path, &archive, &error))? {
-            caller.check()?;
+        let mut members = TarReader::new(&archive).map_err(io_error)?;
+        while let Some(member) = members
+            .next_member()
+            .map_err(|error| tar_error(path, &archive, &error))?
+        {
+            cancel.check()?;
             count += 1;
-            if count > MOST_MEMBERS {
-                return Err(wrong(format!("it has more than {MOST_MEMBERS} members")));
+            if count > MAX_MEMBERS {
+                return Err(archive_error(format!("it has more than {MAX_MEMBERS} members")));
             }
             if !member.is_file {
                 continue;
             }
-            images.documents.add(path, &archive, &member, caller)?;
+            images.documents.add(path, &archive, &member, cancel)?;
             let Some(name) = image_name(&member.name) else {
                 continue;
             };
             let size = member.size;
             match ImageFile::from_name(&name) {
-                Some(ImageFile::Pages(number)) => {
-                    let pages = Pages {
+                Some(ImageFile::Pages(pages_id)) => {
+                    let pages = PagesLocation {
                         offset: member.offset,
                         length: size,
                     };
-                    if images.pages.insert(number, pages).is_some() {
-                        return Err(wrong(format!("{name} is there twice")));
+                    if images.pages.insert(pages_id, pages).is_some() {
+                        return Err(archive_error(format!("{name} is there twice")));
                     }
                 }
                 Some(image) => {
                     // A header may claim any size.
-                    sum = size.saturating_add(sum);
-                    if size > largest(&image) || sum > LARGEST_SUM {
-                        return Err(wrong(format!("{name} is too large: {size} bytes")));
+                    total_bytes = size.saturating_add(total_bytes);
+                    if size > max_image_bytes(&image) || total_bytes > MAX_TOTAL_IMAGE_BYTES {
+                        return Err(archive_error(format!("{name} is too large: {size} bytes")));
                     }
                     let mut content = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-                    archive.read_exact_at(&mut content, member.offset).map_err(failed)?;
-                    match images.held.entry(name) {
-                        Entry::Vacant(place) => place.insert(content),
-                        Entry::Occupied(taken) => return Err(wrong(format!("{} is there twice", taken.key()))),
+                    archive.read_exact_at(&mut content, member.offset).map_err(io_error)?;
+                    match images.contents.entry(name) {
+                        Entry::Vacant(vacant) => vacant.insert(content),
+                        Entry::Occupied(existing) => {
+                            return Err(archive_error(format!("{} is there twice", existing.key())));
+                        }
                     };
                 }
                 None => {}
             }
         }
-        if images.held.is_empty() {
-            return Err(wrong("it holds no images of CRIU".to_owned()));
+        if images.contents.is_empty() {
+            return Err(archive_error("it holds no images of CRIU".to_owned()));
         }
         Ok(images)
     }
 
     /// Whether there is an image of this name.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.held.contains_key(name)
+        self.contents.contains_key(name)
     }
 
     /// The names of all images but pages.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.held.keys().map(String::as_str)
+        self.contents.keys().map(String::as_str)
     }
 
     /// The bytes of an image.
@@ -154,7 +159,7 @@ impl Images {
     ///
     /// It is not there.
     fn bytes(&self, name: &str) -> Result<&[u8], RestoreError> {
-        self.held
+        self.contents
             .get(name)
             .map(Vec::as_slice)
             .ok_or_else(|| RestoreError::Archive {
@@ -176,7 +181,7 @@ impl Images {
         &self,
         kind: Kind,
         id: Option<u64>,
-        most: usize,
+        max_entries: usize,
     ) -> Result<Vec<M>, RestoreError> {
         let name = kind.file_name(id);
         let mut entries = Vec::new();
@@ -186,10 +191,10 @@ impl Images {
         check_entries(&name, kind, self.bytes(&name)?)?;
         let mut decoder = self.decoder(&name, kind)?;
         while let Some(entry) = decoder.message()? {
-            if entries.len() == most {
+            if entries.len() == max_entries {
                 return Err(RestoreError::malformed(
                     name,
-                    format!("it has more than {most} entries"),
+                    format!("it has more than {max_entries} entries"),
                 ));
             }
             entries.push(entry);
@@ -202,15 +207,15 @@ impl Images {
         &self,
         kind: Kind,
         id: Option<u64>,
-        most: usize,
+        max_entries: usize,
     ) -> Result<Vec<M>, RestoreError> {
         self.bytes(&kind.file_name(id))?;
-        self.optional(kind, id, most)
+        self.optional(kind, id, max_entries)
     }
 
     /// An image, to be read message by message.
     pub(super) fn decoder(&self, name: &str, kind: Kind) -> Result<Decoder<&[u8]>, RestoreError> {
-        Ok(Decoder::expect(name, kind, self.bytes(name)?)?)
+        Ok(Decoder::open_as(name, kind, self.bytes(name)?)?)
     }
 
     /// A pages file.
@@ -218,15 +223,15 @@ impl Images {
     /// # Errors
     ///
     /// It is not there.
-    pub(super) fn pages(&self, number: u32) -> Result<Pages, RestoreError> {
-        self.pages.get(&number).copied().ok_or_else(|| RestoreError::Archive {
+    pub(super) fn pages(&self, pages_id: u32) -> Result<PagesLocation, RestoreError> {
+        self.pages.get(&pages_id).copied().ok_or_else(|| RestoreError::Archive {
             path: self.path.clone(),
-            reason: format!("{} is missing", cri_proto::criu::pages_file(number)),
+            reason: format!("{} is missing", cri_proto::criu::pages_file_name(pages_id)),
         })
     }
 
     /// Reads from a pages file; the part must lie in it.
-    pub(super) fn read_pages(&self, pages: Pages, offset: u64, buffer: &mut [u8]) -> Result<(), RestoreError> {
+    pub(super) fn read_pages(&self, pages: PagesLocation, offset: u64, buffer: &mut [u8]) -> Result<(), RestoreError> {
         self.archive
             .read_exact_at(buffer, pages.offset + offset)
             .map_err(|error| RestoreError::Archive {
@@ -237,19 +242,19 @@ impl Images {
 }
 
 /// How large an image may be.
-fn largest(image: &ImageFile) -> u64 {
+fn max_image_bytes(image: &ImageFile) -> u64 {
     match image {
         // One message and its descendants.
-        ImageFile::Image(Kind::Core | Kind::Mm | Kind::Ids | Kind::Fs | Kind::Inventory, _) => LARGEST_WHOLE,
+        ImageFile::Image(Kind::Core | Kind::Mm | Kind::Ids | Kind::Fs | Kind::Inventory, _) => MAX_DECODED_IMAGE_BYTES,
         // Read message by message, and counted.
-        _ => LARGEST,
+        _ => MAX_IMAGE_BYTES,
     }
 }
 
 /// Why a file is no archive, with the name of what it is instead where that is known.
-fn no_tar(path: &Path, file: &File, error: &MemberError) -> RestoreError {
-    let reason = match (error, source::format_of_file(file)) {
-        (MemberError::NoTar, Some(format)) => {
+fn tar_error(path: &Path, file: &File, error: &TarError) -> RestoreError {
+    let reason = match (error, archive_file::format_of_file(file)) {
+        (TarError::NotTar, Some(format)) => {
             format!(
                 "it is no tar archive but {format}; a checkpoint archive is a tar, neither compressed nor encrypted"
             )
@@ -262,11 +267,11 @@ fn no_tar(path: &Path, file: &File, error: &MemberError) -> RestoreError {
 /// Whether every message of an image has what it must have: decoding makes up for what is missing, and of two bytes each a mapping
 /// of a hundred, so that an image of 16 MiB would take a gigabyte.
 fn check_entries(name: &str, kind: Kind, image: &[u8]) -> Result<(), RestoreError> {
-    let mut decoder = Decoder::expect(name, kind, image)?;
+    let mut decoder = Decoder::open_as(name, kind, image)?;
     loop {
         let message = kind.message(decoder.entries());
         let Some(entry) = decoder.entry()? else { break };
-        if let Some(finding) = message.and_then(|message| unreadable(message, entry)) {
+        if let Some(finding) = message.and_then(|message| first_fatal_issue(message, entry)) {
             return Err(RestoreError::malformed(name, finding.to_string()));
         }
     }
@@ -276,7 +281,7 @@ fn check_entries(name: &str, kind: Kind, image: &[u8]) -> Result<(), RestoreErro
 /// The name of an image, by the name of a member.
 fn image_name(path: &[u8]) -> Option<String> {
     let path = str::from_utf8(path).ok()?;
-    let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(FOLDER)?;
+    let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(IMAGE_PREFIX)?;
     (!name.contains('/')).then(|| name.to_owned())
 }
 
@@ -287,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_that_lack_what_they_must_have_are_refused_before_they_take_memory() {
+    fn messages_without_required_fields_are_refused() {
         // An address space of empty mappings, two bytes each.
         let mappings = [0x72, 0].repeat(1 << 20);
         let mut image = Kind::Mm.header();
@@ -299,21 +304,21 @@ mod tests {
         builder
             .append_data(&mut header, "checkpoint/mm-2.img", &*image)
             .expect("a vector takes all");
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("empty.tar");
+        let scratch_dir = tempfile::tempdir().expect("a folder");
+        let path = scratch_dir.path().join("empty.tar");
         std::fs::write(&path, builder.into_inner().expect("a tar")).expect("written");
-        let images = Images::read(&path, folder.path(), &Caller::patient()).expect("a tar with an image");
-        let refused = images.single::<MmEntry>(Kind::Mm, Some(2)).expect_err("it lacks all");
+        let images = CriuImages::read(&path, scratch_dir.path(), &CancelFlag::new()).expect("a tar with an image");
+        let error = images.single::<MmEntry>(Kind::Mm, Some(2)).expect_err("it lacks all");
         assert_eq!(
-            refused.to_string(),
+            error.to_string(),
             "mm-2.img: mm_entry.vmas.start: required field is missing"
         );
     }
 
     #[test]
-    fn a_size_that_no_file_has_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("claims.tar");
+    fn impossible_sizes_are_refused() {
+        let scratch_dir = tempfile::tempdir().expect("a folder");
+        let path = scratch_dir.path().join("claims.tar");
         let mut bytes = Vec::new();
         for (name, size, content) in [
             ("checkpoint/inventory.img", 512, &[0_u8; 512][..]),
@@ -327,7 +332,7 @@ mod tests {
             bytes.extend_from_slice(content);
         }
         std::fs::write(&path, bytes).expect("written");
-        let refused = Images::read(&path, folder.path(), &Caller::patient()).expect_err("no such file");
-        assert!(matches!(refused, RestoreError::Archive { .. }), "{refused}");
+        let error = CriuImages::read(&path, scratch_dir.path(), &CancelFlag::new()).expect_err("no such file");
+        assert!(matches!(error, RestoreError::Archive { .. }), "{error}");
     }
 }

@@ -14,23 +14,23 @@
 //! ```
 //!
 //! Nothing runs a single instruction of its own before all of them have everything: every step is a system call told to a process
-//! that stands ([`puppet`]). An error ends the namespace, and with it all that was made.
+//! that stands ([`remote_task`]). An error ends the namespace, and with it all that was made.
 //!
 //! Archives are hostile input: nothing is unpacked, no member leads anywhere, no mount is taken from them; what of them is used as
 //! a path is said in [`files`]. What cannot be restored is refused with its name, before anything is made where that can be known.
 
-mod caller;
+mod archive_file;
+mod cancel;
 mod documents;
 mod error;
 mod files;
 mod images;
-mod members;
-mod oci;
+mod mm;
+mod oci_layout;
 mod plan;
-mod puppet;
 mod registers;
-mod source;
-mod space;
+mod remote_task;
+mod tar_reader;
 mod task;
 mod timers;
 mod tree;
@@ -42,25 +42,25 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    caller::{Caller, Presence},
-    documents::Lost,
+    cancel::{CancelFlag, CancelOnDrop},
+    documents::UnsupportedSummary,
     error::RestoreError,
 };
-use self::{files::Sources, images::Images, plan::Plan};
-use crate::process::{ProcessId, namespace::Namespace};
+use self::{files::OpenFiles, images::CriuImages, plan::RestorePlan};
+use crate::process::{ProcessId, namespace::PidNamespace};
 
 /// A restored container.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Restored {
+pub(crate) struct RestoredProcesses {
     /// Its first process.
     pub(crate) init: ProcessId,
     /// The process that holds its pid namespace, and is none of its own.
-    pub(crate) keeper: ProcessId,
+    pub(crate) ns_init: ProcessId,
 }
 
 /// What may be lost by a restore because it is wanted all the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Options {
+pub struct RestoreOptions {
     /// Locks of files (flock(2), fcntl(2), leases), which no image of fake-cri's holds.
     pub without_file_locks: bool,
 }
@@ -69,35 +69,35 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Restorable {
     /// What its dump could not carry.
-    pub lost: Lost,
+    pub unsupported: UnsupportedSummary,
     /// Its `spec.dump`, if there is one.
     pub spec: Option<Vec<u8>>,
 }
 
 /// What a container is restored from and with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Request<'a> {
+pub(crate) struct RestoreRequest<'a> {
     /// The archive.
     pub(crate) archive: &'a Path,
     /// What may be lost.
-    pub(crate) options: Options,
+    pub(crate) options: RestoreOptions,
     /// The new container's id, which its processes carry.
-    pub(crate) container: &'a str,
+    pub(crate) container_id: &'a str,
     /// The new container's standard streams.
-    pub(crate) streams: [BorrowedFd<'a>; 3],
+    pub(crate) stdio: [BorrowedFd<'a>; 3],
     /// A folder for the content of deleted files and of images, in files without a name.
-    pub(crate) folder: &'a Path,
+    pub(crate) scratch_dir: &'a Path,
 }
 
 /// Whether an archive, or a checkpoint image, can be restored, as far as its images tell. An image's layer is unpacked into a file
-/// without a name in `folder` for that.
+/// without a name in `scratch_dir` for that.
 ///
 /// # Errors
 ///
 /// What is wrong with it, or what of it cannot be restored.
-pub fn restorable(archive: &Path, folder: &Path) -> Result<Restorable, RestoreError> {
-    let images = Images::read(archive, folder, &Caller::patient())?;
-    Plan::read(images, Options::default()).map(Plan::into_restorable)
+pub fn check_restorable(archive: &Path, scratch_dir: &Path) -> Result<Restorable, RestoreError> {
+    let images = CriuImages::read(archive, scratch_dir, &CancelFlag::new())?;
+    RestorePlan::read(images, RestoreOptions::default()).map(RestorePlan::into_restorable)
 }
 
 /// Whether an archive, or a checkpoint image, can be restored by this kernel, as far as that can be known without doing it. Reading
@@ -105,15 +105,15 @@ pub fn restorable(archive: &Path, folder: &Path) -> Result<Restorable, RestoreEr
 ///
 /// # Errors
 ///
-/// As [`restorable`]; another kernel's archive; [`RestoreError::Cancelled`].
-pub fn restorable_here(
+/// As [`check_restorable`]; another kernel's archive; [`RestoreError::Cancelled`].
+pub fn check_restorable_here(
     archive: &Path,
-    folder: &Path,
-    options: Options,
-    caller: &Caller,
+    scratch_dir: &Path,
+    options: RestoreOptions,
+    cancel: &CancelFlag,
 ) -> Result<Restorable, RestoreError> {
-    let plan = Plan::read(Images::read(archive, folder, caller)?, options)?;
-    space::check_kernel(&plan)?;
+    let plan = RestorePlan::read(CriuImages::read(archive, scratch_dir, cancel)?, options)?;
+    mm::check_vdso_of_kernel(&plan)?;
     Ok(plan.into_restorable())
 }
 
@@ -122,30 +122,30 @@ pub fn restorable_here(
 /// # Errors
 ///
 /// Nothing is left then.
-pub(crate) fn restore(request: &Request<'_>) -> Result<Restored, RestoreError> {
-    let images = Images::read(request.archive, request.folder, &Caller::patient())?;
-    let plan = Plan::read(images, request.options)?;
-    let _room = Room::make();
-    let namespace = Namespace::create().map_err(|error| RestoreError::step("make a pid namespace", error))?;
-    let made = Sources::open(&plan, request.streams, request.folder, namespace.mounts())
-        .and_then(|sources| tree::restore(&plan, &sources, &namespace, request.container));
-    match made {
-        Ok(init) => Ok(Restored {
+pub(crate) fn restore(request: &RestoreRequest<'_>) -> Result<RestoredProcesses, RestoreError> {
+    let images = CriuImages::read(request.archive, request.scratch_dir, &CancelFlag::new())?;
+    let plan = RestorePlan::read(images, request.options)?;
+    let _nofile_limit = RaisedNofileLimit::raise();
+    let namespace = PidNamespace::create().map_err(|error| RestoreError::step("make a pid namespace", error))?;
+    let restored = OpenFiles::open(&plan, request.stdio, request.scratch_dir, namespace.mount_ns())
+        .and_then(|open_files| tree::restore(&plan, &open_files, &namespace, request.container_id));
+    match restored {
+        Ok(init) => Ok(RestoredProcesses {
             init,
-            keeper: namespace.keeper(),
+            ns_init: namespace.ns_init(),
         }),
         Err(error) => {
-            namespace.end();
+            namespace.kill_all();
             Err(error)
         }
     }
 }
 
 /// Room for the container's descriptors beside the shim's own, as long as it is restored.
-struct Room(Option<(u64, u64)>);
+struct RaisedNofileLimit(Option<(u64, u64)>);
 
-impl Room {
-    fn make() -> Self {
+impl RaisedNofileLimit {
+    fn raise() -> Self {
         let limits = getrlimit(Resource::RLIMIT_NOFILE).ok();
         if let Some((_, hard)) = limits {
             // Without more room than there is, a container that needs it fails by itself.
@@ -155,7 +155,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for RaisedNofileLimit {
     fn drop(&mut self) {
         if let Some((soft, hard)) = self.0 {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);

@@ -5,7 +5,7 @@
 mod machine;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use self::machine::{are_those_of, check, check_machine, set, supported};
+pub(super) use self::machine::{check, check_machine, check_supported, same_registers, set};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod machine {
@@ -13,27 +13,27 @@ mod machine {
 
     use super::super::RestoreError;
 
-    pub(crate) fn supported() -> Result<(), RestoreError> {
-        let what = format!("restoring is not built for {}", std::env::consts::ARCH);
-        Err(RestoreError::Machine(what))
+    pub(crate) fn check_supported() -> Result<(), RestoreError> {
+        let detail = format!("restoring is not built for {}", std::env::consts::ARCH);
+        Err(RestoreError::MachineMismatch(detail))
     }
 
     pub(crate) fn check_machine(_core: &CoreEntry) -> Result<(), RestoreError> {
-        supported()
+        check_supported()
     }
 
     pub(crate) fn check(_core: &CoreEntry) -> Result<(), RestoreError> {
-        supported()
+        check_supported()
     }
 
-    pub(crate) fn are_those_of(_one: &CoreEntry, _other: &CoreEntry) -> bool {
+    pub(crate) fn same_registers(_one: &CoreEntry, _other: &CoreEntry) -> bool {
         false
     }
 
     pub(crate) fn set(_tid: i32, _core: &CoreEntry) -> Result<(), RestoreError> {
-        supported()
+        check_supported()
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use self::machine::{are_those_of, check, check_machine, set, supported};
+pub(super) use self::machine::{check, check_machine, check_supported, same_registers, set};

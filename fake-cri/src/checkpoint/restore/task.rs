@@ -9,42 +9,42 @@ use cri_proto::criu::message::{
     CoreEntry, CredsEntry, FsEntry, SaEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
 };
 
-use super::{RestoreError, files::Sources, puppet::Puppet};
-use crate::process::{kernel, proc};
+use super::{RestoreError, files::OpenFiles, remote_task::RemoteTask};
+use crate::process::{proc_files, syscalls};
 
 /// The size of the kernel's set of signals, and of a `siginfo_t`.
-const SIGNAL_SET: u64 = 8;
-const SIGINFO: usize = 128;
+const SIGSET_BYTES: u64 = 8;
+const SIGINFO_BYTES: usize = 128;
 /// `SS_ONSTACK`, which is told and cannot be set.
-const ON_STACK: u32 = 1;
+const SS_ONSTACK: u32 = 1;
 /// `SECBIT_NO_SETUID_FIXUP`: another user id takes no capabilities.
-const NO_SETUID_FIXUP: u64 = 1 << 2;
+const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
 /// `_LINUX_CAPABILITY_VERSION_3`.
-const CAPABILITIES_VERSION: u64 = 0x2008_0522;
+const LINUX_CAPABILITY_VERSION_3: u64 = 0x2008_0522;
 /// The commands of membarrier(2) that register a process (linux/membarrier.h): global, private, and the private ones of code
 /// and of restartable sequences.
-const REGISTER: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
+const MEMBARRIER_REGISTER_MASK: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
 /// More groups than fit on the stage.
-const MOST_GROUPS: usize = 2048;
+const MAX_GROUPS: usize = 2048;
 
 /// Whether what a process has as a whole can be given to a new one, as far as the image tells.
-pub(super) fn check(core: &TaskCoreEntry) -> Result<(), RestoreError> {
+pub(super) fn check_task(core: &TaskCoreEntry) -> Result<(), RestoreError> {
     if core.sigactions.len() != signals_with_action().count() {
-        let what = format!(
+        let detail = format!(
             "{} signals have an action, not {}",
             core.sigactions.len(),
             signals_with_action().count()
         );
-        return Err(RestoreError::malformed("core", what));
+        return Err(RestoreError::malformed("core", detail));
     }
-    check_barriers(core.membarrier_registration_mask.unwrap_or(0))?;
-    check_signals(core.signals_s.as_ref())
+    check_membarrier(core.membarrier_registration_mask.unwrap_or(0))?;
+    check_pending_signals(core.signals_s.as_ref())
 }
 
 /// Whether a process can end so: by itself, or by a signal whose default action ends a process (signal(7)). `code` is a status of
 /// wait(2).
-pub(super) fn check_end(code: u32) -> Result<(), RestoreError> {
-    const OTHERS: [i32; 8] = [
+pub(super) fn check_exit_status(code: u32) -> Result<(), RestoreError> {
+    const NON_FATAL_SIGNALS: [i32; 8] = [
         libc::SIGCHLD,
         libc::SIGCONT,
         libc::SIGSTOP,
@@ -55,7 +55,7 @@ pub(super) fn check_end(code: u32) -> Result<(), RestoreError> {
         libc::SIGWINCH,
     ];
     let signal = i32::try_from(code & 0x7f).unwrap_or(0);
-    match signal <= 64 && !OTHERS.contains(&signal) {
+    match signal <= 64 && !NON_FATAL_SIGNALS.contains(&signal) {
         true => Ok(()),
         false => Err(RestoreError::malformed(
             "core",
@@ -67,11 +67,11 @@ pub(super) fn check_end(code: u32) -> Result<(), RestoreError> {
 /// The same of what a thread has.
 pub(super) fn check_thread(core: &ThreadCoreEntry) -> Result<(), RestoreError> {
     if let Some(groups) = core.creds.as_ref().map(|creds| creds.groups.len())
-        && groups > MOST_GROUPS
+        && groups > MAX_GROUPS
     {
         return Err(RestoreError::Unsupported(format!("a thread of {groups} groups")));
     }
-    check_signals(core.signals_p.as_ref())
+    check_pending_signals(core.signals_p.as_ref())
 }
 
 /// The signals that have an action, in the order of the images.
@@ -79,139 +79,145 @@ fn signals_with_action() -> impl Iterator<Item = u64> {
     (1..=64).filter(|signal| ![9, 19].contains(signal))
 }
 
-fn check_barriers(wanted: u32) -> Result<(), RestoreError> {
-    match wanted & !REGISTER {
+fn check_membarrier(expected: u32) -> Result<(), RestoreError> {
+    match expected & !MEMBARRIER_REGISTER_MASK {
         0 => Ok(()),
         _ => Err(RestoreError::malformed(
             "core",
-            format!("{wanted:x} registers for no memory barrier"),
+            format!("{expected:x} registers for no memory barrier"),
         )),
     }
 }
 
-fn check_signals(queue: Option<&SignalQueueEntry>) -> Result<(), RestoreError> {
+fn check_pending_signals(queue: Option<&SignalQueueEntry>) -> Result<(), RestoreError> {
     queue
         .iter()
         .flat_map(|queue| &queue.signals)
-        .try_for_each(|signal| waiting_number(&signal.siginfo).map(drop))
+        .try_for_each(|signal| pending_signo(&signal.siginfo).map(drop))
 }
 
 /// The number of a signal that waits.
-fn waiting_number(siginfo: &[u8]) -> Result<u32, RestoreError> {
-    let number = match siginfo.get(..4).map(<[u8; 4]>::try_from) {
-        Some(Ok(number)) if siginfo.len() == SIGINFO => u32::from_ne_bytes(number),
+fn pending_signo(siginfo: &[u8]) -> Result<u32, RestoreError> {
+    let signo = match siginfo.get(..4).map(<[u8; 4]>::try_from) {
+        Some(Ok(signo)) if siginfo.len() == SIGINFO_BYTES => u32::from_ne_bytes(signo),
         _ => return Err(RestoreError::malformed("core", "a waiting signal has another size")),
     };
-    match (1..=64).contains(&number) && ![9, 19].contains(&number) {
-        true => Ok(number),
-        false => Err(RestoreError::malformed("core", format!("signal {number} waits"))),
+    match (1..=64).contains(&signo) && ![9, 19].contains(&signo) {
+        true => Ok(signo),
+        false => Err(RestoreError::malformed("core", format!("signal {signo} waits"))),
     }
 }
 
-fn prctl(puppet: &mut Puppet, what: &str, option: i32, value: u64) -> Result<u64, RestoreError> {
-    puppet.call(what, libc::SYS_prctl, [option as u64, value, 0, 0, 0, 0])
+fn prctl(remote: &mut RemoteTask, detail: &str, option: i32, value: u64) -> Result<u64, RestoreError> {
+    remote.call(detail, libc::SYS_prctl, [option as u64, value, 0, 0, 0, 0])
 }
 
 /// Working directory, umask, signal actions, personality and limits of a process.
-pub(super) fn process(
-    puppet: &mut Puppet,
+pub(super) fn restore_process(
+    remote: &mut RemoteTask,
     core: &TaskCoreEntry,
     fs: &FsEntry,
-    sources: &Sources,
+    open_files: &OpenFiles,
 ) -> Result<(), RestoreError> {
-    let cwd = sources.number(fs.cwd_id);
-    puppet.call(
+    let cwd = open_files.fd(fs.cwd_id);
+    remote.call(
         "change to its working directory",
         libc::SYS_fchdir,
         [cwd, 0, 0, 0, 0, 0],
     )?;
     if let Some(umask) = fs.umask {
-        puppet.call("set its umask", libc::SYS_umask, [umask.into(), 0, 0, 0, 0, 0])?;
+        remote.call("set its umask", libc::SYS_umask, [umask.into(), 0, 0, 0, 0, 0])?;
     }
-    actions(puppet, &core.sigactions)?;
+    set_sigactions(remote, &core.sigactions)?;
     let personality = [core.personality.into(), 0, 0, 0, 0, 0];
-    puppet.call("set its personality", libc::SYS_personality, personality)?;
+    remote.call("set its personality", libc::SYS_personality, personality)?;
     prctl(
-        puppet,
+        remote,
         "make it a subreaper",
         libc::PR_SET_CHILD_SUBREAPER,
         core.child_subreaper.unwrap_or(false).into(),
     )?;
-    barriers(puppet, core.membarrier_registration_mask.unwrap_or(0))?;
-    oom_score(puppet.tid, core.oom_score_adj)
+    register_membarrier(remote, core.membarrier_registration_mask.unwrap_or(0))?;
+    set_oom_score_adj(remote.tid, core.oom_score_adj)
 }
 
 /// Registers a process for memory barriers, while it has one thread, for which that waits for nobody.
-fn barriers(puppet: &mut Puppet, wanted: u32) -> Result<(), RestoreError> {
-    check_barriers(wanted)?;
-    for command in (0..32).map(|bit| 1 << bit).filter(|command| wanted & command != 0) {
+fn register_membarrier(remote: &mut RemoteTask, expected: u32) -> Result<(), RestoreError> {
+    check_membarrier(expected)?;
+    for command in (0..32).map(|bit| 1 << bit).filter(|command| expected & command != 0) {
         let arguments = [u64::from(command), 0, 0, 0, 0, 0];
-        puppet.call("register for memory barriers", libc::SYS_membarrier, arguments)?;
+        remote.call("register for memory barriers", libc::SYS_membarrier, arguments)?;
     }
     Ok(())
 }
 
 /// Which process the kernel ends first when memory is short.
-fn oom_score(pid: i32, wanted: Option<i32>) -> Result<(), RestoreError> {
+fn set_oom_score_adj(pid: i32, expected: Option<i32>) -> Result<(), RestoreError> {
     let path = format!("/proc/{pid}/oom_score_adj");
-    let failed = |error| RestoreError::step("set its oom_score_adj", error);
-    let Some(wanted) = wanted else { return Ok(()) };
-    if fs::read_to_string(&path).map_err(failed)?.trim() != wanted.to_string() {
-        fs::write(&path, wanted.to_string()).map_err(failed)?;
+    let step_error = |error| RestoreError::step("set its oom_score_adj", error);
+    let Some(expected) = expected else { return Ok(()) };
+    if fs::read_to_string(&path).map_err(step_error)?.trim() != expected.to_string() {
+        fs::write(&path, expected.to_string()).map_err(step_error)?;
     }
     Ok(())
 }
 
-/// The actions of all signals that have one; [`check`] has counted them.
-fn actions(puppet: &mut Puppet, actions: &[SaEntry]) -> Result<(), RestoreError> {
+/// The actions of all signals that have one; [`check_task`] has counted them.
+fn set_sigactions(remote: &mut RemoteTask, actions: &[SaEntry]) -> Result<(), RestoreError> {
     for (signal, action) in signals_with_action().zip(actions) {
         let words = [action.sigaction, action.flags, action.restorer, action.mask];
-        let address = puppet.put_words(&words)?;
-        let arguments = [signal, address, 0, SIGNAL_SET, 0, 0];
-        puppet.call("set a signal's action", libc::SYS_rt_sigaction, arguments)?;
+        let address = remote.write_words(&words)?;
+        let arguments = [signal, address, 0, SIGSET_BYTES, 0, 0];
+        remote.call("set a signal's action", libc::SYS_rt_sigaction, arguments)?;
     }
     Ok(())
 }
 
 /// The limits of a process. Nothing that they may forbid comes after them.
-pub(super) fn limits(puppet: &mut Puppet, core: &TaskCoreEntry) -> Result<(), RestoreError> {
-    let wanted = core.rlimits.iter().flat_map(|limits| &limits.rlimits);
-    let now = kernel::limits(puppet.tid).map_err(|errno| RestoreError::step("read limits", errno))?;
-    for ((resource, wanted), now) in (0..).zip(wanted).zip(now) {
-        if (wanted.cur, wanted.max) != now {
-            let address = puppet.put_words(&[wanted.cur, wanted.max])?;
+pub(super) fn set_rlimits(remote: &mut RemoteTask, core: &TaskCoreEntry) -> Result<(), RestoreError> {
+    let expected = core.rlimits.iter().flat_map(|limits| &limits.rlimits);
+    let current = syscalls::rlimits(remote.tid).map_err(|errno| RestoreError::step("read limits", errno))?;
+    for ((resource, expected), current) in (0..).zip(expected).zip(current) {
+        if (expected.cur, expected.max) != current {
+            let address = remote.write_words(&[expected.cur, expected.max])?;
             let arguments = [0, resource, address, 0, 0, 0];
-            puppet.call(format!("set limit {resource}"), libc::SYS_prlimit64, arguments)?;
+            remote.call(format!("set limit {resource}"), libc::SYS_prlimit64, arguments)?;
         }
     }
     Ok(())
 }
 
 /// What a thread has: its name, its alternate stack, what it registered with the kernel, how it is scheduled.
-pub(super) fn thread(puppet: &mut Puppet, core: &CoreEntry) -> Result<(), RestoreError> {
-    let Some(own) = &core.thread_core else { return Ok(()) };
-    if let Some(comm) = own.comm.as_ref().or(core.tc.as_ref().map(|task| &task.comm)) {
+pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Result<(), RestoreError> {
+    let Some(thread_core) = &core.thread_core else {
+        return Ok(());
+    };
+    if let Some(comm) = thread_core.comm.as_ref().or(core.tc.as_ref().map(|task| &task.comm)) {
         let name: Vec<u8> = comm.bytes().take(15).chain([0]).collect();
-        let name = puppet.put(&name)?;
-        prctl(puppet, "set its name", libc::PR_SET_NAME, name)?;
+        let name = remote.write_data(&name)?;
+        prctl(remote, "set its name", libc::PR_SET_NAME, name)?;
     }
-    if let Some(stack) = &own.sas {
-        let words = [stack.ss_sp, u64::from(stack.ss_flags & !ON_STACK), stack.ss_size];
-        let address = puppet.put_words(&words)?;
+    if let Some(stack) = &thread_core.sas {
+        let words = [stack.ss_sp, u64::from(stack.ss_flags & !SS_ONSTACK), stack.ss_size];
+        let address = remote.write_words(&words)?;
         let arguments = [address, 0, 0, 0, 0, 0];
-        puppet.call("set its alternate signal stack", libc::SYS_sigaltstack, arguments)?;
+        remote.call("set its alternate signal stack", libc::SYS_sigaltstack, arguments)?;
     }
-    if own.futex_rla != 0 {
-        let arguments = [own.futex_rla, own.futex_rla_len.into(), 0, 0, 0, 0];
-        puppet.call("set its robust futexes", libc::SYS_set_robust_list, arguments)?;
+    if thread_core.futex_rla != 0 {
+        let arguments = [thread_core.futex_rla, thread_core.futex_rla_len.into(), 0, 0, 0, 0];
+        remote.call("set its robust futexes", libc::SYS_set_robust_list, arguments)?;
     }
-    let clear = core.thread_info.as_ref().map_or(0, |info| info.clear_tid_addr);
-    puppet.call(
+    let clear_child_tid = core.thread_info.as_ref().map_or(0, |info| info.clear_tid_addr);
+    remote.call(
         "set what it clears at its end",
         libc::SYS_set_tid_address,
-        [clear, 0, 0, 0, 0, 0],
+        [clear_child_tid, 0, 0, 0, 0, 0],
     )?;
-    if let Some(rseq) = own.rseq_entry.as_ref().filter(|rseq| rseq.rseq_abi_pointer != 0) {
+    if let Some(rseq) = thread_core
+        .rseq_entry
+        .as_ref()
+        .filter(|rseq| rseq.rseq_abi_pointer != 0)
+    {
         let arguments = [
             rseq.rseq_abi_pointer,
             rseq.rseq_abi_size.into(),
@@ -220,40 +226,45 @@ pub(super) fn thread(puppet: &mut Puppet, core: &CoreEntry) -> Result<(), Restor
             0,
             0,
         ];
-        puppet.call("register its restartable sequences", libc::SYS_rseq, arguments)?;
+        remote.call("register its restartable sequences", libc::SYS_rseq, arguments)?;
     }
-    let now = kernel::scheduling(puppet.tid).map_err(|errno| RestoreError::step("read its scheduling", errno))?;
-    let (policy, priority) = (own.sched_policy.unwrap_or(0), own.sched_prio.unwrap_or(0));
-    if (policy, priority) != (now.policy, now.priority) {
-        let address = puppet.put(&priority.to_ne_bytes())?;
+    let current = syscalls::scheduling(remote.tid).map_err(|errno| RestoreError::step("read its scheduling", errno))?;
+    let (policy, priority) = (
+        thread_core.sched_policy.unwrap_or(0),
+        thread_core.sched_prio.unwrap_or(0),
+    );
+    if (policy, priority) != (current.policy, current.priority) {
+        let address = remote.write_data(&priority.to_ne_bytes())?;
         let arguments = [0, policy.into(), address, 0, 0, 0];
-        puppet.call("set its scheduling", libc::SYS_sched_setscheduler, arguments)?;
+        remote.call("set its scheduling", libc::SYS_sched_setscheduler, arguments)?;
     }
-    if let Some(nice) = own.sched_nice.filter(|nice| *nice != now.nice) {
+    if let Some(nice) = thread_core.sched_nice.filter(|nice| *nice != current.nice) {
         let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(nice).cast_unsigned(), 0, 0, 0];
-        puppet.call("set its nice value", libc::SYS_setpriority, arguments)?;
+        remote.call("set its nice value", libc::SYS_setpriority, arguments)?;
     }
     Ok(())
 }
 
 /// The rights of a thread, and what a change of them would take away.
-pub(super) fn rights(puppet: &mut Puppet, core: &CoreEntry) -> Result<(), RestoreError> {
-    let Some(own) = &core.thread_core else { return Ok(()) };
-    if let Some(wanted) = &own.creds {
-        let mut differing = difference(puppet.tid, wanted)?;
-        if differing.is_some() || wanted.secbits != 0 {
-            credentials(puppet, wanted)?;
-            differing = difference(puppet.tid, wanted)?;
+pub(super) fn restore_creds(remote: &mut RemoteTask, core: &CoreEntry) -> Result<(), RestoreError> {
+    let Some(thread_core) = &core.thread_core else {
+        return Ok(());
+    };
+    if let Some(expected) = &thread_core.creds {
+        let mut mismatch = creds_mismatch(remote.tid, expected)?;
+        if mismatch.is_some() || expected.secbits != 0 {
+            set_creds(remote, expected)?;
+            mismatch = creds_mismatch(remote.tid, expected)?;
         }
-        if let Some(what) = differing {
-            return Err(RestoreError::Machine(format!(
-                "a thread cannot be given its {what} here"
+        if let Some(detail) = mismatch {
+            return Err(RestoreError::MachineMismatch(format!(
+                "a thread cannot be given its {detail} here"
             )));
         }
     }
-    if let Some(signal) = own.pdeath_sig {
+    if let Some(signal) = thread_core.pdeath_sig {
         prctl(
-            puppet,
+            remote,
             "set its parent-death signal",
             libc::PR_SET_PDEATHSIG,
             signal.into(),
@@ -263,107 +274,119 @@ pub(super) fn rights(puppet: &mut Puppet, core: &CoreEntry) -> Result<(), Restor
 }
 
 /// In what the credentials of a thread differ from these.
-fn difference(tid: i32, wanted: &CredsEntry) -> Result<Option<&'static str>, RestoreError> {
-    let now = proc::status(tid).map_err(|error| RestoreError::step("read credentials", error))?;
+fn creds_mismatch(tid: i32, expected: &CredsEntry) -> Result<Option<&'static str>, RestoreError> {
+    let current = proc_files::status(tid).map_err(|error| RestoreError::step("read credentials", error))?;
     let mask = |halves: &[u32]| match halves {
         [low, high, ..] => u64::from(*low) | u64::from(*high) << 32,
         [low] => u64::from(*low),
         [] => 0,
     };
-    let users = [wanted.uid, wanted.euid, wanted.suid, wanted.fsuid] == [now.ruid, now.euid, now.suid, now.fuid];
-    let groups = [wanted.gid, wanted.egid, wanted.sgid, wanted.fsgid] == [now.rgid, now.egid, now.sgid, now.fgid];
+    let users = [expected.uid, expected.euid, expected.suid, expected.fsuid]
+        == [current.ruid, current.euid, current.suid, current.fuid];
+    let groups = [expected.gid, expected.egid, expected.sgid, expected.fsgid]
+        == [current.rgid, current.egid, current.sgid, current.fgid];
     let sorted = |groups: &[i32]| {
         let mut groups = groups.to_vec();
         groups.sort_unstable();
         groups
     };
-    let wanted_groups: Vec<i32> = wanted.groups.iter().map(|group| group.cast_signed()).collect();
-    let now_groups: Vec<i32> = now.groups.iter().map(|group| group.cast_signed()).collect();
+    let expected_groups: Vec<i32> = expected.groups.iter().map(|group| group.cast_signed()).collect();
+    let current_groups: Vec<i32> = current.groups.iter().map(|group| group.cast_signed()).collect();
     let capabilities = [
-        (mask(&wanted.cap_inh), now.capinh),
-        (mask(&wanted.cap_prm), now.capprm),
-        (mask(&wanted.cap_eff), now.capeff),
-        (mask(&wanted.cap_bnd), now.capbnd.unwrap_or(0)),
-        (mask(&wanted.cap_amb), now.capamb.unwrap_or(0)),
+        (mask(&expected.cap_inh), current.capinh),
+        (mask(&expected.cap_prm), current.capprm),
+        (mask(&expected.cap_eff), current.capeff),
+        (mask(&expected.cap_bnd), current.capbnd.unwrap_or(0)),
+        (mask(&expected.cap_amb), current.capamb.unwrap_or(0)),
     ];
-    let privileges = wanted.no_new_privs.unwrap_or(0) != 0;
+    let privileges = expected.no_new_privs.unwrap_or(0) != 0;
     Ok([
         (users, "user ids"),
         (groups, "group ids"),
-        (sorted(&wanted_groups) == sorted(&now_groups), "groups"),
-        (capabilities.iter().all(|(wanted, now)| wanted == now), "capabilities"),
-        (privileges == now.nonewprivs.is_some_and(|set| set != 0), "no_new_privs"),
+        (sorted(&expected_groups) == sorted(&current_groups), "groups"),
+        (
+            capabilities.iter().all(|(expected, current)| expected == current),
+            "capabilities",
+        ),
+        (
+            privileges == current.nonewprivs.is_some_and(|set| set != 0),
+            "no_new_privs",
+        ),
     ]
     .into_iter()
-    .find_map(|(same, what)| (!same).then_some(what)))
+    .find_map(|(same, detail)| (!same).then_some(detail)))
 }
 
 /// Gives a thread these credentials.
-fn credentials(puppet: &mut Puppet, wanted: &CredsEntry) -> Result<(), RestoreError> {
+fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), RestoreError> {
     let words = |set: &[u32]| [set.first().copied().unwrap_or(0), set.get(1).copied().unwrap_or(0)];
     let has = |set: &[u32], capability: u32| words(set)[capability as usize / 32] & 1 << (capability % 32) != 0;
     prctl(
-        puppet,
+        remote,
         "keep its capabilities",
         libc::PR_SET_SECUREBITS,
-        NO_SETUID_FIXUP,
+        SECBIT_NO_SETUID_FIXUP,
     )?;
-    let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
-    let address = puppet.put(&groups)?;
-    let count = wanted.groups.len() as u64;
-    puppet.call("set its groups", libc::SYS_setgroups, [count, address, 0, 0, 0, 0])?;
-    let ids = [wanted.gid, wanted.egid, wanted.sgid].map(u64::from);
-    puppet.call(
+    let groups: Vec<u8> = expected.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+    let address = remote.write_data(&groups)?;
+    let count = expected.groups.len() as u64;
+    remote.call("set its groups", libc::SYS_setgroups, [count, address, 0, 0, 0, 0])?;
+    let ids = [expected.gid, expected.egid, expected.sgid].map(u64::from);
+    remote.call(
         "set its group ids",
         libc::SYS_setresgid,
         [ids[0], ids[1], ids[2], 0, 0, 0],
     )?;
-    puppet.call(
+    remote.call(
         "set its group id for files",
         libc::SYS_setfsgid,
-        [wanted.fsgid.into(), 0, 0, 0, 0, 0],
+        [expected.fsgid.into(), 0, 0, 0, 0, 0],
     )?;
-    let ids = [wanted.uid, wanted.euid, wanted.suid].map(u64::from);
-    puppet.call(
+    let ids = [expected.uid, expected.euid, expected.suid].map(u64::from);
+    remote.call(
         "set its user ids",
         libc::SYS_setresuid,
         [ids[0], ids[1], ids[2], 0, 0, 0],
     )?;
-    puppet.call(
+    remote.call(
         "set its user id for files",
         libc::SYS_setfsuid,
-        [wanted.fsuid.into(), 0, 0, 0, 0, 0],
+        [expected.fsuid.into(), 0, 0, 0, 0, 0],
     )?;
     for capability in 0..64 {
-        let known = puppet.attempt(
+        let in_bounding_set = remote.try_call(
             "look at a capability",
             libc::SYS_prctl,
             [libc::PR_CAPBSET_READ as u64, capability.into(), 0, 0, 0, 0],
         )?;
-        if known == Ok(1) && !has(&wanted.cap_bnd, capability) {
-            prctl(puppet, "drop a capability", libc::PR_CAPBSET_DROP, capability.into())?;
+        if in_bounding_set == Ok(1) && !has(&expected.cap_bnd, capability) {
+            prctl(remote, "drop a capability", libc::PR_CAPBSET_DROP, capability.into())?;
         }
     }
     prctl(
-        puppet,
+        remote,
         "set its securebits",
         libc::PR_SET_SECUREBITS,
-        wanted.secbits.into(),
+        expected.secbits.into(),
     )?;
-    let (effective, permitted, inherited) = (words(&wanted.cap_eff), words(&wanted.cap_prm), words(&wanted.cap_inh));
-    let mut bytes = CAPABILITIES_VERSION.to_ne_bytes().to_vec();
+    let (effective, permitted, inherited) = (
+        words(&expected.cap_eff),
+        words(&expected.cap_prm),
+        words(&expected.cap_inh),
+    );
+    let mut bytes = LINUX_CAPABILITY_VERSION_3.to_ne_bytes().to_vec();
     for half in 0..2 {
         for set in [effective, permitted, inherited] {
             bytes.extend(set[half].to_ne_bytes());
         }
     }
-    let address = puppet.put(&bytes)?;
-    puppet.call(
+    let address = remote.write_data(&bytes)?;
+    remote.call(
         "set its capabilities",
         libc::SYS_capset,
         [address, address + 8, 0, 0, 0, 0],
     )?;
-    for capability in (0..64).filter(|capability| has(&wanted.cap_amb, *capability)) {
+    for capability in (0..64).filter(|capability| has(&expected.cap_amb, *capability)) {
         let arguments = [
             libc::PR_CAP_AMBIENT as u64,
             libc::PR_CAP_AMBIENT_RAISE as u64,
@@ -372,52 +395,52 @@ fn credentials(puppet: &mut Puppet, wanted: &CredsEntry) -> Result<(), RestoreEr
             0,
             0,
         ];
-        puppet.call("set an ambient capability", libc::SYS_prctl, arguments)?;
+        remote.call("set an ambient capability", libc::SYS_prctl, arguments)?;
     }
-    if wanted.no_new_privs.unwrap_or(0) != 0 {
-        prctl(puppet, "set no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if expected.no_new_privs.unwrap_or(0) != 0 {
+        prctl(remote, "set no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
     }
     Ok(())
 }
 
 /// Whether others may look into the process; a change of rights decides it anew, so it comes after.
-pub(super) fn dumpable(puppet: &mut Puppet, dumpable: Option<i32>) -> Result<(), RestoreError> {
+pub(super) fn set_dumpable(remote: &mut RemoteTask, dumpable: Option<i32>) -> Result<(), RestoreError> {
     let value = u64::from(dumpable.unwrap_or(1) != 0);
-    prctl(puppet, "set its dumpable flag", libc::PR_SET_DUMPABLE, value).map(drop)
+    prctl(remote, "set its dumpable flag", libc::PR_SET_DUMPABLE, value).map(drop)
 }
 
 /// Takes away that children have ended, of which the signals that are put back tell by themselves.
-pub(super) fn forget_children(puppet: &mut Puppet) -> Result<(), RestoreError> {
+pub(super) fn drop_pending_sigchld(remote: &mut RemoteTask) -> Result<(), RestoreError> {
     let mask = 1_u64 << (libc::SIGCHLD - 1);
     // Behind the mask a time of zero: it does not wait.
     let words = [mask, 0, 0];
-    let address = puppet.put_words(&words)?;
-    let arguments = [address, 0, address + 8, SIGNAL_SET, 0, 0];
-    puppet
-        .attempt("take a signal", libc::SYS_rt_sigtimedwait, arguments)
+    let address = remote.write_words(&words)?;
+    let arguments = [address, 0, address + 8, SIGSET_BYTES, 0, 0];
+    remote
+        .try_call("take a signal", libc::SYS_rt_sigtimedwait, arguments)
         .map(drop)
 }
 
 /// Puts the signals back that waited for a process (`thread` is `None`) or for one thread. A thread can only send them to
 /// itself as they were.
-pub(super) fn signals(
-    puppet: &mut Puppet,
+pub(super) fn queue_pending_signals(
+    remote: &mut RemoteTask,
     queue: Option<&SignalQueueEntry>,
     process: u32,
     thread: Option<u32>,
 ) -> Result<(), RestoreError> {
     for signal in queue.iter().flat_map(|queue| &queue.signals) {
-        let number = waiting_number(&signal.siginfo)?;
-        let info = puppet.put(&signal.siginfo)?;
-        let what = format!("put signal {number} back");
+        let signo = pending_signo(&signal.siginfo)?;
+        let info = remote.write_data(&signal.siginfo)?;
+        let detail = format!("put signal {signo} back");
         match thread {
             None => {
-                let arguments = [process.into(), number.into(), info, 0, 0, 0];
-                puppet.call(what, libc::SYS_rt_sigqueueinfo, arguments)?;
+                let arguments = [process.into(), signo.into(), info, 0, 0, 0];
+                remote.call(detail, libc::SYS_rt_sigqueueinfo, arguments)?;
             }
             Some(thread) => {
-                let arguments = [process.into(), thread.into(), number.into(), info, 0, 0];
-                puppet.call(what, libc::SYS_rt_tgsigqueueinfo, arguments)?;
+                let arguments = [process.into(), thread.into(), signo.into(), info, 0, 0];
+                remote.call(detail, libc::SYS_rt_tgsigqueueinfo, arguments)?;
             }
         }
     }
@@ -429,13 +452,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_ends_only_by_signals_that_end_one() {
+    fn non_fatal_exit_signals_are_refused() {
         for code in [0, 7 << 8, 19 << 8, 15, 9, 0x80 | 11, 34] {
-            check_end(code).unwrap_or_else(|error| panic!("{code:x}: {error}"));
+            check_exit_status(code).unwrap_or_else(|error| panic!("{code:x}: {error}"));
         }
         // SIGSTOP would stop it, and the restore would wait for its end.
         for code in [17, 18, 19, 20, 23, 28, 0x7f] {
-            let refused = check_end(code).expect_err("it would not end").to_string();
+            let refused = check_exit_status(code).expect_err("it would not end").to_string();
             assert!(refused.contains("ends no process"), "{refused}");
         }
     }

@@ -10,154 +10,173 @@ use nix::errno::Errno;
 
 use super::{
     RestoreError,
-    files::Sources,
-    plan::{Body, Plan, Task},
-    puppet::Puppet,
-    registers, space, task, timers,
+    files::OpenFiles,
+    mm,
+    plan::{LiveTask, RestorePlan, Task},
+    registers,
+    remote_task::RemoteTask,
+    task, timers,
 };
 use crate::process::{
     ProcessId,
-    family::Kin,
-    namespace::Namespace,
-    ptrace::{self, Event},
+    namespace::PidNamespace,
+    pstree::ProcStat,
+    ptrace::{self, WaitEvent},
 };
 
 /// How long a process may take to end.
-const ENDING: Duration = Duration::from_secs(10);
+const ZOMBIE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `RSEQ_FLAG_UNREGISTER`.
-const UNREGISTER: u64 = 1;
+const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
 /// A process of the plan.
-struct Actor<'a> {
+struct RestoringTask<'a> {
     task: &'a Task,
-    first: Puppet,
-    threads: Vec<Puppet>,
+    leader: RemoteTask,
+    threads: Vec<RemoteTask>,
 }
 
 /// Restores all processes; the first one, running.
 pub(super) fn restore(
-    plan: &Plan,
-    sources: &Sources,
-    namespace: &Namespace,
-    container: &str,
+    plan: &RestorePlan,
+    open_files: &OpenFiles,
+    namespace: &PidNamespace,
+    container_id: &str,
 ) -> Result<ProcessId, RestoreError> {
-    let failed = |what: &'static str| move |error: io::Error| RestoreError::step(what, error);
+    let step_error = |operation: &'static str| move |error: io::Error| RestoreError::step(operation, error);
     let (first, others) = plan
         .tasks
         .split_first()
         .ok_or_else(|| RestoreError::malformed("pstree.img", "there is no process"))?;
     let tid = namespace
-        .first(first.pid())
+        .clone_first_process(first.pid())
         .map_err(|error| RestoreError::step(format!("make process {}", first.pid()), error))?;
-    act(plan, first, others, tid, sources, container)?;
-    ProcessId::of(tid).map_err(failed("find the first process"))
+    restore_tree(plan, first, others, tid, open_files, container_id)?;
+    ProcessId::from_pid(tid).map_err(step_error("find the first process"))
 }
 
-fn act<'a>(
-    plan: &'a Plan,
+fn restore_tree<'a>(
+    plan: &'a RestorePlan,
     first: &'a Task,
     others: &'a [Task],
     tid: i32,
-    sources: &Sources,
-    container: &str,
+    open_files: &OpenFiles,
+    container_id: &str,
 ) -> Result<(), RestoreError> {
-    let stage = space::find_stage(plan, tid)?;
-    let mut root = Puppet::seize(tid, stage)?;
-    forget_sequences(&mut root)?;
-    let arguments = [sources.mounts(), libc::CLONE_NEWNS as u64, 0, 0, 0, 0];
+    let area = mm::find_restorer_area(plan, tid)?;
+    let mut root = RemoteTask::seize(tid, area)?;
+    unregister_rseq(&mut root)?;
+    let arguments = [open_files.mount_ns_fd(), libc::CLONE_NEWNS as u64, 0, 0, 0, 0];
     root.call("enter the namespace's mounts", libc::SYS_setns, arguments)?;
     root.call(
         "close descriptors",
         libc::SYS_close_range,
-        [0, sources.base() - 1, 0, 0, 0, 0],
+        [0, open_files.first_fd() - 1, 0, 0, 0, 0],
     )?;
-    let kernel = space::clear(&mut root, stage)?;
-    sources.make(&mut root, plan)?;
+    let vdso = mm::unmap_all(&mut root, area)?;
+    open_files.create_anon_inodes(&mut root, plan)?;
 
-    let mut actors = cast(first, root, others)?;
-    group(&mut actors)?;
-    let (zombies, mut living): (Vec<_>, Vec<_>) = actors.into_iter().partition(|actor| actor.task.body.is_none());
-    for actor in &mut living {
-        let Some(body) = &actor.task.body else { continue };
-        let pid = actor.task.place.pid;
-        rebuild(plan, actor, body, sources, &kernel, container)
-            .map_err(|error| error.of(format_args!("process {pid}")))?;
+    let mut restoring_tasks = fork_tree(first, root, others)?;
+    set_process_groups(&mut restoring_tasks)?;
+    let (zombies, mut live_tasks): (Vec<_>, Vec<_>) = restoring_tasks
+        .into_iter()
+        .partition(|restoring_task| restoring_task.task.live.is_none());
+    for restoring_task in &mut live_tasks {
+        let Some(live) = &restoring_task.task.live else {
+            continue;
+        };
+        let pid = restoring_task.task.pstree_entry.pid;
+        restore_task(plan, restoring_task, live, open_files, &vdso, container_id)
+            .map_err(|error| error.context(format_args!("process {pid}")))?;
     }
-    let with_bodies = living
+    let with_bodies = live_tasks
         .iter_mut()
-        .filter_map(|actor| Some((&mut actor.first, actor.task.body.as_ref()?)));
-    Sources::watch(plan, with_bodies)?;
-    let bereaved: BTreeSet<u32> = zombies.iter().map(|zombie| zombie.task.place.ppid).collect();
+        .filter_map(|restoring_task| Some((&mut restoring_task.leader, restoring_task.task.live.as_ref()?)));
+    OpenFiles::add_epoll_watches(plan, with_bodies)?;
+    let parents_of_zombies: BTreeSet<u32> = zombies.iter().map(|zombie| zombie.task.pstree_entry.ppid).collect();
     for zombie in zombies {
-        let pid = zombie.task.place.pid;
-        end(zombie).map_err(|error| error.of(format_args!("process {pid}")))?;
+        let pid = zombie.task.pstree_entry.pid;
+        make_zombie(zombie).map_err(|error| error.context(format_args!("process {pid}")))?;
     }
-    for actor in &mut living {
-        if bereaved.contains(&actor.task.place.pid) {
-            task::forget_children(&mut actor.first)?;
+    for restoring_task in &mut live_tasks {
+        if parents_of_zombies.contains(&restoring_task.task.pstree_entry.pid) {
+            task::drop_pending_sigchld(&mut restoring_task.leader)?;
         }
-        let pid = actor.task.place.pid;
-        finish(actor).map_err(|error| error.of(format_args!("process {pid}")))?;
+        let pid = restoring_task.task.pstree_entry.pid;
+        finish_task(restoring_task).map_err(|error| error.context(format_args!("process {pid}")))?;
     }
-    let mut standing = Vec::new();
-    for actor in living {
-        leave(actor, &mut standing)?;
+    let mut stopped_tids = Vec::new();
+    for restoring_task in live_tasks {
+        restore_registers(restoring_task, &mut stopped_tids)?;
     }
-    for tid in standing {
+    for tid in stopped_tids {
         ptrace::detach(tid).map_err(|errno| RestoreError::step("let it run", errno))?;
     }
     Ok(())
 }
 
 /// The copy of the shim's first thread still has its registration, in memory that goes.
-fn forget_sequences(root: &mut Puppet) -> Result<(), RestoreError> {
-    let area = ptrace::rseq(root.tid).map_err(|errno| RestoreError::step("look for rseq", errno))?;
-    if let Some(area) = area {
-        let arguments = [area.pointer, area.size.into(), UNREGISTER, area.signature.into(), 0, 0];
+fn unregister_rseq(root: &mut RemoteTask) -> Result<(), RestoreError> {
+    let rseq_area = ptrace::rseq(root.tid).map_err(|errno| RestoreError::step("look for rseq", errno))?;
+    if let Some(rseq_area) = rseq_area {
+        let arguments = [
+            rseq_area.pointer,
+            rseq_area.size.into(),
+            RSEQ_FLAG_UNREGISTER,
+            rseq_area.signature.into(),
+            0,
+            0,
+        ];
         root.call("unregister rseq", libc::SYS_rseq, arguments)?;
     }
     Ok(())
 }
 
 /// Makes all processes, empty, each by its parent and in its session.
-fn cast<'a>(first: &'a Task, root: Puppet, others: &'a [Task]) -> Result<Vec<Actor<'a>>, RestoreError> {
-    let mut places = HashMap::from([(first.place.pid, 0)]);
-    let mut actors = vec![Actor {
+fn fork_tree<'a>(
+    first: &'a Task,
+    root: RemoteTask,
+    others: &'a [Task],
+) -> Result<Vec<RestoringTask<'a>>, RestoreError> {
+    let mut index_by_pid = HashMap::from([(first.pstree_entry.pid, 0)]);
+    let mut restoring_tasks = vec![RestoringTask {
         task: first,
-        first: root,
+        leader: root,
         threads: Vec::new(),
     }];
-    lead_session(&mut actors[0])?;
+    start_session(&mut restoring_tasks[0])?;
     for task in others {
-        let parent = places[&task.place.ppid];
-        let puppet = actors[parent].first.bear(0, task.place.pid)?;
-        places.insert(task.place.pid, actors.len());
-        let mut actor = Actor {
+        let parent = index_by_pid[&task.pstree_entry.ppid];
+        let remote = restoring_tasks[parent].leader.clone_child(0, task.pstree_entry.pid)?;
+        index_by_pid.insert(task.pstree_entry.pid, restoring_tasks.len());
+        let mut restoring_task = RestoringTask {
             task,
-            first: puppet,
+            leader: remote,
             threads: Vec::new(),
         };
-        lead_session(&mut actor)?;
-        actors.push(actor);
+        start_session(&mut restoring_task)?;
+        restoring_tasks.push(restoring_task);
     }
-    Ok(actors)
+    Ok(restoring_tasks)
 }
 
-fn lead_session(actor: &mut Actor<'_>) -> Result<(), RestoreError> {
-    if actor.task.place.sid == actor.task.place.pid {
-        actor.first.call("lead a session", libc::SYS_setsid, [0; 6])?;
+fn start_session(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreError> {
+    if restoring_task.task.pstree_entry.sid == restoring_task.task.pstree_entry.pid {
+        restoring_task.leader.call("lead a session", libc::SYS_setsid, [0; 6])?;
     }
     Ok(())
 }
 
 /// Puts the processes into their process groups: those that lead one first.
-fn group(actors: &mut [Actor<'_>]) -> Result<(), RestoreError> {
+fn set_process_groups(restoring_tasks: &mut [RestoringTask<'_>]) -> Result<(), RestoreError> {
     for leads in [true, false] {
-        for actor in actors.iter_mut() {
-            let place = &actor.task.place;
-            if place.sid != place.pid && (place.pgid == place.pid) == leads {
-                let arguments = [0, place.pgid.into(), 0, 0, 0, 0];
-                actor.first.call("join a process group", libc::SYS_setpgid, arguments)?;
+        for restoring_task in restoring_tasks.iter_mut() {
+            let pstree_entry = &restoring_task.task.pstree_entry;
+            if pstree_entry.sid != pstree_entry.pid && (pstree_entry.pgid == pstree_entry.pid) == leads {
+                let arguments = [0, pstree_entry.pgid.into(), 0, 0, 0, 0];
+                restoring_task
+                    .leader
+                    .call("join a process group", libc::SYS_setpgid, arguments)?;
             }
         }
     }
@@ -165,135 +184,142 @@ fn group(actors: &mut [Actor<'_>]) -> Result<(), RestoreError> {
 }
 
 /// Gives a process all that it has, but for rights, timers and signals.
-fn rebuild(
-    plan: &Plan,
-    actor: &mut Actor<'_>,
-    body: &Body,
-    sources: &Sources,
-    kernel: &space::KernelPages,
-    container: &str,
+fn restore_task(
+    plan: &RestorePlan,
+    restoring_task: &mut RestoringTask<'_>,
+    live: &LiveTask,
+    open_files: &OpenFiles,
+    vdso: &mm::VdsoMappings,
+    container_id: &str,
 ) -> Result<(), RestoreError> {
-    let first = &mut actor.first;
-    space::build(first, plan, body, sources, kernel)?;
-    space::mark(first, &body.mm, container)?;
-    sources.place(first, body)?;
-    let own = actor
+    let leader = &mut restoring_task.leader;
+    mm::restore_mm(leader, plan, live, open_files, vdso)?;
+    mm::rewrite_container_id(leader, &live.mm, container_id)?;
+    open_files.install_fds(leader, live)?;
+    let task_core = restoring_task
         .task
         .core
         .tc
         .as_ref()
         .ok_or_else(|| RestoreError::malformed("core", "it is no process's first thread"))?;
-    task::process(first, own, &body.fs, sources)?;
-    sources.close(first)?;
-    task::thread(first, &actor.task.core)?;
-    for (number, core) in &actor.task.threads {
+    task::restore_process(leader, task_core, &live.fs, open_files)?;
+    open_files.close_inherited_fds(leader)?;
+    task::restore_thread(leader, &restoring_task.task.core)?;
+    for (ns_tid, core) in &restoring_task.task.threads {
         let flags = libc::CLONE_VM
             | libc::CLONE_FS
             | libc::CLONE_FILES
             | libc::CLONE_SIGHAND
             | libc::CLONE_THREAD
             | libc::CLONE_SYSVSEM;
-        let mut thread = actor.first.bear(flags, *number)?;
-        task::thread(&mut thread, core)?;
-        actor.threads.push(thread);
+        let mut thread = restoring_task.leader.clone_child(flags, *ns_tid)?;
+        task::restore_thread(&mut thread, core)?;
+        restoring_task.threads.push(thread);
     }
     Ok(())
 }
 
 /// Limits, rights, the signals that wait, timers.
-fn finish(actor: &mut Actor<'_>) -> Result<(), RestoreError> {
-    let pid = actor.task.place.pid;
-    let (core, body) = (&actor.task.core, &actor.task.body);
-    let (Some(own), Some(body)) = (&core.tc, body) else {
+fn finish_task(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreError> {
+    let pid = restoring_task.task.pstree_entry.pid;
+    let (core, live) = (&restoring_task.task.core, &restoring_task.task.live);
+    let (Some(task_core), Some(live)) = (&core.tc, live) else {
         return Ok(());
     };
-    task::limits(&mut actor.first, own)?;
-    for (thread, (number, core)) in actor.threads.iter_mut().zip(&actor.task.threads) {
-        task::rights(thread, core)?;
-        let waiting = core.thread_core.as_ref().and_then(|own| own.signals_p.as_ref());
-        task::signals(thread, waiting, pid, Some(*number))?;
+    task::set_rlimits(&mut restoring_task.leader, task_core)?;
+    for (thread, (ns_tid, core)) in restoring_task.threads.iter_mut().zip(&restoring_task.task.threads) {
+        task::restore_creds(thread, core)?;
+        let pending = core.thread_core.as_ref().and_then(|thread| thread.signals_p.as_ref());
+        task::queue_pending_signals(thread, pending, pid, Some(*ns_tid))?;
     }
-    task::rights(&mut actor.first, core)?;
-    task::dumpable(&mut actor.first, body.mm.dumpable)?;
-    let waiting = core.thread_core.as_ref().and_then(|own| own.signals_p.as_ref());
-    task::signals(&mut actor.first, waiting, pid, Some(pid))?;
-    task::signals(&mut actor.first, own.signals_s.as_ref(), pid, None)?;
-    match &own.timers {
-        Some(timers) => timers::set(&mut actor.first, timers),
+    task::restore_creds(&mut restoring_task.leader, core)?;
+    task::set_dumpable(&mut restoring_task.leader, live.mm.dumpable)?;
+    let pending = core.thread_core.as_ref().and_then(|thread| thread.signals_p.as_ref());
+    task::queue_pending_signals(&mut restoring_task.leader, pending, pid, Some(pid))?;
+    task::queue_pending_signals(&mut restoring_task.leader, task_core.signals_s.as_ref(), pid, None)?;
+    match &task_core.timers {
+        Some(timers) => timers::set(&mut restoring_task.leader, timers),
         None => Ok(()),
     }
 }
 
 /// Takes the stage away and gives every thread its registers; they stand until they are let go.
-fn leave(mut actor: Actor<'_>, standing: &mut Vec<i32>) -> Result<(), RestoreError> {
-    for (thread, (_, core)) in actor.threads.into_iter().zip(&actor.task.threads) {
-        standing.push(set(thread, core)?);
+fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut Vec<i32>) -> Result<(), RestoreError> {
+    for (thread, (_, core)) in restoring_task.threads.into_iter().zip(&restoring_task.task.threads) {
+        stopped_tids.push(set_thread_registers(thread, core)?);
     }
-    actor.first.strike()?;
-    let stopped = actor.task.stopped();
-    let signal = actor.task.core.tc.as_ref().and_then(|own| own.stop_signo);
-    let tid = set(actor.first, &actor.task.core)?;
+    restoring_task.leader.unmap_area()?;
+    let stopped = restoring_task.task.is_stopped();
+    let signal = restoring_task
+        .task
+        .core
+        .tc
+        .as_ref()
+        .and_then(|task_core| task_core.stop_signo);
+    let tid = set_thread_registers(restoring_task.leader, &restoring_task.task.core)?;
     if stopped {
-        // It takes the signal before an instruction of its own.
+        // It takes the signal before an instruction of its task_core.
         let signal = signal
             .and_then(|signal| i32::try_from(signal).ok())
             .unwrap_or(libc::SIGSTOP);
-        let failed = |error| RestoreError::step("stop it", error);
-        ProcessId::of(tid)
+        let step_error = |error| RestoreError::step("stop it", error);
+        ProcessId::from_pid(tid)
             .and_then(|id| crate::process::pidfd::signal(id, signal))
-            .map_err(failed)?;
+            .map_err(step_error)?;
     }
-    standing.push(tid);
+    stopped_tids.push(tid);
     Ok(())
 }
 
-fn set(puppet: Puppet, core: &cri_proto::criu::message::CoreEntry) -> Result<i32, RestoreError> {
-    let tid = puppet.leave()?;
+fn set_thread_registers(remote: RemoteTask, core: &cri_proto::criu::message::CoreEntry) -> Result<i32, RestoreError> {
+    let tid = remote.finish()?;
     registers::set(tid, core)?;
-    let blocked = core.thread_core.as_ref().and_then(|own| own.blk_sigset);
-    let blocked = blocked.or(core.tc.as_ref().map(|own| own.blk_sigset)).unwrap_or(0);
+    let blocked = core.thread_core.as_ref().and_then(|thread| thread.blk_sigset);
+    let blocked = blocked
+        .or(core.tc.as_ref().map(|task_core| task_core.blk_sigset))
+        .unwrap_or(0);
     ptrace::set_blocked_signals(tid, blocked).map_err(|errno| RestoreError::step("set blocked signals", errno))?;
     Ok(tid)
 }
 
 /// Ends a process as the zombie had ended that it is to be.
-fn end(zombie: Actor<'_>) -> Result<(), RestoreError> {
-    let code = zombie.task.core.tc.as_ref().map_or(0, |own| own.exit_code);
-    let mut puppet = zombie.first;
-    let tid = puppet.tid;
-    let id = ProcessId::of(tid).map_err(|error| RestoreError::step("find a process", error))?;
+fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
+    let code = zombie.task.core.tc.as_ref().map_or(0, |task_core| task_core.exit_code);
+    let mut remote = zombie.leader;
+    let tid = remote.tid;
+    let id = ProcessId::from_pid(tid).map_err(|error| RestoreError::step("find a process", error))?;
     let signal = i32::try_from(code & 0x7f).unwrap_or(0);
     // By a signal or by itself; a core that was dumped then is not dumped again.
     let signal = if signal == 0 {
         // It does not come back from this call.
         let arguments = [u64::from(code >> 8 & 0xff), 0, 0, 0, 0, 0];
-        let _ = puppet.attempt("end", libc::SYS_exit_group, arguments);
+        let _ = remote.try_call("end", libc::SYS_exit_group, arguments);
         None
     } else {
-        let nothing = puppet.put_words(&[0; 4])?;
+        let zeroed = remote.write_words(&[0; 4])?;
         let core = libc::RLIMIT_CORE as u64;
-        puppet.call("dump no core", libc::SYS_prlimit64, [0, core, nothing, 0, 0, 0])?;
+        remote.call("dump no core", libc::SYS_prlimit64, [0, core, zeroed, 0, 0, 0])?;
         // SIGKILL has no action.
-        let arguments = [signal as u64, nothing, 0, 8, 0, 0];
-        let _ = puppet.attempt("take a signal", libc::SYS_rt_sigaction, arguments)?;
+        let arguments = [signal as u64, zeroed, 0, 8, 0, 0];
+        let _ = remote.try_call("take a signal", libc::SYS_rt_sigaction, arguments)?;
         Some(signal)
     };
     if let Some(signal) = signal {
-        let tid = puppet.leave()?;
-        let failed = |errno: Errno| RestoreError::step("end a process", errno);
-        ptrace::set_blocked_signals(tid, 0).map_err(failed)?;
+        let tid = remote.finish()?;
+        let step_error = |errno: Errno| RestoreError::step("end a process", errno);
+        ptrace::set_blocked_signals(tid, 0).map_err(step_error)?;
         crate::process::pidfd::signal(id, signal).map_err(|error| RestoreError::step("end a process", error))?;
         // SIGKILL does not wait until it is let go.
         match ptrace::detach(tid) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => return Err(failed(errno)),
+            Err(errno) => return Err(step_error(errno)),
         }
     }
-    let began = Instant::now();
-    while began.elapsed() < ENDING {
+    let started = Instant::now();
+    while started.elapsed() < ZOMBIE_TIMEOUT {
         // As long as it is traced, its tracer hears of its end first; then it is its parent's.
-        let heard = matches!(ptrace::poll(tid), Ok(Some(Event::Exited(_) | Event::Gone)));
-        if heard && Kin::of(tid).is_ok_and(|kin| kin.id == id && kin.ended()) {
+        let reported = matches!(ptrace::poll(tid), Ok(Some(WaitEvent::Exited(_) | WaitEvent::Vanished)));
+        if reported && ProcStat::read(tid).is_ok_and(|stat| stat.id == id && stat.is_dead()) {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(1));

@@ -21,28 +21,28 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::reference::{Reference, Version, is_digest};
+use super::reference::{ImageReference, ImageVersion, is_digest};
 use crate::{
-    runtime::{error::Error, id::hex},
-    unquoted,
+    parse_errors,
+    runtime::{error::RuntimeError, id::hex},
 };
 
-const BUILT_IN: &str = include_str!("../../../../fixtures/images.toml");
+const BUILT_IN_CATALOGUE: &str = include_str!("../../../../fixtures/images.toml");
 
 /// The size of an image of which nothing is known.
-const DEFAULT_SIZE: u64 = 4 << 20;
+const DEFAULT_IMAGE_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct CatalogueFile {
     #[serde(default)]
-    image: Vec<Entry>,
+    image: Vec<CatalogueEntry>,
 }
 
 /// One entry of the catalogue.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct CatalogueEntry {
     /// A reference in any short form, or a glob over normalised references.
     pub reference: String,
     /// The digest of the manifest; one made from the reference when absent.
@@ -75,21 +75,21 @@ pub struct Entry {
     pub present: bool,
     /// What a pull does.
     #[serde(default)]
-    pub pull: Pull,
+    pub pull: PullBehaviour,
 }
 
 /// What a pull does.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pull {
+pub struct PullBehaviour {
     /// How long it takes.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "deserialize_duration")]
     pub delay: Duration,
     /// The message it fails with after that time; it succeeds without.
     pub fail: Option<String>,
 }
 
-fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+fn deserialize_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
@@ -97,7 +97,7 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
 /// The catalogue.
 #[derive(Debug)]
 pub struct Catalogue {
-    entries: Vec<(GlobMatcher, Entry)>,
+    entries: Vec<(GlobMatcher, CatalogueEntry)>,
     strict: bool,
 }
 
@@ -107,25 +107,29 @@ impl Catalogue {
     /// # Errors
     ///
     /// `Invalid`, naming the file and what is wrong in it.
-    pub fn load(file: Option<&Path>, strict: bool) -> Result<Catalogue, Error> {
+    pub fn load(file: Option<&Path>, strict: bool) -> Result<Catalogue, RuntimeError> {
         match file {
-            None => Catalogue::parse(BUILT_IN, strict)
-                .map_err(|message| Error::Invalid(format!("failed to read the built-in image catalogue: {message}"))),
+            None => Catalogue::parse(BUILT_IN_CATALOGUE, strict).map_err(|message| {
+                RuntimeError::InvalidArgument(format!("failed to read the built-in image catalogue: {message}"))
+            }),
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|error| error.to_string())
                 .and_then(|text| Catalogue::parse(&text, strict))
-                .map_err(|message| Error::Invalid(format!("failed to read image catalogue {path:?}: {message}"))),
+                .map_err(|message| {
+                    RuntimeError::InvalidArgument(format!("failed to read image catalogue {path:?}: {message}"))
+                }),
         }
     }
 
     fn parse(text: &str, strict: bool) -> Result<Catalogue, String> {
-        let file: File = toml::from_str(text).map_err(|error| unquoted::toml(&error, text))?;
-        let entry = |entry: Entry| {
+        let file: CatalogueFile =
+            toml::from_str(text).map_err(|error| parse_errors::toml_error_message(&error, text))?;
+        let entry = |entry: CatalogueEntry| {
             let pattern = if entry.reference.contains(['*', '?', '[', '{']) {
                 entry.reference.clone()
             } else {
-                let normal = Reference::parse(&entry.reference).map_err(|error| error.to_string())?;
-                globset::escape(&normal.to_string())
+                let normalized = ImageReference::parse(&entry.reference).map_err(|error| error.to_string())?;
+                globset::escape(&normalized.to_string())
             };
             if let Some(digest) = &entry.digest
                 && !is_digest(digest)
@@ -147,38 +151,38 @@ impl Catalogue {
     /// What this reference is; `None` when the catalogue is strict and does not know it.
     ///
     /// A digest matches the entry of that digest, or one whose pattern matches the reference as it stands.
-    pub fn find(&self, reference: &Reference) -> Option<Found> {
+    pub fn find(&self, reference: &ImageReference) -> Option<ResolvedImage> {
         let text = reference.to_string();
         let entry = self
             .entries
             .iter()
             .find(|(glob, entry)| match (&reference.version, &entry.digest) {
-                (Version::Digest(wanted), Some(digest)) => wanted == digest,
+                (ImageVersion::Digest(requested), Some(digest)) => requested == digest,
                 // A digest of an image whose tags are known is that image.
-                (Version::Digest(_), None) => {
+                (ImageVersion::Digest(_), None) => {
                     glob.is_match(&text) || glob.is_match(format!("{}:latest", reference.name))
                 }
-                (Version::Tag(_), _) => glob.is_match(&text),
+                (ImageVersion::Tag(_), _) => glob.is_match(&text),
             });
         let entry = match entry {
             Some((_, entry)) => entry.clone(),
             None if self.strict => return None,
-            None => Entry::default(),
+            None => CatalogueEntry::default(),
         };
         let digest = match (&entry.digest, &reference.version) {
-            (Some(digest), _) | (None, Version::Digest(digest)) => digest.clone(),
-            (None, Version::Tag(_)) => sha256(&["manifest", &text]),
+            (Some(digest), _) | (None, ImageVersion::Digest(digest)) => digest.clone(),
+            (None, ImageVersion::Tag(_)) => sha256(&["manifest", &text]),
         };
-        Some(Found {
+        Some(ResolvedImage {
             id: sha256(&["config", &digest]),
-            size: entry.size.unwrap_or(DEFAULT_SIZE),
+            size: entry.size.unwrap_or(DEFAULT_IMAGE_BYTES),
             digest,
             entry,
         })
     }
 
     /// The references of the entries that are there from the start.
-    pub fn present(&self) -> impl Iterator<Item = &str> {
+    pub fn preloaded(&self) -> impl Iterator<Item = &str> {
         self.entries
             .iter()
             .filter(|(_, entry)| entry.present)
@@ -188,7 +192,7 @@ impl Catalogue {
 
 /// What the catalogue says of one reference.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct ResolvedImage {
     /// The image's id: `sha256:` and 64 hexadecimal digits, as the digest of a config would be.
     pub id: String,
     /// The digest of its manifest.
@@ -196,7 +200,7 @@ pub struct Found {
     /// Bytes.
     pub size: u64,
     /// The rest.
-    pub entry: Entry,
+    pub entry: CatalogueEntry,
 }
 
 fn sha256(parts: &[&str]) -> String {
@@ -212,12 +216,12 @@ fn sha256(parts: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    fn reference(text: &str) -> Reference {
-        Reference::parse(text).unwrap()
+    fn reference(text: &str) -> ImageReference {
+        ImageReference::parse(text).unwrap()
     }
 
     #[test]
-    fn the_built_in_catalogue_holds_what_pods_need() {
+    fn built_in_catalogue_has_pause_and_workload() {
         let catalogue = Catalogue::load(None, true).unwrap();
         for text in ["busybox", "registry.k8s.io/pause:3.10", "localhost/stand-in"] {
             assert!(catalogue.find(&reference(text)).is_some(), "{text}");
@@ -234,16 +238,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_image_is_always_the_same() {
+    fn unknown_images_have_stable_digests() {
         let catalogue = Catalogue::parse("", false).unwrap();
         let first = catalogue.find(&reference("a/b")).unwrap();
-        let again = catalogue.find(&reference("docker.io/a/b:latest")).unwrap();
-        assert_eq!((&first.id, &first.digest), (&again.id, &again.digest));
+        let second = catalogue.find(&reference("docker.io/a/b:latest")).unwrap();
+        assert_eq!((&first.id, &first.digest), (&second.id, &second.digest));
         assert_ne!(first.id, catalogue.find(&reference("a/c")).unwrap().id);
     }
 
     #[test]
-    fn the_first_match_counts_and_durations_are_read() {
+    fn first_matching_entry_wins() {
         let text = r#"
             [[image]]
             reference = "example.com/**:broken"
@@ -267,8 +271,8 @@ mod tests {
     #[case("[[image]]\nreference = 'a'\ndigest = 'x'", "digest")]
     #[case("[[image]]\nreference = 'a[*'", "a[*")]
     #[case("[[image]]\nreference = 'a'\npull = { delay = 'soon' }", "line 3, column 18")]
-    fn mistakes_are_named(#[case] text: &str, #[case] named: &str) {
+    fn errors_name_the_mistake(#[case] text: &str, #[case] expected: &str) {
         let message = Catalogue::parse(text, false).unwrap_err();
-        assert!(message.contains(named), "{message}");
+        assert!(message.contains(expected), "{message}");
     }
 }

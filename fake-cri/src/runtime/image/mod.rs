@@ -1,4 +1,4 @@
-//! Images: pulled from the [`Catalogue`], kept in the store, found by id, digest, tag or short name.
+//! Images: pulled from the [`Catalogue`], kept in the store, resolved by id, digest, tag or short name.
 
 mod catalogue;
 mod reference;
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use self::reference::{is_digest, is_hex};
 pub use self::{
-    catalogue::{Catalogue, Entry, Found, Pull},
-    reference::{ParseError, Reference, Version},
+    catalogue::{Catalogue, CatalogueEntry, PullBehaviour, ResolvedImage},
+    reference::{ImageReference, ImageVersion, ReferenceError},
 };
 use super::{
     clock::now,
-    error::{Error, Kind},
-    store::{Object, Store},
+    error::{ObjectKind, RuntimeError},
+    store::{Store, StoredObject},
 };
 
 /// A pulled image.
@@ -50,8 +50,8 @@ pub struct Image {
     pub pulled_at: i64,
 }
 
-impl Object for Image {
-    const FOLDER: &'static str = "images";
+impl StoredObject for Image {
+    const DIR_NAME: &'static str = "images";
 
     fn id(&self) -> &str {
         &self.id
@@ -60,41 +60,41 @@ impl Object for Image {
 
 /// The pulled images.
 #[derive(Debug)]
-pub struct Images {
+pub struct ImageStore {
     store: Arc<Store>,
     catalogue: Catalogue,
-    pulled: Mutex<BTreeMap<String, Image>>,
+    images: Mutex<BTreeMap<String, Image>>,
 }
 
-impl Images {
+impl ImageStore {
     /// The images of this store, and what the catalogue has there from the start.
     ///
     /// # Errors
     ///
     /// A file of the store that cannot be read, an entry of the catalogue that cannot be pulled.
-    pub fn open(store: Arc<Store>, catalogue: Catalogue) -> Result<Images, Error> {
-        let pulled = store.load::<Image>()?;
-        let images = Images {
+    pub fn open(store: Arc<Store>, catalogue: Catalogue) -> Result<ImageStore, RuntimeError> {
+        let stored = store.load::<Image>()?;
+        let images = ImageStore {
             store,
             catalogue,
-            pulled: Mutex::new(pulled.into_iter().map(|image| (image.id.clone(), image)).collect()),
+            images: Mutex::new(stored.into_iter().map(|image| (image.id.clone(), image)).collect()),
         };
-        for text in images.catalogue.present() {
-            let reference = parse(text)?;
-            if let Some(found) = images.catalogue.find(&reference) {
-                images.add(&reference, &found)?;
+        for text in images.catalogue.preloaded() {
+            let reference = parse_reference(text)?;
+            if let Some(resolved) = images.catalogue.find(&reference) {
+                images.add(&reference, &resolved)?;
             }
         }
         Ok(images)
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Image>> {
-        self.pulled.lock().expect("no holder of this lock panics")
+    fn lock_images(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Image>> {
+        self.images.lock().expect("no holder of this lock panics")
     }
 
     /// All pulled images, by id.
     pub fn list(&self) -> Vec<Image> {
-        self.table().values().cloned().collect()
+        self.lock_images().values().cloned().collect()
     }
 
     /// The pulled image that this text names: an id with or without `sha256:`, a unique prefix of one, a digest or a name.
@@ -102,22 +102,25 @@ impl Images {
     /// # Errors
     ///
     /// `Invalid` for no reference at all, `NotFound` when no such image was pulled.
-    pub fn get(&self, text: &str) -> Result<Image, Error> {
+    pub fn get(&self, text: &str) -> Result<Image, RuntimeError> {
         if text.is_empty() {
-            return Err(Error::Invalid("the image's reference is empty".to_owned()));
+            return Err(RuntimeError::InvalidArgument(
+                "the image's reference is empty".to_owned(),
+            ));
         }
-        let table = self.table();
+        let table = self.lock_images();
         if is_digest(text) {
             return table
                 .get(text)
                 .cloned()
-                .ok_or_else(|| Error::not_found(Kind::Image, text));
+                .ok_or_else(|| RuntimeError::not_found(ObjectKind::Image, text));
         }
-        let reference = Reference::parse(text);
+        let reference = ImageReference::parse(text);
         if let Ok(reference) = &reference {
-            let normal = reference.to_string();
-            let named = |image: &&Image| image.repo_tags.contains(&normal) || image.repo_digests.contains(&normal);
-            if let Some(image) = table.values().find(named) {
+            let normalized = reference.to_string();
+            let has_name =
+                |image: &&Image| image.repo_tags.contains(&normalized) || image.repo_digests.contains(&normalized);
+            if let Some(image) = table.values().find(has_name) {
                 return Ok(image.clone());
             }
         }
@@ -127,19 +130,19 @@ impl Images {
             let mut candidates = table.values().filter(|image| image.id.starts_with(&prefix));
             match (candidates.next(), candidates.count()) {
                 (Some(image), 0) => return Ok(image.clone()),
-                (Some(_), more) => {
-                    return Err(Error::Ambiguous {
-                        kind: Kind::Image,
+                (Some(_), others) => {
+                    return Err(RuntimeError::AmbiguousId {
+                        kind: ObjectKind::Image,
                         id: text.to_owned(),
-                        count: more + 1,
+                        count: others + 1,
                     });
                 }
                 (None, _) => {}
             }
         }
         match reference {
-            Err(error) if !is_hex(text) => Err(Error::Invalid(error.to_string())),
-            _ => Err(Error::not_found(Kind::Image, text)),
+            Err(error) if !is_hex(text) => Err(RuntimeError::InvalidArgument(error.to_string())),
+            _ => Err(RuntimeError::not_found(ObjectKind::Image, text)),
         }
     }
 
@@ -148,50 +151,50 @@ impl Images {
     /// # Errors
     ///
     /// `Invalid` for no reference, `Pull` when the catalogue says so or does not know it.
-    pub async fn pull(&self, text: &str) -> Result<String, Error> {
-        // The kubelet pulls by id what it has found by id before.
+    pub async fn pull(&self, text: &str) -> Result<String, RuntimeError> {
+        // The kubelet pulls by id what it has resolved by id before.
         if is_digest(text) {
             return self.get(text).map(|image| image.id);
         }
-        let reference = parse(text)?;
-        let failed = |message: String, missing| Error::Pull {
+        let reference = parse_reference(text)?;
+        let failed = |message: String, not_found| RuntimeError::Pull {
             image: reference.to_string(),
             message,
-            missing,
+            not_found,
         };
-        let Some(found) = self.catalogue.find(&reference) else {
+        let Some(resolved) = self.catalogue.find(&reference) else {
             return Err(failed(
                 "the catalogue does not know it, and --strict-images is on".to_owned(),
                 true,
             ));
         };
-        if !found.entry.pull.delay.is_zero() {
-            tokio::time::sleep(found.entry.pull.delay).await;
+        if !resolved.entry.pull.delay.is_zero() {
+            tokio::time::sleep(resolved.entry.pull.delay).await;
         }
-        if let Some(message) = &found.entry.pull.fail {
+        if let Some(message) = &resolved.entry.pull.fail {
             return Err(failed(message.clone(), false));
         }
-        self.add(&reference, &found)
+        self.add(&reference, &resolved)
     }
 
     /// Enters an image under a reference; a tag that another image had moves over.
-    fn add(&self, reference: &Reference, found: &Found) -> Result<String, Error> {
-        let mut table = self.table();
+    fn add(&self, reference: &ImageReference, resolved: &ResolvedImage) -> Result<String, RuntimeError> {
+        let mut table = self.lock_images();
         let text = reference.to_string();
-        if let Version::Tag(_) = reference.version {
+        if let ImageVersion::Tag(_) = reference.version {
             for image in table.values_mut() {
-                if image.id != found.id && image.repo_tags.contains(&text) {
+                if image.id != resolved.id && image.repo_tags.contains(&text) {
                     image.repo_tags.retain(|tag| *tag != text);
                     self.store.save(image)?;
                 }
             }
         }
-        let entry = &found.entry;
-        let image = table.entry(found.id.clone()).or_insert_with(|| Image {
-            id: found.id.clone(),
+        let entry = &resolved.entry;
+        let image = table.entry(resolved.id.clone()).or_insert_with(|| Image {
+            id: resolved.id.clone(),
             repo_tags: Vec::new(),
             repo_digests: Vec::new(),
-            size: found.size,
+            size: resolved.size,
             user: entry.user.clone(),
             entrypoint: entry.entrypoint.clone(),
             cmd: entry.cmd.clone(),
@@ -201,15 +204,15 @@ impl Images {
             pinned: entry.pinned,
             pulled_at: now(),
         });
-        let digest = format!("{}@{}", reference.name, found.digest);
+        let digest = format!("{}@{}", reference.name, resolved.digest);
         if !image.repo_digests.contains(&digest) {
             image.repo_digests.push(digest);
         }
-        if matches!(reference.version, Version::Tag(_)) && !image.repo_tags.contains(&text) {
+        if matches!(reference.version, ImageVersion::Tag(_)) && !image.repo_tags.contains(&text) {
             image.repo_tags.push(text);
         }
         self.store.save(image)?;
-        Ok(found.id.clone())
+        Ok(resolved.id.clone())
     }
 
     /// Removes an image with all its names. What is not there is removed already.
@@ -217,19 +220,19 @@ impl Images {
     /// # Errors
     ///
     /// `Invalid` for no reference, `Ambiguous` for a shortened id of several.
-    pub fn remove(&self, text: &str) -> Result<(), Error> {
+    pub fn remove(&self, text: &str) -> Result<(), RuntimeError> {
         let image = match self.get(text) {
             Ok(image) => image,
-            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(RuntimeError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let mut table = self.table();
+        let mut table = self.lock_images();
         self.store.remove::<Image>(&image.id)?;
         table.remove(&image.id);
         Ok(())
     }
 }
 
-fn parse(text: &str) -> Result<Reference, Error> {
-    Reference::parse(text).map_err(|error| Error::Invalid(error.to_string()))
+fn parse_reference(text: &str) -> Result<ImageReference, RuntimeError> {
+    ImageReference::parse(text).map_err(|error| RuntimeError::InvalidArgument(error.to_string()))
 }

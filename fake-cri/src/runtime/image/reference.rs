@@ -12,16 +12,16 @@ use std::fmt;
 
 /// A normalised reference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Reference {
+pub struct ImageReference {
     /// `docker.io/library/busybox`.
     pub name: String,
     /// What is asked for under that name.
-    pub version: Version,
+    pub version: ImageVersion,
 }
 
 /// What follows the name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Version {
+pub enum ImageVersion {
     /// `latest`.
     Tag(String),
     /// `sha256:` and 64 hexadecimal digits.
@@ -31,19 +31,19 @@ pub enum Version {
 /// Why a text is no reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("failed to parse image reference {text:?}: {reason}")]
-pub struct ParseError {
+pub struct ReferenceError {
     text: String,
     reason: &'static str,
 }
 
-impl Reference {
+impl ImageReference {
     /// Reads a reference in any of its short forms.
     ///
     /// # Errors
     ///
     /// What the grammar of the OCI distribution specification does not know.
-    pub fn parse(text: &str) -> Result<Reference, ParseError> {
-        let error = |reason| ParseError {
+    pub fn parse(text: &str) -> Result<ImageReference, ReferenceError> {
+        let error = |reason| ReferenceError {
             text: text.to_owned(),
             reason,
         };
@@ -84,22 +84,22 @@ impl Reference {
         if domain.len() + 1 + path.len() > 255 {
             return Err(error("its name is longer than 255 characters"));
         }
-        Ok(Reference {
+        Ok(ImageReference {
             name: format!("{domain}/{path}"),
             version: match (digest, tag) {
-                (Some(digest), _) => Version::Digest(digest.to_owned()),
-                (None, Some(tag)) => Version::Tag(tag.to_owned()),
-                (None, None) => Version::Tag("latest".to_owned()),
+                (Some(digest), _) => ImageVersion::Digest(digest.to_owned()),
+                (None, Some(tag)) => ImageVersion::Tag(tag.to_owned()),
+                (None, None) => ImageVersion::Tag("latest".to_owned()),
             },
         })
     }
 }
 
-impl fmt::Display for Reference {
+impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.version {
-            Version::Tag(tag) => write!(f, "{}:{tag}", self.name),
-            Version::Digest(digest) => write!(f, "{}@{digest}", self.name),
+            ImageVersion::Tag(tag) => write!(f, "{}:{tag}", self.name),
+            ImageVersion::Digest(digest) => write!(f, "{}@{digest}", self.name),
         }
     }
 }
@@ -117,9 +117,9 @@ pub(crate) fn is_hex(text: &str) -> bool {
 }
 
 fn is_tag(text: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    matches!(text.as_bytes(), [first, rest @ ..] if rest.len() < 128 && word(*first)
-        && rest.iter().all(|byte| word(*byte) || matches!(byte, b'.' | b'-')))
+    let is_word_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    matches!(text.as_bytes(), [first, rest @ ..] if rest.len() < 128 && is_word_byte(*first)
+        && rest.iter().all(|byte| is_word_byte(*byte) || matches!(byte, b'.' | b'-')))
 }
 
 fn is_domain(text: &str) -> bool {
@@ -128,14 +128,14 @@ fn is_domain(text: &str) -> bool {
 
 /// `alphanumeric [separator alphanumeric]*`, where a separator is `.`, `_`, `__` or any number of `-`.
 fn is_component(text: &str) -> bool {
-    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
         return false;
     };
-    alphanumeric(*first)
-        && alphanumeric(*last)
-        && bytes.split(|byte| alphanumeric(*byte)).all(|separator| {
+    is_alphanumeric(*first)
+        && is_alphanumeric(*last)
+        && bytes.split(|byte| is_alphanumeric(*byte)).all(|separator| {
             matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|byte| *byte == b'-')
         })
 }
@@ -161,15 +161,17 @@ mod tests {
     #[case("localhost:5000/app", "localhost:5000/app:latest")]
     #[case("host:5000/a/b:tag", "host:5000/a/b:tag")]
     #[case("quay.io/a/b_c__d--e.f:v1", "quay.io/a/b_c__d--e.f:v1")]
-    fn short_forms(#[case] text: &str, #[case] expected: &str) {
-        assert_eq!(Reference::parse(text).unwrap().to_string(), expected);
+    fn normalizes_short_references(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(ImageReference::parse(text).unwrap().to_string(), expected);
     }
 
     #[test]
     fn a_digest_drops_the_tag() {
         let digest = format!("sha256:{HEX}");
         assert_eq!(
-            Reference::parse(&format!("busybox:1@{digest}")).unwrap().to_string(),
+            ImageReference::parse(&format!("busybox:1@{digest}"))
+                .unwrap()
+                .to_string(),
             format!("docker.io/library/busybox@{digest}")
         );
     }
@@ -187,16 +189,16 @@ mod tests {
     #[case("busybox@sha256:12")]
     #[case("busybox@md5:0123")]
     #[case("busybox:-tag")]
-    fn no_reference(#[case] text: &str) {
-        assert!(Reference::parse(text).is_err(), "{text:?}");
+    fn invalid_references_are_refused(#[case] text: &str) {
+        assert!(ImageReference::parse(text).is_err(), "{text:?}");
     }
 
     proptest::proptest! {
         #[test]
         fn a_normalised_reference_is_its_own_normal_form(text in "[a-z0-9.:/@_-]{0,40}") {
-            if let Ok(reference) = Reference::parse(&text) {
+            if let Ok(reference) = ImageReference::parse(&text) {
                 let normal = reference.to_string();
-                proptest::prop_assert_eq!(Reference::parse(&normal).map(|again| again.to_string()), Ok(normal));
+                proptest::prop_assert_eq!(ImageReference::parse(&normal).map(|reparsed| reparsed.to_string()), Ok(normal));
             }
         }
     }

@@ -8,10 +8,10 @@ use std::{collections::VecDeque, ops::Range};
 
 use super::huffman;
 
-const AUTHORITY: &str = ":authority";
+const AUTHORITY_HEADER: &str = ":authority";
 
 /// The names of the static table, in their order from 1 (RFC 7541, Appendix A).
-const STATIC: [&str; 61] = [
+const STATIC_TABLE: [&str; 61] = [
     ":authority",
     ":method",
     ":method",
@@ -76,52 +76,52 @@ const STATIC: [&str; 61] = [
 ];
 
 /// What an entry of the dynamic table takes beside its name and value (RFC 7541, section 4.1).
-const ENTRY_OVERHEAD: usize = 32;
+const ENTRY_OVERHEAD_BYTES: usize = 32;
 
 /// The size of a dynamic table that no settings changed, in bytes (RFC 9113, SETTINGS_HEADER_TABLE_SIZE).
-const TABLE_BYTES: usize = 4096;
+const DYNAMIC_TABLE_BYTES: usize = 4096;
 
 /// A block that is not one. The decoder behind will say why.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) struct MalformedBlock;
 
 /// An entry of the dynamic table.
-struct Entry {
+struct DynamicEntry {
     is_authority: bool,
     name_bytes: usize,
     size: usize,
 }
 
 /// The dynamic table of one direction of a connection.
-pub(super) struct Table {
-    entries: VecDeque<Entry>,
+pub(super) struct DynamicTable {
+    entries: VecDeque<DynamicEntry>,
     size: usize,
     limit: usize,
 }
 
 /// A string literal in a block.
-struct Text {
+struct StringLiteral {
     range: Range<usize>,
-    coded: bool,
+    is_huffman: bool,
 }
 
-impl Text {
+impl StringLiteral {
     /// Its bytes, decoded.
-    fn decode(&self, block: &[u8]) -> Result<Vec<u8>, Malformed> {
+    fn decode(&self, block: &[u8]) -> Result<Vec<u8>, MalformedBlock> {
         let bytes = &block[self.range.clone()];
-        match self.coded {
-            true => huffman::decode(bytes).ok_or(Malformed),
+        match self.is_huffman {
+            true => huffman::decode(bytes).ok_or(MalformedBlock),
             false => Ok(bytes.to_vec()),
         }
     }
 }
 
-impl Table {
-    pub(super) fn new() -> Table {
-        Table {
+impl DynamicTable {
+    pub(super) fn new() -> DynamicTable {
+        DynamicTable {
             entries: VecDeque::new(),
             size: 0,
-            limit: TABLE_BYTES,
+            limit: DYNAMIC_TABLE_BYTES,
         }
     }
 
@@ -131,41 +131,41 @@ impl Table {
         &mut self,
         block: &mut [u8],
         replace: impl Fn(&[u8], bool) -> Option<Vec<u8>>,
-    ) -> Result<(), Malformed> {
-        let mut at = 0;
-        while let Some(first) = block.get(at).copied() {
+    ) -> Result<(), MalformedBlock> {
+        let mut offset = 0;
+        while let Some(first) = block.get(offset).copied() {
             match first {
                 0x80.. => {
-                    integer(block, &mut at, 7)?;
+                    read_integer(block, &mut offset, 7)?;
                 }
                 0x20..0x40 => {
-                    self.limit = integer(block, &mut at, 5)?;
+                    self.limit = read_integer(block, &mut offset, 5)?;
                     self.evict();
                 }
                 _ => {
-                    let kept = first >= 0x40;
-                    let index = integer(block, &mut at, if kept { 6 } else { 4 })?;
+                    let is_indexed = first >= 0x40;
+                    let index = read_integer(block, &mut offset, if is_indexed { 6 } else { 4 })?;
                     let (is_authority, name_bytes) = match index {
                         0 => {
-                            let name = text(block, &mut at)?.decode(block)?;
-                            (name == AUTHORITY.as_bytes(), name.len())
+                            let name = read_string(block, &mut offset)?.decode(block)?;
+                            (name == AUTHORITY_HEADER.as_bytes(), name.len())
                         }
-                        index => self.name(index)?,
+                        index => self.entry_name(index)?,
                     };
-                    let value = text(block, &mut at)?;
+                    let value = read_string(block, &mut offset)?;
                     let decoded = value.decode(block)?;
-                    if is_authority && let Some(other) = replace(&decoded, value.coded) {
-                        debug_assert_eq!(other.len(), decoded.len());
-                        let place = &mut block[value.range.clone()];
-                        match value.coded {
-                            true => huffman::encode_over(place, &other),
-                            false => place.copy_from_slice(&other),
+                    if is_authority && let Some(replacement) = replace(&decoded, value.is_huffman) {
+                        debug_assert_eq!(replacement.len(), decoded.len());
+                        let encoded = &mut block[value.range.clone()];
+                        match value.is_huffman {
+                            true => huffman::encode_into(encoded, &replacement),
+                            false => encoded.copy_from_slice(&replacement),
                         }
                     }
-                    if kept {
-                        let size = name_bytes + decoded.len() + ENTRY_OVERHEAD;
+                    if is_indexed {
+                        let size = name_bytes + decoded.len() + ENTRY_OVERHEAD_BYTES;
                         self.size += size;
-                        self.entries.push_front(Entry {
+                        self.entries.push_front(DynamicEntry {
                             is_authority,
                             name_bytes,
                             size,
@@ -179,11 +179,11 @@ impl Table {
     }
 
     /// The name of an index: whether it is `:authority`, and its length.
-    fn name(&self, index: usize) -> Result<(bool, usize), Malformed> {
-        if let Some(name) = STATIC.get(index - 1) {
-            return Ok((*name == AUTHORITY, name.len()));
+    fn entry_name(&self, index: usize) -> Result<(bool, usize), MalformedBlock> {
+        if let Some(name) = STATIC_TABLE.get(index - 1) {
+            return Ok((*name == AUTHORITY_HEADER, name.len()));
         }
-        let entry = self.entries.get(index - 1 - STATIC.len()).ok_or(Malformed)?;
+        let entry = self.entries.get(index - 1 - STATIC_TABLE.len()).ok_or(MalformedBlock)?;
         Ok((entry.is_authority, entry.name_bytes))
     }
 
@@ -197,10 +197,10 @@ impl Table {
 }
 
 /// An integer whose first byte has a prefix of so many bits (RFC 7541, section 5.1).
-fn integer(block: &[u8], at: &mut usize, prefix: u32) -> Result<usize, Malformed> {
+fn read_integer(block: &[u8], offset: &mut usize, prefix: u32) -> Result<usize, MalformedBlock> {
     let mut next = || {
-        let byte = block.get(*at).copied().ok_or(Malformed);
-        *at += 1;
+        let byte = block.get(*offset).copied().ok_or(MalformedBlock);
+        *offset += 1;
         byte.map(usize::from)
     };
     let largest = (1 << prefix) - 1;
@@ -215,19 +215,19 @@ fn integer(block: &[u8], at: &mut usize, prefix: u32) -> Result<usize, Malformed
             return Ok(value);
         }
     }
-    Err(Malformed)
+    Err(MalformedBlock)
 }
 
 /// A string literal (RFC 7541, section 5.2).
-fn text(block: &[u8], at: &mut usize) -> Result<Text, Malformed> {
-    let coded = block.get(*at).ok_or(Malformed)? & 0x80 != 0;
-    let length = integer(block, at, 7)?;
-    let range = *at..at.checked_add(length).ok_or(Malformed)?;
+fn read_string(block: &[u8], offset: &mut usize) -> Result<StringLiteral, MalformedBlock> {
+    let is_huffman = block.get(*offset).ok_or(MalformedBlock)? & 0x80 != 0;
+    let length = read_integer(block, offset, 7)?;
+    let range = *offset..offset.checked_add(length).ok_or(MalformedBlock)?;
     if range.end > block.len() {
-        return Err(Malformed);
+        return Err(MalformedBlock);
     }
-    *at = range.end;
-    Ok(Text { range, coded })
+    *offset = range.end;
+    Ok(StringLiteral { range, is_huffman })
 }
 
 #[cfg(test)]
@@ -235,11 +235,11 @@ mod tests {
     use super::*;
 
     /// Replaces with as many `x` as there are bytes, in raw strings only.
-    fn x(value: &[u8], coded: bool) -> Option<Vec<u8>> {
+    fn replace_with_x(value: &[u8], coded: bool) -> Option<Vec<u8>> {
         (!coded).then(|| vec![b'x'; value.len()])
     }
 
-    fn literal(prefix: &[u8], value: &str) -> Vec<u8> {
+    fn literal_field(prefix: &[u8], value: &str) -> Vec<u8> {
         let mut block = prefix.to_vec();
         block.push(value.len() as u8);
         block.extend_from_slice(value.as_bytes());
@@ -247,8 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_found_in_the_static_table_in_words_and_in_the_dynamic_table() {
-        let mut table = Table::new();
+    fn authority_is_found_by_index_and_by_name() {
+        let mut table = DynamicTable::new();
         let mut named = vec![0x40, 10];
         named.extend_from_slice(b":authority");
         // With indexing by the static table; in words; by the newest entry of the dynamic table; never and not indexed.
@@ -260,24 +260,24 @@ mod tests {
             vec![0x01],
             vec![0x0f, 62 - 15],
         ] {
-            let mut block = literal(&prefix, "a%b");
-            table.replace_authority(&mut block, x).unwrap();
-            assert_eq!(block, literal(&prefix, "xxx"), "{prefix:?}");
+            let mut block = literal_field(&prefix, "a%b");
+            table.replace_authority(&mut block, replace_with_x).unwrap();
+            assert_eq!(block, literal_field(&prefix, "xxx"), "{prefix:?}");
         }
         // Another name, and a reference to a whole entry.
-        let mut block = literal(&[0x44], "a%b");
+        let mut block = literal_field(&[0x44], "a%b");
         block.push(0x80 | 62);
         let before = block.clone();
-        table.replace_authority(&mut block, x).unwrap();
+        table.replace_authority(&mut block, replace_with_x).unwrap();
         assert_eq!(block, before);
     }
 
     #[test]
-    fn entries_leave_the_table_as_in_the_decoders() {
+    fn eviction_follows_the_rfc_examples() {
         // RFC 7541, C.5: a table of 256 bytes, of which the answers evict.
-        let mut table = Table::new();
+        let mut table = DynamicTable::new();
         let mut block = vec![0x3f, 0xe1, 0x01];
-        assert_eq!(table.replace_authority(&mut block, x), Ok(()));
+        assert_eq!(table.replace_authority(&mut block, replace_with_x), Ok(()));
         assert_eq!(table.limit, 256);
         for value in [
             "302",
@@ -292,33 +292,38 @@ mod tests {
                 _ => 33,
             };
             table
-                .replace_authority(&mut literal(&[0x40 | index], value), x)
+                .replace_authority(&mut literal_field(&[0x40 | index], value), replace_with_x)
                 .unwrap();
         }
         assert_eq!((table.entries.len(), table.size), (4, 222));
-        table.replace_authority(&mut literal(&[0x48], "307"), x).unwrap();
+        table
+            .replace_authority(&mut literal_field(&[0x48], "307"), replace_with_x)
+            .unwrap();
         assert_eq!((table.entries.len(), table.size), (4, 222));
         let mut none = vec![0x20];
-        table.replace_authority(&mut none, x).unwrap();
+        table.replace_authority(&mut none, replace_with_x).unwrap();
         assert_eq!((table.entries.len(), table.size), (0, 0));
     }
 
     #[test]
-    fn blocks_that_are_cut_or_name_nothing_are_malformed() {
-        let whole = literal(&[0x41], "abc");
-        for length in 1..whole.len() {
-            let mut block = whole[..length].to_vec();
+    fn truncated_or_invalid_blocks_are_refused() {
+        let complete = literal_field(&[0x41], "abc");
+        for length in 1..complete.len() {
+            let mut block = complete[..length].to_vec();
             assert_eq!(
-                Table::new().replace_authority(&mut block, x),
-                Err(Malformed),
+                DynamicTable::new().replace_authority(&mut block, replace_with_x),
+                Err(MalformedBlock),
                 "{length}"
             );
         }
         for mut block in [
-            literal(&[0x40 | 62], "abc"),
+            literal_field(&[0x40 | 62], "abc"),
             vec![0x41, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff],
         ] {
-            assert_eq!(Table::new().replace_authority(&mut block, x), Err(Malformed));
+            assert_eq!(
+                DynamicTable::new().replace_authority(&mut block, replace_with_x),
+                Err(MalformedBlock)
+            );
         }
     }
 }

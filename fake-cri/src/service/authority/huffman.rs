@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 /// Bits of each byte's code.
-const LENGTHS: [u8; 256] = [
+const CODE_LENGTHS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
     10, 13, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8, 7, 8, 13, 19, 13, 14, 6, 15, 5, 6,
@@ -19,39 +19,39 @@ const LENGTHS: [u8; 256] = [
 ];
 
 /// The longest code of a byte.
-const LONGEST: usize = 30;
+const CODE_MAX_BITS: usize = 30;
 
 /// The codes, and for each length the first one with the place of its symbol among the sorted.
-struct Codes {
-    of: [u32; 256],
-    sorted: Vec<u8>,
-    first: [(u32, usize, usize); LONGEST + 1],
+struct CodeTable {
+    by_symbol: [u32; 256],
+    symbols: Vec<u8>,
+    by_length: [(u32, usize, usize); CODE_MAX_BITS + 1],
 }
 
-static CODES: LazyLock<Codes> = LazyLock::new(|| {
-    let mut codes = Codes {
-        of: [0; 256],
-        sorted: Vec::with_capacity(256),
-        first: [(0, 0, 0); LONGEST + 1],
+static CODES: LazyLock<CodeTable> = LazyLock::new(|| {
+    let mut codes = CodeTable {
+        by_symbol: [0; 256],
+        symbols: Vec::with_capacity(256),
+        by_length: [(0, 0, 0); CODE_MAX_BITS + 1],
     };
     let mut code = 0;
-    for length in 1..=LONGEST {
+    for length in 1..=CODE_MAX_BITS {
         code <<= 1;
-        let symbols = (0..=u8::MAX).filter(|symbol| usize::from(LENGTHS[usize::from(*symbol)]) == length);
-        let (first, place) = (code, codes.sorted.len());
+        let symbols = (0..=u8::MAX).filter(|symbol| usize::from(CODE_LENGTHS[usize::from(*symbol)]) == length);
+        let (first, start_index) = (code, codes.symbols.len());
         for symbol in symbols {
-            codes.of[usize::from(symbol)] = code;
-            codes.sorted.push(symbol);
+            codes.by_symbol[usize::from(symbol)] = code;
+            codes.symbols.push(symbol);
             code += 1;
         }
-        codes.first[length] = (first, place, codes.sorted.len() - place);
+        codes.by_length[length] = (first, start_index, codes.symbols.len() - start_index);
     }
     codes
 });
 
 /// Bits of a byte's code.
-pub(super) fn bits(symbol: u8) -> u8 {
-    LENGTHS[usize::from(symbol)]
+pub(super) fn code_bits(symbol: u8) -> u8 {
+    CODE_LENGTHS[usize::from(symbol)]
 }
 
 /// The bytes of a coded string; `None` when it is not one.
@@ -61,14 +61,14 @@ pub(super) fn decode(coded: &[u8]) -> Option<Vec<u8>> {
     let (mut code, mut length) = (0u32, 0);
     for bit in coded
         .iter()
-        .flat_map(|byte| (0..8).rev().map(move |place| byte >> place & 1))
+        .flat_map(|byte| (0..8).rev().map(move |bit_index| byte >> bit_index & 1))
     {
         code = code << 1 | u32::from(bit);
         length += 1;
-        let (first, place, count) = *codes.first.get(length)?;
+        let (first, start_index, count) = *codes.by_length.get(length)?;
         let offset = code.wrapping_sub(first) as usize;
         if offset < count {
-            decoded.push(codes.sorted[place + offset]);
+            decoded.push(codes.symbols[start_index + offset]);
             (code, length) = (0, 0);
         }
     }
@@ -77,16 +77,16 @@ pub(super) fn decode(coded: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Writes the code of a string over one of the same number of bits. The padding is all ones.
-pub(super) fn encode_over(coded: &mut [u8], symbols: &[u8]) {
+pub(super) fn encode_into(coded: &mut [u8], symbols: &[u8]) {
     coded.fill(0xff);
-    let mut at = 0;
+    let mut bit_offset = 0;
     for symbol in symbols {
-        let (code, length) = (CODES.of[usize::from(*symbol)], usize::from(bits(*symbol)));
-        for place in (0..length).rev() {
-            if code >> place & 1 == 0 {
-                coded[at / 8] &= !(0x80 >> (at % 8));
+        let (code, length) = (CODES.by_symbol[usize::from(*symbol)], usize::from(code_bits(*symbol)));
+        for bit_index in (0..length).rev() {
+            if code >> bit_index & 1 == 0 {
+                coded[bit_offset / 8] &= !(0x80 >> (bit_offset % 8));
             }
-            at += 1;
+            bit_offset += 1;
         }
     }
 }
@@ -96,17 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_complete() {
+    fn code_lengths_satisfy_kraft() {
         // With EOS, which has 30 bits, no code is left over (Kraft's equality).
-        let sum: u64 = LENGTHS
+        let sum: u64 = CODE_LENGTHS
             .iter()
-            .map(|length| 1u64 << (LONGEST - usize::from(*length)))
+            .map(|length| 1u64 << (CODE_MAX_BITS - usize::from(*length)))
             .sum();
-        assert_eq!(sum + 1, 1 << LONGEST);
+        assert_eq!(sum + 1, 1 << CODE_MAX_BITS);
     }
 
     #[test]
-    fn the_examples_of_the_rfc_are_read_and_written() {
+    fn rfc_examples_round_trip() {
         // RFC 7541, C.4.1, C.4.2 and C.4.3.
         let examples: [(&[u8], &[u8]); 3] = [
             (
@@ -119,17 +119,17 @@ mod tests {
         for (text, coded) in examples {
             assert_eq!(decode(coded).as_deref(), Some(text));
             let mut written = vec![0; coded.len()];
-            encode_over(&mut written, text);
+            encode_into(&mut written, text);
             assert_eq!(written, coded);
         }
     }
 
     #[test]
-    fn every_byte_comes_back_and_wrong_padding_is_refused() {
+    fn all_bytes_round_trip_and_bad_padding_is_refused() {
         let all: Vec<u8> = (0..=u8::MAX).collect();
-        let bits: usize = all.iter().map(|symbol| usize::from(bits(*symbol))).sum();
+        let bits: usize = all.iter().map(|symbol| usize::from(code_bits(*symbol))).sum();
         let mut coded = vec![0; bits.div_ceil(8)];
-        encode_over(&mut coded, &all);
+        encode_into(&mut coded, &all);
         assert_eq!(decode(&coded), Some(all));
         // "0" has five zero bits, and three zeros are no beginning of EOS; eight ones are too many.
         assert_eq!(decode(&[0]), None);

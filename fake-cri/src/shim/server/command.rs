@@ -11,13 +11,13 @@ use nix::unistd::{AccessFlags, eaccess};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The file that `name` runs, looked up in the `PATH` of `env`, relative names seen from `cwd`; or runc's words.
-pub(super) fn find(name: &str, env: &[(String, String)], cwd: &Path) -> Result<PathBuf, String> {
+pub(super) fn find_executable(name: &str, env: &[(String, String)], cwd: &Path) -> Result<PathBuf, String> {
     if name.contains('/') {
         let path = cwd.join(name);
-        return match check(&path) {
+        return match check_executable(&path) {
             Ok(()) => Ok(path),
-            Err(Unusable::Stat(error)) => Err(format!("exec: {name:?}: stat {name}: {}", words(&error))),
-            Err(Unusable::Other(error)) => Err(format!("exec: {name:?}: {}", words(&error))),
+            Err(NotExecutable::Stat(error)) => Err(format!("exec: {name:?}: stat {name}: {}", go_error_text(&error))),
+            Err(NotExecutable::Other(error)) => Err(format!("exec: {name:?}: {}", go_error_text(&error))),
         };
     }
     let path = env
@@ -25,10 +25,10 @@ pub(super) fn find(name: &str, env: &[(String, String)], cwd: &Path) -> Result<P
         .rev()
         .find(|(key, _)| key == "PATH")
         .map_or(DEFAULT_PATH, |(_, value)| value);
-    for folder in path.split(':') {
-        let path = cwd.join(folder).join(name);
-        if check(&path).is_ok() {
-            if !folder.starts_with('/') {
+    for path_dir in path.split(':') {
+        let path = cwd.join(path_dir).join(name);
+        if check_executable(&path).is_ok() {
+            if !path_dir.starts_with('/') {
                 return Err(format!(
                     "exec: {name:?}: cannot run executable found relative to current directory"
                 ));
@@ -40,34 +40,34 @@ pub(super) fn find(name: &str, env: &[(String, String)], cwd: &Path) -> Result<P
 }
 
 /// What runc says when the file was found and the kernel would not run it.
-pub(super) fn refused(file: &Path, error: &io::Error) -> String {
-    format!("exec {}: {}", file.display(), words(error))
+pub(super) fn exec_error(file: &Path, error: &io::Error) -> String {
+    format!("exec {}: {}", file.display(), go_error_text(error))
 }
 
 /// What runc says about a working directory.
-pub(super) fn no_directory(cwd: &Path, error: &io::Error) -> String {
+pub(super) fn chdir_error(cwd: &Path, error: &io::Error) -> String {
     format!(
         "chdir to cwd ({:?}) set in config.json failed: {}",
         cwd.display().to_string(),
-        words(error)
+        go_error_text(error)
     )
 }
 
-enum Unusable {
+enum NotExecutable {
     Stat(io::Error),
     Other(io::Error),
 }
 
-fn check(path: &Path) -> Result<(), Unusable> {
-    let metadata = fs::metadata(path).map_err(Unusable::Stat)?;
+fn check_executable(path: &Path) -> Result<(), NotExecutable> {
+    let metadata = fs::metadata(path).map_err(NotExecutable::Stat)?;
     if metadata.is_dir() {
-        return Err(Unusable::Other(io::Error::from_raw_os_error(libc::EISDIR)));
+        return Err(NotExecutable::Other(io::Error::from_raw_os_error(libc::EISDIR)));
     }
-    eaccess(path, AccessFlags::X_OK).map_err(|errno| Unusable::Other(errno.into()))
+    eaccess(path, AccessFlags::X_OK).map_err(|errno| NotExecutable::Other(errno.into()))
 }
 
 /// The kernel's words as Go writes them: without a capital and without the number.
-fn words(error: &io::Error) -> String {
+fn go_error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
@@ -89,16 +89,19 @@ mod tests {
     #[case::folder("/tmp", r#"exec: "/tmp": is a directory"#)]
     #[case::no_program("/etc/passwd", r#"exec: "/etc/passwd": permission denied"#)]
     #[case::below_a_file("/etc/passwd/x", r#"exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory"#)]
-    fn a_missing_command_is_told_in_runcs_words(#[case] name: &str, #[case] words: &str) {
-        assert_eq!(find(name, &[], Path::new("/")).expect_err("there is none"), words);
+    fn missing_commands_have_runc_error_texts(#[case] name: &str, #[case] expected: &str) {
+        assert_eq!(
+            find_executable(name, &[], Path::new("/")).expect_err("there is none"),
+            expected
+        );
     }
 
     #[test]
-    fn the_last_path_of_the_environment_counts() {
+    fn the_last_path_variable_wins() {
         let path = |value: &str| ("PATH".to_owned(), value.to_owned());
-        assert!(find("sh", &[], Path::new("/")).is_ok());
-        assert!(find("sh", &[path("/nowhere")], Path::new("/")).is_err());
-        let found = find("sh", &[path("/nowhere"), path("/nowhere:/bin")], Path::new("/"));
-        assert_eq!(found.expect("it is there"), Path::new("/bin/sh"));
+        assert!(find_executable("sh", &[], Path::new("/")).is_ok());
+        assert!(find_executable("sh", &[path("/nowhere")], Path::new("/")).is_err());
+        let executable = find_executable("sh", &[path("/nowhere"), path("/nowhere:/bin")], Path::new("/"));
+        assert_eq!(executable.expect("it is there"), Path::new("/bin/sh"));
     }
 }

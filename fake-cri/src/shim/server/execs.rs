@@ -9,21 +9,21 @@ use std::{
 };
 
 use super::{
-    super::message::{Refusal, Reply},
-    ENDING, Server,
-    container::{environment, text},
-    exec::Exec,
-    members::{EXEC_MARKER, ExecMark},
+    super::message::{Refusal, ShimReply},
+    KILL_TIMEOUT, ShimServer,
+    container::{build_env, to_c_string},
+    exec::RunningExec,
+    members::{EXEC_ID_ENV, ExecKey},
     streams,
 };
 use crate::process::{
     pidfd,
-    spawn::{self, Program},
+    spawn::{self, SpawnCommand},
 };
 
-impl Server {
+impl ShimServer {
     /// Starts a command whose output and end go to a connection.
-    pub(super) fn exec(
+    pub(super) fn start_exec(
         &mut self,
         connection: u64,
         argv: &[String],
@@ -31,7 +31,7 @@ impl Server {
         timeout: Option<Duration>,
     ) -> Result<(), Refusal> {
         if self.init().is_none() {
-            return Err(self.refuse("entered"));
+            return Err(self.not_running_refusal("entered"));
         }
         let failed = |error: io::Error| Refusal::Other(format!("start a command: {error}"));
         let cwd = self
@@ -44,34 +44,39 @@ impl Server {
             .first()
             .ok_or_else(|| Refusal::Exec("no command specified".into()))?;
         let id = format!("{}.{connection}", self.spec.container_id);
-        env.push((EXEC_MARKER.to_owned(), id.clone()));
-        let lookup: Vec<_> = self.spec.env.iter().chain(&env).cloned().collect();
-        let file = super::command::find(name, &lookup, &cwd).map_err(Refusal::Exec)?;
-        let null = spawn::null().map_err(failed)?;
-        let (out, given_out) = streams::pipe().map_err(failed)?;
-        let (error, given_error) = streams::pipe().map_err(failed)?;
+        env.push((EXEC_ID_ENV.to_owned(), id.clone()));
+        let lookup_env: Vec<_> = self.spec.env.iter().chain(&env).cloned().collect();
+        let file = super::command::find_executable(name, &lookup_env, &cwd).map_err(Refusal::Exec)?;
+        let dev_null = spawn::dev_null().map_err(failed)?;
+        let (stdout_read, stdout_write) = streams::pipe().map_err(failed)?;
+        let (stderr_read, stderr_write) = streams::pipe().map_err(failed)?;
         let identity = self.identity()?;
-        let program = Program {
-            file: text(file.as_os_str().as_encoded_bytes())?,
+        let program = SpawnCommand {
+            file: to_c_string(file.as_os_str().as_encoded_bytes())?,
             argv: argv
                 .iter()
-                .map(|argument| text(argument.as_bytes()))
+                .map(|argument| to_c_string(argument.as_bytes()))
                 .collect::<Result<_, _>>()?,
-            env: environment(&self.spec, &env)?,
-            cwd: Some(text(cwd.as_os_str().as_encoded_bytes())?),
-            streams: [null.as_fd(), given_out.as_fd(), given_error.as_fd()],
-            terminal: false,
+            env: build_env(&self.spec, &env)?,
+            cwd: Some(to_c_string(cwd.as_os_str().as_encoded_bytes())?),
+            stdio: [dev_null.as_fd(), stdout_write.as_fd(), stderr_write.as_fd()],
+            controlling_tty: false,
             identity: identity.as_ref(),
-            directory: None,
+            exec_dir: None,
         };
         // Until it is told whose the command is, it counts as the container's.
         let shared = Arc::clone(&self.shared);
-        let _nobody_looks = shared.hold_members();
-        let root = spawn::spawn(&program).map_err(|error| Refusal::Exec(self.explain(&error, &file, &cwd)))?;
+        let _membership_guard = shared.lock_membership();
+        let root =
+            spawn::spawn(&program).map_err(|error| Refusal::Exec(self.explain_spawn_error(&error, &file, &cwd)))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        self.execs
-            .push(Exec::new(ExecMark { root, id }, connection, [out, error], deadline));
-        self.tell_members();
+        self.execs.push(RunningExec::new(
+            ExecKey { root, id },
+            connection,
+            [stdout_read, stderr_read],
+            deadline,
+        ));
+        self.publish_members();
         Ok(())
     }
 
@@ -79,28 +84,28 @@ impl Server {
     pub(super) fn advance_execs(&mut self) -> io::Result<()> {
         let now = Instant::now();
         for exec in &mut self.execs {
-            if exec.deadline.is_some_and(|deadline| now >= deadline) && exec.code.is_none() {
+            if exec.deadline.is_some_and(|deadline| now >= deadline) && exec.exit_code.is_none() {
                 exec.deadline = None;
                 exec.timed_out = true;
-                exec.killing.get_or_insert(now);
+                exec.kill_since.get_or_insert(now);
             }
         }
-        let mut left = vec![0; self.execs.len()];
-        if self.execs.iter().any(|exec| exec.killing.is_some()) {
-            for (place, kin) in self.members()?.execs {
-                if self.execs[place].killing.is_some() && !kin.ended() {
-                    left[place] += 1;
-                    pidfd::signal(kin.id, libc::SIGKILL)?;
+        let mut member_counts = vec![0; self.execs.len()];
+        if self.execs.iter().any(|exec| exec.kill_since.is_some()) {
+            for (exec_index, stat) in self.members()?.execs {
+                if self.execs[exec_index].kill_since.is_some() && !stat.is_dead() {
+                    member_counts[exec_index] += 1;
+                    pidfd::signal(stat.id, libc::SIGKILL)?;
                 }
             }
         }
-        let mut kept = Vec::new();
-        for (place, mut exec) in std::mem::take(&mut self.execs).into_iter().enumerate() {
-            let killed = exec
-                .killing
-                .is_none_or(|since| left[place] == 0 || since.elapsed() > ENDING);
-            let Some(code) = exec.code.filter(|_| killed) else {
-                kept.push(exec);
+        let mut unfinished = Vec::new();
+        for (exec_index, mut exec) in std::mem::take(&mut self.execs).into_iter().enumerate() {
+            let is_killed = exec
+                .kill_since
+                .is_none_or(|since| member_counts[exec_index] == 0 || since.elapsed() > KILL_TIMEOUT);
+            let Some(code) = exec.exit_code.filter(|_| is_killed) else {
+                unfinished.push(exec);
                 continue;
             };
             let mut connection = self.connections.get_mut(&exec.connection);
@@ -108,18 +113,18 @@ impl Server {
             exec.pump(0, connection.as_deref_mut())?;
             exec.pump(1, connection.as_deref_mut())?;
             if let Some(connection) = connection {
-                connection.send(&Reply::ExecEnded {
+                connection.send(&ShimReply::ExecExited {
                     code,
                     timed_out: exec.timed_out,
-                    cut: exec.cut,
+                    truncated: exec.truncated,
                 });
             }
         }
-        if kept.len() != left.len() {
-            self.execs = kept;
-            self.tell_members();
+        if unfinished.len() != member_counts.len() {
+            self.execs = unfinished;
+            self.publish_members();
         } else {
-            self.execs = kept;
+            self.execs = unfinished;
         }
         Ok(())
     }

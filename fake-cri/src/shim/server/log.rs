@@ -1,6 +1,6 @@
 //! A container's log, in the format of the CRI: `2026-07-01T12:00:00.000000000Z stdout F a line`.
 //!
-//! Lines are cut as containerd cuts them: at 16 KiB, each piece but the last tagged `P`; and what stands before the end
+//! Lines are cut as containerd cuts them: at 16 KiB, each chunk but the last tagged `P`; and what stands before the end
 //! without a line end is `P` too. Each entry is one write to a file opened for appending, so entries
 //! never mix.
 
@@ -12,38 +12,38 @@ use std::{
 };
 
 /// The longest content of one entry (containerd's `max_container_log_line_size`).
-pub(super) const LONGEST: usize = 16 << 10;
+pub(super) const LOG_LINE_MAX_BYTES: usize = 16 << 10;
 
 /// Where entries go.
-pub(super) struct Log {
+pub(super) struct LogWriter {
     path: Option<PathBuf>,
     file: Option<File>,
-    broken: bool,
+    write_failed: bool,
 }
 
-impl Log {
+impl LogWriter {
     /// Opens the log, and makes its folder when there is none.
     pub(super) fn open(path: Option<&Path>) -> io::Result<Self> {
-        let file = path.map(open).transpose()?;
+        let file = path.map(open_log_file).transpose()?;
         Ok(Self {
             path: path.map(Path::to_owned),
             file,
-            broken: false,
+            write_failed: false,
         })
     }
 
     /// Opens it anew by its name, after a rotation. On an error the old one stays in use.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Some(path) = &self.path {
-            self.file = Some(open(path)?);
-            self.broken = false;
+            self.file = Some(open_log_file(path)?);
+            self.write_failed = false;
         }
         Ok(())
     }
 
     /// Writes one entry. A log that cannot be written to (a full disk) never holds the container up: the entry is lost, and the
     /// first loss is told on standard error.
-    fn entry(&mut self, stream: &str, full: bool, content: &[u8]) {
+    fn write_entry(&mut self, stream: &str, full: bool, content: &[u8]) {
         let Some(file) = &mut self.file else { return };
         let now = jiff::Timestamp::now();
         let tag = if full { 'F' } else { 'P' };
@@ -52,69 +52,70 @@ impl Log {
         entry.extend_from_slice(content);
         entry.push(b'\n');
         if let Err(error) = file.write_all(&entry)
-            && !std::mem::replace(&mut self.broken, true)
+            && !std::mem::replace(&mut self.write_failed, true)
         {
             eprintln!("write the container's log: {error}");
         }
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("open the log {}: {error}", path.display()));
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(named)?;
+fn open_log_file(path: &Path) -> io::Result<File> {
+    let with_path =
+        |error: io::Error| io::Error::new(error.kind(), format!("open the log {}: {error}", path.display()));
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(with_path)?;
     }
     File::options()
         .append(true)
         .create(true)
         .mode(0o640)
         .open(path)
-        .map_err(named)
+        .map_err(with_path)
 }
 
 /// Cuts a stream into entries.
-pub(super) struct Lines {
+pub(super) struct LineSplitter {
     stream: &'static str,
-    rest: Vec<u8>,
+    partial_line: Vec<u8>,
 }
 
-impl Lines {
+impl LineSplitter {
     pub(super) fn new(stream: &'static str) -> Self {
         Self {
             stream,
-            rest: Vec::new(),
+            partial_line: Vec::new(),
         }
     }
 
     /// Takes what was read.
-    pub(super) fn take(&mut self, mut bytes: &[u8], log: &mut Log) {
+    pub(super) fn write(&mut self, mut bytes: &[u8], log: &mut LogWriter) {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-            self.add(&bytes[..end], log);
-            log.entry(self.stream, true, &self.rest);
-            self.rest.clear();
+            self.append(&bytes[..end], log);
+            log.write_entry(self.stream, true, &self.partial_line);
+            self.partial_line.clear();
             bytes = &bytes[end + 1..];
         }
-        self.add(bytes, log);
+        self.append(bytes, log);
     }
 
     /// The stream has ended.
-    pub(super) fn end(&mut self, log: &mut Log) {
-        if !self.rest.is_empty() {
-            log.entry(self.stream, false, &self.rest);
+    pub(super) fn finish(&mut self, log: &mut LogWriter) {
+        if !self.partial_line.is_empty() {
+            log.write_entry(self.stream, false, &self.partial_line);
         }
-        self.rest = Vec::new();
+        self.partial_line = Vec::new();
     }
 
-    /// A piece goes out as partial only when more than the longest is there: exactly so much may still be a whole line.
-    fn add(&mut self, mut bytes: &[u8], log: &mut Log) {
-        while self.rest.len() + bytes.len() > LONGEST {
-            let (piece, more) = bytes.split_at(LONGEST - self.rest.len());
-            self.rest.extend_from_slice(piece);
-            log.entry(self.stream, false, &self.rest);
-            self.rest.clear();
-            bytes = more;
+    /// A chunk goes out as partial only when more than the longest is there: exactly so much may still be a whole line.
+    fn append(&mut self, mut bytes: &[u8], log: &mut LogWriter) {
+        while self.partial_line.len() + bytes.len() > LOG_LINE_MAX_BYTES {
+            let (head, tail) = bytes.split_at(LOG_LINE_MAX_BYTES - self.partial_line.len());
+            self.partial_line.extend_from_slice(head);
+            log.write_entry(self.stream, false, &self.partial_line);
+            self.partial_line.clear();
+            bytes = tail;
         }
-        self.rest.extend_from_slice(bytes);
+        self.partial_line.extend_from_slice(bytes);
     }
 }
 
@@ -124,24 +125,24 @@ mod tests {
 
     use super::*;
 
-    fn letters(count: usize) -> &'static str {
-        &ALL[..count]
+    fn repeated_x(count: usize) -> &'static str {
+        &REPEATED_X[..count]
     }
 
-    static ALL: &str = match std::str::from_utf8(&[b'x'; 3 * LONGEST]) {
+    static REPEATED_X: &str = match std::str::from_utf8(&[b'x'; 3 * LOG_LINE_MAX_BYTES]) {
         Ok(text) => text,
         Err(_) => panic!("it is ASCII"),
     };
 
-    fn entries(pieces: &[&str]) -> Vec<(String, usize)> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("deep/er/0.log");
-        let mut log = Log::open(Some(&path)).expect("it opens");
-        let mut lines = Lines::new("stdout");
-        for piece in pieces {
-            lines.take(piece.as_bytes(), &mut log);
+    fn entries(chunks: &[&str]) -> Vec<(String, usize)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("deep/er/0.log");
+        let mut log = LogWriter::open(Some(&path)).expect("it opens");
+        let mut lines = LineSplitter::new("stdout");
+        for chunk in chunks {
+            lines.write(chunk.as_bytes(), &mut log);
         }
-        lines.end(&mut log);
+        lines.finish(&mut log);
         let text = fs::read_to_string(path).expect("it was written");
         text.lines()
             .map(|line| {
@@ -159,31 +160,31 @@ mod tests {
     #[case::in_pieces(&["on", "e\ntw", "o\n"], &[("F", 3), ("F", 3)])]
     #[case::empty_line(&["\n"], &[("F", 0)])]
     #[case::no_line_end(&["one\ntail"], &[("F", 3), ("P", 4)])]
-    #[case::longest(&[letters(LONGEST), "\n"], &[("F", LONGEST)])]
-    #[case::one_more(&[letters(LONGEST + 1), "\n"], &[("P", LONGEST), ("F", 1)])]
-    #[case::twice_the_longest(&[letters(2 * LONGEST), "\n"], &[("P", LONGEST), ("F", LONGEST)])]
-    #[case::longest_at_the_end(&[letters(LONGEST + 5)], &[("P", LONGEST), ("P", 5)])]
+    #[case::longest(&[repeated_x(LOG_LINE_MAX_BYTES), "\n"], &[("F", LOG_LINE_MAX_BYTES)])]
+    #[case::one_more(&[repeated_x(LOG_LINE_MAX_BYTES + 1), "\n"], &[("P", LOG_LINE_MAX_BYTES), ("F", 1)])]
+    #[case::twice_the_longest(&[repeated_x(2 * LOG_LINE_MAX_BYTES), "\n"], &[("P", LOG_LINE_MAX_BYTES), ("F", LOG_LINE_MAX_BYTES)])]
+    #[case::longest_at_the_end(&[repeated_x(LOG_LINE_MAX_BYTES + 5)], &[("P", LOG_LINE_MAX_BYTES), ("P", 5)])]
     #[case::nothing(&[""], &[])]
-    fn lines_are_cut_as_containerd_cuts_them(#[case] pieces: &[&str], #[case] expected: &[(&str, usize)]) {
+    fn long_lines_are_split_as_by_containerd(#[case] chunks: &[&str], #[case] expected: &[(&str, usize)]) {
         let expected: Vec<_> = expected
             .iter()
             .map(|(tag, length)| ((*tag).to_owned(), *length))
             .collect();
-        assert_eq!(entries(pieces), expected);
+        assert_eq!(entries(chunks), expected);
     }
 
     #[test]
-    fn after_a_rotation_entries_go_to_the_new_file() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("0.log");
-        let mut log = Log::open(Some(&path)).expect("it opens");
-        let mut lines = Lines::new("stderr");
-        lines.take(b"old\n", &mut log);
-        fs::rename(&path, folder.path().join("0.log.1")).expect("it moves");
-        lines.take(b"still old\n", &mut log);
+    fn reopen_writes_to_the_new_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("0.log");
+        let mut log = LogWriter::open(Some(&path)).expect("it opens");
+        let mut lines = LineSplitter::new("stderr");
+        lines.write(b"old\n", &mut log);
+        fs::rename(&path, dir.path().join("0.log.1")).expect("it moves");
+        lines.write(b"still old\n", &mut log);
         log.reopen().expect("it opens");
-        lines.take(b"new\n", &mut log);
-        let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect("it is there");
+        lines.write(b"new\n", &mut log);
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("it is there");
         assert_eq!(read("0.log.1").lines().count(), 2);
         assert!(read("0.log").ends_with(" stderr F new\n"));
     }

@@ -8,56 +8,65 @@ use std::{collections::HashSet, io};
 
 use crate::process::{
     ProcessId,
-    family::{self, Kin},
+    pstree::{self, ProcStat},
 };
 
 /// The environment variable by which the processes of an exec are told from the container's.
-pub(super) const EXEC_MARKER: &str = "FAKE_CRI_EXEC";
+pub(super) const EXEC_ID_ENV: &str = "FAKE_CRI_EXEC";
 
 /// A command that runs beside the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ExecMark {
+pub(super) struct ExecKey {
     /// Its first process, the leader of its session.
     pub(super) root: ProcessId,
-    /// The value of [`EXEC_MARKER`] in its environment.
+    /// The value of [`EXEC_ID_ENV`] in its environment.
     pub(super) id: String,
 }
 
 /// The shim's descendants, parted.
 pub(super) struct Members {
     /// The container's, zombies included, parents before their children.
-    pub(super) container: Vec<Kin>,
+    pub(super) container: Vec<ProcStat>,
     /// Those of the commands beside it, with the command's place in the list that was asked with.
-    pub(super) execs: Vec<(usize, Kin)>,
+    pub(super) execs: Vec<(usize, ProcStat)>,
 }
 
 /// Looks who is there now.
-pub(super) fn look(
+pub(super) fn find_members(
     shim: i32,
     init: Option<ProcessId>,
-    keeper: Option<ProcessId>,
-    execs: &[ExecMark],
+    ns_init: Option<ProcessId>,
+    execs: &[ExecKey],
 ) -> io::Result<Members> {
-    let mut all = family::descendants(shim)?;
-    all.retain(|kin| Some(kin.id) != keeper);
+    let mut descendants = pstree::descendants(shim)?;
+    descendants.retain(|stat| Some(stat.id) != ns_init);
     let mut members = Members {
         container: Vec::new(),
         execs: Vec::new(),
     };
-    let mut left: HashSet<i32> = all.iter().map(|kin| kin.id.pid).collect();
-    for (place, exec) in execs.iter().enumerate() {
-        let is_root = |kin: &Kin| {
-            kin.session == exec.root.pid
-                || kin.parent == shim && Some(kin.id) != init && family::started_with(kin.id.pid, EXEC_MARKER, &exec.id)
+    let mut unassigned_pids: HashSet<i32> = descendants.iter().map(|stat| stat.id.pid).collect();
+    for (exec_index, exec) in execs.iter().enumerate() {
+        let is_root = |stat: &ProcStat| {
+            stat.sid == exec.root.pid
+                || stat.ppid == shim && Some(stat.id) != init && pstree::environ_has(stat.id.pid, EXEC_ID_ENV, &exec.id)
         };
-        let roots: HashSet<i32> = all.iter().filter(|kin| is_root(kin)).map(|kin| kin.id.pid).collect();
-        let below = family::below(&all, &roots);
-        for kin in &all {
-            if (roots.contains(&kin.id.pid) || below.contains(&kin.id.pid)) && left.remove(&kin.id.pid) {
-                members.execs.push((place, *kin));
+        let root_pids: HashSet<i32> = descendants
+            .iter()
+            .filter(|stat| is_root(stat))
+            .map(|stat| stat.id.pid)
+            .collect();
+        let descendant_pids = pstree::descendants_of(&descendants, &root_pids);
+        for stat in &descendants {
+            if (root_pids.contains(&stat.id.pid) || descendant_pids.contains(&stat.id.pid))
+                && unassigned_pids.remove(&stat.id.pid)
+            {
+                members.execs.push((exec_index, *stat));
             }
         }
     }
-    members.container = all.into_iter().filter(|kin| left.contains(&kin.id.pid)).collect();
+    members.container = descendants
+        .into_iter()
+        .filter(|stat| unassigned_pids.contains(&stat.id.pid))
+        .collect();
     Ok(members)
 }

@@ -13,18 +13,18 @@
 //! who wait for it; a log that cannot be written loses entries, never the container; a client that goes away loses its
 //! answer, and ends the checkpoint or the command that it had asked for.
 
+mod checkpoint_thread;
+mod client_connection;
 mod command;
 mod container;
-mod endpoint;
 mod exec;
 mod execs;
 mod log;
 mod members;
 mod requests;
-mod restored;
+mod restore;
 mod stats;
 mod streams;
-mod tracing;
 
 use std::{
     collections::BTreeMap,
@@ -43,192 +43,194 @@ use nix::{
     sys::{signal::Signal, signalfd::SignalFd},
 };
 
-use super::{Exit, LaunchSpec, State, folder, message::Reply};
+use super::{ExitRecord, LaunchSpec, ShimState, message::ShimReply, state_dir};
 use crate::process::{ProcessId, daemon};
 
 /// How long processes that will not die hold back a container's end.
-const ENDING: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often killing is repeated: processes may be born while others are killed.
-const AGAIN: Duration = Duration::from_millis(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a client that reads nothing holds back the shim's end.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLIENT_LINGER: Duration = Duration::from_secs(1);
 
 /// The container's state, and what belongs to it.
-enum Stage {
+enum ShimStage {
     Created,
     Running {
         init: ProcessId,
         started_at_ns: i64,
     },
-    Ending {
+    Exiting {
         init: ProcessId,
-        exit: Exit,
+        exit: ExitRecord,
         since: Instant,
     },
-    Over {
-        exit: Exit,
+    Exited {
+        exit: ExitRecord,
         since: Instant,
     },
 }
 
 /// Everything a shim has.
-pub(super) struct Server {
+pub(super) struct ShimServer {
     spec: LaunchSpec,
-    me: ProcessId,
+    shim_process: ProcessId,
     listener: UnixListener,
     signals: SignalFd,
-    woken: OwnedFd,
-    shared: Arc<tracing::Shared>,
-    connections: BTreeMap<u64, endpoint::Connection>,
-    last: u64,
-    log: log::Log,
-    outputs: Vec<streams::Output>,
+    wake_pipe: OwnedFd,
+    shared: Arc<checkpoint_thread::SharedState>,
+    connections: BTreeMap<u64, client_connection::ClientConnection>,
+    last_connection_id: u64,
+    log: log::LogWriter,
+    outputs: Vec<streams::OutputStream>,
     /// The shim's end of the container's standard input.
-    input: Option<OwnedFd>,
-    stage: Stage,
+    stdin: Option<OwnedFd>,
+    stage: ShimStage,
     /// Holds the pid namespace of a restored container.
-    keeper: Option<ProcessId>,
-    execs: Vec<exec::Exec>,
+    ns_init: Option<ProcessId>,
+    execs: Vec<exec::RunningExec>,
     /// The connection whose checkpoint is under way.
-    checkpoint: Option<u64>,
+    checkpoint_connection: Option<u64>,
     /// The container ended under the checkpoint, which was cancelled for that.
-    ended_under_checkpoint: bool,
-    spent: stats::Spent,
+    exited_during_checkpoint: bool,
+    reaped_cpu: stats::ReapedCpu,
     /// End even though no container has ended.
-    shutdown: Option<Instant>,
+    shutdown_since: Option<Instant>,
 }
 
 /// What became ready.
 #[derive(Clone, Copy)]
-enum Ready {
+enum ReadySource {
     Listener,
     Signals,
-    Woken,
+    WakePipe,
     Output(usize),
     Exec(usize, usize),
     Connection(u64),
 }
 
-impl Server {
+impl ShimServer {
     /// Prepares all that can fail, so that a launch fails with a reason.
     pub(super) fn new(spec: LaunchSpec) -> io::Result<Self> {
-        let me = ProcessId::current()?;
-        let signals =
-            daemon::signals_as_descriptor(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
-        let (shared, woken) = tracing::Shared::new(me.pid)?;
-        let log = log::Log::open(spec.log.as_deref())?;
-        folder::write(&spec.dir, folder::SHIM, &me)?;
-        let (_held, path) = folder::socket(&spec.dir)?;
+        let shim_process = ProcessId::current()?;
+        let signals = daemon::block_to_signalfd(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+        let (shared, wake_pipe) = checkpoint_thread::SharedState::new(shim_process.pid)?;
+        let log = log::LogWriter::open(spec.log.as_deref())?;
+        state_dir::write_json(&spec.dir, state_dir::SHIM_FILE, &shim_process)?;
+        let (_dir_fd, path) = state_dir::socket_path(&spec.dir)?;
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         Ok(Self {
             spec,
-            me,
+            shim_process,
             listener,
             signals,
-            woken,
+            wake_pipe,
             shared,
             connections: BTreeMap::new(),
-            last: 0,
+            last_connection_id: 0,
             log,
             outputs: Vec::new(),
-            input: None,
-            stage: Stage::Created,
-            keeper: None,
+            stdin: None,
+            stage: ShimStage::Created,
+            ns_init: None,
             execs: Vec::new(),
-            checkpoint: None,
-            ended_under_checkpoint: false,
-            spent: stats::Spent::default(),
-            shutdown: None,
+            checkpoint_connection: None,
+            exited_during_checkpoint: false,
+            reaped_cpu: stats::ReapedCpu::default(),
+            shutdown_since: None,
         })
     }
 
     /// Who this shim is.
     pub(super) fn process(&self) -> ProcessId {
-        self.me
+        self.shim_process
     }
 
     /// Works until the container is over. Nothing that fails on the way ends a shim whose container lives: it is told once,
     /// and tried again.
     pub(super) fn serve(mut self) {
-        let mut told = String::new();
-        while !self.finished() {
-            if let Err(error) = self.turn() {
+        let mut last_error = String::new();
+        while !self.is_finished() {
+            if let Err(error) = self.run_once() {
                 let error = error.to_string();
-                if error != told {
+                if error != last_error {
                     eprintln!("{error}");
-                    told = error;
+                    last_error = error;
                 }
-                thread::sleep(AGAIN);
+                thread::sleep(RETRY_INTERVAL);
                 // What a signal told may not have been done.
-                let _ = self.reap();
+                let _ = self.reap_children();
             }
         }
     }
 
-    fn turn(&mut self) -> io::Result<()> {
-        for what in self.wait()? {
-            self.handle(what)?;
+    fn run_once(&mut self) -> io::Result<()> {
+        for source in self.wait_ready()? {
+            self.handle(source)?;
         }
         self.drop_closed();
         self.advance_execs()?;
-        self.advance_end()
+        self.advance_exit()
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ShimState {
         match &self.stage {
-            Stage::Created => State::Created,
-            Stage::Running { init, started_at_ns } => State::Running {
+            ShimStage::Created => ShimState::Created,
+            ShimStage::Running { init, started_at_ns } => ShimState::Running {
                 init: *init,
                 started_at_ns: *started_at_ns,
             },
-            Stage::Ending { init, exit, .. } => State::Running {
+            ShimStage::Exiting { init, exit, .. } => ShimState::Running {
                 init: *init,
                 started_at_ns: exit.started_at_ns,
             },
             // A client that asks now reads the exit record next.
-            Stage::Over { .. } => State::Created,
+            ShimStage::Exited { .. } => ShimState::Created,
         }
     }
 
-    fn finished(&self) -> bool {
-        let since = match (&self.stage, self.shutdown) {
-            (Stage::Over { since, .. }, _) => *since,
-            (Stage::Created, Some(since)) => since,
+    fn is_finished(&self) -> bool {
+        let since = match (&self.stage, self.shutdown_since) {
+            (ShimStage::Exited { since, .. }, _) => *since,
+            (ShimStage::Created, Some(since)) => since,
             _ => return false,
         };
-        let unsent = self.connections.values().any(endpoint::Connection::has_unsent);
-        self.checkpoint.is_none() && self.execs.is_empty() && (!unsent || since.elapsed() > FAREWELL)
+        let unsent = self
+            .connections
+            .values()
+            .any(client_connection::ClientConnection::has_unsent);
+        self.checkpoint_connection.is_none() && self.execs.is_empty() && (!unsent || since.elapsed() > CLIENT_LINGER)
     }
 
     /// Sleeps until something is ready or due.
-    fn wait(&self) -> io::Result<Vec<Ready>> {
+    fn wait_ready(&self) -> io::Result<Vec<ReadySource>> {
         let mut fds = Vec::new();
-        let mut whats = Vec::new();
-        let mut watch = |what, fd, flags| {
-            whats.push(what);
+        let mut sources = Vec::new();
+        let mut add_source = |source, fd, flags| {
+            sources.push(source);
             fds.push(PollFd::new(fd, flags));
         };
-        watch(Ready::Listener, self.listener.as_fd(), PollFlags::POLLIN);
-        watch(Ready::Signals, self.signals.as_fd(), PollFlags::POLLIN);
-        watch(Ready::Woken, self.woken.as_fd(), PollFlags::POLLIN);
+        add_source(ReadySource::Listener, self.listener.as_fd(), PollFlags::POLLIN);
+        add_source(ReadySource::Signals, self.signals.as_fd(), PollFlags::POLLIN);
+        add_source(ReadySource::WakePipe, self.wake_pipe.as_fd(), PollFlags::POLLIN);
         for (index, output) in self.outputs.iter().enumerate() {
-            watch(Ready::Output(index), output.fd.as_fd(), PollFlags::POLLIN);
+            add_source(ReadySource::Output(index), output.fd.as_fd(), PollFlags::POLLIN);
         }
         for (index, exec) in self.execs.iter().enumerate() {
             // A client that does not read holds the command back, as a pipe would.
             if self
                 .connections
                 .get(&exec.connection)
-                .is_some_and(endpoint::Connection::is_full)
+                .is_some_and(client_connection::ClientConnection::is_full)
             {
                 continue;
             }
             for (stream, fd) in exec.streams.iter().enumerate() {
                 if let Some(fd) = fd {
-                    watch(Ready::Exec(index, stream), fd.as_fd(), PollFlags::POLLIN);
+                    add_source(ReadySource::Exec(index, stream), fd.as_fd(), PollFlags::POLLIN);
                 }
             }
         }
@@ -238,13 +240,13 @@ impl Server {
             } else {
                 PollFlags::POLLIN
             };
-            watch(Ready::Connection(*id), connection.as_fd(), flags);
+            add_source(ReadySource::Connection(*id), connection.as_fd(), flags);
         }
-        let timeout = match self.due() {
+        let timeout = match self.next_deadline() {
             // Rounded up: a timeout that ends just before the time would be followed by another one of zero.
-            Some(due) => {
-                let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            Some(deadline) => {
+                let remaining = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)
             }
             None => PollTimeout::NONE,
         };
@@ -255,34 +257,38 @@ impl Server {
         }
         let ready = fds
             .iter()
-            .zip(whats)
+            .zip(sources)
             .filter(|(fd, _)| fd.any().unwrap_or(true))
-            .map(|(_, what)| what);
+            .map(|(_, source)| source);
         Ok(ready.collect())
     }
 
     /// When something is to be done though nothing happens.
-    fn due(&self) -> Option<Instant> {
-        let again = Instant::now() + AGAIN;
-        let ending = matches!(self.stage, Stage::Ending { .. } | Stage::Over { .. }) || self.shutdown.is_some();
-        let killing = self
+    fn next_deadline(&self) -> Option<Instant> {
+        let retry_at = Instant::now() + RETRY_INTERVAL;
+        let is_exiting =
+            matches!(self.stage, ShimStage::Exiting { .. } | ShimStage::Exited { .. }) || self.shutdown_since.is_some();
+        let has_exec_to_finish = self
             .execs
             .iter()
-            .any(|exec| exec.killing.is_some() || exec.code.is_some());
-        let deadline = self.execs.iter().filter_map(|exec| exec.deadline).min();
-        [(ending || killing).then_some(again), deadline]
+            .any(|exec| exec.kill_since.is_some() || exec.exit_code.is_some());
+        let exec_deadline = self.execs.iter().filter_map(|exec| exec.deadline).min();
+        [(is_exiting || has_exec_to_finish).then_some(retry_at), exec_deadline]
             .into_iter()
             .flatten()
             .min()
     }
 
-    fn handle(&mut self, what: Ready) -> io::Result<()> {
-        match what {
-            Ready::Listener => loop {
+    fn handle(&mut self, source: ReadySource) -> io::Result<()> {
+        match source {
+            ReadySource::Listener => loop {
                 match self.listener.accept() {
                     Ok((socket, _)) => {
-                        self.last += 1;
-                        self.connections.insert(self.last, endpoint::Connection::new(socket)?);
+                        self.last_connection_id += 1;
+                        self.connections.insert(
+                            self.last_connection_id,
+                            client_connection::ClientConnection::new(socket)?,
+                        );
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                     // One that was closed meanwhile, or no descriptor left for it: the next one is tried.
@@ -292,19 +298,19 @@ impl Server {
                     }
                 }
             },
-            Ready::Signals => {
+            ReadySource::Signals => {
                 while let Some(info) = self.signals.read_signal()? {
                     if info.ssi_signo != Signal::SIGCHLD as u32 && info.ssi_signo != Signal::SIGHUP as u32 {
-                        self.shut_down();
+                        self.begin_shutdown();
                     }
                 }
-                self.reap()
+                self.reap_children()
             }
-            Ready::Woken => {
-                streams::read(self.woken.as_fd(), |_| {})?;
+            ReadySource::WakePipe => {
+                streams::read_available(self.wake_pipe.as_fd(), |_| {})?;
                 self.checkpoint_events()
             }
-            Ready::Output(index) => {
+            ReadySource::Output(index) => {
                 let Some(output) = self.outputs.get_mut(index) else {
                     return Ok(());
                 };
@@ -314,20 +320,20 @@ impl Server {
                 }
                 Ok(())
             }
-            Ready::Exec(index, stream) => {
+            ReadySource::Exec(index, stream) => {
                 let Some(exec) = self.execs.get_mut(index) else {
                     return Ok(());
                 };
                 let connection = self.connections.get_mut(&exec.connection);
                 exec.pump(stream, connection)
             }
-            Ready::Connection(id) => {
+            ReadySource::Connection(id) => {
                 let Some(connection) = self.connections.get_mut(&id) else {
                     return Ok(());
                 };
                 connection.flush();
                 for request in connection.receive() {
-                    self.answer(id, request)?;
+                    self.handle_request(id, request)?;
                 }
                 Ok(())
             }
@@ -344,16 +350,16 @@ impl Server {
             .collect();
         for id in closed {
             self.connections.remove(&id);
-            if self.checkpoint == Some(id) {
+            if self.checkpoint_connection == Some(id) {
                 self.shared.cancel();
             }
             for exec in self.execs.iter_mut().filter(|exec| exec.connection == id) {
-                exec.killing.get_or_insert_with(Instant::now);
+                exec.kill_since.get_or_insert_with(Instant::now);
             }
         }
     }
 
-    fn send(&mut self, id: u64, reply: &Reply) {
+    fn send(&mut self, id: u64, reply: &ShimReply) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.send(reply);
         }

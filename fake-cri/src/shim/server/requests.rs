@@ -3,101 +3,105 @@
 use std::io;
 
 use super::{
-    super::message::{Refusal, Reply, Request},
-    Server, Stage, tracing,
+    super::message::{Refusal, ShimReply, ShimRequest},
+    ShimServer, ShimStage, checkpoint_thread,
 };
 use crate::{
     checkpoint::{ErrorKind, Failure, Job},
     process::pidfd,
 };
 
-impl Server {
-    pub(super) fn answer(&mut self, id: u64, request: Request) -> io::Result<()> {
+impl ShimServer {
+    pub(super) fn handle_request(&mut self, id: u64, request: ShimRequest) -> io::Result<()> {
         let reply = match request {
-            Request::State => match &self.stage {
-                Stage::Over { exit, .. } => Reply::Exited(exit.clone()),
-                _ => Reply::State(self.state()),
+            ShimRequest::State => match &self.stage {
+                ShimStage::Exited { exit, .. } => ShimReply::Exited(exit.clone()),
+                _ => ShimReply::State(self.state()),
             },
-            Request::Start => match self.start() {
-                Ok((init, started_at_ns)) => Reply::Started { init, started_at_ns },
-                Err(refusal) => Reply::Refused(refusal),
+            ShimRequest::Start => match self.start() {
+                Ok((init, started_at_ns)) => ShimReply::Started { init, started_at_ns },
+                Err(refusal) => ShimReply::Refused(refusal),
             },
-            Request::Wait => {
-                if let Stage::Over { exit, .. } = &self.stage {
-                    Reply::Exited(exit.clone())
+            ShimRequest::Wait => {
+                if let ShimStage::Exited { exit, .. } = &self.stage {
+                    ShimReply::Exited(exit.clone())
                 } else {
                     if let Some(connection) = self.connections.get_mut(&id) {
-                        connection.waits = true;
+                        connection.waits_for_exit = true;
                     }
                     return Ok(());
                 }
             }
-            Request::Signal(signal) => match self.init() {
+            ShimRequest::Signal(signal) => match self.init() {
                 Some(init) => match pidfd::signal(init, signal) {
-                    Ok(true) => Reply::Done,
-                    Ok(false) => self.not_running("signalled"),
-                    Err(error) => Reply::Refused(Refusal::Other(format!("send signal {signal}: {error}"))),
+                    Ok(true) => ShimReply::Done,
+                    Ok(false) => self.not_running_reply("signalled"),
+                    Err(error) => ShimReply::Refused(Refusal::Other(format!("send signal {signal}: {error}"))),
                 },
-                None => self.not_running("signalled"),
+                None => self.not_running_reply("signalled"),
             },
-            Request::KillAll => {
-                self.kill_everything()?;
-                Reply::Done
+            ShimRequest::KillAll => {
+                self.kill_descendants()?;
+                ShimReply::Done
             }
-            Request::Stats => match self.stats()? {
-                Some(stats) => Reply::Stats(stats),
-                None => self.not_running("measured"),
+            ShimRequest::Stats => match self.stats()? {
+                Some(stats) => ShimReply::Stats(stats),
+                None => self.not_running_reply("measured"),
             },
-            Request::Exec { argv, env, timeout } => match self.exec(id, &argv, env, timeout) {
+            ShimRequest::Exec { argv, env, timeout } => match self.start_exec(id, &argv, env, timeout) {
                 // It is answered when the command has ended.
                 Ok(()) => return Ok(()),
-                Err(refusal) => Reply::Refused(refusal),
+                Err(refusal) => ShimReply::Refused(refusal),
             },
-            Request::ReopenLog => match self.log.reopen() {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::Refused(Refusal::Other(error.to_string())),
+            ShimRequest::ReopenLog => match self.log.reopen() {
+                Ok(()) => ShimReply::Done,
+                Err(error) => ShimReply::Refused(Refusal::Other(error.to_string())),
             },
-            Request::Checkpoint(job) => match self.begin_checkpoint(id, *job) {
+            ShimRequest::Checkpoint(job) => match self.begin_checkpoint(id, *job) {
                 Ok(()) => return Ok(()),
-                Err(failure) => Reply::Checkpointed(Err(failure)),
+                Err(failure) => ShimReply::CheckpointResult(Err(failure)),
             },
-            Request::PhaseHeard => {
-                if self.checkpoint == Some(id) {
-                    self.shared.heard();
+            ShimRequest::PhaseAck => {
+                if self.checkpoint_connection == Some(id) {
+                    self.shared.ack_phase();
                 }
                 return Ok(());
             }
-            Request::Shutdown => {
-                self.shut_down();
-                Reply::Done
+            ShimRequest::Shutdown => {
+                self.begin_shutdown();
+                ShimReply::Done
             }
         };
         self.send(id, &reply);
         Ok(())
     }
 
-    pub(super) fn not_running(&self, asked: &str) -> Reply {
-        Reply::Refused(self.refuse(asked))
+    pub(super) fn not_running_reply(&self, action: &str) -> ShimReply {
+        ShimReply::Refused(self.not_running_refusal(action))
     }
 
     /// The container would have to run.
-    pub(super) fn refuse(&self, asked: &str) -> Refusal {
+    pub(super) fn not_running_refusal(&self, action: &str) -> Refusal {
         let id = &self.spec.container_id;
         Refusal::State(format!(
-            "container {id} is {}: it can only be {asked} while it is running",
-            self.word()
+            "container {id} is {}: it can only be {action} while it is running",
+            self.state_name()
         ))
     }
 
     fn begin_checkpoint(&mut self, id: u64, job: Job) -> Result<(), Failure> {
         let Some(_) = self.init() else {
-            let message = format!("container {} is {}, not running", self.spec.container_id, self.word());
+            let message = format!(
+                "container {} is {}, not running",
+                self.spec.container_id,
+                self.state_name()
+            );
             return Err(Failure {
                 kind: ErrorKind::NotRunning,
                 message,
             });
         };
-        if self.checkpoint.is_some() {
+        if self.checkpoint_connection.is_some() {
             let message = format!(
                 "another checkpoint of container {} is under way",
                 self.spec.container_id
@@ -107,12 +111,15 @@ impl Server {
                 message,
             });
         }
-        let peer = self.connections.get(&id).and_then(super::endpoint::Connection::peer);
-        self.ended_under_checkpoint = false;
+        let peer = self
+            .connections
+            .get(&id)
+            .and_then(super::client_connection::ClientConnection::peer);
+        self.exited_during_checkpoint = false;
         // Before the thread is there: from now on only what no tracer holds is reaped.
-        self.checkpoint = Some(id);
-        tracing::start(&self.shared, job, peer).map_err(|error| {
-            self.checkpoint = None;
+        self.checkpoint_connection = Some(id);
+        checkpoint_thread::start(&self.shared, job, peer).map_err(|error| {
+            self.checkpoint_connection = None;
             Failure {
                 kind: ErrorKind::Capture,
                 message: format!("start the checkpoint's thread: {error}"),

@@ -7,55 +7,55 @@ use nix::{
     unistd::{Pid, SysconfVar, sysconf},
 };
 
-use super::{super::Stats, Server, Stage};
-use crate::process::family::{self, Kin};
+use super::{super::ShimStats, ShimServer, ShimStage};
+use crate::process::pstree::{self, ProcStat};
 
 /// CPU time that no living process can tell any more.
 #[derive(Default)]
-pub(super) struct Spent {
-    reaped: Duration,
-    told: Duration,
+pub(super) struct ReapedCpu {
+    total: Duration,
+    reported_max: Duration,
 }
 
-impl Spent {
+impl ReapedCpu {
     /// A process was reaped that had used so much, with those it had reaped itself.
     pub(super) fn add(&mut self, cpu: Option<Duration>) {
-        self.reaped += cpu.unwrap_or_default();
+        self.total += cpu.unwrap_or_default();
     }
 
     /// The sum with what the living have used. The clocks of the living are finer than what a reaped one leaves, so the sum
     /// could fall by a little: it is held.
-    fn total(&mut self, living: Duration) -> Duration {
-        self.told = self.told.max(self.reaped + living);
-        self.told
+    fn total_with(&mut self, live_cpu: Duration) -> Duration {
+        self.reported_max = self.reported_max.max(self.total + live_cpu);
+        self.reported_max
     }
 }
 
-impl Server {
+impl ShimServer {
     /// What the container uses now; `None` when it does not run.
-    pub(super) fn stats(&mut self) -> io::Result<Option<Stats>> {
-        let Stage::Running { started_at_ns, .. } = self.stage else {
+    pub(super) fn stats(&mut self) -> io::Result<Option<ShimStats>> {
+        let ShimStage::Running { started_at_ns, .. } = self.stage else {
             return Ok(None);
         };
         let mut members = self.members()?.container;
-        members.retain(|kin| !self.shared.is_copy(kin.id.pid));
+        members.retain(|stat| !self.shared.is_snapshot(stat.id.pid));
         let ticks = sysconf(SysconfVar::CLK_TCK)?
             .and_then(|ticks| u64::try_from(ticks).ok())
             .unwrap_or(100);
-        let living: Duration = members.iter().map(|kin| cpu(kin, ticks)).sum();
-        let rss_bytes = members.iter().map(|kin| family::resident_bytes(kin.id.pid)).sum();
-        Ok(Some(Stats {
-            cpu_ns: u64::try_from(self.spent.total(living).as_nanos()).unwrap_or(u64::MAX),
+        let live_cpu: Duration = members.iter().map(|stat| cpu_time(stat, ticks)).sum();
+        let rss_bytes = members.iter().map(|stat| pstree::resident_bytes(stat.id.pid)).sum();
+        Ok(Some(ShimStats {
+            cpu_ns: u64::try_from(self.reaped_cpu.total_with(live_cpu).as_nanos()).unwrap_or(u64::MAX),
             rss_bytes,
             started_at_ns,
-            processes: members.iter().filter(|kin| !kin.ended()).count(),
+            processes: members.iter().filter(|stat| !stat.is_dead()).count(),
         }))
     }
 }
 
 /// CPU time of a process by its own clock, in nanoseconds, and that of the children it has reaped, in ticks.
-fn cpu(kin: &Kin, ticks: u64) -> Duration {
-    let own = clock_getcpuclockid(Pid::from_raw(kin.id.pid)).and_then(|clock| clock.now());
-    let own = own.map_or(Duration::ZERO, Duration::from);
-    own + Duration::from_nanos(kin.children_ticks.saturating_mul(1_000_000_000 / ticks.max(1)))
+fn cpu_time(stat: &ProcStat, ticks: u64) -> Duration {
+    let clock_time = clock_getcpuclockid(Pid::from_raw(stat.id.pid)).and_then(|clock| clock.now());
+    let total = clock_time.map_or(Duration::ZERO, Duration::from);
+    total + Duration::from_nanos(stat.children_cpu_ticks.saturating_mul(1_000_000_000 / ticks.max(1)))
 }

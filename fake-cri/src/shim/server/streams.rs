@@ -15,80 +15,83 @@ use nix::{
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
 };
 
-use super::log::{Lines, Log};
+use super::log::{LineSplitter, LogWriter};
 use crate::process::spawn;
 
 /// What is read from a stream before others have their turn.
-const TURN: usize = 256 << 10;
+const READ_BATCH_BYTES: usize = 256 << 10;
 
 /// An output of the container on its way into the log.
-pub(super) struct Output {
+pub(super) struct OutputStream {
     pub(super) fd: OwnedFd,
-    lines: Lines,
+    lines: LineSplitter,
 }
 
-impl Output {
+impl OutputStream {
     fn new(fd: OwnedFd, stream: &'static str) -> io::Result<Self> {
-        nonblocking(&fd)?;
+        set_nonblocking(&fd)?;
         Ok(Self {
             fd,
-            lines: Lines::new(stream),
+            lines: LineSplitter::new(stream),
         })
     }
 
     /// Logs what is there now; true when the stream has ended.
-    pub(super) fn pump(&mut self, log: &mut Log) -> io::Result<bool> {
-        read(self.fd.as_fd(), |bytes| self.lines.take(bytes, log))
+    pub(super) fn pump(&mut self, log: &mut LogWriter) -> io::Result<bool> {
+        read_available(self.fd.as_fd(), |bytes| self.lines.write(bytes, log))
     }
 
     /// Logs what is left of a stream that nobody writes to any more.
-    pub(super) fn drain(mut self, log: &mut Log) {
+    pub(super) fn drain(mut self, log: &mut LogWriter) {
         // No pipe holds more than this many turns (pipe-max-size); should somebody outside the container still write, it ends
         // here.
         for _ in 0..8 {
             let mut count = 0;
-            let ended = read(self.fd.as_fd(), |bytes| {
+            let eof = read_available(self.fd.as_fd(), |bytes| {
                 count += bytes.len();
-                self.lines.take(bytes, log);
+                self.lines.write(bytes, log);
             });
-            if count == 0 || !matches!(ended, Ok(false)) {
+            if count == 0 || !matches!(eof, Ok(false)) {
                 break;
             }
         }
-        self.lines.end(log);
+        self.lines.finish(log);
     }
 }
 
 /// Both sides of a container's streams.
-pub(super) struct Streams {
+pub(super) struct ContainerStreams {
     /// What the shim reads.
-    pub(super) outputs: Vec<Output>,
+    pub(super) outputs: Vec<OutputStream>,
     /// The shim's end of standard input, kept so that it does not end.
-    pub(super) input: Option<OwnedFd>,
+    pub(super) stdin: Option<OwnedFd>,
     /// What the container gets.
-    pub(super) given: [OwnedFd; 3],
+    pub(super) container_fds: [OwnedFd; 3],
 }
 
 /// Pipes for output and error, and `/dev/null` or a pipe for input.
-pub(super) fn pipes(stdin: bool) -> io::Result<Streams> {
-    let (out, given_out) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let (error, given_error) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let (input, given_input) = if stdin {
-        let (given, input) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        (Some(input), given)
+pub(super) fn open_pipes(stdin: bool) -> io::Result<ContainerStreams> {
+    let (stdout_read, stdout_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (stderr_read, stderr_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (stdin_writer, stdin_read) = if stdin {
+        let (stdin_read, stdin_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        (Some(stdin_write), stdin_read)
     } else {
-        (None, spawn::null()?)
+        (None, spawn::dev_null()?)
     };
-    let outputs = vec![Output::new(out, "stdout")?, Output::new(error, "stderr")?];
-    Ok(Streams {
+    let outputs = vec![
+        OutputStream::new(stdout_read, "stdout")?,
+        OutputStream::new(stderr_read, "stderr")?,
+    ];
+    Ok(ContainerStreams {
         outputs,
-        input,
-        given: [given_input, given_out, given_error],
+        stdin: stdin_writer,
+        container_fds: [stdin_read, stdout_write, stderr_write],
     })
 }
 
 /// A terminal, which is all three streams.
-pub(super) fn terminal() -> io::Result<Streams> {
+pub(super) fn open_terminal() -> io::Result<ContainerStreams> {
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;
@@ -97,31 +100,31 @@ pub(super) fn terminal() -> io::Result<Streams> {
         .write(true)
         .custom_flags(libc::O_NOCTTY)
         .open(ptsname_r(&master)?)?;
-    let given = [slave.try_clone()?.into(), slave.try_clone()?.into(), slave.into()];
-    let output = Output::new(master.as_fd().try_clone_to_owned()?, "stdout")?;
-    Ok(Streams {
+    let container_fds = [slave.try_clone()?.into(), slave.try_clone()?.into(), slave.into()];
+    let output = OutputStream::new(master.as_fd().try_clone_to_owned()?, "stdout")?;
+    Ok(ContainerStreams {
         outputs: vec![output],
-        input: None,
-        given,
+        stdin: None,
+        container_fds,
     })
 }
 
 /// A pipe whose reading end does not wait.
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    nonblocking(&read)?;
+    set_nonblocking(&read)?;
     Ok((read, write))
 }
 
 /// Reads what is there now, a turn at most; true when the stream has ended.
-pub(super) fn read(fd: BorrowedFd<'_>, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
+pub(super) fn read_available(fd: BorrowedFd<'_>, mut consume: impl FnMut(&[u8])) -> io::Result<bool> {
     let mut buffer = [0; 16 << 10];
     let mut total = 0;
-    while total < TURN {
+    while total < READ_BATCH_BYTES {
         match nix::unistd::read(fd, &mut buffer) {
             Ok(0) => return Ok(true),
             Ok(count) => {
-                take(&buffer[..count]);
+                consume(&buffer[..count]);
                 total += count;
             }
             Err(Errno::EAGAIN) => break,
@@ -134,7 +137,7 @@ pub(super) fn read(fd: BorrowedFd<'_>, mut take: impl FnMut(&[u8])) -> io::Resul
     Ok(false)
 }
 
-fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// An eventfd with this counter.
+/// An eventfd with this eventfd.
 #[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
-pub(super) fn counter(value: u32) -> OwnedFd {
+pub(super) fn eventfd(value: u32) -> OwnedFd {
     // SAFETY: a new descriptor, which nobody else owns.
     unsafe {
         let fd = libc::eventfd(value, 0);
@@ -15,7 +15,7 @@ pub(super) fn counter(value: u32) -> OwnedFd {
 
 /// An epoll descriptor that watches another, with this data.
 #[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
-pub(super) fn watching(watched: &OwnedFd, data: u64) -> OwnedFd {
+pub(super) fn epoll_watching(watched: &OwnedFd, data: u64) -> OwnedFd {
     let mut event = libc::epoll_event {
         events: libc::EPOLLIN as u32,
         u64: data,
@@ -44,9 +44,9 @@ pub(super) fn watch_for_children() {
     std::thread::spawn(move || {
         loop {
             let waited = waitpid(None, Some(WaitPidFlag::WNOHANG));
-            let told = pending_children();
-            if waited != Err(nix::errno::Errno::ECHILD) || told {
-                eprintln!("told of a child: {waited:?}, SIGCHLD {told}");
+            let sigchld_pending = is_sigchld_pending();
+            if waited != Err(nix::errno::Errno::ECHILD) || sigchld_pending {
+                eprintln!("told of a child: {waited:?}, SIGCHLD {sigchld_pending}");
                 std::process::exit(99);
             }
         }
@@ -54,7 +54,7 @@ pub(super) fn watch_for_children() {
 }
 
 /// Whether SIGCHLD waits for this process.
-fn pending_children() -> bool {
+fn is_sigchld_pending() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
     let line = status
         .lines()

@@ -12,7 +12,7 @@ use std::{
 use nix::sys::mman::{MapFlags, ProtFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{PAGE, events, mapping::Mapping};
+use super::{PAGE_BYTES, events, mapping::Mapping};
 
 /// What lies behind a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +21,9 @@ pub(crate) enum Backing {
     Shared,
     PrivateFile,
     SharedFile,
-    Memory,
-    Unforked,
-    Wiped,
+    Memfd,
+    DontFork,
+    WipeOnFork,
 }
 
 /// A mapping.
@@ -45,7 +45,7 @@ pub(crate) enum Descriptor {
         append: bool,
         deleted: bool,
     },
-    Twice {
+    Dup {
         offset: u32,
     },
     Directory,
@@ -53,41 +53,46 @@ pub(crate) enum Descriptor {
     Pipe {
         unread: u16,
     },
-    Pair {
+    SocketPair {
         unread: u16,
     },
-    Counter(u32),
-    Watch,
-    Timer {
+    Eventfd(u32),
+    Epoll,
+    Timerfd {
         seconds: u32,
     },
-    Memory {
+    Memfd {
         size: u16,
     },
     Listener,
 }
 
 /// Lays the mappings out; where they are, in their order.
-pub(super) fn map(maps: &[Map], folder: &Path, held: &mut Vec<Box<dyn Any>>) -> Vec<(u64, u64)> {
-    let mut places = Vec::new();
+pub(super) fn map(maps: &[Map], dir: &Path, kept_open: &mut Vec<Box<dyn Any>>) -> Vec<(u64, u64)> {
+    let mut ranges = Vec::new();
     for (number, map) in maps.iter().enumerate() {
-        let length = map.written.len() as u64 * PAGE;
+        let length = map.written.len() as u64 * PAGE_BYTES;
         let file = |name: &str| {
-            let path = folder.join(format!("{}-{name}-{number}", std::process::id()));
-            let mut all = OpenOptions::new();
-            let mut file = all.read(true).write(true).create_new(true).open(path).expect("open");
+            let path = dir.join(format!("{}-{name}-{number}", std::process::id()));
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)
+                .expect("open");
             file.write_all(&vec![0x33; length as usize]).expect("write");
             file
         };
         let mut mapping = match map.backing {
-            Backing::Private | Backing::Unforked | Backing::Wiped => Mapping::new(length, MapFlags::MAP_PRIVATE),
+            Backing::Private | Backing::DontFork | Backing::WipeOnFork => Mapping::new(length, MapFlags::MAP_PRIVATE),
             Backing::Shared => Mapping::new(length, MapFlags::MAP_SHARED),
             Backing::PrivateFile => Mapping::of(&file("private"), length, MapFlags::MAP_PRIVATE),
             Backing::SharedFile => Mapping::of(&file("shared"), length, MapFlags::MAP_SHARED),
-            Backing::Memory => {
-                let memory = memory(length);
+            Backing::Memfd => {
+                let memory = memfd(length);
                 let mapping = Mapping::of(&memory, length, MapFlags::MAP_SHARED);
-                held.push(Box::new(memory));
+                kept_open.push(Box::new(memory));
                 mapping
             }
         };
@@ -99,18 +104,18 @@ pub(super) fn map(maps: &[Map], folder: &Path, held: &mut Vec<Box<dyn Any>>) -> 
             }
         }
         match map.backing {
-            Backing::Unforked => mapping.advise(libc::MADV_DONTFORK),
-            Backing::Wiped => mapping.advise(libc::MADV_WIPEONFORK),
+            Backing::DontFork => mapping.advise(libc::MADV_DONTFORK),
+            Backing::WipeOnFork => mapping.advise(libc::MADV_WIPEONFORK),
             _ => {}
         }
         mapping.protect(ProtFlags::from_bits_truncate(map.access));
-        places.push((mapping.start(), length));
-        held.push(Box::new(mapping));
+        ranges.push((mapping.start(), length));
+        kept_open.push(Box::new(mapping));
     }
-    places
+    ranges
 }
 
-fn memory(size: u64) -> File {
+fn memfd(size: u64) -> File {
     let memory = nix::sys::memfd::memfd_create(c"in memory", nix::sys::memfd::MFdFlags::empty()).expect("memfd");
     let memory = File::from(memory);
     memory.set_len(size).expect("its size");
@@ -118,21 +123,21 @@ fn memory(size: u64) -> File {
 }
 
 /// Opens the descriptors; of each the numbers it has.
-pub(super) fn open(descriptors: &[Descriptor], folder: &Path, held: &mut Vec<Box<dyn Any>>) -> Vec<Vec<i32>> {
+pub(super) fn open(descriptors: &[Descriptor], dir: &Path, kept_open: &mut Vec<Box<dyn Any>>) -> Vec<Vec<i32>> {
     let opened = |(number, descriptor)| {
-        let fds = open_one(number, descriptor, folder);
-        let numbers = fds.iter().map(|fd| fd.as_raw_fd()).collect();
-        held.push(Box::new(fds));
-        numbers
+        let fds = open_one(number, descriptor, dir);
+        let raw_fds = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        kept_open.push(Box::new(fds));
+        raw_fds
     };
     descriptors.iter().enumerate().map(opened).collect()
 }
 
-fn open_one(number: usize, descriptor: &Descriptor, folder: &Path) -> Vec<OwnedFd> {
+fn open_one(number: usize, descriptor: &Descriptor, dir: &Path) -> Vec<OwnedFd> {
     use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-    let path = folder.join(format!("{}-open-{number}", std::process::id()));
-    let mut all = OpenOptions::new();
-    all.read(true).write(true).create_new(true);
+    let path = dir.join(format!("{}-open-{number}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
     match descriptor {
         Descriptor::File {
             size,
@@ -140,7 +145,7 @@ fn open_one(number: usize, descriptor: &Descriptor, folder: &Path) -> Vec<OwnedF
             append,
             deleted,
         } => {
-            let mut file = all.append(*append).open(&path).expect("open");
+            let mut file = options.append(*append).open(&path).expect("open");
             file.write_all(&vec![number as u8; *size as usize]).expect("write");
             file.seek(SeekFrom::Start((*offset).into())).expect("seek");
             if *deleted {
@@ -148,13 +153,13 @@ fn open_one(number: usize, descriptor: &Descriptor, folder: &Path) -> Vec<OwnedF
             }
             vec![file.into()]
         }
-        Descriptor::Twice { offset } => {
-            let mut file = all.open(&path).expect("open");
+        Descriptor::Dup { offset } => {
+            let mut file = options.open(&path).expect("open");
             file.seek(SeekFrom::Start((*offset).into())).expect("seek");
-            let twin = file.try_clone().expect("dup");
-            vec![file.into(), twin.into()]
+            let duplicate = file.try_clone().expect("dup");
+            vec![file.into(), duplicate.into()]
         }
-        Descriptor::Directory => vec![File::open(folder).expect("open").into()],
+        Descriptor::Directory => vec![File::open(dir).expect("open").into()],
         Descriptor::Null => vec![File::open("/dev/null").expect("open").into()],
         Descriptor::Pipe { unread } => {
             let (reader, mut writer) = std::io::pipe().expect("pipe");
@@ -163,26 +168,26 @@ fn open_one(number: usize, descriptor: &Descriptor, folder: &Path) -> Vec<OwnedF
                 .expect("write");
             vec![reader.into(), writer.into()]
         }
-        Descriptor::Pair { unread } => {
+        Descriptor::SocketPair { unread } => {
             let (left, mut right) = std::os::unix::net::UnixStream::pair().expect("pair");
             right
                 .write_all(&vec![number as u8; usize::from(*unread)])
                 .expect("write");
             vec![left.into(), right.into()]
         }
-        Descriptor::Counter(value) => vec![events::counter(*value)],
-        Descriptor::Watch => {
-            let event = events::counter(0);
-            let epoll = events::watching(&event, number as u64);
+        Descriptor::Eventfd(value) => vec![events::eventfd(*value)],
+        Descriptor::Epoll => {
+            let event = events::eventfd(0);
+            let epoll = events::epoll_watching(&event, number as u64);
             vec![event, epoll]
         }
-        Descriptor::Timer { seconds } => {
+        Descriptor::Timerfd { seconds } => {
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty()).expect("timerfd");
             let after = Expiration::OneShot(Duration::from_secs((*seconds).into()).into());
             timer.set(after, TimerSetTimeFlags::empty()).expect("set");
             vec![timer.into()]
         }
-        Descriptor::Memory { size } => vec![memory((*size).into()).into()],
+        Descriptor::Memfd { size } => vec![memfd((*size).into()).into()],
         Descriptor::Listener => vec![std::net::TcpListener::bind("127.0.0.1:0").expect("listen").into()],
     }
 }

@@ -5,7 +5,7 @@ use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 /// A filter that lets everything pass, or one that kills the process which makes another one or a thread; for the calling thread
 /// and what comes of it, or for all threads of the process. False where there are none.
 #[expect(unsafe_code, reason = "no crate in use sets filters")]
-pub(crate) fn set(kills_clones: bool, all_threads: bool) -> bool {
+pub(crate) fn install(kills_clones: bool, all_threads: bool) -> bool {
     let statement = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -46,7 +46,7 @@ pub(crate) fn set(kills_clones: bool, all_threads: bool) -> bool {
 
 /// Refuses memory that becomes executable, or is so and written, where the kernel can (Linux 6.3).
 #[expect(unsafe_code, reason = "nix does not know this prctl")]
-pub(crate) fn refuse_new_code() {
+pub(crate) fn deny_executable_memory() {
     const SET_MDWE: i32 = 65;
     const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
     let none: libc::c_ulong = 0;

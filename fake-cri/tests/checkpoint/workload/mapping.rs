@@ -4,7 +4,7 @@ use std::{fs::File, num::NonZero, ptr::NonNull};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
 
-use super::PAGE;
+use super::PAGE_BYTES;
 
 /// A mapping that stays until the process ends.
 pub(super) struct Mapping {
@@ -41,11 +41,11 @@ impl Mapping {
     }
 
     pub(super) fn page(&mut self, index: u64) -> &mut [u8] {
-        assert!((index + 1) * PAGE <= self.length);
+        assert!((index + 1) * PAGE_BYTES <= self.length);
         // SAFETY: the page is inside of the mapping, readable and writable, and borrowed exclusively.
         unsafe {
-            let page = self.start.cast::<u8>().add((index * PAGE) as usize);
-            std::slice::from_raw_parts_mut(page.as_ptr(), PAGE as usize)
+            let page = self.start.cast::<u8>().add((index * PAGE_BYTES) as usize);
+            std::slice::from_raw_parts_mut(page.as_ptr(), PAGE_BYTES as usize)
         }
     }
 

@@ -9,24 +9,24 @@ use cri_proto::criu::message::{
 
 use super::super::RestoreError;
 use crate::{
-    checkpoint::capture::xsave::{Part, place},
+    checkpoint::dump::xsave::{XFeature, xfeature_range},
     process::ptrace::{self, RegisterSet},
 };
 
 /// The legacy part, and where `xstate_bv` lies behind it.
-const LEGACY: usize = 416;
-const PRESENT_PARTS: usize = 512;
+const LEGACY_BYTES: usize = 416;
+const XSTATE_BV_OFFSET: usize = 512;
 /// x87 and SSE, which are in the legacy part.
-const LEGACY_PARTS: u64 = 3;
+const LEGACY_FEATURES: u64 = 3;
 /// The selectors of a 64-bit program (arch/x86/include/asm/segment.h).
-const CODE: u64 = 0x33;
-const DATA: u64 = 0x2b;
+const USER_CS: u64 = 0x33;
+const USER_DS: u64 = 0x2b;
 /// The flags that a program may set, and interrupts, which are always on.
-const FLAGS: u64 = 0x25_4dd5;
-const ALWAYS: u64 = 0x202;
+const USER_EFLAGS: u64 = 0x25_4dd5;
+const FIXED_EFLAGS: u64 = 0x202;
 
 /// Restoring is built for this machine.
-pub(in super::super) fn supported() -> Result<(), RestoreError> {
+pub(in super::super) fn check_supported() -> Result<(), RestoreError> {
     Ok(())
 }
 
@@ -34,7 +34,7 @@ pub(in super::super) fn supported() -> Result<(), RestoreError> {
 pub(in super::super) fn check_machine(core: &CoreEntry) -> Result<(), RestoreError> {
     let machine = core.mtype();
     if machine != March::X8664 {
-        return Err(RestoreError::Machine(format!(
+        return Err(RestoreError::MachineMismatch(format!(
             "the archive was made on another machine: {machine:?}, and this one is X8664"
         )));
     }
@@ -57,18 +57,18 @@ pub(in super::super) fn check_machine(core: &CoreEntry) -> Result<(), RestoreErr
 /// Whether the registers of a thread can be set on this machine.
 pub(in super::super) fn check(core: &CoreEntry) -> Result<(), RestoreError> {
     /// More than any processor's state.
-    const LARGEST: usize = 16 << 10;
+    const MAX_XSAVE_BYTES: usize = 16 << 10;
     let info = core
         .thread_info
         .as_ref()
         .ok_or_else(|| RestoreError::malformed("core", "it has no registers"))?;
-    overlay(&mut vec![0; LARGEST], &info.fpregs)
+    overlay_xsave(&mut vec![0; MAX_XSAVE_BYTES], &info.fpregs)
 }
 
 /// Whether two threads of a process have the same registers, stack and thread pointer included.
-pub(in super::super) fn are_those_of(one: &CoreEntry, other: &CoreEntry) -> bool {
-    match (&one.thread_info, &other.thread_info) {
-        (Some(one), Some(other)) => one.gpregs == other.gpregs,
+pub(in super::super) fn same_registers(left: &CoreEntry, right: &CoreEntry) -> bool {
+    match (&left.thread_info, &right.thread_info) {
+        (Some(left), Some(right)) => left.gpregs == right.gpregs,
         _ => false,
     }
 }
@@ -79,15 +79,15 @@ pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreErr
         .thread_info
         .as_ref()
         .ok_or_else(|| RestoreError::malformed("core", "it has no registers"))?;
-    let failed = |errno| RestoreError::step("set registers", errno);
-    let mut extended = ptrace::registers(tid, RegisterSet::X86Extended).map_err(failed)?;
-    overlay(&mut extended, &info.fpregs)?;
-    ptrace::set_registers(tid, RegisterSet::X86Extended, &extended).map_err(failed)?;
-    ptrace::set_registers(tid, RegisterSet::General, &general(&info.gpregs)).map_err(failed)
+    let step_error = |errno| RestoreError::step("set registers", errno);
+    let mut extended = ptrace::registers(tid, RegisterSet::X86Extended).map_err(step_error)?;
+    overlay_xsave(&mut extended, &info.fpregs)?;
+    ptrace::set_registers(tid, RegisterSet::X86Extended, &extended).map_err(step_error)?;
+    ptrace::set_registers(tid, RegisterSet::General, &user_regs(&info.gpregs)).map_err(step_error)
 }
 
 /// `struct user_regs_struct`. The thread is in no system call: an interrupted one was set back to before it.
-fn general(entry: &UserX86RegsEntry) -> Vec<u8> {
+fn user_regs(entry: &UserX86RegsEntry) -> Vec<u8> {
     let words = [
         entry.r15,
         entry.r14,
@@ -106,10 +106,10 @@ fn general(entry: &UserX86RegsEntry) -> Vec<u8> {
         entry.di,
         u64::MAX,
         entry.ip,
-        CODE,
-        entry.flags & FLAGS | ALWAYS,
+        USER_CS,
+        entry.flags & USER_EFLAGS | FIXED_EFLAGS,
         entry.sp,
-        DATA,
+        USER_DS,
         entry.fs_base,
         entry.gs_base,
         0,
@@ -121,9 +121,10 @@ fn general(entry: &UserX86RegsEntry) -> Vec<u8> {
 }
 
 /// Lays the image's state over this machine's `xsave`.
-fn overlay(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), RestoreError> {
-    let short = |what: &str| RestoreError::malformed("core", format!("{what} has another size than this machine's"));
-    let mut legacy = Vec::with_capacity(LEGACY);
+fn overlay_xsave(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), RestoreError> {
+    let size_mismatch =
+        |detail: &str| RestoreError::malformed("core", format!("{detail} has another size than this machine's"));
+    let mut legacy = Vec::with_capacity(LEGACY_BYTES);
     for half in [entry.cwd, entry.swd, entry.twd, entry.fop] {
         legacy.extend((half as u16).to_le_bytes());
     }
@@ -138,47 +139,47 @@ fn overlay(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), RestoreEr
             .chain(&entry.xmm_space)
             .flat_map(|word| word.to_le_bytes()),
     );
-    if legacy.len() != LEGACY {
-        return Err(short("the legacy state"));
+    if legacy.len() != LEGACY_BYTES {
+        return Err(size_mismatch("the legacy state"));
     }
     xsave
-        .get_mut(..LEGACY)
-        .ok_or_else(|| short("xsave"))?
+        .get_mut(..LEGACY_BYTES)
+        .ok_or_else(|| size_mismatch("xsave"))?
         .copy_from_slice(&legacy);
-    let (present, parts) = match &entry.xsave {
+    let (xstate_bv, parts) = match &entry.xsave {
         Some(state) => (state.xstate_bv, parts(state)),
-        None => (LEGACY_PARTS, Vec::new()),
+        None => (LEGACY_FEATURES, Vec::new()),
     };
-    let mut known = LEGACY_PARTS;
+    let mut known_features = LEGACY_FEATURES;
     for (part, bytes) in parts {
         let bit = 1_u64 << part as u32;
-        known |= bit;
-        if present & bit == 0 {
+        known_features |= bit;
+        if xstate_bv & bit == 0 {
             continue;
         }
-        let target = place(part).and_then(|range| xsave.get_mut(range));
+        let target = xfeature_range(part).and_then(|range| xsave.get_mut(range));
         match target {
             Some(target) if target.len() == bytes.len() => target.copy_from_slice(&bytes),
-            Some(_) => return Err(short(&format!("{part:?}"))),
+            Some(_) => return Err(size_mismatch(&format!("{part:?}"))),
             None => {
-                let what = format!("a thread uses {part:?} of its processor, and this one has none");
-                return Err(RestoreError::Machine(what));
+                let detail = format!("a thread uses {part:?} of its processor, and this one has none");
+                return Err(RestoreError::MachineMismatch(detail));
             }
         }
     }
-    if present & !known != 0 {
-        let what = format!("parts {:x} of a processor's state", present & !known);
-        return Err(RestoreError::Unsupported(what));
+    if xstate_bv & !known_features != 0 {
+        let detail = format!("parts {:x} of a processor's state", xstate_bv & !known_features);
+        return Err(RestoreError::Unsupported(detail));
     }
     let header = xsave
-        .get_mut(PRESENT_PARTS..PRESENT_PARTS + 8)
-        .ok_or_else(|| short("xsave"))?;
-    header.copy_from_slice(&present.to_le_bytes());
+        .get_mut(XSTATE_BV_OFFSET..XSTATE_BV_OFFSET + 8)
+        .ok_or_else(|| size_mismatch("xsave"))?;
+    header.copy_from_slice(&xstate_bv.to_le_bytes());
     Ok(())
 }
 
 /// The parts of the image, each with its bytes.
-fn parts(state: &UserX86XsaveEntry) -> Vec<(Part, Vec<u8>)> {
+fn parts(state: &UserX86XsaveEntry) -> Vec<(XFeature, Vec<u8>)> {
     fn bytes32(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
@@ -186,12 +187,12 @@ fn parts(state: &UserX86XsaveEntry) -> Vec<(Part, Vec<u8>)> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
     vec![
-        (Part::YmmHigh, bytes32(&state.ymmh_space)),
-        (Part::BoundRegisters, bytes64(&state.bndreg_state)),
-        (Part::BoundControl, bytes64(&state.bndcsr_state)),
-        (Part::OpMask, bytes64(&state.opmask_reg)),
-        (Part::ZmmHigh256, bytes64(&state.zmm_upper)),
-        (Part::High16Zmm, bytes64(&state.hi16_zmm)),
-        (Part::ProtectionKeys, bytes32(&state.pkru)),
+        (XFeature::Ymm, bytes32(&state.ymmh_space)),
+        (XFeature::Bndregs, bytes64(&state.bndreg_state)),
+        (XFeature::Bndcsr, bytes64(&state.bndcsr_state)),
+        (XFeature::Opmask, bytes64(&state.opmask_reg)),
+        (XFeature::ZmmHi256, bytes64(&state.zmm_upper)),
+        (XFeature::Hi16Zmm, bytes64(&state.hi16_zmm)),
+        (XFeature::Pkru, bytes32(&state.pkru)),
     ]
 }

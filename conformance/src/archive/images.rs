@@ -1,0 +1,379 @@
+//! CRIU's images of an archive, decoded as they stream by, kept as what the cases need of them.
+//!
+//! What an image says is kept up to a bound of memory, whatever its size: entries beyond it are still decoded and
+//! judged one by one, but cross-checks between images then say that they could not be made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read},
+};
+
+use cri_proto::criu::{
+    Decoder, Entries, FieldIssueKind, ImageError, Kind, Payload, Problem, inspect,
+    message::{
+        CoreEntry, FdinfoEntry, FileEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry, StatsEntry,
+        TaskKobjIdsEntry,
+    },
+};
+use prost::Message;
+
+use super::{
+    compressed_blocks::{CompressedBlocks, Segment},
+    open_files::{OpenFile, decode_single_kind, is_single_kind_image},
+    pagemap::{PageRange, Pagemap},
+};
+
+/// How much memory decoded images may take, in bytes.
+const MAX_KEPT_BYTES: usize = 96 << 20;
+/// The longest entry that is decoded whole, in bytes: while it is decoded it takes up to 24 times as much (a list of empty
+/// strings), and lists grow by doubling.
+const MAX_ENTRY_BYTES: usize = 8 << 20;
+/// The longest `inventory.img` that is decoded: a real one has some hundred bytes.
+const MAX_INVENTORY_BYTES: usize = 64 << 10;
+
+/// How many flaws are kept in words; the others are counted.
+const MAX_KEPT_PROBLEMS: usize = 64;
+
+/// Something wrong with an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageProblem {
+    /// The member.
+    pub member: String,
+    /// What is wrong, with its place in the member.
+    pub message: String,
+}
+
+/// Flaws of one kind: the first ones in words, all of them counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageProblems {
+    /// The first ones.
+    pub samples: Vec<ImageProblem>,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl ImageProblems {
+    pub(crate) fn push(&mut self, member: &str, text: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.samples.len() < MAX_KEPT_PROBLEMS {
+            self.samples.push(ImageProblem {
+                member: member.to_owned(),
+                message: text(),
+            });
+        }
+    }
+
+    fn truncate(&mut self, count: usize) {
+        self.count = count;
+        self.samples.truncate(count);
+    }
+
+    /// The first few in one line.
+    pub fn summary(&self) -> String {
+        let messages: Vec<_> = self
+            .samples
+            .iter()
+            .take(4)
+            .map(|flaw| format!("{}: {}", flaw.member, flaw.message))
+            .collect();
+        let rest = self.count - messages.len();
+        let suffix = if rest > 0 {
+            format!("; and {rest} more")
+        } else {
+            String::new()
+        };
+        format!("{}{suffix}", messages.join("; "))
+    }
+}
+
+/// What the images of an archive say.
+#[derive(Clone, Debug, Default)]
+pub struct Images {
+    /// How many images there are, by kind.
+    pub image_counts: BTreeMap<Kind, usize>,
+    /// Entries read in all of them.
+    pub entry_count: u64,
+    /// Images whose framing or messages cannot be read.
+    pub undecodable: ImageProblems,
+    /// Images without an entry where one has to be.
+    pub empty_images: ImageProblems,
+    /// Required fields that are missing.
+    pub missing_fields: ImageProblems,
+    /// Fields and enum values that CRIU's messages do not have.
+    pub unknown_fields: ImageProblems,
+    /// Names in `checkpoint/` that end as images do and are none of CRIU's.
+    pub unknown_names: ImageProblems,
+    /// Set where the bound of memory was reached: what follows was judged entry by entry, but not kept.
+    pub limit_reached: Option<String>,
+    /// `inventory.img`.
+    pub inventory: Option<InventoryEntry>,
+    /// `pstree.img`.
+    pub pstree: Vec<PstreeEntry>,
+    /// `core-TID.img`.
+    pub cores: BTreeMap<u32, CoreEntry>,
+    /// `mm-PID.img`.
+    pub mms: BTreeMap<u32, MmEntry>,
+    /// `ids-PID.img`.
+    pub ids: BTreeMap<u32, TaskKobjIdsEntry>,
+    /// `fs-PID.img`.
+    pub fs: BTreeMap<u32, FsEntry>,
+    /// `fdinfo-ID.img`, by the id of the table.
+    pub fdinfo: BTreeMap<u32, Vec<FdinfoEntry>>,
+    /// `files.img`; `None` where there is no such image.
+    pub files: Option<Vec<OpenFile>>,
+    /// `pagemap-PID.img`.
+    pub pagemaps: BTreeMap<u32, Pagemap>,
+    /// `pagemap-shmem-ID.img`.
+    pub shared_pagemaps: BTreeMap<u32, Pagemap>,
+    /// The ids of shared memory that `memfd.img` names: CRIU dumps shared anonymous memory so where the kernel lets it.
+    pub memfds: BTreeSet<u32>,
+    /// Sizes of `pages-ID.img` in bytes.
+    pub pages_file_bytes: BTreeMap<u32, u64>,
+    /// Blocks of compressed pages that do not decompress.
+    pub corrupt_blocks: ImageProblems,
+    /// Files of pages that were passed before the page map said that they are compressed.
+    pub unread_pages: BTreeSet<u32>,
+    /// `cipher.img` is there: the images are encrypted.
+    pub encrypted: bool,
+    /// `stats-dump`.
+    pub stats: Option<StatsEntry>,
+    kept_bytes: usize,
+}
+
+/// The counts of flaws at a moment.
+pub(crate) struct ProblemCounts([usize; 2]);
+
+impl Images {
+    /// Whether there is any image beside the statistics.
+    pub fn has_any(&self) -> bool {
+        self.image_counts
+            .iter()
+            .any(|(kind, count)| *kind != Kind::Stats && *count > 0)
+            || !self.pages_file_bytes.is_empty()
+    }
+
+    /// How many flaws there are that a cut tar makes.
+    pub(crate) fn problem_counts(&self) -> ProblemCounts {
+        ProblemCounts([self.undecodable.count, self.empty_images.count])
+    }
+
+    /// Forgets the flaws found since then.
+    pub(crate) fn roll_back(&mut self, ProblemCounts([undecodable, empty]): ProblemCounts) {
+        self.undecodable.truncate(undecodable);
+        self.empty_images.truncate(empty);
+    }
+
+    /// Reads one image. An error is one of reading, not of the image.
+    pub(crate) fn read<R: Read>(&mut self, name: &str, kind: Kind, id: Option<u64>, input: R) -> io::Result<()> {
+        *self.image_counts.entry(kind).or_default() += 1;
+        match self.read_entries(name, kind, id, input) {
+            Ok(()) => Ok(()),
+            Err(ImageError {
+                problem: Problem::Io(error),
+                ..
+            }) => Err(error),
+            Err(
+                error @ ImageError {
+                    problem: Problem::NoEntry,
+                    ..
+                },
+            ) => {
+                self.empty_images.push(name, || error.problem.to_string());
+                Ok(())
+            }
+            Err(ImageError {
+                offset: 0,
+                problem: Problem::Truncated { available: 0, .. },
+                ..
+            }) => {
+                self.empty_images.push(name, || "a file of no bytes".to_owned());
+                Ok(())
+            }
+            Err(error) => {
+                let message = || format!("{} at byte {}", error.problem, error.offset);
+                self.undecodable.push(name, message);
+                Ok(())
+            }
+        }
+    }
+
+    fn read_entries<R: Read>(&mut self, name: &str, kind: Kind, id: Option<u64>, input: R) -> Result<(), ImageError> {
+        let mut decoder = Decoder::open_as(name, kind, input)?;
+        let id = id.and_then(|id| u32::try_from(id).ok());
+        let shared = name.contains("pagemap-shmem-");
+        let mut index = 0;
+        while let Some(entry) = decoder.entry()? {
+            self.entry_count += 1;
+            let intact = kind
+                .message(index)
+                .is_none_or(|message| self.report_problems(name, message, index, entry));
+            if intact {
+                self.keep_entry(name, kind, id, shared, index, entry);
+            }
+            if kind == Kind::Files || is_single_kind_image(kind) {
+                self.files.get_or_insert_default();
+            }
+            let payload = Payload::after(kind, index, entry);
+            index += 1;
+            match payload {
+                Ok(Payload::None) => {}
+                Ok(Payload::Bytes(bytes)) => decoder.copy_payload(bytes, &mut io::sink())?,
+                Ok(Payload::Rest) => drop(decoder.copy_rest(&mut io::sink())?),
+                // The message is malformed, as was said already; where the next entry begins cannot be known.
+                Err(_) => return Ok(()),
+            }
+        }
+        match kind {
+            // A process may have no open file, and no file may be open at all.
+            Kind::Fdinfo => drop(id.map(|id| self.fdinfo.entry(id).or_default())),
+            Kind::Files => drop(self.files.get_or_insert_default()),
+            _ => {}
+        }
+        let requires_entry = kind.entries() == Entries::One || matches!(kind, Kind::Pagemap | Kind::Pstree);
+        if decoder.entries() == 0 && requires_entry {
+            let (file, offset) = (name.to_owned(), decoder.offset());
+            return Err(ImageError {
+                file,
+                offset,
+                problem: Problem::NoEntry,
+            });
+        }
+        Ok(())
+    }
+
+    /// Reports what decoding would hide, and says whether the entry can be decoded.
+    fn report_problems(&mut self, name: &str, message: &str, index: u64, entry: &[u8]) -> bool {
+        let mut decodable = true;
+        inspect(message, entry, |finding| {
+            decodable &= !finding.kind.is_fatal();
+            let problems = match finding.kind {
+                FieldIssueKind::MissingRequired => &mut self.missing_fields,
+                FieldIssueKind::Malformed(_) => &mut self.undecodable,
+                FieldIssueKind::UnknownField(_) | FieldIssueKind::UnknownValue(_) => &mut self.unknown_fields,
+            };
+            problems.push(name, || format!("entry {index}: {finding}"));
+        });
+        decodable
+    }
+
+    fn keep_entry(&mut self, name: &str, kind: Kind, id: Option<u32>, shared: bool, index: u64, entry: &[u8]) {
+        match (kind, id) {
+            (Kind::Inventory, _) if entry.len() > MAX_INVENTORY_BYTES => {
+                self.limit_reached.get_or_insert_with(|| name.to_owned());
+            }
+            (Kind::Inventory, _) => self.inventory = self.decode(name, entry),
+            (Kind::Stats, _) if name == "stats-dump" => self.stats = self.decode(name, entry),
+            (Kind::Pstree, _) => {
+                let process = self.decode(name, entry);
+                self.pstree.extend(process);
+            }
+            (Kind::Core, Some(id)) => {
+                let core = self.decode(name, entry);
+                self.cores.extend(core.map(|core| (id, core)));
+            }
+            (Kind::Mm, Some(id)) => {
+                let mm = self.decode(name, entry);
+                self.mms.extend(mm.map(|mm| (id, mm)));
+            }
+            (Kind::Ids, Some(id)) => {
+                let ids = self.decode(name, entry);
+                self.ids.extend(ids.map(|ids| (id, ids)));
+            }
+            (Kind::Fs, Some(id)) => {
+                let fs = self.decode(name, entry);
+                self.fs.extend(fs.map(|fs| (id, fs)));
+            }
+            (Kind::Fdinfo, Some(id)) => {
+                let descriptor = self.decode(name, entry);
+                self.fdinfo.entry(id).or_default().extend(descriptor);
+            }
+            (Kind::Files, _) => {
+                let file = self.decode_transient(name, entry);
+                self.keep_file(name, file.as_ref(), entry.len());
+            }
+            (kind, _) if is_single_kind_image(kind) => {
+                let file = self
+                    .reserve(name, OpenFile::memory_cost(entry.len()))
+                    .then(|| decode_single_kind(kind, entry));
+                self.keep_file(name, file.flatten().as_ref(), entry.len());
+            }
+            (Kind::MemfdInode, _) => {
+                let inode: Option<MemfdInodeEntry> = self.decode(name, entry);
+                self.memfds.extend(inode.map(|inode| inode.shmid));
+            }
+            (Kind::Pagemap, Some(id)) => self.add_pagemap_entry(name, id, shared, index, entry),
+            _ => {}
+        }
+    }
+
+    fn add_pagemap_entry(&mut self, name: &str, id: u32, shared: bool, index: u64, entry: &[u8]) {
+        if index > 0 && entry.len() > MAX_ENTRY_BYTES {
+            self.limit_reached.get_or_insert_with(|| name.to_owned());
+            return;
+        }
+        let decoded = (index > 0)
+            .then(|| cri_proto::criu::message::PagemapEntry::decode(entry).ok())
+            .flatten();
+        let cost = size_of::<PageRange>() + decoded.as_ref().map_or(0, CompressedBlocks::memory_cost);
+        let affordable = self.reserve(name, cost);
+        let maps = if shared {
+            &mut self.shared_pagemaps
+        } else {
+            &mut self.pagemaps
+        };
+        if index == 0 {
+            let head = cri_proto::criu::message::PagemapHead::decode(entry).ok();
+            maps.extend(head.map(|head| (id, Pagemap::new(head.pages_id))));
+        } else if let (Some(map), Some(entry)) = (maps.get_mut(&id), decoded) {
+            map.add(&entry, affordable);
+        }
+    }
+
+    /// Keeps what the cases need of an entry of so many bytes.
+    fn keep_file(&mut self, name: &str, file: Option<&FileEntry>, bytes: usize) {
+        if let Some(file) = file
+            && self.reserve(name, OpenFile::memory_cost(bytes))
+        {
+            self.files.get_or_insert_default().push(OpenFile::new(file));
+        }
+    }
+
+    /// How the pages of this file stand in it, where its page map was read already and says that they are compressed.
+    pub(crate) fn segments_of(&self, pages_id: u32) -> Option<&[Segment]> {
+        let mut maps = self.pagemaps.values().chain(self.shared_pagemaps.values());
+        let map = maps.find(|map| map.pages_id == pages_id && map.compressed)?;
+        Some(&map.segments)
+    }
+
+    /// The ids of files of pages that are compressed, with how they stand in them.
+    pub(crate) fn compressed_pagemaps(&self) -> impl Iterator<Item = (u32, &Pagemap)> {
+        let maps = self.pagemaps.values().chain(self.shared_pagemaps.values());
+        maps.filter(|map| map.compressed).map(|map| (map.pages_id, map))
+    }
+
+    /// Decodes a message that an inspection found whole, as long as there is room for it.
+    fn decode<M: Message + Default>(&mut self, name: &str, entry: &[u8]) -> Option<M> {
+        // A repeated number of one byte on the wire takes eight in memory, a mapping less than that.
+        self.reserve(name, size_of::<M>() + 8 * entry.len())
+            .then(|| self.decode_transient(name, entry))
+            .flatten()
+    }
+
+    /// Decodes a message that is not kept, unless that would take too much memory for a moment.
+    fn decode_transient<M: Message + Default>(&mut self, name: &str, entry: &[u8]) -> Option<M> {
+        if entry.len() > MAX_ENTRY_BYTES {
+            self.limit_reached.get_or_insert_with(|| name.to_owned());
+            return None;
+        }
+        M::decode(entry).ok()
+    }
+
+    fn reserve(&mut self, name: &str, bytes: usize) -> bool {
+        if self.kept_bytes.saturating_add(bytes) > MAX_KEPT_BYTES {
+            self.limit_reached.get_or_insert_with(|| name.to_owned());
+            return false;
+        }
+        self.kept_bytes += bytes;
+        true
+    }
+}

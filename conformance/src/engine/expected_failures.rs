@@ -1,0 +1,139 @@
+//! Failures that a CI knows of: a list of ids, so that a run fails for what is new and for nothing else.
+//!
+//! ```text
+//!  # one id a line
+//!  kubelet/404/gate-off     # fixed in 1.4
+//! ```
+//!
+//! A listed failure does not fail the run. A listed case that passes does: the list is to shrink.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CaseInfo, CaseRecord, Outcome};
+
+/// The ids of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpectedFailures(BTreeSet<String>);
+
+/// A line that names no case.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {id} is no case of this program (see `checkpoint-conformance list`)")]
+pub struct UnknownCase {
+    /// The line's number, from 1.
+    pub line: usize,
+    /// What stands there.
+    pub id: String,
+}
+
+/// What became of the listed cases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedFailuresResult {
+    /// The list, as the user named it.
+    pub file: String,
+    /// Listed, and fails; sorted.
+    pub failed: Vec<String>,
+    /// Listed, and passes: it fails the run; sorted.
+    pub passed: Vec<String>,
+    /// Listed and selected, and neither: skipped, a fact, an error; sorted.
+    pub other: Vec<String>,
+}
+
+impl ExpectedFailures {
+    /// Reads a list: one id a line, `#` begins a comment.
+    ///
+    /// # Errors
+    /// The first line that names no case.
+    pub fn parse(text: &str, catalogue: &[CaseInfo]) -> Result<ExpectedFailures, UnknownCase> {
+        let mut ids = BTreeSet::new();
+        for (index, line) in text.lines().enumerate() {
+            let id = line.split('#').next().unwrap_or_default().trim();
+            if id.is_empty() {
+                continue;
+            }
+            if !catalogue.iter().any(|info| info.id == id) {
+                return Err(UnknownCase {
+                    line: index + 1,
+                    id: id.to_owned(),
+                });
+            }
+            ids.insert(id.to_owned());
+        }
+        Ok(ExpectedFailures(ids))
+    }
+
+    /// Holds the list against what became of the cases.
+    pub fn compare(&self, file: &str, records: &[CaseRecord]) -> ExpectedFailuresResult {
+        let ids = |matches_outcome: fn(&Outcome) -> bool| {
+            let listed = records
+                .iter()
+                .filter(|record| matches_outcome(&record.outcome) && self.0.contains(record.info.id));
+            let mut ids: Vec<_> = listed.map(|record| record.info.id.to_owned()).collect();
+            ids.sort();
+            ids
+        };
+        ExpectedFailuresResult {
+            file: file.to_owned(),
+            failed: ids(|outcome| matches!(outcome, Outcome::Fail { .. })),
+            passed: ids(|outcome| matches!(outcome, Outcome::Pass { .. })),
+            other: ids(|outcome| !matches!(outcome, Outcome::Fail { .. } | Outcome::Pass { .. })),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{Authority, Level, SkipKind};
+
+    const fn case_info(id: &'static str) -> CaseInfo {
+        CaseInfo {
+            id,
+            requirement: "",
+            authority: Authority::PROJECT,
+            motivation: "",
+            level: Level::Documented,
+            expected: "",
+        }
+    }
+
+    const CATALOGUE: &[CaseInfo] = &[case_info("x/a"), case_info("x/b"), case_info("x/c"), case_info("x/d")];
+
+    #[test]
+    fn a_list_has_comments_and_case_ids() {
+        let list = ExpectedFailures::parse("# known\n\nx/a # since 1.2\n  x/b\nx/c\n", CATALOGUE).unwrap();
+        let empty = String::new;
+        let outcomes = [
+            Outcome::Fail { actual: empty() },
+            Outcome::Pass { actual: empty() },
+            Outcome::Skip {
+                kind: SkipKind::Unavailable,
+                reason: empty(),
+            },
+            Outcome::Fail { actual: empty() },
+        ];
+        let records: Vec<_> = CATALOGUE
+            .iter()
+            .zip(outcomes)
+            .map(|(info, outcome)| CaseRecord {
+                info: *info,
+                outcome,
+                duration: Duration::ZERO,
+                evidence: Vec::new(),
+            })
+            .collect();
+        let result = list.compare("known.txt", &records);
+        assert_eq!(result.failed, ["x/a"]);
+        assert_eq!(result.passed, ["x/b"]);
+        assert_eq!(result.other, ["x/c"]);
+    }
+
+    #[test]
+    fn an_unknown_case_is_refused_with_its_line_number() {
+        let error = ExpectedFailures::parse("x/a\n\nx/new # soon\n", CATALOGUE).unwrap_err();
+        assert_eq!((error.line, error.id.as_str()), (3, "x/new"));
+    }
+}

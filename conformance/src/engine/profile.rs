@@ -1,0 +1,357 @@
+//! What a target claims about itself: where it is known to differ from the reference, and how.
+//!
+//! A profile turns the failure of a `reference` or `robust` case that it claims into a fact: the target does as it says it does. It
+//! touches no documented case, is never chosen by itself, and is named in every report. What it claims and the run does not
+//! confirm is named too.
+//!
+//! ```toml
+//! name = "containerd-2.4"
+//! about = "containerd 2.4 with runc and CRIU 4"
+//!
+//! [[claim]]
+//! case = "kubelet/403/body"
+//! does = "names one subresource, and ends without a newline"
+//! source = "kubernetes v1.30 pkg/kubelet/server/server.go"
+//! seen = "*subresource=checkpoint)*"
+//!
+//! [[known]]
+//! case = "runtime/place/location-longer"
+//! does = "writes over the file that is there, and leaves its tail"
+//! source = "containerd internal/cri/server/container_checkpoint_linux.go"
+//! ```
+//!
+//! `[[known]]` is about a case of any level: its failure stays a failure, and is told with what is known of it.
+//!
+//! `seen` is a glob for what is seen when the case fails (`*` matches anything); with it another failure of the same case stays a failure.
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+use super::{CaseInfo, CaseRecord, Level, Outcome};
+
+/// The profiles that come with the program, by name.
+pub const BUILT_IN_PROFILES: &[(&str, &str)] = &[
+    (
+        "kubelet-1.30",
+        include_str!("../../../fixtures/profiles/kubelet-1.30.toml"),
+    ),
+    (
+        "kubelet-1.36",
+        include_str!("../../../fixtures/profiles/kubelet-1.36.toml"),
+    ),
+    (
+        "kubelet-1.37",
+        include_str!("../../../fixtures/profiles/kubelet-1.37.toml"),
+    ),
+    (
+        "containerd-2.4",
+        include_str!("../../../fixtures/profiles/containerd-2.4.toml"),
+    ),
+    ("cri-o", include_str!("../../../fixtures/profiles/cri-o.toml")),
+    ("criu", include_str!("../../../fixtures/profiles/criu.toml")),
+];
+
+/// What a target claims.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Its name, as reports give it.
+    pub name: String,
+    /// Of what it is the profile.
+    pub about: String,
+    claims: Vec<(ProfileClaim, GlobMatcher)>,
+    known_failures: Vec<ProfileClaim>,
+}
+
+/// One thing that a target claims to do otherwise than the reference.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileClaim {
+    case: String,
+    does: String,
+    source: String,
+    #[serde(default = "match_any_glob")]
+    seen: String,
+}
+
+fn match_any_glob() -> String {
+    "*".to_owned()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileDocument {
+    name: String,
+    about: String,
+    #[serde(default, rename = "claim")]
+    claims: Vec<ProfileClaim>,
+    #[serde(default)]
+    known: Vec<ProfileClaim>,
+}
+
+/// A profile that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// It is no TOML, or of another shape.
+    #[error("cannot be read: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// A glob that cannot be parsed.
+    #[error("the claim about {case} has an invalid `seen`: {source}")]
+    Glob {
+        /// The claim's case.
+        case: String,
+        /// Why.
+        source: globset::Error,
+    },
+    /// It names no case of this program.
+    #[error("claims something about {0}, which is no case of this program (see `checkpoint-conformance list`)")]
+    UnknownCase(String),
+    /// It names a case that no version may differ in.
+    #[error("claims something about {case}, which is {}: a profile is about `reference` and `robust` cases alone", level.as_str())]
+    DocumentedCase {
+        /// The case.
+        case: String,
+        /// Its level.
+        level: Level,
+    },
+    /// It claims two things about one case.
+    #[error("claims something about {0} twice")]
+    DuplicateClaim(String),
+    /// Words are missing.
+    #[error("the claim about {0} does not say what the target does, or where that is known from")]
+    MissingText(String),
+}
+
+/// A profile that a run was judged under, and what became of its claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileResult {
+    /// The profile's name.
+    pub name: String,
+    /// Of what it is the profile.
+    pub about: String,
+    /// The cases that failed as claimed, and so are facts; sorted.
+    pub facts: Vec<String>,
+    /// The cases that pass although a claim says otherwise; sorted.
+    pub untrue: Vec<String>,
+    /// The cases that fail, but otherwise than claimed, and so stay failures; sorted.
+    pub otherwise: Vec<String>,
+    /// The cases whose failure the profile knows of, and which stay failures; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
+}
+
+impl Profile {
+    /// Reads a profile and holds it against the catalogue.
+    ///
+    /// # Errors
+    /// See [`ProfileError`].
+    pub fn parse(text: &str, catalogue: &[CaseInfo]) -> Result<Profile, ProfileError> {
+        let document: ProfileDocument = toml::from_str(text)?;
+        let mut claims: Vec<(ProfileClaim, GlobMatcher)> = Vec::new();
+        for claim in document.claims {
+            let Some(info) = catalogue.iter().find(|info| info.id == claim.case) else {
+                return Err(ProfileError::UnknownCase(claim.case));
+            };
+            if info.level == Level::Documented {
+                return Err(ProfileError::DocumentedCase {
+                    case: claim.case,
+                    level: info.level,
+                });
+            }
+            if claims.iter().any(|(other, _)| other.case == claim.case) {
+                return Err(ProfileError::DuplicateClaim(claim.case));
+            }
+            if claim.does.trim().is_empty() || claim.source.trim().is_empty() {
+                return Err(ProfileError::MissingText(claim.case));
+            }
+            match GlobBuilder::new(&claim.seen).build() {
+                Ok(glob) => claims.push((claim, glob.compile_matcher())),
+                Err(source) => {
+                    return Err(ProfileError::Glob {
+                        case: claim.case,
+                        source,
+                    });
+                }
+            }
+        }
+        let mut known: Vec<ProfileClaim> = Vec::new();
+        for failure in document.known {
+            if !catalogue.iter().any(|info| info.id == failure.case) {
+                return Err(ProfileError::UnknownCase(failure.case));
+            }
+            let duplicate = known.iter().any(|other| other.case == failure.case);
+            if duplicate || claims.iter().any(|(claim, _)| claim.case == failure.case) {
+                return Err(ProfileError::DuplicateClaim(failure.case));
+            }
+            if failure.does.trim().is_empty() || failure.source.trim().is_empty() {
+                return Err(ProfileError::MissingText(failure.case));
+            }
+            known.push(failure);
+        }
+        Ok(Profile {
+            name: document.name,
+            about: document.about,
+            claims,
+            known_failures: known,
+        })
+    }
+
+    /// Turns the failures that are claimed into facts, and says what became of each claim.
+    pub fn apply(&self, records: &mut [CaseRecord]) -> ProfileResult {
+        let mut result = ProfileResult {
+            name: self.name.clone(),
+            about: self.about.clone(),
+            ..ProfileResult::default()
+        };
+        for record in records {
+            let id = record.info.id;
+            if let (Outcome::Fail { actual }, Some(known)) = (
+                &mut record.outcome,
+                self.known_failures.iter().find(|known| known.case == id),
+            ) {
+                *actual = format!("{actual}; known: {} {} ({})", self.name, known.does, known.source);
+                result.known.push(id.to_owned());
+            }
+            let Some((claim, actual_glob)) = self.claims.iter().find(|(claim, _)| claim.case == id) else {
+                continue;
+            };
+            match &record.outcome {
+                Outcome::Fail { actual } if actual_glob.is_match(actual) => {
+                    record.outcome = Outcome::KnownDeviation {
+                        actual: format!("{actual}; {} {} ({})", self.name, claim.does, claim.source),
+                    };
+                    result.facts.push(id.to_owned());
+                }
+                Outcome::Fail { .. } => result.otherwise.push(id.to_owned()),
+                Outcome::Pass { .. } => result.untrue.push(id.to_owned()),
+                Outcome::KnownDeviation { .. } | Outcome::Skip { .. } | Outcome::Error { .. } => {}
+            }
+        }
+        for ids in [
+            &mut result.facts,
+            &mut result.untrue,
+            &mut result.otherwise,
+            &mut result.known,
+        ] {
+            ids.sort();
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::engine::Authority;
+
+    const fn case_info(id: &'static str, level: Level) -> CaseInfo {
+        CaseInfo {
+            id,
+            requirement: "",
+            authority: Authority::PROJECT,
+            motivation: "",
+            level,
+            expected: "",
+        }
+    }
+
+    const CATALOGUE: &[CaseInfo] = &[
+        case_info("x/documented", Level::Documented),
+        case_info("x/reference", Level::Reference),
+        case_info("x/other", Level::Reference),
+        case_info("x/third", Level::Reference),
+        case_info("x/robust", Level::Robust),
+    ];
+
+    const PROFILE_HEADER: &str = "name = \"old\"\nabout = \"an old one\"\n";
+
+    fn claim(case: &str, more: &str) -> String {
+        format!("[[claim]]\ncase = \"{case}\"\ndoes = \"answers 415\"\nsource = \"its code\"\n{more}\n")
+    }
+
+    fn record(index: usize, outcome: Outcome) -> CaseRecord {
+        CaseRecord {
+            info: CATALOGUE[index],
+            outcome,
+            duration: Duration::ZERO,
+            evidence: Vec::new(),
+        }
+    }
+
+    fn failed_outcome(actual: &str) -> Outcome {
+        Outcome::Fail {
+            actual: actual.to_owned(),
+        }
+    }
+
+    #[test]
+    fn claims_turn_only_matching_failures_into_known_deviations() {
+        let text = format!(
+            "{PROFILE_HEADER}{}{}{}",
+            claim("x/reference", "seen = \"*415*\""),
+            claim("x/other", "seen = \"*415*\""),
+            claim("x/third", "")
+        );
+        let profile = Profile::parse(&text, CATALOGUE).unwrap();
+        let mut records = [
+            record(0, failed_outcome("200")),
+            record(1, failed_outcome("415 it was")),
+            record(2, failed_outcome("500")),
+            record(
+                3,
+                Outcome::Pass {
+                    actual: "406".to_owned(),
+                },
+            ),
+            record(4, failed_outcome("1")),
+        ];
+        let result = profile.apply(&mut records);
+        let words = records.each_ref().map(|record| record.outcome.as_str());
+        assert_eq!(words, ["fail", "fact", "fail", "pass", "fail"]);
+        assert_eq!(records[1].outcome.detail(), "415 it was; old answers 415 (its code)");
+        assert_eq!(result.facts, ["x/reference"]);
+        assert_eq!(result.otherwise, ["x/other"]);
+        assert_eq!(result.untrue, ["x/third"]);
+    }
+
+    #[test]
+    fn a_known_failure_stays_a_failure_with_its_note() {
+        let text = format!(
+            "{PROFILE_HEADER}{}",
+            claim("x/robust", "").replace("[[claim]]", "[[known]]")
+        );
+        let profile = Profile::parse(&text, CATALOGUE).unwrap();
+        let mut records = [record(4, failed_outcome("500")), record(0, failed_outcome("500"))];
+        let result = profile.apply(&mut records);
+        assert_eq!(
+            records[0].outcome,
+            failed_outcome("500; known: old answers 415 (its code)")
+        );
+        assert_eq!(records[1].outcome, failed_outcome("500"));
+        assert_eq!((result.known, result.facts.len()), (vec!["x/robust".to_owned()], 0));
+        let duplicate = format!("{text}{}", claim("x/robust", "").replace("[[claim]]", "[[known]]"));
+        assert!(matches!(
+            Profile::parse(&duplicate, CATALOGUE),
+            Err(ProfileError::DuplicateClaim(_))
+        ));
+    }
+
+    #[rstest]
+    #[case::documented(
+        claim("x/documented", ""),
+        "claims something about x/documented, which is documented"
+    )]
+    #[case::unknown(claim("x/new", ""), "x/new, which is no case of this program")]
+    #[case::duplicate(format!("{0}{0}", claim("x/reference", "")), "x/reference twice")]
+    #[case::glob(claim("x/reference", "seen = \"[\""), "invalid `seen`")]
+    #[case::silent(claim("x/reference", "").replace("answers 415", ""), "does not say")]
+    #[case::field(claim("x/reference", "level = \"robust\""), "unknown field `level`")]
+    #[case::no_toml("claim".to_owned(), "cannot be read")]
+    fn invalid_profiles_are_refused(#[case] text: String, #[case] message: &str) {
+        let error = Profile::parse(&format!("{PROFILE_HEADER}{text}"), CATALOGUE).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! In which order cases run, and which of them at the same time.
+//!
+//! ```text
+//!  cases -> stages (early, main, late), each in the order of the seed -> steps -> runner
+//!             a step: one case that needs the target alone, or all of the stage that may share it
+//! ```
+//!
+//! The steps follow from the cases and the seed and from nothing else: how many jobs there are only says how much of a
+//! step is under way at once. So the order, and with it the verdict, does not depend on the machine.
+
+use super::Case;
+
+/// When a case runs, in the course of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Before the others, which build on what it finds. These run in the catalogue's order, whatever the seed.
+    Early,
+    /// In any order.
+    #[default]
+    Main,
+    /// After the others, since it leaves the target harder to use: it restarts it, say.
+    Late,
+}
+
+/// How a run goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The order within a stage: 0 is the catalogue's, any other number an order of its own, the same every time.
+    pub seed: u64,
+    /// How many cases at a time, of those that may share the target; at least one.
+    pub jobs: usize,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule { seed: 0, jobs: 1 }
+    }
+}
+
+impl Schedule {
+    /// What runs together, in order. The cases of a stage that share the target are one step, at the place of the first of
+    /// them.
+    pub(super) fn steps<T>(&self, cases: &[Case<T>]) -> Vec<Vec<Case<T>>> {
+        let mut steps = Vec::new();
+        for stage in [Stage::Early, Stage::Main, Stage::Late] {
+            let mut stage_cases: Vec<_> = cases.iter().copied().filter(|case| case.stage == stage).collect();
+            if stage != Stage::Early && self.seed != 0 {
+                stage_cases.sort_by_key(|case| self.order_key(case.info.id));
+            }
+            let mut shared_step: Option<usize> = None;
+            for case in stage_cases {
+                match shared_step {
+                    Some(step) if case.shared => {
+                        let step: &mut Vec<Case<T>> = &mut steps[step];
+                        step.push(case);
+                    }
+                    _ => {
+                        if case.shared {
+                            shared_step = Some(steps.len());
+                        }
+                        steps.push(vec![case]);
+                    }
+                }
+            }
+        }
+        steps
+    }
+
+    /// A number that is all of the id's and the seed's, so that two cases keep their order whatever else is selected:
+    /// FNV-1a, mixed as SplitMix64 does.
+    fn order_key(&self, id: &str) -> u64 {
+        let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mixed = hash ^ self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Authority, CaseInfo, Level, pass};
+
+    const fn case(id: &'static str) -> Case<()> {
+        Case::new(
+            CaseInfo {
+                id,
+                requirement: "",
+                authority: Authority::PROJECT,
+                motivation: "",
+                level: Level::Documented,
+                expected: "",
+            },
+            |_| Box::pin(async { pass("") }),
+        )
+    }
+
+    fn ids(steps: &[Vec<Case<()>>]) -> Vec<Vec<&'static str>> {
+        steps
+            .iter()
+            .map(|step| step.iter().map(|case| case.info.id).collect())
+            .collect()
+    }
+
+    const CASES: [Case<()>; 8] = [
+        case("late").stage(Stage::Late),
+        case("a"),
+        case("b").shared(),
+        case("c"),
+        case("d").shared(),
+        case("e"),
+        case("first").stage(Stage::Early).shared(),
+        case("second").stage(Stage::Early),
+    ];
+
+    #[test]
+    fn without_a_seed_cases_run_in_catalogue_order_within_stages() {
+        let steps = Schedule::default().steps(&CASES);
+        assert_eq!(
+            ids(&steps),
+            [
+                vec!["first"],
+                vec!["second"],
+                vec!["a"],
+                vec!["b", "d"],
+                vec!["c"],
+                vec!["e"],
+                vec!["late"]
+            ]
+        );
+    }
+
+    #[test]
+    fn a_seed_gives_a_repeatable_order_within_stages() {
+        let order_of = |seed| ids(&Schedule { seed, jobs: 1 }.steps(&CASES));
+        assert_eq!(order_of(7), order_of(7));
+        assert!((1..20).any(|seed| order_of(seed) != order_of(0)));
+        for seed in 1..20 {
+            let steps = order_of(seed);
+            assert_eq!(steps[..2], [vec!["first"], vec!["second"]]);
+            assert_eq!(steps.last(), Some(&vec!["late"]));
+            assert_eq!(steps.concat().len(), CASES.len());
+        }
+    }
+
+    #[test]
+    fn the_order_of_two_cases_does_not_depend_on_the_selection() {
+        let schedule = Schedule { seed: 3, jobs: 1 };
+        let all = ids(&schedule.steps(&CASES)).concat();
+        let two = ids(&schedule.steps(&[CASES[1], CASES[5]])).concat();
+        let order_in_all: Vec<_> = all.into_iter().filter(|id| two.contains(id)).collect();
+        assert_eq!(order_in_all, two);
+    }
+}

@@ -1,0 +1,118 @@
+//! The matrix: which case fails for which mutant, as a run found it.
+//!
+//! A grid of hundreds of mutants by hundreds of cases is nearly empty, so it is printed sparse: a line a mutant, with the
+//! cases of its suite that it touches, and nothing for those that it does not.
+
+use std::fmt::Write as _;
+
+use super::{Coverage, MutantResult};
+use crate::engine::Suite;
+
+/// The matrix as text, suite by suite: a line a mutant, then what was not caught, then what the suites' cases amount to.
+///
+/// `x` failed as it should, `-` should have failed and did not, `!` failed and should not have.
+pub fn render(results: &[MutantResult]) -> String {
+    let mut text = String::new();
+    let width = results.iter().map(|result| result.definition.name().len()).max();
+    for suite in Suite::ALL {
+        let suite_results: Vec<_> = results
+            .iter()
+            .filter(|result| result.definition.suite() == suite)
+            .collect();
+        if suite_results.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "{} ({} mutants)", suite.as_str(), suite_results.len());
+        for result in suite_results {
+            write_row(&mut text, result, width.unwrap_or_default());
+        }
+        text.push('\n');
+    }
+    for result in results.iter().filter(|result| !result.is_caught()) {
+        write_mismatch(&mut text, result);
+    }
+    for coverage in Coverage::for_all_suites() {
+        let _ = writeln!(text, "{}", coverage.summary_line());
+    }
+    let caught = results.iter().filter(|result| result.is_caught()).count();
+    let _ = writeln!(text, "{} mutants, {caught} caught", results.len());
+    text
+}
+
+fn write_row(text: &mut String, result: &MutantResult, width: usize) {
+    let verdict = if result.is_caught() { "caught" } else { "MISSED" };
+    let _ = write!(text, "  {verdict}  {:<width$}", result.definition.name());
+    let prefix = format!("{}/", result.definition.suite().as_str());
+    let short = |id: &str| id.strip_prefix(&prefix).unwrap_or(id).to_owned();
+    for id in result.definition.must_fail {
+        let mark = if result.failed_cases.contains(*id) { 'x' } else { '-' };
+        let _ = write!(text, "  {mark} {}", short(id));
+    }
+    for id in result.unexpected_failures() {
+        let _ = write!(text, "  ! {}", short(id));
+    }
+    text.push('\n');
+}
+
+fn write_mismatch(text: &mut String, result: &MutantResult) {
+    let _ = writeln!(
+        text,
+        "{} is not caught by exactly the cases that name it:",
+        result.definition.name()
+    );
+    for (label, ids) in [
+        ("did not fail", result.missing_failures()),
+        ("failed as well", result.unexpected_failures()),
+    ] {
+        if !ids.is_empty() {
+            let _ = writeln!(text, "  {label}: {}", ids.join(", "));
+        }
+    }
+    for error in &result.errors {
+        let _ = writeln!(text, "  error: {error}");
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mutation::{MutantDefect, MutantDefinition},
+        reference_kubelet::Mutant,
+    };
+
+    fn mutant_result(defect: MutantDefect, must_fail: &'static [&'static str], failed: &[&str]) -> MutantResult {
+        MutantResult {
+            definition: MutantDefinition { defect, must_fail },
+            failed_cases: failed.iter().map(|id| (*id).to_owned()).collect(),
+            errors: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_matrix_marks_expected_missing_and_unexpected_failures() {
+        let results = [
+            mutant_result(
+                MutantDefect::Kubelet(Mutant::GateIgnored),
+                &["kubelet/404/gate-off"],
+                &["kubelet/404/gate-off"],
+            ),
+            mutant_result(
+                MutantDefect::Kubelet(Mutant::NoAuth),
+                &["kubelet/401/no-credentials"],
+                &["kubelet/200/ok"],
+            ),
+            mutant_result(
+                MutantDefect::Archive("file/executable"),
+                &["archive/file/mode"],
+                &["archive/file/mode"],
+            ),
+        ];
+        // The lines about whole suites change with every case, and have tests of their own.
+        let text = render(&results);
+        let (matrix, lines) = text.split_once("\nkubelet: ").unwrap();
+        assert!(lines.ends_with("\n3 mutants, 2 caught\n"), "{lines}");
+        insta::assert_snapshot!(matrix);
+    }
+}

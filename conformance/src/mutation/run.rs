@@ -1,0 +1,133 @@
+//! Runs mutants, several at a time: each is an embedded target of its own, or an archive in a folder of its own.
+
+use std::path::PathBuf;
+
+use futures_util::stream::{self, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+
+use super::{MutantDefect, MutantDefinition, MutantResult};
+use crate::{
+    archive::{Limits, inspect_file, mutant, sample},
+    engine::{self, CaseRecord, SilentObserver},
+    suites::{
+        archive,
+        kubelet::{self, KubeletSession},
+        runtime::{self, RuntimeSession},
+    },
+    targets::{Embedded, runtime::EmbeddedRuntime},
+};
+
+/// How mutants are run.
+#[derive(Clone, Debug)]
+pub struct MutationOptions {
+    /// How many at a time.
+    pub jobs: usize,
+    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    pub executable: Option<PathBuf>,
+    /// Ends the run before its time: no further mutant begins, and the targets of those that run are taken down.
+    pub cancellation: CancellationToken,
+}
+
+/// Runs these mutants and returns what became of each that ran to its end, in their order. `each` is told as they end.
+pub async fn run(
+    definitions: &[MutantDefinition],
+    options: &MutationOptions,
+    on_result: impl Fn(&MutantResult),
+) -> Vec<MutantResult> {
+    let mut results: Vec<_> = stream::iter(definitions.iter().enumerate())
+        .take_until(options.cancellation.cancelled())
+        .map(|(index, definition)| async move { (index, run_one(*definition, options).await) })
+        .buffer_unordered(options.jobs.max(1))
+        .filter_map(|(index, result)| async move { Some((index, result?)) })
+        .inspect(|(_, result)| on_result(result))
+        .collect()
+        .await;
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// `None` when it was stopped.
+async fn run_one(definition: MutantDefinition, options: &MutationOptions) -> Option<MutantResult> {
+    let run = match definition.defect {
+        MutantDefect::Kubelet(_) | MutantDefect::KubeletWithRuntime(_) => run_kubelet_suite(definition, options).await,
+        MutantDefect::Runtime(_) | MutantDefect::RuntimeRules { .. } => run_runtime_suite(definition, options).await,
+        MutantDefect::Archive(name) => run_archive_suite(name).await.map(Some),
+    };
+    Some(match run.transpose()? {
+        Ok((records, shutdown_result)) => {
+            let mut result = MutantResult::new(definition, &records);
+            result.errors.extend(shutdown_result.err());
+            result
+        }
+        Err(error) => {
+            let mut result = MutantResult::new(definition, &[]);
+            result.errors.push(error);
+            result
+        }
+    })
+}
+
+/// What became of a suite's cases, and of the target's end.
+type SuiteOutcome = (Vec<CaseRecord>, Result<(), String>);
+
+async fn run_kubelet_suite(
+    definition: MutantDefinition,
+    options: &MutationOptions,
+) -> Result<Option<SuiteOutcome>, String> {
+    let embedded = Embedded {
+        defect: definition.embedded_defect(),
+        executable: options.executable.clone(),
+        ..Embedded::default()
+    };
+    let kubelet = embedded.start().await;
+    let kubelet = kubelet.map_err(|error| format!("the target did not start: {error}"))?;
+    let session = KubeletSession::new(kubelet);
+    let cases = kubelet::cases();
+    let mut observer = SilentObserver;
+    let work = engine::run(&cases, &session, &mut observer);
+    let records = options.cancellation.run_until_cancelled(work).await;
+    let shutdown_result = match &session.kubelet.lifecycle {
+        Some(steering) => steering.shutdown().await,
+        None => Ok(()),
+    };
+    let shutdown_result = shutdown_result.map_err(|error| format!("the target did not end: {error}"));
+    Ok(records.map(|records| (records, shutdown_result)))
+}
+
+async fn run_runtime_suite(
+    definition: MutantDefinition,
+    options: &MutationOptions,
+) -> Result<Option<SuiteOutcome>, String> {
+    let embedded = EmbeddedRuntime {
+        defect: Some((definition.name().to_owned(), definition.runtime_rules())),
+        executable: options.executable.clone(),
+    };
+    let runtime = embedded.start().await;
+    let runtime = runtime.map_err(|error| format!("the target did not start: {error}"))?;
+    let session = RuntimeSession::new(runtime);
+    let cases = runtime::cases();
+    let mut observer = SilentObserver;
+    let work = engine::run(&cases, &session, &mut observer);
+    let records = options.cancellation.run_until_cancelled(work).await;
+    let shutdown_result = session.runtime.shutdown().await;
+    let shutdown_result = shutdown_result.map_err(|error| format!("the target did not end: {error}"));
+    Ok(records.map(|records| (records, shutdown_result)))
+}
+
+/// Writes the archive, reads it and judges it: all of that is work for the processor and for files.
+async fn run_archive_suite(name: &'static str) -> Result<SuiteOutcome, String> {
+    let task = tokio::task::spawn_blocking(move || {
+        let mutant = mutant::by_name(name).ok_or_else(|| format!("no archive mutant is called {name}"))?;
+        let dir = tempfile::tempdir().map_err(|error| format!("failed to make a folder: {error}"))?;
+        let path = dir.path().join("checkpoint.tar");
+        mutant
+            .write(&path)
+            .map_err(|error| format!("failed to write the archive: {error}"))?;
+        let mut archive = inspect_file(&path, &sample::expected(), Limits::default())
+            .map_err(|error| format!("failed to read the archive: {error}"))?;
+        mutant.edit_result(&mut archive);
+        Ok((archive::check_all(&archive), Ok(())))
+    });
+    task.await
+        .unwrap_or_else(|error| Err(format!("judging did not end: {error}")))
+}

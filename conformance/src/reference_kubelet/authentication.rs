@@ -1,0 +1,223 @@
+//! Who asks: a client certificate of a trusted authority, a bearer token, or nobody.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use x509_parser::prelude::FromDer as _;
+
+use super::{Config, Mutant, StartError, tls};
+
+/// An authenticated user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UserInfo {
+    pub(super) name: String,
+    pub(super) groups: Vec<String>,
+}
+
+/// Tells who asks.
+#[derive(Debug)]
+pub(super) struct Authentication {
+    authorities: Option<(RootCertStore, Arc<dyn ClientCertVerifier>)>,
+    tokens: Option<HashMap<String, UserInfo>>,
+    anonymous: bool,
+    /// A mutant's: credentials are believed, whoever issued them.
+    trust_any_issuer: bool,
+    /// A mutant's: any Authorization header that is no bearer token is believed.
+    accept_any_scheme: bool,
+}
+
+/// What the credentials of one kind say.
+enum CredentialCheck {
+    /// There are none.
+    Absent,
+    /// They are wrong.
+    Invalid,
+    Valid(UserInfo),
+}
+
+impl Authentication {
+    pub(super) fn new(config: &Config) -> Result<Self, StartError> {
+        let authorities = match &config.client_ca_file {
+            None => None,
+            Some(path) => {
+                let roots = tls::authorities(path)?;
+                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider)
+                    .build()
+                    .map_err(|e| StartError::Content {
+                        path: path.clone(),
+                        reason: e.to_string(),
+                    })?;
+                Some((roots, verifier as Arc<dyn ClientCertVerifier>))
+            }
+        };
+        let file = config.token_auth_file.as_deref();
+        let tokens = file
+            .filter(|_| !config.has_mutant(Mutant::TokensIgnored))
+            .map(read_tokens)
+            .transpose()?;
+        Ok(Self {
+            authorities,
+            tokens,
+            anonymous: config.anonymous || config.has_mutant(Mutant::NoAuth),
+            trust_any_issuer: config.has_mutant(Mutant::WrongCredentialsAccepted),
+            accept_any_scheme: config.has_mutant(Mutant::AnySchemeAccepted),
+        })
+    }
+
+    /// The authorities whose clients are known; without them the server asks for no certificate.
+    pub(super) fn client_cas(&self) -> Option<&RootCertStore> {
+        self.authorities.as_ref().map(|(roots, _)| roots)
+    }
+
+    /// The user, or none: 401. Wrong credentials of one kind do not spoil right ones of the other, but they are never
+    /// taken for none.
+    pub(super) fn user(&self, chain: &[CertificateDer<'_>], headers: &HeaderMap) -> Option<UserInfo> {
+        let mut invalid = false;
+        for check in [self.check_certificate(chain), self.check_token(headers)] {
+            match check {
+                CredentialCheck::Valid(user) => return Some(user.with_group("system:authenticated")),
+                CredentialCheck::Invalid if self.trust_any_issuer => return Some(UserInfo::mutant_user()),
+                CredentialCheck::Invalid => invalid = true,
+                CredentialCheck::Absent => {}
+            }
+        }
+        if self.accept_any_scheme && headers.contains_key(header::AUTHORIZATION) && !invalid {
+            return Some(UserInfo::mutant_user());
+        }
+        (self.anonymous && !invalid).then(|| UserInfo {
+            name: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+        })
+    }
+
+    fn check_certificate(&self, chain: &[CertificateDer<'_>]) -> CredentialCheck {
+        let (Some((_, verifier)), Some((certificate, rest))) = (&self.authorities, chain.split_first()) else {
+            return CredentialCheck::Absent;
+        };
+        if verifier.verify_client_cert(certificate, rest, UnixTime::now()).is_err() {
+            return CredentialCheck::Invalid;
+        }
+        user_from_certificate(certificate).map_or(CredentialCheck::Absent, CredentialCheck::Valid)
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> CredentialCheck {
+        let Some(tokens) = &self.tokens else {
+            return CredentialCheck::Absent;
+        };
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let mut words = value.trim().split(' ');
+        let (Some(scheme), Some(token)) = (words.next(), words.next()) else {
+            return CredentialCheck::Absent;
+        };
+        if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+            return CredentialCheck::Absent;
+        }
+        tokens
+            .get(token)
+            .map_or(CredentialCheck::Invalid, |user| CredentialCheck::Valid(user.clone()))
+    }
+}
+
+impl UserInfo {
+    /// Whom mutants let in.
+    pub(super) fn mutant_user() -> Self {
+        Self {
+            name: "anyone".to_owned(),
+            groups: vec!["system:authenticated".to_owned()],
+        }
+    }
+
+    fn with_group(mut self, group: &str) -> Self {
+        if !self.groups.iter().any(|existing| existing == group) {
+            self.groups.push(group.to_owned());
+        }
+        self
+    }
+}
+
+/// The common name is the user, the organisations are the groups; a certificate without a common name names nobody.
+fn user_from_certificate(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok().map(str::to_owned))
+        .collect();
+    (!name.is_empty()).then_some(UserInfo { name, groups })
+}
+
+/// Reads lines of `token,user,uid,"group1,group2"`, as the API server's token file has them.
+fn read_tokens(path: &Path) -> Result<HashMap<String, UserInfo>, StartError> {
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut tokens = HashMap::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line_error = |what: &str| format!("line {}: {what}", number + 1);
+        let content_error = |what: &str| StartError::Content {
+            path: path.to_owned(),
+            reason: line_error(what),
+        };
+        let mut fields = line.trim().splitn(4, ',').map(|field| field.trim().trim_matches('"'));
+        let (Some(token), Some(name), Some(_uid)) = (fields.next(), fields.next(), fields.next()) else {
+            return Err(content_error("a token needs at least token, user and uid"));
+        };
+        if token.is_empty() {
+            return Err(content_error("the token is empty"));
+        }
+        let groups = fields
+            .next()
+            .unwrap_or_default()
+            .split(',')
+            .filter(|group| !group.is_empty());
+        let groups = groups.map(|group| group.trim().to_owned()).collect();
+        tokens.insert(
+            token.to_owned(),
+            UserInfo {
+                name: name.to_owned(),
+                groups,
+            },
+        );
+    }
+    Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_token_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.csv");
+        std::fs::write(&path, "abc,alice,1\n\ndef,bob,2,\"admins,ops\"\n").unwrap();
+        let tokens = read_tokens(&path).unwrap();
+        assert_eq!(
+            tokens["abc"],
+            UserInfo {
+                name: "alice".into(),
+                groups: vec![]
+            }
+        );
+        assert_eq!(tokens["def"].groups, ["admins", "ops"]);
+
+        std::fs::write(&path, "abc,alice\n").unwrap();
+        let error = read_tokens(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("line 1: a token needs at least token, user and uid"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! The reference kubelet: the Kubelet Checkpoint API as documented, over any CRI runtime.
+//!
+//! ```text
+//!  POST /checkpoint/{namespace}/{pod}/{container}
+//!        |
+//!   tls -> authentication -> authorisation -> route -> handler      answers and texts as the Kubernetes kubelet's
+//!                                                         |
+//!   static Pods -> pods (sandbox, containers, restarts)   |
+//!                    \                                    |
+//!                     '----------- CRI ------------------'
+//! ```
+//!
+//! It fails to start when an address, a certificate or the runtime cannot be had; later failures of the runtime
+//! are answers (500 with the runtime's message) or are tried again (Pods).
+
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use cri_proto::runtime::v1::VersionRequest;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{Authorization, CertificateFiles, Config};
+pub use mutant::{Mutant, UnknownMutant};
+pub use start_error::StartError;
+
+use authentication::Authentication;
+use authorization::Authorizer;
+use checkpoint::CheckpointHandler;
+use pod_store::PodStore;
+use runtime_connection::RuntimeConnection;
+use server::{Handlers, Port};
+use static_pod::Supervisor;
+
+mod authentication;
+mod authorization;
+mod checkpoint;
+mod config;
+mod logs;
+mod mutant;
+mod pod_requests;
+mod pod_store;
+mod responses;
+mod route;
+mod runtime_calls;
+mod runtime_connection;
+mod server;
+mod start_error;
+mod static_pod;
+mod tls;
+
+pub(crate) use logs::log_text;
+pub(crate) use pod_requests::PodRequests;
+pub(crate) use runtime_calls::LocalImage;
+
+/// A reference kubelet that runs until [`shutdown`](Self::shutdown), or until it is dropped: then it stops to serve, and
+/// its Pods run on.
+#[derive(Debug)]
+pub struct ReferenceKubelet {
+    address: SocketAddr,
+    read_only_address: Option<SocketAddr>,
+    certificate: String,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl ReferenceKubelet {
+    /// Starts one; when this returns it accepts connections.
+    ///
+    /// # Errors
+    ///
+    /// When an address, a file or the runtime cannot be had.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let cri = Arc::new(RuntimeConnection::new(
+            &config.runtime_endpoint,
+            config.runtime_request_timeout,
+        )?);
+        let authentication = Authentication::new(&config)?;
+        let tls = tls::server(&config, authentication.client_cas())?;
+        create_directories(&config)?;
+        let message = VersionRequest {
+            version: "0.1.0".to_owned(),
+        };
+        let version = cri
+            .version(cri.timeout(), message)
+            .await
+            .map_err(|error| StartError::Runtime {
+                endpoint: config.runtime_endpoint.clone(),
+                reason: error.to_string(),
+            })?;
+
+        let (listener, address) = listen(SocketAddr::new(config.address, config.port)).await?;
+        let read_only = match config.read_only_port {
+            Some(port) => Some(listen(SocketAddr::new(config.address, port)).await?),
+            None => None,
+        };
+        let pods = Arc::new(PodStore::default());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let authorizer = Authorizer::new(&config)?;
+        if let Some(path) = config.static_pod_path.clone() {
+            let (config, cri, pods) = (Arc::clone(&config), Arc::clone(&cri), Arc::clone(&pods));
+            let supervisor = Supervisor::new(config, cri, pods, path, version.runtime_name, tasks.clone());
+            tasks.spawn(supervisor.run(stop.clone()));
+        }
+        let handlers = Arc::new(Handlers {
+            authorizer,
+            checkpoints: CheckpointHandler::new(Arc::clone(&config), Arc::clone(&cri), Arc::clone(&pods)),
+            authentication,
+            cri,
+            pods,
+            config,
+        });
+        let secure = Port::Secure(TlsAcceptor::from(tls.config));
+        tasks.spawn(server::serve(listener, secure, Arc::clone(&handlers), stop.clone()));
+        let mut read_only_address = None;
+        if let Some((listener, address)) = read_only {
+            read_only_address = Some(address);
+            tasks.spawn(server::serve(listener, Port::ReadOnly, handlers, stop.clone()));
+        }
+        tasks.close();
+        Ok(Self {
+            address,
+            read_only_address,
+            certificate: tls.certificate,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Where HTTPS is served, with the port that was taken.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the read-only port is served, when one was asked for.
+    #[must_use]
+    pub fn read_only_address(&self) -> Option<SocketAddr> {
+        self.read_only_address
+    }
+
+    /// The server's certificate (PEM), for a client to trust.
+    #[must_use]
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Stops to serve, removes the Pods if that was asked for, and returns when all of it is done.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for ReferenceKubelet {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let address = listener.local_addr().map_err(error)?;
+    Ok((listener, address))
+}
+
+/// Makes the directories; `checkpoints` for root alone, and only when checkpoints can be asked for.
+fn create_directories(config: &Config) -> Result<(), StartError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::File { path, source }
+    };
+    std::fs::create_dir_all(&config.root_dir).map_err(file_error(&config.root_dir))?;
+    let path = config.checkpoints_dir();
+    if config.has_mutant(Mutant::CheckpointsDirEmptiedAtStart) && path.exists() {
+        std::fs::remove_dir_all(&path).map_err(file_error(&path))?;
+    }
+    let create_checkpoints_dir = config.checkpoint_gate()
+        || config.has_mutant(Mutant::GateIgnored)
+        || config.has_mutant(Mutant::CheckpointsDirAlways);
+    if create_checkpoints_dir && !config.has_mutant(Mutant::CheckpointsDirLate) {
+        let mode = if config.has_mutant(Mutant::CheckpointsDirWorldReadable) {
+            0o755
+        } else {
+            0o700
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .map_err(file_error(&path))?;
+        if config.has_mutant(Mutant::CheckpointsDirWorldReadable) {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(file_error(&path))?;
+        }
+    }
+    Ok(())
+}

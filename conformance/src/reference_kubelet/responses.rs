@@ -1,0 +1,154 @@
+//! The answers, in the form that Go's HTTP server gives them.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+
+use super::Mutant;
+
+/// An answer with its whole body.
+pub(super) type FullResponse = Response<Full<Bytes>>;
+
+/// What Go's sniffing calls text.
+pub(super) const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+/// What Go's sniffing calls anything else.
+const OCTET_STREAM: &str = "application/octet-stream";
+
+/// A bare string whose content type is sniffed, as go-restful's `WriteErrorString` leaves it.
+pub(super) fn with_sniffed_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
+    let body = body.into();
+    let kind = sniff(&body);
+    with_type(status, kind, body)
+}
+
+/// What mutants do to an answer that is otherwise right.
+pub(super) fn apply_mutant(mut response: FullResponse, mutant: Option<Mutant>) -> FullResponse {
+    let status = response.status();
+    match mutant {
+        Some(Mutant::ErrorsAsJson) if status.is_client_error() || status.is_server_error() => {
+            let kind = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+        }
+        Some(Mutant::ChallengeOn401) if status == StatusCode::UNAUTHORIZED => {
+            let challenge = HeaderValue::from_static("Bearer realm=\"kubelet\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        Some(Mutant::AllowMissing) if status == StatusCode::METHOD_NOT_ALLOWED => {
+            response.headers_mut().remove(ALLOW);
+        }
+        Some(Mutant::NotAcceptableBare) if status == StatusCode::NOT_ACCEPTABLE => {
+            *response.body_mut() = Full::default();
+        }
+        _ => {}
+    }
+    response
+}
+
+/// What Go's `http.Error` writes: a newline follows, and browsers are told not to guess.
+pub(super) fn go_error(status: StatusCode, text: &str) -> FullResponse {
+    let mut response = with_type(status, TEXT_PLAIN, format!("{text}\n"));
+    response
+        .headers_mut()
+        .insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// What `/healthz` says of a kubelet that is well.
+pub(super) fn healthy() -> FullResponse {
+    let mut response = with_type(StatusCode::OK, TEXT_PLAIN, "ok");
+    response
+        .headers_mut()
+        .insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The request cannot be read.
+pub(super) fn bad_request() -> FullResponse {
+    let mut response = with_type(StatusCode::BAD_REQUEST, TEXT_PLAIN, "400 Bad Request");
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A body whose type is not told, as that of logs.
+pub(super) fn without_content_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
+    let mut response = Response::new(Full::new(Bytes::from(body.into())));
+    *response.status_mut() = status;
+    response
+}
+
+/// No route of the server fits.
+pub(super) fn route_not_found() -> FullResponse {
+    go_error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// A JSON body.
+pub(super) fn json(body: impl Into<Vec<u8>>) -> FullResponse {
+    with_type(StatusCode::OK, "application/json", body)
+}
+
+/// A body of the given type.
+pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Vec<u8>>) -> FullResponse {
+    let mut response = Response::new(Full::new(Bytes::from(body.into())));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// The method is none of the route's.
+pub(super) fn method_not_allowed(allow: &'static str) -> FullResponse {
+    let mut response = with_sniffed_type(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// The path is not canonical: the same is to be asked there.
+pub(super) fn redirect(location: &str, with_body: bool) -> FullResponse {
+    let mut response = if with_body {
+        let text = format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", escape_html(location));
+        with_type(StatusCode::TEMPORARY_REDIRECT, "text/html; charset=utf-8", text)
+    } else {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        response
+    };
+    if let Ok(value) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, value);
+    }
+    response
+}
+
+/// Our error texts open with fixed words that are no other format's signature, so only control bytes make them binary.
+fn sniff(body: &[u8]) -> &'static str {
+    let is_binary = |byte: &u8| matches!(byte, 0x00..=0x08 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f);
+    if body.iter().take(512).any(is_binary) {
+        OCTET_STREAM
+    } else {
+        TEXT_PLAIN
+    }
+}
+
+fn escape_html(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&#34;")
+        .replace('\'', "&#39;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sniffs_like_go() {
+        assert_eq!(sniff(b"checkpointing of a/b/c failed (x)"), TEXT_PLAIN);
+        assert_eq!(sniff("h\u{e4}ngt\n\t\x1b[0m".as_bytes()), TEXT_PLAIN);
+        assert_eq!(sniff(b"checkpointing of a/b/c failed (\0)"), OCTET_STREAM);
+        assert_eq!(sniff(&[vec![b'a'; 512], vec![0]].concat()), TEXT_PLAIN);
+    }
+}

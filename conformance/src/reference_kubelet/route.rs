@@ -1,0 +1,242 @@
+//! Routing as the kubelet does it: Go's `ServeMux` in front of go-restful.
+//!
+//! ```text
+//!  path not canonical -> redirect          (before authentication)
+//!  no such root       -> no such route     (before authentication)
+//!  authentication, authorisation
+//!  wrong shape -> 404, wrong method -> 405, wrong Accept -> 415 or 406
+//! ```
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::Mutant;
+use super::responses::{self, FullResponse};
+
+/// What the outer router found, before anyone is authenticated.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Healthz,
+    Metrics,
+    Pods,
+    ContainerLogs,
+    Checkpoint,
+    /// A debugging handler of a server that has none.
+    DebuggingDisabled,
+    /// The canonical path is another.
+    Redirect(String),
+    Unknown,
+}
+
+/// Which roots a server has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServedRoutes {
+    pub(super) debugging: bool,
+    pub(super) checkpoint: bool,
+}
+
+/// The outer router. `raw` is the path as sent, still percent-encoded.
+pub(super) fn match_route(raw: &str, query: Option<&str>, roots: ServedRoutes) -> Route {
+    let mut clean = canonical(raw);
+    // The route is registered with a slash at its end.
+    if clean == "/checkpoint" && roots.checkpoint {
+        clean.push('/');
+    }
+    if clean != raw {
+        // Go encodes the encoded path a second time here.
+        let path = clean.replace('%', "%25");
+        return Route::Redirect(query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")));
+    }
+    let mut segments = raw.trim_start_matches('/').split('/');
+    let first = segments.next().and_then(decode).unwrap_or_default();
+    let exact = segments.next().is_none();
+    match first.as_str() {
+        "healthz" if exact || matches!(raw, "/healthz/ping" | "/healthz/log" | "/healthz/syncloop") => Route::Healthz,
+        "metrics" if exact => Route::Metrics,
+        "pods" => Route::Pods,
+        "containerLogs" if roots.debugging => Route::ContainerLogs,
+        "run" | "exec" | "attach" | "portForward" | "containerLogs" if !exact && !roots.debugging => {
+            Route::DebuggingDisabled
+        }
+        "checkpoint" if roots.checkpoint => Route::Checkpoint,
+        _ => Route::Unknown,
+    }
+}
+
+/// The three names of a path below a root, when there are exactly three. `path` is decoded.
+pub(super) fn path_names(path: &str, mutant: Option<Mutant>) -> Result<[String; 3], Box<FullResponse>> {
+    let inner = match mutant {
+        Some(Mutant::TrailingSlashRefused) => path.trim_start_matches('/'),
+        _ => path.trim_matches('/'),
+    };
+    let mut tokens = inner.split('/').skip(1).map(str::to_owned);
+    match (tokens.next(), tokens.next(), tokens.next(), tokens.next()) {
+        (Some(namespace), Some(pod), Some(container), None) => Ok([namespace, pod, container]),
+        (Some(namespace), Some(pod), Some(container), Some(_)) if mutant == Some(Mutant::TailIgnored) => {
+            Ok([namespace, pod, container])
+        }
+        (Some(namespace), Some(pod), None, None) if mutant == Some(Mutant::ContainerOptional) => {
+            Ok([namespace, pod, String::new()])
+        }
+        _ => Err(Box::new(responses::with_sniffed_type(
+            StatusCode::NOT_FOUND,
+            "404: Page Not Found",
+        ))),
+    }
+}
+
+/// A request's method against the one of its route.
+pub(super) fn check_method(requested: &Method, route: Method) -> Result<(), Box<FullResponse>> {
+    if *requested == route {
+        return Ok(());
+    }
+    Err(Box::new(responses::method_not_allowed(if route == Method::POST {
+        "POST"
+    } else {
+        "GET"
+    })))
+}
+
+/// A route that takes any body and gives JSON. Kubelets before 1.36 answer 415 to a request that sends no body.
+pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Result<(), Box<FullResponse>> {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let accepts = |kind: &str| {
+        let kind = kind.split(';').next().unwrap_or_default().trim_matches(' ');
+        kind == "*/*" || kind == "application/json"
+    };
+    let allowed = match mutant {
+        Some(Mutant::AcceptIgnored) => true,
+        Some(Mutant::AcceptListRefused) => accept.is_empty() || accepts(accept),
+        _ => accept.is_empty() || accept.split(',').any(accepts),
+    };
+    if allowed {
+        return Ok(());
+    }
+    let text = "406: Not Acceptable\n\nAvailable representations: application/json";
+    Err(Box::new(responses::with_sniffed_type(StatusCode::NOT_ACCEPTABLE, text)))
+}
+
+/// Every value of a query parameter, as Go's `ParseQuery` finds them: parts that do not decode are dropped.
+pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
+    let parts = query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|part| !part.is_empty() && !part.contains(';'));
+    parts
+        .filter_map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let decode_form = |text: &str| decode(&text.replace('+', " "));
+            (decode_form(key)? == name).then(|| decode_form(value))?
+        })
+        .collect()
+}
+
+/// Percent-decoding; none when an escape is malformed.
+pub(super) fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+        let value = digit(rest.first())? * 16 + digit(rest.get(1))?;
+        bytes.push(u8::try_from(value).expect("two hexadecimal digits are a byte"));
+        rest = &rest[2..];
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The canonical form of a path: no empty, `.` or `..` segment; a trailing slash stays.
+pub(super) fn canonical(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            other => segments.push(other),
+        }
+    }
+    let mut clean = format!("/{}", segments.join("/"));
+    if path.ends_with('/') && clean != "/" {
+        clean.push('/');
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const ALL: ServedRoutes = ServedRoutes {
+        debugging: true,
+        checkpoint: true,
+    };
+
+    #[rstest]
+    #[case("/checkpoint/a/b/c", Route::Checkpoint)]
+    #[case("/checkpoint", Route::Redirect("/checkpoint/".into()))]
+    #[case("/checkpoint/", Route::Checkpoint)]
+    #[case("/check%70oint/a/b/c", Route::Checkpoint)]
+    #[case("/checkpoint/a//c", Route::Redirect("/checkpoint/a/c".into()))]
+    #[case("/checkpoint/a/b/../c", Route::Redirect("/checkpoint/a/c".into()))]
+    #[case("/checkpoint//%20/c", Route::Redirect("/checkpoint/%2520/c".into()))]
+    #[case("/checkpoints/a/b/c", Route::Unknown)]
+    #[case("/", Route::Unknown)]
+    #[case("/healthz", Route::Healthz)]
+    #[case("/healthz/ping", Route::Healthz)]
+    #[case("/healthz/other", Route::Unknown)]
+    #[case("/pods/", Route::Pods)]
+    #[case("/containerLogs/a/b/c", Route::ContainerLogs)]
+    fn matches_routes(#[case] path: &str, #[case] expected: Route) {
+        assert_eq!(match_route(path, None, ALL), expected);
+    }
+
+    #[test]
+    fn without_debugging_handlers() {
+        let roots = ServedRoutes {
+            debugging: false,
+            checkpoint: false,
+        };
+        assert_eq!(match_route("/checkpoint/a/b/c", None, roots), Route::Unknown);
+        assert_eq!(
+            match_route("/containerLogs/a/b/c", None, roots),
+            Route::DebuggingDisabled
+        );
+        assert_eq!(match_route("/containerLogs", None, roots), Route::Unknown);
+    }
+
+    #[rstest]
+    #[case(None, &[])]
+    #[case(Some("timeout"), &[""])]
+    #[case(Some("timeout=1&timeout=2"), &["1", "2"])]
+    #[case(Some("a=b&time%6fut=%2B5"), &["+5"])]
+    #[case(Some("timeout=+5"), &[" 5"])]
+    #[case(Some("timeout=%zz&timeout=7"), &["7"])]
+    #[case(Some("timeout=1;2"), &[])]
+    fn reads_the_query(#[case] query: Option<&str>, #[case] expected: &[&str]) {
+        assert_eq!(query_values(query, "timeout"), expected);
+    }
+
+    #[rstest]
+    #[case("", true)]
+    #[case("*/*", true)]
+    #[case("text/html, application/json;q=0.5", true)]
+    #[case("application/*", false)]
+    #[case("text/html", false)]
+    fn matches_the_accept_header(#[case] accept: &str, #[case] expected: bool) {
+        let mut headers = HeaderMap::new();
+        if !accept.is_empty() {
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+        }
+        assert_eq!(accepts_json(&headers, None).is_ok(), expected);
+    }
+}

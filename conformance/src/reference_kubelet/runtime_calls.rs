@@ -1,0 +1,131 @@
+//! The calls that run Pods, each under the name by which the kubelet counts it.
+
+use std::time::Duration;
+
+use cri_proto::runtime::v1::*;
+
+use super::runtime_connection::{CriError, RuntimeConnection};
+
+/// A pull has no deadline in the kubelet; an hour is as good as none.
+const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
+
+macro_rules! calls {
+    ($($client:ident.$rpc:ident: $operation:literal, $request:ty => $response:ty;)*) => {
+        impl RuntimeConnection {
+            $(
+                pub(super) async fn $rpc(&self, deadline: Duration, message: $request) -> Result<$response, CriError> {
+                    let mut client = self.$client();
+                    self.call($operation, deadline, message, |request| async move { client.$rpc(request).await }).await
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    runtime.version: "version", VersionRequest => VersionResponse;
+    runtime.list_pod_sandbox: "list_podsandbox", ListPodSandboxRequest => ListPodSandboxResponse;
+    runtime.run_pod_sandbox: "run_podsandbox", RunPodSandboxRequest => RunPodSandboxResponse;
+    runtime.stop_pod_sandbox: "stop_podsandbox", StopPodSandboxRequest => StopPodSandboxResponse;
+    runtime.remove_pod_sandbox: "remove_podsandbox", RemovePodSandboxRequest => RemovePodSandboxResponse;
+    runtime.list_containers: "list_containers", ListContainersRequest => ListContainersResponse;
+    runtime.container_status: "container_status", ContainerStatusRequest => ContainerStatusResponse;
+    runtime.create_container: "create_container", CreateContainerRequest => CreateContainerResponse;
+    runtime.start_container: "start_container", StartContainerRequest => StartContainerResponse;
+    runtime.stop_container: "stop_container", StopContainerRequest => StopContainerResponse;
+    runtime.remove_container: "remove_container", RemoveContainerRequest => RemoveContainerResponse;
+    runtime.checkpoint_container: "checkpoint_container", CheckpointContainerRequest => CheckpointContainerResponse;
+    images.image_status: "image_status", ImageStatusRequest => ImageStatusResponse;
+    images.pull_image: "pull_image", PullImageRequest => PullImageResponse;
+}
+
+/// An image that the runtime has, and the user that its configuration names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LocalImage {
+    /// What a container is created from.
+    pub(crate) reference: String,
+    /// The numeric user of the image.
+    pub(crate) uid: Option<i64>,
+    /// The user's name, for an image that names its user.
+    pub(crate) username: String,
+}
+
+impl RuntimeConnection {
+    /// The image that the runtime has, or has after a pull, with its user: what the kubelet asks for before CreateContainer.
+    pub(super) async fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<LocalImage, ImagePullError> {
+        let image_spec = ImageSpec {
+            image: image.to_owned(),
+            annotations: sandbox.annotations.clone(),
+            ..ImageSpec::default()
+        };
+        let local_image = self.inspect_image(image_spec.clone()).await?;
+        let reference = match (local_image, policy) {
+            (Some(local_image), PullPolicy::IfNotPresent | PullPolicy::Never) => local_image.id,
+            (None, PullPolicy::Never) => return Err(ImagePullError::Never(image.to_owned())),
+            _ => {
+                let request = PullImageRequest {
+                    image: Some(image_spec),
+                    auth: None,
+                    sandbox_config: Some(sandbox.clone()),
+                };
+                let pulled = self.pull_image(PULL_TIMEOUT, request).await;
+                pulled.map_err(|e| ImagePullError::Pull(image.to_owned(), e))?.image_ref
+            }
+        };
+        // The kubelet looks the image's user up by the name in the Pod, without annotations.
+        let pulled_image = ImageSpec {
+            image: image.to_owned(),
+            ..ImageSpec::default()
+        };
+        let user = self.inspect_image(pulled_image).await?.unwrap_or_default();
+        Ok(LocalImage {
+            reference,
+            uid: user.uid.map(|uid| uid.value),
+            username: user.username,
+        })
+    }
+
+    async fn inspect_image(&self, image: ImageSpec) -> Result<Option<Image>, ImagePullError> {
+        let request = ImageStatusRequest {
+            image: Some(image),
+            verbose: false,
+        };
+        let status = self.image_status(self.timeout(), request).await;
+        Ok(status.map_err(ImagePullError::Inspect)?.image)
+    }
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ImagePullError {
+    #[error("failed to inspect image: {0}")]
+    Inspect(CriError),
+    #[error("failed to pull image {0:?}: {1}")]
+    Pull(String, CriError),
+    #[error("container image {0:?} is not present with pull policy of Never")]
+    Never(String),
+}
+
+impl ImagePullError {
+    /// The reason that a container's status gives.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Inspect(_) => "ImageInspectError",
+            Self::Pull(..) => "ErrImagePull",
+            Self::Never(_) => "ErrImageNeverPull",
+        }
+    }
+}

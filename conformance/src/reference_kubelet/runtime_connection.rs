@@ -1,0 +1,272 @@
+//! The runtime, called as the kubelet calls it: its deadlines, its error texts, its counters.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use cri_proto::runtime::v1::image_service_client::ImageServiceClient;
+use cri_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Response, Status};
+
+use super::StartError;
+
+/// The kubelet's limit for one message.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// A connection to the runtime, made anew when it breaks.
+#[derive(Debug)]
+pub(super) struct RuntimeConnection {
+    channel: Channel,
+    socket: PathBuf,
+    timeout: Duration,
+    operations: Mutex<BTreeMap<&'static str, OperationCounts>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct OperationCounts {
+    calls: u64,
+    errors: u64,
+}
+
+/// What the runtime answered, or why it did not; worded as Go's gRPC words it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rpc error: code = {} desc = {message}", go_name(*code))]
+pub(super) struct CriError {
+    pub(super) code: Code,
+    pub(super) message: String,
+    /// Whether it was found here: the runtime itself has not answered.
+    pub(super) raised_locally: bool,
+}
+
+impl RuntimeConnection {
+    /// Prepares the connection; it is made with the first call.
+    pub(super) fn new(endpoint: &str, timeout: Duration) -> Result<Self, StartError> {
+        let socket = match endpoint.split_once("://") {
+            Some(("unix", path)) => path,
+            None => endpoint,
+            Some(_) => "",
+        };
+        let refused = |reason: &str| StartError::Runtime {
+            endpoint: endpoint.to_owned(),
+            reason: reason.to_owned(),
+        };
+        if !Path::new(socket).is_absolute() {
+            return Err(refused("only `unix:///PATH` is understood"));
+        }
+        let socket = PathBuf::from(socket);
+        let path = socket.clone();
+        // The name only fills the `:authority` header; a socket has none.
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+            }));
+        Ok(Self {
+            channel,
+            socket,
+            timeout,
+            operations: Mutex::default(),
+        })
+    }
+
+    /// The default deadline of a call.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(super) fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(super) fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Calls with a deadline, which the runtime is told too. Dropping the future cancels the call.
+    pub(super) async fn call<M, R, F>(
+        &self,
+        operation: &'static str,
+        deadline: Duration,
+        message: M,
+        rpc: impl FnOnce(Request<M>) -> F,
+    ) -> Result<R, CriError>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        // The runtime counts the same deadline; whichever of the two says first that it has passed, it has passed here.
+        const DEADLINE_SLACK: Duration = Duration::from_millis(20);
+        let mut request = Request::new(message);
+        request.set_timeout(deadline);
+        let started_at = Instant::now();
+        let result = match tokio::time::timeout(deadline, rpc(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status))
+                if status.code() == Code::DeadlineExceeded && started_at.elapsed() + DEADLINE_SLACK >= deadline =>
+            {
+                Err(CriError::deadline_exceeded())
+            }
+            Ok(Err(status)) => Err(self.to_cri_error(&status)),
+            Err(_) => Err(CriError::deadline_exceeded()),
+        };
+        self.count_operation(operation, result.is_err());
+        result
+    }
+
+    /// Counts a call that was refused before it was made.
+    pub(super) fn count_operation(&self, operation: &'static str, failed: bool) {
+        let mut operations = self.operations.lock().expect("no holder of this lock can panic");
+        let counts = operations.entry(operation).or_default();
+        counts.calls += 1;
+        counts.errors += u64::from(failed);
+    }
+
+    /// The counters in the text format of Prometheus, under the kubelet's names.
+    pub(super) fn metrics(&self) -> String {
+        let operations = self
+            .operations
+            .lock()
+            .expect("no holder of this lock can panic")
+            .clone();
+        let mut text = String::new();
+        let mut write_counter = |name: &str, help: &str, value: fn(&OperationCounts) -> u64| {
+            let samples: Vec<_> = operations.iter().map(|(name, counts)| (name, value(counts))).collect();
+            if samples.iter().any(|(_, value)| *value > 0) {
+                let _ = writeln!(text, "# HELP {name} [ALPHA] {help}\n# TYPE {name} counter");
+            }
+            for (operation, value) in samples.iter().filter(|(_, value)| *value > 0) {
+                let _ = writeln!(text, "{name}{{operation_type=\"{operation}\"}} {value}");
+            }
+        };
+        let errors = "Cumulative number of runtime operation errors by operation type.";
+        write_counter("kubelet_runtime_operations_errors_total", errors, |counts| {
+            counts.errors
+        });
+        let calls = "Cumulative number of runtime operations by operation type.";
+        write_counter("kubelet_runtime_operations_total", calls, |counts| counts.calls);
+        text
+    }
+
+    /// An error of the runtime as it is; one of the connection in the words of Go's gRPC.
+    fn to_cri_error(&self, status: &Status) -> CriError {
+        let Some(source) = status.source() else {
+            return CriError {
+                code: status.code(),
+                message: status.message().to_owned(),
+                raised_locally: false,
+            };
+        };
+        let mut cause = Some(source);
+        while let Some(error) = cause {
+            if error.is::<tonic::TimeoutExpired>() {
+                return CriError::deadline_exceeded();
+            }
+            if let Some(io) = error.downcast_ref::<std::io::Error>()
+                && matches!(
+                    io.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                )
+            {
+                let reason = if io.kind() == std::io::ErrorKind::NotFound {
+                    "no such file or directory"
+                } else {
+                    "connection refused"
+                };
+                let socket = self.socket.display();
+                let dial = format!("transport: Error while dialing: dial unix {socket}: connect: {reason}");
+                return CriError::unavailable(&format!("connection error: desc = \"{dial}\""));
+            }
+            cause = error.source();
+        }
+        CriError::unavailable("error reading from server: EOF")
+    }
+}
+
+impl CriError {
+    /// The deadline passed on our side.
+    pub(super) fn deadline_exceeded() -> Self {
+        Self {
+            code: Code::DeadlineExceeded,
+            message: "context deadline exceeded".to_owned(),
+            raised_locally: true,
+        }
+    }
+
+    /// The runtime cannot be reached, or no longer.
+    pub(super) fn unavailable(message: &str) -> Self {
+        Self {
+            code: Code::Unavailable,
+            message: message.to_owned(),
+            raised_locally: true,
+        }
+    }
+}
+
+/// Go's name of a code; it writes `Canceled` where others write `CANCELLED`.
+fn go_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_errors_like_go() {
+        let error = CriError {
+            code: Code::Cancelled,
+            message: "context canceled".into(),
+            raised_locally: false,
+        };
+        assert_eq!(error.to_string(), "rpc error: code = Canceled desc = context canceled");
+        assert_eq!(
+            CriError::deadline_exceeded().to_string(),
+            "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+        );
+    }
+
+    #[tokio::test]
+    async fn counts_operations() {
+        let cri = RuntimeConnection::new("unix:///nowhere.sock", Duration::from_secs(1)).unwrap();
+        cri.count_operation("checkpoint_container", false);
+        cri.count_operation("checkpoint_container", true);
+        let metrics = cri.metrics();
+        assert!(metrics.contains("kubelet_runtime_operations_total{operation_type=\"checkpoint_container\"} 2\n"));
+        assert!(
+            metrics.contains("kubelet_runtime_operations_errors_total{operation_type=\"checkpoint_container\"} 1\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn rejects_endpoints_that_are_no_socket() {
+        for endpoint in ["tcp://127.0.0.1:1", "relative.sock", ""] {
+            assert!(
+                RuntimeConnection::new(endpoint, Duration::from_secs(1)).is_err(),
+                "{endpoint}"
+            );
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One run of a container: its image, its creation, its start.
+
+use cri_proto::runtime::v1 as cri;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::super::Config;
+use super::super::runtime_calls::ImagePullError;
+use super::super::runtime_connection::{CriError, RuntimeConnection};
+use super::{translate, volume};
+
+/// Why a run did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error(transparent)]
+    Image(#[from] ImagePullError),
+    #[error("failed to make the folder of its log or a file to mount: {0}")]
+    Files(std::io::Error),
+    #[error("failed to create container: {0}")]
+    Create(CriError),
+    #[error("failed to start container: {0}")]
+    Start(CriError),
+}
+
+impl RunError {
+    /// The reason that the container's status gives.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Image(error) => error.reason(),
+            Self::Files(_) => "CreateContainerConfigError",
+            Self::Create(_) => "CreateContainerError",
+            Self::Start(_) => "RunContainerError",
+        }
+    }
+}
+
+/// Makes what lies on the disk for a Pod before its sandbox runs.
+pub(in super::super) fn create_pod_directories(config: &Config, pod: &Pod) -> std::io::Result<()> {
+    std::fs::create_dir_all(translate::log_directory(config, pod))?;
+    volume::create_empty_dirs(config, pod)
+}
+
+/// Starts one run.
+pub(super) async fn start_container(
+    cri: &RuntimeConnection,
+    config: &Config,
+    pod: &Pod,
+    container: &Container,
+    sandbox_id: &str,
+    sandbox_attempt: u32,
+    attempt: u32,
+) -> Result<(), RunError> {
+    let sandbox = translate::sandbox(config, pod, sandbox_attempt);
+    let image = container.image.as_deref().unwrap_or_default();
+    let local = cri
+        .ensure_image(image, translate::pull_policy(container), &sandbox)
+        .await?;
+    let log = translate::log_directory(config, pod).join(&container.name);
+    std::fs::create_dir_all(log).map_err(RunError::Files)?;
+    let container_config = translate::container(config, pod, container, attempt, &local).map_err(RunError::Files)?;
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: sandbox_id.to_owned(),
+        config: Some(container_config),
+        sandbox_config: Some(sandbox),
+    };
+    let container_id = cri
+        .create_container(cri.timeout(), request)
+        .await
+        .map_err(RunError::Create)?
+        .container_id;
+    let request = cri::StartContainerRequest { container_id };
+    cri.start_container(cri.timeout(), request)
+        .await
+        .map_err(RunError::Start)?;
+    Ok(())
+}

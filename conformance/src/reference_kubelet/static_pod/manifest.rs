@@ -1,0 +1,217 @@
+//! Manifests: files of one Pod (or a list of Pods), YAML or JSON.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::List;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use serde::Deserialize as _;
+use sha2::{Digest as _, Sha256};
+
+/// The kubelet's annotations on a static Pod.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
+/// Why a manifest gives no Pod.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub(in super::super) struct ManifestError {
+    path: PathBuf,
+    reason: String,
+}
+
+/// Reads a directory, or one file. Files whose names begin with a dot and subfolders are left out.
+pub(in super::super) fn load(path: &Path, node: &str) -> (Vec<Pod>, Vec<ManifestError>) {
+    let mut files = Vec::new();
+    let mut errors = Vec::new();
+    match std::fs::read_dir(path) {
+        Ok(entries) => {
+            let hidden = |path: &PathBuf| {
+                path.file_name()
+                    .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+            };
+            files.extend(
+                entries
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .filter(|path| !hidden(path) && path.is_file()),
+            );
+        }
+        Err(_) if path.is_file() => files.push(path.to_owned()),
+        Err(error) => errors.push(ManifestError {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }),
+    }
+    files.sort();
+    let mut pods = Vec::new();
+    for file in files {
+        match read(&file, node) {
+            Ok(mut read) => pods.append(&mut read),
+            Err(reason) => errors.push(ManifestError { path: file, reason }),
+        }
+    }
+    (pods, errors)
+}
+
+fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    // By way of one kind of value, as from every other source: the compiler writes the reader of a Pod, which is long, once.
+    let value: serde_json::Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
+    let field = |name: &str| {
+        value
+            .get(name)
+            .and_then(|value| value.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let pods = match (field("apiVersion").as_str(), field("kind").as_str()) {
+        ("v1", "PodList") => {
+            List::<Pod>::deserialize(value)
+                .map_err(|error| error.to_string())?
+                .items
+        }
+        ("v1", "Pod") => vec![Pod::deserialize(value).map_err(|error| error.to_string())?],
+        (version, kind) => {
+            return Err(format!(
+                "a Pod has apiVersion v1 and kind Pod, not {version:?} and {kind:?}"
+            ));
+        }
+    };
+    pods.into_iter().map(|pod| apply_defaults(pod, path, node)).collect()
+}
+
+/// Gives a Pod what the kubelet gives it: uid, namespace, node, and the node's name after its own.
+fn apply_defaults(mut pod: Pod, path: &Path, node: &str) -> Result<Pod, String> {
+    let name = pod
+        .metadata
+        .name
+        .clone()
+        .filter(|name| !name.is_empty())
+        .ok_or("the Pod has no name")?;
+    let spec = pod.spec.as_mut().ok_or("the Pod has no spec")?;
+    validate(spec)?;
+    spec.node_name = Some(node.to_owned());
+    let hash = serde_json::to_vec(&pod).map_err(|error| error.to_string())?;
+    let metadata = &mut pod.metadata;
+    metadata.uid.get_or_insert_with(|| {
+        let digest = Sha256::new()
+            .chain_update(hash)
+            .chain_update(node)
+            .chain_update(path.as_os_str().as_encoded_bytes());
+        hexadecimal(&digest.finalize()[..16])
+    });
+    metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
+    metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(CONFIG_HASH.to_owned(), metadata.uid.clone().unwrap_or_default());
+    annotations.insert(CONFIG_SOURCE.to_owned(), "file".to_owned());
+    annotations.insert(
+        "kubernetes.io/config.seen".to_owned(),
+        jiff::Zoned::now().timestamp().to_string(),
+    );
+    Ok(pod)
+}
+
+fn validate(spec: &PodSpec) -> Result<(), String> {
+    if spec.containers.is_empty() {
+        return Err("the Pod has no containers".to_owned());
+    }
+    let mut names = BTreeSet::new();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if container.name.is_empty() || container.name.len() > 63 || !container.name.bytes().all(plain) {
+            return Err(format!("{:?} is not a container's name", container.name));
+        }
+        if !names.insert(&container.name) {
+            return Err(format!("two containers are called {:?}", container.name));
+        }
+        if container.image.as_deref().unwrap_or_default().is_empty() {
+            return Err(format!("the container {:?} has no image", container.name));
+        }
+    }
+    Ok(())
+}
+
+/// Lowercase hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A Pod's spec; manifests without one are refused when they are read.
+pub(super) fn pod_spec(pod: &Pod) -> &PodSpec {
+    pod.spec
+        .as_ref()
+        .expect("a Pod without a spec is refused when it is read")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn applies_the_kubelets_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        let app =
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: app, image: busybox}]}\n";
+        std::fs::write(directory.path().join("web.yaml"), app).unwrap();
+        std::fs::write(directory.path().join(".hidden.yaml"), app).unwrap();
+        std::fs::create_dir(directory.path().join("sub")).unwrap();
+        let (pods, errors) = load(directory.path(), "Node1");
+        assert!(errors.is_empty(), "{errors:?}");
+        let [pod] = &pods[..] else { panic!("{pods:?}") };
+        let metadata = &pod.metadata;
+        assert_eq!(metadata.name.as_deref(), Some("web-node1"));
+        assert_eq!(metadata.namespace.as_deref(), Some("default"));
+        let uid = metadata.uid.clone().unwrap();
+        assert_eq!(
+            (uid.len(), metadata.annotations.as_ref().unwrap()[CONFIG_HASH].clone()),
+            (32, uid.clone())
+        );
+        assert_eq!(
+            load(directory.path(), "Node1").0[0].metadata.uid,
+            Some(uid.clone()),
+            "the uid is stable"
+        );
+
+        std::fs::write(directory.path().join("web.yaml"), app.replace("busybox", "other")).unwrap();
+        assert_ne!(
+            load(directory.path(), "Node1").0[0].metadata.uid,
+            Some(uid),
+            "another content is another Pod"
+        );
+    }
+
+    #[rstest]
+    #[case("not: a pod", "kind")]
+    #[case(
+        "apiVersion: v1\nkind: Pod\nmetadata: {}\nspec: {containers: [{name: a, image: b}]}",
+        "no name"
+    )]
+    #[case(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: []}",
+        "no containers"
+    )]
+    #[case(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: A, image: b}]}",
+        "not a container's name"
+    )]
+    #[case(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a}]}",
+        "no image"
+    )]
+    fn reports_invalid_manifests(#[case] text: &str, #[case] expected: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pod.yaml");
+        std::fs::write(&path, text).unwrap();
+        let (pods, errors) = load(&path, "n");
+        assert!(pods.is_empty());
+        assert!(errors[0].to_string().contains(expected), "{}", errors[0]);
+    }
+}

@@ -1,0 +1,157 @@
+//! The server's side of TLS.
+//!
+//! The handshake asks for a client certificate and takes any whose key the client has: whether its issuer is trusted is
+//! decided later, so that a stranger is answered 401, as by a kubelet, and not cut off.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+
+use super::{CertificateFiles, Config, StartError};
+
+/// The server's identity, and the authorities that it trusts to name clients.
+pub(super) struct TlsIdentity {
+    pub(super) config: Arc<ServerConfig>,
+    /// The server's certificate, PEM.
+    pub(super) certificate: String,
+}
+
+/// Reads or makes what the server needs.
+pub(super) fn server(config: &Config, roots: Option<&RootCertStore>) -> Result<TlsIdentity, StartError> {
+    let (certificate, key) = match &config.server_certificate {
+        Some(files) => read_pair(files)?,
+        None => make_self_signed(config)?,
+    };
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| StartError::Certificate(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| StartError::Certificate(e.to_string()))?;
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StartError::Certificate(error.to_string()))?;
+    let builder = match roots {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let hints = roots.subjects();
+            builder.with_client_cert_verifier(Arc::new(AcceptAnyClient { provider, hints }))
+        }
+    };
+    let mut server = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| StartError::Certificate(error.to_string()))?;
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if config.http2 {
+        server.alpn_protocols.insert(0, b"h2".to_vec());
+    }
+    Ok(TlsIdentity {
+        config: Arc::new(server),
+        certificate,
+    })
+}
+
+/// The authorities of a PEM file.
+pub(super) fn authorities(path: &Path) -> Result<RootCertStore, StartError> {
+    let content = |reason: String| StartError::Content {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = std::fs::read(path).map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| content(error.to_string()))?;
+        roots.add(certificate).map_err(|error| content(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(content("no certificate in it".to_owned()));
+    }
+    Ok(roots)
+}
+
+fn read_pair(files: &CertificateFiles) -> Result<(String, String), StartError> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|source| StartError::File {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    Ok((read(&files.certificate)?, read(&files.key)?))
+}
+
+/// A certificate of our own for the names that a client may use.
+fn make_self_signed(config: &Config) -> Result<(String, String), StartError> {
+    let mut names = vec![
+        "localhost".to_owned(),
+        config.address.to_string(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ];
+    if !config.node_name.is_empty() {
+        names.push(config.node_name.clone());
+    }
+    names.sort();
+    names.dedup();
+    let certified =
+        rcgen::generate_simple_self_signed(names).map_err(|error| StartError::Certificate(error.to_string()))?;
+    Ok((certified.cert.pem(), certified.signing_key.serialize_pem()))
+}
+
+/// Takes every client that has the key of the certificate it shows.
+#[derive(Debug)]
+struct AcceptAnyClient {
+    provider: Arc<CryptoProvider>,
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientCertVerifier for AcceptAnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,538 @@
+//! Of the JSON documents: what they say, and that they say the same.
+
+use std::collections::BTreeSet;
+
+use cri_proto::document::{STATUS_VERSION, zero_time};
+use jiff::Timestamp;
+
+use super::preconditions::{
+    ArchiveCase, Problems, case, pass_unless, require_config_dump, require_criu, require_optional_document,
+    require_spec_dump, source,
+};
+use crate::{
+    archive::{InspectedArchive, Layout, ParsedDocument},
+    engine::{CaseResult, NonPass, check, fail, pass},
+};
+
+const METADATA_SOURCE: &str = "checkpointctl lib/metadata.go";
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "documents/config-dump",
+        Reference,
+        METADATA_SOURCE,
+        "config.dump is JSON and names container and times; times are RFC 3339.",
+        "JSON of checkpointctl's shape",
+        |archive| require_readable(
+            archive,
+            &archive.documents.config,
+            Some("archive/layout/upstream-names")
+        )
+    ),
+    case!(
+        "documents/config-fields",
+        Reference,
+        METADATA_SOURCE,
+        "config.dump has all fields that describe a checkpoint, and a value in each.",
+        "id, name, image (with the characters of a reference), runtime, three times, restored; of Podman id, name, createdTime",
+        config_fields
+    ),
+    case!(
+        "documents/spec-dump",
+        Reference,
+        "OCI runtime specification",
+        "spec.dump is an OCI runtime configuration.",
+        "JSON of the specification's shape",
+        |archive| require_readable(archive, &archive.documents.spec, Some("archive/layout/upstream-names"))
+    ),
+    case!(
+        "documents/spec-process",
+        Reference,
+        "OCI runtime specification",
+        "spec.dump says of which version it is, what was run and on which root.",
+        "ociVersion, process.args, root.path",
+        spec_process
+    ),
+    case!(
+        "documents/spec-lists",
+        Reference,
+        "OCI runtime specification (config-linux.md: namespaces; config.md: rlimits)",
+        "spec.dump has no namespace and no limit twice: a runtime must refuse it.",
+        "every type once",
+        spec_lists
+    ),
+    case!(
+        "documents/status-dump",
+        Reference,
+        "containerd; CRI ContainerStatus",
+        "status.dump, where there is one, is JSON of a CRI ContainerStatus.",
+        "JSON of the CRI's shape",
+        |archive| require_readable(archive, &archive.documents.status_dump, None)
+    ),
+    case!(
+        "documents/status",
+        Reference,
+        "containerd internal/cri/store/container/status.go",
+        "status, where there is one, is JSON of containerd's shape and version v1.",
+        "JSON, Version v1",
+        |archive| {
+            require_readable(archive, &archive.documents.status, None)?;
+            let version = archive
+                .documents
+                .status
+                .parsed()
+                .map(|status| status.version.as_str())
+                .unwrap_or_default();
+            check(version == STATUS_VERSION, format!("Version {version:?}"))
+        }
+    ),
+    case!(
+        "documents/descriptors",
+        Reference,
+        "runc",
+        "checkpoint/descriptors.json, where there is one, is a JSON array of what the standard streams point at.",
+        "an array of three strings",
+        |archive| {
+            require_readable(archive, &archive.documents.descriptors, None)?;
+            let names = archive.documents.descriptors.parsed().cloned().unwrap_or_default();
+            check(
+                names.len() >= 3 && names.iter().all(|name| !name.is_empty()),
+                format!("{names:?}"),
+            )
+        }
+    ),
+    case!(
+        "documents/lists",
+        Reference,
+        METADATA_SOURCE,
+        "deleted.files and bind.mounts, where they are there, are JSON arrays of checkpointctl's shape.",
+        "JSON arrays",
+        |archive| {
+            let deleted = require_readable(archive, &archive.documents.deleted_files, None);
+            match require_readable(archive, &archive.documents.bind_mounts, None) {
+                Err(NonPass::Skip(_)) => deleted,
+                mounts @ Err(_) => mounts,
+                mounts => deleted.or(mounts),
+            }
+        }
+    ),
+    case!(
+        "documents/times",
+        Reference,
+        METADATA_SOURCE,
+        "The container was created, then started, then checkpointed.",
+        "created <= started <= checkpointed",
+        times
+    ),
+    case!(
+        "documents/restored",
+        Reference,
+        METADATA_SOURCE,
+        "The time of a restore is the zero time unless the container was restored.",
+        "restored false and 0001-01-01T00:00:00Z, or restored true and a time",
+        |archive| {
+            let config = require_config_dump(archive)?;
+            let is_time = config.restored_at != zero_time();
+            check(
+                is_time == config.restored,
+                format!("restored {}, restoredTime {}", config.restored, config.restored_at),
+            )
+        }
+    ),
+    case!(
+        "documents/same-id",
+        Reference,
+        "containerd and CRI-O",
+        "All documents are of one container.",
+        "one id",
+        same_id
+    ),
+    case!(
+        "documents/same-name",
+        Reference,
+        "CRI ContainerMetadata",
+        "All documents call the container, its pod and namespace the same.",
+        "one name, one pod, one namespace",
+        same_name
+    ),
+    case!(
+        "documents/same-times",
+        Reference,
+        "containerd",
+        "status and status.dump name the same times and end of the container.",
+        "the same times",
+        same_times
+    ),
+    case!(
+        "documents/running",
+        Reference,
+        source::PAGE,
+        "What was checkpointed is a running container, and its status says so.",
+        "state CONTAINER_RUNNING, no time of an end",
+        status_is_running
+    ),
+    case!(
+        "documents/engine",
+        Reference,
+        "checkpointctl internal/utils.go",
+        "checkpointctl finds pod, namespace and container in the annotations of spec.dump.",
+        "annotations of the engine that io.container.manager names",
+        engine_annotations
+    ),
+    case!(
+        "documents/image-names",
+        Robust,
+        "CVE-2026-50195: containerd pulled rootfsImageRef and tagged it as rootfsImageName",
+        "The image that config.dump refers to must be of the repository that config.dump names: a restore tags what it pulls.",
+        "one repository in rootfsImageName and rootfsImageRef",
+        image_names
+    ),
+];
+
+fn require_readable<T>(
+    archive: &InspectedArchive,
+    document: &ParsedDocument<T>,
+    missing: Option<&'static str>,
+) -> CaseResult {
+    require_criu(archive)?;
+    match (document, missing) {
+        (ParsedDocument::Parsed(_), _) => pass("read"),
+        (ParsedDocument::Unreadable(reason), _) => fail(reason.clone()),
+        (ParsedDocument::Missing, Some(blocking_case)) => Err(NonPass::Blocked(blocking_case)),
+        (ParsedDocument::Missing, None) => Err(NonPass::Skip("there is no such member".to_owned())),
+    }
+}
+
+fn config_fields(archive: &InspectedArchive) -> CaseResult {
+    let config = require_config_dump(archive)?;
+    let names: &[&str] = match archive.expected_layout() {
+        Layout::Podman => &["id", "name", "createdTime"],
+        Layout::Containerd | Layout::CriO => &[
+            "id",
+            "name",
+            "rootfsImage",
+            "rootfsImageRef",
+            "rootfsImageName",
+            "runtime",
+            "createdTime",
+            "checkpointedTime",
+            "restoredTime",
+            "restored",
+        ],
+    };
+    let fields = &archive.documents.config_fields;
+    let problems = names.iter().filter_map(|name| match fields.get(*name) {
+        None => Some(format!("no {name}")),
+        Some(false) => Some(format!("{name} is empty")),
+        Some(true) => None,
+    });
+    let images = [
+        ("rootfsImage", &config.rootfs_image),
+        ("rootfsImageRef", &config.rootfs_image_ref),
+        ("rootfsImageName", &config.rootfs_image_name),
+    ];
+    let invalid = images.into_iter().filter(|(_, image)| !has_only_reference_chars(image));
+    let invalid = invalid.map(|(name, image)| format!("{name} {image:?} is no reference of an image"));
+    pass_unless(problems.chain(invalid), "all fields")
+}
+
+/// Whether a text has only characters that references of images have, or paths of archives that stand for images.
+fn has_only_reference_chars(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
+    text.bytes().all(allowed) && !text.split('/').any(|part| part == "..")
+}
+
+fn image_names(archive: &InspectedArchive) -> CaseResult {
+    let config = require_config_dump(archive)?;
+    let (name, reference) = (&config.rootfs_image_name, &config.rootfs_image_ref);
+    if !has_only_reference_chars(name) || !has_only_reference_chars(reference) {
+        return Err(NonPass::Blocked("archive/documents/config-fields"));
+    }
+    let (Some(of_name), Some(of_reference)) = (repository(name), repository(reference)) else {
+        return Err(NonPass::Skip("one of them names no repository".to_owned()));
+    };
+    check(of_name == of_reference, format!("{name:?} and {reference:?}"))
+}
+
+/// The repository of a reference, with the registry and directory that are meant where none is named; `None` for a digest, an id
+/// or a path.
+fn repository(reference: &str) -> Option<String> {
+    let name = reference.split('@').next().unwrap_or_default();
+    let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if name.is_empty() || name.starts_with("sha256:") || name.starts_with('/') || is_id {
+        return None;
+    }
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = name[last..].find(':').map_or(name, |colon| &name[..last + colon]);
+    let first = name.split('/').next().unwrap_or_default();
+    let has_registry = name.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+    Some(match name.contains('/') {
+        _ if has_registry => name.replacen("index.docker.io/", "docker.io/", 1),
+        true => format!("docker.io/{name}"),
+        false => format!("docker.io/library/{name}"),
+    })
+}
+
+fn spec_process(archive: &InspectedArchive) -> CaseResult {
+    let spec = require_spec_dump(archive)?;
+    let mut problems = Vec::new();
+    let version = spec.version();
+    let numbers = version
+        .split(['.', '-', '+'])
+        .take(3)
+        .filter(|part| part.parse::<u32>().is_ok())
+        .count();
+    if numbers < 3 {
+        problems.push(format!("ociVersion {version:?}"));
+    }
+    let process = spec.process().as_ref();
+    if process
+        .and_then(|process| process.args().as_ref())
+        .is_none_or(Vec::is_empty)
+    {
+        problems.push("no process.args".to_owned());
+    }
+    if process.is_some_and(|process| !process.cwd().is_absolute()) {
+        problems.push("process.cwd is not absolute".to_owned());
+    }
+    if spec
+        .root()
+        .as_ref()
+        .is_none_or(|root| root.path().as_os_str().is_empty())
+    {
+        problems.push("no root.path".to_owned());
+    }
+    pass_unless(problems, format!("ociVersion {version}"))
+}
+
+fn spec_lists(archive: &InspectedArchive) -> CaseResult {
+    let spec = require_spec_dump(archive)?;
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let limits = spec.process().as_ref().and_then(|process| process.rlimits().as_ref());
+    let namespaces = namespaces
+        .into_iter()
+        .flatten()
+        .map(|entry| format!("namespace {}", entry.typ()));
+    let limits = limits
+        .into_iter()
+        .flatten()
+        .map(|entry| format!("limit {}", entry.typ()));
+    let mut unique = BTreeSet::new();
+    let mut problems = Problems::default();
+    for entry in namespaces.chain(limits) {
+        // There are few types, whatever the length of the lists.
+        if !unique.insert(entry.clone()) {
+            problems.add(|| format!("{entry} twice"));
+        }
+    }
+    problems.into_result(format!("{} entries", unique.len()))
+}
+
+fn times(archive: &InspectedArchive) -> CaseResult {
+    let config = require_config_dump(archive)?;
+    let mut times = vec![("createdTime", config.created_at)];
+    if let Some(status) = archive
+        .documents
+        .status_dump
+        .parsed()
+        .filter(|status| status.started_at > 0)
+    {
+        let started = Timestamp::from_nanosecond(status.started_at.into());
+        times.extend(started.ok().map(|started| ("started_at", started)));
+    }
+    // Podman does not say when it was.
+    if config.checkpointed_at != zero_time() {
+        times.push(("checkpointedTime", config.checkpointed_at));
+    }
+    let actual: Vec<_> = times.iter().map(|(name, time)| format!("{name} {time}")).collect();
+    let in_order = times.is_sorted_by_key(|(_, time)| *time);
+    let real = times.iter().all(|(_, time)| *time > Timestamp::UNIX_EPOCH);
+    check(in_order && real, actual.join(", "))
+}
+
+fn same_id(archive: &InspectedArchive) -> CaseResult {
+    let config = require_config_dump(archive)?;
+    let mut ids = vec![("config.dump", config.id.clone())];
+    ids.extend(
+        archive
+            .documents
+            .status_dump
+            .parsed()
+            .map(|status| ("status.dump", status.id.clone())),
+    );
+    // Of the engines only CRI-O repeats the id in the specification.
+    ids.extend(annotation(archive, "io.kubernetes.cri-o.ContainerID").map(|id| ("spec.dump", id)));
+    if ids.len() < 2 {
+        return Err(NonPass::Skip("only config.dump has an id".to_owned()));
+    }
+    let other = ids
+        .iter()
+        .filter(|(_, id)| id != &config.id)
+        .map(|(name, id)| format!("{name} says {id:?}"));
+    pass_unless(other, config.id.clone())
+}
+
+fn same_name(archive: &InspectedArchive) -> CaseResult {
+    require_spec_dump(archive)?;
+    let name = "archive/documents/status-dump";
+    let status = require_optional_document(archive, &archive.documents.status_dump, "status.dump", name)?;
+    let label = |key: &str| status.labels.get(key).cloned();
+    let metadata = status.metadata.as_ref().map(|metadata| metadata.name.clone());
+    let pairs = [
+        (
+            "name",
+            annotation(archive, "io.kubernetes.cri.container-name"),
+            metadata.clone(),
+        ),
+        ("name", label("io.kubernetes.container.name"), metadata),
+        (
+            "pod",
+            annotation(archive, "io.kubernetes.cri.sandbox-name"),
+            label("io.kubernetes.pod.name"),
+        ),
+        (
+            "namespace",
+            annotation(archive, "io.kubernetes.cri.sandbox-namespace"),
+            label("io.kubernetes.pod.namespace"),
+        ),
+        (
+            "uid",
+            annotation(archive, "io.kubernetes.cri.sandbox-uid"),
+            label("io.kubernetes.pod.uid"),
+        ),
+    ];
+    let in_two_documents: Vec<_> = pairs
+        .into_iter()
+        .filter_map(|(field, value, other)| Some((field, value?, other?)))
+        .collect();
+    if in_two_documents.is_empty() {
+        return Err(NonPass::Skip("no name stands in two documents".to_owned()));
+    }
+    let actual = in_two_documents
+        .iter()
+        .map(|(field, name, _)| format!("{field} {name}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let other = in_two_documents.into_iter().filter(|(_, value, other)| value != other);
+    pass_unless(
+        other.map(|(field, value, other)| format!("{field} {value:?} and {other:?}")),
+        actual,
+    )
+}
+
+fn same_times(archive: &InspectedArchive) -> CaseResult {
+    let documents = &archive.documents;
+    let dump = require_optional_document(
+        archive,
+        &documents.status_dump,
+        "status.dump",
+        "archive/documents/status-dump",
+    )?;
+    let status = require_optional_document(archive, &documents.status, "status", "archive/documents/status")?;
+    let pairs = [
+        ("created", status.created_at, dump.created_at),
+        ("started", status.started_at, dump.started_at),
+        ("finished", status.finished_at, dump.finished_at),
+        ("exit code", status.exit_code.into(), dump.exit_code.into()),
+    ];
+    let other = pairs.iter().filter(|(_, value, other)| value != other);
+    pass_unless(
+        other.map(|(field, value, other)| format!("{field} {value} and {other}")),
+        "the same",
+    )
+}
+
+fn status_is_running(archive: &InspectedArchive) -> CaseResult {
+    let documents = &archive.documents;
+    let dump = require_optional_document(
+        archive,
+        &documents.status_dump,
+        "status.dump",
+        "archive/documents/status-dump",
+    )?;
+    let running = i32::from(cri_proto::runtime::v1::ContainerState::ContainerRunning);
+    let pid = documents.status.parsed().map_or(1, |status| status.pid);
+    let actual = format!(
+        "state {}, finished_at {}, started_at {}",
+        dump.state, dump.finished_at, dump.started_at
+    );
+    check(
+        dump.state == running && dump.finished_at == 0 && dump.started_at > 0 && pid > 0,
+        actual,
+    )
+}
+
+fn annotation(archive: &InspectedArchive, key: &str) -> Option<String> {
+    archive
+        .documents
+        .spec
+        .parsed()?
+        .annotations()
+        .as_ref()?
+        .get(key)
+        .cloned()
+}
+
+fn engine_annotations(archive: &InspectedArchive) -> CaseResult {
+    require_spec_dump(archive)?;
+    let manager = annotation(archive, "io.container.manager");
+    if manager.as_deref() == Some("libpod") {
+        return pass("read as Podman's, which has no pod and no namespace of Kubernetes");
+    }
+    let required: &[&str] = match manager.as_deref() {
+        Some("cri-o") => &[
+            "io.kubernetes.cri-o.Metadata",
+            "io.kubernetes.pod.name",
+            "io.kubernetes.pod.namespace",
+        ],
+        _ => &[
+            "io.kubernetes.cri.container-name",
+            "io.kubernetes.cri.sandbox-name",
+            "io.kubernetes.cri.sandbox-namespace",
+        ],
+    };
+    let mut problems: Vec<_> = required
+        .iter()
+        .filter(|key| annotation(archive, key).is_none_or(|value| value.is_empty()))
+        .map(|key| format!("no {key}"))
+        .collect();
+    let metadata = annotation(archive, "io.kubernetes.cri-o.Metadata").filter(|_| manager.as_deref() == Some("cri-o"));
+    if metadata.is_some_and(|json| serde_json::from_str::<serde_json::Value>(&json).is_err()) {
+        problems.push("io.kubernetes.cri-o.Metadata is no JSON".to_owned());
+    }
+    pass_unless(
+        problems,
+        format!("read as {}", manager.as_deref().unwrap_or("containerd")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("busybox", Some("docker.io/library/busybox"))]
+    #[case("docker.io/library/busybox:1@sha256:4f1c", Some("docker.io/library/busybox"))]
+    #[case("index.docker.io/library/busybox", Some("docker.io/library/busybox"))]
+    #[case("user/app:2", Some("docker.io/user/app"))]
+    #[case("localhost:5000/app:2", Some("localhost:5000/app"))]
+    #[case("quay.io/user/app@sha256:4f1c", Some("quay.io/user/app"))]
+    #[case("sha256:4f1c", None)]
+    #[case("/var/lib/kubelet/checkpoints/a.tar", None)]
+    #[case("", None)]
+    fn repositories(#[case] reference: &str, #[case] expected: Option<&str>) {
+        assert_eq!(repository(reference).as_deref(), expected);
+    }
+
+    #[rstest]
+    #[case("docker.io/library/busybox:1.36@sha256:ab", true)]
+    #[case("", true)]
+    #[case("../../etc/passwd", false)]
+    #[case("busybox\n\x1b[31m", false)]
+    #[case("$(reboot)", false)]
+    fn image_reference_characters(#[case] text: &str, #[case] expected: bool) {
+        assert_eq!(has_only_reference_chars(text), expected);
+    }
+}

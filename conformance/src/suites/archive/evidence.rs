@@ -1,0 +1,81 @@
+//! An archive as evidence: where it is, how long, who may read it, and its members.
+
+use std::fmt::Write as _;
+
+use crate::{
+    archive::{InspectedArchive, MemberKind},
+    evidence::{self, EvidenceKind},
+};
+
+/// Shows the archive to the report of the case that runs.
+pub fn record_archive(archive: &InspectedArchive) {
+    evidence::record(EvidenceKind::Archive, || describe_archive(archive));
+}
+
+/// The file in one line, then a line a member as `tar -tv` has it: kind and mode, size, name. Where that is too long for an
+/// exhibit, the last members are only counted.
+fn describe_archive(archive: &InspectedArchive) -> String {
+    let mut text = match &archive.file {
+        Some(file) => format!(
+            "{} ({} bytes, mode {:04o}, owner {})\n",
+            file.path.display(),
+            file.bytes,
+            file.mode,
+            file.uid
+        ),
+        None => "a stream\n".to_owned(),
+    };
+    let _ = writeln!(text, "{} members, then {:?}", archive.members.len(), archive.end);
+    for (shown, member) in archive.members.iter().enumerate() {
+        let kind = match member.kind {
+            MemberKind::File => '-',
+            MemberKind::Directory => 'd',
+            MemberKind::Symlink => 'l',
+            MemberKind::HardLink => 'h',
+            MemberKind::Device => 'c',
+            MemberKind::Fifo => 'p',
+            MemberKind::Sparse => 'S',
+            MemberKind::Other(_) => '?',
+        };
+        let link = if member.link.is_empty() {
+            String::new()
+        } else {
+            format!(" -> {}", member.link)
+        };
+        let line = format!("{kind}{:04o} {:>12} {}{link}\n", member.mode, member.size, member.name);
+        // Room is kept for the line that counts the rest.
+        if text.len() + line.len() + 40 > evidence::MAX_ITEM_BYTES {
+            let _ = writeln!(text, "and {} more members", archive.members.len() - shown);
+            break;
+        }
+        text.push_str(&line);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{Expectations, Limits, inspect_stream, sample};
+
+    #[test]
+    fn the_evidence_lists_the_members() {
+        let bytes = sample::tar_of(&sample::Sample::default().members()).unwrap();
+        let archive = inspect_stream(&bytes[..], &Expectations::default(), Limits::default()).unwrap();
+        let text = describe_archive(&archive);
+        assert!(text.starts_with("a stream\n"), "{text}");
+        assert!(text.contains("d0700            0 checkpoint/\n"), "{text}");
+        assert!(text.contains(" checkpoint/inventory.img\n"), "{text}");
+    }
+
+    #[test]
+    fn excess_members_are_counted() {
+        let mut parts = sample::Sample::default().members();
+        parts.extend((0..500).map(|index| sample::SampleMember::file(format!("file-{index}"), *b"x")));
+        let bytes = sample::tar_of(&parts).unwrap();
+        let archive = inspect_stream(&bytes[..], &Expectations::default(), Limits::default()).unwrap();
+        let text = describe_archive(&archive);
+        assert!(text.len() <= evidence::MAX_ITEM_BYTES, "{}", text.len());
+        assert!(text.ends_with(" more members\n"), "{text}");
+    }
+}

@@ -1,0 +1,276 @@
+//! Of the open files: descriptors, working directories and mappings refer to what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cri_proto::criu::message::FdTypes;
+
+use super::preconditions::{ArchiveCase, Problems, case, pass_unless, require_optional_document, require_process_tree};
+use crate::{
+    archive::{Images, InspectedArchive, OpenFile},
+    engine::{CaseResult, NonPass, check, fail, pass},
+};
+
+/// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` of CRIU's `image.h`: the mapping's `shmid` is a file's id.
+const VMA_FILE_MASK: u32 = 1 << 6 | 1 << 7;
+/// Mappings that have those flags beside their own: sockets, asynchronous I/O, memfd.
+const VMA_OTHER_KIND_MASK: u32 = 1 << 11 | 1 << 13 | 1 << 14;
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "files/table",
+        Reference,
+        "checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file",
+        "The open files must be in the archive, in files.img or in an image for each kind.",
+        "files.img, or reg-files.img and its like",
+        |archive| match &require_process_tree(archive)?.files {
+            Some(files) => pass(format!("{} files", files.len())),
+            None => fail("no files.img"),
+        }
+    ),
+    case!(
+        "files/unique",
+        Reference,
+        "CRIU images/fdinfo.proto",
+        "Every open file has an id of its own, other than zero.",
+        "unique ids",
+        |archive| {
+            let (_, files) = require_files(archive)?;
+            let mut unique = BTreeSet::new();
+            let duplicates = files.iter().filter(|file| file.id == 0 || !unique.insert(file.id));
+            pass_unless(
+                duplicates.map(|file| format!("id {}", file.id)),
+                format!("{} files", files.len()),
+            )
+        }
+    ),
+    case!(
+        "files/parts",
+        Reference,
+        "CRIU images/fdinfo.proto",
+        "Every open file has the part of its kind, with its own id, and no other.",
+        "the part of its kind",
+        |archive| {
+            let (_, files) = require_files(archive)?;
+            let mismatched = files
+                .iter()
+                .filter(|file| file.kind_entry_id != Some(file.id) || file.foreign_entries > 0);
+            pass_unless(
+                mismatched.map(|file| format!("file {} of kind {}", file.id, file.kind_name())),
+                format!("{} files", files.len()),
+            )
+        }
+    ),
+    case!(
+        "files/descriptors",
+        Reference,
+        "checkpointctl --files",
+        "Every descriptor refers to an open file of its kind.",
+        "ids and kinds of files.img",
+        descriptors
+    ),
+    case!(
+        "files/numbers",
+        Reference,
+        "CRIU images/fdinfo.proto",
+        "A table of descriptors has every number once.",
+        "unique numbers",
+        |archive| {
+            let (images, _) = require_files(archive)?;
+            let mut problems = Problems::default();
+            for (table, descriptors) in &images.fdinfo {
+                let mut unique = BTreeSet::new();
+                for descriptor in descriptors.iter().filter(|descriptor| !unique.insert(descriptor.fd)) {
+                    problems.add(|| format!("fdinfo-{table}.img: {}", descriptor.fd));
+                }
+            }
+            problems.into_result(format!("{} tables", images.fdinfo.len()))
+        }
+    ),
+    case!(
+        "files/references",
+        Reference,
+        "CRIU images/fs.proto, images/mm.proto, images/vma.proto",
+        "Working directories, roots, executables and mapped files are open files of the table.",
+        "ids of files.img",
+        file_references
+    ),
+    case!(
+        "files/epoll-targets",
+        Reference,
+        "CRIU criu/eventpoll.c: a restore adds each target by the number of its descriptor",
+        "What an epoll instance watches must be an open descriptor of a process that has the instance, and the same file as before.",
+        "a descriptor of this number and file in a table with the instance",
+        epoll_targets
+    ),
+    case!(
+        "files/append-only",
+        Reference,
+        "CRIU criu/files-reg.c, should_check_size",
+        "A file that is only appended to, as a log, has no size: it grows on after the dump, and a restore fails on a size that is no longer right.",
+        "no size for a file that is only appended to",
+        append_only
+    ),
+    case!(
+        "files/standard-streams",
+        Reference,
+        "runc; checkpoint/descriptors.json",
+        "The pipes that descriptors.json names are those that the processes have open: a restore finds them by these names.",
+        "a named pipe among the open files",
+        standard_streams
+    ),
+];
+
+fn require_files(archive: &InspectedArchive) -> Result<(&Images, &[OpenFile]), NonPass> {
+    let images = require_process_tree(archive)?;
+    let files = images.files.as_deref().ok_or(NonPass::Blocked("archive/files/table"))?;
+    Ok((images, files))
+}
+
+fn descriptors(archive: &InspectedArchive) -> CaseResult {
+    let (images, files) = require_files(archive)?;
+    let kinds: BTreeMap<_, _> = files.iter().map(|file| (file.id, file.type_number)).collect();
+    let mut count = 0;
+    let mut problems = Problems::default();
+    for (table, descriptors) in &images.fdinfo {
+        count += descriptors.len();
+        for descriptor in descriptors
+            .iter()
+            .filter(|descriptor| kinds.get(&descriptor.id) != Some(&descriptor.r#type))
+        {
+            problems.add(|| format!("fdinfo-{table}.img: {} is file {}", descriptor.fd, descriptor.id));
+        }
+    }
+    problems.into_result(format!("{count} descriptors"))
+}
+
+fn file_references(archive: &InspectedArchive) -> CaseResult {
+    let (images, files) = require_files(archive)?;
+    let ids: BTreeSet<_> = files.iter().map(|file| u64::from(file.id)).collect();
+    let mut count = 0;
+    let mut problems = Problems::default();
+    let mut refers = |id: u64, description: &dyn Fn() -> String| {
+        count += 1;
+        if !ids.contains(&id) {
+            problems.add(|| format!("{} is file {id}", description()));
+        }
+    };
+    for (pid, fs) in &images.fs {
+        refers(fs.cwd_id.into(), &|| format!("working directory of process {pid}"));
+        refers(fs.root_id.into(), &|| format!("root of process {pid}"));
+    }
+    for (pid, mm) in &images.mms {
+        let mapped = mm
+            .vmas
+            .iter()
+            .filter(|vma| vma.status & VMA_FILE_MASK != 0 && vma.status & VMA_OTHER_KIND_MASK == 0);
+        for vma in mapped {
+            refers(vma.shmid, &|| format!("mapping {:#x} of process {pid}", vma.start));
+        }
+        refers(mm.exe_file_id.into(), &|| format!("executable of process {pid}"));
+    }
+    problems.into_result(format!("{count} references"))
+}
+
+fn epoll_targets(archive: &InspectedArchive) -> CaseResult {
+    let (images, files) = require_files(archive)?;
+    let instances: BTreeMap<_, _> = files
+        .iter()
+        .filter(|file| !file.epoll_targets.is_empty())
+        .map(|file| (file.id, file))
+        .collect();
+    if instances.is_empty() {
+        return Err(NonPass::Skip("no epoll instance watches a file".to_owned()));
+    }
+    let inodes: BTreeMap<_, _> = files.iter().filter_map(|file| Some((file.id, file.inode?))).collect();
+    // What is wrong with each instance in the table where least is; `None` for one that no table has.
+    let mut fewest_problems: BTreeMap<u32, Option<(usize, String)>> = instances.keys().map(|id| (*id, None)).collect();
+    for (table, descriptors) in &images.fdinfo {
+        let id_by_fd: BTreeMap<_, _> = descriptors
+            .iter()
+            .map(|descriptor| (descriptor.fd, descriptor.id))
+            .collect();
+        let instances_here: BTreeSet<_> = descriptors
+            .iter()
+            .map(|descriptor| descriptor.id)
+            .filter(|id| instances.contains_key(id))
+            .collect();
+        for id in instances_here {
+            let mut first = String::new();
+            let mut count = 0;
+            for watch in instances[&id].epoll_targets.iter() {
+                let file = id_by_fd.get(&watch.fd);
+                let inode = file.and_then(|file| inodes.get(file));
+                let changed_inode = watch.inode.zip(inode).filter(|(watched, inode)| watched != *inode);
+                let reason = match (file, changed_inode) {
+                    (None, _) => format!("descriptor {} is not open", watch.fd),
+                    (Some(file), Some((watched, inode))) => {
+                        format!("descriptor {} is file {file} of inode {inode}, not {watched}", watch.fd)
+                    }
+                    (Some(_), None) => continue,
+                };
+                count += 1;
+                if first.is_empty() {
+                    first = format!("epoll file {id} in fdinfo-{table}.img: {reason}");
+                }
+            }
+            let fewest = fewest_problems.entry(id).or_default();
+            if fewest.as_ref().is_none_or(|(before, _)| count < *before) {
+                *fewest = Some((count, first));
+            }
+        }
+    }
+    let mut problems = Problems::default();
+    for (count, first) in fewest_problems.into_values().flatten().filter(|(count, _)| *count > 0) {
+        problems.add(|| format!("{first} ({count} in all)"));
+    }
+    problems.into_result(format!("{} instances", instances.len()))
+}
+
+fn append_only(archive: &InspectedArchive) -> CaseResult {
+    let (_, files) = require_files(archive)?;
+    let appended: Vec<_> = files
+        .iter()
+        .filter_map(|file| Some((file, file.append_size?)))
+        .collect();
+    if appended.is_empty() {
+        return Err(NonPass::Skip("no open file is only appended to".to_owned()));
+    }
+    let sized = appended.iter().filter_map(|(file, size)| {
+        let path = file.path.as_deref().unwrap_or_default();
+        Some(format!("file {} ({path:?}) has {} bytes", file.id, (*size)?))
+    });
+    pass_unless(sized, format!("{} files without a size", appended.len()))
+}
+
+fn standard_streams(archive: &InspectedArchive) -> CaseResult {
+    let (images, files) = require_files(archive)?;
+    let documents = &archive.documents;
+    let name = "archive/documents/descriptors";
+    let named = require_optional_document(archive, &documents.descriptors, "checkpoint/descriptors.json", name)?;
+    // The tree's root is the container's first process, whose streams runc looks at.
+    let root = images.pstree.first().and_then(|root| images.ids.get(&root.pid));
+    let Some(table) = root.and_then(|ids| images.fdinfo.get(&ids.files_id)) else {
+        return Err(NonPass::Blocked("archive/process/fdinfo"));
+    };
+    let streams = table.iter().filter(|descriptor| descriptor.fd < 3);
+    let pipes: Vec<_> = streams
+        .filter(|descriptor| descriptor.r#type == i32::from(FdTypes::Pipe))
+        .collect();
+    let open: BTreeSet<_> = files
+        .iter()
+        .filter_map(|file| Some(format!("pipe:[{}]", file.pipe_id?)))
+        .collect();
+    let named: Vec<_> = named.iter().filter(|stream| stream.starts_with("pipe:")).collect();
+    if pipes.is_empty() || named.is_empty() {
+        return Err(NonPass::Skip(
+            "no stream of the first process is a pipe, now or at its start".to_owned(),
+        ));
+    }
+    // runc wrote the names at the start. A process may have put other files there since, as a shell does for a
+    // redirection, but then what it talks to the runtime by is open elsewhere.
+    let open_pipes = named.iter().filter(|stream| open.contains(stream.as_str())).count();
+    check(
+        open_pipes > 0,
+        format!("{open_pipes} of {named:?} among the open files"),
+    )
+}

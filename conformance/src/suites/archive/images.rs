@@ -1,0 +1,171 @@
+//! Of each image for itself.
+
+use super::preconditions::{ArchiveCase, case, require_images, require_pagemaps, require_unencrypted};
+use crate::{
+    archive::{ImageProblems, InspectedArchive, Layout},
+    engine::{CaseResult, NonPass, check, fail, pass},
+};
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "images/decode",
+        Reference,
+        "CRIU images/*.proto and criu/include/magic.h",
+        "Every image has the magic of its name, whole entries and messages that decode.",
+        "all images decode",
+        |archive| {
+            if !require_unencrypted(archive)?.has_any() && archive.member("checkpoint").is_none() {
+                return fail("there are no images");
+            }
+            require_no_image_errors(archive, |archive| &archive.images.undecodable)
+        }
+    ),
+    case!(
+        "images/required-fields",
+        Reference,
+        "CRIU images/*.proto",
+        "No message lacks a field that its definition requires.",
+        "all required fields",
+        |archive| require_no_image_errors(archive, |archive| &archive.images.missing_fields)
+    ),
+    case!(
+        "images/unknown-fields",
+        Robust,
+        "CRIU images/*.proto (4.2)",
+        "No message has a field or a value that its definition does not know.",
+        "no unknown field",
+        |archive| require_no_image_errors(archive, |archive| &archive.images.unknown_fields)
+    ),
+    case!(
+        "images/not-empty",
+        Reference,
+        "checkpointctl: go-criu panics on an image that has magics but no entry",
+        "No image that describes one thing is empty.",
+        "an entry in each",
+        |archive| require_no_image_errors(archive, |archive| &archive.images.empty_images)
+    ),
+    case!(
+        "images/bounded",
+        Robust,
+        "CWE-770; a reader holds what images say",
+        "The images must be small enough to be held against each other in 96 MiB of memory: else only each for itself was judged.",
+        "all images within the bound of this reader",
+        |archive| match &require_unencrypted(archive)?.limit_reached {
+            Some(member) => fail(format!("the bound is met in {member}")),
+            None => pass("all of them"),
+        }
+    ),
+    case!(
+        "images/inventory",
+        Reference,
+        "CRIU criu/cr-check.c, check_img_inventory",
+        "The inventory is of image version 2 and says that descriptors are kept by table.",
+        "img_version 2, fdinfo_per_id",
+        |archive| {
+            let inventory = require_inventory(archive)?;
+            let actual = format!(
+                "img_version {}, fdinfo_per_id {:?}",
+                inventory.img_version, inventory.fdinfo_per_id
+            );
+            check(inventory.img_version == 2 && inventory.fdinfo_per_id(), actual)
+        }
+    ),
+    case!(
+        "images/root-ids",
+        Reference,
+        "CRIU images/inventory.proto",
+        "The inventory names the namespaces of the dump's root.",
+        "root_ids",
+        |archive| match require_inventory(archive)?.root_ids {
+            Some(_) => pass("root_ids"),
+            None => fail("no root_ids"),
+        }
+    ),
+    case!(
+        "images/stats-dump",
+        Reference,
+        "checkpointctl --stats",
+        "stats-dump is there and holds the statistics of a dump.",
+        "statistics of a dump",
+        |archive| {
+            let images = require_images(archive)?;
+            match &images.stats {
+                None if archive.expected_layout() == Layout::Podman => {
+                    Err(NonPass::Skip("Podman before 4.0 leaves it out".to_owned()))
+                }
+                None => fail("no stats-dump"),
+                Some(stats) => check(
+                    stats.dump.is_some() && stats.restore.is_none(),
+                    describe_dump_stats(stats.dump.is_some()),
+                ),
+            }
+        }
+    ),
+    case!(
+        "images/stats-plausible",
+        Reference,
+        "CRIU images/stats.proto",
+        "The statistics agree with the archive: pages written are those in it, none more than were scanned, and the \
+         container stood still for some time.",
+        "pages written = pages in the archive",
+        stats_plausible
+    ),
+];
+
+fn require_no_image_errors(archive: &InspectedArchive, errors: fn(&InspectedArchive) -> &ImageProblems) -> CaseResult {
+    require_unencrypted(archive)?;
+    if !archive.images.has_any() && archive.member("checkpoint").is_none() {
+        return Err(NonPass::Blocked("archive/images/decode"));
+    }
+    let errors = errors(archive);
+    let count: usize = archive.images.image_counts.values().sum();
+    let actual = format!("{count} images, {} entries", archive.images.entry_count);
+    check(
+        errors.count == 0,
+        if errors.count == 0 { actual } else { errors.summary() },
+    )
+}
+
+fn require_inventory(archive: &InspectedArchive) -> Result<&cri_proto::criu::message::InventoryEntry, NonPass> {
+    require_images(archive)?
+        .inventory
+        .as_ref()
+        .ok_or(NonPass::Blocked("archive/layout/upstream-names"))
+}
+
+fn describe_dump_stats(dump: bool) -> &'static str {
+    if dump { "of a dump" } else { "not of a dump" }
+}
+
+fn stats_plausible(archive: &InspectedArchive) -> CaseResult {
+    let images = require_pagemaps(archive)?;
+    if super::memory::page_files(archive).is_err() {
+        return Err(NonPass::Blocked("archive/memory/page-files"));
+    }
+    if super::memory::page_counts(archive).is_err() {
+        return Err(NonPass::Blocked("archive/memory/page-counts"));
+    }
+    let mut all = images.pagemaps.values().chain(images.shared_pagemaps.values());
+    if all.any(|map| map.absent_entry.is_some()) {
+        return Err(NonPass::Blocked("archive/memory/page-present"));
+    }
+    let Some(dump) = images.stats.as_ref().and_then(|stats| stats.dump.as_ref()) else {
+        return Err(NonPass::Blocked("archive/images/stats-dump"));
+    };
+    let present = images
+        .pagemaps
+        .values()
+        .fold(0, |pages: u64, map| pages.saturating_add(map.present_pages));
+    let shared = images
+        .shared_pagemaps
+        .values()
+        .fold(0, |pages: u64, map| pages.saturating_add(map.present_pages));
+    let actual = format!(
+        "{} pages written, {present} private and {shared} shared ones in the archive, {} scanned, frozen {} us",
+        dump.pages_written, dump.pages_scanned, dump.frozen_time
+    );
+    // CRIU counts the pages of shared memory on their own since 3.9; before, not at all.
+    let written = dump.pages_written == present && dump.shpages_written.is_none_or(|pages| pages == shared);
+    let scanned = dump.pages_scanned.saturating_add(dump.pages_skipped_parent) >= dump.pages_written;
+    check(written && scanned && dump.frozen_time > 0, actual)
+}

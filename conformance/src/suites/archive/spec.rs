@@ -1,0 +1,97 @@
+//! Of spec.dump as a request to the runtime that restores: nothing in it may give the container more than its Pod asks for.
+
+use std::path::Path;
+
+use super::preconditions::{ArchiveCase, Problems, case, pass_unless, require_spec_dump, source};
+use crate::{archive::InspectedArchive, engine::CaseResult};
+
+/// Keys of the Container Device Interface (its specification, "Kubernetes annotations").
+const CDI_PREFIX: &str = "cdi.k8s.io/";
+/// Devices that every container has (OCI runtime specification, config-linux.md, "Default Devices"), and the usual terminals.
+const DEFAULT_DEVICES: [&str; 8] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/console",
+    "/dev/ptmx",
+];
+
+pub(super) const CASES: &[ArchiveCase] = &[
+    case!(
+        "spec/no-hooks",
+        Robust,
+        "OCI runtime specification (config.md: POSIX-platform hooks): a runtime runs them as root on the host",
+        "spec.dump must have no hooks, as a restore that takes them over runs commands of the archive on the host.",
+        "no hook",
+        hooks
+    ),
+    case!(
+        "spec/no-devices",
+        Robust,
+        "OCI runtime specification (config-linux.md: devices)",
+        "spec.dump must ask for no device beyond the default ones, as devices are granted by the Pod and its node.",
+        "no device but the default ones",
+        devices
+    ),
+    case!(
+        "spec/no-cdi",
+        Robust,
+        source::CDI_CVE,
+        "No annotation of the archive may ask for devices of the Container Device Interface.",
+        "no annotation cdi.k8s.io/*",
+        cdi
+    ),
+];
+
+fn hooks(archive: &InspectedArchive) -> CaseResult {
+    let spec = require_spec_dump(archive)?;
+    let mut problems = Problems::default();
+    if let Some(hooks) = spec.hooks() {
+        // The one that is deprecated is run as well.
+        #[allow(deprecated, reason = "runtimes still run hooks of this kind")]
+        let prestart = hooks.prestart();
+        let all = [
+            ("prestart", prestart),
+            ("createRuntime", hooks.create_runtime()),
+            ("createContainer", hooks.create_container()),
+            ("startContainer", hooks.start_container()),
+            ("poststart", hooks.poststart()),
+            ("poststop", hooks.poststop()),
+        ];
+        for (kind, hooks) in all {
+            for hook in hooks.iter().flatten() {
+                problems.add(|| format!("{kind} {:?}", hook.path()));
+            }
+        }
+    }
+    problems.into_result("no hook")
+}
+
+fn devices(archive: &InspectedArchive) -> CaseResult {
+    let spec = require_spec_dump(archive)?;
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    let is_default = |path: &Path| DEFAULT_DEVICES.iter().any(|default| path == Path::new(default));
+    let other_devices = devices
+        .into_iter()
+        .flatten()
+        .filter(|device| !is_default(device.path()));
+    pass_unless(other_devices.map(|device| format!("{:?}", device.path())), "no device")
+}
+
+fn cdi(archive: &InspectedArchive) -> CaseResult {
+    let spec = require_spec_dump(archive)?;
+    let of_spec = spec.annotations().iter().flatten().map(|(key, _)| ("spec.dump", key));
+    let status = archive.documents.status_dump.parsed();
+    let of_status = status
+        .into_iter()
+        .flat_map(|status| status.annotations.keys())
+        .map(|key| ("status.dump", key));
+    let cdi_annotations = of_spec.chain(of_status).filter(|(_, key)| key.starts_with(CDI_PREFIX));
+    pass_unless(
+        cdi_annotations.map(|(document, key)| format!("{document} has {key:?}")),
+        "no annotation",
+    )
+}

@@ -1,0 +1,314 @@
+//! The archive: its name, its place, its format, who may read it.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use jiff::Timestamp;
+
+use super::session::{KubeletSession, TAR_CASE};
+use crate::{
+    archive::TarEnd,
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    suites::authority,
+    targets::ContainerRef,
+};
+
+const TIMESTAMP_FORMAT_CASE: &str = "kubelet/name/timestamp-format";
+const FILENAME_CASE: &str = "kubelet/name/form";
+
+pub(super) const CASES: &[Case<KubeletSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: FILENAME_CASE,
+            requirement: "the archive is called checkpoint-<podFullName>-<containerName>-<timestamp>.tar, a Pod's full name \
+                     being <pod>_<namespace>",
+            authority: authority::API_OPERATIONS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar",
+        },
+        |s| Box::pin(filename(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: TIMESTAMP_FORMAT_CASE,
+            requirement: "the timestamp in the name must be RFC 3339, with or without a fraction of a second",
+            authority: authority::KUBELET,
+            motivation: "",
+            level: Level::Reference,
+            expected: "2006-01-02T15:04:05Z, 2006-01-02T15:04:05.999Z, or either with an offset",
+        },
+        |s| Box::pin(timestamp_format(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/name/timestamp-zone",
+            requirement: "the timestamp in the name is in the kubelet's local zone",
+            authority: authority::KUBELET,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the offset of this machine's zone, Z where that is none",
+        },
+        |s| Box::pin(timestamp_zone(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/name/place",
+            requirement: "the archive is stored in `checkpoints` below the kubelet's root directory",
+            authority: authority::API_OPERATIONS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "directly in `checkpoints`",
+        },
+        |s| Box::pin(in_checkpoints_dir(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: TAR_CASE,
+            requirement: "the archive is a tar that can be listed",
+            authority: authority::API_OPERATIONS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "at least one member, each of them whole",
+        },
+        |s| Box::pin(is_listable_tar(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/archive/upstream-members",
+            requirement: "an archive in CRIU's format has the members that upstream's own test of the endpoint wants",
+            authority: authority::KUBERNETES_E2E,
+            motivation: "",
+            level: Level::Reference,
+            expected: "spec.dump, config.dump, checkpoint/inventory.img",
+        },
+        |s| Box::pin(upstream_members(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/access/file",
+            requirement: "the archive is accessible by root only: it holds all memory of the container",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Documented,
+            expected: "no permission for group and others, owned by root (or by the runtime's user where that is not root)",
+        },
+        |s| Box::pin(file_access(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/access/folder",
+            requirement: "the folder `checkpoints` has mode 0700",
+            authority: authority::KUBELET,
+            motivation: "",
+            level: Level::Reference,
+            expected: "0700",
+        },
+        |s| Box::pin(checkpoints_dir_mode(s)),
+    ),
+];
+
+/// What asks for another checkpoint, some time after the kubelet's start.
+pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
+    CaseInfo {
+        id: "kubelet/name/timestamp",
+        requirement: "the timestamp in the name is the time of the call",
+        authority: authority::API_OPERATIONS,
+        motivation: "",
+        level: Level::Documented,
+        expected: "a time between the request and its answer",
+    },
+    |s| Box::pin(timestamp(s)),
+)];
+
+/// The location of the first archive.
+async fn first_location(s: &KubeletSession) -> Result<&Path, NonPass> {
+    s.first_checkpoint_ok()
+        .await?
+        .location
+        .as_deref()
+        .map(Path::new)
+        .ok_or_else(location_unknown)
+}
+
+fn location_unknown() -> NonPass {
+    NonPass::Skip("neither body, journal nor folder says where the archive is".to_owned())
+}
+
+/// What stands in the name where the timestamp should; `None` when the rest of the name is not as it should be.
+fn timestamp_in_name<'a>(container_under_test: &ContainerRef, location: &'a Path) -> Option<&'a str> {
+    let prefix = format!(
+        "checkpoint-{}_{}-{}-",
+        container_under_test.pod, container_under_test.namespace, container_under_test.container
+    );
+    let name = location.file_name()?.to_str()?;
+    let stamp = name.strip_prefix(prefix.as_str())?.strip_suffix(".tar")?;
+    (!stamp.is_empty()).then_some(stamp)
+}
+
+/// That of the first archive.
+async fn first_timestamp(s: &KubeletSession) -> Result<Option<&str>, NonPass> {
+    Ok(timestamp_in_name(s.container_under_test(), first_location(s).await?))
+}
+
+async fn filename(s: &KubeletSession) -> CaseResult {
+    let actual = first_location(s)
+        .await?
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    check(first_timestamp(s).await?.is_some(), actual)
+}
+
+/// RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` writes it: the time, and the zone as it is written.
+fn parse_timestamp(stamp: &str) -> Option<(Timestamp, &str)> {
+    let rest = stamp.get(19..)?;
+    let fraction = match rest.strip_prefix('.') {
+        Some(digits) => 1 + digits.bytes().take_while(u8::is_ascii_digit).count(),
+        None => 0,
+    };
+    let zone = rest.get(fraction..)?;
+    let numeric = zone.len() == 6 && zone.as_bytes()[3] == b':';
+    if fraction == 1 || stamp.as_bytes()[10] != b'T' || !(zone == "Z" || numeric) {
+        return None;
+    }
+    Some((stamp.parse().ok()?, zone))
+}
+
+async fn timestamp_format(s: &KubeletSession) -> CaseResult {
+    let stamp = first_timestamp(s).await?.ok_or(NonPass::Blocked(FILENAME_CASE))?;
+    check(parse_timestamp(stamp).is_some(), stamp)
+}
+
+async fn timestamp_zone(s: &KubeletSession) -> CaseResult {
+    if s.kubelet.lifecycle.is_none() {
+        // Its environment may name another zone than ours does, on this machine as well.
+        return Err(NonPass::Skip("needs a kubelet that is started here".to_owned()));
+    }
+    let stamp = first_timestamp(s).await?.ok_or(NonPass::Blocked(FILENAME_CASE))?;
+    let (time, zone) = parse_timestamp(stamp).ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
+    let local = jiff::tz::TimeZone::system().to_offset(time);
+    let local = match local.seconds() {
+        0 => "Z".to_owned(),
+        _ => time.display_with_offset(local).to_string().split_off(19),
+    };
+    check(zone == local, format!("{stamp}, where {local} is local"))
+}
+
+async fn timestamp(s: &KubeletSession) -> CaseResult {
+    // A kubelet that was started within this second could not tell the call's time from its start's.
+    s.wait_until_age(Duration::from_millis(1100)).await;
+    s.require_checkpointable().await?;
+    let call = s.checkpoint(s.container_under_test()).await?;
+    let location = call.location.as_deref().map(Path::new).ok_or_else(location_unknown)?;
+    let stamp = timestamp_in_name(s.container_under_test(), location).ok_or(NonPass::Blocked(FILENAME_CASE))?;
+    // The page does not say which form a timestamp has; one in no known form cannot be judged.
+    let time = parse_timestamp(stamp)
+        .map(|(time, _)| time)
+        .or_else(|| stamp.parse().ok())
+        .or_else(|| Timestamp::from_second(stamp.parse().ok()?).ok())
+        .ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
+    // Another machine's clock is not ours: there the answer's own date says when it was given.
+    let date = jiff::fmt::rfc2822::parse(call.response.header("date")).map(|date| date.timestamp());
+    let (started, ended) = match date {
+        Ok(date) if !s.kubelet.paths_are_local => (date - call.ended.duration_since(call.started), date),
+        _ => (call.started, call.ended),
+    };
+    let seconds = time.as_second();
+    let as_expected = started.as_second() <= seconds && seconds <= ended.as_second();
+    check(
+        as_expected,
+        format!("{stamp}, asked at {started:.3}, answered at {ended:.3}"),
+    )
+}
+
+async fn in_checkpoints_dir(s: &KubeletSession) -> CaseResult {
+    let location = first_location(s).await?;
+    let parent = location.parent().unwrap_or(Path::new(""));
+    let actual = location.display().to_string();
+    match &s.kubelet.checkpoints_dir {
+        Some(dir) if s.kubelet.paths_are_local => check(parent == dir, actual),
+        _ => check(location.is_absolute() && parent.ends_with("checkpoints"), actual),
+    }
+}
+
+async fn is_listable_tar(s: &KubeletSession) -> CaseResult {
+    let archive = s.require_inspected_archive().await?;
+    let members = archive.members.len();
+    match &archive.end {
+        TarEnd::Marker if members > 0 => pass(format!("{members} members")),
+        // Tools list it; the archive suite has a case of its own for the marker.
+        TarEnd::NoMarker if members > 0 => pass(format!("{members} members, without the end marker")),
+        TarEnd::Marker | TarEnd::NoMarker => fail("no member"),
+        TarEnd::Empty => fail("not one byte"),
+        TarEnd::Corrupt(broken) => fail(format!("{members} members, then {broken}")),
+        TarEnd::LimitReached { offset, limit: bound } => {
+            Err(NonPass::Error(format!("not read beyond byte {offset}: {bound}")))
+        }
+    }
+}
+
+async fn upstream_members(s: &KubeletSession) -> CaseResult {
+    let archive = s.require_tar().await?;
+    if !archive.is_criu() {
+        return Err(NonPass::Skip("the archive is not in CRIU's format".to_owned()));
+    }
+    let required = ["spec.dump", "config.dump", "checkpoint/inventory.img"];
+    let missing: Vec<_> = required
+        .into_iter()
+        .filter(|name| archive.member(name).is_none())
+        .collect();
+    if missing.is_empty() {
+        pass("all three")
+    } else {
+        fail(format!("without {}", missing.join(", ")))
+    }
+}
+
+async fn file_access(s: &KubeletSession) -> CaseResult {
+    let file = s.require_archive_file().await?;
+    let private = file.mode & 0o077 == 0;
+    let owned = file.uid == 0 || file.uid == s.kubelet.archive_owner_uid;
+    let owner = match file.uid {
+        0 => "root's",
+        uid if uid == s.kubelet.archive_owner_uid => "the runtime's user's, who is not root",
+        _ => "another user's",
+    };
+    check(
+        private && owned,
+        format!("mode {:04o}, {owner} (uid {})", file.mode, file.uid),
+    )
+}
+
+async fn checkpoints_dir_mode(s: &KubeletSession) -> CaseResult {
+    let Some(dir) = &s.kubelet.checkpoints_dir else {
+        return Err(NonPass::Skip(
+            "needs the kubelet's archives: --checkpoints-dir".to_owned(),
+        ));
+    };
+    let metadata = std::fs::metadata(dir).map_err(|error| NonPass::Error(format!("{}: {error}", dir.display())))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    check(mode == 0o700, format!("{mode:04o}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("2026-03-04T05:06:07Z", true)]
+    #[case("2026-03-04T05:06:07+02:00", true)]
+    #[case("2026-03-04T05:06:07-11:30", true)]
+    #[case("2026-03-04T05:06:07.5Z", true)]
+    #[case("2026-03-04T05:06:07.123456789+02:00", true)]
+    #[case("2026-03-04T05:06:07.Z", false)]
+    #[case("2026-03-04 05:06:07Z", false)]
+    #[case("2026-13-04T05:06:07Z", false)]
+    #[case("1772600767", false)]
+    #[case("2026-03-04T05:06:07", false)]
+    fn timestamps_have_go_formats(#[case] stamp: &str, #[case] as_expected: bool) {
+        assert_eq!(parse_timestamp(stamp).is_some(), as_expected);
+    }
+}

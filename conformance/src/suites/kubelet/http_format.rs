@@ -1,0 +1,311 @@
+//! What a request must look like beside its path: method, media types, query, body, protocol; and what answers look like.
+
+use reqwest::{
+    Method,
+    header::{ACCEPT, HeaderMap, HeaderValue},
+};
+
+use super::session::{KubeletSession, OK_CASE, describe_calls};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, pass},
+    suites::authority,
+    targets::{Credentials, HttpResponse, Protocol},
+};
+
+const ACCEPT_CASE: &str = "kubelet/406/accept";
+
+pub(super) const CASES: &[Case<KubeletSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: "kubelet/405/other-methods",
+            requirement: "another method than POST is answered 405 and nothing is checkpointed",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "405: Method Not Allowed",
+        },
+        |s| Box::pin(other_methods(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/405/allow",
+            requirement: "a 405 says in its Allow header what is allowed",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "Allow: POST",
+        },
+        |s| Box::pin(allow_header(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: ACCEPT_CASE,
+            requirement: "an Accept that excludes JSON is refused: 406, by kubelets before 1.36 also 415 without a body sent",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "406, or 415 without a body",
+        },
+        |s| Box::pin(excludes_json(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/406/body",
+            requirement: "a 406 says what there is",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "406: Not Acceptable, and `Available representations: application/json`",
+        },
+        |s| Box::pin(not_acceptable(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/accept-list",
+            requirement: "an Accept that allows JSON among others is accepted",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "200 for text/html, application/json;q=0.5",
+        },
+        |s| Box::pin(accept_list(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/request-body",
+            requirement: "what the body of a request holds does not matter",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "200 for a body that is no JSON",
+        },
+        |s| Box::pin(request_body(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/unknown-parameter",
+            requirement: "query parameters that nobody knows do not matter",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "200",
+        },
+        |s| Box::pin(unknown_parameter(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/http2/same-answers",
+            requirement: "a kubelet that speaks HTTP/2 gives the same answers over it as over HTTP/1.1",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the same status and body for 200, 401, 404 and 405",
+        },
+        |s| Box::pin(same_responses_over_http2(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/error/content-type",
+            requirement: "an error is a text, and its content type says so",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "text/plain; charset=utf-8",
+        },
+        |s| Box::pin(content_type(s)),
+    ),
+];
+
+async fn send_request(s: &KubeletSession, method: Method, path: &str) -> Result<HttpResponse, NonPass> {
+    s.require_endpoint().await?;
+    let client = s.kubelet.client().await;
+    let response = client.send(Credentials::Authorized, method, client.url(path)).await?;
+    s.kubelet.remember_archives(&response);
+    Ok(response)
+}
+
+fn checkpoint_path(s: &KubeletSession) -> String {
+    format!("/checkpoint/{}", s.container_under_test())
+}
+
+async fn other_methods(s: &KubeletSession) -> CaseResult {
+    let mut problems = Vec::new();
+    let journal_position = s.journal_position().await?;
+    for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
+        let response = send_request(s, method.clone(), &checkpoint_path(s)).await?;
+        // Authorisation comes before routing, and each method is a right of its own there. Who may only checkpoint, as a
+        // Job's service account, cannot tell; who comes to a kubelet that was started here may do everything.
+        if response.status == 403 && s.kubelet.lifecycle.is_none() {
+            return Err(NonPass::Skip(format!("needs a user who may {method} nodes/checkpoint")));
+        }
+        if response.status != 405 || response.body != "405: Method Not Allowed" {
+            problems.push(format!("{method}: {}", response.summary()));
+        }
+    }
+    let calls = s.calls_after(journal_position).await?;
+    let called = describe_calls(&calls);
+    if problems.is_empty() && calls.is_none_or(|calls| calls.is_empty()) {
+        return pass(format!("405 for GET, PUT, DELETE, PATCH; {called}"));
+    }
+    problems.push(called);
+    check(false, problems.join("; "))
+}
+
+async fn allow_header(s: &KubeletSession) -> CaseResult {
+    let response = send_request(s, Method::GET, &checkpoint_path(s)).await?;
+    if response.status != 405 {
+        return Err(NonPass::Blocked("kubelet/405/other-methods"));
+    }
+    let actual = response.header("allow");
+    check(actual == "POST", format!("Allow: {actual}"))
+}
+
+async fn excludes_json(s: &KubeletSession) -> CaseResult {
+    s.require_endpoint().await?;
+    let client = s.kubelet.client().await;
+    let mut statuses = Vec::new();
+    for body in [Vec::new(), b"{}".to_vec()] {
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("text/html"))]);
+        let url = client.url(&checkpoint_path(s));
+        let response = client
+            .send_with(Credentials::Authorized, Method::POST, url, headers, body)
+            .await?;
+        s.kubelet.remember_archives(&response);
+        statuses.push(response.status);
+    }
+    check(
+        matches!(statuses[..], [406 | 415, 406]),
+        format!("{} without a body, {} with one", statuses[0], statuses[1]),
+    )
+}
+
+/// A POST for the subject with these headers, this body and this query.
+async fn post_checkpoint(
+    s: &KubeletSession,
+    headers: HeaderMap,
+    body: &[u8],
+    query: &str,
+) -> Result<HttpResponse, NonPass> {
+    let client = s.kubelet.client().await;
+    let container_under_test = s.container_under_test();
+    let url = client.checkpoint_url(
+        &container_under_test.namespace,
+        &container_under_test.pod,
+        &container_under_test.container,
+        query,
+    );
+    let response = client
+        .send_with(Credentials::Authorized, Method::POST, url, headers, body.to_vec())
+        .await?;
+    s.kubelet.remember_archives(&response);
+    Ok(response)
+}
+
+fn accept_header(types: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(types))])
+}
+
+async fn not_acceptable(s: &KubeletSession) -> CaseResult {
+    const EXPECTED_BODY: &str = "406: Not Acceptable\n\nAvailable representations: application/json";
+    s.require_endpoint().await?;
+    // With a body: without one older kubelets answer 415.
+    let response = post_checkpoint(s, accept_header("text/html"), b"{}", "").await?;
+    if response.status != 406 {
+        return Err(NonPass::Blocked(ACCEPT_CASE));
+    }
+    check(response.body == EXPECTED_BODY, format!("{:?}", response.body))
+}
+
+async fn accept_list(s: &KubeletSession) -> CaseResult {
+    s.require_checkpointable().await?;
+    let response = post_checkpoint(s, accept_header("text/html, application/json;q=0.5"), b"", "").await?;
+    check(response.status == 200, response.summary())
+}
+
+async fn request_body(s: &KubeletSession) -> CaseResult {
+    s.require_checkpointable().await?;
+    let response = post_checkpoint(s, HeaderMap::new(), b"{not json", "").await?;
+    check(response.status == 200, response.summary())
+}
+
+async fn unknown_parameter(s: &KubeletSession) -> CaseResult {
+    s.require_checkpointable().await?;
+    let response = post_checkpoint(s, HeaderMap::new(), b"", "leaveRunning=false&pretty").await?;
+    check(response.status == 200, response.summary())
+}
+
+async fn same_responses_over_http2(s: &KubeletSession) -> CaseResult {
+    if s.kubelet.through_node_proxy {
+        return Err(NonPass::Skip(
+            "it is the API server that speaks to us, not the kubelet: needs the node's own address".to_owned(),
+        ));
+    }
+    s.require_checkpointable().await?;
+    let client = s.kubelet.client().await;
+    let own = checkpoint_path(s);
+    let unknown = format!("{own}-unknown");
+    let requests = [
+        (Credentials::Authorized, Method::POST, own.as_str()),
+        (Credentials::Anonymous, Method::POST, own.as_str()),
+        (Credentials::Authorized, Method::POST, unknown.as_str()),
+        (Credentials::Authorized, Method::GET, own.as_str()),
+    ];
+    let mut actual = Vec::new();
+    let mut same = true;
+    for (credentials, method, path) in requests {
+        let mut responses = Vec::new();
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let response = client.send_raw(credentials, protocol, method.clone(), path).await?;
+            let Some(response) = response else {
+                return Err(NonPass::Skip(format!("the kubelet does not speak {protocol}")));
+            };
+            s.kubelet.remember_archives(&response);
+            responses.push(response);
+        }
+        let (one, two) = (&responses[0], &responses[1]);
+        // The location of a checkpoint carries its time.
+        same &= one.status == two.status && (one.status == 200 || one.body == two.body);
+        actual.push(format!("{method}: {} and {}", one.status, two.status));
+    }
+    check(same, actual.join(", "))
+}
+
+async fn content_type(s: &KubeletSession) -> CaseResult {
+    const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+    s.require_endpoint().await?;
+    let container_under_test = s.container_under_test();
+    let unknown = container_under_test.sibling("checkpoint-conformance-no-such-container");
+    let mut responses = vec![
+        s.kubelet.checkpoint(&unknown, "").await?,
+        s.kubelet.checkpoint(container_under_test, "timeout=-1").await?,
+        send_request(s, Method::GET, &checkpoint_path(s)).await?,
+        send_request(s, Method::POST, "/checkpoint/too/short").await?,
+        post_checkpoint(s, accept_header("text/html"), b"{}", "").await?,
+    ];
+    if !s.kubelet.through_node_proxy {
+        responses.push(
+            s.kubelet
+                .checkpoint_as(Credentials::Anonymous, container_under_test, "")
+                .await?,
+        );
+    }
+    responses.retain(|response| response.status >= 400);
+    if responses.is_empty() {
+        return Err(NonPass::Blocked(OK_CASE));
+    }
+    let kind = |response: &HttpResponse| (response.status, response.header("content-type").to_owned());
+    let problems: Vec<_> = responses
+        .iter()
+        .map(kind)
+        .filter(|(_, kind)| kind != TEXT_PLAIN)
+        .collect();
+    if problems.is_empty() {
+        let statuses: Vec<_> = responses.iter().map(|response| response.status.to_string()).collect();
+        return pass(format!("{TEXT_PLAIN} for {}", statuses.join(", ")));
+    }
+    let problems: Vec<_> = problems
+        .iter()
+        .map(|(status, kind)| format!("{kind:?} for {status}"))
+        .collect();
+    check(false, problems.join(", "))
+}

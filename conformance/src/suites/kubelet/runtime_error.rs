@@ -1,0 +1,240 @@
+//! 500: what the runtime answers.
+
+use super::{
+    fault_rule,
+    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT},
+};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    suites::authority,
+    targets::HttpResponse,
+};
+
+const RUNTIME_ERROR_CASE: &str = "kubelet/500/runtime-error";
+const UNIMPLEMENTED_CASE: &str = "kubelet/500/unimplemented";
+const UNIMPLEMENTED_MESSAGE_CASE: &str = "kubelet/500/unimplemented-message";
+/// What an old runtime says, as upstream's test knows it.
+const UNKNOWN_METHOD_MESSAGE: &str = "unknown method CheckpointContainer for service runtime.v1.RuntimeService";
+/// Nothing that a kubelet could say by itself.
+const INJECTED_MESSAGE: &str = "checkpoint-conformance asked for this error: disk on fire";
+
+pub(super) const CASES: &[Case<KubeletSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: RUNTIME_ERROR_CASE,
+            requirement: "an error of the runtime is answered 500",
+            authority: authority::API_RESPONSE,
+            motivation: "",
+            level: Level::Documented,
+            expected: "500",
+        },
+        |s| Box::pin(status_is_500(s, "Internal", INJECTED_MESSAGE)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/500/runtime-error-message",
+            requirement: "the answer to an error of the runtime holds the runtime's message",
+            authority: authority::API_RESPONSE,
+            motivation: "",
+            level: Level::Documented,
+            expected: INJECTED_MESSAGE,
+        },
+        |s| Box::pin(contains_message(s, "Internal", INJECTED_MESSAGE, RUNTIME_ERROR_CASE)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/500/runtime-error-body",
+            requirement: "the body names the container and wraps the runtime's code and message",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = <message>)",
+        },
+        |s| Box::pin(body_wraps_error(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: UNIMPLEMENTED_CASE,
+            requirement: "a runtime that does not implement the call is answered 500",
+            authority: authority::API_RESPONSE,
+            motivation: "",
+            level: Level::Documented,
+            expected: "500",
+        },
+        |s| Box::pin(status_is_500(s, "Unimplemented", UNKNOWN_METHOD_MESSAGE)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: UNIMPLEMENTED_MESSAGE_CASE,
+            requirement: "the answer for a runtime that does not implement the call holds the runtime's message",
+            authority: authority::API_RESPONSE,
+            motivation: "",
+            level: Level::Documented,
+            expected: UNKNOWN_METHOD_MESSAGE,
+        },
+        |s| {
+            Box::pin(contains_message(
+                s,
+                "Unimplemented",
+                UNKNOWN_METHOD_MESSAGE,
+                UNIMPLEMENTED_CASE,
+            ))
+        },
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/500/upstream-messages",
+            requirement: "why no checkpoint can be had, as real runtimes say it, reaches the client",
+            authority: authority::API_RESPONSE,
+            motivation: "Kubernetes' own test (test/e2e_node/checkpoint_container.go) skips on these messages",
+            level: Level::Documented,
+            expected: "500 with the message, for four messages of runtimes that cannot checkpoint",
+        },
+        |s| Box::pin(upstream_messages(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/500/every-code",
+            requirement: "an error of the runtime is answered 500 whatever its gRPC code",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "500 for each code",
+        },
+        |s| Box::pin(every_code(s)),
+    ),
+];
+
+/// Every code that an error can have, but those of a caller that has gone.
+const GRPC_ERROR_CODES: [&str; 15] = [
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// What runtimes answer that cannot checkpoint, as upstream's test knows them.
+const UPSTREAM_MESSAGES: [(&str, &str); 4] = [
+    ("Unimplemented", UNKNOWN_METHOD_MESSAGE),
+    ("Unimplemented", "method CheckpointContainer not implemented"),
+    ("Unknown", "checkpoint/restore support not available"),
+    (
+        "Unknown",
+        "CRIU binary not found or too old (<31600). Failed to checkpoint container",
+    ),
+];
+
+/// Asks for a checkpoint that the runtime answers with this error; proves that it was the runtime that answered.
+async fn checkpoint_with_error(s: &KubeletSession, code: &str, message: &str) -> Result<HttpResponse, NonPass> {
+    s.require_endpoint().await?;
+    s.require_usable()?;
+    let control = s.require_fake_cri_control()?;
+    let effect = format!("error({code},{message:?})");
+    control
+        .add_rules(&[&fault_rule(s.container_under_test(), "before", &effect)])
+        .await?;
+    let journal_position = control.journal_position().await?;
+    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let call = control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
+    control.clear_rules().await?;
+    match call {
+        Some(call) if call.code != 0 => Ok(response),
+        Some(_) => Err(NonPass::Error(
+            "the runtime did not answer the error that it was told to".to_owned(),
+        )),
+        None => Err(NonPass::Fail(format!(
+            "{}, and the runtime was not asked",
+            response.summary()
+        ))),
+    }
+}
+
+async fn status_is_500(s: &KubeletSession, code: &str, message: &str) -> CaseResult {
+    let response = checkpoint_with_error(s, code, message).await?;
+    check(response.status == 500, response.summary())
+}
+
+async fn contains_message(s: &KubeletSession, code: &str, message: &str, status: &'static str) -> CaseResult {
+    let response = checkpoint_with_error(s, code, message).await?;
+    if response.status != 500 {
+        return Err(NonPass::Blocked(status));
+    }
+    check(response.body.contains(message), response.summary())
+}
+
+async fn body_wraps_error(s: &KubeletSession) -> CaseResult {
+    let response = checkpoint_with_error(s, "Internal", INJECTED_MESSAGE).await?;
+    if response.status != 500 {
+        return Err(NonPass::Blocked(RUNTIME_ERROR_CASE));
+    }
+    if !response.body.contains(INJECTED_MESSAGE) {
+        return Err(NonPass::Blocked("kubelet/500/runtime-error-message"));
+    }
+    let body = format!(
+        "checkpointing of {} failed (rpc error: code = Internal desc = {INJECTED_MESSAGE})",
+        s.container_under_test()
+    );
+    check(response.body == body, response.summary())
+}
+
+async fn upstream_messages(s: &KubeletSession) -> CaseResult {
+    let mut problems = Vec::new();
+    for (code, message) in UPSTREAM_MESSAGES {
+        let response = checkpoint_with_error(s, code, message).await?;
+        // The first, and the status of any error, have cases of their own.
+        if response.status != 500 {
+            return Err(NonPass::Blocked(if code == "Unimplemented" {
+                UNIMPLEMENTED_CASE
+            } else {
+                RUNTIME_ERROR_CASE
+            }));
+        }
+        if response.body.contains(message) {
+            continue;
+        }
+        if message == UNKNOWN_METHOD_MESSAGE {
+            return Err(NonPass::Blocked(UNIMPLEMENTED_MESSAGE_CASE));
+        }
+        problems.push(format!("{} for {message:?}", response.summary()));
+    }
+    let actual = if problems.is_empty() {
+        format!("500 with each of {} messages", UPSTREAM_MESSAGES.len())
+    } else {
+        problems.join("; ")
+    };
+    check(problems.is_empty(), actual)
+}
+
+async fn every_code(s: &KubeletSession) -> CaseResult {
+    let mut problems = Vec::new();
+    for code in GRPC_ERROR_CODES {
+        let status = checkpoint_with_error(s, code, INJECTED_MESSAGE).await?.status;
+        // These two have cases of their own, and a failure is to be named once.
+        if status != 500 && code == "Internal" {
+            return Err(NonPass::Blocked(RUNTIME_ERROR_CASE));
+        }
+        if status != 500 && code == "Unimplemented" {
+            return Err(NonPass::Blocked(UNIMPLEMENTED_CASE));
+        }
+        if status != 500 {
+            problems.push(format!("{status} for {code}"));
+        }
+    }
+    let actual = if problems.is_empty() {
+        format!("500 for {} codes", GRPC_ERROR_CODES.len())
+    } else {
+        problems.join(", ")
+    };
+    check(problems.is_empty(), actual)
+}

@@ -1,0 +1,465 @@
+//! What the cases of one run share: the kubelet, and the first checkpoint, which many of them judge.
+//!
+//! ```text
+//!  first    one checkpoint of the subject, whatever came of it
+//!   made      ... that was answered 200          else blocked by kubelet/200/ok
+//!    file       ... and whose archive is there   else blocked by kubelet/200/archive
+//!     listing     ... and can be listed          else blocked by kubelet/archive/tar
+//! ```
+//!
+//! Each step is taken once, by the first case that asks for it, so that a single case can be run alone.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use reqwest::Method;
+
+use crate::{
+    archive::{self, Expectations, InspectedArchive, Limits},
+    engine::{ConfigReset, NonPass, Reset},
+    evidence::Memo,
+    suites::archive::record_archive,
+    targets::{
+        ContainerRef, Credentials, FakeCriControl, FileSnapshot, HttpResponse, JournaledCheckpoint, Kubelet,
+        KubeletConfig, Protocol, TargetError, Workload,
+    },
+};
+
+/// The case that judges whether a checkpoint can be had at all.
+pub const OK_CASE: &str = "kubelet/200/ok";
+/// The case that judges whether there is an archive.
+pub(super) const ARCHIVE_CASE: &str = "kubelet/200/archive";
+/// The case that judges whether it is a tar.
+pub(super) const TAR_CASE: &str = "kubelet/archive/tar";
+/// The case that judges whether the kubelet waits for the runtime.
+pub(super) const WHEN_DONE_CASE: &str = "kubelet/200/when-done";
+/// The case that judges whether the container runs on.
+pub(super) const KEEPS_RUNNING_CASE: &str = "kubelet/copy/runs-on";
+
+/// How long an archive or a journal entry may come after the answer: it must not, but another case says so.
+pub(super) const LATE_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A kubelet in the course of a run.
+#[derive(Debug)]
+pub struct KubeletSession {
+    /// The kubelet.
+    pub kubelet: Kubelet,
+    first_attempt: Memo<Result<FirstKubeletAttempt, NonPass>>,
+    first_archive: Memo<InspectedArchive>,
+    started: Instant,
+    // The case that found that no further checkpoint can be judged: the container did not survive the first one, or the
+    // kubelet does not wait for the runtime.
+    unusable_since: OnceLock<&'static str>,
+}
+
+/// A checkpoint that was asked for, and what came of it.
+#[derive(Clone, Debug)]
+pub(super) struct KubeletAttempt {
+    /// The workload before.
+    pub(super) workload: Workload,
+    /// When it was asked for.
+    pub(super) started: Timestamp,
+    /// When it was answered.
+    pub(super) ended: Timestamp,
+    /// The answer.
+    pub(super) response: HttpResponse,
+    /// What the runtime was sent, where that is known.
+    pub(super) runtime_call: Option<JournaledCheckpoint>,
+    /// Where the archive was to be, as the kubelet names it.
+    pub(super) location: Option<String>,
+    /// The archive as it is found there, or why not.
+    pub(super) file: Result<FileSnapshot, NoArchive>,
+}
+
+/// The first checkpoint, and what became of the container.
+#[derive(Clone, Debug)]
+struct FirstKubeletAttempt {
+    attempt: KubeletAttempt,
+    container_after: Result<ContainerAfter, NonPass>,
+}
+
+/// The container after the first checkpoint. It is looked at then, and not when a case asks: what was left frozen is let go before
+/// the next case.
+#[derive(Clone, Debug)]
+pub(super) enum ContainerAfter {
+    /// It tells nothing, or there was no checkpoint.
+    NotObservable,
+    /// As it is once it has moved, or as another process.
+    Running(Workload),
+    /// Since the answer it has not moved for seconds; its last tick.
+    Frozen(u64),
+}
+
+/// Why there is no archive to look at.
+#[derive(Clone, Debug)]
+pub(super) enum NoArchive {
+    /// It cannot be looked at from here.
+    NotAccessible(String),
+    /// It is not where it should be.
+    NotFound(String),
+}
+
+impl KubeletSession {
+    /// A session with this kubelet.
+    pub fn new(kubelet: Kubelet) -> KubeletSession {
+        KubeletSession {
+            kubelet,
+            first_attempt: Memo::default(),
+            first_archive: Memo::default(),
+            started: Instant::now(),
+            unusable_since: OnceLock::new(),
+        }
+    }
+
+    /// Notes that no further checkpoint can be judged, by the case that found it.
+    pub(super) fn mark_unusable(&self, id: &'static str) {
+        // The first reason is the one that is named.
+        let _ = self.unusable_since.set(id);
+    }
+
+    /// Whether further checkpoints can be judged.
+    pub(super) fn require_usable(&self) -> Result<(), NonPass> {
+        self.unusable_since.get().map_or(Ok(()), |id| Err(NonPass::Blocked(id)))
+    }
+
+    /// Waits until the run is older than this: there is nothing else to await for a clock.
+    pub(super) async fn wait_until_age(&self, age: Duration) {
+        tokio::time::sleep_until((self.started + age).into()).await;
+    }
+
+    /// Waits until a checkpoint of this container is named otherwise than its last one, which it would be written over, or found in
+    /// place of.
+    pub(super) async fn wait_for_unused_name(&self, container: &ContainerRef) {
+        let last = self.kubelet.last_checkpoint(container);
+        if last.is_some_and(|last| Timestamp::now().as_second() <= last.as_second()) {
+            next_second().await;
+        }
+    }
+
+    /// The container that is checkpointed.
+    pub(super) fn container_under_test(&self) -> &ContainerRef {
+        &self.kubelet.container_under_test
+    }
+
+    /// fake-cri's control, or the reason for a skip.
+    pub(super) fn require_fake_cri_control(&self) -> Result<&FakeCriControl, NonPass> {
+        let reason = "needs the runtime's faults and journal: a fake-cri with --fake-cri-control";
+        self.kubelet
+            .fake_cri
+            .as_ref()
+            .ok_or_else(|| NonPass::Skip(reason.to_owned()))
+    }
+
+    /// The first checkpoint, whatever was answered.
+    pub(super) async fn first_attempt(&self) -> Result<&KubeletAttempt, NonPass> {
+        self.first_kubelet_attempt()
+            .await
+            .map(|first_attempt| &first_attempt.attempt)
+    }
+
+    /// What became of the container after the first checkpoint, which was answered 200.
+    pub(super) async fn container_after(&self) -> Result<&ContainerAfter, NonPass> {
+        self.first_checkpoint_ok().await?;
+        self.first_kubelet_attempt()
+            .await?
+            .container_after
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    async fn first_kubelet_attempt(&self) -> Result<&FirstKubeletAttempt, NonPass> {
+        let run_first_attempt = || async {
+            let first = self.checkpoint(self.container_under_test()).await?;
+            // A log that cannot be read any more is told by the case about it, and by no other.
+            let container_after = self.observe_container_after(&first).await;
+            Ok(FirstKubeletAttempt {
+                attempt: first,
+                container_after,
+            })
+        };
+        let first_attempt = self.first_attempt.get_or_init(run_first_attempt).await;
+        first_attempt.as_ref().map_err(Clone::clone)
+    }
+
+    /// Waits until the container has moved after a checkpoint, or for many of its ticks.
+    async fn observe_container_after(&self, first: &KubeletAttempt) -> Result<ContainerAfter, NonPass> {
+        const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
+        let before = &first.workload;
+        if first.response.status != 200 || !before.is_test_workload() {
+            return Ok(ContainerAfter::NotObservable);
+        }
+        let now = self.kubelet.workload(self.container_under_test()).await?;
+        // Of the two ticks that are waited for one may have been under way; the second is after the answer for sure.
+        let enough = |later: &Workload| !later.same_process(before) || later.heartbeat >= now.heartbeat + 2;
+        let later = self
+            .kubelet
+            .workload_until(self.container_under_test(), WAIT_TIMEOUT, enough)
+            .await?;
+        if !later.as_ref().is_some_and(|later| later.same_process(before)) {
+            self.mark_unusable(KEEPS_RUNNING_CASE);
+        }
+        Ok(later.map_or(ContainerAfter::Frozen(now.heartbeat), ContainerAfter::Running))
+    }
+
+    /// The first checkpoint, which was answered 200.
+    pub(super) async fn first_checkpoint_ok(&self) -> Result<&KubeletAttempt, NonPass> {
+        let first = self.first_attempt().await?;
+        if first.response.status == 200 {
+            Ok(first)
+        } else {
+            Err(NonPass::Blocked(OK_CASE))
+        }
+    }
+
+    /// The first checkpoint's archive.
+    pub(super) async fn require_archive_file(&self) -> Result<&FileSnapshot, NonPass> {
+        match &self.first_checkpoint_ok().await?.file {
+            Ok(evidence) => Ok(evidence),
+            Err(NoArchive::NotAccessible(reason)) => Err(NonPass::Skip(reason.clone())),
+            Err(NoArchive::NotFound(_)) => Err(NonPass::Blocked(ARCHIVE_CASE)),
+        }
+    }
+
+    /// The first archive as it was read, whatever it is.
+    pub(super) async fn require_inspected_archive(&self) -> Result<&InspectedArchive, NonPass> {
+        let evidence = self.require_archive_file().await?;
+        let canary = self.first_attempt().await?.workload.canary.clone();
+        self.first_archive.get_or_try_init(|| inspect(evidence, canary)).await
+    }
+
+    /// The first archive, which is a tar that can be listed.
+    pub(super) async fn require_tar(&self) -> Result<&InspectedArchive, NonPass> {
+        let archive = self.require_inspected_archive().await?;
+        if is_complete_tar(archive) {
+            Ok(archive)
+        } else {
+            Err(NonPass::Blocked(TAR_CASE))
+        }
+    }
+
+    /// The first checkpoint, which was answered 200 and left the container as it was: another one can be had.
+    pub(super) async fn require_checkpointable(&self) -> Result<&KubeletAttempt, NonPass> {
+        let first = self.first_checkpoint_ok().await?;
+        self.require_usable()?;
+        Ok(first)
+    }
+
+    /// Whether the endpoint is served to us: otherwise a 404 or 401 for another reason would say nothing.
+    pub(super) async fn require_endpoint(&self) -> Result<(), NonPass> {
+        match self.first_attempt().await?.response.status {
+            401 | 403 | 404 | 405 => Err(NonPass::Blocked(OK_CASE)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The journal's end, where there is a journal.
+    pub(super) async fn journal_position(&self) -> Result<Option<u64>, NonPass> {
+        match &self.kubelet.fake_cri {
+            Some(control) => Ok(Some(control.journal_position().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The checkpoints that the runtime was asked for since; `None` without a journal.
+    pub(super) async fn calls_after(
+        &self,
+        journal_position: Option<u64>,
+    ) -> Result<Option<Vec<JournaledCheckpoint>>, NonPass> {
+        match (&self.kubelet.fake_cri, journal_position) {
+            (Some(control), Some(journal_position)) => Ok(Some(control.checkpoints_after(journal_position).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The answer to a POST whose path goes over the wire as it is written here.
+    pub(super) async fn post_raw_path(&self, path: &str) -> Result<HttpResponse, NonPass> {
+        if self.kubelet.through_node_proxy {
+            return Err(NonPass::Skip(
+                "the API server rewrites paths before the kubelet sees them: needs the node's own address".to_owned(),
+            ));
+        }
+        self.require_endpoint().await?;
+        let client = self.kubelet.client().await;
+        let response = client
+            .send_raw(Credentials::Authorized, Protocol::Http1, Method::POST, path)
+            .await?
+            .ok_or_else(|| NonPass::Skip("the kubelet does not speak HTTP/1.1".to_owned()))?;
+        self.kubelet.remember_archives(&response);
+        Ok(response)
+    }
+
+    /// One checkpoint of a container, with all that can be known of it.
+    pub(super) async fn checkpoint(&self, container: &ContainerRef) -> Result<KubeletAttempt, NonPass> {
+        self.require_usable()?;
+        let kubelet = &self.kubelet;
+        // A target whose log cannot be read is judged all the same; the cases about the workload then say why not.
+        let workload = kubelet.workload(container).await.unwrap_or_default();
+        let journal_position = match &kubelet.fake_cri {
+            Some(control) => Some((control, control.journal_position().await?)),
+            None => None,
+        };
+        let before = self.checkpoints_dir_names();
+        let started = Timestamp::now();
+        let response = kubelet.checkpoint(container, "").await?;
+        let ended = Timestamp::now();
+        let runtime_call = match journal_position {
+            Some((control, journal_position)) if response.status == 200 => {
+                control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?
+            }
+            Some((control, journal_position)) => control.checkpoints_after(journal_position).await?.pop(),
+            None => None,
+        };
+        let new_archive_name = || self.checkpoints_dir_names().difference(&before).next().cloned();
+        let location = runtime_call
+            .as_ref()
+            .map(|call| call.location.clone())
+            .or_else(|| first_item(&response))
+            .or_else(|| {
+                Some(
+                    kubelet
+                        .checkpoints_dir
+                        .as_ref()?
+                        .join(new_archive_name()?)
+                        .to_string_lossy()
+                        .into_owned(),
+                )
+            });
+        if let Some(location) = &location {
+            kubelet.remember_archive(location);
+        }
+        let file = self.find_archive(&response, location.as_deref()).await;
+        Ok(KubeletAttempt {
+            workload,
+            started,
+            ended,
+            response,
+            runtime_call,
+            location,
+            file,
+        })
+    }
+
+    /// Where a location of the kubelet's can be read from here.
+    pub(super) fn local_path(&self, location: &str) -> Option<PathBuf> {
+        let dir = self.kubelet.checkpoints_dir.as_ref()?;
+        if self.kubelet.paths_are_local {
+            return Some(PathBuf::from(location));
+        }
+        Some(dir.join(Path::new(location).file_name()?))
+    }
+
+    /// The files that are where a location's is, as far as that can be read.
+    pub(super) fn archives_beside(&self, location: &str) -> Vec<FileSnapshot> {
+        let dir = self
+            .local_path(location)
+            .and_then(|path| std::fs::read_dir(path.parent()?).ok());
+        let entries = dir.into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| FileSnapshot::read(&entry.path()).ok())
+            .collect()
+    }
+
+    async fn find_archive(&self, response: &HttpResponse, location: Option<&str>) -> Result<FileSnapshot, NoArchive> {
+        const POLL_INTERVAL: Duration = Duration::from_millis(10);
+        let Some(location) = location else {
+            return Err(NoArchive::NotFound("nothing says where the archive is".to_owned()));
+        };
+        let Some(path) = self.local_path(location) else {
+            return Err(NoArchive::NotAccessible(
+                "needs the kubelet's archives: --checkpoints-dir names where they can be read".to_owned(),
+            ));
+        };
+        let started = Instant::now();
+        loop {
+            match FileSnapshot::read(&path) {
+                Ok(evidence) => return Ok(evidence),
+                Err(error) if response.status != 200 || started.elapsed() > LATE_ARCHIVE_TIMEOUT => {
+                    return Err(NoArchive::NotFound(format!("{location}: {error}")));
+                }
+                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+            }
+        }
+    }
+
+    fn checkpoints_dir_names(&self) -> BTreeSet<String> {
+        let dir = self
+            .kubelet
+            .checkpoints_dir
+            .as_ref()
+            .and_then(|dir| std::fs::read_dir(dir).ok());
+        dir.into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+}
+
+impl Reset for KubeletSession {
+    fn reset(&self, configuration: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.kubelet.reset().await.map_err(|error| error.to_string())?;
+            match configuration {
+                ConfigReset::Revert => self.kubelet.configure(KubeletConfig::Default).await,
+                ConfigReset::Keep => None,
+            }
+            .unwrap_or(Ok(()))
+            .map_err(|error| error.to_string())
+        })
+    }
+}
+
+impl From<TargetError> for NonPass {
+    fn from(error: TargetError) -> NonPass {
+        NonPass::error(&error)
+    }
+}
+
+/// The first item of a success's body, if it has the form that the Kubernetes kubelet gives it.
+pub(super) fn first_item(response: &HttpResponse) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(&response.body).ok()?;
+    Some(body.get("items")?.as_array()?.first()?.as_str()?.to_owned())
+}
+
+/// Whether an archive lists at least one member and was read to its end.
+pub(super) fn is_complete_tar(archive: &InspectedArchive) -> bool {
+    archive.is_complete() && !archive.members.is_empty()
+}
+
+/// Reads an archive without holding up the other tasks, and looks for what the workload has in its memory.
+pub(super) async fn inspect(evidence: &FileSnapshot, canary: Option<String>) -> Result<InspectedArchive, NonPass> {
+    let path = evidence.path.clone();
+    let expected = Expectations {
+        memory: canary.map(String::into_bytes),
+        ..Expectations::default()
+    };
+    let read = tokio::task::spawn_blocking(move || archive::inspect_file(&path, &expected, Limits::default()));
+    let archive = read
+        .await
+        .map_err(|error| NonPass::error(&error))?
+        .map_err(|error| NonPass::error(&error))?;
+    record_archive(&archive);
+    Ok(archive)
+}
+
+/// Waits for the next second: the names of archives hold the time to the second.
+pub(super) async fn next_second() {
+    let remaining_ms = 1000 - Timestamp::now().subsec_millisecond();
+    tokio::time::sleep(Duration::from_millis(u64::try_from(remaining_ms).unwrap_or(1000) + 20)).await;
+}
+
+/// How often the runtime was called, or that this cannot be seen: without a journal no call is not the same as none.
+pub(super) fn describe_calls(calls: &Option<Vec<JournaledCheckpoint>>) -> String {
+    match calls.as_deref() {
+        None => "without a journal of the runtime its calls are not seen".to_owned(),
+        Some([]) => "the runtime was not called".to_owned(),
+        Some([_]) => "the runtime was called once".to_owned(),
+        Some(calls) => format!("the runtime was called {} times", calls.len()),
+    }
+}

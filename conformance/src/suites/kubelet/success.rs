@@ -1,0 +1,206 @@
+//! 200: a running container is checkpointed, and the answer says where its archive is.
+
+use std::time::Duration;
+
+use super::session::{
+    ARCHIVE_CASE, KubeletAttempt, KubeletSession, LATE_ARCHIVE_TIMEOUT, NoArchive, OK_CASE, TAR_CASE, WHEN_DONE_CASE,
+    first_item, inspect, is_complete_tar,
+};
+use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
+use crate::{suites::authority, targets::policy};
+
+pub(super) const CASES: &[Case<KubeletSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: OK_CASE,
+            requirement: "a checkpoint of a running container is answered 200",
+            authority: authority::API_RESPONSE,
+            motivation: "",
+            level: Level::Documented,
+            expected: "200",
+        },
+        |s| Box::pin(ok(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: ARCHIVE_CASE,
+            requirement: "after a 200 the archive is where the runtime was asked to store it",
+            authority: authority::API_OPERATIONS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "a regular file",
+        },
+        |s| Box::pin(archive_exists(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/body",
+            requirement: "the body of 200 is the JSON object whose `items` lists the archive, without a newline",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: r#"{"items":["<location>"]}"#,
+        },
+        |s| Box::pin(response_body(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/body-location",
+            requirement: "the location in the body is the one that the runtime was asked to write",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the same path",
+        },
+        |s| Box::pin(body_location(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/content-type",
+            requirement: "the content type of 200 is application/json",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "application/json",
+        },
+        |s| Box::pin(content_type(s)),
+    ),
+];
+
+/// What asks for further checkpoints, and so comes after what judges the first one.
+pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: WHEN_DONE_CASE,
+            requirement: "the answer comes when the runtime is done, not before",
+            authority: authority::API_PARAMETERS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "no answer while the runtime is at work",
+        },
+        |s| Box::pin(waits_for_runtime(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/200/named-container",
+            requirement: "the kubelet must checkpoint the container that the path names, and no other",
+            authority: authority::API_OPERATIONS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "the archive and the call to the runtime are of the named container",
+        },
+        |s| Box::pin(named_container(s)),
+    ),
+];
+
+async fn ok(s: &KubeletSession) -> CaseResult {
+    let first = s.first_attempt().await?;
+    if first.response.status == 500 && policy::is_checkpoint_disabled(&first.response.body) {
+        return Err(NonPass::Policy(first.response.summary()));
+    }
+    check(first.response.status == 200, first.response.summary())
+}
+
+async fn archive_exists(s: &KubeletSession) -> CaseResult {
+    match &s.first_checkpoint_ok().await?.file {
+        Ok(file) => pass(format!("{} bytes at {}", file.length, file.path.display())),
+        Err(NoArchive::NotFound(reason)) => fail(reason.clone()),
+        Err(NoArchive::NotAccessible(reason)) => Err(NonPass::Skip(reason.clone())),
+    }
+}
+
+async fn waits_for_runtime(s: &KubeletSession) -> CaseResult {
+    // Long enough to tell from scheduling, short enough not to be felt.
+    const RUNTIME_DELAY: Duration = Duration::from_millis(300);
+    s.require_checkpointable().await?;
+    let control = s.require_fake_cri_control()?;
+    control
+        .add_rules(&[&super::fault_rule(s.container_under_test(), "before", "delay(300ms)")])
+        .await?;
+    let journal_position = control.journal_position().await?;
+    let started = std::time::Instant::now();
+    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let took = started.elapsed();
+    let actual = format!(
+        "{} after {} ms, the runtime worked for {} ms",
+        response.status,
+        took.as_millis(),
+        RUNTIME_DELAY.as_millis()
+    );
+    if took < RUNTIME_DELAY {
+        s.mark_unusable(WHEN_DONE_CASE);
+        // What is still on its way is not to be taken for a later case's.
+        control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
+    }
+    check(response.status == 200 && took >= RUNTIME_DELAY, actual)
+}
+
+async fn named_container(s: &KubeletSession) -> CaseResult {
+    let Some(other) = &s.kubelet.siblings.running else {
+        return Err(NonPass::Skip("needs a second running container in the Pod".to_owned()));
+    };
+    let first = s.require_checkpointable().await?;
+    let second = s.checkpoint(other).await?;
+    if second.response.status != 200 {
+        return fail(second.response.summary());
+    }
+    if let (Some(one), Some(two)) = (&first.runtime_call, &second.runtime_call) {
+        let differ = one.container_id != two.container_id;
+        let actual = format!(
+            "{} for {}, {} for {other}",
+            one.container_id,
+            s.container_under_test(),
+            two.container_id
+        );
+        return check(differ, actual);
+    }
+    contains_own_canary(second).await
+}
+
+async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {
+    let (Ok(file), Some(canary)) = (second.file, second.workload.canary) else {
+        return Err(NonPass::Skip(
+            "needs the runtime's journal, or the archive and a stand-in's canary".to_owned(),
+        ));
+    };
+    let archive = inspect(&file, Some(canary)).await?;
+    if !is_complete_tar(&archive) {
+        return Err(NonPass::Blocked(TAR_CASE));
+    }
+    if !archive.is_criu() {
+        return Err(NonPass::Skip("the archive is not in CRIU's format".to_owned()));
+    }
+    let page_match = archive.memory.flatten();
+    check(page_match.is_some(), format!("its canary: {page_match:?}"))
+}
+
+async fn response_body(s: &KubeletSession) -> CaseResult {
+    let first = s.first_checkpoint_ok().await?;
+    let actual = format!("{:?}", first.response.body);
+    let Some(item) = first_item(&first.response) else {
+        return fail(actual);
+    };
+    let exact = serde_json::json!({ "items": [item] }).to_string();
+    check(first.response.body == exact, actual)
+}
+
+async fn body_location(s: &KubeletSession) -> CaseResult {
+    let first = s.first_checkpoint_ok().await?;
+    let item = first_item(&first.response).ok_or(NonPass::Blocked("kubelet/200/body"))?;
+    match &first.runtime_call {
+        Some(call) => check(
+            item == call.location,
+            format!("{item}; the runtime was asked for {}", call.location),
+        ),
+        None => match &first.file {
+            Ok(file) => pass(format!("{item}, found as {}", file.path.display())),
+            Err(NoArchive::NotFound(reason)) => fail(reason.clone()),
+            Err(NoArchive::NotAccessible(reason)) => Err(NonPass::Skip(reason.clone())),
+        },
+    }
+}
+
+async fn content_type(s: &KubeletSession) -> CaseResult {
+    let actual = s.first_checkpoint_ok().await?.response.header("content-type");
+    check(actual == "application/json", actual)
+}

@@ -1,0 +1,291 @@
+//! The query's `timeout`: what the runtime is sent for it.
+
+use std::time::Duration;
+
+use super::session::{KubeletSession, LATE_ARCHIVE_TIMEOUT, describe_calls};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    suites::authority,
+    targets::JournaledCheckpoint,
+};
+
+const ABSENT_CASE: &str = "kubelet/timeout/absent";
+const LARGE_CASE: &str = "kubelet/timeout/large";
+
+pub(super) const CASES: &[Case<KubeletSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: ABSENT_CASE,
+            requirement: "without a timeout the runtime is sent the default CRI timeout",
+            authority: authority::API_PARAMETERS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "the configured default, as the call's deadline",
+        },
+        |s| Box::pin(is_default(s, "")),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/zero",
+            requirement: "with timeout=0 the runtime is sent the default CRI timeout",
+            authority: authority::API_PARAMETERS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "the configured default, as the call's deadline",
+        },
+        |s| Box::pin(is_default(s, "timeout=0")),
+    ),
+    Case::new(
+        CaseInfo {
+            id: LARGE_CASE,
+            requirement: "a timeout is seconds to wait: one above the default is the call's deadline",
+            authority: authority::API_PARAMETERS,
+            motivation: "",
+            level: Level::Documented,
+            expected: "a deadline of that many seconds",
+        },
+        |s| Box::pin(above_default(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/field",
+            requirement: "the CRI request's own timeout field says the same as the call's deadline",
+            authority: authority::CRI_CLIENT,
+            motivation: "",
+            level: Level::Reference,
+            expected: "default without a timeout, the larger value with one",
+        },
+        |s| Box::pin(timeout_field(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/below-default",
+            requirement: "the kubelet must send the runtime its default timeout in place of a shorter one",
+            authority: authority::CRI_CLIENT,
+            motivation: "the page (Parameters) has no such minimum: a kubelet that honours shorter timeouts fails here alone",
+            level: Level::Reference,
+            expected: "a deadline of the default",
+        },
+        |s| Box::pin(below_default(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/last-value",
+            requirement: "of several timeouts the last one counts",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the last value",
+        },
+        |s| Box::pin(last_value(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/negative",
+            requirement: "a negative timeout is answered 500 and the runtime is not called",
+            authority: authority::CRI_CLIENT,
+            motivation: "",
+            level: Level::Reference,
+            expected: "500 with `CheckpointContainer requires the timeout value to be > 0`",
+        },
+        |s| Box::pin(negative(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/malformed",
+            requirement: "a timeout that is no base-10 64-bit integer is answered 404",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "404 cannot parse value of timeout parameter",
+        },
+        |s| Box::pin(malformed(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/signed",
+            requirement: "a timeout may have a plus sign",
+            authority: authority::KUBELET_SERVER,
+            motivation: "",
+            level: Level::Reference,
+            expected: "a deadline of that many seconds",
+        },
+        |s| Box::pin(plus_sign(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "kubelet/timeout/overflow",
+            requirement: "a timeout whose nanoseconds do not fit has passed at once, and the runtime is not asked",
+            authority: authority::CRI_CLIENT,
+            motivation: "",
+            level: Level::Reference,
+            expected: "500 with code = DeadlineExceeded",
+        },
+        |s| Box::pin(overflow(s)),
+    ),
+];
+
+/// Above every default there is, and no round number that a default might be.
+const ABOVE_DEFAULT_SECS: u64 = 517;
+/// What a deadline loses between the kubelet's clock and the runtime's.
+const DEADLINE_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// Asks with this query; returns what the runtime was sent.
+async fn checkpoint_call(s: &KubeletSession, query: &str) -> Result<JournaledCheckpoint, NonPass> {
+    s.require_checkpointable().await?;
+    let control = s.require_fake_cri_control()?;
+    let journal_position = control.journal_position().await?;
+    let response = s.kubelet.checkpoint(s.container_under_test(), query).await?;
+    let call = control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
+    if let Some(call) = &call {
+        s.kubelet.remember_archive(&call.location);
+    }
+    call.ok_or_else(|| NonPass::Fail(format!("{}, and the runtime was not called", response.summary())))
+}
+
+fn describe_call(call: &JournaledCheckpoint) -> String {
+    match call.deadline {
+        Some(deadline) => format!("deadline {:.1} s, field {}", deadline.as_secs_f64(), call.timeout),
+        None => format!("no deadline, field {}", call.timeout),
+    }
+}
+
+fn deadline_is(call: &JournaledCheckpoint, seconds: u64) -> bool {
+    let expected = Duration::from_secs(seconds);
+    call.deadline
+        .is_some_and(|deadline| deadline <= expected && expected - deadline <= DEADLINE_TOLERANCE)
+}
+
+/// The default: as configured, or as the runtime is sent it without a timeout.
+async fn default_timeout(s: &KubeletSession) -> Result<u64, NonPass> {
+    if let Some(timeout) = s.kubelet.default_timeout {
+        return Ok(timeout.as_secs());
+    }
+    let deadline = checkpoint_call(s, "")
+        .await?
+        .deadline
+        .ok_or(NonPass::Blocked(ABSENT_CASE))?;
+    // What is left of it when it arrives is a little less than a whole number of seconds.
+    Ok(deadline.as_secs_f64().ceil() as u64)
+}
+
+async fn is_default(s: &KubeletSession, query: &str) -> CaseResult {
+    let default = default_timeout(s).await?;
+    let call = checkpoint_call(s, query).await?;
+    check(
+        deadline_is(&call, default) && default > 0,
+        format!("{}; the default is {default} s", describe_call(&call)),
+    )
+}
+
+async fn above_default(s: &KubeletSession) -> CaseResult {
+    let call = checkpoint_call(s, &format!("timeout={ABOVE_DEFAULT_SECS}")).await?;
+    check(
+        deadline_is(&call, ABOVE_DEFAULT_SECS),
+        format!("{} for timeout={ABOVE_DEFAULT_SECS}", describe_call(&call)),
+    )
+}
+
+async fn timeout_field(s: &KubeletSession) -> CaseResult {
+    let without = checkpoint_call(s, "").await?;
+    let with = checkpoint_call(s, &format!("timeout={ABOVE_DEFAULT_SECS}")).await?;
+    if !deadline_is(&with, ABOVE_DEFAULT_SECS) {
+        return Err(NonPass::Blocked(LARGE_CASE));
+    }
+    let agrees =
+        |call: &JournaledCheckpoint| u64::try_from(call.timeout).is_ok_and(|seconds| deadline_is(call, seconds));
+    check(
+        agrees(&without) && agrees(&with),
+        format!(
+            "{} without, {} with timeout={ABOVE_DEFAULT_SECS}",
+            describe_call(&without),
+            describe_call(&with)
+        ),
+    )
+}
+
+async fn below_default(s: &KubeletSession) -> CaseResult {
+    let default = default_timeout(s).await?;
+    let call = checkpoint_call(s, &format!("timeout={}", default / 2)).await?;
+    check(
+        deadline_is(&call, default),
+        format!("{} for timeout={}", describe_call(&call), default / 2),
+    )
+}
+
+async fn last_value(s: &KubeletSession) -> CaseResult {
+    let call = checkpoint_call(s, &format!("timeout={ABOVE_DEFAULT_SECS}")).await?;
+    if !deadline_is(&call, ABOVE_DEFAULT_SECS) {
+        return Err(NonPass::Blocked(LARGE_CASE));
+    }
+    let last = ABOVE_DEFAULT_SECS + 100;
+    let call = checkpoint_call(s, &format!("timeout={ABOVE_DEFAULT_SECS}&timeout={last}")).await?;
+    check(
+        deadline_is(&call, last),
+        format!(
+            "{} for timeout={ABOVE_DEFAULT_SECS}&timeout={last}",
+            describe_call(&call)
+        ),
+    )
+}
+
+async fn negative(s: &KubeletSession) -> CaseResult {
+    const EXPECTED_MESSAGE: &str = "CheckpointContainer requires the timeout value to be > 0";
+    s.require_endpoint().await?;
+    let journal_position = s.journal_position().await?;
+    let response = s.kubelet.checkpoint(s.container_under_test(), "timeout=-1").await?;
+    let calls = s.calls_after(journal_position).await?;
+    let called = describe_calls(&calls);
+    let not_called = calls.is_none_or(|calls| calls.is_empty());
+    let as_expected = response.status == 500 && response.body.contains(EXPECTED_MESSAGE) && not_called;
+    check(as_expected, format!("{}; {called}", response.summary()))
+}
+
+async fn malformed(s: &KubeletSession) -> CaseResult {
+    const EXPECTED_BODY: &str = "cannot parse value of timeout parameter";
+    s.require_endpoint().await?;
+    let mut problems = Vec::new();
+    let values = ["", "10s", "1.5", "0x10", "%2010", "ten", "9223372036854775808"];
+    for value in values {
+        let response = s
+            .kubelet
+            .checkpoint(s.container_under_test(), &format!("timeout={value}"))
+            .await?;
+        if response.status != 404 || response.body != EXPECTED_BODY {
+            problems.push(format!("timeout={value}: {}", response.summary()));
+        }
+    }
+    let actual = if problems.is_empty() {
+        format!("so for {} values", values.len())
+    } else {
+        problems.join("; ")
+    };
+    check(problems.is_empty(), actual)
+}
+
+async fn plus_sign(s: &KubeletSession) -> CaseResult {
+    let call = checkpoint_call(s, &format!("timeout=%2B{ABOVE_DEFAULT_SECS}")).await?;
+    if deadline_is(&call, default_timeout(s).await?) {
+        return Err(NonPass::Blocked(LARGE_CASE));
+    }
+    check(
+        deadline_is(&call, ABOVE_DEFAULT_SECS),
+        format!("{} for timeout=+{ABOVE_DEFAULT_SECS}", describe_call(&call)),
+    )
+}
+
+async fn overflow(s: &KubeletSession) -> CaseResult {
+    // Times ten to the ninth it wraps around to a negative number.
+    const OVERFLOWING_SECS: i64 = i64::MAX;
+    s.require_checkpointable().await?;
+    let journal_position = s.journal_position().await?;
+    let response = s
+        .kubelet
+        .checkpoint(s.container_under_test(), &format!("timeout={OVERFLOWING_SECS}"))
+        .await?;
+    let calls = s.calls_after(journal_position).await?;
+    let called = describe_calls(&calls);
+    let not_called = calls.is_none_or(|calls| calls.is_empty());
+    let as_expected = response.status == 500 && response.body.contains("code = DeadlineExceeded") && not_called;
+    check(as_expected, format!("{}; {called}", response.summary()))
+}

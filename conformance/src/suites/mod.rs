@@ -1,0 +1,11 @@
+//! Every case there is: one registry, from which lists, documents and reports are made.
+
+pub mod archive;
+pub mod kubelet;
+pub mod runtime;
+
+mod archive_authority;
+mod authority;
+mod list;
+
+pub use list::{CatalogueEntry, catalogue_entries, markdown, plain_text};

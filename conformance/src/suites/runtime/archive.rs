@@ -1,0 +1,293 @@
+//! The archive of a checkpoint: what it is, who may read it, whose it is.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
+
+use super::session::{CONTAINER_ID_CASE, MEMBERS_CASE, RuntimeSession, TAR_CASE, find_in_archive, is_complete_tar};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, Outcome, check, fail, pass},
+    suites,
+    suites::authority,
+};
+
+pub(super) const CASES: &[Case<RuntimeSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: TAR_CASE,
+            requirement: "the archive is an uncompressed tar that ends where the file does",
+            authority: authority::KUBERNETES_E2E,
+            motivation: "",
+            level: Level::Reference,
+            expected: "members, and an end",
+        },
+        |s| Box::pin(tar_is_whole(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/archive/mode",
+            requirement: "a new archive can be read by its owner alone: it holds the container's memory",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Documented,
+            expected: "no permission for group and others",
+        },
+        |s| Box::pin(mode(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: MEMBERS_CASE,
+            requirement: "the archive has the members by which Kubernetes' own test knows one",
+            authority: authority::KUBERNETES_E2E,
+            motivation: "",
+            level: Level::Reference,
+            expected: "checkpoint/inventory.img, config.dump and spec.dump",
+        },
+        |s| Box::pin(members(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: CONTAINER_ID_CASE,
+            requirement: "the archive says which container it is of: config.dump has its id",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the container's full id",
+        },
+        |s| Box::pin(container_id(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/archive/log",
+            requirement: "the container's log is in the archive, with all that it told before the call",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the tick before the call",
+        },
+        |s| Box::pin(contains_log(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/archive/consistent",
+            requirement: "files are copied while the container stands still: none is newer than its memory",
+            authority: authority::KEP_MOTIVATION,
+            motivation: "cri-o#6977: the container ran on before its files were copied",
+            level: Level::Robust,
+            expected: "no tick in the archive's log that the memory does not know yet",
+        },
+        |s| Box::pin(log_not_newer_than_memory(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/archive/suite",
+            requirement: "the archive holds to what readers of such archives rely on",
+            authority: authority::KUBERNETES_E2E,
+            motivation: "",
+            level: Level::Reference,
+            expected: "none of them fails",
+        },
+        |s| Box::pin(archive_suite(s)),
+    ),
+];
+
+async fn tar_is_whole(s: &RuntimeSession) -> CaseResult {
+    let archive = s.require_inspected_archive().await?;
+    let members = archive.members.len();
+    match is_complete_tar(archive) {
+        true => pass("a whole tar"),
+        false => fail(format!("{:?} after {members} members", archive.end)),
+    }
+}
+
+async fn mode(s: &RuntimeSession) -> CaseResult {
+    let (_, file) = s.require_archive_file().await?;
+    check(file.mode & 0o077 == 0, format!("{:04o}", file.mode))
+}
+
+async fn members(s: &RuntimeSession) -> CaseResult {
+    let archive = s.require_criu().await?;
+    let required = ["checkpoint/inventory.img", "config.dump", "spec.dump"];
+    let missing: Vec<_> = required
+        .into_iter()
+        .filter(|name| archive.member(name).is_none())
+        .collect();
+    match missing.is_empty() {
+        true => pass("all three"),
+        false => fail(format!("no {}", missing.join(", "))),
+    }
+}
+
+async fn container_id(s: &RuntimeSession) -> CaseResult {
+    let archive = s.require_criu().await?;
+    let Some(config) = archive.documents.config.parsed() else {
+        return Err(NonPass::Blocked(MEMBERS_CASE));
+    };
+    let as_expected = config.id == s.first_checkpoint_ok().await?.container.id();
+    check(
+        as_expected,
+        if as_expected {
+            "its own id"
+        } else {
+            "the id of another container"
+        },
+    )
+}
+
+async fn contains_log(s: &RuntimeSession) -> CaseResult {
+    s.require_criu().await?;
+    let first = &s.first_checkpoint_ok().await?.attempt;
+    let Some(text) = read_log(&first.location).await? else {
+        return fail("no log");
+    };
+    let logged_tick = first.before.workload.heartbeat;
+    let as_expected = ticks(&text).contains(&logged_tick);
+    check(
+        as_expected,
+        if as_expected {
+            "the log, with the tick before the call"
+        } else {
+            "a log without the tick before the call"
+        },
+    )
+}
+
+async fn log_not_newer_than_memory(s: &RuntimeSession) -> CaseResult {
+    s.require_test_workload()?;
+    s.require_criu().await?;
+    let first = &s.first_checkpoint_ok().await?.attempt;
+    let Some(text) = read_log(&first.location).await? else {
+        return Err(NonPass::Blocked("runtime/archive/log"));
+    };
+    let marker = super::memory::heartbeat_marker(&first.before.workload)?;
+    let Some(page_match) = find_in_archive(&first.location, marker.clone()).await? else {
+        return Err(NonPass::Blocked(super::memory::HEAP_CASE));
+    };
+    let memory_tick = read_u64_at(
+        &first.location,
+        page_match.member,
+        page_match.offset + marker.len() as u64,
+    )
+    .await?;
+    let logged_tick = ticks(&text).last().copied().unwrap_or_default();
+    // The counter in memory is set before its line is written: the memory is never behind the log of the same moment.
+    match logged_tick <= memory_tick {
+        true => pass("the log is not newer than the memory"),
+        false => fail("the log has lines that the memory does not know yet"),
+    }
+}
+
+async fn archive_suite(s: &RuntimeSession) -> CaseResult {
+    let archive = s.require_criu().await?.clone();
+    let task = tokio::task::spawn_blocking(move || suites::archive::check_all(&archive)).await;
+    let records = task.map_err(|error| NonPass::error(&error))?;
+    let required_records: Vec<_> = records
+        .iter()
+        .filter(|record| record.info.level != Level::Robust)
+        .collect();
+    let records_with =
+        |takes: fn(&Outcome) -> bool| required_records.iter().filter(move |record| takes(&record.outcome));
+    if let Some(record) = records_with(|outcome| matches!(outcome, Outcome::Error { .. })).next() {
+        return Err(NonPass::Error(format!(
+            "{}: {}",
+            record.info.id,
+            record.outcome.detail()
+        )));
+    }
+    let passed = records_with(|outcome| matches!(outcome, Outcome::Pass { .. })).count();
+    let failed: Vec<_> = records_with(|outcome| matches!(outcome, Outcome::Fail { .. }))
+        .map(|record| format!("{} ({})", record.info.id, record.outcome.detail()))
+        .collect();
+    match failed.is_empty() {
+        true => check(
+            passed > 0,
+            format!(
+                "{passed} of {} pass, the others are about what is not there",
+                required_records.len()
+            ),
+        ),
+        false => fail(format!(
+            "{} of {} fail: {}",
+            failed.len(),
+            required_records.len(),
+            failed.join("; ")
+        )),
+    }
+}
+
+/// The container's log in an archive, under the name of either engine.
+async fn read_log(path: &Path) -> Result<Option<Vec<u8>>, NonPass> {
+    blocking_io(path, |archive| {
+        for name in [CONTAINER_LOG, CRIO_LOG] {
+            if let Some(content) = member_content(&archive, name, 0, None)? {
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+/// Eight bytes of a member as a number in the machine's order.
+pub(super) async fn read_u64_at(path: &Path, member: String, offset: u64) -> Result<u64, NonPass> {
+    let bytes = blocking_io(path, move |archive| member_content(&archive, &member, offset, Some(8))).await?;
+    let number = bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
+    number.ok_or_else(|| NonPass::Error("the archive has changed while it was read".to_owned()))
+}
+
+async fn blocking_io<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(PathBuf) -> std::io::Result<T> + Send + 'static,
+) -> Result<T, NonPass> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || work(path))
+        .await
+        .map_err(|error| NonPass::error(&error))?
+        .map_err(|error| NonPass::error(&error))
+}
+
+/// The content of a member from an offset on, so many bytes of it; of a log no more than any of ours grows to.
+fn member_content(archive: &Path, name: &str, offset: u64, length: Option<u64>) -> std::io::Result<Option<Vec<u8>>> {
+    use std::io::{Read as _, copy, sink};
+    const MAX_LOG_BYTES: u64 = 16 << 20;
+    let mut archive = tar::Archive::new(std::fs::File::open(archive)?);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if entry.path()?.to_string_lossy().trim_start_matches("./") == name {
+            copy(&mut entry.by_ref().take(offset), &mut sink())?;
+            let mut content = Vec::new();
+            entry.take(length.unwrap_or(MAX_LOG_BYTES)).read_to_end(&mut content)?;
+            return Ok(Some(content));
+        }
+    }
+    Ok(None)
+}
+
+/// The numbers of the first process's ticks in a log of the CRI's format.
+pub(super) fn ticks(log: &[u8]) -> BTreeSet<u64> {
+    let text = String::from_utf8_lossy(log).into_owned();
+    let number = |line: &str| {
+        let (before, tick) = line.split_once("tick ")?;
+        let of_child = before.ends_with("child ");
+        tick.split_whitespace().next()?.parse().ok().filter(|_| !of_child)
+    };
+    // An unfinished last line may hold half a number.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter_map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_of_the_first_process_count() {
+        let log =
+            b"2026-01-01T00:00:00Z stdout F tick 9 pid=1 start=2\n2026-01-01T00:00:00Z stdout F child tick 7 pid=2\n\
+            2026-01-01T00:00:00Z stdout F tick 10 pid=1 start=2\n2026-01-01T00:00:00Z stdout F tick 1";
+        assert_eq!(ticks(log).into_iter().collect::<Vec<_>>(), [9, 10]);
+    }
+}

@@ -1,0 +1,190 @@
+//! Several checkpoints at once.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{
+    liveness::ContainerBefore,
+    session::{RuntimeSession, inspect, is_complete_tar},
+};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, fail, pass},
+    suites::authority,
+    targets::runtime::ContainerHandle,
+};
+
+/// The case that judges whether several containers can be checkpointed at once.
+const MANY_CASE: &str = "runtime/concurrency/many";
+
+pub(super) const CASES: &[Case<RuntimeSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: "runtime/concurrency/one-container",
+            requirement: "of two checkpoints of a container at once each is an error or makes a whole archive, and one does",
+            authority: authority::CWE_RACE,
+            motivation: "several users, or a controller, checkpoint at once",
+            level: Level::Robust,
+            expected: "a whole archive for each success, and a container that runs on",
+        },
+        |s| Box::pin(one_container(s)),
+    )
+    .timeout(Duration::from_secs(60)),
+    Case::new(
+        CaseInfo {
+            id: MANY_CASE,
+            requirement: "several containers can be checkpointed at once, and each archive is its own container's",
+            authority: authority::CWE_RACE,
+            motivation: "several users, or a controller, checkpoint at once",
+            level: Level::Robust,
+            expected: "success for each, and its id in its archive",
+        },
+        |s| Box::pin(several_containers(s)),
+    )
+    .timeout(Duration::from_secs(60)),
+    Case::new(
+        CaseInfo {
+            id: "runtime/concurrency/no-waiting",
+            requirement: "a checkpoint of a small container does not wait for that of a large one",
+            authority: authority::CWE_RACE,
+            motivation: "several users, or a controller, checkpoint at once",
+            level: Level::Robust,
+            expected: "the small one's answer before the large one's",
+        },
+        |s| Box::pin(small_before_large(s)),
+    )
+    .timeout(Duration::from_secs(60)),
+];
+
+/// How long the slow one of two takes in a fake-cri.
+const FAKE_CRI_DURATION: Duration = Duration::from_millis(400);
+/// Memory that takes any runtime longer than a small container.
+const LARGE_CONTAINER_BYTES: u64 = 192 << 20;
+
+/// Waits until a checkpoint that was asked for has the container stand still; only a moment where its processes cannot be seen.
+async fn wait_until_frozen(s: &RuntimeSession, container: &ContainerHandle) {
+    const POLL_INTERVAL: Duration = Duration::from_millis(5);
+    const START_DELAY: Duration = Duration::from_millis(50);
+    const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+    if s.runtime.first_process_of(container).await.is_none() {
+        return tokio::time::sleep(START_DELAY).await;
+    }
+    let frozen = async {
+        while s.runtime.freeze_cause(container).await.is_none() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    // What was quicker than that is found by when it ended.
+    let _ = tokio::time::timeout(FREEZE_TIMEOUT, frozen).await;
+}
+
+async fn one_container(s: &RuntimeSession) -> CaseResult {
+    s.require_container_unharmed().await?;
+    s.require_tar().await?;
+    let container = s
+        .new_container(s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION))
+        .await?;
+    let before = ContainerBefore::observe(s, &container).await?;
+    let other = async {
+        // Another runtime is asked for both at once.
+        if s.runtime.is_fake_cri() {
+            wait_until_frozen(s, &container).await;
+        }
+        s.checkpoint(&container, "two").await
+    };
+    let (one, two) = tokio::join!(s.checkpoint(&container, "one"), other);
+    let (one, two) = (one?, two?);
+    let succeeded: Vec<_> = [&one, &two]
+        .into_iter()
+        .filter(|attempt| attempt.response.is_ok())
+        .collect();
+    for attempt in &succeeded {
+        match &attempt.file {
+            Ok(file) if is_complete_tar(&inspect(&file.path).await?) => {}
+            Ok(file) => return fail(format!("success, and {} bytes that are no whole archive", file.length)),
+            Err(reason) => return fail(format!("success, and no archive: {reason}")),
+        }
+    }
+    if succeeded.is_empty() {
+        return fail(format!("neither succeeds: {}; {}", one.response, two.response));
+    }
+    let after = before.observe_liveness(s, &container).await?;
+    if !after.same_process {
+        return fail("its first process has ended");
+    }
+    if !after.running {
+        return fail(after.describe_frozen());
+    }
+    pass("whole archives, and the container runs on")
+}
+
+async fn several_containers(s: &RuntimeSession) -> CaseResult {
+    const CONTAINER_COUNT: usize = 3;
+    s.require_own_archive().await?;
+    let mut containers = Vec::new();
+    for _ in 0..CONTAINER_COUNT {
+        // So long that all of them are under way at once.
+        containers.push(
+            s.new_container(s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION))
+                .await?,
+        );
+    }
+    let attempts = containers.iter().map(|container| s.checkpoint(container, "many"));
+    for (container, attempt) in containers.iter().zip(join_all(attempts).await) {
+        let attempt = attempt?;
+        if !attempt.response.is_ok() {
+            let response = attempt.response.to_string().replace(container.id(), "ID");
+            return fail(format!("one of {CONTAINER_COUNT} at once: {response}"));
+        }
+        if let Err(reason) = &attempt.file {
+            return fail(format!(
+                "one of {CONTAINER_COUNT} at once: success, and no archive: {reason}"
+            ));
+        }
+        let archive = inspect(&attempt.location).await?;
+        let id = archive.documents.config.parsed().map(|config| config.id.clone());
+        match id {
+            Some(id) if id == container.id() => {}
+            Some(_) => return fail("the id of another container in an archive"),
+            None => return Err(NonPass::Blocked(super::session::MEMBERS_CASE)),
+        }
+    }
+    pass(format!("{CONTAINER_COUNT} at once, each archive its own"))
+}
+
+async fn small_before_large(s: &RuntimeSession) -> CaseResult {
+    s.require_own_archive().await?;
+    let large = match s.runtime.is_fake_cri() {
+        true => s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION * 2),
+        false => {
+            s.require_test_workload()?;
+            s.small_container_options().memory(LARGE_CONTAINER_BYTES).separate_pod()
+        }
+    };
+    let large = s.new_container(large).await?;
+    let small = s.disposable_container().await?;
+    let first = async {
+        let attempt = s.checkpoint(&large, "large").await;
+        (attempt, tokio::time::Instant::now())
+    };
+    let second = async {
+        wait_until_frozen(s, &large).await;
+        let started = tokio::time::Instant::now();
+        let attempt = s.checkpoint(&small, "small").await;
+        (attempt, started, tokio::time::Instant::now())
+    };
+    let ((one, one_ended), (two, two_began, two_ended)) = tokio::join!(first, second);
+    let (one, two) = (one?, two?);
+    if !one.response.is_ok() || !two.response.is_ok() {
+        return Err(NonPass::Blocked(MANY_CASE));
+    }
+    if one_ended < two_began {
+        return Err(NonPass::Skip(
+            "the large container was checkpointed too quickly".to_owned(),
+        ));
+    }
+    match two_ended < one_ended {
+        true => pass("the small one was answered first"),
+        false => fail("the small one was answered after the large one"),
+    }
+}

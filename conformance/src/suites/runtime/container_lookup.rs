@@ -1,0 +1,146 @@
+//! What is answered to a request that names no running container, or names it in short.
+
+use super::session::{AMPLE_TIMEOUT_SECS, RuntimeSession};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail},
+    suites::authority,
+    targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
+};
+
+/// The case that judges whether an unknown container is an error at all.
+const UNKNOWN_CASE: &str = "runtime/answer/unknown";
+
+pub(super) const CASES: &[Case<RuntimeSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: UNKNOWN_CASE,
+            requirement: "a container that is not there is an error",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "an error",
+        },
+        |s| Box::pin(unknown_container(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/answer/unknown-code",
+            requirement: "a container that is not there is NotFound: the caller need not try again",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "NotFound",
+        },
+        |s| Box::pin(unknown_container_code(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/answer/exited",
+            requirement: "a container that has exited cannot be checkpointed",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "an error",
+        },
+        |s| Box::pin(exited_container(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/answer/created",
+            requirement: "a container that was not started cannot be checkpointed",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "an error",
+        },
+        |s| Box::pin(created_container(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/answer/short-id",
+            requirement: "the beginning of an id names the container, if it is of no other",
+            authority: authority::RUNTIMES_SHORT_ID,
+            motivation: "containerd#12759: CheckpointContainer refused the beginning of an id, which every other call takes",
+            level: Level::Robust,
+            expected: "success",
+        },
+        |s| Box::pin(short_id(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/answer/empty-id",
+            requirement: "an empty id names no container",
+            authority: authority::CWE_INPUT_VALIDATION,
+            motivation: "",
+            level: Level::Robust,
+            expected: "an error",
+        },
+        |s| Box::pin(empty_id(s)),
+    ),
+];
+
+async fn checkpoint_id(s: &RuntimeSession, id: &str) -> Result<CheckpointOutcome, NonPass> {
+    s.first_checkpoint_ok().await?;
+    let call = CheckpointCall::to(s.runtime.location("answer").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+    Ok(s.runtime.checkpoint_id(id, &call).await)
+}
+
+/// It must be an error; the message is the runtime's own affair.
+fn is_error(response: &CheckpointOutcome) -> CaseResult {
+    match response.is_ok() {
+        true => fail("success"),
+        false => check(true, response.to_string()),
+    }
+}
+
+async fn unknown_container(s: &RuntimeSession) -> CaseResult {
+    is_error(&checkpoint_id(s, &"0123456789abcdef".repeat(4)).await?)
+}
+
+async fn unknown_container_code(s: &RuntimeSession) -> CaseResult {
+    let response = checkpoint_id(s, &"0123456789abcdef".repeat(4)).await?;
+    if response.is_ok() {
+        return Err(NonPass::Blocked(UNKNOWN_CASE));
+    }
+    check(response.code == tonic::Code::NotFound, response.to_string())
+}
+
+async fn exited_container(s: &RuntimeSession) -> CaseResult {
+    s.first_checkpoint_ok().await?;
+    let container = s.disposable_container().await?;
+    // The shell ends by its trap, the stand-in by its own will; whichever does not is killed.
+    s.runtime.stop(&container, std::time::Duration::from_secs(1)).await?;
+    without_ids(is_error(&checkpoint_id(s, container.id()).await?), &container)
+}
+
+async fn created_container(s: &RuntimeSession) -> CaseResult {
+    s.first_checkpoint_ok().await?;
+    let container = s
+        .runtime
+        .create_container(s.small_container_options().separate_pod())
+        .await?;
+    without_ids(is_error(&checkpoint_id(s, container.id()).await?), &container)
+}
+
+/// The same without the container's id, which is another one in each run.
+fn without_ids(result: CaseResult, container: &ContainerHandle) -> CaseResult {
+    result.map(|actual| actual.replace(container.id(), "ID"))
+}
+
+async fn short_id(s: &RuntimeSession) -> CaseResult {
+    /// What crictl shows of an id.
+    const SHORT_ID_CHARS: usize = 13;
+    s.require_container_unharmed().await?;
+    let container = s.disposable_container().await?;
+    let id = container.id();
+    let response = checkpoint_id(s, id.get(..SHORT_ID_CHARS).unwrap_or(id)).await?;
+    let actual = response.to_string().replace(id, "ID");
+    check(
+        response.is_ok(),
+        actual.replace(id.get(..SHORT_ID_CHARS).unwrap_or(id), "SHORT-ID"),
+    )
+}
+
+async fn empty_id(s: &RuntimeSession) -> CaseResult {
+    is_error(&checkpoint_id(s, "").await?)
+}

@@ -1,0 +1,380 @@
+//! Checkpoints that fail on purpose, each in a container of its own, and what is left of it then.
+//!
+//! ```text
+//!  a container, slow to checkpoint
+//!    checkpoint, which ends in one way: its deadline passes, its timeout passes, its caller goes away, it fails
+//!      wait until it would have ended anyway
+//!        what is at the location?  does the container run on?  can it be checkpointed once more?
+//! ```
+//!
+//! To have a time pass in the middle of a checkpoint, a container is taken that takes long: by its memory, of which a whole
+//! checkpoint is measured first, and when the container stood still in it; in a fake-cri by the Pod's annotation. Each of the four is done once, by the first case that
+//! asks for it, and judged by several.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::{
+    liveness::{ContainerBefore, Liveness},
+    session::{AMPLE_TIMEOUT_SECS, OK_CASE, RuntimeSession, inspect, is_complete_tar},
+};
+use crate::{
+    engine::NonPass,
+    evidence::Memo,
+    targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
+};
+
+/// How a checkpoint is made to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureMode {
+    /// The call's deadline passes.
+    Deadline,
+    /// The request's own timeout passes, and the call has no deadline.
+    Timeout,
+    /// The caller goes away.
+    Cancel,
+    /// It cannot be done.
+    Error,
+}
+
+/// What came of the checkpoints that failed on purpose.
+#[derive(Debug, Default)]
+pub(super) struct FailedCheckpoints {
+    deadline: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
+    timeout: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
+    cancel: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
+    error: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
+}
+
+/// What is left after such a checkpoint.
+#[derive(Clone, Debug)]
+pub(super) struct FailedCheckpoint {
+    /// What was done, as `after a deadline of 0.100 s`.
+    pub(super) description: String,
+    /// The answer; none to a caller that went away.
+    pub(super) response: Option<CheckpointOutcome>,
+    /// The container afterwards.
+    pub(super) liveness: Liveness,
+    /// What is at the location, when the checkpoint would have ended anyway.
+    pub(super) leftover: Leftover,
+    /// The next checkpoint of the same container; none of one that has ended.
+    pub(super) next_response: Option<CheckpointOutcome>,
+}
+
+/// What is at a location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Leftover {
+    /// Nothing.
+    Nothing,
+    /// A whole archive, of so many bytes.
+    Archive(u64),
+    /// Something that is no whole archive, of so many bytes.
+    Partial(u64),
+}
+
+/// How long a fake-cri takes for a checkpoint of a slow container, and after which time its caller gives up.
+const FAKE_CRI_TIMES: (Duration, Duration) = (Duration::from_millis(600), Duration::from_millis(200));
+/// How often a caller that went away too late goes away again.
+const LATE_CANCEL_RETRIES: u32 = 2;
+/// The same where the timeout is a whole second.
+const FAKE_CRI_SLOW_DURATION: Duration = Duration::from_millis(1500);
+/// The shortest timeout there is.
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Memory that takes any runtime some time to write.
+const SLOW_CONTAINER_BYTES: u64 = 192 << 20;
+/// The most memory that is tried to make a checkpoint last longer than a second.
+const MAX_CONTAINER_BYTES: u64 = 2 << 30;
+/// The parts of a whole checkpoint's time after which the caller gives up, where it cannot be seen when the container stands.
+const GIVE_UP_FRACTIONS: [f64; 4] = [0.5, 0.25, 0.75, 0.95];
+/// How often it is looked whether a container stands still, while one checkpoint is measured.
+const FREEZE_POLL: Duration = Duration::from_millis(10);
+/// A time below this is over before the runtime has begun.
+const MIN_GIVE_UP_DELAY: Duration = Duration::from_millis(20);
+
+impl FailureMode {
+    /// The case that judges whether the container runs on.
+    pub(super) fn keeps_running_case(self) -> &'static str {
+        match self {
+            FailureMode::Deadline => "runtime/deadline/left-frozen",
+            FailureMode::Timeout => "runtime/timeout/left-frozen",
+            FailureMode::Cancel => "runtime/cancel/left-frozen",
+            FailureMode::Error => "runtime/error/left-frozen",
+        }
+    }
+
+    /// The case that judges whether it is the same process.
+    pub(super) fn same_process_case(self) -> &'static str {
+        match self {
+            FailureMode::Deadline => "runtime/deadline/same-process",
+            FailureMode::Timeout => "runtime/timeout/same-process",
+            FailureMode::Cancel => "runtime/cancel/same-process",
+            FailureMode::Error => "runtime/error/same-process",
+        }
+    }
+}
+
+/// How long a checkpoint of a container takes.
+struct CheckpointTiming {
+    total: Duration,
+    /// From when to when the container stood still, as far as that can be seen.
+    frozen: Option<(Duration, Duration)>,
+}
+
+impl CheckpointTiming {
+    /// When a caller gives up in order to do harm: while the container stands, and after that while the archive is written.
+    fn give_up_delays(&self) -> Vec<Duration> {
+        let delays = match self.frozen {
+            Some((from, to)) => {
+                let at_fraction = |fraction| from + (to - from).mul_f64(fraction);
+                vec![
+                    at_fraction(0.5),
+                    at_fraction(0.75),
+                    to + (self.total - to.min(self.total)).mul_f64(0.7),
+                ]
+            }
+            None => GIVE_UP_FRACTIONS
+                .iter()
+                .map(|fraction| self.total.mul_f64(*fraction))
+                .collect(),
+        };
+        delays.into_iter().map(|delay| delay.max(MIN_GIVE_UP_DELAY)).collect()
+    }
+}
+
+impl RuntimeSession {
+    /// What is left after checkpoints that ended so, at least one. Of one that ran out of its own timeout the answer may be a
+    /// success.
+    pub(super) async fn failed_checkpoints(&self, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
+        self.first_checkpoint_ok().await?;
+        let memo = match mode {
+            FailureMode::Deadline => &self.failed_checkpoints.deadline,
+            FailureMode::Timeout => &self.failed_checkpoints.timeout,
+            FailureMode::Cancel => &self.failed_checkpoints.cancel,
+            FailureMode::Error => &self.failed_checkpoints.error,
+        };
+        let failed = memo.get_or_init(|| async {
+            match mode {
+                FailureMode::Error => Ok(vec![self.checkpoint_to_missing_dir().await?]),
+                FailureMode::Timeout => Ok(vec![self.exceed_request_timeout().await?]),
+                FailureMode::Deadline | FailureMode::Cancel => self.interrupt_checkpoints(mode).await,
+            }
+        });
+        failed.await.as_deref().map_err(Clone::clone)
+    }
+
+    /// A checkpoint that fails, since the folder of its location is missing.
+    async fn checkpoint_to_missing_dir(&self) -> Result<FailedCheckpoint, NonPass> {
+        let container = self.disposable_container().await?;
+        let before = ContainerBefore::observe(self, &container).await?;
+        let location = self.runtime.location("missing").join("a.tar");
+        let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+        let response = self.runtime.checkpoint(&container, &call).await;
+        if response.is_ok() {
+            return Err(NonPass::Blocked("runtime/place/folder-missing"));
+        }
+        let description = "after an error".to_owned();
+        self.observe_failed_checkpoint(&container, &before, description, Some(response), &location)
+            .await
+    }
+
+    /// Checkpoints whose deadline passes in their middle, or whose caller goes away then.
+    async fn interrupt_checkpoints(&self, mode: FailureMode) -> Result<Vec<FailedCheckpoint>, NonPass> {
+        let (container, timing) = self.slow_container(FAKE_CRI_TIMES.0, SLOW_CONTAINER_BYTES).await?;
+        let delays = match self.runtime.is_fake_cri() {
+            true => vec![FAKE_CRI_TIMES.1],
+            false => timing.give_up_delays(),
+        };
+        // Those that a busy machine let go too late are asked for once more.
+        let mut delays: VecDeque<(Duration, u32)> =
+            delays.into_iter().map(|delay| (delay, LATE_CANCEL_RETRIES)).collect();
+        let mut failed = Vec::new();
+        while let Some((delay, tries)) = delays.pop_front() {
+            let before = ContainerBefore::observe(self, &container).await?;
+            let location = self.runtime.location("given-up");
+            let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+            let started = tokio::time::Instant::now();
+            let response = match mode {
+                FailureMode::Cancel => {
+                    let until = tokio::time::sleep(delay);
+                    self.runtime.checkpoint_cancelled(&container, &call, until).await
+                }
+                _ => Some(self.runtime.checkpoint(&container, &call.clone().deadline(delay)).await),
+            };
+            // A caller that goes away when the work is about over shows nothing: its going must reach the runtime before.
+            let half = delay + timing.total.saturating_sub(delay) / 2;
+            if mode == FailureMode::Cancel && started.elapsed() > half && tries > 0 {
+                tokio::time::sleep_until(started + end_deadline(timing.total)).await;
+                let _ = std::fs::remove_file(&location);
+                delays.push_front((delay, tries - 1));
+                continue;
+            }
+            if response.as_ref().is_some_and(CheckpointOutcome::is_ok) {
+                // It is as large as the memory, and nobody needs it.
+                let _ = std::fs::remove_file(&location);
+                continue;
+            }
+            let seconds = delay.as_secs_f64();
+            let description = match &response {
+                Some(_) => format!("after a deadline of {seconds:.3} s"),
+                None => format!("after its caller went away at {seconds:.3} s"),
+            };
+            // Should the work go on, this is when it ends.
+            tokio::time::sleep_until(started + end_deadline(timing.total)).await;
+            let failed_checkpoint = self
+                .observe_failed_checkpoint(&container, &before, description, response, &location)
+                .await?;
+            let ended = !failed_checkpoint.liveness.same_process;
+            failed.push(failed_checkpoint);
+            if ended {
+                break;
+            }
+        }
+        if failed.is_empty() {
+            return Err(NonPass::Skip(
+                "every checkpoint ended before its caller gave up".to_owned(),
+            ));
+        }
+        Ok(failed)
+    }
+
+    /// A checkpoint that takes longer than the request's timeout; its call has no deadline.
+    async fn exceed_request_timeout(&self) -> Result<FailedCheckpoint, NonPass> {
+        // Only what can be told to be large takes longer than a second.
+        self.require_test_workload()?;
+        let (mut container, mut timing) = self
+            .slow_container(FAKE_CRI_SLOW_DURATION, SLOW_CONTAINER_BYTES)
+            .await?;
+        let min_duration = MIN_TIMEOUT.mul_f64(1.4);
+        if timing.total < min_duration {
+            let factor = min_duration.as_secs_f64() / timing.total.as_secs_f64() * 1.5;
+            let memory = (SLOW_CONTAINER_BYTES as f64 * factor) as u64;
+            if memory <= MAX_CONTAINER_BYTES {
+                drop(container);
+                (container, timing) = self.slow_container(FAKE_CRI_SLOW_DURATION, memory).await?;
+            }
+        }
+        let whole = timing.total;
+        if whole < min_duration {
+            let took = whole.as_secs_f64();
+            return Err(NonPass::Skip(format!(
+                "no checkpoint takes longer than the shortest timeout of 1 s: that of the largest container took {took:.1} s"
+            )));
+        }
+        let before = ContainerBefore::observe(self, &container).await?;
+        let location = self.runtime.location("timeout");
+        let call = CheckpointCall::to(location.to_string_lossy()).timeout(MIN_TIMEOUT.as_secs() as i64);
+        let started = tokio::time::Instant::now();
+        let response = self.runtime.checkpoint(&container, &call).await;
+        if !response.is_ok() {
+            tokio::time::sleep_until(started + end_deadline(whole)).await;
+        }
+        let description = "after a timeout of 1 s".to_owned();
+        self.observe_failed_checkpoint(&container, &before, description, Some(response), &location)
+            .await
+    }
+
+    /// A container that is slow to checkpoint, and how slow.
+    async fn slow_container(
+        &self,
+        fake_cri_duration: Duration,
+        memory: u64,
+    ) -> Result<(ContainerHandle, CheckpointTiming), NonPass> {
+        if self.runtime.is_fake_cri() {
+            let container = self
+                .new_container(self.small_container_options().fake_cri_freeze_delay(fake_cri_duration))
+                .await?;
+            let timing = CheckpointTiming {
+                total: fake_cri_duration,
+                frozen: None,
+            };
+            return Ok((container, timing));
+        }
+        // A shell cannot be told to be large: its checkpoint is short, and what ends in its midst is shorter still.
+        let options = match self.require_test_workload() {
+            Ok(()) => self.small_container_options().memory(memory),
+            Err(_) => self.small_container_options(),
+        };
+        let container = self.new_container(options.separate_pod()).await?;
+        let call = CheckpointCall::to(self.runtime.location("whole").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+        let (response, frozen) = {
+            let started = Instant::now();
+            let checkpoint = self.runtime.checkpoint(&container, &call);
+            tokio::pin!(checkpoint);
+            let mut frozen: Option<(Duration, Duration)> = None;
+            let response = loop {
+                tokio::select! {
+                    response = &mut checkpoint => break response,
+                    () = tokio::time::sleep(FREEZE_POLL) => {
+                        let at = started.elapsed();
+                        if self.runtime.freeze_cause(&container).await.is_some() {
+                            let (from, to) = frozen.unwrap_or((at, at));
+                            frozen = Some((from, to.max(at)));
+                        }
+                    }
+                }
+            };
+            (response, frozen)
+        };
+        // It is as large as the memory, and nobody needs it.
+        let _ = std::fs::remove_file(&call.location);
+        if !response.is_ok() {
+            return Err(NonPass::Blocked(OK_CASE));
+        }
+        let timing = CheckpointTiming {
+            total: response.duration,
+            frozen,
+        };
+        Ok((container, timing))
+    }
+
+    async fn observe_failed_checkpoint(
+        &self,
+        container: &ContainerHandle,
+        before: &ContainerBefore,
+        description: String,
+        response: Option<CheckpointOutcome>,
+        location: &Path,
+    ) -> Result<FailedCheckpoint, NonPass> {
+        let leftover = leftover_at(location).await?;
+        // It may be as large as the container's memory.
+        let _ = std::fs::remove_file(location);
+        let liveness = before.observe_liveness(self, container).await?;
+        let next_response = match liveness.same_process {
+            false => None,
+            true => {
+                let call =
+                    CheckpointCall::to(self.runtime.location("next").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+                let next_response = self.runtime.checkpoint(container, &call).await;
+                let _ = std::fs::remove_file(&call.location);
+                Some(next_response)
+            }
+        };
+        Ok(FailedCheckpoint {
+            description,
+            response,
+            liveness,
+            leftover,
+            next_response,
+        })
+    }
+}
+
+/// What is at a location.
+async fn leftover_at(location: &Path) -> Result<Leftover, NonPass> {
+    let Ok(metadata) = std::fs::symlink_metadata(location) else {
+        return Ok(Leftover::Nothing);
+    };
+    let whole = metadata.is_file() && metadata.len() > 0 && is_complete_tar(&inspect(location).await?);
+    Ok(match whole {
+        true => Leftover::Archive(metadata.len()),
+        false => Leftover::Partial(metadata.len()),
+    })
+}
+
+/// When a checkpoint has ended that usually takes so long, on a machine that may be busier than before.
+fn end_deadline(whole: Duration) -> Duration {
+    whole.mul_f64(1.5) + Duration::from_millis(200)
+}

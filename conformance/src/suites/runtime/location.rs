@@ -1,0 +1,394 @@
+//! The location: what stands there already, what cannot be written to, what is no location.
+//!
+//! The runtime is root and writes where it is told, so it should write nowhere else: not through a link, not below its own
+//! working directory, and not a part of an archive where none was to be had.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::PathBuf,
+};
+
+use super::session::{AMPLE_TIMEOUT_SECS, RuntimeAttempt, RuntimeSession, inspect, is_complete_tar};
+use crate::{
+    archive::TrailingData,
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    suites::authority,
+    targets::runtime::{CheckpointCall, CheckpointOutcome},
+};
+
+/// The case that judges whether a missing folder is an error.
+const DIR_MISSING_CASE: &str = "runtime/place/folder-missing";
+
+pub(super) const CASES: &[Case<RuntimeSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/location-longer",
+            requirement: "a file at the location that is longer than the archive is replaced: nothing of it stays behind",
+            authority: authority::CWE_RESOURCE_REUSE,
+            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
+            level: Level::Robust,
+            expected: "a tar with nothing behind its end, or an error",
+        },
+        |s| Box::pin(replaces_longer_file(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/location-mode",
+            requirement: "a file at the location that everyone may read does not become an archive that everyone may read",
+            authority: authority::API_INTRODUCTION,
+            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
+            level: Level::Robust,
+            expected: "no permission for group and others, or an error",
+        },
+        |s| Box::pin(existing_file_mode(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/location-symlink",
+            requirement: "a symlink at the location is not followed: what it points at stays as it was",
+            authority: authority::CWE_LINK_FOLLOWING,
+            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
+            level: Level::Robust,
+            expected: "the same bytes in the file that the link points at",
+        },
+        |s| Box::pin(symlink_not_followed(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/location-relative",
+            requirement: "a relative location, which only the runtime could resolve, is an error",
+            authority: authority::KUBELET,
+            motivation: "containerd 2.4 and CRI-O 1.37 take a relative location from the daemon's working directory",
+            level: Level::Robust,
+            expected: "an error, and no archive",
+        },
+        |s| Box::pin(relative_location(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/location-empty",
+            requirement: "an empty location is an error",
+            authority: authority::CWE_INPUT_VALIDATION,
+            motivation: "CRI-O 1.37: success, and no archive",
+            level: Level::Robust,
+            expected: "an error",
+        },
+        |s| Box::pin(empty_location(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/location-folder",
+            requirement: "a location that is a folder is an error, and nothing appears in the folder",
+            authority: authority::CWE_INPUT_VALIDATION,
+            motivation: "",
+            level: Level::Robust,
+            expected: "an error, and an empty folder",
+        },
+        |s| Box::pin(directory_location(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: DIR_MISSING_CASE,
+            requirement: "a location whose folder is missing is an error",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "an error",
+        },
+        |s| Box::pin(dir_missing(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/folder-not-made",
+            requirement: "a call that fails for a missing folder does not leave the folder behind",
+            authority: authority::CWE_INCOMPLETE_CLEANUP,
+            motivation: "",
+            level: Level::Robust,
+            expected: "no folder",
+        },
+        |s| Box::pin(dir_not_created(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/folder-unwritable",
+            requirement: "a location at which nobody can write, since it lies below a file, is an error",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "an error",
+        },
+        |s| Box::pin(dir_unwritable(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/disk-full",
+            requirement: "an archive for which there is no space is an error",
+            authority: authority::COMMON_RUNTIMES,
+            motivation: "",
+            level: Level::Reference,
+            expected: "an error",
+        },
+        |s| Box::pin(disk_full(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/disk-full-partial",
+            requirement: "when the disk is full, no part of an archive stays at the location: it would keep the disk full",
+            authority: authority::CWE_INCOMPLETE_CLEANUP,
+            motivation: "CRI-O 1.37: a part of the archive stays when the disk is full",
+            level: Level::Robust,
+            expected: "nothing at the location",
+        },
+        |s| Box::pin(disk_full_partial(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/place/disk-full-beside",
+            requirement: "when the disk is full, nothing stays beside the location either",
+            authority: authority::CWE_INCOMPLETE_CLEANUP,
+            motivation: "",
+            level: Level::Robust,
+            expected: "nothing in the location's folder but what was there",
+        },
+        |s| Box::pin(disk_full_other_files(s)),
+    ),
+];
+
+/// What a file holds that somebody else has made.
+const FOREIGN_CONTENT: &[u8] = b"this is nobody's archive\n";
+/// The size of the disk that is full: far less than any archive.
+const SMALL_DISK_BYTES: u64 = 16 << 10;
+
+/// One checkpoint of a container of its own to this location.
+async fn checkpoint_to(s: &RuntimeSession, location: &str) -> Result<CheckpointOutcome, NonPass> {
+    s.require_container_unharmed().await?;
+    let container = s.disposable_container().await?;
+    let call = CheckpointCall::to(location).timeout(AMPLE_TIMEOUT_SECS);
+    Ok(s.runtime.checkpoint(&container, &call).await)
+}
+
+/// The same, where success must be had with an archive.
+async fn attempt_to(s: &RuntimeSession, location: PathBuf) -> Result<RuntimeAttempt, NonPass> {
+    let container = s.disposable_container().await?;
+    s.checkpoint_to(&container, &location).await
+}
+
+async fn replaces_longer_file(s: &RuntimeSession) -> CaseResult {
+    s.require_archive_at_return().await?;
+    s.require_tar().await?;
+    let (_, file) = s.require_archive_file().await?;
+    let location = s.runtime.location("longer");
+    let long = vec![b'x'; usize::try_from(file.length * 2).unwrap_or(1 << 24)];
+    write(&location, &long, 0o600)?;
+    let attempt = attempt_to(s, location.clone()).await?;
+    if !attempt.response.is_ok() {
+        return pass("an error");
+    }
+    if let Err(reason) = &attempt.file {
+        return fail(format!("success, and no archive: {reason}"));
+    }
+    let archive = inspect(&location).await?;
+    match archive.trailing_data {
+        _ if !is_complete_tar(&archive) => fail(format!("success, and no whole tar: {:?}", archive.end)),
+        Some(TrailingData::NonZero(_)) => fail("success, and bytes of the former file behind the archive's end"),
+        _ => pass("an archive with nothing behind its end"),
+    }
+}
+
+async fn existing_file_mode(s: &RuntimeSession) -> CaseResult {
+    s.require_archive_at_return().await?;
+    let location = s.runtime.location("mode");
+    write(&location, FOREIGN_CONTENT, 0o644)?;
+    let attempt = attempt_to(s, location).await?;
+    match attempt.file {
+        _ if !attempt.response.is_ok() => pass("an error"),
+        Ok(file) => check(file.mode & 0o077 == 0, format!("{:04o}", file.mode)),
+        Err(reason) => fail(format!("success, and no archive: {reason}")),
+    }
+}
+
+async fn symlink_not_followed(s: &RuntimeSession) -> CaseResult {
+    s.require_archive_at_return().await?;
+    let location = s.runtime.location("symlink");
+    let target = location.with_extension("target");
+    write(&target, FOREIGN_CONTENT, 0o600)?;
+    symlink(&target, &location).map_err(|error| NonPass::error(&error))?;
+    let response = checkpoint_to(s, &location.to_string_lossy()).await?;
+    let content = fs::read(&target).map_err(|error| NonPass::error(&error))?;
+    let outcome = if response.is_ok() { "success" } else { "an error" };
+    match content == FOREIGN_CONTENT {
+        true => pass(format!("{outcome}, and the other file is as it was")),
+        false => fail(format!(
+            "{outcome}, and the archive is in the file that the link points at"
+        )),
+    }
+}
+
+async fn relative_location(s: &RuntimeSession) -> CaseResult {
+    s.require_container_unharmed().await?;
+    // From whichever folder it counts, it ends where this case can look and clean up.
+    let location = s.runtime.location("relative");
+    let path = format!("{}{}", "../".repeat(64).trim_end_matches('/'), location.display());
+    let response = checkpoint_to(s, &path).await?;
+    let leftover = fs::symlink_metadata(&location).is_ok();
+    let _ = fs::remove_file(&location);
+    match (response.is_ok(), leftover) {
+        (false, false) => pass("an error, and no archive"),
+        (false, true) => fail("an error, and an archive"),
+        (true, true) => fail("success, and the archive where the runtime's working directory leads"),
+        (true, false) => fail("success, and no archive where it could be looked for"),
+    }
+}
+
+async fn empty_location(s: &RuntimeSession) -> CaseResult {
+    is_error(&checkpoint_to(s, "").await?)
+}
+
+async fn directory_location(s: &RuntimeSession) -> CaseResult {
+    s.require_container_unharmed().await?;
+    let location = s.runtime.location("folder");
+    fs::create_dir(&location).map_err(|error| NonPass::error(&error))?;
+    let response = checkpoint_to(s, &location.to_string_lossy()).await?;
+    let inside = fs::read_dir(&location).map(Iterator::count);
+    match (response.is_ok(), inside) {
+        (false, Ok(0)) => pass("an error, and an empty folder"),
+        (true, Ok(0)) => fail("success, and no archive"),
+        (ok, Ok(_)) => fail(format!(
+            "{}, and something in the folder",
+            if ok { "success" } else { "an error" }
+        )),
+        (_, Err(error)) => fail(format!("the folder is no longer one: {error}")),
+    }
+}
+
+async fn dir_missing(s: &RuntimeSession) -> CaseResult {
+    let location = s.runtime.location("folder-missing").join("a.tar");
+    is_error(&checkpoint_to(s, &location.to_string_lossy()).await?)
+}
+
+async fn dir_not_created(s: &RuntimeSession) -> CaseResult {
+    let dir = s.runtime.location("folder-not-made");
+    let response = checkpoint_to(s, &dir.join("a.tar").to_string_lossy()).await?;
+    if response.is_ok() {
+        return Err(NonPass::Blocked(DIR_MISSING_CASE));
+    }
+    match dir.exists() {
+        false => pass("no folder"),
+        true => fail("an error, and the folder is there"),
+    }
+}
+
+async fn dir_unwritable(s: &RuntimeSession) -> CaseResult {
+    s.require_container_unharmed().await?;
+    let file = s.runtime.location("unwritable");
+    write(&file, FOREIGN_CONTENT, 0o600)?;
+    is_error(&checkpoint_to(s, &file.join("a.tar").to_string_lossy()).await?)
+}
+
+/// What came of a checkpoint to a disk that is too small.
+#[derive(Clone, Debug)]
+pub(super) struct FullDiskAttempt {
+    response: CheckpointOutcome,
+    /// How many bytes are at the location.
+    leftover_bytes: Option<u64>,
+    /// What else is in its folder.
+    other_files: Vec<String>,
+}
+
+async fn full_disk_attempt(s: &RuntimeSession) -> Result<&FullDiskAttempt, NonPass> {
+    s.full_disk_attempt.get_or_try_init(|| checkpoint_to_full_disk(s)).await
+}
+
+async fn checkpoint_to_full_disk(s: &RuntimeSession) -> Result<FullDiskAttempt, NonPass> {
+    s.require_container_unharmed().await?;
+    let disk = SmallDisk::mount(s.runtime.location("disk"))?;
+    let location = disk.mount_point.join("a.tar");
+    let response = checkpoint_to(s, &location.to_string_lossy()).await?;
+    let leftover = fs::symlink_metadata(&location).ok().map(|metadata| metadata.len());
+    // What may still be under way has nothing to wait for: the answer is the end of the call.
+    let entries = fs::read_dir(&disk.mount_point).map_err(|error| NonPass::error(&error))?;
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let other_files = names.filter(|name| name != "a.tar").collect();
+    Ok(FullDiskAttempt {
+        response,
+        leftover_bytes: leftover,
+        other_files,
+    })
+}
+
+async fn disk_full(s: &RuntimeSession) -> CaseResult {
+    is_error(&full_disk_attempt(s).await?.response)
+}
+
+async fn disk_full_partial(s: &RuntimeSession) -> CaseResult {
+    let full = failed_full_disk_attempt(s).await?;
+    match full.leftover_bytes {
+        None => pass("nothing at the location"),
+        Some(_) => fail("an error, and a part of the archive at the location, which fills the disk"),
+    }
+}
+
+async fn disk_full_other_files(s: &RuntimeSession) -> CaseResult {
+    let full = failed_full_disk_attempt(s).await?;
+    match full.other_files.is_empty() {
+        true => pass("nothing beside the location"),
+        false => fail(format!(
+            "an error, and {} files beside the location",
+            full.other_files.len()
+        )),
+    }
+}
+
+async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<&FullDiskAttempt, NonPass> {
+    let full = full_disk_attempt(s).await?;
+    if full.response.is_ok() {
+        return Err(NonPass::Blocked("runtime/place/disk-full"));
+    }
+    Ok(full)
+}
+
+fn is_error(response: &CheckpointOutcome) -> CaseResult {
+    match response.is_ok() {
+        true => fail("success"),
+        // The message names files of this run; it is shown with the case's calls.
+        false => pass(format!("an error, {:?}", response.code)),
+    }
+}
+
+fn write(path: &std::path::Path, content: &[u8], mode: u32) -> Result<(), NonPass> {
+    let permissions = fs::Permissions::from_mode(mode);
+    let written = fs::write(path, content).and_then(|()| fs::set_permissions(path, permissions));
+    written.map_err(|error| NonPass::error(&error))
+}
+
+/// A tmpfs of a few pages, which goes with the value.
+struct SmallDisk {
+    mount_point: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(dir: PathBuf) -> Result<SmallDisk, NonPass> {
+        use nix::mount::{MsFlags, mount};
+        fs::create_dir(&dir).map_err(|error| NonPass::error(&error))?;
+        let options = format!("size={SMALL_DISK_BYTES},mode=0700");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let mounted = mount(Some("tmpfs"), &dir, Some("tmpfs"), flags, Some(options.as_str()));
+        match mounted {
+            Ok(()) => Ok(SmallDisk { mount_point: dir }),
+            Err(errno) => Err(NonPass::Skip(format!(
+                "needs a small disk, and mounting a tmpfs takes root: {}",
+                errno.desc()
+            ))),
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Detached, so that a runtime which still holds a file there does not keep the mount.
+        let _ = nix::mount::umount2(&self.mount_point, nix::mount::MntFlags::MNT_DETACH);
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether all of the container's memory is in the archive: bytes that only one place holds are looked for in the pages.
+
+use fake_cri::workload::CanaryLocation;
+
+use super::session::{RuntimeSession, find_in_archive};
+use crate::{
+    engine::{Case, CaseInfo, CaseResult, Level, NonPass, fail, pass},
+    suites::authority,
+    targets::Workload,
+};
+
+/// The case that judges the heap.
+pub(super) const HEAP_CASE: &str = "runtime/memory/heap";
+
+pub(super) const CASES: &[Case<RuntimeSession>] = &[
+    Case::new(
+        CaseInfo {
+            id: HEAP_CASE,
+            requirement: "what a process made up on its heap is in the archive's pages",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the canary that its log tells",
+        },
+        |s| Box::pin(heap(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/memory/environment",
+            requirement: "the process's environment is in the archive's pages",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Reference,
+            expected: "the value of a variable that CreateContainer named",
+        },
+        |s| Box::pin(environment(s)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/memory/stack",
+            requirement: "the first thread's stack is in the archive's pages",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Reference,
+            expected: "bytes that only this stack holds",
+        },
+        |s| Box::pin(memory_area(s, CanaryLocation::Stack)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/memory/thread",
+            requirement: "the stack of a thread beside the first is in the archive's pages",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Reference,
+            expected: "bytes that only this stack holds",
+        },
+        |s| Box::pin(memory_area(s, CanaryLocation::Thread)),
+    ),
+    Case::new(
+        CaseInfo {
+            id: "runtime/memory/shared",
+            requirement: "shared anonymous memory is in the archive's pages",
+            authority: authority::API_INTRODUCTION,
+            motivation: "",
+            level: Level::Reference,
+            expected: "bytes that only this memory holds",
+        },
+        |s| Box::pin(memory_area(s, CanaryLocation::Shared)),
+    ),
+];
+
+async fn heap(s: &RuntimeSession) -> CaseResult {
+    s.require_criu().await?;
+    let canary = canary(&s.first_checkpoint_ok().await?.attempt.before.workload)?;
+    check_in_pages(s, canary.into_bytes()).await
+}
+
+async fn environment(s: &RuntimeSession) -> CaseResult {
+    s.require_criu().await?;
+    check_in_pages(s, s.secret().as_bytes().to_owned()).await
+}
+
+async fn memory_area(s: &RuntimeSession, area: CanaryLocation) -> CaseResult {
+    s.require_test_workload()?;
+    s.require_criu().await?;
+    let bytes = area_bytes(&s.first_checkpoint_ok().await?.attempt.before.workload, area)?;
+    check_in_pages(s, bytes).await
+}
+
+async fn check_in_pages(s: &RuntimeSession, bytes: Vec<u8>) -> CaseResult {
+    let (_, file) = s.require_archive_file().await?;
+    match find_in_archive(&file.path, bytes).await? {
+        Some(_) => pass("in the pages"),
+        None => fail("in no page"),
+    }
+}
+
+/// What stands on the heap before the number of the last tick.
+pub(super) fn heartbeat_marker(workload: &Workload) -> Result<Vec<u8>, NonPass> {
+    area_bytes(workload, CanaryLocation::HeapTick)
+}
+
+fn area_bytes(workload: &Workload, area: CanaryLocation) -> Result<Vec<u8>, NonPass> {
+    let canary = canary(workload)?;
+    let bytes = area.bytes(&canary);
+    bytes.ok_or_else(|| NonPass::Error("the canary in the log is too short".to_owned()))
+}
+
+fn canary(workload: &Workload) -> Result<String, NonPass> {
+    let canary = workload.canary.clone();
+    canary.ok_or_else(|| NonPass::Skip("the container's log tells no canary".to_owned()))
+}

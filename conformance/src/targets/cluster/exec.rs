@@ -1,0 +1,229 @@
+//! Credentials that a program gives: the `exec` of a kubeconfig's user, which cloud providers' kubeconfigs have.
+//!
+//! ```text
+//!  KUBERNETES_EXEC_INFO={"kind":"ExecCredential",..}  command args..
+//!      | stdout
+//!  {"kind": "ExecCredential", "status": {"token": ..}}    or clientCertificateData with clientKeyData
+//! ```
+//!
+//! The program is run once, when the kubeconfig is read; its standard error is the user's, its input is empty. What it
+//! gives has to last for the run. Source: client-go credential plugins, `client.authentication.k8s.io` v1 and v1beta1.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use k8s_openapi::ByteString;
+use serde::{Deserialize, Serialize};
+
+/// The `exec` of a user.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ExecPlugin {
+    api_version: String,
+    command: String,
+    #[serde(default)]
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    env: Option<Vec<ExecEnvVar>>,
+    #[serde(default)]
+    install_hint: Option<String>,
+    #[serde(default)]
+    interactive_mode: Option<String>,
+    #[serde(default)]
+    provide_cluster_info: bool,
+}
+
+/// What a program is told of the cluster where `provideClusterInfo` asks for it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct ClusterInfo {
+    pub(super) server: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) certificate_authority_data: Option<ByteString>,
+    pub(super) insecure_skip_tls_verify: bool,
+    /// The cluster's extension for such programs, as it stands in the kubeconfig.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) config: Option<serde_yaml_ng::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ExecEnvVar {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExecCredential {
+    api_version: String,
+    kind: String,
+    status: Option<ExecCredentialStatus>,
+}
+
+/// What the program gave; never shown.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ExecCredentialStatus {
+    pub(super) token: Option<String>,
+    pub(super) client_certificate_data: Option<String>,
+    pub(super) client_key_data: Option<String>,
+}
+
+const API_VERSIONS: [&str; 2] = [
+    "client.authentication.k8s.io/v1",
+    "client.authentication.k8s.io/v1beta1",
+];
+
+impl ExecPlugin {
+    /// Runs the program, from the kubeconfig's directory if its path is relative, and reads what it gives.
+    ///
+    /// # Errors
+    /// A program that is not there, fails, wants to talk to a person, or gives no credential, in words; what it printed is
+    /// not in them, since that may hold the credential.
+    pub(super) fn credential(&self, directory: &Path, cluster: &ClusterInfo) -> Result<ExecCredentialStatus, String> {
+        let ExecPlugin { command, .. } = self;
+        if !API_VERSIONS.contains(&self.api_version.as_str()) {
+            let supported = API_VERSIONS.join(" and ");
+            return Err(format!("speaks {}: {supported} are read", self.api_version));
+        }
+        if self.interactive_mode.as_deref() == Some("Always") {
+            return Err(format!(
+                "comes by {command}, which wants to ask a person: give it a token or a client certificate"
+            ));
+        }
+        // As client-go: a bare name is looked up in PATH, a relative path starts where the kubeconfig is.
+        let program = if command.contains('/') {
+            directory.join(command)
+        } else {
+            command.into()
+        };
+        let mut info = serde_json::json!({
+            "apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": false},
+        });
+        if self.provide_cluster_info {
+            info["spec"]["cluster"] = serde_json::json!(cluster);
+        }
+        let variables = self
+            .env
+            .iter()
+            .flatten()
+            .map(|variable| (&variable.name, &variable.value));
+        let output = Command::new(&program)
+            .args(self.args.iter().flatten())
+            .envs(variables)
+            .env("KUBERNETES_EXEC_INFO", info.to_string())
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| {
+                let hint = self
+                    .install_hint
+                    .as_deref()
+                    .map_or(String::new(), |hint| format!("; {hint}"));
+                format!("comes by {}, which cannot be run: {error}{hint}", program.display())
+            })?;
+        if !output.status.success() {
+            return Err(format!("comes by {command}, which failed: {}", output.status));
+        }
+        // serde's words would quote what was printed.
+        let credential: ExecCredential = serde_json::from_slice(&output.stdout).map_err(|error| {
+            format!(
+                "comes by {command}, which gave no ExecCredential (line {})",
+                error.line()
+            )
+        })?;
+        if credential.kind != "ExecCredential" || credential.api_version != self.api_version {
+            return Err(format!(
+                "comes by {command}, which gave another kind or version than {} ExecCredential",
+                self.api_version
+            ));
+        }
+        credential
+            .status
+            .ok_or_else(|| format!("comes by {command}, which gave an ExecCredential without a status"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Runs a shell script as the program `./login`; a program that is written and run at once could still be open for writing
+    /// in another test's child.
+    fn run(script: &str, more_yaml: &str) -> Result<ExecCredentialStatus, String> {
+        let directory = tempfile::tempdir().unwrap();
+        symlink("/bin/sh", directory.path().join("login")).unwrap();
+        let args = serde_json::json!(["-c", script, "login", "of"]);
+        let exec =
+            format!("{{apiVersion: client.authentication.k8s.io/v1, command: ./login, args: {args}{more_yaml}}}");
+        credential(&exec, directory.path())
+    }
+
+    fn credential(exec: &str, directory: &Path) -> Result<ExecCredentialStatus, String> {
+        let cluster = ClusterInfo {
+            server: "https://one".to_owned(),
+            certificate_authority_data: Some(ByteString(b"the authority".to_vec())),
+            insecure_skip_tls_verify: false,
+            config: Some(serde_yaml_ng::from_str("{audience: a}").unwrap()),
+        };
+        let exec: ExecPlugin = serde_yaml_ng::from_str(exec).unwrap();
+        exec.credential(directory, &cluster)
+    }
+
+    const CLUSTER: &str = r#"{"certificate-authority-data": "dGhlIGF1dGhvcml0eQ==", "config": {"audience": "a"},
+        "insecure-skip-tls-verify": false, "server": "https://one"}"#;
+
+    #[rstest]
+    #[case(", provideClusterInfo: true", CLUSTER)]
+    #[case("", "null")]
+    fn passes_the_cluster_info_on_request(#[case] more: &str, #[case] cluster: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let info_file = directory.path().join("seen");
+        let script = format!("printf %s \"$KUBERNETES_EXEC_INFO\" > {}; exit 1", info_file.display());
+        run(&script, more).err().unwrap();
+        let info: serde_json::Value = serde_json::from_slice(&fs::read(info_file).unwrap()).unwrap();
+        let cluster: serde_json::Value = serde_json::from_str(cluster).unwrap();
+        assert_eq!(info["spec"]["cluster"], cluster);
+    }
+
+    #[test]
+    fn reads_a_token_from_the_plugin() {
+        let script = r#"case "$KUBERNETES_EXEC_INFO" in *ExecCredential*) ;; *) exit 3 ;; esac
+            printf '{"kind": "ExecCredential", "apiVersion": "%s", "status": {"token": "%s"}}' \
+            client.authentication.k8s.io/v1 "$1-$REALM""#;
+        let credential = run(script, ", env: [{name: REALM, value: here}]").unwrap();
+        assert_eq!(credential.token.as_deref(), Some("of-here"));
+        assert!(credential.client_certificate_data.is_none());
+    }
+
+    #[rstest]
+    #[case("exit 7", "", "exit status: 7")]
+    #[case("echo s3cret", "", "gave no ExecCredential")]
+    #[case(r#"echo '{"kind": "Status", "apiVersion": "v1"}'"#, "", "another kind or version")]
+    #[case(
+        r#"echo '{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1"}'"#,
+        "",
+        "without a status"
+    )]
+    #[case("true", ", interactiveMode: Always", "wants to ask a person")]
+    fn errors_never_quote_the_output(#[case] script: &str, #[case] more: &str, #[case] why: &str) {
+        let error = run(script, more).err().unwrap();
+        assert!(error.contains(why) && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn names_a_missing_plugin_with_its_install_hint() {
+        let yaml = "{apiVersion: client.authentication.k8s.io/v1, command: /none/login, installHint: get it}";
+        let error = credential(yaml, Path::new("/")).err().unwrap();
+        assert!(error.contains("/none/login") && error.contains("get it"), "{error}");
+        let yaml = "{apiVersion: client.authentication.k8s.io/v1alpha1, command: login}";
+        let error = credential(yaml, Path::new("/")).err().unwrap();
+        assert!(error.contains("v1alpha1"), "{error}");
+    }
+}

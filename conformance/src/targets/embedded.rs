@@ -1,0 +1,299 @@
+//! The embedded target: fake-cri, started from this executable, and the reference kubelet over it.
+//!
+//! ```text
+//!  /tmp/checkpoint-conformance-XXXX/
+//!    pods/         the static Pod
+//!    pki/          what the kubelet is configured with
+//!    kubelet/      its root; `checkpoints` below it
+//!    runtime/      fake-cri's sockets, state and log
+//! ```
+//!
+//! All of it goes with the target. When the harness itself is killed, fake-cri notices by its lifeline, removes its
+//! containers and ends; the directory then stays, until `checkpoint-conformance clean`.
+
+use std::{path::PathBuf, time::Duration};
+
+use fake_cri::{FakeCri, LogDestination};
+use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+
+use super::{
+    CertificateAuthority, Client, FakeCriControl, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT,
+    ServerVerification, TargetError,
+    identities::{self, TestIdentities},
+    pod,
+    run_dir::RunDir,
+};
+use crate::{
+    engine::Suite,
+    reference_kubelet::{Authorization, Config, Mutant, ReferenceKubelet},
+    report,
+};
+
+const NODE_NAME: &str = "embedded";
+/// Many times what it takes on a busy machine.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is wrong with an embedded target, on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// The reference kubelet is.
+    Kubelet(Mutant),
+    /// fake-cri is: a fault rule or preset that is in force from the start.
+    Runtime(String),
+}
+
+/// Starts embedded targets.
+#[derive(Clone, Debug, Default)]
+pub struct Embedded {
+    /// What is wrong with it, and the name that reports give it.
+    pub defect: Option<(String, Defect)>,
+    /// Archives have names with fractions of a second, so that two of one second differ: the Kubernetes kubelet's have not.
+    pub fractional_timestamps: bool,
+    /// Where the logs go; nowhere by default.
+    pub log_dir: Option<PathBuf>,
+    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    pub executable: Option<PathBuf>,
+}
+
+impl Embedded {
+    /// Starts fake-cri and the reference kubelet, and waits until the Pod is up.
+    ///
+    /// # Errors
+    /// One of them does not start, or the Pod does not come up. Nothing is left behind.
+    pub async fn start(self) -> Result<Kubelet, TargetError> {
+        let run_dir = RunDir::create(None)?;
+        for name in ["pods", "pki", "kubelet", "runtime"] {
+            run_dir.create_subdir(name)?;
+        }
+        let identities = write_config(&run_dir)?;
+        let cri = self.start_runtime(&run_dir).await?;
+
+        let mut config = Config::new(run_dir.path_of("kubelet"), cri.endpoint());
+        config.node_name = NODE_NAME.to_owned();
+        config.static_pod_path = Some(run_dir.path_of("pods"));
+        config.client_ca_file = Some(run_dir.path_of("pki/ca.pem"));
+        config.token_auth_file = Some(run_dir.path_of("pki/tokens"));
+        config.authorization = Authorization::Rules(run_dir.path_of("pki/rules"));
+        config.container_checkpoint = Some(true);
+        config.read_only_port = Some(0);
+        config.http2 = true;
+        config.fractional_timestamps = self.fractional_timestamps;
+        config.file_check_frequency = Duration::ZERO;
+        config.relist_period = Duration::from_millis(25);
+        if let Some((_, Defect::Kubelet(mutant))) = &self.defect {
+            config.mutant = Some(*mutant);
+        }
+
+        let checkpoints = config.checkpoints_dir();
+        let default_timeout = config.runtime_request_timeout;
+        let control = cri.control_socket().to_owned();
+        let lifecycle = EmbeddedLifecycle {
+            config,
+            identities,
+            kubelet: Mutex::new(None),
+            cri: Mutex::new(Some(cri)),
+            _run_dir: run_dir,
+        };
+        let client = match lifecycle.restart(KubeletConfig::Default).await {
+            Ok(client) => client,
+            Err(error) => {
+                lifecycle.shutdown().await?;
+                return Err(error);
+            }
+        };
+
+        let container = pod::workload_container(NODE_NAME);
+        let target_info = report::TargetInfo {
+            suite: Suite::Kubelet,
+            kind: "embedded".to_owned(),
+            description: self.description(),
+            endpoint: client.endpoint().base_url.to_string(),
+            container: container.to_string(),
+            node: None,
+            mutant: self.defect.map(|(name, _)| name),
+            product: Some(report::Product::new("reference-kubelet", env!("CARGO_PKG_VERSION"))),
+        };
+        let mut kubelet = Kubelet::new(target_info, client, container);
+        kubelet.siblings = pod::workload_siblings(&kubelet.container_under_test);
+        kubelet.siblings.ephemeral = Some(kubelet.container_under_test.sibling("debugger"));
+        kubelet.node_name = Some(NODE_NAME.to_owned());
+        kubelet.checkpoints_dir = Some(checkpoints);
+        kubelet.paths_are_local = true;
+        kubelet.archive_owner_uid = nix::unistd::geteuid().as_raw();
+        kubelet.default_timeout = Some(default_timeout);
+        kubelet.lifecycle = Some(Box::new(lifecycle));
+        let wait_ready = async {
+            kubelet.fake_cri = Some(FakeCriControl::connect(&control).await?);
+            let client = kubelet.client().await;
+            pod::wait_until_running(
+                &client,
+                &kubelet.container_under_test,
+                pod::PodReadiness::AllContainers,
+                STARTUP_TIMEOUT,
+            )
+            .await?;
+            pod::wait_until_workload_ready(&kubelet, STARTUP_TIMEOUT).await
+        };
+        if let Err(error) = wait_ready.await {
+            if let Some(lifecycle) = &kubelet.lifecycle {
+                lifecycle.shutdown().await?;
+            }
+            return Err(error);
+        }
+        Ok(kubelet)
+    }
+
+    async fn start_runtime(&self, run_dir: &RunDir) -> Result<FakeCri, TargetError> {
+        let log = match &self.log_dir {
+            Some(log_dir) => LogDestination::File(log_dir.join("fake-cri.log")),
+            None => LogDestination::Temporary,
+        };
+        let mut builder = FakeCri::builder()
+            .state_dir(run_dir.path_of("runtime"))
+            .temporary_in(run_dir.path())
+            .log(log);
+        if let Some(executable) = &self.executable {
+            builder = builder.executable(executable);
+        }
+        if let Some((_, Defect::Runtime(rule))) = &self.defect {
+            builder = builder.fault(rule);
+        }
+        builder
+            .start()
+            .await
+            .map_err(|error| TargetError::NotReady(error.to_string()))
+    }
+
+    fn description(&self) -> String {
+        match &self.defect {
+            None => "the embedded reference kubelet over fake-cri".to_owned(),
+            Some((name, Defect::Kubelet(_))) => format!("the embedded reference kubelet, wrong on purpose: {name}"),
+            Some((name, Defect::Runtime(_))) => {
+                format!("the embedded reference kubelet over fake-cri, which is wrong on purpose: {name}")
+            }
+        }
+    }
+}
+
+/// An ephemeral container in the spec, as only an API server adds one: the reference kubelet knows it, and starts none.
+const EPHEMERAL_CONTAINER: &str =
+    "\n  ephemeralContainers:\n    - name: debugger\n      image: localhost/stand-in:latest\n";
+
+/// What the kubelet is configured with.
+fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
+    let authority = CertificateAuthority::new("checkpoint-conformance")?;
+    let identities = TestIdentities::new(&authority)?;
+    run_dir.write("pki/ca.pem", &authority.certificate())?;
+    run_dir.write(
+        "pki/tokens",
+        &format!("{},{},1,\"\"\n", identities.token, identities::AUTHORIZED_USER),
+    )?;
+    let rules = identities::PERMISSIONS.iter().map(|(user, verb, sub)| match *sub {
+        "*" => format!("{user} {verb} *\n"),
+        sub => format!("{user} {verb} nodes/{sub}\n"),
+    });
+    run_dir.write("pki/rules", &rules.collect::<String>())?;
+    let manifest = format!("{}{EPHEMERAL_CONTAINER}", pod::MANIFEST.trim_end());
+    run_dir.write(&format!("pods/{}", pod::MANIFEST_FILE_NAME), &manifest)?;
+    Ok(identities)
+}
+
+/// What runs, and can be started again or ended.
+struct EmbeddedLifecycle {
+    config: Config,
+    identities: TestIdentities,
+    kubelet: Mutex<Option<ReferenceKubelet>>,
+    cri: Mutex<Option<FakeCri>>,
+    // Last: fields are dropped in their order, and the directory must outlive what works in it.
+    _run_dir: RunDir,
+}
+
+impl EmbeddedLifecycle {
+    fn client(&self, kubelet: &ReferenceKubelet) -> Result<Client, TargetError> {
+        let verification = ServerVerification::CaBundle(kubelet.certificate().to_owned());
+        let read_only = kubelet.read_only_address().map(|address| format!("http://{address}/"));
+        let base = format!("https://{}/", kubelet.address());
+        Ok(Client::new(self.identities.endpoint(&base, verification, read_only)?))
+    }
+}
+
+impl Lifecycle for EmbeddedLifecycle {
+    fn restart(&self, kubelet_config: KubeletConfig) -> BoxFuture<'_, Result<Client, TargetError>> {
+        Box::pin(async move {
+            let mut current = self.kubelet.lock().await;
+            if let Some(kubelet) = current.take() {
+                kubelet.shutdown().await;
+            }
+            let mut config = self.config.clone();
+            match kubelet_config {
+                KubeletConfig::Default => {}
+                KubeletConfig::GateOff => config.container_checkpoint = Some(false),
+                KubeletConfig::GateDefault => config.container_checkpoint = None,
+                KubeletConfig::DebuggingHandlersOff => config.debugging_handlers = false,
+                KubeletConfig::ShortRequestTimeout => config.runtime_request_timeout = SHORT_REQUEST_TIMEOUT,
+            }
+            let kubelet = ReferenceKubelet::start(config)
+                .await
+                .map_err(|error| TargetError::NotReady(format!("the reference kubelet did not start: {error}")))?;
+            let client = self.client(&kubelet)?;
+            *current = Some(kubelet);
+            if kubelet_config.serves_endpoint() {
+                pod::wait_until_running(
+                    &client,
+                    &pod::workload_container(NODE_NAME),
+                    pod::PodReadiness::ContainerUnderTest,
+                    STARTUP_TIMEOUT,
+                )
+                .await?;
+            }
+            Ok(client)
+        })
+    }
+
+    fn kill_runtime(&self) -> BoxFuture<'_, bool> {
+        Box::pin(kill_fake_cri(&self.cri))
+    }
+
+    fn restart_runtime(&self) -> BoxFuture<'_, Result<(), TargetError>> {
+        Box::pin(restart_fake_cri(&self.cri))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, Result<(), TargetError>> {
+        Box::pin(async move {
+            if let Some(kubelet) = self.kubelet.lock().await.take() {
+                kubelet.shutdown().await;
+            }
+            if let Some(cri) = self.cri.lock().await.take() {
+                // It removes its containers, then ends.
+                cri.shutdown().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Kills a fake-cri, whose containers live on; false when there is none.
+pub(super) async fn kill_fake_cri(cri: &Mutex<Option<FakeCri>>) -> bool {
+    match cri.lock().await.as_mut() {
+        Some(cri) => {
+            cri.kill().await;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Starts a fake-cri again that was killed.
+///
+/// # Errors
+/// It does not start; its last words are in the error.
+pub(super) async fn restart_fake_cri(cri: &Mutex<Option<FakeCri>>) -> Result<(), TargetError> {
+    match cri.lock().await.as_mut() {
+        Some(cri) if cri.pid().is_none() => {
+            let restarted = cri.restart().await;
+            restarted.map_err(|error| TargetError::NotReady(error.to_string()))
+        }
+        _ => Ok(()),
+    }
+}

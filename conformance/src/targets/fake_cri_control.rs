@@ -1,0 +1,343 @@
+//! fake-cri's control API: rules in, journal out.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use cri_proto::control::v1::{
+    AddFaultsRequest, ClearFaultsRequest, FaultRule, JournalEntry, JournalRequest, ListFaultsRequest,
+    control_client::ControlClient,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::UnixStream, sync::Mutex};
+use tonic::transport::{Channel, Endpoint};
+
+use super::TargetError;
+use crate::evidence::{EvidenceKind, record};
+
+/// A fake-cri that can be told what to do wrong, and that says what it was asked.
+#[derive(Debug)]
+pub struct FakeCriControl {
+    socket: PathBuf,
+    client: ControlClient<Channel>,
+    // What is in force because of us, to be taken back.
+    rule_ids: Mutex<Vec<String>>,
+    // The journal's end as it was last seen: a kubelet that looks at its containers all the time makes it long.
+    last_sequence: AtomicU64,
+}
+
+/// One CheckpointContainer call as the runtime received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournaledCheckpoint {
+    /// Its number in the journal.
+    pub sequence: u64,
+    /// The container's id.
+    pub container_id: String,
+    /// Where the archive was asked for.
+    pub location: String,
+    /// The request's own timeout, in seconds.
+    pub timeout: i64,
+    /// The call's deadline, from its start; `None` without one.
+    pub deadline: Option<Duration>,
+    /// The gRPC code of the answer.
+    pub code: i32,
+    /// Whether the caller went away before the answer.
+    pub cancelled: bool,
+    /// When the answer was given, in nanoseconds since the epoch.
+    pub ended_at: i64,
+    /// How many rules fired on it.
+    pub fault_count: usize,
+}
+
+/// The method of the calls that are looked at.
+const CHECKPOINT_METHOD: &str = "CheckpointContainer";
+
+impl FakeCriControl {
+    /// Connects to the control socket.
+    ///
+    /// # Errors
+    /// Nothing answers there.
+    pub async fn connect(socket: &Path) -> Result<FakeCriControl, TargetError> {
+        let path = socket.to_owned();
+        let connect = move |_| {
+            let path = path.clone();
+            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+        };
+        // The URI is demanded and not used: the connector knows the socket.
+        let channel = Endpoint::from_static("http://control.invalid")
+            .connect_with_connector(tower::service_fn(connect))
+            .await
+            .map_err(|error| TargetError::Control(format!("{}: {}", socket.display(), error_chain(&error))))?;
+        Ok(FakeCriControl {
+            socket: socket.to_owned(),
+            client: ControlClient::new(channel),
+            rule_ids: Mutex::default(),
+            last_sequence: AtomicU64::new(0),
+        })
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Adds rules in the fault grammar, or `preset:NAME`.
+    ///
+    /// # Errors
+    /// A rule that cannot be read, or no answer.
+    pub async fn add_rules(&self, rules: &[&str]) -> Result<(), TargetError> {
+        let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        // Locked across the call: rules that a cancelled case added must be known to `clear`.
+        let mut rule_ids = self.rule_ids.lock().await;
+        let answer = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
+        rule_ids.extend(answer.map_err(control_error)?.into_inner().ids);
+        Ok(())
+    }
+
+    /// Waits until one of the rules that are in force because of us has fired; false when none does in time.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn wait_until_fired(&self, timeout: Duration) -> Result<bool, TargetError> {
+        // The control API tells of calls when they end, and a rule may hold one for minutes; so it is asked again and again.
+        const POLL_INTERVAL: Duration = Duration::from_millis(10);
+        let started_at = std::time::Instant::now();
+        loop {
+            let listed = self
+                .client
+                .clone()
+                .list_faults(ListFaultsRequest {})
+                .await
+                .map_err(control_error)?;
+            let rule_ids = self.rule_ids.lock().await;
+            let fired = |rule: &FaultRule| rule.fired > 0 && rule_ids.contains(&rule.id);
+            if listed.into_inner().rules.iter().any(fired) {
+                return Ok(true);
+            }
+            drop(rule_ids);
+            if started_at.elapsed() > timeout {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Takes back what [`Self::add_rules`] added, and nothing else.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn clear_rules(&self) -> Result<(), TargetError> {
+        let mut rule_ids = self.rule_ids.lock().await;
+        if rule_ids.is_empty() {
+            return Ok(());
+        }
+        let ids = rule_ids.clone();
+        self.client
+            .clone()
+            .clear_faults(ClearFaultsRequest { ids })
+            .await
+            .map_err(control_error)?;
+        rule_ids.clear();
+        Ok(())
+    }
+
+    /// Notes that nothing of ours is in force any more: the runtime that held it has ended.
+    pub async fn forget_rules(&self) {
+        self.rule_ids.lock().await.clear();
+        // The next one counts from the beginning.
+        self.last_sequence.store(0, Ordering::SeqCst);
+    }
+
+    /// The number of the journal's last call.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn journal_position(&self) -> Result<u64, TargetError> {
+        let position = self.last_sequence.load(Ordering::SeqCst);
+        let position_now = self
+            .entries(position)
+            .await?
+            .last()
+            .map_or(position, |entry| entry.sequence);
+        self.last_sequence.store(position_now, Ordering::SeqCst);
+        Ok(position_now)
+    }
+
+    /// The checkpoints that ended after this mark, in the order in which they ended.
+    ///
+    /// # Errors
+    /// No answer, or an entry that cannot be read.
+    pub async fn checkpoints_after(&self, position: u64) -> Result<Vec<JournaledCheckpoint>, TargetError> {
+        let entries = self.entries(position).await?;
+        entries
+            .iter()
+            .filter(|entry| is_checkpoint(entry))
+            .inspect(|entry| record_journal_entry(entry))
+            .map(parse_checkpoint)
+            .collect()
+    }
+
+    /// Waits for the next checkpoint to end after this mark; `None` when none does in time.
+    ///
+    /// # Errors
+    /// No answer, or an entry that cannot be read.
+    pub async fn next_checkpoint(
+        &self,
+        position: u64,
+        timeout: Duration,
+    ) -> Result<Option<JournaledCheckpoint>, TargetError> {
+        let request = JournalRequest {
+            follow: true,
+            after: position,
+        };
+        let next = async {
+            let mut stream = self
+                .client
+                .clone()
+                .journal(request)
+                .await
+                .map_err(control_error)?
+                .into_inner();
+            while let Some(entry) = stream.message().await.map_err(control_error)? {
+                if is_checkpoint(&entry) {
+                    record_journal_entry(&entry);
+                    return parse_checkpoint(&entry).map(Some);
+                }
+            }
+            Err(TargetError::Control("the journal ended".to_owned()))
+        };
+        tokio::time::timeout(timeout, next).await.unwrap_or(Ok(None))
+    }
+
+    /// All requests that the journal has: the call's name, and its message as JSON with the CRI's field names.
+    ///
+    /// # Errors
+    /// No answer, or an entry that cannot be read.
+    pub async fn requests(&self) -> Result<Vec<(String, Value)>, TargetError> {
+        let entries = self.entries(0).await?;
+        let read = |entry: &JournalEntry| {
+            let request = serde_json::from_str(&entry.request)
+                .map_err(|error| TargetError::Control(format!("entry {} of the journal: {error}", entry.sequence)))?;
+            let method = entry.method.rsplit('/').next().unwrap_or_default();
+            Ok((method.to_owned(), request))
+        };
+        entries.iter().map(read).collect()
+    }
+
+    async fn entries(&self, after: u64) -> Result<Vec<JournalEntry>, TargetError> {
+        let request = JournalRequest { follow: false, after };
+        let mut stream = self
+            .client
+            .clone()
+            .journal(request)
+            .await
+            .map_err(control_error)?
+            .into_inner();
+        let mut entries = Vec::new();
+        while let Some(entry) = stream.message().await.map_err(control_error)? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+fn is_checkpoint(entry: &JournalEntry) -> bool {
+    entry.method.ends_with(CHECKPOINT_METHOD)
+}
+
+fn record_journal_entry(entry: &JournalEntry) {
+    record(EvidenceKind::Journal, || {
+        let deadline = match u64::try_from(entry.timeout) {
+            Ok(0) | Err(_) => "none".to_owned(),
+            Ok(timeout) => format!("{:.3} s", Duration::from_nanos(timeout).as_secs_f64()),
+        };
+        format!(
+            "{} {}\nrequest {}\ndeadline {deadline}, code {}, cancelled {}, faults {}",
+            entry.sequence,
+            entry.method,
+            entry.request,
+            entry.code,
+            entry.cancelled,
+            entry.faults.len()
+        )
+    });
+}
+
+fn parse_checkpoint(entry: &JournalEntry) -> Result<JournaledCheckpoint, TargetError> {
+    let request: Value = serde_json::from_str(&entry.request)
+        .map_err(|error| TargetError::Control(format!("entry {} of the journal: {error}", entry.sequence)))?;
+    // Protobuf's JSON has lowerCamelCase names; the proto's own names are read too.
+    let field = |camel: &str, snake: &str| request.get(camel).or_else(|| request.get(snake)).cloned();
+    let text = |value: Option<Value>| {
+        value
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    };
+    let timeout = match field("timeout", "timeout") {
+        Some(Value::String(seconds)) => seconds.parse().unwrap_or_default(),
+        Some(seconds) => seconds.as_i64().unwrap_or_default(),
+        None => 0,
+    };
+    Ok(JournaledCheckpoint {
+        sequence: entry.sequence,
+        container_id: text(field("containerId", "container_id")),
+        location: text(field("location", "location")),
+        timeout,
+        deadline: u64::try_from(entry.timeout)
+            .ok()
+            .filter(|n| *n > 0)
+            .map(Duration::from_nanos),
+        code: entry.code,
+        cancelled: entry.cancelled,
+        ended_at: entry.ended_at,
+        fault_count: entry.faults.len(),
+    })
+}
+
+fn control_error(status: tonic::Status) -> TargetError {
+    TargetError::Control(format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_a_journaled_checkpoint() {
+        let entry = JournalEntry {
+            sequence: 9,
+            method: "RuntimeService/CheckpointContainer".to_owned(),
+            request: r#"{"containerId":"abc","location":"/x/y.tar","timeout":"120"}"#.to_owned(),
+            timeout: 120_000_000_000,
+            ..JournalEntry::default()
+        };
+        assert!(is_checkpoint(&entry));
+        let call = parse_checkpoint(&entry).unwrap();
+        assert_eq!(
+            (call.container_id.as_str(), call.location.as_str(), call.timeout),
+            ("abc", "/x/y.tar", 120)
+        );
+        assert_eq!(call.deadline, Some(Duration::from_secs(120)));
+    }
+
+    #[tokio::test]
+    async fn names_a_missing_socket() {
+        let error = FakeCriControl::connect(Path::new("/nonexistent/control.sock"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/control.sock"), "{error}");
+    }
+}

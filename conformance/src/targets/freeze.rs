@@ -1,0 +1,253 @@
+//! Whether a container stands still, by what holds it, and how it is let go again.
+//!
+//! | what holds it | seen in | let go by |
+//! |---|---|---|
+//! | cgroup v1's freezer | `freezer.self_freezing` is 1, `freezer.state` FROZEN | THAWED to `freezer.state` |
+//! | cgroup v2 | `cgroup.freeze` is 1 | 0 to `cgroup.freeze` |
+//! | SIGSTOP | state `T` in `/proc/PID/stat` | SIGCONT |
+//! | a tracer that stays | state `t` | only the tracer can: the container has to go |
+//!
+//! A cgroup is written to only when its path names the container or its Pod: one above holds others too. Nothing is seen
+//! where the runtime's processes are not visible (another pid namespace): then only the container's counter tells.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use fake_cri::process::{ProcessId, pstree};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// What keeps a container's processes from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FreezeCause {
+    /// A frozen cgroup: its directory, and whether it is of version 1.
+    Cgroup {
+        /// The directory.
+        dir: PathBuf,
+        /// Whether it is a cgroup of version 1.
+        v1: bool,
+    },
+    /// Processes that were stopped by a signal.
+    Stopped(Vec<ProcessId>),
+    /// Processes that a tracer holds, and the tracer of the first.
+    Traced(Vec<ProcessId>, i32),
+}
+
+impl fmt::Display for FreezeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FreezeCause::Cgroup { v1: true, .. } => f.write_str("its freezer cgroup is FROZEN"),
+            FreezeCause::Cgroup { v1: false, .. } => f.write_str("cgroup.freeze of its cgroup is 1"),
+            FreezeCause::Stopped(_) => f.write_str("its processes are stopped by a signal (state T)"),
+            FreezeCause::Traced(_, tracer) => {
+                write!(f, "its processes are held by a tracer (state t, tracer {tracer})")
+            }
+        }
+    }
+}
+
+/// Where cgroups are mounted, and where a process's own are.
+#[derive(Clone, Debug)]
+pub(super) struct CgroupMounts {
+    /// The mount point of the version 1 freezer, and the cgroup that is its root there.
+    v1: Option<(PathBuf, String)>,
+    v2: Option<(PathBuf, String)>,
+}
+
+impl CgroupMounts {
+    /// Reads this process's mounts.
+    pub(super) fn read() -> CgroupMounts {
+        CgroupMounts::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+    }
+
+    fn parse(mountinfo: &str) -> CgroupMounts {
+        let mut cgroups = CgroupMounts { v1: None, v2: None };
+        for line in mountinfo.lines() {
+            let Some((mount, super_block)) = line.split_once(" - ") else {
+                continue;
+            };
+            let fields: Vec<_> = mount.split(' ').collect();
+            let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else {
+                continue;
+            };
+            let mut words = super_block.split(' ');
+            let mount_point = || Some((PathBuf::from(point), (*root).to_owned()));
+            match (words.next(), words.nth(1)) {
+                (Some("cgroup"), Some(options)) if options.split(',').any(|option| option == "freezer") => {
+                    cgroups.v1 = cgroups.v1.take().or_else(mount_point);
+                }
+                (Some("cgroup2"), _) => cgroups.v2 = cgroups.v2.take().or_else(mount_point),
+                _ => {}
+            }
+        }
+        cgroups
+    }
+
+    /// The directories of a process's cgroups, version 1 first.
+    fn dirs_of(&self, membership: &str) -> Vec<(PathBuf, bool)> {
+        let cgroup_dir = |mount: &Option<(PathBuf, String)>, path: &str| {
+            let (point, root) = mount.as_ref()?;
+            let path = path.strip_prefix(root.trim_end_matches('/'))?;
+            Some(point.join(path.trim_start_matches('/')))
+        };
+        let mut dirs = Vec::new();
+        for line in membership.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            match (fields.next(), fields.next()) {
+                (Some(""), Some(path)) => dirs.extend(cgroup_dir(&self.v2, path).map(|dir| (dir, false))),
+                (Some(controllers), Some(path)) if controllers.split(',').any(|name| name == "freezer") => {
+                    dirs.extend(cgroup_dir(&self.v1, path).map(|dir| (dir, true)));
+                }
+                _ => {}
+            }
+        }
+        dirs.sort_by_key(|(_, v1)| !v1);
+        dirs
+    }
+
+    /// The frozen cgroup that holds this process, from its own upwards as long as the path names one of `names`.
+    fn frozen_cgroup(&self, pid: i32, names: &[&str]) -> Option<FreezeCause> {
+        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        for (leaf, v1) in self.dirs_of(&membership) {
+            for dir in leaf.ancestors().take_while(|dir| contains_any_name(dir, names)) {
+                if is_frozen(dir, v1) {
+                    return Some(FreezeCause::Cgroup {
+                        dir: dir.to_owned(),
+                        v1,
+                    });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether a path goes through a directory that is called after one of the ids.
+fn contains_any_name(dir: &Path, names: &[&str]) -> bool {
+    let path = dir.to_string_lossy();
+    names.iter().any(|name| !name.is_empty() && path.contains(name))
+}
+
+fn is_frozen(dir: &Path, v1: bool) -> bool {
+    let file_equals =
+        |file: &str, value: &str| fs::read_to_string(dir.join(file)).is_ok_and(|text| text.trim() == value);
+    if v1 {
+        file_equals("freezer.self_freezing", "1") || file_equals("freezer.state", "FROZEN")
+    } else {
+        file_equals("cgroup.freeze", "1")
+    }
+}
+
+/// What holds the container whose first process this is; `None` when nothing does that can be seen. A container that is
+/// being checkpointed is held rightly: ask only when no checkpoint is under way.
+pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> Option<FreezeCause> {
+    if let Some(cause) = cgroups.frozen_cgroup(first_pid, names) {
+        return Some(cause);
+    }
+    let mut tasks: Vec<_> = pstree::ProcStat::read(first_pid).into_iter().collect();
+    tasks.extend(pstree::descendants(first_pid).unwrap_or_default());
+    let in_state = |state: u8| {
+        let stopped_tasks = tasks.iter().filter(|kin| kin.state == state);
+        stopped_tasks.map(|kin| kin.id).collect::<Vec<_>>()
+    };
+    let traced = in_state(b't');
+    if let Some(first_traced) = traced.first() {
+        let tracer = pstree::tracer_tid(first_traced.pid);
+        return Some(FreezeCause::Traced(traced, tracer));
+    }
+    let stopped = in_state(b'T');
+    (!stopped.is_empty()).then_some(FreezeCause::Stopped(stopped))
+}
+
+/// Lets the processes go, as far as that can be done from outside.
+///
+/// # Errors
+/// It cannot: a tracer holds them, or the kernel does not allow it.
+pub(super) fn unfreeze(cause: &FreezeCause) -> io::Result<&'static str> {
+    match cause {
+        FreezeCause::Cgroup { dir, v1: true } => {
+            fs::write(dir.join("freezer.state"), "THAWED")?;
+            Ok("THAWED written to its freezer.state")
+        }
+        FreezeCause::Cgroup { dir, v1: false } => {
+            fs::write(dir.join("cgroup.freeze"), "0")?;
+            Ok("0 written to its cgroup.freeze")
+        }
+        FreezeCause::Stopped(processes) => {
+            for process in processes.iter().filter(|process| process.is_alive()) {
+                kill(Pid::from_raw(process.pid), Signal::SIGCONT)?;
+            }
+            Ok("SIGCONT sent to it")
+        }
+        FreezeCause::Traced(_, tracer) => Err(io::Error::other(format!(
+            "only its tracer, process {tracer}, can let it go"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "33 26 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+        34 26 0:30 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+        35 26 0:31 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+    #[test]
+    fn finds_cgroups_of_both_versions() {
+        let cgroups = CgroupMounts::parse(MOUNTS);
+        let dirs = cgroups.dirs_of("7:freezer:/k8s.io/abc\n3:memory:/k8s.io/abc\n0::/k8s.io/abc\n");
+        assert_eq!(
+            dirs,
+            [
+                (PathBuf::from("/sys/fs/cgroup/freezer/k8s.io/abc"), true),
+                (PathBuf::from("/sys/fs/cgroup/unified/k8s.io/abc"), false)
+            ]
+        );
+    }
+
+    #[test]
+    fn accepts_only_paths_that_name_the_container() {
+        assert!(contains_any_name(
+            Path::new("/sys/fs/cgroup/k8s.io/abc"),
+            &["abc", "pod"]
+        ));
+        assert!(!contains_any_name(
+            Path::new("/sys/fs/cgroup/k8s.io"),
+            &["abc", "pod", ""]
+        ));
+    }
+
+    #[test]
+    fn detects_and_thaws_a_frozen_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.freeze"), "1\n").unwrap();
+        assert!(is_frozen(dir.path(), false));
+        let cause = FreezeCause::Cgroup {
+            dir: dir.path().to_owned(),
+            v1: false,
+        };
+        unfreeze(&cause).unwrap();
+        assert!(!is_frozen(dir.path(), false));
+    }
+
+    #[test]
+    fn detects_and_continues_a_stopped_process() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let cgroups = CgroupMounts::read();
+        assert_eq!(detect(&cgroups, pid, &[]), None);
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        let cause = detect(&cgroups, pid, &[]).unwrap();
+        assert_eq!(cause.to_string(), "its processes are stopped by a signal (state T)");
+        unfreeze(&cause).unwrap();
+        assert_eq!(detect(&cgroups, pid, &[]), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,84 @@
+//! Whom a kubelet knows that the harness starts, and what they may do.
+//!
+//! | who | by | may |
+//! |---|---|---|
+//! | `checkpoint-conformance` | certificate, and a bearer token | everything |
+//! | `...-denied` | certificate | `get` everything |
+//! | `...-proxy-only` | certificate | `get` everything, `create nodes/proxy` |
+
+use reqwest::Url;
+
+use super::{
+    CertificateAuthority, CertificateKeyPair, HttpsEndpoint, Identity, ServerVerification, TargetError,
+    client::ExtraIdentities,
+};
+
+/// As whom the harness comes.
+pub(super) const AUTHORIZED_USER: &str = "checkpoint-conformance";
+/// As whom it is denied.
+const DENIED_USER: &str = "checkpoint-conformance-denied";
+/// As whom it has the right to the node's proxy, and not to checkpoints.
+const NODE_PROXY_USER: &str = "checkpoint-conformance-proxy-only";
+const USER_GROUP: &str = "checkpoint-conformance";
+
+/// Who may do what: user, verb, subresource of nodes; `*` is any.
+pub(super) const PERMISSIONS: [(&str, &str, &str); 4] = [
+    (AUTHORIZED_USER, "*", "*"),
+    (DENIED_USER, "get", "*"),
+    (NODE_PROXY_USER, "get", "*"),
+    (NODE_PROXY_USER, "create", "proxy"),
+];
+
+/// Their credentials.
+#[derive(Debug)]
+pub(super) struct TestIdentities {
+    authorized: CertificateKeyPair,
+    denied: CertificateKeyPair,
+    node_proxy_only: CertificateKeyPair,
+    /// The user's bearer token.
+    pub(super) token: String,
+}
+
+impl TestIdentities {
+    /// Makes credentials that live as long as the target.
+    ///
+    /// # Errors
+    /// No key can be made.
+    pub(super) fn new(authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
+        let token: [u8; 16] = rand::random();
+        Ok(TestIdentities {
+            authorized: authority.issue_client(AUTHORIZED_USER, USER_GROUP)?,
+            denied: authority.issue_client(DENIED_USER, USER_GROUP)?,
+            node_proxy_only: authority.issue_client(NODE_PROXY_USER, USER_GROUP)?,
+            token: format!("{:032x}", u128::from_be_bytes(token)),
+        })
+    }
+
+    /// Access to a kubelet that knows them.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub(super) fn endpoint(
+        &self,
+        base: &str,
+        verification: ServerVerification,
+        read_only: Option<String>,
+    ) -> Result<HttpsEndpoint, TargetError> {
+        let url = |text: &str| Url::parse(text).map_err(|error| TargetError::Argument(format!("{text}: {error}")));
+        let identity = |pair: &CertificateKeyPair| Identity::Certificate {
+            certificate: pair.certificate.clone(),
+            key: pair.key.clone(),
+        };
+        Ok(HttpsEndpoint {
+            base_url: url(base)?,
+            verification,
+            identity: identity(&self.authorized),
+            extra_identities: ExtraIdentities {
+                denied_user: Some(identity(&self.denied)),
+                node_proxy_user: Some(identity(&self.node_proxy_only)),
+                token_user: Some(Identity::Token(self.token.clone())),
+            },
+            read_only: read_only.as_deref().map(url).transpose()?,
+        })
+    }
+}

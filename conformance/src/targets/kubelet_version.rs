@@ -1,0 +1,39 @@
+//! What a running kubelet says that it is.
+
+use reqwest::Method;
+
+use super::{Client, Credentials};
+use crate::report::Product;
+
+/// The metric that Kubernetes' programs tell their version by.
+const BUILD_INFO_METRIC: &str = "kubernetes_build_info{";
+
+/// The kubelet's version by its metrics; `None` where they cannot be read or do not tell it.
+pub(super) async fn detect(client: &Client) -> Option<Product> {
+    let metrics = client
+        .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
+        .await
+        .ok()
+        .filter(|answer| answer.status == 200)?;
+    parse_git_version(&metrics.body).map(|version| Product::new("kubelet", version))
+}
+
+fn parse_git_version(metrics: &str) -> Option<String> {
+    let labels = metrics.lines().find_map(|line| line.strip_prefix(BUILD_INFO_METRIC))?;
+    let (_, rest) = labels.split_once("git_version=\"")?;
+    let (version, _) = rest.split_once('"')?;
+    (!version.is_empty()).then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_version_from_the_build_info_metric() {
+        let metrics = "# TYPE kubernetes_build_info gauge\nkubernetes_build_info{build_date=\"\",git_commit=\"\",\
+                       git_version=\"v1.36.3\",major=\"1\"} 1\nother 2\n";
+        assert_eq!(parse_git_version(metrics).as_deref(), Some("v1.36.3"));
+        assert_eq!(parse_git_version("up 1\n"), None);
+    }
+}

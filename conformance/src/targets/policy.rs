@@ -1,0 +1,70 @@
+//! Refusals that come from a runtime's configuration: the operator has switched an operation off, and nothing is broken.
+//!
+//! The CRI has no code for them, so they are known by their messages. Sources: cri-o `server/container_checkpoint.go` and
+//! `server/container_create.go` (f954a17), containerd `internal/cri/server/container_checkpoint_linux.go` (2.4).
+
+use tonic::Code;
+
+/// What CheckpointContainer says where checkpoints are switched off.
+const CHECKPOINT_DISABLED_MESSAGES: [&str; 2] = [
+    // CRI-O with `container_level_enabled = "none"`, and where it finds no CRIU, which makes it the same.
+    "checkpoint/restore support not available",
+    // containerd with `enable_criu = false`.
+    "criu support is disabled by configuration",
+];
+/// What CreateContainer says of an archive's path that it takes for an image's name.
+const IMAGE_NOT_FOUND_MESSAGES: [&str; 5] = [
+    "failed to resolve image",
+    "does not exist locally",
+    "image not known",
+    "invalid reference format",
+    "no such image",
+];
+
+/// Whether a runtime makes no checkpoints by its configuration; `message` may be a kubelet's that quotes the runtime.
+pub fn is_checkpoint_disabled(message: &str) -> bool {
+    CHECKPOINT_DISABLED_MESSAGES.iter().any(|text| message.contains(text))
+}
+
+/// Whether a runtime takes an archive's path for the name of an image: it restores no container, by its configuration (CRI-O with
+/// `container_level_enabled` of `none` or `checkpoint_only`) or because it cannot (containerd 2.4); its answer does not tell which.
+pub fn treats_archive_as_image(code: Code, message: &str) -> bool {
+    matches!(code, Code::NotFound | Code::Unimplemented)
+        || IMAGE_NOT_FOUND_MESSAGES.iter().any(|text| message.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::crio("checkpoint/restore support not available", true)]
+    #[case::by_a_kubelet(
+        "checkpointing of a/b/c failed (rpc error: code = Unknown desc = criu support is disabled by configuration)",
+        true
+    )]
+    #[case::broken("checkpointing container \"c\" failed: exit status 1", false)]
+    #[case::unimplemented("unknown method CheckpointContainer for service runtime.v1.RuntimeService", false)]
+    fn recognises_disabled_checkpoints(#[case] message: &str, #[case] policy: bool) {
+        assert_eq!(is_checkpoint_disabled(message), policy);
+    }
+
+    #[rstest]
+    #[case::containerd(Code::NotFound, "failed to resolve image \"/x.tar\"", true)]
+    #[case::crio(Code::Unknown, "parsing \"/x.tar\": invalid reference format", true)]
+    #[case::mounts(
+        Code::Unknown,
+        "restoring \"/x.tar\" expects following bind mounts defined (/etc/hosts)",
+        false
+    )]
+    #[case::user_image(
+        Code::Unknown,
+        "user specified image not specified, cannot verify image signature",
+        false
+    )]
+    fn recognises_a_path_treated_as_image(#[case] code: Code, #[case] message: &str, #[case] expected: bool) {
+        assert_eq!(treats_archive_as_image(code, message), expected);
+    }
+}

@@ -1,0 +1,317 @@
+//! What a kubelet changes outside its directory whatever its configuration says, and how that is put back.
+//!
+//! | what | done about it |
+//! |---|---|
+//! | kernel parameters: overcommit, panic, root's keys | read before, written back after |
+//! | `/var/lib/kubelet/device-plugins/kubelet.sock` | removed after; a live one there refuses the start |
+//! | links in `/var/log/containers` | those that point into our directory are removed after |
+//! | these directories themselves | removed after, if they were not there before |
+//! | its root, mounted onto itself to be shared; volumes of Pods | unmounted after |
+//!
+//! Kept inside by configuration: Pod logs (`podLogsDir`), volume plugins (`volumePluginDir`), certificates (`--cert-dir`),
+//! everything below the root directory, temporary directories (`TMPDIR`). Switched off: iptables chains
+//! (`makeIPTablesUtilChains`), cgroups (`cgroupsPerQOS`, `enforceNodeAllocatable`), its own `oom_score_adj`.
+
+use std::{
+    fs, io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use nix::mount::{MntFlags, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::TargetError;
+
+/// What `setupKernelTunables` of the kubelet writes.
+const KERNEL_PARAMETERS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+/// Not configurable: part of the interface to device plugins.
+const DEVICE_PLUGINS: &str = "var/lib/kubelet/device-plugins";
+/// Its files there.
+const DEVICE_PLUGIN_FILES: [&str; 2] = ["kubelet.sock", "kubelet_internal_checkpoint"];
+/// Not configurable: the place where log collectors of old look.
+const CONTAINER_LOGS: &str = "var/log/containers";
+/// What is made on the way to the above, the deepest first.
+const CREATED_DIRS: [&str; 3] = [DEVICE_PLUGINS, "var/lib/kubelet", CONTAINER_LOGS];
+
+/// The file in the directory that says how the machine was, for when nobody is left to know it.
+const STATE_FILE: &str = "outside.json";
+
+/// How the machine was. Dropped, it is put back as far as that goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HostState {
+    /// `/`, but in tests.
+    root: PathBuf,
+    folder: PathBuf,
+    parameters: Vec<(PathBuf, String)>,
+    missing_files: Vec<PathBuf>,
+    missing_folders: Vec<PathBuf>,
+    #[serde(skip)]
+    reverted: bool,
+}
+
+impl HostState {
+    /// Looks at the machine before a kubelet with this directory starts.
+    ///
+    /// # Errors
+    /// Another kubelet runs here: a second one would take away the sockets of its device plugins.
+    pub(super) fn capture(run_dir: &Path) -> Result<HostState, TargetError> {
+        HostState::capture_below(Path::new("/"), run_dir)
+    }
+
+    fn capture_below(root: &Path, run_dir: &Path) -> Result<HostState, TargetError> {
+        let plugins = root.join(DEVICE_PLUGINS);
+        for entry in fs::read_dir(&plugins).into_iter().flatten().flatten() {
+            if UnixStream::connect(entry.path()).is_ok() {
+                let path = entry.path();
+                return Err(TargetError::Argument(format!(
+                    "another kubelet runs on this machine, or a device plugin of it: {} answers",
+                    path.display()
+                )));
+            }
+        }
+        let parameter = |name: &&str| {
+            let path = root.join("proc/sys").join(name);
+            fs::read_to_string(&path).ok().map(|value| (path, value))
+        };
+        let files = DEVICE_PLUGIN_FILES.iter().map(|name| plugins.join(name));
+        // A socket that nobody listens at is left of a kubelet that was killed: the next one removes it anyway.
+        let missing = |path: &PathBuf| !path.exists() || path.extension().is_some_and(|extension| extension == "sock");
+        Ok(HostState {
+            root: root.to_owned(),
+            folder: run_dir.to_owned(),
+            parameters: KERNEL_PARAMETERS.iter().filter_map(parameter).collect(),
+            missing_files: files.filter(missing).collect(),
+            missing_folders: CREATED_DIRS
+                .iter()
+                .map(|name| root.join(name))
+                .filter(|path| !path.exists())
+                .collect(),
+            reverted: false,
+        })
+    }
+
+    /// Writes into the directory how the machine was.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn save(&self) -> Result<(), TargetError> {
+        let path = self.folder.join(STATE_FILE);
+        let text = serde_json::to_vec(self).map_err(|error| TargetError::file(&path)(error.into()))?;
+        fs::write(&path, text).map_err(TargetError::file(path))
+    }
+
+    /// Puts back what a kubelet with this directory changed whose harness is no more; nothing where none was.
+    ///
+    /// # Errors
+    /// Names what could not be put back.
+    pub(super) fn revert_saved(run_dir: &Path) -> Result<(), TargetError> {
+        let path = run_dir.join(STATE_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(TargetError::file(path)(error)),
+        };
+        let saved: HostState = serde_json::from_slice(&text).map_err(|error| TargetError::file(path)(error.into()))?;
+        saved.revert()
+    }
+
+    /// Puts everything back.
+    ///
+    /// # Errors
+    /// Names what could not be put back.
+    pub(super) fn revert(mut self) -> Result<(), TargetError> {
+        self.reverted = true;
+        let failures = self.revert_all();
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(TargetError::NotReady(format!(
+            "failed to put back what the kubelet changed: {}",
+            failures.join("; ")
+        )))
+    }
+
+    fn revert_all(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut check = |path: &Path, result: io::Result<()>| match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                failures.push(format!("{}: {error}", path.display()))
+            }
+            _ => {}
+        };
+        for (path, value) in &self.parameters {
+            if fs::read_to_string(path).is_ok_and(|now| now != *value) {
+                check(path, fs::write(path, value));
+            }
+        }
+        // The last mounted is the first to go. One that is still in use goes when it no longer is.
+        for point in mounts_below(
+            &self.folder,
+            &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
+        ) {
+            check(&point, umount2(&point, MntFlags::MNT_DETACH).map_err(io::Error::from));
+        }
+        for path in &self.missing_files {
+            check(path, fs::remove_file(path));
+        }
+        for link in fs::read_dir(self.root.join(CONTAINER_LOGS))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&self.folder)) {
+                check(&link.path(), fs::remove_file(link.path()));
+            }
+        }
+        for path in &self.missing_folders {
+            match fs::remove_dir(path) {
+                // Someone else has put something there since.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                result => check(path, result),
+            }
+        }
+        failures
+    }
+}
+
+/// The mount points in a directory and the directory itself, the last first.
+fn mounts_below(run_dir: &Path, mountinfo: &str) -> Vec<PathBuf> {
+    let point = |line: &str| Some(PathBuf::from(unescape(line.split(' ').nth(4)?)));
+    let mut points: Vec<_> = mountinfo
+        .lines()
+        .filter_map(point)
+        .filter(|point| point.starts_with(run_dir))
+        .collect();
+    points.reverse();
+    points
+}
+
+/// Blanks and backslashes in a mount point are written as `\` and three octal digits.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part
+            .split_at_checked(3)
+            .and_then(|(code, rest)| Some((u8::from_str_radix(code, 8).ok()?, rest)))
+        {
+            Some((code, rest)) => plain.extend([char::from(code).to_string().as_str(), rest]),
+            None => plain.extend(["\\", part]),
+        }
+    }
+    plain
+}
+
+impl Drop for HostState {
+    fn drop(&mut self) {
+        if !self.reverted {
+            for failure in self.revert_all() {
+                tracing::warn!(failure, "failed to put back what the kubelet changed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use super::*;
+
+    /// A machine with two of the parameters.
+    fn fake_host() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["proc/sys/vm", "proc/sys/kernel", "var/lib", "var/log"] {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+        }
+        fs::write(root.path().join("proc/sys/vm/overcommit_memory"), "0\n").unwrap();
+        fs::write(root.path().join("proc/sys/kernel/panic"), "0\n").unwrap();
+        root
+    }
+
+    /// What a kubelet does.
+    fn simulate_kubelet(root: &Path, run_dir: &Path) -> UnixListener {
+        fs::write(root.join("proc/sys/vm/overcommit_memory"), "1\n").unwrap();
+        fs::create_dir_all(root.join(DEVICE_PLUGINS)).unwrap();
+        fs::create_dir_all(root.join(CONTAINER_LOGS)).unwrap();
+        symlink(
+            run_dir.join("pod-logs/x/0.log"),
+            root.join(CONTAINER_LOGS).join("ours.log"),
+        )
+        .unwrap();
+        fs::write(root.join(DEVICE_PLUGINS).join("kubelet_internal_checkpoint"), "{}").unwrap();
+        UnixListener::bind(root.join(DEVICE_PLUGINS).join("kubelet.sock")).unwrap()
+    }
+
+    #[test]
+    fn reverts_every_change() {
+        let root = fake_host();
+        let host_state = HostState::capture_below(root.path(), Path::new("/folder")).unwrap();
+        drop(simulate_kubelet(root.path(), Path::new("/folder")));
+        host_state.revert().unwrap();
+        assert_eq!(
+            fs::read_to_string(root.path().join("proc/sys/vm/overcommit_memory")).unwrap(),
+            "0\n"
+        );
+        assert!(!root.path().join("var/lib/kubelet").exists());
+        assert!(!root.path().join(CONTAINER_LOGS).exists());
+    }
+
+    #[test]
+    fn reverts_from_the_saved_file() {
+        let (root, run_dir) = (fake_host(), tempfile::tempdir().unwrap());
+        let host_state = HostState::capture_below(root.path(), run_dir.path()).unwrap();
+        host_state.save().unwrap();
+        // As a killed harness leaves it.
+        std::mem::forget(host_state);
+        drop(simulate_kubelet(root.path(), run_dir.path()));
+        HostState::revert_saved(run_dir.path()).unwrap();
+        let overcommit = fs::read_to_string(root.path().join("proc/sys/vm/overcommit_memory")).unwrap();
+        assert_eq!(overcommit, "0\n");
+        assert!(!root.path().join("var/lib/kubelet").exists());
+        HostState::revert_saved(root.path()).unwrap();
+    }
+
+    #[test]
+    fn keeps_files_that_existed_before() {
+        let root = fake_host();
+        fs::create_dir_all(root.path().join(CONTAINER_LOGS)).unwrap();
+        symlink("/elsewhere/0.log", root.path().join(CONTAINER_LOGS).join("theirs.log")).unwrap();
+        let host_state = HostState::capture_below(root.path(), Path::new("/folder")).unwrap();
+        drop(simulate_kubelet(root.path(), Path::new("/folder")));
+        fs::write(root.path().join("var/lib/kubelet/theirs"), "").unwrap();
+        drop(host_state);
+        assert!(root.path().join(CONTAINER_LOGS).join("theirs.log").is_symlink());
+        assert!(!root.path().join(CONTAINER_LOGS).join("ours.log").is_symlink());
+        assert!(root.path().join("var/lib/kubelet/theirs").exists());
+        assert!(!root.path().join(DEVICE_PLUGINS).exists());
+    }
+
+    #[test]
+    fn mount_points_come_last_first() {
+        let mountinfo = "42 27 254:0 /a /f/kubelet rw shared:1 - ext4 /dev/vda rw\n\
+            43 27 0:5 / /f/kubelet/pods/a\\040b rw - tmpfs tmpfs rw\n\
+            44 27 0:5 / /fother rw - tmpfs tmpfs rw\n";
+        let points = mounts_below(Path::new("/f"), mountinfo);
+        assert_eq!(points, [Path::new("/f/kubelet/pods/a b"), Path::new("/f/kubelet")]);
+    }
+
+    #[test]
+    fn refuses_to_start_beside_a_running_kubelet() {
+        let root = fake_host();
+        let _listener = simulate_kubelet(root.path(), Path::new("/folder"));
+        let error = HostState::capture_below(root.path(), Path::new("/folder")).unwrap_err();
+        assert!(
+            error.to_string().contains("another kubelet runs on this machine"),
+            "{error}"
+        );
+    }
+}

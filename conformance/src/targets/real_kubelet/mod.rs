@@ -1,0 +1,245 @@
+//! An unmodified kubelet, started here without a cluster, with its Pods on fake-cri or on any other runtime.
+//!
+//! ```text
+//!  /tmp/checkpoint-conformance-XXXX/
+//!    pods/          the static Pod
+//!    pki/           what the kubelet is configured with
+//!    kubelet.yaml   its configuration, made anew for each start
+//!    kubeconfig     of the API server of ours that it asks who its clients are and what they may
+//!    kubelet/       its root; `checkpoints` below it
+//!    pod-logs/ plugins/ tmp/     what it would otherwise keep elsewhere on the machine
+//!    runtime/       fake-cri's state
+//! ```
+//!
+//! The kubelet ends with the harness, however that ends: a shell between them waits for the end of a pipe. What it writes
+//! outside the directory all the same is put back (`outside`), by `checkpoint-conformance clean` when the harness itself was
+//! killed.
+//!
+//! It fails to start without root, beside another kubelet, with a configuration that this version does not take (its last
+//! words are in the error), and when the Pod does not come up.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fake_cri::{FakeCri, LogDestination};
+use tokio::sync::Mutex;
+
+use super::{
+    AccessRules, ApiServer, CertificateAuthority, ContainerRef, FakeCriControl, Kubelet, KubeletConfig, Lifecycle as _,
+    Permission, TargetError,
+    identities::{self, TestIdentities},
+    pod::{self, PodReadiness},
+    run_dir::RunDir,
+};
+use crate::{engine::Suite, report};
+use config_file::KubeletVersion;
+use host_state::HostState;
+use running::RealLifecycle;
+
+mod config_file;
+mod host_state;
+mod pod_removal;
+mod process;
+mod running;
+
+/// A kubelet needs three seconds; many times that on a busy machine.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(90);
+/// The kubelet's `runtimeRequestTimeout`, which the configuration leaves alone.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Starts a real kubelet.
+#[derive(Clone, Debug)]
+pub struct RealKubelet {
+    /// The kubelet's executable.
+    pub binary: PathBuf,
+    /// More arguments for it; flags win over the configuration that is written here.
+    pub extra_args: Vec<OsString>,
+    /// Another runtime than a fake-cri of our own.
+    pub runtime_endpoint: Option<String>,
+    /// The control socket of that runtime, where it is a fake-cri.
+    pub control_socket: Option<PathBuf>,
+    /// Where the logs go; nowhere by default.
+    pub log_dir: Option<PathBuf>,
+    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    pub executable: Option<PathBuf>,
+}
+
+impl RealKubelet {
+    /// Starts fake-cri, unless there is an endpoint, and the kubelet, and waits until the Pod is up.
+    ///
+    /// # Errors
+    /// One of them does not start, or the Pod does not come up. Nothing is left behind.
+    pub async fn start(self) -> Result<Kubelet, TargetError> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(TargetError::Argument("a real kubelet needs root".to_owned()));
+        }
+        let version = KubeletVersion::detect(&self.binary).await?;
+        let run_dir = RunDir::create(None)?;
+        for name in ["pods", "pki", "kubelet", "runtime", "pod-logs", "plugins", "tmp"] {
+            run_dir.create_subdir(name)?;
+        }
+        let host_state = HostState::capture(run_dir.path())?;
+        host_state.save()?;
+        let log_dir = match &self.log_dir {
+            Some(log_dir) => log_dir.clone(),
+            None => run_dir.path().to_owned(),
+        };
+        fs::create_dir_all(&log_dir).map_err(TargetError::file(&log_dir))?;
+        let cri = match &self.runtime_endpoint {
+            Some(_) => None,
+            None => Some(start_runtime(&run_dir, &log_dir, self.executable.as_deref()).await?),
+        };
+        let control_socket = cri
+            .as_ref()
+            .map(|cri| cri.control_socket().to_owned())
+            .or(self.control_socket);
+        let with_fake_cri = cri.is_some();
+        let external_runtime = self.runtime_endpoint.clone();
+        let endpoint = self
+            .runtime_endpoint
+            .or_else(|| cri.as_ref().map(FakeCri::endpoint))
+            .unwrap_or_default();
+        // On a runtime that others use too, the Pod must not be taken for another's.
+        let node = if with_fake_cri {
+            "real".to_owned()
+        } else {
+            format!("real-{}", std::process::id())
+        };
+        let product_version = version.to_string();
+        let description = format!(
+            "kubelet {version} over {}",
+            if with_fake_cri { "fake-cri" } else { &endpoint }
+        );
+        let container = pod::workload_container(&node);
+        if let Some(endpoint) = &external_runtime {
+            pod_removal::save_pod(run_dir.path(), endpoint, &container)?;
+        }
+        let authority = CertificateAuthority::new("checkpoint-conformance")?;
+        let identities = write_config(&run_dir, &authority)?;
+        let api_server = ApiServer::start(&authority, &node, access_rules(&identities)).await?;
+        run_dir.write("kubeconfig", &api_server.kubeconfig(&run_dir.path_of("pki/ca.pem")))?;
+
+        let lifecycle = RealLifecycle {
+            binary: self.binary,
+            extra_args: self.extra_args,
+            log: log_dir.join("kubelet.log"),
+            version,
+            node: node.clone(),
+            endpoint,
+            container: container.clone(),
+            ca_certificate: authority.certificate(),
+            identities,
+            kubelet: Mutex::new(None),
+            cri: Mutex::new(cri),
+            host_state: Mutex::new(Some(host_state)),
+            _api_server: api_server,
+            run_dir,
+        };
+        let client = match lifecycle.restart(KubeletConfig::Default).await {
+            Ok(client) => client,
+            Err(error) => {
+                lifecycle.shutdown().await?;
+                return Err(error);
+            }
+        };
+        let target_info = report::TargetInfo {
+            suite: Suite::Kubelet,
+            kind: "kubelet-binary".to_owned(),
+            description,
+            endpoint: client.endpoint().base_url.to_string(),
+            container: container.to_string(),
+            node: None,
+            mutant: None,
+            product: Some(report::Product::new("kubelet", product_version)),
+        };
+        let siblings = if with_fake_cri {
+            pod::workload_siblings(&container)
+        } else {
+            pod::discover_siblings(&client, &container).await
+        };
+        let mut kubelet = Kubelet::new(target_info, client, container);
+        kubelet.siblings = siblings;
+        kubelet.node_name = Some(node);
+        kubelet.kubelet_log = Some(lifecycle.log.clone());
+        kubelet.checkpoints_dir = Some(lifecycle.run_dir.path_of("kubelet/checkpoints"));
+        kubelet.paths_are_local = true;
+        kubelet.archive_owner_uid = nix::unistd::geteuid().as_raw();
+        kubelet.default_timeout = Some(DEFAULT_TIMEOUT);
+        kubelet.lifecycle = Some(Box::new(lifecycle));
+        let wait_ready = async {
+            if let Some(control) = control_socket {
+                kubelet.fake_cri = Some(FakeCriControl::connect(&control).await?);
+            }
+            if with_fake_cri {
+                let client = kubelet.client().await;
+                pod::wait_until_running(
+                    &client,
+                    &kubelet.container_under_test,
+                    PodReadiness::AllContainers,
+                    STARTUP_TIMEOUT,
+                )
+                .await?;
+                pod::wait_until_workload_ready(&kubelet, STARTUP_TIMEOUT).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = wait_ready.await {
+            if let Some(lifecycle) = &kubelet.lifecycle {
+                lifecycle.shutdown().await?;
+            }
+            return Err(error);
+        }
+        Ok(kubelet)
+    }
+}
+
+async fn start_runtime(run_dir: &RunDir, log_dir: &Path, executable: Option<&Path>) -> Result<FakeCri, TargetError> {
+    let mut builder = FakeCri::builder()
+        .state_dir(run_dir.path_of("runtime"))
+        .temporary_in(run_dir.path())
+        .log(LogDestination::File(log_dir.join("fake-cri.log")));
+    if let Some(executable) = executable {
+        builder = builder.executable(executable);
+    }
+    builder
+        .start()
+        .await
+        .map_err(|error| TargetError::NotReady(error.to_string()))
+}
+
+/// What the kubelet is configured with.
+fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
+    let server = authority.issue_server("kubelet")?;
+    run_dir.write("pki/ca.pem", &authority.certificate())?;
+    run_dir.write("pki/server.pem", &server.certificate)?;
+    run_dir.write("pki/server.key", &server.key)?;
+    run_dir.write(&format!("pods/{}", pod::MANIFEST_FILE_NAME), pod::MANIFEST)?;
+    TestIdentities::new(authority)
+}
+
+/// What the API server answers about them.
+fn access_rules(identities: &TestIdentities) -> AccessRules {
+    let permission = |(user, verb, subresource): &(&str, &str, &str)| Permission {
+        user: (*user).to_owned(),
+        verb: (*verb).to_owned(),
+        subresource: (*subresource).to_owned(),
+    };
+    AccessRules {
+        tokens: vec![(identities.token.clone(), identities::AUTHORIZED_USER.to_owned())],
+        permissions: identities::PERMISSIONS.iter().map(permission).collect(),
+    }
+}
+
+/// Puts back what a harness that was killed could not: the machine as its kubelet found it, and the Pod in a runtime that
+/// others use as well.
+///
+/// # Errors
+/// Names what could not be put back.
+pub(super) async fn revert_stale(run_dir: &Path) -> Result<(), TargetError> {
+    HostState::revert_saved(run_dir)?;
+    pod_removal::remove_saved_pod(run_dir).await
+}

@@ -1,0 +1,163 @@
+//! A kubelet as a process that does not outlive the harness.
+
+use std::{
+    ffi::OsString,
+    fs::{self, OpenOptions},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{sys::signal, unistd::Pid};
+
+use super::TargetError;
+
+/// How long a kubelet may take to end before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How much of the log an error shows.
+const LOG_TAIL_LINES: usize = 4;
+
+/// Runs the arguments, and ends them when standard input ends: when the harness closes it, and when the harness is gone,
+/// however it went.
+const LIFELINE_SCRIPT: &str = r#"
+exec 3<&0 </dev/null
+"$@" 3<&- &
+kubelet=$!
+{ cat <&3 >/dev/null; kill -TERM "$kubelet"; } 2>/dev/null &
+exec 3<&-
+wait "$kubelet"
+"#;
+
+/// A running kubelet. Dropped, it is ended.
+#[derive(Debug)]
+pub(super) struct KubeletProcess {
+    child: Child,
+    lifeline: Option<ChildStdin>,
+    log: PathBuf,
+}
+
+impl KubeletProcess {
+    /// Starts it, in a process group of its own so that Ctrl-C reaches the harness alone; the log is appended to.
+    ///
+    /// # Errors
+    /// The log cannot be opened, or there is no shell.
+    pub(super) fn start(
+        binary: &Path,
+        args: &[OsString],
+        tmp: &Path,
+        log: &Path,
+    ) -> Result<KubeletProcess, TargetError> {
+        let open = || {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(log)
+                .map_err(TargetError::file(log))
+        };
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg("-c")
+            .arg(LIFELINE_SCRIPT)
+            .arg("kubelet-lifeline")
+            .arg(binary)
+            .args(args);
+        command
+            .env("TMPDIR", tmp)
+            .stdin(Stdio::piped())
+            .stdout(open()?)
+            .stderr(open()?)
+            .process_group(0);
+        let mut child = command.spawn().map_err(TargetError::file("/bin/sh"))?;
+        let lifeline = child.stdin.take();
+        Ok(KubeletProcess {
+            child,
+            lifeline,
+            log: log.to_owned(),
+        })
+    }
+
+    /// Waits until it ends by itself; returns its last words.
+    pub(super) async fn wait_for_exit(&mut self) -> String {
+        while let Ok(None) = self.child.try_wait() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        let log = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&log).into_owned();
+        let lines: Vec<&str> = text.lines().rev().take(LOG_TAIL_LINES).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends it politely, or after a while by force.
+    pub(super) async fn stop(self) {
+        // Dropping waits; a runtime's thread must not.
+        let result = tokio::task::spawn_blocking(move || drop(self)).await;
+        debug_assert!(result.is_ok(), "ending a process does not panic");
+    }
+}
+
+impl Drop for KubeletProcess {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        let started_at = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if started_at.elapsed() > STOP_TIMEOUT {
+                // The group is the shell, the kubelet and what it has started.
+                if let Ok(group) = i32::try_from(self.child.id()) {
+                    let _ = signal::killpg(Pid::from_raw(group), signal::Signal::SIGKILL);
+                }
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(directory: &Path, script: &str) -> KubeletProcess {
+        let args = ["-c", script].map(OsString::from);
+        KubeletProcess::start(Path::new("/bin/sh"), &args, directory, &directory.join("log")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn exit_returns_the_end_of_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = start(directory.path(), "echo one; echo \"$TMPDIR\" >&2; exit 3");
+        let log_tail = process.wait_for_exit().await;
+        assert!(
+            log_tail.contains("one") && log_tail.contains(directory.path().to_str().unwrap()),
+            "{log_tail}"
+        );
+    }
+
+    #[tokio::test]
+    async fn terminates_when_the_lifeline_closes() {
+        let directory = tempfile::tempdir().unwrap();
+        let marker = directory.path().join("mark");
+        let script = format!(
+            "trap 'echo ended > {}; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+            marker.display()
+        );
+        let process = start(directory.path(), &script);
+        while !fs::read_to_string(directory.path().join("log"))
+            .unwrap_or_default()
+            .contains("up")
+        {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        let group = Pid::from_raw(i32::try_from(process.child.id()).unwrap());
+        process.stop().await;
+        assert_eq!(fs::read_to_string(marker).unwrap(), "ended\n");
+        // The last of the group may be a zombie for a moment.
+        let started_at = Instant::now();
+        while signal::killpg(group, None).is_ok() {
+            assert!(started_at.elapsed() < STOP_TIMEOUT, "something of the group is left");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}

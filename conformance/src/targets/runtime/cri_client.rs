@@ -1,0 +1,126 @@
+//! The connection to a runtime, and how its errors are told.
+
+use std::{error::Error as _, path::PathBuf, time::Duration};
+
+use cri_proto::runtime::v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::super::TargetError;
+
+/// Longer than any call but a checkpoint or a pull takes, shorter than a case's limit: the case says what did not answer.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// The kubelet's limit for one message.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// A runtime's CRI socket. It connects with its first call, and again after the runtime was restarted.
+#[derive(Clone, Debug)]
+pub(super) struct CriClient {
+    channel: Channel,
+}
+
+impl CriClient {
+    /// Prepares the connection to `unix:///PATH` or `/PATH`.
+    ///
+    /// # Errors
+    /// Another kind of endpoint.
+    pub(super) fn new(endpoint: &str) -> Result<CriClient, TargetError> {
+        let path = PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
+        if !path.is_absolute() {
+            return Err(TargetError::Argument(format!(
+                "{endpoint} is no endpoint of a runtime: expected unix:///PATH, such as \
+                 unix:///run/containerd/containerd.sock"
+            )));
+        }
+        let connect = move |_| {
+            let path = path.clone();
+            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+        };
+        // The URI is demanded and not used: the connector knows the socket.
+        let endpoint = Endpoint::from_static("http://runtime.invalid");
+        Ok(CriClient {
+            channel: endpoint.connect_with_connector_lazy(tower::service_fn(connect)),
+        })
+    }
+
+    pub(super) fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(super) fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// A call with a deadline that is far off; its name is for the error.
+pub(super) async fn call<M, R, F>(
+    name: &'static str,
+    timeout: Duration,
+    message: M,
+    rpc: impl FnOnce(Request<M>) -> F,
+) -> Result<R, TargetError>
+where
+    F: Future<Output = Result<Response<R>, Status>>,
+{
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    match rpc(request).await {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) => {
+            let (code, message) = code_and_message(&status);
+            Err(TargetError::Runtime {
+                call: name,
+                code,
+                message,
+            })
+        }
+    }
+}
+
+/// The code and the message of an answer, whoever gave it: a deadline that passed on our side is one, and a connection that
+/// broke is told with its causes.
+pub(super) fn code_and_message(status: &Status) -> (Code, String) {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return (
+                Code::DeadlineExceeded,
+                "the deadline passed before an answer".to_owned(),
+            );
+        }
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    (status.code(), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rejects_endpoints_that_are_no_socket() {
+        for endpoint in ["tcp://127.0.0.1:1", "relative.sock", ""] {
+            let error = CriClient::new(endpoint).unwrap_err().to_string();
+            assert!(error.contains("expected unix:///PATH"), "{error}");
+        }
+        assert!(CriClient::new("/run/x.sock").is_ok());
+    }
+
+    #[tokio::test]
+    async fn reports_why_a_runtime_is_unreachable() {
+        let cri = CriClient::new("unix:///nonexistent/x.sock").unwrap();
+        let version = cri_proto::runtime::v1::VersionRequest::default();
+        let mut client = cri.runtime();
+        let answer = call("Version", CALL_TIMEOUT, version, |request| async move {
+            client.version(request).await
+        });
+        let error = answer.await.unwrap_err().to_string();
+        assert!(error.contains("No such file or directory"), "{error}");
+    }
+}

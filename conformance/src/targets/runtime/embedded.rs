@@ -1,0 +1,66 @@
+//! The embedded target: a fake-cri, started from this executable.
+
+use std::{path::PathBuf, sync::Arc};
+
+use fake_cri::{FakeCri, LogDestination};
+
+use super::{Runtime, WORKLOAD_IMAGE, WorkloadProgram};
+use crate::{
+    engine::Suite,
+    report,
+    targets::{FakeCriControl, TargetError, run_dir::RunDir},
+};
+
+/// Starts embedded runtimes.
+#[derive(Clone, Debug, Default)]
+pub struct EmbeddedRuntime {
+    /// The name that reports give to what is wrong, and the fault rules or presets that make it so from the start.
+    pub defect: Option<(String, Vec<String>)>,
+    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    pub executable: Option<PathBuf>,
+}
+
+impl EmbeddedRuntime {
+    /// Starts a fake-cri, in a temporary directory that goes with it.
+    ///
+    /// # Errors
+    /// It does not start. Nothing is left behind.
+    pub async fn start(self) -> Result<Runtime, TargetError> {
+        let shared_dir = Arc::new(RunDir::create(None)?);
+        let mut builder = FakeCri::builder()
+            .state_dir(shared_dir.create_subdir("runtime")?)
+            .temporary_in(shared_dir.path())
+            .log(LogDestination::Temporary);
+        if let Some(executable) = &self.executable {
+            builder = builder.executable(executable);
+        }
+        for rule in self.defect.iter().flat_map(|(_, rules)| rules) {
+            builder = builder.fault(rule);
+        }
+        let cri = builder
+            .start()
+            .await
+            .map_err(|error| TargetError::NotReady(error.to_string()))?;
+        let description = match &self.defect {
+            None => "the embedded fake-cri".to_owned(),
+            Some((name, _)) => format!("the embedded fake-cri, wrong on purpose: {name}"),
+        };
+        let target_info = report::TargetInfo {
+            suite: Suite::Runtime,
+            kind: "embedded".to_owned(),
+            description,
+            endpoint: cri.endpoint(),
+            container: String::new(),
+            mutant: self.defect.map(|(name, _)| name),
+            product: None,
+            node: None,
+        };
+        let mut runtime = Runtime::connect_to(&cri.endpoint(), shared_dir, target_info).await?;
+        runtime.fake_cri = Some(FakeCriControl::connect(cri.control_socket()).await?);
+        runtime.program = WorkloadProgram::TestWorkload;
+        *runtime.embedded_fake_cri.get_mut() = Some(cri);
+        // Its catalogue has every name; what runs is the stand-in in any case.
+        runtime.image = runtime.ensure_image(WORKLOAD_IMAGE).await?;
+        Ok(runtime)
+    }
+}

@@ -1,0 +1,97 @@
+//! The image of the containers: whether the runtime has it, and what it can run.
+
+use std::{collections::HashMap, time::Duration};
+
+use cri_proto::runtime::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequest};
+
+use super::{ContainerOptions, Runtime, WORKLOAD_IMAGE, WorkloadProgram, call, lifecycle::NAMESPACE};
+use crate::{reference_kubelet::LocalImage, targets::TargetError};
+
+/// A small image over a slow line; a person waits meanwhile.
+const PULL_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl Runtime {
+    /// The image as a container is created from it, and its user; it is pulled when the runtime does not have it.
+    ///
+    /// # Errors
+    /// There is none; the error says how to make one.
+    pub(super) async fn ensure_image(&self, image: &str) -> Result<LocalImage, TargetError> {
+        let spec = ImageSpec {
+            image: image.to_owned(),
+            ..ImageSpec::default()
+        };
+        if let Some(existing) = self.image_status(&spec).await? {
+            return Ok(to_local_image(existing));
+        }
+        let (_, sandbox) = self.pod_config(NAMESPACE, HashMap::new())?;
+        let mut client = self.cri.images();
+        let message = PullImageRequest {
+            image: Some(spec.clone()),
+            auth: None,
+            sandbox_config: Some(sandbox),
+        };
+        let pulled = call("PullImage", PULL_TIMEOUT, message, |request| async move {
+            client.pull_image(request).await
+        });
+        match pulled.await {
+            Ok(pulled) => {
+                let existing = self.image_status(&spec).await?.map(to_local_image).unwrap_or_default();
+                Ok(LocalImage {
+                    reference: pulled.image_ref,
+                    ..existing
+                })
+            }
+            Err(error) if image == WORKLOAD_IMAGE => Err(TargetError::NotReady(format!(
+                "the runtime has no image {image}, which cannot be pulled: import it (checkpoint-conformance image \
+                 OUT.tar; ctr -n k8s.io images import OUT.tar), or name another with --image ({error})"
+            ))),
+            Err(error) => Err(TargetError::NotReady(format!(
+                "the runtime has no image {image}, and cannot pull it: {error}"
+            ))),
+        }
+    }
+
+    async fn image_status(&self, spec: &ImageSpec) -> Result<Option<Image>, TargetError> {
+        let mut client = self.cri.images();
+        let message = ImageStatusRequest {
+            image: Some(spec.clone()),
+            verbose: false,
+        };
+        let status = call("ImageStatus", super::CALL_TIMEOUT, message, |request| async move {
+            client.image_status(request).await
+        });
+        Ok(status.await?.image)
+    }
+
+    /// Finds out what the image has: the stand-in, or else a shell.
+    ///
+    /// # Errors
+    /// Neither runs; the error says what the runtime said of both.
+    pub(super) async fn detect_program(&self) -> Result<WorkloadProgram, TargetError> {
+        let mut reasons = Vec::new();
+        for program in [WorkloadProgram::TestWorkload, WorkloadProgram::Shell] {
+            match self.run_program(program, ContainerOptions::new()).await {
+                Ok(_) => {
+                    self.reset().await?;
+                    return Ok(program);
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
+            self.reset().await?;
+        }
+        Err(TargetError::NotReady(format!(
+            "the image {} has neither {} nor a shell that counts: {}",
+            self.image_name,
+            super::WORKLOAD_PATH,
+            reasons.join("; ")
+        )))
+    }
+}
+
+fn to_local_image(image: Image) -> LocalImage {
+    LocalImage {
+        reference: image.id,
+        uid: image.uid.map(|uid| uid.value),
+        username: image.username,
+    }
+}

@@ -1,0 +1,288 @@
+//! Makes Pods and containers.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use cri_proto::{
+    document::BindMount,
+    runtime::v1::{CreateContainerRequest, Mount, PodSandboxConfig, RunPodSandboxRequest, StartContainerRequest},
+};
+use k8s_openapi::{
+    api::core::v1::{self as core, PodSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::{
+    CALL_TIMEOUT, ContainerHandle, ContainerOptions, PodHandle, RUN_LABEL, Runtime, TrackedObject, WorkloadProgram,
+    call, container::ContainerInner,
+};
+use crate::{
+    evidence::{EvidenceKind, record},
+    reference_kubelet::{LocalImage, PodRequests},
+    targets::{TargetError, Workload},
+};
+
+/// The namespace of the Pods of all runs.
+pub(super) const NAMESPACE: &str = "checkpoint-conformance";
+/// The namespace of Pods whose sandbox is asked for again: a mutant is about these.
+pub(super) const RETRY_NAMESPACE: &str = "checkpoint-conformance-retry";
+/// How long a workload may take to say that it is up, with a few hundred MiB to fill on a busy machine.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Runtime {
+    /// Makes a container with its workload and waits until that has told its canary and its first tick.
+    ///
+    /// # Errors
+    /// The runtime does not do it, or the workload does not come up.
+    pub async fn run_container(&self, options: ContainerOptions) -> Result<ContainerHandle, TargetError> {
+        self.run_program(self.program, options).await
+    }
+
+    /// Makes a container and does not start it.
+    ///
+    /// # Errors
+    /// The runtime does not do it.
+    pub async fn create_container(&self, options: ContainerOptions) -> Result<ContainerHandle, TargetError> {
+        self.create_with(self.program, options).await
+    }
+
+    /// Makes a container that is to go on from this archive, by its path as the image, in a Pod of its own, and does not start
+    /// it. The request has the bind mounts of the archive, beside those that a kubelet sends: CRI-O refuses an archive with a mount
+    /// that the request does not have.
+    ///
+    /// # Errors
+    /// The runtime does not do it.
+    pub async fn create_from_archive(
+        &self,
+        archive: &Path,
+        mounts: &[BindMount],
+    ) -> Result<ContainerHandle, TargetError> {
+        let options = ContainerOptions::new().separate_pod().restored_from(archive, mounts);
+        self.create_with(self.program, options).await
+    }
+
+    /// Starts a container that was made.
+    ///
+    /// # Errors
+    /// The runtime does not do it.
+    pub async fn start_container(&self, container: &ContainerHandle) -> Result<(), TargetError> {
+        let mut client = self.cri.runtime();
+        let message = StartContainerRequest {
+            container_id: container.id().to_owned(),
+        };
+        call("StartContainer", CALL_TIMEOUT, message, |request| async move {
+            client.start_container(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn run_program(
+        &self,
+        program: WorkloadProgram,
+        options: ContainerOptions,
+    ) -> Result<ContainerHandle, TargetError> {
+        let container = self.create_with(program, options).await?;
+        self.start_container(&container).await?;
+        let is_ready = |workload: &Workload| workload.canary.is_some() && workload.heartbeat > 0;
+        let started = self.log_until(container.log_path(), STARTUP_TIMEOUT, is_ready).await?;
+        let Some(started) = started else {
+            return Err(self.startup_error(&container).await);
+        };
+        // Nobody else has seen it yet: this is the first that is put in.
+        let _ = container.0.initial_workload.set(started);
+        record(EvidenceKind::Note, || {
+            let (id, workload) = (container.id(), container.initial_workload());
+            format!("{container}: container {id}, pid {:?} as itself sees it", workload.pid)
+        });
+        Ok(container)
+    }
+
+    async fn create_with(
+        &self,
+        program: WorkloadProgram,
+        options: ContainerOptions,
+    ) -> Result<ContainerHandle, TargetError> {
+        let annotation = options.freeze_delay.map(|time| {
+            let rule = format!("CheckpointContainer(nth=1):capture=delay({}ms)", time.as_millis());
+            (fake_cri::fault::FAULT_ANNOTATION.to_owned(), rule)
+        });
+        let pod = match options.pod {
+            Some(pod) => pod,
+            None if options.separate_pod => self.run_pod(annotation.into_iter().collect()).await?,
+            None => {
+                let shared_pod = self.shared_pod.get_or_try_init(|| self.run_pod(HashMap::new()));
+                Arc::clone(shared_pod.await?)
+            }
+        };
+        let name = format!("c{}", self.serial());
+        let image = match &options.archive {
+            Some(archive) => LocalImage {
+                reference: archive.to_string_lossy().into_owned(),
+                ..LocalImage::default()
+            },
+            None => self.image.clone(),
+        };
+        let container = core::Container {
+            name: name.clone(),
+            image: Some(match &options.archive {
+                Some(archive) => archive.to_string_lossy().into_owned(),
+                None => self.image_name.clone(),
+            }),
+            // As a manifest would have to write it: the kubelet takes `$$` for one `$`.
+            command: Some(
+                program
+                    .command(&options.workload_args)
+                    .iter()
+                    .map(|word| word.replace('$', "$$"))
+                    .collect(),
+            ),
+            env: Some(options.env.iter().map(env_var).collect()),
+            ..core::Container::default()
+        };
+        let mut config = pod
+            .requests
+            .container(&container, &image)
+            .map_err(TargetError::file(self.shared_dir()))?;
+        for mount in &options.mounts {
+            if !config
+                .mounts
+                .iter()
+                .any(|mounted| mounted.container_path == mount.destination)
+            {
+                config.mounts.push(Mount {
+                    container_path: mount.destination.clone(),
+                    host_path: mount.source.clone(),
+                    ..Mount::default()
+                });
+            }
+        }
+        config.labels.insert(RUN_LABEL.to_owned(), self.run_id.clone());
+        if let Some(delay) = options.exec_delay {
+            let delay = format!("{}ms", delay.as_millis());
+            config.annotations.insert("fake-cri.dev/exec-delay".to_owned(), delay);
+        }
+        let mut client = self.cri.runtime();
+        let message = CreateContainerRequest {
+            pod_sandbox_id: pod.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(pod.config.clone()),
+        };
+        let created = call("CreateContainer", CALL_TIMEOUT, message, |request| async move {
+            client.create_container(request).await
+        });
+        let container = ContainerHandle(Arc::new(ContainerInner {
+            id: created.await?.container_id,
+            log_path: pod.requests.log(&name),
+            name,
+            pod,
+            initial_workload: OnceLock::new(),
+            active_checkpoints: 0.into(),
+        }));
+        self.track(&container);
+        Ok(container)
+    }
+
+    async fn run_pod(&self, annotations: HashMap<String, String>) -> Result<Arc<PodHandle>, TargetError> {
+        let (requests, config) = self.pod_config(NAMESPACE, annotations)?;
+        let id = self.run_sandbox(&config, CALL_TIMEOUT).await?;
+        let pod = Arc::new(PodHandle { id, config, requests });
+        let mut tracked = self.tracked.lock().unwrap_or_else(PoisonError::into_inner);
+        tracked.push(TrackedObject::Pod(pod.id.clone(), Arc::downgrade(&pod)));
+        drop(tracked);
+        Ok(pod)
+    }
+
+    /// A Pod of this run under a name of its own, and the directories that it needs.
+    pub(super) fn pod_config(
+        &self,
+        namespace: &str,
+        annotations: HashMap<String, String>,
+    ) -> Result<(PodRequests, PodSandboxConfig), TargetError> {
+        let archives = self.shared_dir().join("archives");
+        std::fs::create_dir_all(&archives).map_err(TargetError::file(&archives))?;
+        let pod = core::Pod {
+            metadata: ObjectMeta {
+                name: Some(format!("conformance-{}-{}", self.run_id, self.serial())),
+                namespace: Some(namespace.to_owned()),
+                uid: Some(format!("{:032x}", rand::random::<u128>())),
+                labels: Some(BTreeMap::from([(RUN_LABEL.to_owned(), self.run_id.clone())])),
+                annotations: Some(annotations.into_iter().collect()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(PodSpec {
+                // Neither a CNI plugin nor a network namespace is in the way.
+                host_network: Some(true),
+                ..PodSpec::default()
+            }),
+            status: None,
+        };
+        let requests = PodRequests::new(self.shared_dir(), pod);
+        let config = requests.sandbox().map_err(TargetError::file(self.shared_dir()))?;
+        Ok((requests, config))
+    }
+
+    /// Asks for a sandbox, and answers its id.
+    pub(super) async fn run_sandbox(
+        &self,
+        config: &PodSandboxConfig,
+        timeout: Duration,
+    ) -> Result<String, TargetError> {
+        let mut client = self.cri.runtime();
+        let message = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: self.handler.clone(),
+        };
+        let created = call("RunPodSandbox", timeout, message, |request| async move {
+            client.run_pod_sandbox(request).await
+        });
+        Ok(created.await?.pod_sandbox_id)
+    }
+
+    fn track(&self, container: &ContainerHandle) {
+        let mut tracked = self.tracked.lock().unwrap_or_else(PoisonError::into_inner);
+        tracked.push(TrackedObject::Container(
+            container.id().to_owned(),
+            Arc::downgrade(&container.0),
+        ));
+    }
+
+    /// Why a container tells nothing.
+    async fn startup_error(&self, container: &ContainerHandle) -> TargetError {
+        let state = match self.status(container).await {
+            Ok(status) => format!(
+                "{}, exit code {}, {} {}",
+                status.state().as_str_name(),
+                status.exit_code,
+                status.reason,
+                status.message
+            ),
+            Err(error) => error.to_string(),
+        };
+        let log = container.log_path();
+        let log_tail = match std::fs::read_to_string(log) {
+            Ok(text) => text.lines().last().unwrap_or("nothing").to_owned(),
+            Err(error) => format!(
+                "{error}; the runtime and the harness must see the same folder, see --work-dir: {}",
+                log.display()
+            ),
+        };
+        TargetError::NotReady(format!(
+            "the workload of {container} did not come up within {} s: {}; its log: {log_tail}",
+            STARTUP_TIMEOUT.as_secs(),
+            state.trim_end()
+        ))
+    }
+}
+
+fn env_var((name, value): &(String, String)) -> core::EnvVar {
+    core::EnvVar {
+        name: name.clone(),
+        value: Some(value.clone()),
+        ..core::EnvVar::default()
+    }
+}

@@ -1,0 +1,159 @@
+//! Lets the containers of a judged kubelet go that its runtime left frozen, after every case.
+//!
+//! Only processes that can be seen from here, and are proven to be the workload's by their start time. Whether one was left
+//! frozen is judged before: a case looks at the container while it has it checkpointed.
+
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use fake_cri::process::{ProcessId, pstree::ProcStat};
+
+use super::{ContainerRef, Kubelet, Workload, freeze, pod};
+use crate::evidence::{EvidenceKind, record};
+
+/// What is known of the processes, and what was done.
+#[derive(Debug, Default)]
+pub(super) struct FrozenWatch {
+    cgroups: OnceLock<freeze::CgroupMounts>,
+    /// By container; none that cannot be seen or let go.
+    processes: Mutex<HashMap<String, Option<ContainerProcess>>>,
+    notes: Mutex<Vec<String>>,
+}
+
+/// The first process of a container.
+#[derive(Clone, Debug)]
+struct ContainerProcess {
+    id: ProcessId,
+    /// What the path of its cgroup may be called after: only such cgroups hold nobody else.
+    cgroup_names: Vec<String>,
+}
+
+impl Kubelet {
+    /// Lets go what was left frozen.
+    pub async fn unfreeze_all(&self) {
+        for container in [Some(&self.container_under_test), self.siblings.running.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if let Some(process) = self.process(container).await {
+                self.unfreeze_container(container, &process).await;
+            }
+        }
+    }
+
+    /// What was let go, a sentence each.
+    pub fn unfreeze_notes(&self) -> Vec<String> {
+        let notes = self.frozen_watch.notes.lock();
+        notes.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn unfreeze_container(&self, container: &ContainerRef, process: &ContainerProcess) {
+        // A runtime that goes on with a checkpoint which its caller has given up holds its container rightly.
+        const CHECKPOINT_GRACE: Duration = Duration::from_secs(2);
+        const POLL_INTERVAL: Duration = Duration::from_millis(20);
+        let cgroups = self.frozen_watch.cgroups.get_or_init(freeze::CgroupMounts::read);
+        let names: Vec<_> = process.cgroup_names.iter().map(String::as_str).collect();
+        let started_at = Instant::now();
+        let cause = loop {
+            match freeze::detect(cgroups, process.id.pid, &names) {
+                // No checkpoint stops by a signal in passing.
+                Some(cause @ freeze::FreezeCause::Stopped(_)) => break cause,
+                Some(cause) if started_at.elapsed() >= CHECKPOINT_GRACE => break cause,
+                Some(_) => tokio::time::sleep(POLL_INTERVAL).await,
+                None => return,
+            }
+        };
+        let note = match freeze::unfreeze(&cause) {
+            Ok(action) => format!("container {container} was left frozen: {cause}; {action}"),
+            Err(error) => {
+                // It would be found after every case.
+                self.set_process(container, None);
+                format!("container {container} was left frozen: {cause}; {error}")
+            }
+        };
+        record(EvidenceKind::Note, || note.clone());
+        let mut notes = self.frozen_watch.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.push(note);
+    }
+
+    fn set_process(&self, container: &ContainerRef, process: Option<ContainerProcess>) {
+        let mut processes = self
+            .frozen_watch
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        processes.insert(container.to_string(), process);
+    }
+
+    /// The first process of a container. Who cannot be found once is not looked for again: it may be on another machine.
+    async fn process(&self, container: &ContainerRef) -> Option<ContainerProcess> {
+        let cached = {
+            let processes = self
+                .frozen_watch
+                .processes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            processes.get(&container.to_string()).cloned()
+        };
+        match cached {
+            Some(None) => return None,
+            Some(Some(process)) if process.id.is_alive() => return Some(process),
+            _ => {}
+        }
+        let process = self.find_process(container).await;
+        self.set_process(container, process.clone());
+        process
+    }
+
+    async fn find_process(&self, container: &ContainerRef) -> Option<ContainerProcess> {
+        // A kubelet that no longer answers must not hold up the next case.
+        const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+        let workload = tokio::time::timeout(RESPONSE_TIMEOUT, self.workload(container)).await;
+        let id = host_process(&workload.ok()?.ok()?)?;
+        let client = self.client().await;
+        let names = tokio::time::timeout(RESPONSE_TIMEOUT, pod::cgroup_names(&client, container)).await;
+        Some(ContainerProcess {
+            id,
+            cgroup_names: names.unwrap_or_default(),
+        })
+    }
+}
+
+/// The process that a workload tells of, as it is numbered here: it may see itself in a namespace of its own.
+fn host_process(workload: &Workload) -> Option<ProcessId> {
+    let (ns_pid, start) = (i32::try_from(workload.pid?).ok()?, workload.start_time?);
+    let matching_process = |pid: i32| {
+        let kin = ProcStat::read(pid).ok().filter(|kin| kin.id.start_time == start)?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let ns_pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        (ns_pids.split_ascii_whitespace().next_back() == Some(&ns_pid.to_string())).then_some(kin.id)
+    };
+    matching_process(ns_pid).or_else(|| {
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.find_map(matching_process)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifies_a_process_by_pid_and_start_time() {
+        let current = ProcessId::current().unwrap();
+        let workload = |pid: i32, start| Workload {
+            pid: u32::try_from(pid).ok(),
+            start_time: Some(start),
+            ..Workload::default()
+        };
+        assert_eq!(host_process(&workload(current.pid, current.start_time)), Some(current));
+        assert_eq!(host_process(&workload(current.pid, current.start_time + 1)), None);
+        assert_eq!(host_process(&workload(1 << 23, current.start_time)), None);
+        assert_eq!(host_process(&Workload::default()), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! `core-TID.img`: a thread, and in a process's first one what the process has as a whole.
+
+use cri_proto::criu::message::{
+    CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SeccompMode, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
+    TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadSasEntry,
+};
+use procfs::process::{Stat, Status};
+
+use super::{
+    CGROUP_SET,
+    fork_state::ForkState,
+    pstree::PstreeNode,
+    registers::{self, Registers},
+    seccomp::SeccompFilters,
+    task_query::TaskQueryResult,
+    unsupported,
+};
+use crate::{
+    checkpoint::{dump_log::DumpLog, error::Error},
+    process::{
+        proc_files,
+        ptrace::{self, SignalQueue},
+        syscalls,
+    },
+};
+
+/// The states of a task (criu/include/pid.h).
+const TASK_ALIVE: u32 = 1;
+const TASK_DEAD: u32 = 2;
+const TASK_STOPPED: u32 = 3;
+/// No alternate signal stack: `SS_DISABLE`.
+pub(super) const NO_SIGALTSTACK: ThreadSasEntry = ThreadSasEntry {
+    ss_sp: 0,
+    ss_size: 0,
+    ss_flags: 2,
+};
+/// `SIG_IGN`.
+const SIG_IGN: u64 = 1;
+/// Signals that have no action: SIGKILL and SIGSTOP.
+const UNCATCHABLE_SIGNALS: [u32; 2] = [9, 19];
+/// A login uid that was never set.
+const LOGINUID_UNSET: u32 = u32::MAX;
+
+/// What ptrace tells of a thread that stands still, before it is made to call anything.
+pub(super) struct PtraceState {
+    pub(super) tid: i32,
+    registers: Registers,
+    blocked_signals: u64,
+    /// The signals that wait for the thread, and for its process.
+    pending: [SignalQueueEntry; 2],
+    rseq: Option<RseqEntry>,
+    seccomp: (Option<SeccompMode>, Option<u32>),
+}
+
+impl PtraceState {
+    /// Looks at a thread of a process.
+    pub(super) fn read(
+        node: &PstreeNode<'_>,
+        tid: i32,
+        seccomp: &mut SeccompFilters,
+        log: &mut DumpLog,
+    ) -> Result<Self, Error> {
+        let pid = node.process.pid();
+        let ptrace_error = |item: &'static str| move |error: nix::Error| Error::capture(pid, item, error);
+        let mode = node.status(tid).and_then(|status| status.value("Seccomp:"));
+        let queue = |queue| signal_queue(tid, queue).map_err(ptrace_error("pending signals"));
+        Ok(Self {
+            tid,
+            registers: Registers::read(tid).map_err(ptrace_error("registers"))?,
+            blocked_signals: ptrace::blocked_signals(tid).map_err(ptrace_error("blocked signals"))?,
+            pending: [queue(SignalQueue::Thread)?, queue(SignalQueue::Process)?],
+            rseq: ptrace::rseq(tid).map_err(ptrace_error("rseq"))?.map(|rseq| RseqEntry {
+                rseq_abi_pointer: rseq.pointer,
+                rseq_abi_size: rseq.size,
+                signature: rseq.signature,
+                rseq_cs_pointer: None,
+            }),
+            seccomp: seccomp.thread_filters(tid, mode, log),
+        })
+    }
+
+    /// Its image but for what only the process can tell ([`apply_query_result`]). The first one carries what its process has as a whole.
+    pub(super) fn core(
+        self,
+        node: &PstreeNode<'_>,
+        status: &Status,
+        with_task_core: bool,
+        log: &mut DumpLog,
+    ) -> Result<CoreEntry, Error> {
+        let Self {
+            tid,
+            registers,
+            blocked_signals,
+            pending: [pending, shared_pending],
+            rseq,
+            seccomp: (seccomp_mode, seccomp_filter),
+        } = self;
+        let pid = node.process.pid();
+        let proc_error = |item: &'static str| move |error: std::io::Error| Error::capture(pid, item, error);
+        let ptrace_error = |item: &'static str| move |error: nix::Error| Error::capture(pid, item, error);
+        let mut core = registers.core();
+        let scheduling = syscalls::scheduling(tid).map_err(ptrace_error("scheduling"))?;
+        let (robust_list, robust_list_length) = syscalls::robust_list(tid).map_err(ptrace_error("robust futexes"))?;
+        unsupported::report_scheduling(pid, tid, &scheduling, log);
+        let comm = proc_files::comm(tid).map_err(proc_error("comm"))?;
+        if comm.contains(char::REPLACEMENT_CHARACTER) {
+            log.unsupported(format_args!(
+                "pid {pid}: the name of thread {tid}, which is no UTF-8; {comm:?} stands for it"
+            ));
+        }
+        core.thread_core = Some(ThreadCoreEntry {
+            futex_rla: robust_list,
+            futex_rla_len: robust_list_length,
+            sched_nice: Some(scheduling.nice),
+            sched_policy: Some(scheduling.policy),
+            sched_prio: (scheduling.priority != 0).then_some(scheduling.priority),
+            blk_sigset: Some(blocked_signals),
+            sas: Some(NO_SIGALTSTACK),
+            signals_p: Some(pending),
+            creds: Some(credentials(status)),
+            seccomp_mode: seccomp_mode.map(i32::from),
+            seccomp_filter,
+            comm: Some(comm),
+            rseq_entry: rseq,
+            cg_set: Some(CGROUP_SET),
+            ..ThreadCoreEntry::default()
+        });
+        if with_task_core {
+            core.tc = Some(task_core(node, tid, status, blocked_signals, shared_pending)?);
+        }
+        Ok(core)
+    }
+}
+
+/// Adds what a process said of itself and of this thread.
+pub(super) fn apply_query_result(core: &mut CoreEntry, tid: i32, task_result: &TaskQueryResult) {
+    if let Some(thread_result) = task_result.threads.get(&tid) {
+        if let Some(info) = &mut core.thread_info {
+            info.clear_tid_addr = thread_result.clear_child_tid;
+        }
+        if let Some(info) = &mut core.ti_aarch64 {
+            info.clear_tid_addr = thread_result.clear_child_tid;
+        }
+        if let Some(thread) = &mut core.thread_core {
+            thread.sas = Some(thread_result.sigaltstack);
+            thread.pdeath_sig = Some(thread_result.pdeath_sig).filter(|signal| *signal != 0);
+            if let Some(credentials) = &mut thread.creds {
+                credentials.secbits = thread_result.securebits;
+            }
+        }
+    }
+    if let Some(task) = &mut core.tc {
+        let [real, virt, prof] = task_result.interval_timers;
+        task.timers = Some(TaskTimersEntry {
+            real,
+            virt,
+            prof,
+            posix: task_result.posix_timers.clone(),
+        });
+        task.child_subreaper = Some(task_result.subreaper);
+    }
+}
+
+/// Adds what was asked later to a thread that carries what its process has as a whole.
+pub(super) fn apply_fork_state(core: &mut CoreEntry, fork_state: &ForkState) {
+    if let Some(task) = &mut core.tc {
+        task.sigactions.clone_from(&fork_state.actions);
+        task.membarrier_registration_mask = (fork_state.membarrier_mask != 0).then_some(fork_state.membarrier_mask);
+    }
+}
+
+/// A process that has ended and that its parent has not yet waited for.
+pub(super) fn zombie_core(stat: &Stat) -> CoreEntry {
+    CoreEntry {
+        mtype: registers::CORE_MARCH.into(),
+        tc: Some(TaskCoreEntry {
+            task_state: TASK_DEAD,
+            exit_code: stat.exit_code.unwrap_or(0).unsigned_abs(),
+            comm: stat.comm.clone(),
+            ..TaskCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    }
+}
+
+/// What a process has as a whole.
+fn task_core(
+    node: &PstreeNode<'_>,
+    tid: i32,
+    status: &Status,
+    blocked_signals: u64,
+    signals: SignalQueueEntry,
+) -> Result<TaskCoreEntry, Error> {
+    let pid = node.process.pid();
+    let read = |name: &'static str| proc_files::read_text(tid, name).map_err(|error| Error::capture(pid, name, error));
+    let limits = syscalls::rlimits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
+    let stopped_by = node.process.stopped_by();
+    Ok(TaskCoreEntry {
+        task_state: if stopped_by.is_some() { TASK_STOPPED } else { TASK_ALIVE },
+        exit_code: 0,
+        personality: u32::from_str_radix(&read("personality")?, 16).unwrap_or(0),
+        flags: node.stat.flags,
+        blk_sigset: blocked_signals,
+        comm: node.stat.comm.clone(),
+        timers: Some(TaskTimersEntry::default()),
+        rlimits: Some(TaskRlimitsEntry {
+            rlimits: limits.into_iter().map(|(cur, max)| RlimitEntry { cur, max }).collect(),
+        }),
+        cg_set: Some(CGROUP_SET),
+        signals_s: Some(signals),
+        loginuid: read("loginuid")
+            .ok()
+            .and_then(|uid| uid.parse().ok())
+            .filter(|uid| *uid != LOGINUID_UNSET),
+        oom_score_adj: read("oom_score_adj").ok().and_then(|score| score.parse().ok()),
+        sigactions: actions_from_status(status.sigign),
+        child_subreaper: Some(false),
+        stop_signo: stopped_by.map(i32::unsigned_abs),
+        ..TaskCoreEntry::default()
+    })
+}
+
+/// The signals that have an action, in the order of the images.
+pub(super) fn catchable_signals() -> impl Iterator<Item = u32> {
+    (1..=64).filter(|signal| !UNCATCHABLE_SIGNALS.contains(signal))
+}
+
+/// Their actions as far as `/proc` tells: which are ignored; a handler is not known.
+pub(super) fn actions_from_status(ignored: u64) -> Vec<SaEntry> {
+    catchable_signals()
+        .map(|signal| SaEntry {
+            sigaction: match ignored & (1 << (signal - 1)) {
+                0 => 0,
+                _ => SIG_IGN,
+            },
+            ..SaEntry::default()
+        })
+        .collect()
+}
+
+/// The credentials of a thread.
+fn credentials(status: &Status) -> CredsEntry {
+    let low_and_high = |set: u64| vec![set as u32, (set >> 32) as u32];
+    CredsEntry {
+        uid: status.ruid,
+        gid: status.rgid,
+        euid: status.euid,
+        egid: status.egid,
+        suid: status.suid,
+        sgid: status.sgid,
+        fsuid: status.fuid,
+        fsgid: status.fgid,
+        cap_inh: low_and_high(status.capinh),
+        cap_prm: low_and_high(status.capprm),
+        cap_eff: low_and_high(status.capeff),
+        cap_bnd: low_and_high(status.capbnd.unwrap_or(0)),
+        cap_amb: low_and_high(status.capamb.unwrap_or(0)),
+        groups: status.groups.clone(),
+        no_new_privs: status
+            .nonewprivs
+            .filter(|set| *set != 0)
+            .and_then(|set| u32::try_from(set).ok()),
+        ..CredsEntry::default()
+    }
+}
+
+/// The signals that wait.
+fn signal_queue(tid: i32, queue: SignalQueue) -> nix::Result<SignalQueueEntry> {
+    Ok(SignalQueueEntry {
+        signals: ptrace::pending_signals(tid, queue)?
+            .into_iter()
+            .map(|siginfo| SiginfoEntry { siginfo })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_at_the_positions_criu_reads() {
+        let actions = actions_from_status(1 << (13 - 1) | 1 << (1 - 1) | 1 << (64 - 1));
+        assert_eq!(actions.len(), 62);
+        let ignored: Vec<_> = (0..62).filter(|index| actions[*index].sigaction == SIG_IGN).collect();
+        // SIGHUP, SIGPIPE (one behind SIGKILL), signal 64 (two behind).
+        assert_eq!(ignored, [0, 11, 61]);
+    }
+}

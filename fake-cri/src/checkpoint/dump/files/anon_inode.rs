@@ -1,0 +1,207 @@
+//! Descriptors of what has no path: eventfd, epoll, signalfd, timerfd, inotify, pidfd. The kernel tells of them in `fdinfo`
+//! (proc_pid_fdinfo(5)).
+
+use cri_proto::criu::message::{
+    EventfdFileEntry, EventpollFileEntry, ExtFileEntry, FdTypes, FileEntry, FownEntry, InotifyFileEntry, PidfdEntry,
+    SignalfdEntry, TimerfdEntry,
+};
+
+use super::{super::fown::no_fown, NsPids, epoll};
+use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
+
+/// `PIDFD_THREAD` (linux/pidfd.h).
+const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
+
+/// What the kernel makes without a path: eventfd, epoll and their kin.
+pub(super) fn describe(
+    entry: &mut FileEntry,
+    name: &str,
+    (pid, fd): (i32, i32),
+    info: &FdInfo,
+    ns_pids: &NsPids,
+    log: &mut DumpLog,
+) {
+    let id = entry.id;
+    let flags = info.flags & !(libc::O_CLOEXEC as u32);
+    let fown = no_fown();
+    let hex = |name| info.get(name).and_then(|value| u64::from_str_radix(value, 16).ok());
+    let decimal = |name| info.get(name).and_then(|value| value.parse::<i64>().ok());
+    match name {
+        "eventfd" => {
+            entry.set_type(FdTypes::Eventfd);
+            entry.efd = Some(EventfdFileEntry {
+                id,
+                flags,
+                fown,
+                counter: hex("eventfd-count").unwrap_or(0),
+            });
+            if decimal("eventfd-semaphore").is_some_and(|semaphore| semaphore != 0) {
+                log.unsupported(format_args!(
+                    "pid {pid}: that the eventfd of descriptor {fd} is a semaphore"
+                ));
+            }
+        }
+        "eventpoll" => {
+            entry.set_type(FdTypes::Eventpoll);
+            entry.epfd = Some(EventpollFileEntry {
+                id,
+                flags,
+                fown,
+                tfd: info
+                    .all("tfd")
+                    .filter_map(|line| epoll::parse_watch(id, line))
+                    .collect(),
+            });
+        }
+        "signalfd" => {
+            entry.set_type(FdTypes::Signalfd);
+            entry.sgfd = Some(SignalfdEntry {
+                id,
+                flags,
+                fown,
+                sigmask: hex("sigmask").unwrap_or(0),
+            });
+        }
+        "timerfd" => {
+            let interval = parse_time(info.get("it_interval"));
+            // One that has run out and was not read yet runs on by its interval; CRIU takes no time at all for one that is stopped.
+            let value = match parse_time(info.get("it_value")) {
+                (0, 0) if decimal("ticks").is_some_and(|ticks| ticks > 0) => interval,
+                remaining => remaining,
+            };
+            entry.set_type(FdTypes::Timerfd);
+            entry.tfd = Some(TimerfdEntry {
+                id,
+                flags,
+                fown,
+                clockid: decimal("clockid").unwrap_or(0) as u32,
+                ticks: decimal("ticks").unwrap_or(0) as u64,
+                settime_flags: info
+                    .get("settime flags")
+                    .and_then(|flags| u32::from_str_radix(flags, 8).ok())
+                    .unwrap_or(0),
+                vsec: value.0,
+                vnsec: value.1,
+                isec: interval.0,
+                insec: interval.1,
+            });
+        }
+        "inotify" => {
+            entry.set_type(FdTypes::Inotify);
+            entry.ify = Some(InotifyFileEntry {
+                id,
+                flags,
+                fown,
+                wd: Vec::new(),
+            });
+            log.unsupported(format_args!("pid {pid}: the watches of descriptor {fd} (inotify)"));
+        }
+        "pidfd" => match pidfd_entry(id, (pid, fd), info, ns_pids, log) {
+            Some(pidfd) => {
+                entry.set_type(FdTypes::Pidfd);
+                entry.pidfd = Some(pidfd);
+            }
+            None => set_external(entry, fown),
+        },
+        other => {
+            set_external(entry, fown);
+            log.unsupported(format_args!(
+                "pid {pid}: descriptor {fd}, for which images have no place ({other})"
+            ));
+        }
+    }
+}
+
+/// Makes the entry one of a file that no restorer makes by itself.
+pub(super) fn set_external(entry: &mut FileEntry, fown: FownEntry) {
+    entry.set_type(FdTypes::Ext);
+    entry.ext = Some(ExtFileEntry { id: entry.id, fown });
+}
+
+/// A pidfd of a process of the container, or of one that has ended and was reaped; `None` for what CRIU refuses too
+/// (criu/pidfd.c): a process outside of the container, a thread.
+fn pidfd_entry(
+    id: u32,
+    (pid, fd): (i32, i32),
+    info: &FdInfo,
+    ns_pids: &NsPids,
+    log: &mut DumpLog,
+) -> Option<PidfdEntry> {
+    if info.flags & PIDFD_THREAD != 0 {
+        log.unsupported(format_args!(
+            "pid {pid}: the pidfd of descriptor {fd}, which is of a thread (PIDFD_THREAD)"
+        ));
+        return None;
+    }
+    // In our own numbers. `NSpid` goes on to the innermost namespace, which need not be the container's.
+    let target = info
+        .get("Pid")
+        .and_then(|target| target.parse::<i32>().ok())
+        .unwrap_or(-1);
+    let nspid = match target {
+        -1 => -1,
+        target => match ns_pids.ns_pid(target) {
+            Some(ns_pid) => ns_pid,
+            None => {
+                log.unsupported(format_args!(
+                    "pid {pid}: the pidfd of descriptor {fd}, whose process is outside of the container"
+                ));
+                return None;
+            }
+        },
+    };
+    Some(PidfdEntry {
+        id,
+        // By this CRIU knows which pidfds are of the same ended process.
+        ino: info.get("ino").and_then(|inode| inode.parse::<u64>().ok()).unwrap_or(0) as u32,
+        // What pidfd_open(2) takes; the kernel adds O_RDWR to what it shows.
+        flags: info.flags & libc::O_NONBLOCK as u32,
+        nspid,
+        fown: no_fown(),
+    })
+}
+
+/// A time of a timer: `(12, 345)`, seconds and nanoseconds.
+fn parse_time(value: Option<&str>) -> (u64, u64) {
+    value
+        .and_then(|value| value.trim_matches(['(', ')']).split_once(", "))
+        .and_then(|(seconds, nanos)| Some((seconds.parse().ok()?, nanos.parse().ok()?)))
+        .unwrap_or((0, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timer_values_are_parsed() {
+        assert_eq!(parse_time(Some("(12, 345)")), (12, 345));
+        assert_eq!(parse_time(Some("nonsense")), (0, 0));
+    }
+
+    #[test]
+    fn pidfds_of_other_tasks_are_unsupported() {
+        let mut ns_pids = NsPids::default();
+        ns_pids.insert(4711, 7);
+        let info = |flags, pid: &str| FdInfo {
+            flags,
+            extra: [("ino", "4294967300"), ("Pid", pid), ("NSpid", "4711\t7\t1")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..FdInfo::default()
+        };
+        let read_write = libc::O_RDWR as u32 | libc::O_CLOEXEC as u32;
+        let mut log = DumpLog::new(std::time::Instant::now());
+        let mut parse_pidfd = |info: &FdInfo| pidfd_entry(1, (2, 3), info, &ns_pids, &mut log);
+        let live = parse_pidfd(&info(read_write | libc::O_NONBLOCK as u32, "4711")).expect("of the container");
+        assert_eq!((live.ino, live.flags, live.nspid), (4, libc::O_NONBLOCK as u32, 7));
+        let ended = parse_pidfd(&info(read_write, "-1")).expect("of nobody");
+        assert_eq!((ended.flags, ended.nspid), (0, -1));
+        assert_eq!(parse_pidfd(&info(read_write, "4712")), None);
+        assert_eq!(parse_pidfd(&info(read_write, "0")), None);
+        assert_eq!(parse_pidfd(&info(read_write | PIDFD_THREAD, "4711")), None);
+        let text = log.into_text();
+        assert_eq!(text.matches("outside of the container").count(), 2, "{text}");
+        assert_eq!(text.matches("PIDFD_THREAD").count(), 1, "{text}");
+    }
+}

@@ -1,0 +1,96 @@
+//! File locks, which images hold only where a dump asks for them (`file-locks.img` of `criu --file-locks`): the lines of
+//! `fdinfo` tell of them.
+//!
+//! A POSIX lock belongs to a process, so it stands in the `fdinfo` of that process alone, even where others share the open
+//! file. A lock of flock(2), a lock of an open file description and a lease belong to the open file and stand in the `fdinfo`
+//! of every process that has it; each of these is named once.
+//!
+//! A process that waits for a lock is taken out of the queue by the freeze and calls again afterwards, as it does after any
+//! signal, so nothing of that is lost.
+
+use std::collections::HashSet;
+
+use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
+
+/// How many locks of one descriptor are named; the rest is counted.
+const MAX_LISTED_LOCKS: usize = 3;
+
+/// The locks that were named.
+#[derive(Default)]
+pub(super) struct Locks {
+    /// By the entry of `files.img` and the lock's line.
+    reported: HashSet<(u32, String)>,
+}
+
+impl Locks {
+    /// Names the locks that stand in the `fdinfo` of a descriptor.
+    pub(super) fn report(&mut self, (pid, fd, file_id): (i32, i32, u32), info: &FdInfo, log: &mut DumpLog) {
+        let mut new_locks: Vec<&str> = Vec::new();
+        for line in info.all("lock") {
+            // `1: POSIX  ADVISORY  WRITE 4711 08:02:1234 0 EOF`: the number before the colon counts the lines.
+            let lock = line.split_once(": ").map_or(line, |(_, lock)| lock).trim();
+            if self.reported.insert((file_id, lock.to_owned())) {
+                new_locks.push(lock);
+            }
+        }
+        if new_locks.is_empty() {
+            return;
+        }
+        let more = match new_locks.len().saturating_sub(MAX_LISTED_LOCKS) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let listed = new_locks[..new_locks.len().min(MAX_LISTED_LOCKS)].join("; ");
+        log.unsupported(format_args!(
+            "pid {pid}: the file locks of descriptor {fd} ({listed}{more})"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn info(lines: &[&str]) -> FdInfo {
+        let more = lines.iter().map(|line| ("lock".to_owned(), (*line).to_owned()));
+        FdInfo {
+            extra: more.collect(),
+            ..FdInfo::default()
+        }
+    }
+
+    #[test]
+    fn each_lock_is_reported_once_and_the_list_is_bounded() {
+        let mut log = DumpLog::new(Instant::now());
+        let mut locks = Locks::default();
+        locks.report((1, 3, 7), &info(&[]), &mut log);
+        assert_eq!(log.unsupported_summary(), None);
+        let flock = "1: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF";
+        locks.report((1, 3, 7), &info(&[flock]), &mut log);
+        // The child of pid 1 shares the open file and has a lock of its own.
+        let child_lock = "1: POSIX  ADVISORY  WRITE 2 08:02:9 0 4";
+        locks.report(
+            (2, 3, 7),
+            &info(&[child_lock, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]),
+            &mut log,
+        );
+        let text = log.into_text();
+        assert_eq!(text.matches("FLOCK").count(), 1, "{text}");
+        assert!(
+            text.contains("pid 2: the file locks of descriptor 3 (POSIX  ADVISORY  WRITE 2 08:02:9 0 4)"),
+            "{text}"
+        );
+        let mut log = DumpLog::new(Instant::now());
+        let many: Vec<_> = (0..9)
+            .map(|start| format!("1: OFDLCK ADVISORY  READ -1 08:02:9 {start} {start}"))
+            .collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        locks.report((3, 4, 8), &info(&many), &mut log);
+        assert!(
+            log.unsupported_summary()
+                .is_some_and(|lines| lines.ends_with("; and 6 more)"))
+        );
+    }
+}

@@ -1,0 +1,42 @@
+//! Copies of a process's descriptors, to ask what only a holder may.
+
+use std::os::fd::OwnedFd;
+
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::{descriptor, pidfd::PidFd, proc_files},
+};
+
+/// Copies of the descriptors of one process, where they can be had.
+pub(super) struct RemoteFds {
+    pid: i32,
+    pidfd: Option<PidFd>,
+}
+
+impl RemoteFds {
+    /// Of this process.
+    pub(super) fn open(pid: i32, log: &mut DumpLog) -> Self {
+        let process = proc_files::read_process_id(pid).and_then(PidFd::open);
+        let process = process.inspect_err(|error| {
+            log.unsupported(format_args!(
+                "pid {pid}: who is told of its files, and the options and queues of its sockets: {error}"
+            ));
+        });
+        Self {
+            pid,
+            pidfd: process.ok(),
+        }
+    }
+
+    /// That of one descriptor; why there is none is in the log.
+    pub(super) fn dup(&self, fd: i32, log: &mut DumpLog) -> Option<OwnedFd> {
+        let dup_fd = descriptor::pidfd_getfd(self.pidfd.as_ref()?, fd);
+        let dup_fd = dup_fd.inspect_err(|error| {
+            let pid = self.pid;
+            log.unsupported(format_args!(
+                "pid {pid}: who is told of descriptor {fd}, and the options and the queue of a socket: {error}"
+            ));
+        });
+        dup_fd.ok()
+    }
+}

@@ -1,0 +1,115 @@
+//! Which kernel objects processes share: one small number an object, the same for the same object.
+
+use std::{collections::HashMap, fs};
+
+use cri_proto::criu::message::TaskKobjIdsEntry;
+
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::syscalls::{KcmpType, kcmp_equal},
+};
+
+/// The namespaces that a container has for its own because it was restored: its first process could not have come into another pid
+/// namespace otherwise. Whoever restores it again makes such ones anyway, so they are told as if they were ours.
+pub(super) fn restored_namespaces(init: i32) -> &'static [&'static str] {
+    let dumper_pid = std::process::id() as i32;
+    match namespace(init, "pid") == namespace(dumper_pid, "pid") {
+        true => &[],
+        false => &["mnt", "pid", "pid_for_children"],
+    }
+}
+
+fn namespace(pid: i32, name: &str) -> Option<String> {
+    let target = fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()?;
+    Some(target.to_string_lossy().into_owned())
+}
+
+/// The numbers given so far.
+pub(super) struct Ids {
+    /// A restored container's own namespaces, each as that of ours in whose place it is.
+    dumper_namespaces: HashMap<String, String>,
+    namespaces: HashMap<String, u32>,
+    processes: Vec<(i32, TaskKobjIdsEntry)>,
+}
+
+impl Ids {
+    /// No numbers yet, for the container with this first process.
+    pub(super) fn new(init: i32) -> Self {
+        let dumper_pid = std::process::id() as i32;
+        let replaced = |name: &&str| Some((namespace(init, name)?, namespace(dumper_pid, name)?));
+        Self {
+            dumper_namespaces: restored_namespaces(init).iter().filter_map(replaced).collect(),
+            namespaces: HashMap::new(),
+            processes: Vec::new(),
+        }
+    }
+
+    /// Those of this process, which is the one that dumps: a process of the container with the same namespace shares the
+    /// host's, and is restored into the restorer's.
+    pub(super) fn dumper_ids(&mut self) -> TaskKobjIdsEntry {
+        // The objects of the dumping process itself mean nothing to a reader; CRIU leaves them 0.
+        self.with_namespaces(std::process::id() as i32, [0; 4])
+    }
+
+    /// Those of a process of the container.
+    pub(super) fn task_ids(&mut self, pid: i32, proc_tid: i32, log: &mut DumpLog) -> TaskKobjIdsEntry {
+        let next_id = u32::try_from(self.processes.len() + 1).expect("fewer processes than pids");
+        let shared_id = |kcmp_type, id_of: fn(&TaskKobjIdsEntry) -> u32| {
+            self.processes
+                .iter()
+                .find(|(other_tid, _)| kcmp_equal(proc_tid, *other_tid, kcmp_type) == Some(true))
+                .map_or(next_id, |(_, entry)| id_of(entry))
+        };
+        let objects = [
+            shared_id(KcmpType::Vm, |entry| entry.vm_id),
+            shared_id(KcmpType::Files, |entry| entry.files_id),
+            shared_id(KcmpType::Fs, |entry| entry.fs_id),
+            shared_id(KcmpType::Sighand, |entry| entry.sighand_id),
+        ];
+        let [memory, _, directories, handlers] = objects;
+        for (id, object) in [
+            (memory, "its memory"),
+            (directories, "its root, working directory and umask"),
+            (handlers, "its signal handlers"),
+        ] {
+            if id != next_id {
+                log.unsupported(format_args!("pid {pid}: that it shares {object} with another process"));
+            }
+        }
+        let entry = self.with_namespaces(proc_tid, objects);
+        self.processes.push((proc_tid, entry));
+        entry
+    }
+
+    /// Whether the process of this entry, the last one asked for, is the first with its table of descriptors.
+    pub(super) fn is_first_of_fd_table(&self, entry: &TaskKobjIdsEntry) -> bool {
+        self.processes
+            .iter()
+            .filter(|(_, other)| other.files_id == entry.files_id)
+            .count()
+            == 1
+    }
+
+    fn with_namespaces(&mut self, tid: i32, [vm_id, files_id, fs_id, sighand_id]: [u32; 4]) -> TaskKobjIdsEntry {
+        let mut namespace = |name: &str| {
+            let target = namespace(tid, name)?;
+            let target = self.dumper_namespaces.get(&target).cloned().unwrap_or(target);
+            let next_id = u32::try_from(self.namespaces.len() + 1).expect("few namespaces");
+            Some(*self.namespaces.entry(target).or_insert(next_id))
+        };
+        TaskKobjIdsEntry {
+            vm_id,
+            files_id,
+            fs_id,
+            sighand_id,
+            pid_ns_id: namespace("pid"),
+            net_ns_id: namespace("net"),
+            ipc_ns_id: namespace("ipc"),
+            uts_ns_id: namespace("uts"),
+            mnt_ns_id: namespace("mnt"),
+            user_ns_id: namespace("user"),
+            cgroup_ns_id: namespace("cgroup"),
+            time_ns_id: namespace("time"),
+        }
+    }
+}

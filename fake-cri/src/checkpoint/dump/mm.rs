@@ -1,0 +1,462 @@
+//! `mm-PID.img`, `pagemap-PID.img` and the plan of `pages-N.img`: an address space and what it holds.
+//!
+//! ```text
+//!   while the process stands      its mappings; those that a fork does not carry whole, and the pages of the private ones
+//!   of it, or of a copy of it     what all others hold
+//!   of a copy, once it was read   their flags ([`super::verify_flags`])
+//! ```
+//!
+//! Which pages are carried: those of private mappings that are in memory or in swap and are the process's own. Left out are the
+//! clean pages of a private file mapping (the file has them), the kernel's zero page, guards, and what the kernel maps itself but
+//! for the vdso, whose pages CRIU wants to compare. Shared anonymous memory goes to [`super::shmem`].
+
+use std::{collections::BTreeMap, io, ops::Range, thread};
+
+use cri_proto::criu::{
+    Kind,
+    message::{MmEntry, VmaEntry},
+};
+use procfs::process::Stat;
+
+use super::{
+    ImageSetBuilder,
+    files::Files,
+    fork_state::ForkState,
+    pagemap::pagemap_image,
+    pstree::PstreeNode,
+    shmem::SharedSegments,
+    unsupported,
+    verify_flags::{DeferredMm, FlaggedMappings},
+    vma::{open_flags_of, status, vma_entry},
+};
+use crate::{
+    checkpoint::{
+        dump_log::DumpLog,
+        error::Error,
+        pages::{PageRun, PagesFile},
+        prescan::Prescan,
+    },
+    process::{
+        ProcessId,
+        pagemap::{PAGE_SIZE, PageMap, PageRegion},
+        proc_files::{self, Mapping},
+        remote_syscalls::SyscallInsn,
+    },
+};
+
+/// How many words of the auxiliary vector CRIU has room for.
+const MAX_AUXV_WORDS: usize = 44;
+/// What is worth a second thread, in mapped bytes.
+const PARALLEL_SCAN_MIN_BYTES: u64 = 16 << 20;
+/// The stack of a second thread, which keeps what it finds on the heap.
+const SCAN_STACK_BYTES: usize = 128 << 10;
+/// The highest address a program can have; the vsyscall page lies above.
+const TASK_SIZE: u64 = 1 << 47;
+
+/// An address space as it was while the process stood.
+#[derive(Debug)]
+pub(crate) struct Mm {
+    /// Whose it is.
+    pub(crate) process: ProcessId,
+    /// The thread it is seen through.
+    pub(crate) proc_tid: i32,
+    /// Its number in the images.
+    ns_pid: u32,
+    /// Where the process can be made to call the kernel; `None` when it cannot be asked.
+    pub(crate) syscall_insn: Option<SyscallInsn>,
+    mappings: Vec<Mapping>,
+    /// Whether the flags are those of the mappings as they stand; otherwise they are the prescan's.
+    flags_verified: bool,
+    /// What the images say of mappings that a fork does not carry whole, by their first address.
+    not_forked_vmas: BTreeMap<u64, Option<VmaEntry>>,
+    /// Their pages, as far as they are private.
+    not_forked_runs: Vec<PageRun>,
+}
+
+impl Mm {
+    /// Looks at the mappings of a process that stands still, which have these headings. `prescan` tells their flags from
+    /// shortly before where it can; otherwise they are read here, which takes about as long as a fork.
+    pub(super) fn scan_frozen(
+        node: &PstreeNode<'_>,
+        maps: Vec<Mapping>,
+        prescan: Option<&Prescan>,
+        images: &mut ImageSetBuilder,
+        files: &mut Files,
+        shared: &mut SharedSegments,
+        log: &mut DumpLog,
+    ) -> Result<Self, Error> {
+        let process = node.process.id;
+        let pid = process.pid;
+        let proc_tid = node.process.proc_tid().ok_or(Error::TaskExited { pid })?;
+        let locked = node.status(proc_tid).and_then(|status| status.value("VmLck:"));
+        let prescanned = prescan.and_then(|prescan| prescan.flags_for(process, locked, &maps));
+        let flags_verified = prescanned.is_none();
+        let mappings = match prescanned {
+            Some(mappings) => mappings,
+            None => proc_files::smaps(proc_tid).map_err(|error| Error::capture(pid, "mappings", error))?,
+        };
+        let mut mm = Self {
+            process,
+            proc_tid,
+            ns_pid: node.ns_pid(pid),
+            syscall_insn: SyscallInsn::find_in_mappings(proc_tid, &maps).ok(),
+            mappings,
+            flags_verified,
+            not_forked_vmas: BTreeMap::new(),
+            not_forked_runs: Vec::new(),
+        };
+        for mapping in &mm.mappings {
+            if has_userfaultfd(mapping) {
+                images.userfaultfd_pid = Some(pid);
+            }
+            if !is_not_forked(mapping) {
+                if proc_files::split_deleted(&mapping.name).1 {
+                    // Whoever else has it open may change it once all run on.
+                    files.mapped_file(pid, proc_tid, mapping, open_flags_of(proc_tid, mapping), log)?;
+                }
+                continue;
+            }
+            let vma = vma_entry(pid, proc_tid, mapping, files, log)?;
+            if let Some(vma) = &vma {
+                if vma.status & status::ANON_SHARED != 0 {
+                    shared.add(pid, proc_tid, mapping, vma.shmid);
+                } else if is_dumped(vma) {
+                    let dumped = [(mapping.range.clone(), vma.status)];
+                    let regions = page_regions(proc_tid, &mapping.range);
+                    let regions = regions.map_err(|error| Error::capture(pid, "page map", error))?;
+                    let runs = page_runs((pid, proc_tid), &dumped, true, &regions, images, log);
+                    mm.not_forked_runs.extend(runs);
+                }
+            }
+            mm.not_forked_vmas.insert(mapping.range.start, vma);
+        }
+        Ok(mm)
+    }
+
+    /// The mappings that it shares with others.
+    pub(crate) fn shared_ranges(&self) -> impl Iterator<Item = &Range<u64>> {
+        let shared = self.mappings.iter().filter(|mapping| mapping.shared);
+        shared.map(|mapping| &mapping.range)
+    }
+
+    /// The private pages that a fork does not carry.
+    pub(crate) fn not_forked_runs(&self) -> &[PageRun] {
+        &self.not_forked_runs
+    }
+
+    /// Looks at what is left through a thread of the process, which still stands, or through its copy. `mm-PID.img` is
+    /// written behind the pages, since flags that were foreseen have to be looked at in the copy by then.
+    pub(super) fn finish(
+        mut self,
+        source_tid: i32,
+        fork_state: Option<&ForkState>,
+        images: &mut ImageSetBuilder,
+        files: &mut Files,
+        log: &mut DumpLog,
+    ) -> Result<DeferredMm, Error> {
+        let pid = self.process.pid;
+        if source_tid == self.proc_tid {
+            self.read_flags()?;
+        }
+        let regions = self.scan_regions(source_tid)?;
+        unsupported::report_memory_policy(pid, source_tid, log);
+        let mut vmas: Vec<VmaEntry> = Vec::with_capacity(self.mappings.len());
+        let mut dumped = Vec::with_capacity(self.mappings.len());
+        let mut unverified = Vec::new();
+        for mapping in &self.mappings {
+            let not_forked_vma = self.not_forked_vmas.remove(&mapping.range.start);
+            let is_forked = not_forked_vma.is_none();
+            if is_forked && !self.flags_verified {
+                unverified.push(mapping.clone());
+            }
+            let vma = match not_forked_vma {
+                Some(vma) => vma,
+                None => vma_entry(pid, source_tid, mapping, files, log)?,
+            };
+            let Some(vma) = vma else {
+                continue;
+            };
+            if let Some(last) = vmas.last_mut()
+                && last.status & vma.status & status::VVAR != 0
+                && last.end == vma.start
+            {
+                // The kernel shows its time pages as two mappings (`[vvar]`, `[vvar_vclock]`); CRIU knows one.
+                last.end = vma.end;
+                continue;
+            }
+            if is_forked && is_dumped(&vma) {
+                dumped.push((mapping.range.clone(), vma.status));
+            }
+            vmas.push(vma);
+        }
+        let mut runs = page_runs((pid, self.proc_tid), &dumped, false, &regions, images, log);
+        runs.append(&mut self.not_forked_runs);
+        runs.sort_by_key(|run| run.range.start);
+
+        let id = u64::from(self.ns_pid);
+        let entry = mm_entry((pid, source_tid), fork_state, &self.mappings, vmas, files, log)?;
+        let pages_id = images.next_pages_id();
+        images.push(
+            Kind::Pagemap.file_name(id),
+            pagemap_image(pages_id, runs.iter().map(|run| run.range.clone())),
+        );
+        images.pages.push(PagesFile {
+            name: cri_proto::criu::pages_file_name(pages_id),
+            shared: false,
+            runs,
+            mapped_file: None,
+        });
+        Ok(DeferredMm {
+            pid,
+            proc_tid: self.proc_tid,
+            id,
+            entry,
+            mappings: unverified,
+        })
+    }
+
+    /// The regions of what a fork carries. The kernel walks all pages for them, so those of a large process are walked by two
+    /// threads at once.
+    fn scan_regions(&self, source_tid: i32) -> Result<Vec<PageRegion>, Error> {
+        let forked = |mapping: &&Mapping| {
+            mapping.range.end <= TASK_SIZE && !self.not_forked_vmas.contains_key(&mapping.range.start)
+        };
+        let forked: Vec<_> = self
+            .mappings
+            .iter()
+            .filter(forked)
+            .map(|mapping| &mapping.range)
+            .collect();
+        let (Some(first), Some(last)) = (forked.first(), forked.last()) else {
+            return Ok(Vec::new());
+        };
+        let midpoint = midpoint(&forked);
+        let (lower, upper) = (first.start..midpoint, midpoint..last.end);
+        let regions = thread::scope(|scope| {
+            let upper_scan = (forked.iter().map(|range| range.end - range.start).sum::<u64>()
+                >= PARALLEL_SCAN_MIN_BYTES)
+                .then(|| {
+                    let builder = thread::Builder::new()
+                        .name("page map".to_owned())
+                        .stack_size(SCAN_STACK_BYTES);
+                    builder.spawn_scoped(scope, || page_regions(source_tid, &upper))
+                });
+            let lower_regions = page_regions(source_tid, &lower);
+            let upper_regions = match upper_scan {
+                // Where no thread can be started, this one does it after the other.
+                None | Some(Err(_)) => page_regions(source_tid, &upper),
+                Some(Ok(walk)) => walk.join().map_err(|_| Error::TracerPanicked)?,
+            };
+            Ok(lower_regions.and_then(|mut regions| {
+                regions.extend(upper_regions?);
+                Ok(regions)
+            }))
+        })?;
+        regions.map_err(|error| Error::capture(self.process.pid, "page map", error))
+    }
+
+    /// Takes the flags of the mappings that a fork carries, if they were only foreseen, from the process itself.
+    fn read_flags(&mut self) -> Result<(), Error> {
+        if self.flags_verified {
+            return Ok(());
+        }
+        let current_mappings = FlaggedMappings::read(self.process.pid, self.proc_tid)?;
+        for mapping in &mut self.mappings {
+            if !self.not_forked_vmas.contains_key(&mapping.range.start) {
+                let current = current_mappings
+                    .find(mapping)
+                    .ok_or_else(|| current_mappings.flag_mismatch(mapping))?;
+                mapping.flags.clone_from(&current.flags);
+                mapping.protection_key = current.protection_key;
+            }
+        }
+        self.flags_verified = true;
+        Ok(())
+    }
+}
+
+/// The address, at a page, below which half of these mapped bytes lie.
+fn midpoint(ranges: &[&Range<u64>]) -> u64 {
+    let mut remaining = ranges.iter().map(|range| range.end - range.start).sum::<u64>() / 2;
+    for range in ranges {
+        let bytes = range.end - range.start;
+        if remaining <= bytes {
+            return range.start + remaining / PAGE_SIZE * PAGE_SIZE;
+        }
+        remaining -= bytes;
+    }
+    ranges.last().map_or(0, |range| range.end)
+}
+
+/// Whether pages of this mapping go into the process's pages file.
+fn is_dumped(vma: &VmaEntry) -> bool {
+    vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0
+        && vma.status & (status::VSYSCALL | status::VVAR) == 0
+        && vma.end <= TASK_SIZE
+}
+
+/// Whether a copy of the process, as fork(2) makes it, would not hold its pages, or would not keep them: `MADV_DONTFORK`,
+/// `MADV_WIPEONFORK`, `MAP_DROPPABLE`, huge pages, of which the original takes the copy's when there are no more.
+fn is_not_forked(mapping: &Mapping) -> bool {
+    mapping.shared
+        || [b"dc", b"wf", b"dp", b"ht"]
+            .into_iter()
+            .any(|flag| mapping.has_flag(flag))
+}
+
+/// Whether page faults are handled by the program (userfaultfd).
+fn has_userfaultfd(mapping: &Mapping) -> bool {
+    [b"um", b"uw", b"ui"].into_iter().any(|flag| mapping.has_flag(flag))
+}
+
+/// What a part of an address space holds, seen through a thread.
+fn page_regions(source_tid: i32, span: &Range<u64>) -> io::Result<Vec<PageRegion>> {
+    let mut regions = Vec::new();
+    PageMap::open(source_tid)?.scan(span.clone(), |region| regions.push(region))?;
+    Ok(regions)
+}
+
+/// The held pages of the mappings, as runs of the process of `proc_tid`. Mappings and regions are in the order of their addresses.
+fn page_runs(
+    (pid, proc_tid): (i32, i32),
+    dumped: &[(Range<u64>, u32)],
+    not_forked: bool,
+    regions: &[PageRegion],
+    images: &mut ImageSetBuilder,
+    log: &mut DumpLog,
+) -> Vec<PageRun> {
+    let mut runs: Vec<PageRun> = Vec::new();
+    let new_run = |range| PageRun {
+        pid,
+        proc_tid,
+        range,
+        not_forked,
+    };
+    let mut push = |range: Range<u64>| match runs.last_mut() {
+        Some(last) if last.range.end == range.start && can_extend_run(last) => last.range.end = range.end,
+        _ => runs.push(new_run(range)),
+    };
+    let mut index = 0;
+    let mut guard_pages = 0;
+    let mut pages_scanned = 0;
+    for region in regions {
+        let page_count = |range: &Range<u64>| (range.end - range.start) / PAGE_SIZE;
+        while index < dumped.len() && dumped[index].0.end <= region.range.start {
+            index += 1;
+        }
+        // A region may reach over several mappings, and into some that are not carried.
+        for (range, kind) in dumped[index..]
+            .iter()
+            .take_while(|(range, _)| range.start < region.range.end)
+        {
+            if *kind & status::VDSO != 0 {
+                continue;
+            }
+            let overlap = range.start.max(region.range.start)..range.end.min(region.range.end);
+            pages_scanned += page_count(&overlap);
+            if region.categories.is_guard() {
+                guard_pages += page_count(&overlap);
+            } else {
+                let is_clean = *kind & status::FILE_PRIVATE != 0 && region.categories.is_file();
+                if !is_clean && !region.categories.is_zero() {
+                    push(overlap);
+                }
+            }
+        }
+    }
+    if guard_pages > 0 {
+        log.unsupported(format_args!(
+            "pid {pid}: {guard_pages} guard pages (MADV_GUARD_INSTALL)"
+        ));
+    }
+    // The vdso is carried whole: no page table need know its pages.
+    for (range, _) in dumped.iter().filter(|(_, kind)| kind & status::VDSO != 0) {
+        pages_scanned += (range.end - range.start) / PAGE_SIZE;
+        runs.push(new_run(range.clone()));
+    }
+    images.pages_scanned += pages_scanned;
+    runs.sort_by_key(|run| run.range.start);
+    runs
+}
+
+/// The older of the two counts has 32 bits.
+fn can_extend_run(run: &PageRun) -> bool {
+    (run.range.end - run.range.start) / PAGE_SIZE < u64::from(u32::MAX / 2)
+}
+
+/// `mm-PID.img`.
+fn mm_entry(
+    (pid, proc_tid): (i32, i32),
+    fork_state: Option<&ForkState>,
+    mappings: &[Mapping],
+    vmas: Vec<VmaEntry>,
+    files: &mut Files,
+    log: &mut DumpLog,
+) -> Result<MmEntry, Error> {
+    let stat: &Stat = &proc_files::stat(proc_tid).map_err(|error| Error::capture(pid, "stat", error))?;
+    let start_brk = stat.start_brk.unwrap_or(0);
+    // Of a process that cannot be asked, the mapping tells the end of the heap to the page.
+    let heap_mapping_end = || {
+        mappings
+            .iter()
+            .filter(|mapping| mapping.name.as_os_str() == "[heap]")
+            .map(|mapping| mapping.range.end)
+            .max()
+            .unwrap_or(start_brk as u64)
+    };
+    let auxv = proc_files::auxv(proc_tid).map_err(|error| Error::capture(pid, "auxv", error))?;
+    let status = proc_files::status(proc_tid).map_err(|error| Error::capture(pid, "status", error))?;
+    Ok(MmEntry {
+        mm_start_code: stat.startcode,
+        mm_end_code: stat.endcode,
+        mm_start_data: stat.start_data.unwrap_or(0) as u64,
+        mm_end_data: stat.end_data.unwrap_or(0) as u64,
+        mm_start_stack: stat.startstack,
+        mm_start_brk: start_brk as u64,
+        mm_brk: fork_state.map_or_else(heap_mapping_end, |fork_state| fork_state.brk),
+        mm_arg_start: stat.arg_start.unwrap_or(0) as u64,
+        mm_arg_end: stat.arg_end.unwrap_or(0) as u64,
+        mm_env_start: stat.env_start.unwrap_or(0) as u64,
+        mm_env_end: stat.env_end.unwrap_or(0) as u64,
+        exe_file_id: files.link_file(pid, proc_tid, "exe", log)?,
+        mm_saved_auxv: truncate_auxv(pid, auxv, log),
+        vmas,
+        dumpable: Some(fork_state.map_or(1, |fork_state| fork_state.dumpable)),
+        aios: Vec::new(),
+        thp_disabled: Some(status.thp_enabled == Some(false)),
+    })
+}
+
+/// Cuts the auxiliary vector to its end and to what CRIU has room for.
+fn truncate_auxv(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
+    let end = words.chunks_exact(2).position(|pair| pair[0] == 0);
+    words.truncate(end.map_or(words.len(), |pairs| pairs * 2));
+    if words.len() > MAX_AUXV_WORDS {
+        let rest = words.split_off(MAX_AUXV_WORDS);
+        log.unsupported(format_args!(
+            "pid {pid}: the last {} words of its auxiliary vector",
+            rest.len()
+        ));
+    }
+    // The pair of zeroes at the end need not be there: who restores the vector ends it anyway.
+    if words.len() + 2 <= MAX_AUXV_WORDS {
+        words.extend([0, 0]);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_midpoint_lies_on_a_page_boundary() {
+        let page = |pages: u64| pages * PAGE_SIZE;
+        let (small, large) = (page(1)..page(2), page(100)..page(110));
+        assert_eq!(midpoint(&[&large]), page(105));
+        // Half of eleven pages: one and four and a half.
+        assert_eq!(midpoint(&[&small, &large]), page(104));
+        assert_eq!(midpoint(&[&large, &(page(200)..page(210))]), page(110));
+        assert_eq!(midpoint(&[&small]), page(1));
+    }
+}

@@ -1,0 +1,543 @@
+//! What CRIU's images say of a container that stands still, read through `/proc` and ptrace alone.
+//!
+//! ```text
+//!  while all stand
+//!   [`scan_frozen`]
+//!     tree        who is whose child                     pstree.img
+//!     core        registers and signals, by ptrace
+//!     space       mappings, and what no fork carries
+//!   [`FrozenScan::read`], while processes answer to what they are asked ([`task_query`]), and are copied
+//!     core        credentials, limits, scheduling        core-TID.img      (registers: one file an architecture)
+//!     ids         what it shares with others             ids-PID.img
+//!     files       descriptors, directories               fdinfo-N.img, fs-PID.img, files.img
+//!     shared      shared anonymous memory                pagemap-shmem-N.img, pages-N.img
+//!     inventory, seccomp, tty-info
+//!  of those that stand, or of copies that forks made ([`FrozenDump::finish`])
+//!     inherited   what a fork keeps
+//!     space       the pages                              pagemap-PID.img, pages-N.img
+//!     foreseen    the mappings' flags                    mm-PID.img
+//! ```
+//!
+//! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
+//! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) the process is
+//! asked itself ([`parasite`]).
+
+mod core;
+mod files;
+mod fork_state;
+mod fown;
+mod ids;
+mod mm;
+mod pagemap;
+mod parasite;
+mod pstree;
+mod registers;
+mod seccomp;
+mod shmem;
+mod sockets;
+mod task_query;
+mod unsupported;
+mod verify_flags;
+mod vma;
+
+use std::collections::HashMap;
+
+use cri_proto::criu::{
+    Kind, encode,
+    message::{CoreEntry, FsEntry, InventoryEntry, Lsmtype},
+};
+
+use self::{
+    core::PtraceState,
+    files::{Files, NsPids},
+    fork_state::ForkState,
+    ids::Ids,
+    pstree::Pstree,
+    seccomp::SeccompFilters,
+    shmem::SharedSegments,
+};
+pub(crate) use self::{mm::Mm, unsupported::DumperContext, verify_flags::DeferredMm};
+pub(super) use self::{
+    parasite::log_unqueryable,
+    pstree::PstreeNode,
+    task_query::{TaskQuery, TaskQueryResult},
+    vma::status as vma_status,
+};
+use super::{
+    cancel::CancelToken, dump_log::DumpLog, error::Error, freeze::FrozenContainer, pages::PagesFile, prescan::Prescan,
+    snapshot::SnapshotSet,
+};
+use crate::process::{self, ProcessId, proc_files};
+
+/// Where a processor keeps its state.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod xsave {
+    pub(in crate::checkpoint) use super::registers::{XFeature, xfeature_range};
+}
+
+/// `CRTOOLS_IMAGES_V1_1`: images with two magics.
+const IMAGE_VERSION: u32 = 2;
+/// The one set of cgroups that images without `cgroup.img` can name: the one the restoring process is in.
+const CGROUP_SET: u32 = 1;
+
+/// One image file.
+#[derive(Debug)]
+pub(crate) struct CriuImage {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its content.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// All that the archive says of the container, but for the pages themselves.
+#[derive(Debug)]
+pub(crate) struct ImageSet {
+    /// The images.
+    pub(crate) images: Vec<CriuImage>,
+    /// The images that come behind the pages.
+    pub(crate) deferred_mms: Vec<DeferredMm>,
+    /// The pages files, to be filled while the container stands.
+    pub(crate) pages: Vec<PagesFile>,
+    /// Where descriptors 0 to 2 of the first process point.
+    pub(crate) descriptors: serde_json::Value,
+    /// How many processes there are, zombies included.
+    pub(crate) processes: usize,
+    /// How many threads.
+    pub(crate) threads: usize,
+    /// Pages of private mappings that the kernel named as holding something.
+    pub(crate) pages_scanned: u64,
+    /// The same of shared anonymous memory.
+    pub(crate) shared_pages_scanned: u64,
+}
+
+impl ImageSet {
+    /// Pages in the archive.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.iter().map(PagesFile::pages).sum()
+    }
+
+    /// Those of private memory.
+    pub(crate) fn private_pages(&self) -> u64 {
+        self.pages
+            .iter()
+            .filter(|file| !file.shared)
+            .map(PagesFile::pages)
+            .sum()
+    }
+}
+
+/// What was found of those that stand before anything of them changes, however briefly.
+pub(crate) struct FrozenScan<'a> {
+    tree: Pstree<'a>,
+    images: ImageSetBuilder,
+    files: Files,
+    seccomp: SeccompFilters,
+    shared: SharedSegments,
+    processes: Vec<TaskScan>,
+}
+
+/// A process that is no zombie: the place of its node in the tree, its mappings, and its threads.
+struct TaskScan {
+    node_index: usize,
+    mm: Mm,
+    ptrace_states: Vec<PtraceState>,
+}
+
+/// What was read while all stood, from which the rest follows.
+pub(crate) struct FrozenDump {
+    images: ImageSetBuilder,
+    files: Files,
+    processes: Vec<TaskDump>,
+    descriptors: serde_json::Value,
+    zombies: usize,
+    threads: usize,
+    shared_pages_scanned: u64,
+}
+
+/// A process that is no zombie.
+struct TaskDump {
+    mm: Mm,
+    /// Its threads, by the number in the name of their image.
+    cores: Vec<CoreImage>,
+    /// Whether it could be asked.
+    queried: bool,
+    /// What it said that its copy could say too, where there is none.
+    fork_state: Option<ForkState>,
+}
+
+/// A thread that an image is made of.
+struct CoreImage {
+    /// The number in the image's name.
+    id: u64,
+    tid: i32,
+    entry: CoreEntry,
+}
+
+/// Whose memory is looked at.
+#[derive(Clone, Copy)]
+pub(crate) enum StateSource<'a> {
+    /// The processes' own; they still stand.
+    Originals,
+    /// Their copies'.
+    Snapshots(&'a SnapshotSet<'a>),
+}
+
+/// The images as they grow, and what is numbered across processes.
+struct ImageSetBuilder {
+    images: Vec<CriuImage>,
+    pages: Vec<PagesFile>,
+    pages_scanned: u64,
+    userfaultfd_pid: Option<i32>,
+}
+
+impl ImageSetBuilder {
+    fn push(&mut self, name: String, bytes: Vec<u8>) {
+        self.images.push(CriuImage { name, bytes });
+    }
+
+    /// The number of the next pages file.
+    fn next_pages_id(&self) -> u32 {
+        u32::try_from(self.pages.len() + 1).expect("fewer pages files than processes and segments")
+    }
+}
+
+/// Faults: what is left out as if it were not there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OmittedTasks {
+    /// All processes but the first.
+    pub(crate) all_but_init: bool,
+    /// The last thread of each process that has several.
+    pub(crate) last_threads: bool,
+}
+
+/// Finds what has to be known before any of those that stand is asked something, or copied. A prescan tells the flags of
+/// mappings where it can.
+///
+/// # Errors
+///
+/// A process that ended or cannot be read, the caller, the deadline.
+pub(crate) fn scan_frozen<'a>(
+    frozen: &'a FrozenContainer<'_>,
+    init: ProcessId,
+    omitted: OmittedTasks,
+    prescan: Option<&Prescan>,
+    cancel: &CancelToken<'_>,
+    log: &mut DumpLog,
+) -> Result<FrozenScan<'a>, Error> {
+    let tree = Pstree::build(frozen, init.pid, omitted)?;
+    let mut ns_pids = NsPids::default();
+    for node in tree.nodes() {
+        let pid = node.process.pid();
+        ns_pids.insert(pid, node.ns_pid(pid).cast_signed());
+    }
+    let mut scan = FrozenScan {
+        tree,
+        images: ImageSetBuilder {
+            images: Vec::new(),
+            pages: Vec::new(),
+            pages_scanned: 0,
+            userfaultfd_pid: None,
+        },
+        files: Files::new(ns_pids),
+        seccomp: SeccompFilters::default(),
+        shared: SharedSegments::default(),
+        processes: Vec::new(),
+    };
+    for (index, node) in scan.tree.nodes().iter().enumerate() {
+        cancel.check()?;
+        let Some(proc_tid) = node.process.proc_tid() else {
+            continue;
+        };
+        let pid = node.process.pid();
+        let maps = proc_files::maps(proc_tid).map_err(|error| Error::capture(pid, "mappings", error))?;
+        let mm = Mm::scan_frozen(
+            node,
+            maps,
+            prescan,
+            &mut scan.images,
+            &mut scan.files,
+            &mut scan.shared,
+            log,
+        )?;
+        let ptrace_states = node
+            .threads
+            .iter()
+            .map(|tid| PtraceState::read(node, *tid, &mut scan.seccomp, log));
+        scan.processes.push(TaskScan {
+            node_index: index,
+            mm,
+            ptrace_states: ptrace_states.collect::<Result<_, Error>>()?,
+        });
+    }
+    Ok(scan)
+}
+
+impl<'a> FrozenScan<'a> {
+    /// The processes that are no zombies, each with its place in the tree.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (&PstreeNode<'a>, &Mm)> {
+        self.processes
+            .iter()
+            .map(|process| (&self.tree.nodes()[process.node_index], &process.mm))
+    }
+
+    /// A process that handles page faults by itself.
+    pub(crate) fn userfaultfd_pid(&self) -> Option<i32> {
+        self.images.userfaultfd_pid
+    }
+
+    /// Reads the rest of what has to be read while all stand, though they may be answering and copied meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// A process that ended or cannot be read, the caller, the deadline.
+    pub(crate) fn read(
+        self,
+        init: ProcessId,
+        dumper: &DumperContext,
+        cancel: &CancelToken<'_>,
+        log: &mut DumpLog,
+    ) -> Result<FrozenDump, Error> {
+        let Self {
+            tree,
+            mut images,
+            mut files,
+            seccomp,
+            shared,
+            processes: task_scans,
+        } = self;
+        let mut ids = Ids::new(process::pstree::live_thread(init.pid));
+        let inventory = InventoryEntry {
+            img_version: IMAGE_VERSION,
+            fdinfo_per_id: Some(true),
+            root_ids: Some(ids.dumper_ids()),
+            ns_per_id: Some(true),
+            root_cg_set: Some(CGROUP_SET),
+            lsmtype: Some(Lsmtype::NoLsm.into()),
+            ..InventoryEntry::default()
+        };
+        images.push(Kind::Inventory.file_name(None), encode(Kind::Inventory, [&inventory]));
+        images.push(Kind::Pstree.file_name(None), encode(Kind::Pstree, &tree.entries()));
+        for node in tree.nodes().iter().filter(|node| node.process.proc_tid().is_none()) {
+            let id = u64::from(node.ns_pid(node.process.pid()));
+            let zombie = core::zombie_core(&node.stat);
+            images.push(Kind::Core.file_name(id), encode(Kind::Core, [&zombie]));
+        }
+        let mut processes = Vec::with_capacity(task_scans.len());
+        let mut threads = 0;
+        for TaskScan {
+            node_index: node,
+            mm,
+            ptrace_states,
+        } in task_scans
+        {
+            cancel.check()?;
+            let node = &tree.nodes()[node];
+            let (pid, proc_tid) = (mm.process.pid, mm.proc_tid);
+            let pid_id = u64::from(node.ns_pid(pid));
+            if proc_tid != pid {
+                log.unsupported(format_args!(
+                    "pid {pid}: its first thread has ended; its state is that of thread {proc_tid}"
+                ));
+            }
+            dumper.report_process((pid, proc_tid), &node.stat, node.status(proc_tid), log);
+            let mut cores = Vec::with_capacity(ptrace_states.len());
+            let mut umask = None;
+            for ptrace_state in ptrace_states {
+                cancel.check()?;
+                threads += 1;
+                let tid = ptrace_state.tid;
+                dumper.report_thread((pid, proc_tid, tid), node.status(tid), log);
+                let status = node.parsed_status(tid)?;
+                if tid == proc_tid {
+                    umask = status.umask;
+                }
+                let entry = ptrace_state.core(node, &status, tid == proc_tid, log)?;
+                cores.push(CoreImage {
+                    id: u64::from(node.ns_pid(tid)),
+                    tid,
+                    entry,
+                });
+            }
+            if proc_tid != pid {
+                // Readers look for the core of every process of the tree.
+                let proc_core = cores.iter_mut().find(|core| core.tid == proc_tid);
+                let entry = proc_core.map(|core| {
+                    let entry = core.entry.clone();
+                    // What the process has as a whole stands in its first thread's image alone.
+                    core.entry.tc = None;
+                    entry
+                });
+                cores.extend(entry.map(|entry| CoreImage {
+                    id: pid_id,
+                    tid: mm.proc_tid,
+                    entry,
+                }));
+            }
+            processes.push(TaskDump {
+                mm,
+                cores,
+                queried: false,
+                fork_state: None,
+            });
+
+            let entry = ids.task_ids(pid, proc_tid, log);
+            images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
+
+            let fs = FsEntry {
+                cwd_id: files.link_file(pid, proc_tid, "cwd", log)?,
+                root_id: files.link_file(pid, proc_tid, "root", log)?,
+                umask,
+            };
+            images.push(Kind::Fs.file_name(pid_id), encode(Kind::Fs, [&fs]));
+            if ids.is_first_of_fd_table(&entry) {
+                let descriptors = files.fd_table(pid, proc_tid, cancel, log)?;
+                if !descriptors.is_empty() {
+                    images.push(
+                        Kind::Fdinfo.file_name(u64::from(entry.files_id)),
+                        encode(Kind::Fdinfo, &descriptors),
+                    );
+                }
+            }
+        }
+        let shared_pages_scanned = shared.plan_pages(&mut images, cancel, log)?;
+        files.dump_frozen(&mut images, log)?;
+        images.push(
+            Kind::Seccomp.file_name(None),
+            encode(Kind::Seccomp, [&seccomp.into_entry()]),
+        );
+        Ok(FrozenDump {
+            descriptors: standard_streams(&tree),
+            images,
+            files,
+            zombies: tree.nodes().len() - processes.len(),
+            processes,
+            threads,
+            shared_pages_scanned,
+        })
+    }
+}
+
+impl FrozenDump {
+    /// The processes that are no zombies.
+    pub(crate) fn mms(&self) -> impl Iterator<Item = &Mm> {
+        self.processes.iter().map(|process| &process.mm)
+    }
+
+    /// What the processes said of themselves, by the thread that each is seen through.
+    pub(crate) fn merge_query_results(&mut self, results: &HashMap<i32, TaskQueryResult>) {
+        for process in &mut self.processes {
+            let Some(results) = results.get(&process.mm.proc_tid) else {
+                continue;
+            };
+            process.queried = true;
+            for core in &mut process.cores {
+                core::apply_query_result(&mut core.entry, core.tid, results);
+            }
+        }
+    }
+
+    /// Asks the processes what their copies could say too, if there were any. They stand as they stood then until all is read.
+    ///
+    /// # Errors
+    ///
+    /// A process that ended, or does not stand still any more.
+    pub(crate) fn query_fork_states(&mut self, log: &mut DumpLog) -> Result<(), Error> {
+        for process in self.processes.iter_mut().filter(|process| process.queried) {
+            let Mm {
+                process: id,
+                proc_tid,
+                syscall_insn,
+                ..
+            } = process.mm;
+            if let Some(syscall_insn) = syscall_insn {
+                process.fork_state = fork_state::query((id.pid, proc_tid), syscall_insn, None, 0, log)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages files of shared memory.
+    pub(crate) fn shmem_pages_files(&self) -> &[PagesFile] {
+        &self.images.pages
+    }
+
+    /// Reads the rest.
+    ///
+    /// # Errors
+    ///
+    /// A process that ended or cannot be read, the caller, the deadline.
+    pub(crate) fn finish(
+        self,
+        source: StateSource<'_>,
+        cancel: &CancelToken<'_>,
+        log: &mut DumpLog,
+    ) -> Result<ImageSet, Error> {
+        let Self {
+            mut images,
+            mut files,
+            descriptors,
+            zombies,
+            threads,
+            shared_pages_scanned,
+            ..
+        } = self;
+        let processes = self.processes.len() + zombies;
+        let mut deferred_mms = Vec::new();
+        for process in self.processes {
+            cancel.check()?;
+            let TaskDump {
+                mm,
+                cores,
+                queried,
+                mut fork_state,
+            } = process;
+            let pid = mm.process.pid;
+            let source_tid = match source {
+                StateSource::Originals => mm.proc_tid,
+                StateSource::Snapshots(snapshots) => {
+                    let snapshot_pid = snapshots.pid_of(mm.proc_tid).ok_or(Error::TaskExited { pid })?;
+                    if let Some(syscall_insn) = mm.syscall_insn.filter(|_| queried) {
+                        let (buffer, options) = (snapshots.buffer(snapshot_pid), libc::PTRACE_O_EXITKILL);
+                        fork_state = fork_state::query((pid, snapshot_pid), syscall_insn, buffer, options, log)?;
+                    }
+                    snapshot_pid
+                }
+            };
+            if let StateSource::Snapshots(snapshots) = source {
+                snapshots.restore_rseq(mm.proc_tid);
+            }
+            for CoreImage { id, mut entry, .. } in cores {
+                if let Some(fork_state) = &fork_state {
+                    core::apply_fork_state(&mut entry, fork_state);
+                }
+                images.push(Kind::Core.file_name(id), encode(Kind::Core, [&entry]));
+            }
+            deferred_mms.push(mm.finish(source_tid, fork_state.as_ref(), &mut images, &mut files, log)?);
+        }
+        files.push_images(&mut images);
+        Ok(ImageSet {
+            descriptors,
+            images: images.images,
+            deferred_mms,
+            pages: images.pages,
+            processes,
+            threads,
+            pages_scanned: images.pages_scanned,
+            shared_pages_scanned,
+        })
+    }
+}
+
+/// `descriptors.json`, as runc writes it: where 0 to 2 of the first process point, empty for a closed one.
+fn standard_streams(tree: &Pstree<'_>) -> serde_json::Value {
+    let proc_tid = tree.nodes().first().and_then(|node| node.process.proc_tid());
+    (0..3)
+        .map(|fd| {
+            proc_tid
+                .and_then(|tid| proc_files::read_link(tid, &format!("fd/{fd}")).ok())
+                .map(|target| target.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        })
+        .collect::<Vec<_>>()
+        .into()
+}

@@ -1,0 +1,33 @@
+//! `pagemap-*.img`: which pages a pages file holds, and in which order.
+
+use std::ops::Range;
+
+use cri_proto::criu::{
+    Encoder, Kind,
+    message::{PagemapEntry, PagemapHead},
+};
+
+use crate::process::pagemap::PAGE_SIZE;
+
+/// `PE_PRESENT`: the pages are in the pages file.
+const PE_PRESENT: u32 = 1 << 2;
+
+/// A page map over these ranges. Readers of every age look for the count in another field, so both are written.
+pub(super) fn pagemap_image(pages_id: u32, ranges: impl Iterator<Item = Range<u64>>) -> Vec<u8> {
+    let mut encoder = Encoder::new(Kind::Pagemap, Vec::new()).expect("a vector takes all");
+    encoder.entry(&PagemapHead { pages_id }).expect("a vector takes all");
+    for range in ranges {
+        let pages = (range.end - range.start) / PAGE_SIZE;
+        encoder
+            .entry(&PagemapEntry {
+                vaddr: range.start,
+                compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
+                in_parent: None,
+                flags: Some(PE_PRESENT),
+                nr_pages: Some(pages),
+                ..PagemapEntry::default()
+            })
+            .expect("a vector takes all");
+    }
+    encoder.finish()
+}

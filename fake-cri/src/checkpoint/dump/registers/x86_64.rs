@@ -1,0 +1,237 @@
+//! x86-64.
+//!
+//! The kernel gives `xsave` in its standard format; where each part lies depends on the processor (AVX-512 lies elsewhere on
+//! AMD than on Intel), so the processor is asked (CPUID leaf 0xD, Intel SDM volume 1, 13.4).
+
+use core::{arch::x86_64::__cpuid_count, ops::Range};
+
+use cri_proto::criu::message::{
+    CoreEntry, ThreadInfoX86, UserDescT, UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86RegsMode,
+    UserX86XsaveEntry, core_entry::March,
+};
+
+use super::{register_set, u32_words, u64_at, u64_words};
+use crate::process::ptrace::RegisterSet;
+
+/// This machine, in CRIU's numbers.
+pub(in super::super) const CORE_MARCH: March = March::X8664;
+
+/// Where `xsave` says which parts are not in their initial state (`xstate_bv`), in words of eight bytes.
+const XSTATE_BV_WORD: usize = 512 / 8;
+/// The errors by which the kernel marks an interrupted system call that it is about to restart (linux/errno.h). No program
+/// ever sees them.
+const RESTART_ERRNOS: [i64; 3] = [-512, -513, -514];
+/// The same, of a call that goes on through restart_syscall, which a restored process does not have.
+const ERESTART_RESTARTBLOCK: i64 = -516;
+/// The length of the `syscall` instruction.
+const SYSCALL_INSN_BYTES: u64 = 2;
+/// The first of the three slots of thread-local storage in the GDT.
+const GDT_ENTRY_TLS_MIN: u32 = 12;
+
+/// What there is to read.
+pub(super) const REGISTER_SETS: &[RegisterSet] = &[RegisterSet::General, RegisterSet::X86Extended];
+
+pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
+    CoreEntry {
+        mtype: CORE_MARCH.into(),
+        thread_info: Some(ThreadInfoX86 {
+            clear_tid_addr: 0,
+            gpregs: general_registers(register_set(sets, 0)),
+            fpregs: floating_point(register_set(sets, 1), xfeature_bytes),
+            tls: (GDT_ENTRY_TLS_MIN..GDT_ENTRY_TLS_MIN + 3).map(empty_segment).collect(),
+        }),
+        ..CoreEntry::default()
+    }
+}
+
+/// `struct user_regs_struct`, with an interrupted system call set back to before it, as CRIU does (criu/arch/x86).
+fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
+    let register = |index| u64_at(bytes, index);
+    let mut registers = UserX86RegsEntry {
+        r15: register(0),
+        r14: register(1),
+        r13: register(2),
+        r12: register(3),
+        bp: register(4),
+        bx: register(5),
+        r11: register(6),
+        r10: register(7),
+        r9: register(8),
+        r8: register(9),
+        ax: register(10),
+        cx: register(11),
+        dx: register(12),
+        si: register(13),
+        di: register(14),
+        orig_ax: register(15),
+        ip: register(16),
+        cs: register(17),
+        flags: register(18),
+        sp: register(19),
+        ss: register(20),
+        fs_base: register(21),
+        gs_base: register(22),
+        ds: register(23),
+        es: register(24),
+        fs: register(25),
+        gs: register(26),
+        mode: Some(UserX86RegsMode::Native.into()),
+    };
+    let result = registers.ax.cast_signed();
+    if registers.orig_ax.cast_signed() >= 0 {
+        if RESTART_ERRNOS.contains(&result) {
+            registers.ax = registers.orig_ax;
+            registers.ip = registers.ip.wrapping_sub(SYSCALL_INSN_BYTES);
+        } else if result == ERESTART_RESTARTBLOCK {
+            registers.ax = i64::from(-libc::EINTR).cast_unsigned();
+        }
+    }
+    registers
+}
+
+/// The parts of `xsave` that CRIU's images have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::checkpoint) enum XFeature {
+    Ymm = 2,
+    Bndregs = 3,
+    Bndcsr = 4,
+    Opmask = 5,
+    ZmmHi256 = 6,
+    Hi16Zmm = 7,
+    Pkru = 9,
+    CetUser = 11,
+}
+
+/// The bytes of one part, where this processor keeps it; empty when it has none.
+fn xfeature_bytes(xsave: &[u8], part: XFeature) -> &[u8] {
+    xfeature_range(part).and_then(|range| xsave.get(range)).unwrap_or(&[])
+}
+
+/// Where this processor keeps a part; `None` when it has none.
+pub(in crate::checkpoint) fn xfeature_range(part: XFeature) -> Option<Range<usize>> {
+    // Leaf 0xD exists on every processor that has xsave, and a kernel that gives this register set uses it.
+    let leaf = __cpuid_count(0xd, part as u32);
+    let (length, offset) = (leaf.eax as usize, leaf.ebx as usize);
+    // Parts for the supervisor alone have no place in the standard format.
+    (length != 0 && leaf.ecx & 1 == 0).then_some(offset..offset + length)
+}
+
+/// `xsave` with its legacy part, `fxsave` (Intel SDM volume 1, 10.5.1).
+fn floating_point(xsave: &[u8], part: impl for<'a> Fn(&'a [u8], XFeature) -> &'a [u8]) -> UserX86FpregsEntry {
+    let u16_field = |offset: usize| u32::from(xsave.get(offset).copied().unwrap_or(0)) | high_byte(xsave, offset);
+    let u64_field = |offset: usize| u64_at(xsave, offset / 8);
+    let u32_range = |from: usize, to: usize| u32_words(xsave.get(from..to).unwrap_or(&[]));
+    let cet = part(xsave, XFeature::CetUser);
+    UserX86FpregsEntry {
+        cwd: u16_field(0),
+        swd: u16_field(2),
+        twd: u16_field(4),
+        fop: u16_field(6),
+        rip: u64_field(8),
+        rdp: u64_field(16),
+        mxcsr: u64_field(24) as u32,
+        mxcsr_mask: (u64_field(24) >> 32) as u32,
+        st_space: u32_range(32, 160),
+        xmm_space: u32_range(160, 416),
+        padding: Vec::new(),
+        xsave: Some(UserX86XsaveEntry {
+            xstate_bv: u64_at(xsave, XSTATE_BV_WORD),
+            ymmh_space: u32_words(part(xsave, XFeature::Ymm)),
+            bndreg_state: u64_words(part(xsave, XFeature::Bndregs)),
+            bndcsr_state: u64_words(part(xsave, XFeature::Bndcsr)),
+            opmask_reg: u64_words(part(xsave, XFeature::Opmask)),
+            zmm_upper: u64_words(part(xsave, XFeature::ZmmHi256)),
+            hi16_zmm: u64_words(part(xsave, XFeature::Hi16Zmm)),
+            pkru: u32_words(part(xsave, XFeature::Pkru)),
+            cet: (!cet.is_empty()).then(|| UserX86CetEntry {
+                cet: u64_at(cet, 0),
+                ssp: u64_at(cet, 1),
+            }),
+        }),
+    }
+}
+
+/// The upper byte of a word of two bytes, in its place.
+fn high_byte(bytes: &[u8], offset: usize) -> u32 {
+    u32::from(bytes.get(offset + 1).copied().unwrap_or(0)) << 8
+}
+
+/// A slot of thread-local storage that is not in use; 64-bit programs have it in the base registers.
+fn empty_segment(entry_number: u32) -> UserDescT {
+    UserDescT {
+        entry_number,
+        base_addr: 0,
+        limit: 0,
+        seg_32bit: false,
+        contents_h: false,
+        contents_l: false,
+        read_exec_only: true,
+        limit_in_pages: false,
+        seg_not_present: true,
+        usable: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn general(ax: i64, orig_ax: i64, ip: u64) -> UserX86RegsEntry {
+        let mut words = [0_u64; 27];
+        words[10] = ax.cast_unsigned();
+        words[15] = orig_ax.cast_unsigned();
+        words[16] = ip;
+        general_registers(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    #[rstest]
+    #[case::restarts(-512, 0, 0, 98)]
+    #[case::restarts_always(-513, 7, 7, 98)]
+    #[case::restarts_without_handler(-514, 35, 35, 98)]
+    #[case::cannot_go_on(-516, 35, -4, 100)]
+    #[case::result(-4, 35, -4, 100)]
+    #[case::no_system_call(-512, -1, -512, 100)]
+    fn interrupted_syscalls_are_restarted(
+        #[case] ax: i64,
+        #[case] orig_ax: i64,
+        #[case] expected: i64,
+        #[case] ip: u64,
+    ) {
+        let registers = general(ax, orig_ax, 100);
+        assert_eq!((registers.ax.cast_signed(), registers.ip), (expected, ip));
+        assert_eq!(registers.orig_ax.cast_signed(), orig_ax);
+    }
+
+    #[test]
+    fn xfeatures_are_read_at_the_cpuid_offsets() {
+        let mut xsave = vec![0_u8; 2048];
+        xsave[0..8].copy_from_slice(&[0x7f, 0x03, 1, 2, 0xff, 0, 3, 4]);
+        xsave[24..32].copy_from_slice(&[0x80, 0x1f, 0, 0, 0xff, 0xff, 2, 0]);
+        xsave[160..164].copy_from_slice(&[1, 0, 0, 0]);
+        xsave[512] = 7;
+        xsave[832..840].copy_from_slice(&5_u64.to_le_bytes());
+        // AMD keeps the mask registers at 832, Intel at 1088.
+        let fpregs = floating_point(&xsave, |bytes, part| match part {
+            XFeature::Ymm => &bytes[576..832],
+            XFeature::Opmask => &bytes[832..896],
+            _ => &[],
+        });
+        assert_eq!(
+            (fpregs.cwd, fpregs.swd, fpregs.twd, fpregs.fop),
+            (0x37f, 0x201, 0xff, 0x403)
+        );
+        assert_eq!((fpregs.mxcsr, fpregs.mxcsr_mask), (0x1f80, 0x2_ffff));
+        assert_eq!(
+            (fpregs.st_space.len(), fpregs.xmm_space.len(), fpregs.xmm_space[0]),
+            (32, 64, 1)
+        );
+        let parts = fpregs.xsave.expect("written");
+        assert_eq!(
+            (parts.xstate_bv, parts.ymmh_space.len(), parts.opmask_reg[0]),
+            (7, 64, 5)
+        );
+        assert!(parts.zmm_upper.is_empty() && parts.pkru.is_empty() && parts.cet.is_none());
+    }
+}

@@ -1,0 +1,197 @@
+//! Inet sockets: addresses and states, options, backlogs, errors, and whether something is unread.
+
+use cri_proto::criu::message::{FdTypes, FileEntry, InetSkEntry};
+use nix::poll::PollFlags;
+
+use super::{
+    SocketFd, TCP_CLOSE, TCP_LISTEN, multicast,
+    net_ns::{InetSocket, ListedSocket, NetNs},
+    no_fown, options, report_unsupported_options,
+};
+use crate::{checkpoint::dump_log::DumpLog, process::socket};
+
+/// The longest queue of connections that Linux grants by default.
+const DEFAULT_BACKLOG: u32 = 128;
+/// `IPPROTO_UDPLITE` and `IPPROTO_MPTCP` (linux/in.h).
+const IPPROTO_UDPLITE: i32 = 136;
+const IPPROTO_MPTCP: i32 = 262;
+
+/// Fills the entry of an inet socket.
+pub(super) fn describe(
+    entry: &mut FileEntry,
+    socket_fd: SocketFd<'_>,
+    inet: InetSocket,
+    net_ns: &mut NetNs,
+    log: &mut DumpLog,
+) {
+    let SocketFd { pid, fd, .. } = socket_fd;
+    let listens = inet.state == TCP_LISTEN;
+    let is_tcp = inet.protocol == libc::IPPROTO_TCP as u32;
+    let is_connected = is_tcp && !listens && inet.state != TCP_CLOSE;
+    let mut socket = InetSkEntry {
+        id: entry.id,
+        ino: socket_fd.inode as u32,
+        family: inet.family,
+        r#type: inet.kind,
+        proto: inet.protocol,
+        state: inet.state,
+        src_port: inet.local.1,
+        dst_port: inet.remote.1,
+        flags: socket_fd.flags,
+        backlog: if listens { DEFAULT_BACKLOG } else { 0 },
+        src_addr: inet.local.0,
+        dst_addr: inet.remote.0,
+        fown: no_fown(),
+        opts: options::default_options(),
+        ..InetSkEntry::default()
+    };
+    if let Some(dup_fd) = socket_fd.dup_fd {
+        if let Err(errno) = options::read_inet_options(dup_fd, &mut socket) {
+            log.unsupported(format_args!(
+                "pid {pid}: the options of the socket of descriptor {fd}: {errno}"
+            ));
+        }
+        // Of a connection they depend on its peer, and it is named as a whole below.
+        if !is_connected {
+            report_unsupported_options(socket_fd, dup_fd, net_ns, (inet.family, inet.kind, inet.protocol), log);
+            for (interface, group) in
+                multicast::groups_of_socket(dup_fd, inet.family, inet.kind, net_ns.multicast_groups())
+            {
+                log.unsupported(format_args!(
+                    "pid {pid}: that the socket of descriptor {fd} is a member of the multicast group {group} on interface {interface}"
+                ));
+            }
+        }
+        if listens {
+            // `struct tcp_info` of a listening socket: the words 6 and 7 are who waits and how many may.
+            match socket::getsockopt::<[u8; 32]>(dup_fd, libc::IPPROTO_TCP, libc::TCP_INFO) {
+                Ok(info) => {
+                    let word = |offset: usize| {
+                        u32::from_ne_bytes([info[offset], info[offset + 1], info[offset + 2], info[offset + 3]])
+                    };
+                    socket.backlog = word(28);
+                    if word(24) > 0 {
+                        log.unsupported(format_args!(
+                            "pid {pid}: {} connections of the listening socket of descriptor {fd} that are not accepted yet",
+                            word(24)
+                        ));
+                    }
+                }
+                Err(errno) => log.unsupported(format_args!("pid {pid}: the backlog of descriptor {fd}: {errno}")),
+            }
+        }
+    }
+    if is_connected {
+        log.unsupported(format_args!(
+            "pid {pid}: the TCP connection of descriptor {fd}, which is recorded and cannot be restored"
+        ));
+    } else if !listens {
+        for description in unsupported_pending(socket_fd, is_tcp) {
+            log.unsupported(format_args!(
+                "pid {pid}: {description} of the socket of descriptor {fd}"
+            ));
+        }
+    }
+    if let Some(protocol) = unsupported_protocol(inet.kind, inet.protocol) {
+        log.unsupported(format_args!(
+            "pid {pid}: the socket of descriptor {fd}, which is of {protocol} and cannot be restored"
+        ));
+    }
+    entry.set_type(FdTypes::Inetsk);
+    entry.isk = Some(socket);
+}
+
+/// What waits in a socket that is neither listening nor a connection: nothing is taken from it, and no error either, since a
+/// call that would report an error also clears it.
+fn unsupported_pending(socket_fd: SocketFd<'_>, is_tcp: bool) -> Vec<&'static str> {
+    let Some(dup_fd) = socket_fd.dup_fd else {
+        return vec!["what is unread, if anything,"];
+    };
+    let Ok(ready) = socket::poll_readiness(dup_fd) else {
+        return vec!["what is unread, if anything,"];
+    };
+    let mut unsupported = Vec::new();
+    let has_error = ready.contains(PollFlags::POLLERR);
+    if socket::readable_bytes(dup_fd).is_ok_and(|bytes| bytes > 0) {
+        unsupported.push("what is unread");
+    } else if ready.contains(PollFlags::POLLIN) && !has_error {
+        match is_tcp {
+            true => unsupported.push("that the connection has ended"),
+            // A packet without content, unless nothing comes any more.
+            false if !ready.contains(PollFlags::from_bits_retain(libc::POLLRDHUP)) => {
+                unsupported.push("what is unread")
+            }
+            false => unsupported.push("that nothing can be received any more (shutdown)"),
+        }
+    }
+    if ready.contains(PollFlags::POLLPRI) {
+        unsupported.push("what is out of band");
+    }
+    if has_error {
+        unsupported.push("the error that the next call would report");
+    }
+    unsupported
+}
+
+/// Protocols that CRIU makes no sockets of (criu/sk-inet.c).
+fn unsupported_protocol(kind: u32, protocol: u32) -> Option<String> {
+    match protocol.cast_signed() {
+        _ if kind == libc::SOCK_RAW as u32 => None,
+        libc::IPPROTO_TCP | libc::IPPROTO_UDP | IPPROTO_UDPLITE => None,
+        IPPROTO_MPTCP => Some("Multipath TCP".to_owned()),
+        other => Some(format!("protocol {other}")),
+    }
+}
+
+/// An inet socket that neither listens nor is connected, which no list has. It may be bound.
+pub(super) fn unlisted_socket(socket_fd: SocketFd<'_>, log: &mut DumpLog) -> Option<ListedSocket> {
+    let int_option = |name| {
+        Some(
+            socket::getsockopt::<i32>(socket_fd.dup_fd?, libc::SOL_SOCKET, name)
+                .ok()?
+                .cast_unsigned(),
+        )
+    };
+    let family = int_option(libc::SO_DOMAIN)?;
+    let words = match family.cast_signed() {
+        libc::AF_INET => 1,
+        libc::AF_INET6 => 4,
+        _ => return None,
+    };
+    let local = socket::inet_sockname(socket_fd.dup_fd?).unwrap_or_else(|errno| {
+        let SocketFd { pid, fd, .. } = socket_fd;
+        log.unsupported(format_args!(
+            "pid {pid}: what the socket of descriptor {fd} is bound to: {errno}"
+        ));
+        (vec![0; words], 0)
+    });
+    Some(ListedSocket::Inet(InetSocket {
+        family,
+        kind: int_option(libc::SO_TYPE)?,
+        protocol: int_option(libc::SO_PROTOCOL)?,
+        state: TCP_CLOSE,
+        local,
+        remote: (vec![0; words], 0),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsupported_protocols_are_named() {
+        let unsupported =
+            |kind: i32, protocol: i32| unsupported_protocol(kind.cast_unsigned(), protocol.cast_unsigned());
+        assert_eq!(unsupported(libc::SOCK_STREAM, libc::IPPROTO_TCP), None);
+        assert_eq!(unsupported(libc::SOCK_RAW, libc::IPPROTO_ICMP), None);
+        assert_eq!(
+            unsupported(libc::SOCK_STREAM, IPPROTO_MPTCP).as_deref(),
+            Some("Multipath TCP")
+        );
+        assert_eq!(
+            unsupported(libc::SOCK_DGRAM, libc::IPPROTO_ICMP).as_deref(),
+            Some("protocol 1")
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! Unix sockets: names, files, peers, and what is unread.
+
+use std::{
+    fs::{self, Metadata},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileTypeExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use cri_proto::criu::message::{FdTypes, FileEntry, FilePermsEntry, SkShutdown, UnixSkEntry};
+use nix::sys::stat::{major, minor};
+
+use super::{SocketFd, TCP_LISTEN, net_ns::NetNs, no_fown, queue::SocketQueues, socket_options};
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::{proc_files, unix_diag::UnixDiag},
+};
+
+/// What the list of unix sockets shows for a zero.
+const NUL_PLACEHOLDER: u8 = b'@';
+/// The longest queue of connections that Linux grants by default.
+const DEFAULT_BACKLOG: u32 = 128;
+
+/// Fills the entry of a unix socket of this type and state, which a list shows with this name.
+pub(super) fn describe(
+    entry: &mut FileEntry,
+    socket_fd: SocketFd<'_>,
+    (kind, state, name): (u32, u32, Vec<u8>),
+    (net_ns, queues): (&mut NetNs, &mut SocketQueues),
+    log: &mut DumpLog,
+) {
+    let SocketFd { pid, fd, .. } = socket_fd;
+    let ino = socket_fd.inode as u32;
+    let diag = net_ns.unix_state(ino, log).unwrap_or_else(|error| {
+        log.unsupported(format_args!(
+            "pid {pid}: the peer of the unix socket of descriptor {fd}: {error}"
+        ));
+        UnixDiag {
+            backlog: if state == TCP_LISTEN { DEFAULT_BACKLOG } else { 0 },
+            ..UnixDiag::default()
+        }
+    });
+    let name = match (&diag.name, name.contains(&NUL_PLACEHOLDER)) {
+        (Some(diag_name), _) => diag_name.clone(),
+        // The list shows every zero of an abstract name as @, and @ too.
+        (None, true) => {
+            let shown = String::from_utf8_lossy(&name);
+            log.unsupported(format_args!(
+                "pid {pid}: which @ are zeroes in the name {shown} of the unix socket of descriptor {fd}; the first is taken for one"
+            ));
+            guess_abstract_name(&name)
+        }
+        (None, false) => name,
+    };
+    let bound_file = BoundFile::find(socket_fd, &name, diag.vfs_file, log);
+    entry.set_type(FdTypes::Unixsk);
+    entry.usk = Some(UnixSkEntry {
+        id: entry.id,
+        ino,
+        r#type: kind,
+        state,
+        flags: socket_fd.flags,
+        uflags: 0,
+        backlog: if state == TCP_LISTEN { diag.backlog } else { 0 },
+        peer: diag.peer,
+        fown: no_fown(),
+        opts: socket_options(socket_fd, net_ns, (libc::AF_UNIX as u32, kind, 0), log),
+        name,
+        shutdown: match diag.shutdown & 3 {
+            0 => None,
+            1 => Some(SkShutdown::Read.into()),
+            2 => Some(SkShutdown::Write.into()),
+            _ => Some(SkShutdown::Both.into()),
+        },
+        file_perms: bound_file.permissions,
+        name_dir: bound_file.directory,
+        deleted: bound_file.deleted.then_some(true),
+        ..UnixSkEntry::default()
+    });
+    if state == TCP_LISTEN {
+        if diag.pending_connections > 0 {
+            let waiting = diag.pending_connections;
+            log.unsupported(format_args!(
+                "pid {pid}: {waiting} connections of the listening unix socket of descriptor {fd} that are not accepted yet"
+            ));
+        }
+        return;
+    }
+    // That there is no copy is said once for the whole process.
+    let Some(dup_fd) = socket_fd.dup_fd else {
+        return;
+    };
+    match queues.add(entry.id, dup_fd, diag.shutdown & 1 != 0) {
+        Ok(unsupported) => {
+            for description in unsupported.descriptions(kind) {
+                log.unsupported(format_args!(
+                    "pid {pid}: {description} of the unix socket of descriptor {fd}"
+                ));
+            }
+        }
+        Err(errno) => log.unsupported(format_args!(
+            "pid {pid}: what is unread in the unix socket of descriptor {fd}: {errno}"
+        )),
+    }
+}
+
+/// The file that a unix socket is bound to.
+#[derive(Debug, Default)]
+struct BoundFile {
+    permissions: Option<FilePermsEntry>,
+    /// The folder that a relative name begins in.
+    directory: Option<String>,
+    /// The file is gone, or its name leads to another file.
+    deleted: bool,
+}
+
+impl BoundFile {
+    /// By the name of the socket and the inode and device that the kernel tells. A name alone may lead to the file of another
+    /// socket, which was bound to it later.
+    fn find(socket_fd: SocketFd<'_>, name: &[u8], file: Option<(u32, u32)>, log: &mut DumpLog) -> Self {
+        let SocketFd { pid, proc_tid, fd, .. } = socket_fd;
+        let path = name.strip_suffix(&[0]).unwrap_or(name);
+        let path = Path::new(std::ffi::OsStr::from_bytes(path));
+        let root = PathBuf::from(format!("/proc/{proc_tid}/root"));
+        let stat_socket = |path: &Path| {
+            let metadata = fs::symlink_metadata(path).ok()?;
+            (metadata.file_type().is_socket() && file.is_none_or(|file| is_same_inode(&metadata, file)))
+                .then_some(metadata)
+        };
+        match name.first() {
+            None | Some(0) => Self::default(),
+            Some(b'/') => match stat_socket(&root.join(path.strip_prefix("/").unwrap_or(path))) {
+                Some(metadata) => Self {
+                    permissions: Some(permissions(&metadata)),
+                    ..Self::default()
+                },
+                None => Self {
+                    deleted: true,
+                    ..Self::default()
+                },
+            },
+            Some(_) => {
+                // As CRIU looks for it (criu/sk-unix.c).
+                for base in ["cwd", "root"] {
+                    let socket_file = stat_socket(&PathBuf::from(format!("/proc/{proc_tid}/{base}")).join(path));
+                    let directory = proc_files::read_link(proc_tid, base).ok();
+                    let directory = directory.and_then(|directory| directory.to_str().map(str::to_owned));
+                    if let (Some(metadata), Some(directory)) = (socket_file, directory) {
+                        return Self {
+                            permissions: Some(permissions(&metadata)),
+                            directory: Some(directory),
+                            deleted: false,
+                        };
+                    }
+                }
+                log.unsupported(format_args!(
+                    "pid {pid}: the folder that the name of the unix socket of descriptor {fd} began in"
+                ));
+                Self::default()
+            }
+        }
+    }
+}
+
+fn permissions(metadata: &Metadata) -> FilePermsEntry {
+    FilePermsEntry {
+        mode: metadata.mode(),
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    }
+}
+
+/// Whether a file is that of this inode and device, as sock_diag tells them. Some file systems show stat(2) another device than
+/// they have; those have no major number.
+fn is_same_inode(metadata: &Metadata, (inode, device): (u32, u32)) -> bool {
+    let stat_device = (major(metadata.dev()) << 20 | minor(metadata.dev())) as u32;
+    metadata.ino() as u32 == inode && (stat_device == device || (stat_device >> 20 == 0 && device >> 20 == 0))
+}
+
+/// What a name is likely to be that the list shows, ended by a zero, with @ at its beginning.
+fn guess_abstract_name(shown: &[u8]) -> Vec<u8> {
+    match shown {
+        [NUL_PLACEHOLDER, rest @ .., 0] => [&[0], rest].concat(),
+        other => other.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abstract_name_is_guessed_from_the_list() {
+        assert_eq!(guess_abstract_name(b"@x@y\0"), b"\0x@y");
+        assert_eq!(guess_abstract_name(b"/run/a@b\0"), b"/run/a@b\0");
+    }
+}

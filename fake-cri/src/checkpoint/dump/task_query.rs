@@ -1,0 +1,457 @@
+//! What a process alone can say of itself, and its threads: asked while it stands, the last of it while the tracer reads what else
+//! there is.
+
+use std::{collections::BTreeMap, io, mem};
+
+use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, ThreadSasEntry};
+
+use super::{
+    Mm, core,
+    parasite::{Parasite, ResultReader, is_unqueryable, query_error},
+    pstree::PstreeNode,
+};
+use crate::{
+    checkpoint::{dump_log::DumpLog, error::Error},
+    process::{
+        proc_files,
+        remote_syscalls::{
+            PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn, SyscallResult,
+        },
+    },
+};
+
+/// `PR_GET_TID_ADDRESS`, with `CONFIG_CHECKPOINT_RESTORE`.
+const PR_GET_TID_ADDRESS: u64 = 40;
+/// `PR_GET_MDWE`, Linux 6.3: whether memory may not become executable that was not, or that is written.
+const PR_GET_MDWE: u64 = 66;
+/// `PR_MCE_KILL_GET`, and `PR_MCE_KILL_DEFAULT`, its answer where nothing was chosen (linux/prctl.h).
+const PR_MCE_KILL_GET: u64 = 34;
+const PR_MCE_KILL_DEFAULT: u64 = 2;
+/// `PR_GET_TSC`, which x86 alone has, and `PR_TSC_ENABLE` (linux/prctl.h).
+const PR_GET_TSC: u64 = 25;
+const PR_TSC_ENABLE: u64 = 1;
+/// `KEYCTL_GET_KEYRING_ID`, `KEY_SPEC_THREAD_KEYRING` and `KEY_SPEC_PROCESS_KEYRING` (linux/keyctl.h). To ask for the keyring of
+/// the session would give the process one.
+const KEYCTL_GET_KEYRING_ID: u64 = 0;
+const KEY_SPEC_THREAD_KEYRING: i64 = -1;
+const KEY_SPEC_PROCESS_KEYRING: i64 = -2;
+/// `SIGEV_NONE`: a timer that signals nobody.
+const SIGEV_NONE: u32 = 1;
+/// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
+const SIGEV_THREAD_ID: u32 = 4;
+
+/// How many timers are asked for in one list, by two calls each.
+const TIMERS_PER_LIST: usize = 100;
+
+/// What a process said of itself that no copy of it can say.
+#[derive(Debug)]
+pub(crate) struct TaskQueryResult {
+    /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
+    pub(super) interval_timers: [ItimerEntry; 3],
+    /// Those of timer_create(2).
+    pub(super) posix_timers: Vec<PosixTimerEntry>,
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub(super) subreaper: bool,
+    /// What each thread said.
+    pub(super) threads: BTreeMap<i32, ThreadQueryResult>,
+}
+
+/// What a thread said of itself.
+#[derive(Debug)]
+pub(super) struct ThreadQueryResult {
+    /// sigaltstack(2).
+    pub(super) sigaltstack: ThreadSasEntry,
+    /// The address that the kernel clears at its end, and wakes whoever waits there (`pthread_join`).
+    pub(super) clear_child_tid: u64,
+    /// `PR_GET_PDEATHSIG`.
+    pub(super) pdeath_sig: u32,
+    /// `PR_GET_SECUREBITS`.
+    pub(super) securebits: u32,
+}
+
+/// A process that is being asked, its last answers under way; and that copies itself behind them, where that is wanted.
+pub(crate) struct TaskQuery {
+    parasite: Parasite,
+    pending: Option<PendingList>,
+    /// How many calls there are before those of a copy.
+    calls_before_fork: usize,
+    forks: bool,
+    posix_timers: Vec<PosixTimerEntry>,
+    threads: BTreeMap<i32, ThreadQueryResult>,
+}
+
+impl TaskQuery {
+    /// More calls are in no last list of a process.
+    pub(crate) const MAX_CALLS: usize = 16;
+
+    /// Begins to ask a process; the inner error says that it cannot be asked. With `clone`, it makes a copy by these flags in the
+    /// end, which makes the calls of the list.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`], or a thread that does not stand still any more.
+    pub(crate) fn start(
+        node: &PstreeNode<'_>,
+        mm: &Mm,
+        clone: Option<(u64, &[Syscall])>,
+        log: &mut DumpLog,
+    ) -> Result<Result<Self, RemoteSyscallError>, Error> {
+        let pid = mm.process.pid;
+        let Some(syscall_insn) = mm.syscall_insn else {
+            return Ok(Err(RemoteSyscallError::NoSyscallInsn));
+        };
+        let unavailable = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death signals and the \
+                       addresses they clear at their end";
+        let options = clone.map_or(0, |_| libc::PTRACE_O_TRACECLONE);
+        let parasite = match Parasite::attach((pid, mm.proc_tid), syscall_insn, options, None, (unavailable, log)) {
+            Ok(parasite) => parasite,
+            Err(error) if is_unqueryable(&error) => return Ok(Err(error)),
+            Err(error) => return Err(query_error(pid, error)),
+        };
+        let mut query = Self {
+            parasite,
+            pending: None,
+            calls_before_fork: 0,
+            forks: clone.is_some(),
+            posix_timers: Vec::new(),
+            threads: BTreeMap::new(),
+        };
+        if query.parasite.buffer.is_some() {
+            query.query_posix_timers(node, log)?;
+        }
+        for tid in node.threads.iter().filter(|tid| **tid != mm.proc_tid) {
+            let thread = query.query_thread(*tid, syscall_insn, log)?;
+            query.threads.insert(*tid, thread);
+        }
+        let mut calls = vec![
+            Syscall::new(libc::SYS_prctl, [PR_GET_MDWE, 0, 0, 0, 0, 0]),
+            keyring_query(KEY_SPEC_PROCESS_KEYRING),
+        ];
+        if query.parasite.buffer.is_some() {
+            calls.extend((0..3).map(|which| Syscall::with_output(libc::SYS_getitimer, [which, 0, 0, 0, 0, 0], 1)));
+            calls.push(prctl_with_output(libc::PR_GET_CHILD_SUBREAPER as u64));
+        }
+        calls.extend(thread_queries(query.parasite.buffer.is_some()));
+        let snapshot_calls = clone.map_or(&[][..], |(flags, snapshot_calls)| {
+            calls.push(Syscall::new(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]));
+            snapshot_calls
+        });
+        query.calls_before_fork = calls.len();
+        debug_assert!(query.calls_before_fork <= Self::MAX_CALLS);
+        let pending = query
+            .parasite
+            .start(calls, snapshot_calls)
+            .map_err(|error| query_error(pid, error))?;
+        query.pending = Some(pending);
+        Ok(Ok(query))
+    }
+
+    /// Waits for the answers; and how the copying came out, where there is any: with the copy's number in its own namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub(crate) fn wait(&mut self, log: &mut DumpLog) -> Result<(TaskQueryResult, Option<nix::Result<u64>>), Error> {
+        let (pid, tid) = (self.parasite.pid, self.parasite.tid);
+        let pending = self.pending.take().ok_or(Error::TaskExited { pid })?;
+        let mut results = self.parasite.wait(pending).map_err(|error| query_error(pid, error))?;
+        let fork_result = match self.forks {
+            true => results.pop().map(|answer| answer.result),
+            false => None,
+        };
+        let mut results = ResultReader { pid, results: &results };
+        // A kernel that does not know it has refused nobody.
+        if results.next_result("PR_GET_MDWE")?.result.is_ok_and(|flags| flags != 0) {
+            log.unsupported(format_args!(
+                "pid {pid}: that its memory may not become executable (PR_SET_MDWE)"
+            ));
+        }
+        if results.next_result("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
+            log.unsupported(format_args!("pid {pid}: its keyring (KEY_SPEC_PROCESS_KEYRING)"));
+        }
+        let (mut interval_timers, mut subreaper) = ([ItimerEntry::default(); 3], 0);
+        if self.parasite.buffer.is_some() {
+            for timer in &mut interval_timers {
+                let [isec, iusec, vsec, vusec] = results.output_words("getitimer")?;
+                *timer = ItimerEntry {
+                    isec,
+                    iusec,
+                    vsec,
+                    vusec,
+                };
+            }
+            [subreaper] = results.output_words("subreaper")?;
+        }
+        let thread = results.thread_result(tid, self.parasite.buffer.is_some(), log)?;
+        self.threads.insert(tid, thread);
+        let results = TaskQueryResult {
+            interval_timers,
+            posix_timers: mem::take(&mut self.posix_timers),
+            subreaper: subreaper as u32 != 0,
+            threads: mem::take(&mut self.threads),
+        };
+        Ok((results, fork_result))
+    }
+
+    /// The copy's number here, once it is there; it is there also when its making was not seen to its end.
+    pub(crate) fn snapshot_pid(&mut self) -> Option<i32> {
+        let events = self.parasite.remote.take_events();
+        let clone = events.into_iter().find(|(event, _)| *event == libc::PTRACE_EVENT_CLONE);
+        clone.map(|(_, snapshot_pid)| snapshot_pid as i32)
+    }
+
+    /// Leads a copy, which has the area too. How many calls it has to follow is the second.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub(crate) fn attach_snapshot(
+        &self,
+        snapshot_pid: i32,
+    ) -> Result<(RemoteSyscalls, Option<SyscallBuffer>, usize), RemoteSyscallError> {
+        let injection = self.parasite.remote.attach_child(snapshot_pid)?;
+        let buffer = self
+            .parasite
+            .buffer
+            .as_ref()
+            .map(|buffer| buffer.in_child(snapshot_pid));
+        Ok((injection, buffer, self.calls_before_fork))
+    }
+
+    /// Has the process stand as it stood. It may be that it made a copy on the way: [`Self::snapshot_pid`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub(crate) fn detach(&mut self) -> Result<(), Error> {
+        self.parasite.detach()
+    }
+
+    fn query_thread(
+        &mut self,
+        tid: i32,
+        syscall_insn: SyscallInsn,
+        log: &mut DumpLog,
+    ) -> Result<ThreadQueryResult, Error> {
+        let pid = self.parasite.pid;
+        let with_buffer = self.parasite.buffer.is_some();
+        let mut remote = RemoteSyscalls::attach(tid, syscall_insn, 0).map_err(|error| query_error(pid, error))?;
+        let results = remote
+            .begin_list(self.parasite.buffer.as_mut(), thread_queries(with_buffer), &[])
+            .and_then(|pending| remote.finish_list(self.parasite.buffer.as_mut(), pending));
+        let restore_result = remote.finish();
+        let results = results.map_err(|error| query_error(pid, error))?;
+        restore_result.map_err(|error| query_error(pid, error))?;
+        ResultReader { pid, results: &results }.thread_result(tid, with_buffer, log)
+    }
+
+    /// The timers that `/proc/PID/timers` lists, with the time that is left of each. Without the file (`CONFIG_CHECKPOINT_RESTORE`)
+    /// they cannot be known.
+    fn query_posix_timers(&mut self, node: &PstreeNode<'_>, log: &mut DumpLog) -> Result<(), Error> {
+        let pid = self.parasite.pid;
+        let Ok(text) = proc_files::read_text(self.parasite.tid, "timers") else {
+            log.unsupported(format_args!("pid {pid}: POSIX timers, which this kernel does not list"));
+            return Ok(());
+        };
+        let Some(mut timers) = parse_timers(&text) else {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "unknown line");
+            return Err(Error::capture(pid, "timers", error));
+        };
+        timers.retain(|timer| match cpu_clock_owner(timer.clock_id) {
+            Some(clock_pid) if !node.threads.iter().any(|tid| node.ns_pid(*tid) == clock_pid) => {
+                log.unsupported(format_args!(
+                    "pid {pid}: the POSIX timer {}, which runs by the processor time of {clock_pid}, another process or a thread that \
+                     has ended",
+                    timer.it_id
+                ));
+                false
+            }
+            _ => true,
+        });
+        for timers in timers.chunks_mut(TIMERS_PER_LIST) {
+            let calls = timers.iter().map(|timer| u64::from(timer.it_id)).flat_map(|id| {
+                [
+                    Syscall::with_output(libc::SYS_timer_gettime, [id, 0, 0, 0, 0, 0], 1),
+                    Syscall::new(libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0]),
+                ]
+            });
+            let results = self
+                .parasite
+                .run(calls.collect())
+                .map_err(|error| query_error(pid, error))?;
+            let mut results = ResultReader { pid, results: &results };
+            for timer in timers {
+                [timer.isec, timer.insec, timer.vsec, timer.vnsec] = results.output_words("timer_gettime")?;
+                timer.overrun = results.return_value("timer_getoverrun")? as u32;
+                match &mut timer.notify_thread_id {
+                    Some(tid) if node.threads.contains(tid) => *tid = node.ns_pid(*tid).cast_signed(),
+                    // The thread has ended: the timer runs, and the kernel signals nobody. No timer can be made for a thread
+                    // that is not there.
+                    Some(_) => {
+                        timer.notify_thread_id = None;
+                        timer.it_sigev_notify = SIGEV_NONE;
+                    }
+                    None => {}
+                }
+            }
+        }
+        self.posix_timers = timers;
+        Ok(())
+    }
+}
+
+/// The process or thread by whose processor time a clock runs, in the numbers of whoever made the timer; `None` for any other
+/// clock, and for the maker's own time (`CPUCLOCK_PID` of linux/posix-timers.h).
+fn cpu_clock_owner(clock_id: u32) -> Option<u32> {
+    let clock = clock_id.cast_signed();
+    (clock < 0)
+        .then_some((!(clock >> 3)).unsigned_abs())
+        .filter(|pid| *pid != 0)
+}
+
+/// What every thread is asked.
+fn thread_queries(with_buffer: bool) -> Vec<Syscall> {
+    let mut calls = vec![
+        Syscall::new(libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0]),
+        Syscall::new(libc::SYS_prctl, [PR_MCE_KILL_GET, 0, 0, 0, 0, 0]),
+        keyring_query(KEY_SPEC_THREAD_KEYRING),
+    ];
+    if with_buffer {
+        calls.extend([
+            prctl_with_output(PR_GET_TSC),
+            Syscall::with_output(libc::SYS_sigaltstack, [0; 6], 1),
+            prctl_with_output(libc::PR_GET_PDEATHSIG as u64),
+            prctl_with_output(PR_GET_TID_ADDRESS),
+        ]);
+    }
+    calls
+}
+
+/// Asks whether there is such a keyring; none is made.
+fn keyring_query(keyring_id: i64) -> Syscall {
+    Syscall::new(
+        libc::SYS_keyctl,
+        [KEYCTL_GET_KEYRING_ID, keyring_id.cast_unsigned(), 0, 0, 0, 0],
+    )
+}
+
+/// A prctl(2) that answers into memory.
+fn prctl_with_output(option: u64) -> Syscall {
+    Syscall::with_output(libc::SYS_prctl, [option, 0, 0, 0, 0, 0], 1)
+}
+
+impl ResultReader<'_> {
+    /// What a thread answered to [`thread_queries`].
+    fn thread_result(&mut self, tid: i32, with_buffer: bool, log: &mut DumpLog) -> Result<ThreadQueryResult, Error> {
+        let pid = self.pid;
+        let securebits = self.return_value("securebits")? as u32;
+        // A kernel without one of these has let nobody choose.
+        let mce_policy = self.next_result("PR_MCE_KILL_GET")?.result;
+        if mce_policy.is_ok_and(|chosen| chosen != PR_MCE_KILL_DEFAULT) {
+            log.unsupported(format_args!(
+                "pid {pid}: whether thread {tid} is killed at once by an error of the memory (PR_MCE_KILL)"
+            ));
+        }
+        if self.next_result("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
+            log.unsupported(format_args!(
+                "pid {pid}: the keyring of thread {tid} (KEY_SPEC_THREAD_KEYRING)"
+            ));
+        }
+        if !with_buffer {
+            return Ok(ThreadQueryResult {
+                sigaltstack: core::NO_SIGALTSTACK,
+                clear_child_tid: 0,
+                pdeath_sig: 0,
+                securebits,
+            });
+        }
+        let SyscallResult { result, output: words } = self.next_result("PR_GET_TSC")?;
+        if result.is_ok() && words[0] as u32 as u64 != PR_TSC_ENABLE {
+            log.unsupported(format_args!(
+                "pid {pid}: that thread {tid} may not read the time stamp counter (PR_SET_TSC)"
+            ));
+        }
+        let [ss_sp, flags, ss_size] = self.output_words("sigaltstack")?;
+        let [signal] = self.output_words("parent-death signal")?;
+        let SyscallResult { result, output: words } = self.next_result("clear_child_tid")?;
+        let clear_child_tid = match result {
+            Ok(_) => words[0],
+            Err(errno) => {
+                log.unsupported(format_args!(
+                    "pid {pid}: the address that thread {tid} clears at its end: {errno}"
+                ));
+                0
+            }
+        };
+        Ok(ThreadQueryResult {
+            sigaltstack: ThreadSasEntry {
+                ss_sp,
+                ss_size,
+                ss_flags: flags as u32,
+            },
+            clear_child_tid,
+            pdeath_sig: signal as u32,
+            securebits,
+        })
+    }
+}
+
+/// Reads `/proc/PID/timers` (proc_pid_timers(5)): four lines a timer.
+fn parse_timers(text: &str) -> Option<Vec<PosixTimerEntry>> {
+    let lines: Vec<_> = text.lines().collect();
+    let timer = |lines: &[&str]| {
+        let &[id, signal, notify, clock] = lines else {
+            return None;
+        };
+        let (signal, value) = signal.strip_prefix("signal: ")?.split_once('/')?;
+        let (sigev_notify, notify_target) = notify.strip_prefix("notify: ")?.split_once('/')?;
+        let (kind, target_tid) = notify_target.split_once('.')?;
+        let sigev_notify = match sigev_notify {
+            "signal" => 0,
+            "none" => 1,
+            "thread" => 2,
+            _ => return None,
+        };
+        let to_thread = kind == "tid";
+        Some(PosixTimerEntry {
+            it_id: id.strip_prefix("ID: ")?.parse().ok()?,
+            clock_id: clock.strip_prefix("ClockID: ")?.parse::<i32>().ok()?.cast_unsigned(),
+            si_signo: signal.parse().ok()?,
+            it_sigev_notify: sigev_notify | if to_thread { SIGEV_THREAD_ID } else { 0 },
+            sival_ptr: u64::from_str_radix(value, 16).ok()?,
+            notify_thread_id: to_thread.then_some(target_tid.parse().ok()?),
+            ..PosixTimerEntry::default()
+        })
+    };
+    lines.chunks(4).map(timer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_timers_are_parsed() {
+        let timers = parse_timers(
+            "ID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\n\
+             ID: 0\nsignal: 14/0000000000000005\nnotify: signal/tid.77\nClockID: -6\n",
+        )
+        .expect("well formed");
+        assert_eq!(
+            (timers[0].it_id, timers[0].si_signo, timers[0].sival_ptr),
+            (1, 60, 0x7fff_86e4_52a8)
+        );
+        assert_eq!((timers[0].it_sigev_notify, timers[0].notify_thread_id), (0, None));
+        assert_eq!((timers[1].it_sigev_notify, timers[1].notify_thread_id), (4, Some(77)));
+        assert_eq!(timers[1].clock_id, 0xffff_fffa);
+        assert_eq!(
+            (cpu_clock_owner(timers[0].clock_id), cpu_clock_owner(timers[1].clock_id)),
+            (None, None)
+        );
+        // CPUCLOCK_SCHED of thread 4711.
+        let of_thread = ((!4711) << 3) | 6_i32;
+        assert_eq!(cpu_clock_owner(of_thread.cast_unsigned()), Some(4711));
+        assert_eq!(parse_timers("").map(|timers| timers.len()), Some(0));
+        assert_eq!(parse_timers("ID: 1\nsignal: 60/0\n"), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! What no image has a place for, or what is written without it: it is looked for all the same, so that `dump.log` names it and
+//! nothing is missing without a word. `docs/STATE.md` lists all of it.
+//!
+//! Who restores a container without images of cgroups, namespaces and labels puts it into their own. So what is compared is the
+//! one who dumps: a process that is where the dumping one is loses nothing. What threads share with their process is compared
+//! with the thread that the process is seen through.
+
+mod memory;
+mod scheduling;
+mod thread;
+
+use std::path::PathBuf;
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
+use procfs::process::Stat;
+
+pub(super) use self::{
+    memory::{report_mapping, report_memory_policy},
+    scheduling::report_scheduling,
+};
+use super::ids::restored_namespaces;
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::{
+        proc_files::{self, StatusText},
+        syscalls,
+    },
+};
+
+/// `PF_MEMALLOC_NOIO` and `PF_LOCAL_THROTTLE` (linux/sched.h): what `PR_SET_IO_FLUSHER` sets.
+const IO_FLUSHER_FLAGS: u32 = 0x0008_0000 | 0x0010_0000;
+/// Attributes of a security module for what a process does next (proc_pid_attr(5)).
+const LSM_NEXT_ATTRIBUTES: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
+/// The lines of `status` that tell of speculation controls (`PR_SET_SPECULATION_CTRL`).
+const SPECULATION_FIELDS: [&str; 2] = ["Speculation_Store_Bypass:", "SpeculationIndirectBranch:"];
+/// `untag_mask` of a process whose pointers have no tags (linear address masking).
+const UNTAG_MASK_UNTAGGED: &str = "0xffffffffffffffff";
+
+/// The namespaces of a process (namespaces(7)), its own and those of its children to be.
+const NAMESPACES: [&str; 10] = [
+    "cgroup",
+    "ipc",
+    "mnt",
+    "net",
+    "pid",
+    "pid_for_children",
+    "time",
+    "time_for_children",
+    "user",
+    "uts",
+];
+
+/// What surrounds the one who dumps.
+pub(crate) struct DumperContext {
+    namespaces: Vec<Option<PathBuf>>,
+    lsm_label: Option<String>,
+    cgroups: Option<String>,
+    timer_slack: Option<String>,
+    affinity: Option<CpuSet>,
+    coredump_filter: Option<String>,
+    speculation: [Option<String>; 2],
+    util_clamp: Option<(u32, u32)>,
+    core_cookie: Option<u64>,
+}
+
+impl DumperContext {
+    /// Those of this process, for the container with this first process.
+    pub(crate) fn read(init: i32) -> Self {
+        let dumper_pid = std::process::id() as i32;
+        let restored = restored_namespaces(init);
+        let expected = NAMESPACES
+            .iter()
+            .zip(namespaces(dumper_pid).into_iter().zip(namespaces(init)));
+        let status = StatusText::read(dumper_pid).ok();
+        Self {
+            namespaces: expected
+                .map(|(name, (of_dumper, of_init))| if restored.contains(name) { of_init } else { of_dumper })
+                .collect(),
+            lsm_label: lsm_label(dumper_pid),
+            cgroups: proc_files::read_text(dumper_pid, "cgroup").ok(),
+            timer_slack: proc_files::read_text(dumper_pid, "timerslack_ns").ok(),
+            affinity: affinity(dumper_pid),
+            coredump_filter: proc_files::read_text(dumper_pid, "coredump_filter").ok(),
+            speculation: status.as_ref().map(speculation).unwrap_or_default(),
+            util_clamp: syscalls::uclamp(dumper_pid).ok(),
+            core_cookie: syscalls::core_cookie(dumper_pid).ok(),
+        }
+    }
+
+    /// Says what a process has that is another.
+    pub(super) fn report_process(
+        &self,
+        (pid, proc_tid): (i32, i32),
+        stat: &Stat,
+        status: Option<&StatusText>,
+        log: &mut DumpLog,
+    ) {
+        let differing = differing_namespaces(&self.namespaces, &namespaces(proc_tid));
+        if !differing.is_empty() {
+            log.unsupported(format_args!("pid {pid}: its own namespaces ({})", differing.join(", ")));
+        }
+        if let Some(label) = lsm_label(proc_tid).filter(|label| self.lsm_label.as_ref() != Some(label)) {
+            log.unsupported(format_args!("pid {pid}: the label of its security module ({label})"));
+        }
+        for name in LSM_NEXT_ATTRIBUTES {
+            if let Ok(label) = proc_files::read_text(proc_tid, &format!("attr/{name}"))
+                && !label.is_empty()
+            {
+                log.unsupported(format_args!(
+                    "pid {pid}: the label of its security module for {name} ({label})"
+                ));
+            }
+        }
+        if let Ok(filter) = proc_files::read_text(proc_tid, "coredump_filter")
+            && self
+                .coredump_filter
+                .as_ref()
+                .is_some_and(|of_dumper| *of_dumper != filter)
+        {
+            log.unsupported(format_args!(
+                "pid {pid}: which of its memory a core dump holds (coredump_filter {filter})"
+            ));
+        }
+        // `/autogroup-25 nice 5`
+        let nice = proc_files::read_text(proc_tid, "autogroup").ok();
+        let nice = nice.as_ref().and_then(|text| text.rsplit_once(" nice "));
+        if let Some((_, nice)) = nice.filter(|(_, nice)| *nice != "0") {
+            log.unsupported(format_args!(
+                "pid {pid}: the nice value {nice} of its session's group of the scheduler (autogroup)"
+            ));
+        }
+        if proc_files::read_text(proc_tid, "ksm_stat").is_ok_and(|text| merges_any(&text)) {
+            log.unsupported(format_args!(
+                "pid {pid}: that all its memory may be merged with like pages (PR_SET_MEMORY_MERGE)"
+            ));
+        }
+        if let Some(mask) = status.and_then(|status| status.line("untag_mask:"))
+            && mask != UNTAG_MASK_UNTAGGED
+        {
+            log.unsupported(format_args!("pid {pid}: that its pointers may have tags (mask {mask})"));
+        }
+        if let Some(signal) = stat.exit_signal.filter(|signal| *signal != libc::SIGCHLD) {
+            log.unsupported(format_args!(
+                "pid {pid}: the signal {signal} that its parent gets at its end in place of SIGCHLD"
+            ));
+        }
+        if stat.flags & IO_FLUSHER_FLAGS == IO_FLUSHER_FLAGS {
+            log.unsupported(format_args!(
+                "pid {pid}: that it serves the I/O of others (PR_SET_IO_FLUSHER)"
+            ));
+        }
+        if stat.tty_nr != 0 && stat.session == pid {
+            log.unsupported(format_args!("pid {pid}: the controlling terminal of its session"));
+        }
+    }
+}
+
+/// The names of the namespaces that there are and that differ.
+fn differing_namespaces(expected: &[Option<PathBuf>], actual: &[Option<PathBuf>]) -> Vec<&'static str> {
+    let pairs = NAMESPACES.iter().zip(expected.iter().zip(actual));
+    pairs
+        .filter(|(_, (expected, actual))| actual.is_some() && expected != actual)
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+fn speculation(status: &StatusText) -> [Option<String>; 2] {
+    SPECULATION_FIELDS.map(|name| status.line(name).map(str::to_owned))
+}
+
+/// Whether `ksm_stat` has the line `ksm_merge_any: yes`.
+fn merges_any(text: &str) -> bool {
+    let line = text.lines().find_map(|line| line.strip_prefix("ksm_merge_any:"));
+    line.is_some_and(|value| value.trim() == "yes")
+}
+
+fn namespaces(tid: i32) -> Vec<Option<PathBuf>> {
+    let link = |name: &&str| proc_files::read_link(tid, &format!("ns/{name}")).ok();
+    NAMESPACES.iter().map(link).collect()
+}
+
+/// The label of SELinux, AppArmor or Smack; none without such a module.
+fn lsm_label(tid: i32) -> Option<String> {
+    proc_files::read_text(tid, "attr/current")
+        .ok()
+        .filter(|label| !label.is_empty())
+}
+
+fn affinity(tid: i32) -> Option<CpuSet> {
+    sched_getaffinity(Pid::from_raw(tid)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::{Command, Stdio},
+        time::Instant,
+    };
+
+    use super::*;
+
+    pub(super) fn unsupported_lines(report: impl FnOnce(&mut DumpLog)) -> Option<String> {
+        let mut log = DumpLog::new(Instant::now());
+        report(&mut log);
+        log.unsupported_summary()
+    }
+
+    #[test]
+    fn only_differences_are_reported() {
+        let dumper = DumperContext::read(std::process::id() as i32);
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let pid = child.id() as i32;
+        let stat = proc_files::stat(pid).unwrap();
+        let status = StatusText::read(pid).unwrap();
+        let lines = unsupported_lines(|log| {
+            dumper.report_process((pid, pid), &stat, Some(&status), log);
+            dumper.report_thread((pid, pid, pid), Some(&status), log);
+        });
+        let no_cpus = CpuSet::new();
+        let elsewhere = DumperContext {
+            namespaces: vec![Some("pid:[1]".into()); NAMESPACES.len()],
+            lsm_label: None,
+            cgroups: Some("0::/elsewhere".to_owned()),
+            timer_slack: Some("1".to_owned()),
+            affinity: Some(no_cpus),
+            coredump_filter: Some("0".to_owned()),
+            speculation: [Some("other".to_owned()), Some("other".to_owned())],
+            util_clamp: Some((1, 2)),
+            core_cookie: Some(1),
+        };
+        let mut unusual = stat.clone();
+        unusual.exit_signal = Some(0);
+        unusual.flags |= IO_FLUSHER_FLAGS;
+        unusual.tty_nr = 1;
+        unusual.session = pid;
+        let mut log = DumpLog::new(Instant::now());
+        elsewhere.report_process((pid, pid), &unusual, Some(&status), &mut log);
+        elsewhere.report_thread((pid, pid, pid), Some(&status), &mut log);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(lines, None);
+        let text = log.into_text();
+        for part in [
+            "namespaces (cgroup, ipc, mnt, net, pid",
+            "cgroups",
+            "timer slack",
+            "processors",
+            "coredump_filter",
+            "the signal 0 that its parent gets",
+            "PR_SET_IO_FLUSHER",
+            "controlling terminal",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn ksm_merge_any_is_parsed() {
+        assert!(merges_any("ksm_rmap_items 0\nksm_merge_any: yes\nksm_mergeable: no\n"));
+        assert!(!merges_any("ksm_merge_any: no\n") && !merges_any(""));
+    }
+}

@@ -1,0 +1,104 @@
+//! Of memory: mappings that have more to them than their entry says, and memory policies.
+
+use std::fs;
+
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::proc_files::{self, Mapping},
+};
+
+/// Says that memory is bound to certain nodes of a machine with several, as `/proc/PID/numa_maps` tells (set_mempolicy(2),
+/// mbind(2)).
+pub(in super::super) fn report_memory_policy(pid: i32, source_tid: i32, log: &mut DumpLog) {
+    // With one node a policy changes nothing, and to look for one takes a walk through all pages.
+    let has_several_nodes =
+        fs::read_to_string("/sys/devices/system/node/online").is_ok_and(|nodes| nodes.trim() != "0");
+    if !has_several_nodes {
+        return;
+    }
+    let Ok(text) = proc_files::read_text(source_tid, "numa_maps") else {
+        return;
+    };
+    if let Some((count, first)) = numa_policies(&text) {
+        log.unsupported(format_args!(
+            "pid {pid}: the NUMA memory policy of {count} mappings (the first is {first})"
+        ));
+    }
+}
+
+/// How many mappings have a policy other than the default, and what the first one has.
+fn numa_policies(text: &str) -> Option<(usize, &str)> {
+    let policies = text.lines().filter_map(|line| line.split(' ').nth(1));
+    let mut others = policies.filter(|policy| *policy != "default");
+    let first = others.next()?;
+    Some((1 + others.count(), first))
+}
+
+/// Says what a mapping has that its entry does not.
+pub(in super::super) fn report_mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
+    let range = &mapping.range;
+    for (flag, description) in [
+        (b"sl", "that it is sealed (mseal)"),
+        (b"ss", "that it is a shadow stack"),
+        (b"um", "that missing pages are handled by userfaultfd"),
+        (b"uw", "that writing is handled by userfaultfd"),
+        (b"ui", "that minor faults are handled by userfaultfd"),
+        (b"mt", "its memory tags"),
+    ] {
+        if mapping.has_flag(flag) {
+            log.unsupported(format_args!("pid {pid}: of the mapping {range:x?} {description}"));
+        }
+    }
+    if mapping.protection_key != 0 {
+        let key = mapping.protection_key;
+        log.unsupported(format_args!(
+            "pid {pid}: of the mapping {range:x?} its protection key {key}"
+        ));
+    }
+    let name = mapping.name.to_string_lossy();
+    if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") {
+        log.unsupported(format_args!(
+            "pid {pid}: of the mapping {range:x?} its name {name} (PR_SET_VMA_ANON_NAME)"
+        ));
+    }
+    if name.starts_with("/[aio]") || name.starts_with("anon_inode:") {
+        log.unsupported(format_args!(
+            "pid {pid}: the state behind the mapping {range:x?} of {name}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::unsupported_lines, *};
+
+    #[test]
+    fn unsupported_mapping_state_is_reported() {
+        let plain = Mapping::anonymous(0x1000..0x2000, &[*b"rd", *b"wr"]);
+        assert_eq!(unsupported_lines(|log| report_mapping(1, &plain, log)), None);
+        let unusual = Mapping {
+            flags: vec![*b"sl", *b"uw"],
+            protection_key: 7,
+            name: "anon_inode:[io_uring]".into(),
+            ..plain.clone()
+        };
+        let lines = unsupported_lines(|log| report_mapping(1, &unusual, log)).expect("four things");
+        for part in ["sealed", "userfaultfd", "protection key 7", "io_uring"] {
+            assert!(lines.contains(part), "{lines}");
+        }
+        let named = Mapping {
+            name: "[anon:cache of names]".into(),
+            ..plain
+        };
+        let lines = unsupported_lines(|log| report_mapping(1, &named, log)).expect("its name");
+        assert!(lines.contains("its name [anon:cache of names]"), "{lines}");
+    }
+
+    #[test]
+    fn numa_policies_are_counted() {
+        let text =
+            "7f0000000000 default anon=1 dirty=1 N0=1\n7f0000001000 bind:0 anon=1\n7f0000002000 prefer:1 file=/a";
+        assert_eq!(numa_policies(text), Some((2, "bind:0")));
+        assert_eq!(numa_policies("7f0000000000 default anon=1"), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! `vma_entry` of `mm-PID.img`: a mapping as `/proc/PID/smaps` tells of it, in CRIU's words.
+//!
+//! A mapping is of one kind: the kernel's own, anonymous, of a file, or shared memory, which is a file that nobody can open. What
+//! has no word there is named in `dump.log`; a device's mapping is left out.
+
+use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
+
+use cri_proto::criu::message::VmaEntry;
+
+use super::{files::Files, unsupported};
+use crate::{
+    checkpoint::{dump_log::DumpLog, error::Error},
+    process::proc_files::Mapping,
+};
+
+/// What a mapping is (criu/include/image.h).
+pub(in crate::checkpoint) mod status {
+    pub(crate) const REGULAR: u32 = 1 << 0;
+    pub(crate) const VSYSCALL: u32 = 1 << 2;
+    pub(crate) const VDSO: u32 = 1 << 3;
+    pub(crate) const HEAP: u32 = 1 << 5;
+    pub(crate) const FILE_PRIVATE: u32 = 1 << 6;
+    pub(crate) const FILE_SHARED: u32 = 1 << 7;
+    pub(crate) const ANON_SHARED: u32 = 1 << 8;
+    pub(crate) const ANON_PRIVATE: u32 = 1 << 9;
+    pub(crate) const SYSVIPC: u32 = 1 << 10;
+    pub(crate) const VVAR: u32 = 1 << 12;
+    pub(crate) const MEMFD: u32 = 1 << 14;
+}
+
+/// `MAP_DROPPABLE` (linux/mman.h).
+const MAP_DROPPABLE: u32 = 0x08;
+/// What the kernel names shared anonymous memory.
+const ANON_SHARED_NAMES: &[&str] = &["/dev/zero (deleted)"];
+/// And what it names it once the program has given it a name (`PR_SET_VMA_ANON_NAME`).
+const ANON_SHMEM_PREFIX: &str = "[anon_shmem:";
+/// What it names shared memory of System V.
+const SYSV_SHM_PREFIX: &str = "/SYSV";
+/// Translates a mapping; `None` for what no image can hold.
+pub(super) fn vma_entry(
+    pid: i32,
+    proc_tid: i32,
+    mapping: &Mapping,
+    files: &mut Files,
+    log: &mut DumpLog,
+) -> Result<Option<VmaEntry>, Error> {
+    let name = mapping.name.to_string_lossy();
+    let mut kind = match &*name {
+        "[vsyscall]" | "[vectors]" => status::VSYSCALL,
+        "[vdso]" => status::REGULAR | status::VDSO,
+        "[vvar]" | "[vvar_vclock]" => status::REGULAR | status::VVAR,
+        "[heap]" => status::REGULAR | status::HEAP,
+        "[uprobes]" => return Ok(None),
+        _ => status::REGULAR,
+    };
+    if (mapping.has_flag(b"io") || mapping.has_flag(b"pf")) && kind & status::VVAR == 0 && !mapping.shared {
+        log.unsupported(format_args!(
+            "pid {pid}: the device mapping {:x?} {name}",
+            mapping.range
+        ));
+        return Ok(None);
+    }
+    unsupported::report_mapping(pid, mapping, log);
+    let mut flags = 0;
+    let mut vma = VmaEntry {
+        start: mapping.range.start,
+        end: mapping.range.end,
+        pgoff: mapping.offset,
+        prot: u32::from(mapping.read) | u32::from(mapping.write) << 1 | u32::from(mapping.execute) << 2,
+        fd: -1,
+        ..VmaEntry::default()
+    };
+    if !mapping.is_file_backed() {
+        kind |= status::ANON_PRIVATE;
+        flags |= libc::MAP_ANONYMOUS as u32;
+    } else if mapping.shared
+        && (ANON_SHARED_NAMES.contains(&&*name)
+            || name.starts_with(ANON_SHMEM_PREFIX)
+            || name.starts_with(SYSV_SHM_PREFIX))
+    {
+        kind |= status::ANON_SHARED;
+        flags |= libc::MAP_ANONYMOUS as u32;
+        vma.shmid = mapping.inode;
+        if name.starts_with(SYSV_SHM_PREFIX) {
+            kind |= status::SYSVIPC;
+            log.unsupported(format_args!(
+                "pid {pid}: the System V segment of {:x?} (its pages are here)",
+                mapping.range
+            ));
+        }
+    } else if name.starts_with("/anon_hugepage") {
+        kind |= if mapping.shared {
+            status::ANON_SHARED
+        } else {
+            status::ANON_PRIVATE
+        };
+        flags |= (libc::MAP_ANONYMOUS | libc::MAP_HUGETLB) as u32;
+        vma.shmid = if mapping.shared { mapping.inode } else { 0 };
+        log.unsupported(format_args!("pid {pid}: the huge page size of {:x?}", mapping.range));
+    } else {
+        kind |= if mapping.shared {
+            status::FILE_SHARED
+        } else {
+            status::FILE_PRIVATE
+        };
+        if mapping.has_flag(b"ht") {
+            log.unsupported(format_args!(
+                "pid {pid}: the huge pages of {:x?}, of the file {name}",
+                mapping.range
+            ));
+        }
+        let open_flags = open_flags_of(proc_tid, mapping);
+        let file = files.mapped_file(pid, proc_tid, mapping, open_flags, log)?;
+        if name.starts_with("/memfd:") && files.is_memfd(file) {
+            kind |= status::MEMFD;
+        }
+        vma.shmid = u64::from(file);
+        vma.fdflags = Some(open_flags);
+    }
+    vma.status = kind;
+    vma.flags = flags;
+    set_flags(&mut vma, mapping);
+    Ok(Some(vma))
+}
+
+/// Has an entry say the mapping's flags, whatever it said before.
+pub(super) fn set_flags(vma: &mut VmaEntry, mapping: &Mapping) {
+    let anon_flags = vma.flags & (libc::MAP_ANONYMOUS | libc::MAP_HUGETLB) as u32;
+    vma.flags = anon_flags | mmap_flags(mapping);
+    let advice = advice(mapping);
+    vma.madv = (advice != 0).then_some(advice);
+}
+
+/// The flags of mmap(2) that `VmFlags` tells of.
+fn mmap_flags(mapping: &Mapping) -> u32 {
+    let mut flags = match mapping.shared {
+        true => libc::MAP_SHARED,
+        false => libc::MAP_PRIVATE,
+    } as u32;
+    for (name, flag) in [
+        (b"gd", libc::MAP_GROWSDOWN),
+        (b"lo", libc::MAP_LOCKED),
+        (b"nr", libc::MAP_NORESERVE),
+        (b"ht", libc::MAP_HUGETLB),
+    ] {
+        if mapping.has_flag(name) {
+            flags |= flag as u32;
+        }
+    }
+    if mapping.has_flag(b"dp") {
+        flags = flags & !(libc::MAP_PRIVATE as u32) | MAP_DROPPABLE;
+    }
+    flags
+}
+
+/// The advice of madvise(2) that `VmFlags` tells of, one bit each.
+fn advice(mapping: &Mapping) -> u64 {
+    [
+        (b"sr", libc::MADV_SEQUENTIAL),
+        (b"rr", libc::MADV_RANDOM),
+        (b"dc", libc::MADV_DONTFORK),
+        (b"dd", libc::MADV_DONTDUMP),
+        (b"mg", libc::MADV_MERGEABLE),
+        (b"hg", libc::MADV_HUGEPAGE),
+        (b"nh", libc::MADV_NOHUGEPAGE),
+        (b"wf", libc::MADV_WIPEONFORK),
+    ]
+    .into_iter()
+    .filter(|(name, _)| mapping.has_flag(name))
+    .fold(0, |bits, (_, advice)| bits | 1 << advice)
+}
+
+/// How the mapped file was opened: the permissions of its link in `map_files` say it.
+pub(super) fn open_flags_of(proc_tid: i32, mapping: &Mapping) -> u32 {
+    let Range { start, end } = mapping.range;
+    let mode = fs::symlink_metadata(format!("/proc/{proc_tid}/map_files/{start:x}-{end:x}")).map(|link| link.mode());
+    (match mode.map(|mode| mode & 0o600) {
+        Ok(0o600) => libc::O_RDWR,
+        Ok(0o200) => libc::O_WRONLY,
+        Ok(_) => libc::O_RDONLY,
+        Err(_) if mapping.shared && mapping.write => libc::O_RDWR,
+        Err(_) => libc::O_RDONLY,
+    }) as u32
+}

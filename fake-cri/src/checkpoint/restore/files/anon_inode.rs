@@ -1,0 +1,200 @@
+//! Descriptors of what has no path: eventfd, epoll, signalfd, timerfd. They are made by the first process before it has children,
+//! at numbers that were kept free for them. What an epoll descriptor watches is told to it by a process that has it, since it
+//! knows its files by their numbers.
+
+use std::collections::{HashMap, HashSet};
+
+use cri_proto::criu::message::{FdTypes, FileEntry, TimerfdEntry};
+
+use crate::checkpoint::restore::{RestoreError, remote_task::RemoteTask};
+
+/// `TFD_IOC_SET_TICKS`: `_IOW('T', 0, u64)`.
+const TFD_IOC_SET_TICKS: u64 = 0x4008_5400;
+/// The size of the kernel's set of signals.
+const SIGSET_BYTES: u64 = 8;
+
+/// Whether a file is one that is made here.
+///
+/// # Errors
+///
+/// It is of a kind that is made nowhere.
+pub(super) fn check(entry: &FileEntry) -> Result<(), RestoreError> {
+    let detail = match entry.r#type() {
+        FdTypes::Eventfd | FdTypes::Eventpoll | FdTypes::Signalfd | FdTypes::Timerfd => return Ok(()),
+        FdTypes::Inetsk => "a network socket",
+        FdTypes::Unixsk => "a unix socket",
+        FdTypes::Netlinksk | FdTypes::Packetsk => "a socket",
+        FdTypes::Tty => "a terminal",
+        FdTypes::Inotify | FdTypes::Fanotify => "watches of files",
+        FdTypes::Memfd => "a memory file",
+        FdTypes::Pidfd => "a pidfd",
+        other => return Err(RestoreError::Unsupported(format!("an open file of kind {other:?}"))),
+    };
+    Err(RestoreError::Unsupported(detail.to_owned()))
+}
+
+/// Makes one at this number.
+pub(super) fn create(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64) -> Result<(), RestoreError> {
+    let empty_entry = || RestoreError::malformed("files.img", format!("file {} is empty", entry.id));
+    let fd = match entry.r#type() {
+        FdTypes::Eventfd => {
+            let event = entry.efd.as_ref().ok_or_else(empty_entry)?;
+            let fd = remote.call("make an eventfd", libc::SYS_eventfd2, [0; 6])?;
+            if event.counter > 0 {
+                let counter = remote.write_words(&[event.counter])?;
+                remote.call("set an eventfd", libc::SYS_write, [fd, counter, 8, 0, 0, 0])?;
+            }
+            set_file_flags(remote, fd, event.flags)?;
+            fd
+        }
+        FdTypes::Eventpoll => remote.call("make an epoll descriptor", libc::SYS_epoll_create1, [0; 6])?,
+        FdTypes::Signalfd => {
+            let signals = entry.sgfd.as_ref().ok_or_else(empty_entry)?;
+            let mask = remote.write_words(&[signals.sigmask])?;
+            let arguments = [u64::MAX, mask, SIGSET_BYTES, 0, 0, 0];
+            let fd = remote.call("make a signalfd", libc::SYS_signalfd4, arguments)?;
+            set_file_flags(remote, fd, signals.flags)?;
+            fd
+        }
+        FdTypes::Timerfd => create_timerfd(remote, entry.tfd.as_ref().ok_or_else(empty_entry)?)?,
+        _ => return check(entry),
+    };
+    remote.call("place a descriptor", libc::SYS_dup3, [fd, target_fd, 0, 0, 0, 0])?;
+    remote.call("close a descriptor", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+    Ok(())
+}
+
+fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, RestoreError> {
+    let clock = u64::from(timer.clockid);
+    let fd = remote.call("make a timerfd", libc::SYS_timerfd_create, [clock, 0, 0, 0, 0, 0])?;
+    let (seconds, nanos) = match (timer.vsec, timer.vnsec) {
+        // It has run out and begins anew.
+        (0, 0) if timer.ticks > 0 => (timer.isec, timer.insec),
+        left => left,
+    };
+    if (seconds, nanos) != (0, 0) {
+        let times = remote.write_words(&[timer.isec, timer.insec, seconds, nanos])?;
+        // The time that is left is told, whichever way it was set.
+        remote.call("set a timerfd", libc::SYS_timerfd_settime, [fd, 0, times, 0, 0, 0])?;
+    }
+    if timer.ticks > 0 {
+        let ticks = remote.write_words(&[timer.ticks])?;
+        // Without CONFIG_CHECKPOINT_RESTORE they cannot be set; then a timer that had run out tells it at its next time.
+        let _ = remote.try_call(
+            "set the ticks of a timerfd",
+            libc::SYS_ioctl,
+            [fd, TFD_IOC_SET_TICKS, ticks, 0, 0, 0],
+        )?;
+    }
+    set_file_flags(remote, fd, timer.flags)?;
+    Ok(fd)
+}
+
+fn set_file_flags(remote: &mut RemoteTask, fd: u64, flags: u32) -> Result<(), RestoreError> {
+    let arguments = [fd, libc::F_SETFL as u64, u64::from(flags), 0, 0, 0];
+    remote
+        .call("set a descriptor's flags", libc::SYS_fcntl, arguments)
+        .map(drop)
+}
+
+/// Whether all that an epoll descriptor watches can be added by a process that has it, whose descriptors are these: by numbers
+/// that it has, no number twice, and of the files that were watched, as far as the image tells.
+///
+/// # Errors
+///
+/// The image is malformed.
+pub(super) fn check_watches(
+    entry: &FileEntry,
+    descriptors: &HashMap<u32, u32>,
+    files: &HashMap<u32, FileEntry>,
+) -> Result<(), RestoreError> {
+    let mut watched_fds = HashSet::new();
+    for watch in entry.epfd.iter().flat_map(|epoll| &epoll.tfd) {
+        let malformed = |detail: &str| {
+            let detail = format!("epoll descriptor {} watches {}, {detail}", entry.id, watch.tfd);
+            Err(RestoreError::malformed("files.img", detail))
+        };
+        if !watched_fds.insert(watch.tfd) {
+            return malformed("and twice");
+        }
+        let Some(file) = descriptors.get(&watch.tfd).and_then(|id| files.get(id)) else {
+            return malformed("which its process has not");
+        };
+        // Of pipes and sockets alone an image tells the inode. Images written by older versions may have empty_entry, or 0.
+        let inode = (file.pipe.as_ref().map(|pipe| pipe.pipe_id))
+            .or(file.usk.as_ref().map(|socket| socket.ino))
+            .or(file.isk.as_ref().map(|socket| socket.ino));
+        let watched = watch.inode.filter(|inode| *inode != 0).map(|inode| inode as u32);
+        if let (Some(inode), Some(watched)) = (inode, watched)
+            && inode != watched
+        {
+            return malformed("a number that leads to another file now");
+        }
+    }
+    Ok(())
+}
+
+/// Tells an epoll descriptor at its final number what it watches.
+pub(super) fn add_watches(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64) -> Result<(), RestoreError> {
+    let watched = entry.epfd.iter().flat_map(|epoll| &epoll.tfd);
+    for item in watched {
+        // `struct epoll_event`, which is packed on x86-64.
+        let mut event = item.events.to_ne_bytes().to_vec();
+        if cfg!(not(target_arch = "x86_64")) {
+            event.extend([0; 4]);
+        }
+        event.extend(item.data.to_ne_bytes());
+        let event = remote.write_data(&event)?;
+        let arguments = [target_fd, libc::EPOLL_CTL_ADD as u64, u64::from(item.tfd), event, 0, 0];
+        remote.call("watch a descriptor", libc::SYS_epoll_ctl, arguments)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cri_proto::criu::message::{EventpollFileEntry, EventpollTfdEntry, PipeEntry};
+
+    use super::*;
+
+    #[test]
+    fn watches_of_missing_fds_are_refused() {
+        let pipe = FileEntry {
+            id: 7,
+            pipe: Some(PipeEntry {
+                id: 7,
+                pipe_id: 4711,
+                ..PipeEntry::default()
+            }),
+            ..FileEntry::default()
+        };
+        let files = HashMap::from([(7, pipe)]);
+        let descriptors = HashMap::from([(3, 7), (4, 7)]);
+        let checked = |watches: &[(u32, Option<u64>)]| {
+            let tfd = watches.iter().map(|(tfd, inode)| EventpollTfdEntry {
+                tfd: *tfd,
+                inode: *inode,
+                ..EventpollTfdEntry::default()
+            });
+            let epoll = FileEntry {
+                id: 9,
+                epfd: Some(EventpollFileEntry {
+                    tfd: tfd.collect(),
+                    ..EventpollFileEntry::default()
+                }),
+                ..FileEntry::default()
+            };
+            let checked = check_watches(&epoll, &descriptors, &files);
+            checked.map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(&[(3, Some(4711)), (4, None)]), Ok(()));
+        for (watches, part) in [
+            (&[(5, None)][..], "which its process has not"),
+            (&[(3, None), (3, None)], "and twice"),
+            (&[(3, Some(4712))], "leads to another file now"),
+        ] {
+            let error = checked(watches).expect_err("it is wrong");
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What a path of the archive may lead to.
+//!
+//! The file is found without opening it, what was found is looked at (fstat(2), fstatfs(2)), and that very file is opened, through
+//! its descriptor: so nothing can take its place in between. It has to be of the recorded kind, a regular file also of the
+//! recorded size; a FIFO, into which unread bytes are written, has to be one. It is opened with the recorded flags of
+//! [`super::OPEN_FLAGS`], of which none makes a file or cuts it. A link at the end of a path is not followed.
+//!
+//! Never opened are devices, but for those that hold nothing, and whatever lies in a file system that is no storage but a view of
+//! the kernel: a file of `/proc` or `/sys` acts when it is written or is another process's memory, whatever its kind says.
+//!
+//! Files are opened with this process's rights, before the new ones have theirs, as the program may have opened them before it
+//! gave rights away. So these rules are all that is between an archive and the files of whoever restores it.
+
+use std::{
+    fs::{File, Metadata},
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd},
+        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+};
+
+use cri_proto::criu::message::RegFileEntry;
+use nix::sys::statfs::{FsType, fstatfs};
+
+use crate::checkpoint::restore::RestoreError;
+
+/// The numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt), which hold nothing. Their
+/// kin /dev/mem and /dev/port are not to be had.
+const MEM_DEVICE_MAJOR: u64 = 1;
+const SAFE_MEM_DEVICES: [u64; 5] = [3, 5, 7, 8, 9];
+
+/// File systems that are views of the kernel (linux/magic.h), each with its name.
+const PSEUDO_FILESYSTEMS: &[(u64, &str)] = &[
+    (0x9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x7363_6673, "securityfs"),
+    (0xf97c_ff8c, "selinuxfs"),
+    (0x4341_5d53, "smackfs"),
+    (0x6265_6570, "configfs"),
+    (0xcafe_4a11, "bpf"),
+    (0x6165_676c, "pstore"),
+    (0xde5e_81e4, "efivarfs"),
+    (0x4249_4e4d, "binfmt_misc"),
+    (0x6e73_6673, "nsfs"),
+    (0x6573_5543, "fusectl"),
+    (0x1980_0202, "mqueue"),
+    (0x0765_5821, "resctrl"),
+];
+
+/// What the entry of a path stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExpectedKind {
+    /// A regular file, a folder, or a device that holds nothing.
+    Path,
+    /// A FIFO.
+    Fifo,
+}
+
+/// Opens an open file anew, as another open file description.
+pub(in crate::checkpoint::restore) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let opened = nix::fcntl::open(
+        Path::new(&path),
+        nix::fcntl::OFlag::from_bits_retain(flags),
+        nix::sys::stat::Mode::empty(),
+    )?;
+    Ok(opened.into())
+}
+
+/// Whether what was recorded is a path.
+pub(super) fn check(recorded_file: &RegFileEntry) -> Result<(), RestoreError> {
+    match Path::new(&recorded_file.name).is_absolute() {
+        true => Ok(()),
+        false => Err(RestoreError::malformed(
+            "files.img",
+            format!("{:?} is no path", recorded_file.name),
+        )),
+    }
+}
+
+/// Finds a file without opening it, and holds it against what was recorded.
+pub(super) fn find_checked(recorded_file: &RegFileEntry, expected: ExpectedKind) -> Result<File, RestoreError> {
+    let path = Path::new(&recorded_file.name);
+    let step_error = |error: io::Error| RestoreError::step(format!("find {}", recorded_file.name), error);
+    check(recorded_file)?;
+    let path_fd = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(step_error)?;
+    let metadata = path_fd.metadata().map_err(step_error)?;
+    let mismatch = |problem: String| Err(step_error(io::Error::other(problem)));
+    if let Some(problem) = kind_mismatch(&metadata, recorded_file, expected) {
+        return mismatch(problem.to_owned());
+    }
+    if let Some(name) = pseudo_filesystem(&path_fd).map_err(step_error)? {
+        return mismatch(format!("it is in a file system of the kernel ({name})"));
+    }
+    if let Some(size) = recorded_file.size
+        && metadata.is_file()
+        && size != metadata.len()
+    {
+        return mismatch(format!("it has {} bytes now and had {size}", metadata.len()));
+    }
+    Ok(path_fd)
+}
+
+/// What is wrong with the kind of a file.
+fn kind_mismatch(metadata: &Metadata, recorded_file: &RegFileEntry, expected: ExpectedKind) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    let recorded = recorded_file.mode.map(|mode| mode & libc::S_IFMT);
+    match expected {
+        ExpectedKind::Path if !kind.is_file() && !kind.is_dir() && !is_memory_device(metadata) => {
+            Some("it is no regular file, folder or memory device")
+        }
+        ExpectedKind::Fifo if !kind.is_fifo() => Some("it is no FIFO"),
+        _ if recorded.is_some_and(|recorded| recorded != metadata.mode() & libc::S_IFMT) => {
+            Some("it is of another kind than it was")
+        }
+        _ => None,
+    }
+}
+
+/// The name of the file system that a file is in, if it shows the kernel's own state.
+pub(in crate::checkpoint::restore) fn pseudo_filesystem(file: &File) -> io::Result<Option<&'static str>> {
+    Ok(pseudo_filesystem_name(fstatfs(file)?.filesystem_type()))
+}
+
+fn pseudo_filesystem_name(kind: FsType) -> Option<&'static str> {
+    // Some C libraries give the number a sign, and some only half of the word.
+    let fs_magic = u64::from(kind.0 as u32);
+    let filesystem = PSEUDO_FILESYSTEMS.iter().find(|(magic, _)| *magic == fs_magic);
+    filesystem.map(|(_, name)| *name)
+}
+
+fn is_memory_device(metadata: &Metadata) -> bool {
+    let device = metadata.rdev();
+    metadata.file_type().is_char_device()
+        && nix::sys::stat::major(device) == MEM_DEVICE_MAJOR
+        && SAFE_MEM_DEVICES.contains(&nix::sys::stat::minor(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+    use rstest::rstest;
+
+    use super::*;
+
+    fn entry(path: &Path, mode: Option<u32>, size: Option<u64>) -> RegFileEntry {
+        RegFileEntry {
+            name: path.to_str().unwrap().to_owned(),
+            mode,
+            size,
+            ..RegFileEntry::default()
+        }
+    }
+
+    fn refusal(path: &Path, mode: Option<u32>, expected: ExpectedKind) -> String {
+        find_checked(&entry(path, mode, None), expected)
+            .expect_err("it must not be opened")
+            .to_string()
+    }
+
+    #[rstest]
+    #[case("/proc/self/mem", ExpectedKind::Path)]
+    #[case("/proc/sysrq-trigger", ExpectedKind::Path)]
+    #[case("/proc/self/task", ExpectedKind::Path)]
+    #[case("/proc/self/fd/0", ExpectedKind::Path)]
+    #[case("/proc/self/exe", ExpectedKind::Path)]
+    #[case("/sys/kernel/uevent_seqnum", ExpectedKind::Path)]
+    #[case("/sys", ExpectedKind::Path)]
+    #[case("/proc/self/mem", ExpectedKind::Fifo)]
+    #[case("/dev/null", ExpectedKind::Fifo)]
+    #[case("/dev/mem", ExpectedKind::Path)]
+    #[case("/dev/tty", ExpectedKind::Path)]
+    #[case("relative", ExpectedKind::Path)]
+    fn files_with_side_effects_are_never_opened(#[case] path: &str, #[case] expected: ExpectedKind) {
+        let reason = refusal(Path::new(path), None, expected);
+        assert!(!reason.contains("bytes now"), "{reason}");
+    }
+
+    #[test]
+    fn files_of_another_kind_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, fifo) = (dir.path().join("file"), dir.path().join("fifo"));
+        std::fs::write(&file, "content").unwrap();
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        // The mode that is recorded may lie, or not be there: what counts is what is there.
+        for mode in [None, Some(libc::S_IFREG), Some(libc::S_IFIFO)] {
+            assert!(refusal(&file, mode, ExpectedKind::Fifo).contains("no FIFO"));
+            assert!(refusal(&fifo, mode, ExpectedKind::Path).contains("no regular file"));
+        }
+        assert!(refusal(&file, Some(libc::S_IFDIR), ExpectedKind::Path).contains("another kind"));
+        assert!(refusal(&fifo, Some(libc::S_IFREG), ExpectedKind::Fifo).contains("another kind"));
+        find_checked(&entry(&file, None, Some(7)), ExpectedKind::Path).expect("the file");
+        find_checked(&entry(&file, Some(libc::S_IFREG), None), ExpectedKind::Path).expect("the file");
+        find_checked(&entry(dir.path(), None, None), ExpectedKind::Path).expect("the folder");
+        find_checked(&entry(&fifo, Some(libc::S_IFIFO), None), ExpectedKind::Fifo).expect("the FIFO");
+        find_checked(
+            &entry(Path::new("/dev/null"), Some(libc::S_IFCHR), None),
+            ExpectedKind::Path,
+        )
+        .expect("it holds nothing");
+        let other = find_checked(&entry(&file, None, Some(8)), ExpectedKind::Path).expect_err("another size");
+        assert!(other.to_string().contains("7 bytes now and had 8"), "{other}");
+    }
+}

@@ -1,0 +1,338 @@
+//! An address space: what was there goes, what the image says comes, page by page.
+//!
+//! The kernel's own pages (`[vvar]`, `[vdso]`) cannot be made, only moved: each new process has them from its parent, beside the
+//! area, and they go where the program knows them. So the archive's vdso must be this kernel's, byte for byte.
+
+use std::ops::Range;
+
+use cri_proto::criu::message::{MmEntry, VmaEntry};
+
+use super::{
+    RestoreError,
+    files::OpenFiles,
+    plan::{LiveTask, RestorePlan},
+    remote_task::{RemoteTask, RestorerArea},
+};
+use crate::{
+    checkpoint::dump::vma_status as status,
+    process::{memory::ProcMem, pagemap::PAGE_SIZE, proc_files},
+    shim::CONTAINER_ID_ENV,
+};
+
+/// `MAP_DROPPABLE` (linux/mman.h).
+const MAP_DROPPABLE: u32 = 0x08;
+/// The flags of mmap(2) that a restored mapping has.
+const MMAP_FLAGS: i32 = libc::MAP_GROWSDOWN | libc::MAP_LOCKED | libc::MAP_NORESERVE;
+/// The advice of madvise(2) that a restored mapping has.
+const RESTORED_ADVICE: [i32; 8] = [
+    libc::MADV_SEQUENTIAL,
+    libc::MADV_RANDOM,
+    libc::MADV_DONTFORK,
+    libc::MADV_DONTDUMP,
+    libc::MADV_MERGEABLE,
+    libc::MADV_HUGEPAGE,
+    libc::MADV_NOHUGEPAGE,
+    libc::MADV_WIPEONFORK,
+];
+/// The lowest address that is looked at for the stage (vm.mmap_min_addr).
+const MMAP_MIN_ADDR: u64 = 0x1_0000;
+/// `PR_SET_MM_MAP` and the operation it belongs to.
+const SET_MM: u64 = libc::PR_SET_MM as u64;
+const SET_MM_MAP: u64 = libc::PR_SET_MM_MAP as u64;
+/// More words than an auxiliary vector has.
+pub(super) const MAX_AUXV_WORDS: usize = 64;
+/// What is copied at once.
+const PAGES_CHUNK_BYTES: u64 = 1 << 20;
+/// How much of an environment is looked through.
+const MAX_ENVIRON_BYTES: u64 = 4 << 20;
+
+/// The kernel's own pages in a process: parts that follow each mismatch, the vdso last.
+#[derive(Clone, Debug)]
+pub(super) struct VdsoMappings(Vec<Range<u64>>);
+
+impl VdsoMappings {
+    fn find(tid: i32) -> Result<Self, RestoreError> {
+        let mappings = proc_files::maps(tid).map_err(|error| RestoreError::step("read new mappings", error))?;
+        let vdso_mappings = mappings.into_iter().filter(|mapping| {
+            let name = mapping.name.to_string_lossy();
+            name.starts_with("[vvar") || name == "[vdso]"
+        });
+        let parts: Vec<_> = vdso_mappings.map(|mapping| mapping.range).collect();
+        if parts.len() < 2 || parts.windows(2).any(|pair| pair[0].end != pair[1].start) {
+            let detail = "this kernel has its vdso in a way that is not known here";
+            return Err(RestoreError::MachineMismatch(detail.to_owned()));
+        }
+        Ok(Self(parts))
+    }
+
+    fn range(&self) -> Range<u64> {
+        self.0[0].start..self.0[self.0.len() - 1].end
+    }
+
+    fn vdso(&self) -> Range<u64> {
+        self.0[self.0.len() - 1].clone()
+    }
+
+    /// Moves them to where they begin at this address; the two places must not overlap.
+    fn move_to(&self, remote: &mut RemoteTask, to: u64) -> Result<Self, RestoreError> {
+        let from = self.range().start;
+        let mut moved_parts = Vec::with_capacity(self.0.len());
+        for part in &self.0 {
+            let length = part.end - part.start;
+            let target = to + (part.start - from);
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            let arguments = [part.start, length, length, flags, target, 0];
+            remote.call("move the vdso", libc::SYS_mremap, arguments)?;
+            moved_parts.push(target..target + length);
+        }
+        Ok(Self(moved_parts))
+    }
+}
+
+/// Where the stage and, behind it, the kernel's pages can be: where no process has or will have anything.
+pub(super) fn find_restorer_area(plan: &RestorePlan, tid: i32) -> Result<RestorerArea, RestoreError> {
+    let current_mappings = proc_files::maps(tid).map_err(|error| RestoreError::step("read new mappings", error))?;
+    let size = RestorerArea::SIZE_BYTES + vdso_size(&VdsoMappings::find(tid)?);
+    let mut used_ranges: Vec<_> = plan
+        .vma_ranges()
+        .chain(current_mappings.into_iter().map(|mapping| mapping.range))
+        .collect();
+    used_ranges.sort_by_key(|range| range.start);
+    let mut address = MMAP_MIN_ADDR;
+    for range in used_ranges {
+        // With a page free on either side, nothing is joined to it.
+        if range.start >= address + size + PAGE_SIZE {
+            break;
+        }
+        address = address.max(range.end + PAGE_SIZE);
+    }
+    Ok(RestorerArea::at_address(address))
+}
+
+fn vdso_size(pages: &VdsoMappings) -> u64 {
+    let Range { start, end } = pages.range();
+    end - start
+}
+
+/// Takes all memory from a process but the stage and the kernel's pages, which go behind it.
+pub(super) fn unmap_all(remote: &mut RemoteTask, area: RestorerArea) -> Result<VdsoMappings, RestoreError> {
+    let pages = VdsoMappings::find(remote.tid)?.move_to(remote, area.range().end)?;
+    let mappings = proc_files::maps(remote.tid).map_err(|error| RestoreError::step("read new mappings", error))?;
+    for mapping in mappings {
+        let Range { start, end } = mapping.range;
+        let is_kept = area.range().contains(&start) || pages.range().contains(&start);
+        if !is_kept && mapping.name.as_os_str() != "[vsyscall]" {
+            remote.call("unmap", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
+        }
+    }
+    Ok(pages)
+}
+
+/// Fills the address space of a process that was cleared.
+pub(super) fn restore_mm(
+    remote: &mut RemoteTask,
+    plan: &RestorePlan,
+    live: &LiveTask,
+    open_files: &OpenFiles,
+    own_vdso: &VdsoMappings,
+) -> Result<(), RestoreError> {
+    // Before anything is mapped: the executable cannot be changed while the old one is, and it may be the same.
+    set_mm_map(remote, &live.mm, open_files)?;
+    place_vdso(remote, plan, live, own_vdso)?;
+    for vma in &live.mm.vmas {
+        if vma.status & (status::VDSO | status::VVAR) == 0 {
+            map_vma(remote, vma, open_files)?;
+        }
+    }
+    let mut buffer = vec![0; PAGES_CHUNK_BYTES as usize];
+    let mut from = 0;
+    // Both are in the order of their addresses, so each is gone through once.
+    let mut vdsos = live
+        .mm
+        .vmas
+        .iter()
+        .filter(|vma| vma.status & status::VDSO != 0)
+        .peekable();
+    for run in &live.pages.runs {
+        let mut address = run.start;
+        while address < run.end {
+            while vdsos.next_if(|vdso| vdso.end <= address).is_some() {}
+            // A run may reach over several mappings, a vdso among them, which was placed already.
+            let vdso = vdsos.peek().map_or(u64::MAX..u64::MAX, |vdso| vdso.start..vdso.end);
+            let skip = vdso.contains(&address);
+            let border = if skip { vdso.end } else { vdso.start };
+            let mut length = run.end.min(border) - address;
+            if !skip {
+                length = length.min(PAGES_CHUNK_BYTES);
+                let part = &mut buffer[..length as usize];
+                plan.images.read_pages(live.pages.file, from, part)?;
+                remote.write(address, part)?;
+            }
+            address += length;
+            from += length;
+        }
+    }
+    Ok(())
+}
+
+/// Where code, data, heap, stack, arguments and environment are, and which file is executed.
+fn set_mm_map(remote: &mut RemoteTask, mm: &MmEntry, open_files: &OpenFiles) -> Result<(), RestoreError> {
+    /// `struct prctl_mm_map` in words.
+    const WORDS: usize = 13;
+    let auxv_bytes = 8 * mm.mm_saved_auxv.len() as u64;
+    // Put once to know the address.
+    let auxv_address = remote.write_data(&[])? + 8 * WORDS as u64;
+    let mut words = vec![
+        mm.mm_start_code,
+        mm.mm_end_code,
+        mm.mm_start_data,
+        mm.mm_end_data,
+        mm.mm_start_brk,
+        mm.mm_brk,
+        mm.mm_start_stack,
+        mm.mm_arg_start,
+        mm.mm_arg_end,
+        mm.mm_env_start,
+        mm.mm_env_end,
+        auxv_address,
+        auxv_bytes | open_files.fd(mm.exe_file_id) << 32,
+    ];
+    words.extend(&mm.mm_saved_auxv);
+    let map = remote.write_words(&words)?;
+    let arguments = [SET_MM, SET_MM_MAP, map, 8 * WORDS as u64, 0, 0];
+    remote.call("describe the memory (PR_SET_MM_MAP)", libc::SYS_prctl, arguments)?;
+    if mm.thp_disabled == Some(true) {
+        let arguments = [libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0, 0];
+        remote.call("turn huge pages off", libc::SYS_prctl, arguments)?;
+    }
+    Ok(())
+}
+
+/// Moves the kernel's pages to where the program knows them, or takes them away from one that has none.
+fn place_vdso(
+    remote: &mut RemoteTask,
+    plan: &RestorePlan,
+    live: &LiveTask,
+    own_vdso: &VdsoMappings,
+) -> Result<(), RestoreError> {
+    let read = |remote: &mut RemoteTask, range| remote.read(range);
+    let Some(vvar) = check_vdso(plan, live, own_vdso, |range| read(remote, range))? else {
+        let Range { start, end } = own_vdso.range();
+        return remote
+            .call("unmap the vdso", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])
+            .map(drop);
+    };
+    own_vdso.move_to(remote, vvar.start).map(drop)
+}
+
+/// Whether the vdso of a process is this kernel's, whose pages `read` reads; where it was, for one that has a vdso.
+fn check_vdso<'a>(
+    plan: &RestorePlan,
+    live: &'a LiveTask,
+    own_vdso: &VdsoMappings,
+    mut read: impl FnMut(Range<u64>) -> Result<Vec<u8>, RestoreError>,
+) -> Result<Option<&'a VmaEntry>, RestoreError> {
+    let find_vma = |kind| live.mm.vmas.iter().find(|vma| vma.status & kind != 0);
+    let mismatch =
+        |detail: &str| RestoreError::MachineMismatch(format!("the archive was made under another kernel: {detail}"));
+    let (vvar, vdso) = match (find_vma(status::VVAR), find_vma(status::VDSO)) {
+        (None, None) => return Ok(None),
+        (Some(vvar), Some(vdso)) => (vvar, vdso),
+        _ => return Err(mismatch("its vdso is another")),
+    };
+    if vvar.end != vdso.start
+        || vdso.end - vvar.start != vdso_size(own_vdso)
+        || vdso.start - vvar.start != own_vdso.vdso().start - own_vdso.range().start
+    {
+        return Err(mismatch("its vdso has another size"));
+    }
+    let mut from = 0;
+    for run in &live.pages.runs {
+        let start = run.start.max(vdso.start);
+        let end = run.end.min(vdso.end);
+        if start < end {
+            let mut bytes = vec![0; (end - start) as usize];
+            plan.images
+                .read_pages(live.pages.file, from + (start - run.start), &mut bytes)?;
+            let address = own_vdso.vdso().start + (start - vdso.start);
+            if read(address..address + (end - start))? != bytes {
+                return Err(mismatch("its vdso has other code"));
+            }
+        }
+        from += run.end - run.start;
+    }
+    Ok(Some(vvar))
+}
+
+/// Whether the archive was made under this own_vdso, by the vdso of every process.
+pub(super) fn check_vdso_of_kernel(plan: &RestorePlan) -> Result<(), RestoreError> {
+    let own_pid = std::process::id().cast_signed();
+    let own_vdso = VdsoMappings::find(own_pid)?;
+    let mut memory = ProcMem::new(own_pid);
+    for task in &plan.tasks {
+        plan.images.cancel.check()?;
+        let Some(live) = &task.live else { continue };
+        let checked = check_vdso(plan, live, &own_vdso, |range| {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            memory
+                .read(std::slice::from_ref(&range), &mut bytes, |_| {})
+                .map_err(|error| RestoreError::step("read this kernel's vdso", error))?;
+            Ok(bytes)
+        });
+        checked.map_err(|error| error.context(format_args!("process {}", task.pid())))?;
+    }
+    Ok(())
+}
+
+/// Makes one mapping, empty or of its file.
+fn map_vma(remote: &mut RemoteTask, vma: &VmaEntry, open_files: &OpenFiles) -> Result<(), RestoreError> {
+    let VmaEntry { start, end, .. } = *vma;
+    let droppable = vma.flags & MAP_DROPPABLE != 0 && vma.status & status::ANON_PRIVATE != 0;
+    let (kind, file, offset) = if vma.status & status::ANON_SHARED != 0 {
+        (libc::MAP_SHARED, open_files.shmem_fd(vma.shmid), vma.pgoff)
+    } else if vma.status & status::FILE_SHARED != 0 {
+        (libc::MAP_SHARED, open_files.fd(vma.shmid as u32), vma.pgoff)
+    } else if vma.status & status::FILE_PRIVATE != 0 {
+        (libc::MAP_PRIVATE, open_files.fd(vma.shmid as u32), vma.pgoff)
+    } else if droppable {
+        (libc::MAP_ANONYMOUS | MAP_DROPPABLE.cast_signed(), u64::MAX, 0)
+    } else {
+        (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE, u64::MAX, 0)
+    };
+    let flags = vma.flags.cast_signed() & MMAP_FLAGS | kind | libc::MAP_FIXED_NOREPLACE;
+    let arguments = [start, end - start, vma.prot.into(), flags as u64, file, offset];
+    remote.call(format!("map {start:x}-{end:x}"), libc::SYS_mmap, arguments)?;
+    // Droppable memory has its advice by itself and takes none.
+    for advice in RESTORED_ADVICE.into_iter().filter(|_| !droppable) {
+        if vma.madv.is_some_and(|madv| madv & 1 << advice != 0) {
+            let arguments = [start, end - start, advice as u64, 0, 0, 0];
+            remote.call(format!("advise {start:x}-{end:x}"), libc::SYS_madvise, arguments)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the new container's mark over the old one in the environment, so that what the old one leaves is told from this.
+pub(super) fn rewrite_container_id(
+    remote: &mut RemoteTask,
+    mm: &MmEntry,
+    container_id: &str,
+) -> Result<(), RestoreError> {
+    let length = mm.mm_env_end.saturating_sub(mm.mm_env_start).min(MAX_ENVIRON_BYTES);
+    let range = mm.mm_env_start..mm.mm_env_start + length;
+    let mapped =
+        |vma: &VmaEntry| vma.status & status::ANON_PRIVATE != 0 && vma.start <= range.start && range.end <= vma.end;
+    if length == 0 || !mm.vmas.iter().any(mapped) {
+        return Ok(());
+    }
+    let environment = remote.read(range.clone())?;
+    let prefix = format!("{CONTAINER_ID_ENV}=");
+    let mut address = range.start;
+    for variable in environment.split(|byte| *byte == 0) {
+        if variable.starts_with(prefix.as_bytes()) && variable.len() == prefix.len() + container_id.len() {
+            remote.write(address + prefix.len() as u64, container_id.as_bytes())?;
+        }
+        address += variable.len() as u64 + 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The page maps: every page has to lie in a mapping, and in the file of pages.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use cri_proto::criu::{
+    Kind,
+    message::{PagemapEntry, PagemapHead},
+};
+
+use super::{Task, USER_ADDRESS_END};
+use crate::{
+    checkpoint::{
+        dump::vma_status as status,
+        restore::{
+            RestoreError,
+            images::{CriuImages, PagesLocation},
+        },
+    },
+    process::pagemap::PAGE_SIZE,
+};
+
+/// `PE_PRESENT`.
+const PE_PRESENT: u32 = 1 << 2;
+
+/// The pages of an address space, or of a segment.
+#[derive(Debug)]
+pub(in crate::checkpoint::restore) struct PagePlan {
+    pub(in crate::checkpoint::restore) file: PagesLocation,
+    /// Where each run goes, in the order of their addresses; they follow each other in the file.
+    pub(in crate::checkpoint::restore) runs: Vec<Range<u64>>,
+}
+
+/// A segment of anonymous shared memory.
+#[derive(Debug)]
+pub(in crate::checkpoint::restore) struct ShmemSegment {
+    pub(in crate::checkpoint::restore) size: u64,
+    pub(in crate::checkpoint::restore) pages: Option<PagePlan>,
+}
+
+/// Ranges in order, against which others are held that come in order too: so each is looked at once or twice, however many.
+struct RangeCursor<'a> {
+    ranges: &'a [Range<u64>],
+}
+
+impl<'a> RangeCursor<'a> {
+    fn new(ranges: &'a [Range<u64>]) -> Self {
+        Self { ranges }
+    }
+
+    /// Whether all of a range lies in them; none that comes later may begin before it.
+    fn contains(&mut self, range: &Range<u64>) -> bool {
+        let first_after = self.ranges.iter().position(|other| other.end > range.start);
+        self.ranges = &self.ranges[first_after.unwrap_or(self.ranges.len())..];
+        let mut covered_to = range.start;
+        for mapped in self.ranges {
+            if mapped.start > covered_to || covered_to >= range.end {
+                break;
+            }
+            covered_to = mapped.end;
+        }
+        covered_to >= range.end
+    }
+}
+
+/// Reads a page map whose pages have to lie in these ranges, which are in order.
+pub(super) fn read_pagemap(images: &CriuImages, name: &str, ranges: &[Range<u64>]) -> Result<PagePlan, RestoreError> {
+    let mut decoder = images.decoder(name, Kind::Pagemap)?;
+    let head: PagemapHead = decoder
+        .message()?
+        .ok_or_else(|| RestoreError::malformed(name, "it is empty"))?;
+    let file = images.pages(head.pages_id)?;
+    let mut remaining_pages = file.length / PAGE_SIZE;
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    let mut cursor = RangeCursor::new(ranges);
+    while let Some(entry) = decoder.message::<PagemapEntry>()? {
+        let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
+        let last = runs.last().map_or(0, |last| last.end);
+        let range = pages
+            .checked_mul(PAGE_SIZE)
+            .and_then(|bytes| Some(entry.vaddr..entry.vaddr.checked_add(bytes)?))
+            .filter(|range| range.start % PAGE_SIZE == 0 && range.start >= last && !range.is_empty())
+            .ok_or_else(|| RestoreError::malformed(name, format!("the pages at {:x} are none", entry.vaddr)))?;
+        if entry.in_parent == Some(true) || entry.flags.is_some_and(|flags| flags & PE_PRESENT == 0) {
+            return Err(RestoreError::Unsupported("pages of an earlier checkpoint".to_owned()));
+        }
+        if !cursor.contains(&range) {
+            let problem = format!("the pages {:x}-{:x} belong to no mapping", range.start, range.end);
+            return Err(RestoreError::malformed(name, problem));
+        }
+        remaining_pages = remaining_pages
+            .checked_sub(pages)
+            .ok_or_else(|| RestoreError::malformed(name, "it has more pages than their file"))?;
+        runs.push(range);
+    }
+    Ok(PagePlan { file, runs })
+}
+
+/// Finds the segments that the processes map.
+pub(super) fn read_shmem_segments(
+    images: &CriuImages,
+    tasks: &[Task],
+) -> Result<BTreeMap<u64, ShmemSegment>, RestoreError> {
+    let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+    let mappings = tasks
+        .iter()
+        .filter_map(|task| task.live.as_ref())
+        .flat_map(|live| &live.mm.vmas);
+    for vma in mappings.filter(|vma| vma.status & status::ANON_SHARED != 0) {
+        let end = vma
+            .pgoff
+            .checked_add(vma.end - vma.start)
+            .filter(|end| *end <= USER_ADDRESS_END)
+            .ok_or_else(|| RestoreError::malformed("mm", format!("a segment that ends beyond {:x}", vma.pgoff)))?;
+        let size = sizes.entry(vma.shmid).or_default();
+        *size = end.max(*size);
+    }
+    let segment = |(id, size): (u64, u64)| {
+        let name = format!("pagemap-shmem-{id}.img");
+        let segment_range = 0..size;
+        let pages = match images.has(&name) {
+            true => Some(read_pagemap(images, &name, std::slice::from_ref(&segment_range))?),
+            false => None,
+        };
+        Ok((id, ShmemSegment { size, pages }))
+    };
+    sizes.into_iter().map(segment).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn uncovered_ranges_are_detected() {
+        let ranges = [10..20, 20..30, 40..50];
+        let contained = |requested: &[Range<u64>]| {
+            let mut cursor = RangeCursor::new(&ranges);
+            requested.iter().map(|range| cursor.contains(range)).collect::<Vec<_>>()
+        };
+        assert_eq!(contained(&[10..12, 12..20, 25..30, 49..50]), [true; 4]);
+        assert_eq!(contained(&[10..30, 40..50]), [true; 2]);
+        assert!(!RangeCursor::new(&ranges).contains(&(10..31)));
+        assert_eq!(contained(&[9..12, 15..25]), [false, true]);
+        assert_eq!(contained(&[30..40, 40..41, 50..51]), [false, true, false]);
+        assert!(!RangeCursor::new(&ranges).contains(&(29..41)));
+        assert!(!RangeCursor::new(&[]).contains(&(0..1)));
+    }
+
+    #[test]
+    fn a_million_ranges_are_checked_quickly() {
+        let ranges: Vec<Range<u64>> = (0..1 << 20).map(|index| index * 16..index * 16 + 8).collect();
+        let mut cursor = RangeCursor::new(&ranges);
+        let began = Instant::now();
+        assert!(ranges.iter().all(|range| cursor.contains(range)));
+        // Each with each would take the better part of an hour.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,61 @@
+//! A single thread of a running process, brought to stand for a moment.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Host,
+    freeze::{ThreadPoll, detach, poll_thread},
+};
+use crate::process::{ProcessId, proc_files, ptrace};
+
+/// One thread that stands still. Dropping it lets it run on.
+pub(crate) struct StoppedThread<'a> {
+    host: &'a dyn Host,
+    process: ProcessId,
+    tid: i32,
+}
+
+impl StoppedThread<'_> {
+    /// The thread.
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+}
+
+impl Drop for StoppedThread<'_> {
+    fn drop(&mut self) {
+        detach(self.host, self.process.pid, self.tid);
+    }
+}
+
+/// Brings one thread of a running process to stand still within the bound; `None` when it does not.
+pub(crate) fn stop_thread(host: &dyn Host, process: ProcessId, tid: i32, bound: Duration) -> Option<StoppedThread<'_>> {
+    ptrace::seize(tid).ok()?;
+    // Only now is it sure whose thread it is: what is traced keeps its number.
+    let same_process = proc_files::read_process_id(process.pid).ok() == Some(process);
+    let mut pause = Duration::ZERO;
+    let started = Instant::now();
+    ptrace::interrupt(tid).ok()?;
+    loop {
+        match poll_thread(tid) {
+            ThreadPoll::Stopped(_) => {
+                let stopped = StoppedThread { host, process, tid };
+                return same_process.then_some(stopped);
+            }
+            ThreadPoll::Vanished => return None,
+            ThreadPoll::Exited(status) => {
+                if tid == process.pid {
+                    host.on_exited(tid, status);
+                }
+                return None;
+            }
+            ThreadPoll::Pending if started.elapsed() > bound => return None,
+            ThreadPoll::Pending if pause.is_zero() => thread::yield_now(),
+            ThreadPoll::Pending => thread::sleep(pause),
+        }
+        pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,61 @@
+//! Which processor a thread runs on.
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+
+use super::proc_files;
+
+/// The calling thread.
+const CALLING_THREAD: Pid = Pid::from_raw(0);
+
+/// Keeps the calling thread off the processor that another thread ran on last. Dropped, it may run there again.
+///
+/// A thread that was woken by its tracer otherwise often waits until that gives way, since the kernel looks for a free processor
+/// only among those that share a cache; so the two would work by turns where they could work at once.
+#[derive(Debug)]
+pub(crate) struct AvoidCpuGuard {
+    previous: CpuSet,
+}
+
+impl AvoidCpuGuard {
+    /// Steps aside for a thread; `None` where there is no other processor to go to.
+    pub(crate) fn of_task(tid: i32) -> Option<Self> {
+        let avoided_cpu = usize::try_from(proc_files::stat(tid).ok()?.processor?).ok()?;
+        let previous = sched_getaffinity(CALLING_THREAD).ok()?;
+        let mut other_cpus = previous;
+        other_cpus.unset(avoided_cpu).ok()?;
+        let has_other_cpu = (0..CpuSet::count()).any(|cpu| other_cpus.is_set(cpu) == Ok(true));
+        (has_other_cpu && sched_setaffinity(CALLING_THREAD, &other_cpus).is_ok()).then_some(Self { previous })
+    }
+}
+
+impl Drop for AvoidCpuGuard {
+    fn drop(&mut self) {
+        // Where that fails it goes on with what it has.
+        let _ = sched_setaffinity(CALLING_THREAD, &self.previous);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn avoided_cpu_is_allowed_again() {
+        let affinity = || sched_getaffinity(CALLING_THREAD).expect("affinity");
+        let previous = affinity();
+        let pid = std::process::id().cast_signed();
+        let avoided_cpu =
+            usize::try_from(proc_files::stat(pid).expect("stat").processor.expect("a processor")).unwrap();
+        let guard = AvoidCpuGuard::of_task(pid);
+        let other_cpus = (0..CpuSet::count()).filter(|cpu| *cpu != avoided_cpu && previous.is_set(*cpu) == Ok(true));
+        assert_eq!(guard.is_some(), other_cpus.count() > 0);
+        if guard.is_some() {
+            assert_ne!(affinity(), previous);
+        }
+        drop(guard);
+        assert_eq!(affinity(), previous);
+    }
+}

@@ -1,0 +1,447 @@
+//! Lists of calls, each made by a thread on its own.
+//!
+//! ```text
+//!   area    program | call 0, its to_result | call 1, its to_result | ... | end | calls of a child, their answers | end
+//!
+//!   begin   list and program are written; the thread runs through it         the tracer does something else
+//!   end     the thread is at the list's end, where it yields the processor,
+//!           then sleeps until it is interrupted; or stands behind a clone, the last call
+//! ```
+//!
+//! Between two stops a thread sleeps and its tracer has to be woken, which takes most machines many times as long as a short
+//! call. A thread that is led from call to call so keeps its container standing for longer than all of the calls take; and nothing
+//! else can be done meanwhile. The area is memory that the thread maps for this, to be written and executed. Where such memory is
+//! refused (a security module, `PR_SET_MDWE`), and on architectures for which there is no stub, each call is stepped, and only the
+//! last one is under way between begin and end.
+//!
+//! A copy that the last call of the list makes has the area too, and goes on with its own part of the list.
+
+use std::{io, slice, time::Duration};
+
+use nix::errno::Errno;
+
+use super::{
+    PTRACE_O_SUSPEND_SECCOMP, PollBackoff, RemoteSyscallError, RemoteSyscalls, TraceState, kernel, machine,
+    syscall_result, wait_for_stop,
+};
+use crate::process::{
+    memory::ProcMem,
+    ptrace::{self, PtraceStop, RegisterSet},
+};
+
+/// The words of an entry: nr, six arguments, result, and those of the to_result.
+const ENTRY_WORDS: usize = 16;
+const ENTRY_BYTES: u64 = ENTRY_WORDS as u64 * 8;
+/// The place of the result among them, and of the to_result.
+const RESULT_WORD: usize = 7;
+const OUTPUT_WORD: usize = 8;
+/// The number in the entry that ends a list.
+const LIST_END: u64 = u64::MAX;
+const NO_OUTPUT: [u64; ENTRY_WORDS - OUTPUT_WORD] = [0; ENTRY_WORDS - OUTPUT_WORD];
+/// How often a thread yields at its list's end before it sleeps: about a millisecond. One that sleeps is woken late where a
+/// processor without work is halted; but a real-time thread yields to nobody, and a tracer may be gone.
+const YIELDS_BEFORE_PAUSE: u64 = 1 << 12;
+/// How long a fork is waited for before it is looked whether it was refused: looking waits for the fork.
+const FORK_GRACE: Duration = Duration::from_millis(1);
+
+/// One call of a list.
+#[derive(Clone, Debug)]
+pub(crate) struct Syscall {
+    nr: i64,
+    arguments: [u64; 6],
+    buffer_arg: Option<usize>,
+    /// What stands where it writes its to_result.
+    input: [u64; 2],
+}
+
+impl Syscall {
+    /// A call whose result says all.
+    pub(crate) fn new(nr: i64, arguments: [u64; 6]) -> Self {
+        Self {
+            nr,
+            arguments,
+            buffer_arg: None,
+            input: [0; 2],
+        }
+    }
+
+    /// A call that writes its answer to where the nth argument points, which is put in when the list is made.
+    pub(crate) fn with_output(nr: i64, arguments: [u64; 6], nth: usize) -> Self {
+        Self {
+            buffer_arg: Some(nth),
+            ..Self::new(nr, arguments)
+        }
+    }
+
+    /// A call that reads these words from where the nth argument points, which is put in when the list is made.
+    pub(crate) fn with_input(nr: i64, arguments: [u64; 6], nth: usize, words: [u64; 2]) -> Self {
+        Self {
+            input: words,
+            ..Self::with_output(nr, arguments, nth)
+        }
+    }
+
+    fn arguments_with(&self, address: u64) -> [u64; 6] {
+        let mut arguments = self.arguments;
+        if let Some(argument) = self.buffer_arg.and_then(|nth| arguments.get_mut(nth)) {
+            *argument = address;
+        }
+        arguments
+    }
+}
+
+/// What a call of a list answered.
+#[derive(Clone, Debug)]
+pub(crate) struct SyscallResult {
+    /// Its result.
+    pub(crate) result: nix::Result<u64>,
+    /// What it wrote, if it writes anything and succeeded.
+    pub(crate) output: [u64; ENTRY_WORDS - OUTPUT_WORD],
+}
+
+/// Memory that a thread mapped for lists and stepped_results.
+#[derive(Debug)]
+pub(crate) struct SyscallBuffer {
+    address: u64,
+    /// Of the thread that mapped it, or of a copy that has it too.
+    memory: ProcMem,
+    /// Whether the program can run in it.
+    executable: bool,
+}
+
+impl SyscallBuffer {
+    const SIZE_BYTES: u64 = 32 << 10;
+    /// How many calls fit in: the program and two ends take an entry each.
+    pub(crate) const CAPACITY: usize = (Self::SIZE_BYTES / ENTRY_BYTES) as usize - 3;
+
+    /// Has a thread map one. The inner error is the kernel's.
+    ///
+    /// # Errors
+    ///
+    /// As [`RemoteSyscalls::call`].
+    pub(crate) fn map(remote: &mut RemoteSyscalls) -> Result<nix::Result<Self>, RemoteSyscallError> {
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let written = libc::PROT_READ | libc::PROT_WRITE;
+        let mut map = |access: i32| {
+            let arguments = [0, Self::SIZE_BYTES, access as u64, flags, u64::MAX, 0];
+            remote.call(libc::SYS_mmap, arguments)
+        };
+        let mapped = match machine::LIST_STUB {
+            Some(_) => map(written | libc::PROT_EXEC)?,
+            None => Err(Errno::ENOSYS),
+        };
+        let (address, executable) = match mapped {
+            Ok(address) => (address, true),
+            Err(_) => match map(written)? {
+                Ok(address) => (address, false),
+                Err(errno) => return Ok(Err(errno)),
+            },
+        };
+        Ok(Ok(Self {
+            address,
+            memory: ProcMem::new(remote.tid),
+            executable,
+        }))
+    }
+
+    /// The same of a copy of the process.
+    pub(crate) fn in_child(&self, child: i32) -> Self {
+        Self {
+            address: self.address,
+            memory: ProcMem::new(child),
+            executable: self.executable,
+        }
+    }
+
+    /// Has a thread unmap it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RemoteSyscalls::call`].
+    pub(crate) fn unmap(self, remote: &mut RemoteSyscalls) -> Result<nix::Result<u64>, RemoteSyscallError> {
+        remote.call(libc::SYS_munmap, [self.address, Self::SIZE_BYTES, 0, 0, 0, 0])
+    }
+
+    /// Has each call be stepped, as where memory may not be executed.
+    #[cfg(test)]
+    pub(crate) fn step_by_step(&mut self) {
+        self.executable = false;
+    }
+
+    /// Whether lists are gone through without a tracer's lead.
+    pub(crate) fn is_executable(&self) -> bool {
+        self.executable
+    }
+
+    /// Where the nth entry is.
+    fn entry_address(&self, nth: usize) -> u64 {
+        self.address + (nth as u64 + 1) * ENTRY_BYTES
+    }
+
+    /// Where its answer is written.
+    fn output_address(&self, nth: usize) -> u64 {
+        self.entry_address(nth) + OUTPUT_WORD as u64 * 8
+    }
+
+    fn read_entries(&mut self, nth: usize, count: usize) -> Result<Vec<u64>, RemoteSyscallError> {
+        let start = self.entry_address(nth);
+        let mut bytes = vec![0; count * ENTRY_BYTES as usize];
+        let range = start..start + bytes.len() as u64;
+        self.memory
+            .read(slice::from_ref(&range), &mut bytes, |_| {})
+            .map_err(|_| RemoteSyscallError::Exited)?;
+        let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("chunks of eight"));
+        Ok(bytes.chunks_exact(8).map(word).collect())
+    }
+
+    fn read_results(&mut self, first_entry: usize, count: usize) -> Result<Vec<SyscallResult>, RemoteSyscallError> {
+        let words = self.read_entries(first_entry, count)?;
+        let to_result = |entry: &[u64]| SyscallResult {
+            result: syscall_result(entry[RESULT_WORD]),
+            output: entry[OUTPUT_WORD..].try_into().expect("the rest of an entry"),
+        };
+        Ok(words.chunks_exact(ENTRY_WORDS).map(to_result).collect())
+    }
+
+    /// Whether the list that ends at the nth entry was gone through.
+    fn is_done(&mut self, nth: usize) -> Result<bool, RemoteSyscallError> {
+        Ok(self.read_entries(nth, 1)?[RESULT_WORD] != 0)
+    }
+
+    /// Writes the program and both lists.
+    fn write(&mut self, stub: &[u8], calls: &[Syscall], child_calls: &[Syscall]) -> Result<(), RemoteSyscallError> {
+        debug_assert!(calls.len() + child_calls.len() <= Self::CAPACITY);
+        let mut bytes = stub.to_vec();
+        bytes.resize(ENTRY_BYTES as usize, 0);
+        let lists = [calls, child_calls];
+        let entries = lists.iter().flat_map(|list| list.iter().map(Some).chain([None]));
+        for (nth, call) in entries.enumerate() {
+            let mut words = [0; ENTRY_WORDS];
+            words[0] = call.map_or(LIST_END, |call| call.nr.cast_unsigned());
+            if let Some(call) = call {
+                words[1..RESULT_WORD].copy_from_slice(&call.arguments_with(self.output_address(nth)));
+                words[OUTPUT_WORD..OUTPUT_WORD + 2].copy_from_slice(&call.input);
+            }
+            bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+        }
+        self.memory.write(self.address, &bytes).map_err(map_write_error)
+    }
+}
+
+/// An error of writing to a process.
+fn map_write_error(error: io::Error) -> RemoteSyscallError {
+    match error.raw_os_error() {
+        Some(libc::ESRCH | libc::ENOENT) | None => RemoteSyscallError::Exited,
+        Some(errno) => RemoteSyscallError::Kernel("writing a list of calls", Errno::from_raw(errno)),
+    }
+}
+
+/// A list that a thread goes through.
+#[derive(Debug)]
+pub(crate) struct PendingList {
+    calls: Vec<Syscall>,
+    /// Where the list begins in the buffer.
+    first_entry: usize,
+    /// Whether the thread goes through it on its own. If not, these are the answers to all calls but the last one.
+    autonomous: bool,
+    stepped: Vec<SyscallResult>,
+}
+
+impl RemoteSyscalls {
+    /// Has the thread make calls, and lets it do so. A call that writes needs an buffer. `child_calls` are what a copy makes that the
+    /// last call makes: [`Self::run_child_list`]. There is room for [`SyscallBuffer::CAPACITY`] of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    pub(crate) fn begin_list(
+        &mut self,
+        buffer: Option<&mut SyscallBuffer>,
+        calls: Vec<Syscall>,
+        child_calls: &[Syscall],
+    ) -> Result<PendingList, RemoteSyscallError> {
+        let mut pending = PendingList {
+            calls,
+            first_entry: 0,
+            autonomous: false,
+            stepped: Vec::new(),
+        };
+        match (buffer, machine::LIST_STUB) {
+            (Some(buffer), Some(stub)) if buffer.executable && !pending.calls.is_empty() => {
+                if self.state == TraceState::Running {
+                    self.stop_in_signal_path()?;
+                }
+                buffer.write(stub, &pending.calls, child_calls)?;
+                let (list, child_list) = (buffer.entry_address(0), buffer.entry_address(pending.calls.len() + 1));
+                let registers =
+                    machine::stub_regs(&self.saved_regs, buffer.address, list, child_list, YIELDS_BEFORE_PAUSE);
+                ptrace::set_registers(self.tid, RegisterSet::General, &registers)
+                    .map_err(kernel("setting registers"))?;
+                self.resume(0)?;
+                pending.autonomous = true;
+            }
+            (buffer, _) => self.step_list(buffer, &mut pending)?,
+        }
+        Ok(pending)
+    }
+
+    /// Leads the thread through all calls but the last one, and into that.
+    fn step_list(
+        &mut self,
+        buffer: Option<&mut SyscallBuffer>,
+        pending: &mut PendingList,
+    ) -> Result<(), RemoteSyscallError> {
+        let Some((last, others)) = pending.calls.split_last() else {
+            return Ok(());
+        };
+        let address = |nth| buffer.as_ref().map_or(0, |buffer| buffer.output_address(nth));
+        for (nth, call) in others.iter().enumerate() {
+            let result = self.call(call.nr, call.arguments_with(address(pending.first_entry + nth)))?;
+            pending.stepped.push(SyscallResult {
+                result,
+                output: NO_OUTPUT,
+            });
+        }
+        let arguments = last.arguments_with(address(pending.first_entry + others.len()));
+        self.begin_call(last.nr, arguments)
+    }
+
+    /// Waits until the thread has made its calls; what they answered. It may not stand then: it does for the next call, or when
+    /// everything is put back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    pub(crate) fn finish_list(
+        &mut self,
+        mut buffer: Option<&mut SyscallBuffer>,
+        pending: PendingList,
+    ) -> Result<Vec<SyscallResult>, RemoteSyscallError> {
+        let PendingList {
+            calls,
+            first_entry,
+            autonomous,
+            stepped: mut stepped_results,
+        } = pending;
+        let Some(last) = calls.last() else {
+            return Ok(stepped_results);
+        };
+        let last_result = match autonomous {
+            false => Some(self.end_call()?),
+            true => {
+                let buffer = buffer.as_deref_mut().expect("a list that runs alone is in an area");
+                self.wait_list_end(buffer, first_entry + calls.len(), last.nr == libc::SYS_clone)?
+            }
+        };
+        let Some(buffer) = buffer else {
+            stepped_results.extend(last_result.map(|result| SyscallResult {
+                result,
+                output: NO_OUTPUT,
+            }));
+            return Ok(stepped_results);
+        };
+        let mut results = buffer.read_results(first_entry, calls.len())?;
+        for (entry, stepped) in results.iter_mut().zip(&stepped_results) {
+            entry.result = stepped.result;
+        }
+        if let (Some(entry), Some(result)) = (results.last_mut(), last_result) {
+            entry.result = result;
+        }
+        Ok(results)
+    }
+
+    /// Whether a thread has gone through a list by itself.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub(crate) fn list_is_done(buffer: &mut SyscallBuffer, pending: &PendingList) -> Result<bool, RemoteSyscallError> {
+        buffer.is_done(pending.first_entry + pending.calls.len())
+    }
+
+    /// Waits until the list was gone through whose end is the nth entry; what the last call answered when the thread was stopped
+    /// behind it.
+    fn wait_list_end(
+        &mut self,
+        buffer: &mut SyscallBuffer,
+        nth: usize,
+        clones: bool,
+    ) -> Result<Option<nix::Result<u64>>, RemoteSyscallError> {
+        let mut wait = PollBackoff::start();
+        loop {
+            match ptrace::poll_stop(self.tid).map_err(kernel("wait"))? {
+                Some(PtraceStop::Event(event)) => {
+                    self.record_event(event)?;
+                    if clones && event == libc::PTRACE_EVENT_CLONE {
+                        self.resume_to_syscall(0)?;
+                        return self.end_call().map(Some);
+                    }
+                    self.resume(0)?;
+                }
+                Some(PtraceStop::Interrupted | PtraceStop::Syscall) => self.resume(0)?,
+                Some(PtraceStop::Signal(libc::SIGSTOP)) => self.resume(libc::SIGSTOP)?,
+                Some(PtraceStop::Signal(signal)) => {
+                    self.state = TraceState::SyscallExit;
+                    return Err(RemoteSyscallError::Signal(signal));
+                }
+                None if (!clones || wait.started.elapsed() > FORK_GRACE) && buffer.is_done(nth)? => return Ok(None),
+                None => wait.snooze(self.tid)?,
+            }
+        }
+    }
+
+    fn resume(&mut self, signal: i32) -> Result<(), RemoteSyscallError> {
+        ptrace::resume(self.tid, signal).map_err(kernel("going on"))?;
+        self.state = TraceState::Running;
+        Ok(())
+    }
+
+    /// A copy that a call of this thread made, and that is traced from its birth: it stands in the middle of that call. Put back,
+    /// it has the registers and the mask that this thread had. `PTRACE_O_EXITKILL` is in force for it.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub(crate) fn attach_child(&self, child: i32) -> Result<Self, RemoteSyscallError> {
+        while wait_for_stop(child)? != PtraceStop::Interrupted {
+            ptrace::resume(child, 0).map_err(kernel("going on"))?;
+        }
+        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL | self.options & PTRACE_O_SUSPEND_SECCOMP;
+        ptrace::set_options(child, options).map_err(kernel("options"))?;
+        Ok(Self {
+            tid: child,
+            insn: self.insn,
+            saved_regs: self.saved_regs.clone(),
+            saved_sigmask: self.saved_sigmask,
+            state: TraceState::Stopped,
+            attached: true,
+            options,
+            options_after: libc::PTRACE_O_EXITKILL,
+            events: Vec::new(),
+        })
+    }
+
+    /// Has a copy make the calls that a list had for it, behind so many of the original's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    pub(crate) fn run_child_list(
+        &mut self,
+        buffer: Option<&mut SyscallBuffer>,
+        parent_calls: usize,
+        calls: Vec<Syscall>,
+    ) -> Result<PendingList, RemoteSyscallError> {
+        let mut pending = PendingList {
+            calls,
+            first_entry: parent_calls + 1,
+            autonomous: buffer.as_ref().is_some_and(|buffer| buffer.executable),
+            stepped: Vec::new(),
+        };
+        match pending.autonomous {
+            true => self.resume(0)?,
+            false => self.step_list(buffer, &mut pending)?,
+        }
+        Ok(pending)
+    }
+}

@@ -1,0 +1,312 @@
+//! System calls about another process that no crate wraps.
+
+use std::{
+    cmp::Ordering,
+    fs,
+    mem::{MaybeUninit, size_of},
+};
+
+use nix::errno::Errno;
+
+/// What two processes may share (kcmp(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KcmpType {
+    /// One open file description, by a descriptor of each.
+    File(i32, i32),
+    /// The address space.
+    Vm,
+    /// The table of descriptors.
+    Files,
+    /// Root, working directory and umask.
+    Fs,
+    /// The signal handlers.
+    Sighand,
+    /// The adjustments of System V semaphores at the process's end (`SEM_UNDO`).
+    Sysvsem,
+}
+
+/// Whether two processes share a thing; `None` when the kernel does not say.
+pub(crate) fn kcmp_equal(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<bool> {
+    kcmp(pid1, pid2, kcmp_type).map(|outcome| outcome == 0)
+}
+
+/// Which of two processes' things comes first, in an order that the kernel keeps until it ends; `None` when it does not say.
+pub(crate) fn kcmp_order(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<Ordering> {
+    match kcmp(pid1, pid2, kcmp_type)? {
+        0 => Some(Ordering::Equal),
+        1 => Some(Ordering::Less),
+        2 => Some(Ordering::Greater),
+        _ => None,
+    }
+}
+
+#[expect(unsafe_code, reason = "no crate wraps kcmp")]
+fn kcmp(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<i64> {
+    let (kind, idx1, idx2) = match kcmp_type {
+        KcmpType::File(first, second) => (0, first, second),
+        KcmpType::Vm => (1, 0, 0),
+        KcmpType::Files => (2, 0, 0),
+        KcmpType::Fs => (3, 0, 0),
+        KcmpType::Sighand => (4, 0, 0),
+        KcmpType::Sysvsem => (6, 0, 0),
+    };
+    // SAFETY: kcmp takes numbers and writes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, pid1, pid2, kind, i64::from(idx1), i64::from(idx2)) };
+    Errno::result(result).ok()
+}
+
+/// One watch of an epoll descriptor: the descriptor, the number that the watched file had when it was added, and how many
+/// watches of the same number stand before this one in the kernel's order, which is that of `fdinfo`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct KcmpEpollSlot {
+    /// The epoll descriptor.
+    pub(crate) efd: u32,
+    /// The number of the watched file.
+    pub(crate) tfd: u32,
+    /// Its place among the watches of that digits.
+    pub(crate) toff: u32,
+}
+
+/// How the open file behind a descriptor of a process stands to the file that an epoll descriptor of the process watches, in
+/// the order of [`kcmp_order`] (`KCMP_EPOLL_TFD`, Linux 4.13).
+///
+/// # Errors
+///
+/// `EBADF` when the process has no such descriptor, `ENOENT` when there is no such watch, `EINVAL` or `EOPNOTSUPP` from a
+/// kernel without this comparison.
+#[expect(unsafe_code, reason = "no crate wraps kcmp")]
+pub(crate) fn kcmp_epoll_order(tid: i32, fd: i32, watch: KcmpEpollSlot) -> nix::Result<Ordering> {
+    /// `KCMP_EPOLL_TFD` (linux/kcmp.h).
+    const KCMP_EPOLL_TFD: i32 = 7;
+    // SAFETY: the kernel reads one `struct kcmp_epoll_slot`, three words, and writes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            tid,
+            tid,
+            KCMP_EPOLL_TFD,
+            i64::from(fd),
+            &raw const watch,
+        )
+    };
+    match Errno::result(result)? {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        2 => Ok(Ordering::Greater),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// The least and the most that a thread's utilization is taken for (`sched_util_min` and `sched_util_max` of
+/// sched_getattr(2)), from 0 to 1024.
+#[expect(unsafe_code, reason = "no crate wraps sched_getattr")]
+pub(crate) fn uclamp(tid: i32) -> nix::Result<(u32, u32)> {
+    /// `SCHED_ATTR_SIZE_VER1` (linux/sched/types.h): with the two clamps at its end.
+    const SCHED_ATTR_WORDS: usize = 56 / size_of::<u32>();
+    let mut attributes = [0_u32; SCHED_ATTR_WORDS];
+    let size = size_of_val(&attributes);
+    // SAFETY: the kernel writes at most `size` bytes of numbers.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, attributes.as_mut_ptr(), size, 0) };
+    Errno::result(result)?;
+    Ok((attributes[SCHED_ATTR_WORDS - 2], attributes[SCHED_ATTR_WORDS - 1]))
+}
+
+/// The cookie of core scheduling of a thread (`PR_SCHED_CORE`); 0 for none.
+///
+/// # Errors
+///
+/// `EINVAL` from a kernel without it, `ENODEV` on a processor whose cores run one thread each.
+#[expect(unsafe_code, reason = "no crate wraps this prctl")]
+pub(crate) fn core_cookie(tid: i32) -> nix::Result<u64> {
+    /// `PR_SCHED_CORE`, `PR_SCHED_CORE_GET` and `PR_SCHED_CORE_SCOPE_THREAD` (linux/prctl.h).
+    const PR_SCHED_CORE: i32 = 62;
+    const PR_SCHED_CORE_GET: u64 = 0;
+    const SCOPE_THREAD: u64 = 0;
+    let mut cookie = 0_u64;
+    // SAFETY: the kernel writes one word of eight bytes.
+    let result = unsafe {
+        libc::prctl(
+            PR_SCHED_CORE,
+            PR_SCHED_CORE_GET,
+            i64::from(tid),
+            SCOPE_THREAD,
+            &raw mut cookie,
+        )
+    };
+    Errno::result(result).map(|_| cookie)
+}
+
+/// The head of a thread's list of robust futexes and the length it was registered with; zeroes when it has none.
+#[expect(unsafe_code, reason = "no crate wraps get_robust_list")]
+pub(crate) fn robust_list(tid: i32) -> nix::Result<(u64, u32)> {
+    let mut head = 0_u64;
+    let mut length = 0_u64;
+    // SAFETY: the kernel writes one pointer and one size, both of eight bytes on the architectures built here.
+    let result = unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut length) };
+    Errno::result(result)?;
+    Ok((head, u32::try_from(length).unwrap_or(0)))
+}
+
+/// How many resource limits there are (`RLIM_NLIMITS`).
+const RLIM_NLIMITS: u32 = 16;
+
+/// The limits of a process, soft and hard, in the order of their numbers; `u64::MAX` is without limit.
+pub(crate) fn rlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
+    match prlimits(pid) {
+        // Another user's are told to CAP_SYS_RESOURCE alone, which root may lack. `/proc` tells them to everyone.
+        Err(Errno::EPERM) => read_proc_limits(pid),
+        outcome => outcome,
+    }
+}
+
+/// As the kernel answers.
+#[expect(unsafe_code, reason = "nix reads only the own limits")]
+fn prlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
+    (0..RLIM_NLIMITS)
+        .map(|resource| {
+            let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
+            // SAFETY: the kernel fills the limit when it answers zero, and reads nothing from the null pointer.
+            unsafe {
+                Errno::result(libc::syscall(
+                    libc::SYS_prlimit64,
+                    pid,
+                    resource,
+                    std::ptr::null::<libc::rlimit64>(),
+                    limit.as_mut_ptr(),
+                ))?;
+                let limit = limit.assume_init();
+                Ok((limit.rlim_cur, limit.rlim_max))
+            }
+        })
+        .collect()
+}
+
+/// As `/proc/PID/limits` has them: a table with columns of fixed width, in the order of the numbers.
+fn read_proc_limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits"))
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    let parse_limit = |column: &str| match column.trim() {
+        "unlimited" => Some(u64::MAX),
+        digits => digits.parse().ok(),
+    };
+    let limit = |line: &str| Some((parse_limit(line.get(26..46)?)?, parse_limit(line.get(47..67)?)?));
+    let limits: Option<Vec<_>> = text.lines().skip(1).map(limit).collect();
+    limits
+        .filter(|limits| limits.len() == RLIM_NLIMITS as usize)
+        .ok_or(Errno::EPROTO)
+}
+
+/// How a thread is scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scheduling {
+    /// `SCHED_*`, with `SCHED_RESET_ON_FORK` where set.
+    pub(crate) policy: u32,
+    /// The priority of the real time policies, else 0.
+    pub(crate) priority: u32,
+    /// -20 to 19.
+    pub(crate) nice: i32,
+}
+
+/// How a thread is scheduled.
+#[expect(unsafe_code, reason = "nix has none of these")]
+pub(crate) fn scheduling(tid: i32) -> nix::Result<Scheduling> {
+    let mut parameter = 0_i32;
+    // SAFETY: the first and the last call take numbers alone; the second writes one `struct sched_param`, which is an int.
+    unsafe {
+        let policy = Errno::result(libc::syscall(libc::SYS_sched_getscheduler, tid))?;
+        Errno::result(libc::syscall(libc::SYS_sched_getparam, tid, &raw mut parameter))?;
+        // The system call itself answers 20 minus the nice value, so that no answer is negative.
+        let nice = 20 - Errno::result(libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid))?;
+        Ok(Scheduling {
+            policy: u32::try_from(policy).unwrap_or(0),
+            priority: u32::try_from(parameter).unwrap_or(0),
+            nice: i32::try_from(nice).unwrap_or(0),
+        })
+    }
+}
+
+/// The class and level of a thread's I/O (ioprio_get(2)); class 0 when it has none of its own and the kernel does not tell
+/// what follows from its nice value.
+#[expect(unsafe_code, reason = "no crate wraps ioprio_get")]
+pub(crate) fn io_priority(tid: i32) -> nix::Result<(u32, u32)> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    const IOPRIO_CLASS_SHIFT: u32 = 13;
+    // SAFETY: numbers alone.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
+    let priority = Errno::result(result)? as u32;
+    Ok((
+        priority >> IOPRIO_CLASS_SHIFT,
+        priority & ((1 << IOPRIO_CLASS_SHIFT) - 1),
+    ))
+}
+
+/// Anonymous shared memory of this size as a file, as two processes that mapped it before a fork have it. It takes
+/// `CAP_CHECKPOINT_RESTORE`.
+///
+/// # Errors
+///
+/// What the kernel refuses with.
+#[expect(unsafe_code, reason = "a mapping, unmapped again at once")]
+pub(crate) fn create_shmem_file(bytes: std::num::NonZeroUsize) -> std::io::Result<std::fs::File> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping is nobody else's, and nothing refers into it when it goes.
+    unsafe {
+        let start = mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE)?;
+        let address = start.as_ptr().addr();
+        let end = (address + bytes.get()).next_multiple_of(4096);
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/map_files/{address:x}-{end:x}"));
+        munmap(start, bytes.get())?;
+        file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn current_process_is_readable() {
+        let pid = std::process::id() as i32;
+        assert_eq!(kcmp_equal(pid, pid, KcmpType::Vm), Some(true));
+        let limits = rlimits(pid).expect("limits");
+        let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limit");
+        assert_eq!(limits[libc::RLIMIT_NOFILE as usize], (soft, hard));
+        assert_eq!(read_proc_limits(pid), Ok(limits));
+        let (class, level) = io_priority(0).expect("I/O priority");
+        assert!(class <= 3 && level < 8, "{class} {level}");
+        assert!((-20..20).contains(&scheduling(0).expect("scheduling").nice));
+        assert_eq!(robust_list(0).expect("robust list").1, 24);
+    }
+    #[test]
+    fn open_files_are_ordered_and_duplicates_are_equal() {
+        use std::os::fd::AsRawFd as _;
+
+        let pid = std::process::id() as i32;
+        let mut files: Vec<_> = (0..64)
+            .map(|_| std::fs::File::open("/dev/null").expect("the device"))
+            .collect();
+        let order_of = |left: &std::fs::File, right: &std::fs::File| {
+            let pair = KcmpType::File(left.as_raw_fd(), right.as_raw_fd());
+            kcmp_order(pid, pid, pair).expect("of the own process the kernel tells")
+        };
+        files.sort_by(order_of);
+        for (index, left) in files.iter().enumerate() {
+            let copy = left.try_clone().expect("a copy");
+            assert_eq!(order_of(left, &copy), Ordering::Equal);
+            for later in &files[index + 1..] {
+                assert_eq!(order_of(left, later), Ordering::Less);
+                assert_eq!(order_of(later, &copy), Ordering::Greater);
+            }
+        }
+        let closed = KcmpType::File(files[0].as_raw_fd(), i32::MAX);
+        assert_eq!(
+            (kcmp_order(pid, pid, closed), kcmp_equal(pid, pid, closed)),
+            (None, None)
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! The few calls of the kernel that the stand-in needs and the standard library lacks.
+
+use std::{ffi::CStr, io, os::unix::ffi::OsStrExt, path::PathBuf, time::Instant};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{SigSet, Signal},
+    unistd::Pid,
+};
+
+/// The path this program was started by, as execve(2) got it: unlike the first argument, it cannot be chosen freely.
+pub fn exec_path() -> Option<PathBuf> {
+    #[expect(unsafe_code, reason = "the auxiliary vector hands out a pointer")]
+    // SAFETY: AT_EXECFN is null or points to a string on the first thread's stack, which is there as long as the process.
+    let path = unsafe {
+        let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        if address.is_null() {
+            return None;
+        }
+        CStr::from_ptr(address)
+    };
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
+}
+
+/// The directory of the path this program was started by. One that was inherited as a descriptor (execveat(2) says `/dev/fd/N/NAME`
+/// then) is closed when it is dropped.
+pub fn exec_dir() -> Option<ExecDir> {
+    let path = exec_path()?;
+    let inherited_fd = path
+        .strip_prefix("/dev/fd")
+        .ok()
+        .and_then(|rest| rest.parent()?.to_str()?.parse::<i32>().ok())
+        .filter(|fd| *fd > 2);
+    Some(match inherited_fd {
+        Some(fd) => ExecDir {
+            // There may be no /dev/fd.
+            path: format!("/proc/self/fd/{fd}").into(),
+            inherited_fd,
+        },
+        None => ExecDir {
+            path: path.parent()?.to_owned(),
+            inherited_fd,
+        },
+    })
+}
+
+/// See [`exec_dir`].
+#[derive(Debug)]
+pub struct ExecDir {
+    /// The directory.
+    pub path: PathBuf,
+    inherited_fd: Option<i32>,
+}
+
+impl Drop for ExecDir {
+    fn drop(&mut self) {
+        if let Some(fd) = self.inherited_fd {
+            let _ = nix::unistd::close(fd);
+        }
+    }
+}
+
+/// Waits until one of these signals, which must be blocked, is pending and takes it; or until the time has come.
+///
+/// Unlike a signalfd this takes no descriptor, which would show in a checkpoint.
+pub fn wait_for_signal(signals: &SigSet, deadline: Instant) -> io::Result<Option<Signal>> {
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let time = libc::timespec {
+            tv_sec: remaining.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: remaining.subsec_nanos().into(),
+        };
+        #[expect(unsafe_code, reason = "no safe wrapper of sigtimedwait")]
+        // SAFETY: the set and the time live through the call; a null siginfo asks for invalid_input.
+        let result = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &raw const time) };
+        match Errno::result(result) {
+            Ok(signal) => return Ok(Some(Signal::try_from(signal)?)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            // A stop and continue, as a checkpoint's, interrupts the wait.
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// So many words of shared anonymous memory, zeroed, which are there as long as the process.
+pub fn shared_words(words: usize) -> io::Result<&'static mut [u64]> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+    let invalid_input = || io::Error::from(io::ErrorKind::InvalidInput);
+    let bytes = std::num::NonZeroUsize::new(words * size_of::<u64>()).ok_or_else(invalid_input)?;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    #[expect(unsafe_code, reason = "mmap hands out a pointer")]
+    // SAFETY: a new mapping of that size is nobody else's; it begins at a page, is zeroed, and is never unmapped.
+    unsafe {
+        let start = mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED)?;
+        Ok(std::slice::from_raw_parts_mut(start.as_ptr().cast(), words))
+    }
+}
+
+/// Forks this process, which must have one thread. The child's number in the parent, `None` in the child. The child ends when
+/// the parent does.
+pub fn fork() -> io::Result<Option<Pid>> {
+    let parent = nix::unistd::getpid();
+    #[expect(unsafe_code, reason = "fork")]
+    // SAFETY: callers fork before they start threads, so the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have ended before the line above took effect.
+            if nix::unistd::getppid() != parent {
+                std::process::exit(1);
+            }
+            Ok(None)
+        }
+    }
+}

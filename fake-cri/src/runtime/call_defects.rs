@@ -1,0 +1,507 @@
+//! Faults of the call as a whole: CheckpointContainer as runtimes do it that are wrong in one way or several.
+//!
+//! ```text
+//!  checkpoint --- no defect ------------------------------------------> as it should be
+//!      |
+//!      +-- the request is bent (id, location, timeout), or answered at once
+//!      +-- as it should be, with what is left of the request; in a task of its own where the caller no longer counts
+//!      +-- what is wrong after such an end: the file, the container, what is told of it
+//! ```
+//!
+//! Everything here is asked for by a fault rule. Ways to fail: those of the call, and those that the defect is about.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{CheckpointRequest, Container, ContainerState, ObjectKind, Runtime, RuntimeError};
+use crate::checkpoint::{self, CallOutcome, Defect, ErrorKind, InjectedEffect, Injection, Phase, Report, SideEffect};
+
+/// How long after an early answer the archive appears.
+const LATE_ARCHIVE_DELAY: Duration = Duration::from_millis(150);
+
+/// The defects among the injections of a call.
+struct CallDefects(Vec<Defect>);
+
+impl CallDefects {
+    fn from_injections(injections: &[Injection]) -> CallDefects {
+        let defect = |injection: &Injection| match injection.effect {
+            InjectedEffect::Defect(defect) => Some(defect),
+            _ => None,
+        };
+        CallDefects(injections.iter().filter_map(defect).collect())
+    }
+
+    fn has(&self, defect: Defect) -> bool {
+        self.0.contains(&defect)
+    }
+}
+
+/// What stood at the location before.
+#[derive(Default)]
+struct PreviousFile {
+    mode: Option<u32>,
+    content: Option<Vec<u8>>,
+}
+
+/// Notes that the caller went away when it is dropped before the call has ended.
+struct CancelGuard<'a> {
+    container: Option<&'a Container>,
+    defects: &'a CallDefects,
+    deadline: Option<Instant>,
+    start: Instant,
+}
+
+impl Drop for CancelGuard<'_> {
+    fn drop(&mut self) {
+        let Some(container) = self.container.take() else { return };
+        let timed_out = timed_out_at(self.start, self.deadline).is_some_and(|from| Instant::now() >= from);
+        let outcome = if timed_out {
+            CallOutcome::Deadline
+        } else {
+            CallOutcome::Cancel
+        };
+        container.injected.set_flags(self.defects, outcome);
+    }
+}
+
+impl super::container::InjectedState {
+    /// What the runtime has wrong about a container after a checkpoint that ended so.
+    fn set_flags(&self, defects: &CallDefects, outcome: CallOutcome) {
+        for (side_effect, flag) in [
+            (SideEffect::RefuseNext, &self.refuse_next_checkpoint),
+            (SideEffect::Misreport, &self.report_exited),
+            (SideEffect::BreakExec, &self.refuse_exec),
+        ] {
+            if defects.has(Defect::After(outcome, side_effect)) {
+                flag.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// A task that is ended with its handle, unless the caller has waited for too long already.
+struct DetachedTask {
+    task: tokio::task::JoinHandle<Result<Report, RuntimeError>>,
+    /// Until then a caller who goes away ends it; `None` for never.
+    cancellable_until: Option<Instant>,
+}
+
+impl Drop for DetachedTask {
+    fn drop(&mut self) {
+        if self.cancellable_until.is_some_and(|until| Instant::now() < until) {
+            self.task.abort();
+        }
+    }
+}
+
+impl Runtime {
+    /// Checkpoints a running container, in the ways that its faults say. Dropping the future cancels, unless a fault ignores it.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a location that is empty, relative or a folder, and for a negative timeout; `NotFound` for the
+    /// container or the location's folder; `Precondition` when the container does not run; `Deadline` when time is up;
+    /// `Checkpoint` for what the engine fails with. A fault may answer otherwise.
+    pub async fn checkpoint(self: &Arc<Self>, mut request: CheckpointRequest) -> Result<Report, RuntimeError> {
+        let defects = CallDefects::from_injections(&request.injections);
+        if defects.0.is_empty() {
+            return self.checkpoint_container(request).await;
+        }
+        if let Some(reply) = self.immediate_reply(&request, &defects) {
+            return reply;
+        }
+        apply_timeout_defects(&mut request, &defects)?;
+        let previous = apply_location_defects(&mut request, &defects);
+        if defects.has(Defect::OtherContainer)
+            && let Some(other) = self.other_running_container(&request.container_id)
+        {
+            request.container_id = other.id.clone();
+        }
+        let container = self.container(&request.container_id)?;
+        if container.injected.refuse_next_checkpoint.swap(false, Ordering::SeqCst) {
+            return Err(RuntimeError::Internal(format!(
+                "open {:?}: no such file or directory",
+                self.store.container_dir(&container.id).join("ctrd-checkpoint/status")
+            )));
+        }
+        let _serial_guard = self.lock_serial_checkpoints(&container, &defects).await?;
+        if defects.has(Defect::KillExecs) {
+            container.injected.kill_execs.notify_waiters();
+        }
+        if defects.has(Defect::SpoilConcurrent) && container.checkpoint_lock.try_lock().is_err() {
+            add_injection(
+                &mut request,
+                Phase::Write,
+                InjectedEffect::TruncatedArchive { percent: 50 },
+            );
+        }
+        let first_archive = self.store.container_dir(&container.id).join("earlier.tar");
+        if defects.has(Defect::EarlierImages) && first_archive.exists() {
+            add_injection(
+                &mut request,
+                Phase::Freeze,
+                InjectedEffect::CopyImages(first_archive.clone()),
+            );
+        }
+
+        let location = PathBuf::from(&request.location);
+        let reply_early = defects.has(Defect::AnswerEarly) && !location.is_dir();
+        if reply_early {
+            request.location = sibling_path(&location, ".early").to_string_lossy().into_owned();
+        }
+        let deadline = request.deadline;
+        let own_timeout_first = own_timeout_is_first(&request);
+        let mut cancel_guard = CancelGuard {
+            container: Some(&container),
+            defects: &defects,
+            deadline,
+            start: Instant::now(),
+        };
+        let result = self.checkpoint_maybe_detached(request, &defects).await;
+        cancel_guard.container = None;
+
+        let outcome = match &result {
+            Ok(_) => CallOutcome::Success,
+            Err(error) if is_deadline_exceeded(error) && own_timeout_first => CallOutcome::Timeout,
+            Err(error) if is_deadline_exceeded(error) => CallOutcome::Deadline,
+            Err(_) => CallOutcome::Error,
+        };
+        self.apply_side_effects(&container, &defects, outcome).await;
+        if result.is_ok() {
+            if reply_early {
+                rename_later(location);
+            } else {
+                apply_archive_defects(&location, &previous, &defects, &first_archive);
+            }
+        }
+        result
+    }
+
+    /// The checkpoint, in a task of its own where its caller's deadline or end is ignored.
+    async fn checkpoint_maybe_detached(
+        self: &Arc<Self>,
+        mut request: CheckpointRequest,
+        defects: &CallDefects,
+    ) -> Result<Report, RuntimeError> {
+        let (ignore_deadline, ignore_cancel) = (defects.has(Defect::IgnoreDeadline), defects.has(Defect::IgnoreCancel));
+        if !ignore_deadline && !ignore_cancel {
+            return self.checkpoint_container(request).await;
+        }
+        let cancellable_until = match (ignore_cancel, request.deadline) {
+            (false, Some(deadline)) => timed_out_at(Instant::now(), Some(deadline)),
+            (false, None) => Instant::now().checked_add(Duration::from_secs(1 << 20)),
+            (true, _) => None,
+        };
+        if ignore_deadline {
+            request.deadline = None;
+        }
+        let runtime = Arc::clone(self);
+        let mut detached = DetachedTask {
+            task: tokio::spawn(async move { runtime.checkpoint_container(request).await }),
+            cancellable_until,
+        };
+        (&mut detached.task)
+            .await
+            .unwrap_or_else(|error| Err(RuntimeError::Internal(format!("the checkpoint's task: {error}"))))
+    }
+
+    /// The answer of a runtime that does not even try.
+    fn immediate_reply(
+        &self,
+        request: &CheckpointRequest,
+        defects: &CallDefects,
+    ) -> Option<Result<Report, RuntimeError>> {
+        let id = &request.container_id;
+        let empty_success = || Some(Ok(empty_report()));
+        let location = Path::new(&request.location);
+        if id.is_empty() && defects.has(Defect::AcceptEmptyId) {
+            return empty_success();
+        }
+        match self.container(id) {
+            Err(RuntimeError::NotFound { .. }) if defects.has(Defect::AcceptUnknown) => return empty_success(),
+            Err(RuntimeError::NotFound { .. }) if defects.has(Defect::UnknownIsInternal) => {
+                return Some(Err(RuntimeError::Internal(format!("could not find container {id:?}"))));
+            }
+            Ok(container) => match container.record().state {
+                ContainerState::Exited { .. } if defects.has(Defect::AcceptExited) => return empty_success(),
+                ContainerState::Created if defects.has(Defect::AcceptCreated) => return empty_success(),
+                _ if container.record().restore.is_some() && defects.has(Defect::RefuseRestored) => {
+                    let message = format!(
+                        "failed to checkpoint container {}: its images are there already",
+                        container.id
+                    );
+                    return Some(Err(RuntimeError::Internal(message)));
+                }
+                _ if *id != container.id && defects.has(Defect::RefuseShortIds) => {
+                    return Some(Err(RuntimeError::not_found(ObjectKind::Container, id)));
+                }
+                _ => {}
+            },
+            Err(_) => {}
+        }
+        let parent_metadata = || location.parent().map(fs::metadata);
+        if request.location.is_empty() {
+            return if defects.has(Defect::AcceptEmptyLocation) {
+                empty_success()
+            } else {
+                None
+            };
+        }
+        let parent_error = parent_metadata()?.err().map(|error| error.kind());
+        match parent_error {
+            Some(std::io::ErrorKind::NotFound) if defects.has(Defect::AcceptMissingFolder) => empty_success(),
+            Some(std::io::ErrorKind::NotADirectory) if defects.has(Defect::AcceptUnwritable) => empty_success(),
+            None if defects.has(Defect::AcceptUnwritable) && location.parent().is_some_and(Path::is_file) => {
+                empty_success()
+            }
+            _ => None,
+        }
+    }
+
+    /// The first of the other containers that run.
+    fn other_running_container(&self, id: &str) -> Option<Arc<Container>> {
+        let full_id = self.container(id).ok()?.id.clone();
+        let others = self.list_containers(None).into_iter();
+        let other = others
+            .filter(|record| record.state.is_running())
+            .find(|record| record.id != full_id)?;
+        self.container(&other.id).ok()
+    }
+
+    /// Whose documents an archive has: those of another container by a fault.
+    pub(super) fn documents_source(
+        &self,
+        record: &super::ContainerRecord,
+        injections: &[Injection],
+    ) -> super::ContainerRecord {
+        let swap_documents = CallDefects::from_injections(injections).has(Defect::OtherDocuments);
+        let other = swap_documents
+            .then(|| self.other_running_container(&record.id))
+            .flatten();
+        other.map_or_else(|| record.clone(), |other| other.record())
+    }
+
+    /// The right to go on beside the checkpoints of other containers, for as long as it is held.
+    async fn lock_serial_checkpoints(
+        &self,
+        container: &Container,
+        defects: &CallDefects,
+    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, RuntimeError> {
+        if defects.has(Defect::OneAtATime) {
+            return Ok(Some(self.serial_checkpoint_lock.lock().await));
+        }
+        if !defects.has(Defect::RefuseParallel) {
+            return Ok(None);
+        }
+        // The same container's checkpoints take turns as ever.
+        match self.serial_checkpoint_lock.try_lock() {
+            Ok(guard) => Ok(Some(guard)),
+            Err(_) if container.checkpoint_lock.try_lock().is_err() => Ok(None),
+            Err(_) => Err(RuntimeError::FailedPrecondition(
+                "another checkpoint is under way".to_owned(),
+            )),
+        }
+    }
+
+    /// What is wrong after a checkpoint that ended so, as far as the runtime does it.
+    async fn apply_side_effects(&self, container: &Container, defects: &CallDefects, outcome: CallOutcome) {
+        container.injected.set_flags(defects, outcome);
+        let has_side_effect = |side_effect| defects.has(Defect::After(outcome, side_effect));
+        let record = container.record();
+        if has_side_effect(SideEffect::BreakLog)
+            && let Some(log) = &record.log
+        {
+            // The shim writes on into the file it has; who reads the log by its name sees no more of it.
+            let moved_log = sibling_path(log, ".moved");
+            if fs::rename(log, &moved_log)
+                .and_then(|()| fs::copy(&moved_log, log))
+                .is_err()
+            {
+                tracing::warn!(?log, "a fault could not break the log");
+            }
+        }
+        if has_side_effect(SideEffect::FreezeNeighbours) {
+            for neighbour in self.containers_of(&record.pod_id) {
+                if neighbour.id != container.id
+                    && let Ok(shim) = self.running_shim(&neighbour)
+                    && let Err(error) = shim.signal(libc::SIGSTOP).await
+                {
+                    tracing::warn!(container = neighbour.id, %error, "a fault could not freeze the neighbour");
+                }
+            }
+        }
+    }
+}
+
+/// From when on a caller that goes away has run out of time. Its clock began before ours, so it may end the call before our
+/// own deadline: whoever has waited for half of the time has not changed its mind.
+fn timed_out_at(start: Instant, deadline: Option<Instant>) -> Option<Instant> {
+    deadline.map(|deadline| start + deadline.saturating_duration_since(start) / 2)
+}
+
+/// The timeout as such a runtime takes it.
+fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> Result<(), RuntimeError> {
+    let deadline_exceeded = || Err(RuntimeError::DeadlineExceeded("context deadline exceeded".to_owned()));
+    if request.timeout == 0 && defects.has(Defect::ZeroTimeoutIsNow) {
+        return deadline_exceeded();
+    }
+    if request.timeout > i64::MAX / 1_000_000_000 && defects.has(Defect::TimeoutOverflows) {
+        return deadline_exceeded();
+    }
+    if defects.has(Defect::TimeoutInMilliseconds) {
+        let timeout = Duration::from_millis(request.timeout.unsigned_abs());
+        if request.timeout > 0
+            && let Some(timeout_at) = Instant::now().checked_add(timeout)
+        {
+            request.deadline = Some(request.deadline.map_or(timeout_at, |deadline| deadline.min(timeout_at)));
+        }
+        request.timeout = 0;
+    }
+    if defects.has(Defect::IgnoreTimeout) {
+        request.timeout = 0;
+    }
+    Ok(())
+}
+
+/// The location as such a runtime takes it, and what stands there.
+fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> PreviousFile {
+    let mut location = PathBuf::from(&request.location);
+    if location.is_relative() && !request.location.is_empty() && defects.has(Defect::ResolveRelative) {
+        location = std::env::current_dir().unwrap_or_default().join(location);
+    }
+    if defects.has(Defect::CreateFolder)
+        && let Some(dir) = location.parent().filter(|dir| !dir.exists())
+        && fs::create_dir_all(dir).is_ok()
+    {
+        add_injection(
+            request,
+            Phase::Write,
+            InjectedEffect::Error {
+                code: 2, // UNKNOWN
+                message: format!("open {}: no such file or directory", location.display()),
+            },
+        );
+    }
+    if defects.has(Defect::AcceptFolder) && location.is_dir() {
+        location = location.join("checkpoint.tar");
+    }
+    if defects.has(Defect::FollowSymlink)
+        && let Ok(target) = fs::read_link(&location)
+    {
+        location = sibling_path(&location, "").with_file_name(target);
+    }
+    let metadata = fs::symlink_metadata(&location).ok().filter(fs::Metadata::is_file);
+    request.location = location.to_string_lossy().into_owned();
+    PreviousFile {
+        mode: metadata.as_ref().map(|metadata| metadata.permissions().mode()),
+        content: metadata.and_then(|_| fs::read(&location).ok()),
+    }
+}
+
+/// The archive as such a runtime leaves it.
+fn apply_archive_defects(location: &Path, previous: &PreviousFile, defects: &CallDefects, first_archive: &Path) {
+    let apply = || -> std::io::Result<()> {
+        if let (true, Some(content)) = (defects.has(Defect::KeepTail), &previous.content) {
+            let length = usize::try_from(fs::metadata(location)?.len()).unwrap_or(usize::MAX);
+            if let Some(tail) = content.get(length..) {
+                std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(location)?, tail)?;
+            }
+        }
+        if let (true, Some(mode)) = (defects.has(Defect::KeepMode), previous.mode) {
+            fs::set_permissions(location, fs::Permissions::from_mode(mode))?;
+        }
+        if defects.has(Defect::EarlierArchive) || defects.has(Defect::EarlierImages) {
+            if !first_archive.exists() {
+                fs::copy(location, first_archive)?;
+            } else if defects.has(Defect::EarlierArchive) {
+                fs::copy(first_archive, location)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = apply() {
+        tracing::warn!(?location, %error, "a fault could not bend the archive");
+    }
+}
+
+/// Lets an archive that stands beside its location appear there in a moment.
+fn rename_later(location: PathBuf) {
+    tokio::spawn(async move {
+        tokio::time::sleep(LATE_ARCHIVE_DELAY).await;
+        if let Err(error) = checkpoint::location::rename_into_place(&sibling_path(&location, ".early"), &location) {
+            tracing::warn!(?location, %error, "a fault could not let the archive appear");
+        }
+    });
+}
+
+fn sibling_path(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+fn add_injection(request: &mut CheckpointRequest, phase: Phase, effect: InjectedEffect) {
+    request.injections.push(Injection { phase, effect });
+}
+
+/// Whether the request's own timeout passes before the call's deadline.
+fn own_timeout_is_first(request: &CheckpointRequest) -> bool {
+    let own_timeout = u64::try_from(request.timeout).ok().filter(|timeout| *timeout > 0);
+    let own_timeout_at = own_timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_secs(timeout)));
+    own_timeout_at.is_some_and(|own| request.deadline.is_none_or(|deadline| own < deadline))
+}
+
+/// What the shim is told of the defects: a deadline is one to it, whoever set it.
+pub(super) fn injections_for_shim(injections: Vec<Injection>, own_deadline: bool) -> Vec<Injection> {
+    let deadline_outcome = if own_deadline {
+        CallOutcome::Timeout
+    } else {
+        CallOutcome::Deadline
+    };
+    let translate = |injection: Injection| match injection.effect {
+        InjectedEffect::Defect(Defect::After(
+            outcome @ (CallOutcome::Deadline | CallOutcome::Timeout),
+            side_effect,
+        )) => (outcome == deadline_outcome).then_some(Injection {
+            effect: InjectedEffect::Defect(Defect::After(CallOutcome::Deadline, side_effect)),
+            ..injection
+        }),
+        _ => Some(injection),
+    };
+    injections.into_iter().filter_map(translate).collect()
+}
+
+/// Whether a fault is about what an error leaves in the container: then the runtime finds out late, as real ones do.
+pub(super) fn defers_location_errors(injections: &[Injection]) -> bool {
+    let deferring = [SideEffect::LeaveFrozen, SideEffect::KillContainer];
+    let defects = CallDefects::from_injections(injections);
+    deferring
+        .into_iter()
+        .any(|side_effect| defects.has(Defect::After(CallOutcome::Error, side_effect)))
+}
+
+fn is_deadline_exceeded(error: &RuntimeError) -> bool {
+    match error {
+        RuntimeError::DeadlineExceeded(_) => true,
+        RuntimeError::Checkpoint { failure, .. } => failure.kind == ErrorKind::DeadlineExceeded,
+        _ => false,
+    }
+}
+
+/// What a checkpoint did that did nothing.
+fn empty_report() -> Report {
+    Report {
+        processes: 0,
+        threads: 0,
+        archive_bytes: 0,
+        pages: 0,
+        frozen_time: Duration::ZERO,
+        used_snapshot: false,
+        total_time: Duration::ZERO,
+    }
+}

@@ -1,0 +1,128 @@
+//! Bytes that stand in one place of the memory alone: on the stack, on a thread's stack, in shared memory, on the heap.
+//!
+//! All come from the canary that the log tells, so whoever reads the log can look for them; none is ever told or copied
+//! itself. Each is made word by word where it stays, so that no other place holds it whole.
+
+use std::{
+    hint::black_box,
+    io,
+    sync::{Arc, Barrier},
+    thread,
+};
+
+use crate::process::workload_syscalls;
+
+/// Words of a canary.
+const CANARY_WORDS: usize = 8;
+
+/// A place that has a canary of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CanaryLocation {
+    /// The first thread's stack.
+    Stack,
+    /// The stack of a thread more.
+    Thread,
+    /// Shared anonymous memory.
+    Shared,
+    /// The heap: it is followed by the number of the last tick, as 8 bytes in the machine's order.
+    HeapTick,
+}
+
+impl CanaryLocation {
+    /// What stands there in a process whose log told this canary; `None` when that is none.
+    pub fn bytes(self, canary: &str) -> Option<Vec<u8>> {
+        let mut words = [0; CANARY_WORDS];
+        fill_words(&mut words, parse_seed(canary)?, self);
+        Some(words.iter().flat_map(|word| word.to_ne_bytes()).collect())
+    }
+}
+
+/// Canaries that a process holds until its end.
+#[derive(Debug)]
+pub(super) struct Canaries {
+    shared: &'static mut [u64],
+    heap_tick: Box<[u64]>,
+}
+
+impl Canaries {
+    /// Takes shared memory and a thread more, and puts a canary into each, but for the stack's.
+    pub(super) fn new(canary: &str) -> Result<Canaries, String> {
+        let seed = parse_seed(canary).ok_or("the canary is too short")?;
+        let failed = |error: io::Error| format!("hold canaries: {error}");
+        let shared = workload_syscalls::shared_words(CANARY_WORDS).map_err(failed)?;
+        fill_words(shared, seed, CanaryLocation::Shared);
+        let mut heap_tick = vec![0; CANARY_WORDS + 1].into_boxed_slice();
+        fill_words(&mut heap_tick[..CANARY_WORDS], seed, CanaryLocation::HeapTick);
+        let ready = Arc::new(Barrier::new(2));
+        let thread_ready = Arc::clone(&ready);
+        thread::Builder::new()
+            .name("canary".to_owned())
+            .stack_size(128 << 10)
+            .spawn(move || {
+                let mut stack = [0; CANARY_WORDS];
+                fill_words(&mut stack, seed, CanaryLocation::Thread);
+                thread_ready.wait();
+                loop {
+                    black_box(&mut stack);
+                    thread::park();
+                }
+            })
+            .map_err(failed)?;
+        // Whoever reads in the log that this process is up may look for it at once.
+        ready.wait();
+        Ok(Canaries { shared, heap_tick })
+    }
+
+    /// A tick more.
+    pub(super) fn record_tick(&mut self, tick: u64) {
+        self.heap_tick[CANARY_WORDS] = tick;
+        black_box((&mut self.heap_tick, &mut self.shared));
+    }
+}
+
+/// Words on the stack of whoever holds them.
+pub(super) fn fill_stack(stack: &mut [u64; CANARY_WORDS], canary: &str) {
+    if let Some(seed) = parse_seed(canary) {
+        fill_words(stack, seed, CanaryLocation::Stack);
+    }
+}
+
+fn parse_seed(canary: &str) -> Option<u64> {
+    u64::from_str_radix(canary.get(..16)?, 16).ok()
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014), each place with a stream of its own.
+fn fill_words(words: &mut [u64], seed: u64, location: CanaryLocation) {
+    let stream = seed ^ (location as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    for (index, word) in words.iter_mut().enumerate() {
+        let mut bits = stream.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        *word = bits ^ (bits >> 31);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_and_canaries_have_distinct_bytes() {
+        let (one, two) = ("0123456789abcdef01", "0123456789abcdee01");
+        let all: Vec<_> = [
+            CanaryLocation::Stack,
+            CanaryLocation::Thread,
+            CanaryLocation::Shared,
+            CanaryLocation::HeapTick,
+        ]
+        .into_iter()
+        .flat_map(|location| [location.bytes(one), location.bytes(two)])
+        .map(Option::unwrap)
+        .collect();
+        for (index, bytes) in all.iter().enumerate() {
+            assert_eq!(bytes.len(), 64);
+            assert!(!all[..index].contains(bytes));
+        }
+        assert_eq!(CanaryLocation::Stack.bytes("abc"), None);
+    }
+}

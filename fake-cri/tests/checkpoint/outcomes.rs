@@ -1,0 +1,346 @@
+//! Checkpoints that are given up, run out of time, or are told to go wrong: what is left, and what runs on.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use fake_cri::checkpoint::{self, Delay, DelayMemory, DelayPhase, ErrorKind, InjectedEffect, Injection, Phase};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rstest::rstest;
+
+use crate::{
+    archive::ArchiveContents,
+    host::{TestHost, assert_dir_entries, assert_running_untraced, job, stat},
+    workload::{Shape, Workload},
+};
+
+fn small_workload() -> Workload {
+    Workload::start(&Shape {
+        spinning: 1,
+        sleeping: 2,
+        ..Shape::default()
+    })
+}
+
+fn assert_keeps_running(workload: &Workload) {
+    assert_running_untraced(workload.pid());
+    let before = workload.count();
+    let until = Instant::now() + Duration::from_secs(10);
+    while workload.count() <= before + 1 {
+        assert!(Instant::now() < until, "it does not go on");
+    }
+}
+
+#[rstest]
+fn cancelling_stops_the_checkpoint(#[values(Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish)] phase: Phase) {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let host = TestHost::new(workload.pid());
+    let canceller = TestHost {
+        phase_hook: Box::new(|now| {
+            if now == phase {
+                host.cancel();
+            }
+        }),
+        ..TestHost::new(workload.pid())
+    };
+    // The phase is told to one host, the cancellation asked of another: both are the same to the engine.
+    let failure = checkpoint::run(&job(workload.pid(), dir.path()), &SplitHost(&canceller, &host)).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Cancelled);
+    assert_dir_entries(dir.path(), &[]);
+    assert_keeps_running(&workload);
+}
+
+/// Phases from one host, cancellation from another.
+struct SplitHost<'a>(&'a TestHost<'a>, &'a TestHost<'a>);
+
+impl checkpoint::Host for SplitHost<'_> {
+    fn members(&self) -> std::io::Result<Vec<fake_cri::process::ProcessId>> {
+        self.0.members()
+    }
+    fn on_phase(&self, phase: Phase) {
+        self.0.on_phase(phase);
+    }
+    fn is_cancelled(&self) -> bool {
+        self.1.is_cancelled()
+    }
+    fn on_exited(&self, pid: i32, status: i32) {
+        self.0.on_exited(pid, status);
+    }
+    fn crash_runtime(&self) {
+        self.0.crash_runtime();
+    }
+}
+
+#[rstest]
+fn deadline_stops_the_checkpoint(
+    #[values(Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish)] phase: Phase,
+    #[values(InjectedEffect::Hang, InjectedEffect::Delay(Duration::from_secs(1000)))] effect: InjectedEffect,
+) {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.deadline = Some(Duration::from_millis(300));
+    job.injections = vec![Injection { phase, effect }];
+    let started = Instant::now();
+    let failure = checkpoint::run(&job, &TestHost::new(workload.pid())).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::DeadlineExceeded);
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    assert_dir_entries(dir.path(), &[]);
+    assert_keeps_running(&workload);
+}
+
+/// The result of a checkpoint of a small workload with one injection, and what the folder holds then.
+fn run_with_fault(
+    phase: Phase,
+    effect: InjectedEffect,
+) -> (
+    Result<checkpoint::Report, checkpoint::Failure>,
+    Vec<u8>,
+    u32,
+    Vec<String>,
+) {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.injections = vec![Injection { phase, effect }];
+    let result = checkpoint::run(&job, &TestHost::new(workload.pid()));
+    assert_keeps_running(&workload);
+    let mode = fs::metadata(&job.location).map_or(0, |metadata| metadata.mode() & 0o7777);
+    let names = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    (result, fs::read(&job.location).unwrap_or_default(), mode, names)
+}
+
+#[rstest]
+fn injected_error_message_is_unchanged(
+    #[values(Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish)] phase: Phase,
+) {
+    let (result, _, _, names) = run_with_fault(
+        phase,
+        InjectedEffect::Error {
+            code: 13,
+            message: "disk on fire".to_owned(),
+        },
+    );
+    let failure = result.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Injected(13));
+    assert_eq!(failure.message, "disk on fire");
+    assert_eq!(names, [""; 0]);
+}
+
+#[rstest]
+#[case::at_once(0)]
+#[case::in_the_middle(70_000)]
+fn full_disk_leaves_no_file(#[case] after: u64) {
+    let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::NoSpace { after });
+    let failure = result.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NoSpace, "{}", failure.message);
+    assert!(failure.message.contains("No space left"), "{}", failure.message);
+    assert_eq!(names, [""; 0]);
+}
+
+#[rstest]
+#[case::at_once(0)]
+#[case::in_the_middle(70_000)]
+fn io_error_leaves_no_file(#[case] after: u64) {
+    let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::IoError { after });
+    let failure = result.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
+    assert!(failure.message.contains("Input/output error"), "{}", failure.message);
+    assert_eq!(names, [""; 0]);
+}
+
+#[test]
+fn archive_defects_are_applied() {
+    let (result, complete, mode, _) = run_with_fault(Phase::Write, InjectedEffect::Delay(Duration::ZERO));
+    assert_eq!(result.unwrap().archive_bytes, complete.len() as u64);
+    assert_eq!(mode, 0o600);
+
+    let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::PartialArchive { percent: 50 });
+    assert_eq!(result.unwrap_err().kind, ErrorKind::Write);
+    assert!((1000..complete.len() * 3 / 4).contains(&bytes.len()), "{}", bytes.len());
+
+    let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::TruncatedArchive { percent: 50 });
+    assert_eq!(result.unwrap().archive_bytes, bytes.len() as u64);
+    assert!((1000..complete.len() * 3 / 4).contains(&bytes.len()), "{}", bytes.len());
+
+    let (result, bytes, _, names) = run_with_fault(Phase::Write, InjectedEffect::EmptyArchive);
+    result.expect("success is answered");
+    assert!(bytes.is_empty());
+    assert_eq!(names, ["checkpoint.tar"]);
+
+    let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::NoArchive);
+    result.expect("success is answered");
+    assert_eq!(names, [""; 0]);
+
+    let (result, _, mode, _) = run_with_fault(Phase::Write, InjectedEffect::Mode(0o644));
+    result.expect("success is answered");
+    assert_eq!(mode, 0o644);
+
+    let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::CorruptArchive);
+    result.expect("success is answered");
+    let mut tar = tar::Archive::new(&*bytes);
+    assert!(
+        tar.entries().unwrap().next().unwrap().is_err(),
+        "the first header's checksum is wrong"
+    );
+}
+
+#[test]
+fn members_can_be_omitted() {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    let omit = |glob: &str| Injection {
+        phase: Phase::Write,
+        effect: InjectedEffect::OmitMember(glob.to_owned()),
+    };
+    job.injections = vec![omit("checkpoint/core-*"), omit("**/inventory.img"), omit("spec.dump")];
+    checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    let members = ArchiveContents::read(&job.location).members;
+    assert!(
+        members
+            .keys()
+            .all(|name| !name.contains("core-") && !name.contains("inventory") && name != "spec.dump")
+    );
+    assert!(members.contains_key("checkpoint/pstree.img") && members.contains_key("config.dump"));
+}
+
+#[rstest]
+fn container_can_be_left_frozen(#[values(Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish)] phase: Phase) {
+    let workload = Workload::start(&Shape {
+        spinning: 1,
+        children: 1,
+        ..Shape::default()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.injections = vec![Injection {
+        phase,
+        effect: InjectedEffect::LeaveFrozen,
+    }];
+    checkpoint::run(&job, &TestHost::new(workload.pid())).expect("all else is done");
+    assert_dir_entries(dir.path(), &["checkpoint.tar"]);
+    for process in crate::host::descendants(workload.pid()) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while stat(process.pid).unwrap().0 != 'T' {
+            assert!(Instant::now() < until, "{} goes on", process.pid);
+            thread::sleep(Duration::from_millis(1));
+        }
+        kill(Pid::from_raw(process.pid), Signal::SIGCONT).unwrap();
+    }
+    workload.count();
+}
+
+#[rstest]
+fn container_can_be_killed(#[values(Phase::Freeze, Phase::Capture, Phase::Write)] phase: Phase) {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.injections = vec![Injection {
+        phase,
+        effect: InjectedEffect::KillContainer,
+    }];
+    let failure = checkpoint::run(&job, &TestHost::new(workload.pid())).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
+    assert_dir_entries(dir.path(), &[]);
+    assert!(stat(workload.pid()).is_none_or(|(state, ..)| state == 'Z'));
+}
+
+#[rstest]
+fn runtime_crash_cancels_the_checkpoint(
+    #[values(Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish)] phase: Phase,
+) {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.injections = vec![Injection {
+        phase,
+        effect: InjectedEffect::CrashRuntime,
+    }];
+    let host = TestHost::new(workload.pid());
+    let failure = checkpoint::run(&job, &host).unwrap_err();
+    assert!(host.crashed.load(std::sync::atomic::Ordering::SeqCst));
+    assert_eq!(failure.kind, ErrorKind::Cancelled);
+    assert_dir_entries(dir.path(), &[]);
+    assert_keeps_running(&workload);
+}
+
+/// So long that it has to be ended.
+const ENDLESS_DELAY: Duration = Duration::from_secs(100_000);
+
+fn delay_model(base: Duration, delay_phase: DelayPhase) -> Option<Delay> {
+    Some(Delay {
+        base,
+        rate: Some(1 << 30),
+        jitter_factor: 1.0,
+        memory: DelayMemory::Annotated(1 << 29),
+        phase: delay_phase,
+    })
+}
+
+#[rstest]
+#[case::in_the_freeze(DelayPhase::Freeze)]
+#[case::in_the_write(DelayPhase::Write)]
+fn delay_model_is_applied(#[case] delay_phase: DelayPhase) {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.delay = delay_model(Duration::from_millis(100), delay_phase);
+    let began = Instant::now();
+    let capture_began_after = Mutex::new(Duration::ZERO);
+    let host = TestHost::with_phase_hook(workload.pid(), |phase| {
+        if phase == Phase::Capture {
+            *capture_began_after.lock().unwrap() = began.elapsed();
+        }
+    });
+    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let min_total = Duration::from_millis(600);
+    assert!(report.total_time >= min_total, "{report:?}");
+    if delay_phase == DelayPhase::Freeze {
+        // It was asked to stop before the capture began, and was let go when the time was over.
+        assert!(
+            *capture_began_after.lock().unwrap() + report.frozen_time >= min_total,
+            "{report:?}"
+        );
+    }
+    drop(host);
+    assert_keeps_running(&workload);
+}
+
+#[test]
+fn container_runs_during_a_write_delay() {
+    let workload = small_workload();
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = job(workload.pid(), dir.path());
+    job.delay = delay_model(ENDLESS_DELAY, DelayPhase::Write);
+    job.deadline = Some(Duration::from_secs(60)); // if it stands still after all
+    let (stopped, is_stopped) = mpsc::channel();
+    let host = TestHost::with_phase_hook(workload.pid(), |phase| {
+        if phase == Phase::Capture {
+            stopped.send(()).unwrap();
+        }
+    });
+    thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| checkpoint::run(&job, &host));
+        is_stopped.recv().unwrap();
+        // It answers once it is let go; the call is still under way then, and would be for a day.
+        workload.count();
+        host.cancel();
+        let failure = checkpoint.join().unwrap().unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Cancelled);
+    });
+    drop(host);
+    assert_dir_entries(dir.path(), &[]);
+    assert_keeps_running(&workload);
+}
