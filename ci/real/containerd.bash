@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # assigned by step.bash, used by steps
 
 # The image of the containers and, as it only has to stay, of the Pods' sandboxes.
-image=checkpoint-conformance.dev/stand-in:1
+image=checkpoint-conformance.dev/test-workload:1
 
 # containerd of ci/tool, its socket in $endpoint, its ctr (with its arguments) in the array "ctr".
 start_containerd() { # tool: containerd or containerd-1.6

@@ -16,8 +16,8 @@ use tokio::sync::OnceCell;
 pub enum EvidenceKind {
     /// A request over HTTP: method, URL, headers that matter.
     Request,
-    /// Its answer: status, headers that matter, body.
-    Answer,
+    /// Its response: status, headers that matter, body.
+    Response,
     /// A line of the runtime's journal.
     Journal,
     /// An archive: where, how long, its members.
@@ -33,7 +33,7 @@ impl EvidenceKind {
     pub fn as_str(self) -> &'static str {
         match self {
             EvidenceKind::Request => "request",
-            EvidenceKind::Answer => "answer",
+            EvidenceKind::Response => "response",
             EvidenceKind::Journal => "journal",
             EvidenceKind::Archive => "archive",
             EvidenceKind::Cri => "cri",
@@ -51,9 +51,9 @@ pub struct EvidenceItem {
     pub text: String,
 }
 
-/// How long the text of an exhibit may grow, in bytes: a report is read by people.
+/// How long the text of an item may grow, in bytes: a report is read by people.
 pub const MAX_ITEM_BYTES: usize = 4096;
-/// How many exhibits a case may have; what comes later is counted in a last one.
+/// How many items of evidence a case may have; what comes later is counted in a last one.
 pub const MAX_ITEMS: usize = 64;
 
 #[derive(Clone, Debug, Default)]
@@ -174,14 +174,14 @@ mod tests {
         record(EvidenceKind::Note, || unreachable!("there is no case"));
         let ((), items) = capture(async {
             record(EvidenceKind::Request, || "POST /".to_owned());
-            let task = in_current_case(async { record(EvidenceKind::Answer, || "200".to_owned()) });
+            let task = in_current_case(async { record(EvidenceKind::Response, || "200".to_owned()) });
             tokio::spawn(task).await.unwrap();
         })
         .await;
         let actual: Vec<_> = items.iter().map(|item| (item.kind, item.text.as_str())).collect();
         assert_eq!(
             actual,
-            [(EvidenceKind::Request, "POST /"), (EvidenceKind::Answer, "200")]
+            [(EvidenceKind::Request, "POST /"), (EvidenceKind::Response, "200")]
         );
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let memo = Memo::default();
         let init = || async {
             record(EvidenceKind::Request, || "POST /".to_owned());
-            record(EvidenceKind::Answer, || "200".to_owned());
+            record(EvidenceKind::Response, || "200".to_owned());
             7
         };
         let case = |name: &'static str| {
@@ -219,7 +219,7 @@ mod tests {
             let memo = &memo;
             capture(async move {
                 let init = || async {
-                    record(EvidenceKind::Answer, || format!("{answer:?}"));
+                    record(EvidenceKind::Response, || format!("{answer:?}"));
                     answer
                 };
                 memo.get_or_try_init(init).await.copied()

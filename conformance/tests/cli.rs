@@ -96,7 +96,7 @@ fn embedded_target_passes() {
         // Nothing is out of reach here: what is not robust was judged and holds.
         assert!(case.outcome == "pass" || case.level == Level::Robust, "{case:?}");
         assert_ne!(case.outcome, "skip", "{case:?}");
-        assert!(!case.seen.is_empty(), "{case:?}");
+        assert!(!case.actual.is_empty(), "{case:?}");
     }
     let junit = fs::read_to_string(directory.path().join("junit.xml")).unwrap();
     assert!(junit.contains(&format!("tests=\"{}\"", report.cases.len())), "{junit}");
@@ -143,30 +143,30 @@ fn failure_exits_1() {
     let (code, stdout, _) = run(&[
         "kubelet",
         "--mutant",
-        "gate-ignored",
+        "feature-gate-ignored",
         "--filter",
-        "kubelet/404/gate-off",
+        "kubelet/feature-gate/disabled",
     ]);
     assert_eq!(code, 1, "{stdout}");
     assert!(
-        stdout.contains("verdict: fail (does not hold: kubelet/404/gate-off)"),
+        stdout.contains("verdict: fail (does not hold: kubelet/feature-gate/disabled)"),
         "{stdout}"
     );
     assert!(stdout.contains("expected  404"), "{stdout}");
     assert!(
-        stdout.contains("--mutant gate-ignored --filter kubelet/404/gate-off"),
+        stdout.contains("--mutant feature-gate-ignored --filter kubelet/feature-gate/disabled"),
         "{stdout}"
     );
 }
 
 #[rstest]
 #[case::unknown_flag(&["--nonsense"], "--nonsense")]
-#[case::half_a_target(&["--kubelet-url", "https://127.0.0.1:1"], "--pod")]
+#[case::half_a_target(&["--kubelet-url", "https://127.0.0.1:1"], "--container")]
 #[case::options_without_target(&["--insecure"], "--kubelet-url")]
-#[case::unknown_mutant(&["--mutant", "perfect"], "gate-ignored")]
+#[case::unknown_mutant(&["--mutant", "perfect"], "feature-gate-ignored")]
 #[case::unknown_level(&["--level", "holy"], "documented, reference, robust")]
 #[case::broken_glob(&["--filter", "kubelet/["], "invalid filter")]
-#[case::mutant_of_a_url(&["--mutant", "no-auth", "--kubelet-url", "https://h:1"], "--mutant")]
+#[case::mutant_of_a_url(&["--mutant", "anonymous-accepted", "--kubelet-url", "https://h:1"], "--mutant")]
 #[case::no_archive(&["archive"], "FILE")]
 #[case::unknown_mutants(&["mutants", "--filter", "perfect"], "perfect")]
 fn usage_error_exits_2(#[case] args: &[&str], #[case] named: &str) {
@@ -189,7 +189,7 @@ fn unreachable_kubelet_exits_3() {
         "--token-file",
         token,
         "--insecure",
-        "--pod",
+        "--container",
         "default/web/app",
     ]);
     assert_eq!(code, 3, "{stderr}");
@@ -208,7 +208,7 @@ fn empty_selection_exits_4_unless_allowed() {
 
 #[test]
 fn robust_failures_fail_only_strict_runs() {
-    let filter = ["--filter", "kubelet/robust/names-differ"];
+    let filter = ["--filter", "kubelet/archive-name/unique-within-a-second"];
     let (code, stdout, _) = run(&filter);
     assert_eq!(code, 0, "{stdout}");
     assert!(stdout.contains("fail"), "{stdout}");
@@ -218,7 +218,7 @@ fn robust_failures_fail_only_strict_runs() {
 
 #[test]
 fn logs_go_to_stderr() {
-    let filter = ["--filter", "kubelet/404/pod-unknown"];
+    let filter = ["--filter", "kubelet/lookup/pod-unknown"];
     let (code, stdout, silent) = run(&filter);
     assert_eq!(code, 0, "{silent}");
     assert!(!silent.contains(" INFO ") && !stdout.contains(" INFO "), "{silent}");
@@ -233,9 +233,9 @@ fn logs_go_to_stderr() {
 
 #[test]
 fn announces_the_number_of_archives() {
-    let (_, _, stderr) = run(&["--filter", "kubelet/200/ok"]);
+    let (_, _, stderr) = run(&["--filter", "kubelet/checkpoint/succeeds"]);
     assert!(
-        stderr.contains("the run makes at most 1 archives of conformance/stand-in-embedded/app"),
+        stderr.contains("the run makes at most 1 archives of conformance/test-workload-embedded/app"),
         "{stderr}"
     );
 }
@@ -247,13 +247,13 @@ fn list_prints_every_case() {
     let ids: Vec<_> = stdout.lines().map(|line| line.split('\t').next().unwrap()).collect();
     let expected: Vec<_> = suites::catalogue_entries().iter().map(|entry| entry.info.id).collect();
     assert_eq!(ids, expected);
-    let (_, stdout, _) = run(&["list", "--filter", "kubelet/404/*", "--level", "documented"]);
+    let (_, stdout, _) = run(&["list", "--filter", "kubelet/lookup/*", "--level", "documented"]);
     assert!(
         stdout
             .lines()
-            .all(|line| line.starts_with("kubelet/404/") && line.contains("\tdocumented\t"))
+            .all(|line| line.starts_with("kubelet/lookup/") && line.contains("\tdocumented\t"))
     );
-    assert_eq!(stdout.lines().count(), 4, "{stdout}");
+    assert_eq!(stdout.lines().count(), 3, "{stdout}");
 }
 
 #[rstest]

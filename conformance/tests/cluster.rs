@@ -240,7 +240,12 @@ async fn unreachable_node_is_an_error_report() {
     let cluster = TestCluster::start().await;
     let reports = tempfile::tempdir().unwrap();
     let directory = reports.path().to_str().unwrap();
-    let filter = ["--filter", "kubelet/200/ok", "--filter", "kubelet/404/pod-unknown*"];
+    let filter = [
+        "--filter",
+        "kubelet/checkpoint/succeeds",
+        "--filter",
+        "kubelet/lookup/pod-unknown*",
+    ];
     let args = [
         &["--all-nodes", "--pod-selector", "app=web", "--report-dir", directory],
         &filter[..],
@@ -257,10 +262,10 @@ async fn unreachable_node_is_an_error_report() {
     };
     let up = report_of("up");
     assert_eq!((up.count("pass"), up.cases.len()), (3, 3), "{text}");
-    assert!(!up.archives_left.is_empty(), "an archive out of reach is named");
+    assert!(!up.remaining_archives.is_empty(), "an archive out of reach is named");
     let down = report_of("down");
     assert_eq!(down.count("error"), 1);
-    assert!(down.cases[0].seen.contains("node down"), "{}", down.cases[0].seen);
+    assert!(down.cases[0].actual.contains("node down"), "{}", down.cases[0].actual);
 
     // The same in two files, put together.
     let (first, second, merged) = (
@@ -294,12 +299,12 @@ async fn node_proxy_skips_cases_of_the_api_server() {
     let subject = cluster.kubelet.container_under_test.to_string();
     let filter = [
         "--filter",
-        "kubelet/40*",
+        "kubelet/{authentication,authorization,lookup,method,path}/*",
         "--filter",
-        "kubelet/200/*",
+        "kubelet/{checkpoint,request,response}/*",
         "--allow-incomplete",
     ];
-    let args = [&["--node", "up", "--node-proxy", "--pod", &subject], &filter[..]].concat();
+    let args = [&["--node", "up", "--node-proxy", "--container", &subject], &filter[..]].concat();
     let (output, text) = cluster.run_harness(&args).await;
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(!text.contains("\n  fail "), "{text}");
@@ -320,7 +325,7 @@ async fn node_proxy_skips_cases_of_the_api_server() {
             "--pod-selector",
             "app=web",
             "--filter",
-            "kubelet/200/ok",
+            "kubelet/checkpoint/succeeds",
         ])
         .await;
     assert_eq!(output.status.code(), Some(3), "{text}");
@@ -335,9 +340,9 @@ async fn temporary_pod_is_deleted_on_failure() {
         .run_harness(&[
             "--all-nodes",
             "--image",
-            "localhost/stand-in:latest",
+            "localhost/test-workload:latest",
             "--filter",
-            "kubelet/200/ok",
+            "kubelet/checkpoint/succeeds",
         ])
         .await;
     assert_eq!(output.status.code(), Some(3), "{text}");

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 mod corpus;
 #[path = "../../fuzz/input/headers.rs"]
 mod headers;
-#[path = "../../fuzz/holds/archive_judge.rs"]
+#[path = "../../fuzz/holds/check_archive.rs"]
 mod holds;
 #[path = "../../fuzz/input/memory.rs"]
 mod memory;

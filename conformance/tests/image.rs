@@ -40,7 +40,7 @@ fn run_image_command(out: &Path, workload: &Path, extra_args: &[&str]) -> Output
     Command::new(HARNESS_BINARY)
         .arg("image")
         .arg(out)
-        .arg("--stand-in")
+        .arg("--test-workload")
         .arg(workload)
         .args(extra_args)
         .output()
@@ -86,7 +86,7 @@ fn writes_a_reproducible_oci_image() {
     let workload = directory.path().join("program");
     fs::write(&workload, static_elf(false)).unwrap();
     let out = directory.path().join("image.tar");
-    let output = run_image_command(&out, &workload, &["--name", "localhost/stand-in:7"]);
+    let output = run_image_command(&out, &workload, &["--name", "localhost/test-workload:7"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tar = fs::read(&out).unwrap();
     let members = self::members(&tar);
@@ -96,7 +96,10 @@ fn writes_a_reproducible_oci_image() {
     let index = json(&members["index.json"].1);
     let manifest_descriptor = &index["manifests"][0];
     for annotation in ["io.containerd.image.name", "org.opencontainers.image.ref.name"] {
-        assert_eq!(manifest_descriptor["annotations"][annotation], "localhost/stand-in:7");
+        assert_eq!(
+            manifest_descriptor["annotations"][annotation],
+            "localhost/test-workload:7"
+        );
     }
     assert_eq!(
         manifest_descriptor["mediaType"],
@@ -108,12 +111,12 @@ fn writes_a_reproducible_oci_image() {
         (&config["architecture"], &config["os"]),
         (&"amd64".into(), &"linux".into())
     );
-    assert_eq!(config["config"]["Entrypoint"][0], "/stand-in");
+    assert_eq!(config["config"]["Entrypoint"][0], "/test-workload");
     let layer = &manifest["layers"][0];
     assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
     assert_eq!(config["rootfs"]["diff_ids"][0], layer["digest"]);
     let layer = self::members(verified_blob(&members, layer));
-    assert_eq!(layer["stand-in"], (0o755, static_elf(false)));
+    assert_eq!(layer["test-workload"], (0o755, static_elf(false)));
     assert_eq!(layer["tmp/"].0, 0o1777);
     assert!(!layer.contains_key("checkpoint-conformance"));
 
@@ -127,10 +130,10 @@ fn writes_a_reproducible_oci_image() {
     };
     assert_eq!(docker[0]["Config"], path(&manifest["config"]));
     assert_eq!(docker[0]["Layers"][0], path(&manifest["layers"][0]));
-    assert_eq!(docker[0]["RepoTags"][0], "localhost/stand-in:7");
+    assert_eq!(docker[0]["RepoTags"][0], "localhost/test-workload:7");
 
     assert!(
-        run_image_command(&out, &workload, &["--name", "localhost/stand-in:7"])
+        run_image_command(&out, &workload, &["--name", "localhost/test-workload:7"])
             .status
             .success()
     );
@@ -159,7 +162,7 @@ fn refuses_unusable_executables() {
     );
     // The harness of a test is dynamically linked itself.
     assert_refused(
-        run_image_command(&out, &workload, &["--harness"]),
+        run_image_command(&out, &workload, &["--include-harness"]),
         "target-feature=+crt-static",
     );
     let missing_dir = directory.path().join("nowhere/image.tar");

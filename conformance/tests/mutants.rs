@@ -38,9 +38,9 @@ fn every_archive_mutant_is_caught_by_exactly_its_cases() {
 }
 
 #[rstest]
-#[case::kubelet("kubelet/gate-ignored")]
+#[case::kubelet("kubelet/feature-gate-ignored")]
 #[case::kubelet_over_a_faulty_runtime("kubelet/empty-archive")]
-#[case::runtime("runtime/old-mode-kept")]
+#[case::runtime("runtime/existing-mode-kept")]
 fn a_mutant_of_a_running_target_is_caught_by_exactly_its_cases(#[case] name: &str) {
     assert_all_caught(name, 1);
 }
@@ -50,11 +50,11 @@ async fn wrong_mutant_definitions_are_detected() {
     let definitions = [
         MutantDefinition {
             defect: MutantDefect::Kubelet(Mutant::Unauthenticated403),
-            must_fail: &["kubelet/401/no-credentials"],
+            must_fail: &["kubelet/authentication/credentials-required"],
         },
         MutantDefinition {
             defect: MutantDefect::Kubelet(Mutant::GateIgnored),
-            must_fail: &["kubelet/404/gate-off", "kubelet/200/ok"],
+            must_fail: &["kubelet/feature-gate/disabled", "kubelet/checkpoint/succeeds"],
         },
     ];
     let findings = run(&definitions, &options(), |_| {}).await;
@@ -62,11 +62,11 @@ async fn wrong_mutant_definitions_are_detected() {
     assert_eq!(
         findings[0].unexpected_failures(),
         [
-            "kubelet/401/other-scheme",
-            "kubelet/401/stranger-certificate",
-            "kubelet/401/unknown-token"
+            "kubelet/authentication/non-bearer-scheme-rejected",
+            "kubelet/authentication/untrusted-certificate-rejected",
+            "kubelet/authentication/unknown-token-rejected"
         ]
     );
     assert!(!findings[1].is_caught());
-    assert_eq!(findings[1].missing_failures(), ["kubelet/200/ok"]);
+    assert_eq!(findings[1].missing_failures(), ["kubelet/checkpoint/succeeds"]);
 }

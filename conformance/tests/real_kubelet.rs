@@ -88,7 +88,7 @@ fn real_kubelet_run_restores_the_host() {
         text.contains("every documented clause that was selected was judged and holds"),
         "{text}"
     );
-    assert!(text.contains("404/gate-off") || text.contains("gate-off"), "{text}");
+    assert!(text.contains("feature-gate"), "{text}");
     assert_clean(tmp.path(), &before);
 
     // Interrupted when the kubelet runs.

@@ -79,11 +79,18 @@ fn done_file_run_exits_0() {
     // The file is a pipe, whose end is seen should the harness fail.
     let done = "/dev/stderr";
     let report = format!("junit={}", junit.display());
-    let mut child = command(&["archive", path_str(&archive), "--report", &report, "--done-file", done])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command(&[
+        "archive",
+        path_str(&archive),
+        "--report",
+        &report,
+        "--sonobuoy-done-file",
+        done,
+    ])
+    .stdout(Stdio::null())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
     let mut done_path = vec![0; path_str(&junit).len()];
     child.stderr.as_mut().unwrap().read_exact(&mut done_path).unwrap();
     assert_eq!(text(&done_path), path_str(&junit));
@@ -184,7 +191,7 @@ fn findings_name_stale_notes() {
     let failed = report.cases.iter().find(|case| case.outcome == "fail").unwrap();
     let notes = directory.path().join("notes.toml");
     let note = |case: &str| {
-        format!("[[finding]]\ncase = \"{case}\"\ntarget = \"no-archive.tar\"\nconfirmed = \"file(1) says text.\"\n")
+        format!("[[finding]]\ncase = \"{case}\"\ntarget = \"no-archive.tar\"\nconfirmation = \"file(1) says text.\"\n")
     };
     fs::write(&notes, note(&failed.id)).unwrap();
     let output = run(&["findings", path_str(&bad), "--confirmed", path_str(&notes)]);
@@ -258,7 +265,7 @@ fn writes_every_manual_page() {
 
 /// Whichever case asks first for what many of them judge, each shows what was asked and answered.
 #[rstest]
-#[case::kubelet("kubelet", "kubelet/{200/body*,name/*,archive/tar}", &["request", "answer", "journal"])]
+#[case::kubelet("kubelet", "kubelet/{response/{body,location-as-requested},archive-name/{format,timestamp*},archive/{tar,in-checkpoints-dir}}", &["request", "response", "journal"])]
 #[case::runtime("runtime", "runtime/{archive,error}/*", &["cri", "note"])]
 fn every_case_has_evidence(#[case] suite: &str, #[case] filter: &str, #[case] kinds: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
@@ -270,8 +277,8 @@ fn every_case_has_evidence(#[case] suite: &str, #[case] filter: &str, #[case] ki
     let cases = document["cases"].as_array().unwrap();
     assert!(cases.len() > 5, "{cases:?}");
     let has_evidence = |case: &Value, kind: &str| {
-        let exhibits = case["exhibits"].as_array().unwrap();
-        exhibits.iter().any(|exhibit| exhibit["kind"] == kind)
+        let evidence = case["evidence"].as_array().unwrap();
+        evidence.iter().any(|item| item["kind"] == kind)
     };
     for case in cases {
         let missing: Vec<_> = kinds.iter().filter(|kind| !has_evidence(case, kind)).collect();

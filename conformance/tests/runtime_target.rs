@@ -21,7 +21,7 @@ use rstest::rstest;
 const HARNESS_BINARY: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A case that makes a container and has a checkpoint of it take its time.
-const SLOW_CASE: &str = "runtime/checkpoint/ok";
+const SLOW_CASE: &str = "runtime/checkpoint/succeeds";
 
 /// A fake-cri that is not the harness's own.
 fn fake_cri() -> FakeCriBuilder {
@@ -77,7 +77,7 @@ fn send(signal: Signal, child: &Child) {
 /// A harness in the middle of a checkpoint of this fake-cri, which never answers it.
 async fn start_hanging_run(cri: &FakeCri, tmp: &Path) -> Child {
     let endpoint = cri.endpoint();
-    let args = ["runtime", "--endpoint", &endpoint, "--filter", SLOW_CASE];
+    let args = ["runtime", "--runtime-endpoint", &endpoint, "--filter", SLOW_CASE];
     let mut child = harness_command(tmp, &args).spawn().unwrap();
     wait_for_container(cri, &mut child).await;
     child
@@ -142,7 +142,7 @@ async fn clean_removes_only_leftovers_of_killed_runs() {
     fs::create_dir(tmp.path().join("checkpoint-conformance-not-ours")).unwrap();
 
     let endpoint = cri.endpoint();
-    let output = harness_command(tmp.path(), &["runtime", "--endpoint", &endpoint, "--clean"])
+    let output = harness_command(tmp.path(), &["runtime", "--runtime-endpoint", &endpoint, "--clean"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
@@ -152,7 +152,7 @@ async fn clean_removes_only_leftovers_of_killed_runs() {
     assert_eq!(pods(&cri).await, ["foreign"]);
     assert_eq!(file_names(tmp.path()), ["checkpoint-conformance-not-ours"]);
 
-    let second_clean = harness_command(tmp.path(), &["clean", "--endpoint", &endpoint])
+    let second_clean = harness_command(tmp.path(), &["clean", "--runtime-endpoint", &endpoint])
         .output()
         .unwrap();
     assert_eq!(text(&second_clean), "nothing was left\n");
@@ -164,7 +164,7 @@ async fn frozen_container_is_unfrozen_and_reported() {
     let tmp = tempfile::tempdir().unwrap();
     let cri = fake_cri().fault("preset:left-frozen").start().await.unwrap();
     let endpoint = cri.endpoint();
-    let args = ["runtime", "--endpoint", &endpoint, "--filter", SLOW_CASE];
+    let args = ["runtime", "--runtime-endpoint", &endpoint, "--filter", SLOW_CASE];
     let output = harness_command(tmp.path(), &args).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let output_text = text(&output);
@@ -181,7 +181,7 @@ async fn frozen_container_is_unfrozen_and_reported() {
 async fn missing_image_error_says_how_to_build_it() {
     let tmp = tempfile::tempdir().unwrap();
     let cri = fake_cri().arg("--strict-images").start().await.unwrap();
-    let output = harness_command(tmp.path(), &["runtime", "--endpoint", &cri.endpoint()])
+    let output = harness_command(tmp.path(), &["runtime", "--runtime-endpoint", &cri.endpoint()])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
@@ -195,11 +195,11 @@ async fn missing_image_error_says_how_to_build_it() {
 }
 
 #[rstest]
-#[case(&["runtime", "--endpoint", "unix:///nonexistent/cri.sock"], 3, "/nonexistent/cri.sock")]
-#[case(&["runtime", "--endpoint", "tcp://127.0.0.1:1"], 3, "expected unix:///PATH")]
-#[case(&["runtime", "--clean"], 2, "--endpoint")]
-#[case(&["runtime", "--image", "busybox"], 2, "--endpoint")]
-#[case(&["clean", "--endpoint", "unix:///nonexistent/cri.sock"], 3, "No such file or directory")]
+#[case(&["runtime", "--runtime-endpoint", "unix:///nonexistent/cri.sock"], 3, "/nonexistent/cri.sock")]
+#[case(&["runtime", "--runtime-endpoint", "tcp://127.0.0.1:1"], 3, "expected unix:///PATH")]
+#[case(&["runtime", "--clean"], 2, "--runtime-endpoint")]
+#[case(&["runtime", "--image", "busybox"], 2, "--runtime-endpoint")]
+#[case(&["clean", "--runtime-endpoint", "unix:///nonexistent/cri.sock"], 3, "No such file or directory")]
 fn names_the_unreachable_endpoint(#[case] args: &[&str], #[case] code: i32, #[case] words: &str) {
     let tmp = tempfile::tempdir().unwrap();
     let output = harness_command(tmp.path(), args).output().unwrap();

@@ -29,13 +29,13 @@ fn run_suite(args: &[&str], order: &[&str]) -> (CaseOutcomes, String) {
         panic!("one report is written");
     };
     let seed = order[1].parse::<u64>().unwrap();
-    assert_eq!(report.terms.seed, seed);
+    assert_eq!(report.conditions.seed, seed);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert_eq!(stdout.contains(&format!("order: seed {seed}\n")), seed != 0, "{stdout}");
     let ids: Vec<_> = report.cases.iter().map(|case| case.id.clone()).collect();
     assert!(ids.is_sorted(), "{ids:?}");
     let verdicts = report.cases.iter().map(|case| {
-        let actual = report::normalize(&case.seen);
+        let actual = report::normalize(&case.actual);
         (case.id.clone(), (case.outcome.clone(), actual))
     });
     (verdicts.collect(), format!("{:?}", report.verdict))

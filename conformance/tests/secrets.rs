@@ -61,20 +61,20 @@ async fn reports_never_contain_secrets() {
     for (record, secret) in records.iter_mut().zip(secrets_known.iter().cycle()) {
         for text in encoded_forms(secret) {
             record.evidence.push(EvidenceItem {
-                kind: EvidenceKind::Answer,
+                kind: EvidenceKind::Response,
                 text,
             });
         }
     }
     let run_info = || RunInfo {
         target: target_info.clone(),
-        started: Timestamp::UNIX_EPOCH,
+        started_at: Timestamp::UNIX_EPOCH,
         duration: std::time::Duration::ZERO,
         policy: GatePolicy::default(),
         footprint: None,
-        terms: RunConditions::default(),
+        conditions: RunConditions::default(),
         rerun: RerunCommand::from_args(["checkpoint-conformance".to_owned()]),
-        archives_left: Vec::new(),
+        remaining_archives: Vec::new(),
     };
     let find_leaks = |report: Report| {
         let directory = tempfile::tempdir().unwrap();

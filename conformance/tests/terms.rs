@@ -62,12 +62,12 @@ fn outcome(report: &Option<Report>, id: &str) -> String {
     case.expect("the case was selected").outcome.clone()
 }
 
-const MODE_CASE: &str = "archive/file/mode";
+const MODE_CASE: &str = "archive/file/mode-0600";
 
-fn profile(case: &str, seen: &str) -> String {
+fn profile(case: &str, actual: &str) -> String {
     format!(
-        "name = \"ours\"\nabout = \"our runtime\"\n[[claim]]\ncase = \"{case}\"\ndoes = \"makes it executable\"\n\
-         source = \"its code\"\nseen = \"{seen}\"\n"
+        "name = \"ours\"\ndescription = \"our runtime\"\n[[known-deviation]]\ncase = \"{case}\"\nbehavior = \"makes it executable\"\n\
+         source = \"its code\"\nactual = \"{actual}\"\n"
     )
 }
 
@@ -79,14 +79,18 @@ fn a_claimed_failure_is_a_known_deviation() {
 
     fs::write(bench.path("ours.toml"), profile(MODE_CASE, "mode 0700")).unwrap();
     let (code, stdout, _, report) = bench.test_archive(&["--profile", "ours.toml"]);
-    assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (0, "fact"), "{stdout}");
-    assert!(
-        stdout.contains("profile: ours (our runtime): 1 failure is a fact"),
+    assert_eq!(
+        (code, outcome(&report, MODE_CASE).as_str()),
+        (0, "known-deviation"),
         "{stdout}"
     );
-    let result = report.unwrap().terms.profile.unwrap();
+    assert!(
+        stdout.contains("profile: ours (our runtime): 1 failure is a known deviation"),
+        "{stdout}"
+    );
+    let result = report.unwrap().conditions.profile.unwrap();
     assert_eq!(
-        (result.name.as_str(), result.facts.as_slice()),
+        (result.name.as_str(), result.known_deviations.as_slice()),
         ("ours", &[MODE_CASE.to_owned()][..])
     );
 
@@ -95,7 +99,7 @@ fn a_claimed_failure_is_a_known_deviation() {
     let (code, stdout, ..) = bench.test_archive(&["--profile", "ours.toml"]);
     assert_eq!(code, 1, "{stdout}");
     assert!(
-        stdout.contains("fails otherwise than it claims: archive/file/mode"),
+        stdout.contains("fails otherwise than it claims: archive/file/mode-0600"),
         "{stdout}"
     );
 }
@@ -107,13 +111,13 @@ fn a_stale_claim_is_reported_and_does_not_gate() {
     let (code, stdout, _, report) = bench.test_archive(&["--profile", "ours.toml"]);
     assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (0, "pass"), "{stdout}");
     assert!(
-        stdout.contains("claims otherwise, and passes: archive/file/mode"),
+        stdout.contains("claims otherwise, and passes: archive/file/mode-0600"),
         "{stdout}"
     );
 }
 
 #[rstest]
-#[case::documented("archive/file/private", "which is documented")]
+#[case::documented("archive/file/owner-only", "which is documented")]
 #[case::unknown("archive/file/colour", "no case of this program")]
 fn a_claim_about_a_documented_or_unknown_case_is_a_usage_error(#[case] case: &str, #[case] message: &str) {
     let bench = ArchiveBench::create(None);
@@ -137,7 +141,7 @@ fn built_in_profiles_can_be_named_and_are_reported(#[case] name: &str) {
     let (code, stdout, stderr, report) = bench.test_archive(&["--profile", name]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains(&format!("profile: {name} (")), "{stdout}");
-    assert_eq!(report.unwrap().terms.profile.unwrap().name, name);
+    assert_eq!(report.unwrap().conditions.profile.unwrap().name, name);
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
     let list = |text: &str| fs::write(bench.path("known.txt"), text).unwrap();
     let options = ["--expected-failures", "known.txt"];
 
-    list("# since 1.2\narchive/file/mode # executable\nkubelet/200/ok\n");
+    list("# since 1.2\narchive/file/mode-0600 # executable\nkubelet/checkpoint/succeeds\n");
     let (code, stdout, _, report) = bench.test_archive(&options);
     assert_eq!((code, outcome(&report, MODE_CASE).as_str()), (0, "fail"), "{stdout}");
     assert!(
@@ -154,7 +158,7 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
         "{stdout}"
     );
 
-    list("archive/file/mode\narchive/tar/well-formed\n");
+    list("archive/file/mode-0600\narchive/tar/well-formed\n");
     let (code, stdout, _, report) = bench.test_archive(&options);
     assert_eq!(code, 1, "{stdout}");
     assert!(
@@ -164,7 +168,7 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
     assert!(stdout.contains("verdict: fail (passes, and is listed as an expected failure: archive/tar/well-formed)"));
     assert_eq!(report.unwrap().verdict.deciding_cases(), ["archive/tar/well-formed"]);
 
-    list("archive/file/mode\n\narchive/file/colour\n");
+    list("archive/file/mode-0600\n\narchive/file/colour\n");
     let (code, _, stderr, _) = bench.test_archive(&options);
     assert_eq!(code, 2, "{stderr}");
     assert!(
@@ -177,15 +181,18 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
 fn a_canary_is_searched_and_never_reported() {
     let bench = ArchiveBench::create(None);
     fs::write(bench.path("canary"), [sample::CANARY, b"\n"].concat()).unwrap();
-    let (code, stdout, _, report) = bench.test_archive(&["--canary", "@canary"]);
+    let (code, stdout, _, report) = bench.test_archive(&["--expect-in-memory", "@canary"]);
     assert_eq!(
-        (code, outcome(&report, "archive/memory/canary").as_str()),
+        (code, outcome(&report, "archive/memory/expected-bytes").as_str()),
         (0, "pass"),
         "{stdout}"
     );
 
-    let (code, stdout, _, report) = bench.test_archive(&["--canary", "nothing-like-it-is-there"]);
-    assert_eq!((code, outcome(&report, "archive/memory/canary").as_str()), (1, "fail"));
+    let (code, stdout, _, report) = bench.test_archive(&["--expect-in-memory", "nothing-like-it-is-there"]);
+    assert_eq!(
+        (code, outcome(&report, "archive/memory/expected-bytes").as_str()),
+        (1, "fail")
+    );
     for text in [stdout, serde_json::to_string(&report).unwrap()] {
         assert!(!text.contains("nothing-like-it-is-there"), "{text}");
     }
@@ -196,12 +203,12 @@ fn environment_secrets_are_the_default() {
     let bench = ArchiveBench::create(Some("secrets/in-status"));
     let (code, _, _, report) = bench.test_archive(&[]);
     assert_eq!(
-        (code, outcome(&report, "archive/secrets/environment").as_str()),
+        (code, outcome(&report, "archive/secrets/memory-and-spec-only").as_str()),
         (1, "fail")
     );
     let (code, _, _, report) = bench.test_archive(&["--secret", "another-secret-value"]);
     assert_eq!(
-        (code, outcome(&report, "archive/secrets/environment").as_str()),
+        (code, outcome(&report, "archive/secrets/memory-and-spec-only").as_str()),
         (0, "pass")
     );
 }
@@ -219,7 +226,7 @@ fn the_expected_layout_can_be_chosen() {
         .cases
         .iter()
         .find(|case| case.id == "archive/layout/engine-members");
-    let evidence = &case.unwrap().exhibits[0].text;
+    let evidence = &case.unwrap().evidence[0].text;
     assert!(
         evidence.contains(" container.log\n") && evidence.contains("mode 0600"),
         "{evidence}"

@@ -57,7 +57,7 @@ impl RunningKubelet {
             .args([
                 "--ca",
                 &self.file("ca.pem"),
-                "--pod",
+                "--container",
                 &self.kubelet.container_under_test.to_string(),
             ])
             .args(extra_args)
@@ -99,7 +99,7 @@ async fn full_access_skips_only_restarts() {
     let (output, stdout) = kubelet_under_test.run_harness(&connect_args).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");
     assert!(
-        stdout.contains("verdict: incomplete (not judged: kubelet/404/gate-off)"),
+        stdout.contains("verdict: incomplete (not judged: kubelet/feature-gate/disabled)"),
         "{stdout}"
     );
     assert!(stdout.contains("started again with another configuration"), "{stdout}");
@@ -120,9 +120,9 @@ async fn endpoint_alone_skips_faults() {
     let (output, stdout) = kubelet_under_test.run_harness(&[]).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");
     for id in [
-        "kubelet/500/runtime-error,",
-        "kubelet/404/gate-off,",
-        "kubelet/timeout/zero",
+        "kubelet/runtime-error/status-code,",
+        "kubelet/feature-gate/disabled,",
+        "kubelet/timeout/zero-uses-default",
     ] {
         let verdict = stdout.lines().last().unwrap();
         assert!(verdict.contains(id), "{id}: {verdict}");
@@ -152,16 +152,16 @@ async fn load_cases_need_the_option() {
     let connect_args = ["--checkpoints-dir", checkpoints.to_str().unwrap(), "--report", &json];
     let load_args = [
         &connect_args[..],
-        &["--allow-incomplete", "--filter", "kubelet/concurrent/many"],
+        &["--allow-incomplete", "--filter", "kubelet/concurrency/all-served"],
     ]
     .concat();
     let read = || serde_json::from_slice::<serde_json::Value>(&fs::read(&report).unwrap()).unwrap();
 
     let (output, _) = kubelet_under_test.run_harness(&load_args).await;
     let written = read();
-    assert_eq!(written["cases"][0]["skip"], "excluded", "{written}");
-    assert_eq!(written["footprint"]["archives"], 1);
-    assert_eq!(written["footprint"]["free_from"], "checkpoints-dir");
+    assert_eq!(written["cases"][0]["skip_kind"], "excluded", "{written}");
+    assert_eq!(written["footprint"]["max_archives"], 1);
+    assert_eq!(written["footprint"]["free_bytes_source"], "checkpoints-dir");
     let containers = &written["footprint"]["containers"];
     assert_eq!(
         *containers,
@@ -175,14 +175,18 @@ async fn load_cases_need_the_option() {
         .run_harness(&[&load_args[..], &["--include-load"]].concat())
         .await;
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
-    assert_eq!(read()["footprint"]["archives"], 33);
+    assert_eq!(read()["footprint"]["max_archives"], 33);
     kubelet_under_test.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_credential_enables_403_cases() {
     let kubelet_under_test = RunningKubelet::start().await;
-    let filter = ["--filter", "kubelet/403/denied", "--allow-incomplete"];
+    let filter = [
+        "--filter",
+        "kubelet/authorization/permission-required",
+        "--allow-incomplete",
+    ];
     let (_, stdout) = kubelet_under_test.run_harness(&filter).await;
     assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
     let client = kubelet_under_test.kubelet.client().await;
@@ -216,7 +220,11 @@ async fn siblings_need_the_option() {
     let kubelet_under_test = RunningKubelet::start().await;
     let checkpoints = kubelet_under_test.checkpoints();
     let connect_args = ["--allow-incomplete", "--checkpoints-dir", checkpoints.to_str().unwrap()];
-    let second = [&connect_args[..], &["--filter", "kubelet/200/named-container"]].concat();
+    let second = [
+        &connect_args[..],
+        &["--filter", "kubelet/checkpoint/named-container-only"],
+    ]
+    .concat();
     let (_, stdout) = kubelet_under_test
         .run_harness(&[&second[..], &["--include-siblings"]].concat())
         .await;
@@ -243,7 +251,7 @@ async fn unknown_token_fails_and_stays_secret() {
             "--insecure",
         ])
         .args([
-            "--pod",
+            "--container",
             &kubelet_under_test.kubelet.container_under_test.to_string(),
             "--report-dir",
         ])
@@ -253,7 +261,10 @@ async fn unknown_token_fails_and_stays_secret() {
         .unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stdout}");
-    assert!(stdout.contains("does not hold: kubelet/200/ok)"), "{stdout}");
+    assert!(
+        stdout.contains("does not hold: kubelet/checkpoint/succeeds)"),
+        "{stdout}"
+    );
     for name in ["report.json", "junit.xml"] {
         let text = fs::read_to_string(reports.path().join(name)).unwrap();
         assert!(!text.contains("nobody-issued"), "{text}");
@@ -287,7 +298,7 @@ async fn frozen_container_is_unfrozen_between_cases() {
 async fn frozen_container_is_unfrozen_at_the_end() {
     let kubelet_under_test = RunningKubelet::with_preset(Some("left-frozen")).await;
     let (output, stdout) = kubelet_under_test
-        .run_harness(&["--filter", "kubelet/copy/runs-on"])
+        .run_harness(&["--filter", "kubelet/container/keeps-running"])
         .await;
     assert_eq!(output.status.code(), Some(1), "{stdout}");
     let stderr = String::from_utf8(output.stderr).unwrap();

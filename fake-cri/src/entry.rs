@@ -1,12 +1,12 @@
 //! The roles one executable plays.
 //!
-//! fake-cri starts its shims and its stand-in workloads from its own executable, so that a test needs one file. The role
-//! stands in the environment; a program called `stand-in` plays the workload without it, as it does in an image.
+//! fake-cri starts its shims and its test workloads from its own executable, so that a test needs one file. The role
+//! stands in the environment; a program called `test-workload` plays the workload without it, as it does in an image.
 //!
 //! | role | who starts it | what it becomes |
 //! |---|---|---|
 //! | `shim` | fake-cri | [`crate::shim`]: the parent of one container |
-//! | `stand-in` | a shim, an image, a person | [`crate::workload`]: the workload |
+//! | `test-workload` | a shim, an image, a person | [`crate::workload`]: the workload |
 //! | `serve` | [`crate::FakeCri`] | the `fake-cri` command |
 //! | none | anybody | whatever the program's own `main` does |
 

@@ -65,7 +65,7 @@ async fn rules_are_added_listed_and_cleared() {
     let flag = parse_rules("Version:before=hang").expect("a rule");
     server.engine.add(flag, RuleSource::Flag);
     let ids = client
-        .add_faults(["Version:after=drop; preset:hang", "Status:before=drop"])
+        .add_faults(["Version:after=disconnect; preset:hang", "Status:before=disconnect"])
         .await
         .expect("rules");
     assert_eq!(ids, ["f2", "f3", "f4"]);
@@ -81,16 +81,16 @@ async fn rules_are_added_listed_and_cleared() {
                 rule.id.as_str(),
                 rule.rule.as_str(),
                 rule.source.as_str(),
-                rule.seen,
+                rule.matched,
                 rule.fired,
             )
         })
         .collect();
     let expected = [
         ("f1", "Version:before=hang", "flag", 0, 0),
-        ("f2", "Version:after=drop", "control", 0, 0),
+        ("f2", "Version:after=disconnect", "control", 0, 0),
         ("f3", "CheckpointContainer:before=hang", "control", 0, 0),
-        ("f4", "Status:before=drop", "control", 1, 1),
+        ("f4", "Status:before=disconnect", "control", 1, 1),
     ];
     assert_eq!(listed, expected);
 

@@ -35,11 +35,11 @@ fn file_names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Asserts that a container runs and is not stopped: it logs one more tick.
-async fn wait_next_tick(pod: &Pod<'_>, name: &str) {
+/// Asserts that a container runs and is not stopped: it logs one more heartbeat.
+async fn wait_next_heartbeat(pod: &Pod<'_>, name: &str) {
     let log = std::fs::read_to_string(pod.logs.path().join(name).join("0.log")).unwrap();
-    let next = 1 + log.lines().filter(|line| line.contains(" tick ")).count();
-    pod.wait_logged(name, &format!(" tick {} ", next + 1)).await;
+    let next = 1 + log.lines().filter(|line| line.contains(" heartbeat ")).count();
+    pod.wait_logged(name, &format!(" heartbeat {} ", next + 1)).await;
 }
 
 /// The small members of an archive.
@@ -70,7 +70,7 @@ async fn archive_is_complete_and_private_and_the_container_keeps_running() {
     let metadata = std::fs::metadata(&location).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
     assert_eq!(metadata.uid(), nix::unistd::geteuid().as_raw());
-    wait_next_tick(&pod, "app").await;
+    wait_next_heartbeat(&pod, "app").await;
     assert_eq!(cri.pid(&id).await, pid);
 
     let members = members(&location);
@@ -102,7 +102,7 @@ async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Cod
     let error = checkpoint(&cri, &id, Path::new(location), 0).await.unwrap_err();
     assert_eq!(error.code(), expected);
     assert!(error.message().contains(expected_text), "{error}");
-    wait_next_tick(&pod, "app").await;
+    wait_next_heartbeat(&pod, "app").await;
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn only_regular_files_are_replaced() {
     }
     assert_eq!(std::fs::read_to_string(at("target")).unwrap(), "kept");
     assert_eq!(file_names(dir.path()), before);
-    wait_next_tick(&pod, "app").await;
+    wait_next_heartbeat(&pod, "app").await;
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn a_negative_timeout_is_refused() {
 
 /// A fake-cri in which every checkpoint takes longer than any of these tests waits.
 async fn start_with_long_delay(within: &str) -> Cri {
-    Cri::start_with(builder().args(["--checkpoint-base", "1h", "--checkpoint-delay-in", within])).await
+    Cri::start_with(builder().args(["--checkpoint-base", "1h", "--checkpoint-delay-phase", within])).await
 }
 
 #[rstest]
@@ -227,7 +227,7 @@ async fn timeout_field_and_call_deadline_end_the_checkpoint(
     }
     assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&start.elapsed()));
     wait_has_files(dir.path(), false).await;
-    wait_next_tick(&pod, "app").await;
+    wait_next_heartbeat(&pod, "app").await;
 }
 
 /// Waits until a folder holds files, as when a checkpoint has begun to write, or none any more.
@@ -257,7 +257,7 @@ async fn client_cancellation_frees_the_container() {
         }
     }
     wait_has_files(dir.path(), false).await;
-    wait_next_tick(&pod, "app").await;
+    wait_next_heartbeat(&pod, "app").await;
     // The next one gets its turn, and is not told that the container is busy.
     let error = checkpoint(&cri, &id, &location, 1).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
@@ -334,7 +334,7 @@ async fn strict_capture_fails_on_unsupported_state() {
     let id = pod.run(config).await;
     checkpoint(&cri, &id, &location, 0).await.expect("nothing is lost");
     let log = String::from_utf8(members(&location).remove("dump.log").unwrap()).unwrap();
-    assert!(!log.contains("not carried"), "{log}");
+    assert!(!log.contains("unsupported"), "{log}");
     std::fs::remove_file(&location).unwrap();
 
     let mut config = container_config("locked");
@@ -361,7 +361,7 @@ async fn the_requested_archive_layout_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let location = dir.path().join("a.tar");
     let id = pod.run(container_config("app")).await;
-    pod.wait_logged("app", " tick 1 ").await;
+    pod.wait_logged("app", " heartbeat 1 ").await;
     checkpoint(&cri, &id, &location, 0).await.expect("checkpoint");
     let members = members(&location);
     let beside: Vec<_> = members.keys().filter(|name| !name.starts_with("checkpoint/")).collect();
@@ -374,7 +374,7 @@ async fn the_requested_archive_layout_is_written() {
     ];
     assert_eq!(beside, expected);
     let log = String::from_utf8_lossy(&members["io.kubernetes.cri-o.LogPath"]);
-    assert!(log.contains(" tick 1 "), "{log}");
+    assert!(log.contains(" heartbeat 1 "), "{log}");
     let json = |name: &str| serde_json::from_slice::<serde_json::Value>(&members[name]).unwrap();
     let annotations = &json("spec.dump")["annotations"];
     assert_eq!(annotations["io.container.manager"], "cri-o");

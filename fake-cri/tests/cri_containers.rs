@@ -107,7 +107,7 @@ async fn stop_waits_for_the_grace_period_then_kills() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
-    config.annotations = annotated(&[("on-term", "ignore"), ("children", "2")]);
+    config.annotations = annotated(&[("on-sigterm", "ignore"), ("children", "2")]);
     let id = pod.run(config).await;
     let pid = cri.pid(&id).await;
     pod.wait_logged("app", "ready").await;

@@ -83,7 +83,7 @@ fn stopped_or_traced(family: &BTreeSet<(i32, u64)>) -> Vec<String> {
 async fn start_container(pod: &Pod<'_>, index: usize) -> TickingContainer {
     let name = format!("app-{index}");
     let id = pod.run(container_config(&name)).await;
-    let log = pod.wait_logged(&name, " tick 1 ").await;
+    let log = pod.wait_logged(&name, " heartbeat 1 ").await;
     let canary = log
         .lines()
         .find_map(|line| line.split_once(" canary "))
@@ -142,16 +142,16 @@ fn archive_canaries(archive: &Path, length: usize) -> (String, BTreeSet<String>)
     (owner.expect("an owner"), found)
 }
 
-fn tick_count(pod: &Pod<'_>, name: &str) -> usize {
+fn heartbeat_count(pod: &Pod<'_>, name: &str) -> usize {
     let log = fs::read_to_string(pod.logs.path().join(name).join("0.log")).expect("the log");
-    log.lines().filter(|line| line.contains(" tick ")).count()
+    log.lines().filter(|line| line.contains(" heartbeat ")).count()
 }
 
 #[tokio::test]
 async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
     let cri = Cri::start().await;
     let mut config = pod_config("web");
-    config.annotations = annotated(&[("memory", "64Ki"), ("threads", "2"), ("tick", "10ms")]);
+    config.annotations = annotated(&[("memory", "64Ki"), ("threads", "2"), ("heartbeat-interval", "10ms")]);
     let pod = cri.pod_with_config(config).await;
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut containers = Vec::new();
@@ -231,8 +231,8 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
             )
         };
         assert!(in_time.is_ok(), "{}", state());
-        let before = tick_count(&pod, &container.name);
-        pod.wait_logged(&container.name, &format!(" tick {} ", before + 1))
+        let before = heartbeat_count(&pod, &container.name);
+        pod.wait_logged(&container.name, &format!(" heartbeat {} ", before + 1))
             .await;
     }
     let last = dir.path().join("last.tar");

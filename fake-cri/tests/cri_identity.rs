@@ -160,10 +160,10 @@ async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
     let mut config = config_with_context("app", other_user());
     config.annotations = cri::annotated(&[("children", "1")]);
     let id = pod.run(config).await;
-    pod.wait_logged("app", "child tick 1 ").await;
+    pod.wait_logged("app", "child heartbeat 1 ").await;
     let pid = cri.pid(&id).await;
     assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
-    assert_eq!(proc_status_field(pid, "Name"), ["stand-in"]);
+    assert_eq!(proc_status_field(pid, "Name"), ["test-workload"]);
     // Its options came without a descriptor that stays.
     let mut open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
@@ -172,7 +172,7 @@ async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
     open.sort();
     assert_eq!(open, ["0", "1", "2"]);
     let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
-    assert!(!environment.contains("STAND_IN"), "{environment}");
+    assert!(!environment.contains("TEST_WORKLOAD"), "{environment}");
 
     let dir = tempfile::tempdir().unwrap();
     let location = dir.path().join("a.tar");
@@ -321,7 +321,7 @@ async fn unapplied_fields_are_refused_or_logged_once() {
     let error = cri.runtime().run_pod_sandbox(request.clone()).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message().contains("PodSandboxConfig.linux.sysctls"), "{error}");
-    let accepting = Cri::start_with(builder().arg("--accept-unapplied")).await;
+    let accepting = Cri::start_with(builder().arg("--allow-unapplied-fields")).await;
     accepting
         .runtime()
         .run_pod_sandbox(request)
@@ -386,7 +386,7 @@ impl UnprivilegedFakeCri {
         fs::copy(env!("CARGO_BIN_EXE_fake-cri"), &program).expect("room for a copy");
         let socket = dir.join("cri.sock");
         let mut process = Command::new(program)
-            .args(["serve", "--ephemeral", "--lifeline", "--exec", "host"])
+            .args(["serve", "--ephemeral", "--exit-on-stdin-eof", "--exec", "host"])
             .args(more)
             .arg("--listen")
             .arg(&socket)
@@ -437,7 +437,7 @@ async fn an_unprivileged_runtime_refuses_or_reports_its_user(#[values(false, tru
         Some(UnprivilegedFakeCri::UID),
     )
     .unwrap();
-    let cri = UnprivilegedFakeCri::start(dir.path(), if accept { &["--accept-unapplied"] } else { &[] });
+    let cri = UnprivilegedFakeCri::start(dir.path(), if accept { &["--allow-unapplied-fields"] } else { &[] });
     let mut runtime = RuntimeServiceClient::new(cri.channel());
     let pull = v1::PullImageRequest {
         image: Some(cri::image(cri::IMAGE)),
@@ -501,7 +501,7 @@ async fn an_unprivileged_runtime_refuses_or_reports_its_user(#[values(false, tru
         Err(error) => {
             assert_eq!((accept, error.code()), (false, Code::FailedPrecondition));
             assert!(
-                error.message().contains("run_as_user 51001") && error.message().contains("--accept-unapplied"),
+                error.message().contains("run_as_user 51001") && error.message().contains("--allow-unapplied-fields"),
                 "{error}"
             );
         }

@@ -66,14 +66,14 @@ async fn a_rotated_log_is_reopened() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let id = pod.run(container_config("app")).await;
-    pod.wait_logged("app", "tick").await;
+    pod.wait_logged("app", "heartbeat").await;
     let path = pod.logs.path().join("app/0.log");
     std::fs::rename(&path, path.with_extension("old")).unwrap();
     let request = v1::ReopenContainerLogRequest {
         container_id: id.clone(),
     };
     cri.runtime().reopen_container_log(request.clone()).await.unwrap();
-    pod.wait_logged("app", "tick").await;
+    pod.wait_logged("app", "heartbeat").await;
     cri.stop(&id, 0).await.unwrap();
     assert_eq!(
         code(cri.runtime().reopen_container_log(request).await),
@@ -94,7 +94,7 @@ async fn exec_follows_the_annotations() {
     let cri = Cri::start().await;
     let pod = cri.pod("web").await;
     let mut config = container_config("app");
-    config.annotations = annotated(&[("exec-stdout", "hello"), ("exec-stderr", "oh"), ("exec-code", "7")]);
+    config.annotations = annotated(&[("exec-stdout", "hello"), ("exec-stderr", "oh"), ("exec-exit-code", "7")]);
     let id = pod.run(config).await;
     let answer = cri
         .runtime()

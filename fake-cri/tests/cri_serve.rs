@@ -181,7 +181,7 @@ async fn health_and_reflection_are_served() {
 #[case(&["serve", "--listen", "tcp://127.0.0.1:1"], "is not unix:///PATH")]
 #[case(&["serve", "--checkpoint-rate", "fast"], "is not a rate")]
 #[case(&["serve", "--checkpoint-jitter", "200%"], "from 0% to 100%")]
-#[case(&["serve", "--exec", "sandbox"], "stand-in")]
+#[case(&["serve", "--exec", "sandbox"], "test-workload")]
 #[case(&["serve", "--fault", "Nonsense("], "--fault")]
 #[case(&["fly"], "fly")]
 fn a_usage_error_exits_with_2(#[case] args: &[&str], #[case] expected: &str) {

@@ -26,7 +26,7 @@ impl<'a> TestContainer<'a> {
     async fn new(cri: &'a Cri) -> TestContainer<'a> {
         let pod = cri.pod("web").await;
         let id = pod.run(container_config("app")).await;
-        pod.wait_logged("app", "tick 1 ").await;
+        pod.wait_logged("app", "heartbeat 1 ").await;
         TestContainer {
             cri,
             pod,
@@ -60,11 +60,13 @@ impl<'a> TestContainer<'a> {
             .collect()
     }
 
-    /// Waits for a tick that was not there before.
+    /// Waits for a heartbeat that was not there before.
     async fn assert_keeps_ticking(&self) {
         let log = fs::read_to_string(self.pod.logs.path().join("app/0.log")).expect("the log");
-        let ticks = log.lines().filter(|line| line.contains(" tick ")).count();
-        self.pod.wait_logged("app", &format!("tick {} ", ticks + 1)).await;
+        let heartbeats = log.lines().filter(|line| line.contains(" heartbeat ")).count();
+        self.pod
+            .wait_logged("app", &format!("heartbeat {} ", heartbeats + 1))
+            .await;
     }
 }
 
@@ -115,7 +117,7 @@ async fn a_failed_checkpoint_leaves_no_file(#[case] rules: &str, #[case] code: C
 /// At once, before the pages and among them.
 #[rstest]
 #[case("CheckpointContainer:write=io-error")]
-#[case("preset:disk-broken")]
+#[case("preset:disk-io-error")]
 #[case("CheckpointContainer:write=io-error(1MiB)")]
 #[tokio::test]
 async fn a_disk_error_leaves_no_file_and_the_next_archive_is_complete(#[case] rules: &str) {

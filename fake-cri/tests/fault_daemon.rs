@@ -78,7 +78,7 @@ async fn fault_commands_control_a_running_fake_cri() {
     let added = run_fake_cri(&[
         "fault",
         "add",
-        "Version:before=drop; preset:crash",
+        "Version:before=disconnect; preset:crash",
         "--file",
         path,
         "--control",
@@ -87,10 +87,10 @@ async fn fault_commands_control_a_running_fake_cri() {
     assert_eq!(text(&added.stdout), "f2\nf3\nf4\n", "{}", text(&added.stderr));
 
     let listed = run_fake_cri(&["fault", "list", "--control", &endpoint]);
-    let expected = "f1\tseen=1\tfired=1\tfrom=flag\tStatus(nth=1):before=error(Aborted,\"from the flag\")\n\
-                    f2\tseen=0\tfired=0\tfrom=control\tCheckpointContainer(container=app):before=hang\n\
-                    f3\tseen=0\tfired=0\tfrom=control\tVersion:before=drop\n\
-                    f4\tseen=0\tfired=0\tfrom=control\tCheckpointContainer:write=crash\n";
+    let expected = "f1\tmatched=1\tfired=1\tsource=flag\tStatus(nth=1):before=error(Aborted,\"from the flag\")\n\
+                    f2\tmatched=0\tfired=0\tsource=control\tCheckpointContainer(container=app):before=hang\n\
+                    f3\tmatched=0\tfired=0\tsource=control\tVersion:before=disconnect\n\
+                    f4\tmatched=0\tfired=0\tsource=control\tCheckpointContainer:write=crash\n";
     assert_eq!(text(&listed.stdout), expected);
     assert_eq!(
         text(&run_fake_cri(&["fault", "clear", "f1", "--control", &endpoint]).stdout),

@@ -50,7 +50,7 @@ fn fields_equal_the_grammar() {
         preset = "hang"
         container = "app"
         [[fault]]
-        rule = "Version:before=hang; Status:before=drop"
+        rule = "Version:before=hang; Status:before=disconnect"
         "#,
     );
     let rules = rules.unwrap_or_else(|error| panic!("{error}"));
@@ -59,7 +59,7 @@ fn fields_equal_the_grammar() {
         r#"CheckpointContainer(pod="a pod",namespace=default,container=app,every=2,p=0.5,seed=7,times=3):write=mode(0644)"#,
         "CheckpointContainer(container=app):before=hang",
         "Version:before=hang",
-        "Status:before=drop",
+        "Status:before=disconnect",
     ];
     assert_eq!(printed, expected);
     assert!(read_text("").is_ok_and(|rules| rules.is_empty()));
@@ -113,16 +113,16 @@ fn documentation_has_the_preset_table() {
     assert!(Preset::ALL.len() >= 20);
 }
 
-/// The table of ways says what their definition says.
+/// The table of defects says what their definition says.
 #[test]
 fn documentation_has_the_defect_table() {
     let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("the page");
-    let (_, rest) = page.split_once("<!-- ways -->\n").expect("where the table begins");
-    let (table, _) = rest.split_once("<!-- end of ways -->").expect("where it ends");
+    let (_, rest) = page.split_once("<!-- defects -->\n").expect("where the table begins");
+    let (table, _) = rest.split_once("<!-- end of defects -->").expect("where it ends");
     let rows = Defect::WITHOUT_ARGUMENT
         .iter()
         .map(|(quirk, means)| format!("| `{}` | {means} |\n", quirk.name()));
-    let expected: String = std::iter::once("| way | how the call goes wrong |\n|---|---|\n".to_owned())
+    let expected: String = std::iter::once("| defect | how the call goes wrong |\n|---|---|\n".to_owned())
         .chain(rows)
         .collect();
     assert_eq!(table, expected, "put this table into docs/FAULTS.md:\n{expected}");

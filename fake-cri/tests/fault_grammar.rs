@@ -227,13 +227,14 @@ fn errors_show_a_caret_below_the_column() {
 
 #[test]
 fn parses_lists_with_presets() {
-    let text = "\n;Version:before=error(Internal,\"a;b\") ; preset:hang(container=app,times=1)\nStatus:before=drop;";
+    let text =
+        "\n;Version:before=error(Internal,\"a;b\") ; preset:hang(container=app,times=1)\nStatus:before=disconnect;";
     let rules = parse_rules(text).unwrap_or_else(|error| panic!("{error}"));
     let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
     let expected = [
         "Version:before=error(Internal,\"a;b\")",
         "CheckpointContainer(container=app,times=1):before=hang",
-        "Status:before=drop",
+        "Status:before=disconnect",
     ];
     assert_eq!(printed, expected);
     assert_eq!(parse_rules(" \n;; ").map(|rules| rules.len()), Ok(0));
@@ -241,13 +242,17 @@ fn parses_lists_with_presets() {
 
 #[rstest]
 #[case("preset:nonsense", 8, "unknown preset `nonsense`; there are unimplemented,")]
-#[case("preset:second-fails(nth=3)", 8, "preset `second-fails` sets `nth` itself")]
 #[case(
-    "preset:second-fails(every=3)",
+    "preset:next-checkpoint-fails(nth=3)",
     8,
-    "in preset `second-fails`: `nth` and `every` exclude each other"
+    "preset `next-checkpoint-fails` sets `nth` itself"
 )]
-#[case("preset:hang:before=drop", 12, "expected `;`, a newline or the end, found `:`")]
+#[case(
+    "preset:next-checkpoint-fails(every=3)",
+    8,
+    "in preset `next-checkpoint-fails`: `nth` and `every` exclude each other"
+)]
+#[case("preset:hang:before=disconnect", 12, "expected `;`, a newline or the end, found `:`")]
 fn overspecified_presets_are_refused(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
     let error = parse_rules(text).expect_err("no preset");
     assert_eq!(error.column(), column, "{error}");
@@ -295,7 +300,7 @@ fn every_defect_round_trips() {
 }
 
 #[rstest]
-#[case("Version:before=ignore-deadline", "is a way of CheckpointContainer alone")]
+#[case("Version:before=ignore-deadline", "is a defect of CheckpointContainer alone")]
 #[case(
     "CheckpointContainer:write=ignore-deadline",
     "cannot stand at `write`; it can at before"
@@ -304,7 +309,7 @@ fn every_defect_round_trips() {
     "CheckpointContainer:before=after(never,leave-frozen)",
     "expected one of success, error"
 )]
-#[case("CheckpointContainer:before=lose-memory(disk)", "expected one of heap, stack")]
+#[case("CheckpointContainer:before=zero-memory(disk)", "expected one of heap, stack")]
 fn unknown_defects_are_refused(#[case] text: &str, #[case] message: &str) {
     let error = text.parse::<Rule>().expect_err("no way");
     assert!(error.message().contains(message), "{error}");
@@ -347,7 +352,7 @@ fn any_effect() -> impl Strategy<Value = (Vec<InjectionPoint>, RuleEffect)> {
     ]
     .prop_map(move |effect| (everywhere.clone(), effect))
     .boxed()
-    .prop_union(Just((around, RuleEffect::Drop)).boxed())
+    .prop_union(Just((around, RuleEffect::Disconnect)).boxed())
     .or(select(vec![RuleEffect::Unimplemented, RuleEffect::UnknownMethod])
         .prop_map(|effect| (vec![InjectionPoint::Before], effect))
         .boxed())

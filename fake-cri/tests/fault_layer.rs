@@ -312,7 +312,7 @@ fn is_connection_lost(status: &tonic::Status) -> bool {
 #[tokio::test]
 async fn a_drop_closes_the_connection() {
     let server = FaultServer::start((), "").await;
-    server.add("CheckpointContainer(nth=1):before=drop;Version:before=hang");
+    server.add("CheckpointContainer(nth=1):before=disconnect;Version:before=hang");
     let channel = server.connect().await;
     let mut other = RuntimeServiceClient::new(channel.clone());
     let other = tokio::spawn(async move { other.version(v1::VersionRequest::default()).await });
@@ -339,7 +339,7 @@ async fn a_drop_closes_the_connection() {
 #[tokio::test]
 async fn a_drop_resets_the_stream_of_a_plain_connection() {
     let server = FaultServer::start_with((), "", |stream| stream).await;
-    server.add("Version(nth=1):before=drop");
+    server.add("Version(nth=1):before=disconnect");
     let mut client = RuntimeServiceClient::new(server.connect().await);
     let status = client
         .version(v1::VersionRequest::default())

@@ -36,7 +36,12 @@ fn instants(default: usize) -> usize {
 /// A process of several threads, with a child, and memory that takes a while to write.
 async fn pod(cri: &Cri) -> Pod<'_> {
     let mut config = pod_config("web");
-    config.annotations = annotated(&[("memory", "4Mi"), ("threads", "3"), ("children", "1"), ("tick", "10ms")]);
+    config.annotations = annotated(&[
+        ("memory", "4Mi"),
+        ("threads", "3"),
+        ("children", "1"),
+        ("heartbeat-interval", "10ms"),
+    ]);
     cri.pod_with_config(config).await
 }
 
@@ -65,11 +70,11 @@ async fn wait_until_none<T: std::fmt::Debug>(what: &str, mut left: impl FnMut() 
     }
 }
 
-fn ticks(log: &Path) -> usize {
+fn heartbeats(log: &Path) -> usize {
     fs::read_to_string(log)
         .expect("the log")
         .lines()
-        .filter(|line| line.contains(" tick "))
+        .filter(|line| line.contains(" heartbeat "))
         .count()
 }
 
@@ -114,7 +119,7 @@ async fn killing_fake_cri_keeps_the_container_running(#[case] phase: &str) {
     let (id, log, logs) = {
         let pod = pod(&cri).await;
         let id = pod.run(container_config("app")).await;
-        pod.wait_logged("app", "tick 1 ").await;
+        pod.wait_logged("app", "heartbeat 1 ").await;
         (id, pod.logs.path().join("app/0.log"), pod.logs)
     };
     let pid = cri.pid(&id).await;
@@ -140,8 +145,8 @@ async fn killing_fake_cri_keeps_the_container_running(#[case] phase: &str) {
 
         let all_running = || tree.iter().all(|(pid, _)| stopped_or_traced(*pid).is_empty());
         wait_until("nothing is stopped or traced", all_running).await;
-        let ticks_before = ticks(&log);
-        wait_until("the ticks go on", || ticks(&log) > ticks_before + 1).await;
+        let heartbeats_before = heartbeats(&log);
+        wait_until("the heartbeats go on", || heartbeats(&log) > heartbeats_before + 1).await;
         if location.exists() {
             assert_complete(&location);
         }
@@ -174,7 +179,7 @@ async fn large_pod(cri: &Cri) -> Pod<'_> {
         ("memory", "48Mi"),
         ("threads", "2"),
         ("children", "1"),
-        ("tick", "10ms"),
+        ("heartbeat-interval", "10ms"),
     ]);
     cri.pod_with_config(config).await
 }
@@ -209,7 +214,7 @@ async fn killing_fake_cri_at_any_instant_leaves_no_snapshot() {
     let (id, log, _logs) = {
         let pod = large_pod(&cri).await;
         let id = pod.run(container_config("app")).await;
-        pod.wait_logged("app", "tick 1 ").await;
+        pod.wait_logged("app", "heartbeat 1 ").await;
         (id, pod.logs.path().join("app/0.log"), pod.logs)
     };
     let tree = process_tree(cri.pid(&id).await);
@@ -231,8 +236,8 @@ async fn killing_fake_cri_at_any_instant_leaves_no_snapshot() {
         wait_until_none("only what was there before", extra_processes).await;
         let all_running = || tree.iter().all(|(pid, _)| stopped_or_traced(*pid).is_empty());
         wait_until("nothing is stopped or traced", all_running).await;
-        let ticks_before = ticks(&log);
-        wait_until("the ticks go on", || ticks(&log) > ticks_before + 1).await;
+        let heartbeats_before = heartbeats(&log);
+        wait_until("the heartbeats go on", || heartbeats(&log) > heartbeats_before + 1).await;
         cri.process.restart().await.expect("it starts again");
         assert!(files(folder.path()).iter().all(|file| *file == location));
         if location.exists() {
@@ -259,7 +264,7 @@ async fn killing_the_shim_at_any_instant_leaves_no_snapshot() {
     for round in 0..instants(20) {
         let app = format!("app-{round}");
         let id = pod.run(container_config(&app)).await;
-        pod.wait_logged(&app, "tick 1 ").await;
+        pod.wait_logged(&app, "heartbeat 1 ").await;
         let shim = parent(cri.pid(&id).await).expect("its parent");
         let tree = process_tree(shim);
         let logged = cri.process.log().len();
@@ -304,7 +309,7 @@ async fn killing_the_shim_in_a_phase_leaves_nothing(#[case] phase: &str) {
     for round in 0..KILLS_PER_PHASE {
         let app = format!("app-{round}");
         let id = pod.run(container_config(&app)).await;
-        pod.wait_logged(&app, "tick 1 ").await;
+        pod.wait_logged(&app, "heartbeat 1 ").await;
         let shim = parent(cri.pid(&id).await).expect("its parent");
         let tree = process_tree(shim);
         assert!(tree.len() >= 3, "a shim, a process, its child: {tree:?}");

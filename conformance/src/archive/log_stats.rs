@@ -63,12 +63,12 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case(b"2026-11-22T14:06:59.381936957Z stdout F tick 1\n", None)]
+    #[case(b"2026-11-22T14:06:59.381936957Z stdout F heartbeat 1\n", None)]
     #[case(
         b"2026-11-22T14:06:59.381936957+01:00 stderr P \n2026-11-22T14:06:59Z stdout F x\n",
         None
     )]
-    #[case(b"tick 1\n", Some("line 1: tick 1"))]
+    #[case(b"heartbeat 1\n", Some("line 1: heartbeat 1"))]
     #[case(
         b"2026-11-22T14:06:59Z stdout F a\n2026-11-22T14:06:59Z stdin F a\n",
         Some("line 2: 2026-11-22T14:06:59Z stdin F a")

@@ -200,7 +200,7 @@ mod tests {
             "--root-dir=/r",
             "--node-name=n",
             "--feature-gates=A=true,ContainerCheckpoint=false",
-            "--mutant=no-auth",
+            "--mutant=anonymous-accepted",
         ]);
         let config = flags.config().unwrap();
         assert_eq!(config.container_checkpoint, Some(false));

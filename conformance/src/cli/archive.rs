@@ -25,10 +25,10 @@ pub(super) struct ArchiveArgs {
     /// The archives
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Bytes that stood in the container's memory: they must stand in the archive's pages. With it archive/memory/canary decides
+    /// Bytes that stood in the container's memory: they must stand in the archive's pages. With it archive/memory/expected-bytes decides
     /// the exit code
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
-    canary: Option<Needle>,
+    expect_in_memory: Option<Needle>,
     /// A secret of the container: it may stand in the pages and in spec.dump, and nowhere else; may be given several times
     /// [default: values in spec.dump's environment whose names say that they are secret]
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
@@ -83,7 +83,7 @@ fn parse_layout(name: &str) -> Result<Layout, String> {
 impl ArchiveArgs {
     fn expected(&self) -> Expectations {
         Expectations {
-            memory: self.canary.clone().map(|Needle(bytes)| bytes),
+            memory: self.expect_in_memory.clone().map(|Needle(bytes)| bytes),
             secrets: self.secret.iter().map(|Needle(bytes)| bytes.clone()).collect(),
             layout: self.layout,
         }
@@ -121,8 +121,8 @@ fn cases_for(expected: &Expectations) -> Vec<ArchiveCase> {
 }
 
 /// The case that looks for the user's bytes, and the one that an input fails which is none.
-const CANARY_CASE: &str = "archive/memory/canary";
-const KIND_CASE: &str = "archive/kind";
+const CANARY_CASE: &str = "archive/memory/expected-bytes";
+const KIND_CASE: &str = "archive/format/checkpoint-archive";
 
 /// An archive that the harness could not read: one case that ends in an error.
 fn unreadable_archive(file: &Path, error: &InspectError) -> SuiteRun {
@@ -144,7 +144,7 @@ fn unreadable_archive(file: &Path, error: &InspectError) -> SuiteRun {
             })
             .collect(),
         secrets: Secrets::default(),
-        archives_left: Vec::new(),
+        remaining_archives: Vec::new(),
         footprint: None,
     }
 }
@@ -189,7 +189,7 @@ async fn test_archive(
         start_time,
         records: run.run_cases(cases_for(&expected), &archive).await,
         secrets,
-        archives_left: Vec::new(),
+        remaining_archives: Vec::new(),
         footprint: None,
     })
 }

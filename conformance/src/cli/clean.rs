@@ -13,14 +13,14 @@ use crate::{engine::exit, targets};
 pub(super) struct CleanArgs {
     /// Also remove the Pods and containers of all runs from the runtime that answers here, also of those that still run
     #[arg(long, value_name = "unix:///PATH")]
-    endpoint: Option<String>,
+    runtime_endpoint: Option<String>,
 }
 
 impl CleanArgs {
     /// Cleans, and says what was removed.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        runtime.block_on(run(self.endpoint.as_deref()))
+        runtime.block_on(run(self.runtime_endpoint.as_deref()))
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct ClusterArgs {
         help_heading = HEADING,
         group = "which_nodes",
         requires = "kubeconfig",
-        conflicts_with_all = ["pod", "checkpoints_dir", "fake_cri_control"]
+        conflicts_with_all = ["container", "checkpoints_dir", "fake_cri_control"]
     )]
     all_nodes: bool,
     /// Through the API server's node proxy, not at the node's own address
@@ -55,7 +55,7 @@ pub(super) struct ClusterArgs {
         value_name = "LABEL",
         help_heading = HEADING,
         requires = "kubeconfig",
-        conflicts_with = "pod"
+        conflicts_with = "container"
     )]
     pod_selector: Option<String>,
     /// Checkpoint a container of a Pod made from this image, and delete it afterwards
@@ -64,7 +64,7 @@ pub(super) struct ClusterArgs {
         value_name = "REF",
         help_heading = HEADING,
         requires = "kubeconfig",
-        conflicts_with_all = ["pod", "pod_selector"]
+        conflicts_with_all = ["container", "pod_selector"]
     )]
     image: Option<String>,
 }
@@ -90,7 +90,7 @@ impl ClusterArgs {
             (None, Some(selector), _) => PodSource::Selector(selector.clone()),
             (None, None, Some(image)) => PodSource::Image(image.clone()),
             _ => {
-                let reason = "--kubeconfig needs --pod NS/POD/CONTAINER, --pod-selector LABEL or --image REF";
+                let reason = "--kubeconfig needs --container NS/POD/NAME, --pod-selector LABEL or --image REF";
                 return Err(Failure::Usage(reason.to_owned()));
             }
         };
@@ -193,7 +193,7 @@ fn failed_node(start_time: StartTime, node: &NodeAddress, reason: &str) -> Suite
         start_time,
         records: vec![record],
         secrets: Secrets::default(),
-        archives_left: Vec::new(),
+        remaining_archives: Vec::new(),
         footprint: None,
     }
 }

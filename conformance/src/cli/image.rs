@@ -22,10 +22,10 @@ pub(super) struct ImageArgs {
     name: String,
     /// Add the harness itself, /checkpoint-conformance, for Jobs; it has to be a static executable
     #[arg(long)]
-    harness: bool,
-    /// The static stand-in [default: this program if it is static, else what cargo has built beside it]
+    include_harness: bool,
+    /// The static test workload [default: this program if it is static, else what cargo has built beside it]
     #[arg(long, value_name = "FILE")]
-    stand_in: Option<PathBuf>,
+    test_workload: Option<PathBuf>,
 }
 
 impl ImageArgs {
@@ -42,7 +42,7 @@ impl ImageArgs {
     }
 
     fn content(&self) -> Result<ImageContent, OciImageError> {
-        let harness = if self.harness {
+        let harness = if self.include_harness {
             let executable = std::env::current_exe().map_err(|source| OciImageError::File {
                 path: "/proc/self/exe".into(),
                 source,
@@ -56,7 +56,7 @@ impl ImageArgs {
         };
         Ok(ImageContent {
             name: self.name.clone(),
-            workload: find_workload(self.stand_in.as_deref())?,
+            workload: find_workload(self.test_workload.as_deref())?,
             harness,
         })
     }

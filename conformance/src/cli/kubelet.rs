@@ -40,7 +40,7 @@ pub struct KubeletArgs {
         long,
         value_name = "URL",
         help_heading = "A running kubelet",
-        requires = "pod",
+        requires = "container",
         requires = "credential"
     )]
     kubelet_url: Option<Url>,
@@ -76,8 +76,8 @@ pub struct KubeletArgs {
     #[arg(long, help_heading = "A running kubelet")]
     insecure: bool,
     /// The container to checkpoint: NAMESPACE/POD/CONTAINER
-    #[arg(long, value_name = "NS/POD/CONTAINER", help_heading = "A running kubelet", value_parser = parse_container)]
-    pod: Option<ContainerRef>,
+    #[arg(long, value_name = "NS/POD/NAME", help_heading = "A running kubelet", value_parser = parse_container)]
+    container: Option<ContainerRef>,
     /// Checkpoint the other containers of that Pod as well; without it only the named container is
     #[arg(long, help_heading = "A running kubelet")]
     include_siblings: bool,
@@ -190,7 +190,7 @@ impl KubeletArgs {
                     "--client-cert and --token-file",
                 ),
                 (self.ca.is_some() || self.insecure, "--ca and --insecure"),
-                (self.pod.is_some(), "--pod"),
+                (self.container.is_some(), "--container"),
                 (self.checkpoints_dir.is_some(), "--checkpoints-dir"),
                 (self.include_siblings, "--include-siblings"),
                 (self.include_load, "--include-load"),
@@ -221,7 +221,7 @@ impl KubeletArgs {
             let connect_args = ConnectArgs {
                 ca: self.ca.clone(),
                 insecure: self.insecure,
-                container: self.pod.clone(),
+                container: self.container.clone(),
                 checkpoints_dir: self.checkpoints_dir.clone(),
                 control_socket: self.fake_cri_control.clone(),
                 denied_credential: self.denied(),
@@ -286,9 +286,9 @@ impl KubeletArgs {
             credential,
             ca_file: self.ca.clone(),
             container: self
-                .pod
+                .container
                 .clone()
-                .ok_or_else(|| Failure::Usage("--pod is missing".to_owned()))?,
+                .ok_or_else(|| Failure::Usage("--container is missing".to_owned()))?,
             denied_credential: self.denied(),
             include_siblings: self.include_siblings,
             allow_load: self.include_load,
@@ -342,11 +342,11 @@ pub(super) async fn run_suite(
     eprintln!("checkpoint-conformance: the run {}", footprint.summary());
     let records = until_interrupted(run.run_cases(cases(), &session)).await;
     // Whatever happened, what was started is ended and what was made is removed.
-    let (archives_left, shutdown) = shut_down(&session.kubelet).await;
+    let (remaining_archives, shutdown) = shut_down(&session.kubelet).await;
     let records = match records {
         Ok(records) => records,
         Err(failure) => {
-            report_left_archives(&archives_left);
+            report_left_archives(&remaining_archives);
             return Err(failure);
         }
     };
@@ -356,7 +356,7 @@ pub(super) async fn run_suite(
         start_time,
         records,
         secrets: session.kubelet.secrets().await,
-        archives_left,
+        remaining_archives,
         footprint: Some(footprint),
     })
 }

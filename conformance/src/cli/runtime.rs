@@ -27,22 +27,27 @@ pub(super) struct RuntimeArgs {
     verdict: RunArgs,
 
     /// Make the embedded fake-cri wrong in one single way, by name (see `checkpoint-conformance mutants`)
-    #[arg(long, value_name = "NAME", conflicts_with = "endpoint", value_parser = parse_mutant)]
+    #[arg(long, value_name = "NAME", conflicts_with = "runtime_endpoint", value_parser = parse_mutant)]
     mutant: Option<&'static str>,
 
     /// Judge the runtime that answers here, such as unix:///run/containerd/containerd.sock, not an embedded fake-cri
     #[arg(long, value_name = "unix:///PATH", help_heading = "A running runtime")]
-    endpoint: Option<String>,
+    runtime_endpoint: Option<String>,
     /// The image of the containers; it is pulled when the runtime does not have it [default: what `checkpoint-conformance
     /// image` writes]
-    #[arg(long, value_name = "REF", help_heading = "A running runtime", requires = "endpoint")]
+    #[arg(
+        long,
+        value_name = "REF",
+        help_heading = "A running runtime",
+        requires = "runtime_endpoint"
+    )]
     image: Option<String>,
     /// The runtime handler of the Pods, as a RuntimeClass names it
     #[arg(
         long,
         value_name = "HANDLER",
         help_heading = "A running runtime",
-        requires = "endpoint"
+        requires = "runtime_endpoint"
     )]
     runtime_handler: Option<String>,
     /// The control socket of the fake-cri that is judged
@@ -50,18 +55,23 @@ pub(super) struct RuntimeArgs {
         long,
         value_name = "SOCKET",
         help_heading = "A running runtime",
-        requires = "endpoint"
+        requires = "runtime_endpoint"
     )]
-    control: Option<PathBuf>,
+    fake_cri_control: Option<PathBuf>,
     /// A folder that the runtime sees under the same path, for logs and archives [default: where temporary files are]
-    #[arg(long, value_name = "DIR", help_heading = "A running runtime", requires = "endpoint")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "A running runtime",
+        requires = "runtime_endpoint"
+    )]
     work_dir: Option<PathBuf>,
     /// Judge nothing: remove the Pods and containers of all runs, such as one that was killed, also those that still run
     #[arg(
         long,
         help_heading = "A running runtime",
-        requires = "endpoint",
-        conflicts_with_all = ["image", "runtime_handler", "control", "work_dir"]
+        requires = "runtime_endpoint",
+        conflicts_with_all = ["image", "runtime_handler", "fake_cri_control", "work_dir"]
     )]
     clean: bool,
 }
@@ -78,7 +88,7 @@ impl RuntimeArgs {
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        if let (true, Some(endpoint)) = (self.clean, &self.endpoint) {
+        if let (true, Some(endpoint)) = (self.clean, &self.runtime_endpoint) {
             return runtime.block_on(clean::run(Some(endpoint)));
         }
         let report = run.report(runtime.block_on(self.run_suite(&run))?);
@@ -114,13 +124,13 @@ impl RuntimeArgs {
             records,
             secrets,
             // They lie in a folder of ours, which goes with the session.
-            archives_left: Vec::new(),
+            remaining_archives: Vec::new(),
             footprint: None,
         })
     }
 
     async fn target(&self) -> Result<Runtime, Failure> {
-        let Some(endpoint) = &self.endpoint else {
+        let Some(endpoint) = &self.runtime_endpoint else {
             let embedded = EmbeddedRuntime {
                 defect: self
                     .mutant
@@ -134,7 +144,7 @@ impl RuntimeArgs {
         let mut target = RuntimeTarget::new(endpoint);
         target.image.clone_from(&self.image);
         target.handler = self.runtime_handler.clone().unwrap_or_default();
-        target.control_socket.clone_from(&self.control);
+        target.control_socket.clone_from(&self.fake_cri_control);
         target.work_dir.clone_from(&self.work_dir);
         match until_interrupted(target.connect()).await {
             Ok(connected) => Ok(connected.map_err(anyhow::Error::from)?),

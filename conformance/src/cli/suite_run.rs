@@ -47,7 +47,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// What the target claims to do otherwise than the reference: a built-in profile (kubelet-1.30, kubelet-1.36,
-    /// kubelet-1.37, containerd-2.4, cri-o, criu) or a file. Claimed failures of the levels reference and robust are facts
+    /// kubelet-1.37, containerd-2.4, cri-o, criu) or a file. Claimed failures of the levels reference and robust are known deviations
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<PathBuf>,
     /// A list of failures that are known, one id a line: they do not fail the run, but a listed case that passes does
@@ -69,7 +69,7 @@ pub struct RunArgs {
     /// verdict: Sonobuoy's sign that a plugin is done. It reads the verdict in the report, which it never gets from a container
     /// that has failed, and a container that has ended would be started again
     #[arg(long, value_name = "FILE", requires = "report")]
-    done_file: Option<PathBuf>,
+    sonobuoy_done_file: Option<PathBuf>,
 }
 
 pub(super) fn parse_report(text: &str) -> Result<(Format, PathBuf), String> {
@@ -125,7 +125,7 @@ pub(super) struct SuiteRun {
     /// What no report may say.
     pub(super) secrets: Secrets,
     /// Archives that the run caused and could not remove.
-    pub(super) archives_left: Vec<String>,
+    pub(super) remaining_archives: Vec<String>,
     /// The checkpoints that the run was to make, on a kubelet.
     pub(super) footprint: Option<Footprint>,
 }
@@ -175,7 +175,7 @@ impl<'a> SuiteRunner<'a> {
 
     /// The report of a target that was judged.
     pub(super) fn report(&self, mut suite_run: SuiteRun) -> Report {
-        let terms = RunConditions {
+        let conditions = RunConditions {
             seed: self.args.seed,
             profile: self
                 .profile
@@ -186,16 +186,16 @@ impl<'a> SuiteRunner<'a> {
                 .as_ref()
                 .map(|(file, list)| list.compare(file, &suite_run.records)),
         };
-        let StartTime(started, clock) = suite_run.start_time;
+        let StartTime(started_at, clock) = suite_run.start_time;
         let info = RunInfo {
             target: suite_run.target,
-            started,
+            started_at,
             duration: clock.elapsed(),
             policy: self.policy(),
-            terms,
+            conditions,
             footprint: suite_run.footprint,
             rerun: self.rerun.clone(),
-            archives_left: suite_run.archives_left,
+            remaining_archives: suite_run.remaining_archives,
         };
         Report::new(info, &suite_run.records, &suite_run.secrets)
     }
@@ -211,7 +211,7 @@ impl<'a> SuiteRunner<'a> {
             print(&terminal.render(report))?;
         }
         self.write(reports).map_err(anyhow::Error::from)?;
-        if let (Some(done_file), Some((_, path))) = (&self.args.done_file, self.args.report.first()) {
+        if let (Some(done_file), Some((_, path))) = (&self.args.sonobuoy_done_file, self.args.report.first()) {
             write_done_file_and_wait(done_file, path)?;
             return Ok(exit::PASS);
         }
@@ -333,13 +333,15 @@ mod tests {
         for (name, _) in BUILT_IN_PROFILES {
             let profile = load_profile(Path::new(name)).unwrap();
             assert_eq!(profile.name, *name);
-            assert!(!profile.about.is_empty());
+            assert!(!profile.description.is_empty());
         }
     }
 
     #[test]
     fn only_the_announced_403_is_a_known_deviation() {
-        let clause = all_cases().into_iter().find(|clause| clause.id == "kubelet/403/body");
+        let clause = all_cases()
+            .into_iter()
+            .find(|clause| clause.id == "kubelet/authorization/forbidden-body");
         let outcome = |seen: &str| {
             let mut records = [CaseRecord {
                 info: clause.unwrap(),
@@ -353,7 +355,7 @@ mod tests {
             records[0].outcome.as_str()
         };
         let actual = r#""Forbidden (user=bob, verb=create, resource=nodes, subresource=checkpoint)""#;
-        assert_eq!(outcome(actual), "fact");
+        assert_eq!(outcome(actual), "known-deviation");
         assert_eq!(outcome("\"Forbidden\""), "fail");
     }
 

@@ -60,7 +60,7 @@ impl From<CaseResult> for Outcome {
                         NonPass::Blocked(_) => SkipKind::Blocked,
                         NonPass::Policy(_) => SkipKind::Policy,
                         NonPass::Excluded(_) => SkipKind::Excluded,
-                        _ => SkipKind::Unavailable,
+                        _ => SkipKind::MissingCapability,
                     },
                     reason: non_pass.to_string(),
                 }
@@ -181,12 +181,12 @@ mod tests {
 
     #[test]
     fn a_blocked_case_is_skipped_and_names_the_blocking_case() {
-        let outcome = Outcome::from(Err(NonPass::Blocked("kubelet/200/ok")));
+        let outcome = Outcome::from(Err(NonPass::Blocked("kubelet/checkpoint/succeeds")));
         assert_eq!(
             outcome,
             Outcome::Skip {
                 kind: SkipKind::Blocked,
-                reason: "blocked by kubelet/200/ok".to_owned()
+                reason: "blocked by kubelet/checkpoint/succeeds".to_owned()
             }
         );
     }

@@ -1,4 +1,4 @@
-//! The terms that a run was judged under, beside its rules: all that a reader must know to judge it the same way again.
+//! The conditions that a run was judged under, beside its rules: all that a reader must know to judge it the same way again.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ impl RunConditions {
         list.is_some_and(|list| list.failed.iter().any(|failed| failed == id))
     }
 
-    /// The terms in words, a line each, as every report for people says them; none for a run without any.
+    /// The conditions in words, a line each, as every report for people says them; none for a run without any.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.seed != 0 {
@@ -41,16 +41,16 @@ impl RunConditions {
             lines.push(format!(
                 "profile: {} ({}): {}",
                 profile.name,
-                profile.about,
-                match profile.facts.len() {
+                profile.description,
+                match profile.known_deviations.len() {
                     0 => "no claim of it was seen".to_owned(),
-                    1 => "1 failure is a fact".to_owned(),
-                    facts => format!("{facts} failures are facts"),
+                    1 => "1 failure is a known deviation".to_owned(),
+                    count => format!("{count} failures are known deviations"),
                 }
             ));
-            push_ids(&mut lines, "  claims otherwise, and passes", &profile.untrue);
-            push_ids(&mut lines, "  fails otherwise than it claims", &profile.otherwise);
-            push_ids(&mut lines, "  fails, as is known of it", &profile.known);
+            push_ids(&mut lines, "  claims otherwise, and passes", &profile.stale);
+            push_ids(&mut lines, "  fails otherwise than it claims", &profile.mismatched);
+            push_ids(&mut lines, "  fails, as is known of it", &profile.known_failures);
         }
         if let Some(list) = &self.expected_failures {
             lines.push(format!(
@@ -87,11 +87,11 @@ mod tests {
             seed: 7,
             profile: Some(ProfileResult {
                 name: "old".to_owned(),
-                about: "an old one".to_owned(),
-                facts: ids("x/a"),
-                untrue: ids("x/b x/c"),
-                otherwise: Vec::new(),
-                known: ids("x/f"),
+                description: "an old one".to_owned(),
+                known_deviations: ids("x/a"),
+                stale: ids("x/b x/c"),
+                mismatched: Vec::new(),
+                known_failures: ids("x/f"),
             }),
             expected_failures: Some(ExpectedFailuresResult {
                 file: "known.txt".to_owned(),
@@ -104,7 +104,7 @@ mod tests {
             conditions.describe(),
             [
                 "order: seed 7",
-                "profile: old (an old one): 1 failure is a fact",
+                "profile: old (an old one): 1 failure is a known deviation",
                 "  claims otherwise, and passes: x/b, x/c",
                 "  fails, as is known of it: x/f",
                 "expected failures: known.txt: 1 fail as listed",

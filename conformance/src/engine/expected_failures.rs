@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  # one id a line
-//!  kubelet/404/gate-off     # fixed in 1.4
+//!  kubelet/feature-gate/disabled     # fixed in 1.4
 //! ```
 //!
 //! A listed failure does not fail the run. A listed case that passes does: the list is to shrink.
@@ -36,7 +36,7 @@ pub struct ExpectedFailuresResult {
     pub failed: Vec<String>,
     /// Listed, and passes: it fails the run; sorted.
     pub passed: Vec<String>,
-    /// Listed and selected, and neither: skipped, a fact, an error; sorted.
+    /// Listed and selected, and neither: skipped, a known deviation, an error; sorted.
     pub other: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ mod tests {
             Outcome::Fail { actual: empty() },
             Outcome::Pass { actual: empty() },
             Outcome::Skip {
-                kind: SkipKind::Unavailable,
+                kind: SkipKind::MissingCapability,
                 reason: empty(),
             },
             Outcome::Fail { actual: empty() },

@@ -6,7 +6,7 @@
 //!     v
 //!  runner   step by step, each case within its own limit; the target is put back after each step
 //!     |  Record = Clause + Outcome + duration
-//!     |  Profile: a failure that the target claims is a fact; ExpectedFailures: known ones do not decide
+//!     |  Profile: a failure that the target claims is a known deviation; ExpectedFailures: known ones do not decide
 //!     v
 //!  Verdict  -> exit code
 //! ```
@@ -95,7 +95,7 @@ impl Suite {
 /// What a case states before it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaseInfo {
-    /// The case's name, a path: `kubelet/404/pod-unknown`. Never reused for another meaning.
+    /// The case's name, a path: `kubelet/lookup/pod-unknown`. Never reused for another meaning.
     pub id: &'static str,
     /// What is demanded, in our own words.
     pub requirement: &'static str,
@@ -118,10 +118,10 @@ impl CaseInfo {
 
 /// Why a case was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum SkipKind {
     /// The target or the machine lacks what the case needs.
-    Unavailable,
+    MissingCapability,
     /// What the case builds on fails; the reason names the case that says so.
     Blocked,
     /// The target refuses the operation by its configuration: it is not broken, and its operator can allow the operation.
@@ -163,12 +163,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The outcome's word in reports: `pass`, `fail`, `fact`, `skip` or `error`.
+    /// The outcome's word in reports: `pass`, `fail`, `known-deviation`, `skip` or `error`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Outcome::Pass { .. } => "pass",
             Outcome::Fail { .. } => "fail",
-            Outcome::KnownDeviation { .. } => "fact",
+            Outcome::KnownDeviation { .. } => "known-deviation",
             Outcome::Skip { .. } => "skip",
             Outcome::Error { .. } => "error",
         }

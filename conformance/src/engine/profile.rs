@@ -1,28 +1,28 @@
 //! What a target claims about itself: where it is known to differ from the reference, and how.
 //!
-//! A profile turns the failure of a `reference` or `robust` case that it claims into a fact: the target does as it says it does. It
+//! A profile turns the failure of a `reference` or `robust` case that it claims into a known deviation: the target does as it says it does. It
 //! touches no documented case, is never chosen by itself, and is named in every report. What it claims and the run does not
 //! confirm is named too.
 //!
 //! ```toml
 //! name = "containerd-2.4"
-//! about = "containerd 2.4 with runc and CRIU 4"
+//! description = "containerd 2.4 with runc and CRIU 4"
 //!
-//! [[claim]]
-//! case = "kubelet/403/body"
-//! does = "names one subresource, and ends without a newline"
+//! [[known-deviation]]
+//! case = "kubelet/authorization/forbidden-body"
+//! behavior = "names one subresource, and ends without a newline"
 //! source = "kubernetes v1.30 pkg/kubelet/server/server.go"
-//! seen = "*subresource=checkpoint)*"
+//! actual = "*subresource=checkpoint)*"
 //!
-//! [[known]]
-//! case = "runtime/place/location-longer"
-//! does = "writes over the file that is there, and leaves its tail"
+//! [[known-failure]]
+//! case = "runtime/location/existing-file-replaced"
+//! behavior = "writes over the file that is there, and leaves its tail"
 //! source = "containerd internal/cri/server/container_checkpoint_linux.go"
 //! ```
 //!
-//! `[[known]]` is about a case of any level: its failure stays a failure, and is told with what is known of it.
+//! `[[known-failure]]` is about a case of any level: its failure stays a failure, and is told with what is known of it.
 //!
-//! `seen` is a glob for what is seen when the case fails (`*` matches anything); with it another failure of the same case stays a failure.
+//! `actual` is a glob for what is observed when the case fails (`*` matches anything); with it another failure of the same case stays a failure.
 
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ pub struct Profile {
     /// Its name, as reports give it.
     pub name: String,
     /// Of what it is the profile.
-    pub about: String,
+    pub description: String,
     claims: Vec<(ProfileClaim, GlobMatcher)>,
     known_failures: Vec<ProfileClaim>,
 }
@@ -67,10 +67,10 @@ pub struct Profile {
 #[serde(deny_unknown_fields)]
 struct ProfileClaim {
     case: String,
-    does: String,
+    behavior: String,
     source: String,
     #[serde(default = "match_any_glob")]
-    seen: String,
+    actual: String,
 }
 
 fn match_any_glob() -> String {
@@ -81,11 +81,11 @@ fn match_any_glob() -> String {
 #[serde(deny_unknown_fields)]
 struct ProfileDocument {
     name: String,
-    about: String,
-    #[serde(default, rename = "claim")]
-    claims: Vec<ProfileClaim>,
-    #[serde(default)]
-    known: Vec<ProfileClaim>,
+    description: String,
+    #[serde(default, rename = "known-deviation")]
+    known_deviations: Vec<ProfileClaim>,
+    #[serde(default, rename = "known-failure")]
+    known_failures: Vec<ProfileClaim>,
 }
 
 /// A profile that cannot be used.
@@ -95,7 +95,7 @@ pub enum ProfileError {
     #[error("cannot be read: {0}")]
     Toml(#[from] toml::de::Error),
     /// A glob that cannot be parsed.
-    #[error("the claim about {case} has an invalid `seen`: {source}")]
+    #[error("the claim about {case} has an invalid `actual`: {source}")]
     Glob {
         /// The claim's case.
         case: String,
@@ -127,16 +127,16 @@ pub struct ProfileResult {
     /// The profile's name.
     pub name: String,
     /// Of what it is the profile.
-    pub about: String,
-    /// The cases that failed as claimed, and so are facts; sorted.
-    pub facts: Vec<String>,
+    pub description: String,
+    /// The cases that failed as claimed, and so are known deviations; sorted.
+    pub known_deviations: Vec<String>,
     /// The cases that pass although a claim says otherwise; sorted.
-    pub untrue: Vec<String>,
+    pub stale: Vec<String>,
     /// The cases that fail, but otherwise than claimed, and so stay failures; sorted.
-    pub otherwise: Vec<String>,
+    pub mismatched: Vec<String>,
     /// The cases whose failure the profile knows of, and which stay failures; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub known: Vec<String>,
+    pub known_failures: Vec<String>,
 }
 
 impl Profile {
@@ -147,7 +147,7 @@ impl Profile {
     pub fn parse(text: &str, catalogue: &[CaseInfo]) -> Result<Profile, ProfileError> {
         let document: ProfileDocument = toml::from_str(text)?;
         let mut claims: Vec<(ProfileClaim, GlobMatcher)> = Vec::new();
-        for claim in document.claims {
+        for claim in document.known_deviations {
             let Some(info) = catalogue.iter().find(|info| info.id == claim.case) else {
                 return Err(ProfileError::UnknownCase(claim.case));
             };
@@ -160,10 +160,10 @@ impl Profile {
             if claims.iter().any(|(other, _)| other.case == claim.case) {
                 return Err(ProfileError::DuplicateClaim(claim.case));
             }
-            if claim.does.trim().is_empty() || claim.source.trim().is_empty() {
+            if claim.behavior.trim().is_empty() || claim.source.trim().is_empty() {
                 return Err(ProfileError::MissingText(claim.case));
             }
-            match GlobBuilder::new(&claim.seen).build() {
+            match GlobBuilder::new(&claim.actual).build() {
                 Ok(glob) => claims.push((claim, glob.compile_matcher())),
                 Err(source) => {
                     return Err(ProfileError::Glob {
@@ -174,7 +174,7 @@ impl Profile {
             }
         }
         let mut known: Vec<ProfileClaim> = Vec::new();
-        for failure in document.known {
+        for failure in document.known_failures {
             if !catalogue.iter().any(|info| info.id == failure.case) {
                 return Err(ProfileError::UnknownCase(failure.case));
             }
@@ -182,24 +182,24 @@ impl Profile {
             if duplicate || claims.iter().any(|(claim, _)| claim.case == failure.case) {
                 return Err(ProfileError::DuplicateClaim(failure.case));
             }
-            if failure.does.trim().is_empty() || failure.source.trim().is_empty() {
+            if failure.behavior.trim().is_empty() || failure.source.trim().is_empty() {
                 return Err(ProfileError::MissingText(failure.case));
             }
             known.push(failure);
         }
         Ok(Profile {
             name: document.name,
-            about: document.about,
+            description: document.description,
             claims,
             known_failures: known,
         })
     }
 
-    /// Turns the failures that are claimed into facts, and says what became of each claim.
+    /// Turns the failures that are claimed into known deviations, and says what became of each claim.
     pub fn apply(&self, records: &mut [CaseRecord]) -> ProfileResult {
         let mut result = ProfileResult {
             name: self.name.clone(),
-            about: self.about.clone(),
+            description: self.description.clone(),
             ..ProfileResult::default()
         };
         for record in records {
@@ -208,8 +208,8 @@ impl Profile {
                 &mut record.outcome,
                 self.known_failures.iter().find(|known| known.case == id),
             ) {
-                *actual = format!("{actual}; known: {} {} ({})", self.name, known.does, known.source);
-                result.known.push(id.to_owned());
+                *actual = format!("{actual}; known: {} {} ({})", self.name, known.behavior, known.source);
+                result.known_failures.push(id.to_owned());
             }
             let Some((claim, actual_glob)) = self.claims.iter().find(|(claim, _)| claim.case == id) else {
                 continue;
@@ -217,20 +217,20 @@ impl Profile {
             match &record.outcome {
                 Outcome::Fail { actual } if actual_glob.is_match(actual) => {
                     record.outcome = Outcome::KnownDeviation {
-                        actual: format!("{actual}; {} {} ({})", self.name, claim.does, claim.source),
+                        actual: format!("{actual}; {} {} ({})", self.name, claim.behavior, claim.source),
                     };
-                    result.facts.push(id.to_owned());
+                    result.known_deviations.push(id.to_owned());
                 }
-                Outcome::Fail { .. } => result.otherwise.push(id.to_owned()),
-                Outcome::Pass { .. } => result.untrue.push(id.to_owned()),
+                Outcome::Fail { .. } => result.mismatched.push(id.to_owned()),
+                Outcome::Pass { .. } => result.stale.push(id.to_owned()),
                 Outcome::KnownDeviation { .. } | Outcome::Skip { .. } | Outcome::Error { .. } => {}
             }
         }
         for ids in [
-            &mut result.facts,
-            &mut result.untrue,
-            &mut result.otherwise,
-            &mut result.known,
+            &mut result.known_deviations,
+            &mut result.stale,
+            &mut result.mismatched,
+            &mut result.known_failures,
         ] {
             ids.sort();
         }
@@ -266,10 +266,10 @@ mod tests {
         case_info("x/robust", Level::Robust),
     ];
 
-    const PROFILE_HEADER: &str = "name = \"old\"\nabout = \"an old one\"\n";
+    const PROFILE_HEADER: &str = "name = \"old\"\ndescription = \"an old one\"\n";
 
     fn claim(case: &str, more: &str) -> String {
-        format!("[[claim]]\ncase = \"{case}\"\ndoes = \"answers 415\"\nsource = \"its code\"\n{more}\n")
+        format!("[[known-deviation]]\ncase = \"{case}\"\nbehavior = \"answers 415\"\nsource = \"its code\"\n{more}\n")
     }
 
     fn record(index: usize, outcome: Outcome) -> CaseRecord {
@@ -291,8 +291,8 @@ mod tests {
     fn claims_turn_only_matching_failures_into_known_deviations() {
         let text = format!(
             "{PROFILE_HEADER}{}{}{}",
-            claim("x/reference", "seen = \"*415*\""),
-            claim("x/other", "seen = \"*415*\""),
+            claim("x/reference", "actual = \"*415*\""),
+            claim("x/other", "actual = \"*415*\""),
             claim("x/third", "")
         );
         let profile = Profile::parse(&text, CATALOGUE).unwrap();
@@ -310,18 +310,18 @@ mod tests {
         ];
         let result = profile.apply(&mut records);
         let words = records.each_ref().map(|record| record.outcome.as_str());
-        assert_eq!(words, ["fail", "fact", "fail", "pass", "fail"]);
+        assert_eq!(words, ["fail", "known-deviation", "fail", "pass", "fail"]);
         assert_eq!(records[1].outcome.detail(), "415 it was; old answers 415 (its code)");
-        assert_eq!(result.facts, ["x/reference"]);
-        assert_eq!(result.otherwise, ["x/other"]);
-        assert_eq!(result.untrue, ["x/third"]);
+        assert_eq!(result.known_deviations, ["x/reference"]);
+        assert_eq!(result.mismatched, ["x/other"]);
+        assert_eq!(result.stale, ["x/third"]);
     }
 
     #[test]
     fn a_known_failure_stays_a_failure_with_its_note() {
         let text = format!(
             "{PROFILE_HEADER}{}",
-            claim("x/robust", "").replace("[[claim]]", "[[known]]")
+            claim("x/robust", "").replace("[[known-deviation]]", "[[known-failure]]")
         );
         let profile = Profile::parse(&text, CATALOGUE).unwrap();
         let mut records = [record(4, failed_outcome("500")), record(0, failed_outcome("500"))];
@@ -331,8 +331,14 @@ mod tests {
             failed_outcome("500; known: old answers 415 (its code)")
         );
         assert_eq!(records[1].outcome, failed_outcome("500"));
-        assert_eq!((result.known, result.facts.len()), (vec!["x/robust".to_owned()], 0));
-        let duplicate = format!("{text}{}", claim("x/robust", "").replace("[[claim]]", "[[known]]"));
+        assert_eq!(
+            (result.known_failures, result.known_deviations.len()),
+            (vec!["x/robust".to_owned()], 0)
+        );
+        let duplicate = format!(
+            "{text}{}",
+            claim("x/robust", "").replace("[[known-deviation]]", "[[known-failure]]")
+        );
         assert!(matches!(
             Profile::parse(&duplicate, CATALOGUE),
             Err(ProfileError::DuplicateClaim(_))
@@ -346,7 +352,7 @@ mod tests {
     )]
     #[case::unknown(claim("x/new", ""), "x/new, which is no case of this program")]
     #[case::duplicate(format!("{0}{0}", claim("x/reference", "")), "x/reference twice")]
-    #[case::glob(claim("x/reference", "seen = \"[\""), "invalid `seen`")]
+    #[case::glob(claim("x/reference", "actual = \"[\""), "invalid `actual`")]
     #[case::silent(claim("x/reference", "").replace("answers 415", ""), "does not say")]
     #[case::field(claim("x/reference", "level = \"robust\""), "unknown field `level`")]
     #[case::no_toml("claim".to_owned(), "cannot be read")]

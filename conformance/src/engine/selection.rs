@@ -18,7 +18,7 @@ pub struct SelectionError(#[from] globset::Error);
 
 impl Selection {
     /// Takes a case whose id matches any of `globs` (all when there is none) and whose level is among `levels` (any when
-    /// there is none). `*` also matches `/`, so `kubelet/404*` takes all below it.
+    /// there is none). `*` also matches `/`, so `kubelet/lookup*` takes all below it.
     ///
     /// # Errors
     /// A glob that cannot be parsed.
@@ -56,7 +56,7 @@ mod tests {
     use crate::engine::Authority;
 
     const POD_UNKNOWN: CaseInfo = CaseInfo {
-        id: "kubelet/404/pod-unknown",
+        id: "kubelet/lookup/pod-unknown",
         requirement: "",
         authority: Authority::PROJECT,
         motivation: "",
@@ -66,10 +66,10 @@ mod tests {
 
     #[rstest]
     #[case::all(&[], &[], true)]
-    #[case::exact(&["kubelet/404/pod-unknown"], &[], true)]
+    #[case::exact(&["kubelet/lookup/pod-unknown"], &[], true)]
     #[case::star_crosses_segments(&["kubelet/*"], &[], true)]
     #[case::second_of_two(&["runtime/*", "*pod*"], &[], true)]
-    #[case::other(&["kubelet/401/*"], &[], false)]
+    #[case::other(&["kubelet/authentication/*"], &[], false)]
     #[case::level(&[], &[Level::Documented, Level::Robust], true)]
     #[case::other_level(&["*"], &[Level::Reference], false)]
     fn takes(#[case] globs: &[&str], #[case] levels: &[Level], #[case] selected: bool) {

@@ -7,7 +7,7 @@
 //! | error | a case ended in an error of the harness; wins over fail | 3 |
 //! | incomplete | nothing was judged, or a documented clause could not be; fail wins over it | 4, or 0 with `--allow-incomplete` |
 //!
-//! 2 is a usage error, before any case runs. What a profile makes a fact is no failure, and a failure that is listed does not
+//! 2 is a usage error, before any case runs. What a profile makes a known deviation is no failure, and a failure that is listed does not
 //! decide ([`Terms`]).
 
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ mod tests {
         allow_incomplete: false,
     };
 
-    /// `d+` is a documented pass; `r`, `o` the other levels; `-` fail, `f` fact, `s` skip, `!` error.
+    /// `d+` is a documented pass; `r`, `o` the other levels; `-` fail, `f` known deviation, `s` skip, `!` error.
     fn record(code: &str) -> CaseRecord {
         let text = String::new();
         let (level, id) = match &code[..1] {
@@ -154,7 +154,7 @@ mod tests {
             "f" => Outcome::KnownDeviation { actual: text },
             "-" => Outcome::Fail { actual: text },
             "s" => Outcome::Skip {
-                kind: SkipKind::Unavailable,
+                kind: SkipKind::MissingCapability,
                 reason: text,
             },
             _ => Outcome::Error { reason: text },
@@ -186,8 +186,8 @@ mod tests {
     #[case::unjudged_allowed("d+ ds", ALLOW_INCOMPLETE, "incomplete", 0)]
     #[case::skipped_reference_is_complete("d+ rs", DEFAULT_POLICY, "pass", 0)]
     #[case::skipped_reference_is_complete_strict("d+ rs", STRICT, "pass", 0)]
-    #[case::a_fact_does_not_decide("d+ rf", STRICT, "pass", 0)]
-    #[case::a_fact_was_judged("rf", DEFAULT_POLICY, "pass", 0)]
+    #[case::a_known_deviation_does_not_decide("d+ rf", STRICT, "pass", 0)]
+    #[case::a_known_deviation_was_judged("rf", DEFAULT_POLICY, "pass", 0)]
     #[case::nothing_ran("", DEFAULT_POLICY, "incomplete", 4)]
     #[case::nothing_ran_allowed("", ALLOW_INCOMPLETE, "incomplete", 0)]
     #[case::nothing_was_judged("rs os", DEFAULT_POLICY, "incomplete", 4)]
@@ -210,7 +210,7 @@ mod tests {
     #[case::a_listed_pass_fails("d+ r+", "x/reference", DEFAULT_POLICY, "fail")]
     #[case::an_error_still_wins("d! r+", "x/documented", DEFAULT_POLICY, "error")]
     #[case::a_listed_skip_is_still_incomplete("ds r+", "x/documented", DEFAULT_POLICY, "incomplete")]
-    #[case::a_listed_fact_changes_nothing("d+ rf", "x/reference", STRICT, "pass")]
+    #[case::a_listed_known_deviation_changes_nothing("d+ rf", "x/reference", STRICT, "pass")]
     fn expected_failures(#[case] records: &str, #[case] listed: &str, #[case] policy: GatePolicy, #[case] word: &str) {
         let records: Vec<_> = records.split_whitespace().map(record).collect();
         let catalogue: Vec<_> = ["x/documented", "x/reference", "x/robust"]

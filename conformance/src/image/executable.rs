@@ -60,7 +60,7 @@ impl Executable {
     }
 }
 
-/// The stand-in: `given`, or this program itself when it is static, or what the documented command has built beside it.
+/// The test workload: `given`, or this program itself when it is static, or what the documented command has built beside it.
 ///
 /// # Errors
 /// None of them is static; each is named with its reason.
@@ -83,18 +83,18 @@ pub fn find_workload(path: Option<&Path>) -> Result<Executable, OciImageError> {
     })
 }
 
-/// Where cargo puts a stand-in that is built for a target, seen from `target/PROFILE/checkpoint-conformance`.
+/// Where cargo puts a test workload that is built for a target, seen from `target/PROFILE/checkpoint-conformance`.
 fn candidate_paths(current_exe: &Path) -> Vec<PathBuf> {
     let Some(profile) = current_exe.parent() else {
         return Vec::new();
     };
-    let mut candidates = vec![profile.join("stand-in")];
+    let mut candidates = vec![profile.join("test-workload")];
     let targets = profile.parent().and_then(|target| std::fs::read_dir(target).ok());
     let mut triples: Vec<_> = targets
         .into_iter()
         .flatten()
         .flatten()
-        .map(|entry| entry.path().join("release/stand-in"))
+        .map(|entry| entry.path().join("release/test-workload"))
         .filter(|path| path.is_file())
         .collect();
     triples.sort();

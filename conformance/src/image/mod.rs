@@ -5,8 +5,8 @@
 //!    oci-layout  index.json  blobs/sha256/..   the OCI image layout: what containerd, CRI-O and podman read
 //!    manifest.json                             the same for those that only know `docker save`
 //!  its one layer
-//!    stand-in                                  a static executable: there is no libc in the image
-//!    checkpoint-conformance                    with --harness
+//!    test-workload                             a static executable: there is no libc in the image
+//!    checkpoint-conformance                    with --include-harness
 //!    dev etc proc run sys tmp var              where a runtime mounts
 //! ```
 //!
@@ -44,8 +44,8 @@ pub enum OciImageError {
         /// Why not.
         reason: String,
     },
-    /// There is no static stand-in.
-    #[error("no static stand-in was found ({tried}); build it: {BUILD_COMMAND} -p fake-cri --bin stand-in")]
+    /// There is no static test workload.
+    #[error("no static test workload was found ({tried}); build it: {BUILD_COMMAND} -p fake-cri --bin test-workload")]
     NoWorkload {
         /// Where it was looked for, and what was there.
         tried: String,

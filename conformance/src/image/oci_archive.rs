@@ -24,7 +24,7 @@ use crate::targets::runtime::WORKLOAD_PATH;
 pub struct ImageContent {
     /// Its name, `REGISTRY/PATH:TAG`.
     pub name: String,
-    /// The stand-in.
+    /// The test workload.
     pub workload: Executable,
     /// The harness, for Jobs.
     pub harness: Option<Executable>,

@@ -95,18 +95,18 @@ mod tests {
         let results = [
             mutant_result(
                 MutantDefect::Kubelet(Mutant::GateIgnored),
-                &["kubelet/404/gate-off"],
-                &["kubelet/404/gate-off"],
+                &["kubelet/feature-gate/disabled"],
+                &["kubelet/feature-gate/disabled"],
             ),
             mutant_result(
                 MutantDefect::Kubelet(Mutant::NoAuth),
-                &["kubelet/401/no-credentials"],
-                &["kubelet/200/ok"],
+                &["kubelet/authentication/credentials-required"],
+                &["kubelet/checkpoint/succeeds"],
             ),
             mutant_result(
                 MutantDefect::Archive("file/executable"),
-                &["archive/file/mode"],
-                &["archive/file/mode"],
+                &["archive/file/mode-0600"],
+                &["archive/file/mode-0600"],
             ),
         ];
         // The lines about whole suites change with every case, and have tests of their own.

@@ -215,21 +215,24 @@ mod tests {
 
     const GATE_IGNORED: MutantDefinition = MutantDefinition {
         defect: MutantDefect::Kubelet(Mutant::GateIgnored),
-        must_fail: &["kubelet/404/gate-off"],
+        must_fail: &["kubelet/feature-gate/disabled"],
     };
 
     #[test]
     fn a_mutant_is_caught_by_exactly_its_cases() {
-        assert!(MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/404/gate-off")]).is_caught());
+        assert!(MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/feature-gate/disabled")]).is_caught());
         assert!(!MutantResult::new(GATE_IGNORED, &[]).is_caught());
         let with_unexpected = MutantResult::new(
             GATE_IGNORED,
-            &[failed_record("kubelet/404/gate-off"), failed_record("kubelet/200/ok")],
+            &[
+                failed_record("kubelet/feature-gate/disabled"),
+                failed_record("kubelet/checkpoint/succeeds"),
+            ],
         );
         assert!(!with_unexpected.is_caught());
-        assert_eq!(with_unexpected.unexpected_failures(), ["kubelet/200/ok"]);
-        let with_other = MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/200/ok")]);
-        assert_eq!(with_other.missing_failures(), ["kubelet/404/gate-off"]);
+        assert_eq!(with_unexpected.unexpected_failures(), ["kubelet/checkpoint/succeeds"]);
+        let with_other = MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/checkpoint/succeeds")]);
+        assert_eq!(with_other.missing_failures(), ["kubelet/feature-gate/disabled"]);
     }
 
     #[test]
@@ -244,12 +247,12 @@ mod tests {
     #[test]
     fn a_harness_error_does_not_catch_a_mutant() {
         let error = record(
-            "kubelet/200/ok",
+            "kubelet/checkpoint/succeeds",
             Outcome::Error {
                 reason: "no answer".to_owned(),
             },
         );
-        assert!(!MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/404/gate-off"), error]).is_caught());
+        assert!(!MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/feature-gate/disabled"), error]).is_caught());
     }
 
     #[test]
@@ -257,7 +260,7 @@ mod tests {
         let result = MutantResult::new(
             GATE_IGNORED,
             &[
-                failed_record("kubelet/404/gate-off"),
+                failed_record("kubelet/feature-gate/disabled"),
                 failed_record(BASELINE_FAILURES[0]),
             ],
         );

@@ -3,12 +3,12 @@
 //! | change | from, to | worse? |
 //! |---|---|---|
 //! | broken | held, does not hold | yes |
-//! | unclaimed | a fact of the profile, a failure | yes |
+//! | unclaimed | a known deviation of the profile, a failure | yes |
 //! | lost | was judged, is not (skip, error, not run) | yes |
 //! | found | was not judged, does not hold | yes |
 //! | repaired | did not hold, holds | |
 //! | judged | was not judged, holds | |
-//! | claimed | a failure, a fact of the profile | |
+//! | claimed | a failure, a known deviation of the profile | |
 //! | added | was not there | |
 //! | seen | the same outcome, but something else was seen | |
 //!
@@ -26,7 +26,7 @@ use crate::engine::{Level, Suite};
 pub enum Change {
     /// Held, and does not any more.
     Regressed,
-    /// Was a fact of the profile, and is a failure.
+    /// Was a known deviation of the profile, and is a failure.
     NoLongerKnownDeviation,
     /// Was judged, and is not any more.
     NoLongerRun,
@@ -36,7 +36,7 @@ pub enum Change {
     Fixed,
     /// Was not judged, and holds.
     NewPass,
-    /// Was a failure, and is a fact of the profile.
+    /// Was a failure, and is a known deviation of the profile.
     NewKnownDeviation,
     /// Was not there.
     Added,
@@ -65,12 +65,12 @@ impl Change {
     fn title(self) -> &'static str {
         match self {
             Change::Regressed => "newly failing",
-            Change::NoLongerKnownDeviation => "failing, no fact of the profile any more",
+            Change::NoLongerKnownDeviation => "failing, no known deviation of the profile any more",
             Change::NoLongerRun => "not judged any more",
             Change::NewFailure => "judged for the first time, and failing",
             Change::Fixed => "newly passing",
             Change::NewPass => "judged for the first time, and passing",
-            Change::NewKnownDeviation => "still failing, now a fact of the profile",
+            Change::NewKnownDeviation => "still failing, now a known deviation of the profile",
             Change::Added => "new cases",
             Change::ActualChanged => "the same outcome, but something else was seen",
         }
@@ -87,15 +87,15 @@ impl Change {
         };
         match (old.outcome.as_str(), new.outcome.as_str()) {
             (before, after) if before == after => {
-                (normalize(&old.seen) != normalize(&new.seen)).then_some(Change::ActualChanged)
+                (normalize(&old.actual) != normalize(&new.actual)).then_some(Change::ActualChanged)
             }
-            ("pass", "fail" | "fact") => Some(Change::Regressed),
-            ("fact", "fail") => Some(Change::NoLongerKnownDeviation),
-            ("fail", "fact") => Some(Change::NewKnownDeviation),
-            ("fail" | "fact", "pass") => Some(Change::Fixed),
-            ("pass" | "fail" | "fact", _) => Some(Change::NoLongerRun),
+            ("pass", "fail" | "known-deviation") => Some(Change::Regressed),
+            ("known-deviation", "fail") => Some(Change::NoLongerKnownDeviation),
+            ("fail", "known-deviation") => Some(Change::NewKnownDeviation),
+            ("fail" | "known-deviation", "pass") => Some(Change::Fixed),
+            ("pass" | "fail" | "known-deviation", _) => Some(Change::NoLongerRun),
             (_, "pass") => Some(Change::NewPass),
-            (_, "fail" | "fact") => Some(Change::NewFailure),
+            (_, "fail" | "known-deviation") => Some(Change::NewFailure),
             // From a skip to an error the harness got worse; back, better, but it still does not know.
             ("skip", _) => Some(Change::NoLongerRun),
             _ => Some(Change::ActualChanged),
@@ -188,7 +188,7 @@ fn compare_pair(comparison: &mut Comparison, key: &Key, old: Option<&Report>, ne
         };
         let describe = |case: Option<&CaseReport>| {
             case.map_or_else(String::new, |case| {
-                format!("{}: {}", case.outcome, case.seen.trim_end())
+                format!("{}: {}", case.outcome, case.actual.trim_end())
             })
         };
         comparison.changes.push(ChangedCase {
@@ -216,7 +216,7 @@ fn report_label((suite, node, index): &Key) -> String {
 fn conditions(conditions: &mut Vec<String>, label: &str, old: &Report, new: &Report) {
     let profile = |report: &Report| {
         report
-            .terms
+            .conditions
             .profile
             .as_ref()
             .map_or("none".to_owned(), |one| one.name.clone())
@@ -354,17 +354,17 @@ mod tests {
         let mut report = sample();
         report.cases.truncate(1);
         outcome.clone_into(&mut report.cases[0].outcome);
-        actual.clone_into(&mut report.cases[0].seen);
+        actual.clone_into(&mut report.cases[0].actual);
         report
     }
 
     #[rstest]
     #[case("pass", "fail", Some(Change::Regressed), true)]
-    #[case("pass", "fact", Some(Change::Regressed), true)]
-    #[case("fact", "fail", Some(Change::NoLongerKnownDeviation), true)]
-    #[case("fail", "fact", Some(Change::NewKnownDeviation), false)]
+    #[case("pass", "known-deviation", Some(Change::Regressed), true)]
+    #[case("known-deviation", "fail", Some(Change::NoLongerKnownDeviation), true)]
+    #[case("fail", "known-deviation", Some(Change::NewKnownDeviation), false)]
     #[case("fail", "pass", Some(Change::Fixed), false)]
-    #[case("fact", "pass", Some(Change::Fixed), false)]
+    #[case("known-deviation", "pass", Some(Change::Fixed), false)]
     #[case("pass", "skip", Some(Change::NoLongerRun), true)]
     #[case("fail", "skip", Some(Change::NoLongerRun), true)]
     #[case("pass", "error", Some(Change::NoLongerRun), true)]
@@ -429,8 +429,8 @@ mod tests {
         new.strict = true;
         new.target.description = "another kubelet".to_owned();
         new.cases[0].outcome = "fail".to_owned();
-        new.cases[2].outcome = "pass".to_owned();
-        new.cases[2].seen = "404 | as it should".to_owned();
+        new.cases[1].outcome = "pass".to_owned();
+        new.cases[1].actual = "404 | as it should".to_owned();
         let comparison = compare(&[sample()], &[new]);
         insta::assert_snapshot!(comparison.text());
         insta::assert_snapshot!("markdown", comparison.markdown());

@@ -34,13 +34,13 @@ pub struct Note {
     /// The target: a part of its description in the report, such as `containerd 2.4.2`.
     pub target: String,
     /// How it was confirmed, a sentence or two.
-    pub confirmed: String,
+    pub confirmation: String,
     /// The failure in one line for a maintainer, instead of what the report says.
     #[serde(default)]
-    pub says: Option<String>,
+    pub summary: Option<String>,
     /// It depends on the moment: a run that does not show it does not speak against it.
     #[serde(default)]
-    pub sometimes: bool,
+    pub intermittent: bool,
     /// Where it is known upstream.
     #[serde(default)]
     pub upstream: Option<String>,
@@ -122,7 +122,7 @@ impl Note {
     /// Whether it may be believed although the report shows no such failure: the case passed.
     fn is_unreproduced(&self, report: &Report) -> bool {
         let passes = |case: &CaseReport| case.outcome == "pass" && self.matches(report, case);
-        self.sometimes && report.cases.iter().any(passes)
+        self.intermittent && report.cases.iter().any(passes)
     }
 }
 
@@ -140,7 +140,7 @@ fn failures(report: &Report) -> Vec<&CaseReport> {
     let mut failures: Vec<_> = report
         .cases
         .iter()
-        .filter(|case| matches!(case.outcome.as_str(), "fail" | "fact"))
+        .filter(|case| matches!(case.outcome.as_str(), "fail" | "known-deviation"))
         .collect();
     failures.sort_by_key(|case| (case.level, &case.id));
     failures
@@ -192,12 +192,12 @@ fn target_section(text: &mut String, report: &Report, notes: &[Note]) {
         "\n## {} ({} suite)\n\nJudged {}: **{}**, {}. {}.",
         target_name(report),
         report.target.suite.as_str(),
-        report.started.strftime("%Y-%m-%d"),
+        report.started_at.strftime("%Y-%m-%d"),
         report.verdict.as_str(),
         meaning(report),
         counts(report)
     );
-    for line in report.terms.describe() {
+    for line in report.conditions.describe() {
         let _ = writeln!(text, "\n{}", code_span(line.trim_start()));
     }
     let failures = failures(report);
@@ -215,21 +215,21 @@ fn target_section(text: &mut String, report: &Report, notes: &[Note]) {
 
 fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]) {
     let note = notes.iter().find(|note| note.matches(report, case));
-    let suffix = if case.outcome == "fact" {
-        ", a fact of its profile"
+    let suffix = if case.outcome == "known-deviation" {
+        ", a known deviation of its profile"
     } else {
         ""
     };
     let _ = write!(text, "- {} ({}{suffix}): ", code_span(&case.id), case.level.as_str());
-    match note.and_then(|note| note.says.as_ref()) {
-        Some(says) => text.push_str(says.trim()),
+    match note.and_then(|note| note.summary.as_ref()) {
+        Some(summary) => text.push_str(summary.trim()),
         None => {
             let _ = write!(
                 text,
-                "{}; expected {}, seen {}",
-                prose(&case.clause),
+                "{}; expected {}, actual {}",
+                prose(&case.requirement),
                 prose(&case.expected),
-                code_span(&truncate(case.seen.trim_end(), 300))
+                code_span(&truncate(case.actual.trim_end(), 300))
             );
         }
     }
@@ -237,14 +237,14 @@ fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[
         text,
         ". Demanded by {}. Shown by {}.",
         match authority_link(&case.authority) {
-            Some(url) => format!("[{}]({url})", prose(&case.source)),
-            None => prose(&case.source),
+            Some(url) => format!("[{}]({url})", prose(&case.authority.citation())),
+            None => prose(&case.authority.citation()),
         },
-        code_span(&short_command(&case.again))
+        code_span(&short_command(&case.rerun))
     );
     match note {
         Some(note) => {
-            let _ = write!(text, " *Confirmed by hand*: {}", note.confirmed.trim());
+            let _ = write!(text, " *Confirmed by hand*: {}", note.confirmation.trim());
             if let Some(upstream) = &note.upstream {
                 let _ = write!(text, " Known upstream: {upstream}");
             }
@@ -261,11 +261,11 @@ fn unreproduced(text: &mut String, report: &Report, notes: &[Note]) {
         text.push_str("\nThese depend on the moment, and passed in this run:\n\n");
     }
     for note in unreproduced_notes {
-        let says = note.says.as_deref().unwrap_or("fails in other runs").trim();
-        let confirmed = note.confirmed.trim();
+        let summary = note.summary.as_deref().unwrap_or("fails in other runs").trim();
+        let confirmation = note.confirmation.trim();
         let _ = writeln!(
             text,
-            "- {}: {says}. *Confirmed by hand*: {confirmed}",
+            "- {}: {summary}. *Confirmed by hand*: {confirmation}",
             code_span(&note.case)
         );
     }
@@ -287,9 +287,9 @@ fn not_executed(text: &mut String, report: &Report) {
     for (outcome, title) in [("skip", "Not judged"), ("error", "The harness could not judge")] {
         let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
         for case in report.cases.iter().filter(|case| case.outcome == outcome) {
-            match by_reason.iter_mut().find(|(reason, _)| *reason == case.seen) {
+            match by_reason.iter_mut().find(|(reason, _)| *reason == case.actual) {
                 Some((_, ids)) => ids.push(code_span(&case.id)),
-                None => by_reason.push((&case.seen, vec![code_span(&case.id)])),
+                None => by_reason.push((&case.actual, vec![code_span(&case.id)])),
             }
         }
         if by_reason.is_empty() {
@@ -311,8 +311,8 @@ mod tests {
         let mut report = sample();
         report.target.description = "containerd 2.4.2".to_owned();
         for case in &mut report.cases {
-            case.again = case
-                .again
+            case.rerun = case
+                .rerun
                 .replace("checkpoint-conformance", "/somewhere/bin/checkpoint-conformance");
         }
         report
@@ -324,8 +324,8 @@ mod tests {
         notes(file.path()).unwrap()
     }
 
-    const NOTE: &str = "[[finding]]\ncase = \"kubelet/404/pod-unknown\"\ntarget = \"containerd 2.4\"\n\
-                        confirmed = \"by curl.\"\nupstream = \"containerd#1\"\n";
+    const NOTE: &str = "[[finding]]\ncase = \"kubelet/lookup/pod-unknown\"\ntarget = \"containerd 2.4\"\n\
+                        confirmation = \"by curl.\"\nupstream = \"containerd#1\"\n";
 
     #[test]
     fn renders_a_section_per_target() {
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn uses_the_line_of_the_note() {
-        let note = parse(&format!("{NOTE}says = \"left frozen after a deadline\"\n"));
+        let note = parse(&format!("{NOTE}summary = \"left frozen after a deadline\"\n"));
         let text = findings(&[report()], &note);
         assert!(
             text.contains("(documented): left frozen after a deadline. Demanded by"),
@@ -349,7 +349,7 @@ mod tests {
         for wrong in [
             NOTE.replace("pod-unknown", "no-such-case"),
             NOTE.replace("containerd 2.4", "cri-o"),
-            NOTE.replace("kubelet/404/pod-unknown", "kubelet/200/ok"),
+            NOTE.replace("kubelet/lookup/pod-unknown", "kubelet/checkpoint/succeeds"),
         ] {
             assert_eq!(stale_notes(&[report()], &parse(&wrong)).len(), 1, "{wrong}");
         }
@@ -357,16 +357,16 @@ mod tests {
 
     #[test]
     fn keeps_intermittent_findings() {
-        let passes = NOTE.replace("kubelet/404/pod-unknown", "kubelet/200/ok");
-        let sometimes = parse(&format!("{passes}sometimes = true\n"));
-        assert!(stale_notes(&[report()], &sometimes).is_empty());
-        let text = findings(&[report()], &sometimes);
-        let line = "- `kubelet/200/ok`: fails in other runs. *Confirmed by hand*: by curl.\n";
+        let passes = NOTE.replace("kubelet/lookup/pod-unknown", "kubelet/checkpoint/succeeds");
+        let intermittent = parse(&format!("{passes}intermittent = true\n"));
+        assert!(stale_notes(&[report()], &intermittent).is_empty());
+        let text = findings(&[report()], &intermittent);
+        let line = "- `kubelet/checkpoint/succeeds`: fails in other runs. *Confirmed by hand*: by curl.\n";
         assert!(text.contains(line), "{text}");
         assert!(!findings(&[report()], &parse(&passes)).contains(line));
         // A case that was not judged, or that is not there, shows nothing.
         let elsewhere = parse(&format!(
-            "{}sometimes = true\n",
+            "{}intermittent = true\n",
             NOTE.replace("containerd 2.4", "cri-o")
         ));
         assert_eq!(stale_notes(&[report()], &elsewhere).len(), 1);
@@ -381,7 +381,7 @@ mod tests {
         let confirmed: Vec<_> = notes(directory.path())
             .unwrap()
             .into_iter()
-            .map(|note| note.confirmed)
+            .map(|note| note.confirmation)
             .collect();
         assert_eq!(confirmed, ["by curl.", "second."]);
         fs::write(directory.path().join("c.toml"), NOTE.replace("upstream", "upsteam")).unwrap();

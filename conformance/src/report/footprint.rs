@@ -6,30 +6,31 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
     /// How many archives the selected cases make at most.
-    pub archives: u64,
+    pub max_archives: u64,
     /// The containers that are checkpointed, `namespace/pod/container`.
     pub containers: Vec<String>,
     /// The memory of the container that is checkpointed most, in bytes: an archive is about as large. Absent where the kubelet does
     /// not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_each: Option<u64>,
+    pub bytes_per_archive: Option<u64>,
     /// Free bytes of the disk that the archives are written to. Absent where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_free: Option<u64>,
-    /// Where `bytes_free` is from: `checkpoints-dir` or `stats/summary`.
+    pub free_bytes: Option<u64>,
+    /// Where `free_bytes` is from: `checkpoints-dir` or `stats/summary`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub free_from: Option<String>,
+    pub free_bytes_source: Option<String>,
 }
 
 impl Footprint {
     /// About how many bytes all archives take.
     pub fn bytes(&self) -> Option<u64> {
-        self.bytes_each.map(|each| each.saturating_mul(self.archives))
+        self.bytes_per_archive
+            .map(|each| each.saturating_mul(self.max_archives))
     }
 
     /// Whether the archives fit on the disk; true where either is not known.
     pub fn fits(&self) -> bool {
-        match (self.bytes(), self.bytes_free) {
+        match (self.bytes(), self.free_bytes) {
             (Some(needed), Some(free)) => needed < free,
             _ => true,
         }
@@ -37,20 +38,20 @@ impl Footprint {
 
     /// The same in one line, for people.
     pub fn summary(&self) -> String {
-        if self.archives == 0 {
+        if self.max_archives == 0 {
             return "makes no archive".to_owned();
         }
-        let size = match (self.bytes_each, self.bytes()) {
+        let size = match (self.bytes_per_archive, self.bytes()) {
             (Some(each), Some(all)) => format!("about {} each, {} in all", human_size(each), human_size(all)),
             _ => "of unknown size (the kubelet's stats/summary does not tell the container's memory)".to_owned(),
         };
-        let free = match (self.bytes_free, &self.free_from) {
+        let free = match (self.free_bytes, &self.free_bytes_source) {
             (Some(free), Some(from)) => format!("{} free ({from})", human_size(free)),
             _ => "free disk unknown".to_owned(),
         };
         format!(
             "makes at most {} archives of {}, {size}; {free}",
-            self.archives,
+            self.max_archives,
             self.containers.join(", ")
         )
     }
@@ -76,11 +77,11 @@ mod tests {
 
     fn footprint() -> Footprint {
         Footprint {
-            archives: 50,
+            max_archives: 50,
             containers: vec!["default/web/app".to_owned()],
-            bytes_each: Some(100 << 20),
-            bytes_free: Some(4 << 30),
-            free_from: Some("checkpoints-dir".to_owned()),
+            bytes_per_archive: Some(100 << 20),
+            free_bytes: Some(4 << 30),
+            free_bytes_source: Some("checkpoints-dir".to_owned()),
         }
     }
 
@@ -96,9 +97,9 @@ mod tests {
     #[test]
     fn unknown_sizes_do_not_block() {
         let unknown = Footprint {
-            bytes_each: None,
-            bytes_free: None,
-            free_from: None,
+            bytes_per_archive: None,
+            free_bytes: None,
+            free_bytes_source: None,
             ..footprint()
         };
         let line = unknown.summary();

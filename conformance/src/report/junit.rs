@@ -1,7 +1,7 @@
 //! The run as JUnit XML, which most CI systems read: a test suite a group of ids, a test case a case.
 //!
 //! There is no one schema. What is written holds by the strictest that is in use, Jenkins's `junit-10.xsd`: no properties
-//! within a test case, no `skipped` on the root. So level and clause of a case stand in its `system-out`.
+//! within a test case, no `skipped` on the root. So level and requirement of a case stand in its `system-out`.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
@@ -61,15 +61,15 @@ fn without_skipped_total(xml: &str) -> String {
 }
 
 fn test_case(suite: &str, report: &Report, case: &CaseReport) -> TestCase {
-    let actual = escape_controls(&case.seen);
-    let unexpected = report.terms.passes_unexpectedly(&case.id);
-    let expected_failure = report.terms.fails_expectedly(&case.id);
+    let actual = escape_controls(&case.actual);
+    let unexpected = report.conditions.passes_unexpectedly(&case.id);
+    let expected_failure = report.conditions.fails_expectedly(&case.id);
     let status = match case.outcome.as_str() {
         _ if unexpected => {
             let text = format!("passes, and is listed as an expected failure: {actual}");
             failed(NonSuccessKind::Failure, "unexpected-pass", &text, case)
         }
-        "pass" | "fact" => TestCaseStatus::success(),
+        "pass" | "known-deviation" => TestCaseStatus::success(),
         "skip" => skipped(&actual),
         "fail" if expected_failure => skipped(&format!("fails as expected: {actual}")),
         "fail" => failed(NonSuccessKind::Failure, case.level.as_str(), &actual, case),
@@ -81,11 +81,11 @@ fn test_case(suite: &str, report: &Report, case: &CaseReport) -> TestCase {
     let mut out = format!(
         "{}: {}\n{}: {actual}",
         case.level.as_str(),
-        escape_controls(&case.clause),
+        escape_controls(&case.requirement),
         case.outcome
     );
     if case.outcome != "pass" {
-        for EvidenceItem { kind, text } in &case.exhibits {
+        for EvidenceItem { kind, text } in &case.evidence {
             let _ = write!(out, "\n\n[{}]\n{}", kind.as_str(), escape_controls(text));
         }
     }
@@ -101,9 +101,9 @@ fn skipped(message: &str) -> TestCaseStatus {
 
 fn failed(kind: NonSuccessKind, class: &str, message: &str, case: &CaseReport) -> TestCaseStatus {
     let mut text = format!(
-        "clause: {}\nauthority: {} ({}) {}\n{}expected: {}\n{}: {message}",
-        escape_controls(&case.clause),
-        escape_controls(&case.source),
+        "requirement: {}\nauthority: {} ({}) {}\n{}expected: {}\n{}: {message}",
+        escape_controls(&case.requirement),
+        escape_controls(&case.authority.citation()),
         case.level.as_str(),
         authority_link(&case.authority).unwrap_or_default(),
         match case.motivation.as_str() {
@@ -111,10 +111,14 @@ fn failed(kind: NonSuccessKind, class: &str, message: &str, case: &CaseReport) -
             motivation => format!("motivation: {}\n", escape_controls(motivation)),
         },
         escape_controls(&case.expected),
-        if kind == NonSuccessKind::Error { "error" } else { "seen" },
+        if kind == NonSuccessKind::Error {
+            "error"
+        } else {
+            "actual"
+        },
     );
-    if !case.again.is_empty() {
-        let _ = write!(text, "\nagain: {}", escape_controls(&case.again));
+    if !case.rerun.is_empty() {
+        let _ = write!(text, "\nrerun: {}", escape_controls(&case.rerun));
     }
     let mut status = TestCaseStatus::non_success(kind);
     status.set_message(message).set_type(class).set_description(text);
@@ -145,11 +149,11 @@ mod tests {
                 _ => None,
             })
             .unwrap();
-        let seen = &report.cases.iter().find(|case| case.outcome == "fail").unwrap().seen;
+        let actual = &report.cases.iter().find(|case| case.outcome == "fail").unwrap().actual;
         let collapse_spaces = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             collapse_spaces(message.as_str()),
-            collapse_spaces(&escape_controls(seen))
+            collapse_spaces(&escape_controls(actual))
         );
     }
 
@@ -178,10 +182,10 @@ mod tests {
     #[test]
     fn skips_expected_failures_and_fails_unexpected_passes() {
         let mut report = sample();
-        report.terms.expected_failures = Some(crate::engine::ExpectedFailuresResult {
+        report.conditions.expected_failures = Some(crate::engine::ExpectedFailuresResult {
             file: "known.txt".to_owned(),
-            failed: vec!["kubelet/404/pod-unknown".to_owned()],
-            passed: vec!["kubelet/200/ok".to_owned()],
+            failed: vec!["kubelet/lookup/pod-unknown".to_owned()],
+            passed: vec!["kubelet/checkpoint/succeeds".to_owned()],
             other: Vec::new(),
         });
         let xml = render(&[report]).unwrap();
@@ -208,7 +212,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), 6, "{names:?}");
         assert!(
-            names.contains(&"a: kubelet/404") && names.contains(&"b: kubelet/404"),
+            names.contains(&"a: kubelet/lookup") && names.contains(&"b: kubelet/lookup"),
             "{names:?}"
         );
         for suite in &read.test_suites {

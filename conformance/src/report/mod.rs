@@ -1,7 +1,7 @@
 //! What a run found, told to people and to machines.
 //!
 //! ```text
-//!  records + target + verdict = Report --+-- terminal   a table, failures with expected and seen
+//!  records + target + verdict = Report --+-- terminal   a table, failures with expected and actual
 //!                                        +-- files      every format below a directory, or one of them
 //!                                        |     json     report.json, schema in docs/REPORT.md; read() takes it back
 //!                                        |     junit, tap, summary, badge   for CI
@@ -118,9 +118,7 @@ pub struct CaseReport {
     /// The case's id.
     pub id: String,
     /// What is demanded.
-    pub clause: String,
-    /// Who demands it, in one line: the title and section of the authority.
-    pub source: String,
+    pub requirement: String,
     /// The document that demands it.
     #[serde(default)]
     pub authority: CitedAuthority,
@@ -129,23 +127,23 @@ pub struct CaseReport {
     pub motivation: String,
     /// Who demands it.
     pub level: Level,
-    /// `pass`, `fail`, `fact`, `skip` or `error`.
+    /// `pass`, `fail`, `known-deviation`, `skip` or `error`.
     pub outcome: String,
     /// For a skip, its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skip: Option<SkipKind>,
+    pub skip_kind: Option<SkipKind>,
     /// What was expected.
     pub expected: String,
-    /// What was seen; for `skip` and `error` the reason.
-    pub seen: String,
+    /// What was observed; for `skip` and `error` the reason.
+    pub actual: String,
     /// Seconds it took.
     pub duration: f64,
     /// The command that repeats this case alone; empty when nobody can.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub again: String,
+    pub rerun: String,
     /// What passed between harness and target meanwhile, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exhibits: Vec<EvidenceItem>,
+    pub evidence: Vec<EvidenceItem>,
 }
 
 impl CaseReport {
@@ -171,7 +169,7 @@ pub struct Report {
     /// What was judged.
     pub target: TargetInfo,
     /// When the run began, RFC 3339.
-    pub started: Timestamp,
+    pub started_at: Timestamp,
     /// Seconds the run took, its target's start and end included.
     pub duration: f64,
     /// What the cases add up to.
@@ -180,14 +178,14 @@ pub struct Report {
     pub strict: bool,
     /// What else the run was judged under.
     #[serde(default)]
-    pub terms: RunConditions,
+    pub conditions: RunConditions,
     /// The checkpoints that the run was to make, where it made them on a kubelet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
     /// The cases, sorted by id.
     pub cases: Vec<CaseReport>,
     /// Archives that the run caused and could not remove: they hold memory.
-    pub archives_left: Vec<String>,
+    pub remaining_archives: Vec<String>,
 }
 
 /// A report that could not be written.
@@ -218,19 +216,19 @@ pub struct RunInfo {
     /// What was judged.
     pub target: TargetInfo,
     /// When the run began.
-    pub started: Timestamp,
+    pub started_at: Timestamp,
     /// How long it took.
     pub duration: Duration,
     /// What decided.
     pub policy: GatePolicy,
     /// What else it was judged under.
-    pub terms: RunConditions,
+    pub conditions: RunConditions,
     /// The checkpoints that the run was to make.
     pub footprint: Option<Footprint>,
     /// The run's own command line, from which a case alone can be repeated.
     pub rerun: RerunCommand,
     /// Archives that the run caused and could not remove.
-    pub archives_left: Vec<String>,
+    pub remaining_archives: Vec<String>,
 }
 
 impl Report {
@@ -245,18 +243,22 @@ impl Report {
             schema: SCHEMA.to_owned(),
             tool: Product::this_program(),
             target: info.target.redacted(secrets),
-            started: info.started,
+            started_at: info.started_at,
             duration: seconds(info.duration),
-            verdict: Verdict::from_records(records, info.policy, &info.terms),
+            verdict: Verdict::from_records(records, info.policy, &info.conditions),
             strict: info.policy.strict,
-            terms: info.terms,
+            conditions: info.conditions,
             footprint: info.footprint,
             cases,
-            archives_left: info.archives_left.iter().map(|path| secrets.redact(path)).collect(),
+            remaining_archives: info
+                .remaining_archives
+                .iter()
+                .map(|path| secrets.redact(path))
+                .collect(),
         }
     }
 
-    /// How many cases ended so: `pass`, `fail`, `fact`, `skip` or `error`.
+    /// How many cases ended so: `pass`, `fail`, `known-deviation`, `skip` or `error`.
     pub fn count(&self, outcome: &str) -> usize {
         self.cases.iter().filter(|case| case.outcome == outcome).count()
     }
@@ -283,26 +285,25 @@ impl TargetInfo {
 fn case_report(record: &CaseRecord, repeat: &RerunCommand, secrets: &Secrets) -> CaseReport {
     CaseReport {
         id: record.info.id.to_owned(),
-        clause: record.info.requirement.to_owned(),
-        source: record.info.authority.citation(),
+        requirement: record.info.requirement.to_owned(),
         authority: record.info.authority.into(),
         motivation: record.info.motivation.to_owned(),
         level: record.info.level,
         outcome: record.outcome.as_str().to_owned(),
-        skip: match record.outcome {
+        skip_kind: match record.outcome {
             Outcome::Skip { kind, .. } => Some(kind),
             _ => None,
         },
         expected: record.info.expected.to_owned(),
-        seen: secrets.redact(record.outcome.detail()),
+        actual: secrets.redact(record.outcome.detail()),
         duration: seconds(record.duration),
-        again: secrets.redact(&repeat.command(record.info.id)),
-        exhibits: record
+        rerun: secrets.redact(&repeat.command(record.info.id)),
+        evidence: record
             .evidence
             .iter()
-            .map(|exhibit| EvidenceItem {
-                kind: exhibit.kind,
-                text: secrets.redact(&exhibit.text),
+            .map(|item| EvidenceItem {
+                kind: item.kind,
+                text: secrets.redact(&item.text),
             })
             .collect(),
     }
@@ -322,7 +323,7 @@ pub(crate) mod tests {
     };
 
     pub(crate) fn sample() -> Report {
-        let clause = |id, level| CaseInfo {
+        let case_info = |id, level| CaseInfo {
             id,
             requirement: "an unknown pod is answered 404",
             authority: Authority {
@@ -335,7 +336,7 @@ pub(crate) mod tests {
             expected: "404",
         };
         let record = |id, level, outcome| CaseRecord {
-            info: clause(id, level),
+            info: case_info(id, level),
             outcome,
             duration: Duration::from_micros(12_345),
             evidence: vec![EvidenceItem {
@@ -346,27 +347,27 @@ pub(crate) mod tests {
         let owned = |text: &str| text.to_owned();
         let records = [
             record(
-                "kubelet/404/pod-unknown",
+                "kubelet/lookup/pod-unknown",
                 Level::Documented,
                 Outcome::Fail {
                     actual: owned("200 with token s3cr3t-token <&>"),
                 },
             ),
             record(
-                "kubelet/200/ok",
+                "kubelet/checkpoint/succeeds",
                 Level::Documented,
                 Outcome::Pass { actual: owned("200") },
             ),
             record(
-                "kubelet/500/error",
+                "kubelet/runtime-error/status-code",
                 Level::Documented,
                 Outcome::Skip {
-                    kind: SkipKind::Unavailable,
+                    kind: SkipKind::MissingCapability,
                     reason: owned("the runtime takes no faults"),
                 },
             ),
             record(
-                "kubelet/404/body",
+                "kubelet/lookup/pod-unknown-body",
                 Level::Reference,
                 Outcome::Error {
                     reason: owned("connection refused"),
@@ -386,10 +387,10 @@ pub(crate) mod tests {
                 mutant: None,
                 product: Some(Product::new("kubelet", "v1.36.3")),
             },
-            started: "2026-03-04T05:06:07Z".parse().unwrap(),
+            started_at: "2026-03-04T05:06:07Z".parse().unwrap(),
             duration: Duration::from_millis(1500),
             policy: GatePolicy::default(),
-            terms: RunConditions::default(),
+            conditions: RunConditions::default(),
             footprint: None,
             rerun: RerunCommand::from_args(
                 [
@@ -402,7 +403,7 @@ pub(crate) mod tests {
                 ]
                 .map(str::to_owned),
             ),
-            archives_left: vec![owned("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
+            remaining_archives: vec![owned("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
         };
         let mut report = Report::new(info, &records, &secrets);
         // Snapshots outlive versions.
@@ -416,26 +417,25 @@ pub(crate) mod tests {
                     \u{1b}[2J\u{202e}evil\u{0}`` ``` {{7*7}} | # TODO\nok 9\n";
         let mut report = sample();
         for case in &mut report.cases {
-            case.seen = text.to_owned();
+            case.actual = text.to_owned();
             case.expected = text.to_owned();
-            case.clause = text.to_owned();
-            case.source = text.to_owned();
+            case.requirement = text.to_owned();
             case.motivation = text.to_owned();
             case.authority = CitedAuthority {
                 title: text.to_owned(),
                 section: text.to_owned(),
                 url: format!("javascript:{text}"),
             };
-            case.again = text.to_owned();
-            for exhibit in &mut case.exhibits {
-                exhibit.text = text.to_owned();
+            case.rerun = text.to_owned();
+            for item in &mut case.evidence {
+                item.text = text.to_owned();
             }
         }
         report.target.description = text.to_owned();
         report.target.endpoint = text.to_owned();
         report.target.container = text.to_owned();
         report.target.product = Some(Product::new(text, text));
-        report.archives_left = vec![text.to_owned()];
+        report.remaining_archives = vec![text.to_owned()];
         report
     }
 

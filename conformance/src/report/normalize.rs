@@ -19,7 +19,7 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         ),
         (r"\b[0-9a-f]{12,}\b", "<id>"),
         (r"(127\.0\.0\.1|localhost|\[::1\]):\d+", "$1:<port>"),
-        (r"\b([pt]id|inode|tick|start time)( Some\(| |=)\d+", "$1$2<number>"),
+        (r"\b([pt]id|inode|heartbeat|start time)( Some\(| |=)\d+", "$1$2<number>"),
         (r"\b(pipe|socket):\[\d+\]", "$1:[<number>]"),
         (
             r"\b\d+(\.\d+)? ?(ns|us|µs|ms)\b|\b\d+\.\d+ ?s\b|\b\d+s \d+ms\b",
@@ -28,8 +28,8 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         (r"\b\d+(\.\d+)? (bytes|pages|B|KiB|MiB|GiB)\b", "<size> $2"),
         (r"\bat byte \d+", "at byte <number>"),
         (
-            r"\btick <number> before, \d+ after",
-            "tick <number> before, <number> after",
+            r"\bheartbeat <number> before, \d+ after",
+            "heartbeat <number> before, <number> after",
         ),
     ]
     .map(|(pattern, replacement)| (Regex::new(pattern).expect("the patterns are well formed"), replacement))
@@ -57,8 +57,8 @@ mod tests {
     #[case("404 \"pod does not exist\"", "404 \"pod does not exist\"")]
     #[case("deadline 120.0 s, field 120", "deadline <duration>, field 120")]
     #[case(
-        "pid 8519, tick 3 before, 6 after",
-        "pid <number>, tick <number> before, <number> after"
+        "pid 8519, heartbeat 3 before, 6 after",
+        "pid <number>, heartbeat <number> before, <number> after"
     )]
     #[case(
         "/tmp/checkpoint-conformance-trUIkk/kubelet/checkpoints/checkpoint-a_b-app-2026-11-22T17:14:31Z.tar",

@@ -6,7 +6,7 @@ use super::{CaseReport, Report};
 use crate::engine::{CitedAuthority, Level, Verdict};
 
 /// The outcomes in the order in which they are counted.
-pub(super) const OUTCOMES: [&str; 5] = ["pass", "fail", "fact", "skip", "error"];
+pub(super) const OUTCOMES: [&str; 5] = ["pass", "fail", "known-deviation", "skip", "error"];
 
 /// `61 cases: 59 pass, 2 fail`.
 pub(super) fn counts(report: &Report) -> String {
@@ -49,10 +49,10 @@ pub(super) fn meaning(report: &Report) -> Cow<'static, str> {
     Cow::Borrowed(match &report.verdict {
         Verdict::Pass => return pass_meaning(report),
         // A list of known failures that is out of date fails the run too.
-        Verdict::Fail(ids) if ids.iter().all(|id| report.terms.passes_unexpectedly(id)) => {
+        Verdict::Fail(ids) if ids.iter().all(|id| report.conditions.passes_unexpectedly(id)) => {
             "passes, and is listed as an expected failure"
         }
-        Verdict::Fail(ids) if ids.iter().any(|id| report.terms.passes_unexpectedly(id)) => {
+        Verdict::Fail(ids) if ids.iter().any(|id| report.conditions.passes_unexpectedly(id)) => {
             "does not hold, or passes and is listed as an expected failure"
         }
         Verdict::Fail(_) => "does not hold",
@@ -71,7 +71,7 @@ fn pass_meaning(report: &Report) -> Cow<'static, str> {
     };
     let exceptions: Vec<_> = [
         (deciding("fail"), "listed as expected failures"),
-        (deciding("fact"), "claimed by the profile"),
+        (deciding("known-deviation"), "claimed by the profile"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)
@@ -101,11 +101,15 @@ pub(super) fn reason(report: &Report) -> String {
 /// Why a clause that does not hold does not fail the run; `None` when it does, or when it holds or was not judged.
 pub(super) fn non_gating_reason(report: &Report, case: &CaseReport) -> Option<String> {
     match case.outcome.as_str() {
-        "fact" => {
-            let name = report.terms.profile.as_ref().map_or("named", |profile| &profile.name);
-            Some(format!("a fact of the profile {name}"))
+        "known-deviation" => {
+            let name = report
+                .conditions
+                .profile
+                .as_ref()
+                .map_or("named", |profile| &profile.name);
+            Some(format!("a known deviation of the profile {name}"))
         }
-        "fail" if report.terms.fails_expectedly(&case.id) => Some("listed as an expected failure".to_owned()),
+        "fail" if report.conditions.fails_expectedly(&case.id) => Some("listed as an expected failure".to_owned()),
         "fail" if !report.strict && case.level != Level::Documented => {
             Some(format!("{} clauses do not decide", case.level.as_str()))
         }
@@ -136,7 +140,11 @@ mod tests {
         "fail",
         "every documented clause that was selected was judged and holds, but 1 listed as expected failures"
     )]
-    #[case(true, "fact", "every clause that was judged holds, but 1 claimed by the profile")]
+    #[case(
+        true,
+        "known-deviation",
+        "every clause that was judged holds, but 1 claimed by the profile"
+    )]
     fn a_pass_names_the_exceptions(#[case] strict: bool, #[case] outcome: &str, #[case] expected: &str) {
         let mut report = sample();
         report.verdict = Verdict::Pass;

@@ -10,7 +10,13 @@ impl RerunCommand {
         let mut args_kept = Vec::new();
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
-            let options_dropped = ["--filter", "--level", "--report-dir", "--report", "--done-file"];
+            let options_dropped = [
+                "--filter",
+                "--level",
+                "--report-dir",
+                "--report",
+                "--sonobuoy-done-file",
+            ];
             if options_dropped.contains(&arg.as_str()) {
                 args.next();
             } else if !options_dropped.iter().any(|flag| arg.starts_with(&format!("{flag}="))) {

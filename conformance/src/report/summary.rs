@@ -38,17 +38,17 @@ pub(super) fn render(reports: &[Report]) -> String {
             report.duration
         );
         level_table(&mut text, report);
-        for line in report.terms.describe() {
+        for line in report.conditions.describe() {
             let _ = writeln!(text, "- {}", code_span(line.trim_start()));
         }
-        if !report.terms.describe().is_empty() {
+        if !report.conditions.describe().is_empty() {
             text.push('\n');
         }
         failures(&mut text, report);
         skipped(&mut text, report);
-        if !report.archives_left.is_empty() {
+        if !report.remaining_archives.is_empty() {
             let _ = writeln!(text, "**Archives left behind; they hold the memory of a container:**\n");
-            for path in &report.archives_left {
+            for path in &report.remaining_archives {
                 let _ = writeln!(text, "- {}", code_span(path));
             }
             text.push('\n');
@@ -106,20 +106,20 @@ fn failure(text: &mut String, case: &CaseReport) {
         "<details><summary>{icon} <code>{}</code> ({}): {}</summary>\n",
         escape_html(&case.id),
         case.level.as_str(),
-        escape_html(&case.clause)
+        escape_html(&case.requirement)
     );
     let _ = match authority_link(&case.authority) {
-        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", code_span(&case.source)),
-        None => writeln!(text, "Demanded by {}\n", code_span(&case.source)),
+        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", code_span(&case.authority.citation())),
+        None => writeln!(text, "Demanded by {}\n", code_span(&case.authority.citation())),
     };
     if !case.motivation.is_empty() {
         let _ = writeln!(text, "Seen broken: {}\n", code_span(&case.motivation));
     }
-    let actual_label = if case.outcome == "fail" { "Seen" } else { "Error" };
+    let actual_label = if case.outcome == "fail" { "Actual" } else { "Error" };
     for (label, value) in [
         ("Expected", &case.expected),
-        (actual_label, &case.seen),
-        ("Again", &case.again),
+        (actual_label, &case.actual),
+        ("Rerun", &case.rerun),
     ] {
         if !value.is_empty() {
             let _ = writeln!(text, "{label}:\n\n{}\n", code_block(value));
@@ -139,7 +139,7 @@ fn skipped(text: &mut String, report: &Report) {
             text,
             "- {}: {}",
             code_span(&case.id),
-            code_span(&truncate(&case.seen, MAX_TEXT_CHARS))
+            code_span(&truncate(&case.actual, MAX_TEXT_CHARS))
         );
     }
     text.push_str("\n</details>\n\n");
@@ -199,7 +199,7 @@ mod tests {
         let hostile = "```\n</details>\n# forged\n<img src=x onerror=alert(1)> | `` ` \x1b[2J";
         let mut report = sample();
         for case in &mut report.cases {
-            case.seen = hostile.to_owned();
+            case.actual = hostile.to_owned();
         }
         let text = render(&[report]);
         assert!(text.contains("````text\n```\n</details>\n# forged\n"), "{text}");
@@ -221,8 +221,8 @@ mod tests {
     #[test]
     fn stays_below_the_step_summary_limit() {
         let mut report = sample();
-        let mut case = report.cases[2].clone();
-        case.seen = "ä`".repeat(1 << 12);
+        let mut case = report.cases[1].clone();
+        case.actual = "ä`".repeat(1 << 12);
         report.cases = (0..1000)
             .map(|number| CaseReport {
                 id: format!("kubelet/x/{number}"),

@@ -1,6 +1,6 @@
 //! The run as TAP 14, for what reads test output line by line.
 //!
-//! A failure that does not decide the verdict (a `reference` or `robust` clause without `--strict`, a fact of the profile, an
+//! A failure that does not decide the verdict (a `reference` or `robust` clause without `--strict`, a known deviation of the profile, an
 //! expected failure) is marked `TODO`, which TAP counts as no failure; a listed case that passes is `not ok`: the stream and
 //! the exit code say the same. A case that ended in an error of the harness is `not ok`.
 
@@ -20,15 +20,15 @@ use super::{
 struct Diagnostic<'a> {
     outcome: &'a str,
     level: &'a str,
-    clause: &'a str,
-    authority: &'a str,
+    requirement: &'a str,
+    authority: String,
     #[serde(skip_serializing_if = "str::is_empty")]
     url: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     motivation: &'a str,
     expected: &'a str,
-    seen: &'a str,
-    again: &'a str,
+    actual: &'a str,
+    rerun: &'a str,
     duration_ms: f64,
 }
 
@@ -74,10 +74,10 @@ fn test_point(
     case: &CaseReport,
     report: &Report,
 ) -> Result<(), ReportError> {
-    let unexpected = report.terms.passes_unexpectedly(&case.id);
+    let unexpected = report.conditions.passes_unexpectedly(&case.id);
     let is_ok = matches!(case.outcome.as_str(), "pass" | "skip") && !unexpected;
     let directive = match (case.outcome.as_str(), non_gating_reason(report, case)) {
-        ("skip", _) if !unexpected => format!(" # SKIP {}", escape_tap(&case.seen)),
+        ("skip", _) if !unexpected => format!(" # SKIP {}", escape_tap(&case.actual)),
         (_, Some(why)) => format!(" # TODO {}", escape_tap(&why)),
         _ if unexpected => " (passes, and is listed as an expected failure)".to_owned(),
         _ => String::new(),
@@ -89,13 +89,13 @@ fn test_point(
         let yaml = serde_yaml_ng::to_string(&Diagnostic {
             outcome: &case.outcome,
             level: case.level.as_str(),
-            clause: &case.clause,
-            authority: &case.source,
+            requirement: &case.requirement,
+            authority: case.authority.citation(),
             url: &case.authority.url,
             motivation: &case.motivation,
             expected: &case.expected,
-            seen: &case.seen,
-            again: &case.again,
+            actual: &case.actual,
+            rerun: &case.rerun,
             duration_ms: case.duration * 1000.0,
         })?;
         text.push_str("  ---\n");
@@ -131,7 +131,7 @@ mod tests {
         report.cases[0].level = Level::Robust;
         let text = render(one(&report)).unwrap();
         assert!(
-            text.contains("not ok 1 - kubelet/404/pod-unknown # TODO robust"),
+            text.contains("not ok 1 - kubelet/lookup/pod-unknown # TODO robust"),
             "{text}"
         );
         report.strict = true;
@@ -143,7 +143,7 @@ mod tests {
         let mut report = sample();
         report.cases.retain(|case| case.outcome != "pass");
         for case in &mut report.cases {
-            case.seen = "x # TODO\nok 9 - forged\n  ...\nBail out!\x1b[2J \\".to_owned();
+            case.actual = "x # TODO\nok 9 - forged\n  ...\nBail out!\x1b[2J \\".to_owned();
         }
         let text = render(&[report]).unwrap();
         for line in text.lines() {
@@ -165,7 +165,13 @@ mod tests {
         first.target.node = Some("node-a".to_owned());
         let text = render(&[first, second]).unwrap();
         assert!(text.contains("\n1..8\n"), "{text}");
-        assert!(text.contains("\nok 1 - node-a: kubelet/200/ok\n"), "{text}");
-        assert!(text.contains("\nok 5 - node-b: kubelet/200/ok\n"), "{text}");
+        assert!(
+            text.contains("\nok 1 - node-a: kubelet/checkpoint/succeeds\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nok 5 - node-b: kubelet/checkpoint/succeeds\n"),
+            "{text}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The run as a person reads it: a table by group, failures with expected and seen, the verdict.
+//! The run as a person reads it: a table by group, failures with expected and actual, the verdict.
 
 use std::{fmt::Write as _, io::IsTerminal as _};
 
@@ -36,13 +36,13 @@ impl Palette {
         }
     }
 
-    fn outcome(self, outcome: &str) -> String {
+    fn outcome(self, outcome: &str, width: usize) -> String {
         // Padded before it is painted: escapes would count as columns.
-        let padded = format!("{outcome:<5}");
+        let padded = format!("{outcome:<width$}");
         match outcome {
             "pass" => self.paint("32", &padded),
             "fail" => self.paint("1;31", &padded),
-            "skip" | "fact" => self.paint("33", &padded),
+            "skip" | "known-deviation" => self.paint("33", &padded),
             _ => self.paint("1;35", &padded),
         }
     }
@@ -58,8 +58,10 @@ impl Palette {
 
 /// As wide as text is where nobody says how wide the terminal is: in a file, in the log of a CI system.
 const DEFAULT_WIDTH: usize = 120;
-/// Below this many columns expected and seen stand below each other.
+/// Below this many columns expected and actual stand below each other.
 const MIN_SIDE_BY_SIDE_WIDTH: usize = 80;
+/// The columns of an outcome, unless a longer one is there.
+const MIN_OUTCOME_WIDTH: usize = 5;
 /// How far what belongs to a case is set in.
 const INDENT: usize = 8;
 
@@ -86,36 +88,43 @@ impl Terminal {
     pub fn render(&self, report: &Report) -> String {
         let mut text = String::new();
         let width = report.cases.iter().map(|case| case.name().len()).max().unwrap_or(0);
+        let outcome_width = report
+            .cases
+            .iter()
+            .map(|case| case.outcome.len())
+            .max()
+            .unwrap_or(0)
+            .max(MIN_OUTCOME_WIDTH);
         for cases in report.cases.chunk_by(|a, b| a.group() == b.group()) {
             let _ = writeln!(text, "\n{}", self.palette.paint("1", cases[0].group()));
             for case in cases {
-                self.case(&mut text, case, width);
+                self.case(&mut text, case, outcome_width, width);
             }
         }
         self.summary(&mut text, report);
         text
     }
 
-    fn case(&self, text: &mut String, case: &CaseReport, width: usize) {
+    fn case(&self, text: &mut String, case: &CaseReport, outcome_width: usize, width: usize) {
         let _ = write!(
             text,
             "  {} {:<10} {:<width$}  ",
-            self.palette.outcome(&case.outcome),
+            self.palette.outcome(&case.outcome, outcome_width),
             case.level.as_str(),
             case.name()
         );
         match case.outcome.as_str() {
             "pass" => {
-                let _ = writeln!(text, "{}", escape_controls(first_line(&case.seen)));
+                let _ = writeln!(text, "{}", escape_controls(first_line(&case.actual)));
             }
-            "skip" | "fact" => {
-                let _ = writeln!(text, "{}", escape_to_one_line(case.seen.trim_end()));
+            "skip" | "known-deviation" => {
+                let _ = writeln!(text, "{}", escape_to_one_line(case.actual.trim_end()));
             }
             outcome => {
-                let _ = writeln!(text, "{}", escape_to_one_line(&case.clause));
+                let _ = writeln!(text, "{}", escape_to_one_line(&case.requirement));
                 let authority = format!(
                     "{} {}",
-                    case.source,
+                    case.authority.citation(),
                     authority_link(&case.authority).unwrap_or_default()
                 );
                 for (label, value) in [("authority", authority.trim_end()), ("seen in", &case.motivation)] {
@@ -123,14 +132,14 @@ impl Terminal {
                         let _ = writeln!(text, "{:INDENT$}{label:<9} {}", "", escape_to_one_line(value));
                     }
                 }
-                let label = if outcome == "fail" { "seen" } else { "error" };
-                self.side_by_side(text, &case.expected, label, &case.seen);
-                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "again", escape_to_one_line(&case.again));
+                let label = if outcome == "fail" { "actual" } else { "error" };
+                self.side_by_side(text, &case.expected, label, &case.actual);
+                let _ = writeln!(text, "{:INDENT$}{:<9} {}", "", "rerun", escape_to_one_line(&case.rerun));
             }
         }
     }
 
-    /// What was expected on the left, what was seen on the right; below each other where there is no room.
+    /// What was expected on the left, what was observed on the right; below each other where there is no room.
     fn side_by_side(&self, text: &mut String, expected: &str, label: &str, actual: &str) {
         let (expected, actual) = (escape_controls(expected.trim_end()), escape_controls(actual.trim_end()));
         let left_column = INDENT + 10;
@@ -173,13 +182,13 @@ impl Terminal {
             counts(report),
             report.duration
         );
-        if !report.archives_left.is_empty() {
+        if !report.remaining_archives.is_empty() {
             let _ = writeln!(text, "archives left behind, they hold the memory of a container:");
-            for path in &report.archives_left {
+            for path in &report.remaining_archives {
                 let _ = writeln!(text, "  {}", escape_to_one_line(path));
             }
         }
-        for line in report.terms.describe() {
+        for line in report.conditions.describe() {
             let _ = writeln!(text, "{}", escape_to_one_line(&line));
         }
         let _ = writeln!(
@@ -226,7 +235,7 @@ mod tests {
         report.cases.retain(|case| case.outcome == "fail");
         report.cases[0].expected =
             "one of a long list of things that would all be well, as the documentation has it".to_owned();
-        report.cases[0].seen = "something else\nin two lines".to_owned();
+        report.cases[0].actual = "something else\nin two lines".to_owned();
         let wide = terminal(Palette::Plain).render(&report);
         insta::assert_snapshot!(wide);
         let narrow = Terminal {
@@ -239,7 +248,7 @@ mod tests {
             "{narrow}"
         );
         assert!(
-            narrow.contains("\n        seen      something else\n                  in two lines\n"),
+            narrow.contains("\n        actual    something else\n                  in two lines\n"),
             "{narrow}"
         );
     }

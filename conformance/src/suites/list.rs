@@ -119,6 +119,7 @@ mod tests {
         for CatalogueEntry { suite, info } in catalogue_entries() {
             assert!(ids.insert(info.id), "{} twice", info.id);
             assert!(info.id.starts_with(&format!("{}/", suite.as_str())), "{}", info.id);
+            assert_eq!(info.id.split('/').count(), 3, "{}", info.id);
             assert!(
                 info.id
                     .bytes()
@@ -176,8 +177,8 @@ mod tests {
 
     #[test]
     fn the_plain_text_list_begins_with_the_id() {
-        let text = plain_text(&Selection::new(&["kubelet/404/pod-unknown".to_owned()], &[]).unwrap());
-        assert!(text.starts_with("kubelet/404/pod-unknown\tdocumented\t"), "{text}");
+        let text = plain_text(&Selection::new(&["kubelet/lookup/pod-unknown".to_owned()], &[]).unwrap());
+        assert!(text.starts_with("kubelet/lookup/pod-unknown\tdocumented\t"), "{text}");
         assert_eq!(text.lines().count(), 1);
     }
 

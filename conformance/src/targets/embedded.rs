@@ -178,7 +178,7 @@ impl Embedded {
 
 /// An ephemeral container in the spec, as only an API server adds one: the reference kubelet knows it, and starts none.
 const EPHEMERAL_CONTAINER: &str =
-    "\n  ephemeralContainers:\n    - name: debugger\n      image: localhost/stand-in:latest\n";
+    "\n  ephemeralContainers:\n    - name: debugger\n      image: localhost/test-workload:latest\n";
 
 /// What the kubelet is configured with.
 fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {

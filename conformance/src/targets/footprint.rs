@@ -26,7 +26,7 @@ impl Kubelet {
             containers.extend(siblings.map(ToString::to_string));
         }
         let summary = self.summary().await;
-        let bytes_each = summary
+        let bytes_per_archive = summary
             .as_ref()
             .and_then(|summary| container_memory(summary, &self.container_under_test));
         let on_disk = self.checkpoints_dir.as_ref().and_then(|directory| {
@@ -41,13 +41,13 @@ impl Kubelet {
             Some(free) => Some((free, "checkpoints-dir".to_owned())),
             None => by_stats(),
         };
-        let (bytes_free, free_from) = free.unzip();
+        let (free_bytes, free_bytes_source) = free.unzip();
         Footprint {
-            archives,
+            max_archives: archives,
             containers,
-            bytes_each,
-            bytes_free,
-            free_from,
+            bytes_per_archive,
+            free_bytes,
+            free_bytes_source,
         }
     }
 

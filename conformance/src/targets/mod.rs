@@ -7,7 +7,7 @@
 //!  cluster    the kubelets of a cluster, by its kubeconfig
 //!      \
 //!       Kubelet --- Client      HTTPS with good, wrong or no credentials
-//!               --- Workload    canary and ticks, read from the container's log
+//!               --- Workload    canary and heartbeats, read from the container's log
 //!               --- Evidence    the archive, where its directory can be read from here
 //!               --- Faults      rules and journal, where the runtime is a fake-cri
 //!               --- Steering    restart with one thing changed, where it was started here

@@ -13,12 +13,15 @@ use serde_json::Value;
 use super::{Client, ContainerRef, Credentials, Kubelet, SiblingContainers, TargetError};
 
 /// Its manifest.
-pub(super) const MANIFEST: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/pods/stand-in.yaml"));
+pub(super) const MANIFEST: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../fixtures/pods/test-workload.yaml"
+));
 /// The name of the manifest's file among static Pods.
-pub(super) const MANIFEST_FILE_NAME: &str = "stand-in.yaml";
+pub(super) const MANIFEST_FILE_NAME: &str = "test-workload.yaml";
 
 const NAMESPACE: &str = "conformance";
-const POD_NAME: &str = "stand-in";
+const POD_NAME: &str = "test-workload";
 
 /// The container that is checkpointed, on a node of that name.
 pub(super) fn workload_container(node: &str) -> ContainerRef {

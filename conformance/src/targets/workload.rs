@@ -1,14 +1,14 @@
-//! What a stand-in tells of itself in its log.
+//! What a test workload tells of itself in its log.
 //!
 //! ```text
-//! stand-in ready pid=7 start=91 memory=1048576 threads=1 children=0
+//! test-workload ready pid=7 start=91 memory=1048576 threads=1 children=0
 //! canary 3f..64 hex digits..
-//! tick 1 pid=7 start=91
+//! heartbeat 1 pid=7 start=91
 //! ```
 //!
-//! A container that is no stand-in tells nothing of this; cases that need it are skipped.
+//! A container that is no test workload tells nothing of this; cases that need it are skipped.
 
-/// A stand-in, as its log shows it.
+/// A test workload, as its log shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
     /// The pid of its first process, as itself sees it.
@@ -17,12 +17,12 @@ pub struct Workload {
     pub start_time: Option<u64>,
     /// What it made up after its start and holds in memory, in hex.
     pub canary: Option<String>,
-    /// The number of its last tick.
+    /// The number of its last heartbeat.
     pub heartbeat: u64,
 }
 
 impl Workload {
-    /// Whether the log is a stand-in's.
+    /// Whether the log is a test workload's.
     pub fn is_test_workload(&self) -> bool {
         self.pid.is_some()
     }
@@ -39,7 +39,7 @@ pub fn parse(log: &str) -> Workload {
     for line in log.lines() {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("stand-in") if words.next() == Some("ready") => {
+            Some("test-workload") if words.next() == Some("ready") => {
                 workload = Workload {
                     // The canary may be told before the process says that it is ready.
                     canary: workload.canary.filter(|_| workload.pid.is_none()),
@@ -52,7 +52,7 @@ pub fn parse(log: &str) -> Workload {
                     workload.canary = Some(canary.to_owned());
                 }
             }
-            Some("tick") => {
+            Some("heartbeat") => {
                 if let Some(heartbeat) = words.next().and_then(|word| word.parse().ok()) {
                     workload.heartbeat = heartbeat;
                     (workload.pid, workload.start_time) = identity(words);
@@ -88,9 +88,9 @@ mod tests {
     fn last_run_and_last_heartbeat_win() {
         let (first_canary, second_canary) = ("1".repeat(64), "2".repeat(64));
         let log = format!(
-            "stand-in ready pid=7 start=90 memory=1 threads=1 children=0\ncanary {first_canary}\ntick 1 pid=7 start=90\n\
-             noise\nstand-in ready pid=8 start=99 memory=1 threads=1 children=0\ncanary {second_canary}\ntick 1 pid=8 start=99\n\
-             tick 2 pid=8 start=99\n"
+            "test-workload ready pid=7 start=90 memory=1 threads=1 children=0\ncanary {first_canary}\nheartbeat 1 pid=7 start=90\n\
+             noise\ntest-workload ready pid=8 start=99 memory=1 threads=1 children=0\ncanary {second_canary}\nheartbeat 1 pid=8 start=99\n\
+             heartbeat 2 pid=8 start=99\n"
         );
         let workload = parse(&log);
         let expected = Workload {
@@ -100,7 +100,7 @@ mod tests {
             heartbeat: 2,
         };
         assert_eq!(workload, expected);
-        assert!(!workload.same_process(&parse("tick 2 pid=8 start=98")));
+        assert!(!workload.same_process(&parse("heartbeat 2 pid=8 start=98")));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use fake_cri::FakeCri;
 
 use crate::helpers::failure_texts;
 
-const IMAGE_NAME: &str = "localhost/stand-in:1";
+const IMAGE_NAME: &str = "localhost/test-workload:1";
 const SECRET: &str = "s3cret-of-this-test";
 
 /// The canary that the container told in its log.
@@ -35,7 +35,7 @@ async fn read_canary(log: &Path) -> String {
 #[rstest::rstest]
 #[case::small(&[])]
 #[case::threads(&[("fake-cri.dev/threads", "4"), ("fake-cri.dev/memory", "4Mi")])]
-#[case::children(&[("fake-cri.dev/children", "2"), ("fake-cri.dev/files", "2")])]
+#[case::children(&[("fake-cri.dev/children", "2"), ("fake-cri.dev/open-files", "2")])]
 #[tokio::test]
 async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -135,15 +135,15 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
     // Nothing was deleted or is only appended to, nothing is mounted, no memory is shared or compressed, no timer and no epoll
     // instance is there, so nothing can be said of it.
     let expected_skips = [
-        "archive/documents/lists",
-        "archive/mounts/known",
-        "archive/mounts/sources",
-        "archive/mounts/deleted-files",
-        "archive/process/posix-timers",
-        "archive/memory/page-blocks",
-        "archive/memory/shared",
-        "archive/files/epoll-targets",
-        "archive/files/append-only",
+        "archive/metadata/lists-valid",
+        "archive/mounts/bind-mounts-in-spec",
+        "archive/mounts/no-host-sources",
+        "archive/mounts/deleted-files-inside",
+        "archive/processes/posix-timer-targets",
+        "archive/memory/compressed-blocks-valid",
+        "archive/memory/shared-memory",
+        "archive/open-files/epoll-targets-open",
+        "archive/open-files/append-only-without-size",
     ];
     let not_passed: Vec<_> = not_passed
         .filter(|record| !matches!(record.outcome, Outcome::Skip { .. }) || !expected_skips.contains(&record.info.id))

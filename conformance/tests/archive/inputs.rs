@@ -194,7 +194,7 @@ fn nested_compressed_data_must_be_a_tar() {
         part.content = gzip(b"a note");
     }
     let records = test_file(&dir.write("diff.tar", &tar_of(&parts).unwrap()));
-    assert_eq!(failed_ids(&records), ["archive/layout/rootfs-diff"].into());
+    assert_eq!(failed_ids(&records), ["archive/layout/rootfs-diff-is-tar"].into());
 }
 
 #[test]
@@ -218,7 +218,13 @@ fn directory_input_gets_a_remedy() {
     let unpacked = dir.0.path().join("unpacked");
     fs::create_dir(&unpacked).unwrap();
     let read_report = || {
-        let (code, text) = dir.run(&["unpacked", "--filter", "archive/kind", "--report", "json=report.json"]);
+        let (code, text) = dir.run(&[
+            "unpacked",
+            "--filter",
+            "archive/format/checkpoint-archive",
+            "--report",
+            "json=report.json",
+        ]);
         assert_eq!(code, 1, "{text}");
         fs::read_to_string(dir.0.path().join("report.json")).unwrap()
     };
@@ -233,10 +239,10 @@ fn directory_input_gets_a_remedy() {
 fn missing_canary_fails_the_run() {
     let dir = TestDir::new();
     dir.write("good.tar", &tar_of(&Sample::default().members()).unwrap());
-    let (code, text) = dir.run(&["good.tar", "--canary", "nowhere in the memory"]);
+    let (code, text) = dir.run(&["good.tar", "--expect-in-memory", "nowhere in the memory"]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("does not hold: archive/memory/canary"), "{text}");
-    let (code, text) = dir.run(&["good.tar", "--canary", "5b0e9c1d-canary-of-the-sample"]);
+    assert!(text.contains("does not hold: archive/memory/expected-bytes"), "{text}");
+    let (code, text) = dir.run(&["good.tar", "--expect-in-memory", "5b0e9c1d-canary-of-the-sample"]);
     assert_eq!(code, 0, "{text}");
 }
 
@@ -251,7 +257,12 @@ fn criu_page_counts_are_known_deviations() {
         let maps = sample.pagemaps.values_mut().chain(sample.shared_pagemaps.values_mut());
         maps.flat_map(|(_, map)| map).for_each(counts);
         dir.write("criu.tar", &tar_of(&sample.members()).unwrap());
-        let filter = ["criu.tar", "--strict", "--filter", "archive/{kind,memory/page-*}"];
+        let filter = [
+            "criu.tar",
+            "--strict",
+            "--filter",
+            "archive/{format/checkpoint-archive,memory/{page,pages,pagemap,compressed}-*}",
+        ];
         let (code, text) = dir.run(&filter);
         assert_eq!(code, 1, "{text}");
         for profile in ["criu", "containerd-2.4", "cri-o"] {
@@ -269,7 +280,7 @@ fn criu_page_counts_are_known_deviations() {
         "other.tar",
         "--strict",
         "--filter",
-        "archive/memory/page-both-counts",
+        "archive/memory/page-count-fields-agree",
         "--profile",
         "criu",
     ]);

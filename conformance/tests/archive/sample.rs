@@ -39,7 +39,7 @@ fn requirements_are_complete_and_ids_unique() {
     for case in &cases {
         let clause = case.info;
         assert!(
-            clause.id == "archive/kind" || clause.id.starts_with("archive/") && clause.id.split('/').count() == 3,
+            clause.id.starts_with("archive/") && clause.id.split('/').count() == 3,
             "{}",
             clause.id
         );

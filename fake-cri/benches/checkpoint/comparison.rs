@@ -145,7 +145,7 @@ impl Container {
     async fn start(cri: &FakeCri, directory: &Path, bytes: u64) -> anyhow::Result<Self> {
         let mut runtime = cri.runtime_client();
         let image = v1::ImageSpec {
-            image: "localhost/stand-in:1".to_owned(),
+            image: "localhost/test-workload:1".to_owned(),
             ..Default::default()
         };
         let request = v1::PullImageRequest {

@@ -31,7 +31,7 @@ struct Options {
     /// The CRIU to measure beside [default: criu on the PATH; without one it is left out]
     #[arg(long, env = "CRIU", default_value = "criu")]
     criu: PathBuf,
-    /// Flags for `fake-cri serve`, as --serve=--freeze=whole
+    /// Flags for `fake-cri serve`, as --serve=--freeze=full
     #[arg(long = "serve", value_name = "FLAG", allow_hyphen_values = true)]
     serve: Vec<String>,
     /// Where the plot goes

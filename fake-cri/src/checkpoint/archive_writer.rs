@@ -67,7 +67,7 @@ impl ArchiveWriter<'_> {
         mut snapshots: SnapshotSet<'_>,
         log: &mut DumpLog,
     ) -> Result<DumpOutcome, Error> {
-        log.info(format_args!("made copies"));
+        log.info(format_args!("forked snapshots"));
         self.archive.add_directory(IMAGE_DIR)?;
         let shared = self.reserve_pages_files(frozen_dump.shmem_pages_files())?;
         let mut times = self.write_pages(&shared, PageSource::Originals, log)?;
@@ -81,10 +81,12 @@ impl ArchiveWriter<'_> {
         let frozen_time = all_stopped_at.elapsed();
         drop(avoid_cpu);
         snapshots.set_originals_running();
-        log.info(format_args!("runs on after {frozen_total:?}, its copies are read"));
+        log.info(format_args!(
+            "resumed after {frozen_total:?}, dumping memory from snapshots"
+        ));
 
         let mut image_set = frozen_dump.finish(StateSource::Snapshots(&snapshots), self.cancel, log)?;
-        log.info(format_args!("read what copies tell"));
+        log.info(format_args!("queried snapshots"));
         let deferred_mms = std::mem::take(&mut image_set.deferred_mms);
         self.write_images(&image_set)?;
         let private: Vec<_> = image_set.pages.iter().filter(|file| !file.shared).collect();
@@ -97,7 +99,7 @@ impl ArchiveWriter<'_> {
         }
         times += self.write_pages(&parts, PageSource::Snapshots(&snapshots), log)?;
         log.info(format_args!(
-            "moved the pages: read for {:?}, written for {:?}",
+            "copied pages: reading took {:?}, writing {:?}",
             times.read_time, times.write_time
         ));
         for deferred_mm in deferred_mms {
@@ -119,9 +121,9 @@ impl ArchiveWriter<'_> {
             );
             self.write_image(&deferred_mm.verify(snapshot_pid, log)?)?;
         }
-        log.info(format_args!("looked at the flags of mappings"));
+        log.info(format_args!("verified VmFlags"));
         let reap_stop = snapshots.finish(log);
-        log.info(format_args!("removed the copies, stood {reap_stop:?} for it"));
+        log.info(format_args!("removed snapshots, second stop took {reap_stop:?}"));
         self.write_not_forked(&parts, not_forked)?;
         Ok(DumpOutcome {
             image_set,

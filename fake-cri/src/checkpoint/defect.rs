@@ -89,11 +89,11 @@ impl SideEffect {
             SideEffect::KillContainer => "kill-container",
             SideEffect::KeepPartial => "keep-partial",
             SideEffect::KeepTemporary => "keep-temporary",
-            SideEffect::RefuseNext => "refuse-next",
-            SideEffect::Misreport => "misreport",
+            SideEffect::RefuseNext => "fail-next-checkpoint",
+            SideEffect::Misreport => "report-exited",
             SideEffect::BreakExec => "break-exec",
             SideEffect::BreakLog => "break-log",
-            SideEffect::FreezeNeighbours => "freeze-neighbours",
+            SideEffect::FreezeNeighbours => "freeze-siblings",
         }
     }
 }
@@ -158,7 +158,7 @@ macro_rules! defects {
                 match self {
                     $(Defect::$variant => $name,)+
                     Defect::After(..) => "after",
-                    Defect::LoseMemory(_) => "lose-memory",
+                    Defect::LoseMemory(_) => "zero-memory",
                 }
             }
         }
@@ -170,36 +170,36 @@ defects! {
     IgnoreCancel = "ignore-cancel", "the work goes on after the caller went away, and its archive appears";
     IgnoreTimeout = "ignore-timeout", "the request's `timeout` is not read";
     TimeoutInMilliseconds = "timeout-in-milliseconds", "the request's `timeout` is taken for milliseconds";
-    ZeroTimeoutIsNow = "zero-timeout-is-now", "a `timeout` of zero is over at once";
+    ZeroTimeoutIsNow = "zero-timeout-expires-at-once", "a `timeout` of zero is over at once";
     TimeoutOverflows = "timeout-overflows", "a `timeout` whose nanoseconds do not fit is over at once";
-    AcceptUnknown = "accept-unknown", "a container that is not known is a success";
-    UnknownIsInternal = "unknown-is-internal", "a container that is not known is Internal, not NotFound";
-    AcceptExited = "accept-exited", "a container that has exited is a success, without an archive";
-    AcceptCreated = "accept-created", "a container that was not started is a success, without an archive";
-    RefuseShortIds = "refuse-short-ids", "the beginning of an id is not found";
+    AcceptUnknown = "accept-unknown-container", "a container that is not known is a success";
+    UnknownIsInternal = "unknown-container-is-internal", "a container that is not known is Internal, not NotFound";
+    AcceptExited = "accept-exited-container", "a container that has exited is a success, without an archive";
+    AcceptCreated = "accept-created-container", "a container that was not started is a success, without an archive";
+    RefuseShortIds = "reject-id-prefix", "the beginning of an id is not found";
     AcceptEmptyId = "accept-empty-id", "an empty id is a success";
     AcceptEmptyLocation = "accept-empty-location", "an empty location is a success, without an archive";
-    ResolveRelative = "resolve-relative", "a relative location counts from the runtime's working directory";
-    AcceptMissingFolder = "accept-missing-folder", "a location whose folder is missing is a success, without an archive";
-    CreateFolder = "create-folder", "a missing folder is made, and the call fails";
-    AcceptUnwritable = "accept-unwritable", "a location below a file is a success, without an archive";
-    AcceptFolder = "accept-folder", "a location that is a folder is a success, with the archive within";
+    ResolveRelative = "resolve-relative-location", "a relative location counts from the runtime's working directory";
+    AcceptMissingFolder = "accept-missing-directory", "a location whose folder is missing is a success, without an archive";
+    CreateFolder = "create-directory", "a missing folder is made, and the call fails";
+    AcceptUnwritable = "accept-unwritable-location", "a location below a file is a success, without an archive";
+    AcceptFolder = "accept-directory-location", "a location that is a folder is a success, with the archive within";
     FollowSymlink = "follow-symlink", "a symlink at the location is followed";
-    KeepTail = "keep-tail", "an existing file is not truncated: what was longer stays behind the archive";
+    KeepTail = "no-truncate", "an existing file is not truncated: what was longer stays behind the archive";
     KeepMode = "keep-mode", "an existing file keeps its mode";
     IgnoreNoSpace = "ignore-no-space", "a write that finds no space is not noticed";
-    AnswerEarly = "answer-early", "success is answered a moment before the archive is there";
+    AnswerEarly = "respond-early", "success is answered a moment before the archive is there";
     OtherContainer = "other-container", "another running container is checkpointed";
-    OtherDocuments = "other-documents", "`config.dump` and `spec.dump` are another container's";
+    OtherDocuments = "other-metadata", "`config.dump` and `spec.dump` are another container's";
     EarlierImages = "earlier-images", "the images are those of the container's first checkpoint";
     EarlierArchive = "earlier-archive", "the archive is that of the container's first checkpoint";
-    LateLog = "late-log", "the container runs on before its log is copied";
-    OnlyFirstProcess = "only-first-process", "the container's other processes are not in the archive";
-    LoseThread = "lose-thread", "of each process with several threads the last one is not in the archive";
-    SpoilConcurrent = "spoil-concurrent", "a checkpoint that begins during another of the same container makes an archive that ends in its middle";
-    RefuseParallel = "refuse-parallel", "a checkpoint that begins during one of another container fails";
+    LateLog = "copy-log-late", "the container runs on before its log is copied";
+    OnlyFirstProcess = "init-process-only", "the container's other processes are not in the archive";
+    LoseThread = "omit-thread", "of each process with several threads the last one is not in the archive";
+    SpoilConcurrent = "truncate-concurrent", "a checkpoint that begins during another of the same container makes an archive that ends in its middle";
+    RefuseParallel = "refuse-concurrent", "a checkpoint that begins during one of another container fails";
     OneAtATime = "one-at-a-time", "a checkpoint waits for those of all other containers";
-    RefuseRestored = "refuse-restored", "a container that was made from an archive cannot be checkpointed";
+    RefuseRestored = "reject-restored-container", "a container that was made from an archive cannot be checkpointed";
     KillExecs = "kill-execs", "commands that ExecSync has under way end with code 137";
 }
 

@@ -41,7 +41,7 @@ impl DumpLog {
         if self.unsupported_named.len() < MAX_NAMED {
             self.unsupported_named.push(line.to_string());
         }
-        self.push_line("Warn  not carried: ", line);
+        self.push_line("Warn  unsupported: ", line);
     }
 
     /// What was lost so far, for an error; `None` when nothing was.
@@ -94,7 +94,7 @@ mod tests {
             "{summary}"
         );
         let text = log.into_text();
-        assert_eq!(text.matches("Warn  not carried: ").count(), MAX_NAMED + 1);
-        assert!(text.contains("not carried: a\\nb\n"), "{text}");
+        assert_eq!(text.matches("Warn  unsupported: ").count(), MAX_NAMED + 1);
+        assert!(text.contains("unsupported: a\\nb\n"), "{text}");
     }
 }

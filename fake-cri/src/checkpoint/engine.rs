@@ -13,7 +13,7 @@
 //!  phase finish    rename
 //! ```
 //!
-//! Where nothing is copied (`--freeze whole`, a delay model in the freeze, [`Unfit`]), images and all pages go to the
+//! Where nothing is copied (`--freeze full`, a delay model in the freeze, [`Unfit`]), images and all pages go to the
 //! archive before the thaw. Each line may be the last: the caller gives up, the deadline passes, the disk is full, a process
 //! dies. Then everything is let go, the temporary is removed and nothing is at the location.
 
@@ -120,17 +120,17 @@ fn run_phases(
     cgroup_freezer::refuse_frozen(&host.members().map_err(Error::ListMembers)?)?;
     let dumper = dump::DumperContext::read(pstree::live_thread(job.init.pid));
     let prescan = collect_prescan(job, host)?;
-    log.info(format_args!("looked at what runs"));
+    log.info(format_args!("prescan done"));
     // What it is to be asked it answers while the rest is read.
     let avoid_cpu = AvoidCpuGuard::of_task(job.init.pid);
-    let mut frozen = FrozenContainer::freeze(host, cancel, job.freeze_bound, &mut log)
+    let mut frozen = FrozenContainer::freeze(host, cancel, job.freeze_timeout, &mut log)
         .map_err(|error| frozen_cgroup_error(host, error))?;
     frozen.leave_stopped(leave_stopped);
     frozen.leave_stopped(begin_phase(Phase::Capture, archive)?);
     let frozen_scan = dump::scan_frozen(&frozen, job.init, omitted, prescan.as_ref().ok(), cancel, &mut log)?;
-    let builder = SnapshotBuilder::begin(host, &frozen, &frozen_scan, prescan, job.freeze_bound, &mut log)?;
+    let builder = SnapshotBuilder::begin(host, &frozen, &frozen_scan, prescan, job.freeze_timeout, &mut log)?;
     let mut frozen_dump = frozen_scan.read(job.init, &dumper, cancel, &mut log)?;
-    log.info(format_args!("read what stands"));
+    log.info(format_args!("collected the frozen state"));
     let (answers, snapshots) = builder.finish(&mut log)?;
     frozen_dump.merge_query_results(&answers);
     if snapshots.is_err() {
@@ -158,7 +158,7 @@ fn run_phases(
         Err(refused) => {
             // All processors may read what stands for so long.
             drop(avoid_cpu);
-            log.info(format_args!("stands still until all is read: {refused}"));
+            log.info(format_args!("full freeze: {refused}"));
             let (times, image_set) = match fault::images_source(job) {
                 Some(earlier_archive) => {
                     writer.copy_earlier_images(earlier_archive)?;
@@ -186,7 +186,7 @@ fn run_phases(
         cancel.wait_until(Instant::now() + fault::LATE_LOG_DELAY)?;
         container_log = ContainerLog::open(job.log.as_deref(), &mut log);
     }
-    log.info(format_args!("let everything go after {:?}", outcome.frozen_total));
+    log.info(format_args!("resumed after {:?}", outcome.frozen_total));
 
     for document in &job.documents {
         archive.add_member(&document.name, document.content.as_bytes())?;
@@ -264,7 +264,7 @@ fn already_left_frozen(injections: &[super::Injection]) -> bool {
 
 /// Looks at a container that shall be copied; the inner error says why it shall not.
 fn collect_prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, SnapshotRefused>, Error> {
-    if job.freeze == Freeze::Whole {
+    if job.freeze == Freeze::Full {
         return Ok(Err(SnapshotRefused::DisabledByFlag));
     }
     let freezes = |delay: &super::Delay| delay.phase == DelayPhase::Freeze;

@@ -55,7 +55,7 @@ pub(crate) enum Error {
     DirectoryMissing(PathBuf),
     #[error(transparent)]
     Location(LocationError),
-    #[error("carry the whole state, which --strict-capture asks for; what is not carried: {0}")]
+    #[error("dump the whole state, which --strict-capture asks for; unsupported: {0}")]
     UnsupportedState(String),
     #[error("{message}")]
     Injected { code: i32, message: String },

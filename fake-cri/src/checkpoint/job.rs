@@ -28,14 +28,14 @@ pub struct Job {
     /// The container's log, copied as [`Layout::log_member`].
     pub log: Option<PathBuf>,
     /// How long a freeze may take before everything is thawed and the thread that would not stop is named.
-    pub freeze_bound: Duration,
+    pub freeze_timeout: Duration,
     /// How long the container stands still.
     pub freeze: Freeze,
     /// How long the whole checkpoint may take, counted from the job's arrival.
     pub deadline: Option<Duration>,
     /// Flush the archive to disk before it appears.
     pub fsync: bool,
-    /// Fail when something of the container's state cannot be carried, instead of saying it in `dump.log` alone.
+    /// Fail when some of the container's state is unsupported, instead of saying it in `dump.log` alone.
     #[serde(default)]
     pub strict: bool,
     /// How long the checkpoint takes at least.
@@ -74,11 +74,11 @@ impl Layout {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Freeze {
-    /// Only until it is copied, as by fork(2), where nobody can notice that; the copy is read. Otherwise as whole.
+    /// Only until it is copied, as by fork(2), where nobody can notice that; the snapshot is read. Otherwise as full.
     #[default]
-    Copy,
+    Snapshot,
     /// Until all of its memory is read.
-    Whole,
+    Full,
 }
 
 /// A small member of the archive that the engine made.

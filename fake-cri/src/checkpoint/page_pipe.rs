@@ -100,7 +100,9 @@ pub(crate) fn splice_pages(
             error @ (RemoteSyscallError::Exited | RemoteSyscallError::TimedOut(_)),
         )) => return Err(snapshot_error(pid, error)),
         Err(unavailable) => {
-            log.info(format_args!("pid {pid}: its memory is read, not poured: {unavailable}"));
+            log.info(format_args!(
+                "pid {pid}: splice unavailable, copying memory: {unavailable}"
+            ));
             return Ok(times);
         }
     };
@@ -128,7 +130,9 @@ pub(crate) fn splice_pages(
             // Nothing was let go of yet.
             refused if batch_start == 0 => {
                 let unavailable = refused.map_or(SpliceUnavailable::UnsupportedFilesystem, SpliceUnavailable::Pipe);
-                log.info(format_args!("pid {pid}: its memory is read, not poured: {unavailable}"));
+                log.info(format_args!(
+                    "pid {pid}: splice unavailable, copying memory: {unavailable}"
+                ));
                 return Ok(times);
             }
             // What followed it in the pipe is not what it is taken for.
@@ -144,7 +148,7 @@ pub(crate) fn splice_pages(
         }
         (batch_start, batch_end) = (batch_end, chunks.len().min(batch_end + MAX_LIST_CHUNKS));
     }
-    log.info(format_args!("pid {pid}: poured {} MiB of its memory", chunks.len()));
+    log.info(format_args!("pid {pid}: spliced {} MiB of memory", chunks.len()));
     Ok(times)
 }
 

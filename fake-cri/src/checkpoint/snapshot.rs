@@ -75,7 +75,7 @@ pub(super) struct Snapshot {
 /// Copies of processes of the container. Dropped, they are gone without a trace.
 pub(crate) struct SnapshotSet<'a> {
     host: &'a dyn Host,
-    freeze_bound: Duration,
+    freeze_timeout: Duration,
     snapshots: Vec<Snapshot>,
     /// Whether the originals stand still.
     originals_stopped: bool,
@@ -86,7 +86,7 @@ impl<'a> SnapshotSet<'a> {
     pub(super) fn new(host: &'a dyn Host, bound: Duration) -> Self {
         Self {
             host,
-            freeze_bound: bound,
+            freeze_timeout: bound,
             snapshots: Vec::new(),
             originals_stopped: true,
         }
@@ -178,7 +178,7 @@ impl<'a> SnapshotSet<'a> {
         let (stopped_for, unreaped) = self.kill_and_reap();
         for snapshot_pid in unreaped {
             log.info(format_args!(
-                "process {snapshot_pid}, a copy that was killed, is left for its parent's end to remove"
+                "process {snapshot_pid}, a killed snapshot, remains a zombie until its parent exits"
             ));
         }
         stopped_for
@@ -221,7 +221,7 @@ impl<'a> SnapshotSet<'a> {
     /// Stops a thread of the original for as long as it waits for its copy. A thread of our own does it, since only with a tracer's
     /// end goes what it asked of a thread that did not come to stand in time.
     fn stop_and_reap(&self, snapshot: &Snapshot) -> bool {
-        let stop_deadline = Instant::now() + self.freeze_bound;
+        let stop_deadline = Instant::now() + self.freeze_timeout;
         let reap_in_original = || {
             let mut threads = proc_files::threads(snapshot.original.pid).unwrap_or_default();
             threads.sort_by_key(|tid| *tid != snapshot.proc_tid);

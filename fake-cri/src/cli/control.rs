@@ -45,7 +45,7 @@ pub(super) enum FaultCommand {
         #[command(flatten)]
         target: ControlTarget,
     },
-    /// List the rules in force, with how many calls they have seen and fired on
+    /// List the rules in force, with how many calls they matched and fired on
     List {
         #[command(flatten)]
         target: ControlTarget,
@@ -125,8 +125,12 @@ fn print_fault_command(command: FaultCommand, out: &mut impl io::Write) -> anyho
         }
         FaultCommand::List { target } => {
             for rule in with_client(target, async |client| client.list_faults().await)? {
-                let (id, seen, fired, source) = (rule.id, rule.seen, rule.fired, rule.source);
-                writeln!(out, "{id}\tseen={seen}\tfired={fired}\tfrom={source}\t{}", rule.rule)?;
+                let (id, matched, fired, source) = (rule.id, rule.matched, rule.fired, rule.source);
+                writeln!(
+                    out,
+                    "{id}\tmatched={matched}\tfired={fired}\tsource={source}\t{}",
+                    rule.rule
+                )?;
             }
         }
         FaultCommand::Clear { ids, target } => {
@@ -211,8 +215,8 @@ fn json_line(entry: &JournalEntry) -> String {
     serde_json::json!({
         "sequence": entry.sequence,
         "method": entry.method,
-        "started": format_time(entry.started_at),
-        "ended": format_time(entry.ended_at),
+        "started_at": format_time(entry.started_at),
+        "ended_at": format_time(entry.ended_at),
         "duration_ns": entry.ended_at.saturating_sub(entry.started_at),
         "timeout_ns": (entry.timeout > 0).then_some(entry.timeout),
         "request": document(&entry.request),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  lock the state folder -> recover -> listen -> say ready on standard output -> serve
-//!       SIGTERM, SIGINT, the lifeline's end -> refuse new calls, let the others end -> --ephemeral: remove all
+//!       SIGTERM, SIGINT, standard input's end -> refuse new calls, let the others end -> --ephemeral: remove all
 //! ```
 
 use std::{
@@ -70,7 +70,7 @@ async fn serve_until_signal(options: ServeOptions, executable: PathBuf) -> anyho
     let (journal, conditions) = (Arc::new(Journal::new()), Arc::new(Conditions::default()));
     let control = ControlApi::new(engine.clone(), journal.clone(), conditions.clone()).serve(control_listener);
 
-    let shutdown = wait_shutdown(terminate, interrupt, options.lifeline);
+    let shutdown = wait_shutdown(terminate, interrupt, options.exit_on_stdin_eof);
     tracing::info!(?socket, ?control_socket, state_dir = ?runtime.state_dir(), pid = std::process::id(), "serving");
     print_ready_line(&socket);
     let result = tokio::select! {
@@ -110,10 +110,10 @@ fn print_ready_line(socket: &std::path::Path) {
 
 /// Comes when this process is told to end.
 ///
-/// Gives how long calls under way may go on: with the lifeline their callers have gone too.
-async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, lifeline: bool) -> Duration {
+/// Gives how long calls under way may go on: with --exit-on-stdin-eof their callers have gone too.
+async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, exit_on_stdin_eof: bool) -> Duration {
     let stdin_eof = async {
-        if lifeline {
+        if exit_on_stdin_eof {
             wait_stdin_eof().await;
         } else {
             std::future::pending().await
@@ -123,7 +123,7 @@ async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, lifeline: b
         _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
         _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
         () = stdin_eof => {
-            tracing::info!("the lifeline was cut: ending");
+            tracing::info!("standard input ended: ending");
             return Duration::ZERO;
         }
     }
@@ -135,7 +135,7 @@ async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, lifeline: b
 async fn wait_stdin_eof() {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        // Nothing is ever written to a lifeline: its end is all it says.
+        // Nothing is ever written to standard input: only its end counts.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         let _ = sender.send(());
     });

@@ -30,9 +30,9 @@ pub struct ServeOptions {
     /// Stop and remove every pod and container at the end
     #[arg(long)]
     pub ephemeral: bool,
-    /// End when standard input does, as a lifeline held by whoever started this
+    /// End when standard input does, which whoever started this holds open
     #[arg(long, hide = true)]
-    pub lifeline: bool,
+    pub exit_on_stdin_eof: bool,
     /// What runs as a container's process
     #[arg(long, value_enum, default_value_t)]
     pub exec: ExecMode,
@@ -44,7 +44,7 @@ pub struct ServeOptions {
     pub strict_images: bool,
     /// Log what a pod or container asks for and fake-cri cannot apply (another user without root, sysctls) instead of refusing it
     #[arg(long)]
-    pub accept_unapplied: bool,
+    pub allow_unapplied_fields: bool,
     /// The cgroup driver that a kubelet is told
     #[arg(long, value_enum, default_value_t)]
     pub cgroup_driver: CgroupDriver,
@@ -60,7 +60,7 @@ pub struct ServeOptions {
     /// Flush an archive to disk before it appears
     #[arg(long)]
     pub fsync: bool,
-    /// Fail a checkpoint, and name why, when something of the container's state cannot be carried; it is in dump.log anyway
+    /// Fail a checkpoint, and name why, when some of the container's state is unsupported; it is in dump.log anyway
     #[arg(long)]
     pub strict_capture: bool,
     /// How long a checkpoint freezes the container: until it is copied, as by a fork, or until all its memory is read
@@ -68,7 +68,7 @@ pub struct ServeOptions {
     pub freeze: Freeze,
     /// How long a freeze may take before everything runs on and the thread that would not stop is named
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2s")]
-    pub freeze_bound: Duration,
+    pub freeze_timeout: Duration,
     /// What the checkpoint of an empty container takes at least
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
     pub checkpoint_base: Duration,
@@ -86,7 +86,7 @@ pub struct ServeOptions {
     pub checkpoint_memory: DelayMemoryArg,
     /// Whether the container stands still while the modelled time passes
     #[arg(long, value_enum, default_value_t)]
-    pub checkpoint_delay_in: DelayPhaseArg,
+    pub checkpoint_delay_phase: DelayPhaseArg,
     /// What is logged to standard error, as a filter such as info or fake_cri=debug
     #[arg(long, value_name = "FILTER", env = "FAKE_CRI_LOG", default_value = "info")]
     pub log: String,
@@ -168,16 +168,16 @@ impl ServeOptions {
             fsync: self.fsync,
             strict_capture: self.strict_capture,
             freeze: self.freeze,
-            freeze_bound: self.freeze_bound,
+            freeze_timeout: self.freeze_timeout,
             delay: has_delay.then_some(DelayModel {
                 base: self.checkpoint_base,
                 rate: self.checkpoint_rate,
                 jitter: self.checkpoint_jitter,
                 seed: self.seed,
                 memory: self.checkpoint_memory,
-                phase: self.checkpoint_delay_in,
+                phase: self.checkpoint_delay_phase,
             }),
-            accept_unapplied: self.accept_unapplied,
+            allow_unapplied_fields: self.allow_unapplied_fields,
             cgroup_driver: self.cgroup_driver,
         })
     }

@@ -131,7 +131,9 @@ impl FakeCriBuilder {
             LogDestination::File(path) => Some(path),
             LogDestination::Inherit => None,
         };
-        let mut args: Vec<OsString> = ["serve", "--ephemeral", "--lifeline"].map(OsString::from).into();
+        let mut args: Vec<OsString> = ["serve", "--ephemeral", "--exit-on-stdin-eof"]
+            .map(OsString::from)
+            .into();
         for (flag, path) in [
             ("--listen", &socket),
             ("--control", &control),

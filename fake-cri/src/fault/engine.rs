@@ -370,7 +370,7 @@ fn call_action(effect: &RuleEffect, rpc: &Rpc) -> Option<CallAction> {
         },
         RuleEffect::Delay(span) => CallAction::Delay(*span),
         RuleEffect::Hang => CallAction::Hang,
-        RuleEffect::Drop => CallAction::Drop,
+        RuleEffect::Disconnect => CallAction::Drop,
         RuleEffect::Crash => CallAction::Crash,
         _ => return None,
     })

@@ -13,7 +13,7 @@
 //! effect   = "error" "(" code "," string ")"
 //!          | "unimplemented" | "unknown-method"                              (* before *)
 //!          | "delay" "(" duration ")" | "hang" | "crash"
-//!          | "drop"                                                          (* before, after *)
+//!          | "disconnect"                                                          (* before, after *)
 //!          | "no-space" [ "(" size ")" ]                                      (* this and the next four lines: write *)
 //!          | "io-error" [ "(" size ")" ]
 //!          | ( "partial-archive" | "truncated-archive" ) "(" integer [ "%" ] ")"
@@ -21,12 +21,12 @@
 //!          | "mode" "(" octal ")" | "omit" "(" string ")"
 //!          | "leave-frozen" | "kill-container"                               (* freeze, capture, write, finish *)
 //!          | defect                                                           (* before, of CheckpointContainer *)
-//!          | "lose-memory" "(" ( "heap" | "stack" | "environment" | "threads" | "shared" ) ")"
+//!          | "zero-memory" "(" ( "heap" | "stack" | "environment" | "threads" | "shared" ) ")"
 //!          | "after" "(" outcome "," side_effect ")" ;
 //! defect    = a word of `Defect::WITHOUT_ARGUMENT`, such as "ignore-deadline" ;
 //! outcome   = "success" | "error" | "deadline" | "timeout" | "cancel" ;
-//! side_effect = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "refuse-next" | "misreport"
-//!          | "break-exec" | "break-log" | "freeze-neighbours" ;
+//! side_effect = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "fail-next-checkpoint" | "report-exited"
+//!          | "break-exec" | "break-log" | "freeze-siblings" ;
 //! code     = "Cancelled" | "Unknown" | ... | "Unauthenticated" | 1 to 16 ;
 //! string   = '"' { character | "\" ( '"' | "\" | "n" | "r" | "t" | "u{" hex "}" ) } '"' ;
 //! bare     = { letter | digit | "." | "_" | "-" | "/" | "*" | "?" } ;
@@ -55,9 +55,9 @@ use crate::checkpoint::{CallOutcome, Defect, MemoryRegion, SideEffect};
 const CHECKPOINT_RPC: &str = "CheckpointContainer";
 
 /// Every effect's word, in the order of the grammar.
-const EFFECT_NAMES: &str = "error, unimplemented, unknown-method, delay, hang, crash, drop, no-space, io-error, partial-archive, \
+const EFFECT_NAMES: &str = "error, unimplemented, unknown-method, delay, hang, crash, disconnect, no-space, io-error, partial-archive, \
                        truncated-archive, corrupt-archive, empty-archive, no-archive, mode, omit, leave-frozen, \
-                       kill-container, lose-memory, after, or a way such as ignore-deadline: docs/FAULTS.md has them all";
+                       kill-container, zero-memory, after, or a defect such as ignore-deadline: docs/FAULTS.md has them all";
 
 /// Reads any number of rules and presets, separated by `;` or newlines. A preset becomes the rules it stands for.
 ///
@@ -138,7 +138,10 @@ fn parse_rule(cursor: &mut Cursor) -> Result<Rule, RuleParseError> {
     let offset = cursor.offset();
     let effect = parse_effect(cursor, point)?;
     if matches!(effect, RuleEffect::Defect(_)) && rpc != CHECKPOINT_RPC {
-        let message = format!("`{}` is a way of {CHECKPOINT_RPC} alone, not of {rpc}", effect.name());
+        let message = format!(
+            "`{}` is a defect of {CHECKPOINT_RPC} alone, not of {rpc}",
+            effect.name()
+        );
         return Err(cursor.error_at(offset, message));
     }
     selector.rpc = rpc;
@@ -255,7 +258,7 @@ fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect
         "delay" => parse_arguments(cursor, |cursor| Ok(RuleEffect::Delay(parse_duration(cursor)?)))?,
         "hang" => RuleEffect::Hang,
         "crash" => RuleEffect::Crash,
-        "drop" => RuleEffect::Drop,
+        "disconnect" => RuleEffect::Disconnect,
         "no-space" if !cursor.is_at('(') => RuleEffect::NoSpace(0),
         "no-space" => parse_arguments(cursor, |cursor| Ok(RuleEffect::NoSpace(parse_size_argument(cursor)?)))?,
         "io-error" if !cursor.is_at('(') => RuleEffect::IoError(0),
@@ -274,7 +277,7 @@ fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect
         })?,
         "leave-frozen" => RuleEffect::LeaveFrozen,
         "kill-container" => RuleEffect::KillContainer,
-        "lose-memory" => parse_arguments(cursor, |cursor| {
+        "zero-memory" => parse_arguments(cursor, |cursor| {
             let region = parse_choice(cursor, &MemoryRegion::ALL.map(|region| (region.name(), region)))?;
             Ok(RuleEffect::Defect(Defect::LoseMemory(region)))
         })?,

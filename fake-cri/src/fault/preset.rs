@@ -53,7 +53,7 @@ impl Preset {
         "disk-full" = ["CheckpointContainer:write=no-space(64KiB)"],
             "The disk below the kubelet's checkpoints folder fills up while the archive is written.",
             "CVE-2025-0426: checkpoints through the read-only port filled nodes' disks";
-        "disk-broken" = ["CheckpointContainer:write=io-error(64KiB)"],
+        "disk-io-error" = ["CheckpointContainer:write=io-error(64KiB)"],
             "The disk below the kubelet's checkpoints folder fails while the archive is written.",
             "worn disks and network disks that are gone: write(2) answers EIO";
         "slow-disk" = ["CheckpointContainer:finish=delay(5s)"],
@@ -107,18 +107,18 @@ impl Preset {
         "missing-pages" = ["CheckpointContainer:write=omit(\"checkpoint/pages-*.img\")"],
             "The archive lacks the memory that its page maps tell of.",
             "archives with images of an earlier or failed attempt (cri-o#7355, cri-o#9692)";
-        "second-fails" = [
+        "next-checkpoint-fails" = [
             "CheckpointContainer(nth=2):before=error(Unknown,\"open /run/containerd/io.containerd.grpc.v1.cri/containers/ctrd-checkpoint/status: no such file or directory\")"
         ],
             "The checkpoint after one that ran out of time fails on what the first left behind.",
             "containerd 2.4 on a 256 MiB container with a deadline of 2 s";
-        "name-reserved" = ["RunPodSandbox:before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"],
+        "sandbox-name-reserved" = ["RunPodSandbox:before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"],
             "The sandbox of an earlier try that ran out of time still holds the name.",
             "containerd and CRI-O when RunPodSandbox runs into its deadline and the kubelet tries again";
         "slow-sandbox" = ["RunPodSandbox:after=delay(5m)"],
             "The sandbox is made, and the answer comes after the caller's deadline.",
-            "what leads to name-reserved";
-        "connection-lost" = ["CheckpointContainer:before=drop"],
+            "what leads to sandbox-name-reserved";
+        "connection-lost" = ["CheckpointContainer:before=disconnect"],
             "The connection ends in the middle of the call.",
             "a runtime that was restarted: the kubelet reports Unavailable";
         "crash" = ["CheckpointContainer:write=crash"],
@@ -139,25 +139,25 @@ impl Preset {
         "timeout-in-milliseconds" = ["CheckpointContainer:before=timeout-in-milliseconds"],
             "The request's timeout is taken for milliseconds.",
             "a field of seconds without a unit in its name";
-        "zero-timeout-is-now" = ["CheckpointContainer:before=zero-timeout-is-now"],
+        "zero-timeout-expires-at-once" = ["CheckpointContainer:before=zero-timeout-expires-at-once"],
             "A timeout of zero, which asks for the default, is over at once.",
             "what a deadline of now plus zero does";
         "timeout-overflows" = ["CheckpointContainer:before=timeout-overflows"],
             "A timeout of very many seconds wraps around and is over at once.",
             "seconds multiplied into nanoseconds in 64 bits";
-        "unknown-accepted" = ["CheckpointContainer:before=accept-unknown"],
+        "unknown-container-accepted" = ["CheckpointContainer:before=accept-unknown-container"],
             "A checkpoint of a container that is not there succeeds.",
             "an error that is logged and not returned";
-        "unknown-is-internal" = ["CheckpointContainer:before=unknown-is-internal"],
+        "unknown-container-is-internal" = ["CheckpointContainer:before=unknown-container-is-internal"],
             "A container that is not there is Internal, which tells the caller to try again, not NotFound.",
             "errors passed on without their code";
-        "exited-accepted" = ["CheckpointContainer:before=accept-exited"],
+        "exited-container-accepted" = ["CheckpointContainer:before=accept-exited-container"],
             "A checkpoint of a container that has exited succeeds, and there is no archive.",
             "an error that is logged and not returned";
-        "created-accepted" = ["CheckpointContainer:before=accept-created"],
+        "created-container-accepted" = ["CheckpointContainer:before=accept-created-container"],
             "A checkpoint of a container that was not started succeeds, and there is no archive.",
             "an error that is logged and not returned";
-        "short-id-refused" = ["CheckpointContainer:before=refuse-short-ids"],
+        "id-prefix-rejected" = ["CheckpointContainer:before=reject-id-prefix"],
             "The beginning of an id, which every other call takes, is not found.",
             "containerd#12759";
         "empty-id-accepted" = ["CheckpointContainer:before=accept-empty-id"],
@@ -166,47 +166,47 @@ impl Preset {
         "empty-location-accepted" = ["CheckpointContainer:before=accept-empty-location"],
             "A checkpoint to nowhere succeeds, and there is no archive.",
             "CRI-O with an empty location";
-        "relative-location" = ["CheckpointContainer:before=resolve-relative"],
+        "relative-location-accepted" = ["CheckpointContainer:before=resolve-relative-location"],
             "A relative location counts from the runtime's working directory.",
             "containerd and CRI-O";
-        "missing-folder-accepted" = ["CheckpointContainer:before=accept-missing-folder"],
+        "missing-directory-accepted" = ["CheckpointContainer:before=accept-missing-directory"],
             "The folder of the location is missing, the call succeeds, and there is no archive.",
             "an error that is logged and not returned";
-        "missing-folder-created" = ["CheckpointContainer:before=create-folder"],
+        "missing-directory-created" = ["CheckpointContainer:before=create-directory"],
             "The folder of the location is missing; it is made, and then the call fails.",
             "a step that is not taken back when a later one fails";
-        "unwritable-accepted" = ["CheckpointContainer:before=accept-unwritable"],
+        "unwritable-location-accepted" = ["CheckpointContainer:before=accept-unwritable-location"],
             "Nothing can be written at the location, the call succeeds, and there is no archive.",
             "an error that is logged and not returned";
-        "folder-accepted" = ["CheckpointContainer:before=accept-folder"],
+        "directory-location-accepted" = ["CheckpointContainer:before=accept-directory-location"],
             "The location is a folder, and the archive appears within.",
             "a rename or copy that takes folders for targets";
         "symlink-followed" = ["CheckpointContainer:before=follow-symlink"],
             "A symlink at the location is followed: the runtime, which is root, writes wherever it points.",
             "containerd and CRI-O";
-        "stale-tail" = ["CheckpointContainer:before=keep-tail"],
+        "existing-file-not-truncated" = ["CheckpointContainer:before=no-truncate"],
             "A longer file at the location is not truncated: its end stays behind the archive.",
             "containerd and CRI-O: a 5,000,000-byte file stayed 5,000,000 bytes long";
-        "old-mode-kept" = ["CheckpointContainer:before=keep-mode"],
+        "existing-mode-kept" = ["CheckpointContainer:before=keep-mode"],
             "A file at the location that everyone may read stays one that everyone may read.",
             "containerd and CRI-O: a 0644 file stayed 0644";
         "in-place" = [
-            "CheckpointContainer:before=keep-tail",
+            "CheckpointContainer:before=no-truncate",
             "CheckpointContainer:before=keep-mode",
             "CheckpointContainer:before=follow-symlink"
         ],
             "The archive is written into whatever is at the location: no truncation, no new mode, links followed.",
             "containerd and CRI-O: open without O_TRUNC and O_NOFOLLOW";
-        "full-disk-ignored" = ["CheckpointContainer:before=ignore-no-space"],
+        "no-space-ignored" = ["CheckpointContainer:before=ignore-no-space"],
             "The disk is full, the call succeeds, and the archive is cut off.",
             "a write whose error is not looked at";
-        "answers-early" = ["CheckpointContainer:before=answer-early"],
+        "responds-early" = ["CheckpointContainer:before=respond-early"],
             "Success is answered before the archive is there.",
             "a copy that goes on in the background";
         "other-container" = ["CheckpointContainer:before=other-container"],
             "The archive is another container's.",
             "ids that are mixed up";
-        "other-documents" = ["CheckpointContainer:before=other-documents"],
+        "other-metadata" = ["CheckpointContainer:before=other-metadata"],
             "The archive's documents are another container's.",
             "ids that are mixed up";
         "earlier-images" = ["CheckpointContainer:before=earlier-images"],
@@ -215,28 +215,28 @@ impl Preset {
         "earlier-archive" = ["CheckpointContainer:before=earlier-archive"],
             "The archive is the one of an earlier checkpoint.",
             "cri-o#7355, cri-o#9692";
-        "log-copied-late" = ["CheckpointContainer:before=late-log"],
+        "log-copied-late" = ["CheckpointContainer:before=copy-log-late"],
             "The container runs on before its files are copied, so they are newer than its memory.",
             "cri-o#6977";
-        "init-only" = ["CheckpointContainer:before=only-first-process"],
+        "init-only" = ["CheckpointContainer:before=init-process-only"],
             "Only the container's first process is in the archive.",
             "a dump of one process instead of its tree";
-        "thread-missing" = ["CheckpointContainer:before=lose-thread"],
+        "thread-missing" = ["CheckpointContainer:before=omit-thread"],
             "Of a process with several threads one is not in the archive.",
             "a list of threads that was read once while they come and go";
-        "heap-missing" = ["CheckpointContainer:before=lose-memory(heap)"],
+        "heap-zeroed" = ["CheckpointContainer:before=zero-memory(heap)"],
             "The heap is zero in the archive.",
             "memory that a dump takes for another's or for unused";
-        "stack-missing" = ["CheckpointContainer:before=lose-memory(stack)"],
+        "stack-zeroed" = ["CheckpointContainer:before=zero-memory(stack)"],
             "The first thread's stack is zero in the archive.",
             "memory that a dump takes for another's or for unused";
-        "environment-missing" = ["CheckpointContainer:before=lose-memory(environment)"],
+        "environment-zeroed" = ["CheckpointContainer:before=zero-memory(environment)"],
             "The environment is zero in the archive.",
             "memory that a dump takes for another's or for unused";
-        "thread-stacks-missing" = ["CheckpointContainer:before=lose-memory(threads)"],
+        "thread-stacks-zeroed" = ["CheckpointContainer:before=zero-memory(threads)"],
             "The stacks of all threads but the first are zero in the archive.",
             "memory that a dump takes for another's or for unused";
-        "shared-memory-missing" = ["CheckpointContainer:before=lose-memory(shared)"],
+        "shared-memory-zeroed" = ["CheckpointContainer:before=zero-memory(shared)"],
             "Shared memory is zero in the archive.",
             "memory that a dump takes for another's or for unused";
         "frozen-after-deadline" = ["CheckpointContainer:before=after(deadline,leave-frozen)"],
@@ -278,34 +278,34 @@ impl Preset {
         "temporary-after-error" = ["CheckpointContainer:before=after(error,keep-temporary)"],
             "After a failed checkpoint what was written so far stays beside the location.",
             "a temporary file that nobody removes";
-        "second-fails-after-success" = ["CheckpointContainer:before=after(success,refuse-next)"],
+        "next-checkpoint-fails-after-success" = ["CheckpointContainer:before=after(success,fail-next-checkpoint)"],
             "The checkpoint after a successful one fails on what that one left behind.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
-        "second-fails-after-deadline" = ["CheckpointContainer:before=after(deadline,refuse-next)"],
+        "next-checkpoint-fails-after-deadline" = ["CheckpointContainer:before=after(deadline,fail-next-checkpoint)"],
             "The checkpoint after one whose deadline passed fails on what that one left behind.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
-        "second-fails-after-timeout" = ["CheckpointContainer:before=after(timeout,refuse-next)"],
+        "next-checkpoint-fails-after-timeout" = ["CheckpointContainer:before=after(timeout,fail-next-checkpoint)"],
             "The checkpoint after one whose own timeout passed fails on what that one left behind.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
-        "second-fails-after-cancel" = ["CheckpointContainer:before=after(cancel,refuse-next)"],
+        "next-checkpoint-fails-after-cancel" = ["CheckpointContainer:before=after(cancel,fail-next-checkpoint)"],
             "The checkpoint after one whose caller went away fails on what that one left behind.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
-        "second-fails-after-error" = ["CheckpointContainer:before=after(error,refuse-next)"],
+        "next-checkpoint-fails-after-error" = ["CheckpointContainer:before=after(error,fail-next-checkpoint)"],
             "The checkpoint after a failed one fails on what that one left behind.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
-        "misreported-after-success" = ["CheckpointContainer:before=after(success,misreport)"],
+        "exited-status-after-success" = ["CheckpointContainer:before=after(success,report-exited)"],
             "After a checkpoint ContainerStatus says that the container, which runs, has exited.",
             "runc's exit event of a dump, taken for the container's";
-        "misreported-after-deadline" = ["CheckpointContainer:before=after(deadline,misreport)"],
+        "exited-status-after-deadline" = ["CheckpointContainer:before=after(deadline,report-exited)"],
             "After a checkpoint whose deadline passed ContainerStatus says that the container, which runs, has exited.",
             "runc's exit event of a dump, taken for the container's";
-        "misreported-after-timeout" = ["CheckpointContainer:before=after(timeout,misreport)"],
+        "exited-status-after-timeout" = ["CheckpointContainer:before=after(timeout,report-exited)"],
             "After a checkpoint whose own timeout passed ContainerStatus says that the container, which runs, has exited.",
             "runc's exit event of a dump, taken for the container's";
-        "misreported-after-cancel" = ["CheckpointContainer:before=after(cancel,misreport)"],
+        "exited-status-after-cancel" = ["CheckpointContainer:before=after(cancel,report-exited)"],
             "After a checkpoint whose caller went away ContainerStatus says that the container, which runs, has exited.",
             "runc's exit event of a dump, taken for the container's";
-        "misreported-after-error" = ["CheckpointContainer:before=after(error,misreport)"],
+        "exited-status-after-error" = ["CheckpointContainer:before=after(error,report-exited)"],
             "After a failed checkpoint ContainerStatus says that the container, which runs, has exited.",
             "runc's exit event of a dump, taken for the container's";
         "exec-broken" = ["CheckpointContainer:before=after(success,break-exec)"],
@@ -314,19 +314,19 @@ impl Preset {
         "log-broken" = ["CheckpointContainer:before=after(success,break-log)"],
             "After a checkpoint the container's log ends.",
             "standard streams that belong to a task that was replaced";
-        "neighbours-frozen" = ["CheckpointContainer:before=after(success,freeze-neighbours)"],
+        "siblings-frozen" = ["CheckpointContainer:before=after(success,freeze-siblings)"],
             "After a checkpoint the other containers of the Pod stand still.",
             "a pause of the Pod's cgroup instead of the container's";
-        "concurrent-spoilt" = ["CheckpointContainer:before=spoil-concurrent"],
+        "concurrent-truncated" = ["CheckpointContainer:before=truncate-concurrent"],
             "Of two checkpoints of a container at once one makes an archive that ends in its middle.",
             "a work folder that is named after the container alone";
-        "parallel-refused" = ["CheckpointContainer:before=refuse-parallel"],
+        "concurrent-refused" = ["CheckpointContainer:before=refuse-concurrent"],
             "A checkpoint that begins during one of another container fails.",
             "one work folder for all containers";
         "one-at-a-time" = ["CheckpointContainer:before=one-at-a-time"],
             "A checkpoint waits until those of all other containers have ended.",
             "a lock of the whole runtime held for the dump";
-        "restored-refused" = ["CheckpointContainer:before=refuse-restored"],
+        "restored-container-rejected" = ["CheckpointContainer:before=reject-restored-container"],
             "A container that was restored cannot be checkpointed again.",
             "cri-o#6374";
         "execs-killed" = ["CheckpointContainer:before=kill-execs"],

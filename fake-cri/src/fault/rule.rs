@@ -82,7 +82,7 @@ pub enum RuleEffect {
     /// Waits until the caller gives up or the deadline passes.
     Hang,
     /// Closes the caller's connection without an answer.
-    Drop,
+    Disconnect,
     /// Kills fake-cri with SIGKILL.
     Crash,
     /// The disk is full once this many bytes of the archive are written.
@@ -184,7 +184,7 @@ impl RuleEffect {
             RuleEffect::UnknownMethod => "unknown-method",
             RuleEffect::Delay(_) => "delay",
             RuleEffect::Hang => "hang",
-            RuleEffect::Drop => "drop",
+            RuleEffect::Disconnect => "disconnect",
             RuleEffect::Crash => "crash",
             RuleEffect::NoSpace(_) => "no-space",
             RuleEffect::IoError(_) => "io-error",
@@ -207,7 +207,7 @@ impl RuleEffect {
             RuleEffect::Error { .. } | RuleEffect::Delay(_) | RuleEffect::Hang | RuleEffect::Crash => {
                 AllowedPoints::Anywhere
             }
-            RuleEffect::Drop => AllowedPoints::BeforeOrAfter,
+            RuleEffect::Disconnect => AllowedPoints::BeforeOrAfter,
             RuleEffect::Unimplemented | RuleEffect::UnknownMethod | RuleEffect::Defect(_) => AllowedPoints::Before,
             RuleEffect::LeaveFrozen | RuleEffect::KillContainer => AllowedPoints::Phases,
             RuleEffect::NoSpace(_)
@@ -229,7 +229,7 @@ impl RuleEffect {
             | RuleEffect::Unimplemented
             | RuleEffect::UnknownMethod
             | RuleEffect::Hang
-            | RuleEffect::Drop
+            | RuleEffect::Disconnect
             | RuleEffect::Crash
             | RuleEffect::PartialArchive(_) => true,
             // A full or a broken disk ends the checkpoint only if the archive is that large.
@@ -271,7 +271,7 @@ impl RuleEffect {
             RuleEffect::LeaveFrozen => Injected::LeaveFrozen,
             RuleEffect::KillContainer => Injected::KillContainer,
             RuleEffect::Defect(defect) => Injected::Defect(*defect),
-            RuleEffect::Unimplemented | RuleEffect::UnknownMethod | RuleEffect::Drop => return None,
+            RuleEffect::Unimplemented | RuleEffect::UnknownMethod | RuleEffect::Disconnect => return None,
         };
         Some(Injection { phase, effect })
     }

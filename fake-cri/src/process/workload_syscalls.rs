@@ -1,4 +1,4 @@
-//! The few calls of the kernel that the stand-in needs and the standard library lacks.
+//! The few calls of the kernel that the test workload needs and the standard library lacks.
 
 use std::{ffi::CStr, io, os::unix::ffi::OsStrExt, path::PathBuf, time::Instant};
 

@@ -144,7 +144,7 @@ impl Runtime {
             .map_err(|error| RuntimeError::Internal(format!("failed to write the archive's documents: {error}")))?,
             log: record.log.clone(),
             freeze: self.config.freeze,
-            freeze_bound: self.config.freeze_bound,
+            freeze_timeout: self.config.freeze_timeout,
             deadline: None,
             fsync: self.config.fsync,
             strict: self.config.strict_capture,

@@ -65,7 +65,7 @@ pub(crate) fn cwd(record: &ContainerRecord) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// What the annotations of the pod and of the container choose about a stand-in.
+/// What the annotations of the pod and of the container choose about a test workload.
 ///
 /// # Errors
 ///
@@ -92,9 +92,9 @@ pub(crate) fn launch_spec(
             archive: archive.clone(),
             options: record.restored.options,
         },
-        (None, ExecMode::StandIn) => {
+        (None, ExecMode::TestWorkload) => {
             if argv.is_empty() {
-                argv.push("stand-in".to_owned());
+                argv.push("test-workload".to_owned());
             }
             LaunchProgram::Workload(workload_options(record, pod)?)
         }

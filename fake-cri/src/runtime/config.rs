@@ -27,11 +27,11 @@ pub struct Config {
     /// How long a checkpoint freezes a container.
     pub freeze: crate::checkpoint::Freeze,
     /// How long a freeze may take before all is thawed and the thread that would not stop is named.
-    pub freeze_bound: Duration,
+    pub freeze_timeout: Duration,
     /// How long a checkpoint takes at least.
     pub delay: Option<DelayModel>,
     /// Whether what a config asks for and fake-cri may not or cannot apply is logged instead of refused.
-    pub accept_unapplied: bool,
+    pub allow_unapplied_fields: bool,
     /// What RuntimeConfig answers.
     pub cgroup_driver: CgroupDriver,
 }
@@ -41,7 +41,7 @@ pub struct Config {
 pub enum ExecMode {
     /// fake-cri's own workload, under the container's argv.
     #[default]
-    StandIn,
+    TestWorkload,
     /// The container's command on this host, as it is.
     Host,
 }

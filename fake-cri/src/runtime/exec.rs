@@ -1,6 +1,6 @@
 //! ExecSync: a command beside a running container.
 //!
-//! With `--exec host` the command runs. A stand-in's image has no such command, so it answers as annotated
+//! With `--exec host` the command runs. A test workload's image has no such command, so it answers as annotated
 //! (`fake-cri.dev/exec-stdout`, `exec-stderr`, `exec-code`, `exec-delay`), by default with code 0 and nothing to read.
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -33,7 +33,7 @@ impl Runtime {
                 .exec(argv, Vec::new(), timeout)
                 .await
                 .map_err(|error| shim_error(&container.id, error)),
-            ExecMode::StandIn => {
+            ExecMode::TestWorkload => {
                 let record = container.record();
                 let options = command::workload_options(&record, &self.pod(&record.pod_id)?)?;
                 let delay = options.exec_delay.unwrap_or_default();
@@ -52,7 +52,7 @@ impl Runtime {
                 Ok(ExecOutput {
                     stdout: options.exec_stdout.unwrap_or_default().into_bytes(),
                     stderr: options.exec_stderr.unwrap_or_default().into_bytes(),
-                    exit_code: options.exec_code.unwrap_or_default(),
+                    exit_code: options.exec_exit_code.unwrap_or_default(),
                 })
             }
         }

@@ -6,7 +6,7 @@
 //! (CVE-2022-36109).
 //!
 //! What cannot be applied fails CreateContainer with FailedPrecondition: the request is a good one, and another fake-cri could fulfil
-//! it. With `--accept-unapplied` the container runs as fake-cri, which is logged and told back. The user of an image, which nobody
+//! it. With `--allow-unapplied-fields` the container runs as fake-cri, which is logged and told back. The user of an image, which nobody
 //! asked for, never fails it.
 
 use cri_proto::runtime::v1;
@@ -282,7 +282,7 @@ fn apply_obstacle(
     }
     if !requested.is_empty() && !accept {
         return Err(RuntimeError::FailedPrecondition(format!(
-            "{} cannot be applied: {obstacle}; run fake-cri as root, or start it with --accept-unapplied to run such containers as \
+            "{} cannot be applied: {obstacle}; run fake-cri as root, or start it with --allow-unapplied-fields to run such containers as \
              fake-cri's own user",
             requested.join(", ")
         )));
@@ -428,7 +428,7 @@ mod tests {
         };
         let refused = resolve(false).unwrap_err().to_string();
         assert!(refused.starts_with("run_as_user 1001, supplemental_groups [1234] cannot be applied: no capability"));
-        assert!(refused.contains("--accept-unapplied"), "{refused}");
+        assert!(refused.contains("--allow-unapplied-fields"), "{refused}");
         let accepted = resolve(true).unwrap();
         assert_eq!(
             accepted.identity,

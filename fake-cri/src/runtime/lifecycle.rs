@@ -59,7 +59,8 @@ impl Runtime {
             .filter(|image| !image.is_empty())
             .ok_or_else(|| RuntimeError::InvalidArgument("container config names no image".to_owned()))?;
         unapplied_fields::check_host_paths(&config)?;
-        self.unapplied_fields.check(&config, self.config.accept_unapplied)?;
+        self.unapplied_fields
+            .check(&config, self.config.allow_unapplied_fields)?;
         let restored = restore_source::restore_source(self.state_dir(), &pod, &config, &reference, caller)?;
         let image = match &restored {
             Some((ArchiveSource::Image(archive), _)) => restore_source::archive_image(archive),
@@ -75,7 +76,11 @@ impl Runtime {
             (directory, path) => Some(Path::new(directory).join(path)),
         };
         let id = new_id();
-        let decision = identity::resolve_identity(&config, &image, self.config.accept_unapplied || restored.is_some())?;
+        let decision = identity::resolve_identity(
+            &config,
+            &image,
+            self.config.allow_unapplied_fields || restored.is_some(),
+        )?;
         let identity = match &restored {
             None => {
                 for unapplied in &decision.unapplied {
@@ -110,10 +115,10 @@ impl Runtime {
         // What only a start would stumble over is refused here, where its caller can still see why.
         command::launch_spec(&self.config, &record, &pod, self.shim_dir(&record.id))?;
 
-        for line in &record.restored.not_carried {
+        for line in &record.restored.unsupported_state {
             tracing::warn!(
                 container = record.id,
-                "its archive does not hold all that its dump found: not carried: {line}"
+                "its archive does not hold all that its dump found: unsupported: {line}"
             );
         }
 

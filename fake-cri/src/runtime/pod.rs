@@ -106,7 +106,8 @@ impl Runtime {
             )));
         }
         identity::check_sandbox(&config)?;
-        self.unapplied_fields.check(&config, self.config.accept_unapplied)?;
+        self.unapplied_fields
+            .check(&config, self.config.allow_unapplied_fields)?;
         let pod = Pod {
             id: new_id(),
             config,

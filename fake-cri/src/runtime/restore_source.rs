@@ -32,7 +32,7 @@ pub struct RestoreRecord {
     pub options: checkpoint::RestoreOptions,
     /// What the dump could not carry, a line each; the last one counts those that are left out.
     #[serde(default)]
-    pub not_carried: Vec<String>,
+    pub unsupported_state: Vec<String>,
     /// What the container ran as, by the archive's `spec.dump`.
     #[serde(default)]
     pub spec: Option<Box<SpecDump>>,
@@ -100,7 +100,7 @@ pub(super) fn restore_source(
     });
     let restored = RestoreRecord {
         options,
-        not_carried: unsupported,
+        unsupported_state: unsupported,
         spec,
     };
     Ok(Some((source, restored)))

@@ -20,7 +20,7 @@ enum FieldTreatment {
     Applied,
     /// Its own fields decide.
     Nested,
-    /// The call fails; with `--accept-unapplied` it is reported.
+    /// The call fails; with `--allow-unapplied-fields` it is reported.
     Refused,
     /// It is not done, which the log says once.
     Reported,
@@ -163,7 +163,7 @@ impl ReportedFields {
             .collect();
         if !refused_paths.is_empty() && !accept {
             return Err(RuntimeError::FailedPrecondition(format!(
-                "{} cannot be applied by fake-cri; leave it out, or start fake-cri with --accept-unapplied to go on without it",
+                "{} cannot be applied by fake-cri; leave it out, or start fake-cri with --allow-unapplied-fields to go on without it",
                 refused_paths.join(", ")
             )));
         }

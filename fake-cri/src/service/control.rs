@@ -120,7 +120,7 @@ fn fault_rule_message(status: RuleStatus) -> proto::FaultRule {
         rule: status.rule.to_string(),
         fired: status.fired_calls,
         source: status.source.to_string(),
-        seen: status.matched_calls,
+        matched: status.matched_calls,
     }
 }
 

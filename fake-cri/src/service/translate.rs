@@ -88,7 +88,7 @@ pub(crate) fn container(record: ContainerRecord) -> v1::Container {
 }
 
 /// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one. Of a restored
-/// container also what its archive lacks, as its dump said (`notCarried`).
+/// container also what its archive lacks, as its dump said (`unsupportedState`).
 pub(crate) fn container_info(runtime: &Runtime, record: &ContainerRecord) -> HashMap<String, String> {
     let mut value = json!({
         "sandboxID": record.pod_id,
@@ -101,7 +101,7 @@ pub(crate) fn container_info(runtime: &Runtime, record: &ContainerRecord) -> Has
         "runtimeSpec": runtime.spec_json(record),
     });
     if record.restore.is_some() {
-        value["notCarried"] = json!(record.restored.not_carried);
+        value["unsupportedState"] = json!(record.restored.unsupported_state);
     }
     info(value)
 }

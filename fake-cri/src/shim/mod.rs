@@ -47,4 +47,4 @@ pub const SHIM_PROCESS_NAME: &str = "fake-cri-shim";
 
 /// The environment variable that holds the container's id in each of its processes, so that what a dead shim left can be
 /// found.
-pub const CONTAINER_ID_ENV: &str = "FAKE_CRI_CONTAINER";
+pub const CONTAINER_ID_ENV: &str = "FAKE_CRI_CONTAINER_ID";

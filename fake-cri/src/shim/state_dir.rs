@@ -6,7 +6,7 @@
 //! | `shim.json` | shim | its own process, before it listens |
 //! | `exit.json` | shim | how the container ended, once its log is complete |
 //! | `shim.log` | shim | what it has to complain about; normally empty |
-//! | `stand-in`, `stand-in.json` | shim | the name the stand-in is started by, and its options |
+//! | `test-workload`, `test-workload.json` | shim | the name the test workload is started by, and its options |
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -24,8 +24,8 @@ pub enum CanaryLocation {
     Thread,
     /// Shared anonymous memory.
     Shared,
-    /// The heap: it is followed by the number of the last tick, as 8 bytes in the machine's order.
-    HeapTick,
+    /// The heap: it is followed by the number of the last heartbeat, as 8 bytes in the machine's order.
+    HeapHeartbeat,
 }
 
 impl CanaryLocation {
@@ -41,7 +41,7 @@ impl CanaryLocation {
 #[derive(Debug)]
 pub(super) struct Canaries {
     shared: &'static mut [u64],
-    heap_tick: Box<[u64]>,
+    heap_heartbeat: Box<[u64]>,
 }
 
 impl Canaries {
@@ -51,8 +51,8 @@ impl Canaries {
         let failed = |error: io::Error| format!("hold canaries: {error}");
         let shared = workload_syscalls::shared_words(CANARY_WORDS).map_err(failed)?;
         fill_words(shared, seed, CanaryLocation::Shared);
-        let mut heap_tick = vec![0; CANARY_WORDS + 1].into_boxed_slice();
-        fill_words(&mut heap_tick[..CANARY_WORDS], seed, CanaryLocation::HeapTick);
+        let mut heap_heartbeat = vec![0; CANARY_WORDS + 1].into_boxed_slice();
+        fill_words(&mut heap_heartbeat[..CANARY_WORDS], seed, CanaryLocation::HeapHeartbeat);
         let ready = Arc::new(Barrier::new(2));
         let thread_ready = Arc::clone(&ready);
         thread::Builder::new()
@@ -70,13 +70,13 @@ impl Canaries {
             .map_err(failed)?;
         // Whoever reads in the log that this process is up may look for it at once.
         ready.wait();
-        Ok(Canaries { shared, heap_tick })
+        Ok(Canaries { shared, heap_heartbeat })
     }
 
-    /// A tick more.
-    pub(super) fn record_tick(&mut self, tick: u64) {
-        self.heap_tick[CANARY_WORDS] = tick;
-        black_box((&mut self.heap_tick, &mut self.shared));
+    /// One more heartbeat.
+    pub(super) fn record_heartbeat(&mut self, heartbeat: u64) {
+        self.heap_heartbeat[CANARY_WORDS] = heartbeat;
+        black_box((&mut self.heap_heartbeat, &mut self.shared));
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
             CanaryLocation::Stack,
             CanaryLocation::Thread,
             CanaryLocation::Shared,
-            CanaryLocation::HeapTick,
+            CanaryLocation::HeapHeartbeat,
         ]
         .into_iter()
         .flat_map(|location| [location.bytes(one), location.bytes(two)])

@@ -1,4 +1,4 @@
-//! What a stand-in is told: from its command line, from annotations, or both.
+//! What a test workload is told: from its command line, from annotations, or both.
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -6,30 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use super::{ANNOTATION_PREFIX, OptionRow, option_table};
 
-/// What is chosen about a stand-in; what is `None` takes its default. See [`option_table()`].
+/// What is chosen about a test workload; what is `None` takes its default. See [`option_table()`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkloadOptions {
     /// Bytes of memory that each of its processes fills and keeps.
     pub memory: Option<u64>,
     /// What the memory is filled with.
-    pub pattern: Option<MemoryPattern>,
+    pub memory_pattern: Option<MemoryPattern>,
     /// Threads of each process, the first one counted.
     pub threads: Option<u32>,
     /// Forked processes beside the first one.
     pub children: Option<u32>,
     /// Files that each process holds open beside its standard streams.
-    pub files: Option<u32>,
+    pub open_files: Option<u32>,
     /// How long after its start it ends by itself.
     pub exit_after: Option<Duration>,
     /// The code it then ends with.
     pub exit_code: Option<i32>,
     /// Whether its first process holds canaries in several places, see [`super::CanaryLocation`].
     pub canaries: Option<bool>,
-    /// The time between two `tick` lines.
-    pub tick: Option<Duration>,
+    /// The time between two `heartbeat` lines.
+    pub heartbeat_interval: Option<Duration>,
     /// What SIGTERM does.
-    pub on_term: Option<OnTerm>,
+    pub on_sigterm: Option<OnSigterm>,
     /// The working directory it changes to.
     pub cwd: Option<PathBuf>,
     /// What ExecSync answers on standard output. Answered by fake-cri; the process knows nothing of it.
@@ -37,7 +37,7 @@ pub struct WorkloadOptions {
     /// What ExecSync answers on standard error.
     pub exec_stderr: Option<String>,
     /// The exit code that ExecSync answers.
-    pub exec_code: Option<i32>,
+    pub exec_exit_code: Option<i32>,
     /// How long ExecSync takes to answer.
     pub exec_delay: Option<Duration>,
 }
@@ -55,10 +55,10 @@ pub enum MemoryPattern {
     Text,
 }
 
-/// What SIGTERM does to a stand-in.
+/// What SIGTERM does to a test workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnTerm {
+pub enum OnSigterm {
     /// It ends with code 0.
     #[default]
     Exit,
@@ -143,19 +143,19 @@ impl WorkloadOptions {
     pub fn or_defaults(self, defaults: Self) -> Self {
         Self {
             memory: self.memory.or(defaults.memory),
-            pattern: self.pattern.or(defaults.pattern),
+            memory_pattern: self.memory_pattern.or(defaults.memory_pattern),
             threads: self.threads.or(defaults.threads),
             children: self.children.or(defaults.children),
-            files: self.files.or(defaults.files),
+            open_files: self.open_files.or(defaults.open_files),
             exit_after: self.exit_after.or(defaults.exit_after),
             exit_code: self.exit_code.or(defaults.exit_code),
             canaries: self.canaries.or(defaults.canaries),
-            tick: self.tick.or(defaults.tick),
-            on_term: self.on_term.or(defaults.on_term),
+            heartbeat_interval: self.heartbeat_interval.or(defaults.heartbeat_interval),
+            on_sigterm: self.on_sigterm.or(defaults.on_sigterm),
             cwd: self.cwd.or(defaults.cwd),
             exec_stdout: self.exec_stdout.or(defaults.exec_stdout),
             exec_stderr: self.exec_stderr.or(defaults.exec_stderr),
-            exec_code: self.exec_code.or(defaults.exec_code),
+            exec_exit_code: self.exec_exit_code.or(defaults.exec_exit_code),
             exec_delay: self.exec_delay.or(defaults.exec_delay),
         }
     }

@@ -1,4 +1,4 @@
-//! The stand-in at work.
+//! The test workload at work.
 
 use std::{
     env,
@@ -21,7 +21,7 @@ use nix::{
 };
 use rand::TryRng;
 
-use super::{MemoryPattern, OPTIONS_ENV, OPTIONS_FILE, OnTerm, WORKLOAD_NAME, WorkloadOptions, canary, memory};
+use super::{MemoryPattern, OPTIONS_ENV, OPTIONS_FILE, OnSigterm, WORKLOAD_NAME, WorkloadOptions, canary, memory};
 use crate::process::{pstree, workload_syscalls};
 
 /// The exit code for a value that cannot be used, and for a process that cannot be what it was told to be.
@@ -45,8 +45,8 @@ struct ProcessResources {
     pattern: MemoryPattern,
     threads: u32,
     files: u32,
-    tick: Duration,
-    on_term: OnTerm,
+    heartbeat_interval: Duration,
+    on_term: OnSigterm,
 }
 
 fn run_parent() -> Result<i32, String> {
@@ -54,11 +54,11 @@ fn run_parent() -> Result<i32, String> {
     let options = read_options()?;
     let resources = ProcessResources {
         memory: usize::try_from(options.memory.unwrap_or(1 << 20)).map_err(|error| error.to_string())?,
-        pattern: options.pattern.unwrap_or_default(),
+        pattern: options.memory_pattern.unwrap_or_default(),
         threads: options.threads.unwrap_or(1),
-        files: options.files.unwrap_or(0),
-        tick: options.tick.unwrap_or(Duration::from_millis(100)),
-        on_term: options.on_term.unwrap_or_default(),
+        files: options.open_files.unwrap_or(0),
+        heartbeat_interval: options.heartbeat_interval.unwrap_or(Duration::from_millis(100)),
+        on_term: options.on_sigterm.unwrap_or_default(),
     };
     if let Some(cwd) = &options.cwd {
         env::set_current_dir(cwd).map_err(|error| format!("change to {}: {error}", cwd.display()))?;
@@ -85,7 +85,7 @@ fn run_parent() -> Result<i32, String> {
     } = allocate(&resources)?;
     let ProcessResources { memory, threads, .. } = resources;
     write_stdout(&format!(
-        "stand-in ready {process} memory={memory} threads={threads} children={children}\n"
+        "test-workload ready {process} memory={memory} threads={threads} children={children}\n"
     ));
     // Made only now, so that nothing but this process's memory and its log can know it.
     let canary_hex: String = random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -98,7 +98,7 @@ fn run_parent() -> Result<i32, String> {
         }
         _ => None,
     };
-    let code = run_ticks(&resources, &signals, &process, "", end, canaries.as_mut());
+    let code = run_heartbeats(&resources, &signals, &process, "", end, canaries.as_mut());
     black_box((&memory_and_files, &canary_hex, &mut stack_canary));
     Ok(code)
 }
@@ -114,7 +114,7 @@ fn run_child(
         process,
         memory_and_files,
     } = allocate(resources)?;
-    let code = run_ticks(resources, signals, &process, prefix, end, None);
+    let code = run_heartbeats(resources, signals, &process, prefix, end, None);
     black_box(&memory_and_files);
     Ok(code)
 }
@@ -152,8 +152,8 @@ fn allocate(resources: &ProcessResources) -> Result<AllocatedResources, String> 
     })
 }
 
-/// Says a line at each tick until it is time to end, and gives the exit code.
-fn run_ticks(
+/// Says a line at each heartbeat until it is time to end, and gives the exit code.
+fn run_heartbeats(
     resources: &ProcessResources,
     signals: &SigSet,
     process: &str,
@@ -161,13 +161,13 @@ fn run_ticks(
     end: Option<(Instant, i32)>,
     mut canaries: Option<&mut canary::Canaries>,
 ) -> i32 {
-    let mut tick_number = 0u64;
-    let mut next_tick = Instant::now() + resources.tick;
+    let mut heartbeat_number = 0u64;
+    let mut next_heartbeat = Instant::now() + resources.heartbeat_interval;
     loop {
-        let wake_at = end.map_or(next_tick, |(end, _)| next_tick.min(end));
+        let wake_at = end.map_or(next_heartbeat, |(end, _)| next_heartbeat.min(end));
         match workload_syscalls::wait_for_signal(signals, wake_at) {
             Ok(Some(Signal::SIGHUP)) => continue,
-            Ok(Some(_)) if resources.on_term == OnTerm::Exit => return 0,
+            Ok(Some(_)) if resources.on_term == OnSigterm::Exit => return 0,
             Ok(Some(_)) => continue,
             Ok(None) => {}
             Err(_) => return 1,
@@ -178,15 +178,15 @@ fn run_ticks(
         {
             return code;
         }
-        if now >= next_tick {
-            tick_number += 1;
+        if now >= next_heartbeat {
+            heartbeat_number += 1;
             // Before it is said: what the log tells is never ahead of the memory.
             if let Some(canaries) = &mut canaries {
-                canaries.record_tick(tick_number);
+                canaries.record_heartbeat(heartbeat_number);
             }
-            write_stdout(&format!("{prefix}tick {tick_number} {process}\n"));
+            write_stdout(&format!("{prefix}heartbeat {heartbeat_number} {process}\n"));
             // After a standstill it goes on in step, without catching up.
-            next_tick = (next_tick + resources.tick).max(now);
+            next_heartbeat = (next_heartbeat + resources.heartbeat_interval).max(now);
         }
         // In an image it is the first process, whose part it is to reap.
         while waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
@@ -262,7 +262,7 @@ fn random_bytes<const N: usize>() -> Result<[u8; N], String> {
     Ok(bytes)
 }
 
-/// Whether this program was started as the stand-in: by its file's name or by its first argument.
+/// Whether this program was started as the test workload: by its file's name or by its first argument.
 pub(crate) fn is_invoked_as_workload(first: Option<OsString>) -> bool {
     let has_workload_name = |path: &Path| path.file_name().is_some_and(|name| name == WORKLOAD_NAME);
     workload_syscalls::exec_path().is_some_and(|path| has_workload_name(&path))

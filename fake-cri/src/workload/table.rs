@@ -1,8 +1,8 @@
-//! The one definition of the stand-in's options: the command line, the annotations and the documentation come from it.
+//! The one definition of the test workload's options: the command line, the annotations and the documentation come from it.
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ANNOTATION_PREFIX, MemoryPattern, OnTerm, WorkloadOptions};
+use super::{ANNOTATION_PREFIX, MemoryPattern, OnSigterm, WorkloadOptions};
 
 /// One option.
 pub struct OptionRow {
@@ -55,7 +55,7 @@ static OPTION_TABLE: [OptionRow; 15] = [
         set: |options, value| set_if_valid(&mut options.memory, parse_size(value)),
     },
     OptionRow {
-        name: "pattern",
+        name: "memory-pattern",
         value_help: "`random`, `zero` or `text`",
         default: "`random`",
         meaning: "what that memory is filled with",
@@ -66,7 +66,7 @@ static OPTION_TABLE: [OptionRow; 15] = [
                 "text" => MemoryPattern::Text,
                 _ => return None,
             };
-            set_if_valid(&mut options.pattern, Some(pattern))
+            set_if_valid(&mut options.memory_pattern, Some(pattern))
         },
     },
     OptionRow {
@@ -84,11 +84,11 @@ static OPTION_TABLE: [OptionRow; 15] = [
         set: |options, value| set_if_valid(&mut options.children, parse_number(value, 0, 1_000)),
     },
     OptionRow {
-        name: "files",
+        name: "open-files",
         value_help: "0 to 1000",
         default: "0",
         meaning: "files that each process holds open beside its standard streams",
-        set: |options, value| set_if_valid(&mut options.files, parse_number(value, 0, 1_000)),
+        set: |options, value| set_if_valid(&mut options.open_files, parse_number(value, 0, 1_000)),
     },
     OptionRow {
         name: "exit-after",
@@ -119,24 +119,29 @@ static OPTION_TABLE: [OptionRow; 15] = [
         },
     },
     OptionRow {
-        name: "tick",
+        name: "heartbeat-interval",
         value_help: "a time such as `100ms`, not zero",
         default: "`100ms`",
-        meaning: "the time between two `tick` lines",
-        set: |options, value| set_if_valid(&mut options.tick, parse_time(value).filter(|time| !time.is_zero())),
+        meaning: "the time between two `heartbeat` lines",
+        set: |options, value| {
+            set_if_valid(
+                &mut options.heartbeat_interval,
+                parse_time(value).filter(|time| !time.is_zero()),
+            )
+        },
     },
     OptionRow {
-        name: "on-term",
+        name: "on-sigterm",
         value_help: "`exit` or `ignore`",
         default: "`exit`",
         meaning: "what SIGTERM does: end it with code 0, or nothing",
         set: |options, value| {
             let on_term = match value {
-                "exit" => OnTerm::Exit,
-                "ignore" => OnTerm::Ignore,
+                "exit" => OnSigterm::Exit,
+                "ignore" => OnSigterm::Ignore,
                 _ => return None,
             };
-            set_if_valid(&mut options.on_term, Some(on_term))
+            set_if_valid(&mut options.on_sigterm, Some(on_term))
         },
     },
     OptionRow {
@@ -166,11 +171,11 @@ static OPTION_TABLE: [OptionRow; 15] = [
         set: |options, value| set_if_valid(&mut options.exec_stderr, Some(value.to_owned())),
     },
     OptionRow {
-        name: "exec-code",
+        name: "exec-exit-code",
         value_help: EXIT_CODE_HELP,
         default: "0",
         meaning: "the exit code that ExecSync answers",
-        set: |options, value| set_if_valid(&mut options.exec_code, parse_number(value, 0, 255)),
+        set: |options, value| set_if_valid(&mut options.exec_exit_code, parse_number(value, 0, 255)),
     },
     OptionRow {
         name: "exec-delay",

@@ -37,7 +37,7 @@ use crate::{
 fn program_continues_at_the_next_step(
     #[case] source: &str,
     #[case] options: &[&str],
-    #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze,
+    #[values(Freeze::Snapshot, Freeze::Full)] freeze: Freeze,
 ) {
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::start(source, options, dir.path());
@@ -62,7 +62,7 @@ fn piped_stdout_becomes_the_restorers() {
         .expect("cat of coreutils");
     let pipe = reader.stdin.take().unwrap();
     let mut program = Program::start_with_stdout(pipe, "counter.c", &[], dir.path());
-    let archive = checkpoint_mid_run(&mut program, Freeze::Copy);
+    let archive = checkpoint_mid_run(&mut program, Freeze::Snapshot);
     program.kill();
     // By now it has all that was in the pipe.
     reader.wait().unwrap();
@@ -85,7 +85,7 @@ fn checkpoint_mid_run(program: &mut Program, freeze: Freeze) -> PathBuf {
         effect: InjectedEffect::LeaveFrozen,
     }];
     let report = checkpoint::run(&job, &TestHost::new(program.pid())).expect("checkpoint");
-    assert_eq!(report.used_snapshot, freeze == Freeze::Copy);
+    assert_eq!(report.used_snapshot, freeze == Freeze::Snapshot);
     job.location
 }
 

@@ -81,7 +81,7 @@ fn endless_vfork_fails_and_thaws() {
     wait_until("the vfork", || descendants(workload.pid()).len() == 2);
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(workload.pid(), dir.path());
-    job.freeze_bound = Duration::from_millis(200);
+    job.freeze_timeout = Duration::from_millis(200);
     let host = TestHost::new(workload.pid());
     let failure = checkpoint::run(&job, &host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Freeze);
@@ -96,7 +96,7 @@ fn endless_vfork_fails_and_thaws() {
     assert_running_untraced(workload.pid());
     workload.count();
 
-    job.freeze_bound = Duration::from_secs(100);
+    job.freeze_timeout = Duration::from_secs(100);
     job.deadline = Some(Duration::from_millis(200));
     let failure = checkpoint::run(&job, &host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::DeadlineExceeded);

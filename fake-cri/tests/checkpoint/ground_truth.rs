@@ -46,8 +46,8 @@ pub(crate) struct ObservedProcess {
 /// looked at afterwards, since a page that is read there is held from then on.
 fn observe(init: i32, freeze: Freeze, phase: Phase, truth: &mut BTreeMap<i32, ObservedProcess>) {
     let private_phase = match freeze {
-        Freeze::Copy => Phase::Capture,
-        Freeze::Whole => Phase::Write,
+        Freeze::Snapshot => Phase::Capture,
+        Freeze::Full => Phase::Write,
     };
     if phase == private_phase {
         let all = descendants(init).into_iter();
@@ -160,7 +160,7 @@ fn read_process(pid: i32) -> ObservedProcess {
 #[case::children(Shape { children: 2, spinning: 1, sleeping: 1, sparse_pages: 40, shared_pages: 7, zombie: true, ..Shape::default() })]
 #[case::denies_exec_memory(Shape { denies_exec_memory: true, children: 1, spinning: 1, sleeping: 1, shared_pages: 5, ..Shape::default() })]
 #[case::files(Shape { files: Some(PathBuf::new()), children: 1, spinning: 1, ..Shape::default() })]
-fn archive_matches_the_process(#[case] shape: Shape, #[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+fn archive_matches_the_process(#[case] shape: Shape, #[values(Freeze::Snapshot, Freeze::Full)] freeze: Freeze) {
     check_shape(shape, freeze);
 }
 
@@ -179,11 +179,11 @@ pub(crate) fn check_shape(mut shape: Shape, freeze: Freeze) {
     job.freeze = freeze;
     let report = checkpoint::run(&job, &host).expect("checkpoint");
     keep_archive(&job.location);
-    let copied = freeze == Freeze::Copy;
+    let copied = freeze == Freeze::Snapshot;
     let log = ArchiveContents::read(&job.location).log();
     assert_eq!(report.used_snapshot, copied, "{log}");
     // Not what it may not read itself.
-    let spliced = log.matches(": poured 32 MiB of its memory").count();
+    let spliced = log.matches(": spliced 32 MiB of memory").count();
     let large = copied && shape.filled_pages * PAGE_BYTES >= 32 << 20;
     assert_eq!(spliced, usize::from(large) * (1 + shape.children), "{log}");
     assert_running_untraced(workload.pid());

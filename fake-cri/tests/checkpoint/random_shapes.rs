@@ -91,7 +91,7 @@ proptest! {
 
     #[test]
     fn archive_matches_any_shape(shape in any_shape(), copy in any::<bool>()) {
-        ground_truth::check_shape(shape, if copy { Freeze::Copy } else { Freeze::Whole });
+        ground_truth::check_shape(shape, if copy { Freeze::Snapshot } else { Freeze::Full });
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn checkpoint_archive(pid: i32, freeze: Freeze) -> ArchiveContents {
     ArchiveContents::read(&job.location)
 }
 
-/// What a strict checkpoint of it says is not carried.
+/// What a strict checkpoint of it says is unsupported.
 pub(crate) fn unsupported_by_strict(pid: i32) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(pid, dir.path());
@@ -130,7 +130,7 @@ fn socket_names_are_dumped() {
         panic!("{ready_values:?}");
     };
     let pid = script.pid();
-    let contents = checkpoint_archive(pid, Freeze::Copy);
+    let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let name = |fd| file_of(&contents, pid, fd).usk.unwrap().name;
     assert_eq!(name(hidden), format!("\0of@zero\0s@{pid}").as_bytes());
     assert_eq!(name(path), b"@path\0");
@@ -205,7 +205,7 @@ fn anonymous_memory_names_are_logged() {
         return;
     }
     let pid = script.pid();
-    let contents = checkpoint_archive(pid, Freeze::Copy);
+    let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let log = contents.log();
     assert!(
         log.contains("its name [anon:a cache]") && log.contains("its name [anon_shmem:for all]"),
@@ -221,7 +221,7 @@ fn anonymous_memory_names_are_logged() {
 }
 
 #[rstest]
-fn process_at_its_address_space_limit_answers_in_part(#[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+fn process_at_its_address_space_limit_answers_in_part(#[values(Freeze::Snapshot, Freeze::Full)] freeze: Freeze) {
     let sleeper = Sleeper::start();
     let pid = sleeper.pid();
     let limited = Command::new("prlimit")
@@ -260,7 +260,7 @@ fn fifo_path_and_data_are_dumped() {
     writer.write_all(b"unread").unwrap();
     let sleeper = Sleeper::with_input(reader);
     let pid = sleeper.pid();
-    let contents = checkpoint_archive(pid, Freeze::Copy);
+    let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let file = file_of(&contents, pid, 0);
     assert_eq!(file.r#type(), FdTypes::Fifo);
     let fifo = file.fifo.unwrap();
@@ -298,7 +298,7 @@ fn terminal_is_dumped() {
         .unwrap();
     let sleeper = Sleeper::with_input(terminal);
     let pid = sleeper.pid();
-    let contents = checkpoint_archive(pid, Freeze::Copy);
+    let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let file = file_of(&contents, pid, 0);
     assert_eq!(file.r#type(), FdTypes::Tty);
     let terminal = file.tty.unwrap();
@@ -350,7 +350,7 @@ fn seccomp_filters_are_dumped_and_stay() {
         return;
     }
     let pid = script.pid();
-    let contents = checkpoint_archive(pid, Freeze::Copy);
+    let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let thread_core = contents.core(pid).thread_core.unwrap();
     assert_eq!(
         (thread_core.seccomp_mode, thread_core.seccomp_filter),
@@ -463,7 +463,7 @@ fn other_cgroup_is_logged() {
         eprintln!("skipped: no process can be moved: {error}");
         return;
     }
-    let contents = checkpoint_archive(pid, Freeze::Copy);
+    let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let log = contents.log();
     let cgroup_name = cgroup.0.file_name().unwrap().to_str().unwrap();
     let line_logged = log

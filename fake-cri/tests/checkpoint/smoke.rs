@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[rstest]
-fn sleeping_process_is_checkpointed(#[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+fn sleeping_process_is_checkpointed(#[values(Freeze::Snapshot, Freeze::Full)] freeze: Freeze) {
     let sleeper = Sleeper::start();
     let dir = tempfile::tempdir().unwrap();
     let host = TestHost::new(sleeper.pid());
@@ -86,7 +86,7 @@ fn unsupported_state_is_in_the_log_or_the_error() {
     let log = ArchiveContents::read(&job.location).members.remove("dump.log").unwrap();
     let log = String::from_utf8(log).unwrap();
     let line = format!(
-        "not carried: pid {}: the file locks of descriptor 0 (FLOCK",
+        "unsupported: pid {}: the file locks of descriptor 0 (FLOCK",
         sleeper.pid()
     );
     assert!(log.contains(&line), "{log}");

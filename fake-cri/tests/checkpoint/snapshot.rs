@@ -79,14 +79,11 @@ fn freeze_whole_makes_no_snapshot() {
     let sleeper = Sleeper::start();
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(sleeper.pid(), dir.path());
-    job.freeze = Freeze::Whole;
+    job.freeze = Freeze::Full;
     let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
     assert!(!report.used_snapshot);
     let log = ArchiveContents::read(&job.location).log();
-    assert!(
-        log.contains("stands still until all is read: that was asked for"),
-        "{log}"
-    );
+    assert!(log.contains("full freeze: that was asked for"), "{log}");
 }
 
 /// A process in which no list of calls can be run is led from call to call, and copied all the same.
@@ -107,7 +104,7 @@ fn process_that_denies_executable_memory_is_snapshotted() {
         eprintln!("skipped: no process of this kernel refuses new code (Linux before 6.3)");
         return;
     }
-    assert!(log.contains("read, not poured"), "{log}");
+    assert!(log.contains("splice unavailable, copying memory"), "{log}");
     assert_no_extra_process(workload.pid());
     workload.count();
 }
@@ -129,7 +126,10 @@ fn process_at_its_fd_limit_is_snapshotted() {
     let contents = ArchiveContents::read(&job.location);
     let log = contents.log();
     assert!(report.used_snapshot, "{log}");
-    assert!(log.contains("read, not poured: it can have no pipe"), "{log}");
+    assert!(
+        log.contains("splice unavailable, copying memory: it can have no pipe"),
+        "{log}"
+    );
     let (start, length) = workload.layout.mappings["dense"];
     let pages = contents.pages(&format!("pagemap-{}.img", workload.pid()));
     let memory = fs::File::open(format!("/proc/{}/mem", workload.pid())).unwrap();

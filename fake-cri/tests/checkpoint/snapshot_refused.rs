@@ -1,4 +1,4 @@
-//! Containers that are not copied: each stands still until all is read, says why in `dump.log`, and is as whole in its archive.
+//! Containers that are not copied: each is in full freeze, says why in `dump.log`, and is as whole in its archive.
 
 use std::{
     fs, io,
@@ -35,7 +35,7 @@ fn assert_full_freeze(report: &Report, contents: &ArchiveContents, reason: &str)
     let log = contents.log();
     let line = log
         .lines()
-        .find(|line| line.contains("stands still until all is read: "))
+        .find(|line| line.contains("full freeze: "))
         .unwrap_or_else(|| panic!("no reason is said: {log}"));
     assert!(!report.used_snapshot && line.contains(reason), "{line}");
 }

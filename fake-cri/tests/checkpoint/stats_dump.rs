@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[rstest]
-fn times_match_the_wall_clock(#[values(Freeze::Copy, Freeze::Whole)] freeze: Freeze) {
+fn times_match_the_wall_clock(#[values(Freeze::Snapshot, Freeze::Full)] freeze: Freeze) {
     let workload = Workload::start(&Shape {
         filled_pages: (48 << 20) / PAGE_BYTES,
         ..Shape::default()
@@ -38,7 +38,7 @@ fn times_match_the_wall_clock(#[values(Freeze::Copy, Freeze::Whole)] freeze: Fre
     let mut job = job(workload.pid(), dir.path());
     job.freeze = freeze;
     let report = checkpoint::run(&job, &host).expect("checkpoint");
-    assert_eq!(report.used_snapshot, freeze == Freeze::Copy);
+    assert_eq!(report.used_snapshot, freeze == Freeze::Snapshot);
     let contents = ArchiveContents::read(&job.location);
     let stats: StatsEntry = decode_single("stats-dump", Kind::Stats, &contents.members["stats-dump"]).unwrap();
     let stats = stats.dump.expect("a dump");
@@ -62,7 +62,7 @@ fn times_match_the_wall_clock(#[values(Freeze::Copy, Freeze::Whole)] freeze: Fre
         read + written <= (at("Finish") - at("Write")) * threads.max(2),
         "{context}"
     );
-    if freeze == Freeze::Whole {
+    if freeze == Freeze::Full {
         // All of it while they stood.
         assert!(read + written <= frozen * threads.max(2), "{context}");
     }

@@ -467,7 +467,7 @@ impl Files {
         }
         for (name, fd) in [
             ("offset", offset.as_fd()),
-            ("twin", duplicate.as_fd()),
+            ("duplicate", duplicate.as_fd()),
             ("reopened", reopened.as_fd()),
             ("append", append.as_fd()),
             ("deleted", deleted.as_fd()),

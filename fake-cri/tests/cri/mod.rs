@@ -10,7 +10,7 @@ use fake_cri::{FakeCri, FakeCriBuilder};
 use tonic::{Code, Response, Status, transport::Channel};
 
 /// The image that containers of these tests have.
-pub const IMAGE: &str = "localhost/stand-in:1";
+pub const IMAGE: &str = "localhost/test-workload:1";
 
 /// A running fake-cri.
 pub struct Cri {

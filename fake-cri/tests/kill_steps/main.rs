@@ -117,7 +117,7 @@ fn files(location: &Path) -> Vec<PathBuf> {
 
 /// A fake-cri with time for a freeze: where each system call of the shim is waited for by the test, a busy machine takes seconds.
 async fn cri() -> Cri {
-    Cri::start_with(builder().exec_host().args(["--freeze-bound", "60s"])).await
+    Cri::start_with(builder().exec_host().args(["--freeze-timeout", "60s"])).await
 }
 
 /// Checkpoints while the shim is traced, and kills at this step of this stage; whether it came to that, and how many steps each

@@ -63,12 +63,12 @@ fn unsupported_state_is_listed_and_locks_are_refused() {
         eprintln!("skipped: {why}");
         return;
     }
-    let log = "(00.1) froze\n(00.2) Warn  not carried: pid 7: the file locks of descriptor 3\n";
+    let log = "(00.1) froze\n(00.2) Warn  unsupported: pid 7: the file locks of descriptor 3\n";
     let script = ScriptRun::with_archive(log, "[]");
     let failure = script.run(&[], &[]);
     assert_eq!(failure.status.code(), Some(1));
     for part in [
-        "not carried: pid 7: the file locks of descriptor 3",
+        "unsupported: pid 7: the file locks of descriptor 3",
         "--without-file-locks",
     ] {
         assert!(stderr_text(&failure).contains(part), "{}", stderr_text(&failure));
@@ -78,11 +78,11 @@ fn unsupported_state_is_listed_and_locks_are_refused() {
     assert!(success.status.success(), "{}", stderr_text(&success));
     assert_eq!(
         stderr_text(&success),
-        "not carried: pid 7: the file locks of descriptor 3\n"
+        "unsupported: pid 7: the file locks of descriptor 3\n"
     );
     assert!(script.criu_arguments().is_some());
 
-    let script = ScriptRun::with_archive("(0) Warn  not carried: pid 7: its first thread has ended; more\n", "[]");
+    let script = ScriptRun::with_archive("(0) Warn  unsupported: pid 7: its first thread has ended; more\n", "[]");
     let failure = script.run(&["--without-file-locks"], &[]);
     assert_eq!(failure.status.code(), Some(1));
     assert!(stderr_text(&failure).contains("two threads would run on one stack"));
@@ -95,7 +95,7 @@ fn pipes_are_inherited_and_files_are_not() {
         eprintln!("skipped: {why}");
         return;
     }
-    let log = "(0) Warn  not carried: pid 7: the TCP connection of descriptor 6\n";
+    let log = "(0) Warn  unsupported: pid 7: the TCP connection of descriptor 6\n";
     let script = ScriptRun::with_archive(log, r#"["/srv/input","pipe:[12]","socket:[13]"]"#);
     let success = script.run(&[], &["--", "--ext-mount-map", "auto"]);
     assert!(success.status.success(), "{}", stderr_text(&success));

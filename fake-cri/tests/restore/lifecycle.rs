@@ -58,7 +58,7 @@ async fn restored_container_keeps_pids_and_can_be_managed() {
     assert_eq!(new.iter().map(|pid| innermost_pid(*pid)).collect::<Vec<_>>(), old);
     // Its environment says whose it is, as that of any container's process.
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let id_variable = format!("FAKE_CRI_CONTAINER={second}");
+    let id_variable = format!("FAKE_CRI_CONTAINER_ID={second}");
     assert!(
         environment
             .split(|byte| *byte == 0)
@@ -250,12 +250,12 @@ async fn test_workload_keeps_its_memory() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("checkpoint.tar");
     let cri = Cri::start_with(builder().fault("CheckpointContainer:freeze=leave-frozen")).await;
-    let pod = cri.pod("stand-in").await;
+    let pod = cri.pod("test-workload").await;
     let options = [
         ("memory", "64Mi"),
         ("threads", "3"),
         ("children", "2"),
-        ("files", "2"),
+        ("open-files", "2"),
         ("canaries", "yes"),
     ];
     let config = v1::ContainerConfig {
@@ -263,30 +263,35 @@ async fn test_workload_keeps_its_memory() {
         ..container_config("first")
     };
     let first = pod.run(config).await;
-    // Its children tell ticks of their own.
-    pod.wait_logged("first", " F tick 3 ").await;
+    // Its children tell heartbeats of their own.
+    pod.wait_logged("first", " F heartbeat 3 ").await;
     let old = process_tree(cri.pid(&first).await);
     checkpoint(&cri, &first, &archive).await.unwrap();
     cri.stop(&first, 0).await.unwrap();
     cri.wait_exited(&first).await;
-    // `tick N pid=P start=S`: the next one, by the same process as it sees itself.
-    let ticks = |name: &str| -> Vec<String> {
+    // `heartbeat N pid=P start=S`: the next one, by the same process as it sees itself.
+    let heartbeats = |name: &str| -> Vec<String> {
         stdout_lines(&pod, name)
             .into_iter()
-            .filter(|line| line.starts_with("tick "))
+            .filter(|line| line.starts_with("heartbeat "))
             .collect()
     };
-    let last = ticks("first").pop().unwrap();
-    let tick: u64 = last.split(' ').nth(1).unwrap().parse().unwrap();
-    let next = last.replacen(&format!("tick {tick} "), &format!("tick {} ", tick + 1), 1);
+    let last = heartbeats("first").pop().unwrap();
+    let heartbeat: u64 = last.split(' ').nth(1).unwrap().parse().unwrap();
+    let next = last.replacen(
+        &format!("heartbeat {heartbeat} "),
+        &format!("heartbeat {} ", heartbeat + 1),
+        1,
+    );
 
     let config = v1::ContainerConfig {
         annotations: annotated(&[("restore-from", &archive.to_string_lossy())]),
         ..container_config("second")
     };
     let second = pod.run(config).await;
-    pod.wait_logged("second", &format!(" F tick {} ", tick + 2)).await;
-    assert_eq!(ticks("second")[0], next);
+    pod.wait_logged("second", &format!(" F heartbeat {} ", heartbeat + 2))
+        .await;
+    assert_eq!(heartbeats("second")[0], next);
     let new = process_tree(cri.pid(&second).await);
     assert_eq!(new.iter().map(|pid| innermost_pid(*pid)).collect::<Vec<_>>(), old);
     cri.stop(&second, 10).await.unwrap();

@@ -373,7 +373,7 @@ async fn failed_restore_leaves_no_process(#[case] source: &str) {
         "{status}"
     );
     // Whatever was made had the mark of its container.
-    let id_variable = format!("FAKE_CRI_CONTAINER={second}");
+    let id_variable = format!("FAKE_CRI_CONTAINER_ID={second}");
     let leftover_processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let environment = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
         environment
@@ -424,16 +424,16 @@ async fn archives_are_read_off_the_runtime_threads() {
     let config = Config {
         state_dir: dir.path().join("state"),
         executable: PathBuf::from(env!("CARGO_BIN_EXE_fake-cri")),
-        exec: ExecMode::StandIn,
+        exec: ExecMode::TestWorkload,
         images: None,
         strict_images: false,
         archive_layout: Layout::default(),
         fsync: false,
         strict_capture: false,
-        freeze: Freeze::Copy,
-        freeze_bound: Duration::from_secs(1),
+        freeze: Freeze::Snapshot,
+        freeze_timeout: Duration::from_secs(1),
         delay: None,
-        accept_unapplied: false,
+        allow_unapplied_fields: false,
         cgroup_driver: CgroupDriver::default(),
     };
     let runtime = Runtime::open(config).await.unwrap();

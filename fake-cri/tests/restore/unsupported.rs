@@ -1,4 +1,4 @@
-//! State that an archive does not hold: not_carried, and refused where a program relies on it.
+//! State that an archive does not hold: unsupported_state, and refused where a program relies on it.
 
 use cri_proto::runtime::v1;
 use tonic::Code;
@@ -66,10 +66,10 @@ async fn file_locks_are_dropped_only_on_request() {
     assert!(status.message().contains("\"perhaps\""), "{status}");
     program.release();
     let second = pod.create(with_annotation("true")).await.unwrap();
-    let not_carried = verbose_info(&cri, &second).await["notCarried"].clone();
-    let lines = not_carried.as_array().expect("a list");
+    let unsupported_state = verbose_info(&cri, &second).await["unsupportedState"].clone();
+    let lines = unsupported_state.as_array().expect("a list");
     let locks = |line: &serde_json::Value| line.as_str().unwrap().contains("the file locks of descriptor");
-    assert!(lines.iter().any(locks), "{not_carried}");
+    assert!(lines.iter().any(locks), "{unsupported_state}");
     cri.start_container(&second).await.unwrap();
     cri.wait_exited(&second).await;
     assert_eq!(stdout_lines(&pod, "second").last().map(String::as_str), Some("done"));

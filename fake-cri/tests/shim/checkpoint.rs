@@ -26,8 +26,8 @@ fn job(harness: &ShimHarness, init: ProcessId) -> Job {
         documents: Vec::new(),
         layout: fake_cri::checkpoint::Layout::default(),
         log: Some(harness.log_path()),
-        freeze: Freeze::Copy,
-        freeze_bound: Duration::from_secs(10),
+        freeze: Freeze::Snapshot,
+        freeze_timeout: Duration::from_secs(10),
         deadline: None,
         fsync: false,
         strict: false,
@@ -69,15 +69,15 @@ async fn assert_keeps_running(harness: &ShimHarness, init: ProcessId) {
         );
     }
     assert!(init.is_alive());
-    let ticks = harness
+    let heartbeats = harness
         .log_lines("stdout")
         .iter()
-        .filter(|line| line.starts_with("tick "))
+        .filter(|line| line.starts_with("heartbeat "))
         .count();
     harness
         .wait_line(&format!(
-            "tick {} pid={} start={}",
-            ticks + 3,
+            "heartbeat {} pid={} start={}",
+            heartbeats + 3,
             init.pid,
             init.start_time
         ))
@@ -89,15 +89,15 @@ fn busy_workload() -> WorkloadOptions {
         memory: Some(8 << 20),
         threads: Some(3),
         children: Some(1),
-        tick: Some(Duration::from_millis(10)),
+        heartbeat_interval: Some(Duration::from_millis(10)),
         ..WorkloadOptions::default()
     }
 }
 
 async fn start_workload(harness: &ShimHarness) -> (Shim, ProcessId) {
     let (shim, init) = harness.run(&harness.workload_spec(busy_workload())).await;
-    harness.wait_line("tick 1 ").await;
-    harness.wait_line("child tick 1 ").await;
+    harness.wait_line("heartbeat 1 ").await;
+    harness.wait_line("child heartbeat 1 ").await;
     (shim, init)
 }
 
@@ -298,12 +298,12 @@ async fn exits_and_forks_around_the_freeze_are_not_lost() {
     let harness = ShimHarness::new();
     // Children and orphans come and go all the time, each exit code is looked at.
     let script = "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); sh -c 'sh -c : & exit 3'; [ $? = 3 ] || exit 1; \
-        echo tick $i pid=$$; [ -e $STOP ] && exit 33; done";
+        echo heartbeat $i pid=$$; [ -e $STOP ] && exit 33; done";
     let mut spec = harness.shell_spec(script);
     spec.env
         .push(("STOP".into(), harness.path("stop").display().to_string()));
     let (shim, init) = harness.run(&spec).await;
-    harness.wait_line("tick 1 ").await;
+    harness.wait_line("heartbeat 1 ").await;
     for _ in 0..20 {
         let report = shim
             .checkpoint(job(&harness, init), |_| {})
@@ -311,8 +311,8 @@ async fn exits_and_forks_around_the_freeze_are_not_lost() {
             .expect("it can be checkpointed");
         assert!(report.processes >= 1);
     }
-    let ticks = harness.log_lines("stdout").len();
-    harness.wait_line(&format!("tick {} ", ticks + 3)).await;
+    let heartbeats = harness.log_lines("stdout").len();
+    harness.wait_line(&format!("heartbeat {} ", heartbeats + 3)).await;
     fs::write(harness.path("stop"), "").expect("it can be written");
     assert_eq!(shim.wait_exit().await.code, 33, "it never saw a wrong exit code");
 }

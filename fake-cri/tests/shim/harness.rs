@@ -79,7 +79,7 @@ impl ShimHarness {
         self.host_spec(&["sh", "-c", script])
     }
 
-    /// A stand-in.
+    /// A test workload.
     pub(crate) fn workload_spec(&self, options: WorkloadOptions) -> LaunchSpec {
         LaunchSpec {
             program: LaunchProgram::Workload(options),

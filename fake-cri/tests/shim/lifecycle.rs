@@ -61,7 +61,7 @@ async fn a_container_has_its_argv_environment_working_dir_and_session() {
     let lines = harness.log_lines("stdout");
     let text = lines.join("\n");
     let expected = format!(
-        "zero one\nCOLOUR=blue\nFAKE_CRI_CONTAINER={}\nPATH=/usr/local/bin:/usr/bin:/bin\nPWD={}\n",
+        "zero one\nCOLOUR=blue\nFAKE_CRI_CONTAINER_ID={}\nPATH=/usr/local/bin:/usr/bin:/bin\nPWD={}\n",
         harness.id(),
         work_dir.display()
     );

@@ -1,4 +1,4 @@
-//! The stand-in below a shim, and by itself as in an image.
+//! The test workload below a shim, and by itself as in an image.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 use fake_cri::{
     process::pstree,
     shim::LaunchSpec,
-    workload::{MemoryPattern, OnTerm, WorkloadOptions, option_table},
+    workload::{MemoryPattern, OnSigterm, WorkloadOptions, option_table},
 };
 use rstest::rstest;
 
@@ -26,15 +26,15 @@ async fn shows_the_container_argv_and_environment_only() {
         ..harness.workload_spec(WorkloadOptions::default())
     };
     let (shim, init) = harness.run(&spec).await;
-    harness.wait_line("stand-in ready").await;
+    harness.wait_line("test-workload ready").await;
     let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", init.pid)).expect("it runs");
     assert_eq!(read("cmdline"), b"/app/server\0--port\x0080\0");
-    let marker = format!("FAKE_CRI_CONTAINER={}", harness.id());
+    let marker = format!("FAKE_CRI_CONTAINER_ID={}", harness.id());
     assert_eq!(
         read("environ"),
         format!("PATH=/usr/local/bin:/usr/bin:/bin\0COLOUR=blue\0{marker}\0").into_bytes()
     );
-    assert_eq!(read("comm"), b"stand-in\n");
+    assert_eq!(read("comm"), b"test-workload\n");
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", init.pid))
         .expect("it runs")
         .count();
@@ -50,25 +50,25 @@ async fn has_the_requested_size() {
         memory: Some(32 << 20),
         threads: Some(4),
         children: Some(2),
-        files: Some(3),
-        tick: Some(Duration::from_millis(20)),
+        open_files: Some(3),
+        heartbeat_interval: Some(Duration::from_millis(20)),
         ..WorkloadOptions::default()
     };
     let (shim, init) = harness.run(&harness.workload_spec(options)).await;
-    let ready = harness.wait_line("stand-in ready").await;
+    let ready = harness.wait_line("test-workload ready").await;
     let start = init.start_time;
     assert_eq!(
         ready,
         format!(
-            "stand-in ready pid={} start={start} memory=33554432 threads=4 children=2",
+            "test-workload ready pid={} start={start} memory=33554432 threads=4 children=2",
             init.pid
         )
     );
     assert_eq!(
-        harness.wait_line("tick 3 ").await,
-        format!("tick 3 pid={} start={start}", init.pid)
+        harness.wait_line("heartbeat 3 ").await,
+        format!("heartbeat 3 pid={} start={start}", init.pid)
     );
-    harness.wait_line("child tick 3 ").await;
+    harness.wait_line("child heartbeat 3 ").await;
     let stats = wait_for("all memory", || {
         let all = harness.processes();
         let all_allocated = all.iter().all(|process| {
@@ -108,15 +108,15 @@ async fn exits_after_the_requested_time(#[case] exit_code: Option<i32>, #[case] 
 async fn ignores_sigterm_when_requested() {
     let harness = ShimHarness::new();
     let options = WorkloadOptions {
-        on_term: Some(OnTerm::Ignore),
-        tick: Some(Duration::from_millis(10)),
+        on_sigterm: Some(OnSigterm::Ignore),
+        heartbeat_interval: Some(Duration::from_millis(10)),
         ..WorkloadOptions::default()
     };
     let (shim, init) = harness.run(&harness.workload_spec(options)).await;
-    harness.wait_line("tick 1 ").await;
+    harness.wait_line("heartbeat 1 ").await;
     shim.signal(libc::SIGTERM).await.expect("it runs");
-    let ticks = harness.log_lines("stdout").len();
-    harness.wait_line(&format!("tick {} ", ticks + 5)).await;
+    let heartbeats = harness.log_lines("stdout").len();
+    harness.wait_line(&format!("heartbeat {} ", heartbeats + 5)).await;
     assert!(init.is_alive());
     shim.signal(libc::SIGKILL).await.expect("it runs");
     assert_eq!(shim.wait_exit().await.signal, Some(libc::SIGKILL));
@@ -158,15 +158,15 @@ async fn uses_little_cpu_when_idle() {
         ..WorkloadOptions::default()
     };
     let (shim, _) = harness.run(&harness.workload_spec(options)).await;
-    harness.wait_line("tick 1 ").await;
+    harness.wait_line("heartbeat 1 ").await;
     let (before, since) = (shim.stats().await.expect("it runs").cpu_ns, Instant::now());
-    harness.wait_line("tick 10 ").await;
+    harness.wait_line("heartbeat 10 ").await;
     let used = shim.stats().await.expect("it runs").cpu_ns - before;
     let share = used as f64 / since.elapsed().as_nanos() as f64;
     assert!(share < 0.05, "{share}");
 }
 
-/// A stand-in without a shim.
+/// A test workload without a shim.
 struct WorkloadProcess(Child);
 
 impl WorkloadProcess {
@@ -201,14 +201,14 @@ impl Drop for WorkloadProcess {
 }
 
 #[rstest]
-#[case::name("stand-in")]
-#[case::path("/stand-in")]
+#[case::name("test-workload")]
+#[case::path("/test-workload")]
 fn runs_by_its_argv0(#[case] name: &str) {
     let arguments = [
         "--memory",
         "2Mi",
         "--threads=2",
-        "--tick",
+        "--heartbeat-interval",
         "10ms",
         "--exit-after",
         "1s",
@@ -218,11 +218,11 @@ fn runs_by_its_argv0(#[case] name: &str) {
     let mut lines = workload.lines();
     let ready = lines.next().expect("a line");
     assert!(
-        ready.starts_with("stand-in ready pid=") && ready.ends_with(" memory=2097152 threads=2 children=0"),
+        ready.starts_with("test-workload ready pid=") && ready.ends_with(" memory=2097152 threads=2 children=0"),
         "{ready}"
     );
     assert!(lines.next().expect("a line").starts_with("canary "));
-    assert!(lines.next().expect("a line").starts_with("tick 1 pid="));
+    assert!(lines.next().expect("a line").starts_with("heartbeat 1 pid="));
     assert_eq!(workload.0.wait().expect("it is ours").code(), Some(5));
 }
 
@@ -234,9 +234,9 @@ fn environment_options_override_arguments() {
     };
     let options = serde_json::to_string(&options).expect("plain data");
     let mut workload = WorkloadProcess::start(
-        "stand-in",
+        "test-workload",
         &["--threads", "2", "--memory", "4096"],
-        &[("FAKE_CRI_STAND_IN", &options)],
+        &[("FAKE_CRI_TEST_WORKLOAD", &options)],
     );
     let ready = workload.lines().next().expect("a line");
     assert!(ready.ends_with(" memory=4096 threads=3 children=0"), "{ready}");
@@ -244,11 +244,15 @@ fn environment_options_override_arguments() {
 
 #[test]
 fn children_end_with_their_parent() {
-    let mut workload = WorkloadProcess::start("stand-in", &["--children", "2", "--tick", "10ms"], &[]);
+    let mut workload = WorkloadProcess::start(
+        "test-workload",
+        &["--children", "2", "--heartbeat-interval", "10ms"],
+        &[],
+    );
     let mut lines = workload.lines();
     lines
-        .find(|line| line.starts_with("child tick 1 "))
-        .expect("a child ticks");
+        .find(|line| line.starts_with("child heartbeat 1 "))
+        .expect("a heartbeat of a child");
     workload.0.kill().expect("it is ours");
     workload.0.wait().expect("it is ours");
     // The pipe ends when nobody is left who could write.
@@ -256,17 +260,17 @@ fn children_end_with_their_parent() {
 }
 
 #[rstest]
-#[case::no_option(&["--nonsense"], "option: \"--nonsense\" is not allowed: expected --memory, --pattern, ")]
+#[case::no_option(&["--nonsense"], "option: \"--nonsense\" is not allowed: expected --memory, --memory-pattern, ")]
 #[case::no_size(&["--memory", "lots"], "--memory: \"lots\" is not allowed: expected a size such as 256Mi, 1Gi or 4096")]
 #[case::no_value(&["--threads"], "--threads: \"\" is not allowed: expected 1 to 10000")]
 fn invalid_arguments_are_refused(#[case] arguments: &[&str], #[case] words: &str) {
     let output = Command::new(EXECUTABLE)
-        .arg0("stand-in")
+        .arg0("test-workload")
         .args(arguments)
         .output()
         .expect("it starts");
     let text = String::from_utf8(output.stderr).expect("text");
-    assert!(text.starts_with(&format!("stand-in: {words}")), "{text}");
+    assert!(text.starts_with(&format!("test-workload: {words}")), "{text}");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
 }
 
@@ -282,18 +286,18 @@ fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 #[case::decimal("memory", "1M", WorkloadOptions { memory: Some(1_000_000), ..WorkloadOptions::default() })]
 #[case::bytes("memory", "4096", WorkloadOptions { memory: Some(4096), ..WorkloadOptions::default() })]
 #[case::gibi("memory", "1Gi", WorkloadOptions { memory: Some(1 << 30), ..WorkloadOptions::default() })]
-#[case::pattern("pattern", "text", WorkloadOptions { pattern: Some(MemoryPattern::Text), ..WorkloadOptions::default() })]
+#[case::memory_pattern("memory-pattern", "text", WorkloadOptions { memory_pattern: Some(MemoryPattern::Text), ..WorkloadOptions::default() })]
 #[case::threads("threads", "8", WorkloadOptions { threads: Some(8), ..WorkloadOptions::default() })]
 #[case::children("children", "2", WorkloadOptions { children: Some(2), ..WorkloadOptions::default() })]
-#[case::files("files", "5", WorkloadOptions { files: Some(5), ..WorkloadOptions::default() })]
+#[case::open_files("open-files", "5", WorkloadOptions { open_files: Some(5), ..WorkloadOptions::default() })]
 #[case::exit_after("exit-after", "1m 30s", WorkloadOptions { exit_after: Some(Duration::from_secs(90)), ..WorkloadOptions::default() })]
 #[case::exit_code("exit-code", "255", WorkloadOptions { exit_code: Some(255), ..WorkloadOptions::default() })]
-#[case::tick("tick", "20ms", WorkloadOptions { tick: Some(Duration::from_millis(20)), ..WorkloadOptions::default() })]
-#[case::on_term("on-term", "ignore", WorkloadOptions { on_term: Some(OnTerm::Ignore), ..WorkloadOptions::default() })]
+#[case::heartbeat_interval("heartbeat-interval", "20ms", WorkloadOptions { heartbeat_interval: Some(Duration::from_millis(20)), ..WorkloadOptions::default() })]
+#[case::on_sigterm("on-sigterm", "ignore", WorkloadOptions { on_sigterm: Some(OnSigterm::Ignore), ..WorkloadOptions::default() })]
 #[case::cwd("cwd", "/tmp", WorkloadOptions { cwd: Some(PathBuf::from("/tmp")), ..WorkloadOptions::default() })]
 #[case::exec_stdout("exec-stdout", "pong\n", WorkloadOptions { exec_stdout: Some("pong\n".into()), ..WorkloadOptions::default() })]
 #[case::exec_stderr("exec-stderr", "", WorkloadOptions { exec_stderr: Some(String::new()), ..WorkloadOptions::default() })]
-#[case::exec_code("exec-code", "1", WorkloadOptions { exec_code: Some(1), ..WorkloadOptions::default() })]
+#[case::exec_exit_code("exec-exit-code", "1", WorkloadOptions { exec_exit_code: Some(1), ..WorkloadOptions::default() })]
 #[case::exec_delay("exec-delay", "2s", WorkloadOptions { exec_delay: Some(Duration::from_secs(2)), ..WorkloadOptions::default() })]
 #[case::not_an_option("fault", "whatever", WorkloadOptions::default())]
 #[case::restore("restore-from", "/a.tar", WorkloadOptions::default())]
@@ -322,17 +326,17 @@ fn annotations_set_options(#[case] name: &str, #[case] value: &str, #[case] expe
 #[case("memory", "-1")]
 #[case("memory", "256 potatoes")]
 #[case("memory", "")]
-#[case("pattern", "Random")]
+#[case("memory-pattern", "Random")]
 #[case("threads", "0")]
 #[case("threads", "10001")]
 #[case("children", "-1")]
-#[case("files", "many")]
+#[case("open-files", "many")]
 #[case("exit-after", "5")]
 #[case("exit-code", "256")]
-#[case("tick", "0s")]
-#[case("on-term", "die")]
+#[case("heartbeat-interval", "0s")]
+#[case("on-sigterm", "die")]
 #[case("cwd", "here")]
-#[case("exec-code", "-1")]
+#[case("exec-exit-code", "-1")]
 #[case("exec-delay", "soon")]
 fn errors_name_annotation_value_and_allowed_values(#[case] name: &str, #[case] value: &str) {
     let row = option_table().iter().find(|row| row.name == name).expect("an option");
@@ -355,19 +359,19 @@ fn the_nearest_annotation_wins() {
     let pod = annotations(&[
         ("threads", "1"),
         ("threads.app", "2"),
-        ("files", "1"),
+        ("open-files", "1"),
         ("files.app", "2"),
         ("children.app", "2"),
     ]);
-    let container = annotations(&[("threads", "3"), ("threads.app", "4"), ("files", "3")]);
+    let container = annotations(&[("threads", "3"), ("threads.app", "4"), ("open-files", "3")]);
     let options = WorkloadOptions::from_annotations(&pod, &container, "app").expect("all are good");
     assert_eq!(
-        (options.threads, options.files, options.children),
+        (options.threads, options.open_files, options.children),
         (Some(4), Some(3), Some(2))
     );
     let options = WorkloadOptions::from_annotations(&pod, &BTreeMap::new(), "other").expect("all are good");
     assert_eq!(
-        (options.threads, options.files, options.children),
+        (options.threads, options.open_files, options.children),
         (Some(1), Some(1), None)
     );
 }

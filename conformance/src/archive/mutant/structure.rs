@@ -18,63 +18,91 @@ use crate::archive::{
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // What is no checkpoint archive.
-    edit_bytes("kind/text", &["archive/kind", "archive/tar/well-formed"], |bytes| {
-        *bytes = b"a note, not an archive\n".to_vec()
-    }),
-    edit_bytes("kind/gzip", &["archive/kind", "archive/tar/uncompressed"], |bytes| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(bytes).expect("a vector takes all");
-        *bytes = encoder.finish().expect("a vector takes all");
-    }),
-    edit_members("kind/note", &["archive/kind", "archive/memory/canary"], |members| {
-        *members = vec![SampleMember::file("note.txt", *b"a note")]
-    }),
-    edit_members("kind/deeper", &["archive/kind", "archive/memory/canary"], |members| {
-        members
-            .iter_mut()
-            .for_each(|member| member.name = format!("checkpoint-of-app/{}", member.name));
-    }),
+    edit_bytes(
+        "kind/text",
+        &["archive/format/checkpoint-archive", "archive/tar/well-formed"],
+        |bytes| *bytes = b"a note, not an archive\n".to_vec(),
+    ),
+    edit_bytes(
+        "kind/gzip",
+        &["archive/format/checkpoint-archive", "archive/tar/uncompressed"],
+        |bytes| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(bytes).expect("a vector takes all");
+            *bytes = encoder.finish().expect("a vector takes all");
+        },
+    ),
     edit_members(
-        "kind/images-alone",
-        &["archive/kind", "archive/layout/upstream-names"],
+        "format/unrelated-tar",
+        &["archive/format/checkpoint-archive", "archive/memory/expected-bytes"],
+        |members| *members = vec![SampleMember::file("note.txt", *b"a note")],
+    ),
+    edit_members(
+        "format/nested-directory",
+        &["archive/format/checkpoint-archive", "archive/memory/expected-bytes"],
+        |members| {
+            members
+                .iter_mut()
+                .for_each(|member| member.name = format!("checkpoint-of-app/{}", member.name));
+        },
+    ),
+    edit_members(
+        "format/images-only",
+        &["archive/format/checkpoint-archive", "archive/layout/required-members"],
         |members| members.retain(|member| member.name != "config.dump" && member.name != "spec.dump"),
     ),
-    edit_members("kind/encrypted-images", &["archive/kind"], |members| {
-        members.push(SampleMember::file("checkpoint/cipher.img", *b"a key"))
-    }),
+    edit_members(
+        "kind/encrypted-images",
+        &["archive/format/checkpoint-archive"],
+        |members| members.push(SampleMember::file("checkpoint/cipher.img", *b"a key")),
+    ),
     // The file.
     edit_file(
         "file/world-readable",
-        &["archive/file/private", "archive/file/mode"],
+        &["archive/file/owner-only", "archive/file/mode-0600"],
         |path| set_mode(path, 0o644),
     ),
     edit_file(
         "file/group-readable",
-        &["archive/file/private", "archive/file/mode"],
+        &["archive/file/owner-only", "archive/file/mode-0600"],
         |path| set_mode(path, 0o640),
     ),
     // 65534 is nobody's: neither root nor whoever runs this.
-    edit_metadata("file/owner", &["archive/file/owner"], |metadata| metadata.uid = 65534),
-    edit_file("file/executable", &["archive/file/mode"], |path| set_mode(path, 0o700)),
-    edit_file("file/symlink", &["archive/file/plain"], |path| {
+    edit_metadata("file/wrong-owner", &["archive/file/owner"], |metadata| {
+        metadata.uid = 65534
+    }),
+    edit_file("file/executable", &["archive/file/mode-0600"], |path| {
+        set_mode(path, 0o700)
+    }),
+    edit_file("file/symlink", &["archive/file/regular-single-link"], |path| {
         let target = path.with_extension("target");
         fs::rename(path, &target)?;
         symlink(target, path)
     }),
-    edit_file("file/hard-link", &["archive/file/plain"], |path| {
+    edit_file("file/hard-link", &["archive/file/regular-single-link"], |path| {
         fs::hard_link(path, path.with_extension("other"))
     }),
     // The tar.
-    edit_bytes("tar/no-bytes", &["archive/kind", "archive/tar/well-formed"], Vec::clear),
-    edit_bytes("tar/random", &["archive/kind", "archive/tar/well-formed"], |bytes| {
-        let mut state = 1_u32;
-        bytes.fill_with(|| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        });
+    edit_bytes(
+        "tar/empty-file",
+        &["archive/format/checkpoint-archive", "archive/tar/well-formed"],
+        Vec::clear,
+    ),
+    edit_bytes(
+        "tar/random-bytes",
+        &["archive/format/checkpoint-archive", "archive/tar/well-formed"],
+        |bytes| {
+            let mut state = 1_u32;
+            bytes.fill_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            });
+        },
+    ),
+    edit_bytes("tar/wrong-checksum", &["archive/tar/well-formed"], |bytes| {
+        bytes[148] ^= 1
     }),
-    edit_bytes("tar/checksum", &["archive/tar/well-formed"], |bytes| bytes[148] ^= 1),
-    edit_bytes("tar/last-checksum", &["archive/tar/well-formed"], |bytes| {
+    edit_bytes("tar/wrong-last-checksum", &["archive/tar/well-formed"], |bytes| {
         let last = last_header_offset(bytes);
         bytes[last] ^= 1;
     }),
@@ -83,29 +111,33 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         bytes[last + 124..last + 136].copy_from_slice(b"77777777777\0");
         fix_checksum(bytes, last);
     }),
-    edit_bytes("tar/cut-in-member", &["archive/tar/well-formed"], |bytes| {
+    edit_bytes("tar/truncated-in-member", &["archive/tar/well-formed"], |bytes| {
         bytes.truncate(bytes.len() / 2 / BLOCK_BYTES * BLOCK_BYTES)
     }),
-    edit_bytes("tar/cut-in-header", &["archive/tar/well-formed"], |bytes| {
+    edit_bytes("tar/truncated-in-header", &["archive/tar/well-formed"], |bytes| {
         let last = last_header_offset(bytes);
         bytes.truncate(last + 100);
     }),
-    edit_bytes("tar/cut-at-member", &["archive/tar/end-marker"], |bytes| {
+    edit_bytes("tar/no-end-marker", &["archive/tar/end-marker"], |bytes| {
         bytes.truncate(bytes.len() - 2 * BLOCK_BYTES)
     }),
     edit_bytes("tar/one-zero-block", &["archive/tar/end-marker"], |bytes| {
         bytes.truncate(bytes.len() - BLOCK_BYTES)
     }),
-    edit_bytes("tar/stale-tail", &["archive/tar/nothing-behind"], |bytes| {
+    edit_bytes("tar/trailing-bytes", &["archive/tar/no-trailing-data"], |bytes| {
         let stale = bytes[..20 * BLOCK_BYTES].to_vec();
         bytes.extend(stale);
     }),
-    edit_bytes("tar/zeros-without-end", &["archive/tar/nothing-behind"], |bytes| {
+    edit_bytes("tar/trailing-zeros", &["archive/tar/no-trailing-data"], |bytes| {
         bytes.resize(bytes.len() + (2 << 20), 0)
     }),
     edit_bytes(
-        "tar/gzip",
-        &["archive/kind", "archive/tar/well-formed", "archive/tar/uncompressed"],
+        "tar/gzip-magic",
+        &[
+            "archive/format/checkpoint-archive",
+            "archive/tar/well-formed",
+            "archive/tar/uncompressed",
+        ],
         |bytes| {
             bytes.splice(..0, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
         },
@@ -113,10 +145,10 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     edit_bytes("tar/no-members", &["archive/tar/not-empty"], |bytes| {
         *bytes = vec![0; 2 * BLOCK_BYTES]
     }),
-    edit_bytes("tar/long-name-bomb", &["archive/tar/bounded"], |bytes| {
+    edit_bytes("tar/long-name-bomb", &["archive/tar/bounded-headers"], |bytes| {
         prepend_extension(bytes, b'L', 1 << 30, b"name")
     }),
-    edit_bytes("tar/pax-bomb", &["archive/tar/bounded"], |bytes| {
+    edit_bytes("tar/pax-bomb", &["archive/tar/bounded-headers"], |bytes| {
         prepend_extension(bytes, b'x', 1 << 33, b"")
     }),
     edit_bytes("tar/pax-malformed", &["archive/tar/well-formed"], |bytes| {
@@ -128,12 +160,16 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         fix_checksum(bytes, last);
     }),
     // Members.
-    edit_members("members/absolute", &["archive/members/relative"], |members| {
-        members.push(SampleMember::file("/etc/cron.d/x", *b"x"))
-    }),
-    edit_members("members/parent", &["archive/members/no-parent"], |members| {
-        members.push(SampleMember::file("../x", *b"x"))
-    }),
+    edit_members(
+        "members/absolute-name",
+        &["archive/members/relative-names"],
+        |members| members.push(SampleMember::file("/etc/cron.d/x", *b"x")),
+    ),
+    edit_members(
+        "members/parent-directory-name",
+        &["archive/members/no-path-traversal"],
+        |members| members.push(SampleMember::file("../x", *b"x")),
+    ),
     edit_members("members/symlink", &["archive/members/no-symlink"], |members| {
         members.push(special_member("log", EntryType::Symlink))
     }),
@@ -160,16 +196,16 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     edit_members("members/gnu-sparse", &["archive/members/no-sparse"], |members| {
         members.push(special_member("holes", EntryType::GNUSparse))
     }),
-    edit_members("members/strange-kind", &["archive/members/known-kind"], |members| {
+    edit_members("members/unknown-type", &["archive/members/posix-type"], |members| {
         members.push(special_member("x", EntryType::new(b'Z')))
     }),
-    edit_members("members/twice", &["archive/members/unique"], |members| {
+    edit_members("members/duplicate-name", &["archive/members/unique-names"], |members| {
         let duplicate = member_mut(members, "config.dump").clone();
         members.push(duplicate);
     }),
     edit_members(
-        "members/twice-by-another-name",
-        &["archive/members/unique"],
+        "members/duplicate-name-with-dot",
+        &["archive/members/unique-names"],
         |members| {
             let mut duplicate = member_mut(members, "checkpoint/core-1.img").clone();
             duplicate.name = "./checkpoint/core-1.img".to_owned();
@@ -178,26 +214,30 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     ),
     edit_members(
         "members/control-character",
-        &["archive/members/clean-names"],
+        &["archive/members/valid-names"],
         |members| members.push(SampleMember::file("a\x1b[2Jb", *b"x")),
     ),
-    edit_members("members/dot-component", &["archive/members/clean-names"], |members| {
+    edit_members("members/dot-component", &["archive/members/valid-names"], |members| {
         members.push(SampleMember::file("a/./b", *b"x"))
     }),
-    edit_members("members/setuid", &["archive/members/no-set-id"], |members| {
+    edit_members("members/setuid", &["archive/members/no-setuid-setgid"], |members| {
         let mut executable = SampleMember::file("sh", *b"#!");
         executable.mode = 0o4755;
         members.push(executable);
     }),
     edit_members(
         "members/directory-without-search",
-        &["archive/members/directory-modes"],
+        &["archive/members/directories-accessible"],
         |members| member_mut(members, "checkpoint/").mode = 0o600,
     ),
-    edit_members("members/of-an-earlier-attempt", &["archive/members/fresh"], |members| {
-        // An hour before the dump, and so before the container was created.
-        member_mut(members, "checkpoint/core-1.img").mtime -= 3600;
-    }),
+    edit_members(
+        "members/stale-image",
+        &["archive/members/newer-than-container"],
+        |members| {
+            // An hour before the dump, and so before the container was created.
+            member_mut(members, "checkpoint/core-1.img").mtime -= 3600;
+        },
+    ),
 ];
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

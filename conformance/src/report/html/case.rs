@@ -1,4 +1,4 @@
-//! The cases, each a block that unfolds to what an argument needs: what was demanded, what was expected and seen, how to see
+//! The cases, each a block that unfolds to what an argument needs: what was demanded, what was expected and observed, how to run
 //! it again, and what passed between harness and target.
 
 use maud::{Markup, html};
@@ -44,7 +44,7 @@ fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
         {
             summary {
                 (status_word(&case.outcome))
-                span { (escape_to_one_line(&case.clause)) }
+                span { (escape_to_one_line(&case.requirement)) }
                 span.level { (case.level.as_str()) }
                 span.id { (case.id) }
             }
@@ -52,8 +52,8 @@ fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
                 p {
                     span.label { "Demanded by " }
                     @match authority_link(&case.authority) {
-                        Some(url) => a href=(url) rel="noreferrer" { (escape_to_one_line(&case.source)) },
-                        None => (escape_to_one_line(&case.source)),
+                        Some(url) => a href=(url) rel="noreferrer" { (escape_to_one_line(&case.authority.citation())) },
+                        None => (escape_to_one_line(&case.authority.citation())),
                     }
                 }
                 @if !case.motivation.is_empty() {
@@ -62,20 +62,20 @@ fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
                 div.sides {
                     div { div.label { "Expected" } pre { (escape_controls(&case.expected)) } }
                     div {
-                        div.label { @if matches!(case.outcome.as_str(), "pass" | "fail" | "fact") { "Seen" } @else { "Why not judged" } }
-                        pre class={ "seen " (case.outcome) } { (escape_controls(&case.seen)) }
+                        div.label { @if matches!(case.outcome.as_str(), "pass" | "fail" | "known-deviation") { "Actual" } @else { "Why not judged" } }
+                        pre class={ "actual " (case.outcome) } { (escape_controls(&case.actual)) }
                     }
                 }
-                @if !case.again.is_empty() {
+                @if !case.rerun.is_empty() {
                     figure {
                         figcaption { "Repeat this case alone" }
-                        div.again {
-                            pre { code { (escape_to_one_line(&case.again)) } }
+                        div.rerun {
+                            pre { code { (escape_to_one_line(&case.rerun)) } }
                             button.copy type="button" hidden { "Copy" }
                         }
                     }
                 }
-                (evidence(&case.exhibits))
+                (evidence(&case.evidence))
                 @if let Some(why) = non_gating_reason(entry.report, case) { p.soft { "Does not fail the run: " (escape_to_one_line(&why)) "." } }
                 p.soft {
                     a href={ "#" (entry.anchor(&case.id)) } { "Link to this case" }
@@ -86,13 +86,13 @@ fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
     }
 }
 
-/// The exhibits in their order; a request and the answer that follows it stand side by side.
-fn evidence(exhibits: &[EvidenceItem]) -> Markup {
+/// The evidence in its order; a request and the response that follows it stand side by side.
+fn evidence(items: &[EvidenceItem]) -> Markup {
     let mut rows: Vec<&[EvidenceItem]> = Vec::new();
-    let mut rest = exhibits;
+    let mut rest = items;
     while let [first, after @ ..] = rest {
-        let pair =
-            first.kind == EvidenceKind::Request && after.first().is_some_and(|next| next.kind == EvidenceKind::Answer);
+        let pair = first.kind == EvidenceKind::Request
+            && after.first().is_some_and(|next| next.kind == EvidenceKind::Response);
         let (row, tail) = rest.split_at(if pair { 2 } else { 1 });
         rows.push(row);
         rest = tail;
@@ -100,10 +100,10 @@ fn evidence(exhibits: &[EvidenceItem]) -> Markup {
     html! {
         @for row in rows {
             div.exchange {
-                @for exhibit in row {
+                @for item in row {
                     figure {
-                        figcaption { (title(exhibit.kind)) }
-                        pre { (escape_controls(&exhibit.text)) }
+                        figcaption { (title(item.kind)) }
+                        pre { (escape_controls(&item.text)) }
                     }
                 }
             }
@@ -114,7 +114,7 @@ fn evidence(exhibits: &[EvidenceItem]) -> Markup {
 fn title(kind: EvidenceKind) -> &'static str {
     match kind {
         EvidenceKind::Request => "Request",
-        EvidenceKind::Answer => "Answer",
+        EvidenceKind::Response => "Response",
         EvidenceKind::Journal => "The runtime's journal",
         EvidenceKind::Archive => "Archive",
         EvidenceKind::Cri => "Call of the CRI",

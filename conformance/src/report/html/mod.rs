@@ -3,7 +3,7 @@
 //! ```text
 //!  overview   verdict, target, what decided; the table of groups, or of clauses by node
 //!  controls   search and filters, by a small script; without it everything is still there to read
-//!  case       one foldable block a case: clause, expected and seen, the command, the evidence
+//!  case       one foldable block a case: requirement, expected and actual, the command, the evidence
 //! ```
 //!
 //! The page loads nothing: its policy forbids it, and allows exactly the style and the script that it brings, by their

@@ -40,7 +40,7 @@ pub(super) fn report_card(entry: &LabelledReport) -> Markup {
                 p.soft { "Does not hold either, without deciding the verdict:" }
                 ul.plain { @for case in others { (case_link(entry, &case.id)) } }
             }
-            dl.facts {
+            dl.properties {
                 dt { "Suite" } dd { (target.suite.as_str()) ", " (counts(report)) }
                 dt { "Target" } dd { (escape_controls(&target.description)) }
                 dt { "Version" } dd { (escape_to_one_line(&versions(report))) }
@@ -53,19 +53,19 @@ pub(super) fn report_card(entry: &LabelledReport) -> Markup {
                 @if let Some(mutant) = &target.mutant { dt { "Wrong on purpose" } dd { code { (escape_to_one_line(mutant)) } } }
                 dt { "Decided by" }
                 dd { @if report.strict { "clauses of every level" } @else { "documented clauses" } }
-                @let terms = report.terms.describe();
-                @if !terms.is_empty() { dt { "Terms" } dd { @for line in terms { div { (escape_to_one_line(&line)) } } } }
+                @let conditions = report.conditions.describe();
+                @if !conditions.is_empty() { dt { "Conditions" } dd { @for line in conditions { div { (escape_to_one_line(&line)) } } } }
                 dt { "Run" }
                 dd {
-                    time datetime=(report.started) { (report.started.strftime("%Y-%m-%d %H:%M:%S UTC")) }
+                    time datetime=(report.started_at) { (report.started_at.strftime("%Y-%m-%d %H:%M:%S UTC")) }
                     ", " (format!("{:.1} s", report.duration))
                 }
             }
         }
-        @if !report.archives_left.is_empty() {
+        @if !report.remaining_archives.is_empty() {
             div.card.left {
                 strong { "Archives left behind. They hold the memory of a container:" }
-                ul.plain { @for path in &report.archives_left { li { code { (escape_to_one_line(path)) } } } }
+                ul.plain { @for path in &report.remaining_archives { li { code { (escape_to_one_line(path)) } } } }
             }
         }
     }
@@ -77,7 +77,7 @@ fn case_link(entry: &LabelledReport, id: &str) -> Markup {
         li {
             a href={ "#" (entry.anchor(id)) } { (id) }
             @if let Some(case) = case {
-                " " span.soft { (escape_to_one_line(&case.clause)) }
+                " " span.soft { (escape_to_one_line(&case.requirement)) }
                 @if case.level != Level::Documented { " " span.soft { "(" (case.level.as_str()) ")" } }
             }
         }

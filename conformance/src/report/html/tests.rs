@@ -99,7 +99,7 @@ fn csp_allows_only_own_style_and_script() {
 #[test]
 fn merged_reports_have_distinct_anchors() {
     let page = page_without_assets(&nodes());
-    for anchor in ["node-a:kubelet/404/pod-unknown", "node-b:kubelet/404/pod-unknown"] {
+    for anchor in ["node-a:kubelet/lookup/pod-unknown", "node-b:kubelet/lookup/pod-unknown"] {
         assert!(attribute_values(&page, "id").contains(&anchor), "{anchor}");
     }
     assert!(page.contains("<th>node-a</th><th>node-b</th>"), "{page}");

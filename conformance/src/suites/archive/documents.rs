@@ -18,7 +18,7 @@ const METADATA_SOURCE: &str = "checkpointctl lib/metadata.go";
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "documents/config-dump",
+        "archive/metadata/config-dump-valid",
         Reference,
         METADATA_SOURCE,
         "config.dump is JSON and names container and times; times are RFC 3339.",
@@ -26,11 +26,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| require_readable(
             archive,
             &archive.documents.config,
-            Some("archive/layout/upstream-names")
+            Some("archive/layout/required-members")
         )
     ),
     case!(
-        "documents/config-fields",
+        "archive/metadata/config-dump-fields",
         Reference,
         METADATA_SOURCE,
         "config.dump has all fields that describe a checkpoint, and a value in each.",
@@ -38,15 +38,19 @@ pub(super) const CASES: &[ArchiveCase] = &[
         config_fields
     ),
     case!(
-        "documents/spec-dump",
+        "archive/metadata/spec-dump-valid",
         Reference,
         "OCI runtime specification",
         "spec.dump is an OCI runtime configuration.",
         "JSON of the specification's shape",
-        |archive| require_readable(archive, &archive.documents.spec, Some("archive/layout/upstream-names"))
+        |archive| require_readable(
+            archive,
+            &archive.documents.spec,
+            Some("archive/layout/required-members")
+        )
     ),
     case!(
-        "documents/spec-process",
+        "archive/metadata/spec-process-fields",
         Reference,
         "OCI runtime specification",
         "spec.dump says of which version it is, what was run and on which root.",
@@ -54,7 +58,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         spec_process
     ),
     case!(
-        "documents/spec-lists",
+        "archive/metadata/spec-lists-unique",
         Reference,
         "OCI runtime specification (config-linux.md: namespaces; config.md: rlimits)",
         "spec.dump has no namespace and no limit twice: a runtime must refuse it.",
@@ -62,7 +66,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         spec_lists
     ),
     case!(
-        "documents/status-dump",
+        "archive/metadata/status-dump-valid",
         Reference,
         "containerd; CRI ContainerStatus",
         "status.dump, where there is one, is JSON of a CRI ContainerStatus.",
@@ -70,7 +74,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| require_readable(archive, &archive.documents.status_dump, None)
     ),
     case!(
-        "documents/status",
+        "archive/metadata/status-valid",
         Reference,
         "containerd internal/cri/store/container/status.go",
         "status, where there is one, is JSON of containerd's shape and version v1.",
@@ -87,7 +91,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "documents/descriptors",
+        "archive/metadata/descriptors-json-valid",
         Reference,
         "runc",
         "checkpoint/descriptors.json, where there is one, is a JSON array of what the standard streams point at.",
@@ -102,7 +106,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "documents/lists",
+        "archive/metadata/lists-valid",
         Reference,
         METADATA_SOURCE,
         "deleted.files and bind.mounts, where they are there, are JSON arrays of checkpointctl's shape.",
@@ -117,7 +121,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "documents/times",
+        "archive/metadata/times-ordered",
         Reference,
         METADATA_SOURCE,
         "The container was created, then started, then checkpointed.",
@@ -125,7 +129,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         times
     ),
     case!(
-        "documents/restored",
+        "archive/metadata/restored-time-consistent",
         Reference,
         METADATA_SOURCE,
         "The time of a restore is the zero time unless the container was restored.",
@@ -140,7 +144,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "documents/same-id",
+        "archive/metadata/same-id",
         Reference,
         "containerd and CRI-O",
         "All documents are of one container.",
@@ -148,7 +152,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         same_id
     ),
     case!(
-        "documents/same-name",
+        "archive/metadata/same-names",
         Reference,
         "CRI ContainerMetadata",
         "All documents call the container, its pod and namespace the same.",
@@ -156,7 +160,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         same_name
     ),
     case!(
-        "documents/same-times",
+        "archive/metadata/same-times",
         Reference,
         "containerd",
         "status and status.dump name the same times and end of the container.",
@@ -164,7 +168,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         same_times
     ),
     case!(
-        "documents/running",
+        "archive/metadata/container-running",
         Reference,
         source::PAGE,
         "What was checkpointed is a running container, and its status says so.",
@@ -172,7 +176,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         status_is_running
     ),
     case!(
-        "documents/engine",
+        "archive/metadata/engine-annotations",
         Reference,
         "checkpointctl internal/utils.go",
         "checkpointctl finds pod, namespace and container in the annotations of spec.dump.",
@@ -180,7 +184,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         engine_annotations
     ),
     case!(
-        "documents/image-names",
+        "archive/metadata/image-names-agree",
         Robust,
         "CVE-2026-50195: containerd pulled rootfsImageRef and tagged it as rootfsImageName",
         "The image that config.dump refers to must be of the repository that config.dump names: a restore tags what it pulls.",
@@ -246,7 +250,7 @@ fn image_names(archive: &InspectedArchive) -> CaseResult {
     let config = require_config_dump(archive)?;
     let (name, reference) = (&config.rootfs_image_name, &config.rootfs_image_ref);
     if !has_only_reference_chars(name) || !has_only_reference_chars(reference) {
-        return Err(NonPass::Blocked("archive/documents/config-fields"));
+        return Err(NonPass::Blocked("archive/metadata/config-dump-fields"));
     }
     let (Some(of_name), Some(of_reference)) = (repository(name), repository(reference)) else {
         return Err(NonPass::Skip("one of them names no repository".to_owned()));
@@ -374,7 +378,7 @@ fn same_id(archive: &InspectedArchive) -> CaseResult {
 
 fn same_name(archive: &InspectedArchive) -> CaseResult {
     require_spec_dump(archive)?;
-    let name = "archive/documents/status-dump";
+    let name = "archive/metadata/status-dump-valid";
     let status = require_optional_document(archive, &archive.documents.status_dump, "status.dump", name)?;
     let label = |key: &str| status.labels.get(key).cloned();
     let metadata = status.metadata.as_ref().map(|metadata| metadata.name.clone());
@@ -426,9 +430,9 @@ fn same_times(archive: &InspectedArchive) -> CaseResult {
         archive,
         &documents.status_dump,
         "status.dump",
-        "archive/documents/status-dump",
+        "archive/metadata/status-dump-valid",
     )?;
-    let status = require_optional_document(archive, &documents.status, "status", "archive/documents/status")?;
+    let status = require_optional_document(archive, &documents.status, "status", "archive/metadata/status-valid")?;
     let pairs = [
         ("created", status.created_at, dump.created_at),
         ("started", status.started_at, dump.started_at),
@@ -448,7 +452,7 @@ fn status_is_running(archive: &InspectedArchive) -> CaseResult {
         archive,
         &documents.status_dump,
         "status.dump",
-        "archive/documents/status-dump",
+        "archive/metadata/status-dump-valid",
     )?;
     let running = i32::from(cri_proto::runtime::v1::ContainerState::ContainerRunning);
     let pid = documents.status.parsed().map_or(1, |status| status.pid);

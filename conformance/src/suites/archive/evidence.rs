@@ -13,7 +13,7 @@ pub fn record_archive(archive: &InspectedArchive) {
 }
 
 /// The file in one line, then a line a member as `tar -tv` has it: kind and mode, size, name. Where that is too long for an
-/// exhibit, the last members are only counted.
+/// item of evidence, the last members are only counted.
 fn describe_archive(archive: &InspectedArchive) -> String {
     let mut text = match &archive.file {
         Some(file) => format!(

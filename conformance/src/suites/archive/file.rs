@@ -8,7 +8,7 @@ use crate::{
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "file/private",
+        "archive/file/owner-only",
         Documented,
         source::PAGE,
         "Nobody but its owner can read the archive: it holds all memory of all processes.",
@@ -19,7 +19,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "file/owner",
+        "archive/file/owner",
         Documented,
         source::PAGE,
         "The archive belongs to root; where the runtime does not run as root, to the runtime's user.",
@@ -27,7 +27,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         owner
     ),
     case!(
-        "file/mode",
+        "archive/file/mode-0600",
         Reference,
         "containerd and CRI-O",
         "The archive's mode is 0600: nothing executes it.",
@@ -38,7 +38,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "file/plain",
+        "archive/file/regular-single-link",
         Robust,
         "CWE-59: a symbolic link at the location is followed by real runtimes",
         "The archive is a file of its own: no symbolic link leads to it, no second name.",

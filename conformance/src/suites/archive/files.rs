@@ -17,7 +17,7 @@ const VMA_OTHER_KIND_MASK: u32 = 1 << 11 | 1 << 13 | 1 << 14;
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "files/table",
+        "archive/open-files/files-image",
         Reference,
         "checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file",
         "The open files must be in the archive, in files.img or in an image for each kind.",
@@ -28,7 +28,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "files/unique",
+        "archive/open-files/unique-ids",
         Reference,
         "CRIU images/fdinfo.proto",
         "Every open file has an id of its own, other than zero.",
@@ -44,7 +44,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "files/parts",
+        "archive/open-files/entry-variant",
         Reference,
         "CRIU images/fdinfo.proto",
         "Every open file has the part of its kind, with its own id, and no other.",
@@ -61,7 +61,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "files/descriptors",
+        "archive/open-files/descriptors-resolve",
         Reference,
         "checkpointctl --files",
         "Every descriptor refers to an open file of its kind.",
@@ -69,7 +69,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         descriptors
     ),
     case!(
-        "files/numbers",
+        "archive/open-files/unique-fd-numbers",
         Reference,
         "CRIU images/fdinfo.proto",
         "A table of descriptors has every number once.",
@@ -87,7 +87,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "files/references",
+        "archive/open-files/references-resolve",
         Reference,
         "CRIU images/fs.proto, images/mm.proto, images/vma.proto",
         "Working directories, roots, executables and mapped files are open files of the table.",
@@ -95,7 +95,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         file_references
     ),
     case!(
-        "files/epoll-targets",
+        "archive/open-files/epoll-targets-open",
         Reference,
         "CRIU criu/eventpoll.c: a restore adds each target by the number of its descriptor",
         "What an epoll instance watches must be an open descriptor of a process that has the instance, and the same file as before.",
@@ -103,7 +103,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         epoll_targets
     ),
     case!(
-        "files/append-only",
+        "archive/open-files/append-only-without-size",
         Reference,
         "CRIU criu/files-reg.c, should_check_size",
         "A file that is only appended to, as a log, has no size: it grows on after the dump, and a restore fails on a size that is no longer right.",
@@ -111,7 +111,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         append_only
     ),
     case!(
-        "files/standard-streams",
+        "archive/open-files/standard-streams",
         Reference,
         "runc; checkpoint/descriptors.json",
         "The pipes that descriptors.json names are those that the processes have open: a restore finds them by these names.",
@@ -122,7 +122,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
 
 fn require_files(archive: &InspectedArchive) -> Result<(&Images, &[OpenFile]), NonPass> {
     let images = require_process_tree(archive)?;
-    let files = images.files.as_deref().ok_or(NonPass::Blocked("archive/files/table"))?;
+    let files = images
+        .files
+        .as_deref()
+        .ok_or(NonPass::Blocked("archive/open-files/files-image"))?;
     Ok((images, files))
 }
 
@@ -245,12 +248,12 @@ fn append_only(archive: &InspectedArchive) -> CaseResult {
 fn standard_streams(archive: &InspectedArchive) -> CaseResult {
     let (images, files) = require_files(archive)?;
     let documents = &archive.documents;
-    let name = "archive/documents/descriptors";
+    let name = "archive/metadata/descriptors-json-valid";
     let named = require_optional_document(archive, &documents.descriptors, "checkpoint/descriptors.json", name)?;
     // The tree's root is the container's first process, whose streams runc looks at.
     let root = images.pstree.first().and_then(|root| images.ids.get(&root.pid));
     let Some(table) = root.and_then(|ids| images.fdinfo.get(&ids.files_id)) else {
-        return Err(NonPass::Blocked("archive/process/fdinfo"));
+        return Err(NonPass::Blocked("archive/processes/fdinfo-images"));
     };
     let streams = table.iter().filter(|descriptor| descriptor.fd < 3);
     let pipes: Vec<_> = streams

@@ -8,7 +8,7 @@ use crate::{
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "images/decode",
+        "archive/images/decodable",
         Reference,
         "CRIU images/*.proto and criu/include/magic.h",
         "Every image has the magic of its name, whole entries and messages that decode.",
@@ -21,7 +21,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "images/required-fields",
+        "archive/images/required-fields",
         Reference,
         "CRIU images/*.proto",
         "No message lacks a field that its definition requires.",
@@ -29,7 +29,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| require_no_image_errors(archive, |archive| &archive.images.missing_fields)
     ),
     case!(
-        "images/unknown-fields",
+        "archive/images/no-unknown-fields",
         Robust,
         "CRIU images/*.proto (4.2)",
         "No message has a field or a value that its definition does not know.",
@@ -37,7 +37,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| require_no_image_errors(archive, |archive| &archive.images.unknown_fields)
     ),
     case!(
-        "images/not-empty",
+        "archive/images/not-empty",
         Reference,
         "checkpointctl: go-criu panics on an image that has magics but no entry",
         "No image that describes one thing is empty.",
@@ -45,7 +45,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| require_no_image_errors(archive, |archive| &archive.images.empty_images)
     ),
     case!(
-        "images/bounded",
+        "archive/images/bounded-size",
         Robust,
         "CWE-770; a reader holds what images say",
         "The images must be small enough to be held against each other in 96 MiB of memory: else only each for itself was judged.",
@@ -56,7 +56,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "images/inventory",
+        "archive/images/inventory-valid",
         Reference,
         "CRIU criu/cr-check.c, check_img_inventory",
         "The inventory is of image version 2 and says that descriptors are kept by table.",
@@ -71,7 +71,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "images/root-ids",
+        "archive/images/inventory-root-ids",
         Reference,
         "CRIU images/inventory.proto",
         "The inventory names the namespaces of the dump's root.",
@@ -82,7 +82,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "images/stats-dump",
+        "archive/images/stats-dump",
         Reference,
         "checkpointctl --stats",
         "stats-dump is there and holds the statistics of a dump.",
@@ -102,7 +102,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "images/stats-plausible",
+        "archive/images/stats-consistent",
         Reference,
         "CRIU images/stats.proto",
         "The statistics agree with the archive: pages written are those in it, none more than were scanned, and the \
@@ -115,7 +115,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
 fn require_no_image_errors(archive: &InspectedArchive, errors: fn(&InspectedArchive) -> &ImageProblems) -> CaseResult {
     require_unencrypted(archive)?;
     if !archive.images.has_any() && archive.member("checkpoint").is_none() {
-        return Err(NonPass::Blocked("archive/images/decode"));
+        return Err(NonPass::Blocked("archive/images/decodable"));
     }
     let errors = errors(archive);
     let count: usize = archive.images.image_counts.values().sum();
@@ -130,7 +130,7 @@ fn require_inventory(archive: &InspectedArchive) -> Result<&cri_proto::criu::mes
     require_images(archive)?
         .inventory
         .as_ref()
-        .ok_or(NonPass::Blocked("archive/layout/upstream-names"))
+        .ok_or(NonPass::Blocked("archive/layout/required-members"))
 }
 
 fn describe_dump_stats(dump: bool) -> &'static str {
@@ -140,14 +140,14 @@ fn describe_dump_stats(dump: bool) -> &'static str {
 fn stats_plausible(archive: &InspectedArchive) -> CaseResult {
     let images = require_pagemaps(archive)?;
     if super::memory::page_files(archive).is_err() {
-        return Err(NonPass::Blocked("archive/memory/page-files"));
+        return Err(NonPass::Blocked("archive/memory/pages-image-per-pagemap"));
     }
     if super::memory::page_counts(archive).is_err() {
-        return Err(NonPass::Blocked("archive/memory/page-counts"));
+        return Err(NonPass::Blocked("archive/memory/pages-match-pagemap"));
     }
     let mut all = images.pagemaps.values().chain(images.shared_pagemaps.values());
     if all.any(|map| map.absent_entry.is_some()) {
-        return Err(NonPass::Blocked("archive/memory/page-present"));
+        return Err(NonPass::Blocked("archive/memory/pagemap-entries-present"));
     }
     let Some(dump) = images.stats.as_ref().and_then(|stats| stats.dump.as_ref()) else {
         return Err(NonPass::Blocked("archive/images/stats-dump"));

@@ -7,7 +7,7 @@ use crate::{
 };
 
 pub(super) const CASES: &[ArchiveCase] = &[case!(
-    "kind",
+    "archive/format/checkpoint-archive",
     Documented,
     source::TAR_FORMAT,
     "The input must be a checkpoint archive: a tar of CRIU's images and the documents of the engine that made it.",
@@ -20,7 +20,7 @@ fn kind(archive: &InspectedArchive) -> CaseResult {
         InputKind::Archive(layout) => pass(format!("a checkpoint archive of {}", layout.as_str())),
         InputKind::Foreign(foreign) => fail(foreign.to_string()),
         InputKind::Unread => Err(NonPass::Blocked(match &archive.end {
-            TarEnd::LimitReached { .. } => "archive/tar/bounded",
+            TarEnd::LimitReached { .. } => "archive/tar/bounded-headers",
             TarEnd::Marker | TarEnd::NoMarker => "archive/tar/not-empty",
             TarEnd::Empty | TarEnd::Corrupt(_) => "archive/tar/well-formed",
         })),

@@ -10,7 +10,7 @@ use crate::{
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "layout/upstream-names",
+        "archive/layout/required-members",
         Reference,
         source::E2E,
         "The archive holds spec.dump, config.dump and checkpoint/inventory.img.",
@@ -18,7 +18,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         upstream_names
     ),
     case!(
-        "layout/engine-members",
+        "archive/layout/engine-members",
         Reference,
         "containerd internal/cri/server/container_checkpoint_linux.go; CRI-O internal/lib/checkpoint.go; Podman \
          libpod/container_internal_common.go, exportCheckpoint",
@@ -28,7 +28,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         engine_members
     ),
     case!(
-        "layout/checkpoint-directory",
+        "archive/layout/checkpoint-directory",
         Reference,
         source::CHECKPOINTCTL,
         "The folder checkpoint/ has an entry of its own: checkpointctl refuses an archive without it.",
@@ -43,7 +43,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "layout/flat",
+        "archive/layout/flat-checkpoint-directory",
         Reference,
         "containerd and CRI-O",
         "The images lie flat in checkpoint/.",
@@ -63,7 +63,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "layout/image-names",
+        "archive/layout/criu-image-names",
         Reference,
         "CRIU criu/image-desc.c",
         "Every image has a name that CRIU gives.",
@@ -83,7 +83,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "layout/dump-log",
+        "archive/layout/dump-log",
         Reference,
         "containerd and CRI-O",
         "dump.log is there and holds the log of the dump.",
@@ -103,7 +103,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "layout/container-log",
+        "archive/layout/container-log",
         Reference,
         "containerd (container.log) and CRI-O (io.kubernetes.cri-o.LogPath); Podman (ctr.log) unless it logs to the journal",
         "The container's log is in the archive.",
@@ -111,7 +111,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         container_log
     ),
     case!(
-        "layout/log-format",
+        "archive/layout/container-log-format",
         Reference,
         "CRI log format",
         "Every line of the container's log has its time, stream and tag.",
@@ -128,7 +128,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "layout/rootfs-diff",
+        "archive/layout/rootfs-diff-is-tar",
         Reference,
         "containerd and CRI-O",
         "rootfs-diff.tar, where there is one, is a tar, be it compressed.",
@@ -136,7 +136,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         rootfs_diff
     ),
     case!(
-        "layout/descriptors",
+        "archive/layout/descriptors-json",
         Robust,
         "runc libcontainer/criu_linux.go and crun: a restore reads descriptors.json (youki#1511)",
         "checkpoint/descriptors.json must be there: runc and crun restore no container without it.",

@@ -12,7 +12,7 @@ const TRAVERSAL_SOURCE: &str = "CWE-22; archives are unpacked by runtimes as roo
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "members/relative",
+        "archive/members/relative-names",
         Robust,
         TRAVERSAL_SOURCE,
         "No member has an absolute name.",
@@ -20,7 +20,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Absolute))
     ),
     case!(
-        "members/no-parent",
+        "archive/members/no-path-traversal",
         Robust,
         TRAVERSAL_SOURCE,
         "No member's name climbs out of its folder.",
@@ -30,7 +30,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
             .contains(&NameIssue::ParentComponent))
     ),
     case!(
-        "members/no-symlink",
+        "archive/members/no-symlink",
         Robust,
         source::SYMLINK_CVE,
         "No member is a symbolic link: a link called container.log made a runtime read files of the host.",
@@ -38,7 +38,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| member.kind == MemberKind::Symlink)
     ),
     case!(
-        "members/no-hard-link",
+        "archive/members/no-hard-link",
         Robust,
         source::SYMLINK_CVE,
         "No member is a hard link.",
@@ -46,7 +46,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| member.kind == MemberKind::HardLink)
     ),
     case!(
-        "members/no-device",
+        "archive/members/no-device",
         Robust,
         TRAVERSAL_SOURCE,
         "No member is a device or a FIFO.",
@@ -57,7 +57,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         ))
     ),
     case!(
-        "members/no-sparse",
+        "archive/members/no-sparse",
         Robust,
         source::SPARSE_CVE,
         "No member is stored with holes: a reader that follows a map of holes can be made to take memory without bound.",
@@ -65,7 +65,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| member.kind == MemberKind::Sparse)
     ),
     case!(
-        "members/known-kind",
+        "archive/members/posix-type",
         Robust,
         source::TAR_FORMAT,
         "Every member is of a kind that POSIX knows.",
@@ -73,7 +73,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| matches!(member.kind, MemberKind::Other(_)))
     ),
     case!(
-        "members/unique",
+        "archive/members/unique-names",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
         "No name occurs twice: readers disagree on which one counts.",
@@ -81,7 +81,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Duplicate))
     ),
     case!(
-        "members/clean-names",
+        "archive/members/valid-names",
         Robust,
         TRAVERSAL_SOURCE,
         "Names are what they seem: UTF-8 without control characters, empty or `.` components, and no longer than a path.",
@@ -89,7 +89,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Malformed))
     ),
     case!(
-        "members/no-set-id",
+        "archive/members/no-setuid-setgid",
         Robust,
         TRAVERSAL_SOURCE,
         "No member is setuid or setgid: unpacked by root it would be a way to root.",
@@ -98,7 +98,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
             && member.mode & 0o6000 != 0)
     ),
     case!(
-        "members/directory-modes",
+        "archive/members/directories-accessible",
         Robust,
         "unpacked by a user other than root, a directory without these permissions hides what is in it",
         "Every directory must have the permissions to read and to search it for its owner.",
@@ -107,7 +107,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
             && member.mode & 0o500 != 0o500)
     ),
     case!(
-        "members/fresh",
+        "archive/members/newer-than-container",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
         "No image is older than the container: it would be of an earlier one, or of an earlier attempt.",
@@ -120,7 +120,7 @@ fn images_newer_than_container(archive: &InspectedArchive) -> CaseResult {
     let config = require_config_dump(archive)?;
     let created = config.created_at;
     if config.checkpointed_at != zero_time() && created > config.checkpointed_at {
-        return Err(NonPass::Blocked("archive/documents/times"));
+        return Err(NonPass::Blocked("archive/metadata/times-ordered"));
     }
     let images = archive
         .members

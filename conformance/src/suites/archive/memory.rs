@@ -24,7 +24,7 @@ const PAGEMAP_SOURCE: &str = "CRIU images/pagemap.proto";
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "memory/mappings",
+        "archive/memory/vmas-ordered",
         Reference,
         "CRIU images/vma.proto",
         "The mappings of an address space are page aligned, in order and do not overlap.",
@@ -32,7 +32,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| check_each_mm(archive, mapping_problems)
     ),
     case!(
-        "memory/layout",
+        "archive/memory/mm-fields-ordered",
         Robust,
         "CRIU images/mm.proto",
         "Code, data, heap, arguments and environment of a process lie in order and within its mappings.",
@@ -40,7 +40,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| check_each_mm(archive, mm_layout_problems)
     ),
     case!(
-        "memory/auxv",
+        "archive/memory/auxv",
         Reference,
         "CRIU images/mm.proto, AT_VECTOR_SIZE",
         "The auxiliary vector is made of pairs and no longer than CRIU takes.",
@@ -54,7 +54,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         })
     ),
     case!(
-        "memory/page-files",
+        "archive/memory/pages-image-per-pagemap",
         Reference,
         PAGEMAP_SOURCE,
         "Every page map has a file of pages of its own, and every file of pages a page map.",
@@ -62,7 +62,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         page_files
     ),
     case!(
-        "memory/page-counts",
+        "archive/memory/pages-match-pagemap",
         Reference,
         source::PAGE,
         "Every file of pages holds as many pages as its page map says: all memory is there, and nothing else.",
@@ -70,7 +70,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         page_counts
     ),
     case!(
-        "memory/page-blocks",
+        "archive/memory/compressed-blocks-valid",
         Reference,
         "criu#2895",
         "Compressed pages must decompress: every block to exactly the pages that the page map says.",
@@ -78,7 +78,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         page_blocks
     ),
     case!(
-        "memory/page-order",
+        "archive/memory/pagemap-ordered",
         Reference,
         PAGEMAP_SOURCE,
         "The entries of a page map are page aligned, in order, and do not overlap.",
@@ -86,7 +86,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| check_each_pagemap(archive, |map| map.unordered_entry.clone())
     ),
     case!(
-        "memory/page-present",
+        "archive/memory/pagemap-entries-present",
         Reference,
         "CRIU criu/pagemap.c; checkpointctl: go-criu ignores the flags when it computes offsets",
         "Every entry of a page map must have its pages in the file of pages: none in a parent checkpoint, none to be fetched from the source.",
@@ -94,7 +94,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| check_each_pagemap(archive, |map| map.absent_entry.clone())
     ),
     case!(
-        "memory/page-both-counts",
+        "archive/memory/page-count-fields-agree",
         Robust,
         "checkpointctl panics on a page map of another age; CRIU 4.2 changed the field",
         "An entry of a page map says its pages in both fields, so that readers of both ages find them.",
@@ -102,7 +102,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| check_each_pagemap(archive, |map| map.count_mismatch.clone())
     ),
     case!(
-        "memory/page-mapped",
+        "archive/memory/pages-within-vmas",
         Reference,
         "CRIU criu/pagemap.c",
         "Every page lies within a mapping of its process.",
@@ -110,7 +110,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         page_mapped
     ),
     case!(
-        "memory/stacks",
+        "archive/memory/thread-stacks",
         Reference,
         source::PAGE,
         "The stack of every thread is in the archive.",
@@ -118,7 +118,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         stack_pages
     ),
     case!(
-        "memory/vdso",
+        "archive/memory/vdso",
         Reference,
         "CRIU criu/vdso.c: a restore compares the code with its own",
         "The pages of a process's vdso are in the archive.",
@@ -126,7 +126,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         vdso_pages
     ),
     case!(
-        "memory/vvar",
+        "archive/memory/single-vvar",
         Reference,
         "CRIU criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
         "A process has one mapping of the kernel's time pages, though newer kernels show two.",
@@ -134,7 +134,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         single_vvar
     ),
     case!(
-        "memory/shared",
+        "archive/memory/shared-memory",
         Reference,
         "CRIU criu/shmem.c",
         "Memory that processes share has a page map of its own.",
@@ -142,7 +142,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         shared_memory_pagemaps
     ),
     case!(
-        "memory/arguments",
+        "archive/memory/arguments",
         Reference,
         "checkpointctl --ps-tree-cmd",
         "The arguments that every process was started with are in the archive.",
@@ -150,7 +150,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         argument_pages
     ),
     case!(
-        "memory/canary",
+        "archive/memory/expected-bytes",
         Reference,
         source::PAGE,
         "What stood in the memory of the container stands in the pages of the archive.",
@@ -182,7 +182,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
 fn check_each_mm(archive: &InspectedArchive, find_problems: fn(&MmEntry) -> Vec<String>) -> CaseResult {
     let images = require_process_tree(archive)?;
     if images.mms.is_empty() {
-        return Err(NonPass::Blocked("archive/process/mm"));
+        return Err(NonPass::Blocked("archive/processes/mm-images"));
     }
     let problems = images.mms.iter().flat_map(|(pid, mm)| {
         find_problems(mm)
@@ -306,7 +306,7 @@ fn compressed_pages_ids(images: &Images) -> BTreeSet<u32> {
     images.compressed_pagemaps().map(|(id, _)| id).collect()
 }
 
-/// The one page map of each file of pages; where there are several, `page-files` says so.
+/// The one page map of each file of pages; where there are several, `pages-image-per-pagemap` says so.
 fn pagemap_by_pages_id(images: &Images) -> BTreeMap<u32, Option<&Pagemap>> {
     let mut owners = BTreeMap::new();
     for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
@@ -342,7 +342,7 @@ pub(super) fn page_counts(archive: &InspectedArchive) -> CaseResult {
         .compressed_pagemaps()
         .any(|(_, map)| map.invalid_blocks.is_some())
     {
-        return Err(NonPass::Blocked("archive/memory/page-blocks"));
+        return Err(NonPass::Blocked("archive/memory/compressed-blocks-valid"));
     }
     let problems = expected.iter().filter_map(|(id, map)| {
         let (bytes, map) = (*images.pages_file_bytes.get(id)?, (*map)?);
@@ -364,7 +364,7 @@ fn page_mapped(archive: &InspectedArchive) -> CaseResult {
     let images = require_pagemaps(archive)?;
     // A page map that says wrong numbers says wrong places.
     if page_counts(archive).is_err() {
-        return Err(NonPass::Blocked("archive/memory/page-counts"));
+        return Err(NonPass::Blocked("archive/memory/pages-match-pagemap"));
     }
     let size = page_size(images);
     let mut problems = Problems::default();
@@ -397,7 +397,7 @@ fn page_mapped(archive: &InspectedArchive) -> CaseResult {
 fn require_present_pages(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_pagemaps(archive)?;
     match images.pagemaps.values().any(|map| map.absent_entry.is_some()) {
-        true => Err(NonPass::Blocked("archive/memory/page-present")),
+        true => Err(NonPass::Blocked("archive/memory/pagemap-entries-present")),
         false => Ok(images),
     }
 }
@@ -428,7 +428,7 @@ fn stack_pages(archive: &InspectedArchive) -> CaseResult {
         }
     }
     if checked_count == 0 {
-        return Err(NonPass::Blocked("archive/process/registers"));
+        return Err(NonPass::Blocked("archive/processes/registers-within-vmas"));
     }
     problems.into_result(format!("{checked_count} threads"))
 }

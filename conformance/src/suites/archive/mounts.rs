@@ -13,11 +13,11 @@ use crate::{
 
 const MOUNTS_SOURCE: &str = "CVE-2024-8676: a restore mounted what the archive named";
 /// The case that judges whether the lists can be read.
-const LISTS_CASE: &str = "archive/documents/lists";
+const LISTS_CASE: &str = "archive/metadata/lists-valid";
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "mounts/inside",
+        "archive/mounts/destinations-inside",
         Robust,
         MOUNTS_SOURCE,
         "Every mount of spec.dump and bind.mounts is at an absolute path that does not climb out, and is of a known kind.",
@@ -25,7 +25,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         destinations_in_container
     ),
     case!(
-        "mounts/known",
+        "archive/mounts/bind-mounts-in-spec",
         Robust,
         MOUNTS_SOURCE,
         "Every mount of bind.mounts is one of spec.dump: the list adds none to those that the container had.",
@@ -33,7 +33,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         listed_mounts_in_spec
     ),
     case!(
-        "mounts/sources",
+        "archive/mounts/no-host-sources",
         Robust,
         MOUNTS_SOURCE,
         "bind.mounts must not mount the host's own files: its root, its configuration, its devices, sockets of its engines.",
@@ -41,7 +41,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         no_host_source
     ),
     case!(
-        "mounts/deleted-files",
+        "archive/mounts/deleted-files-inside",
         Robust,
         "CWE-22; a restore deletes what deleted.files names",
         "No path of deleted.files climbs out of the container.",

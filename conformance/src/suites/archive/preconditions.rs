@@ -35,7 +35,7 @@ macro_rules! case {
     ($id:literal, $level:ident, $source:expr, $requirement:literal, $expected:literal, $check:expr) => {
         $crate::engine::Case::new(
             $crate::engine::CaseInfo {
-                id: concat!("archive/", $id),
+                id: $id,
                 requirement: $requirement,
                 authority: $crate::engine::Authority::from_title($source),
                 motivation: "",
@@ -78,14 +78,14 @@ pub(super) fn require_criu(archive: &InspectedArchive) -> Result<(), NonPass> {
     if archive.is_criu() {
         return Ok(());
     }
-    Err(NonPass::Blocked("archive/kind"))
+    Err(NonPass::Blocked("archive/format/checkpoint-archive"))
 }
 
 /// As [`criu`], and its images are no secret.
 pub(super) fn require_unencrypted(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     require_criu(archive)?;
     if archive.images.encrypted {
-        return Err(NonPass::Blocked("archive/kind"));
+        return Err(NonPass::Blocked("archive/format/checkpoint-archive"));
     }
     Ok(&archive.images)
 }
@@ -94,10 +94,10 @@ pub(super) fn require_unencrypted(archive: &InspectedArchive) -> Result<&Images,
 pub(super) fn require_images(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_unencrypted(archive)?;
     if archive.member("checkpoint").is_none() && !images.has_any() {
-        return Err(NonPass::Blocked("archive/images/decode"));
+        return Err(NonPass::Blocked("archive/images/decodable"));
     }
     if images.undecodable.count > 0 {
-        return Err(NonPass::Blocked("archive/images/decode"));
+        return Err(NonPass::Blocked("archive/images/decodable"));
     }
     if images.missing_fields.count > 0 {
         return Err(NonPass::Blocked("archive/images/required-fields"));
@@ -117,7 +117,7 @@ pub(super) fn require_images(archive: &InspectedArchive) -> Result<&Images, NonP
 pub(super) fn require_process_tree(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_images(archive)?;
     if images.pstree.is_empty() {
-        return Err(NonPass::Blocked("archive/process/tree"));
+        return Err(NonPass::Blocked("archive/processes/pstree"));
     }
     Ok(images)
 }
@@ -128,7 +128,7 @@ pub(super) fn require_config_dump(archive: &InspectedArchive) -> Result<&ConfigD
         .documents
         .config
         .parsed()
-        .ok_or(NonPass::Blocked("archive/documents/config-dump"))
+        .ok_or(NonPass::Blocked("archive/metadata/config-dump-valid"))
 }
 
 pub(super) fn require_spec_dump(archive: &InspectedArchive) -> Result<&SpecDump, NonPass> {
@@ -137,7 +137,7 @@ pub(super) fn require_spec_dump(archive: &InspectedArchive) -> Result<&SpecDump,
         .documents
         .spec
         .parsed()
-        .ok_or(NonPass::Blocked("archive/documents/spec-dump"))
+        .ok_or(NonPass::Blocked("archive/metadata/spec-dump-valid"))
 }
 
 /// A document that an archive may lack.
@@ -243,7 +243,7 @@ pub(super) fn require_pagemaps(archive: &InspectedArchive) -> Result<&Images, No
     let images = require_process_tree(archive)?;
     let mut processes = live_processes(images);
     if images.pagemaps.is_empty() || processes.any(|(process, _)| !images.pagemaps.contains_key(&process.pid)) {
-        return Err(NonPass::Blocked("archive/process/pagemap"));
+        return Err(NonPass::Blocked("archive/processes/pagemap-images"));
     }
     Ok(images)
 }

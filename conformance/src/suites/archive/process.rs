@@ -17,7 +17,7 @@ const CORE_PROTO_SOURCE: &str = "CRIU images/core.proto";
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "process/tree",
+        "archive/processes/pstree",
         Reference,
         "checkpointctl --ps-tree; checkpointctl#213: archive without pstree.img",
         "pstree.img holds one tree: every process once, with its threads, below one root.",
@@ -25,7 +25,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         process_tree
     ),
     case!(
-        "process/cores",
+        "archive/processes/core-images",
         Reference,
         "checkpointctl --ps-tree",
         "Every thread of every process has its core image.",
@@ -41,7 +41,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "process/mm",
+        "archive/processes/mm-images",
         Reference,
         "checkpointctl --ps-tree-cmd",
         "Every process that lives has its address space.",
@@ -49,7 +49,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| each_process_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))
     ),
     case!(
-        "process/pagemap",
+        "archive/processes/pagemap-images",
         Reference,
         "checkpointctl memparse",
         "Every process that lives has its page map.",
@@ -57,7 +57,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| each_process_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))
     ),
     case!(
-        "process/ids",
+        "archive/processes/ids-images",
         Reference,
         "checkpointctl --files",
         "Every process that lives says which kernel objects it shares.",
@@ -65,7 +65,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| each_process_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))
     ),
     case!(
-        "process/fs",
+        "archive/processes/fs-images",
         Reference,
         "checkpointctl --files",
         "Every process that lives has its working directory and root.",
@@ -73,7 +73,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         |archive| each_process_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))
     ),
     case!(
-        "process/fdinfo",
+        "archive/processes/fdinfo-images",
         Reference,
         "checkpointctl --files",
         "Every table of descriptors that a process names is there.",
@@ -89,7 +89,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "process/no-stray",
+        "archive/processes/no-orphan-images",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
         "No image is of a process that is not in the tree, or of a table of descriptors that none of them has.",
@@ -97,7 +97,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         no_orphan_images
     ),
     case!(
-        "process/machine",
+        "archive/processes/architecture",
         Reference,
         CORE_PROTO_SOURCE,
         "Every core image is of one known machine and has its registers.",
@@ -105,7 +105,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         architecture
     ),
     case!(
-        "process/leaders",
+        "archive/processes/tc-in-leaders",
         Reference,
         CORE_PROTO_SOURCE,
         "What the threads of a process share stands in its leader's core image, with the command's name.",
@@ -113,7 +113,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         leader_state
     ),
     case!(
-        "process/threads",
+        "archive/processes/thread-creds",
         Reference,
         CORE_PROTO_SOURCE,
         "Every thread has its own state, with its credentials.",
@@ -131,7 +131,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "process/signal-actions",
+        "archive/processes/sigactions",
         Reference,
         "CRIU criu/cr-restore.c",
         "Every process has an action for each signal from 1 to 64 that can have one: not 9, not 19.",
@@ -139,7 +139,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         signal_actions
     ),
     case!(
-        "process/limits",
+        "archive/processes/rlimits",
         Reference,
         "CRIU images/rlimit.proto",
         "Every process has its 16 limits, the soft ones within the hard ones.",
@@ -160,7 +160,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "process/timers",
+        "archive/processes/itimers",
         Reference,
         CORE_PROTO_SOURCE,
         "Every process has its three interval timers.",
@@ -176,7 +176,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "process/posix-timers",
+        "archive/processes/posix-timer-targets",
         Reference,
         "CRIU images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
         "A POSIX timer that signals a thread must signal one of its own process, or no restore can make it.",
@@ -184,7 +184,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         posix_timers
     ),
     case!(
-        "process/living-leaders",
+        "archive/processes/leaders-alive",
         Reference,
         "CRIU criu/cr-restore.c: a dead process is restored as an exit, without threads",
         "A process must not be dead while images hold living threads of it, or a restore loses them.",
@@ -192,7 +192,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         living_leaders
     ),
     case!(
-        "process/registers",
+        "archive/processes/registers-within-vmas",
         Reference,
         source::PAGE,
         "Every thread goes on where it was: at an address that is mapped and executable, with a stack that is mapped.",
@@ -200,7 +200,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         registers
     ),
     case!(
-        "process/system-calls",
+        "archive/processes/no-erestart-codes",
         Reference,
         "CRIU compel/arch/x86/src/lib/infect.c, get_task_regs",
         "A thread that was interrupted in a system call makes it again or finds it interrupted: it never sees the kernel's own word for that.",
@@ -405,10 +405,10 @@ fn registers(archive: &InspectedArchive) -> CaseResult {
         // Without its images a process has none, which is another case's to say.
         let mut living = live_processes(images).peekable();
         if living.peek().is_none() {
-            return Err(NonPass::Blocked("archive/process/cores"));
+            return Err(NonPass::Blocked("archive/processes/core-images"));
         }
         if living.all(|(process, _)| !images.mms.contains_key(&process.pid)) {
-            return Err(NonPass::Blocked("archive/process/mm"));
+            return Err(NonPass::Blocked("archive/processes/mm-images"));
         }
         return check(false, "no thread has registers of a known machine");
     }

@@ -4,7 +4,7 @@ use super::preconditions::{ArchiveCase, case, pass_unless, require_criu};
 use crate::engine::NonPass;
 
 pub(super) const CASES: &[ArchiveCase] = &[case!(
-    "secrets/environment",
+    "archive/secrets/memory-and-spec-only",
     Robust,
     "Kubernetes secrets reach a container as environment variables",
     "What is secret stands in the memory and in spec.dump, which hold it by definition, and in no other member.",

@@ -21,7 +21,7 @@ const DEFAULT_DEVICES: [&str; 8] = [
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "spec/no-hooks",
+        "archive/spec/no-hooks",
         Robust,
         "OCI runtime specification (config.md: POSIX-platform hooks): a runtime runs them as root on the host",
         "spec.dump must have no hooks, as a restore that takes them over runs commands of the archive on the host.",
@@ -29,7 +29,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         hooks
     ),
     case!(
-        "spec/no-devices",
+        "archive/spec/default-devices-only",
         Robust,
         "OCI runtime specification (config-linux.md: devices)",
         "spec.dump must ask for no device beyond the default ones, as devices are granted by the Pod and its node.",
@@ -37,7 +37,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         devices
     ),
     case!(
-        "spec/no-cdi",
+        "archive/spec/no-cdi-annotations",
         Robust,
         source::CDI_CVE,
         "No annotation of the archive may ask for devices of the Container Device Interface.",

@@ -8,7 +8,7 @@ use crate::{
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(
-        "tar/well-formed",
+        "archive/tar/well-formed",
         Documented,
         source::TAR_FORMAT,
         "The archive is a tar: every header has its checksum, every member its whole content.",
@@ -16,7 +16,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         well_formed
     ),
     case!(
-        "tar/end-marker",
+        "archive/tar/end-marker",
         Documented,
         source::TAR_FORMAT,
         "The archive ends as a tar does, with two blocks of zeros: without them nobody knows that it is whole.",
@@ -34,7 +34,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "tar/not-empty",
+        "archive/tar/not-empty",
         Documented,
         source::PAGE,
         "The archive holds a stateful copy: it has members, and one of them has content.",
@@ -50,7 +50,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "tar/uncompressed",
+        "archive/tar/uncompressed",
         Reference,
         source::E2E,
         "The archive must not be compressed, as Kubernetes' own test reads it as a plain tar; Podman compresses what it exports.",
@@ -64,7 +64,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         }
     ),
     case!(
-        "tar/nothing-behind",
+        "archive/tar/no-trailing-data",
         Robust,
         "containerd and CRI-O open the location without truncating it",
         "Nothing stands behind the end of the tar: no stale bytes of an earlier, larger archive.",
@@ -72,7 +72,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         no_trailing_data
     ),
     case!(
-        "tar/bounded",
+        "archive/tar/bounded-headers",
         Robust,
         source::SPARSE_CVE,
         "A reader needs little memory to read the archive: names, extension headers and sparse maps are of usual size.",
@@ -89,7 +89,7 @@ fn well_formed(archive: &InspectedArchive) -> CaseResult {
         TarEnd::Marker | TarEnd::NoMarker => pass(format!("{} members", archive.members.len())),
         TarEnd::Empty => fail("a file of no bytes"),
         TarEnd::Corrupt(corruption) => fail(corruption.to_string()),
-        TarEnd::LimitReached { .. } => Err(NonPass::Blocked("archive/tar/bounded")),
+        TarEnd::LimitReached { .. } => Err(NonPass::Blocked("archive/tar/bounded-headers")),
     }
 }
 

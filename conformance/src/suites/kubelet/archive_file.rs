@@ -12,8 +12,8 @@ use crate::{
     targets::ContainerRef,
 };
 
-const TIMESTAMP_FORMAT_CASE: &str = "kubelet/name/timestamp-format";
-const FILENAME_CASE: &str = "kubelet/name/form";
+const TIMESTAMP_FORMAT_CASE: &str = "kubelet/archive-name/timestamp-rfc3339";
+const FILENAME_CASE: &str = "kubelet/archive-name/format";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/name/timestamp-zone",
+            id: "kubelet/archive-name/timestamp-local-zone",
             requirement: "the timestamp in the name is in the kubelet's local zone",
             authority: authority::KUBELET,
             motivation: "",
@@ -52,7 +52,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/name/place",
+            id: "kubelet/archive/in-checkpoints-dir",
             requirement: "the archive is stored in `checkpoints` below the kubelet's root directory",
             authority: authority::API_OPERATIONS,
             motivation: "",
@@ -74,7 +74,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/archive/upstream-members",
+            id: "kubelet/archive/required-members",
             requirement: "an archive in CRIU's format has the members that upstream's own test of the endpoint wants",
             authority: authority::KUBERNETES_E2E,
             motivation: "",
@@ -85,7 +85,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/access/file",
+            id: "kubelet/archive/root-only",
             requirement: "the archive is accessible by root only: it holds all memory of the container",
             authority: authority::API_INTRODUCTION,
             motivation: "",
@@ -96,7 +96,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/access/folder",
+            id: "kubelet/checkpoints-dir/mode-0700",
             requirement: "the folder `checkpoints` has mode 0700",
             authority: authority::KUBELET,
             motivation: "",
@@ -110,7 +110,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
 /// What asks for another checkpoint, some time after the kubelet's start.
 pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
-        id: "kubelet/name/timestamp",
+        id: "kubelet/archive-name/timestamp",
         requirement: "the timestamp in the name is the time of the call",
         authority: authority::API_OPERATIONS,
         motivation: "",

@@ -12,8 +12,8 @@ use crate::{
     targets::{Credentials, HttpResponse, Identity},
 };
 
-const NO_CREDENTIALS_CASE: &str = "kubelet/401/no-credentials";
-const DENIED_CASE: &str = "kubelet/403/denied";
+const NO_CREDENTIALS_CASE: &str = "kubelet/authentication/credentials-required";
+const DENIED_CASE: &str = "kubelet/authorization/permission-required";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/401/unknown-token",
+            id: "kubelet/authentication/unknown-token-rejected",
             requirement: "a request with a bearer token that nobody issued is answered 401",
             authority: authority::API_RESPONSE,
             motivation: "",
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/401/stranger-certificate",
+            id: "kubelet/authentication/untrusted-certificate-rejected",
             requirement: "a request with a client certificate of an unknown authority is answered 401",
             authority: authority::API_RESPONSE,
             motivation: "",
@@ -51,7 +51,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/401/body",
+            id: "kubelet/authentication/unauthorized-body",
             requirement: "a 401 has the body `Unauthorized` and no WWW-Authenticate header",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -62,7 +62,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/401/before-lookup",
+            id: "kubelet/authentication/before-lookup",
             requirement: "who is not authenticated learns nothing of the Pods: authentication comes before everything else",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -73,7 +73,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/401/before-routing",
+            id: "kubelet/authentication/before-routing",
             requirement: "who is not authenticated learns nothing of the routes: a wrong path and a wrong method are 401 as well",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -84,7 +84,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/401/other-scheme",
+            id: "kubelet/authentication/non-bearer-scheme-rejected",
             requirement: "an Authorization header that holds no bearer token is answered 401",
             authority: authority::API_RESPONSE,
             motivation: "",
@@ -106,7 +106,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/403/body",
+            id: "kubelet/authorization/forbidden-body",
             requirement: "a 403 names user, verb and resource",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -117,7 +117,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/403/verb",
+            id: "kubelet/authorization/verb-follows-method",
             requirement: "the verb that is asked about follows the method",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -128,7 +128,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/403/before-lookup",
+            id: "kubelet/authorization/before-lookup",
             requirement: "who may not checkpoint learns nothing of the Pods: authorisation comes before the lookup",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -139,7 +139,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/403/before-routing",
+            id: "kubelet/authorization/before-routing",
             requirement: "who may not checkpoint learns nothing of the routes: a path that is too short is 403 as well",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -150,7 +150,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/403/proxy-right",
+            id: "kubelet/authorization/nodes-proxy-insufficient",
             requirement: "the right to create nodes/proxy is not the right to create nodes/checkpoint",
             authority: authority::KUBELET_AUTH,
             motivation: "",
@@ -164,7 +164,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
 /// What makes a checkpoint.
 pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
-        id: "kubelet/200/bearer-token",
+        id: "kubelet/authentication/bearer-token-accepted",
         requirement: "who may checkpoint may come with a bearer token that the cluster issued",
         authority: authority::KUBELET_AUTH,
         motivation: "",

@@ -15,7 +15,7 @@ use crate::{
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/archive/untouched",
+            id: "kubelet/archive/earlier-archives-unchanged",
             requirement: "the kubelet neither deletes nor changes an archive that is there when it makes another one",
             authority: authority::KUBELET,
             motivation: "",
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/unchecked",
+            id: "kubelet/checkpoint/trusts-runtime",
             requirement: "the kubelet takes the word of the runtime: it does not look whether there is an archive",
             authority: authority::KUBELET,
             motivation: "",
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
 /// What makes a checkpoint and restarts the kubelet.
 pub(super) const KUBELET_RESTART_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
-        id: "kubelet/archive/kept-at-restart",
+        id: "kubelet/archive/survives-restart",
         requirement: "archives outlive a restart of the kubelet",
         authority: authority::KUBELET,
         motivation: "",
@@ -54,7 +54,7 @@ pub(super) const KUBELET_RESTART_CASES: &[Case<KubeletSession>] = &[Case::new(
 pub(super) const MISSING_DIR_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/folder/made",
+            id: "kubelet/checkpoints-dir/created-at-start",
             requirement: "the folder `checkpoints` is made when the kubelet starts, before anyone asks for a checkpoint",
             authority: authority::KUBELET,
             motivation: "",
@@ -65,7 +65,7 @@ pub(super) const MISSING_DIR_CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/folder/gate-off",
+            id: "kubelet/checkpoints-dir/absent-with-gate-disabled",
             requirement: "with the gate off the folder `checkpoints` is not made",
             authority: authority::KUBELET,
             motivation: "",
@@ -104,7 +104,7 @@ async fn archive_unchanged(s: &KubeletSession) -> CaseResult {
     s.wait_for_unused_name(s.container_under_test()).await;
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     if response.status != 200 {
-        return Err(NonPass::Blocked("kubelet/robust/second-checkpoint"));
+        return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
     }
     is_unchanged(&before)
 }

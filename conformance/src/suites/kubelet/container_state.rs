@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The case about containers that have exited.
-const EXITED_CASE: &str = "kubelet/500/exited";
+const EXITED_CASE: &str = "kubelet/container-state/exited-rejected";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/init-finished",
+            id: "kubelet/container-state/finished-init-rejected",
             requirement: "an init container that has finished is answered 500, and the runtime is not called",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -37,7 +37,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/created",
+            id: "kubelet/container-state/created-rejected",
             requirement: "a container that was created and never started is answered 500, and the runtime is not called",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/restarting",
+            id: "kubelet/container-state/crash-loop-rejected",
             requirement: "a container that ends again and again and waits to be started is answered 500, and the runtime is not called",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/ephemeral",
+            id: "kubelet/lookup/ephemeral-container-found",
             requirement: "an ephemeral container is one of its Pod's: one that does not run is answered 500, not 404",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -70,7 +70,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/sidecar",
+            id: "kubelet/container-state/sidecar-accepted",
             requirement: "an init container that runs can be checkpointed as any other",
             authority: authority::KUBELET_SERVER,
             motivation: "",

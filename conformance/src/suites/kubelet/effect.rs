@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/copy/canary",
+            id: "kubelet/archive/contains-memory",
             requirement: "what the process made up in its memory after its start is in the archive's pages",
             authority: authority::API_INTRODUCTION,
             motivation: "",
@@ -39,7 +39,7 @@ async fn workload_before(s: &KubeletSession) -> Result<&Workload, NonPass> {
         return Ok(workload);
     }
     Err(NonPass::Skip(format!(
-        "{} is no stand-in: its log tells neither canary nor ticks",
+        "{} is no test workload: its log tells neither canary nor heartbeats",
         s.container_under_test()
     )))
 }
@@ -48,7 +48,7 @@ async fn keeps_running(s: &KubeletSession) -> CaseResult {
     let before = workload_before(s).await?;
     match s.container_after().await? {
         ContainerAfter::Running(later) if later.same_process(before) => pass(format!(
-            "pid {}, tick {} before, {} after",
+            "pid {}, heartbeat {} before, {} after",
             before.pid.unwrap_or_default(),
             before.heartbeat,
             later.heartbeat
@@ -57,7 +57,7 @@ async fn keeps_running(s: &KubeletSession) -> CaseResult {
             "another process: pid {:?} before, {:?} after",
             before.pid, later.pid
         )),
-        ContainerAfter::Frozen(tick) => fail(format!("it stands still at tick {tick}")),
+        ContainerAfter::Frozen(heartbeat) => fail(format!("it stands still at heartbeat {heartbeat}")),
         ContainerAfter::NotObservable => Err(NonPass::Error("the container was not looked at".to_owned())),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     targets::{Credentials, HttpResponse, KubeletConfig},
 };
 
-const GATE_OFF_CASE: &str = "kubelet/404/gate-off";
+const GATE_OFF_CASE: &str = "kubelet/feature-gate/disabled";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/gate-off-body",
+            id: "kubelet/feature-gate/disabled-body",
             requirement: "with the gate off there is no such route, so its 404 is that of any unknown path",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -37,7 +37,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/gate-off-without-credentials",
+            id: "kubelet/feature-gate/disabled-before-authentication",
             requirement: "with the gate off there is nothing to authenticate for: no credentials, 404 as well",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/gate-default",
+            id: "kubelet/feature-gate/enabled-by-default",
             requirement: "a kubelet whose configuration does not name the feature gate ContainerCheckpoint serves checkpoints",
             authority: authority::KUBE_FEATURES,
             motivation: "",
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/debugging-off",
+            id: "kubelet/endpoint/requires-debugging-handlers",
             requirement: "without debugging handlers there is no such route",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -73,7 +73,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
 /// What needs no restart.
 pub(super) const READ_ONLY_PORT_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
-        id: "kubelet/404/read-only-port",
+        id: "kubelet/endpoint/absent-on-read-only-port",
         requirement: "the port that asks nobody who they are has no checkpoints",
         authority: authority::KUBELET_SERVER,
         motivation: "CVE-2025-0426: checkpoints through the read-only port filled the disk",

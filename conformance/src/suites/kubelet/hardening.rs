@@ -15,7 +15,7 @@ use crate::{
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/cancel/client-gone",
+            id: "kubelet/cancellation/cancels-runtime-call",
             requirement: "a client that goes away ends the call to the runtime",
             authority: authority::KUBELET,
             motivation: "",
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/second-checkpoint",
+            id: "kubelet/checkpoint/repeatable",
             requirement: "a container can be checkpointed again",
             authority: Authority::PROJECT,
             motivation: "containerd 2.4-beta: a second checkpoint failed after one that ran out of time",
@@ -37,7 +37,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/names-differ",
+            id: "kubelet/archive-name/unique-within-a-second",
             requirement: "two checkpoints within one second do not overwrite each other",
             authority: Authority::PROJECT,
             motivation: "kubernetes#115888: two checkpoints within a second share a name",
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/no-partial-archive",
+            id: "kubelet/archive/absent-after-error",
             requirement: "after an error of the runtime nothing is left at the location",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
             motivation: "containerd 2.4: a failed copy leaves a partial file behind",
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/runs-on-after-error",
+            id: "kubelet/container/keeps-running-after-error",
             requirement: "after a checkpoint that failed the container runs on as it was",
             authority: authority::KEP_FAILED,
             motivation: "containerd 2.4: a container was left frozen after a deadline, while its status said RUNNING",
@@ -184,7 +184,7 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
     let before = s.kubelet.workload(s.container_under_test()).await?;
     if !before.is_test_workload() {
         return Err(NonPass::Skip(format!(
-            "{} is no stand-in: its log tells no ticks",
+            "{} is no test workload: its log tells no heartbeats",
             s.container_under_test()
         )));
     }
@@ -199,7 +199,7 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
     let response = s.kubelet.checkpoint(container_under_test, "").await?;
     if response.status == 200 {
         // What a success leaves behind says nothing of an error.
-        return Err(NonPass::Blocked("kubelet/500/runtime-error"));
+        return Err(NonPass::Blocked("kubelet/runtime-error/status-code"));
     }
     let now = s.kubelet.workload(container_under_test).await?;
     let enough = |later: &Workload| !later.same_process(&before) || later.heartbeat >= now.heartbeat + 2;
@@ -211,13 +211,13 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
         Some(later) if later.same_process(&before) => check(
             true,
             format!(
-                "{}, tick {} before, {} after",
+                "{}, heartbeat {} before, {} after",
                 response.status, before.heartbeat, later.heartbeat
             ),
         ),
         Some(_) => fail(format!("{}, and it is another process", response.status)),
         None => fail(format!(
-            "{}, and it stands still at tick {}",
+            "{}, and it stands still at heartbeat {}",
             response.status, now.heartbeat
         )),
     }

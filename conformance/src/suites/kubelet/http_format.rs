@@ -12,12 +12,12 @@ use crate::{
     targets::{Credentials, HttpResponse, Protocol},
 };
 
-const ACCEPT_CASE: &str = "kubelet/406/accept";
+const ACCEPT_CASE: &str = "kubelet/request/accept-without-json-rejected";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/405/other-methods",
+            id: "kubelet/method/post-only",
             requirement: "another method than POST is answered 405 and nothing is checkpointed",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/405/allow",
+            id: "kubelet/method/allow-header",
             requirement: "a 405 says in its Allow header what is allowed",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -50,7 +50,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/406/body",
+            id: "kubelet/request/not-acceptable-body",
             requirement: "a 406 says what there is",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -61,7 +61,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/accept-list",
+            id: "kubelet/request/accept-list-with-json",
             requirement: "an Accept that allows JSON among others is accepted",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -72,7 +72,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/request-body",
+            id: "kubelet/request/body-ignored",
             requirement: "what the body of a request holds does not matter",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -83,7 +83,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/unknown-parameter",
+            id: "kubelet/request/unknown-parameter-ignored",
             requirement: "query parameters that nobody knows do not matter",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -94,7 +94,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/http2/same-answers",
+            id: "kubelet/http2/same-responses",
             requirement: "a kubelet that speaks HTTP/2 gives the same answers over it as over HTTP/1.1",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -105,7 +105,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/error/content-type",
+            id: "kubelet/response/error-content-type",
             requirement: "an error is a text, and its content type says so",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -154,7 +154,7 @@ async fn other_methods(s: &KubeletSession) -> CaseResult {
 async fn allow_header(s: &KubeletSession) -> CaseResult {
     let response = send_request(s, Method::GET, &checkpoint_path(s)).await?;
     if response.status != 405 {
-        return Err(NonPass::Blocked("kubelet/405/other-methods"));
+        return Err(NonPass::Blocked("kubelet/method/post-only"));
     }
     let actual = response.header("allow");
     check(actual == "POST", format!("Allow: {actual}"))

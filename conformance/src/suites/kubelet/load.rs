@@ -19,7 +19,7 @@ use crate::{
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/cri/one-call",
+            id: "kubelet/checkpoint/single-cri-call",
             requirement: "for one request the runtime is asked for one checkpoint",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/concurrent/many",
+            id: "kubelet/concurrency/all-served",
             requirement: "32 requests at once are all served, each by a call of its own",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -64,7 +64,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/no-memory-told",
+            id: "kubelet/confidentiality/no-memory-disclosure",
             requirement: "nothing of the container's memory is in answers, in metrics or in the kubelet's log",
             authority: authority::API_INTRODUCTION,
             motivation: "",
@@ -81,7 +81,7 @@ async fn one_call(s: &KubeletSession) -> CaseResult {
     let journal_position = control.journal_position().await?;
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     if response.status != 200 {
-        return Err(NonPass::Blocked("kubelet/robust/second-checkpoint"));
+        return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
     }
     control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
     let calls = control.checkpoints_after(journal_position).await?.len();
@@ -151,7 +151,7 @@ async fn operations_metric(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let before = checkpoint_counter(s, METRIC_NAME).await?;
     if s.kubelet.checkpoint(s.container_under_test(), "").await?.status != 200 {
-        return Err(NonPass::Blocked("kubelet/robust/second-checkpoint"));
+        return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
     }
     let after = checkpoint_counter(s, METRIC_NAME).await?;
     check(after == before + 1, format!("grew by {}", after.wrapping_sub(before)))
@@ -170,7 +170,7 @@ async fn errors_metric(s: &KubeletSession) -> CaseResult {
         .await?;
     let before = checkpoint_counter(s, METRIC_NAME).await?;
     if s.kubelet.checkpoint(s.container_under_test(), "").await?.status != 500 {
-        return Err(NonPass::Blocked("kubelet/500/runtime-error"));
+        return Err(NonPass::Blocked("kubelet/runtime-error/status-code"));
     }
     let after = checkpoint_counter(s, METRIC_NAME).await?;
     check(after == before + 1, format!("grew by {}", after.wrapping_sub(before)))

@@ -7,9 +7,9 @@ use crate::{
     targets::{ContainerRef, HttpResponse},
 };
 
-const NAMESPACE_UNKNOWN_CASE: &str = "kubelet/404/namespace-unknown";
-const POD_UNKNOWN_CASE: &str = "kubelet/404/pod-unknown";
-const CONTAINER_UNKNOWN_CASE: &str = "kubelet/404/container-unknown";
+const NAMESPACE_UNKNOWN_CASE: &str = "kubelet/lookup/namespace-unknown";
+const POD_UNKNOWN_CASE: &str = "kubelet/lookup/pod-unknown";
+const CONTAINER_UNKNOWN_CASE: &str = "kubelet/lookup/container-unknown";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
@@ -47,7 +47,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/namespace-unknown-body",
+            id: "kubelet/lookup/namespace-unknown-body",
             requirement: "the body for an unknown namespace is that for an unknown Pod",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -65,7 +65,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/pod-unknown-body",
+            id: "kubelet/lookup/pod-unknown-body",
             requirement: "the body for an unknown Pod says so",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -83,7 +83,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/container-unknown-body",
+            id: "kubelet/lookup/container-unknown-body",
             requirement: "the body for an unknown container names it",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -98,7 +98,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/strange-names",
+            id: "kubelet/lookup/invalid-names",
             requirement: "a name that no object can have is not found, and is no error of another kind",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -109,7 +109,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/over-long-name",
+            id: "kubelet/lookup/overlong-name",
             requirement: "a name of some thousand bytes is not found, and is no error of another kind",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -120,7 +120,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/static-pod-full-name",
+            id: "kubelet/lookup/static-pod-full-name",
             requirement: "a static Pod is known by the name that ends in its node's, not by that of its manifest",
             authority: authority::STATIC_PODS,
             motivation: "",
@@ -131,7 +131,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/pod-before-timeout",
+            id: "kubelet/lookup/before-timeout-validation",
             requirement: "the Pod is looked up before the timeout is read",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -142,7 +142,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/timeout-before-state",
+            id: "kubelet/timeout/validated-before-state",
             requirement: "the timeout is read before it is seen whether the container runs",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -278,7 +278,7 @@ async fn timeout_before_state(s: &KubeletSession) -> CaseResult {
     // A kubelet that takes any timeout is told so by another case.
     let running = s.kubelet.checkpoint(s.container_under_test(), "timeout=soon").await?;
     if running.body != EXPECTED_BODY {
-        return Err(NonPass::Blocked("kubelet/timeout/malformed"));
+        return Err(NonPass::Blocked("kubelet/timeout/malformed-rejected"));
     }
     let response = s.kubelet.checkpoint(exited, "timeout=soon").await?;
     check(

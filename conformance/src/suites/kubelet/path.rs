@@ -7,7 +7,7 @@ use crate::suites::authority;
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/404/path-too-short",
+            id: "kubelet/path/too-few-segments",
             requirement: "a path with too few segments is answered 404",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/404/path-too-long",
+            id: "kubelet/path/too-many-segments",
             requirement: "a path with too many segments is answered 404",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/trailing-slash",
+            id: "kubelet/path/trailing-slash-accepted",
             requirement: "one trailing slash is tolerated",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/percent-encoded",
+            id: "kubelet/path/percent-decoded",
             requirement: "the names in the path are percent-decoded",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -51,7 +51,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/path/encoded-slash",
+            id: "kubelet/path/encoded-slash-separates",
             requirement: "an encoded slash in the path separates names as a plain one does",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -62,7 +62,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/path/dot-segments",
+            id: "kubelet/path/dot-segments-redirected",
             requirement: "a path with `..` is redirected to the canonical one, and nothing is checkpointed",
             authority: authority::GO_MUX,
             motivation: "",
@@ -73,7 +73,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/path/empty-segments",
+            id: "kubelet/path/empty-segments-redirected",
             requirement: "a path with an empty segment is redirected to the canonical one, and nothing is checkpointed",
             authority: authority::GO_MUX,
             motivation: "",
@@ -84,7 +84,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/400/malformed-escape",
+            id: "kubelet/path/malformed-escape-rejected",
             requirement: "a path with a malformed percent-encoding is answered 400",
             authority: authority::GO_REQUEST,
             motivation: "",

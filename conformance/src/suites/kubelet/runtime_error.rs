@@ -10,9 +10,9 @@ use crate::{
     targets::HttpResponse,
 };
 
-const RUNTIME_ERROR_CASE: &str = "kubelet/500/runtime-error";
-const UNIMPLEMENTED_CASE: &str = "kubelet/500/unimplemented";
-const UNIMPLEMENTED_MESSAGE_CASE: &str = "kubelet/500/unimplemented-message";
+const RUNTIME_ERROR_CASE: &str = "kubelet/runtime-error/status-code";
+const UNIMPLEMENTED_CASE: &str = "kubelet/runtime-error/unimplemented";
+const UNIMPLEMENTED_MESSAGE_CASE: &str = "kubelet/runtime-error/unimplemented-message";
 /// What an old runtime says, as upstream's test knows it.
 const UNKNOWN_METHOD_MESSAGE: &str = "unknown method CheckpointContainer for service runtime.v1.RuntimeService";
 /// Nothing that a kubelet could say by itself.
@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/runtime-error-message",
+            id: "kubelet/runtime-error/message",
             requirement: "the answer to an error of the runtime holds the runtime's message",
             authority: authority::API_RESPONSE,
             motivation: "",
@@ -43,7 +43,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/runtime-error-body",
+            id: "kubelet/runtime-error/body",
             requirement: "the body names the container and wraps the runtime's code and message",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -83,7 +83,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/upstream-messages",
+            id: "kubelet/runtime-error/known-runtime-messages",
             requirement: "why no checkpoint can be had, as real runtimes say it, reaches the client",
             authority: authority::API_RESPONSE,
             motivation: "Kubernetes' own test (test/e2e_node/checkpoint_container.go) skips on these messages",
@@ -94,7 +94,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/500/every-code",
+            id: "kubelet/runtime-error/every-grpc-code",
             requirement: "an error of the runtime is answered 500 whatever its gRPC code",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -179,7 +179,7 @@ async fn body_wraps_error(s: &KubeletSession) -> CaseResult {
         return Err(NonPass::Blocked(RUNTIME_ERROR_CASE));
     }
     if !response.body.contains(INJECTED_MESSAGE) {
-        return Err(NonPass::Blocked("kubelet/500/runtime-error-message"));
+        return Err(NonPass::Blocked("kubelet/runtime-error/message"));
     }
     let body = format!(
         "checkpointing of {} failed (rpc error: code = Internal desc = {INJECTED_MESSAGE})",

@@ -12,11 +12,11 @@ use crate::{
     targets::{KubeletConfig, SHORT_REQUEST_TIMEOUT},
 };
 
-const SECOND_CHECKPOINT_CASE: &str = "kubelet/robust/second-checkpoint";
+const SECOND_CHECKPOINT_CASE: &str = "kubelet/checkpoint/repeatable";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
-        id: "kubelet/500/connection-lost",
+        id: "kubelet/runtime-error/connection-lost",
         requirement: "a runtime that breaks off the connection is answered 500, and is not called again by itself",
         authority: authority::CRI_CLIENT,
         motivation: "",
@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[Case::new(
 pub(super) const RUNTIME_RESTART_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/500/runtime-gone",
+            id: "kubelet/runtime-error/runtime-unreachable",
             requirement: "a runtime that cannot be reached is answered 500",
             authority: authority::CRI_CLIENT,
             motivation: "",
@@ -41,7 +41,7 @@ pub(super) const RUNTIME_RESTART_CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/runtime-restarted",
+            id: "kubelet/recovery/after-runtime-restart",
             requirement: "a runtime that was killed and started again serves checkpoints without a restart of the kubelet",
             authority: Authority::PROJECT,
             motivation: "containerd and CRI-O: containers outlive a restart of the runtime",
@@ -56,7 +56,7 @@ pub(super) const RUNTIME_RESTART_CASES: &[Case<KubeletSession>] = &[
 pub(super) const SHORT_DEADLINE_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
-            id: "kubelet/500/deadline",
+            id: "kubelet/runtime-error/deadline-exceeded",
             requirement: "a runtime that does not answer before the deadline is answered 500, at the deadline, and its call is cancelled",
             authority: authority::CRI_CLIENT,
             motivation: "",
@@ -67,7 +67,7 @@ pub(super) const SHORT_DEADLINE_CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/robust/late-answer",
+            id: "kubelet/recovery/after-late-response",
             requirement: "a runtime that is done only after the deadline does not spoil the next checkpoint",
             authority: Authority::PROJECT,
             motivation: "containerd 2.4-beta: after a checkpoint that ran out of time the next one failed",
@@ -87,7 +87,7 @@ async fn connection_lost(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     // Once: a second call of the kubelet's own would find a runtime that is well.
-    let text = fault_rule(s.container_under_test(), "before", "drop").replacen(')', ",times=1)", 1);
+    let text = fault_rule(s.container_under_test(), "before", "disconnect").replacen(')', ",times=1)", 1);
     control.add_rules(&[&text]).await?;
     let journal_position = s.journal_position().await?;
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
@@ -195,7 +195,7 @@ async fn late_response(s: &KubeletSession) -> CaseResult {
     with_short_deadline(s, "after", "delay(1500ms)").await?;
     let late = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     if late.status != 500 {
-        return Err(NonPass::Blocked("kubelet/500/deadline"));
+        return Err(NonPass::Blocked("kubelet/runtime-error/deadline-exceeded"));
     }
     let next = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     if next.status != 200 {

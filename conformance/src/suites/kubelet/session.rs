@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  first    one checkpoint of the subject, whatever came of it
-//!   made      ... that was answered 200          else blocked by kubelet/200/ok
-//!    file       ... and whose archive is there   else blocked by kubelet/200/archive
+//!   made      ... that was answered 200          else blocked by kubelet/checkpoint/succeeds
+//!    file       ... and whose archive is there   else blocked by kubelet/archive/at-location
 //!     listing     ... and can be listed          else blocked by kubelet/archive/tar
 //! ```
 //!
@@ -32,15 +32,15 @@ use crate::{
 };
 
 /// The case that judges whether a checkpoint can be had at all.
-pub const OK_CASE: &str = "kubelet/200/ok";
+pub const OK_CASE: &str = "kubelet/checkpoint/succeeds";
 /// The case that judges whether there is an archive.
-pub(super) const ARCHIVE_CASE: &str = "kubelet/200/archive";
+pub(super) const ARCHIVE_CASE: &str = "kubelet/archive/at-location";
 /// The case that judges whether it is a tar.
 pub(super) const TAR_CASE: &str = "kubelet/archive/tar";
 /// The case that judges whether the kubelet waits for the runtime.
-pub(super) const WHEN_DONE_CASE: &str = "kubelet/200/when-done";
+pub(super) const WHEN_DONE_CASE: &str = "kubelet/checkpoint/waits-for-runtime";
 /// The case that judges whether the container runs on.
-pub(super) const KEEPS_RUNNING_CASE: &str = "kubelet/copy/runs-on";
+pub(super) const KEEPS_RUNNING_CASE: &str = "kubelet/container/keeps-running";
 
 /// How long an archive or a journal entry may come after the answer: it must not, but another case says so.
 pub(super) const LATE_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ pub(super) enum ContainerAfter {
     NotObservable,
     /// As it is once it has moved, or as another process.
     Running(Workload),
-    /// Since the answer it has not moved for seconds; its last tick.
+    /// Since the answer it has not moved for seconds; its last heartbeat.
     Frozen(u64),
 }
 
@@ -187,7 +187,7 @@ impl KubeletSession {
         first_attempt.as_ref().map_err(Clone::clone)
     }
 
-    /// Waits until the container has moved after a checkpoint, or for many of its ticks.
+    /// Waits until the container has moved after a checkpoint, or for many of its heartbeats.
     async fn observe_container_after(&self, first: &KubeletAttempt) -> Result<ContainerAfter, NonPass> {
         const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
         let before = &first.workload;
@@ -195,7 +195,7 @@ impl KubeletSession {
             return Ok(ContainerAfter::NotObservable);
         }
         let now = self.kubelet.workload(self.container_under_test()).await?;
-        // Of the two ticks that are waited for one may have been under way; the second is after the answer for sure.
+        // Of the two heartbeats that are waited for one may have been under way; the second is after the answer for sure.
         let enough = |later: &Workload| !later.same_process(before) || later.heartbeat >= now.heartbeat + 2;
         let later = self
             .kubelet

@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/body",
+            id: "kubelet/response/body",
             requirement: "the body of 200 is the JSON object whose `items` lists the archive, without a newline",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -45,7 +45,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/body-location",
+            id: "kubelet/response/location-as-requested",
             requirement: "the location in the body is the one that the runtime was asked to write",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -56,7 +56,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/content-type",
+            id: "kubelet/response/content-type",
             requirement: "the content type of 200 is application/json",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -82,7 +82,7 @@ pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/200/named-container",
+            id: "kubelet/checkpoint/named-container-only",
             requirement: "the kubelet must checkpoint the container that the path names, and no other",
             authority: authority::API_OPERATIONS,
             motivation: "",
@@ -160,7 +160,7 @@ async fn named_container(s: &KubeletSession) -> CaseResult {
 async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {
     let (Ok(file), Some(canary)) = (second.file, second.workload.canary) else {
         return Err(NonPass::Skip(
-            "needs the runtime's journal, or the archive and a stand-in's canary".to_owned(),
+            "needs the runtime's journal, or the archive and a test workload's canary".to_owned(),
         ));
     };
     let archive = inspect(&file, Some(canary)).await?;
@@ -186,7 +186,7 @@ async fn response_body(s: &KubeletSession) -> CaseResult {
 
 async fn body_location(s: &KubeletSession) -> CaseResult {
     let first = s.first_checkpoint_ok().await?;
-    let item = first_item(&first.response).ok_or(NonPass::Blocked("kubelet/200/body"))?;
+    let item = first_item(&first.response).ok_or(NonPass::Blocked("kubelet/response/body"))?;
     match &first.runtime_call {
         Some(call) => check(
             item == call.location,

@@ -9,8 +9,8 @@ use crate::{
     targets::JournaledCheckpoint,
 };
 
-const ABSENT_CASE: &str = "kubelet/timeout/absent";
-const LARGE_CASE: &str = "kubelet/timeout/large";
+const ABSENT_CASE: &str = "kubelet/timeout/absent-uses-default";
+const LARGE_CASE: &str = "kubelet/timeout/above-default-applied";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/zero",
+            id: "kubelet/timeout/zero-uses-default",
             requirement: "with timeout=0 the runtime is sent the default CRI timeout",
             authority: authority::API_PARAMETERS,
             motivation: "",
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/field",
+            id: "kubelet/timeout/cri-request-field",
             requirement: "the CRI request's own timeout field says the same as the call's deadline",
             authority: authority::CRI_CLIENT,
             motivation: "",
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/below-default",
+            id: "kubelet/timeout/raised-to-default",
             requirement: "the kubelet must send the runtime its default timeout in place of a shorter one",
             authority: authority::CRI_CLIENT,
             motivation: "the page (Parameters) has no such minimum: a kubelet that honours shorter timeouts fails here alone",
@@ -70,7 +70,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/last-value",
+            id: "kubelet/timeout/last-value-wins",
             requirement: "of several timeouts the last one counts",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -81,7 +81,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/negative",
+            id: "kubelet/timeout/negative-rejected",
             requirement: "a negative timeout is answered 500 and the runtime is not called",
             authority: authority::CRI_CLIENT,
             motivation: "",
@@ -92,7 +92,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/malformed",
+            id: "kubelet/timeout/malformed-rejected",
             requirement: "a timeout that is no base-10 64-bit integer is answered 404",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -103,7 +103,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/signed",
+            id: "kubelet/timeout/plus-sign-accepted",
             requirement: "a timeout may have a plus sign",
             authority: authority::KUBELET_SERVER,
             motivation: "",
@@ -114,7 +114,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "kubelet/timeout/overflow",
+            id: "kubelet/timeout/overflow-expires-at-once",
             requirement: "a timeout whose nanoseconds do not fit has passed at once, and the runtime is not asked",
             authority: authority::CRI_CLIENT,
             motivation: "",

@@ -16,17 +16,17 @@ use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pas
 use crate::suites::authority;
 
 /// The case that judges whether the request's timeout counts at all.
-const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/counts";
+const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/enforced";
 
 /// A checkpoint of a large container takes its time, and some are tried.
 const CASE_TIMEOUT: Duration = Duration::from_secs(180);
 
 macro_rules! container_unharmed_cases {
-    ($group:literal, $after:literal, $mode:expr) => {
+    ($mode:expr, $after:literal, $ids:expr) => {
         [
             Case::new(
                 CaseInfo {
-                    id: concat!("runtime/", $group, "/left-frozen"),
+                    id: $ids[0],
                     requirement: concat!("after ", $after, " the container runs on"),
                     authority: authority::KEP_FAILED,
                     motivation: "containerd 2.4: the container was left frozen after a deadline, while its status said RUNNING",
@@ -38,7 +38,7 @@ macro_rules! container_unharmed_cases {
             .timeout(CASE_TIMEOUT),
             Case::new(
                 CaseInfo {
-                    id: concat!("runtime/", $group, "/same-process"),
+                    id: $ids[1],
                     requirement: concat!("after ", $after, " the container is the process that it was"),
                     authority: authority::KEP_FAILED,
                     motivation: "",
@@ -50,7 +50,7 @@ macro_rules! container_unharmed_cases {
             .timeout(CASE_TIMEOUT),
             Case::new(
                 CaseInfo {
-                    id: concat!("runtime/", $group, "/status"),
+                    id: $ids[2],
                     requirement: concat!(
                         "after ",
                         $after,
@@ -66,7 +66,7 @@ macro_rules! container_unharmed_cases {
             .timeout(CASE_TIMEOUT),
             Case::new(
                 CaseInfo {
-                    id: concat!("runtime/", $group, "/second-works"),
+                    id: $ids[3],
                     requirement: concat!("after ", $after, " the container can be checkpointed"),
                     authority: authority::COMMON_RUNTIMES,
                     motivation: "containerd 2.4-beta: the checkpoint after one that ran out of time failed",
@@ -81,10 +81,10 @@ macro_rules! container_unharmed_cases {
 }
 
 macro_rules! no_partial_case {
-    ($group:literal, $after:literal, $mode:expr) => {
+    ($mode:expr, $after:literal, $id:literal) => {
         Case::new(
             CaseInfo {
-                id: concat!("runtime/", $group, "/no-partial"),
+                id: $id,
                 requirement: concat!("after ", $after, " no part of an archive is at the location"),
                 authority: authority::CWE_INCOMPLETE_CLEANUP,
                 motivation: "containerd 2.4 and CRI-O 1.37 write in place: a part of the archive stays",
@@ -98,10 +98,10 @@ macro_rules! no_partial_case {
 }
 
 macro_rules! no_late_archive_case {
-    ($group:literal, $after:literal, $mode:expr) => {
+    ($mode:expr, $after:literal, $id:literal) => {
         Case::new(
             CaseInfo {
-                id: concat!("runtime/", $group, "/no-late-archive"),
+                id: $id,
                 requirement: concat!("after ", $after, " no archive appears of which nobody will know"),
                 authority: authority::GRPC_CANCELLATION,
                 motivation: "containerd 2.4 and CRI-O 1.37: the dump goes on, and the archive appears later",
@@ -114,14 +114,38 @@ macro_rules! no_late_archive_case {
     };
 }
 
-pub(super) const DEADLINE_CASES: &[Case<RuntimeSession>] =
-    &container_unharmed_cases!("deadline", "a deadline that passed", FailureMode::Deadline);
+pub(super) const DEADLINE_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
+    FailureMode::Deadline,
+    "a deadline that passed",
+    [
+        "runtime/deadline/keeps-running",
+        "runtime/deadline/same-process",
+        "runtime/deadline/status-running",
+        "runtime/deadline/can-checkpoint-again",
+    ]
+);
 pub(super) const DEADLINE_FILE_CASES: &[Case<RuntimeSession>] = &[
-    no_partial_case!("deadline", "a deadline that passed", FailureMode::Deadline),
-    no_late_archive_case!("deadline", "a deadline that passed", FailureMode::Deadline),
+    no_partial_case!(
+        FailureMode::Deadline,
+        "a deadline that passed",
+        "runtime/deadline/no-partial-archive"
+    ),
+    no_late_archive_case!(
+        FailureMode::Deadline,
+        "a deadline that passed",
+        "runtime/deadline/no-late-archive"
+    ),
 ];
-pub(super) const TIMEOUT_CASES: &[Case<RuntimeSession>] =
-    &container_unharmed_cases!("timeout", "a timeout that passed", FailureMode::Timeout);
+pub(super) const TIMEOUT_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
+    FailureMode::Timeout,
+    "a timeout that passed",
+    [
+        "runtime/timeout/keeps-running",
+        "runtime/timeout/same-process",
+        "runtime/timeout/status-running",
+        "runtime/timeout/can-checkpoint-again",
+    ]
+);
 pub(super) const TIMEOUT_FILE_CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
@@ -135,16 +159,44 @@ pub(super) const TIMEOUT_FILE_CASES: &[Case<RuntimeSession>] = &[
         |s| Box::pin(timeout_enforced(s)),
     )
     .timeout(CASE_TIMEOUT),
-    no_partial_case!("timeout", "a timeout that passed", FailureMode::Timeout),
+    no_partial_case!(
+        FailureMode::Timeout,
+        "a timeout that passed",
+        "runtime/timeout/no-partial-archive"
+    ),
 ];
-pub(super) const CANCEL_CASES: &[Case<RuntimeSession>] =
-    &container_unharmed_cases!("cancel", "its caller went away", FailureMode::Cancel);
+pub(super) const CANCEL_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
+    FailureMode::Cancel,
+    "its caller went away",
+    [
+        "runtime/cancellation/keeps-running",
+        "runtime/cancellation/same-process",
+        "runtime/cancellation/status-running",
+        "runtime/cancellation/can-checkpoint-again",
+    ]
+);
 pub(super) const CANCEL_FILE_CASES: &[Case<RuntimeSession>] = &[
-    no_partial_case!("cancel", "its caller went away", FailureMode::Cancel),
-    no_late_archive_case!("cancel", "its caller went away", FailureMode::Cancel),
+    no_partial_case!(
+        FailureMode::Cancel,
+        "its caller went away",
+        "runtime/cancellation/no-partial-archive"
+    ),
+    no_late_archive_case!(
+        FailureMode::Cancel,
+        "its caller went away",
+        "runtime/cancellation/no-late-archive"
+    ),
 ];
-pub(super) const ERROR_CASES: &[Case<RuntimeSession>] =
-    &container_unharmed_cases!("error", "an error", FailureMode::Error);
+pub(super) const ERROR_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
+    FailureMode::Error,
+    "an error",
+    [
+        "runtime/error/keeps-running",
+        "runtime/error/same-process",
+        "runtime/error/status-running",
+        "runtime/error/can-checkpoint-again",
+    ]
+);
 
 /// What is left after checkpoints that failed so.
 async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {

@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/archive/mode",
+            id: "runtime/archive/owner-only",
             requirement: "a new archive can be read by its owner alone: it holds the container's memory",
             authority: authority::API_INTRODUCTION,
             motivation: "",
@@ -61,29 +61,29 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/archive/log",
+            id: "runtime/archive/container-log",
             requirement: "the container's log is in the archive, with all that it told before the call",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
-            expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the tick before the call",
+            expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the heartbeat before the call",
         },
         |s| Box::pin(contains_log(s)),
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/archive/consistent",
+            id: "runtime/archive/log-not-newer-than-memory",
             requirement: "files are copied while the container stands still: none is newer than its memory",
             authority: authority::KEP_MOTIVATION,
             motivation: "cri-o#6977: the container ran on before its files were copied",
             level: Level::Robust,
-            expected: "no tick in the archive's log that the memory does not know yet",
+            expected: "no heartbeat in the archive's log that the memory does not know yet",
         },
         |s| Box::pin(log_not_newer_than_memory(s)),
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/archive/suite",
+            id: "runtime/archive/passes-archive-suite",
             requirement: "the archive holds to what readers of such archives rely on",
             authority: authority::KUBERNETES_E2E,
             motivation: "",
@@ -143,14 +143,14 @@ async fn contains_log(s: &RuntimeSession) -> CaseResult {
     let Some(text) = read_log(&first.location).await? else {
         return fail("no log");
     };
-    let logged_tick = first.before.workload.heartbeat;
-    let as_expected = ticks(&text).contains(&logged_tick);
+    let logged_heartbeat = first.before.workload.heartbeat;
+    let as_expected = heartbeats(&text).contains(&logged_heartbeat);
     check(
         as_expected,
         if as_expected {
-            "the log, with the tick before the call"
+            "the log, with the heartbeat before the call"
         } else {
-            "a log without the tick before the call"
+            "a log without the heartbeat before the call"
         },
     )
 }
@@ -160,21 +160,21 @@ async fn log_not_newer_than_memory(s: &RuntimeSession) -> CaseResult {
     s.require_criu().await?;
     let first = &s.first_checkpoint_ok().await?.attempt;
     let Some(text) = read_log(&first.location).await? else {
-        return Err(NonPass::Blocked("runtime/archive/log"));
+        return Err(NonPass::Blocked("runtime/archive/container-log"));
     };
     let marker = super::memory::heartbeat_marker(&first.before.workload)?;
     let Some(page_match) = find_in_archive(&first.location, marker.clone()).await? else {
         return Err(NonPass::Blocked(super::memory::HEAP_CASE));
     };
-    let memory_tick = read_u64_at(
+    let memory_heartbeat = read_u64_at(
         &first.location,
         page_match.member,
         page_match.offset + marker.len() as u64,
     )
     .await?;
-    let logged_tick = ticks(&text).last().copied().unwrap_or_default();
+    let logged_heartbeat = heartbeats(&text).last().copied().unwrap_or_default();
     // The counter in memory is set before its line is written: the memory is never behind the log of the same moment.
-    match logged_tick <= memory_tick {
+    match logged_heartbeat <= memory_heartbeat {
         true => pass("the log is not newer than the memory"),
         false => fail("the log has lines that the memory does not know yet"),
     }
@@ -266,13 +266,13 @@ fn member_content(archive: &Path, name: &str, offset: u64, length: Option<u64>) 
     Ok(None)
 }
 
-/// The numbers of the first process's ticks in a log of the CRI's format.
-pub(super) fn ticks(log: &[u8]) -> BTreeSet<u64> {
+/// The numbers of the first process's heartbeats in a log of the CRI's format.
+pub(super) fn heartbeats(log: &[u8]) -> BTreeSet<u64> {
     let text = String::from_utf8_lossy(log).into_owned();
     let number = |line: &str| {
-        let (before, tick) = line.split_once("tick ")?;
+        let (before, heartbeat) = line.split_once("heartbeat ")?;
         let of_child = before.ends_with("child ");
-        tick.split_whitespace().next()?.parse().ok().filter(|_| !of_child)
+        heartbeat.split_whitespace().next()?.parse().ok().filter(|_| !of_child)
     };
     // An unfinished last line may hold half a number.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -286,8 +286,8 @@ mod tests {
     #[test]
     fn only_whole_lines_of_the_first_process_count() {
         let log =
-            b"2026-01-01T00:00:00Z stdout F tick 9 pid=1 start=2\n2026-01-01T00:00:00Z stdout F child tick 7 pid=2\n\
-            2026-01-01T00:00:00Z stdout F tick 10 pid=1 start=2\n2026-01-01T00:00:00Z stdout F tick 1";
-        assert_eq!(ticks(log).into_iter().collect::<Vec<_>>(), [9, 10]);
+            b"2026-01-01T00:00:00Z stdout F heartbeat 9 pid=1 start=2\n2026-01-01T00:00:00Z stdout F child heartbeat 7 pid=2\n\
+            2026-01-01T00:00:00Z stdout F heartbeat 10 pid=1 start=2\n2026-01-01T00:00:00Z stdout F heartbeat 1";
+        assert_eq!(heartbeats(log).into_iter().collect::<Vec<_>>(), [9, 10]);
     }
 }

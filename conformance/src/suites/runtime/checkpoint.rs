@@ -58,7 +58,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/checkpoint/own-images",
+            id: "runtime/checkpoint/fresh-images",
             requirement: "an archive holds the memory as it is then, not that of an earlier checkpoint",
             authority: authority::COMMON_RUNTIMES,
             motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
@@ -69,7 +69,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/checkpoint/own-time",
+            id: "runtime/checkpoint/fresh-timestamp",
             requirement: "an archive is of this call: config.dump says a time between its request and its answer",
             authority: authority::COMMON_RUNTIMES,
             motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
@@ -127,10 +127,10 @@ async fn fresh_images(s: &RuntimeSession) -> CaseResult {
     let Some(page_match) = page_match else {
         return Err(NonPass::Blocked(super::memory::HEAP_CASE));
     };
-    let logged_tick = second.before.workload.heartbeat;
+    let logged_heartbeat = second.before.workload.heartbeat;
     let offset = page_match.offset + marker.len() as u64;
-    let memory_tick = read_u64_at(&second.location, page_match.member, offset).await?;
-    match memory_tick >= logged_tick {
+    let memory_heartbeat = read_u64_at(&second.location, page_match.member, offset).await?;
+    match memory_heartbeat >= logged_heartbeat {
         true => pass("a counter as the log told it before, or later"),
         false => fail("a counter of before: the log had told a later one"),
     }

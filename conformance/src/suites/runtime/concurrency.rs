@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// The case that judges whether several containers can be checkpointed at once.
-const MANY_CASE: &str = "runtime/concurrency/many";
+const MANY_CASE: &str = "runtime/concurrency/several-containers";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
-            id: "runtime/concurrency/one-container",
+            id: "runtime/concurrency/same-container",
             requirement: "of two checkpoints of a container at once each is an error or makes a whole archive, and one does",
             authority: authority::CWE_RACE,
             motivation: "several users, or a controller, checkpoint at once",
@@ -44,7 +44,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     .timeout(Duration::from_secs(60)),
     Case::new(
         CaseInfo {
-            id: "runtime/concurrency/no-waiting",
+            id: "runtime/concurrency/containers-independent",
             requirement: "a checkpoint of a small container does not wait for that of a large one",
             authority: authority::CWE_RACE,
             motivation: "several users, or a controller, checkpoint at once",

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The case that judges whether an unknown container is an error at all.
-const UNKNOWN_CASE: &str = "runtime/answer/unknown";
+const UNKNOWN_CASE: &str = "runtime/container-id/unknown-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
@@ -24,7 +24,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/answer/unknown-code",
+            id: "runtime/container-id/unknown-is-not-found",
             requirement: "a container that is not there is NotFound: the caller need not try again",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
@@ -35,7 +35,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/answer/exited",
+            id: "runtime/container-state/exited-rejected",
             requirement: "a container that has exited cannot be checkpointed",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
@@ -46,7 +46,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/answer/created",
+            id: "runtime/container-state/created-rejected",
             requirement: "a container that was not started cannot be checkpointed",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
@@ -57,7 +57,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/answer/short-id",
+            id: "runtime/container-id/prefix-accepted",
             requirement: "the beginning of an id names the container, if it is of no other",
             authority: authority::RUNTIMES_SHORT_ID,
             motivation: "containerd#12759: CheckpointContainer refused the beginning of an id, which every other call takes",
@@ -68,7 +68,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/answer/empty-id",
+            id: "runtime/container-id/empty-rejected",
             requirement: "an empty id names no container",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "",
@@ -108,7 +108,7 @@ async fn unknown_container_code(s: &RuntimeSession) -> CaseResult {
 async fn exited_container(s: &RuntimeSession) -> CaseResult {
     s.first_checkpoint_ok().await?;
     let container = s.disposable_container().await?;
-    // The shell ends by its trap, the stand-in by its own will; whichever does not is killed.
+    // The shell ends by its trap, the test workload by its own will; whichever does not is killed.
     s.runtime.stop(&container, std::time::Duration::from_secs(1)).await?;
     without_ids(is_error(&checkpoint_id(s, container.id()).await?), &container)
 }

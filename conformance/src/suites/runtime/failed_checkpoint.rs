@@ -98,10 +98,10 @@ impl FailureMode {
     /// The case that judges whether the container runs on.
     pub(super) fn keeps_running_case(self) -> &'static str {
         match self {
-            FailureMode::Deadline => "runtime/deadline/left-frozen",
-            FailureMode::Timeout => "runtime/timeout/left-frozen",
-            FailureMode::Cancel => "runtime/cancel/left-frozen",
-            FailureMode::Error => "runtime/error/left-frozen",
+            FailureMode::Deadline => "runtime/deadline/keeps-running",
+            FailureMode::Timeout => "runtime/timeout/keeps-running",
+            FailureMode::Cancel => "runtime/cancellation/keeps-running",
+            FailureMode::Error => "runtime/error/keeps-running",
         }
     }
 
@@ -110,7 +110,7 @@ impl FailureMode {
         match self {
             FailureMode::Deadline => "runtime/deadline/same-process",
             FailureMode::Timeout => "runtime/timeout/same-process",
-            FailureMode::Cancel => "runtime/cancel/same-process",
+            FailureMode::Cancel => "runtime/cancellation/same-process",
             FailureMode::Error => "runtime/error/same-process",
         }
     }
@@ -173,7 +173,7 @@ impl RuntimeSession {
         let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
         let response = self.runtime.checkpoint(&container, &call).await;
         if response.is_ok() {
-            return Err(NonPass::Blocked("runtime/place/folder-missing"));
+            return Err(NonPass::Blocked("runtime/location/missing-directory-rejected"));
         }
         let description = "after an error".to_owned();
         self.observe_failed_checkpoint(&container, &before, description, Some(response), &location)

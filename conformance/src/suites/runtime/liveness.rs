@@ -18,7 +18,7 @@ use crate::{
     targets::{Workload, runtime::ContainerHandle},
 };
 
-/// Many ticks long: only a container that stands still misses it.
+/// Many heartbeats long: only a container that stands still misses it.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the witnesses are asked. There is no event of a counter that moves.
 const PROGRESS_POLL: Duration = Duration::from_millis(10);

@@ -18,12 +18,12 @@ use crate::{
 };
 
 /// The case that judges whether a missing folder is an error.
-const DIR_MISSING_CASE: &str = "runtime/place/folder-missing";
+const DIR_MISSING_CASE: &str = "runtime/location/missing-directory-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
-            id: "runtime/place/location-longer",
+            id: "runtime/location/existing-file-replaced",
             requirement: "a file at the location that is longer than the archive is replaced: nothing of it stays behind",
             authority: authority::CWE_RESOURCE_REUSE,
             motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/location-mode",
+            id: "runtime/location/existing-file-owner-only",
             requirement: "a file at the location that everyone may read does not become an archive that everyone may read",
             authority: authority::API_INTRODUCTION,
             motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
@@ -45,7 +45,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/location-symlink",
+            id: "runtime/location/symlink-not-followed",
             requirement: "a symlink at the location is not followed: what it points at stays as it was",
             authority: authority::CWE_LINK_FOLLOWING,
             motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
@@ -56,7 +56,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/location-relative",
+            id: "runtime/location/relative-rejected",
             requirement: "a relative location, which only the runtime could resolve, is an error",
             authority: authority::KUBELET,
             motivation: "containerd 2.4 and CRI-O 1.37 take a relative location from the daemon's working directory",
@@ -67,7 +67,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/location-empty",
+            id: "runtime/location/empty-rejected",
             requirement: "an empty location is an error",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "CRI-O 1.37: success, and no archive",
@@ -78,7 +78,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/location-folder",
+            id: "runtime/location/directory-rejected",
             requirement: "a location that is a folder is an error, and nothing appears in the folder",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "",
@@ -100,7 +100,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/folder-not-made",
+            id: "runtime/location/missing-directory-not-created",
             requirement: "a call that fails for a missing folder does not leave the folder behind",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
             motivation: "",
@@ -111,7 +111,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/folder-unwritable",
+            id: "runtime/location/below-file-rejected",
             requirement: "a location at which nobody can write, since it lies below a file, is an error",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
@@ -122,7 +122,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/disk-full",
+            id: "runtime/disk-full/error-returned",
             requirement: "an archive for which there is no space is an error",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
@@ -133,7 +133,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/disk-full-partial",
+            id: "runtime/disk-full/no-partial-archive",
             requirement: "when the disk is full, no part of an archive stays at the location: it would keep the disk full",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
             motivation: "CRI-O 1.37: a part of the archive stays when the disk is full",
@@ -144,7 +144,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/place/disk-full-beside",
+            id: "runtime/disk-full/no-temporary-file",
             requirement: "when the disk is full, nothing stays beside the location either",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
             motivation: "",
@@ -345,7 +345,7 @@ async fn disk_full_other_files(s: &RuntimeSession) -> CaseResult {
 async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<&FullDiskAttempt, NonPass> {
     let full = full_disk_attempt(s).await?;
     if full.response.is_ok() {
-        return Err(NonPass::Blocked("runtime/place/disk-full"));
+        return Err(NonPass::Blocked("runtime/disk-full/error-returned"));
     }
     Ok(full)
 }

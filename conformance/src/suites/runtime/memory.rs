@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/memory/thread",
+            id: "runtime/memory/thread-stack",
             requirement: "the stack of a thread beside the first is in the archive's pages",
             authority: authority::API_INTRODUCTION,
             motivation: "",
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/memory/shared",
+            id: "runtime/memory/shared-anonymous",
             requirement: "shared anonymous memory is in the archive's pages",
             authority: authority::API_INTRODUCTION,
             motivation: "",
@@ -96,9 +96,9 @@ async fn check_in_pages(s: &RuntimeSession, bytes: Vec<u8>) -> CaseResult {
     }
 }
 
-/// What stands on the heap before the number of the last tick.
+/// What stands on the heap before the number of the last heartbeat.
 pub(super) fn heartbeat_marker(workload: &Workload) -> Result<Vec<u8>, NonPass> {
-    area_bytes(workload, CanaryLocation::HeapTick)
+    area_bytes(workload, CanaryLocation::HeapHeartbeat)
 }
 
 fn area_bytes(workload: &Workload, area: CanaryLocation) -> Result<Vec<u8>, NonPass> {

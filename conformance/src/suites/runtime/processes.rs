@@ -41,7 +41,7 @@ async fn all_threads(s: &RuntimeSession) -> CaseResult {
     s.require_test_workload()?;
     let images = &s.require_criu().await?.images;
     let Some(first) = images.pstree.first() else {
-        return Err(NonPass::Blocked("runtime/archive/suite"));
+        return Err(NonPass::Blocked("runtime/archive/passes-archive-suite"));
     };
     let cores = first
         .threads
@@ -86,7 +86,7 @@ async fn all_processes(s: &RuntimeSession) -> CaseResult {
     }
     let images = &archive.images;
     if images.pstree.is_empty() {
-        return Err(NonPass::Blocked("runtime/archive/suite"));
+        return Err(NonPass::Blocked("runtime/archive/passes-archive-suite"));
     }
     let whole = images.pstree.iter().filter(|process| {
         let pid = &process.pid;
@@ -112,7 +112,7 @@ async fn wait_for_children(log: &std::path::Path) -> Result<(), NonPass> {
         let text = String::from_utf8_lossy(&text);
         let children: BTreeSet<_> = text
             .lines()
-            .filter_map(|line| line.split_once("child tick ")?.1.split_whitespace().nth(1))
+            .filter_map(|line| line.split_once("child heartbeat ")?.1.split_whitespace().nth(1))
             .collect();
         if children.len() == WORKLOAD_CHILDREN {
             return Ok(());

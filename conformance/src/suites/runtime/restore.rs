@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// The case that judges whether a container goes on from an archive.
-const RESUMES_CASE: &str = "runtime/restore/goes-on";
-/// Many ticks long.
+const RESUMES_CASE: &str = "runtime/restore/resumes-at-checkpoint";
+/// Many heartbeats long.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
@@ -25,13 +25,13 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
             authority: authority::CRIO_RESTORE,
             motivation: "",
             level: Level::Robust,
-            expected: "the tick after the checkpoint, and none lost or told twice",
+            expected: "the heartbeat after the checkpoint, and none lost or told twice",
         },
         |s| Box::pin(resumes_at_checkpoint(s)),
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/restore/checkpoint",
+            id: "runtime/restore/can-checkpoint-again",
             requirement: "a container that was made from an archive can be checkpointed as any other",
             authority: Authority::PROJECT,
             motivation: "cri-o#6374: a checkpoint of a restored container failed",
@@ -42,7 +42,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/restore/broken-archive",
+            id: "runtime/restore/truncated-archive-rejected",
             requirement: "an archive that is cut off is refused, and no container runs",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "",
@@ -60,12 +60,12 @@ pub(super) struct RestoreResult {
     archive: PathBuf,
     /// The bind mounts that the archive lists.
     mounts: Vec<BindMount>,
-    /// The last tick that was told before the checkpoint was asked for.
-    tick_before: u64,
-    /// The last tick that was told when the checkpoint was answered.
-    tick_after: u64,
-    /// The ticks of the restored container.
-    ticks: BTreeSet<u64>,
+    /// The last heartbeat that was told before the checkpoint was asked for.
+    heartbeat_before: u64,
+    /// The last heartbeat that was told when the checkpoint was answered.
+    heartbeat_after: u64,
+    /// The heartbeats of the restored container.
+    heartbeats: BTreeSet<u64>,
     /// What came of its own checkpoint, or why there was none.
     checkpoint: Result<RestoredCheckpoint, NonPass>,
 }
@@ -120,14 +120,14 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
         }
         Err(error) => return Err(error.into()),
     };
-    let ticks = match s.runtime.start_container(&restored_container).await {
+    let heartbeats = match s.runtime.start_container(&restored_container).await {
         Ok(()) => {
             let enough = |workload: &Workload| workload.heartbeat > after + 2;
             s.runtime
                 .workload_until(&restored_container, RESTORE_TIMEOUT, enough)
                 .await?;
             let log = tokio::fs::read(restored_container.log_path()).await;
-            super::archive::ticks(&log.map_err(|error| NonPass::error(&error))?)
+            super::archive::heartbeats(&log.map_err(|error| NonPass::error(&error))?)
         }
         Err(error @ TargetError::Runtime { .. }) => return Err(NonPass::Fail(error.to_string())),
         Err(error) => return Err(error.into()),
@@ -143,9 +143,9 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
     Ok(RestoreResult {
         archive: attempt.location,
         mounts,
-        tick_before: attempt.before.workload.heartbeat,
-        tick_after: after,
-        ticks,
+        heartbeat_before: attempt.before.workload.heartbeat,
+        heartbeat_after: after,
+        heartbeats,
         checkpoint: next,
     })
 }
@@ -153,7 +153,7 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
 /// What was restored, which goes on as it should.
 async fn require_resumed(s: &RuntimeSession) -> Result<&RestoreResult, NonPass> {
     match restore_result(s).await {
-        Ok(restored) if check_resume_tick(restored).is_ok() => Ok(restored),
+        Ok(restored) if check_resume_heartbeat(restored).is_ok() => Ok(restored),
         Ok(_) | Err(NonPass::Fail(_)) => Err(NonPass::Blocked(RESUMES_CASE)),
         Err(non_pass) => Err(non_pass),
     }
@@ -179,31 +179,31 @@ async fn checkpoint_restored(s: &RuntimeSession) -> CaseResult {
 }
 
 async fn resumes_at_checkpoint(s: &RuntimeSession) -> CaseResult {
-    check_resume_tick(restore_result(s).await?)
+    check_resume_heartbeat(restore_result(s).await?)
 }
 
-/// Whether the first tick is the one after the checkpoint, as near as that can be known from outside, and none is missing.
-fn check_resume_tick(restored: &RestoreResult) -> CaseResult {
-    let ticks = &restored.ticks;
-    let (Some(&first), Some(&last)) = (ticks.first(), ticks.last()) else {
+/// Whether the first heartbeat is the one after the checkpoint, as near as that can be known from outside, and none is missing.
+fn check_resume_heartbeat(restored: &RestoreResult) -> CaseResult {
+    let heartbeats = &restored.heartbeats;
+    let (Some(&first), Some(&last)) = (heartbeats.first(), heartbeats.last()) else {
         return fail("the restored container tells nothing");
     };
-    if first <= restored.tick_before {
+    if first <= restored.heartbeat_before {
         return fail(format!(
-            "its first tick is {first}, and {} was told before the checkpoint",
-            restored.tick_before
+            "its first heartbeat is {first}, and {} was told before the checkpoint",
+            restored.heartbeat_before
         ));
     }
-    if first > restored.tick_after + 1 {
+    if first > restored.heartbeat_after + 1 {
         return fail(format!(
-            "its first tick is {first}, and {} was the last when the checkpoint was done",
-            restored.tick_after
+            "its first heartbeat is {first}, and {} was the last when the checkpoint was done",
+            restored.heartbeat_after
         ));
     }
-    match (first..=last).find(|tick| !ticks.contains(tick)) {
-        Some(lost) => fail(format!("tick {lost} is missing")),
-        None if last == first => fail("it tells one tick, and then nothing"),
-        None => pass("it goes on with the tick after the checkpoint"),
+    match (first..=last).find(|heartbeat| !heartbeats.contains(heartbeat)) {
+        Some(lost) => fail(format!("heartbeat {lost} is missing")),
+        None if last == first => fail("it tells one heartbeat, and then nothing"),
+        None => pass("it goes on with the heartbeat after the checkpoint"),
     }
 }
 
@@ -242,21 +242,21 @@ mod tests {
     #[case(&[8, 9, 10], "")]
     #[case(&[10, 11], "")]
     #[case(&[], "tells nothing")]
-    #[case(&[1, 2, 3], "its first tick is 1")]
-    #[case(&[7, 8], "its first tick is 7")]
-    #[case(&[11, 12], "its first tick is 11")]
-    #[case(&[8, 10], "tick 9 is missing")]
+    #[case(&[1, 2, 3], "its first heartbeat is 1")]
+    #[case(&[7, 8], "its first heartbeat is 7")]
+    #[case(&[11, 12], "its first heartbeat is 11")]
+    #[case(&[8, 10], "heartbeat 9 is missing")]
     #[case(&[8], "and then nothing")]
-    fn the_first_tick_follows_the_checkpoint(#[case] ticks: &[u64], #[case] reason: &str) {
+    fn the_first_heartbeat_follows_the_checkpoint(#[case] heartbeats: &[u64], #[case] reason: &str) {
         let restored = RestoreResult {
             archive: PathBuf::new(),
             mounts: Vec::new(),
-            tick_before: 7,
-            tick_after: 9,
-            ticks: ticks.iter().copied().collect(),
+            heartbeat_before: 7,
+            heartbeat_after: 9,
+            heartbeats: heartbeats.iter().copied().collect(),
             checkpoint: Err(NonPass::Skip("not asked for".to_owned())),
         };
-        match check_resume_tick(&restored) {
+        match check_resume_heartbeat(&restored) {
             Ok(_) => assert_eq!(reason, ""),
             Err(non_pass) => assert!(
                 !reason.is_empty() && non_pass.to_string().contains(reason),

@@ -10,7 +10,7 @@ use crate::{
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[Case::new(
     CaseInfo {
-        id: "runtime/sandbox/asked-again",
+        id: "runtime/sandbox/retry-after-timeout",
         requirement: "a sandbox whose caller ran out of time can be asked for again, or is listed",
         authority: Authority::PROJECT,
         motivation: "containerd and CRI-O: `name is reserved` when the kubelet tries again after RunPodSandbox ran out of time",

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  first    one checkpoint of the container, whatever came of it
-//!   made      ... that succeeded               else blocked by runtime/checkpoint/ok
-//!    file       ... and whose archive is there else blocked by runtime/checkpoint/archive
+//!   made      ... that succeeded               else blocked by runtime/checkpoint/succeeds
+//!    file       ... and whose archive is there else blocked by runtime/checkpoint/archive-at-location
 //!     archive     ... and is a whole tar       else blocked by runtime/archive/tar
 //!    intact     ... and left the container as it was, so that it can be checkpointed again
-//!     second      another one, which succeeded else blocked by runtime/checkpoint/second
+//!     second      another one, which succeeded else blocked by runtime/checkpoint/repeatable
 //! ```
 //!
 //! Each step is taken once, by the first case that asks for it, so that a single case can be run alone. What does harm to a
@@ -39,23 +39,23 @@ use crate::{
 };
 
 /// The case that judges whether a checkpoint can be had at all.
-pub(super) const OK_CASE: &str = "runtime/checkpoint/ok";
+pub(super) const OK_CASE: &str = "runtime/checkpoint/succeeds";
 /// The case that judges whether there is an archive.
-pub(super) const ARCHIVE_CASE: &str = "runtime/checkpoint/archive";
+pub(super) const ARCHIVE_CASE: &str = "runtime/checkpoint/archive-at-location";
 /// The case that judges whether the archive is there with the answer.
-pub(super) const WHEN_DONE_CASE: &str = "runtime/checkpoint/when-done";
+pub(super) const WHEN_DONE_CASE: &str = "runtime/checkpoint/complete-at-return";
 /// The case that judges whether a second checkpoint can be had.
-pub(super) const SECOND_CASE: &str = "runtime/checkpoint/second";
+pub(super) const SECOND_CASE: &str = "runtime/checkpoint/repeatable";
 /// The case that judges whether the archive is a tar.
 pub(super) const TAR_CASE: &str = "runtime/archive/tar";
 /// The case that judges which members the archive has.
-pub(super) const MEMBERS_CASE: &str = "runtime/archive/members";
+pub(super) const MEMBERS_CASE: &str = "runtime/archive/required-members";
 /// The case that judges whether the archive is of the container that was named.
-pub(super) const CONTAINER_ID_CASE: &str = "runtime/archive/id";
+pub(super) const CONTAINER_ID_CASE: &str = "runtime/archive/container-id";
 /// The case that judges whether the container runs on after a checkpoint.
-pub(super) const KEEPS_RUNNING_CASE: &str = "runtime/state/left-frozen";
+pub(super) const KEEPS_RUNNING_CASE: &str = "runtime/success/keeps-running";
 /// The case that judges whether it is the same process after a checkpoint.
-pub(super) const SAME_PROCESS_CASE: &str = "runtime/state/same-process";
+pub(super) const SAME_PROCESS_CASE: &str = "runtime/success/same-process";
 
 /// A timeout that no checkpoint of a small container comes near, in seconds: the kubelet always sends one.
 pub(super) const AMPLE_TIMEOUT_SECS: i64 = 3600;
@@ -150,18 +150,20 @@ impl RuntimeSession {
     /// A container that is quickly checkpointed.
     pub(super) fn small_container_options(&self) -> ContainerOptions {
         match self.runtime.program {
-            WorkloadProgram::TestWorkload => ContainerOptions::new().memory(64 << 10).workload_arg("tick", "20ms"),
+            WorkloadProgram::TestWorkload => ContainerOptions::new()
+                .memory(64 << 10)
+                .workload_arg("heartbeat-interval", "20ms"),
             WorkloadProgram::Shell => ContainerOptions::new(),
         }
     }
 
-    /// The containers run the stand-in, which can be told its size and shape, or the reason for a skip.
+    /// The containers run the test workload, which can be told its size and shape, or the reason for a skip.
     pub(super) fn require_test_workload(&self) -> Result<(), NonPass> {
         if self.runtime.program == WorkloadProgram::TestWorkload {
             return Ok(());
         }
         Err(NonPass::Skip(
-            "needs the stand-in: the image of `checkpoint-conformance image`, in place of this --image".to_owned(),
+            "needs the test workload: the image of `checkpoint-conformance image`, in place of this --image".to_owned(),
         ))
     }
 

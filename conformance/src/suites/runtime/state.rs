@@ -39,7 +39,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/state/status",
+            id: "runtime/success/status-running",
             requirement: "after a checkpoint ContainerStatus says that the container runs, as it does",
             authority: authority::CRI_STATUS,
             motivation: "",
@@ -50,7 +50,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/state/exec",
+            id: "runtime/success/exec-works",
             requirement: "after a checkpoint commands can be run in the container",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
@@ -61,12 +61,12 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/state/log",
+            id: "runtime/success/log-continues",
             requirement: "after a checkpoint the container's log goes on, and keeps what it had",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
-            expected: "a tick that is not in the archive's log, and every tick before it",
+            expected: "a heartbeat that is not in the archive's log, and every heartbeat before it",
         },
         |s| Box::pin(log_continues(s)),
     ),
@@ -75,7 +75,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
 pub(super) const EXCLUSIVE_CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
-            id: "runtime/state/exec-in-flight",
+            id: "runtime/success/exec-in-flight-completes",
             requirement: "a command that ExecSync has under way ends as it would without the checkpoint",
             authority: authority::KEP_USER_STORIES,
             motivation: "",
@@ -86,7 +86,7 @@ pub(super) const EXCLUSIVE_CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/state/neighbour",
+            id: "runtime/success/siblings-keep-running",
             requirement: "a checkpoint of one container leaves the others of its Pod running",
             authority: authority::KEP_GOALS,
             motivation: "",
@@ -158,11 +158,11 @@ async fn log_continues(s: &RuntimeSession) -> CaseResult {
     }
     let text = tokio::fs::read(first.container.log_path()).await;
     let text = text.map_err(|error| NonPass::error(&error))?;
-    let ticks = super::archive::ticks(&text);
-    let missing = (1..=before.heartbeat).find(|tick| !ticks.contains(tick));
+    let heartbeats = super::archive::heartbeats(&text);
+    let missing = (1..=before.heartbeat).find(|heartbeat| !heartbeats.contains(heartbeat));
     match missing {
         None => pass("it goes on, and nothing is missing"),
-        Some(tick) => fail(format!("it goes on, and tick {tick} is missing")),
+        Some(heartbeat) => fail(format!("it goes on, and heartbeat {heartbeat} is missing")),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
-            id: "runtime/timeout/zero",
+            id: "runtime/timeout/zero-uses-default",
             requirement: "a timeout of zero asks for the default: it is not over at once",
             authority: authority::CRI_REQUEST,
             motivation: "",
@@ -24,7 +24,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/timeout/seconds",
+            id: "runtime/timeout/unit-is-seconds",
             requirement: "the timeout is in seconds: a checkpoint of a fraction of it succeeds",
             authority: authority::CRI_REQUEST,
             motivation: "",
@@ -35,7 +35,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
     Case::new(
         CaseInfo {
-            id: "runtime/timeout/largest",
+            id: "runtime/timeout/no-overflow",
             requirement: "the largest timeout there is does not wrap around",
             authority: authority::CWE_INTEGER_OVERFLOW,
             motivation: "",

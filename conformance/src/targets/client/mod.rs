@@ -119,7 +119,7 @@ impl HttpResponse {
     }
 
     fn record_evidence(&self) {
-        record(EvidenceKind::Answer, || {
+        record(EvidenceKind::Response, || {
             format!("{}\n{}\n\n{}", self.status, header_lines(&self.headers), self.body)
         });
     }

@@ -42,7 +42,7 @@ const CONTAINER_LOGS: &str = "var/log/containers";
 const CREATED_DIRS: [&str; 3] = [DEVICE_PLUGINS, "var/lib/kubelet", CONTAINER_LOGS];
 
 /// The file in the directory that says how the machine was, for when nobody is left to know it.
-const STATE_FILE: &str = "outside.json";
+const STATE_FILE: &str = "host-state.json";
 
 /// How the machine was. Dropped, it is put back as far as that goes.
 #[derive(Debug, Serialize, Deserialize)]

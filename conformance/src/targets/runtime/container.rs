@@ -75,7 +75,7 @@ impl ContainerHandle {
         &self.0.log_path
     }
 
-    /// What its workload told when it was up: pid and start time as itself sees them, canary, first ticks.
+    /// What its workload told when it was up: pid and start time as itself sees them, canary, first heartbeats.
     pub fn initial_workload(&self) -> &Workload {
         self.0.initial_workload.get_or_init(Workload::default)
     }

@@ -59,7 +59,7 @@ impl EmbeddedRuntime {
         runtime.fake_cri = Some(FakeCriControl::connect(cri.control_socket()).await?);
         runtime.program = WorkloadProgram::TestWorkload;
         *runtime.embedded_fake_cri.get_mut() = Some(cri);
-        // Its catalogue has every name; what runs is the stand-in in any case.
+        // Its catalogue has every name; what runs is the test workload in any case.
         runtime.image = runtime.ensure_image(WORKLOAD_IMAGE).await?;
         Ok(runtime)
     }

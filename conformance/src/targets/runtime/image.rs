@@ -63,7 +63,7 @@ impl Runtime {
         Ok(status.await?.image)
     }
 
-    /// Finds out what the image has: the stand-in, or else a shell.
+    /// Finds out what the image has: the test workload, or else a shell.
     ///
     /// # Errors
     /// Neither runs; the error says what the runtime said of both.

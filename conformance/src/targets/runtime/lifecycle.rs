@@ -34,7 +34,7 @@ pub(super) const RETRY_NAMESPACE: &str = "checkpoint-conformance-retry";
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Runtime {
-    /// Makes a container with its workload and waits until that has told its canary and its first tick.
+    /// Makes a container with its workload and waits until that has told its canary and its first heartbeat.
     ///
     /// # Errors
     /// The runtime does not do it, or the workload does not come up.

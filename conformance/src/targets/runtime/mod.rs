@@ -62,7 +62,7 @@ use cri_client::{CALL_TIMEOUT, CriClient, call};
 /// The label of everything that a run makes; its value is the run's id.
 pub const RUN_LABEL: &str = "checkpoint-conformance.dev/run";
 /// The image that `checkpoint-conformance image` writes unless told otherwise.
-pub const WORKLOAD_IMAGE: &str = "checkpoint-conformance.dev/stand-in:1";
+pub const WORKLOAD_IMAGE: &str = "checkpoint-conformance.dev/test-workload:1";
 
 /// A runtime that runs already.
 #[derive(Clone, Debug)]
@@ -333,7 +333,7 @@ impl Runtime {
         self.log_until(container.log_path(), timeout, condition).await
     }
 
-    /// Waits until the counter has moved on by two ticks: of them one may have been under way before. `None` when it has
+    /// Waits until the counter has moved on by two heartbeats: of them one may have been under way before. `None` when it has
     /// not in time: the container stands still. A workload that was started anew is told as it is; see
     /// [`Workload::same_process`].
     ///
@@ -348,8 +348,14 @@ impl Runtime {
         let progressed = |later: &Workload| !later.same_process(&before) || later.heartbeat >= before.heartbeat + 2;
         let later = self.workload_until(container, timeout, progressed).await?;
         record(EvidenceKind::Note, || match &later {
-            Some(later) => format!("{container}: tick {} then, {} later", before.heartbeat, later.heartbeat),
-            None => format!("{container}: stands still at tick {} for {timeout:?}", before.heartbeat),
+            Some(later) => format!(
+                "{container}: heartbeat {} then, {} later",
+                before.heartbeat, later.heartbeat
+            ),
+            None => format!(
+                "{container}: stands still at heartbeat {} for {timeout:?}",
+                before.heartbeat
+            ),
         });
         Ok(later)
     }

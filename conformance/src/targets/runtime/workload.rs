@@ -1,6 +1,6 @@
-//! What runs in the containers: the stand-in of the harness's own image, or a loop of any image's shell.
+//! What runs in the containers: the test workload of the harness's own image, or a loop of any image's shell.
 //!
-//! Both write `canary HEX` and `tick N pid=P start=S`, which [`crate::targets::parse_log`] reads. Only the stand-in can be
+//! Both write `canary HEX` and `heartbeat N pid=P start=S`, which [`crate::targets::parse_log`] reads. Only the test workload can be
 //! told how much memory, how many threads and children it has.
 
 use std::{
@@ -13,8 +13,8 @@ use cri_proto::document::BindMount;
 
 use super::{ContainerHandle, PodHandle};
 
-/// The path of the stand-in in the image that `checkpoint-conformance image` writes.
-pub const WORKLOAD_PATH: &str = "/stand-in";
+/// The path of the test workload in the image that `checkpoint-conformance image` writes.
+pub const WORKLOAD_PATH: &str = "/test-workload";
 
 /// The shell's counter: no program but `sh` and `sleep`, so that any busybox has it.
 const SHELL_WORKLOAD: &str = r#"
@@ -24,13 +24,13 @@ me=$(identity); canary=$(half)$(half); n=0
 echo "shell ready $me"
 echo "canary $canary"
 trap 'exit 0' TERM
-while :; do n=$((n+1)); echo "tick $n $me"; sleep 0.1 2>/dev/null || sleep 1; done
+while :; do n=$((n+1)); echo "heartbeat $n $me"; sleep 0.1 2>/dev/null || sleep 1; done
 "#;
 
 /// What an image has to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkloadProgram {
-    /// The stand-in: told what to be by its command line.
+    /// The test workload: told what to be by its command line.
     TestWorkload,
     /// A shell: a counter and a canary in its memory, and nothing more.
     Shell,
@@ -50,7 +50,7 @@ impl WorkloadProgram {
         }
     }
 
-    /// A command for ExecSync that takes so long and writes `exec ready` or the stand-in's `ready` before.
+    /// A command for ExecSync that takes so long and writes `exec ready` or the test workload's `ready` before.
     pub fn exec_command(self, time: Duration) -> Vec<String> {
         match self {
             WorkloadProgram::TestWorkload => vec![
@@ -68,7 +68,7 @@ impl WorkloadProgram {
     }
 }
 
-/// How a container is to be. Without anything: one process of the stand-in with 1 MiB, or the shell.
+/// How a container is to be. Without anything: one process of the test workload with 1 MiB, or the shell.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerOptions {
     pub(super) workload_args: Vec<(&'static str, String)>,
@@ -87,8 +87,8 @@ impl ContainerOptions {
         ContainerOptions::default()
     }
 
-    /// An option of the stand-in by its name without dashes, `threads` or `children`: a container with one needs the
-    /// stand-in's image.
+    /// An option of the test workload by its name without dashes, `threads` or `children`: a container with one needs the
+    /// test workload's image.
     pub fn workload_arg(mut self, name: &'static str, value: impl ToString) -> Self {
         self.workload_args.push((name, value.to_string()));
         self
@@ -131,13 +131,13 @@ impl ContainerOptions {
         self
     }
 
-    /// How long an ExecSync in it takes where the runtime runs no command of its own (fake-cri's stand-ins).
+    /// How long an ExecSync in it takes where the runtime runs no command of its own (fake-cri's test workloads).
     pub fn exec_delay(mut self, delay: Duration) -> Self {
         self.exec_delay = Some(delay);
         self
     }
 
-    /// Whether only the stand-in can be this.
+    /// Whether only the test workload can be this.
     pub fn needs_test_workload(&self) -> bool {
         !self.workload_args.is_empty()
     }
@@ -171,6 +171,6 @@ mod tests {
         let options = ContainerOptions::new().memory(4096).workload_arg("threads", 3);
         assert!(options.needs_test_workload());
         let command = WorkloadProgram::TestWorkload.command(&options.workload_args);
-        assert_eq!(command, ["/stand-in", "--memory", "4096", "--threads", "3"]);
+        assert_eq!(command, ["/test-workload", "--memory", "4096", "--threads", "3"]);
     }
 }

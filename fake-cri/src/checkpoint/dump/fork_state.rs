@@ -131,7 +131,7 @@ fn probe_membarriers(parasite: &mut Parasite, log: &mut DumpLog) -> Result<u32, 
         .zip(PRIVATE_MEMBARRIER_CMDS)
         .filter(|(answer, _)| answer.result.is_ok());
     log.info(format_args!(
-        "pid {pid}: whether it takes part in global memory barriers is not known (Linux before 6.3)"
+        "pid {pid}: global membarrier registration unknown (Linux before 6.3)"
     ));
     Ok(registered.fold(0, |all, (_, (_, register))| all | register))
 }

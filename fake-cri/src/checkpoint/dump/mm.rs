@@ -344,7 +344,7 @@ fn page_runs(
         while index < dumped.len() && dumped[index].0.end <= region.range.start {
             index += 1;
         }
-        // A region may reach over several mappings, and into some that are not carried.
+        // A region may reach over several mappings, and into some that are unsupported state.
         for (range, kind) in dumped[index..]
             .iter()
             .take_while(|(range, _)| range.start < region.range.end)

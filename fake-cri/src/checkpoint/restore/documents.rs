@@ -15,7 +15,7 @@ use cri_proto::document::{DUMP_LOG, SPEC_DUMP};
 use super::{RestoreError, cancel::CancelFlag, tar_reader::TarMember};
 
 /// What stands before the name of unsupported state in `dump.log`.
-const UNSUPPORTED_PREFIX: &str = "not carried: ";
+const UNSUPPORTED_PREFIX: &str = "unsupported: ";
 /// How fake-cri's dumps name file locks, which no image of theirs holds.
 const FILE_LOCKS_TEXT: &str = "the file locks of descriptor";
 /// More lines than a person reads; the rest is counted.
@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn unsupported_lines_are_extracted() {
         let parsed = parse(
-            "(00.1) froze 1 processes\n(00.2) Warn  not carried: pid 7: the file locks of descriptor 3\n\
-                        (00.3) Warn  not carried: pid 7: \x1b[31mred\n",
+            "(00.1) froze 1 processes\n(00.2) Warn  unsupported: pid 7: the file locks of descriptor 3\n\
+                        (00.3) Warn  unsupported: pid 7: \x1b[31mred\n",
         );
         assert_eq!(
             parsed.lines,
@@ -165,10 +165,10 @@ mod tests {
 
     #[test]
     fn extra_lines_are_counted() {
-        let parsed = parse(&"(0) not carried: a\n".repeat(MAX_LINES + 3));
+        let parsed = parse(&"(0) unsupported: a\n".repeat(MAX_LINES + 3));
         assert_eq!((parsed.lines.len(), parsed.omitted), (MAX_LINES, 3));
         let locks =
-            "(0) not carried: a\n".repeat(MAX_LINES + 1) + "(0) not carried: pid 1: the file locks of descriptor 3\n";
+            "(0) unsupported: a\n".repeat(MAX_LINES + 1) + "(0) unsupported: pid 1: the file locks of descriptor 3\n";
         assert_eq!(parse(&locks).file_locks.len(), 1, "locks are never among the uncounted");
     }
 

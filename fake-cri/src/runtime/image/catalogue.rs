@@ -223,16 +223,16 @@ mod tests {
     #[test]
     fn built_in_catalogue_has_pause_and_workload() {
         let catalogue = Catalogue::load(None, true).unwrap();
-        for text in ["busybox", "registry.k8s.io/pause:3.10", "localhost/stand-in"] {
+        for text in ["busybox", "registry.k8s.io/pause:3.10", "localhost/test-workload"] {
             assert!(catalogue.find(&reference(text)).is_some(), "{text}");
         }
         assert_eq!(
             catalogue
-                .find(&reference("localhost/stand-in:1"))
+                .find(&reference("localhost/test-workload:1"))
                 .unwrap()
                 .entry
                 .entrypoint,
-            ["stand-in"]
+            ["test-workload"]
         );
         assert!(catalogue.find(&reference("example.com/unknown")).is_none());
     }

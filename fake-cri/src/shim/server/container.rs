@@ -375,13 +375,13 @@ fn resolve_program(spec: &LaunchSpec) -> Result<(std::path::PathBuf, std::path::
         LaunchProgram::Workload(options) => {
             let cwd = if cwd.is_dir() { cwd } else { root };
             let file =
-                install_workload(&spec.dir, options).map_err(|error| format!("prepare the stand-in: {error}"))?;
+                install_workload(&spec.dir, options).map_err(|error| format!("prepare the test workload: {error}"))?;
             Ok((file, cwd.to_owned()))
         }
     }
 }
 
-/// A name for this very executable that makes it play the stand-in, with its options beside it. The container's argv and
+/// A name for this very executable that makes it play the test workload, with its options beside it. The container's argv and
 /// environment stay what they are.
 fn install_workload(dir: &Path, options: &workload::WorkloadOptions) -> io::Result<std::path::PathBuf> {
     state_dir::write_json(dir, workload::OPTIONS_FILE, options)?;

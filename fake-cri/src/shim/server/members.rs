@@ -12,7 +12,7 @@ use crate::process::{
 };
 
 /// The environment variable by which the processes of an exec are told from the container's.
-pub(super) const EXEC_ID_ENV: &str = "FAKE_CRI_EXEC";
+pub(super) const EXEC_ID_ENV: &str = "FAKE_CRI_EXEC_ID";
 
 /// A command that runs beside the container.
 #[derive(Clone, Debug, PartialEq, Eq)]

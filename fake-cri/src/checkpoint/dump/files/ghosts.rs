@@ -20,7 +20,7 @@ use nix::sys::stat::{major, minor};
 use super::super::ImageSetBuilder;
 use crate::process::file_attributes;
 
-/// Deleted files above this size are not carried: their content would have to pass through memory.
+/// Deleted files above this size are unsupported: their content would have to pass through memory.
 const MAX_GHOST_BYTES: u64 = 16 << 20;
 
 /// Extended attributes that a security module gives every file, and gives a new one too.

@@ -2,7 +2,7 @@
 
 #[path = "../input/headers.rs"]
 mod headers;
-#[path = "../holds/archive_judge.rs"]
+#[path = "../holds/check_archive.rs"]
 mod holds;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
