@@ -1,15 +1,15 @@
-# A real control plane and real kubelets in a network namespace of their own, whose state is all in $dir. Sourced after
-# step.bash, by a script that enter_network has started again inside of that namespace.
+# A control plane and kubelets in a separate network namespace, with all state in $dir. Sourced after step.bash by a script that
+# enter_network has restarted in that namespace.
 # shellcheck shell=bash disable=SC2154 # assigned by step.bash
 
-# Addresses of the test hosts. A kubelet on a loopback address would not do: the API server proxies to none.
+# Addresses of the test hosts. The API server does not proxy to loopback addresses.
 nodes=(10.77.0.2 10.77.0.3 10.77.0.4)
 
-# Starts the script again in a network namespace, which ends with the last process in it.
+# Restarts the script in a network namespace, which ends with its last process.
 enter_network() { # script, arguments...
     [ "${CHECKPOINT_NETWORK:-}" ] && return
-    type ip unshare openssl > /dev/null 2>&1 || skip "a cluster of its own needs ip, unshare and openssl"
-    unshare --net true 2> /dev/null || skip "no network namespace can be made here"
+    type ip unshare openssl > /dev/null 2>&1 || skip "a cluster needs ip, unshare and openssl"
+    unshare --net true 2> /dev/null || skip "network namespaces are not available"
     local status=0
     CHECKPOINT_NETWORK=own unshare --net "$@" &
     child=$!
@@ -27,7 +27,7 @@ make_network() {
     for address in "${nodes[@]}"; do ip addr add "$address/24" dev node0; done
 }
 
-# Signs a certificate of the cluster's authority: $dir/pki/NAME.crt and .key.
+# Issues a certificate of the cluster's authority: $dir/pki/NAME.crt and .key.
 certificate() { # name, subject
     (
         cd "$dir/pki" || exit
@@ -39,7 +39,7 @@ certificate() { # name, subject
     ) 2>> "$dir/pki/openssl.log"
 }
 
-# Writes $dir/NAME.kubeconfig for whoever has a certificate, or the token given.
+# Writes $dir/NAME.kubeconfig with the certificate NAME, or with the given token.
 kubeconfig() { # name, [token]
     local user="client-certificate: $dir/pki/$1.crt, client-key: $dir/pki/$1.key"
     [ -z "${2:-}" ] || user="token: $2"
@@ -57,7 +57,7 @@ kubectl() { # as the cluster's administrator
     "$kubectl" --kubeconfig "$dir/admin.kubeconfig" ${namespace:+--namespace "$namespace"} "$@"
 }
 
-# etcd, API server, controller manager and scheduler; fails when it does not get ready.
+# Starts etcd, API server, controller manager and scheduler; fails if they do not become ready.
 start_control_plane() {
     local command etcd_port peer_port
     local -A made
@@ -98,7 +98,7 @@ start_control_plane() {
     until_true 30 'no service account appears' kubectl get serviceaccount default
 }
 
-# A kubelet that joins as the node ADDRESS, over the runtime at ENDPOINT. Its folder is $dir/ADDRESS, its pid $pid.
+# Starts a kubelet that joins as the node ADDRESS, with the runtime at ENDPOINT. Its directory is $dir/ADDRESS, its pid $pid.
 start_node() { # address, endpoint
     local node=$1 folder=$dir/$1
     mkdir -p "$folder/config.d"

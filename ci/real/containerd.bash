@@ -1,10 +1,10 @@
-# Starts a real containerd that keeps to $dir, with runc and, where there is one, CRIU. Sourced after step.bash.
+# Starts a containerd with all state in $dir, with runc and, if available, CRIU. Sourced after step.bash.
 # shellcheck shell=bash disable=SC2154,SC2034 # assigned by step.bash, used by steps
 
-# The image of the containers and, as it only has to stay, of the Pods' sandboxes.
+# The image of the containers, also used for the sandboxes, which only have to keep running.
 image=checkpoint-conformance.dev/test-workload:1
 
-# containerd of ci/tool, its socket in $endpoint, its ctr (with its arguments) in the array "ctr".
+# containerd of ci/tool; its socket in $endpoint, its ctr with arguments in the array "ctr".
 start_containerd() { # tool: containerd or containerd-1.6
     local path=$PATH
     need "$1"
@@ -17,8 +17,8 @@ start_containerd() { # tool: containerd or containerd-1.6
         local=(--local)
         need criu
         path=$(dirname "$tool"):$path
-        # restrict_oom_score_adj and the native snapshotter are for machines in containers and small virtual ones,
-        # which lack CAP_SYS_RESOURCE or stack overlayfs on overlayfs.
+        # restrict_oom_score_adj is for machines without CAP_SYS_RESOURCE, the native snapshotter for those whose root is
+        # an overlayfs.
         cat > "$dir/ctrd/config.toml" << TOML
 version = 3
 root = "$dir/ctrd/root"
@@ -34,7 +34,7 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 conf_dir = "$dir/ctrd/cni"
 TOML
-        # A network that no Pod joins: all of them use the node's. Without one a node is not ready.
+        # A node is not ready without a network; all Pods use the network of the host.
         mkdir "$dir/ctrd/cni"
         echo '{"cniVersion": "1.0.0", "name": "none", "plugins": [{"type": "none"}]}' > "$dir/ctrd/cni/none.conflist"
     else
@@ -59,7 +59,7 @@ TOML
     "$containerd" --version
 }
 
-# Containers outlive their containerd, so none may be left when it ends. One that is frozen cannot be killed.
+# Containers survive containerd, so they are removed first. A frozen container cannot be killed, so it is unfrozen.
 remove_containers() {
     local container
     for container in $("${ctr[@]}" tasks list --quiet); do
@@ -69,7 +69,7 @@ remove_containers() {
     rmdir /sys/fs/cgroup/{,*/}k8s.io/* /sys/fs/cgroup/{,*/}k8s.io 2> /dev/null
 }
 
-# Makes the harness's image and gives it to containerd.
+# Builds the image of the harness and imports it.
 import_image() {
     ci/image "$dir/image.tar"
     "${ctr[@]}" images import "${local[@]}" --snapshotter native "$dir/image.tar" > /dev/null

@@ -1,5 +1,5 @@
-# What every step with real tools shares. Sourced from ci/real-*; gives $dir, a folder of its own that is gone at the
-# end, $programs, where ours are, and $repository; and stops at the end, however that comes, all that it started.
+# Shared by all steps with real tools; sourced from ci/real-*. Sets $dir, a temporary directory, $programs, the directory of our
+# programs, and $repository. At exit, also after a signal, it stops what it started and removes $dir.
 # shellcheck shell=bash disable=SC2034 # used by steps
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -10,13 +10,13 @@ conformance=$programs/checkpoint-conformance
 dir=$(mktemp -d)
 started=()
 
-# Ends the step as one that could not judge.
+# Ends the step as skipped.
 skip() {
     echo "skipped: $1"
     exit 0
 }
 
-# Ends the step as failed, with the ends of the logs.
+# Ends the step as failed, with the last lines of the logs.
 fail() {
     echo "failed: $1" >&2
     for log in "$dir"/*.log; do
@@ -31,10 +31,10 @@ start() { # name, command...
     shift
     "$@" >> "$log" 2>&1 < /dev/null &
     pid=$!
-    started=("$pid" "${started[@]}") # the last that came is the first that goes
+    started=("$pid" "${started[@]}") # stopped in reverse order
 }
 
-# Stops one of them, and waits for it: gently, and after ten seconds not.
+# Stops a started program and waits for its end; SIGKILL after ten seconds.
 stop() { # pid
     local left=100
     kill "$1" 2> /dev/null || true
@@ -46,7 +46,7 @@ stop() { # pid
     wait "$1" 2> /dev/null || true
 }
 
-# What is to be done before a process is stopped: the name of a function, by pid.
+# Functions to call before a process is stopped, by pid.
 declare -A before_stop=()
 
 end() {
@@ -57,7 +57,7 @@ end() {
         ${before_stop[$pid]:-:}
         stop "$pid"
     done
-    # What is still mounted below belongs to containers that are gone.
+    # Mounts below belong to containers that no longer exist.
     awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mount; do
         umount -l "$mount"
     done
@@ -68,7 +68,7 @@ trap end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Waits until a command succeeds, as long as what was started last runs: until_true SECONDS WHAT COMMAND...
+# Waits until a command succeeds while the last started program runs: until_true SECONDS WHAT COMMAND...
 until_true() {
     local until=$((SECONDS + $1)) what=$2
     shift 2
@@ -83,7 +83,7 @@ needs_root() {
     [ "$(id -u)" = 0 ] || skip "$1 needs root"
 }
 
-# Finds a real tool: its path in $tool, or why it cannot be had in $why.
+# Sets $tool to the path of a real tool, or $why to the reason why it is not available.
 try() {
     local status=0
     tool=$(ci/tool "$1" 2> "$dir/why") || status=$?
@@ -92,14 +92,14 @@ try() {
     return "$status"
 }
 
-# The path of a real tool, in $tool; skips the step when it cannot be had.
+# Sets $tool to the path of a real tool; skips the step if it is not available.
 need() {
     try "$1" || skip "$why"
 }
 
 free_port() {
-    # Bash cannot bind a port; what the kernel would hand out and nobody listens at is near enough, and whoever loses
-    # the race for it fails to start, aloud.
+    # Bash cannot bind a port, so this takes a port of the ephemeral range that nobody listens on. A program that loses
+    # the race for the port fails to start with an error.
     local port
     while :; do
         port=$((RANDOM % 16384 + 16384))
