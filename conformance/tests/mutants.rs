@@ -63,8 +63,8 @@ async fn wrong_mutant_definitions_are_detected() {
         findings[0].unexpected_failures(),
         [
             "kubelet/authentication/non-bearer-scheme-rejected",
-            "kubelet/authentication/untrusted-certificate-rejected",
-            "kubelet/authentication/unknown-token-rejected"
+            "kubelet/authentication/unknown-token-rejected",
+            "kubelet/authentication/untrusted-certificate-rejected"
         ]
     );
     assert!(!findings[1].is_caught());
