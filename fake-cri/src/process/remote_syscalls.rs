@@ -1,36 +1,40 @@
-//! System calls made by another process's thread, on the tracer's word.
+//! System calls that a stopped thread executes on behalf of the tracer, as compel does for CRIU.
 //!
 //! ```text
-//!   stands (PTRACE_EVENT_STOP)
-//!      |  enter: options set, every signal blocked, registers kept
+//!   stopped (PTRACE_EVENT_STOP)
+//!      |  attach: options set, all signals blocked, registers saved
 //!      v
 //!   call:  registers of the call, at a system call instruction  --PTRACE_SYSCALL-->  entry  --PTRACE_SYSCALL-->  exit
 //!      |                                                                                                         |
 //!      +---------------------------------- any number of calls <-------------------------------------------------+
-//!      |  leave: registers put back, interrupted, blocked signals and options put back
+//!      |  finish: registers restored, interrupted, signal mask and options restored
 //!      v
-//!   stands (PTRACE_EVENT_STOP), as it stood before
+//!   stopped (PTRACE_EVENT_STOP), in the state before attach
 //! ```
 //!
-//! A thread may be given a whole list of calls, and be let go until it has made them: [`syscall_list`]. Otherwise it executes one
-//! instruction of user code a call: a system call instruction that some executable mapping of the process holds anyway (nearly
-//! always the vdso's), so no code is written anywhere. It stops by `PTRACE_SYSCALL`, not by single steps: the SIGTRAP of a step is
-//! a forced signal, for which the kernel takes the disposition of SIGTRAP away when the process ignores or blocks it.
+//! A thread can also run a whole list of calls without stopping: [`syscall_list`]. Otherwise it executes one user
+//! instruction for each call: a system call instruction that some executable mapping of the process contains anyway
+//! (nearly always the vdso), so the tracer writes no code. The thread stops by `PTRACE_SYSCALL` and is never
+//! single-stepped: the SIGTRAP of a single step is a forced signal, and the kernel resets the action of SIGTRAP to the
+//! default when the process ignores or blocks it.
 //!
-//! After the last call the thread is interrupted anew, so that it stands in the kernel's signal path again: only there is an
-//! interrupted system call restarted (`-ERESTARTSYS` and its like), and never from the exit of a foreign one. The state that a
-//! call which sleeps left for its restart (`restart_block`) survives, since no call made here sleeps.
+//! After the last call the tracer interrupts the thread again, so that it stops in the kernel's signal path. Only there
+//! does the kernel restart the task's own interrupted system call (`-ERESTARTSYS` and its like); it never does so from
+//! the exit stop of another call. The restart state of a call that sleeps (`restart_block`) survives, because no remote
+//! syscall sleeps.
 //!
-//! A call that waits with a mask of its own (sigsuspend, ppoll) is interrupted as by any stop of a tracer; it is restarted and
-//! puts that mask in force again. A signal for it that came meanwhile ends it then.
+//! A tracer stop interrupts a call that waits with its own signal mask (sigsuspend, ppoll). The kernel restarts the
+//! call, which installs that mask again. A signal for it that arrived meanwhile then ends the call.
 //!
-//! A restartable sequence (rseq(2)) that the thread stood in is aborted in the registers that are put back, as the kernel
-//! itself would have done at the return to user space: it has been off its processor, and the foreign address would make the
-//! kernel forget the rseq_cs.
+//! If the thread was stopped inside a restartable sequence (rseq(2)), the restored registers point to the abort
+//! handler. The kernel would abort the sequence at the return to user space, because the thread was preempted. But
+//! during a remote syscall the instruction pointer is outside the sequence, and the kernel then clears `rseq_cs`
+//! without an abort.
 //!
-//! Ways to fail, each of which leaves the thread as it was: no instruction to use, a 32-bit program, a seccomp filter that
-//! may not be suspended, system calls dispatched to user space. When the *tracer* dies between `enter` and `leave`, the thread
-//! runs on with foreign registers and all signals blocked: the tracer has to be a process that nobody kills (the shim).
+//! Ways to fail, each of which leaves the thread unchanged: no system call instruction, a 32-bit program, a seccomp
+//! filter that cannot be suspended, system calls dispatched to user space. If the *tracer* dies between `attach` and
+//! `finish`, the thread continues with the registers of the remote syscall and all signals blocked. Therefore the
+//! tracer must be a process that nobody kills (the shim).
 
 #[cfg(target_arch = "aarch64")]
 #[path = "remote_syscalls/aarch64.rs"]
@@ -54,42 +58,39 @@ use super::{
     ptrace::{self, PtraceStop, RegisterSet},
 };
 
-/// The longest time a call may take; those made here never sleep.
+/// How long a call may take. No remote syscall sleeps.
 const SYSCALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// What waits longer may wait for one that has ended.
+/// After this time, a wait also checks whether the thread has exited.
 const EXIT_CHECK_AFTER: Duration = Duration::from_millis(1);
-/// How much of a mapping is looked through for an instruction.
+/// How much of a mapping is searched for a system call instruction.
 const INSN_SCAN_BYTES: u64 = 4 << 20;
-/// Every signal.
 const ALL_SIGNALS: u64 = u64::MAX;
 /// `PTRACE_O_SUSPEND_SECCOMP`, Linux 4.3.
 const PTRACE_O_SUSPEND_SECCOMP: i32 = 1 << 21;
 
-/// Why a thread could not be made to call the kernel.
+/// Why a thread cannot execute a remote syscall.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteSyscallError {
-    /// Nothing executable has the instruction.
-    #[error("none of its executable mappings holds a system call instruction")]
+    #[error("no executable mapping contains a system call instruction")]
     NoSyscallInsn,
-    /// Registers of another size than this architecture's.
-    #[error("it does not run as a program of this architecture's full width")]
+    /// The general registers have another size than those of a 64-bit task.
+    #[error("the task is not a 64-bit task of this architecture")]
     ForeignAbi,
-    /// Its filter would judge the call, and may not be suspended.
-    #[error("its seccomp filter cannot be suspended ({0}): that takes CAP_SYS_ADMIN and a tracer without a filter")]
+    /// The seccomp filter would apply to the call and cannot be suspended.
+    #[error("its seccomp filter cannot be suspended ({0}): CAP_SYS_ADMIN and a tracer without a filter are required")]
     Seccomp(Errno),
-    /// Its calls come back to it as signals.
+    /// The kernel would turn the call into a SIGSYS.
     #[error("its system calls are dispatched to user space (PR_SET_SYSCALL_USER_DISPATCH)")]
     SyscallUserDispatch,
-    /// It was killed.
-    #[error("it ended")]
+    #[error("the task exited")]
     Exited,
-    /// The call did not return, not even when it was interrupted.
-    #[error("a system call did not return within {0:?}")]
+    /// The call did not return, not even after an interrupt.
+    #[error("a remote syscall did not return within {0:?}")]
     TimedOut(Duration),
-    /// It was about to take a signal that no mask holds back.
-    #[error("signal {0} came to it in a system call")]
+    /// The thread is about to receive a signal that no mask blocks.
+    #[error("signal {0} interrupted a remote syscall")]
     Signal(i32),
-    /// A request failed.
+    /// A ptrace request failed.
     #[error("{0}: {1}")]
     Kernel(&'static str, Errno),
 }
@@ -101,27 +102,26 @@ fn kernel(request: &'static str) -> impl Fn(Errno) -> RemoteSyscallError {
     }
 }
 
-/// The address of a system call instruction in a process. Good for all its threads, as long as they stand still.
+/// The address of a system call instruction in a process. It is valid for all threads while they are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SyscallInsn(u64);
 
 impl SyscallInsn {
-    /// The instruction, for memory that was made to hold one.
+    /// The bytes of the instruction, for memory that the tracer fills.
     pub(crate) const BYTES: &'static [u8] = &machine::SYSCALL_INSN;
 
-    /// The one that was put at this address.
     pub(crate) fn at_address(address: u64) -> Self {
         Self(address)
     }
 
-    /// Looks for one in the process of this thread.
+    /// Searches the mappings of the process that this thread belongs to.
     pub(crate) fn find(tid: i32) -> Result<Self, RemoteSyscallError> {
-        // What has no mappings any more has ended.
+        // A process without mappings has exited.
         let mappings = proc_files::maps(tid).map_err(|_| RemoteSyscallError::Exited)?;
         Self::find_in_mappings(tid, &mappings)
     }
 
-    /// Looks for one in the process of this thread, which has these mappings.
+    /// Like [`Self::find`], with mappings that the caller has read.
     pub(crate) fn find_in_mappings(tid: i32, mappings: &[Mapping]) -> Result<Self, RemoteSyscallError> {
         let is_vdso = |mapping: &&Mapping| mapping.name.as_os_str() == "[vdso]";
         let usable = |mapping: &&Mapping| mapping.execute && mapping.name.as_os_str() != "[vsyscall]";
@@ -142,20 +142,19 @@ impl SyscallInsn {
     }
 }
 
-/// Where the thread stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TraceState {
-    /// In the signal path, where it was found or left again.
+    /// In a `PTRACE_EVENT_STOP` in the signal path.
     Stopped,
-    /// Let go, on its way to a stop.
+    /// Resumed, and not yet seen to stop.
     Running,
-    /// About to enter a call that was asked for.
+    /// At the entry of a remote syscall.
     SyscallEntry,
-    /// Behind a call.
+    /// At the exit of a remote syscall.
     SyscallExit,
 }
 
-/// A stopped thread that calls the kernel when it is told to. Dropped, it stands as it stood before.
+/// A stopped thread that executes remote syscalls. Drop restores the state before [`Self::attach`].
 #[derive(Debug)]
 pub(crate) struct RemoteSyscalls {
     tid: i32,
@@ -164,29 +163,29 @@ pub(crate) struct RemoteSyscalls {
     saved_sigmask: u64,
     state: TraceState,
     attached: bool,
-    /// The options of the remote, and those behind it.
+    /// The ptrace options now, and those after the restore.
     options: i32,
     options_after: i32,
     events: Vec<(i32, u64)>,
 }
 
 impl RemoteSyscalls {
-    /// Prepares a thread that stands in a `PTRACE_EVENT_STOP` of this tracer. `options` are further `PTRACE_O_*` for the time
-    /// of the remote; what they make the kernel tell is in [`Self::take_events`]. `PTRACE_O_EXITKILL` stays behind it.
+    /// Prepares a thread that is in a `PTRACE_EVENT_STOP` of this tracer. `options` are further `PTRACE_O_*` until the
+    /// restore; [`Self::take_events`] returns the events that they cause. `PTRACE_O_EXITKILL` remains set afterwards.
     ///
     /// # Errors
     ///
-    /// As the module's documentation says; the thread stands as it stood then.
+    /// The conditions in the module documentation; the thread is then unchanged.
     pub(crate) fn attach(tid: i32, insn: SyscallInsn, options: i32) -> Result<Self, RemoteSyscallError> {
-        let mut saved_regs = ptrace::registers(tid, RegisterSet::General).map_err(kernel("registers"))?;
+        let mut saved_regs = ptrace::registers(tid, RegisterSet::General).map_err(kernel("reading registers"))?;
         if saved_regs.len() != machine::REGS_BYTES {
             return Err(RemoteSyscallError::ForeignAbi);
         }
-        if ptrace::has_syscall_user_dispatch(tid).map_err(kernel("system call dispatch"))? {
+        if ptrace::has_syscall_user_dispatch(tid).map_err(kernel("reading the system call dispatch"))? {
             return Err(RemoteSyscallError::SyscallUserDispatch);
         }
         abort_rseq(tid, &mut saved_regs)?;
-        let saved_sigmask = ptrace::blocked_signals(tid).map_err(kernel("blocked signals"))?;
+        let saved_sigmask = ptrace::blocked_signals(tid).map_err(kernel("reading blocked signals"))?;
         let mut remote = Self {
             tid,
             insn,
@@ -207,7 +206,7 @@ impl RemoteSyscalls {
                     remote.attached = false;
                     return Err(RemoteSyscallError::Seccomp(refusal));
                 }
-                ptrace::set_options(tid, options).map_err(kernel("options"))?;
+                ptrace::set_options(tid, options).map_err(kernel("setting options"))?;
                 remote.options = options;
             }
         }
@@ -215,17 +214,17 @@ impl RemoteSyscalls {
         Ok(remote)
     }
 
-    /// Makes the thread call the kernel; what the call answered. It must be one that does not sleep.
+    /// Makes the thread execute one system call, which must not sleep. The inner result is the kernel's.
     ///
     /// # Errors
     ///
-    /// The outer error says that the call could not be made or not be seen to its end.
+    /// The call could not be made, or did not return.
     pub(crate) fn call(&mut self, nr: i64, arguments: [u64; 6]) -> Result<nix::Result<u64>, RemoteSyscallError> {
         self.begin_call(nr, arguments)?;
         self.end_call()
     }
 
-    /// Lets the thread go into a call.
+    /// Starts a call: enters it and does not wait for its exit.
     fn begin_call(&mut self, nr: i64, arguments: [u64; 6]) -> Result<(), RemoteSyscallError> {
         if self.state == TraceState::Running {
             self.stop_in_signal_path()?;
@@ -237,29 +236,30 @@ impl RemoteSyscalls {
         self.resume_to_syscall(0)
     }
 
-    /// Waits until the thread is behind its call; what that answered.
+    /// Waits for the exit of the call and returns its result.
     fn end_call(&mut self) -> Result<nix::Result<u64>, RemoteSyscallError> {
         self.wait_syscall_stop(TraceState::SyscallExit)?;
-        let registers = ptrace::registers(self.tid, RegisterSet::General).map_err(kernel("registers"))?;
+        let registers = ptrace::registers(self.tid, RegisterSet::General).map_err(kernel("reading registers"))?;
         Ok(syscall_result(machine::return_value(&registers)))
     }
 
-    /// The events that the options of [`Self::attach`] asked for, each with its message, since the last time.
+    /// Returns the events since the last call of this function, each with its message (see the options of
+    /// [`Self::attach`]).
     pub(crate) fn take_events(&mut self) -> Vec<(i32, u64)> {
         std::mem::take(&mut self.events)
     }
 
-    /// Puts everything back.
+    /// Restores registers, signal mask and options.
     ///
     /// # Errors
     ///
-    /// The thread ended, or does not come back from a call.
+    /// The thread has exited, or a call does not return.
     pub(crate) fn finish(mut self) -> Result<(), RemoteSyscallError> {
         self.restore()
     }
 
-    /// Puts registers, mask and options back, once; does nothing when it was done. Events are still told afterwards, also those
-    /// of a call that was not seen to its end.
+    /// Like [`Self::finish`], but does nothing the second time. [`Self::take_events`] still works afterwards, also for
+    /// a call whose exit was not seen.
     ///
     /// # Errors
     ///
@@ -276,23 +276,23 @@ impl RemoteSyscalls {
             self.stop_in_signal_path()?;
         }
         ptrace::set_registers(self.tid, RegisterSet::General, &self.saved_regs)
-            .map_err(kernel("putting registers back"))?;
+            .map_err(kernel("restoring registers"))?;
         if self.state == TraceState::SyscallExit {
             self.stop_in_signal_path()?;
         }
-        ptrace::set_blocked_signals(self.tid, self.saved_sigmask).map_err(kernel("putting blocked signals back"))?;
-        ptrace::set_options(self.tid, self.options_after).map_err(kernel("putting options back"))
+        ptrace::set_blocked_signals(self.tid, self.saved_sigmask).map_err(kernel("restoring blocked signals"))?;
+        ptrace::set_options(self.tid, self.options_after).map_err(kernel("restoring options"))
     }
 
     fn resume_to_syscall(&mut self, signal: i32) -> Result<(), RemoteSyscallError> {
-        ptrace::resume_to_syscall(self.tid, signal).map_err(kernel("going on"))?;
+        ptrace::resume_to_syscall(self.tid, signal).map_err(kernel("resuming"))?;
         self.state = TraceState::Running;
         Ok(())
     }
 
-    /// Waits for the entry or the exit of the call. SIGSTOP, which no mask holds back, takes its way: the thread stops by job
-    /// control and is let go by the next step, and stops again when it is no longer traced. Any other signal was forced upon it by
-    /// the call itself.
+    /// Waits for the entry or the exit of the call. SIGSTOP cannot be blocked and is delivered: the thread enters a
+    /// group stop, the next `PTRACE_SYSCALL` resumes it, and it stops again after the detach. Any other signal was
+    /// forced by the call itself.
     fn wait_syscall_stop(&mut self, state: TraceState) -> Result<(), RemoteSyscallError> {
         loop {
             let signal = match self.next_stop()? {
@@ -304,7 +304,7 @@ impl RemoteSyscalls {
                 PtraceStop::Event(event) => self.record_event(event)?,
                 PtraceStop::Signal(libc::SIGSTOP) => libc::SIGSTOP,
                 PtraceStop::Signal(signal) => {
-                    // It stands behind its call as far as anyone who puts it back is concerned.
+                    // `restore` must treat the thread as if the call had returned.
                     self.state = TraceState::SyscallExit;
                     return Err(RemoteSyscallError::Signal(signal));
                 }
@@ -313,11 +313,12 @@ impl RemoteSyscalls {
         }
     }
 
-    /// Interrupts the thread and goes on until it stands in the signal path, before another instruction of its own.
+    /// Interrupts the thread and resumes it until it stops in the signal path, before it executes another instruction
+    /// of its own.
     fn stop_in_signal_path(&mut self) -> Result<(), RemoteSyscallError> {
         ptrace::interrupt(self.tid).map_err(kernel("interrupting"))?;
         if self.state != TraceState::Running {
-            ptrace::resume(self.tid, 0).map_err(kernel("going on"))?;
+            ptrace::resume(self.tid, 0).map_err(kernel("resuming"))?;
             self.state = TraceState::Running;
         }
         loop {
@@ -326,21 +327,21 @@ impl RemoteSyscalls {
                     self.state = TraceState::Stopped;
                     return Ok(());
                 }
-                // A call that the bound had cut off returns; any stop takes the interruption away.
+                // A call whose wait timed out returns now. Every stop clears the pending interrupt, so it is sent again
+                // below.
                 PtraceStop::Syscall => 0,
                 PtraceStop::Event(event) => self.record_event(event)?,
                 PtraceStop::Signal(libc::SIGSTOP) => libc::SIGSTOP,
-                // Forced upon it by what it was made to do.
+                // Forced by the remote syscall.
                 PtraceStop::Signal(_) => 0,
             };
             ptrace::interrupt(self.tid).map_err(kernel("interrupting"))?;
-            ptrace::resume(self.tid, signal).map_err(kernel("going on"))?;
+            ptrace::resume(self.tid, signal).map_err(kernel("resuming"))?;
         }
     }
 
-    /// Keeps what an event tells.
     fn record_event(&mut self, event: i32) -> Result<i32, RemoteSyscallError> {
-        let message = ptrace::event_message(self.tid).map_err(kernel("event"))?;
+        let message = ptrace::event_message(self.tid).map_err(kernel("reading the event message"))?;
         self.events.push((event, message));
         Ok(0)
     }
@@ -350,23 +351,23 @@ impl RemoteSyscalls {
     }
 }
 
-/// Waits until a traced thread stands.
+/// Waits until a traced thread stops.
 ///
 /// # Errors
 ///
-/// It ended, or does not stand within a bound.
+/// The thread exits, or does not stop within [`SYSCALL_TIMEOUT`].
 pub(crate) fn wait_for_stop(tid: i32) -> Result<PtraceStop, RemoteSyscallError> {
     let mut wait = PollBackoff::start();
     loop {
-        match ptrace::poll_stop(tid).map_err(kernel("wait"))? {
+        match ptrace::poll_stop(tid).map_err(kernel("waiting for a stop"))? {
             Some(stop) => return Ok(stop),
             None => wait.snooze(tid)?,
         }
     }
 }
 
-/// A wait for a thread. Calls take microseconds, so it is asked without rest at vdsos; on a busy machine it needs the processor
-/// more than its tracer does.
+/// Polls for a stop with growing pauses. Calls take microseconds, so the first polls only yield. They do yield, because
+/// on a busy machine the tracee needs the CPU more than its tracer.
 struct PollBackoff {
     started: Instant,
     pause: Duration,
@@ -380,7 +381,6 @@ impl PollBackoff {
         }
     }
 
-    /// Gives the processor away before the thread is looked at again.
     fn snooze(&mut self, tid: i32) -> Result<(), RemoteSyscallError> {
         let waited = self.started.elapsed();
         if waited < Duration::from_micros(100) {
@@ -390,7 +390,8 @@ impl PollBackoff {
         if waited > SYSCALL_TIMEOUT {
             return Err(RemoteSyscallError::TimedOut(waited));
         }
-        // No wait tells the end of a process's first thread before all its other ones are reaped, those that are traced too.
+        // wait(2) reports the exit of a thread group leader only after all other threads are reaped, the traced ones
+        // included.
         if waited > EXIT_CHECK_AFTER && proc_files::is_exiting(tid) {
             return Err(RemoteSyscallError::Exited);
         }
@@ -402,12 +403,12 @@ impl PollBackoff {
 
 impl Drop for RemoteSyscalls {
     fn drop(&mut self) {
-        // Nobody is left to tell: the error that made this a drop says why.
+        // The error that led to this drop is already on its way to the caller.
         let _ = self.restore();
     }
 }
 
-/// What the kernel's answer means: the numbers from -4095 on are errors.
+/// Converts a raw return value: -4095 to -1 are errors.
 fn syscall_result(raw: u64) -> nix::Result<u64> {
     match raw.cast_signed() {
         error @ -4095..0 => Err(Errno::from_raw(error.unsigned_abs() as i32)),
@@ -415,9 +416,9 @@ fn syscall_result(raw: u64) -> nix::Result<u64> {
     }
 }
 
-/// Sets the registers to the abort handler of the restartable sequence that they stand in, if they stand in one.
+/// Sets the registers to the abort handler if they are inside a restartable sequence.
 fn abort_rseq(tid: i32, registers: &mut [u8]) -> Result<(), RemoteSyscallError> {
-    let Some(registration) = ptrace::rseq(tid).map_err(kernel("rseq"))? else {
+    let Some(registration) = ptrace::rseq(tid).map_err(kernel("reading the rseq area"))? else {
         return Ok(());
     };
     let mut memory = ProcMem::new(tid);
@@ -433,7 +434,8 @@ fn abort_rseq(tid: i32, registers: &mut [u8]) -> Result<(), RemoteSyscallError> 
         }
         Ok(complete)
     };
-    // `struct rseq`: two ids of the processor, then a pointer to a `struct rseq_cs`: version and flags, start, length, abort.
+    // `struct rseq`: `cpu_id_start` and `cpu_id`, then a pointer to `struct rseq_cs`: version and flags, start, length,
+    // abort.
     let mut pointer = [0];
     let mut rseq_cs = [0; 4];
     if read_words(registration.pointer + 8, &mut pointer)? && pointer[0] != 0 && read_words(pointer[0], &mut rseq_cs)? {

@@ -1,11 +1,11 @@
-//! aarch64: `struct user_pt_regs`, x0 to x30, sp, pc, pstate. Built, never run so far.
+//! aarch64: `struct user_pt_regs`: x0 to x30, sp, pc, pstate. This code is built, but has not run so far.
 //!
-//! This kernel sets an interrupted system call back before it lets a tracer look, so the registers that are put back restart
-//! it from its beginning (a changed program counter restarts nothing): one that sleeps for a time sleeps the whole time again.
+//! The aarch64 kernel prepares the restart of an interrupted system call before the tracer sees the registers. Restored
+//! registers therefore restart the call from its beginning, and a sleep with a relative time sleeps its full time
+//! again. A program counter that the tracer changes prevents the restart.
 
 use std::ops::Range;
 
-/// The size of the general registers.
 pub(super) const REGS_BYTES: usize = 34 * 8;
 
 const SYSCALL_NR: usize = 8;
@@ -13,21 +13,21 @@ const PC: usize = 32;
 /// `svc #0`, little-endian.
 pub(super) const SYSCALL_INSN: [u8; 4] = 0xd400_0001_u32.to_le_bytes();
 
-/// No program was written for what cannot be tried here: each call is led.
+/// There is no stub, because it cannot be tested here: the tracer steps each call.
 pub(super) const LIST_STUB: Option<&[u8]> = None;
 
-/// There is none.
+/// Never called without a stub.
 pub(super) fn stub_regs(saved_regs: &[u8], _stub: u64, _list: u64, _child_list: u64, _yields: u64) -> Vec<u8> {
     saved_regs.to_vec()
 }
 
-/// Where in these bytes, which begin a page, a system call instruction lies; instructions are aligned.
+/// Searches bytes that begin at a page. Instructions are aligned to four bytes.
 pub(super) fn find_syscall_insn(bytes: &[u8]) -> Option<usize> {
     let index = bytes.chunks_exact(4).position(|word| word == SYSCALL_INSN)?;
     Some(index * 4)
 }
 
-/// The registers with which the thread calls.
+/// The registers of a remote syscall.
 pub(super) fn call_regs(saved_regs: &[u8], syscall_ip: u64, nr: i64, arguments: [u64; 6]) -> Vec<u8> {
     let mut registers = saved_regs.to_vec();
     for (index, argument) in arguments.into_iter().enumerate() {
@@ -38,7 +38,6 @@ pub(super) fn call_regs(saved_regs: &[u8], syscall_ip: u64, nr: i64, arguments: 
     registers
 }
 
-/// What a call answered.
 pub(super) fn return_value(registers: &[u8]) -> u64 {
     reg_word(registers, 0)
 }

@@ -1,20 +1,20 @@
-//! Lists of calls, each made by a thread on its own.
+//! Lists of system calls that a thread executes without its tracer.
 //!
 //! ```text
-//!   area    program | call 0, its to_result | call 1, its to_result | ... | end | calls of a child, their answers | end
+//!   buffer   stub | call 0, output | call 1, output | ... | end | calls of a child, output | end
 //!
-//!   begin   list and program are written; the thread runs through it         the tracer does something else
-//!   end     the thread is at the list's end, where it yields the processor,
-//!           then sleeps until it is interrupted; or stands behind a clone, the last call
+//!   begin    the tracer writes stub and list; the thread runs the stub        the tracer does something else
+//!   finish   the thread has reached the list's end, where it yields the CPU,
+//!            then pauses until it is interrupted; or it is at the exit of a clone, the last call
 //! ```
 //!
-//! Between two stops a thread sleeps and its tracer has to be woken, which takes most machines many times as long as a short
-//! call. A thread that is led from call to call so keeps its container standing for longer than all of the calls take; and nothing
-//! else can be done meanwhile. The area is memory that the thread maps for this, to be written and executed. Where such memory is
-//! refused (a security module, `PR_SET_MDWE`), and on architectures for which there is no stub, each call is stepped, and only the
-//! last one is under way between begin and end.
+//! At every stop the thread sleeps and its tracer has to be woken, which takes many times as long as a short call on
+//! most machines. Stepping a thread from call to call therefore keeps the container frozen longer than the calls take,
+//! and blocks the tracer. The thread maps the buffer for this purpose as writable and executable. Where such memory is
+//! refused (a security module, `PR_SET_MDWE`), and on architectures without a stub, the tracer steps each call, and
+//! only the last one is pending between begin and finish.
 //!
-//! A copy that the last call of the list makes has the area too, and goes on with its own part of the list.
+//! A child that the last call of the list clones has the buffer too, and continues with its own list.
 
 use std::{io, slice, time::Duration};
 
@@ -29,33 +29,33 @@ use crate::process::{
     ptrace::{self, PtraceStop, RegisterSet},
 };
 
-/// The words of an entry: nr, six arguments, result, and those of the to_result.
+/// The words of an entry: syscall number, six arguments, result, output.
 const ENTRY_WORDS: usize = 16;
 const ENTRY_BYTES: u64 = ENTRY_WORDS as u64 * 8;
-/// The place of the result among them, and of the to_result.
 const RESULT_WORD: usize = 7;
 const OUTPUT_WORD: usize = 8;
-/// The number in the entry that ends a list.
+/// The syscall number of the entry that ends a list.
 const LIST_END: u64 = u64::MAX;
 const NO_OUTPUT: [u64; ENTRY_WORDS - OUTPUT_WORD] = [0; ENTRY_WORDS - OUTPUT_WORD];
-/// How often a thread yields at its list's end before it sleeps: about a millisecond. One that sleeps is woken late where a
-/// processor without work is halted; but a real-time thread yields to nobody, and a tracer may be gone.
+/// How often a thread yields at the end of its list before it pauses: about one millisecond. Waking a paused thread
+/// takes long where an idle CPU is halted. But the thread must not yield forever: a real-time thread yields to no
+/// other, and the tracer may be dead.
 const YIELDS_BEFORE_PAUSE: u64 = 1 << 12;
-/// How long a fork is waited for before it is looked whether it was refused: looking waits for the fork.
+/// How long to wait for the clone event before reading the end of the list, which shows a refused clone: reading the
+/// memory of the task blocks until a running clone is done.
 const FORK_GRACE: Duration = Duration::from_millis(1);
 
-/// One call of a list.
 #[derive(Clone, Debug)]
 pub(crate) struct Syscall {
     nr: i64,
     arguments: [u64; 6],
     buffer_arg: Option<usize>,
-    /// What stands where it writes its to_result.
+    /// The first words of the output area before the call.
     input: [u64; 2],
 }
 
 impl Syscall {
-    /// A call whose result says all.
+    /// A call without input and output in memory.
     pub(crate) fn new(nr: i64, arguments: [u64; 6]) -> Self {
         Self {
             nr,
@@ -65,7 +65,7 @@ impl Syscall {
         }
     }
 
-    /// A call that writes its answer to where the nth argument points, which is put in when the list is made.
+    /// A call that writes to where argument `nth` points. The pointer is set when the list is written.
     pub(crate) fn with_output(nr: i64, arguments: [u64; 6], nth: usize) -> Self {
         Self {
             buffer_arg: Some(nth),
@@ -73,7 +73,7 @@ impl Syscall {
         }
     }
 
-    /// A call that reads these words from where the nth argument points, which is put in when the list is made.
+    /// Like [`Self::with_output`], for a call that also reads these words from there.
     pub(crate) fn with_input(nr: i64, arguments: [u64; 6], nth: usize, words: [u64; 2]) -> Self {
         Self {
             input: words,
@@ -90,35 +90,33 @@ impl Syscall {
     }
 }
 
-/// What a call of a list answered.
 #[derive(Clone, Debug)]
 pub(crate) struct SyscallResult {
-    /// Its result.
     pub(crate) result: nix::Result<u64>,
-    /// What it wrote, if it writes anything and succeeded.
+    /// What the call wrote. Meaningful only for a successful call with output.
     pub(crate) output: [u64; ENTRY_WORDS - OUTPUT_WORD],
 }
 
-/// Memory that a thread mapped for lists and stepped_results.
+/// Memory that a thread mapped for lists and their results.
 #[derive(Debug)]
 pub(crate) struct SyscallBuffer {
     address: u64,
-    /// Of the thread that mapped it, or of a copy that has it too.
+    /// The memory of the thread that mapped the buffer, or of a child that inherited it.
     memory: ProcMem,
-    /// Whether the program can run in it.
+    /// Whether the stub can run in the buffer.
     executable: bool,
 }
 
 impl SyscallBuffer {
     const SIZE_BYTES: u64 = 32 << 10;
-    /// How many calls fit in: the program and two ends take an entry each.
+    /// How many calls fit: the stub and two list ends take an entry each.
     pub(crate) const CAPACITY: usize = (Self::SIZE_BYTES / ENTRY_BYTES) as usize - 3;
 
-    /// Has a thread map one. The inner error is the kernel's.
+    /// Makes the thread map a buffer. The inner error is the kernel's.
     ///
     /// # Errors
     ///
-    /// As [`RemoteSyscalls::call`].
+    /// See [`RemoteSyscalls::call`].
     pub(crate) fn map(remote: &mut RemoteSyscalls) -> Result<nix::Result<Self>, RemoteSyscallError> {
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         let written = libc::PROT_READ | libc::PROT_WRITE;
@@ -144,7 +142,7 @@ impl SyscallBuffer {
         }))
     }
 
-    /// The same of a copy of the process.
+    /// The same buffer in a child that was cloned after [`Self::map`].
     pub(crate) fn in_child(&self, child: i32) -> Self {
         Self {
             address: self.address,
@@ -153,32 +151,30 @@ impl SyscallBuffer {
         }
     }
 
-    /// Has a thread unmap it.
+    /// Makes the thread unmap the buffer.
     ///
     /// # Errors
     ///
-    /// As [`RemoteSyscalls::call`].
+    /// See [`RemoteSyscalls::call`].
     pub(crate) fn unmap(self, remote: &mut RemoteSyscalls) -> Result<nix::Result<u64>, RemoteSyscallError> {
         remote.call(libc::SYS_munmap, [self.address, Self::SIZE_BYTES, 0, 0, 0, 0])
     }
 
-    /// Has each call be stepped, as where memory may not be executed.
+    /// Makes the tracer step each call, as on a machine that refuses executable memory.
     #[cfg(test)]
     pub(crate) fn step_by_step(&mut self) {
         self.executable = false;
     }
 
-    /// Whether lists are gone through without a tracer's lead.
+    /// Whether a thread runs a list on its own.
     pub(crate) fn is_executable(&self) -> bool {
         self.executable
     }
 
-    /// Where the nth entry is.
     fn entry_address(&self, nth: usize) -> u64 {
         self.address + (nth as u64 + 1) * ENTRY_BYTES
     }
 
-    /// Where its answer is written.
     fn output_address(&self, nth: usize) -> u64 {
         self.entry_address(nth) + OUTPUT_WORD as u64 * 8
     }
@@ -203,12 +199,11 @@ impl SyscallBuffer {
         Ok(words.chunks_exact(ENTRY_WORDS).map(to_result).collect())
     }
 
-    /// Whether the list that ends at the nth entry was gone through.
+    /// Whether the list whose end is entry `nth` is complete.
     fn is_done(&mut self, nth: usize) -> Result<bool, RemoteSyscallError> {
         Ok(self.read_entries(nth, 1)?[RESULT_WORD] != 0)
     }
 
-    /// Writes the program and both lists.
     fn write(&mut self, stub: &[u8], calls: &[Syscall], child_calls: &[Syscall]) -> Result<(), RemoteSyscallError> {
         debug_assert!(calls.len() + child_calls.len() <= Self::CAPACITY);
         let mut bytes = stub.to_vec();
@@ -228,32 +223,31 @@ impl SyscallBuffer {
     }
 }
 
-/// An error of writing to a process.
 fn map_write_error(error: io::Error) -> RemoteSyscallError {
     match error.raw_os_error() {
         Some(libc::ESRCH | libc::ENOENT) | None => RemoteSyscallError::Exited,
-        Some(errno) => RemoteSyscallError::Kernel("writing a list of calls", Errno::from_raw(errno)),
+        Some(errno) => RemoteSyscallError::Kernel("writing a list of system calls", Errno::from_raw(errno)),
     }
 }
 
-/// A list that a thread goes through.
+/// A list that a thread is executing.
 #[derive(Debug)]
 pub(crate) struct PendingList {
     calls: Vec<Syscall>,
-    /// Where the list begins in the buffer.
+    /// The first entry of the list in the buffer.
     first_entry: usize,
-    /// Whether the thread goes through it on its own. If not, these are the answers to all calls but the last one.
+    /// Whether the thread runs the list on its own. If not, `stepped` holds the results of all calls but the last one.
     autonomous: bool,
     stepped: Vec<SyscallResult>,
 }
 
 impl RemoteSyscalls {
-    /// Has the thread make calls, and lets it do so. A call that writes needs an buffer. `child_calls` are what a copy makes that the
-    /// last call makes: [`Self::run_child_list`]. There is room for [`SyscallBuffer::CAPACITY`] of them.
+    /// Starts a list. Calls with output need a buffer. If the last call clones a child, the child executes
+    /// `child_calls`: [`Self::run_child_list`]. Both lists together must fit into [`SyscallBuffer::CAPACITY`].
     ///
     /// # Errors
     ///
-    /// As [`Self::call`].
+    /// See [`Self::call`].
     pub(crate) fn begin_list(
         &mut self,
         buffer: Option<&mut SyscallBuffer>,
@@ -285,7 +279,7 @@ impl RemoteSyscalls {
         Ok(pending)
     }
 
-    /// Leads the thread through all calls but the last one, and into that.
+    /// Steps the thread through all calls but the last one, and starts that one.
     fn step_list(
         &mut self,
         buffer: Option<&mut SyscallBuffer>,
@@ -306,12 +300,12 @@ impl RemoteSyscalls {
         self.begin_call(last.nr, arguments)
     }
 
-    /// Waits until the thread has made its calls; what they answered. It may not stand then: it does for the next call, or when
-    /// everything is put back.
+    /// Waits for the end of a list and returns the results. The thread may still run (yield or pause) then; the next
+    /// call or the restore stops it.
     ///
     /// # Errors
     ///
-    /// As [`Self::call`].
+    /// See [`Self::call`].
     pub(crate) fn finish_list(
         &mut self,
         mut buffer: Option<&mut SyscallBuffer>,
@@ -329,7 +323,7 @@ impl RemoteSyscalls {
         let last_result = match autonomous {
             false => Some(self.end_call()?),
             true => {
-                let buffer = buffer.as_deref_mut().expect("a list that runs alone is in an area");
+                let buffer = buffer.as_deref_mut().expect("an autonomous list is in a buffer");
                 self.wait_list_end(buffer, first_entry + calls.len(), last.nr == libc::SYS_clone)?
             }
         };
@@ -350,17 +344,17 @@ impl RemoteSyscalls {
         Ok(results)
     }
 
-    /// Whether a thread has gone through a list by itself.
+    /// Whether a thread has completed an autonomous list.
     ///
     /// # Errors
     ///
-    /// It has ended.
+    /// The thread has exited.
     pub(crate) fn list_is_done(buffer: &mut SyscallBuffer, pending: &PendingList) -> Result<bool, RemoteSyscallError> {
         buffer.is_done(pending.first_entry + pending.calls.len())
     }
 
-    /// Waits until the list was gone through whose end is the nth entry; what the last call answered when the thread was stopped
-    /// behind it.
+    /// Waits until the list whose end is entry `nth` is complete. Returns the result of the last call if the thread
+    /// stopped at its exit.
     fn wait_list_end(
         &mut self,
         buffer: &mut SyscallBuffer,
@@ -369,7 +363,7 @@ impl RemoteSyscalls {
     ) -> Result<Option<nix::Result<u64>>, RemoteSyscallError> {
         let mut wait = PollBackoff::start();
         loop {
-            match ptrace::poll_stop(self.tid).map_err(kernel("wait"))? {
+            match ptrace::poll_stop(self.tid).map_err(kernel("waiting for a stop"))? {
                 Some(PtraceStop::Event(event)) => {
                     self.record_event(event)?;
                     if clones && event == libc::PTRACE_EVENT_CLONE {
@@ -391,23 +385,24 @@ impl RemoteSyscalls {
     }
 
     fn resume(&mut self, signal: i32) -> Result<(), RemoteSyscallError> {
-        ptrace::resume(self.tid, signal).map_err(kernel("going on"))?;
+        ptrace::resume(self.tid, signal).map_err(kernel("resuming"))?;
         self.state = TraceState::Running;
         Ok(())
     }
 
-    /// A copy that a call of this thread made, and that is traced from its birth: it stands in the middle of that call. Put back,
-    /// it has the registers and the mask that this thread had. `PTRACE_O_EXITKILL` is in force for it.
+    /// Attaches to a child that a remote clone of this thread created. The child is traced from its creation and is
+    /// stopped in the middle of the clone. The restore gives it the registers and the signal mask of this thread.
+    /// `PTRACE_O_EXITKILL` remains set.
     ///
     /// # Errors
     ///
-    /// It has ended.
+    /// The child has exited.
     pub(crate) fn attach_child(&self, child: i32) -> Result<Self, RemoteSyscallError> {
         while wait_for_stop(child)? != PtraceStop::Interrupted {
-            ptrace::resume(child, 0).map_err(kernel("going on"))?;
+            ptrace::resume(child, 0).map_err(kernel("resuming"))?;
         }
         let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL | self.options & PTRACE_O_SUSPEND_SECCOMP;
-        ptrace::set_options(child, options).map_err(kernel("options"))?;
+        ptrace::set_options(child, options).map_err(kernel("setting options"))?;
         Ok(Self {
             tid: child,
             insn: self.insn,
@@ -421,11 +416,12 @@ impl RemoteSyscalls {
         })
     }
 
-    /// Has a copy make the calls that a list had for it, behind so many of the original's.
+    /// Makes a child execute its part of the list: [`Self::begin_list`] wrote `calls` behind the `parent_calls` calls
+    /// of the parent.
     ///
     /// # Errors
     ///
-    /// As [`Self::call`].
+    /// See [`Self::call`].
     pub(crate) fn run_child_list(
         &mut self,
         buffer: Option<&mut SyscallBuffer>,

@@ -1,4 +1,4 @@
-//! Injections into real programs, each of which then goes on as if nothing had been.
+//! Remote syscalls in real programs, which must continue unchanged afterwards.
 
 use std::{
     fs,
@@ -16,16 +16,16 @@ use rstest::rstest;
 
 use super::*;
 
-/// A program with its streams; killed and reaped with its guard.
+/// A running program. Drop kills and reaps it.
 struct TestProgram(Child);
 
 impl TestProgram {
     fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        Self(child.expect("a program of every system"))
+        Self(child.expect("start the program"))
     }
 
-    /// A shell script, as far as its first line of output.
+    /// Starts a shell script and waits for its line `ready`.
     fn shell(script: &str) -> Self {
         let mut program = Self::start(Command::new("sh").args(["-c", script]));
         assert_eq!(program.read_line(), "ready");
@@ -37,20 +37,20 @@ impl TestProgram {
     }
 
     fn send_signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.tid()), signal).expect("it lives");
+        kill(Pid::from_raw(self.tid()), signal).expect("the process exists");
     }
 
-    /// The next line it prints, read by bytes so that none is lost in a buffer.
+    /// The next line of output. The reader has no buffer that could swallow a later line.
     fn read_line(&mut self) -> String {
         let mut line = String::new();
         let mut reader = BufReader::with_capacity(1, self.0.stdout.as_mut().expect("piped"));
-        reader.read_line(&mut line).expect("it prints");
+        reader.read_line(&mut line).expect("a line of output");
         line.trim_end().to_owned()
     }
 
-    /// Seizes and stops it, once it is in this state of `/proc/PID/stat`.
+    /// Seizes and stops the program when `/proc/PID/stat` shows this state.
     fn stop_in_state(&self, state: char) {
-        wait_until(|| proc_files::stat(self.tid()).expect("it lives").state == state);
+        wait_until(|| proc_files::stat(self.tid()).expect("the process exists").state == state);
         ptrace::seize(self.tid()).expect("seize");
         ptrace::interrupt(self.tid()).expect("interrupt");
         let mut stop = None;
@@ -62,8 +62,8 @@ impl TestProgram {
     }
 
     fn attach(&self) -> RemoteSyscalls {
-        let insn = SyscallInsn::find(self.tid()).expect("gate");
-        RemoteSyscalls::attach(self.tid(), insn, 0).expect("enter")
+        let insn = SyscallInsn::find(self.tid()).expect("a system call instruction");
+        RemoteSyscalls::attach(self.tid(), insn, 0).expect("attach")
     }
 
     fn detach(&self) {
@@ -81,19 +81,18 @@ impl Drop for TestProgram {
 fn wait_until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "nothing happened within 20 s");
+        assert!(Instant::now() < deadline, "condition not met within 20 s");
         thread::sleep(Duration::from_micros(200));
     }
 }
 
-/// Registers, mask, status, mappings and children of a thread.
 type ObservableState = (Vec<u8>, u64, String, Vec<Mapping>, String);
 
-/// What a thread is made of, as far as an injection could change it.
+/// The state of a thread that a remote syscall could change: registers, mask, status, mappings, children.
 fn observable_state(tid: i32) -> ObservableState {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).expect("status");
-    // The counts of context switches go up, the peak too; SigQ counts the whole user. What is blocked comes below: a call that waits with another mask
-    // (sigsuspend) shows that one here until it is restarted.
+    // Context switches and peaks increase; SigQ counts all processes of the user. The mask is compared below: a call
+    // that waits with its own mask (sigsuspend) shows that mask in `status` until its restart.
     let volatile = ["Vm", "Rss", "SigQ", "SigBlk", "voluntary_ctxt", "nonvoluntary_ctxt"];
     let is_stable = |line: &&str| !volatile.iter().any(|name| line.starts_with(name));
     (
@@ -124,11 +123,11 @@ fn thread_state_is_restored(#[case] script: &str, #[case] state: char) {
             Ok(u64::from(std::process::id()))
         );
         assert_eq!(remote.call(i64::from(i32::MAX), [0; 6]).unwrap(), Err(Errno::ENOSYS));
-        // Six arguments: a page that nobody has asked for, and its end.
+        // A call with six arguments: map a page, and unmap it.
         let page = remote
             .call(libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0])
             .unwrap()
-            .expect("memory");
+            .expect("mmap");
         let range = page..page + 4096;
         let mut content = vec![1; 4096];
         let mut unreadable = 0;
@@ -137,14 +136,14 @@ fn thread_state_is_restored(#[case] script: &str, #[case] state: char) {
             .expect("read");
         assert_eq!((unreadable, content), (0, vec![0; 4096]));
         assert_eq!(remote.call(libc::SYS_munmap, [page, 4096, 0, 0, 0, 0]).unwrap(), Ok(0));
-        remote.finish().expect("leave");
+        remote.finish().expect("finish");
         assert_eq!(observable_state(tid), before);
     }
     program.detach();
     if state == 'S' || state == 'T' {
-        wait_until(|| proc_files::stat(tid).expect("it lives").state == state);
+        wait_until(|| proc_files::stat(tid).expect("the process exists").state == state);
     }
-    // What was interrupted waits on, and what was stopped stays so: nothing came out of it.
+    // The state is unchanged after the detach: the interrupted call waits again, the stopped process stays stopped.
     drop(program);
 }
 
@@ -155,22 +154,22 @@ fn interrupted_read_resumes() {
         program.stop_in_state('S');
         let mut remote = program.attach();
         assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(program.tid() as u64));
-        remote.finish().expect("leave");
+        remote.finish().expect("finish");
         program.detach();
-        writeln!(program.0.stdin.as_mut().unwrap(), "{round}").expect("it reads");
+        writeln!(program.0.stdin.as_mut().unwrap(), "{round}").expect("the program reads");
         assert_eq!(program.read_line(), format!("got {round}"));
     }
 }
 
 #[test]
 fn sigsuspend_keeps_its_mask() {
-    // The shell waits in sigsuspend; the end of its child's input ends the child.
+    // The shell waits in sigsuspend. The end of its input ends the child.
     let mut program = TestProgram::shell("exec 3<&0; cat <&3 & echo ready; wait; echo over");
     program.stop_in_state('S');
     let blocked = ptrace::blocked_signals(program.tid()).expect("mask");
     let mut remote = program.attach();
-    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("it cannot fail");
-    remote.finish().expect("leave");
+    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("always succeeds");
+    remote.finish().expect("finish");
     assert_eq!(ptrace::blocked_signals(program.tid()), Ok(blocked));
     program.detach();
     drop(program.0.stdin.take());
@@ -184,8 +183,8 @@ fn sleep_keeps_its_deadline() {
     for _ in 0..10 {
         program.stop_in_state('S');
         let mut remote = program.attach();
-        remote.call(libc::SYS_getuid, [0; 6]).unwrap().expect("it cannot fail");
-        remote.finish().expect("leave");
+        remote.call(libc::SYS_getuid, [0; 6]).unwrap().expect("always succeeds");
+        remote.finish().expect("finish");
         program.detach();
         thread::sleep(Duration::from_millis(20));
     }
@@ -202,18 +201,18 @@ fn signals_are_delivered_once_afterwards() {
     let mut program = TestProgram::shell("trap 'echo user' USR1; echo ready; while :; do :; done");
     program.stop_in_state('R');
     let mut remote = program.attach();
-    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("it cannot fail");
+    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("always succeeds");
     program.send_signal(Signal::SIGUSR1);
-    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("it cannot fail");
-    // Job control, which no mask holds back, comes between two calls.
+    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("always succeeds");
+    // SIGSTOP and SIGCONT, which no mask blocks, arrive between two calls.
     program.send_signal(Signal::SIGSTOP);
     assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(program.tid() as u64));
     program.send_signal(Signal::SIGCONT);
     assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(program.tid() as u64));
     program.send_signal(Signal::SIGSTOP);
-    remote.finish().expect("leave");
+    remote.finish().expect("finish");
     program.detach();
-    wait_until(|| proc_files::stat(program.tid()).expect("it lives").state == 'T');
+    wait_until(|| proc_files::stat(program.tid()).expect("the process exists").state == 'T');
     program.send_signal(Signal::SIGCONT);
     assert_eq!(program.read_line(), "user");
     program.send_signal(Signal::SIGUSR1);
@@ -225,20 +224,20 @@ fn task_exit_is_reported() {
     let mut program = TestProgram::shell("echo ready; read line");
     program.stop_in_state('S');
     let mut remote = program.attach();
-    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("it cannot fail");
+    remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("always succeeds");
     program.send_signal(Signal::SIGKILL);
     wait_until(|| remote.call(libc::SYS_getpid, [0; 6]).is_err());
     let error = remote.call(libc::SYS_getpid, [0; 6]).unwrap_err();
     assert!(matches!(error, RemoteSyscallError::Exited), "{error}");
     assert!(remote.finish().is_err());
-    assert_eq!(program.0.wait().expect("its parent sees it").signal(), Some(9));
+    assert_eq!(program.0.wait().expect("wait").signal(), Some(9));
 }
 
-/// A filter that kills the process at one call, and lets all others pass.
+/// Installs a filter that kills the process at one system call and allows all others.
 #[expect(unsafe_code, reason = "no crate here sets seccomp filters")]
 fn with_seccomp_filter(command: &mut Command, forbidden: i64) -> &mut Command {
     let filter = [
-        // Load the number; if it is this one, kill the process; allow.
+        // Load the syscall number; if it is the forbidden one, kill the process; allow.
         libc::sock_filter {
             code: 0x20,
             jt: 0,
@@ -264,7 +263,7 @@ fn with_seccomp_filter(command: &mut Command, forbidden: i64) -> &mut Command {
             k: 0x7fff_0000,
         },
     ];
-    // SAFETY: between fork and exec only system calls are made; the program lives in the closure.
+    // SAFETY: between fork and exec the closure only makes system calls; it owns the filter.
     unsafe {
         command.pre_exec(move || {
             let program = libc::sock_fprog {
@@ -286,34 +285,34 @@ fn seccomp_filter_is_suspended() {
     ));
     assert_eq!(program.read_line(), "ready");
     program.stop_in_state('S');
-    let insn = SyscallInsn::find(program.tid()).expect("gate");
+    let insn = SyscallInsn::find(program.tid()).expect("a system call instruction");
     match RemoteSyscalls::attach(program.tid(), insn, 0) {
         Ok(mut remote) => {
             let group = remote.call(libc::SYS_getpgid, [0; 6]).unwrap().expect("allowed");
             assert_eq!(group, nix::unistd::getpgrp().as_raw() as u64);
-            remote.finish().expect("leave");
+            remote.finish().expect("finish");
         }
-        // Without CAP_SYS_ADMIN, or below a filter: it is refused before anything is called.
+        // Without CAP_SYS_ADMIN, or when the tracer has a filter: refused before any call.
         Err(error) => assert!(matches!(error, RemoteSyscallError::Seccomp(_)), "{error}"),
     }
     program.detach();
-    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
+    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("the program reads");
     assert_eq!(program.read_line(), "on");
-    // The filter is in force again.
+    // The filter applies again.
     assert_eq!(
         proc_files::status(program.tid()).map(|status| status.seccomp).ok(),
         Some(Some(2))
     );
 }
 
-/// A program that says so when it is told of a child, as it stood, and the injection by which it is to make a child.
+/// A stopped program that reports SIGCHLD, its state, and a session that reports clones.
 fn stopped_before_clone() -> (TestProgram, ObservableState, RemoteSyscalls) {
     let program = TestProgram::shell("trap 'echo child' CHLD; echo ready; while read line; do echo $line; done");
     let tid = program.tid();
     program.stop_in_state('S');
     let before = observable_state(tid);
-    let insn = SyscallInsn::find(tid).expect("gate");
-    let remote = RemoteSyscalls::attach(tid, insn, libc::PTRACE_O_TRACECLONE).expect("enter");
+    let insn = SyscallInsn::find(tid).expect("a system call instruction");
+    let remote = RemoteSyscalls::attach(tid, insn, libc::PTRACE_O_TRACECLONE).expect("attach");
     (program, before, remote)
 }
 
@@ -323,28 +322,28 @@ fn cloned_child_is_reported_and_hidden() {
     let tid = program.tid();
     let child = remote.call(libc::SYS_clone, [0; 6]).unwrap().expect("clone") as i32;
     assert_eq!(remote.take_events(), [(libc::PTRACE_EVENT_CLONE, child as u64)]);
-    wait_until(|| ptrace::poll_stop(child).expect("it is traced from birth") == Some(PtraceStop::Interrupted));
+    wait_until(|| ptrace::poll_stop(child).expect("the child is traced") == Some(PtraceStop::Interrupted));
     kill(Pid::from_raw(child), Signal::SIGKILL).expect("kill");
     wait_until(|| matches!(ptrace::poll(child), Ok(Some(ptrace::WaitEvent::Exited(_)))));
-    wait_until(|| proc_files::stat(child).expect("a zombie of the process").state == 'Z');
+    wait_until(|| proc_files::stat(child).expect("a zombie").state == 'Z');
     let waited = remote
         .call(libc::SYS_wait4, [child as u64, 0, libc::__WALL as u64, 0, 0, 0])
         .unwrap();
     assert_eq!(waited, Ok(child as u64));
-    remote.finish().expect("leave");
+    remote.finish().expect("finish");
     assert_eq!(observable_state(tid), before);
     program.detach();
-    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
+    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("the program reads");
     assert_eq!(program.read_line(), "on");
 }
 
-/// An buffer, and one whose program does not run, as where memory may not be executed.
+/// Maps a buffer. If not `executable`, the tracer steps each call, as where executable memory is refused.
 fn map_buffer(remote: &mut RemoteSyscalls, executable: bool) -> SyscallBuffer {
-    let mut buffer = SyscallBuffer::map(remote).unwrap().expect("memory");
+    let mut buffer = SyscallBuffer::map(remote).unwrap().expect("mmap");
     if !executable {
         buffer.step_by_step();
     } else if !buffer.is_executable() {
-        eprintln!("each call is led here: no program for this architecture, or no memory that may be executed");
+        eprintln!("each call is stepped: no stub for this architecture, or executable memory is refused");
     }
     buffer
 }
@@ -369,8 +368,8 @@ fn syscall_list_runs(#[case] script: &str, #[case] state: char, #[values(true, f
             Syscall::new(libc::SYS_close, [u64::MAX, 0, 0, 0, 0, 0]),
         ];
         calls.resize(count, Syscall::new(libc::SYS_getppid, [0; 6]));
-        let pending = remote.begin_list(Some(&mut buffer), calls, &[]).expect("begin");
-        let results = remote.finish_list(Some(&mut buffer), pending).expect("end");
+        let pending = remote.begin_list(Some(&mut buffer), calls, &[]).expect("begin_list");
+        let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
         assert_eq!(results.len(), count);
         assert_eq!(results[0].result, Ok(tid as u64));
         if count == 1 {
@@ -378,13 +377,13 @@ fn syscall_list_runs(#[case] script: &str, #[case] state: char, #[values(true, f
         }
         assert_eq!((results[1].result, &results[1].output[..4]), (Ok(0), &[0; 4][..]));
         assert_eq!((results[2].result, results[2].output[0]), (Ok(0), 0));
-        assert!(results[2].output[1] > 0, "a resolution");
+        assert!(results[2].output[1] > 0, "the clock has no resolution");
         assert_eq!(results[3].result, Err(Errno::EBADF));
         let parent = Ok(u64::from(std::process::id()));
         assert!(results[4..].iter().all(|entry| entry.result == parent));
     }
-    buffer.unmap(&mut remote).unwrap().expect("unmapped");
-    remote.finish().expect("leave");
+    buffer.unmap(&mut remote).unwrap().expect("munmap");
+    remote.finish().expect("finish");
     assert_eq!(observable_state(tid), before);
     program.detach();
 }
@@ -396,7 +395,7 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
     let mut buffer = map_buffer(&mut remote, executable);
     let calls = vec![
         Syscall::new(libc::SYS_getpid, [0; 6]),
-        // A child of whoever is the parent: of this process.
+        // CLONE_PARENT: the child becomes a child of the test process.
         Syscall::new(libc::SYS_clone, [libc::CLONE_PARENT as u64, 0, 0, 0, 0, 0]),
     ];
     let child_calls = vec![
@@ -405,50 +404,49 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
     ];
     let pending = remote
         .begin_list(Some(&mut buffer), calls, &child_calls)
-        .expect("begin");
-    let results = remote.finish_list(Some(&mut buffer), pending).expect("end");
+        .expect("begin_list");
+    let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
     assert_eq!(results[0].result, Ok(tid as u64));
-    let child = results[1].result.expect("a copy") as i32;
+    let child = results[1].result.expect("clone") as i32;
     assert_eq!(remote.take_events(), [(libc::PTRACE_EVENT_CLONE, child as u64)]);
-    let mut child_remote = remote.attach_child(child).expect("it is traced from birth");
+    let mut child_remote = remote.attach_child(child).expect("the child is traced");
     let mut child_buffer = buffer.in_child(child);
     let pending = child_remote
         .run_child_list(Some(&mut child_buffer), 2, child_calls)
-        .expect("begin");
-    let results = child_remote.finish_list(Some(&mut child_buffer), pending).expect("end");
+        .expect("begin_list");
+    let results = child_remote
+        .finish_list(Some(&mut child_buffer), pending)
+        .expect("finish_list");
     assert_eq!(results[0].result, Ok(0));
     assert_eq!(results[1].result, Ok(child as u64));
     assert!(
         fs::read_dir(format!("/proc/{child}/fd"))
-            .expect("it lives")
+            .expect("the process exists")
             .next()
             .is_none()
     );
-    buffer.unmap(&mut remote).unwrap().expect("unmapped");
-    remote.finish().expect("leave");
-    child_buffer.unmap(&mut child_remote).unwrap().expect("unmapped");
-    child_remote.finish().expect("leave");
+    buffer.unmap(&mut remote).unwrap().expect("munmap");
+    remote.finish().expect("finish");
+    child_buffer.unmap(&mut child_remote).unwrap().expect("munmap");
+    child_remote.finish().expect("finish");
     let regs_of = |tid| ptrace::registers(tid, RegisterSet::General).expect("registers");
     assert_eq!(regs_of(child), regs_of(tid));
     assert_eq!(observable_state(tid), before);
     program.detach();
     kill(Pid::from_raw(child), Signal::SIGKILL).expect("kill");
     wait_until(|| matches!(ptrace::poll(child), Ok(Some(ptrace::WaitEvent::Exited(_)))));
-    assert!(
-        proc_files::stat(child).is_err(),
-        "its parent's tracer has taken it off the list"
-    );
-    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
+    assert!(proc_files::stat(child).is_err(), "the child is reaped");
+    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("the program reads");
     assert_eq!(program.read_line(), "on");
 }
 
-/// As a limit of processes refuses one, which no test can set for root.
+/// Stands in for a refusal by RLIMIT_NPROC, which does not apply to root.
 #[rstest]
 fn refused_clone_ends_the_list(#[values(true, false)] executable: bool) {
     let (mut program, before, mut remote) = stopped_before_clone();
     let tid = program.tid();
     let mut buffer = map_buffer(&mut remote, executable);
-    // A thread shares the signal handlers of its process, or is none.
+    // CLONE_THREAD without CLONE_SIGHAND is invalid (clone(2)).
     let calls = vec![
         Syscall::new(libc::SYS_getpid, [0; 6]),
         Syscall::new(libc::SYS_clone, [libc::CLONE_THREAD as u64, 0, 0, 0, 0, 0]),
@@ -456,16 +454,16 @@ fn refused_clone_ends_the_list(#[values(true, false)] executable: bool) {
     let child_calls = [Syscall::new(libc::SYS_getpid, [0; 6])];
     let pending = remote
         .begin_list(Some(&mut buffer), calls, &child_calls)
-        .expect("begin");
-    let results = remote.finish_list(Some(&mut buffer), pending).expect("end");
+        .expect("begin_list");
+    let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
     assert_eq!(results[0].result, Ok(tid as u64));
     assert_eq!(results[1].result, Err(Errno::EINVAL));
     assert_eq!(remote.take_events(), []);
-    buffer.unmap(&mut remote).unwrap().expect("unmapped");
-    remote.finish().expect("leave");
+    buffer.unmap(&mut remote).unwrap().expect("munmap");
+    remote.finish().expect("finish");
     assert_eq!(observable_state(tid), before);
     program.detach();
-    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("it reads");
+    writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("the program reads");
     assert_eq!(program.read_line(), "on");
 }
 
@@ -478,15 +476,15 @@ fn abandoned_list_leaves_no_trace() {
     let mut remote = program.attach();
     let mut buffer = map_buffer(&mut remote, true);
     let calls = || vec![Syscall::new(libc::SYS_getpid, [0; 6])];
-    // Nobody comes for the answer for a while.
-    let pending = remote.begin_list(Some(&mut buffer), calls(), &[]).expect("begin");
-    wait_until(|| matches!(proc_files::stat(tid).expect("it lives").state, 'S' | 't'));
-    let results = remote.finish_list(Some(&mut buffer), pending).expect("end");
+    // The tracer comes late: the thread has yielded and paused.
+    let pending = remote.begin_list(Some(&mut buffer), calls(), &[]).expect("begin_list");
+    wait_until(|| matches!(proc_files::stat(tid).expect("the process exists").state, 'S' | 't'));
+    let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
     assert_eq!(results[0].result, Ok(tid as u64));
-    // Nobody comes at all: whatever it is at, it is put back.
+    // The list is abandoned: the restore stops the thread wherever it is.
     let pending = remote.begin_list(Some(&mut buffer), calls(), &[]);
-    drop(pending.expect("begin"));
-    buffer.unmap(&mut remote).unwrap().expect("unmapped");
+    drop(pending.expect("begin_list"));
+    buffer.unmap(&mut remote).unwrap().expect("munmap");
     drop(remote);
     assert_eq!(observable_state(tid), before);
     program.detach();

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-/// The size of the general registers of a 64-bit stub.
+/// The size of the general registers of a 64-bit task.
 pub(super) const REGS_BYTES: usize = 27 * 8;
 
-/// The program of [`super::syscall_list`], which goes through a list. r12 is the entry it is at, r13 where a copy goes on, r14 how often
-/// it yields at the end before it sleeps.
+/// The stub that executes a list ([`super::syscall_list`]). r12: the current entry; r13: the first entry of a child's
+/// list; r14: how often the stub yields at the end before it pauses.
 #[rustfmt::skip]
 pub(super) const LIST_STUB: Option<&[u8]> = Some(&[
     // next:
@@ -42,7 +42,7 @@ pub(super) const LIST_STUB: Option<&[u8]> = Some(&[
     0xeb, 0xf7,                                           // jmp  sleep
 ]);
 
-/// The places of the registers, in words.
+/// Indices of the registers, in words.
 const R14: usize = 1;
 const R13: usize = 2;
 const R12: usize = 3;
@@ -54,13 +54,12 @@ const ARGUMENT_REGS: [usize; 6] = [14, 13, 12, 7, 9, 8];
 /// `syscall`.
 pub(super) const SYSCALL_INSN: [u8; 2] = [0x0f, 0x05];
 
-/// Where in these bytes a system call instruction begins.
 pub(super) fn find_syscall_insn(bytes: &[u8]) -> Option<usize> {
     bytes.windows(2).position(|pair| pair == SYSCALL_INSN)
 }
 
-/// The registers with which the thread calls. An interrupted system call of its own must not be restarted on the way, so it
-/// is in none.
+/// The registers of a remote syscall. `orig_rax` is -1, because the kernel must not restart an interrupted system call
+/// of the thread on the way.
 pub(super) fn call_regs(saved_regs: &[u8], syscall_ip: u64, nr: i64, arguments: [u64; 6]) -> Vec<u8> {
     let mut registers = saved_regs.to_vec();
     set_reg_word(&mut registers, AX, nr.cast_unsigned());
@@ -72,7 +71,7 @@ pub(super) fn call_regs(saved_regs: &[u8], syscall_ip: u64, nr: i64, arguments: 
     registers
 }
 
-/// The registers with which the thread goes through a list by [`PROGRAM`].
+/// The registers with which a thread starts [`LIST_STUB`].
 pub(super) fn stub_regs(saved_regs: &[u8], stub: u64, list: u64, child_list: u64, yields: u64) -> Vec<u8> {
     let mut registers = saved_regs.to_vec();
     set_reg_word(&mut registers, ORIG_AX, u64::MAX);
@@ -83,7 +82,6 @@ pub(super) fn stub_regs(saved_regs: &[u8], stub: u64, list: u64, child_list: u64
     registers
 }
 
-/// What a call answered.
 pub(super) fn return_value(registers: &[u8]) -> u64 {
     reg_word(registers, AX)
 }
