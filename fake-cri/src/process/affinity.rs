@@ -1,4 +1,4 @@
-//! Which processor a thread runs on.
+//! The CPU affinity of the tracer.
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -7,20 +7,20 @@ use nix::{
 
 use super::proc_files;
 
-/// The calling thread.
 const CALLING_THREAD: Pid = Pid::from_raw(0);
 
-/// Keeps the calling thread off the processor that another thread ran on last. Dropped, it may run there again.
+/// Keeps the calling thread off the CPU that another thread last ran on. Drop restores the affinity.
 ///
-/// A thread that was woken by its tracer otherwise often waits until that gives way, since the kernel looks for a free processor
-/// only among those that share a cache; so the two would work by turns where they could work at once.
+/// Without this guard, a thread that its tracer wakes often waits until the tracer sleeps, because the scheduler
+/// searches for an idle CPU only among those that share a cache. Tracer and tracee would then take turns instead of
+/// running at the same time.
 #[derive(Debug)]
 pub(crate) struct AvoidCpuGuard {
     previous: CpuSet,
 }
 
 impl AvoidCpuGuard {
-    /// Steps aside for a thread; `None` where there is no other processor to go to.
+    /// Returns `None` when the calling thread may run on no other CPU.
     pub(crate) fn of_task(tid: i32) -> Option<Self> {
         let avoided_cpu = usize::try_from(proc_files::stat(tid).ok()?.processor?).ok()?;
         let previous = sched_getaffinity(CALLING_THREAD).ok()?;
@@ -33,7 +33,7 @@ impl AvoidCpuGuard {
 
 impl Drop for AvoidCpuGuard {
     fn drop(&mut self) {
-        // Where that fails it goes on with what it has.
+        // If this fails, the thread keeps the reduced affinity.
         let _ = sched_setaffinity(CALLING_THREAD, &self.previous);
     }
 }

@@ -1,10 +1,10 @@
-//! Another process's memory, read in large ranges, and written.
+//! Reads and writes the memory of another process.
 //!
-//! It is read through `/proc/PID/mem`, which a tracer may read whatever a page's protection. Not by `process_vm_readv`: that pins
-//! the pages, and pinning a page which two processes share after a fork makes the kernel copy it for the one that is read, so
-//! that reading the copy of a process took twice the time and its memory once more (seen on Linux 6.18: 1.6 GB/s against
-//! 3.5 GB/s, and for pages of one process alone 3.0 against 3.5). Pages that are not given (a device's, a failed disk's, poisoned
-//! ones) are filled with zeroes and named.
+//! Reads use `/proc/PID/mem`, which a tracer may read whatever the protection of a page. `process_vm_readv` is slower:
+//! it pins the pages. When the kernel pins a page that two processes share after a fork, it copies the page for the
+//! process that is read. Reading a snapshot then took twice the time and as much memory again (Linux 6.18: 1.6 GB/s
+//! against 3.5 GB/s; for pages of one process alone, 3.0 against 3.5). Unreadable pages (of a device, of a failed disk,
+//! poisoned) are filled with zeroes and reported.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use std::{
 
 use super::pagemap::PAGE_SIZE;
 
-/// The memory of one process, seen through one of its threads.
+/// The memory of a process, opened at the first use.
 #[derive(Debug)]
 pub(crate) struct ProcMem {
     tid: i32,
@@ -24,7 +24,7 @@ pub(crate) struct ProcMem {
 }
 
 impl ProcMem {
-    /// The memory that this thread sees.
+    /// `tid` may be any thread of the process.
     pub(crate) fn new(tid: i32) -> Self {
         Self {
             tid,
@@ -33,17 +33,16 @@ impl ProcMem {
         }
     }
 
-    /// The thread.
     pub(crate) fn tid(&self) -> i32 {
         self.tid
     }
 
-    /// Fills `buffer` with the ranges, one after the other; their lengths add up to the buffer's. Every page that cannot be
-    /// read is filled with zeroes and given to `unreadable`.
+    /// Fills `buffer` with the ranges, one after the other. The sum of their lengths must be the length of the buffer.
+    /// Pages that cannot be read are filled with zeroes and passed to `unreadable`.
     ///
     /// # Errors
     ///
-    /// `ESRCH` when the process is vanished.
+    /// `ESRCH` when the process has exited, or an error of opening `/proc/PID/mem`.
     pub(crate) fn read(
         &mut self,
         ranges: &[Range<u64>],
@@ -69,13 +68,13 @@ impl ProcMem {
             while address < range.end {
                 let length = usize::try_from(range.end - address).unwrap_or(usize::MAX);
                 let read = match file.read_at(&mut rest[..length], address) {
-                    // Its memory is no more.
+                    // A read of 0 bytes means that the address space is gone.
                     Ok(0) => return Err(vanished()),
                     Ok(read) => read,
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(error),
                     Err(_) => {
-                        // The page at this place is not given; what lies behind it may be.
+                        // This page cannot be read; the next one may be readable.
                         let page = usize::try_from(PAGE_SIZE - address % PAGE_SIZE).unwrap_or(usize::MAX);
                         let page = page.min(length);
                         rest[..page].fill(0);
@@ -90,11 +89,11 @@ impl ProcMem {
         Ok(())
     }
 
-    /// Writes bytes, also where the process itself may not, as a tracer may into private memory.
+    /// Writes bytes, also where the process itself may not write: a tracer may write to every private mapping.
     ///
     /// # Errors
     ///
-    /// Nothing private is mapped there, or the process is vanished.
+    /// There is no private mapping at the address, or the process has exited.
     pub(crate) fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
         let file = match &mut self.writer {
             Some(file) => file,
@@ -137,7 +136,7 @@ mod tests {
         let mut unreadable = Vec::new();
         ProcMem::new(std::process::id() as i32)
             .read(&ranges, &mut buffer, |page| unreadable.push(page))
-            .expect("a hole is no error");
+            .expect("unmapped pages are no error");
         assert_eq!(unreadable, [0, 4096, 0]);
         assert_eq!(&buffer[..8192], &[0; 8192][..]);
         assert_eq!(&buffer[8192..12_288], &good[..]);

@@ -1,4 +1,5 @@
-//! The only room that touches the kernel, and the only one with `unsafe`: spawn, signals, ptrace, `/proc`, memory.
+//! Processes at the level of the kernel: spawn, signals, ptrace, `/proc`, memory. Only this module contains `unsafe`
+//! code.
 
 pub(crate) mod affinity;
 pub mod daemon;
@@ -24,13 +25,13 @@ pub mod workload_syscalls;
 
 use serde::{Deserialize, Serialize};
 
-/// A process that cannot be mistaken for a later one of the same number.
+/// A pid with the start time of its process.
 ///
-/// A pid counts only with its start time: numbers are used again, a pair never is.
+/// The kernel reuses pids, but never a pair of pid and start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// The process's number in the pid namespace of fake-cri.
+    /// The pid in the pid namespace of fake-cri.
     pub pid: i32,
-    /// Clock ticks from boot to its start: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
+    /// The start time in clock ticks since boot: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
     pub start_time: u64,
 }

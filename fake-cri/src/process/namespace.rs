@@ -1,15 +1,15 @@
-//! A pid namespace of its own for processes that come back with the numbers they had.
+//! A pid namespace in which restored processes get the pids that they had.
 //!
 //! ```text
-//!   caller ---- clone3(NEWPID | NEWNS) ----> ns_init: 1 of the namespace, sees its caller_pid_ns /proc, reaps orphans
-//!      '------- clone3(set_tid) -----------> first process: the number asked for, waits to be traced
+//!   caller ---- clone3(NEWPID | NEWNS) ----> ns_init: pid 1 of the namespace, mounts its own /proc, reaps orphans
+//!      '------- clone3(set_tid) -----------> first process: has the requested pid, waits for its tracer
 //! ```
 //!
-//! The first process is a child of the caller, as any container's is, and no child of the ns_init: its end is the caller's to
-//! see. The keeper ends with the thread that made it, and with it everything in the namespace.
+//! The first process is a child of the caller and not of ns_init, so that the caller sees its exit, as of any
+//! container. ns_init ends with the thread that created it, and all processes of the namespace end with ns_init.
 //!
-//! Both are copies of the caller that only make system calls. Ways to fail: no privileges (`CAP_SYS_ADMIN`), a kernel without
-//! `set_tid` (before 5.5), a number that is taken or larger than the namespace allows.
+//! Both processes are clones of the caller that only make system calls. Ways to fail: no privileges (`CAP_SYS_ADMIN`),
+//! a kernel without `set_tid` (before 5.5), a pid that is in use or above the limit of the namespace.
 
 use std::{
     fs::File,
@@ -22,7 +22,7 @@ use nix::{errno::Errno, fcntl::OFlag, sched::CloneFlags};
 
 use super::{ProcessId, pidfd};
 
-/// A pid and a mount namespace, held by its ns_init.
+/// A pid and a mount namespace. They exist until ns_init ends.
 #[derive(Debug)]
 pub(crate) struct PidNamespace {
     ns_init: ProcessId,
@@ -31,16 +31,17 @@ pub(crate) struct PidNamespace {
 }
 
 impl PidNamespace {
-    /// Makes one. The caller's thread must live as long as the namespace is wanted, and no other thread may run.
+    /// Creates the namespaces and ns_init. The calling thread must live as long as the namespaces are needed, and must
+    /// be the only thread of its process.
     ///
     /// # Errors
     ///
-    /// What the kernel refuses with, and what was being done then.
+    /// clone3(2) fails, ns_init cannot mount `/proc`, or the namespace files cannot be opened.
     pub(crate) fn create() -> io::Result<Self> {
         let (status_read, status_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
-        // SAFETY: the copy only makes system calls, on memory that it has from before.
-        #[expect(unsafe_code, reason = "a copy of this process")]
+        // SAFETY: the child only makes system calls, with memory that was initialized before the clone.
+        #[expect(unsafe_code, reason = "clones this process")]
         let pid = match unsafe { clone3(flags as u64, &[]) }? {
             None => run_ns_init(status_write.as_raw_fd()),
             Some(pid) => pid,
@@ -54,7 +55,10 @@ impl PidNamespace {
         if errno != 0 {
             let _ = super::wait::wait_pid(pid);
             let reason = io::Error::from_raw_os_error(errno);
-            return Err(io::Error::new(reason.kind(), format!("mount its /proc: {reason}")));
+            return Err(io::Error::new(
+                reason.kind(),
+                format!("mount /proc in the new namespace: {reason}"),
+            ));
         }
         let ns_init = ProcessId::from_pid(pid)?;
         let namespace = |name| File::open(format!("/proc/{pid}/ns/{name}"));
@@ -67,26 +71,27 @@ impl PidNamespace {
         })
     }
 
-    /// The process that holds it.
+    /// Pid 1 of the namespace.
     pub(crate) fn ns_init(&self) -> ProcessId {
         self.ns_init
     }
 
-    /// Its mount_ns, for setns(2).
+    /// The mount namespace, for setns(2).
     pub(crate) fn mount_ns(&self) -> &File {
         &self.mount_ns
     }
 
-    /// Makes the first process, with this number inside; its number outside. It has all of the caller's descriptors, and sleeps.
+    /// Creates the first process with pid `ns_pid` in the namespace and returns its pid outside. The process inherits
+    /// all fds of the caller, and pauses.
     ///
     /// # Errors
     ///
-    /// What the kernel refuses with.
+    /// setns(2) or clone3(2) fails: `EEXIST` for a pid that is in use.
     pub(crate) fn clone_first_process(&self, ns_pid: i32) -> io::Result<i32> {
         let caller_pid_ns = File::open("/proc/self/ns/pid")?;
         nix::sched::setns(&self.pid_ns, CloneFlags::CLONE_NEWPID)?;
-        #[expect(unsafe_code, reason = "a copy of this process")]
-        // SAFETY: the copy only sleeps.
+        #[expect(unsafe_code, reason = "clones this process")]
+        // SAFETY: the child only pauses.
         let cloned = unsafe { clone3(0, &[ns_pid]) };
         if let Ok(None) = cloned {
             loop {
@@ -94,26 +99,29 @@ impl PidNamespace {
             }
         }
         nix::sched::setns(&caller_pid_ns, CloneFlags::CLONE_NEWPID)?;
-        cloned.map(|pid| pid.expect("the copy never comes here"))
+        cloned.map(|pid| pid.expect("the child never returns"))
     }
 
-    /// Ends everything in it. The caller has no children, and traces nobody, but what is in it.
+    /// Kills all processes of the namespace and waits for them. The caller must not have other children or tracees:
+    /// they would be reaped too.
     pub(crate) fn kill_all(&self) {
         kill_and_reap(self.ns_init);
     }
 }
 
 fn kill_and_reap(ns_init: ProcessId) {
-    // It may have ended already.
+    // ns_init may have exited already.
     let _ = pidfd::signal(ns_init, libc::SIGKILL);
-    // Whoever is traced goes when its tracer has heard of its end, and the keeper goes as the last of all.
+    // A traced process disappears only when its tracer has waited for it, and the kernel keeps ns_init until all other
+    // processes of the namespace are gone.
     while let Ok(true) = super::ptrace::wait_any() {}
 }
 
-/// Copies this process, which must have one thread, with these pids_by_level, innermost namespace first; `None` in the copy.
+/// Clones this process, which must have only one thread. `pids_by_level` are the pids of the child, innermost namespace
+/// first. Returns `None` in the child.
 #[expect(unsafe_code, reason = "no crate wraps clone3")]
 unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<i32>> {
-    // SAFETY: all zero is a valid value of this structure of pids_by_level.
+    // SAFETY: `clone_args` consists of integers, so all zeroes are a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags;
     arguments.exit_signal = libc::SIGCHLD as u64;
@@ -121,7 +129,8 @@ unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<i32>> {
         arguments.set_tid = pids_by_level.as_ptr().expose_provenance() as u64;
         arguments.set_tid_size = pids_by_level.len() as u64;
     }
-    // SAFETY: without CLONE_VM the copy has memory of its caller_pid_ns, as after fork; the caller sees to what it does there.
+    // SAFETY: without CLONE_VM the child has its own copy of the memory, as after fork; the caller ensures that the
+    // child only makes system calls.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
     Ok(match Errno::result(result)? {
         0 => None,
@@ -129,14 +138,15 @@ unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<i32>> {
     })
 }
 
-/// The life of a ns_init: it has a name, ends with its maker, lets orphans go by themselves, and shows them a `/proc` of theirs.
-#[expect(unsafe_code, reason = "between a copy and its end there are only system calls")]
+/// Pid 1 of the namespace: sets its name, dies with its creator (PR_SET_PDEATHSIG), ignores SIGCHLD so that the kernel
+/// reaps orphans, and mounts `/proc`.
+#[expect(unsafe_code, reason = "a cloned child only makes system calls")]
 fn run_ns_init(status_write: i32) -> ! {
-    // SAFETY: plain system calls with constant strings and pids_by_level; nothing is allocated.
+    // SAFETY: only system calls with constant strings and integers; nothing is allocated.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"fake-cri-keeper".as_ptr());
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // By the system call, as everywhere here; 1 is SIG_IGN, with which children need no reaping.
+        // The raw system call, as everywhere in a cloned child. 1 is SIG_IGN, with which the kernel reaps the children.
         let ignore = [1_u64, 0, 0, 0];
         libc::syscall(
             libc::SYS_rt_sigaction,
@@ -152,7 +162,7 @@ fn run_ns_init(status_write: i32) -> ! {
         let proc = c"proc".as_ptr();
         let mount_failed = private != 0 || libc::mount(proc, c"/proc".as_ptr(), proc, flags, null.cast()) != 0;
         let status = if mount_failed { *libc::__errno_location() } else { 0 };
-        // A maker that is gone could not have its end noticed above.
+        // Without its status, the creator treats this process as failed.
         let written = libc::write(status_write, (&raw const status).cast(), size_of::<i32>());
         if mount_failed || written != size_of::<i32>() as isize {
             libc::_exit(1);
@@ -164,24 +174,24 @@ fn run_ns_init(status_write: i32) -> ! {
     }
 }
 
-/// Where this process has room for descriptors that a copy of it is to have: above all of its caller_pid_ns, and above `min_fd`.
+/// The first fd that is above all open fds of this process and not below `min_fd`.
 ///
 /// # Errors
 ///
-/// `/proc` cannot be read.
+/// `/proc/self/fd` cannot be read.
 pub(crate) fn first_free_fd(min_fd: i32) -> io::Result<i32> {
     let open_fds = super::proc_files::list_fds(std::process::id() as i32)?;
     Ok(open_fds.last().map_or(0, |highest| highest + 1).max(min_fd))
 }
 
-/// The descriptor, moved to the next free number from `min_fd` on.
+/// Moves an fd to the lowest free one from `min_fd` on.
 ///
 /// # Errors
 ///
-/// `EMFILE` or `EINVAL` at the limit of descriptors.
+/// `EMFILE` or `EINVAL` at the limit of open files.
 pub(crate) fn dup_above(descriptor: OwnedFd, min_fd: i32) -> io::Result<OwnedFd> {
     let new_fd = nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(min_fd))?;
-    #[expect(unsafe_code, reason = "fcntl hands out a number")]
-    // SAFETY: it is new and nobody else's.
+    #[expect(unsafe_code, reason = "fcntl returns an integer")]
+    // SAFETY: the fd is new, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(new_fd) })
 }

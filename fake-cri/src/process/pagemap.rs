@@ -1,8 +1,8 @@
-//! Which pages of a process hold something: the kernel's page map.
+//! The page map: which pages of a process have content.
 //!
-//! `PAGEMAP_SCAN` (Linux 6.7) walks the page tables in the kernel and answers in regions. Where it is missing, the 64-bit
-//! entries of `/proc/PID/pagemap` are read in large pieces (Documentation/admin-guide/mm/pagemap.rst); these do not name the
-//! zero page to one without privileges, so that it counts as present then.
+//! `PAGEMAP_SCAN` (Linux 6.7) walks the page tables in the kernel and returns regions. On older kernels, the 64-bit
+//! entries of `/proc/PID/pagemap` are read in large pieces (Documentation/admin-guide/mm/pagemap.rst). These entries do
+//! not mark the zero page for an unprivileged reader, so there it counts as present.
 
 use std::{
     fs::File,
@@ -17,10 +17,10 @@ use std::{
 
 use nix::errno::Errno;
 
-/// The size of a page. A kernel with larger pages is refused at the start of a checkpoint.
+/// A checkpoint refuses to start on a kernel with larger pages.
 pub(crate) const PAGE_SIZE: u64 = 4096;
 
-/// What the kernel says about the pages of a region.
+/// The categories of the pages of a region (`PAGE_IS_*` of linux/fs.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageCategories(u64);
 
@@ -31,62 +31,59 @@ impl PageCategories {
     const ZERO: u64 = 1 << 5;
     const GUARD: u64 = 1 << 8;
 
-    /// They are in memory or in swap.
+    /// Whether the pages are in memory or in swap.
     pub(crate) fn is_populated(self) -> bool {
         self.0 & (Self::PRESENT | Self::SWAPPED) != 0
     }
 
-    /// They belong to a file or to shared memory, not to the process alone.
+    /// Whether the pages belong to a file or to shared memory, and not to the process alone.
     pub(crate) fn is_file(self) -> bool {
         self.0 & Self::FILE != 0
     }
 
-    /// They are the kernel's page of zeroes, which stands for memory that was read and never written.
+    /// Whether the pages are the zero page, which the kernel maps for memory that was read and never written.
     pub(crate) fn is_zero(self) -> bool {
         self.0 & Self::ZERO != 0
     }
 
-    /// They are guards (`MADV_GUARD_INSTALL`), which hold nothing and cannot be read.
+    /// Whether the pages are guards (`MADV_GUARD_INSTALL`), which have no content and cannot be read.
     pub(crate) fn is_guard(self) -> bool {
         self.0 & Self::GUARD != 0
     }
 }
 
-/// Neighbouring pages of which the kernel says the same.
+/// Adjacent pages of the same categories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PageRegion {
-    /// Their addresses.
     pub(crate) range: Range<u64>,
-    /// What they are.
     pub(crate) categories: PageCategories,
 }
 
-/// The page map of one process.
 #[derive(Debug)]
 pub(crate) struct PageMap {
     file: File,
 }
 
 impl PageMap {
-    /// Opens the page map that a thread sees.
+    /// Opens the page map of the process that this thread belongs to.
     ///
     /// # Errors
     ///
-    /// As opening `/proc/PID/pagemap`.
+    /// `/proc/TID/pagemap` cannot be opened.
     pub(crate) fn open(tid: i32) -> io::Result<Self> {
         Ok(Self {
             file: File::open(format!("/proc/{tid}/pagemap"))?,
         })
     }
 
-    /// Calls `each` with the regions of a range that hold something, in their order; guards are among them.
+    /// Calls `each` with the regions of a range that have content, in address order. Guard pages are included.
     ///
     /// # Errors
     ///
-    /// `ESRCH` when the process is gone, and whatever reading the page map gives.
+    /// `ESRCH` when the process has exited, or another error of the ioctl or the read.
     pub(crate) fn scan(&self, range: Range<u64>, mut each: impl FnMut(PageRegion)) -> io::Result<()> {
         match self.scan_ioctl(range.clone(), PageCategories::GUARD, &mut each) {
-            // Before Linux 6.16 the guard category is unknown and refused; before 6.7 the whole call is.
+            // Kernels before 6.16 refuse the unknown guard category; kernels before 6.7 refuse the ioctl.
             Err(Errno::EINVAL) => {}
             other => return other.map_err(io::Error::from),
         }
@@ -97,8 +94,8 @@ impl PageMap {
     }
 
     fn scan_ioctl(&self, range: Range<u64>, guard: u64, each: &mut impl FnMut(PageRegion)) -> nix::Result<()> {
-        // The kernel collects 512 regions at a time. Asked for more, it writes the last ones twice (seen on Linux 6.18), so it
-        // is asked for as many, and what lies behind the place already reached is passed over.
+        // The kernel collects 512 regions at a time. With a longer `vec`, Linux 6.18 writes the last regions twice. So
+        // `vec` has 512 entries, and the parts of regions below `reached` are skipped.
         const REGION_BATCH: usize = 512;
         let mut reached = range.start;
         let mut vec = vec![PmRegion::default(); REGION_BATCH];
@@ -136,7 +133,7 @@ impl PageMap {
         Ok(())
     }
 
-    /// The way of older kernels.
+    /// Fallback for kernels before 6.7: reads the entries of `/proc/PID/pagemap`.
     fn read_entries(&self, range: Range<u64>, mut each: impl FnMut(PageRegion)) -> io::Result<()> {
         const ENTRY_BATCH_BYTES: usize = 128 * 1024;
         let mut bytes = vec![0_u8; ENTRY_BATCH_BYTES];
@@ -175,7 +172,6 @@ impl PageMap {
     }
 }
 
-/// Translates an entry of `/proc/PID/pagemap` into the categories of `PAGEMAP_SCAN`.
 fn entry_categories(entry: u64) -> PageCategories {
     let mut categories = 0;
     if entry & (1 << 63) != 0 {
@@ -220,12 +216,12 @@ struct PmScanArg {
     return_mask: u64,
 }
 
-/// The ioctl itself; answers how many regions it wrote.
-#[expect(unsafe_code, reason = "no crate knows PAGEMAP_SCAN")]
+/// The ioctl. Returns how many regions the kernel wrote.
+#[expect(unsafe_code, reason = "no crate wraps PAGEMAP_SCAN")]
 fn pagemap_scan(fd: RawFd, argument: &mut PmScanArg) -> nix::Result<usize> {
     /// `_IOWR('f', 16, struct pm_scan_arg)`.
     const PAGEMAP_SCAN: u64 = (3 << 30) | ((mem::size_of::<PmScanArg>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
-    // SAFETY: the kernel writes at most `answers_length` regions to `vec`, which the one caller points at a vector of that
+    // SAFETY: the kernel writes at most `vec_len` regions to `vec`, which the only caller points at a vector of that
     // length, and the argument itself, which is borrowed exclusively.
     let result = unsafe { libc::ioctl(fd, PAGEMAP_SCAN as libc::Ioctl, ptr::from_mut(argument)) };
     Errno::result(result).map(|count| usize::try_from(count).unwrap_or(0))
@@ -301,7 +297,6 @@ mod tests {
         assert_eq!(scanned, expected_pages);
     }
 
-    /// A private anonymous mapping.
     mod memmap {
         use std::{num::NonZero, ptr::NonNull};
 
@@ -309,12 +304,12 @@ mod tests {
 
         pub(super) struct Mapping(NonNull<libc::c_void>, usize);
 
-        #[expect(unsafe_code, reason = "a mapping whose pages the test alone touches")]
+        #[expect(unsafe_code, reason = "mmap returns a pointer")]
         impl Mapping {
             pub(super) fn new(length: usize) -> Self {
                 let length = NonZero::new(length).expect("not empty");
-                // SAFETY: a new anonymous mapping, where the kernel wants it, touches nothing that is there; the advice keeps
-                // the kernel from filling it with one huge page.
+                // SAFETY: a new anonymous mapping at an address that the kernel chooses overlaps no other. The advice
+                // prevents a huge page that would fill the whole mapping.
                 let start = unsafe {
                     let start = mmap_anonymous(
                         None,
@@ -330,12 +325,12 @@ mod tests {
             }
 
             pub(super) fn bytes(&mut self) -> &mut [u8] {
-                // SAFETY: the mapping is as long as was asked for, readable and writable, and borrowed exclusively.
+                // SAFETY: the mapping has this length, is readable and writable, and is borrowed exclusively.
                 unsafe { std::slice::from_raw_parts_mut(self.0.cast().as_ptr(), self.1) }
             }
         }
 
-        #[expect(unsafe_code, reason = "gives the mapping back")]
+        #[expect(unsafe_code, reason = "munmap")]
         impl Drop for Mapping {
             fn drop(&mut self) {
                 // SAFETY: nothing borrows the mapping any more.

@@ -1,8 +1,8 @@
-//! What `/proc` says about a process and its threads (proc(5)).
+//! Files of `/proc` about a process and its threads (proc(5)).
 //!
-//! `/proc/TID` answers for every thread, also for one that is not its process's first, so a number is enough; a process whose
-//! first thread has ended still answers through another one. Numbers that the `procfs` crate reads are read by it; mappings and
-//! descriptors are read here, since it neither keeps their order nor all of their fields.
+//! `/proc/TID` exists for every thread, also for one that is not the leader, so functions take only a tid. If the
+//! leader of a process has exited, another thread's tid still works. The `procfs` crate parses `stat` and `status`.
+//! Mappings and fds are parsed here, because that crate keeps neither their order nor all of their fields.
 
 use std::{
     fs,
@@ -19,25 +19,25 @@ use procfs::{
 
 use super::ProcessId;
 
-/// `PF_IO_WORKER` and `PF_USER_WORKER`: threads that the kernel made inside a process (linux/sched.h). No tracer may have them.
+/// `PF_IO_WORKER` and `PF_USER_WORKER`: threads that the kernel created inside a process (linux/sched.h). They cannot
+/// be traced.
 const PF_WORKER_MASK: u32 = 0x10 | 0x4000;
 
-/// `PF_EXITING`: a thread that gives back what it had (linux/sched.h). It is no zombie yet.
+/// `PF_EXITING`: a thread that is releasing its resources and is no zombie yet (linux/sched.h).
 const PF_EXITING: u32 = 0x4;
 
-/// `/proc/TID/stat`.
 pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
     parse(tid, "stat", |bytes| Stat::from_read(bytes))
 }
 
-/// Whether a thread has ended, or is about to: nothing can be read of it any more.
+/// Whether a thread has exited or is exiting: the kernel no longer reports its state.
 pub(crate) fn is_exiting(tid: i32) -> bool {
     stat(tid).map_or(true, |stat| {
         matches!(stat.state, 'Z' | 'X' | 'x') || stat.flags & PF_EXITING != 0
     })
 }
 
-/// Whether a process was killed or has ended: none of its threads is left, or will be.
+/// Whether every thread of a process has exited, is exiting, or has a pending SIGKILL.
 pub(crate) fn is_dead(pid: i32) -> bool {
     let kill = 1 << (libc::SIGKILL - 1);
     let is_killed = |tid| status(tid).is_ok_and(|status| status.sigpnd & kill != 0);
@@ -46,44 +46,42 @@ pub(crate) fn is_dead(pid: i32) -> bool {
     })
 }
 
-/// `/proc/TID/status`.
 pub(crate) fn status(tid: i32) -> io::Result<Status> {
     StatusText::read(tid)?
         .parse()
         .map_err(|error| io::Error::other(format!("/proc/{tid}/status: {error}")))
 }
 
-/// `/proc/TID/status` as the kernel gave it. To read all of it takes longer than to have it, so that can be done later.
+/// `/proc/TID/status` as raw text. Parsing the whole file takes longer than reading it, so the caller can parse it
+/// later.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusText(String);
 
 impl StatusText {
-    /// That of a thread.
     pub(crate) fn read(tid: i32) -> io::Result<Self> {
         let bytes = read_proc_file(tid, "status")?;
-        // The name in it may be any bytes, and the parser takes text alone.
+        // The name of the thread may contain any bytes, but the parser takes text.
         Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The numbers of a line that begins with this.
+    /// The numbers of the first line that begins with `name`.
     pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = u64> {
         let line = self.0.lines().find_map(|line| line.strip_prefix(name));
         let words = line.unwrap_or_default().split_ascii_whitespace();
         words.filter_map(|word| word.parse().ok())
     }
 
-    /// The first of them.
+    /// The first number of that line.
     pub(crate) fn value(&self, name: &str) -> Option<u64> {
         self.values(name).next()
     }
 
-    /// The rest of a line that begins with this, without blanks around it.
+    /// The rest of the first line that begins with `name`, trimmed.
     pub(crate) fn line(&self, name: &str) -> Option<&str> {
         let line = self.0.lines().find_map(|line| line.strip_prefix(name));
         line.map(str::trim)
     }
 
-    /// All of it.
     pub(crate) fn parse(&self) -> io::Result<Status> {
         Status::from_read(self.0.as_bytes()).map_err(|error| io::Error::other(error.to_string()))
     }
@@ -94,8 +92,8 @@ fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs:
     parse(&bytes).map_err(|error| io::Error::other(format!("/proc/{tid}/{name}: {error}")))
 }
 
-/// A file of a process, in one read where it is small: the files of `/proc` have no size that could be asked for first, and
-/// many are read while a container stands.
+/// The files of `/proc` report no size, and many are read while a container is frozen. The initial capacity avoids the
+/// many small reads of a growing buffer.
 fn read_proc_file(tid: i32, name: &str) -> io::Result<Vec<u8>> {
     const INITIAL_CAPACITY_BYTES: usize = 4096;
     let mut bytes = Vec::with_capacity(INITIAL_CAPACITY_BYTES);
@@ -103,11 +101,11 @@ fn read_proc_file(tid: i32, name: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The process of this number, as it can be told from a later one of the same number.
+/// Reads the start time of the process that has this pid now.
 ///
 /// # Errors
 ///
-/// `NotFound` when there is none.
+/// `NotFound` when there is no such process.
 pub(crate) fn read_process_id(pid: i32) -> io::Result<ProcessId> {
     Ok(ProcessId {
         pid,
@@ -115,7 +113,7 @@ pub(crate) fn read_process_id(pid: i32) -> io::Result<ProcessId> {
     })
 }
 
-/// The numbers of a process's threads, the first one's included, as the kernel lists them.
+/// The tids of a process, the leader included, in the order of the kernel.
 pub(crate) fn threads(pid: i32) -> io::Result<Vec<i32>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -126,26 +124,27 @@ pub(crate) fn threads(pid: i32) -> io::Result<Vec<i32>> {
     Ok(threads)
 }
 
-/// Whether the kernel made this thread inside the process (for io_uring), so that it can neither be traced nor run code of it.
+/// Whether the kernel created this thread inside the process (for io_uring). Such a thread cannot be traced and runs no
+/// user code.
 pub(crate) fn is_io_worker(stat: &Stat) -> bool {
     stat.flags & PF_WORKER_MASK != 0
 }
 
-/// The name of a thread (`/proc/TID/comm`) to its last blank: the kernel adds one newline.
+/// `/proc/TID/comm` with its trailing blanks: only the newline that the kernel adds is removed.
 pub(crate) fn comm(tid: i32) -> io::Result<String> {
     let bytes = read_proc_file(tid, "comm")?;
     let name = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// A small file of a process as text, trimmed.
+/// A file of a process as text, without trailing blanks.
 pub(crate) fn read_text(tid: i32, name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&read_proc_file(tid, name)?)
         .trim_end()
         .to_owned())
 }
 
-/// `/proc/TID/auxv`: the words that the kernel gave the program at its start.
+/// `/proc/TID/auxv`: the auxiliary vector of the program (getauxval(3)).
 pub(crate) fn auxv(tid: i32) -> io::Result<Vec<u64>> {
     let bytes = read_proc_file(tid, "auxv")?;
     Ok(bytes
@@ -154,13 +153,13 @@ pub(crate) fn auxv(tid: i32) -> io::Result<Vec<u64>> {
         .collect())
 }
 
-/// Where a link below `/proc/TID` points.
+/// The target of a link below `/proc/TID`.
 pub(crate) fn read_link(tid: i32, name: &str) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{tid}/{name}"))
 }
 
-/// The number of the system call that a blocked thread is in, and its first argument (`/proc/TID/syscall`); `None` when it is
-/// in none or may not be looked at.
+/// The number of the system call in which a thread is blocked, and its first argument (`/proc/TID/syscall`). The number
+/// is -1 outside of a system call. `None` when the thread is running or may not be inspected.
 pub(crate) fn current_syscall(tid: i32) -> Option<(i64, u64)> {
     let text = read_text(tid, "syscall").ok()?;
     let mut words = text.split_whitespace();
@@ -176,35 +175,30 @@ pub(crate) fn pss_bytes(tid: i32) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// One mapping of an address space: a line of `/proc/PID/maps` with its `VmFlags`.
+/// A mapping: a line of `/proc/PID/maps`, and its flags if they were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {
-    /// Its addresses.
     pub(crate) range: Range<u64>,
-    /// Readable.
     pub(crate) read: bool,
-    /// Writable.
     pub(crate) write: bool,
-    /// Executable.
     pub(crate) execute: bool,
-    /// Shared with whoever maps the same, not private.
     pub(crate) shared: bool,
-    /// Where in the file it begins, in bytes.
+    /// The offset in the file, in bytes.
     pub(crate) offset: u64,
-    /// The device of the file.
+    /// Major and minor number of the file's device.
     pub(crate) device: (u32, u32),
-    /// The inode of the file; 0 without one.
+    /// 0 without a file.
     pub(crate) inode: u64,
-    /// The file's path or the kernel's name (`[heap]`), empty for anonymous memory.
+    /// The path of the file, or the name that the kernel gives (`[heap]`). Empty for anonymous memory.
     pub(crate) name: PathBuf,
-    /// The two-letter flags of `VmFlags`.
+    /// The two-letter flags of `VmFlags`, empty when read from `maps`.
     pub(crate) flags: Vec<[u8; 2]>,
-    /// The protection key of its pages (pkeys(7)), 0 where there are none.
+    /// The protection key of the pages (pkeys(7)), 0 if there is none.
     pub(crate) protection_key: u32,
 }
 
 impl Mapping {
-    /// Anonymous memory that can be read and written, with these flags.
+    /// A private anonymous mapping, readable and writable.
     #[cfg(test)]
     pub(crate) fn anonymous(range: Range<u64>, flags: &[[u8; 2]]) -> Self {
         Self {
@@ -222,25 +216,24 @@ impl Mapping {
         }
     }
 
-    /// Whether `VmFlags` has this one.
     pub(crate) fn has_flag(&self, flag: &[u8; 2]) -> bool {
         self.flags.contains(flag)
     }
 
-    /// Whether a file or shared memory stands behind it.
+    /// Whether the mapping is of a file or of shared memory.
     pub(crate) fn is_file_backed(&self) -> bool {
         self.inode != 0
     }
 }
 
-/// The mappings of a process in the order of their addresses, from `/proc/PID/smaps`.
+/// The mappings of a process with their flags, in address order, from `/proc/PID/smaps`.
 pub(crate) fn smaps(tid: i32) -> io::Result<Vec<Mapping>> {
     let bytes = read_proc_file(tid, "smaps")?;
     parse_maps(&bytes)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/smaps: unknown line")))
 }
 
-/// The same without their flags, from `/proc/PID/maps`, which the kernel need not walk the pages for.
+/// The mappings without flags, from `/proc/PID/maps`, for which the kernel need not walk the pages.
 pub(crate) fn maps(tid: i32) -> io::Result<Vec<Mapping>> {
     let bytes = read_proc_file(tid, "maps")?;
     parse_maps(&bytes)
@@ -252,7 +245,7 @@ fn parse_maps(bytes: &[u8]) -> Option<Vec<Mapping>> {
     for line in bytes.split(|byte| *byte == b'\n') {
         match line.first() {
             None => {}
-            // A heading begins with an address in lower case, every other line with a name in upper case.
+            // A header line begins with an address in lower-case hex, every other line with a capital letter.
             Some(b'0'..=b'9' | b'a'..=b'f') => mappings.push(parse_maps_line(line)?),
             Some(_) => {
                 if let Some(flags) = line.strip_prefix(b"VmFlags:") {
@@ -306,7 +299,7 @@ fn parse_maps_line(line: &[u8]) -> Option<Mapping> {
     })
 }
 
-/// Takes back the one escape that these files have: a newline in a name is written `\012`.
+/// Reverts the only escape of these files: a newline in a name is written as `\012`.
 fn unescape(name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     let mut rest = name;
@@ -325,32 +318,25 @@ fn unescape(name: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One open descriptor: where it points and what `/proc/PID/fdinfo` says of it.
+/// An open fd of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFd {
-    /// Its number.
     pub(crate) fd: i32,
-    /// Where `/proc/PID/fd/FD` points: a path, or `pipe:[4711]`, `socket:[4711]`, `anon_inode:[eventfd]`.
     pub(crate) target: PathBuf,
-    /// Position, flags and the lines of its kind.
     pub(crate) info: FdInfo,
 }
 
-/// `/proc/PID/fdinfo/FD`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FdInfo {
-    /// The offset.
     pub(crate) pos: u64,
-    /// The flags of open(2), `O_CLOEXEC` among them.
+    /// The flags of open(2), including `O_CLOEXEC`.
     pub(crate) flags: u32,
-    /// The number of the mount.
     pub(crate) mnt_id: i32,
-    /// What else stands there, by its name, in order: names repeat (`tfd` of an epoll descriptor).
+    /// All other lines as name and value, in order. Names repeat (`tfd` of an epoll fd).
     pub(crate) extra: Vec<(String, String)>,
 }
 
 impl FdInfo {
-    /// The first line of this name.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.extra
             .iter()
@@ -358,7 +344,6 @@ impl FdInfo {
             .map(|(_, value)| value.as_str())
     }
 
-    /// All lines of this name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.extra
             .iter()
@@ -367,7 +352,7 @@ impl FdInfo {
     }
 }
 
-/// The numbers of the open descriptors of a process, in their order.
+/// The open fds of a process, sorted.
 pub(crate) fn list_fds(tid: i32) -> io::Result<Vec<i32>> {
     let mut fds = Vec::new();
     for entry in fs::read_dir(format!("/proc/{tid}/fd"))? {
@@ -377,7 +362,6 @@ pub(crate) fn list_fds(tid: i32) -> io::Result<Vec<i32>> {
     Ok(fds)
 }
 
-/// An open descriptor of a process.
 pub(crate) fn read_fd(tid: i32, fd: i32) -> io::Result<OpenFd> {
     Ok(OpenFd {
         fd,
@@ -403,10 +387,10 @@ fn parse_fdinfo(text: &str) -> FdInfo {
     info
 }
 
-/// What the kernel appends to the path of a file that has none any more.
+/// The suffix that the kernel appends to the path of an unlinked file.
 const DELETED_SUFFIX: &[u8] = b" (deleted)";
 
-/// A path as the kernel shows it, parted into the path and whether the file was removed.
+/// Splits the suffix ` (deleted)` off a path. Returns the path and whether it had the suffix.
 pub(crate) fn split_deleted(path: &Path) -> (PathBuf, bool) {
     match path.as_os_str().as_bytes().strip_suffix(DELETED_SUFFIX) {
         Some(rest) => (PathBuf::from(std::ffi::OsString::from_vec(rest.to_vec())), true),
@@ -462,7 +446,7 @@ VmFlags: ex
         let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
         let fds = list_fds(pid).expect("own descriptors");
         assert!(fds.contains(&fd) && fds.is_sorted(), "{fds:?}");
-        let descriptor = read_fd(pid, fd).expect("it is open");
+        let descriptor = read_fd(pid, fd).expect("the file is open");
         assert_eq!(descriptor.info.pos, 5);
         assert_ne!(descriptor.info.flags & libc::O_CLOEXEC as u32, 0);
     }

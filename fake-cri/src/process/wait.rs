@@ -1,26 +1,27 @@
 //! Waiting for children, also while another thread of this process traces them.
 //!
-//! A wait by any thread of a process sees the stops of the process's own children even when another thread is their
-//! tracer, and takes them away from it (`wait_consider_task` in the kernel: a child that is traced by its parent's thread
-//! group is treated as the caller's tracee). So [`try_wait_any`] must not run while a thread traces; [`reap_untraced`] may.
+//! A wait by any thread of a process sees the stops of the process's own children even when another thread traces them,
+//! and consumes these stops (`wait_consider_task` in the kernel treats a child that the thread group of its parent
+//! traces as a tracee of the caller). Therefore [`try_wait_any`] must not run while a thread traces; [`reap_untraced`]
+//! may.
 
 use std::{io, mem, time::Duration};
 
 use super::pstree;
 
-/// A child that has ended and is gone now.
+/// A child that was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaped {
-    /// Its number.
+    /// The pid that the child had.
     pub pid: i32,
-    /// Its wait status, as wait(2) gives it.
+    /// The wait status as returned by wait(2).
     pub status: i32,
-    /// CPU time of it and of those it had waited for; `None` when another one reaped it.
+    /// CPU time of the child and of the children that it waited for; `None` when a tracer saw the exit.
     pub cpu_time: Option<Duration>,
 }
 
 impl Reaped {
-    /// Its exit code (128 plus the signal's number when one ended it) and that signal.
+    /// The exit code, and the signal that ended the child. With a signal, the code is 128 plus its number.
     pub fn exit_code(&self) -> (i32, Option<i32>) {
         if libc::WIFSIGNALED(self.status) {
             let signal = libc::WTERMSIG(self.status);
@@ -31,28 +32,28 @@ impl Reaped {
     }
 }
 
-/// What a wait all_reaped.
+/// The result of a wait that does not block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
-    /// A child had ended.
+    /// A child had exited and is reaped now.
     Exited(Reaped),
-    /// None has ended yet.
+    /// No child has exited yet.
     StillRunning,
-    /// There are no children at all.
+    /// There is no child to wait for.
     NoChildren,
 }
 
-/// Reaps one child that has ended. Must not run while another thread of this process traces.
+/// Reaps one child that has exited. Must not run while another thread of this process traces.
 pub fn try_wait_any() -> io::Result<WaitOutcome> {
     try_wait4(-1)
 }
 
-/// Reaps one child of this number if it has ended.
+/// Reaps this child if it has exited.
 pub fn try_wait(pid: i32) -> io::Result<WaitOutcome> {
     try_wait4(pid)
 }
 
-/// Waits until a child of this number has ended, and reaps it.
+/// Waits until this child exits, and reaps it. Fails with `ECHILD` when there is no such child.
 pub fn wait_pid(pid: i32) -> io::Result<Reaped> {
     loop {
         match wait4(pid, 0) {
@@ -64,8 +65,8 @@ pub fn wait_pid(pid: i32) -> io::Result<Reaped> {
     }
 }
 
-/// Reaps those of the `filter` children that have ended and that no tracer holds. May run while another thread traces: a
-/// zombie cannot be seized any more, so one without a tracer stays without one.
+/// Reaps the children accepted by `filter` that have exited and are not traced. May run while another thread traces: a
+/// zombie cannot be seized, so a zombie without a tracer never gets one.
 pub fn reap_untraced(parent_pid: i32, filter: impl Fn(i32) -> bool) -> io::Result<Vec<Reaped>> {
     let mut all_reaped = Vec::new();
     for child in pstree::children(parent_pid)? {
@@ -93,7 +94,7 @@ fn wait4(pid: i32, options: i32) -> io::Result<WaitOutcome> {
     let mut status = 0;
     #[expect(
         unsafe_code,
-        reason = "no safe wrapper of wait4, which alone tells a child's CPU time"
+        reason = "no safe wrapper of wait4, the only wait that returns the CPU time of the child"
     )]
     // SAFETY: both pointers are to locals of the right types; an all-zero rusage is a valid value.
     let (result, usage) = unsafe {
@@ -106,7 +107,7 @@ fn wait4(pid: i32, options: i32) -> io::Result<WaitOutcome> {
             error if error.raw_os_error() == Some(libc::ECHILD) => Ok(WaitOutcome::NoChildren),
             error => Err(error),
         },
-        // A stop of a tracee of this very thread; nobody asks for those here.
+        // A stop of a tracee of this thread. The callers here do not trace.
         _ if !libc::WIFEXITED(status) && !libc::WIFSIGNALED(status) => Ok(WaitOutcome::StillRunning),
         pid => {
             let cpu = to_duration(usage.ru_utime) + to_duration(usage.ru_stime);
