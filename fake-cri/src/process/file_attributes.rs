@@ -1,4 +1,4 @@
-//! What a file has beside its content and its stat(2): the type of its file system, extended attributes, inode flags.
+//! Attributes of a file beside its content and stat(2): the type of its file system, extended attributes, inode flags.
 
 use std::{
     ffi::CString,
@@ -10,23 +10,23 @@ use std::{
 
 use nix::{errno::Errno, sys::statfs::statfs};
 
-/// The most bytes that the names of all extended attributes of a file take (`XATTR_LIST_MAX`, linux/limits.h).
+/// The maximum size of the list of extended attribute names of a file (`XATTR_LIST_MAX`, linux/limits.h).
 const XATTR_LIST_MAX: usize = 64 << 10;
-/// The flags of chattr(1) that a program can set and that change what the file does: `FS_SECRM_FL` to `FS_NOATIME_FL`
+/// The flags of chattr(1) that a program can set and that change how the file behaves: `FS_SECRM_FL` to `FS_NOATIME_FL`
 /// without `FS_COMPR_FL` (linux/fs.h).
 const SETTABLE_FLAGS: u32 = 0xff & !0x4;
 
-/// The magic number of the file system that a path leads into (statfs(2)).
+/// The magic number of the file system that contains a path (statfs(2)).
 pub(crate) fn filesystem_magic(path: &Path) -> io::Result<u64> {
     Ok(statfs(path)?.filesystem_type().0.cast_unsigned())
 }
 
-/// The names of the extended attributes of a file; none where its file system has no such attributes.
+/// The names of the extended attributes of a file; empty if the file system does not support them.
 #[expect(unsafe_code, reason = "no crate wraps listxattr")]
 pub(crate) fn xattr_names(path: &Path) -> io::Result<Vec<String>> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut names = vec![0_u8; XATTR_LIST_MAX];
-    // SAFETY: the path ends with a zero, and the kernel writes at most as many bytes as the buffer has.
+    // SAFETY: the path ends with a zero byte, and the kernel writes at most as many bytes as the buffer has.
     let result = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
     match Errno::result(result) {
         Ok(length) => names.truncate(length.unsigned_abs()),
@@ -37,14 +37,14 @@ pub(crate) fn xattr_names(path: &Path) -> io::Result<Vec<String>> {
     Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
 }
 
-/// The inode flags of an open file that chattr(1) sets; 0 where its file system has none.
+/// The inode flags of an open file that chattr(1) sets; 0 if the file system does not support them.
 #[expect(unsafe_code, reason = "nix has no function for this ioctl")]
 pub(crate) fn inode_flags(file: &File) -> u32 {
-    /// `FS_IOC_GETFLAGS`: `_IOR('f', 1, long)`, whose value is an int all the same.
+    /// `FS_IOC_GETFLAGS`: `_IOR('f', 1, long)`, although the value is an int.
     const FS_IOC_GETFLAGS: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
-    // Eight bytes, as the number of the ioctl says.
+    // Eight bytes, the size in the ioctl number.
     let mut flags = [0_u32; 2];
-    // SAFETY: the kernel writes four bytes, or by the number of the ioctl eight.
+    // SAFETY: the kernel writes four bytes, or at most the eight bytes of the ioctl number.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_GETFLAGS, flags.as_mut_ptr()) };
     if result == 0 { flags[0] & SETTABLE_FLAGS } else { 0 }
 }

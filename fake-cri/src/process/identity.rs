@@ -1,19 +1,19 @@
-//! The identity of a process: its user, its groups, and whether it may gain privileges (credentials(7), prctl(2)).
+//! The identity of a process: user, groups, and whether it may gain privileges (credentials(7), prctl(2)).
 
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-/// As whom a process runs.
+/// User, groups and `no_new_privs` of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The user: real, effective and saved.
+    /// The user id: real, effective and saved.
     pub uid: u32,
-    /// The primary group: real, effective and saved.
+    /// The primary group id: real, effective and saved.
     pub gid: u32,
     /// The supplementary groups.
     pub groups: Vec<u32>,
-    /// Neither it nor what it starts can gain privileges by exec (PR_SET_NO_NEW_PRIVS).
+    /// Whether the process and its children cannot gain privileges by exec (PR_SET_NO_NEW_PRIVS).
     pub no_new_privs: bool,
 }
 
@@ -22,12 +22,12 @@ const CAP_SETGID: u64 = 1 << 6;
 const CAP_SETUID: u64 = 1 << 7;
 
 impl Identity {
-    /// That of this process.
+    /// The identity of this process.
     pub fn current() -> io::Result<Identity> {
         Identity::parse(&fs::read_to_string("/proc/self/status")?)
     }
 
-    /// That of a process, by its effective ids.
+    /// The identity of a process, by its effective ids.
     pub fn of_process(pid: i32) -> io::Result<Identity> {
         Identity::parse(&fs::read_to_string(format!("/proc/{pid}/status"))?)
     }
@@ -49,12 +49,12 @@ impl Identity {
         })
     }
 
-    /// Whether user and groups are the same, in whichever order.
+    /// Whether user and groups are equal; the order of the groups does not matter.
     pub fn same_user(&self, other: &Identity) -> bool {
         self.uid == other.uid && self.gid == other.gid && sorted_groups(&self.groups) == sorted_groups(&other.groups)
     }
 
-    /// What keeps this process from running a child with this identity; `None` when nothing does.
+    /// The reason why this process cannot start a child with this identity; `None` when it can.
     pub fn obstacle(&self) -> io::Result<Option<String>> {
         let current = Identity::current()?;
         if self.same_user(&current) {
@@ -106,7 +106,8 @@ fn status_line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
-/// Whether an id is one of this user namespace (user_namespaces(7)): lines of first, first outside, length.
+/// Whether an id exists in this user namespace. The lines of a map are: first id inside, first id outside, length
+/// (user_namespaces(7)).
 fn is_id_mapped(map: &str, id: u32) -> bool {
     let Ok(map) = fs::read_to_string(format!("/proc/self/{map}")) else {
         return true;

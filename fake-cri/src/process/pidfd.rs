@@ -1,4 +1,4 @@
-//! Signals and news of a process that hit no other one: through a descriptor of it (pidfd_open(2)).
+//! Signals to a process and notice of its exit through a pidfd, which cannot refer to a later process (pidfd_open(2)).
 
 use std::{
     io,
@@ -9,15 +9,15 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::ProcessId;
 
-/// A handle to one process. It becomes readable when the process has ended.
+/// A pidfd. It becomes readable when the process exits.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Opens exactly this process. `NotFound` when it has ended or its number belongs to another one now.
+    /// Opens a pidfd of exactly this process. `NotFound` when it has been reaped or its pid belongs to another process.
     pub fn open(process: ProcessId) -> io::Result<Self> {
         #[expect(unsafe_code, reason = "no safe wrapper of pidfd_open")]
-        // SAFETY: the system call takes two integers; a result that is not negative is a new descriptor nobody else owns.
+        // SAFETY: the system call takes two integers; a result that is not negative is a new fd that nothing else owns.
         let fd = unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, process.pid, 0);
             if fd < 0 {
@@ -31,17 +31,18 @@ impl PidFd {
             }
             OwnedFd::from_raw_fd(fd as i32)
         };
-        // Only now is the number held by the descriptor, so only now does the start time prove anything.
+        // The start time must be read after the open: a process that has this pid and start time now also had the pid
+        // when the pidfd was opened.
         if ProcessId::from_pid(process.pid)? != process {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Self(fd))
     }
 
-    /// Sends a signal. `NotFound` when the process has ended and was reaped.
+    /// Sends a signal. `NotFound` when the process was reaped.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         #[expect(unsafe_code, reason = "no safe wrapper of pidfd_send_signal")]
-        // SAFETY: the descriptor is open for as long as `self`; a null siginfo asks for that of kill(2).
+        // SAFETY: the fd stays open as long as `self`; a null siginfo means the same as for kill(2).
         let result = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
@@ -62,13 +63,10 @@ impl PidFd {
         })
     }
 
-    /// Waits until the process has ended (it may not be reaped yet).
+    /// Waits until the process exits; it may still be a zombie then.
     pub async fn wait_exit(self) -> io::Result<()> {
-        #[expect(
-            unsafe_code,
-            reason = "tokio registers a descriptor on the caller's word that it stays open"
-        )]
-        // SAFETY: the registration owns the descriptor, so nobody closes it before the registration is dropped.
+        #[expect(unsafe_code, reason = "the caller must guarantee to tokio that the fd stays open")]
+        // SAFETY: the registration owns the fd, so nothing closes it before the registration is dropped.
         let fd = unsafe { AsyncFd::register_with_interest(self.0, Interest::READABLE) }?;
         let mut ready = fd.readable().await?;
         ready.retain_ready();
@@ -82,7 +80,7 @@ impl AsFd for PidFd {
     }
 }
 
-/// Sends a signal to exactly this process. True when it was there to take it.
+/// Sends a signal to exactly this process. Returns false when the process was reaped.
 pub fn signal(process: ProcessId, signal: i32) -> io::Result<bool> {
     match PidFd::open(process).and_then(|handle| handle.signal(signal)) {
         Ok(()) => Ok(true),
@@ -104,15 +102,15 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .expect("cat starts");
-        let id = ProcessId::from_pid(child.id() as i32).expect("it runs");
+        let id = ProcessId::from_pid(child.id() as i32).expect("cat runs");
         let other = ProcessId {
             start_time: id.start_time + 1,
             ..id
         };
-        assert!(!signal(other, libc::SIGKILL).expect("nothing fails"));
+        assert!(!signal(other, libc::SIGKILL).expect("the call succeeds"));
         assert!(id.is_alive());
-        assert!(signal(id, libc::SIGKILL).expect("it is ours"));
-        assert!(!child.wait().expect("it is our child").success());
-        assert!(!signal(id, libc::SIGKILL).expect("it is gone"));
+        assert!(signal(id, libc::SIGKILL).expect("cat is a child"));
+        assert!(!child.wait().expect("wait").success());
+        assert!(!signal(id, libc::SIGKILL).expect("the call succeeds"));
     }
 }

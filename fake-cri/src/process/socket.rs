@@ -1,4 +1,4 @@
-//! What a socket tells whoever holds it.
+//! State of a socket that a holder of its fd can read: options, filters, unread data, addresses.
 
 use std::{
     net::IpAddr,
@@ -11,8 +11,8 @@ use nix::{
     sys::socket::{SockaddrStorage, getsockname},
 };
 
-/// An option whose value is of this type; the caller names an option that has it.
-#[expect(unsafe_code, reason = "nix knows only a part of the options")]
+/// Reads an option. `T` must be the type of its value.
+#[expect(unsafe_code, reason = "nix wraps only some options")]
 pub(crate) fn getsockopt<T: Default + Copy + AnyBitPattern>(
     fd: BorrowedFd<'_>,
     level: i32,
@@ -20,17 +20,17 @@ pub(crate) fn getsockopt<T: Default + Copy + AnyBitPattern>(
 ) -> nix::Result<T> {
     let mut value = T::default();
     let mut length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes into a value that any bytes are valid for.
+    // SAFETY: the kernel writes at most `length` bytes into a value for which all bit patterns are valid.
     let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
     Errno::result(result).map(|_| value)
 }
 
-/// Reads the bytes of an option, whatever its type, into a buffer, and returns those that it has.
+/// Reads an option of any type into a buffer. Returns the bytes that the kernel wrote.
 ///
 /// # Errors
 ///
-/// What getsockopt(2) fails with.
-#[expect(unsafe_code, reason = "nix knows only a part of the options")]
+/// Those of getsockopt(2).
+#[expect(unsafe_code, reason = "nix wraps only some options")]
 pub(crate) fn getsockopt_bytes<'a>(
     fd: BorrowedFd<'_>,
     level: i32,
@@ -44,26 +44,26 @@ pub(crate) fn getsockopt_bytes<'a>(
     buffer.get(..length as usize).ok_or(Errno::EINVAL)
 }
 
-/// A new socket of this family, type and protocol.
+/// Creates a socket of this family, type and protocol.
 ///
 /// # Errors
 ///
-/// What socket(2) fails with; `EPERM` for raw sockets without `CAP_NET_RAW`.
-#[expect(unsafe_code, reason = "nix knows only a part of the families and protocols")]
+/// Those of socket(2); `EPERM` for raw sockets without `CAP_NET_RAW`.
+#[expect(unsafe_code, reason = "nix wraps only some families and protocols")]
 pub(crate) fn new_socket(family: u32, kind: u32, protocol: u32) -> nix::Result<OwnedFd> {
     let to_int = |value: u32| value.cast_signed();
-    // SAFETY: the system call takes numbers; a result that is not negative is a new descriptor that nobody else owns.
+    // SAFETY: the system call takes integers; a result that is not negative is a new fd that nothing else owns.
     unsafe {
         let fd = libc::socket(to_int(family), to_int(kind) | libc::SOCK_CLOEXEC, to_int(protocol));
         Errno::result(fd).map(|fd| OwnedFd::from_raw_fd(fd))
     }
 }
 
-/// What poll(2) says of a descriptor at this moment: `POLLIN`, `POLLPRI`, `POLLRDHUP`, `POLLERR`, `POLLHUP`.
+/// The events that poll(2) reports now: `POLLIN`, `POLLPRI`, `POLLRDHUP`, `POLLERR`, `POLLHUP`.
 ///
 /// # Errors
 ///
-/// What poll(2) fails with.
+/// Those of poll(2).
 pub(crate) fn poll_readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
     let events = PollFlags::POLLIN | PollFlags::POLLPRI | PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut poll_fds = [PollFd::new(fd, events)];
@@ -73,7 +73,7 @@ pub(crate) fn poll_readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
     ))
 }
 
-/// How many bytes can be read from a socket at once (`FIONREAD`): all of a stream, or the first packet.
+/// How many bytes one read can return (`FIONREAD`): all bytes of a stream, or the first packet.
 ///
 /// # Errors
 ///
@@ -86,11 +86,11 @@ pub(crate) fn readable_bytes(fd: BorrowedFd<'_>) -> nix::Result<usize> {
     Errno::result(result).map(|_| usize::try_from(bytes).unwrap_or(0))
 }
 
-/// The classic BPF filter of a socket (`SO_GET_FILTER`), an instruction a word: code, jt, jf and k, from the upper end.
+/// The classic BPF filter of a socket (`SO_GET_FILTER`). Each word is an instruction: code, jt, jf, k from the top.
 ///
 /// # Errors
 ///
-/// `EACCES` for a filter of extended BPF, which the kernel does not give back.
+/// `EACCES` for an extended BPF filter, which the kernel does not return.
 #[expect(unsafe_code, reason = "the length of this option counts instructions")]
 pub(crate) fn bpf_filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
     /// `BPF_MAXINSNS` (linux/bpf_common.h).
@@ -98,7 +98,7 @@ pub(crate) fn bpf_filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
     /// The size of `struct sock_filter`.
     const INSTRUCTION_BYTES: usize = 8;
     let get = |program: *mut u8, mut count: libc::socklen_t| {
-        // SAFETY: the kernel writes at most `count` instructions of eight bytes; the callers below give room for so many.
+        // SAFETY: the kernel writes at most `count` instructions of eight bytes; the callers below provide that space.
         let result = unsafe {
             libc::getsockopt(
                 fd.as_raw_fd(),
@@ -126,12 +126,12 @@ pub(crate) fn bpf_filter(fd: BorrowedFd<'_>) -> nix::Result<Vec<u64>> {
 }
 
 /// Whether a socket is a member of a multicast group on this interface (`MCAST_MSFILTER`).
-#[expect(unsafe_code, reason = "no crate knows the option")]
+#[expect(unsafe_code, reason = "no crate wraps the option")]
 pub(crate) fn is_multicast_member(fd: BorrowedFd<'_>, interface: u32, group: IpAddr) -> bool {
     /// `MCAST_MSFILTER` (linux/in.h).
     const MCAST_MSFILTER: i32 = 48;
-    /// `struct group_filter`: the interface, then an address of the size and alignment of `sockaddr_storage`, the mode and
-    /// the count of sources, with room for one source.
+    /// `struct group_filter`: the interface, an address with the size and alignment of `sockaddr_storage`, the mode and
+    /// the number of sources, and space for one source.
     #[repr(C)]
     struct GroupFilter {
         interface: u32,
@@ -140,9 +140,9 @@ pub(crate) fn is_multicast_member(fd: BorrowedFd<'_>, interface: u32, group: IpA
         sources: u32,
         source: libc::sockaddr_storage,
     }
-    // SAFETY: all zero is a valid value of these structures of numbers. An address structure is smaller than the storage
-    // that it is written into, and the storage is aligned for it. The kernel writes at most `length` bytes, the size of the
-    // structure.
+    // SAFETY: all zeroes are a valid value of these structures of integers. Each address structure is smaller than the
+    // storage that it is written into, and the storage is aligned for it. The kernel writes at most `length` bytes,
+    // which is not more than the size of the structure.
     unsafe {
         let mut filter: GroupFilter = std::mem::zeroed();
         filter.interface = interface;
@@ -171,17 +171,17 @@ pub(crate) fn is_multicast_member(fd: BorrowedFd<'_>, interface: u32, group: IpA
     }
 }
 
-/// Types for which any bytes are a value.
+/// Types for which all bit patterns are valid.
 pub(crate) trait AnyBitPattern {}
 impl AnyBitPattern for i32 {}
-/// A time or a linger, two words.
+/// Two words: `struct timeval` or `struct linger`.
 impl AnyBitPattern for [i64; 2] {}
 impl AnyBitPattern for [i32; 2] {}
 /// The beginning of `struct tcp_info`.
 impl AnyBitPattern for [u8; 32] {}
 
-/// Sets from where `MSG_PEEK` reads; -1 is from the beginning each time.
-#[expect(unsafe_code, reason = "nix does not know the option")]
+/// Sets the offset from which `MSG_PEEK` reads; with -1, each peek reads from the beginning.
+#[expect(unsafe_code, reason = "nix does not wrap the option")]
 pub(crate) fn set_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> nix::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the kernel reads one int.
@@ -197,32 +197,32 @@ pub(crate) fn set_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> nix::Result<()
     Errno::result(result).map(drop)
 }
 
-/// What a peek saw.
+/// What a peek returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PeekInfo {
-    /// The bytes.
+    /// How many bytes the buffer contains.
     pub(crate) length: usize,
-    /// There was more in the packet than the buffer took.
+    /// Whether the packet is longer than the buffer.
     pub(crate) truncated: bool,
-    /// Something came along that is not bytes: descriptors, credentials.
+    /// Whether the message has control data (fds, credentials).
     pub(crate) has_control_data: bool,
-    /// The kernel tells who sent it: the sender is bound.
+    /// Whether the kernel returned the address of the sender: the sender is bound.
     pub(crate) sender_bound: bool,
 }
 
-/// Looks at the next bytes, or the next packet, of a socket; `None` when there is nothing.
+/// Reads the next bytes or the next packet of a socket without consuming them; `None` when there are none.
 #[expect(
     unsafe_code,
-    reason = "nix gives no access to the flags without room for control messages"
+    reason = "nix returns the flags only with a buffer for control messages"
 )]
 pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<PeekInfo>> {
     let mut iov = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
-    // SAFETY: an all-zero message header is valid: no name, no control messages. The name is written into a storage of the
-    // length that is told, and the one place is the whole buffer; both are borrowed exclusively and outlive the call. Without
-    // room for control messages the kernel installs no descriptors.
+    // SAFETY: an all-zero message header is valid: no name, no control data. The kernel writes the name into a storage
+    // of the given length and the data into the one iovec, which is the whole buffer. Both are borrowed exclusively and
+    // outlive the call. Without space for control data the kernel installs no fds.
     let (result, flags, name_bytes) = unsafe {
         let mut name: libc::sockaddr_storage = std::mem::zeroed();
         let mut message: libc::msghdr = std::mem::zeroed();
@@ -242,7 +242,7 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
             length: length.unsigned_abs(),
             truncated: flags & libc::MSG_TRUNC != 0,
             has_control_data: flags & libc::MSG_CTRUNC != 0,
-            // Of a sender that is not bound the kernel tells the family alone, or nothing.
+            // For an unbound sender the kernel returns only the address family, or nothing.
             sender_bound: name_bytes > size_of::<libc::sa_family_t>(),
         })),
         Err(Errno::EAGAIN) => Ok(None),
@@ -250,11 +250,12 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
     }
 }
 
-/// The address that an inet socket is bound to: its words in network order, as the kernel keeps them, and its port.
+/// The address and the port that an inet socket is bound to. The words of the address are in network byte order, as in
+/// the kernel.
 ///
 /// # Errors
 ///
-/// What getsockname(2) fails with.
+/// Those of getsockname(2).
 pub(crate) fn inet_sockname(fd: BorrowedFd<'_>) -> nix::Result<(Vec<u32>, u32)> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let words = |bytes: &[u8]| {
@@ -343,7 +344,7 @@ mod tests {
             let other = Ipv4Addr::new(239, 1, 2, 4);
             assert!(!is_multicast_member(socket.as_fd(), interface, other.into()));
         } else {
-            eprintln!("skipped: no group can be joined on this machine");
+            eprintln!("skipped: this machine refuses to join a multicast group");
         }
         assert_eq!(bpf_filter(socket.as_fd()), Ok(Vec::new()));
         let unbound = new_socket(libc::AF_INET as u32, libc::SOCK_STREAM as u32, libc::IPPROTO_TCP as u32).unwrap();

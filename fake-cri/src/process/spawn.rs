@@ -1,4 +1,4 @@
-//! Starting a process that inherits nothing but what it is given.
+//! Starts a process that inherits nothing but what the caller lists.
 
 use std::{
     ffi::{CString, c_char},
@@ -12,55 +12,55 @@ use nix::fcntl::OFlag;
 
 use super::{ProcessId, identity::Identity, wait};
 
-/// A program about to be started. All that is allocated is allocated here: between fork and exec nothing may be.
+/// A program to start. All memory is allocated before the fork, because nothing may be allocated between fork and exec.
 #[derive(Debug)]
 pub struct SpawnCommand<'a> {
-    /// The file to run: a path, no name to be looked up.
+    /// The path of the program. There is no search in `PATH`.
     pub file: CString,
-    /// Its arguments, the name first.
+    /// The arguments; the first one is the name of the program.
     pub argv: Vec<CString>,
-    /// Its environment, whole: `NAME=value` each.
+    /// The complete environment: `NAME=value` each.
     pub env: Vec<CString>,
-    /// Its working directory.
+    /// The working directory; that of this process if `None`.
     pub cwd: Option<CString>,
     /// Standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Make standard input its controlling terminal.
+    /// Make standard input the controlling terminal.
     pub controlling_tty: bool,
-    /// As whom it runs; as this process without one.
+    /// The user that the program runs as; that of this process if `None`.
     pub identity: Option<&'a Identity>,
-    /// The directory that `file` is relative to. The program inherits the descriptor, which its AT_EXECFN names as
-    /// `/dev/fd/N/FILE`: so a program runs that its user could not reach by a path.
+    /// The directory that `file` is relative to. The program inherits the fd, and its AT_EXECFN is `/dev/fd/N/FILE`. So
+    /// it runs even if its user cannot reach the program by a path.
     pub exec_dir: Option<BorrowedFd<'a>>,
 }
 
-/// What a new process was about to do when it failed.
+/// The step at which a new process failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnStep {
-    /// Coming into being at all.
+    /// The preparation or the fork itself.
     Fork,
-    /// Taking its streams or its terminal.
+    /// Setting up the streams or the terminal.
     Streams,
-    /// Changing to its working directory.
+    /// Changing to the working directory.
     Directory,
-    /// Becoming another user.
+    /// Changing user and groups.
     Identity,
-    /// Running the program.
+    /// Executing the program.
     Exec,
 }
 
-/// A process that could not be started.
+/// Why a process could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("{step:?}: {source}")]
 pub struct SpawnError {
-    /// Where it failed.
+    /// The step that failed.
     pub step: SpawnStep,
-    /// Why.
+    /// The error of that step.
     pub source: io::Error,
 }
 
-/// Starts a program in a session of its own, with every signal at its default and none blocked, umask 022, and no descriptor
-/// but its three streams. Returns when the program runs, so a failure of exec is known here and leaves nothing.
+/// Starts a program in its own session, with all signal actions at their defaults, no blocked signals, umask 022, and
+/// no fds but its three streams. Returns after the exec, so a failed exec is reported here and leaves no process.
 pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
     let spawn_error = |step| move |source: io::Error| SpawnError { step, source };
     let streams = dup_above_stdio(&program.stdio).map_err(spawn_error(SpawnStep::Fork))?;
@@ -71,13 +71,13 @@ pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
     let argv = to_pointers(&program.argv);
     let env = to_pointers(&program.env);
     let cwd = program.cwd.as_ref().map_or(ptr::null(), |cwd| cwd.as_ptr());
-    // What may be reopened by its name (`/dev/stdout`) must be its user's, as runc makes it.
+    // The user must own the streams to reopen them by name (`/dev/stdout`). runc changes their owner too.
     if let Some(identity) = program.identity {
         for stream in &streams {
             chown_stream(stream, identity).map_err(spawn_error(SpawnStep::Identity))?;
         }
     }
-    // A number above the streams, which the child overwrites.
+    // The duplicate has an fd above 2, because the child overwrites 0 to 2.
     let directory = program.exec_dir.map(|fd| fd.try_clone_to_owned()).transpose();
     let directory = directory.map_err(spawn_error(SpawnStep::Fork))?;
     let setup = ChildSetup {
@@ -96,8 +96,8 @@ pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
         failure_write: failure_write.as_raw_fd(),
     };
     #[expect(unsafe_code, reason = "fork")]
-    // SAFETY: other threads may run (a checkpoint's), so until exec the child only makes async-signal-safe calls: `exec_child`
-    // uses what was prepared above and allocates nothing.
+    // SAFETY: other threads may run (a checkpoint's), so until the exec the child may only make async-signal-safe
+    // calls. `exec_child` does so: it uses what was prepared above and allocates nothing.
     let pid = unsafe {
         match libc::fork() {
             -1 => {
@@ -112,10 +112,10 @@ pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
     };
     drop(failure_write);
     let mut failure = [0; 8];
-    // Exec closes the pipe and gives an end of file; a failure gives the step and the error's number.
+    // A successful exec closes the pipe: end of file. A failed child writes the step and the errno.
     match read_until_full(failure_read, &mut failure) {
         Ok(8) => {
-            // The child ends by itself, so this wait is short.
+            // The child exits by itself, so this wait is short.
             let _ = wait::wait_pid(pid);
             let [step, _, _, _, errno @ ..] = failure;
             let step = match step {
@@ -129,12 +129,12 @@ pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
                 source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
             })
         }
-        // It may have ended already; as our child it stays readable until we reap it.
+        // The program may have exited already. `/proc` still shows the zombie, because only this process reaps it.
         _ => ProcessId::from_pid(pid).map_err(spawn_error(SpawnStep::Fork)),
     }
 }
 
-/// What the child needs, as plain numbers and pointers.
+/// What the child needs, as integers and pointers.
 struct ChildSetup {
     file: *const c_char,
     argv: *const *const c_char,
@@ -142,25 +142,25 @@ struct ChildSetup {
     cwd: *const c_char,
     streams: [RawFd; 3],
     terminal: bool,
-    /// Null for empty_set.
+    /// Null if the user does not change.
     identity: *const Identity,
-    /// Whether its user or groups are not this process's: without privileges even setting what is so already fails.
+    /// Whether user or groups differ from those of this process. An unprivileged process must not set even the same
+    /// groups again: the call fails.
     changes_user: bool,
-    /// -1 for empty_set.
+    /// -1 for none.
     directory: RawFd,
     failure_write: RawFd,
 }
 
-/// Runs in the child and never returns.
-#[expect(unsafe_code, reason = "between fork and exec there are only system calls")]
+#[expect(unsafe_code, reason = "only system calls between fork and exec")]
 unsafe fn exec_child(setup: &ChildSetup) -> ! {
-    // SAFETY: every pointer of the plan points into memory that the parent prepared before the fork and that this copy of it
-    // still holds; all calls are async-signal-safe.
+    // SAFETY: every pointer of `setup` points into memory that the parent prepared before the fork and of which the
+    // child has a copy; all calls are async-signal-safe.
     unsafe {
         let mut step = 1u8;
         'failed: {
-            // Ignored signals survive exec, and Rust ignores SIGPIPE.
-            // By the system call, since the library keeps two signals to itself. All zero is the default, without flags.
+            // Ignored signals stay ignored after an exec, and Rust ignores SIGPIPE. The raw system call, because libc
+            // refuses the two signals that it reserves. All zeroes are the default action without flags.
             let default = [0u64; 4];
             for signal in 1..=64 {
                 libc::syscall(
@@ -188,8 +188,8 @@ unsafe fn exec_child(setup: &ChildSetup) -> ! {
             }
             if let Some(identity) = setup.identity.as_ref() {
                 step = 4;
-                // By system calls: the library would signal the threads that only the parent has. Groups first, for they need
-                // the privilege that goes with the user.
+                // Raw system calls, because libc would signal the threads, which only the parent has. Groups first,
+                // because setting them takes the privileges that the change of the user drops.
                 let (uid, gid, groups) = (identity.uid, identity.gid, &identity.groups);
                 if setup.changes_user
                     && (libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == -1
@@ -201,15 +201,15 @@ unsafe fn exec_child(setup: &ChildSetup) -> ! {
                 if identity.no_new_privs && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 {
                     break 'failed;
                 }
-                // A directory that only the user may enter (on NFS root may not), as runc does it.
+                // The directory may be accessible only for the user (on NFS not even for root). runc retries likewise.
                 step = 2;
                 if !in_cwd && libc::chdir(setup.cwd) == -1 {
                     break 'failed;
                 }
             }
             step = 3;
-            // All descriptors here are made close-on-exec; this is for those that a library forgot. Kernels before 5.11 do
-            // not know it, and lose nothing.
+            // fake-cri opens all fds close-on-exec; this call covers fds that a library opened without the flag.
+            // Kernels before 5.11 do not support it.
             libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             let mut empty_set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut empty_set);
@@ -235,7 +235,7 @@ unsafe fn exec_child(setup: &ChildSetup) -> ! {
     }
 }
 
-/// Gives a pipe or terminal to a user, and leaves alone what is everybody's, as `/dev/null`.
+/// Gives a pipe or terminal to the user. Files that all users share, such as `/dev/null`, keep their owner.
 fn chown_stream(stream: &OwnedFd, identity: &Identity) -> io::Result<()> {
     let kind = nix::sys::stat::fstat(stream)?;
     let fifo = kind.st_mode & libc::S_IFMT == libc::S_IFIFO;
@@ -246,9 +246,9 @@ fn chown_stream(stream: &OwnedFd, identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// Descriptors of the same files that are none of 0 to 2, which the child overwrites one after the other.
+/// Duplicates the streams to fds above 2, because the child overwrites 0 to 2 one after the other.
 fn dup_above_stdio(streams: &[BorrowedFd<'_>; 3]) -> io::Result<[OwnedFd; 3]> {
-    // `try_clone_to_owned` takes the lowest free number from 3 on, close-on-exec.
+    // `try_clone_to_owned` takes the lowest free fd from 3 on, close-on-exec.
     let [input, output, error] = streams;
     Ok([
         input.try_clone_to_owned()?,
@@ -279,7 +279,7 @@ fn read_until_full(pipe: OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// `/dev/null` for reading and writing.
+/// Opens `/dev/null` for reading and writing.
 pub fn dev_null() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }

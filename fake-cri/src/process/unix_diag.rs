@@ -1,7 +1,7 @@
-//! The unix sockets of a network namespace as the kernel lists them (sock_diag(7)).
+//! The unix sockets of a network namespace, read with sock_diag(7).
 //!
-//! One dump tells of all sockets. A question about a single socket makes the kernel walk its whole table of sockets, so
-//! questions about each of many sockets take time that grows with the square of their number.
+//! One dump returns all sockets. A query for a single socket makes the kernel walk its whole socket table, so separate
+//! queries for many sockets take time that grows with the square of their number.
 
 use std::{
     collections::HashMap,
@@ -25,39 +25,38 @@ const NLM_F_DUMP: u16 = 0x300;
 /// `NLMSG_ERROR` and `NLMSG_DONE` (linux/netlink.h).
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// `UDIAG_SHOW_NAME`, `UDIAG_SHOW_VFS`, `UDIAG_SHOW_PEER`, `UDIAG_SHOW_RQLEN`; the shutdown state is always told
-/// (linux/unix_diag.h).
+/// `UDIAG_SHOW_NAME`, `UDIAG_SHOW_VFS`, `UDIAG_SHOW_PEER`, `UDIAG_SHOW_RQLEN` (linux/unix_diag.h). The kernel always
+/// sends the shutdown state.
 const UDIAG_SHOW: u32 = 1 | 2 | 4 | 16;
-/// The sizes of `struct nlmsghdr` and of `struct unix_diag_msg`.
 const NLMSGHDR_BYTES: usize = 16;
 const UNIX_DIAG_MSG_BYTES: usize = 16;
-/// The kernel puts no more than 32 KiB into one datagram of a dump (net/netlink/af_netlink.c).
+/// The kernel puts at most 32 KiB into one datagram of a dump (net/netlink/af_netlink.c).
 const DATAGRAM_BYTES: usize = 64 << 10;
 
-/// What the kernel says of a unix socket.
+/// The state of a unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UnixDiag {
-    /// What the socket is bound to, as in `sun_path`: an abstract name begins with a zero, a path ends in one; `None` when
-    /// the socket is not bound.
+    /// The bound name as in `sun_path`: an abstract name begins with a zero byte, a path ends with one. `None` when the
+    /// socket is not bound.
     pub(crate) name: Option<Vec<u8>>,
-    /// The file that the socket is bound to: the low 32 bits of the inode, and the device in the kernel's own encoding
-    /// (`MKDEV` of linux/kdev_t.h).
+    /// The bound file: the low 32 bits of the inode, and the device in the kernel's own encoding (`MKDEV` of
+    /// linux/kdev_t.h).
     pub(crate) vfs_file: Option<(u32, u32)>,
-    /// The inode of the socket at the other end; 0 for error.
+    /// The inode of the peer socket; 0 for none.
     pub(crate) peer: u32,
-    /// Bit 0: nothing comes any more; bit 1: nothing goes.
+    /// Bit 0: receiving is shut down; bit 1: sending is shut down.
     pub(crate) shutdown: u32,
-    /// Of a listening socket: connections that are not accepted yet.
+    /// For a listening socket: the connections that are not accepted yet.
     pub(crate) pending_connections: u32,
-    /// Of a listening socket: how many connections may wait.
+    /// For a listening socket: the maximum of `pending_connections`.
     pub(crate) backlog: u32,
 }
 
-/// The unix sockets of the network namespace of a process, by their inodes.
+/// Reads all unix sockets of the network namespace of a process, by inode.
 ///
 /// # Errors
 ///
-/// What a netlink socket fails with; `EPERM` when the namespace is another one and may not be entered (`CAP_SYS_ADMIN`).
+/// Those of a netlink socket; `EPERM` when another namespace may not be entered (`CAP_SYS_ADMIN`).
 pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixDiag>> {
     in_netns_of(tid, || {
         let netlink = send_request(None)?;
@@ -78,11 +77,11 @@ pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixDiag>> {
     })
 }
 
-/// One unix socket of the network namespace of a process, by its inode.
+/// Reads the unix socket with this inode in the network namespace of a process.
 ///
 /// # Errors
 ///
-/// As [`unix_sockets`]; `ENOENT` when the namespace has no such socket.
+/// Those of [`unix_sockets`]; `ENOENT` when the namespace has no such socket.
 pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixDiag> {
     in_netns_of(tid, || {
         let netlink = send_request(Some(inode))?;
@@ -96,11 +95,11 @@ pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixDiag> {
     })
 }
 
-/// Calls a function in the network namespace of a process, in a thread of its own where that is another namespace.
+/// Calls `action` in the network namespace of a process. For another namespace, `action` runs in a new thread.
 ///
 /// # Errors
 ///
-/// The function's own, and `EPERM` when the namespace may not be entered (`CAP_SYS_ADMIN`).
+/// Those of `action`; `EPERM` when the namespace may not be entered (`CAP_SYS_ADMIN`).
 pub(crate) fn in_netns_of<T: Send>(tid: i32, action: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
     if link(&tid.to_string())? == link("self")? {
@@ -115,11 +114,11 @@ pub(crate) fn in_netns_of<T: Send>(tid: i32, action: impl FnOnce() -> io::Result
         })?;
         netns_thread
             .join()
-            .map_err(|_| io::Error::other("the thread in its network namespace panicked"))?
+            .map_err(|_| io::Error::other("the thread in the other network namespace panicked"))?
     })
 }
 
-/// Sends the request for one socket, or for all.
+/// Sends the request for one socket, or without `inode` for all.
 fn send_request(inode: Option<u32>) -> nix::Result<OwnedFd> {
     let netlink = socket(
         AddressFamily::Netlink,
@@ -151,7 +150,7 @@ fn send_request(inode: Option<u32>) -> nix::Result<OwnedFd> {
     Ok(netlink)
 }
 
-/// The messages of a datagram; what does not fit into it is left out.
+/// The complete messages of a datagram.
 fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = read_u32(rest, 0) as usize;
@@ -179,11 +178,10 @@ fn netlink_error(message: &[u8]) -> Errno {
     Errno::from_raw(read_u32(message, NLMSGHDR_BYTES).cast_signed().wrapping_neg())
 }
 
-/// What a message says of a socket.
 fn parse_unix_diag(message: &[u8]) -> UnixDiag {
     let mut state = UnixDiag::default();
     let mut offset = NLMSGHDR_BYTES + UNIX_DIAG_MSG_BYTES;
-    // Attributes: u16 length with its head, u16 kind, then the value, each begun at a multiple of four.
+    // Attributes: u16 length including this header, u16 type, value; each begins at a multiple of four.
     while read_u16(message, offset) >= 4 {
         let (value, length) = (offset + 4, usize::from(read_u16(message, offset)));
         match read_u16(message, offset + 2) {
@@ -239,7 +237,7 @@ mod tests {
     #[test]
     fn names_are_read_unescaped() {
         use std::os::linux::net::SocketAddrExt as _;
-        // `/proc/net/unix` shows zeroes as @, and a path may begin with one.
+        // `/proc/net/unix` shows zero bytes as @, and a path may begin with @.
         let name = format!("of@\0process@{}", std::process::id());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
