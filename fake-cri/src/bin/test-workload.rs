@@ -1,4 +1,4 @@
-//! The test workload alone: a small program for images of containers that runtimes other than fake-cri run.
+//! The test workload as a separate program, for container images that other runtimes than fake-cri run.
 
 fn main() {
     fake_cri::workload::run()

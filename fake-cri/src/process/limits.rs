@@ -1,16 +1,16 @@
-//! The limit of open files: raised for fake-cri itself, and given back to what it starts.
+//! The limit of open files: raised for fake-cri, restored for the processes that it starts.
 //!
-//! A daemon that holds a descriptor for each container needs more than the usual soft limit of 1024 (systemd keeps it that low for
-//! select(2)); the hard limit is the one that an administrator sets. Containers get the limit that fake-cri was started with.
+//! A daemon that holds an fd for each container needs more than the usual soft limit of 1024 (systemd keeps it that low
+//! for select(2)). The administrator sets the hard limit. Containers get the limits that fake-cri was started with.
 
 use std::{io, sync::OnceLock};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The soft and hard limits before they were raised.
+/// The soft and hard limits before [`raise_nofile`].
 static ORIGINAL_NOFILE: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Raises the soft limit of open files of this process to the hard one, and gives the new soft limit.
+/// Raises the soft limit of open files of this process to the hard limit, and returns it.
 pub fn raise_nofile() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     ORIGINAL_NOFILE.get_or_init(|| (soft, hard));
@@ -18,7 +18,7 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// Gives a process that this one has just started the limit that this one had before [`raise_nofile`].
+/// Gives a process that was just started the limits that this process had before [`raise_nofile`].
 pub fn restore_nofile(pid: i32) -> io::Result<()> {
     let Some((soft, hard)) = ORIGINAL_NOFILE.get() else {
         return Ok(());
@@ -28,7 +28,7 @@ pub fn restore_nofile(pid: i32) -> io::Result<()> {
         rlim_max: *hard,
     };
     #[expect(unsafe_code, reason = "no safe wrapper of prlimit")]
-    // SAFETY: the limit lives through the call; a null pointer asks for no old one.
+    // SAFETY: the limit lives through the call; a null pointer requests no old limit.
     let result = unsafe { libc::prlimit64(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
     match result {
         0 => Ok(()),

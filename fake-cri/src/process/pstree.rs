@@ -1,4 +1,4 @@
-//! Who a process is and who descends from it, read from `/proc`.
+//! Process identities and the process tree, read from `/proc`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,45 +8,46 @@ use std::{
 
 use super::ProcessId;
 
-/// The fields of `/proc/PID/stat` that say who a process is (proc_pid_stat(5)).
+/// Identity and state of a process: fields of `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcStat {
-    /// Who it is.
+    /// Pid and start time.
     pub id: ProcessId,
-    /// The state of its first thread, one letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
+    /// The state of the thread group leader, one letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
     pub state: u8,
-    /// Whether one of its threads has not ended.
+    /// Whether at least one thread has not exited.
     pub alive: bool,
-    /// Its parent's number; 0 when the parent is not visible here.
+    /// The pid of the parent; 0 when the parent is outside of this pid namespace.
     pub ppid: i32,
-    /// Its process group.
+    /// The process group id.
     pub pgid: i32,
-    /// Its session.
+    /// The session id.
     pub sid: i32,
-    /// Clock ticks of CPU time of its children that ended and were waited for.
+    /// CPU time, in clock ticks, of the children that have exited and were waited for.
     pub children_cpu_ticks: u64,
 }
 
 impl ProcStat {
-    /// Reads a process. `NotFound` when there is none (any more).
+    /// Reads a process. `NotFound` when there is no such process.
     pub fn read(pid: i32) -> io::Result<Self> {
         let text = fs::read(format!("/proc/{pid}/stat")).map_err(esrch_as_not_found)?;
         let mut stat = Self::parse(&text)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat")))?;
         if stat.alive && !stat.is_leader_alive() {
-            // Its other threads are counted too when they have ended and a tracer has not waited for them.
+            // The thread count of `stat` also includes exited threads whose tracer has not waited for them.
             stat.alive = find_live_thread(pid).is_some();
         }
         Ok(stat)
     }
 
-    /// The name in parentheses may hold anything, parentheses and line ends too, so the fields count from the last one.
+    /// The name in parentheses may contain anything, even parentheses and newlines, so the fields start after the last
+    /// parenthesis.
     fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|&byte| byte == b'(')?;
         let close = text.iter().rposition(|&byte| byte == b')')?;
         let pid = std::str::from_utf8(&text[..open]).ok()?.trim().parse().ok()?;
         let rest = std::str::from_utf8(&text[close + 1..]).ok()?;
-        // The first of these is field 3 of the manual page.
+        // The first element is field 3 of the manual page.
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let parse_field = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
         let state = *fields.first()?.as_bytes().first()?;
@@ -64,8 +65,8 @@ impl ProcStat {
         })
     }
 
-    /// Whether it has ended and only waits to be reaped. A process whose first thread has ended (`pthread_exit` in `main`) runs as
-    /// long as another one does: the kernel lets nobody wait for it before.
+    /// Whether the process has exited and only waits to be reaped. A process whose leader has exited (`pthread_exit` in
+    /// `main`) is alive as long as another thread is: the kernel does not let its parent reap it earlier.
     pub fn is_dead(&self) -> bool {
         !self.alive
     }
@@ -75,13 +76,12 @@ impl ProcStat {
     }
 }
 
-/// Whether a thread in this state has not ended.
 fn is_thread_alive(state: u8) -> bool {
     !matches!(state, b'Z' | b'X')
 }
 
 impl ProcessId {
-    /// Who has this number now. `NotFound` when nobody has.
+    /// The process that has this pid now. `NotFound` when there is none.
     pub fn from_pid(pid: i32) -> io::Result<Self> {
         ProcStat::read(pid).map(|stat| stat.id)
     }
@@ -91,13 +91,13 @@ impl ProcessId {
         Self::from_pid(nix::unistd::getpid().as_raw())
     }
 
-    /// Whether it still runs: neither gone nor waiting to be reaped.
+    /// Whether the process is neither reaped nor a zombie.
     pub fn is_alive(self) -> bool {
         ProcStat::read(self.pid).is_ok_and(|stat| stat.id == self && !stat.is_dead())
     }
 }
 
-/// Every process that is visible here. Processes that end meanwhile are left out.
+/// All processes visible in `/proc`. Processes that exit meanwhile are omitted.
 pub fn all_processes() -> io::Result<Vec<ProcStat>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -114,11 +114,10 @@ pub fn all_processes() -> io::Result<Vec<ProcStat>> {
     Ok(all)
 }
 
-/// The children of a process, of all its threads. A kernel without `CONFIG_PROC_CHILDREN` makes this a walk over all
-/// processes.
+/// The children of all threads of a process. Without `CONFIG_PROC_CHILDREN`, this function scans all processes.
 ///
-/// The kernel promises a complete list only while nobody forks or ends; a caller that needs all of them asks again until
-/// nothing is new.
+/// The kernel guarantees a complete list only while no child exits and no process forks. A caller that needs all
+/// children must repeat the call until nothing new appears.
 pub fn children(pid: i32) -> io::Result<Vec<ProcStat>> {
     let mut stats = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(esrch_as_not_found)? {
@@ -127,7 +126,7 @@ pub fn children(pid: i32) -> io::Result<Vec<ProcStat>> {
             Err(_) if fs::exists("/proc/self/task")? && !fs::exists("/proc/thread-self/children")? => {
                 return Ok(all_processes()?.into_iter().filter(|stat| stat.ppid == pid).collect());
             }
-            // The thread has ended; its children belong to another one now.
+            // The thread has exited; its children have another parent now.
             Err(_) => continue,
         };
         for child in text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
@@ -141,7 +140,7 @@ pub fn children(pid: i32) -> io::Result<Vec<ProcStat>> {
     Ok(stats)
 }
 
-/// The descendants of a process, itself left out, parents before their children.
+/// The descendants of a process, without the process itself, parents before children.
 pub fn descendants(pid: i32) -> io::Result<Vec<ProcStat>> {
     let mut stats: Vec<ProcStat> = Vec::new();
     let mut visited = HashSet::from([pid]);
@@ -162,12 +161,12 @@ pub fn descendants(pid: i32) -> io::Result<Vec<ProcStat>> {
     Ok(stats)
 }
 
-/// Those of `all` that descend from one of `roots`, the roots left out.
+/// The pids in `all` that descend from one of `roots`, without the roots.
 pub fn descendants_of(all: &[ProcStat], roots: &HashSet<i32>) -> HashSet<i32> {
     let parents: HashMap<i32, i32> = all.iter().map(|stat| (stat.id.pid, stat.ppid)).collect();
     let descends = |pid: i32| {
         let mut ancestor = pid;
-        // No line of parents is longer than there are processes; more steps would be a circle.
+        // A chain of parents is not longer than the number of processes; more steps would be a cycle.
         for _ in 0..all.len() {
             match parents.get(&ancestor) {
                 Some(parent) if roots.contains(parent) => return true,
@@ -183,7 +182,8 @@ pub fn descendants_of(all: &[ProcStat], roots: &HashSet<i32>) -> HashSet<i32> {
         .collect()
 }
 
-/// A thread of a process that has not ended: the first one, or another when that has. The process's number when there is none.
+/// The tid of a thread that has not exited: the leader, or another thread if the leader has exited. Returns `pid` when
+/// there is none.
 pub fn live_thread(pid: i32) -> i32 {
     find_live_thread(pid).unwrap_or(pid)
 }
@@ -206,7 +206,8 @@ fn find_live_thread(pid: i32) -> Option<i32> {
     tids.find(is_live)
 }
 
-/// A file of a process that shows its memory, which a first thread that has ended shows no more: then it is empty, or refused.
+/// Reads a file that depends on the address space. For an exited leader such a file is empty or cannot be read, so
+/// another thread's file is read.
 fn read_mm_file(pid: i32, name: &str) -> io::Result<Vec<u8>> {
     match fs::read(format!("/proc/{pid}/{name}")) {
         Ok(text) if !text.is_empty() => Ok(text),
@@ -217,33 +218,33 @@ fn read_mm_file(pid: i32, name: &str) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether the environment a process was started with holds exactly `name=value`. False too when it may not be read.
+/// Whether the environment at the start of a process contains exactly `name=value`. False when it cannot be read.
 pub fn environ_has(pid: i32, name: &str, value: &str) -> bool {
     let expected = format!("{name}={value}");
     read_mm_file(pid, "environ")
         .is_ok_and(|text| text.split(|&byte| byte == 0).any(|entry| entry == expected.as_bytes()))
 }
 
-/// Resident memory of a process in bytes; 0 when it has ended.
+/// Resident memory of a process in bytes; 0 when it has exited.
 pub fn resident_bytes(pid: i32) -> u64 {
     let pages = |tid: i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/statm")).ok()?;
         text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
     };
     let resident_pages = match pages(pid) {
-        // All zero when the first thread has ended.
+        // All zero when the leader has exited.
         None | Some(0) => pages(live_thread(pid)),
         some => some,
     };
     resident_pages.unwrap_or(0) * page_size()
 }
 
-/// The thread that traces a process (its first thread), or 0.
+/// The tid of the tracer of the thread group leader, or 0.
 pub fn tracer_tid(pid: i32) -> i32 {
     parse_tracer_pid(Path::new(&format!("/proc/{pid}/status")))
 }
 
-/// Whether any thread of a process is traced. The first one may have ended before the others.
+/// Whether any thread of a process is traced. The leader may have exited before the others.
 pub fn is_traced(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -270,8 +271,7 @@ fn page_size() -> u64 {
         .unwrap_or(4096)
 }
 
-/// A process that ends between opening and reading its files gives ESRCH, one that is gone before gives ENOENT: both say the
-/// same.
+/// A process that exits between open and read causes ESRCH, one that is gone earlier ENOENT. Both become `NotFound`.
 fn esrch_as_not_found(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::ESRCH) {
         io::ErrorKind::NotFound.into()
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn current_process_is_found() {
-        let me = ProcessId::current().expect("/proc is there");
+        let me = ProcessId::current().expect("/proc is mounted");
         assert!(me.is_alive());
         assert!(
             !ProcessId {
@@ -320,7 +320,7 @@ mod tests {
         );
         assert!(
             all_processes()
-                .expect("/proc is there")
+                .expect("/proc is mounted")
                 .iter()
                 .any(|stat| stat.id == me)
         );

@@ -1,4 +1,4 @@
-//! ptrace, as far as a checkpoint needs it: seize, interrupt, peek_options, let go.
+//! The ptrace requests of a checkpoint: seize, interrupt, inspect, resume, detach.
 //!
 //! ```text
 //!  running --seize--> traced, running --interrupt--> traced, stopped --detach--> running
@@ -6,11 +6,12 @@
 //!                          +---- resume (with the signal) -+   a signal came first
 //! ```
 //!
-//! All calls that concern a thread must come from the one thread that seized it: the kernel knows the tracer by thread, not
-//! by process. When that thread ends, the kernel lets go of everything it traced; no option is set that would kill then.
+//! All requests about a thread must come from the thread that seized it: for the kernel, the tracer is a thread and not
+//! a process. When that thread exits, the kernel detaches all its tracees. [`seize`] sets no option that would kill
+//! them.
 //!
-//! Ways to fail: `ESRCH` the thread is gone or does not stand still; `EPERM` another tracer, another user, not dumpable, or
-//! Yama (ptrace(2), "Ptrace access mode checking").
+//! Ways to fail: `ESRCH`: the thread has exited or is not stopped; `EPERM`: another tracer, another user, not dumpable,
+//! or Yama (ptrace(2), "Ptrace access mode checking").
 
 use std::{mem, ptr};
 
@@ -20,14 +21,14 @@ use nix::{
     unistd::Pid,
 };
 
-/// The event number that `wait` shows for the stops that `PTRACE_INTERRUPT` and group stops make (ptrace(2)).
+/// The event number in the wait status of stops by `PTRACE_INTERRUPT` and of group stops (ptrace(2)).
 const EVENT_STOP: i32 = libc::PTRACE_EVENT_STOP;
 
 /// The note types of `PTRACE_GETREGSET` (linux/elf.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum RegisterSet {
-    /// General purpose registers, as `struct user_regs_struct`.
+    /// General purpose registers: `struct user_regs_struct`.
     General = 1,
     /// Floating point and SIMD: `fxsave` on x86, `struct user_fpsimd_state` on aarch64.
     #[cfg_attr(
@@ -35,7 +36,7 @@ pub(crate) enum RegisterSet {
         expect(dead_code, reason = "x86 reads all of it through the extended state")
     )]
     FloatingPoint = 2,
-    /// All of `xsave`, in the standard (not compacted) format, of the size this machine has.
+    /// The whole `xsave` area in the standard (not compacted) format, in the size of this machine.
     #[cfg(target_arch = "x86_64")]
     X86Extended = 0x202,
     /// The thread pointer.
@@ -43,50 +44,50 @@ pub(crate) enum RegisterSet {
     Arm64Tls = 0x401,
 }
 
-/// What a wait for a seized thread showed.
+/// What a wait for a seized thread returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitEvent {
-    /// It stands still because it was interrupted.
+    /// The thread is stopped by `PTRACE_INTERRUPT`.
     Stopped,
-    /// It stands still, and the job control of its process has it stopped by this signal.
+    /// The thread is in a group stop: job control stopped its process with this signal.
     GroupStopped(i32),
-    /// It is about to take this signal; it has to be resumed with it.
+    /// The thread is stopped before it receives this signal, which the tracer must pass to [`resume`].
     Signal(i32),
-    /// It ended, with this wait status.
+    /// The thread exited with this wait status.
     Exited(i32),
-    /// It is no longer ours: it ended elsewhere, or another thread's exec took its metadata_address.
+    /// The thread is no longer a tracee: it was reaped elsewhere, or an exec of another thread took its tid.
     Vanished,
 }
 
-/// Begins to trace a thread without stopping it.
+/// Starts to trace a thread without stopping it.
 ///
 /// # Errors
 ///
-/// `ESRCH` if it is gone, `EPERM` if it may not be traced.
+/// `ESRCH` when the thread has exited, `EPERM` when it may not be traced.
 pub(crate) fn seize(tid: i32) -> nix::Result<()> {
     ptrace::seize(Pid::from_raw(tid), ptrace::Options::empty())
 }
 
-/// Asks a traced thread to stop. It has when [`poll`] says so.
+/// Requests a traced thread to stop. [`poll`] reports the stop.
 pub(crate) fn interrupt(tid: i32) -> nix::Result<()> {
     ptrace::interrupt(Pid::from_raw(tid))
 }
 
-/// Lets a stopped thread go on with a signal that it was about to take.
+/// Resumes a stopped thread and delivers `signal` unless it is 0.
 pub(crate) fn resume(tid: i32, signal: i32) -> nix::Result<()> {
     request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
 }
 
-/// Ends the tracing of a stopped thread: it runs on, or stays stopped if its process is by job control.
+/// Stops tracing a stopped thread. The thread runs, or remains stopped if job control has stopped its process.
 pub(crate) fn detach(tid: i32) -> nix::Result<()> {
     ptrace::detach(Pid::from_raw(tid), None::<Signal>)
 }
 
-/// What happened to this thread, without waiting; `None` when nothing did.
-#[expect(unsafe_code, reason = "nix loses the raw status, which the shim's reaper needs")]
+/// Returns the next event of a thread, if there is one, and reaps the thread if it exited. Does not block.
+#[expect(unsafe_code, reason = "nix does not return the raw status, which the shim needs")]
 pub(crate) fn poll(tid: i32) -> nix::Result<Option<WaitEvent>> {
     let mut status = 0;
-    // SAFETY: `status` is a valid place for the status; no other memory is touched.
+    // SAFETY: `status` is a valid place for the status; no other memory is accessed.
     let result = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
     match Errno::result(result) {
         Ok(0) => Ok(None),
@@ -97,10 +98,11 @@ pub(crate) fn poll(tid: i32) -> nix::Result<Option<WaitEvent>> {
     }
 }
 
-/// Waits until a child or a traced thread of the caller has ended or stands, and reaps it if it ended; false when there are none.
-#[expect(unsafe_code, reason = "nix knows no wait for all kinds of children")]
+/// Waits until a child or tracee of this process stops or exits, and reaps it if it exited. Returns false when there is
+/// none.
+#[expect(unsafe_code, reason = "nix has no wait with __WALL for all children")]
 pub(crate) fn wait_any() -> nix::Result<bool> {
-    // SAFETY: a null pointer asks for no status.
+    // SAFETY: a null pointer requests no status.
     let result = unsafe { libc::waitpid(-1, ptr::null_mut(), libc::__WALL) };
     match Errno::result(result) {
         Ok(_) | Err(Errno::EINTR) => Ok(true),
@@ -109,7 +111,6 @@ pub(crate) fn wait_any() -> nix::Result<bool> {
     }
 }
 
-/// Reads a wait status of a seized thread.
 fn parse_wait_status(status: i32) -> WaitEvent {
     if !libc::WIFSTOPPED(status) {
         return WaitEvent::Exited(status);
@@ -122,7 +123,7 @@ fn parse_wait_status(status: i32) -> WaitEvent {
     }
 }
 
-/// The registers of a stopped thread, as the kernel lays them out. The buffer grows to what this machine has.
+/// The registers of a stopped thread in the layout of the kernel. The buffer grows to the size of this machine.
 pub(crate) fn registers(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
     let mut bytes = vec![0_u8; 4096];
     loop {
@@ -136,7 +137,8 @@ pub(crate) fn registers(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
             set as usize,
             (&raw mut vector).expose_provenance(),
         )?;
-        // The kernel cuts to the buffer and says how much it wrote: a full buffer may be a cut one.
+        // The kernel truncates to the buffer and returns how much it wrote, so the data in a full buffer may be
+        // truncated.
         if vector.iov_len < bytes.len() {
             bytes.truncate(vector.iov_len);
             return Ok(bytes);
@@ -145,7 +147,7 @@ pub(crate) fn registers(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
     }
 }
 
-/// The signals that a stopped thread blocks: bit n-1 is signal n.
+/// The signal mask of a stopped thread: bit n-1 is signal n.
 pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
     let mut mask = 0_u64;
     request(
@@ -157,10 +159,10 @@ pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
     Ok(mask)
 }
 
-/// Sets the registers of a stopped thread, laid out as [`registers`] gave them.
+/// Sets the registers of a stopped thread, in the layout of [`registers`].
 pub(crate) fn set_registers(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
     let mut vector = libc::iovec {
-        // The kernel only reads from here.
+        // The kernel only reads from this memory.
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
@@ -168,7 +170,6 @@ pub(crate) fn set_registers(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Re
     request(libc::PTRACE_SETREGSET, tid, set as usize, vector).map(drop)
 }
 
-/// Sets the signals that a stopped thread blocks.
 pub(crate) fn set_blocked_signals(tid: i32, mask: u64) -> nix::Result<()> {
     let mask = &raw const mask;
     request(
@@ -180,26 +181,25 @@ pub(crate) fn set_blocked_signals(tid: i32, mask: u64) -> nix::Result<()> {
     .map(drop)
 }
 
-/// Sets the options of tracing, of those that ptrace(2) names `PTRACE_O_*`, for a stopped thread.
+/// Sets the `PTRACE_O_*` options for a stopped thread.
 pub(crate) fn set_options(tid: i32, options: i32) -> nix::Result<()> {
     request(libc::PTRACE_SETOPTIONS, tid, 0, options as usize).map(drop)
 }
 
-/// Lets a stopped thread go on, with a signal that it was about to take, to its next entry into a system call or exit from
-/// one.
+/// Resumes a stopped thread until its next entry into or exit from a system call, and delivers `signal` unless it is 0.
 pub(crate) fn resume_to_syscall(tid: i32, signal: i32) -> nix::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
-/// The number that the kernel tells with the event a thread stopped at: of `PTRACE_EVENT_CLONE` the new thread's.
+/// The message of the event at which a thread stopped: the new tid for `PTRACE_EVENT_CLONE`.
 pub(crate) fn event_message(tid: i32) -> nix::Result<u64> {
     let mut message: libc::c_ulong = 0;
     request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).expose_provenance())?;
     Ok(message)
 }
 
-/// Whether a stopped thread has its own system calls sent back to it as SIGSYS (`PR_SET_SYSCALL_USER_DISPATCH`). A kernel
-/// before 6.4 does not tell.
+/// Whether the kernel turns the system calls of a stopped thread into SIGSYS (`PR_SET_SYSCALL_USER_DISPATCH`). Returns
+/// false on kernels before 6.4, which do not report it.
 pub(crate) fn has_syscall_user_dispatch(tid: i32) -> nix::Result<bool> {
     /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
     const PTRACE_GET_SUD_CONFIG: u32 = 0x4211;
@@ -226,32 +226,29 @@ pub(crate) fn has_syscall_user_dispatch(tid: i32) -> nix::Result<bool> {
     }
 }
 
-/// Why a thread that was let go stands again.
+/// Why a resumed thread stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PtraceStop {
-    /// It enters or leaves a system call (with `PTRACE_O_TRACESYSGOOD`).
+    /// Entry into or exit from a system call (with `PTRACE_O_TRACESYSGOOD`).
     Syscall,
-    /// It was interrupted, or job control stops it, or lets it go on.
+    /// An interrupt, a group stop, or the end of one.
     Interrupted,
-    /// An event of an option, by its number; [`event_message`] tells more.
+    /// A `PTRACE_EVENT_*`; [`event_message`] returns its message.
     Event(i32),
-    /// It is about to take this signal.
+    /// The thread is stopped before it receives this signal.
     Signal(i32),
 }
 
-/// How a thread that was let go does, without waiting; `None` while it runs. Unlike [`poll`] this takes no end away from
-/// whoever waits for it.
+/// Returns the stop of a resumed thread; `None` while it runs. Does not block, and does not reap an exited thread as
+/// [`poll`] does.
 ///
 /// # Errors
 ///
-/// `ESRCH` when it has ended or is no longer ours.
-#[expect(
-    unsafe_code,
-    reason = "nix cannot read the stops of system calls without all options known to it"
-)]
+/// `ESRCH` when the thread has exited or is no longer a tracee.
+#[expect(unsafe_code, reason = "nix does not decode all of these stops")]
 pub(crate) fn poll_stop(tid: i32) -> nix::Result<Option<PtraceStop>> {
     let wait = |options: i32| {
-        // SAFETY: an all-zero siginfo is a valid value and a valid place for the answer.
+        // SAFETY: an all-zero siginfo is a valid value and a valid place for the result.
         unsafe {
             let mut info: libc::siginfo_t = mem::zeroed();
             let options = options | libc::__WALL | libc::WNOHANG;
@@ -279,19 +276,18 @@ pub(crate) fn poll_stop(tid: i32) -> nix::Result<Option<PtraceStop>> {
     }))
 }
 
-/// Whose queue of pending signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignalQueue {
-    /// Those sent to the process.
+    /// The shared queue of the process.
     Process,
-    /// Those sent to the one thread.
+    /// The queue of the thread.
     Thread,
 }
 
-/// The size of a `siginfo_t`, on every Linux.
+/// The size of `siginfo_t` on every architecture.
 const SIGINFO_BYTES: usize = 128;
 
-/// `struct __ptrace_peeksiginfo_args` of linux/ptrace.h, which not every C library declares.
+/// `struct __ptrace_peeksiginfo_args` of linux/ptrace.h, which some C libraries do not declare.
 #[repr(C)]
 struct PeekSiginfo {
     off: u64,
@@ -299,7 +295,7 @@ struct PeekSiginfo {
     nr: i32,
 }
 
-/// The signals that wait for a stopped thread, each as the kernel's `siginfo_t`; they stay in the queue.
+/// The pending signals of a stopped thread, each as the kernel's `siginfo_t`. They remain in the queue.
 pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<Vec<u8>>> {
     const SIGINFO_BATCH: usize = 32;
     let mut signals = Vec::new();
@@ -327,18 +323,18 @@ pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<V
     }
 }
 
-/// The restartable sequence area a thread registered.
+/// The rseq area that a thread registered (rseq(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rseq {
-    /// Where `struct rseq` lies in its memory.
+    /// The address of `struct rseq`.
     pub(crate) pointer: u64,
-    /// Its size.
+    /// The size of the area.
     pub(crate) size: u32,
-    /// What stands before an abort handler.
+    /// The signature before each abort handler.
     pub(crate) signature: u32,
 }
 
-/// The restartable sequence area of a stopped thread; `None` when it has none or the kernel cannot tell.
+/// The rseq area of a stopped thread; `None` when it has none or the kernel does not report it.
 pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
     /// `PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13.
     const PTRACE_GET_RSEQ_CONFIG: u32 = 0x420f;
@@ -370,8 +366,8 @@ pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
     }
 }
 
-/// The nth seccomp filter of a stopped thread, oldest first (what ptrace(2) says is the other way round), as BPF
-/// instructions of eight bytes; `None` past the last.
+/// The seccomp filter `index` of a stopped thread, oldest first (ptrace(2) states the opposite order), as BPF
+/// instructions of eight bytes; `None` past the last filter.
 ///
 /// # Errors
 ///
@@ -395,8 +391,8 @@ pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u
     Ok(Some(bytes))
 }
 
-/// The `SECCOMP_FILTER_FLAG_*` of the nth filter of a stopped thread, as [`seccomp_filter`] counts; `None` when the kernel
-/// cannot tell.
+/// The `SECCOMP_FILTER_FLAG_*` of a filter, with the index of [`seccomp_filter`]; `None` when the kernel does not
+/// report them.
 pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> {
     /// `PTRACE_SECCOMP_GET_METADATA`, Linux 4.16.
     const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
@@ -423,11 +419,11 @@ pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> 
     }
 }
 
-/// One ptrace request whose pointers were exposed by the caller. C libraries do not agree on the type of its number.
-#[expect(unsafe_code, reason = "nix knows only a part of the requests")]
+/// A ptrace request. The caller must have exposed its pointers. C libraries disagree on the type of the request number.
+#[expect(unsafe_code, reason = "nix wraps only some requests")]
 fn request(request: impl Into<i64>, tid: i32, address: usize, data: usize) -> nix::Result<i64> {
-    // SAFETY: every caller in this file passes either plain numbers or the address of a live, exclusively borrowed value of
-    // the size that the request writes; none of them makes the kernel write into this process otherwise.
+    // SAFETY: every caller in this file passes either integers or the address of a live, exclusively borrowed value of
+    // the size that the request writes; none of them makes the kernel write to other memory of this process.
     let result = unsafe {
         libc::ptrace(
             request.into() as _,

@@ -8,29 +8,30 @@ use std::{
 
 use nix::errno::Errno;
 
-/// What two processes may share (kcmp(2)).
+/// A resource that two processes may share (kcmp(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KcmpType {
-    /// One open file description, by a descriptor of each.
+    /// The open file description behind an fd of each process.
     File(i32, i32),
     /// The address space.
     Vm,
-    /// The table of descriptors.
+    /// The fd table.
     Files,
     /// Root, working directory and umask.
     Fs,
-    /// The signal handlers.
+    /// The signal actions.
     Sighand,
-    /// The adjustments of System V semaphores at the process's end (`SEM_UNDO`).
+    /// The undo values of System V semaphores (`SEM_UNDO`).
     Sysvsem,
 }
 
-/// Whether two processes share a thing; `None` when the kernel does not say.
+/// Whether two processes share a resource; `None` when the kernel does not say.
 pub(crate) fn kcmp_equal(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<bool> {
     kcmp(pid1, pid2, kcmp_type).map(|outcome| outcome == 0)
 }
 
-/// Which of two processes' things comes first, in an order that the kernel keeps until it ends; `None` when it does not say.
+/// Compares the resources of two processes in an order that is stable until the next boot; `None` when the kernel does
+/// not say.
 pub(crate) fn kcmp_order(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<Ordering> {
     match kcmp(pid1, pid2, kcmp_type)? {
         0 => Some(Ordering::Equal),
@@ -50,36 +51,35 @@ fn kcmp(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<i64> {
         KcmpType::Sighand => (4, 0, 0),
         KcmpType::Sysvsem => (6, 0, 0),
     };
-    // SAFETY: kcmp takes numbers and writes nothing.
+    // SAFETY: kcmp takes integers and writes nothing.
     let result = unsafe { libc::syscall(libc::SYS_kcmp, pid1, pid2, kind, i64::from(idx1), i64::from(idx2)) };
     Errno::result(result).ok()
 }
 
-/// One watch of an epoll descriptor: the descriptor, the number that the watched file had when it was added, and how many
-/// watches of the same number stand before this one in the kernel's order, which is that of `fdinfo`.
+/// One watch of an epoll fd (`struct kcmp_epoll_slot`): the epoll fd, the fd number under which the watched file was
+/// added, and the index among the watches of the same number, in the kernel's order, which is also that of `fdinfo`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct KcmpEpollSlot {
-    /// The epoll descriptor.
     pub(crate) efd: u32,
-    /// The number of the watched file.
+    /// The fd number under which the watched file was added.
     pub(crate) tfd: u32,
-    /// Its place among the watches of that digits.
+    /// The index among the watches of that fd number.
     pub(crate) toff: u32,
 }
 
-/// How the open file behind a descriptor of a process stands to the file that an epoll descriptor of the process watches, in
-/// the order of [`kcmp_order`] (`KCMP_EPOLL_TFD`, Linux 4.13).
+/// Compares the open file behind an fd of a process with the file that an epoll fd of the process watches, in the order
+/// of [`kcmp_order`] (`KCMP_EPOLL_TFD`, Linux 4.13).
 ///
 /// # Errors
 ///
-/// `EBADF` when the process has no such descriptor, `ENOENT` when there is no such watch, `EINVAL` or `EOPNOTSUPP` from a
+/// `EBADF` when the process has no such fd, `ENOENT` when there is no such watch, `EINVAL` or `EOPNOTSUPP` from a
 /// kernel without this comparison.
 #[expect(unsafe_code, reason = "no crate wraps kcmp")]
 pub(crate) fn kcmp_epoll_order(tid: i32, fd: i32, watch: KcmpEpollSlot) -> nix::Result<Ordering> {
     /// `KCMP_EPOLL_TFD` (linux/kcmp.h).
     const KCMP_EPOLL_TFD: i32 = 7;
-    // SAFETY: the kernel reads one `struct kcmp_epoll_slot`, three words, and writes nothing.
+    // SAFETY: the kernel reads one `struct kcmp_epoll_slot` of three words, and writes nothing.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kcmp,
@@ -98,25 +98,25 @@ pub(crate) fn kcmp_epoll_order(tid: i32, fd: i32, watch: KcmpEpollSlot) -> nix::
     }
 }
 
-/// The least and the most that a thread's utilization is taken for (`sched_util_min` and `sched_util_max` of
-/// sched_getattr(2)), from 0 to 1024.
+/// The minimum and maximum of a thread's utilization, from 0 to 1024 (`sched_util_min` and `sched_util_max` of
+/// sched_getattr(2)).
 #[expect(unsafe_code, reason = "no crate wraps sched_getattr")]
 pub(crate) fn uclamp(tid: i32) -> nix::Result<(u32, u32)> {
-    /// `SCHED_ATTR_SIZE_VER1` (linux/sched/types.h): with the two clamps at its end.
+    /// `SCHED_ATTR_SIZE_VER1` (linux/sched/types.h), which ends with the two clamps.
     const SCHED_ATTR_WORDS: usize = 56 / size_of::<u32>();
     let mut attributes = [0_u32; SCHED_ATTR_WORDS];
     let size = size_of_val(&attributes);
-    // SAFETY: the kernel writes at most `size` bytes of numbers.
+    // SAFETY: the kernel writes at most `size` bytes of integers.
     let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, attributes.as_mut_ptr(), size, 0) };
     Errno::result(result)?;
     Ok((attributes[SCHED_ATTR_WORDS - 2], attributes[SCHED_ATTR_WORDS - 1]))
 }
 
-/// The cookie of core scheduling of a thread (`PR_SCHED_CORE`); 0 for none.
+/// The core scheduling cookie of a thread (`PR_SCHED_CORE`); 0 for none.
 ///
 /// # Errors
 ///
-/// `EINVAL` from a kernel without it, `ENODEV` on a processor whose cores run one thread each.
+/// `EINVAL` from a kernel without core scheduling, `ENODEV` on a CPU whose cores have one hardware thread each.
 #[expect(unsafe_code, reason = "no crate wraps this prctl")]
 pub(crate) fn core_cookie(tid: i32) -> nix::Result<u64> {
     /// `PR_SCHED_CORE`, `PR_SCHED_CORE_GET` and `PR_SCHED_CORE_SCOPE_THREAD` (linux/prctl.h).
@@ -137,36 +137,36 @@ pub(crate) fn core_cookie(tid: i32) -> nix::Result<u64> {
     Errno::result(result).map(|_| cookie)
 }
 
-/// The head of a thread's list of robust futexes and the length it was registered with; zeroes when it has none.
+/// The head of a thread's robust futex list and the registered length; zeroes when it has none.
 #[expect(unsafe_code, reason = "no crate wraps get_robust_list")]
 pub(crate) fn robust_list(tid: i32) -> nix::Result<(u64, u32)> {
     let mut head = 0_u64;
     let mut length = 0_u64;
-    // SAFETY: the kernel writes one pointer and one size, both of eight bytes on the architectures built here.
+    // SAFETY: the kernel writes one pointer and one size, both of eight bytes on the supported architectures.
     let result = unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut length) };
     Errno::result(result)?;
     Ok((head, u32::try_from(length).unwrap_or(0)))
 }
 
-/// How many resource limits there are (`RLIM_NLIMITS`).
+/// The number of resource limits.
 const RLIM_NLIMITS: u32 = 16;
 
-/// The limits of a process, soft and hard, in the order of their numbers; `u64::MAX` is without limit.
+/// The soft and hard limits of a process, indexed by `RLIMIT_*`. `u64::MAX` means unlimited.
 pub(crate) fn rlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
     match prlimits(pid) {
-        // Another user's are told to CAP_SYS_RESOURCE alone, which root may lack. `/proc` tells them to everyone.
+        // prlimit(2) of another user's process requires CAP_SYS_RESOURCE, which even root may lack. `/proc/PID/limits`
+        // is readable for everyone.
         Err(Errno::EPERM) => read_proc_limits(pid),
         outcome => outcome,
     }
 }
 
-/// As the kernel answers.
-#[expect(unsafe_code, reason = "nix reads only the own limits")]
+#[expect(unsafe_code, reason = "nix reads only the limits of this process")]
 fn prlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
     (0..RLIM_NLIMITS)
         .map(|resource| {
             let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
-            // SAFETY: the kernel fills the limit when it answers zero, and reads nothing from the null pointer.
+            // SAFETY: the kernel fills the limit when it returns zero, and reads nothing from the null pointer.
             unsafe {
                 Errno::result(libc::syscall(
                     libc::SYS_prlimit64,
@@ -182,7 +182,7 @@ fn prlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
         .collect()
 }
 
-/// As `/proc/PID/limits` has them: a table with columns of fixed width, in the order of the numbers.
+/// Parses `/proc/PID/limits`: a table with columns of fixed width, in the order of `RLIMIT_*`.
 fn read_proc_limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
     let text = fs::read_to_string(format!("/proc/{pid}/limits"))
         .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
@@ -197,26 +197,26 @@ fn read_proc_limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
         .ok_or(Errno::EPROTO)
 }
 
-/// How a thread is scheduled.
+/// Scheduling policy and priorities of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scheduling {
     /// `SCHED_*`, with `SCHED_RESET_ON_FORK` where set.
     pub(crate) policy: u32,
-    /// The priority of the real time policies, else 0.
+    /// The priority of a real-time policy, otherwise 0.
     pub(crate) priority: u32,
-    /// -20 to 19.
+    /// The nice value, from -20 to 19.
     pub(crate) nice: i32,
 }
 
-/// How a thread is scheduled.
-#[expect(unsafe_code, reason = "nix has none of these")]
+#[expect(unsafe_code, reason = "nix wraps none of these calls")]
 pub(crate) fn scheduling(tid: i32) -> nix::Result<Scheduling> {
     let mut parameter = 0_i32;
-    // SAFETY: the first and the last call take numbers alone; the second writes one `struct sched_param`, which is an int.
+    // SAFETY: the first and the last call take only integers; the second one writes one `struct sched_param`, which is
+    // an int.
     unsafe {
         let policy = Errno::result(libc::syscall(libc::SYS_sched_getscheduler, tid))?;
         Errno::result(libc::syscall(libc::SYS_sched_getparam, tid, &raw mut parameter))?;
-        // The system call itself answers 20 minus the nice value, so that no answer is negative.
+        // The raw system call returns 20 minus the nice value, so that no result is negative.
         let nice = 20 - Errno::result(libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid))?;
         Ok(Scheduling {
             policy: u32::try_from(policy).unwrap_or(0),
@@ -226,13 +226,13 @@ pub(crate) fn scheduling(tid: i32) -> nix::Result<Scheduling> {
     }
 }
 
-/// The class and level of a thread's I/O (ioprio_get(2)); class 0 when it has none of its own and the kernel does not tell
-/// what follows from its nice value.
+/// The I/O scheduling class and level of a thread (ioprio_get(2)). The class is 0 when the thread has none of its own
+/// and the kernel does not report the class derived from the nice value.
 #[expect(unsafe_code, reason = "no crate wraps ioprio_get")]
 pub(crate) fn io_priority(tid: i32) -> nix::Result<(u32, u32)> {
     const IOPRIO_WHO_PROCESS: i32 = 1;
     const IOPRIO_CLASS_SHIFT: u32 = 13;
-    // SAFETY: numbers alone.
+    // SAFETY: only integers.
     let result = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
     let priority = Errno::result(result)? as u32;
     Ok((
@@ -241,17 +241,17 @@ pub(crate) fn io_priority(tid: i32) -> nix::Result<(u32, u32)> {
     ))
 }
 
-/// Anonymous shared memory of this size as a file, as two processes that mapped it before a fork have it. It takes
-/// `CAP_CHECKPOINT_RESTORE`.
+/// Creates anonymous shared memory of this size and opens it as a file, as processes share it that mapped it before a
+/// fork. Requires `CAP_CHECKPOINT_RESTORE`.
 ///
 /// # Errors
 ///
-/// What the kernel refuses with.
-#[expect(unsafe_code, reason = "a mapping, unmapped again at once")]
+/// Those of mmap(2) and of opening `/proc/self/map_files`.
+#[expect(unsafe_code, reason = "mmap and munmap")]
 pub(crate) fn create_shmem_file(bytes: std::num::NonZeroUsize) -> std::io::Result<std::fs::File> {
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping is nobody else's, and nothing refers into it when it goes.
+    // SAFETY: a new mapping overlaps no other, and nothing refers to it after the munmap.
     unsafe {
         let start = mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE)?;
         let address = start.as_ptr().addr();
@@ -288,15 +288,15 @@ mod tests {
 
         let pid = std::process::id() as i32;
         let mut files: Vec<_> = (0..64)
-            .map(|_| std::fs::File::open("/dev/null").expect("the device"))
+            .map(|_| std::fs::File::open("/dev/null").expect("open /dev/null"))
             .collect();
         let order_of = |left: &std::fs::File, right: &std::fs::File| {
             let pair = KcmpType::File(left.as_raw_fd(), right.as_raw_fd());
-            kcmp_order(pid, pid, pair).expect("of the own process the kernel tells")
+            kcmp_order(pid, pid, pair).expect("kcmp of this process")
         };
         files.sort_by(order_of);
         for (index, left) in files.iter().enumerate() {
-            let copy = left.try_clone().expect("a copy");
+            let copy = left.try_clone().expect("dup");
             assert_eq!(order_of(left, &copy), Ordering::Equal);
             for later in &files[index + 1..] {
                 assert_eq!(order_of(left, later), Ordering::Less);

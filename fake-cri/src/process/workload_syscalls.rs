@@ -1,4 +1,4 @@
-//! The few calls of the kernel that the test workload needs and the standard library lacks.
+//! System calls that the test workload needs and that the standard library does not wrap.
 
 use std::{ffi::CStr, io, os::unix::ffi::OsStrExt, path::PathBuf, time::Instant};
 
@@ -8,10 +8,11 @@ use nix::{
     unistd::Pid,
 };
 
-/// The path this program was started by, as execve(2) got it: unlike the first argument, it cannot be chosen freely.
+/// The path of this program as passed to execve(2). Unlike the first argument, the caller of execve cannot choose it
+/// freely.
 pub fn exec_path() -> Option<PathBuf> {
-    #[expect(unsafe_code, reason = "the auxiliary vector hands out a pointer")]
-    // SAFETY: AT_EXECFN is null or points to a string on the first thread's stack, which is there as long as the process.
+    #[expect(unsafe_code, reason = "getauxval returns a pointer")]
+    // SAFETY: AT_EXECFN is null or points to a string on the initial stack, which lives as long as the process.
     let path = unsafe {
         let address = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
         if address.is_null() {
@@ -22,8 +23,8 @@ pub fn exec_path() -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
 }
 
-/// The directory of the path this program was started by. One that was inherited as a descriptor (execveat(2) says `/dev/fd/N/NAME`
-/// then) is closed when it is dropped.
+/// The directory of this program. If the program inherited the directory as an fd (its path is then `/dev/fd/N/NAME`,
+/// see execveat(2)), drop closes the fd.
 pub fn exec_dir() -> Option<ExecDir> {
     let path = exec_path()?;
     let inherited_fd = path
@@ -33,7 +34,7 @@ pub fn exec_dir() -> Option<ExecDir> {
         .filter(|fd| *fd > 2);
     Some(match inherited_fd {
         Some(fd) => ExecDir {
-            // There may be no /dev/fd.
+            // `/dev/fd` may not exist.
             path: format!("/proc/self/fd/{fd}").into(),
             inherited_fd,
         },
@@ -44,10 +45,10 @@ pub fn exec_dir() -> Option<ExecDir> {
     })
 }
 
-/// See [`exec_dir`].
+/// The result of [`exec_dir`].
 #[derive(Debug)]
 pub struct ExecDir {
-    /// The directory.
+    /// The path of the directory, valid until the drop.
     pub path: PathBuf,
     inherited_fd: Option<i32>,
 }
@@ -60,9 +61,9 @@ impl Drop for ExecDir {
     }
 }
 
-/// Waits until one of these signals, which must be blocked, is pending and takes it; or until the time has come.
+/// Waits until one of these signals, which must be blocked, is pending and consumes it. Returns `None` at the deadline.
 ///
-/// Unlike a signalfd this takes no descriptor, which would show in a checkpoint.
+/// Unlike a signalfd, this function needs no fd, which a checkpoint would contain.
 pub fn wait_for_signal(signals: &SigSet, deadline: Instant) -> io::Result<Option<Signal>> {
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
@@ -71,34 +72,34 @@ pub fn wait_for_signal(signals: &SigSet, deadline: Instant) -> io::Result<Option
             tv_nsec: remaining.subsec_nanos().into(),
         };
         #[expect(unsafe_code, reason = "no safe wrapper of sigtimedwait")]
-        // SAFETY: the set and the time live through the call; a null siginfo asks for invalid_input.
+        // SAFETY: the set and the time live through the call; a null pointer requests no siginfo.
         let result = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &raw const time) };
         match Errno::result(result) {
             Ok(signal) => return Ok(Some(Signal::try_from(signal)?)),
             Err(Errno::EAGAIN) => return Ok(None),
-            // A stop and continue, as a checkpoint's, interrupts the wait.
+            // A stop and continue, as by a checkpoint, interrupts the wait.
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// So many words of shared anonymous memory, zeroed, which are there as long as the process.
+/// Maps zeroed shared anonymous memory of this many words, which is never unmapped.
 pub fn shared_words(words: usize) -> io::Result<&'static mut [u64]> {
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
     let invalid_input = || io::Error::from(io::ErrorKind::InvalidInput);
     let bytes = std::num::NonZeroUsize::new(words * size_of::<u64>()).ok_or_else(invalid_input)?;
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    #[expect(unsafe_code, reason = "mmap hands out a pointer")]
-    // SAFETY: a new mapping of that size is nobody else's; it begins at a page, is zeroed, and is never unmapped.
+    #[expect(unsafe_code, reason = "mmap returns a pointer")]
+    // SAFETY: a new mapping of this size overlaps no other; it is page-aligned, zeroed, and never unmapped.
     unsafe {
         let start = mmap_anonymous(None, bytes, protection, MapFlags::MAP_SHARED)?;
         Ok(std::slice::from_raw_parts_mut(start.as_ptr().cast(), words))
     }
 }
 
-/// Forks this process, which must have one thread. The child's number in the parent, `None` in the child. The child ends when
-/// the parent does.
+/// Forks this process, which must have only one thread. Returns the pid of the child in the parent, `None` in the
+/// child. The child dies when its parent does.
 pub fn fork() -> io::Result<Option<Pid>> {
     let parent = nix::unistd::getpid();
     #[expect(unsafe_code, reason = "fork")]
@@ -107,7 +108,7 @@ pub fn fork() -> io::Result<Option<Pid>> {
         nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
         nix::unistd::ForkResult::Child => {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // The parent may have ended before the line above took effect.
+            // The parent may have exited before `set_pdeathsig` took effect.
             if nix::unistd::getppid() != parent {
                 std::process::exit(1);
             }
