@@ -1,4 +1,4 @@
-//! What a small process that outlives its starter does first.
+//! Initialization of a small process that outlives its starter.
 
 use std::{ffi::CString, io, os::fd::AsFd};
 

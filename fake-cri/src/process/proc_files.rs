@@ -220,7 +220,7 @@ impl Mapping {
         self.flags.contains(flag)
     }
 
-    /// Whether the mapping is of a file or of shared memory.
+    /// Whether the mapping has an inode: a file or shared memory.
     pub(crate) fn is_file_backed(&self) -> bool {
         self.inode != 0
     }

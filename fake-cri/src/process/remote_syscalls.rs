@@ -260,10 +260,6 @@ impl RemoteSyscalls {
 
     /// Like [`Self::finish`], but does nothing the second time. [`Self::take_events`] still works afterwards, also for
     /// a call whose exit was not seen.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::finish`].
     pub(crate) fn restore(&mut self) -> Result<(), RemoteSyscallError> {
         if !std::mem::take(&mut self.attached) {
             return Ok(());

@@ -26,10 +26,6 @@ pub(crate) fn getsockopt<T: Default + Copy + AnyBitPattern>(
 }
 
 /// Reads an option of any type into a buffer. Returns the bytes that the kernel wrote.
-///
-/// # Errors
-///
-/// Those of getsockopt(2).
 #[expect(unsafe_code, reason = "nix wraps only some options")]
 pub(crate) fn getsockopt_bytes<'a>(
     fd: BorrowedFd<'_>,
@@ -60,10 +56,6 @@ pub(crate) fn new_socket(family: u32, kind: u32, protocol: u32) -> nix::Result<O
 }
 
 /// The events that poll(2) reports now: `POLLIN`, `POLLPRI`, `POLLRDHUP`, `POLLERR`, `POLLHUP`.
-///
-/// # Errors
-///
-/// Those of poll(2).
 pub(crate) fn poll_readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
     let events = PollFlags::POLLIN | PollFlags::POLLPRI | PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut poll_fds = [PollFd::new(fd, events)];
@@ -252,10 +244,6 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Option<
 
 /// The address and the port that an inet socket is bound to. The words of the address are in network byte order, as in
 /// the kernel.
-///
-/// # Errors
-///
-/// Those of getsockname(2).
 pub(crate) fn inet_sockname(fd: BorrowedFd<'_>) -> nix::Result<(Vec<u32>, u32)> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let words = |bytes: &[u8]| {

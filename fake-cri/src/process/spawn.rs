@@ -209,7 +209,7 @@ unsafe fn exec_child(setup: &ChildSetup) -> ! {
             }
             step = 3;
             // fake-cri opens all fds close-on-exec; this call covers fds that a library opened without the flag.
-            // Kernels before 5.11 do not support it.
+            // Kernels before 5.11 do not support it; the failure is ignored.
             libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             let mut empty_set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut empty_set);

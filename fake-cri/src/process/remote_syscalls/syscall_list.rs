@@ -15,6 +15,8 @@
 //! only the last one is pending between begin and finish.
 //!
 //! A child that the last call of the list clones has the buffer too, and continues with its own list.
+//!
+//! Functions with a [`RemoteSyscallError`] fail as [`RemoteSyscalls::call`] does.
 
 use std::{io, slice, time::Duration};
 
@@ -113,10 +115,6 @@ impl SyscallBuffer {
     pub(crate) const CAPACITY: usize = (Self::SIZE_BYTES / ENTRY_BYTES) as usize - 3;
 
     /// Makes the thread map a buffer. The inner error is the kernel's.
-    ///
-    /// # Errors
-    ///
-    /// See [`RemoteSyscalls::call`].
     pub(crate) fn map(remote: &mut RemoteSyscalls) -> Result<nix::Result<Self>, RemoteSyscallError> {
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         let written = libc::PROT_READ | libc::PROT_WRITE;
@@ -152,10 +150,6 @@ impl SyscallBuffer {
     }
 
     /// Makes the thread unmap the buffer.
-    ///
-    /// # Errors
-    ///
-    /// See [`RemoteSyscalls::call`].
     pub(crate) fn unmap(self, remote: &mut RemoteSyscalls) -> Result<nix::Result<u64>, RemoteSyscallError> {
         remote.call(libc::SYS_munmap, [self.address, Self::SIZE_BYTES, 0, 0, 0, 0])
     }
@@ -244,10 +238,6 @@ pub(crate) struct PendingList {
 impl RemoteSyscalls {
     /// Starts a list. Calls with output need a buffer. If the last call clones a child, the child executes
     /// `child_calls`: [`Self::run_child_list`]. Both lists together must fit into [`SyscallBuffer::CAPACITY`].
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::call`].
     pub(crate) fn begin_list(
         &mut self,
         buffer: Option<&mut SyscallBuffer>,
@@ -302,10 +292,6 @@ impl RemoteSyscalls {
 
     /// Waits for the end of a list and returns the results. The thread may still run (yield or pause) then; the next
     /// call or the restore stops it.
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::call`].
     pub(crate) fn finish_list(
         &mut self,
         mut buffer: Option<&mut SyscallBuffer>,
@@ -345,10 +331,6 @@ impl RemoteSyscalls {
     }
 
     /// Whether a thread has completed an autonomous list.
-    ///
-    /// # Errors
-    ///
-    /// The thread has exited.
     pub(crate) fn list_is_done(buffer: &mut SyscallBuffer, pending: &PendingList) -> Result<bool, RemoteSyscallError> {
         buffer.is_done(pending.first_entry + pending.calls.len())
     }
@@ -418,10 +400,6 @@ impl RemoteSyscalls {
 
     /// Makes a child execute its part of the list: [`Self::begin_list`] wrote `calls` behind the `parent_calls` calls
     /// of the parent.
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::call`].
     pub(crate) fn run_child_list(
         &mut self,
         buffer: Option<&mut SyscallBuffer>,

@@ -440,7 +440,7 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
     assert_eq!(program.read_line(), "on");
 }
 
-/// Stands in for a refusal by RLIMIT_NPROC, which does not apply to root.
+/// Simulates a clone that RLIMIT_NPROC refuses: that limit does not apply to root.
 #[rstest]
 fn refused_clone_ends_the_list(#[values(true, false)] executable: bool) {
     let (mut program, before, mut remote) = stopped_before_clone();
