@@ -43,7 +43,7 @@ impl PidNamespace {
         // SAFETY: the child only makes system calls, with memory that was initialized before the clone.
         #[expect(unsafe_code, reason = "clones this process")]
         let pid = match unsafe { clone3(flags as u64, &[]) }? {
-            None => run_ns_init(status_write.as_raw_fd()),
+            None => run_ns_init(status_read.as_raw_fd(), status_write.as_raw_fd()),
             Some(pid) => pid,
         };
         drop(status_write);
@@ -141,10 +141,10 @@ unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<i32>> {
 /// Pid 1 of the namespace: sets its name, dies with its creator (PR_SET_PDEATHSIG), ignores SIGCHLD so that the kernel
 /// reaps orphans, and mounts `/proc`.
 #[expect(unsafe_code, reason = "a cloned child only makes system calls")]
-fn run_ns_init(status_write: i32) -> ! {
+fn run_ns_init(status_read: i32, status_write: i32) -> ! {
     // SAFETY: only system calls with constant strings and integers; nothing is allocated.
     unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"fake-cri-keeper".as_ptr());
+        libc::prctl(libc::PR_SET_NAME, c"fake-cri-nsinit".as_ptr());
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         // The raw system call, as everywhere in a cloned child. 1 is SIG_IGN, with which the kernel reaps the children.
         let ignore = [1_u64, 0, 0, 0];
@@ -162,7 +162,9 @@ fn run_ns_init(status_write: i32) -> ! {
         let proc = c"proc".as_ptr();
         let mount_failed = private != 0 || libc::mount(proc, c"/proc".as_ptr(), proc, flags, null.cast()) != 0;
         let status = if mount_failed { *libc::__errno_location() } else { 0 };
-        // Without its status, the creator treats this process as failed.
+        // PR_SET_PDEATHSIG does not notice a creator that ended before the call. Without a reader the write fails with EPIPE,
+        // and this process ends.
+        libc::close(status_read);
         let written = libc::write(status_write, (&raw const status).cast(), size_of::<i32>());
         if mount_failed || written != size_of::<i32>() as isize {
             libc::_exit(1);
