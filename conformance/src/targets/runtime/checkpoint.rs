@@ -1,4 +1,4 @@
-//! Checkpoints as a case asks for them, with whatever deadline and timeout.
+//! CheckpointContainer calls with any deadline and timeout.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +8,23 @@ use tonic::{Code, Request};
 use super::{ContainerHandle, Runtime, cri_client};
 use crate::evidence::{EvidenceKind, record};
 
-/// By how much the server's clock for a deadline may be ahead of ours: the time that a request takes, and a rounding.
+/// How much earlier than the client's a server's deadline timer may fire: the duration of a request, and the rounding
+/// of `grpc-timeout`.
 const MAX_CLOCK_SKEW: Duration = Duration::from_millis(20);
 
-/// One CheckpointContainer call.
+/// The arguments of a CheckpointContainer call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointCall {
-    /// Where the archive is to be, as the runtime is told.
+    /// The location in the request.
     pub location: String,
-    /// The request's own timeout in seconds; 0 leaves it to the runtime.
+    /// The `timeout` field of the request, in seconds. 0: the runtime's default.
     pub timeout: i64,
-    /// The call's deadline; without one the call waits as long as the case does.
+    /// The call's deadline. Without a deadline the call is limited only by the case's own time limit.
     pub deadline: Option<Duration>,
 }
 
 impl CheckpointCall {
-    /// To this location, without timeout and deadline.
+    /// A call with this location and neither timeout nor deadline.
     pub fn to(location: impl Into<String>) -> CheckpointCall {
         CheckpointCall {
             location: location.into(),
@@ -31,7 +32,7 @@ impl CheckpointCall {
         }
     }
 
-    /// The same with a deadline.
+    /// Sets the call's deadline.
     pub fn deadline(self, deadline: Duration) -> CheckpointCall {
         CheckpointCall {
             deadline: Some(deadline),
@@ -39,25 +40,25 @@ impl CheckpointCall {
         }
     }
 
-    /// The same with the request's own timeout, in seconds.
+    /// Sets the `timeout` field of the request, in seconds.
     pub fn timeout(self, timeout: i64) -> CheckpointCall {
         CheckpointCall { timeout, ..self }
     }
 }
 
-/// What became of a call.
+/// The result of a CheckpointContainer call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointOutcome {
-    /// The gRPC code; a deadline that passed before an answer is `DeadlineExceeded`.
+    /// The gRPC code. `DeadlineExceeded` also if the client's own deadline passed first.
     pub code: Code,
-    /// The error's message; empty for a success.
+    /// The error's message. Empty after a success.
     pub message: String,
-    /// How long the caller waited.
+    /// The time from the request to the result.
     pub duration: Duration,
 }
 
 impl CheckpointOutcome {
-    /// Whether it succeeded.
+    /// Whether the call succeeded.
     pub fn is_ok(&self) -> bool {
         self.code == Code::Ok
     }
@@ -74,13 +75,13 @@ impl std::fmt::Display for CheckpointOutcome {
 }
 
 impl Runtime {
-    /// Asks for a checkpoint and waits for the answer. Dropping the future cancels the call, as a client that goes away does.
+    /// Requests a checkpoint and waits for the response. Dropping the future cancels the call.
     pub async fn checkpoint(&self, container: &ContainerHandle, call: &CheckpointCall) -> CheckpointOutcome {
         let _busy = container.begin_checkpoint();
         self.checkpoint_id(container.id(), call).await
     }
 
-    /// The same for any id, such as one that no container has.
+    /// As [`Self::checkpoint`], for any id, such as the id of no container.
     pub async fn checkpoint_id(&self, id: &str, call: &CheckpointCall) -> CheckpointOutcome {
         let mut request = Request::new(CheckpointContainerRequest {
             container_id: id.to_owned(),
@@ -96,8 +97,8 @@ impl Runtime {
         let (code, message) = match outcome {
             Ok(_) => (Code::Ok, String::new()),
             Err(status) => match (cri_client::code_and_message(&status), call.deadline) {
-                // A server whose own clock is ahead resets the stream, which reads as a cancel; gRPC's own clients call that
-                // by its cause, the deadline.
+                // A server whose deadline timer fires first resets the stream, and tonic reports that as `Cancelled`.
+                // gRPC's own clients report `DeadlineExceeded`.
                 ((Code::Cancelled, message), Some(deadline)) if duration + MAX_CLOCK_SKEW >= deadline => {
                     (Code::DeadlineExceeded, message)
                 }
@@ -119,7 +120,7 @@ impl Runtime {
         outcome
     }
 
-    /// Asks for a checkpoint and goes away when `until` comes to its end; `None` then, the answer when that came first.
+    /// Requests a checkpoint and cancels the call when `until` completes. `None` if the call was cancelled.
     pub async fn checkpoint_cancelled(
         &self,
         container: &ContainerHandle,

@@ -1,43 +1,44 @@
-//! Removes what runs have left in a runtime: this one at its end, or killed ones by `--clean`.
+//! Removes Pods and containers of runs: of the current run at its end, of killed runs with `--clean`.
 
 use cri_proto::runtime::v1::{ListContainersRequest, ListPodSandboxRequest};
 
 use super::{CALL_TIMEOUT, CriClient, RUN_LABEL, Runtime, call, freeze, removal};
 use crate::targets::TargetError;
 
-/// What was removed.
+/// The removed objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CleanReport {
-    /// Containers, by id.
+    /// The containers' ids.
     pub containers: Vec<String>,
-    /// Pods, by id.
+    /// The Pods' ids.
     pub pods: Vec<String>,
-    /// How those were let go that were found frozen.
+    /// How frozen containers were thawed before their removal.
     pub unfreeze_notes: Vec<String>,
 }
 
-/// Removes all Pods and containers that carry [`RUN_LABEL`], of whichever run, those that are frozen as well.
+/// Removes all Pods and containers with the label [`RUN_LABEL`], of every run, including frozen containers.
 ///
 /// # Errors
-/// The runtime does not answer, or does not remove something: that is named, and the rest is removed all the same.
+/// The runtime does not respond, or an object cannot be removed. The error names the object; all others are removed.
 pub async fn clean(endpoint: &str) -> Result<CleanReport, TargetError> {
     let cri = CriClient::new(endpoint)?;
     remove_by_label(&cri, &freeze::CgroupMounts::read(), None).await
 }
 
-/// Removes what one run has made.
+/// Removes the objects of one run.
 pub(super) async fn remove_run(endpoint: &str, run: &str) -> Result<(), TargetError> {
     let removed = remove_by_label(&CriClient::new(endpoint)?, &freeze::CgroupMounts::read(), Some(run)).await;
     removed.map(drop)
 }
 
-/// Removes what carries the label, with this value or with any.
+/// Removes the objects whose label has this value; with `None`, any value.
 async fn remove_by_label(
     cri: &CriClient,
     cgroups: &freeze::CgroupMounts,
     run: Option<&str>,
 ) -> Result<CleanReport, TargetError> {
-    // By hand rather than by the CRI's selector: that takes no label without its value, and runtimes differ in it.
+    // Filters here: the CRI's label selector matches only a label with a value, and runtimes differ in how they apply
+    // it.
     let has_run_label = |labels: &std::collections::HashMap<String, String>| {
         let value = labels.get(RUN_LABEL);
         value.is_some_and(|value| run.is_none_or(|run| run == value))
@@ -86,13 +87,14 @@ async fn remove_by_label(
 }
 
 impl Runtime {
-    /// Removes everything of this run, and ends the fake-cri that was started for it.
+    /// Removes all objects of this run and stops the fake-cri that the harness started for it.
     ///
     /// # Errors
-    /// Something could not be removed; it is named. A fake-cri of ours is ended all the same, with all it has.
+    /// An object cannot be removed; the error names it. An embedded fake-cri removes its own containers, so this cannot
+    /// fail there.
     pub async fn shutdown(&self) -> Result<(), TargetError> {
         if let Some(cri) = self.embedded_fake_cri.lock().await.take() {
-            // It removes its containers, then ends.
+            // `shutdown` removes the containers first.
             cri.shutdown().await;
             return Ok(());
         }

@@ -1,7 +1,7 @@
-//! Pods and containers that the harness made in a runtime.
+//! Pods and containers that the harness created in a runtime.
 //!
-//! A handle is the container's right to live: when the last one is dropped, as a case's end does, the container is removed
-//! with the next [`super::Runtime::reset`]. Nothing is removed by the drop itself, which cannot wait.
+//! A container lives as long as a handle to it exists. When a case ends and drops the last handle, the next
+//! [`super::Runtime::reset`] removes the container. The drop itself cannot: it is not async.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,12 +21,12 @@ use crate::reference_kubelet::PodRequests;
 pub struct PodHandle {
     pub(super) id: String,
     pub(super) config: PodSandboxConfig,
-    /// What a kubelet would ask for in this Pod.
+    /// Builds the requests that a kubelet would send for this Pod.
     pub(super) requests: PodRequests,
 }
 
 impl PodHandle {
-    /// The id that the runtime gave it.
+    /// The sandbox id that the runtime returned.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -42,45 +42,45 @@ pub(super) struct ContainerInner {
     pub(super) name: String,
     pub(super) log_path: PathBuf,
     pub(super) pod: Arc<PodHandle>,
-    /// What the workload told when it was up; nothing in a container that was not started.
+    /// The workload's log at its start. Unset for a container that was not started.
     pub(super) initial_workload: OnceLock<Workload>,
-    /// Checkpoints that are under way: while there are any, that it stands still is right.
+    /// The number of checkpoints in progress. The container may be frozen while there is one.
     pub(super) active_checkpoints: AtomicUsize,
 }
 
 impl ContainerHandle {
-    /// The id that the runtime gave it.
+    /// The container id that the runtime returned.
     pub fn id(&self) -> &str {
         &self.0.id
     }
 
-    /// Its name in its Pod.
+    /// The container's name in its Pod.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The name and the namespace of its Pod, as fault rules take them.
+    /// The name and the namespace of the Pod, as fault rules use them.
     pub fn pod_name(&self) -> (&str, &str) {
         let metadata = self.0.pod.config.metadata.as_ref();
         metadata.map_or(("", ""), |metadata| (&metadata.name, &metadata.namespace))
     }
 
-    /// Its Pod.
+    /// The Pod of the container.
     pub fn pod(&self) -> &Arc<PodHandle> {
         &self.0.pod
     }
 
-    /// Where its log is.
+    /// The path of the container's log.
     pub fn log_path(&self) -> &Path {
         &self.0.log_path
     }
 
-    /// What its workload told when it was up: pid and start time as itself sees them, canary, first heartbeats.
+    /// The workload's log at its start: pid and start time in the container's pid namespace, canary, first heartbeats.
     pub fn initial_workload(&self) -> &Workload {
         self.0.initial_workload.get_or_init(Workload::default)
     }
 
-    /// A fault rule for the checkpoints of this container: what happens at this phase of them.
+    /// A fault rule for a phase of this container's checkpoints.
     pub fn fault_rule(&self, phase: &str, effect: &str) -> String {
         let (pod, namespace) = self.pod_name();
         let name = self.name();
@@ -91,7 +91,7 @@ impl ContainerHandle {
         self.0.active_checkpoints.load(Ordering::SeqCst) > 0
     }
 
-    /// Notes a checkpoint that is under way, until what is returned is dropped.
+    /// Counts a checkpoint in progress until the guard is dropped.
     pub(super) fn begin_checkpoint(&self) -> CheckpointGuard {
         self.0.active_checkpoints.fetch_add(1, Ordering::SeqCst);
         CheckpointGuard(Arc::clone(&self.0))

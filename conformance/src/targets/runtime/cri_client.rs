@@ -1,4 +1,4 @@
-//! The connection to a runtime, and how its errors are told.
+//! The connection to a runtime, and the conversion of its errors.
 
 use std::{error::Error as _, path::PathBuf, time::Duration};
 
@@ -12,12 +12,13 @@ use tonic::{
 
 use super::super::TargetError;
 
-/// Longer than any call but a checkpoint or a pull takes, shorter than a case's limit: the case says what did not answer.
+/// Longer than any call but a checkpoint or a pull takes, and shorter than a case's time limit, so that the case's
+/// error names the call.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// The kubelet's limit for one message.
+/// The kubelet's message size limit (`maxMsgSize` in cri-client).
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-/// A runtime's CRI socket. It connects with its first call, and again after the runtime was restarted.
+/// A client for a runtime's CRI socket. Connects with the first call, and again after a restart of the runtime.
 #[derive(Clone, Debug)]
 pub(super) struct CriClient {
     channel: Channel,
@@ -27,12 +28,12 @@ impl CriClient {
     /// Prepares the connection to `unix:///PATH` or `/PATH`.
     ///
     /// # Errors
-    /// Another kind of endpoint.
+    /// The endpoint is not a Unix socket with an absolute path.
     pub(super) fn new(endpoint: &str) -> Result<CriClient, TargetError> {
         let path = PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
         if !path.is_absolute() {
             return Err(TargetError::Argument(format!(
-                "{endpoint} is no endpoint of a runtime: expected unix:///PATH, such as \
+                "invalid runtime endpoint {endpoint}: expected unix:///PATH, such as \
                  unix:///run/containerd/containerd.sock"
             )));
         }
@@ -40,7 +41,7 @@ impl CriClient {
             let path = path.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         };
-        // The URI is demanded and not used: the connector knows the socket.
+        // `Endpoint` requires a URI. It is not used: the connector knows the socket.
         let endpoint = Endpoint::from_static("http://runtime.invalid");
         Ok(CriClient {
             channel: endpoint.connect_with_connector_lazy(tower::service_fn(connect)),
@@ -56,7 +57,7 @@ impl CriClient {
     }
 }
 
-/// A call with a deadline that is far off; its name is for the error.
+/// Sends a request with a deadline. The name of the call appears in the error.
 pub(super) async fn call<M, R, F>(
     name: &'static str,
     timeout: Duration,
@@ -81,8 +82,8 @@ where
     }
 }
 
-/// The code and the message of an answer, whoever gave it: a deadline that passed on our side is one, and a connection that
-/// broke is told with its causes.
+/// The gRPC code and message of a failed call. A deadline that the client's own timer detected becomes
+/// `DeadlineExceeded`, and a broken connection is described with its causes.
 pub(super) fn code_and_message(status: &Status) -> (Code, String) {
     let mut text = status.message().to_owned();
     let mut cause = status.source();
@@ -90,7 +91,7 @@ pub(super) fn code_and_message(status: &Status) -> (Code, String) {
         if error.is::<tonic::TimeoutExpired>() {
             return (
                 Code::DeadlineExceeded,
-                "the deadline passed before an answer".to_owned(),
+                "the deadline passed before a response".to_owned(),
             );
         }
         text = format!("{text}: {error}");

@@ -14,17 +14,17 @@ use crate::{
 /// Starts embedded runtimes.
 #[derive(Clone, Debug, Default)]
 pub struct EmbeddedRuntime {
-    /// The name that reports give to what is wrong, and the fault rules or presets that make it so from the start.
+    /// The defect: the name that reports show, and the fault rules or presets that are active from the start.
     pub defect: Option<(String, Vec<String>)>,
-    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    /// The executable to start fake-cri from, for programs whose `main` does not call fake-cri's entry point.
     pub executable: Option<PathBuf>,
 }
 
 impl EmbeddedRuntime {
-    /// Starts a fake-cri, in a temporary directory that goes with it.
+    /// Starts a fake-cri in a temporary directory, which is removed with the target.
     ///
     /// # Errors
-    /// It does not start. Nothing is left behind.
+    /// fake-cri does not start, or does not respond. Everything that was started is stopped.
     pub async fn start(self) -> Result<Runtime, TargetError> {
         let shared_dir = Arc::new(RunDir::create(None)?);
         let mut builder = FakeCri::builder()
@@ -43,7 +43,7 @@ impl EmbeddedRuntime {
             .map_err(|error| TargetError::NotReady(error.to_string()))?;
         let description = match &self.defect {
             None => "the embedded fake-cri".to_owned(),
-            Some((name, _)) => format!("the embedded fake-cri, wrong on purpose: {name}"),
+            Some((name, _)) => format!("the embedded fake-cri, with the defect {name}"),
         };
         let target_info = report::TargetInfo {
             suite: Suite::Runtime,
@@ -59,7 +59,7 @@ impl EmbeddedRuntime {
         runtime.fake_cri = Some(FakeCriControl::connect(cri.control_socket()).await?);
         runtime.program = WorkloadProgram::TestWorkload;
         *runtime.embedded_fake_cri.get_mut() = Some(cri);
-        // Its catalogue has every name; what runs is the test workload in any case.
+        // fake-cri accepts every image name and runs the test workload for each.
         runtime.image = runtime.ensure_image(WORKLOAD_IMAGE).await?;
         Ok(runtime)
     }

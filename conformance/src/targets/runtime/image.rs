@@ -1,4 +1,4 @@
-//! The image of the containers: whether the runtime has it, and what it can run.
+//! The image of the containers: makes sure that the runtime has it, and detects what it can run.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,14 +7,14 @@ use cri_proto::runtime::v1::{Image, ImageSpec, ImageStatusRequest, PullImageRequ
 use super::{ContainerOptions, Runtime, WORKLOAD_IMAGE, WorkloadProgram, call, lifecycle::NAMESPACE};
 use crate::{reference_kubelet::LocalImage, targets::TargetError};
 
-/// A small image over a slow line; a person waits meanwhile.
+/// Enough for a small image over a slow connection. The user waits for the pull.
 const PULL_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Runtime {
-    /// The image as a container is created from it, and its user; it is pulled when the runtime does not have it.
+    /// Resolves the image, with its user. Pulls the image if the runtime does not have it.
     ///
     /// # Errors
-    /// There is none; the error says how to make one.
+    /// The image cannot be pulled. For [`WORKLOAD_IMAGE`] the error says how to create it.
     pub(super) async fn ensure_image(&self, image: &str) -> Result<LocalImage, TargetError> {
         let spec = ImageSpec {
             image: image.to_owned(),
@@ -42,11 +42,11 @@ impl Runtime {
                 })
             }
             Err(error) if image == WORKLOAD_IMAGE => Err(TargetError::NotReady(format!(
-                "the runtime has no image {image}, which cannot be pulled: import it (checkpoint-conformance image \
-                 OUT.tar; ctr -n k8s.io images import OUT.tar), or name another with --image ({error})"
+                "the runtime has no image {image} and cannot pull it: import it (checkpoint-conformance image \
+                 OUT.tar; ctr -n k8s.io images import OUT.tar), or name another image with --image ({error})"
             ))),
             Err(error) => Err(TargetError::NotReady(format!(
-                "the runtime has no image {image}, and cannot pull it: {error}"
+                "the runtime has no image {image} and cannot pull it: {error}"
             ))),
         }
     }
@@ -63,10 +63,10 @@ impl Runtime {
         Ok(status.await?.image)
     }
 
-    /// Finds out what the image has: the test workload, or else a shell.
+    /// Detects what the image can run: the test workload, or else a shell.
     ///
     /// # Errors
-    /// Neither runs; the error says what the runtime said of both.
+    /// The image can run neither. The error contains the runtime's messages for both.
     pub(super) async fn detect_program(&self) -> Result<WorkloadProgram, TargetError> {
         let mut reasons = Vec::new();
         for program in [WorkloadProgram::TestWorkload, WorkloadProgram::Shell] {
@@ -80,7 +80,7 @@ impl Runtime {
             self.reset().await?;
         }
         Err(TargetError::NotReady(format!(
-            "the image {} has neither {} nor a shell that counts: {}",
+            "the image {} runs neither {} nor a shell workload: {}",
             self.image_name,
             super::WORKLOAD_PATH,
             reasons.join("; ")

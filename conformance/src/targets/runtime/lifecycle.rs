@@ -1,4 +1,4 @@
-//! Makes Pods and containers.
+//! Creates Pods and containers.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,34 +28,34 @@ use crate::{
 
 /// The namespace of the Pods of all runs.
 pub(super) const NAMESPACE: &str = "checkpoint-conformance";
-/// The namespace of Pods whose sandbox is asked for again: a mutant is about these.
+/// The namespace of Pods whose RunPodSandbox call is retried. A runtime mutant applies to this namespace only.
 pub(super) const RETRY_NAMESPACE: &str = "checkpoint-conformance-retry";
-/// How long a workload may take to say that it is up, with a few hundred MiB to fill on a busy machine.
+/// The time limit for a workload's first output, with a few hundred MiB to fill on a busy machine.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Runtime {
-    /// Makes a container with its workload and waits until that has told its canary and its first heartbeat.
+    /// Creates and starts a container, and waits for its canary and first heartbeat.
     ///
     /// # Errors
-    /// The runtime does not do it, or the workload does not come up.
+    /// A CRI call fails, or the workload does not start in time.
     pub async fn run_container(&self, options: ContainerOptions) -> Result<ContainerHandle, TargetError> {
         self.run_program(self.program, options).await
     }
 
-    /// Makes a container and does not start it.
+    /// Creates a container without starting it.
     ///
     /// # Errors
-    /// The runtime does not do it.
+    /// A CRI call fails.
     pub async fn create_container(&self, options: ContainerOptions) -> Result<ContainerHandle, TargetError> {
         self.create_with(self.program, options).await
     }
 
-    /// Makes a container that is to go on from this archive, by its path as the image, in a Pod of its own, and does not start
-    /// it. The request has the bind mounts of the archive, beside those that a kubelet sends: CRI-O refuses an archive with a mount
-    /// that the request does not have.
+    /// Creates a container that restores this archive, in a separate Pod, without starting it. The archive's path is
+    /// the image name. The request contains the archive's bind mounts in addition to those of a kubelet: CRI-O refuses
+    /// an archive with a mount that the request does not contain.
     ///
     /// # Errors
-    /// The runtime does not do it.
+    /// A CRI call fails.
     pub async fn create_from_archive(
         &self,
         archive: &Path,
@@ -65,10 +65,10 @@ impl Runtime {
         self.create_with(self.program, options).await
     }
 
-    /// Starts a container that was made.
+    /// Starts a created container.
     ///
     /// # Errors
-    /// The runtime does not do it.
+    /// The call fails.
     pub async fn start_container(&self, container: &ContainerHandle) -> Result<(), TargetError> {
         let mut client = self.cri.runtime();
         let message = StartContainerRequest {
@@ -93,11 +93,11 @@ impl Runtime {
         let Some(started) = started else {
             return Err(self.startup_error(&container).await);
         };
-        // Nobody else has seen it yet: this is the first that is put in.
+        // No other handle exists yet, so this is the first `set`.
         let _ = container.0.initial_workload.set(started);
         record(EvidenceKind::Note, || {
             let (id, workload) = (container.id(), container.initial_workload());
-            format!("{container}: container {id}, pid {:?} as itself sees it", workload.pid)
+            format!("{container}: container {id}, pid {:?} in its own pid namespace", workload.pid)
         });
         Ok(container)
     }
@@ -133,7 +133,7 @@ impl Runtime {
                 Some(archive) => archive.to_string_lossy().into_owned(),
                 None => self.image_name.clone(),
             }),
-            // As a manifest would have to write it: the kubelet takes `$$` for one `$`.
+            // Escaped as in a manifest: the kubelet replaces `$$` with `$` when it expands `$(VAR)`.
             command: Some(
                 program
                     .command(&options.workload_args)
@@ -197,7 +197,7 @@ impl Runtime {
         Ok(pod)
     }
 
-    /// A Pod of this run under a name of its own, and the directories that it needs.
+    /// The configuration of a Pod of this run with a unique name. Creates the directories that the Pod needs.
     pub(super) fn pod_config(
         &self,
         namespace: &str,
@@ -215,7 +215,7 @@ impl Runtime {
                 ..ObjectMeta::default()
             },
             spec: Some(PodSpec {
-                // Neither a CNI plugin nor a network namespace is in the way.
+                // No CNI plugin is needed, and a checkpoint contains no network namespace.
                 host_network: Some(true),
                 ..PodSpec::default()
             }),
@@ -226,7 +226,7 @@ impl Runtime {
         Ok((requests, config))
     }
 
-    /// Asks for a sandbox, and answers its id.
+    /// Sends RunPodSandbox and returns the sandbox id.
     pub(super) async fn run_sandbox(
         &self,
         config: &PodSandboxConfig,
@@ -251,7 +251,7 @@ impl Runtime {
         ));
     }
 
-    /// Why a container tells nothing.
+    /// The error for a workload without output: the container's state and the end of its log.
     async fn startup_error(&self, container: &ContainerHandle) -> TargetError {
         let state = match self.status(container).await {
             Ok(status) => format!(
@@ -267,7 +267,7 @@ impl Runtime {
         let log_tail = match std::fs::read_to_string(log) {
             Ok(text) => text.lines().last().unwrap_or("nothing").to_owned(),
             Err(error) => format!(
-                "{error}; the runtime and the harness must see the same folder, see --work-dir: {}",
+                "{error}; the runtime and the harness must see the same directory, see --work-dir: {}",
                 log.display()
             ),
         };

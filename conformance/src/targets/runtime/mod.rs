@@ -1,21 +1,21 @@
-//! A container runtime that is judged by its CRI socket, with no kubelet between.
+//! A container runtime under test, reached by its CRI socket without a kubelet.
 //!
 //! ```text
-//!  embedded   a fake-cri, started here          any   unix:///run/containerd/containerd.sock
-//!        \                                      /
-//!         Runtime --- container(options)   a Pod, a container, its workload's counter and canary
-//!                 --- checkpoint(..)       any location, timeout, deadline; can be cancelled
-//!                 --- hold, thaw           whether a container stands still, by what, and how it runs again
-//!                 --- restore              after a case: what it made is removed, what is frozen is thawed
-//!                 --- shutdown             all that carries this run's label is removed
+//!  embedded   a fake-cri, started by the harness     any   unix:///run/containerd/containerd.sock
+//!        \                                           /
+//!         Runtime --- run_container, create_container   a Pod and a container with its workload
+//!                 --- checkpoint(..)                    any location, timeout, deadline; can be cancelled
+//!                 --- freeze_cause, unfreeze            whether and how a container is frozen; thaws it
+//!                 --- reset                             after a case: removes its objects, thaws frozen containers
+//!                 --- shutdown                          removes everything with this run's label
 //! ```
 //!
-//! Everything made carries the label [`RUN_LABEL`], by which [`clean()`] finds what a killed run has left. Pods are in the
-//! host's network: no CNI plugin is needed, and a checkpoint meets no network namespace.
+//! Every Pod and container carries the label [`RUN_LABEL`]; [`clean()`] finds the objects of killed runs by this label.
+//! Pods use the host network, so no CNI plugin is needed and a checkpoint contains no network namespace.
 //!
-//! Ways to fail: the runtime does not answer; it has no image; its containers do not come up; the directory of logs and
-//! archives is another one for it (in a container of its own): `--work-dir` names one that both see. A kubelet that runs
-//! on the same node removes Pods that it does not know, ours too.
+//! Ways to fail: the runtime does not respond. It does not have the image. Its containers do not start. It runs in a
+//! container of its own and does not see the directory of logs and archives: `--work-dir` names a directory that both
+//! see. A kubelet on the same node removes Pods that it does not know, including the Pods of a run.
 
 mod checkpoint;
 mod clean;
@@ -59,43 +59,44 @@ pub use workload::{ContainerOptions, WORKLOAD_PATH, WorkloadProgram};
 
 use cri_client::{CALL_TIMEOUT, CriClient, call};
 
-/// The label of everything that a run makes; its value is the run's id.
+/// The label of all Pods and containers of a run. Its value is the run's id.
 pub const RUN_LABEL: &str = "checkpoint-conformance.dev/run";
-/// The image that `checkpoint-conformance image` writes unless told otherwise.
+/// The default name of the image that `checkpoint-conformance image` writes.
 pub const WORKLOAD_IMAGE: &str = "checkpoint-conformance.dev/test-workload:1";
 
-/// A runtime that runs already.
+/// A running runtime.
 #[derive(Clone, Debug)]
 pub struct RuntimeTarget {
-    /// Its socket, `unix:///PATH`.
+    /// The socket, `unix:///PATH`.
     pub endpoint: String,
-    /// The image of the containers; [`WORKLOAD_IMAGE`] by default.
+    /// The image of the containers. Default: [`WORKLOAD_IMAGE`].
     pub image: Option<String>,
-    /// The runtime handler (RuntimeClass) of the Pods; the runtime's default when empty.
+    /// The runtime handler (RuntimeClass) of the Pods. Empty: the runtime's default.
     pub handler: String,
-    /// The control socket of the fake-cri that this is.
+    /// The control socket, if the runtime is a fake-cri.
     pub control_socket: Option<PathBuf>,
-    /// A directory that the runtime sees under the same path; a temporary one by default.
+    /// The parent of the shared directory, which the runtime must see under the same path. Default: the system's
+    /// temporary directory.
     pub work_dir: Option<PathBuf>,
     run_id: String,
-    // Here, and not in the connection alone: it must outlive what the runtime still does in it when that is given up.
+    // Kept here as well as in `Runtime`: if `connect` is cancelled, the runtime may still use the directory.
     shared_dir: OnceLock<Arc<RunDir>>,
 }
 
-/// A container runtime in the course of a run.
+/// A connected runtime.
 pub struct Runtime {
-    /// What reports say of it.
+    /// The description of the target in reports.
     pub target_info: report::TargetInfo,
-    /// What it says of itself.
+    /// The runtime's response to `Version`.
     pub version: VersionResponse,
-    /// What its containers run.
+    /// The program that the containers run.
     pub program: WorkloadProgram,
-    /// fake-cri's control, where that is the runtime.
+    /// The control API, if the runtime is a fake-cri.
     pub fake_cri: Option<FakeCriControl>,
     cri: CriClient,
-    /// The image of the containers as the user names it.
+    /// The image's name as the user gave it.
     image_name: String,
-    /// The same as the runtime has it.
+    /// The same image as the runtime resolved it.
     image: LocalImage,
     handler: String,
     run_id: String,
@@ -109,21 +110,21 @@ pub struct Runtime {
     embedded_fake_cri: tokio::sync::Mutex<Option<FakeCri>>,
 }
 
-/// Something that was made, and whether anyone still wants it.
+/// A Pod or container of this run, with a weak reference that shows whether a handle still exists.
 #[derive(Clone, Debug)]
 enum TrackedObject {
     Pod(String, Weak<PodHandle>),
     Container(String, Weak<container::ContainerInner>),
 }
 
-/// What a command in a container came to.
+/// The result of a command in a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Its exit code.
+    /// The exit code.
     pub exit_code: i32,
-    /// What it wrote to standard output.
+    /// The standard output.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
@@ -137,7 +138,7 @@ impl std::fmt::Debug for Runtime {
 }
 
 impl RuntimeTarget {
-    /// The runtime at this socket, with the harness's own image and the runtime's default handler.
+    /// The runtime at this socket, with the default image and the default runtime handler.
     pub fn new(endpoint: impl Into<String>) -> RuntimeTarget {
         RuntimeTarget {
             endpoint: endpoint.into(),
@@ -150,18 +151,19 @@ impl RuntimeTarget {
         }
     }
 
-    /// Removes what [`RuntimeTarget::connect`] has made so far, where that was given up in its midst.
+    /// Removes the objects of a [`RuntimeTarget::connect`] that was cancelled.
     ///
     /// # Errors
-    /// Something could not be removed; it is named.
+    /// An object cannot be removed. The error names the object.
     pub async fn clean_up(&self) -> Result<(), TargetError> {
         clean::remove_run(&self.endpoint, &self.run_id).await
     }
 
-    /// Connects, looks for the image (and pulls it when it is not there), and finds out what it can run.
+    /// Connects, makes sure that the image is present (pulls it if needed), and detects the program that the image can
+    /// run.
     ///
     /// # Errors
-    /// The runtime does not answer, or there is no image that can be used. Nothing is left behind.
+    /// The runtime does not respond, or there is no usable image. Created objects are removed.
     pub async fn connect(&self) -> Result<Runtime, TargetError> {
         let target_info = report::TargetInfo {
             suite: crate::engine::Suite::Runtime,
@@ -174,7 +176,7 @@ impl RuntimeTarget {
             node: None,
         };
         let shared_dir = Arc::new(RunDir::create(self.work_dir.as_deref())?);
-        // A second connection has a directory of its own, which goes with it.
+        // A second connection gets a directory of its own, which is removed with the connection.
         let _ = self.shared_dir.set(Arc::clone(&shared_dir));
         let mut runtime = Runtime::connect_to(&self.endpoint, shared_dir, target_info).await?;
         runtime.handler.clone_from(&self.handler);
@@ -190,7 +192,7 @@ impl RuntimeTarget {
         runtime.program = match runtime.detect_program().await {
             Ok(program) => program,
             Err(error) => {
-                // What was tried is removed; why it was tried in vain is what counts.
+                // The error of the detection matters, not the error of the cleanup.
                 let _ = runtime.shutdown().await;
                 return Err(error);
             }
@@ -240,22 +242,22 @@ impl Runtime {
         })
     }
 
-    /// The id of this run, the value of [`RUN_LABEL`].
+    /// The id of this run: the value of [`RUN_LABEL`].
     pub fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// Whether it is a fake-cri, which reads its Pods' annotations.
+    /// Whether the runtime is a fake-cri, which reads annotations of Pods.
     pub fn is_fake_cri(&self) -> bool {
         self.version.runtime_name == "fake-cri"
     }
 
-    /// The directory that the harness and the runtime share; it goes with the run.
+    /// The directory that the harness and the runtime share. It is removed after the run.
     pub fn shared_dir(&self) -> &Path {
         self.shared_dir.path()
     }
 
-    /// A path in the shared directory at which nothing is yet, for an archive.
+    /// An unused path in the shared directory, for an archive.
     pub fn location(&self, name: &str) -> PathBuf {
         let serial = self.serial();
         self.shared_dir().join("archives").join(format!("{name}-{serial}.tar"))
@@ -265,23 +267,23 @@ impl Runtime {
         self.next_serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What the runtime says of a container.
+    /// The CRI status of a container.
     ///
     /// # Errors
-    /// It does not answer, or does not know it.
+    /// The runtime does not respond, or does not know the container.
     pub async fn status(&self, container: &ContainerHandle) -> Result<ContainerStatus, TargetError> {
         let response = self.container_status(container.id(), false).await?;
         response.status.ok_or_else(|| TargetError::Runtime {
             call: "ContainerStatus",
             code: tonic::Code::Ok,
-            message: "the answer has no status".to_owned(),
+            message: "the response has no status".to_owned(),
         })
     }
 
-    /// Runs a command in a container to its end.
+    /// Executes a command in a container and waits until the command exits.
     ///
     /// # Errors
-    /// The runtime does not answer, or does not run it.
+    /// The runtime does not respond, or cannot execute the command.
     pub async fn exec_sync(
         &self,
         container: &ContainerHandle,
@@ -310,20 +312,20 @@ impl Runtime {
         Ok(executed)
     }
 
-    /// What a container's workload tells of itself by now.
+    /// Reads and parses the log of a container's workload.
     ///
     /// # Errors
-    /// Its log cannot be read.
+    /// The log cannot be read.
     pub async fn workload(&self, container: &ContainerHandle) -> Result<Workload, TargetError> {
         let workload = read_log(container.log_path()).await?;
         self.remember_canary(&workload);
         Ok(workload)
     }
 
-    /// Waits until what the workload tells is enough; `None` when it is not in time.
+    /// Waits until `condition` holds for the workload; `None` if it does not within `timeout`.
     ///
     /// # Errors
-    /// Its log cannot be read.
+    /// The log cannot be read.
     pub async fn workload_until(
         &self,
         container: &ContainerHandle,
@@ -333,12 +335,12 @@ impl Runtime {
         self.log_until(container.log_path(), timeout, condition).await
     }
 
-    /// Waits until the counter has moved on by two heartbeats: of them one may have been under way before. `None` when it has
-    /// not in time: the container stands still. A workload that was started anew is told as it is; see
-    /// [`Workload::same_process`].
+    /// Waits until the heartbeat has advanced by two, since the first new heartbeat may have been in progress before.
+    /// `None` if the heartbeat does not advance within `timeout`: the container is frozen. Also returns when the
+    /// workload has been restarted; see [`Workload::same_process`].
     ///
     /// # Errors
-    /// Its log cannot be read.
+    /// The log cannot be read.
     pub async fn wait_until_progress(
         &self,
         container: &ContainerHandle,
@@ -349,11 +351,11 @@ impl Runtime {
         let later = self.workload_until(container, timeout, progressed).await?;
         record(EvidenceKind::Note, || match &later {
             Some(later) => format!(
-                "{container}: heartbeat {} then, {} later",
+                "{container}: heartbeat {} before, {} after",
                 before.heartbeat, later.heartbeat
             ),
             None => format!(
-                "{container}: stands still at heartbeat {} for {timeout:?}",
+                "{container}: no progress after heartbeat {} within {timeout:?}",
                 before.heartbeat
             ),
         });
@@ -366,7 +368,7 @@ impl Runtime {
         timeout: Duration,
         condition: impl Fn(&Workload) -> bool,
     ) -> Result<Option<Workload>, TargetError> {
-        // A log has no event to wait for.
+        // A log file has no event to wait for.
         const POLL_INTERVAL: Duration = Duration::from_millis(20);
         let started_at = std::time::Instant::now();
         loop {
@@ -391,13 +393,13 @@ impl Runtime {
         }
     }
 
-    /// The canaries that were seen: no report may say them.
+    /// The canaries that were read from logs. Reports must not contain them.
     pub fn canaries(&self) -> Vec<String> {
         let canaries = self.canaries.lock().unwrap_or_else(PoisonError::into_inner);
         canaries.iter().cloned().collect()
     }
 
-    /// The containers that the runtime left frozen in this run, and how each was let go.
+    /// The containers that the runtime left frozen in this run, and how each was thawed.
     pub fn unfreeze_notes(&self) -> Vec<String> {
         self.unfreeze_notes
             .lock()
@@ -410,7 +412,7 @@ fn random_run_id() -> String {
     format!("{:08x}", rand::random::<u32>())
 }
 
-/// Reads a container's log, which may not be there yet.
+/// Reads and parses a container's log. The file may not exist yet.
 async fn read_log(path: &Path) -> Result<Workload, TargetError> {
     match tokio::fs::read(path).await {
         Ok(log) => Ok(parse_log(&String::from_utf8_lossy(

@@ -1,10 +1,11 @@
-//! Lets containers go that the runtime left frozen, and removes what was made, whatever became of it.
+//! Thaws containers that the runtime left frozen, and removes Pods and containers in any state.
 //!
-//! What is frozen cannot even be killed: a signal waits until the thaw. So every removal looks first:
+//! A process in a frozen v1 freezer cgroup does not die from SIGKILL until the cgroup is thawed. So a removal thaws
+//! first:
 //!
 //! ```text
-//!  hold seen -> release -> runs -> StopContainer, RemoveContainer
-//!                  \-> still held -> StopContainer -> fails -> SIGKILL to the first process
+//!  frozen -> thaw -> running -> StopContainer, RemoveContainer
+//!              \-> still frozen -> StopContainer -> fails -> SIGKILL to the first process
 //! ```
 
 use std::{path::PathBuf, sync::PoisonError, time::Duration};
@@ -26,7 +27,7 @@ use crate::{
 };
 
 impl Runtime {
-    /// What the runtime says of a container, with its own additions when `verbose`.
+    /// The CRI status of a container; with `verbose`, including the runtime's own `info`.
     pub(super) async fn container_status(
         &self,
         id: &str,
@@ -38,27 +39,27 @@ impl Runtime {
     /// Stops a container: SIGTERM, and SIGKILL after `grace`.
     ///
     /// # Errors
-    /// The runtime does not do it.
+    /// The call fails.
     pub async fn stop(&self, container: &ContainerHandle, grace: Duration) -> Result<(), TargetError> {
         stop(&self.cri, container.id(), grace).await
     }
 
-    /// The container's first process as this machine sees it; `None` where it cannot be seen from here.
+    /// The container's first process in the harness's pid namespace; `None` if it is not visible there.
     pub async fn first_process_of(&self, container: &ContainerHandle) -> Option<ProcessId> {
         first_process(&self.cri, container.id()).await
     }
 
-    /// What holds the container still, as far as that can be seen; ask only when no checkpoint is under way.
+    /// What keeps the container frozen, as far as it is visible. Meaningful only if no checkpoint is in progress.
     pub async fn freeze_cause(&self, container: &ContainerHandle) -> Option<FreezeCause> {
         let first = self.first_process_of(container).await?;
         freeze::detect(&self.cgroups, first.pid, &[container.id(), container.pod().id()])
     }
 
-    /// Lets a container go that the runtime left frozen, and notes it. Where that does not help, it is stopped. Returns how
-    /// it was found and what was done.
+    /// Thaws a container that the runtime left frozen; stops it if it cannot be thawed. Returns and remembers a note
+    /// with the cause and the action.
     ///
     /// # Errors
-    /// It neither runs nor ends.
+    /// The container can be neither thawed nor stopped.
     pub async fn unfreeze(
         &self,
         container: &ContainerHandle,
@@ -68,7 +69,7 @@ impl Runtime {
         let first = self.first_process_of(container).await;
         let description = cause
             .as_ref()
-            .map_or_else(|| "its counter stands still".to_owned(), FreezeCause::to_string);
+            .map_or_else(|| "its heartbeat does not advance".to_owned(), FreezeCause::to_string);
         let action = unfreeze_or_stop(&self.cri, &self.cgroups, container.id(), first, &names, cause).await?;
         let note = format!("container {container} was left frozen: {description}; {action}");
         record(EvidenceKind::Note, || note.clone());
@@ -77,11 +78,10 @@ impl Runtime {
         Ok(note)
     }
 
-    /// Puts the runtime back after a case: takes faults back, removes what nobody has a handle of any more, and lets go what
-    /// was left frozen.
+    /// Resets the runtime after a case: removes fault rules, removes objects without a handle, thaws frozen containers.
     ///
     /// # Errors
-    /// Something could not be removed or let go.
+    /// An object cannot be removed or thawed.
     pub async fn reset(&self) -> Result<(), TargetError> {
         if let Some(fake_cri) = &self.fake_cri {
             fake_cri.clear_rules().await?;
@@ -108,7 +108,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Lets a container go that others use as well, if it stands still and should not.
+    /// Thaws a container that other cases use, if it is frozen without a checkpoint in progress.
     async fn unfreeze_unless_checkpointing(&self, container: &ContainerHandle) -> Result<(), TargetError> {
         if container.is_checkpointing() {
             return Ok(());
@@ -127,7 +127,7 @@ impl Runtime {
         });
     }
 
-    /// Removes a container, and lets it go first: what is frozen cannot even be killed.
+    /// Removes a container, and remembers a note if it was frozen.
     pub(super) async fn remove_container(&self, id: &str) -> Result<(), TargetError> {
         let removed = remove_container(&self.cri, &self.cgroups, id).await?;
         if let Some(note) = removed {
@@ -164,8 +164,9 @@ async fn stop(cri: &CriClient, id: &str, grace: Duration) -> Result<(), TargetEr
     .map(drop)
 }
 
-/// The first process of a container: by the pid that the runtime tells, or the one that the workload tells in its log, if
-/// that is the same process here. A pid alone proves nothing: it may be of another pid namespace.
+/// The container's first process. The pid comes from the runtime's verbose status or from the workload's log. A pid may
+/// belong to another pid namespace, so the process must also have the workload's start time or a cgroup that contains
+/// the container's id.
 async fn first_process(cri: &CriClient, id: &str) -> Option<ProcessId> {
     let answer = container_status(cri, id, true).await.ok()?;
     let status = answer.status?;
@@ -195,7 +196,7 @@ async fn first_process(cri: &CriClient, id: &str) -> Option<ProcessId> {
     [pid_from_runtime, pid_from_log].iter().flatten().find_map(verified)
 }
 
-/// Lets a container go, or ends it where that does not help.
+/// Thaws a container, or stops it if that fails.
 async fn unfreeze_or_stop(
     cri: &CriClient,
     cgroups: &freeze::CgroupMounts,
@@ -217,7 +218,7 @@ async fn unfreeze_or_stop(
                     }
                     tokio::time::sleep(POLL_INTERVAL).await;
                 }
-                why = format!("{action}, in vain; ");
+                why = format!("{action}, without effect; ");
             }
             Err(error) => why = format!("{error}; "),
         }
@@ -237,7 +238,7 @@ async fn unfreeze_or_stop(
     }
 }
 
-/// Removes a container that may be frozen; returns how it was let go, if it was.
+/// Removes a container that may be frozen. Returns a note if it was.
 pub(super) async fn remove_container(
     cri: &CriClient,
     cgroups: &freeze::CgroupMounts,
@@ -279,7 +280,7 @@ pub(super) async fn remove_container(
     }
 }
 
-/// Stops and removes a Pod sandbox with all that is in it.
+/// Stops and removes a Pod sandbox with its containers.
 pub(super) async fn remove_pod(cri: &CriClient, id: &str) -> Result<(), TargetError> {
     let mut client = cri.runtime();
     let message = StopPodSandboxRequest {

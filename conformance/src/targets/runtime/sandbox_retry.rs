@@ -1,4 +1,4 @@
-//! A Pod sandbox whose caller runs out of time, and who asks for it again as the kubelet does.
+//! A RunPodSandbox call that exceeds its deadline and is retried, as the kubelet does.
 
 use std::time::{Duration, Instant};
 
@@ -11,32 +11,33 @@ use crate::{
     targets::TargetError,
 };
 
-/// How long a runtime may take to give up what its caller has given up: the kubelet tries again all the while.
+/// How long a runtime may take to clean up a RunPodSandbox call that was cancelled. The kubelet keeps retrying
+/// meanwhile.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long between two tries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// How long fake-cri, which is quicker than any deadline, takes for such a sandbox.
+/// The delay of RunPodSandbox in fake-cri, which otherwise finishes before any deadline.
 const FAKE_CRI_DELAY: Duration = Duration::from_millis(400);
 
-/// What became of a sandbox that was asked for again.
+/// The result of a RunPodSandbox call and its retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SandboxRetry {
-    /// The first call was answered in time, so that nothing was asked again.
+    /// The first call succeeded before its deadline, so there was no retry.
     FirstCallSucceeded,
-    /// The runtime lists it, so that the kubelet finds it.
+    /// ListPodSandbox contains the sandbox, so the kubelet would find it.
     Listed,
-    /// It was made.
+    /// A retry created the sandbox.
     Created,
-    /// Neither: what the last try was answered.
+    /// The sandbox is neither listed nor created. The last retry's code and message.
     Failed(Code, String),
 }
 
 impl Runtime {
-    /// Asks for a sandbox with this deadline, and when that has passed looks for it in the runtime's list and asks for it again,
-    /// until it is there or five seconds have passed. It is removed then. fake-cri holds up the call or, with `late`, its answer.
+    /// Calls RunPodSandbox with this deadline. After a passed deadline, looks for the sandbox in ListPodSandbox and
+    /// retries the call until the sandbox exists or five seconds have passed. Removes the sandbox. A fake-cri delays
+    /// the call or, with `delay_response`, only its response.
     ///
     /// # Errors
-    /// The runtime fails the first call in another way, or does not list or remove sandboxes.
+    /// The first call fails for another reason, or sandboxes cannot be listed or removed.
     pub async fn retry_run_pod_sandbox(
         &self,
         deadline: Duration,
@@ -84,7 +85,7 @@ impl Runtime {
         }
     }
 
-    /// The id under which the runtime lists a sandbox of this uid.
+    /// The id of the listed sandbox with the same Pod uid.
     async fn find_sandbox(&self, config: &PodSandboxConfig) -> Result<Option<String>, TargetError> {
         let mut client = self.cri.runtime();
         let message = ListPodSandboxRequest::default();

@@ -1,7 +1,7 @@
-//! What runs in the containers: the test workload of the harness's own image, or a loop of any image's shell.
+//! The programs in the containers: the test workload of the harness's own image, or a loop in the shell of any image.
 //!
-//! Both write `canary HEX` and `heartbeat N pid=P start=S`, which [`crate::targets::parse_log`] reads. Only the test workload can be
-//! told how much memory, how many threads and children it has.
+//! Both write `canary HEX` and `heartbeat N pid=P start=S`, which [`crate::targets::parse_log`] parses. Only the test
+//! workload has options for memory, threads and children.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use super::{ContainerHandle, PodHandle};
 /// The path of the test workload in the image that `checkpoint-conformance image` writes.
 pub const WORKLOAD_PATH: &str = "/test-workload";
 
-/// The shell's counter: no program but `sh` and `sleep`, so that any busybox has it.
+/// The workload for a shell. Uses no programs but `sh` and `sleep`, so any busybox image can run it.
 const SHELL_WORKLOAD: &str = r#"
 identity() { read -r s < /proc/$$/stat; s=${s##*) }; set -- $s; echo "pid=$$ start=${20}"; }
 half() { read -r u < /proc/sys/kernel/random/uuid; IFS=-; set -- $u; unset IFS; echo "$1$2$3$4$5"; }
@@ -27,17 +27,16 @@ trap 'exit 0' TERM
 while :; do n=$((n+1)); echo "heartbeat $n $me"; sleep 0.1 2>/dev/null || sleep 1; done
 "#;
 
-/// What an image has to run.
+/// The program that an image can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkloadProgram {
-    /// The test workload: told what to be by its command line.
+    /// The test workload, configured by its command line.
     TestWorkload,
-    /// A shell: a counter and a canary in its memory, and nothing more.
+    /// A shell loop with heartbeats and a canary in memory.
     Shell,
 }
 
 impl WorkloadProgram {
-    /// The command of a container.
     pub(super) fn command(self, options: &[(&'static str, String)]) -> Vec<String> {
         match self {
             WorkloadProgram::TestWorkload => {
@@ -50,7 +49,7 @@ impl WorkloadProgram {
         }
     }
 
-    /// A command for ExecSync that takes so long and writes `exec ready` or the test workload's `ready` before.
+    /// A command for ExecSync that runs for `time`. It first writes `exec ready`, or the test workload's `ready` line.
     pub fn exec_command(self, time: Duration) -> Vec<String> {
         match self {
             WorkloadProgram::TestWorkload => vec![
@@ -68,7 +67,7 @@ impl WorkloadProgram {
     }
 }
 
-/// How a container is to be. Without anything: one process of the test workload with 1 MiB, or the shell.
+/// The options of a container. Default: one process of the test workload with 1 MiB of memory, or the shell workload.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerOptions {
     pub(super) workload_args: Vec<(&'static str, String)>,
@@ -82,62 +81,62 @@ pub struct ContainerOptions {
 }
 
 impl ContainerOptions {
-    /// A container as it is without options, in the Pod that all share.
+    /// The default options, in the Pod that containers share.
     pub fn new() -> ContainerOptions {
         ContainerOptions::default()
     }
 
-    /// An option of the test workload by its name without dashes, `threads` or `children`: a container with one needs the
+    /// Adds an option of the test workload, without the dashes: `threads`, `children`. The container then needs the
     /// test workload's image.
     pub fn workload_arg(mut self, name: &'static str, value: impl ToString) -> Self {
         self.workload_args.push((name, value.to_string()));
         self
     }
 
-    /// So many bytes of memory in each process.
+    /// Sets the memory of each process, in bytes.
     pub fn memory(self, bytes: u64) -> Self {
         self.workload_arg("memory", bytes)
     }
 
-    /// A variable in its environment.
+    /// Adds an environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// In a Pod of its own.
+    /// Creates the container in a separate Pod.
     pub fn separate_pod(mut self) -> Self {
         self.separate_pod = true;
         self
     }
 
-    /// In the Pod of another container.
+    /// Creates the container in the Pod of another container.
     pub fn in_pod_of(mut self, other: &ContainerHandle) -> Self {
         self.pod = Some(Arc::clone(other.pod()));
         self
     }
 
-    /// In a Pod of its own, whose first checkpoint stands still for so long in a fake-cri, by the Pod's annotation. Of any other
-    /// runtime only the container's memory takes time.
+    /// Creates the container in a separate Pod whose annotation makes a fake-cri's first checkpoint stay frozen for
+    /// `time`. Other runtimes ignore the annotation; there only the container's memory makes a checkpoint slow.
     pub fn fake_cri_freeze_delay(mut self, time: Duration) -> Self {
         self.freeze_delay = Some(time);
         self.separate_pod()
     }
 
-    /// To go on from this archive, whose path is given as its image, with these mounts.
+    /// Restores this archive: its path is the image name. Adds these mounts to the request.
     pub(super) fn restored_from(mut self, archive: &Path, mounts: &[BindMount]) -> Self {
         self.archive = Some(archive.to_owned());
         self.mounts = mounts.to_vec();
         self
     }
 
-    /// How long an ExecSync in it takes where the runtime runs no command of its own (fake-cri's test workloads).
+    /// Sets how long ExecSync takes in a fake-cri, which executes no command in a test workload.
     pub fn exec_delay(mut self, delay: Duration) -> Self {
         self.exec_delay = Some(delay);
         self
     }
 
-    /// Whether only the test workload can be this.
+    /// Whether the options need the test workload's program.
     pub fn needs_test_workload(&self) -> bool {
         !self.workload_args.is_empty()
     }
