@@ -1,14 +1,13 @@
-//! As much of an API server as a kubelet needs that asks one who its clients are and what they may do.
+//! A stub API server: the part that a kubelet needs to authenticate and authorise its clients.
 //!
 //! ```text
-//!  kubelet --TokenReview, SubjectAccessReview--> answered from the people that the harness made up
-//!          --list, get nodes, services, pods --> one node, nothing else; a watch stays silent
-//!          --create, update                  --> taken, and forgotten
+//!  kubelet --TokenReview, SubjectAccessReview--> answered from the harness's test identities
+//!          --list, get nodes, services, pods --> one node, nothing else; a watch has no events
+//!          --create, update                  --> accepted, not stored
 //! ```
 //!
-//! It serves TLS on a port of 127.0.0.1, to the bearer of one token alone. Nothing is stored: a kubelet with
-//! `registerNode: false` runs its static Pods over it, and authenticates and authorises as on a cluster. It ends when it is
-//! dropped, and with it every watch.
+//! Serves TLS on a port of 127.0.0.1 and accepts a single bearer token. With it a kubelet with `registerNode: false`
+//! runs its static Pods, and authenticates and authorises as in a cluster. Dropping the server ends it and every watch.
 
 mod objects;
 mod review;
@@ -36,12 +35,12 @@ use super::{CertificateAuthority, CertificateKeyPair, TargetError};
 
 pub use review::{AccessRules, Permission};
 
-/// More than any object that a kubelet sends, in bytes.
+/// Larger than any object that a kubelet sends.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
 type BoxedResponse = Response<BoxBody<Bytes, Infallible>>;
 
-/// An API server that runs until it is dropped.
+/// A running API server. Stops when dropped.
 #[derive(Debug)]
 pub struct ApiServer {
     address: SocketAddr,
@@ -49,7 +48,7 @@ pub struct ApiServer {
     stop: CancellationToken,
 }
 
-/// What its connections share.
+/// The state that all connections share.
 struct ServerState {
     node: String,
     token: String,
@@ -57,10 +56,10 @@ struct ServerState {
 }
 
 impl ApiServer {
-    /// Starts one that knows these people and this node, with a certificate of this authority.
+    /// Starts an API server for this node with these access rules. Its certificate is issued by `authority`.
     ///
     /// # Errors
-    /// No certificate can be made, or no port of 127.0.0.1 is free.
+    /// No certificate can be created, or no port of 127.0.0.1 is free.
     pub async fn start(
         authority: &CertificateAuthority,
         node: &str,
@@ -85,17 +84,17 @@ impl ApiServer {
         Ok(ApiServer { address, token, stop })
     }
 
-    /// Where it serves: `https://127.0.0.1:PORT`.
+    /// The server's URL: `https://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// The token that it serves.
+    /// The bearer token that the server accepts.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// A kubeconfig for its one client. JSON is YAML, and a path needs no thought about quotes in it.
+    /// The kubelet's kubeconfig. JSON is valid YAML and quotes paths correctly.
     pub fn kubeconfig(&self, authority_file: &std::path::Path) -> String {
         let cluster = json!({ "server": self.url(), "certificate-authority": authority_file });
         let config = json!({
@@ -132,7 +131,7 @@ fn acceptor(pair: &CertificateKeyPair) -> Result<TlsAcceptor, TargetError> {
 
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<ServerState>, stop: CancellationToken) {
     loop {
-        // A connection that cannot be had is the client's to make again.
+        // The client retries a failed connection.
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
@@ -149,7 +148,7 @@ async fn serve_connection(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<S
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(state.handle(request).await) }
     });
-    // One that breaks is the client's to make again.
+    // The client retries a broken connection.
     let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -165,7 +164,7 @@ impl ServerState {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
-        tracing::debug!(%method, path, query, "the kubelet asks the API server");
+        tracing::debug!(%method, path, query, "received a request from the kubelet");
         match method {
             Method::GET => self.handle_get(&path, &query),
             Method::POST | Method::PUT | Method::PATCH => {
@@ -176,7 +175,7 @@ impl ServerState {
                     Err(error) => status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string()),
                 }
             }
-            _ => status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "not here"),
+            _ => status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "method not allowed"),
         }
     }
 
@@ -184,7 +183,7 @@ impl ServerState {
         let has_parameter = |parameter: &str| query.split('&').any(|part| part == parameter);
         if let Some(list) = objects::list(path, &self.node) {
             if has_parameter("sendInitialEvents=true") {
-                // A client that hears this lists, and then watches.
+                // A client-go reflector that gets this error falls back to a list and a watch.
                 let reason = "sendInitialEvents is not supported";
                 return status(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", reason);
             }
@@ -209,7 +208,7 @@ impl ServerState {
             }
             (&Method::POST, _) => json(StatusCode::CREATED, &object),
             (&Method::PUT, _) => json(StatusCode::OK, &object),
-            // A patch holds a part: what it was put to is answered, where there is something.
+            // A patch contains only a part of the object, so the response is the stored object, if there is one.
             _ => match objects::get(path.trim_end_matches("/status"), &self.node) {
                 Some(object) => json(StatusCode::OK, &object),
                 None => status(StatusCode::NOT_FOUND, "NotFound", "not found"),
@@ -234,7 +233,7 @@ fn status(code: StatusCode, reason: &str, message: &str) -> BoxedResponse {
     json(code, &body)
 }
 
-/// A watch in which nothing happens. It ends with the server.
+/// A watch without events. Ends with the server.
 fn empty_watch() -> BoxedResponse {
     let no_events = futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
     let mut response = Response::new(BoxBody::new(http_body_util::StreamBody::new(no_events)));

@@ -1,8 +1,8 @@
-//! What there is: one node, and lists of nothing.
+//! The objects of the stub API server: one node, and empty lists.
 
 use serde_json::{Value, json};
 
-/// The lists that a kubelet asks for: path, version, kind. What is in a namespace is not told apart: there is nothing.
+/// The lists that a kubelet requests: path, version, kind.
 const RESOURCE_LISTS: [(&str, &str, &str); 6] = [
     ("/api/v1/nodes", "v1", "NodeList"),
     ("/api/v1/services", "v1", "ServiceList"),
@@ -35,14 +35,14 @@ pub(super) fn list(path: &str, node: &str) -> Option<Value> {
     Some(json!({ "apiVersion": version, "kind": kind, "metadata": { "resourceVersion": "1" }, "items": items }))
 }
 
-/// The object at this path: the node is the only one.
+/// The object at this path. The node is the only object.
 pub(super) fn get(path: &str, node: &str) -> Option<Value> {
     let name = path.strip_prefix("/api/v1/nodes/")?;
     (name == node).then(|| node_object(node))
 }
 
 fn node_object(name: &str) -> Value {
-    // Without room on it no Pod is admitted, static ones neither.
+    // A node without capacity admits no Pods, not even static ones.
     let capacity = json!({ "cpu": "64", "memory": "1Ti", "ephemeral-storage": "1Ti", "pods": "110" });
     json!({
         "apiVersion": "v1",

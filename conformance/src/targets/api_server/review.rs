@@ -1,29 +1,29 @@
-//! Who bears a token, and who may do what to a node.
+//! TokenReview and SubjectAccessReview of the stub API server.
 
 use serde_json::{Value, json};
 
-/// One right: a user may do this verb to this subresource of nodes; `*` is any.
+/// A permission: the user may use this verb on this subresource of nodes. `*` matches any verb or subresource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permission {
-    /// The user.
+    /// The user name.
     pub user: String,
-    /// The verb, as `create`.
+    /// The verb, such as `create`.
     pub verb: String,
-    /// The subresource, as `checkpoint`.
+    /// The subresource, such as `checkpoint`.
     pub subresource: String,
 }
 
-/// The people that are known: by token, and by what they may.
+/// The known tokens and permissions.
 #[derive(Clone, Debug, Default)]
 pub struct AccessRules {
-    /// Bearer tokens with their users.
+    /// Pairs of bearer token and user name.
     pub tokens: Vec<(String, String)>,
-    /// What no right allows is denied.
+    /// What is not permitted here is denied.
     pub permissions: Vec<Permission>,
 }
 
 impl AccessRules {
-    /// A TokenReview with its status filled in.
+    /// Fills in the status of a TokenReview.
     pub(super) fn review_token(&self, mut review: Value) -> Value {
         let token = review["spec"]["token"].as_str().unwrap_or_default();
         let user = self
@@ -36,13 +36,13 @@ impl AccessRules {
                 "authenticated": true,
                 "user": { "username": user, "groups": ["system:authenticated"] },
             }),
-            None => json!({ "authenticated": false, "error": "nobody issued this token" }),
+            None => json!({ "authenticated": false, "error": "unknown token" }),
         };
         set_status(&mut review, "authentication.k8s.io/v1", "TokenReview", status);
         review
     }
 
-    /// A SubjectAccessReview with its status filled in.
+    /// Fills in the status of a SubjectAccessReview.
     pub(super) fn review_access(&self, mut review: Value) -> Value {
         let spec = &review["spec"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! HTTPS to a kubelet, as someone it knows, as someone it does not, or as no one.
+//! HTTPS requests to a kubelet, with known, unknown or no credentials.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,39 +12,39 @@ mod raw;
 
 pub use raw::Protocol;
 
-/// What nobody issued.
+/// A token that no kubelet knows.
 const INVALID_TOKEN: &str = "checkpoint-conformance-nobody-issued-this";
-/// Longer than any answer may take, shorter than a case's limit: the case says what did not answer.
+/// Longer than any response may take, and shorter than a case's time limit, so that the case's error names the request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Where a kubelet answers and how it is recognised.
+/// The address of a kubelet or API server, with the credentials for it.
 #[derive(Clone, Debug)]
 pub struct HttpsEndpoint {
-    /// `https://HOST:PORT/`, or a path below that ends in a slash.
+    /// `https://HOST:PORT/`, or a path below that, with a trailing slash.
     pub base_url: Url,
-    /// How its certificate is checked.
+    /// How to verify the server's certificate.
     pub verification: ServerVerification,
-    /// Who we are when we have a right to be there.
+    /// The credentials of the authorized user.
     pub identity: Identity,
-    /// Others whom it knows.
+    /// The credentials of other known users.
     pub extra_identities: ExtraIdentities,
-    /// The port that asks nobody who they are, `http://HOST:PORT/`, if there is one.
+    /// The read-only port, which does not authenticate: `http://HOST:PORT/`.
     pub read_only: Option<Url>,
 }
 
-/// Whom a kubelet knows beside the one as whom we come.
+/// Users that the kubelet knows besides the authorized user.
 #[derive(Clone, Debug, Default)]
 pub struct ExtraIdentities {
-    /// Someone who may not checkpoint.
+    /// A user who may not checkpoint.
     pub denied_user: Option<Identity>,
-    /// Someone who may do everything through the node's proxy (`create nodes/proxy`), and may not checkpoint.
+    /// A user who has `create nodes/proxy` and may not checkpoint.
     pub node_proxy_user: Option<Identity>,
-    /// Someone who may checkpoint and comes with a bearer token.
+    /// A user who may checkpoint, with a bearer token.
     pub token_user: Option<Identity>,
 }
 
 impl HttpsEndpoint {
-    /// Everyone whose credentials are known here.
+    /// All known credentials.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
         let ExtraIdentities {
             denied_user: denied,
@@ -56,61 +56,61 @@ impl HttpsEndpoint {
     }
 }
 
-/// How a kubelet's certificate is checked.
+/// How to verify a kubelet's certificate.
 #[derive(Clone, Debug)]
 pub enum ServerVerification {
-    /// Against these authorities, or that very certificate (PEM).
+    /// With these CA certificates, or this self-signed certificate (PEM).
     CaBundle(String),
     /// Not at all.
     Insecure,
 }
 
-/// Who asks.
+/// The credentials of a user.
 #[derive(Clone, Debug)]
 pub enum Identity {
-    /// By a client certificate (PEM, with its key).
+    /// A client certificate with its key (PEM).
     Certificate {
-        /// The certificate and its chain.
+        /// The certificate chain.
         certificate: String,
-        /// Its key.
+        /// The private key.
         key: String,
     },
-    /// By a bearer token.
+    /// A bearer token.
     Token(String),
 }
 
-/// As whom a request is made.
+/// The credentials that a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Credentials {
-    /// As the one who may.
+    /// Those of the authorized user.
     Authorized,
-    /// As one who is known and may not.
+    /// Those of an authenticated user without permission.
     Denied,
-    /// As one who may go through the node's proxy and may not checkpoint.
+    /// Those of a user who has `create nodes/proxy` and may not checkpoint.
     NodeProxyOnly,
-    /// As one who may, by a bearer token.
+    /// A bearer token of a user who may checkpoint.
     ValidToken,
-    /// With no credentials at all.
+    /// None.
     Anonymous,
-    /// With a bearer token that nobody issued.
+    /// A bearer token that the kubelet does not know.
     InvalidToken,
-    /// With a client certificate of an authority that the kubelet does not know.
+    /// A client certificate from a CA that the kubelet does not know.
     UntrustedCertificate,
 }
 
-/// What a kubelet answered.
+/// The response to a request.
 #[derive(Clone, Debug)]
 pub struct HttpResponse {
     /// The status code.
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body as text, what is not UTF-8 replaced.
+    /// The body as text; invalid UTF-8 is replaced.
     pub body: String,
 }
 
 impl HttpResponse {
-    /// The value of a header, empty when there is none.
+    /// The value of a header; empty if the header is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -124,7 +124,7 @@ impl HttpResponse {
         });
     }
 
-    /// Status and body in one line, cut where it grows long.
+    /// Status and body in one line, truncated.
     pub fn summary(&self) -> String {
         const MAX_BODY_CHARS: usize = 300;
         if self.body.is_empty() {
@@ -138,7 +138,7 @@ impl HttpResponse {
     }
 }
 
-/// Asks one kubelet. Connections are kept for each kind of credentials, and never shared between them.
+/// A client for one kubelet. Each kind of credentials has its own connections.
 #[derive(Debug)]
 pub struct Client {
     endpoint: HttpsEndpoint,
@@ -146,7 +146,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client; nothing is connected yet.
+    /// Creates a client. It connects with the first request.
     pub fn new(endpoint: HttpsEndpoint) -> Client {
         Client {
             endpoint,
@@ -154,19 +154,19 @@ impl Client {
         }
     }
 
-    /// Where it asks.
+    /// The address and credentials of the kubelet.
     pub fn endpoint(&self) -> &HttpsEndpoint {
         &self.endpoint
     }
 
-    /// The URL of a checkpoint of that container, each segment percent-encoded, with this query (may be empty).
+    /// The URL of a container's checkpoint endpoint. Path segments are percent-encoded; the query may be empty.
     pub fn checkpoint_url(&self, namespace: &str, pod: &str, container: &str, query: &str) -> Url {
         let mut url = self.url_from_segments(["checkpoint", namespace, pod, container]);
         url.set_query((!query.is_empty()).then_some(query));
         url
     }
 
-    /// The URL of these segments, each percent-encoded.
+    /// The URL of a path with these segments, which are percent-encoded.
     pub fn url_from_segments<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.endpoint.base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -175,24 +175,24 @@ impl Client {
         url
     }
 
-    /// The URL of this path and query on the kubelet.
+    /// The URL of this path and query.
     pub fn url(&self, path_and_query: &str) -> Url {
         let base = &self.endpoint.base_url;
-        // Below the base, which is a path of its own where the kubelet is reached through a proxy.
+        // Relative to the base URL, which has a path if the kubelet is reached through a proxy.
         base.join(path_and_query.trim_start_matches('/'))
             .unwrap_or_else(|_| base.clone())
     }
 
-    /// One request and its answer, whatever its status.
+    /// Sends a request without body and returns the response, whatever its status.
     ///
     /// # Errors
-    /// No connection, a broken one, or no answer in time.
+    /// The connection fails or breaks, or there is no response in time.
     pub async fn send(&self, credentials: Credentials, method: Method, url: Url) -> Result<HttpResponse, TargetError> {
         self.send_with(credentials, method, url, HeaderMap::new(), Vec::new())
             .await
     }
 
-    /// One request with headers and a body of its own.
+    /// Sends a request with headers and a body.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -228,7 +228,7 @@ impl Client {
         Self::read(response).await.map_err(to_error)
     }
 
-    /// One request to the port that asks nobody who they are; `None` when there is no such port.
+    /// Sends a request to the read-only port; `None` if there is none.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -241,7 +241,7 @@ impl Client {
             source: source.without_url(),
         };
         let url = base.join(path).unwrap_or_else(|_| base.clone());
-        record(EvidenceKind::Request, || format!("{method} {url}\nas: nobody"));
+        record(EvidenceKind::Request, || format!("{method} {url}\nas: Anonymous"));
         let client = self.client(Credentials::Anonymous).await?;
         let response = client.request(method, url).send().await.map_err(to_error)?;
         Self::read(response).await.map(Some).map_err(to_error)
@@ -260,7 +260,7 @@ impl Client {
         Ok(response)
     }
 
-    /// What proves who asks; none for no one. A stranger is made up anew each time.
+    /// The credentials of a request. An untrusted certificate is created anew each time.
     fn identity(&self, credentials: Credentials) -> Result<Option<Identity>, TargetError> {
         let extra_identities = &self.endpoint.extra_identities;
         Ok(match credentials {
@@ -270,7 +270,7 @@ impl Client {
             Credentials::ValidToken => extra_identities.token_user.clone(),
             Credentials::InvalidToken => Some(Identity::Token(INVALID_TOKEN.to_owned())),
             Credentials::UntrustedCertificate => {
-                // The same name as a real administrator's, so that only the issuer is wrong.
+                // The subject of a cluster administrator, so that only the issuer is wrong.
                 let pair = CertificateAuthority::new("checkpoint-conformance stranger")?
                     .issue_client("system:admin", "system:masters")?;
                 Some(Identity::Certificate {
@@ -293,12 +293,12 @@ impl Client {
     }
 
     fn build_client(&self, credentials: Credentials) -> Result<reqwest::Client, TargetError> {
-        // One provider for the process; a second call only says that there is one.
+        // The provider is global. An error only means that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .timeout(RESPONSE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            // What most clients speak, and newer kubelets alone; one case compares it with HTTP/2.
+            // Most clients use HTTP/1.1, and newer kubelets offer nothing else. One case compares it with HTTP/2.
             .http1_only()
             .no_proxy();
         builder = match &self.endpoint.verification {
@@ -317,7 +317,7 @@ impl Client {
     }
 }
 
-/// A request as evidence: who asks is said in words, never by what proves it.
+/// A request as evidence. Names the kind of credentials and never contains them.
 fn describe(request: &reqwest::Request, credentials: Credentials) -> String {
     let mut headers = request.headers().clone();
     headers.remove(http::header::AUTHORIZATION);

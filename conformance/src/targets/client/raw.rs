@@ -1,8 +1,7 @@
-//! Requests as no ordinary client sends them: a path as it is written, with `..`, empty segments and broken escapes, over
-//! a protocol that is chosen.
+//! Requests with a verbatim path (`..`, empty segments, invalid escapes) over a chosen protocol.
 //!
-//! URLs are made canonical before they are sent, as a standard for browsers says; a kubelet must stand what is not. Each
-//! request has a connection of its own.
+//! Ordinary clients normalise URLs before they send them (WHATWG URL Standard), but a kubelet must also handle paths
+//! that are not normalised. Each request uses a new connection.
 
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{Client, Credentials, HttpResponse, Identity, RESPONSE_TIMEOUT, ServerVerification, TargetError};
 use crate::evidence::{EvidenceKind, record};
 
-/// What is spoken.
+/// The HTTP version of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1.
@@ -32,7 +31,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its name in a handshake.
+    /// The protocol's ALPN name.
     fn alpn(self) -> &'static [u8] {
         match self {
             Protocol::Http1 => b"http/1.1",
@@ -51,10 +50,10 @@ impl std::fmt::Display for Protocol {
 }
 
 impl Client {
-    /// One request whose path goes over the wire as it is written here. `None` when the kubelet does not speak `protocol`.
+    /// Sends a request whose path is not normalised. `None` if the kubelet does not speak `protocol`.
     ///
     /// # Errors
-    /// No connection, a broken one, no answer in time, or a path that no request line can hold.
+    /// The connection fails or breaks, there is no response in time, or the path is not valid in a request line.
     pub async fn send_raw(
         &self,
         credentials: Credentials,
@@ -62,7 +61,7 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<Option<HttpResponse>, TargetError> {
-        let failed = |reason: String| TargetError::NotReady(format!("no answer to {method} {path}: {reason}"));
+        let failed = |reason: String| TargetError::NotReady(format!("no response to {method} {path}: {reason}"));
         record(EvidenceKind::Request, || {
             format!("{method} {path}\nas: {credentials:?}\nover: {protocol}")
         });
@@ -77,7 +76,7 @@ impl Client {
         };
         let response = tokio::time::timeout(RESPONSE_TIMEOUT, roundtrip)
             .await
-            .map_err(|_| failed(format!("nothing within {} s", RESPONSE_TIMEOUT.as_secs())))??;
+            .map_err(|_| failed(format!("timeout after {} s", RESPONSE_TIMEOUT.as_secs())))??;
         if let Some(response) = &response {
             response.record_evidence();
         }
@@ -99,7 +98,7 @@ impl Client {
             base.port_or_known_default().unwrap_or_default()
         );
         let mut request = Request::builder().method(method).header(header::ACCEPT, "*/*");
-        // A proxy's path comes before the kubelet's.
+        // The path of a proxy precedes the kubelet's path.
         let path = format!("{}{path}", base.path().trim_end_matches('/'));
         request = match protocol {
             Protocol::Http1 => request.uri(path).header(header::HOST, &authority),
@@ -133,7 +132,7 @@ impl Client {
         })
     }
 
-    /// A connection that speaks `protocol`, or none.
+    /// Opens a connection; `None` if the server does not speak `protocol`.
     async fn connect(
         &self,
         credentials: Credentials,
@@ -156,7 +155,7 @@ impl Client {
         match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
             Ok(stream) => {
                 let negotiated = stream.get_ref().1.alpn_protocol();
-                // One that says nothing about it speaks HTTP/1.1.
+                // A server without ALPN speaks HTTP/1.1.
                 let matches =
                     negotiated == Some(protocol.alpn()) || (negotiated.is_none() && protocol == Protocol::Http1);
                 Ok(matches.then_some(stream))
@@ -196,7 +195,7 @@ impl Client {
     }
 }
 
-/// Runs an exchange with its connection; both end with this future.
+/// Drives the connection while the exchange runs. Both end with this future.
 async fn run_with_connection<T>(
     connection: impl Future<Output = hyper::Result<()>>,
     exchange: impl Future<Output = hyper::Result<T>>,
@@ -206,7 +205,7 @@ async fn run_with_connection<T>(
         response = &mut exchange => response,
         ended = &mut connection => {
             ended?;
-            // It has ended in good order, so the answer is there, or the exchange says why not.
+            // The connection has ended without an error: the response has arrived, or the exchange returns the error.
             exchange.await
         }
     }
@@ -217,7 +216,7 @@ async fn read_body(response: http::Response<hyper::body::Incoming>) -> hyper::Re
     Ok((head, body.collect().await?.to_bytes()))
 }
 
-/// Takes every server: the user asked for it.
+/// Accepts every certificate, as the user requested.
 #[derive(Debug)]
 struct AcceptAnyServer(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! Credentials that a program gives: the `exec` of a kubeconfig's user, which cloud providers' kubeconfigs have.
+//! Runs the credential plugin of a kubeconfig user (`exec`), as the kubeconfigs of cloud providers have.
 //!
 //! ```text
 //!  KUBERNETES_EXEC_INFO={"kind":"ExecCredential",..}  command args..
@@ -6,8 +6,9 @@
 //!  {"kind": "ExecCredential", "status": {"token": ..}}    or clientCertificateData with clientKeyData
 //! ```
 //!
-//! The program is run once, when the kubeconfig is read; its standard error is the user's, its input is empty. What it
-//! gives has to last for the run. Source: client-go credential plugins, `client.authentication.k8s.io` v1 and v1beta1.
+//! The plugin runs once, when the kubeconfig is read, with an empty standard input and the user's standard error. Its
+//! credential must stay valid for the whole run. Source: client-go credential plugins, `client.authentication.k8s.io`
+//! v1 and v1beta1.
 
 use std::{
     path::Path,
@@ -17,7 +18,7 @@ use std::{
 use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 
-/// The `exec` of a user.
+/// The `exec` field of a kubeconfig user.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ExecPlugin {
@@ -35,7 +36,7 @@ pub(super) struct ExecPlugin {
     provide_cluster_info: bool,
 }
 
-/// What a program is told of the cluster where `provideClusterInfo` asks for it.
+/// The cluster, for a plugin with `provideClusterInfo`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ClusterInfo {
@@ -43,7 +44,7 @@ pub(super) struct ClusterInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate_authority_data: Option<ByteString>,
     pub(super) insecure_skip_tls_verify: bool,
-    /// The cluster's extension for such programs, as it stands in the kubeconfig.
+    /// The cluster's extension for credential plugins, unchanged from the kubeconfig.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) config: Option<serde_yaml_ng::Value>,
 }
@@ -62,7 +63,7 @@ struct ExecCredential {
     status: Option<ExecCredentialStatus>,
 }
 
-/// What the program gave; never shown.
+/// The plugin's credential. No `Debug`: it must never be printed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ExecCredentialStatus {
@@ -77,23 +78,23 @@ const API_VERSIONS: [&str; 2] = [
 ];
 
 impl ExecPlugin {
-    /// Runs the program, from the kubeconfig's directory if its path is relative, and reads what it gives.
+    /// Runs the plugin and parses its credential. A relative path of the plugin starts at the kubeconfig's directory.
     ///
     /// # Errors
-    /// A program that is not there, fails, wants to talk to a person, or gives no credential, in words; what it printed is
-    /// not in them, since that may hold the credential.
+    /// The plugin cannot be run, fails, needs a terminal, or prints no credential. The error does not quote the
+    /// plugin's output, which may contain the credential.
     pub(super) fn credential(&self, directory: &Path, cluster: &ClusterInfo) -> Result<ExecCredentialStatus, String> {
         let ExecPlugin { command, .. } = self;
         if !API_VERSIONS.contains(&self.api_version.as_str()) {
-            let supported = API_VERSIONS.join(" and ");
-            return Err(format!("speaks {}: {supported} are read", self.api_version));
+            let supported = API_VERSIONS.join(" or ");
+            return Err(format!("credential plugin {command}: unsupported version {}, expected {supported}", self.api_version));
         }
         if self.interactive_mode.as_deref() == Some("Always") {
             return Err(format!(
-                "comes by {command}, which wants to ask a person: give it a token or a client certificate"
+                "credential plugin {command} needs a terminal: use a token or a client certificate"
             ));
         }
-        // As client-go: a bare name is looked up in PATH, a relative path starts where the kubeconfig is.
+        // As client-go does: a bare name is looked up in PATH, a relative path starts at the kubeconfig's directory.
         let program = if command.contains('/') {
             directory.join(command)
         } else {
@@ -122,27 +123,27 @@ impl ExecPlugin {
                     .install_hint
                     .as_deref()
                     .map_or(String::new(), |hint| format!("; {hint}"));
-                format!("comes by {}, which cannot be run: {error}{hint}", program.display())
+                format!("credential plugin {}: failed to run: {error}{hint}", program.display())
             })?;
         if !output.status.success() {
-            return Err(format!("comes by {command}, which failed: {}", output.status));
+            return Err(format!("credential plugin {command} failed: {}", output.status));
         }
-        // serde's words would quote what was printed.
+        // serde's message could quote the output.
         let credential: ExecCredential = serde_json::from_slice(&output.stdout).map_err(|error| {
             format!(
-                "comes by {command}, which gave no ExecCredential (line {})",
+                "credential plugin {command} printed no valid ExecCredential (JSON error in line {})",
                 error.line()
             )
         })?;
         if credential.kind != "ExecCredential" || credential.api_version != self.api_version {
             return Err(format!(
-                "comes by {command}, which gave another kind or version than {} ExecCredential",
+                "credential plugin {command} printed another kind or version than {} ExecCredential",
                 self.api_version
             ));
         }
         credential
             .status
-            .ok_or_else(|| format!("comes by {command}, which gave an ExecCredential without a status"))
+            .ok_or_else(|| format!("credential plugin {command} printed an ExecCredential without a status"))
     }
 }
 
@@ -154,8 +155,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs a shell script as the program `./login`; a program that is written and run at once could still be open for writing
-    /// in another test's child.
+    /// Runs a shell script as the plugin `./login`. A symlink to the shell avoids ETXTBSY: a new executable could still
+    /// be open for writing in a child of another test.
     fn run(script: &str, more_yaml: &str) -> Result<ExecCredentialStatus, String> {
         let directory = tempfile::tempdir().unwrap();
         symlink("/bin/sh", directory.path().join("login")).unwrap();
@@ -204,14 +205,14 @@ mod tests {
 
     #[rstest]
     #[case("exit 7", "", "exit status: 7")]
-    #[case("echo s3cret", "", "gave no ExecCredential")]
+    #[case("echo s3cret", "", "printed no valid ExecCredential")]
     #[case(r#"echo '{"kind": "Status", "apiVersion": "v1"}'"#, "", "another kind or version")]
     #[case(
         r#"echo '{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1"}'"#,
         "",
         "without a status"
     )]
-    #[case("true", ", interactiveMode: Always", "wants to ask a person")]
+    #[case("true", ", interactiveMode: Always", "needs a terminal")]
     fn errors_never_quote_the_output(#[case] script: &str, #[case] more: &str, #[case] why: &str) {
         let error = run(script, more).err().unwrap();
         assert!(error.contains(why) && !error.contains("s3cret"), "{error}");

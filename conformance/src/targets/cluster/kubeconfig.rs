@@ -1,8 +1,8 @@
-//! A kubeconfig: where a cluster is, how it is recognised, and who we are to it.
+//! Reads a kubeconfig: the address of a cluster, its CA, and the user's credentials.
 //!
-//! What is read: `server`, `certificate-authority` (also `-data`), `insecure-skip-tls-verify`, `client-certificate` and
-//! `client-key` (also `-data`), `token`, `tokenFile`, and `exec`, whose program is run as kubectl does. Users of an
-//! `auth-provider`, which clients have not had since 1.26, are refused by name.
+//! Supported: `server`, `certificate-authority` (also `-data`), `insecure-skip-tls-verify`, `client-certificate` and
+//! `client-key` (also `-data`), `token`, `tokenFile`, and `exec`, whose plugin is run as kubectl runs it. A user with
+//! an `auth-provider`, which client-go removed in 1.26, is an error.
 
 use std::{
     fs,
@@ -67,7 +67,7 @@ struct NamedExtension {
     extension: serde_yaml_ng::Value,
 }
 
-/// The extension of a cluster that is for programs that give credentials: client-go.
+/// The name of a cluster's extension for credential plugins, as in client-go.
 const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
 
 #[derive(Debug, Deserialize)]
@@ -90,21 +90,21 @@ struct UserEntry {
     auth_provider: Option<serde_yaml_ng::Value>,
 }
 
-/// Reads the access to the API server of a context, or of the current one.
+/// Reads the API server's address and the credentials of a context; `None` is the current context.
 ///
 /// # Errors
-/// A file that cannot be read, a context, cluster or user that is not there, or a user whose credentials are of a kind that
-/// is not read; each by name.
+/// The file cannot be read, a context, cluster or user is missing, or the user has no supported credentials. The error
+/// names the file and the entry.
 pub(super) fn read(path: &Path, context: Option<&str>) -> Result<HttpsEndpoint, TargetError> {
     let refused = |why: String| TargetError::Argument(format!("{}: {why}", path.display()));
     let text = fs::read_to_string(path).map_err(TargetError::file(path))?;
     let file: KubeconfigFile =
-        serde_yaml_ng::from_str(&text).map_err(|error| refused(format!("no kubeconfig: {error}")))?;
+        serde_yaml_ng::from_str(&text).map_err(|error| refused(format!("invalid kubeconfig: {error}")))?;
     let name = context.unwrap_or(&file.current_context);
     if name.is_empty() {
-        return Err(refused("it has no current context: name one with --context".to_owned()));
+        return Err(refused("no current context: set one with --context".to_owned()));
     }
-    let missing = |kind: &str, name: &str| refused(format!("it has no {kind} called {name:?}"));
+    let missing = |kind: &str, name: &str| refused(format!("no {kind} called {name:?}"));
     let context = file.contexts.iter().find(|entry| entry.name == name);
     let context = &context.ok_or_else(|| missing("context", name))?.context;
     let cluster = file.clusters.iter().find(|entry| entry.name == context.cluster);
@@ -138,7 +138,7 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<HttpsEndpoint, 
         Some(pem) => ServerVerification::CaBundle(pem),
         None => {
             let reason = format!(
-                "the cluster {:?} has neither certificate-authority nor -data",
+                "cluster {:?}: neither certificate-authority nor certificate-authority-data is set",
                 context.cluster
             );
             return Err(refused(reason));
@@ -151,8 +151,8 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<HttpsEndpoint, 
         (None, Some(file)) => Some(read_text(&directory.join(file))?),
         (None, None) => None,
     };
-    let user_error = |why: &str| refused(format!("the user {:?} {why}", context.user));
-    // The file's own credentials come first, and then no program is run: client-go.
+    let user_error = |why: &str| refused(format!("user {:?}: {why}", context.user));
+    // As client-go does: static credentials take precedence over the plugin.
     if certificate.is_none()
         && token.is_none()
         && let Some(exec) = &user.exec
@@ -171,10 +171,10 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<HttpsEndpoint, 
         (_, _, Some(token)) => Identity::Token(token.trim().to_owned()),
         _ if user.auth_provider.is_some() => {
             return Err(user_error(
-                "comes by an auth-provider, which no client reads any more: give it a token, a client certificate or exec",
+                "auth-provider is not supported: use a token, a client certificate or exec",
             ));
         }
-        _ => return Err(user_error("has neither a client certificate with its key nor a token")),
+        _ => return Err(user_error("neither a client certificate with its key nor a token")),
     };
     Ok(HttpsEndpoint {
         base_url,
@@ -185,7 +185,7 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<HttpsEndpoint, 
     })
 }
 
-/// What stands in the file itself, else what stands in the one that it names.
+/// The inline data, or else the content of the file.
 fn data_or_file(
     directory: &Path,
     data: &Option<ByteString>,
@@ -256,8 +256,8 @@ users:
     #[rstest]
     #[case("three", "no context called \"three\"")]
     #[case("nobody", "no user called \"not-there\"")]
-    #[case("program", "the user \"by-program\" comes by /none/login, which cannot be run")]
-    #[case("provider", "comes by an auth-provider")]
+    #[case("program", "user \"by-program\": credential plugin /none/login: failed to run")]
+    #[case("provider", "auth-provider is not supported")]
     fn names_what_is_missing(#[case] context: &str, #[case] why: &str) {
         let (_directory, path) = write_kubeconfig();
         let error = read(&path, Some(context)).unwrap_err().to_string();

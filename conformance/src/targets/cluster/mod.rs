@@ -1,15 +1,16 @@
-//! A cluster by its kubeconfig: its nodes, a Pod on each, and the kubelet of each.
+//! A cluster, reached by its kubeconfig: its nodes, a Pod on each node, and the kubelet of each node.
 //!
 //! ```text
 //!  kubeconfig -> API server --list--> nodes
 //!                    |      --find or create--> a Pod on a node
 //!                    |
-//!                    +-- /api/v1/nodes/NAME/proxy/ --> kubelet      through the API server
+//!                    +-- /api/v1/nodes/NAME/proxy/ --> kubelet      through the API server's node proxy
 //!  node's address ---------------------------------> kubelet      direct
 //! ```
 //!
-//! Through the proxy the API server authenticates us and asks the kubelet as itself: what a kubelet says to strangers can be
-//! seen directly only. A node that is down is an error with its name, within the time of one answer.
+//! Through the node proxy, the API server authenticates the harness and sends requests to the kubelet with its own
+//! identity. The kubelet's own authentication is visible only on a direct connection. For a node that is down, the
+//! error names the node and comes within the time limit of one response.
 
 mod exec;
 mod kubeconfig;
@@ -27,28 +28,28 @@ use super::{Client, Credentials, HttpResponse, HttpsEndpoint, TargetError};
 pub use node::{KubeletRoute, NodeTarget};
 pub use pods::{PodSource, SelectedContainer};
 
-/// Where a kubelet listens unless its node says otherwise.
+/// The default port of a kubelet.
 const KUBELET_PORT: i32 = 10250;
 
-/// A cluster that answers.
+/// A client for the API server of a cluster.
 #[derive(Debug)]
 pub struct Cluster {
     client: Client,
 }
 
-/// A node of it.
+/// The address of a node's kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// Its internal address, else its host name; none when it has none.
+    /// The node's internal IP, or else its host name; `None` if the node has neither.
     pub address: Option<String>,
-    /// Where its kubelet listens.
+    /// The kubelet's port.
     pub port: i32,
 }
 
 impl Cluster {
-    /// The cluster of a context of this kubeconfig, or of the current one; nothing is connected yet.
+    /// Reads a context of this kubeconfig; `None` is the current context. Connects with the first request.
     ///
     /// # Errors
     /// The kubeconfig cannot be read.
@@ -59,10 +60,10 @@ impl Cluster {
         })
     }
 
-    /// Its nodes, by name.
+    /// The nodes of the cluster, sorted by name.
     ///
     /// # Errors
-    /// The API server does not answer, or not with a list.
+    /// The API server does not respond, or its response is not a list of nodes.
     pub async fn nodes(&self) -> Result<Vec<NodeAddress>, TargetError> {
         let list: List<Node> = self.get(self.url(&["api", "v1", "nodes"])).await?;
         let mut nodes: Vec<_> = list.items.into_iter().map(node_address).collect();
@@ -73,13 +74,13 @@ impl Cluster {
     /// The node of that name.
     ///
     /// # Errors
-    /// There is none, or the API server does not answer.
+    /// The node does not exist, or the API server does not respond.
     pub async fn node(&self, name: &str) -> Result<NodeAddress, TargetError> {
         let node: Node = self.get(self.url(&["api", "v1", "nodes", name])).await?;
         Ok(node_address(node))
     }
 
-    /// Who we are to it, and how it is recognised.
+    /// The address of the API server, and the user's credentials.
     fn endpoint(&self) -> &HttpsEndpoint {
         self.client.endpoint()
     }
@@ -95,17 +96,17 @@ impl Cluster {
     }
 }
 
-/// The object in an answer of the API server.
+/// Parses the object in a response of the API server.
 fn parse_object<T: DeserializeOwned>(request: &str, response: &HttpResponse) -> Result<T, TargetError> {
     if !(200..300).contains(&response.status) {
         return Err(TargetError::NotReady(format!(
-            "the API server answers {request}: {}",
+            "the API server's response to {request}: {}",
             response.summary()
         )));
     }
     serde_json::from_str(&response.body)
         .and_then(serde_json::from_value::<T>)
-        .map_err(|error| TargetError::NotReady(format!("the API server's answer to {request} cannot be read: {error}")))
+        .map_err(|error| TargetError::NotReady(format!("failed to parse the API server's response to {request}: {error}")))
 }
 
 fn node_address(node: Node) -> NodeAddress {

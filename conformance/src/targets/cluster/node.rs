@@ -1,4 +1,4 @@
-//! The kubelet of one node: direct, or through the API server.
+//! The kubelet of one node, reached directly or through the API server.
 
 use std::{fs, path::PathBuf};
 
@@ -13,55 +13,55 @@ use super::{
 };
 use crate::{engine::Suite, report};
 
-/// How the kubelet of a node is reached.
+/// How to reach the kubelet of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KubeletRoute {
-    /// At the node's own address. Its certificate is checked against these authorities (PEM file), or those of the
-    /// kubeconfig.
+    /// At the node's address. The kubelet's certificate is verified with these CA certificates (PEM file), or else with
+    /// those of the kubeconfig.
     Direct(Option<PathBuf>),
-    /// At the node's own address, its certificate unchecked.
+    /// At the node's address, without verification of the certificate.
     DirectInsecure,
     /// Through the API server's node proxy.
     NodeProxy,
 }
 
-/// A kubelet of a cluster.
+/// The kubelet of a node as a target.
 #[derive(Clone, Debug)]
 pub struct NodeTarget {
-    /// Its node.
+    /// The node.
     pub node: NodeAddress,
-    /// How it is reached.
+    /// How to reach the kubelet.
     pub route: KubeletRoute,
-    /// The container that is checkpointed.
+    /// The container under test.
     pub container: ContainerRef,
-    /// Who is known to the kubelet and may not checkpoint.
+    /// The credentials of a user who is authenticated and not authorized to checkpoint.
     pub denied_credential: Option<CredentialFiles>,
-    /// The other containers of its Pod are checkpointed as well.
+    /// Whether cases checkpoint the other containers of the Pod as well.
     pub include_siblings: bool,
-    /// Cases may load the kubelet on purpose.
+    /// Whether cases may put the kubelet under load.
     pub allow_load: bool,
-    /// Its `checkpoints` directory as it can be read from here.
+    /// The kubelet's `checkpoints` directory as a local path.
     pub checkpoints_dir: Option<PathBuf>,
-    /// The control socket of the fake-cri that is its runtime.
+    /// The control socket, if the runtime is a fake-cri.
     pub control_socket: Option<PathBuf>,
 }
 
 impl NodeTarget {
-    /// Asks the kubelet once whether it is there.
+    /// Connects and checks that the kubelet responds.
     ///
     /// # Errors
-    /// It does not answer, or the API server cannot reach it; with the node's name.
+    /// The kubelet does not respond, or the API server cannot reach it. The error names the node.
     pub async fn connect(self, cluster: &Cluster) -> Result<Kubelet, TargetError> {
         let name = self.node.name.clone();
         let no_response =
-            |why: String| TargetError::NotReady(format!("the kubelet of node {name} does not answer: {why}"));
+            |why: String| TargetError::NotReady(format!("the kubelet of node {name} does not respond: {why}"));
         let client = Client::new(self.endpoint(cluster)?);
         let result = client
             .send(Credentials::Authorized, Method::GET, client.url("/healthz"))
             .await;
         let response = result.map_err(|error| no_response(error.to_string()))?;
         if self.route == KubeletRoute::NodeProxy && matches!(response.status, 502..=504) {
-            return Err(no_response(format!("the API server says {}", response.summary())));
+            return Err(no_response(format!("the API server returned {}", response.summary())));
         }
         let product = kubelet_version::detect(&client).await;
         let target_info = report::TargetInfo {
@@ -106,7 +106,7 @@ impl NodeTarget {
         }
         let NodeAddress { name, address, port } = &self.node;
         let Some(address) = address else {
-            let reason = format!("node {name} has no address: reach it with --node-proxy");
+            let reason = format!("node {name} has no address: use --node-proxy");
             return Err(TargetError::NotReady(reason));
         };
         let host = if address.contains(':') {

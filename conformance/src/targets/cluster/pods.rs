@@ -1,4 +1,4 @@
-//! A Pod on a node whose container is checkpointed: one that is there, or one that is made for it.
+//! Selects the container under test on a node: in an existing Pod, or in a temporary Pod.
 
 use std::time::{Duration, Instant};
 
@@ -14,35 +14,35 @@ use super::{
     Cluster, parse_object,
 };
 
-/// A pull and a start on a slow node.
+/// Enough for an image pull and a start on a slow node.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(120);
 const POD_NAMESPACE: &str = "default";
 
-/// Where the Pod of a node comes from.
+/// How to select the container on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodSource {
-    /// This one.
+    /// This container.
     Existing(ContainerRef),
-    /// One with this label that runs on the node; its first container that runs.
+    /// The first running container of a Pod with this label on the node.
     Selector(String),
-    /// One that is made from this image, and deleted afterwards.
+    /// A container of a temporary Pod with this image.
     Image(String),
 }
 
-/// A container to checkpoint.
+/// The container under test on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectedContainer {
-    /// Which.
+    /// The container.
     pub container: ContainerRef,
-    /// Whether its Pod was made for this, and is to be deleted.
+    /// Whether the harness created the Pod and must delete it.
     pub is_temporary: bool,
 }
 
 impl Cluster {
-    /// A container on this node. A Pod that was made and does not come up is deleted again.
+    /// Selects a container on this node. A temporary Pod that does not start is deleted.
     ///
     /// # Errors
-    /// There is none, or it does not come up; with the node's name.
+    /// No container matches, or the Pod does not start. The error names the node.
     pub async fn select_container(&self, node: &str, source: &PodSource) -> Result<SelectedContainer, TargetError> {
         match source {
             PodSource::Existing(container) => Ok(SelectedContainer {
@@ -70,7 +70,7 @@ impl Cluster {
     }
 
     async fn create_pod(&self, node: &str, image: &str) -> Result<SelectedContainer, TargetError> {
-        // No two runs at once have the same name for it.
+        // The random suffix keeps concurrent runs apart.
         let name = format!("checkpoint-conformance-{:08x}", rand::random::<u32>());
         let container = |name: &str| json!({ "name": name, "image": image, "imagePullPolicy": "IfNotPresent" });
         let pod = json!({
@@ -113,7 +113,7 @@ impl Cluster {
     }
 
     async fn wait_until_running(&self, node: &str, container: &ContainerRef) -> Result<(), TargetError> {
-        // A watch would tell at once; a few questions a second do for a wait that is seconds long.
+        // Polls: the wait takes seconds, so a watch is not worth its code.
         const POLL_INTERVAL: Duration = Duration::from_millis(200);
         let started_at = Instant::now();
         loop {
@@ -134,17 +134,17 @@ impl Cluster {
         }
     }
 
-    /// Deletes a Pod that was made; leaves every other one.
+    /// Deletes a temporary Pod. Does nothing for any other Pod.
     ///
     /// # Errors
-    /// The API server does not do it; the Pod is named.
+    /// The API server does not delete the Pod. The error names the Pod.
     pub async fn delete_temporary_pod(&self, selected: &SelectedContainer) -> Result<(), TargetError> {
         if !selected.is_temporary {
             return Ok(());
         }
         let url = self.url(&pod_path(&selected.container));
         let left_behind =
-            |why: String| TargetError::NotReady(format!("the Pod of {} is left behind: {why}", selected.container));
+            |why: String| TargetError::NotReady(format!("failed to delete the Pod of {}: {why}", selected.container));
         let result = self.client.send(Credentials::Authorized, Method::DELETE, url).await;
         let response = result.map_err(|error| left_behind(error.to_string()))?;
         match response.status {
@@ -159,7 +159,7 @@ fn pod_path(container: &ContainerRef) -> [&str; 6] {
     ["api", "v1", "namespaces", namespace, "pods", pod]
 }
 
-/// The first container of a Pod that runs.
+/// The first running container of a Pod.
 fn first_running(pod: &Pod) -> Option<ContainerRef> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let runs = statuses
