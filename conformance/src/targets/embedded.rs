@@ -1,15 +1,15 @@
-//! The embedded target: fake-cri, started from this executable, and the reference kubelet over it.
+//! The embedded target: fake-cri, started from this executable, and the reference kubelet in front of it.
 //!
 //! ```text
 //!  /tmp/checkpoint-conformance-XXXX/
-//!    pods/         the static Pod
-//!    pki/          what the kubelet is configured with
-//!    kubelet/      its root; `checkpoints` below it
+//!    pods/         the static Pod's manifest
+//!    pki/          CA certificate, tokens and authorization rules of the kubelet
+//!    kubelet/      the kubelet's root directory, with `checkpoints`
 //!    runtime/      fake-cri's sockets, state and log
 //! ```
 //!
-//! All of it goes with the target. When the harness itself is killed, fake-cri notices by its lifeline, removes its
-//! containers and ends; the directory then stays, until `checkpoint-conformance clean`.
+//! The directory is removed with the target. If the harness is killed, fake-cri notices the end of its lifeline pipe,
+//! removes its containers and exits. The directory then stays until `checkpoint-conformance clean`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,36 +31,38 @@ use crate::{
 };
 
 const NODE_NAME: &str = "embedded";
-/// Many times what it takes on a busy machine.
+/// Many times the duration of a start on a busy machine.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is wrong with an embedded target, on purpose.
+/// A defect of an embedded target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// The reference kubelet is.
+    /// A defect of the reference kubelet.
     Kubelet(Mutant),
-    /// fake-cri is: a fault rule or preset that is in force from the start.
+    /// A defect of fake-cri: a fault rule or preset that is active from the start.
     Runtime(String),
 }
 
 /// Starts embedded targets.
 #[derive(Clone, Debug, Default)]
 pub struct Embedded {
-    /// What is wrong with it, and the name that reports give it.
+    /// The defect, with the name that reports show.
     pub defect: Option<(String, Defect)>,
-    /// Archives have names with fractions of a second, so that two of one second differ: the Kubernetes kubelet's have not.
+    /// Archive names contain fractions of a second, so that two checkpoints within one second have different names. The
+    /// Kubernetes kubelet's names have whole seconds.
     pub fractional_timestamps: bool,
-    /// Where the logs go; nowhere by default.
+    /// The directory of the logs. Without it the logs are discarded.
     pub log_dir: Option<PathBuf>,
-    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    /// The executable to start fake-cri from, for programs whose `main` does not call fake-cri's entry point.
     pub executable: Option<PathBuf>,
 }
 
 impl Embedded {
-    /// Starts fake-cri and the reference kubelet, and waits until the Pod is up.
+    /// Starts fake-cri and the reference kubelet, and waits until the Pod is ready.
     ///
     /// # Errors
-    /// One of them does not start, or the Pod does not come up. Nothing is left behind.
+    /// fake-cri or the kubelet does not start, or the Pod does not become ready. Everything that was started is
+    /// stopped.
     pub async fn start(self) -> Result<Kubelet, TargetError> {
         let run_dir = RunDir::create(None)?;
         for name in ["pods", "pki", "kubelet", "runtime"] {
@@ -168,19 +170,20 @@ impl Embedded {
     fn description(&self) -> String {
         match &self.defect {
             None => "the embedded reference kubelet over fake-cri".to_owned(),
-            Some((name, Defect::Kubelet(_))) => format!("the embedded reference kubelet, wrong on purpose: {name}"),
+            Some((name, Defect::Kubelet(_))) => format!("the embedded reference kubelet, with the defect {name}"),
             Some((name, Defect::Runtime(_))) => {
-                format!("the embedded reference kubelet over fake-cri, which is wrong on purpose: {name}")
+                format!("the embedded reference kubelet over fake-cri, with the fake-cri defect {name}")
             }
         }
     }
 }
 
-/// An ephemeral container in the spec, as only an API server adds one: the reference kubelet knows it, and starts none.
+/// Only an API server can add ephemeral containers. The reference kubelet knows this container from the manifest and
+/// never starts it.
 const EPHEMERAL_CONTAINER: &str =
     "\n  ephemeralContainers:\n    - name: debugger\n      image: localhost/test-workload:latest\n";
 
-/// What the kubelet is configured with.
+/// Writes the files that the kubelet's configuration refers to.
 fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
     let authority = CertificateAuthority::new("checkpoint-conformance")?;
     let identities = TestIdentities::new(&authority)?;
@@ -199,13 +202,13 @@ fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
     Ok(identities)
 }
 
-/// What runs, and can be started again or ended.
+/// The running processes.
 struct EmbeddedLifecycle {
     config: Config,
     identities: TestIdentities,
     kubelet: Mutex<Option<ReferenceKubelet>>,
     cri: Mutex<Option<FakeCri>>,
-    // Last: fields are dropped in their order, and the directory must outlive what works in it.
+    // Last: fields are dropped in declaration order, and the directory must outlive the processes that use it.
     _run_dir: RunDir,
 }
 
@@ -265,7 +268,7 @@ impl Lifecycle for EmbeddedLifecycle {
                 kubelet.shutdown().await;
             }
             if let Some(cri) = self.cri.lock().await.take() {
-                // It removes its containers, then ends.
+                // `shutdown` removes the containers first.
                 cri.shutdown().await;
             }
             Ok(())
@@ -273,7 +276,7 @@ impl Lifecycle for EmbeddedLifecycle {
     }
 }
 
-/// Kills a fake-cri, whose containers live on; false when there is none.
+/// Kills fake-cri. Its containers keep running. Returns false if there is no fake-cri.
 pub(super) async fn kill_fake_cri(cri: &Mutex<Option<FakeCri>>) -> bool {
     match cri.lock().await.as_mut() {
         Some(cri) => {
@@ -284,10 +287,10 @@ pub(super) async fn kill_fake_cri(cri: &Mutex<Option<FakeCri>>) -> bool {
     }
 }
 
-/// Starts a fake-cri again that was killed.
+/// Starts fake-cri again after [`kill_fake_cri`]. Does nothing if it is running.
 ///
 /// # Errors
-/// It does not start; its last words are in the error.
+/// fake-cri does not start. The error quotes the end of its log.
 pub(super) async fn restart_fake_cri(cri: &Mutex<Option<FakeCri>>) -> Result<(), TargetError> {
     match cri.lock().await.as_mut() {
         Some(cri) if cri.pid().is_none() => {

@@ -1,4 +1,4 @@
-//! fake-cri's control API: rules in, journal out.
+//! fake-cri's control API: adds and removes fault rules, reads the journal.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,55 +18,55 @@ use tonic::transport::{Channel, Endpoint};
 use super::TargetError;
 use crate::evidence::{EvidenceKind, record};
 
-/// A fake-cri that can be told what to do wrong, and that says what it was asked.
+/// A connection to fake-cri's control API.
 #[derive(Debug)]
 pub struct FakeCriControl {
     socket: PathBuf,
     client: ControlClient<Channel>,
-    // What is in force because of us, to be taken back.
+    // The ids of the rules that this connection added, for `clear_rules`.
     rule_ids: Mutex<Vec<String>>,
-    // The journal's end as it was last seen: a kubelet that looks at its containers all the time makes it long.
+    // The last known end of the journal. Later reads start there: the kubelet polls the runtime, which makes the
+    // journal long.
     last_sequence: AtomicU64,
 }
 
-/// One CheckpointContainer call as the runtime received it.
+/// A CheckpointContainer call as the runtime received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournaledCheckpoint {
-    /// Its number in the journal.
+    /// The sequence number in the journal.
     pub sequence: u64,
     /// The container's id.
     pub container_id: String,
-    /// Where the archive was asked for.
+    /// The location in the request.
     pub location: String,
-    /// The request's own timeout, in seconds.
+    /// The `timeout` field of the request, in seconds.
     pub timeout: i64,
-    /// The call's deadline, from its start; `None` without one.
+    /// The call's deadline, relative to its start; `None` without a deadline.
     pub deadline: Option<Duration>,
-    /// The gRPC code of the answer.
+    /// The gRPC code of the response.
     pub code: i32,
-    /// Whether the caller went away before the answer.
+    /// Whether the caller cancelled the call.
     pub cancelled: bool,
-    /// When the answer was given, in nanoseconds since the epoch.
+    /// When the call ended, in nanoseconds since the Unix epoch.
     pub ended_at: i64,
-    /// How many rules fired on it.
+    /// The number of fault rules that fired during the call.
     pub fault_count: usize,
 }
 
-/// The method of the calls that are looked at.
 const CHECKPOINT_METHOD: &str = "CheckpointContainer";
 
 impl FakeCriControl {
     /// Connects to the control socket.
     ///
     /// # Errors
-    /// Nothing answers there.
+    /// The socket does not accept the connection.
     pub async fn connect(socket: &Path) -> Result<FakeCriControl, TargetError> {
         let path = socket.to_owned();
         let connect = move |_| {
             let path = path.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         };
-        // The URI is demanded and not used: the connector knows the socket.
+        // `Endpoint` requires a URI. It is not used: the connector knows the socket.
         let channel = Endpoint::from_static("http://control.invalid")
             .connect_with_connector(tower::service_fn(connect))
             .await
@@ -87,22 +87,22 @@ impl FakeCriControl {
     /// Adds rules in the fault grammar, or `preset:NAME`.
     ///
     /// # Errors
-    /// A rule that cannot be read, or no answer.
+    /// A rule is invalid, or fake-cri does not respond.
     pub async fn add_rules(&self, rules: &[&str]) -> Result<(), TargetError> {
         let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
-        // Locked across the call: rules that a cancelled case added must be known to `clear`.
+        // The lock is held during the call: `clear_rules` must know the rules of a case that is cancelled here.
         let mut rule_ids = self.rule_ids.lock().await;
         let answer = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
         rule_ids.extend(answer.map_err(control_error)?.into_inner().ids);
         Ok(())
     }
 
-    /// Waits until one of the rules that are in force because of us has fired; false when none does in time.
+    /// Waits until a rule of [`Self::add_rules`] has fired; false if none does within `timeout`.
     ///
     /// # Errors
-    /// No answer.
+    /// fake-cri does not respond.
     pub async fn wait_until_fired(&self, timeout: Duration) -> Result<bool, TargetError> {
-        // The control API tells of calls when they end, and a rule may hold one for minutes; so it is asked again and again.
+        // Polls: the journal gets its entry only when the call ends, and a rule can delay a call for minutes.
         const POLL_INTERVAL: Duration = Duration::from_millis(10);
         let started_at = std::time::Instant::now();
         loop {
@@ -125,10 +125,10 @@ impl FakeCriControl {
         }
     }
 
-    /// Takes back what [`Self::add_rules`] added, and nothing else.
+    /// Removes the rules that [`Self::add_rules`] added, and no others.
     ///
     /// # Errors
-    /// No answer.
+    /// fake-cri does not respond.
     pub async fn clear_rules(&self) -> Result<(), TargetError> {
         let mut rule_ids = self.rule_ids.lock().await;
         if rule_ids.is_empty() {
@@ -144,17 +144,17 @@ impl FakeCriControl {
         Ok(())
     }
 
-    /// Notes that nothing of ours is in force any more: the runtime that held it has ended.
+    /// Forgets all rules and the journal position after the fake-cri process that held them has ended.
     pub async fn forget_rules(&self) {
         self.rule_ids.lock().await.clear();
-        // The next one counts from the beginning.
+        // The new process numbers its journal from the start.
         self.last_sequence.store(0, Ordering::SeqCst);
     }
 
-    /// The number of the journal's last call.
+    /// The sequence number of the journal's last entry.
     ///
     /// # Errors
-    /// No answer.
+    /// fake-cri does not respond.
     pub async fn journal_position(&self) -> Result<u64, TargetError> {
         let position = self.last_sequence.load(Ordering::SeqCst);
         let position_now = self
@@ -166,10 +166,10 @@ impl FakeCriControl {
         Ok(position_now)
     }
 
-    /// The checkpoints that ended after this mark, in the order in which they ended.
+    /// The CheckpointContainer calls that ended after `position`, in the order in which they ended.
     ///
     /// # Errors
-    /// No answer, or an entry that cannot be read.
+    /// fake-cri does not respond, or an entry cannot be parsed.
     pub async fn checkpoints_after(&self, position: u64) -> Result<Vec<JournaledCheckpoint>, TargetError> {
         let entries = self.entries(position).await?;
         entries
@@ -180,10 +180,10 @@ impl FakeCriControl {
             .collect()
     }
 
-    /// Waits for the next checkpoint to end after this mark; `None` when none does in time.
+    /// Waits for the next CheckpointContainer call to end after `position`; `None` if none does within `timeout`.
     ///
     /// # Errors
-    /// No answer, or an entry that cannot be read.
+    /// fake-cri does not respond, or the entry cannot be parsed.
     pub async fn next_checkpoint(
         &self,
         position: u64,
@@ -212,15 +212,15 @@ impl FakeCriControl {
         tokio::time::timeout(timeout, next).await.unwrap_or(Ok(None))
     }
 
-    /// All requests that the journal has: the call's name, and its message as JSON with the CRI's field names.
+    /// All requests in the journal: the name of the call, and the message as JSON with the CRI's field names.
     ///
     /// # Errors
-    /// No answer, or an entry that cannot be read.
+    /// fake-cri does not respond, or an entry cannot be parsed.
     pub async fn requests(&self) -> Result<Vec<(String, Value)>, TargetError> {
         let entries = self.entries(0).await?;
         let read = |entry: &JournalEntry| {
             let request = serde_json::from_str(&entry.request)
-                .map_err(|error| TargetError::Control(format!("entry {} of the journal: {error}", entry.sequence)))?;
+                .map_err(|error| TargetError::Control(format!("journal entry {}: {error}", entry.sequence)))?;
             let method = entry.method.rsplit('/').next().unwrap_or_default();
             Ok((method.to_owned(), request))
         };
@@ -268,8 +268,8 @@ fn record_journal_entry(entry: &JournalEntry) {
 
 fn parse_checkpoint(entry: &JournalEntry) -> Result<JournaledCheckpoint, TargetError> {
     let request: Value = serde_json::from_str(&entry.request)
-        .map_err(|error| TargetError::Control(format!("entry {} of the journal: {error}", entry.sequence)))?;
-    // Protobuf's JSON has lowerCamelCase names; the proto's own names are read too.
+        .map_err(|error| TargetError::Control(format!("journal entry {}: {error}", entry.sequence)))?;
+    // Protobuf's JSON mapping uses lowerCamelCase and also accepts the original field names.
     let field = |camel: &str, snake: &str| request.get(camel).or_else(|| request.get(snake)).cloned();
     let text = |value: Option<Value>| {
         value

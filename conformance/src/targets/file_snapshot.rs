@@ -1,5 +1,4 @@
-//! The archive as a file: who may read it, how long it is, whether it is still the same one. Its content is the archive
-//! room's.
+//! The archive as a file: its mode, owner, length and identity. [`crate::archive`] inspects its content.
 
 use std::{
     fs, io,
@@ -7,33 +6,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One file on disk that is said to be an archive.
+/// The metadata of an archive file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSnapshot {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Permission bits.
+    /// The permission bits.
     pub mode: u32,
-    /// Its owner.
+    /// The owner's uid.
     pub uid: u32,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub length: u64,
-    /// Which file it is: device and inode tell whether a name stands for the same file as before, and the time of its last
-    /// change whether that was written again.
+    /// Device, inode and modification time. Device and inode show whether the path still names the same file, and the
+    /// modification time whether the file was written again.
     pub identity: (u64, u64, i64, i64),
 }
 
 impl FileSnapshot {
-    /// Looks at a path. A symlink is not followed: what it points at is not what was made here.
+    /// Reads the metadata of a file. Does not follow a symlink: its target is not the created archive.
     ///
     /// # Errors
-    /// There is no file, it is not a regular one, or it cannot be looked at.
+    /// The file does not exist, is not a regular file, or its metadata cannot be read.
     pub fn read(path: &Path) -> io::Result<FileSnapshot> {
         let metadata = fs::symlink_metadata(path)?;
         if !metadata.is_file() {
             let kind = match metadata.file_type() {
                 kind if kind.is_symlink() => "a symlink",
-                kind if kind.is_dir() => "a folder",
+                kind if kind.is_dir() => "a directory",
                 kind if kind.is_socket() || kind.is_fifo() => "a pipe or socket",
                 _ => "a device",
             };

@@ -1,5 +1,5 @@
-//! What a run is to leave on a kubelet's node, and whether the disk has room: by the kubelet's stats, and by the directory of archives
-//! where that can be reached.
+//! Estimates the disk space that a run needs on a kubelet's node, and the free space there: from the kubelet's stats,
+//! and from the file system of the checkpoints directory if it is readable locally.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::{ContainerRef, Credentials, Kubelet, SiblingContainers};
 use crate::report::Footprint;
 
 impl Kubelet {
-    /// What so many archives of its container are to take; `siblings` says that cases checkpoint the other containers as well.
+    /// The footprint of at most `archives` archives. Without archives only the container under test is listed.
     pub async fn footprint(&self, archives: u64) -> Footprint {
         let mut containers = vec![self.container_under_test.to_string()];
         if archives > 0 {
@@ -21,7 +21,7 @@ impl Kubelet {
                 restarting: _,
                 created: _,
             } = &self.siblings;
-            // Those that have ended are asked for as well, and have no archive.
+            // Checkpoints of terminated containers fail and leave no archive.
             let siblings = [running, sidecar, ephemeral].into_iter().flatten();
             containers.extend(siblings.map(ToString::to_string));
         }
@@ -51,7 +51,7 @@ impl Kubelet {
         }
     }
 
-    /// The kubelet's stats/summary; `None` for who may not read it.
+    /// The kubelet's `/stats/summary`; `None` if it is not readable with the user's credentials.
     async fn summary(&self) -> Option<Value> {
         let client = self.client().await;
         let answer = client
@@ -63,7 +63,7 @@ impl Kubelet {
     }
 }
 
-/// The memory of a container by the stats: its resident set, or its working set.
+/// The memory of a container in the stats: its resident set, or else its working set.
 fn container_memory(summary: &Value, subject: &ContainerRef) -> Option<u64> {
     let find_entry =
         |list: Option<&Value>, is: &dyn Fn(&Value) -> bool| list?.as_array()?.iter().find(|one| is(one)).cloned();

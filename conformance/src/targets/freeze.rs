@@ -1,14 +1,15 @@
-//! Whether a container stands still, by what holds it, and how it is let go again.
+//! Detects whether a container is frozen and by what, and thaws it.
 //!
-//! | what holds it | seen in | let go by |
+//! | frozen by | visible as | thawed by |
 //! |---|---|---|
-//! | cgroup v1's freezer | `freezer.self_freezing` is 1, `freezer.state` FROZEN | THAWED to `freezer.state` |
-//! | cgroup v2 | `cgroup.freeze` is 1 | 0 to `cgroup.freeze` |
+//! | cgroup v1 freezer | `freezer.self_freezing` is 1, `freezer.state` is FROZEN | write THAWED to `freezer.state` |
+//! | cgroup v2 | `cgroup.freeze` is 1 | write 0 to `cgroup.freeze` |
 //! | SIGSTOP | state `T` in `/proc/PID/stat` | SIGCONT |
-//! | a tracer that stays | state `t` | only the tracer can: the container has to go |
+//! | a tracer that does not detach | state `t` | only the tracer can; the container must be stopped |
 //!
-//! A cgroup is written to only when its path names the container or its Pod: one above holds others too. Nothing is seen
-//! where the runtime's processes are not visible (another pid namespace): then only the container's counter tells.
+//! Writes only to a cgroup whose path contains an id of the container or its Pod: an ancestor also contains other
+//! containers. Where the container's processes are not visible (another pid namespace), only its heartbeat shows that
+//! it is frozen.
 
 use std::{
     fmt, fs, io,
@@ -24,16 +25,16 @@ use nix::{
 /// What keeps a container's processes from running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FreezeCause {
-    /// A frozen cgroup: its directory, and whether it is of version 1.
+    /// A frozen cgroup.
     Cgroup {
-        /// The directory.
+        /// The cgroup's directory.
         dir: PathBuf,
-        /// Whether it is a cgroup of version 1.
+        /// Whether the cgroup is in a version 1 hierarchy.
         v1: bool,
     },
-    /// Processes that were stopped by a signal.
+    /// Processes that a signal stopped.
     Stopped(Vec<ProcessId>),
-    /// Processes that a tracer holds, and the tracer of the first.
+    /// Processes that a tracer stopped, and the tid of the first one's tracer.
     Traced(Vec<ProcessId>, i32),
 }
 
@@ -44,22 +45,22 @@ impl fmt::Display for FreezeCause {
             FreezeCause::Cgroup { v1: false, .. } => f.write_str("cgroup.freeze of its cgroup is 1"),
             FreezeCause::Stopped(_) => f.write_str("its processes are stopped by a signal (state T)"),
             FreezeCause::Traced(_, tracer) => {
-                write!(f, "its processes are held by a tracer (state t, tracer {tracer})")
+                write!(f, "its processes are stopped by a tracer (state t, tracer {tracer})")
             }
         }
     }
 }
 
-/// Where cgroups are mounted, and where a process's own are.
+/// The mounts of the cgroup v1 freezer and of cgroup v2.
 #[derive(Clone, Debug)]
 pub(super) struct CgroupMounts {
-    /// The mount point of the version 1 freezer, and the cgroup that is its root there.
+    /// The mount point, and the cgroup that is mounted there.
     v1: Option<(PathBuf, String)>,
     v2: Option<(PathBuf, String)>,
 }
 
 impl CgroupMounts {
-    /// Reads this process's mounts.
+    /// Reads the mounts of this process.
     pub(super) fn read() -> CgroupMounts {
         CgroupMounts::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
     }
@@ -87,7 +88,7 @@ impl CgroupMounts {
         cgroups
     }
 
-    /// The directories of a process's cgroups, version 1 first.
+    /// The directories of a process's cgroups, version 1 first. `membership` is the content of `/proc/PID/cgroup`.
     fn dirs_of(&self, membership: &str) -> Vec<(PathBuf, bool)> {
         let cgroup_dir = |mount: &Option<(PathBuf, String)>, path: &str| {
             let (point, root) = mount.as_ref()?;
@@ -109,7 +110,7 @@ impl CgroupMounts {
         dirs
     }
 
-    /// The frozen cgroup that holds this process, from its own upwards as long as the path names one of `names`.
+    /// The frozen cgroup of a process: its own or an ancestor whose path contains one of `names`.
     fn frozen_cgroup(&self, pid: i32, names: &[&str]) -> Option<FreezeCause> {
         let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         for (leaf, v1) in self.dirs_of(&membership) {
@@ -126,7 +127,7 @@ impl CgroupMounts {
     }
 }
 
-/// Whether a path goes through a directory that is called after one of the ids.
+/// Whether the path contains one of the ids.
 fn contains_any_name(dir: &Path, names: &[&str]) -> bool {
     let path = dir.to_string_lossy();
     names.iter().any(|name| !name.is_empty() && path.contains(name))
@@ -142,8 +143,8 @@ fn is_frozen(dir: &Path, v1: bool) -> bool {
     }
 }
 
-/// What holds the container whose first process this is; `None` when nothing does that can be seen. A container that is
-/// being checkpointed is held rightly: ask only when no checkpoint is under way.
+/// Detects what keeps a container frozen, from its first process. `None` if no cause is visible. A container is also
+/// frozen during a checkpoint, so a result means something only if no checkpoint is in progress.
 pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> Option<FreezeCause> {
     if let Some(cause) = cgroups.frozen_cgroup(first_pid, names) {
         return Some(cause);
@@ -163,10 +164,10 @@ pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> 
     (!stopped.is_empty()).then_some(FreezeCause::Stopped(stopped))
 }
 
-/// Lets the processes go, as far as that can be done from outside.
+/// Thaws the processes.
 ///
 /// # Errors
-/// It cannot: a tracer holds them, or the kernel does not allow it.
+/// A tracer holds the processes, or the kernel refuses the write or the signal.
 pub(super) fn unfreeze(cause: &FreezeCause) -> io::Result<&'static str> {
     match cause {
         FreezeCause::Cgroup { dir, v1: true } => {
@@ -184,7 +185,7 @@ pub(super) fn unfreeze(cause: &FreezeCause) -> io::Result<&'static str> {
             Ok("SIGCONT sent to it")
         }
         FreezeCause::Traced(_, tracer) => Err(io::Error::other(format!(
-            "only its tracer, process {tracer}, can let it go"
+            "only its tracer, process {tracer}, can continue it"
         ))),
     }
 }

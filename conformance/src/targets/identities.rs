@@ -1,8 +1,8 @@
-//! Whom a kubelet knows that the harness starts, and what they may do.
+//! The users that a kubelet started by the harness knows, and their permissions.
 //!
-//! | who | by | may |
+//! | user | credentials | permissions |
 //! |---|---|---|
-//! | `checkpoint-conformance` | certificate, and a bearer token | everything |
+//! | `checkpoint-conformance` | certificate, bearer token | everything |
 //! | `...-denied` | certificate | `get` everything |
 //! | `...-proxy-only` | certificate | `get` everything, `create nodes/proxy` |
 
@@ -13,15 +13,15 @@ use super::{
     client::ExtraIdentities,
 };
 
-/// As whom the harness comes.
+/// The user with all permissions.
 pub(super) const AUTHORIZED_USER: &str = "checkpoint-conformance";
-/// As whom it is denied.
+/// The user without permission to checkpoint.
 const DENIED_USER: &str = "checkpoint-conformance-denied";
-/// As whom it has the right to the node's proxy, and not to checkpoints.
+/// The user with `create nodes/proxy` and without permission to checkpoint.
 const NODE_PROXY_USER: &str = "checkpoint-conformance-proxy-only";
 const USER_GROUP: &str = "checkpoint-conformance";
 
-/// Who may do what: user, verb, subresource of nodes; `*` is any.
+/// User, verb and subresource of nodes. `*` matches any verb or subresource.
 pub(super) const PERMISSIONS: [(&str, &str, &str); 4] = [
     (AUTHORIZED_USER, "*", "*"),
     (DENIED_USER, "get", "*"),
@@ -29,21 +29,21 @@ pub(super) const PERMISSIONS: [(&str, &str, &str); 4] = [
     (NODE_PROXY_USER, "create", "proxy"),
 ];
 
-/// Their credentials.
+/// The credentials of the users.
 #[derive(Debug)]
 pub(super) struct TestIdentities {
     authorized: CertificateKeyPair,
     denied: CertificateKeyPair,
     node_proxy_only: CertificateKeyPair,
-    /// The user's bearer token.
+    /// The bearer token of [`AUTHORIZED_USER`].
     pub(super) token: String,
 }
 
 impl TestIdentities {
-    /// Makes credentials that live as long as the target.
+    /// Creates credentials, which are valid as long as the target exists.
     ///
     /// # Errors
-    /// No key can be made.
+    /// No key can be created.
     pub(super) fn new(authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
         let token: [u8; 16] = rand::random();
         Ok(TestIdentities {
@@ -54,10 +54,10 @@ impl TestIdentities {
         })
     }
 
-    /// Access to a kubelet that knows them.
+    /// The address of a kubelet that knows these users, with their credentials.
     ///
     /// # Errors
-    /// The URL is none.
+    /// A URL is invalid.
     pub(super) fn endpoint(
         &self,
         base: &str,

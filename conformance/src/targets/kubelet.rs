@@ -1,4 +1,4 @@
-//! A kubelet as the cases see it, wherever it comes from.
+//! The kubelet under test as the cases use it, independent of how the harness reaches it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,12 +19,12 @@ use super::{
 };
 use crate::report;
 
-/// Names a container as the endpoint's path does.
+/// A container as the checkpoint endpoint's path names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerRef {
     /// The Pod's namespace.
     pub namespace: String,
-    /// The Pod's name; a static Pod's ends in the node's.
+    /// The Pod's name. A static Pod's name ends in the node's name.
     pub pod: String,
     /// The container's name.
     pub container: String,
@@ -46,33 +46,33 @@ impl std::fmt::Display for ContainerRef {
     }
 }
 
-/// Other containers of the same Pod, where the harness made the Pod.
+/// Other containers of the same Pod, as far as the harness knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiblingContainers {
-    /// One that runs as well.
+    /// A running container.
     pub running: Option<ContainerRef>,
-    /// One that has exited and is not started again.
+    /// A container that has exited and is not restarted.
     pub exited: Option<ContainerRef>,
-    /// An init container that has finished.
+    /// An init container that has completed.
     pub init: Option<ContainerRef>,
-    /// An init container that runs beside the others.
+    /// A sidecar: an init container that keeps running.
     pub sidecar: Option<ContainerRef>,
-    /// An ephemeral container, of any state.
+    /// An ephemeral container, in any state.
     pub ephemeral: Option<ContainerRef>,
-    /// One that fails again and again, and waits to be started.
+    /// A container in CrashLoopBackOff.
     pub restarting: Option<ContainerRef>,
-    /// One that the runtime has created and cannot start.
+    /// A container that the runtime has created and cannot start.
     pub created: Option<ContainerRef>,
 }
 
-/// How a kubelet that the harness starts is configured: as the most cases need it, or with one thing changed.
+/// The configurations of a kubelet that the harness starts. All but [`KubeletConfig::Default`] change one setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KubeletConfig {
-    /// As it should be for all cases but those about the others.
+    /// The configuration that most cases need.
     Default,
     /// The feature gate `ContainerCheckpoint` is off.
     GateOff,
-    /// The feature gate `ContainerCheckpoint` is not named.
+    /// The feature gate `ContainerCheckpoint` is not in the configuration.
     GateDefault,
     /// `enableDebuggingHandlers` is false.
     DebuggingHandlersOff,
@@ -81,7 +81,7 @@ pub enum KubeletConfig {
 }
 
 impl KubeletConfig {
-    /// Whether the endpoint is served, so that Pods are asked about.
+    /// Whether the kubelet serves the checkpoint endpoint, and so `/pods`.
     pub(super) fn serves_endpoint(self) -> bool {
         matches!(
             self,
@@ -90,62 +90,62 @@ impl KubeletConfig {
     }
 }
 
-/// The runtime's time for a call in [`KubeletConfig::ShortRequestTimeout`]: short for a person, long for every call but a
-/// checkpoint.
+/// The `runtimeRequestTimeout` of [`KubeletConfig::ShortRequestTimeout`]. All calls but a checkpoint finish well within
+/// this time.
 pub const SHORT_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What can be done to a kubelet that the harness started itself.
+/// Control of a kubelet that the harness started.
 pub trait Lifecycle: Send + Sync {
-    /// Starts the kubelet again, configured so; returns a client for where it answers then. It returns when the kubelet
-    /// serves, and where the endpoint is served when its Pods are known again.
+    /// Restarts the kubelet with `config` and returns a client for its new address. Returns once the kubelet serves
+    /// and, if `config` serves the checkpoint endpoint, once the container under test is running again.
     fn restart(&self, config: KubeletConfig) -> BoxFuture<'_, Result<Client, TargetError>>;
 
-    /// Kills the runtime, whose containers live on; false when the runtime is not ours.
+    /// Kills the runtime. Its containers keep running. Returns false if the harness did not start the runtime.
     fn kill_runtime(&self) -> BoxFuture<'_, bool>;
 
-    /// Starts the runtime again that was killed; nothing is done to one that runs.
+    /// Starts the runtime again after [`Self::kill_runtime`]. Does nothing if the runtime is running.
     fn restart_runtime(&self) -> BoxFuture<'_, Result<(), TargetError>>;
 
-    /// Stops all that was started and removes all that was made.
+    /// Stops every process that the harness started and removes every file that it created.
     fn shutdown(&self) -> BoxFuture<'_, Result<(), TargetError>>;
 }
 
-/// A kubelet that is judged.
+/// The kubelet under test.
 pub struct Kubelet {
-    /// What reports say of it.
+    /// The description of the target in reports.
     pub target_info: report::TargetInfo,
-    /// The container that is checkpointed.
+    /// The container that most cases checkpoint.
     pub container_under_test: ContainerRef,
-    /// Others beside it.
+    /// Other containers of the same Pod.
     pub siblings: SiblingContainers,
-    /// Its `checkpoints` directory, where that can be read from here.
+    /// The kubelet's `checkpoints` directory as a local path, if it is readable locally.
     pub checkpoints_dir: Option<PathBuf>,
-    /// Whether the kubelet's paths are paths here.
+    /// Whether paths that the kubelet returns are valid on this machine.
     pub paths_are_local: bool,
-    /// Who owns archives when the runtime is not root's.
+    /// The uid of the runtime, which may own the archives instead of root.
     pub archive_owner_uid: u32,
-    /// The CRI timeout it was configured with, where that is known.
+    /// The kubelet's configured `runtimeRequestTimeout`, if known.
     pub default_timeout: Option<Duration>,
-    /// fake-cri's control, where that is the runtime.
+    /// The control API, if the runtime is a fake-cri.
     pub fake_cri: Option<FakeCriControl>,
-    /// Restart and end, where the harness started it.
+    /// Restart and shutdown, if the harness started the kubelet.
     pub lifecycle: Option<Box<dyn Lifecycle>>,
-    /// Whether cases may load it on purpose: a kubelet that others use is loaded only where the user says so.
+    /// Whether cases may put the kubelet under load. A kubelet that others use is loaded only if the user allows it.
     pub allow_load: bool,
-    /// The node's name, where its static Pods are ours.
+    /// The node's name, if the harness owns the node's static Pods.
     pub node_name: Option<String>,
-    /// The kubelet's log, where that can be read from here.
+    /// The kubelet's log, if it is readable locally.
     pub kubelet_log: Option<PathBuf>,
-    /// Whether the API server's node proxy stands between: then it is the API server that authenticates and authorises.
+    /// Whether requests go through the API server's node proxy. The API server then authenticates and authorises them.
     pub through_node_proxy: bool,
     client: tokio::sync::RwLock<Arc<Client>>,
-    /// How it is configured now; none while it is restarted, and after a restart that failed or was cut short.
+    /// `None` during a restart, and after a restart that failed or was cancelled.
     config: Mutex<Option<KubeletConfig>>,
     runtime_down: AtomicBool,
     archives: Mutex<BTreeSet<String>>,
     last_checkpoints: Mutex<HashMap<String, Timestamp>>,
     canaries: Mutex<BTreeSet<String>>,
-    /// Its containers' processes, to be let go when they are left frozen.
+    /// The first processes of the containers, which the harness thaws if they are left frozen.
     pub(super) frozen_watch: FrozenWatch,
 }
 
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Kubelet {
 }
 
 impl Kubelet {
-    /// A kubelet of which nothing more is known than where it answers and what to checkpoint.
+    /// A kubelet without optional capabilities.
     pub fn new(target_info: report::TargetInfo, client: Client, container_under_test: ContainerRef) -> Kubelet {
         Kubelet {
             target_info,
@@ -184,23 +184,23 @@ impl Kubelet {
         }
     }
 
-    /// The client for where it answers now.
+    /// The client for the kubelet's current address.
     pub async fn client(&self) -> Arc<Client> {
         Arc::clone(&*self.client.read().await)
     }
 
-    /// Asks for a checkpoint of a container, with good credentials. The archive that a success names is remembered.
+    /// Requests a checkpoint as [`Credentials::Authorized`].
     ///
     /// # Errors
-    /// No answer.
+    /// As [`Self::checkpoint_as`].
     pub async fn checkpoint(&self, container: &ContainerRef, query: &str) -> Result<HttpResponse, TargetError> {
         self.checkpoint_as(Credentials::Authorized, container, query).await
     }
 
-    /// Asks for a checkpoint with these credentials.
+    /// Requests a checkpoint and remembers the archives that the response names.
     ///
     /// # Errors
-    /// No answer.
+    /// The kubelet does not respond.
     pub async fn checkpoint_as(
         &self,
         credentials: Credentials,
@@ -218,13 +218,13 @@ impl Kubelet {
         Ok(response)
     }
 
-    /// When a checkpoint of this container was last answered.
+    /// When the last checkpoint request for this container ended.
     pub fn last_checkpoint(&self, container: &ContainerRef) -> Option<Timestamp> {
         let last_checkpoints = self.last_checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         last_checkpoints.get(&container.to_string()).copied()
     }
 
-    /// Remembers the archives that an answer names, to be removed at the end.
+    /// Remembers the archives that a response names, for [`Self::remove_archives`].
     pub fn remember_archives(&self, response: &HttpResponse) {
         #[derive(serde::Deserialize)]
         struct Items {
@@ -237,15 +237,15 @@ impl Kubelet {
         }
     }
 
-    /// Remembers an archive that this run caused.
+    /// Remembers an archive that this run created, for [`Self::remove_archives`].
     pub fn remember_archive(&self, location: impl Into<String>) {
         self.lock_archives().insert(location.into());
     }
 
-    /// Reads what the workload tells in its log.
+    /// Reads and parses the workload's log.
     ///
     /// # Errors
-    /// No answer, or another than 200.
+    /// The kubelet does not respond, or responds with a status other than 200.
     pub async fn workload(&self, container: &ContainerRef) -> Result<Workload, TargetError> {
         let client = self.client().await;
         let (namespace, pod) = (container.namespace.as_str(), container.pod.as_str());
@@ -253,7 +253,7 @@ impl Kubelet {
         let response = client.send(Credentials::Authorized, Method::GET, url).await?;
         if response.status != 200 {
             return Err(TargetError::NotReady(format!(
-                "the log of {container} cannot be read: {}",
+                "failed to read the log of {container}: {}",
                 response.summary()
             )));
         }
@@ -267,15 +267,15 @@ impl Kubelet {
         Ok(workload)
     }
 
-    /// How often a container was started that waits to be started again; `None` when it does not wait.
+    /// The restart count of a container in CrashLoopBackOff; `None` in any other state.
     ///
     /// # Errors
-    /// No answer, or a body that is no list of Pods.
+    /// The kubelet does not respond, or the body is not a list of Pods.
     pub async fn restart_count(&self, container: &ContainerRef) -> Result<Option<i32>, TargetError> {
         super::pod::restart_count(&*self.client().await, container).await
     }
 
-    /// What was read of workloads' memory, for the reports to leave out.
+    /// The canaries that were read from logs. Reports must not contain them.
     pub fn canaries(&self) -> Vec<String> {
         self.canaries
             .lock()
@@ -285,7 +285,7 @@ impl Kubelet {
             .collect()
     }
 
-    /// What no report may say: what proves who asks, and what was made in the container's memory.
+    /// The values that reports must not contain: private keys, tokens and canaries.
     pub async fn secrets(&self) -> report::Secrets {
         let mut secrets = report::Secrets::default();
         let client = self.client().await;
@@ -301,7 +301,7 @@ impl Kubelet {
         secrets
     }
 
-    /// Waits until the workload's log fulfils this, and returns it as it then is; `None` when it does not in time.
+    /// Waits until `condition` holds for the workload; `None` if it does not within `timeout`.
     ///
     /// # Errors
     /// As [`Self::workload`].
@@ -311,7 +311,7 @@ impl Kubelet {
         timeout: Duration,
         condition: impl Fn(&Workload) -> bool + Send,
     ) -> Result<Option<Workload>, TargetError> {
-        // The kubelet's API has no event for a log line that a bounded wait could await; its own follow mode polls too.
+        // The kubelet's API has no event for a new log line, and its follow mode polls as well.
         const POLL_INTERVAL: Duration = Duration::from_millis(20);
         let started_at = Instant::now();
         loop {
@@ -326,10 +326,10 @@ impl Kubelet {
         }
     }
 
-    /// Restarts the kubelet, configured so; `None` when it cannot be restarted from here.
+    /// Restarts the kubelet with `config`; `None` if the harness did not start the kubelet.
     ///
     /// # Errors
-    /// It does not come up again.
+    /// The kubelet does not start.
     pub async fn restart(&self, config: KubeletConfig) -> Option<Result<(), TargetError>> {
         let lifecycle = self.lifecycle.as_deref()?;
         let set_config = |now| *self.config.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -342,11 +342,10 @@ impl Kubelet {
         }))
     }
 
-    /// Sees to it that the kubelet runs with this configuration: restarts it where it does not; `None` where that cannot be done from
-    /// here.
+    /// Restarts the kubelet unless it already runs with `config`; `None` if the harness did not start the kubelet.
     ///
     /// # Errors
-    /// It does not come up again.
+    /// The kubelet does not start.
     pub async fn configure(&self, config: KubeletConfig) -> Option<Result<(), TargetError>> {
         self.lifecycle.as_ref()?;
         let current = *self.config.lock().unwrap_or_else(PoisonError::into_inner);
@@ -356,7 +355,7 @@ impl Kubelet {
         self.restart(config).await
     }
 
-    /// Kills the runtime; false when it is not ours.
+    /// Kills the runtime. Returns false if the harness did not start the runtime.
     pub async fn kill_runtime(&self) -> bool {
         let Some(lifecycle) = self.lifecycle.as_deref() else {
             return false;
@@ -365,27 +364,27 @@ impl Kubelet {
         lifecycle.kill_runtime().await
     }
 
-    /// Starts the runtime again that [`Self::kill_runtime`] killed.
+    /// Starts the runtime again after [`Self::kill_runtime`].
     ///
     /// # Errors
-    /// It does not start.
+    /// The runtime does not start.
     pub async fn restart_runtime(&self) -> Result<(), TargetError> {
         if let Some(lifecycle) = &self.lifecycle {
             lifecycle.restart_runtime().await?;
         }
         if let Some(fake_cri) = &self.fake_cri {
-            // The rules went with the process that held them.
+            // fake-cri holds fault rules in memory only: the killed process took them along.
             fake_cri.forget_rules().await;
         }
         self.runtime_down.store(false, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Puts back what a case may have changed without a restart of the kubelet: the runtime, rules in force, containers that were left
-    /// frozen.
+    /// Resets the target after a case without a restart of the kubelet: restarts a killed runtime, removes fault rules,
+    /// thaws frozen containers.
     ///
     /// # Errors
-    /// It cannot be put back.
+    /// The runtime does not start, or its control API fails.
     pub async fn reset(&self) -> Result<(), TargetError> {
         if self.runtime_down.load(Ordering::SeqCst) {
             self.restart_runtime().await?;
@@ -397,7 +396,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Removes the archives that this run caused, where they can be reached; returns those that are left.
+    /// Removes the archives of this run as far as they are reachable, and returns the others.
     pub fn remove_archives(&self) -> Vec<String> {
         let archives = std::mem::take(&mut *self.lock_archives());
         archives
@@ -407,8 +406,9 @@ impl Kubelet {
     }
 
     fn remove_archive(&self, location: &str) -> bool {
-        // Only below the directory the user named as the kubelet's, and only by the names it gives: a kubelet that answers
-        // with another file's path must not make us delete that.
+        // A kubelet that returns the path of another file must not make the harness delete that file. So only the file
+        // name is used, in the directory that the user named, and only if the name has the form of a checkpoint
+        // archive.
         let Some(checkpoints_dir) = &self.checkpoints_dir else {
             return false;
         };

@@ -1,14 +1,14 @@
-//! What a running kubelet says that it is.
+//! Detects the version of a running kubelet.
 
 use reqwest::Method;
 
 use super::{Client, Credentials};
 use crate::report::Product;
 
-/// The metric that Kubernetes' programs tell their version by.
+/// The metric with the version of Kubernetes components.
 const BUILD_INFO_METRIC: &str = "kubernetes_build_info{";
 
-/// The kubelet's version by its metrics; `None` where they cannot be read or do not tell it.
+/// The kubelet's version from its metrics; `None` if they are not readable or do not contain the version.
 pub(super) async fn detect(client: &Client) -> Option<Product> {
     let metrics = client
         .send(Credentials::Authorized, Method::GET, client.url("/metrics"))

@@ -1,19 +1,19 @@
-//! How to reach, start and steer what is judged. Targets know no case.
+//! Connects to, starts and controls the systems under test. Targets do not depend on the cases.
 //!
 //! ```text
-//!  embedded   fake-cri and the reference kubelet, started here in a temporary directory
-//!  real       an unmodified kubelet, started here over fake-cri or another runtime
-//!  url        a kubelet that runs already
-//!  cluster    the kubelets of a cluster, by its kubeconfig
+//!  embedded   fake-cri and the reference kubelet, started by the harness in a temporary directory
+//!  real       an unmodified kubelet, started by the harness with fake-cri or another runtime
+//!  url        a running kubelet
+//!  cluster    the kubelets of a cluster, from its kubeconfig
 //!      \
-//!       Kubelet --- Client      HTTPS with good, wrong or no credentials
-//!               --- Workload    canary and heartbeats, read from the container's log
-//!               --- Evidence    the archive, where its directory can be read from here
-//!               --- Faults      rules and journal, where the runtime is a fake-cri
-//!               --- Steering    restart with one thing changed, where it was started here
+//!       Kubelet --- Client          HTTPS with valid, invalid or no credentials
+//!               --- Workload        canary and heartbeats, parsed from the container's log
+//!               --- FileSnapshot    the archive, if its directory is readable locally
+//!               --- FakeCriControl  fault rules and journal, if the runtime is a fake-cri
+//!               --- Lifecycle       restart with another configuration, if the harness started the kubelet
 //! ```
 //!
-//! What a target cannot do is `None`; the cases that need it are skipped with that reason.
+//! A capability that a target does not have is `None`. Cases that need the capability are skipped with that reason.
 
 mod api_server;
 mod client;
@@ -54,48 +54,48 @@ pub use workload::{Workload, parse as parse_log};
 
 use std::path::PathBuf;
 
-/// A target that could not be reached, started or steered.
+/// The target cannot be reached, started or controlled.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A certificate could not be made or read.
-    #[error("failed to make a certificate: {0}")]
+    /// A certificate cannot be created or parsed.
+    #[error("failed to create a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The HTTP client could not be set up.
-    #[error("failed to set up the client: {0}")]
+    /// The HTTP client cannot be built.
+    #[error("failed to build the HTTP client: {0}")]
     Client(reqwest::Error),
-    /// The kubelet did not answer.
-    #[error("no answer from {url}: {}", root_cause(source))]
+    /// The kubelet did not respond.
+    #[error("no response from {url}: {}", root_cause(source))]
     NoAnswer {
-        /// Which request.
+        /// The URL of the request.
         url: String,
-        /// Why.
+        /// The HTTP client's error.
         source: reqwest::Error,
     },
-    /// fake-cri's control API did not answer as it should.
+    /// fake-cri's control API is unreachable or returned an error.
     #[error("fake-cri's control API: {0}")]
     Control(String),
-    /// A call of the CRI was refused.
+    /// A CRI call failed.
     #[error("{call}: {code:?}: {message}")]
     Runtime {
-        /// Which.
+        /// The name of the call.
         call: &'static str,
         /// The gRPC code.
         code: tonic::Code,
-        /// The runtime's message, or why there is no answer.
+        /// The runtime's message, or the transport error.
         message: String,
     },
-    /// Something did not come up, or did not come to the state that is waited for.
+    /// The target did not reach the expected state in time.
     #[error("{0}")]
     NotReady(String),
-    /// An argument cannot be used.
+    /// An argument is invalid.
     #[error("{0}")]
     Argument(String),
 }
@@ -108,7 +108,7 @@ impl TargetError {
 }
 
 fn root_cause(error: &reqwest::Error) -> String {
-    // The outermost message only repeats the URL; the causes say what happened.
+    // The outermost message only repeats the URL. The innermost cause says what happened.
     let mut error: &dyn std::error::Error = error;
     while let Some(cause) = error.source() {
         error = cause;

@@ -1,4 +1,4 @@
-//! Certificates of our own: for the targets that the harness starts, and for the stranger nobody should let in.
+//! Creates certificates: for the targets that the harness starts, and for a client that no kubelet must accept.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -7,24 +7,24 @@ use rcgen::{
 
 use super::TargetError;
 
-/// A certificate with its key, both PEM.
+/// A certificate with its private key, both PEM.
 #[derive(Clone, Debug)]
 pub struct CertificateKeyPair {
     /// The certificate.
     pub certificate: String,
-    /// Its key.
+    /// The private key.
     pub key: String,
 }
 
-/// An authority that lives as long as the value: its key is never written.
+/// A certificate authority. Its key exists only in memory.
 #[derive(Debug)]
 pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
 
 impl CertificateAuthority {
-    /// A new authority of that name.
+    /// Creates an authority with that common name.
     ///
     /// # Errors
-    /// No key can be made.
+    /// No key can be created.
     pub fn new(name: &str) -> Result<CertificateAuthority, TargetError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name(name, None);
@@ -36,15 +36,15 @@ impl CertificateAuthority {
         )?))
     }
 
-    /// Its certificate (PEM).
+    /// The authority's certificate (PEM).
     pub fn certificate(&self) -> String {
         self.0.pem()
     }
 
-    /// A client certificate for a user of a group.
+    /// Issues a client certificate for a user of a group.
     ///
     /// # Errors
-    /// No key can be made.
+    /// No key can be created.
     pub fn issue_client(&self, user: &str, group: &str) -> Result<CertificateKeyPair, TargetError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name(user, Some(group));
@@ -52,10 +52,10 @@ impl CertificateAuthority {
         self.sign(params)
     }
 
-    /// A certificate for a server at 127.0.0.1 and localhost.
+    /// Issues a server certificate for 127.0.0.1 and localhost.
     ///
     /// # Errors
-    /// No key can be made.
+    /// No key can be created.
     pub fn issue_server(&self, name: &str) -> Result<CertificateKeyPair, TargetError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name(name, None);

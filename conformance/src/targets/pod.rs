@@ -1,4 +1,4 @@
-//! The Pod that targets started by the harness run, and how to tell that it is as the cases need it.
+//! The Pod of the targets that the harness starts, and the Pod status of any kubelet.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,18 @@ use serde_json::Value;
 
 use super::{Client, ContainerRef, Credentials, Kubelet, SiblingContainers, TargetError};
 
-/// Its manifest.
+/// The manifest of the Pod.
 pub(super) const MANIFEST: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../fixtures/pods/test-workload.yaml"
 ));
-/// The name of the manifest's file among static Pods.
+/// The manifest's file name in the directory of static Pods.
 pub(super) const MANIFEST_FILE_NAME: &str = "test-workload.yaml";
 
 const NAMESPACE: &str = "conformance";
 const POD_NAME: &str = "test-workload";
 
-/// The container that is checkpointed, on a node of that name.
+/// The container under test on a node of that name.
 pub(super) fn workload_container(node: &str) -> ContainerRef {
     ContainerRef {
         namespace: NAMESPACE.to_owned(),
@@ -32,7 +32,7 @@ pub(super) fn workload_container(node: &str) -> ContainerRef {
     }
 }
 
-/// The others beside it.
+/// The other containers of the Pod.
 pub(super) fn workload_siblings(container: &ContainerRef) -> SiblingContainers {
     SiblingContainers {
         running: Some(container.sibling("second")),
@@ -45,7 +45,7 @@ pub(super) fn workload_siblings(container: &ContainerRef) -> SiblingContainers {
     }
 }
 
-/// The containers beside this one, as a running kubelet tells them; none where it does not.
+/// The other containers of the Pod by its status on a running kubelet. Empty if the status is not readable.
 pub(super) async fn discover_siblings(client: &Client, container: &ContainerRef) -> SiblingContainers {
     let pod = get_pod(client, container).await.ok().flatten();
     let status = pod.and_then(|pod| pod.status).unwrap_or_default();
@@ -65,15 +65,15 @@ pub(super) async fn discover_siblings(client: &Client, container: &ContainerRef)
         sidecar: find(&status.init_container_statuses, is_running),
         ephemeral: find(&status.ephemeral_container_statuses, |_| true),
         restarting: find(&status.container_statuses, is_restarting),
-        // Its status does not tell whether the runtime has it.
+        // The Pod's status does not show whether the runtime has created a container.
         created: None,
     }
 }
 
-/// Whether the container waits to be started again, as the kubelet tells it now; with how often it was started.
+/// The restart count of a container in CrashLoopBackOff; `None` in any other state.
 ///
 /// # Errors
-/// No answer, or a body that is no list of Pods.
+/// The kubelet does not respond, or the body is not a list of Pods.
 pub(super) async fn restart_count(client: &Client, container: &ContainerRef) -> Result<Option<i32>, TargetError> {
     let pod = get_pod(client, container).await?;
     let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
@@ -83,7 +83,7 @@ pub(super) async fn restart_count(client: &Client, container: &ContainerRef) -> 
         .map(|status| status.restart_count))
 }
 
-/// The Pod's uid and the runtime's id of a container, as the kubelet tells them; none where it does not.
+/// The Pod's uid and the container's id by the Pod's status. Empty if the status is not readable.
 pub(super) async fn cgroup_names(client: &Client, container: &ContainerRef) -> Vec<String> {
     let pod = get_pod(client, container).await.ok().flatten();
     let Some(pod) = pod else { return Vec::new() };
@@ -92,7 +92,7 @@ pub(super) async fn cgroup_names(client: &Client, container: &ContainerRef) -> V
         .and_then(|status| status.container_statuses)
         .unwrap_or_default();
     let status = statuses.into_iter().find(|status| status.name == container.container);
-    // `containerd://ID`.
+    // The status contains `containerd://ID`.
     let id = status
         .and_then(|status| status.container_id)
         .and_then(|id| id.split_once("://").map(|(_, id)| id.to_owned()));
@@ -108,7 +108,7 @@ fn is_restarting(status: &ContainerStatus) -> bool {
     waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff")) && has_ended_before(status)
 }
 
-/// One that never ran has ended never: its start is what fails.
+/// False for a container that never ran, because it fails to start.
 fn has_ended_before(status: &ContainerStatus) -> bool {
     let last = status.last_state.as_ref();
     last.is_some_and(|state| state.terminated.is_some())
@@ -122,16 +122,16 @@ fn has_exited(status: &ContainerStatus) -> bool {
     status.state.as_ref().is_some_and(|state| state.terminated.is_some())
 }
 
-/// The Pod of a container as the kubelet tells it now, if it knows it.
+/// The Pod of a container from `GET /pods`; `None` if the kubelet does not know the Pod.
 async fn get_pod(client: &Client, container: &ContainerRef) -> Result<Option<Pod>, TargetError> {
     let response = client
         .send(Credentials::Authorized, Method::GET, client.url("/pods"))
         .await?;
     find_pod(&response.body, container)
-        .map_err(|error| TargetError::NotReady(format!("the list of Pods cannot be read: {error}")))
+        .map_err(|error| TargetError::NotReady(format!("failed to parse the list of Pods: {error}")))
 }
 
-/// The Pod in the body of GET /pods, if it is there.
+/// The Pod in the body of `GET /pods`.
 fn find_pod(body: &str, container: &ContainerRef) -> Result<Option<Pod>, serde_json::Error> {
     let list = List::<Pod>::deserialize(serde_json::from_str::<Value>(body)?)?;
     Ok(list.items.into_iter().find(|pod| {
@@ -140,26 +140,26 @@ fn find_pod(body: &str, container: &ContainerRef) -> Result<Option<Pod>, serde_j
     }))
 }
 
-/// What is waited for.
+/// The state of the Pod to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PodReadiness {
-    /// Every container is as the manifest and its annotations make it on fake-cri.
+    /// All containers have the state that the manifest and its annotations cause on fake-cri.
     AllContainers,
-    /// The one that is checkpointed runs: another runtime does not read the annotations.
+    /// The container under test runs. Other runtimes ignore the annotations.
     ContainerUnderTest,
 }
 
-/// Waits until the kubelet says that the Pod's containers run or have exited, as they should.
+/// Waits until the Pod has this readiness.
 ///
 /// # Errors
-/// They do not within this time; what was last seen of them is in the error.
+/// The Pod does not have it within `timeout`. The error contains the last state.
 pub(super) async fn wait_until_running(
     client: &Client,
     container: &ContainerRef,
     readiness: PodReadiness,
     timeout: Duration,
 ) -> Result<(), TargetError> {
-    // The kubelet has no event for it.
+    // The kubelet's API has no event for it.
     const POLL_INTERVAL: Duration = Duration::from_millis(20);
     let started_at = Instant::now();
     loop {
@@ -185,10 +185,10 @@ pub(super) async fn wait_until_running(
     }
 }
 
-/// Waits until the containers that run have told what the cases read.
+/// Waits for the canary and the first heartbeat of the running containers.
 ///
 /// # Errors
-/// They do not within this time.
+/// A log has none within `timeout`, or is not readable.
 pub(super) async fn wait_until_workload_ready(kubelet: &Kubelet, timeout: Duration) -> Result<(), TargetError> {
     for container in [Some(&kubelet.container_under_test), kubelet.siblings.running.as_ref()]
         .into_iter()
@@ -196,7 +196,7 @@ pub(super) async fn wait_until_workload_ready(kubelet: &Kubelet, timeout: Durati
     {
         let is_ready = |workload: &super::Workload| workload.canary.is_some() && workload.heartbeat > 0;
         if kubelet.workload_until(container, timeout, is_ready).await?.is_none() {
-            return Err(TargetError::NotReady(format!("{container} tells nothing in its log")));
+            return Err(TargetError::NotReady(format!("the workload of {container} logged no canary or heartbeat")));
         }
     }
     Ok(())
@@ -205,7 +205,7 @@ pub(super) async fn wait_until_workload_ready(kubelet: &Kubelet, timeout: Durati
 fn check_readiness(body: &str, container: &ContainerRef, readiness: PodReadiness) -> Result<(), String> {
     let pod = find_pod(body, container)
         .map_err(|error| error.to_string())?
-        .ok_or("it is not known")?;
+        .ok_or("the kubelet does not list the Pod")?;
     let status = pod.status.unwrap_or_default();
     let mut containers = status.container_statuses.unwrap_or_default();
     containers.extend(status.init_container_statuses.unwrap_or_default());

@@ -1,18 +1,20 @@
-//! Refusals that come from a runtime's configuration: the operator has switched an operation off, and nothing is broken.
+//! Recognises errors that come from a runtime's configuration: the operator has disabled an operation, so nothing is
+//! broken.
 //!
-//! The CRI has no code for them, so they are known by their messages. Sources: cri-o `server/container_checkpoint.go` and
-//! `server/container_create.go` (f954a17), containerd `internal/cri/server/container_checkpoint_linux.go` (2.4).
+//! The CRI has no error code for them, so they are recognised by their messages. Sources: cri-o
+//! `server/container_checkpoint.go` and `server/container_create.go` (f954a17), containerd
+//! `internal/cri/server/container_checkpoint_linux.go` (2.4).
 
 use tonic::Code;
 
-/// What CheckpointContainer says where checkpoints are switched off.
+/// The messages of CheckpointContainer where checkpoints are disabled.
 const CHECKPOINT_DISABLED_MESSAGES: [&str; 2] = [
-    // CRI-O with `container_level_enabled = "none"`, and where it finds no CRIU, which makes it the same.
+    // CRI-O with `container_level_enabled = "none"`. CRI-O sets this value itself if it finds no CRIU.
     "checkpoint/restore support not available",
     // containerd with `enable_criu = false`.
     "criu support is disabled by configuration",
 ];
-/// What CreateContainer says of an archive's path that it takes for an image's name.
+/// The messages of CreateContainer where an archive's path is treated as an image name.
 const IMAGE_NOT_FOUND_MESSAGES: [&str; 5] = [
     "failed to resolve image",
     "does not exist locally",
@@ -21,13 +23,15 @@ const IMAGE_NOT_FOUND_MESSAGES: [&str; 5] = [
     "no such image",
 ];
 
-/// Whether a runtime makes no checkpoints by its configuration; `message` may be a kubelet's that quotes the runtime.
+/// Whether the message says that checkpoints are disabled. The message may also come from a kubelet that quotes the
+/// runtime.
 pub fn is_checkpoint_disabled(message: &str) -> bool {
     CHECKPOINT_DISABLED_MESSAGES.iter().any(|text| message.contains(text))
 }
 
-/// Whether a runtime takes an archive's path for the name of an image: it restores no container, by its configuration (CRI-O with
-/// `container_level_enabled` of `none` or `checkpoint_only`) or because it cannot (containerd 2.4); its answer does not tell which.
+/// Whether the runtime treats an archive's path as an image name: it restores no containers, by configuration (CRI-O
+/// with `container_level_enabled` of `none` or `checkpoint_only`) or for lack of support (containerd 2.4). The error
+/// does not show which.
 pub fn treats_archive_as_image(code: Code, message: &str) -> bool {
     matches!(code, Code::NotFound | Code::Unimplemented)
         || IMAGE_NOT_FOUND_MESSAGES.iter().any(|text| message.contains(text))

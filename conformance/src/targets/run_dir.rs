@@ -1,13 +1,13 @@
-//! The temporary directory of a run, which can be told from those of runs that were killed.
+//! The temporary directory of a run, locked so that a later run can recognise the directories of killed runs.
 //!
 //! ```text
 //!  /tmp/checkpoint-conformance-XXXXXX/
-//!    lock       held with flock(2) as long as the run lives: the kernel lets go of it, however the run ends
+//!    lock       locked with flock(2) for the life of the run; the kernel releases the lock however the run ends
 //!    ...
 //! ```
 //!
-//! [`stale_run_dirs`] finds the directories whose lock nobody holds; those without a lock, or of another user,
-//! are not ours and stay.
+//! [`stale_run_dirs`] returns the directories whose lock is free. A directory without a lock file, or of another user,
+//! is not from a run of this user and stays.
 
 use std::{
     fs::{self, File},
@@ -20,23 +20,22 @@ use tempfile::TempDir;
 
 use super::TargetError;
 
-/// How the name of every such directory begins.
 const RUN_DIR_PREFIX: &str = "checkpoint-conformance-";
 const LOCK_FILE: &str = "lock";
 
-/// A temporary directory, 0700; dropped, it is removed with all that is in it.
+/// A temporary directory of mode 0700. The drop removes it with its content.
 #[derive(Debug)]
 pub(super) struct RunDir {
     dir: TempDir,
-    // Held until the directory is gone.
+    // Locked until the directory is removed.
     _lock: File,
 }
 
 impl RunDir {
-    /// Makes one in `parent`, or where temporary directories are.
+    /// Creates a directory in `parent`, or in the system's temporary directory.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory or its lock file cannot be created.
     pub(super) fn create(parent: Option<&Path>) -> Result<RunDir, TargetError> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let dir = tempfile::Builder::new()
@@ -49,37 +48,31 @@ impl RunDir {
         Ok(RunDir { dir, _lock: lock })
     }
 
-    /// Where it is.
     pub(super) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Where something in it is, or is to be.
     pub(super) fn path_of(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path().join(name)
     }
 
-    /// Writes a file in it.
-    ///
-    /// # Errors
-    /// It cannot be written.
     pub(super) fn write(&self, name: &str, content: &str) -> Result<(), TargetError> {
         let path = self.path_of(name);
         fs::write(&path, content).map_err(TargetError::file(path))
     }
 
-    /// Removes it with all that is in it, before it is dropped: to know that it has gone.
+    /// Removes the directory before the drop does, which ignores errors.
     ///
     /// # Errors
-    /// Something in it cannot be removed.
+    /// A file in the directory cannot be removed.
     pub(super) fn remove(&self) -> Result<(), TargetError> {
         fs::remove_dir_all(self.path()).map_err(TargetError::file(self.path()))
     }
 
-    /// Makes a directory in it, 0700.
+    /// Creates a subdirectory of mode 0700.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The subdirectory cannot be created.
     pub(super) fn create_subdir(&self, name: &str) -> Result<PathBuf, TargetError> {
         let path = self.path().join(name);
         fs::DirBuilder::new()
@@ -90,7 +83,7 @@ impl RunDir {
     }
 }
 
-/// The directory of a run that is no more. Its lock is held meanwhile, so that nobody else clears it away.
+/// The directory of a killed run. Its lock is held so that no other process removes the directory at the same time.
 #[derive(Debug)]
 pub(super) struct StaleRunDir {
     pub(super) path: PathBuf,
@@ -98,24 +91,20 @@ pub(super) struct StaleRunDir {
 }
 
 impl StaleRunDir {
-    /// Removes it; returns where it was.
-    ///
-    /// # Errors
-    /// It cannot be removed.
     pub(super) fn remove(self) -> Result<PathBuf, TargetError> {
         fs::remove_dir_all(&self.path).map_err(TargetError::file(&self.path))?;
         Ok(self.path)
     }
 }
 
-/// The directories in `parent` of runs that are no more, and were of this user: what another user laid there is not to be
-/// believed, least of all by root.
+/// The directories of killed runs in `parent` that belong to this user. Another user could have prepared such a
+/// directory, and a cleanup as root would act on its files.
 pub(super) fn stale_run_dirs(parent: &Path) -> Vec<StaleRunDir> {
     let mut stale = Vec::new();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
         let has_prefix = entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX);
-        // `DirEntry::metadata` does not follow a symlink: what it points at is not in this directory.
+        // `DirEntry::metadata` does not follow symlinks. The target of a symlink is not in this directory.
         let of_this_user = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == geteuid().as_raw();
         if !has_prefix || !entry.metadata().is_ok_and(of_this_user) {
             continue;
@@ -157,7 +146,7 @@ mod tests {
     #[test]
     fn keeps_directories_of_other_users() {
         if !geteuid().is_root() {
-            eprintln!("skipped: only root can give a folder away");
+            eprintln!("skipped: changing the owner of a directory needs root");
             return;
         }
         let parent = tempfile::tempdir().unwrap();

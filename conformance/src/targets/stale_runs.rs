@@ -1,25 +1,24 @@
-//! Removes what harnesses that were killed have left on this machine.
+//! Cleans up after killed runs on this machine.
 //!
 //! ```text
-//!  /tmp/checkpoint-conformance-XXXX    whose lock nobody holds
-//!    outside.json                      what a real kubelet changed on the machine: put back
-//!    pod.json                          the Pod that it ran in another runtime: removed
-//!    ..                                mounts, sockets, archives: gone with the directory
+//!  /tmp/checkpoint-conformance-XXXX    whose lock is free
+//!    host-state.json                   what a real kubelet changed on the machine: reverted
+//!    pod.json                          the Pod that the kubelet ran in another runtime: removed
+//!    ..                                mounts, sockets, archives: removed with the directory
 //! ```
 //!
-//! Processes need no cleaning: fake-cri and kubelets end with the harness, by the pipe that they hold. What is left in a
-//! container runtime is found by its label: [`super::runtime::clean`].
+//! Processes need no cleanup: fake-cri and kubelets exit with the harness, when their lifeline pipe closes. Objects in
+//! a container runtime are found by their label: [`super::runtime::clean`].
 
 use std::path::PathBuf;
 
 use super::{TargetError, real_kubelet, run_dir};
 
-/// Removes the temporary directories of runs that are no more, and what they tell of. Returns them, and what could not be
-/// done.
+/// Reverts and removes the directories of killed runs. Returns the removed directories, and the errors.
 pub async fn remove_stale_runs() -> (Vec<PathBuf>, Vec<TargetError>) {
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for stale in run_dir::stale_run_dirs(&std::env::temp_dir()) {
-        // A directory that tells of something that is not put back yet is kept for the next try.
+        // A directory stays for the next attempt if its changes cannot be reverted.
         let reverted = match real_kubelet::revert_stale(&stale.path).await {
             Ok(()) => stale.remove(),
             Err(error) => Err(error),

@@ -1,7 +1,7 @@
-//! Lets the containers of a judged kubelet go that its runtime left frozen, after every case.
+//! After every case, thaws the containers of a kubelet under test that the runtime left frozen.
 //!
-//! Only processes that can be seen from here, and are proven to be the workload's by their start time. Whether one was left
-//! frozen is judged before: a case looks at the container while it has it checkpointed.
+//! Acts only on processes that are visible to the harness and have the workload's start time. Whether a container was
+//! left frozen is not checked here: the cases check that while they run.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,11 @@ use fake_cri::process::{ProcessId, pstree::ProcStat};
 use super::{ContainerRef, Kubelet, Workload, freeze, pod};
 use crate::evidence::{EvidenceKind, record};
 
-/// What is known of the processes, and what was done.
+/// The processes of the containers, and what was done to them.
 #[derive(Debug, Default)]
 pub(super) struct FrozenWatch {
     cgroups: OnceLock<freeze::CgroupMounts>,
-    /// By container; none that cannot be seen or let go.
+    /// By container. `None` for a process that is not visible or cannot be thawed.
     processes: Mutex<HashMap<String, Option<ContainerProcess>>>,
     notes: Mutex<Vec<String>>,
 }
@@ -28,12 +28,12 @@ pub(super) struct FrozenWatch {
 #[derive(Clone, Debug)]
 struct ContainerProcess {
     id: ProcessId,
-    /// What the path of its cgroup may be called after: only such cgroups hold nobody else.
+    /// The ids in the path of the container's own cgroup. A cgroup with such a path contains no other Pod.
     cgroup_names: Vec<String>,
 }
 
 impl Kubelet {
-    /// Lets go what was left frozen.
+    /// Thaws the container under test and its running sibling.
     pub async fn unfreeze_all(&self) {
         for container in [Some(&self.container_under_test), self.siblings.running.as_ref()]
             .into_iter()
@@ -45,14 +45,15 @@ impl Kubelet {
         }
     }
 
-    /// What was let go, a sentence each.
+    /// One sentence for each container that was thawed, or could not be.
     pub fn unfreeze_notes(&self) -> Vec<String> {
         let notes = self.frozen_watch.notes.lock();
         notes.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn unfreeze_container(&self, container: &ContainerRef, process: &ContainerProcess) {
-        // A runtime that goes on with a checkpoint which its caller has given up holds its container rightly.
+        // A runtime may finish a checkpoint after its caller has cancelled it, and then rightly keeps the container
+        // frozen.
         const CHECKPOINT_GRACE: Duration = Duration::from_secs(2);
         const POLL_INTERVAL: Duration = Duration::from_millis(20);
         let cgroups = self.frozen_watch.cgroups.get_or_init(freeze::CgroupMounts::read);
@@ -60,7 +61,7 @@ impl Kubelet {
         let started_at = Instant::now();
         let cause = loop {
             match freeze::detect(cgroups, process.id.pid, &names) {
-                // No checkpoint stops by a signal in passing.
+                // No runtime stops a container with a signal for a checkpoint.
                 Some(cause @ freeze::FreezeCause::Stopped(_)) => break cause,
                 Some(cause) if started_at.elapsed() >= CHECKPOINT_GRACE => break cause,
                 Some(_) => tokio::time::sleep(POLL_INTERVAL).await,
@@ -70,7 +71,7 @@ impl Kubelet {
         let note = match freeze::unfreeze(&cause) {
             Ok(action) => format!("container {container} was left frozen: {cause}; {action}"),
             Err(error) => {
-                // It would be found after every case.
+                // Otherwise the harness would find and report the frozen container after every case.
                 self.set_process(container, None);
                 format!("container {container} was left frozen: {cause}; {error}")
             }
@@ -89,7 +90,8 @@ impl Kubelet {
         processes.insert(container.to_string(), process);
     }
 
-    /// The first process of a container. Who cannot be found once is not looked for again: it may be on another machine.
+    /// The first process of a container. A process that was not found is not searched for again: the container may be
+    /// on another machine.
     async fn process(&self, container: &ContainerRef) -> Option<ContainerProcess> {
         let cached = {
             let processes = self
@@ -110,7 +112,7 @@ impl Kubelet {
     }
 
     async fn find_process(&self, container: &ContainerRef) -> Option<ContainerProcess> {
-        // A kubelet that no longer answers must not hold up the next case.
+        // A kubelet that does not respond must not delay the next case.
         const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
         let workload = tokio::time::timeout(RESPONSE_TIMEOUT, self.workload(container)).await;
         let id = host_process(&workload.ok()?.ok()?)?;
@@ -123,7 +125,7 @@ impl Kubelet {
     }
 }
 
-/// The process that a workload tells of, as it is numbered here: it may see itself in a namespace of its own.
+/// The workload's process in the harness's pid namespace. The workload logs its pid in its own namespace.
 fn host_process(workload: &Workload) -> Option<ProcessId> {
     let (ns_pid, start) = (i32::try_from(workload.pid?).ok()?, workload.start_time?);
     let matching_process = |pid: i32| {

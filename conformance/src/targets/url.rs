@@ -1,4 +1,4 @@
-//! A kubelet that runs already, by its URL.
+//! A running kubelet, reached by its URL.
 
 use std::{fs, path::PathBuf};
 
@@ -10,30 +10,30 @@ use super::{
 };
 use crate::{engine::Suite, report};
 
-/// How a running kubelet is reached.
+/// How to reach a running kubelet.
 #[derive(Clone, Debug)]
 pub struct UrlTarget {
     /// `https://HOST:PORT`.
     pub url: Url,
-    /// Who we are.
+    /// The credentials of the authorized user.
     pub credential: CredentialFiles,
-    /// Who is known to the kubelet and may not checkpoint: with this the cases about 403 can be judged.
+    /// The credentials of a user who is authenticated and not authorized to checkpoint. Needed by the cases about 403.
     pub denied_credential: Option<CredentialFiles>,
-    /// The authorities of its certificate (PEM file); `None` does not check it.
+    /// The CA certificates for the kubelet's certificate (PEM file). `None` disables the verification.
     pub ca_file: Option<PathBuf>,
-    /// The container that is checkpointed.
+    /// The container under test.
     pub container: ContainerRef,
-    /// The other containers of its Pod are checkpointed as well.
+    /// Whether cases checkpoint the other containers of the Pod as well.
     pub include_siblings: bool,
-    /// Cases may load the kubelet on purpose.
+    /// Whether cases may put the kubelet under load.
     pub allow_load: bool,
-    /// Its `checkpoints` directory as it can be read from here.
+    /// The kubelet's `checkpoints` directory as a local path.
     pub checkpoints_dir: Option<PathBuf>,
-    /// The control socket of the fake-cri that is its runtime.
+    /// The control socket, if the runtime is a fake-cri.
     pub control_socket: Option<PathBuf>,
 }
 
-/// Files that hold credentials.
+/// Files with credentials.
 #[derive(Clone, Debug)]
 pub enum CredentialFiles {
     /// A client certificate and its key (PEM files).
@@ -43,7 +43,7 @@ pub enum CredentialFiles {
         /// The key.
         key: PathBuf,
     },
-    /// A file that holds a bearer token.
+    /// A file with a bearer token.
     Token(PathBuf),
 }
 
@@ -51,7 +51,7 @@ impl CredentialFiles {
     /// Reads the files.
     ///
     /// # Errors
-    /// One of them cannot be read.
+    /// A file cannot be read.
     pub(super) fn read(&self) -> Result<Identity, TargetError> {
         let read = |path: &PathBuf| fs::read_to_string(path).map_err(TargetError::file(path));
         Ok(match self {
@@ -65,10 +65,10 @@ impl CredentialFiles {
 }
 
 impl UrlTarget {
-    /// Reads the files, connects to the control socket, and asks the kubelet once whether it is there.
+    /// Reads the files, connects to the control socket, and checks that the kubelet responds.
     ///
     /// # Errors
-    /// A file that cannot be read, a kubelet or a control socket that does not answer.
+    /// A file cannot be read, or the kubelet or the control socket does not respond.
     pub async fn connect(self) -> Result<Kubelet, TargetError> {
         let verification = match &self.ca_file {
             Some(path) => ServerVerification::CaBundle(fs::read_to_string(path).map_err(TargetError::file(path))?),

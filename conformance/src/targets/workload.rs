@@ -1,4 +1,4 @@
-//! What a test workload tells of itself in its log.
+//! Parses the log of a workload.
 //!
 //! ```text
 //! test-workload ready pid=7 start=91 memory=1048576 threads=1 children=0
@@ -6,34 +6,34 @@
 //! heartbeat 1 pid=7 start=91
 //! ```
 //!
-//! A container that is no test workload tells nothing of this; cases that need it are skipped.
+//! The log of any other program has no such lines. Cases that need them are skipped.
 
-/// A test workload, as its log shows it.
+/// The state of a workload, as its log shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
-    /// The pid of its first process, as itself sees it.
+    /// The first process's pid in its own pid namespace.
     pub pid: Option<u32>,
-    /// When that process started, in the kernel's clock ticks since boot.
+    /// The start time of that process, in the kernel's clock ticks since boot.
     pub start_time: Option<u64>,
-    /// What it made up after its start and holds in memory, in hex.
+    /// The random value that the workload generated after its start and keeps in memory, in hex.
     pub canary: Option<String>,
-    /// The number of its last heartbeat.
+    /// The number of the last heartbeat.
     pub heartbeat: u64,
 }
 
 impl Workload {
-    /// Whether the log is a test workload's.
+    /// Whether the log is from a workload.
     pub fn is_test_workload(&self) -> bool {
         self.pid.is_some()
     }
 
-    /// Whether both are the same run of the same process.
+    /// Whether both logs are from the same process.
     pub fn same_process(&self, other: &Workload) -> bool {
         self.pid == other.pid && self.start_time == other.start_time
     }
 }
 
-/// Reads a log. With several starts in it the last one counts.
+/// Parses a log. If the container was restarted, the last start counts.
 pub fn parse(log: &str) -> Workload {
     let mut workload = Workload::default();
     for line in log.lines() {
@@ -41,7 +41,7 @@ pub fn parse(log: &str) -> Workload {
         match words.next() {
             Some("test-workload") if words.next() == Some("ready") => {
                 workload = Workload {
-                    // The canary may be told before the process says that it is ready.
+                    // The canary line may precede the ready line.
                     canary: workload.canary.filter(|_| workload.pid.is_none()),
                     ..Workload::default()
                 };

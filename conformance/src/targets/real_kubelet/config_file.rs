@@ -1,4 +1,4 @@
-//! The configuration of a kubelet that keeps to its directory.
+//! The configuration file of a kubelet that writes only to its own directory.
 
 use std::{fmt, path::Path};
 
@@ -7,13 +7,13 @@ use tokio::process::Command;
 
 use super::super::{KubeletConfig, SHORT_REQUEST_TIMEOUT, TargetError};
 
-/// What does not differ from run to run.
+/// The settings that are the same in every run.
 const CONFIG_TEMPLATE: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../fixtures/kubelet/standalone.yaml"
 ));
 
-/// The oldest kubelet whose Pod logs can be kept in a directory of ours.
+/// The oldest kubelet with `podLogsDir`, which keeps Pod logs in the run directory.
 const MIN_VERSION: KubeletVersion = KubeletVersion { minor: 30, patch: 0 };
 
 /// The version of a kubelet, `v1.MINOR.PATCH`.
@@ -24,10 +24,10 @@ pub(super) struct KubeletVersion {
 }
 
 impl KubeletVersion {
-    /// Asks the executable.
+    /// Runs the executable with `--version`.
     ///
     /// # Errors
-    /// It cannot be run, is no kubelet, or is too old.
+    /// The executable cannot be run, is not a kubelet, or is too old.
     pub(super) async fn detect(binary: &Path) -> Result<KubeletVersion, TargetError> {
         let refused = |why: String| TargetError::Argument(format!("{}: {why}", binary.display()));
         let output = Command::new(binary)
@@ -36,14 +36,14 @@ impl KubeletVersion {
             .await
             .map_err(|error| refused(error.to_string()))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = KubeletVersion::parse(&text).ok_or_else(|| refused("this is no kubelet".to_owned()))?;
+        let version = KubeletVersion::parse(&text).ok_or_else(|| refused("not a kubelet".to_owned()))?;
         if version < MIN_VERSION {
             return Err(refused(format!("kubelet {version} is older than {MIN_VERSION}")));
         }
         Ok(version)
     }
 
-    /// Reads `Kubernetes v1.36.3`, as `kubelet --version` says it.
+    /// Parses the output of `kubelet --version`: `Kubernetes v1.36.3`.
     fn parse(text: &str) -> Option<KubeletVersion> {
         let mut numbers = text.trim().strip_prefix("Kubernetes v1.")?.split(['.', '-', '+']);
         let minor = numbers.next()?.parse().ok()?;
@@ -58,33 +58,33 @@ impl fmt::Display for KubeletVersion {
     }
 }
 
-/// What differs from run to run.
+/// The settings that differ from run to run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KubeletConfigFile<'a> {
-    /// Where everything lies.
+    /// The directory for all files of the kubelet.
     pub(super) run_dir: &'a Path,
-    /// Where it serves on 127.0.0.1.
+    /// The ports on 127.0.0.1.
     pub(super) ports: Ports,
-    /// The runtime.
+    /// The CRI endpoint.
     pub(super) endpoint: &'a str,
-    /// What is not as usual.
+    /// The setting under test.
     pub(super) kubelet_config: KubeletConfig,
 }
 
-/// Where a kubelet serves.
+/// The ports of a kubelet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ports {
-    /// HTTPS.
+    /// The HTTPS port.
     pub(super) secure: u16,
-    /// HTTP, nobody is asked who they are.
+    /// The read-only port: HTTP without authentication.
     pub(super) read_only: u16,
 }
 
 impl KubeletConfigFile<'_> {
-    /// The file. JSON is YAML, and a path needs no thought about quotes in it.
+    /// The content of the configuration file. JSON is valid YAML and quotes paths correctly.
     ///
     /// # Errors
-    /// The template is no configuration.
+    /// The template is not valid YAML.
     pub(super) fn render(&self, version: KubeletVersion) -> Result<String, TargetError> {
         let mut file: Value = serde_yaml_ng::from_str(CONFIG_TEMPLATE)
             .map_err(|error| TargetError::Argument(format!("fixtures/kubelet/standalone.yaml: {error}")))?;
@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn rejects_another_program() {
         let error = KubeletVersion::detect(Path::new("/bin/true")).await.unwrap_err();
-        assert_eq!(error.to_string(), "/bin/true: this is no kubelet");
+        assert_eq!(error.to_string(), "/bin/true: not a kubelet");
         assert!(KubeletVersion::detect(Path::new("/nonexistent/kubelet")).await.is_err());
     }
 

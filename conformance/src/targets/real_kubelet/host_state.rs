@@ -1,16 +1,16 @@
-//! What a kubelet changes outside its directory whatever its configuration says, and how that is put back.
+//! Records and reverts what a kubelet changes outside its directory, whatever its configuration.
 //!
-//! | what | done about it |
+//! | change | what the harness does |
 //! |---|---|
-//! | kernel parameters: overcommit, panic, root's keys | read before, written back after |
-//! | `/var/lib/kubelet/device-plugins/kubelet.sock` | removed after; a live one there refuses the start |
-//! | links in `/var/log/containers` | those that point into our directory are removed after |
-//! | these directories themselves | removed after, if they were not there before |
-//! | its root, mounted onto itself to be shared; volumes of Pods | unmounted after |
+//! | kernel parameters: overcommit, panic, root's keys | saves the values before, writes them back after |
+//! | `/var/lib/kubelet/device-plugins/kubelet.sock` | refuses to start if it accepts connections; removes it after |
+//! | symlinks in `/var/log/containers` | removes those that point into the run directory |
+//! | these directories themselves | removes them if they did not exist before |
+//! | the root directory, bind-mounted onto itself as shared; volumes of Pods | unmounts them |
 //!
-//! Kept inside by configuration: Pod logs (`podLogsDir`), volume plugins (`volumePluginDir`), certificates (`--cert-dir`),
-//! everything below the root directory, temporary directories (`TMPDIR`). Switched off: iptables chains
-//! (`makeIPTablesUtilChains`), cgroups (`cgroupsPerQOS`, `enforceNodeAllocatable`), its own `oom_score_adj`.
+//! Configured to stay in the run directory: Pod logs (`podLogsDir`), volume plugins (`volumePluginDir`), certificates
+//! (`--cert-dir`), everything below the root directory, temporary files (`TMPDIR`). Disabled: iptables chains
+//! (`makeIPTablesUtilChains`), cgroups (`cgroupsPerQOS`, `enforceNodeAllocatable`), the kubelet's own `oom_score_adj`.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TargetError;
 
-/// What `setupKernelTunables` of the kubelet writes.
+/// The parameters that `setupKernelTunables` of the kubelet writes.
 const KERNEL_PARAMETERS: [&str; 6] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -32,22 +32,22 @@ const KERNEL_PARAMETERS: [&str; 6] = [
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 ];
-/// Not configurable: part of the interface to device plugins.
+/// Fixed path: part of the device plugin API.
 const DEVICE_PLUGINS: &str = "var/lib/kubelet/device-plugins";
-/// Its files there.
+/// The kubelet's files there.
 const DEVICE_PLUGIN_FILES: [&str; 2] = ["kubelet.sock", "kubelet_internal_checkpoint"];
-/// Not configurable: the place where log collectors of old look.
+/// Fixed path: the legacy log directory for log collectors.
 const CONTAINER_LOGS: &str = "var/log/containers";
-/// What is made on the way to the above, the deepest first.
+/// The directories that the kubelet creates for the above, deepest first.
 const CREATED_DIRS: [&str; 3] = [DEVICE_PLUGINS, "var/lib/kubelet", CONTAINER_LOGS];
 
-/// The file in the directory that says how the machine was, for when nobody is left to know it.
+/// The file in the run directory with the saved state, for a cleanup after the harness was killed.
 const STATE_FILE: &str = "host-state.json";
 
-/// How the machine was. Dropped, it is put back as far as that goes.
+/// The state of the machine before the kubelet started. The drop reverts the changes and logs failures.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct HostState {
-    /// `/`, but in tests.
+    /// `/`, except in tests.
     root: PathBuf,
     folder: PathBuf,
     parameters: Vec<(PathBuf, String)>,
@@ -58,10 +58,10 @@ pub(super) struct HostState {
 }
 
 impl HostState {
-    /// Looks at the machine before a kubelet with this directory starts.
+    /// Records the state of the machine before a kubelet with this directory starts.
     ///
     /// # Errors
-    /// Another kubelet runs here: a second one would take away the sockets of its device plugins.
+    /// Another kubelet runs on this machine. A second kubelet would remove the sockets of its device plugins.
     pub(super) fn capture(run_dir: &Path) -> Result<HostState, TargetError> {
         HostState::capture_below(Path::new("/"), run_dir)
     }
@@ -72,7 +72,7 @@ impl HostState {
             if UnixStream::connect(entry.path()).is_ok() {
                 let path = entry.path();
                 return Err(TargetError::Argument(format!(
-                    "another kubelet runs on this machine, or a device plugin of it: {} answers",
+                    "another kubelet runs on this machine, or one of its device plugins: {} accepts connections",
                     path.display()
                 )));
             }
@@ -82,7 +82,7 @@ impl HostState {
             fs::read_to_string(&path).ok().map(|value| (path, value))
         };
         let files = DEVICE_PLUGIN_FILES.iter().map(|name| plugins.join(name));
-        // A socket that nobody listens at is left of a kubelet that was killed: the next one removes it anyway.
+        // A socket without a listener is left from a killed kubelet. The next kubelet removes it anyway.
         let missing = |path: &PathBuf| !path.exists() || path.extension().is_some_and(|extension| extension == "sock");
         Ok(HostState {
             root: root.to_owned(),
@@ -98,7 +98,7 @@ impl HostState {
         })
     }
 
-    /// Writes into the directory how the machine was.
+    /// Writes the state to a file in the run directory.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -108,10 +108,10 @@ impl HostState {
         fs::write(&path, text).map_err(TargetError::file(path))
     }
 
-    /// Puts back what a kubelet with this directory changed whose harness is no more; nothing where none was.
+    /// Reverts the changes of a kubelet whose harness was killed. Does nothing if there is no saved state.
     ///
     /// # Errors
-    /// Names what could not be put back.
+    /// A change cannot be reverted. The error names it.
     pub(super) fn revert_saved(run_dir: &Path) -> Result<(), TargetError> {
         let path = run_dir.join(STATE_FILE);
         let text = match fs::read(&path) {
@@ -123,10 +123,10 @@ impl HostState {
         saved.revert()
     }
 
-    /// Puts everything back.
+    /// Reverts all changes.
     ///
     /// # Errors
-    /// Names what could not be put back.
+    /// A change cannot be reverted. The error names it.
     pub(super) fn revert(mut self) -> Result<(), TargetError> {
         self.reverted = true;
         let failures = self.revert_all();
@@ -134,7 +134,7 @@ impl HostState {
             return Ok(());
         }
         Err(TargetError::NotReady(format!(
-            "failed to put back what the kubelet changed: {}",
+            "failed to revert the kubelet's changes: {}",
             failures.join("; ")
         )))
     }
@@ -152,7 +152,7 @@ impl HostState {
                 check(path, fs::write(path, value));
             }
         }
-        // The last mounted is the first to go. One that is still in use goes when it no longer is.
+        // Unmounts in reverse order. MNT_DETACH: a mount that is in use disappears when its last user is gone.
         for point in mounts_below(
             &self.folder,
             &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
@@ -173,7 +173,7 @@ impl HostState {
         }
         for path in &self.missing_folders {
             match fs::remove_dir(path) {
-                // Someone else has put something there since.
+                // Another process has created a file in the directory since.
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
                 result => check(path, result),
             }
@@ -182,7 +182,7 @@ impl HostState {
     }
 }
 
-/// The mount points in a directory and the directory itself, the last first.
+/// The mount points at and below a directory, last mounted first.
 fn mounts_below(run_dir: &Path, mountinfo: &str) -> Vec<PathBuf> {
     let point = |line: &str| Some(PathBuf::from(unescape(line.split(' ').nth(4)?)));
     let mut points: Vec<_> = mountinfo
@@ -194,7 +194,7 @@ fn mounts_below(run_dir: &Path, mountinfo: &str) -> Vec<PathBuf> {
     points
 }
 
-/// Blanks and backslashes in a mount point are written as `\` and three octal digits.
+/// mountinfo writes blanks and backslashes as `\` and three octal digits.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -214,7 +214,7 @@ impl Drop for HostState {
     fn drop(&mut self) {
         if !self.reverted {
             for failure in self.revert_all() {
-                tracing::warn!(failure, "failed to put back what the kubelet changed");
+                tracing::warn!(failure, "failed to revert the kubelet's changes");
             }
         }
     }
@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    /// A machine with two of the parameters.
+    /// A root directory with two of the kernel parameters.
     fn fake_host() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for name in ["proc/sys/vm", "proc/sys/kernel", "var/lib", "var/log"] {
@@ -237,7 +237,7 @@ mod tests {
         root
     }
 
-    /// What a kubelet does.
+    /// Makes the changes of a kubelet.
     fn simulate_kubelet(root: &Path, run_dir: &Path) -> UnixListener {
         fs::write(root.join("proc/sys/vm/overcommit_memory"), "1\n").unwrap();
         fs::create_dir_all(root.join(DEVICE_PLUGINS)).unwrap();
@@ -270,7 +270,7 @@ mod tests {
         let (root, run_dir) = (fake_host(), tempfile::tempdir().unwrap());
         let host_state = HostState::capture_below(root.path(), run_dir.path()).unwrap();
         host_state.save().unwrap();
-        // As a killed harness leaves it.
+        // A killed harness runs no destructor.
         std::mem::forget(host_state);
         drop(simulate_kubelet(root.path(), run_dir.path()));
         HostState::revert_saved(run_dir.path()).unwrap();

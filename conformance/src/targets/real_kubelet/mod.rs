@@ -1,22 +1,22 @@
-//! An unmodified kubelet, started here without a cluster, with its Pods on fake-cri or on any other runtime.
+//! An unmodified kubelet, started by the harness without a cluster, with its Pods on fake-cri or on another runtime.
 //!
 //! ```text
 //!  /tmp/checkpoint-conformance-XXXX/
-//!    pods/          the static Pod
-//!    pki/           what the kubelet is configured with
-//!    kubelet.yaml   its configuration, made anew for each start
-//!    kubeconfig     of the API server of ours that it asks who its clients are and what they may
-//!    kubelet/       its root; `checkpoints` below it
-//!    pod-logs/ plugins/ tmp/     what it would otherwise keep elsewhere on the machine
+//!    pods/          the static Pod's manifest
+//!    pki/           CA and server certificates
+//!    kubelet.yaml   the kubelet's configuration, rewritten for each start
+//!    kubeconfig     for the stub API server, which authenticates and authorises the kubelet's clients
+//!    kubelet/       the kubelet's root directory, with `checkpoints`
+//!    pod-logs/ plugins/ tmp/     directories that are elsewhere by default
 //!    runtime/       fake-cri's state
 //! ```
 //!
-//! The kubelet ends with the harness, however that ends: a shell between them waits for the end of a pipe. What it writes
-//! outside the directory all the same is put back (`outside`), by `checkpoint-conformance clean` when the harness itself was
-//! killed.
+//! The kubelet ends with the harness, even if the harness is killed: a shell between them waits for the end of a pipe.
+//! `host_state` reverts the kubelet's changes outside the directory. If the harness was killed, `checkpoint-conformance
+//! clean` does that.
 //!
-//! It fails to start without root, beside another kubelet, with a configuration that this version does not take (its last
-//! words are in the error), and when the Pod does not come up.
+//! Ways to fail: no root; another kubelet on the machine; a configuration that this version rejects (the error quotes
+//! the end of the log); a Pod that does not start.
 
 use std::{
     ffi::OsString,
@@ -46,33 +46,34 @@ mod pod_removal;
 mod process;
 mod running;
 
-/// A kubelet needs three seconds; many times that on a busy machine.
+/// A kubelet starts in three seconds. The limit is for a busy machine.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(90);
-/// The kubelet's `runtimeRequestTimeout`, which the configuration leaves alone.
+/// The kubelet's default `runtimeRequestTimeout`, which the configuration does not set.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Starts a real kubelet.
+/// The options of a real kubelet.
 #[derive(Clone, Debug)]
 pub struct RealKubelet {
     /// The kubelet's executable.
     pub binary: PathBuf,
-    /// More arguments for it; flags win over the configuration that is written here.
+    /// Additional arguments. Flags override the configuration file.
     pub extra_args: Vec<OsString>,
-    /// Another runtime than a fake-cri of our own.
+    /// The CRI endpoint of another runtime. Without it the harness starts a fake-cri.
     pub runtime_endpoint: Option<String>,
-    /// The control socket of that runtime, where it is a fake-cri.
+    /// The control socket of that runtime, if it is a fake-cri.
     pub control_socket: Option<PathBuf>,
-    /// Where the logs go; nowhere by default.
+    /// The directory of the logs. Without it the logs are removed with the run directory.
     pub log_dir: Option<PathBuf>,
-    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    /// The executable to start fake-cri from, for programs whose `main` does not call fake-cri's entry point.
     pub executable: Option<PathBuf>,
 }
 
 impl RealKubelet {
-    /// Starts fake-cri, unless there is an endpoint, and the kubelet, and waits until the Pod is up.
+    /// Starts fake-cri (without `runtime_endpoint`) and the kubelet, and waits until the Pod is ready.
     ///
     /// # Errors
-    /// One of them does not start, or the Pod does not come up. Nothing is left behind.
+    /// fake-cri or the kubelet does not start, or the Pod does not become ready. Everything that was started is
+    /// stopped.
     pub async fn start(self) -> Result<Kubelet, TargetError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(TargetError::Argument("a real kubelet needs root".to_owned()));
@@ -103,7 +104,7 @@ impl RealKubelet {
             .runtime_endpoint
             .or_else(|| cri.as_ref().map(FakeCri::endpoint))
             .unwrap_or_default();
-        // On a runtime that others use too, the Pod must not be taken for another's.
+        // In a runtime that others use as well, the Pod's name must be unique.
         let node = if with_fake_cri {
             "real".to_owned()
         } else {
@@ -211,7 +212,7 @@ async fn start_runtime(run_dir: &RunDir, log_dir: &Path, executable: Option<&Pat
         .map_err(|error| TargetError::NotReady(error.to_string()))
 }
 
-/// What the kubelet is configured with.
+/// Writes the files that the kubelet's configuration refers to.
 fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
     let server = authority.issue_server("kubelet")?;
     run_dir.write("pki/ca.pem", &authority.certificate())?;
@@ -221,7 +222,7 @@ fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<Te
     TestIdentities::new(authority)
 }
 
-/// What the API server answers about them.
+/// The stub API server's answers about the test identities.
 fn access_rules(identities: &TestIdentities) -> AccessRules {
     let permission = |(user, verb, subresource): &(&str, &str, &str)| Permission {
         user: (*user).to_owned(),
@@ -234,11 +235,10 @@ fn access_rules(identities: &TestIdentities) -> AccessRules {
     }
 }
 
-/// Puts back what a harness that was killed could not: the machine as its kubelet found it, and the Pod in a runtime that
-/// others use as well.
+/// Reverts what a killed harness could not: the kubelet's changes to the machine, and the Pod in another runtime.
 ///
 /// # Errors
-/// Names what could not be put back.
+/// A change cannot be reverted. The error names it.
 pub(super) async fn revert_stale(run_dir: &Path) -> Result<(), TargetError> {
     HostState::revert_saved(run_dir)?;
     pod_removal::remove_saved_pod(run_dir).await

@@ -1,4 +1,4 @@
-//! Removes our Pod from a runtime that goes on without us.
+//! Removes the static Pod from a runtime that the harness did not start.
 
 use std::{collections::HashMap, path::Path};
 
@@ -13,7 +13,7 @@ use tonic::{Status, transport::Endpoint};
 
 use super::{ContainerRef, TargetError};
 
-/// The file in the target's directory that names the Pod and the runtime that it is in.
+/// The file in the run directory that names the Pod and its runtime.
 const SAVED_POD_FILE: &str = "pod.json";
 
 #[derive(Serialize, Deserialize)]
@@ -23,7 +23,7 @@ struct SavedPod {
     pod: String,
 }
 
-/// Writes into the directory which Pod there will be in which runtime.
+/// Writes the names of the Pod and its runtime to the run directory, before the Pod exists.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -38,10 +38,10 @@ pub(super) fn save_pod(run_dir: &Path, endpoint: &str, container: &ContainerRef)
     std::fs::write(&path, text).map_err(TargetError::file(path))
 }
 
-/// Removes the Pod that a harness left which is no more; nothing where the directory names none.
+/// Removes the Pod of a killed harness. Does nothing if the directory names no Pod.
 ///
 /// # Errors
-/// The runtime does not answer, or does not do it.
+/// The runtime does not respond, or does not remove the Pod.
 pub(super) async fn remove_saved_pod(run_dir: &Path) -> Result<(), TargetError> {
     let path = run_dir.join(SAVED_POD_FILE);
     let text = match std::fs::read(&path) {
@@ -58,10 +58,10 @@ pub(super) async fn remove_saved_pod(run_dir: &Path) -> Result<(), TargetError> 
     remove_pod(&saved.endpoint, &container).await
 }
 
-/// Stops and removes the Pod's sandboxes with all that is in them.
+/// Stops and removes the Pod's sandboxes with their containers.
 ///
 /// # Errors
-/// The runtime does not answer, or does not do it.
+/// The runtime does not respond, or does not remove a sandbox.
 pub(super) async fn remove_pod(endpoint: &str, container: &ContainerRef) -> Result<(), TargetError> {
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint).to_owned();
     let refused =
@@ -70,7 +70,7 @@ pub(super) async fn remove_pod(endpoint: &str, container: &ContainerRef) -> Resu
         let path = path.clone();
         async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
     };
-    // The URI is demanded and not used: the connector knows the socket.
+    // `Endpoint` requires a URI. It is not used: the connector knows the socket.
     let channel = Endpoint::from_static("http://runtime.invalid")
         .connect_with_connector(tower::service_fn(connect))
         .await

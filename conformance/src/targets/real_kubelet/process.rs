@@ -1,4 +1,4 @@
-//! A kubelet as a process that does not outlive the harness.
+//! A kubelet process that does not outlive the harness.
 
 use std::{
     ffi::OsString,
@@ -13,14 +13,14 @@ use nix::{sys::signal, unistd::Pid};
 
 use super::TargetError;
 
-/// How long a kubelet may take to end before it is killed.
+/// How long a kubelet may take to exit before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How much of the log an error shows.
+/// The number of log lines in an error.
 const LOG_TAIL_LINES: usize = 4;
 
-/// Runs the arguments, and ends them when standard input ends: when the harness closes it, and when the harness is gone,
-/// however it went.
+/// Runs its arguments, and terminates them at the end of standard input: when the harness closes it or exits in any
+/// way.
 const LIFELINE_SCRIPT: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -30,7 +30,7 @@ exec 3<&-
 wait "$kubelet"
 "#;
 
-/// A running kubelet. Dropped, it is ended.
+/// A running kubelet. The drop stops it.
 #[derive(Debug)]
 pub(super) struct KubeletProcess {
     child: Child,
@@ -39,10 +39,10 @@ pub(super) struct KubeletProcess {
 }
 
 impl KubeletProcess {
-    /// Starts it, in a process group of its own so that Ctrl-C reaches the harness alone; the log is appended to.
+    /// Starts the kubelet in its own process group, so that Ctrl-C reaches only the harness. Appends to the log.
     ///
     /// # Errors
-    /// The log cannot be opened, or there is no shell.
+    /// The log cannot be opened, or `/bin/sh` cannot be run.
     pub(super) fn start(
         binary: &Path,
         args: &[OsString],
@@ -78,7 +78,7 @@ impl KubeletProcess {
         })
     }
 
-    /// Waits until it ends by itself; returns its last words.
+    /// Waits until the kubelet exits and returns the end of its log.
     pub(super) async fn wait_for_exit(&mut self) -> String {
         while let Ok(None) = self.child.try_wait() {
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -89,11 +89,11 @@ impl KubeletProcess {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Ends it politely, or after a while by force.
+    /// Stops the kubelet: SIGTERM, and SIGKILL after a timeout.
     pub(super) async fn stop(self) {
-        // Dropping waits; a runtime's thread must not.
+        // The drop blocks, which an async worker thread must not.
         let result = tokio::task::spawn_blocking(move || drop(self)).await;
-        debug_assert!(result.is_ok(), "ending a process does not panic");
+        debug_assert!(result.is_ok(), "stopping a process does not panic");
     }
 }
 
@@ -103,7 +103,7 @@ impl Drop for KubeletProcess {
         let started_at = Instant::now();
         while let Ok(None) = self.child.try_wait() {
             if started_at.elapsed() > STOP_TIMEOUT {
-                // The group is the shell, the kubelet and what it has started.
+                // The process group consists of the shell, the kubelet and the kubelet's children.
                 if let Ok(group) = i32::try_from(self.child.id()) {
                     let _ = signal::killpg(Pid::from_raw(group), signal::Signal::SIGKILL);
                 }
@@ -153,10 +153,10 @@ mod tests {
         let group = Pid::from_raw(i32::try_from(process.child.id()).unwrap());
         process.stop().await;
         assert_eq!(fs::read_to_string(marker).unwrap(), "ended\n");
-        // The last of the group may be a zombie for a moment.
+        // The last process of the group may be a zombie for a moment.
         let started_at = Instant::now();
         while signal::killpg(group, None).is_ok() {
-            assert!(started_at.elapsed() < STOP_TIMEOUT, "something of the group is left");
+            assert!(started_at.elapsed() < STOP_TIMEOUT, "a process of the group is left");
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }

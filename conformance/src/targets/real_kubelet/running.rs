@@ -1,4 +1,4 @@
-//! A kubelet that runs, and can be started again with one thing changed, or ended.
+//! A running kubelet that can be restarted with another configuration, or stopped.
 
 use std::{
     ffi::OsString,
@@ -27,7 +27,7 @@ use crate::targets::{
     run_dir::RunDir,
 };
 
-/// What runs, and can be started again or ended. Dropped, it ends in the order of its fields.
+/// The running processes. Dropped in the order of the fields.
 pub(super) struct RealLifecycle {
     pub(super) binary: PathBuf,
     pub(super) extra_args: Vec<OsString>,
@@ -36,19 +36,20 @@ pub(super) struct RealLifecycle {
     pub(super) node: String,
     pub(super) endpoint: String,
     pub(super) container: ContainerRef,
-    /// The authority of its certificate (PEM).
+    /// The CA of the kubelet's certificate (PEM).
     pub(super) ca_certificate: String,
     pub(super) identities: TestIdentities,
     pub(super) kubelet: Mutex<Option<KubeletProcess>>,
     pub(super) cri: Mutex<Option<FakeCri>>,
     pub(super) host_state: Mutex<Option<HostState>>,
-    /// Serves until it is dropped.
+    /// Stops when dropped.
     pub(super) _api_server: ApiServer,
     pub(super) run_dir: RunDir,
 }
 
 impl RealLifecycle {
-    /// Starts the kubelet and waits until it serves. A port that another program took meanwhile is tried again.
+    /// Starts the kubelet and waits until it serves. Tries again with other ports if the kubelet exits: another program
+    /// may have taken a port in the meantime.
     async fn start(&self, kubelet_config: KubeletConfig) -> Result<(KubeletProcess, Client), TargetError> {
         let mut last_log = None;
         for _ in 0..3 {
@@ -83,7 +84,7 @@ impl RealLifecycle {
         }
         let log_tail = last_log.unwrap_or_default();
         Err(TargetError::NotReady(format!(
-            "the kubelet ended as soon as it was started: {log_tail}"
+            "the kubelet exited right after its start: {log_tail}"
         )))
     }
 
@@ -115,7 +116,7 @@ impl Lifecycle for RealLifecycle {
                 tokio::select! {
                     up = pod::wait_until_running(&client, &self.container, PodReadiness::ContainerUnderTest, STARTUP_TIMEOUT) => up?,
                     exited = process.wait_for_exit() => {
-                        return Err(TargetError::NotReady(format!("the kubelet ended: {exited}")));
+                        return Err(TargetError::NotReady(format!("the kubelet exited: {exited}")));
                     }
                 }
             }
@@ -138,14 +139,14 @@ impl Lifecycle for RealLifecycle {
                 process.stop().await;
             }
             let removed = match self.cri.lock().await.take() {
-                // It removes its containers, then ends.
+                // `shutdown` removes the containers first.
                 Some(cri) => {
                     cri.shutdown().await;
                     Ok(())
                 }
                 None => pod_removal::remove_pod(&self.endpoint, &self.container).await,
             };
-            // What the kubelet left is put back also when the runtime did not do its part.
+            // Reverts the kubelet's changes even if the removal of the Pod failed.
             if let Some(host_state) = self.host_state.lock().await.take() {
                 host_state.revert()?;
             }
@@ -155,9 +156,9 @@ impl Lifecycle for RealLifecycle {
     }
 }
 
-/// Waits until the kubelet answers as one that is well.
+/// Waits until `/healthz` returns 200.
 async fn wait_until_serving(client: &Client) -> Result<(), TargetError> {
-    // It has no event for it.
+    // The kubelet's API has no event for it.
     const POLL_INTERVAL: Duration = Duration::from_millis(50);
     let poll = async {
         loop {
@@ -179,11 +180,11 @@ async fn wait_until_serving(client: &Client) -> Result<(), TargetError> {
     tokio::time::timeout(STARTUP_TIMEOUT, poll).await.map_err(timed_out)
 }
 
-/// Two ports that are free now: a kubelet takes none by itself.
+/// Two free ports: a kubelet cannot choose a port itself.
 fn free_ports() -> Result<Ports, TargetError> {
     let refused = |error| TargetError::NotReady(format!("no port is free on 127.0.0.1: {error}"));
     let bind = || TcpListener::bind(("127.0.0.1", 0)).map_err(refused);
-    // Both are held until both are known, so that they differ.
+    // Both listeners stay open until both ports are known, so that the ports differ.
     let (secure, read_only) = (bind()?, bind()?);
     let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port()).map_err(refused);
     Ok(Ports {
