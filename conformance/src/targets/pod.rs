@@ -196,7 +196,9 @@ pub(super) async fn wait_until_workload_ready(kubelet: &Kubelet, timeout: Durati
     {
         let is_ready = |workload: &super::Workload| workload.canary.is_some() && workload.heartbeat > 0;
         if kubelet.workload_until(container, timeout, is_ready).await?.is_none() {
-            return Err(TargetError::NotReady(format!("the workload of {container} logged no canary or heartbeat")));
+            return Err(TargetError::NotReady(format!(
+                "the workload of {container} logged no canary or heartbeat"
+            )));
         }
     }
     Ok(())

@@ -87,7 +87,10 @@ impl ExecPlugin {
         let ExecPlugin { command, .. } = self;
         if !API_VERSIONS.contains(&self.api_version.as_str()) {
             let supported = API_VERSIONS.join(" or ");
-            return Err(format!("credential plugin {command}: unsupported version {}, expected {supported}", self.api_version));
+            return Err(format!(
+                "credential plugin {command}: unsupported version {}, expected {supported}",
+                self.api_version
+            ));
         }
         if self.interactive_mode.as_deref() == Some("Always") {
             return Err(format!(

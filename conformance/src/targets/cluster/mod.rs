@@ -106,7 +106,7 @@ fn parse_object<T: DeserializeOwned>(request: &str, response: &HttpResponse) -> 
     }
     serde_json::from_str(&response.body)
         .and_then(serde_json::from_value::<T>)
-        .map_err(|error| TargetError::NotReady(format!("failed to parse the API server's response to {request}: {error}")))
+        .map_err(|error| TargetError::NotReady(format!("invalid API server response to {request}: {error}")))
 }
 
 fn node_address(node: Node) -> NodeAddress {

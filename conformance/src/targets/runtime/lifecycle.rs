@@ -97,7 +97,10 @@ impl Runtime {
         let _ = container.0.initial_workload.set(started);
         record(EvidenceKind::Note, || {
             let (id, workload) = (container.id(), container.initial_workload());
-            format!("{container}: container {id}, pid {:?} in its own pid namespace", workload.pid)
+            format!(
+                "{container}: container {id}, pid {:?} in its own pid namespace",
+                workload.pid
+            )
         });
         Ok(container)
     }
