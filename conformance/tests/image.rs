@@ -154,11 +154,11 @@ fn refuses_unusable_executables() {
     fs::write(&workload, static_elf(true)).unwrap();
     assert_refused(run_image_command(&out, &workload, &[]), "dynamically linked");
     fs::write(&workload, "#!/bin/sh\n").unwrap();
-    assert_refused(run_image_command(&out, &workload, &[]), "no ELF executable");
+    assert_refused(run_image_command(&out, &workload, &[]), "not an ELF executable");
     fs::write(&workload, static_elf(false)).unwrap();
     assert_refused(
         run_image_command(&out, &workload, &["--name", "Busybox"]),
-        "is no name of an image",
+        "is not a valid image name",
     );
     // The harness of a test is dynamically linked itself.
     assert_refused(

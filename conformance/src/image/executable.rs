@@ -1,4 +1,4 @@
-//! Executables that can run in an image without anything else: those that ask for no interpreter (`PT_INTERP`).
+//! Static executables, which run in an image without other files: those without an interpreter (`PT_INTERP`).
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use elf::{ElfStream, abi, endian::AnyEndian};
 
 use super::OciImageError;
 
-/// The architectures that images are made for.
+/// The supported architectures of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     /// x86-64.
@@ -21,17 +21,17 @@ pub enum Architecture {
 /// A static executable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executable {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// What it runs on.
+    /// The architecture.
     pub architecture: Architecture,
 }
 
 impl Executable {
-    /// Looks at a file.
+    /// Inspects a file.
     ///
     /// # Errors
-    /// It cannot be read, is no executable for Linux, or needs a dynamic loader.
+    /// The file cannot be read, is not an executable for a supported architecture, or needs a dynamic loader.
     pub fn inspect(path: &Path) -> Result<Executable, OciImageError> {
         let refused = |reason: String| OciImageError::Executable {
             path: path.to_owned(),
@@ -39,19 +39,21 @@ impl Executable {
         };
         let file = File::open(path).map_err(OciImageError::file(path))?;
         let elf = ElfStream::<AnyEndian, _>::open_stream(file)
-            .map_err(|error| refused(format!("it is no ELF executable ({error})")))?;
+            .map_err(|error| refused(format!("not an ELF executable ({error})")))?;
         if elf.segments().iter().any(|segment| segment.p_type == abi::PT_INTERP) {
             return Err(refused(
-                "it is dynamically linked, and in an image there is no loader".to_owned(),
+                "dynamically linked, but the image contains no loader".to_owned(),
             ));
         }
         let architecture = match elf.ehdr.e_machine {
             abi::EM_X86_64 => Architecture::Amd64,
             abi::EM_AARCH64 => Architecture::Arm64,
-            other => return Err(refused(format!("it is for another processor (ELF machine {other})"))),
+            other => return Err(refused(format!("for an unsupported processor (ELF machine {other})"))),
         };
         if !matches!(elf.ehdr.e_type, abi::ET_EXEC | abi::ET_DYN) {
-            return Err(refused("it is an object file".to_owned()));
+            return Err(refused(
+                "neither an executable nor a position-independent executable".to_owned(),
+            ));
         }
         Ok(Executable {
             path: path.to_owned(),
@@ -60,15 +62,15 @@ impl Executable {
     }
 }
 
-/// The test workload: `given`, or this program itself when it is static, or what the documented command has built beside it.
+/// Finds the test workload: `path`, or else this program if it is static, or else a static build beside it.
 ///
 /// # Errors
-/// None of them is static; each is named with its reason.
+/// No candidate is static. The error names each with its reason.
 pub fn find_workload(path: Option<&Path>) -> Result<Executable, OciImageError> {
     if let Some(given) = path {
         return Executable::inspect(given);
     }
-    // Not /proc/self/exe, which works as well, because errors shall name a file.
+    // Not /proc/self/exe: errors must name a real file.
     let current_exe = std::env::current_exe().map_err(OciImageError::file("/proc/self/exe"))?;
     let mut rejected = Vec::new();
     for path in std::iter::once(current_exe.clone()).chain(candidate_paths(&current_exe)) {
@@ -83,7 +85,7 @@ pub fn find_workload(path: Option<&Path>) -> Result<Executable, OciImageError> {
     })
 }
 
-/// Where cargo puts a test workload that is built for a target, seen from `target/PROFILE/checkpoint-conformance`.
+/// The paths where cargo builds a test workload for a target, relative to `target/PROFILE/checkpoint-conformance`.
 fn candidate_paths(current_exe: &Path) -> Vec<PathBuf> {
     let Some(profile) = current_exe.parent() else {
         return Vec::new();
@@ -112,6 +114,6 @@ mod tests {
         let error = Executable::inspect(&test).unwrap_err().to_string();
         assert!(error.contains("dynamically linked"), "{error}");
         let error = Executable::inspect(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))).unwrap_err();
-        assert!(error.to_string().contains("no ELF executable"), "{error}");
+        assert!(error.to_string().contains("not an ELF executable"), "{error}");
     }
 }

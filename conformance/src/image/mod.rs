@@ -1,17 +1,17 @@
-//! The image of the workload, for runtimes other than fake-cri: an OCI archive that `ctr images import` takes.
+//! Writes the workload's container image, for runtimes other than fake-cri: an OCI archive for `ctr images import`.
 //!
 //! ```text
 //!  OUT.tar
-//!    oci-layout  index.json  blobs/sha256/..   the OCI image layout: what containerd, CRI-O and podman read
-//!    manifest.json                             the same for those that only know `docker save`
-//!  its one layer
-//!    test-workload                             a static executable: there is no libc in the image
+//!    oci-layout  index.json  blobs/sha256/..   the OCI image layout, for containerd, CRI-O and podman
+//!    manifest.json                             the same image for readers of `docker save` archives only
+//!  the single layer
+//!    test-workload                             a static executable: the image contains no libc
 //!    checkpoint-conformance                    with --include-harness
-//!    dev etc proc run sys tmp var              where a runtime mounts
+//!    dev etc proc run sys tmp var              mount points
 //! ```
 //!
-//! The same executable makes the same bytes: nothing in it depends on the time or the machine. What is not static is
-//! refused, with the command that builds it: in an image it would end with `no such file or directory`.
+//! The image is reproducible: it depends only on the executables, not on the time or the machine. An executable that is
+//! not static is an error that names the build command; in the image it would fail with `no such file or directory`.
 
 mod executable;
 mod oci_archive;
@@ -21,52 +21,52 @@ use std::path::PathBuf;
 pub use executable::{Architecture, Executable, find_workload};
 pub use oci_archive::{ImageContent, write};
 
-/// The command that builds what an image needs, for this machine.
+/// The command that builds static executables for this machine.
 pub const BUILD_COMMAND: &str =
     "RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu";
 
-/// Why no image was written.
+/// No image was written.
 #[derive(Debug, thiserror::Error)]
 pub enum OciImageError {
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A file is no executable that an image can hold.
+    /// The file is not an executable that the image can contain.
     #[error("{}: {reason}", path.display())]
     Executable {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// There is no static test workload.
-    #[error("no static test workload was found ({tried}); build it: {BUILD_COMMAND} -p fake-cri --bin test-workload")]
+    /// No static test workload was found.
+    #[error("no static test workload found ({tried}); build it: {BUILD_COMMAND} -p fake-cri --bin test-workload")]
     NoWorkload {
-        /// Where it was looked for, and what was there.
+        /// The candidates, each with its reason.
         tried: String,
     },
     /// The harness is not static.
     #[error("{reason}; build a static harness, and write the image with it: {BUILD_COMMAND} -p checkpoint-conformance")]
     Harness {
-        /// What it is.
+        /// The reason.
         reason: String,
     },
-    /// The name of the image cannot be one.
+    /// The name is not a valid image name.
     #[error(
-        "{name} is no name of an image: expected REGISTRY/PATH:TAG in lower case, such as {}",
+        "{name} is not a valid image name: expected REGISTRY/PATH:TAG in lower case, such as {}",
         crate::targets::runtime::WORKLOAD_IMAGE
     )]
     Name {
-        /// The name.
+        /// The rejected name.
         name: String,
     },
-    /// A document of the image could not be made.
-    #[error("failed to describe the image: {0}")]
+    /// A JSON document of the image could not be created.
+    #[error("failed to create a document of the image: {0}")]
     Spec(#[from] oci_spec::OciSpecError),
 }
 

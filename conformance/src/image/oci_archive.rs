@@ -1,5 +1,5 @@
-//! Writes the archive. The layer goes through a temporary file, since its digest and length come before it: no executable is
-//! ever held in memory.
+//! Writes the OCI archive. The layer is first written to a temporary file, because its digest and length precede it in
+//! the archive, and an executable must not be kept in memory.
 
 use std::{
     fs::File,
@@ -19,20 +19,20 @@ use tar::{Builder, EntryType, Header};
 use super::{Architecture, Executable, OciImageError};
 use crate::targets::runtime::WORKLOAD_PATH;
 
-/// What an image holds.
+/// The content of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageContent {
-    /// Its name, `REGISTRY/PATH:TAG`.
+    /// The name of the image, `REGISTRY/PATH:TAG`.
     pub name: String,
     /// The test workload.
     pub workload: Executable,
-    /// The harness, for Jobs.
+    /// The harness, for Kubernetes Jobs.
     pub harness: Option<Executable>,
 }
 
-/// The harness's path in the image.
+/// The path of the harness in the image.
 const HARNESS_PATH: &str = "/checkpoint-conformance";
-/// Where runtimes mount, and where programs put things.
+/// Mount points of runtimes, and directories for programs.
 const DIRECTORIES: [(&str, u32); 7] = [
     ("dev", 0o755),
     ("etc", 0o755),
@@ -46,17 +46,17 @@ const DIRECTORIES: [(&str, u32); 7] = [
 /// Writes the image.
 ///
 /// # Errors
-/// A name that is none, or a file that cannot be read or written; a file that was begun is removed again.
+/// The name is invalid, or a file cannot be read or written. No partial file is left.
 pub fn write(out: &Path, content: &ImageContent) -> Result<(), OciImageError> {
     check_name(&content.name)?;
     let parent = match out.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    // It appears whole or not at all.
+    // A rename of a temporary file, so that the image appears complete or not at all.
     let file = tempfile::NamedTempFile::new_in(parent).map_err(OciImageError::file(out))?;
     write_to(BufWriter::new(file.as_file()), content)?;
-    // Temporary files are their owner's alone; an image is for whoever imports it.
+    // Temporary files have mode 0600, but any user may import the image.
     let readable = std::fs::Permissions::from_mode(0o644);
     file.as_file()
         .set_permissions(readable)
@@ -66,7 +66,7 @@ pub fn write(out: &Path, content: &ImageContent) -> Result<(), OciImageError> {
     Ok(())
 }
 
-/// References as registries and runtimes take them; the exact grammar is theirs.
+/// An approximation of the grammar of image references. Registries and runtimes have the exact one.
 fn check_name(name: &str) -> Result<(), OciImageError> {
     let (path, tag) = name.rsplit_once(':').unwrap_or(("", ""));
     let is_made_of = |text: &str, extra: &str| {
@@ -93,7 +93,7 @@ fn write_to(out: impl Write, content: &ImageContent) -> Result<(), OciImageError
     );
     let manifest_blob = BlobInfo::digest(&manifest);
     let mut manifest_descriptor = manifest_blob.descriptor(MediaType::ImageManifest)?;
-    // containerd names an image by the first, the specification by the second.
+    // containerd uses the first annotation for the image name, the OCI specification the second.
     let annotations = [
         ("io.containerd.image.name".to_owned(), content.name.clone()),
         ("org.opencontainers.image.ref.name".to_owned(), content.name.clone()),
@@ -130,7 +130,7 @@ fn write_to(out: impl Write, content: &ImageContent) -> Result<(), OciImageError
     result.map_err(failed)
 }
 
-/// Something that is named by its digest.
+/// The digest and the length of a blob.
 struct BlobInfo {
     digest: String,
     length: u64,
@@ -182,7 +182,7 @@ fn config(content: &ImageContent, layer: &BlobInfo) -> Result<Vec<u8>, OciImageE
     ))
 }
 
-/// The layer, in a file that has no name, from its begin.
+/// Writes the layer to an unnamed file, which is rewound.
 fn write_layer(content: &ImageContent) -> Result<(File, BlobInfo), OciImageError> {
     let failed = || OciImageError::file(std::env::temp_dir());
     let mut tar = Builder::new(HashingWriter {
@@ -220,7 +220,7 @@ fn write_layer(content: &ImageContent) -> Result<(File, BlobInfo), OciImageError
     result.map_err(failed())
 }
 
-/// Hashes and counts what goes through it.
+/// Computes the hash and the length of what is written.
 struct HashingWriter {
     out: BufWriter<File>,
     hash: Sha256,
@@ -245,7 +245,7 @@ fn tar_header(kind: EntryType, mode: u32, length: u64) -> Header {
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_size(length);
-    // Root's, and of no time: the same content is the same image.
+    // Fixed owner and time, so that the same content gives the same image.
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
@@ -265,10 +265,10 @@ fn append_file(tar: &mut Builder<impl Write>, name: &str, content: &[u8]) -> io:
     tar.append_data(&mut header, name, content)
 }
 
-/// A document with its keys in order: annotations come out of a hash map in any.
+/// Serialises a document with sorted keys. Annotations are in a hash map, which has no fixed order.
 fn json(document: &impl serde::Serialize) -> Vec<u8> {
     let sorted = serde_json::to_value(document).and_then(|value| serde_json::to_vec(&value));
-    sorted.expect("strings, numbers and lists of them always go into JSON")
+    sorted.expect("strings, numbers and lists are always valid JSON")
 }
 
 fn to_hex(bytes: &[u8]) -> String {
