@@ -1,25 +1,26 @@
-//! Compressed pages: how they stand in a pages file, and what they hold.
+//! Compressed pages: their layout in a pages file, and their content.
 //!
-//! CRIU 4.3 can compress pages, one by one or in blocks of several, each as an LZ4 block of its own (checkpoint-restore/criu#2895).
-//! The page map says the stored size of each block: 0 stands for a block of zeros that is not stored, the block's own size for one
-//! that is stored as it is. See `pagemap.proto` for the two forms in which the sizes are written.
+//! CRIU 4.3 can compress pages, one by one or in blocks of several pages, each as a separate LZ4 block
+//! (checkpoint-restore/criu#2895). The page map contains the stored size of each block. The size 0 means a block of
+//! zeros that is not stored. The uncompressed size of a block means that it is stored uncompressed. `pagemap.proto`
+//! describes the two encodings of the sizes.
 
 use std::io::{self, Read};
 
 use cri_proto::criu::message::{PagemapBlocks, PagemapEntry};
 use prost::Message as _;
 
-/// The most pages of a block: CRIU takes regions up to 4 MiB, of pages of at least 4 KiB.
+/// The maximum pages of a block: CRIU's regions have up to 4 MiB of pages of at least 4 KiB.
 const MAX_BLOCK_PAGES: u64 = 1024;
-/// The sizes that a page has on the machines that CRIU runs on, in bytes.
+/// The page sizes of the architectures that CRIU supports, in bytes.
 const PAGE_SIZES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
 
-/// A piece of a pages file, in the order of the page map.
+/// A segment of a pages file, in the order of the page map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// So many pages as they are.
+    /// This many uncompressed pages.
     Raw(u64),
-    /// Bytes up to the next page boundary, which hold nothing.
+    /// Padding to the next page boundary.
     Align,
     /// Compressed pages.
     Blocks(CompressedBlocks),
@@ -34,10 +35,10 @@ pub struct CompressedBlocks {
 }
 
 impl CompressedBlocks {
-    /// The blocks of an entry that stands for so many pages; `None` where it is not compressed.
+    /// The blocks of an entry with this many pages; `None` if the entry is not compressed.
     ///
     /// # Errors
-    /// What contradicts the entry, in words.
+    /// The blocks are inconsistent with the entry. The error says how.
     pub(super) fn from_entry(entry: &PagemapEntry, pages: u64) -> Result<Option<Self>, String> {
         let Some(bytes) = &entry.blocks else {
             return Ok(None);
@@ -47,7 +48,7 @@ impl CompressedBlocks {
         let (pages_per_block, sizes, total) = match message {
             Some(message) => (message.pages_per_block(), message.size, message.total_size),
             None => {
-                let sizes = decode_packed(bytes).ok_or("the sizes of its blocks are no numbers")?;
+                let sizes = decode_packed(bytes).ok_or("the block sizes are not valid varints")?;
                 (entry.region_pages(), sizes, entry.total_compressed_size)
             }
         };
@@ -66,7 +67,10 @@ impl CompressedBlocks {
         }
         let sum: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
         if total.is_some_and(|total| total != sum) {
-            return Err(format!("blocks of {sum} bytes, not {}", total.unwrap_or_default()));
+            return Err(format!(
+                "blocks of {sum} bytes in total, not {}",
+                total.unwrap_or_default()
+            ));
         }
         let blocks = Self {
             pages,
@@ -84,13 +88,13 @@ impl CompressedBlocks {
         Ok(Some(blocks))
     }
 
-    /// Bytes that they take in memory here.
+    /// The memory that the blocks of an entry take here.
     pub(super) fn memory_cost(entry: &PagemapEntry) -> usize {
-        // A size takes at least a byte in the image and four here, and the list may have room for twice as many.
+        // A size takes at least one byte in the image and four here, and the list's capacity may be twice its length.
         size_of::<Segment>() + 8 * entry.blocks.as_ref().map_or(0, Vec::len)
     }
 
-    /// The stored size of each block and its pages.
+    /// The stored size and the number of pages of each block.
     fn sizes_and_pages(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         let last = self.sizes.len() as u64 - u64::from(!self.sizes.is_empty());
         self.sizes.iter().zip(0..).map(move |(size, number)| {
@@ -104,7 +108,7 @@ impl CompressedBlocks {
     }
 }
 
-/// How large a pages file of these segments is; `None` beyond what a number holds.
+/// The size of a pages file with these segments; `None` on overflow.
 pub(super) fn stored_bytes(segments: &[Segment], page_bytes: u64) -> Option<u64> {
     segments.iter().try_fold(0_u64, |offset, segment| match segment {
         Segment::Raw(pages) => offset.checked_add(pages.checked_mul(page_bytes)?),
@@ -116,13 +120,13 @@ pub(super) fn stored_bytes(segments: &[Segment], page_bytes: u64) -> Option<u64>
     })
 }
 
-/// Reads a pages file of these segments and gives its pages to `take`, decompressed, in their order.
+/// Reads a pages file with these segments and passes its decompressed pages to `consume`, in order.
 ///
-/// Returns what is wrong with the first block that does not decompress to its pages; such a block is passed over. A file that ends
-/// early is no complaint: its size is judged elsewhere.
+/// Returns the first block that does not decompress to its pages. Such blocks are skipped. A file that ends early is
+/// not reported: another case checks the size of the file.
 ///
 /// # Errors
-/// Those of reading.
+/// An I/O error.
 pub(super) fn decompress(
     mut file: impl Read,
     segments: &[Segment],
@@ -172,7 +176,7 @@ pub(super) fn decompress(
     Ok(problem)
 }
 
-/// The pages of one stored block.
+/// The pages of a stored block.
 fn block_content<'a>(stored: &'a [u8], count: u64, pages: &'a mut Vec<u8>) -> Result<&'a [u8], String> {
     let sizes = PAGE_SIZES.map(|page| (count * page) as usize);
     if stored.is_empty() {
@@ -183,10 +187,10 @@ fn block_content<'a>(stored: &'a [u8], count: u64, pages: &'a mut Vec<u8>) -> Re
     if stored.len() == sizes[0] {
         return Ok(stored);
     }
-    // Of aarch64 the archive does not say how large a page is.
+    // An archive of aarch64 does not contain the page size.
     pages.resize(sizes[2], 0);
     let length = lz4_flex::block::decompress_into(stored, pages)
-        .map_err(|error| format!("{} bytes are no LZ4 block ({error})", stored.len()))?;
+        .map_err(|error| format!("{} bytes are not a valid LZ4 block ({error})", stored.len()))?;
     if !sizes.contains(&length) {
         return Err(format!(
             "{} bytes decompress to {length}, not to {count} pages",
@@ -202,7 +206,7 @@ struct CountingReader<'a, R> {
 }
 
 impl<R: Read> CountingReader<'_, R> {
-    /// Reads so many bytes in place of what `piece` holds; false where there are fewer.
+    /// Replaces the content of `buffer` with the next `bytes` bytes. False if there are fewer.
     fn read_exact_bytes(&mut self, buffer: &mut Vec<u8>, bytes: u64) -> io::Result<bool> {
         buffer.clear();
         (&mut *self.inner).take(bytes).read_to_end(buffer)?;
@@ -211,7 +215,7 @@ impl<R: Read> CountingReader<'_, R> {
     }
 }
 
-/// Packed numbers of 32 bits.
+/// Decodes packed varints of 32 bits.
 fn decode_packed(mut bytes: &[u8]) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
     while !bytes.is_empty() {
@@ -229,7 +233,7 @@ mod tests {
     fn memory(pages: usize) -> Vec<u8> {
         (0..pages * 4096)
             .map(|at| match at / 4096 % 3 {
-                // Zeros, text that compresses, bytes that do not.
+                // Zeros, compressible text, incompressible bytes.
                 0 => 0,
                 1 => b"compressible "[at % 13],
                 _ => (at.wrapping_mul(2_654_435_761) >> 13) as u8,

@@ -1,8 +1,8 @@
-//! Reading through a compressed archive, in bounded memory.
+//! Decompresses an archive with bounded memory.
 //!
-//! Podman exports archives compressed by zstd unless told otherwise, or by gzip (`podman container checkpoint --compress`). Damage
-//! is a property of the archive, not an error of reading: it ends the stream, and [`DecompressError`] says what it was. The expansion is
-//! bounded, since a few kilobytes can stand for terabytes of zeros.
+//! Podman exports archives compressed by zstd by default, or by gzip (`podman container checkpoint --compress`). Damage
+//! is a property of the archive, not an I/O error: it ends the stream, and [`DecompressError`] describes it. The
+//! expansion is bounded, since a few kilobytes can expand to terabytes of zeros.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,26 +18,27 @@ use ruzstd::decoding::{
 
 use super::tar_reader::Compression;
 
-/// The largest window of a zstd frame that is decompressed, in bytes: eight times what every decoder must support
-/// (RFC 8878, 3.1.1.1.2), and what `zstd --ultra` uses without `--long`.
+/// The maximum window of a zstd frame, in bytes: eight times the size that every decoder should support (RFC 8878,
+/// 3.1.1.1.2), and the window of zstd level 21. Level 22 uses 128 MiB (zstd: lib/compress/clevels.h).
 const MAX_ZSTD_WINDOW_BYTES: u64 = 64 << 20;
-/// Decompressed bytes that are always read, and how many more for each compressed byte. Deflate reaches 1032 to 1.
+/// The limit of decompressed bytes: a base, plus a multiple of the compressed bytes. Deflate reaches 1032 to 1.
 const FREE_OUTPUT_BYTES: u64 = 1 << 30;
 const MAX_EXPANSION_RATIO: u64 = 2000;
 
-/// Why a decompressed stream ended before its end.
+/// Why a decompressed stream ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DecompressError {
-    /// The compressed data is damaged or cut.
+    /// The compressed data is damaged or truncated.
     Corrupt(String),
-    /// It expands beyond the bound of this reader.
+    /// The data expands beyond the limit of this reader.
     ExpandsTooFar(String),
 }
 
-/// Where the reader leaves what it found, for those who hold the other end.
+/// The defect that the reader found, shared with the caller.
 pub(crate) type DecompressStatus = Rc<RefCell<Option<DecompressError>>>;
 
-/// The decompressed stream; one of a compression that is only recognised ([`Compression::is_decompressed`]) comes as it is.
+/// The decompressed stream. Data in a compression that is only recognised ([`Compression::is_decompressed`]) is passed
+/// through.
 pub(crate) fn decompressing_reader<'a>(
     compression: Compression,
     stream: impl Read + 'a,
@@ -70,7 +71,7 @@ fn decompressing_reader_within<'a>(
     (Box::new(bounded), status)
 }
 
-/// Counts the compressed bytes, and remembers whether reading them failed.
+/// Counts the compressed bytes, and records whether reading them failed.
 struct CountingInput<R> {
     inner: R,
     input_bytes: Rc<Cell<u64>>,
@@ -98,7 +99,7 @@ impl<R: Read> Read for CountingInput<R> {
     }
 }
 
-/// Turns damage and excessive expansion into an end of the stream.
+/// Ends the stream at damaged data and at the expansion limit.
 struct BoundedOutput<'a> {
     inner: Box<dyn Read + 'a>,
     compression: Compression,
@@ -131,7 +132,7 @@ impl Read for BoundedOutput<'_> {
             }
             Err(error) if self.input_failed.get() || error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => DecompressError::Corrupt(format!(
-                "the {} data is damaged or cut after {} bytes ({error})",
+                "the {} data is damaged or truncated after {} bytes ({error})",
                 self.compression,
                 self.input_bytes.get()
             )),
@@ -141,7 +142,7 @@ impl Read for BoundedOutput<'_> {
     }
 }
 
-/// All frames of a zstd stream, skippable ones passed over.
+/// Decodes all frames of a zstd stream and ignores skippable frames.
 struct ZstdReader<R> {
     source: R,
     frame: FrameDecoder,
@@ -159,7 +160,7 @@ impl<R: BufRead> ZstdReader<R> {
         }
     }
 
-    /// Begins the next frame; false at the end of the stream.
+    /// Starts the next frame. False at the end of the stream.
     fn next_frame(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.frame.init(&mut self.source) {
@@ -211,8 +212,8 @@ mod tests {
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
-        encoder.write_all(bytes).expect("a vector takes all");
-        encoder.finish().expect("a vector takes all")
+        encoder.write_all(bytes).expect("writing to a vector cannot fail");
+        encoder.finish().expect("writing to a vector cannot fail")
     }
 
     fn zstd(bytes: &[u8]) -> Vec<u8> {
@@ -222,7 +223,7 @@ mod tests {
     fn read(compression: Compression, bytes: &[u8]) -> (Vec<u8>, Option<DecompressError>) {
         let (mut reader, status) = decompressing_reader(compression, bytes);
         let mut out = Vec::new();
-        reader.read_to_end(&mut out).expect("damage is no error of reading");
+        reader.read_to_end(&mut out).expect("damage is not an I/O error");
         let problem = status.borrow().clone();
         (out, problem)
     }
@@ -238,7 +239,7 @@ mod tests {
             let two = [compress(&text[..1000]), compress(&text[1000..])].concat();
             assert_eq!(read(compression, &two), (text.clone(), None));
         }
-        // A skippable frame of three bytes stands between two frames.
+        // A skippable frame of three bytes between two frames.
         let skip = [&0x184d_2a50_u32.to_le_bytes()[..], &3_u32.to_le_bytes(), b"abc"].concat();
         let three = [zstd(b"one"), skip, zstd(b"two")].concat();
         assert_eq!(read(Compression::Zstd, &three), (b"onetwo".to_vec(), None));
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn bounds_the_expansion() {
-        // 200 frames of one run-length block each, 128 KiB of zeros in ten bytes.
+        // 200 frames with one run-length block each: 128 KiB of zeros in ten bytes.
         let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58][..], &[0x03, 0x00, 0x10, 0x00]].concat();
         let expanding = frame.repeat(200);
         let (mut reader, status) = decompressing_reader_within(1 << 20, Compression::Zstd, &expanding[..]);

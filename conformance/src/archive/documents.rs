@@ -1,27 +1,27 @@
-//! The JSON documents of an archive, each missing, unreadable or read.
+//! The JSON documents of an archive: missing, unreadable or parsed.
 
 use std::{collections::BTreeMap, fmt};
 
 use cri_proto::document::{BindMount, ConfigDump, DeletedFiles, Descriptors, SpecDump, Status, StatusDump};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-/// How large a document may be: a Kubernetes object has 1.5 MiB at most, and it is the largest part of one.
+/// The size limit of a document. The largest part of a document is a Kubernetes object, which has at most 1.5 MiB.
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
-/// A document.
+/// A JSON document of an archive.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ParsedDocument<T> {
-    /// There is no such member.
+    /// The member does not exist.
     #[default]
     Missing,
-    /// There is, and it cannot be read: why.
+    /// The member cannot be parsed, with the reason.
     Unreadable(String),
-    /// What it says.
+    /// The parsed document.
     Parsed(Box<T>),
 }
 
 impl<T> ParsedDocument<T> {
-    /// What it says, if it could be read.
+    /// The parsed document, if any.
     pub fn parsed(&self) -> Option<&T> {
         match self {
             ParsedDocument::Parsed(document) => Some(document),
@@ -30,12 +30,12 @@ impl<T> ParsedDocument<T> {
     }
 }
 
-/// All documents of an archive.
+/// All JSON documents of an archive.
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     /// `config.dump`.
     pub config: ParsedDocument<ConfigDump>,
-    /// Which of its known fields `config.dump` really has, and whether each has a value.
+    /// The known fields that are present in `config.dump`, and whether each is not empty.
     pub config_fields: BTreeMap<&'static str, bool>,
     /// `spec.dump`.
     pub spec: ParsedDocument<SpecDump>,
@@ -65,10 +65,10 @@ pub(crate) const CONFIG_FIELDS: [&str; 10] = [
     "restored",
 ];
 
-/// How deep a document may be nested: Go's `encoding/json`, which the engines read them with, refuses more.
+/// The nesting limit of Go's `encoding/json`, which the engines use to read the documents.
 const MAX_NESTING_DEPTH: usize = 10_000;
 
-/// The members that are documents, by name.
+/// The names of the members that are documents.
 pub(crate) const DOCUMENT_NAMES: [&str; 7] = [
     cri_proto::document::CONFIG_DUMP,
     cri_proto::document::SPEC_DUMP,
@@ -80,7 +80,7 @@ pub(crate) const DOCUMENT_NAMES: [&str; 7] = [
 ];
 
 impl Documents {
-    /// Takes the content of the member `name`; `None` for one that is larger than [`MAX_DOCUMENT_BYTES`].
+    /// Parses the content of the member `name`; `None` for a member larger than [`MAX_DOCUMENT_BYTES`].
     pub(crate) fn add(&mut self, name: &str, content: Option<&[u8]>) {
         match name {
             cri_proto::document::CONFIG_DUMP => {
@@ -102,7 +102,7 @@ fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> ParsedDocu
     let Some(content) = content else {
         return ParsedDocument::Unreadable(format!("it is larger than {MAX_DOCUMENT_BYTES} bytes"));
     };
-    // serde takes an array for a struct as well; Go, which reads these documents, does not.
+    // serde deserializes a struct from an array as well. Go, which reads these documents, does not.
     let first_byte = content.trim_ascii_start().first().copied().unwrap_or_default();
     if first_byte != bracket {
         return ParsedDocument::Unreadable(format!("it does not begin with {:?}", char::from(bracket)));
@@ -118,7 +118,7 @@ fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> ParsedDocu
     }
 }
 
-/// How deep brackets are nested, outside of strings.
+/// The nesting depth of brackets outside of strings.
 fn nesting_depth(content: &[u8]) -> usize {
     let (mut current_depth, mut max_depth) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
@@ -138,7 +138,7 @@ fn nesting_depth(content: &[u8]) -> usize {
     max_depth
 }
 
-/// The known fields of an object, and whether each has a value other than the empty string; its other fields are passed over.
+/// The known fields of an object, and whether each has a value other than the empty string. Other fields are ignored.
 struct PresentFields(BTreeMap<&'static str, bool>);
 
 impl<'de> Deserialize<'de> for PresentFields {
@@ -168,7 +168,7 @@ impl<'de> Deserialize<'de> for PresentFields {
     }
 }
 
-/// Whether a value is another one than the empty string.
+/// Whether a value is anything but the empty string.
 struct NonEmptyValue(bool);
 
 impl<'de> Deserialize<'de> for NonEmptyValue {

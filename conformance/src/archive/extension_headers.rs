@@ -1,40 +1,39 @@
-//! Extension headers: PAX records and GNU long names, which change what the next header says.
+//! Extension headers: PAX records and GNU long names, which override fields of the next header.
 //!
-//! Readers hold such a header whole, so an archive may make them hold what it likes: ours takes none above
-//! [`MAX_EXTENSION_BYTES`], the bound that Go's `archive/tar` has. A record that would move the boundaries between members for all
-//! that follows (a global `size` or `path`) is refused: readers differ in what they make of it.
+//! Readers keep such a header in memory, so a hostile archive controls their memory use. This reader accepts no header
+//! above [`MAX_EXTENSION_BYTES`], the limit of Go's `archive/tar`. A global record that changes the boundaries or names
+//! of all following members (`size`, `path`) is an error: readers interpret it differently.
 
 use thiserror::Error;
 
-/// The largest extension header that is read, in bytes.
 pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
-/// What extension headers said about the member that follows.
+/// The fields that extension headers set for the next member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExtensionHeaders {
     pub(crate) path: Option<Vec<u8>>,
     pub(crate) link: Option<Vec<u8>>,
     pub(crate) size: Option<u64>,
-    /// A record of GNU's sparse formats is there.
+    /// Whether there is a record of GNU's sparse formats.
     pub(crate) sparse: bool,
     present: [bool; 3],
 }
 
-/// Why an extension header cannot be taken.
+/// An invalid extension header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ExtensionError {
-    #[error("two extension headers of the kind {0:?} before one member")]
+    #[error("two extension headers of type {0:?} before one member")]
     Twice(char),
-    #[error("a PAX record is malformed at byte {0} of its header")]
+    #[error("malformed PAX record at byte {0} of its header")]
     Record(usize),
-    #[error("the PAX record {0} has no value that can be used")]
+    #[error("the PAX record {0} has an invalid value")]
     Value(String),
-    #[error("the PAX record {0} stands in a global header, where readers disagree on it")]
+    #[error("the PAX record {0} is in a global header, where readers interpret it differently")]
     Global(String),
 }
 
 impl ExtensionHeaders {
-    /// Takes the content of an extension header of this type flag (`x`, `g`, `L` or `K`).
+    /// Parses the content of an extension header with this type flag (`x`, `g`, `L` or `K`).
     pub(crate) fn add(&mut self, flag: u8, content: &[u8]) -> Result<(), ExtensionError> {
         if flag == b'g' {
             return for_each_record(content, |key, _| match key {
@@ -59,7 +58,7 @@ impl ExtensionHeaders {
         Ok(())
     }
 
-    /// Whether an extension header came without its member.
+    /// Whether there was an extension header since the last member.
     pub(crate) fn is_pending(&self) -> bool {
         self.present.contains(&true)
     }
@@ -96,7 +95,7 @@ impl ExtensionHeaders {
     }
 }
 
-/// Calls `each` with the key and value of every `LENGTH KEY=VALUE\n` of a PAX header.
+/// Calls `apply` with the key and value of every record `LENGTH KEY=VALUE\n` of a PAX header.
 fn for_each_record(
     content: &[u8],
     mut apply: impl FnMut(&[u8], &[u8]) -> Result<(), ExtensionError>,
@@ -118,7 +117,7 @@ struct PaxRecord<'a> {
 }
 
 fn parse_record(rest: &[u8]) -> Option<PaxRecord<'_>> {
-    // A length has at most seven digits, since no header is above LIMIT.
+    // At most seven digits: no header is larger than `MAX_EXTENSION_BYTES`.
     let space = rest.iter().take(8).position(|byte| *byte == b' ')?;
     let digits = std::str::from_utf8(&rest[..space]).ok()?;
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {

@@ -1,7 +1,7 @@
-//! CRIU's images of an archive, decoded as they stream by, kept as what the cases need of them.
+//! The CRIU images of an archive, decoded while they are read, and reduced to what the cases need.
 //!
-//! What an image says is kept up to a bound of memory, whatever its size: entries beyond it are still decoded and
-//! judged one by one, but cross-checks between images then say that they could not be made.
+//! The kept data is bounded, whatever the size of an image. Entries beyond the bound are still decoded and checked one
+//! by one, but checks across images then report that they could not be made.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,32 +23,32 @@ use super::{
     pagemap::{PageRange, Pagemap},
 };
 
-/// How much memory decoded images may take, in bytes.
+/// The memory limit for decoded images, in bytes.
 const MAX_KEPT_BYTES: usize = 96 << 20;
-/// The longest entry that is decoded whole, in bytes: while it is decoded it takes up to 24 times as much (a list of empty
-/// strings), and lists grow by doubling.
+/// The longest entry that is decoded at once, in bytes. During decoding an entry takes up to 24 times its length (a
+/// list of empty strings), and lists grow by doubling.
 const MAX_ENTRY_BYTES: usize = 8 << 20;
-/// The longest `inventory.img` that is decoded: a real one has some hundred bytes.
+/// The longest `inventory.img` that is decoded. A real one has a few hundred bytes.
 const MAX_INVENTORY_BYTES: usize = 64 << 10;
 
-/// How many flaws are kept in words; the others are counted.
+/// The number of problems whose text is kept. Further problems are only counted.
 const MAX_KEPT_PROBLEMS: usize = 64;
 
-/// Something wrong with an image.
+/// A problem of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageProblem {
-    /// The member.
+    /// The name of the member.
     pub member: String,
-    /// What is wrong, with its place in the member.
+    /// The problem, with its position in the member.
     pub message: String,
 }
 
-/// Flaws of one kind: the first ones in words, all of them counted.
+/// Problems of one kind: the count, and the text of the first ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageProblems {
-    /// The first ones.
+    /// The first problems.
     pub samples: Vec<ImageProblem>,
-    /// How many there are.
+    /// The number of problems.
     pub count: usize,
 }
 
@@ -68,7 +68,7 @@ impl ImageProblems {
         self.samples.truncate(count);
     }
 
-    /// The first few in one line.
+    /// The first problems in one line.
     pub fn summary(&self) -> String {
         let messages: Vec<_> = self
             .samples
@@ -86,24 +86,24 @@ impl ImageProblems {
     }
 }
 
-/// What the images of an archive say.
+/// The images of an archive.
 #[derive(Clone, Debug, Default)]
 pub struct Images {
-    /// How many images there are, by kind.
+    /// The number of images by kind.
     pub image_counts: BTreeMap<Kind, usize>,
-    /// Entries read in all of them.
+    /// The number of entries in all images.
     pub entry_count: u64,
-    /// Images whose framing or messages cannot be read.
+    /// Images whose framing or messages cannot be decoded.
     pub undecodable: ImageProblems,
-    /// Images without an entry where one has to be.
+    /// Images without an entry that must have one.
     pub empty_images: ImageProblems,
-    /// Required fields that are missing.
+    /// Missing required fields.
     pub missing_fields: ImageProblems,
-    /// Fields and enum values that CRIU's messages do not have.
+    /// Fields and enum values that CRIU's messages do not define.
     pub unknown_fields: ImageProblems,
-    /// Names in `checkpoint/` that end as images do and are none of CRIU's.
+    /// Names in `checkpoint/` that end in `.img` and are no image names of CRIU.
     pub unknown_names: ImageProblems,
-    /// Set where the bound of memory was reached: what follows was judged entry by entry, but not kept.
+    /// The image at which the memory limit was reached. Later entries were checked, but not kept.
     pub limit_reached: Option<String>,
     /// `inventory.img`.
     pub inventory: Option<InventoryEntry>,
@@ -117,34 +117,34 @@ pub struct Images {
     pub ids: BTreeMap<u32, TaskKobjIdsEntry>,
     /// `fs-PID.img`.
     pub fs: BTreeMap<u32, FsEntry>,
-    /// `fdinfo-ID.img`, by the id of the table.
+    /// `fdinfo-ID.img`, by the id of the fd table.
     pub fdinfo: BTreeMap<u32, Vec<FdinfoEntry>>,
-    /// `files.img`; `None` where there is no such image.
+    /// `files.img`; `None` if the image is missing.
     pub files: Option<Vec<OpenFile>>,
     /// `pagemap-PID.img`.
     pub pagemaps: BTreeMap<u32, Pagemap>,
     /// `pagemap-shmem-ID.img`.
     pub shared_pagemaps: BTreeMap<u32, Pagemap>,
-    /// The ids of shared memory that `memfd.img` names: CRIU dumps shared anonymous memory so where the kernel lets it.
+    /// The shared memory ids in `memfd.img`. CRIU dumps shared anonymous memory as memfds where the kernel allows it.
     pub memfds: BTreeSet<u32>,
-    /// Sizes of `pages-ID.img` in bytes.
+    /// The sizes of `pages-ID.img`, in bytes.
     pub pages_file_bytes: BTreeMap<u32, u64>,
-    /// Blocks of compressed pages that do not decompress.
+    /// Compressed blocks of pages that cannot be decompressed.
     pub corrupt_blocks: ImageProblems,
-    /// Files of pages that were passed before the page map said that they are compressed.
+    /// The ids of pages files that were read when no page map had declared them compressed yet.
     pub unread_pages: BTreeSet<u32>,
-    /// `cipher.img` is there: the images are encrypted.
+    /// Whether `cipher.img` exists: the images are encrypted.
     pub encrypted: bool,
     /// `stats-dump`.
     pub stats: Option<StatsEntry>,
     kept_bytes: usize,
 }
 
-/// The counts of flaws at a moment.
+/// The numbers of problems at one point of a read.
 pub(crate) struct ProblemCounts([usize; 2]);
 
 impl Images {
-    /// Whether there is any image beside the statistics.
+    /// Whether there is any image besides `stats-dump`.
     pub fn has_any(&self) -> bool {
         self.image_counts
             .iter()
@@ -152,18 +152,18 @@ impl Images {
             || !self.pages_file_bytes.is_empty()
     }
 
-    /// How many flaws there are that a cut tar makes.
+    /// The numbers of those problems that a truncated tar also causes.
     pub(crate) fn problem_counts(&self) -> ProblemCounts {
         ProblemCounts([self.undecodable.count, self.empty_images.count])
     }
 
-    /// Forgets the flaws found since then.
+    /// Removes the problems found since [`Images::problem_counts`].
     pub(crate) fn roll_back(&mut self, ProblemCounts([undecodable, empty]): ProblemCounts) {
         self.undecodable.truncate(undecodable);
         self.empty_images.truncate(empty);
     }
 
-    /// Reads one image. An error is one of reading, not of the image.
+    /// Reads one image. Returns only I/O errors; problems of the image are recorded.
     pub(crate) fn read<R: Read>(&mut self, name: &str, kind: Kind, id: Option<u64>, input: R) -> io::Result<()> {
         *self.image_counts.entry(kind).or_default() += 1;
         match self.read_entries(name, kind, id, input) {
@@ -186,7 +186,7 @@ impl Images {
                 problem: Problem::Truncated { available: 0, .. },
                 ..
             }) => {
-                self.empty_images.push(name, || "a file of no bytes".to_owned());
+                self.empty_images.push(name, || "an empty file".to_owned());
                 Ok(())
             }
             Err(error) => {
@@ -219,12 +219,12 @@ impl Images {
                 Ok(Payload::None) => {}
                 Ok(Payload::Bytes(bytes)) => decoder.copy_payload(bytes, &mut io::sink())?,
                 Ok(Payload::Rest) => drop(decoder.copy_rest(&mut io::sink())?),
-                // The message is malformed, as was said already; where the next entry begins cannot be known.
+                // The message is malformed, which is recorded already. The start of the next entry is unknown.
                 Err(_) => return Ok(()),
             }
         }
         match kind {
-            // A process may have no open file, and no file may be open at all.
+            // A process may have no open files, and a container may have none at all.
             Kind::Fdinfo => drop(id.map(|id| self.fdinfo.entry(id).or_default())),
             Kind::Files => drop(self.files.get_or_insert_default()),
             _ => {}
@@ -241,7 +241,7 @@ impl Images {
         Ok(())
     }
 
-    /// Reports what decoding would hide, and says whether the entry can be decoded.
+    /// Records problems that decoding would ignore, and returns whether the entry can be decoded.
     fn report_problems(&mut self, name: &str, message: &str, index: u64, entry: &[u8]) -> bool {
         let mut decodable = true;
         inspect(message, entry, |finding| {
@@ -329,7 +329,7 @@ impl Images {
         }
     }
 
-    /// Keeps what the cases need of an entry of so many bytes.
+    /// Keeps the reduced form of an open file whose entry has this many bytes.
     fn keep_file(&mut self, name: &str, file: Option<&FileEntry>, bytes: usize) {
         if let Some(file) = file
             && self.reserve(name, OpenFile::memory_cost(bytes))
@@ -338,28 +338,29 @@ impl Images {
         }
     }
 
-    /// How the pages of this file stand in it, where its page map was read already and says that they are compressed.
+    /// The segments of a pages file, if its page map has been read and declares it compressed.
     pub(crate) fn segments_of(&self, pages_id: u32) -> Option<&[Segment]> {
         let mut maps = self.pagemaps.values().chain(self.shared_pagemaps.values());
         let map = maps.find(|map| map.pages_id == pages_id && map.compressed)?;
         Some(&map.segments)
     }
 
-    /// The ids of files of pages that are compressed, with how they stand in them.
+    /// The page maps with compressed pages, by the id of their pages file.
     pub(crate) fn compressed_pagemaps(&self) -> impl Iterator<Item = (u32, &Pagemap)> {
         let maps = self.pagemaps.values().chain(self.shared_pagemaps.values());
         maps.filter(|map| map.compressed).map(|map| (map.pages_id, map))
     }
 
-    /// Decodes a message that an inspection found whole, as long as there is room for it.
+    /// Decodes and keeps a message that was checked by `inspect`, if the memory limit allows it.
     fn decode<M: Message + Default>(&mut self, name: &str, entry: &[u8]) -> Option<M> {
-        // A repeated number of one byte on the wire takes eight in memory, a mapping less than that.
+        // The worst case of kept memory per byte of the image: a repeated integer takes one byte there and eight in
+        // memory.
         self.reserve(name, size_of::<M>() + 8 * entry.len())
             .then(|| self.decode_transient(name, entry))
             .flatten()
     }
 
-    /// Decodes a message that is not kept, unless that would take too much memory for a moment.
+    /// Decodes a message that is not kept, unless it is too large to decode.
     fn decode_transient<M: Message + Default>(&mut self, name: &str, entry: &[u8]) -> Option<M> {
         if entry.len() > MAX_ENTRY_BYTES {
             self.limit_reached.get_or_insert_with(|| name.to_owned());

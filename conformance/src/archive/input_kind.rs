@@ -1,7 +1,7 @@
-//! What an input is: a checkpoint archive, or what else, and what to do with that.
+//! Classifies an input: a checkpoint archive, or something else, with advice for the user.
 //!
-//! The Kubelet Checkpoint API writes a tar of checkpoint data. What is given to the judge by mistake (an image, an unpacked
-//! directory, an archive within another) would otherwise pass, since none of its members is of any case's concern.
+//! The Kubelet Checkpoint API writes a tar of checkpoint data. An input given by mistake (an image, an unpacked
+//! directory, an archive within another one) must not pass only because no case applies to its members.
 
 use std::{fmt, path::Path};
 
@@ -10,23 +10,23 @@ use super::{
     tar_reader::{MemberKind, TarEnd},
 };
 
-/// What an input is.
+/// The kind of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InputKind {
-    /// It could not be read so far that this can be said.
+    /// Unknown: the input could not be read far enough.
     Unread,
-    /// A checkpoint archive of an engine, which is to have this layout.
+    /// A checkpoint archive that must have this layout.
     Archive(Layout),
-    /// Something else.
+    /// Any other input.
     Foreign(ForeignInput),
 }
 
-/// An input that is no checkpoint archive.
+/// An input that is not a checkpoint archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignInput {
-    /// What it is.
+    /// The description of the input.
     pub description: String,
-    /// What to do.
+    /// The advice for the user.
     pub remedy: &'static str,
 }
 
@@ -42,20 +42,20 @@ const REMEDY_DECRYPT: &str = "decrypt it first";
 const REMEDY_PACK_IMAGES: &str =
     "pack checkpoint/ with its images together with config.dump and spec.dump, as the engines do";
 
-/// What names and small documents of a tar say of what it is.
+/// Hints from the names and small documents of a tar.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InputHints {
     marker_names: Vec<&'static str>,
     first_name: Option<String>,
-    /// The directory that all members are below, as long as there is only one.
+    /// The top-level directory of all members, while there is only one. The inner `None`: there are several.
     common_dir: Option<Option<String>>,
-    /// A document of an engine that stands one directory too deep.
+    /// Whether an engine's document is one directory too deep.
     nested_document: bool,
     image_markers: Vec<&'static str>,
     document_count: usize,
 }
 
-/// Names of members that tell what a tar is.
+/// Names of members that identify the kind of a tar.
 const MARKER_NAMES: [&str; 10] = [
     "oci-layout",
     "index.json",
@@ -68,7 +68,7 @@ const MARKER_NAMES: [&str; 10] = [
     "checkpoint.img",
     "pages_meta.img",
 ];
-/// What stands in the documents of an image that tells what the image is.
+/// Strings in the documents of an image that identify the kind of the image.
 const IMAGE_MARKERS: [&str; 5] = [
     "application/vnd.containerd.container.criu.checkpoint",
     "org.criu.checkpoint.",
@@ -76,12 +76,12 @@ const IMAGE_MARKERS: [&str; 5] = [
     "io.podman.annotations.checkpoint.name",
     "+encrypted",
 ];
-/// How large a document of an image is that is looked at, in bytes, and how many of them are.
+/// The size limit of an image's document that is read for hints, in bytes, and the number of such documents.
 const MAX_HINT_DOCUMENT_BYTES: u64 = 64 << 10;
 const MAX_HINT_DOCUMENTS: usize = 64;
 
 impl InputHints {
-    /// Takes a member's canonical name.
+    /// Adds a member's canonical name.
     pub(super) fn add_name(&mut self, name: &[u8]) {
         let Ok(name) = std::str::from_utf8(name) else {
             return;
@@ -102,13 +102,13 @@ impl InputHints {
         }
     }
 
-    /// Whether a member of this name and size is to be read for what it says.
+    /// Whether a member of this name and size is read for hints.
     pub(super) fn should_read(&self, name: &str, size: u64) -> bool {
         let of_an_image = matches!(name, "index.json" | "manifest.json") || name.starts_with("blobs/sha256/");
         of_an_image && size <= MAX_HINT_DOCUMENT_BYTES && self.document_count < MAX_HINT_DOCUMENTS
     }
 
-    /// Takes the content of such a member.
+    /// Adds the content of such a member.
     pub(super) fn add_document(&mut self, content: &[u8]) {
         self.document_count += 1;
         let new_markers = IMAGE_MARKERS
@@ -131,11 +131,11 @@ impl InputHints {
 }
 
 impl InputKind {
-    /// What an archive is that was read so far, with its first bytes.
+    /// Classifies an archive that was read, with its first bytes.
     pub(super) fn classify(archive: &InspectedArchive, first: &[u8], hints: &InputHints) -> Self {
         match &archive.end {
             TarEnd::Empty if archive.compression.is_none() => {
-                return foreign_input("a file of no bytes", REMEDY_GIVE_ARCHIVE);
+                return foreign_input("an empty file", REMEDY_GIVE_ARCHIVE);
             }
             TarEnd::Empty | TarEnd::Corrupt(_) if archive.members.is_empty() => {
                 return Self::classify_bytes(archive, first);
@@ -159,7 +159,7 @@ impl InputKind {
         }
     }
 
-    /// What is at a path where no regular file is.
+    /// Classifies a path that is not a regular file.
     pub(super) fn classify_path(path: &Path, kind: &'static str) -> Self {
         let contains = |name: &str| path.join(name).symlink_metadata().is_ok();
         if kind != "directory" {
@@ -177,19 +177,19 @@ impl InputKind {
         foreign_input("a directory", REMEDY_GIVE_ARCHIVE)
     }
 
-    /// What bytes are that begin no tar.
+    /// Classifies an input that does not begin with a tar header.
     fn classify_bytes(archive: &InspectedArchive, first: &[u8]) -> Self {
         let compression = archive.compression;
         if let Some(compression) = compression.filter(|compression| !compression.is_decompressed()) {
             return foreign_input(format!("data compressed by {compression}"), REMEDY_DECOMPRESS);
         }
-        // What says so itself is a tar, if a damaged one.
+        // Data with a ustar magic is a tar, even if damaged.
         if first.get(257..262) == Some(b"ustar") || archive.end == TarEnd::Empty && compression.is_none() {
             return Self::Unread;
         }
         if let Some(compression) = compression.filter(|_| first.is_empty()) {
             let description = match archive.end {
-                TarEnd::Empty => format!("nothing, compressed by {compression}"),
+                TarEnd::Empty => format!("empty data, compressed by {compression}"),
                 _ => format!("damaged {compression} data"),
             };
             return foreign_input(description, REMEDY_GIVE_ARCHIVE);
@@ -207,7 +207,7 @@ fn foreign_input(description: impl Into<String>, remedy: &'static str) -> InputK
     })
 }
 
-/// What a file is by its first bytes.
+/// The kind of a file by its first bytes.
 fn describe_magic(first: &[u8]) -> (&'static str, &'static str) {
     const MAGICS: &[(&[u8], &str, &str)] = &[
         (b"\x7fELF", "an ELF program or core dump", REMEDY_GIVE_ARCHIVE),
@@ -243,16 +243,16 @@ fn describe_magic(first: &[u8]) -> (&'static str, &'static str) {
     match text {
         Ok(text) if is_complete && !text.is_empty() && printable(text) => {
             if text.trim_start().starts_with(['{', '[']) {
-                ("a JSON text", REMEDY_GIVE_ARCHIVE)
+                ("a JSON file", REMEDY_GIVE_ARCHIVE)
             } else {
-                ("a text", REMEDY_GIVE_ARCHIVE)
+                ("a text file", REMEDY_GIVE_ARCHIVE)
             }
         }
         _ => ("data of an unknown kind, perhaps encrypted", REMEDY_GIVE_ARCHIVE),
     }
 }
 
-/// What a tar is that is no checkpoint archive.
+/// The kind of a tar that is not a checkpoint archive; `None` for a checkpoint archive.
 fn describe_other_tar(archive: &InspectedArchive, hints: &InputHints) -> Option<ForeignInput> {
     let is_file = |name: &str| {
         archive
@@ -307,7 +307,7 @@ fn describe_other_tar(archive: &InspectedArchive, hints: &InputHints) -> Option<
     {
         return foreign_with(
             format!("a checkpoint archive one directory too deep, below {directory}/"),
-            "pack what is in that directory: tar -C DIRECTORY -cf ARCHIVE .",
+            "pack the content of that directory: tar -C DIRECTORY -cf ARCHIVE .",
         );
     }
     if images || hints.has_name("inventory.img") || hints.has_name("pstree.img") {
@@ -329,7 +329,7 @@ fn describe_other_tar(archive: &InspectedArchive, hints: &InputHints) -> Option<
     )
 }
 
-/// What an OCI image is.
+/// The kind of an OCI image.
 fn describe_image(hints: &InputHints) -> &'static str {
     if hints.has_image_marker("+encrypted") {
         "an encrypted OCI image"
@@ -347,7 +347,7 @@ fn is_criu_image(name: &str) -> bool {
     name.and_then(cri_proto::criu::ImageFile::from_name).is_some()
 }
 
-/// A name for messages, no longer than a line.
+/// A name for messages, truncated.
 fn display_name(name: &str) -> String {
     super::tar_reader::display_name(name.as_bytes())
 }
@@ -392,12 +392,12 @@ mod tests {
     }
 
     #[rstest]
-    #[case::text(b"hello world\n".to_vec(), "a text")]
-    #[case::json(br#"{"a": 1}"#.to_vec(), "a JSON text")]
+    #[case::text(b"hello world\n".to_vec(), "a text file")]
+    #[case::json(br#"{"a": 1}"#.to_vec(), "a JSON file")]
     #[case::elf(b"\x7fELF\x02\x01\x01".to_vec(), "an ELF")]
-    #[case::nothing(Vec::new(), "a file of no bytes")]
+    #[case::nothing(Vec::new(), "an empty file")]
     #[case::xz(b"\xfd7zXZ\0\0\0\0".to_vec(), "data compressed by xz")]
-    #[case::gzipped_text(gzip(b"hello"), "a text, compressed by gzip")]
+    #[case::gzipped_text(gzip(b"hello"), "a text file, compressed by gzip")]
     #[case::gzipped_nothing(gzip(b""), "compressed by gzip")]
     #[case::gzipped_archive(gzip(&sample()), "a checkpoint archive of containerd, compressed by gzip")]
     #[case::one_image(b"\x19\x43\x56\x54\x47\x38\x05\x55".to_vec(), "a CRIU image")]
@@ -441,7 +441,7 @@ mod tests {
             let bytes = tar_of(&sample.members()).expect("the sample is a tar");
             assert_eq!(classify_bytes(&bytes), InputKind::Archive(layout));
             let compressed = classify_bytes(&gzip(&bytes));
-            // Podman compresses what it exports.
+            // Podman exports compressed archives.
             assert_eq!(compressed == InputKind::Archive(layout), layout == Layout::Podman);
         }
     }

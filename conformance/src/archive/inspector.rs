@@ -1,4 +1,4 @@
-//! Goes through an archive and hands each member to what can read it.
+//! Reads an archive and passes each member to the reader of its kind.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,17 +28,17 @@ pub(super) struct Inspector {
     limits: Limits,
     memory: Option<NeedleSearch>,
     secrets: Vec<NeedleSearch>,
-    /// Hashes of the names seen so far: names themselves may be long.
+    /// Hashes of the names so far. The names themselves may be long.
     name_hashes: HashSet<u64>,
     hasher: RandomState,
     name_bytes: usize,
     layout: Option<Layout>,
-    /// How compressed pages stand in their files, from an earlier reading.
+    /// The segments of pages files that an earlier read found too late.
     segments: BTreeMap<u32, Vec<Segment>>,
     hints: InputHints,
 }
 
-/// How many secrets are looked for at most: each costs a search through all members.
+/// The maximum number of secrets: each costs a search through all members.
 const MAX_SECRETS: usize = 64;
 
 impl Inspector {
@@ -61,7 +61,7 @@ impl Inspector {
         }
     }
 
-    /// With how compressed pages stand in their files: what an earlier reading met only behind them.
+    /// Sets the segments of pages files whose page maps follow them in the archive.
     pub(super) fn with_segments(mut self, stored: BTreeMap<u32, Vec<Segment>>) -> Self {
         self.segments = stored;
         self
@@ -109,7 +109,8 @@ impl Inspector {
             }
             let member = self.describe_member(&entry);
             self.hints.add_name(canonical_name(&entry.name));
-            // A second member of a name is judged by its being there; what it holds would hide the first.
+            // A duplicate is reported by its name. Its content is not read, since it would replace that of the first
+            // member.
             let duplicate = member.name_issues.contains(&NameIssue::Duplicate);
             inspected.members.push(member);
             if entry.kind == MemberKind::File && !duplicate {
@@ -151,7 +152,7 @@ impl Inspector {
             .into_iter()
             .any(|component| matches!(component, b"" | b"."));
         let has_control = name.iter().any(|byte| byte.is_ascii_control());
-        // `./` alone, for the archive's root, is what tar writes of a whole directory.
+        // tar writes the root directory as `./`.
         let is_root = matches!(entry.name.as_slice(), b"." | b"./");
         let is_too_long =
             name.len() > nix::libc::PATH_MAX as usize || components().any(|component| component.len() > 255);
@@ -170,7 +171,7 @@ impl Inspector {
         }
     }
 
-    /// Reads a member's content as far as anything is to be learned from it.
+    /// Reads the content of a member as far as a case needs it.
     fn read_content(
         &mut self,
         reader: &mut TarReader<'_>,
@@ -188,7 +189,7 @@ impl Inspector {
                 .and_then(ImageFile::from_name),
         };
         let is_pages = matches!(image, Some(ImageFile::Pages(_)));
-        // What may hold secrets is not searched for them.
+        // Members that may contain secrets are not searched for them.
         let exempt =
             is_pages || name == SPEC_DUMP || matches!(image, Some(ImageFile::Image(kind, _)) if may_hold_secrets(kind));
         let mut payload = MemberReader {
@@ -221,7 +222,7 @@ impl Inspector {
                 let file = name.rsplit('/').next().unwrap_or(name);
                 inspected.images.read(file, kind, id, &mut payload)?;
                 if payload.truncated {
-                    // It is the tar that is cut, not the image that is wrong.
+                    // The tar is truncated; the image itself may be intact.
                     inspected.images.roll_back(counts_before);
                 }
             }
@@ -258,19 +259,19 @@ impl Inspector {
     }
 }
 
-/// The keys of encrypted images (checkpoint-restore/criu#2297).
+/// The member of encrypted images with the key (checkpoint-restore/criu#2297).
 const CIPHER_IMAGE: &str = "checkpoint/cipher.img";
 
-/// What is to be said of an image that CRIU does not name so.
+/// The description of an image whose name CRIU does not use.
 fn unknown_name_reason(name: &str) -> &'static str {
     if name.starts_with("pages-") && name.ends_with(".comp.img") {
-        "pages that CRaC's CRIU compressed, which no other one reads"
+        "pages compressed by CRaC's fork of CRIU, which upstream CRIU cannot read"
     } else {
         "no image of CRIU has this name"
     }
 }
 
-/// Whether an image holds what processes sent, wrote or were given, beside the pages.
+/// Whether an image contains data that processes sent, wrote or received, besides the pages.
 fn may_hold_secrets(kind: Image) -> bool {
     matches!(
         kind,

@@ -1,20 +1,20 @@
-//! A container's log, line by line: `TIME stdout|stderr P|F CONTENT`.
+//! A container's log, parsed line by line: `TIME stdout|stderr P|F CONTENT`.
 
 use jiff::Timestamp;
 
-/// How much of a line's head is looked at: its time, stream and tag are shorter.
+/// The number of bytes of a line that are parsed: time, stream and tag are shorter.
 const MAX_HEAD_BYTES: usize = 96;
 
-/// What a log looks like.
+/// Statistics of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
-    /// Its size in bytes.
+    /// The size in bytes.
     pub bytes: u64,
-    /// Its lines, without an unfinished last one.
+    /// The number of complete lines.
     pub lines: u64,
-    /// The first line that is not in the CRI's format.
+    /// The first line that does not have the CRI's format.
     pub malformed_line: Option<String>,
-    /// Whether a NUL byte is in it.
+    /// Whether the log contains a NUL byte.
     pub has_nul: bool,
     head: Vec<u8>,
 }
@@ -49,7 +49,7 @@ fn is_cri_line(head: &[u8]) -> bool {
     let stream = parts
         .next()
         .is_some_and(|stream| stream == b"stdout" || stream == b"stderr");
-    // Tags may be joined by colons; the first one says whether the line is whole.
+    // Tags can be joined by colons. The first tag says whether the line is complete.
     let tag = parts
         .next()
         .is_some_and(|tag| matches!(tag.split(|byte| *byte == b':').next(), Some(b"P" | b"F")));

@@ -1,4 +1,4 @@
-//! The content of one member, searched as it is read.
+//! The content of one archive member, searched while it is read.
 
 use std::io::{self, Read};
 
@@ -11,16 +11,15 @@ use super::{
     tar_reader::{Compression, TarReader},
 };
 
-/// How much of a nested tar is looked at, in bytes: a first block decompresses from less.
+/// The number of bytes of a nested tar that are read: more than enough to decompress a first block.
 const MAX_NESTED_BYTES: u64 = 256 << 10;
 
-/// The content of one member, searched as it is read.
 pub(super) struct MemberReader<'w, 's> {
     pub(super) tar: &'w mut TarReader<'s>,
     pub(super) name: &'w str,
     pub(super) memory: Option<&'w mut NeedleSearch>,
     pub(super) secrets: &'w mut [NeedleSearch],
-    /// The tar ended before the member did.
+    /// Whether the tar ended before the member.
     pub(super) truncated: bool,
 }
 
@@ -36,7 +35,7 @@ impl MemberReader<'_, '_> {
         self.searches().for_each(NeedleSearch::begin_member);
     }
 
-    /// Reads what is left if anything is looked for in it; else it is passed over by the walk.
+    /// Reads the rest of the content if there is a search. Otherwise the tar reader skips it.
     pub(super) fn drain(&mut self) -> io::Result<()> {
         if self.searches().next().is_some() {
             let mut buffer = vec![0; 1 << 20];
@@ -45,7 +44,7 @@ impl MemberReader<'_, '_> {
         Ok(())
     }
 
-    /// The whole content, `None` if it is too large for a document.
+    /// The whole content; `None` if it is too large for a document.
     pub(super) fn read_document(&mut self, size: u64) -> io::Result<Option<Vec<u8>>> {
         if size > documents::MAX_DOCUMENT_BYTES {
             return Ok(None);
@@ -55,7 +54,7 @@ impl MemberReader<'_, '_> {
         Ok(Some(content))
     }
 
-    /// What the content begins with that is to be a tar.
+    /// Detects whether the content is a tar, possibly compressed.
     pub(super) fn read_nested(&mut self) -> io::Result<NestedTar> {
         let mut first = Vec::new();
         (&mut *self).take(MAX_NESTED_BYTES).read_to_end(&mut first)?;
@@ -66,7 +65,7 @@ impl MemberReader<'_, '_> {
         if !compression.is_decompressed() {
             return Ok(NestedTar::Compressed(compression));
         }
-        // What was cut off for being long is damage at the end only.
+        // Only the first bytes were read, so the compressed data seems truncated. The error does not matter.
         let (mut inner, _) = decompress::decompressing_reader(compression, &first[..]);
         let mut block = Vec::new();
         (&mut inner).take(BLOCK_BYTES as u64).read_to_end(&mut block)?;
@@ -96,17 +95,17 @@ impl Read for MemberReader<'_, '_> {
     }
 }
 
-/// Whether these bytes begin a tar. Extension headers, and headers older than ustar, are headers like any other.
+/// Whether these bytes begin with a tar header: of any format, or of an extension header.
 fn detect_tar(first: &[u8], compression: Option<Compression>) -> NestedTar {
     let suffix = compression.map_or_else(String::new, |compression| format!(" within {compression}"));
     let Some(block) = first.first_chunk::<BLOCK_BYTES>() else {
-        return NestedTar::Other(format!("{} bytes{suffix}, shorter than a tar", first.len()));
+        return NestedTar::Other(format!("{} bytes{suffix}, too short for a tar", first.len()));
     };
     if *block == [0; BLOCK_BYTES] {
         return NestedTar::Tar(compression);
     }
     match TarHeader::parse(block) {
         Ok(_) => NestedTar::Tar(compression),
-        Err(error) => NestedTar::Other(format!("no tar{suffix}: {error}")),
+        Err(error) => NestedTar::Other(format!("not a tar{suffix}: {error}")),
     }
 }

@@ -1,19 +1,20 @@
-//! Reads a checkpoint archive, from any runtime, into what the cases of the archive suite judge.
+//! Reads a checkpoint archive of any runtime and collects what the cases of the archive suite check.
 //!
 //! ```text
-//!  file or stream -> decompress -> source -> walk (headers) -+-> documents   (bounded JSON)
-//!                                              +-> images      (CRIU's, entry by entry)
-//!                                              +-> pages       (their size, and a search through them)
-//!                                              +-> log         (line by line)
-//!                                              '-> passed over
-//!                                                        all of it -> Inspected
+//!  file or stream -> decompress -> source -> tar_reader (headers) -+-> documents   (bounded JSON)
+//!                                                                  +-> images      (CRIU's, entry by entry)
+//!                                                                  +-> pages       (size, and a search for bytes)
+//!                                                                  +-> log_stats   (line by line)
+//!                                                                  '-> skipped
+//!                                                                        all of it -> InspectedArchive
 //! ```
 //!
-//! An archive is hostile input: it is read once, nothing is extracted, no name in it is ever used as a path, and memory
-//! stays bounded whatever it says: see [`Limits`], and the constants of each reader.
+//! An archive is hostile input. It is read in one pass (two if page maps follow their compressed pages). Nothing is
+//! extracted, and no name in the archive is used as a path. Memory is bounded whatever the archive contains: see
+//! [`Limits`] and the constants of each reader.
 //!
-//! Ways to fail: [`InspectError`] alone, when the file cannot be opened or read. Whatever is wrong with the archive
-//! itself is part of what was [`InspectedArchive`].
+//! Ways to fail: only [`InspectError`], if the file cannot be opened or read. Defects of the archive itself are part of
+//! the [`InspectedArchive`].
 
 mod compressed_blocks;
 mod decompress;
@@ -60,38 +61,38 @@ pub use self::{
 };
 use self::{inspector::Inspector, source::ArchiveSource};
 
-/// Why an archive could not be looked at.
+/// An archive could not be read.
 #[derive(Debug, Error)]
 pub enum InspectError {
     /// The file cannot be opened.
-    #[error("cannot open {path}")]
+    #[error("failed to open {path}")]
     Open {
-        /// The file.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
     /// The file is a directory, a FIFO, a socket or a device.
-    #[error("{path} is no regular file but a {kind}")]
+    #[error("{path} is a {kind}, not a regular file")]
     NotAFile {
-        /// The file.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         kind: &'static str,
     },
     /// Reading failed.
-    #[error("cannot read the archive")]
+    #[error("failed to read the archive")]
     Read(#[from] io::Error),
 }
 
-/// How much of an archive is looked at.
+/// The limits of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of the archive. Of a file most of them are passed over without being read.
+    /// Bytes of the archive. Most bytes of an uncompressed file are skipped without being read.
     pub bytes: u64,
-    /// Members.
+    /// The number of members.
     pub members: usize,
-    /// Bytes of all members' names.
+    /// The total length of the members' names, in bytes.
     pub name_bytes: usize,
 }
 
@@ -105,28 +106,28 @@ impl Default for Limits {
     }
 }
 
-/// What the caller knows of the container, and the archive must show or hide.
+/// What the archive must contain or must not contain.
 #[derive(Clone, Debug, Default)]
 pub struct Expectations {
-    /// Bytes that are in the memory of the container, and nowhere else.
+    /// Bytes from the container's memory that are nowhere else.
     pub memory: Option<Vec<u8>>,
-    /// Values that may stand in the memory and in `spec.dump` (the environment does), and nowhere else.
+    /// Values that may be only in memory and in `spec.dump`, which contains the environment.
     pub secrets: Vec<Vec<u8>>,
-    /// Whose layout it must have; `None` for that of the engine which `spec.dump` names.
+    /// The layout that the archive must have; `None` for the layout of the engine that `spec.dump` names.
     pub layout: Option<Layout>,
 }
 
 /// Reads the archive at `path`.
 ///
 /// # Errors
-/// When the file cannot be opened or read, or is no regular file. What is wrong with the archive is no error.
+/// The file cannot be opened or read, or is not a regular file. A defect of the archive is not an error.
 pub fn inspect_file(path: &Path, expected: &Expectations, limits: Limits) -> Result<InspectedArchive, InspectError> {
     let open_error = |source| InspectError::Open {
         path: path.to_owned(),
         source,
     };
     let symlink = path.symlink_metadata().map_err(open_error)?.is_symlink();
-    // Opening a FIFO waits for its writer unless it is told not to.
+    // Without O_NONBLOCK, opening a FIFO blocks until a writer opens it.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
@@ -165,7 +166,8 @@ pub fn inspect_file(path: &Path, expected: &Expectations, limits: Limits) -> Res
     if late_pages.is_empty() {
         return Ok(inspected);
     }
-    // The page maps stood behind the pages that they are needed to read.
+    // The page maps follow the compressed pages, and the pages cannot be decompressed without them. So the archive is
+    // read again.
     drop(inspected);
     let mut second_handle = second_handle;
     second_handle.rewind()?;
@@ -175,10 +177,10 @@ pub fn inspect_file(path: &Path, expected: &Expectations, limits: Limits) -> Res
         .run(source, Some(metadata))
 }
 
-/// Says what is at a path where [`inspect_file`] found no regular file but a `kind`.
+/// The result for a path where [`inspect_file`] found a `kind` instead of a regular file.
 ///
 /// # Errors
-/// When the path cannot be looked at.
+/// The path cannot be accessed.
 pub fn inspect_non_file(
     path: &Path,
     expected: &Expectations,
@@ -188,7 +190,7 @@ pub fn inspect_non_file(
     let mut inspected = inspector.run(ArchiveSource::new(io::empty(), 0), None)?;
     inspected.end = TarEnd::Corrupt(Corruption {
         offset: 0,
-        reason: format!("a {kind} is no tar"),
+        reason: format!("a {kind} is not a tar"),
     });
     inspected.input = InputKind::classify_path(path, kind);
     Ok(inspected)
@@ -197,7 +199,7 @@ pub fn inspect_non_file(
 /// Reads an archive from a stream.
 ///
 /// # Errors
-/// When reading fails. What is wrong with the archive is no error.
+/// The stream cannot be read. A defect of the archive is not an error.
 pub fn inspect_stream(
     stream: impl Read,
     expected: &Expectations,
@@ -206,10 +208,10 @@ pub fn inspect_stream(
     Inspector::new(expected, limits).run(ArchiveSource::open(stream, limits.bytes)?, None)
 }
 
-/// Says where in the archive's pages `needle` stands: the first place.
+/// The first position of `needle` in the archive's pages.
 ///
 /// # Errors
-/// As [`inspect_file`]. An archive that cannot be read to its end is searched as far as it can.
+/// As [`inspect_file`]. A damaged archive is searched up to the damage.
 pub fn find_in_pages(path: &Path, needle: &[u8]) -> Result<Option<MatchPosition>, InspectError> {
     let expected = Expectations {
         memory: Some(needle.to_owned()),

@@ -1,4 +1,4 @@
-//! What is known of an archive after it was read.
+//! The result of reading an archive.
 
 use std::path::PathBuf;
 
@@ -11,20 +11,20 @@ use super::{
     tar_reader::{Compression, MemberKind, TarEnd, TrailingData},
 };
 
-/// What the file system says of the file.
+/// The metadata of the archive file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileMetadata {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Permission bits.
+    /// The permission bits.
     pub mode: u32,
-    /// Its owner.
+    /// The owner's uid.
     pub uid: u32,
-    /// Its group.
+    /// The owning group's gid.
     pub gid: u32,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub bytes: u64,
-    /// How many names it has.
+    /// The number of hard links.
     pub link_count: u64,
     /// Whether the path's last component is a symbolic link.
     pub symlink: bool,
@@ -33,45 +33,46 @@ pub struct FileMetadata {
 /// A member of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its name as it stands in the archive, for people: control characters escaped, cut to a line.
+    /// The name for messages: control characters escaped, truncated.
     pub name: String,
-    /// Where its header begins, in bytes.
+    /// The offset of the header, in bytes.
     pub offset: u64,
     /// Its kind.
     pub kind: MemberKind,
-    /// Permission bits.
+    /// The permission bits.
     pub mode: u32,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When it was changed, in seconds since the epoch.
+    /// The modification time, in seconds since the Unix epoch.
     pub mtime: i64,
-    /// What it links to, for people.
+    /// The link target for messages: control characters escaped, truncated.
     pub link: String,
-    /// What is odd about its name.
+    /// The problems of the name.
     pub name_issues: Vec<NameIssue>,
 }
 
-/// What a member's name should not be.
+/// A problem of a member's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NameIssue {
-    /// It begins with a slash.
+    /// The name begins with a slash.
     Absolute,
-    /// It has a component `..`.
+    /// The name has a component `..`.
     ParentComponent,
-    /// It has been used by a member before.
+    /// An earlier member has the same name.
     Duplicate,
-    /// It is empty, not UTF-8, holds control characters, empty components or `.` in its middle, or is longer than a path may be.
+    /// The name is empty, not UTF-8, or longer than a path can be, or contains control characters, empty components or
+    /// a component `.` that is not at its start.
     Malformed,
 }
 
-/// An engine's way to lay an archive out: which members stand beside CRIU's images.
+/// The layout of an engine's archives: the members beside CRIU's images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// containerd's, 2.2 and later.
+    /// containerd, 2.2 and later.
     Containerd,
-    /// CRI-O's.
+    /// CRI-O.
     CriO,
-    /// Podman's, as `podman container checkpoint --export` writes it.
+    /// Podman, as `podman container checkpoint --export` writes it.
     Podman,
 }
 
@@ -79,7 +80,7 @@ impl Layout {
     /// All layouts.
     pub const ALL: [Layout; 3] = [Layout::Containerd, Layout::CriO, Layout::Podman];
 
-    /// The engine's name.
+    /// The name of the engine.
     pub fn as_str(self) -> &'static str {
         match self {
             Layout::Containerd => "containerd",
@@ -88,8 +89,8 @@ impl Layout {
         }
     }
 
-    /// That of the engine which the annotation `io.container.manager` names: as checkpointctl takes it, any other one is
-    /// containerd's, which sets none.
+    /// The layout for a value of the annotation `io.container.manager`. containerd does not set the annotation, and
+    /// like checkpointctl this function treats any unknown value as containerd.
     pub fn from_manager(manager: Option<&str>) -> Self {
         match manager {
             Some("cri-o") => Layout::CriO,
@@ -99,57 +100,57 @@ impl Layout {
     }
 }
 
-/// A checkpoint archive as it was read.
+/// A checkpoint archive after it was read.
 #[derive(Clone, Debug)]
 pub struct InspectedArchive {
-    /// What the file system says; `None` for a stream.
+    /// The file's metadata; `None` for a stream.
     pub file: Option<FileMetadata>,
-    /// What it is.
+    /// The kind of the input.
     pub input: InputKind,
     /// How the tar ended.
     pub end: TarEnd,
-    /// What stands behind its end; `None` where it has none.
+    /// The data after the two zero blocks; `None` if the tar ended in another way.
     pub trailing_data: Option<TrailingData>,
-    /// How the file is compressed, where it is. By gzip and zstd the tar within is what was read.
+    /// The compression of the file, if any. For gzip and zstd, the decompressed tar was read.
     pub compression: Option<Compression>,
-    /// All members, in their order.
+    /// All members, in order.
     pub members: Vec<Member>,
     /// The JSON documents.
     pub documents: Documents,
     /// CRIU's images.
     pub images: Images,
-    /// The container's log and the member's name.
+    /// The container's log, with the name of its member.
     pub container_log: Option<(String, LogStats)>,
     /// CRIU's log.
     pub dump_log: Option<LogStats>,
-    /// What the first bytes of `rootfs-diff.tar` are.
+    /// The kind of `rootfs-diff.tar`, by its first bytes.
     pub rootfs_diff: Option<NestedTar>,
-    /// Where the expected memory was found; `None` when none was expected.
+    /// The position of the expected memory. The outer `None`: no memory was expected.
     pub memory: Option<Option<MatchPosition>>,
-    /// Where secrets were found outside of memory and `spec.dump`; `None` when none were expected.
+    /// The positions of secrets outside of memory and `spec.dump`; `None` if no secrets were given.
     pub secret_leaks: Option<Vec<MatchPosition>>,
-    /// Whose layout is expected, where the caller said so.
+    /// The expected layout, if the caller named one.
     pub layout: Option<Layout>,
 }
 
-/// What a member begins with that is to be a tar, be it compressed.
+/// The first bytes of a member that must be a tar, possibly compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NestedTar {
-    /// A tar, in this compression if in any.
+    /// A tar, with its compression if any.
     Tar(Option<Compression>),
-    /// What is only recognised by its magic.
+    /// Data in a compression that this reader recognises and cannot decompress.
     Compressed(Compression),
-    /// Anything else, in words.
+    /// Anything else, described in words.
     Other(String),
 }
 
 impl InspectedArchive {
-    /// Whether the archive was read to its end, so that what was not seen is not there.
+    /// Whether the archive was read to its end, so that a member that was not found does not exist.
     pub fn is_complete(&self) -> bool {
         matches!(self.end, TarEnd::Marker | TarEnd::NoMarker)
     }
 
-    /// Whose layout it is to have: as the caller said, else that of the engine which `spec.dump` names.
+    /// The layout that the archive must have: the caller's, or else that of the engine which `spec.dump` names.
     pub fn expected_layout(&self) -> Layout {
         let annotations = self
             .documents
@@ -161,14 +162,14 @@ impl InspectedArchive {
             .unwrap_or_else(|| Layout::from_manager(manager.map(String::as_str)))
     }
 
-    /// The first member of this name, with or without a slash at its end.
+    /// The first member of this name. Trailing slashes are ignored.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members
             .iter()
             .find(|member| canonical_name(member.name.as_bytes()) == name.trim_end_matches('/').as_bytes())
     }
 
-    /// Whether anything in it is CRIU's or of an engine that uses CRIU.
+    /// Whether any member is from CRIU or from an engine that uses CRIU.
     pub fn is_criu(&self) -> bool {
         self.images.image_counts.values().any(|count| *count > 0)
             || !self.images.pages_file_bytes.is_empty()
@@ -178,7 +179,7 @@ impl InspectedArchive {
     }
 }
 
-/// A name without what does not change its meaning: `./` at its beginning, slashes at its end.
+/// The name without leading `./` and trailing slashes, which do not change its meaning.
 pub(super) fn canonical_name(name: &[u8]) -> &[u8] {
     let mut name = name;
     while let Some(rest) = name.strip_prefix(b"./") {

@@ -1,4 +1,4 @@
-//! An entry of `files.img`, reduced to what the cases need: decoded whole, one takes kilobytes.
+//! An entry of `files.img`, reduced to what the cases need. A decoded entry takes kilobytes.
 
 use cri_proto::criu::{
     Kind,
@@ -10,7 +10,7 @@ use cri_proto::criu::{
 };
 use prost::Message as _;
 
-/// Of `open(2)`, as images hold them.
+/// From `open(2)`, as CRIU images store them.
 const O_ACCMODE: u32 = 3;
 const O_WRONLY: u32 = 1;
 const O_APPEND: u32 = 0o2000;
@@ -18,39 +18,39 @@ const O_APPEND: u32 = 0o2000;
 /// An open file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenFile {
-    /// Its id, which descriptors, mappings and working directories refer to.
+    /// The id that descriptors, mappings and working directories refer to.
     pub id: u32,
-    /// The number of its kind.
+    /// The value of the entry's `type` field.
     pub type_number: i32,
-    /// The id in the part of the entry that belongs to its kind; `None` where that part is missing.
+    /// The id in the sub-message for this type; `None` if that sub-message is missing.
     pub kind_entry_id: Option<u32>,
-    /// Parts that belong to another kind.
+    /// The number of sub-messages for other types.
     pub foreign_entries: usize,
-    /// For a pipe: the id of the pipe, which is its inode.
+    /// For a pipe: the pipe's id, which is its inode number.
     pub pipe_id: Option<u32>,
-    /// For a regular file: its path.
+    /// For a regular file: the path.
     pub path: Option<Box<str>>,
-    /// For a regular file that is only appended to: the size that it is said to have, if one is.
+    /// For a regular file opened with O_WRONLY and O_APPEND: the recorded size, if any.
     pub append_size: Option<Option<u64>>,
-    /// Its inode, where the image says it: of pipes and sockets.
+    /// For pipes and sockets: the inode number, if the image contains it.
     pub inode: Option<u64>,
-    /// For an epoll instance: what it watches.
+    /// For an epoll instance: the watched files.
     pub epoll_targets: Box<[EpollTarget]>,
 }
 
 /// A file that an epoll instance watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpollTarget {
-    /// The number of its descriptor.
+    /// The watched fd.
     pub fd: u32,
-    /// Its inode, in images of CRIU 3.14 and later.
+    /// The inode number, in images of CRIU 3.14 and later.
     pub inode: Option<u64>,
 }
 
 impl OpenFile {
-    /// What one takes in memory at most.
+    /// An upper bound of the memory that an entry takes here.
     pub(crate) fn memory_cost(wire: usize) -> usize {
-        // A watch takes at least ten bytes in an image.
+        // A watched file takes at least ten bytes in an image.
         size_of::<Self>() + 3 * wire
     }
 
@@ -87,13 +87,13 @@ impl OpenFile {
         }
     }
 
-    /// The kind's name.
+    /// The name of the type.
     pub fn kind_name(&self) -> &'static str {
         FdTypes::try_from(self.type_number).map_or("unknown", |kind| kind.as_str_name())
     }
 }
 
-/// The inode of a file whose entry says it.
+/// The inode number of a file, if the entry contains it.
 fn inode(entry: &FileEntry) -> Option<u64> {
     let pipe = entry.pipe.as_ref().map(|pipe| pipe.pipe_id);
     let unix = entry.usk.as_ref().map(|socket| socket.ino);
@@ -101,7 +101,8 @@ fn inode(entry: &FileEntry) -> Option<u64> {
     pipe.or(unix).or(inet).map(u64::from)
 }
 
-/// The kinds of images that hold open files of one kind each, in dumps of CRIU before 3.4; since then `files.img` has them all.
+/// Whether the image contains open files of a single type. CRIU before 3.4 wrote such images; later versions write all
+/// types to `files.img`.
 pub(crate) fn is_single_kind_image(kind: Kind) -> bool {
     matches!(
         kind,
@@ -125,7 +126,7 @@ pub(crate) fn is_single_kind_image(kind: Kind) -> bool {
     )
 }
 
-/// An entry of such an image as `files.img` would have it.
+/// Converts an entry of such an image to the form of `files.img`.
 pub(crate) fn decode_single_kind(kind: Kind, entry: &[u8]) -> Option<FileEntry> {
     macro_rules! part {
         ($message:ident, $kind:ident, $field:ident) => {{
@@ -160,7 +161,7 @@ pub(crate) fn decode_single_kind(kind: Kind, entry: &[u8]) -> Option<FileEntry> 
     })
 }
 
-/// Kinds that share a part: what autofs calls a pipe is one.
+/// The types that use the same sub-message. An autofs pipe has the one of a pipe.
 fn kinds_sharing_entry(kind: FdTypes) -> Vec<i32> {
     match kind {
         FdTypes::Pipe => vec![kind.into(), FdTypes::AutofsPipe.into()],
@@ -169,7 +170,7 @@ fn kinds_sharing_entry(kind: FdTypes) -> Vec<i32> {
     }
 }
 
-/// Every part an entry can have, with the kind it belongs to and its id where it is there.
+/// All sub-messages that an entry can have: the type, and the id if the sub-message is present.
 fn kind_entries(entry: &FileEntry) -> [(FdTypes, Option<u32>); 20] {
     macro_rules! id {
         ($part:ident) => {

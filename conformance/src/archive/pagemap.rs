@@ -1,53 +1,53 @@
-//! A page map: which pages of an address space the pages file holds, in the order in which it holds them.
+//! A page map: the pages of an address space that the pages file contains, in the order of that file.
 
 use cri_proto::criu::message::PagemapEntry;
 
 use super::compressed_blocks::{self, CompressedBlocks, Segment};
 
-/// The page's content is in the parent checkpoint.
+/// The page's content is in the parent checkpoint (CRIU: `PE_PARENT`).
 pub(crate) const PE_PARENT: u32 = 1;
-/// The page's content is in the pages file.
+/// The page's content is in the pages file (CRIU: `PE_PRESENT`).
 pub(crate) const PE_PRESENT: u32 = 4;
-/// The content of these pages begins at the next page boundary of the pages file.
+/// The content of these pages starts at the next page boundary of the pages file.
 const PE_ALIGNED: u32 = 8;
 
-/// The smallest page of any machine that CRIU runs on, in bytes; every larger size is a multiple.
+/// The smallest page size of the architectures that CRIU supports, in bytes. All page sizes are multiples of it.
 pub(crate) const MIN_PAGE_BYTES: u64 = 4096;
 
-/// Pages that follow each other.
+/// A range of consecutive pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRange {
     /// The first address.
     pub start: u64,
-    /// How many pages.
+    /// The number of pages.
     pub pages: u64,
 }
 
-/// A page map, entry by entry as it was read.
+/// A page map, built entry by entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pagemap {
-    /// Which `pages-ID.img` holds the pages.
+    /// The id of the `pages-ID.img` with the pages.
     pub pages_id: u32,
-    /// Entries after the head.
+    /// The number of entries after the head.
     pub entry_count: u64,
-    /// Pages that the pages file holds.
+    /// The number of pages in the pages file.
     pub present_pages: u64,
-    /// Runs of pages, those that touch joined; not all of them where a bound of memory was reached.
+    /// The ranges of pages in the pages file, adjacent ones merged. Incomplete if the memory limit was reached.
     pub ranges: Vec<PageRange>,
-    /// The first entry that is not in order: below its predecessor's end, not page aligned, empty or beyond the end of
-    /// addresses.
+    /// The first invalid entry: it begins below its predecessor's end, is not page aligned, is empty, or ends beyond
+    /// the address space.
     pub unordered_entry: Option<String>,
-    /// The first entry that has no pages in the pages file.
+    /// The first entry without pages in the pages file.
     pub absent_entry: Option<String>,
-    /// The first entry whose two counts of pages are not the same.
+    /// The first entry whose two page counts differ.
     pub count_mismatch: Option<String>,
-    /// The first entry whose compressed blocks contradict each other or the entry.
+    /// The first entry whose compressed blocks are inconsistent with each other or with the entry.
     pub invalid_blocks: Option<String>,
-    /// Whether pages are compressed.
+    /// Whether any pages are compressed.
     pub compressed: bool,
-    /// How the pages stand in the pages file.
+    /// The layout of the pages in the pages file.
     pub segments: Vec<Segment>,
-    /// Whether every run and every block was kept.
+    /// Whether all ranges and blocks were kept.
     pub complete: bool,
     end_address: u64,
 }
@@ -66,7 +66,7 @@ impl Pagemap {
         let pages = page_count(entry);
         let (index, vaddr) = (self.entry_count, entry.vaddr);
         let describe = move || format!("entry {index} ({vaddr:#x}, {pages} pages)");
-        // CRIU up to 4.1 knows the 32-bit field alone, 4.2 fills the 64-bit one and leaves the other zero.
+        // CRIU up to 4.1 writes only the 32-bit field. CRIU 4.2 writes the 64-bit field and sets the other to zero.
         if entry.nr_pages != Some(u64::from(entry.compat_nr_pages)) && self.count_mismatch.is_none() {
             let nr_pages = entry
                 .nr_pages
@@ -77,7 +77,7 @@ impl Pagemap {
                 entry.compat_nr_pages
             ));
         }
-        // `in_parent` is older than the flags, and counts beside them (criu/pagemap.c, init_pagemap_entry).
+        // `in_parent` is older than the flags, and CRIU still honours it (criu/pagemap.c, init_pagemap_entry).
         let present = match entry.flags {
             Some(flags) => flags & PE_PRESENT != 0 && flags & PE_PARENT == 0 && !entry.in_parent(),
             None => !entry.in_parent(),
@@ -112,7 +112,7 @@ impl Pagemap {
         }
     }
 
-    /// Notes where the pages of an entry stand in the pages file.
+    /// Adds the segments of an entry to the layout of the pages file.
     fn add_segments(&mut self, entry: &PagemapEntry, pages: u64, affordable: bool, describe: impl Fn() -> String) {
         if entry.flags.is_some_and(|flags| flags & PE_ALIGNED != 0) {
             self.segments.push(Segment::Align);
@@ -141,12 +141,12 @@ impl Pagemap {
         }
     }
 
-    /// How large the pages file is to be with pages of this size; `None` beyond what a file can be.
+    /// The size of the pages file for this page size; `None` on overflow.
     pub fn stored_bytes(&self, page_bytes: u64) -> Option<u64> {
         compressed_blocks::stored_bytes(&self.segments, page_bytes)
     }
 
-    /// Whether the pages file holds any page of these addresses.
+    /// Whether the pages file contains any page of these addresses.
     pub fn contains_any(&self, start: u64, end: u64) -> bool {
         let first = self
             .ranges
@@ -154,7 +154,7 @@ impl Pagemap {
         self.ranges.get(first).is_some_and(|range| range.start < end)
     }
 
-    /// Whether the pages file holds the page at this address.
+    /// Whether the pages file contains the page at this address.
     pub fn contains(&self, address: u64) -> bool {
         let next_range = self.ranges.partition_point(|range| range.start <= address);
         let range = next_range.checked_sub(1).and_then(|at| self.ranges.get(at));
@@ -162,22 +162,22 @@ impl Pagemap {
     }
 }
 
-/// Where the pages of an entry are that are not in the pages file.
+/// Why the pages of an entry are not in the pages file.
 fn absent_reason(entry: &PagemapEntry) -> String {
-    /// The page is fetched from the source when it is touched.
+    /// CRIU's `PE_LAZY`: the page is fetched from the source on its first access.
     const PE_LAZY: u32 = 2;
     let flags = entry.flags.unwrap_or_default();
     let location = if entry.in_parent() || flags & PE_PARENT != 0 {
         "its pages are in a parent checkpoint"
     } else if flags & PE_LAZY != 0 {
-        "its pages are to be fetched from the source"
+        "its pages must be fetched from the source"
     } else {
-        "its pages are nowhere"
+        "its pages are in no file"
     };
     format!("{location}, flags {flags:#x}")
 }
 
-/// How many pages an entry stands for, whichever of its two fields says it.
+/// The number of pages of an entry, from whichever field is set.
 fn page_count(entry: &PagemapEntry) -> u64 {
     match entry.nr_pages {
         Some(pages) if pages > 0 => pages,

@@ -1,23 +1,23 @@
-//! Finding bytes in a stream that is seen piece by piece.
+//! Searches for bytes in a stream that arrives in chunks.
 
 use memchr::memmem::Finder;
 
-/// Where bytes were found.
+/// The position of a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatchPosition {
-    /// The member.
+    /// The name of the member.
     pub member: String,
-    /// Bytes from the member's beginning.
+    /// The offset in the member, in bytes.
     pub offset: u64,
 }
 
-/// Looks for one needle in many members, one after the other. Memory: twice the needle.
+/// Searches for one needle in one member after the other. Uses twice the memory of the needle.
 #[derive(Debug)]
 pub(crate) struct NeedleSearch {
     finder: Finder<'static>,
-    /// The end of what was seen, as long as a match can begin in it.
+    /// The last bytes of the previous chunks in which a match could begin.
     carry: Vec<u8>,
-    /// Bytes of the current member that were seen.
+    /// The number of searched bytes of the current member.
     consumed: u64,
     first_match: Option<MatchPosition>,
     member_count: usize,
@@ -25,7 +25,7 @@ pub(crate) struct NeedleSearch {
 }
 
 impl NeedleSearch {
-    /// An empty needle is found nowhere.
+    /// An empty needle never matches.
     pub(crate) fn new(needle: &[u8]) -> Self {
         let finder = Finder::new(needle).into_owned();
         Self {
@@ -38,21 +38,21 @@ impl NeedleSearch {
         }
     }
 
-    /// A new member begins: nothing is found across two of them.
+    /// Starts a new member. There are no matches across members.
     pub(crate) fn begin_member(&mut self) {
         self.carry.clear();
         self.consumed = 0;
         self.found_in_member = false;
     }
 
-    /// Looks at the next bytes of `member`.
+    /// Searches the next chunk of `member`.
     pub(crate) fn feed(&mut self, member: &str, bytes: &[u8]) {
         let length = self.finder.needle().len();
         if length == 0 || self.found_in_member {
             return;
         }
         let carry_len = length - 1;
-        // A match that begins in what was seen before ends in the first bytes of what is new.
+        // A match that begins in a previous chunk ends in the first bytes of this chunk.
         let carried = self.carry.len();
         let mut seam = std::mem::take(&mut self.carry);
         seam.extend_from_slice(&bytes[..bytes.len().min(carry_len)]);
@@ -81,7 +81,7 @@ impl NeedleSearch {
         self.consumed += bytes.len() as u64;
     }
 
-    /// Where it was found first.
+    /// The first match.
     pub(crate) fn first_match(&self) -> Option<&MatchPosition> {
         self.first_match.as_ref()
     }

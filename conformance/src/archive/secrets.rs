@@ -1,13 +1,14 @@
-//! What of a container's environment is a secret, by its name: for those who look at an archive and know no other.
+//! Recognises secrets in a container's environment by the names of the variables, for callers that know no secret
+//! values.
 
 use super::InspectedArchive;
 
-/// Parts of names that say so.
+/// Parts of the names of secret variables.
 const SECRET_NAME_PARTS: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PRIVATE_KEY", "API_KEY"];
-/// A shorter value would be found anywhere.
+/// Shorter values would match by chance.
 const MIN_SECRET_BYTES: usize = 8;
 
-/// The values of those variables of `spec.dump` whose names say that they are secret.
+/// The values of the variables in `spec.dump` with names of secrets.
 pub fn from_environment(archive: &InspectedArchive) -> Vec<Vec<u8>> {
     let process = archive.documents.spec.parsed().and_then(|spec| spec.process().as_ref());
     let environment = process.and_then(|process| process.env().as_ref());

@@ -1,8 +1,8 @@
-//! Where an archive's bytes come from: a stream that can be skipped without being read where it is a file.
+//! The bytes of an archive: a stream, or a file in which skipping does not read.
 //!
-//! A hostile file may say that a member holds exabytes, or be one hole of that size. Skipping moves the position of a
-//! file and reads nothing; of a stream it reads and drops. Both count every byte and end at [`ArchiveSource::new`]'s limit, so
-//! that an endless stream ends too.
+//! A hostile file can declare a member of exabytes, or be a sparse file of that size. Skipping in a file only moves the
+//! position; skipping in a stream reads and discards. Both count every byte and end at the limit of
+//! [`ArchiveSource::new`], so a read of an endless stream ends as well.
 
 use std::{
     fs::File,
@@ -15,17 +15,16 @@ use super::{
     tar_reader::Compression,
 };
 
-/// How much is read ahead.
 const READ_BUFFER_BYTES: usize = 256 << 10;
-/// As many bytes as say what a compressed file is.
+/// Enough bytes to recognise a compression.
 const MAGIC_BYTES: u64 = 8;
 
-/// A counted, limited, skippable stream.
+/// A byte source with a position, a limit, and skipping.
 pub(crate) struct ArchiveSource<'a> {
     inner: SourceReader<'a>,
     position: u64,
     limit: u64,
-    /// How the bytes were compressed, where they come decompressed.
+    /// The compression of the input, if it is decompressed here.
     compression: Option<Compression>,
     decompress_status: DecompressStatus,
 }
@@ -36,7 +35,7 @@ enum SourceReader<'a> {
 }
 
 impl<'a> ArchiveSource<'a> {
-    /// Reads from any stream, and at most `limit` bytes of it.
+    /// Reads at most `limit` bytes of a stream.
     pub(crate) fn new(stream: impl Read + 'a, limit: u64) -> Self {
         let inner = SourceReader::Stream(BufReader::with_capacity(READ_BUFFER_BYTES, Box::new(stream)));
         Self {
@@ -48,7 +47,7 @@ impl<'a> ArchiveSource<'a> {
         }
     }
 
-    /// As [`ArchiveSource::new`]; a stream that is compressed by gzip or zstd comes decompressed.
+    /// As [`ArchiveSource::new`], and decompresses a gzip or zstd stream.
     pub(crate) fn open(mut stream: impl Read + 'a, limit: u64) -> io::Result<Self> {
         let mut first = Vec::new();
         (&mut stream).take(MAGIC_BYTES).read_to_end(&mut first)?;
@@ -69,18 +68,17 @@ impl<'a> ArchiveSource<'a> {
         }
     }
 
-    /// How the bytes were compressed, where they come decompressed.
+    /// The compression of the input, if it is decompressed here.
     pub(crate) fn compression(&self) -> Option<Compression> {
         self.compression
     }
 
-    /// What is wrong with the compressed data, if that ended the reading.
+    /// The defect of the compressed data that ended the read, if any.
     pub(crate) fn decompress_error(&self) -> Option<DecompressError> {
         self.decompress_status.borrow().clone()
     }
 
-    /// Reads from a regular file, from its beginning.
-    /// One that is compressed by gzip or zstd comes decompressed.
+    /// Reads a regular file from its start. Decompresses a gzip or zstd file.
     pub(crate) fn from_file(file: File, limit: u64) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let mut first = [0; MAGIC_BYTES as usize];
@@ -100,17 +98,17 @@ impl<'a> ArchiveSource<'a> {
         })
     }
 
-    /// Bytes passed so far.
+    /// The number of bytes read or skipped.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Whether the limit, not the end, is what ended the reading.
+    /// Whether the read ended at the limit.
     pub(crate) fn limit_reached(&self) -> bool {
         self.position >= self.limit
     }
 
-    /// Fills `buffer` as far as the source goes and returns how far that was.
+    /// Fills `buffer` as far as possible and returns the number of bytes.
     pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -124,13 +122,13 @@ impl<'a> ArchiveSource<'a> {
         Ok(filled)
     }
 
-    /// Passes over `bytes` and returns how many there were.
+    /// Skips up to `bytes` and returns the number of skipped bytes.
     pub(crate) fn skip(&mut self, bytes: u64) -> io::Result<u64> {
         let bytes = bytes.min(self.limit.saturating_sub(self.position));
         match &mut self.inner {
             SourceReader::File { file, length } => {
                 let bytes = bytes.min(length.saturating_sub(self.position));
-                // A file that is never longer than `i64::MAX` is what every kernel gives.
+                // No kernel allows a file longer than `i64::MAX`.
                 file.seek_relative(i64::try_from(bytes).unwrap_or(i64::MAX))?;
                 self.position += bytes;
                 Ok(bytes)

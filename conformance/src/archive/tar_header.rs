@@ -1,14 +1,14 @@
-//! One 512-byte header of a tar, strictly.
+//! Parses a 512-byte tar header strictly.
 //!
-//! Layout as POSIX `ustar` and GNU tar give it. A number is octal text ended by a space or NUL, or base-256 with the high
-//! bit of its first byte set. Whatever readers could understand in two ways is an error here.
+//! The layout is that of POSIX `ustar` and of GNU tar. A number is octal text that ends with a space or NUL, or is
+//! base-256 with the high bit of its first byte set. A header that readers could interpret differently is an error.
 
 use thiserror::Error;
 
-/// The size of every record of a tar.
+/// The block size of a tar.
 pub(crate) const BLOCK_BYTES: usize = 512;
 
-/// What a header says, before extension headers change it.
+/// The fields of a header, without extension headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TarHeader {
     pub(crate) name: Vec<u8>,
@@ -17,29 +17,29 @@ pub(crate) struct TarHeader {
     pub(crate) mtime: i64,
     pub(crate) type_flag: u8,
     pub(crate) link: Vec<u8>,
-    /// Old GNU sparse: more maps follow in blocks of their own.
+    /// Whether blocks with further sparse maps follow (old GNU format).
     pub(crate) sparse_continues: bool,
 }
 
-/// Why a block is no header.
+/// A block is not a valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum HeaderError {
-    #[error("the checksum of the header is wrong: {stated} stated, {computed} computed")]
+    #[error("wrong header checksum: {stated} stated, {computed} computed")]
     Checksum { stated: u64, computed: u64 },
-    #[error("the field {0} of the header is no number")]
+    #[error("the header field {0} is not a number")]
     Number(&'static str),
-    #[error("the block is neither a ustar nor a GNU tar header")]
+    #[error("neither a ustar nor a GNU tar header")]
     Magic,
-    #[error("the field {0} of the header is out of range")]
+    #[error("the header field {0} is out of range")]
     Range(&'static str),
 }
 
 impl TarHeader {
-    /// Reads a header that is not all zeros.
+    /// Parses a block that is not all zeros.
     pub(crate) fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Self, HeaderError> {
         let stated = parse_number(&block[148..156]).ok_or(HeaderError::Number("chksum"))?;
         let computed = checksum(block);
-        // Historic tars summed signed bytes; both are told apart only for names beyond ASCII.
+        // Historic tars summed signed bytes. The sums differ only for bytes above 0x7f.
         let signed: i64 = block
             .iter()
             .enumerate()
@@ -80,7 +80,7 @@ impl TarHeader {
     }
 }
 
-/// The header's sum of bytes, its own field counted as spaces.
+/// The sum of the header's bytes, with its checksum field counted as spaces.
 pub(crate) fn checksum(block: &[u8; BLOCK_BYTES]) -> u64 {
     block
         .iter()
@@ -103,16 +103,16 @@ fn checksum_term(index: usize, byte: i8) -> i64 {
     }
 }
 
-/// A field's text: up to its first NUL.
+/// The text of a field, up to the first NUL.
 fn field_text(field: &[u8]) -> &[u8] {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     &field[..end]
 }
 
-/// A field's number. An empty field is zero, as every reader has it.
+/// The number in a field. An empty field is zero, as in all readers.
 fn parse_number(field: &[u8]) -> Option<i128> {
     if field[0] & 0x80 != 0 {
-        // Base-256: two's complement over the bits after the first.
+        // Base-256: two's complement, without the marker bit.
         let negative = field[0] & 0x40 != 0;
         let mut value: i128 = if negative { -1 } else { 0 };
         for (index, byte) in field.iter().enumerate() {

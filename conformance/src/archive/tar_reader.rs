@@ -1,11 +1,12 @@
-//! One pass over a tar, header by header, in bounded memory whatever the bytes say.
+//! Reads a tar in one pass, header by header, with bounded memory for any input.
 //!
 //! ```text
-//!  extension headers (x, g, L, K) -> header -> sparse maps -> payload, padded to 512 -> ... -> two zero blocks -> zeros
+//! extension headers (x, g, L, K) -> header -> sparse maps -> payload, padded to 512 -> ... -> two zero blocks -> zeros
 //! ```
 //!
-//! The `tar` crate is not used to read: it holds long names and PAX headers whole, follows sparse maps, and forgives
-//! what a judge must see. Nothing is ever extracted. The walk ends in one of the ways of [`TarEnd`].
+//! The `tar` crate is not used for reading: it keeps long names and PAX headers in memory, follows sparse maps, and
+//! tolerates defects that a conformance test must report. Nothing is extracted. A read ends in one of the ways of
+//! [`TarEnd`].
 
 use std::io;
 
@@ -18,54 +19,54 @@ use super::{
     tar_header::{BLOCK_BYTES, HeaderError, TarHeader},
 };
 
-/// How many blocks of an old GNU sparse map are passed over.
+/// The maximum number of blocks of an old GNU sparse map.
 const MAX_SPARSE_BLOCKS: usize = 1024;
 
-/// How many zero bytes may follow the end, as tars are padded to a blocking factor (20 blocks by default).
+/// The maximum number of zero bytes after the end: tars are padded to a blocking factor (20 blocks by default).
 const MAX_PADDING_BYTES: u64 = 1 << 20;
 
-/// How a walk ended.
+/// How a tar ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TarEnd {
-    /// With the two zero blocks that end a tar.
+    /// With two zero blocks, as a tar must end.
     Marker,
-    /// At a boundary between members, without the two zero blocks.
+    /// Between two members, without two zero blocks.
     NoMarker,
-    /// There is not one byte.
+    /// The input is empty.
     Empty,
-    /// At something that is no tar.
+    /// At data that is not a valid tar.
     Corrupt(Corruption),
-    /// At a bound of this reader: what follows was not looked at.
+    /// At a limit of this reader. The rest was not read.
     LimitReached {
-        /// Where, in bytes from the beginning.
+        /// The offset in bytes.
         offset: u64,
-        /// Which bound.
+        /// The limit.
         limit: String,
     },
 }
 
-/// Where and why a tar cannot be read on.
+/// The position of the first defect of a tar, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("at byte {offset}: {reason}")]
 pub struct Corruption {
-    /// In bytes from the beginning.
+    /// The offset in bytes.
     pub offset: u64,
-    /// What is wrong there.
+    /// The defect.
     pub reason: String,
 }
 
-/// What stands after the two zero blocks.
+/// The data after the two zero blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrailingData {
-    /// Nothing but so many zero bytes.
+    /// Only zero bytes, this many.
     Zeros(u64),
-    /// A byte that is not zero, at this offset from the beginning.
+    /// A byte that is not zero, at this offset.
     NonZero(u64),
-    /// More zeros than any blocking factor asks for.
+    /// More zero bytes than any blocking factor requires.
     TooManyZeros,
 }
 
-/// The kind of a member, by its type flag.
+/// The kind of a member, from its type flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberKind {
     /// A regular file.
@@ -80,13 +81,13 @@ pub enum MemberKind {
     Device,
     /// A FIFO.
     Fifo,
-    /// A file with holes: GNU's old type flag, or PAX records of its newer formats.
+    /// A file with holes: GNU's old type flag, or the PAX records of GNU's newer formats.
     Sparse,
     /// Any other type flag.
     Other(u8),
 }
 
-/// A member's header with its extensions applied.
+/// A member's header, with its extension headers applied.
 #[derive(Clone, Debug)]
 pub(crate) struct TarEntry {
     pub(crate) offset: u64,
@@ -98,19 +99,18 @@ pub(crate) struct TarEntry {
     pub(crate) link: Vec<u8>,
 }
 
-/// The walk. After [`TarReader::next_member`] gave an entry, its payload is the source's next `size` bytes; what is not read of
-/// it is passed over by the next call.
+/// Reads the members of a tar. After [`TarReader::next_member`] returned an entry, the source's next `size` bytes are
+/// its payload. The next call skips the part of the payload that was not read.
 pub(crate) struct TarReader<'a> {
     pub(crate) source: ArchiveSource<'a>,
-    /// Where the payload of the current member ends, and its padding.
+    /// The end of the current member's payload, without padding.
     payload_end: u64,
-    /// The current member's name, for messages.
     current_name: String,
-    /// The first bytes, as far as there are any.
+    /// At most one block.
     first_bytes: Vec<u8>,
 }
 
-/// Either the walk goes on with this, or it has ended.
+/// The next item, or the end of the tar.
 pub(crate) enum Next<T> {
     Item(T),
     End(TarEnd),
@@ -126,17 +126,17 @@ impl<'a> TarReader<'a> {
         }
     }
 
-    /// The first bytes of what was walked, up to a block.
+    /// The first block of the tar, or less if the input is shorter.
     pub(crate) fn first_bytes(&self) -> &[u8] {
         &self.first_bytes
     }
 
-    /// Bytes of the current member's payload that were not read yet.
+    /// The number of unread bytes of the current member's payload.
     pub(crate) fn remaining(&self) -> u64 {
         self.payload_end.saturating_sub(self.source.position())
     }
 
-    /// Reads as much of the current member's payload as `buffer` holds; less only at its end or where the tar is cut.
+    /// Reads the current member's payload. Fills `buffer` unless the payload ends or the tar is truncated.
     pub(crate) fn read_payload(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted_bytes = usize::try_from(self.remaining())
             .unwrap_or(usize::MAX)
@@ -144,7 +144,7 @@ impl<'a> TarReader<'a> {
         self.source.fill(&mut buffer[..wanted_bytes])
     }
 
-    /// Goes to the next member. An error is one of reading, not of the tar.
+    /// Reads the next member's header. Returns only I/O errors; a defect of the tar is a [`TarEnd`].
     pub(crate) fn next_member(&mut self) -> io::Result<Next<TarEntry>> {
         let mut extension = ExtensionHeaders::default();
         let mut global_headers = 0;
@@ -182,7 +182,7 @@ impl<'a> TarReader<'a> {
         }
     }
 
-    /// Reads what follows the two zero blocks.
+    /// Reads the data after the two zero blocks.
     pub(crate) fn read_trailing_data(&mut self) -> io::Result<TrailingData> {
         let mut zeros = 0;
         let mut buffer = [0; 16 << 10];
@@ -202,7 +202,7 @@ impl<'a> TarReader<'a> {
         }
     }
 
-    /// Passes over what is left of the current member and its padding; `Some` where the tar is cut before its end.
+    /// Skips the rest of the current member with its padding. Returns `Some` if the tar ends before that.
     fn skip_member_rest(&mut self) -> io::Result<Option<TarEnd>> {
         let padded = self.payload_end.next_multiple_of(BLOCK_BYTES as u64);
         let remaining = padded.saturating_sub(self.source.position());
@@ -219,11 +219,11 @@ impl<'a> TarReader<'a> {
         }
         Ok(Some(corrupt(
             offset,
-            format!("the tar is cut inside the member {}", self.current_name),
+            format!("the tar is truncated inside the member {}", self.current_name),
         )))
     }
 
-    /// The end, where the compressed data around the tar is what ended it.
+    /// The end caused by the compressed data around the tar, if any.
     fn decompression_end(&self) -> Option<TarEnd> {
         let offset = self.source.position();
         Some(match self.source.decompress_error()? {
@@ -248,7 +248,7 @@ impl<'a> TarReader<'a> {
             0 => TarEnd::NoMarker,
             _ => corrupt(
                 offset,
-                format!("the tar is cut inside a header, after {read} of {BLOCK_BYTES} bytes"),
+                format!("the tar is truncated inside a header, after {read} of {BLOCK_BYTES} bytes"),
             ),
         }
     }
@@ -262,10 +262,10 @@ impl<'a> TarReader<'a> {
         Ok(match self.source.fill(&mut block)? {
             BLOCK_BYTES if block == [0; BLOCK_BYTES] => TarEnd::Marker,
             0 => TarEnd::NoMarker,
-            BLOCK_BYTES => corrupt(second_offset, "one zero block, and no second one after it"),
+            BLOCK_BYTES => corrupt(second_offset, "one zero block without a second one"),
             read => corrupt(
                 second_offset,
-                format!("the second zero block is cut after {read} of {BLOCK_BYTES} bytes"),
+                format!("the second zero block is truncated after {read} of {BLOCK_BYTES} bytes"),
             ),
         })
     }
@@ -299,7 +299,7 @@ impl<'a> TarReader<'a> {
         let kind = match header.type_flag {
             b'S' => MemberKind::Sparse,
             b'0' | 0 if extension.sparse => MemberKind::Sparse,
-            // Before ustar a directory was a file whose name ends with a slash.
+            // Before ustar, a directory was a file with a trailing slash in its name.
             0 | b'0' if name.ends_with(b"/") => MemberKind::Directory,
             b'0' | 0 => MemberKind::File,
             b'1' => MemberKind::HardLink,
@@ -311,7 +311,7 @@ impl<'a> TarReader<'a> {
         };
         self.current_name = display_name(&name);
         let has_payload = matches!(kind, MemberKind::File | MemberKind::Sparse | MemberKind::Other(_));
-        // POSIX lets a directory have a size, the space it may use, and gives it no content.
+        // In POSIX the size of a directory is a limit of its disk space (if not zero), and no content follows.
         let size = if kind == MemberKind::Directory && header.type_flag == b'5' {
             0
         } else {
@@ -319,7 +319,7 @@ impl<'a> TarReader<'a> {
         };
         if size > 0 && !has_payload {
             let reason = format!(
-                "the member {} has no content by its kind, but a size of {size}",
+                "the member {} must have no content because of its type, but has the size {size}",
                 self.current_name
             );
             return Ok(Next::End(corrupt(offset, reason)));
@@ -349,7 +349,8 @@ impl<'a> TarReader<'a> {
         }
     }
 
-    /// Passes over the maps of an old GNU sparse member: 21 entries a block, and a byte that says whether it goes on.
+    /// Skips the sparse map blocks of an old GNU sparse member: 21 entries each, and a byte that says whether another
+    /// block follows.
     fn sparse_maps(&mut self) -> io::Result<Result<(), TarEnd>> {
         for _ in 0..MAX_SPARSE_BLOCKS {
             let offset = self.source.position();
@@ -357,7 +358,7 @@ impl<'a> TarReader<'a> {
             if self.source.fill(&mut block)? < BLOCK_BYTES {
                 return Ok(Err(corrupt(
                     offset,
-                    format!("the tar is cut inside the sparse map of {}", self.current_name),
+                    format!("the tar is truncated inside the sparse map of {}", self.current_name),
                 )));
             }
             if block[504] == 0 {
@@ -372,7 +373,7 @@ impl<'a> TarReader<'a> {
     }
 }
 
-/// A member's name for messages: no control characters, no more than a line.
+/// A member's name for messages: control characters escaped, at most 120 bytes of the name.
 pub(crate) fn display_name(name: &[u8]) -> String {
     let prefix = &name[..name.len().min(120)];
     let mut text: String = String::from_utf8_lossy(prefix)
@@ -392,23 +393,23 @@ fn corrupt(offset: u64, reason: impl Into<String>) -> TarEnd {
     })
 }
 
-/// A compression by its magic.
+/// A compression format, recognised by its magic number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// RFC 1952.
+    /// Gzip (RFC 1952).
     Gzip,
-    /// RFC 8878.
+    /// Zstandard (RFC 8878).
     Zstd,
     /// XZ.
     Xz,
     /// bzip2.
     Bzip2,
-    /// LZ4, as a frame.
+    /// LZ4 frames.
     Lz4,
 }
 
 impl Compression {
-    /// What the first bytes of a file say.
+    /// Detects the compression from the first bytes of a file.
     pub fn detect(first: &[u8]) -> Option<Self> {
         let magics: [(&[u8], Self); 5] = [
             (&[0x1f, 0x8b], Self::Gzip),
@@ -425,7 +426,7 @@ impl Compression {
 }
 
 impl Compression {
-    /// Whether this reader decompresses it; the others are only recognised.
+    /// Whether this reader can decompress the format. The others are only recognised.
     pub fn is_decompressed(self) -> bool {
         matches!(self, Self::Gzip | Self::Zstd)
     }

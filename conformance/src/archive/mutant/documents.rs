@@ -1,4 +1,4 @@
-//! Archives whose layout or documents are wrong.
+//! Mutants of the layout and of the JSON documents.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,6 @@ use super::{ArchiveMutant, edit_content, edit_members, member_mut, remove_member
 use crate::archive::sample::SampleMember;
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
-    // The layout.
     edit_members("layout/no-spec-dump", &["archive/layout/required-members"], |members| {
         remove_member(members, "spec.dump")
     }),
@@ -76,7 +75,6 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
             member_mut(members, "rootfs-diff.tar").content = b"no tar".to_vec();
         },
     ),
-    // The documents.
     edit_members(
         "metadata/truncated-config-dump",
         &["archive/metadata/config-dump-valid"],

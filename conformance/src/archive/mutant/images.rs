@@ -1,4 +1,4 @@
-//! Archives whose images are wrong, for themselves or against each other.
+//! Mutants of CRIU's images: of a single image, and of references between images.
 
 use cri_proto::criu::{
     self, Kind,
@@ -10,7 +10,7 @@ use super::{ArchiveMutant, edit_content, edit_members, member_mut, remove_member
 use crate::archive::sample::{SHARED_MEMORY_ID, Sample, SampleMember, pagemap_entry};
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
-    // The images, each for itself.
+    // Single images.
     edit_members("images/wrong-magic", &["archive/images/decodable"], |members| {
         member_mut(members, "checkpoint/mm-1.img").content[4] ^= 1
     }),
@@ -31,7 +31,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         member_mut(members, "checkpoint/ids-1.img").content.truncate(8)
     }),
     edit_members("images/missing-field", &["archive/images/required-fields"], |members| {
-        // cwd_id alone.
+        // Only `cwd_id`.
         member_mut(members, "checkpoint/fs-1.img")
             .content
             .splice(8.., [2, 0, 0, 0, 0x08, 2]);
@@ -225,7 +225,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         &["archive/processes/no-erestart-codes"],
         |sample| {
             let info = core_mut(sample, 2).thread_info.iter_mut();
-            // nanosleep, as ptrace shows it in a thread that was stopped in it.
+            // nanosleep, as ptrace shows it in a thread that was stopped in the call.
             info.for_each(|info| {
                 info.gpregs.orig_ax = 35;
                 info.gpregs.ax = (-516_i64).cast_unsigned();
@@ -350,7 +350,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
     }),
     edit_content("memory/no-vdso-pages", &["archive/memory/vdso"], |sample| {
         let (_, map) = sample.pagemaps.get_mut(&5).expect("the sample has a process 5");
-        // Its page is said to be the stack's.
+        // Its page is recorded as a page of the stack.
         map.pop();
         map[3] = pagemap_entry(0x7fff_0001_e000, 3);
     }),

@@ -1,7 +1,8 @@
-//! Archives that are wrong in one way each, and the cases that must say so.
+//! Archives with one defect each, and the cases that must fail for each defect.
 //!
-//! What is expected of a mutant stands here, before any run: a case that fails without being named is a false alarm,
-//! one that is named and does not fail checks nothing. Cases that could not be judged for it are skipped, and not named.
+//! The expectations are fixed before any run. A case that fails without being listed is a false positive; a listed case
+//! that does not fail does not detect the defect. Cases that a defect makes impossible to check are skipped, and not
+//! listed.
 
 mod documents;
 mod images;
@@ -15,35 +16,35 @@ use super::{
     sample::{Sample, SampleMember, tar_of},
 };
 
-/// An archive that is wrong in one way.
+/// An archive with one defect.
 #[derive(Clone, Copy, Debug)]
 pub struct ArchiveMutant {
-    /// Its name, a path below the part that is wrong.
+    /// The name of the mutant. Its first part is the part of the archive with the defect.
     pub name: &'static str,
-    /// The cases that must fail, and no other may.
+    /// The cases that must fail. No other case may fail.
     pub must_fail: &'static [&'static str],
     edit: Edit,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Edit {
-    /// What the archive says.
+    /// Changes the content before it is encoded.
     Content(fn(&mut Sample)),
-    /// Its members.
+    /// Changes the tar's members.
     Members(fn(&mut Vec<SampleMember>)),
-    /// Its bytes.
+    /// Changes the tar's bytes.
     Bytes(fn(&mut Vec<u8>)),
-    /// The file that it is.
+    /// Changes the file.
     File(fn(&Path) -> io::Result<()>),
-    /// What the file system says of the file, where only root could make it so.
+    /// Changes the file's metadata after it was read, where only root could change the file.
     Metadata(fn(&mut FileMetadata)),
 }
 
 impl ArchiveMutant {
-    /// Writes the archive to `path`, 0600 unless that is what is wrong.
+    /// Writes the archive to `path`, with mode 0600 unless the defect is another mode.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// An I/O error.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         write_private(path, &self.bytes()?)?;
         match self.edit {
@@ -52,17 +53,17 @@ impl ArchiveMutant {
         }
     }
 
-    /// Changes what was read of the archive, where that and not the file is what is wrong.
+    /// Applies a defect of the metadata to the result of reading the archive.
     pub fn edit_result(&self, read: &mut InspectedArchive) {
         if let (Edit::Metadata(edit), Some(metadata)) = (self.edit, &mut read.file) {
             edit(metadata);
         }
     }
 
-    /// The archive's bytes.
+    /// The bytes of the archive.
     ///
     /// # Errors
-    /// For names that no tar header takes.
+    /// A name is too long for a tar header.
     pub fn bytes(&self) -> io::Result<Vec<u8>> {
         let mut sample = Sample::default();
         if let Edit::Content(edit) = self.edit {
@@ -80,10 +81,10 @@ impl ArchiveMutant {
     }
 }
 
-/// Writes an archive as a runtime should: 0600.
+/// Writes an archive with mode 0600, as a runtime must.
 ///
 /// # Errors
-/// Those of the file system.
+/// An I/O error.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::write(path, bytes)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
@@ -141,14 +142,14 @@ const fn edit_metadata(
     }
 }
 
-/// Every mutant of the archive.
+/// All archive mutants.
 pub fn mutants() -> impl Iterator<Item = &'static ArchiveMutant> {
     [structure::MUTANTS, documents::MUTANTS, images::MUTANTS]
         .into_iter()
         .flatten()
 }
 
-/// The mutant of this name.
+/// The mutant of this name, if it exists.
 pub fn by_name(name: &str) -> Option<&'static ArchiveMutant> {
     mutants().find(|mutant| mutant.name == name)
 }

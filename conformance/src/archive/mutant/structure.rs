@@ -1,4 +1,4 @@
-//! Archives whose file, tar or members are wrong.
+//! Mutants of the file, of the tar and of its members.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::archive::{
 };
 
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
-    // What is no checkpoint archive.
+    // Inputs that are not checkpoint archives.
     edit_bytes(
         "kind/text",
         &["archive/format/checkpoint-archive", "archive/tar/well-formed"],
@@ -67,7 +67,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         &["archive/file/owner-only", "archive/file/mode-0600"],
         |path| set_mode(path, 0o640),
     ),
-    // 65534 is nobody's: neither root nor whoever runs this.
+    // uid 65534 is neither root nor the user of a test run.
     edit_metadata("file/wrong-owner", &["archive/file/owner"], |metadata| {
         metadata.uid = 65534
     }),
@@ -234,7 +234,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         "members/stale-image",
         &["archive/members/newer-than-container"],
         |members| {
-            // An hour before the dump, and so before the container was created.
+            // One hour before the dump: older than the container.
             member_mut(members, "checkpoint/core-1.img").mtime -= 3600;
         },
     ),
@@ -244,7 +244,7 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Where the last member's header begins: the sample's last member is two blocks long.
+/// The offset of the last member's header. The sample's last member has two blocks.
 fn last_header_offset(bytes: &[u8]) -> usize {
     bytes.len() - 2 * BLOCK_BYTES - 2 * BLOCK_BYTES - BLOCK_BYTES
 }
@@ -257,7 +257,7 @@ fn fix_checksum(bytes: &mut [u8], offset: usize) {
     block[148..156].copy_from_slice(sum.as_bytes());
 }
 
-/// Puts an extension header of this kind and stated size, with this content, before the first member.
+/// Inserts an extension header with this type flag, declared size and content before the first member.
 fn prepend_extension(bytes: &mut Vec<u8>, flag: u8, size: u64, content: &[u8]) {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(EntryType::new(flag));

@@ -1,4 +1,4 @@
-//! The sample's documents.
+//! The JSON documents of the sample.
 
 use serde_json::{Value, json};
 

@@ -199,7 +199,7 @@ pub(super) fn regular(id: u32, name: &str) -> FileEntry {
     }
 }
 
-/// A file that is opened to append to it, and so has no size.
+/// A file that was opened to append. CRIU records no size for it.
 pub(super) fn append_only(id: u32, name: &str) -> FileEntry {
     let mut file = regular(id, name);
     // O_WRONLY | O_APPEND.
@@ -222,7 +222,7 @@ pub(super) fn pipe(id: u32, pipe_id: u32) -> FileEntry {
     }
 }
 
-/// An epoll instance that watches these descriptors, each a file of this inode.
+/// An epoll instance that watches these descriptors. Each has the inode number of its file.
 pub(super) fn epoll(id: u32, watched: &[(u32, u64)]) -> FileEntry {
     let target = |(fd, inode): &(u32, u64)| EventpollTfdEntry {
         id,
@@ -244,7 +244,7 @@ pub(super) fn epoll(id: u32, watched: &[(u32, u64)]) -> FileEntry {
     }
 }
 
-/// An entry of a page map that readers of both ages understand.
+/// An entry of a page map that old and new versions of CRIU can read.
 pub fn pagemap_entry(vaddr: u64, pages: u32) -> PagemapEntry {
     PagemapEntry {
         vaddr,
@@ -263,19 +263,19 @@ pub(super) fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
         map.iter().try_for_each(|entry| encoder.entry(entry))?;
         Ok(encoder.finish())
     };
-    write().expect("a vector takes all")
+    write().expect("writing to a vector cannot fail")
 }
 
-/// In which of its two forms the page map says the sizes of compressed blocks.
+/// The encoding of the block sizes in a page map entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockSizesEncoding {
-    /// As fields of the entry.
+    /// Fields of the entry.
     Fields,
-    /// As a message of its own.
+    /// A separate message.
     Message,
 }
 
-/// An entry of a page map over `memory`, compressed as CRIU 4.3 does, and the bytes that stand in the pages file.
+/// A page map entry for `memory`, compressed as CRIU 4.3 does, and the bytes in the pages file.
 pub fn compressed_entry(
     memory: &[u8],
     vaddr: u64,

@@ -1,8 +1,9 @@
-//! A small archive that is right in every way, made by hand, to be made wrong in one.
+//! A small valid archive, written without CRIU, as the base of the archive mutants.
 //!
-//! Two processes that live (the first with two threads and a timer that signals one) and a zombie, seven open files, one of them an
-//! epoll instance, memory that the two share (its pages compressed as CRIU 4.3 does), a canary in the heap, a secret in the environment. Laid out as containerd's are. Nothing in it depends on the clock or on the machine, so its bytes
-//! are the same every time.
+//! Two live processes (the first has two threads and a timer that signals one of them) and a zombie; seven open files,
+//! one of them an epoll instance; memory that both processes share (its pages compressed as CRIU 4.3 does); a canary in
+//! the heap; a secret in the environment. The layout is containerd's. Nothing depends on the clock or the machine, so
+//! the bytes are always the same.
 
 mod documents;
 mod entries;
@@ -26,13 +27,13 @@ use super::Expectations;
 
 pub use self::entries::{BlockSizesEncoding, compressed_entry, pagemap_entry};
 
-/// What stands in the heap of the first process, and nowhere else.
+/// The bytes in the heap of the first process, and nowhere else.
 pub const CANARY: &[u8] = b"5b0e9c1d-canary-of-the-sample";
 
-/// What stands in the environment, in the memory and in `spec.dump`.
+/// The secret in the environment: in memory and in `spec.dump`.
 pub const SECRET: &[u8] = b"s3cret-of-the-sample";
 
-/// What the sample must show and hide.
+/// The expectations for the sample.
 pub fn expected() -> Expectations {
     Expectations {
         memory: Some(CANARY.to_vec()),
@@ -41,31 +42,31 @@ pub fn expected() -> Expectations {
     }
 }
 
-/// When the sample was dumped, in seconds since the epoch.
+/// The time of the dump, in seconds since the Unix epoch.
 pub const DUMP_TIME_SECS: u64 = 1_795_356_424;
 
-/// The id of the memory that both processes share.
+/// The id of the shared memory.
 pub const SHARED_MEMORY_ID: u32 = 77;
 
 const PAGE_BYTES: usize = 4096;
 
-/// A member to be.
+/// A member of the sample's tar.
 #[derive(Clone, Debug)]
 pub struct SampleMember {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The tar's type flag.
+    /// The type flag.
     pub kind: tar::EntryType,
-    /// Permission bits.
+    /// The permission bits.
     pub mode: u32,
-    /// When it was changed, in seconds since the epoch.
+    /// The modification time, in seconds since the Unix epoch.
     pub mtime: u64,
-    /// Its content; for a link its target.
+    /// The content. For a link: its target.
     pub content: Vec<u8>,
 }
 
 impl SampleMember {
-    /// A file.
+    /// A regular file of mode 0600.
     pub fn file(name: impl Into<String>, content: impl Into<Vec<u8>>) -> Self {
         Self {
             name: name.into(),
@@ -77,7 +78,7 @@ impl SampleMember {
     }
 }
 
-/// The archive, before it is encoded.
+/// The content of the sample before it is encoded.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// `inventory.img`.
@@ -96,9 +97,9 @@ pub struct Sample {
     pub fdinfo: BTreeMap<u32, Vec<FdinfoEntry>>,
     /// `files.img`.
     pub files: Vec<FileEntry>,
-    /// `pagemap-PID.img`, with the id of its pages.
+    /// `pagemap-PID.img`, with the id of its pages file.
     pub pagemaps: BTreeMap<u32, (u32, Vec<PagemapEntry>)>,
-    /// `pagemap-shmem-ID.img`, with the id of its pages.
+    /// `pagemap-shmem-ID.img`, with the id of its pages file.
     pub shared_pagemaps: BTreeMap<u32, (u32, Vec<PagemapEntry>)>,
     /// `pages-ID.img`.
     pub pages: BTreeMap<u32, Vec<u8>>,
@@ -183,7 +184,7 @@ impl Default for Sample {
             sample.pagemaps.insert(pid, (pages_id, map));
             let mut pages: Vec<_> = (0..7 * PAGE_BYTES).map(|at| (at * 31 % 251) as u8).collect();
             if pid == 1 {
-                // Across the border of two pages, as memory has no borders there.
+                // The canary crosses a page boundary, as data in memory may.
                 pages[2 * PAGE_BYTES - 5..][..CANARY.len()].copy_from_slice(CANARY);
             }
             pages[5 * PAGE_BYTES + 64..][..SECRET.len()].copy_from_slice(SECRET);
@@ -205,7 +206,7 @@ impl Default for Sample {
 }
 
 impl Sample {
-    /// The members, in the order of containerd.
+    /// The members, in containerd's order.
     pub fn members(&self) -> Vec<SampleMember> {
         let directory = SampleMember {
             name: "checkpoint/".to_owned(),
@@ -275,10 +276,10 @@ impl Sample {
     }
 }
 
-/// Members as a tar.
+/// Encodes the members as a tar.
 ///
 /// # Errors
-/// For names that no tar header takes.
+/// A name is too long for a tar header.
 pub fn tar_of(members: &[SampleMember]) -> io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     for member in members {
@@ -294,7 +295,8 @@ pub fn tar_of(members: &[SampleMember]) -> io::Result<Vec<u8>> {
         if is_link {
             header.as_old_mut().linkname[..member.content.len()].copy_from_slice(&member.content);
         }
-        // The crate refuses the names that a judge must see, so they are put in as they are.
+        // The `tar` crate refuses invalid names, which the cases must find. So the name is written to the header
+        // directly.
         let name = member.name.as_bytes();
         let field = &mut header.as_old_mut().name;
         let capacity = field.len();
