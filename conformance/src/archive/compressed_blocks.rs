@@ -88,13 +88,11 @@ impl CompressedBlocks {
         Ok(Some(blocks))
     }
 
-    /// The memory that the blocks of an entry take here.
     pub(super) fn memory_cost(entry: &PagemapEntry) -> usize {
         // A size takes at least one byte in the image and four here, and the list's capacity may be twice its length.
         size_of::<Segment>() + 8 * entry.blocks.as_ref().map_or(0, Vec::len)
     }
 
-    /// The stored size and the number of pages of each block.
     fn sizes_and_pages(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         let last = self.sizes.len() as u64 - u64::from(!self.sizes.is_empty());
         self.sizes.iter().zip(0..).map(move |(size, number)| {
@@ -124,9 +122,6 @@ pub(super) fn stored_bytes(segments: &[Segment], page_bytes: u64) -> Option<u64>
 ///
 /// Returns the first block that does not decompress to its pages. Such blocks are skipped. A file that ends early is
 /// not reported: another case checks the size of the file.
-///
-/// # Errors
-/// An I/O error.
 pub(super) fn decompress(
     mut file: impl Read,
     segments: &[Segment],
@@ -176,7 +171,6 @@ pub(super) fn decompress(
     Ok(problem)
 }
 
-/// The pages of a stored block.
 fn block_content<'a>(stored: &'a [u8], count: u64, pages: &'a mut Vec<u8>) -> Result<&'a [u8], String> {
     let sizes = PAGE_SIZES.map(|page| (count * page) as usize);
     if stored.is_empty() {
@@ -215,7 +209,6 @@ impl<R: Read> CountingReader<'_, R> {
     }
 }
 
-/// Decodes packed varints of 32 bits.
 fn decode_packed(mut bytes: &[u8]) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
     while !bytes.is_empty() {

@@ -25,7 +25,6 @@ const MAX_ZSTD_WINDOW_BYTES: u64 = 64 << 20;
 const FREE_OUTPUT_BYTES: u64 = 1 << 30;
 const MAX_EXPANSION_RATIO: u64 = 2000;
 
-/// Why a decompressed stream ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DecompressError {
     /// The compressed data is damaged or truncated.
@@ -71,7 +70,6 @@ fn decompressing_reader_within<'a>(
     (Box::new(bounded), status)
 }
 
-/// Counts the compressed bytes, and records whether reading them failed.
 struct CountingInput<R> {
     inner: R,
     input_bytes: Rc<Cell<u64>>,
@@ -142,7 +140,6 @@ impl Read for BoundedOutput<'_> {
     }
 }
 
-/// Decodes all frames of a zstd stream and ignores skippable frames.
 struct ZstdReader<R> {
     source: R,
     frame: FrameDecoder,
@@ -160,7 +157,6 @@ impl<R: BufRead> ZstdReader<R> {
         }
     }
 
-    /// Starts the next frame. False at the end of the stream.
     fn next_frame(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.frame.init(&mut self.source) {

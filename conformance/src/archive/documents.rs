@@ -68,7 +68,6 @@ pub(crate) const CONFIG_FIELDS: [&str; 10] = [
 /// The nesting limit of Go's `encoding/json`, which the engines use to read the documents.
 const MAX_NESTING_DEPTH: usize = 10_000;
 
-/// The names of the members that are documents.
 pub(crate) const DOCUMENT_NAMES: [&str; 7] = [
     cri_proto::document::CONFIG_DUMP,
     cri_proto::document::SPEC_DUMP,
@@ -118,7 +117,6 @@ fn parse<T: DeserializeOwned>(content: Option<&[u8]>, bracket: u8) -> ParsedDocu
     }
 }
 
-/// The nesting depth of brackets outside of strings.
 fn nesting_depth(content: &[u8]) -> usize {
     let (mut current_depth, mut max_depth) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
@@ -168,7 +166,6 @@ impl<'de> Deserialize<'de> for PresentFields {
     }
 }
 
-/// Whether a value is anything but the empty string.
 struct NonEmptyValue(bool);
 
 impl<'de> Deserialize<'de> for NonEmptyValue {

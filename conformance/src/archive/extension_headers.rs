@@ -14,12 +14,10 @@ pub(crate) struct ExtensionHeaders {
     pub(crate) path: Option<Vec<u8>>,
     pub(crate) link: Option<Vec<u8>>,
     pub(crate) size: Option<u64>,
-    /// Whether there is a record of GNU's sparse formats.
     pub(crate) sparse: bool,
     present: [bool; 3],
 }
 
-/// An invalid extension header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ExtensionError {
     #[error("two extension headers of type {0:?} before one member")]

@@ -23,7 +23,6 @@ use super::{
     pagemap::{PageRange, Pagemap},
 };
 
-/// The memory limit for decoded images, in bytes.
 const MAX_KEPT_BYTES: usize = 96 << 20;
 /// The longest entry that is decoded at once, in bytes. During decoding an entry takes up to 24 times its length (a
 /// list of empty strings), and lists grow by doubling.
@@ -329,7 +328,6 @@ impl Images {
         }
     }
 
-    /// Keeps the reduced form of an open file whose entry has this many bytes.
     fn keep_file(&mut self, name: &str, file: Option<&FileEntry>, bytes: usize) {
         if let Some(file) = file
             && self.reserve(name, OpenFile::memory_cost(bytes))

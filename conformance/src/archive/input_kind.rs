@@ -55,7 +55,6 @@ pub(super) struct InputHints {
     document_count: usize,
 }
 
-/// Names of members that identify the kind of a tar.
 const MARKER_NAMES: [&str; 10] = [
     "oci-layout",
     "index.json",
@@ -81,7 +80,6 @@ const MAX_HINT_DOCUMENT_BYTES: u64 = 64 << 10;
 const MAX_HINT_DOCUMENTS: usize = 64;
 
 impl InputHints {
-    /// Adds a member's canonical name.
     pub(super) fn add_name(&mut self, name: &[u8]) {
         let Ok(name) = std::str::from_utf8(name) else {
             return;
@@ -108,7 +106,6 @@ impl InputHints {
         of_an_image && size <= MAX_HINT_DOCUMENT_BYTES && self.document_count < MAX_HINT_DOCUMENTS
     }
 
-    /// Adds the content of such a member.
     pub(super) fn add_document(&mut self, content: &[u8]) {
         self.document_count += 1;
         let new_markers = IMAGE_MARKERS
@@ -131,7 +128,6 @@ impl InputHints {
 }
 
 impl InputKind {
-    /// Classifies an archive that was read, with its first bytes.
     pub(super) fn classify(archive: &InspectedArchive, first: &[u8], hints: &InputHints) -> Self {
         match &archive.end {
             TarEnd::Empty if archive.compression.is_none() => {
@@ -159,7 +155,6 @@ impl InputKind {
         }
     }
 
-    /// Classifies a path that is not a regular file.
     pub(super) fn classify_path(path: &Path, kind: &'static str) -> Self {
         let contains = |name: &str| path.join(name).symlink_metadata().is_ok();
         if kind != "directory" {
@@ -207,7 +202,6 @@ fn foreign_input(description: impl Into<String>, remedy: &'static str) -> InputK
     })
 }
 
-/// The kind of a file by its first bytes.
 fn describe_magic(first: &[u8]) -> (&'static str, &'static str) {
     const MAGICS: &[(&[u8], &str, &str)] = &[
         (b"\x7fELF", "an ELF program or core dump", REMEDY_GIVE_ARCHIVE),
@@ -329,7 +323,6 @@ fn describe_other_tar(archive: &InspectedArchive, hints: &InputHints) -> Option<
     )
 }
 
-/// The kind of an OCI image.
 fn describe_image(hints: &InputHints) -> &'static str {
     if hints.has_image_marker("+encrypted") {
         "an encrypted OCI image"
@@ -347,7 +340,6 @@ fn is_criu_image(name: &str) -> bool {
     name.and_then(cri_proto::criu::ImageFile::from_name).is_some()
 }
 
-/// A name for messages, truncated.
 fn display_name(name: &str) -> String {
     super::tar_reader::display_name(name.as_bytes())
 }

@@ -171,7 +171,6 @@ impl Inspector {
         }
     }
 
-    /// Reads the content of a member as far as a case needs it.
     fn read_content(
         &mut self,
         reader: &mut TarReader<'_>,
@@ -262,7 +261,6 @@ impl Inspector {
 /// The member of encrypted images with the key (checkpoint-restore/criu#2297).
 const CIPHER_IMAGE: &str = "checkpoint/cipher.img";
 
-/// The description of an image whose name CRIU does not use.
 fn unknown_name_reason(name: &str) -> &'static str {
     if name.starts_with("pages-") && name.ends_with(".comp.img") {
         "pages compressed by CRaC's fork of CRIU, which upstream CRIU cannot read"

@@ -48,7 +48,6 @@ pub struct EpollTarget {
 }
 
 impl OpenFile {
-    /// An upper bound of the memory that an entry takes here.
     pub(crate) fn memory_cost(wire: usize) -> usize {
         // A watched file takes at least ten bytes in an image.
         size_of::<Self>() + 3 * wire
@@ -93,7 +92,6 @@ impl OpenFile {
     }
 }
 
-/// The inode number of a file, if the entry contains it.
 fn inode(entry: &FileEntry) -> Option<u64> {
     let pipe = entry.pipe.as_ref().map(|pipe| pipe.pipe_id);
     let unix = entry.usk.as_ref().map(|socket| socket.ino);

@@ -112,7 +112,6 @@ impl Pagemap {
         }
     }
 
-    /// Adds the segments of an entry to the layout of the pages file.
     fn add_segments(&mut self, entry: &PagemapEntry, pages: u64, affordable: bool, describe: impl Fn() -> String) {
         if entry.flags.is_some_and(|flags| flags & PE_ALIGNED != 0) {
             self.segments.push(Segment::Align);
@@ -162,7 +161,6 @@ impl Pagemap {
     }
 }
 
-/// Why the pages of an entry are not in the pages file.
 fn absent_reason(entry: &PagemapEntry) -> String {
     /// CRIU's `PE_LAZY`: the page is fetched from the source on its first access.
     const PE_LAZY: u32 = 2;

@@ -17,7 +17,6 @@ pub(crate) struct NeedleSearch {
     finder: Finder<'static>,
     /// The last bytes of the previous chunks in which a match could begin.
     carry: Vec<u8>,
-    /// The number of searched bytes of the current member.
     consumed: u64,
     first_match: Option<MatchPosition>,
     member_count: usize,
@@ -45,7 +44,6 @@ impl NeedleSearch {
         self.found_in_member = false;
     }
 
-    /// Searches the next chunk of `member`.
     pub(crate) fn feed(&mut self, member: &str, bytes: &[u8]) {
         let length = self.finder.needle().len();
         if length == 0 || self.found_in_member {
@@ -81,7 +79,6 @@ impl NeedleSearch {
         self.consumed += bytes.len() as u64;
     }
 
-    /// The first match.
     pub(crate) fn first_match(&self) -> Option<&MatchPosition> {
         self.first_match.as_ref()
     }

@@ -3,7 +3,6 @@
 
 use super::InspectedArchive;
 
-/// Parts of the names of secret variables.
 const SECRET_NAME_PARTS: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PRIVATE_KEY", "API_KEY"];
 /// Shorter values would match by chance.
 const MIN_SECRET_BYTES: usize = 8;

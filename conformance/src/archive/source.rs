@@ -16,7 +16,6 @@ use super::{
 };
 
 const READ_BUFFER_BYTES: usize = 256 << 10;
-/// Enough bytes to recognise a compression.
 const MAGIC_BYTES: u64 = 8;
 
 /// A byte source with a position, a limit, and skipping.
@@ -98,7 +97,6 @@ impl<'a> ArchiveSource<'a> {
         })
     }
 
-    /// The number of bytes read or skipped.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }

@@ -5,7 +5,6 @@
 
 use thiserror::Error;
 
-/// The block size of a tar.
 pub(crate) const BLOCK_BYTES: usize = 512;
 
 /// The fields of a header, without extension headers.
@@ -21,7 +20,6 @@ pub(crate) struct TarHeader {
     pub(crate) sparse_continues: bool,
 }
 
-/// A block is not a valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum HeaderError {
     #[error("wrong header checksum: {stated} stated, {computed} computed")]
@@ -103,7 +101,6 @@ fn checksum_term(index: usize, byte: i8) -> i64 {
     }
 }
 
-/// The text of a field, up to the first NUL.
 fn field_text(field: &[u8]) -> &[u8] {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     &field[..end]

@@ -19,7 +19,6 @@ use super::{
     tar_header::{BLOCK_BYTES, HeaderError, TarHeader},
 };
 
-/// The maximum number of blocks of an old GNU sparse map.
 const MAX_SPARSE_BLOCKS: usize = 1024;
 
 /// The maximum number of zero bytes after the end: tars are padded to a blocking factor (20 blocks by default).
@@ -106,11 +105,9 @@ pub(crate) struct TarReader<'a> {
     /// The end of the current member's payload, without padding.
     payload_end: u64,
     current_name: String,
-    /// At most one block.
     first_bytes: Vec<u8>,
 }
 
-/// The next item, or the end of the tar.
 pub(crate) enum Next<T> {
     Item(T),
     End(TarEnd),
@@ -131,7 +128,6 @@ impl<'a> TarReader<'a> {
         &self.first_bytes
     }
 
-    /// The number of unread bytes of the current member's payload.
     pub(crate) fn remaining(&self) -> u64 {
         self.payload_end.saturating_sub(self.source.position())
     }
@@ -182,7 +178,6 @@ impl<'a> TarReader<'a> {
         }
     }
 
-    /// Reads the data after the two zero blocks.
     pub(crate) fn read_trailing_data(&mut self) -> io::Result<TrailingData> {
         let mut zeros = 0;
         let mut buffer = [0; 16 << 10];

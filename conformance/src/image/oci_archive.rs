@@ -30,7 +30,6 @@ pub struct ImageContent {
     pub harness: Option<Executable>,
 }
 
-/// The path of the harness in the image.
 const HARNESS_PATH: &str = "/checkpoint-conformance";
 /// Mount points of runtimes, and directories for programs.
 const DIRECTORIES: [(&str, u32); 7] = [
@@ -130,7 +129,6 @@ fn write_to(out: impl Write, content: &ImageContent) -> Result<(), OciImageError
     result.map_err(failed)
 }
 
-/// The digest and the length of a blob.
 struct BlobInfo {
     digest: String,
     length: u64,
@@ -220,7 +218,6 @@ fn write_layer(content: &ImageContent) -> Result<(File, BlobInfo), OciImageError
     result.map_err(failed())
 }
 
-/// Computes the hash and the length of what is written.
 struct HashingWriter {
     out: BufWriter<File>,
     hash: Sha256,

@@ -183,7 +183,6 @@ impl Embedded {
 const EPHEMERAL_CONTAINER: &str =
     "\n  ephemeralContainers:\n    - name: debugger\n      image: localhost/test-workload:latest\n";
 
-/// Writes the files that the kubelet's configuration refers to.
 fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
     let authority = CertificateAuthority::new("checkpoint-conformance")?;
     let identities = TestIdentities::new(&authority)?;
@@ -202,7 +201,6 @@ fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
     Ok(identities)
 }
 
-/// The running processes.
 struct EmbeddedLifecycle {
     config: Config,
     identities: TestIdentities,
@@ -288,9 +286,6 @@ pub(super) async fn kill_fake_cri(cri: &Mutex<Option<FakeCri>>) -> bool {
 }
 
 /// Starts fake-cri again after [`kill_fake_cri`]. Does nothing if it is running.
-///
-/// # Errors
-/// fake-cri does not start. The error quotes the end of its log.
 pub(super) async fn restart_fake_cri(cri: &Mutex<Option<FakeCri>>) -> Result<(), TargetError> {
     match cri.lock().await.as_mut() {
         Some(cri) if cri.pid().is_none() => {

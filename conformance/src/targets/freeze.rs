@@ -51,7 +51,6 @@ impl fmt::Display for FreezeCause {
     }
 }
 
-/// The mounts of the cgroup v1 freezer and of cgroup v2.
 #[derive(Clone, Debug)]
 pub(super) struct CgroupMounts {
     /// The mount point, and the cgroup that is mounted there.
@@ -60,7 +59,6 @@ pub(super) struct CgroupMounts {
 }
 
 impl CgroupMounts {
-    /// Reads the mounts of this process.
     pub(super) fn read() -> CgroupMounts {
         CgroupMounts::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
     }
@@ -127,7 +125,6 @@ impl CgroupMounts {
     }
 }
 
-/// Whether the path contains one of the ids.
 fn contains_any_name(dir: &Path, names: &[&str]) -> bool {
     let path = dir.to_string_lossy();
     names.iter().any(|name| !name.is_empty() && path.contains(name))
@@ -165,9 +162,6 @@ pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> 
 }
 
 /// Thaws the processes.
-///
-/// # Errors
-/// A tracer holds the processes, or the kernel refuses the write or the signal.
 pub(super) fn unfreeze(cause: &FreezeCause) -> io::Result<&'static str> {
     match cause {
         FreezeCause::Cgroup { dir, v1: true } => {

@@ -13,11 +13,8 @@ use super::{
     client::ExtraIdentities,
 };
 
-/// The user with all permissions.
 pub(super) const AUTHORIZED_USER: &str = "checkpoint-conformance";
-/// The user without permission to checkpoint.
 const DENIED_USER: &str = "checkpoint-conformance-denied";
-/// The user with `create nodes/proxy` and without permission to checkpoint.
 const NODE_PROXY_USER: &str = "checkpoint-conformance-proxy-only";
 const USER_GROUP: &str = "checkpoint-conformance";
 
@@ -29,7 +26,6 @@ pub(super) const PERMISSIONS: [(&str, &str, &str); 4] = [
     (NODE_PROXY_USER, "create", "proxy"),
 ];
 
-/// The credentials of the users.
 #[derive(Debug)]
 pub(super) struct TestIdentities {
     authorized: CertificateKeyPair,
@@ -41,9 +37,6 @@ pub(super) struct TestIdentities {
 
 impl TestIdentities {
     /// Creates credentials, which are valid as long as the target exists.
-    ///
-    /// # Errors
-    /// No key can be created.
     pub(super) fn new(authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
         let token: [u8; 16] = rand::random();
         Ok(TestIdentities {
@@ -55,9 +48,6 @@ impl TestIdentities {
     }
 
     /// The address of a kubelet that knows these users, with their credentials.
-    ///
-    /// # Errors
-    /// A URL is invalid.
     pub(super) fn endpoint(
         &self,
         base: &str,

@@ -5,10 +5,8 @@ use reqwest::Method;
 use super::{Client, Credentials};
 use crate::report::Product;
 
-/// The metric with the version of Kubernetes components.
 const BUILD_INFO_METRIC: &str = "kubernetes_build_info{";
 
-/// The kubelet's version from its metrics; `None` if they are not readable or do not contain the version.
 pub(super) async fn detect(client: &Client) -> Option<Product> {
     let metrics = client
         .send(Credentials::Authorized, Method::GET, client.url("/metrics"))

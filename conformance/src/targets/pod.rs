@@ -12,18 +12,15 @@ use serde_json::Value;
 
 use super::{Client, ContainerRef, Credentials, Kubelet, SiblingContainers, TargetError};
 
-/// The manifest of the Pod.
 pub(super) const MANIFEST: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../fixtures/pods/test-workload.yaml"
 ));
-/// The manifest's file name in the directory of static Pods.
 pub(super) const MANIFEST_FILE_NAME: &str = "test-workload.yaml";
 
 const NAMESPACE: &str = "conformance";
 const POD_NAME: &str = "test-workload";
 
-/// The container under test on a node of that name.
 pub(super) fn workload_container(node: &str) -> ContainerRef {
     ContainerRef {
         namespace: NAMESPACE.to_owned(),
@@ -32,7 +29,6 @@ pub(super) fn workload_container(node: &str) -> ContainerRef {
     }
 }
 
-/// The other containers of the Pod.
 pub(super) fn workload_siblings(container: &ContainerRef) -> SiblingContainers {
     SiblingContainers {
         running: Some(container.sibling("second")),
@@ -71,9 +67,6 @@ pub(super) async fn discover_siblings(client: &Client, container: &ContainerRef)
 }
 
 /// The restart count of a container in CrashLoopBackOff; `None` in any other state.
-///
-/// # Errors
-/// The kubelet does not respond, or the body is not a list of Pods.
 pub(super) async fn restart_count(client: &Client, container: &ContainerRef) -> Result<Option<i32>, TargetError> {
     let pod = get_pod(client, container).await?;
     let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
@@ -131,7 +124,6 @@ async fn get_pod(client: &Client, container: &ContainerRef) -> Result<Option<Pod
         .map_err(|error| TargetError::NotReady(format!("failed to parse the list of Pods: {error}")))
 }
 
-/// The Pod in the body of `GET /pods`.
 fn find_pod(body: &str, container: &ContainerRef) -> Result<Option<Pod>, serde_json::Error> {
     let list = List::<Pod>::deserialize(serde_json::from_str::<Value>(body)?)?;
     Ok(list.items.into_iter().find(|pod| {
@@ -140,7 +132,6 @@ fn find_pod(body: &str, container: &ContainerRef) -> Result<Option<Pod>, serde_j
     }))
 }
 
-/// The state of the Pod to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PodReadiness {
     /// All containers have the state that the manifest and its annotations cause on fake-cri.
@@ -150,9 +141,6 @@ pub(super) enum PodReadiness {
 }
 
 /// Waits until the Pod has this readiness.
-///
-/// # Errors
-/// The Pod does not have it within `timeout`. The error contains the last state.
 pub(super) async fn wait_until_running(
     client: &Client,
     container: &ContainerRef,
@@ -186,9 +174,6 @@ pub(super) async fn wait_until_running(
 }
 
 /// Waits for the canary and the first heartbeat of the running containers.
-///
-/// # Errors
-/// A log has none within `timeout`, or is not readable.
 pub(super) async fn wait_until_workload_ready(kubelet: &Kubelet, timeout: Duration) -> Result<(), TargetError> {
     for container in [Some(&kubelet.container_under_test), kubelet.siblings.running.as_ref()]
         .into_iter()

@@ -7,14 +7,12 @@
 
 use tonic::Code;
 
-/// The messages of CheckpointContainer where checkpoints are disabled.
 const CHECKPOINT_DISABLED_MESSAGES: [&str; 2] = [
     // CRI-O with `container_level_enabled = "none"`. CRI-O sets this value itself if it finds no CRIU.
     "checkpoint/restore support not available",
     // containerd with `enable_criu = false`.
     "criu support is disabled by configuration",
 ];
-/// The messages of CreateContainer where an archive's path is treated as an image name.
 const IMAGE_NOT_FOUND_MESSAGES: [&str; 5] = [
     "failed to resolve image",
     "does not exist locally",

@@ -33,9 +33,6 @@ pub(super) struct RunDir {
 
 impl RunDir {
     /// Creates a directory in `parent`, or in the system's temporary directory.
-    ///
-    /// # Errors
-    /// The directory or its lock file cannot be created.
     pub(super) fn create(parent: Option<&Path>) -> Result<RunDir, TargetError> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let dir = tempfile::Builder::new()
@@ -62,17 +59,11 @@ impl RunDir {
     }
 
     /// Removes the directory before the drop does, which ignores errors.
-    ///
-    /// # Errors
-    /// A file in the directory cannot be removed.
     pub(super) fn remove(&self) -> Result<(), TargetError> {
         fs::remove_dir_all(self.path()).map_err(TargetError::file(self.path()))
     }
 
     /// Creates a subdirectory of mode 0700.
-    ///
-    /// # Errors
-    /// The subdirectory cannot be created.
     pub(super) fn create_subdir(&self, name: &str) -> Result<PathBuf, TargetError> {
         let path = self.path().join(name);
         fs::DirBuilder::new()

@@ -15,7 +15,6 @@ use fake_cri::process::{ProcessId, pstree::ProcStat};
 use super::{ContainerRef, Kubelet, Workload, freeze, pod};
 use crate::evidence::{EvidenceKind, record};
 
-/// The processes of the containers, and what was done to them.
 #[derive(Debug, Default)]
 pub(super) struct FrozenWatch {
     cgroups: OnceLock<freeze::CgroupMounts>,
@@ -24,7 +23,6 @@ pub(super) struct FrozenWatch {
     notes: Mutex<Vec<String>>,
 }
 
-/// The first process of a container.
 #[derive(Clone, Debug)]
 struct ContainerProcess {
     id: ProcessId,

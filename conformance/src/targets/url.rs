@@ -49,9 +49,6 @@ pub enum CredentialFiles {
 
 impl CredentialFiles {
     /// Reads the files.
-    ///
-    /// # Errors
-    /// A file cannot be read.
     pub(super) fn read(&self) -> Result<Identity, TargetError> {
         let read = |path: &PathBuf| fs::read_to_string(path).map_err(TargetError::file(path));
         Ok(match self {

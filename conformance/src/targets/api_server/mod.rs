@@ -48,7 +48,6 @@ pub struct ApiServer {
     stop: CancellationToken,
 }
 
-/// The state that all connections share.
 struct ServerState {
     node: String,
     token: String,
@@ -233,7 +232,6 @@ fn status(code: StatusCode, reason: &str, message: &str) -> BoxedResponse {
     json(code, &body)
 }
 
-/// A watch without events. Ends with the server.
 fn empty_watch() -> BoxedResponse {
     let no_events = futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
     let mut response = Response::new(BoxBody::new(http_body_util::StreamBody::new(no_events)));

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-/// The lists that a kubelet requests: path, version, kind.
 const RESOURCE_LISTS: [(&str, &str, &str); 6] = [
     ("/api/v1/nodes", "v1", "NodeList"),
     ("/api/v1/services", "v1", "ServiceList"),
@@ -24,7 +23,6 @@ const RESOURCE_LISTS: [(&str, &str, &str); 6] = [
     ),
 ];
 
-/// The list at this path.
 pub(super) fn list(path: &str, node: &str) -> Option<Value> {
     let (_, version, kind) = RESOURCE_LISTS.iter().find(|(list_path, ..)| *list_path == path)?;
     let items = if *kind == "NodeList" {

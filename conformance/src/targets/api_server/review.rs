@@ -23,7 +23,6 @@ pub struct AccessRules {
 }
 
 impl AccessRules {
-    /// Fills in the status of a TokenReview.
     pub(super) fn review_token(&self, mut review: Value) -> Value {
         let token = review["spec"]["token"].as_str().unwrap_or_default();
         let user = self
@@ -42,7 +41,6 @@ impl AccessRules {
         review
     }
 
-    /// Fills in the status of a SubjectAccessReview.
     pub(super) fn review_access(&self, mut review: Value) -> Value {
         let spec = &review["spec"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -12,7 +12,6 @@ mod raw;
 
 pub use raw::Protocol;
 
-/// A token that no kubelet knows.
 const INVALID_TOKEN: &str = "checkpoint-conformance-nobody-issued-this";
 /// Longer than any response may take, and shorter than a case's time limit, so that the case's error names the request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);

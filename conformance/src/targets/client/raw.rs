@@ -31,7 +31,6 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol's ALPN name.
     fn alpn(self) -> &'static [u8] {
         match self {
             Protocol::Http1 => b"http/1.1",

@@ -18,7 +18,6 @@ use std::{
 use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 
-/// The `exec` field of a kubeconfig user.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ExecPlugin {

@@ -28,7 +28,6 @@ use super::{Client, Credentials, HttpResponse, HttpsEndpoint, TargetError};
 pub use node::{KubeletRoute, NodeTarget};
 pub use pods::{PodSource, SelectedContainer};
 
-/// The default port of a kubelet.
 const KUBELET_PORT: i32 = 10250;
 
 /// A client for the API server of a cluster.
@@ -80,7 +79,6 @@ impl Cluster {
         Ok(node_address(node))
     }
 
-    /// The address of the API server, and the user's credentials.
     fn endpoint(&self) -> &HttpsEndpoint {
         self.client.endpoint()
     }
@@ -96,7 +94,6 @@ impl Cluster {
     }
 }
 
-/// Parses the object in a response of the API server.
 fn parse_object<T: DeserializeOwned>(request: &str, response: &HttpResponse) -> Result<T, TargetError> {
     if !(200..300).contains(&response.status) {
         return Err(TargetError::NotReady(format!(

@@ -14,7 +14,6 @@ use super::{
     Cluster, parse_object,
 };
 
-/// Enough for an image pull and a start on a slow node.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(120);
 const POD_NAMESPACE: &str = "default";
 
@@ -159,7 +158,6 @@ fn pod_path(container: &ContainerRef) -> [&str; 6] {
     ["api", "v1", "namespaces", namespace, "pods", pod]
 }
 
-/// The first running container of a Pod.
 fn first_running(pod: &Pod) -> Option<ContainerRef> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let runs = statuses

@@ -25,9 +25,6 @@ pub(super) struct KubeletVersion {
 
 impl KubeletVersion {
     /// Runs the executable with `--version`.
-    ///
-    /// # Errors
-    /// The executable cannot be run, is not a kubelet, or is too old.
     pub(super) async fn detect(binary: &Path) -> Result<KubeletVersion, TargetError> {
         let refused = |why: String| TargetError::Argument(format!("{}: {why}", binary.display()));
         let output = Command::new(binary)
@@ -65,16 +62,12 @@ pub(super) struct KubeletConfigFile<'a> {
     pub(super) run_dir: &'a Path,
     /// The ports on 127.0.0.1.
     pub(super) ports: Ports,
-    /// The CRI endpoint.
     pub(super) endpoint: &'a str,
-    /// The setting under test.
     pub(super) kubelet_config: KubeletConfig,
 }
 
-/// The ports of a kubelet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ports {
-    /// The HTTPS port.
     pub(super) secure: u16,
     /// The read-only port: HTTP without authentication.
     pub(super) read_only: u16,
@@ -82,9 +75,6 @@ pub(super) struct Ports {
 
 impl KubeletConfigFile<'_> {
     /// The content of the configuration file. JSON is valid YAML and quotes paths correctly.
-    ///
-    /// # Errors
-    /// The template is not valid YAML.
     pub(super) fn render(&self, version: KubeletVersion) -> Result<String, TargetError> {
         let mut file: Value = serde_yaml_ng::from_str(CONFIG_TEMPLATE)
             .map_err(|error| TargetError::Argument(format!("fixtures/kubelet/standalone.yaml: {error}")))?;

@@ -99,9 +99,6 @@ impl HostState {
     }
 
     /// Writes the state to a file in the run directory.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub(super) fn save(&self) -> Result<(), TargetError> {
         let path = self.folder.join(STATE_FILE);
         let text = serde_json::to_vec(self).map_err(|error| TargetError::file(&path)(error.into()))?;
@@ -109,9 +106,6 @@ impl HostState {
     }
 
     /// Reverts the changes of a kubelet whose harness was killed. Does nothing if there is no saved state.
-    ///
-    /// # Errors
-    /// A change cannot be reverted. The error names it.
     pub(super) fn revert_saved(run_dir: &Path) -> Result<(), TargetError> {
         let path = run_dir.join(STATE_FILE);
         let text = match fs::read(&path) {
@@ -124,9 +118,6 @@ impl HostState {
     }
 
     /// Reverts all changes.
-    ///
-    /// # Errors
-    /// A change cannot be reverted. The error names it.
     pub(super) fn revert(mut self) -> Result<(), TargetError> {
         self.reverted = true;
         let failures = self.revert_all();
@@ -237,7 +228,6 @@ mod tests {
         root
     }
 
-    /// Makes the changes of a kubelet.
     fn simulate_kubelet(root: &Path, run_dir: &Path) -> UnixListener {
         fs::write(root.join("proc/sys/vm/overcommit_memory"), "1\n").unwrap();
         fs::create_dir_all(root.join(DEVICE_PLUGINS)).unwrap();

@@ -212,7 +212,6 @@ async fn start_runtime(run_dir: &RunDir, log_dir: &Path, executable: Option<&Pat
         .map_err(|error| TargetError::NotReady(error.to_string()))
 }
 
-/// Writes the files that the kubelet's configuration refers to.
 fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
     let server = authority.issue_server("kubelet")?;
     run_dir.write("pki/ca.pem", &authority.certificate())?;
@@ -222,7 +221,6 @@ fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<Te
     TestIdentities::new(authority)
 }
 
-/// The stub API server's answers about the test identities.
 fn access_rules(identities: &TestIdentities) -> AccessRules {
     let permission = |(user, verb, subresource): &(&str, &str, &str)| Permission {
         user: (*user).to_owned(),
@@ -236,9 +234,6 @@ fn access_rules(identities: &TestIdentities) -> AccessRules {
 }
 
 /// Reverts what a killed harness could not: the kubelet's changes to the machine, and the Pod in another runtime.
-///
-/// # Errors
-/// A change cannot be reverted. The error names it.
 pub(super) async fn revert_stale(run_dir: &Path) -> Result<(), TargetError> {
     HostState::revert_saved(run_dir)?;
     pod_removal::remove_saved_pod(run_dir).await

@@ -24,9 +24,6 @@ struct SavedPod {
 }
 
 /// Writes the names of the Pod and its runtime to the run directory, before the Pod exists.
-///
-/// # Errors
-/// The file cannot be written.
 pub(super) fn save_pod(run_dir: &Path, endpoint: &str, container: &ContainerRef) -> Result<(), TargetError> {
     let path = run_dir.join(SAVED_POD_FILE);
     let saved = SavedPod {
@@ -39,9 +36,6 @@ pub(super) fn save_pod(run_dir: &Path, endpoint: &str, container: &ContainerRef)
 }
 
 /// Removes the Pod of a killed harness. Does nothing if the directory names no Pod.
-///
-/// # Errors
-/// The runtime does not respond, or does not remove the Pod.
 pub(super) async fn remove_saved_pod(run_dir: &Path) -> Result<(), TargetError> {
     let path = run_dir.join(SAVED_POD_FILE);
     let text = match std::fs::read(&path) {
@@ -59,9 +53,6 @@ pub(super) async fn remove_saved_pod(run_dir: &Path) -> Result<(), TargetError> 
 }
 
 /// Stops and removes the Pod's sandboxes with their containers.
-///
-/// # Errors
-/// The runtime does not respond, or does not remove a sandbox.
 pub(super) async fn remove_pod(endpoint: &str, container: &ContainerRef) -> Result<(), TargetError> {
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint).to_owned();
     let refused =

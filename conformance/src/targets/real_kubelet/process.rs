@@ -16,7 +16,6 @@ use super::TargetError;
 /// How long a kubelet may take to exit before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// The number of log lines in an error.
 const LOG_TAIL_LINES: usize = 4;
 
 /// Runs its arguments, and terminates them at the end of standard input: when the harness closes it or exits in any
@@ -40,9 +39,6 @@ pub(super) struct KubeletProcess {
 
 impl KubeletProcess {
     /// Starts the kubelet in its own process group, so that Ctrl-C reaches only the harness. Appends to the log.
-    ///
-    /// # Errors
-    /// The log cannot be opened, or `/bin/sh` cannot be run.
     pub(super) fn start(
         binary: &Path,
         args: &[OsString],

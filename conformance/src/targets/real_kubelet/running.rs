@@ -156,7 +156,6 @@ impl Lifecycle for RealLifecycle {
     }
 }
 
-/// Waits until `/healthz` returns 200.
 async fn wait_until_serving(client: &Client) -> Result<(), TargetError> {
     // The kubelet's API has no event for it.
     const POLL_INTERVAL: Duration = Duration::from_millis(50);

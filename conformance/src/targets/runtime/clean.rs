@@ -25,7 +25,6 @@ pub async fn clean(endpoint: &str) -> Result<CleanReport, TargetError> {
     remove_by_label(&cri, &freeze::CgroupMounts::read(), None).await
 }
 
-/// Removes the objects of one run.
 pub(super) async fn remove_run(endpoint: &str, run: &str) -> Result<(), TargetError> {
     let removed = remove_by_label(&CriClient::new(endpoint)?, &freeze::CgroupMounts::read(), Some(run)).await;
     removed.map(drop)

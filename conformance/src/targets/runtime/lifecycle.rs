@@ -26,7 +26,6 @@ use crate::{
     targets::{TargetError, Workload},
 };
 
-/// The namespace of the Pods of all runs.
 pub(super) const NAMESPACE: &str = "checkpoint-conformance";
 /// The namespace of Pods whose RunPodSandbox call is retried. A runtime mutant applies to this namespace only.
 pub(super) const RETRY_NAMESPACE: &str = "checkpoint-conformance-retry";
@@ -229,7 +228,6 @@ impl Runtime {
         Ok((requests, config))
     }
 
-    /// Sends RunPodSandbox and returns the sandbox id.
     pub(super) async fn run_sandbox(
         &self,
         config: &PodSandboxConfig,

@@ -412,7 +412,6 @@ fn random_run_id() -> String {
     format!("{:08x}", rand::random::<u32>())
 }
 
-/// Reads and parses a container's log. The file may not exist yet.
 async fn read_log(path: &Path) -> Result<Workload, TargetError> {
     match tokio::fs::read(path).await {
         Ok(log) => Ok(parse_log(&String::from_utf8_lossy(

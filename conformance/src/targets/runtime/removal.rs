@@ -196,7 +196,6 @@ async fn first_process(cri: &CriClient, id: &str) -> Option<ProcessId> {
     [pid_from_runtime, pid_from_log].iter().flatten().find_map(verified)
 }
 
-/// Thaws a container, or stops it if that fails.
 async fn unfreeze_or_stop(
     cri: &CriClient,
     cgroups: &freeze::CgroupMounts,
@@ -280,7 +279,6 @@ pub(super) async fn remove_container(
     }
 }
 
-/// Stops and removes a Pod sandbox with its containers.
 pub(super) async fn remove_pod(cri: &CriClient, id: &str) -> Result<(), TargetError> {
     let mut client = cri.runtime();
     let message = StopPodSandboxRequest {

@@ -85,7 +85,6 @@ impl Runtime {
         }
     }
 
-    /// The id of the listed sandbox with the same Pod uid.
     async fn find_sandbox(&self, config: &PodSandboxConfig) -> Result<Option<String>, TargetError> {
         let mut client = self.cri.runtime();
         let message = ListPodSandboxRequest::default();
