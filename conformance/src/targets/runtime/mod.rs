@@ -216,7 +216,7 @@ impl Runtime {
             client.version(request).await
         })
         .await
-        .map_err(|error| TargetError::NotReady(format!("no runtime answers at {endpoint}: {error}")))?;
+        .map_err(|error| TargetError::NotReady(format!("no runtime responds at {endpoint}: {error}")))?;
         let product = report::Product::new(&version.runtime_name, &version.runtime_version);
         Ok(Runtime {
             target_info: report::TargetInfo {
