@@ -18,9 +18,9 @@ use ruzstd::decoding::{
 
 use super::tar_reader::Compression;
 
-/// The maximum window of a zstd frame, in bytes: eight times the size that every decoder should support (RFC 8878,
-/// 3.1.1.1.2), and the window of zstd level 21. Level 22 uses 128 MiB (zstd: lib/compress/clevels.h).
-const MAX_ZSTD_WINDOW_BYTES: u64 = 64 << 20;
+/// The maximum window of a zstd frame, in bytes. The zstd library and program have the same default limit
+/// (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` in zstd's lib/zstd.h), which suffices for every compression level.
+const MAX_ZSTD_WINDOW_BYTES: u64 = 128 << 20;
 /// The limit of decompressed bytes: a base, plus a multiple of the compressed bytes. Deflate reaches 1032 to 1.
 const FREE_OUTPUT_BYTES: u64 = 1 << 30;
 const MAX_EXPANSION_RATIO: u64 = 2000;
@@ -251,6 +251,15 @@ mod tests {
                 "{problem:?}"
             );
         }
+    }
+
+    #[test]
+    fn reads_windows_of_the_highest_compression_level() {
+        // A frame header with a window of 2^log bytes (RFC 8878, 3.1.1.1.2), and one raw block.
+        let frame = |log: u8| [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, (log - 10) << 3, 0x19, 0, 0][..], b"abc"].concat();
+        assert_eq!(read(Compression::Zstd, &frame(27)), (b"abc".to_vec(), None));
+        let (_, problem) = read(Compression::Zstd, &frame(28));
+        assert!(matches!(problem, Some(DecompressError::Corrupt(_))), "{problem:?}");
     }
 
     #[test]
