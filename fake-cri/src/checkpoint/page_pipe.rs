@@ -1,25 +1,29 @@
-//! Large memory: from a copy into the archive, copied once.
+//! Moves large memory from a snapshot into the archive with `vmsplice` and `splice`, which copies each page once.
 //!
 //! ```text
-//!   the copy, by lists of calls                              this thread
+//!   snapshot, by syscall lists                               this thread
 //!     vmsplice chunk 0 --> pipe 0 --\
-//!     vmsplice chunk 1 --> pipe 1 ---\------- splice --> at the chunk's place in the archive
+//!     vmsplice chunk 1 --> pipe 1 ---\------- splice --> at the chunk's offset in the archive
 //!     vmsplice chunk 2 --> pipe 0 ----/       (pipe 0, pipe 1, pipe 0, ...)
 //!     madvise  chunk 0   ...
 //! ```
 //!
-//! A pipe that a process hands its own memory holds the pages themselves (vmsplice(2)), and they are copied when they are moved from
-//! there into a file (splice(2)). Read by another process they are copied twice before ([`super::pages`]: `/proc/PID/mem` has a page
-//! of its own in between), and then written. The kernel lets one writer at a time into a file, so one thread empties the pipes; there are
-//! two, so that it finds the next one full. The copy lets each chunk go when it has left its pipe, which it had to do anyway.
+//! When a process writes its own memory to a pipe with vmsplice(2), the pipe holds the pages themselves. splice(2)
+//! copies them once, from the pipe into the file. Memory that another process reads is copied twice before it is
+//! written: [`super::pages`] reads `/proc/PID/mem`, which copies through a page of its own. The kernel lets one writer
+//! at a time write to a file, so one thread drains the pipes. There are two pipes, so that this thread finds the next
+//! pipe full. The snapshot discards each chunk after the chunk has left its pipe; the memory must be discarded anyway.
 //!
-//! Measured, two processors, 1 GiB in 4 KiB pages: 190 ms with all of it let go, by reading 250 ms and 22 ms to let go.
+//! Measured on two processors with 1 GiB in 4 KiB pages: 190 ms including the discard. Reading takes 250 ms, plus 22 ms
+//! for the discard.
 //!
-//! A chunk has left its pipe when a later one fits into it, since a pipe holds just one. What is let go is no chunk that a pipe may
-//! still hold: older kernels would let the original write into it.
+//! A pipe holds exactly one chunk, so a chunk has left its pipe when a later chunk fits into this pipe. Never discard a
+//! chunk that may still be in a pipe: on older kernels the original could then write to the shared page.
 //!
-//! The pipes are made by the copy, so its original never has them, and go with it. Memory that the copy itself may not read is not
-//! taken this way, nor anything where pipes of this size or lists of calls cannot be had; the first chunk goes alone and shows it.
+//! The snapshot creates the pipes, so its original never has them, and they disappear with the snapshot. Memory that
+//! the snapshot itself may not read is copied instead. All memory is copied if pipes of this size or autonomous syscall
+//! lists are not available, or if the archive's filesystem does not support splice. The first chunk is sent alone to
+//! find out.
 
 use std::{
     fs::File,
@@ -50,36 +54,36 @@ use crate::process::{
     remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer},
 };
 
-/// What a pipe holds, which anyone may have it hold (`/proc/sys/fs/pipe-max-size`).
+/// The pipe capacity. An unprivileged process may set it, as it is the default of `/proc/sys/fs/pipe-max-size`.
 const PIPE_CHUNK_BYTES: u64 = 1 << 20;
-/// A run of pages of this size is worth it, in bytes.
+/// The smallest run of pages that is spliced.
 const MIN_RUN_BYTES: u64 = 4 << 20;
-/// How many chunks are worth it.
+/// With fewer chunks than this, memory is copied.
 const MIN_CHUNKS: usize = 8;
-/// How many chunks go in one list, by two calls each.
+/// The number of chunks in one syscall list. Each chunk takes up to two system calls.
 const MAX_LIST_CHUNKS: usize = 120;
 const _: () = assert!(MAX_LIST_CHUNKS * 2 <= SyscallBuffer::CAPACITY);
-/// Memory is let go of by as much as a huge page holds, so that none is split.
+/// Memory is discarded in units of a huge page, so that no huge page is split.
 const DISCARD_ALIGN: u64 = 2 << 20;
-/// How long a pipe may be empty before it is looked why, in milliseconds.
+/// After a pipe was empty for this time, in milliseconds, the cause is checked.
 const EMPTY_PIPE_POLL_MS: u16 = 10;
 
-/// So much memory at once, and where it goes.
+/// Memory of one pipe's capacity, and its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SpliceChunk {
     address: u64,
-    /// Where the memory that it is a chunk of begins.
+    /// The start of the spliceable range that contains the chunk.
     range_start: u64,
     part: usize,
-    /// In the file of the part.
+    /// The offset in the pages file of the part.
     offset: u64,
 }
 
-/// Moves what is large in the memory of a copy into the archive, as far as that can be had, and says in the parts how far.
+/// Splices the large runs of a snapshot's memory into the archive, and records the spliced ranges in `parts`.
 ///
 /// # Errors
 ///
-/// A copy that ended, a full disk, the caller or the deadline.
+/// The snapshot exited, the archive cannot be written, the caller cancelled, or the deadline passed.
 pub(crate) fn splice_pages(
     parts: &mut [ReservedPages<'_>],
     deferred_mm: &DeferredMm,
@@ -106,7 +110,7 @@ pub(crate) fn splice_pages(
             return Ok(times);
         }
     };
-    // The first one goes alone.
+    // The first chunk is sent alone: a refusal of this chunk loses nothing.
     let mut batch_end = 1;
     let mut batch_start = 0;
     while batch_start < chunks.len() {
@@ -127,7 +131,7 @@ pub(crate) fn splice_pages(
             .map_err(|error| snapshot_error(pid, error))?;
         match refused {
             None if all_taken => {}
-            // Nothing was let go of yet.
+            // No chunk was discarded yet, so all memory can still be copied.
             refused if batch_start == 0 => {
                 let unavailable = refused.map_or(SpliceUnavailable::UnsupportedFilesystem, SpliceUnavailable::Pipe);
                 log.info(format_args!(
@@ -135,7 +139,7 @@ pub(crate) fn splice_pages(
                 ));
                 return Ok(times);
             }
-            // What followed it in the pipe is not what it is taken for.
+            // After a short vmsplice, later chunks in the pipe are not at their expected offsets.
             refused => return Err(Error::capture(pid, "memory", refused.unwrap_or(Errno::EFAULT))),
         }
         for chunk in &chunks[batch_start..batch_end] {
@@ -152,7 +156,8 @@ pub(crate) fn splice_pages(
     Ok(times)
 }
 
-/// The memory that is spliceable as far as it is there, in ascending order: what the copy may read, without what changes meanwhile.
+/// The ranges that can be spliced, in ascending order: memory that the snapshot may read, without the pages that hold
+/// an rseq area, because the kernel changes these pages while the snapshot executes remote syscalls.
 fn spliceable_ranges(deferred_mm: &DeferredMm, snapshots: &SnapshotSet<'_>) -> Vec<Range<u64>> {
     let mut unsettled: Vec<_> = snapshots.rseq_pages(deferred_mm.proc_tid).collect();
     unsettled.sort_unstable_by_key(|range| range.start);
@@ -162,7 +167,7 @@ fn spliceable_ranges(deferred_mm: &DeferredMm, snapshots: &SnapshotSet<'_>) -> V
         .collect()
 }
 
-/// What is left of a range without these, which are in ascending order.
+/// Returns the parts of a range that are outside of `holes`, which are in ascending order.
 fn subtract_ranges(range: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut remaining = Vec::new();
     let mut start = range.start;
@@ -178,7 +183,7 @@ fn subtract_ranges(range: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
     remaining
 }
 
-/// The chunks of all large runs of a process, as far as they are in these ranges, in the order of the files.
+/// Returns the chunks of all large runs of a process within the `spliceable` ranges, in the order of the pages files.
 fn plan_chunks(parts: &[ReservedPages<'_>], proc_tid: i32, spliceable: &[Range<u64>]) -> Vec<SpliceChunk> {
     let mut chunks = Vec::new();
     for (part, member) in parts.iter().enumerate() {
@@ -201,8 +206,9 @@ fn plan_chunks(parts: &[ReservedPages<'_>], proc_tid: i32, spliceable: &[Range<u
     chunks
 }
 
-/// What can be let go of when the nth chunk is in its pipe: what lies before the one that may be in the other pipe, from where it was
-/// let go of before, in the same run. Whole huge pages.
+/// Returns the address and length that may be discarded once chunk `nth` is in its pipe. Chunk `nth - 1` may still be
+/// in the other pipe, so the range ends before that chunk, rounded down to a whole huge page. It begins where the
+/// previous discard ended, or at the start of the run.
 fn discardable(chunks: &[SpliceChunk], nth: usize) -> Option<(u64, u64)> {
     let until = |nth: usize| {
         let in_pipe = chunks[nth.checked_sub(1)?];
@@ -212,45 +218,45 @@ fn discardable(chunks: &[SpliceChunk], nth: usize) -> Option<(u64, u64)> {
         ))
     };
     let (start, end) = until(nth)?;
-    // Before it was let go as far as that, in this run or another one.
+    // The end of the previous discard, if that discard was in the same range.
     let begin = until(nth - 1)
         .filter(|(of, _)| *of == start)
         .map_or(start, |(_, end)| end);
     (begin < end).then(|| (begin, end - begin))
 }
 
-/// Why nothing is spliceable.
+/// Why memory cannot be spliced.
 #[derive(Debug, thiserror::Error)]
 enum SpliceUnavailable {
     #[error("{0}")]
     RemoteSyscall(#[from] RemoteSyscallError),
-    #[error("it goes through no list of calls by itself")]
+    #[error("no syscall stub in the snapshot")]
     NoSyscallStub,
-    #[error("it can have no pipe that holds {PIPE_CHUNK_BYTES} bytes, or hand none of its memory over: {0}")]
+    #[error("pipe of {PIPE_CHUNK_BYTES} bytes or vmsplice refused: {0}")]
     Pipe(Errno),
-    #[error("the file system of the archive takes nothing from a pipe")]
+    #[error("the archive's filesystem does not support splice")]
     UnsupportedFilesystem,
 }
 
-/// A pipe between a copy and this process.
+/// A pipe from a snapshot to this process.
 struct Pipe {
-    /// The number of the end that the copy writes to.
+    /// The write end, as an fd of the snapshot.
     write_fd: i32,
-    /// What comes out here.
+    /// The read end, as an fd of this process.
     read_end: OwnedFd,
 }
 
-/// Two pipes out of a copy, and what it is led by.
+/// Two pipes from a snapshot, and the remote syscall session that fills them.
 struct PagePipes {
     remote: RemoteSyscalls,
     buffer: Option<SyscallBuffer>,
     pipes: Vec<Pipe>,
-    /// Which calls of the list hand chunks over.
+    /// The indexes of the vmsplice calls in the current syscall list.
     vmsplice_indexes: Vec<usize>,
 }
 
 impl PagePipes {
-    /// Has the copy make them.
+    /// Creates the pipes in the snapshot.
     fn open(snapshots: &SnapshotSet<'_>, proc_tid: i32) -> Result<Self, SpliceUnavailable> {
         let (mut remote, snapshot_pid) = snapshots.remote(proc_tid)?;
         let buffer = SyscallBuffer::map(&mut remote)?.ok();
@@ -270,7 +276,7 @@ impl PagePipes {
         let snapshot_pidfd = ProcessId::from_pid(snapshot_pid).and_then(PidFd::open);
         let process = snapshot_pidfd.map_err(|_| RemoteSyscallError::Exited)?;
         for answer in answers {
-            // Two numbers: that of the end to read from, and the other one.
+            // pipe2 writes two fds: first the read end, then the write end.
             let [read, writes] = [answer.output[0] as i32, (answer.output[0] >> 32) as i32];
             answer.result.map_err(SpliceUnavailable::Pipe)?;
             let not_duplicated =
@@ -290,10 +296,10 @@ impl PagePipes {
     }
 
     fn buffer(&mut self) -> &mut SyscallBuffer {
-        self.buffer.as_mut().expect("it has one until it is dropped")
+        self.buffer.as_mut().expect("the buffer is present until drop")
     }
 
-    /// Has the copy hand these chunks over.
+    /// Starts a syscall list in the snapshot that writes these chunks to the pipes.
     fn begin_vmsplice(
         &mut self,
         chunks: &[SpliceChunk],
@@ -320,7 +326,8 @@ impl PagePipes {
         self.remote.begin_list(buffer, calls, &[])
     }
 
-    /// Moves the nth chunk out of its pipe to a place of the file; whether all of it came, and the first one was taken.
+    /// Moves chunk `nth` from its pipe into the file. Returns false if the chunk did not arrive in full, or if the
+    /// filesystem refuses to splice the first chunk.
     fn drain_into(
         &mut self,
         nth: usize,
@@ -372,7 +379,7 @@ impl PagePipes {
         Ok(true)
     }
 
-    /// Waits for the end of a list; why a chunk was not taken whole.
+    /// Waits for the end of a syscall list. Returns the error of the first vmsplice that was refused or short.
     fn end_vmsplice(&mut self, pending_list: PendingList) -> Result<Option<Errno>, RemoteSyscallError> {
         let answers = self.remote.finish_list(self.buffer.as_mut(), pending_list)?;
         let refused = self.vmsplice_indexes.iter().find_map(|nth| match answers[*nth].result {
@@ -387,7 +394,7 @@ impl PagePipes {
 impl Drop for PagePipes {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            // The copy goes soon, with whatever it has.
+            // The snapshot is killed soon, and its mappings disappear with it.
             let _ = buffer.unmap(&mut self.remote);
         }
     }
@@ -444,7 +451,7 @@ mod tests {
                 run(1, BASE + 2 * MIN_RUN_BYTES..BASE + 4 * MIN_RUN_BYTES),
             ]),
         ];
-        // It begins in the middle of a run, and ends in the middle of a chunk of it.
+        // The second range begins in the middle of a run and ends in the middle of a chunk.
         let spliceable = [
             BASE..BASE + MIN_RUN_BYTES,
             BASE + 2 * MIN_RUN_BYTES + 4096..BASE + 3 * MIN_RUN_BYTES,

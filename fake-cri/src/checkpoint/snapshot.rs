@@ -1,31 +1,35 @@
-//! Copies of the container's processes, which stand still in their place.
+//! Snapshots: stopped copy-on-write children of the container's processes, which are dumped instead of the originals.
 //!
 //! ```text
-//!   the process stands --clone--> its copy, traced from birth: closes its descriptors, unmaps what is shared
+//!   original (stopped) --clone--> snapshot, traced from its start: closes its fds, unmaps shared memory
 //!        |                              |
-//!     runs on                       is read or hands its memory over, lets go of it, never runs
+//!     keeps running                  is read or spliced, discards dumped memory, never runs
 //!        |                              |
-//!        |                          is killed, and waited for by the tracer
+//!        |                           is killed, and reaped by the tracer
 //!        |
-//!   stands again for a moment, if the copy is its child: wait4(copy)
+//!   is stopped again briefly, if the snapshot is its child: wait4(snapshot)
 //!        |
-//!     runs on
+//!     keeps running
 //! ```
 //!
-//! A copy is what fork(2) makes, so it holds all memory as it was at that moment, and costs a page only where the original
-//! writes on. A process that is a child of ours makes it a child of ours too (`CLONE_PARENT`), which we wait for as its tracer. Any
-//! other's copy is its own child, whose exit signal is none: no wait call without `__WALL` or `__WCLONE` sees it, and no SIGCHLD
-//! tells of it; it alone can take it off the list of processes, hence the second stop. [`super::copying`] makes them.
+//! A snapshot is a child as fork(2) makes it: it holds all memory as it was at the fork, and costs a page only where
+//! the original writes afterwards. If the original is a child of this process, `CLONE_PARENT` makes the snapshot a
+//! child of this process too, and the tracer reaps it. Otherwise the snapshot is a child of its original. It has no
+//! exit signal: no wait call without `__WALL` or `__WCLONE` sees the snapshot, and no SIGCHLD is sent. Only the
+//! original can reap it, hence the second stop. [`super::snapshot_fork`] makes the snapshots.
 //!
-//! What a fork does not carry (shared memory, `MADV_DONTFORK`, `MADV_WIPEONFORK`, huge pages of hugetlbfs) is read from the
-//! original before it runs on: [`super::pages::Run::early`]; private memory of this kind is held in between.
+//! Memory that fork does not preserve (shared memory, `MADV_DONTFORK`, `MADV_WIPEONFORK`, hugetlbfs pages) is read from
+//! the original before the original resumes, see [`super::pages::PageRun::not_forked`]. Private memory of this kind is
+//! kept in memory until it is written.
 //!
-//! What is left to be noticed by one who looks for it: a number that is taken for a while and shows in `/proc`, and calls that a
-//! stop interrupts (`epoll_wait`). Of its own child a process may see CPU time and peak of memory in `RUSAGE_CHILDREN`, and the
-//! second stop; one that calls exec while it is read is told of its end by a SIGCHLD, as the kernel does where the parent has
-//! changed, and where it ends meanwhile, whoever takes over its children is.
+//! A process that looks closely can still notice: a pid that is in use for a while and appears in `/proc`, and system
+//! calls that a stop interrupts (`epoll_wait`). An original whose snapshot is its own child may also see the snapshot's
+//! CPU time and peak memory in `RUSAGE_CHILDREN`, and the second stop. If such an original calls exec during the dump,
+//! it receives a SIGCHLD for the end of the snapshot: after an exec of the parent, the kernel sends SIGCHLD in place of
+//! the child's exit signal. If the original exits during the dump, the process that inherits its children receives the
+//! SIGCHLD.
 //!
-//! The tracer's end kills a copy (`PTRACE_O_EXITKILL`).
+//! `PTRACE_O_EXITKILL` kills a snapshot when the tracer exits.
 
 use std::{
     ops::Range,
@@ -49,40 +53,40 @@ use crate::process::{
     remote_syscalls::{RemoteSyscallError, RemoteSyscalls, SyscallBuffer, SyscallInsn},
 };
 
-/// The longest that the end of a copy is waited for: all of its page tables go with it.
+/// How long to wait for the exit of a killed snapshot: the kernel frees all of its page tables first.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The stack of the thread that has an original wait for its copy.
+/// The stack size of the thread that makes an original reap its snapshot.
 const REAPER_STACK_BYTES: usize = 128 << 10;
-/// How much a copy lets go of at a time, well within the bound of a call.
+/// The size of one discard, small enough for the timeout of a remote syscall.
 const DISCARD_CHUNK_BYTES: u64 = 1 << 30;
 
 /// One copy and the process it was made of.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) original: ProcessId,
-    /// The thread that made it, through which the original is seen.
+    /// The thread that made the snapshot, and that identifies the original in `/proc`.
     pub(super) proc_tid: i32,
     pub(super) syscall_insn: SyscallInsn,
-    /// The copy's number here, and in the original's namespace.
+    /// The snapshot's pid in this namespace; `ns_pid` is its pid in the original's namespace.
     pub(super) pid: i32,
     pub(super) ns_pid: Option<u64>,
-    /// What stood in the areas of restartable sequences of the original's threads.
+    /// The contents of the rseq areas of the original's threads before the first remote syscall.
     pub(super) saved_rseqs: Vec<SavedRseq>,
-    /// Memory for answers, which it has from its original.
+    /// The syscall buffer that the snapshot inherited from its original.
     pub(super) buffer: Option<SyscallBuffer>,
 }
 
-/// Copies of processes of the container. Dropped, they are gone without a trace.
+/// Snapshots of processes of the container. Drop kills and reaps them.
 pub(crate) struct SnapshotSet<'a> {
     host: &'a dyn Host,
     freeze_timeout: Duration,
     snapshots: Vec<Snapshot>,
-    /// Whether the originals stand still.
+    /// Whether the originals are still stopped.
     originals_stopped: bool,
 }
 
 impl<'a> SnapshotSet<'a> {
-    /// None yet, of originals that stand still. An original that runs again has to stand within the bound.
+    /// Makes an empty set. An original that runs again must stop within `bound` to reap its snapshot.
     pub(super) fn new(host: &'a dyn Host, bound: Duration) -> Self {
         Self {
             host,
@@ -92,30 +96,29 @@ impl<'a> SnapshotSet<'a> {
         }
     }
 
-    /// Adds a copy that was made.
     pub(super) fn register(&mut self, snapshot: Snapshot) -> &mut Snapshot {
         self.snapshots.push(snapshot);
         self.snapshots.last_mut().expect("just pushed")
     }
 
-    /// All of them.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Snapshot> {
         self.snapshots.iter_mut()
     }
 
-    /// The copy that holds the memory which this thread sees.
+    /// The pid of the snapshot of the process that `proc_tid` belongs to.
     pub(crate) fn pid_of(&self, proc_tid: i32) -> Option<i32> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid)?;
         Some(snapshot.pid)
     }
 
-    /// The memory that this copy has for answers.
+    /// The syscall buffer of this snapshot.
     pub(crate) fn buffer(&self, snapshot_pid: i32) -> Option<SyscallBuffer> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.pid == snapshot_pid)?;
         snapshot.buffer.as_ref().map(|buffer| buffer.in_child(snapshot_pid))
     }
 
-    /// The copy that holds the memory which this thread sees makes no calls any more: its memory is as the original's was.
+    /// Writes the saved rseq areas into the snapshot of this process, so that its memory equals the original's at the
+    /// fork. The snapshot must not execute remote syscalls afterwards.
     pub(crate) fn restore_rseq(&self, proc_tid: i32) {
         if let Some(snapshot) = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid) {
             let mut memory = ProcMem::new(snapshot.pid);
@@ -125,9 +128,9 @@ impl<'a> SnapshotSet<'a> {
         }
     }
 
-    /// Has the copy of the process that this thread sees let go of memory that was read and is not needed any more, as far as that
-    /// can be had: it has to be let go anyway, and nobody else walks through its pages then. Of the `ranges` only the chunks that
-    /// hold pages are let go: a program may have mapped terabytes and touched none of them.
+    /// Makes the snapshot of this process discard memory that was dumped. The memory must be freed at some point, and
+    /// here no other process walks through the page tables. Only chunks that contain `present` pages are discarded,
+    /// because a program may have mapped terabytes and touched none of them. Failures are ignored.
     pub(crate) fn discard<'r>(
         &self,
         proc_tid: i32,
@@ -140,13 +143,13 @@ impl<'a> SnapshotSet<'a> {
         }
         if let Ok((mut remote, _)) = self.remote(proc_tid) {
             let advice = libc::MADV_DONTNEED as u64;
-            // What it does not let go of here it does at its end.
+            // Memory that is not discarded here is freed when the snapshot exits.
             let discard = |(start, length)| remote.call(libc::SYS_madvise, [start, length, advice, 0, 0, 0]).is_ok();
             chunks.all(discard);
         }
     }
 
-    /// The pages that change as that copy makes calls: [`Self::settle`] puts them right again.
+    /// The pages that change while the snapshot executes remote syscalls. [`Self::restore_rseq`] restores them.
     pub(super) fn rseq_pages(&self, proc_tid: i32) -> impl Iterator<Item = Range<u64>> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid);
         let saved_rseqs = snapshot.into_iter().flat_map(|snapshot| &snapshot.saved_rseqs);
@@ -156,11 +159,11 @@ impl<'a> SnapshotSet<'a> {
         })
     }
 
-    /// The copy that holds the memory which this thread sees, to be told what to call; and its number.
+    /// Attaches to the snapshot of this process for remote syscalls. Also returns the pid of the snapshot.
     ///
     /// # Errors
     ///
-    /// It cannot be told, or has ended.
+    /// The snapshot exited or cannot execute remote syscalls.
     pub(super) fn remote(&self, proc_tid: i32) -> Result<(RemoteSyscalls, i32), RemoteSyscallError> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid);
         let snapshot = snapshot.ok_or(RemoteSyscallError::Exited)?;
@@ -168,12 +171,11 @@ impl<'a> SnapshotSet<'a> {
         Ok((remote, snapshot.pid))
     }
 
-    /// The originals run on.
     pub(crate) fn set_originals_running(&mut self) {
         self.originals_stopped = false;
     }
 
-    /// Ends the copies; how long originals stood still for it.
+    /// Kills and reaps the snapshots. Returns how long originals were stopped to reap them.
     pub(crate) fn finish(mut self, log: &mut DumpLog) -> Duration {
         let (stopped_for, unreaped) = self.kill_and_reap();
         for snapshot_pid in unreaped {
@@ -184,11 +186,11 @@ impl<'a> SnapshotSet<'a> {
         stopped_for
     }
 
-    /// Kills the copies and takes them off the list of processes; how long that stopped originals, and which are left as zombies.
+    /// Kills and reaps the snapshots. Returns how long originals were stopped, and the pids that remain zombies.
     fn kill_and_reap(&mut self) -> (Duration, Vec<i32>) {
         let snapshots = std::mem::take(&mut self.snapshots);
         for snapshot in &snapshots {
-            // It is traced and not waited for, so the number is still its own.
+            // The snapshot is traced and not yet reaped, so the pid cannot have been reused.
             let _ = kill(Pid::from_raw(snapshot.pid), Signal::SIGKILL);
         }
         let mut stopped_for = Duration::ZERO;
@@ -212,14 +214,14 @@ impl<'a> SnapshotSet<'a> {
         (stopped_for, unreaped)
     }
 
-    /// Tells the host which copies there are.
+    /// Passes the pids of all snapshots to the host.
     pub(super) fn publish(&self) {
         let snapshot_pids: Vec<i32> = self.snapshots.iter().map(|snapshot| snapshot.pid).collect();
         self.host.on_snapshots(&snapshot_pids);
     }
 
-    /// Stops a thread of the original for as long as it waits for its copy. A thread of our own does it, since only with a tracer's
-    /// end goes what it asked of a thread that did not come to stand in time.
+    /// Stops a thread of the original while this thread reaps the snapshot. A separate thread acts as the tracer: only
+    /// the end of a tracer withdraws the interrupt of a thread that did not stop in time.
     fn stop_and_reap(&self, snapshot: &Snapshot) -> bool {
         let stop_deadline = Instant::now() + self.freeze_timeout;
         let reap_in_original = || {
@@ -230,7 +232,7 @@ impl<'a> SnapshotSet<'a> {
                 let Some(stopped) = stopped_thread::stop_thread(self.host, snapshot.original, tid, remaining) else {
                     return false;
                 };
-                // It may be another program by now, whose instructions lie elsewhere.
+                // The process may have called exec meanwhile, and its syscall instructions may be elsewhere.
                 SyscallInsn::find(stopped.tid())
                     .is_ok_and(|syscall_insn| reap(snapshot, stopped.tid(), syscall_insn).is_ok())
             })
@@ -251,17 +253,17 @@ impl Drop for SnapshotSet<'_> {
     }
 }
 
-/// The failure of a copy to do as it is told.
+/// Converts the failure of a snapshot's remote syscall.
 pub(super) fn snapshot_error(pid: i32, error: RemoteSyscallError) -> Error {
     match error {
         RemoteSyscallError::Exited => Error::TaskExited { pid },
-        error => Error::capture(pid, "its copy", std::io::Error::other(error)),
+        error => Error::capture(pid, "the snapshot", std::io::Error::other(error)),
     }
 }
 
-/// The bytes of a thread's restartable sequence area. The kernel writes the processor's number there when a thread makes the calls
-/// that it is told to, and in the copy of the first one; so what stood there is put into the copy. (Not into the originals: where
-/// they run on, it has to be the processor that they are on.)
+/// The bytes of a thread's rseq (restartable sequences) area. The kernel writes the current CPU number there when a
+/// thread executes remote syscalls, and in the snapshot of the first thread. The saved bytes are written into the
+/// snapshot. The originals keep the kernel's value, because after the thaw it must name the CPU that they run on.
 #[derive(Debug)]
 pub(super) struct SavedRseq {
     address: u64,
@@ -269,7 +271,7 @@ pub(super) struct SavedRseq {
 }
 
 impl SavedRseq {
-    /// Those of the threads of one process, before they are made to call anything.
+    /// Saves the areas of the threads of one process, before their first remote syscall.
     pub(super) fn save_all(threads: &[i32]) -> nix::Result<Vec<Self>> {
         let mut memory = threads.first().map(|tid| ProcMem::new(*tid));
         let mut saved_rseqs = Vec::new();
@@ -290,49 +292,48 @@ impl SavedRseq {
     }
 
     fn write_to(&self, memory: &mut ProcMem) {
-        // Where it fails, a restore still finds a processor's number there, as good as any other.
+        // If the write fails, a restore finds another CPU number there, which is equally valid.
         let _ = memory.write(self.address, &self.bytes);
     }
 }
 
-/// Ends a copy that its original cannot take off the list of processes any more.
+/// Kills a snapshot that its original can no longer reap.
 pub(super) fn kill_and_wait(snapshot_pid: i32) {
-    // It is traced and not waited for, so the number is still its own.
+    // The snapshot is traced and not yet reaped, so the pid cannot have been reused.
     let _ = kill(Pid::from_raw(snapshot_pid), Signal::SIGKILL);
     wait_exit(snapshot_pid, EXIT_TIMEOUT);
 }
 
-/// Waits until a copy that was killed has ended, and takes its end, which the kernel shows the tracer first.
+/// Waits until a killed snapshot has exited, and collects its exit, which the kernel reports to the tracer first.
 fn wait_exit(snapshot_pid: i32, bound: Duration) {
     let started = Instant::now();
     loop {
         match ptrace::poll(snapshot_pid) {
             Ok(Some(WaitEvent::Exited(_) | WaitEvent::Vanished)) | Err(_) => return,
-            // A stop that it was in when it was killed.
+            // `Some`: a stop from before the kill.
             Ok(Some(_) | None) if started.elapsed() > bound => return,
             Ok(Some(_) | None) => thread::sleep(Duration::from_micros(50)),
         }
     }
 }
 
-/// The number of a new copy in its own pid namespace; 0 when it is gone.
+/// The pid of a new snapshot in its own pid namespace; 0 if the snapshot is gone.
 fn ns_pid_of(snapshot_pid: i32) -> u64 {
     let ns_pids = proc_files::status(snapshot_pid).ok().and_then(|status| status.nspid);
     let innermost = ns_pids.and_then(|numbers| numbers.last().copied());
     innermost.map_or(0, |number| number.cast_unsigned().into())
 }
 
-/// Whether this process is (still) listed as a child of that one.
 fn is_child(pid: i32, parent: i32) -> bool {
     proc_files::stat(pid).is_ok_and(|stat| stat.ppid == parent)
 }
 
-/// Has a stopped thread wait for the copy, which has ended.
+/// Makes a stopped thread of the original wait for the exited snapshot.
 fn reap(snapshot: &Snapshot, tid: i32, syscall_insn: SyscallInsn) -> Result<(), RemoteSyscallError> {
     let ns_pid = snapshot.ns_pid.unwrap_or_else(|| ns_pid_of(snapshot.pid));
     let mut remote = RemoteSyscalls::attach(tid, syscall_insn, 0)?;
     let all = libc::__WALL as u64;
-    // Without a place for status and usage nothing is written.
+    // With null pointers for status and rusage, the kernel writes nothing to the original's memory.
     let waited = remote.call(libc::SYS_wait4, [ns_pid, 0, all | libc::WNOHANG as u64, 0, 0, 0])?;
     remote.finish()?;
     match waited {
@@ -342,7 +343,7 @@ fn reap(snapshot: &Snapshot, tid: i32, syscall_insn: SyscallInsn) -> Result<(), 
     }
 }
 
-/// The chunks of these ranges in which pages are held, each with its length. Both come in the order of their addresses.
+/// Returns address and length of the chunks of `ranges` that contain `present` pages. Both are in ascending order.
 fn chunks_with_pages<'r>(
     ranges: impl Iterator<Item = &'r Range<u64>>,
     present: impl Iterator<Item = &'r Range<u64>>,
@@ -360,7 +361,7 @@ fn chunks_with_pages<'r>(
             else {
                 break;
             };
-            // The chunk that the next page is in.
+            // Skip to the chunk that contains the next page.
             address += first.saturating_sub(address) / DISCARD_CHUNK_BYTES * DISCARD_CHUNK_BYTES;
             chunks.push((address, DISCARD_CHUNK_BYTES.min(range.end - address)));
             address = address.saturating_add(DISCARD_CHUNK_BYTES);
@@ -392,7 +393,7 @@ mod tests {
                 ((1 << 46) - DISCARD_CHUNK_BYTES, DISCARD_CHUNK_BYTES)
             ]
         );
-        // A run over several chunks, and one over two ranges.
+        // A run of pages over several chunks and two ranges.
         let ranges = [
             10 * DISCARD_CHUNK_BYTES..12 * DISCARD_CHUNK_BYTES + 4096,
             20 * DISCARD_CHUNK_BYTES..21 * DISCARD_CHUNK_BYTES,

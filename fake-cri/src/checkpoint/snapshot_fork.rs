@@ -1,13 +1,13 @@
-//! Every process that stands is asked about itself, and copies itself behind its answers, where that harms nobody.
+//! Queries the state of every frozen process by remote syscalls, and forks a snapshot of each if no process can notice.
 //!
 //! ```text
-//!   begin     each process is given its calls, the last of which is a clone     --> runs through them
-//!             the tracer reads what else there is                                   each copy waits at its birth
-//!   end       answers; each copy closes descriptors and unmaps what is shared, while its original is put back
+//!   begin     each process gets a syscall list that ends with a clone          --> executes the list
+//!             the tracer reads the remaining state from /proc                      each snapshot is stopped at its start
+//!   finish    results; each snapshot closes fds and unmaps shared memory, while its original is restored
 //! ```
 //!
-//! Where a copy could be noticed, or could make the container fail, none is made, and the container stands still until all is
-//! read: [`Unfit`] says why.
+//! If a snapshot could be noticed, or could make the container fail, no snapshot is made and the container stays frozen
+//! until all of its memory is dumped. [`SnapshotRefused`] gives the reason.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,19 +32,20 @@ use crate::process::{
     remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn},
 };
 
-/// More shared mappings than this are not unmapped one by one while the container stands. With what a process is asked they fit
-/// into one list.
+/// Processes with more shared mappings than this are not snapshotted, because each mapping needs an munmap during the
+/// freeze. With the parasite query, all calls must fit into one syscall list.
 const MAX_SHARED_MAPPINGS: usize = 224;
 const _: () = assert!(MAX_SHARED_MAPPINGS + TaskQuery::MAX_CALLS < SyscallBuffer::CAPACITY);
-/// More bytes of private memory that a fork does not carry are not held while the container runs on.
+/// Processes with more private memory that fork does not preserve are not snapshotted, because fake-cri keeps this
+/// memory until it is written.
 const MAX_NOT_FORKED_BYTES: u64 = 16 << 20;
 
-/// Why the container is not copied but stands still until all is read.
+/// Why no snapshot is made and the container stays frozen until all of its memory is dumped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SnapshotRefused {
-    #[error("that was asked for")]
+    #[error("disabled by --freeze full")]
     DisabledByFlag,
-    #[error("a fault or a delay wants it to stand still")]
+    #[error("a fault or the delay model requires a full freeze")]
     FaultOrDelay,
     #[error("{0}")]
     Resources(#[from] InsufficientResources),
@@ -52,48 +53,48 @@ pub(crate) enum SnapshotRefused {
     RemoteSyscall { pid: i32, source: RemoteSyscallError },
     #[error("process {pid}: {call}: {errno}")]
     Syscall { pid: i32, call: &'static str, errno: Errno },
-    #[error("process {0} handles page faults of its own (userfaultfd), and may be told of a fork")]
+    #[error("process {0} handles page faults by userfaultfd, which may report the fork")]
     Userfaultfd(i32),
-    #[error("process {0} has its children begin in another namespace")]
+    #[error("process {0} has a pid or time namespace for children that differs from its own")]
     ChildNamespace(i32),
     #[error("process {0} has {1} shared mappings")]
     SharedMappings(i32, usize),
-    #[error("process {0} cannot be made to call the kernel")]
+    #[error("remote syscalls are not possible in process {0}: no syscall instruction found")]
     NoSyscallInsn(i32),
-    #[error("{0} bytes of private memory are not for forks (MADV_DONTFORK, MADV_WIPEONFORK, huge pages)")]
+    #[error("fork does not preserve {0} bytes of private memory (MADV_DONTFORK, MADV_WIPEONFORK, huge pages)")]
     NotForkedMemory(u64),
 }
 
-/// A process that answers.
+/// A process with a query in flight.
 struct PendingFork {
     original: ProcessId,
     proc_tid: i32,
     syscall_insn: Option<SyscallInsn>,
     query: TaskQuery,
     saved_rseqs: Vec<SavedRseq>,
-    /// What its copy has to do.
+    /// The system calls that the snapshot executes after the fork.
     snapshot_calls: Vec<Syscall>,
 }
 
-/// What all processes are asked is under way. Dropped, they stand as they stood, and no copy is left.
+/// The queries and forks in flight. Drop restores all processes and kills their snapshots.
 pub(crate) struct SnapshotBuilder<'a> {
     pending_forks: Vec<PendingFork>,
     refused: Option<SnapshotRefused>,
     snapshots: Option<SnapshotSet<'a>>,
-    /// The container's processes.
+    /// The pids of the container.
     members: BTreeSet<i32>,
 }
 
-/// What the processes said, by the thread that each is seen through, and their copies, or why there are none.
+/// The query results by the `proc_tid` of the process, and the snapshots or the reason why there are none.
 pub(crate) type ForkOutcome<'a> = (HashMap<i32, TaskQueryResult>, Result<SnapshotSet<'a>, SnapshotRefused>);
 
 impl<'a> SnapshotBuilder<'a> {
-    /// Begins to ask every process. Without an prescan none is copied, for this reason. An original that runs again later has to
-    /// stand within the bound.
+    /// Starts the query of every process. Without a prescan, no process is snapshotted, for the reason given. An
+    /// original that runs again later must stop within `bound` to reap its snapshot.
     ///
     /// # Errors
     ///
-    /// A process that ended meanwhile, or that could not be put back.
+    /// A process exited meanwhile, or its registers could not be restored.
     pub(crate) fn begin(
         host: &'a dyn Host,
         frozen: &FrozenContainer<'_>,
@@ -146,7 +147,8 @@ impl<'a> SnapshotBuilder<'a> {
         Ok(())
     }
 
-    /// Waits for the answers, and until the copies have let go of all that others could notice.
+    /// Waits for the query results, and until the snapshots have closed and unmapped everything that others could
+    /// notice.
     ///
     /// # Errors
     ///
@@ -154,14 +156,14 @@ impl<'a> SnapshotBuilder<'a> {
     pub(crate) fn finish(mut self, log: &mut DumpLog) -> Result<ForkOutcome<'a>, Error> {
         let mut answers = HashMap::new();
         let mut cleaning_up = Vec::new();
-        // What fails on the way finds everything in its place, to be put back and removed.
+        // On an error, Drop needs all fields in place to restore the originals and kill the snapshots.
         let Self {
             pending_forks,
             refused,
             snapshots,
             ..
         } = &mut self;
-        let snapshots = snapshots.as_mut().expect("they are taken at the end");
+        let snapshots = snapshots.as_mut().expect("taken only at the end of finish");
         for fork in &mut *pending_forks {
             let pid = fork.original.pid;
             let queried = fork.query.wait(log);
@@ -174,7 +176,7 @@ impl<'a> SnapshotBuilder<'a> {
                     let call = "clone";
                     refused.get_or_insert(SnapshotRefused::Syscall { pid, call, errno });
                 }
-                (Some(Ok(_)), None) => return Err(Error::capture(pid, "the event of its copy", Errno::EPROTO)),
+                (Some(Ok(_)), None) => return Err(Error::capture(pid, "the snapshot's clone event", Errno::EPROTO)),
                 (Some(Ok(ns_pid)), Some(snapshot)) => {
                     snapshot.ns_pid = Some(ns_pid);
                     match begin_cleanup(&fork.query, snapshot, &fork.snapshot_calls) {
@@ -198,14 +200,14 @@ impl<'a> SnapshotBuilder<'a> {
                 Err(error) => *refused = Some(classify(snapshot.original.pid, error)?),
             }
         }
-        let snapshots = self.snapshots.take().expect("nobody took them");
+        let snapshots = self.snapshots.take().expect("taken only here");
         Ok((answers, self.refused.take().map_or(Ok(snapshots), Err)))
     }
 }
 
 impl SnapshotBuilder<'_> {
-    /// Ends the copies that nobody told of, since their originals were killed on the way back from making them. Who is traced by
-    /// this thread and is none of the container's can be nothing else.
+    /// Kills the snapshots that were not reported because their originals were killed during the clone. A process that
+    /// this thread traces and that is not a member of the container can only be such a snapshot.
     fn kill_unreported_children(&self, snapshots: &mut SnapshotSet<'_>) {
         let reported: BTreeSet<i32> = snapshots.iter_mut().map(|snapshot| snapshot.pid).collect();
         let tracer = gettid().as_raw();
@@ -225,7 +227,7 @@ impl Drop for SnapshotBuilder<'_> {
             return;
         };
         for fork in &mut self.pending_forks {
-            // Whatever failed before says why.
+            // The error that caused the drop was already reported.
             let _ = fork.query.detach();
             register(fork, &mut snapshots);
         }
@@ -233,7 +235,7 @@ impl Drop for SnapshotBuilder<'_> {
     }
 }
 
-/// Adds the copy that a process made, if it made one.
+/// Adds the snapshot of a process to the set, if there is one.
 fn register<'t>(fork: &mut PendingFork, snapshots: &'t mut SnapshotSet<'_>) -> Option<&'t mut Snapshot> {
     let pid = fork.query.snapshot_pid()?;
     Some(snapshots.register(Snapshot {
@@ -247,7 +249,7 @@ fn register<'t>(fork: &mut PendingFork, snapshots: &'t mut SnapshotSet<'_>) -> O
     }))
 }
 
-/// Has a new copy make its calls.
+/// Starts the cleanup calls in a new snapshot.
 fn begin_cleanup(
     query: &TaskQuery,
     snapshot: &mut Snapshot,
@@ -259,7 +261,7 @@ fn begin_cleanup(
     Ok((remote, pending_list))
 }
 
-/// Waits until a copy has made its calls and stands; which failed.
+/// Waits until a snapshot has executed its cleanup calls and is stopped. Returns the call that failed.
 fn end_cleanup(
     snapshot: &mut Snapshot,
     mut remote: RemoteSyscalls,
@@ -278,10 +280,10 @@ fn end_cleanup(
     Ok(refusal)
 }
 
-/// What a copy has to let go of, since others could notice it.
+/// The system calls by which a snapshot drops everything that others could notice.
 fn cleanup_calls(mm: &Mm) -> Vec<Syscall> {
     let max_fd = u64::from(u32::MAX);
-    // MADV_DONTFORK mappings are not there to be unmapped, which is no error of munmap.
+    // A MADV_DONTFORK mapping is absent in the snapshot. munmap of an absent mapping is no error.
     let unmap_calls = mm.shared_ranges().map(|range| {
         let length = range.end - range.start;
         Syscall::new(libc::SYS_munmap, [range.start, length, 0, 0, 0, 0])
@@ -290,7 +292,8 @@ fn cleanup_calls(mm: &Mm) -> Vec<Syscall> {
     [close_call].into_iter().chain(unmap_calls).collect()
 }
 
-/// How a process makes its copy: a child of ours makes a child of ours. The first process of a namespace may not.
+/// A child of this process makes its snapshot a child of this process too. The init of a pid namespace may not use
+/// `CLONE_PARENT`.
 fn clone_flags(node: &PstreeNode<'_>, proc_tid: i32) -> u64 {
     let is_our_child = node.stat.ppid.cast_unsigned() == std::process::id();
     match is_our_child && !node.is_ns_init(proc_tid) {
@@ -299,7 +302,7 @@ fn clone_flags(node: &PstreeNode<'_>, proc_tid: i32) -> u64 {
     }
 }
 
-/// What of the failure of a copy makes its process refused, and what ends the checkpoint.
+/// Classifies the failure of a snapshot: a reason not to make snapshots, or an error that ends the checkpoint.
 fn classify(pid: i32, error: RemoteSyscallError) -> Result<SnapshotRefused, Error> {
     match error {
         RemoteSyscallError::Exited | RemoteSyscallError::TimedOut(_) => Err(snapshot_error(pid, error)),
@@ -307,7 +310,7 @@ fn classify(pid: i32, error: RemoteSyscallError) -> Result<SnapshotRefused, Erro
     }
 }
 
-/// Whether copies of all processes harm nobody.
+/// Checks that no process can notice the snapshots, and that no limit is exceeded.
 fn check_eligible(frozen_scan: &FrozenScan<'_>, prescan: &Prescan) -> Result<(), SnapshotRefused> {
     if let Some(pid) = frozen_scan.userfaultfd_pid() {
         return Err(SnapshotRefused::Userfaultfd(pid));
@@ -323,7 +326,7 @@ fn check_eligible(frozen_scan: &FrozenScan<'_>, prescan: &Prescan) -> Result<(),
         .try_for_each(|(_, mm)| check_process(mm, count, prescan))
 }
 
-/// Whether a copy of this process, one of so many, harms nobody.
+/// Checks one process, where `snapshot_count` snapshots are made in all.
 fn check_process(mm: &Mm, snapshot_count: u64, prescan: &Prescan) -> Result<(), SnapshotRefused> {
     let (pid, proc_tid) = (mm.process.pid, mm.proc_tid);
     let shared = mm.shared_ranges().count();
@@ -331,14 +334,15 @@ fn check_process(mm: &Mm, snapshot_count: u64, prescan: &Prescan) -> Result<(), 
         return Err(SnapshotRefused::SharedMappings(pid, shared));
     }
     if !prescan.contains(mm.process) {
-        // It came just before the freeze, and was not looked at then.
+        // The process started after the prescan, so its resources were not checked then.
         let status = proc_files::status(proc_tid).ok();
         let bytes = status.map_or(0, |status| status.rssanon.unwrap_or(0) + status.vmswap.unwrap_or(0));
         resources::check(pid, snapshot_count, bytes * 1024)?;
     }
     for (own_ns, children_ns) in [("pid", "pid_for_children"), ("time", "time_for_children")] {
         let namespace = |name: &str| fs::read_link(format!("/proc/{proc_tid}/ns/{name}")).ok();
-        // A namespace that has no process yet cannot be read, which is no name of the own one either.
+        // A namespace without a process cannot be read. Its link then also differs from that of the process's own
+        // namespace.
         if namespace(own_ns).is_some() && namespace(own_ns) != namespace(children_ns) {
             return Err(SnapshotRefused::ChildNamespace(pid));
         }

@@ -54,7 +54,7 @@ fn large_not_forked_memory(#[case] pages: u64, #[case] snapshot_expected: bool) 
     if snapshot_expected {
         assert!(report.used_snapshot, "{}", contents.log());
     } else {
-        assert_full_freeze(&report, &contents, "of private memory are not for forks (MADV_DONTFORK");
+        assert_full_freeze(&report, &contents, "of private memory (MADV_DONTFORK");
     }
     let dumped_pages = contents.pages(&format!("pagemap-{}.img", workload.pid()));
     for name in ["dontfork", "wipeonfork"] {
