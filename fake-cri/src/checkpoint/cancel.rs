@@ -1,4 +1,4 @@
-//! The two things that end a checkpoint from outside: the caller's giving up and the deadline.
+//! Cancellation by the caller, and the deadline of a checkpoint.
 
 use std::{
     thread,
@@ -7,10 +7,10 @@ use std::{
 
 use super::{Host, error::Error};
 
-/// How long a pause lasts at most before the two are looked at again.
+/// The maximum time between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(3);
 
-/// Asks whether to go on.
+/// The caller's cancellation and the deadline of one checkpoint.
 pub(crate) struct CancelToken<'a> {
     host: &'a dyn Host,
     started: Instant,
@@ -18,23 +18,22 @@ pub(crate) struct CancelToken<'a> {
 }
 
 impl<'a> CancelToken<'a> {
-    /// Counts from now.
+    /// Starts the deadline now.
     pub(crate) fn new(host: &'a dyn Host, deadline: Option<Duration>) -> Self {
         let started = Instant::now();
         Self {
             host,
             started,
-            // A deadline too far for the clock is none.
+            // A deadline that the clock cannot represent is no deadline.
             deadline: deadline.and_then(|after| started.checked_add(after)),
         }
     }
 
-    /// When the checkpoint began.
     pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
-    /// Fails when the caller gave up or the deadline passed.
+    /// Fails if the caller cancelled or the deadline passed.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.host.is_cancelled() {
             return Err(Error::Cancelled);
@@ -45,7 +44,7 @@ impl<'a> CancelToken<'a> {
         Ok(())
     }
 
-    /// Waits until then, or fails earlier.
+    /// Waits until `until`, or fails earlier.
     pub(crate) fn wait_until(&self, until: Instant) -> Result<(), Error> {
         loop {
             self.check()?;
@@ -57,7 +56,7 @@ impl<'a> CancelToken<'a> {
         }
     }
 
-    /// Waits until the caller gives up or the deadline passes.
+    /// Waits until the caller cancels or the deadline passes.
     pub(crate) fn block_until_cancelled(&self) -> Error {
         loop {
             if let Err(error) = self.check() {

@@ -1,13 +1,13 @@
-//! Cgroups that are frozen: a process in one does not stop for a tracer until it is thawed.
+//! Detects frozen cgroups: a process in a frozen cgroup does not stop for a tracer until the cgroup is thawed.
 //!
 //! | version | the cgroup of a process | frozen |
 //! |---|---|---|
 //! | 1 | the line of the controller `freezer` in `/proc/PID/cgroup` | `freezer.state` is not `THAWED` |
 //! | 2 | its line `0::` | `frozen 1` in `cgroup.events`, or `1` in `cgroup.freeze` |
 //!
-//! The kernel's Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst say so. Where the hierarchy is mounted
-//! is read from `/proc/self/mountinfo`; a cgroup that no mount shows is passed over, and a thread that does not stop in it fails the
-//! freeze later.
+//! Source: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst of the kernel. The mount points
+//! of the hierarchies come from `/proc/self/mountinfo`. A cgroup that no mount shows is skipped. If a thread in it does
+//! not stop, the freeze fails later.
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +18,10 @@ use std::{
 use super::error::Error;
 use crate::process::ProcessId;
 
-/// Where a hierarchy is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CgroupMount {
     version: CgroupVersion,
-    /// Which cgroup its top is.
+    /// The cgroup at the top of the mount.
     root: PathBuf,
     mount_point: PathBuf,
 }
@@ -33,7 +32,7 @@ enum CgroupVersion {
     V2,
 }
 
-/// Fails when a process is in a frozen cgroup.
+/// Fails if a process is in a frozen cgroup.
 ///
 /// # Errors
 ///
@@ -64,7 +63,7 @@ pub(super) fn refuse_frozen(members: &[ProcessId]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The mounts of hierarchies that can freeze, by a text of `mountinfo` (proc_pid_mountinfo(5)).
+/// The mounts of hierarchies that can freeze, from the text of `mountinfo` (proc_pid_mountinfo(5)).
 fn freezer_mounts(text: &str) -> Vec<CgroupMount> {
     let mount = |line: &str| {
         let (mount_fields, fs_fields) = line.split_once(" - ")?;
@@ -84,7 +83,7 @@ fn freezer_mounts(text: &str) -> Vec<CgroupMount> {
     text.lines().filter_map(mount).collect()
 }
 
-/// The cgroups of a process that can freeze it, by a text of `/proc/PID/cgroup` (cgroups(7)).
+/// The cgroups of a process that can freeze it, from the text of `/proc/PID/cgroup` (cgroups(7)).
 fn cgroups_of(text: &str) -> Vec<(CgroupVersion, PathBuf)> {
     let cgroup = |line: &str| {
         let mut fields = line.splitn(3, ':');
@@ -99,7 +98,7 @@ fn cgroups_of(text: &str) -> Vec<(CgroupVersion, PathBuf)> {
     text.lines().filter_map(cgroup).collect()
 }
 
-/// Where a mount shows a cgroup.
+/// The directory of a cgroup below a mount.
 fn cgroup_dir(mount: &CgroupMount, version: CgroupVersion, path: &Path) -> Option<PathBuf> {
     let relative = path
         .strip_prefix(&mount.root)
@@ -108,7 +107,7 @@ fn cgroup_dir(mount: &CgroupMount, version: CgroupVersion, path: &Path) -> Optio
     Some(mount.mount_point.join(relative))
 }
 
-/// The file by which a cgroup says that it is frozen, if it is.
+/// The file that shows that a cgroup is frozen, if it is.
 fn frozen_knob(version: CgroupVersion, cgroup: &Path) -> Option<&'static str> {
     let read = |name: &str| fs::read_to_string(cgroup.join(name)).unwrap_or_default();
     match version {
@@ -173,7 +172,7 @@ mod tests {
         write("cgroup.freeze", "0\n");
         write("cgroup.events", "populated 1\nfrozen 0\n");
         assert_eq!(frozen_knob(CgroupVersion::V2, cgroup.path()), None);
-        // A parent is frozen.
+        // A frozen parent shows in `cgroup.events` only.
         write("cgroup.events", "populated 1\nfrozen 1\n");
         assert_eq!(frozen_knob(CgroupVersion::V2, cgroup.path()), Some("cgroup.events"));
     }

@@ -4,22 +4,22 @@
 //!   time = (base + memory / rate) * factor          factor = 1 + jitter * u,  u drawn from [-1, 1)
 //! ```
 //!
-//! It counts from the job's arrival, and the real work counts towards it: only what is missing is slept, in the freeze (just
-//! before the thaw) or in the write (after the thaw, before the archive appears). So a call takes the longer of the two, and
-//! a process of 1 MiB can take as long as one of 64 GiB. One draw of the jitter is a pure function of a seed; for one draw the
-//! time never falls when memory grows.
+//! The time counts from the job's arrival, and the real work is part of it. Only the remainder is slept, in the freeze
+//! (just before the thaw) or in the write (after the thaw, before the archive appears). So a call takes the longer of
+//! the two, and a process of 1 MiB can take as long as one of 64 GiB. A draw of the jitter is a pure function of a seed
+//! and a counter. For one draw, the time never falls when memory grows.
 
 use std::time::Duration;
 
 use super::{Delay, DelayMemory};
 
 impl Delay {
-    /// How long a checkpoint of this many bytes takes at least. Never panics: a time that no clock can count is
+    /// The minimum duration of a checkpoint of this many bytes. Never panics: a time too long for [`Duration`] is
     /// [`Duration::MAX`].
     pub fn duration(&self, memory: u64) -> Duration {
         let transfer = match self.rate {
             None => 0.0,
-            // A rate of nothing would never end.
+            // A rate of 0 would never end.
             Some(rate) => memory as f64 / rate.max(1) as f64,
         };
         let seconds = (self.base.as_secs_f64() + transfer) * self.jitter_factor.max(0.0);
@@ -30,16 +30,16 @@ impl Delay {
         })
     }
 
-    /// The factor of one draw of the jitter: evenly spread over `1 - percent/100 .. 1 + percent/100`, never below 0. The same
-    /// seed and draw give the same factor, on every machine.
+    /// One draw of the jitter factor: uniform in `1 - percent/100 .. 1 + percent/100`, never below 0. The same seed and
+    /// draw give the same factor on every machine.
     pub fn draw_jitter(seed: u64, draw: u64, percent: f64) -> f64 {
         let bits = splitmix64(splitmix64(seed).wrapping_add(draw));
-        // 53 bits are what a double holds exactly.
+        // A double holds 53 bits exactly.
         let fraction = (bits >> 11) as f64 / (1_u64 << 53) as f64;
         (1.0 + percent / 100.0 * (2.0 * fraction - 1.0)).max(0.0)
     }
 
-    /// The bytes that count, asking for those of the processes only where they do.
+    /// The bytes that count. Calls `rss` or `pss` only if needed.
     pub(crate) fn counted_memory(&self, rss: impl FnOnce() -> u64, pss: impl FnOnce() -> u64) -> u64 {
         match self.memory {
             DelayMemory::Rss => rss(),

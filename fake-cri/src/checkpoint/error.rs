@@ -1,26 +1,24 @@
-//! What can go wrong inside the engine, and the one place that says what that is to the caller.
+//! Failures inside the engine, and their mapping to the kinds that callers distinguish.
 
 use std::{io, path::PathBuf, time::Duration};
 
 use super::{ErrorKind, Failure, location::LocationError};
 use crate::process::proc_files;
 
-/// A failure inside the engine. The messages finish "failed to checkpoint: ...".
+/// A failure inside the engine. The messages continue "failed to checkpoint: ...".
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("the caller gave up")]
+    #[error("cancelled by the caller")]
     Cancelled,
     #[error("the deadline passed")]
     DeadlineExceeded,
-    #[error("process {pid} of the container has ended")]
+    #[error("process {pid} of the container exited")]
     TaskExited { pid: i32 },
     #[error("the container has no running process")]
     NoRunningProcess,
     #[error("list the container's processes: {0}")]
     ListMembers(io::Error),
-    #[error(
-        "freeze the container: process {pid} ({command}), thread {tid}: {reason}; every process was let go and runs on"
-    )]
+    #[error("freeze the container: process {pid} ({command}), thread {tid}: {reason}; the container was thawed")]
     Freeze {
         pid: i32,
         tid: i32,
@@ -28,16 +26,15 @@ pub(crate) enum Error {
         reason: FreezeReason,
     },
     #[error(
-        "freeze the container: process {pid} is in the frozen cgroup {cgroup} ({knob}); thaw it first: nothing was done to the container"
+        "freeze the container: process {pid} is in the frozen cgroup {cgroup} ({knob}); thaw the cgroup first: \
+         the container was not changed"
     )]
     FrozenCgroup {
         pid: i32,
         cgroup: PathBuf,
         knob: &'static str,
     },
-    #[error(
-        "freeze the container: new processes and threads kept appearing for {0:?}; every process was let go and runs on"
-    )]
+    #[error("freeze the container: new processes and threads kept appearing for {0:?}; the container was thawed")]
     FreezeUnstable(Duration),
     #[error("read {subject} of process {pid}: {source}")]
     Capture {
@@ -51,38 +48,38 @@ pub(crate) enum Error {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("the folder of {0} does not exist")]
+    #[error("the directory of {0} does not exist")]
     DirectoryMissing(PathBuf),
     #[error(transparent)]
     Location(LocationError),
-    #[error("dump the whole state, which --strict-capture asks for; unsupported: {0}")]
+    #[error("--strict-capture: unsupported state: {0}")]
     UnsupportedState(String),
     #[error("{message}")]
     Injected { code: i32, message: String },
     #[error("a fault left {percent} % of the archive at {path}")]
     PartialArchive { percent: u8, path: PathBuf },
-    #[error("checkpoints are not built for {}", std::env::consts::ARCH)]
+    #[error("checkpoints are not supported on {}", std::env::consts::ARCH)]
     #[cfg_attr(
         any(target_arch = "x86_64", target_arch = "aarch64"),
-        expect(dead_code, reason = "this architecture is built")
+        expect(dead_code, reason = "this architecture is supported")
     )]
     UnsupportedArch,
-    #[error("pages of {0} bytes are not supported, only of 4096")]
+    #[error("page size of {0} bytes is not supported, only 4096")]
     UnsupportedPageSize(i64),
     #[error("start the tracer: {0}")]
     SpawnTracer(io::Error),
-    #[error("the tracer panicked; every process was let go and runs on")]
+    #[error("the tracer panicked; the container was thawed")]
     TracerPanicked,
 }
 
-/// Why a thread would not stand still.
+/// Why a thread did not stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FreezeReason {
-    #[error("it is traced by process {0}, and there is only one tracer at a time")]
+    #[error("it is traced by process {0}, and a thread can have only one tracer")]
     OtherTracer(i32),
     #[error("it may not be traced: {0}")]
     TraceDenied(&'static str),
-    #[error("it waits in vfork for its child until that calls exec or exits (waited {0:?})")]
+    #[error("it waits in vfork until its child calls exec or exits (waited {0:?})")]
     Vfork(Duration),
     #[error("it is in uninterruptible sleep (state D{wchan}) and did not leave it within {bound:?}")]
     Uninterruptible { wchan: String, bound: Duration },
@@ -93,7 +90,8 @@ pub(crate) enum FreezeReason {
 }
 
 impl Error {
-    /// Reading something of a process failed. A process that is gone, or about to be, is told apart, whatever the kernel said of it.
+    /// Reading a process failed. Returns `TaskExited` if the process is gone or exiting, whatever error the kernel
+    /// returned.
     pub(crate) fn capture(pid: i32, subject: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
         if source.raw_os_error() == Some(libc::ESRCH) || proc_files::is_dead(pid) {

@@ -1,4 +1,4 @@
-//! Brings every thread of every process of a container to stand still, and lets them go.
+//! Stops every thread of every process of a container, and lets them continue.
 //!
 //! ```text
 //!   list members, list threads --> seize + interrupt the new ones --> wait until they stop --+
@@ -6,17 +6,18 @@
 //!        +------------------------------ until a round finds nothing new --------------------+
 //! ```
 //!
-//! What runs can still fork and start threads, what stands cannot, so the rounds come to an end as soon as all stand. ptrace
-//! alone is used, never SIGSTOP: its stop ends with the tracer. Dropping [`Frozen`] lets go of all that stand; what was asked
-//! to stop and has not yet cannot be let go (ptrace(2)), so the tracer is a thread that ends with the checkpoint: the kernel
-//! takes the request back then.
+//! Running threads can still fork and start threads, stopped threads cannot, so the rounds end once all threads are
+//! stopped. Only ptrace is used, never SIGSTOP: a ptrace stop ends with its tracer. Drop of [`FrozenContainer`]
+//! detaches all stopped threads. A thread that was interrupted but has not stopped yet cannot be detached (ptrace(2)).
+//! The tracer is therefore a thread that exits with the checkpoint: the kernel then withdraws the interrupt.
 //!
-//! Job control goes on undisturbed: a process that was stopped by a signal stays so when it is let go. A signal that arrives
-//! meanwhile is delivered first, so no signal is lost.
+//! Job control is preserved: a process that was stopped by a signal stays stopped after the detach. A signal that
+//! arrives during the freeze is delivered first, so no signal is lost.
 //!
-//! A thread in vfork cannot stop before its child calls exec or exits. If that child already stands still, it is let go again
-//! until its parent has stopped. Ways to fail: such a child that does neither within the bound; uninterruptible sleep; another
-//! tracer (a debugger, strace); a process that may not be traced (another user's, not dumpable).
+//! A thread in vfork cannot stop before its child calls exec or exits. If the child is already stopped, it is detached
+//! until its parent has stopped. Ways to fail: a vfork child that neither calls exec nor exits within the bound;
+//! uninterruptible sleep; another tracer (a debugger, strace); a process that may not be traced (another user's, not
+//! dumpable).
 
 use std::{
     collections::BTreeMap,
@@ -40,47 +41,44 @@ use crate::process::{
     ptrace::{self, WaitEvent},
 };
 
-/// After this time a thread that waits in vfork is helped.
+/// After this time, the children of a thread in vfork are resumed.
 const VFORK_HELP_AFTER: Duration = Duration::from_millis(5);
 
-/// The states of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ThreadState {
-    /// Asked to stop.
+    /// Interrupted, not yet stopped.
     Interrupting,
-    /// Stands still.
+    /// In a ptrace stop.
     Stopped,
-    /// Stands still, and its process is stopped by this signal.
+    /// In a ptrace stop, and its process is stopped by this job control signal.
     GroupStopped(i32),
 }
 
-/// A process that stands still.
+/// A process whose threads are stopped.
 #[derive(Debug)]
 pub(crate) struct FrozenProcess {
-    /// Which one.
     pub(crate) id: ProcessId,
     threads: BTreeMap<i32, ThreadState>,
 }
 
 impl FrozenProcess {
-    /// Its pid.
     pub(crate) fn pid(&self) -> i32 {
         self.id.pid
     }
 
-    /// Its threads that stand still, the first one first; empty for a zombie.
+    /// The stopped threads, the leader first. Empty for a zombie.
     pub(crate) fn threads(&self) -> Vec<i32> {
         let mut threads: Vec<_> = self.threads.keys().copied().collect();
         threads.sort_by_key(|tid| (*tid != self.id.pid, *tid));
         threads
     }
 
-    /// A thread through which its memory can be seen: the first one, or another when that has ended.
+    /// A live thread to identify the process in `/proc`: the leader, or another thread if the leader is dead.
     pub(crate) fn proc_tid(&self) -> Option<i32> {
         self.threads().first().copied()
     }
 
-    /// The signal by which job control has it stopped.
+    /// The job control signal that stopped the process.
     pub(crate) fn stopped_by(&self) -> Option<i32> {
         self.threads.values().find_map(|state| match state {
             ThreadState::GroupStopped(signal) => Some(*signal),
@@ -89,24 +87,24 @@ impl FrozenProcess {
     }
 }
 
-/// The container, standing still. Dropping it lets it run on.
+/// A container whose tasks are all stopped. Drop thaws the container.
 pub(crate) struct FrozenContainer<'a> {
     host: &'a dyn Host,
     processes: BTreeMap<i32, FrozenProcess>,
-    /// When the first thread was asked to stop; until then, when it was begun to look for one.
+    /// When the first thread was interrupted; before that, when the freeze began.
     first_interrupt_at: Instant,
-    /// When the last one stood still.
+    /// When the last thread stopped.
     all_stopped_at: Instant,
-    /// A fault: they are stopped by SIGSTOP when they are let go.
+    /// A fault: SIGSTOP is sent to the processes before the thaw.
     leave_stopped: bool,
 }
 
 impl<'a> FrozenContainer<'a> {
-    /// Freezes the members of the host within the bound.
+    /// Freezes the members of the host within `bound`.
     ///
     /// # Errors
     ///
-    /// As the module's documentation says; everything is let go then.
+    /// As described in the module documentation. All threads are detached.
     pub(crate) fn freeze(
         host: &'a dyn Host,
         cancel: &CancelToken<'_>,
@@ -142,22 +140,19 @@ impl<'a> FrozenContainer<'a> {
         Ok(frozen)
     }
 
-    /// The processes in the order of their pids.
+    /// In ascending order of pids.
     pub(crate) fn processes(&self) -> impl Iterator<Item = &FrozenProcess> {
         self.processes.values()
     }
 
-    /// How many threads stand.
     pub(crate) fn threads(&self) -> usize {
         self.processes.values().map(|process| process.threads.len()).sum()
     }
 
-    /// How long it took until all stood.
     pub(crate) fn freezing_time(&self) -> Duration {
         self.all_stopped_at - self.first_interrupt_at
     }
 
-    /// Since when all stand.
     pub(crate) fn all_stopped_at(&self) -> Instant {
         self.all_stopped_at
     }
@@ -166,7 +161,7 @@ impl<'a> FrozenContainer<'a> {
         self.processes.values().find_map(FrozenProcess::proc_tid)
     }
 
-    /// Asks every thread to stop that was not asked yet; false when there was none.
+    /// Seizes and interrupts all threads that are not stopped. Returns false if there is no such thread.
     fn seize_new_threads(&mut self, log: &mut DumpLog) -> Result<bool, Error> {
         let members = self.host.members().map_err(Error::ListMembers)?;
         self.processes
@@ -187,7 +182,7 @@ impl<'a> FrozenContainer<'a> {
                 id: member,
                 threads: BTreeMap::new(),
             });
-            // A thread that called exec took the place of all others; theirs are no more.
+            // After an exec only the calling thread is left, with the tid of the leader.
             process.threads.retain(|tid, _| threads.contains(tid));
             for tid in threads {
                 any_seized |= seize_thread(process, tid, log)?;
@@ -196,7 +191,7 @@ impl<'a> FrozenContainer<'a> {
         Ok(any_seized)
     }
 
-    /// Waits until all that were asked stand still.
+    /// Waits until all interrupted threads are stopped.
     fn wait_all_stopped(&mut self, cancel: &CancelToken<'_>, bound: Duration) -> Result<(), Error> {
         let mut pause = Duration::ZERO;
         let mut helped_at = self.first_interrupt_at;
@@ -216,7 +211,7 @@ impl<'a> FrozenContainer<'a> {
                                 }
                                 return false;
                             }
-                            // A first thread that ends before the others shows its end to no wait until they have ended.
+                            // The exit of a leader is not reported to wait before all other threads have exited.
                             ThreadPoll::Pending if *tid == pid && is_dead(*tid) => return false,
                             ThreadPoll::Pending => {
                                 pending.get_or_insert((pid, *tid));
@@ -242,12 +237,12 @@ impl<'a> FrozenContainer<'a> {
                     reason: timeout_reason(tid, waited),
                 });
             }
-            // More than once: the child may come to stand only after it was looked for, and others may be in vfork too.
+            // Repeat: the child may stop only after this attempt, and others may be in vfork too.
             if helped_at.elapsed() > VFORK_HELP_AFTER && in_vfork(tid) {
                 self.resume_vfork_children(pid);
                 helped_at = Instant::now();
             }
-            // Threads that run in user space stop within microseconds, those in a system call a little later.
+            // Threads in user space stop within microseconds, threads in a system call slightly later.
             if pause.is_zero() {
                 thread::yield_now();
             } else {
@@ -257,7 +252,7 @@ impl<'a> FrozenContainer<'a> {
         }
     }
 
-    /// Lets the children of a process go that already stand still, so that a vfork can end. The next round finds them again.
+    /// Detaches the stopped children of a process, so that a vfork can end. The next round seizes them again.
     fn resume_vfork_children(&mut self, parent: i32) {
         for process in self.processes.values_mut() {
             if proc_files::stat(process.id.pid).is_ok_and(|stat| stat.ppid == parent) {
@@ -268,11 +263,11 @@ impl<'a> FrozenContainer<'a> {
         }
     }
 
-    /// Fails if a process was killed since all stood.
+    /// Fails if a process was killed after the freeze.
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`].
+    /// [`Error::TaskExited`].
     pub(crate) fn check_alive(&self) -> Result<(), Error> {
         for process in self.processes.values() {
             let pid = process.pid();
@@ -284,13 +279,13 @@ impl<'a> FrozenContainer<'a> {
         Ok(())
     }
 
-    /// A fault: whether the container is left stopped when it is let go. A ptrace stop cannot outlive its tracer, so it is
-    /// SIGSTOP that holds it then, and SIGCONT that ends it.
+    /// A fault: whether the container stays stopped after the thaw. A ptrace stop cannot outlive its tracer, so the
+    /// processes are stopped by SIGSTOP, and SIGCONT resumes them.
     pub(crate) fn leave_stopped(&mut self, leave: bool) {
         self.leave_stopped = leave;
     }
 
-    /// Lets everything go; how long it stood, from the first thread asked to the last one let go.
+    /// Detaches all threads. Returns the time from the first interrupt to the last detach.
     pub(crate) fn thaw(mut self) -> Duration {
         self.resume_all();
         self.first_interrupt_at.elapsed()
@@ -316,9 +311,10 @@ impl Drop for FrozenContainer<'_> {
     }
 }
 
-/// Lets a thread go that stood still.
+/// Detaches a stopped thread.
 pub(super) fn detach(host: &dyn Host, pid: i32, tid: i32) {
-    // A thread that was killed meanwhile no longer stands. Its end must not be kept from its parent.
+    // A thread that was killed during the freeze is not stopped any more. Report its exit status, which this wait
+    // consumed.
     if ptrace::detach(tid).is_err()
         && let Ok(Some(WaitEvent::Exited(status))) = ptrace::poll(tid)
         && tid == pid
@@ -327,7 +323,7 @@ pub(super) fn detach(host: &dyn Host, pid: i32, tid: i32) {
     }
 }
 
-/// Asks a thread to stop unless it already stands; false when there was nothing to ask.
+/// Seizes and interrupts a thread unless it is stopped. Returns false if the thread needs no wait.
 fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool, Error> {
     let pid = process.id.pid;
     let refuse = |reason| Error::Freeze {
@@ -346,8 +342,8 @@ fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Res
         return Ok(false);
     }
     if let Some(state) = process.threads.get_mut(&tid) {
-        // It was seen standing. If it no longer does (a signal that cannot be held, an exec that took its number over), it is
-        // asked again.
+        // The thread was stopped before. If it is not any more (SIGKILL, or an exec that took over its tid), interrupt
+        // again.
         if matches!(stat.state, 't' | 'T') {
             return Ok(false);
         }
@@ -359,7 +355,9 @@ fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Res
         };
     }
     if proc_files::is_io_worker(&stat) {
-        log.unsupported(format_args!("pid {pid}: thread {tid} is the kernel's own (io_uring)"));
+        log.unsupported(format_args!(
+            "pid {pid}: thread {tid} is an io_uring worker of the kernel"
+        ));
         return Ok(false);
     }
     match ptrace::seize(tid) {
@@ -378,17 +376,16 @@ fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Res
     }
 }
 
-/// Whether a thread in this state has ended.
 fn is_dead_state(state: char) -> bool {
     matches!(state, 'Z' | 'X' | 'x')
 }
 
-/// Whether this thread has ended, though it may still be listed.
+/// Whether this thread is dead, although it may still be listed.
 fn is_dead(tid: i32) -> bool {
     proc_files::stat(tid).is_ok_and(|stat| is_dead_state(stat.state))
 }
 
-/// What one look at an asked thread showed.
+/// The result of a poll of an interrupted thread.
 pub(super) enum ThreadPoll {
     Pending,
     Stopped(ThreadState),
@@ -402,8 +399,8 @@ pub(super) fn poll_thread(tid: i32) -> ThreadPoll {
         Ok(Some(WaitEvent::Stopped)) => ThreadPoll::Stopped(ThreadState::Stopped),
         Ok(Some(WaitEvent::GroupStopped(signal))) => ThreadPoll::Stopped(ThreadState::GroupStopped(signal)),
         Ok(Some(WaitEvent::Signal(signal))) => {
-            // It takes its signal first. Any stop takes a pending request to stop away, so it is asked again; a thread that
-            // is gone by now says so at the next look.
+            // Deliver the signal first. Any stop cancels a pending interrupt, so interrupt again. If the thread is gone
+            // by now, the next poll reports it.
             let _ = ptrace::resume(tid, signal);
             let _ = ptrace::interrupt(tid);
             ThreadPoll::Pending
@@ -413,7 +410,7 @@ pub(super) fn poll_thread(tid: i32) -> ThreadPoll {
     }
 }
 
-/// Why a seize was refused; `None` when the thread ended in between.
+/// The reason for a refused seize; `None` if the thread exited meanwhile.
 fn denial_reason(pid: i32, tid: i32) -> Option<FreezeReason> {
     let status = not_found_as_none(proc_files::status(tid)).ok()??;
     if status.state.starts_with(['Z', 'X']) {
@@ -426,7 +423,7 @@ fn denial_reason(pid: i32, tid: i32) -> Option<FreezeReason> {
     if euid != 0 && [status.ruid, status.euid, status.suid].iter().any(|uid| *uid != euid) {
         return Some(FreezeReason::TraceDenied("it runs as another user"));
     }
-    // Files of a process that is not dumpable belong to root.
+    // The /proc files of a process that is not dumpable belong to root.
     let is_undumpable = std::fs::metadata(format!("/proc/{pid}/status"))
         .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) != status.euid);
     Some(FreezeReason::TraceDenied(if is_undumpable {
@@ -436,7 +433,6 @@ fn denial_reason(pid: i32, tid: i32) -> Option<FreezeReason> {
     }))
 }
 
-/// Why a thread did not stop.
 fn timeout_reason(tid: i32, waited: Duration) -> FreezeReason {
     let state = proc_files::stat(tid).map_or('?', |stat| stat.state);
     match state {
@@ -452,7 +448,7 @@ fn timeout_reason(tid: i32, waited: Duration) -> FreezeReason {
     }
 }
 
-/// Whether a thread waits for its child of vfork, or of clone with `CLONE_VFORK` (as `posix_spawn` does it).
+/// Whether a thread waits for its child in vfork, or in clone with `CLONE_VFORK` (as `posix_spawn` uses it).
 fn in_vfork(tid: i32) -> bool {
     let flags = match proc_files::current_syscall(tid) {
         #[cfg(target_arch = "x86_64")]
@@ -473,12 +469,11 @@ fn in_vfork(tid: i32) -> bool {
     flags & libc::CLONE_VFORK as u64 != 0
 }
 
-/// The name of a thread.
 fn comm(tid: i32) -> String {
     proc_files::read_text(tid, "comm").unwrap_or_default()
 }
 
-/// A process that ended is no error while they are listed.
+/// Processes may exit while they are listed, which is no error.
 fn not_found_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

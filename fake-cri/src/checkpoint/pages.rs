@@ -1,15 +1,16 @@
-//! Pages files: from a process's memory into the archive, in one pass and by two threads at once.
+//! Copies process memory into the pages files of the archive, in one pass with up to two threads.
 //!
 //! ```text
-//!   cursor: next chunk ------------> thread 1: /proc/PID/mem --> its buffer --> pwrite at the chunk's place
+//!   cursor: next chunk ------------> thread 1: /proc/PID/mem --> its buffer --> pwrite at the chunk's offset
 //!      (behind a lock)         \----> thread 2: the same
 //! ```
 //!
-//! Most of what is large in a copy comes another way: [`super::pour`].
+//! Most of the large memory of a snapshot is spliced instead: [`super::page_pipe`].
 //!
-//! The page maps tell where every page goes before one is read, so the threads need no order among them. Reading takes access
-//! rights, not the tracer itself, which is why a thread that traces nothing can do it. Ways to fail: a process that ended, a full
-//! disk, the caller, the deadline; the first failure ends both.
+//! The page maps determine the offset of every page before the first page is read, so the threads need no order.
+//! Reading memory needs access rights but not the tracer itself, so a thread that traces nothing can read. Ways to
+//! fail: a process exited, the disk is full, the caller cancelled, the deadline passed. The first failure ends both
+//! threads.
 
 use std::{
     ops::Range,
@@ -31,39 +32,36 @@ use super::{
 };
 use crate::process::{file_mapping::FileMapping, memory::ProcMem, pagemap::PAGE_SIZE};
 
-/// How much a thread reads before it writes it, and before the caller and the deadline are looked at again. As fast as
-/// 1 MiB, with which writers were seen to be halted more often for the pages that they had made dirty. To read ahead while the
-/// other thread writes gained nothing: the kernel lets one writer at a time into a file.
+/// How much a thread reads before it writes, and before it checks for cancellation and the deadline. As fast as 1 MiB,
+/// but with 1 MiB writers were throttled more often for their dirty pages. Reading ahead during the write of the other
+/// thread brought no gain: the kernel lets one writer at a time write to a file.
 const READ_CHUNK_BYTES: usize = 256 << 10;
-/// What is worth a second thread.
+/// The smallest amount of memory for which a second thread is started.
 const MIN_PARALLEL_BYTES: u64 = 4 << 20;
-/// The stack of a second thread, whose buffer is on the heap.
+/// The stack size of the second thread. Its buffer is on the heap.
 const READER_STACK_BYTES: usize = 128 << 10;
 
-/// The content of one `pages-N.img`: which memory, in its order.
+/// The content of one `pages-N.img`: memory runs in file order.
 #[derive(Debug)]
 pub(crate) struct PagesFile {
-    /// Its name.
     pub(crate) name: String,
-    /// Whether it holds the shared memory of several.
+    /// Whether the file holds shared memory.
     pub(crate) shared: bool,
-    /// Where its pages are.
     pub(crate) runs: Vec<PageRun>,
-    /// What of a file is mapped here to be read; it has to stay until it is.
-    #[expect(dead_code, reason = "held, never looked at")]
+    /// A mapping of a file whose pages are read through it. It must exist until they are read.
+    #[expect(dead_code, reason = "kept for its Drop")]
     pub(crate) mapped_file: Option<FileMapping>,
 }
 
-/// Neighbouring pages of one process.
+/// Adjacent pages of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PageRun {
-    /// The process, for the log.
+    /// For the log.
     pub(crate) pid: i32,
-    /// A thread that sees them.
+    /// A live thread of the process.
     pub(crate) proc_tid: i32,
-    /// Their addresses.
     pub(crate) range: Range<u64>,
-    /// Whether a copy of the process does not hold them, so that they are read before the process runs on.
+    /// Whether fork does not preserve the pages, so that they must be read before the process resumes.
     pub(crate) not_forked: bool,
 }
 
@@ -74,47 +72,43 @@ impl PageRun {
 }
 
 impl PagesFile {
-    /// Its size.
     pub(crate) fn bytes(&self) -> u64 {
         self.runs.iter().map(PageRun::bytes).sum()
     }
 
-    /// How many pages it has.
     pub(crate) fn pages(&self) -> u64 {
         self.bytes() / PAGE_SIZE
     }
 }
 
-/// A pages file and its place in the archive.
+/// A pages file and its reserved member in the archive.
 #[derive(Debug)]
 pub(crate) struct ReservedPages<'a> {
-    /// What is in it.
     pub(crate) file: &'a PagesFile,
-    /// Where it goes.
     pub(crate) reserved: ReservedMember,
-    /// What of the file is there already, by offsets in their order; none lies in two runs.
+    /// Ranges of the file that are already written, in ascending order. No range spans two runs.
     pub(crate) spliced: Vec<Range<u64>>,
 }
 
 impl ReservedPages<'_> {
-    /// The first of what is there already that ends behind an offset.
+    /// The first spliced range that ends after `offset`.
     fn next_spliced(&self, offset: u64) -> Option<&Range<u64>> {
         let nth = self.spliced.partition_point(|range| range.end <= offset);
         self.spliced.get(nth)
     }
 }
 
-/// Which pages are moved, and whose memory they are read from.
+/// Which pages are copied, and the process that they are read from.
 #[derive(Clone, Copy)]
 pub(crate) enum PageSource<'a> {
-    /// All, of the processes themselves, which stand still.
+    /// All pages, from the frozen processes.
     Originals,
-    /// Those that copies hold, of these.
+    /// The pages that fork preserves, from the snapshots.
     Snapshots(&'a SnapshotSet<'a>),
 }
 
 impl PageSource<'_> {
-    /// A thread through which these pages are read; `None` when they are not moved.
+    /// The thread through which the pages are read; `None` if they are not copied.
     fn source_tid(self, run: &PageRun) -> Option<i32> {
         match self {
             Self::Originals => Some(run.proc_tid),
@@ -124,12 +118,11 @@ impl PageSource<'_> {
     }
 }
 
-/// What moving pages took. Of what two threads do at once half is counted, so that the two never exceed the time that passed.
+/// The time spent on pages. Of the time of two concurrent threads half is counted, so that the sum never exceeds the
+/// elapsed time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PageTimes {
-    /// Reading memory.
     pub(crate) read_time: Duration,
-    /// Writing the archive.
     pub(crate) write_time: Duration,
 }
 
@@ -140,11 +133,11 @@ impl std::ops::AddAssign for PageTimes {
     }
 }
 
-/// Writes the pages of all parts.
+/// Copies the pages of all parts that are not spliced yet.
 ///
 /// # Errors
 ///
-/// A process that ended, a full disk, the caller or the deadline.
+/// A process exited, the archive cannot be written, the caller cancelled, or the deadline passed.
 pub(crate) fn copy_pages(
     parts: &[ReservedPages<'_>],
     source: PageSource<'_>,
@@ -186,7 +179,7 @@ pub(crate) fn copy_pages(
         });
         let first = copier.run();
         match second {
-            // Where no thread can be started, this one did it all.
+            // If the second thread could not be started, this thread has copied all chunks.
             None | Some(Err(_)) => first,
             Some(Ok(second)) => {
                 let (first, second) = (first, second.join().unwrap_or(Err(Error::TracerPanicked)));
@@ -206,20 +199,20 @@ pub(crate) fn copy_pages(
     Ok(times)
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct PageCopier<'a> {
     cursor: Mutex<PageCursor<'a>>,
     archive: &'a Archive,
     zeroed: &'a ZeroedRegions,
     cancel: &'a CancelToken<'a>,
-    /// The size of each thread's buffer.
+    /// The size of each thread's buffer, in bytes.
     buffer: usize,
     failed: AtomicBool,
     unreadable: Mutex<Vec<UnreadablePage>>,
 }
 
 impl PageCopier<'_> {
-    /// Moves chunks until there are none left.
+    /// Copies chunks until none is left.
     fn run(&self) -> Result<PageTimes, Error> {
         let result = self.copy_chunks();
         if result.is_err() {
@@ -265,14 +258,14 @@ impl PageCopier<'_> {
         Ok(times)
     }
 
-    /// Nothing is left half done by a panic of the other thread.
+    /// A poisoned lock is used: a panic of the other thread leaves no inconsistent state.
     fn lock<'m, T>(&self, mutex: &'m Mutex<T>) -> std::sync::MutexGuard<'m, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Room for so many bytes that begins where a page does. Pages are copied to and from such a place a sixth faster than to one
-/// sixteen bytes behind it, which is where an allocation of this size lies (measured: 160 against 190 ms a GiB).
+/// Returns a page-aligned buffer. Copies to and from such a buffer are a sixth faster than at the offset of 16 bytes
+/// that an allocation of this size has (measured: 160 against 190 ms per GiB).
 fn page_aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     const PAGE_BYTES: usize = PAGE_SIZE as usize;
     memory.resize(bytes + PAGE_BYTES - 1, 0);
@@ -280,7 +273,7 @@ fn page_aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     &mut memory[start..start + bytes]
 }
 
-/// Which pages come next.
+/// The position of the next pages to copy.
 struct PageCursor<'a> {
     source: PageSource<'a>,
     parts: &'a [ReservedPages<'a>],
@@ -289,7 +282,7 @@ struct PageCursor<'a> {
     offset: u64,
 }
 
-/// Pages that one thread moves at once; their addresses stand beside it.
+/// The pages that one thread copies at once. The caller holds their address ranges.
 struct PageChunk {
     pid: i32,
     proc_tid: i32,
@@ -301,7 +294,7 @@ struct PageChunk {
 }
 
 impl PageCursor<'_> {
-    /// Goes on by so many bytes of the run that it is at.
+    /// Advances by `bytes` within the current run.
     fn advance(&mut self, run: &PageRun, bytes: u64) {
         self.offset += bytes;
         self.run_offset += bytes;
@@ -311,7 +304,7 @@ impl PageCursor<'_> {
         }
     }
 
-    /// As many runs of one process and one file as a chunk takes.
+    /// Returns the next runs of one process and one file, up to the size of a chunk.
     fn next_chunk(&mut self, ranges: &mut Vec<Range<u64>>) -> Option<PageChunk> {
         ranges.clear();
         let (part, source_tid) = loop {
@@ -366,14 +359,14 @@ impl PageCursor<'_> {
     }
 }
 
-/// How far behind the beginning of the ranges an address lies that is in one of them.
+/// The offset of `address` from the start of the concatenated ranges.
 fn offset_in_ranges(ranges: &[Range<u64>], address: u64) -> u64 {
     let before = ranges.iter().take_while(|range| !range.contains(&address));
     let behind = ranges.iter().find(|range| range.contains(&address));
     before.map(|range| range.end - range.start).sum::<u64>() + behind.map_or(0, |range| address - range.start)
 }
 
-/// A page that a thread could not read, and its place.
+/// A page that a thread could not read.
 struct UnreadablePage {
     pid: i32,
     source_tid: i32,
@@ -383,8 +376,9 @@ struct UnreadablePage {
 }
 
 impl UnreadablePage {
-    /// The kernel can be told (`proc_mem.force_override=ptrace`) to show what a process itself may not read to its tracer alone,
-    /// which is this thread. What it does not see either is zero.
+    /// Reads the page once more in the tracer thread. With `proc_mem.force_override=ptrace` the kernel shows memory
+    /// that the process itself may not read to the tracer only. A page that is unreadable to the tracer too becomes
+    /// zero.
     fn retry(&self, archive: &Archive, log: &mut DumpLog) -> Result<(), Error> {
         let mut page = [0; PAGE_SIZE as usize];
         let mut lost = false;
@@ -394,7 +388,7 @@ impl UnreadablePage {
             .map_err(|error| Error::capture(self.pid, "memory", error))?;
         if lost {
             log.unsupported(format_args!(
-                "pid {}: the page at {:#x} cannot be read and is zero here",
+                "pid {}: the page at {:#x} cannot be read and is zero in the archive",
                 self.pid, self.address
             ));
             return Ok(());
@@ -441,7 +435,7 @@ mod tests {
             mapped_file: None,
         };
         let before = 2 * PAGE_SIZE;
-        // In the middle of a run and at its end, and a whole one.
+        // A part in the middle of a run, the end of the run, and a whole run.
         let spliced = vec![
             before + PAGE_SIZE..before + READ_CHUNK_BYTES as u64,
             before + 2 * READ_CHUNK_BYTES as u64..before + long_bytes,
@@ -494,7 +488,7 @@ mod tests {
             runs,
             mapped_file: None,
         };
-        // One run longer than a chunk, several in one chunk, another process's, an empty file, another file.
+        // A run longer than a chunk, several runs in one chunk, a run of another process, an empty file, a second file.
         let long_run = READ_CHUNK_BYTES as u64 / PAGE_SIZE + 3;
         let files = [
             file(vec![

@@ -1,9 +1,9 @@
-//! A look at the container while it still runs, so that less has to be read while it stands.
+//! Scans the mappings of the container before the freeze, so that less must be read during the freeze.
 //!
-//! The flags of mappings (`VmFlags`) come with `/proc/PID/smaps` alone, for which the kernel walks all pages: that takes about
-//! as long as a fork. Which of them a fork carries has to be known before the process runs on, so it is read here, and taken
-//! for what stands if that still has the same mappings. What was advised in between is noticed in the copy
-//! ([`super::dump::Mm`]), and fails the checkpoint.
+//! Only `/proc/PID/smaps` shows the flags of mappings (`VmFlags`), and for each read the kernel walks all pages, which
+//! takes about as long as a fork. The flags decide which mappings fork preserves, which must be known before the
+//! process resumes. So the flags are read here, and used for each mapping that still exists at the freeze. A madvise in
+//! between is detected in the snapshot ([`super::dump::DeferredMm`]) and fails the checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -17,24 +17,24 @@ use crate::process::{
     proc_files::{self, Mapping},
 };
 
-/// What was scanned of the container's processes shortly before the freeze.
+/// The mappings of the container's processes shortly before the freeze.
 #[derive(Debug)]
 pub(crate) struct Prescan {
     mappings: BTreeMap<i32, (ProcessId, Vec<Mapping>)>,
 }
 
 impl Prescan {
-    /// Looks at every process; the inner error says that there is no room for copies of them.
+    /// Scans every process. The inner error means that there are not enough resources for snapshots.
     ///
     /// # Errors
     ///
-    /// [`Error::Members`].
+    /// [`Error::ListMembers`].
     pub(crate) fn collect(host: &dyn Host) -> Result<Result<Self, InsufficientResources>, Error> {
         let members = host.members().map_err(Error::ListMembers)?;
         let mut mappings = BTreeMap::new();
         let mut bytes = 0;
         for member in &members {
-            // Whoever ends meanwhile is not there at the freeze either.
+            // A process that exits meanwhile does not exist at the freeze either.
             if let (Ok(status), Ok(scanned)) = (proc_files::status(member.pid), proc_files::smaps(member.pid)) {
                 bytes += (status.rssanon.unwrap_or(0) + status.vmswap.unwrap_or(0)) * 1024;
                 mappings.insert(member.pid, (*member, scanned));
@@ -48,15 +48,16 @@ impl Prescan {
         Ok(Ok(Self { mappings }))
     }
 
-    /// Whether this process was there.
+    /// Whether this process was scanned.
     pub(crate) fn contains(&self, process: ProcessId) -> bool {
         self.mappings
             .get(&process.pid)
             .is_some_and(|(scanned_id, _)| *scanned_id == process)
     }
 
-    /// The mappings_now of a process that stands with the flags that they had; `None` where that is not to be told: a mapping lies
-    /// where there was none, or memory is locked (so much of it, in KiB), which a copy's is not.
+    /// Returns `mappings_now`, the mappings of a frozen process, with the flags of the prescan. Returns `None` if the
+    /// flags are unknown: there was no mapping at an address, or memory is locked (`locked`, in KiB), which fork does
+    /// not preserve.
     pub(crate) fn flags_for(
         &self,
         process: ProcessId,
@@ -80,7 +81,7 @@ impl Prescan {
                 {
                     remaining = &remaining[1..];
                 }
-                // One that grew or shrank has kept its flags.
+                // A mapping that grew or shrank has kept its flags.
                 let scanned_mapping = remaining
                     .first()
                     .filter(|scanned| scanned.range.start < mapping_now.range.end)?;
@@ -107,28 +108,28 @@ mod tests {
 
     #[test]
     fn flags_come_from_the_prescan() {
-        let process = ProcessId::current().expect("/proc is there");
+        let process = ProcessId::current().expect("readable /proc");
         let prescan = |scanned: &[Mapping]| Prescan {
             mappings: BTreeMap::from([(process.pid, (process, scanned.to_vec()))]),
         };
         let scanned = [mapping(0x1000, 0x3000, &[*b"wf"]), mapping(0x5000, 0x6000, &[*b"rd"])];
         let flags_for = |mappings_now: &[Mapping]| prescan(&scanned).flags_for(process, Some(0), mappings_now);
-        // The second one grew, the first one was split.
+        // The first mapping was split, the second one grew.
         let mappings_now = [
             mapping(0x1000, 0x2000, &[]),
             mapping(0x2000, 0x3000, &[]),
             mapping(0x4000, 0x7000, &[]),
         ];
         let flags: Vec<_> = flags_for(&mappings_now)
-            .expect("all known")
+            .expect("all flags known")
             .into_iter()
             .map(|mapping| mapping.flags)
             .collect();
         assert_eq!(flags, [vec![*b"wf"], vec![*b"wf"], vec![*b"rd"]]);
-        assert_eq!(flags_for(&[mapping(0x3000, 0x4000, &[])]), None, "nothing was there");
+        assert_eq!(flags_for(&[mapping(0x3000, 0x4000, &[])]), None, "no mapping before");
         let mut shared = mapping(0x5000, 0x6000, &[]);
         shared.shared = true;
-        assert_eq!(flags_for(&[shared]), None, "something else was there");
+        assert_eq!(flags_for(&[shared]), None, "another mapping before");
         let reused_pid = ProcessId {
             start_time: process.start_time + 1,
             ..process

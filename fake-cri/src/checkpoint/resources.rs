@@ -1,8 +1,9 @@
-//! Whether there is room for copies of the container's processes beside them.
+//! Checks that there are enough resources for snapshots of the container's processes.
 //!
-//! A copy takes a number, and a page that the original writes while its copy is there is held twice. No limit may be hit by
-//! that: it would be the container's own fork or write that fails. So a container near a limit is not copied. What is not to be
-//! found out (cgroups mounted elsewhere) counts as no limit; the copying itself may still fail then, which is noticed.
+//! A snapshot takes a pid, and a page that the original writes during the dump exists twice. The snapshots must not
+//! exhaust a limit, because then a fork or a write of the container itself would fail. So no snapshot is made near a
+//! limit. A limit that cannot be determined (cgroups mounted elsewhere) counts as no limit. The fork may then still
+//! fail, which is handled.
 
 use std::{
     fs,
@@ -11,15 +12,16 @@ use std::{
 
 use crate::process::syscalls;
 
-/// How many numbers have to be left besides those of the copies: a container that forks much must not run out of them.
+/// How many pids must remain free besides those of the snapshots, so that a container that forks often does not run
+/// out.
 const SPARE_PIDS: u64 = 32;
-/// A limit of processes a user below which it is not asked how many there are.
+/// Below this RLIMIT_NPROC no snapshot is made. Above it, the user's processes are not counted.
 const MIN_NPROC_LIMIT: u64 = 4096;
 
-/// Where room is short.
+/// The resource that is insufficient for snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InsufficientResources {
-    #[error("{0} bytes of memory are not available (MemAvailable)")]
+    #[error("less than {0} bytes of memory are available (MemAvailable)")]
     Memory(u64),
     #[error("its cgroup {path} has no room for {bytes} bytes more ({file})", path = .cgroup.display())]
     CgroupMemory {
@@ -35,7 +37,8 @@ pub(crate) enum InsufficientResources {
     NprocLimit { pid: i32, limit: u64 },
 }
 
-/// Looks whether a process may be copied, `copies` in all, of which this one can come to hold so many bytes.
+/// Checks whether process `pid` may be snapshotted, if `snapshot_count` snapshots are made in all and their pages may
+/// grow to `bytes`.
 pub(crate) fn check(pid: i32, snapshot_count: u64, bytes: u64) -> Result<(), InsufficientResources> {
     if read_number("/proc/sys/vm/overcommit_memory") == Some(2) {
         return Err(InsufficientResources::StrictOvercommit);
@@ -67,7 +70,7 @@ pub(crate) fn check(pid: i32, snapshot_count: u64, bytes: u64) -> Result<(), Ins
                 }
                 _ => continue,
             };
-            // A limit of any of its parents holds for it too.
+            // The limits of all parent cgroups apply too.
             for cgroup in relative.ancestors().map(|part| root.join(part)) {
                 let Some(left) = cgroup_headroom(&cgroup, maximum, used) else {
                     continue;
@@ -91,7 +94,7 @@ pub(crate) fn check(pid: i32, snapshot_count: u64, bytes: u64) -> Result<(), Ins
     Ok(())
 }
 
-/// The controllers with the files of their limit and of what is used of it; of the second version, then of the first.
+/// The controllers with their limit file and usage file, first of cgroup v2, then of cgroup v1.
 const CGROUP_LIMIT_FILES: &[(&str, &str, &str)] = &[
     ("memory", "memory.max", "memory.current"),
     ("memory", "memory.high", "memory.current"),
@@ -99,13 +102,13 @@ const CGROUP_LIMIT_FILES: &[(&str, &str, &str)] = &[
     ("pids", "pids.max", "pids.current"),
 ];
 
-/// What a limit of a cgroup leaves; `None` without one.
+/// The unused part of a cgroup's limit; `None` if there is no limit.
 fn cgroup_headroom(cgroup: &Path, maximum: &str, used: &str) -> Option<u64> {
     let maximum = read_number(cgroup.join(maximum))?;
     Some(maximum.saturating_sub(read_number(cgroup.join(used))?))
 }
 
-/// A file that holds one number; `None` for any other word, as `max`.
+/// Reads a file that holds one number; `None` for any other content, such as `max`.
 fn read_number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -116,7 +119,6 @@ fn mem_available() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// The real user of a process.
 fn real_uid(pid: i32) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn headroom_is_limit_minus_usage() {
-        let cgroup = tempfile::tempdir().expect("a folder");
+        let cgroup = tempfile::tempdir().expect("a temporary directory");
         let write = |name: &str, text: &str| fs::write(cgroup.path().join(name), text).expect("write");
         assert_eq!(cgroup_headroom(cgroup.path(), "pids.max", "pids.current"), None);
         write("pids.current", "5\n");
