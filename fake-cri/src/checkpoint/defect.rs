@@ -1,29 +1,29 @@
-//! Ways in which a runtime is unlike it should be for the whole of a call: what real ones did, each by its own word.
+//! Defects of a whole call: each reproduces a misbehaviour of a real runtime.
 //!
-//! A [`Defect`] is data. Those about the request (its id, location, timeout, deadline) are acted by the runtime, those about
-//! what is captured and how the archive is written by the engine in the shim. [`Defect::After`] acts when the call has ended in
-//! one way and not when it ended in another.
+//! A [`Defect`] is data. The runtime applies the defects of the request (id, location, timeout, deadline). The engine
+//! in the shim applies the defects of the dump and of the archive. [`Defect::After`] acts only after a call with the
+//! given outcome.
 
 use serde::{Deserialize, Serialize};
 
-/// How a checkpoint ended.
+/// How a checkpoint call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallOutcome {
-    /// It succeeded.
+    /// The call succeeded.
     Success,
-    /// It failed by itself: a folder that is missing, a full disk.
+    /// The call failed by itself: a missing directory, a full disk.
     Error,
     /// The call's own deadline passed.
     Deadline,
     /// The request's `timeout` passed.
     Timeout,
-    /// The caller went away.
+    /// The caller cancelled.
     Cancel,
 }
 
 impl CallOutcome {
-    /// Every ending.
+    /// All outcomes.
     pub const ALL: [CallOutcome; 5] = [
         CallOutcome::Success,
         CallOutcome::Error,
@@ -32,7 +32,7 @@ impl CallOutcome {
         CallOutcome::Cancel,
     ];
 
-    /// The word for it in the grammar.
+    /// The word in the fault grammar.
     pub fn name(self) -> &'static str {
         match self {
             CallOutcome::Success => "success",
@@ -44,7 +44,7 @@ impl CallOutcome {
     }
 }
 
-/// What is wrong after a checkpoint that has ended in some way.
+/// A fault that acts after a checkpoint with some outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SideEffect {
@@ -52,13 +52,13 @@ pub enum SideEffect {
     LeaveFrozen,
     /// The container's processes are killed.
     KillContainer,
-    /// What was written so far stays at the location.
+    /// The partial archive stays at the location.
     KeepPartial,
-    /// What was written so far stays beside the location.
+    /// The partial archive stays beside the location.
     KeepTemporary,
     /// The next checkpoint of the container fails.
     RefuseNext,
-    /// ContainerStatus says that the container has exited.
+    /// ContainerStatus reports the container as exited.
     Misreport,
     /// ExecSync into the container fails.
     BreakExec,
@@ -69,7 +69,7 @@ pub enum SideEffect {
 }
 
 impl SideEffect {
-    /// All of them.
+    /// All side effects.
     pub const ALL: [SideEffect; 9] = [
         SideEffect::LeaveFrozen,
         SideEffect::KillContainer,
@@ -82,7 +82,7 @@ impl SideEffect {
         SideEffect::FreezeNeighbours,
     ];
 
-    /// The word for it in the grammar.
+    /// The word in the fault grammar.
     pub fn name(self) -> &'static str {
         match self {
             SideEffect::LeaveFrozen => "leave-frozen",
@@ -98,15 +98,15 @@ impl SideEffect {
     }
 }
 
-/// A kind of memory.
+/// A region of process memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemoryRegion {
-    /// What the program took for itself: the heap, and anonymous mappings that are no stack.
+    /// The heap, and anonymous mappings that are no stack.
     Heap,
-    /// The first thread's stack.
+    /// The main thread's stack, without the environment.
     Stack,
-    /// The environment, at the end of that stack.
+    /// The environment, at the end of the main thread's stack.
     Environment,
     /// The stacks of the other threads.
     Threads,
@@ -115,7 +115,7 @@ pub enum MemoryRegion {
 }
 
 impl MemoryRegion {
-    /// All of them.
+    /// All regions.
     pub const ALL: [MemoryRegion; 5] = [
         MemoryRegion::Heap,
         MemoryRegion::Stack,
@@ -124,7 +124,7 @@ impl MemoryRegion {
         MemoryRegion::Shared,
     ];
 
-    /// The word for it in the grammar.
+    /// The word in the fault grammar.
     pub fn name(self) -> &'static str {
         match self {
             MemoryRegion::Heap => "heap",
@@ -138,22 +138,22 @@ impl MemoryRegion {
 
 macro_rules! defects {
     ($($variant:ident = $name:literal, $means:literal;)+) => {
-        /// One way.
+        /// A defect of a whole call.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
         pub enum Defect {
             $(#[doc = $means] $variant,)+
-            /// After a checkpoint that ended so, this is wrong.
+            /// After a checkpoint with this outcome, the side effect acts.
             After(CallOutcome, SideEffect),
-            /// This kind of memory is zero in the archive.
+            /// This memory region is zero in the archive.
             LoseMemory(MemoryRegion),
         }
 
         impl Defect {
-            /// Those that take no argument, with what they mean.
+            /// The defects without an argument, and their descriptions.
             pub const WITHOUT_ARGUMENT: &'static [(Defect, &'static str)] = &[$((Defect::$variant, $means),)+];
 
-            /// The word for it in the grammar.
+            /// The word in the fault grammar.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Defect::$variant => $name,)+
@@ -166,45 +166,45 @@ macro_rules! defects {
 }
 
 defects! {
-    IgnoreDeadline = "ignore-deadline", "the work goes on after the call's deadline, and its archive appears";
-    IgnoreCancel = "ignore-cancel", "the work goes on after the caller went away, and its archive appears";
-    IgnoreTimeout = "ignore-timeout", "the request's `timeout` is not read";
-    TimeoutInMilliseconds = "timeout-in-milliseconds", "the request's `timeout` is taken for milliseconds";
-    ZeroTimeoutIsNow = "zero-timeout-expires-at-once", "a `timeout` of zero is over at once";
-    TimeoutOverflows = "timeout-overflows", "a `timeout` whose nanoseconds do not fit is over at once";
-    AcceptUnknown = "accept-unknown-container", "a container that is not known is a success";
-    UnknownIsInternal = "unknown-container-is-internal", "a container that is not known is Internal, not NotFound";
-    AcceptExited = "accept-exited-container", "a container that has exited is a success, without an archive";
-    AcceptCreated = "accept-created-container", "a container that was not started is a success, without an archive";
-    RefuseShortIds = "reject-id-prefix", "the beginning of an id is not found";
-    AcceptEmptyId = "accept-empty-id", "an empty id is a success";
-    AcceptEmptyLocation = "accept-empty-location", "an empty location is a success, without an archive";
-    ResolveRelative = "resolve-relative-location", "a relative location counts from the runtime's working directory";
-    AcceptMissingFolder = "accept-missing-directory", "a location whose folder is missing is a success, without an archive";
-    CreateFolder = "create-directory", "a missing folder is made, and the call fails";
-    AcceptUnwritable = "accept-unwritable-location", "a location below a file is a success, without an archive";
-    AcceptFolder = "accept-directory-location", "a location that is a folder is a success, with the archive within";
-    FollowSymlink = "follow-symlink", "a symlink at the location is followed";
-    KeepTail = "no-truncate", "an existing file is not truncated: what was longer stays behind the archive";
-    KeepMode = "keep-mode", "an existing file keeps its mode";
-    IgnoreNoSpace = "ignore-no-space", "a write that finds no space is not noticed";
-    AnswerEarly = "respond-early", "success is answered a moment before the archive is there";
-    OtherContainer = "other-container", "another running container is checkpointed";
-    OtherDocuments = "other-metadata", "`config.dump` and `spec.dump` are another container's";
-    EarlierImages = "earlier-images", "the images are those of the container's first checkpoint";
-    EarlierArchive = "earlier-archive", "the archive is that of the container's first checkpoint";
-    LateLog = "copy-log-late", "the container runs on before its log is copied";
-    OnlyFirstProcess = "init-process-only", "the container's other processes are not in the archive";
-    LoseThread = "omit-thread", "of each process with several threads the last one is not in the archive";
-    SpoilConcurrent = "truncate-concurrent", "a checkpoint that begins during another of the same container makes an archive that ends in its middle";
-    RefuseParallel = "refuse-concurrent", "a checkpoint that begins during one of another container fails";
-    OneAtATime = "one-at-a-time", "a checkpoint waits for those of all other containers";
-    RefuseRestored = "reject-restored-container", "a container that was made from an archive cannot be checkpointed";
-    KillExecs = "kill-execs", "commands that ExecSync has under way end with code 137";
+    IgnoreDeadline = "ignore-deadline", "the checkpoint continues after the call's deadline, and the archive appears";
+    IgnoreCancel = "ignore-cancel", "the checkpoint continues after the caller cancelled, and the archive appears";
+    IgnoreTimeout = "ignore-timeout", "the request's `timeout` is ignored";
+    TimeoutInMilliseconds = "timeout-in-milliseconds", "the request's `timeout` is taken as milliseconds";
+    ZeroTimeoutIsNow = "zero-timeout-expires-at-once", "a `timeout` of zero expires at once";
+    TimeoutOverflows = "timeout-overflows", "a `timeout` that overflows in nanoseconds expires at once";
+    AcceptUnknown = "accept-unknown-container", "succeeds for an unknown container";
+    UnknownIsInternal = "unknown-container-is-internal", "returns Internal, not NotFound, for an unknown container";
+    AcceptExited = "accept-exited-container", "succeeds for an exited container, without an archive";
+    AcceptCreated = "accept-created-container", "succeeds for a container that was not started, without an archive";
+    RefuseShortIds = "reject-id-prefix", "returns NotFound for a unique prefix of an id";
+    AcceptEmptyId = "accept-empty-id", "succeeds for an empty id";
+    AcceptEmptyLocation = "accept-empty-location", "succeeds for an empty location, without an archive";
+    ResolveRelative = "resolve-relative-location", "resolves a relative location in the runtime's working directory";
+    AcceptMissingFolder = "accept-missing-directory", "succeeds for a location in a missing directory, without an archive";
+    CreateFolder = "create-directory", "creates a missing directory and fails";
+    AcceptUnwritable = "accept-unwritable-location", "succeeds for a location below a file, without an archive";
+    AcceptFolder = "accept-directory-location", "succeeds if the location is a directory, with the archive in it";
+    FollowSymlink = "follow-symlink", "follows a symlink at the location";
+    KeepTail = "no-truncate", "does not truncate an existing file: the end of a longer file stays after the archive";
+    KeepMode = "keep-mode", "keeps the mode of an existing file";
+    IgnoreNoSpace = "ignore-no-space", "ignores ENOSPC";
+    AnswerEarly = "respond-early", "returns success shortly before the archive appears";
+    OtherContainer = "other-container", "checkpoints another running container";
+    OtherDocuments = "other-metadata", "writes `config.dump` and `spec.dump` of another container";
+    EarlierImages = "earlier-images", "writes the images of the container's first checkpoint";
+    EarlierArchive = "earlier-archive", "writes the archive of the container's first checkpoint";
+    LateLog = "copy-log-late", "thaws the container before its log is copied";
+    OnlyFirstProcess = "init-process-only", "dumps only the container's init process";
+    LoseThread = "omit-thread", "omits the last thread of each process with several threads";
+    SpoilConcurrent = "truncate-concurrent", "truncates the archive of a checkpoint that begins during another one of the same container";
+    RefuseParallel = "refuse-concurrent", "fails a checkpoint that begins during one of another container";
+    OneAtATime = "one-at-a-time", "delays a checkpoint until no other container is being checkpointed";
+    RefuseRestored = "reject-restored-container", "fails for a container that was restored from an archive";
+    KillExecs = "kill-execs", "ends running ExecSync commands with code 137";
 }
 
 impl Defect {
-    /// The argument in its parentheses, where it has one.
+    /// The argument in parentheses, if the defect takes one.
     pub fn argument(self) -> Option<String> {
         match self {
             Defect::After(ending, side_effect) => Some(format!("{},{}", ending.name(), side_effect.name())),

@@ -1,14 +1,14 @@
-//! `dump.log`: what a checkpoint did and what it could not carry.
+//! `dump.log`: the steps of a checkpoint and the unsupported state.
 
 use std::{fmt, fmt::Write as _, time::Instant};
 
-/// More than this is counted, not kept: a process of a million odd mappings must not fill the archive with words.
+/// Further lines are counted, not kept, so that a process with a million mappings does not fill the archive.
 const MAX_LOG_BYTES: usize = 1 << 20;
 
-/// How much of what was lost an error names; the rest is counted.
+/// How many items of unsupported state an error lists; the rest is counted.
 const MAX_NAMED: usize = 8;
 
-/// The lines of `dump.log`, each with the seconds since the checkpoint began, as CRIU writes them.
+/// The lines of `dump.log`, each with the time since the start of the checkpoint in CRIU's format.
 #[derive(Debug)]
 pub(crate) struct DumpLog {
     started: Instant,
@@ -19,7 +19,6 @@ pub(crate) struct DumpLog {
 }
 
 impl DumpLog {
-    /// An empty log that counts from then.
     pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,
@@ -30,12 +29,11 @@ impl DumpLog {
         }
     }
 
-    /// Something that was done.
     pub(crate) fn info(&mut self, line: fmt::Arguments<'_>) {
         self.push_line("", line);
     }
 
-    /// Something that the archive does not carry, or only with a default.
+    /// Logs state that the archive does not hold, or only with a default.
     pub(crate) fn unsupported(&mut self, line: fmt::Arguments<'_>) {
         self.unsupported_count += 1;
         if self.unsupported_named.len() < MAX_NAMED {
@@ -44,7 +42,7 @@ impl DumpLog {
         self.push_line("Warn  unsupported: ", line);
     }
 
-    /// What was lost so far, for an error; `None` when nothing was.
+    /// The unsupported state so far, for an error; `None` if there is none.
     pub(crate) fn unsupported_summary(&self) -> Option<String> {
         let unnamed = self.unsupported_count.saturating_sub(self.unsupported_named.len());
         (self.unsupported_count > 0).then(|| match unnamed {
@@ -60,15 +58,14 @@ impl DumpLog {
         }
         let elapsed = self.started.elapsed();
         let (seconds, micros) = (elapsed.as_secs(), elapsed.subsec_micros());
-        // A name with a newline in it must not make a line of its own.
+        // A name that contains a newline must not start a new line.
         let message = line.to_string().replace('\n', "\\n");
-        writeln!(self.text, "({seconds:02}.{micros:06}) {prefix}{message}").expect("a String takes everything");
+        writeln!(self.text, "({seconds:02}.{micros:06}) {prefix}{message}").expect("infallible");
     }
 
-    /// The whole text.
     pub(crate) fn into_text(mut self) -> String {
         if self.dropped_lines > 0 {
-            writeln!(self.text, "... and {} more lines", self.dropped_lines).expect("a String takes everything");
+            writeln!(self.text, "... and {} more lines", self.dropped_lines).expect("infallible");
         }
         self.text
     }

@@ -1,7 +1,7 @@
-//! Acts what a fault rule injects into a checkpoint.
+//! Applies the faults of a rule to a checkpoint.
 //!
-//! A rule is acted when its phase begins. What shapes the archive or the thaw is remembered then and acted where it applies:
-//! the shape when the archive is whole, the frozen end when everything would be let go.
+//! Effects act at the start of their phase. Effects on the archive or the thaw are recorded and act later: on the
+//! complete archive, and at the thaw.
 
 use std::{
     io,
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::process::{ProcessId, proc_files};
 
-/// How long a killed container may take to be gone before the checkpoint goes on.
+/// How long to wait for the exit of a killed container before the checkpoint continues.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What injections left to do later.
+/// The recorded effects that act later.
 #[derive(Debug, Default)]
 pub(crate) struct PendingFaults {
     injections: Vec<Injection>,
     archive_defects: ArchiveDefects,
-    /// The container's processes are left stopped.
+    /// Whether the container's processes are left stopped.
     pub(crate) leave_frozen: bool,
 }
 
-/// How the archive ends.
+/// The effects on the complete archive.
 #[derive(Debug, Default)]
 struct ArchiveDefects {
     partial_percent: Option<u8>,
@@ -42,7 +42,6 @@ struct ArchiveDefects {
 }
 
 impl PendingFaults {
-    /// Those of a job.
     pub(crate) fn new(injections: Vec<Injection>) -> Self {
         Self {
             injections,
@@ -50,16 +49,16 @@ impl PendingFaults {
         }
     }
 
-    /// Whether the call as a whole goes wrong in this way.
+    /// Whether the job has this defect.
     pub(crate) fn has_defect(&self, defect: Defect) -> bool {
         has_defect(&self.injections, defect)
     }
 
-    /// A phase begins.
+    /// Applies the effects of a phase at its start.
     ///
     /// # Errors
     ///
-    /// What an injection fails with, and what ends a delay or a hang.
+    /// The injected error, or the end of a delay or hang by the caller or the deadline.
     pub(crate) fn begin_phase(
         &mut self,
         phase: Phase,
@@ -88,21 +87,21 @@ impl PendingFaults {
                     Err(error) => {
                         return Err(Error::Injected {
                             code: 3, // INVALID_ARGUMENT
-                            message: format!("the fault's member {glob:?} is no glob: {error}"),
+                            message: format!("the fault's member {glob:?} is not a valid glob: {error}"),
                         });
                     }
                 },
                 InjectedEffect::LeaveFrozen => self.leave_frozen = true,
                 InjectedEffect::KillContainer => kill_container(host)?,
                 InjectedEffect::CrashRuntime => host.crash_runtime(),
-                // What is about the call as a whole is asked for where it matters.
+                // Read where they apply.
                 InjectedEffect::Defect(_) | InjectedEffect::CopyImages(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Shapes the whole archive; false when it shall not appear.
+    /// Applies the effects on the archive. Returns false if the archive must not appear.
     pub(crate) fn apply_to_archive(&self, archive: &mut Archive) -> Result<bool, Error> {
         if self.archive_defects.corrupt {
             archive.corrupt()?;
@@ -120,13 +119,13 @@ impl PendingFaults {
         Ok(!self.archive_defects.is_absent)
     }
 
-    /// The share that is left at the location while the call fails.
+    /// The percentage of the archive that is left at the location while the call fails.
     pub(crate) fn partial_percent(&self) -> Option<u8> {
         self.archive_defects.partial_percent
     }
 }
 
-/// How long a container runs on before its log is copied, where a fault wants it late: several lines of a quick log.
+/// How long the container keeps running before its log is copied late: time for several lines of a busy log.
 pub(crate) const LATE_LOG_DELAY: Duration = Duration::from_millis(60);
 
 fn has_defect(injections: &[Injection], defect: Defect) -> bool {
@@ -135,7 +134,7 @@ fn has_defect(injections: &[Injection], defect: Defect) -> bool {
         .any(|injection| injection.effect == InjectedEffect::Defect(defect))
 }
 
-/// The archive whose images are used again.
+/// The archive whose images are copied.
 pub(crate) fn images_source(job: &Job) -> Option<&Path> {
     job.injections.iter().find_map(|injection| match &injection.effect {
         InjectedEffect::CopyImages(path) => Some(path.as_path()),
@@ -143,7 +142,7 @@ pub(crate) fn images_source(job: &Job) -> Option<&Path> {
     })
 }
 
-/// The checkpoint has ended so: what is wrong after such an end.
+/// Applies the side effects that a defect has after a checkpoint with this outcome.
 pub(crate) fn apply_side_effects(
     job: &Job,
     host: &dyn Host,
@@ -154,7 +153,8 @@ pub(crate) fn apply_side_effects(
     let outcome = match error {
         None => CallOutcome::Success,
         Some(Error::DeadlineExceeded) => CallOutcome::Deadline,
-        // A caller's clock begins before ours: whoever has waited for half of its time has run out of it.
+        // The caller's clock starts before ours: after half of the time to its deadline, a cancellation counts as the
+        // deadline.
         Some(Error::Cancelled) if job.deadline.is_some_and(|deadline| elapsed >= deadline / 2) => CallOutcome::Deadline,
         Some(Error::Cancelled) => CallOutcome::Cancel,
         Some(_) => CallOutcome::Error,
@@ -166,7 +166,7 @@ pub(crate) fn apply_side_effects(
         }
     }
     if has_side_effect(SideEffect::KillContainer) {
-        // It is the fault's own work: that it cannot be done is no failure of the checkpoint.
+        // Best effort: a failure of the fault is no failure of the checkpoint.
         let _ = kill_container(host);
     }
     let Some(archive) = archive.filter(|_| error.is_some()) else {
@@ -182,21 +182,20 @@ pub(crate) fn apply_side_effects(
     }
 }
 
-/// Which memory is zero in the archive, by a fault.
+/// The memory that a fault zeroes in the archive.
 #[derive(Debug, Default)]
 pub(crate) struct ZeroedRegions {
     shared: bool,
-    /// Addresses by the thread through which they are read.
+    /// Address ranges with the `proc_tid` of their process.
     ranges: Vec<(i32, Range<u64>)>,
 }
 
 impl ZeroedRegions {
-    /// Whether nothing is to be lost.
     pub(crate) fn is_empty(&self) -> bool {
         !self.shared && self.ranges.is_empty()
     }
 
-    /// Zeroes what of these chunks, which lie one after the other in `bytes`, is to be lost.
+    /// Zeroes the affected bytes of these chunks, whose content is concatenated in `bytes`.
     pub(crate) fn zero(&self, proc_tid: i32, shared: bool, chunks: &[Range<u64>], bytes: &mut [u8]) {
         if shared {
             if self.shared {
@@ -218,7 +217,7 @@ impl ZeroedRegions {
     }
 }
 
-/// The memory that the job's faults lose.
+/// The memory that the job's faults zero.
 pub(crate) fn zeroed_regions(job: &Job, frozen: &FrozenContainer<'_>) -> ZeroedRegions {
     let lost_regions: Vec<_> = MemoryRegion::ALL
         .into_iter()
@@ -239,9 +238,9 @@ pub(crate) fn zeroed_regions(job: &Job, frozen: &FrozenContainer<'_>) -> ZeroedR
     zeroed
 }
 
-/// The private memory of a process by its kind. The stack of a thread is told by the guard below it.
+/// The private memory of a process by region. The stack of a thread is recognised by the guard pages below it.
 fn private_regions(proc_tid: i32) -> io::Result<Vec<(MemoryRegion, Range<u64>)>> {
-    /// The guard of a thread's stack is a page or a few; what an allocator reserves is more.
+    /// A guard of a thread's stack has one or a few pages; memory that an allocator reserves is larger.
     const MAX_GUARD_BYTES: u64 = 64 << 10;
     let stat = proc_files::stat(proc_tid)?;
     let environment = stat.env_start.unwrap_or(0) as u64..stat.env_end.unwrap_or(0) as u64;
@@ -267,7 +266,7 @@ fn private_regions(proc_tid: i32) -> io::Result<Vec<(MemoryRegion, Range<u64>)>>
     Ok(regions)
 }
 
-/// Kills the container and waits until it no longer holds memory, so that what comes next sees it dead.
+/// Kills the container and waits until all processes are dead, so that the next steps see them dead.
 fn kill_container(host: &dyn Host) -> Result<(), Error> {
     let members = host.members().map_err(Error::ListMembers)?;
     for member in &members {
@@ -281,12 +280,12 @@ fn kill_container(host: &dyn Host) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sends a signal to a process if it is still the one that was meant.
+/// Sends a signal to a process, unless its pid was reused.
 pub(crate) fn signal_process(process: ProcessId, signal: i32) {
     if proc_files::read_process_id(process.pid).ok() == Some(process)
         && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
     {
-        // It may have ended in between, which is as good.
+        // ESRCH: the process exited meanwhile.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal);
     }
 }

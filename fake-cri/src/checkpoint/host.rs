@@ -1,40 +1,41 @@
-//! What the engine needs from the one it runs in.
+//! What the engine needs from its host process.
 
 use std::io;
 
 use super::Phase;
 use crate::process::ProcessId;
 
-/// The shim, as the engine sees it.
+/// The shim, as seen by the engine.
 ///
-/// The engine works in a thread of its own (the tracer), which calls these. While [`super::run`] runs, no other thread of this
-/// process may wait for the container's processes: a `wait` of any thread takes the stops that the tracer waits for.
+/// The engine calls these methods from a thread of its own, the tracer. While [`super::run`] runs, no other thread of
+/// this process may wait for the container's processes: a `wait` by any thread consumes the stops that the tracer waits
+/// for.
 pub trait Host: Sync {
-    /// The container's processes now, in any order, zombies included. Asked again until no new one appears.
+    /// The current processes of the container, in any order, zombies included. Called until no new process appears.
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from knowing them; the checkpoint fails then.
+    /// The processes could not be listed. The checkpoint fails.
     fn members(&self) -> io::Result<Vec<ProcessId>>;
 
-    /// A phase begins. Returns when fake-cri has heard of it, or is gone; in the phases while the container stands it may return
-    /// before, where no fault acts.
+    /// A phase begins. Returns once fake-cri has acknowledged the phase, or is gone. If no fault acts, it may return
+    /// earlier in the phases in which the container is frozen.
     fn on_phase(&self, phase: Phase);
 
-    /// Whether the caller has given up. Asked every few milliseconds.
+    /// Whether the caller has cancelled. Called every few milliseconds.
     fn is_cancelled(&self) -> bool;
 
-    /// A process ended while it was traced, and the tracer's wait collected this wait status. If the process was a child of
-    /// this one, no other wait will show it; if it was not, its own parent still sees it.
+    /// A process exited while it was traced, and the tracer's wait collected this wait status. If the process was a
+    /// child of this process, no other wait will report it. Otherwise its own parent still sees the exit.
     fn on_exited(&self, pid: i32, status: i32);
 
-    /// A copy of a process is about to be made; [`Self::copied`] follows whatever comes of it.
+    /// A snapshot is about to be made. [`Self::on_snapshots`] follows in any case.
     fn on_snapshot_starting(&self) {}
 
-    /// These processes are copies that the checkpoint made, below the container's own: part of the machinery, not of the
-    /// container. None are left when the list is empty.
+    /// These processes are snapshots that the checkpoint made, and descendants of the container's processes or children
+    /// of this process. They are not part of the container. An empty list: no snapshot is left.
     fn on_snapshots(&self, _snapshot_pids: &[i32]) {}
 
-    /// Kills fake-cri with SIGKILL, as [`super::Effect::CrashRuntime`] asks.
+    /// Kills fake-cri with SIGKILL, for [`super::InjectedEffect::CrashRuntime`].
     fn crash_runtime(&self);
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint is asked for and what it answers. All of it crosses the shim's socket.
+//! The request and the result of a checkpoint. Both cross the shim's socket.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,40 +11,42 @@ use crate::process::ProcessId;
 /// One checkpoint of one container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// The container's id, as it stands in the archive.
+    /// The container's id, as written to the archive.
     pub container_id: String,
     /// The container's first process.
     pub init: ProcessId,
-    /// Where the archive appears, whole or not at all. Absolute.
+    /// Where the archive appears, complete or not at all. Absolute.
     pub location: PathBuf,
-    /// Where it is written until then: beside `location`, recorded in fake-cri's state before the job is sent, so that a
-    /// start after a kill can remove it.
+    /// The path of the archive while it is written: beside `location`, and recorded in fake-cri's state before the job
+    /// is sent, so that the next start after a kill can remove the file.
     pub temporary: PathBuf,
-    /// The engine's own members of the archive (`config.dump`, `spec.dump`, `status.dump`, `status`), in their order.
+    /// The runtime's own members of the archive (`config.dump`, `spec.dump`, `status.dump`, `status`), in archive
+    /// order.
     pub documents: Vec<Document>,
-    /// Which members stand beside the images.
+    /// Which members the archive has besides the images.
     #[serde(default)]
     pub layout: Layout,
     /// The container's log, copied as [`Layout::log_member`].
     pub log: Option<PathBuf>,
-    /// How long a freeze may take before everything is thawed and the thread that would not stop is named.
+    /// How long the freeze may take. After this time the container is thawed, and the error names the thread that did
+    /// not stop.
     pub freeze_timeout: Duration,
-    /// How long the container stands still.
+    /// How long the container stays frozen.
     pub freeze: Freeze,
-    /// How long the whole checkpoint may take, counted from the job's arrival.
+    /// How long the whole checkpoint may take, from the job's arrival.
     pub deadline: Option<Duration>,
-    /// Flush the archive to disk before it appears.
+    /// Whether to flush the archive to disk before it appears.
     pub fsync: bool,
-    /// Fail when some of the container's state is unsupported, instead of saying it in `dump.log` alone.
+    /// Whether to fail if state of the container is unsupported, rather than only list it in `dump.log`.
     #[serde(default)]
     pub strict: bool,
-    /// How long the checkpoint takes at least.
+    /// The minimum duration of the checkpoint.
     pub delay: Option<Delay>,
-    /// What goes wrong, and where.
+    /// Faults, each with its phase.
     pub injections: Vec<Injection>,
 }
 
-/// Which engine's members stand beside CRIU's images.
+/// The runtime whose members the archive has besides CRIU's images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
@@ -56,7 +58,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The member that is a copy of the container's log.
+    /// The name of the member that holds the container's log.
     pub fn log_member(self) -> &'static str {
         match self {
             Self::Containerd => CONTAINER_LOG,
@@ -64,152 +66,153 @@ impl Layout {
         }
     }
 
-    /// Whether files that changed below the root filesystem have a member also when there are none.
+    /// Whether the archive has a member for changed files of the root filesystem even if none changed.
     pub fn has_empty_diff(self) -> bool {
         self == Self::Containerd
     }
 }
 
-/// How long the container stands still.
+/// How long the container stays frozen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Freeze {
-    /// Only until it is copied, as by fork(2), where nobody can notice that; the snapshot is read. Otherwise as full.
+    /// Until a snapshot of each process is forked, as by fork(2); the snapshots are dumped. Like full if a process
+    /// could notice
     #[default]
     Snapshot,
-    /// Until all of its memory is read.
+    /// Until all memory is dumped.
     Full,
 }
 
-/// A small member of the archive that the engine made.
+/// A small member of the archive that the runtime provides.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
-    /// The member's name.
     pub name: String,
-    /// Its content: text, JSON by nature.
+    /// The member's content: text, usually JSON.
     pub content: String,
 }
 
 /// The delay model: `(base + memory / rate) * jitter`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Delay {
-    /// What an empty container takes.
+    /// The time for an empty container.
     pub base: Duration,
-    /// Bytes a second; `None` is without end.
+    /// Bytes per second; `None` is infinitely fast.
     pub rate: Option<u64>,
-    /// What the drawn jitter multiplies the sum by; 1.0 is none.
+    /// The drawn jitter by which the sum is multiplied; 1.0 is no jitter.
     pub jitter_factor: f64,
-    /// Which memory counts.
+    /// Which memory is counted.
     pub memory: DelayMemory,
-    /// Whether the container stands still meanwhile.
+    /// Whether the container is frozen during the delay.
     pub phase: DelayPhase,
 }
 
-/// Which size of the container the delay model counts.
+/// The size of the container that the delay model uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DelayMemory {
-    /// Resident pages of all its processes.
+    /// Resident pages of all processes.
     Rss,
-    /// Proportional set size: a shared page counts by its sharers.
+    /// Proportional set size: the size of a shared page is divided by the number of its users.
     Pss,
-    /// A size the pod's annotation names, in bytes.
+    /// The size in the Pod's annotation, in bytes.
     Annotated(u64),
 }
 
-/// Where the modelled delay is spent.
+/// When the modelled delay is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DelayPhase {
-    /// While the container stands still.
+    /// Before the thaw.
     Freeze,
     /// After the thaw, before the archive appears.
     Write,
 }
 
-/// The phases of a checkpoint, in their order. Each is a point where fake-cri is told and a fault may act.
+/// The phases of a checkpoint, in order. fake-cri is notified at the start of each, and a fault can act there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Threads are being stopped.
     Freeze,
-    /// All stand still; registers, mappings and descriptors are being read.
+    /// All threads are stopped; registers, mappings and fds are being read.
     Capture,
     /// The archive's members and pages are being written.
     Write,
-    /// The archive is whole in its temporary place and about to appear.
+    /// The archive is complete in its temporary file and about to be renamed.
     Finish,
 }
 
-/// One wrong thing at one phase.
+/// A fault at one phase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Injection {
-    /// When it happens: at the phase's beginning.
+    /// The phase at whose start the fault acts.
     pub phase: Phase,
-    /// What happens.
+    /// What the fault does.
     pub effect: InjectedEffect,
 }
 
-/// What an injection does. Everything but these is as without it: a failed checkpoint still thaws and removes.
+/// The effect of a fault. All other behaviour is unchanged: a failed checkpoint still thaws and removes its files.
 ///
-/// The fault grammar lets what shapes the archive (from `NoSpace` to `OmitMember`) stand at [`Phase::Write`] alone; all
-/// else may stand at every phase.
+/// The fault grammar allows the effects on the archive (from `NoSpace` to `OmitMember`) at [`Phase::Write`] only, and
+/// all other effects at every phase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InjectedEffect {
     /// Fails with this gRPC code and message.
     Error {
-        /// The gRPC code's number.
+        /// The gRPC code.
         code: i32,
-        /// The message, word for word.
+        /// The exact message.
         message: String,
     },
-    /// Waits, then goes on.
+    /// Waits, then continues.
     Delay(Duration),
-    /// Waits until the caller gives up or the deadline passes.
+    /// Waits until the caller cancels or the deadline passes.
     Hang,
-    /// Fails as a full disk does (ENOSPC) once this many bytes are written.
+    /// Fails with ENOSPC after this many bytes.
     NoSpace {
-        /// Bytes that still fit.
+        /// The bytes that still fit.
         after: u64,
     },
-    /// Fails as a broken disk does (EIO) once this many bytes are written.
+    /// Fails with EIO after this many bytes.
     IoError {
-        /// Bytes that are still written.
+        /// The bytes that are still written.
         after: u64,
     },
-    /// Leaves this share of the archive at the location (percent) and fails, as a runtime that copies without a rename.
+    /// Fails and leaves a part of the archive at the location, like a runtime that writes without a rename.
     PartialArchive {
-        /// How much of it, in percent.
+        /// The part that is left, in percent.
         percent: u8,
     },
-    /// The archive's header checksums and some of its bytes are wrong, and the answer is success.
+    /// Succeeds with wrong header checksums and some wrong bytes in the archive.
     CorruptArchive,
-    /// The archive appears cut down to this share of its bytes (percent), and the answer is success.
+    /// Succeeds with a truncated archive.
     TruncatedArchive {
-        /// How much of it appears, in percent.
+        /// The part that appears, in percent.
         percent: u8,
     },
-    /// A file of no bytes appears, and the answer is success.
+    /// Succeeds with an empty file.
     EmptyArchive,
-    /// Success is answered and no file appears.
+    /// Succeeds without a file.
     NoArchive,
-    /// The archive appears with this mode.
+    /// Sets this mode on the archive.
     Mode(u32),
-    /// The archive lacks the members that this glob names.
+    /// Omits the members that match this glob.
     OmitMember(String),
-    /// All is done, but the container's processes are left stopped: by SIGSTOP, since a ptrace stop cannot outlive its tracer.
-    /// They are left so however the checkpoint ends from this phase on.
+    /// Leaves the container's processes stopped, by SIGSTOP, because a ptrace stop cannot outlive its tracer. The
+    /// processes stay stopped however the checkpoint ends from this phase on.
     LeaveFrozen,
-    /// The container's processes are killed.
+    /// Kills the container's processes.
     KillContainer,
-    /// fake-cri is killed with SIGKILL.
+    /// Kills fake-cri with SIGKILL.
     CrashRuntime,
-    /// The call as a whole goes wrong in this way; the phase does not count.
+    /// A defect of the whole call; the phase does not matter.
     Defect(Defect),
-    /// The images (all below `checkpoint/`) are copied from this archive: what the runtime makes of [`Defect::EarlierImages`].
+    /// Copies the images (all below `checkpoint/`) from this archive: the runtime's implementation of
+    /// [`Defect::EarlierImages`].
     CopyImages(PathBuf),
 }
 
-/// What a checkpoint did.
+/// The result of a successful checkpoint.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Processes in the archive.
@@ -218,56 +221,57 @@ pub struct Report {
     pub threads: usize,
     /// Bytes of the archive.
     pub archive_bytes: u64,
-    /// Pages of memory in it.
+    /// Pages of memory in the archive.
     pub pages: u64,
-    /// How long it was frozen: from the first thread asked to stop to the last one running, and where copies were removed again.
+    /// How long the container was frozen: from the first interrupt to the last detach, plus the stops to reap
+    /// snapshots.
     pub frozen_time: Duration,
-    /// Whether its memory was read from a copy while it ran on.
+    /// Whether the memory was dumped from snapshots while the container kept running.
     pub used_snapshot: bool,
-    /// The whole of it.
+    /// The duration of the whole checkpoint.
     pub total_time: Duration,
 }
 
-/// Why a checkpoint failed. The container runs on and nothing is left at the location.
+/// Why a checkpoint failed. The container keeps running and no file is left at the location.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What kind of failure, for the one place that maps it to a gRPC code.
+    /// The kind of failure, which one function maps to a gRPC code.
     pub kind: ErrorKind,
-    /// What went wrong, where, and what to do: a fragment that finishes "failed to checkpoint: ...".
+    /// What failed, where, and what to do: a fragment that continues "failed to checkpoint: ...".
     pub message: String,
 }
 
-/// The kinds of failure that callers tell apart.
+/// The kinds of failure that callers distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// The caller went away.
+    /// The caller cancelled.
     Cancelled,
     /// The deadline passed.
     DeadlineExceeded,
-    /// Another checkpoint of the container is under way.
+    /// Another checkpoint of the container is in progress.
     Busy,
-    /// The container is not running (any more).
+    /// The container is not running.
     NotRunning,
-    /// Its processes could not be brought to stand still in time.
+    /// The container's processes did not stop in time.
     Freeze,
-    /// A process is in a cgroup that is frozen, so it cannot stop.
+    /// A process is in a frozen cgroup, so it cannot stop.
     FrozenCgroup,
-    /// A process could not be read.
+    /// The state of a process could not be read.
     Capture,
-    /// Something of its state cannot be carried, and the job is strict.
+    /// State of the container is unsupported, and the job is strict.
     UnsupportedState,
     /// The archive could not be written.
     Write,
-    /// No space is left where the archive goes.
+    /// The filesystem of the archive is full.
     NoSpace,
-    /// The folder of the location does not exist.
+    /// The directory of the location does not exist.
     DirectoryMissing,
-    /// The location is taken by something other than a regular file, or its name is too long.
+    /// The location is occupied by something other than a regular file, or its name is too long.
     Location,
-    /// This architecture is not built.
+    /// This architecture or page size is not supported.
     UnsupportedPlatform,
-    /// A fault's own gRPC code.
+    /// An injected gRPC code.
     Injected(i32),
 }

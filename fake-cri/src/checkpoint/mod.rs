@@ -1,13 +1,13 @@
-//! Freeze, capture, image, archive, thaw; and back (`restore`). Runs in the shim.
+//! Checkpoint (freeze, capture, write, thaw) and restore ([`restore`]) of a container. Runs in the shim.
 //!
 //! ```text
-//!  Job ---> engine --- freeze ----> every thread of the container stands (ptrace)
-//!             |   \--- capture ---> images in memory, and where every page is
-//!             |    \-- archive ---> images, pages, documents --> temporary --> location
-//!           Host                    (thaw as soon as every process is copied, or the last page is read)
+//! Job ---> engine --- freeze ----> every thread of the container is stopped (ptrace)
+//!            |   \--- capture ---> images in memory, and the location of every page
+//!            |    \-- write -----> images, pages, documents --> temporary --> location
+//!          Host                    (thaw after every process is snapshotted, or after the last page is read)
 //! ```
 //!
-//! The archive has containerd's members, or CRI-O's; the images in it are CRIU's. [`run`] says what it needs and how it fails.
+//! The archive has containerd's or CRI-O's members; its images are CRIU's. [`run`] states the requirements and errors.
 
 pub(crate) mod archive;
 mod archive_writer;

@@ -1,4 +1,4 @@
-//! `stats-dump`: what the checkpoint took, in CRIU's counters.
+//! `stats-dump`: the times and page counts of a checkpoint, as CRIU's counters.
 
 use std::time::Duration;
 
@@ -12,18 +12,17 @@ use super::dump::ImageSet;
 /// The times of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DumpTimes {
-    /// Until all threads stood still.
+    /// Until all threads were stopped.
     pub(crate) freezing_time: Duration,
-    /// From then until they were let go.
+    /// From then to the thaw.
     pub(crate) frozen_time: Duration,
-    /// Spent in reading pages.
+    /// Spent reading pages.
     pub(crate) memdump_time: Duration,
-    /// Spent in writing them.
+    /// Spent writing pages.
     pub(crate) memwrite_time: Duration,
 }
 
 impl DumpTimes {
-    /// The image.
     pub(crate) fn encode(&self, image_set: &ImageSet) -> Vec<u8> {
         let entry = StatsEntry {
             dump: Some(DumpStatsEntry {
@@ -48,7 +47,7 @@ impl DumpTimes {
     }
 }
 
-/// Microseconds, as CRIU counts; more than an hour and eleven minutes does not fit.
+/// CRIU counts microseconds in 32 bits: 71 minutes at most.
 fn saturating_micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }

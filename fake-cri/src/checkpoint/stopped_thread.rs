@@ -1,4 +1,4 @@
-//! A single thread of a running process, brought to stand for a moment.
+//! Stops a single thread of a running process.
 
 use std::{
     thread,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::process::{ProcessId, proc_files, ptrace};
 
-/// One thread that stands still. Dropping it lets it run on.
+/// A stopped thread. Drop detaches it.
 pub(crate) struct StoppedThread<'a> {
     host: &'a dyn Host,
     process: ProcessId,
@@ -19,7 +19,6 @@ pub(crate) struct StoppedThread<'a> {
 }
 
 impl StoppedThread<'_> {
-    /// The thread.
     pub(crate) fn tid(&self) -> i32 {
         self.tid
     }
@@ -31,10 +30,10 @@ impl Drop for StoppedThread<'_> {
     }
 }
 
-/// Brings one thread of a running process to stand still within the bound; `None` when it does not.
+/// Stops one thread of a running process within `bound`. Returns `None` if the thread does not stop.
 pub(crate) fn stop_thread(host: &dyn Host, process: ProcessId, tid: i32, bound: Duration) -> Option<StoppedThread<'_>> {
     ptrace::seize(tid).ok()?;
-    // Only now is it sure whose thread it is: what is traced keeps its number.
+    // Verify the process only now: the tid of a traced thread cannot be reused.
     let same_process = proc_files::read_process_id(process.pid).ok() == Some(process);
     let mut pause = Duration::ZERO;
     let started = Instant::now();
