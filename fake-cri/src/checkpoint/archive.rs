@@ -1,10 +1,10 @@
-//! The archive: one tar stream into a temporary file beside its place, then renamed in.
+//! The archive: a tar stream that is written to a temporary file beside the location and then renamed.
 //!
-//! The temporary is made new (never through a link), 0600 from its first byte, and is removed when [`Archive`] is dropped before
-//! [`Archive::place`] succeeded: so a file is at the location whole or not at all. Every member's size is known when it begins,
-//! because the page maps are read before the pages. Small members go through one buffer; the place of a large one is reserved
-//! ([`Archive::reserve`]) and filled from any thread at any offset ([`Archive::fill`]). Ways to fail: no space, no folder, no
-//! permission.
+//! The temporary is a new file (never opened through a link) with mode 0600 from the start. Drop of [`Archive`] removes
+//! it unless [`Archive::persist`] succeeded, so the location has a complete archive or no file. The size of every
+//! member is known when its header is written, because the page maps are read before the pages. Small members go
+//! through one buffer. For a large member, [`Archive::reserve_member`] reserves a range of the file, and any thread
+//! writes at any offset with [`Archive::write_at`]. Ways to fail: no space, no directory, no permission.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -25,21 +25,20 @@ use super::{cancel::CancelToken, error::Error, location};
 
 /// The mode of the archive and of its temporary.
 const ARCHIVE_MODE: u32 = 0o600;
-/// How much of small members is written at a time.
+/// The buffer size for small members.
 const BUFFER_BYTES: usize = 256 << 10;
-/// From this size on a member's place is allocated before it is filled.
+/// Members of at least this size are allocated when they are reserved.
 const MIN_ALLOCATE_BYTES: u64 = 4 << 20;
-/// A tar's unit.
 const TAR_BLOCK_BYTES: u64 = 512;
 
-/// Where a member lies in the archive.
+/// The position of a member in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct MemberSpan {
     header_offset: u64,
     size: u64,
 }
 
-/// The place of a member in the archive that is filled in any order.
+/// A member whose content is written in any order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReservedMember {
     offset: u64,
@@ -47,13 +46,12 @@ pub(crate) struct ReservedMember {
 
 #[cfg(test)]
 impl ReservedMember {
-    /// A place that no archive gave out.
     pub(crate) fn from_offset(at: u64) -> Self {
         Self { offset: at }
     }
 }
 
-/// A fault: where the disk ends, and how it says so.
+/// A fault: the simulated size of the disk, and the error at its end.
 #[derive(Clone, Copy, Debug)]
 struct WriteLimit {
     bytes: u64,
@@ -72,24 +70,25 @@ pub(crate) struct Archive {
     member_bytes_left: u64,
     mtime: u64,
     persisted: bool,
-    /// A fault: members that are left out.
+    /// A fault: members that are omitted.
     omitted_members: Vec<GlobMatcher>,
-    /// A fault: from where on no write succeeds.
+    /// A fault: the offset from which on every write fails.
     write_limit: Option<WriteLimit>,
-    /// A fault: that none are left is not noticed.
+    /// A fault: ENOSPC is ignored.
     ignores_no_space: bool,
 }
 
 impl Archive {
-    /// Makes the temporary.
+    /// Creates the temporary.
     ///
     /// # Errors
     ///
-    /// [`Error::FolderMissing`] when its folder does not exist, [`Error::Location`] when the archive cannot be at its location,
-    /// [`Error::Write`] otherwise.
+    /// [`Error::DirectoryMissing`] if its directory does not exist, [`Error::Location`] if the location cannot take an
+    /// archive, [`Error::Write`] otherwise.
     pub(crate) fn create(path: &Path, location: &Path) -> Result<Self, Error> {
         let parent_of = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
-        // The folder of the location is what the caller named; the temporary should be in the same.
+        // The location is checked first: it is the path that the caller gave. The temporary should be in the same
+        // directory.
         for path in [location, path] {
             match fs::metadata(parent_of(path)) {
                 Ok(metadata) if metadata.is_dir() => {}
@@ -97,7 +96,7 @@ impl Archive {
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     return Err(Error::DirectoryMissing(path.to_owned()));
                 }
-                Err(error) => return Err(io_error("look at the folder of", path, error)),
+                Err(error) => return Err(io_error("check the directory of", path, error)),
             }
         }
         location::check(location).map_err(Error::Location)?;
@@ -124,7 +123,7 @@ impl Archive {
             write_limit: None,
             ignores_no_space: false,
         };
-        // The umask may have taken bits away, never added any.
+        // The umask may have cleared bits of the mode.
         archive
             .file
             .set_permissions(Permissions::from_mode(ARCHIVE_MODE))
@@ -132,34 +131,33 @@ impl Archive {
         Ok(archive)
     }
 
-    /// A fault: leaves out the members that match.
+    /// A fault: omits the members that match.
     pub(crate) fn omit_members(&mut self, glob: GlobMatcher) {
         self.omitted_members.push(glob);
     }
 
-    /// A fault: writes behind so many bytes fail with this error. Of several limits the nearest holds.
+    /// A fault: writes after `bytes` bytes fail with this error. Of several limits the smallest applies.
     pub(crate) fn limit_writes(&mut self, bytes: u64, errno: Errno) {
         if self.write_limit.is_none_or(|limit| bytes < limit.bytes) {
             self.write_limit = Some(WriteLimit { bytes, errno });
         }
     }
 
-    /// A fault: what finds no space is lost without a word.
+    /// A fault: bytes for which there is no space are silently lost.
     pub(crate) fn ignore_no_space(&mut self) {
         self.ignores_no_space = true;
     }
 
-    /// The bytes written so far.
     pub(crate) fn written_bytes(&self) -> u64 {
         self.flushed_bytes + self.buffered_bytes as u64
     }
 
-    /// Writes a directory entry; its name ends in a slash.
+    /// Writes a directory entry. `name` ends with a slash.
     pub(crate) fn add_directory(&mut self, name: &str) -> Result<(), Error> {
         self.begin_entry(name, EntryType::Directory, 0o700, 0).map(drop)
     }
 
-    /// Writes a member that is in memory.
+    /// Writes a member whose content is in memory.
     pub(crate) fn add_member(&mut self, name: &str, content: &[u8]) -> Result<(), Error> {
         if self.begin_member(name, content.len() as u64)? {
             self.append(content)?;
@@ -168,14 +166,14 @@ impl Archive {
         Ok(())
     }
 
-    /// Begins a member of this size; false when a fault leaves it out.
+    /// Begins a member of this size. Returns false if a fault omits it.
     pub(crate) fn begin_member(&mut self, name: &str, size: u64) -> Result<bool, Error> {
         self.begin_entry(name, EntryType::Regular, ARCHIVE_MODE, size)
     }
 
-    /// Writes the header of a member and leaves its place for [`Archive::fill`]; `None` when a fault leaves it out. What is not
-    /// filled is zero. A large place is allocated, which costs little and makes writing it faster, and a disk that is too full
-    /// is known before the first byte.
+    /// Writes the header of a member and reserves its range for [`Archive::write_at`]. Returns `None` if a fault omits
+    /// the member. Bytes that are not written are zero. A large range is allocated: this costs little, makes the writes
+    /// faster, and reports a full disk before the first byte.
     pub(crate) fn reserve_member(&mut self, name: &str, size: u64) -> Result<Option<ReservedMember>, Error> {
         if !self.begin_member(name, size)? {
             return Ok(None);
@@ -187,7 +185,7 @@ impl Archive {
         if size >= MIN_ALLOCATE_BYTES && self.write_limit.is_none() && !self.ignores_no_space {
             let (offset, size) = (reserved.offset.cast_signed(), size.cast_signed());
             match fallocate(&self.file, FallocateFlags::empty(), offset, size) {
-                // File systems that cannot allocate only lose the gain.
+                // Filesystems without fallocate only lose the speed-up.
                 Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => {}
                 Err(errno) => return Err(io_error("allocate", &self.path, errno.into())),
             }
@@ -197,28 +195,28 @@ impl Archive {
         Ok(Some(reserved))
     }
 
-    /// Writes bytes into a reserved place.
+    /// Writes bytes at an offset of a reserved member.
     pub(crate) fn write_at(&self, reserved: ReservedMember, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.write_all_at_offset(reserved.offset + offset, bytes)
     }
 
-    /// The file, for who moves bytes into a reserved place without having them; `None` where a fault limits what is written.
+    /// The file, for splice into a reserved member; `None` if a fault limits or ignores write errors.
     pub(crate) fn splice_target(&self) -> Option<&File> {
         (self.write_limit.is_none() && !self.ignores_no_space).then_some(&self.file)
     }
 
-    /// Where a reserved place is in the file.
+    /// The offset in the file of an offset in a reserved member.
     pub(crate) fn file_offset(&self, reserved: ReservedMember, offset: u64) -> u64 {
         reserved.offset + offset
     }
 
-    /// The failure of a write into a reserved place.
+    /// The error for a failed write to a reserved member.
     pub(crate) fn write_error(&self, error: io::Error) -> Error {
         io_error("write", &self.path, error)
     }
 
-    /// Room for bytes of the member under way, at most as many as asked for and as it still lacks. What is put there counts
-    /// once [`Archive::advance`] is called.
+    /// Free buffer space for the current member, limited by `max_bytes` and by the remaining size of the member. Bytes
+    /// in it count after [`Archive::commit`].
     pub(crate) fn buffer_mut(&mut self, max_bytes: usize) -> Result<&mut [u8], Error> {
         if self.buffered_bytes == self.buffer.len() {
             self.flush_buffer()?;
@@ -229,14 +227,14 @@ impl Archive {
         Ok(&mut self.buffer[self.buffered_bytes..self.buffered_bytes + length])
     }
 
-    /// Counts bytes that were put into the room.
+    /// Counts bytes that were put into [`Archive::buffer_mut`].
     pub(crate) fn commit(&mut self, bytes: usize) {
         debug_assert!(self.buffered_bytes + bytes <= self.buffer.len() && bytes as u64 <= self.member_bytes_left);
         self.buffered_bytes += bytes;
         self.member_bytes_left -= bytes as u64;
     }
 
-    /// Writes bytes of the member under way.
+    /// Writes bytes of the current member.
     fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let buffer = self.buffer_mut(bytes.len())?;
@@ -248,8 +246,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Copies the rest of the member under way from a file. What the file lacks (it was cut meanwhile) is filled with zeroes,
-    /// because the size is already written; answers how much that was.
+    /// Copies the rest of the current member from a file. If the file was truncated meanwhile, the rest is filled with
+    /// zeros, because the header already has the size. Returns the number of missing bytes.
     pub(crate) fn copy_from(&mut self, source: &mut File, cancel: &CancelToken<'_>) -> Result<u64, Error> {
         let mut missing_bytes = 0;
         while self.member_bytes_left > 0 {
@@ -266,7 +264,7 @@ impl Archive {
         Ok(missing_bytes)
     }
 
-    /// Ends the member under way.
+    /// Pads the current member.
     pub(crate) fn end_member(&mut self) -> Result<(), Error> {
         debug_assert_eq!(self.member_bytes_left, 0);
         let padding = (TAR_BLOCK_BYTES - self.written_bytes() % TAR_BLOCK_BYTES) % TAR_BLOCK_BYTES;
@@ -274,25 +272,25 @@ impl Archive {
         self.append(&[0; TAR_BLOCK_BYTES as usize][..padding as usize])
     }
 
-    /// Ends the tar.
+    /// Writes the end of the tar.
     pub(crate) fn end_archive(&mut self) -> Result<(), Error> {
         self.member_bytes_left = 2 * TAR_BLOCK_BYTES;
         self.append(&[0; 2 * TAR_BLOCK_BYTES as usize])?;
         self.flush_buffer()
     }
 
-    /// A fault: cuts the archive.
+    /// A fault: truncates the archive.
     pub(crate) fn truncate(&mut self, percent: u8) -> Result<(), Error> {
         let length = (u128::from(self.flushed_bytes) * u128::from(percent.min(100)) / 100) as u64;
         self.flushed_bytes = length;
         self.file
             .set_len(length)
-            .map_err(|error| io_error("cut", &self.path, error))
+            .map_err(|error| io_error("truncate", &self.path, error))
     }
 
-    /// A fault: spoils the checksum of every header and a byte in the middle of every member.
+    /// A fault: corrupts the checksum of every header and a byte in the middle of every member.
     pub(crate) fn corrupt(&mut self) -> Result<(), Error> {
-        /// Where a header holds its checksum.
+        /// The offset of the checksum in a header.
         const CHECKSUM_OFFSET: u64 = 148;
         for member in &self.members {
             let middle = (member.size > 0).then_some(member.header_offset + TAR_BLOCK_BYTES + member.size / 2);
@@ -308,14 +306,14 @@ impl Archive {
         Ok(())
     }
 
-    /// A fault: another mode.
+    /// A fault: sets another mode.
     pub(crate) fn set_file_mode(&mut self, mode: u32) -> Result<(), Error> {
         self.file
             .set_permissions(Permissions::from_mode(mode & 0o7777))
             .map_err(|error| io_error("set the mode of", &self.path, error))
     }
 
-    /// Makes the archive appear at its location, in place of a regular file or of nothing.
+    /// Renames the archive to its location, in place of a regular file or of nothing.
     pub(crate) fn persist(&mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
         let flush = |directory: &Path| File::open(directory).and_then(|folder| folder.sync_all());
         self.persist_with(location, fsync, flush)
@@ -337,11 +335,11 @@ impl Archive {
         if fsync {
             let directory = location.parent().unwrap_or(Path::new("/"));
             if let Err(error) = sync_directory(directory) {
-                // A caller that hears of a failure finds no archive, and no name that may be gone after a crash. What it took
-                // the place of is lost, as it is by any archive.
+                // After an error there must be no archive, and no name that could be gone after a crash. The replaced
+                // file is lost, as with every archive.
                 let _ = location::remove_if_same_file(location, &self.file);
                 return Err(io_error(
-                    "flush the folder (the archive was removed again)",
+                    "flush the directory (the archive was removed again)",
                     directory,
                     error,
                 ));
@@ -350,14 +348,14 @@ impl Archive {
         Ok(self.flushed_bytes)
     }
 
-    /// A fault: leaves what was written so far at this path.
+    /// A fault: leaves the partial archive at this path.
     pub(crate) fn persist_partial(&mut self, path: &Path) {
-        // As much of it as there is room for: that the rest is missing is the point.
+        // Errors are ignored: the archive is partial anyway.
         let _ = self.flush_buffer();
         self.persisted = location::rename_into_place(&self.path, path).is_ok();
     }
 
-    /// Starts a member.
+    /// Writes the header of a member.
     fn begin_entry(&mut self, name: &str, kind: EntryType, mode: u32, size: u64) -> Result<bool, Error> {
         if self
             .omitted_members
@@ -387,7 +385,6 @@ impl Archive {
         Ok(true)
     }
 
-    /// Writes what is buffered.
     fn flush_buffer(&mut self) -> Result<(), Error> {
         self.write_all_at_offset(self.flushed_bytes, &self.buffer[..self.buffered_bytes])?;
         self.flushed_bytes += self.buffered_bytes as u64;
@@ -395,7 +392,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes bytes at a place of the file, as many as a fault lets fit.
+    /// Writes bytes at an offset of the file, up to the limit of a fault.
     fn write_all_at_offset(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
         let fits = |limit: &WriteLimit| usize::try_from(limit.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
         let hit_limit = self.write_limit.filter(|limit| fits(limit) < bytes.len());
@@ -415,7 +412,7 @@ impl Archive {
 impl Drop for Archive {
     fn drop(&mut self) {
         if !self.persisted {
-            // Nobody is left to tell: fake-cri removes the temporaries of its record at its next start.
+            // The error cannot be reported. fake-cri removes the temporaries of its record at its next start.
             let _ = location::remove_if_same_file(&self.path, &self.file);
         }
     }
@@ -450,7 +447,7 @@ mod tests {
         };
         let error = write_archive()
             .persist_with(&location, true, failing_sync)
-            .expect_err("the folder");
+            .expect_err("the directory sync fails");
         let message = error.to_string();
         assert!(
             message.contains("removed again") && message.contains("os error 5"),
@@ -458,7 +455,7 @@ mod tests {
         );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         write_archive()
-            .persist_with(&location, false, |_| panic!("nobody asked"))
+            .persist_with(&location, false, |_| panic!("sync without fsync"))
             .unwrap();
         write_archive().persist(&location, true).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);

@@ -1,4 +1,4 @@
-//! Images and pages into the archive, from processes that stand still or from their copies.
+//! Writes images and pages into the archive, from frozen processes or from their snapshots.
 
 use std::{collections::HashMap, fs::File, io::Read as _, path::Path, slice, time::Duration};
 
@@ -16,33 +16,32 @@ use super::{
 };
 use crate::process::{affinity::AvoidCpuGuard, memory::ProcMem};
 
-/// The folder of the images in the archive.
+/// The directory of the images in the archive.
 const IMAGE_DIR: &str = "checkpoint/";
 
-/// Where to write, and what is to be looked at meanwhile.
+/// Writes one dump into an archive.
 pub(crate) struct ArchiveWriter<'a> {
     pub(crate) archive: &'a mut Archive,
     pub(crate) zeroed: ZeroedRegions,
     pub(crate) cancel: &'a CancelToken<'a>,
 }
 
-/// What it took to write the memory.
+/// The result of a dump.
 #[derive(Debug)]
 pub(crate) struct DumpOutcome {
-    /// What was written.
     pub(crate) image_set: ImageSet,
-    /// Moving pages.
+    /// The time for reading and writing pages.
     pub(crate) times: PageTimes,
-    /// How long all stood still, and single threads once more.
+    /// From the last stop to the thaw, plus the stops to reap snapshots.
     pub(crate) frozen_time: Duration,
-    /// The same from the first thread asked.
+    /// The same, from the first interrupt.
     pub(crate) frozen_total: Duration,
-    /// Whether copies were read.
+    /// Whether snapshots were dumped.
     pub(crate) used_snapshot: bool,
 }
 
 impl ArchiveWriter<'_> {
-    /// Writes everything from processes that stand still.
+    /// Dumps everything from the frozen processes.
     pub(crate) fn dump_originals(
         &mut self,
         frozen_dump: FrozenDump,
@@ -59,7 +58,8 @@ impl ArchiveWriter<'_> {
         Ok((times, image_set))
     }
 
-    /// Writes or keeps what copies do not hold, lets the originals run on, writes the rest from the copies and removes them.
+    /// Writes or keeps the memory that fork does not preserve, thaws the originals, dumps the rest from the snapshots
+    /// and kills the snapshots.
     pub(crate) fn dump_snapshots(
         &mut self,
         (frozen, avoid_cpu): (FrozenContainer<'_>, Option<AvoidCpuGuard>),
@@ -134,7 +134,7 @@ impl ArchiveWriter<'_> {
         })
     }
 
-    /// A fault: writes the images of an archive that was made before.
+    /// A fault: writes the images of an earlier archive.
     pub(crate) fn copy_earlier_images(&mut self, earlier: &Path) -> Result<(), Error> {
         let read_error = |source| Error::Write {
             action: "read",
@@ -159,7 +159,6 @@ impl ArchiveWriter<'_> {
         Ok(())
     }
 
-    /// Writes the images.
     fn write_images(&mut self, image_set: &ImageSet) -> Result<(), Error> {
         let descriptors = image_set.descriptors.to_string();
         self.archive
@@ -172,7 +171,7 @@ impl ArchiveWriter<'_> {
             .add_member(&format!("{IMAGE_DIR}{}", image.name), &image.bytes)
     }
 
-    /// Reserves the places of pages files.
+    /// Reserves members for pages files.
     fn reserve_pages_files<'f>(
         &mut self,
         files: impl IntoIterator<Item = &'f PagesFile>,
@@ -201,8 +200,8 @@ impl ArchiveWriter<'_> {
         pages::copy_pages(parts, from, self.archive, &self.zeroed, self.cancel, log)
     }
 
-    /// Writes what was kept of the processes, by the thread that each is seen through, to where their copies left room for it.
-    /// A pages file may have no place in the archive, by a fault.
+    /// Writes the kept memory, by the `proc_tid` of its process, into the ranges that the snapshots left empty. A fault
+    /// may omit a pages file.
     fn write_not_forked(&self, parts: &[ReservedPages<'_>], mut unforked: HashMap<i32, Vec<u8>>) -> Result<(), Error> {
         for part in parts {
             let Some(first) = part.file.runs.first() else { continue };
@@ -224,7 +223,7 @@ impl ArchiveWriter<'_> {
     }
 }
 
-/// The private memory of a process that a fork does not carry.
+/// The private memory of a process that fork does not preserve.
 fn read_not_forked(mm: &Mm, log: &mut DumpLog) -> Result<Vec<u8>, Error> {
     let pid = mm.process.pid;
     let ranges: Vec<_> = mm.not_forked_runs().iter().map(|run| run.range.clone()).collect();
@@ -232,7 +231,7 @@ fn read_not_forked(mm: &Mm, log: &mut DumpLog) -> Result<Vec<u8>, Error> {
     ProcMem::new(mm.proc_tid)
         .read(&ranges, &mut bytes, |address| {
             log.unsupported(format_args!(
-                "pid {pid}: the page at {address:#x} cannot be read and is zero here"
+                "pid {pid}: the page at {address:#x} cannot be read and is zero in the archive"
             ));
         })
         .map_err(|error| Error::capture(pid, "memory", error))?;

@@ -1,21 +1,21 @@
-//! One checkpoint from its job to its archive.
+//! One checkpoint, from the job to the archive.
 //!
 //! ```text
-//!  create the temporary; look at what takes long
-//!  phase freeze    all threads stand still
-//!  phase capture   registers, descriptors, and what else only those who stand can tell, are read;
-//!                  every process is copied meanwhile, as by a fork
-//!  phase write     what a copy does not hold --> archive
-//!                  thaw
-//!                  the copies' page maps give every size
-//!                  images, and the copies' pages --> archive; the copies are removed
-//!                  documents, log, statistics          (delay model: write)
-//!  phase finish    rename
+//! create the temporary; prescan
+//! phase freeze    all threads are stopped
+//! phase capture   registers, fds and other state that needs stopped threads are read;
+//!                 a snapshot of every process is forked meanwhile
+//! phase write     memory that fork does not preserve --> archive
+//!                 thaw
+//!                 the page maps of the snapshots determine all sizes
+//!                 images, and the pages of the snapshots --> archive; the snapshots are killed
+//!                 documents, log, statistics          (delay model: write)
+//! phase finish    rename
 //! ```
 //!
-//! Where nothing is copied (`--freeze full`, a delay model in the freeze, [`Unfit`]), images and all pages go to the
-//! archive before the thaw. Each line may be the last: the caller gives up, the deadline passes, the disk is full, a process
-//! dies. Then everything is let go, the temporary is removed and nothing is at the location.
+//! If no snapshot is made (`--freeze full`, a delay model in the freeze, [`SnapshotRefused`]), images and all pages are
+//! written before the thaw. The checkpoint can fail at each line: the caller cancels, the deadline passes, the disk is
+//! full, a process exits. Then the container is thawed, the temporary is removed and no file is at the location.
 
 use std::{
     fs::{File, OpenOptions},
@@ -45,13 +45,14 @@ use super::{
 };
 use crate::process::{affinity::AvoidCpuGuard, proc_files, pstree};
 
-/// Checkpoints a container. Blocks until it is done; the caller must be a thread that may.
+/// Checkpoints a container. Blocks the calling thread until the checkpoint is done.
 ///
-/// The work is done in a thread that ends with the call, so that the kernel lets go of whatever the engine could not.
+/// The work is done in a thread that exits with the call, so that the kernel detaches every thread that the engine
+/// could not detach.
 ///
 /// # Errors
 ///
-/// The container runs on and nothing is left at the location, unless a fault of the job says otherwise.
+/// The container keeps running and no file is left at the location, unless a fault of the job says otherwise.
 pub fn run(job: &Job, host: &dyn Host) -> Result<Report, Failure> {
     check_supported().map_err(Failure::from)?;
     let result = thread::scope(|scope| {
@@ -64,7 +65,7 @@ pub fn run(job: &Job, host: &dyn Host) -> Result<Report, Failure> {
     Ok(result?)
 }
 
-/// Whether checkpoints are built for this machine.
+/// Checks that checkpoints support this architecture and page size.
 fn check_supported() -> Result<(), Error> {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     return Err(Error::UnsupportedArch);
@@ -92,7 +93,6 @@ fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
     result
 }
 
-/// From the freeze to the rename.
 fn run_phases(
     job: &Job,
     host: &dyn Host,
@@ -121,7 +121,7 @@ fn run_phases(
     let dumper = dump::DumperContext::read(pstree::live_thread(job.init.pid));
     let prescan = collect_prescan(job, host)?;
     log.info(format_args!("prescan done"));
-    // What it is to be asked it answers while the rest is read.
+    // The processes execute the parasite query while this thread reads the rest, so this thread leaves the CPU of init.
     let avoid_cpu = AvoidCpuGuard::of_task(job.init.pid);
     let mut frozen = FrozenContainer::freeze(host, cancel, job.freeze_timeout, &mut log)
         .map_err(|error| frozen_cgroup_error(host, error))?;
@@ -156,7 +156,7 @@ fn run_phases(
     let outcome = match snapshots {
         Ok(snapshots) => writer.dump_snapshots((frozen, avoid_cpu), frozen_dump, snapshots, &mut log)?,
         Err(refused) => {
-            // All processors may read what stands for so long.
+            // A full freeze takes long, so all CPUs may be used to read memory.
             drop(avoid_cpu);
             log.info(format_args!("full freeze: {refused}"));
             let (times, image_set) = match fault::images_source(job) {
@@ -192,7 +192,7 @@ fn run_phases(
         archive.add_member(&document.name, document.content.as_bytes())?;
     }
     container_log.write(job.layout.log_member(), archive, cancel, &mut log)?;
-    // Nothing of the root filesystem is the container's own: its processes run on the host's.
+    // The processes run on the host's root filesystem, so no file of it belongs to the container.
     if job.layout.has_empty_diff() {
         archive.add_member(ROOTFS_DIFF, &[0; 1024])?;
     }
@@ -212,7 +212,7 @@ fn run_phases(
     archive.end_archive()?;
 
     if begin_phase(Phase::Finish, archive)? && !already_left_frozen(&job.injections) {
-        // The thaw is over, so the stop is sent to those that run.
+        // The container is already thawed, so SIGSTOP is sent to running processes.
         for member in host.members().map_err(Error::ListMembers)? {
             fault::signal_process(member, libc::SIGSTOP);
         }
@@ -240,14 +240,14 @@ fn run_phases(
     })
 }
 
-/// A thread that did not stop because its cgroup was frozen meanwhile: the freezer is what is wrong.
+/// Prefers a frozen cgroup as the cause if a thread did not stop.
 fn frozen_cgroup_error(host: &dyn Host, error: Error) -> Error {
     let Error::Freeze { .. } = error else { return error };
     let members = host.members().unwrap_or_default();
     cgroup_freezer::refuse_frozen(&members).err().unwrap_or(error)
 }
 
-/// Fails when the job is strict and something was lost.
+/// Fails if the job is strict and state is unsupported.
 fn check_strict(job: &Job, log: &DumpLog) -> Result<(), Error> {
     match log.unsupported_summary().filter(|_| job.strict) {
         Some(summary) => Err(Error::UnsupportedState(summary)),
@@ -255,14 +255,14 @@ fn check_strict(job: &Job, log: &DumpLog) -> Result<(), Error> {
     }
 }
 
-/// Whether a fault of an earlier phase already left the container frozen at the thaw.
+/// Whether a fault of an earlier phase left the container stopped at the thaw.
 fn already_left_frozen(injections: &[super::Injection]) -> bool {
     injections
         .iter()
         .any(|injection| injection.effect == super::InjectedEffect::LeaveFrozen && injection.phase < Phase::Finish)
 }
 
-/// Looks at a container that shall be copied; the inner error says why it shall not.
+/// Prescans a container for snapshots. The inner error says why no snapshot must be made.
 fn collect_prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, SnapshotRefused>, Error> {
     if job.freeze == Freeze::Full {
         return Ok(Err(SnapshotRefused::DisabledByFlag));
@@ -274,7 +274,7 @@ fn collect_prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, Snapsho
     Ok(Prescan::collect(host)?.map_err(SnapshotRefused::from))
 }
 
-/// Waits until the modelled time is over; a time that no clock can count is waited for without end.
+/// Waits until `until`, or until cancellation if the time is too long for the clock (`None`).
 fn wait_for_delay(cancel: &CancelToken<'_>, until: Option<Instant>) -> Result<(), Error> {
     match until {
         Some(until) => cancel.wait_until(until),
@@ -282,7 +282,7 @@ fn wait_for_delay(cancel: &CancelToken<'_>, until: Option<Instant>) -> Result<()
     }
 }
 
-/// The bytes of all processes that are in memory.
+/// The resident memory of all processes, in bytes.
 fn resident_bytes(frozen: &FrozenContainer<'_>) -> u64 {
     sum_over_processes(frozen, |tid| {
         let status = proc_files::status(tid).ok()?;
@@ -290,7 +290,7 @@ fn resident_bytes(frozen: &FrozenContainer<'_>) -> u64 {
     })
 }
 
-/// The same, a shared page counted by its sharers.
+/// The proportional set size of all processes, in bytes.
 fn proportional_bytes(frozen: &FrozenContainer<'_>) -> u64 {
     sum_over_processes(frozen, proc_files::pss_bytes)
 }
@@ -302,11 +302,12 @@ fn sum_over_processes(frozen: &FrozenContainer<'_>, bytes: impl Fn(i32) -> Optio
         .sum()
 }
 
-/// The container's log, held open from the freeze on, so that a rotation meanwhile changes nothing.
+/// The container's log, opened during the freeze, so that a later rotation has no effect.
 struct ContainerLog(Option<(File, u64)>);
 
 impl ContainerLog {
-    /// Opens it and takes its size. A log that cannot be opened is said, not failed: the state is worth more.
+    /// Opens the log and records its size. If the log cannot be opened, the checkpoint continues and `dump.log` reports
+    /// it.
     fn open(path: Option<&Path>, log: &mut DumpLog) -> Self {
         let Some(path) = path else {
             return Self(None);
@@ -331,7 +332,7 @@ impl ContainerLog {
         }
     }
 
-    /// Writes what it held at the freeze.
+    /// Writes the log up to its size at the freeze.
     fn write(
         &mut self,
         name: &str,
@@ -346,7 +347,7 @@ impl ContainerLog {
             let missing_bytes = archive.copy_from(file, cancel)?;
             if missing_bytes > 0 {
                 log.unsupported(format_args!(
-                    "{missing_bytes} bytes of the container's log, which was cut meanwhile"
+                    "{missing_bytes} bytes of the container's log, which was truncated meanwhile"
                 ));
             }
             archive.end_member()?;

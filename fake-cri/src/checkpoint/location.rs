@@ -1,16 +1,17 @@
-//! The location of an archive: what may be there, and the rename that puts the archive there.
+//! The location of an archive: which files it may replace, and the rename of the archive to it.
 //!
-//! An archive takes the place of a regular file or of nothing. A device, FIFO, socket, symlink or directory is refused, by the
-//! runtime before it sends the job, by the engine before the freeze, and again at the rename: a node that appeared meanwhile keeps its
-//! name.
+//! An archive replaces a regular file or nothing. A device, FIFO, socket, symlink or directory is refused: by the
+//! runtime before it sends the job, by the engine before the freeze, and again at the rename, so that a node that
+//! appeared meanwhile keeps its name.
 //!
 //! ```text
-//!  nothing there     renameat2(RENAME_NOREPLACE): atomic, it never replaces
-//!  something there   renameat2(RENAME_EXCHANGE), then look at what came back: a regular file is removed,
-//!                    anything else is exchanged back and the checkpoint fails
+//! no file           renameat2(RENAME_NOREPLACE): atomic, never replaces
+//! a file            renameat2(RENAME_EXCHANGE), then check the replaced file: a regular file is removed,
+//!                   anything else is exchanged back and the checkpoint fails
 //! ```
 //!
-//! File systems without these flags (EINVAL) get link(2) for the first and, after one more look, rename(2) for the second.
+//! Filesystems without these flags (EINVAL) use link(2) for the first and, after another check, rename(2) for the
+//! second.
 
 use std::{
     fs::{self, FileType},
@@ -25,63 +26,61 @@ use nix::{
     sys::statvfs::statvfs,
 };
 
-/// The longest path that a system call takes, without its NUL (`PATH_MAX`, limits.h).
+/// The maximum length of a path in a system call, without its NUL (`PATH_MAX`, limits.h).
 const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize - 1;
 
-/// The length of the name of a temporary, which is in the same directory as its archive.
+/// The length of the name of a temporary, which is in the directory of its archive.
 pub(crate) const TEMPORARY_NAME_BYTES: usize = ".0123456789abcdef.partial".len();
 
 /// Why an archive cannot be at a location.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocationError {
-    /// Something other than a regular file is there.
-    #[error(
-        "checkpoint location {path:?} is {kind}: an archive takes the place of a regular file or of nothing, name another path"
-    )]
+    /// The path is occupied by something other than a regular file.
+    #[error("checkpoint location {path:?} is {kind}: an archive replaces only a regular file; use another path")]
     Occupied {
         /// The location.
         path: PathBuf,
-        /// What is there, with its article.
+        /// The file type, with its article.
         kind: &'static str,
     },
-    /// The file name is longer than its file system takes.
+    /// The file name is longer than its filesystem allows.
     #[error("checkpoint location {path:?}: the file name is too long, {bytes} bytes of at most {limit}")]
     NameTooLong {
         /// The location.
         path: PathBuf,
         /// Bytes of the file name.
         bytes: usize,
-        /// What the file system takes.
+        /// The limit of the filesystem.
         limit: usize,
     },
-    /// The path, of the archive or of the temporary beside it, is longer than the kernel takes.
+    /// The path of the archive or of its temporary is longer than the kernel allows.
     #[error("checkpoint location {path:?}: the path is too long, {bytes} bytes of at most {MAX_PATH_BYTES}")]
     PathTooLong {
         /// The location.
         path: PathBuf,
-        /// Bytes of the path; of the temporary's where that is longer.
+        /// Bytes of the path, or of the temporary's path if that is longer.
         bytes: usize,
     },
-    /// The location cannot be looked at.
+    /// The location cannot be read.
     #[error("checkpoint location {path:?}: {source}")]
     Unreadable {
         /// The location.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// Checks that an archive can be put at this absolute path, whose directory exists.
+/// Checks that an archive can be renamed to this absolute path, whose directory exists.
 ///
 /// # Errors
 ///
-/// [`LocationError`]: what is there is no regular file, or a name is too long.
+/// [`LocationError`]: the path is not a regular file, or a name is too long.
 pub(crate) fn check(location: &Path) -> Result<(), LocationError> {
     let path = || location.to_owned();
     let name_bytes = location.file_name().map_or(0, std::ffi::OsStr::len);
     let parent = location.parent().unwrap_or(Path::new("/"));
-    // The temporary must fit as well. One byte is the slash between the two.
+    // The temporary must fit as well. One byte is the slash before the name.
     let path_bytes = parent.as_os_str().len() + 1 + name_bytes.max(TEMPORARY_NAME_BYTES);
     if path_bytes > MAX_PATH_BYTES {
         return Err(LocationError::PathTooLong {
@@ -104,7 +103,7 @@ pub(crate) fn check(location: &Path) -> Result<(), LocationError> {
     }
 }
 
-/// Gives a temporary the name of its archive. What is there must be a regular file or nothing.
+/// Renames a temporary to its location, which must be a regular file or absent.
 pub(crate) fn rename_into_place(temporary: &Path, location: &Path) -> Result<(), LocationError> {
     rename_into_place_with(temporary, location, |flags| {
         renameat2(AT_FDCWD, temporary, AT_FDCWD, location, flags)
@@ -120,7 +119,7 @@ fn rename_into_place_with(
         path: location.to_owned(),
         source,
     };
-    // One round more only when what was there has gone between two calls.
+    // Another round is needed only if the file disappeared between two calls.
     for _ in 0..16 {
         match rename(RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => return Ok(()),
@@ -128,7 +127,7 @@ fn rename_into_place_with(
             Err(Errno::EINVAL | Errno::ENOSYS) => match fs::hard_link(temporary, location) {
                 Ok(()) => return fs::remove_file(temporary).map_err(unreadable),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                // No hard links either (FAT, some FUSE file systems).
+                // No hard links either (FAT, some FUSE filesystems).
                 Err(error)
                     if matches!(
                         error.raw_os_error(),
@@ -145,7 +144,7 @@ fn rename_into_place_with(
         check(location)?;
         match rename(RenameFlags::RENAME_EXCHANGE) {
             Ok(()) => {
-                // What was there has the temporary's name now.
+                // The replaced file has the temporary's name now.
                 let displaced = fs::symlink_metadata(temporary).map_err(unreadable)?;
                 let Err(error) = check_regular_file(location, displaced.file_type()) else {
                     return fs::remove_file(temporary).map_err(unreadable);
@@ -161,16 +160,19 @@ fn rename_into_place_with(
         }
     }
     Err(unreadable(io::Error::other(
-        "other processes keep creating and removing files there",
+        "other processes keep creating and removing files at the location",
     )))
 }
 
-/// Removes a file by its name if the name is still that of the open file. What somebody else put there stays.
+/// Removes a file by its name if the name still refers to the open file. A file that another process put there stays.
 pub(crate) fn remove_if_same_file(path: &Path, file: &fs::File) -> io::Result<()> {
     let (opened_metadata, current_metadata) = (file.metadata()?, fs::symlink_metadata(path)?);
     match (opened_metadata.dev(), opened_metadata.ino()) == (current_metadata.dev(), current_metadata.ino()) {
         true => fs::remove_file(path),
-        false => Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is another file now")),
+        false => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the path refers to another file now",
+        )),
     }
 }
 
@@ -183,7 +185,7 @@ fn check_regular_file(location: &Path, kind: FileType) -> Result<(), LocationErr
         kind if kind.is_socket() => "a socket",
         kind if kind.is_char_device() => "a character device",
         kind if kind.is_block_device() => "a block device",
-        _ => "no regular file",
+        _ => "not a regular file",
     };
     Err(LocationError::Occupied {
         path: location.to_owned(),
@@ -199,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with a temporary that holds `archive`, and the two paths.
+    /// A directory with a temporary that contains `archive`, and the two paths.
     fn test_directory() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let (temporary, location) = (
@@ -307,7 +309,7 @@ mod tests {
         while deep.as_os_str().len() < MAX_PATH_BYTES - 20 {
             deep.push("d".repeat(200.min(MAX_PATH_BYTES - 11 - deep.as_os_str().len())));
         }
-        // The archive's own path would fit; the temporary's does not.
+        // The archive's own path fits, the temporary's does not.
         let message = check(&deep.join("a.tar")).unwrap_err().to_string();
         assert!(message.contains("path is too long"), "{message}");
     }

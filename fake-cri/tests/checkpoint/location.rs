@@ -166,7 +166,7 @@ fn log_is_copied_as_of_the_freeze() {
         copy.starts_with(b"2026\0") && copy[4..].iter().all(|byte| *byte == 0),
         "{copy:?}"
     );
-    assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("cut meanwhile"));
+    assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("truncated meanwhile"));
 
     job.log = Some(logs.path().join("none.log"));
     checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("a checkpoint without its log");
