@@ -87,6 +87,7 @@ pub enum Freeze {
 /// A small member of the archive that the runtime provides.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
+    /// The name of the member, such as `config.dump`.
     pub name: String,
     /// The member's content: text, usually JSON.
     pub content: String,

@@ -1,5 +1,5 @@
-//! What a fork keeps of a process, and neither `/proc` nor ptrace tells: asked of the copy where there is one, since the container
-//! runs on then.
+//! State that fork preserves and that neither `/proc` nor ptrace shows. It is queried in the snapshot, if there is one,
+//! because the container already runs then.
 
 use cri_proto::criu::message::SaEntry;
 use nix::errno::Errno;
@@ -16,30 +16,30 @@ use crate::{
     },
 };
 
-/// The size of the kernel's set of signals.
+/// The size of the kernel's `sigset_t`.
 const KERNEL_SIGSET_BYTES: u64 = 8;
-/// The dumpable state that `PR_SET_DUMPABLE` does not take: dumps only for root. It is closest to none.
+/// The dumpable state that `PR_SET_DUMPABLE` does not accept: core dumps readable by root only. Dumped as not dumpable.
 const SUID_DUMP_ROOT: u64 = 2;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS`, Linux 6.3.
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
-/// The barriers that only a registered process may ask for, each with the command that registers one (linux/membarrier.h).
+/// The barriers that need a registration, each with the command that registers (linux/membarrier.h).
 const PRIVATE_MEMBARRIER_CMDS: [(u64, u32); 3] = [(1 << 3, 1 << 4), (1 << 5, 1 << 6), (1 << 7, 1 << 8)];
 
-/// What a process, or a copy of it, said of itself.
+/// The query results of a process or its snapshot.
 #[derive(Debug)]
 pub(super) struct ForkState {
-    /// The actions of signals 1 to 64 without those that have none, in order.
+    /// The actions of signals 1 to 64 except SIGKILL and SIGSTOP, in order.
     pub(super) actions: Vec<SaEntry>,
-    /// The end of its heap, to the byte.
+    /// The exact end of the heap.
     pub(super) brk: u64,
     /// `PR_GET_DUMPABLE`.
     pub(super) dumpable: i32,
-    /// The commands of membarrier(2) by which it registered itself.
+    /// The registrations of the process for membarrier(2).
     pub(super) membarrier_mask: u32,
 }
 
-/// Asks a process, or its copy, what a fork keeps; `None` when it cannot be asked, which is in the log then. `options` are those
-/// of ptrace that are in force; an area that the copy has is gone afterwards.
+/// Queries a process or its snapshot. Returns `None`, with a line in the log, if it cannot be queried. `options` are
+/// the ptrace options in force. An inherited buffer is unmapped afterwards.
 ///
 /// # Errors
 ///
@@ -65,8 +65,7 @@ pub(super) fn query(
         }
         Err(error) => return Err(query_error(pid, error)),
     };
-    // Which signals are ignored or take their default `/proc` tells, and their flags mean nothing but SIGCHLD's (whether ended
-    // children wait to be reaped).
+    // `/proc` shows ignored and default signals, and their flags have no effect, except for SIGCHLD (SA_NOCLDWAIT).
     let status = proc_files::status(source_tid).map_err(|error| Error::capture(pid, "status", error))?;
     let mut actions = core::actions_from_status(status.sigign);
     let needs_query = |signal: u32| status.sigcgt & 1 << (signal - 1) != 0 || signal == libc::SIGCHLD as u32;
@@ -106,7 +105,7 @@ pub(super) fn query(
     };
     let membarrier_mask = match results.next_result("membarrier")?.result {
         Ok(registered) => registered as u32,
-        // A kernel without it has registered nobody.
+        // ENOSYS: without membarrier there is no registration.
         Err(Errno::ENOSYS) => 0,
         Err(_) => probe_membarriers(&mut parasite, log)?,
     };
@@ -119,8 +118,8 @@ pub(super) fn query(
     }))
 }
 
-/// How a process registered itself with membarrier(2), on an older kernel, which does not tell; but it refuses the barrier itself
-/// to who is not registered.
+/// Finds the membarrier(2) registrations on kernels that do not report them: there, a barrier fails for a process that
+/// is not registered.
 fn probe_membarriers(parasite: &mut Parasite, log: &mut DumpLog) -> Result<u32, Error> {
     let pid = parasite.pid;
     let probes =

@@ -1,14 +1,14 @@
-//! `mm-PID.img`, `pagemap-PID.img` and the plan of `pages-N.img`: an address space and what it holds.
+//! `mm-PID.img`, `pagemap-PID.img` and the plan of `pages-N.img`: an address space and its pages.
 //!
 //! ```text
-//!   while the process stands      its mappings; those that a fork does not carry whole, and the pages of the private ones
-//!   of it, or of a copy of it     what all others hold
-//!   of a copy, once it was read   their flags ([`super::verify_flags`])
+//!   while the process is frozen       its mappings; the vmas that fork does not preserve, and their private pages
+//!   from the process or a snapshot    the page maps of all other mappings
+//!   from a snapshot, after the dump   the flags of these mappings ([`super::verify_flags`])
 //! ```
 //!
-//! Which pages are carried: those of private mappings that are in memory or in swap and are the process's own. Left out are the
-//! clean pages of a private file mapping (the file has them), the kernel's zero page, guards, and what the kernel maps itself but
-//! for the vdso, whose pages CRIU wants to compare. Shared anonymous memory goes to [`super::shmem`].
+//! Dumped are the pages of private mappings that are in memory or in swap and belong to the process. Not dumped are
+//! clean pages of a private file mapping (the file holds them), the kernel's zero page, guard pages, and mappings of
+//! the kernel except the vdso, whose pages CRIU compares. Shared anonymous memory is dumped by [`super::shmem`].
 
 use std::{collections::BTreeMap, io, ops::Range, thread};
 
@@ -44,38 +44,36 @@ use crate::{
     },
 };
 
-/// How many words of the auxiliary vector CRIU has room for.
+/// The maximum length of the auxiliary vector in CRIU's images.
 const MAX_AUXV_WORDS: usize = 44;
-/// What is worth a second thread, in mapped bytes.
+/// The smallest amount of mapped memory for which a second thread scans.
 const PARALLEL_SCAN_MIN_BYTES: u64 = 16 << 20;
-/// The stack of a second thread, which keeps what it finds on the heap.
+/// The stack size of the second thread. Its results are on the heap.
 const SCAN_STACK_BYTES: usize = 128 << 10;
-/// The highest address a program can have; the vsyscall page lies above.
+/// The upper limit of user addresses; the vsyscall page is above.
 const TASK_SIZE: u64 = 1 << 47;
 
-/// An address space as it was while the process stood.
+/// The address space of a frozen process.
 #[derive(Debug)]
 pub(crate) struct Mm {
-    /// Whose it is.
     pub(crate) process: ProcessId,
-    /// The thread it is seen through.
     pub(crate) proc_tid: i32,
-    /// Its number in the images.
+    /// The pid in the images.
     ns_pid: u32,
-    /// Where the process can be made to call the kernel; `None` when it cannot be asked.
+    /// A syscall instruction for remote syscalls; `None` if the process cannot execute them.
     pub(crate) syscall_insn: Option<SyscallInsn>,
     mappings: Vec<Mapping>,
-    /// Whether the flags are those of the mappings as they stand; otherwise they are the prescan's.
+    /// Whether the flags were read during the freeze. Otherwise they come from the prescan.
     flags_verified: bool,
-    /// What the images say of mappings that a fork does not carry whole, by their first address.
+    /// The vmas of mappings that fork does not preserve, by their start address. `None`: no image can hold the mapping.
     not_forked_vmas: BTreeMap<u64, Option<VmaEntry>>,
-    /// Their pages, as far as they are private.
+    /// The private pages of these mappings.
     not_forked_runs: Vec<PageRun>,
 }
 
 impl Mm {
-    /// Looks at the mappings of a process that stands still, which have these headings. `prescan` tells their flags from
-    /// shortly before where it can; otherwise they are read here, which takes about as long as a fork.
+    /// Scans the mappings of a frozen process, whose `/proc/PID/maps` is `maps`. The flags come from the prescan if
+    /// possible. Otherwise they are read here, which takes about as long as a fork.
     pub(super) fn scan_frozen(
         node: &PstreeNode<'_>,
         maps: Vec<Mapping>,
@@ -111,7 +109,8 @@ impl Mm {
             }
             if !is_not_forked(mapping) {
                 if proc_files::split_deleted(&mapping.name).1 {
-                    // Whoever else has it open may change it once all run on.
+                    // Another process that has the deleted file open could change it after the thaw, so it is copied
+                    // now.
                     files.mapped_file(pid, proc_tid, mapping, open_flags_of(proc_tid, mapping), log)?;
                 }
                 continue;
@@ -133,19 +132,17 @@ impl Mm {
         Ok(mm)
     }
 
-    /// The mappings that it shares with others.
     pub(crate) fn shared_ranges(&self) -> impl Iterator<Item = &Range<u64>> {
         let shared = self.mappings.iter().filter(|mapping| mapping.shared);
         shared.map(|mapping| &mapping.range)
     }
 
-    /// The private pages that a fork does not carry.
     pub(crate) fn not_forked_runs(&self) -> &[PageRun] {
         &self.not_forked_runs
     }
 
-    /// Looks at what is left through a thread of the process, which still stands, or through its copy. `mm-PID.img` is
-    /// written behind the pages, since flags that were foreseen have to be looked at in the copy by then.
+    /// Dumps the remaining mappings through a thread of the frozen process or through its snapshot. `mm-PID.img` is
+    /// deferred until after the pages, because flags from the prescan must first be verified in the snapshot.
     pub(super) fn finish(
         mut self,
         source_tid: i32,
@@ -180,7 +177,7 @@ impl Mm {
                 && last.status & vma.status & status::VVAR != 0
                 && last.end == vma.start
             {
-                // The kernel shows its time pages as two mappings (`[vvar]`, `[vvar_vclock]`); CRIU knows one.
+                // The kernel shows its time pages as two mappings (`[vvar]`, `[vvar_vclock]`); CRIU has one.
                 last.end = vma.end;
                 continue;
             }
@@ -215,8 +212,8 @@ impl Mm {
         })
     }
 
-    /// The regions of what a fork carries. The kernel walks all pages for them, so those of a large process are walked by two
-    /// threads at once.
+    /// Scans the page map of the mappings that fork preserves. The kernel walks all pages, so two threads scan a large
+    /// process at once.
     fn scan_regions(&self, source_tid: i32) -> Result<Vec<PageRegion>, Error> {
         let forked = |mapping: &&Mapping| {
             mapping.range.end <= TASK_SIZE && !self.not_forked_vmas.contains_key(&mapping.range.start)
@@ -243,7 +240,7 @@ impl Mm {
                 });
             let lower_regions = page_regions(source_tid, &lower);
             let upper_regions = match upper_scan {
-                // Where no thread can be started, this one does it after the other.
+                // If the second thread could not be started, this thread scans both halves.
                 None | Some(Err(_)) => page_regions(source_tid, &upper),
                 Some(Ok(walk)) => walk.join().map_err(|_| Error::TracerPanicked)?,
             };
@@ -255,7 +252,7 @@ impl Mm {
         regions.map_err(|error| Error::capture(self.process.pid, "page map", error))
     }
 
-    /// Takes the flags of the mappings that a fork carries, if they were only foreseen, from the process itself.
+    /// Replaces flags from the prescan by the flags of the process itself, for the mappings that fork preserves.
     fn read_flags(&mut self) -> Result<(), Error> {
         if self.flags_verified {
             return Ok(());
@@ -275,7 +272,7 @@ impl Mm {
     }
 }
 
-/// The address, at a page, below which half of these mapped bytes lie.
+/// The page-aligned address below which half of the mapped bytes are.
 fn midpoint(ranges: &[&Range<u64>]) -> u64 {
     let mut remaining = ranges.iter().map(|range| range.end - range.start).sum::<u64>() / 2;
     for range in ranges {
@@ -288,15 +285,16 @@ fn midpoint(ranges: &[&Range<u64>]) -> u64 {
     ranges.last().map_or(0, |range| range.end)
 }
 
-/// Whether pages of this mapping go into the process's pages file.
+/// Whether pages of this mapping are written to the process's pages file.
 fn is_dumped(vma: &VmaEntry) -> bool {
     vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0
         && vma.status & (status::VSYSCALL | status::VVAR) == 0
         && vma.end <= TASK_SIZE
 }
 
-/// Whether a copy of the process, as fork(2) makes it, would not hold its pages, or would not keep them: `MADV_DONTFORK`,
-/// `MADV_WIPEONFORK`, `MAP_DROPPABLE`, huge pages, of which the original takes the copy's when there are no more.
+/// Whether a child that fork(2) makes would not have or not keep the pages of the mapping: shared memory,
+/// `MADV_DONTFORK`, `MADV_WIPEONFORK`, `MAP_DROPPABLE`, and hugetlbfs pages, which the kernel takes from the child if
+/// the original writes and no huge page is free.
 fn is_not_forked(mapping: &Mapping) -> bool {
     mapping.shared
         || [b"dc", b"wf", b"dp", b"ht"]
@@ -304,19 +302,20 @@ fn is_not_forked(mapping: &Mapping) -> bool {
             .any(|flag| mapping.has_flag(flag))
 }
 
-/// Whether page faults are handled by the program (userfaultfd).
+/// Whether the program handles page faults of the mapping with userfaultfd.
 fn has_userfaultfd(mapping: &Mapping) -> bool {
     [b"um", b"uw", b"ui"].into_iter().any(|flag| mapping.has_flag(flag))
 }
 
-/// What a part of an address space holds, seen through a thread.
+/// The present regions of a part of an address space.
 fn page_regions(source_tid: i32, span: &Range<u64>) -> io::Result<Vec<PageRegion>> {
     let mut regions = Vec::new();
     PageMap::open(source_tid)?.scan(span.clone(), |region| regions.push(region))?;
     Ok(regions)
 }
 
-/// The held pages of the mappings, as runs of the process of `proc_tid`. Mappings and regions are in the order of their addresses.
+/// The pages of the mappings to dump, as runs of the process of `proc_tid`. Mappings and regions are in ascending
+/// order.
 fn page_runs(
     (pid, proc_tid): (i32, i32),
     dumped: &[(Range<u64>, u32)],
@@ -344,7 +343,7 @@ fn page_runs(
         while index < dumped.len() && dumped[index].0.end <= region.range.start {
             index += 1;
         }
-        // A region may reach over several mappings, and into some that are unsupported state.
+        // A region may span several mappings, some of them without a vma.
         for (range, kind) in dumped[index..]
             .iter()
             .take_while(|(range, _)| range.start < region.range.end)
@@ -369,7 +368,7 @@ fn page_runs(
             "pid {pid}: {guard_pages} guard pages (MADV_GUARD_INSTALL)"
         ));
     }
-    // The vdso is carried whole: no page table need know its pages.
+    // The vdso is dumped in full, because its pages may be missing from the page table.
     for (range, _) in dumped.iter().filter(|(_, kind)| kind & status::VDSO != 0) {
         pages_scanned += (range.end - range.start) / PAGE_SIZE;
         runs.push(new_run(range.clone()));
@@ -379,12 +378,11 @@ fn page_runs(
     runs
 }
 
-/// The older of the two counts has 32 bits.
+/// The older of the two page counts in a pagemap entry has 32 bits.
 fn can_extend_run(run: &PageRun) -> bool {
     (run.range.end - run.range.start) / PAGE_SIZE < u64::from(u32::MAX / 2)
 }
 
-/// `mm-PID.img`.
 fn mm_entry(
     (pid, proc_tid): (i32, i32),
     fork_state: Option<&ForkState>,
@@ -395,7 +393,7 @@ fn mm_entry(
 ) -> Result<MmEntry, Error> {
     let stat: &Stat = &proc_files::stat(proc_tid).map_err(|error| Error::capture(pid, "stat", error))?;
     let start_brk = stat.start_brk.unwrap_or(0);
-    // Of a process that cannot be asked, the mapping tells the end of the heap to the page.
+    // If the process could not be queried, the end of the heap mapping replaces the exact brk.
     let heap_mapping_end = || {
         mappings
             .iter()
@@ -427,7 +425,7 @@ fn mm_entry(
     })
 }
 
-/// Cuts the auxiliary vector to its end and to what CRIU has room for.
+/// Truncates the auxiliary vector to its AT_NULL entry and to the maximum length in CRIU's images.
 fn truncate_auxv(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
     let end = words.chunks_exact(2).position(|pair| pair[0] == 0);
     words.truncate(end.map_or(words.len(), |pairs| pairs * 2));
@@ -438,7 +436,7 @@ fn truncate_auxv(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
             rest.len()
         ));
     }
-    // The pair of zeroes at the end need not be there: who restores the vector ends it anyway.
+    // Restorers terminate the vector themselves, so the AT_NULL entry may be missing.
     if words.len() + 2 <= MAX_AUXV_WORDS {
         words.extend([0, 0]);
     }
@@ -454,7 +452,7 @@ mod tests {
         let page = |pages: u64| pages * PAGE_SIZE;
         let (small, large) = (page(1)..page(2), page(100)..page(110));
         assert_eq!(midpoint(&[&large]), page(105));
-        // Half of eleven pages: one and four and a half.
+        // Half of eleven pages: the small range and 4.5 pages of the large one, rounded down.
         assert_eq!(midpoint(&[&small, &large]), page(104));
         assert_eq!(midpoint(&[&large, &(page(200)..page(210))]), page(110));
         assert_eq!(midpoint(&[&small]), page(1));

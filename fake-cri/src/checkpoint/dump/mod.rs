@@ -1,26 +1,26 @@
-//! What CRIU's images say of a container that stands still, read through `/proc` and ptrace alone.
+//! Dumps the state of a frozen container to CRIU images, read through `/proc`, ptrace and remote syscalls.
 //!
 //! ```text
-//!  while all stand
+//!  while all tasks are stopped
 //!   [`scan_frozen`]
-//!     tree        who is whose child                     pstree.img
+//!     pstree      parents and children                   pstree.img
 //!     core        registers and signals, by ptrace
-//!     space       mappings, and what no fork carries
-//!   [`FrozenScan::read`], while processes answer to what they are asked ([`task_query`]), and are copied
-//!     core        credentials, limits, scheduling        core-TID.img      (registers: one file an architecture)
-//!     ids         what it shares with others             ids-PID.img
-//!     files       descriptors, directories               fdinfo-N.img, fs-PID.img, files.img
-//!     shared      shared anonymous memory                pagemap-shmem-N.img, pages-N.img
+//!     mm          mappings, and memory that fork does not preserve
+//!   [`FrozenScan::read`], while the tasks execute the queries of [`task_query`] and fork their snapshots
+//!     core        credentials, limits, scheduling        core-TID.img      (registers: one file per architecture)
+//!     ids         kernel objects shared with others      ids-PID.img
+//!     files       fds, directories                       fdinfo-N.img, fs-PID.img, files.img
+//!     shmem       shared anonymous memory                pagemap-shmem-N.img, pages-N.img
 //!     inventory, seccomp, tty-info
-//!  of those that stand, or of copies that forks made ([`FrozenDump::finish`])
-//!     inherited   what a fork keeps
-//!     space       the pages                              pagemap-PID.img, pages-N.img
-//!     foreseen    the mappings' flags                    mm-PID.img
+//!  from the stopped originals, or from the snapshots ([`FrozenDump::finish`])
+//!     fork_state  state that fork preserves
+//!     mm          the pages                              pagemap-PID.img, pages-N.img
+//!     verify_flags  the VmFlags of the mappings          mm-PID.img
 //! ```
 //!
-//! Pages are not read here: the page maps say which there are, and [`super::pages`] moves them. What these two sources do not
-//! tell (signal handlers, timers, the alternate signal stack, the address that a thread clears at its end) the process is
-//! asked itself ([`parasite`]).
+//! Pages are not read here: the page maps tell which pages exist, and [`super::pages`] copies them. State that neither
+//! `/proc` nor ptrace shows (signal handlers, timers, the alternate signal stack, clear_child_tid) is queried in the
+//! task itself ([`parasite`]).
 
 mod core;
 mod files;
@@ -69,7 +69,7 @@ use super::{
 };
 use crate::process::{self, ProcessId, proc_files};
 
-/// Where a processor keeps its state.
+/// The layout of the extended processor state.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod xsave {
     pub(in crate::checkpoint) use super::registers::{XFeature, xfeature_range};
@@ -77,46 +77,40 @@ pub(super) mod xsave {
 
 /// `CRTOOLS_IMAGES_V1_1`: images with two magics.
 const IMAGE_VERSION: u32 = 2;
-/// The one set of cgroups that images without `cgroup.img` can name: the one the restoring process is in.
+/// The only set of cgroups that images without `cgroup.img` can name: that of the restoring process.
 const CGROUP_SET: u32 = 1;
 
-/// One image file.
 #[derive(Debug)]
 pub(crate) struct CriuImage {
-    /// Its name.
     pub(crate) name: String,
-    /// Its content.
     pub(crate) bytes: Vec<u8>,
 }
 
-/// All that the archive says of the container, but for the pages themselves.
+/// All content of the archive that comes from the container, except the pages themselves.
 #[derive(Debug)]
 pub(crate) struct ImageSet {
-    /// The images.
     pub(crate) images: Vec<CriuImage>,
-    /// The images that come behind the pages.
+    /// The `mm-PID.img` images, which are written after the pages.
     pub(crate) deferred_mms: Vec<DeferredMm>,
-    /// The pages files, to be filled while the container stands.
+    /// The pages files, whose content is copied later.
     pub(crate) pages: Vec<PagesFile>,
-    /// Where descriptors 0 to 2 of the first process point.
+    /// The targets of fds 0 to 2 of the init process.
     pub(crate) descriptors: serde_json::Value,
-    /// How many processes there are, zombies included.
+    /// The number of processes, zombies included.
     pub(crate) processes: usize,
-    /// How many threads.
     pub(crate) threads: usize,
-    /// Pages of private mappings that the kernel named as holding something.
+    /// Present pages of private mappings.
     pub(crate) pages_scanned: u64,
-    /// The same of shared anonymous memory.
+    /// Present pages of shared anonymous memory.
     pub(crate) shared_pages_scanned: u64,
 }
 
 impl ImageSet {
-    /// Pages in the archive.
     pub(crate) fn pages(&self) -> u64 {
         self.pages.iter().map(PagesFile::pages).sum()
     }
 
-    /// Those of private memory.
+    /// Pages of private memory in the archive.
     pub(crate) fn private_pages(&self) -> u64 {
         self.pages
             .iter()
@@ -126,7 +120,7 @@ impl ImageSet {
     }
 }
 
-/// What was found of those that stand before anything of them changes, however briefly.
+/// The state that must be read before any task executes a remote syscall.
 pub(crate) struct FrozenScan<'a> {
     tree: Pstree<'a>,
     images: ImageSetBuilder,
@@ -136,14 +130,14 @@ pub(crate) struct FrozenScan<'a> {
     processes: Vec<TaskScan>,
 }
 
-/// A process that is no zombie: the place of its node in the tree, its mappings, and its threads.
+/// A process that is not a zombie: the index of its node in the tree, its mappings, and its threads.
 struct TaskScan {
     node_index: usize,
     mm: Mm,
     ptrace_states: Vec<PtraceState>,
 }
 
-/// What was read while all stood, from which the rest follows.
+/// The state that was read while all tasks were stopped.
 pub(crate) struct FrozenDump {
     images: ImageSetBuilder,
     files: Files,
@@ -154,35 +148,35 @@ pub(crate) struct FrozenDump {
     shared_pages_scanned: u64,
 }
 
-/// A process that is no zombie.
+/// A process that is not a zombie.
 struct TaskDump {
     mm: Mm,
-    /// Its threads, by the number in the name of their image.
+    /// The threads, by the id in the name of their image.
     cores: Vec<CoreImage>,
-    /// Whether it could be asked.
+    /// Whether the parasite query succeeded.
     queried: bool,
-    /// What it said that its copy could say too, where there is none.
+    /// The result of [`fork_state::query`] in the original, if there is no snapshot.
     fork_state: Option<ForkState>,
 }
 
-/// A thread that an image is made of.
+/// The content of a `core-ID.img`.
 struct CoreImage {
-    /// The number in the image's name.
+    /// The id in the name of the image.
     id: u64,
     tid: i32,
     entry: CoreEntry,
 }
 
-/// Whose memory is looked at.
+/// The processes whose memory is dumped.
 #[derive(Clone, Copy)]
 pub(crate) enum StateSource<'a> {
-    /// The processes' own; they still stand.
+    /// The frozen processes themselves.
     Originals,
-    /// Their copies'.
+    /// Their snapshots.
     Snapshots(&'a SnapshotSet<'a>),
 }
 
-/// The images as they grow, and what is numbered across processes.
+/// The images so far, and counters across all processes.
 struct ImageSetBuilder {
     images: Vec<CriuImage>,
     pages: Vec<PagesFile>,
@@ -195,27 +189,27 @@ impl ImageSetBuilder {
         self.images.push(CriuImage { name, bytes });
     }
 
-    /// The number of the next pages file.
+    /// The id of the next pages file.
     fn next_pages_id(&self) -> u32 {
-        u32::try_from(self.pages.len() + 1).expect("fewer pages files than processes and segments")
+        u32::try_from(self.pages.len() + 1).expect("fewer than 2^32 pages files")
     }
 }
 
-/// Faults: what is left out as if it were not there.
+/// Faults: tasks that are omitted from the dump.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OmittedTasks {
-    /// All processes but the first.
+    /// All processes except the init process.
     pub(crate) all_but_init: bool,
-    /// The last thread of each process that has several.
+    /// The last thread of each process with several threads.
     pub(crate) last_threads: bool,
 }
 
-/// Finds what has to be known before any of those that stand is asked something, or copied. A prescan tells the flags of
-/// mappings where it can.
+/// Reads the state that must be known before any task executes a remote syscall or is snapshotted. A prescan provides
+/// the flags of mappings where possible.
 ///
 /// # Errors
 ///
-/// A process that ended or cannot be read, the caller, the deadline.
+/// A process exited or cannot be read, the caller cancelled, or the deadline passed.
 pub(crate) fn scan_frozen<'a>(
     frozen: &'a FrozenContainer<'_>,
     init: ProcessId,
@@ -273,23 +267,23 @@ pub(crate) fn scan_frozen<'a>(
 }
 
 impl<'a> FrozenScan<'a> {
-    /// The processes that are no zombies, each with its place in the tree.
+    /// The processes that are not zombies, with their nodes in the tree.
     pub(super) fn processes(&self) -> impl Iterator<Item = (&PstreeNode<'a>, &Mm)> {
         self.processes
             .iter()
             .map(|process| (&self.tree.nodes()[process.node_index], &process.mm))
     }
 
-    /// A process that handles page faults by itself.
+    /// A process that handles its own page faults with userfaultfd.
     pub(crate) fn userfaultfd_pid(&self) -> Option<i32> {
         self.images.userfaultfd_pid
     }
 
-    /// Reads the rest of what has to be read while all stand, though they may be answering and copied meanwhile.
+    /// Reads the remaining state that needs stopped tasks. The tasks may execute queries and fork snapshots meanwhile.
     ///
     /// # Errors
     ///
-    /// A process that ended or cannot be read, the caller, the deadline.
+    /// A process exited or cannot be read, the caller cancelled, or the deadline passed.
     pub(crate) fn read(
         self,
         init: ProcessId,
@@ -359,11 +353,11 @@ impl<'a> FrozenScan<'a> {
                 });
             }
             if proc_tid != pid {
-                // Readers look for the core of every process of the tree.
+                // Readers expect a core for every pid of the tree.
                 let proc_core = cores.iter_mut().find(|core| core.tid == proc_tid);
                 let entry = proc_core.map(|core| {
                     let entry = core.entry.clone();
-                    // What the process has as a whole stands in its first thread's image alone.
+                    // The state of the whole process belongs into the core of its pid only.
                     core.entry.tc = None;
                     entry
                 });
@@ -418,12 +412,12 @@ impl<'a> FrozenScan<'a> {
 }
 
 impl FrozenDump {
-    /// The processes that are no zombies.
+    /// The address spaces of the processes that are not zombies.
     pub(crate) fn mms(&self) -> impl Iterator<Item = &Mm> {
         self.processes.iter().map(|process| &process.mm)
     }
 
-    /// What the processes said of themselves, by the thread that each is seen through.
+    /// Adds the query results, by the `proc_tid` of their process.
     pub(crate) fn merge_query_results(&mut self, results: &HashMap<i32, TaskQueryResult>) {
         for process in &mut self.processes {
             let Some(results) = results.get(&process.mm.proc_tid) else {
@@ -436,11 +430,12 @@ impl FrozenDump {
         }
     }
 
-    /// Asks the processes what their copies could say too, if there were any. They stand as they stood then until all is read.
+    /// Queries the originals for the state that would otherwise be queried in their snapshots. The originals stay
+    /// frozen until all of their memory is dumped.
     ///
     /// # Errors
     ///
-    /// A process that ended, or does not stand still any more.
+    /// A process exited or is no longer stopped.
     pub(crate) fn query_fork_states(&mut self, log: &mut DumpLog) -> Result<(), Error> {
         for process in self.processes.iter_mut().filter(|process| process.queried) {
             let Mm {
@@ -461,11 +456,11 @@ impl FrozenDump {
         &self.images.pages
     }
 
-    /// Reads the rest.
+    /// Dumps the remaining state from the originals or from their snapshots.
     ///
     /// # Errors
     ///
-    /// A process that ended or cannot be read, the caller, the deadline.
+    /// A process exited or cannot be read, the caller cancelled, or the deadline passed.
     pub(crate) fn finish(
         self,
         source: StateSource<'_>,
@@ -528,7 +523,7 @@ impl FrozenDump {
     }
 }
 
-/// `descriptors.json`, as runc writes it: where 0 to 2 of the first process point, empty for a closed one.
+/// `descriptors.json`, as runc writes it: the targets of fds 0 to 2 of the init process, empty for a closed fd.
 fn standard_streams(tree: &Pstree<'_>) -> serde_json::Value {
     let proc_tid = tree.nodes().first().and_then(|node| node.process.proc_tid());
     (0..3)

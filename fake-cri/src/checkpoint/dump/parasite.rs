@@ -1,22 +1,23 @@
-//! What a process is asked about itself, since neither `/proc` nor ptrace tells it: system calls injected into its stopped
-//! threads ([`crate::process::remote_syscalls`]). How that is done is here; the questions are in [`super::task_query`] and [`super::fork_state`].
+//! Queries state that neither `/proc` nor ptrace shows, by remote syscalls in the stopped tasks
+//! ([`crate::process::remote_syscalls`]). The queries themselves are in [`super::task_query`] and
+//! [`super::fork_state`].
 //!
 //! ```text
-//!   the process, while it stands      mmap of an area for the answers
+//!   the frozen process                mmap of a syscall buffer for the results
 //!     every POSIX timer
 //!     every other thread              alternate signal stack, clear_child_tid, parent-death signal, securebits
-//!     first standing thread:          PR_SET_MDWE, interval timers, subreaper, and the same; clone, where a copy is wanted
+//!     first live thread               PR_GET_MDWE, interval timers, subreaper, and the same; clone, if it is snapshotted
 //!                                     munmap
-//!   the process, or a copy of it      mmap, unless the copy has the area already
-//!   that fork(2) made:                actions of caught signals and SIGCHLD, brk, dumpable, membarrier
+//!   the process or its snapshot       mmap, unless the snapshot inherited the buffer
+//!                                     actions of caught signals and SIGCHLD, brk, dumpable, membarrier
 //!                                     munmap
 //! ```
 //!
-//! What the first thread is asked is under way while the tracer reads what else there is. What a fork keeps is asked of
-//! the copy when there is one, since the container runs on then. The area is gone before the mappings' flags and pages are read,
-//! so no archive shows it. A process that cannot be asked (a seccomp filter that may not be suspended, a 32-bit program) is
-//! written with defaults, and `dump.log` says which. One that can map no memory (`RLIMIT_AS`) is asked what it answers without,
-//! and the rest is said likewise.
+//! The queries of the first live thread run while the tracer reads other state. State that fork preserves is queried in
+//! the snapshot, if there is one, because the container already runs then. The buffer is unmapped before the mappings'
+//! flags and pages are read, so no archive contains it. A process that cannot be queried (a seccomp filter that cannot
+//! be suspended, a 32-bit program) is dumped with defaults, and `dump.log` lists them. If a process cannot map the
+//! buffer (`RLIMIT_AS`), only queries that need no buffer are made, and `dump.log` lists the rest.
 
 use std::io;
 
@@ -27,39 +28,39 @@ use crate::{
     },
 };
 
-/// That a process cannot be asked.
+/// Logs that a process cannot be queried.
 pub(crate) fn log_unqueryable(pid: i32, reason: &RemoteSyscallError, log: &mut DumpLog) {
     log.unsupported(format_args!(
         "pid {pid}: its signal handlers, timers, alternate signal stacks, securebits, parent-death signal, dumpable and \
-         subreaper flags, and the addresses its threads clear at their end, since {reason}; they are defaults here"
+         subreaper flags, and its threads' clear_child_tid addresses: {reason}; the archive has defaults"
     ));
 }
 
-/// Whether a process that an injection failed for can be written all the same.
+/// Whether a process that failed with this error can still be dumped with defaults.
 pub(super) fn is_unqueryable(error: &RemoteSyscallError) -> bool {
     use RemoteSyscallError::{ForeignAbi, NoSyscallInsn, Seccomp, SyscallUserDispatch};
     matches!(error, NoSyscallInsn | ForeignAbi | Seccomp(_) | SyscallUserDispatch)
 }
 
-/// The failure of a process that had been asked already, or that does not stand as it stood.
+/// The failure of a query that had begun, or of the restore of the process afterwards.
 pub(super) fn query_error(pid: i32, error: RemoteSyscallError) -> Error {
     match error {
         RemoteSyscallError::Exited => Error::TaskExited { pid },
-        error => Error::capture(pid, "what it is asked", io::Error::other(error)),
+        error => Error::capture(pid, "the parasite query", io::Error::other(error)),
     }
 }
 
-/// A thread that answers. Dropped, it has no area any more and stands as it stood.
+/// A session of remote syscalls in a thread. Drop unmaps the buffer and restores the thread.
 pub(super) struct Parasite {
     pub(super) pid: i32,
     pub(super) tid: i32,
     pub(super) remote: RemoteSyscalls,
-    /// For answers that are more than a number.
+    /// For results that do not fit the return value.
     pub(super) buffer: Option<SyscallBuffer>,
 }
 
 impl Parasite {
-    /// Enters a thread, which has an area already or maps one; if it cannot have one, `lacking` cannot be asked.
+    /// Attaches to a thread that has a buffer, or maps one. If no buffer can be mapped, `unavailable` is logged.
     pub(super) fn attach(
         (pid, tid): (i32, i32),
         syscall_insn: SyscallInsn,
@@ -77,14 +78,15 @@ impl Parasite {
             match SyscallBuffer::map(&mut parasite.remote)? {
                 Ok(buffer) => parasite.buffer = Some(buffer),
                 Err(errno) => log.unsupported(format_args!(
-                    "pid {pid}: {unavailable}, since it can map no page to answer into ({errno}); they are defaults here"
+                    "pid {pid}: {unavailable}: no page could be mapped for the results ({errno}); the archive has \
+                     defaults"
                 )),
             }
         }
         Ok(parasite)
     }
 
-    /// Begins a list of calls: [`Injection::begin`].
+    /// Starts a syscall list: [`RemoteSyscalls::begin_list`].
     pub(super) fn start(
         &mut self,
         calls: Vec<Syscall>,
@@ -93,18 +95,18 @@ impl Parasite {
         self.remote.begin_list(self.buffer.as_mut(), calls, snapshot_calls)
     }
 
-    /// Waits for the answers to a list: [`Injection::end`].
+    /// Waits for the results of a list: [`RemoteSyscalls::finish_list`].
     pub(super) fn wait(&mut self, pending: PendingList) -> Result<Vec<SyscallResult>, RemoteSyscallError> {
         self.remote.finish_list(self.buffer.as_mut(), pending)
     }
 
-    /// The answers to a list of calls.
+    /// Executes a syscall list.
     pub(super) fn run(&mut self, calls: Vec<Syscall>) -> Result<Vec<SyscallResult>, RemoteSyscallError> {
         let pending = self.start(calls, &[])?;
         self.wait(pending)
     }
 
-    /// Has the thread stand as it stood.
+    /// Unmaps the buffer and restores the thread.
     pub(super) fn detach(&mut self) -> Result<(), Error> {
         let munmap_result = match self.buffer.take() {
             Some(buffer) => buffer.unmap(&mut self.remote),
@@ -119,19 +121,19 @@ impl Parasite {
 
 impl Drop for Parasite {
     fn drop(&mut self) {
-        // Whatever failed before says why.
+        // The error that caused the drop was already reported.
         let _ = self.detach();
     }
 }
 
-/// Answers in the order of their questions.
+/// Reads results in the order of their calls.
 pub(super) struct ResultReader<'a> {
     pub(super) pid: i32,
     pub(super) results: &'a [SyscallResult],
 }
 
 impl ResultReader<'_> {
-    /// What the next call answered, which may have failed.
+    /// The result of the next call, which may have failed.
     pub(super) fn next_result(&mut self, query: &'static str) -> Result<&SyscallResult, Error> {
         let missing = || Error::capture(self.pid, query, io::Error::from(io::ErrorKind::UnexpectedEof));
         let (first, rest) = self.results.split_first().ok_or_else(missing)?;
@@ -139,7 +141,7 @@ impl ResultReader<'_> {
         Ok(first)
     }
 
-    /// The result of a call that has to succeed.
+    /// The return value of a call that must succeed.
     pub(super) fn return_value(&mut self, query: &'static str) -> Result<u64, Error> {
         let pid = self.pid;
         self.next_result(query)?
@@ -147,11 +149,11 @@ impl ResultReader<'_> {
             .map_err(|errno| Error::capture(pid, query, errno))
     }
 
-    /// What a call that has to succeed wrote.
+    /// The output of a call that must succeed.
     pub(super) fn output_words<const N: usize>(&mut self, query: &'static str) -> Result<[u64; N], Error> {
         let pid = self.pid;
         let SyscallResult { result, output: words } = self.next_result(query)?;
         result.map_err(|errno| Error::capture(pid, query, errno))?;
-        Ok(words[..N].try_into().expect("no answer is longer"))
+        Ok(words[..N].try_into().expect("at most the size of the output"))
     }
 }

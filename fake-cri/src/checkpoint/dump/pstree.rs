@@ -1,4 +1,4 @@
-//! The tree of the container's processes.
+//! The process tree of the container: `pstree.img`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -14,42 +14,40 @@ use crate::{
     process::proc_files::{self, StatusText},
 };
 
-/// A process in its place.
+/// A process in the tree.
 pub(crate) struct PstreeNode<'a> {
-    /// The process.
     pub(crate) process: &'a FrozenProcess,
-    /// Its parent in the container; 0 for the first process.
+    /// The pid of the parent in the container; 0 for the init process.
     pub(super) parent: i32,
-    /// Its threads that stand still, the first one first.
+    /// The live threads, the leader first.
     pub(crate) threads: Vec<i32>,
     /// `/proc/PID/stat`.
     pub(crate) stat: Stat,
-    /// `/proc/TID/status` of its threads.
+    /// `/proc/TID/status` of the threads.
     statuses: HashMap<i32, StatusText>,
-    /// Its process group and session, by the container's own numbers.
+    /// Process group and session, in the container's pid namespace.
     pgid: i32,
     sid: i32,
     ns_pids: HashMap<i32, i32>,
 }
 
 impl PstreeNode<'_> {
-    /// Its number, or that of one of its threads, as the container itself knows it: a restored one has a pid namespace of its own.
+    /// The pid of the process or tid of a thread in the container's pid namespace; a restored container has its own.
     pub(crate) fn ns_pid(&self, tid: i32) -> u32 {
         self.ns_pids.get(&tid).copied().unwrap_or(tid).unsigned_abs()
     }
 
-    /// Whether it is the first process of a pid namespace, as a thread of it tells.
+    /// Whether the process is the init of a pid namespace, by the status of the thread `tid`.
     pub(crate) fn is_ns_init(&self, tid: i32) -> bool {
         let status = self.statuses.get(&tid);
         status.is_none_or(|status| status.values("NStgid:").last() == Some(1))
     }
 
-    /// The status of one of its threads.
     pub(super) fn status(&self, tid: i32) -> Option<&StatusText> {
         self.statuses.get(&tid)
     }
 
-    /// All of it.
+    /// The parsed status of a thread.
     pub(super) fn parsed_status(&self, tid: i32) -> Result<Status, Error> {
         let pid = self.process.pid();
         let status = self.statuses.get(&tid).ok_or(Error::TaskExited { pid })?;
@@ -61,24 +59,24 @@ fn read_status(pid: i32, tid: i32) -> Result<StatusText, Error> {
     StatusText::read(tid).map_err(|error| Error::capture(pid, "status", error))
 }
 
-/// The last number of a line of `/proc/PID/status` that has one for each namespace from ours down.
+/// The id at `depth` in a line of `/proc/PID/status` that has an id for each namespace, from ours down.
 fn ns_id_at(status: &StatusText, name: &str, depth: usize, host_id: i32) -> i32 {
     let ns_id = status.values(name).nth(depth);
     ns_id.and_then(|number| number.try_into().ok()).unwrap_or(host_id)
 }
 
-/// The processes, parents before their children.
+/// The processes in an order with parents before children.
 pub(super) struct Pstree<'a> {
     nodes: Vec<PstreeNode<'a>>,
 }
 
 impl<'a> Pstree<'a> {
-    /// Orders the processes below the first one. Whoever has a parent outside the container was given to the shim when its
-    /// own ended; it is listed as a child of the first process, as it would be one in a pid namespace.
+    /// Builds the tree below the init process. A process whose parent is outside of the container was reparented to the
+    /// shim when its parent exited. It becomes a child of the init process, as in a pid namespace.
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`] when the first process, or one on the way, is no more.
+    /// [`Error::TaskExited`] if init or another process exited.
     pub(super) fn build(frozen: &'a FrozenContainer<'_>, init: i32, omitted: OmittedTasks) -> Result<Self, Error> {
         let mut nodes_by_pid = BTreeMap::new();
         let mut children: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
@@ -148,7 +146,6 @@ impl<'a> Pstree<'a> {
         Ok(Self { nodes })
     }
 
-    /// The processes, parents first.
     pub(super) fn nodes(&self) -> &[PstreeNode<'a>] {
         &self.nodes
     }
@@ -164,7 +161,7 @@ impl<'a> Pstree<'a> {
             .map(|node| {
                 let pid = node.process.pid();
                 let mut threads = node.threads.clone();
-                // A process without a living first thread still has the number.
+                // A process with a dead leader still has its pid.
                 if threads.first() != Some(&pid) {
                     threads.insert(0, pid);
                 }

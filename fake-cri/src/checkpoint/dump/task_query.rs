@@ -1,5 +1,5 @@
-//! What a process alone can say of itself, and its threads: asked while it stands, the last of it while the tracer reads what else
-//! there is.
+//! Queries the state of a frozen process and its threads that only they can read. The last list of queries runs while
+//! the tracer reads other state.
 
 use std::{collections::BTreeMap, io, mem};
 
@@ -22,46 +22,44 @@ use crate::{
 
 /// `PR_GET_TID_ADDRESS`, with `CONFIG_CHECKPOINT_RESTORE`.
 const PR_GET_TID_ADDRESS: u64 = 40;
-/// `PR_GET_MDWE`, Linux 6.3: whether memory may not become executable that was not, or that is written.
+/// `PR_GET_MDWE`, Linux 6.3: memory that was written or not executable may not become executable.
 const PR_GET_MDWE: u64 = 66;
-/// `PR_MCE_KILL_GET`, and `PR_MCE_KILL_DEFAULT`, its answer where nothing was chosen (linux/prctl.h).
+/// `PR_MCE_KILL_GET`, and its result without a choice, `PR_MCE_KILL_DEFAULT` (linux/prctl.h).
 const PR_MCE_KILL_GET: u64 = 34;
 const PR_MCE_KILL_DEFAULT: u64 = 2;
-/// `PR_GET_TSC`, which x86 alone has, and `PR_TSC_ENABLE` (linux/prctl.h).
+/// `PR_GET_TSC` (x86 only), and `PR_TSC_ENABLE` (linux/prctl.h).
 const PR_GET_TSC: u64 = 25;
 const PR_TSC_ENABLE: u64 = 1;
-/// `KEYCTL_GET_KEYRING_ID`, `KEY_SPEC_THREAD_KEYRING` and `KEY_SPEC_PROCESS_KEYRING` (linux/keyctl.h). To ask for the keyring of
-/// the session would give the process one.
+/// `KEYCTL_GET_KEYRING_ID`, `KEY_SPEC_THREAD_KEYRING` and `KEY_SPEC_PROCESS_KEYRING` (linux/keyctl.h). The session
+/// keyring is not queried: the query itself would create one.
 const KEYCTL_GET_KEYRING_ID: u64 = 0;
 const KEY_SPEC_THREAD_KEYRING: i64 = -1;
 const KEY_SPEC_PROCESS_KEYRING: i64 = -2;
-/// `SIGEV_NONE`: a timer that signals nobody.
+/// `SIGEV_NONE`: a timer without a signal.
 const SIGEV_NONE: u32 = 1;
 /// `SIGEV_THREAD_ID`: the signal of a timer goes to one thread.
 const SIGEV_THREAD_ID: u32 = 4;
 
-/// How many timers are asked for in one list, by two calls each.
+/// The number of timers per syscall list. Each timer takes two calls.
 const TIMERS_PER_LIST: usize = 100;
 
-/// What a process said of itself that no copy of it can say.
+/// The query results that no snapshot could give.
 #[derive(Debug)]
 pub(crate) struct TaskQueryResult {
     /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
     pub(super) interval_timers: [ItimerEntry; 3],
-    /// Those of timer_create(2).
+    /// The timers of timer_create(2).
     pub(super) posix_timers: Vec<PosixTimerEntry>,
     /// `PR_GET_CHILD_SUBREAPER`.
     pub(super) subreaper: bool,
-    /// What each thread said.
     pub(super) threads: BTreeMap<i32, ThreadQueryResult>,
 }
 
-/// What a thread said of itself.
 #[derive(Debug)]
 pub(super) struct ThreadQueryResult {
     /// sigaltstack(2).
     pub(super) sigaltstack: ThreadSasEntry,
-    /// The address that the kernel clears at its end, and wakes whoever waits there (`pthread_join`).
+    /// clear_child_tid: the address that the kernel clears, with a futex wake, when the thread exits (`pthread_join`).
     pub(super) clear_child_tid: u64,
     /// `PR_GET_PDEATHSIG`.
     pub(super) pdeath_sig: u32,
@@ -69,11 +67,11 @@ pub(super) struct ThreadQueryResult {
     pub(super) securebits: u32,
 }
 
-/// A process that is being asked, its last answers under way; and that copies itself behind them, where that is wanted.
+/// A query in flight, which ends with the fork of a snapshot if requested.
 pub(crate) struct TaskQuery {
     parasite: Parasite,
     pending: Option<PendingList>,
-    /// How many calls there are before those of a copy.
+    /// The number of calls in the last list, the clone included. A snapshot must skip them.
     calls_before_fork: usize,
     forks: bool,
     posix_timers: Vec<PosixTimerEntry>,
@@ -81,15 +79,15 @@ pub(crate) struct TaskQuery {
 }
 
 impl TaskQuery {
-    /// More calls are in no last list of a process.
+    /// The maximum number of calls in the last list of a process.
     pub(crate) const MAX_CALLS: usize = 16;
 
-    /// Begins to ask a process; the inner error says that it cannot be asked. With `clone`, it makes a copy by these flags in the
-    /// end, which makes the calls of the list.
+    /// Starts the query of a process. The inner error means that the process cannot be queried. With `clone`, the
+    /// process makes a snapshot with these flags at the end, which then executes the given calls.
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`], or a thread that does not stand still any more.
+    /// [`Error::TaskExited`], or a thread is no longer stopped.
     pub(crate) fn start(
         node: &PstreeNode<'_>,
         mm: &Mm,
@@ -100,8 +98,8 @@ impl TaskQuery {
         let Some(syscall_insn) = mm.syscall_insn else {
             return Ok(Err(RemoteSyscallError::NoSyscallInsn));
         };
-        let unavailable = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death signals and the \
-                       addresses they clear at their end";
+        let unavailable = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death \
+                       signals and clear_child_tid addresses";
         let options = clone.map_or(0, |_| libc::PTRACE_O_TRACECLONE);
         let parasite = match Parasite::attach((pid, mm.proc_tid), syscall_insn, options, None, (unavailable, log)) {
             Ok(parasite) => parasite,
@@ -146,7 +144,7 @@ impl TaskQuery {
         Ok(Ok(query))
     }
 
-    /// Waits for the answers; and how the copying came out, where there is any: with the copy's number in its own namespace.
+    /// Waits for the results. With a clone, also returns its result: the pid of the snapshot in its own namespace.
     ///
     /// # Errors
     ///
@@ -160,10 +158,10 @@ impl TaskQuery {
             false => None,
         };
         let mut results = ResultReader { pid, results: &results };
-        // A kernel that does not know it has refused nobody.
+        // An error means that the kernel does not support it, so no process has it.
         if results.next_result("PR_GET_MDWE")?.result.is_ok_and(|flags| flags != 0) {
             log.unsupported(format_args!(
-                "pid {pid}: that its memory may not become executable (PR_SET_MDWE)"
+                "pid {pid}: its memory-deny-write-execute setting (PR_SET_MDWE)"
             ));
         }
         if results.next_result("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
@@ -193,18 +191,19 @@ impl TaskQuery {
         Ok((results, fork_result))
     }
 
-    /// The copy's number here, once it is there; it is there also when its making was not seen to its end.
+    /// The pid of the snapshot, once it exists, even if the clone was not seen to its end.
     pub(crate) fn snapshot_pid(&mut self) -> Option<i32> {
         let events = self.parasite.remote.take_events();
         let clone = events.into_iter().find(|(event, _)| *event == libc::PTRACE_EVENT_CLONE);
         clone.map(|(_, snapshot_pid)| snapshot_pid as i32)
     }
 
-    /// Leads a copy, which has the area too. How many calls it has to follow is the second.
+    /// Attaches to the snapshot, which has the syscall buffer too. The last value is the number of calls that it must
+    /// skip.
     ///
     /// # Errors
     ///
-    /// It has ended.
+    /// The snapshot exited.
     pub(crate) fn attach_snapshot(
         &self,
         snapshot_pid: i32,
@@ -218,7 +217,7 @@ impl TaskQuery {
         Ok((injection, buffer, self.calls_before_fork))
     }
 
-    /// Has the process stand as it stood. It may be that it made a copy on the way: [`Self::snapshot_pid`].
+    /// Restores the process. A snapshot may have been made even if the query failed: [`Self::snapshot_pid`].
     ///
     /// # Errors
     ///
@@ -245,12 +244,14 @@ impl TaskQuery {
         ResultReader { pid, results: &results }.thread_result(tid, with_buffer, log)
     }
 
-    /// The timers that `/proc/PID/timers` lists, with the time that is left of each. Without the file (`CONFIG_CHECKPOINT_RESTORE`)
-    /// they cannot be known.
+    /// Queries the timers that `/proc/PID/timers` lists, with the remaining time of each. Without this file
+    /// (`CONFIG_CHECKPOINT_RESTORE`) the timers are unknown.
     fn query_posix_timers(&mut self, node: &PstreeNode<'_>, log: &mut DumpLog) -> Result<(), Error> {
         let pid = self.parasite.pid;
         let Ok(text) = proc_files::read_text(self.parasite.tid, "timers") else {
-            log.unsupported(format_args!("pid {pid}: POSIX timers, which this kernel does not list"));
+            log.unsupported(format_args!(
+                "pid {pid}: its POSIX timers, which this kernel does not list"
+            ));
             return Ok(());
         };
         let Some(mut timers) = parse_timers(&text) else {
@@ -260,8 +261,8 @@ impl TaskQuery {
         timers.retain(|timer| match cpu_clock_owner(timer.clock_id) {
             Some(clock_pid) if !node.threads.iter().any(|tid| node.ns_pid(*tid) == clock_pid) => {
                 log.unsupported(format_args!(
-                    "pid {pid}: the POSIX timer {}, which runs by the processor time of {clock_pid}, another process or a thread that \
-                     has ended",
+                    "pid {pid}: the POSIX timer {}, which uses the CPU clock of {clock_pid}, another process or \
+                     an exited thread",
                     timer.it_id
                 ));
                 false
@@ -285,8 +286,8 @@ impl TaskQuery {
                 timer.overrun = results.return_value("timer_getoverrun")? as u32;
                 match &mut timer.notify_thread_id {
                     Some(tid) if node.threads.contains(tid) => *tid = node.ns_pid(*tid).cast_signed(),
-                    // The thread has ended: the timer runs, and the kernel signals nobody. No timer can be made for a thread
-                    // that is not there.
+                    // The thread exited. The kernel runs such a timer but sends no signal, and a restore cannot create
+                    // a timer for a thread that does not exist.
                     Some(_) => {
                         timer.notify_thread_id = None;
                         timer.it_sigev_notify = SIGEV_NONE;
@@ -300,8 +301,8 @@ impl TaskQuery {
     }
 }
 
-/// The process or thread by whose processor time a clock runs, in the numbers of whoever made the timer; `None` for any other
-/// clock, and for the maker's own time (`CPUCLOCK_PID` of linux/posix-timers.h).
+/// The pid or tid, in the namespace of the timer's creator, whose CPU time a clock measures (`CPUCLOCK_PID` of
+/// linux/posix-timers.h). `None` for any other clock, and for the creator's own CPU time.
 fn cpu_clock_owner(clock_id: u32) -> Option<u32> {
     let clock = clock_id.cast_signed();
     (clock < 0)
@@ -309,7 +310,7 @@ fn cpu_clock_owner(clock_id: u32) -> Option<u32> {
         .filter(|pid| *pid != 0)
 }
 
-/// What every thread is asked.
+/// The queries for every thread.
 fn thread_queries(with_buffer: bool) -> Vec<Syscall> {
     let mut calls = vec![
         Syscall::new(libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0]),
@@ -327,7 +328,7 @@ fn thread_queries(with_buffer: bool) -> Vec<Syscall> {
     calls
 }
 
-/// Asks whether there is such a keyring; none is made.
+/// Queries whether a keyring exists, without creating it.
 fn keyring_query(keyring_id: i64) -> Syscall {
     Syscall::new(
         libc::SYS_keyctl,
@@ -335,21 +336,21 @@ fn keyring_query(keyring_id: i64) -> Syscall {
     )
 }
 
-/// A prctl(2) that answers into memory.
+/// A prctl(2) that writes its result to memory.
 fn prctl_with_output(option: u64) -> Syscall {
     Syscall::with_output(libc::SYS_prctl, [option, 0, 0, 0, 0, 0], 1)
 }
 
 impl ResultReader<'_> {
-    /// What a thread answered to [`thread_queries`].
+    /// Reads the results of [`thread_queries`].
     fn thread_result(&mut self, tid: i32, with_buffer: bool, log: &mut DumpLog) -> Result<ThreadQueryResult, Error> {
         let pid = self.pid;
         let securebits = self.return_value("securebits")? as u32;
-        // A kernel without one of these has let nobody choose.
+        // An error means that the kernel does not support the setting, so no thread has it.
         let mce_policy = self.next_result("PR_MCE_KILL_GET")?.result;
         if mce_policy.is_ok_and(|chosen| chosen != PR_MCE_KILL_DEFAULT) {
             log.unsupported(format_args!(
-                "pid {pid}: whether thread {tid} is killed at once by an error of the memory (PR_MCE_KILL)"
+                "pid {pid}: the memory error policy of thread {tid} (PR_MCE_KILL)"
             ));
         }
         if self.next_result("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
@@ -368,7 +369,7 @@ impl ResultReader<'_> {
         let SyscallResult { result, output: words } = self.next_result("PR_GET_TSC")?;
         if result.is_ok() && words[0] as u32 as u64 != PR_TSC_ENABLE {
             log.unsupported(format_args!(
-                "pid {pid}: that thread {tid} may not read the time stamp counter (PR_SET_TSC)"
+                "pid {pid}: the disabled time stamp counter of thread {tid} (PR_SET_TSC)"
             ));
         }
         let [ss_sp, flags, ss_size] = self.output_words("sigaltstack")?;
@@ -378,7 +379,7 @@ impl ResultReader<'_> {
             Ok(_) => words[0],
             Err(errno) => {
                 log.unsupported(format_args!(
-                    "pid {pid}: the address that thread {tid} clears at its end: {errno}"
+                    "pid {pid}: the clear_child_tid address of thread {tid}: {errno}"
                 ));
                 0
             }
@@ -396,7 +397,7 @@ impl ResultReader<'_> {
     }
 }
 
-/// Reads `/proc/PID/timers` (proc_pid_timers(5)): four lines a timer.
+/// Parses `/proc/PID/timers` (proc_pid_timers(5)): four lines per timer.
 fn parse_timers(text: &str) -> Option<Vec<PosixTimerEntry>> {
     let lines: Vec<_> = text.lines().collect();
     let timer = |lines: &[&str]| {

@@ -1,7 +1,7 @@
-//! Flags of mappings that were foreseen, and are looked at in the copy once it was read.
+//! Verifies flags of mappings from the prescan in the snapshot.
 //!
-//! For `VmFlags` the kernel walks all pages of a mapping, which takes about as long as a fork. What the prescan told of them goes
-//! into the image; the copy is asked when it has let its pages go, and its word counts.
+//! Reading `VmFlags` makes the kernel walk every page, about as slow as a fork. The image uses the flags of the
+//! prescan. They are verified on the snapshot after its pages are discarded, and the snapshot's flags win.
 
 use std::{io, ops::Range};
 
@@ -13,26 +13,25 @@ use crate::{
     process::proc_files::{self, Mapping},
 };
 
-/// What is worth being let go of before the copy is asked, in bytes.
+/// The smallest mapping that is discarded before the verification, in bytes.
 const MIN_DISCARD_BYTES: u64 = 16 << 20;
 
-/// An `mm-PID.img`, and the mappings in it whose flags only the prescan told of.
+/// An `mm-PID.img`, and its mappings whose flags come from the prescan.
 #[derive(Debug)]
 pub(crate) struct DeferredMm {
-    /// The process.
     pub(crate) pid: i32,
-    /// The thread whose copy is looked at.
+    /// The `proc_tid` of the original.
     pub(crate) proc_tid: i32,
-    /// Its number in the images.
+    /// The pid in the images.
     pub(super) id: u64,
-    /// What the image says.
     pub(super) entry: MmEntry,
-    /// The mappings that a fork carries, as they were foreseen; none where they were looked at while the process stood.
+    /// The mappings that fork preserves, with their flags from the prescan. Empty if the flags were read during the
+    /// freeze.
     pub(super) mappings: Vec<Mapping>,
 }
 
 impl DeferredMm {
-    /// The large pieces of memory that are no file's and that a copy can do without once it was read.
+    /// Large anonymous mappings that the snapshot does not need after the dump.
     pub(crate) fn discardable(&self) -> impl Iterator<Item = &Range<u64>> {
         let large = self.mappings.iter().filter(|mapping| {
             let bytes = mapping.range.end - mapping.range.start;
@@ -41,7 +40,7 @@ impl DeferredMm {
         large.map(|mapping| &mapping.range)
     }
 
-    /// Those of them that the copy itself may read.
+    /// The discardable mappings that the snapshot itself may read.
     pub(crate) fn readable(&self) -> impl Iterator<Item = &Range<u64>> {
         let is_hidden = |range: &Range<u64>| {
             let mut mappings = self.mappings.iter().filter(|mapping| mapping.range == *range);
@@ -50,11 +49,11 @@ impl DeferredMm {
         self.discardable().filter(move |range| !is_hidden(range))
     }
 
-    /// The image with the flags that the copy has.
+    /// Returns the image with the flags of the snapshot.
     ///
     /// # Errors
     ///
-    /// The copy has not all of the mappings, or not what they held: they were advised so after the prescan.
+    /// A mapping or its content is missing in the snapshot, because of a madvise after the prescan.
     pub(crate) fn verify(mut self, snapshot_pid: i32, log: &mut DumpLog) -> Result<CriuImage, Error> {
         if self.mappings.is_empty() {
             return Ok(self.image());
@@ -75,7 +74,6 @@ impl DeferredMm {
         Ok(self.image())
     }
 
-    /// The image as it is.
     pub(crate) fn image(&self) -> CriuImage {
         CriuImage {
             name: Kind::Mm.file_name(self.id),
@@ -91,13 +89,13 @@ pub(super) struct FlaggedMappings {
 }
 
 impl FlaggedMappings {
-    /// Those of a process, seen through a thread of it or through its copy.
+    /// The mappings of a process, through one of its threads or through its snapshot.
     pub(super) fn read(pid: i32, source_tid: i32) -> Result<Self, Error> {
         let mappings = proc_files::smaps(source_tid).map_err(|error| Error::capture(pid, "mappings", error))?;
         Ok(Self { pid, mappings })
     }
 
-    /// The one that lies where this one lies.
+    /// The mapping with the same range.
     pub(super) fn find(&self, mapping: &Mapping) -> Option<&Mapping> {
         let position = self
             .mappings
@@ -108,9 +106,9 @@ impl FlaggedMappings {
             .filter(|current| current.range == mapping.range)
     }
 
-    /// The prescan did not foresee that this one would be lost on the way to the copy.
+    /// The error for a mapping that fork did not preserve although the prescan said so.
     pub(super) fn flag_mismatch(&self, mapping: &Mapping) -> Error {
-        let reason = "it was advised MADV_DONTFORK or MADV_WIPEONFORK while it was looked at; checkpoint again";
+        let reason = "MADV_DONTFORK or MADV_WIPEONFORK was applied during the checkpoint; checkpoint again";
         Error::capture(
             self.pid,
             format!("the mapping {:x?}", mapping.range),
@@ -119,7 +117,7 @@ impl FlaggedMappings {
     }
 }
 
-/// Whether a mapping has the flags that were foreseen. Whether its pages were written to since somebody asked is nobody's advice.
+/// Whether a mapping has the expected flags. `sd` (soft-dirty) is ignored: it changes with every write.
 fn flags_match(actual: &Mapping, expected: &Mapping) -> bool {
     actual.protection_key == expected.protection_key && advice_flags(actual).eq(advice_flags(expected))
 }
@@ -128,7 +126,8 @@ fn advice_flags(mapping: &Mapping) -> impl Iterator<Item = &[u8; 2]> {
     mapping.flags.iter().filter(|flag| *flag != b"sd")
 }
 
-/// Whether a copy has nothing in its place. The kernel may drop what is droppable at any time, so nothing is lost there.
+/// Whether the snapshot has no content in the mapping. The kernel may drop droppable memory at any time, so nothing is
+/// lost.
 fn is_wiped(mapping: &Mapping) -> bool {
     mapping.has_flag(b"wf") && !mapping.has_flag(b"dp")
 }
@@ -141,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// What this process has on its heap, foreseen with these flags.
+    /// The heap of this process, as a mapping with these prescan flags.
     fn heap(flags: &[[u8; 2]]) -> (Mapping, DeferredMm) {
         let own_pid = std::process::id() as i32;
         let mappings = proc_files::smaps(own_pid).unwrap();
