@@ -136,7 +136,7 @@ fn socket_names_are_dumped() {
     assert_eq!(name(path), b"@path\0");
     assert_eq!(name(none), b"");
     let log = contents.log();
-    assert!(!log.contains("began in"), "{log}");
+    assert!(!log.contains("the directory in which"), "{log}");
     // The dir that a relative name begins in.
     let started = dir.path().canonicalize().unwrap();
     assert_eq!(
@@ -172,7 +172,7 @@ fn non_utf8_names_are_logged() {
     };
     let unsupported = unsupported_by_strict(script.pid());
     assert!(
-        unsupported.contains(r"odd\xFF") && unsupported.contains("which is no UTF-8"),
+        unsupported.contains(r"odd\xFF") && unsupported.contains("which is not UTF-8"),
         "{unsupported}"
     );
     assert!(unsupported.contains("the name of thread"), "{unsupported}");
@@ -208,7 +208,7 @@ fn anonymous_memory_names_are_logged() {
     let contents = checkpoint_archive(pid, Freeze::Snapshot);
     let log = contents.log();
     assert!(
-        log.contains("its name [anon:a cache]") && log.contains("its name [anon_shmem:for all]"),
+        log.contains("the name [anon:a cache]") && log.contains("the name [anon_shmem:for all]"),
         "{log}"
     );
     let shared: u64 = script.ready.split(' ').nth(1).unwrap().parse().unwrap();

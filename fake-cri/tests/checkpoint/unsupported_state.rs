@@ -19,7 +19,7 @@ const SCRIPT_TAIL: &str = "\nprint('ready', flush=True)\ntime.sleep(1000)\n";
 )]
 #[case::senders(
     "a = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\na.bind('a')\nb = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nb.bind('b')\nb.sendto(b'x', 'a')",
-    "the addresses that unread packets came from"
+    "the sender addresses of unread packets"
 )]
 #[case::listener_option(
     "s = socket.socket()\ns.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)\ns.bind(('127.0.0.1', 0))\ns.listen(1)",
@@ -28,7 +28,7 @@ const SCRIPT_TAIL: &str = "\nprint('ready', flush=True)\ntime.sleep(1000)\n";
 #[case::namespace_file("f = os.open('/proc/self/ns/net', os.O_RDONLY)", "which is of nsfs and has no path")]
 #[case::directory_of_a_thread(
     "e = threading.Event()\ndef own():\n  libc.unshare(0x200)\n  os.chdir('/')\n  e.set()\n  time.sleep(1000)\nthreading.Thread(target=own, daemon=True).start()\ne.wait()",
-    "a working directory, a root and a umask (CLONE_FS)"
+    "working directory, root and umask (CLONE_FS)"
 )]
 #[case::one_shot_watch(
     "r, w = os.pipe()\ne = select.epoll()\ne.register(r, select.EPOLLIN | select.EPOLLONESHOT)\nos.write(w, b'x')\nassert e.poll(5)",

@@ -1,4 +1,4 @@
-//! `core-TID.img`: a thread, and in a process's first one what the process has as a whole.
+//! `core-TID.img`: a thread, and in the core of the leader the state of the whole process.
 
 use cri_proto::criu::message::{
     CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SeccompMode, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The states of a task (criu/include/pid.h).
+/// Task states (criu/include/pid.h).
 const TASK_ALIVE: u32 = 1;
 const TASK_DEAD: u32 = 2;
 const TASK_STOPPED: u32 = 3;
@@ -36,24 +36,23 @@ pub(super) const NO_SIGALTSTACK: ThreadSasEntry = ThreadSasEntry {
 };
 /// `SIG_IGN`.
 const SIG_IGN: u64 = 1;
-/// Signals that have no action: SIGKILL and SIGSTOP.
+/// The signals without an action: SIGKILL and SIGSTOP.
 const UNCATCHABLE_SIGNALS: [u32; 2] = [9, 19];
-/// A login uid that was never set.
+/// A login uid that was not set.
 const LOGINUID_UNSET: u32 = u32::MAX;
 
-/// What ptrace tells of a thread that stands still, before it is made to call anything.
+/// The state of a stopped thread that ptrace shows, read before any remote syscall.
 pub(super) struct PtraceState {
     pub(super) tid: i32,
     registers: Registers,
     blocked_signals: u64,
-    /// The signals that wait for the thread, and for its process.
+    /// The pending signals of the thread and of its process.
     pending: [SignalQueueEntry; 2],
     rseq: Option<RseqEntry>,
     seccomp: (Option<SeccompMode>, Option<u32>),
 }
 
 impl PtraceState {
-    /// Looks at a thread of a process.
     pub(super) fn read(
         node: &PstreeNode<'_>,
         tid: i32,
@@ -79,7 +78,8 @@ impl PtraceState {
         })
     }
 
-    /// Its image but for what only the process can tell ([`apply_query_result`]). The first one carries what its process has as a whole.
+    /// Returns the image without the query results ([`apply_query_result`]). `with_task_core` adds the state of the
+    /// whole process.
     pub(super) fn core(
         self,
         node: &PstreeNode<'_>,
@@ -105,7 +105,7 @@ impl PtraceState {
         let comm = proc_files::comm(tid).map_err(proc_error("comm"))?;
         if comm.contains(char::REPLACEMENT_CHARACTER) {
             log.unsupported(format_args!(
-                "pid {pid}: the name of thread {tid}, which is no UTF-8; {comm:?} stands for it"
+                "pid {pid}: the name of thread {tid}, which is not UTF-8; the archive has {comm:?}"
             ));
         }
         core.thread_core = Some(ThreadCoreEntry {
@@ -132,7 +132,7 @@ impl PtraceState {
     }
 }
 
-/// Adds what a process said of itself and of this thread.
+/// Adds the query results of a process and of this thread.
 pub(super) fn apply_query_result(core: &mut CoreEntry, tid: i32, task_result: &TaskQueryResult) {
     if let Some(thread_result) = task_result.threads.get(&tid) {
         if let Some(info) = &mut core.thread_info {
@@ -161,7 +161,7 @@ pub(super) fn apply_query_result(core: &mut CoreEntry, tid: i32, task_result: &T
     }
 }
 
-/// Adds what was asked later to a thread that carries what its process has as a whole.
+/// Adds the state that fork preserves to a core with process state.
 pub(super) fn apply_fork_state(core: &mut CoreEntry, fork_state: &ForkState) {
     if let Some(task) = &mut core.tc {
         task.sigactions.clone_from(&fork_state.actions);
@@ -169,7 +169,7 @@ pub(super) fn apply_fork_state(core: &mut CoreEntry, fork_state: &ForkState) {
     }
 }
 
-/// A process that has ended and that its parent has not yet waited for.
+/// The core of a zombie.
 pub(super) fn zombie_core(stat: &Stat) -> CoreEntry {
     CoreEntry {
         mtype: registers::CORE_MARCH.into(),
@@ -183,7 +183,7 @@ pub(super) fn zombie_core(stat: &Stat) -> CoreEntry {
     }
 }
 
-/// What a process has as a whole.
+/// The state of the whole process.
 fn task_core(
     node: &PstreeNode<'_>,
     tid: i32,
@@ -220,12 +220,12 @@ fn task_core(
     })
 }
 
-/// The signals that have an action, in the order of the images.
+/// The signals with an action, in image order.
 pub(super) fn catchable_signals() -> impl Iterator<Item = u32> {
     (1..=64).filter(|signal| !UNCATCHABLE_SIGNALS.contains(signal))
 }
 
-/// Their actions as far as `/proc` tells: which are ignored; a handler is not known.
+/// The actions as far as `/proc` shows them: ignored or default. Handlers are unknown.
 pub(super) fn actions_from_status(ignored: u64) -> Vec<SaEntry> {
     catchable_signals()
         .map(|signal| SaEntry {
@@ -238,7 +238,6 @@ pub(super) fn actions_from_status(ignored: u64) -> Vec<SaEntry> {
         .collect()
 }
 
-/// The credentials of a thread.
 fn credentials(status: &Status) -> CredsEntry {
     let low_and_high = |set: u64| vec![set as u32, (set >> 32) as u32];
     CredsEntry {
@@ -264,7 +263,6 @@ fn credentials(status: &Status) -> CredsEntry {
     }
 }
 
-/// The signals that wait.
 fn signal_queue(tid: i32, queue: SignalQueue) -> nix::Result<SignalQueueEntry> {
     Ok(SignalQueueEntry {
         signals: ptrace::pending_signals(tid, queue)?
@@ -283,7 +281,7 @@ mod tests {
         let actions = actions_from_status(1 << (13 - 1) | 1 << (1 - 1) | 1 << (64 - 1));
         assert_eq!(actions.len(), 62);
         let ignored: Vec<_> = (0..62).filter(|index| actions[*index].sigaction == SIG_IGN).collect();
-        // SIGHUP, SIGPIPE (one behind SIGKILL), signal 64 (two behind).
+        // SIGHUP, SIGPIPE (shifted by SIGKILL), signal 64 (shifted by SIGKILL and SIGSTOP).
         assert_eq!(ignored, [0, 11, 61]);
     }
 }

@@ -1,9 +1,9 @@
-//! `files.img`, `fdinfo-N.img` and `tty-info.img`: what processes hold open. What is unread in [`pipes`] and the content of
+//! `files.img`, `fdinfo-N.img` and `tty-info.img`: the open files. The unread content of [`pipes`] and the content of
 //! deleted files ([`ghosts`]) have images of their own.
 //!
-//! An entry of `files.img` is an open file description; two descriptors that share one (after dup or fork) share the entry. A
-//! path that a process has without a descriptor (executable, directories, mapped files) is an entry too. What an entry cannot
-//! say, or what no image has a place for, is said in `dump.log`; the descriptor is listed all the same.
+//! An entry of `files.img` is an open file description; two fds that share one (after dup or fork) share the entry. A
+//! path that a process uses without an fd (executable, directories, mapped files) is an entry too. State that an entry
+//! cannot hold is reported in `dump.log`; the fd is listed all the same.
 
 mod anon_inode;
 mod epoll;
@@ -59,22 +59,23 @@ use crate::{
 
 /// `FD_CLOEXEC` in `fdinfo_entry.flags`.
 const FDINFO_CLOEXEC: u32 = 1;
-/// The major numbers of terminals: consoles, /dev/tty and its kin, pseudo terminals.
+/// Major numbers of terminals: consoles, /dev/tty and similar, pseudo terminals.
 const TTY_MAJOR: u32 = 4;
 const TTYAUX_MAJOR: u32 = 5;
 const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
-/// /dev/null, /dev/zero, /dev/random and so on, which any host has and CRIU opens by their path.
+/// /dev/null, /dev/zero, /dev/random and similar: present on every host, and CRIU opens them by path.
 const MEM_MAJOR: u32 = 1;
 
-/// A file named without a descriptor: path, device and inode, flags.
+/// A file without an fd: path, device, inode, flags.
 type PathKey = (PathBuf, u64, u64, u32);
-/// What two descriptors of one open file have in common before the kernel is asked.
+/// Necessary condition for two fds to be the same open file, before kcmp is called: path, device, inode, position,
+/// flags.
 type OpenFileKey = (PathBuf, u64, u64, u64, u32);
 
-/// One descriptor by its process.
+/// A `proc_tid` and an fd.
 type FdKey = (i32, i32);
 
-/// The numbers of the container's processes: ours, and those that the container itself knows.
+/// The pids of the container's processes, in our namespace and in the container's.
 #[derive(Debug, Default)]
 pub(super) struct NsPids {
     ns_by_host: HashMap<i32, i32>,
@@ -82,18 +83,17 @@ pub(super) struct NsPids {
 }
 
 impl NsPids {
-    /// A process of the container by both numbers.
     pub(super) fn insert(&mut self, host_pid: i32, ns_pid: i32) {
         self.ns_by_host.insert(host_pid, ns_pid);
         self.all_pids.extend([host_pid, ns_pid]);
     }
 
-    /// The number that the container knows a process by; `None` for a process outside.
+    /// The pid in the container's namespace; `None` for a process outside of the container.
     fn ns_pid(&self, host_pid: i32) -> Option<i32> {
         self.ns_by_host.get(&host_pid).copied()
     }
 
-    /// Whether a process of the container has this number, ours or its own.
+    /// Whether a process of the container has this pid in either namespace.
     fn contains(&self, pid: i32) -> bool {
         self.all_pids.contains(&pid)
     }
@@ -103,10 +103,11 @@ impl NsPids {
 pub(super) struct Files {
     ns_pids: NsPids,
     entries: Vec<FileEntry>,
-    /// The number that was given last. An entry may be given its number before the one that it refers to is added.
+    /// The last id. An entry may get its id before an entry that it refers to is added.
     last_id: u32,
     path_ids: HashMap<PathKey, u32>,
-    /// Those of one key in the kernel's order of open files, since a process may have thousands (of eventfd, say).
+    /// The files with the same key, in kcmp order for binary search, since a process may have thousands (of eventfds,
+    /// say).
     open_files: HashMap<OpenFileKey, Vec<(FdKey, u32, FdTypes)>>,
     terminals: Vec<TtyInfoEntry>,
     sockets: Sockets,
@@ -117,7 +118,6 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// None yet, of a container with these processes.
     pub(super) fn new(ns_pids: NsPids) -> Self {
         Self {
             ns_pids,
@@ -134,20 +134,20 @@ impl Files {
         }
     }
 
-    /// Adds what has to be read while all stand: what sockets hold, and the plan of the pages of files in memory.
+    /// Adds the state that must be read during the freeze: socket queues, and the plan of the pages of memfds.
     ///
     /// # Errors
     ///
-    /// A file in memory whose pages cannot be found.
+    /// The pages of a memfd cannot be found.
     pub(super) fn dump_frozen(&mut self, images: &mut ImageSetBuilder, log: &mut DumpLog) -> Result<(), Error> {
         std::mem::take(&mut self.sockets).finish(&mut self.entries, images, log);
         self.pipes.report_hang_ups(log);
         self.pipes.report_unreadable(log);
-        let failed = |error| Error::capture(std::process::id() as i32, "the files of memfd_create", error);
+        let failed = |error| Error::capture(std::process::id() as i32, "the memfds", error);
         std::mem::take(&mut self.memfds).push_images(images).map_err(failed)
     }
 
-    /// Adds `files.img` and `tty-info.img`, those that have entries, and the images of what was copied.
+    /// Adds `files.img` and, if they have entries, `tty-info.img`, ghost files and pipe contents.
     pub(super) fn push_images(self, images: &mut ImageSetBuilder) {
         images.push(Kind::Files.file_name(None), encode(Kind::Files, &self.entries));
         if !self.terminals.is_empty() {
@@ -157,7 +157,7 @@ impl Files {
         self.pipes.push_images(images);
     }
 
-    /// The file that a link of a process names: `exe`, `cwd` or `root`.
+    /// The file of a link in `/proc/PID`: `exe`, `cwd` or `root`.
     pub(super) fn link_file(
         &mut self,
         pid: i32,
@@ -179,7 +179,7 @@ impl Files {
         ))
     }
 
-    /// The file behind a mapping.
+    /// The file of a mapping.
     pub(super) fn mapped_file(
         &mut self,
         pid: i32,
@@ -188,12 +188,12 @@ impl Files {
         open_flags: u32,
         log: &mut DumpLog,
     ) -> Result<u32, Error> {
-        // The path leads to the mapped file unless something else has taken its name since.
+        // The path leads to the mapped file unless it now names another file.
         let below_root = mapping.name.strip_prefix("/").unwrap_or(&mapping.name);
         let metadata = fs::metadata(Path::new(&format!("/proc/{proc_tid}/root")).join(below_root))
             .ok()
             .filter(|metadata| metadata.ino() == mapping.inode);
-        // This link leads to it also when no path does any more; it takes CAP_CHECKPOINT_RESTORE.
+        // This link works even without a path, but needs CAP_CHECKPOINT_RESTORE.
         let Range { start, end } = mapping.range;
         let source = PathBuf::from(format!("/proc/{proc_tid}/map_files/{start:x}-{end:x}"));
         let metadata = metadata.or_else(|| fs::metadata(&source).ok());
@@ -207,7 +207,7 @@ impl Files {
         ))
     }
 
-    /// The file of this name, which `source` leads to.
+    /// The file with the path `target`, readable at `source`.
     fn path_file(
         &mut self,
         (pid, proc_tid): (i32, i32),
@@ -244,11 +244,11 @@ impl Files {
         id
     }
 
-    /// The table of descriptors of a process.
+    /// Dumps the fd table of a process.
     ///
     /// # Errors
     ///
-    /// A process that ended or cannot be read, the caller, the deadline.
+    /// A process exited or cannot be read, the caller cancelled, or the deadline passed.
     pub(super) fn fd_table(
         &mut self,
         pid: i32,
@@ -314,7 +314,7 @@ impl Files {
             descriptor.info.flags & !(libc::O_CLOEXEC as u32),
         );
         let candidates = self.open_files.get(&key).map_or(&[][..], Vec::as_slice);
-        // Where the kernel does not say, it is another one.
+        // Without kcmp every fd counts as a separate open file.
         let position = candidates.binary_search_by(|((other_tid, other_fd), ..)| {
             kcmp_order(*other_tid, proc_tid, KcmpType::File(*other_fd, fd)).unwrap_or(Ordering::Less)
         });
@@ -336,7 +336,6 @@ impl Files {
         Ok((id, kind))
     }
 
-    /// What kind of file it is and what is known of it.
     fn file_entry(
         &mut self,
         (pid, proc_tid): (i32, i32),
@@ -363,7 +362,7 @@ impl Files {
                 .add(is_named, inode, (pid, proc_tid, *fd), (dup_fd, access), log);
             if flags & libc::O_DIRECT as u32 != 0 {
                 log.unsupported(format_args!(
-                    "pid {pid}: where one packet of the pipe of descriptor {fd} ends and the next begins"
+                    "pid {pid}: the packet boundaries of the pipe of descriptor {fd} (O_DIRECT)"
                 ));
             }
             if !is_named {
@@ -430,7 +429,7 @@ impl Files {
         entry
     }
 
-    /// The terminal of a device, once each.
+    /// The id of a terminal, which is added once.
     fn tty_info(&mut self, metadata: &Metadata, pid: i32, fd: i32, log: &mut DumpLog) -> u32 {
         let rdev = metadata.rdev() as u32;
         if let Some(existing) = self.terminals.iter().find(|tty| tty.rdev == rdev) {
@@ -465,8 +464,8 @@ impl Files {
         id
     }
 
-    /// Makes the entry that of a file of memfd_create; false when it is none, or cannot be carried.
-    #[expect(clippy::too_many_arguments, reason = "what is known of the file, each once")]
+    /// Makes the entry a memfd. Returns false if the file is not a memfd, or cannot be dumped as one.
+    #[expect(clippy::too_many_arguments, reason = "properties of one file")]
     fn memfd_entry(
         &mut self,
         entry: &mut FileEntry,
@@ -491,19 +490,18 @@ impl Files {
                 true
             }
             Err(error) => {
-                log.unsupported(format_args!("pid {pid}: the file of memfd_create {name}: {error}"));
+                log.unsupported(format_args!("pid {pid}: the memfd {name}: {error}"));
                 false
             }
         }
     }
 
-    /// Whether this entry is a file of memfd_create.
     pub(super) fn is_memfd(&self, id: u32) -> bool {
         self.entries.iter().any(|entry| entry.id == id && entry.memfd.is_some())
     }
 
-    /// A file with a path, to be read where `source` leads.
-    #[expect(clippy::too_many_arguments, reason = "what is known of the file, each once")]
+    /// A file with a path, readable at `source`.
+    #[expect(clippy::too_many_arguments, reason = "properties of one file")]
     fn regular_file(
         &mut self,
         (pid, proc_tid): (i32, i32),
@@ -516,7 +514,7 @@ impl Files {
     ) -> RegFileEntry {
         let flags = info.flags & !(libc::O_CLOEXEC as u32);
         let (path, deleted) = match metadata {
-            // A name may end in these words by itself; a file that has a link is not deleted.
+            // A name may end with " (deleted)" by itself; a file with a link is not deleted.
             Some(metadata) if metadata.nlink() > 0 => (target.to_owned(), false),
             _ => proc_files::split_deleted(target),
         };
@@ -527,7 +525,7 @@ impl Files {
         if deleted {
             let ghost_result = match (metadata, kernel_fs) {
                 (_, Some(kernel_fs)) => Err(io::Error::other(format!("it is of {}", kernel_fs.name))),
-                (None, _) => Err(io::Error::other("nothing leads to it")),
+                (None, _) => Err(io::Error::other("no path to it in /proc")),
                 (Some(metadata), _) => self.ghosts.add(id, source, metadata),
             };
             let display = path.display();
@@ -550,13 +548,13 @@ impl Files {
         };
         if !deleted && metadata.is_some() && is_replaced() {
             log.unsupported(format_args!(
-                "pid {pid}: the file that was {}, a name that leads to another file or to none now",
+                "pid {pid}: the open file {}, whose path leads to another file or to none",
                 path.display()
             ));
         }
         if path.to_str().is_none() {
             log.unsupported(format_args!(
-                "pid {pid}: the path {path:?}, which is no UTF-8; another stands for it"
+                "pid {pid}: the path {path:?}, which is not UTF-8; the archive has a lossy form"
             ));
         }
         let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
@@ -575,7 +573,7 @@ impl Files {
         }
     }
 
-    /// Names what an open file of the kernel has beside its path.
+    /// Reports state of an open file of a kernel filesystem that its path does not determine.
     fn report_kernel_file(
         &self,
         (pid, kernel_fs): (i32, KernelFs),
@@ -589,7 +587,7 @@ impl Files {
         if kernel_fs.handling != Reopening::ByPath && is_open {
             let name = kernel_fs.name;
             log.unsupported(format_args!(
-                "pid {pid}: what the kernel keeps of the open file {display} ({name})"
+                "pid {pid}: the kernel's state of the open file {display} ({name})"
             ));
         }
         if kernel_fs::proc_pid(kernel_fs, path).is_some_and(|target_pid| !self.ns_pids.contains(target_pid)) {
@@ -599,7 +597,7 @@ impl Files {
         }
         if is_open && kernel_fs::has_psi_trigger(path, flags) {
             log.unsupported(format_args!(
-                "pid {pid}: the trigger for pressure stall information of the open file {display}"
+                "pid {pid}: the pressure stall trigger (PSI) of the open file {display}"
             ));
         }
     }

@@ -1,4 +1,5 @@
-//! Who is sent a signal when a file becomes ready (`F_SETOWN`, `F_SETSIG`), asked of a copy of the descriptor.
+//! The process that is signalled when a file becomes ready (`F_SETOWN`, `F_SETSIG`), read through a duplicate of the
+//! fd.
 
 use std::os::fd::BorrowedFd;
 
@@ -9,14 +10,13 @@ use crate::{
     process::descriptor::{Fown, read_fown},
 };
 
-/// Nobody.
 pub(super) fn no_fown() -> FownEntry {
     FownEntry::default()
 }
 
-/// Writes who is told of a file into its entry, whatever its kind.
+/// Sets the F_SETOWN owner in an entry of any type.
 pub(super) fn set_fown(entry: &mut FileEntry, pid: i32, fd: i32, dup_fd: BorrowedFd<'_>, log: &mut DumpLog) {
-    // A descriptor that is no more than a place (`O_PATH`) has none.
+    // An `O_PATH` fd has no owner.
     let fown = read_fown(dup_fd).unwrap_or_default();
     if fown == Fown::default() {
         return;
@@ -34,7 +34,7 @@ pub(super) fn set_fown(entry: &mut FileEntry, pid: i32, fd: i32, dup_fd: Borrowe
         .is_some_and(|pipe| (pipe.fown.uid, pipe.fown.euid) != (0, 0))
     {
         log.unsupported(format_args!(
-            "pid {pid}: the owner of the pipe of descriptor {fd}, in whose place is who is told of it (F_SETOWN)"
+            "pid {pid}: the uid and gid of the pipe of descriptor {fd}, whose fields hold its F_SETOWN owner"
         ));
     }
     let fowns = [
@@ -53,6 +53,6 @@ pub(super) fn set_fown(entry: &mut FileEntry, pid: i32, fd: i32, dup_fd: Borrowe
     ];
     match fowns.into_iter().flatten().next() {
         Some(fown_field) => *fown_field = fown_entry,
-        None => log.unsupported(format_args!("pid {pid}: who is told of descriptor {fd} (F_SETOWN)")),
+        None => log.unsupported(format_args!("pid {pid}: the owner of descriptor {fd} (F_SETOWN)")),
     }
 }

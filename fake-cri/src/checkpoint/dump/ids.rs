@@ -1,4 +1,4 @@
-//! Which kernel objects processes share: one small number an object, the same for the same object.
+//! `ids-PID.img`: ids of kernel objects, which are equal if processes share the object.
 
 use std::{collections::HashMap, fs};
 
@@ -9,8 +9,8 @@ use crate::{
     process::syscalls::{KcmpType, kcmp_equal},
 };
 
-/// The namespaces that a container has for its own because it was restored: its first process could not have come into another pid
-/// namespace otherwise. Whoever restores it again makes such ones anyway, so they are told as if they were ours.
+/// The namespaces that a container has only because it was restored: a restored init can have its old pid only in a new
+/// pid namespace. The next restore creates such namespaces anyway, so they are dumped as if they were the dumper's.
 pub(super) fn restored_namespaces(init: i32) -> &'static [&'static str] {
     let dumper_pid = std::process::id() as i32;
     match namespace(init, "pid") == namespace(dumper_pid, "pid") {
@@ -24,16 +24,15 @@ fn namespace(pid: i32, name: &str) -> Option<String> {
     Some(target.to_string_lossy().into_owned())
 }
 
-/// The numbers given so far.
 pub(super) struct Ids {
-    /// A restored container's own namespaces, each as that of ours in whose place it is.
+    /// The namespaces of a restored container, each with the dumper's namespace that replaces it in the images.
     dumper_namespaces: HashMap<String, String>,
     namespaces: HashMap<String, u32>,
     processes: Vec<(i32, TaskKobjIdsEntry)>,
 }
 
 impl Ids {
-    /// No numbers yet, for the container with this first process.
+    /// `init` is the init process of the container.
     pub(super) fn new(init: i32) -> Self {
         let dumper_pid = std::process::id() as i32;
         let replaced = |name: &&str| Some((namespace(init, name)?, namespace(dumper_pid, name)?));
@@ -44,14 +43,14 @@ impl Ids {
         }
     }
 
-    /// Those of this process, which is the one that dumps: a process of the container with the same namespace shares the
-    /// host's, and is restored into the restorer's.
+    /// The ids of the dumper's namespaces. A container process in the same namespace shares the host's, and a restore
+    /// puts it into the restorer's.
     pub(super) fn dumper_ids(&mut self) -> TaskKobjIdsEntry {
-        // The objects of the dumping process itself mean nothing to a reader; CRIU leaves them 0.
+        // The dumper's own objects have no meaning for a reader; CRIU writes 0 too.
         self.with_namespaces(std::process::id() as i32, [0; 4])
     }
 
-    /// Those of a process of the container.
+    /// The ids of a process of the container.
     pub(super) fn task_ids(&mut self, pid: i32, proc_tid: i32, log: &mut DumpLog) -> TaskKobjIdsEntry {
         let next_id = u32::try_from(self.processes.len() + 1).expect("fewer processes than pids");
         let shared_id = |kcmp_type, id_of: fn(&TaskKobjIdsEntry) -> u32| {
@@ -73,7 +72,7 @@ impl Ids {
             (handlers, "its signal handlers"),
         ] {
             if id != next_id {
-                log.unsupported(format_args!("pid {pid}: that it shares {object} with another process"));
+                log.unsupported(format_args!("pid {pid}: sharing of {object} with another process"));
             }
         }
         let entry = self.with_namespaces(proc_tid, objects);
@@ -81,7 +80,7 @@ impl Ids {
         entry
     }
 
-    /// Whether the process of this entry, the last one asked for, is the first with its table of descriptors.
+    /// Whether the process of this entry, which was added last, is the first with its fd table.
     pub(super) fn is_first_of_fd_table(&self, entry: &TaskKobjIdsEntry) -> bool {
         self.processes
             .iter()

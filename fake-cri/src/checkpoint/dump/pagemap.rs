@@ -1,4 +1,4 @@
-//! `pagemap-*.img`: which pages a pages file holds, and in which order.
+//! `pagemap-*.img`: the pages of a pages file, in order.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::process::pagemap::PAGE_SIZE;
 /// `PE_PRESENT`: the pages are in the pages file.
 const PE_PRESENT: u32 = 1 << 2;
 
-/// A page map over these ranges. Readers of every age look for the count in another field, so both are written.
+/// A page map of these ranges. Old and new readers expect the count in different fields, so both are written.
 pub(super) fn pagemap_image(pages_id: u32, ranges: impl Iterator<Item = Range<u64>>) -> Vec<u8> {
-    let mut encoder = Encoder::new(Kind::Pagemap, Vec::new()).expect("a vector takes all");
-    encoder.entry(&PagemapHead { pages_id }).expect("a vector takes all");
+    let mut encoder = Encoder::new(Kind::Pagemap, Vec::new()).expect("write to a Vec");
+    encoder.entry(&PagemapHead { pages_id }).expect("write to a Vec");
     for range in ranges {
         let pages = (range.end - range.start) / PAGE_SIZE;
         encoder
@@ -27,7 +27,7 @@ pub(super) fn pagemap_image(pages_id: u32, ranges: impl Iterator<Item = Range<u6
                 nr_pages: Some(pages),
                 ..PagemapEntry::default()
             })
-            .expect("a vector takes all");
+            .expect("write to a Vec");
     }
     encoder.finish()
 }

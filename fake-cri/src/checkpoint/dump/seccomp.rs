@@ -1,18 +1,17 @@
-//! Seccomp filters, each once.
+//! `seccomp.img`: the seccomp filters, each once.
 
 use cri_proto::criu::message::{SeccompEntry, SeccompFilter, SeccompMode};
 use nix::errno::Errno;
 
 use crate::{checkpoint::dump_log::DumpLog, process::ptrace};
 
-/// The filters of all threads.
 #[derive(Debug, Default)]
 pub(super) struct SeccompFilters {
     filters: Vec<SeccompFilter>,
 }
 
 impl SeccompFilters {
-    /// The mode of a thread and the number of its newest filter, by `Seccomp` of its status.
+    /// The mode of a thread and the index of its newest filter. `mode` is the `Seccomp` line of its status.
     pub(super) fn thread_filters(
         &mut self,
         tid: i32,
@@ -26,7 +25,8 @@ impl SeccompFilters {
         }
     }
 
-    /// The filters that a thread goes through, oldest first. Threads that share filters share their numbers.
+    /// Adds the filters of a thread, oldest first, and returns the index of the newest. Threads share equal filter
+    /// chains.
     fn filter_chain(&mut self, tid: i32, log: &mut DumpLog) -> Option<u32> {
         let mut newest = None;
         for index in 0.. {

@@ -1,9 +1,9 @@
 //! Shared anonymous memory: `pagemap-shmem-ID.img` and the plan of its pages.
 //!
-//! No page table need know a page that is held: a fork copies none for shared memory, and who wrote it may have unmapped it.
-//! So the memory's own map is asked (`SEEK_DATA` on its file in `/proc/PID/map_files`), which takes privileges
-//! (`CAP_CHECKPOINT_RESTORE`). Without them the page tables of all who map it are put together, and `dump.log` says that a page
-//! which none of them knows would be missing.
+//! A present page may be missing from all page tables: fork copies no page tables of shared memory, and the writer may
+//! have unmapped it. So the data ranges come from the memory's own file (`SEEK_DATA` on `/proc/PID/map_files`), which
+//! needs `CAP_CHECKPOINT_RESTORE`. Without this capability the page tables of all processes that map it are combined,
+//! and `dump.log` reports that pages outside of them would be missing.
 
 use std::{collections::BTreeMap, fs::File, io, ops::Range};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// One mapping of a segment.
+/// One mapping of a shared memory segment.
 #[derive(Clone, Debug)]
 struct SegmentVma {
     pid: i32,
@@ -33,26 +33,26 @@ struct SegmentVma {
 }
 
 impl SegmentVma {
-    /// Which part of the segment it shows.
+    /// The mapped range of the segment.
     fn segment_range(&self) -> Range<u64> {
         self.offset..self.offset + (self.addresses.end - self.addresses.start)
     }
 
-    /// The addresses of a part of the segment that it shows.
+    /// The addresses of a mapped part of the segment.
     fn addresses_in(&self, part: &Range<u64>) -> Range<u64> {
         let to_address = |offset| self.addresses.start + (offset - self.offset);
         to_address(part.start)..to_address(part.end)
     }
 }
 
-/// The segments of all processes by their number, which is their inode's.
+/// The segments of all processes by their id, the inode number.
 #[derive(Debug, Default)]
 pub(super) struct SharedSegments {
     segments: BTreeMap<u64, Vec<SegmentVma>>,
 }
 
 impl SharedSegments {
-    /// A process maps a segment.
+    /// Adds a mapping of a segment.
     pub(super) fn add(&mut self, pid: i32, proc_tid: i32, mapping: &Mapping, segment: u64) {
         self.segments.entry(segment).or_default().push(SegmentVma {
             pid,
@@ -62,7 +62,7 @@ impl SharedSegments {
         });
     }
 
-    /// Plans the pages of every segment; how many are held.
+    /// Plans the pages of every segment. Returns the number of present pages.
     pub(super) fn plan_pages(
         self,
         images: &mut ImageSetBuilder,
@@ -76,8 +76,8 @@ impl SharedSegments {
                 Some(extents) => extents,
                 None => {
                     log.unsupported(format_args!(
-                        "shared memory {segment}: pages that no page table of the container knows, if there are any (the \
-                         memory's own map takes CAP_CHECKPOINT_RESTORE)"
+                        "shared memory {segment}: pages that are in no page table of the container, if any (the \
+                         memory's own map needs CAP_CHECKPOINT_RESTORE)"
                     ));
                     page_table_ranges(&vmas)?
                 }
@@ -110,7 +110,7 @@ fn page_count(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|range| (range.end - range.start) / PAGE_SIZE).sum()
 }
 
-/// The parts of a segment that its file holds.
+/// The data ranges of a segment's file.
 fn segment_data_ranges(vma: &SegmentVma) -> io::Result<Vec<Range<u64>>> {
     let Range { start, end } = vma.addresses;
     data_ranges(&File::open(format!(
@@ -119,7 +119,7 @@ fn segment_data_ranges(vma: &SegmentVma) -> io::Result<Vec<Range<u64>>> {
     ))?)
 }
 
-/// The parts that a file in memory holds, in whole pages.
+/// The data ranges of a memory file, in whole pages.
 pub(super) fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     let length = file.metadata()?.len() as i64;
     let seek = |offset: i64, whence| lseek(file, offset, whence);
@@ -137,7 +137,7 @@ pub(super) fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     Ok(extents)
 }
 
-/// The parts of a segment that the page tables of its processes know.
+/// The ranges of a segment that are present in the page tables of its processes.
 fn page_table_ranges(vmas: &[SegmentVma]) -> Result<Vec<Range<u64>>, Error> {
     let mut extents = Vec::new();
     for vma in vmas {
@@ -161,7 +161,7 @@ fn page_table_ranges(vmas: &[SegmentVma]) -> Result<Vec<Range<u64>>, Error> {
     Ok(merged)
 }
 
-/// The parts that can be reached through a mapping, and through which.
+/// The ranges that a mapping covers, and the runs through which they are read.
 fn mapped_ranges(vmas: &[SegmentVma], extents: &[Range<u64>]) -> (Vec<Range<u64>>, Vec<PageRun>) {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     let mut runs = Vec::new();

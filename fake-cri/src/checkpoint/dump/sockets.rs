@@ -1,16 +1,16 @@
-//! Sockets: addresses and states from `/proc/PID/net`, options and what is unread from a copy of the descriptor, the two ends of
-//! a unix socket from the kernel's own list (sock_diag(7)).
+//! Sockets: addresses and states from `/proc/PID/net`, options and unread data through a duplicate of the fd, peers of
+//! unix sockets from sock_diag(7).
 //!
 //! ```text
-//!   network     what a network namespace lists, read once; the options of new sockets
-//!   unix        names, files, peers; queue: what is unread
+//!   net_ns      the sockets of a network namespace, read once; the options of new sockets
+//!   unix        names, files, peers; queue: unread data
 //!   inet        addresses, states, backlogs, errors; multicast: groups
-//!   options     what images have a place for; unplaced: what they have none for
+//!   options     options with a field in the images; unsupported_options: options without one
 //! ```
 //!
-//! A pair of unix sockets within the container is carried with what is unread in it, and so is who listens; a connection to
-//! somewhere else is not: it is recorded, and `dump.log` says so. Without a copy of the descriptor (Linux before 5.6) the options
-//! are those of a new socket, said as well.
+//! Pairs of unix sockets within the container are dumped with their unread data, and so are listening sockets. A
+//! connection to a peer outside of the container is recorded but cannot be restored, and `dump.log` reports it. Without
+//! a duplicate of the fd (Linux before 5.6) the options are those of a new socket, which is reported too.
 
 mod inet;
 mod multicast;
@@ -34,29 +34,25 @@ use self::{
 use super::{ImageSetBuilder, fown::no_fown};
 use crate::{checkpoint::dump_log::DumpLog, process::proc_files};
 
-/// States of a socket, for TCP and, in CRIU's images, for unix sockets too (net/tcp_states.h).
+/// Socket states of TCP, which CRIU's images use for unix sockets too (net/tcp_states.h).
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
-/// A descriptor that leads to a socket.
+/// An fd of a socket.
 #[derive(Clone, Copy)]
 pub(super) struct SocketFd<'a> {
-    /// Its process.
     pub(super) pid: i32,
-    /// The thread that it is seen through.
     pub(super) proc_tid: i32,
-    /// Its number there.
     pub(super) fd: i32,
-    /// The socket's inode.
     pub(super) inode: u64,
-    /// The flags of open(2).
+    /// Open file flags.
     pub(super) flags: u32,
-    /// A descriptor of ours that leads to the same socket.
+    /// A duplicate of the fd in this process.
     pub(super) dup_fd: Option<BorrowedFd<'a>>,
 }
 
-/// The sockets of each network namespace that was met.
+/// The sockets by network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     net_namespaces: HashMap<String, NetNs>,
@@ -64,7 +60,6 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Fills the entry of a socket.
     pub(super) fn describe(&mut self, entry: &mut FileEntry, socket_fd: SocketFd<'_>, log: &mut DumpLog) {
         let SocketFd { pid, proc_tid, fd, .. } = socket_fd;
         let namespace = proc_files::read_link(proc_tid, "ns/net")
@@ -88,13 +83,13 @@ impl Sockets {
                     fown: no_fown(),
                 });
                 log.unsupported(format_args!(
-                    "pid {pid}: the socket of descriptor {fd}, which is neither of unix nor of inet"
+                    "pid {pid}: the socket of descriptor {fd}, which is neither a unix nor an inet socket"
                 ));
             }
         }
     }
 
-    /// Adds `sk-queues.img`, and lets go of peers that no process of the container holds.
+    /// Adds `sk-queues.img`, and clears peers that no process of the container has.
     pub(super) fn finish(self, entries: &mut [FileEntry], images: &mut ImageSetBuilder, log: &mut DumpLog) {
         let held_inodes: HashSet<u32> = entries
             .iter()
@@ -113,7 +108,7 @@ impl Sockets {
     }
 }
 
-/// The options of the level SOL_SOCKET; those that images have no place for are named.
+/// The options of level SOL_SOCKET. Options without a field are reported.
 fn socket_options(
     socket_fd: SocketFd<'_>,
     net_ns: &mut NetNs,
@@ -133,7 +128,7 @@ fn socket_options(
     })
 }
 
-/// Names the options of a socket that images have no place for, and that it did not have when it was new.
+/// Reports options without a field in the images that differ from those of a new socket.
 fn report_unsupported_options(
     socket_fd: SocketFd<'_>,
     dup_fd: BorrowedFd<'_>,
@@ -144,8 +139,8 @@ fn report_unsupported_options(
     let SocketFd { pid, fd, .. } = socket_fd;
     let Some(defaults) = net_ns.default_options(kind) else {
         log.unsupported(format_args!(
-            "pid {pid}: options of the socket of descriptor {fd} that images have no place for, since no socket of its kind can be \
-             made to compare them with"
+            "pid {pid}: options of the socket of descriptor {fd} that no image can hold: no socket of its kind can be \
+             created to compare them with"
         ));
         return;
     };

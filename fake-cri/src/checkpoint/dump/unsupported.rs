@@ -1,9 +1,9 @@
-//! What no image has a place for, or what is written without it: it is looked for all the same, so that `dump.log` names it and
-//! nothing is missing without a word. `docs/STATE.md` lists all of it.
+//! Reports state that no image can hold, or that is dumped without it, so that `dump.log` names it. `docs/STATE.md`
+//! lists all of it.
 //!
-//! Who restores a container without images of cgroups, namespaces and labels puts it into their own. So what is compared is the
-//! one who dumps: a process that is where the dumping one is loses nothing. What threads share with their process is compared
-//! with the thread that the process is seen through.
+//! A restore without images of cgroups, namespaces and LSM labels leaves the container in those of the restorer. So a
+//! process is compared with the dumper: a process in the dumper's namespaces and cgroups loses nothing. State that
+//! threads share with their process is compared with the thread `proc_tid`.
 
 mod memory;
 mod scheduling;
@@ -32,14 +32,14 @@ use crate::{
 
 /// `PF_MEMALLOC_NOIO` and `PF_LOCAL_THROTTLE` (linux/sched.h): what `PR_SET_IO_FLUSHER` sets.
 const IO_FLUSHER_FLAGS: u32 = 0x0008_0000 | 0x0010_0000;
-/// Attributes of a security module for what a process does next (proc_pid_attr(5)).
+/// Attributes of a security module for the next action of a process (proc_pid_attr(5)).
 const LSM_NEXT_ATTRIBUTES: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
-/// The lines of `status` that tell of speculation controls (`PR_SET_SPECULATION_CTRL`).
+/// The lines of `status` with the speculation controls (`PR_SET_SPECULATION_CTRL`).
 const SPECULATION_FIELDS: [&str; 2] = ["Speculation_Store_Bypass:", "SpeculationIndirectBranch:"];
-/// `untag_mask` of a process whose pointers have no tags (linear address masking).
+/// `untag_mask` of a process without pointer tags (linear address masking).
 const UNTAG_MASK_UNTAGGED: &str = "0xffffffffffffffff";
 
-/// The namespaces of a process (namespaces(7)), its own and those of its children to be.
+/// The namespaces of a process (namespaces(7)), and those of its future children.
 const NAMESPACES: [&str; 10] = [
     "cgroup",
     "ipc",
@@ -53,7 +53,7 @@ const NAMESPACES: [&str; 10] = [
     "uts",
 ];
 
-/// What surrounds the one who dumps.
+/// The namespaces, cgroups and settings of the dumper.
 pub(crate) struct DumperContext {
     namespaces: Vec<Option<PathBuf>>,
     lsm_label: Option<String>,
@@ -67,7 +67,7 @@ pub(crate) struct DumperContext {
 }
 
 impl DumperContext {
-    /// Those of this process, for the container with this first process.
+    /// Reads the context of this process. `init` is the init process of the container.
     pub(crate) fn read(init: i32) -> Self {
         let dumper_pid = std::process::id() as i32;
         let restored = restored_namespaces(init);
@@ -90,7 +90,7 @@ impl DumperContext {
         }
     }
 
-    /// Says what a process has that is another.
+    /// Reports the state of a process that differs from the dumper's.
     pub(super) fn report_process(
         &self,
         (pid, proc_tid): (i32, i32),
@@ -103,15 +103,13 @@ impl DumperContext {
             log.unsupported(format_args!("pid {pid}: its own namespaces ({})", differing.join(", ")));
         }
         if let Some(label) = lsm_label(proc_tid).filter(|label| self.lsm_label.as_ref() != Some(label)) {
-            log.unsupported(format_args!("pid {pid}: the label of its security module ({label})"));
+            log.unsupported(format_args!("pid {pid}: its LSM label ({label})"));
         }
         for name in LSM_NEXT_ATTRIBUTES {
             if let Ok(label) = proc_files::read_text(proc_tid, &format!("attr/{name}"))
                 && !label.is_empty()
             {
-                log.unsupported(format_args!(
-                    "pid {pid}: the label of its security module for {name} ({label})"
-                ));
+                log.unsupported(format_args!("pid {pid}: its LSM label for {name} ({label})"));
             }
         }
         if let Ok(filter) = proc_files::read_text(proc_tid, "coredump_filter")
@@ -121,7 +119,7 @@ impl DumperContext {
                 .is_some_and(|of_dumper| *of_dumper != filter)
         {
             log.unsupported(format_args!(
-                "pid {pid}: which of its memory a core dump holds (coredump_filter {filter})"
+                "pid {pid}: its core dump filter (coredump_filter {filter})"
             ));
         }
         // `/autogroup-25 nice 5`
@@ -129,28 +127,24 @@ impl DumperContext {
         let nice = nice.as_ref().and_then(|text| text.rsplit_once(" nice "));
         if let Some((_, nice)) = nice.filter(|(_, nice)| *nice != "0") {
             log.unsupported(format_args!(
-                "pid {pid}: the nice value {nice} of its session's group of the scheduler (autogroup)"
+                "pid {pid}: the nice value {nice} of its session's autogroup"
             ));
         }
         if proc_files::read_text(proc_tid, "ksm_stat").is_ok_and(|text| merges_any(&text)) {
             log.unsupported(format_args!(
-                "pid {pid}: that all its memory may be merged with like pages (PR_SET_MEMORY_MERGE)"
+                "pid {pid}: KSM merging of all its memory (PR_SET_MEMORY_MERGE)"
             ));
         }
         if let Some(mask) = status.and_then(|status| status.line("untag_mask:"))
             && mask != UNTAG_MASK_UNTAGGED
         {
-            log.unsupported(format_args!("pid {pid}: that its pointers may have tags (mask {mask})"));
+            log.unsupported(format_args!("pid {pid}: its pointer tags (untag mask {mask})"));
         }
         if let Some(signal) = stat.exit_signal.filter(|signal| *signal != libc::SIGCHLD) {
-            log.unsupported(format_args!(
-                "pid {pid}: the signal {signal} that its parent gets at its end in place of SIGCHLD"
-            ));
+            log.unsupported(format_args!("pid {pid}: its exit signal {signal} in place of SIGCHLD"));
         }
         if stat.flags & IO_FLUSHER_FLAGS == IO_FLUSHER_FLAGS {
-            log.unsupported(format_args!(
-                "pid {pid}: that it serves the I/O of others (PR_SET_IO_FLUSHER)"
-            ));
+            log.unsupported(format_args!("pid {pid}: its I/O flusher state (PR_SET_IO_FLUSHER)"));
         }
         if stat.tty_nr != 0 && stat.session == pid {
             log.unsupported(format_args!("pid {pid}: the controlling terminal of its session"));
@@ -158,7 +152,7 @@ impl DumperContext {
     }
 }
 
-/// The names of the namespaces that there are and that differ.
+/// The names of existing namespaces that differ.
 fn differing_namespaces(expected: &[Option<PathBuf>], actual: &[Option<PathBuf>]) -> Vec<&'static str> {
     let pairs = NAMESPACES.iter().zip(expected.iter().zip(actual));
     pairs
@@ -182,7 +176,7 @@ fn namespaces(tid: i32) -> Vec<Option<PathBuf>> {
     NAMESPACES.iter().map(link).collect()
 }
 
-/// The label of SELinux, AppArmor or Smack; none without such a module.
+/// The label of SELinux, AppArmor or Smack; `None` without such a module.
 fn lsm_label(tid: i32) -> Option<String> {
     proc_files::read_text(tid, "attr/current")
         .ok()
@@ -247,9 +241,9 @@ mod tests {
             "namespaces (cgroup, ipc, mnt, net, pid",
             "cgroups",
             "timer slack",
-            "processors",
+            "CPU affinity",
             "coredump_filter",
-            "the signal 0 that its parent gets",
+            "its exit signal 0",
             "PR_SET_IO_FLUSHER",
             "controlling terminal",
         ] {

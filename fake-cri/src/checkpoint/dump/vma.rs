@@ -1,7 +1,7 @@
-//! `vma_entry` of `mm-PID.img`: a mapping as `/proc/PID/smaps` tells of it, in CRIU's words.
+//! `vma_entry` of `mm-PID.img`: a mapping of `/proc/PID/smaps` in CRIU's format.
 //!
-//! A mapping is of one kind: the kernel's own, anonymous, of a file, or shared memory, which is a file that nobody can open. What
-//! has no word there is named in `dump.log`; a device's mapping is left out.
+//! A mapping is of one kind: of the kernel, anonymous, of a file, or shared memory. State without a field is reported
+//! in `dump.log`; a device mapping is omitted.
 
 use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
 
@@ -13,7 +13,7 @@ use crate::{
     process::proc_files::Mapping,
 };
 
-/// What a mapping is (criu/include/image.h).
+/// The status bits of a vma (criu/include/image.h).
 pub(in crate::checkpoint) mod status {
     pub(crate) const REGULAR: u32 = 1 << 0;
     pub(crate) const VSYSCALL: u32 = 1 << 2;
@@ -30,13 +30,13 @@ pub(in crate::checkpoint) mod status {
 
 /// `MAP_DROPPABLE` (linux/mman.h).
 const MAP_DROPPABLE: u32 = 0x08;
-/// What the kernel names shared anonymous memory.
+/// The kernel's name of shared anonymous memory.
 const ANON_SHARED_NAMES: &[&str] = &["/dev/zero (deleted)"];
-/// And what it names it once the program has given it a name (`PR_SET_VMA_ANON_NAME`).
+/// Its prefix for shared anonymous memory with a name (`PR_SET_VMA_ANON_NAME`).
 const ANON_SHMEM_PREFIX: &str = "[anon_shmem:";
-/// What it names shared memory of System V.
+/// Its prefix for System V shared memory.
 const SYSV_SHM_PREFIX: &str = "/SYSV";
-/// Translates a mapping; `None` for what no image can hold.
+/// Converts a mapping; `None` if no image can hold it.
 pub(super) fn vma_entry(
     pid: i32,
     proc_tid: i32,
@@ -84,7 +84,7 @@ pub(super) fn vma_entry(
         if name.starts_with(SYSV_SHM_PREFIX) {
             kind |= status::SYSVIPC;
             log.unsupported(format_args!(
-                "pid {pid}: the System V segment of {:x?} (its pages are here)",
+                "pid {pid}: the System V segment of {:x?} (its pages are in the archive)",
                 mapping.range
             ));
         }
@@ -123,7 +123,7 @@ pub(super) fn vma_entry(
     Ok(Some(vma))
 }
 
-/// Has an entry say the mapping's flags, whatever it said before.
+/// Sets flags and advice of an entry to those of the mapping.
 pub(super) fn set_flags(vma: &mut VmaEntry, mapping: &Mapping) {
     let anon_flags = vma.flags & (libc::MAP_ANONYMOUS | libc::MAP_HUGETLB) as u32;
     vma.flags = anon_flags | mmap_flags(mapping);
@@ -131,7 +131,7 @@ pub(super) fn set_flags(vma: &mut VmaEntry, mapping: &Mapping) {
     vma.madv = (advice != 0).then_some(advice);
 }
 
-/// The flags of mmap(2) that `VmFlags` tells of.
+/// The mmap(2) flags that `VmFlags` shows.
 fn mmap_flags(mapping: &Mapping) -> u32 {
     let mut flags = match mapping.shared {
         true => libc::MAP_SHARED,
@@ -153,7 +153,7 @@ fn mmap_flags(mapping: &Mapping) -> u32 {
     flags
 }
 
-/// The advice of madvise(2) that `VmFlags` tells of, one bit each.
+/// The madvise(2) advice that `VmFlags` shows, one bit each.
 fn advice(mapping: &Mapping) -> u64 {
     [
         (b"sr", libc::MADV_SEQUENTIAL),
@@ -170,7 +170,7 @@ fn advice(mapping: &Mapping) -> u64 {
     .fold(0, |bits, (_, advice)| bits | 1 << advice)
 }
 
-/// How the mapped file was opened: the permissions of its link in `map_files` say it.
+/// The open flags of a mapped file, by the permissions of its link in `map_files`.
 pub(super) fn open_flags_of(proc_tid: i32, mapping: &Mapping) -> u32 {
     let Range { start, end } = mapping.range;
     let mode = fs::symlink_metadata(format!("/proc/{proc_tid}/map_files/{start:x}-{end:x}")).map(|link| link.mode());

@@ -1,4 +1,4 @@
-//! Descriptors of what has no path: eventfd, epoll, signalfd, timerfd, inotify, pidfd. The kernel tells of them in `fdinfo`
+//! Files without a path: eventfd, epoll, signalfd, timerfd, inotify, pidfd. Their state is in `fdinfo`
 //! (proc_pid_fdinfo(5)).
 
 use cri_proto::criu::message::{
@@ -12,7 +12,6 @@ use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
 /// `PIDFD_THREAD` (linux/pidfd.h).
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
-/// What the kernel makes without a path: eventfd, epoll and their kin.
 pub(super) fn describe(
     entry: &mut FileEntry,
     name: &str,
@@ -37,7 +36,7 @@ pub(super) fn describe(
             });
             if decimal("eventfd-semaphore").is_some_and(|semaphore| semaphore != 0) {
                 log.unsupported(format_args!(
-                    "pid {pid}: that the eventfd of descriptor {fd} is a semaphore"
+                    "pid {pid}: the semaphore mode of the eventfd of descriptor {fd} (EFD_SEMAPHORE)"
                 ));
             }
         }
@@ -64,7 +63,7 @@ pub(super) fn describe(
         }
         "timerfd" => {
             let interval = parse_time(info.get("it_interval"));
-            // One that has run out and was not read yet runs on by its interval; CRIU takes no time at all for one that is stopped.
+            // An expired, unread timer continues with its interval. CRIU reads a value of 0 as a stopped timer.
             let value = match parse_time(info.get("it_value")) {
                 (0, 0) if decimal("ticks").is_some_and(|ticks| ticks > 0) => interval,
                 remaining => remaining,
@@ -106,20 +105,20 @@ pub(super) fn describe(
         other => {
             set_external(entry, fown);
             log.unsupported(format_args!(
-                "pid {pid}: descriptor {fd}, for which images have no place ({other})"
+                "pid {pid}: descriptor {fd}, which no image can hold ({other})"
             ));
         }
     }
 }
 
-/// Makes the entry one of a file that no restorer makes by itself.
+/// Makes the entry an external file, which no restorer creates.
 pub(super) fn set_external(entry: &mut FileEntry, fown: FownEntry) {
     entry.set_type(FdTypes::Ext);
     entry.ext = Some(ExtFileEntry { id: entry.id, fown });
 }
 
-/// A pidfd of a process of the container, or of one that has ended and was reaped; `None` for what CRIU refuses too
-/// (criu/pidfd.c): a process outside of the container, a thread.
+/// A pidfd of a process of the container, or of a reaped process. `None` for pidfds that CRIU refuses too
+/// (criu/pidfd.c): of a process outside of the container, or of a thread.
 fn pidfd_entry(
     id: u32,
     (pid, fd): (i32, i32),
@@ -133,7 +132,7 @@ fn pidfd_entry(
         ));
         return None;
     }
-    // In our own numbers. `NSpid` goes on to the innermost namespace, which need not be the container's.
+    // In our namespace. `NSpid` continues down to the innermost namespace, which may not be the container's.
     let target = info
         .get("Pid")
         .and_then(|target| target.parse::<i32>().ok())
@@ -152,16 +151,16 @@ fn pidfd_entry(
     };
     Some(PidfdEntry {
         id,
-        // By this CRIU knows which pidfds are of the same ended process.
+        // By the inode CRIU recognizes pidfds of the same reaped process.
         ino: info.get("ino").and_then(|inode| inode.parse::<u64>().ok()).unwrap_or(0) as u32,
-        // What pidfd_open(2) takes; the kernel adds O_RDWR to what it shows.
+        // The flags of pidfd_open(2); the kernel adds O_RDWR in fdinfo.
         flags: info.flags & libc::O_NONBLOCK as u32,
         nspid,
         fown: no_fown(),
     })
 }
 
-/// A time of a timer: `(12, 345)`, seconds and nanoseconds.
+/// A timer value: `(12, 345)`, seconds and nanoseconds.
 fn parse_time(value: Option<&str>) -> (u64, u64) {
     value
         .and_then(|value| value.trim_matches(['(', ')']).split_once(", "))
@@ -195,7 +194,7 @@ mod tests {
         let mut parse_pidfd = |info: &FdInfo| pidfd_entry(1, (2, 3), info, &ns_pids, &mut log);
         let live = parse_pidfd(&info(read_write | libc::O_NONBLOCK as u32, "4711")).expect("of the container");
         assert_eq!((live.ino, live.flags, live.nspid), (4, libc::O_NONBLOCK as u32, 7));
-        let ended = parse_pidfd(&info(read_write, "-1")).expect("of nobody");
+        let ended = parse_pidfd(&info(read_write, "-1")).expect("of a reaped process");
         assert_eq!((ended.flags, ended.nspid), (0, -1));
         assert_eq!(parse_pidfd(&info(read_write, "4712")), None);
         assert_eq!(parse_pidfd(&info(read_write, "0")), None);

@@ -1,9 +1,9 @@
-//! What epoll descriptors watch, by the numbers under which a restorer can add it again.
+//! The watches of epoll fds, with fds by which a restorer can add them again.
 //!
-//! `fdinfo` names a watched file by the number that it had when it was added. By now the number may be free or another
-//! file's, so the kernel is asked whether the number still leads to the watched file (`KCMP_EPOLL_TFD`). Where it does not,
-//! another number of the same file is looked for among the descriptors of the process, as CRIU does (criu/eventpoll.c). A watch
-//! of a file that the process has under no number cannot be added again: it is named and left out.
+//! `fdinfo` names a watched file by its fd at the time of EPOLL_CTL_ADD. That fd may be closed or refer to another file
+//! by now, so kcmp (`KCMP_EPOLL_TFD`) checks whether it still refers to the watched file. If it does not, another fd of
+//! the same file is searched in the process, as in CRIU (criu/eventpoll.c). A watch of a file for which the process has
+//! no fd cannot be added again: it is reported and omitted.
 
 use std::{
     cmp::Ordering,
@@ -18,11 +18,10 @@ use crate::{
     process::syscalls::{KcmpEpollSlot, KcmpType, kcmp_epoll_order, kcmp_order},
 };
 
-/// What stands beside the events in the mask of a watch: `EPOLLEXCLUSIVE`, `EPOLLWAKEUP`, `EPOLLONESHOT`, `EPOLLET`
-/// (linux/eventpoll.h).
+/// Flags in the event mask of a watch: `EPOLLEXCLUSIVE`, `EPOLLWAKEUP`, `EPOLLONESHOT`, `EPOLLET` (linux/eventpoll.h).
 const EPOLL_FLAG_BITS: u32 = 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
 
-/// A line of an epoll descriptor: `8 events: 19 data: ff  pos:0 ino:8f sdev:d`.
+/// Parses a line of an epoll fd's fdinfo: `8 events: 19 data: ff  pos:0 ino:8f sdev:d`.
 pub(super) fn parse_watch(id: u32, line: &str) -> Option<EventpollTfdEntry> {
     let spaced = line.replace(':', ": ");
     let mut words = spaced.split_whitespace();
@@ -43,16 +42,15 @@ pub(super) fn parse_watch(id: u32, line: &str) -> Option<EventpollTfdEntry> {
     })
 }
 
-/// The process whose epoll descriptor is looked at.
+/// The process that has the epoll fd.
 pub(super) struct FdTable<'a> {
     pub(super) pid: i32,
-    /// The thread that it is seen through.
     pub(super) proc_tid: i32,
-    /// The numbers of its descriptors, in their order.
+    /// In ascending order.
     pub(super) fds: &'a [i32],
 }
 
-/// Has every watch of an epoll descriptor name a number that leads to the watched file now.
+/// Sets the fd of every watch to an fd that refers to the watched file now.
 pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &FdTable<'_>, log: &mut DumpLog) {
     let &FdTable { pid, proc_tid, fds } = holder;
     let mut next_offsets: HashMap<u32, u32> = HashMap::new();
@@ -61,8 +59,8 @@ pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &
     for (index, watch) in epoll.tfd.iter().enumerate() {
         if watch.events & !EPOLL_FLAG_BITS == 0 {
             log.unsupported(format_args!(
-                "pid {pid}: that the watch of descriptor {} by the epoll descriptor {fd} reports nothing, not even an error or a \
-                 hang-up (EPOLLONESHOT)",
+                "pid {pid}: the disabled state of the watch of descriptor {} by the epoll descriptor {fd} \
+                 (EPOLLONESHOT)",
                 watch.tfd
             ));
         }
@@ -76,7 +74,7 @@ pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &
         let watched_fd = watch.tfd.cast_signed();
         match kcmp_epoll_order(proc_tid, watched_fd, slot) {
             Ok(Ordering::Equal) => drop(used_fds.insert(watched_fd)),
-            // Without the comparison the number alone counts.
+            // Without kcmp only the fd counts.
             Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS)
                 if fds.binary_search(&watched_fd).is_ok() && used_fds.insert(watched_fd) => {}
             _ => drop(stale.insert(index, slot)),
@@ -85,7 +83,7 @@ pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &
     if stale.is_empty() {
         return;
     }
-    // In the kernel's order of open files; numbers of one open file stand side by side.
+    // In kcmp order; fds of one open file are adjacent.
     let mut fds_by_file = fds.to_vec();
     fds_by_file
         .sort_by(|one, other| kcmp_order(proc_tid, proc_tid, KcmpType::File(*one, *other)).unwrap_or(Ordering::Less));
@@ -104,8 +102,8 @@ pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &
             }
             None => {
                 log.unsupported(format_args!(
-                    "pid {pid}: what the epoll descriptor {fd} watches by the number {}, which leads to another file or to none now; \
-                     no free number of the process leads to the watched file",
+                    "pid {pid}: the watch of the epoll descriptor {fd} on descriptor {}, which was closed or replaced; \
+                     no other descriptor of the process refers to the watched file",
                     watch.tfd
                 ));
                 false
@@ -114,7 +112,8 @@ pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &
     });
 }
 
-/// A number of the watched file that no other watch of the same epoll descriptor has: the pair of both may be there but once.
+/// An fd of the watched file that no other watch of the same epoll fd uses: each pair of file and fd can be watched
+/// once.
 fn unused_fd_of_file(proc_tid: i32, fds_by_file: &[i32], slot: KcmpEpollSlot, used_fds: &HashSet<i32>) -> Option<i32> {
     let position = fds_by_file.binary_search_by(|fd| kcmp_epoll_order(proc_tid, *fd, slot).unwrap_or(Ordering::Less));
     let is_same = |fd: &&i32| kcmp_epoll_order(proc_tid, **fd, slot) == Ok(Ordering::Equal);

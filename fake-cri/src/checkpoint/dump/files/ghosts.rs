@@ -1,7 +1,7 @@
-//! `ghost-file-N.img` and `remap-fpath.img`: files that are open or mapped and have no name any more.
+//! `ghost-file-N.img` and `remap-fpath.img`: files that are open or mapped but have no name.
 //!
-//! The image of a ghost is its owner, mode and times to the microsecond, and its content as it is; the remap says which entries of `files.img` it stands
-//! for. CRIU makes the file anew beside where it was, opens it and removes it again.
+//! The image of a ghost file has its owner, mode, times in microseconds, and content; the remap names the entries of
+//! `files.img` for which it is used. CRIU creates the file next to its old path, opens it and removes it.
 
 use std::{
     collections::HashMap,
@@ -20,13 +20,12 @@ use nix::sys::stat::{major, minor};
 use super::super::ImageSetBuilder;
 use crate::process::file_attributes;
 
-/// Deleted files above this size are unsupported: their content would have to pass through memory.
+/// Larger deleted files are unsupported, because their content passes through memory.
 const MAX_GHOST_BYTES: u64 = 16 << 20;
 
-/// Extended attributes that a security module gives every file, and gives a new one too.
+/// Extended attributes that a security module sets on every new file.
 const LSM_LABEL_XATTRS: &[&str] = &["security.selinux", "security.SMACK64", "security.apparmor"];
 
-/// The deleted files so far.
 #[derive(Default)]
 pub(super) struct GhostDump {
     /// By device and inode.
@@ -36,12 +35,12 @@ pub(super) struct GhostDump {
 }
 
 impl GhostDump {
-    /// Carries the content of a deleted file, to be read where `source` leads, for this entry of `files.img`. What the image
-    /// of the file has no place for is returned.
+    /// Dumps a deleted file, which is readable at `source`, for this entry of `files.img`. Returns state of the file
+    /// that the image cannot hold.
     ///
     /// # Errors
     ///
-    /// It is too large, no regular file, or cannot be read.
+    /// The file is too large, not a regular file, or cannot be read.
     pub(super) fn add(&mut self, file_id: u32, source: &Path, metadata: &Metadata) -> io::Result<Vec<String>> {
         let key = (metadata.dev(), metadata.ino());
         let mut unsupported = Vec::new();
@@ -51,7 +50,7 @@ impl GhostDump {
                 let (image, unsupported_state) = ghost_image(source, metadata)?;
                 unsupported = unsupported_state;
                 self.ghost_images.push(image);
-                let id = u32::try_from(self.ghost_images.len()).expect("fewer files than numbers");
+                let id = u32::try_from(self.ghost_images.len()).expect("fewer than 2^32 files");
                 self.ghost_ids.insert(key, id);
                 id
             }
@@ -64,7 +63,6 @@ impl GhostDump {
         Ok(unsupported)
     }
 
-    /// Adds the images, if there are any.
     pub(super) fn push_images(self, images: &mut ImageSetBuilder) {
         for (id, image) in (1_u64..).zip(self.ghost_images) {
             images.push(Kind::GhostFile.file_name(id), image);
@@ -75,14 +73,14 @@ impl GhostDump {
     }
 }
 
-/// The image of one, and what it has no place for.
+/// The image of a ghost file, and state that it cannot hold.
 fn ghost_image(source: &Path, metadata: &Metadata) -> io::Result<(Vec<u8>, Vec<String>)> {
     if !metadata.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     if metadata.len() > MAX_GHOST_BYTES {
         return Err(io::Error::other(format!(
-            "it has {} bytes, and at most {MAX_GHOST_BYTES} are carried",
+            "it has {} bytes, more than the limit of {MAX_GHOST_BYTES}",
             metadata.len()
         )));
     }
@@ -103,20 +101,20 @@ fn ghost_image(source: &Path, metadata: &Metadata) -> io::Result<(Vec<u8>, Vec<S
         uid: metadata.uid(),
         gid: metadata.gid(),
         mode: metadata.mode(),
-        // As the kernel numbers it inside (MKDEV of linux/kdev_t.h).
+        // The kernel-internal encoding (MKDEV of linux/kdev_t.h).
         dev: Some((major(device) << 20 | minor(device)) as u32),
         ino: Some(metadata.ino()),
         atim: Some(timeval(metadata.atime(), metadata.atime_nsec())),
         mtim: Some(timeval(metadata.mtime(), metadata.mtime_nsec())),
         ..GhostFileEntry::default()
     };
-    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("a vector takes all");
-    encoder.entry(&entry).expect("a vector takes all");
-    encoder.payload(&content).expect("a vector takes all");
+    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("write to a Vec");
+    encoder.entry(&entry).expect("write to a Vec");
+    encoder.payload(&content).expect("write to a Vec");
     Ok((encoder.finish(), unsupported))
 }
 
-/// Opens a file so that reading it does not change when it was last read, where its owner or a privileged user asks.
+/// Opens a file without a change of its access time, if the caller owns it or is privileged.
 fn open_noatime(path: &Path) -> io::Result<File> {
     let result = File::options().read(true).custom_flags(libc::O_NOATIME).open(path);
     match result {
@@ -125,7 +123,6 @@ fn open_noatime(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A time of stat(2), in the microseconds of the image.
 fn timeval(seconds: i64, nanos: i64) -> Timeval {
     Timeval {
         tv_sec: seconds.cast_unsigned(),

@@ -1,22 +1,21 @@
-//! Files of file systems whose files are no content on a disk but a view of the kernel, told apart by the type of the file
-//! system (statfs(2); linux/magic.h).
+//! Kernel filesystems, whose files show kernel state rather than stored content, recognized by their magic (statfs(2);
+//! linux/magic.h).
 
 use std::path::Path;
 
 use crate::process::file_attributes::filesystem_magic;
 
-/// What a restorer can do with an open file of such a file system.
+/// How a restorer can reopen a file of a kernel filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reopening {
-    /// The open file has no state beside its path: it is opened by its path again.
+    /// The open file has no state besides its path.
     ByPath,
-    /// The file has a path, and the kernel keeps something for each open file that no image holds.
+    /// The file has a path, but the open file has kernel state that no image holds.
     OpenFileState,
-    /// No path leads to the file, or the file is not what its path names.
+    /// The file has no path, or its path names another file.
     NoPath,
 }
 
-/// A kind of kernel file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KernelFs {
     /// Its name in `/proc/filesystems`.
@@ -24,12 +23,11 @@ pub(super) struct KernelFs {
     pub(super) handling: Reopening,
 }
 
-/// `PROC_SUPER_MAGIC`.
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 /// `PID_FS_MAGIC`: pidfds since Linux 6.9.
 const PID_FS_MAGIC: u64 = 0x5049_4446;
 
-/// By the magic number of the file system. Hugetlbfs is among them since nothing can be written into a deleted file of it.
+/// By filesystem magic. Hugetlbfs is included because a deleted file of it cannot be written with content.
 const KERNEL_FILE_SYSTEMS: &[(u64, &str, Reopening)] = &[
     (PROC_SUPER_MAGIC, "proc", Reopening::ByPath),
     (0x6265_6572, "sysfs", Reopening::ByPath),
@@ -61,26 +59,25 @@ const KERNEL_FILE_SYSTEMS: &[(u64, &str, Reopening)] = &[
     (0x4645_4457, "devmem", Reopening::NoPath),
 ];
 
-/// Whether a path leads into pidfs, whose files are pidfds.
+/// Whether a path is in pidfs, whose files are pidfds.
 pub(super) fn is_pidfd(source: &Path) -> bool {
     filesystem_magic(source).is_ok_and(|magic| magic == PID_FS_MAGIC)
 }
 
-/// The kernel file system that a path leads into; `None` for any other, or where the kernel does not tell.
+/// The kernel filesystem of a path; `None` for any other filesystem or on error.
 pub(super) fn lookup(source: &Path) -> Option<KernelFs> {
     let magic = filesystem_magic(source).ok()?;
     let &(_, name, handling) = KERNEL_FILE_SYSTEMS.iter().find(|(fs_magic, ..)| *fs_magic == magic)?;
     Some(KernelFs { name, handling })
 }
 
-/// The number of the process that a path of procfs is about: `/proc/4711/stat`.
+/// The pid in a procfs path: `/proc/4711/stat`.
 pub(super) fn proc_pid(kernel_fs: KernelFs, path: &Path) -> Option<i32> {
     let rest = path.strip_prefix("/proc").ok().filter(|_| kernel_fs.name == "proc")?;
     rest.components().next()?.as_os_str().to_str()?.parse().ok()
 }
 
-/// Whether a file takes a trigger for pressure stall information, which lasts as long as the file is open
-/// (Documentation/accounting/psi.rst).
+/// Whether a file can have a PSI trigger, which exists as long as the file is open (Documentation/accounting/psi.rst).
 pub(super) fn has_psi_trigger(path: &Path, flags: u32) -> bool {
     let writes = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
     let is_cgroup_file = path.extension().is_some_and(|extension| extension == "pressure");

@@ -1,33 +1,32 @@
-//! File locks, which images hold only where a dump asks for them (`file-locks.img` of `criu --file-locks`): the lines of
-//! `fdinfo` tell of them.
+//! File locks, reported by the lines of `fdinfo`. CRIU's images hold locks only on request (`file-locks.img` of `criu
+//! --file-locks`).
 //!
-//! A POSIX lock belongs to a process, so it stands in the `fdinfo` of that process alone, even where others share the open
-//! file. A lock of flock(2), a lock of an open file description and a lease belong to the open file and stand in the `fdinfo`
-//! of every process that has it; each of these is named once.
+//! A POSIX lock belongs to a process, so it appears in the `fdinfo` of that process only, even if others share the open
+//! file. A flock(2) lock, an open file description lock and a lease belong to the open file and appear in the `fdinfo`
+//! of every process that has the file; each of these is reported once.
 //!
-//! A process that waits for a lock is taken out of the queue by the freeze and calls again afterwards, as it does after any
-//! signal, so nothing of that is lost.
+//! The freeze removes a process that waits for a lock from the queue. The process calls again after the thaw, as after
+//! any signal, so no state is lost.
 
 use std::collections::HashSet;
 
 use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
 
-/// How many locks of one descriptor are named; the rest is counted.
+/// How many locks of one fd are listed; the rest is counted.
 const MAX_LISTED_LOCKS: usize = 3;
 
-/// The locks that were named.
 #[derive(Default)]
 pub(super) struct Locks {
-    /// By the entry of `files.img` and the lock's line.
+    /// By entry of `files.img` and text of the lock.
     reported: HashSet<(u32, String)>,
 }
 
 impl Locks {
-    /// Names the locks that stand in the `fdinfo` of a descriptor.
+    /// Reports the locks in the `fdinfo` of an fd.
     pub(super) fn report(&mut self, (pid, fd, file_id): (i32, i32, u32), info: &FdInfo, log: &mut DumpLog) {
         let mut new_locks: Vec<&str> = Vec::new();
         for line in info.all("lock") {
-            // `1: POSIX  ADVISORY  WRITE 4711 08:02:1234 0 EOF`: the number before the colon counts the lines.
+            // `1: POSIX  ADVISORY  WRITE 4711 08:02:1234 0 EOF`: the number before the colon is a line counter.
             let lock = line.split_once(": ").map_or(line, |(_, lock)| lock).trim();
             if self.reported.insert((file_id, lock.to_owned())) {
                 new_locks.push(lock);

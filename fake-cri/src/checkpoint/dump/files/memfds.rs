@@ -1,7 +1,7 @@
 //! `memfd.img`: the files of memfd_create(2), and the plan of their pages.
 //!
-//! Their pages are moved as all others are, out of a mapping of the file in the dumping process itself: so no more of them is held
-//! at a time than of a process's memory, and a file that nobody maps is carried as well.
+//! Their pages are copied like process memory, from a mapping of the file in the dumper. So only a chunk of them is in
+//! memory at a time, and a file that no process maps is dumped too.
 
 use std::{
     collections::HashMap,
@@ -27,12 +27,11 @@ use crate::{
     process::{file_mapping::FileMapping, pagemap::PAGE_SIZE, proc_files::FdInfo},
 };
 
-/// What the kernel puts before the name.
+/// The kernel's prefix of a memfd's name.
 const MEMFD_PATH_PREFIX: &str = "/memfd:";
-/// `F_SEAL_SEAL`: what a file has that was made without room for seals.
+/// `F_SEAL_SEAL`: the seal of a file that was created without `MFD_ALLOW_SEALING`.
 const F_SEAL_SEAL: u32 = 1;
 
-/// The memory files so far.
 #[derive(Default)]
 pub(super) struct Memfds {
     /// By device and inode.
@@ -40,17 +39,17 @@ pub(super) struct Memfds {
     inodes: Vec<(MemfdInodeEntry, File)>,
 }
 
-/// The name of a memory file, by the path that the kernel shows without ` (deleted)`.
+/// The name of a memfd, by its path without ` (deleted)`.
 pub(super) fn memfd_name(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix(MEMFD_PATH_PREFIX)
 }
 
 impl Memfds {
-    /// An open one, to be read where `source` leads.
+    /// Adds an open memfd, which is readable at `source`.
     ///
     /// # Errors
     ///
-    /// It cannot be opened, or lies in huge pages, of which images say another thing.
+    /// The file cannot be opened, or has huge pages, whose image differs.
     pub(super) fn add(
         &mut self,
         id: u32,
@@ -64,10 +63,10 @@ impl Memfds {
             Some(existing) => *existing,
             None => {
                 if metadata.blksize() != PAGE_SIZE {
-                    return Err(io::Error::other("it lies in huge pages"));
+                    return Err(io::Error::other("it has huge pages"));
                 }
                 let file = File::open(source)?;
-                let new_id = u32::try_from(self.inodes.len() + 1).expect("fewer files than numbers");
+                let new_id = u32::try_from(self.inodes.len() + 1).expect("fewer than 2^32 files");
                 let seals = match fcntl(&file, FcntlArg::F_GET_SEALS) {
                     Ok(seals) => seals.cast_unsigned(),
                     Err(Errno::EINVAL) => F_SEAL_SEAL,
@@ -102,7 +101,7 @@ impl Memfds {
     ///
     /// # Errors
     ///
-    /// A file that cannot be mapped or searched.
+    /// A file cannot be mapped, or its data ranges cannot be read.
     pub(super) fn push_images(self, images: &mut ImageSetBuilder) -> io::Result<()> {
         if self.inodes.is_empty() {
             return Ok(());

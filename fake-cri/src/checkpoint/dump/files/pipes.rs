@@ -1,10 +1,11 @@
-//! `pipes-data.img` and `fifo-data.img`: what stands unread in pipes and FIFOs. Owners of pipes, and hang-ups of FIFOs.
+//! `pipes-data.img` and `fifo-data.img`: the unread content of pipes and FIFOs. Also owners of pipes, and hang-ups of
+//! FIFOs.
 //!
-//! It is copied by tee(2), which takes nothing away from its readers. A pipe is read through a read end of our own that is closed
-//! again before anybody runs. A FIFO has a name, and whoever waits in open(2) for a reader comes back when one is opened, however
-//! briefly: so it is read through a copy of a descriptor that the container has anyway. Where the container only writes to it, the
-//! unread bytes are counted (`FIONREAD`), and a reader is opened only if there are some and somebody reads already, for whom
-//! nobody waits then.
+//! tee(2) copies the content without consuming it. A pipe is read through a new read end, which is closed before any
+//! task runs. Opening a FIFO for reading would wake a process that waits in open(2) for a reader, however briefly it is
+//! open. So a FIFO is read through a duplicate of an fd of the container. If the container has only write ends, the
+//! unread bytes are counted (`FIONREAD`). A read end is opened only if there are unread bytes and the FIFO has a reader
+//! already: then no process waits for one.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -32,32 +33,32 @@ use crate::{
     process::{descriptor, socket::poll_readiness},
 };
 
-/// More than any pipe holds.
+/// More than the capacity of any pipe.
 const MAX_PIPE_BYTES: usize = 1 << 30;
 
-/// A pipe's number, its size and what is in it.
+/// The image entry and the content of a pipe.
 type PipeContent = (PipeDataEntry, Vec<u8>);
 
-/// The mode that pipe(2) gives a pipe.
+/// The mode of a new pipe.
 const NEW_PIPE_MODE: u32 = 0o600;
 
-/// The pipes whose content was copied.
+/// The pipes and FIFOs whose content was copied.
 #[derive(Default)]
 pub(super) struct PipeContents {
     handled_inodes: HashSet<u32>,
-    /// FIFOs that could not be read yet, each with what is to be said of it.
+    /// FIFOs that could not be read so far, each with its line for the log.
     unreadable_fifos: BTreeMap<u32, String>,
     pipes: Vec<PipeContent>,
     fifos: Vec<PipeContent>,
-    /// FIFOs that somebody of the container can write to.
+    /// FIFOs that a process of the container can write to.
     written_fifos: HashSet<u32>,
-    /// Reading ends of FIFOs that see no hang-up: FIFO, process, descriptor.
+    /// Read ends of FIFOs without a hang-up: FIFO inode, pid, fd.
     connected_readers: Vec<(u32, i32, i32)>,
 }
 
-/// The owner and group of a pipe, in the place that says who is told of it (`F_SETOWN`): `pipe_entry` has no other one, and
-/// CRIU reads neither where nobody is told (`pid` is 0; criu/files.c). Without it a process that is not root cannot open its
-/// own pipe by `/proc/self/fd` any more. A mode of its own has no place at all.
+/// The owner and group of a pipe, in the fields for F_SETOWN: `pipe_entry` has no other fields for them, and CRIU
+/// ignores both if there is no F_SETOWN owner (`pid` is 0; criu/files.c). Without the owner, a process that is not root
+/// could not open its own pipe by `/proc/self/fd` after a restore. No field can hold a changed mode.
 pub(super) fn pipe_fown((pid, fd): (i32, i32), metadata: &Metadata, log: &mut DumpLog) -> FownEntry {
     let mode = metadata.mode() & 0o7777;
     if mode != NEW_PIPE_MODE {
@@ -73,8 +74,8 @@ pub(super) fn pipe_fown((pid, fd): (i32, i32), metadata: &Metadata, log: &mut Du
 }
 
 impl PipeContents {
-    /// Copies what is in the pipe behind descriptor `fd` of a process, unless another one led there before. `copy` is a copy of the
-    /// descriptor, opened for `access` (`O_ACCMODE`).
+    /// Copies the content of the pipe at fd `fd` of a process, unless this was done before. `dup_fd` is a duplicate of
+    /// the fd, which was opened with `access` (`O_ACCMODE`).
     pub(super) fn add(
         &mut self,
         is_fifo: bool,
@@ -90,13 +91,13 @@ impl PipeContents {
             (false, _) => open_reader(proc_tid, fd).and_then(|reader| read_content(reader.as_fd())),
             (true, Some(dup_fd)) if access != libc::O_WRONLY => read_content(dup_fd),
             (true, Some(dup_fd)) => read_content_as_writer(proc_tid, fd, dup_fd),
-            (true, None) => Err(io::Error::other("its descriptor cannot be copied")),
+            (true, None) => Err(io::Error::other("its descriptor cannot be duplicated")),
         };
         match pipe_content {
             Ok((bytes, size)) => {
                 let entry = PipeDataEntry {
                     pipe_id: inode,
-                    bytes: u32::try_from(bytes.len()).expect("no pipe holds 4 GiB"),
+                    bytes: u32::try_from(bytes.len()).expect("a pipe holds less than 4 GiB"),
                     size: Some(size),
                 };
                 let list = if is_fifo { &mut self.fifos } else { &mut self.pipes };
@@ -104,9 +105,9 @@ impl PipeContents {
                 self.handled_inodes.insert(inode);
                 self.unreadable_fifos.remove(&inode);
             }
-            // Another descriptor may lead to it in a better way.
+            // Another fd of the FIFO may be readable.
             Err(error) => {
-                let line = format!("pid {pid}: what is unread in the pipe of descriptor {fd}: {error}");
+                let line = format!("pid {pid}: the unread content of the pipe of descriptor {fd}: {error}");
                 match is_fifo {
                     true => drop(self.unreadable_fifos.entry(inode).or_insert(line)),
                     false => {
@@ -118,14 +119,14 @@ impl PipeContents {
         }
     }
 
-    /// Says which FIFOs no descriptor of the container could be read through. To be called once all descriptors were added.
+    /// Reports FIFOs that no fd of the container could read. Call after all fds were added.
     pub(super) fn report_unreadable(&mut self, log: &mut DumpLog) {
         for line in std::mem::take(&mut self.unreadable_fifos).into_values() {
             log.unsupported(format_args!("{line}"));
         }
     }
 
-    /// Looks at an end of a FIFO, by a copy of its descriptor.
+    /// Records an end of a FIFO, by a duplicate of its fd.
     pub(super) fn add_fifo_end(
         &mut self,
         (inode, pid, fd): (u32, i32, i32),
@@ -144,35 +145,35 @@ impl PipeContents {
         }
     }
 
-    /// Names the reading ends of FIFOs that have no writer in the container and have not seen one go: a restorer opens a FIFO
-    /// for both directions first, so that a restored end has.
+    /// Reports read ends of FIFOs that have no writer in the container and saw no hang-up: a restorer first opens a
+    /// FIFO in both directions, so a restored read end has seen a writer.
     pub(super) fn report_hang_ups(&mut self, log: &mut DumpLog) {
         for (inode, pid, fd) in self.connected_readers.drain(..) {
             if !self.written_fifos.contains(&inode) {
                 log.unsupported(format_args!(
-                    "pid {pid}: that the FIFO of descriptor {fd}, which nobody of the container writes to, is not hung up (POLLHUP)"
+                    "pid {pid}: the state without POLLHUP of the FIFO of descriptor {fd}, which has no writer in \
+                     the container"
                 ));
             }
         }
     }
 
-    /// Adds the images, those that have entries.
     pub(super) fn push_images(self, images: &mut ImageSetBuilder) {
         for (kind, contents) in [(Kind::PipesData, self.pipes), (Kind::FifoData, self.fifos)] {
             if contents.is_empty() {
                 continue;
             }
-            let mut encoder = Encoder::new(kind, Vec::new()).expect("a vector takes all");
+            let mut encoder = Encoder::new(kind, Vec::new()).expect("write to a Vec");
             for (entry, bytes) in &contents {
-                encoder.entry(entry).expect("a vector takes all");
-                encoder.payload(bytes).expect("a vector takes all");
+                encoder.entry(entry).expect("write to a Vec");
+                encoder.payload(bytes).expect("write to a Vec");
             }
             images.push(kind.file_name(None), encoder.finish());
         }
     }
 }
 
-/// A reader of the pipe behind a descriptor, opened anew.
+/// Opens a new read end of the pipe at an fd.
 fn open_reader(proc_tid: i32, fd: i32) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -180,7 +181,7 @@ fn open_reader(proc_tid: i32, fd: i32) -> io::Result<File> {
         .open(format!("/proc/{proc_tid}/fd/{fd}"))
 }
 
-/// What is unread in a FIFO that only a writer of the container leads to.
+/// The unread content of a FIFO for which the container has only write ends.
 fn read_content_as_writer(proc_tid: i32, fd: i32, dup_fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
     let unread = descriptor::unread_bytes(dup_fd)?;
     if unread == 0 {
@@ -189,30 +190,30 @@ fn read_content_as_writer(proc_tid: i32, fd: i32, dup_fd: BorrowedFd<'_>) -> io:
     }
     let mut poll_fds = [PollFd::new(dup_fd, PollFlags::POLLOUT)];
     poll(&mut poll_fds, PollTimeout::ZERO)?;
-    // A writer hears of an error when nobody has the FIFO open for reading (poll(2)).
+    // POLLERR on a write end: no process has the FIFO open for reading (poll(2)).
     let has_reader = poll_fds[0]
         .revents()
         .is_some_and(|events| !events.contains(PollFlags::POLLERR));
     if !has_reader {
         return Err(io::Error::other(format!(
-            "{unread} bytes, and nobody has it open for reading: to open it would wake whoever waits for a reader"
+            "{unread} unread bytes and no reader: opening the FIFO would wake processes that wait for a reader"
         )));
     }
     read_content(open_reader(proc_tid, fd)?.as_fd())
 }
 
-/// What is unread in a pipe, and the size of its buffer.
+/// The unread content of a pipe, and its capacity.
 fn read_content(source: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
     let size = fcntl(source, FcntlArg::F_GETPIPE_SZ)?;
     let (mut reader, writer) = io::pipe()?;
-    // With as many places as the other one has, it takes all of it in one call: a second one would begin anew.
+    // With the same capacity, one tee copies all content; a second tee would start from the beginning.
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(size))?;
     let length = match tee(source, writer.as_fd(), MAX_PIPE_BYTES, SpliceFFlags::SPLICE_F_NONBLOCK) {
         Ok(count) => count,
         Err(Errno::EAGAIN) => 0,
         Err(errno) => return Err(errno.into()),
     };
-    // Not to its end: a child that is being started elsewhere in this process may hold the writing end for a moment.
+    // Not read to the end: a child that this process forks elsewhere may hold the write end for a moment.
     let mut bytes = vec![0; length];
     reader.read_exact(&mut bytes)?;
     Ok((bytes, size.unsigned_abs()))
@@ -229,11 +230,11 @@ mod tests {
         let (mut reader, mut writer) = io::pipe().expect("pipe");
         let own_pid = std::process::id() as i32;
         assert_eq!(read_content(reader.as_fd()).expect("copy").0, b"");
-        // In pieces, each of which takes a place of its own in the pipe.
+        // In several writes, each of which takes a pipe buffer of its own.
         let mut written = Vec::new();
         for chunk in 0..12_u8 {
             let chunk = vec![chunk; 4095];
-            writer.write_all(&chunk).expect("it has room");
+            writer.write_all(&chunk).expect("room in the pipe");
             written.extend(chunk);
         }
         for fd in [reader.as_raw_fd(), writer.as_raw_fd()] {
@@ -249,10 +250,9 @@ mod tests {
         assert_eq!(read, written);
     }
 
-    /// A FIFO that the container writes to, and that nobody reads.
     #[test]
     fn no_reader_is_opened_for_a_fifo_without_readers() {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         let open = |options: &mut OpenOptions| options.custom_flags(libc::O_NONBLOCK).open(&path).expect("opened");
@@ -260,13 +260,13 @@ mod tests {
         let mut writer = open(OpenOptions::new().write(true));
         let own_pid = std::process::id() as i32;
         let read_as_writer = |writer: &File| read_content_as_writer(own_pid, writer.as_raw_fd(), writer.as_fd());
-        assert_eq!(read_as_writer(&writer).expect("nothing is unread").0, b"");
-        writer.write_all(b"unread").expect("it has room");
-        assert_eq!(read_as_writer(&writer).expect("somebody reads").0, b"unread");
+        assert_eq!(read_as_writer(&writer).expect("no unread bytes").0, b"");
+        writer.write_all(b"unread").expect("room in the FIFO");
+        assert_eq!(read_as_writer(&writer).expect("the FIFO has a reader").0, b"unread");
         drop(reader);
-        let message = read_as_writer(&writer).expect_err("nobody reads").to_string();
+        let message = read_as_writer(&writer).expect_err("no reader").to_string();
         assert!(message.contains("6 bytes"), "{message}");
-        // The one that can be read is taken, whichever comes first.
+        // A readable fd is used, regardless of the order.
         let read_write = open(OpenOptions::new().read(true).write(true));
         let mut pipes = PipeContents::default();
         let mut log = DumpLog::new(std::time::Instant::now());

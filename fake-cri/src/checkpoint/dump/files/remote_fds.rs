@@ -1,4 +1,4 @@
-//! Copies of a process's descriptors, to ask what only a holder may.
+//! Duplicates of a process's fds, for queries that need an open fd.
 
 use std::os::fd::OwnedFd;
 
@@ -7,19 +7,18 @@ use crate::{
     process::{descriptor, pidfd::PidFd, proc_files},
 };
 
-/// Copies of the descriptors of one process, where they can be had.
+/// Duplicates fds of one process, if the kernel allows it.
 pub(super) struct RemoteFds {
     pid: i32,
     pidfd: Option<PidFd>,
 }
 
 impl RemoteFds {
-    /// Of this process.
     pub(super) fn open(pid: i32, log: &mut DumpLog) -> Self {
         let process = proc_files::read_process_id(pid).and_then(PidFd::open);
         let process = process.inspect_err(|error| {
             log.unsupported(format_args!(
-                "pid {pid}: who is told of its files, and the options and queues of its sockets: {error}"
+                "pid {pid}: the file owners (F_SETOWN), and the options and queues of its sockets: {error}"
             ));
         });
         Self {
@@ -28,13 +27,13 @@ impl RemoteFds {
         }
     }
 
-    /// That of one descriptor; why there is none is in the log.
+    /// The duplicate of one fd. A failure is reported in the log.
     pub(super) fn dup(&self, fd: i32, log: &mut DumpLog) -> Option<OwnedFd> {
         let dup_fd = descriptor::pidfd_getfd(self.pidfd.as_ref()?, fd);
         let dup_fd = dup_fd.inspect_err(|error| {
             let pid = self.pid;
             log.unsupported(format_args!(
-                "pid {pid}: who is told of descriptor {fd}, and the options and the queue of a socket: {error}"
+                "pid {pid}: the owner (F_SETOWN) of descriptor {fd}, and the options and the queue of a socket: {error}"
             ));
         });
         dup_fd.ok()

@@ -1,6 +1,6 @@
-//! aarch64, to the letter of the kernel's `struct user_pt_regs` and `struct user_fpsimd_state`. Never run so far.
+//! aarch64, according to the kernel's `struct user_pt_regs` and `struct user_fpsimd_state`. Untested so far.
 //!
-//! An interrupted system call needs no setting back: this kernel restores the registers before it lets a tracer look
+//! An interrupted system call needs no adjustment: the kernel restores the registers before a tracer can read them
 //! (arch/arm64/kernel/signal.c).
 
 use cri_proto::criu::message::{
@@ -10,14 +10,13 @@ use cri_proto::criu::message::{
 use super::{register_set, u64_at, u64_words};
 use crate::process::ptrace::RegisterSet;
 
-/// This machine, in CRIU's numbers.
+/// CRIU's constant for this architecture.
 pub(in super::super) const CORE_MARCH: March = March::Aarch64;
 
 /// The general registers x0 to x30.
 const GENERAL_REGISTERS: usize = 31;
 /// The bytes of the 32 vector registers.
 const VECTOR_BYTES: usize = 512;
-/// What there is to read.
 pub(super) const REGISTER_SETS: &[RegisterSet] =
     &[RegisterSet::General, RegisterSet::FloatingPoint, RegisterSet::Arm64Tls];
 

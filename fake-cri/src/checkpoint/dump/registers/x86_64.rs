@@ -1,7 +1,7 @@
 //! x86-64.
 //!
-//! The kernel gives `xsave` in its standard format; where each part lies depends on the processor (AVX-512 lies elsewhere on
-//! AMD than on Intel), so the processor is asked (CPUID leaf 0xD, Intel SDM volume 1, 13.4).
+//! The kernel returns `xsave` in the standard format. The offset of each feature depends on the CPU (AVX-512 is
+//! elsewhere on AMD than on Intel), so it is read with CPUID (leaf 0xD, Intel SDM volume 1, 13.4).
 
 use core::{arch::x86_64::__cpuid_count, ops::Range};
 
@@ -13,22 +13,20 @@ use cri_proto::criu::message::{
 use super::{register_set, u32_words, u64_at, u64_words};
 use crate::process::ptrace::RegisterSet;
 
-/// This machine, in CRIU's numbers.
+/// CRIU's constant for this architecture.
 pub(in super::super) const CORE_MARCH: March = March::X8664;
 
-/// Where `xsave` says which parts are not in their initial state (`xstate_bv`), in words of eight bytes.
+/// The index of `xstate_bv` in `xsave`, in 8-byte words: a bit for each feature that is not in its initial state.
 const XSTATE_BV_WORD: usize = 512 / 8;
-/// The errors by which the kernel marks an interrupted system call that it is about to restart (linux/errno.h). No program
-/// ever sees them.
+/// The errors that mark an interrupted system call that the kernel restarts (linux/errno.h). Programs never see them.
 const RESTART_ERRNOS: [i64; 3] = [-512, -513, -514];
-/// The same, of a call that goes on through restart_syscall, which a restored process does not have.
+/// The same for a call that continues by restart_syscall, which a restored process cannot do.
 const ERESTART_RESTARTBLOCK: i64 = -516;
 /// The length of the `syscall` instruction.
 const SYSCALL_INSN_BYTES: u64 = 2;
-/// The first of the three slots of thread-local storage in the GDT.
+/// The first of the three TLS slots in the GDT.
 const GDT_ENTRY_TLS_MIN: u32 = 12;
 
-/// What there is to read.
 pub(super) const REGISTER_SETS: &[RegisterSet] = &[RegisterSet::General, RegisterSet::X86Extended];
 
 pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
@@ -44,7 +42,7 @@ pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
     }
 }
 
-/// `struct user_regs_struct`, with an interrupted system call set back to before it, as CRIU does (criu/arch/x86).
+/// `struct user_regs_struct`. An interrupted system call is reset to its start, as CRIU does (criu/arch/x86).
 fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
     let register = |index| u64_at(bytes, index);
     let mut registers = UserX86RegsEntry {
@@ -89,7 +87,7 @@ fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
     registers
 }
 
-/// The parts of `xsave` that CRIU's images have.
+/// The xsave features in CRIU's images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::checkpoint) enum XFeature {
     Ymm = 2,
@@ -102,21 +100,21 @@ pub(in crate::checkpoint) enum XFeature {
     CetUser = 11,
 }
 
-/// The bytes of one part, where this processor keeps it; empty when it has none.
+/// The bytes of a feature at this CPU's offset; empty if the CPU does not have it.
 fn xfeature_bytes(xsave: &[u8], part: XFeature) -> &[u8] {
     xfeature_range(part).and_then(|range| xsave.get(range)).unwrap_or(&[])
 }
 
-/// Where this processor keeps a part; `None` when it has none.
+/// The offset range of a feature on this CPU; `None` if the CPU does not have it.
 pub(in crate::checkpoint) fn xfeature_range(part: XFeature) -> Option<Range<usize>> {
-    // Leaf 0xD exists on every processor that has xsave, and a kernel that gives this register set uses it.
+    // Every CPU with xsave has leaf 0xD, and a kernel that provides this register set uses it.
     let leaf = __cpuid_count(0xd, part as u32);
     let (length, offset) = (leaf.eax as usize, leaf.ebx as usize);
-    // Parts for the supervisor alone have no place in the standard format.
+    // Supervisor features are not in the standard format.
     (length != 0 && leaf.ecx & 1 == 0).then_some(offset..offset + length)
 }
 
-/// `xsave` with its legacy part, `fxsave` (Intel SDM volume 1, 10.5.1).
+/// `xsave` with its legacy region, `fxsave` (Intel SDM volume 1, 10.5.1).
 fn floating_point(xsave: &[u8], part: impl for<'a> Fn(&'a [u8], XFeature) -> &'a [u8]) -> UserX86FpregsEntry {
     let u16_field = |offset: usize| u32::from(xsave.get(offset).copied().unwrap_or(0)) | high_byte(xsave, offset);
     let u64_field = |offset: usize| u64_at(xsave, offset / 8);
@@ -151,12 +149,12 @@ fn floating_point(xsave: &[u8], part: impl for<'a> Fn(&'a [u8], XFeature) -> &'a
     }
 }
 
-/// The upper byte of a word of two bytes, in its place.
+/// The upper byte of a 2-byte word, shifted into place.
 fn high_byte(bytes: &[u8], offset: usize) -> u32 {
     u32::from(bytes.get(offset + 1).copied().unwrap_or(0)) << 8
 }
 
-/// A slot of thread-local storage that is not in use; 64-bit programs have it in the base registers.
+/// An unused TLS slot; 64-bit programs use the base registers instead.
 fn empty_segment(entry_number: u32) -> UserDescT {
     UserDescT {
         entry_number,

@@ -1,4 +1,4 @@
-//! Inet sockets: addresses and states, options, backlogs, errors, and whether something is unread.
+//! Inet sockets: addresses and states, options, backlogs, errors, and whether data is unread.
 
 use cri_proto::criu::message::{FdTypes, FileEntry, InetSkEntry};
 use nix::poll::PollFlags;
@@ -10,13 +10,12 @@ use super::{
 };
 use crate::{checkpoint::dump_log::DumpLog, process::socket};
 
-/// The longest queue of connections that Linux grants by default.
+/// The default maximum backlog (net.core.somaxconn before Linux 5.4).
 const DEFAULT_BACKLOG: u32 = 128;
 /// `IPPROTO_UDPLITE` and `IPPROTO_MPTCP` (linux/in.h).
 const IPPROTO_UDPLITE: i32 = 136;
 const IPPROTO_MPTCP: i32 = 262;
 
-/// Fills the entry of an inet socket.
 pub(super) fn describe(
     entry: &mut FileEntry,
     socket_fd: SocketFd<'_>,
@@ -51,19 +50,20 @@ pub(super) fn describe(
                 "pid {pid}: the options of the socket of descriptor {fd}: {errno}"
             ));
         }
-        // Of a connection they depend on its peer, and it is named as a whole below.
+        // The options of a connection depend on its peer; the whole connection is reported below.
         if !is_connected {
             report_unsupported_options(socket_fd, dup_fd, net_ns, (inet.family, inet.kind, inet.protocol), log);
             for (interface, group) in
                 multicast::groups_of_socket(dup_fd, inet.family, inet.kind, net_ns.multicast_groups())
             {
                 log.unsupported(format_args!(
-                    "pid {pid}: that the socket of descriptor {fd} is a member of the multicast group {group} on interface {interface}"
+                    "pid {pid}: the membership of the socket of descriptor {fd} in the multicast group {group} on \
+                     interface {interface}"
                 ));
             }
         }
         if listens {
-            // `struct tcp_info` of a listening socket: the words 6 and 7 are who waits and how many may.
+            // `struct tcp_info` of a listening socket: word 6 is the number of pending connections, word 7 the backlog.
             match socket::getsockopt::<[u8; 32]>(dup_fd, libc::IPPROTO_TCP, libc::TCP_INFO) {
                 Ok(info) => {
                     let word = |offset: usize| {
@@ -101,39 +101,39 @@ pub(super) fn describe(
     entry.isk = Some(socket);
 }
 
-/// What waits in a socket that is neither listening nor a connection: nothing is taken from it, and no error either, since a
-/// call that would report an error also clears it.
+/// Unread state of a socket that is neither listening nor connected. Data and errors are not read, because reading
+/// clears them.
 fn unsupported_pending(socket_fd: SocketFd<'_>, is_tcp: bool) -> Vec<&'static str> {
     let Some(dup_fd) = socket_fd.dup_fd else {
-        return vec!["what is unread, if anything,"];
+        return vec!["any unread data"];
     };
     let Ok(ready) = socket::poll_readiness(dup_fd) else {
-        return vec!["what is unread, if anything,"];
+        return vec!["any unread data"];
     };
     let mut unsupported = Vec::new();
     let has_error = ready.contains(PollFlags::POLLERR);
     if socket::readable_bytes(dup_fd).is_ok_and(|bytes| bytes > 0) {
-        unsupported.push("what is unread");
+        unsupported.push("unread data");
     } else if ready.contains(PollFlags::POLLIN) && !has_error {
         match is_tcp {
-            true => unsupported.push("that the connection has ended"),
-            // A packet without content, unless nothing comes any more.
+            true => unsupported.push("the closed connection"),
+            // POLLIN without RDHUP and without bytes: an empty packet.
             false if !ready.contains(PollFlags::from_bits_retain(libc::POLLRDHUP)) => {
-                unsupported.push("what is unread")
+                unsupported.push("an unread empty packet")
             }
-            false => unsupported.push("that nothing can be received any more (shutdown)"),
+            false => unsupported.push("the shutdown for receiving"),
         }
     }
     if ready.contains(PollFlags::POLLPRI) {
-        unsupported.push("what is out of band");
+        unsupported.push("out-of-band data");
     }
     if has_error {
-        unsupported.push("the error that the next call would report");
+        unsupported.push("the pending error");
     }
     unsupported
 }
 
-/// Protocols that CRIU makes no sockets of (criu/sk-inet.c).
+/// Protocols for which CRIU creates no sockets (criu/sk-inet.c).
 fn unsupported_protocol(kind: u32, protocol: u32) -> Option<String> {
     match protocol.cast_signed() {
         _ if kind == libc::SOCK_RAW as u32 => None,
@@ -143,7 +143,7 @@ fn unsupported_protocol(kind: u32, protocol: u32) -> Option<String> {
     }
 }
 
-/// An inet socket that neither listens nor is connected, which no list has. It may be bound.
+/// An inet socket that neither listens nor is connected, and therefore is in no list. It may be bound.
 pub(super) fn unlisted_socket(socket_fd: SocketFd<'_>, log: &mut DumpLog) -> Option<ListedSocket> {
     let int_option = |name| {
         Some(
@@ -161,7 +161,7 @@ pub(super) fn unlisted_socket(socket_fd: SocketFd<'_>, log: &mut DumpLog) -> Opt
     let local = socket::inet_sockname(socket_fd.dup_fd?).unwrap_or_else(|errno| {
         let SocketFd { pid, fd, .. } = socket_fd;
         log.unsupported(format_args!(
-            "pid {pid}: what the socket of descriptor {fd} is bound to: {errno}"
+            "pid {pid}: the bound address of the socket of descriptor {fd}: {errno}"
         ));
         (vec![0; words], 0)
     });

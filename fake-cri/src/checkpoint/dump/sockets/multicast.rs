@@ -1,5 +1,5 @@
-//! Multicast groups: which groups anybody of a network namespace has joined `/proc/net/igmp` and `igmp6` list; a socket says
-//! of each whether it is a member. No image has a place for them.
+//! Multicast groups, which no image can hold. `/proc/net/igmp` and `igmp6` list the groups of a network namespace; each
+//! socket is queried for its membership.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::process::{proc_files, socket::is_multicast_member};
 
-/// The groups of a network namespace, each with the number of its interface.
+/// The groups of a network namespace, each with its interface index.
 pub(super) fn list_groups(proc_tid: i32) -> Vec<(u32, IpAddr)> {
     let igmp = proc_files::read_text(proc_tid, "net/igmp").map(|text| parse_igmp(&text));
     let igmp6 = proc_files::read_text(proc_tid, "net/igmp6").map(|text| parse_igmp6(&text));
@@ -26,7 +26,7 @@ pub(super) fn list_groups(proc_tid: i32) -> Vec<(u32, IpAddr)> {
     groups
 }
 
-/// Those of them that a socket of datagrams is a member of.
+/// The groups that a datagram or raw socket is a member of.
 pub(super) fn groups_of_socket(
     fd: BorrowedFd<'_>,
     family: u32,
@@ -39,7 +39,7 @@ pub(super) fn groups_of_socket(
     groups
         .iter()
         .filter(|(interface, group)| {
-            // A socket of IPv6 may be a member of groups of both.
+            // An IPv6 socket may be a member of groups of both families.
             (group.is_ipv4() || family == libc::AF_INET6 as u32) && is_multicast_member(fd, *interface, *group)
         })
         .copied()
@@ -53,7 +53,7 @@ fn parse_igmp(text: &str) -> Vec<(u32, Ipv4Addr)> {
     for line in text.lines().skip(1) {
         let first = line.split_whitespace().next().unwrap_or_default();
         if line.starts_with(char::is_whitespace) {
-            // As the kernel keeps it, in network order.
+            // In network order, as in the kernel.
             let group = u32::from_str_radix(first, 16).map(|word| Ipv4Addr::from(word.to_ne_bytes()));
             groups.extend(group.map(|group| (interface, group)));
         } else {

@@ -1,5 +1,5 @@
-//! A network namespace: its sockets as `/proc/PID/net` and sock_diag(7) list them, its multicast groups, and the
-//! options that new sockets have in it.
+//! A network namespace: its sockets from `/proc/PID/net` and sock_diag(7), its multicast groups, and the options of new
+//! sockets.
 
 use std::{collections::HashMap, fs, io, net::IpAddr, os::fd::AsFd as _};
 
@@ -14,21 +14,21 @@ use crate::{
 
 /// `SO_ACCEPTCON` in the flags of `/proc/net/unix`.
 const SO_ACCEPTCON: u32 = 1 << 16;
-/// `SS_CONNECTED` there.
+/// `SS_CONNECTED`, the state in `/proc/net/unix`.
 const SS_CONNECTED: u32 = 3;
 
-/// A family, a type and a protocol of sockets.
+/// Family, type and protocol of a socket.
 type SocketKind = (u32, u32, u32);
 
-/// A network namespace, seen through a thread in it.
+/// A network namespace, read through a thread in it.
 #[derive(Debug)]
 pub(super) struct NetNs {
     proc_tid: i32,
     sockets: HashMap<u64, ListedSocket>,
-    /// Read when the first unix socket is met; empty where it cannot be read, which is in the log then.
+    /// Read for the first unix socket. Empty if it cannot be read, which is reported in the log.
     unix_states: Option<HashMap<u32, UnixDiag>>,
     multicast_groups: Option<Vec<(u32, IpAddr)>>,
-    /// The options of new sockets by their kind; `None` where none can be made.
+    /// The options of new sockets by their kind; `None` if no such socket can be created.
     default_options: HashMap<SocketKind, Option<DefaultOptions>>,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum ListedSocket {
     Inet(InetSocket),
 }
 
-/// An inet socket and its two addresses, each with its port.
+/// An inet socket. Addresses are words in network order, with a port.
 #[derive(Clone, Debug)]
 pub(super) struct InetSocket {
     pub(super) family: u32,
@@ -50,7 +50,6 @@ pub(super) struct InetSocket {
 }
 
 impl NetNs {
-    /// The network namespace of a thread.
     pub(super) fn new(proc_tid: i32) -> Self {
         Self {
             proc_tid,
@@ -61,41 +60,41 @@ impl NetNs {
         }
     }
 
-    /// The socket of this inode, where a list has it.
+    /// The listed socket with this inode.
     pub(super) fn socket_of(&self, inode: u64) -> Option<ListedSocket> {
         self.sockets.get(&inode).cloned()
     }
 
-    /// What the kernel says of a unix socket.
+    /// The sock_diag data of a unix socket.
     ///
     /// # Errors
     ///
-    /// As [`unix_socket`]. That the sockets cannot be listed is in the log, once for the namespace.
+    /// As [`unix_socket`]. A failure to list the sockets is logged once per namespace.
     pub(super) fn unix_state(&mut self, inode: u32, log: &mut DumpLog) -> io::Result<UnixDiag> {
         let proc_tid = self.proc_tid;
         let states = self.unix_states.get_or_insert_with(|| {
             unix_sockets(proc_tid).unwrap_or_else(|error| {
                 log.info(format_args!(
-                    "the list of unix sockets of thread {proc_tid}'s network namespace: {error}"
+                    "cannot list the unix sockets of thread {proc_tid}'s network namespace: {error}"
                 ));
                 HashMap::new()
             })
         });
         match states.get(&inode) {
             Some(state) => Ok(state.clone()),
-            // The kernel may pass over a socket when another one of its table ends during the dump.
+            // The kernel's dump may skip a socket if another socket of the hash table is closed meanwhile.
             None => unix_socket(proc_tid, inode),
         }
     }
 
-    /// The multicast groups that anybody of the namespace has joined, each with its interface.
+    /// The multicast groups of the namespace, each with its interface.
     pub(super) fn multicast_groups(&mut self) -> &[(u32, IpAddr)] {
         let proc_tid = self.proc_tid;
         self.multicast_groups
             .get_or_insert_with(|| multicast::list_groups(proc_tid))
     }
 
-    /// The options of a new socket of this kind; `None` where none can be made.
+    /// The options of a new socket of this kind; `None` if no such socket can be created.
     pub(super) fn default_options(&mut self, kind: SocketKind) -> Option<&DefaultOptions> {
         let proc_tid = self.proc_tid;
         let read = || {
@@ -107,7 +106,7 @@ impl NetNs {
     }
 }
 
-/// All sockets that the network namespace of a process shows.
+/// The sockets listed in the network namespace of a thread.
 fn list_sockets(proc_tid: i32) -> HashMap<u64, ListedSocket> {
     let mut sockets = HashMap::new();
     if let Ok(text) = fs::read(format!("/proc/{proc_tid}/net/unix")) {
@@ -118,7 +117,7 @@ fn list_sockets(proc_tid: i32) -> HashMap<u64, ListedSocket> {
         ("tcp6", libc::AF_INET6, libc::SOCK_STREAM, Some(libc::IPPROTO_TCP)),
         ("udp", libc::AF_INET, libc::SOCK_DGRAM, Some(libc::IPPROTO_UDP)),
         ("udp6", libc::AF_INET6, libc::SOCK_DGRAM, Some(libc::IPPROTO_UDP)),
-        // The port of a raw socket is its protocol.
+        // In these lists, the port of a raw socket is its protocol.
         ("raw", libc::AF_INET, libc::SOCK_RAW, None),
         ("raw6", libc::AF_INET6, libc::SOCK_RAW, None),
     ] {
@@ -139,7 +138,7 @@ fn parse_unix_line(line: &[u8]) -> Option<(u64, ListedSocket)> {
     let flags = u32::from_str_radix(&word()?, 16).ok()?;
     let kind = u32::from_str_radix(&word()?, 16).ok()?;
     let state = u32::from_str_radix(&word()?, 16).ok()?;
-    // The inode is right-aligned in five places, so that a short one has spaces before it.
+    // The inode is right-aligned in five columns, so a short inode has leading spaces.
     let rest = {
         let start = line.iter().enumerate().filter(|(_, byte)| **byte == b' ').nth(5)?.0;
         line[start..].trim_ascii_start()
@@ -161,7 +160,7 @@ fn parse_unix_line(line: &[u8]) -> Option<(u64, ListedSocket)> {
     Some((inode, ListedSocket::Unix { kind, state, name }))
 }
 
-/// A line of `/proc/net/tcp` and its kin: `0: 0100007F:1F90 00000000:0000 0A ... uid timeout inode ...`.
+/// A line of `/proc/net/tcp` and similar: `0: 0100007F:1F90 00000000:0000 0A ... uid timeout inode ...`.
 fn parse_inet_line(line: &str, family: u32, kind: u32, protocol: Option<u32>) -> Option<(u64, ListedSocket)> {
     let mut words = line.split_whitespace();
     let _slot = words.next()?;
@@ -183,7 +182,7 @@ fn parse_inet_line(line: &str, family: u32, kind: u32, protocol: Option<u32>) ->
     ))
 }
 
-/// An address and a port; the words of the address are in network order, as the kernel keeps them and CRIU's images do.
+/// An address and a port. The words of the address are in network order, as in the kernel and in CRIU's images.
 fn parse_address(text: &str) -> Option<(Vec<u32>, u32)> {
     let (address, port) = text.split_once(':')?;
     let port = u32::from_str_radix(port, 16).ok()?;
@@ -233,7 +232,7 @@ mod tests {
         #[case] expected_name: &[u8],
     ) {
         let Some((inode, ListedSocket::Unix { kind, state, name })) = parse_unix_line(line) else {
-            panic!("not read");
+            panic!("not parsed");
         };
         assert_eq!((inode, kind, state), (expected_inode, expected_kind, expected_state));
         assert_eq!(name, expected_name);
@@ -250,7 +249,7 @@ mod tests {
             }),
         )) = parse_inet_line(line, 2, 1, Some(6))
         else {
-            panic!("not read");
+            panic!("not parsed");
         };
         assert_eq!((inode, state), (4711, TCP_LISTEN));
         assert_eq!(local, (vec![0x0100_007f], 8080));

@@ -1,4 +1,4 @@
-//! The options of a socket, asked of a copy of its descriptor.
+//! The options of a socket, read through a duplicate of its fd.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,12 +11,12 @@ use crate::process::socket::{bpf_filter, getsockopt, getsockopt_bytes};
 const SO_BUF_LOCK: i32 = 72;
 /// `IPV6_FREEBIND` (linux/in6.h), Linux 4.20.
 const IPV6_FREEBIND: i32 = 78;
-/// The longest name of a network interface, with its zero (`IFNAMSIZ`, linux/if.h).
+/// The maximum length of a network interface name, with its NUL (`IFNAMSIZ`, linux/if.h).
 const IFNAMSIZ: usize = 16;
-/// The sizes that Linux gives a socket's buffers.
+/// The kernel's default buffer size.
 const DEFAULT_BUFFER_BYTES: u32 = 212_992;
 
-/// Options as a new socket has them.
+/// The options of a new socket.
 pub(super) fn default_options() -> SkOptsEntry {
     SkOptsEntry {
         so_sndbuf: DEFAULT_BUFFER_BYTES,
@@ -25,10 +25,10 @@ pub(super) fn default_options() -> SkOptsEntry {
     }
 }
 
-/// The options of the level SOL_SOCKET.
+/// The options of level SOL_SOCKET.
 pub(super) fn socket_level_options(fd: BorrowedFd<'_>) -> nix::Result<SkOptsEntry> {
     let int_option = |name| getsockopt::<i32>(fd, SOL_SOCKET, name).map(i32::cast_unsigned);
-    // What an address family does not have is not set.
+    // `None` for an option that the address family does not have.
     let flag = |name| int_option(name).ok().map(|value| value != 0);
     let [send_seconds, send_micros] = getsockopt::<[i64; 2]>(fd, SOL_SOCKET, libc::SO_SNDTIMEO)?;
     let [receive_seconds, receive_micros] = getsockopt::<[i64; 2]>(fd, SOL_SOCKET, libc::SO_RCVTIMEO)?;
@@ -71,7 +71,6 @@ fn bound_interface(fd: BorrowedFd<'_>) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Fills in the options of an inet socket.
 pub(super) fn read_inet_options(fd: BorrowedFd<'_>, entry: &mut InetSkEntry) -> nix::Result<()> {
     entry.opts = socket_level_options(fd)?;
     let int_option = |level, name| getsockopt::<i32>(fd, level, name).map(i32::cast_unsigned).ok();

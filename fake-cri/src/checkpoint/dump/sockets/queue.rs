@@ -1,4 +1,5 @@
-//! `sk-queues.img`: what stands unread in unix sockets, looked at without taking it away, packet by packet where there are packets.
+//! `sk-queues.img`: the unread data of unix sockets, peeked without consuming it, packet by packet if there are
+//! packets.
 
 use std::os::fd::BorrowedFd;
 
@@ -9,43 +10,42 @@ use nix::poll::PollFlags;
 use super::super::ImageSetBuilder;
 use crate::process::socket::{getsockopt, peek, poll_readiness, set_peek_offset};
 
-/// Room for a packet at first. No packet is larger than the buffer of its sender, and a pair's two are set alike or near; a
-/// larger packet is looked at again with more room.
+/// The initial buffer size. A packet is at most as large as its sender's buffer, which usually has a similar size. For
+/// a larger packet the buffer grows and the packet is peeked again.
 const INITIAL_BUFFER_BYTES: usize = 1 << 16;
 
-/// The packets of all sockets.
 #[derive(Debug, Default)]
 pub(super) struct SocketQueues {
     packets: Vec<(SkPacketEntry, Vec<u8>)>,
     buffer: Vec<u8>,
 }
 
-/// What a queue held besides bytes.
+/// State of a queue besides its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct UnsupportedQueueState {
-    /// Descriptors or credentials that travel with them.
+    /// SCM_RIGHTS or SCM_CREDENTIALS messages.
     pub(super) control_data: bool,
-    /// A packet without content, and whatever follows it.
+    /// A packet without content, and everything after it.
     pub(super) empty_packet: bool,
-    /// The addresses that packets came from.
+    /// The sender addresses of packets.
     pub(super) sender_addresses: bool,
-    /// A byte out of band.
+    /// An out-of-band byte.
     pub(super) out_of_band: bool,
 }
 
 impl UnsupportedQueueState {
-    /// What it is, of a socket of this type.
+    /// Descriptions for the log, for a socket of this type.
     pub(super) fn descriptions(self, kind: u32) -> impl Iterator<Item = &'static str> {
-        // Whoever reads from a stream has its address from getpeername(2).
+        // A stream's reader gets the address from getpeername(2).
         let sender_addresses = self.sender_addresses && kind == libc::SOCK_DGRAM as u32;
         [
             (self.control_data, "descriptors or credentials in the queue"),
-            (self.empty_packet, "a packet without content, and what follows it,"),
             (
-                sender_addresses,
-                "the addresses that unread packets came from, in the queue",
+                self.empty_packet,
+                "the packets from the first empty one on in the queue",
             ),
-            (self.out_of_band, "the byte out of band (MSG_OOB)"),
+            (sender_addresses, "the sender addresses of unread packets in the queue"),
+            (self.out_of_band, "the out-of-band byte (MSG_OOB)"),
         ]
         .into_iter()
         .filter_map(|(is_set, description)| is_set.then_some(description))
@@ -53,7 +53,7 @@ impl UnsupportedQueueState {
 }
 
 impl SocketQueues {
-    /// Adds what is unread in the socket of this entry of `files.img`. `ends` says that nothing will come any more.
+    /// Adds the unread data of a socket, by its id in `files.img`. `is_shut_down`: nothing more can be received.
     pub(super) fn add(
         &mut self,
         socket_id: u32,
@@ -99,22 +99,21 @@ impl SocketQueues {
             unsupported.sender_addresses |= packet.sender_bound;
             let head = SkPacketEntry {
                 id_for: socket_id,
-                length: u32::try_from(packet.length).expect("the buffer is smaller"),
+                length: u32::try_from(packet.length).expect("a buffer below 4 GiB"),
                 scm: Vec::new(),
             };
             self.packets.push((head, self.buffer[..packet.length].to_vec()));
         }
     }
 
-    /// Adds the image, if there is anything in it.
     pub(super) fn push_images(self, images: &mut ImageSetBuilder) {
         if self.packets.is_empty() {
             return;
         }
-        let mut encoder = Encoder::new(Kind::SkQueues, Vec::new()).expect("a vector takes all");
+        let mut encoder = Encoder::new(Kind::SkQueues, Vec::new()).expect("write to a Vec");
         for (head, bytes) in &self.packets {
-            encoder.entry(head).expect("a vector takes all");
-            encoder.payload(bytes).expect("a vector takes all");
+            encoder.entry(head).expect("write to a Vec");
+            encoder.payload(bytes).expect("write to a Vec");
         }
         images.push(Kind::SkQueues.file_name(None), encoder.finish());
     }

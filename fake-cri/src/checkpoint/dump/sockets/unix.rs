@@ -1,4 +1,4 @@
-//! Unix sockets: names, files, peers, and what is unread.
+//! Unix sockets: names, files, peers, and unread data.
 
 use std::{
     fs::{self, Metadata},
@@ -18,12 +18,12 @@ use crate::{
     process::{proc_files, unix_diag::UnixDiag},
 };
 
-/// What the list of unix sockets shows for a zero.
+/// The character that `/proc/net/unix` shows for a NUL.
 const NUL_PLACEHOLDER: u8 = b'@';
-/// The longest queue of connections that Linux grants by default.
+/// The default maximum backlog (net.core.somaxconn before Linux 5.4).
 const DEFAULT_BACKLOG: u32 = 128;
 
-/// Fills the entry of a unix socket of this type and state, which a list shows with this name.
+/// Fills the entry of a unix socket. Type, state and name are those of `/proc/net/unix`.
 pub(super) fn describe(
     entry: &mut FileEntry,
     socket_fd: SocketFd<'_>,
@@ -44,11 +44,12 @@ pub(super) fn describe(
     });
     let name = match (&diag.name, name.contains(&NUL_PLACEHOLDER)) {
         (Some(diag_name), _) => diag_name.clone(),
-        // The list shows every zero of an abstract name as @, and @ too.
+        // `/proc/net/unix` shows every NUL of an abstract name as @, and also every @.
         (None, true) => {
             let shown = String::from_utf8_lossy(&name);
             log.unsupported(format_args!(
-                "pid {pid}: which @ are zeroes in the name {shown} of the unix socket of descriptor {fd}; the first is taken for one"
+                "pid {pid}: which @ are NULs in the name {shown} of the unix socket of descriptor {fd}; only the first is \
+                 taken as one"
             ));
             guess_abstract_name(&name)
         }
@@ -88,7 +89,7 @@ pub(super) fn describe(
         }
         return;
     }
-    // That there is no copy is said once for the whole process.
+    // The missing duplicate was already reported for the process.
     let Some(dup_fd) = socket_fd.dup_fd else {
         return;
     };
@@ -101,7 +102,7 @@ pub(super) fn describe(
             }
         }
         Err(errno) => log.unsupported(format_args!(
-            "pid {pid}: what is unread in the unix socket of descriptor {fd}: {errno}"
+            "pid {pid}: the unread data of the unix socket of descriptor {fd}: {errno}"
         )),
     }
 }
@@ -110,15 +111,15 @@ pub(super) fn describe(
 #[derive(Debug, Default)]
 struct BoundFile {
     permissions: Option<FilePermsEntry>,
-    /// The folder that a relative name begins in.
+    /// The directory in which a relative name was bound.
     directory: Option<String>,
-    /// The file is gone, or its name leads to another file.
+    /// The file was removed, or its name refers to another file.
     deleted: bool,
 }
 
 impl BoundFile {
-    /// By the name of the socket and the inode and device that the kernel tells. A name alone may lead to the file of another
-    /// socket, which was bound to it later.
+    /// Finds the file by the socket's name, and by the inode and device that sock_diag reports. The name alone could
+    /// refer to the file of another socket, which was bound later.
     fn find(socket_fd: SocketFd<'_>, name: &[u8], file: Option<(u32, u32)>, log: &mut DumpLog) -> Self {
         let SocketFd { pid, proc_tid, fd, .. } = socket_fd;
         let path = name.strip_suffix(&[0]).unwrap_or(name);
@@ -142,7 +143,7 @@ impl BoundFile {
                 },
             },
             Some(_) => {
-                // As CRIU looks for it (criu/sk-unix.c).
+                // The same search order as in CRIU (criu/sk-unix.c).
                 for base in ["cwd", "root"] {
                     let socket_file = stat_socket(&PathBuf::from(format!("/proc/{proc_tid}/{base}")).join(path));
                     let directory = proc_files::read_link(proc_tid, base).ok();
@@ -156,7 +157,7 @@ impl BoundFile {
                     }
                 }
                 log.unsupported(format_args!(
-                    "pid {pid}: the folder that the name of the unix socket of descriptor {fd} began in"
+                    "pid {pid}: the directory in which the unix socket of descriptor {fd} was bound"
                 ));
                 Self::default()
             }
@@ -172,14 +173,14 @@ fn permissions(metadata: &Metadata) -> FilePermsEntry {
     }
 }
 
-/// Whether a file is that of this inode and device, as sock_diag tells them. Some file systems show stat(2) another device than
-/// they have; those have no major number.
+/// Whether a file has this inode and device of sock_diag. Some filesystems report another device in stat(2); such
+/// devices have no major number.
 fn is_same_inode(metadata: &Metadata, (inode, device): (u32, u32)) -> bool {
     let stat_device = (major(metadata.dev()) << 20 | minor(metadata.dev())) as u32;
     metadata.ino() as u32 == inode && (stat_device == device || (stat_device >> 20 == 0 && device >> 20 == 0))
 }
 
-/// What a name is likely to be that the list shows, ended by a zero, with @ at its beginning.
+/// Guesses an abstract name from its form in `/proc/net/unix`, which begins with @ and ends with a NUL.
 fn guess_abstract_name(shown: &[u8]) -> Vec<u8> {
     match shown {
         [NUL_PLACEHOLDER, rest @ .., 0] => [&[0], rest].concat(),

@@ -1,5 +1,5 @@
-//! Options of sockets that images have no place for. A socket is compared with a new one of its kind in its network namespace, so
-//! that a default that the administrator chose (sysctl) is none of the program's.
+//! Socket options that no image can hold. A socket is compared with a new socket of its kind in its network namespace,
+//! so that defaults set by the administrator (sysctl) are not reported.
 
 use std::os::fd::BorrowedFd;
 
@@ -9,14 +9,14 @@ use nix::errno::Errno;
 
 use crate::process::socket::getsockopt_bytes;
 
-/// Longer than any option that is compared.
+/// More than the size of every compared option.
 const MAX_OPTION_BYTES: usize = 256;
 
-/// An option by its number and its name. Those without a constant in libc are of asm-generic/socket.h, linux/in.h, linux/in6.h,
-/// linux/tcp.h and linux/udp.h.
+/// The number and name of an option. Numbers without a constant in libc are from asm-generic/socket.h, linux/in.h,
+/// linux/in6.h, linux/tcp.h and linux/udp.h.
 type SocketOption = (i32, &'static str);
 
-/// Of every socket.
+/// Options of every socket.
 const SOCKET_OPTIONS: &[SocketOption] = &[
     (libc::SO_DEBUG, "SO_DEBUG"),
     (libc::SO_TIMESTAMP, "SO_TIMESTAMP"),
@@ -44,7 +44,7 @@ const SOCKET_OPTIONS: &[SocketOption] = &[
     (84, "SO_INQ"),
 ];
 
-/// Of IPv4, and of IPv6 where it carries IPv4.
+/// Options of IPv4, also for IPv6 sockets that carry IPv4.
 const IPV4_OPTIONS: &[SocketOption] = &[
     (libc::IP_OPTIONS, "IP_OPTIONS"),
     (libc::IP_MTU_DISCOVER, "IP_MTU_DISCOVER"),
@@ -67,7 +67,6 @@ const IPV4_OPTIONS: &[SocketOption] = &[
     (libc::IP_HDRINCL, "IP_HDRINCL"),
 ];
 
-/// Of IPv4 to many.
 const IPV4_MULTICAST_OPTIONS: &[SocketOption] = &[
     (libc::IP_MULTICAST_TTL, "IP_MULTICAST_TTL"),
     (libc::IP_MULTICAST_LOOP, "IP_MULTICAST_LOOP"),
@@ -75,7 +74,6 @@ const IPV4_MULTICAST_OPTIONS: &[SocketOption] = &[
     (libc::IP_MULTICAST_ALL, "IP_MULTICAST_ALL"),
 ];
 
-/// Of IPv6 to many.
 const IPV6_MULTICAST_OPTIONS: &[SocketOption] = &[
     (libc::IPV6_MULTICAST_HOPS, "IPV6_MULTICAST_HOPS"),
     (libc::IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP"),
@@ -83,7 +81,6 @@ const IPV6_MULTICAST_OPTIONS: &[SocketOption] = &[
     (29, "IPV6_MULTICAST_ALL"),
 ];
 
-/// Of IPv6.
 const IPV6_OPTIONS: &[SocketOption] = &[
     (libc::IPV6_TCLASS, "IPV6_TCLASS"),
     (libc::IPV6_UNICAST_HOPS, "IPV6_UNICAST_HOPS"),
@@ -108,10 +105,9 @@ const IPV6_OPTIONS: &[SocketOption] = &[
     (libc::IPV6_CHECKSUM, "IPV6_CHECKSUM"),
 ];
 
-/// Of IPv4 under a socket of IPv6, for which images have a place only in sockets of IPv4.
+/// Options of IPv4 in an IPv6 socket. Images have fields for them in IPv4 sockets only.
 const IPV4_OVER_IPV6_OPTIONS: &[SocketOption] = &[(libc::IP_TOS, "IP_TOS"), (libc::IP_TTL, "IP_TTL")];
 
-/// Of TCP.
 const TCP_OPTIONS: &[SocketOption] = &[
     (libc::TCP_MAXSEG, "TCP_MAXSEG"),
     (libc::TCP_SYNCNT, "TCP_SYNCNT"),
@@ -131,7 +127,6 @@ const TCP_OPTIONS: &[SocketOption] = &[
     (44, "TCP_RTO_MAX_MS"),
 ];
 
-/// Of UDP.
 const UDP_OPTIONS: &[SocketOption] = &[
     (libc::UDP_CORK, "UDP_CORK"),
     (100, "UDP_ENCAP"),
@@ -141,13 +136,13 @@ const UDP_OPTIONS: &[SocketOption] = &[
     (104, "UDP_GRO"),
 ];
 
-/// `ICMP_FILTER` (linux/icmp.h) and `ICMPV6_FILTER` (linux/icmpv6.h), which raw sockets have.
+/// `ICMP_FILTER` (linux/icmp.h) and `ICMPV6_FILTER` (linux/icmpv6.h) of raw sockets.
 const SOL_RAW: i32 = 255;
 const IPPROTO_ICMPV6: i32 = 58;
 const ICMP_OPTIONS: &[SocketOption] = &[(1, "ICMP_FILTER")];
 const ICMPV6_OPTIONS: &[SocketOption] = &[(1, "ICMPV6_FILTER")];
 
-/// The options that images have no place for, as a new socket has them.
+/// The compared options, with their values in a new socket.
 #[derive(Debug)]
 pub(super) struct DefaultOptions(Vec<DefaultOption>);
 
@@ -155,12 +150,12 @@ pub(super) struct DefaultOptions(Vec<DefaultOption>);
 struct DefaultOption {
     level: i32,
     option: SocketOption,
-    /// `None` where a new socket cannot tell it.
+    /// `None` if a new socket cannot report it.
     value: Option<Vec<u8>>,
 }
 
 impl DefaultOptions {
-    /// Reads those of a new socket of this family, type and protocol.
+    /// Reads the options of a new socket of this family, type and protocol.
     pub(super) fn read(new_socket: BorrowedFd<'_>, (family, kind, protocol): (u32, u32, u32)) -> Self {
         let mut option_groups = vec![(SOL_SOCKET, SOCKET_OPTIONS)];
         let is_raw = kind == libc::SOCK_RAW as u32;
@@ -174,7 +169,8 @@ impl DefaultOptions {
                 IPPROTO_UDP => option_groups.push((IPPROTO_UDP, UDP_OPTIONS)),
                 _ => {}
             }
-            // An accepted TCP socket has the hop limit of its peer's packets here, which nothing that it sends has.
+            // An accepted TCP socket has the hop limit of its peer's packets here, which does not affect its own
+            // packets.
             if !is_tcp {
                 option_groups.push((IPPROTO_IP, IPV4_MULTICAST_OPTIONS));
             }
@@ -192,7 +188,7 @@ impl DefaultOptions {
         let read = |(level, option): (i32, SocketOption)| {
             let value = match getsockopt_bytes(new_socket, level, option.0, &mut buffer) {
                 Ok(value) => Some(value.to_vec()),
-                // A kernel or a kind of socket without this option.
+                // The kernel or this kind of socket does not have the option.
                 Err(Errno::ENOPROTOOPT) => return None,
                 Err(_) => None,
             };

@@ -1,4 +1,4 @@
-//! Of memory: mappings that have more to them than their entry says, and memory policies.
+//! Memory: state of mappings that a vma entry cannot hold, and memory policies.
 
 use std::fs;
 
@@ -7,10 +7,9 @@ use crate::{
     process::proc_files::{self, Mapping},
 };
 
-/// Says that memory is bound to certain nodes of a machine with several, as `/proc/PID/numa_maps` tells (set_mempolicy(2),
-/// mbind(2)).
+/// Reports NUMA memory policies (set_mempolicy(2), mbind(2)), by `/proc/PID/numa_maps`.
 pub(in super::super) fn report_memory_policy(pid: i32, source_tid: i32, log: &mut DumpLog) {
-    // With one node a policy changes nothing, and to look for one takes a walk through all pages.
+    // With one node a policy has no effect, and reading numa_maps makes the kernel walk all pages.
     let has_several_nodes =
         fs::read_to_string("/sys/devices/system/node/online").is_ok_and(|nodes| nodes.trim() != "0");
     if !has_several_nodes {
@@ -26,7 +25,7 @@ pub(in super::super) fn report_memory_policy(pid: i32, source_tid: i32, log: &mu
     }
 }
 
-/// How many mappings have a policy other than the default, and what the first one has.
+/// The number of mappings with a policy other than the default, and the first such policy.
 fn numa_policies(text: &str) -> Option<(usize, &str)> {
     let policies = text.lines().filter_map(|line| line.split(' ').nth(1));
     let mut others = policies.filter(|policy| *policy != "default");
@@ -34,36 +33,36 @@ fn numa_policies(text: &str) -> Option<(usize, &str)> {
     Some((1 + others.count(), first))
 }
 
-/// Says what a mapping has that its entry does not.
+/// Reports state of a mapping that a vma entry cannot hold.
 pub(in super::super) fn report_mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
     let range = &mapping.range;
     for (flag, description) in [
-        (b"sl", "that it is sealed (mseal)"),
-        (b"ss", "that it is a shadow stack"),
-        (b"um", "that missing pages are handled by userfaultfd"),
-        (b"uw", "that writing is handled by userfaultfd"),
-        (b"ui", "that minor faults are handled by userfaultfd"),
-        (b"mt", "its memory tags"),
+        (b"sl", "the seal (mseal)"),
+        (b"ss", "the shadow stack"),
+        (b"um", "the userfaultfd registration for missing pages"),
+        (b"uw", "the userfaultfd registration for write protection"),
+        (b"ui", "the userfaultfd registration for minor faults"),
+        (b"mt", "the memory tags"),
     ] {
         if mapping.has_flag(flag) {
-            log.unsupported(format_args!("pid {pid}: of the mapping {range:x?} {description}"));
+            log.unsupported(format_args!("pid {pid}: {description} of the mapping {range:x?}"));
         }
     }
     if mapping.protection_key != 0 {
         let key = mapping.protection_key;
         log.unsupported(format_args!(
-            "pid {pid}: of the mapping {range:x?} its protection key {key}"
+            "pid {pid}: protection key {key} of the mapping {range:x?}"
         ));
     }
     let name = mapping.name.to_string_lossy();
     if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") {
         log.unsupported(format_args!(
-            "pid {pid}: of the mapping {range:x?} its name {name} (PR_SET_VMA_ANON_NAME)"
+            "pid {pid}: the name {name} of the mapping {range:x?} (PR_SET_VMA_ANON_NAME)"
         ));
     }
     if name.starts_with("/[aio]") || name.starts_with("anon_inode:") {
         log.unsupported(format_args!(
-            "pid {pid}: the state behind the mapping {range:x?} of {name}"
+            "pid {pid}: the kernel state of the mapping {range:x?} of {name}"
         ));
     }
 }
@@ -82,16 +81,16 @@ mod tests {
             name: "anon_inode:[io_uring]".into(),
             ..plain.clone()
         };
-        let lines = unsupported_lines(|log| report_mapping(1, &unusual, log)).expect("four things");
-        for part in ["sealed", "userfaultfd", "protection key 7", "io_uring"] {
+        let lines = unsupported_lines(|log| report_mapping(1, &unusual, log)).expect("four lines");
+        for part in ["the seal", "userfaultfd", "protection key 7", "io_uring"] {
             assert!(lines.contains(part), "{lines}");
         }
         let named = Mapping {
             name: "[anon:cache of names]".into(),
             ..plain
         };
-        let lines = unsupported_lines(|log| report_mapping(1, &named, log)).expect("its name");
-        assert!(lines.contains("its name [anon:cache of names]"), "{lines}");
+        let lines = unsupported_lines(|log| report_mapping(1, &named, log)).expect("one line");
+        assert!(lines.contains("the name [anon:cache of names]"), "{lines}");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Of the scheduler: what a thread has beyond policy, priority and nice value.
+//! Scheduling: settings of a thread besides policy, priority and nice value.
 
 use crate::{
     checkpoint::dump_log::DumpLog,
     process::syscalls::{self, Scheduling},
 };
 
-/// The policies that have more to them than a priority (linux/sched.h), and the flag beside a policy.
+/// Policies with parameters besides a priority (linux/sched.h), and the flag that can be set with a policy.
 const SCHED_DEADLINE: u32 = 6;
 const SCHED_EXT: u32 = 7;
 const SCHED_RESET_ON_FORK: u32 = 1 << 30;
@@ -15,7 +15,7 @@ const IO_REALTIME: u32 = 1;
 const IO_BEST_EFFORT: u32 = 2;
 const IO_IDLE: u32 = 3;
 
-/// Says what a thread's scheduling is beyond policy, priority and nice value.
+/// Reports the scheduling settings of a thread besides policy, priority and nice value.
 pub(in super::super) fn report_scheduling(pid: i32, tid: i32, scheduling: &Scheduling, log: &mut DumpLog) {
     match scheduling.policy & !SCHED_RESET_ON_FORK {
         SCHED_DEADLINE => log.unsupported(format_args!(
@@ -33,7 +33,7 @@ pub(in super::super) fn report_scheduling(pid: i32, tid: i32, scheduling: &Sched
     }
 }
 
-/// Whether an I/O priority follows from how the thread is scheduled, or is none.
+/// Whether the I/O priority is unset, or follows from the thread's scheduling.
 fn is_derived(class: u32, level: u32, scheduling: &Scheduling) -> bool {
     // As the kernel does it (task_nice_ioclass and task_nice_ioprio of linux/ioprio.h).
     let policy_class = match (scheduling.policy & !SCHED_RESET_ON_FORK).cast_signed() {
@@ -53,13 +53,13 @@ mod tests {
 
     #[test]
     fn deadline_and_io_priority_are_reported() {
-        // A child of its own: what is set here must not be another test's.
+        // A separate child: the settings must not affect other tests.
         let child = || {
             Command::new("sleep")
                 .arg("1000")
                 .stdin(Stdio::null())
                 .spawn()
-                .expect("sleep is everywhere")
+                .expect("spawn sleep")
         };
         let scheduling_of = |pid: i32| syscalls::scheduling(pid).expect("scheduling");
         let mut plain = child();
@@ -77,13 +77,13 @@ mod tests {
         plain.kill().unwrap();
         plain.wait().unwrap();
         assert_eq!(lines, None);
-        let deadline_lines = deadline_lines.expect("what a deadline takes");
+        let deadline_lines = deadline_lines.expect("a line for SCHED_DEADLINE");
         assert!(
             deadline_lines.contains("runtime, deadline and period"),
             "{deadline_lines}"
         );
         if !set.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: there is no ionice");
+            eprintln!("skipped: ionice failed");
             return;
         }
         let ionice_lines = ionice_lines.expect("an I/O priority");

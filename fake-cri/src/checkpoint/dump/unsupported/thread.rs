@@ -1,4 +1,4 @@
-//! Of a thread: what images hold for the whole process alone, and what they do not hold at all.
+//! Threads: state that images hold for the whole process only, or not at all.
 
 use super::{DumperContext, SPECULATION_FIELDS, affinity, differing_namespaces, namespaces, speculation};
 use crate::{
@@ -9,16 +9,15 @@ use crate::{
     },
 };
 
-/// What the threads of a process share unless one of them left it (unshare(2)), or was made without it (clone(2)).
+/// Objects that the threads of a process share, except after unshare(2) or with other flags of clone(2).
 const SHARED_BY_CLONE: [(KcmpType, &str); 3] = [
-    (KcmpType::Files, "a table of descriptors (CLONE_FILES)"),
-    (KcmpType::Fs, "a working directory, a root and a umask (CLONE_FS)"),
-    (KcmpType::Sysvsem, "adjustments of semaphores (CLONE_SYSVSEM)"),
+    (KcmpType::Files, "descriptor table (CLONE_FILES)"),
+    (KcmpType::Fs, "working directory, root and umask (CLONE_FS)"),
+    (KcmpType::Sysvsem, "semaphore adjustments (CLONE_SYSVSEM)"),
 ];
 
 impl DumperContext {
-    /// Says what a thread has that is another than the dumping process has, or than its own process, which is seen through the
-    /// thread `proc_tid`.
+    /// Reports the state of a thread that differs from the dumper's, or from that of its process (`proc_tid`).
     pub(in super::super) fn report_thread(
         &self,
         (pid, proc_tid, tid): (i32, i32, i32),
@@ -39,7 +38,7 @@ impl DumperContext {
             log.unsupported(format_args!("pid {pid}: the timer slack of thread {tid} ({slack} ns)"));
         }
         if affinity(tid) != self.affinity {
-            log.unsupported(format_args!("pid {pid}: the processors that thread {tid} may run on"));
+            log.unsupported(format_args!("pid {pid}: the CPU affinity of thread {tid}"));
         }
         if tid != proc_tid {
             report_unshared((pid, proc_tid, tid), log);
@@ -47,7 +46,7 @@ impl DumperContext {
         self.report_cpu_state((pid, tid), status, log);
     }
 
-    /// Says what a thread has chosen of the processor and of the scheduler beyond what images hold.
+    /// Reports CPU and scheduler settings of a thread that images cannot hold.
     fn report_cpu_state(&self, (pid, tid): (i32, i32), status: Option<&StatusText>, log: &mut DumpLog) {
         if let Ok((min_clamp, max_clamp)) = syscalls::uclamp(tid)
             && self
@@ -55,13 +54,13 @@ impl DumperContext {
                 .is_some_and(|of_dumper| of_dumper != (min_clamp, max_clamp))
         {
             log.unsupported(format_args!(
-                "pid {pid}: the utilization that thread {tid} is taken for ({min_clamp} to {max_clamp} of 1024)"
+                "pid {pid}: the utilization clamp of thread {tid} ({min_clamp} to {max_clamp} of 1024)"
             ));
         }
         if syscalls::core_cookie(tid).is_ok_and(|cookie| self.core_cookie.is_some_and(|of_dumper| of_dumper != cookie))
         {
             log.unsupported(format_args!(
-                "pid {pid}: with whom thread {tid} may share a core (PR_SCHED_CORE)"
+                "pid {pid}: the core scheduling cookie of thread {tid} (PR_SCHED_CORE)"
             ));
         }
         let Some(status) = status else {
@@ -72,10 +71,10 @@ impl DumperContext {
             .filter(|features| !features.is_empty())
         {
             log.unsupported(format_args!(
-                "pid {pid}: the features of the processor that thread {tid} has on ({features})"
+                "pid {pid}: the enabled CPU features of thread {tid} ({features})"
             ));
         }
-        // A filter may switch speculation off by itself, and does so again when it is restored.
+        // A seccomp filter may disable speculation by itself, and does so again when it is restored.
         if status.value("Seccomp:").is_some_and(|mode| mode != 0) {
             return;
         }
@@ -83,18 +82,18 @@ impl DumperContext {
         for (name, (of_dumper, of_thread)) in SPECULATION_FIELDS.iter().zip(pairs) {
             if let Some(value) = of_thread.filter(|its| of_dumper.as_ref().is_some_and(|of_dumper| of_dumper != its)) {
                 log.unsupported(format_args!(
-                    "pid {pid}: the control of speculation of thread {tid} ({name} {value})"
+                    "pid {pid}: the speculation control of thread {tid} ({name} {value})"
                 ));
             }
         }
     }
 }
 
-/// Says what a thread does not share with its process.
+/// Reports objects that a thread does not share with its process.
 fn report_unshared((pid, proc_tid, tid): (i32, i32, i32), log: &mut DumpLog) {
     for (kcmp_type, name) in SHARED_BY_CLONE {
         if kcmp_equal(proc_tid, tid, kcmp_type) == Some(false) {
-            log.unsupported(format_args!("pid {pid}: that thread {tid} has {name} of its own"));
+            log.unsupported(format_args!("pid {pid}: thread {tid} has its own {name}"));
         }
     }
     let differing = differing_namespaces(&namespaces(proc_tid), &namespaces(tid));
