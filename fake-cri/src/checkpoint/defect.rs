@@ -166,12 +166,12 @@ macro_rules! defects {
 }
 
 defects! {
-    IgnoreDeadline = "ignore-deadline", "the checkpoint continues after the call's deadline, and the archive appears";
-    IgnoreCancel = "ignore-cancel", "the checkpoint continues after the caller cancelled, and the archive appears";
-    IgnoreTimeout = "ignore-timeout", "the request's `timeout` is ignored";
-    TimeoutInMilliseconds = "timeout-in-milliseconds", "the request's `timeout` is taken as milliseconds";
-    ZeroTimeoutIsNow = "zero-timeout-expires-at-once", "a `timeout` of zero expires at once";
-    TimeoutOverflows = "timeout-overflows", "a `timeout` that overflows in nanoseconds expires at once";
+    IgnoreDeadline = "ignore-deadline", "continues after the call's deadline, and the archive appears";
+    IgnoreCancel = "ignore-cancel", "continues after the caller cancelled, and the archive appears";
+    IgnoreTimeout = "ignore-timeout", "ignores the request's `timeout`";
+    TimeoutInMilliseconds = "timeout-in-milliseconds", "takes the request's `timeout` as milliseconds";
+    ZeroTimeoutIsNow = "zero-timeout-expires-at-once", "treats a `timeout` of zero as expired";
+    TimeoutOverflows = "timeout-overflows", "treats a `timeout` that overflows in nanoseconds as expired";
     AcceptUnknown = "accept-unknown-container", "succeeds for an unknown container";
     UnknownIsInternal = "unknown-container-is-internal", "returns Internal, not NotFound, for an unknown container";
     AcceptExited = "accept-exited-container", "succeeds for an exited container, without an archive";

@@ -76,8 +76,7 @@ impl Layout {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Freeze {
-    /// Until a snapshot of each process is forked, as by fork(2); the snapshots are dumped. Like full if a process
-    /// could notice
+    /// Until snapshots are forked, which are then dumped. Like full if a process could notice its snapshot.
     #[default]
     Snapshot,
     /// Until all memory is dumped.

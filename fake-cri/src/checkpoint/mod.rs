@@ -1,4 +1,4 @@
-//! Checkpoint (freeze, capture, write, thaw) and restore ([`restore`]) of a container. Runs in the shim.
+//! Checkpoint (freeze, capture, write, thaw) and restore (`restore`) of a container. Runs in the shim.
 //!
 //! ```text
 //! Job ---> engine --- freeze ----> every thread of the container is stopped (ptrace)

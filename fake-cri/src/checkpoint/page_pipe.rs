@@ -72,7 +72,7 @@ const EMPTY_PIPE_POLL_MS: u16 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SpliceChunk {
     address: u64,
-    /// The start of the spliceable range that contains the chunk.
+    /// The start of the contiguous memory that the chunk is a part of.
     range_start: u64,
     part: usize,
     /// The offset in the pages file of the part.

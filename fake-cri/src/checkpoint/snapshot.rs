@@ -60,7 +60,7 @@ const REAPER_STACK_BYTES: usize = 128 << 10;
 /// The size of one discard, small enough for the timeout of a remote syscall.
 const DISCARD_CHUNK_BYTES: u64 = 1 << 30;
 
-/// One copy and the process it was made of.
+/// A snapshot and its original.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) original: ProcessId,
@@ -220,8 +220,8 @@ impl<'a> SnapshotSet<'a> {
         self.host.on_snapshots(&snapshot_pids);
     }
 
-    /// Stops a thread of the original while this thread reaps the snapshot. A separate thread acts as the tracer: only
-    /// the end of a tracer withdraws the interrupt of a thread that did not stop in time.
+    /// Stops a thread of the original and makes it reap the snapshot. The tracer is a separate thread, because only the
+    /// end of a tracer withdraws the interrupt of a thread that did not stop in time.
     fn stop_and_reap(&self, snapshot: &Snapshot) -> bool {
         let stop_deadline = Instant::now() + self.freeze_timeout;
         let reap_in_original = || {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   begin     each process gets a syscall list that ends with a clone          --> executes the list
-//!             the tracer reads the remaining state from /proc                      each snapshot is stopped at its start
+//!             the tracer reads the remaining state from /proc                   each snapshot stops at its start
 //!   finish    results; each snapshot closes fds and unmaps shared memory, while its original is restored
 //! ```
 //!

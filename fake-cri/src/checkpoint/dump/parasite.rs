@@ -6,7 +6,7 @@
 //!   the frozen process                mmap of a syscall buffer for the results
 //!     every POSIX timer
 //!     every other thread              alternate signal stack, clear_child_tid, parent-death signal, securebits
-//!     first live thread               PR_GET_MDWE, interval timers, subreaper, and the same; clone, if it is snapshotted
+//!     first live thread               PR_GET_MDWE, interval timers, subreaper, and the same; clone for a snapshot
 //!                                     munmap
 //!   the process or its snapshot       mmap, unless the snapshot inherited the buffer
 //!                                     actions of caught signals and SIGCHLD, brk, dumpable, membarrier

@@ -40,10 +40,7 @@ impl UnsupportedQueueState {
         let sender_addresses = self.sender_addresses && kind == libc::SOCK_DGRAM as u32;
         [
             (self.control_data, "descriptors or credentials in the queue"),
-            (
-                self.empty_packet,
-                "the packets from the first empty one on in the queue",
-            ),
+            (self.empty_packet, "an empty packet and all later packets in the queue"),
             (sender_addresses, "the sender addresses of unread packets in the queue"),
             (self.out_of_band, "the out-of-band byte (MSG_OOB)"),
         ]
