@@ -104,7 +104,7 @@ impl<'a> FrozenContainer<'a> {
     ///
     /// # Errors
     ///
-    /// As described in the module documentation. All threads are detached.
+    /// As described in the module documentation. All stopped threads are detached.
     pub(crate) fn freeze(
         host: &'a dyn Host,
         cancel: &CancelToken<'_>,
