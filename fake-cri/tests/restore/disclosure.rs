@@ -62,18 +62,18 @@ async fn errors_quote_no_file_content() {
     let cri = host_exec_cri().await;
     let pod = cri.pod("tenant").await;
     for (file, reason) in [
-        (write("shadow", lines.as_bytes()), "it is no tar archive"),
+        (write("shadow", lines.as_bytes()), "not a tar archive"),
         (
             write("number", bad_size.as_bytes()),
             "the tar header at byte 0 is malformed",
         ),
-        (write("magic", &bad_magic.into_inner().unwrap()), "no magic of"),
+        (write("magic", &bad_magic.into_inner().unwrap()), "magic number"),
         (
             write("member", &foreign_member.into_inner().unwrap()),
-            "it holds no images of CRIU",
+            "no CRIU images found",
         ),
-        (path("layout"), "its index.json has other fields than it should"),
-        (path("digest"), "is no digest"),
+        (path("layout"), "index.json does not have the expected fields"),
+        (path("digest"), "is not sha256:"),
     ] {
         for message in create_errors(&pod, &file).await {
             assert!(message.contains(reason), "{message}");

@@ -153,15 +153,15 @@ fn other_images_are_refused_with_a_reason() {
             manifest["annotations"] = json!({"other": "annotation"});
             layout.index(&[manifest]);
         },
-        "it is no checkpoint image",
+        "not a checkpoint image",
     );
     let two = |layout: &OciLayout, layer: String| layout.index(&[checkpoint_manifest(&[layer.clone(), layer])]);
-    assert_refused("layers", &two, "it has 2 layers, not one");
+    assert_refused("layers", &two, "2 layers, expected one");
     let empty_index = |layout: &OciLayout, _| layout.index(&[]);
-    assert_refused("none", &empty_index, "it holds 0 images, not one");
+    assert_refused("none", &empty_index, "0 images, expected one");
     let path_traversal =
         |layout: &OciLayout, _| layout.index(&[checkpoint_manifest(&["sha256:../../../etc/shadow".to_owned()])]);
-    assert_refused("climbing", &path_traversal, "is no digest");
+    assert_refused("climbing", &path_traversal, "is not sha256:");
     assert_refused(
         "damaged",
         &|layout, layer| {
@@ -169,10 +169,10 @@ fn other_images_are_refused_with_a_reason() {
             layout.index(&[checkpoint_manifest(&[layer])]);
             std::fs::write(layout.0.join("blobs/sha256").join(name), gzipped(b"something else")).unwrap();
         },
-        "has another digest than its name",
+        "does not match its digest",
     );
     let garbage = |layout: &OciLayout, layer: String| layout.index(&[checkpoint_manifest(&[layer])]);
-    assert_refused("garbage", &garbage, "it is no tar archive");
+    assert_refused("garbage", &garbage, "not a tar archive");
 
     // A link among the blobs is not followed.
     let path = dir.path().join("linked");

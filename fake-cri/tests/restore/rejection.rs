@@ -452,7 +452,7 @@ async fn archives_are_read_off_the_runtime_threads() {
     );
     let status = create_call.await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("no images of CRIU"), "{status}");
+    assert!(status.message().contains("no CRIU images found"), "{status}");
 }
 
 #[tokio::test]
@@ -520,7 +520,7 @@ async fn only_plain_image_members_are_read() {
     write(&doubled, &program.archive);
     let error = checkpoint::check_restorable(&program.archive, dir.path()).unwrap_err();
     assert!(matches!(error, RestoreError::Archive { .. }), "{error}");
-    assert!(error.to_string().contains("there twice"), "{error}");
+    assert!(error.to_string().contains("duplicate member"), "{error}");
 }
 
 /// A small archive to be damaged, of this very program while it sleeps; made once.

@@ -1,11 +1,11 @@
-//! The file that a container is restored from: what may be opened, and what a file is that is no archive.
+//! Opens the archive of a restore, and names the format of a file that is not an archive.
 //!
-//! Whoever may create a container names the path, and fake-cri opens it with its own rights, which are root's as a rule. So
-//! nothing of a file's content is ever quoted: an error names the path and says what is wrong, at most with a format's name.
+//! Whoever may create a container chooses the path, and fake-cri opens it with its own credentials, usually root's. No
+//! error quotes the content of a file: an error names the path and the problem, at most with the name of a format.
 //!
-//! The path is looked up without opening it (`O_PATH`), what was found is checked (fstat(2), fstatfs(2)), and that very file is
-//! opened through its descriptor. Only regular files and directories are opened, and none below `/proc`, `/sys` or `/dev`, or in
-//! a file system that shows the kernel's own state, wherever that is mounted: to open a device or to read such a file may act.
+//! The path is looked up with `O_PATH`, the result is checked (fstat(2), fstatfs(2)), and the same file is opened
+//! through its descriptor. Only regular files and directories are opened, and none below `/proc`, `/sys` or `/dev` or
+//! in a pseudo file system, wherever it is mounted: opening a device or reading such a file may have side effects.
 
 use std::{
     fs::File,
@@ -19,28 +19,26 @@ use std::{
 
 use super::files::{pseudo_filesystem, reopen};
 
-/// Directories whose files are the kernel's or devices.
+/// Directories with devices and files of the kernel.
 const EXCLUDED_DIRS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// What a path leads to.
 #[derive(Debug)]
 pub(super) enum OpenedPath {
-    /// A regular file, open for reading.
+    /// Open for reading.
     File(File),
-    /// A directory.
     Directory,
 }
 
-/// Opens what a path leads to. Symbolic links are followed.
+/// Opens a regular file or finds a directory. Follows symbolic links.
 ///
 /// # Errors
 ///
-/// It is not there, or nothing that may be opened.
+/// The path does not exist, or is not a file that may be opened.
 pub(super) fn open(path: &Path) -> io::Result<OpenedPath> {
     open_checked(path, 0)
 }
 
-/// Opens a regular file that is not behind a symbolic link.
+/// Opens a regular file. Does not follow a symbolic link in the last component.
 ///
 /// # Errors
 ///
@@ -48,7 +46,7 @@ pub(super) fn open(path: &Path) -> io::Result<OpenedPath> {
 pub(super) fn open_nofollow(path: &Path) -> io::Result<File> {
     match open_checked(path, libc::O_NOFOLLOW)? {
         OpenedPath::File(file) => Ok(file),
-        OpenedPath::Directory => Err(io::Error::other("it is a directory")),
+        OpenedPath::Directory => Err(io::Error::other("is a directory")),
     }
 }
 
@@ -59,31 +57,25 @@ fn open_checked(path: &Path, flags: i32) -> io::Result<OpenedPath> {
         .open(path)?;
     let kind = path_fd.metadata()?.file_type();
     if kind.is_symlink() {
-        return Err(io::Error::other(
-            "it is a symbolic link, and symbolic links are not followed here",
-        ));
+        return Err(io::Error::other("symbolic links are not followed"));
     }
     if let Some(name) = pseudo_filesystem(&path_fd)? {
-        return Err(io::Error::other(format!(
-            "it is in a file system of the kernel ({name})"
-        )));
+        return Err(io::Error::other(format!("in a file system of the kernel ({name})")));
     }
     let resolved = std::fs::read_link(format!("/proc/self/fd/{}", path_fd.as_raw_fd()))?;
     if let Some(directory) = EXCLUDED_DIRS.iter().find(|directory| resolved.starts_with(directory)) {
-        return Err(io::Error::other(format!(
-            "it is below {directory}, where no archive is opened"
-        )));
+        return Err(io::Error::other(format!("archives below {directory} are not opened")));
     }
     if kind.is_dir() {
         return Ok(OpenedPath::Directory);
     }
     if !kind.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     reopen(path_fd.as_fd(), libc::O_RDONLY | libc::O_NONBLOCK).map(OpenedPath::File)
 }
 
-/// Formats that are taken for an archive by mistake: where their magic bytes are, and their name.
+/// Formats that users mistake for an archive: offset and bytes of the magic number, name.
 const FOREIGN_FORMATS: &[(usize, &[u8], &str)] = &[
     (0, &[0x1f, 0x8b], "compressed with gzip"),
     (0, &[0x28, 0xb5, 0x2f, 0xfd], "compressed with zstd"),
@@ -108,14 +100,13 @@ const FOREIGN_FORMATS: &[(usize, &[u8], &str)] = &[
     (0, &[0x7f, b'E', b'L', b'F'], "an ELF file"),
 ];
 
-/// What a file is by its first bytes, if that is known: words that finish "it is ...".
+/// Returns the format by the first bytes of a file, if known: words that complete "the file is ...".
 pub(super) fn format_of(head: &[u8]) -> Option<&'static str> {
     let has =
         |(offset, magic, _): &&(usize, &[u8], &str)| head.get(*offset..).is_some_and(|bytes| bytes.starts_with(magic));
     FOREIGN_FORMATS.iter().find(has).map(|(_, _, name)| *name)
 }
 
-/// The same of a file, from its beginning.
 pub(super) fn format_of_file(file: &File) -> Option<&'static str> {
     let mut head = [0; 64];
     let length = file.read_at(&mut head, 0).ok()?;
@@ -168,11 +159,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        // Opening the FIFO would wait for a writer.
-        assert!(refusal(&fifo).contains("no regular file"));
+        // Opening the FIFO would block until a writer opens it.
+        assert!(refusal(&fifo).contains("not a regular file"));
         let socket = dir.path().join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
-        assert!(refusal(&socket).contains("no regular file"));
+        assert!(refusal(&socket).contains("not a regular file"));
         assert!(matches!(open(dir.path()), Ok(OpenedPath::Directory)));
     }
 

@@ -1,4 +1,4 @@
-//! Who waits for a restore to be looked at, and may give up meanwhile.
+//! Cancellation of the reading of an archive.
 
 use std::sync::{
     Arc,
@@ -7,28 +7,29 @@ use std::sync::{
 
 use super::RestoreError;
 
-/// Whether whoever wanted an archive to be read still does. Clones tell of the same caller.
+/// Set when the caller cancels. Clones share one flag.
 #[derive(Clone, Debug, Default)]
 pub struct CancelFlag(Arc<AtomicBool>);
 
 impl CancelFlag {
-    /// One that never gives up unless [`CancelFlag::cancel`] is called.
+    /// A flag that is not set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says that nobody waits any more: what is under way ends with [`RestoreError::Cancelled`].
+    /// Sets the flag: reading in progress ends with [`RestoreError::Cancelled`].
     pub fn cancel(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Gives up when it is dropped, as a call's future is when its caller is gone or its deadline has passed.
+    /// Returns a guard that sets the flag when it is dropped, as the future of a call is when the client disconnects or
+    /// the deadline passes.
     #[must_use]
     pub fn cancel_on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(self.clone())
     }
 
-    /// Fails once the caller has given up.
+    /// Returns an error once the flag is set.
     ///
     /// # Errors
     ///
@@ -41,7 +42,7 @@ impl CancelFlag {
     }
 }
 
-/// As long as it lives, its caller waits.
+/// Sets a [`CancelFlag`] when it is dropped.
 #[derive(Debug)]
 pub struct CancelOnDrop(CancelFlag);
 

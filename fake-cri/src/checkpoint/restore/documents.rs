@@ -1,7 +1,8 @@
-//! What the engine's documents in an archive say to whoever restores it: `dump.log`, what the dump could not carry; `spec.dump`,
-//! what the container ran as.
+//! Reads the runtime's files in an archive: `dump.log` for the unsupported state, `spec.dump` for the container's
+//! configuration.
 //!
-//! They are read with the images and shown only of an archive that can be restored, so a file that is none is not quoted.
+//! Their content reaches the caller only if the archive can be restored, so a file that is not an archive is never
+//! quoted.
 
 use std::{
     fs::File,
@@ -14,45 +15,42 @@ use cri_proto::document::{DUMP_LOG, SPEC_DUMP};
 
 use super::{RestoreError, cancel::CancelFlag, tar_reader::TarMember};
 
-/// What stands before the name of unsupported state in `dump.log`.
+/// Precedes each item of unsupported state in `dump.log`.
 const UNSUPPORTED_PREFIX: &str = "unsupported: ";
-/// How fake-cri's dumps name file locks, which no image of theirs holds.
+/// How fake-cri's `dump.log` names file locks. fake-cri writes no image of them.
 const FILE_LOCKS_TEXT: &str = "the file locks of descriptor";
-/// More lines than a person reads; the rest is counted.
+/// Lines beyond this limit are only counted.
 const MAX_LINES: usize = 256;
-/// The longest line that is line_text, in characters.
+/// The longest line that is kept, in characters.
 const MAX_LINE_CHARS: usize = 512;
-/// The longest line of a log that is looked at as one, in bytes.
+/// Longer lines of `dump.log` are read in parts of this size, in bytes.
 const MAX_LOG_LINE_BYTES: u64 = 64 << 10;
-/// The largest `spec.dump`, in bytes.
 const MAX_SPEC_BYTES: u64 = 4 << 20;
 
-/// What the documents say.
 #[derive(Debug, Default)]
 pub(super) struct Documents {
-    /// The unsupported state that `dump.log` names.
     pub(super) unsupported: UnsupportedSummary,
-    /// `spec.dump`, as it is.
+    /// The content of `spec.dump`, unparsed.
     pub(super) spec: Option<Vec<u8>>,
 }
 
-/// What a dump says that it could not carry.
+/// The unsupported state that `dump.log` lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnsupportedSummary {
-    /// Its lines, without the time and the words before them; at most 256.
+    /// The text after `unsupported: ` of each line; at most 256.
     pub lines: Vec<String>,
-    /// How many lines there are besides.
+    /// The number of further lines.
     pub omitted: usize,
-    /// The lines that say that file locks were held.
+    /// The lines about file locks. They are kept also when `lines` is full.
     pub(super) file_locks: Vec<String>,
 }
 
 impl Documents {
-    /// Takes in a member, if it is one of the documents.
+    /// Reads a member, if it is `dump.log` or `spec.dump`.
     ///
     /// # Errors
     ///
-    /// It is too large, or cannot be read.
+    /// The member is too large, or cannot be read.
     pub(super) fn add(
         &mut self,
         path: &Path,
@@ -82,7 +80,6 @@ impl Documents {
     }
 }
 
-/// A member's content, read in its order.
 struct MemberReader<'a> {
     file: &'a File,
     position: u64,
@@ -99,7 +96,6 @@ impl Read for MemberReader<'_> {
     }
 }
 
-/// The lines of a log that name unsupported state.
 fn parse_dump_log(log: impl Read, cancel: &CancelFlag) -> Result<io::Result<UnsupportedSummary>, RestoreError> {
     let mut log = BufReader::with_capacity(1 << 16, log);
     let mut unsupported = UnsupportedSummary::default();
@@ -127,7 +123,7 @@ fn parse_dump_log(log: impl Read, cancel: &CancelFlag) -> Result<io::Result<Unsu
     }
 }
 
-/// A line as it can be shown: an archive is written by anybody.
+/// Removes control characters: anybody may have written the archive.
 fn printable(line: &str) -> String {
     let line_text = line.trim_end().chars().take(MAX_LINE_CHARS);
     line_text
@@ -169,7 +165,11 @@ mod tests {
         assert_eq!((parsed.lines.len(), parsed.omitted), (MAX_LINES, 3));
         let locks =
             "(0) unsupported: a\n".repeat(MAX_LINES + 1) + "(0) unsupported: pid 1: the file locks of descriptor 3\n";
-        assert_eq!(parse(&locks).file_locks.len(), 1, "locks are never among the uncounted");
+        assert_eq!(
+            parse(&locks).file_locks.len(),
+            1,
+            "lines about locks are kept beyond the limit"
+        );
     }
 
     #[test]

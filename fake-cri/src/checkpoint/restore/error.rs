@@ -1,4 +1,4 @@
-//! Why a container cannot be restored.
+//! Errors of a restore.
 
 use std::{
     io,
@@ -9,80 +9,81 @@ use cri_proto::criu::{ImageError, Problem};
 
 use crate::process::remote_syscalls::RemoteSyscallError;
 
-/// A failure to restore. The messages finish "failed to restore: ...".
+/// A failure to restore. The message completes "failed to restore: ...".
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The archive cannot be read as one.
+    /// The file is not a readable archive.
     #[error("{path}: {reason}")]
     Archive {
-        /// Which file.
+        /// The archive.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the archive.
         reason: String,
     },
     /// An image cannot be read.
     #[error("{image}: {detail} at offset {offset}")]
     Image {
-        /// Which image.
+        /// The file name of the image.
         image: String,
-        /// Bytes from its beginning to where the wrong part starts.
+        /// Where the malformed part begins, in bytes.
         offset: u64,
-        /// What is wrong there, without a byte of what is there.
+        /// What is wrong. Quotes no byte of the image.
         detail: String,
     },
-    /// Whoever wanted it gave up meanwhile.
-    #[error("the caller gave up, so what was read and unpacked of the archive is gone")]
+    /// The caller cancelled.
+    #[error("cancelled by the caller; nothing that was read or unpacked is kept")]
     Cancelled,
     /// An image contradicts itself or another one.
     #[error("{image}: {detail}")]
     Malformed {
-        /// Which image.
+        /// The file name of the image.
         image: String,
-        /// What is wrong with it.
+        /// What is wrong with the image.
         detail: String,
     },
-    /// The container had what fake-cri does not restore.
-    #[error("it holds {0}, which fake-cri cannot restore")]
+    /// The archive holds state that fake-cri does not restore.
+    #[error("fake-cri cannot restore {0}")]
     Unsupported(String),
-    /// The container held locks of files, which would be lost.
+    /// The container held file locks, which a restore would lose.
     #[error(
-        "it held locks of files, which a restore loses: {0}; whoever waits for them could go on as if nobody had them. \
-         To restore it without them, annotate it with fake-cri.dev/restore-without-file-locks: \"true\""
+        "the container held file locks, which a restore loses: {0}; another process could then acquire them. \
+         To restore without the locks, set the annotation fake-cri.dev/restore-without-file-locks: \"true\""
     )]
     FileLocks(String),
-    /// This machine is another one than the archive's.
+    /// The archive was made on another kind of machine, or under another kernel or boot.
     #[error("{0}")]
     MachineMismatch(String),
     /// A step failed.
     #[error("{detail}: {source}")]
     Step {
-        /// What was being done.
+        /// The step.
         detail: String,
-        /// Why it could not be.
+        /// Why the step failed.
         source: io::Error,
     },
-    /// A new process did not do what it was told.
+    /// A remote syscall could not be executed in a new task.
     #[error("{detail}: {source}")]
     RemoteSyscall {
-        /// What was being done.
+        /// The step.
         detail: String,
-        /// Why it could not be.
+        /// Why the step failed.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl From<ImageError> for RestoreError {
-    /// The reader of images names the bytes that it stumbled over. They are left out here: they may be any file's.
+    /// The decoder's errors quote bytes of the file. They are left out here, because the path may name any file of the
+    /// host.
     fn from(error: ImageError) -> Self {
         let detail = match error.problem {
-            Problem::WrongMagic { expected, .. } => format!("no magic of {} image", expected.name()),
-            Problem::UnknownMagic(_) => "no magic of an image".to_owned(),
-            Problem::EntryTooLong { limit, .. } => format!("an entry of more than {limit} bytes"),
-            Problem::Truncated { part: detail, .. } => format!("{detail} is cut short"),
-            Problem::MalformedMessage { index, message, .. } => format!("entry {index} is no {message}"),
-            Problem::Io(error) => format!("cannot be read ({error})"),
-            Problem::NoEntry => "image without an entry".to_owned(),
+            Problem::WrongMagic { expected, .. } => format!("wrong magic number for {}", expected.name()),
+            Problem::UnknownMagic(_) => "unknown magic number".to_owned(),
+            Problem::EntryTooLong { limit, .. } => format!("an entry is longer than {limit} bytes"),
+            Problem::Truncated { part: detail, .. } => format!("{detail} is truncated"),
+            Problem::MalformedMessage { index, message, .. } => format!("entry {index} is not a {message}"),
+            Problem::Io(error) => format!("read failed ({error})"),
+            Problem::NoEntry => "the image has no entry".to_owned(),
             Problem::TrailingBytes => "bytes after the end of the image".to_owned(),
         };
         Self::Image {
@@ -101,7 +102,7 @@ impl RestoreError {
         }
     }
 
-    /// The same failure, of this part of the container: a process, a thread, a descriptor, a mapping.
+    /// Adds the part of the container that the failure is about: a process, a thread, a descriptor, a mapping.
     pub(super) fn context(self, part: impl std::fmt::Display) -> Self {
         match self {
             Self::Unsupported(detail) => Self::Unsupported(format!("{detail} ({part})")),

@@ -1,11 +1,10 @@
-//! The images of an archive, read where they are.
+//! Reads the images of an archive in place.
 //!
-//! Nothing is unpacked: small images are held in memory, and of pages it is known where they lie in the archive. Members count by
-//! one form of name alone, `checkpoint/NAME` with the name of an image, and as plain files alone; links, devices and whatever else
-//! an archive may hold are passed over, so none can lead anywhere. Besides images two documents of the engine are read:
-//! [`super::documents`].
+//! No member is unpacked: images are held in memory, pages stay in the archive and are read by offset. Only regular
+//! files named `checkpoint/NAME`, with the name of an image, are used. Links, devices and all other members are
+//! skipped, so a member cannot redirect a path. Besides images two files of the runtime are read: [`super::documents`].
 //!
-//! Ways to fail: no tar, an image twice, images larger than any that is made here. No error quotes the archive.
+//! Ways to fail: not a tar archive, a duplicate image, images above the size limits. No error quotes the archive.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -27,45 +26,38 @@ use super::{
     tar_reader::{TarError, TarReader},
 };
 
-/// The largest image that is contents: ghost files are the largest, with 16 MiB.
+/// The largest image that is held in memory: ghost files are the largest, with 16 MiB.
 const MAX_IMAGE_BYTES: u64 = 32 << 20;
-/// The largest one of those that are decoded whole: what comes of an image takes a multiple of its size in memory.
+/// The largest image that is decoded at once: the decoded messages take a multiple of its size in memory.
 const MAX_DECODED_IMAGE_BYTES: u64 = 8 << 20;
-/// All held images together.
 const MAX_TOTAL_IMAGE_BYTES: u64 = 256 << 20;
-/// More members than any container has.
 pub(super) const MAX_MEMBERS: usize = 1 << 20;
-/// The folder of the members that count.
 const IMAGE_PREFIX: &str = "checkpoint/";
 
-/// The images of one archive.
 #[derive(Debug)]
 pub(super) struct CriuImages {
     path: PathBuf,
     archive: File,
     contents: BTreeMap<String, Vec<u8>>,
     pages: BTreeMap<u32, PagesLocation>,
-    /// What the engine's documents say.
     pub(super) documents: Documents,
-    /// Who waits for what is read here.
     pub(super) cancel: CancelFlag,
 }
 
-/// Where a pages file lies in the archive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PagesLocation {
     offset: u64,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub(super) length: u64,
 }
 
 impl CriuImages {
-    /// Reads the archive at this path, or that in the checkpoint image there. What has to be unpacked for that is, into a file
-    /// without a name in this scratch_dir.
+    /// Reads the archive at this path, or the archive in the checkpoint image at this path. The layer of an image is
+    /// unpacked into an unnamed file in `scratch_dir`.
     ///
     /// # Errors
     ///
-    /// As the module's documentation says; the caller gave up.
+    /// See the module documentation; [`RestoreError::Cancelled`].
     pub(super) fn read(path: &Path, scratch_dir: &Path, cancel: &CancelFlag) -> Result<Self, RestoreError> {
         let archive_error = |error: io::Error| RestoreError::archive(path, error.to_string());
         let layout = match archive_file::open(path).map_err(archive_error)? {
@@ -99,7 +91,7 @@ impl CriuImages {
             cancel.check()?;
             count += 1;
             if count > MAX_MEMBERS {
-                return Err(archive_error(format!("it has more than {MAX_MEMBERS} members")));
+                return Err(archive_error(format!("more than {MAX_MEMBERS} members")));
             }
             if !member.is_file {
                 continue;
@@ -116,11 +108,11 @@ impl CriuImages {
                         length: size,
                     };
                     if images.pages.insert(pages_id, pages).is_some() {
-                        return Err(archive_error(format!("{name} is there twice")));
+                        return Err(archive_error(format!("duplicate member {name}")));
                     }
                 }
                 Some(image) => {
-                    // A header may claim any size.
+                    // The size in a header may be any number.
                     total_bytes = size.saturating_add(total_bytes);
                     if size > max_image_bytes(&image) || total_bytes > MAX_TOTAL_IMAGE_BYTES {
                         return Err(archive_error(format!("{name} is too large: {size} bytes")));
@@ -130,7 +122,7 @@ impl CriuImages {
                     match images.contents.entry(name) {
                         Entry::Vacant(vacant) => vacant.insert(content),
                         Entry::Occupied(existing) => {
-                            return Err(archive_error(format!("{} is there twice", existing.key())));
+                            return Err(archive_error(format!("duplicate member {}", existing.key())));
                         }
                     };
                 }
@@ -138,26 +130,23 @@ impl CriuImages {
             }
         }
         if images.contents.is_empty() {
-            return Err(archive_error("it holds no images of CRIU".to_owned()));
+            return Err(archive_error("no CRIU images found".to_owned()));
         }
         Ok(images)
     }
 
-    /// Whether there is an image of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.contents.contains_key(name)
     }
 
-    /// The names of all images but pages.
+    /// The names of all images except pages files.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.contents.keys().map(String::as_str)
     }
 
-    /// The bytes of an image.
-    ///
     /// # Errors
     ///
-    /// It is not there.
+    /// The archive has no such image.
     fn bytes(&self, name: &str) -> Result<&[u8], RestoreError> {
         self.contents
             .get(name)
@@ -168,7 +157,7 @@ impl CriuImages {
             })
     }
 
-    /// The one message of an image.
+    /// Decodes an image of one message.
     pub(super) fn single<M: Message + Default>(&self, kind: Kind, id: Option<u64>) -> Result<M, RestoreError> {
         let name = kind.file_name(id);
         let bytes = self.bytes(&name)?;
@@ -176,7 +165,7 @@ impl CriuImages {
         Ok(decode_single(&name, kind, bytes)?)
     }
 
-    /// The messages of an image, at most so many; none when it is not there and need not be.
+    /// Decodes an image of at most `max_entries` messages. A missing image has no messages.
     pub(super) fn optional<M: Message + Default>(
         &self,
         kind: Kind,
@@ -194,7 +183,7 @@ impl CriuImages {
             if entries.len() == max_entries {
                 return Err(RestoreError::malformed(
                     name,
-                    format!("it has more than {max_entries} entries"),
+                    format!("more than {max_entries} entries"),
                 ));
             }
             entries.push(entry);
@@ -202,7 +191,7 @@ impl CriuImages {
         Ok(entries)
     }
 
-    /// The messages of an image, at most so many.
+    /// As [`Self::optional`], but a missing image is an error.
     pub(super) fn entries<M: Message + Default>(
         &self,
         kind: Kind,
@@ -213,16 +202,14 @@ impl CriuImages {
         self.optional(kind, id, max_entries)
     }
 
-    /// An image, to be read message by message.
+    /// Returns a decoder that reads an image message by message.
     pub(super) fn decoder(&self, name: &str, kind: Kind) -> Result<Decoder<&[u8]>, RestoreError> {
         Ok(Decoder::open_as(name, kind, self.bytes(name)?)?)
     }
 
-    /// A pages file.
-    ///
     /// # Errors
     ///
-    /// It is not there.
+    /// The archive has no such pages file.
     pub(super) fn pages(&self, pages_id: u32) -> Result<PagesLocation, RestoreError> {
         self.pages.get(&pages_id).copied().ok_or_else(|| RestoreError::Archive {
             path: self.path.clone(),
@@ -230,33 +217,32 @@ impl CriuImages {
         })
     }
 
-    /// Reads from a pages file; the part must lie in it.
+    /// Reads a part of a pages file. The caller must not read beyond `pages.length`.
     pub(super) fn read_pages(&self, pages: PagesLocation, offset: u64, buffer: &mut [u8]) -> Result<(), RestoreError> {
         self.archive
             .read_exact_at(buffer, pages.offset + offset)
             .map_err(|error| RestoreError::Archive {
                 path: self.path.clone(),
-                reason: format!("read its pages: {error}"),
+                reason: format!("read pages: {error}"),
             })
     }
 }
 
-/// How large an image may be.
 fn max_image_bytes(image: &ImageFile) -> u64 {
     match image {
-        // One message and its descendants.
+        // Decoded at once, with all nested messages.
         ImageFile::Image(Kind::Core | Kind::Mm | Kind::Ids | Kind::Fs | Kind::Inventory, _) => MAX_DECODED_IMAGE_BYTES,
-        // Read message by message, and counted.
+        // Decoded message by message, with a limit on their number.
         _ => MAX_IMAGE_BYTES,
     }
 }
 
-/// Why a file is no archive, with the name of what it is instead where that is known.
+/// Describes why a file is not an archive, with the name of its format if known.
 fn tar_error(path: &Path, file: &File, error: &TarError) -> RestoreError {
     let reason = match (error, archive_file::format_of_file(file)) {
         (TarError::NotTar, Some(format)) => {
             format!(
-                "it is no tar archive but {format}; a checkpoint archive is a tar, neither compressed nor encrypted"
+                "not a tar archive but {format}; a checkpoint archive is a tar file, neither compressed nor encrypted"
             )
         }
         _ => error.to_string(),
@@ -264,8 +250,8 @@ fn tar_error(path: &Path, file: &File, error: &TarError) -> RestoreError {
     RestoreError::archive(path, reason)
 }
 
-/// Whether every message of an image has what it must have: decoding makes up for what is missing, and of two bytes each a mapping
-/// of a hundred, so that an image of 16 MiB would take a gigabyte.
+/// Checks that every message of an image has its required fields. The decoder fills in missing fields: a mapping of
+/// about a hundred bytes in memory may take two bytes of the image, so an image of 16 MiB could take a gigabyte.
 fn check_entries(name: &str, kind: Kind, image: &[u8]) -> Result<(), RestoreError> {
     let mut decoder = Decoder::open_as(name, kind, image)?;
     loop {
@@ -278,7 +264,7 @@ fn check_entries(name: &str, kind: Kind, image: &[u8]) -> Result<(), RestoreErro
     Ok(())
 }
 
-/// The name of an image, by the name of a member.
+/// Returns the name of the image that a member holds.
 fn image_name(path: &[u8]) -> Option<String> {
     let path = str::from_utf8(path).ok()?;
     let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(IMAGE_PREFIX)?;
@@ -293,7 +279,7 @@ mod tests {
 
     #[test]
     fn messages_without_required_fields_are_refused() {
-        // An address space of empty mappings, two bytes each.
+        // Empty VMA entries of two bytes each.
         let mappings = [0x72, 0].repeat(1 << 20);
         let mut image = Kind::Mm.header();
         image.extend((mappings.len() as u32).to_le_bytes());
@@ -304,11 +290,13 @@ mod tests {
         builder
             .append_data(&mut header, "checkpoint/mm-2.img", &*image)
             .expect("a vector takes all");
-        let scratch_dir = tempfile::tempdir().expect("a folder");
+        let scratch_dir = tempfile::tempdir().expect("a directory");
         let path = scratch_dir.path().join("empty.tar");
         std::fs::write(&path, builder.into_inner().expect("a tar")).expect("written");
         let images = CriuImages::read(&path, scratch_dir.path(), &CancelFlag::new()).expect("a tar with an image");
-        let error = images.single::<MmEntry>(Kind::Mm, Some(2)).expect_err("it lacks all");
+        let error = images
+            .single::<MmEntry>(Kind::Mm, Some(2))
+            .expect_err("required fields are missing");
         assert_eq!(
             error.to_string(),
             "mm-2.img: mm_entry.vmas.start: required field is missing"
@@ -317,7 +305,7 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_refused() {
-        let scratch_dir = tempfile::tempdir().expect("a folder");
+        let scratch_dir = tempfile::tempdir().expect("a directory");
         let path = scratch_dir.path().join("claims.tar");
         let mut bytes = Vec::new();
         for (name, size, content) in [
@@ -332,7 +320,7 @@ mod tests {
             bytes.extend_from_slice(content);
         }
         std::fs::write(&path, bytes).expect("written");
-        let error = CriuImages::read(&path, scratch_dir.path(), &CancelFlag::new()).expect_err("no such file");
+        let error = CriuImages::read(&path, scratch_dir.path(), &CancelFlag::new()).expect_err("impossible size");
         assert!(matches!(error, RestoreError::Archive { .. }), "{error}");
     }
 }

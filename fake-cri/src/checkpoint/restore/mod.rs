@@ -1,23 +1,25 @@
-//! A container from its archive, going on where it was. Runs in the shim.
+//! Restores a container from its checkpoint archive. Runs in the shim.
 //!
 //! ```text
-//!   source    the file that the caller names; members: its tar headers
-//!   images    the archive, read where it is (oci: or in a checkpoint image); documents: what dump.log and spec.dump say
-//!   plan      what is to be made, checked whole before anything is made
-//!   files     every open file, in the shim                                     namespace: a pid namespace, its keeper
-//!   tree      the first process is a copy of the shim, all others of it, each with its number; traced, told what to do
+//!   archive_file  the file at the path that the caller names; tar_reader: its members
+//!   oci_layout    a checkpoint image: unpacks the archive from its layer
+//!   images        the archive's images, read in place; documents: dump.log and spec.dump
+//!   plan          what to create; fully checked before anything is created
+//!   files         opens every file, in the shim                namespace: the pid namespace and its init
+//!   tree          clone3 with set_tid: the first process from the shim, all others from it; traced, with remote syscalls
 //!   for each process
-//!     space   memory: all away, then as it was
-//!     task    directories, signal actions, limits; for each thread its name, stacks, registrations, rights
-//!     timers  last, since they run
-//!     registers, signal mask; then all are let go
+//!     mm          memory: unmap everything, then map as recorded
+//!     task        directories, signal actions, limits; for each thread its name, stacks, registrations, credentials
+//!     timers      last, because they run
+//!     registers   and the signal mask; then all tasks are resumed
 //! ```
 //!
-//! Nothing runs a single instruction of its own before all of them have everything: every step is a system call told to a process
-//! that stands ([`remote_task`]). An error ends the namespace, and with it all that was made.
+//! No restored task executes an instruction of its own before all tasks are complete: every step is a remote syscall in
+//! a stopped task ([`remote_task`]). An error kills the pid namespace, and with it everything that was created.
 //!
-//! Archives are hostile input: nothing is unpacked, no member leads anywhere, no mount is taken from them; what of them is used as
-//! a path is said in [`files`]. What cannot be restored is refused with its name, before anything is made where that can be known.
+//! An archive is hostile input: no member is unpacked, no path inside the archive is written to, no mount is taken from
+//! it. [`files`] states which recorded paths are opened. State that cannot be restored is an error that names the
+//! state, before anything is created where the images alone tell.
 
 mod archive_file;
 mod cancel;
@@ -49,63 +51,57 @@ pub use self::{
 use self::{files::OpenFiles, images::CriuImages, plan::RestorePlan};
 use crate::process::{ProcessId, namespace::PidNamespace};
 
-/// A restored container.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RestoredProcesses {
-    /// Its first process.
     pub(crate) init: ProcessId,
-    /// The process that holds its pid namespace, and is none of its own.
+    /// The init of the container's pid namespace. It is not a member of the container.
     pub(crate) ns_init: ProcessId,
 }
 
-/// What may be lost by a restore because it is wanted all the same.
+/// State that the caller allows a restore to lose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreOptions {
-    /// Locks of files (flock(2), fcntl(2), leases), which no image of fake-cri's holds.
+    /// Restore without file locks (flock(2), fcntl(2), leases). No image of fake-cri holds them.
     pub without_file_locks: bool,
 }
 
-/// What is known of an archive that can be restored.
+/// What the images of a restorable archive say.
 #[derive(Clone, Debug)]
 pub struct Restorable {
-    /// What its dump could not carry.
+    /// The unsupported state that `dump.log` lists.
     pub unsupported: UnsupportedSummary,
-    /// Its `spec.dump`, if there is one.
+    /// The content of `spec.dump`, if the archive has that file.
     pub spec: Option<Vec<u8>>,
 }
 
-/// What a container is restored from and with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RestoreRequest<'a> {
-    /// The archive.
     pub(crate) archive: &'a Path,
-    /// What may be lost.
     pub(crate) options: RestoreOptions,
-    /// The new container's id, which its processes carry.
+    /// Written into the environment of the restored processes (`CONTAINER_ID_ENV`).
     pub(crate) container_id: &'a str,
-    /// The new container's standard streams.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
-    /// A folder for the content of deleted files and of images, in files without a name.
+    /// Directory for unnamed files: the content of deleted files, and the layer of a checkpoint image.
     pub(crate) scratch_dir: &'a Path,
 }
 
-/// Whether an archive, or a checkpoint image, can be restored, as far as its images tell. An image's layer is unpacked into a file
-/// without a name in `scratch_dir` for that.
+/// Checks whether an archive or a checkpoint image can be restored, as far as its images tell. The layer of a
+/// checkpoint image is unpacked into an unnamed file in `scratch_dir`.
 ///
 /// # Errors
 ///
-/// What is wrong with it, or what of it cannot be restored.
+/// The archive is malformed, or holds state that cannot be restored.
 pub fn check_restorable(archive: &Path, scratch_dir: &Path) -> Result<Restorable, RestoreError> {
     let images = CriuImages::read(archive, scratch_dir, &CancelFlag::new())?;
     RestorePlan::read(images, RestoreOptions::default()).map(RestorePlan::into_restorable)
 }
 
-/// Whether an archive, or a checkpoint image, can be restored by this kernel, as far as that can be known without doing it. Reading
-/// ends when the caller gives up.
+/// Checks whether this kernel can restore an archive or a checkpoint image, as far as that is known without a restore.
+/// Reading ends when the caller cancels.
 ///
 /// # Errors
 ///
-/// As [`check_restorable`]; another kernel's archive; [`RestoreError::Cancelled`].
+/// As [`check_restorable`]; the archive was made under another kernel; [`RestoreError::Cancelled`].
 pub fn check_restorable_here(
     archive: &Path,
     scratch_dir: &Path,
@@ -117,16 +113,17 @@ pub fn check_restorable_here(
     Ok(plan.into_restorable())
 }
 
-/// Restores a container. The caller's thread becomes the parent of what is restored, and must be the only one of its process.
+/// Restores a container. The calling thread becomes the parent of the restored processes, and must be the only thread
+/// of its process.
 ///
 /// # Errors
 ///
-/// Nothing is left then.
+/// A step failed; no restored process is left.
 pub(crate) fn restore(request: &RestoreRequest<'_>) -> Result<RestoredProcesses, RestoreError> {
     let images = CriuImages::read(request.archive, request.scratch_dir, &CancelFlag::new())?;
     let plan = RestorePlan::read(images, request.options)?;
     let _nofile_limit = RaisedNofileLimit::raise();
-    let namespace = PidNamespace::create().map_err(|error| RestoreError::step("make a pid namespace", error))?;
+    let namespace = PidNamespace::create().map_err(|error| RestoreError::step("create a pid namespace", error))?;
     let restored = OpenFiles::open(&plan, request.stdio, request.scratch_dir, namespace.mount_ns())
         .and_then(|open_files| tree::restore(&plan, &open_files, &namespace, request.container_id));
     match restored {
@@ -141,14 +138,14 @@ pub(crate) fn restore(request: &RestoreRequest<'_>) -> Result<RestoredProcesses,
     }
 }
 
-/// Room for the container's descriptors beside the shim's own, as long as it is restored.
+/// Raises RLIMIT_NOFILE to its hard limit during the restore: the shim holds the container's open files beside its own.
 struct RaisedNofileLimit(Option<(u64, u64)>);
 
 impl RaisedNofileLimit {
     fn raise() -> Self {
         let limits = getrlimit(Resource::RLIMIT_NOFILE).ok();
         if let Some((_, hard)) = limits {
-            // Without more room than there is, a container that needs it fails by itself.
+            // If the limit cannot be raised, a container that needs more descriptors fails with its own error.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
         Self(limits)

@@ -1,15 +1,17 @@
-//! Checkpoint images: a checkpoint archive as the one layer of an OCI image, as `checkpointctl build` and CRI-O make it.
+//! Reads checkpoint images: OCI images whose only layer is a checkpoint archive, as `checkpointctl build` and CRI-O
+//! create them.
 //!
 //! ```text
-//!   oci-layout, index.json --> manifest, with an annotation that says it is a checkpoint --> its layer --> a file without a name
+//!   oci-layout, index.json --> manifest, annotated as a checkpoint --> its layer --> an unnamed file
 //! ```
 //!
-//! The image is a folder with the layout in it, or one tar of that. Only `index.json` and blobs by their digest are opened, a link
-//! among them is not followed, and what does not have its digest is refused. The layer is unpacked as one file, never its members.
-//! Unpacking ends when the caller gives up, and what was unpacked is gone then: the file has no name.
+//! The image is a directory with the OCI layout, or a tar file of that directory. Only `index.json` and blobs are
+//! opened; symbolic links are not followed; a blob that does not match its digest is refused. The layer is unpacked as
+//! one file, its members are not. Unpacking ends when the caller cancels. The file has no name, so nothing is left
+//! behind.
 //!
-//! Ways to fail: several images or layers, a compression other than gzip, encryption, no checkpoint, sizes beyond any that is made
-//! here. No error quotes a document: a folder's `index.json` may be any file of that name.
+//! Ways to fail: several images or layers, a compression other than gzip, encryption, not a checkpoint, sizes above the
+//! limits. No error quotes a document: the `index.json` of a directory may be any file of that name.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,47 +26,43 @@ use sha2::{Digest as _, Sha256};
 
 use super::{RestoreError, archive_file, cancel::CancelFlag, images::MAX_MEMBERS, tar_reader::TarReader};
 
-/// The name of the index, in the folder or the tar.
+/// The path of the index in the directory or the tar file.
 pub(super) const INDEX_FILE: &str = "index.json";
-/// The largest document.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
-/// The largest layer, unpacked, where the disk has room for it.
+/// The largest unpacked layer; the free disk space may set a lower limit.
 const MAX_LAYER_BYTES: u64 = 64 << 30;
-/// The annotations that make an image a checkpoint: those of `checkpointctl build` and CRI-O of today, and of older ones.
+/// The annotations that mark a checkpoint image: of `checkpointctl build` and current CRI-O, and of older versions of
+/// both.
 const CHECKPOINT_ANNOTATIONS: [&str; 2] = [
     "org.criu.checkpoint.container.name",
     "io.kubernetes.cri-o.annotations.checkpoint.name",
 ];
-/// The first bytes of gzip.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// As many of a layer's first bytes as tell what it is.
+/// Enough bytes of a layer to detect its format.
 const HEAD_BYTES: u64 = 64;
-/// What is unpacked between two looks at the cancel.
+/// Bytes that are unpacked between two checks of the cancel flag.
 const UNPACK_CHUNK_BYTES: usize = 1 << 20;
-/// How the media type of an encrypted layer ends (ocicrypt).
+/// Suffix of the media type of an encrypted layer (ocicrypt).
 const ENCRYPTED_SUFFIX: &str = "+encrypted";
 
-/// Where the parts of an image lie.
+/// Where the parts of an image are stored.
 #[derive(Debug)]
 pub(super) enum OciLayout {
-    /// In a scratch_dir.
+    /// A directory with the OCI layout.
     Directory(PathBuf),
-    /// In a tar, each at an offset and of a length.
+    /// A tar file of the layout.
     Archive {
-        /// The tar.
         path: PathBuf,
-        /// The tar, open.
         file: File,
-        /// Its plain members.
+        /// Offset and length of `index.json` and of each blob.
         members: BTreeMap<String, (u64, u64)>,
     },
 }
 
-/// How errors name the parts of an image.
-const MANIFEST_LABEL: &str = "its manifest";
-const LAYER_LABEL: &str = "its layer";
+const MANIFEST_LABEL: &str = "manifest";
+const LAYER_LABEL: &str = "layer";
 
-/// What a document says of another blob.
+/// A reference to a blob.
 #[derive(Debug, Deserialize)]
 struct OciDescriptor {
     digest: String,
@@ -72,13 +70,11 @@ struct OciDescriptor {
     media_type: String,
 }
 
-/// `index.json`.
 #[derive(Debug, Deserialize)]
 struct OciIndex {
     manifests: Vec<OciDescriptor>,
 }
 
-/// The manifest of an image.
 #[derive(Debug, Deserialize)]
 struct OciManifest {
     #[serde(default)]
@@ -88,15 +84,15 @@ struct OciManifest {
 }
 
 impl OciLayout {
-    /// The checkpoint archive in it, in a file without a name in this scratch_dir.
+    /// Unpacks the checkpoint archive into an unnamed file in `scratch_dir`.
     ///
     /// # Errors
     ///
-    /// As the module's documentation says.
+    /// See the module documentation.
     pub(super) fn unpack_checkpoint(&self, scratch_dir: &Path, cancel: &CancelFlag) -> Result<File, RestoreError> {
-        let index: OciIndex = self.document("its index.json", INDEX_FILE)?;
+        let index: OciIndex = self.document("index.json", INDEX_FILE)?;
         let [manifest] = &index.manifests[..] else {
-            return Err(self.archive_error(format!("it holds {} images, not one", index.manifests.len())));
+            return Err(self.archive_error(format!("{} images, expected one", index.manifests.len())));
         };
         let manifest: OciManifest = self.document(MANIFEST_LABEL, &self.blob(MANIFEST_LABEL, &manifest.digest)?)?;
         if !CHECKPOINT_ANNOTATIONS
@@ -104,12 +100,12 @@ impl OciLayout {
             .any(|annotation| manifest.annotations.contains_key(*annotation))
         {
             return Err(self.archive_error(format!(
-                "it is no checkpoint image: its manifest has no annotation {}",
+                "not a checkpoint image: the manifest has no annotation {}",
                 CHECKPOINT_ANNOTATIONS[0]
             )));
         }
         let [layer] = &manifest.layers[..] else {
-            return Err(self.archive_error(format!("it has {} layers, not one", manifest.layers.len())));
+            return Err(self.archive_error(format!("{} layers, expected one", manifest.layers.len())));
         };
         if layer.media_type.ends_with(ENCRYPTED_SUFFIX) {
             return Err(self.archive_error(format!("{LAYER_LABEL} is encrypted; decrypt the image first")));
@@ -124,7 +120,7 @@ impl OciLayout {
         RestoreError::Archive { path, reason }
     }
 
-    /// The name of a blob, which errors call `label`.
+    /// Returns the path of a blob. `label` names the blob in errors.
     fn blob(&self, label: &str, digest: &str) -> Result<String, RestoreError> {
         let hex = digest.strip_prefix("sha256:").filter(|hex| {
             let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -133,12 +129,11 @@ impl OciLayout {
         match hex {
             Some(hex) => Ok(format!("blobs/sha256/{hex}")),
             None => Err(self.archive_error(format!(
-                "what names {label} is no digest (sha256: and 64 hexadecimal digits)"
+                "the digest of the {label} is not sha256: and 64 hexadecimal digits"
             ))),
         }
     }
 
-    /// Opens a part by its name.
     fn open(&self, label: &str, name: &str) -> Result<Box<dyn Read>, RestoreError> {
         let io_error = |error: io::Error| self.archive_error(format!("{label}: {error}"));
         match self {
@@ -156,7 +151,7 @@ impl OciLayout {
         }
     }
 
-    /// A document; one that is a blob must have its digest.
+    /// Reads a document. A blob must match its digest.
     fn document<T: for<'a> Deserialize<'a>>(&self, label: &str, name: &str) -> Result<T, RestoreError> {
         let mut text = Vec::new();
         let read = self
@@ -170,31 +165,30 @@ impl OciLayout {
         if name != INDEX_FILE {
             self.check_digest(label, name, Sha256::digest(&text).as_ref())?;
         }
-        // What the parser says quotes the text.
+        // The parser's message quotes the text.
         serde_json::from_slice(&text).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             let problem = match error.classify() {
-                serde_json::error::Category::Data => "has other fields than it should",
-                _ => "is no JSON",
+                serde_json::error::Category::Data => "does not have the expected fields",
+                _ => "is not JSON",
             };
             self.archive_error(format!("{label} {problem} (line {line}, column {column})"))
         })
     }
 
-    /// Whether a blob has the digest that is its name.
     fn check_digest(&self, label: &str, name: &str, digest: &[u8]) -> Result<(), RestoreError> {
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         match name.ends_with(&hex) {
             true => Ok(()),
-            false => Err(self.archive_error(format!("{label} has another digest than its name"))),
+            false => Err(self.archive_error(format!("the content of the {label} does not match its digest"))),
         }
     }
 
-    /// A layer as one tar.
+    /// Unpacks the layer, a tar file or one compressed with gzip, into an unnamed file.
     fn unpack_layer(&self, name: &str, scratch_dir: &Path, cancel: &CancelFlag) -> Result<File, RestoreError> {
         let io_error = |error: io::Error| self.archive_error(format!("{LAYER_LABEL}: {error}"));
         let mut unpacked = tempfile::tempfile_in(scratch_dir).map_err(io_error)?;
-        // A small layer may unpack to any size, and a disk that is full fails others.
+        // A small layer may unpack to any size, and other processes fail when the disk is full.
         let disk = nix::sys::statvfs::fstatvfs(&unpacked).map_err(|errno| io_error(errno.into()))?;
         let max_bytes = max_layer_bytes(disk.blocks_available().saturating_mul(disk.fragment_size()));
         let mut hashing = HashingReader {
@@ -211,7 +205,7 @@ impl OciLayout {
         let mut layer_bytes = head.as_slice().chain(&mut hashing);
         if let Some(format) = format {
             return Err(self.archive_error(format!(
-                "{LAYER_LABEL} is {format}; of what is not a plain tar only gzip is read"
+                "{LAYER_LABEL} is {format}; only plain tar and gzip are supported"
             )));
         }
         let written = if is_gzip {
@@ -222,7 +216,7 @@ impl OciLayout {
         };
         if written?.map_err(io_error)? > max_bytes {
             return Err(self.archive_error(format!(
-                "{LAYER_LABEL} unpacks to more than {max_bytes} bytes: more than nine tenths of what is free in {}, or than any checkpoint",
+                "{LAYER_LABEL} unpacks to more than {max_bytes} bytes: 90 % of the free space in {}, or the limit of 64 GiB",
                 scratch_dir.display()
             )));
         }
@@ -233,7 +227,7 @@ impl OciLayout {
     }
 }
 
-/// Copies all there is, as long as the caller waits for it; how many bytes that were.
+/// Copies `input` until it ends or the caller cancels. Returns the number of bytes.
 fn copy_until_cancelled(
     input: &mut impl Read,
     output: &mut impl io::Write,
@@ -256,12 +250,11 @@ fn copy_until_cancelled(
     }
 }
 
-/// How large a layer may be, unpacked, where so many bytes are free: a tenth of them is left to others.
+/// The size limit of an unpacked layer: a tenth of the free space is left to other processes.
 fn max_layer_bytes(free: u64) -> u64 {
     MAX_LAYER_BYTES.min(free - free / 10)
 }
 
-/// What is read, and its digest.
 struct HashingReader<R> {
     input: R,
     hash: Sha256,
@@ -275,25 +268,25 @@ impl<R: Read> Read for HashingReader<R> {
     }
 }
 
-/// What a file is.
 #[derive(Debug)]
 pub(super) enum ArchiveKind {
-    /// A checkpoint image in a tar.
+    /// A checkpoint image in a tar file.
     OciImage(OciLayout),
-    /// Something else: a checkpoint archive, or nothing that can be restored.
+    /// Any other file: a checkpoint archive, or a file that cannot be restored.
     Other(File),
 }
 
-/// Looks whether a file is a tar with an image in it.
+/// Detects whether a file is a tar file of an OCI layout.
 ///
 /// # Errors
 ///
-/// The caller gave up.
+/// [`RestoreError::Cancelled`].
 pub(super) fn detect(path: &Path, file: File, cancel: &CancelFlag) -> Result<ArchiveKind, RestoreError> {
     let mut image_members = BTreeMap::new();
     let mut count = 0;
     if let Ok(mut members) = TarReader::new(&file) {
-        // What is no tar, or has too many members, is refused by whoever reads it as a checkpoint archive.
+        // `CriuImages::read_archive` reads the file again and reports that it is not a tar archive, or has too many
+        // members.
         while let Ok(Some(member)) = members.next_member() {
             cancel.check()?;
             count += 1;
@@ -328,7 +321,7 @@ mod tests {
         assert_eq!(max_layer_bytes(u64::MAX), MAX_LAYER_BYTES);
     }
 
-    /// A reader whose caller gives up once so much was read.
+    /// Endless input. Sets the flag after 64 MiB.
     struct EndlessInput(CancelFlag, u64);
 
     impl Read for EndlessInput {
@@ -337,7 +330,7 @@ mod tests {
             if self.1 > 64 << 20 {
                 self.0.cancel();
             }
-            assert!(self.1 < 1 << 30, "it is read on for nobody");
+            assert!(self.1 < 1 << 30, "reading continues after the cancel");
             Ok(buffer.len())
         }
     }

@@ -1,54 +1,50 @@
-//! The members of a tar archive, read header by header, in bounded memory.
+//! Reads the members of a tar archive, header by header, in bounded memory.
 //!
 //! | header | read |
 //! |---|---|
 //! | ustar, GNU | name (with the prefix), size (octal or base 256) |
-//! | PAX extended (`x`) | `path` and `size` of the next member, as Go writes them beyond 8 GiB and for long names |
+//! | PAX extended (`x`) | `path` and `size` of the next member; Go writes them for long names and for files of 8 GiB and more |
 //! | GNU long name (`L`) | the name of the next member |
-//! | GNU sparse (`S`), PAX sparse | passed over: no image is stored so |
+//! | GNU sparse (`S`), PAX sparse | skipped: no image is stored as a sparse file |
 //!
-//! No error quotes a byte of the archive: the path that a caller named may lead to any file.
+//! No error quotes a byte of the archive: the caller's path may name any file.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
-/// The size of a header, and of the blocks that content is padded to.
 const BLOCK_BYTES: u64 = 512;
-/// The longest PAX header that is read: names and attributes of one member.
 const MAX_PAX_BYTES: u64 = 1 << 20;
-/// The longest name that is read. The names that count are short.
+/// The longest name that is read. The names of images are short.
 const MAX_NAME_BYTES: u64 = 4096;
 
-/// One member.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TarMember {
-    /// Its name as it is stored; empty for a name longer than any that counts.
+    /// The name as stored; empty if it is longer than [`MAX_NAME_BYTES`].
     pub(super) name: Vec<u8>,
-    /// Whether it is a regular file whose content is stored as it is.
+    /// Whether the member is a regular file that is not sparse.
     pub(super) is_file: bool,
-    /// Where its content begins in the archive.
+    /// Offset of the content in the archive.
     pub(super) offset: u64,
-    /// The length of its content in bytes; all of it is there.
+    /// Length of the content in bytes. The content does not extend beyond the end of the file.
     pub(super) size: u64,
 }
 
-/// Why a file is no tar archive, or only a part of one.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TarError {
     #[error(transparent)]
     Read(#[from] io::Error),
-    #[error("it is no tar archive")]
+    #[error("not a tar archive")]
     NotTar,
-    #[error("it is empty")]
+    #[error("the file is empty")]
     Empty,
-    #[error("there is no tar header at byte {0}, where one should be")]
+    #[error("no tar header at byte {0}")]
     MissingHeader(u64),
     #[error("the tar header at byte {0} is malformed")]
     Malformed(u64),
-    #[error("it is cut short: the member whose header is at byte {0} reaches beyond its end")]
+    #[error("truncated: the member with its header at byte {0} extends beyond the end of the file")]
     Truncated(u64),
 }
 
-/// What headers before a member say of it.
+/// What PAX and GNU headers say about the next member.
 #[derive(Debug, Default)]
 struct MemberExtensions {
     name: Option<Vec<u8>>,
@@ -56,7 +52,6 @@ struct MemberExtensions {
     sparse: bool,
 }
 
-/// The members of an archive, in their order.
 #[derive(Debug)]
 pub(super) struct TarReader<'a> {
     file: &'a File,
@@ -66,11 +61,9 @@ pub(super) struct TarReader<'a> {
 }
 
 impl<'a> TarReader<'a> {
-    /// Those of this file.
-    ///
     /// # Errors
     ///
-    /// Its length cannot be told.
+    /// The length of the file cannot be read.
     pub(super) fn new(file: &'a File) -> io::Result<Self> {
         Ok(Self {
             file,
@@ -80,11 +73,11 @@ impl<'a> TarReader<'a> {
         })
     }
 
-    /// The next one; `None` at the end of the archive. Not to be called again after an error.
+    /// Returns the next member, `None` at the end of the archive. Must not be called again after an error.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or what is next is no member.
+    /// The file cannot be read, or the next header is malformed.
     pub(super) fn next_member(&mut self) -> Result<Option<TarMember>, TarError> {
         loop {
             let header_offset = self.position;
@@ -126,7 +119,6 @@ impl<'a> TarReader<'a> {
         }
     }
 
-    /// The header at this index; `None` at the end.
     fn read_header(&mut self) -> Result<Option<tar::Header>, TarError> {
         let header_offset = self.position;
         let mut header = tar::Header::new_old();
@@ -179,7 +171,7 @@ impl<'a> TarReader<'a> {
         Ok(())
     }
 
-    /// The headers that list the parts of a sparse file lie before its content and are not counted in its size.
+    /// The headers that list the parts of a sparse file precede the content and are not counted in its size.
     fn skip_sparse_headers(&mut self, header: &tar::Header, header_offset: u64) -> Result<(), TarError> {
         let mut extended = header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
         while extended {
@@ -195,7 +187,7 @@ impl<'a> TarReader<'a> {
     }
 }
 
-/// Whether a header is of no member but says something of one.
+/// Whether a header describes the next member instead of being a member.
 fn is_extension(header: &tar::Header) -> bool {
     let kind = header.entry_type();
     kind.is_pax_local_extensions()
@@ -204,7 +196,7 @@ fn is_extension(header: &tar::Header) -> bool {
         || kind.is_gnu_longlink()
 }
 
-/// The sum of a header's bytes, with its own field as blanks.
+/// The sum of the bytes of a header, with the checksum field taken as blanks.
 fn checksum(header: &[u8; BLOCK_BYTES as usize]) -> u32 {
     const CHECKSUM_FIELD: std::ops::Range<usize> = 148..156;
     let bytes = header.iter().enumerate();
@@ -265,7 +257,7 @@ mod tests {
         Ok(entries)
     }
 
-    /// As Go's archive/tar writes a file beyond 8 GiB: no size in the header, a PAX record before it.
+    /// Go's archive/tar writes a file of 8 GiB or more with a PAX record that has the size, and no size in the header.
     #[test]
     fn pax_sizes_and_names_are_used() {
         const SIZE: u64 = (9 << 30) + 7;
@@ -278,7 +270,7 @@ mod tests {
         );
         add(&mut file, &header("other", EntryType::Regular, 0), b"");
         let offset = file.stream_position().unwrap();
-        // A hole: it takes no room.
+        // A hole, which uses no disk space.
         file.seek(SeekFrom::Current(SIZE.next_multiple_of(512) as i64)).unwrap();
         add(&mut file, &header("spec.dump", EntryType::Regular, 2), b"{}");
         file.write_all(&[0; 1024]).unwrap();
@@ -306,7 +298,7 @@ mod tests {
             long.as_bytes(),
         );
         add(&mut file, &header("checkpoint/xxx", EntryType::Regular, 3), b"abc");
-        // Longer than any that counts, and not held in memory.
+        // Longer than `MAX_NAME_BYTES`, so it is not held in memory.
         let endless = 1 << 30;
         add(
             &mut file,
@@ -329,24 +321,21 @@ mod tests {
         let file = |bytes: &[u8]| {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(bytes).unwrap();
-            read_all(&file).expect_err("no tar").to_string()
+            read_all(&file).expect_err("not a tar archive").to_string()
         };
         let secret = "root:$y$j9T$secret:19000:0:99999:7:::\n".repeat(40);
-        assert_eq!(file(secret.as_bytes()), "it is no tar archive");
-        assert_eq!(file(b"short"), "it is no tar archive");
-        assert_eq!(file(b""), "it is empty");
-        assert_eq!(file(&[0; 4096]), "it is no tar archive");
+        assert_eq!(file(secret.as_bytes()), "not a tar archive");
+        assert_eq!(file(b"short"), "not a tar archive");
+        assert_eq!(file(b""), "the file is empty");
+        assert_eq!(file(&[0; 4096]), "not a tar archive");
         let mut trailing = header("a", EntryType::Regular, 0).as_bytes().to_vec();
         trailing.extend(secret.as_bytes());
-        assert_eq!(
-            file(&trailing),
-            "there is no tar header at byte 512, where one should be"
-        );
+        assert_eq!(file(&trailing), "no tar header at byte 512");
         let mut bad_size = header("a", EntryType::Regular, 0);
         bad_size.as_mut_bytes()[124..136].copy_from_slice(b"s3cr3tpassw\0");
         bad_size.set_cksum();
         assert_eq!(file(bad_size.as_bytes()), "the tar header at byte 0 is malformed");
         let truncated = header("a", EntryType::Regular, 4096);
-        assert!(file(truncated.as_bytes()).starts_with("it is cut short"));
+        assert!(file(truncated.as_bytes()).starts_with("truncated"));
     }
 }
