@@ -90,5 +90,5 @@ fn mapping_of_an_impossible_file_is_refused() {
     let path = dir.path().join("archive.tar");
     std::fs::write(&path, builder.into_inner().expect("a tar")).expect("written");
     let error = check_restorable(&path, dir.path()).expect_err("there is no such file");
-    assert!(error.to_string().contains("is impossible"), "{error}");
+    assert!(error.to_string().contains("invalid file id"), "{error}");
 }

@@ -181,22 +181,22 @@ fn mounts(members: &mut Members) {
 
 #[rstest]
 #[case::socket(replace_file_with_socket, "a network socket")]
-#[case::owner(set_fown, "a file whose owner is told of it")]
+#[case::owner(set_fown, "a file with a signal owner")]
 #[case::machine(other_machine, "another machine")]
 #[case::version(other_version, "inventory.img: version 99")]
 #[case::session(unknown_session, "session 77")]
 #[case::first(pid_namespace_init, "the first process of a pid namespace")]
 #[case::mappings(overlapping_mappings, "overlaps")]
 #[case::file(unknown_file, "file 4711 is not in files.img")]
-#[case::pages(too_few_pages, "more pages than their file")]
+#[case::pages(too_few_pages, "more pages than the pages file")]
 #[case::without_pages(no_pages, "pages-1.img is missing")]
 #[case::mounts(mounts, "a mount namespace of its own")]
 #[case::clocks(clocks_ahead, "another boot")]
 #[case::time(other_time_namespace, "a time namespace of its own")]
-#[case::actions(no_sigactions, "0 signals have an action")]
+#[case::actions(no_sigactions, "0 signal actions")]
 #[case::place(replace_file_with_socket, ", descriptor ")]
 #[case::files(too_many_files, "more than 262144 entries")]
-#[case::twice(duplicate_file, "is there twice")]
+#[case::twice(duplicate_file, "duplicate file id")]
 #[tokio::test]
 async fn unsupported_archives_are_refused_with_a_reason(#[case] change: fn(&mut Members), #[case] reason: &str) {
     if let Some(why) = skip_reason() {
@@ -238,9 +238,9 @@ fn delete_file(files: &Path) {
 }
 
 #[rstest]
-#[case::changed(change_file, "it has 14 bytes now and had")]
-#[case::fifo(replace_file_with_fifo, "it is no regular file")]
-#[case::link(replace_file_with_link, "it is no regular file")]
+#[case::changed(change_file, "the size is 14 bytes, recorded")]
+#[case::fifo(replace_file_with_fifo, "not a regular file")]
+#[case::link(replace_file_with_link, "not a regular file")]
 #[case::gone(delete_file, "No such file")]
 #[tokio::test]
 async fn changed_files_stop_the_restore(#[case] change: fn(&Path), #[case] reason: &str) {
@@ -302,7 +302,7 @@ async fn fifo_data_is_written_only_to_a_fifo(#[case] path: Option<&str>) {
     let id = pod.create(program.restored_by_image("second")).await.unwrap();
     let status = cri.start_container(&id).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("it is no FIFO"), "{status}");
+    assert!(status.message().contains("not a FIFO"), "{status}");
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
 }
 
@@ -311,7 +311,7 @@ async fn fifo_data_is_written_only_to_a_fifo(#[case] path: Option<&str>) {
 #[case::memory("/proc/self/mem", "proc")]
 #[case::trigger("/proc/sysrq-trigger", "proc")]
 #[case::sys("/sys/kernel/uevent_seqnum", "sysfs")]
-#[case::terminal("/dev/tty", "it is no regular file, folder or memory device")]
+#[case::terminal("/dev/tty", "not a regular file, directory or memory device")]
 #[tokio::test]
 async fn kernel_files_are_not_opened(#[case] path: &str, #[case] reason: &str) {
     if let Some(why) = skip_reason() {
@@ -369,7 +369,7 @@ async fn failed_restore_leaves_no_process(#[case] source: &str) {
     let status = cri.start_container(&second).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(
-        status.message().contains("cannot be given its capabilities"),
+        status.message().contains("cannot set a thread's capabilities"),
         "{status}"
     );
     // Whatever was made had the mark of its container.

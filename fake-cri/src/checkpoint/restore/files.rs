@@ -1,16 +1,16 @@
-//! The open files of the container, made here and inherited by its processes.
+//! Opens the container's files in the shim; the restored processes inherit them.
 //!
 //! ```text
-//!   files.img entry --> one open file description of this process, numbered above all that any process wants
-//!        |  first process is a copy of this one, so it and its descendants have them all
+//!   files.img entry --> one open file description of the shim, at an fd above all fds of the container
+//!        |  the first process is cloned from the shim, so it and its descendants inherit all of them
 //!        v
-//!   fdinfo entry   --> dup3 to its ghost_id; whatever is left above is closed
+//!   fdinfo entry   --> dup3 to its fd; the fds above are closed afterwards
 //! ```
 //!
-//! What is trusted of a path of the archive is said in [`path`].
+//! [`path`] states which recorded paths are opened.
 //!
-//! What the first process has as descriptors 0 to 2 is replaced by the new container's streams where it was a pipe that leads out
-//! of the container.
+//! If fds 0 to 2 of the first process were pipes with an end outside the container, the new container's streams replace
+//! these pipes.
 
 mod anon_inode;
 mod path;
@@ -46,7 +46,7 @@ use crate::{
     process::{namespace, pagemap::PAGE_SIZE, syscalls},
 };
 
-/// The flags of open(2) that a restored file has.
+/// The recorded flags of open(2) that are restored.
 const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_NONBLOCK
@@ -57,26 +57,24 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_DIRECTORY
     | libc::O_NOATIME
     | libc::O_PATH;
-/// `FD_CLOEXEC` in `fdinfo_entry.flags`.
 const FD_CLOEXEC: u32 = 1;
-/// What is copied at once.
 const COPY_CHUNK_BYTES: usize = 1 << 20;
 
-/// The open files, each by its entry, and the segments.
+/// The open files by their id, and the shared memory segments by theirs.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
-    /// The first number that is ours.
+    /// The lowest fd of these files in the shim, above all fds of the container.
     first_fd: i32,
     files: HashMap<u32, OwnedFd>,
-    /// Those that the first process makes, and the numbers that are free for them.
+    /// Files that the first process creates, each with the fd reserved for it.
     anon_inode_fds: BTreeMap<u32, u64>,
     shmem_fds: HashMap<u64, OwnedFd>,
     mount_ns: OwnedFd,
 }
 
 impl OpenFiles {
-    /// Opens all that the plan wants. `streams` are the new container's, `ghosts` is a folder for deleted files' content, `mount_ns`
-    /// the namespace of mounts that the processes enter.
+    /// Opens all files of the plan. `streams` are the new container's; `scratch_dir` takes the content of deleted
+    /// files; the processes enter `mount_ns`.
     pub(super) fn open(
         plan: &RestorePlan,
         streams: [BorrowedFd<'_>; 3],
@@ -89,7 +87,7 @@ impl OpenFiles {
             .map(|entry| entry.fd + 1)
             .max();
         let highest = i32::try_from(highest.unwrap_or(0)).unwrap_or(i32::MAX);
-        let fd_failed = |error| RestoreError::step("find room for descriptors", error);
+        let fd_failed = |error| RestoreError::step("find free fds", error);
         let base = namespace::first_free_fd(highest).map_err(fd_failed)?;
         let dup_above = |descriptor: OwnedFd| namespace::dup_above(descriptor, base).map_err(fd_failed);
         let mut open_files = Self {
@@ -126,7 +124,7 @@ impl OpenFiles {
         Ok(open_files)
     }
 
-    /// Makes what the first process has to make, before it has children.
+    /// Creates eventfds, epoll fds, signalfds and timerfds in the first process, before it has children.
     pub(super) fn create_anon_inodes(&self, remote: &mut RemoteTask, plan: &RestorePlan) -> Result<(), RestoreError> {
         for (id, fd) in &self.anon_inode_fds {
             anon_inode::create(remote, &plan.files[id], *fd)?;
@@ -134,7 +132,8 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// Gives a process its descriptors. Of those above it keeps what it has until [`OpenFiles::close_inherited_fds`].
+    /// Duplicates the files to the fds of a process. The inherited fds stay open until
+    /// [`OpenFiles::close_inherited_fds`].
     pub(super) fn install_fds(&self, remote: &mut RemoteTask, live: &LiveTask) -> Result<(), RestoreError> {
         for descriptor in &live.descriptors {
             let flags = if descriptor.flags & FD_CLOEXEC != 0 {
@@ -143,20 +142,20 @@ impl OpenFiles {
                 0
             };
             let arguments = [self.fd(descriptor.id), descriptor.fd.into(), flags, 0, 0, 0];
-            remote.call("place a descriptor", libc::SYS_dup3, arguments)?;
+            remote.call("duplicate an fd (dup3)", libc::SYS_dup3, arguments)?;
         }
         Ok(())
     }
 
-    /// Takes from a process what it has above its own numbers.
+    /// Closes the inherited fds above the process's own.
     pub(super) fn close_inherited_fds(&self, remote: &mut RemoteTask) -> Result<(), RestoreError> {
         let arguments = [self.first_fd(), u64::from(u32::MAX), 0, 0, 0, 0];
         remote
-            .call("close descriptors", libc::SYS_close_range, arguments)
+            .call("close inherited fds", libc::SYS_close_range, arguments)
             .map(drop)
     }
 
-    /// Tells each epoll descriptor what it watches, by the first process that has it.
+    /// Adds the watches of each epoll file, in the first process that has an fd of it.
     pub(super) fn add_epoll_watches<'a>(
         plan: &RestorePlan,
         processes: impl Iterator<Item = (&'a mut RemoteTask, &'a LiveTask)>,
@@ -173,12 +172,11 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// The first of our numbers.
     pub(super) fn first_fd(&self) -> u64 {
         self.first_fd.unsigned_abs().into()
     }
 
-    /// The number of an open file; the plan has checked that it is there.
+    /// The fd of an open file. The plan has checked that the id exists.
     pub(super) fn fd(&self, id: u32) -> u64 {
         let opened = self.files.get(&id).map(|file| file.as_raw_fd().unsigned_abs().into());
         opened
@@ -186,20 +184,18 @@ impl OpenFiles {
             .unwrap_or(u64::MAX)
     }
 
-    /// The number of a segment.
     pub(super) fn shmem_fd(&self, id: u64) -> u64 {
         self.shmem_fds
             .get(&id)
             .map_or(u64::MAX, |file| file.as_raw_fd().unsigned_abs().into())
     }
 
-    /// The number of the namespace of mount_ns.
     pub(super) fn mount_ns_fd(&self) -> u64 {
         self.mount_ns.as_raw_fd().unsigned_abs().into()
     }
 }
 
-/// Whether all open files are of kinds that can be opened or made, as far as the images tell.
+/// Checks that all open files are of supported kinds, as far as the images tell.
 pub(super) fn check(plan: &RestorePlan) -> Result<(), RestoreError> {
     check_ghosts(plan)?;
     pipe::check(plan)?;
@@ -209,7 +205,8 @@ pub(super) fn check(plan: &RestorePlan) -> Result<(), RestoreError> {
     check_epoll_watches(plan)
 }
 
-/// Whether what epoll descriptors watch can be added by the first process that has each, which is the one that does it.
+/// Checks the watches of each epoll file against the fds of the first process that has an fd of it. That process adds
+/// the watches.
 fn check_epoll_watches(plan: &RestorePlan) -> Result<(), RestoreError> {
     let mut watched = HashSet::new();
     for live in plan.tasks.iter().filter_map(|task| task.live.as_ref()) {
@@ -230,26 +227,25 @@ fn check_epoll_watches(plan: &RestorePlan) -> Result<(), RestoreError> {
 
 fn check_file(entry: &FileEntry, files: &HashMap<u32, FileEntry>) -> Result<(), RestoreError> {
     let id = entry.id;
-    let empty = || RestoreError::malformed("files.img", format!("file {id} is empty"));
+    let empty = || RestoreError::malformed("files.img", format!("file {id} has no entry of its type"));
     match entry.r#type() {
         FdTypes::Reg => path::check(entry.reg.as_ref().ok_or_else(empty)?)?,
         FdTypes::Pipe => pipe::check_pipe(entry.pipe.as_ref().ok_or_else(empty)?)?,
         FdTypes::Fifo => {
             let fifo = entry.fifo.as_ref().ok_or_else(empty)?;
             let path = fifo.regf_id.and_then(|id| files.get(&id)?.reg.as_ref());
-            path::check(path.ok_or_else(|| RestoreError::malformed("files.img", format!("file {id} is no pipe")))?)?;
+            path::check(path.ok_or_else(|| RestoreError::malformed("files.img", format!("FIFO {id} has no path")))?)?;
         }
         _ => anon_inode::check(entry)?,
     }
     match has_fown(entry) {
         true => Err(RestoreError::Unsupported(
-            "a file whose owner is told of it (F_SETOWN)".to_owned(),
+            "a file with a signal owner (F_SETOWN)".to_owned(),
         )),
         false => Ok(()),
     }
 }
 
-/// What a process uses an open file as.
 #[derive(Clone, Debug)]
 enum FileRole {
     Descriptor(u32),
@@ -258,7 +254,6 @@ enum FileRole {
     WorkingDirectory,
 }
 
-/// Where a file is used: by which process and as detail.
 #[derive(Clone, Debug)]
 struct FileUse {
     pid: i32,
@@ -277,7 +272,7 @@ impl fmt::Display for FileUse {
     }
 }
 
-/// The files that the processes use, in the order of their numbers, each with the first place where it is used.
+/// The files that the processes use, by id, each with its first use.
 fn file_uses(plan: &RestorePlan) -> BTreeMap<u32, FileUse> {
     let mut uses = BTreeMap::new();
     for task in &plan.tasks {
@@ -290,7 +285,7 @@ fn file_uses(plan: &RestorePlan) -> BTreeMap<u32, FileUse> {
     uses
 }
 
-/// Whether somebody is sent a signal when the file becomes ready.
+/// Whether a process is signalled when the file becomes ready (`F_SETOWN`).
 fn has_fown(entry: &FileEntry) -> bool {
     let fowns = [
         entry.reg.as_ref().map(|file| &file.fown),
@@ -306,7 +301,7 @@ fn has_fown(entry: &FileEntry) -> bool {
         .any(|owner| owner.pid != 0 || owner.signum != 0)
 }
 
-/// The entries that a process has open, maps, executes, or is in.
+/// The files that a process has open, maps, executes, or has as its working directory.
 fn files_of_task(live: &LiveTask) -> impl Iterator<Item = (u32, FileRole)> {
     let open = live
         .descriptors
@@ -324,7 +319,7 @@ fn files_of_task(live: &LiveTask) -> impl Iterator<Item = (u32, FileRole)> {
     ])
 }
 
-/// Opens a file by its path, or the content of a deleted one.
+/// Opens a file by its path, or the content of a deleted file.
 fn open_path(entry: &FileEntry, ghosts: &GhostFiles) -> Result<OwnedFd, RestoreError> {
     let file = entry
         .reg
@@ -343,11 +338,11 @@ fn open_path(entry: &FileEntry, ghosts: &GhostFiles) -> Result<OwnedFd, RestoreE
     Ok(opened.into())
 }
 
-/// Files without a name, by the entries that stand for them.
+/// Deleted files, by the id of the file entry that refers to them.
 struct GhostFiles(HashMap<u32, File>);
 
 impl GhostFiles {
-    /// Makes them anew in a scratch_dir, where they have no name either.
+    /// Creates each deleted file as an unnamed file in `scratch_dir`.
     fn read(plan: &RestorePlan, scratch_dir: &Path) -> Result<Self, RestoreError> {
         let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MAX_OPEN_FILES)?;
         let mut by_ghost_id: HashMap<u32, File> = HashMap::new();
@@ -360,7 +355,7 @@ impl GhostFiles {
             };
             let file = file
                 .try_clone()
-                .map_err(|error| RestoreError::step("hold a deleted file", error))?;
+                .map_err(|error| RestoreError::step("duplicate the fd of a deleted file", error))?;
             by_entry.insert(remap.orig_id, file);
         }
         Ok(Self(by_entry))
@@ -371,7 +366,7 @@ impl GhostFiles {
     }
 }
 
-/// Whether the deleted files can be made.
+/// Checks that the deleted files can be created.
 fn check_ghosts(plan: &RestorePlan) -> Result<(), RestoreError> {
     let remaps: Vec<RemapFilePathEntry> = plan.images.optional(Kind::RemapFpath, None, MAX_OPEN_FILES)?;
     let mut checked_ids = HashSet::new();
@@ -379,7 +374,7 @@ fn check_ghosts(plan: &RestorePlan) -> Result<(), RestoreError> {
         plan.images.cancel.check()?;
         if remap.remap_type() != RemapType::Ghost {
             let detail = format!(
-                "a file that is known as {:?} (file {})",
+                "a file with remap type {:?} (file {})",
                 remap.remap_type(),
                 remap.orig_id
             );
@@ -392,26 +387,27 @@ fn check_ghosts(plan: &RestorePlan) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// What the image of a deleted file says, and its content.
+/// Reads the image and the content of a deleted file.
 fn read_ghost_entry(plan: &RestorePlan, ghost_id: u32) -> Result<(GhostFileEntry, Vec<u8>), RestoreError> {
     let name = Kind::GhostFile.file_name(u64::from(ghost_id));
     let mut decoder = plan.images.decoder(&name, Kind::GhostFile)?;
     let entry: GhostFileEntry = decoder
         .message()?
-        .ok_or_else(|| RestoreError::malformed(&name, "it is empty"))?;
+        .ok_or_else(|| RestoreError::malformed(&name, "the image is empty"))?;
     if entry.mode & libc::S_IFMT != libc::S_IFREG || entry.chunks == Some(true) {
-        return Err(RestoreError::Unsupported(format!("{name}, which is no plain file")));
+        return Err(RestoreError::Unsupported(format!(
+            "{name}, which is not a regular file or is stored in chunks"
+        )));
     }
     let mut content = Vec::new();
     decoder.copy_rest(&mut content)?;
     Ok((entry, content))
 }
 
-/// Makes one deleted file.
 fn create_ghost(plan: &RestorePlan, ghost_id: u32, scratch_dir: &Path) -> Result<File, RestoreError> {
     let name = Kind::GhostFile.file_name(u64::from(ghost_id));
     let (entry, content) = read_ghost_entry(plan, ghost_id)?;
-    let step_error = |error: io::Error| RestoreError::step(format!("make the deleted file of {name}"), error);
+    let step_error = |error: io::Error| RestoreError::step(format!("create the deleted file of {name}"), error);
     let mut file = tempfile::tempfile_in(scratch_dir).map_err(step_error)?;
     file.write_all(&content).map_err(step_error)?;
     let (owner, group) = (
@@ -419,7 +415,7 @@ fn create_ghost(plan: &RestorePlan, ghost_id: u32, scratch_dir: &Path) -> Result
         nix::unistd::Gid::from_raw(entry.gid),
     );
     nix::unistd::fchown(&file, Some(owner), Some(group)).map_err(|errno| step_error(errno.into()))?;
-    // Without the bits that lend another user's rights.
+    // Without set-uid and set-gid bits.
     let mode = nix::sys::stat::Mode::from_bits_truncate(entry.mode & 0o777);
     nix::sys::stat::fchmod(&file, mode).map_err(|errno| step_error(errno.into()))?;
     if let (Some(read), Some(changed)) = (&entry.atim, &entry.mtim) {
@@ -433,13 +429,13 @@ fn create_ghost(plan: &RestorePlan, ghost_id: u32, scratch_dir: &Path) -> Result
     Ok(file)
 }
 
-/// Makes a segment with its pages.
+/// Creates a shared memory segment with its content.
 fn create_shmem(plan: &RestorePlan, segment: &ShmemSegment) -> Result<OwnedFd, RestoreError> {
-    let step_error = |error| RestoreError::step("make shared memory", error);
+    let step_error = |error| RestoreError::step("create shared memory", error);
     let size = usize::try_from(segment.size)
         .ok()
         .and_then(std::num::NonZeroUsize::new)
-        .ok_or_else(|| step_error(io::Error::other("it has an impossible size")))?;
+        .ok_or_else(|| step_error(io::Error::other("the size is zero or too large")))?;
     let file = syscalls::create_shmem_file(size).map_err(step_error)?;
     if let Some(pages) = &segment.pages {
         let mut from = 0;

@@ -1,7 +1,8 @@
-//! An address space: what was there goes, what the image says comes, page by page.
+//! Restores an address space: unmaps everything, maps the recorded VMAs, and writes their pages.
 //!
-//! The kernel's own pages (`[vvar]`, `[vdso]`) cannot be made, only moved: each new process has them from its parent, beside the
-//! area, and they go where the program knows them. So the archive's vdso must be this kernel's, byte for byte.
+//! The kernel's `[vvar]` and `[vdso]` pages cannot be created, only moved. Each new process inherits them next to the
+//! restorer area, and they are moved to the recorded address. So the vdso in the archive must be this kernel's, byte
+//! for byte.
 
 use std::ops::Range;
 
@@ -19,11 +20,11 @@ use crate::{
     shim::CONTAINER_ID_ENV,
 };
 
-/// `MAP_DROPPABLE` (linux/mman.h).
+/// `MAP_DROPPABLE` (linux/mman.h, Linux 6.11).
 const MAP_DROPPABLE: u32 = 0x08;
-/// The flags of mmap(2) that a restored mapping has.
+/// The recorded flags of mmap(2) that are restored.
 const MMAP_FLAGS: i32 = libc::MAP_GROWSDOWN | libc::MAP_LOCKED | libc::MAP_NORESERVE;
-/// The advice of madvise(2) that a restored mapping has.
+/// The advice of madvise(2) that is restored.
 const RESTORED_ADVICE: [i32; 8] = [
     libc::MADV_SEQUENTIAL,
     libc::MADV_RANDOM,
@@ -34,32 +35,31 @@ const RESTORED_ADVICE: [i32; 8] = [
     libc::MADV_NOHUGEPAGE,
     libc::MADV_WIPEONFORK,
 ];
-/// The lowest address that is looked at for the stage (vm.mmap_min_addr).
+/// The lowest address for the restorer area (vm.mmap_min_addr).
 const MMAP_MIN_ADDR: u64 = 0x1_0000;
-/// `PR_SET_MM_MAP` and the operation it belongs to.
 const SET_MM: u64 = libc::PR_SET_MM as u64;
 const SET_MM_MAP: u64 = libc::PR_SET_MM_MAP as u64;
-/// More words than an auxiliary vector has.
+/// The most words of an auxiliary vector.
 pub(super) const MAX_AUXV_WORDS: usize = 64;
-/// What is copied at once.
 const PAGES_CHUNK_BYTES: u64 = 1 << 20;
-/// How much of an environment is looked through.
+/// The most bytes of an environment that are searched for the container id.
 const MAX_ENVIRON_BYTES: u64 = 4 << 20;
 
-/// The kernel's own pages in a process: parts that follow each mismatch, the vdso last.
+/// The `[vvar]` and `[vdso]` mappings of a process, adjacent, the vdso last.
 #[derive(Clone, Debug)]
 pub(super) struct VdsoMappings(Vec<Range<u64>>);
 
 impl VdsoMappings {
     fn find(tid: i32) -> Result<Self, RestoreError> {
-        let mappings = proc_files::maps(tid).map_err(|error| RestoreError::step("read new mappings", error))?;
+        let mappings =
+            proc_files::maps(tid).map_err(|error| RestoreError::step("read the mappings of a new process", error))?;
         let vdso_mappings = mappings.into_iter().filter(|mapping| {
             let name = mapping.name.to_string_lossy();
             name.starts_with("[vvar") || name == "[vdso]"
         });
         let parts: Vec<_> = vdso_mappings.map(|mapping| mapping.range).collect();
         if parts.len() < 2 || parts.windows(2).any(|pair| pair[0].end != pair[1].start) {
-            let detail = "this kernel has its vdso in a way that is not known here";
+            let detail = "unknown vdso layout: this kernel's [vvar] and [vdso] mappings are missing or not adjacent";
             return Err(RestoreError::MachineMismatch(detail.to_owned()));
         }
         Ok(Self(parts))
@@ -73,7 +73,7 @@ impl VdsoMappings {
         self.0[self.0.len() - 1].clone()
     }
 
-    /// Moves them to where they begin at this address; the two places must not overlap.
+    /// Moves the mappings so that they begin at this address. The old and the new range must not overlap.
     fn move_to(&self, remote: &mut RemoteTask, to: u64) -> Result<Self, RestoreError> {
         let from = self.range().start;
         let mut moved_parts = Vec::with_capacity(self.0.len());
@@ -89,9 +89,11 @@ impl VdsoMappings {
     }
 }
 
-/// Where the stage and, behind it, the kernel's pages can be: where no process has or will have anything.
+/// Finds an address for the restorer area, followed by the vdso mappings, that no process uses now or after the
+/// restore.
 pub(super) fn find_restorer_area(plan: &RestorePlan, tid: i32) -> Result<RestorerArea, RestoreError> {
-    let current_mappings = proc_files::maps(tid).map_err(|error| RestoreError::step("read new mappings", error))?;
+    let current_mappings =
+        proc_files::maps(tid).map_err(|error| RestoreError::step("read the mappings of a new process", error))?;
     let size = RestorerArea::SIZE_BYTES + vdso_size(&VdsoMappings::find(tid)?);
     let mut used_ranges: Vec<_> = plan
         .vma_ranges()
@@ -100,7 +102,7 @@ pub(super) fn find_restorer_area(plan: &RestorePlan, tid: i32) -> Result<Restore
     used_ranges.sort_by_key(|range| range.start);
     let mut address = MMAP_MIN_ADDR;
     for range in used_ranges {
-        // With a page free on either side, nothing is joined to it.
+        // A free page on either side keeps the kernel from merging the area with another mapping.
         if range.start >= address + size + PAGE_SIZE {
             break;
         }
@@ -114,10 +116,11 @@ fn vdso_size(pages: &VdsoMappings) -> u64 {
     end - start
 }
 
-/// Takes all memory from a process but the stage and the kernel's pages, which go behind it.
+/// Unmaps everything except the restorer area and the vdso mappings, which are moved to the end of the area.
 pub(super) fn unmap_all(remote: &mut RemoteTask, area: RestorerArea) -> Result<VdsoMappings, RestoreError> {
     let pages = VdsoMappings::find(remote.tid)?.move_to(remote, area.range().end)?;
-    let mappings = proc_files::maps(remote.tid).map_err(|error| RestoreError::step("read new mappings", error))?;
+    let mappings = proc_files::maps(remote.tid)
+        .map_err(|error| RestoreError::step("read the mappings of a new process", error))?;
     for mapping in mappings {
         let Range { start, end } = mapping.range;
         let is_kept = area.range().contains(&start) || pages.range().contains(&start);
@@ -128,7 +131,7 @@ pub(super) fn unmap_all(remote: &mut RemoteTask, area: RestorerArea) -> Result<V
     Ok(pages)
 }
 
-/// Fills the address space of a process that was cleared.
+/// Restores the address space of a process whose memory was unmapped.
 pub(super) fn restore_mm(
     remote: &mut RemoteTask,
     plan: &RestorePlan,
@@ -136,7 +139,8 @@ pub(super) fn restore_mm(
     open_files: &OpenFiles,
     own_vdso: &VdsoMappings,
 ) -> Result<(), RestoreError> {
-    // Before anything is mapped: the executable cannot be changed while the old one is, and it may be the same.
+    // Must precede the mappings: the kernel refuses to change the executable while the old one is mapped (prctl(2)), and a
+    // recorded VMA may map the old one again, because the container may run the same file as the shim.
     set_mm_map(remote, &live.mm, open_files)?;
     place_vdso(remote, plan, live, own_vdso)?;
     for vma in &live.mm.vmas {
@@ -146,7 +150,7 @@ pub(super) fn restore_mm(
     }
     let mut buffer = vec![0; PAGES_CHUNK_BYTES as usize];
     let mut from = 0;
-    // Both are in the order of their addresses, so each is gone through once.
+    // Runs and mappings are sorted by address, so each list is traversed once.
     let mut vdsos = live
         .mm
         .vmas
@@ -157,7 +161,7 @@ pub(super) fn restore_mm(
         let mut address = run.start;
         while address < run.end {
             while vdsos.next_if(|vdso| vdso.end <= address).is_some() {}
-            // A run may reach over several mappings, a vdso among them, which was placed already.
+            // A run may span several mappings, also a vdso, which is already in place.
             let vdso = vdsos.peek().map_or(u64::MAX..u64::MAX, |vdso| vdso.start..vdso.end);
             let skip = vdso.contains(&address);
             let border = if skip { vdso.end } else { vdso.start };
@@ -175,12 +179,12 @@ pub(super) fn restore_mm(
     Ok(())
 }
 
-/// Where code, data, heap, stack, arguments and environment are, and which file is executed.
+/// Sets the addresses of code, data, heap, stack, arguments and environment, the auxiliary vector and the executable.
 fn set_mm_map(remote: &mut RemoteTask, mm: &MmEntry, open_files: &OpenFiles) -> Result<(), RestoreError> {
     /// `struct prctl_mm_map` in words.
     const WORDS: usize = 13;
     let auxv_bytes = 8 * mm.mm_saved_auxv.len() as u64;
-    // Put once to know the address.
+    // Written once to learn the address.
     let auxv_address = remote.write_data(&[])? + 8 * WORDS as u64;
     let mut words = vec![
         mm.mm_start_code,
@@ -200,15 +204,15 @@ fn set_mm_map(remote: &mut RemoteTask, mm: &MmEntry, open_files: &OpenFiles) -> 
     words.extend(&mm.mm_saved_auxv);
     let map = remote.write_words(&words)?;
     let arguments = [SET_MM, SET_MM_MAP, map, 8 * WORDS as u64, 0, 0];
-    remote.call("describe the memory (PR_SET_MM_MAP)", libc::SYS_prctl, arguments)?;
+    remote.call("set the memory layout (PR_SET_MM_MAP)", libc::SYS_prctl, arguments)?;
     if mm.thp_disabled == Some(true) {
         let arguments = [libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0, 0];
-        remote.call("turn huge pages off", libc::SYS_prctl, arguments)?;
+        remote.call("disable transparent huge pages", libc::SYS_prctl, arguments)?;
     }
     Ok(())
 }
 
-/// Moves the kernel's pages to where the program knows them, or takes them away from one that has none.
+/// Moves the vdso mappings to the recorded address, or unmaps them if the process had none.
 fn place_vdso(
     remote: &mut RemoteTask,
     plan: &RestorePlan,
@@ -225,7 +229,8 @@ fn place_vdso(
     own_vdso.move_to(remote, vvar.start).map(drop)
 }
 
-/// Whether the vdso of a process is this kernel's, whose pages `read` reads; where it was, for one that has a vdso.
+/// Checks that the recorded vdso of a process is this kernel's, whose pages `read` returns. Returns the recorded
+/// `[vvar]`, or `None` for a process without a vdso.
 fn check_vdso<'a>(
     plan: &RestorePlan,
     live: &'a LiveTask,
@@ -238,13 +243,13 @@ fn check_vdso<'a>(
     let (vvar, vdso) = match (find_vma(status::VVAR), find_vma(status::VDSO)) {
         (None, None) => return Ok(None),
         (Some(vvar), Some(vdso)) => (vvar, vdso),
-        _ => return Err(mismatch("its vdso is another")),
+        _ => return Err(mismatch("only one of [vvar] and [vdso] is recorded")),
     };
     if vvar.end != vdso.start
         || vdso.end - vvar.start != vdso_size(own_vdso)
         || vdso.start - vvar.start != own_vdso.vdso().start - own_vdso.range().start
     {
-        return Err(mismatch("its vdso has another size"));
+        return Err(mismatch("the size of its vdso differs"));
     }
     let mut from = 0;
     for run in &live.pages.runs {
@@ -256,7 +261,7 @@ fn check_vdso<'a>(
                 .read_pages(live.pages.file, from + (start - run.start), &mut bytes)?;
             let address = own_vdso.vdso().start + (start - vdso.start);
             if read(address..address + (end - start))? != bytes {
-                return Err(mismatch("its vdso has other code"));
+                return Err(mismatch("the code of its vdso differs"));
             }
         }
         from += run.end - run.start;
@@ -264,7 +269,7 @@ fn check_vdso<'a>(
     Ok(Some(vvar))
 }
 
-/// Whether the archive was made under this own_vdso, by the vdso of every process.
+/// Checks that the vdso of every process is this kernel's.
 pub(super) fn check_vdso_of_kernel(plan: &RestorePlan) -> Result<(), RestoreError> {
     let own_pid = std::process::id().cast_signed();
     let own_vdso = VdsoMappings::find(own_pid)?;
@@ -284,7 +289,7 @@ pub(super) fn check_vdso_of_kernel(plan: &RestorePlan) -> Result<(), RestoreErro
     Ok(())
 }
 
-/// Makes one mapping, empty or of its file.
+/// Maps one VMA, without its pages.
 fn map_vma(remote: &mut RemoteTask, vma: &VmaEntry, open_files: &OpenFiles) -> Result<(), RestoreError> {
     let VmaEntry { start, end, .. } = *vma;
     let droppable = vma.flags & MAP_DROPPABLE != 0 && vma.status & status::ANON_PRIVATE != 0;
@@ -302,7 +307,7 @@ fn map_vma(remote: &mut RemoteTask, vma: &VmaEntry, open_files: &OpenFiles) -> R
     let flags = vma.flags.cast_signed() & MMAP_FLAGS | kind | libc::MAP_FIXED_NOREPLACE;
     let arguments = [start, end - start, vma.prot.into(), flags as u64, file, offset];
     remote.call(format!("map {start:x}-{end:x}"), libc::SYS_mmap, arguments)?;
-    // Droppable memory has its advice by itself and takes none.
+    // MAP_DROPPABLE implies its advice: wipe-on-fork and no dump.
     for advice in RESTORED_ADVICE.into_iter().filter(|_| !droppable) {
         if vma.madv.is_some_and(|madv| madv & 1 << advice != 0) {
             let arguments = [start, end - start, advice as u64, 0, 0, 0];
@@ -312,7 +317,8 @@ fn map_vma(remote: &mut RemoteTask, vma: &VmaEntry, open_files: &OpenFiles) -> R
     Ok(())
 }
 
-/// Writes the new container's mark over the old one in the environment, so that what the old one leaves is told from this.
+/// Replaces the old container id in the environment, so that orphans of the old container are not taken for the new
+/// one's.
 pub(super) fn rewrite_container_id(
     remote: &mut RemoteTask,
     mm: &MmEntry,

@@ -1,7 +1,8 @@
-//! What the images say is to be made, and whether it can be: nothing is made before all of this holds.
+//! Reads all images and checks them before anything is created.
 //!
-//! Every number of an archive is checked before it is used: addresses, sizes, ids, the tree. What the kernel itself refuses is
-//! left to it; what it would take and we would not make faithfully is refused here, with its name.
+//! Every id, address and size of an archive is checked before use, and so is the process tree. State that the kernel
+//! would refuse is left to the kernel. State that the kernel would accept, but that a restore would not reproduce, is
+//! refused here with its name.
 
 mod pagemap;
 
@@ -26,54 +27,48 @@ use super::{
 };
 use crate::{checkpoint::dump::vma_status as status, process::pagemap::PAGE_SIZE};
 
-/// `CRTOOLS_IMAGES_V1` and `V1_1`.
 const IMAGE_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
-/// `TASK_DEAD` and what else a task may be (criu/include/pid.h).
+/// States of a task (criu/include/pid.h).
 const TASK_ALIVE: u32 = 1;
 const TASK_DEAD: u32 = 2;
 const TASK_STOPPED: u32 = 3;
-/// The highest address of a program.
+/// The end of the user address space (x86-64, four-level page tables).
 const USER_ADDRESS_END: u64 = 1 << 47;
-/// More than a kernel gives numbers for.
 const MAX_TASKS: usize = 1 << 16;
-/// More descriptors than a process has here.
 const MAX_FD: u32 = 1 << 20;
-/// More open files than any container has: what they take in memory is a multiple of what they take in an image.
+/// The most open files: decoded entries take a multiple of their size in the image.
 pub(super) const MAX_OPEN_FILES: usize = 1 << 18;
-/// More mappings, and more descriptors, than all processes of a container have together.
+/// The most mappings and descriptors of all processes together.
 const MAX_MAPPINGS: usize = 1 << 20;
 const MAX_FDS: usize = 1 << 20;
-/// Images of namespaces that fake-cri does not make, each with what it stands for.
+/// Prefixes of images of namespaces that fake-cri does not restore.
 const UNSUPPORTED_IMAGES: &[(&str, &str)] = &[
     ("mountpoints-", "a mount namespace of its own"),
-    ("utsns-", "a host name of its own"),
+    ("utsns-", "a UTS namespace of its own"),
     ("netdev-", "a network namespace of its own"),
     ("ipcns-", "an IPC namespace of its own"),
     ("userns-", "a user namespace of its own"),
 ];
-/// CRIU's image of the clocks at the dump, written whichever time namespace the processes are in.
+/// The clocks at the dump. CRIU writes this image also if the processes are in no time namespace of their own.
 const TIMENS_IMAGE_ID: u64 = 0;
 
-/// A process to be made.
+/// A process to restore.
 #[derive(Debug)]
 pub(super) struct Task {
-    /// Its place in the tree.
     pub(super) pstree_entry: PstreeEntry,
-    /// Its first thread, with what it has as a whole.
+    /// The image of the thread-group leader, with the state of the whole process.
     pub(super) core: CoreEntry,
-    /// Its other threads by their used_ids.
+    /// The other threads, by tid.
     pub(super) threads: Vec<(u32, CoreEntry)>,
-    /// What it has unless it is a zombie.
+    /// `None` for a zombie.
     pub(super) live: Option<LiveTask>,
 }
 
 impl Task {
-    /// Its number.
     pub(super) fn pid(&self) -> i32 {
         self.pstree_entry.pid.cast_signed()
     }
 
-    /// Whether job control has it stopped.
     pub(super) fn is_stopped(&self) -> bool {
         self.core
             .tc
@@ -82,7 +77,7 @@ impl Task {
     }
 }
 
-/// What a living process has.
+/// The state of a process that is not a zombie.
 #[derive(Debug)]
 pub(super) struct LiveTask {
     pub(super) mm: MmEntry,
@@ -91,22 +86,19 @@ pub(super) struct LiveTask {
     pub(super) pages: PagePlan,
 }
 
-/// All that is to be made.
+/// Everything that a restore creates.
 #[derive(Debug)]
 pub(super) struct RestorePlan {
     pub(super) images: CriuImages,
-    /// Parents before their children.
     pub(super) tasks: Vec<Task>,
     pub(super) files: HashMap<u32, FileEntry>,
     pub(super) shmem_segments: BTreeMap<u64, ShmemSegment>,
 }
 
 impl RestorePlan {
-    /// Reads and checks it all.
-    ///
     /// # Errors
     ///
-    /// What is malformed, or what cannot be restored.
+    /// An image is malformed, or holds state that cannot be restored.
     pub(super) fn read(images: CriuImages, options: RestoreOptions) -> Result<Self, RestoreError> {
         registers::check_supported()?;
         let inventory: InventoryEntry = images.single(Kind::Inventory, None)?;
@@ -134,7 +126,7 @@ impl RestorePlan {
             tasks.push(read_task(&images, pstree_entry, &files, &mut totals)?);
         }
         if tasks.first().is_none_or(|task| task.live.is_none()) {
-            return Err(RestoreError::malformed("pstree.img", "the first process has ended"));
+            return Err(RestoreError::malformed("pstree.img", "the first process is a zombie"));
         }
         let segments = pagemap::read_shmem_segments(&images, &tasks)?;
         let plan = Self {
@@ -147,7 +139,6 @@ impl RestorePlan {
         Ok(plan)
     }
 
-    /// What its documents say.
     pub(super) fn into_restorable(self) -> Restorable {
         let documents = self.images.documents;
         Restorable {
@@ -156,7 +147,6 @@ impl RestorePlan {
         }
     }
 
-    /// The mappings of all processes.
     pub(super) fn vma_ranges(&self) -> impl Iterator<Item = Range<u64>> {
         let live_tasks = self.tasks.iter().filter_map(|task| task.live.as_ref());
         live_tasks
@@ -165,19 +155,19 @@ impl RestorePlan {
     }
 }
 
-/// What the processes read so far have, of which there is only so much.
+/// Totals and ids of the processes read so far.
 #[derive(Default)]
 struct PlanTotals {
-    /// The time namespace of the one who dumped, by its number in the images.
+    /// The time namespace of the dumper, by its id in the images.
     dumper_time_ns: Option<u32>,
-    /// What is one process's own, each by its kind and number.
+    /// Ids of kernel objects that processes must not share, with their kind.
     kobj_ids: BTreeSet<(u8, u32)>,
     mappings: usize,
     descriptors: usize,
 }
 
-/// Whether this machine's clocks are behind those of the dump: then it was made before the machine was started anew, or elsewhere,
-/// and whoever waits for a time of the monotonic clock would wait too long.
+/// Checks that the monotonic clock of the archive is not ahead of this machine's. If it is, the archive was made before
+/// a reboot or on another machine, and a program that waits for a monotonic time would wait too long.
 fn check_clocks(images: &CriuImages) -> Result<(), RestoreError> {
     let Some(clocks) = images
         .optional::<TimensEntry>(Kind::Timens, Some(TIMENS_IMAGE_ID), 1)?
@@ -192,14 +182,14 @@ fn check_clocks(images: &CriuImages) -> Result<(), RestoreError> {
     let now = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());
     match dump_time > now {
         true => Err(RestoreError::MachineMismatch(
-            "its monotonic clock was ahead of this machine's, so it was made under another boot or on another machine"
+            "the monotonic clock of the archive is ahead of this machine's: it was made during another boot or on another machine"
                 .to_owned(),
         )),
         false => Ok(()),
     }
 }
 
-/// Whether locks of files are unsupported, which a program relies on: that has to be wanted.
+/// Fails if the container held file locks, unless the caller accepts their loss.
 fn check_locks(
     images: &CriuImages,
     unsupported: &UnsupportedSummary,
@@ -212,7 +202,7 @@ fn check_locks(
     if let Some(lock) = recorded.first() {
         let (pid, fd, count) = (lock.pid, lock.fd, recorded.len());
         return Err(RestoreError::FileLocks(format!(
-            "{count} file locks, the first of process {pid}, descriptor {fd}"
+            "{count} file locks, the first held by process {pid}, descriptor {fd}"
         )));
     }
     match unsupported.file_locks.as_slice() {
@@ -222,26 +212,22 @@ fn check_locks(
     }
 }
 
-/// The open files; no two have one number.
 fn files_by_id(images: &CriuImages) -> Result<HashMap<u32, FileEntry>, RestoreError> {
     let mut files = HashMap::new();
     for entry in images.optional::<FileEntry>(Kind::Files, None, MAX_OPEN_FILES)? {
         let id = entry.id;
         if files.insert(id, entry).is_some() {
-            return Err(RestoreError::malformed(
-                "files.img",
-                format!("file {id} is there twice"),
-            ));
+            return Err(RestoreError::malformed("files.img", format!("duplicate file id {id}")));
         }
     }
     Ok(files)
 }
 
-/// Whether the processes are a tree that can be made in this order.
+/// Checks that the processes form a tree whose parents precede their children.
 fn check_pstree(pstree_entries: &[PstreeEntry]) -> Result<(), RestoreError> {
     let malformed = |problem: String| Err(RestoreError::malformed("pstree.img", problem));
     if pstree_entries.is_empty() || pstree_entries.len() > MAX_TASKS {
-        return malformed(format!("{} processes", pstree_entries.len()));
+        return malformed(format!("{} processes, expected 1 to {MAX_TASKS}", pstree_entries.len()));
     }
     let mut used_ids = BTreeSet::new();
     let mut entries_by_pid: HashMap<u32, &PstreeEntry> = HashMap::new();
@@ -257,21 +243,24 @@ fn check_pstree(pstree_entries: &[PstreeEntry]) -> Result<(), RestoreError> {
             ));
         }
         if pstree_entry.threads.first() != Some(&pid) {
-            return malformed(format!("process {pid} is not its own first thread"));
+            return malformed(format!("the first thread of process {pid} has another tid"));
         }
         for tid in &pstree_entry.threads {
             if *tid < 2 || *tid > i32::MAX.unsigned_abs() || !used_ids.insert(*tid) {
-                return malformed(format!("number {tid} is impossible, or there twice"));
+                return malformed(format!("invalid or duplicate tid {tid}"));
             }
         }
         let parent = entries_by_pid.get(&pstree_entry.ppid);
         if (index == 0) != (pstree_entry.ppid == 0) || (index > 0 && parent.is_none()) {
-            return malformed(format!("process {pid} has no parent before it ({})", pstree_entry.ppid));
+            return malformed(format!(
+                "process {pid} does not follow its parent ({})",
+                pstree_entry.ppid
+            ));
         }
         let parent_sid = parent.map_or(0, |parent| parent.sid);
         if pstree_entry.sid != pid && pstree_entry.sid != parent_sid {
             let problem = format!(
-                "session {} of process {pid}, which it cannot have from its parent",
+                "session {} of process {pid}, which the process cannot inherit from its parent",
                 pstree_entry.sid
             );
             return Err(RestoreError::Unsupported(problem));
@@ -284,14 +273,13 @@ fn check_pstree(pstree_entries: &[PstreeEntry]) -> Result<(), RestoreError> {
             return Err(RestoreError::Unsupported(problem));
         }
         if pstree_entry.sid == pid && pstree_entry.pgid != pid {
-            return malformed(format!("process {pid} leads a session in a foreign process group"));
+            return malformed(format!("process {pid} leads a session but is in another process group"));
         }
         entries_by_pid.insert(pid, pstree_entry);
     }
     Ok(())
 }
 
-/// Reads one process.
 fn read_task(
     images: &CriuImages,
     pstree_entry: PstreeEntry,
@@ -305,7 +293,10 @@ fn read_task(
     let of_process = |error: RestoreError| error.context(format_args!("process {pid}"));
     registers::check_machine(&core).map_err(of_process)?;
     let Some(task_core) = &core.tc else {
-        return Err(RestoreError::malformed(name, "it is no process's first thread"));
+        return Err(RestoreError::malformed(
+            name,
+            "no task core (tc): not the image of a thread-group leader",
+        ));
     };
     match task_core.task_state {
         TASK_ALIVE | TASK_STOPPED => {}
@@ -337,17 +328,17 @@ fn read_task(
         .iter()
         .find(|(_, thread)| registers::same_registers(thread, &core))
     {
-        // No image says that a first thread has ended: the dump lets another thread's state stand for it. Two threads would run
-        // on one stack.
-        let problem = format!("process {pid}, whose first thread has ended while thread {tid} went on");
+        // No image records that the thread-group leader has exited: the dump then writes the state of another thread in
+        // its place. After a restore two threads would run on one stack.
+        let problem = format!("process {pid}, whose first thread has ended while thread {tid} still runs");
         return Err(RestoreError::Unsupported(problem));
     }
     let ids: TaskKobjIdsEntry = images.single(Kind::Ids, id)?;
     for (kind, kobj_id, problem) in [
-        (0, ids.vm_id, "memory"),
-        (1, ids.files_id, "a table of descriptors"),
-        (2, ids.fs_id, "a working directory"),
-        (3, ids.sighand_id, "signal handlers"),
+        (0, ids.vm_id, "its memory"),
+        (1, ids.files_id, "its fd table"),
+        (2, ids.fs_id, "its working directory (CLONE_FS)"),
+        (3, ids.sighand_id, "its signal handlers"),
     ] {
         if !totals.kobj_ids.insert((kind, kobj_id)) {
             let problem = format!("process {pid}, which shares {problem} with another process");
@@ -365,18 +356,18 @@ fn read_task(
     for descriptor in &descriptors {
         let image = || Kind::Fdinfo.file_name(u64::from(ids.files_id));
         if descriptor.fd > MAX_FD || !used_ids.insert(descriptor.fd) {
-            let problem = format!("descriptor {} is impossible, or there twice", descriptor.fd);
+            let problem = format!("invalid or duplicate fd {}", descriptor.fd);
             return Err(RestoreError::malformed(image(), problem));
         }
         check_file_id(files, descriptor.id, &image())?;
     }
     let mut mm: MmEntry = images.single(Kind::Mm, id)?;
-    // Every process has it from the kernel, at one pstree_entry.
+    // The kernel maps [vsyscall] into every process, at a fixed address.
     mm.vmas.retain(|vma| vma.status & status::VSYSCALL == 0);
     check_mm(pid, &mm, files)?;
     totals.mappings += mm.vmas.len();
     if totals.mappings > MAX_MAPPINGS {
-        let problem = format!("there are more than {MAX_MAPPINGS} mappings");
+        let problem = format!("the processes have more than {MAX_MAPPINGS} mappings");
         return Err(RestoreError::malformed(Kind::Mm.file_name(id), problem));
     }
     let fs: FsEntry = images.single(Kind::Fs, id)?;
@@ -385,7 +376,7 @@ fn read_task(
     }
     if files[&fs.root_id].reg.as_ref().is_none_or(|root| root.name != "/") {
         return Err(RestoreError::Unsupported(format!(
-            "process {pid} with a root of its own"
+            "process {pid}, which has a root directory of its own"
         )));
     }
     let private_ranges: Vec<Range<u64>> = mm
@@ -418,17 +409,19 @@ fn check_file_id(files: &HashMap<u32, FileEntry>, id: u32, image: &str) -> Resul
 fn check_thread(tid: u32, core: &CoreEntry) -> Result<(), RestoreError> {
     let Some(thread_core) = &core.thread_core else {
         let image = Kind::Core.file_name(u64::from(tid));
-        return Err(RestoreError::malformed(image, "it has no thread"));
+        return Err(RestoreError::malformed(image, "thread_core is missing"));
     };
     if thread_core.seccomp_mode.is_some_and(|mode| mode != 0) {
-        return Err(RestoreError::Unsupported(format!("thread {tid} under seccomp")));
+        return Err(RestoreError::Unsupported(format!(
+            "thread {tid}, which is under seccomp"
+        )));
     }
     task::check_thread(thread_core)
         .and_then(|()| registers::check(core))
         .map_err(|error| error.context(format_args!("thread {tid}")))
 }
 
-/// Whether the mappings can be made.
+/// Checks that the mappings can be restored.
 fn check_mm(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Result<(), RestoreError> {
     let image = Kind::Mm.file_name(u64::from(pid));
     let malformed = |problem: String| Err(RestoreError::malformed(&image, problem));
@@ -444,16 +437,16 @@ fn check_mm(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Result<(
     for vma in &mm.vmas {
         let VmaEntry { start, end, .. } = *vma;
         if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 || vma.pgoff % PAGE_SIZE != 0 || start >= end {
-            return malformed(format!("the mapping {start:x}-{end:x} is none"));
+            return malformed(format!("invalid mapping {start:x}-{end:x}"));
         }
         if start < last || end > USER_ADDRESS_END {
             return malformed(format!(
-                "the mapping {start:x}-{end:x} overlaps another one, or no program has it"
+                "mapping {start:x}-{end:x} overlaps or precedes another one, or is not in user space"
             ));
         }
         last = end;
         if vma.prot > 7 {
-            return unsupported(format!("protection {:x} of {start:x}-{end:x}", vma.prot));
+            return unsupported(format!("protection {:x} at {start:x}-{end:x}", vma.prot));
         }
         if vma.flags & libc::MAP_HUGETLB as u32 != 0 {
             return unsupported(format!("huge pages at {start:x}-{end:x}"));
@@ -472,7 +465,7 @@ fn check_mm(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Result<(
         }
         if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
             let Ok(id) = u32::try_from(vma.shmid) else {
-                return malformed(format!("file {} of {start:x}-{end:x} is impossible", vma.shmid));
+                return malformed(format!("invalid file id {} of mapping {start:x}-{end:x}", vma.shmid));
             };
             check_file_id(files, id, &image)?;
         }
@@ -488,7 +481,7 @@ mod tests {
 
     #[test]
     fn largest_pstree_is_checked_quickly() {
-        // Every process leads a group, but the first, whose leader is the last.
+        // Every process leads a process group except the first, which is in the group of the last.
         let last = MAX_TASKS as u32 + 1;
         let pstree_entries: Vec<_> = (2..=last)
             .map(|pid| PstreeEntry {
@@ -500,12 +493,12 @@ mod tests {
             })
             .collect();
         let began = Instant::now();
-        check_pstree(&pstree_entries).expect("a tree");
+        check_pstree(&pstree_entries).expect("a valid tree");
         let mut foreign = pstree_entries;
         foreign[7].pgid = last + 1;
-        let error = check_pstree(&foreign).expect_err("there is no such leader").to_string();
+        let error = check_pstree(&foreign).expect_err("the group has no leader").to_string();
         assert!(error.contains("whose leader has ended"), "{error}");
-        // Each with each would take minutes.
+        // A comparison of every pair would take minutes.
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
 }

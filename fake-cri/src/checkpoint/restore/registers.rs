@@ -1,4 +1,5 @@
-//! The registers of a thread, from its image. One file an architecture; where none is, nothing is restored.
+//! Sets the registers of a thread from its image. One file for each architecture; on other architectures every restore
+//! fails.
 
 #[cfg(target_arch = "x86_64")]
 #[path = "registers/x86_64.rs"]
@@ -14,7 +15,7 @@ mod machine {
     use super::super::RestoreError;
 
     pub(crate) fn check_supported() -> Result<(), RestoreError> {
-        let detail = format!("restoring is not built for {}", std::env::consts::ARCH);
+        let detail = format!("restore is not implemented for {}", std::env::consts::ARCH);
         Err(RestoreError::MachineMismatch(detail))
     }
 

@@ -1,7 +1,7 @@
-//! What a process and its threads have beside memory and files.
+//! Restores the state of processes and threads beside memory and files.
 //!
-//! Rights go last: what comes before may take more than the program had. What the kernel took without a word but did not do is
-//! found by reading it back.
+//! Credentials are restored last, because the other steps may need privileges that the program did not have. The kernel
+//! accepts some credentials without applying them, so they are read back and compared.
 
 use std::fs;
 
@@ -12,26 +12,25 @@ use cri_proto::criu::message::{
 use super::{RestoreError, files::OpenFiles, remote_task::RemoteTask};
 use crate::process::{proc_files, syscalls};
 
-/// The size of the kernel's set of signals, and of a `siginfo_t`.
+/// The sizes of the kernel's `sigset_t` and `siginfo_t`.
 const SIGSET_BYTES: u64 = 8;
 const SIGINFO_BYTES: usize = 128;
-/// `SS_ONSTACK`, which is told and cannot be set.
+/// `SS_ONSTACK`, which sigaltstack(2) reports and does not accept.
 const SS_ONSTACK: u32 = 1;
-/// `SECBIT_NO_SETUID_FIXUP`: another user id takes no capabilities.
+/// `SECBIT_NO_SETUID_FIXUP`: a change of user ids keeps the capabilities.
 const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
-/// `_LINUX_CAPABILITY_VERSION_3`.
 const LINUX_CAPABILITY_VERSION_3: u64 = 0x2008_0522;
-/// The commands of membarrier(2) that register a process (linux/membarrier.h): global, private, and the private ones of code
-/// and of restartable sequences.
+/// The commands of membarrier(2) that register a process (linux/membarrier.h): global, private, private sync-core and
+/// private rseq.
 const MEMBARRIER_REGISTER_MASK: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
-/// More groups than fit on the stage.
+/// The most supplementary groups that fit into the restorer area.
 const MAX_GROUPS: usize = 2048;
 
-/// Whether what a process has as a whole can be given to a new one, as far as the image tells.
+/// Checks that the process-wide state can be restored, as far as the image tells.
 pub(super) fn check_task(core: &TaskCoreEntry) -> Result<(), RestoreError> {
     if core.sigactions.len() != signals_with_action().count() {
         let detail = format!(
-            "{} signals have an action, not {}",
+            "{} signal actions, expected {}",
             core.sigactions.len(),
             signals_with_action().count()
         );
@@ -41,8 +40,8 @@ pub(super) fn check_task(core: &TaskCoreEntry) -> Result<(), RestoreError> {
     check_pending_signals(core.signals_s.as_ref())
 }
 
-/// Whether a process can end so: by itself, or by a signal whose default action ends a process (signal(7)). `code` is a status of
-/// wait(2).
+/// Checks that a process can end with this status of wait(2): by itself, or by a signal whose default action terminates
+/// a process (signal(7)).
 pub(super) fn check_exit_status(code: u32) -> Result<(), RestoreError> {
     const NON_FATAL_SIGNALS: [i32; 8] = [
         libc::SIGCHLD,
@@ -59,22 +58,24 @@ pub(super) fn check_exit_status(code: u32) -> Result<(), RestoreError> {
         true => Ok(()),
         false => Err(RestoreError::malformed(
             "core",
-            format!("it ended by signal {signal}, which ends no process"),
+            format!("exit by signal {signal}, which does not terminate a process"),
         )),
     }
 }
 
-/// The same of what a thread has.
+/// Checks that the state of a thread can be restored, as far as the image tells.
 pub(super) fn check_thread(core: &ThreadCoreEntry) -> Result<(), RestoreError> {
     if let Some(groups) = core.creds.as_ref().map(|creds| creds.groups.len())
         && groups > MAX_GROUPS
     {
-        return Err(RestoreError::Unsupported(format!("a thread of {groups} groups")));
+        return Err(RestoreError::Unsupported(format!(
+            "a thread with {groups} supplementary groups"
+        )));
     }
     check_pending_signals(core.signals_p.as_ref())
 }
 
-/// The signals that have an action, in the order of the images.
+/// The signals that have an action (all but SIGKILL and SIGSTOP), in the order of the images.
 fn signals_with_action() -> impl Iterator<Item = u64> {
     (1..=64).filter(|signal| ![9, 19].contains(signal))
 }
@@ -84,7 +85,7 @@ fn check_membarrier(expected: u32) -> Result<(), RestoreError> {
         0 => Ok(()),
         _ => Err(RestoreError::malformed(
             "core",
-            format!("{expected:x} registers for no memory barrier"),
+            format!("invalid membarrier registration mask {expected:x}"),
         )),
     }
 }
@@ -96,15 +97,23 @@ fn check_pending_signals(queue: Option<&SignalQueueEntry>) -> Result<(), Restore
         .try_for_each(|signal| pending_signo(&signal.siginfo).map(drop))
 }
 
-/// The number of a signal that waits.
+/// The signal number of a pending signal.
 fn pending_signo(siginfo: &[u8]) -> Result<u32, RestoreError> {
     let signo = match siginfo.get(..4).map(<[u8; 4]>::try_from) {
         Some(Ok(signo)) if siginfo.len() == SIGINFO_BYTES => u32::from_ne_bytes(signo),
-        _ => return Err(RestoreError::malformed("core", "a waiting signal has another size")),
+        _ => {
+            return Err(RestoreError::malformed(
+                "core",
+                "the siginfo of a pending signal has the wrong size",
+            ));
+        }
     };
     match (1..=64).contains(&signo) && ![9, 19].contains(&signo) {
         true => Ok(signo),
-        false => Err(RestoreError::malformed("core", format!("signal {signo} waits"))),
+        false => Err(RestoreError::malformed(
+            "core",
+            format!("signal {signo} cannot be pending"),
+        )),
     }
 }
 
@@ -112,7 +121,8 @@ fn prctl(remote: &mut RemoteTask, detail: &str, option: i32, value: u64) -> Resu
     remote.call(detail, libc::SYS_prctl, [option as u64, value, 0, 0, 0, 0])
 }
 
-/// Working directory, umask, signal actions, personality and limits of a process.
+/// Restores working directory, umask, signal actions, personality, subreaper flag, membarrier registrations and
+/// oom_score_adj.
 pub(super) fn restore_process(
     remote: &mut RemoteTask,
     core: &TaskCoreEntry,
@@ -120,20 +130,16 @@ pub(super) fn restore_process(
     open_files: &OpenFiles,
 ) -> Result<(), RestoreError> {
     let cwd = open_files.fd(fs.cwd_id);
-    remote.call(
-        "change to its working directory",
-        libc::SYS_fchdir,
-        [cwd, 0, 0, 0, 0, 0],
-    )?;
+    remote.call("change the working directory", libc::SYS_fchdir, [cwd, 0, 0, 0, 0, 0])?;
     if let Some(umask) = fs.umask {
-        remote.call("set its umask", libc::SYS_umask, [umask.into(), 0, 0, 0, 0, 0])?;
+        remote.call("set the umask", libc::SYS_umask, [umask.into(), 0, 0, 0, 0, 0])?;
     }
     set_sigactions(remote, &core.sigactions)?;
     let personality = [core.personality.into(), 0, 0, 0, 0, 0];
-    remote.call("set its personality", libc::SYS_personality, personality)?;
+    remote.call("set the personality", libc::SYS_personality, personality)?;
     prctl(
         remote,
-        "make it a subreaper",
+        "set the subreaper flag",
         libc::PR_SET_CHILD_SUBREAPER,
         core.child_subreaper.unwrap_or(false).into(),
     )?;
@@ -141,20 +147,20 @@ pub(super) fn restore_process(
     set_oom_score_adj(remote.tid, core.oom_score_adj)
 }
 
-/// Registers a process for memory barriers, while it has one thread, for which that waits for nobody.
+/// Registers a process for membarrier(2). The process has one thread here, for which the kernel need not wait for a
+/// grace period.
 fn register_membarrier(remote: &mut RemoteTask, expected: u32) -> Result<(), RestoreError> {
     check_membarrier(expected)?;
     for command in (0..32).map(|bit| 1 << bit).filter(|command| expected & command != 0) {
         let arguments = [u64::from(command), 0, 0, 0, 0, 0];
-        remote.call("register for memory barriers", libc::SYS_membarrier, arguments)?;
+        remote.call("register for membarrier", libc::SYS_membarrier, arguments)?;
     }
     Ok(())
 }
 
-/// Which process the kernel ends first when memory is short.
 fn set_oom_score_adj(pid: i32, expected: Option<i32>) -> Result<(), RestoreError> {
     let path = format!("/proc/{pid}/oom_score_adj");
-    let step_error = |error| RestoreError::step("set its oom_score_adj", error);
+    let step_error = |error| RestoreError::step("set oom_score_adj", error);
     let Some(expected) = expected else { return Ok(()) };
     if fs::read_to_string(&path).map_err(step_error)?.trim() != expected.to_string() {
         fs::write(&path, expected.to_string()).map_err(step_error)?;
@@ -162,18 +168,18 @@ fn set_oom_score_adj(pid: i32, expected: Option<i32>) -> Result<(), RestoreError
     Ok(())
 }
 
-/// The actions of all signals that have one; [`check_task`] has counted them.
+/// Sets all signal actions. [`check_task`] has checked their number.
 fn set_sigactions(remote: &mut RemoteTask, actions: &[SaEntry]) -> Result<(), RestoreError> {
     for (signal, action) in signals_with_action().zip(actions) {
         let words = [action.sigaction, action.flags, action.restorer, action.mask];
         let address = remote.write_words(&words)?;
         let arguments = [signal, address, 0, SIGSET_BYTES, 0, 0];
-        remote.call("set a signal's action", libc::SYS_rt_sigaction, arguments)?;
+        remote.call("set a signal action", libc::SYS_rt_sigaction, arguments)?;
     }
     Ok(())
 }
 
-/// The limits of a process. Nothing that they may forbid comes after them.
+/// Sets the resource limits, after all steps that a limit could make fail.
 pub(super) fn set_rlimits(remote: &mut RemoteTask, core: &TaskCoreEntry) -> Result<(), RestoreError> {
     let expected = core.rlimits.iter().flat_map(|limits| &limits.rlimits);
     let current = syscalls::rlimits(remote.tid).map_err(|errno| RestoreError::step("read limits", errno))?;
@@ -187,7 +193,8 @@ pub(super) fn set_rlimits(remote: &mut RemoteTask, core: &TaskCoreEntry) -> Resu
     Ok(())
 }
 
-/// What a thread has: its name, its alternate stack, what it registered with the kernel, how it is scheduled.
+/// Restores the name of a thread, its alternate signal stack, robust futex list, `clear_child_tid`, rseq registration
+/// and scheduling.
 pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Result<(), RestoreError> {
     let Some(thread_core) = &core.thread_core else {
         return Ok(());
@@ -195,21 +202,21 @@ pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Resul
     if let Some(comm) = thread_core.comm.as_ref().or(core.tc.as_ref().map(|task| &task.comm)) {
         let name: Vec<u8> = comm.bytes().take(15).chain([0]).collect();
         let name = remote.write_data(&name)?;
-        prctl(remote, "set its name", libc::PR_SET_NAME, name)?;
+        prctl(remote, "set the thread name", libc::PR_SET_NAME, name)?;
     }
     if let Some(stack) = &thread_core.sas {
         let words = [stack.ss_sp, u64::from(stack.ss_flags & !SS_ONSTACK), stack.ss_size];
         let address = remote.write_words(&words)?;
         let arguments = [address, 0, 0, 0, 0, 0];
-        remote.call("set its alternate signal stack", libc::SYS_sigaltstack, arguments)?;
+        remote.call("set the alternate signal stack", libc::SYS_sigaltstack, arguments)?;
     }
     if thread_core.futex_rla != 0 {
         let arguments = [thread_core.futex_rla, thread_core.futex_rla_len.into(), 0, 0, 0, 0];
-        remote.call("set its robust futexes", libc::SYS_set_robust_list, arguments)?;
+        remote.call("set the robust futex list", libc::SYS_set_robust_list, arguments)?;
     }
     let clear_child_tid = core.thread_info.as_ref().map_or(0, |info| info.clear_tid_addr);
     remote.call(
-        "set what it clears at its end",
+        "set clear_child_tid",
         libc::SYS_set_tid_address,
         [clear_child_tid, 0, 0, 0, 0, 0],
     )?;
@@ -226,9 +233,10 @@ pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Resul
             0,
             0,
         ];
-        remote.call("register its restartable sequences", libc::SYS_rseq, arguments)?;
+        remote.call("register rseq", libc::SYS_rseq, arguments)?;
     }
-    let current = syscalls::scheduling(remote.tid).map_err(|errno| RestoreError::step("read its scheduling", errno))?;
+    let current =
+        syscalls::scheduling(remote.tid).map_err(|errno| RestoreError::step("read the scheduling policy", errno))?;
     let (policy, priority) = (
         thread_core.sched_policy.unwrap_or(0),
         thread_core.sched_prio.unwrap_or(0),
@@ -236,16 +244,16 @@ pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Resul
     if (policy, priority) != (current.policy, current.priority) {
         let address = remote.write_data(&priority.to_ne_bytes())?;
         let arguments = [0, policy.into(), address, 0, 0, 0];
-        remote.call("set its scheduling", libc::SYS_sched_setscheduler, arguments)?;
+        remote.call("set the scheduling policy", libc::SYS_sched_setscheduler, arguments)?;
     }
     if let Some(nice) = thread_core.sched_nice.filter(|nice| *nice != current.nice) {
         let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(nice).cast_unsigned(), 0, 0, 0];
-        remote.call("set its nice value", libc::SYS_setpriority, arguments)?;
+        remote.call("set the nice value", libc::SYS_setpriority, arguments)?;
     }
     Ok(())
 }
 
-/// The rights of a thread, and what a change of them would take away.
+/// Restores the credentials of a thread, and the parent-death signal, which a change of credentials clears.
 pub(super) fn restore_creds(remote: &mut RemoteTask, core: &CoreEntry) -> Result<(), RestoreError> {
     let Some(thread_core) = &core.thread_core else {
         return Ok(());
@@ -258,14 +266,14 @@ pub(super) fn restore_creds(remote: &mut RemoteTask, core: &CoreEntry) -> Result
         }
         if let Some(detail) = mismatch {
             return Err(RestoreError::MachineMismatch(format!(
-                "a thread cannot be given its {detail} here"
+                "cannot set a thread's {detail} on this machine"
             )));
         }
     }
     if let Some(signal) = thread_core.pdeath_sig {
         prctl(
             remote,
-            "set its parent-death signal",
+            "set the parent-death signal",
             libc::PR_SET_PDEATHSIG,
             signal.into(),
         )?;
@@ -273,7 +281,7 @@ pub(super) fn restore_creds(remote: &mut RemoteTask, core: &CoreEntry) -> Result
     Ok(())
 }
 
-/// In what the credentials of a thread differ from these.
+/// Returns the first kind of credential in which a thread differs from `expected`.
 fn creds_mismatch(tid: i32, expected: &CredsEntry) -> Result<Option<&'static str>, RestoreError> {
     let current = proc_files::status(tid).map_err(|error| RestoreError::step("read credentials", error))?;
     let mask = |halves: &[u32]| match halves {
@@ -317,55 +325,63 @@ fn creds_mismatch(tid: i32, expected: &CredsEntry) -> Result<Option<&'static str
     .find_map(|(same, detail)| (!same).then_some(detail)))
 }
 
-/// Gives a thread these credentials.
 fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), RestoreError> {
     let words = |set: &[u32]| [set.first().copied().unwrap_or(0), set.get(1).copied().unwrap_or(0)];
     let has = |set: &[u32], capability: u32| words(set)[capability as usize / 32] & 1 << (capability % 32) != 0;
     prctl(
         remote,
-        "keep its capabilities",
+        "keep the capabilities (SECBIT_NO_SETUID_FIXUP)",
         libc::PR_SET_SECUREBITS,
         SECBIT_NO_SETUID_FIXUP,
     )?;
     let groups: Vec<u8> = expected.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
     let address = remote.write_data(&groups)?;
     let count = expected.groups.len() as u64;
-    remote.call("set its groups", libc::SYS_setgroups, [count, address, 0, 0, 0, 0])?;
+    remote.call(
+        "set the supplementary groups",
+        libc::SYS_setgroups,
+        [count, address, 0, 0, 0, 0],
+    )?;
     let ids = [expected.gid, expected.egid, expected.sgid].map(u64::from);
     remote.call(
-        "set its group ids",
+        "set the group ids",
         libc::SYS_setresgid,
         [ids[0], ids[1], ids[2], 0, 0, 0],
     )?;
     remote.call(
-        "set its group id for files",
+        "set the file system group id",
         libc::SYS_setfsgid,
         [expected.fsgid.into(), 0, 0, 0, 0, 0],
     )?;
     let ids = [expected.uid, expected.euid, expected.suid].map(u64::from);
     remote.call(
-        "set its user ids",
+        "set the user ids",
         libc::SYS_setresuid,
         [ids[0], ids[1], ids[2], 0, 0, 0],
     )?;
     remote.call(
-        "set its user id for files",
+        "set the file system user id",
         libc::SYS_setfsuid,
         [expected.fsuid.into(), 0, 0, 0, 0, 0],
     )?;
     for capability in 0..64 {
         let in_bounding_set = remote.try_call(
-            "look at a capability",
+            "read the capability bounding set",
             libc::SYS_prctl,
             [libc::PR_CAPBSET_READ as u64, capability.into(), 0, 0, 0, 0],
         )?;
         if in_bounding_set == Ok(1) && !has(&expected.cap_bnd, capability) {
-            prctl(remote, "drop a capability", libc::PR_CAPBSET_DROP, capability.into())?;
+            prctl(
+                remote,
+                "drop a capability from the bounding set",
+                libc::PR_CAPBSET_DROP,
+                capability.into(),
+            )?;
         }
     }
     prctl(
         remote,
-        "set its securebits",
+        "set the securebits",
         libc::PR_SET_SECUREBITS,
         expected.secbits.into(),
     )?;
@@ -382,7 +398,7 @@ fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), Resto
     }
     let address = remote.write_data(&bytes)?;
     remote.call(
-        "set its capabilities",
+        "set the capabilities",
         libc::SYS_capset,
         [address, address + 8, 0, 0, 0, 0],
     )?;
@@ -395,7 +411,7 @@ fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), Resto
             0,
             0,
         ];
-        remote.call("set an ambient capability", libc::SYS_prctl, arguments)?;
+        remote.call("raise an ambient capability", libc::SYS_prctl, arguments)?;
     }
     if expected.no_new_privs.unwrap_or(0) != 0 {
         prctl(remote, "set no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
@@ -403,26 +419,26 @@ fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), Resto
     Ok(())
 }
 
-/// Whether others may look into the process; a change of rights decides it anew, so it comes after.
+/// Sets the dumpable flag, after the credentials, whose change resets the flag.
 pub(super) fn set_dumpable(remote: &mut RemoteTask, dumpable: Option<i32>) -> Result<(), RestoreError> {
     let value = u64::from(dumpable.unwrap_or(1) != 0);
-    prctl(remote, "set its dumpable flag", libc::PR_SET_DUMPABLE, value).map(drop)
+    prctl(remote, "set the dumpable flag", libc::PR_SET_DUMPABLE, value).map(drop)
 }
 
-/// Takes away that children have ended, of which the signals that are put back tell by themselves.
+/// Removes the pending SIGCHLD that the restored zombies raised. Recorded pending signals are queued later.
 pub(super) fn drop_pending_sigchld(remote: &mut RemoteTask) -> Result<(), RestoreError> {
     let mask = 1_u64 << (libc::SIGCHLD - 1);
-    // Behind the mask a time of zero: it does not wait.
+    // The words after the mask are a timeout of zero.
     let words = [mask, 0, 0];
     let address = remote.write_words(&words)?;
     let arguments = [address, 0, address + 8, SIGSET_BYTES, 0, 0];
     remote
-        .try_call("take a signal", libc::SYS_rt_sigtimedwait, arguments)
+        .try_call("dequeue SIGCHLD", libc::SYS_rt_sigtimedwait, arguments)
         .map(drop)
 }
 
-/// Puts the signals back that waited for a process (`thread` is `None`) or for one thread. A thread can only send them to
-/// itself as they were.
+/// Queues the pending signals of a process (`thread` is `None`) or of a thread. Only the task itself may queue a
+/// siginfo with a kernel `si_code` (rt_sigqueueinfo(2)).
 pub(super) fn queue_pending_signals(
     remote: &mut RemoteTask,
     queue: Option<&SignalQueueEntry>,
@@ -432,7 +448,7 @@ pub(super) fn queue_pending_signals(
     for signal in queue.iter().flat_map(|queue| &queue.signals) {
         let signo = pending_signo(&signal.siginfo)?;
         let info = remote.write_data(&signal.siginfo)?;
-        let detail = format!("put signal {signo} back");
+        let detail = format!("queue pending signal {signo}");
         match thread {
             None => {
                 let arguments = [process.into(), signo.into(), info, 0, 0, 0];
@@ -456,10 +472,12 @@ mod tests {
         for code in [0, 7 << 8, 19 << 8, 15, 9, 0x80 | 11, 34] {
             check_exit_status(code).unwrap_or_else(|error| panic!("{code:x}: {error}"));
         }
-        // SIGSTOP would stop it, and the restore would wait for its end.
+        // SIGSTOP would stop the process, and the restore would wait for its exit.
         for code in [17, 18, 19, 20, 23, 28, 0x7f] {
-            let refused = check_exit_status(code).expect_err("it would not end").to_string();
-            assert!(refused.contains("ends no process"), "{refused}");
+            let refused = check_exit_status(code)
+                .expect_err("the signal does not terminate a process")
+                .to_string();
+            assert!(refused.contains("does not terminate a process"), "{refused}");
         }
     }
 }

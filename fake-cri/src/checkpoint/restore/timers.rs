@@ -1,27 +1,37 @@
-//! Timers of a process. They run from the moment they are set, so they are set last.
+//! Restores the timers of a process. They run from the moment they are set, so they are set last.
 
 use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use nix::errno::Errno;
 
 use super::{RestoreError, remote_task::RemoteTask};
 
-/// `PR_TIMER_CREATE_RESTORE_IDS`, Linux 6.15: a timer gets the number that is asked for.
+/// `PR_TIMER_CREATE_RESTORE_IDS`, Linux 6.15: timer_create(2) takes the id from the caller.
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
-/// How many numbers are tried without it: the kernel gives one after the other.
+/// How many timers are created without it to reach an id: the kernel assigns ids in sequence.
 const MAX_ID_TRIES: u32 = 4096;
 
-/// Sets the timers of a process.
 pub(super) fn set(remote: &mut RemoteTask, timers: &TaskTimersEntry) -> Result<(), RestoreError> {
     let mut posix = timers.posix.clone();
     posix.sort_by_key(|timer| timer.it_id);
     let arguments = [PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, 0];
-    let by_id = !posix.is_empty() && remote.try_call("choose timers", libc::SYS_prctl, arguments)?.is_ok();
+    let by_id = !posix.is_empty()
+        && remote
+            .try_call(
+                "enable timer ids (PR_TIMER_CREATE_RESTORE_IDS)",
+                libc::SYS_prctl,
+                arguments,
+            )?
+            .is_ok();
     for timer in &posix {
         create(remote, timer, by_id)?;
     }
     if by_id {
         let arguments = [PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0, 0];
-        remote.call("choose no more timers", libc::SYS_prctl, arguments)?;
+        remote.call(
+            "disable timer ids (PR_TIMER_CREATE_RESTORE_IDS)",
+            libc::SYS_prctl,
+            arguments,
+        )?;
     }
     for timer in &posix {
         let value = (timer.vsec, timer.vnsec);
@@ -47,16 +57,16 @@ pub(super) fn set(remote: &mut RemoteTask, timers: &TaskTimersEntry) -> Result<(
     Ok(())
 }
 
-/// Interval and value as the kernel takes them; `None` for a timer that does not run. One that had just run out begins anew: its
-/// signal waits among the others.
+/// Interval and value for timer_settime(2) and setitimer(2); `None` for a timer that is not armed. A timer that had
+/// just expired starts again with its interval: its signal is among the pending signals.
 fn timer_words(interval: (u64, u64), value: (u64, u64)) -> Option<[u64; 4]> {
     let value = if value == (0, 0) { interval } else { value };
     (value != (0, 0)).then_some([interval.0, interval.1, value.0, value.1])
 }
 
-/// Makes a timer with its number.
+/// Creates a timer with its recorded id.
 fn create(remote: &mut RemoteTask, timer: &PosixTimerEntry, by_id: bool) -> Result<(), RestoreError> {
-    /// The size of `struct sigevent` in words; behind it the place for the number.
+    /// The size of `struct sigevent` in words; the id follows it.
     const SIGEVENT_WORDS: usize = 8;
     let timer_id = timer.it_id;
     let mut words = [0; SIGEVENT_WORDS + 1];
@@ -68,7 +78,7 @@ fn create(remote: &mut RemoteTask, timer: &PosixTimerEntry, by_id: bool) -> Resu
         let event = remote.write_words(&words)?;
         let id_address = event + 8 * SIGEVENT_WORDS as u64;
         let arguments = [timer.clock_id.into(), event, id_address, 0, 0, 0];
-        remote.call("make a timer", libc::SYS_timer_create, arguments)?;
+        remote.call("create a timer", libc::SYS_timer_create, arguments)?;
         let assigned_id = remote.read_data(8 * SIGEVENT_WORDS + 4)?;
         let assigned_id = assigned_id
             .last_chunk::<4>()
@@ -80,10 +90,10 @@ fn create(remote: &mut RemoteTask, timer: &PosixTimerEntry, by_id: bool) -> Resu
             break;
         }
         remote.call(
-            "drop a timer",
+            "delete a timer",
             libc::SYS_timer_delete,
             [assigned_id.into(), 0, 0, 0, 0, 0],
         )?;
     }
-    Err(RestoreError::step(format!("make timer {timer_id}"), Errno::EBUSY))
+    Err(RestoreError::step(format!("create timer {timer_id}"), Errno::EBUSY))
 }

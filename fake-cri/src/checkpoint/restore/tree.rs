@@ -1,4 +1,4 @@
-//! The processes, made and brought to where they were, then let go.
+//! Creates the processes, restores their state, and resumes them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,19 +24,19 @@ use crate::process::{
     ptrace::{self, WaitEvent},
 };
 
-/// How long a process may take to end.
+/// How long a process may take to become a zombie.
 const ZOMBIE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `RSEQ_FLAG_UNREGISTER`.
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
-/// A process of the plan.
+/// A process of the plan while it is restored.
 struct RestoringTask<'a> {
     task: &'a Task,
     leader: RemoteTask,
     threads: Vec<RemoteTask>,
 }
 
-/// Restores all processes; the first one, running.
+/// Restores all processes. Returns the first process, running.
 pub(super) fn restore(
     plan: &RestorePlan,
     open_files: &OpenFiles,
@@ -47,10 +47,10 @@ pub(super) fn restore(
     let (first, others) = plan
         .tasks
         .split_first()
-        .ok_or_else(|| RestoreError::malformed("pstree.img", "there is no process"))?;
+        .ok_or_else(|| RestoreError::malformed("pstree.img", "no processes"))?;
     let tid = namespace
         .clone_first_process(first.pid())
-        .map_err(|error| RestoreError::step(format!("make process {}", first.pid()), error))?;
+        .map_err(|error| RestoreError::step(format!("create process {}", first.pid()), error))?;
     restore_tree(plan, first, others, tid, open_files, container_id)?;
     ProcessId::from_pid(tid).map_err(step_error("find the first process"))
 }
@@ -67,9 +67,9 @@ fn restore_tree<'a>(
     let mut root = RemoteTask::seize(tid, area)?;
     unregister_rseq(&mut root)?;
     let arguments = [open_files.mount_ns_fd(), libc::CLONE_NEWNS as u64, 0, 0, 0, 0];
-    root.call("enter the namespace's mounts", libc::SYS_setns, arguments)?;
+    root.call("enter the mount namespace", libc::SYS_setns, arguments)?;
     root.call(
-        "close descriptors",
+        "close fds",
         libc::SYS_close_range,
         [0, open_files.first_fd() - 1, 0, 0, 0, 0],
     )?;
@@ -110,14 +110,15 @@ fn restore_tree<'a>(
         restore_registers(restoring_task, &mut stopped_tids)?;
     }
     for tid in stopped_tids {
-        ptrace::detach(tid).map_err(|errno| RestoreError::step("let it run", errno))?;
+        ptrace::detach(tid).map_err(|errno| RestoreError::step("resume a task", errno))?;
     }
     Ok(())
 }
 
-/// The copy of the shim's first thread still has its registration, in memory that goes.
+/// The first process is a clone of the shim's thread and inherits its rseq registration, whose memory is about to be
+/// unmapped.
 fn unregister_rseq(root: &mut RemoteTask) -> Result<(), RestoreError> {
-    let rseq_area = ptrace::rseq(root.tid).map_err(|errno| RestoreError::step("look for rseq", errno))?;
+    let rseq_area = ptrace::rseq(root.tid).map_err(|errno| RestoreError::step("read the rseq registration", errno))?;
     if let Some(rseq_area) = rseq_area {
         let arguments = [
             rseq_area.pointer,
@@ -132,7 +133,7 @@ fn unregister_rseq(root: &mut RemoteTask) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// Makes all processes, empty, each by its parent and in its session.
+/// Creates all processes without memory, each from its parent and in its session.
 fn fork_tree<'a>(
     first: &'a Task,
     root: RemoteTask,
@@ -162,12 +163,14 @@ fn fork_tree<'a>(
 
 fn start_session(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreError> {
     if restoring_task.task.pstree_entry.sid == restoring_task.task.pstree_entry.pid {
-        restoring_task.leader.call("lead a session", libc::SYS_setsid, [0; 6])?;
+        restoring_task
+            .leader
+            .call("create a session (setsid)", libc::SYS_setsid, [0; 6])?;
     }
     Ok(())
 }
 
-/// Puts the processes into their process groups: those that lead one first.
+/// Sets the process groups, those of the group leaders first.
 fn set_process_groups(restoring_tasks: &mut [RestoringTask<'_>]) -> Result<(), RestoreError> {
     for leads in [true, false] {
         for restoring_task in restoring_tasks.iter_mut() {
@@ -183,7 +186,7 @@ fn set_process_groups(restoring_tasks: &mut [RestoringTask<'_>]) -> Result<(), R
     Ok(())
 }
 
-/// Gives a process all that it has, but for rights, timers and signals.
+/// Restores the state of a process, except limits, credentials, pending signals and timers.
 fn restore_task(
     plan: &RestorePlan,
     restoring_task: &mut RestoringTask<'_>,
@@ -196,12 +199,10 @@ fn restore_task(
     mm::restore_mm(leader, plan, live, open_files, vdso)?;
     mm::rewrite_container_id(leader, &live.mm, container_id)?;
     open_files.install_fds(leader, live)?;
-    let task_core = restoring_task
-        .task
-        .core
-        .tc
-        .as_ref()
-        .ok_or_else(|| RestoreError::malformed("core", "it is no process's first thread"))?;
+    let task_core =
+        restoring_task.task.core.tc.as_ref().ok_or_else(|| {
+            RestoreError::malformed("core", "no task core (tc): not the image of a thread-group leader")
+        })?;
     task::restore_process(leader, task_core, &live.fs, open_files)?;
     open_files.close_inherited_fds(leader)?;
     task::restore_thread(leader, &restoring_task.task.core)?;
@@ -219,7 +220,7 @@ fn restore_task(
     Ok(())
 }
 
-/// Limits, rights, the signals that wait, timers.
+/// Restores limits, credentials, pending signals and timers.
 fn finish_task(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreError> {
     let pid = restoring_task.task.pstree_entry.pid;
     let (core, live) = (&restoring_task.task.core, &restoring_task.task.live);
@@ -243,7 +244,7 @@ fn finish_task(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreErro
     }
 }
 
-/// Takes the stage away and gives every thread its registers; they stand until they are let go.
+/// Unmaps the restorer area and sets the registers of every thread. The threads stay stopped until they are detached.
 fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut Vec<i32>) -> Result<(), RestoreError> {
     for (thread, (_, core)) in restoring_task.threads.into_iter().zip(&restoring_task.task.threads) {
         stopped_tids.push(set_thread_registers(thread, core)?);
@@ -258,11 +259,11 @@ fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut V
         .and_then(|task_core| task_core.stop_signo);
     let tid = set_thread_registers(restoring_task.leader, &restoring_task.task.core)?;
     if stopped {
-        // It takes the signal before an instruction of its task_core.
+        // The task receives the signal before it executes an instruction of its program.
         let signal = signal
             .and_then(|signal| i32::try_from(signal).ok())
             .unwrap_or(libc::SIGSTOP);
-        let step_error = |error| RestoreError::step("stop it", error);
+        let step_error = |error| RestoreError::step("stop the process again", error);
         ProcessId::from_pid(tid)
             .and_then(|id| crate::process::pidfd::signal(id, signal))
             .map_err(step_error)?;
@@ -282,26 +283,26 @@ fn set_thread_registers(remote: RemoteTask, core: &cri_proto::criu::message::Cor
     Ok(tid)
 }
 
-/// Ends a process as the zombie had ended that it is to be.
+/// Ends a process with the exit status of the recorded zombie.
 fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
     let code = zombie.task.core.tc.as_ref().map_or(0, |task_core| task_core.exit_code);
     let mut remote = zombie.leader;
     let tid = remote.tid;
     let id = ProcessId::from_pid(tid).map_err(|error| RestoreError::step("find a process", error))?;
     let signal = i32::try_from(code & 0x7f).unwrap_or(0);
-    // By a signal or by itself; a core that was dumped then is not dumped again.
+    // The recorded core dump, if there was one, is not written again.
     let signal = if signal == 0 {
-        // It does not come back from this call.
+        // The call does not return.
         let arguments = [u64::from(code >> 8 & 0xff), 0, 0, 0, 0, 0];
-        let _ = remote.try_call("end", libc::SYS_exit_group, arguments);
+        let _ = remote.try_call("exit", libc::SYS_exit_group, arguments);
         None
     } else {
         let zeroed = remote.write_words(&[0; 4])?;
         let core = libc::RLIMIT_CORE as u64;
-        remote.call("dump no core", libc::SYS_prlimit64, [0, core, zeroed, 0, 0, 0])?;
-        // SIGKILL has no action.
+        remote.call("disable core dumps", libc::SYS_prlimit64, [0, core, zeroed, 0, 0, 0])?;
+        // rt_sigaction fails for SIGKILL.
         let arguments = [signal as u64, zeroed, 0, 8, 0, 0];
-        let _ = remote.try_call("take a signal", libc::SYS_rt_sigaction, arguments)?;
+        let _ = remote.try_call("reset a signal action", libc::SYS_rt_sigaction, arguments)?;
         Some(signal)
     };
     if let Some(signal) = signal {
@@ -309,7 +310,7 @@ fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
         let step_error = |errno: Errno| RestoreError::step("end a process", errno);
         ptrace::set_blocked_signals(tid, 0).map_err(step_error)?;
         crate::process::pidfd::signal(id, signal).map_err(|error| RestoreError::step("end a process", error))?;
-        // SIGKILL does not wait until it is let go.
+        // SIGKILL may end the task before the detach.
         match ptrace::detach(tid) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(step_error(errno)),
@@ -317,7 +318,7 @@ fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
     }
     let started = Instant::now();
     while started.elapsed() < ZOMBIE_TIMEOUT {
-        // As long as it is traced, its tracer hears of its end first; then it is its parent's.
+        // The tracer's wait collects the exit of a traced task first; only then does the parent see the zombie.
         let reported = matches!(ptrace::poll(tid), Ok(Some(WaitEvent::Exited(_) | WaitEvent::Vanished)));
         if reported && ProcStat::read(tid).is_ok_and(|stat| stat.id == id && stat.is_dead()) {
             return Ok(());

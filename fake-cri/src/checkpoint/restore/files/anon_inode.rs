@@ -1,6 +1,6 @@
-//! Descriptors of what has no path: eventfd, epoll, signalfd, timerfd. They are made by the first process before it has children,
-//! at numbers that were kept free for them. What an epoll descriptor watches is told to it by a process that has it, since it
-//! knows its files by their numbers.
+//! Restores files without a path: eventfd, epoll, signalfd, timerfd. The first process creates them at reserved fds
+//! before it has children. The watches of an epoll file are added later by a process that has an fd of it, because
+//! epoll_ctl(2) takes fds of the caller.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,16 +8,15 @@ use cri_proto::criu::message::{FdTypes, FileEntry, TimerfdEntry};
 
 use crate::checkpoint::restore::{RestoreError, remote_task::RemoteTask};
 
-/// `TFD_IOC_SET_TICKS`: `_IOW('T', 0, u64)`.
 const TFD_IOC_SET_TICKS: u64 = 0x4008_5400;
-/// The size of the kernel's set of signals.
+/// The size of the kernel's `sigset_t`.
 const SIGSET_BYTES: u64 = 8;
 
-/// Whether a file is one that is made here.
+/// Checks that a file is of a kind that [`create`] supports.
 ///
 /// # Errors
 ///
-/// It is of a kind that is made nowhere.
+/// The kind is not supported.
 pub(super) fn check(entry: &FileEntry) -> Result<(), RestoreError> {
     let detail = match entry.r#type() {
         FdTypes::Eventfd | FdTypes::Eventpoll | FdTypes::Signalfd | FdTypes::Timerfd => return Ok(()),
@@ -25,21 +24,21 @@ pub(super) fn check(entry: &FileEntry) -> Result<(), RestoreError> {
         FdTypes::Unixsk => "a unix socket",
         FdTypes::Netlinksk | FdTypes::Packetsk => "a socket",
         FdTypes::Tty => "a terminal",
-        FdTypes::Inotify | FdTypes::Fanotify => "watches of files",
-        FdTypes::Memfd => "a memory file",
+        FdTypes::Inotify | FdTypes::Fanotify => "an inotify or fanotify descriptor",
+        FdTypes::Memfd => "a memfd",
         FdTypes::Pidfd => "a pidfd",
-        other => return Err(RestoreError::Unsupported(format!("an open file of kind {other:?}"))),
+        other => return Err(RestoreError::Unsupported(format!("an open file of type {other:?}"))),
     };
     Err(RestoreError::Unsupported(detail.to_owned()))
 }
 
-/// Makes one at this number.
+/// Creates a file at this fd.
 pub(super) fn create(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64) -> Result<(), RestoreError> {
-    let empty_entry = || RestoreError::malformed("files.img", format!("file {} is empty", entry.id));
+    let empty_entry = || RestoreError::malformed("files.img", format!("file {} has no entry of its type", entry.id));
     let fd = match entry.r#type() {
         FdTypes::Eventfd => {
             let event = entry.efd.as_ref().ok_or_else(empty_entry)?;
-            let fd = remote.call("make an eventfd", libc::SYS_eventfd2, [0; 6])?;
+            let fd = remote.call("create an eventfd", libc::SYS_eventfd2, [0; 6])?;
             if event.counter > 0 {
                 let counter = remote.write_words(&[event.counter])?;
                 remote.call("set an eventfd", libc::SYS_write, [fd, counter, 8, 0, 0, 0])?;
@@ -47,39 +46,40 @@ pub(super) fn create(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64)
             set_file_flags(remote, fd, event.flags)?;
             fd
         }
-        FdTypes::Eventpoll => remote.call("make an epoll descriptor", libc::SYS_epoll_create1, [0; 6])?,
+        FdTypes::Eventpoll => remote.call("create an epoll fd", libc::SYS_epoll_create1, [0; 6])?,
         FdTypes::Signalfd => {
             let signals = entry.sgfd.as_ref().ok_or_else(empty_entry)?;
             let mask = remote.write_words(&[signals.sigmask])?;
             let arguments = [u64::MAX, mask, SIGSET_BYTES, 0, 0, 0];
-            let fd = remote.call("make a signalfd", libc::SYS_signalfd4, arguments)?;
+            let fd = remote.call("create a signalfd", libc::SYS_signalfd4, arguments)?;
             set_file_flags(remote, fd, signals.flags)?;
             fd
         }
         FdTypes::Timerfd => create_timerfd(remote, entry.tfd.as_ref().ok_or_else(empty_entry)?)?,
         _ => return check(entry),
     };
-    remote.call("place a descriptor", libc::SYS_dup3, [fd, target_fd, 0, 0, 0, 0])?;
-    remote.call("close a descriptor", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+    remote.call("duplicate an fd (dup3)", libc::SYS_dup3, [fd, target_fd, 0, 0, 0, 0])?;
+    remote.call("close an fd", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
     Ok(())
 }
 
 fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, RestoreError> {
     let clock = u64::from(timer.clockid);
-    let fd = remote.call("make a timerfd", libc::SYS_timerfd_create, [clock, 0, 0, 0, 0, 0])?;
+    let fd = remote.call("create a timerfd", libc::SYS_timerfd_create, [clock, 0, 0, 0, 0, 0])?;
     let (seconds, nanos) = match (timer.vsec, timer.vnsec) {
-        // It has run out and begins anew.
+        // The timer has expired. It is started again with its interval.
         (0, 0) if timer.ticks > 0 => (timer.isec, timer.insec),
         left => left,
     };
     if (seconds, nanos) != (0, 0) {
         let times = remote.write_words(&[timer.isec, timer.insec, seconds, nanos])?;
-        // The time that is left is told, whichever way it was set.
+        // The image holds the remaining time, also for a timer that was set to an absolute time.
         remote.call("set a timerfd", libc::SYS_timerfd_settime, [fd, 0, times, 0, 0, 0])?;
     }
     if timer.ticks > 0 {
         let ticks = remote.write_words(&[timer.ticks])?;
-        // Without CONFIG_CHECKPOINT_RESTORE they cannot be set; then a timer that had run out tells it at its next time.
+        // The kernel sets ticks only with CONFIG_CHECKPOINT_RESTORE. Without it an expired timer becomes readable at
+        // its next expiry.
         let _ = remote.try_call(
             "set the ticks of a timerfd",
             libc::SYS_ioctl,
@@ -93,12 +93,12 @@ fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, 
 fn set_file_flags(remote: &mut RemoteTask, fd: u64, flags: u32) -> Result<(), RestoreError> {
     let arguments = [fd, libc::F_SETFL as u64, u64::from(flags), 0, 0, 0];
     remote
-        .call("set a descriptor's flags", libc::SYS_fcntl, arguments)
+        .call("set file flags (F_SETFL)", libc::SYS_fcntl, arguments)
         .map(drop)
 }
 
-/// Whether all that an epoll descriptor watches can be added by a process that has it, whose descriptors are these: by numbers
-/// that it has, no number twice, and of the files that were watched, as far as the image tells.
+/// Checks that a process with these fds can add all watches of an epoll file: each watched fd is open, occurs once, and
+/// refers to the file that was watched, as far as the image tells.
 ///
 /// # Errors
 ///
@@ -111,16 +111,16 @@ pub(super) fn check_watches(
     let mut watched_fds = HashSet::new();
     for watch in entry.epfd.iter().flat_map(|epoll| &epoll.tfd) {
         let malformed = |detail: &str| {
-            let detail = format!("epoll descriptor {} watches {}, {detail}", entry.id, watch.tfd);
+            let detail = format!("epoll file {} watches fd {}, {detail}", entry.id, watch.tfd);
             Err(RestoreError::malformed("files.img", detail))
         };
         if !watched_fds.insert(watch.tfd) {
-            return malformed("and twice");
+            return malformed("which occurs twice");
         }
         let Some(file) = descriptors.get(&watch.tfd).and_then(|id| files.get(id)) else {
-            return malformed("which its process has not");
+            return malformed("which its process does not have");
         };
-        // Of pipes and sockets alone an image tells the inode. Images written by older versions may have empty_entry, or 0.
+        // Images record inodes only of pipes and sockets. Images of older versions may have none, or 0.
         let inode = (file.pipe.as_ref().map(|pipe| pipe.pipe_id))
             .or(file.usk.as_ref().map(|socket| socket.ino))
             .or(file.isk.as_ref().map(|socket| socket.ino));
@@ -128,17 +128,16 @@ pub(super) fn check_watches(
         if let (Some(inode), Some(watched)) = (inode, watched)
             && inode != watched
         {
-            return malformed("a number that leads to another file now");
+            return malformed("which refers to another file than the watched one");
         }
     }
     Ok(())
 }
 
-/// Tells an epoll descriptor at its final number what it watches.
+/// Adds the watches of an epoll file at its final fd.
 pub(super) fn add_watches(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64) -> Result<(), RestoreError> {
     let watched = entry.epfd.iter().flat_map(|epoll| &epoll.tfd);
     for item in watched {
-        // `struct epoll_event`, which is packed on x86-64.
         let mut event = item.events.to_ne_bytes().to_vec();
         if cfg!(not(target_arch = "x86_64")) {
             event.extend([0; 4]);
@@ -146,7 +145,7 @@ pub(super) fn add_watches(remote: &mut RemoteTask, entry: &FileEntry, target_fd:
         event.extend(item.data.to_ne_bytes());
         let event = remote.write_data(&event)?;
         let arguments = [target_fd, libc::EPOLL_CTL_ADD as u64, u64::from(item.tfd), event, 0, 0];
-        remote.call("watch a descriptor", libc::SYS_epoll_ctl, arguments)?;
+        remote.call("add an epoll watch", libc::SYS_epoll_ctl, arguments)?;
     }
     Ok(())
 }
@@ -189,11 +188,11 @@ mod tests {
         };
         assert_eq!(checked(&[(3, Some(4711)), (4, None)]), Ok(()));
         for (watches, part) in [
-            (&[(5, None)][..], "which its process has not"),
-            (&[(3, None), (3, None)], "and twice"),
-            (&[(3, Some(4712))], "leads to another file now"),
+            (&[(5, None)][..], "which its process does not have"),
+            (&[(3, None), (3, None)], "which occurs twice"),
+            (&[(3, Some(4712))], "refers to another file"),
         ] {
-            let error = checked(watches).expect_err("it is wrong");
+            let error = checked(watches).expect_err("the watches are invalid");
             assert!(error.contains(part), "{error}");
         }
     }

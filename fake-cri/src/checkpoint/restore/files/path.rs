@@ -1,15 +1,16 @@
-//! What a path of the archive may lead to.
+//! Opens the paths that an archive records.
 //!
-//! The file is found without opening it, what was found is looked at (fstat(2), fstatfs(2)), and that very file is opened, through
-//! its descriptor: so nothing can take its place in between. It has to be of the recorded kind, a regular file also of the
-//! recorded size; a FIFO, into which unread bytes are written, has to be one. It is opened with the recorded flags of
-//! [`super::OPEN_FLAGS`], of which none makes a file or cuts it. A link at the end of a path is not followed.
+//! A file is looked up without opening it, the result is checked (fstat(2), fstatfs(2)), and the same file is opened
+//! through its descriptor, so the file cannot be replaced in between. The file must be of the recorded type, and a
+//! regular file must have the recorded size. A FIFO must be a FIFO, because unread bytes are written into it. The file
+//! is opened with the recorded flags of [`super::OPEN_FLAGS`], none of which creates or truncates a file. A symbolic
+//! link in the last component is not followed.
 //!
-//! Never opened are devices, but for those that hold nothing, and whatever lies in a file system that is no storage but a view of
-//! the kernel: a file of `/proc` or `/sys` acts when it is written or is another process's memory, whatever its kind says.
+//! Devices are not opened, except those that hold no data, and neither is any file of a pseudo file system: a write to
+//! a file of `/proc` or `/sys` has side effects, or the file is the memory of another process, whatever its type.
 //!
-//! Files are opened with this process's rights, before the new ones have theirs, as the program may have opened them before it
-//! gave rights away. So these rules are all that is between an archive and the files of whoever restores it.
+//! Files are opened with the shim's credentials, before the restored processes have theirs, because a program may have
+//! opened a file before it dropped privileges. So these rules alone protect the host's files from a hostile archive.
 
 use std::{
     fs::{File, Metadata},
@@ -26,12 +27,12 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 use crate::checkpoint::restore::RestoreError;
 
-/// The numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt), which hold nothing. Their
-/// kin /dev/mem and /dev/port are not to be had.
+/// Device numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt), which hold no
+/// data. Other devices of this major number, /dev/mem and /dev/port, are refused.
 const MEM_DEVICE_MAJOR: u64 = 1;
 const SAFE_MEM_DEVICES: [u64; 5] = [3, 5, 7, 8, 9];
 
-/// File systems that are views of the kernel (linux/magic.h), each with its name.
+/// Pseudo file systems (linux/magic.h).
 const PSEUDO_FILESYSTEMS: &[(u64, &str)] = &[
     (0x9fa0, "proc"),
     (0x6265_6572, "sysfs"),
@@ -53,16 +54,15 @@ const PSEUDO_FILESYSTEMS: &[(u64, &str)] = &[
     (0x0765_5821, "resctrl"),
 ];
 
-/// What the entry of a path stands for.
+/// The kind of file that an entry refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpectedKind {
-    /// A regular file, a folder, or a device that holds nothing.
+    /// A regular file, a directory, or a device that holds no data.
     Path,
-    /// A FIFO.
     Fifo,
 }
 
-/// Opens an open file anew, as another open file description.
+/// Opens an open file again, as a new open file description.
 pub(in crate::checkpoint::restore) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -74,21 +74,21 @@ pub(in crate::checkpoint::restore) fn reopen(file: BorrowedFd<'_>, flags: i32) -
     Ok(opened.into())
 }
 
-/// Whether what was recorded is a path.
+/// Checks that the recorded name is an absolute path.
 pub(super) fn check(recorded_file: &RegFileEntry) -> Result<(), RestoreError> {
     match Path::new(&recorded_file.name).is_absolute() {
         true => Ok(()),
         false => Err(RestoreError::malformed(
             "files.img",
-            format!("{:?} is no path", recorded_file.name),
+            format!("{:?} is not an absolute path", recorded_file.name),
         )),
     }
 }
 
-/// Finds a file without opening it, and holds it against what was recorded.
+/// Looks up a file without opening it, and compares it with the recorded entry.
 pub(super) fn find_checked(recorded_file: &RegFileEntry, expected: ExpectedKind) -> Result<File, RestoreError> {
     let path = Path::new(&recorded_file.name);
-    let step_error = |error: io::Error| RestoreError::step(format!("find {}", recorded_file.name), error);
+    let step_error = |error: io::Error| RestoreError::step(format!("look up {}", recorded_file.name), error);
     check(recorded_file)?;
     let path_fd = File::options()
         .read(true)
@@ -101,40 +101,39 @@ pub(super) fn find_checked(recorded_file: &RegFileEntry, expected: ExpectedKind)
         return mismatch(problem.to_owned());
     }
     if let Some(name) = pseudo_filesystem(&path_fd).map_err(step_error)? {
-        return mismatch(format!("it is in a file system of the kernel ({name})"));
+        return mismatch(format!("in a file system of the kernel ({name})"));
     }
     if let Some(size) = recorded_file.size
         && metadata.is_file()
         && size != metadata.len()
     {
-        return mismatch(format!("it has {} bytes now and had {size}", metadata.len()));
+        return mismatch(format!("the size is {} bytes, recorded {size}", metadata.len()));
     }
     Ok(path_fd)
 }
 
-/// What is wrong with the kind of a file.
 fn kind_mismatch(metadata: &Metadata, recorded_file: &RegFileEntry, expected: ExpectedKind) -> Option<&'static str> {
     let kind = metadata.file_type();
     let recorded = recorded_file.mode.map(|mode| mode & libc::S_IFMT);
     match expected {
         ExpectedKind::Path if !kind.is_file() && !kind.is_dir() && !is_memory_device(metadata) => {
-            Some("it is no regular file, folder or memory device")
+            Some("not a regular file, directory or memory device")
         }
-        ExpectedKind::Fifo if !kind.is_fifo() => Some("it is no FIFO"),
+        ExpectedKind::Fifo if !kind.is_fifo() => Some("not a FIFO"),
         _ if recorded.is_some_and(|recorded| recorded != metadata.mode() & libc::S_IFMT) => {
-            Some("it is of another kind than it was")
+            Some("the file type differs from the recorded one")
         }
         _ => None,
     }
 }
 
-/// The name of the file system that a file is in, if it shows the kernel's own state.
+/// Returns the name of the pseudo file system that a file is in, if it is in one.
 pub(in crate::checkpoint::restore) fn pseudo_filesystem(file: &File) -> io::Result<Option<&'static str>> {
     Ok(pseudo_filesystem_name(fstatfs(file)?.filesystem_type()))
 }
 
 fn pseudo_filesystem_name(kind: FsType) -> Option<&'static str> {
-    // Some C libraries give the number a sign, and some only half of the word.
+    // `f_type` is signed in some C libraries, and 32 bits wide in others.
     let fs_magic = u64::from(kind.0 as u32);
     let filesystem = PSEUDO_FILESYSTEMS.iter().find(|(magic, _)| *magic == fs_magic);
     filesystem.map(|(_, name)| *name)
@@ -184,7 +183,7 @@ mod tests {
     #[case("relative", ExpectedKind::Path)]
     fn files_with_side_effects_are_never_opened(#[case] path: &str, #[case] expected: ExpectedKind) {
         let reason = refusal(Path::new(path), None, expected);
-        assert!(!reason.contains("bytes now"), "{reason}");
+        assert!(!reason.contains("the size is"), "{reason}");
     }
 
     #[test]
@@ -193,23 +192,23 @@ mod tests {
         let (file, fifo) = (dir.path().join("file"), dir.path().join("fifo"));
         std::fs::write(&file, "content").unwrap();
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        // The mode that is recorded may lie, or not be there: what counts is what is there.
+        // The recorded mode may be false or missing: the actual file decides.
         for mode in [None, Some(libc::S_IFREG), Some(libc::S_IFIFO)] {
-            assert!(refusal(&file, mode, ExpectedKind::Fifo).contains("no FIFO"));
-            assert!(refusal(&fifo, mode, ExpectedKind::Path).contains("no regular file"));
+            assert!(refusal(&file, mode, ExpectedKind::Fifo).contains("not a FIFO"));
+            assert!(refusal(&fifo, mode, ExpectedKind::Path).contains("not a regular file"));
         }
-        assert!(refusal(&file, Some(libc::S_IFDIR), ExpectedKind::Path).contains("another kind"));
-        assert!(refusal(&fifo, Some(libc::S_IFREG), ExpectedKind::Fifo).contains("another kind"));
+        assert!(refusal(&file, Some(libc::S_IFDIR), ExpectedKind::Path).contains("file type differs"));
+        assert!(refusal(&fifo, Some(libc::S_IFREG), ExpectedKind::Fifo).contains("file type differs"));
         find_checked(&entry(&file, None, Some(7)), ExpectedKind::Path).expect("the file");
         find_checked(&entry(&file, Some(libc::S_IFREG), None), ExpectedKind::Path).expect("the file");
-        find_checked(&entry(dir.path(), None, None), ExpectedKind::Path).expect("the folder");
+        find_checked(&entry(dir.path(), None, None), ExpectedKind::Path).expect("the directory");
         find_checked(&entry(&fifo, Some(libc::S_IFIFO), None), ExpectedKind::Fifo).expect("the FIFO");
         find_checked(
             &entry(Path::new("/dev/null"), Some(libc::S_IFCHR), None),
             ExpectedKind::Path,
         )
-        .expect("it holds nothing");
+        .expect("/dev/null");
         let other = find_checked(&entry(&file, None, Some(8)), ExpectedKind::Path).expect_err("another size");
-        assert!(other.to_string().contains("7 bytes now and had 8"), "{other}");
+        assert!(other.to_string().contains("7 bytes, recorded 8"), "{other}");
     }
 }

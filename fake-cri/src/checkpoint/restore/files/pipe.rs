@@ -1,4 +1,5 @@
-//! Pipes and FIFOs with what was unread in them, and the new container's streams in place of pipes that lead out of it.
+//! Restores pipes and FIFOs with their unread data, and replaces pipes that lead out of the container with the new
+//! container's streams.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -19,13 +20,12 @@ use super::{
 };
 use crate::checkpoint::restore::{RestoreError, plan::RestorePlan};
 
-/// More than any pipe of an image holds.
 const MAX_UNREAD_BYTES: u32 = 16 << 20;
 
-/// What was unread in a pipe, and the size of its buffer.
+/// Unread data and buffer size, by pipe id.
 type UnreadData = HashMap<u32, (u32, Vec<u8>)>;
 
-/// The pipes by their numbers.
+/// Pipes and FIFOs, by pipe id.
 pub(super) struct RestoredPipes<'a> {
     streams: HashMap<u32, BorrowedFd<'a>>,
     pipes: HashMap<u32, (File, File)>,
@@ -35,7 +35,7 @@ pub(super) struct RestoredPipes<'a> {
 }
 
 impl<'a> RestoredPipes<'a> {
-    /// Reads what was unread and finds the pipes that lead out.
+    /// Reads the unread data, and finds the pipes that lead out of the container.
     pub(super) fn new(plan: &RestorePlan, streams: [BorrowedFd<'a>; 3]) -> Result<Self, RestoreError> {
         let first_task = plan.tasks.first().and_then(|task| task.live.as_ref());
         let descriptors = first_task.map_or(&[][..], |live| &live.descriptors);
@@ -52,7 +52,7 @@ impl<'a> RestoredPipes<'a> {
                     .filter(|other| other.pipe_id == pipe.pipe_id)
                     .any(|other| other.flags.cast_signed() & libc::O_ACCMODE == access)
             };
-            // One with both ends inside is the container's own affair.
+            // A pipe with both ends in the container is not a standard stream of the container.
             if !(has_end(libc::O_RDONLY) && has_end(libc::O_WRONLY)) {
                 replaced.entry(pipe.pipe_id).or_insert(stream);
             }
@@ -66,10 +66,10 @@ impl<'a> RestoredPipes<'a> {
         })
     }
 
-    /// One end, as an open file description of its own.
+    /// Opens one end of a pipe, or a FIFO, as a new open file description.
     pub(super) fn open(&mut self, entry: &FileEntry, files: &HashMap<u32, FileEntry>) -> Result<OwnedFd, RestoreError> {
-        let malformed = || RestoreError::malformed("files.img", format!("file {} is no pipe", entry.id));
-        let step_error = |error: io::Error| RestoreError::step("make a pipe", error);
+        let malformed = || RestoreError::malformed("files.img", format!("file {} is not a pipe or FIFO", entry.id));
+        let step_error = |error: io::Error| RestoreError::step("create a pipe", error);
         if let Some(fifo) = &entry.fifo {
             let path = fifo
                 .regf_id
@@ -79,7 +79,7 @@ impl<'a> RestoredPipes<'a> {
                 Entry::Occupied(existing) => existing.into_mut(),
                 Entry::Vacant(vacant) => {
                     let path_fd = find_checked(path, ExpectedKind::Fifo)?;
-                    // For both directions, which waits for nobody.
+                    // O_RDWR does not wait for the other end (fifo(7)).
                     let fifo_file = reopen(path_fd.as_fd(), libc::O_RDWR | libc::O_NONBLOCK).map_err(step_error)?;
                     if let Some((size, unread)) = self.fifo_data.remove(&fifo.pipe_id) {
                         fill(&fifo_file, size, &unread).map_err(step_error)?;
@@ -101,12 +101,13 @@ impl<'a> RestoredPipes<'a> {
                 let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
                 let (read, write) = nix::unistd::pipe2(flags).map_err(|errno| step_error(errno.into()))?;
                 let (read, write) = (File::from(read), File::from(write));
-                // Where nobody is told of the pipe, this place holds who owns it (the dump's files/pipes.rs); CRIU leaves it 0.
+                // Without F_SETOWN the fown fields hold the owner of the pipe (dump/files/pipes.rs); CRIU leaves them
+                // 0.
                 if pipe.fown.pid == 0 && (pipe.fown.uid, pipe.fown.euid) != (0, 0) {
                     let owner = nix::unistd::Uid::from_raw(pipe.fown.uid);
                     let group = nix::unistd::Gid::from_raw(pipe.fown.euid);
                     nix::unistd::fchown(&read, Some(owner), Some(group))
-                        .map_err(|errno| RestoreError::step("give a pipe to its owner", errno))?;
+                        .map_err(|errno| RestoreError::step("set the owner of a pipe", errno))?;
                 }
                 if let Some((size, unread)) = self.pipe_data.remove(&pipe.pipe_id) {
                     fill(&write, size, &unread).map_err(step_error)?;
@@ -123,32 +124,31 @@ impl<'a> RestoredPipes<'a> {
     }
 }
 
-/// Whether what was unread in pipes and FIFOs can be put back, as far as the images tell.
+/// Checks that the unread data of pipes and FIFOs can be decoded.
 pub(super) fn check(plan: &RestorePlan) -> Result<(), RestoreError> {
     read_unread(plan, Kind::PipesData)?;
     read_unread(plan, Kind::FifoData).map(drop)
 }
 
-/// Whether a pipe can be made.
+/// Checks that a pipe can be created.
 pub(super) fn check_pipe(pipe: &PipeEntry) -> Result<(), RestoreError> {
     match pipe.flags.cast_signed() & libc::O_DIRECT {
         0 => Ok(()),
-        _ => Err(RestoreError::Unsupported("a pipe of packets".to_owned())),
+        _ => Err(RestoreError::Unsupported("a pipe in packet mode (O_DIRECT)".to_owned())),
     }
 }
 
-/// Gives a pipe its size and what was unread in it.
+/// Sets the buffer size of a pipe and writes the unread data.
 fn fill(pipe: &File, size: u32, unread: &[u8]) -> io::Result<()> {
     if size > 0 {
         let size = i32::try_from(size).map_err(io::Error::other)?;
         fcntl(pipe, FcntlArg::F_SETPIPE_SZ(size))?;
     }
-    // It waits for nobody, so what does not fit is an error.
+    // The pipe is non-blocking, so data that does not fit is an error.
     let mut pipe = pipe;
     pipe.write_all(unread)
 }
 
-/// What was unread, by the number of its pipe.
 fn read_unread(plan: &RestorePlan, kind: Kind) -> Result<UnreadData, RestoreError> {
     let name = kind.file_name(None);
     let mut data_by_id = HashMap::new();
@@ -158,7 +158,7 @@ fn read_unread(plan: &RestorePlan, kind: Kind) -> Result<UnreadData, RestoreErro
     let mut decoder = plan.images.decoder(&name, kind)?;
     while let Some(entry) = decoder.message::<PipeDataEntry>()? {
         if entry.bytes > MAX_UNREAD_BYTES {
-            let detail = format!("pipe {} has {} bytes in it", entry.pipe_id, entry.bytes);
+            let detail = format!("pipe {} holds {} bytes", entry.pipe_id, entry.bytes);
             return Err(RestoreError::malformed(&name, detail));
         }
         let mut bytes = Vec::new();

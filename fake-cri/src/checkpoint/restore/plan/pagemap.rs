@@ -1,4 +1,4 @@
-//! The page maps: every page has to lie in a mapping, and in the file of pages.
+//! Reads the pagemap images: every page must lie in a mapping and in the pages file.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -19,25 +19,24 @@ use crate::{
     process::pagemap::PAGE_SIZE,
 };
 
-/// `PE_PRESENT`.
 const PE_PRESENT: u32 = 1 << 2;
 
-/// The pages of an address space, or of a segment.
+/// The pages of an address space or of a shared memory segment.
 #[derive(Debug)]
 pub(in crate::checkpoint::restore) struct PagePlan {
     pub(in crate::checkpoint::restore) file: PagesLocation,
-    /// Where each run goes, in the order of their addresses; they follow each other in the file.
+    /// Address range of each run, in ascending order. The runs are contiguous in the pages file.
     pub(in crate::checkpoint::restore) runs: Vec<Range<u64>>,
 }
 
-/// A segment of anonymous shared memory.
 #[derive(Debug)]
 pub(in crate::checkpoint::restore) struct ShmemSegment {
     pub(in crate::checkpoint::restore) size: u64,
     pub(in crate::checkpoint::restore) pages: Option<PagePlan>,
 }
 
-/// Ranges in order, against which others are held that come in order too: so each is looked at once or twice, however many.
+/// Compares sorted ranges with ranges that come in ascending order. Each range is visited once or twice, however many
+/// there are.
 struct RangeCursor<'a> {
     ranges: &'a [Range<u64>],
 }
@@ -47,7 +46,7 @@ impl<'a> RangeCursor<'a> {
         Self { ranges }
     }
 
-    /// Whether all of a range lies in them; none that comes later may begin before it.
+    /// Whether the ranges cover all of `range`. No later call may pass a range that begins before this one.
     fn contains(&mut self, range: &Range<u64>) -> bool {
         let first_after = self.ranges.iter().position(|other| other.end > range.start);
         self.ranges = &self.ranges[first_after.unwrap_or(self.ranges.len())..];
@@ -62,12 +61,12 @@ impl<'a> RangeCursor<'a> {
     }
 }
 
-/// Reads a page map whose pages have to lie in these ranges, which are in order.
+/// Reads a pagemap whose pages must lie in `ranges`, which are sorted.
 pub(super) fn read_pagemap(images: &CriuImages, name: &str, ranges: &[Range<u64>]) -> Result<PagePlan, RestoreError> {
     let mut decoder = images.decoder(name, Kind::Pagemap)?;
     let head: PagemapHead = decoder
         .message()?
-        .ok_or_else(|| RestoreError::malformed(name, "it is empty"))?;
+        .ok_or_else(|| RestoreError::malformed(name, "the image is empty"))?;
     let file = images.pages(head.pages_id)?;
     let mut remaining_pages = file.length / PAGE_SIZE;
     let mut runs: Vec<Range<u64>> = Vec::new();
@@ -79,23 +78,25 @@ pub(super) fn read_pagemap(images: &CriuImages, name: &str, ranges: &[Range<u64>
             .checked_mul(PAGE_SIZE)
             .and_then(|bytes| Some(entry.vaddr..entry.vaddr.checked_add(bytes)?))
             .filter(|range| range.start % PAGE_SIZE == 0 && range.start >= last && !range.is_empty())
-            .ok_or_else(|| RestoreError::malformed(name, format!("the pages at {:x} are none", entry.vaddr)))?;
+            .ok_or_else(|| RestoreError::malformed(name, format!("invalid page range at {:x}", entry.vaddr)))?;
         if entry.in_parent == Some(true) || entry.flags.is_some_and(|flags| flags & PE_PRESENT == 0) {
-            return Err(RestoreError::Unsupported("pages of an earlier checkpoint".to_owned()));
+            return Err(RestoreError::Unsupported(
+                "pages that the archive does not hold (of a parent checkpoint, or lazy)".to_owned(),
+            ));
         }
         if !cursor.contains(&range) {
-            let problem = format!("the pages {:x}-{:x} belong to no mapping", range.start, range.end);
+            let problem = format!("pages {:x}-{:x} are not in a mapping", range.start, range.end);
             return Err(RestoreError::malformed(name, problem));
         }
         remaining_pages = remaining_pages
             .checked_sub(pages)
-            .ok_or_else(|| RestoreError::malformed(name, "it has more pages than their file"))?;
+            .ok_or_else(|| RestoreError::malformed(name, "more pages than the pages file holds"))?;
         runs.push(range);
     }
     Ok(PagePlan { file, runs })
 }
 
-/// Finds the segments that the processes map.
+/// Finds the shared memory segments that the processes map.
 pub(super) fn read_shmem_segments(
     images: &CriuImages,
     tasks: &[Task],
@@ -110,7 +111,12 @@ pub(super) fn read_shmem_segments(
             .pgoff
             .checked_add(vma.end - vma.start)
             .filter(|end| *end <= USER_ADDRESS_END)
-            .ok_or_else(|| RestoreError::malformed("mm", format!("a segment that ends beyond {:x}", vma.pgoff)))?;
+            .ok_or_else(|| {
+                RestoreError::malformed(
+                    "mm",
+                    format!("a shared memory mapping at offset {:x} is too large", vma.pgoff),
+                )
+            })?;
         let size = sizes.entry(vma.shmid).or_default();
         *size = end.max(*size);
     }
@@ -154,7 +160,7 @@ mod tests {
         let mut cursor = RangeCursor::new(&ranges);
         let began = Instant::now();
         assert!(ranges.iter().all(|range| cursor.contains(range)));
-        // Each with each would take the better part of an hour.
+        // A comparison of every pair would take most of an hour.
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 }

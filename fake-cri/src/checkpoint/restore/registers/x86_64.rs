@@ -1,7 +1,7 @@
-//! x86-64.
+//! Registers of x86-64.
 //!
-//! What `xsave` holds is laid over what this machine's looks like: a part that the thread used and this processor lacks is
-//! refused.
+//! The recorded xsave state is written over the xsave area of a task of this machine, whose layout is kept. A feature
+//! that the thread used and that this processor lacks is an error.
 
 use cri_proto::criu::message::{
     CoreEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86RegsMode, UserX86XsaveEntry, core_entry::March,
@@ -13,32 +13,30 @@ use crate::{
     process::ptrace::{self, RegisterSet},
 };
 
-/// The legacy part, and where `xstate_bv` lies behind it.
+/// Size of the legacy area, and offset of `xstate_bv` in the header after it.
 const LEGACY_BYTES: usize = 416;
 const XSTATE_BV_OFFSET: usize = 512;
-/// x87 and SSE, which are in the legacy part.
+/// x87 and SSE, whose state is in the legacy area.
 const LEGACY_FEATURES: u64 = 3;
-/// The selectors of a 64-bit program (arch/x86/include/asm/segment.h).
+/// Segment selectors of a 64-bit program (arch/x86/include/asm/segment.h).
 const USER_CS: u64 = 0x33;
 const USER_DS: u64 = 0x2b;
-/// The flags that a program may set, and interrupts, which are always on.
+/// The flags that a program may set, and the fixed ones: IF, and bit 1, which is always set.
 const USER_EFLAGS: u64 = 0x25_4dd5;
 const FIXED_EFLAGS: u64 = 0x202;
 
-/// Restoring is built for this machine.
 pub(in super::super) fn check_supported() -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// Whether a thread is one of this machine.
+/// Checks that a thread is of this architecture.
 pub(in super::super) fn check_machine(core: &CoreEntry) -> Result<(), RestoreError> {
     let machine = core.mtype();
     if machine != March::X8664 {
         return Err(RestoreError::MachineMismatch(format!(
-            "the archive was made on another machine: {machine:?}, and this one is X8664"
+            "the archive was made on another machine: {machine:?}, this machine is X8664"
         )));
     }
-    // A zombie has no registers.
     let Some(info) = &core.thread_info else { return Ok(()) };
     if info
         .gpregs
@@ -54,18 +52,17 @@ pub(in super::super) fn check_machine(core: &CoreEntry) -> Result<(), RestoreErr
     Ok(())
 }
 
-/// Whether the registers of a thread can be set on this machine.
+/// Checks that the registers of a thread can be set on this machine.
 pub(in super::super) fn check(core: &CoreEntry) -> Result<(), RestoreError> {
-    /// More than any processor's state.
     const MAX_XSAVE_BYTES: usize = 16 << 10;
     let info = core
         .thread_info
         .as_ref()
-        .ok_or_else(|| RestoreError::malformed("core", "it has no registers"))?;
+        .ok_or_else(|| RestoreError::malformed("core", "the registers are missing"))?;
     overlay_xsave(&mut vec![0; MAX_XSAVE_BYTES], &info.fpregs)
 }
 
-/// Whether two threads of a process have the same registers, stack and thread pointer included.
+/// Whether two threads of a process have the same registers, including stack and thread pointer.
 pub(in super::super) fn same_registers(left: &CoreEntry, right: &CoreEntry) -> bool {
     match (&left.thread_info, &right.thread_info) {
         (Some(left), Some(right)) => left.gpregs == right.gpregs,
@@ -73,12 +70,11 @@ pub(in super::super) fn same_registers(left: &CoreEntry, right: &CoreEntry) -> b
     }
 }
 
-/// Sets the registers of a stopped thread.
 pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreError> {
     let info = core
         .thread_info
         .as_ref()
-        .ok_or_else(|| RestoreError::malformed("core", "it has no registers"))?;
+        .ok_or_else(|| RestoreError::malformed("core", "the registers are missing"))?;
     let step_error = |errno| RestoreError::step("set registers", errno);
     let mut extended = ptrace::registers(tid, RegisterSet::X86Extended).map_err(step_error)?;
     overlay_xsave(&mut extended, &info.fpregs)?;
@@ -86,7 +82,8 @@ pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreErr
     ptrace::set_registers(tid, RegisterSet::General, &user_regs(&info.gpregs)).map_err(step_error)
 }
 
-/// `struct user_regs_struct`. The thread is in no system call: an interrupted one was set back to before it.
+/// `struct user_regs_struct`. `orig_ax` is -1: the thread is in no system call, because the dump sets the registers of
+/// an interrupted system call back to before the call.
 fn user_regs(entry: &UserX86RegsEntry) -> Vec<u8> {
     let words = [
         entry.r15,
@@ -120,10 +117,10 @@ fn user_regs(entry: &UserX86RegsEntry) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// Lays the image's state over this machine's `xsave`.
+/// Writes the recorded state over this machine's xsave area.
 fn overlay_xsave(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), RestoreError> {
     let size_mismatch =
-        |detail: &str| RestoreError::malformed("core", format!("{detail} has another size than this machine's"));
+        |detail: &str| RestoreError::malformed("core", format!("{detail} differs in size from this machine's"));
     let mut legacy = Vec::with_capacity(LEGACY_BYTES);
     for half in [entry.cwd, entry.swd, entry.twd, entry.fop] {
         legacy.extend((half as u16).to_le_bytes());
@@ -162,13 +159,13 @@ fn overlay_xsave(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), Res
             Some(target) if target.len() == bytes.len() => target.copy_from_slice(&bytes),
             Some(_) => return Err(size_mismatch(&format!("{part:?}"))),
             None => {
-                let detail = format!("a thread uses {part:?} of its processor, and this one has none");
+                let detail = format!("a thread uses {part:?}, which this processor does not have");
                 return Err(RestoreError::MachineMismatch(detail));
             }
         }
     }
     if xstate_bv & !known_features != 0 {
-        let detail = format!("parts {:x} of a processor's state", xstate_bv & !known_features);
+        let detail = format!("xsave features {:x}", xstate_bv & !known_features);
         return Err(RestoreError::Unsupported(detail));
     }
     let header = xsave
@@ -178,7 +175,7 @@ fn overlay_xsave(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), Res
     Ok(())
 }
 
-/// The parts of the image, each with its bytes.
+/// The recorded xsave features.
 fn parts(state: &UserX86XsaveEntry) -> Vec<(XFeature, Vec<u8>)> {
     fn bytes32(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
