@@ -139,8 +139,8 @@ pub(super) fn restore_mm(
     open_files: &OpenFiles,
     own_vdso: &VdsoMappings,
 ) -> Result<(), RestoreError> {
-    // Must precede the mappings: the kernel refuses to change the executable while the old one is mapped (prctl(2)), and a
-    // recorded VMA may map the old one again, because the container may run the same file as the shim.
+    // Must precede the mappings: the kernel refuses to change the executable while the old one is mapped (prctl(2)),
+    // and a recorded VMA may map the old one again, because the container may run the same file as the shim.
     set_mm_map(remote, &live.mm, open_files)?;
     place_vdso(remote, plan, live, own_vdso)?;
     for vma in &live.mm.vmas {

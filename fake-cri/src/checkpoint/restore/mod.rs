@@ -6,7 +6,7 @@
 //!   images        the archive's images, read in place; documents: dump.log and spec.dump
 //!   plan          what to create; fully checked before anything is created
 //!   files         opens every file, in the shim                namespace: the pid namespace and its init
-//!   tree          clone3 with set_tid: the first process from the shim, all others from it; traced, with remote syscalls
+//!   tree          the first process is cloned from the shim, all others from it; traced, with remote syscalls
 //!   for each process
 //!     mm          memory: unmap everything, then map as recorded
 //!     task        directories, signal actions, limits; for each thread its name, stacks, registrations, credentials

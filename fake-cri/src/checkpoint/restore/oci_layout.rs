@@ -216,7 +216,7 @@ impl OciLayout {
         };
         if written?.map_err(io_error)? > max_bytes {
             return Err(self.archive_error(format!(
-                "{LAYER_LABEL} unpacks to more than {max_bytes} bytes: 90 % of the free space in {}, or the limit of 64 GiB",
+                "{LAYER_LABEL} unpacks to more than {max_bytes} bytes (90 % of the free space in {}, at most 64 GiB)",
                 scratch_dir.display()
             )));
         }

@@ -182,8 +182,7 @@ fn check_clocks(images: &CriuImages) -> Result<(), RestoreError> {
     let now = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());
     match dump_time > now {
         true => Err(RestoreError::MachineMismatch(
-            "the monotonic clock of the archive is ahead of this machine's: it was made during another boot or on another machine"
-                .to_owned(),
+            "the archive's monotonic clock is ahead: it was made during another boot or on another machine".to_owned(),
         )),
         false => Ok(()),
     }

@@ -3,7 +3,7 @@
 //! | header | read |
 //! |---|---|
 //! | ustar, GNU | name (with the prefix), size (octal or base 256) |
-//! | PAX extended (`x`) | `path` and `size` of the next member; Go writes them for long names and for files of 8 GiB and more |
+//! | PAX extended (`x`) | `path` and `size` of the next member, as Go writes them for long names and from 8 GiB |
 //! | GNU long name (`L`) | the name of the next member |
 //! | GNU sparse (`S`), PAX sparse | skipped: no image is stored as a sparse file |
 //!

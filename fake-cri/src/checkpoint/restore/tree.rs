@@ -199,10 +199,12 @@ fn restore_task(
     mm::restore_mm(leader, plan, live, open_files, vdso)?;
     mm::rewrite_container_id(leader, &live.mm, container_id)?;
     open_files.install_fds(leader, live)?;
-    let task_core =
-        restoring_task.task.core.tc.as_ref().ok_or_else(|| {
-            RestoreError::malformed("core", "no task core (tc): not the image of a thread-group leader")
-        })?;
+    let task_core = restoring_task
+        .task
+        .core
+        .tc
+        .as_ref()
+        .ok_or_else(|| RestoreError::malformed("core", "the task core (tc) is missing"))?;
     task::restore_process(leader, task_core, &live.fs, open_files)?;
     open_files.close_inherited_fds(leader)?;
     task::restore_thread(leader, &restoring_task.task.core)?;

@@ -111,12 +111,7 @@ pub(super) fn read_shmem_segments(
             .pgoff
             .checked_add(vma.end - vma.start)
             .filter(|end| *end <= USER_ADDRESS_END)
-            .ok_or_else(|| {
-                RestoreError::malformed(
-                    "mm",
-                    format!("a shared memory mapping at offset {:x} is too large", vma.pgoff),
-                )
-            })?;
+            .ok_or_else(|| RestoreError::malformed("mm", format!("mapping at offset {:x} is too large", vma.pgoff)))?;
         let size = sizes.entry(vma.shmid).or_default();
         *size = end.max(*size);
     }
