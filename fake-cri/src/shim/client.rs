@@ -1,4 +1,4 @@
-//! fake-cri's side of a shim.
+//! fake-cri's client of a shim.
 
 use std::{
     io,
@@ -25,13 +25,13 @@ use crate::{
     process::ProcessId,
 };
 
-/// How long a shim may take to answer what it can answer at once.
+/// Timeout of requests that the shim can answer at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a start may take: a restored container's memory is read from its archive first.
+/// Timeout of a start: the memory of a restored container is read from its archive first.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// A shim and the way to it. Cheap to clone; dropping it changes nothing for the shim.
+/// A client of one shim. Cheap to clone; dropping it has no effect on the shim.
 #[derive(Clone, Debug)]
 pub struct Shim {
     dir: PathBuf,
@@ -39,60 +39,59 @@ pub struct Shim {
     monitor: ExitMonitor,
 }
 
-/// What [`Shim::attach`] found in a shim's folder.
+/// The result of [`Shim::attach`].
 #[derive(Debug)]
 pub enum ShimAttachment {
-    /// The shim lives.
+    /// The shim runs.
     Live(Shim, ShimState),
-    /// The container ended and its exit is on record.
+    /// The container has ended, and its exit is recorded.
     Exited(ExitRecord),
-    /// The shim is gone and left no record: see [`super::kill_orphans`].
+    /// The shim has ended without an exit record: see [`super::kill_orphans`].
     Lost,
 }
 
-/// The state of a live shim's container.
+/// The state of the container of a running shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShimState {
-    /// Not started yet.
+    /// The container has not been started.
     Created,
-    /// Its first process runs (or has just ended, and the rest is being cleared away).
+    /// The first process runs, or has just ended while the other processes are killed.
     Running {
-        /// The container's first process.
         init: ProcessId,
-        /// When it started, in nanoseconds since the epoch.
+        /// Start of the first process in nanoseconds since the epoch.
         started_at_ns: i64,
     },
 }
 
-/// What a running container uses.
+/// The resource usage of a running container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimStats {
-    /// CPU time of all its processes, those that ended too, in nanoseconds. Never falls.
+    /// CPU time of all its processes, including ended ones, in nanoseconds. Never decreases.
     pub cpu_ns: u64,
-    /// Resident memory of its processes, summed, in bytes. A shared page counts once for each of its sharers.
+    /// Sum of the resident memory of its processes in bytes. A shared page is counted once for each process.
     pub rss_bytes: u64,
-    /// When its first process started, in nanoseconds since the epoch.
+    /// Start of the first process in nanoseconds since the epoch.
     pub started_at_ns: i64,
-    /// How many processes it has now.
+    /// Number of processes, without zombies.
     pub processes: usize,
 }
 
-/// What a command beside the container answered.
+/// The result of [`Shim::exec`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Its standard output, whole.
+    /// The complete standard output.
     pub stdout: Vec<u8>,
-    /// Its standard error, whole.
+    /// The complete standard error.
     pub stderr: Vec<u8>,
-    /// Its exit code; 128 plus the signal's number when one ended it.
+    /// The exit code; 128 plus the signal number after a signal.
     pub exit_code: i32,
 }
 
 impl Shim {
-    /// Starts a shim from `executable` (a program that calls [`crate::entry_point`] first). It is up and listens when this
-    /// returns; the container's process is not started yet. Dropping the future ends the shim.
+    /// Starts a shim from `executable`, a program that calls [`crate::entry_point`] first. Returns when the shim
+    /// listens; the container is not started yet. Dropping the future kills the shim.
     ///
-    /// This process becomes the parent of what a killed shim leaves ([`crate::process::daemon::become_subreaper`]).
+    /// This process becomes the parent of the orphans of a killed shim ([`crate::process::daemon::become_subreaper`]).
     pub async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<Self, ShimError> {
         let (process, child) = launch::launch(executable, spec).await?;
         Ok(Self {
@@ -102,14 +101,14 @@ impl Shim {
         })
     }
 
-    /// Finds the shim of a folder again, after a restart of fake-cri.
+    /// Finds the shim of a directory again, after a restart of fake-cri.
     ///
-    /// Errors only when the folder cannot be read or a living shim does not answer.
+    /// Fails only if the directory cannot be read or a running shim does not respond.
     pub async fn attach(dir: &Path) -> Result<ShimAttachment, ShimError> {
         if let Some(exit) = state_dir::read_json(dir, state_dir::EXIT_FILE)? {
             return Ok(ShimAttachment::Exited(exit));
         }
-        // Written before the shim listens, so without it nothing was ever started there.
+        // Written before the shim listens, so without it no container was started from this directory.
         let Some(process) = state_dir::read_json(dir, state_dir::SHIM_FILE)? else {
             return Ok(ShimAttachment::Lost);
         };
@@ -131,21 +130,21 @@ impl Shim {
         }
     }
 
-    /// The shim's own process.
+    /// Returns the process of the shim.
     pub fn process(&self) -> ProcessId {
         self.process
     }
 
-    /// Starts the container's first process and says which it is.
+    /// Starts the container and returns its first process.
     ///
-    /// [`ShimError::ExecFailed`] when its command cannot be run, [`ShimError::RestoreFailed`] when it cannot be restored: the shim then waits
-    /// for another start or [`Shim::shutdown`].
+    /// After [`ShimError::ExecFailed`] (the command cannot be executed) or [`ShimError::RestoreFailed`] the shim
+    /// accepts another start or [`Shim::shutdown`].
     pub async fn start(&self) -> Result<ProcessId, ShimError> {
         Ok(self.start_container().await?.0)
     }
 
-    /// As [`Shim::start`]; also says when that was, in nanoseconds since the epoch, by the clock that also gives
-    /// [`ExitRecord::finished_at_ns`]. Never later than the end.
+    /// As [`Shim::start`]; also returns the start time in nanoseconds since the epoch, by the clock of
+    /// [`ExitRecord::finished_at_ns`] and never later than it.
     pub async fn start_container(&self) -> Result<(ProcessId, i64), ShimError> {
         match self.request_within(&ShimRequest::Start, START_TIMEOUT).await? {
             ShimReply::Started { init, started_at_ns } => Ok((init, started_at_ns)),
@@ -153,13 +152,13 @@ impl Shim {
         }
     }
 
-    /// Waits until the container has ended, its processes are gone and its log is complete. May be called by many, at any
-    /// time, also before the start. A shim that ends without a record gives an exit with `lost` set.
+    /// Waits until the container has ended, its processes are gone and its log is complete. Any number of callers may
+    /// wait, also before the start. If the shim ends without a record, the exit has `shim_lost` set.
     pub async fn wait_exit(&self) -> ExitRecord {
         self.monitor.wait_exit().await
     }
 
-    /// Sends a signal to the container's first process.
+    /// Sends a signal to the first process.
     pub async fn signal(&self, signal: i32) -> Result<(), ShimError> {
         self.request_done(&ShimRequest::Signal(signal)).await
     }
@@ -169,7 +168,7 @@ impl Shim {
         self.request_done(&ShimRequest::KillAll).await
     }
 
-    /// What the container uses now.
+    /// Returns the current resource usage.
     pub async fn stats(&self) -> Result<ShimStats, ShimError> {
         match self.request(&ShimRequest::Stats).await? {
             ShimReply::Stats(stats) => Ok(stats),
@@ -177,9 +176,10 @@ impl Shim {
         }
     }
 
-    /// Runs a command beside the container: in its working directory, with its environment and `env` on top. It ends with the
-    /// container at the latest. A timeout ends it and everything it started ([`ShimError::ExecTimeout`]), and so do output beyond
-    /// [`EXEC_OUTPUT_MAX_BYTES`] ([`ShimError::ExecOutputTooLarge`]) and dropping the future. What it leaves running otherwise belongs to the container.
+    /// Runs a command with the container's working directory, its environment and `env`. The command is killed with the
+    /// container. The command and all processes that it started are killed at the timeout ([`ShimError::ExecTimeout`]),
+    /// when the output exceeds [`EXEC_OUTPUT_MAX_BYTES`] ([`ShimError::ExecOutputTooLarge`]), and when the future is
+    /// dropped. Otherwise processes that the command leaves running become part of the container.
     pub async fn exec(
         &self,
         argv: Vec<String>,
@@ -204,7 +204,7 @@ impl Shim {
                     if total + bytes > EXEC_OUTPUT_MAX_BYTES {
                         return Err(ShimError::Io(io::Error::new(
                             io::ErrorKind::InvalidData,
-                            "more output than it may send",
+                            "the shim sent more output than allowed",
                         )));
                     }
                     let start = stream.len();
@@ -228,14 +228,14 @@ impl Shim {
         }
     }
 
-    /// Closes the log and opens it anew by its name (after a rotation).
+    /// Closes the log and opens its path again (after a rotation).
     pub async fn reopen_log(&self) -> Result<(), ShimError> {
         self.request_done(&ShimRequest::ReopenLog).await
     }
 
-    /// Checkpoints the container. `on_phase` is called at each phase, and the checkpoint goes on when it returns. Dropping
-    /// the future cancels: the container runs on and nothing is left at the location. One at a time: a second one is
-    /// refused with [`checkpoint::ErrorKind::Busy`].
+    /// Checkpoints the container. `on_phase` is called at each phase; the checkpoint continues when it returns.
+    /// Dropping the future cancels the checkpoint: the container keeps running, and no archive is left at the location.
+    /// A second checkpoint at the same time fails with [`checkpoint::ErrorKind::Busy`].
     pub async fn checkpoint(
         &self,
         job: checkpoint::Job,
@@ -267,8 +267,8 @@ impl Shim {
         }
     }
 
-    /// Ends the shim of a container that was never started or whose start failed. A running container is killed first. Returns
-    /// when the shim's process is gone; also when it was already.
+    /// Ends the shim of a container that was never started or whose start failed; a running container is killed first.
+    /// Returns when the shim process is gone, also if it already was.
     pub async fn shutdown(&self) -> Result<(), ShimError> {
         match self.request_done(&ShimRequest::Shutdown).await {
             Ok(()) | Err(ShimError::Gone) => {
@@ -279,7 +279,7 @@ impl Shim {
         }
     }
 
-    /// Waits until the shim's process has ended, as it does by itself a little after its container.
+    /// Waits until the shim process has ended, which happens shortly after its container ends.
     pub(crate) async fn wait_gone(&self) {
         self.monitor.wait_gone().await;
     }
@@ -304,7 +304,7 @@ impl Shim {
         timeout(request_timeout, exchange).await.unwrap_or_else(|_| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("process {} does not answer", self.process.pid),
+                format!("process {} does not respond", self.process.pid),
             )
             .into())
         })
@@ -317,17 +317,17 @@ impl Shim {
 
 async fn connect_in(dir: &Path) -> Result<UnixStream, ShimError> {
     loop {
-        // The folder's descriptor must live until the name is resolved.
+        // The descriptor must stay open until the path is resolved.
         let (_dir_fd, path) = state_dir::socket_path(dir).map_err(map_io_error)?;
         match UnixStream::connect(path).await {
-            // The queue of those who wait to be taken is full.
+            // The listen backlog is full.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)).await,
             result => return result.map_err(map_io_error),
         }
     }
 }
 
-/// What the shim itself says about the container's end, once it has ended.
+/// Waits for the exit on a connection to the shim.
 pub(super) async fn fetch_exit(dir: &Path) -> Result<ExitRecord, ShimError> {
     let mut socket = connect_in(dir).await?;
     send(&mut socket, &ShimRequest::Wait).await?;
@@ -337,7 +337,7 @@ pub(super) async fn fetch_exit(dir: &Path) -> Result<ExitRecord, ShimError> {
     }
 }
 
-/// Errors that only say that nobody is there.
+/// Maps the errors that mean that no shim listens.
 fn map_io_error(error: io::Error) -> ShimError {
     match error.kind() {
         io::ErrorKind::NotFound
@@ -357,7 +357,7 @@ fn unexpected_reply(reply: &ShimReply) -> ShimError {
         ShimReply::Refused(Refusal::Other(message)) => ShimError::Internal { message },
         reply => ShimError::Io(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("an answer to another question: {reply:?}"),
+            format!("unexpected reply: {reply:?}"),
         )),
     }
 }
@@ -374,7 +374,7 @@ async fn receive(socket: &mut UnixStream) -> Result<ShimReply, ShimError> {
     Ok(message::decode(&body)?)
 }
 
-/// The exit of a container whose shim was killed.
+/// The exit of a container whose shim ended without a record.
 pub(super) fn lost_exit() -> ExitRecord {
     ExitRecord {
         code: 255,

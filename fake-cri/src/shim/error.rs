@@ -1,55 +1,55 @@
-//! What can go wrong between fake-cri and a shim.
+//! Errors of calls to a shim.
 
 use std::{io, path::PathBuf, time::Duration};
 
-/// A failure of a call to a shim. Messages finish "failed to ...".
+/// A failure of a call to a shim. The message completes "failed to ...".
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
-    /// The shim's process could not be started, or ended before it listened.
+    /// The shim process could not be started, or ended before it listened.
     #[error("start a shim in {dir}: {message}")]
     Launch {
-        /// The shim's folder.
+        /// The shim's directory.
         dir: PathBuf,
-        /// What it said.
+        /// The reason.
         message: String,
     },
-    /// The container's command could not be run. The message is worded as runc words it, for example
+    /// The command of the container or of an exec could not be executed. The message is worded as runc's, for example
     /// `exec: "foo": executable file not found in $PATH`.
     #[error("unable to start container process: {message}")]
     ExecFailed {
-        /// runc's words.
+        /// In the words of runc.
         message: String,
     },
-    /// The container could not be restored from its archive.
     #[error("restore the container: {message}")]
     RestoreFailed {
-        /// Why, in the words of [`crate::checkpoint::RestoreError`].
+        /// The message of [`crate::checkpoint::RestoreError`].
         message: String,
     },
-    /// The container is in another state than the call needs.
+    /// The state of the container does not allow the call.
     #[error("{message}")]
     WrongState {
-        /// Which state, and what was asked.
+        /// Names the state and the call.
         message: String,
     },
-    /// The command of an exec ran longer than it might and was ended, with everything it had started.
+    /// The command of an exec exceeded its timeout, and was killed with all processes that it had started.
     #[error("timeout {0:?} exceeded")]
     ExecTimeout(Duration),
-    /// The command of an exec wrote more than an answer holds and was ended, with everything it had started.
+    /// The command of an exec wrote more output than a response holds, and was killed with all processes that it had
+    /// started.
     #[error(
-        "the command wrote more than {0} bytes, the most that an answer can hold, and was killed: its output is not complete"
+        "the command wrote more than {0} bytes, the most that a response can hold, and was killed: its output is incomplete"
     )]
     ExecOutputTooLarge(usize),
-    /// The shim's process has ended. [`super::Shim::wait_exit`] says how the container did.
-    #[error("reach the shim: it has ended")]
+    /// The shim process has ended. [`super::Shim::wait_exit`] returns how the container ended.
+    #[error("reach the shim: the process has ended")]
     Gone,
-    /// The shim answered with an error of the kernel's or something else that was not foreseen.
+    /// The shim reported another error.
     #[error("{message}")]
     Internal {
-        /// What it said.
+        /// The message of the shim.
         message: String,
     },
-    /// The shim does not answer, or not in its language.
-    #[error("talk to the shim: {0}")]
+    /// The shim did not respond in time, or sent an invalid message.
+    #[error("exchange messages with the shim: {0}")]
     Io(#[from] io::Error),
 }

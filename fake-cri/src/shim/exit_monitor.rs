@@ -1,10 +1,10 @@
-//! How fake-cri learns of a shim's end: one task and one descriptor a shim, however many wait.
+//! Notices the end of a shim: one task and one descriptor for each shim, however many callers wait.
 //!
 //! ```text
-//!  connection with Request::Wait ----> exit told, or the connection ends ----> pidfd, only from here on
+//!  connection with ShimRequest::Wait --> exit received, or the connection ends --> pidfd, only from here on
 //!                                         |                                       |
 //!                                         v                                       v
-//!                                   Monitor::exit                       reaped, Monitor::gone
+//!                                   ExitMonitor::wait_exit              reaped, ExitMonitor::wait_gone
 //! ```
 
 use std::{future, path::PathBuf, process::Child, time::Duration};
@@ -14,22 +14,21 @@ use tokio::{sync::watch, time::sleep};
 use super::{ExitRecord, client, state_dir};
 use crate::process::{ProcessId, pidfd::PidFd};
 
-/// How long to wait before what failed for want of a descriptor is tried again.
+/// Interval between attempts after a failure, for example for want of a descriptor.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is known of a shim's end.
 #[derive(Debug, Default)]
 struct ShimEnd {
     exit: Option<ExitRecord>,
     gone: bool,
 }
 
-/// News of a shim's end. Cheap to clone.
+/// Reports the end of a shim. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct ExitMonitor(watch::Receiver<ShimEnd>);
 
 impl ExitMonitor {
-    /// Starts the task. `child` is the shim where this process is its parent: it is reaped then.
+    /// Starts the task. `child` is the shim process if this process is its parent, and is reaped by the task.
     pub(super) fn start(dir: PathBuf, process: ProcessId, child: Option<Child>) -> Self {
         let (sender, receiver) = watch::channel(ShimEnd::default());
         tokio::spawn(async move {
@@ -39,7 +38,7 @@ impl ExitMonitor {
                 sleep(POLL_INTERVAL).await;
             }
             if let Some(mut child) = child {
-                // It has ended, so this does not wait.
+                // The child has ended, so the call does not block.
                 let _ = child.wait();
             }
             sender.send_modify(|end| end.gone = true);
@@ -47,18 +46,17 @@ impl ExitMonitor {
         Self(receiver)
     }
 
-    /// How the container ended, once it has.
     pub(super) async fn wait_exit(&self) -> ExitRecord {
         let mut receiver = self.0.clone();
         let exit = receiver.wait_for(|end| end.exit.is_some()).await;
         match exit.ok().and_then(|end| end.exit.clone()) {
             Some(exit) => exit,
-            // The task ends before it knows only with the async runtime, and so does this wait.
+            // The task ends early only with the async runtime, and then this future ends too.
             None => future::pending().await,
         }
     }
 
-    /// Comes when the shim's process is gone.
+    /// Returns when the shim process is gone.
     pub(super) async fn wait_gone(&self) {
         if self.0.clone().wait_for(|end| end.gone).await.is_err() {
             future::pending::<()>().await;
@@ -66,7 +64,7 @@ impl ExitMonitor {
     }
 }
 
-/// The exit as the shim tells it, or as its record says after its end.
+/// Returns the exit from the shim, or from its record after the shim has ended.
 async fn fetch_exit(dir: &std::path::Path, process: ProcessId) -> ExitRecord {
     loop {
         if let Ok(exit) = client::fetch_exit(dir).await {
@@ -76,13 +74,13 @@ async fn fetch_exit(dir: &std::path::Path, process: ProcessId) -> ExitRecord {
         match state_dir::read_json(dir, state_dir::EXIT_FILE) {
             Ok(Some(exit)) => return exit,
             Ok(None) if gone.is_ok() => return client::lost_exit(),
-            // Nothing is known for certain (no descriptor left, a folder that cannot be read): ask again.
+            // Temporary failure, such as no free descriptor or an unreadable directory: try again.
             _ => sleep(POLL_INTERVAL).await,
         }
     }
 }
 
-/// Comes when a process has ended; it may not be reaped yet.
+/// Returns when a process has ended; the process may still be a zombie.
 async fn wait_process_exit(process: ProcessId) -> std::io::Result<()> {
     match PidFd::open(process) {
         Ok(pidfd) => pidfd.wait_exit().await,

@@ -1,40 +1,40 @@
-//! What is known about a container that has ended.
+//! The record of a container's exit.
 
 use serde::{Deserialize, Serialize};
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// The exit code; 128 plus the signal's number when one ended it; 255 when the shim was lost.
+    /// The exit code; 128 plus the signal number after a signal; 255 when the shim was lost.
     pub code: i32,
-    /// The signal that ended it.
+    /// The signal that terminated the container.
     pub signal: Option<i32>,
-    /// When its first process started, in nanoseconds since the epoch; 0 when it is not known.
+    /// Start of the first process in nanoseconds since the epoch; 0 if unknown.
     pub started_at_ns: i64,
-    /// When its first process ended, in nanoseconds since the epoch. For a lost shim: when that was noticed.
+    /// End of the first process in nanoseconds since the epoch; for a lost shim, the time when fake-cri noticed.
     pub finished_at_ns: i64,
-    /// Why, as the CRI names it.
+    /// The reason, as in the CRI.
     pub reason: ExitReason,
-    /// A sentence for people; empty when there is nothing to say.
+    /// A message for the user; may be empty.
     pub message: String,
-    /// The shim ended before it could record an exit, so nothing is known but that. What is left of the container
-    /// must be ended with [`super::kill_orphans`].
+    /// The shim ended before it could record an exit, so nothing else is known. The remaining processes of the
+    /// container must be killed with [`super::kill_orphans`].
     pub shim_lost: bool,
 }
 
-/// Why a container ended, in the words of the CRI.
+/// The values of `ContainerStatus.reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitReason {
-    /// It ended with code 0.
+    /// Exit code 0.
     Completed,
-    /// It ended with another code or by a signal.
+    /// Another exit code, or a signal.
     Error,
-    /// The kernel ended it because memory was short. Said only where that is known.
+    /// The kernel's OOM killer ended the container. Set only where that is known.
     OOMKilled,
 }
 
 impl ExitReason {
-    /// The word of the CRI (`ContainerStatus.reason`).
+    /// Returns the value of `ContainerStatus.reason`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "Completed",

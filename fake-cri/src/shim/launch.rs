@@ -1,4 +1,4 @@
-//! How a shim comes into being: fake-cri's side, and the shim's first steps.
+//! Launches a shim: fake-cri's side, and the first steps of the shim.
 
 use std::{
     fs,
@@ -22,37 +22,37 @@ use crate::{
     process::{ProcessId, daemon, limits},
 };
 
-/// How long a shim may take until it listens. It is short work; on a machine that is busy beyond measure it is long.
+/// How long a shim may take until it listens. Long, for machines under heavy load.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a shim says through its standard output, once.
+/// The one message of a shim on its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 enum Handshake {
     Listening(ProcessId),
     Failed(String),
 }
 
-/// Starts a shim and waits until it listens. The child is for the caller to reap.
+/// Starts a shim and waits until it listens. The caller must reap the child.
 pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<(ProcessId, Child), ShimError> {
     let failed = |message: String| ShimError::Launch {
         dir: spec.dir.clone(),
         message,
     };
-    // What a shim leaves when it is killed comes to us then, not to a process that knows nothing of it.
+    // The orphans of a killed shim then become children of fake-cri, not of the init process.
     daemon::become_subreaper()?;
     let log = prepare_dir(&spec.dir).map_err(|error| failed(error.to_string()))?;
     let (mut child, process) =
         spawn(executable, spec, log).map_err(|error| failed(format!("run {}: {error}", executable.display())))?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
-    // From here on somebody who gives up takes the shim along.
+    // From here on the shim is killed if the future is dropped.
     let guard = KillOnDrop(Some(child));
     limits::restore_nofile(process.pid)?;
     let handshake = timeout(LISTEN_TIMEOUT, async {
-        let input = input.expect("it is a pipe, and nobody else takes it");
-        let output = output.expect("it is a pipe, and nobody else takes it");
+        let input = input.expect("piped, and taken only here");
+        let output = output.expect("piped, and taken only here");
         let (mut input, mut output) = (ChildStdin::from_std(input)?, ChildStdout::from_std(output)?);
         let text = serde_json::to_vec(spec).map_err(io::Error::from)?;
-        // A shim that ends early closes the pipe; what it says about that matters more.
+        // If the shim ends early, the write fails; the shim's own message matters more.
         let _ = input.write_all(&text).await;
         drop(input);
         let mut bytes = Vec::new();
@@ -60,11 +60,11 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<(Proc
         Ok::<_, io::Error>(bytes)
     })
     .await
-    .map_err(|_| failed(format!("it did not listen within {LISTEN_TIMEOUT:?}")))??;
+    .map_err(|_| failed(format!("the shim did not listen within {LISTEN_TIMEOUT:?}")))??;
     match serde_json::from_slice(&handshake) {
         Ok(Handshake::Listening(listening)) if listening == process => Ok((process, guard.disarm())),
         Ok(Handshake::Listening(other)) => Err(failed(format!(
-            "process {} answered for process {}",
+            "process {} reported instead of process {}",
             other.pid, process.pid
         ))),
         Ok(Handshake::Failed(message)) => Err(failed(message)),
@@ -72,19 +72,19 @@ pub(super) async fn launch(executable: &Path, spec: &LaunchSpec) -> Result<(Proc
             let stderr = fs::read_to_string(spec.dir.join(state_dir::LOG_FILE)).unwrap_or_default();
             let stderr = stderr.trim();
             Err(failed(format!(
-                "{} ended without a word of its own: {stderr}",
+                "{} ended without a handshake: {stderr}",
                 executable.display()
             )))
         }
     }
 }
 
-/// Kills a shim that nobody will know of.
+/// Kills a shim whose launch was abandoned.
 struct KillOnDrop(Option<Child>);
 
 impl KillOnDrop {
     fn disarm(mut self) -> Child {
-        self.0.take().expect("it is there until it is disarmed or dropped")
+        self.0.take().expect("present until disarmed or dropped")
     }
 }
 
@@ -92,19 +92,19 @@ impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
             let _ = child.kill();
-            // Its end may take a moment, for which no async task should wait.
+            // An async task must not block until the child has ended.
             std::thread::spawn(move || child.wait());
         }
     }
 }
 
-/// Makes the folder ready and gives the file for the shim's complaints.
+/// Prepares the directory and opens the file for the shim's stderr.
 fn prepare_dir(dir: &Path) -> io::Result<fs::File> {
     state_dir::create(dir)?;
     if state_dir::read_json::<ExitRecord>(dir, state_dir::EXIT_FILE)?.is_some() {
-        return Err(io::Error::other("a container has ended in this folder already"));
+        return Err(io::Error::other("the directory holds the exit of another container"));
     }
-    // Of a shim that was killed before it was used.
+    // Files of a shim that was killed before its first use.
     for name in [state_dir::SOCKET_FILE, state_dir::SHIM_FILE] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -121,7 +121,7 @@ fn prepare_dir(dir: &Path) -> io::Result<fs::File> {
 fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Child, ProcessId)> {
     let mut command = Command::new(executable);
     command
-        // For those who look at the list of processes.
+        // The name in the process list.
         .arg0(SHIM_PROCESS_NAME)
         .arg(&spec.container_id)
         .env_clear()
@@ -134,14 +134,14 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
     Ok((child, process))
 }
 
-/// The life of a shim's process.
+/// The main function of a shim process.
 pub(crate) fn run() -> ! {
     let code = match prepare_to_serve() {
         Ok(server) => {
             send_handshake(&Handshake::Listening(server.process()));
-            // Whoever waits for these to end knows then that there is nothing more to come.
+            // fake-cri reads stdout until it ends: closing it completes the handshake.
             if let Err(error) = daemon::null_stdio() {
-                eprintln!("leave the standard streams: {error}");
+                eprintln!("redirect the standard streams: {error}");
             }
             server.serve();
             0

@@ -1,4 +1,4 @@
-//! What a shim is told about its container before it starts it.
+//! What a shim must know to run its container.
 
 use std::path::PathBuf;
 
@@ -6,51 +6,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::{checkpoint::RestoreOptions, process::identity::Identity, workload};
 
-/// Everything a shim must know to run one container.
+/// The configuration of one container.
 ///
-/// It travels through a pipe and is kept in the shim's memory alone: the environment may hold secrets.
+/// It is sent through a pipe and kept only in the shim's memory, because the environment may hold secrets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LaunchSpec {
-    /// The container's id. Its processes carry it in the environment variable [`super::CONTAINER_ID_ENV`].
+    /// The container's id. Its processes have it in the environment variable [`super::CONTAINER_ID_ENV`].
     pub container_id: String,
-    /// The shim's own folder: its socket, its record and the container's exit record. Absolute, of any length; made with
-    /// mode 0700 when it is missing. It belongs to this container alone.
+    /// The shim's directory: socket, shim record and exit record. Absolute, of any length; created with mode 0700 if
+    /// missing. Must not be shared with another container.
     pub dir: PathBuf,
-    /// The container's command with its arguments. Not empty but for [`LaunchProgram::Restore`].
+    /// The command with its arguments. May be empty only for [`LaunchProgram::Restore`].
     pub argv: Vec<String>,
-    /// The container's environment, in its order. The marker is added to it, nothing else.
+    /// The environment, in order. The shim adds only [`super::CONTAINER_ID_ENV`].
     pub env: Vec<(String, String)>,
-    /// The working directory; `/` when there is none. For [`LaunchProgram::Workload`] a folder that this host lacks is passed
-    /// over, for [`LaunchProgram::Host`] it fails the start.
+    /// The working directory; default `/`. If this host has no such directory, [`LaunchProgram::Workload`] runs in `/`
+    /// and [`LaunchProgram::Host`] fails the start.
     pub cwd: Option<PathBuf>,
-    /// The container's log, in the CRI log format; its folder is made when it is missing. `None`: output is dropped.
+    /// The log file in the CRI format; its directory is created if missing. `None` discards the output.
     pub log: Option<PathBuf>,
-    /// Keep standard input open (nobody writes to it yet); otherwise it is `/dev/null`.
+    /// Keeps standard input open without a writer; otherwise it is `/dev/null`.
     pub stdin: bool,
-    /// Standard input ends with the first client that attached to it. Kept for later: there is no Attach yet.
+    /// Standard input ends with the first attached client. Not used yet: there is no Attach.
     pub stdin_once: bool,
-    /// Give the container a terminal: one stream, logged as stdout.
+    /// Allocates a terminal: one stream, logged as stdout.
     pub tty: bool,
-    /// As whom its processes run, commands beside it included; as fake-cri where there is none. Of a restored container the
-    /// archive says it.
+    /// The credentials of the container and of execs; fake-cri's if `None`. A restored container has those of its
+    /// archive.
     pub identity: Option<Identity>,
-    /// What really runs.
+    /// The program that runs.
     pub program: LaunchProgram,
 }
 
-/// What runs as the container's process.
+/// The program that runs as the container's first process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum LaunchProgram {
-    /// fake-cri's own workload under the container's argv, environment and working directory.
+    /// The test workload, with the container's argv, environment and working directory.
     Workload(workload::WorkloadOptions),
-    /// The container's command on this host, as it is.
+    /// The container's command, executed on this host.
     Host,
-    /// What the checkpoint archive at this path holds, going on where it was. Command, environment and working directory are the
-    /// archive's; those given are for commands beside the container.
+    /// The processes of a checkpoint archive. Command, environment and working directory are those of the archive; the
+    /// given ones are for execs.
     Restore {
-        /// The archive, or a checkpoint image.
+        /// The path of the archive or checkpoint image.
         archive: PathBuf,
-        /// What of it may be lost.
+        /// The state that the restore may lose.
         options: RestoreOptions,
     },
 }

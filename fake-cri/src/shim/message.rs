@@ -1,15 +1,15 @@
-//! What fake-cri and a shim say to each other.
+//! The messages between fake-cri and a shim.
 //!
-//! Each request has a connection of its own on the shim's socket. A message is its length (4 bytes, little endian) and
-//! that many bytes of JSON. Only [`ShimReply::Output`] is followed by bytes that are no message: as many as it says.
+//! Each request has its own connection to the shim's socket. A message is its length (4 bytes, little endian) and so
+//! many bytes of JSON. Only [`ShimReply::Output`] is followed by raw bytes: as many as its `bytes` field says.
 //!
 //! ```text
 //!  fake-cri                                    shim
 //!  Checkpoint(job)  ------------------------>
 //!                   <------------------------  Phase(freeze)      the engine waits ...
-//!  PhaseHeard       ------------------------>                     ... until this, or until the connection ends
+//!  PhaseAck         ------------------------>                     ... for this, or for the end of the connection
 //!                   <------------------------  Phase(capture)
-//!  (closes)                                    the checkpoint is cancelled, the container runs on
+//!  (closes)                                    the checkpoint is cancelled, the container keeps running
 //! ```
 
 use std::{io, time::Duration};
@@ -19,99 +19,84 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{ExitRecord, ShimState, ShimStats};
 use crate::{checkpoint, process::ProcessId};
 
-/// The longest message either side takes: a job's documents are the largest part, and are far below.
+/// The longest accepted message. The largest are the documents of a checkpoint job, far below this limit.
 const MESSAGE_MAX_BYTES: usize = 64 << 20;
 
-/// What fake-cri asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ShimRequest {
-    /// In which state is the container?
+    /// Returns the state of the container.
     State,
-    /// Start it.
+    /// Starts the container.
     Start,
-    /// Answer when it has ended.
+    /// Returns the exit when the container has ended.
     Wait,
-    /// Send this signal to its first process.
+    /// Sends a signal to the first process.
     Signal(i32),
-    /// Kill all its processes.
+    /// Kills all processes of the container.
     KillAll,
-    /// What does it use?
+    /// Returns the resource usage.
     Stats,
-    /// Run a command beside it.
+    /// Runs a command next to the container (ExecSync).
     Exec {
-        /// The command.
         argv: Vec<String>,
-        /// What its environment has beside the container's.
+        /// Added to the container's environment.
         env: Vec<(String, String)>,
-        /// How long it may run.
         timeout: Option<Duration>,
     },
-    /// Open the log anew.
+    /// Reopens the log.
     ReopenLog,
-    /// Checkpoint it.
+    /// Checkpoints the container.
     Checkpoint(Box<checkpoint::Job>),
-    /// The last phase was heard: go on.
+    /// Acknowledges the last [`ShimReply::Phase`].
     PhaseAck,
-    /// End: a container that was never started has no exit, a running one is killed.
+    /// Ends the shim. A running container is killed; a container that was never started has no exit record.
     Shutdown,
 }
 
-/// What a shim answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum ShimReply {
-    /// To [`ShimRequest::State`].
     State(ShimState),
-    /// To [`ShimRequest::Start`].
     Started {
-        /// The container's first process.
         init: ProcessId,
-        /// When it started, in nanoseconds since the epoch.
+        /// In nanoseconds since the epoch.
         started_at_ns: i64,
     },
-    /// To [`ShimRequest::Wait`].
     Exited(ExitRecord),
-    /// It is done and there is nothing to say.
+    /// Success without a result.
     Done,
-    /// To [`ShimRequest::Stats`].
     Stats(ShimStats),
-    /// A command wrote so many bytes, which follow.
+    /// Output of a command; the bytes follow the message.
     Output {
-        /// To standard error rather than output.
         is_stderr: bool,
-        /// How many.
         bytes: usize,
     },
-    /// A command has ended.
     ExecExited {
-        /// Its exit code.
         code: i32,
-        /// It was ended because it ran too long.
+        /// Killed at its timeout.
         timed_out: bool,
-        /// It was ended because it wrote more than [`super::EXEC_OUTPUT_MAX_BYTES`].
+        /// Killed because it wrote more than [`super::EXEC_OUTPUT_MAX_BYTES`].
         truncated: bool,
     },
-    /// A checkpoint is about to begin this phase.
+    /// A checkpoint begins this phase.
     Phase(checkpoint::Phase),
-    /// A checkpoint has ended.
     CheckpointResult(Result<checkpoint::Report, checkpoint::Failure>),
-    /// No.
+    /// The request failed.
     Refused(Refusal),
 }
 
-/// Why a shim does not do what it was asked.
+/// Why a request failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Refusal {
-    /// A command cannot be run, in runc's words.
+    /// A command cannot be executed, in the words of runc.
     Exec(String),
-    /// The container cannot be restored, in the words of [`checkpoint::RestoreError`].
+    /// The container cannot be restored: the message of [`checkpoint::RestoreError`].
     Restore(String),
-    /// The container is in another state.
+    /// The state of the container does not allow the request.
     State(String),
-    /// Anything else.
     Other(String),
 }
 
-/// A message with its length before it.
+/// Encodes a message with its length prefix.
 pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message).expect("these messages have string keys and no fallible parts");
@@ -120,24 +105,23 @@ pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// The length that four bytes say.
+/// Decodes a length prefix and checks it against the limit.
 pub(super) fn checked_length(bytes: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(bytes) as usize;
     if length > MESSAGE_MAX_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a message of {length} bytes"),
+            format!("a message of {length} bytes is too long"),
         ));
     }
     Ok(length)
 }
 
-/// The message in these bytes.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     serde_json::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Takes one whole message from the front of a buffer, if there is one.
+/// Takes one complete message from the front of a buffer, if there is one.
 pub(super) fn take_message<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<T>> {
     let Some((length_prefix, payload)) = buffer.split_first_chunk::<4>() else {
         return Ok(None);

@@ -1,20 +1,20 @@
-//! One small process a container: starts it, reaps it and its orphans, writes its log, keeps its exit code, checkpoints
-//! it; and the messages between it and fake-cri.
+//! The shim: one small process for each container. The shim starts the container, reaps its processes and orphans,
+//! writes its log, records its exit and checkpoints it. Also the messages between the shim and fake-cri.
 //!
 //! ```text
 //!  fake-cri --- launch: spec through a pipe ---> shim --- fork, exec ---> first process --> its descendants
 //!     |                                          |  ^                           |              |
-//!     |   a connection for each request          |  '--- orphans are adopted ---'--------------'
+//!     |   one connection for each request        |  '--- orphans are adopted ---'--------------'
 //!     '---- DIR/sock <---------------------------'
-//!                                                writes DIR/exit.json and ends when all of them are gone
+//!                                                writes DIR/exit.json and ends when all processes are gone
 //! ```
 //!
-//! The shim is in a session of its own and needs nobody: a fake-cri that is killed changes nothing for the container, and
-//! its successor finds the shim again by its folder ([`Shim::attach`]). It has no async runtime and one thread (a second
-//! one while it checkpoints).
+//! The shim has its own session and does not depend on fake-cri: the container keeps running when fake-cri is killed,
+//! and the next fake-cri finds the shim by its directory ([`Shim::attach`]). The shim has no async runtime and one
+//! thread, and a second one during a checkpoint.
 //!
-//! Ways to fail: the shim is killed. Then [`Shim::wait_exit`] gives an exit with `lost` set, and whoever started the shim ends
-//! what is left of the container with [`kill_orphans`].
+//! Ways to fail: the shim is killed. Then [`Shim::wait_exit`] returns an exit with `shim_lost` set, and fake-cri must
+//! kill the remaining processes of the container with [`kill_orphans`].
 
 mod client;
 mod error;
@@ -34,17 +34,17 @@ pub(crate) use launch::run;
 pub use launch_spec::{LaunchProgram, LaunchSpec};
 pub use orphans::kill_orphans;
 
-/// What a command beside the container may write to its two output streams, together: an ExecSync answer that holds so much is
-/// just below the 16 MiB of the largest message (containerd's `DefaultMaxSendMsgSize`, the kubelet's `maxMsgSize`), with room for
-/// the lengths and the exit code.
+/// The limit for the stdout and stderr of an exec together, in bytes. An ExecSync response with so much output is just
+/// below the largest message of 16 MiB (containerd's `DefaultMaxSendMsgSize`, the kubelet's `maxMsgSize`): 32 bytes are
+/// left for the lengths and the exit code.
 pub const EXEC_OUTPUT_MAX_BYTES: usize = (16 << 20) - 32;
 
-/// The role of a shim's process: see [`crate::entry`].
+/// The role of a shim process, see [`crate::entry`].
 pub const SHIM_ROLE: &str = "shim";
 
-/// The name of a shim's process in `/proc/PID/comm` and in its first argument.
+/// The name of a shim process in `/proc/PID/comm` and in its first argument.
 pub const SHIM_PROCESS_NAME: &str = "fake-cri-shim";
 
-/// The environment variable that holds the container's id in each of its processes, so that what a dead shim left can be
-/// found.
+/// The environment variable with the container's id in each of its processes. [`kill_orphans`] finds the processes of a
+/// dead shim by it.
 pub const CONTAINER_ID_ENV: &str = "FAKE_CRI_CONTAINER_ID";

@@ -1,17 +1,16 @@
-//! Ending what a dead shim left of its container.
+//! Kills the processes that a dead shim left of its container.
 //!
-//! When a shim is killed, its children become those of fake-cri if that started the shim, else of the init process.
-//! Nothing binds them together any more but what they carry: the mark in the environment they were started with, the
-//! container's sessions, and their descent. A process counts when one of these holds:
+//! When a shim is killed, its children become children of fake-cri if fake-cri started the shim, else of the init
+//! process. A process belongs to the container if one of these is true:
 //!
-//! - it was started with [`CONTAINER_ID_ENV`] and the container's id;
-//! - it is one of the known processes, with its start time;
-//! - it is in the session of one that counts (each container's first process leads a session);
-//! - it descends from one that counts;
-//! - it is a child of this process, in a session of its own, and no shim by its name: then some dead shim left it.
+//! - the process was started with [`CONTAINER_ID_ENV`] and the container's id;
+//! - the process is one of `known_processes`, with its start time;
+//! - the process is in the session of a process that belongs (each container's first process leads a session);
+//! - the process descends from a process that belongs;
+//! - the process is a child of this process, in another session, and not named as a shim: then some dead shim left it.
 //!
-//! All are killed, and it is looked again until nothing is found, since processes may be born meanwhile. A process that a
-//! checkpoint held stopped when the shim was killed runs on by itself: its tracer is gone.
+//! All are killed, and the search is repeated until it finds none, because processes may be forked meanwhile. A process
+//! that was stopped by a checkpoint when the shim was killed continues, because its tracer is gone.
 
 use std::{
     collections::HashSet,
@@ -26,21 +25,21 @@ use crate::process::{
     wait,
 };
 
-/// How long processes may take to die.
 const ORPHAN_KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait for children of a shim that is only just dying to become ours: it closes its sockets before that.
+/// How long to wait for zombies of a dying shim to become children of this process: the shim closes its sockets before
+/// that.
 const REPARENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Kills all that a dead shim left of a container, and returns how many processes that were when nothing is left. `known_processes`
-/// are processes that are known to be the container's: its first one. The shim itself must be gone.
+/// Kills all processes that a dead shim left of a container, and returns their number when none is left.
+/// `known_processes` are known members of the container: its first process. The shim must have ended.
 ///
-/// An error names those that would not die.
+/// An error names the processes that could not be killed.
 pub async fn kill_orphans(container_id: &str, known_processes: &[ProcessId]) -> Result<usize, ShimError> {
     let (container_id, known_processes) = (container_id.to_owned(), known_processes.to_vec());
     let killed = tokio::task::spawn_blocking(move || kill_until_gone(&container_id, &known_processes)).await;
     killed.map_err(|error| ShimError::Internal {
-        message: format!("look for leftovers: {error}"),
+        message: format!("find orphans: {error}"),
     })?
 }
 
@@ -53,7 +52,8 @@ fn kill_until_gone(container_id: &str, known_processes: &[ProcessId]) -> Result<
         let mut has_zombies = false;
         for stat in &orphans {
             if stat.is_dead() {
-                // Ours to reap, now or when the dying shim has let go of it; else it is gone as soon as its parent looks.
+                // This process reaps the zombie, if need be once the dying shim has released it. A zombie of another
+                // parent is reaped by that parent.
                 has_zombies |= !matches!(wait::try_wait(stat.id.pid)?, wait::WaitOutcome::Exited(_));
                 continue;
             }
@@ -65,11 +65,10 @@ fn kill_until_gone(container_id: &str, known_processes: &[ProcessId]) -> Result<
             return Ok(killed.len());
         }
         if start.elapsed() > ORPHAN_KILL_TIMEOUT {
-            let message =
-                format!("kill what is left of container {container_id}: processes {alive_pids:?} would not die");
+            let message = format!("kill the orphans of container {container_id}: processes {alive_pids:?} did not end");
             return Err(ShimError::Internal { message });
         }
-        // There is no event for processes that are not our children and not all known yet.
+        // No event covers processes that are not children of this process and not yet known.
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -79,7 +78,8 @@ fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result
     let processes = pstree::all_processes()?;
     let mut root_pids: HashSet<i32> = HashSet::new();
     for stat in &processes {
-        // A shim leaves our session only once it carries its name, so none is taken for an orphan while it is born.
+        // A shim takes its name before it leaves this session, so a shim that is being launched is never taken for an
+        // orphan.
         let is_orphan = stat.ppid == this_process.id.pid && stat.sid != this_process.sid && !is_shim(stat.id.pid);
         if is_orphan
             || known_processes.contains(&stat.id)
@@ -91,8 +91,8 @@ fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result
     root_pids.remove(&this_process.id.pid);
     let mut pids = root_pids.clone();
     loop {
-        // The number of a session's leader is not used again while the session lasts, so a session that is led by another
-        // process of that number is another session.
+        // A pid is not reused while it is the id of a session. So if a process has that pid and is not a member, the
+        // session is not the container's.
         let sessions: HashSet<i32> = processes
             .iter()
             .filter(|stat| pids.contains(&stat.id.pid))
@@ -123,7 +123,7 @@ fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result
         .collect())
 }
 
-/// By its name, which one that is just ending still has, unlike its environment.
+/// Compares the name, which an exiting process still has, unlike its environment.
 fn is_shim(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == SHIM_PROCESS_NAME)
 }

@@ -1,12 +1,12 @@
-//! The folder that a shim and fake-cri share: what lies in it and how it is written.
+//! The directory that a shim and fake-cri share.
 //!
-//! | file | written by | what |
+//! | file | written by | content |
 //! |---|---|---|
-//! | `sock` | shim | the socket of its messages |
-//! | `shim.json` | shim | its own process, before it listens |
-//! | `exit.json` | shim | how the container ended, once its log is complete |
-//! | `shim.log` | shim | what it has to complain about; normally empty |
-//! | `test-workload`, `test-workload.json` | shim | the name the test workload is started by, and its options |
+//! | `sock` | shim | the socket for messages |
+//! | `shim.json` | shim | the shim's process, before it listens |
+//! | `exit.json` | shim | the container's exit, after its log is complete |
+//! | `shim.log` | shim | the shim's stderr; normally empty |
+//! | `test-workload`, `test-workload.json` | shim | the path that starts the test workload, and its options |
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -25,12 +25,11 @@ pub(super) const SHIM_FILE: &str = "shim.json";
 pub(super) const EXIT_FILE: &str = "exit.json";
 pub(super) const LOG_FILE: &str = "shim.log";
 
-/// Makes the folder, for its owner alone, unless it is there.
 pub(super) fn create(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Writes a record that is there whole or not at all.
+/// Writes a record atomically.
 pub(super) fn write_json(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}"));
     let file = OpenOptions::new()
@@ -43,7 +42,7 @@ pub(super) fn write_json(dir: &Path, name: &str, record: &impl Serialize) -> io:
     fs::rename(&temporary, dir.join(name))
 }
 
-/// Reads a record; `None` when it is not there.
+/// Reads a record; `None` if the file does not exist.
 pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
     match fs::read(dir.join(name)) {
         Ok(text) => Ok(Some(
@@ -54,8 +53,8 @@ pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Resu
     }
 }
 
-/// The folder's descriptor, by which a process of another user may look at the folder and read these files of it. By their path it
-/// may not: the folders above stay closed to it.
+/// Opens the directory so that a process of another user can search it and read these files by the descriptor. The path
+/// stays closed to that user, because the parent directories are.
 pub(super) fn open_to_users(dir: &Path, files: &[&str]) -> io::Result<OwnedFd> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
     for name in files {
@@ -68,8 +67,8 @@ pub(super) fn open_to_users(dir: &Path, files: &[&str]) -> io::Result<OwnedFd> {
     Ok(dir_fd.into())
 }
 
-/// The socket by a path that is short whatever the folder's is: a socket's name has room for 107 bytes (unix(7)). The path is
-/// good as long as the descriptor is open.
+/// Returns a short path of the socket for a directory of any length: a socket path has at most 107 bytes (unix(7)). The
+/// path is valid while the descriptor is open.
 pub(super) fn socket_path(dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     let dir_fd = File::options()
         .read(true)

@@ -224,7 +224,7 @@ async fn long_paths_are_supported() {
 #[tokio::test]
 async fn an_executable_that_is_no_shim_is_refused() {
     let harness = ShimHarness::new();
-    for (executable, words) in [("/bin/true", "without a word"), ("/no/such/file", "No such file")] {
+    for (executable, words) in [("/bin/true", "without a handshake"), ("/no/such/file", "No such file")] {
         let error = Shim::launch(Path::new(executable), &harness.shell_spec("true"))
             .await
             .expect_err("it is no shim")

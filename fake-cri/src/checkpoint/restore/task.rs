@@ -101,9 +101,7 @@ fn check_pending_signals(queue: Option<&SignalQueueEntry>) -> Result<(), Restore
 fn pending_signo(siginfo: &[u8]) -> Result<u32, RestoreError> {
     let signo = match siginfo.get(..4).map(<[u8; 4]>::try_from) {
         Some(Ok(signo)) if siginfo.len() == SIGINFO_BYTES => u32::from_ne_bytes(signo),
-        _ => {
-            return Err(RestoreError::malformed("core", "siginfo of the wrong size"));
-        }
+        _ => return Err(RestoreError::malformed("core", "siginfo of the wrong size")),
     };
     match (1..=64).contains(&signo) && ![9, 19].contains(&signo) {
         true => Ok(signo),
