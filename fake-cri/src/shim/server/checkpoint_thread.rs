@@ -1,11 +1,11 @@
-//! A checkpoint beside the main loop: a thread of the shim runs it, since ptrace belongs to threads.
+//! Runs a checkpoint in a second thread of the shim, because a tracer is a thread (ptrace(2)).
 //!
 //! ```text
-//!  main loop                         checkpoint's thread
-//!  Phase on the connection   <----   phase(): waits until it was heard, or nobody is there to hear; while the container
-//!                                    stands, only if a fault wants to act there
-//!  connection ends           ---->   cancelled() is true: it thaws, removes what it wrote, ends
-//!  reaps only what no tracer holds   its waits take the exits of tracees: exited() hands them back
+//!  main loop                         checkpoint thread
+//!  Phase on the connection   <----   on_phase(): waits until fake-cri has acknowledged, or the connection ends; while the
+//!                                    container is frozen, only if a fault may act in the phase
+//!  connection ends           ---->   is_cancelled() is true: thaws, removes the partial archive, ends
+//!  reaps only untraced children      its waits collect the exits of tracees: on_exited() returns them to the main loop
 //! ```
 
 use std::{
@@ -25,24 +25,23 @@ use crate::{
     process::{ProcessId, pidfd::PidFd},
 };
 
-/// How long fake-cri may take to hear of a phase. A stopped fake-cri must not keep a container frozen.
+/// How long fake-cri may take to acknowledge a phase. A stopped fake-cri must not keep a container frozen.
 const PHASE_ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The stack of the checkpoint's thread: its buffers are on the heap.
+/// The stack of the checkpoint thread; its buffers are on the heap.
 const CHECKPOINT_STACK_BYTES: usize = 512 << 10;
 
-/// What the thread tells the main loop.
+/// Events for the main loop.
 #[derive(Debug)]
 pub(super) enum CheckpointEvent {
-    /// A phase is about to begin.
     Phase(Phase),
-    /// A wait of the tracer took this exit.
+    /// The tracer's wait collected an exit: pid and wait status.
     Exited(i32, i32),
-    /// The checkpoint is over; nothing is traced any more.
+    /// The checkpoint has ended, and no task is traced.
     Finished(Result<Report, Failure>),
 }
 
-/// What both threads see.
+/// The state that both threads share.
 pub(super) struct SharedState {
     shim_pid: i32,
     wake_pipe: OwnedFd,
@@ -57,16 +56,16 @@ struct LockedState {
     ns_init: Option<ProcessId>,
     execs: Vec<ExecKey>,
     snapshot_pids: Vec<i32>,
-    /// A copy is being made whose number is not known yet.
+    /// A snapshot is being created, and its pid is not known yet.
     snapshot_starting: bool,
     events: VecDeque<CheckpointEvent>,
-    /// Phases that were told and not yet heard.
+    /// Phases that fake-cri has not acknowledged.
     unacked_phases: usize,
     cancelled: bool,
 }
 
 impl SharedState {
-    /// The state, and the descriptor that becomes readable when there are events.
+    /// Returns the state, and the descriptor that becomes readable when there are events.
     pub(super) fn new(shim_pid: i32) -> io::Result<(Arc<Self>, OwnedFd)> {
         let (wake_read, wake_pipe) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let shared = Self {
@@ -79,7 +78,6 @@ impl SharedState {
         Ok((Arc::new(shared), wake_read))
     }
 
-    /// Who the container is, whenever that changes.
     pub(super) fn set_members(&self, init: Option<ProcessId>, ns_init: Option<ProcessId>, execs: Vec<ExecKey>) {
         let mut inner = self.lock();
         inner.init = init;
@@ -87,15 +85,17 @@ impl SharedState {
         inner.execs = execs;
     }
 
-    /// Keeps the engine from looking at the container's processes. It looks once more after all of them stand still, so
-    /// whoever sees them running and reaps under this lock takes nothing away that the engine has seen last, and whoever starts a
-    /// command beside the container under it until it is told of is never taken for the container.
+    /// Prevents the engine from enumerating the container's processes.
+    ///
+    /// The engine enumerates them once more after the freeze. A child that is reaped under this lock while the
+    /// container runs was therefore not in that last list, and an exec that is started and registered under this lock
+    /// is never listed as a member.
     pub(super) fn lock_membership(&self) -> MutexGuard<'_, ()> {
         self.membership_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this process, which was seen before, is a copy that the checkpoint made of another. One that is being made is
-    /// waited for: that takes as long as a fork.
+    /// Whether a process that was seen before is a snapshot of the checkpoint. Waits for a snapshot that is being
+    /// created, which takes as long as a fork.
     pub(super) fn is_snapshot(&self, pid: i32) -> bool {
         let inner = self.lock();
         let guard = self
@@ -108,7 +108,7 @@ impl SharedState {
             .contains(&pid)
     }
 
-    /// fake-cri has heard of a phase.
+    /// fake-cri has acknowledged a phase.
     pub(super) fn ack_phase(&self) {
         {
             let mut inner = self.lock();
@@ -117,30 +117,29 @@ impl SharedState {
         self.changed.notify_all();
     }
 
-    /// The checkpoint shall end.
+    /// Cancels the checkpoint.
     pub(super) fn cancel(&self) {
         self.lock().cancelled = true;
         self.changed.notify_all();
     }
 
-    /// What has happened since the last call.
     pub(super) fn take_events(&self) -> VecDeque<CheckpointEvent> {
         std::mem::take(&mut self.lock().events)
     }
 
     fn push(&self, event: CheckpointEvent) {
         self.lock().events.push_back(event);
-        // A full pipe wakes as well.
+        // A full pipe is readable too, so the error is ignored.
         let _ = nix::unistd::write(self.wake_pipe.as_fd(), &[0]);
     }
 
-    /// A panic of the other thread leaves nothing half done here.
+    /// Ignores poisoning: a panic of the other thread leaves no partial update.
     fn lock(&self) -> MutexGuard<'_, LockedState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Starts a checkpoint. `peer` is fake-cri, for the fault that kills it.
+/// Starts a checkpoint. `peer` is fake-cri, which the fault `crash_runtime` kills.
 pub(super) fn start(shared: &Arc<SharedState>, job: Job, peer: Option<PidFd>) -> io::Result<()> {
     {
         let mut inner = shared.lock();
@@ -160,27 +159,26 @@ pub(super) fn start(shared: &Arc<SharedState>, job: Job, peer: Option<PidFd>) ->
             let result = std::panic::catch_unwind(run_checkpoint).unwrap_or_else(|_| {
                 Err(Failure {
                     kind: ErrorKind::Capture,
-                    message: "the checkpoint engine panicked: this is a bug".into(),
+                    message: "the checkpoint engine panicked (a bug)".into(),
                 })
             });
             host.shared.lock().snapshot_starting = false;
-            // What a panic left traced is let go when this thread ends, at once after this.
+            // If the engine panicked, its tracees are detached when this thread ends, right after this event.
             host.shared.push(CheckpointEvent::Finished(result));
         })?;
     Ok(())
 }
 
-/// The shim as the engine sees it.
 struct CheckpointHost {
     shared: Arc<SharedState>,
     peer: Option<PidFd>,
-    /// Whether every phase waits until fake-cri has heard of it.
+    /// Whether every phase waits for the acknowledgement of fake-cri.
     ack_phases: bool,
 }
 
 impl Host for CheckpointHost {
     fn members(&self) -> io::Result<Vec<ProcessId>> {
-        // A command that is being started is either told of in what follows or not there yet.
+        // An exec that is being started is either registered before this list, or not running yet.
         let _membership_guard = self.shared.lock_membership();
         let (init, ns_init, execs) = {
             let inner = self.shared.lock();

@@ -1,5 +1,3 @@
-//! The shim's end of one connection.
-
 use std::{
     io::{self, Read, Write},
     os::{
@@ -14,17 +12,17 @@ use serde::Serialize;
 use super::super::message::{self, ShimRequest};
 use crate::process::{ProcessId, pidfd::PidFd};
 
-/// What waits to be sent beyond this holds back whoever produces more.
+/// Above this number of unsent bytes the producer must wait.
 const UNSENT_LIMIT_BYTES: usize = 256 << 10;
 
-/// A connection. Nothing here waits: what does not fit into the socket is kept.
+/// A connection. No operation blocks: bytes that do not fit into the socket buffer are kept.
 pub(super) struct ClientConnection {
     socket: UnixStream,
     read_buffer: Vec<u8>,
     write_buffer: Vec<u8>,
-    /// Answer on it when the container has ended.
+    /// Send the exit when the container has ended.
     pub(super) waits_for_exit: bool,
-    /// The other side has gone.
+    /// The client has disconnected, or sent an invalid message.
     pub(super) closed: bool,
 }
 
@@ -40,7 +38,8 @@ impl ClientConnection {
         })
     }
 
-    /// The requests that have arrived. A peer that has gone or talks nonsense marks the connection as closed.
+    /// Returns the requests that have arrived. Marks the connection as closed if the client has disconnected or a
+    /// message is invalid.
     pub(super) fn receive(&mut self) -> Vec<ShimRequest> {
         let mut requests = Vec::new();
         let mut buffer = [0; 16 << 10];
@@ -74,18 +73,17 @@ impl ClientConnection {
         requests
     }
 
-    /// Sends a message, now or as soon as there is room.
+    /// Sends a message, as soon as the socket has room.
     pub(super) fn send(&mut self, message: &impl Serialize) {
         self.send_bytes(&message::encode(message));
     }
 
-    /// Sends bytes that belong to the message before.
+    /// Sends the raw bytes that follow a message.
     pub(super) fn send_bytes(&mut self, bytes: &[u8]) {
         self.write_buffer.extend_from_slice(bytes);
         self.flush();
     }
 
-    /// Sends what is left.
     pub(super) fn flush(&mut self) {
         let mut sent_bytes = 0;
         while sent_bytes < self.write_buffer.len() {
@@ -104,17 +102,15 @@ impl ClientConnection {
         }
     }
 
-    /// Whether something waits to be sent.
     pub(super) fn has_unsent(&self) -> bool {
         !self.write_buffer.is_empty()
     }
 
-    /// Whether more must wait.
     pub(super) fn is_full(&self) -> bool {
         self.write_buffer.len() > UNSENT_LIMIT_BYTES
     }
 
-    /// The process on the other side: fake-cri.
+    /// The process of the client: fake-cri.
     pub(super) fn peer(&self) -> Option<PidFd> {
         let credentials = getsockopt(&self.socket, PeerCredentials).ok()?;
         PidFd::open(ProcessId::from_pid(credentials.pid()).ok()?).ok()

@@ -1,4 +1,4 @@
-//! Finding a container's command as runc finds it, and saying as runc does why it cannot be run.
+//! Finds a container's command as runc does, with runc's error texts.
 
 use std::{
     fs, io,
@@ -7,10 +7,11 @@ use std::{
 
 use nix::unistd::{AccessFlags, eaccess};
 
-/// Where commands are looked for when the environment names no `PATH` (containerd's default).
+/// The search path when the environment has no `PATH` (containerd's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The file that `name` runs, looked up in the `PATH` of `env`, relative names seen from `cwd`; or runc's words.
+/// Returns the file that `name` refers to, by the `PATH` of `env`; relative paths are relative to `cwd`. An error has
+/// the text of runc.
 pub(super) fn find_executable(name: &str, env: &[(String, String)], cwd: &Path) -> Result<PathBuf, String> {
     if name.contains('/') {
         let path = cwd.join(name);
@@ -39,12 +40,12 @@ pub(super) fn find_executable(name: &str, env: &[(String, String)], cwd: &Path) 
     Err(format!("exec: {name:?}: executable file not found in $PATH"))
 }
 
-/// What runc says when the file was found and the kernel would not run it.
+/// The text of runc when execve(2) fails.
 pub(super) fn exec_error(file: &Path, error: &io::Error) -> String {
     format!("exec {}: {}", file.display(), go_error_text(error))
 }
 
-/// What runc says about a working directory.
+/// The text of runc when the working directory cannot be entered.
 pub(super) fn chdir_error(cwd: &Path, error: &io::Error) -> String {
     format!(
         "chdir to cwd ({:?}) set in config.json failed: {}",
@@ -66,7 +67,7 @@ fn check_executable(path: &Path) -> Result<(), NotExecutable> {
     eaccess(path, AccessFlags::X_OK).map_err(|errno| NotExecutable::Other(errno.into()))
 }
 
-/// The kernel's words as Go writes them: without a capital and without the number.
+/// The error text as Go writes it: in lower case and without the errno.
 fn go_error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -91,7 +92,7 @@ mod tests {
     #[case::below_a_file("/etc/passwd/x", r#"exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory"#)]
     fn missing_commands_have_runc_error_texts(#[case] name: &str, #[case] expected: &str) {
         assert_eq!(
-            find_executable(name, &[], Path::new("/")).expect_err("there is none"),
+            find_executable(name, &[], Path::new("/")).expect_err("no such command"),
             expected
         );
     }
@@ -102,6 +103,6 @@ mod tests {
         assert!(find_executable("sh", &[], Path::new("/")).is_ok());
         assert!(find_executable("sh", &[path("/nowhere")], Path::new("/")).is_err());
         let executable = find_executable("sh", &[path("/nowhere"), path("/nowhere:/bin")], Path::new("/"));
-        assert_eq!(executable.expect("it is there"), Path::new("/bin/sh"));
+        assert_eq!(executable.expect("sh exists"), Path::new("/bin/sh"));
     }
 }

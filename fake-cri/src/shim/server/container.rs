@@ -1,4 +1,4 @@
-//! The container's processes: their start, their end, and everything they leave.
+//! Starts the container, and handles its exit and its remaining processes.
 
 use std::{ffi::CString, io, os::fd::AsFd, os::unix::ffi::OsStrExt, path::Path, time::Instant};
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl ShimServer {
-    /// Starts the container's first process, and says when, in nanoseconds since the epoch.
+    /// Starts the container. Returns its first process and the start time in nanoseconds since the epoch.
     pub(super) fn start(&mut self) -> Result<(ProcessId, i64), Refusal> {
         if !matches!(self.stage, ShimStage::Created) || self.shutdown_since.is_some() {
             return Err(Refusal::State(format!(
@@ -44,7 +44,7 @@ impl ShimServer {
             (LaunchProgram::Workload(_), Some(identity)) if identity.uid != nix::unistd::geteuid().as_raw() => {
                 program_file = workload::WORKLOAD_NAME.into();
                 let dir_fd = state_dir::open_to_users(&self.spec.dir, &[workload::OPTIONS_FILE]);
-                Some(dir_fd.map_err(|error| Refusal::Other(format!("open the shim's folder: {error}")))?)
+                Some(dir_fd.map_err(|error| Refusal::Other(format!("open the shim's directory: {error}")))?)
             }
             _ => None,
         };
@@ -70,8 +70,8 @@ impl ShimServer {
         Ok((init, started_at_ns))
     }
 
-    /// As whom the container's processes are started, where that is not as this shim. Beside a restored container it is as its
-    /// first process.
+    /// The credentials of new processes, or `None` if they are the shim's. An exec in a restored container gets those
+    /// of its first process.
     pub(super) fn identity(&self) -> Result<Option<Identity>, Refusal> {
         let failed = |error: io::Error| Refusal::Other(format!("read the container's user: {error}"));
         let container_identity = match (&self.spec.program, self.init()) {
@@ -82,7 +82,7 @@ impl ShimServer {
         Ok(container_identity.filter(|identity| *identity != shim_identity))
     }
 
-    /// Why a process could not be started, in runc's words.
+    /// Describes why a process could not be started, in the words of runc.
     pub(super) fn explain_spawn_error(&self, error: &SpawnError, file: &Path, cwd: &Path) -> String {
         match error.step {
             SpawnStep::Directory => command::chdir_error(cwd, &error.source),
@@ -95,10 +95,7 @@ impl ShimServer {
             },
             SpawnStep::Identity => match &self.spec.identity {
                 Some(Identity { uid, gid, groups, .. }) => {
-                    format!(
-                        "become user {uid} of group {gid} with groups {groups:?}: {}",
-                        error.source
-                    )
+                    format!("set user {uid}, group {gid} and groups {groups:?}: {}", error.source)
                 }
                 None => error.to_string(),
             },
@@ -106,17 +103,17 @@ impl ShimServer {
         }
     }
 
-    /// The container's streams, as it is to have them.
+    /// Opens the container's standard streams.
     pub(super) fn open_streams(&self) -> Result<streams::ContainerStreams, Refusal> {
         let streams = if self.spec.tty {
             streams::open_terminal()
         } else {
             streams::open_pipes(self.spec.stdin)
         };
-        streams.map_err(|error| Refusal::Other(format!("make the container's streams: {error}")))
+        streams.map_err(|error| Refusal::Other(format!("create the container's streams: {error}")))
     }
 
-    /// The container runs, with our ends of these streams.
+    /// Records the running container and the shim's ends of its streams.
     pub(super) fn set_running(&mut self, init: ProcessId, started_at_ns: i64, streams: streams::ContainerStreams) {
         self.outputs = streams.outputs;
         self.stdin = streams.stdin;
@@ -124,13 +121,13 @@ impl ShimServer {
         self.publish_members();
     }
 
-    /// Keeps the checkpoint's view of who the container is up to date.
+    /// Updates the members that the checkpoint thread sees.
     pub(super) fn publish_members(&self) {
         let execs = self.execs.iter().map(|exec| exec.key.clone()).collect();
         self.shared.set_members(self.init(), self.ns_init, execs);
     }
 
-    /// The container's first process, as long as it was not reaped.
+    /// The container's first process until it is reaped.
     pub(super) fn init(&self) -> Option<ProcessId> {
         match self.stage {
             ShimStage::Running { init, .. } => Some(init),
@@ -138,7 +135,6 @@ impl ShimServer {
         }
     }
 
-    /// The state in one word.
     pub(super) fn state_name(&self) -> &'static str {
         match self.stage {
             ShimStage::Created => "created",
@@ -148,7 +144,7 @@ impl ShimServer {
         }
     }
 
-    /// SIGKILL to every descendant, commands beside the container included.
+    /// Sends SIGKILL to every descendant, including execs.
     pub(super) fn kill_descendants(&self) -> io::Result<()> {
         for stat in pstree::descendants(self.shim_process.pid)? {
             if !stat.is_dead() {
@@ -158,7 +154,7 @@ impl ShimServer {
         Ok(())
     }
 
-    /// Ends the shim, and before it the container if one runs.
+    /// Ends the shim, after killing the container if it runs.
     pub(super) fn begin_shutdown(&mut self) {
         self.shutdown_since.get_or_insert_with(Instant::now);
         if self.checkpoint_connection.is_some() {
@@ -169,8 +165,9 @@ impl ShimServer {
         }
     }
 
-    /// Reaps what has ended. While a checkpoint may be tracing, only what no tracer holds (see [`reap_children`]); and while the
-    /// container stands still, nothing of it: its zombies are part of what the checkpoint has seen.
+    /// Reaps ended children. During a checkpoint only children without a tracer are reaped (see
+    /// [`wait::reap_untraced`]), and while the container is frozen only the first processes of execs: the checkpoint
+    /// has recorded the container's zombies.
     pub(super) fn reap_children(&mut self) -> io::Result<()> {
         if self.checkpoint_connection.is_some() {
             let reaped_children = {
@@ -183,7 +180,7 @@ impl ShimServer {
             for reaped in reaped_children {
                 self.on_reaped(reaped);
             }
-            // A first process that ended under the tracer is not reported to anybody until the tracer lets go.
+            // While the first process is traced, its exit is not reported to the shim's wait until the tracer detaches.
             let init_is_zombie = self
                 .init()
                 .is_some_and(|init| pstree::ProcStat::read(init.pid).is_ok_and(|stat| stat.is_dead()));
@@ -222,7 +219,7 @@ impl ShimServer {
                 code,
                 signal,
                 started_at_ns,
-                // The clock may have been set back meanwhile.
+                // The system clock may have been set back.
                 finished_at_ns: now_ns().max(started_at_ns),
                 reason,
                 message: String::new(),
@@ -237,7 +234,7 @@ impl ShimServer {
         }
     }
 
-    /// What the checkpoint's thread has told.
+    /// Handles the events of the checkpoint thread.
     pub(super) fn checkpoint_events(&mut self) -> io::Result<()> {
         for event in self.shared.take_events() {
             let Some(id) = self.checkpoint_connection else { continue };
@@ -249,7 +246,7 @@ impl ShimServer {
                     cpu_time: None,
                 }),
                 CheckpointEvent::Finished(result) => {
-                    // What cannot be stopped or read any more because it has ended is no failure of stopping or reading.
+                    // A freeze or capture that failed because the container had ended is reported as `NotRunning`.
                     let init_exited = self.init().is_none();
                     let result = result.map_err(|failure| match failure.kind {
                         ErrorKind::Cancelled if !self.exited_during_checkpoint => failure,
@@ -264,7 +261,8 @@ impl ShimServer {
                     self.checkpoint_connection = None;
                     self.exited_during_checkpoint = false;
                     daemon::trim_heap();
-                    // The thread may not be gone yet, so what it still holds is reaped with the signal of its end, or below.
+                    // The thread may still exist. Children that it still traces are reaped at the SIGCHLD of its end,
+                    // or by `advance_exit`.
                     self.reap_children()?;
                 }
             }
@@ -272,7 +270,7 @@ impl ShimServer {
         Ok(())
     }
 
-    /// Brings a container whose first process has ended to its end.
+    /// Completes the exit of a container whose first process has ended.
     pub(super) fn advance_exit(&mut self) -> io::Result<()> {
         let ShimStage::Exiting { init, exit, since } = &self.stage else {
             if let (ShimStage::Running { .. }, Some(_)) = (&self.stage, self.shutdown_since) {
@@ -285,7 +283,7 @@ impl ShimServer {
         self.reap_children()?;
         let children = pstree::children(self.shim_process.pid)?;
         if !children.is_empty() && since.elapsed() < KILL_TIMEOUT {
-            // What a tracer holds stays a zombie until it lets go.
+            // A traced child stays a zombie until the tracer detaches.
             if self.checkpoint_connection.is_some() && children.iter().any(|stat| pstree::tracer_tid(stat.id.pid) != 0)
             {
                 self.exited_during_checkpoint = true;
@@ -302,9 +300,9 @@ impl ShimServer {
             output.drain(&mut self.log);
         }
         match state_dir::write_json(&self.spec.dir, state_dir::EXIT_FILE, &exit) {
-            // A full disk may have room again.
+            // The disk may be full for a while.
             Err(error) if since.elapsed() < KILL_TIMEOUT => return Err(error),
-            Err(error) => eprintln!("record the container's end: {error}"),
+            Err(error) => eprintln!("record the container's exit: {error}"),
             Ok(()) => {}
         }
         let waiting_connections: Vec<u64> = self
@@ -323,14 +321,13 @@ impl ShimServer {
         Ok(())
     }
 
-    /// The container's processes now.
     pub(super) fn members(&self) -> io::Result<members::Members> {
         let exec_keys: Vec<_> = self.execs.iter().map(|exec| exec.key.clone()).collect();
         members::find_members(self.shim_process.pid, self.init(), self.ns_init, &exec_keys)
     }
 }
 
-/// The container's environment with its mark, and `more` on top.
+/// The container's environment with [`CONTAINER_ID_ENV`], overridden by `exec_env`.
 pub(super) fn build_env(spec: &LaunchSpec, exec_env: &[(String, String)]) -> Result<Vec<CString>, Refusal> {
     let container_id_var = (CONTAINER_ID_ENV.to_owned(), spec.container_id.clone());
     let mut variables: Vec<&(String, String)> = spec.env.iter().filter(|(name, _)| name != CONTAINER_ID_ENV).collect();
@@ -344,7 +341,6 @@ pub(super) fn build_env(spec: &LaunchSpec, exec_env: &[(String, String)]) -> Res
         .collect()
 }
 
-/// Bytes as the kernel takes them.
 pub(super) fn to_c_string(bytes: &[u8]) -> Result<CString, Refusal> {
     CString::new(bytes).map_err(|_| {
         Refusal::Exec(format!(
@@ -354,12 +350,11 @@ pub(super) fn to_c_string(bytes: &[u8]) -> Result<CString, Refusal> {
     })
 }
 
-/// Now, in nanoseconds since the epoch.
 pub(super) fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-/// The file to run and the folder to run it in.
+/// Returns the file to execute and its working directory.
 fn resolve_program(spec: &LaunchSpec) -> Result<(std::path::PathBuf, std::path::PathBuf), String> {
     let root = Path::new("/");
     let cwd = spec
@@ -381,8 +376,8 @@ fn resolve_program(spec: &LaunchSpec) -> Result<(std::path::PathBuf, std::path::
     }
 }
 
-/// A name for this very executable that makes it play the test workload, with its options beside it. The container's argv and
-/// environment stay what they are.
+/// Creates a symbolic link to this executable whose name selects the test workload, and writes the options next to it.
+/// The container's argv and environment stay unchanged.
 fn install_workload(dir: &Path, options: &workload::WorkloadOptions) -> io::Result<std::path::PathBuf> {
     state_dir::write_json(dir, workload::OPTIONS_FILE, options)?;
     let file = dir.join(workload::WORKLOAD_NAME);

@@ -1,4 +1,4 @@
-//! A command beside the container: ExecSync on the host.
+//! A command that runs next to the container (ExecSync).
 
 use std::{
     io,
@@ -13,23 +13,22 @@ use super::{
     streams,
 };
 
-/// A command that runs.
 pub(super) struct RunningExec {
     pub(super) key: ExecKey,
-    /// The connection that asked.
+    /// The connection of the request.
     pub(super) connection: u64,
-    /// Standard output and error, until they end.
+    /// stdout and stderr, until they end.
     pub(super) streams: [Option<OwnedFd>; 2],
-    /// Bytes that were passed on, of both streams.
+    /// Bytes of both streams that were sent.
     sent_bytes: usize,
-    /// It wrote more than may be passed on, and is being killed for it.
+    /// The command wrote more than the limit and is being killed.
     pub(super) truncated: bool,
     pub(super) deadline: Option<Instant>,
-    /// It and all it started are being killed, since then.
+    /// Since when the command and the processes that it started are being killed.
     pub(super) kill_since: Option<Instant>,
-    /// Because it ran too long.
+    /// Killed at the deadline.
     pub(super) timed_out: bool,
-    /// Its exit code, once it has ended.
+    /// The exit code after the command has ended.
     pub(super) exit_code: Option<i32>,
 }
 
@@ -49,8 +48,8 @@ impl RunningExec {
         }
     }
 
-    /// Passes on what one of its streams holds now. A command that writes more than [`EXEC_OUTPUT_MAX_BYTES`] is killed with all
-    /// that it started: what its caller would get is not what it wrote.
+    /// Sends the available data of a stream. A command that writes more than [`EXEC_OUTPUT_MAX_BYTES`] is killed with
+    /// all processes that it started, because the client would not get its complete output.
     pub(super) fn pump(&mut self, stream: usize, connection: Option<&mut ClientConnection>) -> io::Result<()> {
         let Some(fd) = &self.streams[stream] else { return Ok(()) };
         let (sent_bytes, truncated) = (&mut self.sent_bytes, &mut self.truncated);

@@ -1,4 +1,4 @@
-//! Starting, ending and answering the commands beside the container.
+//! Starts and ends execs, and sends their results.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use crate::process::{
 };
 
 impl ShimServer {
-    /// Starts a command whose output and end go to a connection.
+    /// Starts a command whose output and exit are sent on a connection.
     pub(super) fn start_exec(
         &mut self,
         connection: u64,
@@ -64,7 +64,7 @@ impl ShimServer {
             identity: identity.as_ref(),
             exec_dir: None,
         };
-        // Until it is told whose the command is, it counts as the container's.
+        // Until the exec is registered, its processes count as members of the container.
         let shared = Arc::clone(&self.shared);
         let _membership_guard = shared.lock_membership();
         let root =
@@ -80,7 +80,7 @@ impl ShimServer {
         Ok(())
     }
 
-    /// Ends commands that ran too long, and answers those that have ended.
+    /// Kills execs at their deadline, and sends the results of ended ones.
     pub(super) fn advance_execs(&mut self) -> io::Result<()> {
         let now = Instant::now();
         for exec in &mut self.execs {
@@ -109,7 +109,8 @@ impl ShimServer {
                 continue;
             };
             let mut connection = self.connections.get_mut(&exec.connection);
-            // Something it left running may hold its streams for ever; what is in them now is all that is waited for.
+            // A process that the command left running may keep the streams open forever, so only the data that is
+            // available now is sent.
             exec.pump(0, connection.as_deref_mut())?;
             exec.pump(1, connection.as_deref_mut())?;
             if let Some(connection) = connection {

@@ -1,8 +1,7 @@
-//! A container's log, in the format of the CRI: `2026-07-01T12:00:00.000000000Z stdout F a line`.
+//! Writes a container's log in the CRI format: `2026-07-01T12:00:00.000000000Z stdout F a line`.
 //!
-//! Lines are cut as containerd cuts them: at 16 KiB, each chunk but the last tagged `P`; and what stands before the end
-//! without a line end is `P` too. Each entry is one write to a file opened for appending, so entries
-//! never mix.
+//! Lines are split as containerd does: at 16 KiB, with the tag `P` for each part except the last. A last line without a
+//! newline is `P` too. Each entry is one write to a file opened with O_APPEND, so entries never mix.
 
 use std::{
     fs::{self, File},
@@ -11,10 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The longest content of one entry (containerd's `max_container_log_line_size`).
+/// The longest content of an entry (containerd's `max_container_log_line_size`).
 pub(super) const LOG_LINE_MAX_BYTES: usize = 16 << 10;
 
-/// Where entries go.
 pub(super) struct LogWriter {
     path: Option<PathBuf>,
     file: Option<File>,
@@ -22,7 +20,7 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log, and makes its folder when there is none.
+    /// Opens the log, and creates its directory if missing.
     pub(super) fn open(path: Option<&Path>) -> io::Result<Self> {
         let file = path.map(open_log_file).transpose()?;
         Ok(Self {
@@ -32,7 +30,7 @@ impl LogWriter {
         })
     }
 
-    /// Opens it anew by its name, after a rotation. On an error the old one stays in use.
+    /// Opens the path again after a rotation. On an error the old file stays in use.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Some(path) = &self.path {
             self.file = Some(open_log_file(path)?);
@@ -41,8 +39,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes one entry. A log that cannot be written to (a full disk) never holds the container up: the entry is lost, and the
-    /// first loss is told on standard error.
+    /// Writes an entry. If the log cannot be written (a full disk), the entry is lost and the container is not delayed;
+    /// the first loss is reported on stderr.
     fn write_entry(&mut self, stream: &str, full: bool, content: &[u8]) {
         let Some(file) = &mut self.file else { return };
         let now = jiff::Timestamp::now();
@@ -73,7 +71,7 @@ fn open_log_file(path: &Path) -> io::Result<File> {
         .map_err(with_path)
 }
 
-/// Cuts a stream into entries.
+/// Splits a stream into entries.
 pub(super) struct LineSplitter {
     stream: &'static str,
     partial_line: Vec<u8>,
@@ -87,7 +85,6 @@ impl LineSplitter {
         }
     }
 
-    /// Takes what was read.
     pub(super) fn write(&mut self, mut bytes: &[u8], log: &mut LogWriter) {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             self.append(&bytes[..end], log);
@@ -98,7 +95,7 @@ impl LineSplitter {
         self.append(bytes, log);
     }
 
-    /// The stream has ended.
+    /// Writes the last line, which has no newline.
     pub(super) fn finish(&mut self, log: &mut LogWriter) {
         if !self.partial_line.is_empty() {
             log.write_entry(self.stream, false, &self.partial_line);
@@ -106,7 +103,7 @@ impl LineSplitter {
         self.partial_line = Vec::new();
     }
 
-    /// A chunk goes out as partial only when more than the longest is there: exactly so much may still be a whole line.
+    /// Writes a partial entry only when more bytes follow: exactly [`LOG_LINE_MAX_BYTES`] may still be a whole line.
     fn append(&mut self, mut bytes: &[u8], log: &mut LogWriter) {
         while self.partial_line.len() + bytes.len() > LOG_LINE_MAX_BYTES {
             let (head, tail) = bytes.split_at(LOG_LINE_MAX_BYTES - self.partial_line.len());
@@ -131,19 +128,19 @@ mod tests {
 
     static REPEATED_X: &str = match std::str::from_utf8(&[b'x'; 3 * LOG_LINE_MAX_BYTES]) {
         Ok(text) => text,
-        Err(_) => panic!("it is ASCII"),
+        Err(_) => panic!("not UTF-8"),
     };
 
     fn entries(chunks: &[&str]) -> Vec<(String, usize)> {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("deep/er/0.log");
-        let mut log = LogWriter::open(Some(&path)).expect("it opens");
+        let mut log = LogWriter::open(Some(&path)).expect("the log opens");
         let mut lines = LineSplitter::new("stdout");
         for chunk in chunks {
             lines.write(chunk.as_bytes(), &mut log);
         }
         lines.finish(&mut log);
-        let text = fs::read_to_string(path).expect("it was written");
+        let text = fs::read_to_string(path).expect("the log is readable");
         text.lines()
             .map(|line| {
                 let [time, stream, tag, content] =
@@ -175,16 +172,16 @@ mod tests {
 
     #[test]
     fn reopen_writes_to_the_new_file() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("0.log");
-        let mut log = LogWriter::open(Some(&path)).expect("it opens");
+        let mut log = LogWriter::open(Some(&path)).expect("the log opens");
         let mut lines = LineSplitter::new("stderr");
         lines.write(b"old\n", &mut log);
-        fs::rename(&path, dir.path().join("0.log.1")).expect("it moves");
+        fs::rename(&path, dir.path().join("0.log.1")).expect("the log is renamed");
         lines.write(b"still old\n", &mut log);
-        log.reopen().expect("it opens");
+        log.reopen().expect("the log opens");
         lines.write(b"new\n", &mut log);
-        let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("it is there");
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("the file is readable");
         assert_eq!(read("0.log.1").lines().count(), 2);
         assert!(read("0.log").ends_with(" stderr F new\n"));
     }

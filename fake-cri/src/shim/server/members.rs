@@ -1,8 +1,8 @@
-//! Which processes are the container's.
+//! Finds the processes of the container.
 //!
-//! All descendants of the shim are, orphans included, since the shim adopts them; but not what an ExecSync that is still
-//! under way has started. Of those, an orphan is told by its session or by a mark in its environment. Nor is the process that
-//! holds the pid namespace of a restored container, to which its orphans come.
+//! Members are all descendants of the shim, including orphans, which the shim adopts. Not members are the processes
+//! that a running exec has started; an orphan of an exec is recognized by its session or by a variable in its
+//! environment. Neither is the init of the pid namespace of a restored container.
 
 use std::{collections::HashSet, io};
 
@@ -11,27 +11,26 @@ use crate::process::{
     pstree::{self, ProcStat},
 };
 
-/// The environment variable by which the processes of an exec are told from the container's.
+/// The environment variable that marks the processes of an exec.
 pub(super) const EXEC_ID_ENV: &str = "FAKE_CRI_EXEC_ID";
 
-/// A command that runs beside the container.
+/// Identifies an exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExecKey {
-    /// Its first process, the leader of its session.
+    /// The first process, leader of its session.
     pub(super) root: ProcessId,
-    /// The value of [`EXEC_ID_ENV`] in its environment.
+    /// The value of [`EXEC_ID_ENV`].
     pub(super) id: String,
 }
 
-/// The shim's descendants, parted.
+/// The descendants of the shim.
 pub(super) struct Members {
-    /// The container's, zombies included, parents before their children.
+    /// Members of the container, including zombies, parents before their children.
     pub(super) container: Vec<ProcStat>,
-    /// Those of the commands beside it, with the command's place in the list that was asked with.
+    /// Processes of execs, with the index of the exec.
     pub(super) execs: Vec<(usize, ProcStat)>,
 }
 
-/// Looks who is there now.
 pub(super) fn find_members(
     shim: i32,
     init: Option<ProcessId>,

@@ -1,17 +1,17 @@
-//! The shim itself: one thread, one loop, no runtime.
+//! The shim process: one thread, one poll loop, no async runtime.
 //!
 //! ```text
-//!            Start                    first process ends           all are gone, log is complete
-//!  Created ---------> Running -------------------------> Ending ---------------------------------> Over
-//!     | Shutdown         | SIGTERM, Shutdown: all are     | what is left is killed, until            exit.json is there,
-//!     v                  v killed                         | nothing is                               the shim ends
-//!  the shim ends       Ending                             v
+//!            Start                    first process ends           no process is left, log is complete
+//!  Created ---------> Running -------------------------> Exiting --------------------------------> Exited
+//!     | Shutdown         | SIGTERM, Shutdown: kill all     | the remaining processes are killed       exit.json is written,
+//!     v                  v                                 | until none is left                       the shim ends
+//!  the shim ends      Exiting                              v
 //! ```
 //!
-//! Ways to fail: a start that fails leaves `Created`; a process that cannot be killed (uninterruptible) holds `Ending` for
-//! `ENDING` at most, and the exit says so; an exit that cannot be recorded is tried as long, and then known only to those
-//! who wait for it; a log that cannot be written loses entries, never the container; a client that goes away loses its
-//! answer, and ends the checkpoint or the command that it had asked for.
+//! Ways to fail: a failed start leaves `Created`. A process that cannot be killed (uninterruptible) delays `Exited` by
+//! at most `KILL_TIMEOUT`, and the exit says so. An exit that cannot be recorded is retried as long, and then reaches
+//! only the waiting clients. A log that cannot be written loses entries, and the container is not affected. If a client
+//! disconnects, its checkpoint is cancelled and its exec is killed.
 
 mod checkpoint_thread;
 mod client_connection;
@@ -46,16 +46,16 @@ use nix::{
 use super::{ExitRecord, LaunchSpec, ShimState, message::ShimReply, state_dir};
 use crate::process::{ProcessId, daemon};
 
-/// How long processes that will not die hold back a container's end.
+/// How long processes that cannot be killed delay the container's exit.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often killing is repeated: processes may be born while others are killed.
+/// Interval between rounds of killing: processes may be forked meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a client that reads nothing holds back the shim's end.
+/// How long a client that does not read delays the end of the shim.
 const CLIENT_LINGER: Duration = Duration::from_secs(1);
 
-/// The container's state, and what belongs to it.
+/// The state of the container.
 enum ShimStage {
     Created,
     Running {
@@ -73,7 +73,6 @@ enum ShimStage {
     },
 }
 
-/// Everything a shim has.
 pub(super) struct ShimServer {
     spec: LaunchSpec,
     shim_process: ProcessId,
@@ -88,19 +87,18 @@ pub(super) struct ShimServer {
     /// The shim's end of the container's standard input.
     stdin: Option<OwnedFd>,
     stage: ShimStage,
-    /// Holds the pid namespace of a restored container.
+    /// The init of the pid namespace of a restored container.
     ns_init: Option<ProcessId>,
     execs: Vec<exec::RunningExec>,
-    /// The connection whose checkpoint is under way.
+    /// The connection of the running checkpoint.
     checkpoint_connection: Option<u64>,
-    /// The container ended under the checkpoint, which was cancelled for that.
+    /// The container ended during the checkpoint, which was cancelled for that reason.
     exited_during_checkpoint: bool,
     reaped_cpu: stats::ReapedCpu,
-    /// End even though no container has ended.
+    /// Set when the shim must end although no container has ended.
     shutdown_since: Option<Instant>,
 }
 
-/// What became ready.
 #[derive(Clone, Copy)]
 enum ReadySource {
     Listener,
@@ -112,7 +110,7 @@ enum ReadySource {
 }
 
 impl ShimServer {
-    /// Prepares all that can fail, so that a launch fails with a reason.
+    /// Prepares everything that can fail, so that a failed launch has a reason.
     pub(super) fn new(spec: LaunchSpec) -> io::Result<Self> {
         let shim_process = ProcessId::current()?;
         let signals = daemon::block_to_signalfd(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
@@ -144,13 +142,12 @@ impl ShimServer {
         })
     }
 
-    /// Who this shim is.
     pub(super) fn process(&self) -> ProcessId {
         self.shim_process
     }
 
-    /// Works until the container is over. Nothing that fails on the way ends a shim whose container lives: it is told once,
-    /// and tried again.
+    /// Runs until the container has exited. An error never ends the shim of a running container: it is reported once,
+    /// and the step is tried again.
     pub(super) fn serve(mut self) {
         let mut last_error = String::new();
         while !self.is_finished() {
@@ -161,7 +158,7 @@ impl ShimServer {
                     last_error = error;
                 }
                 thread::sleep(RETRY_INTERVAL);
-                // What a signal told may not have been done.
+                // A SIGCHLD may have been read without its children being reaped.
                 let _ = self.reap_children();
             }
         }
@@ -187,7 +184,7 @@ impl ShimServer {
                 init: *init,
                 started_at_ns: exit.started_at_ns,
             },
-            // A client that asks now reads the exit record next.
+            // The client reads the exit record next.
             ShimStage::Exited { .. } => ShimState::Created,
         }
     }
@@ -205,7 +202,7 @@ impl ShimServer {
         self.checkpoint_connection.is_none() && self.execs.is_empty() && (!unsent || since.elapsed() > CLIENT_LINGER)
     }
 
-    /// Sleeps until something is ready or due.
+    /// Waits until a descriptor is ready or a deadline has passed.
     fn wait_ready(&self) -> io::Result<Vec<ReadySource>> {
         let mut fds = Vec::new();
         let mut sources = Vec::new();
@@ -220,7 +217,7 @@ impl ShimServer {
             add_source(ReadySource::Output(index), output.fd.as_fd(), PollFlags::POLLIN);
         }
         for (index, exec) in self.execs.iter().enumerate() {
-            // A client that does not read holds the command back, as a pipe would.
+            // A client that does not read blocks the command, as a full pipe would.
             if self
                 .connections
                 .get(&exec.connection)
@@ -243,7 +240,7 @@ impl ShimServer {
             add_source(ReadySource::Connection(*id), connection.as_fd(), flags);
         }
         let timeout = match self.next_deadline() {
-            // Rounded up: a timeout that ends just before the time would be followed by another one of zero.
+            // Rounded up: a poll that ends just before the deadline would be followed by one with a timeout of zero.
             Some(deadline) => {
                 let remaining = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
                 PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)
@@ -263,7 +260,7 @@ impl ShimServer {
         Ok(ready.collect())
     }
 
-    /// When something is to be done though nothing happens.
+    /// The time of the next step that no descriptor triggers.
     fn next_deadline(&self) -> Option<Instant> {
         let retry_at = Instant::now() + RETRY_INTERVAL;
         let is_exiting =
@@ -291,9 +288,9 @@ impl ShimServer {
                         );
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    // One that was closed meanwhile, or no descriptor left for it: the next one is tried.
+                    // The client has disconnected, or no descriptor is free: the next connection is accepted later.
                     Err(error) => {
-                        eprintln!("take a connection: {error}");
+                        eprintln!("accept a connection: {error}");
                         return Ok(());
                     }
                 }
@@ -315,7 +312,7 @@ impl ShimServer {
                     return Ok(());
                 };
                 if output.pump(&mut self.log)? {
-                    // Removal would move those behind it, which may be ready too; one turn later they are ready again.
+                    // Removal shifts the later outputs, which may be ready too. They are ready again in the next round.
                     self.outputs.remove(index).drain(&mut self.log);
                 }
                 Ok(())
@@ -340,7 +337,7 @@ impl ShimServer {
         }
     }
 
-    /// Forgets connections whose other side has gone, and ends what was done for it alone.
+    /// Removes closed connections, and ends their checkpoint and execs.
     fn drop_closed(&mut self) {
         let closed: Vec<u64> = self
             .connections

@@ -1,4 +1,4 @@
-//! What the shim does when it is asked.
+//! Handles the requests of clients.
 
 use std::io;
 
@@ -49,7 +49,7 @@ impl ShimServer {
                 None => self.not_running_reply("measured"),
             },
             ShimRequest::Exec { argv, env, timeout } => match self.start_exec(id, &argv, env, timeout) {
-                // It is answered when the command has ended.
+                // The reply is sent when the command has ended.
                 Ok(()) => return Ok(()),
                 Err(refusal) => ShimReply::Refused(refusal),
             },
@@ -80,7 +80,6 @@ impl ShimServer {
         ShimReply::Refused(self.not_running_refusal(action))
     }
 
-    /// The container would have to run.
     pub(super) fn not_running_refusal(&self, action: &str) -> Refusal {
         let id = &self.spec.container_id;
         Refusal::State(format!(
@@ -116,13 +115,13 @@ impl ShimServer {
             .get(&id)
             .and_then(super::client_connection::ClientConnection::peer);
         self.exited_during_checkpoint = false;
-        // Before the thread is there: from now on only what no tracer holds is reaped.
+        // Set before the thread starts: from now on only untraced children are reaped.
         self.checkpoint_connection = Some(id);
         checkpoint_thread::start(&self.shared, job, peer).map_err(|error| {
             self.checkpoint_connection = None;
             Failure {
                 kind: ErrorKind::Capture,
-                message: format!("start the checkpoint's thread: {error}"),
+                message: format!("start the checkpoint thread: {error}"),
             }
         })
     }

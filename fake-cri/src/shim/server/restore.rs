@@ -1,4 +1,4 @@
-//! The start of a container that goes on from its archive.
+//! Starts a container from a checkpoint archive.
 
 use std::{os::fd::AsFd, path::Path};
 
@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl ShimServer {
-    /// Restores the container. The main thread does it, and hears nobody meanwhile: what is restored ends with the thread that
-    /// made it, and belongs to its process.
+    /// Restores the container in the main thread, which serves no request meanwhile: restored processes are killed when
+    /// the thread that created them ends, and they must be children of this process.
     pub(super) fn restore(&mut self, archive: &Path, options: RestoreOptions) -> Result<(ProcessId, i64), Refusal> {
         let streams = self.open_streams()?;
         let request = RestoreRequest {

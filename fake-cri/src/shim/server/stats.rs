@@ -1,4 +1,4 @@
-//! What the container uses.
+//! The resource usage of the container.
 
 use std::{io, time::Duration};
 
@@ -10,7 +10,7 @@ use nix::{
 use super::{super::ShimStats, ShimServer, ShimStage};
 use crate::process::pstree::{self, ProcStat};
 
-/// CPU time that no living process can tell any more.
+/// CPU time of reaped processes.
 #[derive(Default)]
 pub(super) struct ReapedCpu {
     total: Duration,
@@ -18,13 +18,13 @@ pub(super) struct ReapedCpu {
 }
 
 impl ReapedCpu {
-    /// A process was reaped that had used so much, with those it had reaped itself.
+    /// Adds the CPU time of a reaped process and of the children that it had reaped.
     pub(super) fn add(&mut self, cpu: Option<Duration>) {
         self.total += cpu.unwrap_or_default();
     }
 
-    /// The sum with what the living have used. The clocks of the living are finer than what a reaped one leaves, so the sum
-    /// could fall by a little: it is held.
+    /// Returns the sum with the CPU time of running processes. Their clocks are finer than the times of reaped
+    /// processes, so the sum could decrease slightly; the highest value is returned instead.
     fn total_with(&mut self, live_cpu: Duration) -> Duration {
         self.reported_max = self.reported_max.max(self.total + live_cpu);
         self.reported_max
@@ -32,7 +32,7 @@ impl ReapedCpu {
 }
 
 impl ShimServer {
-    /// What the container uses now; `None` when it does not run.
+    /// Returns the current resource usage; `None` when the container does not run.
     pub(super) fn stats(&mut self) -> io::Result<Option<ShimStats>> {
         let ShimStage::Running { started_at_ns, .. } = self.stage else {
             return Ok(None);
@@ -53,7 +53,7 @@ impl ShimServer {
     }
 }
 
-/// CPU time of a process by its own clock, in nanoseconds, and that of the children it has reaped, in ticks.
+/// The CPU time of a process by its own clock (nanoseconds) and of the children that it has reaped (ticks).
 fn cpu_time(stat: &ProcStat, ticks: u64) -> Duration {
     let clock_time = clock_getcpuclockid(Pid::from_raw(stat.id.pid)).and_then(|clock| clock.now());
     let total = clock_time.map_or(Duration::ZERO, Duration::from);

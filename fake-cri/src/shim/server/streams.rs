@@ -1,4 +1,4 @@
-//! The container's standard streams: the shim's ends of them, and the ends it gives away.
+//! The container's standard streams: the shim's ends, and the container's.
 
 use std::{
     fs::File,
@@ -18,10 +18,10 @@ use nix::{
 use super::log::{LineSplitter, LogWriter};
 use crate::process::spawn;
 
-/// What is read from a stream before others have their turn.
+/// The most bytes read from a stream before the other descriptors are served.
 const READ_BATCH_BYTES: usize = 256 << 10;
 
-/// An output of the container on its way into the log.
+/// An output stream of the container that is written to the log.
 pub(super) struct OutputStream {
     pub(super) fd: OwnedFd,
     lines: LineSplitter,
@@ -36,15 +36,15 @@ impl OutputStream {
         })
     }
 
-    /// Logs what is there now; true when the stream has ended.
+    /// Logs the available data. Returns true when the stream has ended.
     pub(super) fn pump(&mut self, log: &mut LogWriter) -> io::Result<bool> {
         read_available(self.fd.as_fd(), |bytes| self.lines.write(bytes, log))
     }
 
-    /// Logs what is left of a stream that nobody writes to any more.
+    /// Logs the remaining data of a stream after the container has ended.
     pub(super) fn drain(mut self, log: &mut LogWriter) {
-        // No pipe holds more than this many turns (pipe-max-size); should somebody outside the container still write, it ends
-        // here.
+        // No pipe holds more than this many batches (pipe-max-size). The bound ends the loop if a process outside the
+        // container still writes.
         for _ in 0..8 {
             let mut count = 0;
             let eof = read_available(self.fd.as_fd(), |bytes| {
@@ -59,17 +59,16 @@ impl OutputStream {
     }
 }
 
-/// Both sides of a container's streams.
+/// Both ends of a container's streams.
 pub(super) struct ContainerStreams {
-    /// What the shim reads.
     pub(super) outputs: Vec<OutputStream>,
-    /// The shim's end of standard input, kept so that it does not end.
+    /// The shim's end of standard input, kept open so that the container sees no EOF.
     pub(super) stdin: Option<OwnedFd>,
-    /// What the container gets.
+    /// The container's ends: stdin, stdout, stderr.
     pub(super) container_fds: [OwnedFd; 3],
 }
 
-/// Pipes for output and error, and `/dev/null` or a pipe for input.
+/// Creates pipes for stdout and stderr, and a pipe or `/dev/null` for stdin.
 pub(super) fn open_pipes(stdin: bool) -> io::Result<ContainerStreams> {
     let (stdout_read, stdout_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let (stderr_read, stderr_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -90,7 +89,7 @@ pub(super) fn open_pipes(stdin: bool) -> io::Result<ContainerStreams> {
     })
 }
 
-/// A terminal, which is all three streams.
+/// Creates a terminal for all three streams.
 pub(super) fn open_terminal() -> io::Result<ContainerStreams> {
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
     grantpt(&master)?;
@@ -109,14 +108,14 @@ pub(super) fn open_terminal() -> io::Result<ContainerStreams> {
     })
 }
 
-/// A pipe whose reading end does not wait.
+/// Creates a pipe whose read end is non-blocking.
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     set_nonblocking(&read)?;
     Ok((read, write))
 }
 
-/// Reads what is there now, a turn at most; true when the stream has ended.
+/// Reads the available data, at most one batch. Returns true when the stream has ended.
 pub(super) fn read_available(fd: BorrowedFd<'_>, mut consume: impl FnMut(&[u8])) -> io::Result<bool> {
     let mut buffer = [0; 16 << 10];
     let mut total = 0;
@@ -129,7 +128,7 @@ pub(super) fn read_available(fd: BorrowedFd<'_>, mut consume: impl FnMut(&[u8]))
             }
             Err(Errno::EAGAIN) => break,
             Err(Errno::EINTR) => {}
-            // A terminal whose other side is closed everywhere.
+            // A terminal returns EIO when its other side is closed everywhere.
             Err(Errno::EIO) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
