@@ -36,9 +36,7 @@ pub enum ShimError {
     ExecTimeout(Duration),
     /// The command of an exec wrote more output than a response holds, and was killed with all processes that it had
     /// started.
-    #[error(
-        "the command wrote more than {0} bytes, the most that a response can hold, and was killed: its output is incomplete"
-    )]
+    #[error("the command wrote more than {0} bytes, the limit of a response, and was killed: its output is incomplete")]
     ExecOutputTooLarge(usize),
     /// The shim process has ended. [`super::Shim::wait_exit`] returns how the container ended.
     #[error("reach the shim: the process has ended")]

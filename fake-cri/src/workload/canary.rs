@@ -1,7 +1,7 @@
-//! Bytes that stand in one place of the memory alone: on the stack, on a thread's stack, in shared memory, on the heap.
+//! Canaries that occur at one place of memory only: the main stack, a thread's stack, shared memory, the heap.
 //!
-//! All come from the canary that the log tells, so whoever reads the log can look for them; none is ever told or copied
-//! itself. Each is made word by word where it stays, so that no other place holds it whole.
+//! All are derived from the canary in the log, so a test that reads the log can search for them. They are never logged
+//! or copied, and each is computed word by word at its place, so that no other place holds a complete copy.
 
 use std::{
     hint::black_box,
@@ -12,24 +12,23 @@ use std::{
 
 use crate::process::workload_syscalls;
 
-/// Words of a canary.
+/// The length of a canary in 64-bit words.
 const CANARY_WORDS: usize = 8;
 
-/// A place that has a canary of its own.
+/// A place in memory with its own canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CanaryLocation {
-    /// The first thread's stack.
+    /// The stack of the main thread.
     Stack,
-    /// The stack of a thread more.
+    /// The stack of an additional thread.
     Thread,
-    /// Shared anonymous memory.
     Shared,
-    /// The heap: it is followed by the number of the last heartbeat, as 8 bytes in the machine's order.
+    /// The heap. The number of the last heartbeat follows, as 8 bytes in native byte order.
     HeapHeartbeat,
 }
 
 impl CanaryLocation {
-    /// What stands there in a process whose log told this canary; `None` when that is none.
+    /// Returns the bytes at this place in a process that logged `canary`; `None` if `canary` is malformed.
     pub fn bytes(self, canary: &str) -> Option<Vec<u8>> {
         let mut words = [0; CANARY_WORDS];
         fill_words(&mut words, parse_seed(canary)?, self);
@@ -37,7 +36,7 @@ impl CanaryLocation {
     }
 }
 
-/// Canaries that a process holds until its end.
+/// The canaries of a process, except the one on the main stack.
 #[derive(Debug)]
 pub(super) struct Canaries {
     shared: &'static mut [u64],
@@ -45,10 +44,10 @@ pub(super) struct Canaries {
 }
 
 impl Canaries {
-    /// Takes shared memory and a thread more, and puts a canary into each, but for the stack's.
+    /// Creates the shared memory, the heap block and the thread, each with its canary.
     pub(super) fn new(canary: &str) -> Result<Canaries, String> {
         let seed = parse_seed(canary).ok_or("the canary is too short")?;
-        let failed = |error: io::Error| format!("hold canaries: {error}");
+        let failed = |error: io::Error| format!("create the canaries: {error}");
         let shared = workload_syscalls::shared_words(CANARY_WORDS).map_err(failed)?;
         fill_words(shared, seed, CanaryLocation::Shared);
         let mut heap_heartbeat = vec![0; CANARY_WORDS + 1].into_boxed_slice();
@@ -68,19 +67,19 @@ impl Canaries {
                 }
             })
             .map_err(failed)?;
-        // Whoever reads in the log that this process is up may look for it at once.
+        // A test may search for the canary as soon as the log says that the process is ready.
         ready.wait();
         Ok(Canaries { shared, heap_heartbeat })
     }
 
-    /// One more heartbeat.
+    /// Stores the number of the last heartbeat.
     pub(super) fn record_heartbeat(&mut self, heartbeat: u64) {
         self.heap_heartbeat[CANARY_WORDS] = heartbeat;
         black_box((&mut self.heap_heartbeat, &mut self.shared));
     }
 }
 
-/// Words on the stack of whoever holds them.
+/// Writes the canary of [`CanaryLocation::Stack`] into words on the caller's stack.
 pub(super) fn fill_stack(stack: &mut [u64; CANARY_WORDS], canary: &str) {
     if let Some(seed) = parse_seed(canary) {
         fill_words(stack, seed, CanaryLocation::Stack);
@@ -91,7 +90,7 @@ fn parse_seed(canary: &str) -> Option<u64> {
     u64::from_str_radix(canary.get(..16)?, 16).ok()
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014), each place with a stream of its own.
+/// SplitMix64 (Steele, Lea, Flood 2014), with one stream for each place.
 fn fill_words(words: &mut [u64], seed: u64, location: CanaryLocation) {
     let stream = seed ^ (location as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93);
     for (index, word) in words.iter_mut().enumerate() {

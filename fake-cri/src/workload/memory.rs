@@ -1,12 +1,12 @@
-//! Memory that is really there.
+//! Allocates resident memory.
 
 use super::MemoryPattern;
 
-/// So many bytes of memory (rounded up to whole words), every page of it written.
+/// Allocates memory, rounded up to whole words, and writes every page.
 ///
-/// In words, and in the plainest loop, because it must be fast in a build without optimisation too.
+/// A plain loop over words, because it must be fast in an unoptimized build too.
 pub(super) fn fill_memory(bytes: usize, pattern: MemoryPattern, seed: u64) -> Vec<u64> {
-    // The pages come from the kernel with the first write, none is touched before.
+    // Zeroed by the kernel: no page is resident before its first write.
     let mut memory = vec![0; bytes.div_ceil(8)];
     match pattern {
         MemoryPattern::Random => {
@@ -17,14 +17,14 @@ pub(super) fn fill_memory(bytes: usize, pattern: MemoryPattern, seed: u64) -> Ve
                 index += 1;
             }
         }
-        // Pages read as zero without being there; only the write brings them.
+        // Unwritten pages read as zero without being resident; the write makes them resident.
         MemoryPattern::Zero => memory.fill(0),
         MemoryPattern::Text => {
             let line = to_words(b"................ the quick brown fox jumps over the lazy dog...\n");
             let page: Vec<u64> = line.repeat(PAGE_WORDS / line.len());
             for (page_number, page_words) in memory.chunks_mut(PAGE_WORDS).enumerate() {
                 page_words.copy_from_slice(&page[..page_words.len()]);
-                // So that no two pages are equal here either.
+                // The prefix makes all pages different.
                 let prefix = to_words(format!("{page_number:016}").as_bytes());
                 page_words
                     .iter_mut()
@@ -36,10 +36,9 @@ pub(super) fn fill_memory(bytes: usize, pattern: MemoryPattern, seed: u64) -> Ve
     memory
 }
 
-/// Words in a page.
+/// Words of a page of 4 KiB.
 const PAGE_WORDS: usize = 512;
 
-/// Text as words.
 fn to_words(text: &[u8]) -> Vec<u64> {
     text.as_chunks::<8>()
         .0
@@ -48,7 +47,7 @@ fn to_words(text: &[u8]) -> Vec<u64> {
         .collect()
 }
 
-/// xorshift64*: cheap, and nothing that a compressor could use.
+/// xorshift64*: fast, and not compressible.
 struct XorShift(u64);
 
 impl XorShift {

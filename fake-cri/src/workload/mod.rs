@@ -1,20 +1,21 @@
-//! The workload that plays a container: a well-behaved program of a chosen size, thread count and behaviour.
+//! The test workload: a program with a chosen amount of memory, number of threads and behaviour.
 //!
 //! ```text
 //!  test-workload ready pid=812 start=90210 memory=268435456 threads=4 children=1
-//!  canary 5f0c...e1                      32 random bytes, made after the start, told here and nowhere else
-//!  heartbeat 1 pid=812 start=90210            ten a second unless told otherwise
-//!  child heartbeat 1 pid=813 start=90214      the same from each child
+//!  canary 5f0c...e1                      32 random bytes, generated after the start, only in memory and in this line
+//!  heartbeat 1 pid=812 start=90210       every 100 ms by default
+//!  child heartbeat 1 pid=813 start=90214     the same from each child
 //! ```
 //!
-//! With `--canaries yes` it also holds bytes that only one place of its memory has, see [`CanaryLocation`].
+//! With `--canaries yes` the process also holds bytes that occur at one place of its memory only, see
+//! [`CanaryLocation`].
 //!
-//! It is told what to be by its command line (`test-workload --memory 256Mi --threads 4`), as in an image, where nothing of
-//! fake-cri is around; or by annotations on the Pod or the container. Annotations win, one by one. See [`option_table()`] for all of
-//! them.
+//! In an image, without fake-cri, the options come from the command line (`test-workload --memory 256Mi --threads 4`).
+//! In a container of fake-cri they also come from annotations on the Pod or the container; each annotation overrides
+//! its command line option. [`option_table()`] lists all options.
 //!
-//! Its processes hold nothing that is not asked for: no descriptor beside their streams and the files, no hidden thread,
-//! almost no CPU time. A value that it cannot use ends it with code 2 and a sentence on standard error.
+//! The processes have no state beyond the options: no descriptor except their streams and files, no hidden thread,
+//! almost no CPU time. An invalid value ends the program with code 2 and a message on stderr.
 
 mod canary;
 mod memory;
@@ -28,15 +29,15 @@ pub(crate) use run::is_invoked_as_workload;
 pub use run::run;
 pub use table::{OptionRow, option_table, option_table_markdown};
 
-/// The name of the program: whoever runs it under this name gets the test workload.
+/// The program name that starts the test workload.
 pub const WORKLOAD_NAME: &str = "test-workload";
 
-/// The environment variable that may hold [`WorkloadOptions`] as JSON; they win over the command line's.
+/// The environment variable with [`WorkloadOptions`] as JSON, which override the command line.
 pub const OPTIONS_ENV: &str = "FAKE_CRI_TEST_WORKLOAD";
 
-/// The file with [`WorkloadOptions`] as JSON that is read when it stands beside the path the program was started by. Shims use it
-/// rather than the environment, which then is the container's own, whole.
+/// The file with [`WorkloadOptions`] as JSON, in the directory of the path that started the program. Shims use the
+/// file, not [`OPTIONS_ENV`], so that the environment is exactly the container's.
 pub const OPTIONS_FILE: &str = "test-workload.json";
 
-/// What annotations that fake-cri reads begin with.
+/// The prefix of fake-cri's annotations.
 pub const ANNOTATION_PREFIX: &str = "fake-cri.dev/";

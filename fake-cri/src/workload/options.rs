@@ -1,4 +1,4 @@
-//! What a test workload is told: from its command line, from annotations, or both.
+//! Options of the test workload, from the command line and from annotations.
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -6,81 +6,81 @@ use serde::{Deserialize, Serialize};
 
 use super::{ANNOTATION_PREFIX, OptionRow, option_table};
 
-/// What is chosen about a test workload; what is `None` takes its default. See [`option_table()`].
+/// The options of a test workload; `None` selects the default. See [`option_table()`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkloadOptions {
-    /// Bytes of memory that each of its processes fills and keeps.
+    /// Memory of each process in bytes, written once and kept.
     pub memory: Option<u64>,
-    /// What the memory is filled with.
     pub memory_pattern: Option<MemoryPattern>,
-    /// Threads of each process, the first one counted.
+    /// Threads of each process, including the main thread.
     pub threads: Option<u32>,
-    /// Forked processes beside the first one.
+    /// Child processes that the first process forks.
     pub children: Option<u32>,
-    /// Files that each process holds open beside its standard streams.
+    /// Open files of each process beside its standard streams.
     pub open_files: Option<u32>,
-    /// How long after its start it ends by itself.
+    /// Time from the start to the exit.
     pub exit_after: Option<Duration>,
-    /// The code it then ends with.
+    /// The exit code after `exit_after`.
     pub exit_code: Option<i32>,
-    /// Whether its first process holds canaries in several places, see [`super::CanaryLocation`].
+    /// Whether the first process holds canaries at several places, see [`super::CanaryLocation`].
     pub canaries: Option<bool>,
-    /// The time between two `heartbeat` lines.
+    /// The interval of `heartbeat` lines.
     pub heartbeat_interval: Option<Duration>,
-    /// What SIGTERM does.
+    /// The effect of SIGTERM.
     pub on_sigterm: Option<OnSigterm>,
-    /// The working directory it changes to.
+    /// The working directory that the workload changes to.
     pub cwd: Option<PathBuf>,
-    /// What ExecSync answers on standard output. Answered by fake-cri; the process knows nothing of it.
+    /// The standard output of an ExecSync response. fake-cri answers; the process is not involved.
     pub exec_stdout: Option<String>,
-    /// What ExecSync answers on standard error.
+    /// The standard error of an ExecSync response.
     pub exec_stderr: Option<String>,
-    /// The exit code that ExecSync answers.
+    /// The exit code of an ExecSync response.
     pub exec_exit_code: Option<i32>,
-    /// How long ExecSync takes to answer.
+    /// The delay of an ExecSync response.
     pub exec_delay: Option<Duration>,
 }
 
-/// What memory is filled with.
+/// The content of the memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemoryPattern {
-    /// Randomness, of which no two pages are equal: nothing can be saved on it.
+    /// Random bytes: no two pages are equal, and nothing is compressible.
     #[default]
     Random,
-    /// Zeros, written, so that the pages are there.
+    /// Zeros, written so that the pages exist.
     Zero,
-    /// Readable text, which compresses well.
+    /// Text, which compresses well.
     Text,
 }
 
-/// What SIGTERM does to a test workload.
+/// The effect of SIGTERM on a test workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnSigterm {
-    /// It ends with code 0.
+    /// The workload exits with code 0.
     #[default]
     Exit,
-    /// Nothing: only SIGKILL ends it.
+    /// None: only SIGKILL ends the workload.
     Ignore,
 }
 
-/// An option that is none, or a value that it does not take.
+/// An unknown option, or an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {value:?} is not allowed: expected {allowed}")]
 pub struct WorkloadOptionsError {
-    /// The annotation or command line option, as the user wrote it.
+    /// The annotation or command line option as written.
     pub name: String,
-    /// Its value.
+    /// The value as written.
     pub value: String,
-    /// What it takes.
+    /// The allowed values.
     pub allowed: String,
 }
 
 impl WorkloadOptions {
-    /// The options that annotations choose for the container called `name`: the container's own win over the Pod's, and of
-    /// either `fake-cri.dev/OPTION.NAME` wins over `fake-cri.dev/OPTION`. Other annotations are passed over.
+    /// Reads the options for the container called `name` from annotations. The container's annotations override the
+    /// Pod's, and within each `fake-cri.dev/OPTION.NAME` overrides `fake-cri.dev/OPTION`. Other annotations are
+    /// ignored.
     pub fn from_annotations<'a>(
         pod: impl IntoIterator<Item = (&'a String, &'a String)>,
         container: impl IntoIterator<Item = (&'a String, &'a String)>,
@@ -113,7 +113,7 @@ impl WorkloadOptions {
         Ok(options)
     }
 
-    /// The options of a command line, without the program's name: `--memory 256Mi` or `--memory=256Mi`.
+    /// Reads the options of a command line, without the program name: `--memory 256Mi` or `--memory=256Mi`.
     pub fn from_arguments(arguments: impl IntoIterator<Item = String>) -> Result<Self, WorkloadOptionsError> {
         let mut options = Self::default();
         let mut arguments = arguments.into_iter();
@@ -139,7 +139,7 @@ impl WorkloadOptions {
         Ok(options)
     }
 
-    /// These options, and those of `below` where these say nothing.
+    /// Returns these options, with `defaults` for those that are `None`.
     pub fn or_defaults(self, defaults: Self) -> Self {
         Self {
             memory: self.memory.or(defaults.memory),

@@ -1,4 +1,4 @@
-//! The test workload at work.
+//! Runs the test workload.
 
 use std::{
     env,
@@ -24,10 +24,10 @@ use rand::TryRng;
 use super::{MemoryPattern, OPTIONS_ENV, OPTIONS_FILE, OnSigterm, WORKLOAD_NAME, WorkloadOptions, canary, memory};
 use crate::process::{pstree, workload_syscalls};
 
-/// The exit code for a value that cannot be used, and for a process that cannot be what it was told to be.
+/// The exit code after an invalid option, or when a resource cannot be allocated.
 const USAGE_EXIT_CODE: i32 = 2;
 
-/// Plays the workload and ends the process.
+/// Runs the test workload and exits.
 pub fn run() -> ! {
     let code = match run_parent() {
         Ok(code) => code,
@@ -39,7 +39,7 @@ pub fn run() -> ! {
     std::process::exit(code)
 }
 
-/// What is true of each of its processes.
+/// The options of each process.
 struct ProcessResources {
     memory: usize,
     pattern: MemoryPattern,
@@ -63,7 +63,8 @@ fn run_parent() -> Result<i32, String> {
     if let Some(cwd) = &options.cwd {
         env::set_current_dir(cwd).map_err(|error| format!("change to {}: {error}", cwd.display()))?;
     }
-    // Before any fork or thread, so that all of them take signals the same way: in one thread's wait.
+    // Must precede every fork and thread, so that signals are blocked in all of them and one thread of each process
+    // waits for them.
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|error| format!("block signals: {error}"))?;
 
@@ -87,7 +88,7 @@ fn run_parent() -> Result<i32, String> {
     write_stdout(&format!(
         "test-workload ready {process} memory={memory} threads={threads} children={children}\n"
     ));
-    // Made only now, so that nothing but this process's memory and its log can know it.
+    // Generated after the start, so that only the memory and the log of this process hold it.
     let canary_hex: String = random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
     write_stdout(&format!("canary {canary_hex}\n"));
     let mut stack_canary = [0; 8];
@@ -103,7 +104,7 @@ fn run_parent() -> Result<i32, String> {
     Ok(code)
 }
 
-/// A child's life.
+/// The main function of a child.
 fn run_child(
     resources: &ProcessResources,
     signals: &SigSet,
@@ -119,15 +120,15 @@ fn run_child(
     Ok(code)
 }
 
-/// A process that has all it was told to have.
+/// The resources of a process.
 struct AllocatedResources {
-    /// How it names itself: number and start time.
+    /// `pid=` and `start=` for the log.
     process: String,
-    /// What it holds until its end.
+    /// Kept until the exit.
     memory_and_files: (Vec<u64>, Vec<File>),
 }
 
-/// Takes memory, files and threads, and says who this process is.
+/// Allocates memory, files and threads, and returns the process's name for the log.
 fn allocate(resources: &ProcessResources) -> Result<AllocatedResources, String> {
     let seed = u64::from_ne_bytes(random_bytes::<8>()?);
     let memory = memory::fill_memory(resources.memory, resources.pattern, seed);
@@ -138,13 +139,13 @@ fn allocate(resources: &ProcessResources) -> Result<AllocatedResources, String> 
     for thread_number in 1..resources.threads {
         thread::Builder::new()
             .name(format!("worker-{thread_number}"))
-            // Each has a stack of its own, and many of them fit.
+            // Small stacks, because there may be 10000 threads.
             .stack_size(128 << 10)
             .spawn(move || run_worker(thread_number))
             .map_err(|error| format!("start thread {thread_number}: {error}"))?;
     }
     let pid = nix::unistd::getpid().as_raw();
-    // An image may come without /proc; then the start time is told as 0.
+    // Without /proc, as in some images, the start time is logged as 0.
     let start_time = pstree::ProcStat::read(pid).map_or(0, |stat| stat.id.start_time);
     Ok(AllocatedResources {
         process: format!("pid={pid} start={start_time}"),
@@ -152,7 +153,7 @@ fn allocate(resources: &ProcessResources) -> Result<AllocatedResources, String> 
     })
 }
 
-/// Says a line at each heartbeat until it is time to end, and gives the exit code.
+/// Writes heartbeats until the process must exit, and returns the exit code.
 fn run_heartbeats(
     resources: &ProcessResources,
     signals: &SigSet,
@@ -180,20 +181,20 @@ fn run_heartbeats(
         }
         if now >= next_heartbeat {
             heartbeat_number += 1;
-            // Before it is said: what the log tells is never ahead of the memory.
+            // Stored before the line is written, so that the log is never ahead of the memory.
             if let Some(canaries) = &mut canaries {
                 canaries.record_heartbeat(heartbeat_number);
             }
             write_stdout(&format!("{prefix}heartbeat {heartbeat_number} {process}\n"));
-            // After a standstill it goes on in step, without catching up.
+            // After a freeze the heartbeat continues at its interval, without catching up.
             next_heartbeat = (next_heartbeat + resources.heartbeat_interval).max(now);
         }
-        // In an image it is the first process, whose part it is to reap.
+        // In an image the workload may be pid 1, which must reap orphans.
         while waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
     }
 }
 
-/// What a thread beside the first does: a little arithmetic on its own stack, four times a second.
+/// Additional threads compute on their own stack, four times a second.
 fn run_worker(thread_number: u32) {
     let mut stack = [u64::from(thread_number); 64];
     loop {
@@ -205,7 +206,8 @@ fn run_worker(thread_number: u32) {
     }
 }
 
-/// One line in one write, past the standard library's buffer. A reader that has gone changes nothing for the workload.
+/// Writes a line with one write(2), without the standard library's buffer. Ignores errors, so that a closed pipe does
+/// not end the workload.
 fn write_stdout(line: &str) {
     let stdout = io::stdout();
     let mut remaining = line.as_bytes();
@@ -218,18 +220,19 @@ fn write_stdout(line: &str) {
     }
 }
 
-/// A file that is everywhere and that nothing has to be cleaned up for: the program itself, at an offset of its own.
+/// Opens the program itself, at a different offset for each file: the file exists everywhere, and nothing must be
+/// cleaned up.
 fn open_file(index: u32) -> io::Result<File> {
     let mut file = File::open("/proc/self/exe")
         .or_else(|_| File::open(env::args_os().next().map(PathBuf::from).unwrap_or_default()))
         .or_else(|_| File::open("/dev/null"))?;
-    // Offsets that differ tell them apart in a checkpoint.
+    // The offsets distinguish the files in a checkpoint.
     file.seek(SeekFrom::Start(u64::from(index + 1) * 100))?;
     Ok(file)
 }
 
 fn read_options() -> Result<WorkloadOptions, String> {
-    // Here, so that no descriptor of it stays whatever is read.
+    // Opened first and dropped on return, so that its inherited descriptor is closed in every case.
     let start_dir = workload_syscalls::exec_dir();
     let mut arguments = env::args();
     let has_workload_name = arguments
@@ -253,16 +256,16 @@ fn read_options() -> Result<WorkloadOptions, String> {
     Ok(configured_options.or_defaults(argument_options))
 }
 
-/// Random bytes from the kernel, without the thread-local state of a generator.
+/// Reads random bytes from the kernel, without a generator and its thread-local state.
 fn random_bytes<const N: usize>() -> Result<[u8; N], String> {
     let mut bytes = [0; N];
     rand::rngs::SysRng
         .try_fill_bytes(&mut bytes)
-        .map_err(|error| format!("get randomness: {error}"))?;
+        .map_err(|error| format!("read random bytes: {error}"))?;
     Ok(bytes)
 }
 
-/// Whether this program was started as the test workload: by its file's name or by its first argument.
+/// Whether the program was started as the test workload: by the name of its file or by its first argument.
 pub(crate) fn is_invoked_as_workload(first: Option<OsString>) -> bool {
     let has_workload_name = |path: &Path| path.file_name().is_some_and(|name| name == WORKLOAD_NAME);
     workload_syscalls::exec_path().is_some_and(|path| has_workload_name(&path))

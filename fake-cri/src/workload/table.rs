@@ -1,29 +1,30 @@
-//! The one definition of the test workload's options: the command line, the annotations and the documentation come from it.
+//! The options of the test workload: the command line, the annotations and the documentation are derived from this
+//! table.
 
 use std::{path::PathBuf, time::Duration};
 
 use super::{ANNOTATION_PREFIX, MemoryPattern, OnSigterm, WorkloadOptions};
 
-/// One option.
+/// An option.
 pub struct OptionRow {
-    /// Its name: `--NAME` on the command line, `fake-cri.dev/NAME` as an annotation.
+    /// The name: `--NAME` on the command line, `fake-cri.dev/NAME` as an annotation.
     pub name: &'static str,
-    /// What it takes, in words.
+    /// The allowed values, in words.
     pub value_help: &'static str,
-    /// What it is when it is not given.
+    /// The default value, in words.
     pub default: &'static str,
-    /// What it does.
+    /// The effect of the option.
     pub meaning: &'static str,
-    /// Takes the value, or says no.
+    /// Parses and sets the value; `None` if the value is invalid.
     pub(super) set: fn(&mut WorkloadOptions, &str) -> Option<()>,
 }
 
-/// All options, in the order they are documented.
+/// Returns all options in the order of the documentation.
 pub fn option_table() -> &'static [OptionRow] {
     &OPTION_TABLE
 }
 
-/// The options as a table in Markdown, for the README.
+/// Returns the options as a Markdown table, for docs/ANNOTATIONS.md.
 pub fn option_table_markdown() -> String {
     let mut text = String::from("| annotation | value | default | meaning |\n|---|---|---|---|\n");
     for row in option_table() {
@@ -51,14 +52,14 @@ static OPTION_TABLE: [OptionRow; 15] = [
         name: "memory",
         value_help: SIZE_HELP,
         default: "`1Mi`",
-        meaning: "memory that each of its processes fills and keeps",
+        meaning: "memory that each process writes and keeps",
         set: |options, value| set_if_valid(&mut options.memory, parse_size(value)),
     },
     OptionRow {
         name: "memory-pattern",
         value_help: "`random`, `zero` or `text`",
         default: "`random`",
-        meaning: "what that memory is filled with",
+        meaning: "the content of that memory",
         set: |options, value| {
             let pattern = match value {
                 "random" => MemoryPattern::Random,
@@ -73,42 +74,42 @@ static OPTION_TABLE: [OptionRow; 15] = [
         name: "threads",
         value_help: "1 to 10000",
         default: "1",
-        meaning: "threads of each process, the first one counted",
+        meaning: "threads of each process, including the main thread",
         set: |options, value| set_if_valid(&mut options.threads, parse_number(value, 1, 10_000)),
     },
     OptionRow {
         name: "children",
         value_help: "0 to 1000",
         default: "0",
-        meaning: "forked processes beside the first one, each with its own memory, threads and files",
+        meaning: "child processes that the first process forks, each with its own memory, threads and files",
         set: |options, value| set_if_valid(&mut options.children, parse_number(value, 0, 1_000)),
     },
     OptionRow {
         name: "open-files",
         value_help: "0 to 1000",
         default: "0",
-        meaning: "files that each process holds open beside its standard streams",
+        meaning: "open files of each process beside its standard streams",
         set: |options, value| set_if_valid(&mut options.open_files, parse_number(value, 0, 1_000)),
     },
     OptionRow {
         name: "exit-after",
         value_help: TIME_HELP,
         default: "never",
-        meaning: "how long after its start it ends by itself",
+        meaning: "the time from the start to the exit",
         set: |options, value| set_if_valid(&mut options.exit_after, parse_time(value)),
     },
     OptionRow {
         name: "exit-code",
         value_help: EXIT_CODE_HELP,
         default: "0",
-        meaning: "the code it then ends with",
+        meaning: "the exit code after that time",
         set: |options, value| set_if_valid(&mut options.exit_code, parse_number(value, 0, 255)),
     },
     OptionRow {
         name: "canaries",
         value_help: "`yes` or `no`",
         default: "`no`",
-        meaning: "bytes that only its stack, the stack of a thread more, shared memory and its heap hold, each its own",
+        meaning: "a canary each on the main stack, on a thread's stack, in shared memory and on the heap",
         set: |options, value| {
             let canaries = match value {
                 "yes" => true,
@@ -122,7 +123,7 @@ static OPTION_TABLE: [OptionRow; 15] = [
         name: "heartbeat-interval",
         value_help: "a time such as `100ms`, not zero",
         default: "`100ms`",
-        meaning: "the time between two `heartbeat` lines",
+        meaning: "the interval of `heartbeat` lines",
         set: |options, value| {
             set_if_valid(
                 &mut options.heartbeat_interval,
@@ -134,7 +135,7 @@ static OPTION_TABLE: [OptionRow; 15] = [
         name: "on-sigterm",
         value_help: "`exit` or `ignore`",
         default: "`exit`",
-        meaning: "what SIGTERM does: end it with code 0, or nothing",
+        meaning: "the effect of SIGTERM: exit with code 0, or none",
         set: |options, value| {
             let on_term = match value {
                 "exit" => OnSigterm::Exit,
@@ -148,7 +149,7 @@ static OPTION_TABLE: [OptionRow; 15] = [
         name: "cwd",
         value_help: "an absolute path",
         default: "the container's",
-        meaning: "the working directory it changes to",
+        meaning: "the working directory that the workload changes to",
         set: |options, value| {
             set_if_valid(
                 &mut options.cwd,
@@ -160,28 +161,28 @@ static OPTION_TABLE: [OptionRow; 15] = [
         name: "exec-stdout",
         value_help: "any text",
         default: "empty",
-        meaning: "what ExecSync answers on standard output (the command is not run)",
+        meaning: "the standard output of an ExecSync response (the command is not run)",
         set: |options, value| set_if_valid(&mut options.exec_stdout, Some(value.to_owned())),
     },
     OptionRow {
         name: "exec-stderr",
         value_help: "any text",
         default: "empty",
-        meaning: "what ExecSync answers on standard error",
+        meaning: "the standard error of an ExecSync response",
         set: |options, value| set_if_valid(&mut options.exec_stderr, Some(value.to_owned())),
     },
     OptionRow {
         name: "exec-exit-code",
         value_help: EXIT_CODE_HELP,
         default: "0",
-        meaning: "the exit code that ExecSync answers",
+        meaning: "the exit code of an ExecSync response",
         set: |options, value| set_if_valid(&mut options.exec_exit_code, parse_number(value, 0, 255)),
     },
     OptionRow {
         name: "exec-delay",
         value_help: TIME_HELP,
         default: "none",
-        meaning: "how long ExecSync takes to answer",
+        meaning: "the delay of an ExecSync response",
         set: |options, value| set_if_valid(&mut options.exec_delay, parse_time(value)),
     },
 ];
@@ -191,10 +192,11 @@ fn set_if_valid<T>(slot: &mut Option<T>, value: Option<T>) -> Option<()> {
     Some(())
 }
 
-/// Sizes as Kubernetes writes quantities (`256Mi`, `1G`) and as people do (`256 MiB`).
+/// Parses sizes in the notation of Kubernetes quantities (`256Mi`, `1G`) and with a unit after a space (`256 MiB`).
 fn parse_size(value: &str) -> Option<u64> {
     let bytes = value.trim().parse::<bytesize::ByteSize>().ok()?.as_u64();
-    // More would not be an address range; the allocator ends the process for less as well, but by its own message.
+    // Larger sizes exceed the address space. For smaller ones that cannot be allocated the allocator aborts with its
+    // own message.
     (bytes <= 1 << 46).then_some(bytes)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  main loop                         checkpoint thread
-//!  Phase on the connection   <----   on_phase(): waits until fake-cri has acknowledged, or the connection ends; while the
+//!  Phase on the connection   <----   on_phase(): waits until fake-cri acknowledges or the connection ends; while the
 //!                                    container is frozen, only if a fault may act in the phase
 //!  connection ends           ---->   is_cancelled() is true: thaws, removes the partial archive, ends
 //!  reaps only untraced children      its waits collect the exits of tracees: on_exited() returns them to the main loop

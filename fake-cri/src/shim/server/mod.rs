@@ -3,7 +3,7 @@
 //! ```text
 //!            Start                    first process ends           no process is left, log is complete
 //!  Created ---------> Running -------------------------> Exiting --------------------------------> Exited
-//!     | Shutdown         | SIGTERM, Shutdown: kill all     | the remaining processes are killed       exit.json is written,
+//!     | Shutdown         | SIGTERM, Shutdown: kill all     | the remaining processes are killed       writes exit.json,
 //!     v                  v                                 | until none is left                       the shim ends
 //!  the shim ends      Exiting                              v
 //! ```
