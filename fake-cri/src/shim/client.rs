@@ -57,6 +57,7 @@ pub enum ShimState {
     Created,
     /// The first process runs, or has just ended while the other processes are killed.
     Running {
+        /// The container's first process.
         init: ProcessId,
         /// Start of the first process in nanoseconds since the epoch.
         started_at_ns: i64,

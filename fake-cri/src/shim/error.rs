@@ -20,6 +20,7 @@ pub enum ShimError {
         /// In the words of runc.
         message: String,
     },
+    /// The container could not be restored.
     #[error("restore the container: {message}")]
     RestoreFailed {
         /// The message of [`crate::checkpoint::RestoreError`].

@@ -22,6 +22,7 @@ pub enum CanaryLocation {
     Stack,
     /// The stack of an additional thread.
     Thread,
+    /// Shared anonymous memory.
     Shared,
     /// The heap. The number of the last heartbeat follows, as 8 bytes in native byte order.
     HeapHeartbeat,

@@ -12,6 +12,7 @@ use super::{ANNOTATION_PREFIX, OptionRow, option_table};
 pub struct WorkloadOptions {
     /// Memory of each process in bytes, written once and kept.
     pub memory: Option<u64>,
+    /// The content of that memory.
     pub memory_pattern: Option<MemoryPattern>,
     /// Threads of each process, including the main thread.
     pub threads: Option<u32>,

@@ -1,7 +1,7 @@
 //! Opens the archive of a restore, and names the format of a file that is not an archive.
 //!
-//! Whoever may create a container chooses the path, and fake-cri opens it with its own credentials, usually root's. No
-//! error quotes the content of a file: an error names the path and the problem, at most with the name of a format.
+//! The user who creates a container chooses the path, and fake-cri opens it with its own credentials, usually root's.
+//! No error quotes the content of a file: an error names the path and the problem, at most with the name of a format.
 //!
 //! The path is looked up with `O_PATH`, the result is checked (fstat(2), fstatfs(2)), and the same file is opened
 //! through its descriptor. Only regular files and directories are opened, and none below `/proc`, `/sys` or `/dev` or
@@ -30,19 +30,11 @@ pub(super) enum OpenedPath {
 }
 
 /// Opens a regular file or finds a directory. Follows symbolic links.
-///
-/// # Errors
-///
-/// The path does not exist, or is not a file that may be opened.
 pub(super) fn open(path: &Path) -> io::Result<OpenedPath> {
     open_checked(path, 0)
 }
 
 /// Opens a regular file. Does not follow a symbolic link in the last component.
-///
-/// # Errors
-///
-/// As [`open`].
 pub(super) fn open_nofollow(path: &Path) -> io::Result<File> {
     match open_checked(path, libc::O_NOFOLLOW)? {
         OpenedPath::File(file) => Ok(file),

@@ -47,10 +47,6 @@ pub struct UnsupportedSummary {
 
 impl Documents {
     /// Reads a member, if it is `dump.log` or `spec.dump`.
-    ///
-    /// # Errors
-    ///
-    /// The member is too large, or cannot be read.
     pub(super) fn add(
         &mut self,
         path: &Path,

@@ -57,6 +57,7 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_DIRECTORY
     | libc::O_NOATIME
     | libc::O_PATH;
+/// `FD_CLOEXEC` in `fdinfo_entry.flags`.
 const FD_CLOEXEC: u32 = 1;
 const COPY_CHUNK_BYTES: usize = 1 << 20;
 

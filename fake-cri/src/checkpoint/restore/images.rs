@@ -54,10 +54,6 @@ pub(super) struct PagesLocation {
 impl CriuImages {
     /// Reads the archive at this path, or the archive in the checkpoint image at this path. The layer of an image is
     /// unpacked into an unnamed file in `scratch_dir`.
-    ///
-    /// # Errors
-    ///
-    /// See the module documentation; [`RestoreError::Cancelled`].
     pub(super) fn read(path: &Path, scratch_dir: &Path, cancel: &CancelFlag) -> Result<Self, RestoreError> {
         let archive_error = |error: io::Error| RestoreError::archive(path, error.to_string());
         let layout = match archive_file::open(path).map_err(archive_error)? {
@@ -144,9 +140,6 @@ impl CriuImages {
         self.contents.keys().map(String::as_str)
     }
 
-    /// # Errors
-    ///
-    /// The archive has no such image.
     fn bytes(&self, name: &str) -> Result<&[u8], RestoreError> {
         self.contents
             .get(name)
@@ -207,9 +200,6 @@ impl CriuImages {
         Ok(Decoder::open_as(name, kind, self.bytes(name)?)?)
     }
 
-    /// # Errors
-    ///
-    /// The archive has no such pages file.
     pub(super) fn pages(&self, pages_id: u32) -> Result<PagesLocation, RestoreError> {
         self.pages.get(&pages_id).copied().ok_or_else(|| RestoreError::Archive {
             path: self.path.clone(),

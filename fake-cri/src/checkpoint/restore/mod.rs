@@ -17,9 +17,9 @@
 //! No restored task executes an instruction of its own before all tasks are complete: every step is a remote syscall in
 //! a stopped task ([`remote_task`]). An error kills the pid namespace, and with it everything that was created.
 //!
-//! An archive is hostile input: no member is unpacked, no path inside the archive is written to, no mount is taken from
-//! it. [`files`] states which recorded paths are opened. State that cannot be restored is an error that names the
-//! state, before anything is created where the images alone tell.
+//! An archive is hostile input: no member is unpacked, no link in the archive is followed, no mount is taken from it.
+//! [`files`] states which recorded paths are opened. State that cannot be restored is an error that names the state,
+//! before anything is created where the images alone tell.
 
 mod archive_file;
 mod cancel;

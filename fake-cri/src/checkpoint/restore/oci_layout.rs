@@ -7,8 +7,8 @@
 //!
 //! The image is a directory with the OCI layout, or a tar file of that directory. Only `index.json` and blobs are
 //! opened; symbolic links are not followed; a blob that does not match its digest is refused. The layer is unpacked as
-//! one file, its members are not. Unpacking ends when the caller cancels. The file has no name, so nothing is left
-//! behind.
+//! one file; its members are not unpacked. Unpacking ends when the caller cancels. The file has no name, so nothing is
+//! left behind.
 //!
 //! Ways to fail: several images or layers, a compression other than gzip, encryption, not a checkpoint, sizes above the
 //! limits. No error quotes a document: the `index.json` of a directory may be any file of that name.
@@ -85,10 +85,6 @@ struct OciManifest {
 
 impl OciLayout {
     /// Unpacks the checkpoint archive into an unnamed file in `scratch_dir`.
-    ///
-    /// # Errors
-    ///
-    /// See the module documentation.
     pub(super) fn unpack_checkpoint(&self, scratch_dir: &Path, cancel: &CancelFlag) -> Result<File, RestoreError> {
         let index: OciIndex = self.document("index.json", INDEX_FILE)?;
         let [manifest] = &index.manifests[..] else {
@@ -277,10 +273,6 @@ pub(super) enum ArchiveKind {
 }
 
 /// Detects whether a file is a tar file of an OCI layout.
-///
-/// # Errors
-///
-/// [`RestoreError::Cancelled`].
 pub(super) fn detect(path: &Path, file: File, cancel: &CancelFlag) -> Result<ArchiveKind, RestoreError> {
     let mut image_members = BTreeMap::new();
     let mut count = 0;

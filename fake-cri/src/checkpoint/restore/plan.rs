@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{checkpoint::dump::vma_status as status, process::pagemap::PAGE_SIZE};
 
+/// `CRTOOLS_IMAGES_V1` and `CRTOOLS_IMAGES_V1_1` (criu/include/magic.h).
 const IMAGE_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 /// States of a task (criu/include/pid.h).
 const TASK_ALIVE: u32 = 1;
@@ -96,9 +97,6 @@ pub(super) struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// # Errors
-    ///
-    /// An image is malformed, or holds state that cannot be restored.
     pub(super) fn read(images: CriuImages, options: RestoreOptions) -> Result<Self, RestoreError> {
         registers::check_supported()?;
         let inventory: InventoryEntry = images.single(Kind::Inventory, None)?;

@@ -61,9 +61,6 @@ pub(super) struct TarReader<'a> {
 }
 
 impl<'a> TarReader<'a> {
-    /// # Errors
-    ///
-    /// The length of the file cannot be read.
     pub(super) fn new(file: &'a File) -> io::Result<Self> {
         Ok(Self {
             file,
@@ -74,10 +71,6 @@ impl<'a> TarReader<'a> {
     }
 
     /// Returns the next member, `None` at the end of the archive. Must not be called again after an error.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be read, or the next header is malformed.
     pub(super) fn next_member(&mut self) -> Result<Option<TarMember>, TarError> {
         loop {
             let header_offset = self.position;

@@ -26,7 +26,6 @@ use crate::process::{
 
 /// How long a process may take to become a zombie.
 const ZOMBIE_TIMEOUT: Duration = Duration::from_secs(10);
-/// `RSEQ_FLAG_UNREGISTER`.
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
 /// A process of the plan while it is restored.

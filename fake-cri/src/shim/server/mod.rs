@@ -1,11 +1,11 @@
 //! The shim process: one thread, one poll loop, no async runtime.
 //!
 //! ```text
-//!            Start                    first process ends           no process is left, log is complete
+//!            Start                 first process ends              no process is left, log is complete
 //!  Created ---------> Running -------------------------> Exiting --------------------------------> Exited
-//!     | Shutdown         | SIGTERM, Shutdown: kill all     | the remaining processes are killed       writes exit.json,
-//!     v                  v                                 | until none is left                       the shim ends
-//!  the shim ends      Exiting                              v
+//!     | Shutdown         | SIGTERM, Shutdown: kill all      kills the remaining processes,       writes exit.json;
+//!     v                  v                                  until none is left                   the shim ends
+//!  the shim ends      Exiting
 //! ```
 //!
 //! Ways to fail: a failed start leaves `Created`. A process that cannot be killed (uninterruptible) delays `Exited` by

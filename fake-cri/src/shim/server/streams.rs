@@ -41,7 +41,7 @@ impl OutputStream {
         read_available(self.fd.as_fd(), |bytes| self.lines.write(bytes, log))
     }
 
-    /// Logs the remaining data of a stream after the container has ended.
+    /// Logs the remaining data of a stream whose writers have ended, and its last line.
     pub(super) fn drain(mut self, log: &mut LogWriter) {
         // No pipe holds more than this many batches (pipe-max-size). The bound ends the loop if a process outside the
         // container still writes.

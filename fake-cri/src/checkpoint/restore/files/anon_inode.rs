@@ -8,15 +8,12 @@ use cri_proto::criu::message::{FdTypes, FileEntry, TimerfdEntry};
 
 use crate::checkpoint::restore::{RestoreError, remote_task::RemoteTask};
 
+/// `_IOW('T', 0, u64)`.
 const TFD_IOC_SET_TICKS: u64 = 0x4008_5400;
 /// The size of the kernel's `sigset_t`.
 const SIGSET_BYTES: u64 = 8;
 
 /// Checks that a file is of a kind that [`create`] supports.
-///
-/// # Errors
-///
-/// The kind is not supported.
 pub(super) fn check(entry: &FileEntry) -> Result<(), RestoreError> {
     let detail = match entry.r#type() {
         FdTypes::Eventfd | FdTypes::Eventpoll | FdTypes::Signalfd | FdTypes::Timerfd => return Ok(()),
@@ -99,10 +96,6 @@ fn set_file_flags(remote: &mut RemoteTask, fd: u64, flags: u32) -> Result<(), Re
 
 /// Checks that a process with these fds can add all watches of an epoll file: each watched fd is open, occurs once, and
 /// refers to the file that was watched, as far as the image tells.
-///
-/// # Errors
-///
-/// The image is malformed.
 pub(super) fn check_watches(
     entry: &FileEntry,
     descriptors: &HashMap<u32, u32>,
@@ -138,6 +131,7 @@ pub(super) fn check_watches(
 pub(super) fn add_watches(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64) -> Result<(), RestoreError> {
     let watched = entry.epfd.iter().flat_map(|epoll| &epoll.tfd);
     for item in watched {
+        // `struct epoll_event` is packed on x86-64 only.
         let mut event = item.events.to_ne_bytes().to_vec();
         if cfg!(not(target_arch = "x86_64")) {
             event.extend([0; 4]);

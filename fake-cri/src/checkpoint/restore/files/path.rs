@@ -2,9 +2,9 @@
 //!
 //! A file is looked up without opening it, the result is checked (fstat(2), fstatfs(2)), and the same file is opened
 //! through its descriptor, so the file cannot be replaced in between. The file must be of the recorded type, and a
-//! regular file must have the recorded size. A FIFO must be a FIFO, because unread bytes are written into it. The file
-//! is opened with the recorded flags of [`super::OPEN_FLAGS`], none of which creates or truncates a file. A symbolic
-//! link in the last component is not followed.
+//! regular file must have the recorded size. The path of a recorded FIFO must lead to a FIFO, because unread bytes are
+//! written into it. The file is opened with the recorded flags of [`super::OPEN_FLAGS`], none of which creates or
+//! truncates a file. A symbolic link in the last component is not followed.
 //!
 //! Devices are not opened, except those that hold no data, and neither is any file of a pseudo file system: a write to
 //! a file of `/proc` or `/sys` has side effects, or the file is the memory of another process, whatever its type.
