@@ -1,4 +1,4 @@
-//! Restores the state of processes and threads beside memory and files.
+//! Restores the state of processes and threads other than memory and files.
 //!
 //! Credentials are restored last, because the other steps may need privileges that the program did not have. The kernel
 //! accepts some credentials without applying them, so they are read back and compared.
