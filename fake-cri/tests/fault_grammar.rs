@@ -280,7 +280,7 @@ fn preset_rules_round_trip() {
 #[test]
 fn every_defect_round_trips() {
     let plain = Defect::WITHOUT_ARGUMENT.iter().map(|(defect, _)| *defect);
-    let lost = MemoryRegion::ALL.into_iter().map(Defect::LoseMemory);
+    let lost = MemoryRegion::ALL.into_iter().map(Defect::ZeroMemory);
     let after = CallOutcome::ALL
         .into_iter()
         .flat_map(|outcome| SideEffect::ALL.map(|side_effect| Defect::After(outcome, side_effect)));

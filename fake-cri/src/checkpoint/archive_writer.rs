@@ -202,11 +202,15 @@ impl ArchiveWriter<'_> {
 
     /// Writes the kept memory, by the `proc_tid` of its process, into the ranges that the snapshots left empty. A fault
     /// may omit a pages file.
-    fn write_not_forked(&self, parts: &[ReservedPages<'_>], mut unforked: HashMap<i32, Vec<u8>>) -> Result<(), Error> {
+    fn write_not_forked(
+        &self,
+        parts: &[ReservedPages<'_>],
+        mut not_forked: HashMap<i32, Vec<u8>>,
+    ) -> Result<(), Error> {
         for part in parts {
             let Some(first) = part.file.runs.first() else { continue };
-            let mut bytes_kept = unforked.remove(&first.proc_tid).unwrap_or_default();
-            let (mut offset, mut rest) = (0, bytes_kept.as_mut_slice());
+            let mut kept_bytes = not_forked.remove(&first.proc_tid).unwrap_or_default();
+            let (mut offset, mut rest) = (0, kept_bytes.as_mut_slice());
             for run in &part.file.runs {
                 let length = run.range.end - run.range.start;
                 if run.not_forked {

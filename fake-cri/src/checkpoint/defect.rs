@@ -59,13 +59,13 @@ pub enum SideEffect {
     /// The next checkpoint of the container fails.
     RefuseNext,
     /// ContainerStatus reports the container as exited.
-    Misreport,
+    ReportExited,
     /// ExecSync into the container fails.
     BreakExec,
     /// The container's log ends.
     BreakLog,
     /// The other containers of the Pod are left stopped.
-    FreezeNeighbours,
+    FreezeSiblings,
 }
 
 impl SideEffect {
@@ -76,10 +76,10 @@ impl SideEffect {
         SideEffect::KeepPartial,
         SideEffect::KeepTemporary,
         SideEffect::RefuseNext,
-        SideEffect::Misreport,
+        SideEffect::ReportExited,
         SideEffect::BreakExec,
         SideEffect::BreakLog,
-        SideEffect::FreezeNeighbours,
+        SideEffect::FreezeSiblings,
     ];
 
     /// The word in the fault grammar.
@@ -90,10 +90,10 @@ impl SideEffect {
             SideEffect::KeepPartial => "keep-partial",
             SideEffect::KeepTemporary => "keep-temporary",
             SideEffect::RefuseNext => "fail-next-checkpoint",
-            SideEffect::Misreport => "report-exited",
+            SideEffect::ReportExited => "report-exited",
             SideEffect::BreakExec => "break-exec",
             SideEffect::BreakLog => "break-log",
-            SideEffect::FreezeNeighbours => "freeze-siblings",
+            SideEffect::FreezeSiblings => "freeze-siblings",
         }
     }
 }
@@ -146,7 +146,7 @@ macro_rules! defects {
             /// After a checkpoint with this outcome, the side effect acts.
             After(CallOutcome, SideEffect),
             /// This memory region is zero in the archive.
-            LoseMemory(MemoryRegion),
+            ZeroMemory(MemoryRegion),
         }
 
         impl Defect {
@@ -158,7 +158,7 @@ macro_rules! defects {
                 match self {
                     $(Defect::$variant => $name,)+
                     Defect::After(..) => "after",
-                    Defect::LoseMemory(_) => "zero-memory",
+                    Defect::ZeroMemory(_) => "zero-memory",
                 }
             }
         }
@@ -180,23 +180,23 @@ defects! {
     AcceptEmptyId = "accept-empty-id", "succeeds for an empty id";
     AcceptEmptyLocation = "accept-empty-location", "succeeds for an empty location, without an archive";
     ResolveRelative = "resolve-relative-location", "resolves a relative location in the runtime's working directory";
-    AcceptMissingFolder = "accept-missing-directory", "succeeds for a location in a missing directory, without an archive";
-    CreateFolder = "create-directory", "creates a missing directory and fails";
+    AcceptMissingDirectory = "accept-missing-directory", "succeeds for a location in a missing directory, without an archive";
+    CreateDirectory = "create-directory", "creates a missing directory and fails";
     AcceptUnwritable = "accept-unwritable-location", "succeeds for a location below a file, without an archive";
-    AcceptFolder = "accept-directory-location", "succeeds if the location is a directory, with the archive in it";
+    AcceptDirectory = "accept-directory-location", "succeeds if the location is a directory, with the archive in it";
     FollowSymlink = "follow-symlink", "follows a symlink at the location";
     KeepTail = "no-truncate", "does not truncate an existing file: the end of a longer file stays after the archive";
     KeepMode = "keep-mode", "keeps the mode of an existing file";
     IgnoreNoSpace = "ignore-no-space", "ignores ENOSPC";
-    AnswerEarly = "respond-early", "returns success shortly before the archive appears";
+    RespondEarly = "respond-early", "returns success shortly before the archive appears";
     OtherContainer = "other-container", "checkpoints another running container";
     OtherDocuments = "other-metadata", "writes `config.dump` and `spec.dump` of another container";
     EarlierImages = "earlier-images", "writes the images of the container's first checkpoint";
     EarlierArchive = "earlier-archive", "writes the archive of the container's first checkpoint";
     LateLog = "copy-log-late", "thaws the container before its log is copied";
     OnlyFirstProcess = "init-process-only", "dumps only the container's init process";
-    LoseThread = "omit-thread", "omits the last thread of each process with several threads";
-    SpoilConcurrent = "truncate-concurrent", "truncates the archive of a checkpoint that begins during another one of the same container";
+    OmitThread = "omit-thread", "omits the last thread of each process with several threads";
+    TruncateConcurrent = "truncate-concurrent", "truncates the archive of a checkpoint that begins during another one of the same container";
     RefuseParallel = "refuse-concurrent", "fails a checkpoint that begins during one of another container";
     OneAtATime = "one-at-a-time", "delays a checkpoint until no other container is being checkpointed";
     RefuseRestored = "reject-restored-container", "fails for a container that was restored from an archive";
@@ -208,7 +208,7 @@ impl Defect {
     pub fn argument(self) -> Option<String> {
         match self {
             Defect::After(ending, side_effect) => Some(format!("{},{}", ending.name(), side_effect.name())),
-            Defect::LoseMemory(region) => Some(region.name().to_owned()),
+            Defect::ZeroMemory(region) => Some(region.name().to_owned()),
             _ => None,
         }
     }

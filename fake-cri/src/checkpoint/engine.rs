@@ -106,7 +106,7 @@ fn run_phases(
     }
     let omitted = dump::OmittedTasks {
         all_but_init: faults.has_defect(Defect::OnlyFirstProcess),
-        last_threads: faults.has_defect(Defect::LoseThread),
+        last_threads: faults.has_defect(Defect::OmitThread),
     };
     let late_log = faults.has_defect(Defect::LateLog);
     let mut begin_phase = |phase, archive: &mut Archive| {

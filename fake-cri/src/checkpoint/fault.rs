@@ -221,7 +221,7 @@ impl ZeroedRegions {
 pub(crate) fn zeroed_regions(job: &Job, frozen: &FrozenContainer<'_>) -> ZeroedRegions {
     let lost_regions: Vec<_> = MemoryRegion::ALL
         .into_iter()
-        .filter(|region| has_defect(&job.injections, Defect::LoseMemory(*region)))
+        .filter(|region| has_defect(&job.injections, Defect::ZeroMemory(*region)))
         .collect();
     let mut zeroed = ZeroedRegions {
         shared: lost_regions.contains(&MemoryRegion::Shared),

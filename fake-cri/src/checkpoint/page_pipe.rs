@@ -99,7 +99,7 @@ pub(crate) fn splice_pages(
     let pid = deferred_mm.pid;
     let mut times = PageTimes::default();
     let mut page_pipes = match PagePipes::open(snapshots, deferred_mm.proc_tid) {
-        Ok(spouts) => spouts,
+        Ok(page_pipes) => page_pipes,
         Err(SpliceUnavailable::RemoteSyscall(
             error @ (RemoteSyscallError::Exited | RemoteSyscallError::TimedOut(_)),
         )) => return Err(snapshot_error(pid, error)),
@@ -159,11 +159,11 @@ pub(crate) fn splice_pages(
 /// The ranges that can be spliced, in ascending order: memory that the snapshot may read, without the pages that hold
 /// an rseq area, because the kernel changes these pages while the snapshot executes remote syscalls.
 fn spliceable_ranges(deferred_mm: &DeferredMm, snapshots: &SnapshotSet<'_>) -> Vec<Range<u64>> {
-    let mut unsettled: Vec<_> = snapshots.rseq_pages(deferred_mm.proc_tid).collect();
-    unsettled.sort_unstable_by_key(|range| range.start);
+    let mut rseq_pages: Vec<_> = snapshots.rseq_pages(deferred_mm.proc_tid).collect();
+    rseq_pages.sort_unstable_by_key(|range| range.start);
     deferred_mm
         .readable()
-        .flat_map(|range| subtract_ranges(range.clone(), &unsettled))
+        .flat_map(|range| subtract_ranges(range.clone(), &rseq_pages))
         .collect()
 }
 
@@ -260,39 +260,36 @@ impl PagePipes {
     fn open(snapshots: &SnapshotSet<'_>, proc_tid: i32) -> Result<Self, SpliceUnavailable> {
         let (mut remote, snapshot_pid) = snapshots.remote(proc_tid)?;
         let buffer = SyscallBuffer::map(&mut remote)?.ok();
-        let mut spouts = Self {
+        let mut page_pipes = Self {
             remote,
             buffer,
             pipes: Vec::new(),
             vmsplice_indexes: Vec::new(),
         };
-        let Some(buffer) = spouts.buffer.as_mut().filter(|buffer| buffer.is_executable()) else {
+        let Some(buffer) = page_pipes.buffer.as_mut().filter(|buffer| buffer.is_executable()) else {
             return Err(SpliceUnavailable::NoSyscallStub);
         };
         let flags = libc::O_CLOEXEC as u64;
         let calls = vec![Syscall::with_output(libc::SYS_pipe2, [0, flags, 0, 0, 0, 0], 0); 2];
-        let pending_list = spouts.remote.begin_list(Some(&mut *buffer), calls, &[])?;
-        let answers = spouts.remote.finish_list(Some(buffer), pending_list)?;
+        let pending_list = page_pipes.remote.begin_list(Some(&mut *buffer), calls, &[])?;
+        let results = page_pipes.remote.finish_list(Some(buffer), pending_list)?;
         let snapshot_pidfd = ProcessId::from_pid(snapshot_pid).and_then(PidFd::open);
         let process = snapshot_pidfd.map_err(|_| RemoteSyscallError::Exited)?;
-        for answer in answers {
+        for call in results {
             // pipe2 writes two fds: first the read end, then the write end.
-            let [read, writes] = [answer.output[0] as i32, (answer.output[0] >> 32) as i32];
-            answer.result.map_err(SpliceUnavailable::Pipe)?;
+            let [read_fd, write_fd] = [call.output[0] as i32, (call.output[0] >> 32) as i32];
+            call.result.map_err(SpliceUnavailable::Pipe)?;
             let not_duplicated =
                 |error: io::Error| SpliceUnavailable::Pipe(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
-            let read = descriptor::pidfd_getfd(&process, read).map_err(not_duplicated)?;
+            let read_end = descriptor::pidfd_getfd(&process, read_fd).map_err(not_duplicated)?;
             let size =
-                fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_CHUNK_BYTES as i32)).map_err(SpliceUnavailable::Pipe)?;
+                fcntl(&read_end, FcntlArg::F_SETPIPE_SZ(PIPE_CHUNK_BYTES as i32)).map_err(SpliceUnavailable::Pipe)?;
             if size != PIPE_CHUNK_BYTES as i32 {
                 return Err(SpliceUnavailable::Pipe(Errno::EOVERFLOW));
             }
-            spouts.pipes.push(Pipe {
-                write_fd: writes,
-                read_end: read,
-            });
+            page_pipes.pipes.push(Pipe { write_fd, read_end });
         }
-        Ok(spouts)
+        Ok(page_pipes)
     }
 
     fn buffer(&mut self) -> &mut SyscallBuffer {
@@ -308,12 +305,12 @@ impl PagePipes {
         let mut calls = Vec::new();
         self.vmsplice_indexes.clear();
         for nth in which {
-            let writes = self.pipes[nth % 2].write_fd as u64;
+            let write_fd = self.pipes[nth % 2].write_fd as u64;
             let chunk = [chunks[nth].address, PIPE_CHUNK_BYTES];
             self.vmsplice_indexes.push(calls.len());
             calls.push(Syscall::with_input(
                 libc::SYS_vmsplice,
-                [writes, 0, 1, 0, 0, 0],
+                [write_fd, 0, 1, 0, 0, 0],
                 1,
                 chunk,
             ));
@@ -381,8 +378,8 @@ impl PagePipes {
 
     /// Waits for the end of a syscall list. Returns the error of the first vmsplice that was refused or short.
     fn end_vmsplice(&mut self, pending_list: PendingList) -> Result<Option<Errno>, RemoteSyscallError> {
-        let answers = self.remote.finish_list(self.buffer.as_mut(), pending_list)?;
-        let refused = self.vmsplice_indexes.iter().find_map(|nth| match answers[*nth].result {
+        let results = self.remote.finish_list(self.buffer.as_mut(), pending_list)?;
+        let refused = self.vmsplice_indexes.iter().find_map(|nth| match results[*nth].result {
             Ok(PIPE_CHUNK_BYTES) => None,
             Ok(_) => Some(Errno::EFAULT),
             Err(errno) => Some(errno),

@@ -279,7 +279,7 @@ fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect
         "kill-container" => RuleEffect::KillContainer,
         "zero-memory" => parse_arguments(cursor, |cursor| {
             let region = parse_choice(cursor, &MemoryRegion::ALL.map(|region| (region.name(), region)))?;
-            Ok(RuleEffect::Defect(Defect::LoseMemory(region)))
+            Ok(RuleEffect::Defect(Defect::ZeroMemory(region)))
         })?,
         "after" => parse_arguments(cursor, |cursor| {
             let outcome = parse_choice(cursor, &CallOutcome::ALL.map(|outcome| (outcome.name(), outcome)))?;

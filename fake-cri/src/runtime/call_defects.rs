@@ -74,7 +74,7 @@ impl super::container::InjectedState {
     fn set_flags(&self, defects: &CallDefects, outcome: CallOutcome) {
         for (side_effect, flag) in [
             (SideEffect::RefuseNext, &self.refuse_next_checkpoint),
-            (SideEffect::Misreport, &self.report_exited),
+            (SideEffect::ReportExited, &self.report_exited),
             (SideEffect::BreakExec, &self.refuse_exec),
         ] {
             if defects.has(Defect::After(outcome, side_effect)) {
@@ -133,7 +133,7 @@ impl Runtime {
         if defects.has(Defect::KillExecs) {
             container.injected.kill_execs.notify_waiters();
         }
-        if defects.has(Defect::SpoilConcurrent) && container.checkpoint_lock.try_lock().is_err() {
+        if defects.has(Defect::TruncateConcurrent) && container.checkpoint_lock.try_lock().is_err() {
             add_injection(
                 &mut request,
                 Phase::Write,
@@ -150,7 +150,7 @@ impl Runtime {
         }
 
         let location = PathBuf::from(&request.location);
-        let reply_early = defects.has(Defect::AnswerEarly) && !location.is_dir();
+        let reply_early = defects.has(Defect::RespondEarly) && !location.is_dir();
         if reply_early {
             request.location = sibling_path(&location, ".early").to_string_lossy().into_owned();
         }
@@ -254,7 +254,7 @@ impl Runtime {
         }
         let parent_error = parent_metadata()?.err().map(|error| error.kind());
         match parent_error {
-            Some(std::io::ErrorKind::NotFound) if defects.has(Defect::AcceptMissingFolder) => empty_success(),
+            Some(std::io::ErrorKind::NotFound) if defects.has(Defect::AcceptMissingDirectory) => empty_success(),
             Some(std::io::ErrorKind::NotADirectory) if defects.has(Defect::AcceptUnwritable) => empty_success(),
             None if defects.has(Defect::AcceptUnwritable) && location.parent().is_some_and(Path::is_file) => {
                 empty_success()
@@ -325,7 +325,7 @@ impl Runtime {
                 tracing::warn!(?log, "a fault could not break the log");
             }
         }
-        if has_side_effect(SideEffect::FreezeNeighbours) {
+        if has_side_effect(SideEffect::FreezeSiblings) {
             for neighbour in self.containers_of(&record.pod_id) {
                 if neighbour.id != container.id
                     && let Ok(shim) = self.running_shim(&neighbour)
@@ -374,7 +374,7 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
     if location.is_relative() && !request.location.is_empty() && defects.has(Defect::ResolveRelative) {
         location = std::env::current_dir().unwrap_or_default().join(location);
     }
-    if defects.has(Defect::CreateFolder)
+    if defects.has(Defect::CreateDirectory)
         && let Some(dir) = location.parent().filter(|dir| !dir.exists())
         && fs::create_dir_all(dir).is_ok()
     {
@@ -387,7 +387,7 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
             },
         );
     }
-    if defects.has(Defect::AcceptFolder) && location.is_dir() {
+    if defects.has(Defect::AcceptDirectory) && location.is_dir() {
         location = location.join("checkpoint.tar");
     }
     if defects.has(Defect::FollowSymlink)

@@ -75,7 +75,7 @@ fn snapshot_is_not_noticed() {
 }
 
 #[test]
-fn freeze_whole_makes_no_snapshot() {
+fn full_freeze_makes_no_snapshot() {
     let sleeper = Sleeper::start();
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(sleeper.pid(), dir.path());
