@@ -1,4 +1,4 @@
-//! fake-cri for tests in Rust: a process of its own, started, steered and cleared away by a handle.
+//! fake-cri for tests in Rust: a handle that starts, controls and removes a fake-cri process.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), fake_cri::StartError> {
@@ -10,12 +10,13 @@
 //! # }
 //! ```
 //!
-//! The process is ephemeral: it holds the reading end of a pipe, and when the writing end closes (the handle is dropped, or
-//! the test was killed) it stops and removes everything and ends. It is always a process of its own, so that a crash of
-//! it can be tried: [`FakeCri::kill`], then [`FakeCri::restart`] on the same state.
+//! The process is ephemeral. Its stdin is a pipe; when the write end closes (the handle was dropped or the test was
+//! killed), the process removes all pods and containers and exits. fake-cri always runs as a separate process, so that
+//! a test can simulate a crash: [`FakeCri::kill`], then [`FakeCri::restart`] on the same state.
 //!
-//! Ways to fail: there is no executable to start (the program's `main` does not call [`crate::entry_point`], and none was
-//! given), or it ends before it listens; its last words are in the error.
+//! Ways to fail: there is no executable to start (`main` does not call [`crate::entry_point`], and
+//! [`FakeCriBuilder::executable`] was not set), or the process exits before it listens; the error holds the end of its
+//! log.
 
 mod builder;
 
@@ -40,31 +41,31 @@ use crate::{control, entry};
 /// Why fake-cri could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no program to start.
+    /// No executable is known.
     #[error(
-        "found no fake-cri to start: call fake_cri::entry_point() first in main, or name the executable with \
+        "found no fake-cri to start: call fake_cri::entry_point() first in main, or set the executable with \
          FakeCriBuilder::executable"
     )]
     NoExecutable,
-    /// The program or its folders could not be made.
+    /// The temporary directory, the log file or the process could not be created.
     #[error("failed to start {executable:?}: {source}")]
     Io {
-        /// The program.
+        /// The executable of fake-cri.
         executable: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It ended before it listened.
-    #[error("fake-cri ended before it listened ({status}): {log}")]
+    /// The process exited before it listened on its sockets.
+    #[error("fake-cri exited before it listened ({status}): {log}")]
     Exited {
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// The end of its log, where the log is a file.
+        /// The last lines of the log; empty if the log is not a file.
         log: String,
     },
 }
 
-/// A running fake-cri. Dropping it stops it with everything it has.
+/// A running fake-cri. Dropping the handle stops the process and removes all pods and containers.
 #[derive(Debug)]
 pub struct FakeCri {
     executable: PathBuf,
@@ -75,7 +76,7 @@ pub struct FakeCri {
     state_dir: PathBuf,
     log: Option<PathBuf>,
     process: Option<ServeProcess>,
-    /// Whether a process was killed, or ended by itself, and may have left containers.
+    /// Whether the process was killed or exited by itself and may have left containers.
     needs_purge: bool,
     _temp_dir: tempfile::TempDir,
 }
@@ -83,42 +84,42 @@ pub struct FakeCri {
 #[derive(Debug)]
 struct ServeProcess {
     child: Child,
-    /// The writing end of the pipe whose end is the process's end.
+    /// The process exits when this end of the pipe is closed.
     stdin: ChildStdin,
 }
 
 impl FakeCri {
-    /// Options, to start with.
+    /// Returns a builder with default options.
     pub fn builder() -> FakeCriBuilder {
         FakeCriBuilder::default()
     }
 
-    /// The CRI's endpoint: `unix:///PATH`.
+    /// The endpoint of the CRI: `unix:///PATH`.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
 
-    /// The CRI's socket.
+    /// The path of the CRI socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The control API's endpoint: `unix:///PATH`.
+    /// The endpoint of the control API: `unix:///PATH`.
     pub fn control_endpoint(&self) -> String {
         format!("unix://{}", self.control.display())
     }
 
-    /// The control API's socket.
+    /// The path of the control socket.
     pub fn control_socket(&self) -> &Path {
         &self.control
     }
 
-    /// The state folder.
+    /// The state directory.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
     }
 
-    /// What it logged so far, where its log is a file.
+    /// The log so far; empty if the log is not a file.
     pub fn log(&self) -> String {
         self.log
             .as_ref()
@@ -127,12 +128,12 @@ impl FakeCri {
             .unwrap_or_default()
     }
 
-    /// The process; `None` after [`FakeCri::kill`].
+    /// The pid; `None` after [`FakeCri::kill`] and [`FakeCri::wait_exit`].
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|running| running.child.id())
     }
 
-    /// A client of the RuntimeService. It connects with its first call, and again after a restart.
+    /// A client of the RuntimeService. It connects on its first call and reconnects after a restart.
     pub fn runtime_client(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(unix_channel(&self.socket)).max_decoding_message_size(16 << 20)
     }
@@ -147,23 +148,24 @@ impl FakeCri {
         ControlClient::new(unix_channel(&self.control)).max_decoding_message_size(64 << 20)
     }
 
-    /// A client of the control API: faults, the journal, the node's conditions. It connects with its first call.
+    /// A client of the control API: faults, the journal, the conditions of Status. It connects on its first call.
     pub fn control(&self) -> control::Client {
         control::Client::from_channel(unix_channel(&self.control))
     }
 
-    /// Kills fake-cri with SIGKILL and waits for its end. Its containers live on, until [`FakeCri::restart`] finds them
-    /// again or the handle is dropped.
+    /// Kills fake-cri with SIGKILL and waits for its exit. The containers keep running: [`FakeCri::restart`] finds them
+    /// again, and dropping the handle removes them.
     pub async fn kill(&mut self) {
         if let Some(mut running) = self.process.take() {
             self.needs_purge = true;
-            // It may have ended by itself, which is the same to us.
+            // An error means that the process has exited by itself.
             let _ = running.child.kill();
             let _ = wait_child(running.child).await;
         }
     }
 
-    /// Waits until fake-cri ends by itself, as a crash makes it. Its containers live on as after [`FakeCri::kill`].
+    /// Waits until fake-cri exits by itself, for example by an injected crash. The containers keep running, as after
+    /// [`FakeCri::kill`].
     pub async fn wait_exit(&mut self) -> Option<ExitStatus> {
         let running = self.process.take()?;
         self.needs_purge = true;
@@ -173,8 +175,8 @@ impl FakeCri {
         status
     }
 
-    /// Starts fake-cri again on the same sockets and state, and returns when it answers calls. One that still runs is
-    /// killed first.
+    /// Starts fake-cri again on the same sockets and state, and returns when fake-cri serves calls. A process that
+    /// still runs is killed first.
     ///
     /// # Errors
     ///
@@ -190,7 +192,7 @@ impl FakeCri {
             .and_then(|mut command| command.spawn())
             .map_err(failed(&self.executable))?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            unreachable!("both were asked for");
+            unreachable!("stdin and stdout are pipes");
         };
         let ready = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -210,7 +212,7 @@ impl FakeCri {
         })
     }
 
-    /// Stops fake-cri with everything it has, and waits for its end.
+    /// Stops fake-cri, which removes all pods and containers, and waits for its exit.
     pub async fn shutdown(mut self) -> Option<ExitStatus> {
         let ServeProcess { child, stdin } = self.process.take()?;
         drop(stdin);
@@ -226,7 +228,7 @@ impl FakeCri {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C on the terminal is for us: it then ends by its stdin.
+            // Ctrl-C on the terminal must reach only this process; fake-cri exits when its stdin is closed.
             .process_group(0);
         if let Some(log) = &self.log {
             command.stderr(File::options().create(true).append(true).open(log)?);
@@ -234,7 +236,8 @@ impl FakeCri {
         Ok(command)
     }
 
-    /// Removes what a killed fake-cri left: one more is started whose stdin is cut from the start.
+    /// Removes the containers of a killed fake-cri: starts another process on the same state. Its stdin is at end of
+    /// file, so it removes everything and exits.
     fn purge(&self) -> io::Result<()> {
         let mut child = self.command()?.stdout(Stdio::null()).stdin(Stdio::null()).spawn()?;
         child.wait().map(drop)
@@ -245,14 +248,14 @@ impl Drop for FakeCri {
     fn drop(&mut self) {
         if let Some(ServeProcess { mut child, stdin }) = self.process.take() {
             drop(stdin);
-            // Its end is bounded: a grace for calls, then SIGKILL to every container.
+            // The wait is bounded: fake-cri gives calls a grace period and then sends SIGKILL to every container.
             let exit = child.wait();
             self.needs_purge = !exit.is_ok_and(|status| status.success());
         }
         if self.needs_purge
             && let Err(error) = self.purge()
         {
-            eprintln!("failed to clear away what a killed fake-cri left: {error}");
+            eprintln!("failed to remove the containers of a killed fake-cri: {error}");
         }
     }
 }
@@ -263,10 +266,9 @@ async fn wait_child(mut child: Child) -> io::Result<ExitStatus> {
         .unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
-/// A channel that connects when it is first used.
 fn unix_channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
-    // The name of a host is needed for the syntax alone.
+    // The URI needs a host for its syntax; the connector does not use it.
     Endpoint::from_static("http://fake-cri.invalid").connect_with_connector_lazy(tower::service_fn(move |_| {
         let socket = socket.clone();
         async move {

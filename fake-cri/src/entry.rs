@@ -1,14 +1,15 @@
-//! The roles one executable plays.
+//! The roles of the executable.
 //!
-//! fake-cri starts its shims and its test workloads from its own executable, so that a test needs one file. The role
-//! stands in the environment; a program called `test-workload` plays the workload without it, as it does in an image.
+//! fake-cri starts its shims and test workloads from its own executable, so that a test needs only one file. An
+//! environment variable names the role. A program that is started under the name `test-workload` is the workload even
+//! without the variable, for use in container images.
 //!
-//! | role | who starts it | what it becomes |
+//! | role | started by | runs |
 //! |---|---|---|
 //! | `shim` | fake-cri | [`crate::shim`]: the parent of one container |
-//! | `test-workload` | a shim, an image, a person | [`crate::workload`]: the workload |
+//! | `test-workload` | a shim, an image, a user | [`crate::workload`] |
 //! | `serve` | [`crate::FakeCri`] | the `fake-cri` command |
-//! | none | anybody | whatever the program's own `main` does |
+//! | none | a user | the program's own `main` |
 
 use std::{
     env,
@@ -19,14 +20,14 @@ use std::{
 
 use crate::{cli, shim, workload};
 
-/// The environment variable that holds the role. No child inherits it: shims and containers get an environment of their
-/// own.
+/// The environment variable that holds the role. No child inherits it: shims and containers start with an environment
+/// of their own.
 pub const ROLE_ENV: &str = "FAKE_CRI_ROLE";
 
-/// The role of the `fake-cri` command in another program's executable.
+/// The role in which another program's executable runs the `fake-cri` command.
 pub(crate) const SERVE_ROLE: &str = "serve";
 
-/// Runs the role this process was started for and exits, or returns when it was started for none.
+/// Runs the role of this process and exits. Returns if the process has no role.
 ///
 /// Must be the first call of `main`: no thread may run yet, and nothing may have been printed.
 pub fn entry_point() {
@@ -44,16 +45,15 @@ pub fn entry_point() {
     }
 }
 
-/// A path from which this process can start itself in another role, or `None` when its `main` did not call
-/// [`entry_point`] (it would then run its own `main` again, and again).
+/// A path from which this process can start itself in another role. `None` if `main` did not call [`entry_point`]: the
+/// child would then run `main` again and start further children.
 ///
-/// The path stays good when the file is replaced or deleted meanwhile, as a rebuild does: the kernel resolves it to what
-/// this process runs. So it means something else in every process, and must not be handed to another one.
+/// The path stays valid if the file is replaced or deleted, as a rebuild does: the kernel resolves `/proc/self/exe` to
+/// the running executable. The path names another file in every process, so it must not be passed to another process.
 pub fn executable() -> Option<&'static Path> {
     ENTRY_POINT_CALLED
         .load(Ordering::SeqCst)
         .then(|| Path::new("/proc/self/exe"))
 }
 
-/// Whether [`entry_point`] was called.
 static ENTRY_POINT_CALLED: AtomicBool = AtomicBool::new(false);

@@ -1,21 +1,21 @@
 //! A CRI runtime for tests: real processes, real checkpoints, faults on request.
 //!
 //! ```text
-//!  service   gRPC at the edge: translate, call the runtime, map errors once
+//!  service   gRPC server: translates messages, calls the runtime, maps errors to codes
 //!     |  \
-//!     |   fault      rules, presets, the journal: it decides, it never acts
+//!     |   fault      rules, presets, the journal: decides which faults fire, never acts
 //!     v
 //!  runtime   pods, containers, images, their state on disk
 //!     v
-//!  shim      one small process a container; outlives fake-cri
+//!  shim      one small process per container; survives a kill of fake-cri
 //!     v
-//!  checkpoint  freeze, capture, image, archive, thaw
+//!  checkpoint  freeze, capture, write the archive, thaw
 //!     v
-//!  process   spawn, signals, ptrace, /proc, memory: the only room with `unsafe`
+//!  process   spawn, signals, ptrace, /proc, memory: the only module with `unsafe`
 //! ```
 //!
-//! A program that embeds fake-cri calls [`entry_point`] first in its `main`: shims and workloads are the same executable,
-//! started in another role.
+//! A program that embeds fake-cri must call [`entry_point`] first in its `main`: fake-cri starts shims and workloads
+//! from the same executable, in another role.
 
 #[doc(hidden)]
 pub mod bench_support;

@@ -90,9 +90,9 @@ async fn archive_is_complete_and_private_and_the_container_keeps_running() {
 #[rstest]
 #[case("", Code::InvalidArgument, "is empty")]
 #[case("a.tar", Code::InvalidArgument, "is relative")]
-#[case("/tmp/", Code::InvalidArgument, "names a folder")]
+#[case("/tmp/", Code::InvalidArgument, "names a directory")]
 #[case("/no/such/folder/a.tar", Code::NotFound, "/no/such/folder")]
-#[case("/proc/version/a.tar", Code::InvalidArgument, "is no folder")]
+#[case("/proc/version/a.tar", Code::InvalidArgument, "is not a directory")]
 #[case("/proc", Code::InvalidArgument, "is a directory")]
 #[tokio::test]
 async fn a_bad_location_is_refused(#[case] location: &str, #[case] expected: Code, #[case] expected_text: &str) {

@@ -1,4 +1,4 @@
-//! What a fake-cri is told before it is started.
+//! The options of an embedded fake-cri.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,22 +9,22 @@ use std::{
 use super::{FakeCri, StartError};
 use crate::entry;
 
-/// The longest path of a socket that the kernel takes.
+/// The longest path of a unix socket (unix(7): `sun_path` has 108 bytes with the terminating NUL).
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 
-/// Where the log of fake-cri goes.
+/// Where fake-cri writes its log.
 #[derive(Clone, Debug, Default)]
 pub enum LogDestination {
-    /// A file in its own temporary folder: read by [`FakeCri::log`], and gone with the handle.
+    /// A file in the temporary directory. [`FakeCri::log`] reads it; dropping the handle removes it.
     #[default]
     Temporary,
     /// The standard error of this process.
     Inherit,
-    /// A file of this name, appended to.
+    /// A file at this path. The log is appended.
     File(PathBuf),
 }
 
-/// Options of a fake-cri that is to be started.
+/// Options of an embedded fake-cri.
 #[derive(Clone, Debug, Default)]
 pub struct FakeCriBuilder {
     executable: Option<PathBuf>,
@@ -38,32 +38,32 @@ pub struct FakeCriBuilder {
 }
 
 impl FakeCriBuilder {
-    /// The program to start: `fake-cri`, or any that calls [`crate::entry_point`] first in its `main`.
+    /// The program to start: `fake-cri`, or a program that calls [`crate::entry_point`] first in its `main`.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.executable = Some(path.into());
         self
     }
 
-    /// The socket of the CRI; one in a temporary folder by default.
+    /// The path of the CRI socket. Default: a socket in a temporary directory.
     pub fn listen(mut self, socket: impl Into<PathBuf>) -> Self {
         self.listen = Some(socket.into());
         self
     }
 
-    /// The socket of the control API; one in a temporary folder by default.
+    /// The path of the control socket. Default: a socket in a temporary directory.
     pub fn control(mut self, socket: impl Into<PathBuf>) -> Self {
         self.control = Some(socket.into());
         self
     }
 
-    /// The state folder, which then stays; a temporary one by default.
+    /// The state directory, which is not removed afterwards. Default: a temporary directory.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
         self
     }
 
-    /// Where the temporary folder is made, for whoever wants to find it again after a crash; where temporary files are by
-    /// default, and when paths below it would be too long for a socket.
+    /// The parent of the temporary directory, so that the directory can be found after a crash. The system's default is
+    /// used if this is not set, or if paths below `dir` would be too long for a socket.
     pub fn temporary_in(mut self, dir: impl Into<PathBuf>) -> Self {
         self.temp_parent = Some(dir.into());
         self
@@ -75,35 +75,35 @@ impl FakeCriBuilder {
         self
     }
 
-    /// A fault rule that is in force from the start.
+    /// Adds a fault rule that is active from the start.
     pub fn fault(self, rule: impl AsRef<OsStr>) -> Self {
         self.arg("--fault").arg(rule)
     }
 
-    /// Runs the containers' own commands on the host.
+    /// Runs the commands of the containers on the host (`--exec host`) instead of the test workload.
     pub fn exec_host(self) -> Self {
         self.arg("--exec").arg("host")
     }
 
-    /// Any flag of `fake-cri serve`, or its value.
+    /// Adds a flag of `fake-cri serve`, or the value of a flag.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// Several flags and values.
+    /// Adds flags and values of `fake-cri serve`.
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
-    /// A variable in the environment of fake-cri.
+    /// Sets an environment variable of fake-cri.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    /// Starts fake-cri and returns when it answers calls.
+    /// Starts fake-cri and returns when fake-cri serves calls.
     ///
     /// # Errors
     ///
@@ -117,12 +117,12 @@ impl FakeCriBuilder {
             executable: executable.clone(),
             source,
         };
-        // A short name: the path of a socket may have 107 bytes.
         let temp_dir = create_temp_dir(self.temp_parent.as_deref()).map_err(failed)?;
         let path_or_default =
             |configured: Option<PathBuf>, name: &str| configured.unwrap_or_else(|| temp_dir.path().join(name));
-        // A client that dials a bare path, as the kubelet 1.30 does, sends it as the authority with its slashes escaped.
-        // Escapes may stand before an `@` only; without one hyper ends the stream.
+        // A client that dials a bare path, as the kubelet 1.30 does, sends the path with escaped slashes as the
+        // authority. An authority may contain percent escapes only before an `@`; without an `@`, hyper resets the
+        // stream.
         let socket = path_or_default(self.listen, "cri@fake.sock");
         let control = path_or_default(self.control, "control.sock");
         let state_dir = path_or_default(self.state_dir, "state");
@@ -159,7 +159,8 @@ impl FakeCriBuilder {
     }
 }
 
-/// A temporary folder whose sockets have paths that are short enough, wherever temporary folders are.
+/// Creates a temporary directory whose path is short enough for sockets: in `parent`, in the system's default, or in
+/// `/tmp`.
 fn create_temp_dir(parent: Option<&Path>) -> io::Result<tempfile::TempDir> {
     let mut prefix = tempfile::Builder::new();
     prefix.prefix("fake-cri-");

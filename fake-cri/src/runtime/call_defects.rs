@@ -1,14 +1,14 @@
-//! Faults of the call as a whole: CheckpointContainer as runtimes do it that are wrong in one way or several.
+//! Defects of whole CheckpointContainer calls: the behaviour of incorrect runtimes, on request of fault rules.
 //!
 //! ```text
-//!  checkpoint --- no defect ------------------------------------------> as it should be
+//!  checkpoint --- no defect ---> checkpoint_container
 //!      |
-//!      +-- the request is bent (id, location, timeout), or answered at once
-//!      +-- as it should be, with what is left of the request; in a task of its own where the caller no longer counts
-//!      +-- what is wrong after such an end: the file, the container, what is told of it
+//!      +-- 1. change the request (id, location, timeout), or reply at once
+//!      +-- 2. checkpoint_container with the changed request, detached if a deadline or a cancellation is ignored
+//!      +-- 3. depending on the outcome: change the archive, the container or the reported state of the container
 //! ```
 //!
-//! Everything here is asked for by a fault rule. Ways to fail: those of the call, and those that the defect is about.
+//! Ways to fail: the errors of the call itself, and the errors that a defect returns.
 
 use std::{
     fs,
@@ -21,10 +21,10 @@ use std::{
 use super::{CheckpointRequest, Container, ContainerState, ObjectKind, Runtime, RuntimeError};
 use crate::checkpoint::{self, CallOutcome, Defect, ErrorKind, InjectedEffect, Injection, Phase, Report, SideEffect};
 
-/// How long after an early answer the archive appears.
+/// How long after an early response the archive appears at its location.
 const LATE_ARCHIVE_DELAY: Duration = Duration::from_millis(150);
 
-/// The defects among the injections of a call.
+/// The defects that fault rules inject into one call.
 struct CallDefects(Vec<Defect>);
 
 impl CallDefects {
@@ -41,14 +41,15 @@ impl CallDefects {
     }
 }
 
-/// What stood at the location before.
+/// The file at the location before the call; empty if there was no regular file.
 #[derive(Default)]
 struct PreviousFile {
     mode: Option<u32>,
     content: Option<Vec<u8>>,
 }
 
-/// Notes that the caller went away when it is dropped before the call has ended.
+/// Sets the flags of the container if the call's future is dropped before the call has finished: the caller cancelled,
+/// or its deadline passed.
 struct CancelGuard<'a> {
     container: Option<&'a Container>,
     defects: &'a CallDefects,
@@ -70,7 +71,7 @@ impl Drop for CancelGuard<'_> {
 }
 
 impl super::container::InjectedState {
-    /// What the runtime has wrong about a container after a checkpoint that ended so.
+    /// Sets the flags of the side effects that the defects define for this outcome.
     fn set_flags(&self, defects: &CallDefects, outcome: CallOutcome) {
         for (side_effect, flag) in [
             (SideEffect::RefuseNext, &self.refuse_next_checkpoint),
@@ -84,10 +85,10 @@ impl super::container::InjectedState {
     }
 }
 
-/// A task that is ended with its handle, unless the caller has waited for too long already.
+/// A checkpoint in a task of its own, which ignores the caller's deadline or cancellation.
 struct DetachedTask {
     task: tokio::task::JoinHandle<Result<Report, RuntimeError>>,
-    /// Until then a caller who goes away ends it; `None` for never.
+    /// Dropping the handle before this time aborts the task, later it does not. `None`: dropping never aborts the task.
     cancellable_until: Option<Instant>,
 }
 
@@ -100,13 +101,15 @@ impl Drop for DetachedTask {
 }
 
 impl Runtime {
-    /// Checkpoints a running container, in the ways that its faults say. Dropping the future cancels, unless a fault ignores it.
+    /// Checkpoints a running container with the defects of the request. Dropping the future cancels the checkpoint,
+    /// unless a defect ignores the cancellation.
     ///
     /// # Errors
     ///
-    /// `Invalid` for a location that is empty, relative or a folder, and for a negative timeout; `NotFound` for the
-    /// container or the location's folder; `Precondition` when the container does not run; `Deadline` when time is up;
-    /// `Checkpoint` for what the engine fails with. A fault may answer otherwise.
+    /// `InvalidArgument` for an empty or relative location, a directory as the location, or a negative timeout;
+    /// `NotFound` for an unknown container; `ParentDirMissing` if the directory of the location does not exist;
+    /// `FailedPrecondition` if the container does not run; `DeadlineExceeded`; `Checkpoint` if the engine fails. A
+    /// defect may return any other result.
     pub async fn checkpoint(self: &Arc<Self>, mut request: CheckpointRequest) -> Result<Report, RuntimeError> {
         let defects = CallDefects::from_injections(&request.injections);
         if defects.0.is_empty() {
@@ -182,7 +185,7 @@ impl Runtime {
         result
     }
 
-    /// The checkpoint, in a task of its own where its caller's deadline or end is ignored.
+    /// Checkpoints the container, in a task of its own if a defect ignores the deadline or the cancellation.
     async fn checkpoint_maybe_detached(
         self: &Arc<Self>,
         mut request: CheckpointRequest,
@@ -207,10 +210,10 @@ impl Runtime {
         };
         (&mut detached.task)
             .await
-            .unwrap_or_else(|error| Err(RuntimeError::Internal(format!("the checkpoint's task: {error}"))))
+            .unwrap_or_else(|error| Err(RuntimeError::Internal(format!("checkpoint task failed: {error}"))))
     }
 
-    /// The answer of a runtime that does not even try.
+    /// The response of a runtime that does not start a checkpoint; `None` if no defect applies.
     fn immediate_reply(
         &self,
         request: &CheckpointRequest,
@@ -232,7 +235,7 @@ impl Runtime {
                 ContainerState::Created if defects.has(Defect::AcceptCreated) => return empty_success(),
                 _ if container.record().restore.is_some() && defects.has(Defect::RefuseRestored) => {
                     let message = format!(
-                        "failed to checkpoint container {}: its images are there already",
+                        "failed to checkpoint container {}: its images already exist",
                         container.id
                     );
                     return Some(Err(RuntimeError::Internal(message)));
@@ -263,7 +266,7 @@ impl Runtime {
         }
     }
 
-    /// The first of the other containers that run.
+    /// The oldest running container other than `id`.
     fn other_running_container(&self, id: &str) -> Option<Arc<Container>> {
         let full_id = self.container(id).ok()?.id.clone();
         let others = self.list_containers(None).into_iter();
@@ -273,7 +276,8 @@ impl Runtime {
         self.container(&other.id).ok()
     }
 
-    /// Whose documents an archive has: those of another container by a fault.
+    /// The record that the documents of the archive are written from. The defect `OtherDocuments` selects another
+    /// container.
     pub(super) fn documents_source(
         &self,
         record: &super::ContainerRecord,
@@ -286,7 +290,8 @@ impl Runtime {
         other.map_or_else(|| record.clone(), |other| other.record())
     }
 
-    /// The right to go on beside the checkpoints of other containers, for as long as it is held.
+    /// Takes the runtime-wide checkpoint lock for the defects that serialize or refuse checkpoints of several
+    /// containers.
     async fn lock_serial_checkpoints(
         &self,
         container: &Container,
@@ -298,17 +303,17 @@ impl Runtime {
         if !defects.has(Defect::RefuseParallel) {
             return Ok(None);
         }
-        // The same container's checkpoints take turns as ever.
+        // Checkpoints of the same container wait for each other, as without the defect.
         match self.serial_checkpoint_lock.try_lock() {
             Ok(guard) => Ok(Some(guard)),
             Err(_) if container.checkpoint_lock.try_lock().is_err() => Ok(None),
             Err(_) => Err(RuntimeError::FailedPrecondition(
-                "another checkpoint is under way".to_owned(),
+                "another checkpoint is in progress".to_owned(),
             )),
         }
     }
 
-    /// What is wrong after a checkpoint that ended so, as far as the runtime does it.
+    /// Applies the side effects of this outcome that the runtime implements. The shim implements the others.
     async fn apply_side_effects(&self, container: &Container, defects: &CallDefects, outcome: CallOutcome) {
         container.injected.set_flags(defects, outcome);
         let has_side_effect = |side_effect| defects.has(Defect::After(outcome, side_effect));
@@ -316,13 +321,13 @@ impl Runtime {
         if has_side_effect(SideEffect::BreakLog)
             && let Some(log) = &record.log
         {
-            // The shim writes on into the file it has; who reads the log by its name sees no more of it.
+            // The shim keeps writing to its open file, so a reader of the path sees no new lines.
             let moved_log = sibling_path(log, ".moved");
             if fs::rename(log, &moved_log)
                 .and_then(|()| fs::copy(&moved_log, log))
                 .is_err()
             {
-                tracing::warn!(?log, "a fault could not break the log");
+                tracing::warn!(?log, "failed to break the log for a fault");
             }
         }
         if has_side_effect(SideEffect::FreezeSiblings) {
@@ -331,20 +336,21 @@ impl Runtime {
                     && let Ok(shim) = self.running_shim(&neighbour)
                     && let Err(error) = shim.signal(libc::SIGSTOP).await
                 {
-                    tracing::warn!(container = neighbour.id, %error, "a fault could not freeze the neighbour");
+                    tracing::warn!(container = neighbour.id, %error, "failed to stop the container for a fault");
                 }
             }
         }
     }
 }
 
-/// From when on a caller that goes away has run out of time. Its clock began before ours, so it may end the call before our
-/// own deadline: whoever has waited for half of the time has not changed its mind.
+/// The time from which a cancellation counts as a timeout of the caller. The caller's deadline began before the call
+/// arrived here, so the caller may cancel before `deadline`. A caller that waited for at least half of the time is
+/// assumed to have reached its deadline.
 fn timed_out_at(start: Instant, deadline: Option<Instant>) -> Option<Instant> {
     deadline.map(|deadline| start + deadline.saturating_duration_since(start) / 2)
 }
 
-/// The timeout as such a runtime takes it.
+/// Changes the request's timeout, or fails the call at once.
 fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> Result<(), RuntimeError> {
     let deadline_exceeded = || Err(RuntimeError::DeadlineExceeded("context deadline exceeded".to_owned()));
     if request.timeout == 0 && defects.has(Defect::ZeroTimeoutIsNow) {
@@ -368,7 +374,7 @@ fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects)
     Ok(())
 }
 
-/// The location as such a runtime takes it, and what stands there.
+/// Changes the request's location. Returns the state of the file that exists there.
 fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> PreviousFile {
     let mut location = PathBuf::from(&request.location);
     if location.is_relative() && !request.location.is_empty() && defects.has(Defect::ResolveRelative) {
@@ -403,7 +409,7 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
     }
 }
 
-/// The archive as such a runtime leaves it.
+/// Changes the archive after a successful checkpoint.
 fn apply_archive_defects(location: &Path, previous: &PreviousFile, defects: &CallDefects, first_archive: &Path) {
     let apply = || -> std::io::Result<()> {
         if let (true, Some(content)) = (defects.has(Defect::KeepTail), &previous.content) {
@@ -425,16 +431,16 @@ fn apply_archive_defects(location: &Path, previous: &PreviousFile, defects: &Cal
         Ok(())
     };
     if let Err(error) = apply() {
-        tracing::warn!(?location, %error, "a fault could not bend the archive");
+        tracing::warn!(?location, %error, "failed to change the archive for a fault");
     }
 }
 
-/// Lets an archive that stands beside its location appear there in a moment.
+/// Renames the archive `LOCATION.early` to its location after a delay.
 fn rename_later(location: PathBuf) {
     tokio::spawn(async move {
         tokio::time::sleep(LATE_ARCHIVE_DELAY).await;
         if let Err(error) = checkpoint::location::rename_into_place(&sibling_path(&location, ".early"), &location) {
-            tracing::warn!(?location, %error, "a fault could not let the archive appear");
+            tracing::warn!(?location, %error, "failed to rename the archive to its location for a fault");
         }
     });
 }
@@ -449,14 +455,15 @@ fn add_injection(request: &mut CheckpointRequest, phase: Phase, effect: Injected
     request.injections.push(Injection { phase, effect });
 }
 
-/// Whether the request's own timeout passes before the call's deadline.
+/// Whether the request's `timeout` passes before the deadline of the call.
 fn own_timeout_is_first(request: &CheckpointRequest) -> bool {
     let own_timeout = u64::try_from(request.timeout).ok().filter(|timeout| *timeout > 0);
     let own_timeout_at = own_timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_secs(timeout)));
     own_timeout_at.is_some_and(|own| request.deadline.is_none_or(|deadline| own < deadline))
 }
 
-/// What the shim is told of the defects: a deadline is one to it, whoever set it.
+/// Translates the defects for the shim, which knows a single deadline: of the defects for `Deadline` and `Timeout`,
+/// those of the effective deadline become `Deadline`, and the others are dropped.
 pub(super) fn injections_for_shim(injections: Vec<Injection>, own_deadline: bool) -> Vec<Injection> {
     let deadline_outcome = if own_deadline {
         CallOutcome::Timeout
@@ -476,7 +483,8 @@ pub(super) fn injections_for_shim(injections: Vec<Injection>, own_deadline: bool
     injections.into_iter().filter_map(translate).collect()
 }
 
-/// Whether a fault is about what an error leaves in the container: then the runtime finds out late, as real ones do.
+/// Whether a defect acts on the container after a failed checkpoint. The engine must then detect a missing directory,
+/// as in real runtimes: an early check would return before the container is touched.
 pub(super) fn defers_location_errors(injections: &[Injection]) -> bool {
     let deferring = [SideEffect::LeaveFrozen, SideEffect::KillContainer];
     let defects = CallDefects::from_injections(injections);
@@ -493,7 +501,7 @@ fn is_deadline_exceeded(error: &RuntimeError) -> bool {
     }
 }
 
-/// What a checkpoint did that did nothing.
+/// The report of a checkpoint that did nothing.
 fn empty_report() -> Report {
     Report {
         processes: 0,

@@ -1,15 +1,16 @@
-//! CheckpointContainer: what is asked is checked here, what is done is done in the shim.
+//! CheckpointContainer: checks the request and sends a job to the shim, which makes the checkpoint.
 //!
 //! ```text
-//!  check location, timeout, id, state -> wait for the turn -> put the temporary on record -> send the job
-//!                                                                                              |
-//!  forget the record  <-- the archive is there, or nothing is  <-------------------------------+
+//!  check location, timeout, id, state -> lock -> write the record of the temporary file -> send the job
+//!                                                                                           |
+//!  remove the record  <------------------ archive renamed to its location, or removed  <----+
 //! ```
 //!
-//! Checkpoints of one container take turns: a second one waits until the first has ended, within its own deadline. The
-//! deadline is the request's `timeout` or the call's own, whichever is first. A caller that goes away cancels: the
-//! future is dropped, which the shim sees. If fake-cri dies, the shim sees that too, and what it could not remove
-//! stands on record for the next start.
+//! Only one checkpoint of a container runs at a time. A second one waits, at most until its own deadline. The deadline
+//! is the request's `timeout` or the deadline of the call, whichever is earlier. If the caller cancels, the future is
+//! dropped and the connection to the shim closes, which aborts the checkpoint. The same happens if fake-cri is killed.
+//! If the shim cannot remove the temporary file, the record names it for the next checkpoint or the next start of
+//! fake-cri.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,44 +32,45 @@ use crate::checkpoint::{
     location::{LocationError, TEMPORARY_NAME_BYTES},
 };
 
-/// What CheckpointContainer asks.
+/// The request of CheckpointContainer.
 #[derive(Clone, Debug)]
 pub struct CheckpointRequest {
-    /// The container, by its full id or a unique prefix.
+    /// The full id of the container or a unique prefix.
     pub container_id: String,
-    /// Where the archive is to appear.
+    /// The path of the archive.
     pub location: String,
-    /// Seconds; 0 is no limit.
+    /// Seconds; 0 means no limit.
     pub timeout: i64,
-    /// When the caller itself gives up.
+    /// The deadline of the call.
     pub deadline: Option<Instant>,
-    /// What goes wrong in its phases.
+    /// The faults of this call.
     pub injections: Vec<Injection>,
 }
 
-/// The record of a checkpoint that is being written.
+/// The record, on disk, of a checkpoint in progress.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PendingCheckpoint {
     version: u32,
-    /// The file that is removed when nobody else does.
+    /// The temporary file, to be removed if the checkpoint is interrupted.
     pub(crate) temporary: PathBuf,
     location: PathBuf,
 }
 
-/// How long after its deadline a shim may still answer before its caller is told without it.
+/// How long after the deadline to wait for the shim's reply before the call fails without a reply.
 const SHIM_REPLY_GRACE: Duration = Duration::from_millis(500);
 
-/// How long to wait before a shim is asked again that is still clearing up after a cancelled checkpoint.
+/// The interval of retries while the shim still cleans up after a cancelled checkpoint.
 const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Runtime {
-    /// Checkpoints a running container as it should be. Dropping the future cancels: the container runs on and no file is left.
+    /// Checkpoints a running container, without call defects. Dropping the future cancels the checkpoint: the container
+    /// keeps running and no file is left.
     pub(super) async fn checkpoint_container(&self, request: CheckpointRequest) -> Result<Report, RuntimeError> {
         let start = Instant::now();
         let location = check_location(&request.location)?;
         let timeout = u64::try_from(request.timeout).map_err(|_| {
             RuntimeError::InvalidArgument(format!(
-                "timeout {} is negative: seconds, or 0 for no limit",
+                "timeout {} is negative: must be seconds, or 0 for no limit",
                 request.timeout
             ))
         })?;
@@ -80,7 +82,7 @@ impl Runtime {
         injections = injections_for_shim(injections, own_deadline.is_some() && deadline == own_deadline);
         let container = self.container(&request.container_id)?;
         self.running_shim(&container).map_err(checkpoint_not_running)?;
-        // A fault about what is left after an error needs one that comes late.
+        // A defect that acts on the container after an error needs an error from the engine, not from this check.
         match check_parent_dir(&location) {
             Err(RuntimeError::ParentDirMissing(_)) if defers_location_errors(&injections) => {}
             result => result?,
@@ -113,16 +115,16 @@ impl Runtime {
         deadline: Option<Instant>,
         injections: Vec<Injection>,
     ) -> Result<Report, RuntimeError> {
-        // It may have ended while this checkpoint waited for its turn.
+        // The container may have exited while this checkpoint waited for the lock.
         let shim = self.running_shim(container).map_err(checkpoint_not_running)?;
         let record = container.record();
         let ContainerState::Running { process, .. } = record.state else {
             return Err(checkpoint_not_running(RuntimeError::FailedPrecondition(format!(
-                "container {:?} has just ended",
+                "container {:?} has just exited",
                 record.id
             ))));
         };
-        // What a cancelled checkpoint before this one did not come to remove.
+        // An earlier checkpoint that was cancelled may have left its temporary file.
         self.discard_pending_checkpoint(&record.id)?;
         let pod = self.pod(&record.pod_id)?;
         let documents_record = self.documents_source(&record, &injections);
@@ -141,7 +143,7 @@ impl Runtime {
                 &self.pod(&documents_record.pod_id)?,
                 jiff::Timestamp::now(),
             )
-            .map_err(|error| RuntimeError::Internal(format!("failed to write the archive's documents: {error}")))?,
+            .map_err(|error| RuntimeError::Internal(format!("failed to create the archive's documents: {error}")))?,
             log: record.log.clone(),
             freeze: self.config.freeze,
             freeze_timeout: self.config.freeze_timeout,
@@ -169,14 +171,16 @@ impl Runtime {
                     .unwrap_or_else(|_| Err(shim_unresponsive())),
             };
             match result {
-                // The one before was cancelled and its shim is still clearing up: turns are taken here, so it ends soon.
+                // The previous checkpoint was cancelled and the shim still cleans up. The checkpoint lock is held, so
+                // no other checkpoint can begin and the shim is free soon.
                 Err(Failure {
                     kind: ErrorKind::Busy, ..
                 }) => tokio::time::sleep(BUSY_RETRY_INTERVAL).await,
                 result => break result,
             }
         };
-        // On record it stays when this future is dropped instead: the shim then removes the file in its own time.
+        // If this future is dropped before this point, the record stays, because the shim removes the file
+        // asynchronously.
         match &result {
             Ok(report) => {
                 let Report {
@@ -188,7 +192,7 @@ impl Runtime {
                 tracing::debug!(container = record.id, ?frozen, ?total, copied, "checkpointed");
                 self.remove_pending_checkpoint(&record.id)?;
             }
-            // A shim that was killed could not remove it.
+            // If the shim was killed, the temporary file still exists.
             Err(_) => self.discard_pending_checkpoint(&record.id)?,
         }
         result.map_err(|failure| RuntimeError::Checkpoint {
@@ -228,12 +232,11 @@ impl Runtime {
         write_json(&self.pending_checkpoint_path(id), &pending)
     }
 
-    /// The checkpoint of this container that was start and of which no end is known.
+    /// The checkpoint of this container that was started and has no known result.
     pub(crate) fn load_pending_checkpoint(&self, id: &str) -> Result<Option<PendingCheckpoint>, RuntimeError> {
         read_json(&self.pending_checkpoint_path(id))
     }
 
-    /// Takes a checkpoint off the record.
     pub(crate) fn remove_pending_checkpoint(&self, id: &str) -> Result<(), RuntimeError> {
         let path = self.pending_checkpoint_path(id);
         ignore_not_found(std::fs::remove_file(&path)).map_err(store_error("remove", &path))
@@ -252,15 +255,15 @@ fn checkpoint_not_running(error: RuntimeError) -> RuntimeError {
 fn shim_unresponsive() -> Failure {
     Failure {
         kind: ErrorKind::DeadlineExceeded,
-        message: "deadline exceeded, and the shim gives no answer".to_owned(),
+        message: "deadline exceeded, and the shim does not reply".to_owned(),
     }
 }
 
-/// The location as a path.
+/// Checks the syntax of the location.
 ///
 /// # Errors
 ///
-/// `Invalid` when it is empty, relative or names no file.
+/// `InvalidArgument` if the location is empty or relative, contains a NUL byte, or ends in `/` or `..`.
 fn check_location(location: &str) -> Result<PathBuf, RuntimeError> {
     let invalid = |reason: &str| {
         Err(RuntimeError::InvalidArgument(format!(
@@ -269,26 +272,27 @@ fn check_location(location: &str) -> Result<PathBuf, RuntimeError> {
     };
     let path = Path::new(location);
     if location.is_empty() {
-        return invalid("is empty: the absolute path of the archive is needed");
+        return invalid("is empty: must be the absolute path of the archive");
     }
     if location.contains('\0') {
-        return invalid("holds a zero byte");
+        return invalid("contains a NUL byte");
     }
     if !path.is_absolute() {
-        return invalid("is relative: the absolute path of the archive is needed");
+        return invalid("is relative: must be the absolute path of the archive");
     }
     if path.file_name().is_none() || location.ends_with('/') {
-        return invalid("names a folder: the archive is one file");
+        return invalid("names a directory: must be the path of a file");
     }
     Ok(path.to_owned())
 }
 
-/// Whether the archive can appear there.
+/// Checks that an archive can be created at the location.
 ///
 /// # Errors
 ///
-/// `NotFound` when the folder is missing; `Invalid` when it lies below a file, or the location is anything but a regular file or
-/// nothing, or a name is too long.
+/// `ParentDirMissing` if the parent directory does not exist; `InvalidArgument` if the parent is not a directory,
+/// something other than a regular file exists at the location, or a name is too long; `Store` if a path cannot be
+/// inspected.
 fn check_parent_dir(location: &Path) -> Result<(), RuntimeError> {
     let dir = location.parent().unwrap_or(Path::new("/"));
     match std::fs::metadata(dir) {
@@ -304,13 +308,13 @@ fn check_parent_dir(location: &Path) -> Result<(), RuntimeError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => return Err(store_error("read", dir)(error)),
         Ok(_) | Err(_) => {
             return Err(RuntimeError::InvalidArgument(format!(
-                "the folder {dir:?} of the checkpoint location is no folder"
+                "the parent {dir:?} of the checkpoint location is not a directory"
             )));
         }
     }
     checkpoint::location::check(location).map_err(|error| match error {
         LocationError::Unreadable { path, source } if source.raw_os_error() != Some(libc::ENAMETOOLONG) => {
-            store_error("look at", &path)(source)
+            store_error("inspect", &path)(source)
         }
         error => RuntimeError::InvalidArgument(error.to_string()),
     })
@@ -326,10 +330,10 @@ mod tests {
     #[case("", "is empty")]
     #[case("a.tar", "is relative")]
     #[case("./a.tar", "is relative")]
-    #[case("/tmp/", "names a folder")]
-    #[case("/tmp/..", "names a folder")]
-    #[case("/", "names a folder")]
-    #[case("/tmp/a\0b", "zero byte")]
+    #[case("/tmp/", "names a directory")]
+    #[case("/tmp/..", "names a directory")]
+    #[case("/", "names a directory")]
+    #[case("/tmp/a\0b", "NUL byte")]
     fn invalid_locations_are_refused(#[case] location: &str, #[case] reason: &str) {
         let error = check_location(location).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");

@@ -1,4 +1,4 @@
-//! The time as the CRI tells it.
+//! Timestamps of the CRI.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

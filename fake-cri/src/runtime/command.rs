@@ -1,4 +1,4 @@
-//! What a container's process is started with: the container's config over its image.
+//! Command, environment and working directory of a container, from its config and its image.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use crate::{
 
 const DEFAULT_PATH_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The command with its arguments, as Kubernetes joins them: a command drops the image's entrypoint and arguments, and
-/// arguments drop the image's. A restored container has those it was restored with.
+/// The argv of a container by the rules of Kubernetes: `command` replaces the image's entrypoint and cmd, and `args`
+/// replaces the image's cmd. A restored container has the arguments in `spec.dump`.
 pub(crate) fn argv(record: &ContainerRecord) -> Vec<String> {
     if let Some(args) = record.restored_process().and_then(|process| process.args().as_ref()) {
         return args.clone();
@@ -25,8 +25,9 @@ pub(crate) fn argv(record: &ContainerRecord) -> Vec<String> {
     command.iter().chain(args).cloned().collect()
 }
 
-/// The environment: a default PATH and the pod's host name, then the image's, then the container's. The last of a name
-/// wins and keeps the first one's place. A restored container has that which it was restored with.
+/// The environment: a default PATH, the pod's HOSTNAME, the image's variables, the container's variables. Of variables
+/// with the same name the last value wins, at the position of the first. A restored container has the environment in
+/// `spec.dump`.
 pub(crate) fn env(record: &ContainerRecord, pod: &Pod) -> Vec<(String, String)> {
     if let Some(env) = record.restored_process().and_then(|process| process.env().as_ref()) {
         let pairs = env.iter().filter_map(|pair| pair.split_once('='));
@@ -54,7 +55,7 @@ pub(crate) fn env(record: &ContainerRecord, pod: &Pod) -> Vec<(String, String)> 
     env
 }
 
-/// The working directory that was asked for; of a restored container that which it was started in.
+/// The working directory of the config or the image. A restored container has the directory in `spec.dump`.
 pub(crate) fn cwd(record: &ContainerRecord) -> Option<PathBuf> {
     if let Some(process) = record.restored_process() {
         return Some(process.cwd().clone());
@@ -65,21 +66,21 @@ pub(crate) fn cwd(record: &ContainerRecord) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// What the annotations of the pod and of the container choose about a test workload.
+/// Reads the options of the test workload from the annotations of the pod and the container.
 ///
 /// # Errors
 ///
-/// `Invalid`, naming the annotation.
+/// `InvalidArgument`, which names the annotation.
 pub(crate) fn workload_options(record: &ContainerRecord, pod: &Pod) -> Result<workload::WorkloadOptions, RuntimeError> {
     workload::WorkloadOptions::from_annotations(&pod.config.annotations, &record.config.annotations, record.name())
         .map_err(|error| RuntimeError::InvalidArgument(error.to_string()))
 }
 
-/// What the shim is told.
+/// Creates the launch specification for the shim.
 ///
 /// # Errors
 ///
-/// `Invalid` when there is no command to run, or an annotation is wrong.
+/// `InvalidArgument` if there is no command or an annotation is invalid.
 pub(crate) fn launch_spec(
     config: &Config,
     record: &ContainerRecord,

@@ -1,52 +1,52 @@
-//! What a runtime is told at its start.
+//! The options of the runtime.
 
 use std::{path::PathBuf, time::Duration};
 
 use super::delay::DelayModel;
 use crate::checkpoint::Layout;
 
-/// The options of a runtime; each is a flag of `fake-cri serve`.
+/// The options of a runtime. Most are flags of `fake-cri serve`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The state folder.
+    /// The state directory.
     pub state_dir: PathBuf,
-    /// A program that calls [`crate::entry_point`] first: shims are started from it.
+    /// The executable of the shims: a program that calls [`crate::entry_point`] first in its `main`.
     pub executable: PathBuf,
-    /// What runs as a container's process.
+    /// What a container executes.
     pub exec: ExecMode,
-    /// A catalogue in place of the built-in one.
+    /// The image catalogue that replaces the built-in one.
     pub images: Option<PathBuf>,
-    /// Whether an image that the catalogue does not know cannot be pulled.
+    /// Whether a pull of an image that is not in the catalogue fails.
     pub strict_images: bool,
-    /// Which engine's layout archives have.
+    /// Whether archives have the layout of containerd or of CRI-O.
     pub archive_layout: Layout,
-    /// Whether an archive is flushed to disk before it appears.
+    /// Whether an archive is synced to disk before it is renamed to its location.
     pub fsync: bool,
-    /// Whether a checkpoint fails when something of a container's state cannot be carried.
+    /// Whether a checkpoint fails if the container has unsupported state.
     pub strict_capture: bool,
-    /// How long a checkpoint freezes a container.
+    /// Which part of a checkpoint the container is frozen for.
     pub freeze: crate::checkpoint::Freeze,
-    /// How long a freeze may take before all is thawed and the thread that would not stop is named.
+    /// How long a freeze may take. After that the container is thawed and the error names the task that did not stop.
     pub freeze_timeout: Duration,
-    /// How long a checkpoint takes at least.
+    /// The minimum duration of a checkpoint.
     pub delay: Option<DelayModel>,
-    /// Whether what a config asks for and fake-cri may not or cannot apply is logged instead of refused.
+    /// Whether fields of a config that fake-cri cannot apply are logged instead of refused.
     pub allow_unapplied_fields: bool,
-    /// What RuntimeConfig answers.
+    /// The cgroup driver in the response of RuntimeConfig.
     pub cgroup_driver: CgroupDriver,
 }
 
-/// What runs as a container's process.
+/// What a container executes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ExecMode {
-    /// fake-cri's own workload, under the container's argv.
+    /// The test workload, with the container's argv.
     #[default]
     TestWorkload,
-    /// The container's command on this host, as it is.
+    /// The container's command, on this host.
     Host,
 }
 
-/// The cgroup driver that a kubelet is told. fake-cri puts no process into a cgroup of its own.
+/// The cgroup driver that RuntimeConfig reports to the kubelet. fake-cri creates no cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum CgroupDriver {
     /// cgroupfs.

@@ -1,4 +1,4 @@
-//! One container: its file, its state, and the handle on its shim.
+//! One container: its record on disk, its state, and the handle of its shim.
 
 use std::{
     path::PathBuf,
@@ -23,35 +23,36 @@ use super::{
 };
 use crate::{process::identity::Identity, shim::Shim};
 
-/// What is known of a container, as it stands in its file.
+/// The persistent state of a container, stored as a JSON file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// The pod sandbox it belongs to.
+    /// The full id of the pod sandbox.
     pub pod_id: String,
-    /// What the caller sent, whole.
+    /// The config of the request, unchanged.
     #[serde(with = "message")]
     pub config: v1::ContainerConfig,
-    /// The limits as they were updated last; what the config says until then.
+    /// The limits of the last UpdateContainerResources, initially those of the config.
     #[serde(with = "message")]
     pub resources: v1::LinuxContainerResources,
-    /// The image as it was when the container was made: a later removal or move of the tag changes nothing.
+    /// The image at the time of creation. A later removal or retag of the image does not change the container.
     pub image: Image,
-    /// The checkpoint archive it goes on from instead of being started.
+    /// The checkpoint archive that the container is restored from.
     #[serde(default)]
     pub restore: Option<PathBuf>,
-    /// As whom its processes run: decided when it is made; of a restored one, as its archive has it, known once it runs.
+    /// The user and groups of the processes, set at creation. For a restored container `None` until it runs: the
+    /// archive decides, and the first process shows the result.
     #[serde(default)]
     pub identity: Option<Identity>,
-    /// What is kept of that archive.
+    /// Data from the archive in `restore`.
     #[serde(default)]
     pub restored: RestoreRecord,
-    /// Where its log goes: the pod's folder with the container's path.
+    /// The path of the log: the pod's `log_directory` joined with the container's `log_path`.
     pub log: Option<PathBuf>,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
-    /// What it is doing.
+    /// The lifecycle state.
     #[serde(flatten)]
     pub state: ContainerState,
 }
@@ -65,17 +66,17 @@ impl StoredObject for ContainerRecord {
 }
 
 impl ContainerRecord {
-    /// Its name.
+    /// The name in the metadata.
     pub fn name(&self) -> &str {
         self.config.metadata.as_ref().map_or("", |metadata| &metadata.name)
     }
 
-    /// Which attempt it is.
+    /// The attempt in the metadata.
     pub fn attempt(&self) -> u32 {
         self.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt)
     }
 
-    /// The CRI's number of its state.
+    /// The state as the CRI's enum.
     pub fn cri_state(&self) -> v1::ContainerState {
         match self.state {
             ContainerState::Created => v1::ContainerState::ContainerCreated,
@@ -84,7 +85,7 @@ impl ContainerRecord {
         }
     }
 
-    /// The user it runs as. Of a container that is yet to be restored it is the one that its archive's `spec.dump` names.
+    /// The user of the processes. Before the start of a restored container: the user in `spec.dump` of its archive.
     pub fn user(&self) -> Option<v1::LinuxContainerUser> {
         if let Some(identity) = &self.identity {
             return Some(v1::LinuxContainerUser {
@@ -102,12 +103,12 @@ impl ContainerRecord {
         })
     }
 
-    /// Its state after this event, with times in their order whatever the clock did meanwhile: it is created, then started,
-    /// then it ends.
+    /// Returns the state after an event. Adjusts the times so that creation <= start <= exit, even if the clock was set
+    /// back.
     ///
     /// # Errors
     ///
-    /// An event that its state does not know.
+    /// The event is not valid in the current state.
     pub(crate) fn state_after(&self, mut event: LifecycleEvent) -> Result<ContainerState, InvalidTransition> {
         let not_before = match &self.state {
             ContainerState::Created => self.created_at,
@@ -122,12 +123,12 @@ impl ContainerRecord {
         self.state.after(event)
     }
 
-    /// What the container it goes on from ran as, by the archive's `spec.dump`: its processes still do.
+    /// The process in `spec.dump` of the archive. The restored processes keep its arguments, environment and directory.
     pub(crate) fn restored_process(&self) -> Option<&cri_proto::document::spec::Process> {
         self.restored.spec.as_ref()?.process().as_ref()
     }
 
-    /// Whether a filter of states, pods and labels lets it through; its id is the caller's to look at.
+    /// Whether state and labels match the filter. The caller must compare the ids of the container and of its pod.
     pub(crate) fn matches(&self, filter: &v1::ContainerFilter) -> bool {
         let has_state = |expected: &v1::ContainerStateValue| expected.state == self.cri_state() as i32;
         filter.state.as_ref().is_none_or(has_state) && matches_labels(&self.config.labels, &filter.label_selector)
@@ -141,31 +142,28 @@ pub struct Container {
     pub id: String,
     record: watch::Sender<ContainerRecord>,
     shim: Mutex<Option<Shim>>,
-    /// The last time and CPU time that were asked for, to tell the use between two calls.
+    /// Time and CPU time of the last stats request, in nanoseconds. The next request computes the rate from them.
     pub(crate) last_cpu_sample: Mutex<Option<(i64, u64)>>,
-    /// One start at a time, and none while it is being removed.
+    /// Held during a start and during the removal. Stop and kill wait for it.
     pub(crate) start_lock: tokio::sync::Mutex<()>,
-    /// One checkpoint at a time: the others wait for their turn.
+    /// Held during a checkpoint; further checkpoints of the container wait.
     pub(crate) checkpoint_lock: tokio::sync::Mutex<()>,
-    /// What faults have wrong about it.
     pub(crate) injected: InjectedState,
 }
 
-/// What faults have wrong about a container, from the checkpoint on that they fired on.
+/// Defects of a container that remain after the checkpoint that they were injected into.
 #[derive(Debug, Default)]
 pub(crate) struct InjectedState {
-    /// The next checkpoint fails.
     pub(crate) refuse_next_checkpoint: AtomicBool,
-    /// Its status says that it has exited.
+    /// ContainerStatus reports CONTAINER_EXITED.
     pub(crate) report_exited: AtomicBool,
     /// ExecSync fails.
     pub(crate) refuse_exec: AtomicBool,
-    /// Ends the commands that are under way.
+    /// Notified to end running ExecSync commands of the test workload.
     pub(crate) kill_execs: tokio::sync::Notify,
 }
 
 impl Container {
-    /// A container as its file tells it.
     pub(crate) fn new(record: ContainerRecord) -> Container {
         Container {
             id: record.id.clone(),
@@ -178,12 +176,12 @@ impl Container {
         }
     }
 
-    /// What is known of it now.
+    /// Returns a copy of the current record.
     pub fn record(&self) -> ContainerRecord {
         self.record.borrow().clone()
     }
 
-    /// What ContainerStatus answers, without the verbose part.
+    /// The response of ContainerStatus without the verbose info, with injected defects.
     pub fn status(&self) -> v1::ContainerStatus {
         let mut status = self.record().status();
         if self.injected.report_exited.load(Ordering::SeqCst) {
@@ -192,18 +190,17 @@ impl Container {
         status
     }
 
-    /// The shim it was started by; `None` before its start.
+    /// The shim; `None` before the start.
     pub(crate) fn shim(&self) -> Option<Shim> {
         self.shim.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// Says which shim has it.
     pub(crate) fn set_shim(&self, shim: Shim) {
         *self.shim.lock().expect("no holder of this lock panics") = Some(shim);
     }
 
-    /// Lets the container's end happen, even when it cannot be written down: whoever waits for it must be told, and after a
-    /// restart the shim's own record tells it again.
+    /// Sets the state `exited`, even if the file cannot be written: waiters must be notified, and after a restart of
+    /// fake-cri the exit record of the shim still exists.
     pub(crate) fn record_exit(&self, store: &Store, exit: ContainerExit) -> Result<(), RuntimeError> {
         let mut result = Ok(());
         self.record
@@ -211,7 +208,7 @@ impl Container {
                 Ok(state) => {
                     record.state = state;
                     if let Err(error) = store.save(record) {
-                        tracing::error!(container = record.id, %error, "failed to write down the container's end");
+                        tracing::error!(container = record.id, %error, "failed to write the container's exit to its file");
                     }
                     true
                 }
@@ -223,7 +220,7 @@ impl Container {
         result
     }
 
-    /// Lets an event happen: the new state is in the file before anyone sees it.
+    /// Changes the state. The file is written before the new state is visible.
     pub(crate) fn apply_event(&self, store: &Store, event: LifecycleEvent) -> Result<(), RuntimeError> {
         self.update(store, |record| {
             record.state = record.state_after(event)?;
@@ -231,7 +228,7 @@ impl Container {
         })
     }
 
-    /// Changes what is known of it, in the file first. On an error nothing changes.
+    /// Changes the record: first in the file, then in memory. On an error nothing changes.
     pub(crate) fn update(
         &self,
         store: &Store,
@@ -249,10 +246,9 @@ impl Container {
         result
     }
 
-    /// Waits until it has ended.
     pub(crate) async fn wait_exited(&self) {
         let mut changes = self.record.subscribe();
-        // The sender lives as long as `self`, so this ends by the state alone.
+        // The sender lives as long as `self`, so `wait_for` cannot fail.
         let _ = changes.wait_for(|record| record.state.is_exited()).await;
     }
 }

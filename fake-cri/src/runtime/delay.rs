@@ -1,8 +1,8 @@
-//! The delay model's flags, and the draw of its jitter.
+//! The options of the delay model and the sampling of its jitter.
 //!
-//! `delay = (base + memory / rate) * factor`, where the factor is drawn evenly from `1 - jitter` to `1 + jitter` for each
-//! checkpoint, from a seeded generator: the same seed gives the same factors in the same order. The real work counts
-//! towards the delay, so no call takes longer than the larger of the two.
+//! `delay = (base + memory / rate) * factor`. The factor of each checkpoint is uniformly distributed between `1 -
+//! jitter` and `1 + jitter`. The generator is seeded: the same seed gives the same sequence of factors. The time of the
+//! real work counts towards the delay: a checkpoint takes the longer of the two.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,49 +11,49 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use super::error::RuntimeError;
 use crate::checkpoint::{Delay, DelayMemory, DelayPhase};
 
-/// The pod's or container's annotation that tells the size for `--checkpoint-memory annotation`.
+/// The annotation, on the pod or the container, with the memory size for `--checkpoint-memory annotation`.
 pub const MEMORY_ANNOTATION: &str = "fake-cri.dev/checkpoint-memory";
 
-/// The delay model as the flags tell it.
+/// The options of the delay model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DelayModel {
-    /// What an empty container takes.
+    /// The delay of a container without memory.
     pub base: Duration,
-    /// Bytes a second; `None` is without end.
+    /// Bytes per second; `None` is infinite.
     pub rate: Option<u64>,
-    /// The largest part by which the delay is longer or shorter; 0.1 is 10 percent.
+    /// The largest relative deviation of the delay, from 0 to 1; 0.1 is 10 percent.
     pub jitter: f64,
-    /// Where the draws of the jitter begin.
+    /// The seed of the jitter.
     pub seed: u64,
     /// Which memory counts.
     pub memory: DelayMemoryArg,
-    /// Whether the container stands still meanwhile.
+    /// The phase that the delay extends.
     pub phase: DelayPhaseArg,
 }
 
-/// Which memory counts.
+/// Which memory the delay model counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DelayMemoryArg {
     /// Resident pages of all processes of the container.
     #[default]
     Rss,
-    /// A shared page counts by its sharers.
+    /// Proportional set size: a page that N processes share counts 1/N for each.
     Pss,
-    /// What the annotation `fake-cri.dev/checkpoint-memory` says; resident pages where there is none.
+    /// The size in the annotation `fake-cri.dev/checkpoint-memory`; resident pages without the annotation.
     Annotation,
 }
 
-/// Where the delay is spent.
+/// The phase that the delay extends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DelayPhaseArg {
-    /// While the container stands still.
+    /// While the container is frozen.
     Freeze,
-    /// After the thaw, before the archive appears.
+    /// After the thaw, before the archive appears at its location.
     #[default]
     Write,
 }
 
-/// Draws the delays of a model, one after the other.
+/// Computes the delays of successive checkpoints.
 #[derive(Debug)]
 pub(crate) struct DelaySampler {
     model: DelayModel,
@@ -61,7 +61,6 @@ pub(crate) struct DelaySampler {
 }
 
 impl DelaySampler {
-    /// Begins at the model's seed.
     pub(crate) fn new(model: DelayModel) -> DelaySampler {
         DelaySampler {
             rng: StdRng::seed_from_u64(model.seed),
@@ -69,11 +68,11 @@ impl DelaySampler {
         }
     }
 
-    /// The next checkpoint's delay.
+    /// Returns the delay of the next checkpoint.
     ///
     /// # Errors
     ///
-    /// `Invalid` for an annotation that is no size.
+    /// `InvalidArgument` if the annotation is not a size.
     pub(crate) fn sample(&mut self, annotated: Option<&str>) -> Result<Delay, RuntimeError> {
         let memory = match (self.model.memory, annotated) {
             (DelayMemoryArg::Annotation, Some(text)) => {
@@ -97,8 +96,8 @@ impl DelaySampler {
     }
 }
 
-/// What is annotated under a key for a container: its own annotation wins over the pod's, and of either the one with the
-/// container's name.
+/// Finds an annotation of a container. The container's annotations take precedence over the pod's, and in both the key
+/// `KEY.CONTAINER_NAME` takes precedence over `KEY`.
 pub(crate) fn find_annotation<'a>(
     key: &str,
     pod: &'a HashMap<String, String>,
@@ -111,7 +110,7 @@ pub(crate) fn find_annotation<'a>(
     lookup(container).or_else(|| lookup(pod)).map(String::as_str)
 }
 
-/// Bytes: `65536`, `256Mi`, `1GiB`, `2G`.
+/// Parses a size in bytes: `65536`, `256Mi`, `1GiB`, `2G`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     text.trim()
         .parse::<bytesize::ByteSize>()
@@ -119,16 +118,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("{text:?} is not a size such as 256Mi or 1GiB"))
 }
 
-/// Bytes a second: `1GiB/s`, `500MB`.
+/// Parses a rate in bytes per second: `1GiB/s`, `500MB`.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     match parse_size(text.strip_suffix("/s").unwrap_or(text)) {
-        Ok(0) => Err("a rate of 0 bytes a second never ends".to_owned()),
+        Ok(0) => Err("the rate must be greater than 0 bytes per second".to_owned()),
         Ok(rate) => Ok(rate),
         Err(_) => Err(format!("{text:?} is not a rate such as 1GiB/s")),
     }
 }
 
-/// A part: `10%` or `0.1`, from 0 to 1.
+/// Parses a fraction from 0 to 1: `10%` or `0.1`.
 pub fn parse_fraction(text: &str) -> Result<f64, String> {
     let fraction = match text.strip_suffix('%') {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
@@ -136,7 +135,7 @@ pub fn parse_fraction(text: &str) -> Result<f64, String> {
     };
     match fraction {
         Ok(fraction) if (0.0..=1.0).contains(&fraction) => Ok(fraction),
-        _ => Err(format!("{text:?} is not a part such as 10%, from 0% to 100%")),
+        _ => Err(format!("{text:?} is not a fraction such as 10%, from 0% to 100%")),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The engine's own members of an archive, as containerd or CRI-O writes them and checkpointctl reads them: `config.dump` and
-//! `spec.dump`, and containerd's `status.dump` and `status`.
+//! The archive members that the container engine writes and checkpointctl reads: `config.dump` and `spec.dump`, and for
+//! containerd's layout also `status` and `status.dump`.
 
 use cri_proto::document::{
     CONFIG_DUMP, ConfigDump, SPEC_DUMP, STATUS, STATUS_DUMP, Status, StatusDump, to_json, zero_time,
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::checkpoint::{Document, Layout};
 
-/// The name by which `config.dump` tells the runtime.
+/// The field `runtime` of `config.dump`.
 const RUNTIME_NAME: &str = "fake-cri";
 
-/// The documents about a container that is checkpointed now, in the order in which they stand in the archive.
+/// Creates the documents of a container that is checkpointed at `now`, in the order of the archive.
 pub(crate) fn documents(
     layout: Layout,
     record: &ContainerRecord,
@@ -32,7 +32,7 @@ pub(crate) fn documents(
     let config = ConfigDump {
         id: record.id.clone(),
         name: match layout {
-            // containerd repeats the id here.
+            // containerd writes the id in the field `name` too.
             Layout::Containerd => record.id.clone(),
             Layout::CriO => crio_name(record, pod),
         },

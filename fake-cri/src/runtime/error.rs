@@ -1,4 +1,4 @@
-//! What can go wrong in the runtime. `service` maps these to gRPC codes, in one place.
+//! The errors of the runtime. `service::status` maps them to gRPC codes.
 
 use std::io;
 
@@ -28,51 +28,51 @@ impl std::fmt::Display for ObjectKind {
 /// A failure of the runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// Nothing is known by this id.
+    /// No object has this id.
     #[error("could not find {kind} {id:?}")]
     NotFound {
-        /// What was looked for.
+        /// The kind of the object.
         kind: ObjectKind,
-        /// The id as it was sent.
+        /// The id of the request.
         id: String,
     },
-    /// The id is the beginning of more than one.
-    #[error("{kind} id {id:?} is ambiguous: it begins {count} ids")]
+    /// The id is a prefix of several ids.
+    #[error("{kind} id {id:?} is ambiguous: it is a prefix of {count} ids")]
     AmbiguousId {
-        /// What was looked for.
+        /// The kind of the objects.
         kind: ObjectKind,
-        /// The id as it was sent.
+        /// The id of the request.
         id: String,
-        /// How many ids begin so.
+        /// The number of ids with this prefix.
         count: usize,
     },
-    /// The request itself is wrong, whatever the state.
+    /// The request is invalid, whatever the state of its object.
     #[error("{0}")]
     InvalidArgument(String),
-    /// The request is fine, but not in this state.
+    /// The request is valid, but not in the current state.
     #[error("{0}")]
     FailedPrecondition(String),
-    /// The change of state is not one that a container makes.
+    /// The event is not valid in the container's state.
     #[error(transparent)]
     Transition(#[from] InvalidTransition),
     /// Another object has this name and attempt.
     #[error("failed to reserve {kind} name {name:?}: it is reserved for {id:?}")]
     NameReserved {
-        /// What was to be made.
+        /// The kind of the new object.
         kind: ObjectKind,
-        /// Its name, with all that makes it unique.
+        /// The reserved name, as containerd writes it.
         name: String,
-        /// Who has it.
+        /// The id of the object that has the name.
         id: String,
     },
-    /// A pull failed as the catalogue says.
+    /// A pull failed, as the catalogue requests.
     #[error("failed to pull image {image:?}: {message}")]
     Pull {
-        /// The reference, normalised.
+        /// The normalised reference.
         image: String,
-        /// What the catalogue says.
+        /// The message in the catalogue.
         message: String,
-        /// Whether the registry does not know it, rather than fails.
+        /// Whether the image is unknown (strict catalogue).
         not_found: bool,
     },
     /// The container's command could not be started.
@@ -84,45 +84,44 @@ pub enum RuntimeError {
     /// A time limit passed.
     #[error("{0}")]
     DeadlineExceeded(String),
-    /// An answer would be larger than a message may be.
+    /// The response would exceed the size limit of a gRPC message.
     #[error("{0}")]
     ResourceExhausted(String),
-    /// The folder in which an archive is to appear is not there.
-    #[error("the folder {0:?} of the checkpoint location does not exist")]
+    /// The parent directory of the checkpoint location does not exist.
+    #[error("the directory {0:?} of the checkpoint location does not exist")]
     ParentDirMissing(std::path::PathBuf),
     /// A checkpoint failed.
     #[error("failed to checkpoint container {id:?}: {failure}")]
     Checkpoint {
-        /// The container.
+        /// The id of the container.
         id: String,
-        /// What the engine says.
+        /// The error of the engine.
         failure: checkpoint::Failure,
     },
-    /// The shim could not do its part.
-    #[error("the shim of container {id:?}: {message}")]
+    /// A request to the shim failed.
+    #[error("shim of container {id:?} failed: {message}")]
     Shim {
-        /// The container.
+        /// The id of the container.
         id: String,
-        /// What it says.
+        /// The reason.
         message: String,
     },
-    /// What cannot happen, and did.
+    /// An unexpected error, such as a panic in a task.
     #[error("{0}")]
     Internal(String),
-    /// The state folder could not be read or written.
+    /// A file could not be read or written, mostly in the state directory.
     #[error("failed to {action} {path:?}: {source}")]
     Store {
-        /// What was tried.
+        /// The operation: a verb such as "read".
         action: &'static str,
-        /// On which file.
+        /// The path of the file.
         path: std::path::PathBuf,
-        /// Why it failed.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
 impl RuntimeError {
-    /// Nothing is known by this id.
     pub(crate) fn not_found(kind: ObjectKind, id: impl Into<String>) -> RuntimeError {
         RuntimeError::NotFound { kind, id: id.into() }
     }

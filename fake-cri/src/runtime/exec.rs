@@ -1,7 +1,8 @@
-//! ExecSync: a command beside a running container.
+//! ExecSync.
 //!
-//! With `--exec host` the command runs. A test workload's image has no such command, so it answers as annotated
-//! (`fake-cri.dev/exec-stdout`, `exec-stderr`, `exec-code`, `exec-delay`), by default with code 0 and nothing to read.
+//! With `--exec host` the command is executed. With the test workload there is no command to execute: the annotations
+//! `fake-cri.dev/exec-stdout`, `exec-stderr`, `exec-code` and `exec-delay` define the result, by default code 0 and no
+//! output.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -9,17 +10,18 @@ use super::{ExecMode, Runtime, RuntimeError, command, start::shim_error};
 use crate::shim::ExecOutput;
 
 impl Runtime {
-    /// Runs a command beside a running container and waits for its end. A timeout of zero is none.
+    /// Executes a command in a running container and waits for its exit. A timeout of zero means no timeout.
     ///
     /// # Errors
     ///
-    /// What finding the container fails with; `Precondition` when it does not run; `Invalid` without a command;
-    /// `Start` for a command that cannot be run; `Deadline` when the timeout passes; `Exhausted` when it writes more than an answer
-    /// holds, for which it is killed.
+    /// The errors of [`Runtime::container`]; `FailedPrecondition` if the container does not run; `InvalidArgument`
+    /// without a command; `Start` if the command cannot be executed; `DeadlineExceeded` after the timeout;
+    /// `ResourceExhausted` if the output exceeds [`EXEC_OUTPUT_MAX_BYTES`](crate::shim::EXEC_OUTPUT_MAX_BYTES), after
+    /// which the command is killed.
     pub async fn exec(&self, id: &str, argv: Vec<String>, timeout: Duration) -> Result<ExecOutput, RuntimeError> {
         let container = self.container(id)?;
         if argv.is_empty() {
-            return Err(RuntimeError::InvalidArgument("no command to run was given".to_owned()));
+            return Err(RuntimeError::InvalidArgument("the request has no command".to_owned()));
         }
         let shim = self.running_shim(&container)?;
         if container.injected.refuse_exec.load(Ordering::SeqCst) {

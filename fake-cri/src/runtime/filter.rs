@@ -1,8 +1,8 @@
-//! What the filters of the lists have in common.
+//! Label selectors of the list calls.
 
 use std::collections::HashMap;
 
-/// Whether labels hold every pair of a selector. An empty selector lets all through.
+/// Whether the labels contain every pair of the selector. An empty selector matches all labels.
 pub(crate) fn matches_labels(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -1,15 +1,15 @@
-//! Ids of pods and containers: 64 hexadecimal digits, found in full or by a prefix that only one has.
+//! Ids of pods and containers: 64 hexadecimal digits. A unique prefix also identifies an object.
 
 use std::{collections::BTreeMap, ops::Bound};
 
 use crate::runtime::error::{ObjectKind, RuntimeError};
 
-/// A new id: 32 random bytes as 64 hexadecimal digits, as the real runtimes have them.
+/// Returns a new id of 32 random bytes in hexadecimal, as in containerd and CRI-O.
 pub(crate) fn new_id() -> String {
     hex(&rand::random::<[u8; 32]>())
 }
 
-/// Bytes as lowercase hexadecimal digits.
+/// Encodes bytes as lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
@@ -20,18 +20,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// Finds what has this id or is the only one whose id begins so.
+/// Finds the object with this id, or the only object whose id has this prefix.
 ///
 /// # Errors
 ///
-/// `Invalid` for an empty id, `NotFound` when no id begins so, `Ambiguous` when more than one does.
+/// `InvalidArgument` for an empty id; `NotFound` if no id has this prefix; `AmbiguousId` if several ids have it.
 pub(crate) fn find_by_id<'a, T>(
     kind: ObjectKind,
     table: &'a BTreeMap<String, T>,
     id: &str,
 ) -> Result<&'a T, RuntimeError> {
     if id.is_empty() {
-        return Err(RuntimeError::InvalidArgument(format!("the {kind}'s id is empty")));
+        return Err(RuntimeError::InvalidArgument(format!("the {kind} id is empty")));
     }
     if let Some(value) = table.get(id) {
         return Ok(value);

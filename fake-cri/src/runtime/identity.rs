@@ -1,20 +1,20 @@
-//! As whom a container runs: what its config and image ask for, against what fake-cri may do.
+//! The user and groups of a container: what config and image request, and what fake-cri has the privilege to apply.
 //!
-//! The rules are those of the CRI (`LinuxContainerSecurityContext`) as containerd applies them: a group without a user is an error, a
-//! name must be in `/etc/passwd` (the host's: containers have its files), the primary group is the user's own there or 0, and the
-//! groups of `/etc/group` come on top unless the policy is Strict. The primary group is one of the supplementary groups
-//! (CVE-2022-36109).
+//! The rules are those of the CRI (`LinuxContainerSecurityContext`) as containerd applies them. A group without a user
+//! is an error. A user name must exist in `/etc/passwd` (the host's, because containers use the host's files). The
+//! primary group is the user's group in `/etc/passwd`, or 0. The user's groups in `/etc/group` are added, unless the
+//! policy is Strict. The primary group is also a supplementary group (CVE-2022-36109).
 //!
-//! What cannot be applied fails CreateContainer with FailedPrecondition: the request is a good one, and another fake-cri could fulfil
-//! it. With `--allow-unapplied-fields` the container runs as fake-cri, which is logged and told back. The user of an image, which nobody
-//! asked for, never fails it.
+//! CreateContainer fails with FailedPrecondition if the requested user or groups cannot be applied: the request is
+//! valid, and a fake-cri with more privileges accepts it. With `--allow-unapplied-fields` the container runs as
+//! fake-cri's own user, and log and ContainerStatus show that. A user that only the image names never fails the call.
 
 use cri_proto::runtime::v1;
 
 use super::{RuntimeError, image::Image};
 use crate::process::identity::Identity;
 
-/// The files that names are looked up in.
+/// The contents of `/etc/passwd` and `/etc/group`.
 pub(crate) struct HostAccounts {
     passwd: String,
     group: String,
@@ -28,7 +28,7 @@ struct Account<'a> {
 }
 
 impl HostAccounts {
-    /// Those of the host. A file that is not there holds nobody.
+    /// Reads the files of the host. A missing file counts as empty.
     pub(crate) fn read_host() -> HostAccounts {
         let read = |path: &str| std::fs::read(path).unwrap_or_default();
         let text = |path: &str| String::from_utf8_lossy(&read(path)).into_owned();
@@ -50,7 +50,7 @@ impl HostAccounts {
         })
     }
 
-    /// The gid and the members of each group (group(5)).
+    /// Name, gid and members of each group (group(5)).
     fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
         self.group.lines().filter_map(|line| {
             let mut fields = line.split(':');
@@ -59,7 +59,7 @@ impl HostAccounts {
         })
     }
 
-    /// The uid of a number or a name.
+    /// Parses a numeric uid or looks up a user name.
     fn uid(&self, user: &str) -> Option<u32> {
         user.parse()
             .ok()
@@ -71,7 +71,6 @@ impl HostAccounts {
         group.parse().ok().or_else(|| find_group().map(|(_, gid, _)| gid))
     }
 
-    /// The groups that have this user as a member.
     fn groups_of(&self, uid: u32) -> Vec<u32> {
         let Some(account) = self.accounts().find(|account| account.uid == uid) else {
             return Vec::new();
@@ -84,18 +83,18 @@ impl HostAccounts {
     }
 }
 
-/// What a container's identity is to be, and what of it was asked for by name.
+/// The requested identity, and which parts of it the request or the image names.
 #[derive(Debug, PartialEq, Eq)]
 struct RequestedIdentity {
     identity: Identity,
     uid_source: IdSource,
     gid_source: IdSource,
-    /// Supplementary groups that the request names.
+    /// The supplementary groups in the request, without those of `/etc/group`.
     requested_groups: Vec<u32>,
     strict: bool,
 }
 
-/// Who asked for something.
+/// What names a uid or gid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IdSource {
     Unrequested,
@@ -103,21 +102,19 @@ enum IdSource {
     Request,
 }
 
-/// What was decided.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct EffectiveIdentity {
-    /// As whom the container's processes run.
     pub(crate) identity: Identity,
-    /// What is not applied, a sentence each.
+    /// One message for each requested part that is not applied.
     pub(crate) unapplied: Vec<String>,
 }
 
-/// Decides as whom a container runs.
+/// Decides the user and groups of a container.
 ///
 /// # Errors
 ///
-/// `Invalid` for a request that contradicts itself or names nobody; `Precondition` for what fake-cri may not apply, unless that is
-/// accepted.
+/// `InvalidArgument` for a contradictory request or an unknown user; `FailedPrecondition` if fake-cri lacks the
+/// privilege, unless `accept` is set.
 pub(crate) fn resolve_identity(
     config: &v1::ContainerConfig,
     image: &Image,
@@ -133,7 +130,7 @@ pub(crate) fn resolve_identity(
     apply_obstacle(request, &runtime_user, obstacle, accept)
 }
 
-/// Whether a request names an identity.
+/// Whether the request sets a user, groups or `no_new_privs`.
 pub(crate) fn is_requested(config: &v1::ContainerConfig) -> bool {
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     context.is_some_and(|context| {
@@ -144,11 +141,11 @@ pub(crate) fn is_requested(config: &v1::ContainerConfig) -> bool {
     })
 }
 
-/// Checks the user and group of a pod's sandbox, of which there is no process.
+/// Validates the user and groups in a sandbox config. They have no effect, because a sandbox has no process.
 ///
 /// # Errors
 ///
-/// `Invalid` for a group without a user, which the CRI demands, and for ids that are none.
+/// `InvalidArgument` for a group without a user (the CRI requires a user) and for an id out of range.
 pub(crate) fn check_sandbox(config: &v1::PodSandboxConfig) -> Result<(), RuntimeError> {
     let Some(context) = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()) else {
         return Ok(());
@@ -175,7 +172,7 @@ fn requested_identity(
     let strict = is_strict_policy(context.supplemental_groups_policy)?;
     if user.is_some() && !name.is_empty() {
         return Err(RuntimeError::InvalidArgument(format!(
-            "run_as_user {} and run_as_username {name:?} are both set: name one of them",
+            "run_as_user {} and run_as_username {name:?} are both set: set only one of them",
             user.unwrap_or_default()
         )));
     }
@@ -234,7 +231,8 @@ fn requested_identity(
     })
 }
 
-/// Takes what may be applied, and refuses or notes the rest.
+/// Returns the requested identity if there is no obstacle. Otherwise refuses the request, or falls back to fake-cri's
+/// own user and lists what is not applied.
 fn apply_obstacle(
     request: RequestedIdentity,
     runtime_user: &Identity,
@@ -305,12 +303,12 @@ fn check_group_has_user(user: bool, group: Option<u32>) -> Result<(), RuntimeErr
     }
 }
 
-/// An id of the kernel: 32 bits, of which all ones mean "no change" (setresuid(2)).
+/// Checks a uid or gid: 32 bits, where 0xffffffff is not an id but means "no change" (setresuid(2)).
 fn kernel_id(value: i64, field: &str) -> Result<u32, RuntimeError> {
     u32::try_from(value)
         .ok()
         .filter(|id| *id != u32::MAX)
-        .ok_or_else(|| RuntimeError::InvalidArgument(format!("{field} {value} is no id: 0 to {}", u32::MAX - 1)))
+        .ok_or_else(|| RuntimeError::InvalidArgument(format!("{field} {value} is not an id: 0 to {}", u32::MAX - 1)))
 }
 
 fn optional_id(value: Option<&v1::Int64Value>, field: &str) -> Result<Option<u32>, RuntimeError> {
@@ -324,12 +322,11 @@ fn group_ids(values: &[i64]) -> Result<Vec<u32>, RuntimeError> {
         .collect()
 }
 
-/// Whether the policy is Strict.
 fn is_strict_policy(value: i32) -> Result<bool, RuntimeError> {
     match v1::SupplementalGroupsPolicy::try_from(value) {
         Ok(policy) => Ok(policy == v1::SupplementalGroupsPolicy::Strict),
         Err(_) => Err(RuntimeError::InvalidArgument(format!(
-            "supplemental_groups_policy {value} is not known"
+            "supplemental_groups_policy {value} is unknown"
         ))),
     }
 }
@@ -403,8 +400,8 @@ mod tests {
     #[case(v1::LinuxContainerSecurityContext { run_as_group: Some(v1::Int64Value { value: 7 }), ..Default::default() }, "runAsGroup is specified without a runAsUser")]
     #[case(v1::LinuxContainerSecurityContext { run_as_username: "alice".into(), ..user(1) }, "both set")]
     #[case(v1::LinuxContainerSecurityContext { run_as_username: "nosuch".into(), ..Default::default() }, "unable to find user nosuch")]
-    #[case(user(-1), "run_as_user -1 is no id")]
-    #[case(user(i64::from(u32::MAX)), "is no id")]
+    #[case(user(-1), "run_as_user -1 is not an id")]
+    #[case(user(i64::from(u32::MAX)), "is not an id")]
     #[case(v1::LinuxContainerSecurityContext { supplemental_groups: vec![1 << 40], ..user(1) }, "supplemental_groups 1099511627776")]
     #[case(v1::LinuxContainerSecurityContext { supplemental_groups_policy: 9, ..user(1) }, "supplemental_groups_policy 9")]
     fn invalid_identities_are_refused(#[case] context: v1::LinuxContainerSecurityContext, #[case] expected: &str) {

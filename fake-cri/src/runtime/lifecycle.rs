@@ -1,6 +1,6 @@
-//! Containers made, stopped and removed. How they start and end: `start`.
+//! Creates, stops and removes containers. Start and exit: see `start`.
 //!
-//! A stop that waits out its grace period ends with its caller, and nothing more is done to the container.
+//! If the caller cancels StopContainer during the grace period, the container gets its stop signal but no SIGKILL.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -24,20 +24,21 @@ use crate::{
     shim::{Shim, ShimError},
 };
 
-/// How long a killed container may take to end: the kernel has its memory to free.
+/// How long a killed container may take to exit: the kernel must free its memory.
 const CONTAINER_EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the end of a container whose shim does not answer may take to be heard of.
+/// How long to wait for the exit event of a container whose shim does not respond.
 const UNREACHABLE_SHIM_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    /// Makes a container in a pod sandbox. One that goes on from an archive has that read, as long as the caller waits.
+    /// Creates a container in a pod sandbox. For a container that is restored from an archive, reads the archive until
+    /// `caller` is cancelled.
     ///
     /// # Errors
     ///
-    /// `Invalid` for what is missing or wrong in the config; `NotFound` for the sandbox, and for an image that was not
-    /// pulled; `Precondition` for a sandbox that was stopped; `NameReserved` when the sandbox has a container of this
-    /// name and attempt; `Deadline` when the caller gave up.
+    /// `InvalidArgument` for a missing or invalid field of the config; `NotFound` for an unknown sandbox or an image
+    /// that was not pulled; `FailedPrecondition` if the sandbox is stopped or a field cannot be applied; `NameReserved`
+    /// if the sandbox has a container with this name and attempt; `DeadlineExceeded` if the caller cancelled.
     pub fn create_container(
         &self,
         pod_id: &str,
@@ -57,7 +58,7 @@ impl Runtime {
             .as_ref()
             .map(|image| image.image.clone())
             .filter(|image| !image.is_empty())
-            .ok_or_else(|| RuntimeError::InvalidArgument("container config names no image".to_owned()))?;
+            .ok_or_else(|| RuntimeError::InvalidArgument("container config needs an image".to_owned()))?;
         unapplied_fields::check_host_paths(&config)?;
         self.unapplied_fields
             .check(&config, self.config.allow_unapplied_fields)?;
@@ -92,7 +93,7 @@ impl Runtime {
                 if identity::is_requested(&config) {
                     tracing::info!(
                         container = id,
-                        "the user, groups and privileges of the request are not applied: a restored container has its archive's"
+                        "the user, groups and privileges of the request are not applied: a restored container has those of its archive"
                     );
                 }
                 None
@@ -112,17 +113,17 @@ impl Runtime {
             created_at: now(),
             state: ContainerState::Created,
         };
-        // What only a start would stumble over is refused here, where its caller can still see why.
+        // Errors that would otherwise occur at the start are returned here, to the caller that sent the config.
         command::launch_spec(&self.config, &record, &pod, self.shim_dir(&record.id))?;
 
         for line in &record.restored.unsupported_state {
             tracing::warn!(
                 container = record.id,
-                "its archive does not hold all that its dump found: unsupported: {line}"
+                "state is missing in the container's archive: unsupported: {line}"
             );
         }
 
-        // Reserving the name and entering the container are one step under the lock, so a failed call leaves neither.
+        // One lock covers the check of the name and the insertion, so a failed call reserves no name.
         let mut tables = self.tables();
         let pod = find_by_id(ObjectKind::PodSandbox, &tables.pods, &pod.id)?;
         if !pod.ready {
@@ -147,12 +148,12 @@ impl Runtime {
         Ok(id)
     }
 
-    /// Stops a container: its stop signal, the grace period, then SIGKILL to all its processes. What is not there or
-    /// does not run is stopped already.
+    /// Stops a container: sends its stop signal, waits for the grace period, then sends SIGKILL to all its processes.
+    /// Succeeds if the container does not exist or does not run.
     ///
     /// # Errors
     ///
-    /// `Invalid` or `Ambiguous` for the id; `Shim` when its shim cannot be reached.
+    /// `InvalidArgument` or `AmbiguousId` for the id; `Shim` if the shim is not reachable.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         let container = match self.container(id) {
             Ok(container) => container,
@@ -160,7 +161,7 @@ impl Runtime {
             Err(error) => return Err(error),
         };
         if !grace.is_zero() {
-            // A start that is under way ends first, so that what it starts is stopped.
+            // A start in progress must finish first, so that its process is stopped too.
             drop(container.start_lock.lock().await);
             let Some(shim) = container.shim().filter(|_| container.record().state.is_running()) else {
                 return Ok(());
@@ -177,8 +178,8 @@ impl Runtime {
         self.kill_container(&container).await
     }
 
-    /// Kills what runs of a container and waits for its end. A shim that does not do it is killed itself, which ends
-    /// what is below it too.
+    /// Kills all processes of a container and waits for its exit. If the container does not exit in time, kills the
+    /// shim: `on_exit` then kills the orphans.
     pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), RuntimeError> {
         drop(container.start_lock.lock().await);
         let Some(shim) = container.shim().filter(|_| container.record().state.is_running()) else {
@@ -186,8 +187,8 @@ impl Runtime {
         };
         let exit_timeout = match shim.kill_all().await {
             Ok(()) | Err(ShimError::WrongState { .. }) => CONTAINER_EXIT_TIMEOUT,
-            // Either it has ended with its container, of which we are about to hear, or nobody can reach it any more: its
-            // folder may have been deleted.
+            // Either the shim exited together with the container and the exit event is about to arrive, or the shim is
+            // not reachable, for example because its directory was deleted.
             Err(error) => {
                 tracing::warn!(container = container.id, %error, "failed to reach the container's shim");
                 UNREACHABLE_SHIM_TIMEOUT
@@ -206,16 +207,16 @@ impl Runtime {
         pidfd::signal(shim.process(), nix::libc::SIGKILL).map_err(|error| shim_failure(error.to_string()))?;
         tokio::time::timeout(CONTAINER_EXIT_TIMEOUT, container.wait_exited())
             .await
-            .map_err(|_| shim_failure("what is left of the container does not die".to_owned()))?;
+            .map_err(|_| shim_failure("the container's processes did not exit after SIGKILL".to_owned()))?;
         Ok(())
     }
 
-    /// Removes a container; one that runs is killed. What is not there is removed already. Its log stays: it is the
-    /// caller's.
+    /// Removes a container and kills it if it runs. Succeeds if the container does not exist. The log stays, because it
+    /// belongs to the caller.
     ///
     /// # Errors
     ///
-    /// As [`Runtime::stop_container`]; `Store` when its folder cannot be removed.
+    /// The errors of [`Runtime::stop_container`]; `Store` if the directory cannot be removed.
     pub async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let container = match self.container(id) {
             Ok(container) => container,
@@ -224,10 +225,11 @@ impl Runtime {
         };
         self.kill_container(&container).await?;
         if let Some(shim) = container.shim() {
-            // It told of the end before its own, of which nothing shall be seen afterwards.
+            // The shim reports the exit of the container before it exits itself. No process may be left after a
+            // removal.
             let shim_exit = tokio::time::timeout(CONTAINER_EXIT_TIMEOUT, shim.wait_gone()).await;
             if shim_exit.is_err() {
-                tracing::warn!(container = container.id, "the container's shim does not end");
+                tracing::warn!(container = container.id, "the container's shim did not exit");
             }
         }
         let _start_guard = container.start_lock.lock().await;
@@ -237,11 +239,11 @@ impl Runtime {
         Ok(())
     }
 
-    /// Makes a container's shim open its log anew.
+    /// Makes the shim reopen the log of its container, after a log rotation.
     ///
     /// # Errors
     ///
-    /// What finding it fails with; `Precondition` when it does not run.
+    /// The errors of [`Runtime::container`]; `FailedPrecondition` if the container does not run.
     pub async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
         let container = self.container(id)?;
         let shim = self.running_shim(&container)?;
@@ -250,11 +252,11 @@ impl Runtime {
             .map_err(|error| shim_error(&container.id, error))
     }
 
-    /// The shim of a container that runs.
+    /// Returns the shim of a running container.
     ///
     /// # Errors
     ///
-    /// `Precondition`, naming the state.
+    /// `FailedPrecondition` if the container does not run.
     pub(crate) fn running_shim(&self, container: &Container) -> Result<Shim, RuntimeError> {
         let state = container.record().state;
         container.shim().filter(|_| state.is_running()).ok_or_else(|| {
@@ -266,12 +268,13 @@ impl Runtime {
         })
     }
 
-    /// Removes what a checkpoint left that nobody ends any more: its record, and the temporary file the record names.
+    /// Removes the temporary archive and the record of a checkpoint that was interrupted by a kill or a cancellation.
     pub(crate) fn discard_pending_checkpoint(&self, id: &str) -> Result<(), RuntimeError> {
         let Some(pending) = self.load_pending_checkpoint(id)? else {
             return Ok(());
         };
-        // The name is ours; what is not the regular file that a checkpoint makes there is somebody else's and stays.
+        // A checkpoint creates a regular file under this name. Any other kind of file was created by another program
+        // and stays.
         let temporary = &pending.temporary;
         if std::fs::symlink_metadata(temporary).is_ok_and(|metadata| metadata.is_file()) {
             ignore_not_found(std::fs::remove_file(temporary)).map_err(store_error("remove", temporary))?;
@@ -280,7 +283,7 @@ impl Runtime {
     }
 }
 
-/// The signal that asks a container to stop: its own, its image's, SIGTERM.
+/// The stop signal of a container: from its config, else from its image, else SIGTERM.
 fn stop_signal(record: &ContainerRecord) -> i32 {
     v1::Signal::try_from(record.config.stop_signal)
         .ok()

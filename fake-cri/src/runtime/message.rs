@@ -1,7 +1,7 @@
-//! CRI messages as JSON, for the files of the store: what a caller sent is kept whole, whatever fields it has.
+//! CRI messages as JSON, for the files of the store. All known fields of a request are kept.
 //!
-//! The mapping is protobuf's own (proto3 JSON), made from the public descriptor set, so that a new field of the CRI needs
-//! no line here. Use as `#[serde(with = "message")]`.
+//! The mapping is proto3 JSON, derived from the descriptor set, so that a new field of the CRI needs no code here. Use
+//! as `#[serde(with = "message")]`.
 
 use std::sync::LazyLock;
 
@@ -11,11 +11,11 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser};
 
 static DESCRIPTOR_POOL: LazyLock<DescriptorPool> =
-    LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).expect("the descriptor set is made by our own build"));
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).expect("the build generates the descriptor set"));
 
-/// A CRI message that is kept in a file.
+/// A CRI message that is stored in a file.
 pub(crate) trait StoredMessage: Message + Default {
-    /// Its name below `runtime.v1`.
+    /// The name in the package `runtime.v1`.
     const NAME: &'static str;
 }
 
@@ -34,15 +34,15 @@ impl StoredMessage for v1::LinuxContainerResources {
 fn descriptor<T: StoredMessage>() -> MessageDescriptor {
     DESCRIPTOR_POOL
         .get_message_by_name(&format!("runtime.v1.{}", T::NAME))
-        .expect("every kept message stands in the CRI")
+        .expect("the CRI defines every stored message")
 }
 
-/// A message as a JSON value, for verbose answers.
+/// Converts a message to a JSON value, for verbose responses.
 pub(crate) fn to_json<T: StoredMessage>(message: &T) -> serde_json::Value {
     serialize(message, serde_json::value::Serializer).unwrap_or(serde_json::Value::Null)
 }
 
-/// A message whose fields can be walked.
+/// Converts a message to one whose fields can be enumerated.
 pub(crate) fn to_dynamic<T: StoredMessage>(message: &T) -> Result<DynamicMessage, prost::DecodeError> {
     DynamicMessage::decode(descriptor::<T>(), message.encode_to_vec().as_slice())
 }
@@ -52,7 +52,8 @@ pub(crate) fn serialize<T: StoredMessage, S: Serializer>(message: &T, serializer
 }
 
 pub(crate) fn deserialize<'de, T: StoredMessage, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    // Through a value: the descriptor's own deserialiser takes what serde_json gives and no borrowed text.
+    // Through a serde_json value: prost-reflect's deserializer accepts what serde_json produces, but no borrowed
+    // strings.
     let value = serde_json::Value::deserialize(deserializer)?;
     let dynamic = DynamicMessage::deserialize(descriptor::<T>(), value).map_err(de::Error::custom)?;
     T::decode(dynamic.encode_to_vec().as_slice()).map_err(de::Error::custom)

@@ -1,20 +1,21 @@
-//! Pods, containers, images: the state machine and its store on disk.
+//! Pods, containers and images: the CRI's state machine and its store on disk.
 //!
 //! ```text
 //!  service --> Runtime --+-- pod, container   tables in memory, each object also a file (store)
-//!                        +-- image            what was pulled, and the catalogue it came from
-//!                        +-- recover          after a restart: files and shims brought together again
+//!                        +-- image            the pulled images and the catalogue that defines them
+//!                        +-- recover          after a restart: reconciles the files with the shims
 //!                        +-- checkpoint       checks a request, writes the documents, sends a job
 //!                                |
-//!                                v  one a container
+//!                                v  one per container
 //!                              Shim
 //! ```
 //!
-//! One lock holds the tables and is never held across an await. A container's own state has a channel, so that whoever
-//! waits for its end waits for an event. A task for each running container waits for its shim; when that one says that
-//! the container has ended, or is itself gone, the state is written and everyone is told.
+//! One lock protects the tables. It is never held across an await. The record of a container is in a watch channel, so
+//! that waiters are notified of its exit. For each running container a task waits for the shim. When the shim reports
+//! the exit or is gone itself, the task writes the new state and notifies the waiters.
 //!
-//! Ways to fail: see [`RuntimeError`]. What fails leaves no half-made object: a name is free again, a file is not there.
+//! Ways to fail: see [`RuntimeError`]. A failed call leaves no partial object: the name is not reserved, no file
+//! exists.
 
 mod call_defects;
 mod checkpoint;
@@ -71,23 +72,22 @@ use self::{
 };
 use crate::fault::{CallTarget, ResolveTarget};
 
-/// The runtime handlers that a pod sandbox may ask for; Status lists them.
+/// The runtime handlers that RunPodSandbox accepts and Status lists.
 pub const RUNTIME_HANDLERS: &[&str] = &["", "fake-cri"];
 
-/// Pods, containers and images of one state folder.
+/// The pods, containers and images of one state directory.
 #[derive(Debug)]
 pub struct Runtime {
-    /// What it was told at its start.
+    /// The options of the command line.
     pub config: Config,
-    /// The images.
+    /// The pulled images.
     pub images: ImageStore,
     store: Arc<Store>,
     tables: Mutex<Tables>,
     delays: Option<Mutex<DelaySampler>>,
     pod_cidr: Mutex<String>,
-    /// For faults that keep the checkpoints of several containers apart.
+    /// Held during a checkpoint by faults that allow only one checkpoint at a time in the whole runtime.
     serial_checkpoint_lock: tokio::sync::Mutex<()>,
-    /// Fields of configs that are not applied and that the log has named.
     unapplied_fields: unapplied_fields::ReportedFields,
 }
 
@@ -98,12 +98,12 @@ struct Tables {
 }
 
 impl Runtime {
-    /// Opens a state folder and brings its files and the shims that still live together again.
+    /// Opens a state directory and reattaches to the shims that still run.
     ///
     /// # Errors
     ///
-    /// `Precondition` when another fake-cri uses the folder; `Store` when a file cannot be read; `Invalid` for a
-    /// catalogue that cannot be read.
+    /// `FailedPrecondition` if another fake-cri uses the directory; `Store` if a file cannot be read; `InvalidArgument`
+    /// if the image catalogue cannot be read.
     pub async fn open(config: Config) -> Result<Arc<Runtime>, RuntimeError> {
         let catalogue = Catalogue::load(config.images.as_deref(), config.strict_images)?;
         let store = Arc::new(Store::open(&config.state_dir)?);
@@ -125,21 +125,21 @@ impl Runtime {
         self.tables.lock().expect("no holder of this lock panics")
     }
 
-    /// The state folder, without links in its path.
+    /// The canonical path of the state directory.
     pub fn state_dir(&self) -> &std::path::Path {
         self.store.root()
     }
 
-    /// The container of this id, full or by a unique prefix.
+    /// Returns the container with this id or unique id prefix.
     ///
     /// # Errors
     ///
-    /// `Invalid`, `NotFound` or `Ambiguous`.
+    /// `InvalidArgument` (empty id), `NotFound` or `AmbiguousId`.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, RuntimeError> {
         find_by_id(ObjectKind::Container, &self.tables().containers, id).cloned()
     }
 
-    /// The containers that a filter lets through, oldest first.
+    /// Returns the containers that match a filter, oldest first.
     pub fn list_containers(&self, filter: Option<&v1::ContainerFilter>) -> Vec<ContainerRecord> {
         let match_all = v1::ContainerFilter::default();
         let filter = filter.unwrap_or(&match_all);
@@ -168,7 +168,7 @@ impl Runtime {
         records
     }
 
-    /// The containers of a pod sandbox, by its full id.
+    /// Returns the containers of the pod sandbox with this full id.
     pub(crate) fn containers_of(&self, pod: &str) -> Vec<Arc<Container>> {
         let containers: Vec<_> = self.tables().containers.values().cloned().collect();
         containers
@@ -177,11 +177,11 @@ impl Runtime {
             .collect()
     }
 
-    /// Stores new limits; they are what ContainerStatus then answers. No cgroup is changed.
+    /// Stores new limits, which ContainerStatus then returns. No cgroup is changed.
     ///
     /// # Errors
     ///
-    /// What finding the container fails with; `Precondition` for one that has ended.
+    /// The errors of [`Runtime::container`]; `FailedPrecondition` if the container has exited.
     pub fn update_resources(
         &self,
         id: &str,
@@ -203,7 +203,7 @@ impl Runtime {
         })
     }
 
-    /// The OCI runtime specification of a container, for a verbose status; null when its pod has just gone.
+    /// The OCI runtime specification of a container, for a verbose status; null if its pod was just removed.
     pub(crate) fn spec_json(&self, record: &ContainerRecord) -> serde_json::Value {
         let spec = self
             .pod(&record.pod_id)
@@ -212,18 +212,18 @@ impl Runtime {
         serde_json::to_value(spec).unwrap_or_default()
     }
 
-    /// Keeps what UpdateRuntimeConfig told.
+    /// Stores the pod CIDR from UpdateRuntimeConfig.
     pub fn set_pod_cidr(&self, cidr: String) {
         *self.pod_cidr.lock().expect("no holder of this lock panics") = cidr;
     }
 
-    /// What UpdateRuntimeConfig told last.
+    /// The pod CIDR of the last UpdateRuntimeConfig; empty before the first.
     pub fn pod_cidr(&self) -> String {
         self.pod_cidr.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// Stops and removes every pod sandbox and container: what `--ephemeral` leaves nothing of. Each failure is logged,
-    /// and the others go on.
+    /// Stops and removes every pod sandbox and container, as `--ephemeral` requires at the end. A failure is logged and
+    /// does not stop the other removals.
     pub async fn remove_all(self: &Arc<Self>) {
         let containers: Vec<_> = self.tables().containers.keys().cloned().collect();
         let removals = containers.into_iter().map(|id| async move {

@@ -1,11 +1,11 @@
-//! Pod sandboxes: run, stopped, removed.
+//! Pod sandboxes and their lifecycle.
 //!
 //! ```text
 //!   RunPodSandbox -> ready --StopPodSandbox--> not ready --RemovePodSandbox--> gone
 //! ```
 //!
-//! A sandbox has no process of its own: its containers live in the host's namespaces, so nothing needs to be held. Stop
-//! and remove are idempotent, and each does what the one before it would have done.
+//! A sandbox has no process: its containers run in the host's namespaces, so no process must hold namespaces open. Stop
+//! and remove are idempotent. Remove stops a sandbox that was not stopped before.
 
 use cri_proto::runtime::v1;
 use serde::{Deserialize, Serialize};
@@ -25,12 +25,12 @@ use super::{
 pub struct Pod {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// What the caller sent, whole.
+    /// The config of the request, unchanged.
     #[serde(with = "message")]
     pub config: v1::PodSandboxConfig,
-    /// The handler it was asked to run with.
+    /// The runtime handler of the request.
     pub runtime_handler: String,
-    /// Whether it was not stopped.
+    /// False after StopPodSandbox.
     pub ready: bool,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
@@ -45,12 +45,12 @@ impl StoredObject for Pod {
 }
 
 impl Pod {
-    /// Its metadata; empty where the caller sent none, which [`Runtime::run_pod`] refuses.
+    /// The metadata of the config. Never empty in practice: [`Runtime::run_pod`] refuses a config without metadata.
     pub fn metadata(&self) -> v1::PodSandboxMetadata {
         self.config.metadata.clone().unwrap_or_default()
     }
 
-    /// Name, namespace, uid and attempt in one, as containerd writes the name it reserves.
+    /// `NAME_NAMESPACE_UID_ATTEMPT`, the name that containerd reserves for a sandbox.
     pub fn full_name(&self) -> String {
         let metadata = self.metadata();
         format!(
@@ -59,13 +59,13 @@ impl Pod {
         )
     }
 
-    /// Whether the caller wants the host's network.
+    /// Whether the request asks for the host's network.
     pub fn host_network(&self) -> bool {
         self.namespace_options()
             .is_some_and(|options| options.network == v1::NamespaceMode::Node as i32)
     }
 
-    /// The namespaces that the caller asked for.
+    /// The namespace options of the request.
     pub fn namespace_options(&self) -> Option<&v1::NamespaceOption> {
         self.config
             .linux
@@ -83,12 +83,13 @@ impl Pod {
 }
 
 impl Runtime {
-    /// Makes and readies a pod sandbox.
+    /// Creates a pod sandbox, which is ready at once.
     ///
     /// # Errors
     ///
-    /// `Invalid` without config, metadata or name, or for a handler that Status does not list; `NameReserved` when a
-    /// sandbox of this name, namespace, uid and attempt is there.
+    /// `InvalidArgument` if the config, the metadata, the name, the namespace or the uid is missing, or the handler is
+    /// not one of [`RUNTIME_HANDLERS`](super::RUNTIME_HANDLERS); `FailedPrecondition` for a field that cannot be
+    /// applied; `NameReserved` if a sandbox with this name, namespace, uid and attempt exists.
     pub fn run_pod(&self, config: Option<v1::PodSandboxConfig>, handler: &str) -> Result<String, RuntimeError> {
         let config = config.ok_or_else(|| RuntimeError::InvalidArgument("sandbox config is missing".to_owned()))?;
         let metadata = config
@@ -116,7 +117,7 @@ impl Runtime {
             created_at: now(),
         };
         let name = pod.full_name();
-        // Reserving the name and entering the pod are one step under the lock, so a failed call leaves neither.
+        // One lock covers the check of the name and the insertion, so a failed call reserves no name.
         let mut tables = self.tables();
         if let Some(other) = tables.pods.values().find(|other| other.full_name() == name) {
             return Err(RuntimeError::NameReserved {
@@ -131,16 +132,16 @@ impl Runtime {
         Ok(id)
     }
 
-    /// The pod sandbox of this id, full or by a unique prefix.
+    /// Returns the pod sandbox with this id or unique id prefix.
     ///
     /// # Errors
     ///
-    /// `Invalid`, `NotFound` or `Ambiguous`.
+    /// `InvalidArgument` (empty id), `NotFound` or `AmbiguousId`.
     pub fn pod(&self, id: &str) -> Result<Pod, RuntimeError> {
         find_by_id(ObjectKind::PodSandbox, &self.tables().pods, id).cloned()
     }
 
-    /// The pod sandboxes that a filter lets through, oldest first.
+    /// Returns the pod sandboxes that match a filter, oldest first.
     pub fn list_pods(&self, filter: Option<&v1::PodSandboxFilter>) -> Vec<Pod> {
         let tables = self.tables();
         let Some(filter) = filter else {
@@ -157,18 +158,19 @@ impl Runtime {
         sort_by_creation(pods.into_iter().filter(|pod| pod.matches(filter)).collect())
     }
 
-    /// Stops a pod sandbox: kills what runs in it and marks it not ready. What is not there is stopped already.
+    /// Stops a pod sandbox: marks it not ready and kills its containers. Succeeds if the sandbox does not exist.
     ///
     /// # Errors
     ///
-    /// `Invalid` or `Ambiguous` for the id; what stopping a container fails with.
+    /// `InvalidArgument` or `AmbiguousId` for the id; `Store` if the state cannot be written; `Shim` if a container
+    /// cannot be killed.
     pub async fn stop_pod(&self, id: &str) -> Result<(), RuntimeError> {
         let pod = match self.pod(id) {
             Ok(pod) => pod,
             Err(RuntimeError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        // Not ready first, so that no container starts behind our back.
+        // Not ready first, so that no container starts while the others are killed.
         self.set_not_ready(&pod.id)?;
         for container in self.containers_of(&pod.id) {
             self.kill_container(&container).await?;
@@ -187,11 +189,11 @@ impl Runtime {
         Ok(())
     }
 
-    /// Removes a pod sandbox with all its containers. What is not there is removed already.
+    /// Stops and removes a pod sandbox and all its containers. Succeeds if the sandbox does not exist.
     ///
     /// # Errors
     ///
-    /// As [`Runtime::stop_pod`]; `Store` when a file cannot be removed.
+    /// The errors of [`Runtime::stop_pod`]; `Store` if a file cannot be removed.
     pub async fn remove_pod(&self, id: &str) -> Result<(), RuntimeError> {
         let pod = match self.pod(id) {
             Ok(pod) => pod,

@@ -1,16 +1,17 @@
-//! After a restart: what the files say and what the shims say brought together.
+//! Reconciles the files with the shims after a restart of fake-cri.
 //!
-//! | file says | shim | then |
+//! | state in the file | shim | new state |
 //! |---|---|---|
 //! | created | none | created |
-//! | created | lives, container runs | fake-cri died in the middle of a start: running |
-//! | created | lives, container not started | the shim is ended: created |
-//! | created or running | ended, exit on record | exited, with the true code |
-//! | running | lives | running: the same process goes on being watched |
-//! | running | gone without a record | killed while fake-cri was not there: what is left is killed, exited |
+//! | created | alive, container runs | running (fake-cri was killed during the start) |
+//! | created | alive, container not started | created; the shim is shut down |
+//! | created | gone without an exit record | exited, `StartError`; remaining processes are killed |
+//! | created or running | gone, exit record exists | exited, with the recorded code |
+//! | running | alive | running; a task waits for the exit again |
+//! | running | gone without an exit record | exited, `ShimDied`; remaining processes are killed |
 //! | exited | | exited |
 //!
-//! A temporary archive that a checkpoint left on record is removed: the shim ends a checkpoint when fake-cri is gone.
+//! The temporary archive of an interrupted checkpoint is removed: a shim aborts its checkpoint when fake-cri is gone.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use super::{
 use crate::shim::{self, Shim, ShimAttachment};
 
 impl Runtime {
-    /// Reads all files and finds all shims again.
+    /// Loads all files and reattaches to all shims.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), RuntimeError> {
         let pods: Vec<Pod> = self.store.load()?;
         let records: Vec<ContainerRecord> = self.store.load()?;
@@ -31,8 +32,8 @@ impl Runtime {
             self.tables().containers.insert(container.id.clone(), container.clone());
             self.discard_pending_checkpoint(&container.id)?;
             if let Err(error) = self.reattach(&container).await {
-                // One container that cannot be found must not keep all others from being served.
-                tracing::error!(container = container.id, %error, "failed to find the container's shim again");
+                // One broken container must not prevent the others from being served.
+                tracing::error!(container = container.id, %error, "failed to reattach to the container's shim");
             }
         }
         Ok(())
@@ -81,7 +82,7 @@ impl Runtime {
                         code: 255,
                         finished_at: now(),
                         reason: "StartError".to_owned(),
-                        message: "fake-cri and the container's shim were killed while it was being started".to_owned(),
+                        message: "fake-cri and the container's shim were killed during the start".to_owned(),
                     }),
                 )
             }
@@ -101,10 +102,10 @@ impl Runtime {
         }
     }
 
-    /// Makes up for the start that a killed fake-cri did not write down.
+    /// Records the start if fake-cri was killed before it wrote the state `running`.
     fn ensure_started(&self, container: &Container, started_at: i64) -> Result<(), RuntimeError> {
         if container.record().state == ContainerState::Created {
-            // The process is gone; only that there was one counts for the state.
+            // The pid does not matter: the process has exited, and the caller sets the state `exited` next.
             let process = crate::process::ProcessId { pid: 0, start_time: 0 };
             container.apply_event(&self.store, LifecycleEvent::Started { process, started_at })?;
         }

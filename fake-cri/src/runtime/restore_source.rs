@@ -1,13 +1,13 @@
-//! Which containers go on from a checkpoint archive instead of being started.
+//! Containers that are restored from a checkpoint archive instead of started.
 //!
-//! | what CreateContainer says | then |
+//! | CreateContainerRequest | restored from |
 //! |---|---|
-//! | the image is an absolute path | the archive, or the checkpoint image (an OCI layout or a tar of one), there |
-//! | the annotation `fake-cri.dev/restore-from`, or that with `.NAME` of the container behind it, on the container or its pod | the same at that path; the image is what a kubelet pulled |
+//! | the image is an absolute path | the archive or checkpoint image (an OCI layout or a tar of one) at that path |
+//! | the annotation `fake-cri.dev/restore-from` or `fake-cri.dev/restore-from.NAME`, on the container or its pod | the archive or checkpoint image at that path; the kubelet has pulled the image of the container |
 //!
-//! Archives are read when the container is made, so that its caller hears what is wrong, and again when it is started. What the
-//! archive says of the container is kept in its record: what its dump could not carry is shown, and its `spec.dump` is what a
-//! checkpoint of the restored container says again.
+//! An archive is read at the creation of the container, so that the caller of CreateContainer gets the errors, and
+//! again at the start. The record of the container keeps two parts of the archive: the unsupported state that its dump
+//! lists, for ContainerStatus, and its `spec.dump`, from which a checkpoint of the restored container writes its own.
 
 use std::path::{Path, PathBuf};
 
@@ -18,32 +18,29 @@ use sha2::{Digest as _, Sha256};
 use super::{Pod, delay::find_annotation, error::RuntimeError, image::Image};
 use crate::checkpoint::{self, CancelFlag, RestoreError};
 
-/// The annotation that names an archive.
 pub(super) const RESTORE_FROM_ANNOTATION: &str = "fake-cri.dev/restore-from";
 
-/// The annotation by which a container is restored although its file locks are lost; with `.NAME` of the container behind it too.
+/// The annotation (also as `KEY.NAME`) that allows a restore although the file locks of the container are lost.
 pub(super) const WITHOUT_FILE_LOCKS_ANNOTATION: &str = "fake-cri.dev/restore-without-file-locks";
 
-/// What is kept of the archive that a container goes on from.
+/// The data that the record of a restored container keeps from its archive.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RestoreRecord {
-    /// What may be lost.
+    /// Which state the restore may lose.
     #[serde(default)]
     pub options: checkpoint::RestoreOptions,
-    /// What the dump could not carry, a line each; the last one counts those that are left out.
+    /// The unsupported state, one line per item. If lines are omitted, the last line has their count.
     #[serde(default)]
     pub unsupported_state: Vec<String>,
-    /// What the container ran as, by the archive's `spec.dump`.
+    /// The archive's `spec.dump`.
     #[serde(default)]
     pub spec: Option<Box<SpecDump>>,
 }
 
-/// Where an archive was named.
+/// The field of the request that names the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ArchiveSource {
-    /// As the image.
     Image(PathBuf),
-    /// By an annotation.
     Annotation(PathBuf),
 }
 
@@ -55,12 +52,13 @@ impl ArchiveSource {
     }
 }
 
-/// The archive that a container goes on from, if it does, and what is kept of it. `scratch_dir` is where a checkpoint image may be
-/// unpacked for a look, as long as the caller waits.
+/// Finds and checks the archive of a container that is to be restored. Returns `None` for other containers. A
+/// checkpoint image may be unpacked temporarily in `scratch_dir`. The check stops when `caller` is cancelled.
 ///
 /// # Errors
 ///
-/// `Invalid`, with what is wrong with it or what of it cannot be restored; `Deadline` when the caller gave up.
+/// `InvalidArgument` if the archive is invalid or holds state that cannot be restored; `DeadlineExceeded` if the caller
+/// cancelled.
 pub(super) fn restore_source(
     scratch_dir: &Path,
     pod: &Pod,
@@ -74,7 +72,7 @@ pub(super) fn restore_source(
     let (ArchiveSource::Image(path) | ArchiveSource::Annotation(path)) = &source;
     if !path.is_absolute() {
         return Err(RuntimeError::InvalidArgument(format!(
-            "annotation {RESTORE_FROM_ANNOTATION} names {path:?}: the absolute path of a checkpoint archive is needed"
+            "annotation {RESTORE_FROM_ANNOTATION} is {path:?}: must be the absolute path of a checkpoint archive"
         )));
     }
     let options = restore_options(pod, config)?;
@@ -89,12 +87,12 @@ pub(super) fn restore_source(
         })?;
     let mut unsupported = archive.unsupported.lines;
     if archive.unsupported.omitted > 0 {
-        unsupported.push(format!("{} more lines of its dump.log", archive.unsupported.omitted));
+        unsupported.push(format!("{} more lines in dump.log", archive.unsupported.omitted));
     }
     let spec = archive.spec.and_then(|text| {
         let spec = serde_json::from_slice(&text);
         if spec.is_err() {
-            unsupported.push("spec.dump, which is no OCI runtime specification".to_owned());
+            unsupported.push("spec.dump, which is not an OCI runtime specification".to_owned());
         }
         spec.ok()
     });
@@ -106,7 +104,6 @@ pub(super) fn restore_source(
     Ok(Some((source, restored)))
 }
 
-/// What may be lost, as the annotations say.
 fn restore_options(pod: &Pod, config: &v1::ContainerConfig) -> Result<checkpoint::RestoreOptions, RuntimeError> {
     let name = config.metadata.as_ref().map_or("", |metadata| &metadata.name);
     let annotation = find_annotation(
@@ -120,7 +117,7 @@ fn restore_options(pod: &Pod, config: &v1::ContainerConfig) -> Result<checkpoint
         Some("true") => true,
         Some(other) => {
             return Err(RuntimeError::InvalidArgument(format!(
-                "annotation {WITHOUT_FILE_LOCKS_ANNOTATION} is {other:?}: \"true\" or \"false\" is needed"
+                "annotation {WITHOUT_FILE_LOCKS_ANNOTATION} is {other:?}: must be \"true\" or \"false\""
             )));
         }
     };
@@ -141,7 +138,7 @@ fn archive_source(pod: &Pod, config: &v1::ContainerConfig, image: &str) -> Optio
     }
 }
 
-/// What stands for the image of a container whose image is an archive.
+/// A placeholder for the image of a container whose image field is the path of an archive.
 pub(super) fn archive_image(archive: &Path) -> Image {
     let digest = Sha256::digest(archive.as_os_str().as_encoded_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

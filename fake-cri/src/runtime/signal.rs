@@ -1,9 +1,9 @@
-//! Signals by their names and by the CRI's numbers, which are not the kernel's.
+//! Conversion of signal names and of the CRI's signal enum, whose values are not the kernel's numbers.
 
 use cri_proto::runtime::v1;
 use nix::libc;
 
-/// The kernel's number of a signal of the CRI; `None` for "the runtime's default".
+/// The kernel's number for a signal of the CRI; `None` for RUNTIME_DEFAULT.
 pub fn cri_signal_number(signal: v1::Signal) -> Option<i32> {
     match signal {
         v1::Signal::RuntimeDefault => None,
@@ -11,7 +11,7 @@ pub fn cri_signal_number(signal: v1::Signal) -> Option<i32> {
     }
 }
 
-/// The kernel's number of a signal's name, as an image's config writes it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
+/// Parses a stop signal as in an image config: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
 pub fn parse_signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);

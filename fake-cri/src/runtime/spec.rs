@@ -1,8 +1,8 @@
-//! The OCI runtime specification of a container, as an archive's `spec.dump` holds it and crictl shows it.
+//! The OCI runtime specification of a container, for `spec.dump` in archives and for `crictl inspect`.
 //!
-//! It tells what runs: the argv, environment, user and privileges of the container. What was asked for and is not applied (mounts,
-//! limits, masked paths, namespaces: see `fields`) is not in it. The annotations are those by which containerd or CRI-O marks a container, and by which
-//! checkpointctl finds its name and its pod's.
+//! It describes what really runs: argv, environment, user and privileges. Requested fields that are not applied
+//! (mounts, limits, masked paths, namespaces: see `unapplied_fields`) are absent. The annotations are those of
+//! containerd or CRI-O, in which checkpointctl looks up the names of the container and its pod.
 
 use cri_proto::document::{SpecDump, spec::Mount};
 use serde_json::{Value, json};
@@ -10,10 +10,8 @@ use serde_json::{Value, json};
 use super::{ContainerRecord, Pod, command};
 use crate::checkpoint::Layout;
 
-/// The version of the specification that these documents follow.
 const OCI_VERSION: &str = "1.2.0";
 
-/// The specification of a container in its pod.
 pub(crate) fn spec(layout: Layout, record: &ContainerRecord, pod: &Pod) -> serde_json::Result<SpecDump> {
     let config = &record.config;
     let user = record.user().unwrap_or_default();
@@ -59,8 +57,9 @@ pub(crate) fn spec(layout: Layout, record: &ContainerRecord, pod: &Pod) -> serde
     Ok(spec)
 }
 
-/// Has the specification of a restored container say what the archive's said: its processes are those of then. Its own are the
-/// annotations, which name the container and its pod, where its cgroups and namespaces are, and what its request asks for.
+/// Copies the archive's specification into that of a restored container, because the restored processes keep the
+/// attributes of the dumped ones. The annotations (names of container and pod), the cgroup path and the namespaces stay
+/// those of the new container, and its own mounts replace mounts with the same destination.
 fn merge_restored_spec(spec: &mut SpecDump, original: &SpecDump) {
     spec.set_process(original.process().clone());
     spec.set_hostname(original.hostname().clone());
@@ -86,7 +85,6 @@ fn merge_restored_spec(spec: &mut SpecDump, original: &SpecDump) {
     }
 }
 
-/// What containerd marks a container with.
 fn containerd_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
     let metadata = pod.metadata();
     json!({
@@ -100,7 +98,7 @@ fn containerd_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
     })
 }
 
-/// What CRI-O marks a container with; maps are JSON within a string there.
+/// The annotations of CRI-O, in which maps are JSON strings.
 fn crio_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
     let config = &record.config;
     let metadata = pod.metadata();
@@ -109,7 +107,7 @@ fn crio_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
         json!(map.iter().collect::<std::collections::BTreeMap<_, _>>()).to_string()
     };
     let attempt = config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-    // An attempt of zero is left out there.
+    // CRI-O omits an attempt of 0.
     let name = match attempt {
         0 => json!({ "name": record.name() }),
         attempt => json!({ "name": record.name(), "attempt": attempt }),
@@ -142,7 +140,7 @@ fn crio_annotations(record: &ContainerRecord, pod: &Pod) -> Value {
     })
 }
 
-/// The name that CRI-O gives a container, of the pod's and its own.
+/// The name of a container in CRI-O: `k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`.
 pub(crate) fn crio_name(record: &ContainerRecord, pod: &Pod) -> String {
     let metadata = pod.metadata();
     let attempt = record.config.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
@@ -155,7 +153,7 @@ pub(crate) fn crio_name(record: &ContainerRecord, pod: &Pod) -> String {
     )
 }
 
-/// Ids are unsigned in the specification, and never negative in a request that means something.
+/// The specification has unsigned ids, the CRI signed ones. Valid requests have no negative ids.
 fn cri_id_to_u32(id: i64) -> u32 {
     u32::try_from(id).unwrap_or(0)
 }

@@ -1,7 +1,8 @@
-//! How a container starts, and how its end is noticed.
+//! Starts containers and handles their exit.
 //!
-//! A start launches the shim, so that a container that is only made costs a file. A start that has begun goes through,
-//! even when its caller goes away: a half-started container would have no owner. From then on a task waits for the shim.
+//! The start launches the shim; a created container is only a file. A start runs in a task of its own and completes
+//! even if the caller cancels, because nothing would clean up a partly started container. After the start, a task waits
+//! for the exit.
 
 use std::sync::Arc;
 
@@ -16,24 +17,24 @@ use crate::{
     shim::{self, Shim, ShimError},
 };
 
-/// The exit code of a container whose command could not be started, as containerd tells it.
+/// The exit code that containerd reports for a container whose command could not be started.
 const START_ERROR_EXIT_CODE: i32 = 128;
 
-/// The exit code of a container whose shim was killed: all that was left of it is killed too.
+/// 128 + SIGKILL: the exit code of a container whose shim was killed, because its remaining processes are killed too.
 const SHIM_DIED_EXIT_CODE: i32 = 137;
 
 impl Runtime {
-    /// The folder that a container's shim has for itself.
     pub(crate) fn shim_dir(&self, id: &str) -> std::path::PathBuf {
         self.store.container_dir(id).join("shim")
     }
 
-    /// Starts a container that was made.
+    /// Starts a created container.
     ///
     /// # Errors
     ///
-    /// What finding it fails with; `Precondition` in any other state, or when its sandbox was stopped; `Start` when its
-    /// command cannot be run, after which it has ended with reason `StartError`.
+    /// The errors of [`Runtime::container`]; `FailedPrecondition` if the container is not in state `created` or its
+    /// sandbox is stopped; `Start` or `Restore` if the command cannot be executed or the archive cannot be restored,
+    /// after which the container is in state `exited` with reason `StartError`.
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), RuntimeError> {
         let container = self.container(id)?;
         let runtime = self.clone();
@@ -48,13 +49,13 @@ impl Runtime {
 
     async fn start(self: Arc<Self>, container: &Arc<Container>) -> Result<(), RuntimeError> {
         let _start_guard = container.start_lock.lock().await;
-        // It may have been removed, and its sandbox stopped, while this start waited for its turn.
+        // The container may have been removed or its sandbox stopped while this start waited for the lock.
         self.container(&container.id)?;
         let record = container.record();
         let pod = self.pod(&record.pod_id)?;
         if record.state != ContainerState::Created {
             return Err(RuntimeError::FailedPrecondition(format!(
-                "container {:?} is in {} state, and only a created one can be started",
+                "container {:?} is in {} state: only a created container can be started",
                 record.id,
                 record.state.cri_name()
             )));
@@ -71,14 +72,14 @@ impl Runtime {
             Err(error) => Err(shim_error(&record.id, error)),
         };
         if result.is_err() {
-            // Without its folder the container is as it was made, also for a restart that looks for its shim.
+            // Without this directory, recovery after a restart treats the container as not started.
             let dir = self.shim_dir(&record.id);
             ignore_not_found(std::fs::remove_dir_all(&dir)).map_err(store_error("remove", &dir))?;
         }
         result
     }
 
-    /// Starts a container's process below a shim. If that fails the shim is ended, with whatever runs below it.
+    /// Starts the container's first process in a shim. On an error, shuts the shim down, which kills its processes.
     async fn start_in_shim(
         self: Arc<Self>,
         container: &Arc<Container>,
@@ -116,19 +117,19 @@ impl Runtime {
             }
         };
         if let Err(error) = shim.shutdown().await {
-            tracing::error!(container = record.id, %error, "failed to end the shim of a failed start");
+            tracing::error!(container = record.id, %error, "failed to shut down the shim after a failed start");
         }
         Err(error)
     }
 
-    /// Notes as whom a restored container runs, which its archive decided.
+    /// Records the user and groups of a restored container: the archive decides them, and the first process has them.
     pub(crate) fn record_identity(&self, container: &Container, init: ProcessId) {
         if container.record().identity.is_some() {
             return;
         }
         let identity = Identity::of_process(init.pid).map_err(|error| RuntimeError::Internal(error.to_string()));
         let result = identity.and_then(|identity| {
-            // The number may be another process's by now.
+            // If the process has exited, its pid may have been reused by another process.
             let identity = init.is_alive().then_some(identity);
             container.update(&self.store, |record| {
                 record.identity = identity;
@@ -136,19 +137,19 @@ impl Runtime {
             })
         });
         if let Err(error) = result {
-            tracing::warn!(container = container.id, %error, "failed to learn the user of a restored container");
+            tracing::warn!(container = container.id, %error, "failed to read the user of a restored container");
         }
     }
 
-    /// Waits for a container's end and writes it down. If its shim is gone, what is left of the container is killed.
+    /// Waits for the exit of a container and records it. If the shim is gone, kills the remaining processes.
     pub(crate) async fn watch_exit(self: Arc<Self>, container: Arc<Container>, shim: Shim, init: ProcessId) {
         let exit = shim.wait_exit().await;
         if let Err(error) = self.on_exit(&container, exit, &[init, shim.process()]).await {
-            tracing::error!(container = container.id, %error, "failed to write down the container's end");
+            tracing::error!(container = container.id, %error, "failed to record the container's exit");
         }
     }
 
-    /// Writes down how a container ended.
+    /// Records the exit of a container.
     pub(crate) async fn on_exit(
         &self,
         container: &Container,
@@ -163,7 +164,7 @@ impl Runtime {
                 code: SHIM_DIED_EXIT_CODE,
                 finished_at: exit.finished_at_ns,
                 reason: "ShimDied".to_owned(),
-                message: "the container's shim was killed, so what was left of the container was killed too".to_owned(),
+                message: "the container's shim was killed, and the container's remaining processes with it".to_owned(),
             }
         } else {
             ContainerExit {
@@ -177,7 +178,7 @@ impl Runtime {
     }
 }
 
-/// What a shim fails with, as the runtime's error.
+/// Converts an error of the shim.
 pub(crate) fn shim_error(id: &str, error: ShimError) -> RuntimeError {
     match error {
         ShimError::WrongState { message } => RuntimeError::FailedPrecondition(message),
@@ -185,8 +186,8 @@ pub(crate) fn shim_error(id: &str, error: ShimError) -> RuntimeError {
         ShimError::RestoreFailed { message } => RuntimeError::Restore(message),
         timeout @ ShimError::ExecTimeout(_) => RuntimeError::DeadlineExceeded(timeout.to_string()),
         too_large @ ShimError::ExecOutputTooLarge(_) => RuntimeError::ResourceExhausted(too_large.to_string()),
-        // A shim that has ended took its container along.
-        ShimError::Gone => RuntimeError::FailedPrecondition(format!("container {id:?} has ended")),
+        // The shim exits only after its container, or the container is killed with it.
+        ShimError::Gone => RuntimeError::FailedPrecondition(format!("container {id:?} has exited")),
         other => RuntimeError::Shim {
             id: id.to_owned(),
             message: other.to_string(),
@@ -194,7 +195,7 @@ pub(crate) fn shim_error(id: &str, error: ShimError) -> RuntimeError {
     }
 }
 
-/// A failed start in the words that containerd and runc put around it.
+/// Wraps the message of a failed start in the text of containerd and runc.
 fn runc_start_error(message: &str) -> String {
     format!(
         "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: {message}"

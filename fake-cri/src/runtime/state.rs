@@ -1,4 +1,4 @@
-//! A container's state, and the one function that changes it.
+//! The lifecycle state of a container and its transitions.
 //!
 //! ```text
 //!              Start                    Exited
@@ -8,75 +8,75 @@
 //!                          StartFailed
 //! ```
 //!
-//! Removal is no state: a removed container is gone. Every other change is an error that names both sides.
+//! Removal is not a state. Every other transition is an error that names both states.
 
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
 
-/// What a container is doing, with the data of that state.
+/// The state of a container, with the data of that state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ContainerState {
-    /// Made, its process not started.
+    /// Created, not started.
     Created,
-    /// Its first process runs.
+    /// The first process runs.
     Running {
         /// The first process.
         process: ProcessId,
-        /// When it was started, in nanoseconds since the epoch.
+        /// Time of the start, in nanoseconds since the epoch.
         started_at: i64,
     },
-    /// Its first process has ended, or never began.
+    /// The first process has exited, or could not be started.
     Exited {
-        /// When it was started, in nanoseconds since the epoch; 0 when it never was.
+        /// Time of the start, in nanoseconds since the epoch; 0 if the start failed.
         started_at: i64,
-        /// How it ended.
+        /// Exit code, time and reason.
         exit: ContainerExit,
     },
 }
 
-/// How a container ended.
+/// The exit of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerExit {
-    /// The exit code as a shell tells it: 128 and the signal's number when a signal ended it.
+    /// The exit code; 128 plus the signal number if a signal killed the process, as in a shell.
     pub code: i32,
-    /// When it ended, in nanoseconds since the epoch.
+    /// Time of the exit, in nanoseconds since the epoch.
     pub finished_at: i64,
     /// `Completed`, `Error`, `OOMKilled`, `StartError` or `ShimDied`.
     pub reason: String,
-    /// What there is to say beside the code.
+    /// Details for the field `message` of ContainerStatus.
     pub message: String,
 }
 
-/// What happens to a container.
+/// An event that changes the state of a container.
 #[derive(Clone, Debug)]
 pub enum LifecycleEvent {
-    /// Its first process runs.
+    /// The first process was started.
     Started {
         /// The first process.
         process: ProcessId,
-        /// When, in nanoseconds since the epoch.
+        /// Time of the start, in nanoseconds since the epoch.
         started_at: i64,
     },
-    /// Its first process could not be started.
+    /// The first process could not be started.
     StartFailed(ContainerExit),
-    /// Its first process has ended.
+    /// The first process has exited.
     Exited(ContainerExit),
 }
 
-/// A change that a container does not make.
+/// A transition that the state machine does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a container in {from} state does not become {to}")]
+#[error("a container in {from} state cannot change to {to}")]
 pub struct InvalidTransition {
-    /// The state it is in.
+    /// The current state, as the CRI names it.
     pub from: &'static str,
-    /// The state it was to take.
+    /// The requested state, as the CRI names it.
     pub to: &'static str,
 }
 
 impl ContainerState {
-    /// The CRI's name of the state.
+    /// The name of the state in the CRI.
     pub fn cri_name(&self) -> &'static str {
         match self {
             ContainerState::Created => "CONTAINER_CREATED",
@@ -93,21 +93,21 @@ impl ContainerState {
         }
     }
 
-    /// Whether it has ended.
+    /// Whether the container has exited or failed to start.
     pub fn is_exited(&self) -> bool {
         matches!(self, ContainerState::Exited { .. })
     }
 
-    /// Whether it runs.
+    /// Whether the first process runs.
     pub fn is_running(&self) -> bool {
         matches!(self, ContainerState::Running { .. })
     }
 
-    /// The state after this event. The one place where a container's state changes.
+    /// Returns the state after an event. This function defines all transitions.
     ///
     /// # Errors
     ///
-    /// An event that this state does not know.
+    /// The event is not valid in this state.
     pub fn after(&self, event: LifecycleEvent) -> Result<ContainerState, InvalidTransition> {
         match (self, event) {
             (
@@ -202,7 +202,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a container in CONTAINER_EXITED state does not become CONTAINER_RUNNING"
+            "a container in CONTAINER_EXITED state cannot change to CONTAINER_RUNNING"
         );
     }
 }

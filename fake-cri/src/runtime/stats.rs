@@ -1,33 +1,34 @@
-//! What containers use: their CPU time and memory as their shims count them.
+//! CPU time and memory of containers, as their shims count them.
 
 use cri_proto::runtime::v1;
 
 use super::{Container, ContainerRecord, Runtime, RuntimeError, clock::now};
 
-/// What a container uses. A container that does not run uses nothing that is known.
+/// The resource usage of a container. Usage is `None` if the container does not run.
 #[derive(Clone, Debug)]
 pub struct ContainerUsage {
-    /// The container.
+    /// The record of the container.
     pub record: ContainerRecord,
-    /// When this was asked, in nanoseconds since the epoch.
+    /// Time of the measurement, in nanoseconds since the epoch.
     pub timestamp_ns: i64,
-    /// CPU time since its start, in nanoseconds, and what it used on average since the last call, in nanoseconds a second.
+    /// CPU time since the start, in nanoseconds, and the average rate since the last request, in nanoseconds per
+    /// second.
     pub cpu_ns_and_rate: Option<(u64, u64)>,
     /// Resident memory, in bytes.
     pub memory_bytes: Option<u64>,
 }
 
 impl Runtime {
-    /// What one container uses.
+    /// Returns the usage of one container.
     ///
     /// # Errors
     ///
-    /// What finding it fails with.
+    /// The errors of [`Runtime::container`].
     pub async fn usage(&self, id: &str) -> Result<ContainerUsage, RuntimeError> {
         Ok(self.usage_of(&*self.container(id)?).await)
     }
 
-    /// What the containers use that a filter lets through.
+    /// Returns the usage of the containers that match a filter.
     pub async fn list_usage(&self, filter: Option<&v1::ContainerStatsFilter>) -> Vec<ContainerUsage> {
         let filter = filter.cloned().unwrap_or_default();
         let records = self.list_containers(Some(&v1::ContainerFilter {
@@ -44,7 +45,7 @@ impl Runtime {
     async fn usage_of(&self, container: &Container) -> ContainerUsage {
         let record = container.record();
         let stats = match container.shim().filter(|_| record.state.is_running()) {
-            // A shim that has just ended says nothing, as one of a container that has ended.
+            // The shim may have just exited. The container then has no usage, like an exited one.
             Some(shim) => shim.stats().await.ok(),
             None => None,
         };

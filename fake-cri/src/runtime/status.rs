@@ -1,11 +1,11 @@
-//! What a container is, in the CRI's words.
+//! ContainerStatus of a container.
 
 use cri_proto::runtime::v1;
 
 use super::{ContainerRecord, ContainerState};
 
 impl ContainerRecord {
-    /// What ContainerStatus answers, without the verbose part.
+    /// The response of ContainerStatus without the verbose info.
     pub fn status(&self) -> v1::ContainerStatus {
         let (started_at, exit) = match &self.state {
             ContainerState::Created => (0, None),
@@ -29,7 +29,7 @@ impl ContainerRecord {
             message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
             labels: self.config.labels.clone(),
             annotations: self.config.annotations.clone(),
-            // None is made.
+            // fake-cri mounts nothing.
             mounts: Vec::new(),
             log_path: self
                 .log
@@ -46,7 +46,8 @@ impl ContainerRecord {
         }
     }
 
-    /// The image as people name it: the kubelet names it by its id, which is then its tag.
+    /// The name of the image in the request. The kubelet sends the image id: then the first tag of the image, if it has
+    /// one.
     pub fn image_name(&self) -> &str {
         match self.config.image.as_ref().map(|spec| spec.image.as_str()) {
             Some(name) if name != self.image.id => name,
@@ -54,7 +55,7 @@ impl ContainerRecord {
         }
     }
 
-    /// The image's reference: by digest where it has one, its id otherwise.
+    /// The image reference with digest, or the image id if the image has no digest.
     pub fn image_ref(&self) -> &str {
         self.image.repo_digests.first().unwrap_or(&self.image.id)
     }

@@ -1,17 +1,17 @@
-//! The state folder: one small JSON file an object, each written beside its place and renamed in.
+//! The state directory: one small JSON file per object, written to a temporary file and renamed.
 //!
 //! ```text
-//! STATE/lock                      held while a fake-cri uses the folder
+//! STATE/lock                      locked while a fake-cri uses the directory
 //! STATE/pods/ID.json
 //! STATE/images/ID.json
 //! STATE/containers/ID16/container.json
-//!                      /checkpoint.json   while a checkpoint is being written: what to remove after a kill
-//!                      /...               the shim's own files
+//!                      /checkpoint.json   during a checkpoint: the temporary file to remove after a kill
+//!                      /...               the files of the shim
 //! ```
 //!
-//! A container's folder carries the first 16 digits of its id, because the shim's socket lies in it and the path of a
-//! socket may have 107 bytes. Ways to fail: the folder is another fake-cri's (the lock is held), a file is of a version
-//! that this program does not know (an error, nothing is thrown away), the disk is full (the old file stays).
+//! The name of a container's directory is only the first 16 digits of its id, because the directory contains the shim's
+//! socket and the path of a socket has at most 107 bytes (unix(7)). Ways to fail: another fake-cri holds the lock; a
+//! file has an unknown version (an error, the file stays); the disk is full (the old file stays).
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -24,15 +24,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{parse_errors, runtime::error::RuntimeError};
 
-/// The version of every file. A file of another version is refused.
+/// The version in every file. A file with another version is an error.
 const STORE_VERSION: u32 = 1;
 
-/// A kind of object that has a file.
+/// A type whose objects are stored in files.
 pub(crate) trait StoredObject: Serialize + DeserializeOwned {
-    /// Its folder below the state folder.
+    /// The subdirectory of the state directory.
     const DIR_NAME: &'static str;
 
-    /// Its id.
     fn id(&self) -> &str;
 }
 
@@ -43,7 +42,7 @@ struct VersionedRecord<'a, T> {
     object: &'a T,
 }
 
-/// The state folder, locked for this process.
+/// The state directory, locked by this process.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
@@ -51,11 +50,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens and locks a state folder, making it (0700) where it is missing.
+    /// Opens and locks a state directory. Creates the directory with mode 0700 if it does not exist.
     ///
     /// # Errors
     ///
-    /// `Precondition` when another fake-cri holds it; `Store` when it cannot be made or written.
+    /// `FailedPrecondition` if another fake-cri holds the lock; `Store` if the directory cannot be created or locked.
     pub fn open(root: &Path) -> Result<Store, RuntimeError> {
         for dir_name in ["", "pods", "images", "containers"] {
             let path = root.join(dir_name);
@@ -63,10 +62,10 @@ impl Store {
                 .recursive(true)
                 .mode(0o700)
                 .create(&path)
-                .map_err(store_error("create folder", &path))?;
+                .map_err(store_error("create directory", &path))?;
         }
-        // Canonical, because it stands in answers (ImageFsInfo) and on the command line of shims.
-        let root = root.canonicalize().map_err(store_error("resolve folder", root))?;
+        // Canonical, because the path appears in responses (ImageFsInfo) and on the command line of shims.
+        let root = root.canonicalize().map_err(store_error("resolve directory", root))?;
         let path = root.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -79,7 +78,7 @@ impl Store {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(RuntimeError::FailedPrecondition(format!(
-                    "state folder {root:?} is in use by another fake-cri"
+                    "state directory {root:?} is in use by another fake-cri"
                 )));
             }
             Err(TryLockError::Error(source)) => return Err(store_error("lock", &path)(source)),
@@ -87,12 +86,12 @@ impl Store {
         Ok(Store { root, _lock: lock })
     }
 
-    /// The state folder.
+    /// The canonical path of the state directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A container's own folder.
+    /// The directory of a container.
     pub fn container_dir(&self, id: &str) -> PathBuf {
         self.root.join("containers").join(&id[..id.len().min(16)])
     }
@@ -105,7 +104,6 @@ impl Store {
         }
     }
 
-    /// Writes an object's file.
     pub(crate) fn save<T: StoredObject>(&self, object: &T) -> Result<(), RuntimeError> {
         let path = self.path::<T>(object.id());
         if T::DIR_NAME == "containers" {
@@ -114,7 +112,7 @@ impl Store {
                 .recursive(true)
                 .mode(0o700)
                 .create(&dir)
-                .map_err(store_error("create folder", &dir))?;
+                .map_err(store_error("create directory", &dir))?;
         }
         write_json(
             &path,
@@ -125,7 +123,7 @@ impl Store {
         )
     }
 
-    /// Removes an object's file; for a container its whole folder. What is not there is removed already.
+    /// Removes the file of an object, or the whole directory of a container. Succeeds if it does not exist.
     pub(crate) fn remove<T: StoredObject>(&self, id: &str) -> Result<(), RuntimeError> {
         let path = self.path::<T>(id);
         let result = if T::DIR_NAME == "containers" {
@@ -136,11 +134,11 @@ impl Store {
         ignore_not_found(result).map_err(store_error("remove", &path))
     }
 
-    /// Reads all objects of a kind.
+    /// Reads all objects of a type and removes incomplete ones.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or is of another version: it is named, and nothing is removed.
+    /// `Store`, which names the file that cannot be read or has another version. That file is not removed.
     pub(crate) fn load<T: StoredObject>(&self) -> Result<Vec<T>, RuntimeError> {
         let dir = self.root.join(T::DIR_NAME);
         let mut objects = Vec::new();
@@ -151,13 +149,13 @@ impl Store {
             } else if entry.extension().is_some_and(|extension| extension == "json") {
                 entry.clone()
             } else {
-                // What a kill left beside its place.
+                // A temporary file of a write that was interrupted by a kill.
                 ignore_not_found(fs::remove_file(&entry)).map_err(store_error("remove", &entry))?;
                 continue;
             };
             match read_json(&path)? {
                 Some(object) => objects.push(object),
-                // A container's folder without its file: the container was never made whole, or is half removed.
+                // A container's directory without its file: the creation or the removal was interrupted.
                 None => ignore_not_found(fs::remove_dir_all(&entry)).map_err(store_error("remove", &entry))?,
             }
         }
@@ -165,7 +163,7 @@ impl Store {
     }
 }
 
-/// Writes a file beside its place and renames it in.
+/// Writes a temporary file and renames it, so that the file at `path` is always complete.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RuntimeError> {
     let temporary = path.with_extension("json.new");
     let write = || {
@@ -181,7 +179,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Run
     write().map_err(store_error("write", path))
 }
 
-/// Reads a file of [`STORE_VERSION`]; `None` when there is none.
+/// Reads a file of version [`STORE_VERSION`]. Returns `None` if the file does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RuntimeError> {
     let text = match fs::read(path) {
         Ok(text) => text,
@@ -196,7 +194,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, R
             version => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("its version is {version:?}, this program knows {STORE_VERSION}"),
+                    format!("unsupported version {version:?}: must be {STORE_VERSION}"),
                 ));
             }
         }
@@ -205,7 +203,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, R
     parse().map(Some).map_err(store_error("read", path))
 }
 
-/// Takes "not there" for success: removal is idempotent.
+/// Maps the error NotFound to success, because removal is idempotent.
 pub(crate) fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -213,7 +211,7 @@ pub(crate) fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Names the file that an error of the operating system is about.
+/// Returns a closure that adds the operation and the path to an I/O error.
 pub(crate) fn store_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeError {
     let path = path.to_owned();
     move |source| RuntimeError::Store { action, path, source }

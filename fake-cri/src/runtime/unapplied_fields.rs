@@ -1,7 +1,7 @@
-//! What becomes of each field of a pod's and a container's config: applied, refused, or reported as not applied.
+//! The treatment of each field of PodSandboxConfig and ContainerConfig: applied, refused, or reported as not applied.
 //!
-//! What is asked for and not done is refused or said. A row of [`FIELDS`] decides for its field; a test walks the CRI's descriptor, so
-//! that a new field cannot be passed over. `docs/CRI-FIELDS.md` is this table.
+//! Each field has a row in [`FIELDS`]. A test compares the rows with the CRI's descriptor, so that a new field cannot
+//! be overlooked. `docs/CRI-FIELDS.md` contains this table.
 
 use std::{collections::BTreeSet, fs, sync::Mutex};
 
@@ -13,20 +13,20 @@ use super::{
     message::{StoredMessage, to_dynamic},
 };
 
-/// What becomes of a field that is set.
+/// The treatment of a field that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FieldTreatment {
-    /// It is done, or it is data that is kept and told back.
+    /// The field takes effect, or is data that is stored and returned.
     Applied,
-    /// Its own fields decide.
+    /// The fields of the message have rows of their own.
     Nested,
-    /// The call fails; with `--allow-unapplied-fields` it is reported.
+    /// The call fails. With `--allow-unapplied-fields` the field is reported instead.
     Refused,
-    /// It is not done, which the log says once.
+    /// The field has no effect. The log names the field once.
     Reported,
 }
 
-/// A field, what becomes of it, and what statuses and archives say of it then.
+/// A field, its treatment, and how statuses and archives show it.
 struct Field {
     message: &'static str,
     field: &'static str,
@@ -48,27 +48,27 @@ macro_rules! fields {
 const FIELDS: &[Field] = fields! {
     PodSandboxConfig {
         metadata: Applied "PodSandboxStatus, the annotations of `spec.dump`";
-        hostname: Reported "the host keeps its name, `spec.dump` has no `hostname`; containers find it in the variable `HOSTNAME`";
+        hostname: Reported "the hostname of the host does not change, `spec.dump` has no `hostname`; containers have the variable `HOSTNAME`";
         log_directory: Applied "ContainerStatus.log_path";
         dns_config: Reported "containers have the host's resolv.conf";
         port_mappings: Reported "containers share the host's network, so nothing is mapped";
         labels: Applied "PodSandboxStatus";
-        annotations: Applied "PodSandboxStatus; those of fake-cri are read";
+        annotations: Applied "PodSandboxStatus; fake-cri reads its own annotations";
         linux: Nested "";
         windows: Refused "";
     }
     LinuxPodSandboxConfig {
         cgroup_parent: Reported "containers stay in fake-cri's cgroup; `spec.dump` has no `cgroupsPath`";
         security_context: Nested "";
-        sysctls: Refused "they would change the host";
-        overhead: Reported "no cgroup is made";
-        resources: Reported "no cgroup is made";
+        sysctls: Refused "sysctls would change the host";
+        overhead: Reported "no cgroup is created";
+        resources: Reported "no cgroup is created";
     }
     LinuxSandboxSecurityContext {
         namespace_options: Nested "";
         selinux_options: Reported "a sandbox has no process";
-        run_as_user: Reported "a sandbox has no process; containers have a user of their own";
-        run_as_group: Reported "as `run_as_user`; without it InvalidArgument";
+        run_as_user: Reported "a sandbox has no process; containers have their own user";
+        run_as_group: Reported "as `run_as_user`; InvalidArgument without a user";
         readonly_rootfs: Reported "a sandbox has no root file system";
         supplemental_groups: Reported "a sandbox has no process";
         supplemental_groups_policy: Reported "a sandbox has no process";
@@ -78,26 +78,26 @@ const FIELDS: &[Field] = fields! {
         seccomp_profile_path: Reported "a sandbox has no process";
     }
     NamespaceOption {
-        network: Reported "containers are in the host's namespaces, `spec.dump` lists none; PodSandboxStatus.linux.namespaces is what was asked for";
+        network: Reported "containers run in the host's namespaces, `spec.dump` lists none; PodSandboxStatus.linux.namespaces returns the request";
         pid: Reported "as `network`";
         ipc: Reported "as `network`";
         target_id: Reported "as `network`";
-        userns_options: Refused "the mode NODE, which is none of its own, is taken";
+        userns_options: Refused "mode NODE (no user namespace) is accepted";
     }
     ContainerConfig {
         metadata: Applied "ContainerStatus, the annotations of `spec.dump`";
         image: Applied "ContainerStatus";
         command: Applied "`spec.dump`";
         args: Applied "`spec.dump`";
-        working_dir: Applied "`spec.dump`; the workload passes over one that the host lacks";
+        working_dir: Applied "`spec.dump`; the test workload runs in `/` if the host does not have the directory";
         envs: Applied "`spec.dump`";
         mounts: Reported "nothing is mounted, so ContainerStatus and `spec.dump` list none; a host path that does not exist is InvalidArgument";
-        devices: Reported "containers have the host's devices; one that does not exist is InvalidArgument";
+        devices: Reported "containers have the host's devices; a host path that does not exist is InvalidArgument";
         labels: Applied "ContainerStatus";
-        annotations: Applied "ContainerStatus; those of fake-cri are read";
+        annotations: Applied "ContainerStatus; fake-cri reads its own annotations";
         log_path: Applied "ContainerStatus";
-        stdin: Applied "it stays open; there is no Attach";
-        stdin_once: Reported "there is no Attach";
+        stdin: Applied "stdin stays open; Attach is not implemented";
+        stdin_once: Reported "Attach is not implemented";
         tty: Applied "`spec.dump`";
         linux: Nested "";
         windows: Refused "";
@@ -109,14 +109,14 @@ const FIELDS: &[Field] = fields! {
         security_context: Nested "";
     }
     LinuxContainerSecurityContext {
-        capabilities: Reported "root keeps fake-cri's capabilities, other users lose them by exec; `spec.dump` lists none";
+        capabilities: Reported "root has fake-cri's capabilities, other users lose them at execve; `spec.dump` lists none";
         privileged: Reported "as `capabilities`";
         namespace_options: Nested "";
         selinux_options: Reported "no label is set";
-        run_as_user: Applied "ContainerStatus.user, `spec.dump`: the one that runs; FailedPrecondition where fake-cri may not";
-        run_as_group: Applied "as `run_as_user`; without a user InvalidArgument";
-        run_as_username: Applied "as `run_as_user`; a name that the host does not know, or one beside `run_as_user`, is InvalidArgument";
-        readonly_rootfs: Reported "`spec.dump` says that root is writable";
+        run_as_user: Applied "ContainerStatus.user and `spec.dump` have the effective user; FailedPrecondition without the privilege";
+        run_as_group: Applied "as `run_as_user`; InvalidArgument without a user";
+        run_as_username: Applied "as `run_as_user`; InvalidArgument for a name that the host does not have, or together with `run_as_user`";
+        readonly_rootfs: Reported "in `spec.dump` the root file system is writable";
         supplemental_groups: Applied "as `run_as_user`";
         supplemental_groups_policy: Applied "as `run_as_user`";
         no_new_privs: Applied "`spec.dump`";
@@ -128,10 +128,10 @@ const FIELDS: &[Field] = fields! {
         seccomp_profile_path: Reported "no filter is set";
     }
     LinuxContainerResources {
-        cpu_period: Reported "no cgroup is made and `spec.dump` has none; ContainerStatus.resources is the configuration, as UpdateContainerResources left it";
+        cpu_period: Reported "no cgroup is created, `spec.dump` has no limits; ContainerStatus.resources returns the config or the last UpdateContainerResources";
         cpu_quota: Reported "as `cpu_period`";
         cpu_shares: Reported "as `cpu_period`";
-        memory_limit_in_bytes: Reported "as `cpu_period`; statistics count against it";
+        memory_limit_in_bytes: Reported "as `cpu_period`; ContainerStats.memory.available_bytes refers to the limit";
         oom_score_adj: Reported "as `cpu_period`";
         cpuset_cpus: Reported "as `cpu_period`";
         cpuset_mems: Reported "as `cpu_period`";
@@ -141,16 +141,16 @@ const FIELDS: &[Field] = fields! {
     }
 };
 
-/// Which fields the log has named already: each once in the life of a fake-cri.
+/// The fields that the log has named. Each is logged once per fake-cri process.
 #[derive(Debug, Default)]
 pub(crate) struct ReportedFields(Mutex<BTreeSet<String>>);
 
 impl ReportedFields {
-    /// Goes through a config: refuses what is refused, and has the log name what is not applied.
+    /// Checks the fields of a config and logs those that are not applied.
     ///
     /// # Errors
     ///
-    /// `Precondition`, naming the field and what to do.
+    /// `FailedPrecondition`, which names the refused fields, unless `accept` is set.
     pub(crate) fn check<T: StoredMessage>(&self, config: &T, accept: bool) -> Result<(), RuntimeError> {
         let config = to_dynamic(config)
             .map_err(|error| RuntimeError::Internal(format!("failed to read {}: {error}", T::NAME)))?;
@@ -163,7 +163,7 @@ impl ReportedFields {
             .collect();
         if !refused_paths.is_empty() && !accept {
             return Err(RuntimeError::FailedPrecondition(format!(
-                "{} cannot be applied by fake-cri; leave it out, or start fake-cri with --allow-unapplied-fields to go on without it",
+                "{} cannot be applied by fake-cri; omit it, or start fake-cri with --allow-unapplied-fields to ignore it",
                 refused_paths.join(", ")
             )));
         }
@@ -177,7 +177,7 @@ impl ReportedFields {
     }
 }
 
-/// Collects the fields that are set and not applied, by their paths.
+/// Collects the fields that are set and not applied, with their paths.
 fn collect_unapplied(message: &DynamicMessage, path: &str, unapplied: &mut Vec<(String, &'static Field)>) {
     let descriptor = message.descriptor();
     for (field_descriptor, value) in message.fields() {
@@ -194,7 +194,7 @@ fn collect_unapplied(message: &DynamicMessage, path: &str, unapplied: &mut Vec<(
     }
 }
 
-/// Whether a user namespace is the node's.
+/// Whether the mode of a user namespace is NODE, which requests no namespace.
 fn is_node_mode(options: &DynamicMessage) -> bool {
     let mode = options.get_field_by_name("mode");
     mode.and_then(|mode| mode.as_enum_number()) == Some(v1::NamespaceMode::Node as i32)
@@ -204,12 +204,12 @@ fn find_field(message: &str, field: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|row| row.message == message && row.field == field)
 }
 
-/// Checks that what is to be mounted and passed in is there.
+/// Checks that the host paths of mounts and devices exist.
 ///
 /// # Errors
 ///
-/// `Invalid`, naming the first that is not. containerd makes a directory for a mount that is missing; nothing would be mounted there
-/// by fake-cri, so the host is left as it is.
+/// `InvalidArgument`, which names the first missing path. containerd creates a directory for the missing source of a
+/// mount; fake-cri mounts nothing and therefore does not change the host.
 pub(crate) fn check_host_paths(config: &v1::ContainerConfig) -> Result<(), RuntimeError> {
     let check_exists = |field: &str, path: &str| match fs::metadata(path) {
         Ok(_) => Ok(()),
@@ -218,7 +218,7 @@ pub(crate) fn check_host_paths(config: &v1::ContainerConfig) -> Result<(), Runti
         ))),
     };
     for mount in &config.mounts {
-        // An image volume has no path of the host.
+        // An image volume has no host path.
         if mount.image.is_none() {
             check_exists("host_path of a mount", &mount.host_path)?;
         }
@@ -233,13 +233,12 @@ pub(crate) fn check_host_paths(config: &v1::ContainerConfig) -> Result<(), Runti
 mod tests {
     use super::*;
 
-    /// The table as Markdown.
     fn markdown() -> String {
-        let mut text = "| field | what becomes of it | what is said |\n|---|---|---|\n".to_owned();
+        let mut text = "| field | treatment | details |\n|---|---|---|\n".to_owned();
         for row in FIELDS {
             let treatment = match row.treatment {
                 FieldTreatment::Applied => "applied",
-                FieldTreatment::Nested => "its fields decide",
+                FieldTreatment::Nested => "see its fields",
                 FieldTreatment::Refused => "refused",
                 FieldTreatment::Reported => "reported",
             };
@@ -263,7 +262,7 @@ mod tests {
                 assert_eq!(
                     rows.count(),
                     1,
-                    "{message}.{}: decide in FIELDS what becomes of it",
+                    "{message}.{} must have one row in FIELDS",
                     field.name()
                 );
                 fields += 1;
@@ -273,17 +272,24 @@ mod tests {
                     .as_message()
                     .is_some_and(|kind| FIELDS.iter().any(|row| row.message == kind.name()));
                 let single = row.treatment == FieldTreatment::Nested;
-                assert!(!single || within, "{message}.{} has no rows of its own", field.name());
+                assert!(
+                    !single || within,
+                    "{message}.{} is nested, but its fields have no rows",
+                    field.name()
+                );
             }
         }
-        assert_eq!(fields, FIELDS.len(), "a row names no field");
+        assert_eq!(fields, FIELDS.len(), "a row of FIELDS names an unknown field");
     }
 
     #[test]
     fn documentation_has_the_field_table() {
         let page = include_str!("../../../docs/CRI-FIELDS.md");
         let table = markdown();
-        assert!(page.contains(&table), "docs/CRI-FIELDS.md lacks this table:\n{table}");
+        assert!(
+            page.contains(&table),
+            "docs/CRI-FIELDS.md must contain this table:\n{table}"
+        );
     }
 
     #[test]

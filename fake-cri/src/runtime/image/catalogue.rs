@@ -1,7 +1,7 @@
-//! The catalogue of images: what a reference is, and what a pull of it does.
+//! The image catalogue: defines the image of a reference and the behaviour of a pull.
 //!
-//! Images are entries of a TOML file, not downloads. `fixtures/images.toml` is built in; `--images FILE` puts another in
-//! its place.
+//! Images are entries of a TOML file; nothing is downloaded. `fixtures/images.toml` is built in; `--images FILE`
+//! replaces it.
 //!
 //! ```toml
 //! [[image]]
@@ -12,8 +12,9 @@
 //! pull = { delay = "2s", fail = "manifest unknown" }
 //! ```
 //!
-//! The first entry that matches counts. What none matches is an image of no command that pulls well, unless
-//! `--strict-images`. Ways to fail: the file cannot be read, is no TOML, has an unknown key, a bad glob, digest or duration.
+//! The first matching entry wins. Without a match, a pull succeeds and gives an image without a command, unless
+//! `--strict-images` is set. Ways to fail: the file cannot be read, is not TOML, or has an unknown key or an invalid
+//! glob, digest or duration.
 
 use std::{path::Path, time::Duration};
 
@@ -29,7 +30,7 @@ use crate::{
 
 const BUILT_IN_CATALOGUE: &str = include_str!("../../../../fixtures/images.toml");
 
-/// The size of an image of which nothing is known.
+/// The size of an image whose entry has no size.
 const DEFAULT_IMAGE_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Deserialize)]
@@ -43,19 +44,19 @@ struct CatalogueFile {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogueEntry {
-    /// A reference in any short form, or a glob over normalised references.
+    /// A reference, possibly shortened, or a glob over normalised references.
     pub reference: String,
-    /// The digest of the manifest; one made from the reference when absent.
+    /// The digest of the manifest; derived from the reference if absent.
     pub digest: Option<String>,
     /// Bytes.
     pub size: Option<u64>,
     /// Uid or name, with an optional group after a colon.
     #[serde(default)]
     pub user: String,
-    /// What runs, before the arguments.
+    /// The executable and its first arguments.
     #[serde(default)]
     pub entrypoint: Vec<String>,
-    /// The arguments when the container brings none.
+    /// The default arguments.
     #[serde(default)]
     pub cmd: Vec<String>,
     /// `NAME=value`.
@@ -64,28 +65,28 @@ pub struct CatalogueEntry {
     /// The working directory.
     #[serde(default)]
     pub working_dir: String,
-    /// The signal that asks it to stop: a name such as `SIGQUIT`.
+    /// The stop signal: a name such as `SIGQUIT`.
     #[serde(default)]
     pub stop_signal: Option<String>,
-    /// Whether the kubelet's garbage collection must leave it alone.
+    /// Whether the kubelet must not garbage-collect the image.
     #[serde(default)]
     pub pinned: bool,
-    /// Whether it is there from the start, without a pull.
+    /// Whether the image exists at the start, without a pull.
     #[serde(default)]
     pub present: bool,
-    /// What a pull does.
+    /// The behaviour of a pull.
     #[serde(default)]
     pub pull: PullBehaviour,
 }
 
-/// What a pull does.
+/// The behaviour of a pull.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullBehaviour {
-    /// How long it takes.
+    /// The duration of the pull.
     #[serde(default, deserialize_with = "deserialize_duration")]
     pub delay: Duration,
-    /// The message it fails with after that time; it succeeds without.
+    /// The message of the error after the delay. Without it the pull succeeds.
     pub fail: Option<String>,
 }
 
@@ -94,7 +95,7 @@ fn deserialize_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Re
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-/// The catalogue.
+/// The parsed catalogue.
 #[derive(Debug)]
 pub struct Catalogue {
     entries: Vec<(GlobMatcher, CatalogueEntry)>,
@@ -102,11 +103,11 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// Reads the built-in catalogue, or the file that stands in its place.
+    /// Parses the built-in catalogue, or `file` instead.
     ///
     /// # Errors
     ///
-    /// `Invalid`, naming the file and what is wrong in it.
+    /// `InvalidArgument`, which names the file and the mistake.
     pub fn load(file: Option<&Path>, strict: bool) -> Result<Catalogue, RuntimeError> {
         match file {
             None => Catalogue::parse(BUILT_IN_CATALOGUE, strict).map_err(|message| {
@@ -148,9 +149,10 @@ impl Catalogue {
         })
     }
 
-    /// What this reference is; `None` when the catalogue is strict and does not know it.
+    /// Finds the image of a reference. Returns `None` if the catalogue is strict and has no matching entry.
     ///
-    /// A digest matches the entry of that digest, or one whose pattern matches the reference as it stands.
+    /// A reference with a digest matches an entry with that digest, or an entry without a digest whose pattern matches
+    /// the reference or the same name with the tag `latest`.
     pub fn find(&self, reference: &ImageReference) -> Option<ResolvedImage> {
         let text = reference.to_string();
         let entry = self
@@ -158,7 +160,6 @@ impl Catalogue {
             .iter()
             .find(|(glob, entry)| match (&reference.version, &entry.digest) {
                 (ImageVersion::Digest(requested), Some(digest)) => requested == digest,
-                // A digest of an image whose tags are known is that image.
                 (ImageVersion::Digest(_), None) => {
                     glob.is_match(&text) || glob.is_match(format!("{}:latest", reference.name))
                 }
@@ -181,7 +182,7 @@ impl Catalogue {
         })
     }
 
-    /// The references of the entries that are there from the start.
+    /// The references of the images that exist at the start.
     pub fn preloaded(&self) -> impl Iterator<Item = &str> {
         self.entries
             .iter()
@@ -190,16 +191,16 @@ impl Catalogue {
     }
 }
 
-/// What the catalogue says of one reference.
+/// The catalogue's data for one reference.
 #[derive(Clone, Debug)]
 pub struct ResolvedImage {
-    /// The image's id: `sha256:` and 64 hexadecimal digits, as the digest of a config would be.
+    /// The image id: `sha256:` and 64 hexadecimal digits. Stands for the digest of the image config.
     pub id: String,
-    /// The digest of its manifest.
+    /// The digest of the manifest.
     pub digest: String,
     /// Bytes.
     pub size: u64,
-    /// The rest.
+    /// The matching entry, or a default entry.
     pub entry: CatalogueEntry,
 }
 

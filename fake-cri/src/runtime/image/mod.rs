@@ -1,4 +1,4 @@
-//! Images: pulled from the [`Catalogue`], kept in the store, resolved by id, digest, tag or short name.
+//! Images: pulled from the [`Catalogue`], saved in the store, found by id, digest, tag or short name.
 
 mod catalogue;
 mod reference;
@@ -34,19 +34,19 @@ pub struct Image {
     pub size: u64,
     /// Uid or name, as in an image's config.
     pub user: String,
-    /// What runs, before the arguments.
+    /// The executable and its first arguments.
     pub entrypoint: Vec<String>,
-    /// The arguments when the container brings none.
+    /// The default arguments.
     pub cmd: Vec<String>,
     /// `NAME=value`.
     pub env: Vec<String>,
     /// The working directory.
     pub working_dir: String,
-    /// The signal that asks it to stop.
+    /// The stop signal: a name such as `SIGQUIT`.
     pub stop_signal: Option<String>,
-    /// Whether garbage collection must leave it alone.
+    /// Whether the kubelet must not garbage-collect the image.
     pub pinned: bool,
-    /// When it was pulled, in nanoseconds since the epoch.
+    /// Time of the first pull, in nanoseconds since the epoch.
     pub pulled_at: i64,
 }
 
@@ -67,11 +67,11 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// The images of this store, and what the catalogue has there from the start.
+    /// Loads the images of the store and adds the preloaded images of the catalogue.
     ///
     /// # Errors
     ///
-    /// A file of the store that cannot be read, an entry of the catalogue that cannot be pulled.
+    /// `Store` if a file cannot be read or written; `InvalidArgument` if the reference of a preloaded image is invalid.
     pub fn open(store: Arc<Store>, catalogue: Catalogue) -> Result<ImageStore, RuntimeError> {
         let stored = store.load::<Image>()?;
         let images = ImageStore {
@@ -92,21 +92,21 @@ impl ImageStore {
         self.images.lock().expect("no holder of this lock panics")
     }
 
-    /// All pulled images, by id.
+    /// Returns all pulled images, sorted by id.
     pub fn list(&self) -> Vec<Image> {
         self.lock_images().values().cloned().collect()
     }
 
-    /// The pulled image that this text names: an id with or without `sha256:`, a unique prefix of one, a digest or a name.
+    /// Finds a pulled image by its id (with or without `sha256:`), a unique prefix of the id (at least 4 digits), or a
+    /// reference.
     ///
     /// # Errors
     ///
-    /// `Invalid` for no reference at all, `NotFound` when no such image was pulled.
+    /// `InvalidArgument` for an invalid reference; `AmbiguousId` for a prefix of several ids; `NotFound` if no such
+    /// image was pulled.
     pub fn get(&self, text: &str) -> Result<Image, RuntimeError> {
         if text.is_empty() {
-            return Err(RuntimeError::InvalidArgument(
-                "the image's reference is empty".to_owned(),
-            ));
+            return Err(RuntimeError::InvalidArgument("the image reference is empty".to_owned()));
         }
         let table = self.lock_images();
         if is_digest(text) {
@@ -124,7 +124,7 @@ impl ImageStore {
                 return Ok(image.clone());
             }
         }
-        // Last a shortened id, as command lines show it. A name of hexadecimal digits was looked for before.
+        // A shortened id, as command lines show it. Names come first, because a name may consist of hexadecimal digits.
         if is_hex(text) && text.len() >= 4 {
             let prefix = format!("sha256:{text}");
             let mut candidates = table.values().filter(|image| image.id.starts_with(&prefix));
@@ -146,13 +146,14 @@ impl ImageStore {
         }
     }
 
-    /// Pulls an image as the catalogue says, and gives its id. Dropping the future gives the pull up.
+    /// Pulls an image as the catalogue defines and returns its id. Dropping the future cancels the pull.
     ///
     /// # Errors
     ///
-    /// `Invalid` for no reference, `Pull` when the catalogue says so or does not know it.
+    /// `InvalidArgument` for an invalid reference; `Pull` if the catalogue requests a failure or, in strict mode, has
+    /// no entry.
     pub async fn pull(&self, text: &str) -> Result<String, RuntimeError> {
-        // The kubelet pulls by id what it has resolved by id before.
+        // The kubelet may pull an image by the id that ImageStatus returned before.
         if is_digest(text) {
             return self.get(text).map(|image| image.id);
         }
@@ -164,7 +165,7 @@ impl ImageStore {
         };
         let Some(resolved) = self.catalogue.find(&reference) else {
             return Err(failed(
-                "the catalogue does not know it, and --strict-images is on".to_owned(),
+                "not in the catalogue, and --strict-images is set".to_owned(),
                 true,
             ));
         };
@@ -177,7 +178,7 @@ impl ImageStore {
         self.add(&reference, &resolved)
     }
 
-    /// Enters an image under a reference; a tag that another image had moves over.
+    /// Adds an image under a reference. A tag moves from the image that had it before.
     fn add(&self, reference: &ImageReference, resolved: &ResolvedImage) -> Result<String, RuntimeError> {
         let mut table = self.lock_images();
         let text = reference.to_string();
@@ -215,11 +216,12 @@ impl ImageStore {
         Ok(resolved.id.clone())
     }
 
-    /// Removes an image with all its names. What is not there is removed already.
+    /// Removes an image with all its names. Succeeds if the image does not exist.
     ///
     /// # Errors
     ///
-    /// `Invalid` for no reference, `Ambiguous` for a shortened id of several.
+    /// `InvalidArgument` for an invalid reference; `AmbiguousId` for a prefix of several ids; `Store` if the file
+    /// cannot be removed.
     pub fn remove(&self, text: &str) -> Result<(), RuntimeError> {
         let image = match self.get(text) {
             Ok(image) => image,

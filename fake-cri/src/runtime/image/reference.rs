@@ -1,34 +1,34 @@
-//! Image references as Docker and containerd read them: `busybox` is `docker.io/library/busybox:latest`.
+//! Image references with the rules of Docker and containerd: `busybox` is `docker.io/library/busybox:latest`.
 //!
 //! ```text
 //! [DOMAIN/]PATH[:TAG][@sha256:HEX]
 //! ```
 //!
-//! The first part is a domain when it holds a `.` or a `:`, is `localhost`, or has a capital letter; otherwise the
-//! domain is `docker.io`, where a path of one part stands below `library/`. With a digest the tag says nothing more and is
-//! dropped, as containerd does.
+//! The first component is a domain if it contains a `.` or a `:`, is `localhost`, or has a capital letter. Otherwise
+//! the domain is `docker.io`, where a path of one component gets the prefix `library/`. If there is a digest, the tag
+//! is dropped, as containerd does.
 
 use std::fmt;
 
 /// A normalised reference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageReference {
-    /// `docker.io/library/busybox`.
+    /// Domain and path: `docker.io/library/busybox`.
     pub name: String,
-    /// What is asked for under that name.
+    /// Tag or digest.
     pub version: ImageVersion,
 }
 
-/// What follows the name.
+/// The tag or digest of a reference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ImageVersion {
-    /// `latest`.
+    /// A tag such as `latest`.
     Tag(String),
     /// `sha256:` and 64 hexadecimal digits.
     Digest(String),
 }
 
-/// Why a text is no reference.
+/// The error for an invalid reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("failed to parse image reference {text:?}: {reason}")]
 pub struct ReferenceError {
@@ -37,11 +37,11 @@ pub struct ReferenceError {
 }
 
 impl ImageReference {
-    /// Reads a reference in any of its short forms.
+    /// Parses and normalises a reference, possibly shortened.
     ///
     /// # Errors
     ///
-    /// What the grammar of the OCI distribution specification does not know.
+    /// The text is not a reference in the grammar of the OCI distribution specification.
     pub fn parse(text: &str) -> Result<ImageReference, ReferenceError> {
         let error = |reason| ReferenceError {
             text: text.to_owned(),
@@ -54,9 +54,9 @@ impl ImageReference {
         if let Some(digest) = digest
             && !is_digest(digest)
         {
-            return Err(error("its digest is not sha256: and 64 hexadecimal digits"));
+            return Err(error("the digest must be sha256: and 64 hexadecimal digits"));
         }
-        // A colon after the last slash begins a tag; one before it a port.
+        // A colon after the last slash begins a tag; a colon before it begins a port.
         let name_start = rest.rfind('/').map_or(0, |slash| slash + 1);
         let (name, tag) = match rest[name_start..].split_once(':') {
             Some((last, tag)) => (&rest[..name_start + last.len()], Some(tag)),
@@ -65,7 +65,7 @@ impl ImageReference {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(error("its tag is not 1 to 128 letters, digits, '_', '.' and '-'"));
+            return Err(error("the tag must be 1 to 128 letters, digits, '_', '.' and '-'"));
         }
         let (domain, path) = match name.split_once('/') {
             Some((domain, path)) if is_domain(domain) => (domain, path.to_owned()),
@@ -78,11 +78,11 @@ impl ImageReference {
         };
         if !path.split('/').all(is_component) {
             return Err(error(
-                "its name is not lowercase letters and digits, separated by '.', '_', '__', '-' and '/'",
+                "the name must be lowercase letters and digits, separated by '.', '_', '__', '-' and '/'",
             ));
         }
         if domain.len() + 1 + path.len() > 255 {
-            return Err(error("its name is longer than 255 characters"));
+            return Err(error("the name is longer than 255 characters"));
         }
         Ok(ImageReference {
             name: format!("{domain}/{path}"),
@@ -110,7 +110,7 @@ pub(crate) fn is_digest(text: &str) -> bool {
         .is_some_and(|hex| hex.len() == 64 && is_hex(hex))
 }
 
-/// Whether a text holds nothing but lowercase hexadecimal digits.
+/// Whether a text consists of lowercase hexadecimal digits.
 pub(crate) fn is_hex(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
