@@ -1,17 +1,18 @@
-//! Requests of clients whose `:authority` is the path of the socket.
+//! Rewrites the `:authority` of clients that send the path of the socket there.
 //!
-//! gRPC's C core (Python, C++, Ruby, PHP) sends the target's path, percent-encoded, as the authority of a unix socket: `%2Frun%2Fx.sock`;
-//! old clients of gRPC for Go send the path as it is. Servers in Go take anything there, h2 resets the stream, for RFC 3986 has no such
-//! host. A runtime behind a unix socket has no use for the name, so it is made one that h2 takes, before h2 reads it.
+//! For a unix socket, gRPC's C core (Python, C++, Ruby, PHP) sends the percent-encoded path as the authority
+//! (`%2Frun%2Fx.sock`), and old clients of gRPC for Go send the plain path. Servers in Go accept any authority. h2
+//! resets the stream, because RFC 3986 does not allow such a host. A runtime behind a unix socket does not need the
+//! authority, so the invalid characters are replaced before h2 reads them.
 //!
 //! ```text
-//!  socket --> Rewriter: whole header blocks are held until they are complete --> h2
-//!                |        in them one character gives way to another of the same length: '%' to '-'
-//!                '------> all else passes as it comes
+//!  socket --> AuthorityRewriter --- header blocks: buffered until complete, then each --> h2
+//!                  |                invalid character replaced by a valid one, '%' by '-'
+//!                  '--------------- everything else: unchanged
 //! ```
 //!
-//! Replacing keeps every length (see [`hpack`]), so this needs no state of h2's. Ways to fail: bytes that are not HTTP/2 end the
-//! looking on this connection, and pass as they are: h2 says what is wrong with them.
+//! A replacement keeps every length (see [`hpack`]), so no state of h2 is needed. Ways to fail: bytes that are not
+//! HTTP/2 disable the rewriter for this connection. They are passed unchanged, and h2 reports the error.
 
 mod hpack;
 mod huffman;
@@ -23,13 +24,13 @@ use http::uri::Authority;
 
 use self::hpack::{DynamicTable, MalformedBlock};
 
-/// What a client sends first (RFC 9113, section 3.4).
+/// The client connection preface (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A frame's header: three bytes of length, type, flags, four of stream (RFC 9113, section 4.1).
+/// A frame header: length (3 bytes), type, flags, stream id (4 bytes) (RFC 9113, section 4.1).
 const FRAME_HEADER_BYTES: usize = 9;
 
-/// The most of an unfinished header block that is held. Only blocks that h2 refuses are larger.
+/// The limit for a buffered header block. h2 refuses larger blocks anyway.
 const HEADER_BLOCK_MAX_BYTES: usize = 1 << 20;
 
 const HEADERS_FRAME: u8 = 0x1;
@@ -38,24 +39,25 @@ const END_HEADERS_FLAG: u8 = 0x4;
 const PADDED_FLAG: u8 = 0x8;
 const PRIORITY_FLAG: u8 = 0x20;
 
-/// Bytes of one connection on their way to h2.
+/// The bytes from the client of one connection, on their way to h2.
 pub(super) struct AuthorityRewriter {
     state: RewriterState,
     table: DynamicTable,
-    /// What has come and is not looked at, or not to be passed on, yet.
+    /// Received bytes that are not processed yet, or belong to an incomplete header block.
     pending: BytesMut,
-    /// What may be passed on.
+    /// Bytes for h2.
     ready: BytesMut,
 }
 
 enum RewriterState {
-    /// The preface is awaited.
+    /// Expects the connection preface.
     Preface,
-    /// A frame is awaited. The header block that is under way has these fragments in what is held, which ends at the second.
+    /// Expects a frame. The ranges are the fragments of an incomplete header block in `pending`; the number is the end
+    /// of its last frame.
     Frame(Vec<Range<usize>>, usize),
-    /// So much of a frame that is of no interest is still to come.
+    /// Passes this many bytes of a frame without header fields.
     Pass(usize),
-    /// Nothing is looked at any more.
+    /// Passes all bytes unchanged.
     Disabled,
 }
 
@@ -69,23 +71,23 @@ impl AuthorityRewriter {
         }
     }
 
-    /// Whether bytes may go past it.
+    /// Whether further bytes may bypass the rewriter.
     pub(super) fn is_disabled(&self) -> bool {
         matches!(self.state, RewriterState::Disabled) && self.ready.is_empty()
     }
 
-    /// Takes what has come from the client.
+    /// Processes bytes from the client.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
         while self.advance() {}
     }
 
-    /// No more will come: what is held passes as it is.
+    /// Handles the end of the stream: pending bytes are passed unchanged.
     pub(super) fn end(&mut self) {
         self.disable();
     }
 
-    /// Moves what may be passed on into a buffer of this size.
+    /// Takes at most `max_bytes` bytes for h2.
     pub(super) fn pop(&mut self, max_bytes: usize) -> BytesMut {
         let length = self.ready.len().min(max_bytes);
         self.ready.split_to(length)
@@ -102,7 +104,7 @@ impl AuthorityRewriter {
         self.ready.extend_from_slice(&ready);
     }
 
-    /// One step; false when more must come first.
+    /// Makes one step. Returns false if more bytes are needed.
     fn advance(&mut self) -> bool {
         match &mut self.state {
             RewriterState::Disabled => {
@@ -139,7 +141,7 @@ impl AuthorityRewriter {
                     return false;
                 };
                 let mut length = &header[..4];
-                // The byte behind the length is the type.
+                // `get_u32` reads the length (3 bytes) and the type; the shift removes the type.
                 let (length, kind) = ((length.get_u32() >> 8) as usize, header[3]);
                 let flags = header[4];
                 let frame = begin..begin + FRAME_HEADER_BYTES + length;
@@ -185,7 +187,7 @@ impl AuthorityRewriter {
         }
     }
 
-    /// Replaces the authority in a complete block.
+    /// Rewrites the authority in a complete header block.
     fn rewrite(&mut self, fragments: &[Range<usize>]) -> Result<(), MalformedBlock> {
         let mut block: Vec<u8> = Vec::new();
         for fragment in fragments {
@@ -202,7 +204,7 @@ impl AuthorityRewriter {
     }
 }
 
-/// Where the fragment of a header block lies in a frame's payload (RFC 9113, sections 6.2 and 6.10).
+/// The range of the header block fragment in a frame's payload (RFC 9113, sections 6.2 and 6.10).
 fn fragment_range(kind: u8, flags: u8, payload: &[u8]) -> Option<Range<usize>> {
     let mut range = 0..payload.len();
     if kind == HEADERS_FRAME && flags & PADDED_FLAG != 0 {
@@ -215,7 +217,9 @@ fn fragment_range(kind: u8, flags: u8, payload: &[u8]) -> Option<Range<usize>> {
     (range.start <= range.end).then_some(range)
 }
 
-/// An authority that h2 takes, in place of one that it does not: of the same length, also in Huffman's code.
+/// Returns a replacement for an authority that h2 refuses, `None` if the authority is valid or has no replacement. The
+/// replacement has the same length, also in the Huffman code: each invalid character is replaced by a valid one with a
+/// code of the same number of bits.
 fn acceptable_authority(authority: &[u8], is_huffman: bool) -> Option<Vec<u8>> {
     if authority.is_empty() || Authority::try_from(authority).is_ok() {
         return None;
@@ -243,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// A header block with a literal `:authority` in words, as gRPC's C core writes it, raw or coded.
+    /// A header block with a literal name `:authority`, as gRPC's C core writes it. The value is raw or Huffman-coded.
     fn block(authority: &str, coded: bool) -> Vec<u8> {
         let mut block = vec![0x83, 0x40, 10];
         block.extend_from_slice(b":authority");
@@ -270,7 +274,6 @@ mod tests {
         frame
     }
 
-    /// What comes out of a rewriter that is fed so many bytes at a time.
     fn rewrite_in_chunks(bytes: &[u8], step: usize) -> Vec<u8> {
         let mut rewriter = AuthorityRewriter::new();
         let mut out = Vec::new();
@@ -310,7 +313,7 @@ mod tests {
                 frame(0x4, 0, &[0, 3, 0, 0, 0, 100]),
                 frame(HEADERS_FRAME, END_HEADERS_FLAG, &headers),
                 frame(0x0, 1, b"%2Fdata"),
-                // In two fragments, with padding and priority.
+                // A block in two fragments, with padding and priority.
                 frame(HEADERS_FRAME, PADDED_FLAG | PRIORITY_FLAG, &padded),
                 frame(CONTINUATION_FRAME, END_HEADERS_FLAG, second),
             ]

@@ -1,4 +1,4 @@
-//! One call's way into the journal, whatever becomes of it.
+//! Records each call in the journal, also if it is cancelled.
 
 use std::{
     pin::Pin,
@@ -17,10 +17,11 @@ use tonic::{Code, Status, body::Body};
 use super::{fault_layer::RESPONSE_MAX_BYTES, frame};
 use crate::fault::{Journal, JournalRecord, Rpc, to_json};
 
-/// Bytes of a stream that are kept for the journal. What comes after is not in its entry.
+/// The limit for the recorded part of a stream. Later messages are not in the journal entry.
 const RECORDED_STREAM_MAX_BYTES: usize = 1 << 20;
 
-/// A call that is under way. It is journalled when it is finished, or as cancelled when it is dropped before.
+/// A call in progress. [`CallRecorder::finish`] writes its journal entry; dropping it before writes the call as
+/// cancelled.
 pub(super) struct CallRecorder {
     journal: Arc<Journal>,
     rpc: &'static Rpc,
@@ -46,12 +47,11 @@ impl CallRecorder {
         }
     }
 
-    /// When the caller stops waiting.
+    /// The deadline of the caller.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.start.checked_add(self.timeout?)
     }
 
-    /// The call ended with this.
     pub(super) fn finish(mut self, response: String, code: Code, message: &str) {
         self.write(response, code, message, false);
     }
@@ -64,7 +64,7 @@ impl CallRecorder {
             sequence: 0,
             method: self.rpc.short_path().to_owned(),
             started_at: self.start_time_ns,
-            // From the monotonic clock, so that no call ends before it began.
+            // Computed with the monotonic clock, so that no call ends before its start.
             ended_at: self
                 .start_time_ns
                 .saturating_add(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)),
@@ -84,7 +84,7 @@ impl Drop for CallRecorder {
         if self.is_finished {
             return;
         }
-        // A caller that gives up at its own deadline is gone at the same moment as the deadline is reached here.
+        // A caller may cancel at its deadline, just when the deadline passes here. The entry then is DeadlineExceeded.
         if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
             self.write(String::new(), Code::DeadlineExceeded, "context deadline exceeded", true);
         } else {
@@ -101,12 +101,12 @@ fn unix_time_ns() -> i64 {
     i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// A message of a body as JSON without its secrets; `None` when it is not of this type.
+/// Decodes a message to JSON without secrets. Returns `None` if it does not have this type.
 pub(super) fn decode_to_json(descriptor: MessageDescriptor, message: Bytes) -> Option<Json> {
     DynamicMessage::decode(descriptor, message).ok().map(to_json)
 }
 
-/// A stream of answers on its way to the caller, journalled at its end.
+/// A response stream that is recorded in the journal at its end.
 pub(super) struct RecordedBody {
     body: Body,
     recorder: Option<CallRecorder>,
@@ -140,13 +140,13 @@ impl HttpBody for RecordedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        // tonic puts whole messages into a frame of data.
+        // tonic puts only whole messages into a data frame.
         if let Some(Ok(data)) = &frame
             && let Some(length) = data
                 .data_ref()
                 .and_then(|data| frame::find_message_above(data, RESPONSE_MAX_BYTES))
         {
-            // An error of the body would reset the stream without a status.
+            // The status is sent as trailers: an error of the body would reset the stream without a status.
             let mut trailers = HeaderMap::new();
             let status = frame::too_large(length, RESPONSE_MAX_BYTES);
             frame = Some(match status.add_header(&mut trailers) {

@@ -1,8 +1,8 @@
-//! The node's conditions as Status reports them, which the control API may set.
+//! The conditions that Status reports and the control API sets.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// `RuntimeReady` and `NetworkReady`. Both are true until someone says otherwise.
+/// `RuntimeReady` and `NetworkReady`. Both are initially true.
 #[derive(Debug)]
 pub struct Conditions {
     runtime: AtomicBool,
@@ -19,17 +19,17 @@ impl Default for Conditions {
 }
 
 impl Conditions {
-    /// Whether the runtime says it is ready.
+    /// The condition `RuntimeReady`.
     pub fn runtime_ready(&self) -> bool {
         self.runtime.load(Ordering::Relaxed)
     }
 
-    /// Whether the runtime says its network is ready.
+    /// The condition `NetworkReady`.
     pub fn network_ready(&self) -> bool {
         self.network.load(Ordering::Relaxed)
     }
 
-    /// Sets what is given and leaves the rest.
+    /// Sets the conditions; `None` leaves a condition unchanged.
     pub fn set(&self, runtime: Option<bool>, network: Option<bool>) {
         if let Some(runtime) = runtime {
             self.runtime.store(runtime, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A caller's connection that a fault can close, and whose requests may name the socket's path as their authority.
+//! A client connection that a fault can close and whose `:authority` headers are rewritten.
 
 use std::{
     io,
@@ -16,12 +16,12 @@ use tonic::transport::server::Connected;
 
 use super::authority::AuthorityRewriter;
 
-/// What is read from the socket at a time.
 const READ_BYTES: usize = 8 << 10;
 
-/// A unix stream that ends, for both sides at once, when its [`Hangup`] says so.
+/// A unix stream that [`Hangup::close`] closes in both directions.
 ///
-/// The server hands its accepted streams to tonic within it; tonic puts the [`Hangup`] into each request's extensions.
+/// The server passes accepted connections to tonic as `CriConnection`s. tonic adds the [`Hangup`] to the extensions of
+/// each request.
 pub struct CriConnection {
     stream: UnixStream,
     rewriter: AuthorityRewriter,
@@ -29,19 +29,19 @@ pub struct CriConnection {
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// Closes the connection that a request came over.
+/// A handle that closes the connection of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Hangup(CancellationToken);
 
 impl Hangup {
-    /// Closes it. Every call on it ends without an answer.
+    /// Closes the connection. Its calls end without a response.
     pub fn close(&self) {
         self.0.cancel();
     }
 }
 
 impl CriConnection {
-    /// An accepted stream that faults can close.
+    /// Wraps an accepted stream.
     pub fn new(stream: UnixStream) -> CriConnection {
         let hangup = Hangup::default();
         CriConnection {

@@ -1,6 +1,7 @@
-//! The control API: rules come and go, the journal is read, the node's conditions change.
+//! The control API: adds and removes fault rules, reads the journal, sets the conditions of Status.
 //!
-//! It has a socket of its own, so that a fault that stops every call of the CRI cannot lock out the one who set it.
+//! The control API has a socket of its own, so that a fault that blocks every CRI call cannot block the removal of the
+//! fault.
 
 use std::{io, pin::Pin, sync::Arc};
 
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status, transport::Server};
 use super::{Conditions, CriConnection};
 use crate::fault::{FaultEngine, Journal, JournalRecord, RuleSource, RuleStatus, parse_rules};
 
-/// What the control API steers.
+/// Implements the control API.
 #[derive(Clone, Debug)]
 pub struct ControlApi {
     engine: Arc<FaultEngine>,
@@ -25,7 +26,7 @@ pub struct ControlApi {
 }
 
 impl ControlApi {
-    /// Steers these.
+    /// Creates a service for the objects that it controls.
     pub fn new(engine: Arc<FaultEngine>, journal: Arc<Journal>, conditions: Arc<Conditions>) -> ControlApi {
         ControlApi {
             engine,
@@ -34,11 +35,11 @@ impl ControlApi {
         }
     }
 
-    /// Serves it on a socket, which should be the owner's alone, until the future is dropped: a follower of the journal
-    /// would hold up any gentler end.
+    /// Serves the control API on a socket, which should be accessible only to its owner, until the future is dropped. A
+    /// graceful shutdown would wait for clients that follow the journal.
     ///
     /// # Errors
-    /// What the transport fails with.
+    /// The transport fails.
     pub async fn serve(self, listener: UnixListener) -> io::Result<()> {
         Server::builder()
             .add_service(ControlServer::new(self))

@@ -1,17 +1,16 @@
-//! Times that callers set: fields of seconds, and the deadline of the call itself.
+//! Timeouts of requests and the deadline of the call.
 
 use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
-/// Seconds as the CRI sends them; what is negative is none.
+/// Converts seconds of the CRI. A negative value counts as 0.
 pub(super) fn seconds_to_duration(value: i64) -> Duration {
     Duration::from_secs(u64::try_from(value).unwrap_or(0))
 }
 
-/// When the caller gives up, as its `grpc-timeout` header says.
-///
-/// A little before it, so that the answer is ours: the transport would otherwise end the call with Cancelled.
+/// The deadline in the caller's `grpc-timeout` header, shortened by a margin: the runtime must return its own error
+/// before the transport ends the call with Cancelled.
 pub(super) fn caller_deadline(metadata: &MetadataMap, start: Instant) -> Option<Instant> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (value, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

@@ -1,16 +1,16 @@
-//! The layer in front of every gRPC service that makes faults happen and writes the journal.
+//! The tower layer in front of the gRPC services, which executes faults and writes the journal.
 //!
 //! ```text
-//!  request -> buffer its one message -> name its pod and container -> Engine::decide
-//!               before: response | wait | hang | hang up | die
+//!  request -> buffer the message -> resolve pod and container -> FaultEngine::decide
+//!               before: reply | delay | hang | drop the connection | crash
 //!               inner service, with Injections in the request's extensions
-//!               after: the same, in place of the response
+//!               after: the same actions, instead of the response
 //!  response  <- journal
 //! ```
 //!
-//! What is no rpc of the CRI (health, reflection) passes untouched and is not in the journal. A stream's faults happen
-//! before its first message; it is in the journal when it ends. A deadline that passes is answered with
-//! DeadlineExceeded, as Go's runtimes do; tonic itself would say Cancelled.
+//! Calls that are not rpcs of the CRI (health, reflection) pass unchanged and are not in the journal. The faults of a
+//! stream act before its first message, and its journal entry is written at its end. When a deadline passes, the layer
+//! returns DeadlineExceeded, as runtimes in Go do; tonic itself would return Cancelled.
 
 use std::{
     future,
@@ -36,17 +36,17 @@ use crate::fault::{
     CallAction, CallTarget, FAULT_ANNOTATION, FaultEngine, Injections, Journal, ResolveTarget, Rpc, to_json,
 };
 
-/// The largest request that is read: the limit that containerd and CRI-O set for theirs.
+/// The limit for a request, as in containerd and CRI-O.
 const REQUEST_MAX_BYTES: usize = 16 << 20;
 
-/// The largest response of a call, and the largest message of a stream: gRPC for Go's limit as containerd and CRI-O set it, and the
-/// most that the kubelet's client takes.
+/// The limit for the response of a call and for each message of a stream: the limit that containerd and CRI-O set in
+/// gRPC for Go, and that of the kubelet's client.
 pub(super) const RESPONSE_MAX_BYTES: usize = 16 << 20;
 
-/// Puts faults and the journal around gRPC services: `tonic::transport::Server::builder().layer(FaultLayer::new(..))`.
+/// Adds faults and the journal to gRPC services: `tonic::transport::Server::builder().layer(FaultLayer::new(..))`.
 ///
-/// A fault that drops the connection needs the server's streams to be [`CriConnection`](super::CriConnection)s; of others only
-/// the call's own HTTP/2 stream is reset.
+/// A fault that drops the connection requires that the server's connections are
+/// [`CriConnection`](super::CriConnection)s. Otherwise only the HTTP/2 stream of the call is reset.
 #[derive(Clone)]
 pub struct FaultLayer {
     shared: Arc<FaultLayerState>,
@@ -59,7 +59,7 @@ struct FaultLayerState {
 }
 
 impl FaultLayer {
-    /// A layer that asks this engine, writes into this journal, and names ids through `subjects`.
+    /// Creates a layer. `target_resolver` finds the pod and container of the ids in a request.
     pub fn new(engine: Arc<FaultEngine>, journal: Arc<Journal>, target_resolver: Arc<dyn ResolveTarget>) -> FaultLayer {
         FaultLayer {
             shared: Arc::new(FaultLayerState {
@@ -82,7 +82,7 @@ impl<S> Layer<S> for FaultLayer {
     }
 }
 
-/// A gRPC service with faults in front of it. Made by [`FaultLayer`].
+/// A gRPC service with faults and the journal. Created by [`FaultLayer`].
 #[derive(Clone)]
 pub struct FaultService<S> {
     inner: S,
@@ -108,7 +108,7 @@ where
             let response = self.inner.call(request);
             return Box::pin(async { response.await.map_err(Into::into) });
         };
-        // The service that is ready is the one that was polled; the clone takes its place.
+        // Only the instance on which `poll_ready` returned Ready may be called, so the clone replaces it in `self`.
         let clone = self.inner.clone();
         let call = RpcCall {
             inner: std::mem::replace(&mut self.inner, clone),
@@ -121,22 +121,20 @@ where
     }
 }
 
-/// The connection ends without an response. tonic does not know this error, so hyper resets the stream.
+/// The error of a call whose connection a fault drops. tonic does not know this type, so hyper resets the stream.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was dropped by a fault")]
 struct ConnectionDropped;
 
-/// Why a call has no response of the runtime's.
+/// Why a call has no response from the inner service.
 enum CallEnd {
-    /// The layer answers in its place.
+    /// The layer returns this status.
     Status(Status),
-    /// The connection is closed.
     ConnectionDropped,
-    /// The inner service failed below gRPC.
+    /// The inner service failed without a gRPC status.
     Failed(BoxError),
 }
 
-/// One call on its way through the layer.
 struct RpcCall<S> {
     inner: S,
     record: CallRecorder,
@@ -173,7 +171,7 @@ where
                 match self.hangup {
                     Some(hangup) => {
                         hangup.close();
-                        // What runs a call ends it with its connection.
+                        // The server drops this future when the connection closes.
                         future::pending().await
                     }
                     None => Err(ConnectionDropped.into()),
@@ -192,7 +190,7 @@ where
             CallEnd::Status(if error.is::<LengthLimitError>() {
                 Status::resource_exhausted(format!("the request is larger than {REQUEST_MAX_BYTES} bytes"))
             } else {
-                Status::internal(format!("cannot read the request: {error}"))
+                Status::internal(format!("failed to read the request: {error}"))
             })
         })?;
         let body = body.to_bytes();
@@ -225,7 +223,8 @@ where
         Ok(response)
     }
 
-    /// Reads the request's one message into the record. A body that cannot be read is left to tonic to refuse.
+    /// Decodes the request's message, records it and finds its target. A body that cannot be decoded is refused by
+    /// tonic later.
     fn decode_request(&mut self, body: &Bytes) -> CallTarget {
         let message = frame::split_messages(body.clone()).into_iter().next();
         let message = message.and_then(|message| DynamicMessage::decode(self.rpc.input(), message).ok());
@@ -242,13 +241,13 @@ async fn run_actions(actions: &[CallAction]) -> Result<(), CallEnd> {
     for action in actions {
         match action {
             CallAction::Delay(span) => tokio::time::sleep(*span).await,
-            // Its deadline, or the caller's end, ends the call as a whole.
+            // The deadline in `run` or the cancellation by the caller drops this future.
             CallAction::Hang => future::pending().await,
             CallAction::Reply { code, message } => return Err(CallEnd::Status(Status::new(*code, message))),
             CallAction::Drop => return Err(CallEnd::ConnectionDropped),
             CallAction::Crash => {
                 tracing::warn!("killed by a fault");
-                // It does not come back. Should the kernel refuse, an abort is as sudden.
+                // SIGKILL does not return. If the kernel refuses the signal, abort.
                 let _ = raise(Signal::SIGKILL);
                 std::process::abort();
             }
@@ -257,11 +256,11 @@ async fn run_actions(actions: &[CallAction]) -> Result<(), CallEnd> {
     Ok(())
 }
 
-/// What the inner service answered.
+/// The response of the inner service.
 enum RpcResponse {
-    /// A stream, whose messages are still to come.
+    /// A stream; its messages are not read yet.
     Stream(http::Response<Body>),
-    /// Everything there is.
+    /// The complete response.
     Unary {
         parts: http::response::Parts,
         data: Bytes,
@@ -270,13 +269,14 @@ enum RpcResponse {
 }
 
 impl RpcResponse {
-    /// Waits for all of it, so that it can be judged and replaced.
+    /// Reads the whole response, so that it can be recorded and replaced.
     async fn unary(response: http::Response<Body>) -> Result<RpcResponse, CallEnd> {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(CallEnd::Status)?;
         let trailers = body.trailers().cloned();
         let data = body.to_bytes();
-        // One message with its prefix. It is known here alone: tonic's own limit leaves a broken frame behind (0.14).
+        // The data is one message with its prefix. The limit must be checked here: with its own limit, tonic 0.14 sends
+        // a broken frame.
         let length = data.len().saturating_sub(frame::PREFIX_BYTES);
         if length > RESPONSE_MAX_BYTES {
             return Err(CallEnd::Status(frame::too_large(length, RESPONSE_MAX_BYTES)));
@@ -284,7 +284,7 @@ impl RpcResponse {
         Ok(RpcResponse::Unary { parts, data, trailers })
     }
 
-    /// The response for the caller, written into the journal now or at its end.
+    /// Returns the response for the caller. A unary response is recorded now, a stream at its end.
     fn into_recorded(self, rpc: &Rpc, record: CallRecorder) -> http::Response<Body> {
         match self {
             RpcResponse::Stream(response) => match Status::from_header_map(response.headers()) {
@@ -307,8 +307,8 @@ impl RpcResponse {
                         record.finish(response, Code::Ok, "");
                     }
                 }
-                // A status in the headers ends the stream with them: Go's clients take an empty frame of data after
-                // them for an response whose trailers are missing.
+                // A response with the status in its headers must end with them: clients in Go treat an empty data frame
+                // after the headers as a response without trailers.
                 let body = match trailers {
                     None if data.is_empty() => Body::empty(),
                     trailers => Body::new(Full::new(data).with_trailers(future::ready(trailers.map(Ok)))),

@@ -1,4 +1,4 @@
-//! gRPC's framing, as far as the fault layer needs it: messages in a body, and the caller's timeout.
+//! The parts of gRPC's framing that the fault layer needs: messages in a body, and the caller's timeout.
 //!
 //! Source: "gRPC over HTTP2", sections Requests and Length-Prefixed-Message.
 
@@ -8,18 +8,17 @@ use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use tonic::Status;
 
-/// What is in front of each message: a byte of flags and four of length.
+/// The prefix of each message: the compressed flag (1 byte) and the length (4 bytes).
 pub(super) const PREFIX_BYTES: usize = 5;
 
-/// The status of an answer that is larger than it may be, in the words of gRPC for Go (`stream.go`, `server.go`), which clients
-/// know.
+/// The status for a message above the size limit, with the text of gRPC for Go (`stream.go`, `server.go`).
 pub(super) fn too_large(bytes: usize, limit: usize) -> Status {
     Status::resource_exhausted(format!(
         "grpc: trying to send message larger than max ({bytes} vs. {limit})"
     ))
 }
 
-/// The length of the first message of a body that is larger than `limit`, where it has one.
+/// The length of the first message in a body that is larger than `limit`.
 pub(super) fn find_message_above(mut body: &[u8], limit: usize) -> Option<usize> {
     while let Some((prefix, rest)) = body.split_at_checked(PREFIX_BYTES) {
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
@@ -31,8 +30,7 @@ pub(super) fn find_message_above(mut body: &[u8], limit: usize) -> Option<usize>
     None
 }
 
-/// The messages of a body: each is one byte of flags, four of length, and so many of content. A compressed message is
-/// left out, and so is one that the body cuts short.
+/// Splits a body into its messages. Omits compressed messages and a truncated last message.
 pub(super) fn split_messages(mut body: Bytes) -> Vec<Bytes> {
     let mut messages = Vec::new();
     while body.len() >= 5 {
@@ -49,7 +47,7 @@ pub(super) fn split_messages(mut body: Bytes) -> Vec<Bytes> {
     messages
 }
 
-/// The timeout that the caller sent: at most eight digits and a unit.
+/// The timeout in the header `grpc-timeout`: at most eight digits and a unit.
 pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -89,8 +87,7 @@ mod tests {
     #[case("5s", None)]
     fn parses_grpc_timeouts(#[case] text: &str, #[case] expected: Option<Duration>) {
         let mut headers = HeaderMap::new();
-        headers.insert("grpc-timeout", text.parse().expect("a header's value"));
-        // A unit without a number is no timeout.
+        headers.insert("grpc-timeout", text.parse().expect("a valid header value"));
         assert_eq!(grpc_timeout(&headers), expected);
     }
 

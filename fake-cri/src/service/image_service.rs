@@ -10,19 +10,19 @@ use crate::runtime::{Runtime, RuntimeError};
 
 type ImageRpcResult<T> = Result<Response<T>, Status>;
 
-/// Answers the ImageService's calls.
+/// Implements the ImageService.
 #[derive(Clone, Debug)]
 pub struct ImageApi {
     runtime: Arc<Runtime>,
 }
 
 impl ImageApi {
-    /// Answers for this runtime.
+    /// Creates a service for a runtime.
     pub fn new(runtime: Arc<Runtime>) -> ImageApi {
         ImageApi { runtime }
     }
 
-    /// The images that a filter lets through; what it does not find is an empty list, not an error.
+    /// Returns the images that match a filter. Without a match the list is empty; this is not an error.
     fn list_matching(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
         let spec = filter.and_then(|filter| filter.image);
         let images = match spec.filter(|spec| !spec.image.is_empty()) {
@@ -33,13 +33,13 @@ impl ImageApi {
     }
 }
 
-/// How many images one part of a streamed list holds: far below what a gRPC message may weigh.
+/// The number of images in a message of a streamed list, whose size is far below the limit of a gRPC message.
 const STREAM_CHUNK_IMAGES: usize = 256;
 
 fn require_image_name(spec: Option<v1::ImageSpec>) -> Result<String, Status> {
     match spec {
         Some(spec) if !spec.image.is_empty() => Ok(spec.image),
-        _ => Err(RuntimeError::InvalidArgument("the request names no image".to_owned()).into()),
+        _ => Err(RuntimeError::InvalidArgument("the request has no image".to_owned()).into()),
     }
 }
 
@@ -61,7 +61,7 @@ impl ImageService for ImageApi {
                     false => Default::default(),
                 },
             })),
-            // An image that is not there is an answer without an image.
+            // The CRI requires a response without an image, not an error, if the image does not exist.
             Err(RuntimeError::NotFound { .. }) => Ok(Response::new(Default::default())),
             Err(error) => Err(error.into()),
         }

@@ -1,9 +1,9 @@
-//! gRPC at the edge: translate, call the runtime, map errors once.
+//! The gRPC server: translates messages, calls the runtime, maps errors to codes.
 //!
 //! ```text
 //!  socket ---> server ---> FaultLayer ---> runtime_service, image_service ---> Runtime
-//!  (0600)                                        |    translate: its objects as messages
-//!                                                |    status: its errors as gRPC codes
+//!  (0600)                                        |    translate: objects to messages
+//!                                                |    status: errors to gRPC codes
 //! ```
 
 mod authority;

@@ -20,10 +20,10 @@ use crate::{
 
 type RuntimeRpcResult<T> = Result<Response<T>, Status>;
 
-/// The stream of a call that is not built: there is never one.
+/// The stream type of rpcs that are not implemented.
 type EmptyStream<T> = tokio_stream::Empty<Result<T, Status>>;
 
-/// Answers the RuntimeService's calls.
+/// Implements the RuntimeService.
 #[derive(Clone, Debug)]
 pub struct RuntimeApi {
     runtime: Arc<Runtime>,
@@ -31,7 +31,7 @@ pub struct RuntimeApi {
 }
 
 impl RuntimeApi {
-    /// Answers for this runtime, and with these conditions.
+    /// Creates a service for a runtime. Status returns `conditions`.
     pub fn new(runtime: Arc<Runtime>, conditions: Arc<Conditions>) -> RuntimeApi {
         RuntimeApi { runtime, conditions }
     }
@@ -46,7 +46,7 @@ fn runtime_condition(name: &str, is_true: bool) -> v1::RuntimeCondition {
         r#type: name.to_owned(),
         status: is_true,
         reason: text_if_false("SetByControlApi"),
-        message: text_if_false("fake-cri was told so through its control API"),
+        message: text_if_false("set through the control API of fake-cri"),
     }
 }
 
@@ -54,7 +54,7 @@ fn runtime_condition(name: &str, is_true: bool) -> v1::RuntimeCondition {
 impl RuntimeService for RuntimeApi {
     async fn version(&self, _: Request<v1::VersionRequest>) -> RuntimeRpcResult<v1::VersionResponse> {
         Ok(Response::new(v1::VersionResponse {
-            // The version of the kubelet's own runtime API, which kubelets compare.
+            // The version of the kubelet runtime API, which the kubelet compares with its own.
             version: "0.1.0".to_owned(),
             runtime_name: "fake-cri".to_owned(),
             runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -182,8 +182,8 @@ impl RuntimeService for RuntimeApi {
     ) -> RuntimeRpcResult<v1::CreateContainerResponse> {
         let request = request.into_inner();
         let runtime = Arc::clone(&self.runtime);
-        // One that goes on from an archive has it read, which may take long, and must not hold up other calls. It ends with this
-        // future, which is dropped when the caller goes away or its deadline passes.
+        // For a restored container the archive is read, which may take long and must not block other calls. The read
+        // stops when this future is dropped: the caller cancels, or its deadline passes.
         let caller = CancelFlag::new();
         let _cancel_on_drop = caller.cancel_on_drop();
         let creation = tokio::task::spawn_blocking(move || {
@@ -325,7 +325,7 @@ impl RuntimeService for RuntimeApi {
         Ok(Response::new(Default::default()))
     }
 
-    // What follows is not built yet, and says so.
+    // The following rpcs are not implemented.
 
     async fn exec(&self, _: Request<v1::ExecRequest>) -> RuntimeRpcResult<v1::ExecResponse> {
         Err(unimplemented("Exec"))

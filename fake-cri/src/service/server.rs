@@ -16,14 +16,15 @@ use crate::{
     runtime::Runtime,
 };
 
-/// The largest request, as the kubelet's client has it.
+/// The limit for a request, as in the kubelet's client.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
 
-/// Serves the CRI on a socket until `end` comes. It says how long calls under way may then go on; the longer ones are cut.
+/// Serves the CRI on a socket until `shutdown` completes. Its value is the grace period of calls in progress; longer
+/// calls are aborted.
 ///
 /// # Errors
 ///
-/// What the transport fails with.
+/// The transport fails.
 pub async fn serve(
     listener: UnixListener,
     runtime: Arc<Runtime>,
@@ -47,13 +48,13 @@ pub async fn serve(
         .add_service(
             RuntimeServiceServer::new(RuntimeApi::new(runtime.clone(), conditions))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
-                // The layer refuses answers that are too large, with a status of its own.
+                // The fault layer refuses responses that are too large, with its own status.
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(
             ImageServiceServer::new(ImageApi::new(runtime))
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
-                // The layer refuses answers that are too large, with a status of its own.
+                // The fault layer refuses responses that are too large, with its own status.
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(health)
@@ -64,7 +65,7 @@ pub async fn serve(
         });
     tokio::select! {
         result = server => result.map_err(io::Error::other),
-        // A call that hangs must not keep fake-cri from ending.
+        // A hanging call must not prevent the exit of fake-cri.
         () = async {
             let drain = drain_receiver.wait_for(Option::is_some).await.map(|drain| *drain);
             tokio::time::sleep(drain.ok().flatten().unwrap_or_default()).await;

@@ -1,7 +1,7 @@
-//! The unix sockets that fake-cri listens on: for their owner alone from the first instant.
+//! The unix sockets of fake-cri. They have mode 0600 from their creation.
 //!
-//! Ways to fail: another process answers on the socket (it is left alone), what is there is no socket, the path is longer
-//! than the kernel takes, the folder cannot be made.
+//! Ways to fail: another process listens on the socket (the socket is not replaced), the path exists and is not a
+//! socket, the path is too long (unix(7)), the directory cannot be created.
 
 use std::{
     fs::{self, DirBuilder},
@@ -24,23 +24,23 @@ use nix::sys::{
 /// Why fake-cri cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody answers there.
+    /// Another process listens on the socket.
     #[error("{0:?} is in use: another process listens on it")]
     InUse(PathBuf),
-    /// A file that is no socket.
-    #[error("{0:?} is there and is no socket: it is left alone")]
+    /// A file of another type exists at the path.
+    #[error("{0:?} exists and is not a socket")]
     NotASocket(PathBuf),
-    /// The kernel's answer.
+    /// A system call failed.
     #[error("failed to listen on {path:?}: {source}")]
     Io {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// Listens on a path, with mode 0600, in place of a socket that nobody listens on any more.
+/// Listens on a socket with mode 0600. Replaces a stale socket, on which no process listens.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub fn listen_on(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
         Ok(_) => match UnixStream::connect(path) {
             Ok(_) => return Err(ListenError::InUse(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                tracing::info!(?path, "a stale socket is replaced");
+                tracing::info!(?path, "replacing a stale socket");
                 fs::remove_file(path).map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
@@ -77,7 +77,7 @@ pub fn listen_on(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             None,
         )?;
-        // The file takes the mode that the socket has when it is bound, so there is no instant in which it is open to all.
+        // bind(2) creates the file with the mode of the socket's inode, so other users can never connect.
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         listen(&socket, Backlog::MAXCONN)?;
@@ -87,11 +87,11 @@ pub fn listen_on(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
     tokio::net::UnixListener::from_std(listener).map_err(failed)
 }
 
-/// The path of an endpoint: `unix:///PATH`, `unix://PATH` or an absolute path.
+/// Parses the path of an endpoint: `unix:///PATH`, `unix:/PATH` or an absolute path.
 ///
 /// # Errors
 ///
-/// Any other scheme, and a path that is relative.
+/// The endpoint has another scheme or a relative path.
 pub fn parse_endpoint(text: &str) -> Result<PathBuf, String> {
     let path = text
         .strip_prefix("unix://")

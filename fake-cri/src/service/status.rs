@@ -1,4 +1,4 @@
-//! The one place that maps the runtime's errors to gRPC codes, and the one that answers Unimplemented.
+//! Maps the runtime's errors to gRPC codes.
 
 use tonic::{Code, Status};
 
@@ -7,10 +7,10 @@ use crate::{
     runtime::{self, RuntimeError},
 };
 
-/// The gRPC status of a runtime's error.
+/// Returns the gRPC status of an error.
 ///
-/// Where the CRI names no code, the code is the one that a caller can act on; a failed pull or start keeps Unknown, which
-/// is what containerd and CRI-O answer and what kubelets know.
+/// Where the CRI defines no code, the code tells the caller what to do. A failed pull or start is Unknown, as in
+/// containerd and CRI-O.
 pub(crate) fn to_status(error: RuntimeError) -> Status {
     let code = match &error {
         RuntimeError::NotFound { .. }
@@ -24,7 +24,7 @@ pub(crate) fn to_status(error: RuntimeError) -> Status {
         RuntimeError::Pull { not_found: false, .. } | RuntimeError::Start(_) => Code::Unknown,
         RuntimeError::DeadlineExceeded(_) => Code::DeadlineExceeded,
         RuntimeError::ResourceExhausted(_) => Code::ResourceExhausted,
-        // A fault's message is the rule's, word for word.
+        // The message of a fault is exactly that of its rule.
         RuntimeError::Checkpoint { failure, .. } if matches!(failure.kind, ErrorKind::Injected(_)) => {
             return Status::new(checkpoint_code(failure.kind), failure.message.clone());
         }
@@ -58,7 +58,7 @@ impl From<runtime::RuntimeError> for Status {
     }
 }
 
-/// The answer of every call that is not built yet.
+/// The status of rpcs that are not implemented.
 pub(crate) fn unimplemented(method: &str) -> Status {
     Status::unimplemented(format!("method {method} not implemented"))
 }

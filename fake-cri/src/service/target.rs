@@ -1,4 +1,4 @@
-//! Finds the pod and the container that a request is about.
+//! Finds the pod and the container that a request refers to.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,8 @@ use prost_reflect::{DynamicMessage, MapKey, ReflectMessage as _, Value};
 
 use crate::fault::{CallTarget, ResolveTarget};
 
-/// The target of a request: by the ids it carries, and by the configurations it brings for what is not made yet.
+/// The target of a request: from the ids in the request, and from the configs of pods and containers that do not exist
+/// yet.
 pub(super) fn find_target(request: &DynamicMessage, resolver: &dyn ResolveTarget) -> CallTarget {
     let pod = string_field(request, "pod_sandbox_id");
     let container = string_field(request, "container_id");
@@ -33,7 +34,7 @@ pub(super) fn find_target(request: &DynamicMessage, resolver: &dyn ResolveTarget
     target
 }
 
-/// A text field that is there and not empty.
+/// The value of a string field, `None` if the field is missing or empty.
 fn string_field(message: &DynamicMessage, field: &str) -> Option<String> {
     let value = message.get_field_by_name(field)?;
     value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)

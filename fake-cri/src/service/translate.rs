@@ -1,4 +1,4 @@
-//! The runtime's objects as the CRI's messages.
+//! Converts the runtime's objects to messages of the CRI.
 
 use std::collections::HashMap;
 
@@ -27,8 +27,8 @@ fn pod_state(pod: &Pod) -> i32 {
 }
 
 pub(crate) fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
-    // Containers share the host's network, so the loopback address is where they are reached. With the host's network
-    // asked for, the address is the node's, which the kubelet knows: it wants none from the runtime.
+    // Containers share the host's network, so they are reachable at the loopback address. For a pod with hostNetwork
+    // the kubelet uses the address of the node and expects none from the runtime.
     let ip = match pod.ready && !pod.host_network() {
         true => "127.0.0.1".to_owned(),
         false => String::new(),
@@ -53,7 +53,7 @@ pub(crate) fn pod_status(pod: &Pod) -> v1::PodSandboxStatus {
     }
 }
 
-/// What a verbose PodSandboxStatus adds, with containerd's keys. A sandbox has no process, so its pid is 0.
+/// The info of a verbose PodSandboxStatus, with containerd's keys. The pid is 0, because a sandbox has no process.
 pub(crate) fn pod_info(pod: &Pod) -> HashMap<String, String> {
     info(json!({
         "pid": 0,
@@ -87,8 +87,9 @@ pub(crate) fn container(record: ContainerRecord) -> v1::Container {
     }
 }
 
-/// What a verbose ContainerStatus adds, with containerd's keys: the host's `pid` of the first process, 0 without one. Of a restored
-/// container also what its archive lacks, as its dump said (`unsupportedState`).
+/// The info of a verbose ContainerStatus, with containerd's keys. `pid` is the pid of the first process on the host, or
+/// 0 if the container does not run. For a restored container, `unsupportedState` lists the state that is missing in its
+/// archive.
 pub(crate) fn container_info(runtime: &Runtime, record: &ContainerRecord) -> HashMap<String, String> {
     let mut value = json!({
         "sandboxID": record.pod_id,
@@ -133,7 +134,7 @@ pub(crate) fn container_stats(runtime: &Runtime, usage: ContainerUsage) -> v1::C
             rss_bytes: value(memory),
             ..Default::default()
         }),
-        // A container writes to the host, not to a layer of its own.
+        // Containers write to the host's file system and have no writable layer.
         writable_layer: Some(v1::FilesystemUsage {
             timestamp: usage.timestamp_ns,
             fs_id: Some(v1::FilesystemIdentifier {
@@ -148,7 +149,7 @@ pub(crate) fn container_stats(runtime: &Runtime, usage: ContainerUsage) -> v1::C
 }
 
 pub(crate) fn image(image: &Image) -> v1::Image {
-    // A user is a number or a name; a group may follow either.
+    // The user is a uid or a name, optionally followed by `:GROUP`.
     let user = image.user.split(':').next().unwrap_or_default();
     let uid = user.parse::<i64>().ok();
     v1::Image {
@@ -173,7 +174,7 @@ pub(crate) fn image(image: &Image) -> v1::Image {
     }
 }
 
-/// What a verbose ImageStatus adds: the image's config, with the keys of an OCI image.
+/// The info of a verbose ImageStatus: the image config, with the keys of an OCI image.
 pub(crate) fn image_info(image: &Image) -> HashMap<String, String> {
     info(json!({
         "chainID": image.id,
@@ -190,7 +191,7 @@ pub(crate) fn image_info(image: &Image) -> HashMap<String, String> {
     }))
 }
 
-/// How much the folders below the state folder hold: the images as the catalogue tells their sizes.
+/// The usage of the image file system: the sum of the image sizes in the catalogue. No image data exists on disk.
 pub(crate) fn image_filesystem(runtime: &Runtime) -> v1::FilesystemUsage {
     let images = runtime.images.list();
     v1::FilesystemUsage {

@@ -1,8 +1,8 @@
-//! Header blocks of HPACK (RFC 7541), as far as it takes to replace the value of `:authority` in place.
+//! Replaces the value of `:authority` in HPACK header blocks (RFC 7541), in place.
 //!
-//! Nothing changes its length: a value keeps its number of bytes, coded and decoded. So the frames around a block stay as they
-//! are, and the dynamic tables of both sides stay in step: an entry's size counts decoded bytes. Followed here are only which
-//! entries of the table are named `:authority`, and the sizes that make entries leave it.
+//! A replacement has the same number of bytes, coded and decoded. Therefore the frames around the block do not change,
+//! and the dynamic tables of both sides stay synchronized, because the size of an entry counts decoded bytes. The table
+//! here only tracks which entries are named `:authority`, and the sizes that decide evictions.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -10,7 +10,7 @@ use super::huffman;
 
 const AUTHORITY_HEADER: &str = ":authority";
 
-/// The names of the static table, in their order from 1 (RFC 7541, Appendix A).
+/// The names of the static table, which begins at index 1 (RFC 7541, Appendix A).
 const STATIC_TABLE: [&str; 61] = [
     ":authority",
     ":method",
@@ -75,24 +75,23 @@ const STATIC_TABLE: [&str; 61] = [
     "www-authenticate",
 ];
 
-/// What an entry of the dynamic table takes beside its name and value (RFC 7541, section 4.1).
+/// The overhead of an entry in the dynamic table (RFC 7541, section 4.1).
 const ENTRY_OVERHEAD_BYTES: usize = 32;
 
-/// The size of a dynamic table that no settings changed, in bytes (RFC 9113, SETTINGS_HEADER_TABLE_SIZE).
+/// The initial size limit of the dynamic table (RFC 9113, SETTINGS_HEADER_TABLE_SIZE).
 const DYNAMIC_TABLE_BYTES: usize = 4096;
 
-/// A block that is not one. The decoder behind will say why.
+/// The header block is invalid. h2, which decodes the block afterwards, reports the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MalformedBlock;
 
-/// An entry of the dynamic table.
 struct DynamicEntry {
     is_authority: bool,
     name_bytes: usize,
     size: usize,
 }
 
-/// The dynamic table of one direction of a connection.
+/// The dynamic table for the requests of one connection.
 pub(super) struct DynamicTable {
     entries: VecDeque<DynamicEntry>,
     size: usize,
@@ -106,7 +105,6 @@ struct StringLiteral {
 }
 
 impl StringLiteral {
-    /// Its bytes, decoded.
     fn decode(&self, block: &[u8]) -> Result<Vec<u8>, MalformedBlock> {
         let bytes = &block[self.range.clone()];
         match self.is_huffman {
@@ -125,8 +123,9 @@ impl DynamicTable {
         }
     }
 
-    /// Goes through a block, and puts what `replace` gives for the value of a literal `:authority` in its place. It is told the
-    /// value and whether it is Huffman-coded; what it gives must take the same room.
+    /// Decodes a block and replaces the value of each literal `:authority` for which `replace` returns a value. The
+    /// arguments of `replace` are the decoded value and whether it is Huffman-coded. The returned value must have the
+    /// same length, coded and decoded.
     pub(super) fn replace_authority(
         &mut self,
         block: &mut [u8],
@@ -178,7 +177,7 @@ impl DynamicTable {
         Ok(())
     }
 
-    /// The name of an index: whether it is `:authority`, and its length.
+    /// Looks up the name of an index. Returns whether it is `:authority`, and its length.
     fn entry_name(&self, index: usize) -> Result<(bool, usize), MalformedBlock> {
         if let Some(name) = STATIC_TABLE.get(index - 1) {
             return Ok((*name == AUTHORITY_HEADER, name.len()));
@@ -196,7 +195,7 @@ impl DynamicTable {
     }
 }
 
-/// An integer whose first byte has a prefix of so many bits (RFC 7541, section 5.1).
+/// Reads an integer with a prefix of `prefix` bits in its first byte (RFC 7541, section 5.1).
 fn read_integer(block: &[u8], offset: &mut usize, prefix: u32) -> Result<usize, MalformedBlock> {
     let mut next = || {
         let byte = block.get(*offset).copied().ok_or(MalformedBlock);
@@ -218,7 +217,7 @@ fn read_integer(block: &[u8], offset: &mut usize, prefix: u32) -> Result<usize, 
     Err(MalformedBlock)
 }
 
-/// A string literal (RFC 7541, section 5.2).
+/// Reads a string literal (RFC 7541, section 5.2).
 fn read_string(block: &[u8], offset: &mut usize) -> Result<StringLiteral, MalformedBlock> {
     let is_huffman = block.get(*offset).ok_or(MalformedBlock)? & 0x80 != 0;
     let length = read_integer(block, offset, 7)?;
@@ -234,7 +233,7 @@ fn read_string(block: &[u8], offset: &mut usize) -> Result<StringLiteral, Malfor
 mod tests {
     use super::*;
 
-    /// Replaces with as many `x` as there are bytes, in raw strings only.
+    /// Replaces every byte of a raw string by `x`; does not change Huffman-coded strings.
     fn replace_with_x(value: &[u8], coded: bool) -> Option<Vec<u8>> {
         (!coded).then(|| vec![b'x'; value.len()])
     }
@@ -251,7 +250,8 @@ mod tests {
         let mut table = DynamicTable::new();
         let mut named = vec![0x40, 10];
         named.extend_from_slice(b":authority");
-        // With indexing by the static table; in words; by the newest entry of the dynamic table; never and not indexed.
+        // With indexing: static index, literal name, newest entry of the dynamic table. Then never indexed, not indexed
+        // (static index), and not indexed (dynamic index).
         for prefix in [
             vec![0x41],
             named.clone(),
@@ -264,7 +264,7 @@ mod tests {
             table.replace_authority(&mut block, replace_with_x).unwrap();
             assert_eq!(block, literal_field(&prefix, "xxx"), "{prefix:?}");
         }
-        // Another name, and a reference to a whole entry.
+        // Another name, and an indexed field.
         let mut block = literal_field(&[0x44], "a%b");
         block.push(0x80 | 62);
         let before = block.clone();
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn eviction_follows_the_rfc_examples() {
-        // RFC 7541, C.5: a table of 256 bytes, of which the answers evict.
+        // RFC 7541, C.5: the responses evict entries from a table of 256 bytes.
         let mut table = DynamicTable::new();
         let mut block = vec![0x3f, 0xe1, 0x01];
         assert_eq!(table.replace_authority(&mut block, replace_with_x), Ok(()));

@@ -1,11 +1,11 @@
 //! The Huffman code of HPACK (RFC 7541, Appendix B).
 //!
-//! The code is canonical: the codes of one length follow one another in the order of their symbols, and each length begins where
-//! the one before ended. So the lengths are all there is to know.
+//! The code is canonical: the codes of one length are consecutive in the order of their symbols, and each length begins
+//! where the previous one ended. Therefore the code lengths define the whole code.
 
 use std::sync::LazyLock;
 
-/// Bits of each byte's code.
+/// The number of bits of each byte's code.
 const CODE_LENGTHS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
@@ -21,10 +21,11 @@ const CODE_LENGTHS: [u8; 256] = [
 /// The longest code of a byte.
 const CODE_MAX_BITS: usize = 30;
 
-/// The codes, and for each length the first one with the place of its symbol among the sorted.
 struct CodeTable {
     by_symbol: [u32; 256],
+    /// The symbols in the order of their codes.
     symbols: Vec<u8>,
+    /// For each length: the first code, the index of its symbol in `symbols`, and the number of codes.
     by_length: [(u32, usize, usize); CODE_MAX_BITS + 1],
 }
 
@@ -49,12 +50,12 @@ static CODES: LazyLock<CodeTable> = LazyLock::new(|| {
     codes
 });
 
-/// Bits of a byte's code.
+/// The number of bits of a byte's code.
 pub(super) fn code_bits(symbol: u8) -> u8 {
     CODE_LENGTHS[usize::from(symbol)]
 }
 
-/// The bytes of a coded string; `None` when it is not one.
+/// Decodes a string. Returns `None` for an invalid code or invalid padding.
 pub(super) fn decode(coded: &[u8]) -> Option<Vec<u8>> {
     let codes = &*CODES;
     let mut decoded = Vec::with_capacity(coded.len() * 8 / 5);
@@ -72,11 +73,11 @@ pub(super) fn decode(coded: &[u8]) -> Option<Vec<u8>> {
             (code, length) = (0, 0);
         }
     }
-    // What is left is padding: the beginning of EOS, less than a byte.
+    // The rest must be padding: less than a byte, and a prefix of EOS, which is all ones.
     (length < 8 && code == (1 << length) - 1).then_some(decoded)
 }
 
-/// Writes the code of a string over one of the same number of bits. The padding is all ones.
+/// Encodes a string into a buffer of the exact length. The padding is all ones.
 pub(super) fn encode_into(coded: &mut [u8], symbols: &[u8]) {
     coded.fill(0xff);
     let mut bit_offset = 0;
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn code_lengths_satisfy_kraft() {
-        // With EOS, which has 30 bits, no code is left over (Kraft's equality).
+        // Together with EOS, which has 30 bits, the code is complete (Kraft's equality).
         let sum: u64 = CODE_LENGTHS
             .iter()
             .map(|length| 1u64 << (CODE_MAX_BITS - usize::from(*length)))
@@ -131,7 +132,8 @@ mod tests {
         let mut coded = vec![0; bits.div_ceil(8)];
         encode_into(&mut coded, &all);
         assert_eq!(decode(&coded), Some(all));
-        // "0" has five zero bits, and three zeros are no beginning of EOS; eight ones are too many.
+        // The code of "0" is five zero bits, and three zero bits are not a prefix of EOS. Eight padding bits are too
+        // many.
         assert_eq!(decode(&[0]), None);
         assert_eq!(decode(&[0xff]), None);
     }
