@@ -24,7 +24,6 @@ use crate::checkpoint::{self, CallOutcome, Defect, ErrorKind, InjectedEffect, In
 /// How long after an early response the archive appears at its location.
 const LATE_ARCHIVE_DELAY: Duration = Duration::from_millis(150);
 
-/// The defects that fault rules inject into one call.
 struct CallDefects(Vec<Defect>);
 
 impl CallDefects {
@@ -71,7 +70,6 @@ impl Drop for CancelGuard<'_> {
 }
 
 impl super::container::InjectedState {
-    /// Sets the flags of the side effects that the defects define for this outcome.
     fn set_flags(&self, defects: &CallDefects, outcome: CallOutcome) {
         for (side_effect, flag) in [
             (SideEffect::RefuseNext, &self.refuse_next_checkpoint),
@@ -185,7 +183,6 @@ impl Runtime {
         result
     }
 
-    /// Checkpoints the container, in a task of its own if a defect ignores the deadline or the cancellation.
     async fn checkpoint_maybe_detached(
         self: &Arc<Self>,
         mut request: CheckpointRequest,
@@ -266,7 +263,6 @@ impl Runtime {
         }
     }
 
-    /// The oldest running container other than `id`.
     fn other_running_container(&self, id: &str) -> Option<Arc<Container>> {
         let full_id = self.container(id).ok()?.id.clone();
         let others = self.list_containers(None).into_iter();
@@ -409,7 +405,6 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
     }
 }
 
-/// Changes the archive after a successful checkpoint.
 fn apply_archive_defects(location: &Path, previous: &PreviousFile, defects: &CallDefects, first_archive: &Path) {
     let apply = || -> std::io::Result<()> {
         if let (true, Some(content)) = (defects.has(Defect::KeepTail), &previous.content) {
@@ -455,7 +450,6 @@ fn add_injection(request: &mut CheckpointRequest, phase: Phase, effect: Injected
     request.injections.push(Injection { phase, effect });
 }
 
-/// Whether the request's `timeout` passes before the deadline of the call.
 fn own_timeout_is_first(request: &CheckpointRequest) -> bool {
     let own_timeout = u64::try_from(request.timeout).ok().filter(|timeout| *timeout > 0);
     let own_timeout_at = own_timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_secs(timeout)));
@@ -501,7 +495,6 @@ fn is_deadline_exceeded(error: &RuntimeError) -> bool {
     }
 }
 
-/// The report of a checkpoint that did nothing.
 fn empty_report() -> Report {
     Report {
         processes: 0,

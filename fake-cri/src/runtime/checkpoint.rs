@@ -232,7 +232,6 @@ impl Runtime {
         write_json(&self.pending_checkpoint_path(id), &pending)
     }
 
-    /// The checkpoint of this container that was started and has no known result.
     pub(crate) fn load_pending_checkpoint(&self, id: &str) -> Result<Option<PendingCheckpoint>, RuntimeError> {
         read_json(&self.pending_checkpoint_path(id))
     }

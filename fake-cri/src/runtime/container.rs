@@ -157,7 +157,6 @@ pub(crate) struct InjectedState {
     pub(crate) refuse_next_checkpoint: AtomicBool,
     /// ContainerStatus reports CONTAINER_EXITED.
     pub(crate) report_exited: AtomicBool,
-    /// ExecSync fails.
     pub(crate) refuse_exec: AtomicBool,
     /// Notified to end running ExecSync commands of the test workload.
     pub(crate) kill_execs: tokio::sync::Notify,
@@ -190,7 +189,6 @@ impl Container {
         status
     }
 
-    /// The shim; `None` before the start.
     pub(crate) fn shim(&self) -> Option<Shim> {
         self.shim.lock().expect("no holder of this lock panics").clone()
     }

@@ -53,7 +53,6 @@ pub enum DelayPhaseArg {
     Write,
 }
 
-/// Computes the delays of successive checkpoints.
 #[derive(Debug)]
 pub(crate) struct DelaySampler {
     model: DelayModel,

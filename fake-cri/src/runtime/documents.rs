@@ -12,7 +12,6 @@ use super::{
 };
 use crate::checkpoint::{Document, Layout};
 
-/// The field `runtime` of `config.dump`.
 const RUNTIME_NAME: &str = "fake-cri";
 
 /// Creates the documents of a container that is checkpointed at `now`, in the order of the archive.

@@ -9,7 +9,6 @@ pub(crate) fn new_id() -> String {
     hex(&rand::random::<[u8; 32]>())
 }
 
-/// Encodes bytes as lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes

@@ -14,7 +14,6 @@ use cri_proto::runtime::v1;
 use super::{RuntimeError, image::Image};
 use crate::process::identity::Identity;
 
-/// The contents of `/etc/passwd` and `/etc/group`.
 pub(crate) struct HostAccounts {
     passwd: String,
     group: String,
@@ -59,7 +58,6 @@ impl HostAccounts {
         })
     }
 
-    /// Parses a numeric uid or looks up a user name.
     fn uid(&self, user: &str) -> Option<u32> {
         user.parse()
             .ok()
@@ -83,7 +81,6 @@ impl HostAccounts {
     }
 }
 
-/// The requested identity, and which parts of it the request or the image names.
 #[derive(Debug, PartialEq, Eq)]
 struct RequestedIdentity {
     identity: Identity,
@@ -94,7 +91,6 @@ struct RequestedIdentity {
     strict: bool,
 }
 
-/// What names a uid or gid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IdSource {
     Unrequested,

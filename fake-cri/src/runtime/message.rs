@@ -13,7 +13,6 @@ use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser}
 static DESCRIPTOR_POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).expect("the build generates the descriptor set"));
 
-/// A CRI message that is stored in a file.
 pub(crate) trait StoredMessage: Message + Default {
     /// The name in the package `runtime.v1`.
     const NAME: &'static str;

@@ -168,7 +168,6 @@ impl Runtime {
         records
     }
 
-    /// Returns the containers of the pod sandbox with this full id.
     pub(crate) fn containers_of(&self, pod: &str) -> Vec<Arc<Container>> {
         let containers: Vec<_> = self.tables().containers.values().cloned().collect();
         containers

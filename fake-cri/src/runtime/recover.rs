@@ -22,7 +22,6 @@ use super::{
 use crate::shim::{self, Shim, ShimAttachment};
 
 impl Runtime {
-    /// Loads all files and reattaches to all shims.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), RuntimeError> {
         let pods: Vec<Pod> = self.store.load()?;
         let records: Vec<ContainerRecord> = self.store.load()?;

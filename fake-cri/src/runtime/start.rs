@@ -149,7 +149,6 @@ impl Runtime {
         }
     }
 
-    /// Records the exit of a container.
     pub(crate) async fn on_exit(
         &self,
         container: &Container,
@@ -178,7 +177,6 @@ impl Runtime {
     }
 }
 
-/// Converts an error of the shim.
 pub(crate) fn shim_error(id: &str, error: ShimError) -> RuntimeError {
     match error {
         ShimError::WrongState { message } => RuntimeError::FailedPrecondition(message),

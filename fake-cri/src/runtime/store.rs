@@ -27,7 +27,6 @@ use crate::{parse_errors, runtime::error::RuntimeError};
 /// The version in every file. A file with another version is an error.
 const STORE_VERSION: u32 = 1;
 
-/// A type whose objects are stored in files.
 pub(crate) trait StoredObject: Serialize + DeserializeOwned {
     /// The subdirectory of the state directory.
     const DIR_NAME: &'static str;
@@ -211,7 +210,6 @@ pub(crate) fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Returns a closure that adds the operation and the path to an I/O error.
 pub(crate) fn store_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeError {
     let path = path.to_owned();
     move |source| RuntimeError::Store { action, path, source }

@@ -13,7 +13,6 @@ use super::{
     message::{StoredMessage, to_dynamic},
 };
 
-/// The treatment of a field that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FieldTreatment {
     /// The field takes effect, or is data that is stored and returned.
@@ -177,7 +176,6 @@ impl ReportedFields {
     }
 }
 
-/// Collects the fields that are set and not applied, with their paths.
 fn collect_unapplied(message: &DynamicMessage, path: &str, unapplied: &mut Vec<(String, &'static Field)>) {
     let descriptor = message.descriptor();
     for (field_descriptor, value) in message.fields() {

@@ -50,7 +50,6 @@ pub(super) struct AuthorityRewriter {
 }
 
 enum RewriterState {
-    /// Expects the connection preface.
     Preface,
     /// Expects a frame. The ranges are the fragments of an incomplete header block in `pending`; the number is the end
     /// of its last frame.
@@ -76,7 +75,6 @@ impl AuthorityRewriter {
         matches!(self.state, RewriterState::Disabled) && self.ready.is_empty()
     }
 
-    /// Processes bytes from the client.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
         while self.advance() {}
@@ -87,7 +85,6 @@ impl AuthorityRewriter {
         self.disable();
     }
 
-    /// Takes at most `max_bytes` bytes for h2.
     pub(super) fn pop(&mut self, max_bytes: usize) -> BytesMut {
         let length = self.ready.len().min(max_bytes);
         self.ready.split_to(length)
@@ -187,7 +184,6 @@ impl AuthorityRewriter {
         }
     }
 
-    /// Rewrites the authority in a complete header block.
     fn rewrite(&mut self, fragments: &[Range<usize>]) -> Result<(), MalformedBlock> {
         let mut block: Vec<u8> = Vec::new();
         for fragment in fragments {

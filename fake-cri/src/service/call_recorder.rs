@@ -47,7 +47,6 @@ impl CallRecorder {
         }
     }
 
-    /// The deadline of the caller.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.start.checked_add(self.timeout?)
     }
@@ -93,7 +92,6 @@ impl Drop for CallRecorder {
     }
 }
 
-/// Nanoseconds since the epoch.
 fn unix_time_ns() -> i64 {
     let since_epoch = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -106,7 +104,6 @@ pub(super) fn decode_to_json(descriptor: MessageDescriptor, message: Bytes) -> O
     DynamicMessage::decode(descriptor, message).ok().map(to_json)
 }
 
-/// A response stream that is recorded in the journal at its end.
 pub(super) struct RecordedBody {
     body: Body,
     recorder: Option<CallRecorder>,

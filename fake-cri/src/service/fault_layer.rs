@@ -128,7 +128,6 @@ struct ConnectionDropped;
 
 /// Why a call has no response from the inner service.
 enum CallEnd {
-    /// The layer returns this status.
     Status(Status),
     ConnectionDropped,
     /// The inner service failed without a gRPC status.
@@ -256,7 +255,6 @@ async fn run_actions(actions: &[CallAction]) -> Result<(), CallEnd> {
     Ok(())
 }
 
-/// The response of the inner service.
 enum RpcResponse {
     /// A stream; its messages are not read yet.
     Stream(http::Response<Body>),

@@ -20,7 +20,6 @@ use crate::{
 
 type RuntimeRpcResult<T> = Result<Response<T>, Status>;
 
-/// The stream type of rpcs that are not implemented.
 type EmptyStream<T> = tokio_stream::Empty<Result<T, Status>>;
 
 /// Implements the RuntimeService.

@@ -58,7 +58,6 @@ impl From<runtime::RuntimeError> for Status {
     }
 }
 
-/// The status of rpcs that are not implemented.
 pub(crate) fn unimplemented(method: &str) -> Status {
     Status::unimplemented(format!("method {method} not implemented"))
 }

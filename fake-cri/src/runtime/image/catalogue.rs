@@ -30,7 +30,6 @@ use crate::{
 
 const BUILT_IN_CATALOGUE: &str = include_str!("../../../../fixtures/images.toml");
 
-/// The size of an image whose entry has no size.
 const DEFAULT_IMAGE_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Deserialize)]

@@ -104,13 +104,11 @@ impl fmt::Display for ImageReference {
     }
 }
 
-/// Whether a text is `sha256:` and 64 lowercase hexadecimal digits.
 pub(crate) fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && is_hex(hex))
 }
 
-/// Whether a text consists of lowercase hexadecimal digits.
 pub(crate) fn is_hex(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))

@@ -98,7 +98,6 @@ pub(super) struct DynamicTable {
     limit: usize,
 }
 
-/// A string literal in a block.
 struct StringLiteral {
     range: Range<usize>,
     is_huffman: bool,

@@ -18,7 +18,6 @@ const CODE_LENGTHS: [u8; 256] = [
     27, 27, 27, 27, 27, 26,
 ];
 
-/// The longest code of a byte.
 const CODE_MAX_BITS: usize = 30;
 
 struct CodeTable {
@@ -50,7 +49,6 @@ static CODES: LazyLock<CodeTable> = LazyLock::new(|| {
     codes
 });
 
-/// The number of bits of a byte's code.
 pub(super) fn code_bits(symbol: u8) -> u8 {
     CODE_LENGTHS[usize::from(symbol)]
 }
