@@ -176,7 +176,7 @@ defects! {
     UnknownIsInternal = "unknown-container-is-internal", "returns Internal, not NotFound, for an unknown container";
     AcceptExited = "accept-exited-container", "succeeds for an exited container, without an archive";
     AcceptCreated = "accept-created-container", "succeeds for a container that was not started, without an archive";
-    RefuseShortIds = "reject-id-prefix", "returns NotFound for a unique prefix of an id";
+    RejectIdPrefix = "reject-id-prefix", "returns NotFound for a unique prefix of an id";
     AcceptEmptyId = "accept-empty-id", "succeeds for an empty id";
     AcceptEmptyLocation = "accept-empty-location", "succeeds for an empty location, without an archive";
     ResolveRelative = "resolve-relative-location", "resolves a relative location in the runtime's working directory";
@@ -193,7 +193,7 @@ defects! {
     OtherDocuments = "other-metadata", "writes `config.dump` and `spec.dump` of another container";
     EarlierImages = "earlier-images", "writes the images of the container's first checkpoint";
     EarlierArchive = "earlier-archive", "writes the archive of the container's first checkpoint";
-    LateLog = "copy-log-late", "thaws the container before its log is copied";
+    CopyLogLate = "copy-log-late", "thaws the container before its log is copied";
     OnlyFirstProcess = "init-process-only", "dumps only the container's init process";
     OmitThread = "omit-thread", "omits the last thread of each process with several threads";
     TruncateConcurrent = "truncate-concurrent", "truncates the archive of a checkpoint that begins during another one of the same container";

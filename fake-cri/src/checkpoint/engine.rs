@@ -108,7 +108,7 @@ fn run_phases(
         all_but_init: faults.has_defect(Defect::OnlyFirstProcess),
         last_threads: faults.has_defect(Defect::OmitThread),
     };
-    let late_log = faults.has_defect(Defect::LateLog);
+    let late_log = faults.has_defect(Defect::CopyLogLate);
     let mut begin_phase = |phase, archive: &mut Archive| {
         host.on_phase(phase);
         cancel.check()?;

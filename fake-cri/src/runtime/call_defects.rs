@@ -237,7 +237,7 @@ impl Runtime {
                     );
                     return Some(Err(RuntimeError::Internal(message)));
                 }
-                _ if *id != container.id && defects.has(Defect::RefuseShortIds) => {
+                _ if *id != container.id && defects.has(Defect::RejectIdPrefix) => {
                     return Some(Err(RuntimeError::not_found(ObjectKind::Container, id)));
                 }
                 _ => {}
@@ -327,12 +327,12 @@ impl Runtime {
             }
         }
         if has_side_effect(SideEffect::FreezeSiblings) {
-            for neighbour in self.containers_of(&record.pod_id) {
-                if neighbour.id != container.id
-                    && let Ok(shim) = self.running_shim(&neighbour)
+            for sibling in self.containers_of(&record.pod_id) {
+                if sibling.id != container.id
+                    && let Ok(shim) = self.running_shim(&sibling)
                     && let Err(error) = shim.signal(libc::SIGSTOP).await
                 {
-                    tracing::warn!(container = neighbour.id, %error, "failed to stop the container for a fault");
+                    tracing::warn!(container = sibling.id, %error, "failed to stop the container for a fault");
                 }
             }
         }

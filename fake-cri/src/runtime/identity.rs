@@ -373,8 +373,8 @@ mod tests {
     #[case::image(Default::default(), "alice:users", 1001, 100, &[100, 10])]
     #[case::image_numbers(Default::default(), "65535:65534", 65535, 65534, &[65534])]
     #[case::request_over_image(user(0), "alice:users", 0, 0, &[0])]
-    #[case::nobody_asked(Default::default(), "", 50, 50, &[50, 27])]
-    #[case::image_of_nobody(Default::default(), "nosuch", 50, 50, &[50, 27])]
+    #[case::no_request(Default::default(), "", 50, 50, &[50, 27])]
+    #[case::unknown_image_user(Default::default(), "nosuch", 50, 50, &[50, 27])]
     fn resolves_the_requested_identity(
         #[case] context: v1::LinuxContainerSecurityContext,
         #[case] from_image: &str,
