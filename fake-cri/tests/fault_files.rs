@@ -68,11 +68,11 @@ fn fields_equal_the_grammar() {
 #[rstest]
 #[case(
     "[[fault]]\nrule = 'Version:before=hang'\nnth = 2",
-    "fault 1: `rule` says everything"
+    "fault 1: `rule` excludes all other fields"
 )]
 #[case(
     "[[fault]]\npreset = 'hang'\npoint = 'after'",
-    "fault 1: beside `preset` only selectors can stand"
+    "fault 1: `preset` allows only selectors"
 )]
 #[case(
     "[[fault]]\nrpc = 'Version'\npoint = 'before'",
@@ -99,31 +99,30 @@ fn a_missing_file_is_named() {
     assert_eq!(error.to_string(), "cannot read /nonexistent/faults.toml");
 }
 
-/// `fake-cri fault presets --markdown` makes the table; a changed preset is a changed page.
+/// `fake-cri fault presets --markdown` generates the table.
 #[test]
 fn documentation_has_the_preset_table() {
-    let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("the page");
-    let (_, rest) = page.split_once("<!-- presets -->\n").expect("where the table begins");
-    let (table, _) = rest.split_once("<!-- end of presets -->").expect("where it ends");
+    let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("docs/FAULTS.md is readable");
+    let (_, rest) = page.split_once("<!-- presets -->\n").expect("a start marker");
+    let (table, _) = rest.split_once("<!-- end of presets -->").expect("an end marker");
     assert_eq!(
         table,
         presets_markdown(),
-        "run `fake-cri fault presets --markdown` and put it into docs/FAULTS.md"
+        "replace the table in docs/FAULTS.md by the output of `fake-cri fault presets --markdown`"
     );
     assert!(Preset::ALL.len() >= 20);
 }
 
-/// The table of defects says what their definition says.
 #[test]
 fn documentation_has_the_defect_table() {
-    let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("the page");
-    let (_, rest) = page.split_once("<!-- defects -->\n").expect("where the table begins");
-    let (table, _) = rest.split_once("<!-- end of defects -->").expect("where it ends");
+    let page = std::fs::read_to_string(workspace_dir().join("docs/FAULTS.md")).expect("docs/FAULTS.md is readable");
+    let (_, rest) = page.split_once("<!-- defects -->\n").expect("a start marker");
+    let (table, _) = rest.split_once("<!-- end of defects -->").expect("an end marker");
     let rows = Defect::WITHOUT_ARGUMENT
         .iter()
         .map(|(quirk, means)| format!("| `{}` | {means} |\n", quirk.name()));
     let expected: String = std::iter::once("| defect | how the call goes wrong |\n|---|---|\n".to_owned())
         .chain(rows)
         .collect();
-    assert_eq!(table, expected, "put this table into docs/FAULTS.md:\n{expected}");
+    assert_eq!(table, expected, "replace the table in docs/FAULTS.md by:\n{expected}");
 }

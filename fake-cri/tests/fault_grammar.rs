@@ -1,4 +1,4 @@
-//! The grammar of faults: what it takes, where it points when it does not, and that it prints what it reads.
+//! The fault grammar: accepted rules, positions of errors, and that a printed rule parses to the same rule.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn selector_for(rpc: &str) -> Selector {
 fn parses_a_complete_rule() {
     let rule: Rule = r#"CheckpointContainer(container=app,nth=2):before=error(Internal,"disk on fire")"#
         .parse()
-        .expect("the issue's own example");
+        .expect("a valid rule");
     let expected = Rule {
         selector: Selector {
             container: Some("app".to_owned()),
@@ -113,10 +113,10 @@ fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, 
 }
 
 #[rstest]
-#[case("", 1, "expected an rpc's name, found the end")]
+#[case("", 1, "expected an rpc name, found the end")]
 #[case("CheckpointContaine:before=hang", 1, "did you mean `CheckpointContainer`?")]
-#[case("Frobnicate:before=hang", 1, "no rpc of the CRI is called `Frobnicate`")]
-#[case("Zz*:before=hang", 1, "no rpc of the CRI is called `Zz*`")]
+#[case("Frobnicate:before=hang", 1, "the CRI has no rpc `Frobnicate`")]
+#[case("Zz*:before=hang", 1, "the CRI has no rpc `Zz*`")]
 #[case("Version", 8, "expected `(` or `:`, found the end")]
 #[case(
     "Version(",
@@ -129,16 +129,16 @@ fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, 
 #[case("Version(pod=a pod=b):before=hang", 15, "expected `,` or `)`, found `pod`")]
 #[case("Version(pod=a,pod=b):before=hang", 15, "`pod` is given twice")]
 #[case("Version(pod=\"[\"):before=hang", 13, "unclosed character class")]
-#[case("Version(nth=0):before=hang", 13, "expected a number from 1 on, found `0`")]
+#[case("Version(nth=0):before=hang", 13, "expected a positive number, found `0`")]
 #[case("Version(nth=99999999999999999999):before=hang", 13, "is too large")]
 #[case("Version(nth=1,every=2):before=hang", 15, "`nth` and `every` exclude each other")]
-#[case("Version(nth=1,times=2):before=hang", 15, "`nth` fires once")]
+#[case("Version(nth=1,times=2):before=hang", 15, "`nth` and `times` exclude each other")]
 #[case(
     "Version(p=1.5):before=hang",
     11,
     "expected a probability above 0 and at most 1, found `1.5`"
 )]
-#[case("Version(seed=7):before=hang", 15, "a seed draws for a probability")]
+#[case("Version(seed=7):before=hang", 15, "`seed` needs `p`")]
 #[case(
     "CheckpointContainer:befor=hang",
     21,
@@ -147,7 +147,7 @@ fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, 
 #[case(
     "Version:write=hang",
     9,
-    "`write` is a phase of CheckpointContainer; Version has `before` and `after`"
+    "`write` is a phase of CheckpointContainer; Version has only `before` and `after`"
 )]
 #[case("Version:before", 15, "expected `=`, found the end")]
 #[case("Version:before=explode", 16, "expected an effect (error, unimplemented,")]
@@ -163,7 +163,7 @@ fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, 
     31,
     "expected a message in double quotes, found `x`"
 )]
-#[case("Version:before=error(Internal,\"x", 33, "expected `\"` at the string's end")]
+#[case("Version:before=error(Internal,\"x", 33, "expected a closing `\"`")]
 #[case("Version:before=error(Internal,\"\\q\")", 32, "expected an escape")]
 #[case("Version:before=error(Internal,\"\\u{110000}\")", 32, "expected an escape")]
 #[case(
@@ -174,17 +174,17 @@ fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, 
 #[case(
     "Version:before=leave-frozen",
     16,
-    "`leave-frozen` cannot stand at `before`; it can at freeze, capture, write or finish"
+    "`leave-frozen` is not allowed at `before`; it is allowed at freeze, capture, write or finish"
 )]
 #[case(
     "Version:after=unimplemented",
     15,
-    "`unimplemented` cannot stand at `after`; it can at before"
+    "`unimplemented` is not allowed at `after`; it is allowed at before"
 )]
 #[case(
     "CheckpointContainer:finish=mode(0644)",
     28,
-    "`mode` cannot stand at `finish`; it can at write"
+    "`mode` is not allowed at `finish`; it is allowed at write"
 )]
 #[case(
     "CheckpointContainer:write=mode(0888)",
@@ -203,20 +203,22 @@ fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, 
 )]
 #[case("Version:before=hang now", 21, "expected the end, found `now`")]
 fn errors_name_the_column(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
-    let error = text.parse::<Rule>().expect_err("no rule");
+    let error = text.parse::<Rule>().expect_err("an invalid rule");
     assert_eq!(error.column(), column, "{error}");
     assert!(error.message().contains(message), "{error}");
 }
 
 #[test]
 fn errors_show_a_caret_below_the_column() {
-    let error = "CheckpointContainer:befor=hang".parse::<Rule>().expect_err("no rule");
+    let error = "CheckpointContainer:befor=hang"
+        .parse::<Rule>()
+        .expect_err("an invalid rule");
     insta::assert_snapshot!(error, @r"
     column 21: expected a point (before, freeze, capture, write, finish, after), found `befor`
       CheckpointContainer:befor=hang
                           ^
     ");
-    let error = parse_rules("Version:before=hang\n\tStatus:besides=hang;").expect_err("no rule");
+    let error = parse_rules("Version:before=hang\n\tStatus:besides=hang;").expect_err("an invalid rule");
     assert_eq!((error.line(), error.column()), (2, 9));
     assert!(
         error.to_string().starts_with("line 2, column 9: expected a point"),
@@ -241,11 +243,11 @@ fn parses_lists_with_presets() {
 }
 
 #[rstest]
-#[case("preset:nonsense", 8, "unknown preset `nonsense`; there are unimplemented,")]
+#[case("preset:nonsense", 8, "unknown preset `nonsense`; known presets: unimplemented,")]
 #[case(
     "preset:next-checkpoint-fails(nth=3)",
     8,
-    "preset `next-checkpoint-fails` sets `nth` itself"
+    "preset `next-checkpoint-fails` already sets `nth`"
 )]
 #[case(
     "preset:next-checkpoint-fails(every=3)",
@@ -254,7 +256,7 @@ fn parses_lists_with_presets() {
 )]
 #[case("preset:hang:before=disconnect", 12, "expected `;`, a newline or the end, found `:`")]
 fn overspecified_presets_are_refused(#[case] text: &str, #[case] column: usize, #[case] message: &str) {
-    let error = parse_rules(text).expect_err("no preset");
+    let error = parse_rules(text).expect_err("an invalid preset");
     assert_eq!(error.column(), column, "{error}");
     assert!(error.message().contains(message), "{error}");
 }
@@ -300,10 +302,13 @@ fn every_defect_round_trips() {
 }
 
 #[rstest]
-#[case("Version:before=ignore-deadline", "is a defect of CheckpointContainer alone")]
+#[case(
+    "Version:before=ignore-deadline",
+    "is a defect of CheckpointContainer, not of Version"
+)]
 #[case(
     "CheckpointContainer:write=ignore-deadline",
-    "cannot stand at `write`; it can at before"
+    "is not allowed at `write`; it is allowed at before"
 )]
 #[case(
     "CheckpointContainer:before=after(never,leave-frozen)",
@@ -311,7 +316,7 @@ fn every_defect_round_trips() {
 )]
 #[case("CheckpointContainer:before=zero-memory(disk)", "expected one of heap, stack")]
 fn unknown_defects_are_refused(#[case] text: &str, #[case] message: &str) {
-    let error = text.parse::<Rule>().expect_err("no way");
+    let error = text.parse::<Rule>().expect_err("an invalid defect");
     assert!(error.message().contains(message), "{error}");
 }
 

@@ -1,10 +1,10 @@
-//! A place in the text of a rule, and the tokens that every part of the grammar shares.
+//! A position in the text of a rule, and the tokens that all parts of the grammar share.
 
 use tonic::Code;
 
 use super::{error::RuleParseError, text};
 
-/// Every code a fault may answer with, in the order of their numbers.
+/// The codes that a fault can return, in numerical order.
 const ERROR_CODES: [Code; 16] = [
     Code::Cancelled,
     Code::Unknown,
@@ -24,7 +24,7 @@ const ERROR_CODES: [Code; 16] = [
     Code::Unauthenticated,
 ];
 
-/// Reads a text from left to right. Spaces before a token are skipped.
+/// Reads a text from left to right, skipping spaces before a token.
 pub(super) struct Cursor {
     text: Vec<char>,
     offset: usize,
@@ -42,12 +42,11 @@ impl Cursor {
         self.offset
     }
 
-    /// An error at a position that was read before.
     pub(super) fn error_at(&self, offset: usize, message: String) -> RuleParseError {
         RuleParseError::new(&self.text, offset, message)
     }
 
-    /// An error here: this was expected, and something else stands here.
+    /// An error at the current position, with the token found there.
     pub(super) fn expected_error(&mut self, expectation: &str) -> RuleParseError {
         self.skip_spaces();
         let found = match self.text.get(self.offset) {
@@ -70,20 +69,19 @@ impl Cursor {
         self.offset == self.text.len()
     }
 
-    /// Whether this symbol comes next.
     pub(super) fn is_at(&mut self, symbol: char) -> bool {
         self.skip_spaces();
         self.text.get(self.offset) == Some(&symbol)
     }
 
-    /// Takes the symbol if it comes next.
+    /// Consumes the symbol if it comes next.
     pub(super) fn eat(&mut self, symbol: char) -> bool {
         let is_symbol = self.is_at(symbol);
         self.offset += usize::from(is_symbol);
         is_symbol
     }
 
-    /// Takes the letters if they come next.
+    /// Consumes the word if it comes next.
     pub(super) fn eat_word(&mut self, word: &str) -> bool {
         self.skip_spaces();
         let is_word = self.text[self.offset..]
@@ -97,7 +95,7 @@ impl Cursor {
         is_word
     }
 
-    /// Takes what separates two rules.
+    /// Consumes a separator between two rules.
     pub(super) fn eat_separator(&mut self) -> bool {
         self.eat(';') || self.eat('\n')
     }
@@ -110,7 +108,7 @@ impl Cursor {
         }
     }
 
-    /// Takes as many of these characters as follow, at least one, and says where they began.
+    /// Consumes all following characters that `is_word_char` accepts, at least one. Returns them with their offset.
     pub(super) fn parse_word(
         &mut self,
         expected: &str,
@@ -130,7 +128,7 @@ impl Cursor {
         Ok((word, start))
     }
 
-    /// Takes a bare name or a string.
+    /// Consumes a bare name or a quoted string.
     pub(super) fn parse_name(&mut self, expected: &str) -> Result<(String, usize), RuleParseError> {
         if self.is_at('"') {
             self.parse_string(expected)
@@ -139,7 +137,7 @@ impl Cursor {
         }
     }
 
-    /// Takes a string in double quotes.
+    /// Consumes a string in double quotes.
     pub(super) fn parse_string(&mut self, expected: &str) -> Result<(String, usize), RuleParseError> {
         let start = self.next_offset();
         if !self.eat('"') {
@@ -153,7 +151,7 @@ impl Cursor {
                 Some('\\') => value.push(self.parse_escape(offset)?),
                 Some(c) => value.push(c),
                 None => {
-                    return Err(self.error_at(offset, "expected `\"` at the string's end, found the end".to_owned()));
+                    return Err(self.error_at(offset, "expected a closing `\"`, found the end".to_owned()));
                 }
             }
         }
@@ -185,13 +183,13 @@ impl Cursor {
         }
     }
 
-    /// Takes a gRPC code by name or number.
+    /// Consumes a gRPC code, by name or number.
     pub(super) fn parse_code(&mut self) -> Result<Code, RuleParseError> {
         let expected = "a gRPC code such as Internal or 13, not OK";
         let (word, offset) = self.parse_word(expected, |c| c.is_ascii_alphanumeric() || c == '_')?;
         let without_underscores = word.replace('_', "");
         let code = ERROR_CODES.into_iter().find(|&code| {
-            // Go's name for it has one letter less.
+            // Go spells this code `Canceled`.
             without_underscores.eq_ignore_ascii_case(&format!("{code:?}"))
                 || without_underscores.parse() == Ok(i32::from(code))
                 || (code == Code::Cancelled && without_underscores.eq_ignore_ascii_case("Canceled"))

@@ -1,8 +1,9 @@
-//! Decides for each call which rules fire.
+//! Decides which rules fire on a call.
 //!
-//! Rules are weighed in the order in which a call passes their points, and at one point in the order in which they were
-//! added. What ends a call (an error, a hang, a dropped connection, a crash) ends the weighing too: a rule behind it has
-//! seen the call and does not fire. An `after` rule fires although a phase failed, for the caller's answer is still to come.
+//! Rules are evaluated in the order in which a call passes their points, and at one point in the order in which they
+//! were added. An effect that ends the call (an error, a hang, a closed connection, a crash) also ends the evaluation:
+//! later rules count the call but do not fire. An `after` rule still fires when a phase failed, because the response
+//! has not been sent yet.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,20 +24,20 @@ use super::{
 };
 use crate::checkpoint::{self, Injection, Phase};
 
-/// The pod annotation that holds rules for the calls about this pod, separated by `;` or newlines.
+/// The pod annotation with rules for calls about this pod, separated by `;` or newlines.
 pub const FAULT_ANNOTATION: &str = "fake-cri.dev/fault";
 
-/// How many pods' annotations are remembered with their counters. The one that came first goes first.
+/// The number of pods whose annotation rules and counters are kept. The pod that was seen first is removed first.
 const MAX_ANNOTATED_PODS: usize = 10_000;
 
-/// Where a rule came from.
+/// The origin of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleSource {
     /// `--fault`.
     Flag,
     /// `--fault-file`.
     File,
-    /// The annotation of this pod, `namespace/name`.
+    /// The annotation of the pod `namespace/name`.
     Annotation(String),
     /// The control API.
     Control,
@@ -53,68 +54,68 @@ impl fmt::Display for RuleSource {
     }
 }
 
-/// A rule in force.
+/// A rule in force, with its counters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleStatus {
-    /// Its id, given when it was added.
+    /// The id that [`FaultEngine::add`] returned.
     pub id: String,
-    /// The rule.
+    /// The parsed rule.
     pub rule: Rule,
-    /// Calls in its scope so far.
+    /// The number of calls that the rule has matched.
     pub matched_calls: u64,
-    /// Calls it has fired on.
+    /// The number of calls on which the rule has fired.
     pub fired_calls: u64,
-    /// Where it came from.
+    /// The origin of the rule.
     pub source: RuleSource,
 }
 
-/// What the layer does around a call.
+/// What the fault layer does before or after a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallAction {
-    /// Answers with this.
+    /// Sends an error response.
     Reply {
         /// The gRPC code.
         code: Code,
-        /// The message, word for word.
+        /// The message, sent unchanged.
         message: String,
     },
-    /// Waits, then goes on.
+    /// Waits, then continues the call.
     Delay(Duration),
-    /// Waits for the deadline or the caller's end.
+    /// Waits until the deadline passes or the caller cancels.
     Hang,
-    /// Closes the connection.
+    /// Closes the caller's connection.
     Drop,
-    /// Kills this process.
+    /// Kills this process with SIGKILL.
     Crash,
 }
 
-/// What happens to one call.
+/// The faults of one call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FaultDecision {
-    /// Before the runtime hears of it.
+    /// Actions before the runtime sees the call.
     pub before: Vec<CallAction>,
-    /// In the phases of a checkpoint.
+    /// Faults in the phases of a checkpoint.
     pub injections: Vec<Injection>,
-    /// After the runtime has done it.
+    /// Actions after the runtime has handled the call.
     pub after: Vec<CallAction>,
     /// The ids of the rules that fired.
     pub fired_rule_ids: Vec<String>,
 }
 
-/// The rules in force and how often each has fired.
+/// The rules in force, with their counters.
 #[derive(Debug, Default)]
 pub struct FaultEngine {
     state: Mutex<EngineState>,
-    /// Where draws begin for a rule that has no seed of its own.
+    /// The seed of rules without one of their own.
     seed: u64,
 }
 
 #[derive(Debug, Default)]
 struct EngineState {
-    /// Ids given so far.
+    /// The highest rule id so far.
     last_rule_id: u64,
     rules: Vec<CompiledRule>,
-    /// The annotations seen, by pod; a rule that was cleared stays away until the pod's annotation changes.
+    /// Rules from annotations, by pod. A cleared rule does not come back until the annotation of the pod changes.
     pods: HashMap<String, PodRules>,
     /// The keys of `pods`, oldest first.
     pod_lru: VecDeque<String>,
@@ -136,12 +137,12 @@ struct CompiledRule {
 }
 
 impl FaultEngine {
-    /// An engine without rules.
+    /// Returns an engine without rules.
     pub fn new() -> FaultEngine {
         FaultEngine::default()
     }
 
-    /// An engine without rules, in which a rule that has no seed draws from this one.
+    /// Returns an engine without rules. Rules without a seed use this one.
     pub fn with_seed(seed: u64) -> FaultEngine {
         FaultEngine {
             seed,
@@ -149,7 +150,7 @@ impl FaultEngine {
         }
     }
 
-    /// Adds rules and says their ids, in the same order.
+    /// Adds rules and returns their ids in the same order.
     pub fn add(&self, rules: Vec<Rule>, source: RuleSource) -> Vec<String> {
         let mut state = self.lock();
         let compiled: Vec<_> = rules
@@ -161,7 +162,7 @@ impl FaultEngine {
         ids
     }
 
-    /// Removes the rules of these ids, or all when none is given. Says how many went.
+    /// Removes the rules with these ids, or all rules if `ids` is empty. Returns the number of removed rules.
     pub fn clear(&self, ids: &[String]) -> usize {
         let mut state = self.lock();
         let before = state.len();
@@ -173,7 +174,8 @@ impl FaultEngine {
         before - state.len()
     }
 
-    /// Every rule in force, in the order in which they were added, those of pods last.
+    /// All rules in force: first those of flags, files and the control API in the order of addition, then those of
+    /// pods.
     pub fn list(&self) -> Vec<RuleStatus> {
         let state = self.lock();
         let pods = state.pod_lru.iter().filter_map(|key| state.pods.get(key));
@@ -186,10 +188,10 @@ impl FaultEngine {
             .collect()
     }
 
-    /// Whether a pod's annotation can be read.
+    /// Checks the fault annotation of a pod, if it has one.
     ///
     /// # Errors
-    /// Where it leaves the grammar.
+    /// The annotation does not parse.
     pub fn check_annotations(annotations: &HashMap<String, String>) -> Result<(), RuleParseError> {
         match annotations.get(FAULT_ANNOTATION) {
             Some(text) => parse_rules(text).map(drop),
@@ -197,7 +199,7 @@ impl FaultEngine {
         }
     }
 
-    /// What happens to this call. Counts it for every rule in whose scope it is.
+    /// Decides the faults of this call, and counts the call for every rule that matches it.
     pub fn decide(&self, rpc: &Rpc, target: &CallTarget) -> FaultDecision {
         let mut state = self.lock();
         let pod = state.load_pod_rules(target);
@@ -227,7 +229,7 @@ impl FaultEngine {
                     call_ended = effect.ends_call();
                     decision.before.extend(call_action(effect, rpc));
                     if let RuleEffect::Defect(defect) = effect {
-                        // It is about the whole call: the first phase stands for that.
+                        // A defect acts on the whole call. The checkpoint receives it with the first phase.
                         decision.injections.push(Injection {
                             phase: Phase::Freeze,
                             effect: checkpoint::InjectedEffect::Defect(*defect),
@@ -250,7 +252,7 @@ impl FaultEngine {
     }
 
     fn lock(&self) -> MutexGuard<'_, EngineState> {
-        // No change of the state is left half done by a panic: each is a single assignment.
+        // A panic cannot leave the state inconsistent: each change is a single assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -260,7 +262,7 @@ impl EngineState {
         self.last_rule_id += 1;
         let glob = |text: &String| {
             Glob::new(text)
-                .expect("the grammar refuses a bad glob")
+                .expect("the parser accepts only valid globs")
                 .compile_matcher()
         };
         CompiledRule {
@@ -282,7 +284,8 @@ impl EngineState {
         self.rules.len() + self.pods.values().map(|pod| pod.rules.len()).sum::<usize>()
     }
 
-    /// The key of the pod whose annotation has rules for this call, which are compiled when they are new.
+    /// Returns the key of the pod whose annotation has rules for this call. Compiles the rules if the annotation is
+    /// new.
     fn load_pod_rules(&mut self, target: &CallTarget) -> Option<String> {
         let text = target.annotations.get(FAULT_ANNOTATION)?;
         let name = format!("{}/{}", target.namespace, target.pod);
@@ -292,7 +295,8 @@ impl EngineState {
             target.uid.clone()
         };
         if self.pods.get(&key).is_none_or(|pod| pod.text != *text) {
-            // Such a pod was refused when it was made; one from before a change of the grammar has no rules.
+            // RunPodSandbox rejects an annotation that does not parse. A pod from an older version with another grammar
+            // has no rules.
             let rules = parse_rules(text).unwrap_or_default();
             let rules = rules
                 .into_iter()
@@ -316,7 +320,6 @@ impl EngineState {
 }
 
 impl CompiledRule {
-    /// Whether the call is in the rule's scope.
     fn matches(&self, rpc: &Rpc, target: &CallTarget) -> bool {
         let name_matches = |matcher: &Option<GlobMatcher>, name: &str| {
             matcher
@@ -331,7 +334,7 @@ impl CompiledRule {
 }
 
 impl Trigger {
-    /// Whether a rule that has seen so many calls, this one included, and fired on so many, fires on this one.
+    /// Whether the rule fires on this call. Both counters are those of the rule; `matched_calls` includes this call.
     fn fires(&self, matched_calls: u64, fired_calls: u64, seed: u64) -> bool {
         self.nth.is_none_or(|nth| matched_calls == nth)
             && self.every.is_none_or(|every| matched_calls.is_multiple_of(every))
@@ -342,14 +345,14 @@ impl Trigger {
     }
 }
 
-/// A number from 0 up to 1 that depends on nothing but the seed and the call's number: SplitMix64's output function
-/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), so that a seed draws the same forever.
+/// A number in [0, 1) that depends only on the seed and the call number, so that a seed gives the same draws forever:
+/// the output function of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 fn uniform_random(seed: u64, call_number: u64) -> f64 {
     let mut bits = seed.wrapping_add(call_number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^= bits >> 31;
-    // 53 bits are what a double holds exactly.
+    // A double holds 53 bits exactly.
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
@@ -359,7 +362,7 @@ fn call_action(effect: &RuleEffect, rpc: &Rpc) -> Option<CallAction> {
             code: *code,
             message: message.clone(),
         },
-        // The words of grpc-go's generated servers and of its dispatcher.
+        // The messages of grpc-go: of its generated servers, and of its dispatcher.
         RuleEffect::Unimplemented => CallAction::Reply {
             code: Code::Unimplemented,
             message: format!("method {} not implemented", rpc.name()),

@@ -1,8 +1,8 @@
-//! What is wrong with a rule, and where.
+//! Parse errors of rules, with their position.
 
 use std::fmt;
 
-/// A text that the grammar does not take, with the place and what stands there.
+/// A text that is not a valid rule, with the position of the first error.
 ///
 /// ```text
 /// column 21: expected a point (before, freeze, capture, write, finish, after), found `befor`
@@ -19,7 +19,7 @@ pub struct RuleParseError {
 }
 
 impl RuleParseError {
-    /// An error at this character (counted from 0) of the text.
+    /// `offset` counts characters of the text from 0.
     pub(super) fn new(text: &[char], offset: usize, message: String) -> RuleParseError {
         let before = &text[..offset.min(text.len())];
         let line_start = before.iter().rposition(|&c| c == '\n').map_or(0, |newline| newline + 1);
@@ -37,17 +37,17 @@ impl RuleParseError {
         }
     }
 
-    /// The line, counted from 1.
+    /// The line of the error, counted from 1.
     pub fn line(&self) -> usize {
         self.line
     }
 
-    /// The character within the line, counted from 1. One past the end when something is missing there.
+    /// The character within the line, counted from 1. It is one past the end if the text ends too early.
     pub fn column(&self) -> usize {
         self.column
     }
 
-    /// What was expected and what was found.
+    /// The expected and the found token.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -60,7 +60,7 @@ impl fmt::Display for RuleParseError {
         }
         writeln!(f, "column {}: {}", self.column, self.message)?;
         writeln!(f, "  {}", self.source_line)?;
-        // A tab stays a tab, so that the caret stands where a terminal shows the character.
+        // A tab stays a tab, so that the caret appears below the character on a terminal.
         let padding: String = self
             .source_line
             .chars()

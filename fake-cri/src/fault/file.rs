@@ -1,7 +1,7 @@
-//! Faults in a TOML file.
+//! Reads fault rules from a TOML file.
 //!
 //! ```toml
-//! description = "A disk that fails the second checkpoint, on a node that is slow anyway."
+//! description = "A slow disk that fails the second checkpoint."
 //!
 //! [[fault]]
 //! rpc = "CheckpointContainer"
@@ -17,8 +17,8 @@
 //! rule = "StartContainer:before=delay(300ms)"
 //! ```
 //!
-//! The fields are the grammar's parts, and they are put together and read as the grammar has it, so both forms say the
-//! same. `rule` stands alone; `preset` takes selectors beside it.
+//! The fields are the parts of the grammar. They are joined to a rule text, which the grammar parses, so that both
+//! forms mean the same. `rule` excludes all other fields; `preset` allows only selectors.
 
 use std::path::{Path, PathBuf};
 
@@ -27,43 +27,43 @@ use serde::Deserialize;
 use super::{error::RuleParseError, grammar::parse_rules, rule::Rule, text::NameText};
 use crate::parse_errors;
 
-/// Why a file's faults cannot be had.
+/// Why a fault file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FaultFileError {
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: std::io::Error,
     },
-    /// It is no TOML, or has a field that a fault does not have.
+    /// The file is not valid TOML, or has an unknown field.
     #[error("{}: {message}", path.display())]
     Toml {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Where and what, without the text of the file.
+        /// The position and the reason, without content of the file.
         message: String,
     },
-    /// A fault has too few fields, or fields that exclude each other.
+    /// A fault lacks fields, or has fields that exclude each other.
     #[error("{}: fault {ordinal}: {message}", path.display())]
     Fields {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Which `[[fault]]`, counted from 1.
+        /// The position of the `[[fault]]` table, counted from 1.
         ordinal: usize,
-        /// What is wrong with its fields.
+        /// The reason.
         message: &'static str,
     },
-    /// A fault's fields, put together, are no rule.
+    /// The fields of a fault do not form a valid rule.
     #[error("{}: fault {ordinal}: {source}", path.display())]
     Rule {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Which `[[fault]]`, counted from 1.
+        /// The position of the `[[fault]]` table, counted from 1.
         ordinal: usize,
-        /// Where and what.
+        /// The parse error of the joined fields.
         source: RuleParseError,
     },
 }
@@ -95,10 +95,10 @@ struct FaultEntry {
     effect: Option<String>,
 }
 
-/// Reads a file of faults.
+/// Reads a fault file.
 ///
 /// # Errors
-/// With the file's name, the ordinal of the fault and the place in it.
+/// The file cannot be read, is not valid TOML, or has an invalid fault. The error names the file and the fault.
 pub fn read_fault_file(path: &Path) -> Result<Vec<Rule>, FaultFileError> {
     let text = std::fs::read_to_string(path).map_err(|source| FaultFileError::Read {
         path: path.to_owned(),
@@ -126,14 +126,14 @@ pub fn read_fault_file(path: &Path) -> Result<Vec<Rule>, FaultFileError> {
 }
 
 impl FaultEntry {
-    /// The fault as the grammar writes it.
+    /// The fault in the form of the grammar.
     fn rule_text(&self) -> Result<String, &'static str> {
         let selectors = self.selector_text();
         match (&self.rule, &self.preset, &self.rpc, &self.point, &self.effect) {
             (Some(rule), None, None, None, None) if selectors.is_empty() => Ok(rule.clone()),
-            (Some(_), ..) => Err("`rule` says everything: no other field can stand beside it"),
+            (Some(_), ..) => Err("`rule` excludes all other fields"),
             (None, Some(preset), None, None, None) => Ok(format!("preset:{preset}{selectors}")),
-            (None, Some(_), ..) => Err("beside `preset` only selectors can stand, not `rpc`, `point` or `effect`"),
+            (None, Some(_), ..) => Err("`preset` allows only selectors, not `rpc`, `point` or `effect`"),
             (None, None, Some(rpc), Some(point), Some(effect)) => Ok(format!("{rpc}{selectors}:{point}={effect}")),
             (None, None, ..) => Err("expected `rule`, or `preset`, or `rpc` with `point` and `effect`"),
         }

@@ -1,11 +1,11 @@
-//! The grammar of faults, for the flag, the pod annotation and the control API.
+//! The grammar of fault rules in flags, pod annotations and the control API.
 //!
 //! ```text
 //! rules    = [ item ] { ( ";" | newline ) [ item ] } ;
 //! item     = preset | rule ;
 //! preset   = "preset:" NAME [ "(" selector { "," selector } ")" ] ;
 //! rule     = rpc [ "(" selector { "," selector } ")" ] ":" point "=" effect ;
-//! rpc      = an rpc's name, or a glob of letters, digits, "*" and "?" ;
+//! rpc      = the name of an rpc, or a glob of letters, digits, "*" and "?" ;
 //! selector = ( "pod" | "namespace" | "container" ) "=" ( bare | string )      (* globs *)
 //!          | ( "nth" | "every" | "times" | "seed" ) "=" integer
 //!          | "p" "=" number ;                                                (* above 0, at most 1 *)
@@ -14,7 +14,7 @@
 //!          | "unimplemented" | "unknown-method"                              (* before *)
 //!          | "delay" "(" duration ")" | "hang" | "crash"
 //!          | "disconnect"                                                          (* before, after *)
-//!          | "no-space" [ "(" size ")" ]                                      (* this and the next four lines: write *)
+//!          | "no-space" [ "(" size ")" ]                                      (* this and the next 4 lines: write *)
 //!          | "io-error" [ "(" size ")" ]
 //!          | ( "partial-archive" | "truncated-archive" ) "(" integer [ "%" ] ")"
 //!          | "corrupt-archive" | "empty-archive" | "no-archive"
@@ -23,10 +23,10 @@
 //!          | defect                                                           (* before, of CheckpointContainer *)
 //!          | "zero-memory" "(" ( "heap" | "stack" | "environment" | "threads" | "shared" ) ")"
 //!          | "after" "(" outcome "," side_effect ")" ;
-//! defect    = a word of `Defect::WITHOUT_ARGUMENT`, such as "ignore-deadline" ;
+//! defect    = a keyword in `Defect::WITHOUT_ARGUMENT`, such as "ignore-deadline" ;
 //! outcome   = "success" | "error" | "deadline" | "timeout" | "cancel" ;
-//! side_effect = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "fail-next-checkpoint" | "report-exited"
-//!          | "break-exec" | "break-log" | "freeze-siblings" ;
+//! side_effect = "leave-frozen" | "kill-container" | "keep-partial" | "keep-temporary" | "fail-next-checkpoint"
+//!          | "report-exited" | "break-exec" | "break-log" | "freeze-siblings" ;
 //! code     = "Cancelled" | "Unknown" | ... | "Unauthenticated" | 1 to 16 ;
 //! string   = '"' { character | "\" ( '"' | "\" | "n" | "r" | "t" | "u{" hex "}" ) } '"' ;
 //! bare     = { letter | digit | "." | "_" | "-" | "/" | "*" | "?" } ;
@@ -34,8 +34,8 @@
 //! size     = integer [ "KiB" | "MiB" | "GiB" | "TiB" ] ;
 //! ```
 //!
-//! Spaces may stand between any two of these. The points `freeze` to `finish` belong to `CheckpointContainer` alone.
-//! `nth` excludes `every` and `times`; `seed` needs `p`. An error names the column and what was expected there.
+//! Spaces are allowed between any two tokens. Only `CheckpointContainer` has the points `freeze` to `finish`. `nth`
+//! excludes `every` and `times`; `seed` needs `p`. An error gives the column and the expected token.
 
 use std::{str::FromStr, time::Duration};
 
@@ -51,18 +51,18 @@ use super::{
 };
 use crate::checkpoint::{CallOutcome, Defect, MemoryRegion, SideEffect};
 
-/// The one rpc that has phases.
+/// The only rpc that has phases.
 const CHECKPOINT_RPC: &str = "CheckpointContainer";
 
-/// Every effect's word, in the order of the grammar.
+/// The keywords of all effects, in the order of the grammar.
 const EFFECT_NAMES: &str = "error, unimplemented, unknown-method, delay, hang, crash, disconnect, no-space, io-error, partial-archive, \
                        truncated-archive, corrupt-archive, empty-archive, no-archive, mode, omit, leave-frozen, \
-                       kill-container, zero-memory, after, or a defect such as ignore-deadline: docs/FAULTS.md has them all";
+                       kill-container, zero-memory, after, or a defect such as ignore-deadline (see docs/FAULTS.md)";
 
-/// Reads any number of rules and presets, separated by `;` or newlines. A preset becomes the rules it stands for.
+/// Reads rules and presets, separated by `;` or newlines. A preset is replaced by its rules.
 ///
 /// # Errors
-/// The first place where the text leaves the grammar.
+/// The text is not valid. The error gives the first wrong position.
 pub fn parse_rules(text: &str) -> Result<Vec<Rule>, RuleParseError> {
     let mut cursor = Cursor::new(text);
     let mut rules = Vec::new();
@@ -78,7 +78,7 @@ pub fn parse_rules(text: &str) -> Result<Vec<Rule>, RuleParseError> {
     }
 }
 
-/// What one argument or annotation says: any number of rules.
+/// The rules of one argument or annotation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RuleList(pub Vec<Rule>);
 
@@ -108,12 +108,12 @@ fn parse_item(cursor: &mut Cursor) -> Result<Vec<Rule>, RuleParseError> {
     if !cursor.eat_word("preset:") {
         return Ok(vec![parse_rule(cursor)?]);
     }
-    let (name, offset) = cursor.parse_word("a preset's name", |c| c.is_ascii_alphanumeric() || c == '-')?;
+    let (name, offset) = cursor.parse_word("a preset name", |c| c.is_ascii_alphanumeric() || c == '-')?;
     let Some(preset) = Preset::by_name(&name) else {
         let names: Vec<_> = Preset::ALL.iter().map(|preset| preset.name).collect();
         return Err(cursor.error_at(
             offset,
-            format!("unknown preset `{name}`; there are {}", names.join(", ")),
+            format!("unknown preset `{name}`; known presets: {}", names.join(", ")),
         ));
     };
     let (selector, trigger) = parse_selectors(cursor)?;
@@ -138,10 +138,7 @@ fn parse_rule(cursor: &mut Cursor) -> Result<Rule, RuleParseError> {
     let offset = cursor.offset();
     let effect = parse_effect(cursor, point)?;
     if matches!(effect, RuleEffect::Defect(_)) && rpc != CHECKPOINT_RPC {
-        let message = format!(
-            "`{}` is a defect of {CHECKPOINT_RPC} alone, not of {rpc}",
-            effect.name()
-        );
+        let message = format!("`{}` is a defect of {CHECKPOINT_RPC}, not of {rpc}", effect.name());
         return Err(cursor.error_at(offset, message));
     }
     selector.rpc = rpc;
@@ -154,7 +151,7 @@ fn parse_rule(cursor: &mut Cursor) -> Result<Rule, RuleParseError> {
 }
 
 fn parse_rpc(cursor: &mut Cursor) -> Result<String, RuleParseError> {
-    let (name, offset) = cursor.parse_word("an rpc's name", |c| c.is_ascii_alphanumeric() || matches!(c, '*' | '?'))?;
+    let (name, offset) = cursor.parse_word("an rpc name", |c| c.is_ascii_alphanumeric() || matches!(c, '*' | '?'))?;
     let matcher = Glob::new(&name)
         .map_err(|error| cursor.error_at(offset, error.to_string()))?
         .compile_matcher();
@@ -167,7 +164,7 @@ fn parse_rpc(cursor: &mut Cursor) -> Result<String, RuleParseError> {
         .max_by_key(|candidate| common_prefix(candidate, &name))
         .filter(|candidate| common_prefix(candidate, &name) >= 3);
     let hint = nearest.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    Err(cursor.error_at(offset, format!("no rpc of the CRI is called `{name}`{hint}")))
+    Err(cursor.error_at(offset, format!("the CRI has no rpc `{name}`{hint}")))
 }
 
 fn common_prefix(a: &str, b: &str) -> usize {
@@ -212,20 +209,17 @@ fn parse_selectors(cursor: &mut Cursor) -> Result<(Selector, Trigger), RuleParse
         cursor.expect_symbol(',', "`,` or `)`")?;
     }
     if trigger.seed.is_some() && trigger.probability.is_none() {
-        return Err(cursor.error_at(
-            cursor.offset() - 1,
-            "expected `,p=`: a seed draws for a probability".to_owned(),
-        ));
+        return Err(cursor.error_at(cursor.offset() - 1, "expected `,p=`: `seed` needs `p`".to_owned()));
     }
     Ok((selector, trigger))
 }
 
 impl Trigger {
-    /// What of it cannot hold together.
+    /// Why the conditions exclude each other, if they do.
     pub(super) fn contradiction(&self) -> Option<&'static str> {
         match (self.nth, self.every, self.times) {
             (Some(_), Some(_), _) => Some("`nth` and `every` exclude each other"),
-            (Some(_), _, Some(_)) => Some("`nth` fires once, so `times` has no place beside it"),
+            (Some(_), _, Some(_)) => Some("`nth` and `times` exclude each other"),
             _ => None,
         }
     }
@@ -238,7 +232,7 @@ fn parse_point(cursor: &mut Cursor, rpc: &str) -> Result<InjectionPoint, RulePar
         return Err(cursor.error_at(offset, format!("expected {expected}, found `{name}`")));
     };
     if matches!(point, InjectionPoint::Phase(_)) && rpc != CHECKPOINT_RPC {
-        let message = format!("`{name}` is a phase of {CHECKPOINT_RPC}; {rpc} has `before` and `after`");
+        let message = format!("`{name}` is a phase of {CHECKPOINT_RPC}; {rpc} has only `before` and `after`");
         return Err(cursor.error_at(offset, message));
     }
     Ok(point)
@@ -272,7 +266,7 @@ fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect
         "no-archive" => RuleEffect::NoArchive,
         "mode" => parse_arguments(cursor, |cursor| Ok(RuleEffect::Mode(parse_mode(cursor)?)))?,
         "omit" => parse_arguments(cursor, |cursor| {
-            let (member, offset) = cursor.parse_string("a member's name in double quotes")?;
+            let (member, offset) = cursor.parse_string("a member name in double quotes")?;
             check_glob(cursor, member, offset).map(RuleEffect::Omit)
         })?,
         "leave-frozen" => RuleEffect::LeaveFrozen,
@@ -302,7 +296,7 @@ fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect
         return Ok(effect);
     }
     let message = format!(
-        "`{name}` cannot stand at `{}`; it can at {}",
+        "`{name}` is not allowed at `{}`; it is allowed at {}",
         point.name(),
         effect.allowed_points()
     );
@@ -319,7 +313,7 @@ fn parse_arguments(
     Ok(effect)
 }
 
-/// One of these words, as what it stands for.
+/// Reads one of these keywords and returns its value.
 fn parse_choice<T: Copy>(cursor: &mut Cursor, choices: &[(&str, T)]) -> Result<T, RuleParseError> {
     let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
     let expected = format!("one of {}", names.join(", "));
@@ -343,7 +337,7 @@ fn check_glob(cursor: &Cursor, value: String, offset: usize) -> Result<String, R
 }
 
 fn parse_integer(cursor: &mut Cursor) -> Result<(u64, usize), RuleParseError> {
-    let (digits, offset) = cursor.parse_word("a whole number", |c| c.is_ascii_digit())?;
+    let (digits, offset) = cursor.parse_word("an integer", |c| c.is_ascii_digit())?;
     match digits.parse() {
         Ok(number) => Ok((number, offset)),
         Err(_) => Err(cursor.error_at(offset, format!("`{digits}` is too large"))),
@@ -352,7 +346,7 @@ fn parse_integer(cursor: &mut Cursor) -> Result<(u64, usize), RuleParseError> {
 
 fn parse_count(cursor: &mut Cursor) -> Result<u64, RuleParseError> {
     match parse_integer(cursor)? {
-        (0, offset) => Err(cursor.error_at(offset, "expected a number from 1 on, found `0`".to_owned())),
+        (0, offset) => Err(cursor.error_at(offset, "expected a positive number, found `0`".to_owned())),
         (number, _) => Ok(number),
     }
 }

@@ -1,7 +1,7 @@
-//! The record of every call: in memory, bounded, and without secrets.
+//! The record of all calls: in memory, of bounded size, and without secrets.
 //!
-//! Entries are numbered in the order in which their calls ended. The oldest go first when the bound is reached; a reader
-//! that is slower than that sees a gap in the numbers.
+//! Entries are numbered in the order in which their calls ended. When the journal is full, the oldest entries are
+//! removed first. A reader that is too slow sees a gap in the sequence numbers.
 
 use std::{
     collections::VecDeque,
@@ -13,36 +13,35 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::watch;
 use tonic::Code;
 
-/// Entries that a journal holds at most.
 const JOURNAL_MAX_ENTRIES: usize = 10_000;
 
-/// Bytes of text that a journal holds at most.
+/// Bounds the text of requests, responses, methods and messages.
 const JOURNAL_MAX_BYTES: usize = 32 << 20;
 
-/// One call, from its arrival to its end.
+/// One finished call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalRecord {
-    /// Counts calls from 1 in the order in which they ended. The journal gives it.
+    /// Counts calls from 1 in the order in which they ended. Set by [`Journal::record`].
     pub sequence: u64,
-    /// `RuntimeService/CheckpointContainer`.
+    /// Service and method, such as `RuntimeService/CheckpointContainer`.
     pub method: String,
-    /// When it arrived, in nanoseconds since the epoch.
+    /// The arrival of the request, in nanoseconds since the Unix epoch.
     pub started_at: i64,
-    /// When it ended, in nanoseconds since the epoch.
+    /// The end of the call, in nanoseconds since the Unix epoch.
     pub ended_at: i64,
-    /// The request as JSON, in the CRI's own field names; empty when it could not be read. Secrets are left out.
+    /// The request as JSON with the field names of the CRI, without secrets. Empty if the request could not be decoded.
     pub request: String,
-    /// The answer as JSON, of a stream an array of its messages; empty without one. Secrets are left out.
+    /// The response as JSON without secrets. A stream is an array of its messages. Empty without a response.
     pub response: String,
-    /// The code of the answer.
+    /// The gRPC code of the response.
     pub code: Code,
-    /// The message of an error.
+    /// The message of the error.
     pub message: String,
     /// The timeout that the caller sent (`grpc-timeout`).
     pub timeout: Option<Duration>,
-    /// The ids of the rules that fired.
+    /// The ids of the rules that fired on the call.
     pub faults: Vec<String>,
-    /// Whether the caller went away before the answer.
+    /// Whether the caller cancelled the call before the response.
     pub cancelled: bool,
 }
 
@@ -52,11 +51,11 @@ impl JournalRecord {
     }
 }
 
-/// The last calls, in the order in which they ended.
+/// The most recent calls, in the order in which they ended.
 #[derive(Debug)]
 pub struct Journal {
     ring: Mutex<JournalRing>,
-    /// The last number given, for those who wait.
+    /// The last sequence number, for followers.
     latest: watch::Sender<u64>,
     max_entries: usize,
     max_bytes: usize,
@@ -76,12 +75,12 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// An empty journal of 10,000 entries and 32 MiB of text at most.
+    /// Returns an empty journal for at most 10,000 entries and 32 MiB of text.
     pub fn new() -> Journal {
         Journal::default()
     }
 
-    /// An empty journal that holds so many entries and so many bytes of their text at most. The last entry always stays.
+    /// Returns an empty journal with these bounds. The last entry always stays, even if it is larger than `max_bytes`.
     pub fn with_bounds(max_entries: usize, max_bytes: usize) -> Journal {
         Journal {
             ring: Mutex::default(),
@@ -91,7 +90,7 @@ impl Journal {
         }
     }
 
-    /// Adds a call that has ended and gives it its number.
+    /// Adds a finished call and returns its sequence number.
     pub fn record(&self, mut entry: JournalRecord) -> u64 {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last_sequence += 1;
@@ -99,22 +98,23 @@ impl Journal {
         ring.bytes += entry.size();
         ring.entries.push_back(Arc::new(entry));
         while ring.entries.len() > 1 && (ring.entries.len() > self.max_entries || ring.bytes > self.max_bytes) {
-            let oldest = ring.entries.pop_front().expect("there are two");
+            let oldest = ring.entries.pop_front().expect("at least two entries");
             ring.bytes -= oldest.size();
         }
-        // Within the lock, so that the numbers that waiters see never fall.
+        // Under the lock, so that followers never see a sequence number decrease.
         self.latest.send_replace(ring.last_sequence);
         ring.last_sequence
     }
 
-    /// The entries with a higher number, oldest first.
+    /// The entries after this sequence number, oldest first.
     pub fn after(&self, sequence: u64) -> Vec<Arc<JournalRecord>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let start = ring.entries.partition_point(|entry| entry.sequence <= sequence);
         ring.entries.range(start..).cloned().collect()
     }
 
-    /// The entries with a higher number, and then each call as it ends. Ends with the journal.
+    /// The entries after this sequence number, and then each call as it ends. The stream ends when the journal is
+    /// dropped.
     pub fn follow(self: &Arc<Self>, after: u64) -> impl Stream<Item = Arc<JournalRecord>> + Send + use<> {
         let state = (Arc::downgrade(self), self.latest.subscribe(), after);
         stream::unfold(state, |(journal, mut latest, last)| async move {
@@ -176,13 +176,16 @@ mod tests {
         journal.record(entry("c"));
         tokio::task::yield_now().await;
         journal.record(entry("d"));
-        assert_eq!(sequences(&follower.await.expect("no panic")), [2, 3, 4]);
+        assert_eq!(
+            sequences(&follower.await.expect("the follower does not panic")),
+            [2, 3, 4]
+        );
 
         let remaining = tokio::spawn(journal.follow(4).collect::<Vec<_>>());
         drop(journal);
         assert!(
-            remaining.await.expect("no panic").is_empty(),
-            "the journal's end ends it"
+            remaining.await.expect("the follower does not panic").is_empty(),
+            "the stream ends with the journal"
         );
     }
 }

@@ -1,17 +1,18 @@
-//! The fault rules, their grammar, the presets, the journal of calls: this room decides, it never acts.
+//! Fault rules, their grammar, the presets, and the journal of calls. This module decides what must fail; it does
+//! nothing itself.
 //!
 //! ```text
 //!  --fault, --fault-file, pod annotation, control API
 //!        | grammar
 //!        v
-//!      Rule  --add-->  Engine  --decide(rpc, Subject)-->  Decision { before, injections, after, fired }
-//!                                                            |            |           |
-//!                           service::FaultLayer acts  <------+------------|-----------+
-//!                           the checkpoint acts       <-------------------+
+//!      Rule  --add-->  FaultEngine  --decide(rpc, target)-->  FaultDecision { before, injections, after, .. }
+//!                                                                              |          |         |
+//!                                    service::FaultLayer applies <-------------+----------|---------+
+//!                                    the checkpoint applies      <------------------------+
 //! ```
 //!
-//! The grammar is in `grammar.rs`, as EBNF, and in `docs/FAULTS.md`. A rule that cannot be read is a [`RuleParseError`] that
-//! points at the column.
+//! The grammar is described in `grammar.rs` (EBNF) and in `docs/FAULTS.md`. A rule that does not parse gives a
+//! [`RuleParseError`] with the line and column.
 
 mod cursor;
 mod engine;

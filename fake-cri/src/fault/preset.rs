@@ -1,17 +1,17 @@
-//! Faults named after what real runtimes did.
+//! Named faults: each reproduces a failure of a real runtime.
 
 use super::rule::{Rule, Selector, Trigger};
 
-/// A named fault, with what it stands for and where that was seen.
+/// A named set of rules that reproduces a failure of a real runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
-    /// Its name, after `preset:`.
+    /// The name, used as `preset:NAME`.
     pub name: &'static str,
-    /// The rules it stands for, in the grammar.
+    /// The rules, in the fault grammar.
     pub rule_texts: &'static [&'static str],
-    /// What the real software did.
+    /// The failure, as one sentence.
     pub summary: &'static str,
-    /// Where it was seen.
+    /// The software that failed in this way, and the conditions.
     pub source: &'static str,
 }
 
@@ -22,23 +22,23 @@ macro_rules! presets {
 }
 
 impl Preset {
-    /// Every preset.
+    /// All presets, in the order of the documentation.
     pub const ALL: &'static [Preset] = presets! {
         "unimplemented" = ["CheckpointContainer:before=unimplemented"],
-            "The runtime has the call in its API and not in its code.",
-            "containerd 1.x; one of the four messages that Kubernetes' own test accepts";
+            "The runtime has the call in its API but does not implement it.",
+            "containerd 1.x; one of the four messages that the Kubernetes e2e test accepts";
         "unimplemented-unknown-method" = ["CheckpointContainer:before=unknown-method"],
-            "The runtime is older than the call.",
-            "runtimes built against a CRI before 1.25; one of the four messages that Kubernetes' own test accepts";
+            "The CRI of the runtime is older than the call.",
+            "runtimes built against a CRI before 1.25; one of the four messages that the Kubernetes e2e test accepts";
         "checkpoint-disabled" = [
             "CheckpointContainer:before=error(Unknown,\"checkpoint/restore support not available\")"
         ],
-            "The operator has not switched checkpoints on.",
-            "CRI-O with enable_criu_support = false; one of the four messages that Kubernetes' own test accepts";
+            "Checkpoints are not enabled in the configuration.",
+            "CRI-O with enable_criu_support = false; one of the four messages that the Kubernetes e2e test accepts";
         "checkpoint-disabled-containerd" = [
             "CheckpointContainer:before=error(Unknown,\"criu support is disabled by configuration\")"
         ],
-            "The operator has switched checkpoints off.",
+            "Checkpoints are disabled in the configuration.",
             "containerd 2.2 and later";
         "criu-missing" = [
             "CheckpointContainer:before=error(Unknown,\"criu binary not found in shim path or system PATH\")"
@@ -48,309 +48,309 @@ impl Preset {
         "criu-too-old" = [
             "CheckpointContainer:before=error(Unknown,\"CRIU binary not found or too old (<31600). Failed to checkpoint container\")"
         ],
-            "CRIU on the node is older than the runtime needs.",
-            "older containerd; one of the four messages that Kubernetes' own test accepts";
+            "The version of CRIU on the node is too old for the runtime.",
+            "older containerd; one of the four messages that the Kubernetes e2e test accepts";
         "disk-full" = ["CheckpointContainer:write=no-space(64KiB)"],
-            "The disk below the kubelet's checkpoints folder fills up while the archive is written.",
+            "The disk with the kubelet's checkpoint directory fills up while the archive is written.",
             "CVE-2025-0426: checkpoints through the read-only port filled nodes' disks";
         "disk-io-error" = ["CheckpointContainer:write=io-error(64KiB)"],
-            "The disk below the kubelet's checkpoints folder fails while the archive is written.",
-            "worn disks and network disks that are gone: write(2) answers EIO";
+            "The disk with the kubelet's checkpoint directory fails while the archive is written.",
+            "worn disks and lost network disks: write(2) returns EIO";
         "slow-disk" = ["CheckpointContainer:finish=delay(5s)"],
-            "The archive takes seconds to appear, while the container already runs on.",
+            "The archive appears seconds after the container was thawed.",
             "network disks; large containers";
         "slow-freeze" = ["CheckpointContainer:capture=delay(2s)"],
-            "The container stands still for seconds before it runs on.",
+            "The container is frozen for seconds.",
             "containerd 2.4 freezes a 64 MiB container for about 0.25 s, and the time grows with its memory";
         "hang" = ["CheckpointContainer:before=hang"],
-            "The runtime takes the call and never answers.",
+            "The runtime accepts the call and never responds.",
             "a runtime whose shim is stuck: only the caller's deadline ends the call";
         "hang-frozen" = ["CheckpointContainer:capture=hang"],
-            "The checkpoint stops halfway with the container frozen, until the caller gives up.",
+            "The checkpoint hangs while the container is frozen, until the caller cancels.",
             "containerd 2.4: a 600 MiB container under a deadline of 1 s";
         "left-frozen" = ["CheckpointContainer:finish=leave-frozen"],
-            "The container stays frozen for good, while its status says that it runs.",
+            "The container stays frozen, while its status is running.",
             "containerd 2.4 after a deadline passed";
         "container-killed" = ["CheckpointContainer:finish=kill-container"],
-            "The checkpoint ends the container that it should leave running.",
+            "The checkpoint kills the container, which should keep running.",
             "runc checkpoint without --leave-running";
         "partial-archive" = ["CheckpointContainer:write=partial-archive(50%)"],
-            "The copy fails halfway, and half an archive stays at the location.",
+            "Writing the archive fails, and half of the archive stays at the location.",
             "containerd 2.x writes in place, without a rename";
         "truncated-archive" = ["CheckpointContainer:write=truncated-archive(50%)"],
-            "The call succeeds, and the archive ends in the middle.",
-            "a write cache lost with its node's power: containerd and CRI-O do not flush";
+            "The call succeeds, and the archive is truncated.",
+            "power loss before the page cache was written: containerd and CRI-O do not flush";
         "corrupt-archive" = ["CheckpointContainer:write=corrupt-archive"],
-            "The call succeeds, and the archive's bytes are wrong.",
-            "failing disks; the stale tail of an earlier archive, which containerd and CRI-O do not truncate";
+            "The call succeeds, and the archive is corrupt.",
+            "failing disks; the tail of an earlier archive, which containerd and CRI-O do not truncate";
         "empty-archive" = ["CheckpointContainer:write=empty-archive"],
-            "The call succeeds, and the archive is a file of no bytes.",
-            "a node that lost power before its files were flushed";
+            "The call succeeds, and the archive is an empty file.",
+            "power loss before the file was flushed";
         "no-archive" = ["CheckpointContainer:write=no-archive"],
-            "The call succeeds, and there is no archive.",
+            "The call succeeds, and no archive exists.",
             "CRI-O with an empty location";
         "world-readable-archive" = ["CheckpointContainer:write=mode(0644)"],
-            "Everyone on the node can read the memory of the container.",
-            "containerd and CRI-O keep the mode of a file that is already at the location";
+            "Every user of the node can read the archive, which holds the memory of the container.",
+            "containerd and CRI-O keep the mode of an existing file at the location";
         "missing-inventory" = ["CheckpointContainer:write=omit(\"checkpoint/inventory.img\")"],
-            "The archive lacks CRIU's inventory, so nothing can restore it.",
-            "a member that Kubernetes' own test demands";
+            "The archive lacks CRIU's inventory, so it cannot be restored.",
+            "a member that the Kubernetes e2e test requires";
         "missing-pstree" = ["CheckpointContainer:write=omit(\"checkpoint/pstree.img\")"],
             "The archive lacks the process tree.",
             "checkpointctl#213";
         "missing-spec-dump" = ["CheckpointContainer:write=omit(\"spec.dump\")"],
             "The archive lacks the OCI configuration of the container.",
-            "a member that Kubernetes' own test demands";
+            "a member that the Kubernetes e2e test requires";
         "missing-config-dump" = ["CheckpointContainer:write=omit(\"config.dump\")"],
             "The archive lacks the engine's description of the container.",
-            "a member that Kubernetes' own test demands";
+            "a member that the Kubernetes e2e test requires";
         "missing-pages" = ["CheckpointContainer:write=omit(\"checkpoint/pages-*.img\")"],
-            "The archive lacks the memory that its page maps tell of.",
+            "The archive lacks the memory pages that its pagemap images list.",
             "archives with images of an earlier or failed attempt (cri-o#7355, cri-o#9692)";
         "next-checkpoint-fails" = [
             "CheckpointContainer(nth=2):before=error(Unknown,\"open /run/containerd/io.containerd.grpc.v1.cri/containers/ctrd-checkpoint/status: no such file or directory\")"
         ],
-            "The checkpoint after one that ran out of time fails on what the first left behind.",
+            "The checkpoint after one that timed out fails because of a leftover of the first.",
             "containerd 2.4 on a 256 MiB container with a deadline of 2 s";
         "sandbox-name-reserved" = ["RunPodSandbox:before=error(Unknown,\"failed to reserve sandbox name: name is reserved\")"],
-            "The sandbox of an earlier try that ran out of time still holds the name.",
-            "containerd and CRI-O when RunPodSandbox runs into its deadline and the kubelet tries again";
+            "An earlier attempt that timed out still reserves the sandbox name.",
+            "containerd and CRI-O, when RunPodSandbox exceeds its deadline and the kubelet retries";
         "slow-sandbox" = ["RunPodSandbox:after=delay(5m)"],
-            "The sandbox is made, and the answer comes after the caller's deadline.",
-            "what leads to sandbox-name-reserved";
+            "The sandbox is created, and the response comes after the caller's deadline.",
+            "the cause of sandbox-name-reserved";
         "connection-lost" = ["CheckpointContainer:before=disconnect"],
-            "The connection ends in the middle of the call.",
+            "The connection closes during the call.",
             "a runtime that was restarted: the kubelet reports Unavailable";
         "crash" = ["CheckpointContainer:write=crash"],
             "The runtime is killed while the archive is written.",
-            "the kernel's out-of-memory killer on containerd or CRI-O; containers live on in their shims";
+            "the OOM killer on containerd or CRI-O; the containers keep running in their shims";
         "runtime-down" = ["*:before=error(Unavailable,\"connection error: desc = \\\"transport: Error while dialing: connection refused\\\"\")"],
             "No call reaches the runtime.",
-            "a runtime that is stopped or restarts";
+            "a runtime that is stopped or restarting";
         "ignores-deadline" = ["CheckpointContainer:before=ignore-deadline"],
-            "The call ends at its deadline, the work goes on, and the archive appears after all.",
-            "CRI-O: the dump goes on after the caller gave up";
+            "The call ends at its deadline, but the checkpoint continues, and the archive appears later.",
+            "CRI-O: the dump continues after the caller has cancelled";
         "ignores-cancel" = ["CheckpointContainer:before=ignore-cancel"],
-            "The caller goes away, the work goes on, and the archive appears after all.",
-            "CRI-O: the dump goes on after the caller gave up";
+            "The caller cancels, but the checkpoint continues, and the archive appears later.",
+            "CRI-O: the dump continues after the caller has cancelled";
         "ignores-timeout" = ["CheckpointContainer:before=ignore-timeout"],
-            "The request's timeout is not read; only the call's own deadline counts.",
+            "The timeout of the request is ignored; only the gRPC deadline counts.",
             "containerd and CRI-O";
         "timeout-in-milliseconds" = ["CheckpointContainer:before=timeout-in-milliseconds"],
-            "The request's timeout is taken for milliseconds.",
-            "a field of seconds without a unit in its name";
+            "The timeout of the request is interpreted as milliseconds.",
+            "a field in seconds without a unit in its name";
         "zero-timeout-expires-at-once" = ["CheckpointContainer:before=zero-timeout-expires-at-once"],
-            "A timeout of zero, which asks for the default, is over at once.",
-            "what a deadline of now plus zero does";
+            "A timeout of zero, which requests the default, expires at once.",
+            "a deadline computed as now plus zero";
         "timeout-overflows" = ["CheckpointContainer:before=timeout-overflows"],
-            "A timeout of very many seconds wraps around and is over at once.",
-            "seconds multiplied into nanoseconds in 64 bits";
+            "A very large timeout overflows and expires at once.",
+            "seconds converted to nanoseconds in 64 bits";
         "unknown-container-accepted" = ["CheckpointContainer:before=accept-unknown-container"],
-            "A checkpoint of a container that is not there succeeds.",
+            "A checkpoint of an unknown container succeeds.",
             "an error that is logged and not returned";
         "unknown-container-is-internal" = ["CheckpointContainer:before=unknown-container-is-internal"],
-            "A container that is not there is Internal, which tells the caller to try again, not NotFound.",
-            "errors passed on without their code";
+            "An unknown container gives Internal, which suggests a retry, instead of NotFound.",
+            "errors wrapped without their gRPC code";
         "exited-container-accepted" = ["CheckpointContainer:before=accept-exited-container"],
-            "A checkpoint of a container that has exited succeeds, and there is no archive.",
+            "A checkpoint of an exited container succeeds, and no archive exists.",
             "an error that is logged and not returned";
         "created-container-accepted" = ["CheckpointContainer:before=accept-created-container"],
-            "A checkpoint of a container that was not started succeeds, and there is no archive.",
+            "A checkpoint of a created container that was never started succeeds, and no archive exists.",
             "an error that is logged and not returned";
         "id-prefix-rejected" = ["CheckpointContainer:before=reject-id-prefix"],
-            "The beginning of an id, which every other call takes, is not found.",
+            "A prefix of an id, which every other call accepts, gives NotFound.",
             "containerd#12759";
         "empty-id-accepted" = ["CheckpointContainer:before=accept-empty-id"],
-            "A checkpoint of no container at all succeeds.",
-            "a lookup by prefix that takes the empty one";
+            "A checkpoint with an empty container id succeeds.",
+            "a lookup by prefix that accepts the empty prefix";
         "empty-location-accepted" = ["CheckpointContainer:before=accept-empty-location"],
-            "A checkpoint to nowhere succeeds, and there is no archive.",
+            "A checkpoint with an empty location succeeds, and no archive exists.",
             "CRI-O with an empty location";
         "relative-location-accepted" = ["CheckpointContainer:before=resolve-relative-location"],
-            "A relative location counts from the runtime's working directory.",
+            "A relative location is resolved against the working directory of the runtime.",
             "containerd and CRI-O";
         "missing-directory-accepted" = ["CheckpointContainer:before=accept-missing-directory"],
-            "The folder of the location is missing, the call succeeds, and there is no archive.",
+            "The directory of the location is missing, the call succeeds, and no archive exists.",
             "an error that is logged and not returned";
         "missing-directory-created" = ["CheckpointContainer:before=create-directory"],
-            "The folder of the location is missing; it is made, and then the call fails.",
-            "a step that is not taken back when a later one fails";
+            "The missing directory of the location is created, and then the call fails.",
+            "a step that is not undone when a later step fails";
         "unwritable-location-accepted" = ["CheckpointContainer:before=accept-unwritable-location"],
-            "Nothing can be written at the location, the call succeeds, and there is no archive.",
+            "The location is not writable, the call succeeds, and no archive exists.",
             "an error that is logged and not returned";
         "directory-location-accepted" = ["CheckpointContainer:before=accept-directory-location"],
-            "The location is a folder, and the archive appears within.",
-            "a rename or copy that takes folders for targets";
+            "The location is a directory, and the archive appears inside the directory.",
+            "a copy or move whose target may be a directory";
         "symlink-followed" = ["CheckpointContainer:before=follow-symlink"],
-            "A symlink at the location is followed: the runtime, which is root, writes wherever it points.",
+            "A symlink at the location is followed: the runtime writes to its target as root.",
             "containerd and CRI-O";
         "existing-file-not-truncated" = ["CheckpointContainer:before=no-truncate"],
-            "A longer file at the location is not truncated: its end stays behind the archive.",
+            "A longer file at the location is not truncated: its tail remains after the archive.",
             "containerd and CRI-O: a 5,000,000-byte file stayed 5,000,000 bytes long";
         "existing-mode-kept" = ["CheckpointContainer:before=keep-mode"],
-            "A file at the location that everyone may read stays one that everyone may read.",
+            "A world-readable file at the location stays world-readable.",
             "containerd and CRI-O: a 0644 file stayed 0644";
         "in-place" = [
             "CheckpointContainer:before=no-truncate",
             "CheckpointContainer:before=keep-mode",
             "CheckpointContainer:before=follow-symlink"
         ],
-            "The archive is written into whatever is at the location: no truncation, no new mode, links followed.",
+            "The archive is written into the existing file: no truncation, no new mode, symlinks followed.",
             "containerd and CRI-O: open without O_TRUNC and O_NOFOLLOW";
         "no-space-ignored" = ["CheckpointContainer:before=ignore-no-space"],
-            "The disk is full, the call succeeds, and the archive is cut off.",
-            "a write whose error is not looked at";
+            "The disk is full, the call succeeds, and the archive is truncated.",
+            "a write whose error is ignored";
         "responds-early" = ["CheckpointContainer:before=respond-early"],
-            "Success is answered before the archive is there.",
-            "a copy that goes on in the background";
+            "The call succeeds before the archive exists.",
+            "a copy that continues in the background";
         "other-container" = ["CheckpointContainer:before=other-container"],
-            "The archive is another container's.",
-            "ids that are mixed up";
+            "The archive is that of another container.",
+            "confused ids";
         "other-metadata" = ["CheckpointContainer:before=other-metadata"],
-            "The archive's documents are another container's.",
-            "ids that are mixed up";
+            "`config.dump` and `spec.dump` are those of another container.",
+            "confused ids";
         "earlier-images" = ["CheckpointContainer:before=earlier-images"],
             "The archive holds the images of an earlier checkpoint.",
             "cri-o#7355, cri-o#9692";
         "earlier-archive" = ["CheckpointContainer:before=earlier-archive"],
-            "The archive is the one of an earlier checkpoint.",
+            "The archive is that of an earlier checkpoint.",
             "cri-o#7355, cri-o#9692";
         "log-copied-late" = ["CheckpointContainer:before=copy-log-late"],
-            "The container runs on before its files are copied, so they are newer than its memory.",
+            "The container is thawed before its log is copied, so the log is newer than the memory.",
             "cri-o#6977";
         "init-only" = ["CheckpointContainer:before=init-process-only"],
-            "Only the container's first process is in the archive.",
-            "a dump of one process instead of its tree";
+            "The archive contains only the init process of the container.",
+            "a dump of one process instead of the process tree";
         "thread-missing" = ["CheckpointContainer:before=omit-thread"],
-            "Of a process with several threads one is not in the archive.",
-            "a list of threads that was read once while they come and go";
+            "One thread of each multithreaded process is missing in the archive.",
+            "a thread list that was read only once, while threads start and exit";
         "heap-zeroed" = ["CheckpointContainer:before=zero-memory(heap)"],
             "The heap is zero in the archive.",
-            "memory that a dump takes for another's or for unused";
+            "memory that a dump treats as unused or as owned by another process";
         "stack-zeroed" = ["CheckpointContainer:before=zero-memory(stack)"],
-            "The first thread's stack is zero in the archive.",
-            "memory that a dump takes for another's or for unused";
+            "The stack of the main thread is zero in the archive.",
+            "memory that a dump treats as unused or as owned by another process";
         "environment-zeroed" = ["CheckpointContainer:before=zero-memory(environment)"],
             "The environment is zero in the archive.",
-            "memory that a dump takes for another's or for unused";
+            "memory that a dump treats as unused or as owned by another process";
         "thread-stacks-zeroed" = ["CheckpointContainer:before=zero-memory(threads)"],
-            "The stacks of all threads but the first are zero in the archive.",
-            "memory that a dump takes for another's or for unused";
+            "The stacks of all threads except the main thread are zero in the archive.",
+            "memory that a dump treats as unused or as owned by another process";
         "shared-memory-zeroed" = ["CheckpointContainer:before=zero-memory(shared)"],
             "Shared memory is zero in the archive.",
-            "memory that a dump takes for another's or for unused";
+            "memory that a dump treats as unused or as owned by another process";
         "frozen-after-deadline" = ["CheckpointContainer:before=after(deadline,leave-frozen)"],
-            "After a checkpoint whose deadline passed the container stays frozen, while its status says that it runs.",
-            "containerd 2.4: it pauses the container, and its context is over when it should resume it";
+            "After a checkpoint whose gRPC deadline passed, the container stays frozen, while its status is running.",
+            "containerd 2.4: the context has expired when containerd should resume the paused container";
         "frozen-after-timeout" = ["CheckpointContainer:before=after(timeout,leave-frozen)"],
-            "After a checkpoint whose own timeout passed the container stays frozen, while its status says that it runs.",
-            "containerd 2.4: it pauses the container, and its context is over when it should resume it";
+            "After a checkpoint whose requested timeout passed, the container stays frozen, while its status is running.",
+            "containerd 2.4: the context has expired when containerd should resume the paused container";
         "frozen-after-cancel" = ["CheckpointContainer:before=after(cancel,leave-frozen)"],
-            "After a checkpoint whose caller went away the container stays frozen, while its status says that it runs.",
-            "containerd 2.4: it pauses the container, and its context is over when it should resume it";
+            "After a checkpoint that the caller cancelled, the container stays frozen, while its status is running.",
+            "containerd 2.4: the context has expired when containerd should resume the paused container";
         "frozen-after-error" = ["CheckpointContainer:before=after(error,leave-frozen)"],
-            "After a failed checkpoint the container stays frozen, while its status says that it runs.",
-            "a pause that is not taken back on every way out";
+            "After a failed checkpoint, the container stays frozen, while its status is running.",
+            "an error path that does not resume the container";
         "killed-after-deadline" = ["CheckpointContainer:before=after(deadline,kill-container)"],
-            "After a checkpoint whose deadline passed the container is dead.",
-            "CRIU's dump without --leave-running, ended halfway";
+            "After a checkpoint whose gRPC deadline passed, the container is dead.",
+            "a CRIU dump without --leave-running that was interrupted";
         "killed-after-timeout" = ["CheckpointContainer:before=after(timeout,kill-container)"],
-            "After a checkpoint whose own timeout passed the container is dead.",
-            "CRIU's dump without --leave-running, ended halfway";
+            "After a checkpoint whose requested timeout passed, the container is dead.",
+            "a CRIU dump without --leave-running that was interrupted";
         "killed-after-cancel" = ["CheckpointContainer:before=after(cancel,kill-container)"],
-            "After a checkpoint whose caller went away the container is dead.",
-            "CRIU's dump without --leave-running, ended halfway";
+            "After a checkpoint that the caller cancelled, the container is dead.",
+            "a CRIU dump without --leave-running that was interrupted";
         "killed-after-error" = ["CheckpointContainer:before=after(error,kill-container)"],
-            "After a failed checkpoint the container is dead.",
-            "CRIU's dump without --leave-running, ended halfway";
+            "After a failed checkpoint, the container is dead.",
+            "a CRIU dump without --leave-running that was interrupted";
         "partial-after-deadline" = ["CheckpointContainer:before=after(deadline,keep-partial)"],
-            "After a checkpoint whose deadline passed what was written so far stays at the location.",
+            "After a checkpoint whose gRPC deadline passed, a partial archive stays at the location.",
             "containerd 2.x writes in place, without a rename";
         "partial-after-timeout" = ["CheckpointContainer:before=after(timeout,keep-partial)"],
-            "After a checkpoint whose own timeout passed what was written so far stays at the location.",
+            "After a checkpoint whose requested timeout passed, a partial archive stays at the location.",
             "containerd 2.x writes in place, without a rename";
         "partial-after-cancel" = ["CheckpointContainer:before=after(cancel,keep-partial)"],
-            "After a checkpoint whose caller went away what was written so far stays at the location.",
+            "After a checkpoint that the caller cancelled, a partial archive stays at the location.",
             "containerd 2.x writes in place, without a rename";
         "partial-after-error" = ["CheckpointContainer:before=after(error,keep-partial)"],
-            "After a failed checkpoint what was written so far stays at the location.",
+            "After a failed checkpoint, a partial archive stays at the location.",
             "containerd 2.x writes in place, without a rename";
         "temporary-after-error" = ["CheckpointContainer:before=after(error,keep-temporary)"],
-            "After a failed checkpoint what was written so far stays beside the location.",
-            "a temporary file that nobody removes";
+            "After a failed checkpoint, a partial temporary file stays beside the location.",
+            "a temporary file that is not removed";
         "next-checkpoint-fails-after-success" = ["CheckpointContainer:before=after(success,fail-next-checkpoint)"],
-            "The checkpoint after a successful one fails on what that one left behind.",
+            "The checkpoint after a successful one fails because of a leftover.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
         "next-checkpoint-fails-after-deadline" = ["CheckpointContainer:before=after(deadline,fail-next-checkpoint)"],
-            "The checkpoint after one whose deadline passed fails on what that one left behind.",
+            "The checkpoint after one whose gRPC deadline passed fails because of a leftover.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
         "next-checkpoint-fails-after-timeout" = ["CheckpointContainer:before=after(timeout,fail-next-checkpoint)"],
-            "The checkpoint after one whose own timeout passed fails on what that one left behind.",
+            "The checkpoint after one whose requested timeout passed fails because of a leftover.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
         "next-checkpoint-fails-after-cancel" = ["CheckpointContainer:before=after(cancel,fail-next-checkpoint)"],
-            "The checkpoint after one whose caller went away fails on what that one left behind.",
+            "The checkpoint after one that the caller cancelled fails because of a leftover.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
         "next-checkpoint-fails-after-error" = ["CheckpointContainer:before=after(error,fail-next-checkpoint)"],
-            "The checkpoint after a failed one fails on what that one left behind.",
+            "The checkpoint after a failed one fails because of a leftover.",
             "containerd 2.4-beta: `open .../ctrd-checkpoint/status: no such file or directory`";
         "exited-status-after-success" = ["CheckpointContainer:before=after(success,report-exited)"],
-            "After a checkpoint ContainerStatus says that the container, which runs, has exited.",
-            "runc's exit event of a dump, taken for the container's";
+            "After a checkpoint, ContainerStatus reports the container as exited.",
+            "an exit event of runc's dump that is attributed to the container";
         "exited-status-after-deadline" = ["CheckpointContainer:before=after(deadline,report-exited)"],
-            "After a checkpoint whose deadline passed ContainerStatus says that the container, which runs, has exited.",
-            "runc's exit event of a dump, taken for the container's";
+            "After a checkpoint whose gRPC deadline passed, ContainerStatus reports the container as exited.",
+            "an exit event of runc's dump that is attributed to the container";
         "exited-status-after-timeout" = ["CheckpointContainer:before=after(timeout,report-exited)"],
-            "After a checkpoint whose own timeout passed ContainerStatus says that the container, which runs, has exited.",
-            "runc's exit event of a dump, taken for the container's";
+            "After a checkpoint whose requested timeout passed, ContainerStatus reports the container as exited.",
+            "an exit event of runc's dump that is attributed to the container";
         "exited-status-after-cancel" = ["CheckpointContainer:before=after(cancel,report-exited)"],
-            "After a checkpoint whose caller went away ContainerStatus says that the container, which runs, has exited.",
-            "runc's exit event of a dump, taken for the container's";
+            "After a checkpoint that the caller cancelled, ContainerStatus reports the container as exited.",
+            "an exit event of runc's dump that is attributed to the container";
         "exited-status-after-error" = ["CheckpointContainer:before=after(error,report-exited)"],
-            "After a failed checkpoint ContainerStatus says that the container, which runs, has exited.",
-            "runc's exit event of a dump, taken for the container's";
+            "After a failed checkpoint, ContainerStatus reports the container as exited.",
+            "an exit event of runc's dump that is attributed to the container";
         "exec-broken" = ["CheckpointContainer:before=after(success,break-exec)"],
-            "After a checkpoint no command can be run in the container any more.",
-            "a shim that takes a checkpointed container for a stopped one";
+            "After a checkpoint, ExecSync in the container fails.",
+            "a shim that treats a checkpointed container as stopped";
         "log-broken" = ["CheckpointContainer:before=after(success,break-log)"],
-            "After a checkpoint the container's log ends.",
-            "standard streams that belong to a task that was replaced";
+            "After a checkpoint, the log of the container ends.",
+            "standard streams of a task that was replaced";
         "siblings-frozen" = ["CheckpointContainer:before=after(success,freeze-siblings)"],
-            "After a checkpoint the other containers of the Pod stand still.",
-            "a pause of the Pod's cgroup instead of the container's";
+            "After a checkpoint, the other containers of the Pod stay frozen.",
+            "the cgroup of the Pod frozen instead of that of the container";
         "concurrent-truncated" = ["CheckpointContainer:before=truncate-concurrent"],
-            "Of two checkpoints of a container at once one makes an archive that ends in its middle.",
-            "a work folder that is named after the container alone";
+            "Of two concurrent checkpoints of one container, one writes a truncated archive.",
+            "a work directory named only after the container";
         "concurrent-refused" = ["CheckpointContainer:before=refuse-concurrent"],
-            "A checkpoint that begins during one of another container fails.",
-            "one work folder for all containers";
+            "A checkpoint that begins during a checkpoint of another container fails.",
+            "one work directory for all containers";
         "one-at-a-time" = ["CheckpointContainer:before=one-at-a-time"],
-            "A checkpoint waits until those of all other containers have ended.",
-            "a lock of the whole runtime held for the dump";
+            "A checkpoint waits until the checkpoints of all other containers have ended.",
+            "a global lock held during the dump";
         "restored-container-rejected" = ["CheckpointContainer:before=reject-restored-container"],
-            "A container that was restored cannot be checkpointed again.",
+            "A restored container cannot be checkpointed.",
             "cri-o#6374";
         "execs-killed" = ["CheckpointContainer:before=kill-execs"],
-            "A checkpoint ends the commands that ExecSync has under way in the container.",
-            "a dump of all processes in the container's cgroup";
+            "A checkpoint kills the commands that ExecSync runs in the container.",
+            "a dump of all processes in the cgroup of the container";
         "log-missing" = ["CheckpointContainer:write=omit(\"container.log\")"],
             "The archive lacks the container's log.",
-            "engines that copy it only when it is a plain file";
+            "engines that copy the log only if it is a regular file";
     };
 
-    /// The preset of this name.
+    /// Returns the preset with this name.
     pub fn by_name(name: &str) -> Option<&'static Preset> {
         Preset::ALL.iter().find(|preset| preset.name == name)
     }
 
-    /// Its rules, narrowed by selectors.
+    /// Returns the rules of the preset with these selectors added.
     ///
     /// # Errors
-    /// When the preset itself already says what a selector says.
+    /// A selector is already set by the preset, or the conditions exclude each other.
     pub(super) fn rules(&self, selector: &Selector, trigger: &Trigger) -> Result<Vec<Rule>, String> {
         self.rule_texts
             .iter()
             .map(|text| {
-                let mut rule: Rule = text.parse().expect("a test parses every preset");
+                let mut rule: Rule = text.parse().expect("tests parse all presets");
                 self.narrow_selector("pod", &mut rule.selector.pod, &selector.pod)?;
                 self.narrow_selector("namespace", &mut rule.selector.namespace, &selector.namespace)?;
                 self.narrow_selector("container", &mut rule.selector.container, &selector.container)?;
@@ -374,7 +374,7 @@ impl Preset {
         requested: &Option<T>,
     ) -> Result<(), String> {
         if preset_value.is_some() && requested.is_some() {
-            return Err(format!("preset `{}` sets `{key}` itself", self.name));
+            return Err(format!("preset `{}` already sets `{key}`", self.name));
         }
         if preset_value.is_none() {
             preset_value.clone_from(requested);
@@ -383,9 +383,9 @@ impl Preset {
     }
 }
 
-/// Every preset as a table in Markdown, for the docs.
+/// Returns all presets as a Markdown table for `docs/FAULTS.md`.
 pub fn presets_markdown() -> String {
-    let mut table = "| preset | what it stands for | what happens | seen in |\n|---|---|---|---|\n".to_owned();
+    let mut table = "| preset | rules | failure | seen in |\n|---|---|---|---|\n".to_owned();
     for preset in Preset::ALL {
         let rules: Vec<_> = preset
             .rule_texts

@@ -1,26 +1,25 @@
-//! Takes secrets out of a message before it is written anywhere.
+//! Removes secrets from a message before it is logged or recorded.
 //!
-//! Kubernetes hands Secrets to containers as environment variables and registry credentials with pulls. What is taken out
-//! goes by field, so that no pattern has to guess what a secret looks like:
+//! Kubernetes passes Secrets to containers as environment variables, and registry credentials with image pulls. Secrets
+//! are removed by field, so that no pattern must guess what a secret looks like:
 //!
-//! | field | why | what stays |
+//! | field | why | what remains |
 //! |---|---|---|
-//! | `AuthConfig` | registry credentials | that there was one |
+//! | `AuthConfig` | registry credentials | an empty message |
 //! | `KeyValue.value` | environment variables | their names |
 //! | `ExecSyncResponse.stdout`, `.stderr` | may print the environment | nothing |
-//! | annotation `kubectl.kubernetes.io/last-applied-configuration` | the whole manifest, environment included | that it was there |
-//! | `info` of verbose answers | holds the container's configuration | everything but the values of environments |
+//! | annotation `kubectl.kubernetes.io/last-applied-configuration` | the manifest with its environment | the key |
+//! | `info` of verbose responses | holds the container's configuration | JSON without environment values |
 
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage as _, SerializeOptions, Value};
 use serde_json::Value as Json;
 
-/// What stands where a text was.
 const REDACTED: &str = "[redacted]";
 
-/// The annotation in which kubectl keeps a manifest whole.
+/// kubectl stores the whole manifest in this annotation.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The message as JSON without its secrets, in the field names of the `.proto`, 64-bit numbers as numbers.
+/// The message as JSON without secrets, with the field names of the `.proto` file, 64-bit integers as numbers.
 pub(crate) fn to_json(mut message: DynamicMessage) -> Json {
     redact(&mut message);
     let options = SerializeOptions::new()
@@ -28,7 +27,7 @@ pub(crate) fn to_json(mut message: DynamicMessage) -> Json {
         .stringify_64_bit_integers(false);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
-        .expect("the CRI has no type that JSON lacks")
+        .expect("every CRI type has a JSON form")
 }
 
 fn redact(message: &mut DynamicMessage) {
@@ -44,7 +43,7 @@ fn redact(message: &mut DynamicMessage) {
         }
         _ => {}
     }
-    // What this version of the CRI does not know could be anything.
+    // A field that this version of the CRI does not define can hold a secret.
     message.take_unknown_fields().for_each(drop);
     for (field, value) in message.fields_mut() {
         match value {
@@ -68,7 +67,7 @@ fn redact(message: &mut DynamicMessage) {
     }
 }
 
-/// A value of verbose information: JSON without the values of environments, and nothing of what is no JSON.
+/// Redacts a value of verbose information: JSON loses its environment values; other text is replaced entirely.
 fn redact_info(text: &str) -> String {
     match serde_json::from_str::<Json>(text) {
         Ok(mut json) => {
@@ -95,7 +94,7 @@ fn redact_environments(json: &mut Json) {
     }
 }
 
-/// The values of an environment: `NAME=value` strings, objects with a `value`, or an object of names.
+/// Redacts an environment: `NAME=value` strings, objects with a `value`, or an object of names.
 fn redact_values(environment: &mut Json) {
     let variables: Vec<&mut Json> = match environment {
         Json::Array(items) => items.iter_mut().collect(),
@@ -129,7 +128,7 @@ mod tests {
     const SECRET: &str = "hunter2-hunter2";
 
     fn dynamic(descriptor: prost_reflect::MessageDescriptor, message: &impl Message) -> DynamicMessage {
-        DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).expect("the same message")
+        DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).expect("a valid message")
     }
 
     #[test]
@@ -197,7 +196,7 @@ mod tests {
         let rpc = Rpc::by_name("ContainerStatus").expect("an rpc");
         let json = to_json(dynamic(rpc.output(), &response));
         assert!(!json.to_string().contains(SECRET), "{json}");
-        let info: Json = serde_json::from_str(json["info"]["info"].as_str().expect("a text")).expect("JSON");
+        let info: Json = serde_json::from_str(json["info"]["info"].as_str().expect("a string")).expect("valid JSON");
         assert_eq!(info["pid"], 7);
         assert_eq!(info["runtimeSpec"]["process"]["env"][0], "A=[redacted]");
     }
@@ -208,7 +207,7 @@ mod tests {
         bytes.extend([0xfa, 0x3f, 15]);
         bytes.extend(SECRET.as_bytes());
         let rpc = Rpc::by_name("Version").expect("an rpc");
-        let message = DynamicMessage::decode(rpc.input(), bytes.as_slice()).expect("a field of number 1023");
+        let message = DynamicMessage::decode(rpc.input(), bytes.as_slice()).expect("a message with an unknown field");
         assert_eq!(message.unknown_fields().count(), 1);
         assert_eq!(to_json(message), serde_json::json!({}));
     }

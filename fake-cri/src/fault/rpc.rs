@@ -1,14 +1,14 @@
-//! The calls that faults can name: every rpc of the CRI, read from its descriptor.
+//! The calls that faults can name: all rpcs of the CRI, read from its descriptor.
 
 use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 
-/// The package whose services take faults. Health, reflection and the control API are left alone.
+/// Only services of this package have faults; health, reflection and the control API have none.
 const CRI_PACKAGE: &str = "runtime.v1";
 
 static RPCS: LazyLock<Vec<Rpc>> = LazyLock::new(|| {
-    let pool = DescriptorPool::decode(cri_proto::DESCRIPTOR_SET).expect("the build compiled this descriptor set");
+    let pool = DescriptorPool::decode(cri_proto::DESCRIPTOR_SET).expect("the descriptor set from the build is valid");
     pool.services()
         .filter(|service| service.package_name() == CRI_PACKAGE)
         .flat_map(|service| service.methods().collect::<Vec<_>>())
@@ -36,37 +36,37 @@ impl Rpc {
         }
     }
 
-    /// Every rpc of the CRI, RuntimeService's first.
+    /// All rpcs of the CRI, those of RuntimeService first.
     pub fn all() -> &'static [Rpc] {
         &RPCS
     }
 
-    /// The rpc behind an HTTP/2 path, `/runtime.v1.RuntimeService/Version`.
+    /// The rpc with this HTTP/2 path, such as `/runtime.v1.RuntimeService/Version`.
     pub fn by_path(path: &str) -> Option<&'static Rpc> {
         RPCS.iter().find(|rpc| rpc.path == path)
     }
 
-    /// The rpc of this name. No two services of the CRI share one.
+    /// The rpc with this name. Names are unique across the services of the CRI.
     pub fn by_name(name: &str) -> Option<&'static Rpc> {
         RPCS.iter().find(|rpc| rpc.name == name)
     }
 
-    /// `CheckpointContainer`.
+    /// The method name, such as `CheckpointContainer`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// `runtime.v1.RuntimeService`.
+    /// The full service name, such as `runtime.v1.RuntimeService`.
     pub fn service(&self) -> &str {
         &self.service
     }
 
-    /// `/runtime.v1.RuntimeService/CheckpointContainer`.
+    /// The HTTP/2 path, such as `/runtime.v1.RuntimeService/CheckpointContainer`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// `RuntimeService/CheckpointContainer`, as the journal names it.
+    /// The name in the journal, such as `RuntimeService/CheckpointContainer`.
     pub fn short_path(&self) -> &str {
         self.path
             .strip_prefix('/')
@@ -75,17 +75,17 @@ impl Rpc {
             .unwrap_or(&self.path)
     }
 
-    /// The message that is asked.
+    /// The type of the request.
     pub fn input(&self) -> MessageDescriptor {
         self.method.input()
     }
 
-    /// The message that answers.
+    /// The type of the response.
     pub fn output(&self) -> MessageDescriptor {
         self.method.output()
     }
 
-    /// Whether the answer is a stream.
+    /// Whether the response is a stream.
     pub fn is_server_streaming(&self) -> bool {
         self.method.is_server_streaming()
     }

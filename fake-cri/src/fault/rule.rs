@@ -1,4 +1,5 @@
-//! One fault rule: where it acts, when, and what it does. [`Display`](fmt::Display) prints it as [`grammar`] reads it.
+//! One fault rule: where, when and how a call fails. [`Display`](fmt::Display) prints a rule in the form that
+//! [`grammar`] reads.
 //!
 //! [`grammar`]: super::grammar
 
@@ -9,12 +10,12 @@ use tonic::Code;
 use super::text::{DurationText, NameText, QuotedText, SizeText};
 use crate::checkpoint::{self, Defect, Injection, Phase};
 
-/// A fault: data, which the engine weighs and the layer or the checkpoint acts out.
+/// A fault rule. It is plain data: the engine evaluates it, and the fault layer or the checkpoint applies its effect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// Which calls it is about.
+    /// The calls that the rule matches.
     pub selector: Selector,
-    /// On which of those it fires.
+    /// The matched calls on which the rule fires.
     pub trigger: Trigger,
     /// Where in the call it acts.
     pub point: InjectionPoint,
@@ -22,11 +23,11 @@ pub struct Rule {
     pub effect: RuleEffect,
 }
 
-/// Which calls a rule is about. A selector that is `None` takes every call; one that is given never takes a call that
-/// names no pod or container. All are globs (`*`, `?`, `[..]`, `{..}`).
+/// The calls that a rule matches. A `None` field matches every call. A pattern never matches a call without a pod or
+/// container. All fields are globs (`*`, `?`, `[..]`, `{..}`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// The rpc's name, `CheckpointContainer`, or a glob over names, `List*`.
+    /// The name of the rpc (`CheckpointContainer`), or a glob over names (`List*`).
     pub rpc: String,
     /// The pod's name.
     pub pod: Option<String>,
@@ -36,98 +37,93 @@ pub struct Selector {
     pub container: Option<String>,
 }
 
-/// On which of the calls in its scope a rule fires. Calls are counted from 1, for each rule on its own.
+/// The matched calls on which a rule fires. Each rule counts its matched calls from 1. All given conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trigger {
-    /// On this one alone.
+    /// Only on the call with this number.
     pub nth: Option<u64>,
-    /// On this one and each multiple of it.
+    /// On every call whose number is a multiple of this number.
     pub every: Option<u64>,
     /// With this probability, above 0 and at most 1.
     pub probability: Option<f64>,
-    /// The seed that the draws come from; the engine's when it is not given. The same seed draws the same for the same
-    /// call number.
+    /// The seed of the random draws; `None` uses the seed of the engine. A seed and a call number always give the same
+    /// draw.
     pub seed: Option<u64>,
-    /// No more often than this.
+    /// The maximum number of calls on which the rule fires.
     pub times: Option<u64>,
 }
 
 /// Where in a call a rule acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InjectionPoint {
-    /// Before the runtime hears of the call.
+    /// Before the runtime sees the call.
     Before,
-    /// At the beginning of a phase of CheckpointContainer.
+    /// At the start of a phase of CheckpointContainer.
     Phase(Phase),
-    /// When the work is done (or has failed), before the caller hears.
+    /// After the runtime has succeeded or failed, before the caller gets the response.
     After,
 }
 
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleEffect {
-    /// Answers with this gRPC code and this message, word for word.
+    /// Fails with this gRPC code and exactly this message.
     Error {
-        /// The code; never `Ok`.
+        /// Never `Ok`.
         code: Code,
-        /// The message.
+        /// Sent unchanged.
         message: String,
     },
-    /// Answers Unimplemented `method X not implemented`, as a runtime that knows the call but does not have it.
+    /// Fails with Unimplemented, `method X not implemented`: a runtime that has the call in its API but not in its
+    /// code.
     Unimplemented,
-    /// Answers Unimplemented `unknown method X for service S`, as a runtime older than the call.
+    /// Fails with Unimplemented, `unknown method X for service S`: a runtime older than the call.
     UnknownMethod,
-    /// Waits, then goes on.
+    /// Waits, then continues the call.
     Delay(Duration),
-    /// Waits until the caller gives up or the deadline passes.
+    /// Waits until the caller cancels or the deadline passes.
     Hang,
-    /// Closes the caller's connection without an answer.
+    /// Closes the caller's connection without a response.
     Disconnect,
     /// Kills fake-cri with SIGKILL.
     Crash,
-    /// The disk is full once this many bytes of the archive are written.
+    /// Writes to the archive fail with ENOSPC after this many bytes.
     NoSpace(u64),
-    /// The disk fails once this many bytes of the archive are written.
+    /// Writes to the archive fail with EIO after this many bytes.
     IoError(u64),
-    /// This share of the archive (percent) is left at the location, and the call fails.
+    /// The first N percent of the archive stay at the location, and the call fails.
     PartialArchive(u8),
-    /// The archive is cut to this share (percent), and the call succeeds.
+    /// The archive is cut to N percent of its size, and the call succeeds.
     TruncatedArchive(u8),
     /// The archive has wrong checksums and bytes, and the call succeeds.
     CorruptArchive,
-    /// The archive is a file of no bytes, and the call succeeds.
+    /// The archive is an empty file, and the call succeeds.
     EmptyArchive,
-    /// There is no archive, and the call succeeds.
+    /// No archive exists, and the call succeeds.
     NoArchive,
-    /// The archive has this mode.
+    /// The archive gets this file mode.
     Mode(u32),
-    /// The archive lacks the members that this glob names.
+    /// The archive lacks the members that this glob matches.
     Omit(String),
-    /// The container is left stopped.
+    /// The container stays frozen.
     LeaveFrozen,
     /// The container is killed.
     KillContainer,
-    /// The call as a whole goes wrong in this way.
+    /// A defect of the whole call.
     Defect(Defect),
 }
 
-/// Where an effect may stand.
+/// The points at which an effect is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AllowedPoints {
-    /// At every point.
     Anywhere,
-    /// Only around the call.
     BeforeOrAfter,
-    /// Only before the call.
     Before,
-    /// In any phase of CheckpointContainer.
     Phases,
-    /// Only where the archive is written.
     Write,
 }
 
 impl AllowedPoints {
-    /// Whether the point is within the place.
     pub(super) fn contains(self, point: InjectionPoint) -> bool {
         match self {
             AllowedPoints::Anywhere => true,
@@ -152,7 +148,7 @@ impl fmt::Display for AllowedPoints {
 }
 
 impl InjectionPoint {
-    /// Every point, in the order in which a call passes them.
+    /// All points, in the order in which a call passes them.
     pub const ALL: [InjectionPoint; 6] = [
         InjectionPoint::Before,
         InjectionPoint::Phase(Phase::Freeze),
@@ -162,7 +158,7 @@ impl InjectionPoint {
         InjectionPoint::After,
     ];
 
-    /// The word for it in the grammar.
+    /// The keyword in the grammar.
     pub fn name(self) -> &'static str {
         match self {
             InjectionPoint::Before => "before",
@@ -176,7 +172,7 @@ impl InjectionPoint {
 }
 
 impl RuleEffect {
-    /// The word for it in the grammar.
+    /// The keyword in the grammar.
     pub fn name(&self) -> &'static str {
         match self {
             RuleEffect::Error { .. } => "error",
@@ -201,7 +197,6 @@ impl RuleEffect {
         }
     }
 
-    /// Where it may stand.
     pub(super) fn allowed_points(&self) -> AllowedPoints {
         match self {
             RuleEffect::Error { .. } | RuleEffect::Delay(_) | RuleEffect::Hang | RuleEffect::Crash => {
@@ -222,7 +217,8 @@ impl RuleEffect {
         }
     }
 
-    /// Whether nothing after it in the same part of the call can happen.
+    /// Whether the effect ends its part of the call (before, phases or after), so that later rules in this part cannot
+    /// fire.
     pub(super) fn ends_call(&self) -> bool {
         match self {
             RuleEffect::Error { .. }
@@ -232,7 +228,7 @@ impl RuleEffect {
             | RuleEffect::Disconnect
             | RuleEffect::Crash
             | RuleEffect::PartialArchive(_) => true,
-            // A full or a broken disk ends the checkpoint only if the archive is that large.
+            // A full or broken disk fails the checkpoint only if the archive is larger than the limit.
             RuleEffect::NoSpace(_)
             | RuleEffect::IoError(_)
             | RuleEffect::Delay(_)
@@ -248,7 +244,7 @@ impl RuleEffect {
         }
     }
 
-    /// What the checkpoint does in this phase; `None` for what only stands around a call.
+    /// The effect as an injection into this phase; `None` for effects that act only around a call.
     pub(super) fn injection(&self, phase: Phase) -> Option<Injection> {
         use checkpoint::InjectedEffect as Injected;
         let effect = match self {

@@ -1,42 +1,43 @@
-//! What a call is about: the pod and the container that its ids name, and how a handler is told what goes wrong.
+//! The pod and container that a call is about, and the faults that a handler receives with a call.
 
 use std::collections::HashMap;
 
 use crate::checkpoint::Injection;
 
-/// The pod and the container that a call is about. An empty field is unknown, or the call names none.
+/// The pod and container of a call. A field is empty if it is unknown, or if the call does not name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallTarget {
-    /// The pod's name, from its sandbox's metadata.
+    /// The name in the metadata of the pod sandbox.
     pub pod: String,
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's uid.
     pub uid: String,
-    /// The container's name, from its metadata.
+    /// The name in the metadata of the container.
     pub container: String,
-    /// The pod sandbox's annotations, as they were sent.
+    /// The annotations of the pod sandbox, as the caller sent them.
     pub annotations: HashMap<String, String>,
 }
 
-/// Finds the pod and the container behind the ids of a request.
+/// Finds the pod and container of a request.
 pub trait ResolveTarget: Send + Sync + 'static {
-    /// The subject of a call that carries these ids, full or by unique prefix; empty where nothing is known by them.
+    /// Returns the pod and container with these ids (full ids or unique prefixes), or an empty target if there are
+    /// none.
     ///
-    /// A container's id alone is enough: its pod is found through it.
+    /// A container id is enough to find its pod.
     fn resolve(&self, pod_sandbox_id: Option<&str>, container_id: Option<&str>) -> CallTarget;
 }
 
-/// Knows nothing: every subject is empty but for what the request itself says.
+/// Finds nothing: a target has only what the request itself contains.
 impl ResolveTarget for () {
     fn resolve(&self, _: Option<&str>, _: Option<&str>) -> CallTarget {
         CallTarget::default()
     }
 }
 
-/// What goes wrong in the phases of this checkpoint.
+/// The faults in the phases of a checkpoint.
 ///
-/// The fault layer puts it into the extensions of a CheckpointContainer request; the handler hands it on:
-/// `request.extensions().get::<fault::Injections>()`, which is `None` when no rule fired.
+/// The fault layer puts them into the extensions of a CheckpointContainer request. The handler passes them to the
+/// checkpoint: `request.extensions().get::<fault::Injections>()`, which is `None` if no rule fired.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Injections(pub Vec<Injection>);

@@ -1,13 +1,13 @@
-//! How the grammar writes names, strings, durations and sizes, so that it reads them back the same.
+//! Writes names, strings, durations and sizes in a form that the grammar reads back unchanged.
 
 use std::{fmt, time::Duration};
 
-/// Whether a selector's value can stand without quotes.
+/// Whether a name with this character needs no quotes.
 pub(super) fn is_bare_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '*' | '?')
 }
 
-/// A selector's value: bare where it can be, quoted otherwise.
+/// The value of a selector, quoted only if necessary.
 pub(super) struct NameText<'a>(pub(super) &'a str);
 
 impl fmt::Display for NameText<'_> {
@@ -20,7 +20,7 @@ impl fmt::Display for NameText<'_> {
     }
 }
 
-/// A string in double quotes, on one line whatever it holds.
+/// A string in double quotes, always on one line.
 pub(super) struct QuotedText<'a>(pub(super) &'a str);
 
 impl fmt::Display for QuotedText<'_> {
@@ -50,7 +50,7 @@ impl fmt::Display for DurationText {
     }
 }
 
-/// The units of a size, largest first; the last is the unit of a bare number.
+/// The units of a size, largest first. A number without a unit counts bytes.
 const SIZE_UNITS: [(&str, u64); 5] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -59,7 +59,7 @@ const SIZE_UNITS: [(&str, u64); 5] = [
     ("", 1),
 ];
 
-/// A size in the largest binary unit that divides it: `64KiB`, `1000`.
+/// A size in the largest binary unit that divides it, such as `64KiB` or `1000`.
 pub(super) struct SizeText(pub(super) u64);
 
 impl fmt::Display for SizeText {
@@ -72,7 +72,7 @@ impl fmt::Display for SizeText {
     }
 }
 
-/// Reads a size as [`SizeText`] writes it.
+/// Parses a size in the form that [`SizeText`] prints.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     let digit_count = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, name) = text.split_at(digit_count);
