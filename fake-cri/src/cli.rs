@@ -1,6 +1,6 @@
-//! The command line: `fake-cri serve`, and `fake-cri fault` and `fake-cri journal`, which talk to one that serves.
+//! The command line: `fake-cri serve`, and the clients `fake-cri fault` and `fake-cri journal` for a running fake-cri.
 //!
-//! Exit codes: 0 for a clean end, 1 for a failure, 2 for a wrong command line.
+//! Exit codes: 0 for success, 1 for a failure, 2 for an invalid command line.
 
 mod control;
 mod daemon;
@@ -24,20 +24,19 @@ struct Cli {
 enum Command {
     /// Serve the CRI on a unix socket.
     Serve(Box<ServeOptions>),
-    /// Add, list and clear the faults of a running fake-cri.
+    /// Add, list and clear the fault rules of a running fake-cri.
     #[command(subcommand)]
     Fault(control::FaultCommand),
-    /// Print the calls that a running fake-cri was asked.
+    /// Print the calls that a running fake-cri has received.
     Journal(control::JournalOptions),
 }
 
-/// The definition of the command line, for manuals and completions.
+/// Returns the definition of the command line, for man pages and shell completions.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line of this process. `executable` is what shims are started from, see
-/// [`crate::entry::executable`].
+/// Runs the command line of this process. Shims are started from `executable`, see [`crate::entry::executable`].
 pub fn main(executable: Option<&Path>) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(options) => daemon::run(*options, executable),

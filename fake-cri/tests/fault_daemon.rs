@@ -123,12 +123,12 @@ async fn fault_commands_control_a_running_fake_cri() {
         "{plain}"
     );
 
-    // The default is the state folder's own socket, so a state folder without one is nobody's.
+    // Without --control, the socket in the state directory is used. This fake-cri listens elsewhere.
     let state = cri.process.state_dir().to_str().expect("UTF-8");
     let nobody = run_fake_cri(&["fault", "list", "--state-dir", state]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(
-        text(&nobody.stderr).starts_with("fake-cri: found no fake-cri at "),
+        text(&nobody.stderr).starts_with("fake-cri: cannot reach fake-cri at "),
         "{}",
         text(&nobody.stderr)
     );

@@ -268,7 +268,7 @@ fn preset_rules_round_trip() {
         let printed: Vec<_> = rules.iter().map(Rule::to_string).collect();
         assert_eq!(printed, preset.rule_texts, "{}", preset.name);
         assert!(
-            preset.summary.ends_with('.') && !preset.source.is_empty(),
+            !preset.summary.ends_with('.') && !preset.source.is_empty(),
             "{}",
             preset.name
         );

@@ -1,4 +1,4 @@
-//! `fake-cri fault` and `fake-cri journal`: the control API from the command line.
+//! `fake-cri fault` and `fake-cri journal`: command line clients of the control API.
 
 use std::{
     io::{self, Write as _},
@@ -20,18 +20,16 @@ use crate::{
     service::parse_endpoint,
 };
 
-/// Where the control API is found.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ControlTarget {
-    /// Where the control API listens [default: control.sock below the state folder]
+    /// The socket of the control API [default: control.sock in the state directory]
     #[arg(long, value_name = "unix:///PATH", value_parser = parse_endpoint, env = "FAKE_CRI_CONTROL")]
     control: Option<PathBuf>,
-    /// The state folder that fake-cri was given [default: as for `fake-cri serve`]
+    /// The state directory of the running fake-cri [default: as for `fake-cri serve`]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
-/// What `fake-cri fault` does.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum FaultCommand {
     /// Add rules, all or none, and print their ids
@@ -39,56 +37,54 @@ pub(super) enum FaultCommand {
         /// Rules such as 'CheckpointContainer(nth=2):before=error(Internal,"disk on fire")', or preset:NAME
         #[arg(value_name = "RULE", required_unless_present = "files")]
         rules: Vec<RuleList>,
-        /// A TOML file of rules
+        /// A TOML file of fault rules
         #[arg(long = "file", value_name = "FILE")]
         files: Vec<PathBuf>,
         #[command(flatten)]
         target: ControlTarget,
     },
-    /// List the rules in force, with how many calls they matched and fired on
+    /// List the rules in force, with the number of calls that they matched and fired on
     List {
         #[command(flatten)]
         target: ControlTarget,
     },
-    /// Remove the rules of these ids, or all
+    /// Remove the rules with these ids, or all rules
     Clear {
-        /// Ids as `fake-cri fault list` prints them
+        /// Ids as printed by `fake-cri fault list`
         #[arg(value_name = "ID")]
         ids: Vec<String>,
         #[command(flatten)]
         target: ControlTarget,
     },
-    /// Print the presets: what real runtimes did, and where that was seen
+    /// Print the presets, with the failures of real runtimes that they reproduce
     Presets {
-        /// As a table in Markdown
+        /// Print a Markdown table
         #[arg(long)]
         markdown: bool,
     },
 }
 
-/// What `fake-cri journal` prints.
 #[derive(Clone, Debug, Args)]
 pub(super) struct JournalOptions {
-    /// Go on with each call as it ends
+    /// Keep printing calls as they end
     #[arg(long, short)]
     follow: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Only calls with a higher number
+    /// Print only calls after this sequence number
     #[arg(long, value_name = "N", default_value_t = 0)]
     after: u64,
     #[command(flatten)]
     target: ControlTarget,
 }
 
-/// Runs `fake-cri fault`.
 pub(super) fn run_fault_command(command: FaultCommand) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     ignore_broken_pipe(print_fault_command(command, &mut out))
 }
 
-/// Whoever reads the output and stops has seen enough, which is no failure.
+/// A reader that closes the pipe early, such as `head`, is not a failure.
 fn ignore_broken_pipe(result: anyhow::Result<()>) -> anyhow::Result<()> {
     let is_broken_pipe = |error: &anyhow::Error| {
         let error = error.downcast_ref::<io::Error>();
@@ -141,7 +137,6 @@ fn print_fault_command(command: FaultCommand, out: &mut impl io::Write) -> anyho
     Ok(())
 }
 
-/// Runs `fake-cri journal`.
 pub(super) fn print_journal(options: JournalOptions) -> anyhow::Result<()> {
     let print = |entry: &JournalEntry| {
         let line = if options.json {
@@ -180,14 +175,14 @@ fn with_client<T>(
         .context("failed to start the async runtime")?
         .block_on(async {
             let client = Client::connect(&socket).await;
-            let client = client.with_context(|| format!("found no fake-cri at {}", socket.display()))?;
+            let client = client.with_context(|| format!("cannot reach fake-cri at {}", socket.display()))?;
             action(client)
                 .await
                 .map_err(|status| anyhow::anyhow!("{}", status.message()))
         })
 }
 
-/// An entry for people.
+/// The text form of an entry.
 fn text_line(entry: &JournalEntry) -> String {
     let duration = std::time::Duration::from_nanos(entry.ended_at.saturating_sub(entry.started_at).unsigned_abs());
     let mut line = format!(
@@ -209,7 +204,7 @@ fn text_line(entry: &JournalEntry) -> String {
     line
 }
 
-/// An entry for programs. Times are RFC 3339, spans are nanoseconds, codes are gRPC's names.
+/// The JSON form of an entry: times as RFC 3339, durations in nanoseconds, codes as gRPC names.
 fn json_line(entry: &JournalEntry) -> String {
     let document = |text: &str| serde_json::from_str(text).unwrap_or(Json::Null);
     serde_json::json!({

@@ -1,8 +1,8 @@
-//! `fake-cri serve` from its start to its end.
+//! `fake-cri serve`, from start to shutdown.
 //!
 //! ```text
-//!  lock the state folder -> recover -> listen -> say ready on standard output -> serve
-//!       SIGTERM, SIGINT, standard input's end -> refuse new calls, let the others end -> --ephemeral: remove all
+//!  lock the state directory -> recover -> listen -> print the ready line on standard output -> serve
+//!       SIGTERM, SIGINT, EOF on standard input -> reject new calls, drain running calls -> --ephemeral: remove all
 //! ```
 
 use std::{
@@ -23,19 +23,18 @@ use crate::{
     service::{Conditions, ControlApi, listen_on, serve},
 };
 
-/// How long calls that are under way may go on after the end was asked for.
+/// How long running calls may continue after a shutdown was requested.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves until it is told to end.
 pub(super) fn run(options: ServeOptions, executable: Option<&Path>) -> anyhow::Result<()> {
     init_tracing(&options)?;
-    // Each container takes a descriptor.
+    // Each container needs a file descriptor.
     if let Err(error) = limits::raise_nofile() {
-        tracing::warn!(%error, "failed to raise the limit of open files");
+        tracing::warn!(%error, "failed to raise RLIMIT_NOFILE");
     }
     let executable = executable
         .map(PathBuf::from)
-        .context("main did not call fake_cri::entry_point first, so no shim can be started")?;
+        .context("cannot start shims: main did not call fake_cri::entry_point first")?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -45,7 +44,7 @@ pub(super) fn run(options: ServeOptions, executable: Option<&Path>) -> anyhow::R
 
 fn init_tracing(options: &ServeOptions) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
-        .with_context(|| format!("failed to read the log filter {:?}", options.log))?;
+        .with_context(|| format!("failed to parse the log filter {:?}", options.log))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -58,9 +57,9 @@ fn init_tracing(options: &ServeOptions) -> anyhow::Result<()> {
 }
 
 async fn serve_until_signal(options: ServeOptions, executable: PathBuf) -> anyhow::Result<()> {
-    // Before anything is made: a signal that comes meanwhile must not leave half of it behind.
-    let terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
-    let interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+    // Before any state is created: a signal during the start must not leave half of the state behind.
+    let terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
     let socket = options.socket()?;
     let control_socket = options.control_socket()?;
     let engine = Arc::new(build_fault_engine(&options)?);
@@ -80,7 +79,7 @@ async fn serve_until_signal(options: ServeOptions, executable: PathBuf) -> anyho
     if options.ephemeral {
         runtime.remove_all().await;
     }
-    // The state folder's lock is still held, so the socket is still ours.
+    // The state directory is still locked, so no other fake-cri can own these sockets.
     for socket in [socket, control_socket] {
         if let Err(error) = std::fs::remove_file(&socket) {
             tracing::warn!(?socket, %error, "failed to remove the socket");
@@ -89,7 +88,7 @@ async fn serve_until_signal(options: ServeOptions, executable: PathBuf) -> anyho
     result.context("failed to serve")
 }
 
-/// The fault rules of the command line, those of files first.
+/// The fault rules of the command line: first those of files, then those of flags.
 fn build_fault_engine(options: &ServeOptions) -> anyhow::Result<FaultEngine> {
     let engine = FaultEngine::with_seed(options.seed);
     for file in &options.fault_files {
@@ -101,16 +100,15 @@ fn build_fault_engine(options: &ServeOptions) -> anyhow::Result<FaultEngine> {
     Ok(engine)
 }
 
-/// Tells whoever started this that calls are answered from now on.
+/// Tells the parent process that the socket accepts calls.
 fn print_ready_line(socket: &std::path::Path) {
     let mut out = std::io::stdout().lock();
-    // Nobody may be there to read it, which changes nothing.
+    // An error is ignored: the parent may have closed the pipe.
     let _ = writeln!(out, "fake-cri listens on unix://{}", socket.display()).and_then(|()| out.flush());
 }
 
-/// Comes when this process is told to end.
-///
-/// Gives how long calls under way may go on: with --exit-on-stdin-eof their callers have gone too.
+/// Waits for a shutdown request and returns the time that running calls may still take. With --exit-on-stdin-eof that
+/// is zero, because the callers have exited too.
 async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, exit_on_stdin_eof: bool) -> Duration {
     let stdin_eof = async {
         if exit_on_stdin_eof {
@@ -130,12 +128,11 @@ async fn wait_shutdown(mut terminate: Signal, mut interrupt: Signal, exit_on_std
     DRAIN_TIMEOUT
 }
 
-/// Comes when standard input ends. Read by a thread of its own, which nothing waits for: a read of a pipe cannot be taken
-/// back.
+/// Waits for EOF on standard input. A detached thread reads, because a blocking read of a pipe cannot be cancelled.
 async fn wait_stdin_eof() {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        // Nothing is ever written to standard input: only its end counts.
+        // Input is discarded: only EOF matters.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         let _ = sender.send(());
     });

@@ -1,4 +1,4 @@
-//! The flags of `fake-cri serve`, and the places they default to.
+//! The flags of `fake-cri serve` and their default paths.
 
 use std::{
     ffi::OsString,
@@ -15,37 +15,40 @@ use crate::{
     service::parse_endpoint,
 };
 
-/// What `fake-cri serve` is told.
+/// The flags of `fake-cri serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeOptions {
-    /// Where to listen [default: /run/fake-cri/fake-cri.sock for root, $XDG_RUNTIME_DIR/fake-cri/fake-cri.sock otherwise]
+    /// The socket of the CRI [default: /run/fake-cri/fake-cri.sock for root, $XDG_RUNTIME_DIR/fake-cri/fake-cri.sock
+    /// otherwise]
     #[arg(long, value_name = "unix:///PATH", value_parser = parse_endpoint)]
     pub listen: Option<PathBuf>,
-    /// Where the control API listens [default: control.sock below the state folder]
+    /// The socket of the control API [default: control.sock in the state directory]
     #[arg(long, value_name = "unix:///PATH", value_parser = parse_endpoint)]
     pub control: Option<PathBuf>,
-    /// Where pods, containers and images are kept [default: /var/lib/fake-cri for root, $XDG_STATE_HOME/fake-cri otherwise]
+    /// The directory of pods, containers and images [default: /var/lib/fake-cri for root, $XDG_STATE_HOME/fake-cri
+    /// otherwise]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Stop and remove every pod and container at the end
+    /// Stop and remove all pods and containers at shutdown
     #[arg(long)]
     pub ephemeral: bool,
-    /// End when standard input does, which whoever started this holds open
+    /// Shut down on EOF of standard input, which the parent process keeps open
     #[arg(long, hide = true)]
     pub exit_on_stdin_eof: bool,
-    /// What runs as a container's process
+    /// The program that containers run
     #[arg(long, value_enum, default_value_t)]
     pub exec: ExecMode,
-    /// A catalogue of images in place of the built-in one
+    /// A file that replaces the built-in image catalogue
     #[arg(long, value_name = "FILE")]
     pub images: Option<PathBuf>,
-    /// Fail the pull of an image that the catalogue does not know
+    /// Fail to pull an image that is not in the catalogue
     #[arg(long)]
     pub strict_images: bool,
-    /// Log what a pod or container asks for and fake-cri cannot apply (another user without root, sysctls) instead of refusing it
+    /// Log config fields that fake-cri cannot apply (another user without root, sysctls) instead of rejecting the pod
+    /// or container
     #[arg(long)]
     pub allow_unapplied_fields: bool,
-    /// The cgroup driver that a kubelet is told
+    /// The cgroup driver that RuntimeConfig returns to the kubelet
     #[arg(long, value_enum, default_value_t)]
     pub cgroup_driver: CgroupDriver,
     /// A fault rule, such as 'CheckpointContainer(container=app):before=error(Internal,"disk on fire")' or preset:hang
@@ -54,71 +57,72 @@ pub struct ServeOptions {
     /// A TOML file of fault rules
     #[arg(long = "fault-file", value_name = "FILE")]
     pub fault_files: Vec<PathBuf>,
-    /// Which engine's layout archives have
+    /// The runtime whose archive layout is written
     #[arg(long, value_enum, default_value_t)]
     pub archive_layout: Layout,
-    /// Flush an archive to disk before it appears
+    /// Flush an archive to disk before the rename to its location
     #[arg(long)]
     pub fsync: bool,
-    /// Fail a checkpoint, and name why, when some of the container's state is unsupported; it is in dump.log anyway
+    /// Fail a checkpoint if the container has unsupported state, and list that state (dump.log lists it in any case)
     #[arg(long)]
     pub strict_capture: bool,
-    /// How long a checkpoint freezes the container: until it is copied, as by a fork, or until all its memory is read
+    /// How long a checkpoint freezes the container: until a fork-like snapshot exists, or until all memory is read
     #[arg(long, value_enum, default_value_t)]
     pub freeze: Freeze,
-    /// How long a freeze may take before everything runs on and the thread that would not stop is named
+    /// Maximum time of a freeze; then the container is thawed, and the checkpoint fails and names the thread that did
+    /// not stop
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2s")]
     pub freeze_timeout: Duration,
-    /// What the checkpoint of an empty container takes at least
+    /// Minimum time of the checkpoint of an empty container
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
     pub checkpoint_base: Duration,
-    /// How fast memory is checkpointed at most, such as 1GiB/s [default: without limit]
+    /// Maximum rate at which memory is checkpointed, such as 1GiB/s [default: unlimited]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub checkpoint_rate: Option<u64>,
-    /// By which part a checkpoint's time varies, such as 10%
+    /// Maximum random variation of the checkpoint time, such as 10%
     #[arg(long, value_name = "PART", value_parser = parse_fraction, default_value = "0%")]
     pub checkpoint_jitter: f64,
-    /// Where the draws of jitter and probabilities begin
+    /// The seed of jitter and of rules with a probability
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Which memory counts for --checkpoint-rate
+    /// The memory that counts for --checkpoint-rate
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint_memory: DelayMemoryArg,
-    /// Whether the container stands still while the modelled time passes
+    /// Whether the container is frozen during the modelled delay
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint_delay_phase: DelayPhaseArg,
-    /// What is logged to standard error, as a filter such as info or fake_cri=debug
+    /// The filter of log lines on standard error, such as info or fake_cri=debug
     #[arg(long, value_name = "FILTER", env = "FAKE_CRI_LOG", default_value = "info")]
     pub log: String,
-    /// How it is written
+    /// The format of log lines
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable lines.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A place has no default here.
+/// A path has no default for this user, and its flag is missing.
 #[derive(Debug, thiserror::Error)]
-#[error("{flag} is needed: {variable} is not set")]
+#[error("{flag} is required: {variable} is not set")]
 pub struct MissingDefault {
     flag: &'static str,
     variable: &'static str,
 }
 
 impl ServeOptions {
-    /// The socket to listen on.
+    /// The socket of the CRI.
     ///
     /// # Errors
     ///
-    /// For an ordinary user without `$XDG_RUNTIME_DIR`.
+    /// An unprivileged user has neither `--listen` nor an absolute `$XDG_RUNTIME_DIR`.
     pub fn socket(&self) -> Result<PathBuf, MissingDefault> {
         if let Some(path) = &self.listen {
             return Ok(path.clone());
@@ -133,7 +137,7 @@ impl ServeOptions {
         Ok(runtime_dir.join("fake-cri/fake-cri.sock"))
     }
 
-    /// The control API's socket.
+    /// The socket of the control API.
     ///
     /// # Errors
     ///
@@ -142,16 +146,16 @@ impl ServeOptions {
         resolve_control_socket(self.control.as_deref(), self.state_dir.as_deref())
     }
 
-    /// The state folder.
+    /// The state directory.
     ///
     /// # Errors
     ///
-    /// For an ordinary user with neither `$XDG_STATE_HOME` nor `$HOME`.
+    /// An unprivileged user has neither `--state-dir` nor an absolute `$XDG_STATE_HOME` or `$HOME`.
     pub fn state_dir(&self) -> Result<PathBuf, MissingDefault> {
         resolve_state_dir(self.state_dir.as_deref())
     }
 
-    /// What the runtime is told.
+    /// The configuration of the runtime.
     ///
     /// # Errors
     ///
@@ -183,7 +187,7 @@ impl ServeOptions {
     }
 }
 
-/// Where the control API listens: where it was said, or below the state folder.
+/// Without the flag, the control API listens in the state directory.
 pub(super) fn resolve_control_socket(control: Option<&Path>, state: Option<&Path>) -> Result<PathBuf, MissingDefault> {
     match control {
         Some(path) => Ok(path.to_owned()),
@@ -207,7 +211,7 @@ fn resolve_state_dir(state_dir_flag: Option<&Path>) -> Result<PathBuf, MissingDe
     Ok(state.join("fake-cri"))
 }
 
-/// The XDG rules take only absolute paths.
+/// The XDG base directory specification requires absolute paths and ignores others.
 fn absolute_path(value: Option<OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
