@@ -1,4 +1,4 @@
-//! The image codec on large images: an address space of as many mappings as a kernel allows, and the page map of scattered memory.
+//! Benchmarks the codec on large images: `mm` with the maximum number of mappings, a pagemap of fragmented memory.
 
 use std::{hint::black_box, io};
 
@@ -9,7 +9,7 @@ use cri_proto::criu::{
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-/// `vm.max_map_count`, as kernels have it by default.
+/// The default of `vm.max_map_count`.
 const MAPPINGS: u64 = 65_530;
 /// Every other page of 1 GiB.
 const RUNS: u64 = 1 << 17;
@@ -59,22 +59,23 @@ fn codec(criterion: &mut Criterion) {
         bencher.iter(|| encode(Kind::Mm, [black_box(&mm)]))
     });
     group.bench_function("decode mm, 65530 mappings", |bencher| {
-        bencher.iter(|| decode_single::<MmEntry>("mm-1.img", Kind::Mm, black_box(&image)).expect("own image"));
+        bencher.iter(|| decode_single::<MmEntry>("mm-1.img", Kind::Mm, black_box(&image)).expect("a valid image"));
     });
 
     let (head, runs) = pagemap();
     let mut image = Vec::new();
-    write_pagemap(&head, &runs, &mut image).expect("a vector takes all");
+    write_pagemap(&head, &runs, &mut image).expect("a write to a Vec succeeds");
     group.throughput(Throughput::Bytes(image.len() as u64));
     group.bench_function("encode pagemap, 131072 runs", |bencher| {
-        bencher.iter(|| write_pagemap(&head, black_box(&runs), io::sink()).expect("a sink takes all"));
+        bencher.iter(|| write_pagemap(&head, black_box(&runs), io::sink()).expect("a write to a sink succeeds"));
     });
     group.bench_function("decode pagemap, 131072 runs", |bencher| {
         bencher.iter(|| {
-            let mut decoder = Decoder::open_as("pagemap-1.img", Kind::Pagemap, black_box(&*image)).expect("magic");
-            decoder.message::<PagemapHead>().expect("own image");
+            let mut decoder =
+                Decoder::open_as("pagemap-1.img", Kind::Pagemap, black_box(&*image)).expect("valid magics");
+            decoder.message::<PagemapHead>().expect("a valid image");
             let mut pages = 0;
-            while let Some(run) = decoder.message::<PagemapEntry>().expect("own image") {
+            while let Some(run) = decoder.message::<PagemapEntry>().expect("a valid image") {
                 pages += run.nr_pages();
             }
             assert_eq!(pages, RUNS);
@@ -82,8 +83,8 @@ fn codec(criterion: &mut Criterion) {
     });
     group.bench_function("walk pagemap, 131072 runs", |bencher| {
         bencher.iter(|| {
-            let decoder = Decoder::open("pagemap-1.img", black_box(&*image)).expect("magic");
-            walk(decoder, |_, finding| panic!("{finding}")).expect("own image")
+            let decoder = Decoder::open("pagemap-1.img", black_box(&*image)).expect("valid magics");
+            walk(decoder, |_, finding| panic!("{finding}")).expect("a valid image")
         });
     });
     group.finish();

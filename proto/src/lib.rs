@@ -1,11 +1,11 @@
-//! Wire and file formats, no behaviour.
+//! Wire formats and file formats, without behaviour.
 //!
-//! [`runtime::v1`] is the CRI, [`control::v1`] fake-cri's control API, [`criu`] CRIU's images, [`document`] the JSON
-//! documents of a checkpoint archive.
+//! [`runtime::v1`] is the CRI, [`control::v1`] fake-cri's control API, [`criu`] the images of CRIU, [`document`] the
+//! JSON documents of a checkpoint archive.
 
 /// The Container Runtime Interface.
 pub mod runtime {
-    /// `runtime.v1`, whole.
+    /// The messages, clients and servers of `runtime.v1`.
     #[allow(
         missing_docs,
         clippy::all,
@@ -19,7 +19,7 @@ pub mod runtime {
 
 /// fake-cri's control API.
 pub mod control {
-    /// `fakecri.control.v1`.
+    /// The messages, client and server of `fakecri.control.v1`.
     #[allow(
         missing_docs,
         clippy::all,

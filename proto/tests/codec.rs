@@ -1,4 +1,4 @@
-//! Images through the codec: what is written is read, and what is wrong is named with file and offset.
+//! The image codec: decoding returns the encoded entries, and errors name the file and the offset.
 
 use std::io;
 
@@ -34,7 +34,7 @@ proptest! {
     fn entries_round_trip(entries in prop::collection::vec((any::<u32>(), prop::collection::vec(any::<u32>(), 0..40)), 0..20)) {
         let entries: Vec<_> = entries.into_iter().map(|(pid, threads)| process(pid, threads)).collect();
         let image = encode(Kind::Pstree, &entries);
-        prop_assert_eq!(decode_entries::<PstreeEntry>("pstree.img", Kind::Pstree, &image).expect("own image"), entries);
+        prop_assert_eq!(decode_entries::<PstreeEntry>("pstree.img", Kind::Pstree, &image).expect("a valid image"), entries);
     }
 
     #[test]
@@ -45,16 +45,16 @@ proptest! {
             encoder.payload(chunk)?;
         }
         let image = encoder.finish();
-        let mut decoder = Decoder::open_as("pipes-data.img", Kind::PipesData, &*image).expect("own image");
+        let mut decoder = Decoder::open_as("pipes-data.img", Kind::PipesData, &*image).expect("a valid image");
         let mut read = Vec::new();
-        while let Some(entry) = decoder.message::<PipeDataEntry>().expect("own entry") {
+        while let Some(entry) = decoder.message::<PipeDataEntry>().expect("a valid entry") {
             let mut chunk = Vec::new();
-            decoder.copy_payload(entry.bytes.into(), &mut chunk).expect("own payload");
+            decoder.copy_payload(entry.bytes.into(), &mut chunk).expect("a valid payload");
             read.push(chunk);
         }
         prop_assert_eq!(read, chunks.clone());
-        let decoder = Decoder::open("pipes-data.img", &*image).expect("own image");
-        let summary = walk(decoder, |_, finding| panic!("{finding}")).expect("own image");
+        let decoder = Decoder::open("pipes-data.img", &*image).expect("a valid image");
+        let summary = walk(decoder, |_, finding| panic!("{finding}")).expect("a valid image");
         prop_assert_eq!((summary.entries, summary.bytes), (chunks.len() as u64, image.len() as u64));
     }
 
@@ -78,24 +78,24 @@ proptest! {
     }
 }
 
-/// One way to break an image that holds two processes; the first entry begins at 8, is 12 bytes with its length, and
-/// the second one begins at 20.
+/// Each case damages an image of two processes. The first entry is at offset 8 and has 12 bytes with its length word, so
+/// the second entry is at offset 20.
 #[rstest]
-#[case::nothing(|_| Vec::new(), 0, "the magic is cut short: 4 bytes expected, 0 found")]
-#[case::half_a_magic(|image: Vec<u8>| image[..6].to_vec(), 4, "the magic is cut short: 4 bytes expected, 2 found")]
+#[case::nothing(|_| Vec::new(), 0, "the magic is truncated: 4 bytes expected, 0 found")]
+#[case::half_a_magic(|image: Vec<u8>| image[..6].to_vec(), 4, "the magic is truncated: 4 bytes expected, 2 found")]
 #[case::no_image(|_| b"tarball of something".to_vec(), 0, "unknown magic 0x62726174")]
 #[case::no_kind(|mut image: Vec<u8>| { image[5] ^= 0xff; image }, 4, "unknown magic 0x5027cf30")]
-#[case::service_framing(|mut image: Vec<u8>| { image[..4].copy_from_slice(&0x5510_5940_u32.to_le_bytes()); image }, 0, "magic 0x55105940 where PSTREE (0x50273030) was expected")]
-#[case::other_kind(|_| Kind::Core.header(), 4, "magic 0x55053847 where PSTREE (0x50273030) was expected")]
-#[case::inventory(|_| Kind::Inventory.header(), 0, "magic 0x58313116 where PSTREE (0x50273030) was expected")]
-#[case::half_a_length(|image: Vec<u8>| image[..22].to_vec(), 20, "the length of an entry is cut short: 4 bytes expected, 2 found")]
-#[case::short_entry(|image: Vec<u8>| image[..image.len() - 1].to_vec(), 20, "an entry is cut short: 8 bytes expected, 7 found")]
-#[case::long_length(|mut image: Vec<u8>| { image[23] = 0x7f; image }, 20, "entry of 2130706440 bytes is above the limit of 16777216")]
-#[case::no_message(|mut image: Vec<u8>| { image[24] = 0x0d; image }, 20, "entry 1 is no PstreeEntry (failed to decode Protobuf message: PstreeEntry.pid: invalid wire type: ThirtyTwoBit (expected Varint))")]
-#[case::trailing(|mut image: Vec<u8>| { image.extend([0, 0]); image }, 32, "the length of an entry is cut short: 4 bytes expected, 2 found")]
+#[case::service_framing(|mut image: Vec<u8>| { image[..4].copy_from_slice(&0x5510_5940_u32.to_le_bytes()); image }, 0, "magic 0x55105940 instead of PSTREE (0x50273030)")]
+#[case::other_kind(|_| Kind::Core.header(), 4, "magic 0x55053847 instead of PSTREE (0x50273030)")]
+#[case::inventory(|_| Kind::Inventory.header(), 0, "magic 0x58313116 instead of PSTREE (0x50273030)")]
+#[case::half_a_length(|image: Vec<u8>| image[..22].to_vec(), 20, "the length of an entry is truncated: 4 bytes expected, 2 found")]
+#[case::short_entry(|image: Vec<u8>| image[..image.len() - 1].to_vec(), 20, "an entry is truncated: 8 bytes expected, 7 found")]
+#[case::long_length(|mut image: Vec<u8>| { image[23] = 0x7f; image }, 20, "entry of 2130706440 bytes exceeds the limit of 16777216")]
+#[case::no_message(|mut image: Vec<u8>| { image[24] = 0x0d; image }, 20, "entry 1 is not a valid PstreeEntry (failed to decode Protobuf message: PstreeEntry.pid: invalid wire type: ThirtyTwoBit (expected Varint))")]
+#[case::trailing(|mut image: Vec<u8>| { image.extend([0, 0]); image }, 32, "the length of an entry is truncated: 4 bytes expected, 2 found")]
 fn errors_name_file_and_offset(#[case] damage: fn(Vec<u8>) -> Vec<u8>, #[case] offset: u64, #[case] text: &str) {
     let image = encode(Kind::Pstree, &[process(1, vec![]), process(2, vec![])]);
-    assert_eq!(image.len(), 32, "the offsets below count on it");
+    assert_eq!(image.len(), 32, "the expected offsets require this size");
     let error = decode_entries::<PstreeEntry>("checkpoint/pstree.img", Kind::Pstree, &damage(image)).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -112,7 +112,11 @@ fn a_second_entry_is_trailing_bytes() {
         matches!(error, ImageError { problem: Problem::TrailingBytes, offset, .. } if offset == end),
         "{error}"
     );
-    let error = walk(Decoder::open("inventory.img", &*image).expect("magic"), |_, _| {}).unwrap_err();
+    let error = walk(
+        Decoder::open("inventory.img", &*image).expect("valid magics"),
+        |_, _| {},
+    )
+    .unwrap_err();
     assert!(
         matches!(error, ImageError { problem: Problem::TrailingBytes, offset, .. } if offset == end),
         "{error}"
@@ -122,15 +126,19 @@ fn a_second_entry_is_trailing_bytes() {
 #[test]
 fn an_image_without_a_required_entry_is_rejected() {
     for kind in [Kind::Inventory, Kind::Core, Kind::Pagemap] {
-        let error = walk(Decoder::open("x.img", &*kind.header()).expect("magic"), |_, _| {}).unwrap_err();
+        let error = walk(
+            Decoder::open("x.img", &*kind.header()).expect("valid magics"),
+            |_, _| {},
+        )
+        .unwrap_err();
         assert!(matches!(error.problem, Problem::NoEntry), "{error}");
     }
     assert_eq!(
         walk(
-            Decoder::open("pstree.img", &*Kind::Pstree.header()).expect("magic"),
+            Decoder::open("pstree.img", &*Kind::Pstree.header()).expect("valid magics"),
             |_, _| {}
         )
-        .expect("empty")
+        .expect("an image without entries is valid")
         .entries,
         0
     );
@@ -148,8 +156,12 @@ fn a_truncated_payload_is_named() {
     );
     let start = image.len();
     image.extend_from_slice(b"short");
-    let error = walk(Decoder::open("pipes-data.img", &*image).expect("magic"), |_, _| {}).unwrap_err();
-    let text = "pipes-data.img: the content after an entry is cut short: 10 bytes expected, 5 found at offset";
+    let error = walk(
+        Decoder::open("pipes-data.img", &*image).expect("valid magics"),
+        |_, _| {},
+    )
+    .unwrap_err();
+    let text = "pipes-data.img: the payload of an entry is truncated: 10 bytes expected, 5 found at offset";
     assert_eq!(error.to_string(), format!("{text} {start}"));
 }
 
@@ -160,31 +172,41 @@ fn ghost_file_content_follows_its_entry() {
         mode: 0o100_644,
         ..GhostFileEntry::default()
     };
-    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("vector");
-    encoder.entry(&ghost).expect("vector");
-    encoder.payload(&[0xff; 5000]).expect("vector");
+    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("a write to a Vec succeeds");
+    encoder.entry(&ghost).expect("a write to a Vec succeeds");
+    encoder.payload(&[0xff; 5000]).expect("a write to a Vec succeeds");
     let image = encoder.finish();
-    let summary = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
+    let summary = walk(
+        Decoder::open("ghost-file-1.img", &*image).expect("valid magics"),
+        |_, _| {},
+    )
+    .expect("a valid image");
     assert_eq!((summary.entries, summary.bytes), (1, image.len() as u64));
 
-    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("vector");
+    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("a write to a Vec succeeds");
     encoder
         .entry(&GhostFileEntry {
             chunks: Some(true),
             size: Some(9000),
             ..ghost
         })
-        .expect("vector");
+        .expect("a write to a Vec succeeds");
     for off in [0, 8192] {
-        encoder.entry(&GhostChunkEntry { len: 700, off }).expect("vector");
-        encoder.payload(&[0xff; 700]).expect("vector");
+        encoder
+            .entry(&GhostChunkEntry { len: 700, off })
+            .expect("a write to a Vec succeeds");
+        encoder.payload(&[0xff; 700]).expect("a write to a Vec succeeds");
     }
     let image = encoder.finish();
-    let summary = walk(Decoder::open("ghost-file-1.img", &*image).expect("magic"), |_, _| {}).expect("own image");
+    let summary = walk(
+        Decoder::open("ghost-file-1.img", &*image).expect("valid magics"),
+        |_, _| {},
+    )
+    .expect("a valid image");
     assert_eq!((summary.entries, summary.bytes), (3, image.len() as u64));
 }
 
-/// Gives one byte a time, so that nothing counts on whole reads.
+/// Returns one byte per read: the decoder must handle short reads.
 struct OneByteReader<'a>(&'a [u8]);
 
 impl io::Read for OneByteReader<'_> {
@@ -198,16 +220,16 @@ impl io::Read for OneByteReader<'_> {
 fn short_reads_are_completed() {
     let entries = [process(1, vec![1, 2, 3]), process(9, vec![9])];
     let image = encode(Kind::Pstree, &entries);
-    let mut decoder = Decoder::open("pstree.img", OneByteReader(&image)).expect("magic");
+    let mut decoder = Decoder::open("pstree.img", OneByteReader(&image)).expect("valid magics");
     assert_eq!(
-        decoder.message::<PstreeEntry>().expect("entry").as_ref(),
+        decoder.message::<PstreeEntry>().expect("a valid entry").as_ref(),
         Some(&entries[0])
     );
     assert_eq!(
-        decoder.message::<PstreeEntry>().expect("entry").as_ref(),
+        decoder.message::<PstreeEntry>().expect("a valid entry").as_ref(),
         Some(&entries[1])
     );
-    assert_eq!(decoder.message::<PstreeEntry>().expect("end"), None);
+    assert_eq!(decoder.message::<PstreeEntry>().expect("the end of the image"), None);
 }
 
 #[test]
@@ -217,11 +239,11 @@ fn the_entry_limit_is_configurable() {
     let length = entry.encoded_len() as u32;
     let read = |limit| {
         Decoder::open("pstree.img", &*image)
-            .expect("magic")
+            .expect("valid magics")
             .with_entry_limit(limit)
             .message::<PstreeEntry>()
     };
-    assert_eq!(read(length).expect("as long as the limit"), Some(entry));
+    assert_eq!(read(length).expect("an entry of exactly the limit"), Some(entry));
     assert!(matches!(
         read(length - 1).unwrap_err().problem,
         Problem::EntryTooLong { .. }

@@ -1,7 +1,7 @@
-//! CRIU's own decoder reads an image as this crate's codec does: field by field, by CRIU's names, with what follows an entry.
+//! crit, CRIU's decoder, and this crate read the same fields and payloads from an image.
 //!
-//! Needs crit and a folder of images that it has not seen before, so `ci/real-crit` runs it: `CRIT` names the program,
-//! `CRIT_IMAGES` the folder.
+//! The test needs crit and a directory of images, so only `ci/real-crit` runs it: `CRIT` is the path of the program,
+//! `CRIT_IMAGES` the directory.
 
 use std::{fs, path::Path, process::Command};
 
@@ -9,7 +9,7 @@ use cri_proto::criu::{Decoder, ImageFile, Payload, descriptors};
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 use serde_json::{Map, Value as Json, json};
 
-/// What `base64.encodebytes` of Python makes, without its newlines.
+/// The output of Python's `base64.encodebytes` without newlines.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -49,7 +49,7 @@ fn value(field: &prost_reflect::FieldDescriptor, content: &Value) -> Json {
             let prost_reflect::Kind::Enum(values) = field.kind() else {
                 panic!("{} is no enum", field.name());
             };
-            json!(values.get_value(*number).expect("a value of the enum").name())
+            json!(values.get_value(*number).expect("a known enum value").name())
         }
         Value::Message(inner) => Json::Object(message(inner)),
         Value::List(list) => list
@@ -61,17 +61,17 @@ fn value(field: &prost_reflect::FieldDescriptor, content: &Value) -> Json {
     }
 }
 
-/// The entries of an image, as this crate's codec reads them, in crit's form.
+/// Decodes the entries of an image with this crate, in the form of crit's JSON.
 fn entries(name: &str, image: &[u8]) -> Vec<Json> {
     let mut decoder = Decoder::open(name, image).unwrap();
     let kind = decoder.kind();
     let mut entries = Vec::new();
     while let Some(bytes) = decoder.entry().unwrap().map(<[u8]>::to_vec) {
         let index = decoder.entries() - 1;
-        let name = kind.message(index).expect("a kind that is written has messages");
+        let name = kind.message(index).expect("the kind has messages");
         let descriptor = descriptors()
             .get_message_by_name(&format!("criu.{name}"))
-            .expect("known");
+            .expect("a known message");
         let decoded = DynamicMessage::decode(descriptor, &*bytes).unwrap();
         assert_eq!(
             decoded.unknown_fields().count(),
@@ -80,7 +80,7 @@ fn entries(name: &str, image: &[u8]) -> Vec<Json> {
             decoded.descriptor().name()
         );
         let mut entry = message(&decoded);
-        // Crit makes one count of the two, of whatever age the image is.
+        // crit merges the old and the new field of the page count.
         if let Some(older) = entry.remove("compat_nr_pages") {
             assert_eq!(Some(&older), entry.get("nr_pages"));
         }
@@ -98,7 +98,7 @@ fn entries(name: &str, image: &[u8]) -> Vec<Json> {
     entries
 }
 
-/// Crit breaks lines of base64, and writes what follows an entry also where that is nothing.
+/// Removes crit's line breaks in base64, and empty payloads.
 fn plain(json: Json) -> Json {
     match json {
         Json::String(text) => Json::String(text.replace('\n', "")),
@@ -115,8 +115,8 @@ fn plain(json: Json) -> Json {
 #[test]
 #[ignore = "needs crit and images: ci/real-crit runs it"]
 fn output_matches_crit() {
-    let crit = std::env::var_os("CRIT").expect("CRIT names the program");
-    let folder = std::env::var_os("CRIT_IMAGES").expect("CRIT_IMAGES names the folder");
+    let crit = std::env::var_os("CRIT").expect("CRIT is set");
+    let folder = std::env::var_os("CRIT_IMAGES").expect("CRIT_IMAGES is set");
     let mut kinds = std::collections::BTreeSet::new();
     for entry in fs::read_dir(Path::new(&folder)).unwrap() {
         let path = entry.unwrap().path();
@@ -130,7 +130,7 @@ fn output_matches_crit() {
             "{name}: {}",
             String::from_utf8_lossy(&said.stderr)
         );
-        let said: Json = serde_json::from_slice(&said.stdout).expect("JSON");
+        let said: Json = serde_json::from_slice(&said.stdout).expect("valid JSON");
         assert_eq!(said["magic"], kind.name(), "{name}");
         let expected = plain(entries(name, &fs::read(&path).unwrap()).into());
         assert_eq!(plain(said["entries"].clone()), expected, "{name}");

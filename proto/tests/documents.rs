@@ -1,25 +1,25 @@
-//! The JSON documents against texts that real engines wrote, or that Go makes of the same values.
+//! Compares the JSON documents with the output of real engines, and of Go for the same values.
 
 use cri_proto::{
     document::{BindMount, ConfigDump, Descriptors, SpecDump, Status, StatusDump, to_json, zero_time},
     runtime::v1,
 };
 
-/// As containerd 2.4 writes it, with times in a zone of its own.
+/// Written by containerd 2.4.
 const CONFIG: &str = r#"{"id":"0123abcd","name":"0123abcd","rootfsImage":"docker.io/library/busybox:latest","rootfsImageRef":"sha256:4f1c","rootfsImageName":"docker.io/library/busybox:latest","runtime":"io.containerd.runc.v2","createdTime":"2026-11-22T13:00:00.123456789Z","checkpointedTime":"2026-11-22T13:00:01.5Z","restoredTime":"0001-01-01T00:00:00Z","restored":false}"#;
 
 #[test]
 fn config_dump_matches_go() {
-    let config: ConfigDump = serde_json::from_str(CONFIG).expect("a real document");
+    let config: ConfigDump = serde_json::from_str(CONFIG).expect("a valid document");
     assert_eq!(config.restored_at, zero_time());
     assert_eq!(config.created_at.as_nanosecond() % 1_000_000_000, 123_456_789);
-    assert_eq!(to_json(&config).expect("json"), CONFIG);
+    assert_eq!(to_json(&config).expect("JSON"), CONFIG);
 }
 
 #[test]
 fn config_dump_reads_zones_and_old_engines() {
     let text = r#"{"id":"a","name":"b","createdTime":"2026-11-22T14:00:00+01:00","checkpointedTime":"2026-11-22T13:00:01Z","more":1}"#;
-    let config: ConfigDump = serde_json::from_str(text).expect("an old document");
+    let config: ConfigDump = serde_json::from_str(text).expect("a valid document");
     assert_eq!(config.created_at.to_string(), "2026-11-22T13:00:00Z");
     assert_eq!(
         (config.restored_at, config.restored, config.runtime.as_str()),
@@ -31,7 +31,7 @@ fn config_dump_reads_zones_and_old_engines() {
 fn config_dump_rejects_invalid_times() {
     let error = serde_json::from_str::<ConfigDump>(&CONFIG.replace("2026-11-22T13:00:01.5Z", "yesterday")).unwrap_err();
     assert!(
-        error.to_string().starts_with("\"yesterday\" is no RFC 3339 time"),
+        error.to_string().starts_with("\"yesterday\" is not an RFC 3339 time"),
         "{error}"
     );
 }
@@ -82,9 +82,9 @@ const STATUS_DUMP: &str = r#"{"id":"0123abcd","metadata":{"name":"app"},"state":
 #[test]
 fn status_dump_matches_go() {
     let status = StatusDump::from(container());
-    assert_eq!(to_json(&status).expect("json"), STATUS_DUMP);
+    assert_eq!(to_json(&status).expect("JSON"), STATUS_DUMP);
     assert_eq!(
-        serde_json::from_str::<StatusDump>(STATUS_DUMP).expect("own document"),
+        serde_json::from_str::<StatusDump>(STATUS_DUMP).expect("a valid document"),
         status
     );
 }
@@ -93,16 +93,16 @@ fn status_dump_matches_go() {
 fn status_matches_containerd() {
     let status = Status::new(&container(), 4711);
     let text = r#"{"Version":"v1","Pid":4711,"CreatedAt":1800000000000000001,"StartedAt":1800000000000000002,"FinishedAt":0,"ExitCode":0,"Reason":"","Message":"","Resources":{"linux":{"cpu_shares":2}}}"#;
-    assert_eq!(to_json(&status).expect("json"), text);
-    assert_eq!(serde_json::from_str::<Status>(text).expect("own document"), status);
+    assert_eq!(to_json(&status).expect("JSON"), text);
+    assert_eq!(serde_json::from_str::<Status>(text).expect("a valid document"), status);
     let bare = Status::new(&v1::ContainerStatus::default(), 0);
-    assert!(to_json(&bare).expect("json").ends_with(r#""Resources":null}"#));
+    assert!(to_json(&bare).expect("JSON").ends_with(r#""Resources":null}"#));
 }
 
 #[test]
 fn small_documents_round_trip() {
     let descriptors: Descriptors =
-        serde_json::from_str(r#"["/dev/null","pipe:[42633]","pipe:[42634]"]"#).expect("runc's");
+        serde_json::from_str(r#"["/dev/null","pipe:[42633]","pipe:[42634]"]"#).expect("a document of runc");
     assert_eq!(descriptors[1], "pipe:[42633]");
     let mounts = vec![BindMount {
         source: "/srv".into(),
@@ -111,14 +111,14 @@ fn small_documents_round_trip() {
         permissions: 0o755,
     }];
     let text = r#"[{"source":"/srv","destination":"/data","file_type":"directory","permissions":493}]"#;
-    assert_eq!(to_json(&mounts).expect("json"), text);
+    assert_eq!(to_json(&mounts).expect("JSON"), text);
     assert_eq!(
-        serde_json::from_str::<Vec<BindMount>>(text).expect("own document"),
+        serde_json::from_str::<Vec<BindMount>>(text).expect("a valid document"),
         mounts
     );
     let spec: SpecDump =
         serde_json::from_str(r#"{"ociVersion":"1.2.0","annotations":{"io.container.manager":"containerd"}}"#)
-            .expect("a spec");
+            .expect("a valid spec");
     assert_eq!(
         spec.annotations()
             .as_ref()

@@ -1,4 +1,4 @@
-//! Real images, damaged in every way, through the codec: what `ci/fuzz` runs for a minute, here for a second.
+//! Decodes damaged images: a short run of the `ci/fuzz` targets.
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ proptest! {
         holds::of(&image);
     }
 
-    /// Nearly any bytes, as an image of each kind: the first byte chooses it.
+    /// Random bytes behind the magic of a kind that the first byte selects.
     #[test]
     fn images_of_every_kind_never_panic(bytes in prop::collection::vec(prop_oneof![0..32_u8, any::<u8>()], 0..64)) {
         memory::bound();

@@ -1,4 +1,4 @@
-//! What inspection tells that decoding hides.
+//! Inspection reports what decoding hides.
 
 use cri_proto::criu::{
     FieldIssueKind, first_fatal_issue, inspect,
@@ -47,9 +47,11 @@ fn a_valid_entry_has_no_issues() {
 #[test]
 fn missing_required_fields_are_named() {
     assert_eq!(
-        PstreeEntry::decode(&[8, 1][..]).expect("prost takes it").ppid,
+        PstreeEntry::decode(&[8, 1][..])
+            .expect("prost accepts missing required fields")
+            .ppid,
         0,
-        "prost hides what this finds"
+        "prost fills in the missing field"
     );
     assert_eq!(
         issues_of("pstree_entry", &[8, 1]),
@@ -106,7 +108,12 @@ fn packed_and_unpacked_scalars_are_accepted() {
     entry.extend([1, 2, 3]);
     field(&mut entry, 5, 4);
     assert!(issues_of("pstree_entry", &entry).is_empty());
-    assert_eq!(PstreeEntry::decode(&*entry).expect("both forms").threads, [1, 2, 3, 4]);
+    assert_eq!(
+        PstreeEntry::decode(&*entry)
+            .expect("packed and unpacked fields")
+            .threads,
+        [1, 2, 3, 4]
+    );
 }
 
 #[test]
@@ -154,10 +161,14 @@ fn the_first_fatal_issue_ends_the_inspection() {
     assert_eq!(first_fatal_issue("pstree_entry", &process().encode_to_vec()), None);
     let mut unknown = process().encode_to_vec();
     field(&mut unknown, 99, 1);
-    assert_eq!(first_fatal_issue("pstree_entry", &unknown), None, "CRIU passes over it");
-    let issues = first_fatal_issue("pstree_entry", &[8, 1]).expect("three fields are missing");
+    assert_eq!(
+        first_fatal_issue("pstree_entry", &unknown),
+        None,
+        "CRIU ignores unknown fields"
+    );
+    let issues = first_fatal_issue("pstree_entry", &[8, 1]).expect("missing required fields");
     assert_eq!(issues.to_string(), "pstree_entry.ppid: required field is missing");
-    let issues = first_fatal_issue("pstree_entry", &[8]).expect("cut short");
+    let issues = first_fatal_issue("pstree_entry", &[8]).expect("a truncated message");
     assert!(matches!(issues.kind, FieldIssueKind::Malformed(_)), "{issues}");
     assert_eq!(first_fatal_issue("no_such_entry", &[8]), None);
 }

@@ -1,4 +1,4 @@
-//! Images that CRIU itself wrote.
+//! Decodes images that CRIU wrote.
 
 use std::{fs, path::Path};
 
@@ -18,13 +18,13 @@ fn image(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Decodes every entry and encodes it again.
+/// Decodes and re-encodes all entries.
 fn reencode<M: Message + Default>(name: &str, kind: Kind) -> Vec<u8> {
     let image = image(name);
-    let mut decoder = Decoder::open_as(name, kind, &*image).expect("CRIU's magics");
-    let mut encoder = Encoder::new(kind, Vec::new()).expect("vector");
-    while let Some(entry) = decoder.message::<M>().expect("CRIU's entry") {
-        encoder.entry(&entry).expect("vector");
+    let mut decoder = Decoder::open_as(name, kind, &*image).expect("valid magics");
+    let mut encoder = Encoder::new(kind, Vec::new()).expect("a write to a Vec succeeds");
+    while let Some(entry) = decoder.message::<M>().expect("a valid entry") {
+        encoder.entry(&entry).expect("a write to a Vec succeeds");
     }
     encoder.finish()
 }
@@ -51,30 +51,30 @@ fn round_trips_byte_for_byte(#[case] name: &str, #[case] reencode: fn(&str, Kind
 #[test]
 fn pagemaps_begin_with_a_head() {
     let bytes = image("pagemap-8317.img");
-    let mut decoder = Decoder::open_as("pagemap-8317.img", Kind::Pagemap, &*bytes).expect("magic");
+    let mut decoder = Decoder::open_as("pagemap-8317.img", Kind::Pagemap, &*bytes).expect("a valid magic");
     assert_eq!(
-        decoder.message::<PagemapHead>().expect("entry"),
+        decoder.message::<PagemapHead>().expect("an entry"),
         Some(PagemapHead { pages_id: 1 })
     );
     let mut pages = 0;
-    while let Some(range) = decoder.message::<PagemapEntry>().expect("entry") {
+    while let Some(range) = decoder.message::<PagemapEntry>().expect("an entry") {
         pages += range.nr_pages.unwrap_or(range.compat_nr_pages.into());
     }
-    assert_eq!(pages * 4096, 110_592, "the size of its pages-1.img");
+    assert_eq!(pages * 4096, 110_592, "the size of pages-1.img");
 }
 
 #[test]
 fn real_images_have_no_issues() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
     let mut images = 0;
-    for entry in fs::read_dir(folder).expect("folder") {
-        let name = entry.expect("entry").file_name().into_string().expect("UTF-8");
+    for entry in fs::read_dir(folder).expect("a readable directory") {
+        let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
         let Some(ImageFile::Image(kind, _)) = ImageFile::from_name(&name) else {
             continue;
         };
         let bytes = image(&name);
-        let decoder = Decoder::open_as(&name, kind, &*bytes).expect("magic");
-        let walked = walk(decoder, |index, finding| panic!("{name}, entry {index}: {finding}")).expect("a whole image");
+        let decoder = Decoder::open_as(&name, kind, &*bytes).expect("a valid magic");
+        let walked = walk(decoder, |index, finding| panic!("{name}, entry {index}: {finding}")).expect("a valid image");
         assert_eq!(walked.bytes, bytes.len() as u64);
         assert!(kind.entries() == Entries::Many || walked.entries == 1);
         images += 1;
@@ -84,9 +84,10 @@ fn real_images_have_no_issues() {
 
 #[test]
 fn real_images_decode() {
-    let core: CoreEntry = decode_single("core-8317.img", Kind::Core, &image("core-8317.img")).expect("core");
-    let task = core.tc.expect("the leader's");
+    let core: CoreEntry =
+        decode_single("core-8317.img", Kind::Core, &image("core-8317.img")).expect("a valid core image");
+    let task = core.tc.expect("the state of the leader");
     assert_eq!(task.comm, "sleep");
-    assert_eq!(task.sigactions.len(), 62, "signals 1 to 64 without two");
-    assert_eq!(task.rlimits.expect("limits").rlimits.len(), 16);
+    assert_eq!(task.sigactions.len(), 62, "signals 1 to 64 without SIGKILL and SIGSTOP");
+    assert_eq!(task.rlimits.expect("resource limits").rlimits.len(), 16);
 }

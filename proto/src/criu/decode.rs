@@ -1,4 +1,4 @@
-//! Reading images, from any source and with bounded memory.
+//! Reads images from any source with bounded memory.
 
 use std::{
     any::type_name,
@@ -9,12 +9,12 @@ use prost::Message;
 
 use super::{COMMON_MAGIC, Entries, ImageError, Kind, Problem, SERVICE_MAGIC};
 
-/// The longest entry that a [`Decoder`] holds unless told otherwise, in bytes. A mapping takes about 60 bytes of its
-/// address space's entry and a kernel allows 65530 of them by default, so this is four times what such a process needs.
+/// The default limit of a [`Decoder`] for one entry, in bytes. In `mm_entry` a mapping takes about 60 bytes, and the
+/// kernel allows 65530 mappings by default, so the limit is four times what such a process needs.
 pub const DEFAULT_ENTRY_LIMIT: u32 = 16 << 20;
 
-/// Reads an image entry by entry. Memory: one entry, at most the limit; it grows with what really comes, not with what
-/// a length claims.
+/// Reads an image entry by entry. Memory holds one entry, at most the limit. It grows with the bytes that are read, not
+/// with the claimed length.
 #[derive(Debug)]
 pub struct Decoder<R> {
     file: String,
@@ -22,14 +22,14 @@ pub struct Decoder<R> {
     input: R,
     entry_limit: u32,
     offset: u64,
-    /// Where the latest entry begins (its length word).
+    /// The offset of the length word of the latest entry.
     entry_offset: u64,
     entries: u64,
     buffer: Vec<u8>,
 }
 
 impl<R: Read> Decoder<R> {
-    /// Reads the magics and takes the kind they name. `file` is what errors call it.
+    /// Reads the magics, which determine the kind. `file` is the name in errors.
     ///
     /// # Errors
     /// [`Problem::UnknownMagic`], [`Problem::Truncated`], [`Problem::Io`].
@@ -67,7 +67,7 @@ impl<R: Read> Decoder<R> {
         Ok(decoder)
     }
 
-    /// As [`Decoder::open`], and the kind must be this one.
+    /// Like [`Decoder::open`], but requires this kind.
     ///
     /// # Errors
     /// Those of [`Decoder::open`], and [`Problem::WrongMagic`].
@@ -81,38 +81,38 @@ impl<R: Read> Decoder<R> {
         }
     }
 
-    /// Holds entries up to this many bytes instead of [`DEFAULT_ENTRY_LIMIT`].
+    /// Replaces [`DEFAULT_ENTRY_LIMIT`].
     #[must_use]
     pub fn with_entry_limit(mut self, bytes: u32) -> Self {
         self.entry_limit = bytes;
         self
     }
 
-    /// The kind the magics named.
+    /// The kind that the magics give.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Bytes read so far.
+    /// The number of bytes read so far.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Entries read so far.
+    /// The number of entries read so far.
     pub fn entries(&self) -> u64 {
         self.entries
     }
 
-    /// Where the latest entry begins.
+    /// The offset of the length word of the latest entry.
     pub fn entry_offset(&self) -> u64 {
         self.entry_offset
     }
 
-    /// The bytes of the next entry; `None` at the image's end.
+    /// Reads the next entry. Returns `None` at the end of the image.
     ///
     /// # Errors
-    /// [`Problem::Truncated`], [`Problem::EntryTooLong`], [`Problem::Io`]; [`Problem::TrailingBytes`] for a second entry in an
-    /// image that has one.
+    /// [`Problem::Truncated`], [`Problem::EntryTooLong`], [`Problem::Io`]; [`Problem::TrailingBytes`] for a second
+    /// entry of a kind with [`Entries::One`].
     pub fn entry(&mut self) -> Result<Option<&[u8]>, ImageError> {
         self.entry_offset = self.offset;
         let mut length_bytes = [0; 4];
@@ -155,7 +155,7 @@ impl<R: Read> Decoder<R> {
         Ok(Some(&self.buffer))
     }
 
-    /// The next entry as a message; `None` at the image's end.
+    /// Reads and decodes the next entry. Returns `None` at the end of the image.
     ///
     /// # Errors
     /// Those of [`Decoder::entry`], and [`Problem::MalformedMessage`].
@@ -170,7 +170,7 @@ impl<R: Read> Decoder<R> {
         })
     }
 
-    /// The one entry of an image that has no more.
+    /// Reads the only entry of the image.
     ///
     /// # Errors
     /// Those of [`Decoder::message`], [`Problem::NoEntry`], [`Problem::TrailingBytes`].
@@ -185,16 +185,16 @@ impl<R: Read> Decoder<R> {
         }
     }
 
-    /// Copies the bytes that follow the latest entry and belong to it; [`io::sink`] skips them.
+    /// Copies the payload that follows the latest entry to `sink`; [`io::sink`] skips the payload.
     ///
     /// # Errors
-    /// [`Problem::Truncated`] when the file has fewer; [`Problem::Io`], also for what `sink` says.
+    /// [`Problem::Truncated`] if the file is shorter; [`Problem::Io`] for errors of the file or of `sink`.
     pub fn copy_payload(&mut self, length: u64, sink: &mut impl Write) -> Result<(), ImageError> {
         let start = self.offset;
         let copied = self.copy(Some(length), sink)?;
         if copied < length {
             let problem = Problem::Truncated {
-                part: "the content after an entry",
+                part: "the payload of an entry",
                 expected: length,
                 available: copied,
             };
@@ -203,20 +203,19 @@ impl<R: Read> Decoder<R> {
         Ok(())
     }
 
-    /// Copies all that is left of the file and says how many bytes that were.
+    /// Copies the rest of the file to `sink` and returns the number of bytes.
     ///
     /// # Errors
-    /// [`Problem::Io`], also for what `sink` says.
+    /// [`Problem::Io`] for errors of the file or of `sink`.
     pub fn copy_rest(&mut self, sink: &mut impl Write) -> Result<u64, ImageError> {
         self.copy(None, sink)
     }
 
-    /// The latest entry's bytes again, as [`Decoder::entry`] gave them.
+    /// The bytes of the latest entry.
     pub(super) fn last_entry(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// An error of this file at this offset.
     pub(super) fn error_at(&self, offset: u64, problem: Problem) -> ImageError {
         ImageError {
             file: self.file.clone(),
@@ -251,7 +250,7 @@ impl<R: Read> Decoder<R> {
         }
     }
 
-    /// Reads as much of `buffer` as the file has.
+    /// Fills `buffer` as far as the file allows, and returns the number of bytes.
     fn read_full(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -267,7 +266,7 @@ impl<R: Read> Decoder<R> {
     }
 }
 
-/// The entries of an image of one message type that is in memory.
+/// Decodes all entries of an image in memory.
 ///
 /// # Errors
 /// Those of [`Decoder`].
@@ -280,7 +279,7 @@ pub fn decode_entries<M: Message + Default>(file: &str, kind: Kind, image: &[u8]
     Ok(entries)
 }
 
-/// The one entry of an image that is in memory.
+/// Decodes the only entry of an image in memory.
 ///
 /// # Errors
 /// Those of [`Decoder::single`].

@@ -1,71 +1,71 @@
-//! What can be wrong with an image.
+//! The errors of image files.
 
 use std::io;
 
 use super::Kind;
 
-/// An image that cannot be read: which file, where in it, and what is wrong.
+/// An image that cannot be read, with the file and the offset of the problem.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem} at offset {offset}")]
 pub struct ImageError {
-    /// The file, as the reader was told.
+    /// The file name that the caller gave.
     pub file: String,
-    /// Bytes from the file's beginning to where the wrong part starts.
+    /// The offset at which the invalid part starts.
     pub offset: u64,
-    /// What is wrong there.
+    /// The problem at this offset.
     #[source]
     pub problem: Problem,
 }
 
-/// What is wrong with an image.
+/// The problem of an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The file could not be read.
+    /// A read of the file failed, or a write to the sink of the caller.
     #[error("cannot be read ({0})")]
     Io(#[source] io::Error),
     /// The file ends too early.
-    #[error("{part} is cut short: {expected} bytes expected, {available} found")]
+    #[error("{part} is truncated: {expected} bytes expected, {available} found")]
     Truncated {
-        /// What should have stood there.
+        /// The part that is incomplete.
         part: &'static str,
-        /// Its size in bytes.
+        /// The expected size of the part in bytes.
         expected: u64,
-        /// The bytes left in the file.
+        /// The number of bytes that the file has.
         available: u64,
     },
-    /// The file's magics belong to another kind, or to none.
-    #[error("magic {actual:#010x} where {} ({:#010x}) was expected", .expected.name(), .expected.magic())]
+    /// The magics of the file are not those of the expected kind.
+    #[error("magic {actual:#010x} instead of {} ({:#010x})", .expected.name(), .expected.magic())]
     WrongMagic {
-        /// The kind the file should have.
+        /// The expected kind.
         expected: Kind,
-        /// The word that does not fit.
+        /// The wrong word.
         actual: u32,
     },
     /// No kind has this magic.
     #[error("unknown magic {0:#010x}")]
     UnknownMagic(u32),
-    /// An entry is longer than the reader is willing to hold.
-    #[error("entry of {length} bytes is above the limit of {limit}")]
+    /// An entry is longer than the limit of the reader.
+    #[error("entry of {length} bytes exceeds the limit of {limit}")]
     EntryTooLong {
-        /// The length it claims.
+        /// The claimed length.
         length: u64,
-        /// The reader's limit.
+        /// The limit of the reader.
         limit: u64,
     },
-    /// An entry is no message of its type.
-    #[error("entry {index} is no {message} ({source})")]
+    /// An entry does not decode as its message.
+    #[error("entry {index} is not a valid {message} ({source})")]
     MalformedMessage {
-        /// Counts entries from 0.
+        /// The position of the entry, counted from 0.
         index: u64,
-        /// The message's name.
+        /// The name of the message type.
         message: String,
-        /// What prost says.
+        /// The error of prost.
         source: prost::DecodeError,
     },
-    /// Magics and nothing after them, where an entry has to be.
+    /// The image has magics but no entry, although its kind requires an entry.
     #[error("image without an entry")]
     NoEntry,
-    /// More in the file than its kind has.
+    /// The file continues after the only entry of its kind.
     #[error("bytes after the end of the image")]
     TrailingBytes,
 }

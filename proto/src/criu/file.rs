@@ -1,34 +1,33 @@
-//! From a file's name to what it holds, and back.
+//! Maps file names to image kinds and back.
 
 use super::Kind;
 
-/// CRIU's dump statistics, beside the images rather than among them.
+/// CRIU's dump statistics, stored next to the images.
 pub const STATS_DUMP: &str = "stats-dump";
 
 /// CRIU's restore statistics.
 pub const STATS_RESTORE: &str = "stats-restore";
 
-/// What the names of raw page files begin with.
+/// The start of the names of raw pages files.
 pub const PAGES_PREFIX: &str = "pages-";
 
-/// The name of the raw file that a page map with this `pages_id` refers to.
+/// Returns the name of the pages file with this `pages_id`.
 pub fn pages_file_name(pages_id: u32) -> String {
     format!("{PAGES_PREFIX}{pages_id}.img")
 }
 
-/// What a file of a dump is, by its name alone.
+/// The content of a file in a dump, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageFile {
-    /// Entries of this kind; the id is a pid, a namespace or a file id, by the kind.
+    /// An image of this kind. The id is a pid, a namespace id or a file id, depending on the kind.
     Image(Kind, Option<u64>),
-    /// Raw pages; the id is the `pages_id` of the page maps that refer to it.
+    /// Raw pages. The id is the `pages_id` of the pagemaps that refer to the file.
     Pages(u32),
-    /// What another program or a plugin of CRIU wrote and CRIU keeps as it is: routes, iptables, archives of tmpfs mounts, a GPU's
-    /// memory.
+    /// Output of another program or of a CRIU plugin, which CRIU stores unchanged: routes, iptables rules, archives of
+    /// tmpfs mounts, GPU memory.
     ToolOutput,
 }
 
-/// Images whose content is a tool's output.
 const TOOL_IMAGE_PREFIXES: [&str; 11] = [
     "ifaddr-",
     "route-",
@@ -43,8 +42,8 @@ const TOOL_IMAGE_PREFIXES: [&str; 11] = [
     "netns-exp-",
 ];
 
-/// Images of CRIU's plugin for AMD GPUs, `%` for a number, decimal or hexadecimal (`plugins/amdgpu/amdgpu_plugin_util.h`). The
-/// plugin for CUDA writes none.
+/// Images of CRIU's plugin for AMD GPUs; `%` is a decimal or hexadecimal number
+/// (`plugins/amdgpu/amdgpu_plugin_util.h`). The CUDA plugin writes no images.
 const PLUGIN_IMAGE_PATTERNS: [&str; 5] = [
     "amdgpu-kfd-%",
     "amdgpu-pages-%-%",
@@ -54,8 +53,8 @@ const PLUGIN_IMAGE_PATTERNS: [&str; 5] = [
 ];
 
 impl ImageFile {
-    /// Knows a file by its name without folders: `core-12.img`, `pages-1.img`, `stats-dump`. `None` for a name that no
-    /// image has.
+    /// Classifies a file by its name without directories, such as `core-12.img`, `pages-1.img` or `stats-dump`. Returns
+    /// `None` for other names.
     pub fn from_name(name: &str) -> Option<ImageFile> {
         match name {
             STATS_DUMP | STATS_RESTORE => return Some(ImageFile::Image(Kind::Stats, None)),
@@ -92,8 +91,8 @@ impl ImageFile {
 }
 
 impl Kind {
-    /// The name of this kind's file, with its id where the pattern has one. The first pattern counts where there are
-    /// two, so a page map of shared memory is named by the caller.
+    /// Returns the file name of this kind with this id. Kinds with two patterns use the first, so this function does
+    /// not give the name of a shared memory pagemap.
     pub fn file_name(self, id: impl Into<Option<u64>>) -> String {
         let id = id.into().unwrap_or_default();
         match (self, self.patterns().first()) {
@@ -107,7 +106,7 @@ impl Kind {
     }
 }
 
-/// The id in `stem`, if it has the pattern's form: `Some(None)` where the pattern has no id.
+/// Returns the id if `stem` matches the pattern, `Some(None)` if the pattern has no id.
 fn id_in_stem(pattern: &str, stem: &str) -> Option<Option<u64>> {
     let (prefix, radix) = match pattern.split_once('%') {
         None => return (pattern == stem).then_some(None),
@@ -117,7 +116,7 @@ fn id_in_stem(pattern: &str, stem: &str) -> Option<Option<u64>> {
     parse_id(stem.strip_prefix(prefix)?, radix).map(Some)
 }
 
-/// Whether `stem` is the pattern with a number in place of each `%`.
+/// Whether `stem` matches the pattern, with a number for each `%`.
 fn matches_pattern(pattern: &str, stem: &str) -> bool {
     let mut parts = pattern.split('%');
     let Some(mut rest) = parts.next().and_then(|first| stem.strip_prefix(first)) else {
@@ -131,7 +130,7 @@ fn matches_pattern(pattern: &str, stem: &str) -> bool {
     }) && rest.is_empty()
 }
 
-/// A number as printf writes it: no sign, no spaces.
+/// Parses a number in the form that printf writes: no sign, no spaces, hexadecimal digits in lower case.
 fn parse_id(text: &str, radix: u32) -> Option<u64> {
     let digits = !text.is_empty() && text.chars().all(|c| c.is_digit(radix) && !c.is_ascii_uppercase());
     if digits {

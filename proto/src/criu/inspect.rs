@@ -1,62 +1,61 @@
-//! What protobuf's decoder does not say about an entry: required fields that are missing, fields and enum values that
-//! the message does not have.
+//! Finds what protobuf's decoder hides about an entry: missing required fields, unknown fields, unknown enum values.
 //!
-//! It walks the bytes against the descriptors and builds no message, so that its memory does not depend on what the
-//! bytes claim.
+//! The bytes are checked against the descriptors without building a message, so that memory does not depend on claimed
+//! lengths.
 
 use std::{ops::ControlFlow, sync::LazyLock};
 
 use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind as FieldKind, MessageDescriptor};
 
-/// Messages within messages, at most: prost's own bound.
+/// The maximum nesting of messages, as in prost.
 const MAX_DEPTH: usize = 100;
 
-/// The descriptors of every image message.
+/// The descriptors of all image messages.
 pub fn descriptors() -> &'static DescriptorPool {
     static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-        DescriptorPool::decode(super::DESCRIPTOR_SET).expect("the descriptor set was made by this crate's build")
+        DescriptorPool::decode(super::DESCRIPTOR_SET).expect("the descriptor set from the build is valid")
     });
     &POOL
 }
 
-/// One thing about an entry.
+/// A finding about an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {kind}")]
 pub struct FieldIssue {
-    /// Where in the entry: `mm_entry.vmas.start`.
+    /// The path of the field, such as `mm_entry.vmas.start`.
     pub path: String,
-    /// What was found there.
+    /// The finding.
     pub kind: FieldIssueKind,
 }
 
-/// What an inspection finds.
+/// The types of findings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldIssueKind {
-    /// The message requires this field. CRIU refuses the image.
+    /// A required field is missing. CRIU rejects the image.
     #[error("required field is missing")]
     MissingRequired,
-    /// The message has no field of this number: a newer CRIU, a vendor's addition, or damage.
+    /// The message has no field with this number: a newer CRIU, a vendor extension, or damage.
     #[error("unknown field {0}")]
     UnknownField(u32),
-    /// The enum has no such value.
+    /// The enum does not have this value.
     #[error("unknown value {0}")]
     UnknownValue(i64),
-    /// The bytes are no protobuf message.
+    /// The bytes are not a valid protobuf message.
     #[error("malformed ({0})")]
     Malformed(&'static str),
 }
 
 impl FieldIssueKind {
-    /// True for what makes the entry unreadable to CRIU; false for what it only passes over.
+    /// Whether CRIU cannot read the entry. CRIU ignores findings that are not fatal.
     pub fn is_fatal(&self) -> bool {
         matches!(self, FieldIssueKind::MissingRequired | FieldIssueKind::Malformed(_))
     }
 }
 
-/// Reports everything about an entry that decoding it would hide. `message` is a name of [`Kind::message`] without a
-/// package; `report` is called for each finding in the order of the bytes, with missing fields at their message's end.
+/// Reports everything about an entry that decoding hides. `message` is a name from [`Kind::message`]. `report` is
+/// called for each finding in the order of the bytes; missing fields are reported at the end of their message.
 ///
-/// A malformed message ends the inspection. A name that this crate has no message for reports nothing.
+/// A malformed message ends the inspection. An unknown message name reports nothing.
 ///
 /// [`Kind::message`]: super::Kind::message
 pub fn inspect(message: &str, entry: &[u8], mut report: impl FnMut(FieldIssue)) {
@@ -66,7 +65,7 @@ pub fn inspect(message: &str, entry: &[u8], mut report: impl FnMut(FieldIssue)) 
     });
 }
 
-/// The first thing about an entry that makes it unreadable to CRIU, as [`inspect()`] would report it; nothing is looked at behind it.
+/// Returns the first finding of [`inspect()`] that is fatal, and stops there.
 pub fn first_fatal_issue(message: &str, entry: &[u8]) -> Option<FieldIssue> {
     let mut fatal = None;
     walk_entry(message, entry, &mut |finding| {
@@ -86,13 +85,12 @@ fn walk_entry(message: &str, entry: &[u8], report: &mut dyn FnMut(FieldIssue) ->
             report,
         };
         if let Err(WalkEnd::Malformed(reason)) = walker.message(&descriptor, entry) {
-            // The walk is at its end either way.
+            // The result does not matter: the walk ends here in any case.
             let _ = walker.report(FieldIssueKind::Malformed(reason));
         }
     }
 }
 
-/// What ends a walk before the end of the bytes.
 enum WalkEnd {
     Malformed(&'static str),
     Stopped,
@@ -125,7 +123,7 @@ impl Walker<'_> {
         if self.path.len() > MAX_DEPTH {
             return Err("messages are nested too deep".into());
         }
-        // No image message has a field number of 128 or more, as a test makes sure.
+        // All field numbers of image messages are below 128, see the test.
         let mut seen_fields = 0_u128;
         while !bytes.is_empty() {
             let key = varint(&mut bytes)?;
@@ -181,7 +179,7 @@ impl Walker<'_> {
     fn scalar(&mut self, kind: &FieldKind, value: WireValue<'_>) -> Result<(), WalkEnd> {
         match (kind, wire_type(kind), value) {
             (FieldKind::Enum(values), _, WireValue::Varint(number)) => {
-                // An enum's value is an int32 that travels as a 64-bit varint: the upper half is the sign.
+                // An enum value is an int32, encoded as a sign-extended 64-bit varint.
                 let number = number as i64;
                 if i32::try_from(number)
                     .ok()
@@ -198,7 +196,7 @@ impl Walker<'_> {
     }
 }
 
-/// The wire type of a scalar that is not packed.
+/// The wire type of an unpacked scalar.
 fn wire_type(kind: &FieldKind) -> u64 {
     match kind {
         FieldKind::Double | FieldKind::Fixed64 | FieldKind::Sfixed64 => 1,
@@ -225,8 +223,8 @@ impl<'a> WireValue<'a> {
                 take_bytes(bytes, length).map(WireValue::Bytes)
             }
             5 => take_bytes(bytes, 4).map(|_| WireValue::Fixed32),
-            3 | 4 => Err("a group, which no image message has"),
-            _ => Err("no such wire type"),
+            3 | 4 => Err("groups are not supported"),
+            _ => Err("unknown wire type"),
         }
     }
 }
@@ -241,7 +239,7 @@ fn take_bytes<'a>(bytes: &mut &'a [u8], count: u64) -> Result<&'a [u8], &'static
 }
 
 fn varint(bytes: &mut &[u8]) -> Result<u64, &'static str> {
-    prost::encoding::decode_varint(bytes).map_err(|_| "a number is cut short or too long")
+    prost::encoding::decode_varint(bytes).map_err(|_| "a varint is truncated or too long")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! CRIU's image files: messages, framing and the checks that protobuf leaves out.
+//! CRIU's image files: messages, framing, and checks that protobuf does not make.
 //!
 //! ```text
 //! common   u32 0x54564319 | u32 magic of the kind | entry | entry | ...
@@ -9,15 +9,15 @@
 //! entry    u32 length | proto2 message of that length       (all numbers little-endian)
 //! ```
 //!
-//! In a few kinds an entry is followed by bytes of its own that no length announces but the message itself:
-//! [`Payload`] says which. [`Encoder`] writes an image, [`Decoder`] reads one from any [`Read`](std::io::Read) with
-//! bounded memory, [`walk()`] reads a whole one and reports everything that is wrong with it.
+//! In some kinds, an entry is followed by a payload whose length only the entry itself gives: see [`Payload`].
+//! [`Encoder`] writes an image. [`Decoder`] reads an image from any [`Read`](std::io::Read) with bounded memory.
+//! [`walk()`] reads a whole image and reports all its defects.
 //!
-//! Ways to fail: [`ImageError`] names the file and the offset. A wrong magic, a file that ends within an entry, a
-//! length above the limit, bytes after the end and a malformed message are errors. prost fills in missing required
-//! fields and drops unknown ones without a word; [`inspect()`] tells both.
+//! Failures: [`ImageError`] names the file and the offset. Errors are a wrong magic, a truncated entry, a length above
+//! the limit, trailing bytes, and a malformed message. prost silently fills in missing required fields and drops
+//! unknown fields; [`inspect()`] reports both.
 //!
-//! Source: criu's `images/*.proto`, `criu/include/magic.h`, `criu/image-desc.c` (4.2).
+//! Sources: CRIU 4.2 `images/*.proto`, `criu/include/magic.h`, `criu/image-desc.c`.
 
 mod decode;
 mod encode;
@@ -35,10 +35,10 @@ pub use inspect::{FieldIssue, FieldIssueKind, descriptors, first_fatal_issue, in
 pub use kind::{COMMON_MAGIC, Entries, Kind, SERVICE_MAGIC};
 pub use walk::{Payload, WalkSummary, walk};
 
-/// The encoded `FileDescriptorSet` of the image messages, for dynamic readers.
+/// The encoded `FileDescriptorSet` of the image messages, for dynamic messages.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/criu-descriptors.bin"));
 
-/// The messages as CRIU names them (proto2).
+/// The image messages, with CRIU's names (proto2).
 #[allow(
     missing_docs,
     clippy::all,

@@ -1,4 +1,4 @@
-//! Reads a whole image, whatever its kind, and reports what is wrong with it.
+//! Reads a whole image of any kind and reports its defects.
 
 use std::io::{self, Read};
 
@@ -6,26 +6,26 @@ use prost::Message;
 
 use super::{Decoder, FieldIssue, ImageError, Kind, Problem, inspect, message};
 
-/// The mask and the value of a regular file in a mode.
+/// `S_IFMT` is the mask of the file type in a mode, `S_IFREG` a regular file.
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 
-/// What follows an entry and belongs to it.
+/// The bytes after an entry that belong to the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing: the next entry, or the end.
+    /// No payload.
     None,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
-    /// All that is left of the file.
+    /// The rest of the file.
     Rest,
 }
 
 impl Payload {
-    /// What follows entry `index` of an image of this kind, from what the entry says.
+    /// Returns the payload of entry `index`, according to the content of the entry.
     ///
     /// # Errors
-    /// When the entry is no message of its kind.
+    /// The entry does not decode as a message of its kind.
     pub fn after(kind: Kind, index: u64, entry: &[u8]) -> Result<Payload, prost::DecodeError> {
         Ok(match (kind, index) {
             (Kind::PipesData | Kind::FifoData, _) => {
@@ -48,7 +48,7 @@ impl Payload {
             (Kind::GhostFile, _) => Payload::Bytes(message::GhostChunkEntry::decode(entry)?.len),
             (Kind::IpcnsShm, _) => {
                 let segment = message::IpcShmEntry::decode(entry)?;
-                // The segment's bytes are written in whole 32-bit words.
+                // The content is padded to whole 32-bit words.
                 let size = segment.size.checked_next_multiple_of(4).unwrap_or(segment.size);
                 if segment.in_pagemaps() {
                     Payload::None
@@ -57,33 +57,34 @@ impl Payload {
                 }
             }
             (Kind::IpcnsSem, _) => {
-                // One 16-bit value each, in whole 64-bit words.
+                // 16-bit values, padded to whole 64-bit words.
                 let value_bytes = u64::from(message::IpcSemEntry::decode(entry)?.nsems) * 2;
                 Payload::Bytes(value_bytes.next_multiple_of(8))
             }
-            // A queue's messages, each with an entry of its own: not worth following for what nobody checkpoints.
+            // Message queues have nested entries, BPF maps have no message here. Both are skipped.
             (Kind::IpcnsMsg | Kind::BpfmapData, _) => Payload::Rest,
             _ => Payload::None,
         })
     }
 }
 
-/// What a walk saw.
+/// The result of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalkSummary {
-    /// The image's kind, by its magics.
+    /// The kind that the magics give.
     pub kind: Kind,
-    /// Its entries.
+    /// The number of entries.
     pub entries: u64,
-    /// Its size in bytes.
+    /// The size of the image in bytes.
     pub bytes: u64,
 }
 
-/// Reads the rest of an image and reports, for each entry, what [`inspect()`] finds in it. Of kinds that this crate has
-/// no messages for, only the framing is judged.
+/// Reads the rest of an image and reports the [`inspect()`] findings of each entry. Kinds without messages in this
+/// crate are checked only for their framing.
 ///
 /// # Errors
-/// Those of [`Decoder`]; [`Problem::NoEntry`] for an image that has to have one. What `report` was told stays true.
+/// Those of [`Decoder`]; [`Problem::NoEntry`] for an image that must have an entry. Findings reported before an error
+/// remain valid.
 pub fn walk<R: Read>(
     mut decoder: Decoder<R>,
     mut report: impl FnMut(u64, FieldIssue),

@@ -1,39 +1,39 @@
-//! `config.dump`.
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::go::is_empty;
 
-/// `config.dump`: what was checkpointed, when, by which runtime.
+/// `config.dump`: the checkpointed container, the time, and the runtime.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigDump {
-    /// The container's full id.
+    /// The full id of the container.
     pub id: String,
-    /// The engine's name of the container: containerd repeats the id, CRI-O makes it of the pod's and its own name.
+    /// The engine's name of the container: containerd repeats the id; CRI-O combines the names of the Pod and of the
+    /// container.
     pub name: String,
     /// The image as the user named it, or as the engine resolved it.
     #[serde(rename = "rootfsImage", default, skip_serializing_if = "is_empty")]
     pub rootfs_image: String,
-    /// The image's reference by digest, or its id.
+    /// The digest reference or the id of the image.
     #[serde(rename = "rootfsImageRef", default, skip_serializing_if = "is_empty")]
     pub rootfs_image_ref: String,
-    /// The image's name.
+    /// The name of the image.
     #[serde(rename = "rootfsImageName", default, skip_serializing_if = "is_empty")]
     pub rootfs_image_name: String,
-    /// The OCI runtime: `runc`, `io.containerd.runc.v2`.
+    /// The OCI runtime, such as `runc` or `io.containerd.runc.v2`.
     #[serde(rename = "runtime", default, skip_serializing_if = "is_empty")]
     pub runtime: String,
-    /// When the container was created.
+    /// The creation time of the container.
     #[serde(rename = "createdTime", with = "time")]
     pub created_at: Timestamp,
-    /// When it was checkpointed; [`zero_time()`] where the document does not say so, as Podman's.
+    /// The time of the checkpoint; [`zero_time()`] if the field is missing, as in Podman's documents.
     #[serde(rename = "checkpointedTime", with = "time", default = "zero_time")]
     pub checkpointed_at: Timestamp,
-    /// When it was restored; [`zero_time()`] for one that was not. Written by engines since 2023.
+    /// The time of the restore; [`zero_time()`] for a container that was not restored. Engines have written the field
+    /// since 2023.
     #[serde(rename = "restoredTime", with = "time", default = "zero_time")]
     pub restored_at: Timestamp,
-    /// Whether it was made by a restore.
+    /// Whether the container was restored from a checkpoint.
     #[serde(default)]
     pub restored: bool,
 }
@@ -43,7 +43,7 @@ pub fn zero_time() -> Timestamp {
     Timestamp::constant(-62_135_596_800, 0)
 }
 
-/// RFC 3339 as Go writes it: a year of four digits, nanoseconds without trailing zeros.
+/// RFC 3339 in Go's form: a four-digit year, nanoseconds without trailing zeros.
 mod time {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -55,6 +55,6 @@ mod time {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse()
-            .map_err(|error| D::Error::custom(format_args!("{text:?} is no RFC 3339 time: {error}")))
+            .map_err(|error| D::Error::custom(format_args!("{text:?} is not an RFC 3339 time: {error}")))
     }
 }

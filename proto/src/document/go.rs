@@ -1,15 +1,14 @@
-//! What Go's `encoding/json` does differently from serde_json.
+//! Differences between Go's `encoding/json` and serde_json.
 
 use serde::Serialize;
 
-/// A document as Go's `json.Marshal` writes it: compact, with `<`, `>`, `&` and the two line separators of Unicode
-/// escaped.
+/// Encodes a document like Go's `json.Marshal`: compact, with `<`, `>`, `&`, U+2028 and U+2029 escaped.
 ///
 /// # Errors
-/// Those of serde_json; none of this module's types has any.
+/// Errors of serde_json; the types of this module cause none.
 pub fn to_json(document: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(document)?;
-    // Outside of strings none of these characters occurs in JSON, so they can be replaced without parsing.
+    // In JSON these characters occur only inside strings, so they can be replaced without parsing.
     let mut escaped = String::with_capacity(json.len());
     for character in json.chars() {
         match character {
@@ -20,7 +19,7 @@ pub fn to_json(document: &impl Serialize) -> serde_json::Result<String> {
     Ok(escaped)
 }
 
-/// True for what Go's `omitempty` leaves out: zero, false, the empty string, list and map.
+/// Whether Go's `omitempty` omits the value: zero, false, an empty string, list or map.
 pub(super) fn is_empty<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -1,30 +1,31 @@
-//! The names of an archive's members.
+//! The member names of an archive.
 
-/// The directory of CRIU's images. Its entry has to be in the archive: checkpointctl refuses one without.
+/// The directory of CRIU's images. The archive must have an entry for it: checkpointctl rejects an archive without the
+/// entry.
 pub const CHECKPOINT_DIRECTORY: &str = "checkpoint/";
-/// What was checkpointed, when, by which runtime.
+/// The checkpointed container, the time, and the runtime.
 pub const CONFIG_DUMP: &str = "config.dump";
 /// The OCI runtime specification.
 pub const SPEC_DUMP: &str = "spec.dump";
-/// The CRI's view of the container.
+/// The ContainerStatus of the CRI.
 pub const STATUS_DUMP: &str = "status.dump";
-/// containerd's own view of it.
+/// containerd's internal container status.
 pub const STATUS: &str = "status";
-/// The container's log, in containerd's archives.
+/// The container log in containerd's archives.
 pub const CONTAINER_LOG: &str = "container.log";
-/// The container's log, in CRI-O's archives.
+/// The container log in CRI-O's archives.
 pub const CRIO_LOG: &str = "io.kubernetes.cri-o.LogPath";
-/// The container's log, in Podman's archives.
+/// The container log in Podman's archives.
 pub const PODMAN_LOG: &str = "ctr.log";
-/// The addresses of the container, in Podman's archives.
+/// The network addresses of the container in Podman's archives.
 pub const NETWORK_STATUS: &str = "network.status";
-/// Files of the root filesystem that changed.
+/// Changed files of the root filesystem.
 pub const ROOTFS_DIFF: &str = "rootfs-diff.tar";
-/// Files of the root filesystem that are gone.
+/// Deleted files of the root filesystem.
 pub const DELETED_FILES: &str = "deleted.files";
-/// Bind mounts that a restore makes again.
+/// Bind mount sources that a restore must create.
 pub const BIND_MOUNTS: &str = "bind.mounts";
 /// CRIU's log.
 pub const DUMP_LOG: &str = "dump.log";
-/// What the standard descriptors point at.
+/// The targets of fds 0, 1 and 2.
 pub const DESCRIPTORS: &str = "checkpoint/descriptors.json";

@@ -1,6 +1,6 @@
-//! The JSON documents of a checkpoint archive, as containerd and CRI-O write them and checkpointctl reads them.
+//! The JSON documents of a checkpoint archive: containerd and CRI-O write them, checkpointctl reads them.
 //!
-//! | member | type | who writes it |
+//! | member | type | written by |
 //! |---|---|---|
 //! | `config.dump` | [`ConfigDump`] | both |
 //! | `spec.dump` | [`SpecDump`] | both |
@@ -8,13 +8,12 @@
 //! | `status` | [`Status`] | containerd |
 //! | `checkpoint/descriptors.json` | [`Descriptors`] | runc |
 //! | `deleted.files` | [`DeletedFiles`] | CRI-O, when files were deleted |
-//! | `bind.mounts` | [`BindMount`], an array | CRI-O, when a bind mount has to be made again |
+//! | `bind.mounts` | [`BindMount`], an array | CRI-O, when a restore must create bind mount sources |
 //!
-//! Reading takes what the engines write: fields that are not known are passed over, as Go does. Writing is byte for
-//! byte what Go's `encoding/json` makes of the same values: empty fields left out, numbers for enums, keys of maps in
-//! order, `<`, `>` and `&` escaped (see [`to_json`]).
+//! Reading ignores unknown fields, as Go does. Writing gives the same bytes as Go's `encoding/json`: no empty fields,
+//! numbers for enums, sorted map keys, and `<`, `>` and `&` escaped (see [`to_json`]).
 //!
-//! Source: checkpointctl `lib/metadata.go` (1.6), containerd `internal/cri/store/container/status.go` (2.4), cri-api
+//! Sources: checkpointctl `lib/metadata.go` (1.6), containerd `internal/cri/store/container/status.go` (2.4), cri-api
 //! `api.pb.go`.
 
 mod config;
@@ -40,24 +39,24 @@ pub use status_dump::{
 /// The parts of a [`SpecDump`].
 pub use oci_spec::runtime as spec;
 
-/// `spec.dump`: the OCI runtime's `config.json` with the engine's annotations.
+/// `spec.dump`: the `config.json` of the OCI runtime, with annotations of the engine.
 pub type SpecDump = oci_spec::runtime::Spec;
 
-/// `checkpoint/descriptors.json`: what descriptors 0, 1 and 2 point at, as `/proc/PID/fd` shows it.
+/// `checkpoint/descriptors.json`: the targets of fds 0, 1 and 2 as shown by `/proc/PID/fd`.
 pub type Descriptors = Vec<String>;
 
 /// `deleted.files`: paths of the root filesystem that the container deleted.
 pub type DeletedFiles = Vec<String>;
 
-/// An element of `bind.mounts`: what a restore has to make before it can mount.
+/// An element of `bind.mounts`: a mount source that a restore must create.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindMount {
-    /// Path on the host.
+    /// The path on the host.
     pub source: String,
-    /// Path in the container.
+    /// The path in the container.
     pub destination: String,
     /// `file` or `directory`.
     pub file_type: String,
-    /// Mode bits of the source.
+    /// The mode bits of the source.
     pub permissions: u32,
 }

@@ -1,39 +1,37 @@
-//! `status`.
-
 use serde::{Deserialize, Serialize};
 
 use super::status_dump::Resources;
 use crate::runtime::v1;
 
-/// The only version of the document that containerd has.
+/// The only version that containerd defines.
 pub const STATUS_VERSION: &str = "v1";
 
-/// `status`: the state that containerd keeps of a container. All times in nanoseconds since the epoch, 0 for not yet.
+/// `status`: containerd's internal container status. Times are nanoseconds since the Unix epoch; 0 means not yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Status {
-    /// [`STATUS_VERSION`].
+    /// Always [`STATUS_VERSION`].
     pub version: String,
-    /// Pid of the container's first process in the host's namespace; 0 when it does not run.
+    /// The pid of the init process in the pid namespace of the host; 0 if the container is not running.
     pub pid: u32,
-    /// When the container was created.
+    /// The creation time.
     pub created_at: i64,
-    /// When it was started.
+    /// The start time.
     pub started_at: i64,
-    /// When it ended.
+    /// The exit time.
     pub finished_at: i64,
-    /// Its exit code.
+    /// The exit code.
     pub exit_code: i32,
-    /// Why it is in its state, in CamelCase.
+    /// The reason of the state, in CamelCase.
     pub reason: String,
-    /// The same for people.
+    /// The reason of the state, as text.
     pub message: String,
-    /// Its limits; null when none were given.
+    /// The resource limits; null if there are none.
     pub resources: Option<Resources>,
 }
 
 impl Status {
-    /// The document for what ContainerStatus answers, and the pid, which the answer does not have.
+    /// Builds the document from a ContainerStatus and the pid, which ContainerStatus does not have.
     pub fn new(status: &v1::ContainerStatus, pid: u32) -> Self {
         Self {
             version: STATUS_VERSION.to_owned(),

@@ -1,6 +1,6 @@
-//! `status.dump`: the CRI's ContainerStatus in JSON.
+//! `status.dump`: the ContainerStatus of the CRI as JSON.
 //!
-//! The field names are the `.proto` file's, except for the two id mappings of a mount, which it spells in camelCase.
+//! The field names are those of the `.proto` file, where only the two id mappings of a mount are in camelCase.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::go::is_empty;
 use crate::runtime::v1;
 
-/// A struct for a message of the CRI: the same fields, Go's `omitempty` on each, and the conversion.
+/// Defines a struct for a CRI message: the same fields with Go's `omitempty`, and the conversion from the message.
 macro_rules! document {
     ($($(#[$doc:meta])* $name:ident from $message:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
@@ -33,7 +33,7 @@ macro_rules! document {
     )*};
 }
 
-/// From a field of the message to the field of the document.
+/// Converts a field of the message to a field of the document.
 trait Convert<T> {
     fn convert(value: T) -> Self;
 }
@@ -69,185 +69,185 @@ impl<S> Convert<std::collections::HashMap<String, String, S>> for BTreeMap<Strin
 }
 
 document! {
-    /// `status.dump`: what ContainerStatus answered for the container, without the verbose part.
+    /// `status.dump`: the status from ContainerStatus, without the verbose information.
     StatusDump from ContainerStatus {
-        /// The container's full id.
+        /// The full id of the container.
         id: String,
-        /// Its name in the pod.
+        /// The name of the container in the Pod.
         metadata: Option<Metadata>,
-        /// The number of its `ContainerState`; 0, created, is left out.
+        /// The value of `ContainerState`; 0 (created) is omitted.
         state: i32,
-        /// When it was created, in nanoseconds since the epoch.
+        /// The creation time, in nanoseconds since the Unix epoch.
         created_at: i64,
-        /// When it was started; 0 for not yet.
+        /// The start time; 0 if not started.
         started_at: i64,
-        /// When it ended; 0 for not yet.
+        /// The exit time; 0 if not exited.
         finished_at: i64,
-        /// Its exit code.
+        /// The exit code.
         exit_code: i32,
-        /// Its image.
+        /// The image as the caller named it.
         image: Option<Image>,
-        /// The image as the runtime resolved it.
+        /// The image reference as the runtime resolved it.
         image_ref: String,
-        /// Why it is in its state, in CamelCase.
+        /// The reason of the state, in CamelCase.
         reason: String,
-        /// The same for people.
+        /// The reason of the state, as text.
         message: String,
-        /// Labels as they were sent.
+        /// The labels of the request.
         labels: BTreeMap<String, String>,
-        /// Annotations as they were sent.
+        /// The annotations of the request.
         annotations: BTreeMap<String, String>,
-        /// Its mounts.
+        /// The mounts of the container.
         mounts: Vec<Mount>,
-        /// The file of its log, absolute.
+        /// The absolute path of the log.
         log_path: String,
-        /// Its limits.
+        /// The resource limits.
         resources: Option<Resources>,
-        /// The image's id.
+        /// The id of the image.
         image_id: String,
-        /// The user its first process was started as.
+        /// The user of the init process.
         user: Option<User>,
-        /// The number of the signal that stops it.
+        /// The value of `Signal` that stops the container.
         stop_signal: i32,
     }
 
-    /// A container's name in its pod.
+    /// The name of a container in its Pod.
     Metadata from ContainerMetadata {
-        /// The name.
+        /// The name of the container.
         name: String,
-        /// How often it was made before, from 0.
+        /// The number of earlier instances of the container.
         attempt: u32,
     }
 
     /// An image as the caller named it.
     Image from ImageSpec {
-        /// Reference or id.
+        /// A reference or an id.
         image: String,
-        /// Annotations of the image.
+        /// The annotations of the image.
         annotations: BTreeMap<String, String>,
-        /// What stands in the pod.
+        /// The image in the Pod spec.
         user_specified_image: String,
-        /// The runtime handler it was pulled for.
+        /// The runtime handler for which the image was pulled.
         runtime_handler: String,
-        /// The reference to pull it by.
+        /// The reference used for the pull.
         image_ref: String,
     }
 
     /// A mount of the container.
     Mount from Mount {
-        /// Path in the container.
+        /// The path in the container.
         container_path: String,
-        /// Path on the host.
+        /// The path on the host.
         host_path: String,
-        /// Whether it is read-only.
+        /// Whether the mount is read-only.
         readonly: bool,
-        /// Whether SELinux labels are set anew.
+        /// Whether the mount is relabelled for SELinux.
         selinux_relabel: bool,
-        /// The number of its `MountPropagation`.
+        /// The value of `MountPropagation`.
         propagation: i32,
-        /// Uids of the mount in the container.
+        /// The uid mappings of the mount.
         #[serde(rename = "uidMappings")]
         uid_mappings: Vec<IdMapping>,
-        /// Gids of the mount in the container.
+        /// The gid mappings of the mount.
         #[serde(rename = "gidMappings")]
         gid_mappings: Vec<IdMapping>,
-        /// Whether what is mounted below it is read-only too.
+        /// Whether submounts are read-only too.
         recursive_read_only: bool,
-        /// The image that is mounted, instead of a path.
+        /// The image that is mounted instead of a path.
         image: Option<Image>,
-        /// The folder of that image.
+        /// The directory of the image that is mounted.
         image_sub_path: String,
-        /// Options of the mount.
+        /// Mount options.
         mount_options: Vec<String>,
     }
 
-    /// A range of ids.
+    /// A mapping of a range of ids.
     IdMapping from IdMapping {
-        /// The first on the host.
+        /// The first id on the host.
         host_id: u32,
-        /// The first in the container.
+        /// The first id in the container.
         container_id: u32,
-        /// How many.
+        /// The number of ids.
         length: u32,
     }
 
-    /// A container's limits.
+    /// The resource limits of a container.
     Resources from ContainerResources {
-        /// Those of Linux.
+        /// Limits on Linux.
         linux: Option<LinuxResources>,
-        /// Those of Windows.
+        /// Limits on Windows.
         windows: Option<WindowsResources>,
     }
 
-    /// Limits of Linux.
+    /// Resource limits on Linux.
     LinuxResources from LinuxContainerResources {
-        /// Period of the CPU quota, in microseconds.
+        /// The period of the CPU quota, in microseconds.
         cpu_period: i64,
-        /// CPU time in a period, in microseconds.
+        /// The CPU time per period, in microseconds.
         cpu_quota: i64,
-        /// Weight against others.
+        /// The relative CPU weight.
         cpu_shares: i64,
-        /// Memory, in bytes.
+        /// The memory limit in bytes.
         memory_limit_in_bytes: i64,
-        /// What makes the kernel kill it rather than others.
+        /// The OOM score adjustment.
         oom_score_adj: i64,
-        /// CPUs it may run on.
+        /// The CPUs of the cpuset.
         cpuset_cpus: String,
-        /// Memory nodes it may use.
+        /// The memory nodes of the cpuset.
         cpuset_mems: String,
-        /// Huge pages, by size.
+        /// Limits of huge pages, by page size.
         hugepage_limits: Vec<HugepageLimit>,
-        /// Files of cgroup v2 and what is written to them.
+        /// Values of cgroup v2 files, by file name.
         unified: BTreeMap<String, String>,
-        /// Memory and swap, in bytes.
+        /// The limit of memory plus swap in bytes.
         memory_swap_limit_in_bytes: i64,
     }
 
     /// A limit of huge pages.
     HugepageLimit from HugepageLimit {
-        /// Size of a page: `2MB`.
+        /// The page size, such as `2MB`.
         page_size: String,
-        /// Bytes.
+        /// The limit in bytes.
         limit: u64,
     }
 
-    /// Limits of Windows.
+    /// Resource limits on Windows.
     WindowsResources from WindowsContainerResources {
-        /// Weight against others.
+        /// The relative CPU weight.
         cpu_shares: i64,
-        /// CPUs.
+        /// The number of CPUs.
         cpu_count: i64,
-        /// Share of the CPU time, in hundredths of a percent.
+        /// The maximum share of CPU time, in hundredths of a percent.
         cpu_maximum: i64,
-        /// Memory, in bytes.
+        /// The memory limit in bytes.
         memory_limit_in_bytes: i64,
-        /// The root filesystem, in bytes.
+        /// The size of the root filesystem in bytes.
         rootfs_size_in_bytes: i64,
-        /// Processors it may run on.
+        /// The CPUs that the container may use.
         affinity_cpus: Vec<CpuGroupAffinity>,
     }
 
-    /// Processors of one group.
+    /// The CPUs of one processor group.
     CpuGroupAffinity from WindowsCpuGroupAffinity {
-        /// The processors, a bit each.
+        /// The bit mask of the CPUs.
         cpu_mask: u64,
-        /// The group.
+        /// The processor group.
         cpu_group: u32,
     }
 
-    /// The user of a container's first process.
+    /// The user of the init process.
     User from ContainerUser {
-        /// That of Linux.
+        /// The user on Linux.
         linux: Option<LinuxUser>,
     }
 
-    /// Uid and gids.
+    /// The uid and gids of the init process.
     LinuxUser from LinuxContainerUser {
         /// The uid.
         uid: i64,
         /// The primary gid.
         gid: i64,
-        /// The others.
+        /// The supplementary gids.
         supplemental_groups: Vec<i64>,
     }
 }
