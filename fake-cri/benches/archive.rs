@@ -1,11 +1,12 @@
-//! The tar writer: many small members as images are, and one large one as pages are, in a file system of memory where there is one.
+//! Benchmarks the tar writer with many small members, as images are, and with one large member, as pages are. Uses a
+//! memory filesystem if there is one.
 
 use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fake_cri::bench_support::write_archive;
 
-/// What a thread moves at a time (`checkpoint/pages.rs`).
+/// The chunk size of a checkpoint thread (`checkpoint/pages.rs`).
 const CHUNK_BYTES: usize = 1 << 20;
 
 fn tar(criterion: &mut Criterion) {
@@ -15,7 +16,7 @@ fn tar(criterion: &mut Criterion) {
     } else {
         tempfile::tempdir()
     };
-    let directory = directory.expect("a directory");
+    let directory = directory.expect("a temporary directory");
     let location = directory.path().join("checkpoint.tar");
     let mut group = criterion.benchmark_group("tar writer");
     group.sample_size(20);
@@ -28,10 +29,10 @@ fn tar(criterion: &mut Criterion) {
         ("pages of 64 MiB", &none, 64 << 20),
     ] {
         let pages = vec![0xa5; pages];
-        let bytes = write_archive(&location, members, &pages, CHUNK_BYTES).expect("written");
+        let bytes = write_archive(&location, members, &pages, CHUNK_BYTES).expect("the archive is writable");
         group.throughput(Throughput::Bytes(bytes));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| write_archive(&location, members, &pages, CHUNK_BYTES).expect("written"));
+            bencher.iter(|| write_archive(&location, members, &pages, CHUNK_BYTES).expect("the archive is writable"));
         });
     }
     group.finish();

@@ -1,4 +1,4 @@
-//! The scan of a page map: what a checkpoint asks the kernel of each mapping before it reads a byte.
+//! Benchmarks the pagemap scan, which a checkpoint makes for each mapping before it reads memory.
 
 use std::{hint::black_box, process::ExitCode};
 
@@ -11,7 +11,7 @@ const MEMORY_BYTES: usize = 256 << 20;
 
 fn main() -> ExitCode {
     if let Err(errno) = prctl::set_thp_disable(true) {
-        eprintln!("failed to ask for small pages: {errno}");
+        eprintln!("failed to disable huge pages: {errno}");
         return ExitCode::FAILURE;
     }
     let mut criterion = Criterion::default().configure_from_args();
@@ -28,15 +28,17 @@ fn main() -> ExitCode {
         let mut memory = vec![0_u8; MEMORY_BYTES];
         let start = memory.as_ptr().addr().next_multiple_of(PAGE_BYTES);
         let first_offset = start - memory.as_ptr().addr();
-        // The last page is shared with whatever lies behind.
+        // The last page may be shared with the allocation behind it.
         let pages = MEMORY_BYTES / PAGE_BYTES - 1;
         for page in (1..pages).step_by(step).filter(|_| step < pages) {
             memory[first_offset + page * PAGE_BYTES] = 1;
         }
         let range = start as u64..(start + pages * PAGE_BYTES) as u64;
         group.bench_function(name, |bencher| {
-            bencher
-                .iter(|| scan_page_map(std::process::id().cast_signed(), black_box(range.clone())).expect("its own"));
+            bencher.iter(|| {
+                scan_page_map(std::process::id().cast_signed(), black_box(range.clone()))
+                    .expect("the pagemap is readable")
+            });
         });
         drop(memory);
     }

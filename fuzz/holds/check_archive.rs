@@ -1,5 +1,5 @@
-//! What holds of the judge of archives whatever the bytes are: every case has an outcome, none is an error of the harness, and a tar
-//! passes for well-formed if it could be read to its end, and only then.
+//! Invariants of the archive checks for any input: every case has an outcome, no outcome is an error of the harness,
+//! and the case `archive/tar/well-formed` passes exactly if the tar was read to its end.
 
 use checkpoint_conformance::{
     archive::{Limits, TarEnd, inspect_stream, sample},
@@ -7,9 +7,9 @@ use checkpoint_conformance::{
     suites::archive::{cases, check_all},
 };
 
-/// Judges the bytes as an archive.
+/// Checks the bytes as an archive.
 pub(crate) fn of(bytes: &[u8]) {
-    let inspected = inspect_stream(bytes, &sample::expected(), Limits::default()).expect("bytes can be read");
+    let inspected = inspect_stream(bytes, &sample::expected(), Limits::default()).expect("reads from memory succeed");
     let records = check_all(&inspected);
     assert_eq!(records.len(), cases().len());
     for record in &records {

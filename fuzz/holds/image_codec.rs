@@ -1,12 +1,12 @@
-//! What holds of the image codec whatever the bytes are: reading ends in an answer that names a place within them, and what is
-//! read as messages and written again is read as the same.
+//! Invariants of the image codec for any input: the offset of an error is within the input, and a message that is
+//! decoded, encoded and decoded again stays the same.
 
 use std::fmt::Debug;
 
 use cri_proto::criu::{Decoder, Encoder, ImageFile, Kind, Problem, message::*, walk};
 use prost::Message;
 
-/// Looks at the bytes as an image, as one of the kind that their first byte chooses, and as an image's name.
+/// Tests the bytes as an image, as the body of an image whose kind the first byte selects, and as a file name.
 pub(crate) fn of(bytes: &[u8]) {
     read(bytes);
     if let [first, rest @ ..] = bytes {
@@ -37,11 +37,11 @@ fn read(image: &[u8]) {
             assert!(error.offset <= image.len() as u64, "{error}");
             assert!(
                 !matches!(error.problem, Problem::Io(_)),
-                "{error}: bytes in memory can be read"
+                "{error}: reads from memory cannot fail"
             );
         }
     }
-    let mut decoder = Decoder::open("any.img", image).expect("as before");
+    let mut decoder = Decoder::open("any.img", image).expect("the magics were valid before");
     while let Ok(Some(entry)) = decoder.entry() {
         let entry = entry.to_vec();
         let index = decoder.entries() - 1;
@@ -51,14 +51,14 @@ fn read(image: &[u8]) {
     }
 }
 
-/// Decodes a message, writes it as an image and reads that.
+/// Decodes a message, encodes the message as an image and decodes the image.
 fn comes_back<M: Message + Default + PartialEq + Debug>(kind: Kind, entry: &[u8]) {
     let Ok(message) = M::decode(entry) else { return };
-    let mut encoder = Encoder::new(kind, Vec::new()).expect("a vector takes all");
-    encoder.entry(&message).expect("a vector takes all");
+    let mut encoder = Encoder::new(kind, Vec::new()).expect("a write to a Vec succeeds");
+    encoder.entry(&message).expect("a write to a Vec succeeds");
     let image = encoder.finish();
-    let mut decoder = Decoder::open_as("again.img", kind, &*image).expect("its own magics");
-    let again = decoder.message::<M>().expect("its own message");
+    let mut decoder = Decoder::open_as("again.img", kind, &*image).expect("valid magics");
+    let again = decoder.message::<M>().expect("a valid message");
     assert_eq!(again.as_ref(), Some(&message), "{kind}");
 }
 
@@ -129,6 +129,6 @@ fn entry_comes_back(name: &str, kind: Kind, entry: &[u8]) {
         "userns_entry" => comes_back::<UsernsEntry>(kind, entry),
         "utsns_entry" => comes_back::<UtsnsEntry>(kind, entry),
         "vma_entry" => comes_back::<VmaEntry>(kind, entry),
-        _ => panic!("{name} is no message of any kind known here"),
+        _ => panic!("unknown message {name}"),
     }
 }

@@ -1,21 +1,28 @@
-//! What holds of the reader of archives that are to be restored, whatever the bytes are: it says whether they can be, leaves nothing
-//! in its folder, and the archive as it was.
+//! Invariants of the restore reader for any input: it returns a result, leaves no files in its directory, and does not
+//! change the archive.
 
 use std::fs;
 
 use fake_cri::checkpoint::check_restorable;
 
-/// Asks whether the bytes could be restored; answers whether they could.
+/// Returns whether the bytes are a restorable archive.
 pub(crate) fn of(bytes: &[u8]) -> bool {
-    let place = tempfile::tempdir().expect("a folder");
+    let place = tempfile::tempdir().expect("a temporary directory");
     let (archive, folder) = (place.path().join("archive.tar"), place.path().join("folder"));
-    fs::create_dir(&folder).expect("a folder");
-    fs::write(&archive, bytes).expect("written");
+    fs::create_dir(&folder).expect("a new directory");
+    fs::write(&archive, bytes).expect("the archive is writable");
     let answer = check_restorable(&archive, &folder);
     if let Err(error) = &answer {
         assert!(!error.to_string().is_empty());
     }
-    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0, "{answer:?}");
-    assert_eq!(fs::metadata(&archive).expect("a file").len(), bytes.len() as u64);
+    assert_eq!(
+        fs::read_dir(&folder).expect("the directory is readable").count(),
+        0,
+        "{answer:?}"
+    );
+    assert_eq!(
+        fs::metadata(&archive).expect("the archive exists").len(),
+        bytes.len() as u64
+    );
     answer.is_ok()
 }

@@ -1,9 +1,10 @@
-//! Headers whose sums fit: nearly all that is changed in a header would be refused for its sum before anybody looked at it.
+//! Repairs the checksums of tar headers. Otherwise the reader would reject nearly every mutated header before any other
+//! check.
 
 const BLOCK: usize = 512;
 const SUM: std::ops::Range<usize> = 148..156;
 
-/// The same bytes, every block that looks like a header with its sum made anew.
+/// Returns the bytes with a correct checksum in each block that looks like a header.
 pub(crate) fn summed(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for block in bytes

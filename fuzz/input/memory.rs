@@ -1,14 +1,14 @@
-//! A bound on the memory of a whole test program.
+//! A limit on the memory of a test program.
 
 use nix::sys::resource::{Resource, setrlimit};
 
-/// What all tests of the program, at once, may take: far above a few inputs of less than a megabyte, and far below what a length
-/// word or a size in a header can claim.
+/// The limit for all tests of the program together. It is far above the need of a few inputs below 1 MiB, and far below
+/// the sizes that a length word or a header can claim.
 const MOST: u64 = 192 << 20;
 
-/// Bounds the memory: who asks for more is aborted.
+/// Sets the limit. A larger allocation aborts the program.
 pub(crate) fn bound() {
-    setrlimit(Resource::RLIMIT_DATA, MOST, MOST).expect("a lower limit is always granted");
+    setrlimit(Resource::RLIMIT_DATA, MOST, MOST).expect("lowering the limit succeeds");
 }
 
 #[test]

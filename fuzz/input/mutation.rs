@@ -1,23 +1,23 @@
-//! Hostile input made of good input, as a fuzzer makes it: the strategy of the tests that run everywhere.
+//! Mutates valid inputs like a fuzzer. The `hostile` tests use this strategy without nightly Rust.
 
 use proptest::{prelude::*, sample::Index};
 
-/// One change.
+/// A single mutation.
 #[derive(Clone, Debug)]
 enum Mutation {
-    /// Another bit.
+    /// Flips a bit.
     Flip(Index, u32),
-    /// Another byte, of those that numbers, lengths and names break at.
+    /// Replaces a byte, often by a value that is special in numbers, lengths or names.
     Byte(Index, u8),
-    /// A little-endian word, as lengths and magics are.
+    /// Replaces a little-endian 32-bit word, the type of lengths and magics.
     Word(Index, u32),
-    /// The end is missing.
+    /// Truncates the input.
     Cut(Index),
-    /// A part is missing, and what follows moves.
+    /// Removes a range.
     Remove(Index, usize),
-    /// A part comes twice.
+    /// Repeats a range.
     Repeat(Index, usize),
-    /// A part of another good input in this place.
+    /// Inserts a range of another valid input.
     Splice(Index, Index, Index, usize),
 }
 
@@ -79,7 +79,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
         Just(16 << 20),
         any::<u32>()
     ];
-    // Whole blocks of a tar as often as anything else.
+    // Half of the lengths are whole tar blocks.
     let length = || prop_oneof![1..64_usize, (1..8_usize).prop_map(|blocks| blocks * 512)];
     prop_oneof![
         4 => (at(), 0..8_u32).prop_map(|(at, bit)| Mutation::Flip(at, bit)),
@@ -92,7 +92,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// One of the seeds after a few changes.
+/// Applies a few mutations to one of the seeds.
 pub(crate) fn mutated(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     (any::<Index>(), prop::collection::vec(mutation(), 1..8)).prop_map(move |(seed, mutations)| {
         let mut bytes = seeds[seed.index(seeds.len())].clone();

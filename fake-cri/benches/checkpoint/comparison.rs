@@ -1,4 +1,4 @@
-//! The runs themselves.
+//! Runs the measurements.
 
 use std::{
     collections::HashMap,
@@ -24,36 +24,39 @@ use rand::RngExt as _;
 
 use super::{Options, plot, report};
 
-/// How long a line of the workload or an answer may take.
+/// The maximum wait for a log line of the workload or a response.
 const LOG_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What was measured of one size.
+/// The measurements for one memory size.
 #[derive(Debug, Default)]
 pub(crate) struct Measurement {
     pub(crate) bytes: u64,
-    /// The process's own fork.
+    /// Duration of a fork of the workload.
     pub(crate) fork: Vec<Duration>,
     pub(crate) checkpoint: Vec<Duration>,
     pub(crate) frozen: Vec<Duration>,
     pub(crate) copy: Vec<Duration>,
     pub(crate) criu: Vec<Duration>,
     pub(crate) criu_frozen: Vec<Duration>,
-    /// The peak of the server's and of the shim's resident memory.
+    /// Peak resident memory of the server and of the shim.
     pub(crate) resident: [u64; 2],
 }
 
-/// Measures every size, prints the table, draws the plot.
+/// Measures all sizes, prints the table and writes the plot.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let with_criu = can_dump(&options.criu);
     if !with_criu {
-        eprintln!("skipped: {} is no CRIU that can dump here", options.criu.display());
+        eprintln!("skipped: {} cannot dump a process on this host", options.criu.display());
     }
     let runtime = tokio::runtime::Runtime::new()?;
     let mut rows = Vec::new();
     for size in &options.sizes {
         let required_bytes = size.as_u64() * 3;
         if mem_available()? < required_bytes {
-            eprintln!("skipped: {size} takes {} of memory and cache", ByteSize(required_bytes));
+            eprintln!(
+                "skipped: {size} requires {} of memory and page cache",
+                ByteSize(required_bytes)
+            );
             continue;
         }
         rows.push(runtime.block_on(measure(options, size.as_u64(), with_criu))?);
@@ -83,7 +86,7 @@ async fn measure(options: &Options, bytes: u64, with_criu: bool) -> anyhow::Resu
         bytes,
         ..Measurement::default()
     };
-    // The first round warms caches and is not counted.
+    // The first round warms the caches and is discarded.
     for round in 0..=options.rounds {
         let fork = container.fork()?;
         let archive = directory.path().join("archive.tar");
@@ -128,13 +131,13 @@ async fn measure(options: &Options, bytes: u64, with_criu: bool) -> anyhow::Resu
             row.criu_frozen.push(frozen);
         }
     }
-    let server = cri.pid().context("fake-cri runs")?.cast_signed();
+    let server = cri.pid().context("fake-cri is not running")?.cast_signed();
     row.resident = [peak_rss(server)?, peak_rss(parent(container.pid)?)?];
     cri.shutdown().await;
     Ok(row)
 }
 
-/// One container of one process.
+/// A container with one process.
 struct Container {
     id: String,
     pid: i32,
@@ -194,8 +197,11 @@ impl Container {
             verbose: true,
         };
         let info: HashMap<String, String> = runtime.container_status(request).await?.into_inner().info;
-        let info: serde_json::Value = serde_json::from_str(info.get("info").context("verbose information")?)?;
-        let pid = info["pid"].as_i64().context("a pid")?.try_into()?;
+        let info: serde_json::Value = serde_json::from_str(info.get("info").context("no verbose information")?)?;
+        let pid = info["pid"]
+            .as_i64()
+            .context("no pid in the verbose information")?
+            .try_into()?;
         let container = Self {
             id,
             pid,
@@ -205,7 +211,7 @@ impl Container {
         Ok(container)
     }
 
-    /// Waits until its log has so many lines with this word and gives the rest of the last one.
+    /// Waits until the log has this many lines with this word, and returns the rest of the last of them.
     fn wait_for_lines(&self, word: &str, min_count: usize) -> anyhow::Result<String> {
         let until = Instant::now() + LOG_TIMEOUT;
         loop {
@@ -218,13 +224,13 @@ impl Container {
                 return Ok(lines[lines.len() - 1].to_owned());
             }
             if Instant::now() > until {
-                bail!("the workload says no {word:?}: {log}");
+                bail!("the workload did not log {word:?}: {log}");
             }
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// How long its own fork takes.
+    /// Returns the duration of a fork of the workload.
     fn fork(&self) -> anyhow::Result<Duration> {
         let log = fs::read_to_string(&self.log)?;
         let before = log.lines().filter(|line| line.contains(" fork ")).count();
@@ -235,7 +241,7 @@ impl Container {
     }
 }
 
-/// `criu dump --leave-running`: how long it took, and how long the process was frozen.
+/// Runs `criu dump --leave-running` and returns its duration and the time for which the process was frozen.
 fn dump(criu: &Path, pid: i32, directory: &Path) -> anyhow::Result<(Duration, Duration)> {
     fs::create_dir(directory)?;
     let began = Instant::now();
@@ -260,10 +266,10 @@ fn dump(criu: &Path, pid: i32, directory: &Path) -> anyhow::Result<(Duration, Du
     Ok((took, frozen))
 }
 
-/// The frozen time that a `stats-dump` tells: from the first thread asked to stop to the last one let go.
+/// The frozen time in a `stats-dump`: from the first interrupted thread to the last resumed thread.
 fn frozen(stats: &[u8]) -> anyhow::Result<Duration> {
     let stats: StatsEntry = decode_single("stats-dump", Kind::Stats, stats)?;
-    let dump = stats.dump.context("statistics of a dump")?;
+    let dump = stats.dump.context("no dump statistics")?;
     Ok(Duration::from_micros(
         u64::from(dump.freezing_time) + u64::from(dump.frozen_time),
     ))
@@ -281,7 +287,7 @@ fn member(archive: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
     bail!("no {name} in the archive")
 }
 
-/// Whether this CRIU is there and can dump a process of this machine.
+/// Whether this CRIU exists and can dump a process on this host.
 fn can_dump(criu: &Path) -> bool {
     let Ok(directory) = tempfile::tempdir() else {
         return false;
@@ -295,7 +301,7 @@ fn can_dump(criu: &Path) -> bool {
     let Ok(mut sleep) = sleep else { return false };
     std::thread::sleep(Duration::from_millis(100));
     let dumped = dump(criu, sleep.id().cast_signed(), &directory.path().join("images")).is_ok();
-    // It is our own child, whatever became of it.
+    // An error does not matter: the child may have exited.
     let _ = sleep.kill();
     let _ = sleep.wait();
     dumped
@@ -314,7 +320,7 @@ fn write_random(path: &Path, bytes: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A number of kibibytes in a file of `/proc`, in bytes.
+/// Returns a field in KiB of a `/proc` file in bytes.
 fn proc_field_bytes(path: &str, name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let line = text
@@ -346,7 +352,6 @@ fn parent(pid: i32) -> anyhow::Result<i32> {
     Ok(line.trim().parse()?)
 }
 
-/// The middle one.
 pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
     let mut times = times.to_vec();
     times.sort_unstable();

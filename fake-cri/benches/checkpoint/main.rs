@@ -1,11 +1,12 @@
-//! Checkpoints beside `criu dump` and `cp`, in one run and by turns: what `scripts/bench-checkpoint` runs.
+//! Compares checkpoints with `criu dump` and `cp`, alternating within one run; run by `scripts/bench-checkpoint`.
 //!
 //! ```text
-//!   for each size:  a container whose process fills so many bytes with randomness, in 4 KiB pages
-//!     each round:   its own fork()  |  CheckpointContainer  |  cp of as large a file  |  criu dump --leave-running
+//!   for each size:  a container whose process fills this many bytes with random data, in 4 KiB pages
+//!     each round:   fork() of the process  |  CheckpointContainer  |  cp of a file of that size  |  criu dump --leave-running
 //! ```
 //!
-//! By turns, because a machine's disk and memory are of another speed every minute: only ratios within one run say something.
+//! The measurements alternate because the speed of disk and memory changes from minute to minute: only ratios within
+//! one run are meaningful.
 
 mod comparison;
 mod plot;
@@ -16,37 +17,37 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
-/// Checkpoints beside criu dump and cp, in one run and by turns.
+/// Compares checkpoints with criu dump and cp, alternating within one run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// The sizes of memory
+    /// A size of memory to measure
     #[arg(long = "size", value_name = "SIZE", default_values = ["64MiB", "256MiB", "1GiB", "4GiB"])]
     sizes: Vec<bytesize::ByteSize>,
-    /// Rounds a size
+    /// The number of rounds per size
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Where archives and copies go
+    /// The directory of archives and copies
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     dir: PathBuf,
-    /// The CRIU to measure beside [default: criu on the PATH; without one it is left out]
+    /// The CRIU to compare with [default: criu on the PATH; omitted if missing]
     #[arg(long, env = "CRIU", default_value = "criu")]
     criu: PathBuf,
-    /// Flags for `fake-cri serve`, as --serve=--freeze=full
+    /// A flag for `fake-cri serve`, such as --serve=--freeze=full
     #[arg(long = "serve", value_name = "FLAG", allow_hyphen_values = true)]
     serve: Vec<String>,
-    /// Where the plot goes
+    /// The file of the plot
     #[arg(long, value_name = "FILE", default_value = "bench-checkpoint.svg")]
     plot: PathBuf,
-    /// Write a page with the figures and the goals; the plot is shown in it
+    /// Write a Markdown page with the results, the goals and the plot
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Print the dump.log of every checkpoint too
+    /// Print the dump.log of each checkpoint
     #[arg(long)]
     logs: bool,
-    /// What `cargo bench` gives every benchmark; without it nothing is measured, as in `cargo test --benches`
+    /// Passed by `cargo bench`. Without it nothing is measured, so that `cargo test --benches` is fast
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be the container's process, with so many bytes
+    /// Run as the workload with this many bytes
     #[arg(long, hide = true)]
     workload: Option<u64>,
 }
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
         Some(bytes) => workload::run(bytes),
         None if options.bench => comparison::run(&options),
         None => {
-            println!("skipped: measured by scripts/bench-checkpoint alone");
+            println!("skipped: run scripts/bench-checkpoint to measure");
             Ok(())
         }
     };

@@ -1,4 +1,4 @@
-//! The plot: time over size, both by powers, as SVG.
+//! Draws the plot: time over memory size, both logarithmic, as SVG.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -10,14 +10,13 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
 const MARGIN: f64 = 70.0;
 
-/// One line of the plot.
 struct Line {
     name: &'static str,
     colour: &'static str,
     points: Vec<(u64, Duration)>,
 }
 
-/// Draws the medians of all sizes.
+/// Draws the medians for all sizes.
 pub(crate) fn draw(rows: &[Measurement]) -> String {
     let line = |name, colour, times: fn(&Measurement) -> &[Duration]| Line {
         name,

@@ -1,4 +1,4 @@
-//! The figures as a page of the documentation: docs/PERFORMANCE.md is made by a run.
+//! Writes the results as docs/PERFORMANCE.md.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -7,20 +7,20 @@ use bytesize::ByteSize;
 
 use super::comparison::{Measurement, median};
 
-/// What RSS may come to (docs: the goals).
+/// The goal for RSS (docs/PERFORMANCE.md).
 const MAX_RSS_BYTES: u64 = 64 << 20;
-/// How much longer than a fork a container may stand.
+/// The goal for the frozen time, in multiples of the fork time.
 const MAX_FROZEN_FORKS: f64 = 2.0;
 
-/// Writes the page; `plot` is shown in it, so it should lie beside it.
+/// Writes the page. The page links the plot by its file name, so both files should be in the same directory.
 pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Measurement]) -> anyhow::Result<()> {
     let plot = plot.file_name().context("the plot has a name")?.to_string_lossy();
     let mut page = format!(
         "# Performance\n\n\
          Made by `scripts/bench-checkpoint --report docs/PERFORMANCE.md --plot docs/{plot}`; do not edit.\n\n\
-         Checkpoints of a process with so much random memory in 4 KiB pages, in one run and by turns with `cp` of a file of that\n\
-         size on the same file system and with `criu dump --leave-running` of the same process. Medians of {rounds} rounds after one\n\
-         that is not counted. Only ratios say something: a machine's memory and disk are of another speed every minute.\n\n\
+         Checkpoints of a process with this much random memory in 4 KiB pages, alternating in one run with `cp` of a file of that\n\
+         size on the same file system and with `criu dump --leave-running` of the same process. Medians of {rounds} rounds after a\n\
+         warm-up round. Only ratios are meaningful: the speed of memory and disk changes from minute to minute.\n\n\
          Machine: {}.\n\n![time over size]({plot})\n\n\
          | memory | CheckpointContainer | `cp` | `criu dump` | own `fork()` | frozen | frozen by CRIU | RSS of fake-cri | RSS of the shim |\n\
          |---|---|---|---|---|---|---|---|---|\n",
@@ -40,8 +40,8 @@ pub(crate) fn write(path: &Path, plot: &Path, rounds: usize, rows: &[Measurement
             ByteSize(row.resident[1]),
         );
     }
-    page += "\nIn parentheses: for `cp` and `criu dump` how often a checkpoint fits into their time (more than 1: the checkpoint is \
-             faster),\nfor frozen times how many forks of the process they are.\n\n## Goals\n\n| goal | seen |\n|---|---|\n";
+    page += "\nIn parentheses: the time of `cp` and `criu dump` divided by that of the checkpoint (more than 1: the checkpoint is \
+             faster),\nand the frozen time divided by the time of a fork.\n\n## Goals\n\n| goal | result |\n|---|---|\n";
     for row in rows {
         let size = ByteSize(row.bytes);
         if row.bytes == 1 << 30 {
@@ -98,7 +98,6 @@ fn with_ratio(times: &[Duration], to: &[Duration]) -> String {
     }
 }
 
-/// The processors and the kernel.
 fn machine_description() -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

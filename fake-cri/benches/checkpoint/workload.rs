@@ -1,4 +1,4 @@
-//! The process that is checkpointed: memory without a pattern, in 4 KiB pages, and a fork when it is asked for one.
+//! The checkpointed process: fills memory with random data in 4 KiB pages, and forks on request.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,12 @@ use nix::sys::{
     wait::waitpid,
 };
 
-/// Fills the memory, says `ready`, and says `fork MICROSECONDS` for each SIGUSR1.
+/// Fills the memory and prints `ready`. Then prints `fork MICROSECONDS` for each SIGUSR1.
 pub(crate) fn run(bytes: u64) -> anyhow::Result<()> {
-    prctl::set_thp_disable(true).context("ask for small pages")?;
+    prctl::set_thp_disable(true).context("failed to disable huge pages")?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGUSR1);
-    signals.thread_block().context("block SIGUSR1")?;
+    signals.thread_block().context("failed to block SIGUSR1")?;
     let mut memory = vec![0_u64; usize::try_from(bytes)? / 8];
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for word in &mut memory {
@@ -30,12 +30,12 @@ pub(crate) fn run(bytes: u64) -> anyhow::Result<()> {
             continue;
         }
         let began = Instant::now();
-        let Some(child) = workload_syscalls::fork().context("fork")? else {
-            // Its memory is what it was forked for.
+        let Some(child) = workload_syscalls::fork().context("failed to fork")? else {
+            // Uses the memory, so that the compiler keeps it until the fork.
             std::process::exit(i32::from(memory.is_empty()));
         };
         let took = began.elapsed();
-        waitpid(child, None).context("wait for the child")?;
+        waitpid(child, None).context("failed to wait for the child")?;
         println!("fork {}", took.as_micros());
     }
 }

@@ -1,5 +1,5 @@
-//! The programs of `fixtures/programs`, built and running in a session of their own, as a container's first process does; and
-//! what of them neither `/proc` nor ptrace tells.
+//! Checkpoints of the programs in `fixtures/programs`: state that can be read neither from `/proc` nor with ptrace
+//! alone. Each program runs in its own session, like the init process of a container.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,26 +21,26 @@ use crate::{
     host::{TestHost, assert_running_untraced, descendants, job, keep_archive},
 };
 
-/// How long a program may take for what it is waited for.
+/// How long a program may take for the steps that a test waits for.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A program of the corpus that runs. It ends with its guard, and so do its children.
+/// A running program. Dropping it kills the program and its children.
 pub(crate) struct Program {
     child: Child,
-    /// Where it keeps its files, `go` among them.
+    /// The directory of the program's files, including `go`.
     pub(crate) dir: PathBuf,
-    /// What it says of its steps.
+    /// The output of the program, one line per step.
     pub(crate) output: PathBuf,
 }
 
 impl Program {
-    /// Builds one with these options of the C compiler, or takes Python for one, and starts it with a folder for its files.
+    /// Compiles and starts a program; Python programs are not compiled.
     pub(crate) fn start(source: &str, options: &[&str], dir: &Path) -> Self {
         let output = OpenOptions::new().append(true).create(true).open(dir.join("output"));
         Self::start_with_stdout(output.unwrap(), source, options, dir)
     }
 
-    /// The same with another standard output, from which what it says has to reach [`Program::output`].
+    /// Like [`Program::start`] with another standard output, which must end up in [`Program::output`].
     pub(crate) fn start_with_stdout(stdout: impl Into<Stdio>, source: &str, options: &[&str], dir: &Path) -> Self {
         let mut command = Command::new("setsid");
         command.args(corpus::program_command(source, options, dir));
@@ -52,7 +52,7 @@ impl Program {
             .stdout(stdout)
             .stderr(File::create(dir.join("errors")).unwrap())
             .spawn()
-            .expect("setsid of util-linux");
+            .expect("setsid from util-linux is installed");
         Self {
             child,
             dir: files,
@@ -60,31 +60,32 @@ impl Program {
         }
     }
 
-    /// Its pid: setsid(1) becomes the program.
+    /// setsid(1) execs the program, so the pids are the same.
     pub(crate) fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// How many steps it has said.
     pub(crate) fn steps(&self) -> u64 {
         let output = fs::read_to_string(&self.output).unwrap();
         output.lines().count() as u64
     }
 
-    /// Waits until it has done so many.
     pub(crate) fn wait_for_steps(&mut self, steps: u64) {
         let began = Instant::now();
         while self.steps() < steps {
             let errors = || fs::read_to_string(self.output.with_file_name("errors")).unwrap();
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("it ended with {status}: {}", errors());
+                panic!("the program exited with {status}: {}", errors());
             }
-            assert!(began.elapsed() < STEP_TIMEOUT, "it does not go on: {}", errors());
+            assert!(
+                began.elapsed() < STEP_TIMEOUT,
+                "the program does not make progress: {}",
+                errors()
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Kills it with all its children.
     pub(crate) fn kill(&mut self) {
         for process in descendants(self.pid()) {
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
@@ -99,7 +100,7 @@ impl Drop for Program {
     }
 }
 
-/// A line of `/proc/PID/status` that is a mask of signals.
+/// Returns a signal mask of `/proc/PID/status`.
 fn signal_mask(pid: i32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -113,14 +114,14 @@ fn parasite_queries_fill_the_core_image() {
     program.wait_for_steps(5);
     let pid = program.pid();
     let job = job(pid, dir.path());
-    checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
     keep_archive(&job.location);
     assert_running_untraced(pid);
     let contents = ArchiveContents::read(&job.location);
     let core = contents.core(pid);
     let task = core.tc.unwrap();
 
-    // Its actions are those that `/proc` counts, each with its flags; 62 signals have one.
+    // The dumped actions are those in `/proc/PID/status`. SIGKILL and SIGSTOP have none, which leaves 62 signals.
     assert_eq!(task.sigactions.len(), 62);
     let signals = (1..=64).filter(|signal| ![9, 19].contains(signal));
     let (mut caught, mut ignored) = (0, 0);
@@ -148,11 +149,11 @@ fn parasite_queries_fill_the_core_image() {
 
     let timers = task.timers.unwrap();
     assert_eq!((timers.real.isec, timers.real.iusec), (0, 7000));
-    // Zero once it has run out and its signal waits; whoever restores it begins a new interval then.
+    // Zero if the timer has expired and its signal is pending; a restore then starts a new interval.
     assert!((0..=7000).contains(&timers.real.vusec), "{:?}", timers.real);
     assert_eq!(timers.virt.iusec + timers.prof.iusec, 0);
     let [timer] = &timers.posix[..] else {
-        panic!("one POSIX timer: {:?}", timers.posix);
+        panic!("expected one POSIX timer: {:?}", timers.posix);
     };
     assert_eq!((timer.isec, timer.insec, timer.sival_ptr), (0, 11_000_000, 0x123_4567));
     assert_eq!(timer.si_signo as i32, libc::SIGRTMIN() + 1);
@@ -165,13 +166,13 @@ fn parasite_queries_fill_the_core_image() {
     assert_eq!(mm.mm_brk - mm.mm_start_brk, 12345);
     assert_eq!(mm.dumpable, Some(1));
 
-    // And it goes on, undisturbed, to its end.
+    // The program continues unchanged to its end.
     fs::write(program.dir.join("go"), "").unwrap();
     program.wait_for_steps(91);
     assert!(program.child.wait().unwrap().success());
 }
 
-/// Fields 4 to 6 of `/proc/PID/stat`: parent, group, session.
+/// Fields 4 to 6 of `/proc/PID/stat`: parent, process group, session.
 fn parent_group_session(pid: i32) -> [u32; 3] {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, rest) = stat.rsplit_once(") ").unwrap();
@@ -186,7 +187,7 @@ fn sessions_groups_and_zombies_are_dumped() {
     program.wait_for_steps(5);
     let pid = program.pid();
     let job = job(pid, dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     assert_eq!(report.processes, 4);
     let contents = ArchiveContents::read(&job.location);
@@ -197,11 +198,11 @@ fn sessions_groups_and_zombies_are_dumped() {
         let parent = if process.pid == pid as u32 { 0 } else { parent };
         assert_eq!((process.ppid, process.pgid, process.sid), (parent, group, session));
     }
-    // The middle one began a session, its child a group in it.
+    // The child leads a session, the grandchild a process group in that session.
     let middle = tree
         .iter()
         .find(|process| process.ppid != 0 && process.sid == process.pid)
-        .expect("a session");
+        .expect("a session leader");
     let grandchild = tree
         .iter()
         .find(|process| process.ppid == middle.pid)
@@ -213,7 +214,7 @@ fn sessions_groups_and_zombies_are_dumped() {
         .collect();
     let zombie_tasks: Vec<_> = zombie_tasks.iter().filter(|task| task.task_state == 2).collect();
     let [zombie_tasks] = zombie_tasks[..] else {
-        panic!("one has ended: {zombie_tasks:?}");
+        panic!("expected one zombie: {zombie_tasks:?}");
     };
     assert_eq!(zombie_tasks.exit_code, 7 << 8);
 
@@ -222,7 +223,7 @@ fn sessions_groups_and_zombies_are_dumped() {
     assert!(program.child.wait().unwrap().success());
 }
 
-/// Whenever it is stopped, the values are in the registers alone: here while it waits in a system call.
+/// While the program waits in a system call, the values are only in its registers.
 #[test]
 fn vector_registers_are_dumped() {
     if !is_x86_feature_detected!("avx") {
@@ -231,7 +232,7 @@ fn vector_registers_are_dumped() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::start("vectors.c", &[], dir.path());
-    // It holds what it made of this number until it is let go.
+    // After step 60 the program keeps the results of step 60 in registers until `go` exists.
     program.wait_for_steps(60);
     let pid = program.pid();
     let until = Instant::now() + STEP_TIMEOUT;
@@ -239,7 +240,7 @@ fn vector_registers_are_dumped() {
     loop {
         let dir = tempfile::tempdir().unwrap();
         let job = job(pid, dir.path());
-        checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+        checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
         let floating = ArchiveContents::read(&job.location)
             .core(pid)
             .thread_info
@@ -249,10 +250,10 @@ fn vector_registers_are_dumped() {
             let columns = &columns[4 * register..4 * register + 4];
             [0, 2].map(|at| u64::from(columns[at]) | u64::from(columns[at + 1]) << 32)
         };
-        let upper = &floating.xsave.as_ref().expect("AVX").ymmh_space;
+        let upper = &floating.xsave.as_ref().expect("AVX state").ymmh_space;
         let lanes = [pair(&floating.xmm_space, 5), pair(upper, 5)].concat();
         let [one, three, seventh, negative] = expected_lanes(60.0);
-        // It rounds upwards, so the seventh is this one or the next.
+        // The program rounds upwards, so the seventh is this value or the next.
         if lanes[..2] == [one, three] && (lanes[2] == seventh || lanes[2] == seventh + 1) && lanes[3] == negative {
             let twice: Vec<u64> = lanes
                 .iter()
@@ -261,7 +262,7 @@ fn vector_registers_are_dumped() {
             assert_eq!([pair(&floating.xmm_space, 13), pair(upper, 13)].concat(), twice);
             break;
         }
-        // Only before it has come from its output to where it holds them.
+        // The registers differ only while the program is between its output and the wait.
         assert!(Instant::now() < until, "{lanes:x?}");
     }
     fs::write(program.dir.join("go"), "").unwrap();
@@ -277,7 +278,7 @@ fn socket_fown_and_options_are_dumped() {
     let pid = program.pid();
     let mut job = job(pid, dir.path());
     job.strict = true;
-    checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     let contents = ArchiveContents::read(&job.location);
     let files = contents
@@ -287,7 +288,7 @@ fn socket_fown_and_options_are_dumped() {
     let sockets: Vec<_> = files.filter_map(|file| file.usk).collect();
     let with_fown: Vec<_> = sockets.iter().filter(|socket| socket.fown.pid != 0).collect();
     let [with_fown] = with_fown[..] else {
-        panic!("one is told of: {with_fown:?}");
+        panic!("expected one socket with F_SETOWN: {with_fown:?}");
     };
     assert_eq!((with_fown.fown.pid, with_fown.fown.pid_type), (pid as u32, 1));
     assert_eq!(with_fown.fown.signum as i32, libc::SIGRTMIN() + 3);
@@ -299,10 +300,13 @@ fn socket_fown_and_options_are_dumped() {
         sockets.iter().filter(|socket| socket.opts.so_rcvbuf == 100_000).count(),
         1
     );
-    let listening = sockets.iter().find(|socket| socket.state == 10).expect("one listens");
+    let listening = sockets
+        .iter()
+        .find(|socket| socket.state == 10)
+        .expect("a listening socket");
     assert_eq!((listening.backlog, listening.peer), (3, 0));
     assert!(listening.name.ends_with(b"/s\0") && listening.file_perms.is_some() && !listening.deleted());
-    // Three numbers are always on their way.
+    // Three numbers are always in flight.
     let bytes = sockets
         .iter()
         .filter(|socket| socket.r#type == libc::SOCK_STREAM as u32);

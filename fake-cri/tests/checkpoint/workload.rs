@@ -1,4 +1,4 @@
-//! Processes to checkpoint: `sleep`, and this test program itself in many shapes.
+//! The processes that tests checkpoint: `sleep`, and this test binary as a configurable workload.
 
 mod events;
 mod extra;
@@ -27,7 +27,7 @@ pub(crate) use extra::{Backing, Descriptor, Map};
 
 use crate::host::descendants;
 
-/// A child process that is killed and reaped with its guard.
+/// A `sleep` process. Dropping it kills and reaps the process.
 pub(crate) struct Sleeper(Child);
 
 impl Sleeper {
@@ -42,9 +42,10 @@ impl Sleeper {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("sleep is everywhere");
+            .expect("sleep is installed");
         let sleeper = Self(child);
-        // Until then it is being loaded: its memory grows, and a limit would end it. No event tells.
+        // Until sleep is in its system call, the loader still allocates memory, and a low memory limit would kill it.
+        // There is no event to wait for.
         let until = Instant::now() + Duration::from_secs(10);
         while !sleeper.sleeps() && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
@@ -52,7 +53,7 @@ impl Sleeper {
         sleeper
     }
 
-    /// Whether it is in its system call, as far as the kernel tells that.
+    /// Whether the process is in its sleep system call; true if the kernel does not show the call.
     fn sleeps(&self) -> bool {
         let sleeping = [libc::SYS_clock_nanosleep, libc::SYS_nanosleep].map(|number| number.to_string());
         match fs::read_to_string(format!("/proc/{}/syscall", self.0.id())) {
@@ -68,78 +69,77 @@ impl Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        // A checkpoint that killed it may have reaped it, too.
+        // The checkpoint may have killed and reaped the process.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The environment variable that makes [`workload`] one.
+/// Makes [`workload`] run as a workload. The value is a [`Shape`] as JSON.
 const SHAPE_ENV: &str = "CHECKPOINT_WORKLOAD";
-/// The size of a page.
 pub(crate) const PAGE_BYTES: u64 = 4096;
-/// Pages whose reading takes a while.
+/// Enough pages that reading them takes a measurable time.
 pub(crate) const LARGE_PAGES: u64 = (96 << 20) / PAGE_BYTES;
 
-/// What a workload is made of.
+/// The configuration of a workload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Shape {
-    /// Threads that count without rest.
+    /// Threads that count in a busy loop.
     pub(crate) spinning: usize,
-    /// Threads that sleep, each in another system call.
+    /// Threads that sleep in different system calls.
     pub(crate) sleeping: usize,
-    /// Child processes of the same shape, without children of their own.
+    /// Child processes with the same shape but without children.
     pub(crate) children: usize,
-    /// A child that has ended and is not waited for.
+    /// Whether there is a zombie child.
     pub(crate) zombie: bool,
-    /// Private memory, of which every second page is written.
+    /// Pages of private memory; every second page is written.
     pub(crate) sparse_pages: u64,
-    /// Private memory, of which every page is written, no two alike.
+    /// Pages of private memory; every page is written, with different content.
     pub(crate) filled_pages: u64,
-    /// Private memory that it cannot read itself; with sparse memory one page at least.
+    /// Pages of private memory with PROT_NONE; at least one page if `sparse_pages` is set.
     pub(crate) unreadable_pages: u64,
-    /// Private memory that is only read.
+    /// Pages of private memory that are only read.
     pub(crate) zero_pages: u64,
-    /// Shared anonymous memory, of which every third page is written.
+    /// Pages of shared anonymous memory; every third page is written.
     pub(crate) shared_pages: u64,
-    /// A thread that waits in vfork for a child that lives so long.
+    /// Whether a thread waits in vfork, and how long its child lives.
     pub(crate) vfork: Option<Duration>,
-    /// Threads and child processes that come and go without rest.
+    /// Whether threads and child processes are created and end all the time.
     pub(crate) churns_tasks: bool,
-    /// Private memory that a fork does not carry, twice so many pages.
+    /// Pages with MADV_DONTFORK, and as many with MADV_WIPEONFORK.
     pub(crate) not_forked_pages: u64,
-    /// So many shared mappings of one page, each with a number of its own.
+    /// Shared mappings of one page, each with different content.
     pub(crate) shared_mappings: usize,
-    /// Whoever of it clones is killed, by a seccomp filter.
+    /// Whether a seccomp filter kills the process when it calls clone, fork or vfork.
     pub(crate) kills_clone: bool,
-    /// Its memory may not become executable (`PR_SET_MDWE`, Linux 6.3).
+    /// Whether the process denies new executable memory (`PR_SET_MDWE`, Linux 6.3).
     pub(crate) denies_exec_memory: bool,
-    /// More mappings, in [`Shape::files`].
+    /// More mappings; requires [`Shape::files`].
     pub(crate) maps: Vec<Map>,
-    /// More descriptors, in [`Shape::files`].
+    /// More descriptors; requires [`Shape::files`].
     pub(crate) opened: Vec<Descriptor>,
-    /// It has no children, and ends at once when a wait call or SIGCHLD says otherwise.
+    /// Whether the process, which has no children, exits when a wait call or SIGCHLD reports one.
     pub(crate) watches_sigchld: bool,
-    /// Files of all kinds, below this dir.
+    /// The directory for open files of all kinds, if there are any.
     pub(crate) files: Option<std::path::PathBuf>,
-    /// Not answered by a loop over standard input but slept for ever.
+    /// Set in children of a workload.
     pub(crate) child: bool,
 }
 
-/// What a workload says of itself when it is ready.
+/// What a ready workload reports about itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Layout {
-    /// Where mappings are, by their name in [`Shape`].
+    /// The start and length of the mappings, by name.
     pub(crate) mappings: HashMap<String, (u64, u64)>,
-    /// Which descriptor is which.
+    /// The fds, by name.
     pub(crate) descriptors: HashMap<String, i32>,
-    /// Where those of [`Shape::maps`] are, with their lengths.
+    /// The start and length of the mappings of [`Shape::maps`].
     pub(crate) maps: Vec<(u64, u64)>,
-    /// Which descriptors are those of [`Shape::opened`].
+    /// The fds of [`Shape::opened`].
     pub(crate) opened: Vec<Vec<i32>>,
 }
 
-/// A running workload. It ends with its guard, and all its children do.
+/// A running workload. Dropping it kills the process and all its children.
 pub(crate) struct Workload {
     child: Child,
     input: Mutex<ChildStdin>,
@@ -148,21 +148,25 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    /// Starts one and waits until it is in its shape.
+    /// Starts a workload and waits until it is ready.
     pub(crate) fn start(shape: &Shape) -> Self {
         let mut child = command(shape)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("this test program");
+            .expect("the test binary starts");
         let input = Mutex::new(child.stdin.take().expect("piped"));
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         let layout = loop {
             line.clear();
-            assert_ne!(output.read_line(&mut line).expect("readable"), 0, "the workload ended");
-            // The test harness of the workload says things of its own, also on the same line.
+            assert_ne!(
+                output.read_line(&mut line).expect("the output is readable"),
+                0,
+                "the workload exited"
+            );
+            // The test harness of the workload also prints text, even on the same line.
             if let Some((_, layout)) = line.split_once("ready ") {
-                break serde_json::from_str(layout.trim()).expect("a layout");
+                break serde_json::from_str(layout.trim()).expect("a valid layout");
             }
         };
         Self {
@@ -177,11 +181,19 @@ impl Workload {
         self.child.id() as i32
     }
 
-    /// Asks it for its counter, which its threads move on.
+    /// Asks the workload for its counter, which its threads increment.
     pub(crate) fn count(&self) -> u64 {
-        self.input.lock().unwrap().write_all(b"count\n").expect("it listens");
+        self.input
+            .lock()
+            .unwrap()
+            .write_all(b"count\n")
+            .expect("the workload reads its input");
         let mut line = String::new();
-        self.output.lock().unwrap().read_line(&mut line).expect("it answers");
+        self.output
+            .lock()
+            .unwrap()
+            .read_line(&mut line)
+            .expect("the workload responds");
         line.trim().parse().expect("a number")
     }
 }
@@ -189,7 +201,7 @@ impl Workload {
 impl Drop for Workload {
     fn drop(&mut self) {
         for process in descendants(self.pid()) {
-            // SIGKILL ends what is stopped, too.
+            // SIGKILL also ends stopped processes.
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(process.pid),
                 nix::sys::signal::Signal::SIGKILL,
@@ -200,7 +212,7 @@ impl Drop for Workload {
 }
 
 fn command(shape: &Shape) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("it runs"));
+    let mut command = Command::new(std::env::current_exe().expect("the path of the test binary"));
     command
         .args([
             "--exact",
@@ -209,18 +221,18 @@ fn command(shape: &Shape) -> Command {
             "--nocapture",
             "--test-threads=1",
         ])
-        .env(SHAPE_ENV, serde_json::to_string(shape).expect("plain"))
+        .env(SHAPE_ENV, serde_json::to_string(shape).expect("the shape serializes"))
         .stdin(Stdio::piped());
     command
 }
 
 #[test]
-#[ignore = "no test: what the other tests checkpoint"]
+#[ignore = "not a test: the process that other tests checkpoint"]
 fn workload() {
     let Some(shape) = std::env::var(SHAPE_ENV).ok() else {
         return;
     };
-    let shape: Shape = serde_json::from_str(&shape).expect("a shape");
+    let shape: Shape = serde_json::from_str(&shape).expect("a valid shape");
     let mut layout = Layout::default();
     let memory = Memory::map(&shape, &mut layout);
     let files = shape.files.as_deref().map(|dir| Files::open(dir, &mut layout));
@@ -246,7 +258,9 @@ fn workload() {
         thread::spawn(|| {
             loop {
                 let threads: Vec<_> = (0..3).map(|_| thread::spawn(thread::yield_now)).collect();
-                threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
+                threads
+                    .into_iter()
+                    .for_each(|thread| thread.join().expect("the thread does not panic"));
             }
         });
         thread::spawn(|| {
@@ -260,9 +274,12 @@ fn workload() {
         filter::deny_executable_memory();
     }
     if shape.kills_clone {
-        assert!(filter::install(true, true), "a filter");
+        assert!(filter::install(true, true), "seccomp filters are available");
     }
-    println!("ready {}", serde_json::to_string(&layout).expect("plain"));
+    println!(
+        "ready {}",
+        serde_json::to_string(&layout).expect("the layout serializes")
+    );
     for line in std::io::stdin().lock().lines() {
         if line.is_ok_and(|line| line == "count") {
             println!("{}", counter.fetch_add(1, Ordering::SeqCst));
@@ -306,7 +323,7 @@ fn start_children(shape: &Shape) -> Vec<Child> {
         child: true,
         ..shape.clone()
     };
-    // Each ends when its standard input does, which is when this process ends.
+    // Each child exits at EOF of its standard input, that is when this process exits.
     let mut children: Vec<_> = (0..shape.children)
         .map(|_| {
             let mut child = command(&child_shape).stdout(Stdio::piped()).spawn().expect("child");
@@ -314,7 +331,11 @@ fn start_children(shape: &Shape) -> Vec<Child> {
             let mut line = String::new();
             while !line.contains("ready ") {
                 line.clear();
-                assert_ne!(output.read_line(&mut line).expect("readable"), 0, "the child ended");
+                assert_ne!(
+                    output.read_line(&mut line).expect("the output is readable"),
+                    0,
+                    "the child exited"
+                );
             }
             child.stdout = Some(output.into_inner());
             child
@@ -331,7 +352,6 @@ fn start_children(shape: &Shape) -> Vec<Child> {
     children
 }
 
-/// Mappings of many kinds.
 struct Memory;
 
 impl Memory {
@@ -403,8 +423,8 @@ impl Memory {
     }
 }
 
-/// Open files of many kinds, and mappings of one.
-struct Files(#[expect(dead_code, reason = "held open")] Vec<Box<dyn std::any::Any>>);
+/// Open files of many kinds, and file mappings.
+struct Files(#[expect(dead_code, reason = "keeps the files open")] Vec<Box<dyn std::any::Any>>);
 
 impl Files {
     fn open(dir: &Path, layout: &mut Layout) -> Self {

@@ -1,21 +1,21 @@
-//! The programs of `fixtures/programs`, for the tests that restore them.
+//! The programs of `fixtures/programs`.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// How many steps the programs make (steps.h).
+/// The number of steps of each program (steps.h).
 pub(crate) const STEP_COUNT: u64 = 90;
 
-/// The command that runs one, without its argument, a folder for its files. It is compiled into this folder with these options of
-/// the C compiler, unless it is Python's.
+/// Returns the command that runs a program; the caller must append the directory for the program's files. A C source is
+/// compiled into `folder` with these compiler options.
 pub(crate) fn program_command(source: &str, options: &[&str], folder: &Path) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fixtures/programs")
         .join(source)
         .canonicalize()
-        .expect("it is there");
+        .expect("the program exists");
     if source.extension().is_some_and(|extension| extension == "py") {
         return vec!["python3".into(), source];
     }
@@ -28,7 +28,7 @@ pub(crate) fn program_command(source: &str, options: &[&str], folder: &Path) -> 
         .status();
     assert!(
         compiled.expect("a C compiler").success(),
-        "{} does not build",
+        "{} does not compile",
         source.display()
     );
     vec![program]

@@ -1,11 +1,11 @@
-//! Processes as `/proc` lists them.
+//! Reads processes from `/proc`.
 
 use std::{collections::HashMap, fs};
 
-/// A process that cannot be mistaken: its number and when it started.
+/// Identifies a process: its pid and its start time, which guards against pid reuse.
 pub(crate) type PidAndStart = (i32, u64);
 
-/// The fields of a process's stat after its name, the state first.
+/// The fields of `/proc/PID/stat` after the command name, starting with the state.
 pub(crate) fn stat(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -20,7 +20,7 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
     stat(pid)?.get(1)?.parse().ok()
 }
 
-/// A process and all that come of it.
+/// A process and all its descendants.
 pub(crate) fn process_tree(first: i32) -> Vec<PidAndStart> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -39,7 +39,7 @@ pub(crate) fn process_tree(first: i32) -> Vec<PidAndStart> {
     tree
 }
 
-/// Why a process does not simply run: what is stopped or traced of it.
+/// The lines of `/proc/PID/task/*/status` that show a stopped or traced task.
 pub(crate) fn stopped_or_traced(pid: i32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()

@@ -1,11 +1,11 @@
-//! Descriptors that no crate in use makes.
+//! Descriptors that the crates in use cannot create.
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// An eventfd with this eventfd.
-#[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
+/// Creates an eventfd with this counter.
+#[expect(unsafe_code, reason = "no crate in use creates an eventfd")]
 pub(super) fn eventfd(value: u32) -> OwnedFd {
-    // SAFETY: a new descriptor, which nobody else owns.
+    // SAFETY: the fd is new and not owned elsewhere.
     unsafe {
         let fd = libc::eventfd(value, 0);
         assert!(fd >= 0, "eventfd");
@@ -13,14 +13,14 @@ pub(super) fn eventfd(value: u32) -> OwnedFd {
     }
 }
 
-/// An epoll descriptor that watches another, with this data.
-#[expect(unsafe_code, reason = "a descriptor of a kind that the tests are about")]
+/// Creates an epoll instance that watches this descriptor with this data.
+#[expect(unsafe_code, reason = "no crate in use creates an epoll instance")]
 pub(super) fn epoll_watching(watched: &OwnedFd, data: u64) -> OwnedFd {
     let mut event = libc::epoll_event {
         events: libc::EPOLLIN as u32,
         u64: data,
     };
-    // SAFETY: a new descriptor, which nobody else owns; the event lives through the call.
+    // SAFETY: the fd is new and not owned elsewhere; the event outlives the call.
     unsafe {
         let fd = libc::epoll_create1(0);
         assert!(fd >= 0, "epoll");
@@ -30,8 +30,8 @@ pub(super) fn epoll_watching(watched: &OwnedFd, data: u64) -> OwnedFd {
     }
 }
 
-/// Ends this process as soon as one of its threads is told of a child, of which it has none. To be called before other threads
-/// begin, since they inherit the mask.
+/// Exits this process as soon as the kernel reports a child, although the process has none. Must be called before other
+/// threads start, because threads inherit the signal mask.
 pub(super) fn watch_for_children() {
     use nix::sys::{
         signal::{SigSet, Signal},
@@ -39,26 +39,25 @@ pub(super) fn watch_for_children() {
     };
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
-    // Blocked, so that it stays in sight; it would be thrown away otherwise.
+    // A blocked SIGCHLD stays pending. An unblocked SIGCHLD would be discarded by its default action.
     signals.thread_block().expect("block");
     std::thread::spawn(move || {
         loop {
             let waited = waitpid(None, Some(WaitPidFlag::WNOHANG));
             let sigchld_pending = is_sigchld_pending();
             if waited != Err(nix::errno::Errno::ECHILD) || sigchld_pending {
-                eprintln!("told of a child: {waited:?}, SIGCHLD {sigchld_pending}");
+                eprintln!("the kernel reported a child: {waited:?}, SIGCHLD pending: {sigchld_pending}");
                 std::process::exit(99);
             }
         }
     });
 }
 
-/// Whether SIGCHLD waits for this process.
 fn is_sigchld_pending() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("ShdPnd:"))
-        .expect("a field");
-    u64::from_str_radix(line.trim(), 16).expect("a mask") & (1 << (libc::SIGCHLD - 1)) != 0
+        .expect("the ShdPnd field");
+    u64::from_str_radix(line.trim(), 16).expect("a hexadecimal mask") & (1 << (libc::SIGCHLD - 1)) != 0
 }

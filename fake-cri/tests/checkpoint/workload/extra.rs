@@ -1,4 +1,4 @@
-//! Mappings and descriptors as many and of such kinds as a test comes up with.
+//! Mappings and descriptors of kinds that a test chooses.
 
 use std::{
     any::Any,
@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{PAGE_BYTES, events, mapping::Mapping};
 
-/// What lies behind a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Backing {
     Private,
@@ -26,17 +25,15 @@ pub(crate) enum Backing {
     WipeOnFork,
 }
 
-/// A mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Map {
     pub(crate) backing: Backing,
-    /// Which of its pages are written, one bit each; it has as many pages as this has entries.
+    /// Which pages are written. The length is the number of pages.
     pub(crate) written: Vec<bool>,
-    /// Read, write, execute, as one bit each.
+    /// The `PROT_*` bits.
     pub(crate) access: i32,
 }
 
-/// An open file of some kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Descriptor {
     File {
@@ -67,7 +64,7 @@ pub(crate) enum Descriptor {
     Listener,
 }
 
-/// Lays the mappings out; where they are, in their order.
+/// Creates the mappings and returns their start and length.
 pub(super) fn map(maps: &[Map], dir: &Path, kept_open: &mut Vec<Box<dyn Any>>) -> Vec<(u64, u64)> {
     let mut ranges = Vec::new();
     for (number, map) in maps.iter().enumerate() {
@@ -118,11 +115,11 @@ pub(super) fn map(maps: &[Map], dir: &Path, kept_open: &mut Vec<Box<dyn Any>>) -
 fn memfd(size: u64) -> File {
     let memory = nix::sys::memfd::memfd_create(c"in memory", nix::sys::memfd::MFdFlags::empty()).expect("memfd");
     let memory = File::from(memory);
-    memory.set_len(size).expect("its size");
+    memory.set_len(size).expect("the memfd can be resized");
     memory
 }
 
-/// Opens the descriptors; of each the numbers it has.
+/// Opens the descriptors and returns the fds of each.
 pub(super) fn open(descriptors: &[Descriptor], dir: &Path, kept_open: &mut Vec<Box<dyn Any>>) -> Vec<Vec<i32>> {
     let opened = |(number, descriptor)| {
         let fds = open_one(number, descriptor, dir);

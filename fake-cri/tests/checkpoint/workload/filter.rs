@@ -1,10 +1,11 @@
-//! A seccomp filter, as a sandbox sets one up.
+//! Seccomp filters and PR_SET_MDWE.
 
 use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 
-/// A filter that lets everything pass, or one that kills the process which makes another one or a thread; for the calling thread
-/// and what comes of it, or for all threads of the process. False where there are none.
-#[expect(unsafe_code, reason = "no crate in use sets filters")]
+/// Installs a seccomp filter that allows all system calls, or that kills a process which creates a process or thread.
+/// The filter applies to the calling thread and its descendants, or to all threads of the process. Returns false if the
+/// kernel has no filters.
+#[expect(unsafe_code, reason = "no crate in use installs filters")]
 pub(crate) fn install(kills_clones: bool, all_threads: bool) -> bool {
     let statement = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
@@ -32,7 +33,7 @@ pub(crate) fn install(kills_clones: bool, all_threads: bool) -> bool {
         0
     };
     nix::sys::prctl::set_no_new_privs().expect("no_new_privs");
-    // SAFETY: the program lives through the call, which copies it.
+    // SAFETY: the program outlives the call, which copies the program.
     let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -44,13 +45,14 @@ pub(crate) fn install(kills_clones: bool, all_threads: bool) -> bool {
     result == 0
 }
 
-/// Refuses memory that becomes executable, or is so and written, where the kernel can (Linux 6.3).
-#[expect(unsafe_code, reason = "nix does not know this prctl")]
+/// Denies memory that becomes executable, or that is both writable and executable, if the kernel supports this (Linux
+/// 6.3).
+#[expect(unsafe_code, reason = "nix does not have this prctl")]
 pub(crate) fn deny_executable_memory() {
     const SET_MDWE: i32 = 65;
     const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
     let none: libc::c_ulong = 0;
-    // SAFETY: numbers alone.
+    // SAFETY: all arguments are integers.
     unsafe {
         libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, none, none, none);
     }

@@ -1,4 +1,4 @@
-//! Memory at a place of its own.
+//! Memory mappings.
 
 use std::{fs::File, num::NonZero, ptr::NonNull};
 
@@ -6,18 +6,19 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonym
 
 use super::PAGE_BYTES;
 
-/// A mapping that stays until the process ends.
+/// A mapping that exists until the process exits.
 pub(super) struct Mapping {
     start: NonNull<libc::c_void>,
     length: u64,
 }
 
-#[expect(unsafe_code, reason = "what a workload maps is what the tests are about")]
+#[expect(unsafe_code, reason = "the tests need raw mappings")]
 impl Mapping {
     pub(super) fn new(length: u64, flags: MapFlags) -> Self {
         let size = NonZero::new(length as usize).expect("not empty");
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping where the kernel wants it; the advice keeps huge pages from blurring what was touched.
+        // SAFETY: the kernel chooses the address of the new mapping. Without huge pages, only written pages are
+        // resident.
         let start = unsafe {
             let start = mmap_anonymous(None, size, access, flags).expect("mmap");
             if flags.contains(MapFlags::MAP_PRIVATE) {
@@ -31,7 +32,7 @@ impl Mapping {
     pub(super) fn of(file: &File, length: u64, flags: MapFlags) -> Self {
         let size = NonZero::new(length as usize).expect("not empty");
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping where the kernel wants it, of a file that nobody cuts.
+        // SAFETY: the kernel chooses the address of the new mapping, and the file is not truncated.
         let start = unsafe { mmap(None, size, access, flags, file, 0) }.expect("mmap");
         Self { start, length }
     }
@@ -42,7 +43,7 @@ impl Mapping {
 
     pub(super) fn page(&mut self, index: u64) -> &mut [u8] {
         assert!((index + 1) * PAGE_BYTES <= self.length);
-        // SAFETY: the page is inside of the mapping, readable and writable, and borrowed exclusively.
+        // SAFETY: the page is within the mapping, readable and writable, and borrowed exclusively.
         unsafe {
             let page = self.start.cast::<u8>().add((index * PAGE_BYTES) as usize);
             std::slice::from_raw_parts_mut(page.as_ptr(), PAGE_BYTES as usize)
@@ -50,7 +51,7 @@ impl Mapping {
     }
 
     pub(super) fn advise(&mut self, advice: libc::c_int) {
-        // SAFETY: the advice changes what a fork does, not the content here.
+        // SAFETY: the advice changes the effect of fork, not the content of this mapping.
         let result = unsafe { libc::madvise(self.start.as_ptr(), self.length as usize, advice) };
         nix::errno::Errno::result(result).expect("madvise");
     }
