@@ -35,10 +35,8 @@ fn main() -> ExitCode {
         }
         let range = start as u64..(start + pages * PAGE_BYTES) as u64;
         group.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                scan_page_map(std::process::id().cast_signed(), black_box(range.clone()))
-                    .expect("the pagemap is readable")
-            });
+            bencher
+                .iter(|| scan_page_map(std::process::id().cast_signed(), black_box(range.clone())).expect("its own"));
         });
         drop(memory);
     }

@@ -27,7 +27,7 @@ impl Drop for ControlServer {
 }
 
 async fn start_control_server() -> ControlServer {
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = tempfile::tempdir().expect("a temporary directory");
     let socket = dir.path().join("control.sock");
     let listener = UnixListener::bind(&socket).expect("a free path");
     let (engine, journal, conditions) = (Arc::new(FaultEngine::new()), Arc::new(Journal::new()), Arc::default());
@@ -37,7 +37,7 @@ async fn start_control_server() -> ControlServer {
         journal,
         conditions,
         server: tokio::spawn(api.serve(listener)),
-        client: Client::connect(&socket).await.expect("it listens"),
+        client: Client::connect(&socket).await.expect("the server listens"),
         _temp_dir: dir,
     }
 }
@@ -62,7 +62,7 @@ fn entry(method: &str) -> JournalRecord {
 async fn rules_are_added_listed_and_cleared() {
     let server = start_control_server().await;
     let client = &server.client;
-    let flag = parse_rules("Version:before=hang").expect("a rule");
+    let flag = parse_rules("Version:before=hang").expect("a valid rule");
     server.engine.add(flag, RuleSource::Flag);
     let ids = client
         .add_faults(["Version:after=disconnect; preset:hang", "Status:before=disconnect"])
@@ -95,8 +95,8 @@ async fn rules_are_added_listed_and_cleared() {
     assert_eq!(listed, expected);
 
     let cleared = client.clear_faults(&["f2".to_owned(), "f99".to_owned()]).await;
-    assert_eq!(cleared.expect("an answer"), 1);
-    assert_eq!(client.clear_faults(&[]).await.expect("an answer"), 3);
+    assert_eq!(cleared.expect("the call succeeds"), 1);
+    assert_eq!(client.clear_faults(&[]).await.expect("the call succeeds"), 3);
     assert!(client.list_faults().await.expect("a list").is_empty());
 }
 
@@ -107,7 +107,7 @@ async fn a_bad_rule_adds_none_and_names_its_column() {
         .client
         .add_faults(["Version:before=hang", "Version:sometime=hang"])
         .await;
-    let status = error.expect_err("a bad rule");
+    let status = error.expect_err("an invalid rule");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().starts_with("column 9: expected a point"), "{status:?}");
     assert!(
@@ -150,12 +150,12 @@ async fn conditions_are_set_one_by_one() {
         .client
         .set_conditions(None, Some(false))
         .await
-        .expect("an answer");
+        .expect("the call succeeds");
     assert!(conditions.runtime_ready() && !conditions.network_ready());
     server
         .client
         .set_conditions(Some(false), Some(true))
         .await
-        .expect("an answer");
+        .expect("the call succeeds");
     assert!(!conditions.runtime_ready() && conditions.network_ready());
 }

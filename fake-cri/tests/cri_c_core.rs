@@ -1,4 +1,5 @@
-//! A client of gRPC's C core (Python's grpcio) over the unix socket. Its `:authority` is the socket's path, which h2 takes for no host.
+//! A client of gRPC's C core (Python's grpcio) over the unix socket. Its `:authority` is the path of the socket, which
+//! h2 rejects as a host.
 
 mod cri;
 
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use cri::Cri;
 
-/// Calls Version twice on one channel, the second time by references to the header table, and prints the name of the runtime.
+/// Calls Version twice on one channel and prints the runtime name. The second call refers to the HPACK table.
 const CLIENT: &str = r#"
 import grpc, sys
 for target in sys.argv[1:]:
@@ -46,12 +47,12 @@ async fn grpc_c_core_clients_need_no_option() {
     }
     let cri = Cri::start().await;
     let socket = cri.process.socket().to_owned();
-    let dir = socket.parent().expect("a folder");
+    let dir = socket.parent().expect("a directory");
     let name = socket.file_name().expect("a name").to_string_lossy().into_owned();
     let targets = [
         format!("unix://{}", socket.display()),
         format!("unix:{}", socket.display()),
-        // Relative to where the client runs.
+        // Relative to the working directory of the client.
         format!("unix:{name}"),
     ];
     let output = Command::new("python3")

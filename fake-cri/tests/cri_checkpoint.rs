@@ -1,5 +1,5 @@
-//! CheckpointContainer over a real socket: what is refused, and what a good one leaves. What stands in the archive is
-//! held against the truth elsewhere.
+//! CheckpointContainer over a real socket: rejected requests, and the results of successful ones. The content of
+//! archives is tested elsewhere.
 
 mod cri;
 
@@ -25,7 +25,7 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Resul
     cri.runtime().checkpoint_container(request).await.map(drop)
 }
 
-/// The names of the files in a dir.
+/// The file names in a directory.
 fn file_names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
@@ -35,7 +35,7 @@ fn file_names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Asserts that a container runs and is not stopped: it logs one more heartbeat.
+/// Asserts that a container runs: the log gets another heartbeat.
 async fn wait_next_heartbeat(pod: &Pod<'_>, name: &str) {
     let log = std::fs::read_to_string(pod.logs.path().join(name).join("0.log")).unwrap();
     let next = 1 + log.lines().filter(|line| line.contains(" heartbeat ")).count();
@@ -126,7 +126,7 @@ async fn only_regular_files_are_replaced() {
         ("link", "a symlink"),
         ("dangling", "a symlink"),
     ];
-    // The null device's number, in a folder of this test alone.
+    // The device number of /dev/null, in a directory of this test.
     match mknod(&at("device"), SFlag::S_IFCHR, mode, makedev(1, 3)) {
         Ok(()) => kinds.push(("device", "a character device")),
         Err(errno) => eprintln!("skipped for devices: {errno}"),
@@ -191,7 +191,7 @@ async fn a_negative_timeout_is_refused() {
     assert!(error.message().contains("-1"), "{error}");
 }
 
-/// A fake-cri in which every checkpoint takes longer than any of these tests waits.
+/// A fake-cri whose checkpoints take longer than any of these tests waits.
 async fn start_with_long_delay(within: &str) -> Cri {
     Cri::start_with(builder().args(["--checkpoint-base", "1h", "--checkpoint-delay-phase", within])).await
 }
@@ -221,7 +221,7 @@ async fn timeout_field_and_call_deadline_end_the_checkpoint(
     let error = cri.runtime().checkpoint_container(request).await.unwrap_err();
     match error.code() {
         Code::DeadlineExceeded => {}
-        // tonic's client keeps a timer of its own for the header, and may be the first to give up.
+        // tonic's client also applies the timeout of the header and may cancel first.
         Code::Cancelled if !field => assert_eq!(error.message(), "Timeout expired"),
         _ => panic!("{error}"),
     }
@@ -230,7 +230,7 @@ async fn timeout_field_and_call_deadline_end_the_checkpoint(
     wait_next_heartbeat(&pod, "app").await;
 }
 
-/// Waits until a folder holds files, as when a checkpoint has begun to write, or none any more.
+/// Waits until a directory has files, which means that a checkpoint writes, or until the directory is empty.
 async fn wait_has_files(dir: &Path, expected: bool) {
     let change = async {
         while file_names(dir).is_empty() == expected {
@@ -239,7 +239,7 @@ async fn wait_has_files(dir: &Path, expected: bool) {
     };
     tokio::time::timeout(PATIENCE, change)
         .await
-        .expect("the folder changes");
+        .expect("the directory changes");
 }
 
 #[tokio::test]
@@ -252,13 +252,13 @@ async fn client_cancellation_frees_the_container() {
     {
         let call = checkpoint(&cri, &id, &location, 0);
         tokio::select! {
-            result = call => panic!("it takes an hour: {result:?}"),
+            result = call => panic!("the checkpoint must take an hour: {result:?}"),
             () = wait_has_files(dir.path(), true) => {}
         }
     }
     wait_has_files(dir.path(), false).await;
     wait_next_heartbeat(&pod, "app").await;
-    // The next one gets its turn, and is not told that the container is busy.
+    // The next checkpoint can start; the container is not busy any more.
     let error = checkpoint(&cri, &id, &location, 1).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
     assert_eq!(file_names(dir.path()).len(), 0);
@@ -332,7 +332,7 @@ async fn strict_capture_fails_on_unsupported_state() {
     let mut config = container_config("app");
     config.command = ["sleep", "1000"].map(str::to_owned).into();
     let id = pod.run(config).await;
-    checkpoint(&cri, &id, &location, 0).await.expect("nothing is lost");
+    checkpoint(&cri, &id, &location, 0).await.expect("no entry is lost");
     let log = String::from_utf8(members(&location).remove("dump.log").unwrap()).unwrap();
     assert!(!log.contains("unsupported"), "{log}");
     std::fs::remove_file(&location).unwrap();
@@ -362,7 +362,9 @@ async fn the_requested_archive_layout_is_written() {
     let location = dir.path().join("a.tar");
     let id = pod.run(container_config("app")).await;
     pod.wait_logged("app", " heartbeat 1 ").await;
-    checkpoint(&cri, &id, &location, 0).await.expect("checkpoint");
+    checkpoint(&cri, &id, &location, 0)
+        .await
+        .expect("the checkpoint succeeds");
     let members = members(&location);
     let beside: Vec<_> = members.keys().filter(|name| !name.starts_with("checkpoint/")).collect();
     let expected = [

@@ -1,4 +1,4 @@
-//! Containers from their making to their removal, over a real socket and with real processes.
+//! The life of containers, over a real socket and with real processes.
 
 mod cri;
 
@@ -321,7 +321,7 @@ async fn container_filters_apply_every_field(
     let found: Vec<_> = containers.iter().map(|container| index(&container.id)).collect();
     assert_eq!(found, expected);
 
-    // The list of stats has the same fields but for the state.
+    // The filter of the stats has the same fields except the state.
     if filter.state.is_none() {
         let request = v1::ListContainerStatsRequest {
             filter: Some(v1::ContainerStatsFilter {

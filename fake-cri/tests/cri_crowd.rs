@@ -1,5 +1,5 @@
-//! 64 checkpoints at once over 16 containers: each is a whole archive of its own container or an error that says why, and all
-//! containers are afterwards what they were.
+//! 64 concurrent checkpoints of 16 containers: each returns an archive of its own container or an error with a reason,
+//! and all containers are unchanged afterwards.
 
 mod cri;
 
@@ -16,28 +16,28 @@ use cri_proto::runtime::v1;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-/// How many containers there are, and how many checkpoints of each begin at once.
+/// The number of containers, and the number of concurrent checkpoints of each.
 const CONTAINERS: usize = 16;
 const CHECKPOINTS_PER_CONTAINER: usize = 4;
 
-/// What a container was before.
+/// The state of a container before the checkpoints.
 #[derive(Debug)]
 struct TickingContainer {
     name: String,
     id: String,
     canary: String,
-    /// Its first process with all that come of it, and the shim's threads, each with its start time.
+    /// The init process, all its descendants and the threads of the shim, with their start times.
     family: BTreeSet<(i32, u64)>,
 }
 
-/// The fields of a stat from the state on.
+/// The fields of a stat file from the state on.
 fn stat(path: &str) -> Option<Vec<String>> {
     let stat = fs::read_to_string(path).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     Some(rest.split(' ').map(str::to_owned).collect())
 }
 
-/// The threads of a process and of all below it, with their start times.
+/// The threads of a process and of its descendants, with their start times.
 fn process_tree(pid: i32) -> BTreeSet<(i32, u64)> {
     let mut family = BTreeSet::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))
@@ -59,7 +59,7 @@ fn process_tree(pid: i32) -> BTreeSet<(i32, u64)> {
     family
 }
 
-/// The threads that do not simply run: stopped, traced, or zombies.
+/// The threads that are stopped, traced or zombies.
 fn stopped_or_traced(family: &BTreeSet<(i32, u64)>) -> Vec<String> {
     let state = |tid: &i32| {
         let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
@@ -91,7 +91,7 @@ async fn start_container(pod: &Pod<'_>, index: usize) -> TickingContainer {
         .1
         .to_owned();
     let first = pod.cri.pid(&id).await;
-    let shim = stat(&format!("/proc/{first}/stat")).expect("it runs")[1]
+    let shim = stat(&format!("/proc/{first}/stat")).expect("the process is running")[1]
         .parse()
         .expect("a pid");
     TickingContainer {
@@ -111,18 +111,18 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path, timeout: i64) -> Resul
     cri.runtime().checkpoint_container(request).await.map(drop)
 }
 
-/// Whose an archive is by its description, and all that stands in its memory as a canary may: so many digits in a row.
+/// The container id of an archive, and all digit strings of this length in its memory, which may be canaries.
 fn archive_canaries(archive: &Path, length: usize) -> (String, BTreeSet<String>) {
-    let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
+    let mut archive = tar::Archive::new(fs::File::open(archive).expect("the archive exists"));
     let (mut owner, mut found, mut names) = (None, BTreeSet::new(), BTreeSet::new());
     for entry in archive.entries().expect("a tar") {
-        let mut entry = entry.expect("a whole member");
+        let mut entry = entry.expect("a complete member");
         let name = entry.path().expect("a name").to_string_lossy().into_owned();
         let mut content = Vec::new();
-        entry.read_to_end(&mut content).expect("its bytes");
+        entry.read_to_end(&mut content).expect("a readable member");
         assert_eq!(content.len() as u64, entry.size(), "{name}");
         if name == "config.dump" {
-            let config: serde_json::Value = serde_json::from_slice(&content).expect("JSON");
+            let config: serde_json::Value = serde_json::from_slice(&content).expect("valid JSON");
             owner = config["id"].as_str().map(str::to_owned);
         } else if name.starts_with("checkpoint/pages-") {
             let words = content.split(|byte| !matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -153,7 +153,7 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
     let mut config = pod_config("web");
     config.annotations = annotated(&[("memory", "64Ki"), ("threads", "2"), ("heartbeat-interval", "10ms")]);
     let pod = cri.pod_with_config(config).await;
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = tempfile::tempdir().expect("a temporary directory");
     let mut containers = Vec::new();
     for index in 0..CONTAINERS {
         containers.push(start_container(&pod, index).await);
@@ -162,7 +162,7 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
         .iter()
         .map(|container| (&container.canary, &container.id))
         .collect();
-    assert_eq!(canaries_of.len(), CONTAINERS, "each has its own");
+    assert_eq!(canaries_of.len(), CONTAINERS, "each container has its own canary");
 
     let mut calls = JoinSet::new();
     for round in 0..CHECKPOINTS_PER_CONTAINER {
@@ -173,7 +173,7 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
                 let request = v1::CheckpointContainerRequest {
                     container_id: id,
                     location: location.to_string_lossy().into_owned(),
-                    // One of the four may be too late for its turn.
+                    // The last of the four checkpoints may time out while it waits.
                     timeout: i64::from(round == CHECKPOINTS_PER_CONTAINER - 1),
                 };
                 let answer = client.checkpoint_container(request).await;
@@ -206,17 +206,17 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
         }
     }
     let files: BTreeSet<_> = fs::read_dir(dir.path())
-        .expect("the folder")
-        .map(|file| file.expect("a file").path())
+        .expect("the directory is readable")
+        .map(|file| file.expect("an entry").path())
         .collect();
-    assert_eq!(files, complete_archives, "nothing else is left");
+    assert_eq!(files, complete_archives, "no other files remain");
 
     for container in &containers {
         let first = cri.pid(&container.id).await;
-        let shim = stat(&format!("/proc/{first}/stat")).expect("it runs")[1]
+        let shim = stat(&format!("/proc/{first}/stat")).expect("the process is running")[1]
             .parse()
             .expect("a pid");
-        // The thread of a checkpoint ends a moment after its answer.
+        // The checkpoint thread of the shim exits shortly after the response.
         let settled = async {
             while process_tree(shim) != container.family || !stopped_or_traced(&container.family).is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -238,6 +238,6 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
     let last = dir.path().join("last.tar");
     checkpoint(&cri, &containers[0].id, &last, 0)
         .await
-        .expect("the next one is well");
+        .expect("the next container runs");
     assert_eq!(archive_canaries(&last, containers[0].canary.len()).0, containers[0].id);
 }

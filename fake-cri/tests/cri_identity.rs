@@ -1,4 +1,4 @@
-//! The user, groups and privileges of containers: what is asked for, what runs, and what is told.
+//! User, groups and privileges of containers: as requested, as running, and as reported.
 
 mod cri;
 
@@ -32,9 +32,9 @@ const NO_CONTEXT: v1::LinuxContainerSecurityContext = v1::LinuxContainerSecurity
     readonly_paths: Vec::new(),
     seccomp: None,
     apparmor: None,
-    #[allow(deprecated, reason = "a field is a field")]
+    #[allow(deprecated, reason = "the struct literal needs all fields")]
     apparmor_profile: String::new(),
-    #[allow(deprecated, reason = "a field is a field")]
+    #[allow(deprecated, reason = "the struct literal needs all fields")]
     seccomp_profile_path: String::new(),
 };
 
@@ -42,7 +42,7 @@ fn int64(value: i64) -> Option<v1::Int64Value> {
     Some(v1::Int64Value { value })
 }
 
-/// A user and groups that no host has.
+/// A user and groups that do not exist on any host.
 fn other_user() -> v1::LinuxContainerSecurityContext {
     v1::LinuxContainerSecurityContext {
         run_as_user: int64(51_001),
@@ -71,9 +71,9 @@ fn is_root_or_skip() -> bool {
     root
 }
 
-/// A line of `/proc/PID/status`, its words.
+/// The words of a line of `/proc/PID/status`.
 fn proc_status_field(pid: i32, name: &str) -> Vec<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is running");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.expect("a line of that name")
         .split_whitespace()
@@ -81,10 +81,10 @@ fn proc_status_field(pid: i32, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Holds what is told of a running container against what runs.
+/// Compares the reported user of a running container with the process.
 async fn check_reported_user(cri: &Cri, id: &str) -> v1::LinuxContainerUser {
-    let (reported, info) = cri.status_and_info(id).await.expect("it is there");
-    let user = reported.user.and_then(|user| user.linux).expect("a user is told");
+    let (reported, info) = cri.status_and_info(id).await.expect("the container exists");
+    let user = reported.user.and_then(|user| user.linux).expect("a user is reported");
     let pid = cri.pid(id).await;
     let text = |value: i64| value.to_string();
     assert_eq!(proc_status_field(pid, "Uid"), vec![text(user.uid); 4]);
@@ -117,7 +117,7 @@ async fn exec(pod: &Pod<'_>, id: &str, script: &str) -> String {
         .runtime()
         .exec_sync(request)
         .await
-        .expect("it runs")
+        .expect("the process is running")
         .into_inner();
     String::from_utf8(answer.stdout).expect("text")
 }
@@ -130,7 +130,7 @@ async fn a_host_command_runs_as_the_requested_user() {
     let cri = Cri::start_with(builder().exec_host()).await;
     let pod = cri.pod("web").await;
     let mut config = config_with_context("app", other_user());
-    // It may reopen its own streams, as many programs of images do.
+    // The process may reopen its standard streams, as many images do.
     config.command = ["sh", "-c", "id -u; echo again > /dev/stdout; exec sleep 1000"]
         .map(str::to_owned)
         .to_vec();
@@ -143,7 +143,7 @@ async fn a_host_command_runs_as_the_requested_user() {
     );
     assert_eq!(proc_status_field(cri.pid(&id).await, "NoNewPrivs"), ["1"]);
     assert_eq!(proc_status_field(cri.pid(&id).await, "CapEff"), ["0000000000000000"]);
-    // A command beside it is nobody else.
+    // A command of ExecSync has the same user.
     assert_eq!(
         exec(&pod, &id, "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status").await,
         "51001\n51002\n51002 51003\nNoNewPrivs:\t1\n"
@@ -164,7 +164,7 @@ async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
     let pid = cri.pid(&id).await;
     assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
     assert_eq!(proc_status_field(pid, "Name"), ["test-workload"]);
-    // Its options came without a descriptor that stays.
+    // The workload options were passed without a descriptor that stays open.
     let mut open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -181,8 +181,11 @@ async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
         location: location.to_string_lossy().into_owned(),
         timeout: 0,
     };
-    cri.runtime().checkpoint_container(request).await.expect("a checkpoint");
-    // Restored it is the archive's user, whatever the request says.
+    cri.runtime()
+        .checkpoint_container(request)
+        .await
+        .expect("the checkpoint succeeds");
+    // A restored container has the user of the archive, not of the request.
     let mut restored = config_with_context(
         "again",
         v1::LinuxContainerSecurityContext {
@@ -192,14 +195,14 @@ async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
     );
     restored.image = Some(cri::image(&location.to_string_lossy()));
     cri.remove(&id).await.unwrap();
-    let id = pod.create(restored).await.expect("it is made");
+    let id = pod.create(restored).await.expect("the container is created");
     let user = cri.status(&id).await.unwrap().user.and_then(|user| user.linux);
     assert_eq!(
         user.map(|user| user.uid),
         Some(51_001),
         "as the archive's spec.dump says, before it runs"
     );
-    cri.start_container(&id).await.expect("it is restored");
+    cri.start_container(&id).await.expect("the container is restored");
     assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
     assert!(
         cri.process.log().contains("a restored container has its archive's"),
@@ -225,7 +228,10 @@ async fn exec_in_a_restored_container_runs_as_its_user() {
         location: location.to_string_lossy().into_owned(),
         timeout: 0,
     };
-    cri.runtime().checkpoint_container(request).await.expect("a checkpoint");
+    cri.runtime()
+        .checkpoint_container(request)
+        .await
+        .expect("the checkpoint succeeds");
     cri.remove(&id).await.unwrap();
     let mut config = container_config("again");
     config.image = Some(cri::image(&location.to_string_lossy()));
@@ -326,7 +332,7 @@ async fn unapplied_fields_are_refused_or_logged_once() {
         .runtime()
         .run_pod_sandbox(request)
         .await
-        .expect("it is accepted");
+        .expect("the request is accepted");
 
     let pod = accepting.pod("web").await;
     for name in ["one", "two"] {
@@ -342,7 +348,7 @@ async fn unapplied_fields_are_refused_or_logged_once() {
             container_path: "/data".to_owned(),
             ..Default::default()
         });
-        let id = pod.create(config).await.expect("it is made");
+        let id = pod.create(config).await.expect("the container is created");
         let (status, info) = accepting.status_and_info(&id).await.unwrap();
         assert!(status.mounts.is_empty());
         assert_eq!(
@@ -371,7 +377,7 @@ async fn unapplied_fields_are_refused_or_logged_once() {
     assert!(error.message().contains("/no/such/place"), "{error}");
 }
 
-/// A fake-cri that runs as an ordinary user, which root alone can make one. It ends with its standard input.
+/// A fake-cri that runs as an unprivileged user, which only root can start. It exits at EOF of its standard input.
 struct UnprivilegedFakeCri {
     process: Child,
     socket: std::path::PathBuf,
@@ -381,9 +387,9 @@ impl UnprivilegedFakeCri {
     const UID: u32 = 51_010;
 
     fn start(dir: &Path, more: &[&str]) -> UnprivilegedFakeCri {
-        // Whoever builds may keep others out of its folders.
+        // Other users may not have access to the build directory.
         let program = dir.join("fake-cri");
-        fs::copy(env!("CARGO_BIN_EXE_fake-cri"), &program).expect("room for a copy");
+        fs::copy(env!("CARGO_BIN_EXE_fake-cri"), &program).expect("the file can be copied");
         let socket = dir.join("cri.sock");
         let mut process = Command::new(program)
             .args(["serve", "--ephemeral", "--exit-on-stdin-eof", "--exec", "host"])
@@ -397,7 +403,7 @@ impl UnprivilegedFakeCri {
             .uid(Self::UID)
             .gid(Self::UID)
             .spawn()
-            .expect("it starts");
+            .expect("the command starts");
         let mut line = String::new();
         let ready = BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line);
         assert!(ready.is_ok_and(|read| read > 0), "it listens");
@@ -477,7 +483,7 @@ async fn an_unprivileged_runtime_refuses_or_reports_its_user(#[values(false, tru
         let user = answer
             .status
             .and_then(|status| status.user?.linux)
-            .expect("a user is told");
+            .expect("a user is reported");
         assert_eq!(proc_status_field(pid, "Uid")[1], user.uid.to_string());
         assert_eq!(proc_status_field(pid, "Gid")[1], user.gid.to_string());
         assert_eq!(
@@ -486,7 +492,7 @@ async fn an_unprivileged_runtime_refuses_or_reports_its_user(#[values(false, tru
         );
         Ok(user)
     };
-    // Its own user is nothing to refuse.
+    // The user of fake-cri itself is accepted.
     let own = v1::LinuxContainerSecurityContext {
         run_as_user: int64(UnprivilegedFakeCri::UID.into()),
         no_new_privs: true,

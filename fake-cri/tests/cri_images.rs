@@ -74,7 +74,7 @@ async fn short_references_name_the_same_image(#[case] name: &str) {
 async fn stream_images_equals_list_images() {
     let cri = Cri::start().await;
     assert_eq!(stream_images(&cri, None).await, []);
-    // More than one part holds.
+    // More images than fit in one message of the stream.
     for number in 0..300 {
         cri.pull(&format!("registry.example/image:{number}")).await.unwrap();
     }

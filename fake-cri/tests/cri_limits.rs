@@ -1,4 +1,4 @@
-//! The largest answers, the limit of open files, and the order of a container's times.
+//! The size limit of responses, the limit of open files, and the order of a container's times.
 
 mod cri;
 
@@ -11,7 +11,7 @@ use tonic::Code;
 
 const RESPONSE_MAX_BYTES: usize = 16 << 20;
 
-/// The two sizes that an error of a large answer names.
+/// Parses the two sizes in the error of a response that is too large.
 fn parse_sizes(message: &str) -> (usize, usize) {
     let (_, both) = message.rsplit_once('(').expect("sizes");
     let (size, limit) = both.trim_end_matches(')').split_once(" vs. ").expect("two sizes");
@@ -26,7 +26,7 @@ async fn an_oversized_response_is_an_error_and_keeps_the_connection() {
         annotations: [("large".to_owned(), "x".repeat(bytes))].into(),
         ..container_config(name)
     };
-    // To the byte: an answer of the largest size is one.
+    // Exactly: a response of the limit is allowed.
     let mut runtime = cri.runtime();
     let list = v1::ListContainersRequest::default;
     pod.create(config("one", RESPONSE_MAX_BYTES / 2)).await.unwrap();
@@ -50,13 +50,13 @@ async fn an_oversized_response_is_an_error_and_keeps_the_connection() {
         .version(v1::VersionRequest::default())
         .await
         .expect("the connection works");
-    // The journal has the status, as for any call.
+    // The journal has the call like any other.
     let journal = cri.process.control().journal(0).await.expect("a journal");
     let entry = journal
         .iter()
         .rev()
         .find(|entry| entry.method.ends_with("ListContainers"))
-        .expect("the call");
+        .expect("the call succeeds");
     assert_eq!(entry.message, error.message());
 }
 
@@ -86,13 +86,13 @@ async fn exec_output_is_complete_or_an_error(#[case] script: &str, #[case] compl
 }
 
 fn open_file_limits(pid: u32) -> (String, String) {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process is running");
     let line = limits
         .lines()
         .find(|line| line.starts_with("Max open files"))
         .expect("a line");
     let mut words = line["Max open files".len()..].split_whitespace().map(str::to_owned);
-    (words.next().expect("soft"), words.next().expect("hard"))
+    (words.next().expect("a soft limit"), words.next().expect("a hard limit"))
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_running_container_uses_one_fd() {
             ids.push(pod.run(container_config(&format!("c{number}"))).await);
         }
     }
-    // Connections of this test's clients end in their own time. A few others may be there for a moment.
+    // Connections of the test's clients close asynchronously. A few others may be open for a moment.
     let within = async |cri: &Cri, most: usize| {
         let few = async {
             while fd_count(cri.process.pid().unwrap()) > before + most {
@@ -149,8 +149,8 @@ async fn a_running_container_uses_one_fd() {
         );
     };
     within(&cri, CONTAINERS + 6).await;
-    // One that is found again after a restart takes no more.
-    cri.process.restart().await.expect("it starts again");
+    // Recovery after a restart does not need more fds.
+    cri.process.restart().await.expect("fake-cri restarts");
     within(&cri, CONTAINERS + 6).await;
     for id in &ids {
         cri.remove(id).await.unwrap();
@@ -171,7 +171,7 @@ async fn timestamps_of_a_container_are_ordered() {
             ended.push(cri.wait_exited(&id).await);
         }
     }
-    cri.process.restart().await.expect("it starts again");
+    cri.process.restart().await.expect("fake-cri restarts");
     for status in ended {
         let times = (status.created_at, status.started_at, status.finished_at);
         assert!(times.0 <= times.1 && times.1 <= times.2, "{times:?}");

@@ -1,4 +1,4 @@
-//! Pod sandboxes and the node's status over a real socket.
+//! Pod sandboxes and the status of the runtime over a real socket.
 
 mod cri;
 
@@ -159,7 +159,7 @@ async fn name_and_attempt_are_unique_until_removal() {
 async fn unique_id_prefixes_are_accepted() {
     let cri = Cri::start().await;
     let mut ids = Vec::new();
-    // 17 ids share a first digit at least once.
+    // With 17 ids, at least two have the same first digit.
     for index in 0..17 {
         ids.push(cri.run_pod(pod_config(&format!("pod-{index}"))).await);
     }

@@ -1,4 +1,4 @@
-//! What survives: a killed fake-cri, a killed shim; and what does not: an ephemeral end.
+//! Recovery: a killed fake-cri, a killed shim, and the cleanup of an ephemeral fake-cri.
 
 mod cri;
 
@@ -40,7 +40,7 @@ async fn containers_survive_a_killed_runtime() {
             v1::PodSandboxState::SandboxReady
         );
     }
-    // All that can be done with them can still be done.
+    // All operations on the containers still work.
     cri.start_container(&created).await.unwrap();
     cri.stop(&running, 10).await.unwrap();
     let status = cri.status(&running).await.unwrap();
@@ -74,17 +74,19 @@ async fn an_exit_during_downtime_keeps_its_code() {
     drop(logs_dir);
 }
 
-/// Waits until something holds that nobody tells of.
+/// Polls until a condition without an event holds.
 async fn wait_until(condition: impl Fn() -> bool) {
     let poll = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, poll).await.expect("it comes to hold");
+    tokio::time::timeout(PATIENCE, poll)
+        .await
+        .expect("the condition holds before the timeout");
 }
 
-/// The shim of a container: the parent of its first process.
+/// The shim of a container is the parent of its init process.
 fn parent_pid(pid: i32) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit(')')
@@ -196,7 +198,7 @@ async fn live_sockets_are_refused_and_stale_ones_replaced() {
     let mut cri = Cri::start().await;
     let error = builder().listen(cri.process.socket()).start().await.unwrap_err();
     assert!(error.to_string().contains("another process listens on it"), "{error}");
-    // A kill leaves the socket behind.
+    // SIGKILL leaves the socket file behind.
     cri.process.kill().await;
     assert!(cri.process.socket().exists());
     cri.process.restart().await.unwrap();

@@ -1,4 +1,4 @@
-//! What can be asked of a running container: its stats, its limits, its log, a command beside it.
+//! Calls for a running container: stats, resources, log, exec.
 
 mod cri;
 

@@ -1,4 +1,4 @@
-//! The program itself: its flags, its sockets, its ends.
+//! The executable: flags, sockets, shutdown.
 
 mod cri;
 
@@ -21,7 +21,7 @@ fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_fake-cri"))
 }
 
-/// A fake-cri as a person starts it: it lives until a signal comes.
+/// A fake-cri that runs until it gets a signal.
 struct ServeChild(Child);
 
 impl ServeChild {
@@ -58,7 +58,7 @@ async fn runtime(dir: &Path) -> v1::runtime_service_client::RuntimeServiceClient
         .unwrap()
 }
 
-/// A running container; gives its pid.
+/// Runs a container and returns its pid.
 async fn run_container(dir: &Path) -> i32 {
     let mut runtime = runtime(dir).await;
     let endpoint = format!("unix://{}/cri.sock", dir.display());
@@ -209,7 +209,7 @@ fn a_failure_exits_with_1() {
 #[test]
 fn without_xdg_the_error_names_the_needed_flag() {
     if nix::unistd::geteuid().is_root() {
-        // Root has defaults of its own, which a test must not touch.
+        // The default paths of root must not be touched by a test.
         return;
     }
     let output = command().arg("serve").env_remove("XDG_RUNTIME_DIR").output().unwrap();

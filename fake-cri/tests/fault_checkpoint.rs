@@ -1,4 +1,4 @@
-//! What the faults of a checkpoint do to the call, the archive and the container of a real fake-cri.
+//! The effects of checkpoint faults on the call, the archive and the container of a real fake-cri.
 
 mod cri;
 
@@ -14,7 +14,7 @@ use cri_proto::runtime::v1;
 use rstest::rstest;
 use tonic::{Code, Request, Status};
 
-/// One container, and a folder for its archives.
+/// A container with a directory for its archives.
 struct TestContainer<'a> {
     cri: &'a Cri,
     pod: Pod<'a>,
@@ -31,7 +31,7 @@ impl<'a> TestContainer<'a> {
             cri,
             pod,
             id,
-            dir: tempfile::tempdir().expect("a temporary folder"),
+            dir: tempfile::tempdir().expect("a temporary directory"),
         }
     }
 
@@ -52,15 +52,15 @@ impl<'a> TestContainer<'a> {
             .map(drop)
     }
 
-    /// The archive and nothing else is in its dir.
+    /// The files in the archive directory.
     fn files(&self) -> Vec<String> {
-        let files = fs::read_dir(self.dir.path()).expect("the folder");
+        let files = fs::read_dir(self.dir.path()).expect("the directory is readable");
         files
-            .map(|file| file.expect("a file").file_name().to_string_lossy().into_owned())
+            .map(|file| file.expect("an entry").file_name().to_string_lossy().into_owned())
             .collect()
     }
 
-    /// Waits for a heartbeat that was not there before.
+    /// Waits for a new heartbeat.
     async fn assert_keeps_ticking(&self) {
         let log = fs::read_to_string(self.pod.logs.path().join("app/0.log")).expect("the log");
         let heartbeats = log.lines().filter(|line| line.contains(" heartbeat ")).count();
@@ -71,19 +71,19 @@ impl<'a> TestContainer<'a> {
 }
 
 fn members(archive: &Path) -> Vec<String> {
-    let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
+    let mut archive = tar::Archive::new(fs::File::open(archive).expect("the archive exists"));
     let entries = archive.entries().expect("a tar");
     let name = |entry: tar::Entry<'_, fs::File>| entry.path().expect("a name").to_string_lossy().into_owned();
-    entries.map(|entry| name(entry.expect("a whole member"))).collect()
+    entries.map(|entry| name(entry.expect("a complete member"))).collect()
 }
 
-/// The state letters of a process's threads, without doubles.
+/// The distinct state letters of a process's threads.
 fn thread_states(pid: i32) -> String {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
     let mut states: Vec<char> = tasks
         .map(|task| {
-            let stat = fs::read_to_string(task.expect("a thread").path().join("stat")).expect("its state");
-            let (_, rest) = stat.rsplit_once(") ").expect("the name ends");
+            let stat = fs::read_to_string(task.expect("a thread").path().join("stat")).expect("a stat file");
+            let (_, rest) = stat.rsplit_once(") ").expect("the end of the name");
             rest.chars().next().expect("a letter")
         })
         .collect();
@@ -109,12 +109,16 @@ async fn a_failed_checkpoint_leaves_no_file(#[case] rules: &str, #[case] code: C
     }
     assert_eq!(container.files(), [""; 0]);
     container.assert_keeps_ticking().await;
-    cri.process.control().clear_faults(&[]).await.expect("an answer");
-    container.checkpoint(0).await.expect("the next one succeeds");
+    cri.process
+        .control()
+        .clear_faults(&[])
+        .await
+        .expect("the call succeeds");
+    container.checkpoint(0).await.expect("the next checkpoint succeeds");
     assert!(members(&container.archive()).contains(&"checkpoint/inventory.img".to_owned()));
 }
 
-/// At once, before the pages and among them.
+/// The fault acts before the first page, and between pages.
 #[rstest]
 #[case("CheckpointContainer:write=io-error")]
 #[case("preset:disk-io-error")]
@@ -124,7 +128,7 @@ async fn a_disk_error_leaves_no_file_and_the_next_archive_is_complete(#[case] ru
     let cri = Cri::start_with(builder().fault(rules)).await;
     let container = TestContainer::new(&cri).await;
     let pid = cri.pid(&container.id).await;
-    let status = container.checkpoint(0).await.expect_err("the disk is broken");
+    let status = container.checkpoint(0).await.expect_err("the injected disk error");
     assert_eq!(status.code(), Code::Internal, "{status:?}");
     for part in ["write ", &*container.dir.path().to_string_lossy(), "Input/output error"] {
         assert!(status.message().contains(part), "{part} is not in {status:?}");
@@ -132,11 +136,15 @@ async fn a_disk_error_leaves_no_file_and_the_next_archive_is_complete(#[case] ru
     assert_eq!(container.files(), [""; 0]);
     assert!(!thread_states(pid).contains(['t', 'T']), "{}", thread_states(pid));
     container.assert_keeps_ticking().await;
-    assert_eq!(cri.pid(&container.id).await, pid, "it is the same process");
+    assert_eq!(cri.pid(&container.id).await, pid, "the process is the same");
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process");
-    assert_eq!(children, "", "no copy is left");
-    cri.process.control().clear_faults(&[]).await.expect("an answer");
-    container.checkpoint(0).await.expect("the next one succeeds");
+    assert_eq!(children, "", "no snapshot remains");
+    cri.process
+        .control()
+        .clear_faults(&[])
+        .await
+        .expect("the call succeeds");
+    container.checkpoint(0).await.expect("the next checkpoint succeeds");
     assert!(members(&container.archive()).contains(&"dump.log".to_owned()));
     assert_eq!(container.files(), ["a.tar"]);
 }
@@ -163,20 +171,22 @@ async fn archive_faults_change_the_archive() {
     let cri = Cri::start().await;
     let container = TestContainer::new(&cri).await;
     let control = cri.process.control();
-    container.checkpoint(0).await.expect("no fault yet");
+    container.checkpoint(0).await.expect("no rule fires yet");
     let all_members = members(&container.archive());
-    let size = fs::metadata(container.archive()).expect("an archive").len();
-    let mode = |path: PathBuf| fs::metadata(path).expect("an archive").permissions().mode() & 0o7777;
+    let size = fs::metadata(container.archive()).expect("the archive exists").len();
+    let mode = |path: PathBuf| fs::metadata(path).expect("the archive exists").permissions().mode() & 0o7777;
     assert_eq!(mode(container.archive()), 0o600);
 
     let with = async |rules: &str| {
         let _ = fs::remove_file(container.archive());
         let ids = control.add_faults([rules]).await.expect("rules");
         let answer = container.checkpoint(0).await;
-        control.clear_faults(&ids).await.expect("an answer");
+        control.clear_faults(&ids).await.expect("the call succeeds");
         answer
     };
-    with("preset:world-readable-archive").await.expect("a success");
+    with("preset:world-readable-archive")
+        .await
+        .expect("the checkpoint succeeds");
     assert_eq!(mode(container.archive()), 0o644);
     assert_eq!(members(&container.archive()), all_members);
 
@@ -185,7 +195,9 @@ async fn archive_faults_change_the_archive() {
         ("missing-pstree", "checkpoint/pstree.img"),
         ("missing-pages", "checkpoint/pages-1.img"),
     ] {
-        with(&format!("preset:{preset}")).await.expect("a success");
+        with(&format!("preset:{preset}"))
+            .await
+            .expect("the checkpoint succeeds");
         let left = members(&container.archive());
         let expected: Vec<_> = all_members
             .iter()
@@ -196,22 +208,22 @@ async fn archive_faults_change_the_archive() {
         assert!(left.len() < all_members.len(), "{preset}: {all_members:?}");
     }
 
-    with("preset:empty-archive").await.expect("a success");
-    assert_eq!(fs::metadata(container.archive()).expect("an archive").len(), 0);
-    with("preset:no-archive").await.expect("a success");
+    with("preset:empty-archive").await.expect("the checkpoint succeeds");
+    assert_eq!(fs::metadata(container.archive()).expect("the archive exists").len(), 0);
+    with("preset:no-archive").await.expect("the checkpoint succeeds");
     assert_eq!(container.files(), [""; 0]);
 
-    with("preset:truncated-archive").await.expect("a success");
-    let cut = fs::metadata(container.archive()).expect("an archive").len();
+    with("preset:truncated-archive").await.expect("the checkpoint succeeds");
+    let cut = fs::metadata(container.archive()).expect("the archive exists").len();
     assert!(cut > size / 4 && cut < size * 3 / 4, "{cut} of {size}");
     with("preset:partial-archive").await.expect_err("a failure");
-    let cut = fs::metadata(container.archive()).expect("an archive").len();
+    let cut = fs::metadata(container.archive()).expect("the archive exists").len();
     assert!(cut > size / 4 && cut < size * 3 / 4, "{cut} of {size}");
 
-    with("preset:corrupt-archive").await.expect("a success");
-    let mut archive = tar::Archive::new(fs::File::open(container.archive()).expect("an archive"));
+    with("preset:corrupt-archive").await.expect("the checkpoint succeeds");
+    let mut archive = tar::Archive::new(fs::File::open(container.archive()).expect("the archive exists"));
     assert!(
-        archive.entries().expect("a file").any(|entry| entry.is_err()),
+        archive.entries().expect("a readable tar").any(|entry| entry.is_err()),
         "a member is damaged"
     );
     container.assert_keeps_ticking().await;
@@ -225,16 +237,16 @@ async fn a_container_can_be_left_frozen_or_killed() {
     let pid = cri.pid(&container.id).await;
 
     let ids = control.add_faults(["preset:left-frozen"]).await.expect("a preset");
-    container.checkpoint(0).await.expect("a success");
+    container.checkpoint(0).await.expect("the checkpoint succeeds");
     let stopped = thread_states(pid);
     assert!(stopped.chars().all(|state| matches!(state, 'T' | 't')), "{stopped}");
-    let status = cri.status(&container.id).await.expect("the container is there");
+    let status = cri.status(&container.id).await.expect("the container exists");
     assert_eq!(
         status.state(),
         v1::ContainerState::ContainerRunning,
         "as with the real ones"
     );
-    control.clear_faults(&ids).await.expect("an answer");
+    control.clear_faults(&ids).await.expect("the call succeeds");
     cri.stop(&container.id, 0)
         .await
         .expect("a frozen container can be stopped");
@@ -242,7 +254,7 @@ async fn a_container_can_be_left_frozen_or_killed() {
     let id = container.pod.run(container_config("next")).await;
     control.add_faults(["preset:container-killed"]).await.expect("a preset");
     let container = TestContainer { id, ..container };
-    container.checkpoint(0).await.expect("a success");
+    container.checkpoint(0).await.expect("the checkpoint succeeds");
     assert_eq!(cri.wait_exited(&container.id).await.exit_code, 137);
     assert!(!members(&container.archive()).is_empty());
 }
@@ -257,7 +269,7 @@ async fn delays_before_finish_keep_the_container_frozen() {
         let ids = control
             .add_faults([format!("CheckpointContainer:{phase}=delay(400ms)")])
             .await
-            .expect("a rule");
+            .expect("a valid rule");
         let observed_states = async {
             let mut observed_states = String::new();
             for _ in 0..20 {
@@ -268,11 +280,11 @@ async fn delays_before_finish_keep_the_container_frozen() {
         };
         let start = Instant::now();
         let (answer, observed_states) = tokio::join!(container.checkpoint(0), observed_states);
-        answer.expect("a success");
+        answer.expect("the checkpoint succeeds");
         assert!(start.elapsed() >= Duration::from_millis(400), "{phase}");
-        // 20 looks, of which most are within the delay.
+        // 20 samples, most of them during the delay.
         let traced = observed_states.chars().filter(|state| *state == 't').count();
         assert_eq!(traced > 10, still, "{phase}: {observed_states}");
-        control.clear_faults(&ids).await.expect("an answer");
+        control.clear_faults(&ids).await.expect("the call succeeds");
     }
 }

@@ -1,4 +1,4 @@
-//! Faults, the journal and the conditions of a real fake-cri: from its command line and through its control API.
+//! Faults, journal and conditions of a real fake-cri, through the command line and the control API.
 
 mod cri;
 mod fault_server;
@@ -15,13 +15,12 @@ use fault_server::call;
 use futures_util::StreamExt as _;
 use tonic::{Code, Request};
 
-/// Runs the `fake-cri` command.
 fn run_fake_cri(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fake-cri"))
         .args(args)
         .env_remove("FAKE_CRI_CONTROL")
         .output()
-        .expect("it starts")
+        .expect("the command starts")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -39,7 +38,7 @@ async fn errors_can_be_injected_into_every_served_rpc() {
         control
             .add_faults([format!("{}:before=error({code:?},{message:?})", rpc.name())])
             .await
-            .expect("a rule");
+            .expect("a valid rule");
         let status = call(channel.clone(), rpc.path(), Request::new(Vec::new()))
             .await
             .expect_err("an error");
@@ -54,11 +53,11 @@ async fn errors_can_be_injected_into_every_served_rpc() {
     let methods: Vec<_> = journal.iter().map(|entry| entry.method.as_str()).collect();
     assert_eq!(methods, Rpc::all().iter().map(Rpc::short_path).collect::<Vec<_>>());
     assert!(journal.iter().all(|entry| entry.faults.len() == 1));
-    assert_eq!(control.clear_faults(&[]).await.expect("an answer"), 43);
+    assert_eq!(control.clear_faults(&[]).await.expect("the call succeeds"), 43);
     cri.runtime()
         .version(v1::VersionRequest::default())
         .await
-        .expect("no fault is left");
+        .expect("no rule is left");
 }
 
 #[tokio::test]
@@ -69,11 +68,11 @@ async fn fault_commands_control_a_running_fake_cri() {
         .runtime()
         .status(v1::StatusRequest::default())
         .await
-        .expect_err("the flag's fault");
+        .expect_err("the fault of the flag");
     assert_eq!((status.code(), status.message()), (Code::Aborted, "from the flag"));
 
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(&file, "[[fault]]\npreset = \"hang\"\ncontainer = \"app\"\n").expect("it can be written");
+    std::fs::write(&file, "[[fault]]\npreset = \"hang\"\ncontainer = \"app\"\n").expect("the file is writable");
     let path = file.path().to_str().expect("UTF-8");
     let added = run_fake_cri(&[
         "fault",
@@ -104,7 +103,7 @@ async fn fault_commands_control_a_running_fake_cri() {
     let journal = run_fake_cri(&["journal", "--json", "--control", &endpoint]);
     let lines: Vec<serde_json::Value> = text(&journal.stdout)
         .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .map(|line| serde_json::from_str(line).expect("valid JSON"))
         .collect();
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["method"], "RuntimeService/Status");
@@ -146,7 +145,7 @@ fn a_bad_rule_flag_names_its_column() {
         assert!(error.contains("column 9: expected a point"), "{error}");
         assert!(error.contains("\n  Version:befor=hang\n          ^"), "{error}");
     }
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = tempfile::tempdir().expect("a temporary directory");
     let state = dir.path().to_str().expect("UTF-8");
     let socket = format!("unix://{state}/cri.sock");
     let file = "/nonexistent.toml";
@@ -172,10 +171,13 @@ async fn a_pods_annotation_makes_that_pod_fail() {
         };
         cri.runtime().stop_pod_sandbox(request).await
     };
-    stop(&well).await.expect("another pod");
-    // A unique part of the id is enough, as everywhere.
-    assert_eq!(stop(&faulty[..12]).await.expect_err("stuck once").message(), "stuck");
-    stop(&faulty).await.expect("once is over");
+    stop(&well).await.expect("a call about another pod");
+    // A unique prefix of the id is enough, as for all calls.
+    assert_eq!(
+        stop(&faulty[..12]).await.expect_err("the injected error").message(),
+        "stuck"
+    );
+    stop(&faulty).await.expect("the second call succeeds");
 
     config.annotations = annotated(&[("fault", "StopPodSandbox:sometime=hang")]);
     let request = v1::RunPodSandboxRequest {
@@ -186,7 +188,7 @@ async fn a_pods_annotation_makes_that_pod_fail() {
         .runtime()
         .run_pod_sandbox(request)
         .await
-        .expect_err("a bad annotation");
+        .expect_err("an invalid annotation");
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(
         status
@@ -212,7 +214,7 @@ async fn a_hang_blocks_neither_other_calls_nor_shutdown() {
     let start = Instant::now();
     assert!(cri.process.shutdown().await.is_some_and(|status| status.success()));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    hanging.await.expect("no panic").expect_err("the server is gone");
+    hanging.await.expect("no panic").expect_err("the server was killed");
 }
 
 #[tokio::test]
@@ -238,13 +240,13 @@ async fn status_reports_the_set_conditions() {
         .control()
         .set_conditions(None, Some(false))
         .await
-        .expect("an answer");
+        .expect("the call succeeds");
     assert_eq!(ready().await, (true, false));
     cri.process
         .control()
         .set_conditions(Some(false), Some(true))
         .await
-        .expect("an answer");
+        .expect("the call succeeds");
     assert_eq!(ready().await, (false, true));
 }
 
@@ -273,8 +275,8 @@ async fn journal_and_log_contain_no_secret() {
     config.annotations = [(last_applied.to_owned(), SECRET.to_owned())].into();
     let id = pod.run(config).await;
     cri.status_and_info(&id).await.expect("a status");
-    cri.stop(&id, 0).await.expect("it stops");
-    cri.remove(&id).await.expect("it goes");
+    cri.stop(&id, 0).await.expect("the process stops");
+    cri.remove(&id).await.expect("the request succeeds");
     let journal = cri.process.control().journal(0).await.expect("the journal");
     let names = ["PullImage", "CreateContainer", "ContainerStatus"];
     assert!(
@@ -285,7 +287,7 @@ async fn journal_and_log_contain_no_secret() {
     let created = journal
         .iter()
         .find(|entry| entry.method.ends_with("CreateContainer"))
-        .expect("it was there");
+        .expect("the process existed");
     assert!(
         created.request.contains("TOKEN") && created.request.contains(last_applied),
         "{}",
@@ -311,8 +313,8 @@ async fn the_journal_can_be_followed() {
             .expect("a version");
         let entry = tokio::time::timeout(cri::PATIENCE, entries.next())
             .await
-            .expect("it comes at once");
-        let entry = entry.expect("it goes on").expect("no error");
+            .expect("an immediate entry");
+        let entry = entry.expect("the process continues").expect("no error");
         assert_eq!(
             (entry.sequence, entry.method.as_str()),
             (sequence, "RuntimeService/Version")
@@ -329,17 +331,17 @@ async fn state_survives_an_injected_crash(#[case] point: &str) {
     let mut cri = Cri::start().await;
     let pod = cri.run_pod(pod_config("web")).await;
     let fault = format!("StopPodSandbox:{point}=crash");
-    cri.process.control().add_faults([fault]).await.expect("a rule");
+    cri.process.control().add_faults([fault]).await.expect("a valid rule");
     let request = v1::StopPodSandboxRequest {
         pod_sandbox_id: pod.clone(),
     };
     cri.runtime()
         .stop_pod_sandbox(request)
         .await
-        .expect_err("nobody is left to answer");
-    let status = cri.process.wait_exit().await.expect("it was running");
+        .expect_err("fake-cri was killed");
+    let status = cri.process.wait_exit().await.expect("fake-cri was running");
     assert_eq!(status.to_string(), "signal: 9 (SIGKILL)");
-    cri.process.restart().await.expect("it starts again");
+    cri.process.restart().await.expect("fake-cri restarts");
     let state = cri.pod_status(&pod).await.expect("the pod is known").state();
     let expected = match point {
         "before" => v1::PodSandboxState::SandboxReady,

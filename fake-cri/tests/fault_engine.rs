@@ -1,4 +1,4 @@
-//! When rules fire: counting, multiples, draws, bounds, and what one rule leaves to the next.
+//! When rules fire: counters, probabilities, limits, and the effect of one rule on the next.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ fn decide(engine: &FaultEngine, rpc: &str) -> FaultDecision {
     engine.decide(Rpc::by_name(rpc).expect("an rpc"), &CallTarget::default())
 }
 
-/// Which of the first calls, counted from 1, the only rule fires on.
+/// The calls, counted from 1, on which the only rule fires.
 fn fired_calls(engine: &FaultEngine, calls: u64) -> Vec<u64> {
     (1..=calls)
         .filter(|_| !decide(engine, "Version").fired_rule_ids.is_empty())
@@ -70,7 +70,7 @@ fn a_seed_is_reproducible_and_keeps_its_probability() {
     assert_ne!(one, other);
     let seeded = FaultEngine::with_seed(1);
     seeded.add(
-        parse_rules("Version(p=0.25):before=hang").expect("a rule"),
+        parse_rules("Version(p=0.25):before=hang").expect("a valid rule"),
         RuleSource::Flag,
     );
     assert_eq!(
@@ -78,7 +78,7 @@ fn a_seed_is_reproducible_and_keeps_its_probability() {
         one,
         "without its own seed a rule takes the engine's"
     );
-    // Five standard deviations to each side.
+    // The bounds are five standard deviations from the mean.
     for fired in [one, other] {
         assert!((863..=1137).contains(&fired.len()), "{} of 4000 at 0.25", fired.len());
     }

@@ -1,4 +1,4 @@
-//! Faults in TOML files: those that come with the project, what a file says, and what is wrong with one.
+//! Fault files: those in fixtures/, their contents, and their errors.
 
 use std::path::{Path, PathBuf};
 
@@ -12,18 +12,18 @@ fn workspace_dir() -> PathBuf {
 
 fn read_text(text: &str) -> Result<Vec<Rule>, FaultFileError> {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(&file, text).expect("it can be written");
+    std::fs::write(&file, text).expect("the file is writable");
     read_fault_file(file.path())
 }
 
 #[test]
 fn every_scenario_parses_and_has_a_description() {
     let mut files = 0;
-    for file in std::fs::read_dir(workspace_dir().join("fixtures/faults")).expect("the scenarios") {
-        let path = file.expect("a file").path();
+    for file in std::fs::read_dir(workspace_dir().join("fixtures/faults")).expect("the fault files are readable") {
+        let path = file.expect("an entry").path();
         let rules = read_fault_file(&path).unwrap_or_else(|error| panic!("{error}"));
         assert!(!rules.is_empty(), "{}", path.display());
-        let text = std::fs::read_to_string(&path).expect("it was read before");
+        let text = std::fs::read_to_string(&path).expect("the file was readable before");
         assert!(text.starts_with("description = \""), "{}", path.display());
         files += 1;
     }
@@ -89,13 +89,13 @@ fn fields_equal_the_grammar() {
 #[case("[[fault]]\nrpc = 'Version'\nnht = 2", "unknown field `nht`")]
 #[case("[[fault]]\nrpc = ", "line 2, column 7: ")]
 fn invalid_files_are_refused(#[case] text: &str, #[case] message: &str) {
-    let error = read_text(text).expect_err("a bad file").to_string();
+    let error = read_text(text).expect_err("an invalid file").to_string();
     assert!(error.contains(message), "{error}");
 }
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = read_fault_file(Path::new("/nonexistent/faults.toml")).expect_err("no file");
+    let error = read_fault_file(Path::new("/nonexistent/faults.toml")).expect_err("a missing file");
     assert_eq!(error.to_string(), "cannot read /nonexistent/faults.toml");
 }
 

@@ -276,7 +276,7 @@ fn preset_rules_round_trip() {
     let mut names: Vec<_> = Preset::ALL.iter().map(|preset| preset.name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), Preset::ALL.len(), "two presets of one name");
+    assert_eq!(names.len(), Preset::ALL.len(), "preset names are unique");
 }
 
 #[test]

@@ -30,13 +30,13 @@ fn checkpoint_request(container_id: &str) -> v1::CheckpointContainerRequest {
     }
 }
 
-/// The entry with this number, which may still be on its way.
+/// Waits for the journal entry with this sequence number.
 async fn journal_entry(journal: &Arc<Journal>, sequence: u64) -> Arc<JournalRecord> {
     let mut entries = Box::pin(journal.follow(sequence - 1));
     tokio::time::timeout(Duration::from_secs(10), entries.next())
         .await
         .expect("an entry comes")
-        .expect("the journal lives on")
+        .expect("the journal still works")
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn an_error_without_a_message_is_trailers_only() {
     let request = http::Request::post(CHECKPOINT_PATH)
         .body(Body::empty())
         .expect("a request");
-    let answer = layer.layer(refuse).oneshot(request).await.expect("an answer");
+    let answer = layer.layer(refuse).oneshot(request).await.expect("the call succeeds");
     assert_eq!(answer.headers()["grpc-status"], "5");
     assert!(
         http_body::Body::is_end_stream(answer.body()),
@@ -101,7 +101,7 @@ async fn errors_can_be_injected_into_every_rpc() {
     for rpc in Rpc::all() {
         call(channel.clone(), rpc.path(), Request::new(Vec::new()))
             .await
-            .expect("no fault is left");
+            .expect("no rule is left");
     }
     let received_calls = server.received_calls.lock().expect("no panic").clone();
     assert!(
@@ -129,7 +129,7 @@ async fn old_runtime_messages_are_exact(#[case] rules: &str, #[case] message: &s
     let status = client
         .checkpoint_container(checkpoint_request("c1"))
         .await
-        .expect_err("an old runtime");
+        .expect_err("the injected error");
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }
 
@@ -143,7 +143,7 @@ async fn ids_and_configs_resolve_the_call_target() {
     let status = client
         .checkpoint_container(checkpoint_request("c1"))
         .await
-        .expect_err("by id");
+        .expect_err("the injected error");
     assert_eq!(status.message(), "container");
     client
         .checkpoint_container(checkpoint_request("c2"))
@@ -170,7 +170,7 @@ async fn ids_and_configs_resolve_the_call_target() {
         client
             .run_pod_sandbox(request)
             .await
-            .expect_err("by configuration")
+            .expect_err("disabled by configuration")
             .message(),
         "pod"
     );
@@ -189,10 +189,10 @@ async fn ids_and_configs_resolve_the_call_target() {
     let status = client
         .create_container(create.clone())
         .await
-        .expect_err("by the pod's id and the name to be");
+        .expect_err("the rule matches by pod id and container name");
     assert_eq!(status.message(), "container");
     create.pod_sandbox_id = "p2".to_owned();
-    client.create_container(create).await.expect("another pod");
+    client.create_container(create).await.expect("a call about another pod");
 }
 
 #[tokio::test]
@@ -203,11 +203,11 @@ async fn phases_reach_the_handler_as_injections() {
     client
         .checkpoint_container(checkpoint_request("c1"))
         .await
-        .expect("the handler makes it go wrong");
+        .expect("the injections reach the handler");
     client
         .checkpoint_container(checkpoint_request("c1"))
         .await
-        .expect("the second is as ever");
+        .expect("the second call succeeds");
     let expected = Injections(vec![
         Injection {
             phase: Phase::Freeze,
@@ -234,7 +234,10 @@ async fn after_rules_replace_the_response() {
     server.add("StopContainer(times=1):after=error(Unavailable,\"lost on the way\")");
     let mut client = RuntimeServiceClient::new(server.connect().await);
     let request = v1::StopContainerRequest::default();
-    let status = client.stop_container(request.clone()).await.expect_err("a lost answer");
+    let status = client
+        .stop_container(request.clone())
+        .await
+        .expect_err("a lost response");
     assert_eq!(
         (status.code(), status.message()),
         (Code::Unavailable, "lost on the way")
@@ -244,7 +247,7 @@ async fn after_rules_replace_the_response() {
         1,
         "the work was done"
     );
-    client.stop_container(request).await.expect("once is enough");
+    client.stop_container(request).await.expect("one call is enough");
 }
 
 #[tokio::test]
@@ -304,7 +307,7 @@ async fn client_cancellation_ends_a_hang() {
     assert_eq!(entry.faults, ["f1"]);
 }
 
-/// Whether it is the client's own word for a connection that ended, not an answer. tonic says Unknown, Go Unavailable.
+/// Whether the client lost the connection, as opposed to a response. tonic reports Unknown, Go Unavailable.
 fn is_connection_lost(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unknown | Code::Unavailable) && std::error::Error::source(status).is_some()
 }
@@ -320,7 +323,7 @@ async fn a_drop_closes_the_connection() {
         tokio::task::yield_now().await;
     }
     let request = Request::new(checkpoint_request("c1").encode_to_vec());
-    let status = call(channel, CHECKPOINT_PATH, request).await.expect_err("no answer");
+    let status = call(channel, CHECKPOINT_PATH, request).await.expect_err("no response");
     assert!(is_connection_lost(&status), "{status:?}");
     let neighbour = other.await.expect("no panic").expect_err("the connection is shared");
     assert!(is_connection_lost(&neighbour), "{neighbour:?}");
@@ -328,7 +331,7 @@ async fn a_drop_closes_the_connection() {
     let request = Request::new(checkpoint_request("c1").encode_to_vec());
     call(server.connect().await, CHECKPOINT_PATH, request)
         .await
-        .expect("the server listens on");
+        .expect("the server still listens");
     let entry = journal_entry(&server.journal, 1).await;
     assert_eq!(
         (entry.code, entry.message.as_str()),
@@ -344,12 +347,12 @@ async fn a_drop_resets_the_stream_of_a_plain_connection() {
     let status = client
         .version(v1::VersionRequest::default())
         .await
-        .expect_err("no answer");
+        .expect_err("no response");
     assert_eq!(status.code(), Code::Internal, "as gRPC maps a stream reset: {status:?}");
     client
         .version(v1::VersionRequest::default())
         .await
-        .expect("the connection lives on");
+        .expect("the connection still works");
 }
 
 #[tokio::test]
@@ -394,11 +397,11 @@ async fn pod_annotations_apply_to_their_pod_only() {
     client
         .checkpoint_container(checkpoint_request("c2"))
         .await
-        .expect("another pod's");
+        .expect("a call about another pod");
     client
         .checkpoint_container(checkpoint_request("c1"))
         .await
-        .expect("the first");
+        .expect("the first call");
     client
         .version(v1::VersionRequest::default())
         .await
@@ -406,7 +409,7 @@ async fn pod_annotations_apply_to_their_pod_only() {
     let status = client
         .checkpoint_container(checkpoint_request("c1"))
         .await
-        .expect_err("the second");
+        .expect_err("the second checkpoint fails");
     assert_eq!(status.message(), "second");
     let rule_status = server.engine.list();
     assert_eq!(rule_status.len(), 2);
@@ -434,12 +437,18 @@ async fn a_bad_annotation_is_refused() {
         config: Some(config.clone()),
         ..Default::default()
     };
-    let run = client.run_pod_sandbox(request).await.expect_err("a bad annotation");
+    let run = client
+        .run_pod_sandbox(request)
+        .await
+        .expect_err("an invalid annotation");
     let create = v1::CreateContainerRequest {
         sandbox_config: Some(config),
         ..Default::default()
     };
-    let create = client.create_container(create).await.expect_err("a bad annotation");
+    let create = client
+        .create_container(create)
+        .await
+        .expect_err("an invalid annotation");
     for status in [run, create] {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(
@@ -478,10 +487,10 @@ async fn the_journal_has_requests_and_responses_without_secrets() {
     };
     let mut request = Request::new(request);
     request.set_timeout(Duration::from_secs(120));
-    client.create_container(request).await.expect("an answer");
+    client.create_container(request).await.expect("the call succeeds");
     let entry = journal_entry(&server.journal, 1).await;
     assert_eq!(entry.method, "RuntimeService/CreateContainer");
-    let request: serde_json::Value = serde_json::from_str(&entry.request).expect("JSON");
+    let request: serde_json::Value = serde_json::from_str(&entry.request).expect("valid JSON");
     let expected = serde_json::json!({ "pod_sandbox_id": "p1", "config": { "envs": [{ "key": "TOKEN" }] } });
     assert_eq!(request, expected);
     assert_eq!(entry.response, r#"{"container_id":"c7"}"#);

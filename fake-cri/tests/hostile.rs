@@ -1,5 +1,4 @@
-//! Real archives, damaged in every way, through the reader of what is to be restored: what `ci/fuzz` runs for a minute, here for a
-//! few seconds.
+//! Reads damaged archives with the restore reader: a short run of the `ci/fuzz` targets.
 
 use std::io::Read as _;
 
@@ -21,12 +20,12 @@ mod mutation;
 #[path = "../../fuzz/holds/restore_reader.rs"]
 mod restore_reader;
 
-/// An archive of one process that can be restored. The others are of a test restorable_archive, which holds what cannot be.
+/// A restorable archive of one process. The other archives of the corpus have unsupported state.
 fn restorable_archive() -> Vec<u8> {
     corpus::of("fuzz/corpus/archive").swap_remove(2)
 }
 
-/// All of them, and as often the one that is looked at to its end.
+/// All archives. Half of the list is the restorable archive, whose images are all read.
 fn archives() -> Vec<Vec<u8>> {
     let others = corpus::of("fuzz/corpus/archive");
     let mut archives = vec![restorable_archive(); others.len()];
@@ -40,7 +39,7 @@ fn corpus_archives_are_handled() {
     for archive in archives() {
         restore_reader::of(&archive);
     }
-    // Else nothing would be broken in it that is not broken already.
+    // If the archive were not restorable, mutations would not reach most checks.
     assert_eq!(restore_reader::of(&restorable_archive()), cfg!(target_arch = "x86_64"));
 }
 
@@ -54,8 +53,7 @@ proptest! {
     }
 }
 
-/// A file that a mapping names by a number of more than 32 bits was looked for as the last one there can be, and taken by what is
-/// left of the number in a word.
+/// Regression: a file id above 32 bits was truncated, and the mapping then got another file.
 #[test]
 fn mapping_of_an_impossible_file_is_refused() {
     const UNKNOWN_FILE_ID: u64 = 4711;
@@ -65,11 +63,11 @@ fn mapping_of_an_impossible_file_is_refused() {
         let mut entry = entry.expect("a member");
         let name = entry.path().expect("a name").to_string_lossy().into_owned();
         let mut content = Vec::new();
-        entry.read_to_end(&mut content).expect("its bytes");
+        entry.read_to_end(&mut content).expect("a readable member");
         if name.starts_with("checkpoint/mm-") {
             let mut mm: MmEntry = decode_single(&name, Kind::Mm, &content).expect("an address space");
             let file_mapping = mm.vmas.iter_mut().find(|vma| vma.status & 64 != 0);
-            file_mapping.expect("the program itself").shmid = (1 << 32) + UNKNOWN_FILE_ID;
+            file_mapping.expect("the fake-cri executable").shmid = (1 << 32) + UNKNOWN_FILE_ID;
             content = encode(Kind::Mm, [&mm]);
         }
         if name == "checkpoint/files.img" {
@@ -86,9 +84,9 @@ fn mapping_of_an_impossible_file_is_refused() {
         header.set_cksum();
         builder.append(&header, &*content).expect("a vector takes all");
     }
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("archive.tar");
-    std::fs::write(&path, builder.into_inner().expect("a tar")).expect("written");
-    let error = check_restorable(&path, dir.path()).expect_err("there is no such file");
+    std::fs::write(&path, builder.into_inner().expect("a tar")).expect("the file is writable");
+    let error = check_restorable(&path, dir.path()).expect_err("a missing file");
     assert!(error.to_string().contains("invalid file id"), "{error}");
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   for each size:  a container whose process fills this many bytes with random data, in 4 KiB pages
-//!     each round:   fork() of the process  |  CheckpointContainer  |  cp of a file of that size  |  criu dump --leave-running
+//!     each round:   fork() of the process | CheckpointContainer | cp of a file of that size | criu dump --leave-running
 //! ```
 //!
 //! The measurements alternate because the speed of disk and memory changes from minute to minute: only ratios within

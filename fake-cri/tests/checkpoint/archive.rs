@@ -1,4 +1,4 @@
-//! An archive read whole, through the tar crate and the codec.
+//! Reads a whole archive with the tar crate and the image codec.
 
 use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 
@@ -12,7 +12,6 @@ use cri_proto::criu::{
 
 use crate::workload::PAGE_BYTES;
 
-/// The members of an archive by their names.
 pub(crate) struct ArchiveContents {
     pub(crate) members: BTreeMap<String, Vec<u8>>,
     pub(crate) order: Vec<String>,
@@ -64,7 +63,7 @@ impl ArchiveContents {
         file
     }
 
-    /// What is unread in a pipe.
+    /// The unread data of a pipe.
     pub(crate) fn pipe_data(&self, pipe: u32) -> Vec<u8> {
         let name = "pipes-data.img";
         let mut decoder = Decoder::open_as(name, Kind::PipesData, self.image(name)).unwrap();
@@ -79,7 +78,7 @@ impl ArchiveContents {
         matching.unwrap_or_else(|| panic!("no pipe {pipe}"))
     }
 
-    /// What is unread in the socket of this entry of `files.img`.
+    /// The unread packets of the socket with this id in `files.img`.
     pub(crate) fn socket_queue(&self, entry: u32) -> Vec<Vec<u8>> {
         let name = "sk-queues.img";
         let mut decoder = Decoder::open_as(name, Kind::SkQueues, self.image(name)).unwrap();
@@ -94,15 +93,15 @@ impl ArchiveContents {
         packets
     }
 
-    /// A file of memfd_create.
+    /// The memfd with this inode id.
     pub(crate) fn memfd_inode(&self, inode: u32) -> MemfdInodeEntry {
         let name = "memfd.img";
         let files: Vec<MemfdInodeEntry> = decode_entries(name, Kind::MemfdInode, self.image(name)).unwrap();
         let mut files = files.into_iter();
-        files.find(|file| file.inode_id == u64::from(inode)).expect("its inode")
+        files.find(|file| file.inode_id == u64::from(inode)).expect("the inode")
     }
 
-    /// The pages of the shared memory that a mapping shows, by their offsets in it.
+    /// The pages of the shared memory that a mapping belongs to, by offset.
     pub(crate) fn shared_pages(&self, vma: &VmaEntry) -> BTreeMap<u64, Vec<u8>> {
         let is_memfd = vma.status & (1 << 6 | 1 << 7) != 0;
         let object = match is_memfd {
@@ -115,7 +114,7 @@ impl ArchiveContents {
         self.pages(&format!("pagemap-shmem-{object}.img"))
     }
 
-    /// The content of the deleted file that stands for this entry of `files.img`.
+    /// The content of the ghost file of this id in `files.img`.
     pub(crate) fn ghost_content(&self, entry: u32) -> Vec<u8> {
         let name = "remap-fpath.img";
         let remaps: Vec<RemapFilePathEntry> = decode_entries(name, Kind::RemapFpath, self.image(name)).unwrap();
@@ -138,7 +137,7 @@ impl ArchiveContents {
         entries.into_iter().map(|entry| (entry.fd as i32, entry)).collect()
     }
 
-    /// The pages of a page map by their addresses.
+    /// The pages of a pagemap, by address.
     pub(crate) fn pages(&self, page_map: &str) -> BTreeMap<u64, Vec<u8>> {
         let mut decoder = cri_proto::criu::Decoder::open_as(page_map, Kind::Pagemap, self.image(page_map)).unwrap();
         let header: PagemapHead = decoder.message().unwrap().expect("a header");
@@ -147,7 +146,7 @@ impl ArchiveContents {
         let mut pages = BTreeMap::new();
         while let Some(entry) = decoder.message::<PagemapEntry>().unwrap() {
             assert_eq!(entry.flags, Some(4));
-            let count = entry.nr_pages.expect("written");
+            let count = entry.nr_pages.expect("the file is writable");
             assert_eq!(u64::from(entry.compat_nr_pages), count);
             for page in 0..count {
                 let (now, later) = rest.split_at(PAGE_BYTES as usize);

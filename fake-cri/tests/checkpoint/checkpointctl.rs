@@ -1,6 +1,6 @@
-//! What checkpointctl shows of an archive is what `/proc` said at the freeze, whichever engine it is laid out for.
+//! checkpointctl shows the state that `/proc` had at the freeze, for both archive layouts.
 //!
-//! Needs checkpointctl, so `ci/real-checkpointctl` runs it; `CHECKPOINTCTL` names the program.
+//! The tests need checkpointctl, so only `ci/real-checkpointctl` runs them; `CHECKPOINTCTL` is the path of the program.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,16 +23,15 @@ use crate::{
     workload::{PAGE_BYTES, Shape, Workload},
 };
 
-/// What `/proc` says of one process.
+/// The state of a process in `/proc`, as far as checkpointctl shows it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct ShownProcess {
     parent: i32,
     command: String,
     command_line: String,
     environment: BTreeMap<String, String>,
-    /// Where its descriptors lead.
+    /// The targets of the descriptors.
     descriptors: BTreeMap<i32, String>,
-    /// Where it is, and its root.
     cwd_and_root: [String; 2],
 }
 
@@ -65,7 +64,7 @@ fn read_process(pid: i32) -> ShownProcess {
 }
 
 fn checkpointctl(arguments: &[&str], archives: &[&Path]) -> String {
-    let program = std::env::var_os("CHECKPOINTCTL").expect("CHECKPOINTCTL names the program");
+    let program = std::env::var_os("CHECKPOINTCTL").expect("CHECKPOINTCTL is set");
     let output = Command::new(program).args(arguments).args(archives).output().unwrap();
     assert!(
         output.status.success(),
@@ -78,11 +77,11 @@ fn checkpointctl(arguments: &[&str], archives: &[&Path]) -> String {
 fn text(value: &Value) -> String {
     value
         .as_str()
-        .unwrap_or_else(|| panic!("{value} is no text"))
+        .unwrap_or_else(|| panic!("{value} is not a string"))
         .to_owned()
 }
 
-/// The processes of a tree that is shown, with their parents.
+/// Collects the processes of the printed tree, with their parents.
 fn collect_processes(tree: &Value, parent: i32, shown_processes: &mut BTreeMap<i32, ShownProcess>) {
     let pid = tree["pid"].as_i64().unwrap() as i32;
     let environment = tree["environment_variables"].as_object().into_iter().flatten();
@@ -93,13 +92,14 @@ fn collect_processes(tree: &Value, parent: i32, shown_processes: &mut BTreeMap<i
         environment: environment.map(|(name, value)| (name.clone(), text(value))).collect(),
         ..ShownProcess::default()
     };
-    assert!(shown_processes.insert(pid, process).is_none(), "{pid} twice");
+    assert!(shown_processes.insert(pid, process).is_none(), "{pid} is listed twice");
     for child in tree["children"].as_array().into_iter().flatten() {
         collect_processes(child, pid, shown_processes);
     }
 }
 
-/// Where a descriptor that is shown leads, in the words of `/proc`; `None` for what is shown by a number alone.
+/// Converts a printed descriptor target to the form of `/proc`; `None` if checkpointctl prints only the id of the
+/// entry.
 fn proc_link(path: &str) -> Option<String> {
     if let Some(pipe) = path.strip_prefix("pipe[") {
         return Some(format!("pipe:[{pipe}"));
@@ -124,14 +124,14 @@ fn checkpointctl_shows_the_proc_state() {
     });
     let truth = Mutex::new(BTreeMap::new());
     let host = TestHost::with_phase_hook(workload.pid(), |phase| {
-        // Later there are copies, which are children of what they were made of.
+        // Later phases also have snapshots, which are children of the processes.
         if phase == Phase::Capture {
             let all = descendants(workload.pid()).into_iter();
             *truth.lock().unwrap() = all.map(|process| (process.pid, read_process(process.pid))).collect();
         }
     });
     let job = job(workload.pid(), dir.path());
-    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     drop(host);
     let mut truth = truth.into_inner().unwrap();
     truth.get_mut(&workload.pid()).unwrap().parent = 0;
@@ -146,7 +146,7 @@ fn checkpointctl_shows_the_proc_state() {
     collect_processes(&shown["process_tree"], 0, &mut shown_processes);
     for files in shown["file_descriptors"].as_array().unwrap() {
         let pid = files["pid"].as_i64().unwrap() as i32;
-        let process = shown_processes.get_mut(&pid).expect("in the tree");
+        let process = shown_processes.get_mut(&pid).expect("a process of the tree");
         for file in files["open_files"].as_array().unwrap() {
             let (name, path) = (text(&file["fd"]), text(&file["path"]));
             match &*name {
@@ -155,7 +155,7 @@ fn checkpointctl_shows_the_proc_state() {
                 _ => {
                     let fd = name.split(' ').nth(1).unwrap().parse().unwrap();
                     let link = &truth[&pid].descriptors[&fd];
-                    // What has no path is shown by the number of its entry; which it is is the matter of the images.
+                    // A file without a path is printed with the id of its entry, which cannot be compared with `/proc`.
                     let path = match proc_link(&path) {
                         Some(_) if link.ends_with(" (deleted)") => link.clone(),
                         Some(path) => path,
@@ -220,7 +220,7 @@ fn checkpointctl_shows_the_proc_state() {
     );
     check_memory(&workload, &contents, &job.location, dir.path());
 
-    // A child that ends between two archives is what differs between them.
+    // A child that exits between two archives is their only difference.
     let killed_pid = *truth.keys().find(|pid| **pid != workload.pid()).unwrap();
     kill(Pid::from_raw(killed_pid), Signal::SIGKILL).unwrap();
     while stat(killed_pid).is_some_and(|(state, ..)| state != 'Z') {
@@ -228,26 +228,26 @@ fn checkpointctl_shows_the_proc_state() {
     }
     let mut later = job.clone();
     later.location = dir.path().join("later.tar");
-    checkpoint::run(&later, &TestHost::new(workload.pid())).expect("checkpoint");
+    checkpoint::run(&later, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
     let archives: [&Path; 2] = [&job.location, &later.location];
     assert_eq!(changed_pids(archives), [killed_pid].into());
     assert_eq!(changed_pids([&job.location; 2]), [].into());
 }
 
-/// The processes that differ between two archives, by themselves or by their files.
+/// The processes that differ between two archives, themselves or in their files.
 fn changed_pids(archives: [&Path; 2]) -> BTreeSet<i32> {
     let diff = checkpointctl(&["diff", "--files", "--sockets", "--format", "json"], &archives);
     let diff: Value = serde_json::from_str(&diff).unwrap();
-    let lists = ["process_changes", "file_changes"].map(|name| diff[name].as_object().expect("a part of it"));
+    let lists = ["process_changes", "file_changes"].map(|name| diff[name].as_object().expect("an object"));
     let lists = lists.into_iter().flatten().filter(|(kind, _)| *kind != "unchanged");
     let changes = lists.flat_map(|(_, list)| list.as_array().into_iter().flatten());
-    // A file without a path is shown by the number of its entry, which is another when there are fewer.
+    // A file without a path is printed with the id of its entry. Ids change with the number of entries.
     let by_number = |change: &&Value| change["path"].as_str().is_some_and(|path| proc_link(path).is_none());
     let changes = changes.filter(|change| !by_number(change));
     changes.map(|change| change["pid"].as_i64().unwrap() as i32).collect()
 }
 
-/// Memory as it is searched and dumped, against the pages of the archive, which are held against memory elsewhere.
+/// Compares the output of memparse with the pages of the archive. Other tests compare these pages with the memory.
 fn check_memory(workload: &Workload, contents: &ArchiveContents, archive: &Path, dir: &Path) {
     let pid = workload.pid();
     let (start, _) = workload.layout.mappings["sparse"];
@@ -290,6 +290,6 @@ fn check_memory(workload: &Workload, contents: &ArchiveContents, archive: &Path,
     assert_eq!(
         lines,
         32 * PAGE_BYTES / 16,
-        "every second page is held, in lines of 16 bytes"
+        "every second page has content, in lines of 16 bytes"
     );
 }

@@ -1,6 +1,6 @@
-//! Archives of the programs of `fixtures/programs`, restored by the real CRIU: each goes on at exactly the next step.
+//! CRIU restores archives of the programs in `fixtures/programs`: each program continues at exactly the next step.
 //!
-//! Needs root and CRIU 4, so `ci/restored-by-criu` runs it; `CRIU` names the program.
+//! The tests need root and CRIU 4, so only `ci/restored-by-criu` runs them; `CRIU` is the path of the program.
 
 use std::{
     fs::{self, File},
@@ -25,7 +25,7 @@ use crate::{
 #[case::family("family.c", &[])]
 #[case::files("files.c", &[])]
 #[case::fifos("fifos.c", &[])]
-// CRIU keeps the personality in its images and does not restore it.
+// CRIU dumps the personality but does not restore it.
 #[case::identity("identity.c", &["-DUSUAL_PERSONALITY"])]
 #[case::mappings("mappings.c", &[])]
 #[case::vectors("vectors.c", &[])]
@@ -45,7 +45,7 @@ fn program_continues_at_the_next_step(
     let at_freeze = program.steps();
     program.kill();
 
-    // A standard stream that is a file is that file again.
+    // A standard stream that is a file is restored as that file.
     assert_eq!(restore(&archive, &program), "");
     let output = fs::read_to_string(&program.output).unwrap();
     assert_eq!(output, steps_after(0) + "done\n", "frozen after step {at_freeze}");
@@ -59,12 +59,12 @@ fn piped_stdout_becomes_the_restorers() {
         .stdin(Stdio::piped())
         .stdout(File::create(dir.path().join("output")).unwrap())
         .spawn()
-        .expect("cat of coreutils");
+        .expect("cat is installed");
     let pipe = reader.stdin.take().unwrap();
     let mut program = Program::start_with_stdout(pipe, "counter.c", &[], dir.path());
     let archive = checkpoint_mid_run(&mut program, Freeze::Snapshot);
     program.kill();
-    // By now it has all that was in the pipe.
+    // The reader has read the pipe up to EOF.
     reader.wait().unwrap();
     let at_freeze = program.steps();
 
@@ -72,24 +72,24 @@ fn piped_stdout_becomes_the_restorers() {
     assert_eq!(program.steps(), at_freeze);
 }
 
-/// Checkpoints a program that has begun its steps, and leaves it stopped: a step that it does after the freeze is in its output twice
-/// once it is restored.
+/// Checkpoints a program in the middle of its steps and leaves it frozen. A step that ran after the freeze would appear
+/// twice in the output after the restore.
 fn checkpoint_mid_run(program: &mut Program, freeze: Freeze) -> PathBuf {
     program.wait_for_steps(20);
     let mut job = job(program.pid(), program.output.parent().unwrap());
-    // All of it: what is restored is not by luck what it was.
+    // Strict: all state must be in the archive, so that the restore does not succeed by chance.
     job.strict = true;
     job.freeze = freeze;
     job.injections = vec![Injection {
         phase: Phase::Freeze,
         effect: InjectedEffect::LeaveFrozen,
     }];
-    let report = checkpoint::run(&job, &TestHost::new(program.pid())).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(program.pid())).expect("the checkpoint succeeds");
     assert_eq!(report.used_snapshot, freeze == Freeze::Snapshot);
     job.location
 }
 
-/// Restores it, lets it go on to its end, and takes what the script's standard output got.
+/// Restores the program, waits for its end, and returns the standard output of the restore script.
 fn restore(archive: &Path, program: &Program) -> String {
     fs::write(program.dir.join("go"), "").unwrap();
     let dir = program.output.parent().unwrap();
@@ -103,7 +103,7 @@ fn restore(archive: &Path, program: &Program) -> String {
         .stdout(File::create(&output).unwrap())
         .stderr(File::create(&errors).unwrap())
         .status()
-        .expect("timeout of coreutils");
+        .expect("timeout is installed");
     let (output, errors) = (fs::read_to_string(output).unwrap(), fs::read_to_string(errors).unwrap());
     assert!(status.success(), "{status}: {errors}{output}");
     assert_eq!(errors, "");
@@ -111,7 +111,7 @@ fn restore(archive: &Path, program: &Program) -> String {
     output
 }
 
-/// What a program says after this step, its last line left out.
+/// The output of a program after this step, without the last line.
 fn steps_after(step: u64) -> String {
     (step + 1..=STEP_COUNT).map(|step| format!("step {step}\n")).collect()
 }

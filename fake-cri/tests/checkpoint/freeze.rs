@@ -1,4 +1,4 @@
-//! What can be frozen, what cannot, and that all run on whatever happened.
+//! Processes that can and cannot be frozen. All keep running afterwards, whatever the result.
 
 use std::{
     fs,
@@ -49,7 +49,7 @@ fn other_tracer_is_named_in_the_error() {
     let debugger = thread::spawn(move || {
         ptrace::seize(Pid::from_raw(child), ptrace::Options::empty()).unwrap();
         seized.send(nix::unistd::gettid().as_raw()).unwrap();
-        // The kernel lets go when this thread ends.
+        // The kernel detaches the tracees when this thread exits.
         let _ = tracing_ended.recv();
     });
     let tracer = is_seized.recv().unwrap();
@@ -69,7 +69,7 @@ fn other_tracer_is_named_in_the_error() {
     debugger.join().unwrap();
     assert_running_untraced(workload.pid());
     assert!(workload.count() > 0);
-    checkpoint::run(&job, &host).expect("nothing stands in the way any more");
+    checkpoint::run(&job, &host).expect("the next call succeeds");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn finished_vfork_is_waited_for() {
     wait_until("the vfork", || descendants(workload.pid()).len() == 2);
     let dir = tempfile::tempdir().unwrap();
     let host = TestHost::new(workload.pid());
-    checkpoint::run(&job(workload.pid(), dir.path()), &host).expect("it waits for the vfork's end");
+    checkpoint::run(&job(workload.pid(), dir.path()), &host).expect("the freeze waits for the vfork");
     assert_running_untraced(workload.pid());
 }
 
@@ -128,7 +128,7 @@ fn stopped_process_stays_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(pid, dir.path());
     for _ in 0..3 {
-        checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+        checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
         wait_until("it to stay stopped", || stat(pid).unwrap().0 == 'T');
     }
     let core = ArchiveContents::read(&job.location).core(pid).tc.unwrap();
@@ -151,7 +151,7 @@ fn short_lived_tasks_are_frozen() {
         let task_states = std::sync::Mutex::new(Vec::new());
         let host = TestHost::with_phase_hook(workload.pid(), |phase| {
             if phase == Phase::Capture {
-                // What stands still can start nothing new, so whatever is there now was caught.
+                // A frozen container cannot start tasks, so all tasks that exist now must be stopped.
                 for process in descendants(workload.pid()) {
                     for entry in fs::read_dir(format!("/proc/{}/task", process.pid)).unwrap() {
                         let tid: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
@@ -161,7 +161,7 @@ fn short_lived_tasks_are_frozen() {
             }
         });
         let job = job(workload.pid(), dir.path());
-        checkpoint::run(&job, &host).expect("checkpoint");
+        checkpoint::run(&job, &host).expect("the checkpoint succeeds");
         let threads = task_states.lock().unwrap();
         assert!(
             threads.iter().all(|(_, state)| matches!(state, 't' | 'Z' | 'X')),
@@ -187,7 +187,7 @@ fn death_during_the_dump_is_reported_to_the_host() {
     let failure = checkpoint::run(&job(pid, dir.path()), &host).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
     assert_dir_entries(dir.path(), &[]);
-    // Either the tracer's wait took the exit and handed it back, or it is still there to be waited for.
+    // Either the wait of the tracer consumed the exit and reported it to the host, or the zombie still exists.
     let exits = host.exits.lock().unwrap().clone();
     match exits.as_slice() {
         [] => assert_eq!(
@@ -231,7 +231,7 @@ fn other_users_process_is_refused() {
     );
 }
 
-/// A host whose container is the machine's first process.
+/// A host whose container is pid 1 of the machine.
 struct Pid1Host;
 
 impl checkpoint::Host for Pid1Host {
@@ -249,7 +249,7 @@ impl checkpoint::Host for Pid1Host {
     fn crash_runtime(&self) {}
 }
 
-/// A cgroup of the test's own. Dropped, it is thawed and gone; whoever is in it goes to the one parent.
+/// A cgroup for a test. Dropping it thaws the cgroup, moves its processes to the parent and removes the cgroup.
 struct FreezerCgroup {
     dir: std::path::PathBuf,
     knob: &'static str,
@@ -261,7 +261,7 @@ impl FreezerCgroup {
         let dir = std::path::Path::new(parent).join(format!("fake-cri-test-{}", std::process::id()));
         fs::create_dir(&dir).ok()?;
         let cgroup = Self { dir, knob, thawed };
-        // Another file system, or another hierarchy, has no such file.
+        // Other file systems and hierarchies do not have this file.
         cgroup.dir.join(knob).exists().then_some(cgroup)
     }
 
@@ -308,9 +308,9 @@ fn frozen_cgroup_is_named_in_the_error() {
         );
         assert!(!job.location.exists());
         cgroup.set(thawed);
-        checkpoint::run(&job, &host).expect("it is thawed");
+        checkpoint::run(&job, &host).expect("the process is thawed");
     }
     if created == 0 {
-        eprintln!("skipped: no cgroup can be made that freezes");
+        eprintln!("skipped: cannot create a freezer cgroup");
     }
 }

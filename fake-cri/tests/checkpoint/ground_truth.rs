@@ -1,4 +1,4 @@
-//! The archive says what is: registers, mappings, descriptors and every page, against ptrace and `/proc` at the freeze.
+//! Compares archives with ptrace and `/proc` at the freeze: registers, mappings, descriptors and all pages.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,25 +25,25 @@ use crate::{
     workload::{PAGE_BYTES, Shape, Workload},
 };
 
-/// One process as it stood still.
+/// The state of one frozen process.
 #[derive(Debug, Default)]
 pub(crate) struct ObservedProcess {
     parent: i32,
     zombie: bool,
     registers: BTreeMap<i32, (libc::user_regs_struct, libc::user_fpregs_struct)>,
-    /// Addresses, access and name of each mapping.
+    /// The addresses, access and name of each mapping.
     mappings: Vec<(Range<u64>, String, String)>,
-    /// Target, position and flags of each descriptor.
+    /// The target, offset and flags of each descriptor.
     pub(crate) descriptors: BTreeMap<i32, (PathBuf, u64, u32)>,
-    /// The content of each page that the page map calls present or swapped in a private mapping, with the entry.
+    /// The pagemap entry and the content of each present or swapped page of a private mapping.
     pages: BTreeMap<u64, (u64, Vec<u8>)>,
-    /// The content of each page of a shared mapping that is no file's.
+    /// The content of each page of a shared mapping without a file.
     shared: BTreeMap<u64, Vec<u8>>,
 }
 
-/// Looks at everything; called by the tracer's thread while all stand still. What a copy holds stood so before anything was asked:
-/// to answer, a thread comes to its processor again, whose number the kernel writes into its memory (rseq(2)). Shared memory is
-/// looked at afterwards, since a page that is read there is held from then on.
+/// Records the frozen container; called in the thread of the tracer. With snapshots, private memory is recorded before
+/// the parasite queries: to execute a remote syscall a thread is scheduled again, and the kernel then writes the CPU
+/// number into its memory (rseq(2)). Shared memory is recorded last, because reading a page makes the page resident.
 fn observe(init: i32, freeze: Freeze, phase: Phase, truth: &mut BTreeMap<i32, ObservedProcess>) {
     let private_phase = match freeze {
         Freeze::Snapshot => Phase::Capture,
@@ -61,7 +61,7 @@ fn observe(init: i32, freeze: Freeze, phase: Phase, truth: &mut BTreeMap<i32, Ob
 }
 
 impl ObservedProcess {
-    /// What no other program can reach: anonymous memory and that of memfd_create.
+    /// Reads the shared memory that no other program can reach: anonymous memory and memfds.
     fn read_shared_memory(&mut self, pid: i32) {
         if self.zombie {
             return;
@@ -92,7 +92,7 @@ fn read_process(pid: i32) -> ObservedProcess {
     }
     for entry in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let tid: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
-        assert_eq!(stat(tid).unwrap().0, 't', "thread {tid} does not stand still");
+        assert_eq!(stat(tid).unwrap().0, 't', "thread {tid} is not stopped");
         let general = ptrace::getregset::<regset::NT_PRSTATUS>(Pid::from_raw(tid)).unwrap();
         let floating = ptrace::getregset::<regset::NT_PRFPREG>(Pid::from_raw(tid)).unwrap();
         process.registers.insert(tid, (general, floating));
@@ -164,7 +164,7 @@ fn archive_matches_the_process(#[case] shape: Shape, #[values(Freeze::Snapshot, 
     check_shape(shape, freeze);
 }
 
-/// Checkpoints a process of this shape, and holds the archive against it.
+/// Checkpoints a workload of this shape and compares the archive with the frozen state.
 pub(crate) fn check_shape(mut shape: Shape, freeze: Freeze) {
     let dir = tempfile::tempdir().unwrap();
     let files_dir = tempfile::tempdir().unwrap();
@@ -177,18 +177,18 @@ pub(crate) fn check_shape(mut shape: Shape, freeze: Freeze) {
     });
     let mut job = job(workload.pid(), dir.path());
     job.freeze = freeze;
-    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     keep_archive(&job.location);
     let copied = freeze == Freeze::Snapshot;
     let log = ArchiveContents::read(&job.location).log();
     assert_eq!(report.used_snapshot, copied, "{log}");
-    // Not what it may not read itself.
+    // PROT_NONE memory is not spliced.
     let spliced = log.matches(": spliced 32 MiB of memory").count();
     let large = copied && shape.filled_pages * PAGE_BYTES >= 32 << 20;
     assert_eq!(spliced, usize::from(large) * (1 + shape.children), "{log}");
     assert_running_untraced(workload.pid());
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
-    assert!(workload.count() > before, "it does not go on");
+    assert!(workload.count() > before, "the workload does not continue");
 
     let contents = ArchiveContents::read(&job.location);
     let truth = std::mem::take(&mut *truth.lock().unwrap());
@@ -237,7 +237,7 @@ fn check_pstree(contents: &ArchiveContents, truth: &BTreeMap<i32, ObservedProces
     let mut listed_pids = BTreeSet::from([0]);
     for entry in &tree {
         let process = &truth[&(entry.pid as i32)];
-        assert!(listed_pids.contains(&entry.ppid), "a child before its parent");
+        assert!(listed_pids.contains(&entry.ppid), "a child is listed before its parent");
         listed_pids.insert(entry.pid);
         if entry.ppid != 0 {
             assert_eq!(entry.ppid as i32, process.parent);
@@ -251,9 +251,9 @@ fn check_pstree(contents: &ArchiveContents, truth: &BTreeMap<i32, ObservedProces
 }
 
 fn check_registers(core: &CoreEntry, (general, floating): &(libc::user_regs_struct, libc::user_fpregs_struct)) {
-    let info = core.thread_info.as_ref().expect("x86");
+    let info = core.thread_info.as_ref().expect("x86 registers");
     let mut expected = *general;
-    // An interrupted system call is set back to before it (facts of CRIU).
+    // An interrupted system call is restarted: rax and rip are set back to before the call, as in CRIU.
     if (expected.orig_rax as i64) >= 0 {
         match expected.rax as i64 {
             -514..=-512 => {
@@ -305,7 +305,7 @@ fn check_registers(core: &CoreEntry, (general, floating): &(libc::user_regs_stru
     assert_eq!((fpregs.mxcsr, fpregs.mxcsr_mask), (floating.mxcsr, floating.mxcr_mask));
     assert_eq!(fpregs.st_space, floating.st_space);
     assert_eq!(fpregs.xmm_space, floating.xmm_space);
-    let xsave = fpregs.xsave.as_ref().expect("every x86-64 with AVX has it");
+    let xsave = fpregs.xsave.as_ref().expect("xsave state");
     if is_x86_feature_detected!("avx") {
         assert_eq!(xsave.ymmh_space.len(), 64);
     }
@@ -343,7 +343,10 @@ fn check_mappings(contents: &ArchiveContents, pid: i32, process: &ObservedProces
         })
         .collect();
     assert_eq!(dumped, expected);
-    let exe = contents.file(mm.exe_file_id).reg.expect("the executable is a file");
+    let exe = contents
+        .file(mm.exe_file_id)
+        .reg
+        .expect("the executable is a regular file");
     assert_eq!(
         exe.name,
         fs::read_link(format!("/proc/{pid}/exe")).unwrap().to_str().unwrap()
@@ -359,7 +362,7 @@ fn check_mappings(contents: &ArchiveContents, pid: i32, process: &ObservedProces
         match (file.reg, file.memfd) {
             (Some(file), _) => assert_eq!(&file.name, name),
             (None, Some(_)) => assert!(name.starts_with("/memfd:"), "{name}"),
-            (None, None) => panic!("{name} is mapped and no file"),
+            (None, None) => panic!("the mapping {name} has no regular file"),
         }
     }
 }
@@ -380,13 +383,13 @@ fn check_pages(contents: &ArchiveContents, pid: i32, process: &ObservedProcess) 
         let (_, truth) = process
             .pages
             .get(address)
-            .unwrap_or_else(|| panic!("{address:x} holds nothing"));
-        assert!(page == truth, "the page at {address:x} is another");
+            .unwrap_or_else(|| panic!("the page at {address:x} is not present"));
+        assert!(page == truth, "the page at {address:x} differs");
     }
     for (address, (entry, page)) in &process.pages {
         let of_file = entry >> 61 & 1 != 0 && !mapping_of(*address).2.is_empty();
         let zero = page.iter().all(|byte| *byte == 0);
-        // What is left out is the file's own, or zero.
+        // A missing page has the content of its file, or is zero.
         if !dumped.contains_key(address) {
             assert!(of_file || zero, "the page at {address:x} is missing");
         }
@@ -405,14 +408,14 @@ fn check_pages(contents: &ArchiveContents, pid: i32, process: &ObservedProcess) 
     );
 }
 
-/// What is not in the archive is zero.
+/// Pages that are not in the archive must be zero.
 fn check_shared_pages(contents: &ArchiveContents, pid: i32, process: &ObservedProcess) {
     for vma in contents.mm(pid).vmas {
         let mut pages = None;
         for (address, truth) in process.shared.range(vma.start..vma.end) {
             let pages = pages.get_or_insert_with(|| contents.shared_pages(&vma));
             match pages.get(&(address - vma.start + vma.pgoff)) {
-                Some(dumped) => assert!(dumped == truth, "the shared page at {address:x} is another"),
+                Some(dumped) => assert!(dumped == truth, "the shared page at {address:x} differs"),
                 None => assert!(
                     truth.iter().all(|byte| *byte == 0),
                     "the shared page at {address:x} is missing"
@@ -442,7 +445,7 @@ fn check_descriptors(contents: &ArchiveContents, pid: i32, process: &ObservedPro
         if let Some(file) = file.reg {
             assert_eq!(file.name, target.strip_suffix(" (deleted)").unwrap_or(target));
             assert_eq!(file.flags, plain_flags);
-            // What the tests print goes to the same file, and moves it on meanwhile.
+            // Other tests write to the same standard output, which moves its offset.
             assert!(*fd <= 2 || file.pos == *position, "{fd} is at {position}: {file:?}");
         } else if let Some(pipe) = file.pipe {
             assert_eq!(format!("pipe:[{}]", pipe.pipe_id), target);

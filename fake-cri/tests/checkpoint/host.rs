@@ -1,4 +1,4 @@
-//! The engine's host as a test plays it, and the job it is given.
+//! The host of the dump engine in tests, and the jobs of tests.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use fake_cri::{
     process::ProcessId,
 };
 
-/// What a test does when a phase begins; it runs in the tracer's thread, so it may use ptrace.
+/// Called when a phase begins, in the thread of the tracer, so the hook may use ptrace.
 type PhaseHook<'a> = Box<dyn Fn(Phase) + Sync + 'a>;
 
 /// The host of one container.
@@ -86,7 +86,7 @@ pub(crate) fn stat(pid: i32) -> Option<(char, i32, u64)> {
     ))
 }
 
-/// A process and all below it.
+/// A process and all its descendants.
 pub(crate) fn descendants(init: i32) -> Vec<ProcessId> {
     let all: Vec<(i32, i32, u64)> = fs::read_dir("/proc")
         .unwrap()
@@ -109,7 +109,7 @@ pub(crate) fn descendants(init: i32) -> Vec<ProcessId> {
         .collect()
 }
 
-/// A job that writes to `checkpoint.tar` of a folder, with the four documents that an engine adds.
+/// A job that writes `checkpoint.tar` in this directory, with the four documents of an engine.
 pub(crate) fn job(init: i32, dir: &Path) -> Job {
     let document = |name: &str, content: &str| Document {
         name: name.to_owned(),
@@ -119,7 +119,7 @@ pub(crate) fn job(init: i32, dir: &Path) -> Job {
         container_id: "c".repeat(64),
         init: ProcessId {
             pid: init,
-            start_time: stat(init).expect("the workload runs").2,
+            start_time: stat(init).expect("the workload is running").2,
         },
         location: dir.join("checkpoint.tar"),
         temporary: dir.join(".checkpoint.tar.part"),
@@ -144,10 +144,10 @@ pub(crate) fn job(init: i32, dir: &Path) -> Job {
 const CONFIG_DUMP: &str = r#"{"id":"c","name":"app","rootfsImageName":"busybox:latest","runtime":"fake-cri","createdTime":"2026-01-02T03:04:05Z","checkpointedTime":"2026-01-02T03:04:06Z","restoredTime":"0001-01-01T00:00:00Z","restored":false}"#;
 const SPEC_DUMP: &str = r#"{"ociVersion":"1.1.0","process":{"args":["app"],"cwd":"/"},"root":{"path":"rootfs"},"hostname":"h","annotations":{"io.kubernetes.cri.container-name":"app","io.kubernetes.cri.sandbox-name":"pod","io.kubernetes.cri.sandbox-namespace":"ns"},"linux":{}}"#;
 
-/// Every thread of the container runs free: none stopped, none traced.
+/// Asserts that no thread of the container is stopped or traced.
 pub(crate) fn assert_running_untraced(init: i32) {
     for process in descendants(init) {
-        // Processes and threads may end while they are looked at.
+        // Processes and threads may exit meanwhile.
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.pid)) else {
             continue;
         };
@@ -165,7 +165,7 @@ pub(crate) fn assert_running_untraced(init: i32) {
     }
 }
 
-/// The dir holds nothing but these.
+/// Asserts that the directory contains exactly these names.
 pub(crate) fn assert_dir_entries(dir: &Path, names: &[&str]) {
     let mut entries: Vec<_> = fs::read_dir(dir)
         .unwrap()
@@ -175,7 +175,7 @@ pub(crate) fn assert_dir_entries(dir: &Path, names: &[&str]) {
     assert_eq!(entries, names);
 }
 
-/// Copies an archive into the folder that `KEEP_ARCHIVES` names, for whoever wants to look at it.
+/// Copies an archive to the directory in `KEEP_ARCHIVES`, if set.
 pub(crate) fn keep_archive(archive: &Path) {
     if let Some(dir) = std::env::var_os("KEEP_ARCHIVES") {
         let test = std::thread::current().name().unwrap_or("test").replace("::", "-");

@@ -1,4 +1,5 @@
-//! Processes that are killed in the middle of a checkpoint: it has them ended, or holds what they were; and no copy is left.
+//! Processes killed during a checkpoint: the checkpoint fails because they are not running, or contains their state. No
+//! snapshot remains.
 
 use std::{
     io,
@@ -39,39 +40,38 @@ fn killing_the_container_during_the_dump_leaves_no_snapshot() {
                         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
                         return (copy, stat(copy).map(|(.., start)| start));
                     }
-                    assert!(Instant::now() < until, "no copy to be seen");
+                    assert!(Instant::now() < until, "no snapshot appears");
                 }
             });
-            // What it held is there whatever becomes of it.
-            checkpoint::run(&job, &TestHost::new(pid)).expect("all of it is in the copy");
+            // The snapshot has the state of the killed process.
+            checkpoint::run(&job, &TestHost::new(pid)).expect("the snapshot is complete");
             killer.join().unwrap()
         });
         let (copy, started) = copy;
         let until = Instant::now() + Duration::from_secs(20);
         while started.is_some() && stat(copy).map(|(.., start)| start) == started {
-            assert!(Instant::now() < until, "the copy is left: {:?}", stat(copy));
+            assert!(Instant::now() < until, "the snapshot remains: {:?}", stat(copy));
             thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-/// Which process of a container is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Init,
     Child,
 }
 
-/// From when on it is killed.
+/// The start of the time range in which the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KillFrom {
-    /// Threads are about to be stopped.
+    /// The freeze phase begins.
     Freeze,
-    /// The container's processes are about to be asked, and to copy themselves.
+    /// The parasite queries and the snapshots begin.
     Copying,
 }
 
-/// A host that has somebody told of that.
+/// A host that signals the killing thread at that time.
 struct SignallingHost<'a> {
     host: TestHost<'a>,
     from: KillFrom,
@@ -119,10 +119,13 @@ fn killing_a_process_at_any_instant_leaves_no_snapshot(
         });
         let first = workload.pid();
         let pids: Vec<_> = descendants(first).iter().map(|process| process.pid).collect();
-        let stacks: Vec<_> = pids.iter().map(|pid| stack_start(*pid).expect("it lives")).collect();
+        let stacks: Vec<_> = pids
+            .iter()
+            .map(|pid| stack_start(*pid).expect("the process is alive"))
+            .collect();
         let victim = match victim_kind {
             Victim::Init => first,
-            Victim::Child => *pids.iter().find(|pid| **pid != first).expect("its child"),
+            Victim::Child => *pids.iter().find(|pid| **pid != first).expect("the child"),
         };
         let dir = tempfile::tempdir().unwrap();
         let job = job(first, dir.path());
@@ -152,7 +155,7 @@ fn killing_a_process_at_any_instant_leaves_no_snapshot(
                 failed += 1;
             }
         }
-        // Where its parent has not seen the end of one, it has no memory any more.
+        // A zombie that its parent has not reaped has no memory, so its stack is gone.
         let until = Instant::now() + Duration::from_secs(20);
         for (pid, stack) in pids.iter().zip(stacks) {
             while pids_with_stack(stack)
@@ -167,6 +170,6 @@ fn killing_a_process_at_any_instant_leaves_no_snapshot(
             assert_running_untraced(first);
         }
     }
-    // A child that ends before the freeze is a zombie in the archive.
-    assert!(failed > 0 || from == KillFrom::Freeze, "none was killed in time");
+    // A child that exits before the freeze is a zombie in the archive.
+    assert!(failed > 0 || from == KillFrom::Freeze, "no process was killed in time");
 }

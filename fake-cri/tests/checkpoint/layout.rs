@@ -1,4 +1,4 @@
-//! What a workload knows of the memory and the files that it laid out, against the archive.
+//! Compares archives with the memory and files that the workload reports about itself.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use crate::{
     workload::{PAGE_BYTES, Workload},
 };
 
-/// What the workload knows of itself.
 pub(crate) fn check_layout(contents: &ArchiveContents, workload: &Workload, process: &ObservedProcess) {
     let pid = workload.pid();
     let pages = contents.pages(&format!("pagemap-{pid}.img"));
@@ -32,7 +31,7 @@ pub(crate) fn check_layout(contents: &ArchiveContents, workload: &Workload, proc
         assert_eq!(in_range("untouched"), Some(vec![]));
     }
     if let Some(zero) = in_range("zero") {
-        assert_eq!(zero, [0; 0], "the zero page is left out");
+        assert_eq!(zero, [0; 0], "the zero page is not dumped");
     }
     if let Some((start, length)) = workload.layout.mappings.get("shared") {
         let vmas = contents.mm(pid).vmas;
@@ -52,7 +51,7 @@ pub(crate) fn check_layout(contents: &ArchiveContents, workload: &Workload, proc
     assert_eq!(in_range("shared-file"), Some(vec![]));
     let table = contents.descriptors(pid);
     let file = |name: &str| contents.file(table[&descriptors[name]].id);
-    assert_eq!(file("offset").id, file("duplicate").id, "one open file");
+    assert_eq!(file("offset").id, file("duplicate").id, "the same open file");
     assert_ne!(file("offset").id, file("reopened").id);
     let regular = |name: &str| file(name).reg.unwrap_or_else(|| panic!("{name} is no file"));
     assert_eq!(

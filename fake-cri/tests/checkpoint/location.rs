@@ -1,4 +1,4 @@
-//! Where archives appear: whole, in place of what was there, never through a link, or not at all.
+//! Where archives appear: complete, in place of an earlier file, never through a symlink, or not at all.
 
 use std::{
     fs::{self, OpenOptions},
@@ -24,7 +24,7 @@ fn longer_file_is_replaced() {
     fs::write(&job.location, vec![b'x'; 5_000_000]).unwrap();
     fs::set_permissions(&job.location, fs::Permissions::from_mode(0o644)).unwrap();
     job.fsync = true;
-    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("the checkpoint succeeds");
     let metadata = fs::metadata(&job.location).unwrap();
     assert_eq!(
         (metadata.len(), metadata.mode() & 0o7777),
@@ -92,7 +92,7 @@ fn directory_at_the_location_is_refused() {
     assert_running_untraced(sleeper.pid());
 }
 
-/// Between the look before the freeze and the rename.
+/// The FIFO appears between the check before the freeze and the rename.
 #[test]
 fn fifo_created_during_the_dump_is_kept() {
     for existed in [false, true] {
@@ -124,11 +124,11 @@ fn temporary_has_mode_600() {
     let job = job(sleeper.pid(), dir.path());
     let modes = AtomicU32::new(0);
     let host = TestHost::with_phase_hook(sleeper.pid(), |_| {
-        let metadata = fs::symlink_metadata(&job.temporary).expect("it is there from the start");
+        let metadata = fs::symlink_metadata(&job.temporary).expect("the file exists from the start");
         modes.fetch_or(metadata.mode() & 0o7777, Ordering::SeqCst);
-        assert!(!job.location.exists(), "nothing appears before its time");
+        assert!(!job.location.exists(), "the archive appears only at the end");
     });
-    checkpoint::run(&job, &host).expect("checkpoint");
+    checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     assert_eq!(modes.load(Ordering::SeqCst), 0o600);
 }
 
@@ -147,7 +147,7 @@ fn log_is_copied_as_of_the_freeze() {
             log.write_all(b"two\n").unwrap();
         }
     });
-    checkpoint::run(&job, &host).expect("checkpoint");
+    checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     let contents = ArchiveContents::read(&job.location);
     assert_eq!(
         contents.members["container.log"],
@@ -159,7 +159,7 @@ fn log_is_copied_as_of_the_freeze() {
             OpenOptions::new().write(true).open(&log).unwrap().set_len(4).unwrap();
         }
     });
-    checkpoint::run(&job, &host).expect("checkpoint");
+    checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     let contents = ArchiveContents::read(&job.location);
     let copy = &contents.members["container.log"];
     assert!(
@@ -175,7 +175,7 @@ fn log_is_copied_as_of_the_freeze() {
     assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("none.log"));
 }
 
-/// A file system of its own that is full soon. Root alone can have one.
+/// A small tmpfs. Mounting one requires root.
 struct SmallTmpfs(PathBuf);
 
 impl SmallTmpfs {
@@ -194,7 +194,7 @@ impl SmallTmpfs {
 
 impl Drop for SmallTmpfs {
     fn drop(&mut self) {
-        nix::mount::umount(&self.0).expect("nobody holds it");
+        nix::mount::umount(&self.0).expect("no other owner");
     }
 }
 

@@ -1,6 +1,6 @@
-//! Checkpoints of real processes, judged against what `/proc` and ptrace say while they stand still.
+//! Checkpoints of real processes, compared with `/proc` and ptrace while the processes are frozen.
 //!
-//! The processes are this test program itself, started again as a workload ([`workload`]), or `sleep`.
+//! The processes are this test binary, started as a workload ([`workload`]), or `sleep`.
 
 mod archive;
 #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,8 @@
-//! What a checkpoint costs: memory of the one who makes it, and time.
+//! The cost of a checkpoint: memory of the dumper, and time.
 //!
 //! `CHECKPOINT_MEASURE=1073741824 cargo test --release -p fake-cri --test checkpoint measure::measure_checkpoints -- --ignored --nocapture`
-//! prints the times of five checkpoints of so many bytes of random memory, beside those of a plain copy of the archive.
+//! prints the times of five checkpoints of this many bytes of random memory, and the times of a plain copy of the
+//! archive.
 
 use std::{
     fs::{self, File},
@@ -16,18 +17,18 @@ use crate::{
     workload::{PAGE_BYTES, Shape, Workload},
 };
 
-/// The environment variable that says how many bytes [`measure_checkpoints`] fills.
+/// The number of bytes that [`measure_checkpoints`] fills.
 const MEASURE_BYTES_ENV: &str = "CHECKPOINT_MEASURE";
 
-/// How much memory the container of the test has.
+/// The memory of the container in the test.
 const CONTAINER_BYTES: u64 = 128 << 20;
 
-/// What its checkpoint may add to the memory of who makes it. Two buffers of 1 MiB, one of 256 KiB, stacks, and lists of where
-/// pages lie have been 3 MiB, and more than 4 MiB on a loaded machine, where the kernel counts resident pages late and by batches
-/// of each processor. The bound tells that from a copy, even of an eighth of the memory.
+/// The maximum memory that a checkpoint may add to the dumper. Two buffers of 1 MiB, one of 256 KiB, stacks and page
+/// lists have taken 3 MiB, and more than 4 MiB on a loaded machine, where the kernel updates the per-CPU resident page
+/// counters late and in batches. The limit distinguishes this from a copy of even an eighth of the memory.
 const MAX_GROWTH_BYTES: u64 = CONTAINER_BYTES / 8;
 
-/// A field of `/proc/self/status` in bytes.
+/// A field of `/proc/self/status`, in bytes.
 fn status_bytes(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -35,7 +36,7 @@ fn status_bytes(name: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "no test: run by the one below, and by hand to measure"]
+#[ignore = "not a test: run by the test below, or by hand to measure"]
 fn measure_checkpoints() {
     let Some(bytes) = std::env::var(MEASURE_BYTES_ENV).ok() else {
         return;
@@ -49,11 +50,11 @@ fn measure_checkpoints() {
     let job = job(workload.pid(), dir.path());
     let mut max_growth = 0;
     for _ in 0..5 {
-        // The peak counts from here (proc_pid_clear_refs(5)).
+        // Resets the peak (proc_pid_clear_refs(5)).
         fs::write("/proc/self/clear_refs", "5").unwrap();
         let before = status_bytes("VmRSS:");
-        let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
-        // The kernel counts late, so that what grew little may seem to have shrunk.
+        let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
+        // The kernel updates the counters late, so a small growth can appear as a decrease.
         let grown = status_bytes("VmHWM:").saturating_sub(before);
         max_growth = max_growth.max(grown);
         let copy_started = Instant::now();
@@ -92,7 +93,7 @@ fn container_memory_is_not_buffered() {
     let max_growth: u64 = text
         .lines()
         .find_map(|line| line.strip_prefix("max_growth "))
-        .expect("it says so")
+        .expect("the growth is printed")
         .parse()
         .unwrap();
     assert!(max_growth < MAX_GROWTH_BYTES, "{text}");

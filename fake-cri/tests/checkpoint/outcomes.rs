@@ -1,4 +1,5 @@
-//! Checkpoints that are given up, run out of time, or are told to go wrong: what is left, and what runs on.
+//! Checkpoints that are cancelled, exceed their deadline, or have an injected fault: remaining files, and processes
+//! that keep running.
 
 use std::{
     fs,
@@ -34,7 +35,7 @@ fn assert_keeps_running(workload: &Workload) {
     let before = workload.count();
     let until = Instant::now() + Duration::from_secs(10);
     while workload.count() <= before + 1 {
-        assert!(Instant::now() < until, "it does not go on");
+        assert!(Instant::now() < until, "the workload does not continue");
     }
 }
 
@@ -51,14 +52,14 @@ fn cancelling_stops_the_checkpoint(#[values(Phase::Freeze, Phase::Capture, Phase
         }),
         ..TestHost::new(workload.pid())
     };
-    // The phase is told to one host, the cancellation asked of another: both are the same to the engine.
+    // One host gets the phases, the other one decides about cancellation. The engine sees a single host.
     let failure = checkpoint::run(&job(workload.pid(), dir.path()), &SplitHost(&canceller, &host)).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Cancelled);
     assert_dir_entries(dir.path(), &[]);
     assert_keeps_running(&workload);
 }
 
-/// Phases from one host, cancellation from another.
+/// A host that takes the phases from one host and the cancellation from another.
 struct SplitHost<'a>(&'a TestHost<'a>, &'a TestHost<'a>);
 
 impl checkpoint::Host for SplitHost<'_> {
@@ -97,7 +98,7 @@ fn deadline_stops_the_checkpoint(
     assert_keeps_running(&workload);
 }
 
-/// The result of a checkpoint of a small workload with one injection, and what the folder holds then.
+/// Runs a checkpoint of a small workload with one injection. Returns the result and the files in the directory.
 fn run_with_fault(
     phase: Phase,
     effect: InjectedEffect,
@@ -175,20 +176,20 @@ fn archive_defects_are_applied() {
     assert!((1000..complete.len() * 3 / 4).contains(&bytes.len()), "{}", bytes.len());
 
     let (result, bytes, _, names) = run_with_fault(Phase::Write, InjectedEffect::EmptyArchive);
-    result.expect("success is answered");
+    result.expect("the checkpoint succeeds");
     assert!(bytes.is_empty());
     assert_eq!(names, ["checkpoint.tar"]);
 
     let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::NoArchive);
-    result.expect("success is answered");
+    result.expect("the checkpoint succeeds");
     assert_eq!(names, [""; 0]);
 
     let (result, _, mode, _) = run_with_fault(Phase::Write, InjectedEffect::Mode(0o644));
-    result.expect("success is answered");
+    result.expect("the checkpoint succeeds");
     assert_eq!(mode, 0o644);
 
     let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::CorruptArchive);
-    result.expect("success is answered");
+    result.expect("the checkpoint succeeds");
     let mut tar = tar::Archive::new(&*bytes);
     assert!(
         tar.entries().unwrap().next().unwrap().is_err(),
@@ -206,7 +207,7 @@ fn members_can_be_omitted() {
         effect: InjectedEffect::OmitMember(glob.to_owned()),
     };
     job.injections = vec![omit("checkpoint/core-*"), omit("**/inventory.img"), omit("spec.dump")];
-    checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
     let members = ArchiveContents::read(&job.location).members;
     assert!(
         members
@@ -234,7 +235,7 @@ fn container_can_be_left_frozen(#[values(Phase::Freeze, Phase::Capture, Phase::W
     for process in crate::host::descendants(workload.pid()) {
         let until = Instant::now() + Duration::from_secs(10);
         while stat(process.pid).unwrap().0 != 'T' {
-            assert!(Instant::now() < until, "{} goes on", process.pid);
+            assert!(Instant::now() < until, "{} is still running", process.pid);
             thread::sleep(Duration::from_millis(1));
         }
         kill(Pid::from_raw(process.pid), Signal::SIGCONT).unwrap();
@@ -276,7 +277,7 @@ fn runtime_crash_cancels_the_checkpoint(
     assert_keeps_running(&workload);
 }
 
-/// So long that it has to be ended.
+/// The delay never expires during the test.
 const ENDLESS_DELAY: Duration = Duration::from_secs(100_000);
 
 fn delay_model(base: Duration, delay_phase: DelayPhase) -> Option<Delay> {
@@ -304,11 +305,11 @@ fn delay_model_is_applied(#[case] delay_phase: DelayPhase) {
             *capture_began_after.lock().unwrap() = began.elapsed();
         }
     });
-    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     let min_total = Duration::from_millis(600);
     assert!(report.total_time >= min_total, "{report:?}");
     if delay_phase == DelayPhase::Freeze {
-        // It was asked to stop before the capture began, and was let go when the time was over.
+        // The workload is frozen before the capture begins and thawed after the minimum time.
         assert!(
             *capture_began_after.lock().unwrap() + report.frozen_time >= min_total,
             "{report:?}"
@@ -334,7 +335,7 @@ fn container_runs_during_a_write_delay() {
     thread::scope(|scope| {
         let checkpoint = scope.spawn(|| checkpoint::run(&job, &host));
         is_stopped.recv().unwrap();
-        // It answers once it is let go; the call is still under way then, and would be for a day.
+        // The workload responds after the thaw. The checkpoint then still runs, for a day.
         workload.count();
         host.cancel();
         let failure = checkpoint.join().unwrap().unwrap_err();

@@ -1,7 +1,7 @@
-//! Processes of random shapes: whatever they are made of, the archive says what `/proc` and ptrace said at the freeze.
+//! Workloads of random shapes: the archive must match `/proc` and ptrace at the freeze.
 //!
-//! `PROPTEST_CASES` says how many, `PROPTEST_RNG_SEED` which ones; a failure tells the least shape that fails, and the values that
-//! made it.
+//! `PROPTEST_CASES` is the number of shapes, `PROPTEST_RNG_SEED` selects them. A failure prints the smallest failing
+//! shape with its values.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::{
     workload::{Backing, Descriptor, Layout, Map, PAGE_BYTES, Shape},
 };
 
-/// How many shapes are tried unless it is said.
+/// The number of shapes without `PROPTEST_CASES`.
 const DEFAULT_CASES: u32 = 10;
 
 fn any_map() -> impl Strategy<Value = Map> {
@@ -83,7 +83,8 @@ fn any_shape() -> impl Strategy<Value = Shape> {
 proptest! {
     #![proptest_config(Config {
         cases: std::env::var("PROPTEST_CASES").map_or(DEFAULT_CASES, |cases| cases.parse().expect("a number")),
-        // A process is started and read whole each time; what is told of a failure is enough to make it again.
+        // Each shrink step starts a process and reads all its memory. The printed shape is enough to reproduce a
+        // failure.
         max_shrink_iters: 40,
         failure_persistence: None,
         ..Config::default()
@@ -95,7 +96,7 @@ proptest! {
     }
 }
 
-/// What the shape says of the mappings and descriptors that it came up with, of which `/proc` does not tell all.
+/// Checks the extra mappings and descriptors of a shape, which `/proc` does not describe completely.
 pub(crate) fn check_extras(
     contents: &ArchiveContents,
     pid: i32,
@@ -141,13 +142,13 @@ pub(crate) fn check_extras(
             Descriptor::File {
                 size, append, deleted, ..
             } => {
-                let flags = file(0).reg.expect("a file").flags;
+                let flags = file(0).reg.expect("a regular file").flags;
                 assert_eq!(flags & libc::O_APPEND as u32 != 0, *append);
                 if *deleted {
                     assert!(contents.ghost_content(id(0)) == content(*size as usize));
                 }
             }
-            Descriptor::Dup { .. } => assert_eq!(id(0), id(1), "one open file"),
+            Descriptor::Dup { .. } => assert_eq!(id(0), id(1), "the same open file"),
             Descriptor::Directory | Descriptor::Null => assert!(file(0).reg.is_some()),
             Descriptor::Pipe { unread } => {
                 let pipe = file(0).pipe.expect("a pipe").pipe_id;

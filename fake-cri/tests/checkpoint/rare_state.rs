@@ -1,4 +1,4 @@
-//! What a process may have that is seldom: carried as it is, or named in `dump.log`, and never another thing without a word.
+//! Rare process state: an archive contains the state, or `dump.log` lists the state as unsupported.
 
 use std::{
     fs,
@@ -23,16 +23,16 @@ use crate::{
     workload::Sleeper,
 };
 
-/// A program in Python. It says one line when it is ready, and ends with its guard.
+/// A Python process that prints a line when it is ready. Dropping it kills the process.
 pub(crate) struct Script {
     child: Child,
     output: BufReader<ChildStdout>,
-    /// What it said.
+    /// The first line of its output.
     pub(crate) ready: String,
 }
 
 impl Script {
-    /// Starts one, with this dir as its working directory; `None` without Python.
+    /// Starts a script with this working directory; `None` without Python.
     pub(crate) fn start(text: &str, dir: &Path) -> Option<Self> {
         let child = Command::new("python3")
             .args(["-c", text])
@@ -60,7 +60,7 @@ impl Script {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "it ended");
+        assert!(!line.is_empty(), "the script exited");
         line.trim().to_owned()
     }
 
@@ -82,22 +82,22 @@ impl Drop for Script {
     }
 }
 
-/// Checkpoints a process, which runs on, and says what its archive holds.
+/// Checkpoints a process, checks that the process keeps running, and returns the archive.
 pub(crate) fn checkpoint_archive(pid: i32, freeze: Freeze) -> ArchiveContents {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(pid, dir.path());
     job.freeze = freeze;
-    checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     ArchiveContents::read(&job.location)
 }
 
-/// What a strict checkpoint of it says is unsupported.
+/// Returns the error of a strict checkpoint, which lists the unsupported state.
 pub(crate) fn unsupported_by_strict(pid: i32) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(pid, dir.path());
     job.strict = true;
-    let failure = checkpoint::run(&job, &TestHost::new(pid)).expect_err("something is lost");
+    let failure = checkpoint::run(&job, &TestHost::new(pid)).expect_err("unsupported state");
     assert_eq!(failure.kind, ErrorKind::UnsupportedState, "{}", failure.message);
     assert_running_untraced(pid);
     failure.message
@@ -137,7 +137,7 @@ fn socket_names_are_dumped() {
     assert_eq!(name(none), b"");
     let log = contents.log();
     assert!(!log.contains("the directory in which"), "{log}");
-    // The dir that a relative name begins in.
+    // The directory against which the relative socket name was resolved.
     let started = dir.path().canonicalize().unwrap();
     assert_eq!(
         file_of(&contents, pid, path).usk.unwrap().name_dir.as_deref(),
@@ -147,7 +147,7 @@ fn socket_names_are_dumped() {
         let socket = file_of(&contents, pid, fd).isk.unwrap();
         (socket.state, socket.src_addr, socket.src_port)
     };
-    // Closed (TCP_CLOSE), and bound all the same.
+    // The sockets are in state TCP_CLOSE, but one is bound.
     assert_eq!(inet(bound), (7, vec![u32::from_ne_bytes([127, 0, 0, 1])], port as u32));
     assert_eq!(inet(free), (7, vec![0], 0));
 }
@@ -201,7 +201,7 @@ fn anonymous_memory_names_are_logged() {
         return;
     };
     if script.ready == "failed" {
-        eprintln!("skipped: this kernel names no anonymous memory");
+        eprintln!("skipped: this kernel has no names for anonymous memory");
         return;
     }
     let pid = script.pid();
@@ -213,8 +213,8 @@ fn anonymous_memory_names_are_logged() {
     );
     let shared: u64 = script.ready.split(' ').nth(1).unwrap().parse().unwrap();
     let vmas = contents.mm(pid).vmas;
-    let vma = vmas.iter().find(|vma| vma.start == shared).expect("its mapping");
-    // Shared and anonymous, and no file.
+    let vma = vmas.iter().find(|vma| vma.start == shared).expect("the shared mapping");
+    // An anonymous shared mapping, not a file mapping.
     assert_eq!(vma.status & (1 << 6 | 1 << 7 | 1 << 8 | 1 << 9), 1 << 8);
     let pages = contents.pages(&format!("pagemap-shmem-{}.img", vma.shmid));
     assert_eq!(pages.values().map(|page| page[0]).collect::<Vec<_>>(), [7, 7]);
@@ -228,7 +228,7 @@ fn process_at_its_address_space_limit_answers_in_part(#[values(Freeze::Snapshot,
         .args(["--pid", &pid.to_string(), "--as=1:"])
         .status();
     if !limited.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no prlimit of util-linux");
+        eprintln!("skipped: prlimit from util-linux is not installed");
         return;
     }
     let contents = checkpoint_archive(pid, freeze);
@@ -240,7 +240,7 @@ fn process_at_its_address_space_limit_answers_in_part(#[values(Freeze::Snapshot,
     let task = contents.core(pid).tc.unwrap();
     assert_eq!(task.sigactions.len(), 62);
     assert_eq!(task.rlimits.unwrap().rlimits[libc::RLIMIT_AS as usize].cur, 1);
-    // That needs no page.
+    // These values need no extra page.
     let mm = contents.mm(pid);
     assert!(mm.mm_brk > mm.mm_start_brk && mm.dumpable == Some(1), "{mm:?}");
     assert!(unsupported_by_strict(pid).contains("no page could be mapped"));
@@ -264,7 +264,7 @@ fn fifo_path_and_data_are_dumped() {
     let file = file_of(&contents, pid, 0);
     assert_eq!(file.r#type(), FdTypes::Fifo);
     let fifo = file.fifo.unwrap();
-    let named = contents.file(fifo.regf_id.expect("its path"));
+    let named = contents.file(fifo.regf_id.expect("the path of the FIFO"));
     assert_eq!(named.r#type(), FdTypes::Reg);
     let named = named.reg.unwrap();
     assert_eq!(Path::new(&named.name), path);
@@ -285,7 +285,7 @@ fn fifo_path_and_data_are_dumped() {
 #[test]
 fn terminal_is_dumped() {
     use nix::{fcntl::OFlag, pty};
-    // Not for the children of other tests, which run at the same time.
+    // Close-on-exec, so that children of tests that run in parallel do not inherit the descriptor.
     let main = pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
     pty::grantpt(&main).unwrap();
     pty::unlockpt(&main).unwrap();
@@ -302,12 +302,15 @@ fn terminal_is_dumped() {
     let file = file_of(&contents, pid, 0);
     assert_eq!(file.r#type(), FdTypes::Tty);
     let terminal = file.tty.unwrap();
-    let named = contents.file(terminal.regf_id.expect("its path")).reg.expect("a path");
+    let named = contents
+        .file(terminal.regf_id.expect("the path of the terminal"))
+        .reg
+        .expect("a regular file entry");
     assert_eq!(Path::new(&named.name), path);
     let name = "checkpoint/tty-info.img";
     let tty_info: Vec<TtyInfoEntry> = decode_entries(name, Kind::TtyInfo, &contents.members[name]).unwrap();
     let [tty_info] = &tty_info[..] else {
-        panic!("one terminal: {tty_info:?}");
+        panic!("expected one terminal: {tty_info:?}");
     };
     assert_eq!((tty_info.id, tty_info.r#type()), (terminal.tty_info_id, TtyType::Pty));
     let number = path.file_name().unwrap().to_str().unwrap().parse().ok();
@@ -315,7 +318,7 @@ fn terminal_is_dumped() {
     assert!(unsupported_by_strict(pid).contains("the settings and the size of the terminal of descriptor 0"));
 }
 
-/// Two filters, the second of which refuses the very call by which a process is asked.
+/// Installs two seccomp filters. The second denies mmap (9), which parasite queries need.
 #[cfg(target_arch = "x86_64")]
 const SECCOMP_SCRIPT: &str = r#"
 import ctypes, struct, time
@@ -346,7 +349,7 @@ fn seccomp_filters_are_dumped_and_stay() {
         return;
     };
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: filters are read by CAP_SYS_ADMIN alone");
+        eprintln!("skipped: reading filters requires CAP_SYS_ADMIN");
         return;
     }
     let pid = script.pid();
@@ -360,15 +363,15 @@ fn seccomp_filters_are_dumped_and_stay() {
     let name = "checkpoint/seccomp.img";
     let filters: SeccompEntry = decode_single(name, Kind::Seccomp, &contents.members[name]).unwrap();
     let [first, second] = &filters.seccomp_filters[..] else {
-        panic!("two filters: {filters:?}");
+        panic!("expected two filters: {filters:?}");
     };
     assert_eq!((first.prev, second.prev), (None, Some(0)));
-    // Each of its four instructions, of which the second holds the call's number.
+    // Each filter has four instructions. The second instruction compares the syscall number.
     for (filter, number) in [(first, 135_u32), (second, 9)] {
         assert_eq!(filter.filter.len(), 4 * 8);
         assert_eq!(filter.filter[12..16], number.to_ne_bytes());
     }
-    // It was asked though its filter would refuse that, and is under its filters again.
+    // The parasite queries worked although the filter denies mmap, and the filters are active again.
     let log = contents.log();
     assert!(!log.contains("seccomp"), "{log}");
     for _ in 0..2 {
@@ -395,18 +398,18 @@ fn huge_pages_are_logged() {
         return;
     };
     if script.ready == "none" {
-        eprintln!("skipped: there are no huge pages");
+        eprintln!("skipped: no huge pages are available");
         return;
     }
     let unsupported = unsupported_by_strict(script.pid());
     assert!(unsupported.contains("the huge page size of"), "{unsupported}");
 }
 
-/// A cgroup of a test, with what is left in it killed at its end.
+/// A cgroup for a test. Dropping it kills all its processes.
 struct ChildCgroup(PathBuf);
 
 impl ChildCgroup {
-    /// One below this process's, in any hierarchy that can be written.
+    /// Creates a cgroup below that of this process, in any hierarchy that is writable.
     fn create() -> Option<Self> {
         let self_cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
         self_cgroups.lines().find_map(|line| {
@@ -432,7 +435,7 @@ impl ChildCgroup {
 
 impl Drop for ChildCgroup {
     fn drop(&mut self) {
-        // Whoever was in it may take a moment to be gone.
+        // Killed processes leave the cgroup with a delay.
         let until = Instant::now() + Duration::from_secs(10);
         while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
@@ -451,7 +454,7 @@ time.sleep(1000)
 #[test]
 fn other_cgroup_is_logged() {
     let Some(cgroup) = ChildCgroup::create() else {
-        eprintln!("skipped: no cgroup can be made");
+        eprintln!("skipped: cannot create a cgroup");
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -460,7 +463,7 @@ fn other_cgroup_is_logged() {
     };
     let (pid, child) = (script.pid(), script.ready.parse::<i32>().unwrap());
     if let Err(error) = fs::write(cgroup.0.join("cgroup.procs"), child.to_string()) {
-        eprintln!("skipped: no process can be moved: {error}");
+        eprintln!("skipped: cannot move a process to the cgroup: {error}");
         return;
     }
     let contents = checkpoint_archive(pid, Freeze::Snapshot);
@@ -472,7 +475,7 @@ fn other_cgroup_is_logged() {
         .unwrap_or_else(|| panic!("{log}"));
     assert!(line_logged.contains(cgroup_name), "{line_logged}");
     assert!(!log.contains(&format!("pid {pid}: the cgroups")), "{log}");
-    // The images name the one set that there is without an image of cgroups: the restorer's own.
+    // Without a cgroup image there is only one cgroup set: that of the restorer.
     for pid in [pid, child] {
         let core = contents.core(pid);
         assert_eq!(
@@ -484,8 +487,7 @@ fn other_cgroup_is_logged() {
     drop(script);
 }
 
-/// A parent and its child, each of which waits for its children without rest and counts the signals that it gets of them. What
-/// they notice they say.
+/// A parent and a child that poll wait calls and count SIGCHLD. Both print everything that they notice.
 const CHILD_WATCHER_SCRIPT: &str = r#"
 import os, signal, sys, time
 heard = []
@@ -523,19 +525,19 @@ fn wait_and_sigchld_do_not_show_snapshots() {
     let Some(mut script) = Script::start(CHILD_WATCHER_SCRIPT, dir.path()) else {
         return;
     };
-    script.ready.parse::<f64>().expect("a time");
+    script.ready.parse::<f64>().expect("a timestamp");
     let pid = script.pid();
     let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
     let [_, child] = pids[..] else {
-        panic!("a parent and a child: {pids:?}");
+        panic!("expected a parent and a child: {pids:?}");
     };
-    // Both of them are copied; or the child alone, whose parent is no part of the container.
+    // Checkpoints the parent with its child, and the child alone, whose parent then is outside the container.
     for first in [pid, child, pid, child] {
         let dir = tempfile::tempdir().unwrap();
         let job = job(first, dir.path());
-        let report = checkpoint::run(&job, &TestHost::new(first)).expect("checkpoint");
+        let report = checkpoint::run(&job, &TestHost::new(first)).expect("the checkpoint succeeds");
         assert!(report.used_snapshot, "{}", ArchiveContents::read(&job.location).log());
-        // What it said before may still be on its way; a later line comes after thousands of wait calls.
+        // Earlier output may still be in the pipe. A line with a later timestamp comes after thousands of wait calls.
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
         let later = now.tv_sec() as f64 + now.tv_nsec() as f64 / 1e9;
         let mut lines = 0;

@@ -1,4 +1,4 @@
-//! The simplest case, and what the real tools say of it.
+//! A minimal checkpoint, and the output of real tools for its archive.
 
 use std::{
     fs::{self, File},
@@ -23,7 +23,7 @@ fn sleeping_process_is_checkpointed(#[values(Freeze::Snapshot, Freeze::Full)] fr
     let mut job = job(sleeper.pid(), dir.path());
     job.strict = true;
     job.freeze = freeze;
-    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     assert_running_untraced(sleeper.pid());
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     let metadata = std::fs::metadata(&job.location).unwrap();
@@ -61,7 +61,7 @@ fn sleeping_process_is_checkpointed(#[values(Freeze::Snapshot, Freeze::Full)] fr
         .chain(images.map(|name| format!("checkpoint/{name}")))
         .chain(documents.map(str::to_owned))
         .collect();
-    // A pipe that whoever started this test left open is the sleeper's as well.
+    // The sleeper can inherit an open pipe from the parent of this test.
     let names: Vec<_> = contents
         .order
         .iter()
@@ -82,7 +82,7 @@ fn unsupported_state_is_in_the_log_or_the_error() {
     locked.lock().unwrap();
     let sleeper = Sleeper::with_input(locked);
     let mut job = job(sleeper.pid(), dir.path());
-    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("the checkpoint succeeds");
     let log = ArchiveContents::read(&job.location).members.remove("dump.log").unwrap();
     let log = String::from_utf8(log).unwrap();
     let line = format!(

@@ -1,4 +1,5 @@
-//! Freezing by a copy: nobody notices the copy, and none is left, however the checkpoint ends.
+//! Checkpoints with snapshots: the container cannot notice the snapshot, and no snapshot remains, however the
+//! checkpoint ends.
 
 use std::{
     fs, io,
@@ -40,7 +41,7 @@ fn snapshot_is_not_noticed() {
         links.collect::<io::Result<Vec<_>>>()
     };
     let descriptors_before = descriptors(pid).unwrap();
-    // Pipes that it made itself, to pour its memory into.
+    // The page pipes, which the snapshot itself creates.
     let is_new_pipe =
         |link: &PathBuf| !descriptors_before.contains(link) && link.to_string_lossy().starts_with("pipe:");
     let dir = tempfile::tempdir().unwrap();
@@ -52,7 +53,7 @@ fn snapshot_is_not_noticed() {
                 let Some(copy) = snapshot_of(pid) else { continue };
                 let links = descriptors(copy);
                 let maps = fs::read_to_string(format!("/proc/{copy}/maps"));
-                // It may have ended meanwhile.
+                // The snapshot may have exited in the meantime.
                 if let (Ok(links), Ok(maps)) = (links, maps) {
                     let shared = |line: &&str| line.split(' ').nth(1).is_some_and(|access| access.ends_with('s'));
                     assert!(links.iter().all(is_new_pipe), "{links:?}");
@@ -63,7 +64,7 @@ fn snapshot_is_not_noticed() {
         });
         for _ in 0..5 {
             let before = workload.count();
-            let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+            let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
             assert!(report.used_snapshot, "{}", ArchiveContents::read(&job.location).log());
             assert!(report.frozen_time < report.total_time);
             assert_no_extra_process(pid);
@@ -71,7 +72,7 @@ fn snapshot_is_not_noticed() {
         }
         is_over.store(true, Ordering::SeqCst);
     });
-    assert!(observations.into_inner() > 0, "no copy was looked at");
+    assert!(observations.into_inner() > 0, "no snapshot was observed");
 }
 
 #[test]
@@ -80,13 +81,13 @@ fn full_freeze_makes_no_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(sleeper.pid(), dir.path());
     job.freeze = Freeze::Full;
-    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("the checkpoint succeeds");
     assert!(!report.used_snapshot);
     let log = ArchiveContents::read(&job.location).log();
     assert!(log.contains("full freeze: disabled by --freeze full"), "{log}");
 }
 
-/// A process in which no list of calls can be run is led from call to call, and copied all the same.
+/// A process that cannot map an executable page gets no syscall list; each remote syscall is single-stepped.
 #[test]
 fn process_that_denies_executable_memory_is_snapshotted() {
     let workload = Workload::start(&Shape {
@@ -97,11 +98,11 @@ fn process_that_denies_executable_memory_is_snapshotted() {
     });
     let dir = tempfile::tempdir().unwrap();
     let job = job(workload.pid(), dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
     let log = ArchiveContents::read(&job.location).log();
     assert!(report.used_snapshot, "{log}");
     if !log.contains("PR_SET_MDWE") {
-        eprintln!("skipped: no process of this kernel refuses new code (Linux before 6.3)");
+        eprintln!("skipped: this kernel has no PR_SET_MDWE (Linux before 6.3)");
         return;
     }
     assert!(log.contains("splice unavailable, copying memory"), "{log}");
@@ -109,7 +110,7 @@ fn process_that_denies_executable_memory_is_snapshotted() {
     workload.count();
 }
 
-/// A process whose copy can have no pipes is read by another one.
+/// A snapshot without page pipes is read through `/proc/PID/mem`.
 #[test]
 fn process_at_its_fd_limit_is_snapshotted() {
     let workload = Workload::start(&Shape {
@@ -119,10 +120,10 @@ fn process_at_its_fd_limit_is_snapshotted() {
     });
     let pid = workload.pid().to_string();
     let limited = Command::new("prlimit").args(["--nofile=3", "--pid", &pid]).status();
-    assert!(limited.expect("prlimit of util-linux").success());
+    assert!(limited.expect("prlimit from util-linux is installed").success());
     let dir = tempfile::tempdir().unwrap();
     let job = job(workload.pid(), dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
     let contents = ArchiveContents::read(&job.location);
     let log = contents.log();
     assert!(report.used_snapshot, "{log}");
@@ -133,13 +134,13 @@ fn process_at_its_fd_limit_is_snapshotted() {
     let mut page = vec![0; PAGE_BYTES as usize];
     for address in (start..start + length).step_by(PAGE_BYTES as usize) {
         memory.read_exact_at(&mut page, address).unwrap();
-        assert!(pages[&address] == page, "the page at {address:x} is another");
+        assert!(pages[&address] == page, "the page at {address:x} differs");
     }
     assert_no_extra_process(workload.pid());
     workload.count();
 }
 
-/// A child that is killed and reaped with its guard.
+/// A child process. Dropping it kills and reaps the process.
 struct ReapedChild(Child);
 
 impl Drop for ReapedChild {
@@ -152,7 +153,7 @@ impl Drop for ReapedChild {
 #[test]
 fn init_of_a_new_pid_namespace_is_not_snapshotted() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: a namespace takes root");
+        eprintln!("skipped: creating a namespace requires root");
         return;
     }
     let creator = Command::new("unshare")
@@ -169,12 +170,12 @@ fn init_of_a_new_pid_namespace_is_not_snapshotted() {
     }
     let dir = tempfile::tempdir().unwrap();
     let job = job(pid, dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
     let log = ArchiveContents::read(&job.location).log();
     assert!(!report.used_snapshot && log.contains("namespace for children"), "{log}");
 }
 
-/// A host that cancels at some time after the last phase before the thaw.
+/// A host that cancels the checkpoint some time after the write phase began.
 struct CancellingHost<'a> {
     host: TestHost<'a>,
     after: Duration,
@@ -233,14 +234,14 @@ fn cancelled_checkpoint_leaves_no_snapshot() {
     assert!(cancelled > 5, "{cancelled}");
 }
 
-/// Whose child a container's process is: a child of ours makes its copy a child of ours.
+/// The parent of the container's process. The snapshot of a child of the tracer becomes a child of the tracer.
 #[derive(Clone, Copy, Debug)]
 enum Parent {
     TestProcess,
     OuterShell,
 }
 
-/// A host that has a shell go on to its next line while its copy is read, and waits until that has come about.
+/// A host that lets a shell execute its next command while the snapshot is read, and waits for the effect.
 struct ChangingHost<'a> {
     host: TestHost<'a>,
     input: std::sync::Mutex<Option<std::process::ChildStdin>>,
@@ -248,7 +249,8 @@ struct ChangingHost<'a> {
 }
 
 impl ChangingHost<'_> {
-    /// A shell that waits for a line before it runs this. It is a child of ours, or of a shell that ends as it does.
+    /// Starts a shell that reads a line and then executes `then`. The shell is a child of this process, or of an outer
+    /// shell that exits with its status.
     fn start(then: &str, parent: Parent, changed: fn(i32) -> bool) -> (ReapedChild, Self) {
         let script = format!("read line; {then}");
         let mut command = Command::new("sh");
@@ -273,7 +275,7 @@ impl ChangingHost<'_> {
             if let Some(pid) = pid.filter(waits_for_a_line) {
                 break pid;
             }
-            assert!(Instant::now() < until, "it does not wait for a line");
+            assert!(Instant::now() < until, "the shell does not wait for a line");
             thread::sleep(Duration::from_millis(1));
         };
         let host = ChangingHost {
@@ -284,14 +286,14 @@ impl ChangingHost<'_> {
         (shell, host)
     }
 
-    /// Checkpoints it, which succeeds with what its copy held: the shell alone.
+    /// The checkpoint must succeed with the state of the snapshot: the shell alone.
     fn checkpoint(&self) {
         let dir = tempfile::tempdir().unwrap();
         let job = job(self.host.init, dir.path());
-        let report = checkpoint::run(&job, self).expect("checkpoint");
+        let report = checkpoint::run(&job, self).expect("the checkpoint succeeds");
         let contents = ArchiveContents::read(&job.location);
         assert!(report.used_snapshot, "{}", contents.log());
-        assert!(self.input.lock().unwrap().is_none(), "its copy was not seen");
+        assert!(self.input.lock().unwrap().is_none(), "the snapshot was not observed");
         assert_eq!(contents.pstree().len(), 1);
         assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     }
@@ -302,14 +304,14 @@ impl checkpoint::Host for ChangingHost<'_> {
         self.host.members()
     }
     fn on_phase(&self, _: checkpoint::Phase) {}
-    /// Asked before every piece of memory, in the thread that holds the copy.
+    /// Called before each chunk of memory, in the thread that traces the snapshot.
     fn is_cancelled(&self) -> bool {
         let pid = self.host.init;
         if snapshot_of(pid).is_some() && self.input.lock().unwrap().take().is_some() {
-            // With the end of its input the shell goes on to its next line.
+            // EOF on its input makes the shell continue.
             let until = Instant::now() + Duration::from_secs(20);
             while !(self.changed)(pid) {
-                assert!(Instant::now() < until, "it does not change");
+                assert!(Instant::now() < until, "the shell does not continue");
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -323,7 +325,7 @@ impl checkpoint::Host for ChangingHost<'_> {
 
 #[rstest]
 fn exec_during_the_dump_is_allowed(#[values(Parent::TestProcess, Parent::OuterShell)] parent: Parent) {
-    // More than once: every program's vdso lies elsewhere.
+    // Several times, because the address of the vdso is random.
     for _ in 0..3 {
         let (_shell, host) = ChangingHost::start("exec sleep 1000", parent, |pid| {
             fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n"
@@ -337,7 +339,7 @@ fn exec_during_the_dump_is_allowed(#[values(Parent::TestProcess, Parent::OuterSh
     }
 }
 
-/// The children of a process that sleep.
+/// The children whose command is `sleep`.
 fn sleeping_children(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().map(|child| child.parse().unwrap());
@@ -355,14 +357,14 @@ fn fork_during_the_dump_is_allowed(#[values(Parent::TestProcess, Parent::OuterSh
     assert_running_untraced(pid);
     let children = sleeping_children(pid);
     let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
-    assert_eq!(pids, [&[pid], &children[..]].concat(), "no copy is left");
+    assert_eq!(pids, [&[pid], &children[..]].concat(), "no snapshot remains");
     for pid in pids {
         assert_no_snapshot(pid);
     }
     for child in children {
         kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
     }
-    // It waits for both, and for nothing else.
+    // The shell waits for its two children and for no snapshot.
     let mut shell = shell;
     assert!(shell.0.wait().unwrap().success());
 }
@@ -375,7 +377,7 @@ fn exit_during_the_dump_is_allowed(#[values(Parent::TestProcess, Parent::OuterSh
     assert_eq!(
         shell.0.wait().unwrap().code(),
         Some(7),
-        "nothing took its end from its parent"
+        "the parent gets the exit status"
     );
     assert_eq!(host.host.exits.lock().unwrap().len(), 0);
 }

@@ -1,4 +1,5 @@
-//! Containers that are not copied: each is in full freeze, says why in `dump.log`, and is as whole in its archive.
+//! Containers of which no snapshot is possible: the checkpoint uses a full freeze, `dump.log` has the reason, and the
+//! archive is complete.
 
 use std::{
     fs, io,
@@ -17,30 +18,30 @@ use crate::{
     workload::{PAGE_BYTES, Shape, Sleeper, Workload, filter},
 };
 
-/// Checkpoints a process that should run on as it is; the report, and the archive.
+/// Checkpoints a process that must continue unchanged; returns the report and the archive.
 fn checkpoint_archive(pid: i32) -> (Report, ArchiveContents) {
     let dir = tempfile::tempdir().unwrap();
     let job = job(pid, dir.path());
     let before: Vec<_> = descendants(pid);
-    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("checkpoint");
+    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
-    assert_eq!(descendants(pid), before, "no copy is left");
+    assert_eq!(descendants(pid), before, "no snapshot remains");
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     (report, ArchiveContents::read(&job.location))
 }
 
-/// Panics unless it stood still for this reason.
+/// Asserts a full freeze for this reason.
 #[track_caller]
 fn assert_full_freeze(report: &Report, contents: &ArchiveContents, reason: &str) {
     let log = contents.log();
     let line = log
         .lines()
         .find(|line| line.contains("full freeze: "))
-        .unwrap_or_else(|| panic!("no reason is said: {log}"));
+        .unwrap_or_else(|| panic!("no reason is logged: {log}"));
     assert!(!report.used_snapshot && line.contains(reason), "{line}");
 }
 
-/// Megabytes that a fork does not carry are held in between up to a limit, and both ways the archive has them.
+/// Memory that a fork does not preserve is buffered up to a limit. The archive has the memory in both cases.
 #[rstest]
 #[case::below_the_limit(2000, true)]
 #[case::beyond_the_limit(2049, false)]
@@ -86,7 +87,7 @@ fn many_shared_mappings(#[case] shared_mappings: usize, #[case] snapshot_expecte
         let reason = format!("process {} has {shared_mappings} shared mappings", workload.pid());
         assert_full_freeze(&report, &contents, &reason);
     }
-    // Each is another object, with one page of its own.
+    // Each mapping is a separate object with one page.
     let vmas = contents.mm(workload.pid()).vmas;
     let shared: Vec<_> = vmas.iter().filter(|vma| vma.status & (1 << 8) != 0).collect();
     assert_eq!(shared.len(), shared_mappings);
@@ -101,11 +102,11 @@ fn many_shared_mappings(#[case] shared_mappings: usize, #[case] snapshot_expecte
     workload.count();
 }
 
-/// A program that is killed and reaped with its guard.
+/// A `sleep` process. Dropping it kills and reaps the process.
 struct SleepProcess(Child);
 
 impl SleepProcess {
-    /// Starts one that becomes `sleep`, and waits until it has.
+    /// Runs a command that execs `sleep`, and waits for the exec.
     fn sleeping(command: &[&str]) -> io::Result<Self> {
         let child = Command::new(command[0])
             .args(&command[1..])
@@ -116,7 +117,7 @@ impl SleepProcess {
             .map(Self)?;
         let until = Instant::now() + Duration::from_secs(20);
         while fs::read_to_string(format!("/proc/{}/comm", child.pid()))? != "sleep\n" {
-            assert!(Instant::now() < until, "{command:?} does not come to sleep");
+            assert!(Instant::now() < until, "{command:?} does not exec sleep");
             thread::sleep(Duration::from_millis(1));
         }
         Ok(child)
@@ -136,7 +137,7 @@ impl Drop for SleepProcess {
 
 #[test]
 fn small_nproc_limit() {
-    // A limit does not hold for root, so it is another user's there.
+    // RLIMIT_NPROC does not apply to root, so root tests with another user.
     let as_other_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let as_other_user = if nix::unistd::geteuid().is_root() {
         &as_other_user[..]
@@ -146,7 +147,7 @@ fn small_nproc_limit() {
     let command = [as_other_user, &["prlimit", "--nproc=1000"]].concat();
     let sleeper = match SleepProcess::sleeping(&command) {
         Ok(sleeper) => sleeper,
-        Err(error) => return eprintln!("skipped: {command:?} of util-linux: {error}"),
+        Err(error) => return eprintln!("skipped: cannot run {command:?} from util-linux: {error}"),
     };
     let (report, contents) = checkpoint_archive(sleeper.pid());
     let reason = format!("process {} has a limit of 1000 processes (RLIMIT_NPROC)", sleeper.pid());
@@ -155,15 +156,19 @@ fn small_nproc_limit() {
     if nix::unistd::geteuid().is_root() {
         let sleeper = SleepProcess::sleeping(&["prlimit", "--nproc=1000"]).unwrap();
         let (report, contents) = checkpoint_archive(sleeper.pid());
-        assert!(report.used_snapshot, "root's: {}", contents.log());
+        assert!(
+            report.used_snapshot,
+            "the limit does not apply to root: {}",
+            contents.log()
+        );
     }
 }
 
-/// A cgroup of this test alone, below the one of this process.
+/// A cgroup for one test, below the cgroup of this process.
 struct LimitedCgroup(PathBuf);
 
 impl LimitedCgroup {
-    /// Makes one that has this file, or says that there is none to be had.
+    /// Creates a cgroup that has this file; `None` if that is not possible.
     fn create(controller: &str, file: &str) -> Option<Self> {
         let self_cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let parent = self_cgroups.lines().find_map(|line| {
@@ -186,7 +191,7 @@ impl LimitedCgroup {
             Some(Ok(cgroup)) if cgroup.0.join(file).exists() => Some(cgroup),
             other => {
                 eprintln!(
-                    "skipped: no cgroup with {file} can be made here: {:?}",
+                    "skipped: cannot create a cgroup with {file}: {:?}",
                     other.map(|made| made.err())
                 );
                 None
@@ -201,7 +206,7 @@ impl LimitedCgroup {
 
 impl Drop for LimitedCgroup {
     fn drop(&mut self) {
-        // Those who were in it are killed, and leave it a moment later.
+        // Killed processes leave the cgroup with a delay.
         let until = Instant::now() + Duration::from_secs(10);
         while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
@@ -218,7 +223,7 @@ fn cgroup_at_its_pids_limit() {
     cgroup.write("cgroup.procs", &sleeper.pid().to_string());
     cgroup.write("pids.max", "100");
     let (report, contents) = checkpoint_archive(sleeper.pid());
-    assert!(report.used_snapshot, "there is room: {}", contents.log());
+    assert!(report.used_snapshot, "the limit is high enough: {}", contents.log());
     cgroup.write("pids.max", "20");
     let (report, contents) = checkpoint_archive(sleeper.pid());
     let reason = format!(
@@ -244,10 +249,10 @@ fn cgroup_at_its_memory_limit() {
         ..Shape::default()
     });
     cgroup.write("cgroup.procs", &workload.pid().to_string());
-    // What it took before it came here is not counted here.
+    // Memory that the process allocated before the move is not charged to this cgroup.
     cgroup.write(limit, &(256 << 20).to_string());
     let (report, contents) = checkpoint_archive(workload.pid());
-    assert!(report.used_snapshot, "there is room: {}", contents.log());
+    assert!(report.used_snapshot, "the limit is high enough: {}", contents.log());
     cgroup.write(limit, &(24 << 20).to_string());
     let (report, contents) = checkpoint_archive(workload.pid());
     assert_full_freeze(
@@ -265,7 +270,8 @@ fn cgroup_at_its_memory_limit() {
     drop(workload);
 }
 
-/// A filter that kills whoever clones does not kill a process whose copy is made: it is suspended for that, where it may be.
+/// The seccomp filter kills every process that calls clone. Making a snapshot must not kill the process: the filter is
+/// suspended if the tracer may do so.
 #[test]
 fn seccomp_filter_kills_clone() {
     let workload = Workload::start(&Shape {
@@ -283,12 +289,12 @@ fn seccomp_filter_kills_clone() {
     let before = workload.count();
     let until = Instant::now() + Duration::from_secs(10);
     while workload.count() <= before + 1 {
-        assert!(Instant::now() < until, "it does not go on");
+        assert!(Instant::now() < until, "the workload does not continue");
     }
-    // A tracer with a filter of its own may suspend none.
+    // A tracer that has a seccomp filter itself may not suspend filters.
     let (report, contents) = thread::scope(|scope| {
         let filtered = scope.spawn(|| {
-            assert!(filter::install(false, false), "a filter");
+            assert!(filter::install(false, false), "seccomp filters are available");
             checkpoint_archive(pid)
         });
         filtered.join().unwrap()

@@ -1,4 +1,4 @@
-//! `stats-dump` tells the times that a clock beside it tells.
+//! Compares the times in `stats-dump` with a clock.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ fn times_match_the_wall_clock(#[values(Freeze::Snapshot, Freeze::Full)] freeze: 
     let dir = tempfile::tempdir().unwrap();
     let phase_starts = Mutex::new(BTreeMap::new());
     let host = TestHost::with_phase_hook(workload.pid(), |phase| {
-        // It is in the middle of the time that all stand still.
+        // The container is frozen during the sleep.
         if phase == Phase::Write {
             thread::sleep(Duration::from_millis(30));
         }
@@ -37,7 +37,7 @@ fn times_match_the_wall_clock(#[values(Freeze::Snapshot, Freeze::Full)] freeze: 
     });
     let mut job = job(workload.pid(), dir.path());
     job.freeze = freeze;
-    let report = checkpoint::run(&job, &host).expect("checkpoint");
+    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
     assert_eq!(report.used_snapshot, freeze == Freeze::Snapshot);
     let contents = ArchiveContents::read(&job.location);
     let stats: StatsEntry = decode_single("stats-dump", Kind::Stats, &contents.members["stats-dump"]).unwrap();
@@ -50,12 +50,12 @@ fn times_match_the_wall_clock(#[values(Freeze::Snapshot, Freeze::Full)] freeze: 
     let (read, written) = (micros(stats.memdump_time), micros(stats.memwrite_time));
     let context = format!("{stats:?} of {report:?}");
 
-    // They stood when `capture` began, and still did when `write` did.
+    // The container was frozen when `capture` began, and still frozen when `write` began.
     assert!(frozen >= at("Write") - at("Capture"), "{context}");
     assert!(frozen >= Duration::from_millis(30), "{context}");
     assert!(freezing + frozen <= at("Finish") - at("Freeze"), "{context}");
     assert!(freezing > Duration::ZERO && frozen < report.total_time, "{context}");
-    // Reading and writing are done by as many threads as there are processors, after `write` began.
+    // After `write` began, as many threads as CPUs read and write.
     let threads = thread::available_parallelism().map_or(1, usize::from) as u32;
     assert!(read > Duration::ZERO && written > Duration::ZERO, "{context}");
     assert!(
@@ -63,7 +63,7 @@ fn times_match_the_wall_clock(#[values(Freeze::Snapshot, Freeze::Full)] freeze: 
         "{context}"
     );
     if freeze == Freeze::Full {
-        // All of it while they stood.
+        // All reads and writes happened while the container was frozen.
         assert!(read + written <= frozen * threads.max(2), "{context}");
     }
     assert!(stats.pages_written >= (48 << 20) / PAGE_BYTES, "{context}");

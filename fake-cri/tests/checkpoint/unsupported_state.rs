@@ -1,15 +1,15 @@
-//! State that images have no place for: each small program has one kind of it, and `dump.log` names it. Epoll watches go by the
-//! file that they watch.
+//! Unsupported state: each program has one kind, which `dump.log` must list. Epoll watches are identified by the
+//! watched file.
 
 use fake_cri::checkpoint::Freeze;
 use rstest::rstest;
 
 use crate::rare_state::{Script, checkpoint_archive, file_of, unsupported_by_strict};
 
-/// What every program begins with.
+/// The start of each program.
 const SCRIPT_HEAD: &str =
     "import ctypes, fcntl, os, select, socket, threading, time\nlibc = ctypes.CDLL(None, use_errno=True)\n";
-/// And what it ends with.
+/// The end of each program.
 const SCRIPT_TAIL: &str = "\nprint('ready', flush=True)\ntime.sleep(1000)\n";
 
 #[rstest]

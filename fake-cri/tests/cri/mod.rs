@@ -1,5 +1,5 @@
-//! A fake-cri of this build, and what the tests of the CRI ask of it over and over.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+//! A fake-cri of this build, and helpers for the tests of the CRI.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses only some of the items")]
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,7 +9,7 @@ use cri_proto::runtime::v1::{
 use fake_cri::{FakeCri, FakeCriBuilder};
 use tonic::{Code, Response, Status, transport::Channel};
 
-/// The image that containers of these tests have.
+/// The image of the test containers.
 pub const IMAGE: &str = "localhost/test-workload:1";
 
 /// A running fake-cri.
@@ -17,18 +17,18 @@ pub struct Cri {
     pub process: FakeCri,
 }
 
-/// Options for a fake-cri of this build.
+/// A builder for a fake-cri of this build.
 pub fn builder() -> FakeCriBuilder {
     FakeCri::builder().executable(env!("CARGO_BIN_EXE_fake-cri"))
 }
 
-/// The code of a call that should have failed.
+/// Returns the code of a call that must fail.
 #[track_caller]
 pub fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> Code {
-    result.expect_err("the call should have failed").code()
+    result.expect_err("the call fails").code()
 }
 
-/// A pod of this name in the namespace `default`.
+/// A pod with this name in the namespace `default`.
 pub fn pod_config(name: &str) -> v1::PodSandboxConfig {
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
@@ -42,7 +42,7 @@ pub fn pod_config(name: &str) -> v1::PodSandboxConfig {
     }
 }
 
-/// A container of this name with [`IMAGE`].
+/// A container with this name and [`IMAGE`].
 pub fn container_config(name: &str) -> v1::ContainerConfig {
     v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata {
@@ -55,7 +55,6 @@ pub fn container_config(name: &str) -> v1::ContainerConfig {
     }
 }
 
-/// An image by its name.
 pub fn image(name: &str) -> v1::ImageSpec {
     v1::ImageSpec {
         image: name.to_owned(),
@@ -87,7 +86,11 @@ impl Cri {
             config: Some(config),
             runtime_handler: String::new(),
         };
-        let response = self.runtime().run_pod_sandbox(request).await.expect("the pod runs");
+        let response = self
+            .runtime()
+            .run_pod_sandbox(request)
+            .await
+            .expect("the pod is running");
         response.into_inner().pod_sandbox_id
     }
 
@@ -101,7 +104,7 @@ impl Cri {
             .pod_sandbox_status(request)
             .await
             .map(Response::into_inner)?;
-        Ok(response.status.expect("a status has a status"))
+        Ok(response.status.expect("a status"))
     }
 
     pub async fn pull(&self, name: &str) -> Result<String, Status> {
@@ -115,14 +118,14 @@ impl Cri {
             .map(|response| response.into_inner().image_ref)
     }
 
-    /// A pod with this log folder, and [`IMAGE`] pulled.
+    /// Runs a pod with a log directory, and pulls [`IMAGE`].
     pub async fn pod(&self, name: &str) -> Pod<'_> {
         self.pod_with_config(pod_config(name)).await
     }
 
     pub async fn pod_with_config(&self, config: v1::PodSandboxConfig) -> Pod<'_> {
         self.pull(IMAGE).await.expect("the image is pulled");
-        let logs = tempfile::tempdir().expect("a temporary folder");
+        let logs = tempfile::tempdir().expect("a temporary directory");
         let config = v1::PodSandboxConfig {
             log_directory: logs.path().to_string_lossy().into_owned(),
             ..config
@@ -157,7 +160,7 @@ impl Cri {
         Ok(self.status_and_info(id).await?.0)
     }
 
-    /// Status and verbose information.
+    /// Returns the status and the verbose information.
     pub async fn status_and_info(&self, id: &str) -> Result<(v1::ContainerStatus, serde_json::Value), Status> {
         let request = v1::ContainerStatusRequest {
             container_id: id.to_owned(),
@@ -165,20 +168,20 @@ impl Cri {
         };
         let response = self.runtime().container_status(request).await?.into_inner();
         let info = serde_json::from_str(&response.info["info"]).expect("info is JSON");
-        Ok((response.status.expect("a status has a status"), info))
+        Ok((response.status.expect("a status"), info))
     }
 
-    /// The host's pid of the first process; 0 when there is none.
+    /// Returns the host pid of the init process; 0 if there is none.
     pub async fn pid(&self, id: &str) -> i32 {
-        let (_, info) = self.status_and_info(id).await.expect("the container is there");
+        let (_, info) = self.status_and_info(id).await.expect("the container exists");
         i32::try_from(info["pid"].as_i64().expect("a number")).expect("a pid")
     }
 
-    /// Waits until a container has ended. The CRI tells nobody, so it is asked.
+    /// Polls until a container has exited.
     pub async fn wait_exited(&self, id: &str) -> v1::ContainerStatus {
         let exited = async {
             loop {
-                let status = self.status(id).await.expect("the container is there");
+                let status = self.status(id).await.expect("the container exists");
                 if status.state() == v1::ContainerState::ContainerExited {
                     return status;
                 }
@@ -187,14 +190,14 @@ impl Cri {
         };
         tokio::time::timeout(PATIENCE, exited)
             .await
-            .expect("the container ends")
+            .expect("the container exits")
     }
 }
 
-/// How long anything may take that should be there at once.
+/// The timeout of everything that is expected to happen soon.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A pod and its log folder.
+/// A pod and its log directory.
 pub struct Pod<'a> {
     pub cri: &'a Cri,
     pub id: String,
@@ -212,14 +215,14 @@ impl Pod<'_> {
         Ok(response.into_inner().container_id)
     }
 
-    /// A running container.
+    /// Creates and starts a container.
     pub async fn run(&self, config: v1::ContainerConfig) -> String {
-        let id = self.create(config).await.expect("the container is made");
+        let id = self.create(config).await.expect("the container is created");
         self.cri.start_container(&id).await.expect("the container starts");
         id
     }
 
-    /// Waits until a container's log holds a line of which this is a part, and gives the log.
+    /// Waits until a line of the container's log contains `part`, and returns the log.
     pub async fn wait_logged(&self, name: &str, part: &str) -> String {
         let path = self.logs.path().join(name).join("0.log");
         let wait = async {
@@ -238,7 +241,7 @@ impl Pod<'_> {
     }
 }
 
-/// Annotations of fake-cri: `memory` becomes `fake-cri.dev/memory`.
+/// Annotations of fake-cri: the key `memory` becomes `fake-cri.dev/memory`.
 pub fn annotated(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs
         .iter()
@@ -246,7 +249,7 @@ pub fn annotated(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         .collect()
 }
 
-/// Whether a process of this number is there and is no zombie.
+/// Whether a process exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat

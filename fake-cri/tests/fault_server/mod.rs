@@ -1,5 +1,5 @@
-//! A gRPC server behind the fault layer on a unix socket, which answers every rpc of the CRI, and a caller without types.
-#![allow(dead_code, reason = "each test file uses its part")]
+//! A gRPC server behind the fault layer on a unix socket that handles every rpc of the CRI, and an untyped client.
+#![allow(dead_code, reason = "each test program uses only some of the items")]
 
 use std::{
     convert::Infallible,
@@ -28,14 +28,14 @@ use tonic::{
 };
 use tower::Service;
 
-/// What the server saw of one call.
+/// A call as the server received it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReceivedCall {
     pub(crate) path: String,
     pub(crate) injections: Option<Injections>,
 }
 
-/// The server, and what is before it.
+/// The server with its fault layer.
 pub(crate) struct FaultServer {
     pub(crate) engine: Arc<FaultEngine>,
     pub(crate) journal: Arc<Journal>,
@@ -45,7 +45,7 @@ pub(crate) struct FaultServer {
     _temp_dir: tempfile::TempDir,
 }
 
-/// Answers every call: with what stands in `response`, or nothing, as one message.
+/// Responds to every call with the bytes in `response`, or with no message.
 #[derive(Clone)]
 struct AnswerEveryRpc<const IMAGES: bool> {
     received_calls: Arc<Mutex<Vec<ReceivedCall>>>,
@@ -81,17 +81,17 @@ impl<const IMAGES: bool> Service<http::Request<Body>> for AnswerEveryRpc<IMAGES>
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let body = Full::new(Bytes::from(frame)).with_trailers(ready(Some(Ok(trailers))));
         let response = http::Response::builder().header("content-type", "application/grpc");
-        ready(Ok(response.body(Body::new(body)).expect("plain headers")))
+        ready(Ok(response.body(Body::new(body)).expect("valid headers")))
     }
 }
 
 impl FaultServer {
-    /// A server whose streams a fault can close.
+    /// Starts a server whose connections a fault can close.
     pub(crate) async fn start(resolver: impl ResolveTarget, response: impl Into<Bytes>) -> FaultServer {
         FaultServer::start_with(resolver, response, CriConnection::new).await
     }
 
-    /// A server over streams of any kind.
+    /// Starts a server over connections of any type.
     pub(crate) async fn start_with<IO>(
         resolver: impl ResolveTarget,
         response: impl Into<Bytes>,
@@ -100,7 +100,7 @@ impl FaultServer {
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let socket = dir.path().join("cri.sock");
         let listener = UnixListener::bind(&socket).expect("a free path");
         let (engine, journal, received_calls) =
@@ -122,34 +122,39 @@ impl FaultServer {
             journal,
             received_calls,
             socket,
-            server: tokio::spawn(async move { server.serve_with_incoming(incoming).await.expect("the server runs") }),
+            server: tokio::spawn(async move {
+                server
+                    .serve_with_incoming(incoming)
+                    .await
+                    .expect("the server is running")
+            }),
             _temp_dir: dir,
         }
     }
 
-    /// A new connection to it.
+    /// Opens a new connection.
     pub(crate) async fn connect(&self) -> Channel {
         connect(&self.socket).await
     }
 
-    /// Calls with a timeout that the server alone honours: tonic's client would give up by itself at the same moment.
+    /// Calls with a timeout that only the server applies. tonic's client would cancel at the same moment.
     pub(crate) async fn call_with_timeout(&self, path: &str, timeout: &str) -> Status {
         let stream = UnixStream::connect(&self.socket).await.expect("the server listens");
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-        let (mut client, connection) = handshake.await.expect("it speaks HTTP/2");
+        let (mut client, connection) = handshake.await.expect("an HTTP/2 connection");
         let connection = tokio::spawn(connection);
         let request = http::Request::post(format!("http://fake-cri{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("grpc-timeout", timeout)
             .body(Full::new(Bytes::from_static(&[0; 5])))
-            .expect("plain headers");
-        let response = client.send_request(request).await.expect("an answer");
+            .expect("valid headers");
+        let response = client.send_request(request).await.expect("the call succeeds");
         connection.abort();
         Status::from_header_map(response.headers()).expect("an answer without a message")
     }
 
-    /// Adds rules as the control API does.
+    /// Adds rules like the control API.
     pub(crate) fn add(&self, rules: &str) -> Vec<String> {
         let rules = fake_cri::fault::parse_rules(rules).unwrap_or_else(|error| panic!("{error}"));
         self.engine.add(rules, fake_cri::fault::RuleSource::Control)
@@ -162,7 +167,6 @@ impl Drop for FaultServer {
     }
 }
 
-/// A new connection to a server.
 pub(crate) async fn connect(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
@@ -176,7 +180,7 @@ pub(crate) async fn connect(socket: &Path) -> Channel {
         .expect("the server listens")
 }
 
-/// Calls a path with a message and gives back the response's message, without knowing their types.
+/// Calls a path with an encoded request and returns the encoded response.
 pub(crate) async fn call(channel: Channel, path: &str, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Status> {
     let mut client = tonic::client::Grpc::new(channel);
     client
@@ -223,7 +227,7 @@ impl Decoder for Raw {
     }
 }
 
-/// Knows one container, `c1` in pod `p1`: container `app` of pod `default/web`.
+/// Resolves one container: `c1` in pod `p1` is container `app` of pod `default/web`.
 pub(crate) struct OneContainerResolver(pub(crate) CallTarget);
 
 impl Default for OneContainerResolver {

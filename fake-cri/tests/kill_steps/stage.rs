@@ -1,15 +1,15 @@
-//! The stages of a checkpoint, as the shim's own system calls show them.
+//! Derives the stage of a checkpoint from the system calls of the shim.
 
 use std::ffi::c_long;
 
-/// Requests of ptrace(2) that nix and libc do not all name.
+/// Requests of ptrace(2), some of which nix and libc do not name.
 const DETACH: u64 = libc::PTRACE_DETACH as u64;
 const SET_OPTIONS: u64 = libc::PTRACE_SETOPTIONS as u64;
 const SEIZE: u64 = libc::PTRACE_SEIZE as u64;
-/// With these a thread is brought to stand.
+/// The requests that stop a thread.
 const FREEZE_REQUESTS: [u64; 4] = [SEIZE, libc::PTRACE_INTERRUPT as u64, libc::PTRACE_CONT as u64, DETACH];
 
-/// A system call that is about to be made.
+/// A system call at its entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TracedSyscall {
     pub(crate) number: c_long,
@@ -17,7 +17,7 @@ pub(crate) struct TracedSyscall {
 }
 
 impl TracedSyscall {
-    /// Whether it changes or reads another process or the archive. What else is called differs from one time to the next.
+    /// Whether the call accesses another process or the archive. All other calls vary between runs.
     fn is_step(self) -> bool {
         [
             libc::SYS_ptrace,
@@ -34,20 +34,20 @@ impl TracedSyscall {
     }
 }
 
-/// Where a checkpoint is.
+/// The stages of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
-    /// Threads are brought to stand.
+    /// Threads are stopped.
     Freeze,
-    /// Registers and descriptors of what stands are read.
+    /// Registers and descriptors of the frozen container are read.
     Capture,
-    /// Processes are made to copy themselves, and the copies to let go of what they hold.
+    /// Snapshots are made, and the snapshots close their descriptors and shared memory.
     Copy,
-    /// Threads are let go.
+    /// Threads are resumed.
     Thaw,
-    /// The copies are read, and asked.
+    /// The snapshots are read and queried.
     Read,
-    /// The copies are killed, and their originals made to wait for them.
+    /// The snapshots are killed, and their originals reap them.
     Reap,
     /// The rest is written, and the archive appears.
     Finish,
@@ -64,7 +64,7 @@ impl Stage {
         Self::Finish,
     ];
 
-    /// How much of all kills falls into it.
+    /// The share of the kills that hit this stage.
     pub(crate) fn weight(self) -> usize {
         match self {
             Self::Copy | Self::Reap => 4,
@@ -73,7 +73,7 @@ impl Stage {
         }
     }
 
-    /// The stage that a step belongs to which comes in this one.
+    /// The stage of a step that follows this stage.
     fn stage_of(self, step: TracedSyscall) -> Self {
         match (self, step.request()) {
             (Self::Freeze, Some(request)) if !FREEZE_REQUESTS.contains(&request) => Self::Capture,
@@ -87,7 +87,7 @@ impl Stage {
     }
 }
 
-/// Follows a checkpoint by the calls of its threads.
+/// Tracks the stage of a checkpoint by the system calls of its threads.
 #[derive(Debug, Default)]
 pub(crate) struct StageTracker {
     stage: Option<Stage>,
@@ -95,7 +95,7 @@ pub(crate) struct StageTracker {
 }
 
 impl StageTracker {
-    /// The next call; the stage it is a step of, with its number in that.
+    /// Takes the next call. Returns its stage and its number within the stage, if the call is a step.
     pub(crate) fn observe(&mut self, call: TracedSyscall) -> Option<(Stage, usize)> {
         if !call.is_step() {
             return None;

@@ -1,4 +1,5 @@
-//! The shim's tracer: a thread of the test, which sees every system call of the shim's other threads before it is made.
+//! Traces the shim: a thread of the test sees every system call of the shim's threads, except the main thread, at its
+//! entry.
 
 use std::{
     collections::BTreeMap,
@@ -27,26 +28,24 @@ use crate::{
     stage::{Stage, StageTracker, TracedSyscall},
 };
 
-/// Who is killed.
+/// The process that is killed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum KillTarget {
-    /// The shim.
     Shim,
-    /// fake-cri, with this pid; the shim stands until it has noticed.
+    /// fake-cri with this pid. The traced thread stays stopped until the shim has closed its connection.
     Client(i32),
 }
 
-/// What the tracer saw.
 #[derive(Debug, Default)]
 pub(crate) struct TraceResult {
     pub(crate) killed: bool,
-    /// How many steps each stage had.
+    /// The number of steps of each stage.
     pub(crate) steps: BTreeMap<Stage, usize>,
-    /// The shim and all that came of it in the moment before it was killed.
+    /// The shim and its descendants just before the kill.
     pub(crate) tree: Vec<PidAndStart>,
 }
 
-/// A tracer at work.
+/// A running tracer.
 pub(crate) struct Tracer {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<TraceResult>,
@@ -60,19 +59,19 @@ impl Tracer {
         let (ready, is_ready) = mpsc::channel();
         let thread = thread::spawn(move || {
             let mut tracer = ShimTracer::seize(Pid::from_raw(shim));
-            ready.send(()).expect("the test waits");
+            ready.send(()).expect("the test is waiting");
             tracer.follow(at, &ended);
-            // With this thread's end everything runs on untraced.
+            // The kernel detaches all tracees when this thread exits.
             tracer.result
         });
-        is_ready.recv().expect("it is traced");
+        is_ready.recv().expect("the shim is traced");
         Self { is_over, thread }
     }
 
-    /// Lets the shim go.
+    /// Stops tracing.
     pub(crate) fn end(self) -> TraceResult {
         self.is_over.store(true, Ordering::SeqCst);
-        self.thread.join().expect("the tracer")
+        self.thread.join().expect("the tracer does not panic")
     }
 }
 
@@ -84,10 +83,10 @@ struct ShimTracer {
 }
 
 impl ShimTracer {
-    /// The shim's thread that waits for requests is let run; those that it starts are looked at.
+    /// The main thread of the shim, which handles requests, is not traced by syscall; the threads that it starts are.
     fn seize(shim: Pid) -> Self {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
-        let tasks = fs::read_dir(format!("/proc/{shim}/task")).expect("the shim runs");
+        let tasks = fs::read_dir(format!("/proc/{shim}/task")).expect("the shim is running");
         let tasks = tasks.map(|task| task.expect("a thread").file_name().to_str().expect("a number").parse());
         let threads: Vec<_> = tasks.map(|tid| Pid::from_raw(tid.expect("a number"))).collect();
         for tid in &threads {
@@ -118,7 +117,7 @@ impl ShimTracer {
                 }
             }
             if idle {
-                // All that it was there for has been seen.
+                // The checkpoint thread has exited.
                 if is_over.load(Ordering::SeqCst) {
                     return;
                 }
@@ -127,7 +126,7 @@ impl ShimTracer {
         }
     }
 
-    /// True when the kill is done.
+    /// Returns true when the kill is done.
     fn handle_stop(&mut self, tid: Pid, status: WaitStatus, at: Option<(Stage, usize, KillTarget)>) -> bool {
         let signal = match status {
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
@@ -135,7 +134,7 @@ impl ShimTracer {
                 return false;
             }
             WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_CLONE) => {
-                let new = ptrace::getevent(tid).expect("its number");
+                let new = ptrace::getevent(tid).expect("the new tid");
                 self.threads.push(Pid::from_raw(new as i32));
                 None
             }
@@ -152,7 +151,7 @@ impl ShimTracer {
             WaitStatus::Stopped(_, signal) => Some(signal),
             _ => None,
         };
-        // One that was killed meanwhile is gone at the next look.
+        // A killed thread is found by the next wait.
         let _ = match tid == self.shim {
             true => ptrace::cont(tid, signal),
             false => ptrace::syscall(tid, signal),
@@ -165,15 +164,18 @@ impl ShimTracer {
         match target {
             KillTarget::Shim => {
                 self.result.tree = process_tree(self.shim.as_raw());
-                kill(self.shim, Signal::SIGKILL).expect("the shim is there");
+                kill(self.shim, Signal::SIGKILL).expect("the shim exists");
             }
             KillTarget::Client(client) => {
                 let before = self.socket_count();
-                kill(Pid::from_raw(client), Signal::SIGKILL).expect("fake-cri is there");
-                // The shim's main thread runs on, and lets go of the connection when it has seen its end.
+                kill(Pid::from_raw(client), Signal::SIGKILL).expect("fake-cri is running");
+                // The main thread of the shim must run so that it can close the connection.
                 let until = Instant::now() + Duration::from_secs(20);
                 while self.socket_count() >= before {
-                    assert!(Instant::now() < until, "the shim does not notice that fake-cri is gone");
+                    assert!(
+                        Instant::now() < until,
+                        "the shim does not close the connection of the killed fake-cri"
+                    );
                     self.resume_main_thread();
                     thread::sleep(Duration::from_micros(50));
                 }
@@ -181,7 +183,7 @@ impl ShimTracer {
         }
     }
 
-    /// A signal stops the shim's main thread for its tracer too.
+    /// Signals also stop the main thread, because it is traced.
     fn resume_main_thread(&self) {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
         match waitpid(self.shim, Some(flags)) {
@@ -191,7 +193,7 @@ impl ShimTracer {
         }
     }
 
-    /// How many sockets the shim has.
+    /// The number of open sockets of the shim.
     fn socket_count(&self) -> usize {
         let open = fs::read_dir(format!("/proc/{}/fd", self.shim))
             .into_iter()
@@ -204,10 +206,10 @@ impl ShimTracer {
     }
 }
 
-/// The call that a thread is about to make; `None` at the end of one.
+/// The system call that a thread is entering; `None` at a syscall exit.
 fn syscall_entry(tid: Pid) -> Option<TracedSyscall> {
     let registers = ptrace::getregs(tid).ok()?;
-    // So the kernel sets it up before a call.
+    // At entry the kernel sets rax to -ENOSYS.
     let before = registers.rax.cast_signed() == -i64::from(libc::ENOSYS);
     before.then_some(TracedSyscall {
         number: registers.orig_rax.cast_signed(),

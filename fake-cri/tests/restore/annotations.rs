@@ -1,4 +1,4 @@
-//! Archives that annotations of the Pod name, as a kubelet passes them.
+//! Archives named in Pod annotations, as a kubelet passes them.
 
 use cri_proto::runtime::v1;
 use tonic::Code;
@@ -39,9 +39,9 @@ async fn pod_annotations_select_the_archive_of_each_container() {
     let status = cri.wait_exited(&again).await;
     assert_eq!(stdout_lines(&after, "again"), remaining_steps(steps));
     assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
-    // The image stays what was asked for and pulled.
+    // The image stays the requested image.
     assert_eq!(status.image.unwrap().image, crate::cri::IMAGE);
-    // Its neighbours are not touched by that: one has another archive, one none.
+    // The annotation affects no other container: one has another archive, one has none.
     let error = after.create(container_config("lost")).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("nowhere.tar"), "{error}");
@@ -53,7 +53,7 @@ async fn pod_annotations_select_the_archive_of_each_container() {
     cri.wait_exited(&plain).await;
     assert_eq!(stdout_lines(&after, "plain"), ["anew"]);
 
-    // Without a name behind it, it is for every container of the Pod.
+    // Without a container name, the annotation applies to every container of the Pod.
     let pod_wide = cri
         .pod_with_config(v1::PodSandboxConfig {
             annotations: annotated(&[("restore-from", &archive)]),

@@ -1,4 +1,4 @@
-//! `scripts/restore-with-criu`, with a program in CRIU's place that only notes how it was criu_arguments.
+//! Tests `scripts/restore-with-criu` with a program in place of CRIU that records its arguments.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -13,7 +13,7 @@ struct ScriptRun {
 }
 
 impl ScriptRun {
-    /// An archive whose dump said this, and whose streams were these.
+    /// An archive with this `dump.log` and these standard streams.
     fn with_archive(log: &str, streams: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut builder = tar::Builder::new(std::fs::File::create(dir.path().join("archive.tar")).unwrap());
@@ -99,13 +99,13 @@ fn pipes_are_inherited_and_files_are_not() {
     let script = ScriptRun::with_archive(log, r#"["/srv/input","pipe:[12]","socket:[13]"]"#);
     let success = script.run(&[], &["--", "--ext-mount-map", "auto"]);
     assert!(success.status.success(), "{}", stderr_text(&success));
-    let criu_arguments = script.criu_arguments().expect("it is called");
+    let criu_arguments = script.criu_arguments().expect("the program was called");
     let inherited_fds: Vec<_> = criu_arguments.iter().filter(|word| word.starts_with("fd[")).collect();
     assert_eq!(inherited_fds, ["fd[11]:pipe:[12]", "fd[12]:socket:[13]"]);
     assert!(criu_arguments.contains(&"--tcp-close".to_owned()), "{criu_arguments:?}");
     assert_eq!(criu_arguments[criu_arguments.len() - 2..], ["--ext-mount-map", "auto"]);
     script.run(&[], &["--", "--tcp-established"]);
-    let criu_arguments = script.criu_arguments().expect("it is called");
+    let criu_arguments = script.criu_arguments().expect("the program was called");
     assert!(
         !criu_arguments.contains(&"--tcp-close".to_owned()),
         "{criu_arguments:?}"

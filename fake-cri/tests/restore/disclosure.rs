@@ -1,4 +1,5 @@
-//! Whoever may create a container names a path, and fake-cri opens it as root: nothing of what is there may be told.
+//! A caller that may create containers chooses a path that fake-cri opens as root: no content of that file may be
+//! disclosed.
 
 use std::{io::Write as _, os::unix::fs::symlink, path::Path};
 
@@ -12,7 +13,7 @@ use crate::{
 
 const SECRET: &str = "s3cret-hash-of-root";
 
-/// What CreateContainer answers, by either way of naming an archive.
+/// The errors of CreateContainer for both ways to name an archive.
 async fn create_errors(pod: &Pod<'_>, path: &Path) -> Vec<String> {
     let program = TestProgram::from_archive(path);
     let mut messages = Vec::new();
@@ -20,7 +21,7 @@ async fn create_errors(pod: &Pod<'_>, path: &Path) -> Vec<String> {
         program.restored_by_image("image"),
         program.restored_by_annotation("annotation"),
     ] {
-        let status = pod.create(config).await.expect_err("it is no archive");
+        let status = pod.create(config).await.expect_err("not an archive");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         messages.push(status.message().to_owned());
     }
@@ -77,7 +78,7 @@ async fn errors_quote_no_file_content() {
     ] {
         for message in create_errors(&pod, &file).await {
             assert!(message.contains(reason), "{message}");
-            // Not even the beginning of it.
+            // Not even a prefix.
             assert!(!message.contains(&SECRET[..4]), "{message}");
         }
     }

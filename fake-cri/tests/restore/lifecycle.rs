@@ -1,4 +1,4 @@
-//! A restored container is a container like any other.
+//! A restored container behaves like any other container.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     programs::{TestProgram, checkpoint, host_exec_cri, remaining_steps, skip_reason, stdout_lines},
 };
 
-/// The processes below one, itself included.
+/// A process and its descendants.
 fn process_tree(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children
@@ -18,7 +18,7 @@ fn process_tree(pid: i32) -> Vec<i32> {
     [pid].into_iter().chain(children).collect()
 }
 
-/// A process's number in the innermost namespace it is in.
+/// The pid in the innermost pid namespace.
 fn innermost_pid(pid: i32) -> i32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("NSpid:")).unwrap();
@@ -56,7 +56,7 @@ async fn restored_container_keeps_pids_and_can_be_managed() {
     let pid = cri.pid(&second).await;
     let new = process_tree(pid);
     assert_eq!(new.iter().map(|pid| innermost_pid(*pid)).collect::<Vec<_>>(), old);
-    // Its environment says whose it is, as that of any container's process.
+    // The environment has the id of the container, as in any container process.
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
     let id_variable = format!("FAKE_CRI_CONTAINER_ID={second}");
     assert!(
@@ -86,7 +86,7 @@ async fn restored_container_can_be_checkpointed_again() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut program = TestProgram::build("signals.c", &[], dir.path());
-    // Strictly: what a restored container has for its own is not missing from its archive.
+    // Strict: the state that fake-cri gives a restored container must not be reported as unsupported.
     let builder = builder().exec_host().arg("--strict-capture");
     let cri = Cri::start_with(builder.fault("CheckpointContainer:freeze=leave-frozen")).await;
     let pod = cri.pod("again").await;
@@ -122,7 +122,7 @@ async fn restored_container_dies_with_its_shim() {
     let pod = cri.pod("shim").await;
     let first = pod.run(program.config("first")).await;
     pod.wait_logged("first", "step 60").await;
-    // The first one runs on beside the one that goes on from it.
+    // The original keeps running next to the restored container.
     checkpoint(&cri, &first, &program.archive).await.unwrap();
     let second = pod.run(program.restored_by_image("second")).await;
     let (old, new) = (
@@ -141,25 +141,27 @@ async fn restored_container_dies_with_its_shim() {
     };
     tokio::time::timeout(PATIENCE, all_exited)
         .await
-        .expect("all of it ends");
+        .expect("all processes exit");
     assert_eq!(cri.wait_exited(&second).await.reason, "ShimDied");
-    assert!(old.iter().all(|pid| alive(*pid)), "the one it was made from runs on");
+    assert!(old.iter().all(|pid| alive(*pid)), "the original keeps running");
 }
 
-/// One letter: what a process does.
+/// The state letter of a process.
 fn process_state(pid: i32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit(") ").next().unwrap().chars().next().unwrap()
 }
 
-/// Waits until job control has a process stopped.
+/// Waits until job control has stopped a process.
 async fn wait_stopped(pid: i32) {
     let stopped = async {
         while process_state(pid) != 'T' {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, stopped).await.expect("it is stopped");
+    tokio::time::timeout(PATIENCE, stopped)
+        .await
+        .expect("the process is stopped");
 }
 
 #[tokio::test]
@@ -189,7 +191,7 @@ async fn stopped_process_stays_stopped() {
     assert_eq!(stdout_lines(&pod, "second"), remaining_steps(steps));
 }
 
-/// A parent whose children have ended each in its own way, and which asks how only when it is told to go on.
+/// A parent whose children have exited in different ways. It reaps them only after the restore.
 const PARENT_OF_ZOMBIES: &str = r#"
 import os, signal, sys, time
 heard = []
@@ -263,13 +265,13 @@ async fn test_workload_keeps_its_memory() {
         ..container_config("first")
     };
     let first = pod.run(config).await;
-    // Its children tell heartbeats of their own.
+    // The children log their own heartbeats.
     pod.wait_logged("first", " F heartbeat 3 ").await;
     let old = process_tree(cri.pid(&first).await);
     checkpoint(&cri, &first, &archive).await.unwrap();
     cri.stop(&first, 0).await.unwrap();
     cri.wait_exited(&first).await;
-    // `heartbeat N pid=P start=S`: the next one, by the same process as it sees itself.
+    // The restored process logs the next `heartbeat N pid=P start=S`, with the same pid and start time.
     let heartbeats = |name: &str| -> Vec<String> {
         stdout_lines(&pod, name)
             .into_iter()

@@ -1,8 +1,9 @@
-//! Containers that go on from their archives, over real gRPC: the programs of `fixtures/programs` under fake-cri, checkpointed in
-//! the middle, killed, and restored by fake-cri into new containers. Each proves by its own output that no step was lost or
-//! repeated.
+//! Restores containers from their archives, over real gRPC: the programs of `fixtures/programs` are checkpointed in the
+//! middle of their steps, killed, and restored by fake-cri into new containers. The output of each program proves that
+//! no step was lost or repeated.
 //!
-//! It takes root, for the pid namespace, and a C compiler or Python; what is missing is said, and the test is skipped.
+//! The tests need root, for the pid namespace, and a C compiler or Python. Without these they are skipped with a
+//! message.
 #![cfg(target_arch = "x86_64")]
 
 mod annotations;

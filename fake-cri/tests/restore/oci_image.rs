@@ -1,4 +1,4 @@
-//! Checkpoint images: an archive as the layer of an OCI image, as `checkpointctl build` makes it.
+//! Checkpoint images: an archive as the layer of an OCI image, as `checkpointctl build` creates it.
 
 use std::{
     io::Write as _,
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::programs::{TestProgram, host_exec_cri, remaining_steps, skip_reason, stdout_lines};
 
-/// An OCI layout that is being put together.
+/// An OCI layout under construction.
 struct OciLayout(PathBuf);
 
 impl OciLayout {
@@ -28,7 +28,7 @@ impl OciLayout {
         Self(dir.to_owned())
     }
 
-    /// Adds a blob; its digest.
+    /// Adds a blob and returns its digest.
     fn blob(&self, content: &[u8]) -> String {
         let hex: String = Sha256::digest(content)
             .iter()
@@ -54,7 +54,7 @@ impl OciLayout {
         .unwrap();
     }
 
-    /// The manifest of a checkpoint in these layers.
+    /// The manifest of a checkpoint image with these layers.
     fn manifest(layers: &[String]) -> Value {
         let layers: Vec<_> = layers
             .iter()
@@ -67,7 +67,7 @@ impl OciLayout {
         })
     }
 
-    /// All of it in one tar.
+    /// Writes the layout as a tar.
     fn write_tar(&self, path: &Path) {
         let mut builder = tar::Builder::new(std::fs::File::create(path).unwrap());
         builder.append_dir_all(".", &self.0).unwrap();
@@ -81,7 +81,7 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A program that was checkpointed and ended, and how many steps it had made.
+/// Checkpoints and stops a program. Returns the program and the number of its steps.
 async fn checkpoint_counter(dir: &Path) -> (TestProgram, u64) {
     let program = TestProgram::build("counter.c", &[], dir);
     let cri = host_exec_cri().await;
@@ -174,7 +174,7 @@ fn other_images_are_refused_with_a_reason() {
     let garbage = |layout: &OciLayout, layer: String| layout.index(&[checkpoint_manifest(&[layer])]);
     assert_refused("garbage", &garbage, "not a tar archive");
 
-    // A link among the blobs is not followed.
+    // A symlink among the blobs is not followed.
     let path = dir.path().join("linked");
     let layout = OciLayout::new(&path);
     let digest = layout.blob(&gzipped(&layer));
@@ -186,14 +186,15 @@ fn other_images_are_refused_with_a_reason() {
     assert!(error.contains("symbolic links"), "{error}");
 }
 
-/// The real `checkpointctl build`, by buildah. `CHECKPOINTCTL` names the one, the other is on the PATH.
+/// Uses the real `checkpointctl build` with buildah. `CHECKPOINTCTL` is the path of the former; buildah must be on the
+/// PATH.
 #[tokio::test]
 async fn checkpointctl_image_is_restored() {
     let checkpointctl = std::env::var("CHECKPOINTCTL").unwrap_or_else(|_| "checkpointctl".to_owned());
     let is_available = |program: &str| Command::new(program).arg("--version").output().is_ok();
     let skip = skip_reason()
         .or((!is_available(&checkpointctl)).then_some("there is no checkpointctl; name one with CHECKPOINTCTL="))
-        .or((!is_available("buildah")).then_some("there is no buildah, which checkpointctl builds images by"));
+        .or((!is_available("buildah")).then_some("buildah, which checkpointctl needs, is not installed"));
     if let Some(why) = skip {
         eprintln!("skipped: {why}");
         return;

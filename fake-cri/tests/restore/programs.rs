@@ -1,4 +1,4 @@
-//! The programs, built, and their containers.
+//! Compiled test programs and their containers.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,11 +14,11 @@ use crate::{
     cri::{Cri, Pod, annotated, builder, container_config},
 };
 
-/// Why nothing can be restored here, if nothing can.
+/// The reason why restores are not possible here, if there is one.
 pub(crate) fn skip_reason() -> Option<&'static str> {
     static MISSING: LazyLock<Option<&str>> = LazyLock::new(|| {
         if !nix::unistd::geteuid().is_root() {
-            return Some("a pid namespace takes root");
+            return Some("creating a pid namespace requires root");
         }
         let runs = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output();
@@ -26,9 +26,9 @@ pub(crate) fn skip_reason() -> Option<&'static str> {
         };
         let namespace = ["--pid", "--fork", "--mount-proc", "true"];
         [
-            (runs("unshare", &namespace), "no pid namespace can be made"),
-            (runs("cc", &["--version"]), "there is no C compiler"),
-            (runs("python3", &["--version"]), "there is no Python"),
+            (runs("unshare", &namespace), "cannot create a pid namespace"),
+            (runs("cc", &["--version"]), "no C compiler is installed"),
+            (runs("python3", &["--version"]), "Python is not installed"),
         ]
         .into_iter()
         .find_map(|(available, why)| (!available).then_some(why))
@@ -36,7 +36,7 @@ pub(crate) fn skip_reason() -> Option<&'static str> {
     *MISSING
 }
 
-/// A program with a folder for its files.
+/// A program with a directory for its files.
 pub(crate) struct TestProgram {
     command: Vec<String>,
     pub(crate) files: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct TestProgram {
 }
 
 impl TestProgram {
-    /// Builds one with these options of the C compiler, or takes Python for one.
+    /// Compiles a program; Python programs are not compiled.
     pub(crate) fn build(source: &str, options: &[&str], dir: &Path) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut command: Vec<_> = corpus::program_command(source, options, dir)
@@ -52,7 +52,7 @@ impl TestProgram {
             .map(|part| text(part))
             .collect();
         let files = dir.join("files");
-        std::fs::create_dir(&files).expect("a folder");
+        std::fs::create_dir(&files).expect("a directory");
         command.push(text(&files));
         Self {
             command,
@@ -61,14 +61,14 @@ impl TestProgram {
         }
     }
 
-    /// One in Python, given whole; it has the folder for its files as its argument.
+    /// A Python program. Its argument is the directory for its files.
     pub(crate) fn python(text: &str, dir: &Path) -> Self {
         let source = dir.join("program.py");
-        std::fs::write(&source, text).expect("a file");
+        std::fs::write(&source, text).expect("the file is writable");
         Self::build(&source.to_string_lossy(), &[], dir)
     }
 
-    /// None, but an archive.
+    /// An archive without a program.
     pub(crate) fn from_archive(archive: &Path) -> Self {
         Self {
             command: Vec::new(),
@@ -77,7 +77,7 @@ impl TestProgram {
         }
     }
 
-    /// Its container.
+    /// The container configuration of the program.
     pub(crate) fn config(&self, name: &str) -> v1::ContainerConfig {
         v1::ContainerConfig {
             command: self.command.clone(),
@@ -85,7 +85,7 @@ impl TestProgram {
         }
     }
 
-    /// A container that goes on from its archive, named as its image.
+    /// A container that is restored from the archive, which is named as the image.
     pub(crate) fn restored_by_image(&self, name: &str) -> v1::ContainerConfig {
         v1::ContainerConfig {
             image: Some(crate::cri::image(&self.archive.to_string_lossy())),
@@ -93,7 +93,7 @@ impl TestProgram {
         }
     }
 
-    /// The same, named by an annotation.
+    /// A container that is restored from the archive, which is named in an annotation.
     pub(crate) fn restored_by_annotation(&self, name: &str) -> v1::ContainerConfig {
         v1::ContainerConfig {
             annotations: annotated(&[("restore-from", &self.archive.to_string_lossy())]),
@@ -101,22 +101,24 @@ impl TestProgram {
         }
     }
 
-    /// Lets it go beyond the step at which it waits.
+    /// Lets the program continue after the step at which it waits.
     pub(crate) fn release(&self) {
-        std::fs::write(self.files.join("go"), "").expect("a file");
+        std::fs::write(self.files.join("go"), "").expect("the file is writable");
     }
 
-    /// Checkpoints its container and ends it as it stood then; how many steps it has stdout_lines.
+    /// Checkpoints and stops the container. Returns the number of steps that the program has printed.
     pub(crate) async fn checkpoint_and_stop(&self, pod: &Pod<'_>, id: &str, name: &str) -> u64 {
-        checkpoint(pod.cri, id, &self.archive).await.expect("a checkpoint");
-        // It was left stopped, so nothing comes after; its log is whole when it has ended.
-        pod.cri.stop(id, 0).await.expect("it ends");
+        checkpoint(pod.cri, id, &self.archive)
+            .await
+            .expect("the checkpoint succeeds");
+        // The checkpoint left the container frozen, so it prints nothing more. The log is complete after the exit.
+        pod.cri.stop(id, 0).await.expect("the container stops");
         pod.cri.wait_exited(id).await;
         stdout_lines(pod, name).len() as u64
     }
 }
 
-/// A fake-cri that runs commands of the host_exec_cri, and leaves what it checkpoints stopped.
+/// A fake-cri that runs host commands and leaves checkpointed containers frozen.
 pub(crate) async fn host_exec_cri() -> Cri {
     Cri::start_with(builder().exec_host().fault("CheckpointContainer:freeze=leave-frozen")).await
 }
@@ -130,7 +132,7 @@ pub(crate) async fn checkpoint(cri: &Cri, id: &str, archive: &Path) -> Result<()
     cri.runtime().checkpoint_container(request).await.map(drop)
 }
 
-/// What a container has said on its standard output, by its log.
+/// The lines that a container printed on standard output, from its log.
 pub(crate) fn stdout_lines(pod: &Pod<'_>, name: &str) -> Vec<String> {
     let log = std::fs::read_to_string(pod.logs.path().join(name).join("0.log")).unwrap_or_default();
     log.lines()
@@ -143,7 +145,7 @@ pub(crate) fn stdout_lines(pod: &Pod<'_>, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// What it should say from this step on.
+/// The expected output after this step.
 pub(crate) fn remaining_steps(last_step: u64) -> Vec<String> {
     let steps = (last_step + 1..=STEP_COUNT).map(|step| format!("step {step}"));
     steps.chain(["done".to_owned()]).collect()

@@ -1,4 +1,4 @@
-//! What cannot be restored is refused with its reason, and hostile archives lead nowhere.
+//! Archives that cannot be restored are rejected with a reason, and hostile archives have no effect.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::{
     programs::{TestProgram, host_exec_cri, skip_reason, stdout_lines},
 };
 
-/// The members of an archive, in its order of names.
+/// The members of an archive by name.
 type Members = BTreeMap<String, Vec<u8>>;
 
 fn read(archive: &Path) -> Members {
@@ -51,7 +51,7 @@ fn write(members: &Members, archive: &Path) {
     builder.finish().unwrap();
 }
 
-/// The archive of a program in the middle, with the program's dir.
+/// The archive of a program in the middle of its steps, and the program.
 async fn archive(dir: &Path) -> (Members, TestProgram) {
     archive_of("files.c", dir).await
 }
@@ -66,7 +66,7 @@ async fn archive_of(source: &str, dir: &Path) -> (Members, TestProgram) {
     (read(&program.archive), program)
 }
 
-/// The image of a kind of which there is one, by its name.
+/// The name of the only image of a kind.
 fn image_name_of(members: &Members, kind: Kind) -> String {
     let file_name = kind.file_name(Some(0));
     let prefix = format!(
@@ -150,7 +150,7 @@ fn no_pages(members: &mut Members) {
     members.remove("checkpoint/pages-1.img");
 }
 
-/// CRIU writes its clocks whichever namespace the processes are in; these are of a machine that had run for a long time.
+/// CRIU writes the clocks even without a time namespace. These clocks are those of a machine with a long uptime.
 fn clocks_ahead(members: &mut Members) {
     let later = Timespec {
         tv_sec: u64::MAX >> 1,
@@ -267,7 +267,7 @@ async fn changed_files_stop_the_restore(#[case] change: fn(&Path), #[case] reaso
     cri.remove(&id).await.unwrap();
 }
 
-/// The path of a FIFO leads to something else: what was unread in it must not be written there.
+/// The path of a FIFO leads to another file: the unread data must not be written to that file.
 #[rstest]
 #[case::file(None)]
 #[case::memory(Some("/proc/self/mem"))]
@@ -280,7 +280,7 @@ async fn fifo_data_is_written_only_to_a_fifo(#[case] path: Option<&str>) {
         return;
     }
     if let Some(path) = path.filter(|path| !Path::new(path).exists()) {
-        eprintln!("skipped: there is no {path}");
+        eprintln!("skipped: {path} does not exist");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -292,7 +292,7 @@ async fn fifo_data_is_written_only_to_a_fifo(#[case] path: Option<&str>) {
         let fifos = files.iter_mut().filter_map(|entry| entry.reg.as_mut());
         for fifo in fifos.filter(|file| file.name.ends_with("/fifo")) {
             fifo.name = path.to_str().unwrap().to_owned();
-            // The mode need not be there, so leaving it out must not help.
+            // The mode is optional. Omitting it must not bypass the check.
             fifo.mode = None;
         }
     });
@@ -306,7 +306,7 @@ async fn fifo_data_is_written_only_to_a_fifo(#[case] path: Option<&str>) {
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
 }
 
-/// A file is said to be what acts when it is written, or what a kernel shows.
+/// An open file is a file of the kernel, where a write would have an effect.
 #[rstest]
 #[case::memory("/proc/self/mem", "proc")]
 #[case::trigger("/proc/sysrq-trigger", "proc")]
@@ -319,7 +319,7 @@ async fn kernel_files_are_not_opened(#[case] path: &str, #[case] reason: &str) {
         return;
     }
     if !Path::new(path).exists() {
-        eprintln!("skipped: there is no {path}");
+        eprintln!("skipped: {path} does not exist");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -341,8 +341,7 @@ async fn kernel_files_are_not_opened(#[case] path: &str, #[case] reason: &str) {
     );
 }
 
-/// The archive of a program in the middle is changed, and restored as far as it goes: to its end nearly, when all processes and
-/// threads are there.
+/// The archive is changed so that the restore fails late, when all processes and threads exist.
 #[rstest]
 #[case::children("family.c")]
 #[case::threads("threads.c")]
@@ -372,7 +371,7 @@ async fn failed_restore_leaves_no_process(#[case] source: &str) {
         status.message().contains("cannot set a thread's capabilities"),
         "{status}"
     );
-    // Whatever was made had the mark of its container.
+    // Every restored process has the id of its container in its environment.
     let id_variable = format!("FAKE_CRI_CONTAINER_ID={second}");
     let leftover_processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let environment = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
@@ -384,7 +383,7 @@ async fn failed_restore_leaves_no_process(#[case] source: &str) {
     assert_eq!(leftover_processes.count(), 0);
 }
 
-/// More open files than any container has: each takes a multiple in memory of what it takes in the archive.
+/// Far more open files than any container has. In memory each takes a multiple of its size in the archive.
 fn too_many_files(members: &mut Members) {
     change_entries(members, Kind::Files, |files: &mut Vec<FileEntry>| {
         files.extend((1 << 20..(1 << 20) + (1 << 18)).map(|id| FileEntry {
@@ -401,7 +400,7 @@ fn duplicate_file(members: &mut Members) {
     });
 }
 
-/// Making a container is refused while its archive is read elsewhere: other calls are answered meanwhile.
+/// CreateContainer reads archives on other threads, so the runtime handles other calls in the meantime.
 #[tokio::test]
 async fn archives_are_read_off_the_runtime_threads() {
     use std::{sync::Arc, task::Context, time::Duration};
@@ -486,7 +485,7 @@ async fn non_archives_are_refused() {
     );
 }
 
-/// Members that are links, devices, or have names that lead out are as if they were not there.
+/// Members that are links or devices, or whose names lead out of the archive, are ignored.
 #[tokio::test]
 async fn only_plain_image_members_are_read() {
     if let Some(why) = skip_reason() {
@@ -523,14 +522,14 @@ async fn only_plain_image_members_are_read() {
     assert!(error.to_string().contains("duplicate member"), "{error}");
 }
 
-/// A small archive to be damaged, of this very program while it sleeps; made once.
+/// A small archive to damage: this test binary while it sleeps. Created once.
 fn sample_members() -> &'static Members {
     use std::sync::LazyLock;
     static SAMPLE: LazyLock<Members> = LazyLock::new(|| {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (mut members, _) = runtime.block_on(archive(dir.path()));
-        // What is not looked at is only slow to write.
+        // Other members are not read by the restore; they only make the archive larger.
         members.retain(|name, _| name.starts_with("checkpoint/"));
         members
     });
@@ -540,7 +539,7 @@ fn sample_members() -> &'static Members {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// However an image is damaged: an error, or a plan; never a panic, never a long time.
+    /// A damaged image gives an error or a restore plan, without a panic and in short time.
     #[test]
     fn damaged_images_never_panic(
         image_index in any::<prop::sample::Index>(),
@@ -573,7 +572,7 @@ proptest! {
         prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    /// However the archive itself is damaged, headers included.
+    /// Damages any bytes of the archive, including tar headers.
     #[test]
     fn damaged_archives_never_panic(
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
@@ -590,7 +589,7 @@ proptest! {
         write(&members, &path);
         let mut bytes = std::fs::read(&path).unwrap();
         for (position, byte) in edits {
-            // The beginning of some member, or anywhere.
+            // A position in the header of a member, or anywhere.
             let offset = position.index(bytes.len());
             let offset = if header { offset / 512 * 512 + offset % 160 } else { offset };
             if let Some(target) = bytes.get_mut(offset) {
@@ -601,6 +600,6 @@ proptest! {
             bytes.truncate(cut.index(bytes.len() + 1));
         }
         std::fs::write(&path, &bytes).unwrap();
-        prop_assert!(checkpoint::check_restorable(&path, dir.path()).is_err(), "its pages are not there");
+        prop_assert!(checkpoint::check_restorable(&path, dir.path()).is_err(), "the pages are missing");
     }
 }

@@ -1,4 +1,4 @@
-//! Every program goes on at exactly the next step.
+//! Each restored program continues at exactly the next step.
 
 use rstest::rstest;
 

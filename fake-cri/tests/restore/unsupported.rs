@@ -1,4 +1,4 @@
-//! State that an archive does not hold: unsupported_state, and refused where a program relies on it.
+//! Unsupported state: reported, and rejected if the program depends on it.
 
 use cri_proto::runtime::v1;
 use tonic::Code;
@@ -8,7 +8,7 @@ use crate::{
     programs::{TestProgram, host_exec_cri, skip_reason, stdout_lines},
 };
 
-/// Holds a lock and says steps until it is told to go on.
+/// Holds a lock, and prints steps until it may continue.
 const LOCK_HOLDER: &str = r#"
 import fcntl, os, sys, time
 lock = open(os.path.join(sys.argv[1], "lock"), "w")
@@ -21,7 +21,7 @@ while not os.path.exists(os.path.join(sys.argv[1], "go")):
 os.write(1, b"done\n")
 "#;
 
-/// The verbose part of ContainerStatus.
+/// The verbose information of ContainerStatus.
 async fn verbose_info(cri: &Cri, id: &str) -> serde_json::Value {
     let request = v1::ContainerStatusRequest {
         container_id: id.to_owned(),
@@ -75,7 +75,7 @@ async fn file_locks_are_dropped_only_on_request() {
     assert_eq!(stdout_lines(&pod, "second").last().map(String::as_str), Some("done"));
 }
 
-/// Its first thread ends, and another one goes on.
+/// The main thread exits, and another thread continues.
 const LEADER_EXITS: &str = r#"
 import ctypes, os, sys, threading, time
 def work():
@@ -110,7 +110,7 @@ async fn process_without_its_leader_is_not_restored() {
     };
     let stats = cri.runtime().container_stats(request).await.unwrap().into_inner();
     assert!(stats.stats.unwrap().memory.unwrap().rss_bytes.unwrap().value > 0);
-    // It is left stopped, and stopped for good.
+    // The checkpoint leaves the container frozen, and the stop kills it.
     program.checkpoint_and_stop(&pod, &first, "first").await;
     let status = pod.create(program.restored_by_image("second")).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -157,9 +157,9 @@ async fn spec_dump_survives_repeated_restores() {
         let spec = entries
             .into_iter()
             .find(|entry| *entry.path_bytes() == b"spec.dump"[..])
-            .expect("spec.dump");
+            .expect("spec.dump exists");
         let mut spec: serde_json::Value = serde_json::from_reader(spec).unwrap();
-        // Who it is now.
+        // Annotations differ: they have the id of the container.
         spec.as_object_mut().unwrap().remove("annotations");
         spec
     };

@@ -1,4 +1,4 @@
-//! Checkpoints through the shim: its part is that the container and the shim come through them unharmed.
+//! Checkpoints through the shim: neither the container nor the shim is harmed.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 fn job(harness: &ShimHarness, init: ProcessId) -> Job {
-    fs::create_dir_all(harness.path("out")).expect("it can be made");
+    fs::create_dir_all(harness.path("out")).expect("the directory can be created");
     Job {
         container_id: harness.id().to_owned(),
         init,
@@ -40,7 +40,7 @@ fn archive_path(harness: &ShimHarness) -> PathBuf {
     harness.path("out/app.tar")
 }
 
-/// Frozen for so long that a test can act meanwhile.
+/// A delay during which a test can act.
 fn long_delay(within: DelayPhase) -> Option<Delay> {
     let memory = DelayMemory::Rss;
     Some(Delay {
@@ -53,16 +53,16 @@ fn long_delay(within: DelayPhase) -> Option<Delay> {
 }
 
 fn output_files(harness: &ShimHarness) -> Vec<String> {
-    let entries = fs::read_dir(harness.path("out")).expect("it is there");
+    let entries = fs::read_dir(harness.path("out")).expect("the path exists");
     entries
-        .map(|entry| entry.expect("it is there").file_name().to_string_lossy().into_owned())
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect()
 }
 
-/// Neither stopped nor traced, and its counter moves.
+/// Asserts that the container is neither stopped nor traced, and that its counter moves.
 async fn assert_keeps_running(harness: &ShimHarness, init: ProcessId) {
     for process in harness.processes() {
-        let stat = pstree::ProcStat::read(process.pid).expect("it lives");
+        let stat = pstree::ProcStat::read(process.pid).expect("the process is alive");
         assert!(
             !matches!(stat.state, b'T' | b't') && pstree::tracer_tid(process.pid) == 0,
             "{stat:?}"
@@ -110,13 +110,13 @@ async fn the_container_keeps_running_and_the_shim_stays_small() {
         let report = shim
             .checkpoint(job(&harness, init), |phase| phases.push(phase))
             .await
-            .expect("it can be checkpointed");
+            .expect("the checkpoint succeeds");
         assert_eq!((report.processes, report.threads), (2, 6));
         assert_eq!(phases, [Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish]);
         assert_eq!(output_files(&harness), ["app.tar"]);
         assert_eq!(
             fs::metadata(archive_path(&harness))
-                .expect("it is there")
+                .expect("the path exists")
                 .permissions()
                 .mode()
                 & 0o7777,
@@ -127,7 +127,7 @@ async fn the_container_keeps_running_and_the_shim_stays_small() {
     let bytes = private_memory_bytes(shim.process().pid);
     println!("a shim's own memory after checkpoints: {} KiB", bytes >> 10);
     assert!(bytes < 3 << 20, "{bytes}");
-    shim.signal(libc::SIGTERM).await.expect("it runs");
+    shim.signal(libc::SIGTERM).await.expect("the shim responds");
     assert_eq!(shim.wait_exit().await.code, 0);
 }
 
@@ -144,7 +144,8 @@ async fn client_disconnect_cancels_the_checkpoint(#[case] target_phase: Phase) {
     for round in 1..=30 {
         let reached = Notify::new();
         {
-            // Dropped right after the phase was told. On a busy machine all the rest may be told with it.
+            // The future is dropped right after the phase. On a busy machine later phases may be reported together with
+            // it.
             let mut checkpoint = pin!(shim.checkpoint(job(&harness, init), |phase| {
                 if phase == target_phase {
                     reached.notify_one();
@@ -156,13 +157,13 @@ async fn client_disconnect_cancels_the_checkpoint(#[case] target_phase: Phase) {
                 result = &mut checkpoint => assert!(result.is_ok(), "{result:?}"),
             }
         }
-        // The next one is let in once this one is over.
+        // The next checkpoint can start when this one has ended.
         let report = checkpoint_when_free(&harness, &shim, init).await;
         assert_eq!(report, (2, 6));
-        fs::remove_file(archive_path(&harness)).expect("it is there");
+        fs::remove_file(archive_path(&harness)).expect("the path exists");
         assert_eq!(output_files(&harness), Vec::<String>::new());
         assert_keeps_running(&harness, init).await;
-        // After the last phase little is left to do: it is often done before anyone could go away.
+        // Little work remains after the last phase: the checkpoint has often finished before the caller can cancel.
         if cancelled == 3 || (target_phase == Phase::Finish && round == 3) {
             return;
         }
@@ -170,7 +171,7 @@ async fn client_disconnect_cancels_the_checkpoint(#[case] target_phase: Phase) {
     panic!("of 30 checkpoints {cancelled} were not done before their caller was away");
 }
 
-/// Checkpoints as soon as none is under way.
+/// Checkpoints as soon as no other checkpoint is running.
 async fn checkpoint_when_free(harness: &ShimHarness, shim: &Shim, init: ProcessId) -> (usize, usize) {
     loop {
         match shim.checkpoint(job(harness, init), |_| {}).await {
@@ -203,13 +204,13 @@ async fn a_concurrent_checkpoint_is_refused_and_the_shim_stays_responsive(#[case
         let failure = shim
             .checkpoint(job(&harness, init), |_| {})
             .await
-            .expect_err("one is under way");
+            .expect_err("a checkpoint is running");
         assert_eq!(failure.kind, ErrorKind::Busy);
-        assert_eq!(shim.stats().await.expect("it answers").processes, 2);
+        assert_eq!(shim.stats().await.expect("the shim responds").processes, 2);
         let output = shim
             .exec(vec!["echo".into(), "hello".into()], Vec::new(), None)
             .await
-            .expect("it answers");
+            .expect("the shim responds");
         assert_eq!(output.stdout, b"hello\n");
     };
     tokio::select! {
@@ -241,19 +242,19 @@ async fn a_container_killed_during_its_checkpoint_reports_the_signal(#[case] wit
     let both = futures_util::future::join(checkpoint, async {
         capture_done.notified().await;
         if fails {
-            // Until the delay has begun nothing tells; either way it must end well.
+            // No event shows that the delay has begun. The checkpoint must end correctly in either case.
             tokio::time::sleep(Duration::from_millis(200)).await;
         } else {
-            wait_for("all run on and nothing is read any more", || {
-                let all = || pstree::descendants(shim.process().pid).expect("the shim runs");
-                // With zombies: a copy that was killed is one until it is removed. Counted after they are seen to run, since copies
-                // are made while they stand.
+            wait_for("all processes run and no snapshot exists", || {
+                let all = || pstree::descendants(shim.process().pid).expect("the shim is running");
+                // Includes zombies, because a killed snapshot is a zombie until it is reaped. Counted after the
+                // container runs, because snapshots are made while it is frozen.
                 let free = all().iter().all(|stat| pstree::tracer_tid(stat.id.pid) == 0) && all().len() == 2;
                 free.then_some(())
             })
             .await;
         }
-        shim.signal(libc::SIGKILL).await.expect("it runs");
+        shim.signal(libc::SIGKILL).await.expect("the shim responds");
         shim.wait_exit().await
     });
     // Far below the delay.
@@ -263,13 +264,16 @@ async fn a_container_killed_during_its_checkpoint_reports_the_signal(#[case] wit
     assert_eq!((exit.signal, exit.shim_lost), (Some(libc::SIGKILL), false));
     assert!(harness.processes().is_empty());
     if fails {
-        assert_eq!(result.expect_err("it ended").kind, ErrorKind::NotRunning);
+        assert_eq!(
+            result.expect_err("the container has exited").kind,
+            ErrorKind::NotRunning
+        );
         assert_eq!(output_files(&harness), Vec::<String>::new());
     } else {
         assert_eq!(result.expect("all was captured before").processes, 2);
         assert_eq!(output_files(&harness), ["app.tar"]);
     }
-    wait_for("the shim's end", || (!shim.process().is_alive()).then_some(())).await;
+    wait_for("the exit of the shim", || (!shim.process().is_alive()).then_some(())).await;
 }
 
 #[tokio::test]
@@ -277,26 +281,26 @@ async fn only_a_running_container_is_checkpointed() {
     let harness = ShimHarness::new();
     let shim = Shim::launch(EXECUTABLE.as_ref(), &harness.workload_spec(busy_workload()))
         .await
-        .expect("it launches");
+        .expect("the shim launches");
     let unknown_process = ProcessId { pid: 1, start_time: 0 };
     let failure = shim
         .checkpoint(job(&harness, unknown_process), |_| {})
         .await
-        .expect_err("it does not run");
+        .expect_err("the container is not running");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
     assert!(failure.message.contains("created"), "{failure}");
-    shim.shutdown().await.expect("it ends");
+    shim.shutdown().await.expect("the shim exits");
     let failure = shim
         .checkpoint(job(&harness, unknown_process), |_| {})
         .await
-        .expect_err("it is gone");
+        .expect_err("the container is gone");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
 }
 
 #[tokio::test]
 async fn exits_and_forks_around_the_freeze_are_not_lost() {
     let harness = ShimHarness::new();
-    // Children and orphans come and go all the time, each exit code is looked at.
+    // Children and orphans start and exit all the time, and each exit code is checked.
     let script = "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); sh -c 'sh -c : & exit 3'; [ $? = 3 ] || exit 1; \
         echo heartbeat $i pid=$$; [ -e $STOP ] && exit 33; done";
     let mut spec = harness.shell_spec(script);
@@ -308,13 +312,13 @@ async fn exits_and_forks_around_the_freeze_are_not_lost() {
         let report = shim
             .checkpoint(job(&harness, init), |_| {})
             .await
-            .expect("it can be checkpointed");
+            .expect("the checkpoint succeeds");
         assert!(report.processes >= 1);
     }
     let heartbeats = harness.log_lines("stdout").len();
     harness.wait_line(&format!("heartbeat {} ", heartbeats + 3)).await;
-    fs::write(harness.path("stop"), "").expect("it can be written");
-    assert_eq!(shim.wait_exit().await.code, 33, "it never saw a wrong exit code");
+    fs::write(harness.path("stop"), "").expect("the file is writable");
+    assert_eq!(shim.wait_exit().await.code, 33, "the script saw a wrong exit code");
 }
 
 #[tokio::test]
@@ -333,7 +337,7 @@ async fn exec_processes_are_not_checkpointed() {
     };
     tokio::select! {
         output = &mut exec => panic!("{output:?}"),
-        report = checkpoint => assert_eq!(report.expect("it can be checkpointed").processes, 2),
+        report = checkpoint => assert_eq!(report.expect("the checkpoint succeeds").processes, 2),
     }
 }
 
@@ -348,7 +352,7 @@ async fn a_shim_killed_in_a_checkpoint_leaves_no_stopped_process(#[case] target_
     let harness = ShimHarness::new();
     let (shim, init) = start_workload(&harness).await;
     let process = shim.process();
-    // Where a fault may act, the shim waits until the phase was heard of.
+    // With a pending fault, the shim waits until the phase is acknowledged.
     let waiting_job = Job {
         injections: vec![Injection {
             phase: target_phase,
@@ -359,13 +363,13 @@ async fn a_shim_killed_in_a_checkpoint_leaves_no_stopped_process(#[case] target_
     let failure = shim
         .checkpoint(waiting_job, |phase| {
             if phase == target_phase {
-                assert!(pidfd::signal(process, libc::SIGKILL).expect("it may be killed"));
+                assert!(pidfd::signal(process, libc::SIGKILL).expect("the process can be killed"));
             }
         })
         .await
         .expect_err("the shim was killed");
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{failure}");
-    // What the tracer held runs on by itself, before anybody has cleaned up.
+    // The processes of the tracer are detached by the kernel, before any cleanup.
     wait_for("no process stopped or traced", || {
         let mut all = harness.processes().into_iter();
         all.all(|it| {

@@ -1,4 +1,4 @@
-//! Commands beside the container, and what the container uses.
+//! Exec in a container, and its stats.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn to_argv(argv: &[&str]) -> Vec<String> {
 async fn exec_has_the_container_working_dir_and_environment() {
     let harness = ShimHarness::new();
     let work_dir = harness.path("work");
-    std::fs::create_dir(&work_dir).expect("it can be made");
+    std::fs::create_dir(&work_dir).expect("the directory can be created");
     let spec = LaunchSpec {
         cwd: Some(work_dir.clone()),
         ..harness.shell_spec("sleep 1000")
@@ -26,7 +26,7 @@ async fn exec_has_the_container_working_dir_and_environment() {
     let output = shim
         .exec(to_argv(&["sh", "-c", script]), more, None)
         .await
-        .expect("it runs");
+        .expect("the shim responds");
     let stdout = format!("{}\nblue light\n", work_dir.display()).into_bytes();
     assert_eq!(
         output,
@@ -39,7 +39,7 @@ async fn exec_has_the_container_working_dir_and_environment() {
     let output = shim
         .exec(to_argv(&["sh", "-c", "kill -9 $$"]), Vec::new(), None)
         .await
-        .expect("it runs");
+        .expect("the shim responds");
     assert_eq!(output.exit_code, 137);
     assert!(
         harness.log_entries().is_empty(),
@@ -54,16 +54,16 @@ async fn large_output_is_complete_and_excess_is_an_error() {
     let output = shim
         .exec(to_argv(&["seq", "1", "300000"]), Vec::new(), None)
         .await
-        .expect("it runs");
+        .expect("the shim responds");
     let lines = String::from_utf8(output.stdout).expect("digits");
     assert_eq!((lines.lines().count(), lines.lines().last()), (300_000, Some("300000")));
-    // To the byte, of both streams together.
+    // Exactly, for both streams together.
     let half = EXEC_OUTPUT_MAX_BYTES / 2;
     let both = |more: usize| {
         let script = format!("head -c {half} /dev/zero; head -c {} /dev/zero >&2", half + more);
         shim.exec(to_argv(&["sh", "-c", &script]), Vec::new(), None)
     };
-    let output = both(0).await.expect("so much is taken");
+    let output = both(0).await.expect("the largest size is accepted");
     assert_eq!(
         (output.stdout.len(), output.stderr.len(), output.exit_code),
         (half, half, 0)
@@ -84,9 +84,9 @@ async fn endless_output_kills_the_exec_tree(#[case] script: &str) {
     let error = shim
         .exec(to_argv(&["sh", "-c", script]), Vec::new(), None)
         .await
-        .expect_err("it never ends");
+        .expect_err("the call times out");
     assert!(error.to_string().contains("16777184 bytes"), "{error}");
-    assert_eq!(harness.processes(), [init], "the container alone is left");
+    assert_eq!(harness.processes(), [init], "only the container remains");
 }
 
 #[rstest]
@@ -105,7 +105,7 @@ async fn a_timeout_kills_the_exec_tree(#[case] script: &str) {
         "{result:?}"
     );
     assert!(start.elapsed() >= limit);
-    assert_eq!(harness.processes(), [init], "the container alone is left");
+    assert_eq!(harness.processes(), [init], "only the container remains");
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn client_disconnect_kills_the_exec() {
     let (shim, init) = harness.run(&harness.shell_spec("exec sleep 1000")).await;
     let exec = shim.exec(to_argv(&["sleep", "1000"]), Vec::new(), None);
     assert!(tokio::time::timeout(Duration::from_millis(200), exec).await.is_err());
-    wait_for("the command's end", || (harness.processes() == [init]).then_some(())).await;
+    wait_for("the command exit", || (harness.processes() == [init]).then_some(())).await;
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn exec_ends_with_its_container_and_a_missing_command_is_an_error() {
     let error = shim
         .exec(to_argv(&["no-such-program"]), Vec::new(), None)
         .await
-        .expect_err("there is none");
+        .expect_err("no entry");
     assert!(
         matches!(&error, ShimError::ExecFailed { message } if message.contains("not found in $PATH")),
         "{error}"
@@ -132,9 +132,9 @@ async fn exec_ends_with_its_container_and_a_missing_command_is_an_error() {
     let argv = to_argv(&["sleep", "1000"]);
     let (output, ()) = tokio::join!(shim.exec(argv, Vec::new(), None), async {
         wait_for("the command", || (harness.processes().len() == 3).then_some(())).await;
-        shim.signal(libc::SIGKILL).await.expect("it runs");
+        shim.signal(libc::SIGKILL).await.expect("the shim responds");
     });
-    assert_eq!(output.expect("it ran").exit_code, 137);
+    assert_eq!(output.expect("the program ran").exit_code, 137);
     assert_eq!(shim.wait_exit().await.signal, Some(libc::SIGKILL));
 }
 
@@ -146,10 +146,10 @@ async fn exec_returns_when_its_root_process_exits() {
     let output = shim
         .exec(to_argv(&["sh", "-c", script]), Vec::new(), None)
         .await
-        .expect("it runs");
+        .expect("the shim responds");
     assert_eq!(output.stdout, b"left\n");
     assert_eq!(
-        shim.stats().await.expect("it runs").processes,
+        shim.stats().await.expect("the shim responds").processes,
         2,
         "what it left belongs to the container now"
     );
@@ -162,11 +162,11 @@ async fn stats_include_all_processes_and_reaped_cpu_time() {
     let script = format!("sh -c '{spin}'; (sh -c '{spin}' &) ; {spin}; sleep 1000 & echo spun; wait");
     let (shim, init) = harness.run(&harness.shell_spec(&script)).await;
     harness.wait_line("spun").await;
-    wait_for("the sleeper alone", || (harness.processes().len() == 2).then_some(())).await;
-    let stats = shim.stats().await.expect("it runs");
+    wait_for("only the sleeper", || (harness.processes().len() == 2).then_some(())).await;
+    let stats = shim.stats().await.expect("the shim responds");
     assert_eq!(stats.processes, 2);
-    // Three times the loop takes more than one of them does, on any machine.
-    let init_cpu_ns = std::fs::read_to_string(format!("/proc/{}/schedstat", init.pid)).expect("it runs");
+    // Three loops take more CPU time than one, on any machine.
+    let init_cpu_ns = std::fs::read_to_string(format!("/proc/{}/schedstat", init.pid)).expect("the process is running");
     let init_cpu_ns: u64 = init_cpu_ns
         .split(' ')
         .next()
@@ -177,21 +177,26 @@ async fn stats_include_all_processes_and_reaped_cpu_time() {
         "{stats:?}, its first process {init_cpu_ns}"
     );
     assert!(stats.rss_bytes > 500_000, "{stats:?}");
-    let more = shim.stats().await.expect("it runs");
+    let more = shim.stats().await.expect("the shim responds");
     assert!(more.cpu_ns >= stats.cpu_ns && more.started_at_ns == stats.started_at_ns);
-    // A command beside it counts for nothing.
+    // A command of exec does not count.
     let fifo = harness.path("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
     let during = shim.exec(to_argv(&["cat", &fifo.display().to_string()]), Vec::new(), None);
     let (output, processes) = tokio::join!(during, async {
         wait_for("the command", || (harness.processes().len() == 3).then_some(())).await;
-        let processes = shim.stats().await.expect("it runs").processes;
-        // Its end comes with that of its input.
-        drop(std::fs::OpenOptions::new().write(true).open(&fifo).expect("it reads"));
+        let processes = shim.stats().await.expect("the shim responds").processes;
+        // cat exits at EOF of its input.
+        drop(
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&fifo)
+                .expect("cat reads the FIFO"),
+        );
         processes
     });
-    assert_eq!((output.expect("it ends").exit_code, processes), (0, 2));
-    shim.kill_all().await.expect("it runs");
+    assert_eq!((output.expect("the command exits").exit_code, processes), (0, 2));
+    shim.kill_all().await.expect("the shim responds");
     shim.wait_exit().await;
     assert!(matches!(
         shim.stats().await,

@@ -1,4 +1,4 @@
-//! A container of one test: its folder, its shim, and a guard that leaves nothing behind.
+//! A container for one test: its directory, its shim, and a guard that removes everything.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use fake_cri::{
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The real executable.
+/// The executable of this build.
 pub(crate) const EXECUTABLE: &str = env!("CARGO_BIN_EXE_fake-cri");
 
-/// How long anything may take that is expected to happen.
+/// The timeout of everything that is expected to happen.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A folder and a container id of its own; when it goes, all its processes are killed.
+/// A directory and a unique container id. Dropping it kills all processes of the container.
 pub(crate) struct ShimHarness {
     temp_dir: TempDir,
     id: String,
@@ -29,11 +29,11 @@ pub(crate) struct ShimHarness {
 
 impl ShimHarness {
     pub(crate) fn new() -> Self {
-        let temp_dir = tempfile::tempdir().expect("a temporary folder");
-        // Unique on this machine, and no test meets another one's processes.
+        let temp_dir = tempfile::tempdir().expect("a temporary directory");
+        // Unique on this machine, so that tests do not see the processes of others.
         let id = format!(
             "test-{}",
-            temp_dir.path().file_name().expect("it has a name").to_string_lossy()
+            temp_dir.path().file_name().expect("a file name").to_string_lossy()
         );
         Self { temp_dir, id }
     }
@@ -79,7 +79,7 @@ impl ShimHarness {
         self.host_spec(&["sh", "-c", script])
     }
 
-    /// A test workload.
+    /// The test workload.
     pub(crate) fn workload_spec(&self, options: WorkloadOptions) -> LaunchSpec {
         LaunchSpec {
             program: LaunchProgram::Workload(options),
@@ -87,17 +87,19 @@ impl ShimHarness {
         }
     }
 
-    /// Launches and starts.
+    /// Launches and starts a container.
     pub(crate) async fn run(&self, spec: &LaunchSpec) -> (Shim, ProcessId) {
-        let shim = Shim::launch(Path::new(EXECUTABLE), spec).await.expect("it launches");
-        let init = shim.start().await.expect("it starts");
+        let shim = Shim::launch(Path::new(EXECUTABLE), spec)
+            .await
+            .expect("the shim launches");
+        let init = shim.start().await.expect("the container starts");
         (shim, init)
     }
 
-    /// The log's entries so far: stream, tag and content.
+    /// The log entries so far: stream, tag and content.
     pub(crate) fn log_entries(&self) -> Vec<(String, String, String)> {
         let text = fs::read_to_string(self.log_path()).unwrap_or_default();
-        // The last one may be half there: the kernel shows a write page by page.
+        // The last entry may be incomplete: the kernel makes a write visible page by page.
         let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let entries = text.split_terminator('\n').map(|line| {
             let mut parts = line.splitn(4, ' ').skip(1).map(str::to_owned);
@@ -107,7 +109,7 @@ impl ShimHarness {
         entries.collect()
     }
 
-    /// What was written to one stream so far, line by line.
+    /// The lines of one stream so far.
     pub(crate) fn log_lines(&self, stream: &str) -> Vec<String> {
         self.log_entries()
             .into_iter()
@@ -116,7 +118,7 @@ impl ShimHarness {
             .collect()
     }
 
-    /// Waits for a line on standard output that begins like this, and gives it.
+    /// Waits for a line on standard output with this prefix, and returns the line.
     pub(crate) async fn wait_line(&self, prefix: &str) -> String {
         wait_for(&format!("a line {prefix:?}"), || {
             self.log_lines("stdout")
@@ -126,7 +128,7 @@ impl ShimHarness {
         .await
     }
 
-    /// The container's processes, by their mark, that are not just waiting to be reaped.
+    /// The processes with the container's id in their environment, without zombies.
     pub(crate) fn processes(&self) -> Vec<ProcessId> {
         let all = pstree::all_processes().expect("/proc is there");
         let own_processes = all
@@ -141,7 +143,7 @@ impl Drop for ShimHarness {
         let shim = fs::read(self.shim_dir().join("shim.json")).ok();
         let shim = shim.and_then(|text| serde_json::from_slice::<ProcessId>(&text).ok());
         let deadline = Instant::now() + WAIT_TIMEOUT;
-        // Asked kindly it ends its container itself; what a killed one leaves would be seen by tests that count such things.
+        // On SIGTERM the shim kills its container. Orphans of a killed shim would be counted by other tests.
         while let Some(shim) = shim
             && shim.is_alive()
         {
@@ -165,7 +167,7 @@ impl Drop for ShimHarness {
     }
 }
 
-/// Asks until there is an answer. For what no event tells: files that grow, processes that are not ours.
+/// Polls until there is a result. Used where there is no event: files that grow, processes that are not children.
 pub(crate) async fn wait_for<T>(condition: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
@@ -177,18 +179,20 @@ pub(crate) async fn wait_for<T>(condition: &str, mut poll: impl FnMut() -> Optio
     }
 }
 
-/// For tests that kill shims: whatever a dead shim has left to this process counts as left over, so two at once would count
-/// each other's.
+/// Serializes tests that kill shims: all orphans of dead shims count as leftovers of this process, so two parallel
+/// tests would count each other's.
 pub(crate) async fn lock_orphan_tests() -> MutexGuard<'static, ()> {
     static ORPHAN_TEST_LOCK: Mutex<()> = Mutex::const_new(());
     ORPHAN_TEST_LOCK.lock().await
 }
 
-/// Kills a shim, unless it is dead, and what it leaves; says how many processes that were. For those who are [`alone`].
+/// Kills a shim, unless it is dead, and its orphans; returns the number of orphans. Requires [`lock_orphan_tests`].
 pub(crate) async fn kill_shim_and_orphans(harness: &ShimHarness, shim: &Shim, init: ProcessId) -> usize {
-    pidfd::signal(shim.process(), libc::SIGKILL).expect("it may be killed");
+    pidfd::signal(shim.process(), libc::SIGKILL).expect("the process can be killed");
     assert!(shim.wait_exit().await.shim_lost);
-    let killed = kill_orphans(harness.id(), &[init]).await.expect("nothing resists");
+    let killed = kill_orphans(harness.id(), &[init])
+        .await
+        .expect("the processes can be killed");
     assert_eq!(kill_orphans(harness.id(), &[init]).await.expect("nothing is left"), 0);
     killed
 }

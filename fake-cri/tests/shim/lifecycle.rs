@@ -1,4 +1,4 @@
-//! Start, end, and what is known afterwards.
+//! Start and exit of a container, and the record of its exit.
 
 use std::{path::Path, time::Duration};
 
@@ -36,20 +36,23 @@ async fn exit_code_signal_and_reason_are_recorded(
         before <= exit.started_at_ns && exit.started_at_ns <= exit.finished_at_ns,
         "{exit:?}"
     );
-    // The record says the same to one that comes later.
-    match Shim::attach(&harness.shim_dir()).await.expect("the folder is there") {
+    // The record in the state directory has the same exit.
+    match Shim::attach(&harness.shim_dir())
+        .await
+        .expect("the state directory exists")
+    {
         ShimAttachment::Exited(recorded) => assert_eq!(recorded, exit),
         other => panic!("{other:?}"),
     }
     assert_eq!(shim.wait_exit().await, exit);
-    wait_for("the shim's end", || (!shim.process().is_alive()).then_some(())).await;
+    wait_for("the exit of the shim", || (!shim.process().is_alive()).then_some(())).await;
 }
 
 #[tokio::test]
 async fn a_container_has_its_argv_environment_working_dir_and_session() {
     let harness = ShimHarness::new();
     let work_dir = harness.path("work");
-    std::fs::create_dir(&work_dir).expect("it can be made");
+    std::fs::create_dir(&work_dir).expect("the directory can be created");
     let script = r#"echo "$0 $1"; env | sort; pwd; read line || echo eof; cat /proc/self/stat; ls /proc/self/fd; umask;
         grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status"#;
     let spec = LaunchSpec {
@@ -77,7 +80,7 @@ async fn a_container_has_its_argv_environment_working_dir_and_session() {
         (&*init.pid.to_string(), &*init.pid.to_string()),
         "group and session"
     );
-    // ls itself opens the folder as 3.
+    // ls itself opens the directory as fd 3.
     assert_eq!(lines[8..13], ["0", "1", "2", "3", "0022"], "{text}");
     for (line, name) in lines[13..].iter().zip(["SigBlk", "SigIgn"]) {
         assert_eq!(line, &format!("{name}:\t0000000000000000"));
@@ -93,12 +96,12 @@ async fn a_missing_command_fails_with_the_runc_error(#[case] argv: &[&str], #[ca
     let harness = ShimHarness::new();
     let shim = Shim::launch(Path::new(EXECUTABLE), &harness.host_spec(argv))
         .await
-        .expect("it launches");
+        .expect("the shim launches");
     match shim.start().await {
         Err(ShimError::ExecFailed { message }) => assert_eq!(message, words),
         other => panic!("{other:?}"),
     }
-    shim.shutdown().await.expect("it ends");
+    shim.shutdown().await.expect("the shim exits");
     assert!(!shim.process().is_alive());
 }
 
@@ -107,13 +110,13 @@ async fn exec_and_chdir_errors_fail_the_start() {
     use std::os::unix::fs::PermissionsExt;
     let harness = ShimHarness::new();
     let file = harness.path("garbage");
-    std::fs::write(&file, b"\x7fELF garbage").expect("it can be written");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    std::fs::write(&file, b"\x7fELF garbage").expect("the file is writable");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("the file is accessible");
     let name = file.display().to_string();
     let shim = Shim::launch(Path::new(EXECUTABLE), &harness.host_spec(&[&name]))
         .await
-        .expect("it launches");
-    let message = shim.start().await.expect_err("it is no program").to_string();
+        .expect("the shim launches");
+    let message = shim.start().await.expect_err("not a program").to_string();
     assert_eq!(
         message,
         format!("unable to start container process: exec {name}: exec format error")
@@ -125,12 +128,12 @@ async fn exec_and_chdir_errors_fail_the_start() {
     };
     let other = Shim::launch(Path::new(EXECUTABLE), &nowhere)
         .await
-        .expect("it launches");
-    let message = other.start().await.expect_err("there is no such folder").to_string();
+        .expect("the shim launches");
+    let message = other.start().await.expect_err("a missing directory").to_string();
     let words = r#"chdir to cwd ("/no/such/folder") set in config.json failed: no such file or directory"#;
     assert!(message.ends_with(words), "{message}");
-    other.shutdown().await.expect("it ends");
-    shim.shutdown().await.expect("it ends");
+    other.shutdown().await.expect("the shim exits");
+    shim.shutdown().await.expect("the shim exits");
 }
 
 #[tokio::test]
@@ -138,25 +141,27 @@ async fn attach_finds_the_shim_in_each_state() {
     let harness = ShimHarness::new();
     let shim = Shim::launch(Path::new(EXECUTABLE), &harness.shell_spec("sleep 1000"))
         .await
-        .expect("it launches");
-    match Shim::attach(&harness.shim_dir()).await.expect("it answers") {
+        .expect("the shim launches");
+    match Shim::attach(&harness.shim_dir()).await.expect("the shim responds") {
         ShimAttachment::Live(reattached, ShimState::Created) => assert_eq!(reattached.process(), shim.process()),
         other => panic!("{other:?}"),
     }
-    let init = shim.start().await.expect("it starts");
+    let init = shim.start().await.expect("the container starts");
     assert!(
         matches!(shim.start().await, Err(ShimError::WrongState { .. })),
         "a second start is refused"
     );
-    let reattached = match Shim::attach(&harness.shim_dir()).await.expect("it answers") {
+    let reattached = match Shim::attach(&harness.shim_dir()).await.expect("the shim responds") {
         ShimAttachment::Live(reattached, ShimState::Running { init: found, .. }) if found == init => reattached,
         other => panic!("{other:?}"),
     };
-    reattached.signal(libc::SIGTERM).await.expect("it runs");
+    reattached.signal(libc::SIGTERM).await.expect("the shim responds");
     let (one, other) = tokio::join!(shim.wait_exit(), reattached.wait_exit());
     assert_eq!((one.signal, &one), (Some(libc::SIGTERM), &other));
     assert!(matches!(
-        Shim::attach(&harness.shim_dir()).await.expect("the folder is there"),
+        Shim::attach(&harness.shim_dir())
+            .await
+            .expect("the state directory exists"),
         ShimAttachment::Exited(_)
     ));
     assert!(matches!(
@@ -164,9 +169,11 @@ async fn attach_finds_the_shim_in_each_state() {
         Err(ShimError::Gone | ShimError::WrongState { .. })
     ));
     let empty = ShimHarness::new();
-    std::fs::create_dir(empty.shim_dir()).expect("it can be made");
+    std::fs::create_dir(empty.shim_dir()).expect("the directory can be created");
     assert!(matches!(
-        Shim::attach(&empty.shim_dir()).await.expect("the folder is there"),
+        Shim::attach(&empty.shim_dir())
+            .await
+            .expect("the state directory exists"),
         ShimAttachment::Lost
     ));
 }
@@ -176,11 +183,13 @@ async fn a_shim_that_never_started_leaves_no_exit_record() {
     let harness = ShimHarness::new();
     let shim = Shim::launch(Path::new(EXECUTABLE), &harness.shell_spec("true"))
         .await
-        .expect("it launches");
-    shim.shutdown().await.expect("it ends");
+        .expect("the shim launches");
+    shim.shutdown().await.expect("the shim exits");
     shim.shutdown().await.expect("a second time too");
     assert!(matches!(
-        Shim::attach(&harness.shim_dir()).await.expect("the folder is there"),
+        Shim::attach(&harness.shim_dir())
+            .await
+            .expect("the state directory exists"),
         ShimAttachment::Lost
     ));
 }
@@ -196,9 +205,9 @@ async fn shutdown_kills_the_container_first(#[case] signal: bool) {
         .await;
     wait_for("three processes", || (harness.processes().len() == 3).then_some(())).await;
     if signal {
-        assert!(pidfd::signal(shim.process(), libc::SIGTERM).expect("it may be signalled"));
+        assert!(pidfd::signal(shim.process(), libc::SIGTERM).expect("the process can be signalled"));
     } else {
-        shim.shutdown().await.expect("it ends");
+        shim.shutdown().await.expect("the shim exits");
     }
     let exit = shim.wait_exit().await;
     assert_eq!((exit.code, exit.signal, exit.shim_lost), (137, Some(9), false));
@@ -217,7 +226,7 @@ async fn long_paths_are_supported() {
         .await;
     assert_eq!(shim.wait_exit().await.code, 7);
     assert!(
-        matches!(Shim::attach(&dir).await.expect("the folder is there"), ShimAttachment::Exited(exit) if exit.code == 7)
+        matches!(Shim::attach(&dir).await.expect("the state directory exists"), ShimAttachment::Exited(exit) if exit.code == 7)
     );
 }
 
@@ -227,7 +236,7 @@ async fn an_executable_that_is_no_shim_is_refused() {
     for (executable, words) in [("/bin/true", "without a handshake"), ("/no/such/file", "No such file")] {
         let error = Shim::launch(Path::new(executable), &harness.shell_spec("true"))
             .await
-            .expect_err("it is no shim")
+            .expect_err("not a shim")
             .to_string();
         assert!(error.contains(words) && error.contains(executable), "{error}");
     }
@@ -245,5 +254,5 @@ async fn fifty_concurrent_containers() {
     });
     tokio::time::timeout(Duration::from_secs(120), futures_util::future::join_all(all))
         .await
-        .expect("in time");
+        .expect("before the timeout");
 }

@@ -1,4 +1,4 @@
-//! The container's log.
+//! The log of a container.
 
 use std::fs;
 
@@ -47,14 +47,14 @@ async fn reopen_log_writes_to_a_new_file() {
     );
     let (shim, _) = harness.run(&harness.shell_spec(&script)).await;
     harness.wait_line("before").await;
-    fs::rename(harness.log_path(), harness.path("rotated")).expect("it is there");
-    shim.reopen_log().await.expect("it opens");
-    fs::write(go, "").expect("it can be written");
+    fs::rename(harness.log_path(), harness.path("rotated")).expect("the path exists");
+    shim.reopen_log().await.expect("the file opens");
+    fs::write(go, "").expect("the file is writable");
     shim.wait_exit().await;
     assert_eq!(harness.log_lines("stdout"), ["after"]);
     assert!(
         fs::read_to_string(harness.path("rotated"))
-            .expect("it is there")
+            .expect("the path exists")
             .ends_with(" stdout F before\n")
     );
 }
@@ -74,7 +74,7 @@ async fn without_a_log_output_is_discarded() {
 #[tokio::test]
 async fn an_unusable_log_path_fails_the_launch() {
     let harness = ShimHarness::new();
-    fs::write(harness.path("file"), "").expect("it can be written");
+    fs::write(harness.path("file"), "").expect("the file is writable");
     let log = harness.path("file/0.log");
     let spec = LaunchSpec {
         log: Some(log.clone()),
@@ -82,7 +82,7 @@ async fn an_unusable_log_path_fails_the_launch() {
     };
     let error = fake_cri::shim::Shim::launch(crate::harness::EXECUTABLE.as_ref(), &spec)
         .await
-        .expect_err("no folder");
+        .expect_err("a missing directory");
     assert!(
         error.to_string().contains(&format!("open the log {}", log.display())),
         "{error}"

@@ -1,4 +1,4 @@
-//! Shims with real processes, through the calls that fake-cri makes.
+//! Tests of shims with real processes, through the calls that fake-cri uses.
 
 mod checkpoint;
 mod exec;

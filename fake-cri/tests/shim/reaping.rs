@@ -1,4 +1,4 @@
-//! Orphans, double forks, and what they leave.
+//! Reaping of orphans and of double-forked processes.
 
 use fake_cri::process::{ProcessId, pstree};
 
@@ -7,18 +7,18 @@ use crate::harness::{ShimHarness, wait_for};
 #[tokio::test]
 async fn the_shim_adopts_and_reaps_orphans() {
     let harness = ShimHarness::new();
-    // The second shell ends at once; its child, in a session of its own, becomes the shim's.
+    // The second shell exits at once. Its child, in a new session, becomes a child of the shim.
     let script = "sh -c 'setsid sleep 1000 & echo orphan $!'; sh -c 'sh -c \"exit 5\" &'; echo ready; sleep 1000";
     let (shim, init) = harness.run(&harness.shell_spec(script)).await;
     let orphan: i32 = harness.wait_line("orphan ").await[7..].parse().expect("a number");
     harness.wait_line("ready").await;
-    let stat = wait_for("the adoption", || {
+    let stat = wait_for("the orphan becomes a child of the shim", || {
         pstree::ProcStat::read(orphan)
             .ok()
             .filter(|stat| stat.ppid == shim.process().pid && stat.sid == orphan)
     })
     .await;
-    let children = || pstree::children(shim.process().pid).expect("it lives");
+    let children = || pstree::children(shim.process().pid).expect("the process is alive");
     wait_for("no zombie", || {
         let mut pids: Vec<i32> = children().iter().map(|stat| stat.id.pid).collect();
         pids.sort_unstable();
@@ -27,8 +27,8 @@ async fn the_shim_adopts_and_reaps_orphans() {
         (pids == expected).then_some(())
     })
     .await;
-    // It belongs to the container, so it ends with it.
-    shim.signal(libc::SIGKILL).await.expect("it runs");
+    // The orphan belongs to the container, so it ends with the container.
+    shim.signal(libc::SIGKILL).await.expect("the shim responds");
     shim.wait_exit().await;
     assert!(!stat.id.is_alive());
     assert!(harness.processes().is_empty());
@@ -54,10 +54,10 @@ async fn processes_without_the_id_variable_are_found_by_descent() {
     let script = "env -i sh -c 'setsid sleep 1000 & echo child $!; exit'; echo ready; sleep 1000";
     let (shim, _) = harness.run(&harness.shell_spec(script)).await;
     let pid: i32 = harness.wait_line("child ").await[6..].parse().expect("a number");
-    let child = ProcessId::from_pid(pid).expect("it runs");
+    let child = ProcessId::from_pid(pid).expect("the process is running");
     harness.wait_line("ready").await;
     assert!(child.is_alive());
-    shim.kill_all().await.expect("the shim lives");
+    shim.kill_all().await.expect("the shim is alive");
     assert_eq!(shim.wait_exit().await.signal, Some(libc::SIGKILL));
     assert!(!child.is_alive());
 }

@@ -1,4 +1,4 @@
-//! What a SIGKILL does: to fake-cri nothing, to a shim an end that is told as such.
+//! SIGKILL of fake-cri does not affect the container; SIGKILL of a shim is reported as a lost shim.
 
 use std::process::{Command, Stdio};
 
@@ -10,20 +10,20 @@ use rstest::rstest;
 
 use crate::harness::{ShimHarness, kill_shim_and_orphans, lock_orphan_tests, wait_for};
 
-/// Set for the part of this file that plays fake-cri and is killed: the folder of the test that started it.
+/// Set in the process that acts as fake-cri and is killed. The value is the launch specification of the test.
 const CLIENT_SPEC_ENV: &str = "SHIM_TEST_PART";
 
-/// Not a test of its own: what the test below runs in a process that it then kills.
+/// Not a test: runs in a process that the test below kills.
 #[tokio::test]
 async fn client_process() {
     let Ok(spec) = std::env::var(CLIENT_SPEC_ENV) else {
         return;
     };
-    let spec = serde_json::from_str(&spec).expect("the test wrote it");
+    let spec = serde_json::from_str(&spec).expect("a valid specification");
     let shim = Shim::launch(crate::harness::EXECUTABLE.as_ref(), &spec)
         .await
-        .expect("it launches");
-    shim.start().await.expect("it starts");
+        .expect("the shim launches");
+    shim.start().await.expect("the container starts");
     std::future::pending::<()>().await;
 }
 
@@ -34,25 +34,25 @@ async fn the_container_survives_a_killed_client() {
         "i=0; until [ -e {} ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 21",
         harness.path("go").display()
     );
-    let spec = serde_json::to_string(&harness.shell_spec(&script)).expect("plain data");
-    let mut client = Command::new(std::env::current_exe().expect("it is known"))
+    let spec = serde_json::to_string(&harness.shell_spec(&script)).expect("valid data");
+    let mut client = Command::new(std::env::current_exe().expect("the container is known"))
         .args(["recovery::client_process", "--exact", "--nocapture"])
         .env(CLIENT_SPEC_ENV, spec)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("it starts");
+        .expect("the container starts");
     harness.wait_line("3").await;
-    client.kill().expect("it is ours");
-    client.wait().expect("it is ours");
-    let (shim, init) = match Shim::attach(&harness.shim_dir()).await.expect("it answers") {
+    client.kill().expect("the process is a child");
+    client.wait().expect("the process is a child");
+    let (shim, init) = match Shim::attach(&harness.shim_dir()).await.expect("the shim responds") {
         ShimAttachment::Live(shim, ShimState::Running { init, .. }) => (shim, init),
         other => panic!("{other:?}"),
     };
     let line_count: u64 = harness.log_lines("stdout").len() as u64;
     harness.wait_line(&(line_count + 5).to_string()).await;
     assert!(init.is_alive());
-    std::fs::write(harness.path("go"), "").expect("it can be written");
+    std::fs::write(harness.path("go"), "").expect("the file is writable");
     let exit = shim.wait_exit().await;
     assert_eq!((exit.code, exit.shim_lost), (21, false));
     let counters: Vec<u64> = harness
@@ -70,9 +70,12 @@ async fn the_container_survives_a_killed_client() {
 async fn an_unobserved_exit_is_recorded() {
     let harness = ShimHarness::new();
     let (shim, _) = harness.run(&harness.shell_spec("exit 17")).await;
-    wait_for("the shim's end", || (!shim.process().is_alive()).then_some(())).await;
+    wait_for("the exit of the shim", || (!shim.process().is_alive()).then_some(())).await;
     drop(shim);
-    match Shim::attach(&harness.shim_dir()).await.expect("the folder is there") {
+    match Shim::attach(&harness.shim_dir())
+        .await
+        .expect("the state directory exists")
+    {
         ShimAttachment::Exited(exit) => assert_eq!(exit.code, 17),
         other => panic!("{other:?}"),
     }
@@ -90,7 +93,7 @@ async fn orphans_of_a_killed_shim_are_killed(#[case] script: &str, #[case] proce
     let harness = ShimHarness::new();
     let (shim, init) = harness.run(&harness.shell_spec(script)).await;
     let members = wait_for("all processes", || {
-        let all = fake_cri::process::pstree::descendants(shim.process().pid).expect("it lives");
+        let all = fake_cri::process::pstree::descendants(shim.process().pid).expect("the process is alive");
         let names: Vec<_> = all
             .iter()
             .map(|stat| std::fs::read_to_string(format!("/proc/{}/comm", stat.id.pid)))
@@ -102,7 +105,7 @@ async fn orphans_of_a_killed_shim_are_killed(#[case] script: &str, #[case] proce
         (all_started && all.len() == processes).then_some(all)
     })
     .await;
-    // Processes are killed in the order of their pids: a shell whose child goes first may start the next one.
+    // Processes are killed in the order of their pids, so a shell whose child is killed first may start the next child.
     let killed = kill_shim_and_orphans(&harness, &shim, init).await;
     assert!(
         (processes..=processes + more).contains(&killed),
@@ -110,7 +113,9 @@ async fn orphans_of_a_killed_shim_are_killed(#[case] script: &str, #[case] proce
     );
     assert!(members.iter().all(|stat| !stat.id.is_alive()), "{members:?}");
     assert!(matches!(
-        Shim::attach(&harness.shim_dir()).await.expect("the folder is there"),
+        Shim::attach(&harness.shim_dir())
+            .await
+            .expect("the state directory exists"),
         ShimAttachment::Lost
     ));
 }
@@ -129,9 +134,11 @@ async fn orphans_of_other_containers_are_kept() {
         ..other_init
     };
     assert_eq!(kill_shim_and_orphans(&harness, &shim, init).await, 1);
-    kill_orphans(harness.id(), &[reused]).await.expect("nothing resists");
+    kill_orphans(harness.id(), &[reused])
+        .await
+        .expect("the processes can be killed");
     assert_eq!(other_harness.processes().len(), 2);
     assert!(other.stats().await.is_ok());
-    assert!(pidfd::signal(other_init, libc::SIGKILL).expect("it is ours"));
+    assert!(pidfd::signal(other_init, libc::SIGKILL).expect("the process is a child"));
     assert_eq!(other.wait_exit().await.signal, Some(libc::SIGKILL));
 }

@@ -27,7 +27,7 @@ async fn shows_the_container_argv_and_environment_only() {
     };
     let (shim, init) = harness.run(&spec).await;
     harness.wait_line("test-workload ready").await;
-    let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", init.pid)).expect("it runs");
+    let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", init.pid)).expect("the process is running");
     assert_eq!(read("cmdline"), b"/app/server\0--port\x0080\0");
     let marker = format!("FAKE_CRI_CONTAINER_ID={}", harness.id());
     assert_eq!(
@@ -36,10 +36,10 @@ async fn shows_the_container_argv_and_environment_only() {
     );
     assert_eq!(read("comm"), b"test-workload\n");
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", init.pid))
-        .expect("it runs")
+        .expect("the shim responds")
         .count();
     assert_eq!(descriptors, 3);
-    shim.signal(libc::SIGTERM).await.expect("it runs");
+    shim.signal(libc::SIGTERM).await.expect("the shim responds");
     assert_eq!(shim.wait_exit().await.code, 0);
 }
 
@@ -79,8 +79,8 @@ async fn has_the_requested_size() {
         (all.len() == 3 && all_allocated).then_some(())
     });
     stats.await;
-    assert!(shim.stats().await.expect("it runs").rss_bytes > 96 << 20);
-    shim.signal(libc::SIGTERM).await.expect("it runs");
+    assert!(shim.stats().await.expect("the shim responds").rss_bytes > 96 << 20);
+    shim.signal(libc::SIGTERM).await.expect("the shim responds");
     assert_eq!(shim.wait_exit().await.code, 0);
     assert!(harness.processes().is_empty());
 }
@@ -114,11 +114,11 @@ async fn ignores_sigterm_when_requested() {
     };
     let (shim, init) = harness.run(&harness.workload_spec(options)).await;
     harness.wait_line("heartbeat 1 ").await;
-    shim.signal(libc::SIGTERM).await.expect("it runs");
+    shim.signal(libc::SIGTERM).await.expect("the shim responds");
     let heartbeats = harness.log_lines("stdout").len();
     harness.wait_line(&format!("heartbeat {} ", heartbeats + 5)).await;
     assert!(init.is_alive());
-    shim.signal(libc::SIGKILL).await.expect("it runs");
+    shim.signal(libc::SIGKILL).await.expect("the shim responds");
     assert_eq!(shim.wait_exit().await.signal, Some(libc::SIGKILL));
 }
 
@@ -135,13 +135,13 @@ async fn canaries_are_random_and_only_in_log_and_memory() {
             "{line}"
         );
         for name in ["cmdline", "environ", "comm"] {
-            let text = std::fs::read(format!("/proc/{}/{name}", init.pid)).expect("it runs");
+            let text = std::fs::read(format!("/proc/{}/{name}", init.pid)).expect("the process is running");
             assert!(!String::from_utf8_lossy(&text).contains(&canary), "{name}");
         }
-        for file in std::fs::read_dir(harness.shim_dir()).expect("it is there") {
-            let file = file.expect("it is there").path();
+        for file in std::fs::read_dir(harness.shim_dir()).expect("the path exists") {
+            let file = file.expect("the path exists").path();
             if file.is_file() && !file.is_symlink() {
-                let text = std::fs::read(&file).expect("it is ours");
+                let text = std::fs::read(&file).expect("the file is accessible");
                 assert!(!String::from_utf8_lossy(&text).contains(&canary), "{}", file.display());
             }
         }
@@ -159,9 +159,9 @@ async fn uses_little_cpu_when_idle() {
     };
     let (shim, _) = harness.run(&harness.workload_spec(options)).await;
     harness.wait_line("heartbeat 1 ").await;
-    let (before, since) = (shim.stats().await.expect("it runs").cpu_ns, Instant::now());
+    let (before, since) = (shim.stats().await.expect("the shim responds").cpu_ns, Instant::now());
     harness.wait_line("heartbeat 10 ").await;
-    let used = shim.stats().await.expect("it runs").cpu_ns - before;
+    let used = shim.stats().await.expect("the shim responds").cpu_ns - before;
     let share = used as f64 / since.elapsed().as_nanos() as f64;
     assert!(share < 0.05, "{share}");
 }
@@ -182,7 +182,7 @@ impl WorkloadProcess {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
-                .expect("it starts"),
+                .expect("the container starts"),
         )
     }
 
@@ -223,7 +223,7 @@ fn runs_by_its_argv0(#[case] name: &str) {
     );
     assert!(lines.next().expect("a line").starts_with("canary "));
     assert!(lines.next().expect("a line").starts_with("heartbeat 1 pid="));
-    assert_eq!(workload.0.wait().expect("it is ours").code(), Some(5));
+    assert_eq!(workload.0.wait().expect("the process is a child").code(), Some(5));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn environment_options_override_arguments() {
         threads: Some(3),
         ..WorkloadOptions::default()
     };
-    let options = serde_json::to_string(&options).expect("plain data");
+    let options = serde_json::to_string(&options).expect("valid data");
     let mut workload = WorkloadProcess::start(
         "test-workload",
         &["--threads", "2", "--memory", "4096"],
@@ -253,9 +253,9 @@ fn children_end_with_their_parent() {
     lines
         .find(|line| line.starts_with("child heartbeat 1 "))
         .expect("a heartbeat of a child");
-    workload.0.kill().expect("it is ours");
-    workload.0.wait().expect("it is ours");
-    // The pipe ends when nobody is left who could write.
+    workload.0.kill().expect("the process is a child");
+    workload.0.wait().expect("the process is a child");
+    // The pipe has EOF when no writer is left.
     assert!(lines.count() < 10_000);
 }
 
@@ -268,7 +268,7 @@ fn invalid_arguments_are_refused(#[case] arguments: &[&str], #[case] words: &str
         .arg0("test-workload")
         .args(arguments)
         .output()
-        .expect("it starts");
+        .expect("the container starts");
     let text = String::from_utf8(output.stderr).expect("text");
     assert!(text.starts_with(&format!("test-workload: {words}")), "{text}");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
@@ -313,7 +313,7 @@ fn annotations_set_options(#[case] name: &str, #[case] value: &str, #[case] expe
         WorkloadOptions::from_annotations(&none, &annotated, "app"),
         Ok(expected.clone())
     );
-    // What is an option on the Pod is one on the command line too.
+    // An option of the Pod annotations is also an option of the command line.
     if !name.contains(['.']) && option_table().iter().any(|row| row.name == name) {
         assert_eq!(
             WorkloadOptions::from_arguments([format!("--{name}"), value.to_owned()]),
@@ -341,15 +341,15 @@ fn annotations_set_options(#[case] name: &str, #[case] value: &str, #[case] expe
 fn errors_name_annotation_value_and_allowed_values(#[case] name: &str, #[case] value: &str) {
     let row = option_table().iter().find(|row| row.name == name).expect("an option");
     let error = WorkloadOptions::from_annotations(&annotations(&[(name, value)]), &BTreeMap::new(), "app")
-        .expect_err("it is bad");
+        .expect_err("an invalid annotation");
     assert_eq!(
         (error.name.as_str(), error.value.as_str()),
         (&*format!("fake-cri.dev/{name}"), value)
     );
     assert_eq!(error.allowed, row.value_help.replace('`', ""));
     let container_annotations = annotations(&[(&format!("{name}.app"), value)]);
-    let error =
-        WorkloadOptions::from_annotations(&container_annotations, &BTreeMap::new(), "app").expect_err("it is bad");
+    let error = WorkloadOptions::from_annotations(&container_annotations, &BTreeMap::new(), "app")
+        .expect_err("an invalid annotation");
     assert_eq!(error.name, format!("fake-cri.dev/{name}.app"));
     assert!(WorkloadOptions::from_annotations(&container_annotations, &BTreeMap::new(), "other").is_ok());
 }
@@ -364,12 +364,12 @@ fn the_nearest_annotation_wins() {
         ("children.app", "2"),
     ]);
     let container = annotations(&[("threads", "3"), ("threads.app", "4"), ("open-files", "3")]);
-    let options = WorkloadOptions::from_annotations(&pod, &container, "app").expect("all are good");
+    let options = WorkloadOptions::from_annotations(&pod, &container, "app").expect("valid annotations");
     assert_eq!(
         (options.threads, options.open_files, options.children),
         (Some(4), Some(3), Some(2))
     );
-    let options = WorkloadOptions::from_annotations(&pod, &BTreeMap::new(), "other").expect("all are good");
+    let options = WorkloadOptions::from_annotations(&pod, &BTreeMap::new(), "other").expect("valid annotations");
     assert_eq!(
         (options.threads, options.open_files, options.children),
         (Some(1), Some(1), None)
