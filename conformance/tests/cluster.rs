@@ -309,7 +309,7 @@ async fn node_proxy_skips_cases_of_the_api_server() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(!text.contains("\n  fail "), "{text}");
     assert!(
-        text.contains("the API server's node proxy answers this, not the kubelet"),
+        text.contains("requires a direct connection to the kubelet"),
         "{text}"
     );
     assert!(

@@ -102,7 +102,7 @@ async fn full_access_skips_only_restarts() {
         stdout.contains("verdict: incomplete (not judged: kubelet/feature-gate/disabled)"),
         "{stdout}"
     );
-    assert!(stdout.contains("started again with another configuration"), "{stdout}");
+    assert!(stdout.contains("restart with another configuration"), "{stdout}");
     let leftover: Vec<_> = fs::read_dir(&checkpoints).unwrap().collect();
     assert!(leftover.is_empty(), "archives are removed: {leftover:?}");
 
@@ -231,7 +231,7 @@ async fn siblings_need_the_option() {
     assert!(stdout.contains("1 case: 1 pass"), "{stdout}");
     let (_, stdout) = kubelet_under_test.run_harness(&second).await;
     assert!(stdout.contains("1 case: 1 skip"), "{stdout}");
-    assert!(stdout.contains("needs a second running container"), "{stdout}");
+    assert!(stdout.contains("requires a second running container"), "{stdout}");
     kubelet_under_test.end().await;
 }
 
@@ -323,7 +323,7 @@ async fn frozen_container_is_unfrozen_at_the_end() {
         .unwrap();
     assert!(
         progress.is_some_and(|later| later.same_process(&before)),
-        "it stands still"
+        "no heartbeat after heartbeat"
     );
     kubelet_under_test.end().await;
 }

@@ -1,4 +1,4 @@
-//! The archive: its name, its place, its format, who may read it.
+//! The archive file: name, directory, format, permissions.
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
@@ -19,8 +19,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: FILENAME_CASE,
-            requirement: "the archive is called checkpoint-<podFullName>-<containerName>-<timestamp>.tar, a Pod's full name \
-                     being <pod>_<namespace>",
+            requirement: "The archive must be named checkpoint-<podFullName>-<containerName>-<timestamp>.tar, with \
+                <pod>_<namespace> as the full name of the Pod.",
             authority: authority::API_OPERATIONS,
             motivation: "",
             level: Level::Documented,
@@ -31,7 +31,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: TIMESTAMP_FORMAT_CASE,
-            requirement: "the timestamp in the name must be RFC 3339, with or without a fraction of a second",
+            requirement: "The timestamp in the archive's name must be in RFC 3339 format, with or without fractional \
+                seconds.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
@@ -42,40 +43,41 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/archive-name/timestamp-local-zone",
-            requirement: "the timestamp in the name is in the kubelet's local zone",
+            requirement: "The timestamp in the archive's name must be in the local time zone of the kubelet.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
-            expected: "the offset of this machine's zone, Z where that is none",
+            expected: "the offset of this machine's time zone, or Z if the offset is zero",
         },
         |s| Box::pin(timestamp_zone(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/archive/in-checkpoints-dir",
-            requirement: "the archive is stored in `checkpoints` below the kubelet's root directory",
+            requirement: "The kubelet must store the archive in the directory `checkpoints` in its root directory.",
             authority: authority::API_OPERATIONS,
             motivation: "",
             level: Level::Documented,
-            expected: "directly in `checkpoints`",
+            expected: "a file directly in `checkpoints`",
         },
         |s| Box::pin(in_checkpoints_dir(s)),
     ),
     Case::new(
         CaseInfo {
             id: TAR_CASE,
-            requirement: "the archive is a tar that can be listed",
+            requirement: "The archive must be a tar file that can be listed.",
             authority: authority::API_OPERATIONS,
             motivation: "",
             level: Level::Documented,
-            expected: "at least one member, each of them whole",
+            expected: "at least one member, and every member complete",
         },
         |s| Box::pin(is_listable_tar(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/archive/required-members",
-            requirement: "an archive in CRIU's format has the members that upstream's own test of the endpoint wants",
+            requirement: "An archive in CRIU's format must have the members that the e2e test of Kubernetes \
+                requires.",
             authority: authority::KUBERNETES_E2E,
             motivation: "",
             level: Level::Reference,
@@ -86,18 +88,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/archive/root-only",
-            requirement: "the archive is accessible by root only: it holds all memory of the container",
+            requirement: "Only root must have access to the archive, which holds all memory of the container.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Documented,
-            expected: "no permission for group and others, owned by root (or by the runtime's user where that is not root)",
+            expected: "no permissions for group and others, owned by root (or by the runtime's user if the runtime \
+                does not run as root)",
         },
         |s| Box::pin(file_access(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoints-dir/mode-0700",
-            requirement: "the folder `checkpoints` has mode 0700",
+            requirement: "The directory `checkpoints` must have mode 0700.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
@@ -107,20 +110,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// What asks for another checkpoint, some time after the kubelet's start.
+/// Cases that make another checkpoint, some time after the start of the kubelet.
 pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
         id: "kubelet/archive-name/timestamp",
-        requirement: "the timestamp in the name is the time of the call",
+        requirement: "The timestamp in the archive's name must be the time of the request.",
         authority: authority::API_OPERATIONS,
         motivation: "",
         level: Level::Documented,
-        expected: "a time between the request and its answer",
+        expected: "a time between request and response",
     },
     |s| Box::pin(timestamp(s)),
 )];
 
-/// The location of the first archive.
 async fn first_location(s: &KubeletSession) -> Result<&Path, NonPass> {
     s.first_checkpoint_ok()
         .await?
@@ -131,10 +133,11 @@ async fn first_location(s: &KubeletSession) -> Result<&Path, NonPass> {
 }
 
 fn location_unknown() -> NonPass {
-    NonPass::Skip("neither body, journal nor folder says where the archive is".to_owned())
+    NonPass::Skip("requires a body, a journal or a checkpoints directory that names the archive".to_owned())
 }
 
-/// What stands in the name where the timestamp should; `None` when the rest of the name is not as it should be.
+/// The part of the name at the position of the timestamp; `None` if the rest of the name has the wrong
+/// format.
 fn timestamp_in_name<'a>(container_under_test: &ContainerRef, location: &'a Path) -> Option<&'a str> {
     let prefix = format!(
         "checkpoint-{}_{}-{}-",
@@ -145,7 +148,7 @@ fn timestamp_in_name<'a>(container_under_test: &ContainerRef, location: &'a Path
     (!stamp.is_empty()).then_some(stamp)
 }
 
-/// That of the first archive.
+/// The timestamp in the name of the first archive.
 async fn first_timestamp(s: &KubeletSession) -> Result<Option<&str>, NonPass> {
     Ok(timestamp_in_name(s.container_under_test(), first_location(s).await?))
 }
@@ -160,7 +163,8 @@ async fn filename(s: &KubeletSession) -> CaseResult {
     check(first_timestamp(s).await?.is_some(), actual)
 }
 
-/// RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` writes it: the time, and the zone as it is written.
+/// Parses RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` formats it. Returns the time and the zone as
+/// written.
 fn parse_timestamp(stamp: &str) -> Option<(Timestamp, &str)> {
     let rest = stamp.get(19..)?;
     let fraction = match rest.strip_prefix('.') {
@@ -182,8 +186,8 @@ async fn timestamp_format(s: &KubeletSession) -> CaseResult {
 
 async fn timestamp_zone(s: &KubeletSession) -> CaseResult {
     if s.kubelet.lifecycle.is_none() {
-        // Its environment may name another zone than ours does, on this machine as well.
-        return Err(NonPass::Skip("needs a kubelet that is started here".to_owned()));
+        // The environment of another kubelet may set another time zone, even on this machine.
+        return Err(NonPass::Skip("requires a kubelet that the harness starts".to_owned()));
     }
     let stamp = first_timestamp(s).await?.ok_or(NonPass::Blocked(FILENAME_CASE))?;
     let (time, zone) = parse_timestamp(stamp).ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
@@ -192,23 +196,25 @@ async fn timestamp_zone(s: &KubeletSession) -> CaseResult {
         0 => "Z".to_owned(),
         _ => time.display_with_offset(local).to_string().split_off(19),
     };
-    check(zone == local, format!("{stamp}, where {local} is local"))
+    check(zone == local, format!("{stamp}, local offset {local}"))
 }
 
 async fn timestamp(s: &KubeletSession) -> CaseResult {
-    // A kubelet that was started within this second could not tell the call's time from its start's.
+    // If the kubelet started within this second, the time of its start could not be distinguished from the time
+    // of the request.
     s.wait_until_age(Duration::from_millis(1100)).await;
     s.require_checkpointable().await?;
     let call = s.checkpoint(s.container_under_test()).await?;
     let location = call.location.as_deref().map(Path::new).ok_or_else(location_unknown)?;
     let stamp = timestamp_in_name(s.container_under_test(), location).ok_or(NonPass::Blocked(FILENAME_CASE))?;
-    // The page does not say which form a timestamp has; one in no known form cannot be judged.
+    // The API page does not define the timestamp format. A timestamp in an unknown format blocks this case.
     let time = parse_timestamp(stamp)
         .map(|(time, _)| time)
         .or_else(|| stamp.parse().ok())
         .or_else(|| Timestamp::from_second(stamp.parse().ok()?).ok())
         .ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
-    // Another machine's clock is not ours: there the answer's own date says when it was given.
+    // The clock of another machine may differ. In that case the Date header of the response gives the time of the
+    // response.
     let date = jiff::fmt::rfc2822::parse(call.response.header("date")).map(|date| date.timestamp());
     let (started, ended) = match date {
         Ok(date) if !s.kubelet.paths_are_local => (date - call.ended.duration_since(call.started), date),
@@ -218,7 +224,7 @@ async fn timestamp(s: &KubeletSession) -> CaseResult {
     let as_expected = started.as_second() <= seconds && seconds <= ended.as_second();
     check(
         as_expected,
-        format!("{stamp}, asked at {started:.3}, answered at {ended:.3}"),
+        format!("{stamp}, request at {started:.3}, response at {ended:.3}"),
     )
 }
 
@@ -237,10 +243,10 @@ async fn is_listable_tar(s: &KubeletSession) -> CaseResult {
     let members = archive.members.len();
     match &archive.end {
         TarEnd::Marker if members > 0 => pass(format!("{members} members")),
-        // Tools list it; the archive suite has a case of its own for the marker.
-        TarEnd::NoMarker if members > 0 => pass(format!("{members} members, without the end marker")),
-        TarEnd::Marker | TarEnd::NoMarker => fail("no member"),
-        TarEnd::Empty => fail("not one byte"),
+        // Tools list such an archive. A case of the archive suite checks the end marker.
+        TarEnd::NoMarker if members > 0 => pass(format!("{members} members, no end marker")),
+        TarEnd::Marker | TarEnd::NoMarker => fail("no members"),
+        TarEnd::Empty => fail("empty file"),
         TarEnd::Corrupt(broken) => fail(format!("{members} members, then {broken}")),
         TarEnd::LimitReached { offset, limit: bound } => {
             Err(NonPass::Error(format!("not read beyond byte {offset}: {bound}")))
@@ -251,7 +257,7 @@ async fn is_listable_tar(s: &KubeletSession) -> CaseResult {
 async fn upstream_members(s: &KubeletSession) -> CaseResult {
     let archive = s.require_tar().await?;
     if !archive.is_criu() {
-        return Err(NonPass::Skip("the archive is not in CRIU's format".to_owned()));
+        return Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()));
     }
     let required = ["spec.dump", "config.dump", "checkpoint/inventory.img"];
     let missing: Vec<_> = required
@@ -259,9 +265,9 @@ async fn upstream_members(s: &KubeletSession) -> CaseResult {
         .filter(|name| archive.member(name).is_none())
         .collect();
     if missing.is_empty() {
-        pass("all three")
+        pass("spec.dump, config.dump, checkpoint/inventory.img")
     } else {
-        fail(format!("without {}", missing.join(", ")))
+        fail(format!("missing: {}", missing.join(", ")))
     }
 }
 
@@ -270,20 +276,20 @@ async fn file_access(s: &KubeletSession) -> CaseResult {
     let private = file.mode & 0o077 == 0;
     let owned = file.uid == 0 || file.uid == s.kubelet.archive_owner_uid;
     let owner = match file.uid {
-        0 => "root's",
-        uid if uid == s.kubelet.archive_owner_uid => "the runtime's user's, who is not root",
-        _ => "another user's",
+        0 => "root",
+        uid if uid == s.kubelet.archive_owner_uid => "the runtime's user",
+        _ => "another user",
     };
     check(
         private && owned,
-        format!("mode {:04o}, {owner} (uid {})", file.mode, file.uid),
+        format!("mode {:04o}, owner {owner} (uid {})", file.mode, file.uid),
     )
 }
 
 async fn checkpoints_dir_mode(s: &KubeletSession) -> CaseResult {
     let Some(dir) = &s.kubelet.checkpoints_dir else {
         return Err(NonPass::Skip(
-            "needs the kubelet's archives: --checkpoints-dir".to_owned(),
+            "requires the kubelet's archives: --checkpoints-dir".to_owned(),
         ));
     };
     let metadata = std::fs::metadata(dir).map_err(|error| NonPass::Error(format!("{}: {error}", dir.display())))?;

@@ -1,4 +1,4 @@
-//! 401 and 403: who may not, and how they are told.
+//! Authentication (401) and authorization (403).
 
 use reqwest::{
     Method,
@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: NO_CREDENTIALS_CASE,
-            requirement: "a request without credentials is answered 401",
+            requirement: "The kubelet must return 401 for a request without credentials.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authentication/unknown-token-rejected",
-            requirement: "a request with a bearer token that nobody issued is answered 401",
+            requirement: "The kubelet must return 401 for a request with an unknown bearer token.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -41,7 +41,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authentication/untrusted-certificate-rejected",
-            requirement: "a request with a client certificate of an unknown authority is answered 401",
+            requirement: "The kubelet must return 401 for a request with a client certificate from an unknown \
+                certificate authority.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -52,18 +53,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authentication/unauthorized-body",
-            requirement: "a 401 has the body `Unauthorized` and no WWW-Authenticate header",
+            requirement: "The kubelet must send the body `Unauthorized` and no WWW-Authenticate header with a 401.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
-            expected: "Unauthorized",
+            expected: "\"Unauthorized\", without a WWW-Authenticate header",
         },
         |s| Box::pin(unauthorized_body(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/authentication/before-lookup",
-            requirement: "who is not authenticated learns nothing of the Pods: authentication comes before everything else",
+            requirement: "The kubelet must authenticate a request before it looks up the Pod.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
@@ -74,29 +75,29 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authentication/before-routing",
-            requirement: "who is not authenticated learns nothing of the routes: a wrong path and a wrong method are 401 as well",
+            requirement: "The kubelet must authenticate a request before it routes the request by path and method.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
-            expected: "401 for a path that is too short and for another method",
+            expected: "401 for a path that is too short and for PUT",
         },
         |s| Box::pin(before_routing(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/authentication/non-bearer-scheme-rejected",
-            requirement: "an Authorization header that holds no bearer token is answered 401",
+            requirement: "The kubelet must return 401 for an Authorization header without a bearer token.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
-            expected: "401 for Basic, for a scheme nobody knows, and for Bearer without a token",
+            expected: "401 for Basic, for an unknown scheme, and for Bearer without a token",
         },
         |s| Box::pin(non_bearer_scheme(s)),
     ),
     Case::new(
         CaseInfo {
             id: DENIED_CASE,
-            requirement: "who is authenticated and may not create nodes/checkpoint is answered 403",
+            requirement: "The kubelet must return 403 for an authenticated user who may not create nodes/checkpoint.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
@@ -107,29 +108,30 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authorization/forbidden-body",
-            requirement: "a 403 names user, verb and resource",
+            requirement: "The kubelet must name the user, the verb and the resource in the body of a 403.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
-            expected: "Forbidden (user=USER, verb=create, resource=nodes, subresource(s)=[checkpoint]) and a newline",
+            expected: "Forbidden (user=USER, verb=create, resource=nodes, subresource(s)=[checkpoint]), with a \
+                newline at the end",
         },
         |s| Box::pin(denied_body(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/authorization/verb-follows-method",
-            requirement: "the verb that is asked about follows the method",
+            requirement: "The kubelet must authorize the verb that corresponds to the HTTP method.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
-            expected: "403 with verb=update for PUT, verb=patch for PATCH, verb=delete for DELETE",
+            expected: "403 with the matching verb for PUT, PATCH, DELETE",
         },
         |s| Box::pin(verb_follows_method(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/authorization/before-lookup",
-            requirement: "who may not checkpoint learns nothing of the Pods: authorisation comes before the lookup",
+            requirement: "The kubelet must authorize a request before it looks up the Pod.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
@@ -140,7 +142,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authorization/before-routing",
-            requirement: "who may not checkpoint learns nothing of the routes: a path that is too short is 403 as well",
+            requirement: "The kubelet must authorize a request before it routes the request by path.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
@@ -151,7 +153,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/authorization/nodes-proxy-insufficient",
-            requirement: "the right to create nodes/proxy is not the right to create nodes/checkpoint",
+            requirement: "The kubelet must return 403 for a user who may create nodes/proxy but not \
+                nodes/checkpoint.",
             authority: authority::KUBELET_AUTH,
             motivation: "",
             level: Level::Reference,
@@ -161,11 +164,11 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// What makes a checkpoint.
+/// Cases that make a checkpoint.
 pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
         id: "kubelet/authentication/bearer-token-accepted",
-        requirement: "who may checkpoint may come with a bearer token that the cluster issued",
+        requirement: "The kubelet must accept a valid bearer token of a user who may create nodes/checkpoint.",
         authority: authority::KUBELET_AUTH,
         motivation: "",
         level: Level::Reference,
@@ -174,11 +177,13 @@ pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
     |s| Box::pin(bearer_token(s)),
 )];
 
-/// Through the API server's proxy it is the API server that asks who we are and what we may.
+/// Behind the API server's node proxy, the API server authenticates and authorizes the caller.
 fn require_direct(s: &KubeletSession) -> Result<(), NonPass> {
     if s.kubelet.through_node_proxy {
         return Err(NonPass::Skip(
-            "the API server's node proxy answers this, not the kubelet: needs the node's own address".to_owned(),
+            "requires a direct connection to the kubelet: the API server's node proxy responds to this request \
+                itself"
+                .to_owned(),
         ));
     }
     Ok(())
@@ -186,7 +191,7 @@ fn require_direct(s: &KubeletSession) -> Result<(), NonPass> {
 
 async fn checkpoint_as(s: &KubeletSession, credentials: Credentials) -> Result<HttpResponse, NonPass> {
     require_direct(s)?;
-    // If we are refused as well, a refusal of others says nothing.
+    // If the endpoint rejects valid credentials too, a rejection of other credentials proves nothing.
     s.require_endpoint().await?;
     Ok(s.kubelet
         .checkpoint_as(credentials, s.container_under_test(), "")
@@ -207,7 +212,7 @@ async fn unauthorized_body(s: &KubeletSession) -> CaseResult {
     let actual = format!(
         "{:?}{}",
         response.body,
-        if challenge { " and WWW-Authenticate" } else { "" }
+        if challenge { "and WWW-Authenticate" } else { "" }
     );
     check(response.body == "Unauthorized" && !challenge, actual)
 }
@@ -247,7 +252,7 @@ async fn non_bearer_scheme(s: &KubeletSession) -> CaseResult {
     let client = s.kubelet.client().await;
     let container_under_test = s.container_under_test();
     let mut actual = Vec::new();
-    // user:password, and a name that no scheme has.
+    // "user:password" in base64, and a scheme that does not exist.
     for value in [
         "Basic dXNlcjpwYXNzd29yZA==",
         "Conformance something",
@@ -282,7 +287,7 @@ async fn bearer_token(s: &KubeletSession) -> CaseResult {
         access if matches!(access.identity, Identity::Token(_)) => Credentials::Authorized,
         _ => {
             return Err(NonPass::Skip(
-                "needs a bearer token of one who may checkpoint".to_owned(),
+                "requires a bearer token of a user who may create nodes/checkpoint".to_owned(),
             ));
         }
     };
@@ -301,13 +306,13 @@ async fn checkpoint_as_denied_user(s: &KubeletSession) -> Result<HttpResponse, N
         .is_none()
     {
         return Err(NonPass::Skip(
-            "needs a user whom the kubelet knows and who may not checkpoint".to_owned(),
+            "requires a user whom the kubelet authenticates and who may not create nodes/checkpoint".to_owned(),
         ));
     }
     checkpoint_as(s, Credentials::Denied).await
 }
 
-/// Refused as is expected, so that what comes beside it can be judged.
+/// Passes if the denied user gets 403, so that other properties of that response can be checked.
 async fn require_denied(s: &KubeletSession) -> Result<(), NonPass> {
     if checkpoint_as_denied_user(s).await?.status == 403 {
         Ok(())
@@ -354,14 +359,14 @@ async fn verb_follows_method(s: &KubeletSession) -> CaseResult {
             "",
         );
         let response = client.send(Credentials::Denied, method.clone(), url).await?;
-        // How the rest is worded is another case's.
+        // The wording of the rest of the body is the subject of another case.
         if response.status != 403 || !response.body.contains(&format!(", verb={verb}, ")) {
             problems.push(format!("{method}: {}", response.summary()));
         }
     }
     let as_expected = problems.is_empty();
     let actual = if as_expected {
-        "so for all three".to_owned()
+        "403 with the matching verb for PUT, PATCH, DELETE".to_owned()
     } else {
         problems.join("; ")
     };
@@ -399,7 +404,7 @@ async fn nodes_proxy_is_not_enough(s: &KubeletSession) -> CaseResult {
         .is_none()
     {
         return Err(NonPass::Skip(
-            "needs a user who may create nodes/proxy and not nodes/checkpoint".to_owned(),
+            "requires a user who may create nodes/proxy and not nodes/checkpoint".to_owned(),
         ));
     }
     let response = checkpoint_as(s, Credentials::NodeProxyOnly).await?;

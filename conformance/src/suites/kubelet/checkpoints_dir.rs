@@ -1,4 +1,5 @@
-//! The folder `checkpoints` and what lies in it: made at the kubelet's start, and left alone by it ever after.
+//! The directory `checkpoints` and its archives: the kubelet creates the directory at its start and keeps the
+//! archives.
 
 use std::{
     fs,
@@ -16,69 +17,72 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/archive/earlier-archives-unchanged",
-            requirement: "the kubelet neither deletes nor changes an archive that is there when it makes another one",
+            requirement: "The kubelet must neither delete nor change an existing archive when it makes another \
+                archive.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
-            expected: "the same file, of the same length and mode",
+            expected: "the same file with the same length and mode",
         },
         |s| Box::pin(archive_unchanged(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoint/trusts-runtime",
-            requirement: "the kubelet takes the word of the runtime: it does not look whether there is an archive",
+            requirement: "The kubelet must report success when the runtime reports success, without a check of the \
+                archive.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
-            expected: "200 when the runtime says ok and has written nothing",
+            expected: "200 although the runtime wrote no archive",
         },
         |s| Box::pin(archive_not_verified(s)),
     ),
 ];
 
-/// What makes a checkpoint and restarts the kubelet.
+/// Cases that make a checkpoint and restart the kubelet.
 pub(super) const KUBELET_RESTART_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
         id: "kubelet/archive/survives-restart",
-        requirement: "archives outlive a restart of the kubelet",
+        requirement: "Archives must survive a restart of the kubelet.",
         authority: authority::KUBELET,
         motivation: "",
         level: Level::Reference,
-        expected: "the same file, of the same length and mode",
+        expected: "the same file with the same length and mode",
     },
     |s| Box::pin(kept_at_restart(s)),
 )];
 
-/// What restarts the kubelet without its folder.
+/// Cases that restart the kubelet without its directory.
 pub(super) const MISSING_DIR_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoints-dir/created-at-start",
-            requirement: "the folder `checkpoints` is made when the kubelet starts, before anyone asks for a checkpoint",
+            requirement: "The kubelet must create the directory `checkpoints` at its start, before the first \
+                checkpoint request.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
-            expected: "there",
+            expected: "directory exists",
         },
         |s| Box::pin(created_at_start(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoints-dir/absent-with-gate-disabled",
-            requirement: "with the gate off the folder `checkpoints` is not made",
+            requirement: "The kubelet must not create the directory `checkpoints` when the feature gate is off.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
-            expected: "not there",
+            expected: "directory does not exist",
         },
         |s| Box::pin(not_created_with_gate_off(s)),
     ),
 ];
 
-/// The archive of one more checkpoint, where it can be looked at.
+/// The archive of one more checkpoint, if the harness can read it.
 async fn new_archive(s: &KubeletSession) -> Result<FileSnapshot, NonPass> {
-    // Whether there is one at all is judged of the first.
+    // The cases about the first checkpoint check whether there is an archive at all.
     s.require_archive_file().await?;
     s.require_checkpointable().await?;
     match s.checkpoint(s.container_under_test()).await?.file {
@@ -89,7 +93,7 @@ async fn new_archive(s: &KubeletSession) -> Result<FileSnapshot, NonPass> {
 
 fn is_unchanged(before: &FileSnapshot) -> CaseResult {
     match FileSnapshot::read(&before.path) {
-        Ok(after) if after == *before => pass(format!("{} bytes, as before", after.length)),
+        Ok(after) if after == *before => pass(format!("{} bytes, unchanged", after.length)),
         Ok(after) => fail(format!(
             "{} bytes, mode {:04o}; before {} bytes, mode {:04o}, or another file",
             after.length, after.mode, before.length, before.mode
@@ -99,7 +103,7 @@ fn is_unchanged(before: &FileSnapshot) -> CaseResult {
 }
 
 async fn archive_unchanged(s: &KubeletSession) -> CaseResult {
-    // One of its own: others may have been made in the second of the first one, over it.
+    // A fresh archive: another case may have overwritten the first one within the same second.
     let before = new_archive(s).await?;
     s.wait_for_unused_name(s.container_under_test()).await;
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
@@ -113,7 +117,7 @@ async fn archive_not_verified(s: &KubeletSession) -> CaseResult {
     s.require_archive_file().await?;
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
-    // Where there is another container, no second has to pass until an archive of its has a new name.
+    // With a second container, its next archive has an unused name at once, without a wait for the next second.
     let container = s.kubelet.siblings.running.as_ref().unwrap_or(s.container_under_test());
     control
         .add_rules(&[&super::fault_rule(container, "write", "no-archive")])
@@ -123,9 +127,9 @@ async fn archive_not_verified(s: &KubeletSession) -> CaseResult {
     check(response.status == 200, response.summary())
 }
 
-/// The folder, of a kubelet that can be restarted from here.
+/// The checkpoints directory of a kubelet that the harness can restart.
 fn require_own_checkpoints_dir(s: &KubeletSession) -> Result<&Path, NonPass> {
-    let reason = "needs a kubelet that is started here";
+    let reason = "requires a kubelet that the harness starts";
     let dir = s
         .kubelet
         .checkpoints_dir
@@ -146,7 +150,8 @@ async fn kept_at_restart(s: &KubeletSession) -> CaseResult {
     is_unchanged(&before)
 }
 
-/// The folder, moved out of the kubelet's sight. Put back when this is dropped, also when the case is cut short.
+/// Renames the directory, so that the kubelet does not find it. Drop restores the directory, also when the
+/// case times out.
 struct HiddenDir<'a> {
     original: &'a Path,
     moved_to: PathBuf,
@@ -165,7 +170,8 @@ impl HiddenDir<'_> {
 
 impl Drop for HiddenDir<'_> {
     fn drop(&mut self) {
-        // What was made meanwhile holds no archive; the one of before has all that the other cases look at.
+        // A directory that the kubelet created meanwhile holds no archive. The original holds everything that other
+        // cases need.
         let _ = fs::remove_dir_all(self.original);
         let _ = fs::rename(&self.moved_to, self.original);
     }
@@ -177,7 +183,14 @@ async fn created_at_start(s: &KubeletSession) -> CaseResult {
     let _hidden = HiddenDir::hide(dir)?;
     restart(s, KubeletConfig::Default).await?;
     let created = dir.is_dir();
-    check(created, if created { "there" } else { "not there" })
+    check(
+        created,
+        if created {
+            "directory exists"
+        } else {
+            "directory does not exist"
+        },
+    )
 }
 
 async fn not_created_with_gate_off(s: &KubeletSession) -> CaseResult {
@@ -186,5 +199,12 @@ async fn not_created_with_gate_off(s: &KubeletSession) -> CaseResult {
     let _hidden = HiddenDir::hide(dir)?;
     restart(s, KubeletConfig::GateOff).await?;
     let created = dir.exists();
-    check(!created, if created { "there" } else { "not there" })
+    check(
+        !created,
+        if created {
+            "directory exists"
+        } else {
+            "directory does not exist"
+        },
+    )
 }

@@ -1,4 +1,4 @@
-//! Containers of every state: which can be checkpointed, and what is said of those that cannot.
+//! Containers in every state: which of them can be checkpointed, and the response for those that cannot.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,13 @@ use crate::{
     targets::ContainerRef,
 };
 
-/// The case about containers that have exited.
 const EXITED_CASE: &str = "kubelet/container-state/exited-rejected";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: EXITED_CASE,
-            requirement: "a container that has exited is answered 500, and the runtime is not called",
+            requirement: "The kubelet must return 500 without a call to the runtime for a container that has exited.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -27,7 +26,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/container-state/finished-init-rejected",
-            requirement: "an init container that has finished is answered 500, and the runtime is not called",
+            requirement: "The kubelet must return 500 without a call to the runtime for an init container that has \
+                finished.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -38,7 +38,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/container-state/created-rejected",
-            requirement: "a container that was created and never started is answered 500, and the runtime is not called",
+            requirement: "The kubelet must return 500 without a call to the runtime for a container that was created \
+                and never started.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -49,7 +50,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/container-state/crash-loop-rejected",
-            requirement: "a container that ends again and again and waits to be started is answered 500, and the runtime is not called",
+            requirement: "The kubelet must return 500 without a call to the runtime for a container that crashed and \
+                waits for its restart.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -60,18 +62,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/ephemeral-container-found",
-            requirement: "an ephemeral container is one of its Pod's: one that does not run is answered 500, not 404",
+            requirement: "The kubelet must find an ephemeral container of the Pod, whether or not that container \
+                runs.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "500 when it does not run, 200 when it does",
+            expected: "500 if the container does not run, 200 if it runs",
         },
         |s| Box::pin(ephemeral(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/container-state/sidecar-accepted",
-            requirement: "an init container that runs can be checkpointed as any other",
+            requirement: "The kubelet must checkpoint an init container that is running.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -81,7 +84,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// What is said of a container that is there and does not run.
+/// The response body for a container that exists and does not run.
 fn not_found_message(container: &ContainerRef) -> String {
     format!(
         "checkpointing of {container} failed (container {} not found)",
@@ -93,7 +96,7 @@ async fn not_running(s: &KubeletSession, container: Option<&ContainerRef>) -> Ca
     s.require_endpoint().await?;
     let Some(container) = container else {
         return Err(NonPass::Skip(
-            "needs a container that does not run, in this state".to_owned(),
+            "requires a container in this state in the Pod".to_owned(),
         ));
     };
     let journal_position = s.journal_position().await?;
@@ -115,9 +118,9 @@ async fn not_running(s: &KubeletSession, container: Option<&ContainerRef>) -> Ca
 async fn restarting(s: &KubeletSession) -> CaseResult {
     s.require_endpoint().await?;
     let Some(container) = &s.kubelet.siblings.restarting else {
-        return Err(NonPass::Skip("needs a container that fails again and again".to_owned()));
+        return Err(NonPass::Skip("requires a container that crashes repeatedly".to_owned()));
     };
-    // The pause is seconds long; after it the container runs for a moment, of which older kubelets tell late.
+    // The back-off lasts seconds. After it the container runs for a moment, and older kubelets report that late.
     const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
     const POLL_INTERVAL: Duration = Duration::from_millis(100);
     let started = Instant::now();
@@ -126,20 +129,22 @@ async fn restarting(s: &KubeletSession) -> CaseResult {
             tokio::time::sleep(POLL_INTERVAL).await;
             continue;
         };
-        // It must have waited all the time.
+        // The result is valid only if the container waited during the whole check.
         let result = not_running(s, Some(container)).await;
         if s.kubelet.restart_count(container).await? == Some(before) {
             return result;
         }
     }
-    Err(NonPass::Skip(format!("{container} does not wait to be started")))
+    Err(NonPass::Skip(format!(
+        "requires that {container} waits for its restart"
+    )))
 }
 
 async fn ephemeral(s: &KubeletSession) -> CaseResult {
     s.require_endpoint().await?;
     let Some(container) = &s.kubelet.siblings.ephemeral else {
         return Err(NonPass::Skip(
-            "needs an ephemeral container, which only an API server adds to a Pod".to_owned(),
+            "requires an ephemeral container, which only an API server can add to a Pod".to_owned(),
         ));
     };
     let response = s.kubelet.checkpoint(container, "").await?;
@@ -151,7 +156,7 @@ async fn ephemeral(s: &KubeletSession) -> CaseResult {
 async fn sidecar(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let Some(container) = &s.kubelet.siblings.sidecar else {
-        return Err(NonPass::Skip("needs an init container that runs".to_owned()));
+        return Err(NonPass::Skip("requires a running init container".to_owned()));
     };
     let response = s.kubelet.checkpoint(container, "").await?;
     check(response.status == 200, response.summary())

@@ -1,4 +1,4 @@
-//! The effect: a stateful copy of a running container, which runs on.
+//! The effect of a checkpoint: the archive holds the state of a container that keeps running.
 
 use super::session::{ContainerAfter, KEEPS_RUNNING_CASE, KubeletSession};
 use crate::{
@@ -11,18 +11,20 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: KEEPS_RUNNING_CASE,
-            requirement: "a checkpoint is a copy: the container runs on, as the same process, at the point where it was",
+            requirement: "The container must keep running as the same process, from the point at which it was \
+                frozen, after a checkpoint.",
             authority: authority::KEP_USER_STORIES,
-            motivation: "containerd 2.4: a container was left frozen after a checkpoint that missed its deadline",
+            motivation: "containerd 2.4: a container stayed frozen after a checkpoint that exceeded its deadline",
             level: Level::Documented,
-            expected: "the same pid and start time, and its counter moves",
+            expected: "same pid and start time, and a later heartbeat",
         },
         |s| Box::pin(keeps_running(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/archive/contains-memory",
-            requirement: "what the process made up in its memory after its start is in the archive's pages",
+            requirement: "Data that the process generated after its start must be present in the archive's memory \
+                pages.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Reference,
@@ -39,7 +41,7 @@ async fn workload_before(s: &KubeletSession) -> Result<&Workload, NonPass> {
         return Ok(workload);
     }
     Err(NonPass::Skip(format!(
-        "{} is no test workload: its log tells neither canary nor heartbeats",
+        "requires a test workload: the log of {} has neither canary nor heartbeats",
         s.container_under_test()
     )))
 }
@@ -54,24 +56,30 @@ async fn keeps_running(s: &KubeletSession) -> CaseResult {
             later.heartbeat
         )),
         ContainerAfter::Running(later) => fail(format!(
-            "another process: pid {:?} before, {:?} after",
+            "different process: pid {:?} before, {:?} after",
             before.pid, later.pid
         )),
-        ContainerAfter::Frozen(heartbeat) => fail(format!("it stands still at heartbeat {heartbeat}")),
-        ContainerAfter::NotObservable => Err(NonPass::Error("the container was not looked at".to_owned())),
+        ContainerAfter::Frozen(heartbeat) => fail(format!("no heartbeat after heartbeat {heartbeat}")),
+        ContainerAfter::NotObservable => Err(NonPass::Error(
+            "the state of the container after the checkpoint is \
+            unknown"
+                .to_owned(),
+        )),
     }
 }
 
 async fn archive_contains_memory(s: &KubeletSession) -> CaseResult {
     if workload_before(s).await?.canary.is_none() {
-        return Err(NonPass::Skip("the log tells no canary".to_owned()));
+        return Err(NonPass::Skip(
+            "requires a test workload whose log has a canary".to_owned(),
+        ));
     }
     let archive = s.require_tar().await?;
     if !archive.is_criu() {
-        return Err(NonPass::Skip("the archive is not in CRIU's format".to_owned()));
+        return Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()));
     }
     match archive.memory.iter().flatten().next() {
-        Some(page_match) => pass(format!("in {} at byte {}", page_match.member, page_match.offset)),
-        None => fail("in no page"),
+        Some(page_match) => pass(format!("canary in {} at byte {}", page_match.member, page_match.offset)),
+        None => fail("canary in no page"),
     }
 }

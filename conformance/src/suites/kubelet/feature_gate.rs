@@ -1,5 +1,5 @@
-//! Where the endpoint is served and where it is not: 404 with the feature gate off, without debugging handlers, on the
-//! read-only port; 200 where the gate is left alone.
+//! Where the endpoint exists: 404 with the feature gate off, without debugging handlers and on the read-only port; 200
+//! with the default of the gate.
 
 use reqwest::Method;
 
@@ -16,7 +16,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: GATE_OFF_CASE,
-            requirement: "with the feature gate ContainerCheckpoint off a checkpoint is answered 404",
+            requirement: "The kubelet must return 404 for a checkpoint when the feature gate ContainerCheckpoint is \
+                off.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -27,18 +28,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/feature-gate/disabled-body",
-            requirement: "with the gate off there is no such route, so its 404 is that of any unknown path",
+            requirement: "The kubelet must send the body of an unknown route when the feature gate is off.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "404 page not found and a newline",
+            expected: "404 page not found, with a newline at the end",
         },
         |s| Box::pin(gate_off_body(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/feature-gate/disabled-before-authentication",
-            requirement: "with the gate off there is nothing to authenticate for: no credentials, 404 as well",
+            requirement: "The kubelet must return 404 for a request without credentials when the feature gate is \
+                off.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -49,7 +51,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/feature-gate/enabled-by-default",
-            requirement: "a kubelet whose configuration does not name the feature gate ContainerCheckpoint serves checkpoints",
+            requirement: "The kubelet must serve checkpoints when its configuration does not set the feature gate \
+                ContainerCheckpoint.",
             authority: authority::KUBE_FEATURES,
             motivation: "",
             level: Level::Reference,
@@ -60,37 +63,37 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/endpoint/requires-debugging-handlers",
-            requirement: "without debugging handlers there is no such route",
+            requirement: "The kubelet must not register the endpoint when debugging handlers are disabled.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "404 page not found and a newline, with credentials and without",
+            expected: "404 page not found with a newline at the end, with and without credentials",
         },
         |s| Box::pin(debugging_off(s)),
     ),
 ];
 
-/// What needs no restart.
+/// Cases without a restart.
 pub(super) const READ_ONLY_PORT_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
         id: "kubelet/endpoint/absent-on-read-only-port",
-        requirement: "the port that asks nobody who they are has no checkpoints",
+        requirement: "The kubelet must not serve checkpoints on the read-only port, which authenticates nobody.",
         authority: authority::KUBELET_SERVER,
         motivation: "CVE-2025-0426: checkpoints through the read-only port filled the disk",
         level: Level::Reference,
-        expected: "404 page not found and a newline, and the runtime is not called",
+        expected: "404 page not found with a newline at the end, and no call to the runtime",
     },
     |s| Box::pin(read_only_port(s)),
 )];
 
-/// Sees to it that the kubelet runs with one thing changed; the runner puts it back for cases that build on the usual configuration.
+/// Configures the kubelet with one change. The runner reverts the change for cases that need the default configuration.
 async fn require_configuration(s: &KubeletSession, variation: KubeletConfig) -> Result<(), NonPass> {
     s.require_endpoint().await?;
     s.require_usable()?;
     match s.kubelet.configure(variation).await {
         Some(configured) => Ok(configured?),
         None => Err(NonPass::Skip(
-            "needs a kubelet that can be started again with another configuration".to_owned(),
+            "requires a kubelet that the harness can restart with another configuration".to_owned(),
         )),
     }
 }
@@ -158,7 +161,7 @@ async fn read_only_port(s: &KubeletSession) -> CaseResult {
     let path = format!("/checkpoint/{}", s.container_under_test());
     let client = s.kubelet.client().await;
     let Some(response) = client.send_read_only(Method::POST, &path).await? else {
-        return Err(NonPass::Skip("needs a kubelet with a read-only port".to_owned()));
+        return Err(NonPass::Skip("requires a kubelet with a read-only port".to_owned()));
     };
     s.kubelet.remember_archives(&response);
     let calls = s.calls_after(journal_position).await?;

@@ -1,4 +1,4 @@
-//! What a careful operator wants, and what the kubelet promises its callers only by its code.
+//! Robustness: properties that an operator expects, and behaviour that only the kubelet's code defines.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/cancellation/cancels-runtime-call",
-            requirement: "a client that goes away ends the call to the runtime",
+            requirement: "The kubelet must cancel the call to the runtime when the client disconnects.",
             authority: authority::KUBELET,
             motivation: "",
             level: Level::Reference,
@@ -27,31 +27,32 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoint/repeatable",
-            requirement: "a container can be checkpointed again",
+            requirement: "A container must be checkpointable again after a checkpoint.",
             authority: Authority::PROJECT,
-            motivation: "containerd 2.4-beta: a second checkpoint failed after one that ran out of time",
+            motivation: "containerd 2.4-beta: a second checkpoint failed after a checkpoint that exceeded its \
+                deadline",
             level: Level::Robust,
-            expected: "200 again",
+            expected: "200 for the second checkpoint",
         },
         |s| Box::pin(second_checkpoint(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/archive-name/unique-within-a-second",
-            requirement: "two checkpoints within one second do not overwrite each other",
+            requirement: "Two checkpoints within one second must not overwrite each other.",
             authority: Authority::PROJECT,
-            motivation: "kubernetes#115888: two checkpoints within a second share a name",
+            motivation: "kubernetes#115888: two checkpoints within one second get the same name",
             level: Level::Robust,
-            expected: "two locations",
+            expected: "two different locations",
         },
         |s| Box::pin(names_differ(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/archive/absent-after-error",
-            requirement: "after an error of the runtime nothing is left at the location",
+            requirement: "No file must remain at the location after an error of the runtime.",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
-            motivation: "containerd 2.4: a failed copy leaves a partial file behind",
+            motivation: "containerd 2.4: a failed copy leaves a partial file",
             level: Level::Robust,
             expected: "no file",
         },
@@ -60,18 +61,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/container/keeps-running-after-error",
-            requirement: "after a checkpoint that failed the container runs on as it was",
+            requirement: "The container must keep running as the same process after a failed checkpoint.",
             authority: authority::KEP_FAILED,
-            motivation: "containerd 2.4: a container was left frozen after a deadline, while its status said RUNNING",
+            motivation: "containerd 2.4: a container stayed frozen after a deadline, while its status was \
+                CONTAINER_RUNNING",
             level: Level::Robust,
-            expected: "the same process, and its counter moves",
+            expected: "same process, and a later heartbeat",
         },
         |s| Box::pin(keeps_running_after_error(s)),
     ),
 ];
 
 async fn client_disconnects(s: &KubeletSession) -> CaseResult {
-    // The runtime would hang until the kubelet's own deadline, minutes later.
+    // Without cancellation the runtime would hang until the kubelet's own deadline, minutes later.
     const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
@@ -79,10 +81,10 @@ async fn client_disconnects(s: &KubeletSession) -> CaseResult {
         .add_rules(&[&fault_rule(s.container_under_test(), "before", "hang")])
         .await?;
     let journal_position = control.journal_position().await?;
-    // The request is dropped, and its connection with it, as soon as the runtime has the call.
+    // As soon as the runtime has the call, the request is dropped together with its connection.
     let runtime_called = tokio::select! {
         response = s.kubelet.checkpoint(s.container_under_test(), "") => {
-            // It did not wait for the runtime at all.
+            // The kubelet did not wait for the runtime.
             response?;
             return Err(NonPass::Blocked(WHEN_DONE_CASE));
         }
@@ -94,9 +96,12 @@ async fn client_disconnects(s: &KubeletSession) -> CaseResult {
     match control.next_checkpoint(journal_position, WAIT_TIMEOUT).await? {
         Some(call) => check(
             call.cancelled,
-            format!("the call ended with code {}, cancelled {}", call.code, call.cancelled),
+            format!("the call ended with code {}, cancelled: {}", call.code, call.cancelled),
         ),
-        None => fail(format!("the runtime's call goes on {} s later", WAIT_TIMEOUT.as_secs())),
+        None => fail(format!(
+            "the runtime's call has not ended after {} s",
+            WAIT_TIMEOUT.as_secs()
+        )),
     }
 }
 
@@ -108,7 +113,7 @@ async fn second_checkpoint(s: &KubeletSession) -> CaseResult {
 
 async fn names_differ(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
-    // A pair that begins with a second has all of it, unless the machine stands still.
+    // After next_second() the pair has a whole second, unless the machine stalls.
     for pair in 0..3 {
         if pair > 0 {
             next_second().await;
@@ -117,7 +122,7 @@ async fn names_differ(s: &KubeletSession) -> CaseResult {
         let two = s.checkpoint(s.container_under_test()).await?;
         let (Some(a), Some(b)) = (&one.location, &two.location) else {
             return Err(NonPass::Skip(
-                "neither body, journal nor folder says where the archives are".to_owned(),
+                "requires a body, a journal or a checkpoints directory that names the archives".to_owned(),
             ));
         };
         if a == b {
@@ -128,7 +133,7 @@ async fn names_differ(s: &KubeletSession) -> CaseResult {
         }
     }
     Err(NonPass::Skip(
-        "no two checkpoints were done within one second".to_owned(),
+        "requires two checkpoints within one second: the checkpoints took longer".to_owned(),
     ))
 }
 
@@ -137,14 +142,14 @@ async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
     if first.response.status != 200
         && let Some(call) = &first.runtime_call
     {
-        // It failed by itself, and that is what is to be judged.
+        // The first checkpoint failed without a fault; this case checks what it left.
         return check_nothing_left(s, &call.location, first.response.status, &[]);
     }
     s.require_archive_file().await?;
     s.require_usable()?;
     let beside = first.location.as_deref().unwrap_or_default();
     let control = s.require_fake_cri_control()?;
-    // Not at the call's beginning but when the archive is whole and about to appear.
+    // The fault acts when the archive is complete and about to appear, not at the start of the call.
     control
         .add_rules(&[&fault_rule(
             s.container_under_test(),
@@ -153,25 +158,26 @@ async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
         )])
         .await?;
     let journal_position = control.journal_position().await?;
-    // The name holds whole seconds, so an earlier archive may be there by the same name; that one may stay.
+    // The timestamp has a resolution of one second, so an earlier archive may have the same name. That archive may
+    // remain.
     let before = s.archives_beside(beside);
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     match control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await? {
         Some(call) => check_nothing_left(s, &call.location, response.status, &before),
-        None => fail(format!("{}, and the runtime was not called", response.summary())),
+        None => fail(format!("{}; the runtime was not called", response.summary())),
     }
 }
 
 fn check_nothing_left(s: &KubeletSession, location: &str, status: u16, before: &[FileSnapshot]) -> CaseResult {
     let Some(path) = s.local_path(location) else {
         return Err(NonPass::Skip(
-            "needs the kubelet's archives: --checkpoints-dir".to_owned(),
+            "requires the kubelet's archives: --checkpoints-dir".to_owned(),
         ));
     };
     match FileSnapshot::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => pass(format!("{status}, no file")),
         Err(error) => fail(format!("{status}, {}: {error}", path.display())),
-        // Of an earlier one by the same name.
+        // An earlier archive with the same name.
         Ok(file) if before.contains(&file) => pass(format!("{status}, no file")),
         Ok(file) => fail(format!("{status}, {} bytes at {}", file.length, path.display())),
     }
@@ -184,7 +190,7 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
     let before = s.kubelet.workload(s.container_under_test()).await?;
     if !before.is_test_workload() {
         return Err(NonPass::Skip(format!(
-            "{} is no test workload: its log tells no heartbeats",
+            "requires a test workload: the log of {} has no heartbeats",
             s.container_under_test()
         )));
     }
@@ -198,7 +204,7 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
         .await?;
     let response = s.kubelet.checkpoint(container_under_test, "").await?;
     if response.status == 200 {
-        // What a success leaves behind says nothing of an error.
+        // The state after a success proves nothing about the state after an error.
         return Err(NonPass::Blocked("kubelet/runtime-error/status-code"));
     }
     let now = s.kubelet.workload(container_under_test).await?;
@@ -215,9 +221,9 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
                 response.status, before.heartbeat, later.heartbeat
             ),
         ),
-        Some(_) => fail(format!("{}, and it is another process", response.status)),
+        Some(_) => fail(format!("{}, different process", response.status)),
         None => fail(format!(
-            "{}, and it stands still at heartbeat {}",
+            "{}, no heartbeat after heartbeat {}",
             response.status, now.heartbeat
         )),
     }

@@ -1,4 +1,5 @@
-//! What a request must look like beside its path: method, media types, query, body, protocol; and what answers look like.
+//! The format of requests apart from the path (method, media types, query, body, protocol), and the format of error
+//! responses.
 
 use reqwest::{
     Method,
@@ -18,7 +19,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/method/post-only",
-            requirement: "another method than POST is answered 405 and nothing is checkpointed",
+            requirement: "The kubelet must return 405 and make no checkpoint for every method other than POST.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -29,7 +30,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/method/allow-header",
-            requirement: "a 405 says in its Allow header what is allowed",
+            requirement: "The kubelet must name the allowed method in the Allow header of a 405.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -40,18 +41,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: ACCEPT_CASE,
-            requirement: "an Accept that excludes JSON is refused: 406, by kubelets before 1.36 also 415 without a body sent",
+            requirement: "The kubelet must reject an Accept header that excludes JSON.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "406, or 415 without a body",
+            expected: "406 with a body; 406, or 415 before Kubernetes 1.36, without a body",
         },
         |s| Box::pin(excludes_json(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/request/not-acceptable-body",
-            requirement: "a 406 says what there is",
+            requirement: "The kubelet must list the available representations in the body of a 406.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -62,7 +63,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/request/accept-list-with-json",
-            requirement: "an Accept that allows JSON among others is accepted",
+            requirement: "The kubelet must accept an Accept header that allows JSON among other types.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -73,18 +74,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/request/body-ignored",
-            requirement: "what the body of a request holds does not matter",
+            requirement: "The kubelet must ignore the body of the request.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "200 for a body that is no JSON",
+            expected: "200 for a body that is not JSON",
         },
         |s| Box::pin(request_body(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/request/unknown-parameter-ignored",
-            requirement: "query parameters that nobody knows do not matter",
+            requirement: "The kubelet must ignore unknown query parameters.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -95,18 +96,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/http2/same-responses",
-            requirement: "a kubelet that speaks HTTP/2 gives the same answers over it as over HTTP/1.1",
+            requirement: "A kubelet that speaks HTTP/2 must return the same responses over HTTP/2 as over HTTP/1.1.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "the same status and body for 200, 401, 404 and 405",
+            expected: "same status and body for 200, 401, 404 and 405",
         },
         |s| Box::pin(same_responses_over_http2(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/response/error-content-type",
-            requirement: "an error is a text, and its content type says so",
+            requirement: "The kubelet must send errors as plain text, with a Content-Type header that says so.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -133,10 +134,13 @@ async fn other_methods(s: &KubeletSession) -> CaseResult {
     let journal_position = s.journal_position().await?;
     for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
         let response = send_request(s, method.clone(), &checkpoint_path(s)).await?;
-        // Authorisation comes before routing, and each method is a right of its own there. Who may only checkpoint, as a
-        // Job's service account, cannot tell; who comes to a kubelet that was started here may do everything.
+        // Authorization comes before routing, and every method maps to a verb of its own. A user who may only create
+        // checkpoints, such as a Job's service account, gets 403 here. On a kubelet that the harness starts, the user
+        // may do everything.
         if response.status == 403 && s.kubelet.lifecycle.is_none() {
-            return Err(NonPass::Skip(format!("needs a user who may {method} nodes/checkpoint")));
+            return Err(NonPass::Skip(format!(
+                "requires a user who may {method} nodes/checkpoint"
+            )));
         }
         if response.status != 405 || response.body != "405: Method Not Allowed" {
             problems.push(format!("{method}: {}", response.summary()));
@@ -175,11 +179,11 @@ async fn excludes_json(s: &KubeletSession) -> CaseResult {
     }
     check(
         matches!(statuses[..], [406 | 415, 406]),
-        format!("{} without a body, {} with one", statuses[0], statuses[1]),
+        format!("{} without a body, {} with a body", statuses[0], statuses[1]),
     )
 }
 
-/// A POST for the subject with these headers, this body and this query.
+/// Sends a POST for the container under test with these headers, this body and this query.
 async fn post_checkpoint(
     s: &KubeletSession,
     headers: HeaderMap,
@@ -208,7 +212,7 @@ fn accept_header(types: &'static str) -> HeaderMap {
 async fn not_acceptable(s: &KubeletSession) -> CaseResult {
     const EXPECTED_BODY: &str = "406: Not Acceptable\n\nAvailable representations: application/json";
     s.require_endpoint().await?;
-    // With a body: without one older kubelets answer 415.
+    // With a body, because older kubelets return 415 for a request without a body.
     let response = post_checkpoint(s, accept_header("text/html"), b"{}", "").await?;
     if response.status != 406 {
         return Err(NonPass::Blocked(ACCEPT_CASE));
@@ -237,7 +241,7 @@ async fn unknown_parameter(s: &KubeletSession) -> CaseResult {
 async fn same_responses_over_http2(s: &KubeletSession) -> CaseResult {
     if s.kubelet.through_node_proxy {
         return Err(NonPass::Skip(
-            "it is the API server that speaks to us, not the kubelet: needs the node's own address".to_owned(),
+            "requires a direct connection to the kubelet: the API server's node proxy chooses the protocol".to_owned(),
         ));
     }
     s.require_checkpointable().await?;
@@ -257,15 +261,18 @@ async fn same_responses_over_http2(s: &KubeletSession) -> CaseResult {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let response = client.send_raw(credentials, protocol, method.clone(), path).await?;
             let Some(response) = response else {
-                return Err(NonPass::Skip(format!("the kubelet does not speak {protocol}")));
+                return Err(NonPass::Skip(format!("requires a kubelet that speaks {protocol}")));
             };
             s.kubelet.remember_archives(&response);
             responses.push(response);
         }
         let (one, two) = (&responses[0], &responses[1]);
-        // The location of a checkpoint carries its time.
+        // The location in the body of a 200 differs: it contains a timestamp.
         same &= one.status == two.status && (one.status == 200 || one.body == two.body);
-        actual.push(format!("{method}: {} and {}", one.status, two.status));
+        actual.push(format!(
+            "{method}: {} over HTTP/1.1, {} over HTTP/2",
+            one.status, two.status
+        ));
     }
     check(same, actual.join(", "))
 }

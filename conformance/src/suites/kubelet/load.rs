@@ -1,4 +1,4 @@
-//! How often the runtime is asked, what is counted, and what is told to others.
+//! The number of calls to the runtime, the kubelet's counters, and confidentiality.
 
 use std::{collections::BTreeMap, fs};
 
@@ -20,22 +20,22 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoint/single-cri-call",
-            requirement: "for one request the runtime is asked for one checkpoint",
+            requirement: "The kubelet must call the runtime once per request.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "one call",
+            expected: "calls: 1",
         },
         |s| Box::pin(one_call(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/concurrency/all-served",
-            requirement: "32 requests at once are all served, each by a call of its own",
+            requirement: "The kubelet must serve 32 concurrent requests with one call to the runtime each.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "32 times 200, 32 calls",
+            expected: "32 times 200, calls: 32",
         },
         |s| Box::pin(many_at_once(s)),
     )
@@ -43,33 +43,33 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/metrics/operations",
-            requirement: "a checkpoint is counted in kubelet_runtime_operations_total",
+            requirement: "The kubelet must count a checkpoint in kubelet_runtime_operations_total.",
             authority: authority::KUBELET_METRICS,
             motivation: "",
             level: Level::Reference,
-            expected: "operation_type=\"checkpoint_container\" grows by one",
+            expected: "operation_type=\"checkpoint_container\" grew by 1",
         },
         |s| Box::pin(operations_metric(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/metrics/errors",
-            requirement: "a checkpoint that failed is counted in kubelet_runtime_operations_errors_total",
+            requirement: "The kubelet must count a failed checkpoint in kubelet_runtime_operations_errors_total.",
             authority: authority::KUBELET_METRICS,
             motivation: "",
             level: Level::Reference,
-            expected: "operation_type=\"checkpoint_container\" grows by one",
+            expected: "operation_type=\"checkpoint_container\" grew by 1",
         },
         |s| Box::pin(errors_metric(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/confidentiality/no-memory-disclosure",
-            requirement: "nothing of the container's memory is in answers, in metrics or in the kubelet's log",
+            requirement: "The kubelet must not disclose memory of a container in responses, metrics or its log.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Robust,
-            expected: "not the canary of any container",
+            expected: "no canary in any of them",
         },
         |s| Box::pin(no_memory_disclosure(s)),
     ),
@@ -85,17 +85,17 @@ async fn one_call(s: &KubeletSession) -> CaseResult {
     }
     control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
     let calls = control.checkpoints_after(journal_position).await?.len();
-    check(calls == 1, format!("{calls} calls"))
+    check(calls == 1, format!("calls: {calls}"))
 }
 
 async fn many_at_once(s: &KubeletSession) -> CaseResult {
     const REQUEST_COUNT: usize = 32;
     if !s.kubelet.allow_load {
-        let reason = "makes 32 checkpoints at once, which a kubelet in use is asked for only with --include-load";
+        let reason = "makes 32 concurrent checkpoints; on a kubelet in use this requires --include-load";
         return Err(NonPass::Excluded(reason.to_owned()));
     }
     s.require_checkpointable().await?;
-    // While the first is held all the others come in.
+    // The delay of the first call lets all other requests arrive meanwhile.
     if let Some(control) = &s.kubelet.fake_cri {
         control
             .add_rules(&[&fault_rule(s.container_under_test(), "before", "delay(200ms)")])
@@ -115,9 +115,9 @@ async fn many_at_once(s: &KubeletSession) -> CaseResult {
     let calls = s.calls_after(journal_position).await?;
     let served = statuses.get(&200).copied().unwrap_or_default();
     if let (None, Some(refusal), true) = (&calls, refusals.first(), served + refusals.len() == REQUEST_COUNT) {
-        // What a runtime says is not the kubelet's to answer for, and whose calls they were cannot be seen here.
+        // The kubelet is not responsible for the runtime's error, and without a journal the calls cannot be counted.
         return Err(NonPass::Skip(format!(
-            "needs a runtime that takes many checkpoints of a container at once: {refusal:?}"
+            "requires a runtime that accepts many concurrent checkpoints of a container: {refusal:?}"
         )));
     }
     let counted = calls.as_ref().is_none_or(|calls| calls.len() == REQUEST_COUNT);
@@ -125,11 +125,11 @@ async fn many_at_once(s: &KubeletSession) -> CaseResult {
         .iter()
         .map(|(status, count)| format!("{count} times {status}"))
         .collect();
-    actual.extend(calls.map(|calls| format!("{} calls", calls.len())));
+    actual.extend(calls.map(|calls| format!("calls: {}", calls.len())));
     check(served == REQUEST_COUNT && counted, actual.join(", "))
 }
 
-/// The value of a counter about checkpoints; zero when it is not there yet.
+/// The value of a counter for checkpoints; zero if the counter does not exist yet.
 async fn checkpoint_counter(s: &KubeletSession, name: &str) -> Result<u64, NonPass> {
     let client = s.kubelet.client().await;
     let response = client
@@ -137,7 +137,7 @@ async fn checkpoint_counter(s: &KubeletSession, name: &str) -> Result<u64, NonPa
         .await?;
     if response.status != 200 {
         return Err(NonPass::Skip(format!(
-            "the metrics cannot be read: {}",
+            "requires access to the metrics: {}",
             response.status
         )));
     }
@@ -180,17 +180,17 @@ async fn no_memory_disclosure(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let canaries = s.kubelet.canaries();
     if canaries.is_empty() {
-        return Err(NonPass::Skip("no container told a canary".to_owned()));
+        return Err(NonPass::Skip("requires a container whose log has a canary".to_owned()));
     }
     let client = s.kubelet.client().await;
     let metrics = client
         .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
         .await?;
     let mut texts = vec![(
-        "the answer to a checkpoint",
+        "the response to a checkpoint",
         s.kubelet.checkpoint(s.container_under_test(), "").await?.body,
     )];
-    // Who may not read them is told nothing by them, and so nothing is judged of them.
+    // A user without access to the metrics learns nothing from them, so they are left out.
     if metrics.status == 200 {
         texts.push(("the metrics", metrics.body));
     }
@@ -203,7 +203,7 @@ async fn no_memory_disclosure(s: &KubeletSession) -> CaseResult {
             )])
             .await?;
         texts.push((
-            "the answer to one that failed",
+            "the response to a failed checkpoint",
             s.kubelet.checkpoint(s.container_under_test(), "").await?.body,
         ));
     }
@@ -213,7 +213,7 @@ async fn no_memory_disclosure(s: &KubeletSession) -> CaseResult {
     }
     for (label, text) in &texts {
         if canaries.iter().any(|canary| text.contains(canary)) {
-            return fail(format!("a canary stands in {label}"));
+            return fail(format!("canary in {label}"));
         }
     }
     let labels: Vec<_> = texts.iter().map(|(label, _)| *label).collect();

@@ -1,7 +1,8 @@
-//! The cases about a kubelet's checkpoint endpoint, one file a topic.
+//! The cases about a kubelet's checkpoint endpoint, one file per topic.
 //!
-//! What stands in the Kubelet Checkpoint API page is `documented`; what the Kubernetes kubelet does beyond it is
-//! `reference`; what it does not and should is `robust`.
+//! A case is `documented` if the Kubelet Checkpoint API page states its requirement, `reference` if the
+//! Kubernetes kubelet behaves that way beyond the page, and `robust` if the kubelet should behave that way
+//! and does not promise it.
 
 mod archive_file;
 mod auth;
@@ -27,16 +28,16 @@ use crate::{
 
 pub use session::{KubeletSession, OK_CASE};
 
-/// Every case, in the order in which they run without a seed: what many build on comes first.
+/// Every case, in the order of a run without a seed: cases that others depend on come first.
 pub fn cases() -> Vec<Case<KubeletSession>> {
     let groups: [(Stage, TargetUse, &[Case<KubeletSession>]); 23] = [
-        // They look at the first checkpoint, and make it if none of them has.
+        // These cases check the first checkpoint. The first of them that runs makes it.
         (Stage::Early, TargetUse::Shared, success::CASES),
         (Stage::Early, TargetUse::Shared, effect::CASES),
         (Stage::Early, TargetUse::Shared, archive_file::CASES),
-        // Whether a second one can be judged at all.
+        // These cases decide whether a second checkpoint can be tested at all.
         (Stage::Early, TargetUse::Exclusive, success::EXCLUSIVE_CASES),
-        // They ask for what is refused.
+        // All other cases.
         (Stage::Main, TargetUse::Shared, auth::CASES),
         (Stage::Main, TargetUse::Shared, not_found::CASES),
         (Stage::Main, TargetUse::Exclusive, auth::EXCLUSIVE_CASES),
@@ -51,7 +52,7 @@ pub fn cases() -> Vec<Case<KubeletSession>> {
         (Stage::Main, TargetUse::Exclusive, checkpoints_dir::CASES),
         (Stage::Main, TargetUse::Exclusive, runtime_outage::CASES),
         (Stage::Main, TargetUse::Exclusive, feature_gate::READ_ONLY_PORT_CASES),
-        // They restart the runtime or the kubelet.
+        // These cases restart the runtime or the kubelet.
         (Stage::Late, TargetUse::Exclusive, runtime_outage::RUNTIME_RESTART_CASES),
         (
             Stage::Late,
@@ -76,8 +77,8 @@ pub fn cases() -> Vec<Case<KubeletSession>> {
     with_archive_counts.collect()
 }
 
-/// How many archives a case makes at most, beside the first one that most cases look at. A test compares the sum with the archives of
-/// a whole run.
+/// The maximum number of archives that a case makes, not counting the first archive that most cases share. A
+/// test compares the sum with the number of archives of a whole run.
 const MAX_ARCHIVES: &[(&str, u32)] = &[
     ("kubelet/request/accept-list-with-json", 1),
     ("kubelet/authentication/bearer-token-accepted", 1),
@@ -101,14 +102,14 @@ const MAX_ARCHIVES: &[(&str, u32)] = &[
     ("kubelet/metrics/operations", 1),
     ("kubelet/archive-name/timestamp", 1),
     ("kubelet/path/encoded-slash-separates", 1),
-    // Up to three pairs, until both of one are within a second.
+    // Up to three pairs, until both checkpoints of a pair fall within one second.
     ("kubelet/archive-name/unique-within-a-second", 6),
     ("kubelet/recovery/after-late-response", 3),
     ("kubelet/confidentiality/no-memory-disclosure", 1),
     ("kubelet/archive/absent-after-error", 1),
     ("kubelet/recovery/after-runtime-restart", 1),
     ("kubelet/checkpoint/repeatable", 1),
-    // Those about the timeout make one more where the kubelet's default is not known.
+    // The timeout cases make one more archive if the kubelet's default timeout is unknown.
     ("kubelet/timeout/absent-uses-default", 2),
     ("kubelet/timeout/raised-to-default", 2),
     ("kubelet/timeout/cri-request-field", 2),
@@ -118,18 +119,19 @@ const MAX_ARCHIVES: &[(&str, u32)] = &[
     ("kubelet/timeout/zero-uses-default", 2),
 ];
 
-/// What a group's cases share with others that run at the same time.
+/// What the cases of a group share with cases that run at the same time.
 #[derive(Clone, Copy)]
 enum TargetUse {
-    /// The target.
+    /// The cases share the target.
     Shared,
-    /// Nothing: each needs the target alone, unless it says otherwise itself.
+    /// Each case needs the target alone, unless the case itself is marked as shared.
     Exclusive,
-    /// Nothing, and each restarts the target as it needs it. Those that need the same configuration stand beside each other.
+    /// Each case needs the target alone and restarts it if necessary. Cases that need the same configuration are
+    /// adjacent.
     Restarting,
 }
 
-/// A fault rule for the checkpoints of this container: what happens at this phase of them.
+/// A fault rule that applies `effect` at `phase` of this container's checkpoints.
 fn fault_rule(container: &ContainerRef, phase: &str, effect: &str) -> String {
     let ContainerRef {
         namespace,

@@ -1,4 +1,4 @@
-//! 404: namespaces, Pods and containers that are not there.
+//! 404: namespaces, Pods and containers that do not exist.
 
 use super::session::KubeletSession;
 use crate::{
@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: NAMESPACE_UNKNOWN_CASE,
-            requirement: "a namespace that cannot be found is answered 404",
+            requirement: "The kubelet must return 404 when the namespace does not exist.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: POD_UNKNOWN_CASE,
-            requirement: "a Pod that cannot be found is answered 404",
+            requirement: "The kubelet must return 404 when the Pod does not exist.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -37,7 +37,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: CONTAINER_UNKNOWN_CASE,
-            requirement: "a container that its Pod does not have is answered 404",
+            requirement: "The kubelet must return 404 when the Pod has no container of that name.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/namespace-unknown-body",
-            requirement: "the body for an unknown namespace is that for an unknown Pod",
+            requirement: "The kubelet must send the same body for an unknown namespace as for an unknown Pod.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -66,7 +66,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/pod-unknown-body",
-            requirement: "the body for an unknown Pod says so",
+            requirement: "The kubelet must state in the body of the 404 that the Pod does not exist.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -84,7 +84,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/container-unknown-body",
-            requirement: "the body for an unknown container names it",
+            requirement: "The kubelet must name the unknown container in the body of the 404.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -99,18 +99,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/invalid-names",
-            requirement: "a name that no object can have is not found, and is no error of another kind",
+            requirement: "The kubelet must return 404 for a name that no object can have.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "404 for names with letters beyond ASCII, blanks, line ends, `..` encoded",
+            expected: "404 for names with non-ASCII letters, spaces, line breaks, encoded `..`",
         },
         |s| Box::pin(invalid_names(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/overlong-name",
-            requirement: "a name of some thousand bytes is not found, and is no error of another kind",
+            requirement: "The kubelet must return 404 for a name of several thousand bytes.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -121,7 +121,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/static-pod-full-name",
-            requirement: "a static Pod is known by the name that ends in its node's, not by that of its manifest",
+            requirement: "The kubelet must know a static Pod by its full name, which ends in the node name, and not \
+                by the name in the manifest.",
             authority: authority::STATIC_PODS,
             motivation: "",
             level: Level::Reference,
@@ -132,18 +133,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/lookup/before-timeout-validation",
-            requirement: "the Pod is looked up before the timeout is read",
+            requirement: "The kubelet must look up the Pod before it validates the `timeout` parameter.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "404 pod does not exist, for a timeout that is no number",
+            expected: "404 pod does not exist, for a timeout that is not a number",
         },
         |s| Box::pin(pod_before_timeout(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/validated-before-state",
-            requirement: "the timeout is read before it is seen whether the container runs",
+            requirement: "The kubelet must validate the `timeout` parameter before it checks the container's state.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -153,7 +154,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-// Only one part of the path is wrong each time: the others are those of a container that can be checkpointed.
+// Only one segment of each path is unknown. The other segments name a container that can be checkpointed.
 
 fn namespace_unknown(s: &KubeletSession) -> ContainerRef {
     ContainerRef {
@@ -175,7 +176,7 @@ fn container_unknown(s: &KubeletSession) -> ContainerRef {
 }
 
 async fn checkpoint(s: &KubeletSession, container: &ContainerRef) -> Result<HttpResponse, NonPass> {
-    // A kubelet that does not serve the endpoint at all answers 404 to everything.
+    // A kubelet that does not serve the endpoint returns 404 for every path.
     s.require_endpoint().await?;
     Ok(s.kubelet.checkpoint(container, "").await?)
 }
@@ -203,7 +204,7 @@ async fn invalid_names(s: &KubeletSession) -> CaseResult {
             ..container_under_test.clone()
         };
         for container in [pod, container_under_test.sibling(name)] {
-            // `..` would be taken out of a URL; encoded it is a name like any other.
+            // A client would remove `..` from the URL. Percent-encoded, `..` is a name like any other.
             let path = format!("/checkpoint/{}", percent_encoded(&container));
             let response = s.post_raw_path(&path).await?;
             if response.status != 404 {
@@ -212,14 +213,17 @@ async fn invalid_names(s: &KubeletSession) -> CaseResult {
         }
     }
     let actual = if problems.is_empty() {
-        format!("404 for {} names, as a Pod's and as a container's", names.len())
+        format!(
+            "404 for {} names, each as the name of a Pod and of a container",
+            names.len()
+        )
     } else {
         problems.join("; ")
     };
     check(problems.is_empty(), actual)
 }
 
-/// Every byte of the names encoded.
+/// The names with every byte percent-encoded.
 fn percent_encoded(container: &ContainerRef) -> String {
     let encode = |name: &str| name.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     let names = [&container.namespace, &container.pod, &container.container];
@@ -242,7 +246,7 @@ async fn static_pod_manifest_name(s: &KubeletSession) -> CaseResult {
             .strip_suffix(suffix.as_str())
             .map(str::to_owned)
     }) else {
-        return Err(NonPass::Skip("needs a static Pod of the harness".to_owned()));
+        return Err(NonPass::Skip("requires a static Pod of the harness".to_owned()));
     };
     let container = ContainerRef {
         pod: short,
@@ -262,7 +266,7 @@ async fn pod_before_timeout(s: &KubeletSession) -> CaseResult {
         return Err(NonPass::Blocked(POD_UNKNOWN_CASE));
     }
     let response = s.kubelet.checkpoint(&unknown, "timeout=soon").await?;
-    // The same answer as without a timeout, whatever its words are.
+    // The response must equal the response without a timeout, whatever its wording.
     check(
         response.status == 404 && response.body == plain.body,
         response.summary(),
@@ -273,9 +277,9 @@ async fn timeout_before_state(s: &KubeletSession) -> CaseResult {
     const EXPECTED_BODY: &str = "cannot parse value of timeout parameter";
     s.require_endpoint().await?;
     let Some(exited) = &s.kubelet.siblings.exited else {
-        return Err(NonPass::Skip("needs a container that has exited".to_owned()));
+        return Err(NonPass::Skip("requires a container that has exited".to_owned()));
     };
-    // A kubelet that takes any timeout is told so by another case.
+    // Another case fails for a kubelet that accepts any timeout.
     let running = s.kubelet.checkpoint(s.container_under_test(), "timeout=soon").await?;
     if running.body != EXPECTED_BODY {
         return Err(NonPass::Blocked("kubelet/timeout/malformed-rejected"));

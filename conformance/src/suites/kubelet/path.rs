@@ -1,4 +1,4 @@
-//! What the path may look like.
+//! The path of a request.
 
 use super::session::{KubeletSession, describe_calls};
 use crate::engine::{Case, CaseInfo, CaseResult, Level, check};
@@ -8,7 +8,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/path/too-few-segments",
-            requirement: "a path with too few segments is answered 404",
+            requirement: "The kubelet must return 404 for a path with too few segments.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/path/too-many-segments",
-            requirement: "a path with too many segments is answered 404",
+            requirement: "The kubelet must return 404 for a path with too many segments.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/path/trailing-slash-accepted",
-            requirement: "one trailing slash is tolerated",
+            requirement: "The kubelet must accept a path with one trailing slash.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/path/percent-decoded",
-            requirement: "the names in the path are percent-decoded",
+            requirement: "The kubelet must percent-decode the names in the path.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -52,7 +52,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/path/encoded-slash-separates",
-            requirement: "an encoded slash in the path separates names as a plain one does",
+            requirement: "The kubelet must treat an encoded slash in the path as a separator.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -63,29 +63,30 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/path/dot-segments-redirected",
-            requirement: "a path with `..` is redirected to the canonical one, and nothing is checkpointed",
+            requirement: "The kubelet must redirect a path with `..` to the canonical path and make no checkpoint.",
             authority: authority::GO_MUX,
             motivation: "",
             level: Level::Reference,
-            expected: "307 or 301, Location the path without `..`",
+            expected: "307 or 301 to the path without `..`, and no call to the runtime",
         },
         |s| Box::pin(is_redirected(s, dot_segment_path(s))),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/path/empty-segments-redirected",
-            requirement: "a path with an empty segment is redirected to the canonical one, and nothing is checkpointed",
+            requirement: "The kubelet must redirect a path with an empty segment to the canonical path without a \
+                checkpoint.",
             authority: authority::GO_MUX,
             motivation: "",
             level: Level::Reference,
-            expected: "307 or 301, Location the path without the empty segment",
+            expected: "307 or 301 to the path without the empty segment, and no call to the runtime",
         },
         |s| Box::pin(is_redirected(s, empty_segment_path(s))),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/path/malformed-escape-rejected",
-            requirement: "a path with a malformed percent-encoding is answered 400",
+            requirement: "The kubelet must return 400 for a path with a malformed percent-encoding.",
             authority: authority::GO_REQUEST,
             motivation: "",
             level: Level::Reference,
@@ -125,7 +126,7 @@ async fn is_200(s: &KubeletSession, path: String) -> CaseResult {
     check(response.status == 200, format!("{} for {path}", response.summary()))
 }
 
-/// The first letter of each name encoded.
+/// The path with the first byte of each name percent-encoded.
 fn percent_encoded_path(s: &KubeletSession) -> String {
     let encode = |name: &String| match name.as_bytes().split_first() {
         Some((first, rest)) => format!("%{first:02X}{}", String::from_utf8_lossy(rest)),

@@ -1,4 +1,4 @@
-//! 500: what the runtime answers.
+//! 500: errors of the runtime.
 
 use super::{
     fault_rule,
@@ -13,16 +13,16 @@ use crate::{
 const RUNTIME_ERROR_CASE: &str = "kubelet/runtime-error/status-code";
 const UNIMPLEMENTED_CASE: &str = "kubelet/runtime-error/unimplemented";
 const UNIMPLEMENTED_MESSAGE_CASE: &str = "kubelet/runtime-error/unimplemented-message";
-/// What an old runtime says, as upstream's test knows it.
+/// The error of a runtime without the call, as the e2e test of Kubernetes knows it.
 const UNKNOWN_METHOD_MESSAGE: &str = "unknown method CheckpointContainer for service runtime.v1.RuntimeService";
-/// Nothing that a kubelet could say by itself.
-const INJECTED_MESSAGE: &str = "checkpoint-conformance asked for this error: disk on fire";
+/// A text that no kubelet produces itself.
+const INJECTED_MESSAGE: &str = "checkpoint-conformance injected this error: disk on fire";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: RUNTIME_ERROR_CASE,
-            requirement: "an error of the runtime is answered 500",
+            requirement: "The kubelet must return 500 for an error of the runtime.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/runtime-error/message",
-            requirement: "the answer to an error of the runtime holds the runtime's message",
+            requirement: "The kubelet must include the runtime's message in the response to an error of the runtime.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -44,18 +44,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/runtime-error/body",
-            requirement: "the body names the container and wraps the runtime's code and message",
+            requirement: "The body of the 500 must name the container and wrap the runtime's code and message.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = <message>)",
+            expected: "checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = \
+                <message>)",
         },
         |s| Box::pin(body_wraps_error(s)),
     ),
     Case::new(
         CaseInfo {
             id: UNIMPLEMENTED_CASE,
-            requirement: "a runtime that does not implement the call is answered 500",
+            requirement: "The kubelet must return 500 when the runtime does not implement CheckpointContainer.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -66,7 +67,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: UNIMPLEMENTED_MESSAGE_CASE,
-            requirement: "the answer for a runtime that does not implement the call holds the runtime's message",
+            requirement: "The kubelet must include the runtime's message in the response when the runtime does not \
+                implement CheckpointContainer.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -84,28 +86,28 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/runtime-error/known-runtime-messages",
-            requirement: "why no checkpoint can be had, as real runtimes say it, reaches the client",
+            requirement: "The kubelet must pass the messages of real runtimes that cannot checkpoint to the client.",
             authority: authority::API_RESPONSE,
-            motivation: "Kubernetes' own test (test/e2e_node/checkpoint_container.go) skips on these messages",
+            motivation: "the e2e test of Kubernetes (test/e2e_node/checkpoint_container.go) skips on these messages",
             level: Level::Documented,
-            expected: "500 with the message, for four messages of runtimes that cannot checkpoint",
+            expected: "500 with each of 4 messages",
         },
         |s| Box::pin(upstream_messages(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/runtime-error/every-grpc-code",
-            requirement: "an error of the runtime is answered 500 whatever its gRPC code",
+            requirement: "The kubelet must return 500 for an error of the runtime with any gRPC code.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "500 for each code",
+            expected: "500 for 15 codes",
         },
         |s| Box::pin(every_code(s)),
     ),
 ];
 
-/// Every code that an error can have, but those of a caller that has gone.
+/// Every gRPC error code except Cancelled, which the runtime returns to a caller that has cancelled.
 const GRPC_ERROR_CODES: [&str; 15] = [
     "Unknown",
     "InvalidArgument",
@@ -124,7 +126,7 @@ const GRPC_ERROR_CODES: [&str; 15] = [
     "Unauthenticated",
 ];
 
-/// What runtimes answer that cannot checkpoint, as upstream's test knows them.
+/// Errors of runtimes that cannot checkpoint, as the e2e test of Kubernetes knows them.
 const UPSTREAM_MESSAGES: [(&str, &str); 4] = [
     ("Unimplemented", UNKNOWN_METHOD_MESSAGE),
     ("Unimplemented", "method CheckpointContainer not implemented"),
@@ -135,7 +137,7 @@ const UPSTREAM_MESSAGES: [(&str, &str); 4] = [
     ),
 ];
 
-/// Asks for a checkpoint that the runtime answers with this error; proves that it was the runtime that answered.
+/// Requests a checkpoint with an injected error, and verifies that the response comes from the runtime.
 async fn checkpoint_with_error(s: &KubeletSession, code: &str, message: &str) -> Result<HttpResponse, NonPass> {
     s.require_endpoint().await?;
     s.require_usable()?;
@@ -151,10 +153,10 @@ async fn checkpoint_with_error(s: &KubeletSession, code: &str, message: &str) ->
     match call {
         Some(call) if call.code != 0 => Ok(response),
         Some(_) => Err(NonPass::Error(
-            "the runtime did not answer the error that it was told to".to_owned(),
+            "the runtime did not return the injected error".to_owned(),
         )),
         None => Err(NonPass::Fail(format!(
-            "{}, and the runtime was not asked",
+            "{}; the runtime was not called",
             response.summary()
         ))),
     }
@@ -192,7 +194,7 @@ async fn upstream_messages(s: &KubeletSession) -> CaseResult {
     let mut problems = Vec::new();
     for (code, message) in UPSTREAM_MESSAGES {
         let response = checkpoint_with_error(s, code, message).await?;
-        // The first, and the status of any error, have cases of their own.
+        // The first message and the status of any error are subjects of other cases.
         if response.status != 500 {
             return Err(NonPass::Blocked(if code == "Unimplemented" {
                 UNIMPLEMENTED_CASE
@@ -220,7 +222,7 @@ async fn every_code(s: &KubeletSession) -> CaseResult {
     let mut problems = Vec::new();
     for code in GRPC_ERROR_CODES {
         let status = checkpoint_with_error(s, code, INJECTED_MESSAGE).await?.status;
-        // These two have cases of their own, and a failure is to be named once.
+        // These two codes have cases of their own, so that only one case fails.
         if status != 500 && code == "Internal" {
             return Err(NonPass::Blocked(RUNTIME_ERROR_CASE));
         }

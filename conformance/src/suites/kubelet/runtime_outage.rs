@@ -1,4 +1,4 @@
-//! A runtime that hangs, breaks off, is gone, comes back, or answers too late.
+//! A runtime that hangs, loses the connection, is unreachable, restarts, or responds too late.
 
 use std::time::{Duration, Instant};
 
@@ -17,21 +17,21 @@ const SECOND_CHECKPOINT_CASE: &str = "kubelet/checkpoint/repeatable";
 pub(super) const CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
         id: "kubelet/runtime-error/connection-lost",
-        requirement: "a runtime that breaks off the connection is answered 500, and is not called again by itself",
+        requirement: "The kubelet must return 500 without a second call when the runtime closes the connection.",
         authority: authority::CRI_CLIENT,
         motivation: "",
         level: Level::Reference,
-        expected: "500 with code = Unavailable, one call",
+        expected: "500 with code = Unavailable, calls: 1",
     },
     |s| Box::pin(connection_lost(s)),
 )];
 
-/// What restarts the runtime.
+/// Cases that restart the runtime.
 pub(super) const RUNTIME_RESTART_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/runtime-error/runtime-unreachable",
-            requirement: "a runtime that cannot be reached is answered 500",
+            requirement: "The kubelet must return 500 when the runtime is unreachable.",
             authority: authority::CRI_CLIENT,
             motivation: "",
             level: Level::Reference,
@@ -42,35 +42,38 @@ pub(super) const RUNTIME_RESTART_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/recovery/after-runtime-restart",
-            requirement: "a runtime that was killed and started again serves checkpoints without a restart of the kubelet",
+            requirement: "The kubelet must serve checkpoints after a kill and restart of the runtime, without a \
+                restart of its own.",
             authority: Authority::PROJECT,
-            motivation: "containerd and CRI-O: containers outlive a restart of the runtime",
+            motivation: "containerd and CRI-O: containers survive a restart of the runtime",
             level: Level::Robust,
-            expected: "200 soon after",
+            expected: "200 within 12 s",
         },
         |s| Box::pin(runtime_restarted(s)),
     ),
 ];
 
-/// What restarts the kubelet with a short deadline.
+/// Cases that restart the kubelet with a short deadline.
 pub(super) const SHORT_DEADLINE_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/runtime-error/deadline-exceeded",
-            requirement: "a runtime that does not answer before the deadline is answered 500, at the deadline, and its call is cancelled",
+            requirement: "The kubelet must return 500 and cancel the call when the runtime does not respond before \
+                the deadline.",
             authority: authority::CRI_CLIENT,
             motivation: "",
             level: Level::Reference,
-            expected: "500 with code = DeadlineExceeded, about when the deadline passes",
+            expected: "500 with code = DeadlineExceeded about when the deadline expires, and a cancelled call",
         },
         |s| Box::pin(deadline(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/recovery/after-late-response",
-            requirement: "a runtime that is done only after the deadline does not spoil the next checkpoint",
+            requirement: "A late response of the runtime must not affect the next checkpoint.",
             authority: Authority::PROJECT,
-            motivation: "containerd 2.4-beta: after a checkpoint that ran out of time the next one failed",
+            motivation: "containerd 2.4-beta: the next checkpoint failed after a checkpoint that exceeded its \
+                deadline",
             level: Level::Robust,
             expected: "500, then 200",
         },
@@ -78,7 +81,7 @@ pub(super) const SHORT_DEADLINE_CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// Whether the body wraps this code of the runtime's client.
+/// Whether the body wraps this gRPC code of the runtime's error.
 fn wraps_grpc_code(body: &str, code: &str) -> bool {
     body.starts_with("checkpointing of ") && body.contains(&format!("(rpc error: code = {code} desc = "))
 }
@@ -86,7 +89,7 @@ fn wraps_grpc_code(body: &str, code: &str) -> bool {
 async fn connection_lost(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
-    // Once: a second call of the kubelet's own would find a runtime that is well.
+    // The rule applies once: a retry of the kubelet would meet a healthy runtime and become visible in the journal.
     let text = fault_rule(s.container_under_test(), "before", "disconnect").replacen(')', ",times=1)", 1);
     control.add_rules(&[&text]).await?;
     let journal_position = s.journal_position().await?;
@@ -96,17 +99,17 @@ async fn connection_lost(s: &KubeletSession) -> CaseResult {
         .await?;
     let calls = s.calls_after(journal_position).await?.unwrap_or_default().len();
     let as_expected = response.status == 500 && wraps_grpc_code(&response.body, "Unavailable") && calls == 1;
-    check(as_expected, format!("{}, {calls} calls", response.summary()))
+    check(as_expected, format!("{}, calls: {calls}", response.summary()))
 }
 
-/// Kills the runtime; the runner starts it again after the case.
+/// Kills the runtime. The runner starts the runtime again after the case.
 async fn kill_runtime(s: &KubeletSession) -> Result<(), NonPass> {
     s.require_checkpointable().await?;
     if s.kubelet.kill_runtime().await {
         return Ok(());
     }
     Err(NonPass::Skip(
-        "needs a runtime that is started here: fake-cri".to_owned(),
+        "requires a runtime that the harness starts: fake-cri".to_owned(),
     ))
 }
 
@@ -114,8 +117,8 @@ async fn runtime_unreachable(s: &KubeletSession) -> CaseResult {
     kill_runtime(s).await?;
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     let as_expected = response.status == 500 && wraps_grpc_code(&response.body, "Unavailable");
-    // The message differs from run to run: the kubelet's client may or may not have noticed the lost connection
-    // before the call ("error reading from server" or "connection refused").
+    // The message differs from run to run: the kubelet's client may or may not have noticed the lost connection before
+    // the call ("error reading from server" or "connection refused").
     check(
         as_expected,
         if as_expected {
@@ -127,7 +130,7 @@ async fn runtime_unreachable(s: &KubeletSession) -> CaseResult {
 }
 
 async fn runtime_restarted(s: &KubeletSession) -> CaseResult {
-    // The kubelet's client waits longer and longer before it connects again, up to some seconds.
+    // The back-off of the kubelet's client grows to some seconds.
     const WAIT_TIMEOUT: Duration = Duration::from_secs(12);
     const POLL_INTERVAL: Duration = Duration::from_millis(50);
     kill_runtime(s).await?;
@@ -143,14 +146,14 @@ async fn runtime_restarted(s: &KubeletSession) -> CaseResult {
     }
 }
 
-/// A kubelet whose calls of the runtime end soon, and a runtime that does this to the next checkpoint.
+/// Configures a short deadline for the kubelet's calls, and a fault for the next checkpoint.
 async fn with_short_deadline(s: &KubeletSession, phase: &str, effect: &str) -> Result<(), NonPass> {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     match s.kubelet.configure(KubeletConfig::ShortRequestTimeout).await {
         Some(configured) => configured?,
         None => {
-            let reason = "needs a kubelet that can be started again with a short deadline";
+            let reason = "requires a kubelet that the harness can restart with a short deadline";
             return Err(NonPass::Skip(reason.to_owned()));
         }
     }
@@ -160,12 +163,12 @@ async fn with_short_deadline(s: &KubeletSession, phase: &str, effect: &str) -> R
 }
 
 async fn deadline(s: &KubeletSession) -> CaseResult {
-    // What a busy machine may add; far from the two minutes that are the default.
+    // Generous for a busy machine, and far below the default of two minutes.
     const DEADLINE_TOLERANCE: Duration = Duration::from_secs(8);
     with_short_deadline(s, "before", "hang").await?;
     let journal_position = s.journal_position().await?;
     let started = Instant::now();
-    // Whether there is a deadline without a timeout is another case's.
+    // With a timeout: whether the default applies without a timeout is the subject of another case.
     let response = s.kubelet.checkpoint(s.container_under_test(), "timeout=1").await?;
     let took = started.elapsed();
     let call = s
@@ -173,18 +176,19 @@ async fn deadline(s: &KubeletSession) -> CaseResult {
         .next_checkpoint(journal_position.unwrap_or_default(), LATE_ARCHIVE_TIMEOUT)
         .await?;
     let Some(call) = call else {
-        return fail(format!("{}, and the runtime's call goes on", response.summary()));
+        return fail(format!("{}, and the runtime's call has not ended", response.summary()));
     };
     let in_time =
         took + Duration::from_millis(50) >= SHORT_REQUEST_TIMEOUT && took < SHORT_REQUEST_TIMEOUT + DEADLINE_TOLERANCE;
     let as_expected = response.status == 500 && wraps_grpc_code(&response.body, "DeadlineExceeded") && in_time;
-    // The caller's reset and the runtime's own clock race at the deadline: the journal has either, and both are its end.
+    // At the deadline, the kubelet's cancellation races with the runtime's own timer. The journal has either code, and
+    // both mean that the call ended.
     let ended = match call.code {
-        1 | 4 => "ended with it".to_owned(),
+        1 | 4 => "cancelled".to_owned(),
         other => format!("ended with code {other}"),
     };
     let actual = format!(
-        "{} about the deadline of {} s: {in_time}; the runtime's call {ended}",
+        "{}; about {} s after the request: {in_time}; runtime call {ended}",
         response.summary(),
         SHORT_REQUEST_TIMEOUT.as_secs(),
     );
@@ -199,7 +203,7 @@ async fn late_response(s: &KubeletSession) -> CaseResult {
     }
     let next = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     if next.status != 200 {
-        return fail(format!("{} at the deadline, then {}", late.status, next.summary()));
+        return fail(format!("{}, then {}", late.status, next.summary()));
     }
     if s.kubelet.checkpoint(s.container_under_test(), "").await?.status != 200 {
         return Err(NonPass::Blocked(SECOND_CHECKPOINT_CASE));

@@ -1,13 +1,14 @@
-//! What the cases of one run share: the kubelet, and the first checkpoint, which many of them judge.
+//! The fixture of the kubelet suite: the kubelet under test and its first checkpoint, which many cases check.
 //!
 //! ```text
-//!  first    one checkpoint of the subject, whatever came of it
-//!   made      ... that was answered 200          else blocked by kubelet/checkpoint/succeeds
-//!    file       ... and whose archive is there   else blocked by kubelet/archive/at-location
-//!     listing     ... and can be listed          else blocked by kubelet/archive/tar
+//! first_attempt            one checkpoint of the container under test, whatever its result
+//!   first_checkpoint_ok    ... with response 200     else blocked by kubelet/checkpoint/succeeds
+//!     require_archive_file ... with an archive       else blocked by kubelet/archive/at-location
+//!       require_tar        ... that can be listed    else blocked by kubelet/archive/tar
 //! ```
 //!
-//! Each step is taken once, by the first case that asks for it, so that a single case can be run alone.
+//! The first case that needs a step executes it. Later cases use its result, so any single case can run
+//! alone.
 
 use std::{
     collections::BTreeSet,
@@ -31,82 +32,82 @@ use crate::{
     },
 };
 
-/// The case that judges whether a checkpoint can be had at all.
+/// The case that a checkpoint of a running container succeeds.
 pub const OK_CASE: &str = "kubelet/checkpoint/succeeds";
-/// The case that judges whether there is an archive.
+/// The case that the archive exists.
 pub(super) const ARCHIVE_CASE: &str = "kubelet/archive/at-location";
-/// The case that judges whether it is a tar.
+/// The case that the archive is a tar file.
 pub(super) const TAR_CASE: &str = "kubelet/archive/tar";
-/// The case that judges whether the kubelet waits for the runtime.
+/// The case that the kubelet waits for the runtime.
 pub(super) const WHEN_DONE_CASE: &str = "kubelet/checkpoint/waits-for-runtime";
-/// The case that judges whether the container runs on.
+/// The case that the container keeps running.
 pub(super) const KEEPS_RUNNING_CASE: &str = "kubelet/container/keeps-running";
 
-/// How long an archive or a journal entry may come after the answer: it must not, but another case says so.
+/// How long after the response the harness waits for an archive or a journal entry. They must not come late;
+/// another case checks that.
 pub(super) const LATE_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A kubelet in the course of a run.
+/// A kubelet under test, with the state of one run.
 #[derive(Debug)]
 pub struct KubeletSession {
-    /// The kubelet.
+    /// The kubelet under test.
     pub kubelet: Kubelet,
     first_attempt: Memo<Result<FirstKubeletAttempt, NonPass>>,
     first_archive: Memo<InspectedArchive>,
     started: Instant,
-    // The case that found that no further checkpoint can be judged: the container did not survive the first one, or the
-    // kubelet does not wait for the runtime.
+    // The case that found that no further checkpoint can be tested: the container did not survive the first
+    // checkpoint, or the kubelet does not wait for the runtime.
     unusable_since: OnceLock<&'static str>,
 }
 
-/// A checkpoint that was asked for, and what came of it.
+/// A checkpoint request and its result.
 #[derive(Clone, Debug)]
 pub(super) struct KubeletAttempt {
-    /// The workload before.
+    /// The workload before the request.
     pub(super) workload: Workload,
-    /// When it was asked for.
+    /// When the request was sent.
     pub(super) started: Timestamp,
-    /// When it was answered.
+    /// When the response arrived.
     pub(super) ended: Timestamp,
-    /// The answer.
     pub(super) response: HttpResponse,
-    /// What the runtime was sent, where that is known.
+    /// The CheckpointContainer call that the runtime received, if known.
     pub(super) runtime_call: Option<JournaledCheckpoint>,
-    /// Where the archive was to be, as the kubelet names it.
+    /// The location of the archive, as the kubelet names it.
     pub(super) location: Option<String>,
-    /// The archive as it is found there, or why not.
+    /// The archive at that location, or the reason why there is none.
     pub(super) file: Result<FileSnapshot, NoArchive>,
 }
 
-/// The first checkpoint, and what became of the container.
+/// The first checkpoint, and the state of the container after it.
 #[derive(Clone, Debug)]
 struct FirstKubeletAttempt {
     attempt: KubeletAttempt,
     container_after: Result<ContainerAfter, NonPass>,
 }
 
-/// The container after the first checkpoint. It is looked at then, and not when a case asks: what was left frozen is let go before
-/// the next case.
+/// The container after the first checkpoint. The harness observes it at once and not when a case asks for it:
+/// a container that was left frozen is thawed before the next case.
 #[derive(Clone, Debug)]
 pub(super) enum ContainerAfter {
-    /// It tells nothing, or there was no checkpoint.
+    /// The container is not a test workload, or the checkpoint failed.
     NotObservable,
-    /// As it is once it has moved, or as another process.
+    /// The workload after its heartbeat moved, or after its process changed.
     Running(Workload),
-    /// Since the answer it has not moved for seconds; its last heartbeat.
+    /// The heartbeat has not moved for seconds since the response. The value is the last heartbeat.
     Frozen(u64),
 }
 
-/// Why there is no archive to look at.
+/// Why there is no archive to inspect.
 #[derive(Clone, Debug)]
 pub(super) enum NoArchive {
-    /// It cannot be looked at from here.
+    /// The harness cannot read the location.
     NotAccessible(String),
-    /// It is not where it should be.
+    /// The archive is not at its location.
     NotFound(String),
 }
 
 impl KubeletSession {
-    /// A session with this kubelet.
+    /// A session with this kubelet, before any request.
     pub fn new(kubelet: Kubelet) -> KubeletSession {
         KubeletSession {
             kubelet,
@@ -117,24 +118,24 @@ impl KubeletSession {
         }
     }
 
-    /// Notes that no further checkpoint can be judged, by the case that found it.
+    /// Records the case that found that no further checkpoint can be tested.
     pub(super) fn mark_unusable(&self, id: &'static str) {
-        // The first reason is the one that is named.
+        // Only the first reason is kept.
         let _ = self.unusable_since.set(id);
     }
 
-    /// Whether further checkpoints can be judged.
+    /// Blocks the calling case if no further checkpoint can be tested.
     pub(super) fn require_usable(&self) -> Result<(), NonPass> {
         self.unusable_since.get().map_or(Ok(()), |id| Err(NonPass::Blocked(id)))
     }
 
-    /// Waits until the run is older than this: there is nothing else to await for a clock.
+    /// Waits until the run is at least this old. Sleep is enough: the condition is the clock itself.
     pub(super) async fn wait_until_age(&self, age: Duration) {
         tokio::time::sleep_until((self.started + age).into()).await;
     }
 
-    /// Waits until a checkpoint of this container is named otherwise than its last one, which it would be written over, or found in
-    /// place of.
+    /// Waits until the next archive of this container gets a different name than the last one. With the same name
+    /// it would overwrite the last archive, or be mistaken for it.
     pub(super) async fn wait_for_unused_name(&self, container: &ContainerRef) {
         let last = self.kubelet.last_checkpoint(container);
         if last.is_some_and(|last| Timestamp::now().as_second() <= last.as_second()) {
@@ -142,28 +143,27 @@ impl KubeletSession {
         }
     }
 
-    /// The container that is checkpointed.
     pub(super) fn container_under_test(&self) -> &ContainerRef {
         &self.kubelet.container_under_test
     }
 
-    /// fake-cri's control, or the reason for a skip.
+    /// The control API of fake-cri, or the reason for a skip.
     pub(super) fn require_fake_cri_control(&self) -> Result<&FakeCriControl, NonPass> {
-        let reason = "needs the runtime's faults and journal: a fake-cri with --fake-cri-control";
+        let reason = "requires the runtime's faults and journal: a fake-cri with --fake-cri-control";
         self.kubelet
             .fake_cri
             .as_ref()
             .ok_or_else(|| NonPass::Skip(reason.to_owned()))
     }
 
-    /// The first checkpoint, whatever was answered.
+    /// The first checkpoint, whatever its response.
     pub(super) async fn first_attempt(&self) -> Result<&KubeletAttempt, NonPass> {
         self.first_kubelet_attempt()
             .await
             .map(|first_attempt| &first_attempt.attempt)
     }
 
-    /// What became of the container after the first checkpoint, which was answered 200.
+    /// The state of the container after the first checkpoint, which must have succeeded.
     pub(super) async fn container_after(&self) -> Result<&ContainerAfter, NonPass> {
         self.first_checkpoint_ok().await?;
         self.first_kubelet_attempt()
@@ -176,7 +176,7 @@ impl KubeletSession {
     async fn first_kubelet_attempt(&self) -> Result<&FirstKubeletAttempt, NonPass> {
         let run_first_attempt = || async {
             let first = self.checkpoint(self.container_under_test()).await?;
-            // A log that cannot be read any more is told by the case about it, and by no other.
+            // Only the case about the container reports a log that cannot be read any more.
             let container_after = self.observe_container_after(&first).await;
             Ok(FirstKubeletAttempt {
                 attempt: first,
@@ -187,7 +187,8 @@ impl KubeletSession {
         first_attempt.as_ref().map_err(Clone::clone)
     }
 
-    /// Waits until the container has moved after a checkpoint, or for many of its heartbeats.
+    /// Waits until the container's heartbeat moves after a checkpoint, or gives up after many heartbeat
+    /// intervals.
     async fn observe_container_after(&self, first: &KubeletAttempt) -> Result<ContainerAfter, NonPass> {
         const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
         let before = &first.workload;
@@ -195,7 +196,7 @@ impl KubeletSession {
             return Ok(ContainerAfter::NotObservable);
         }
         let now = self.kubelet.workload(self.container_under_test()).await?;
-        // Of the two heartbeats that are waited for one may have been under way; the second is after the answer for sure.
+        // The first of two new heartbeats may have been written before the response. The second is certainly later.
         let enough = |later: &Workload| !later.same_process(before) || later.heartbeat >= now.heartbeat + 2;
         let later = self
             .kubelet
@@ -207,7 +208,7 @@ impl KubeletSession {
         Ok(later.map_or(ContainerAfter::Frozen(now.heartbeat), ContainerAfter::Running))
     }
 
-    /// The first checkpoint, which was answered 200.
+    /// The first checkpoint, if its response was 200.
     pub(super) async fn first_checkpoint_ok(&self) -> Result<&KubeletAttempt, NonPass> {
         let first = self.first_attempt().await?;
         if first.response.status == 200 {
@@ -217,7 +218,7 @@ impl KubeletSession {
         }
     }
 
-    /// The first checkpoint's archive.
+    /// The archive of the first checkpoint.
     pub(super) async fn require_archive_file(&self) -> Result<&FileSnapshot, NonPass> {
         match &self.first_checkpoint_ok().await?.file {
             Ok(evidence) => Ok(evidence),
@@ -226,14 +227,14 @@ impl KubeletSession {
         }
     }
 
-    /// The first archive as it was read, whatever it is.
+    /// The first archive as the reader found it, whether valid or not.
     pub(super) async fn require_inspected_archive(&self) -> Result<&InspectedArchive, NonPass> {
         let evidence = self.require_archive_file().await?;
         let canary = self.first_attempt().await?.workload.canary.clone();
         self.first_archive.get_or_try_init(|| inspect(evidence, canary)).await
     }
 
-    /// The first archive, which is a tar that can be listed.
+    /// The first archive, if it is a tar file that can be listed.
     pub(super) async fn require_tar(&self) -> Result<&InspectedArchive, NonPass> {
         let archive = self.require_inspected_archive().await?;
         if is_complete_tar(archive) {
@@ -243,14 +244,15 @@ impl KubeletSession {
         }
     }
 
-    /// The first checkpoint, which was answered 200 and left the container as it was: another one can be had.
+    /// The first checkpoint, if its response was 200 and another checkpoint can follow.
     pub(super) async fn require_checkpointable(&self) -> Result<&KubeletAttempt, NonPass> {
         let first = self.first_checkpoint_ok().await?;
         self.require_usable()?;
         Ok(first)
     }
 
-    /// Whether the endpoint is served to us: otherwise a 404 or 401 for another reason would say nothing.
+    /// Blocks the calling case if the endpoint rejects the first request: a 404 or 401 of another request would
+    /// then prove nothing.
     pub(super) async fn require_endpoint(&self) -> Result<(), NonPass> {
         match self.first_attempt().await?.response.status {
             401 | 403 | 404 | 405 => Err(NonPass::Blocked(OK_CASE)),
@@ -258,7 +260,7 @@ impl KubeletSession {
         }
     }
 
-    /// The journal's end, where there is a journal.
+    /// The current end of the journal, if there is a journal.
     pub(super) async fn journal_position(&self) -> Result<Option<u64>, NonPass> {
         match &self.kubelet.fake_cri {
             Some(control) => Ok(Some(control.journal_position().await?)),
@@ -266,7 +268,7 @@ impl KubeletSession {
         }
     }
 
-    /// The checkpoints that the runtime was asked for since; `None` without a journal.
+    /// The CheckpointContainer calls after this journal position; `None` without a journal.
     pub(super) async fn calls_after(
         &self,
         journal_position: Option<u64>,
@@ -277,11 +279,11 @@ impl KubeletSession {
         }
     }
 
-    /// The answer to a POST whose path goes over the wire as it is written here.
+    /// Sends a POST whose path goes over the wire exactly as given.
     pub(super) async fn post_raw_path(&self, path: &str) -> Result<HttpResponse, NonPass> {
         if self.kubelet.through_node_proxy {
             return Err(NonPass::Skip(
-                "the API server rewrites paths before the kubelet sees them: needs the node's own address".to_owned(),
+                "requires a direct connection to the kubelet: the API server rewrites paths".to_owned(),
             ));
         }
         self.require_endpoint().await?;
@@ -289,16 +291,17 @@ impl KubeletSession {
         let response = client
             .send_raw(Credentials::Authorized, Protocol::Http1, Method::POST, path)
             .await?
-            .ok_or_else(|| NonPass::Skip("the kubelet does not speak HTTP/1.1".to_owned()))?;
+            .ok_or_else(|| NonPass::Skip("requires a kubelet that speaks HTTP/1.1".to_owned()))?;
         self.kubelet.remember_archives(&response);
         Ok(response)
     }
 
-    /// One checkpoint of a container, with all that can be known of it.
+    /// Makes one checkpoint of a container and collects all available information about it.
     pub(super) async fn checkpoint(&self, container: &ContainerRef) -> Result<KubeletAttempt, NonPass> {
         self.require_usable()?;
         let kubelet = &self.kubelet;
-        // A target whose log cannot be read is judged all the same; the cases about the workload then say why not.
+        // A target whose log cannot be read is tested all the same. The cases about the workload report why the log
+        // is missing.
         let workload = kubelet.workload(container).await.unwrap_or_default();
         let journal_position = match &kubelet.fake_cri {
             Some(control) => Some((control, control.journal_position().await?)),
@@ -345,7 +348,7 @@ impl KubeletSession {
         })
     }
 
-    /// Where a location of the kubelet's can be read from here.
+    /// The local path of one of the kubelet's locations.
     pub(super) fn local_path(&self, location: &str) -> Option<PathBuf> {
         let dir = self.kubelet.checkpoints_dir.as_ref()?;
         if self.kubelet.paths_are_local {
@@ -354,7 +357,7 @@ impl KubeletSession {
         Some(dir.join(Path::new(location).file_name()?))
     }
 
-    /// The files that are where a location's is, as far as that can be read.
+    /// The files in the directory of a location, if the directory can be read.
     pub(super) fn archives_beside(&self, location: &str) -> Vec<FileSnapshot> {
         let dir = self
             .local_path(location)
@@ -368,11 +371,15 @@ impl KubeletSession {
     async fn find_archive(&self, response: &HttpResponse, location: Option<&str>) -> Result<FileSnapshot, NoArchive> {
         const POLL_INTERVAL: Duration = Duration::from_millis(10);
         let Some(location) = location else {
-            return Err(NoArchive::NotFound("nothing says where the archive is".to_owned()));
+            return Err(NoArchive::NotFound(
+                "neither the body, the journal nor the checkpoints directory names the \
+                archive"
+                    .to_owned(),
+            ));
         };
         let Some(path) = self.local_path(location) else {
             return Err(NoArchive::NotAccessible(
-                "needs the kubelet's archives: --checkpoints-dir names where they can be read".to_owned(),
+                "requires the kubelet's archives: --checkpoints-dir names the directory that holds them".to_owned(),
             ));
         };
         let started = Instant::now();
@@ -421,7 +428,7 @@ impl From<TargetError> for NonPass {
     }
 }
 
-/// The first item of a success's body, if it has the form that the Kubernetes kubelet gives it.
+/// The first item of a success body, if the body has the format of the Kubernetes kubelet.
 pub(super) fn first_item(response: &HttpResponse) -> Option<String> {
     let body: serde_json::Value = serde_json::from_str(&response.body).ok()?;
     Some(body.get("items")?.as_array()?.first()?.as_str()?.to_owned())
@@ -432,7 +439,7 @@ pub(super) fn is_complete_tar(archive: &InspectedArchive) -> bool {
     archive.is_complete() && !archive.members.is_empty()
 }
 
-/// Reads an archive without holding up the other tasks, and looks for what the workload has in its memory.
+/// Inspects an archive on a blocking thread and searches its memory for the canary.
 pub(super) async fn inspect(evidence: &FileSnapshot, canary: Option<String>) -> Result<InspectedArchive, NonPass> {
     let path = evidence.path.clone();
     let expected = Expectations {
@@ -448,16 +455,17 @@ pub(super) async fn inspect(evidence: &FileSnapshot, canary: Option<String>) -> 
     Ok(archive)
 }
 
-/// Waits for the next second: the names of archives hold the time to the second.
+/// Waits for the next second: the timestamp in an archive's name has a resolution of one second.
 pub(super) async fn next_second() {
     let remaining_ms = 1000 - Timestamp::now().subsec_millisecond();
     tokio::time::sleep(Duration::from_millis(u64::try_from(remaining_ms).unwrap_or(1000) + 20)).await;
 }
 
-/// How often the runtime was called, or that this cannot be seen: without a journal no call is not the same as none.
+/// How often the runtime was called, or that the number is unknown: without a journal, "no call seen" does
+/// not mean "not called".
 pub(super) fn describe_calls(calls: &Option<Vec<JournaledCheckpoint>>) -> String {
     match calls.as_deref() {
-        None => "without a journal of the runtime its calls are not seen".to_owned(),
+        None => "runtime calls unknown (no journal)".to_owned(),
         Some([]) => "the runtime was not called".to_owned(),
         Some([_]) => "the runtime was called once".to_owned(),
         Some(calls) => format!("the runtime was called {} times", calls.len()),

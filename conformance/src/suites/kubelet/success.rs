@@ -1,4 +1,4 @@
-//! 200: a running container is checkpointed, and the answer says where its archive is.
+//! 200: a running container is checkpointed, and the response names the archive.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: OK_CASE,
-            requirement: "a checkpoint of a running container is answered 200",
+            requirement: "The kubelet must return 200 for a checkpoint of a running container.",
             authority: authority::API_RESPONSE,
             motivation: "",
             level: Level::Documented,
@@ -24,18 +24,20 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: ARCHIVE_CASE,
-            requirement: "after a 200 the archive is where the runtime was asked to store it",
+            requirement: "The archive must exist at the location that the kubelet requested from the runtime when \
+                the response is 200.",
             authority: authority::API_OPERATIONS,
             motivation: "",
             level: Level::Documented,
-            expected: "a regular file",
+            expected: "a regular file at the location",
         },
         |s| Box::pin(archive_exists(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/response/body",
-            requirement: "the body of 200 is the JSON object whose `items` lists the archive, without a newline",
+            requirement: "The body of a 200 must be a JSON object whose `items` lists the location of the archive, \
+                without a newline at the end.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -46,18 +48,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/response/location-as-requested",
-            requirement: "the location in the body is the one that the runtime was asked to write",
+            requirement: "The location in the response body must be the location that the kubelet sent to the \
+                runtime.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "the same path",
+            expected: "the location in the CRI request",
         },
         |s| Box::pin(body_location(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/response/content-type",
-            requirement: "the content type of 200 is application/json",
+            requirement: "The content type of a 200 must be application/json.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -67,27 +70,27 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// What asks for further checkpoints, and so comes after what judges the first one.
+/// Cases that make further checkpoints. They run after the cases about the first checkpoint.
 pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: WHEN_DONE_CASE,
-            requirement: "the answer comes when the runtime is done, not before",
+            requirement: "The kubelet must not respond before the runtime has finished the checkpoint.",
             authority: authority::API_PARAMETERS,
             motivation: "",
             level: Level::Documented,
-            expected: "no answer while the runtime is at work",
+            expected: "200 after the runtime has finished",
         },
         |s| Box::pin(waits_for_runtime(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/checkpoint/named-container-only",
-            requirement: "the kubelet must checkpoint the container that the path names, and no other",
+            requirement: "The kubelet must checkpoint the container that the path names, and no other container.",
             authority: authority::API_OPERATIONS,
             motivation: "",
             level: Level::Documented,
-            expected: "the archive and the call to the runtime are of the named container",
+            expected: "a call for the named container, or its canary in the archive",
         },
         |s| Box::pin(named_container(s)),
     ),
@@ -110,7 +113,7 @@ async fn archive_exists(s: &KubeletSession) -> CaseResult {
 }
 
 async fn waits_for_runtime(s: &KubeletSession) -> CaseResult {
-    // Long enough to tell from scheduling, short enough not to be felt.
+    // Long enough to distinguish the delay from scheduling latency, short enough to keep the run fast.
     const RUNTIME_DELAY: Duration = Duration::from_millis(300);
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
@@ -122,14 +125,14 @@ async fn waits_for_runtime(s: &KubeletSession) -> CaseResult {
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     let took = started.elapsed();
     let actual = format!(
-        "{} after {} ms, the runtime worked for {} ms",
+        "{} after {} ms, the runtime delayed its response by {} ms",
         response.status,
         took.as_millis(),
         RUNTIME_DELAY.as_millis()
     );
     if took < RUNTIME_DELAY {
         s.mark_unusable(WHEN_DONE_CASE);
-        // What is still on its way is not to be taken for a later case's.
+        // Waits for the call that is still in progress, so that no later case mistakes that call for its own.
         control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
     }
     check(response.status == 200 && took >= RUNTIME_DELAY, actual)
@@ -137,7 +140,9 @@ async fn waits_for_runtime(s: &KubeletSession) -> CaseResult {
 
 async fn named_container(s: &KubeletSession) -> CaseResult {
     let Some(other) = &s.kubelet.siblings.running else {
-        return Err(NonPass::Skip("needs a second running container in the Pod".to_owned()));
+        return Err(NonPass::Skip(
+            "requires a second running container in the Pod".to_owned(),
+        ));
     };
     let first = s.require_checkpointable().await?;
     let second = s.checkpoint(other).await?;
@@ -160,7 +165,7 @@ async fn named_container(s: &KubeletSession) -> CaseResult {
 async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {
     let (Ok(file), Some(canary)) = (second.file, second.workload.canary) else {
         return Err(NonPass::Skip(
-            "needs the runtime's journal, or the archive and a test workload's canary".to_owned(),
+            "requires the runtime's journal, or the archive and the canary of a test workload".to_owned(),
         ));
     };
     let archive = inspect(&file, Some(canary)).await?;
@@ -168,10 +173,13 @@ async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {
         return Err(NonPass::Blocked(TAR_CASE));
     }
     if !archive.is_criu() {
-        return Err(NonPass::Skip("the archive is not in CRIU's format".to_owned()));
+        return Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()));
     }
     let page_match = archive.memory.flatten();
-    check(page_match.is_some(), format!("its canary: {page_match:?}"))
+    check(
+        page_match.is_some(),
+        format!("canary of the named container: {page_match:?}"),
+    )
 }
 
 async fn response_body(s: &KubeletSession) -> CaseResult {
@@ -190,7 +198,7 @@ async fn body_location(s: &KubeletSession) -> CaseResult {
     match &first.runtime_call {
         Some(call) => check(
             item == call.location,
-            format!("{item}; the runtime was asked for {}", call.location),
+            format!("{item}; the runtime received {}", call.location),
         ),
         None => match &first.file {
             Ok(file) => pass(format!("{item}, found as {}", file.path.display())),

@@ -1,4 +1,4 @@
-//! The query's `timeout`: what the runtime is sent for it.
+//! The query parameter `timeout`, and the deadline that the runtime receives for it.
 
 use std::time::Duration;
 
@@ -16,53 +16,54 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: ABSENT_CASE,
-            requirement: "without a timeout the runtime is sent the default CRI timeout",
+            requirement: "The kubelet must send the runtime the default CRI timeout when the request has no timeout.",
             authority: authority::API_PARAMETERS,
             motivation: "",
             level: Level::Documented,
-            expected: "the configured default, as the call's deadline",
+            expected: "the configured default as the deadline of the call",
         },
         |s| Box::pin(is_default(s, "")),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/zero-uses-default",
-            requirement: "with timeout=0 the runtime is sent the default CRI timeout",
+            requirement: "The kubelet must send the runtime the default CRI timeout when the timeout is 0.",
             authority: authority::API_PARAMETERS,
             motivation: "",
             level: Level::Documented,
-            expected: "the configured default, as the call's deadline",
+            expected: "the configured default as the deadline of the call",
         },
         |s| Box::pin(is_default(s, "timeout=0")),
     ),
     Case::new(
         CaseInfo {
             id: LARGE_CASE,
-            requirement: "a timeout is seconds to wait: one above the default is the call's deadline",
+            requirement: "The kubelet must use a timeout above the default as the deadline of the call, in seconds.",
             authority: authority::API_PARAMETERS,
             motivation: "",
             level: Level::Documented,
-            expected: "a deadline of that many seconds",
+            expected: "a deadline of the requested number of seconds",
         },
         |s| Box::pin(above_default(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/cri-request-field",
-            requirement: "the CRI request's own timeout field says the same as the call's deadline",
+            requirement: "The timeout field of the CRI request must agree with the deadline of the call.",
             authority: authority::CRI_CLIENT,
             motivation: "",
             level: Level::Reference,
-            expected: "default without a timeout, the larger value with one",
+            expected: "the default without a timeout, the larger value with one",
         },
         |s| Box::pin(timeout_field(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/raised-to-default",
-            requirement: "the kubelet must send the runtime its default timeout in place of a shorter one",
+            requirement: "The kubelet must replace a timeout below the default with the default.",
             authority: authority::CRI_CLIENT,
-            motivation: "the page (Parameters) has no such minimum: a kubelet that honours shorter timeouts fails here alone",
+            motivation: "the API page (Parameters) states no minimum: a kubelet that applies shorter timeouts fails \
+                this case only",
             level: Level::Reference,
             expected: "a deadline of the default",
         },
@@ -71,18 +72,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/last-value-wins",
-            requirement: "of several timeouts the last one counts",
+            requirement: "The kubelet must use the last value when the request has several timeouts.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "the last value",
+            expected: "a deadline of the last value",
         },
         |s| Box::pin(last_value(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/negative-rejected",
-            requirement: "a negative timeout is answered 500 and the runtime is not called",
+            requirement: "The kubelet must return 500 without a call to the runtime for a negative timeout.",
             authority: authority::CRI_CLIENT,
             motivation: "",
             level: Level::Reference,
@@ -93,7 +94,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/malformed-rejected",
-            requirement: "a timeout that is no base-10 64-bit integer is answered 404",
+            requirement: "The kubelet must return 404 for a timeout that is not a base-10 64-bit integer.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
@@ -104,18 +105,19 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/plus-sign-accepted",
-            requirement: "a timeout may have a plus sign",
+            requirement: "The kubelet must accept a timeout with a plus sign.",
             authority: authority::KUBELET_SERVER,
             motivation: "",
             level: Level::Reference,
-            expected: "a deadline of that many seconds",
+            expected: "a deadline of the requested number of seconds",
         },
         |s| Box::pin(plus_sign(s)),
     ),
     Case::new(
         CaseInfo {
             id: "kubelet/timeout/overflow-expires-at-once",
-            requirement: "a timeout whose nanoseconds do not fit has passed at once, and the runtime is not asked",
+            requirement: "A timeout that overflows in nanoseconds must expire at once, without a call to the \
+                runtime.",
             authority: authority::CRI_CLIENT,
             motivation: "",
             level: Level::Reference,
@@ -125,12 +127,12 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// Above every default there is, and no round number that a default might be.
+/// Above every known default, and not a round number that could be a default.
 const ABOVE_DEFAULT_SECS: u64 = 517;
-/// What a deadline loses between the kubelet's clock and the runtime's.
+/// How much shorter the deadline may be when it reaches the runtime.
 const DEADLINE_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// Asks with this query; returns what the runtime was sent.
+/// Requests a checkpoint with this query and returns the call that the runtime received.
 async fn checkpoint_call(s: &KubeletSession, query: &str) -> Result<JournaledCheckpoint, NonPass> {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
@@ -140,7 +142,7 @@ async fn checkpoint_call(s: &KubeletSession, query: &str) -> Result<JournaledChe
     if let Some(call) = &call {
         s.kubelet.remember_archive(&call.location);
     }
-    call.ok_or_else(|| NonPass::Fail(format!("{}, and the runtime was not called", response.summary())))
+    call.ok_or_else(|| NonPass::Fail(format!("{}; the runtime was not called", response.summary())))
 }
 
 fn describe_call(call: &JournaledCheckpoint) -> String {
@@ -156,7 +158,7 @@ fn deadline_is(call: &JournaledCheckpoint, seconds: u64) -> bool {
         .is_some_and(|deadline| deadline <= expected && expected - deadline <= DEADLINE_TOLERANCE)
 }
 
-/// The default: as configured, or as the runtime is sent it without a timeout.
+/// The default timeout: as configured, or measured with a request without a timeout.
 async fn default_timeout(s: &KubeletSession) -> Result<u64, NonPass> {
     if let Some(timeout) = s.kubelet.default_timeout {
         return Ok(timeout.as_secs());
@@ -165,7 +167,7 @@ async fn default_timeout(s: &KubeletSession) -> Result<u64, NonPass> {
         .await?
         .deadline
         .ok_or(NonPass::Blocked(ABSENT_CASE))?;
-    // What is left of it when it arrives is a little less than a whole number of seconds.
+    // The remaining time on arrival is slightly less than a whole number of seconds.
     Ok(deadline.as_secs_f64().ceil() as u64)
 }
 
@@ -197,7 +199,7 @@ async fn timeout_field(s: &KubeletSession) -> CaseResult {
     check(
         agrees(&without) && agrees(&with),
         format!(
-            "{} without, {} with timeout={ABOVE_DEFAULT_SECS}",
+            "{} without a timeout, {} with timeout={ABOVE_DEFAULT_SECS}",
             describe_call(&without),
             describe_call(&with)
         ),
@@ -256,7 +258,10 @@ async fn malformed(s: &KubeletSession) -> CaseResult {
         }
     }
     let actual = if problems.is_empty() {
-        format!("so for {} values", values.len())
+        format!(
+            "404 cannot parse value of timeout parameter, for {} values",
+            values.len()
+        )
     } else {
         problems.join("; ")
     };
@@ -275,7 +280,7 @@ async fn plus_sign(s: &KubeletSession) -> CaseResult {
 }
 
 async fn overflow(s: &KubeletSession) -> CaseResult {
-    // Times ten to the ninth it wraps around to a negative number.
+    // Multiplied by 10^9, this value wraps around to a negative number.
     const OVERFLOWING_SECS: i64 = i64::MAX;
     s.require_checkpointable().await?;
     let journal_position = s.journal_position().await?;

@@ -1,8 +1,8 @@
-//! What is left after a checkpoint that failed, one group of cases for each way to fail: the call's deadline, the request's
-//! timeout, a caller that goes away, an error.
+//! The state after a failed checkpoint, one group of cases per way to fail: the deadline of the call, the timeout of
+//! the request, a cancellation, an error.
 //!
-//! The container must be as it was: a runtime that froze it lets it go whatever becomes of the call. How such checkpoints
-//! are had is in `aftermath.rs`.
+//! The container must be unharmed: a runtime that froze the container must thaw it, whatever the result of the call.
+//! `failed_checkpoint.rs` makes these checkpoints.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use super::{
 use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
 use crate::suites::authority;
 
-/// The case that judges whether the request's timeout counts at all.
+/// The case that the runtime enforces the timeout of the request.
 const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/enforced";
 
-/// A checkpoint of a large container takes its time, and some are tried.
+/// A checkpoint of a large container takes time, and each case may make several of them.
 const CASE_TIMEOUT: Duration = Duration::from_secs(180);
 
 macro_rules! container_unharmed_cases {
@@ -27,11 +27,12 @@ macro_rules! container_unharmed_cases {
             Case::new(
                 CaseInfo {
                     id: $ids[0],
-                    requirement: concat!("after ", $after, " the container runs on"),
+                    requirement: concat!("The container must keep running after ", $after, "."),
                     authority: authority::KEP_FAILED,
-                    motivation: "containerd 2.4: the container was left frozen after a deadline, while its status said RUNNING",
+                    motivation: "containerd 2.4: the container stayed frozen after a deadline, while its status was \
+                        CONTAINER_RUNNING",
                     level: Level::Documented,
-                    expected: "its counter moves",
+                    expected: "the container keeps running",
                 },
                 |s| Box::pin(keeps_running(s, $mode)),
             )
@@ -39,11 +40,11 @@ macro_rules! container_unharmed_cases {
             Case::new(
                 CaseInfo {
                     id: $ids[1],
-                    requirement: concat!("after ", $after, " the container is the process that it was"),
+                    requirement: concat!("The container must still be the same process after ", $after, "."),
                     authority: authority::KEP_FAILED,
                     motivation: "",
                     level: Level::Documented,
-                    expected: "the same pid and start time",
+                    expected: "same pid and start time",
                 },
                 |s| Box::pin(same_process(s, $mode)),
             )
@@ -52,14 +53,14 @@ macro_rules! container_unharmed_cases {
                 CaseInfo {
                     id: $ids[2],
                     requirement: concat!(
-                        "after ",
+                        "ContainerStatus must report that the container is running after ",
                         $after,
-                        " ContainerStatus says that the container runs, as it does"
+                        "."
                     ),
                     authority: authority::CRI_STATUS,
                     motivation: "",
                     level: Level::Documented,
-                    expected: "CONTAINER_RUNNING, and its counter moves",
+                    expected: "CONTAINER_RUNNING",
                 },
                 |s| Box::pin(status(s, $mode)),
             )
@@ -67,9 +68,9 @@ macro_rules! container_unharmed_cases {
             Case::new(
                 CaseInfo {
                     id: $ids[3],
-                    requirement: concat!("after ", $after, " the container can be checkpointed"),
+                    requirement: concat!("A checkpoint of the container must succeed after ", $after, "."),
                     authority: authority::COMMON_RUNTIMES,
-                    motivation: "containerd 2.4-beta: the checkpoint after one that ran out of time failed",
+                    motivation: "containerd 2.4-beta: the checkpoint after one that exceeded its deadline failed",
                     level: Level::Reference,
                     expected: "success of the next checkpoint",
                 },
@@ -85,11 +86,15 @@ macro_rules! no_partial_case {
         Case::new(
             CaseInfo {
                 id: $id,
-                requirement: concat!("after ", $after, " no part of an archive is at the location"),
+                requirement: concat!(
+                    "The runtime must not leave a partial archive at the location after ",
+                    $after,
+                    "."
+                ),
                 authority: authority::CWE_INCOMPLETE_CLEANUP,
-                motivation: "containerd 2.4 and CRI-O 1.37 write in place: a part of the archive stays",
+                motivation: "containerd 2.4 and CRI-O 1.37 write in place: a part of the archive remains",
                 level: Level::Robust,
-                expected: "nothing, or a whole archive",
+                expected: "no partial archive",
             },
             |s| Box::pin(no_partial(s, $mode)),
         )
@@ -102,11 +107,11 @@ macro_rules! no_late_archive_case {
         Case::new(
             CaseInfo {
                 id: $id,
-                requirement: concat!("after ", $after, " no archive appears of which nobody will know"),
+                requirement: concat!("The runtime must not create an archive after ", $after, "."),
                 authority: authority::GRPC_CANCELLATION,
-                motivation: "containerd 2.4 and CRI-O 1.37: the dump goes on, and the archive appears later",
+                motivation: "containerd 2.4 and CRI-O 1.37: the dump continues, and the archive appears later",
                 level: Level::Robust,
-                expected: "nothing at the location, even when the checkpoint would have ended",
+                expected: "no archive, even after the time that the checkpoint would have taken",
             },
             |s| Box::pin(no_late_archive(s, $mode)),
         )
@@ -116,7 +121,7 @@ macro_rules! no_late_archive_case {
 
 pub(super) const DEADLINE_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
     FailureMode::Deadline,
-    "a deadline that passed",
+    "the deadline of the call expires",
     [
         "runtime/deadline/keeps-running",
         "runtime/deadline/same-process",
@@ -127,18 +132,18 @@ pub(super) const DEADLINE_CASES: &[Case<RuntimeSession>] = &container_unharmed_c
 pub(super) const DEADLINE_FILE_CASES: &[Case<RuntimeSession>] = &[
     no_partial_case!(
         FailureMode::Deadline,
-        "a deadline that passed",
+        "the deadline of the call expires",
         "runtime/deadline/no-partial-archive"
     ),
     no_late_archive_case!(
         FailureMode::Deadline,
-        "a deadline that passed",
+        "the deadline of the call expires",
         "runtime/deadline/no-late-archive"
     ),
 ];
 pub(super) const TIMEOUT_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
     FailureMode::Timeout,
-    "a timeout that passed",
+    "the timeout of the request expires",
     [
         "runtime/timeout/keeps-running",
         "runtime/timeout/same-process",
@@ -150,24 +155,24 @@ pub(super) const TIMEOUT_FILE_CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: TIMEOUT_ENFORCED_CASE,
-            requirement: "a timeout above zero is the user's: a checkpoint that takes longer fails when it has passed",
+            requirement: "A checkpoint must fail when the timeout of the request, if above zero, expires.",
             authority: authority::KEP_IMPLEMENTATION,
             motivation: "containerd 2.4.2 and CRI-O 1.37.0 do not read the field",
             level: Level::Documented,
-            expected: "an error within a second of a timeout of 1 s, without a deadline of the call",
+            expected: "an error within a second of the timeout of 1 s, for a call without a deadline",
         },
         |s| Box::pin(timeout_enforced(s)),
     )
     .timeout(CASE_TIMEOUT),
     no_partial_case!(
         FailureMode::Timeout,
-        "a timeout that passed",
+        "the timeout of the request expires",
         "runtime/timeout/no-partial-archive"
     ),
 ];
 pub(super) const CANCEL_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
     FailureMode::Cancel,
-    "its caller went away",
+    "the client cancels the call",
     [
         "runtime/cancellation/keeps-running",
         "runtime/cancellation/same-process",
@@ -178,12 +183,12 @@ pub(super) const CANCEL_CASES: &[Case<RuntimeSession>] = &container_unharmed_cas
 pub(super) const CANCEL_FILE_CASES: &[Case<RuntimeSession>] = &[
     no_partial_case!(
         FailureMode::Cancel,
-        "its caller went away",
+        "the client cancels the call",
         "runtime/cancellation/no-partial-archive"
     ),
     no_late_archive_case!(
         FailureMode::Cancel,
-        "its caller went away",
+        "the client cancels the call",
         "runtime/cancellation/no-late-archive"
     ),
 ];
@@ -198,7 +203,7 @@ pub(super) const ERROR_CASES: &[Case<RuntimeSession>] = &container_unharmed_case
     ]
 );
 
-/// What is left after checkpoints that failed so.
+/// The results of the failed checkpoints of this mode.
 async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
     let failed = s.failed_checkpoints(mode).await?;
     if mode == FailureMode::Timeout && failed.iter().any(succeeded) {
@@ -207,12 +212,12 @@ async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<&[F
     Ok(failed)
 }
 
-/// Whether it did not fail after all.
+/// Whether the checkpoint succeeded although it should have failed.
 fn succeeded(failed: &FailedCheckpoint) -> bool {
     failed.response.as_ref().is_some_and(|response| response.is_ok())
 }
 
-/// The first that is wrong in this way, or that all of them are right.
+/// Fails with the first checkpoint for which `wrong` returns a text; otherwise passes with `right`.
 fn check_each(
     failed: &[FailedCheckpoint],
     right: &str,
@@ -220,11 +225,11 @@ fn check_each(
 ) -> CaseResult {
     let problem = failed
         .iter()
-        .find_map(|attempt| Some(format!("{} {}", attempt.description, wrong(attempt)?)));
+        .find_map(|attempt| Some(format!("{}: {}", attempt.description, wrong(attempt)?)));
     match (problem, failed) {
         (Some(problem), _) => fail(problem),
-        (None, [attempt]) => pass(format!("{} {right}", attempt.description)),
-        (None, several) => pass(format!("{right}, {} times", several.len())),
+        (None, [attempt]) => pass(format!("{right} {}", attempt.description)),
+        (None, several) => pass(format!("{right} after each of {} failed checkpoints", several.len())),
     }
 }
 
@@ -233,7 +238,7 @@ async fn keeps_running(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     if failed.iter().all(|attempt| !attempt.liveness.same_process) {
         return Err(NonPass::Blocked(mode.same_process_case()));
     }
-    check_each(failed, "it runs on", |attempt| {
+    check_each(failed, "the container keeps running", |attempt| {
         let frozen = attempt.liveness.same_process && !attempt.liveness.running;
         frozen.then(|| attempt.liveness.describe_frozen())
     })
@@ -242,12 +247,9 @@ async fn keeps_running(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
 async fn same_process(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     check_each(
         failed_checkpoints(s, mode).await?,
-        "it is the same process",
+        "same pid and start time",
         |attempt| {
-            let ended = format!(
-                "its first process has ended; its status says {}",
-                attempt.liveness.status()
-            );
+            let ended = format!("the first process has ended; status {}", attempt.liveness.status());
             (!attempt.liveness.same_process).then_some(ended)
         },
     )
@@ -261,9 +263,9 @@ async fn status(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     if failed.iter().any(|attempt| !attempt.liveness.running) {
         return Err(NonPass::Blocked(mode.keeps_running_case()));
     }
-    check_each(failed, "its status says that it runs, and it does", |attempt| {
+    check_each(failed, "CONTAINER_RUNNING", |attempt| {
         let wrong = attempt.liveness.status != Ok(ContainerState::ContainerRunning);
-        wrong.then(|| format!("its status says {}, and it runs", attempt.liveness.status()))
+        wrong.then(|| format!("status {} while the container runs", attempt.liveness.status()))
     })
 }
 
@@ -272,18 +274,18 @@ async fn can_checkpoint_again(s: &RuntimeSession, mode: FailureMode) -> CaseResu
     if failed.iter().any(|attempt| attempt.next_response.is_none()) {
         return Err(NonPass::Blocked(mode.same_process_case()));
     }
-    check_each(failed, "the next one succeeds", |attempt| {
+    check_each(failed, "success of the next checkpoint", |attempt| {
         let next_response = attempt.next_response.as_ref()?;
-        (!next_response.is_ok()).then(|| format!("the next one fails: {next_response}"))
+        (!next_response.is_ok()).then(|| format!("the next checkpoint fails: {next_response}"))
     })
 }
 
 async fn no_partial(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     check_each(
         failed_checkpoints(s, mode).await?,
-        "no part of an archive is left",
+        "no partial archive",
         |attempt| match attempt.leftover {
-            Leftover::Partial(bytes) => Some(format!("{bytes} bytes are left that are no whole archive")),
+            Leftover::Partial(bytes) => Some(format!("a partial archive of {bytes} bytes")),
             Leftover::Nothing | Leftover::Archive(_) => None,
         },
     )
@@ -292,24 +294,27 @@ async fn no_partial(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
 async fn no_late_archive(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     check_each(
         failed_checkpoints(s, mode).await?,
-        "no archive appears",
+        "no archive",
         |attempt| match attempt.leftover {
-            Leftover::Archive(bytes) => Some(format!("an archive of {bytes} bytes appeared all the same")),
+            Leftover::Archive(bytes) => Some(format!("an archive of {bytes} bytes")),
             Leftover::Nothing | Leftover::Partial(_) => None,
         },
     )
 }
 
 async fn timeout_enforced(s: &RuntimeSession) -> CaseResult {
-    /// What an answer may take beyond the timeout.
+    /// How long after the timeout the response may arrive.
     const RESPONSE_TOLERANCE: Duration = Duration::from_secs(1);
     let failed = s.failed_checkpoints(FailureMode::Timeout).await?;
     let Some(response) = failed.first().and_then(|attempt| attempt.response.as_ref()) else {
-        return Err(NonPass::Error("the call with a timeout has no answer".to_owned()));
+        return Err(NonPass::Error("the call with a timeout has no response".to_owned()));
     };
     let took = response.duration.as_secs_f64();
     if response.is_ok() && response.duration < MIN_TIMEOUT {
-        return Err(NonPass::Skip(format!("the checkpoint took {took:.1} s only")));
+        return Err(NonPass::Skip(format!(
+            "requires a checkpoint that takes longer than 1 s: this one took {took:.1} \
+            s"
+        )));
     }
     if response.is_ok() {
         return fail(format!("success after {took:.1} s, with a timeout of 1 s"));
@@ -318,9 +323,13 @@ async fn timeout_enforced(s: &RuntimeSession) -> CaseResult {
     check(
         as_expected,
         format!(
-            "{:?} {} its time",
+            "{:?} {} the timeout",
             response.code,
-            if as_expected { "in" } else { "long after" }
+            if as_expected {
+                "within a second of"
+            } else {
+                "more than a second after"
+            }
         ),
     )
 }

@@ -1,4 +1,4 @@
-//! The archive of a checkpoint: what it is, who may read it, whose it is.
+//! The archive of a checkpoint: its format, permissions and members.
 
 use std::{
     collections::BTreeSet,
@@ -18,40 +18,40 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: TAR_CASE,
-            requirement: "the archive is an uncompressed tar that ends where the file does",
+            requirement: "The archive must be an uncompressed tar file whose end marker is at the end of the file.",
             authority: authority::KUBERNETES_E2E,
             motivation: "",
             level: Level::Reference,
-            expected: "members, and an end",
+            expected: "a complete tar",
         },
         |s| Box::pin(tar_is_whole(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/archive/owner-only",
-            requirement: "a new archive can be read by its owner alone: it holds the container's memory",
+            requirement: "Only its owner must have access to a new archive, which holds the container's memory.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Documented,
-            expected: "no permission for group and others",
+            expected: "no permissions for group and others",
         },
         |s| Box::pin(mode(s)),
     ),
     Case::new(
         CaseInfo {
             id: MEMBERS_CASE,
-            requirement: "the archive has the members by which Kubernetes' own test knows one",
+            requirement: "The archive must have the members that the e2e test of Kubernetes requires.",
             authority: authority::KUBERNETES_E2E,
             motivation: "",
             level: Level::Reference,
-            expected: "checkpoint/inventory.img, config.dump and spec.dump",
+            expected: "checkpoint/inventory.img, config.dump, spec.dump",
         },
         |s| Box::pin(members(s)),
     ),
     Case::new(
         CaseInfo {
             id: CONTAINER_ID_CASE,
-            requirement: "the archive says which container it is of: config.dump has its id",
+            requirement: "The config.dump of an archive must contain the id of the checkpointed container.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -62,33 +62,35 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/archive/container-log",
-            requirement: "the container's log is in the archive, with all that it told before the call",
+            requirement: "The archive must contain the container's log, including every line from before the call.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
-            expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the heartbeat before the call",
+            expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the last heartbeat \
+                before the call",
         },
         |s| Box::pin(contains_log(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/archive/log-not-newer-than-memory",
-            requirement: "files are copied while the container stands still: none is newer than its memory",
+            requirement: "The runtime must copy files while the container is frozen, so that no file is newer than \
+                the memory.",
             authority: authority::KEP_MOTIVATION,
-            motivation: "cri-o#6977: the container ran on before its files were copied",
+            motivation: "cri-o#6977: the container continued before its files were copied",
             level: Level::Robust,
-            expected: "no heartbeat in the archive's log that the memory does not know yet",
+            expected: "no heartbeat in the archived log above the heartbeat in memory",
         },
         |s| Box::pin(log_not_newer_than_memory(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/archive/passes-archive-suite",
-            requirement: "the archive holds to what readers of such archives rely on",
+            requirement: "The archive must satisfy the documented and reference cases of the archive suite.",
             authority: authority::KUBERNETES_E2E,
             motivation: "",
             level: Level::Reference,
-            expected: "none of them fails",
+            expected: "no archive case of level documented or reference fails",
         },
         |s| Box::pin(archive_suite(s)),
     ),
@@ -98,7 +100,7 @@ async fn tar_is_whole(s: &RuntimeSession) -> CaseResult {
     let archive = s.require_inspected_archive().await?;
     let members = archive.members.len();
     match is_complete_tar(archive) {
-        true => pass("a whole tar"),
+        true => pass("a complete tar"),
         false => fail(format!("{:?} after {members} members", archive.end)),
     }
 }
@@ -116,8 +118,8 @@ async fn members(s: &RuntimeSession) -> CaseResult {
         .filter(|name| archive.member(name).is_none())
         .collect();
     match missing.is_empty() {
-        true => pass("all three"),
-        false => fail(format!("no {}", missing.join(", "))),
+        true => pass("checkpoint/inventory.img, config.dump, spec.dump"),
+        false => fail(format!("missing: {}", missing.join(", "))),
     }
 }
 
@@ -130,7 +132,7 @@ async fn container_id(s: &RuntimeSession) -> CaseResult {
     check(
         as_expected,
         if as_expected {
-            "its own id"
+            "the container's full id"
         } else {
             "the id of another container"
         },
@@ -148,9 +150,9 @@ async fn contains_log(s: &RuntimeSession) -> CaseResult {
     check(
         as_expected,
         if as_expected {
-            "the log, with the heartbeat before the call"
+            "a log with the last heartbeat before the call"
         } else {
-            "a log without the heartbeat before the call"
+            "a log without the last heartbeat before the call"
         },
     )
 }
@@ -173,10 +175,11 @@ async fn log_not_newer_than_memory(s: &RuntimeSession) -> CaseResult {
     )
     .await?;
     let logged_heartbeat = heartbeats(&text).last().copied().unwrap_or_default();
-    // The counter in memory is set before its line is written: the memory is never behind the log of the same moment.
+    // The workload sets the counter in memory before it writes the line. At any one moment the memory is not behind the
+    // log.
     match logged_heartbeat <= memory_heartbeat {
-        true => pass("the log is not newer than the memory"),
-        false => fail("the log has lines that the memory does not know yet"),
+        true => pass("no heartbeat in the archived log above the heartbeat in memory"),
+        false => fail("a heartbeat in the archived log above the heartbeat in memory"),
     }
 }
 
@@ -205,7 +208,7 @@ async fn archive_suite(s: &RuntimeSession) -> CaseResult {
         true => check(
             passed > 0,
             format!(
-                "{passed} of {} pass, the others are about what is not there",
+                "no failed case: {passed} of {} pass, the others do not apply",
                 required_records.len()
             ),
         ),
@@ -218,7 +221,7 @@ async fn archive_suite(s: &RuntimeSession) -> CaseResult {
     }
 }
 
-/// The container's log in an archive, under the name of either engine.
+/// The container's log in an archive, under containerd's or CRI-O's name.
 async fn read_log(path: &Path) -> Result<Option<Vec<u8>>, NonPass> {
     blocking_io(path, |archive| {
         for name in [CONTAINER_LOG, CRIO_LOG] {
@@ -231,11 +234,11 @@ async fn read_log(path: &Path) -> Result<Option<Vec<u8>>, NonPass> {
     .await
 }
 
-/// Eight bytes of a member as a number in the machine's order.
+/// Reads eight bytes of a member as an integer in native byte order.
 pub(super) async fn read_u64_at(path: &Path, member: String, offset: u64) -> Result<u64, NonPass> {
     let bytes = blocking_io(path, move |archive| member_content(&archive, &member, offset, Some(8))).await?;
     let number = bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
-    number.ok_or_else(|| NonPass::Error("the archive has changed while it was read".to_owned()))
+    number.ok_or_else(|| NonPass::Error("the archive changed during the read".to_owned()))
 }
 
 async fn blocking_io<T: Send + 'static>(
@@ -249,7 +252,7 @@ async fn blocking_io<T: Send + 'static>(
         .map_err(|error| NonPass::error(&error))
 }
 
-/// The content of a member from an offset on, so many bytes of it; of a log no more than any of ours grows to.
+/// The content of a member from an offset: `length` bytes, or a whole log, which never exceeds the limit in this suite.
 fn member_content(archive: &Path, name: &str, offset: u64, length: Option<u64>) -> std::io::Result<Option<Vec<u8>>> {
     use std::io::{Read as _, copy, sink};
     const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -266,7 +269,7 @@ fn member_content(archive: &Path, name: &str, offset: u64, length: Option<u64>) 
     Ok(None)
 }
 
-/// The numbers of the first process's heartbeats in a log of the CRI's format.
+/// The heartbeats of the first process in a log in CRI format.
 pub(super) fn heartbeats(log: &[u8]) -> BTreeSet<u64> {
     let text = String::from_utf8_lossy(log).into_owned();
     let number = |line: &str| {
@@ -274,7 +277,7 @@ pub(super) fn heartbeats(log: &[u8]) -> BTreeSet<u64> {
         let of_child = before.ends_with("child ");
         heartbeat.split_whitespace().next()?.parse().ok().filter(|_| !of_child)
     };
-    // An unfinished last line may hold half a number.
+    // The last line may be incomplete and hold only part of the number.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().filter_map(number).collect()
 }

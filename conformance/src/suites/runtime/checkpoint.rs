@@ -1,4 +1,4 @@
-//! A checkpoint of a running container, its archive, and another one after it.
+//! A checkpoint of a running container, its archive, and a second checkpoint.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: OK_CASE,
-            requirement: "a checkpoint of a running container succeeds",
+            requirement: "A checkpoint of a running container must succeed.",
             authority: authority::CRI_CALL,
             motivation: "",
             level: Level::Documented,
@@ -26,29 +26,29 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: ARCHIVE_CASE,
-            requirement: "when the call has succeeded, the archive is at the location of the request",
+            requirement: "The archive must exist at the requested location after the call has succeeded.",
             authority: authority::CRI_REQUEST,
             motivation: "",
             level: Level::Documented,
-            expected: "a file that is not empty",
+            expected: "a non-empty file",
         },
         |s| Box::pin(archive_exists(s)),
     ),
     Case::new(
         CaseInfo {
             id: WHEN_DONE_CASE,
-            requirement: "the answer comes when the archive is complete, not before",
+            requirement: "The archive must be complete when the call returns.",
             authority: authority::COMMON_RUNTIMES,
-            motivation: "the kubelet hands the location on with the answer",
+            motivation: "the kubelet passes the location on as soon as the call returns",
             level: Level::Reference,
-            expected: "the whole archive is there with the answer",
+            expected: "the complete archive when the call returns",
         },
         |s| Box::pin(archive_at_return(s)),
     ),
     Case::new(
         CaseInfo {
             id: SECOND_CASE,
-            requirement: "a container can be checkpointed more than once",
+            requirement: "A container must be checkpointable more than once.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -59,18 +59,20 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/checkpoint/fresh-images",
-            requirement: "an archive holds the memory as it is then, not that of an earlier checkpoint",
+            requirement: "An archive must hold the memory at the time of its own checkpoint, not of an earlier \
+                checkpoint.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
             level: Level::Reference,
-            expected: "a counter in the second archive's pages that is not below what the log told before",
+            expected: "in the second archive's pages, a heartbeat not below the last logged heartbeat before the \
+                call",
         },
         |s| Box::pin(fresh_images(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/checkpoint/fresh-timestamp",
-            requirement: "an archive is of this call: config.dump says a time between its request and its answer",
+            requirement: "The checkpoint time in config.dump must lie within the call that made the archive.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
             level: Level::Reference,
@@ -92,7 +94,7 @@ async fn archive_exists(s: &RuntimeSession) -> CaseResult {
     let first = &s.first_checkpoint_ok().await?.attempt;
     match &first.file {
         Ok(file) if file.length > 0 => pass(format!("a file of {} bytes", file.length)),
-        Ok(_) => fail("a file of no bytes"),
+        Ok(_) => fail("an empty file"),
         Err(reason) => fail(format!("{}: {reason}", first.location.display())),
     }
 }
@@ -100,12 +102,12 @@ async fn archive_exists(s: &RuntimeSession) -> CaseResult {
 async fn archive_at_return(s: &RuntimeSession) -> CaseResult {
     let (first, file) = s.require_archive_file().await?;
     match &first.attempt.file_at_return {
-        Some(file_at_return) if file_at_return == file => pass(format!("{} bytes with the answer", file.length)),
+        Some(file_at_return) if file_at_return == file => pass(format!("{} bytes when the call returned", file.length)),
         Some(file_at_return) => fail(format!(
-            "{} bytes with the answer, {} later",
+            "{} bytes when the call returned, {} bytes later",
             file_at_return.length, file.length
         )),
-        None => fail("nothing with the answer, and the archive later"),
+        None => fail("no archive when the call returned, and an archive later"),
     }
 }
 
@@ -131,8 +133,8 @@ async fn fresh_images(s: &RuntimeSession) -> CaseResult {
     let offset = page_match.offset + marker.len() as u64;
     let memory_heartbeat = read_u64_at(&second.location, page_match.member, offset).await?;
     match memory_heartbeat >= logged_heartbeat {
-        true => pass("a counter as the log told it before, or later"),
-        false => fail("a counter of before: the log had told a later one"),
+        true => pass("a heartbeat not below the last logged heartbeat before the call"),
+        false => fail("a heartbeat below the last logged heartbeat before the call"),
     }
 }
 
@@ -147,16 +149,16 @@ async fn fresh_timestamp(s: &RuntimeSession) -> CaseResult {
             return Err(NonPass::Blocked(MEMBERS_CASE));
         };
         if !is_within_call(config.checkpointed_at, attempt.started, attempt.ended) {
-            actual.push(format!("the {name} archive says another time than its call's"));
+            actual.push(format!("checkpointedTime of the {name} archive is not within its call"));
         }
     }
     match actual.is_empty() {
-        true => pass("within the call, twice"),
+        true => pass("checkpointedTime within the call, for both archives"),
         false => fail(actual.join("; ")),
     }
 }
 
-/// Whether a time lies within a call, by clocks that may differ a little and a time that may be cut to whole seconds.
+/// Whether a time lies within a call. The clocks may differ slightly, and the time may be truncated to whole seconds.
 fn is_within_call(time: Timestamp, started: Timestamp, ended: Timestamp) -> bool {
     let slack = SignedDuration::from_millis(20);
     let whole_second = time.subsec_nanosecond() == 0;

@@ -1,4 +1,4 @@
-//! Several checkpoints at once.
+//! Concurrent checkpoints.
 
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use crate::{
     targets::runtime::ContainerHandle,
 };
 
-/// The case that judges whether several containers can be checkpointed at once.
+/// The case that several containers can be checkpointed concurrently.
 const MANY_CASE: &str = "runtime/concurrency/several-containers";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/concurrency/same-container",
-            requirement: "of two checkpoints of a container at once each is an error or makes a whole archive, and one does",
+            requirement: "Each of two concurrent checkpoints of one container must either fail or write a complete \
+                archive, and at least one must succeed.",
             authority: authority::CWE_RACE,
-            motivation: "several users, or a controller, checkpoint at once",
+            motivation: "several users, or a controller, make checkpoints concurrently",
             level: Level::Robust,
-            expected: "a whole archive for each success, and a container that runs on",
+            expected: "a complete archive for each success, and the container keeps running",
         },
         |s| Box::pin(one_container(s)),
     )
@@ -33,11 +34,12 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: MANY_CASE,
-            requirement: "several containers can be checkpointed at once, and each archive is its own container's",
+            requirement: "Concurrent checkpoints of several containers must succeed, each with the archive of its \
+                own container.",
             authority: authority::CWE_RACE,
-            motivation: "several users, or a controller, checkpoint at once",
+            motivation: "several users, or a controller, make checkpoints concurrently",
             level: Level::Robust,
-            expected: "success for each, and its id in its archive",
+            expected: "3 concurrent checkpoints, each archive with its own container's id",
         },
         |s| Box::pin(several_containers(s)),
     )
@@ -45,23 +47,24 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/concurrency/containers-independent",
-            requirement: "a checkpoint of a small container does not wait for that of a large one",
+            requirement: "A checkpoint of a small container must not wait for the checkpoint of a large container.",
             authority: authority::CWE_RACE,
-            motivation: "several users, or a controller, checkpoint at once",
+            motivation: "several users, or a controller, make checkpoints concurrently",
             level: Level::Robust,
-            expected: "the small one's answer before the large one's",
+            expected: "the small container's response before the large container's response",
         },
         |s| Box::pin(small_before_large(s)),
     )
     .timeout(Duration::from_secs(60)),
 ];
 
-/// How long the slow one of two takes in a fake-cri.
+/// How long the slower checkpoint takes on fake-cri.
 const FAKE_CRI_DURATION: Duration = Duration::from_millis(400);
-/// Memory that takes any runtime longer than a small container.
+/// Enough memory to make a checkpoint slower than that of a small container on any runtime.
 const LARGE_CONTAINER_BYTES: u64 = 192 << 20;
 
-/// Waits until a checkpoint that was asked for has the container stand still; only a moment where its processes cannot be seen.
+/// Waits until a checkpoint has frozen the container, or for a short delay if the container's processes are not
+/// visible.
 async fn wait_until_frozen(s: &RuntimeSession, container: &ContainerHandle) {
     const POLL_INTERVAL: Duration = Duration::from_millis(5);
     const START_DELAY: Duration = Duration::from_millis(50);
@@ -74,7 +77,7 @@ async fn wait_until_frozen(s: &RuntimeSession, container: &ContainerHandle) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    // What was quicker than that is found by when it ended.
+    // If the checkpoint was faster than the polling, the end times decide.
     let _ = tokio::time::timeout(FREEZE_TIMEOUT, frozen).await;
 }
 
@@ -86,7 +89,7 @@ async fn one_container(s: &RuntimeSession) -> CaseResult {
         .await?;
     let before = ContainerBefore::observe(s, &container).await?;
     let other = async {
-        // Another runtime is asked for both at once.
+        // On other runtimes both calls start at the same time.
         if s.runtime.is_fake_cri() {
             wait_until_frozen(s, &container).await;
         }
@@ -101,21 +104,26 @@ async fn one_container(s: &RuntimeSession) -> CaseResult {
     for attempt in &succeeded {
         match &attempt.file {
             Ok(file) if is_complete_tar(&inspect(&file.path).await?) => {}
-            Ok(file) => return fail(format!("success, and {} bytes that are no whole archive", file.length)),
+            Ok(file) => {
+                return fail(format!(
+                    "success, and {} bytes that are not a complete archive",
+                    file.length
+                ));
+            }
             Err(reason) => return fail(format!("success, and no archive: {reason}")),
         }
     }
     if succeeded.is_empty() {
-        return fail(format!("neither succeeds: {}; {}", one.response, two.response));
+        return fail(format!("two errors: {}; {}", one.response, two.response));
     }
     let after = before.observe_liveness(s, &container).await?;
     if !after.same_process {
-        return fail("its first process has ended");
+        return fail("the first process has ended");
     }
     if !after.running {
         return fail(after.describe_frozen());
     }
-    pass("whole archives, and the container runs on")
+    pass("a complete archive for each success, and the container keeps running")
 }
 
 async fn several_containers(s: &RuntimeSession) -> CaseResult {
@@ -123,7 +131,7 @@ async fn several_containers(s: &RuntimeSession) -> CaseResult {
     s.require_own_archive().await?;
     let mut containers = Vec::new();
     for _ in 0..CONTAINER_COUNT {
-        // So long that all of them are under way at once.
+        // Long enough for all checkpoints to run at the same time.
         containers.push(
             s.new_container(s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION))
                 .await?,
@@ -134,22 +142,24 @@ async fn several_containers(s: &RuntimeSession) -> CaseResult {
         let attempt = attempt?;
         if !attempt.response.is_ok() {
             let response = attempt.response.to_string().replace(container.id(), "ID");
-            return fail(format!("one of {CONTAINER_COUNT} at once: {response}"));
+            return fail(format!("one of {CONTAINER_COUNT} concurrent checkpoints: {response}"));
         }
         if let Err(reason) = &attempt.file {
             return fail(format!(
-                "one of {CONTAINER_COUNT} at once: success, and no archive: {reason}"
+                "one of {CONTAINER_COUNT} concurrent checkpoints: success, and no archive: {reason}"
             ));
         }
         let archive = inspect(&attempt.location).await?;
         let id = archive.documents.config.parsed().map(|config| config.id.clone());
         match id {
             Some(id) if id == container.id() => {}
-            Some(_) => return fail("the id of another container in an archive"),
+            Some(_) => return fail("an archive with the id of another container"),
             None => return Err(NonPass::Blocked(super::session::MEMBERS_CASE)),
         }
     }
-    pass(format!("{CONTAINER_COUNT} at once, each archive its own"))
+    pass(format!(
+        "{CONTAINER_COUNT} concurrent checkpoints, each archive with its own container's id"
+    ))
 }
 
 async fn small_before_large(s: &RuntimeSession) -> CaseResult {
@@ -180,11 +190,11 @@ async fn small_before_large(s: &RuntimeSession) -> CaseResult {
     }
     if one_ended < two_began {
         return Err(NonPass::Skip(
-            "the large container was checkpointed too quickly".to_owned(),
+            "requires a checkpoint of the large container that is still running when the small one's begins".to_owned(),
         ));
     }
     match two_ended < one_ended {
-        true => pass("the small one was answered first"),
-        false => fail("the small one was answered after the large one"),
+        true => pass("the small container's response before the large container's response"),
+        false => fail("the small container's response after the large container's response"),
     }
 }

@@ -1,4 +1,4 @@
-//! What is answered to a request that names no running container, or names it in short.
+//! Requests for a container that does not run, and requests with a partial id.
 
 use super::session::{AMPLE_TIMEOUT_SECS, RuntimeSession};
 use crate::{
@@ -7,14 +7,14 @@ use crate::{
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
 
-/// The case that judges whether an unknown container is an error at all.
+/// The case that an unknown container is an error at all.
 const UNKNOWN_CASE: &str = "runtime/container-id/unknown-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: UNKNOWN_CASE,
-            requirement: "a container that is not there is an error",
+            requirement: "CheckpointContainer must fail for a container that does not exist.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -25,7 +25,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/container-id/unknown-is-not-found",
-            requirement: "a container that is not there is NotFound: the caller need not try again",
+            requirement: "CheckpointContainer must return NotFound for a container that does not exist, so that the \
+                caller does not retry.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -36,7 +37,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/container-state/exited-rejected",
-            requirement: "a container that has exited cannot be checkpointed",
+            requirement: "CheckpointContainer must fail for a container that has exited.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -47,7 +48,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/container-state/created-rejected",
-            requirement: "a container that was not started cannot be checkpointed",
+            requirement: "CheckpointContainer must fail for a container that was created and never started.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -58,9 +59,9 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/container-id/prefix-accepted",
-            requirement: "the beginning of an id names the container, if it is of no other",
+            requirement: "An unambiguous prefix of an id must identify the container.",
             authority: authority::RUNTIMES_SHORT_ID,
-            motivation: "containerd#12759: CheckpointContainer refused the beginning of an id, which every other call takes",
+            motivation: "containerd#12759: CheckpointContainer rejected an id prefix, which every other call accepts",
             level: Level::Robust,
             expected: "success",
         },
@@ -69,7 +70,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/container-id/empty-rejected",
-            requirement: "an empty id names no container",
+            requirement: "CheckpointContainer must fail for an empty id.",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "",
             level: Level::Robust,
@@ -85,7 +86,7 @@ async fn checkpoint_id(s: &RuntimeSession, id: &str) -> Result<CheckpointOutcome
     Ok(s.runtime.checkpoint_id(id, &call).await)
 }
 
-/// It must be an error; the message is the runtime's own affair.
+/// The response must be an error; its message is not specified.
 fn is_error(response: &CheckpointOutcome) -> CaseResult {
     match response.is_ok() {
         true => fail("success"),
@@ -108,7 +109,7 @@ async fn unknown_container_code(s: &RuntimeSession) -> CaseResult {
 async fn exited_container(s: &RuntimeSession) -> CaseResult {
     s.first_checkpoint_ok().await?;
     let container = s.disposable_container().await?;
-    // The shell ends by its trap, the test workload by its own will; whichever does not is killed.
+    // The shell exits in its signal handler, and the test workload on SIGTERM. A process that does neither is killed.
     s.runtime.stop(&container, std::time::Duration::from_secs(1)).await?;
     without_ids(is_error(&checkpoint_id(s, container.id()).await?), &container)
 }
@@ -122,13 +123,13 @@ async fn created_container(s: &RuntimeSession) -> CaseResult {
     without_ids(is_error(&checkpoint_id(s, container.id()).await?), &container)
 }
 
-/// The same without the container's id, which is another one in each run.
+/// The result with the container's id replaced: the id differs from run to run.
 fn without_ids(result: CaseResult, container: &ContainerHandle) -> CaseResult {
     result.map(|actual| actual.replace(container.id(), "ID"))
 }
 
 async fn short_id(s: &RuntimeSession) -> CaseResult {
-    /// What crictl shows of an id.
+    /// The length of the ids that crictl shows.
     const SHORT_ID_CHARS: usize = 13;
     s.require_container_unharmed().await?;
     let container = s.disposable_container().await?;

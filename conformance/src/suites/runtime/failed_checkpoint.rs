@@ -1,15 +1,16 @@
-//! Checkpoints that fail on purpose, each in a container of its own, and what is left of it then.
+//! Checkpoints that fail on purpose, and the state that they leave. Each failure mode uses a container of its own.
 //!
 //! ```text
-//!  a container, slow to checkpoint
-//!    checkpoint, which ends in one way: its deadline passes, its timeout passes, its caller goes away, it fails
-//!      wait until it would have ended anyway
-//!        what is at the location?  does the container run on?  can it be checkpointed once more?
+//!  a container whose checkpoint is slow
+//!    a checkpoint that fails: deadline, timeout, cancellation or error
+//!      wait until the checkpoint would have ended by itself
+//!        what is at the location?  does the container keep running?  does the next checkpoint succeed?
 //! ```
 //!
-//! To have a time pass in the middle of a checkpoint, a container is taken that takes long: by its memory, of which a whole
-//! checkpoint is measured first, and when the container stood still in it; in a fake-cri by the Pod's annotation. Each of the four is done once, by the first case that
-//! asks for it, and judged by several.
+//! To make a time expire in the middle of a checkpoint, the container must be slow to checkpoint. On fake-cri a Pod
+//! annotation adds a delay. On other runtimes the container has much memory; a complete checkpoint is measured first,
+//! with the interval in which the container was frozen. The first case that needs a failure mode makes its checkpoints,
+//! and several cases check the results.
 
 use std::{
     collections::VecDeque,
@@ -27,20 +28,20 @@ use crate::{
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
 
-/// How a checkpoint is made to end.
+/// How a checkpoint fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureMode {
-    /// The call's deadline passes.
+    /// The deadline of the call expires.
     Deadline,
-    /// The request's own timeout passes, and the call has no deadline.
+    /// The timeout of the request expires, and the call has no deadline.
     Timeout,
-    /// The caller goes away.
+    /// The client cancels the call.
     Cancel,
-    /// It cannot be done.
+    /// The directory of the location does not exist.
     Error,
 }
 
-/// What came of the checkpoints that failed on purpose.
+/// Results of the checkpoints that failed on purpose.
 #[derive(Debug, Default)]
 pub(super) struct FailedCheckpoints {
     deadline: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
@@ -49,53 +50,51 @@ pub(super) struct FailedCheckpoints {
     error: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
 }
 
-/// What is left after such a checkpoint.
+/// The state after a failed checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct FailedCheckpoint {
-    /// What was done, as `after a deadline of 0.100 s`.
+    /// The cause, such as `after a deadline of 0.100 s`.
     pub(super) description: String,
-    /// The answer; none to a caller that went away.
+    /// The response; `None` if the client cancelled the call.
     pub(super) response: Option<CheckpointOutcome>,
-    /// The container afterwards.
     pub(super) liveness: Liveness,
-    /// What is at the location, when the checkpoint would have ended anyway.
+    /// What is at the location after the time that the checkpoint would have taken.
     pub(super) leftover: Leftover,
-    /// The next checkpoint of the same container; none of one that has ended.
+    /// The response of the next checkpoint of the same container; `None` if the container has ended.
     pub(super) next_response: Option<CheckpointOutcome>,
 }
 
 /// What is at a location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Leftover {
-    /// Nothing.
     Nothing,
-    /// A whole archive, of so many bytes.
+    /// A complete archive, with its size in bytes.
     Archive(u64),
-    /// Something that is no whole archive, of so many bytes.
+    /// Something other than a complete archive, with its size in bytes.
     Partial(u64),
 }
 
-/// How long a fake-cri takes for a checkpoint of a slow container, and after which time its caller gives up.
+/// How long a checkpoint of a slow container takes on fake-cri, and after which time the client gives up.
 const FAKE_CRI_TIMES: (Duration, Duration) = (Duration::from_millis(600), Duration::from_millis(200));
-/// How often a caller that went away too late goes away again.
+/// How often a cancellation that came too late is tried again.
 const LATE_CANCEL_RETRIES: u32 = 2;
-/// The same where the timeout is a whole second.
+/// How long a checkpoint takes on fake-cri if the timeout is a whole second.
 const FAKE_CRI_SLOW_DURATION: Duration = Duration::from_millis(1500);
-/// The shortest timeout there is.
+/// The shortest timeout that the request can express.
 pub(super) const MIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Memory that takes any runtime some time to write.
+/// Enough memory to slow down a checkpoint on any runtime.
 const SLOW_CONTAINER_BYTES: u64 = 192 << 20;
-/// The most memory that is tried to make a checkpoint last longer than a second.
+/// The most memory that a container gets to make its checkpoint longer than a second.
 const MAX_CONTAINER_BYTES: u64 = 2 << 30;
-/// The parts of a whole checkpoint's time after which the caller gives up, where it cannot be seen when the container stands.
+/// Fractions of the duration of a complete checkpoint at which the client gives up, if the frozen interval is unknown.
 const GIVE_UP_FRACTIONS: [f64; 4] = [0.5, 0.25, 0.75, 0.95];
-/// How often it is looked whether a container stands still, while one checkpoint is measured.
+/// How often the harness polls for a frozen container while it measures a checkpoint.
 const FREEZE_POLL: Duration = Duration::from_millis(10);
-/// A time below this is over before the runtime has begun.
+/// A shorter delay expires before the runtime begins.
 const MIN_GIVE_UP_DELAY: Duration = Duration::from_millis(20);
 
 impl FailureMode {
-    /// The case that judges whether the container runs on.
+    /// The case that the container keeps running.
     pub(super) fn keeps_running_case(self) -> &'static str {
         match self {
             FailureMode::Deadline => "runtime/deadline/keeps-running",
@@ -105,7 +104,7 @@ impl FailureMode {
         }
     }
 
-    /// The case that judges whether it is the same process.
+    /// The case that the process is the same.
     pub(super) fn same_process_case(self) -> &'static str {
         match self {
             FailureMode::Deadline => "runtime/deadline/same-process",
@@ -119,12 +118,12 @@ impl FailureMode {
 /// How long a checkpoint of a container takes.
 struct CheckpointTiming {
     total: Duration,
-    /// From when to when the container stood still, as far as that can be seen.
+    /// The interval in which the container was frozen, if observable.
     frozen: Option<(Duration, Duration)>,
 }
 
 impl CheckpointTiming {
-    /// When a caller gives up in order to do harm: while the container stands, and after that while the archive is written.
+    /// When the client gives up: twice while the container is frozen, and once while the archive is written.
     fn give_up_delays(&self) -> Vec<Duration> {
         let delays = match self.frozen {
             Some((from, to)) => {
@@ -145,8 +144,8 @@ impl CheckpointTiming {
 }
 
 impl RuntimeSession {
-    /// What is left after checkpoints that ended so, at least one. Of one that ran out of its own timeout the answer may be a
-    /// success.
+    /// The results of checkpoints that failed in this mode, at least one. With [`FailureMode::Timeout`] the response
+    /// may be a success.
     pub(super) async fn failed_checkpoints(&self, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
         self.first_checkpoint_ok().await?;
         let memo = match mode {
@@ -165,7 +164,7 @@ impl RuntimeSession {
         failed.await.as_deref().map_err(Clone::clone)
     }
 
-    /// A checkpoint that fails, since the folder of its location is missing.
+    /// A checkpoint that fails because the directory of its location does not exist.
     async fn checkpoint_to_missing_dir(&self) -> Result<FailedCheckpoint, NonPass> {
         let container = self.disposable_container().await?;
         let before = ContainerBefore::observe(self, &container).await?;
@@ -180,14 +179,14 @@ impl RuntimeSession {
             .await
     }
 
-    /// Checkpoints whose deadline passes in their middle, or whose caller goes away then.
+    /// Checkpoints whose deadline expires midway, or whose client cancels midway.
     async fn interrupt_checkpoints(&self, mode: FailureMode) -> Result<Vec<FailedCheckpoint>, NonPass> {
         let (container, timing) = self.slow_container(FAKE_CRI_TIMES.0, SLOW_CONTAINER_BYTES).await?;
         let delays = match self.runtime.is_fake_cri() {
             true => vec![FAKE_CRI_TIMES.1],
             false => timing.give_up_delays(),
         };
-        // Those that a busy machine let go too late are asked for once more.
+        // If a busy machine cancelled too late, the checkpoint is tried again.
         let mut delays: VecDeque<(Duration, u32)> =
             delays.into_iter().map(|delay| (delay, LATE_CANCEL_RETRIES)).collect();
         let mut failed = Vec::new();
@@ -203,7 +202,8 @@ impl RuntimeSession {
                 }
                 _ => Some(self.runtime.checkpoint(&container, &call.clone().deadline(delay)).await),
             };
-            // A caller that goes away when the work is about over shows nothing: its going must reach the runtime before.
+            // A cancellation near the end of the checkpoint proves nothing: it must reach the runtime while there is
+            // work left.
             let half = delay + timing.total.saturating_sub(delay) / 2;
             if mode == FailureMode::Cancel && started.elapsed() > half && tries > 0 {
                 tokio::time::sleep_until(started + end_deadline(timing.total)).await;
@@ -212,16 +212,16 @@ impl RuntimeSession {
                 continue;
             }
             if response.as_ref().is_some_and(CheckpointOutcome::is_ok) {
-                // It is as large as the memory, and nobody needs it.
+                // The archive is as large as the memory, and no case needs it.
                 let _ = std::fs::remove_file(&location);
                 continue;
             }
             let seconds = delay.as_secs_f64();
             let description = match &response {
                 Some(_) => format!("after a deadline of {seconds:.3} s"),
-                None => format!("after its caller went away at {seconds:.3} s"),
+                None => format!("after a cancellation at {seconds:.3} s"),
             };
-            // Should the work go on, this is when it ends.
+            // If the runtime continues the checkpoint, it ends by then.
             tokio::time::sleep_until(started + end_deadline(timing.total)).await;
             let failed_checkpoint = self
                 .observe_failed_checkpoint(&container, &before, description, response, &location)
@@ -234,15 +234,15 @@ impl RuntimeSession {
         }
         if failed.is_empty() {
             return Err(NonPass::Skip(
-                "every checkpoint ended before its caller gave up".to_owned(),
+                "requires a checkpoint that is still running at its deadline or cancellation".to_owned(),
             ));
         }
         Ok(failed)
     }
 
-    /// A checkpoint that takes longer than the request's timeout; its call has no deadline.
+    /// A checkpoint that takes longer than the timeout of the request. The call has no deadline.
     async fn exceed_request_timeout(&self) -> Result<FailedCheckpoint, NonPass> {
-        // Only what can be told to be large takes longer than a second.
+        // Only a container with configurable memory can take longer than a second.
         self.require_test_workload()?;
         let (mut container, mut timing) = self
             .slow_container(FAKE_CRI_SLOW_DURATION, SLOW_CONTAINER_BYTES)
@@ -260,7 +260,8 @@ impl RuntimeSession {
         if whole < min_duration {
             let took = whole.as_secs_f64();
             return Err(NonPass::Skip(format!(
-                "no checkpoint takes longer than the shortest timeout of 1 s: that of the largest container took {took:.1} s"
+                "requires a checkpoint that takes longer than the shortest timeout of 1 s: the largest container \
+                    took {took:.1} s"
             )));
         }
         let before = ContainerBefore::observe(self, &container).await?;
@@ -276,7 +277,7 @@ impl RuntimeSession {
             .await
     }
 
-    /// A container that is slow to checkpoint, and how slow.
+    /// A container whose checkpoint is slow, with the measured times.
     async fn slow_container(
         &self,
         fake_cri_duration: Duration,
@@ -292,7 +293,8 @@ impl RuntimeSession {
             };
             return Ok((container, timing));
         }
-        // A shell cannot be told to be large: its checkpoint is short, and what ends in its midst is shorter still.
+        // The memory of the shell workload is not configurable: its checkpoint is short, and the interruptions come
+        // sooner.
         let options = match self.require_test_workload() {
             Ok(()) => self.small_container_options().memory(memory),
             Err(_) => self.small_container_options(),
@@ -318,7 +320,7 @@ impl RuntimeSession {
             };
             (response, frozen)
         };
-        // It is as large as the memory, and nobody needs it.
+        // The archive is as large as the memory, and no case needs it.
         let _ = std::fs::remove_file(&call.location);
         if !response.is_ok() {
             return Err(NonPass::Blocked(OK_CASE));
@@ -339,7 +341,7 @@ impl RuntimeSession {
         location: &Path,
     ) -> Result<FailedCheckpoint, NonPass> {
         let leftover = leftover_at(location).await?;
-        // It may be as large as the container's memory.
+        // The archive may be as large as the container's memory.
         let _ = std::fs::remove_file(location);
         let liveness = before.observe_liveness(self, container).await?;
         let next_response = match liveness.same_process {
@@ -362,7 +364,6 @@ impl RuntimeSession {
     }
 }
 
-/// What is at a location.
 async fn leftover_at(location: &Path) -> Result<Leftover, NonPass> {
     let Ok(metadata) = std::fs::symlink_metadata(location) else {
         return Ok(Leftover::Nothing);
@@ -374,7 +375,7 @@ async fn leftover_at(location: &Path) -> Result<Leftover, NonPass> {
     })
 }
 
-/// When a checkpoint has ended that usually takes so long, on a machine that may be busier than before.
+/// When a checkpoint that usually takes this long has ended, even on a machine that is busier than before.
 fn end_deadline(whole: Duration) -> Duration {
     whole.mul_f64(1.5) + Duration::from_millis(200)
 }

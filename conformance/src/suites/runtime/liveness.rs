@@ -1,8 +1,8 @@
-//! Whether a container runs: that its status says so proves nothing, only what its processes do does.
+//! Whether a container runs. Its status proves nothing; only activity of its processes does.
 //!
-//! Two witnesses, of which one is enough: the counter in the container's log moves, or the kernel has switched its first
-//! process in and out again, where that can be seen from here. So a log that is broken does not make a running container a
-//! frozen one.
+//! One of two observations is enough: the heartbeat in the container's log moves, or the kernel has switched its first
+//! process in again, if that process is visible from here. So a broken log does not make a running container look
+//! frozen.
 
 use std::{
     fs,
@@ -18,37 +18,36 @@ use crate::{
     targets::{Workload, runtime::ContainerHandle},
 };
 
-/// Many heartbeats long: only a container that stands still misses it.
+/// Many heartbeat intervals: only a frozen container exceeds it.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often the witnesses are asked. There is no event of a counter that moves.
+/// Polling interval: no event reports a heartbeat.
 const PROGRESS_POLL: Duration = Duration::from_millis(10);
-/// Returns to the processor that count as running on: a process that is just being stopped makes one or two.
+/// Context switches that prove activity: a process that is just being stopped makes one or two.
 const MIN_CONTEXT_SWITCHES: u64 = 4;
 
-/// What a container was like before.
+/// A container before a checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct ContainerBefore {
-    /// What its workload told.
     pub(super) workload: Workload,
-    /// Its first process, where that can be seen from here.
+    /// The first process, if visible from here.
     process: Option<ProcessId>,
 }
 
-/// What a container is like now.
+/// A container after a checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Liveness {
-    /// It runs on.
+    /// Whether the container keeps running.
     pub(super) running: bool,
-    /// Its first process is the one that it was.
+    /// Whether the first process is the same.
     pub(super) same_process: bool,
-    /// What holds it, where it does not run on and that can be seen.
+    /// What freezes the container, if it is frozen and the cause is visible.
     pub(super) frozen_by: Option<String>,
-    /// What the runtime says of it, or why it says nothing.
+    /// The state that the runtime reports, or the error of ContainerStatus.
     pub(super) status: Result<ContainerState, String>,
 }
 
 impl ContainerBefore {
-    /// Looks at a container.
+    /// Records the current state of a container.
     pub(super) async fn observe(s: &RuntimeSession, container: &ContainerHandle) -> Result<ContainerBefore, NonPass> {
         Ok(ContainerBefore {
             workload: s.runtime.workload(container).await?,
@@ -56,7 +55,7 @@ impl ContainerBefore {
         })
     }
 
-    /// Looks at it again, and lets it go where it is held.
+    /// Observes the container again, and thaws it if it is frozen.
     pub(super) async fn observe_liveness(
         &self,
         s: &RuntimeSession,
@@ -84,7 +83,7 @@ impl ContainerBefore {
                 break (true, true);
             }
             if started.elapsed() > PROGRESS_TIMEOUT {
-                // Without a look at the process only the runtime can tell one that ended from one that stands still.
+                // If the process is not visible, only the runtime can distinguish an ended process from a frozen one.
                 let ended = self.process.is_none() && status == Ok(ContainerState::ContainerExited);
                 break (false, !ended);
             }
@@ -106,7 +105,7 @@ impl ContainerBefore {
 }
 
 impl Liveness {
-    /// What the runtime says of it, in its own word.
+    /// The state in the CRI's spelling, or the error.
     pub(super) fn status(&self) -> String {
         match &self.status {
             Ok(state) => state.as_str_name().to_owned(),
@@ -114,21 +113,18 @@ impl Liveness {
         }
     }
 
-    /// That it stands still, by what, and what its status says meanwhile.
+    /// Describes a frozen container: cause and reported status.
     pub(super) fn describe_frozen(&self) -> String {
-        let frozen_by = self
-            .frozen_by
-            .as_deref()
-            .unwrap_or("nothing that can be seen from here holds it");
+        let frozen_by = self.frozen_by.as_deref().unwrap_or("cause unknown");
         format!(
-            "it stands still for {} s: {frozen_by}; its status says {}",
+            "no activity for {} s: {frozen_by}; status {}",
             PROGRESS_TIMEOUT.as_secs(),
             self.status()
         )
     }
 }
 
-/// How often a process has come back to the processor.
+/// The number of context switches of a process; `None` if the process has ended.
 fn context_switches(process: ProcessId) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).ok()?;
     let count = |line: &str| line.rsplit_once(':')?.1.trim().parse::<u64>().ok();

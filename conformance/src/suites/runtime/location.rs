@@ -1,7 +1,7 @@
-//! The location: what stands there already, what cannot be written to, what is no location.
+//! The location of the archive: existing files, locations that cannot be written, invalid locations.
 //!
-//! The runtime is root and writes where it is told, so it should write nowhere else: not through a link, not below its own
-//! working directory, and not a part of an archive where none was to be had.
+//! The runtime is root and writes to any path that the caller names. It must write nowhere else: not through a symlink,
+//! not below its own working directory, and it must not leave a partial archive when the checkpoint fails.
 
 use std::{
     fs,
@@ -17,49 +17,52 @@ use crate::{
     targets::runtime::{CheckpointCall, CheckpointOutcome},
 };
 
-/// The case that judges whether a missing folder is an error.
+/// The case that a missing directory is an error.
 const DIR_MISSING_CASE: &str = "runtime/location/missing-directory-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/location/existing-file-replaced",
-            requirement: "a file at the location that is longer than the archive is replaced: nothing of it stays behind",
+            requirement: "The archive must replace a longer file at the location completely.",
             authority: authority::CWE_RESOURCE_REUSE,
             motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
             level: Level::Robust,
-            expected: "a tar with nothing behind its end, or an error",
+            expected: "an archive with no data after its end, or an error",
         },
         |s| Box::pin(replaces_longer_file(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/location/existing-file-owner-only",
-            requirement: "a file at the location that everyone may read does not become an archive that everyone may read",
+            requirement: "The archive must not be readable for everyone when the location holds a file that everyone \
+                may read.",
             authority: authority::API_INTRODUCTION,
             motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
             level: Level::Robust,
-            expected: "no permission for group and others, or an error",
+            expected: "no permissions for group and others, or an error",
         },
         |s| Box::pin(existing_file_mode(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/location/symlink-not-followed",
-            requirement: "a symlink at the location is not followed: what it points at stays as it was",
+            requirement: "The runtime must not follow a symlink at the location.",
             authority: authority::CWE_LINK_FOLLOWING,
             motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
             level: Level::Robust,
-            expected: "the same bytes in the file that the link points at",
+            expected: "an unchanged link target",
         },
         |s| Box::pin(symlink_not_followed(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/location/relative-rejected",
-            requirement: "a relative location, which only the runtime could resolve, is an error",
+            requirement: "CheckpointContainer must fail for a relative location, which only the runtime could \
+                resolve.",
             authority: authority::KUBELET,
-            motivation: "containerd 2.4 and CRI-O 1.37 take a relative location from the daemon's working directory",
+            motivation: "containerd 2.4 and CRI-O 1.37 resolve a relative location against the daemon's working \
+                directory",
             level: Level::Robust,
             expected: "an error, and no archive",
         },
@@ -68,7 +71,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/location/empty-rejected",
-            requirement: "an empty location is an error",
+            requirement: "CheckpointContainer must fail for an empty location.",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "CRI-O 1.37: success, and no archive",
             level: Level::Robust,
@@ -79,18 +82,19 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/location/directory-rejected",
-            requirement: "a location that is a folder is an error, and nothing appears in the folder",
+            requirement: "CheckpointContainer must fail for a location that is a directory and leave the directory \
+                empty.",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "",
             level: Level::Robust,
-            expected: "an error, and an empty folder",
+            expected: "an error, and an empty directory",
         },
         |s| Box::pin(directory_location(s)),
     ),
     Case::new(
         CaseInfo {
             id: DIR_MISSING_CASE,
-            requirement: "a location whose folder is missing is an error",
+            requirement: "CheckpointContainer must fail for a location in a directory that does not exist.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -101,18 +105,19 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/location/missing-directory-not-created",
-            requirement: "a call that fails for a missing folder does not leave the folder behind",
+            requirement: "A call that fails because of a missing directory must not create the directory.",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
             motivation: "",
             level: Level::Robust,
-            expected: "no folder",
+            expected: "directory does not exist",
         },
         |s| Box::pin(dir_not_created(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/location/below-file-rejected",
-            requirement: "a location at which nobody can write, since it lies below a file, is an error",
+            requirement: "CheckpointContainer must fail for a location below a regular file, where no file can be \
+                created.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -123,7 +128,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/disk-full/error-returned",
-            requirement: "an archive for which there is no space is an error",
+            requirement: "CheckpointContainer must fail when the disk has no space for the archive.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
@@ -134,33 +139,33 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/disk-full/no-partial-archive",
-            requirement: "when the disk is full, no part of an archive stays at the location: it would keep the disk full",
+            requirement: "The runtime must not leave a partial archive at the location when the disk is full.",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
-            motivation: "CRI-O 1.37: a part of the archive stays when the disk is full",
+            motivation: "CRI-O 1.37: a part of the archive remains and keeps the disk full",
             level: Level::Robust,
-            expected: "nothing at the location",
+            expected: "no file at the location",
         },
         |s| Box::pin(disk_full_partial(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/disk-full/no-temporary-file",
-            requirement: "when the disk is full, nothing stays beside the location either",
+            requirement: "The runtime must not leave files beside the location when the disk is full.",
             authority: authority::CWE_INCOMPLETE_CLEANUP,
             motivation: "",
             level: Level::Robust,
-            expected: "nothing in the location's folder but what was there",
+            expected: "no other files in the directory of the location",
         },
         |s| Box::pin(disk_full_other_files(s)),
     ),
 ];
 
-/// What a file holds that somebody else has made.
-const FOREIGN_CONTENT: &[u8] = b"this is nobody's archive\n";
-/// The size of the disk that is full: far less than any archive.
+/// The content of files that existed before the checkpoint.
+const FOREIGN_CONTENT: &[u8] = b"not an archive\n";
+/// The size of the disk that is full, far below the size of any archive.
 const SMALL_DISK_BYTES: u64 = 16 << 10;
 
-/// One checkpoint of a container of its own to this location.
+/// Makes one checkpoint of a new container to this location.
 async fn checkpoint_to(s: &RuntimeSession, location: &str) -> Result<CheckpointOutcome, NonPass> {
     s.require_container_unharmed().await?;
     let container = s.disposable_container().await?;
@@ -168,7 +173,7 @@ async fn checkpoint_to(s: &RuntimeSession, location: &str) -> Result<CheckpointO
     Ok(s.runtime.checkpoint(&container, &call).await)
 }
 
-/// The same, where success must be had with an archive.
+/// Makes one checkpoint of a new container to this location, and reads the archive.
 async fn attempt_to(s: &RuntimeSession, location: PathBuf) -> Result<RuntimeAttempt, NonPass> {
     let container = s.disposable_container().await?;
     s.checkpoint_to(&container, &location).await
@@ -190,9 +195,9 @@ async fn replaces_longer_file(s: &RuntimeSession) -> CaseResult {
     }
     let archive = inspect(&location).await?;
     match archive.trailing_data {
-        _ if !is_complete_tar(&archive) => fail(format!("success, and no whole tar: {:?}", archive.end)),
-        Some(TrailingData::NonZero(_)) => fail("success, and bytes of the former file behind the archive's end"),
-        _ => pass("an archive with nothing behind its end"),
+        _ if !is_complete_tar(&archive) => fail(format!("success, and no complete tar: {:?}", archive.end)),
+        Some(TrailingData::NonZero(_)) => fail("success, and data of the earlier file after the archive's end"),
+        _ => pass("an archive with no data after its end"),
     }
 }
 
@@ -218,16 +223,14 @@ async fn symlink_not_followed(s: &RuntimeSession) -> CaseResult {
     let content = fs::read(&target).map_err(|error| NonPass::error(&error))?;
     let outcome = if response.is_ok() { "success" } else { "an error" };
     match content == FOREIGN_CONTENT {
-        true => pass(format!("{outcome}, and the other file is as it was")),
-        false => fail(format!(
-            "{outcome}, and the archive is in the file that the link points at"
-        )),
+        true => pass(format!("{outcome}, and an unchanged link target")),
+        false => fail(format!("{outcome}, and the archive in the link target")),
     }
 }
 
 async fn relative_location(s: &RuntimeSession) -> CaseResult {
     s.require_container_unharmed().await?;
-    // From whichever folder it counts, it ends where this case can look and clean up.
+    // With enough `../` the path is the same from any working directory, so this case can check and clean up.
     let location = s.runtime.location("relative");
     let path = format!("{}{}", "../".repeat(64).trim_end_matches('/'), location.display());
     let response = checkpoint_to(s, &path).await?;
@@ -236,8 +239,8 @@ async fn relative_location(s: &RuntimeSession) -> CaseResult {
     match (response.is_ok(), leftover) {
         (false, false) => pass("an error, and no archive"),
         (false, true) => fail("an error, and an archive"),
-        (true, true) => fail("success, and the archive where the runtime's working directory leads"),
-        (true, false) => fail("success, and no archive where it could be looked for"),
+        (true, true) => fail("success, and an archive relative to the runtime's working directory"),
+        (true, false) => fail("success, and no archive at the resolved path"),
     }
 }
 
@@ -252,13 +255,13 @@ async fn directory_location(s: &RuntimeSession) -> CaseResult {
     let response = checkpoint_to(s, &location.to_string_lossy()).await?;
     let inside = fs::read_dir(&location).map(Iterator::count);
     match (response.is_ok(), inside) {
-        (false, Ok(0)) => pass("an error, and an empty folder"),
+        (false, Ok(0)) => pass("an error, and an empty directory"),
         (true, Ok(0)) => fail("success, and no archive"),
         (ok, Ok(_)) => fail(format!(
-            "{}, and something in the folder",
+            "{}, and a file in the directory",
             if ok { "success" } else { "an error" }
         )),
-        (_, Err(error)) => fail(format!("the folder is no longer one: {error}")),
+        (_, Err(error)) => fail(format!("cannot read the directory any more: {error}")),
     }
 }
 
@@ -274,8 +277,8 @@ async fn dir_not_created(s: &RuntimeSession) -> CaseResult {
         return Err(NonPass::Blocked(DIR_MISSING_CASE));
     }
     match dir.exists() {
-        false => pass("no folder"),
-        true => fail("an error, and the folder is there"),
+        false => pass("directory does not exist"),
+        true => fail("an error, and the directory exists"),
     }
 }
 
@@ -286,13 +289,13 @@ async fn dir_unwritable(s: &RuntimeSession) -> CaseResult {
     is_error(&checkpoint_to(s, &file.join("a.tar").to_string_lossy()).await?)
 }
 
-/// What came of a checkpoint to a disk that is too small.
+/// Result of a checkpoint to a disk that is too small.
 #[derive(Clone, Debug)]
 pub(super) struct FullDiskAttempt {
     response: CheckpointOutcome,
-    /// How many bytes are at the location.
+    /// The size of the file at the location.
     leftover_bytes: Option<u64>,
-    /// What else is in its folder.
+    /// The other files in the directory of the location.
     other_files: Vec<String>,
 }
 
@@ -306,7 +309,7 @@ async fn checkpoint_to_full_disk(s: &RuntimeSession) -> Result<FullDiskAttempt, 
     let location = disk.mount_point.join("a.tar");
     let response = checkpoint_to(s, &location.to_string_lossy()).await?;
     let leftover = fs::symlink_metadata(&location).ok().map(|metadata| metadata.len());
-    // What may still be under way has nothing to wait for: the answer is the end of the call.
+    // No wait is needed: the runtime must have cleaned up when the call returns.
     let entries = fs::read_dir(&disk.mount_point).map_err(|error| NonPass::error(&error))?;
     let names = entries
         .flatten()
@@ -326,17 +329,17 @@ async fn disk_full(s: &RuntimeSession) -> CaseResult {
 async fn disk_full_partial(s: &RuntimeSession) -> CaseResult {
     let full = failed_full_disk_attempt(s).await?;
     match full.leftover_bytes {
-        None => pass("nothing at the location"),
-        Some(_) => fail("an error, and a part of the archive at the location, which fills the disk"),
+        None => pass("no file at the location"),
+        Some(_) => fail("a partial archive at the location, which fills the disk"),
     }
 }
 
 async fn disk_full_other_files(s: &RuntimeSession) -> CaseResult {
     let full = failed_full_disk_attempt(s).await?;
     match full.other_files.is_empty() {
-        true => pass("nothing beside the location"),
+        true => pass("no other files in the directory of the location"),
         false => fail(format!(
-            "an error, and {} files beside the location",
+            "{} other files in the directory of the location",
             full.other_files.len()
         )),
     }
@@ -353,7 +356,7 @@ async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<&FullDiskAttempt
 fn is_error(response: &CheckpointOutcome) -> CaseResult {
     match response.is_ok() {
         true => fail("success"),
-        // The message names files of this run; it is shown with the case's calls.
+        // The message names files of this run. The evidence of the case contains it.
         false => pass(format!("an error, {:?}", response.code)),
     }
 }
@@ -364,7 +367,7 @@ fn write(path: &std::path::Path, content: &[u8], mode: u32) -> Result<(), NonPas
     written.map_err(|error| NonPass::error(&error))
 }
 
-/// A tmpfs of a few pages, which goes with the value.
+/// A tmpfs of a few pages, unmounted on drop.
 struct SmallDisk {
     mount_point: PathBuf,
 }
@@ -379,7 +382,7 @@ impl SmallDisk {
         match mounted {
             Ok(()) => Ok(SmallDisk { mount_point: dir }),
             Err(errno) => Err(NonPass::Skip(format!(
-                "needs a small disk, and mounting a tmpfs takes root: {}",
+                "requires root to mount a small tmpfs: {}",
                 errno.desc()
             ))),
         }
@@ -388,7 +391,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Detached, so that a runtime which still holds a file there does not keep the mount.
+        // A lazy unmount, because the runtime may still have a file open there.
         let _ = nix::mount::umount2(&self.mount_point, nix::mount::MntFlags::MNT_DETACH);
     }
 }

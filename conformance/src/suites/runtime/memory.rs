@@ -1,4 +1,5 @@
-//! Whether all of the container's memory is in the archive: bytes that only one place holds are looked for in the pages.
+//! Whether all memory of the container is in the archive: the cases search the pages for bytes that exist in only one
+//! memory area.
 
 use fake_cri::workload::CanaryLocation;
 
@@ -9,62 +10,62 @@ use crate::{
     targets::Workload,
 };
 
-/// The case that judges the heap.
+/// The case about the heap.
 pub(super) const HEAP_CASE: &str = "runtime/memory/heap";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: HEAP_CASE,
-            requirement: "what a process made up on its heap is in the archive's pages",
+            requirement: "Data that a process generated on its heap must be present in the archive's memory pages.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Reference,
-            expected: "the canary that its log tells",
+            expected: "in the pages",
         },
         |s| Box::pin(heap(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/memory/environment",
-            requirement: "the process's environment is in the archive's pages",
+            requirement: "The environment of the process must be present in the archive's memory pages.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Reference,
-            expected: "the value of a variable that CreateContainer named",
+            expected: "in the pages",
         },
         |s| Box::pin(environment(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/memory/stack",
-            requirement: "the first thread's stack is in the archive's pages",
+            requirement: "The stack of the first thread must be present in the archive's memory pages.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Reference,
-            expected: "bytes that only this stack holds",
+            expected: "in the pages",
         },
         |s| Box::pin(memory_area(s, CanaryLocation::Stack)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/memory/thread-stack",
-            requirement: "the stack of a thread beside the first is in the archive's pages",
+            requirement: "The stack of a second thread must be present in the archive's memory pages.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Reference,
-            expected: "bytes that only this stack holds",
+            expected: "in the pages",
         },
         |s| Box::pin(memory_area(s, CanaryLocation::Thread)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/memory/shared-anonymous",
-            requirement: "shared anonymous memory is in the archive's pages",
+            requirement: "Shared anonymous memory must be present in the archive's memory pages.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Reference,
-            expected: "bytes that only this memory holds",
+            expected: "in the pages",
         },
         |s| Box::pin(memory_area(s, CanaryLocation::Shared)),
     ),
@@ -96,7 +97,7 @@ async fn check_in_pages(s: &RuntimeSession, bytes: Vec<u8>) -> CaseResult {
     }
 }
 
-/// What stands on the heap before the number of the last heartbeat.
+/// The bytes on the heap before the last heartbeat's number.
 pub(super) fn heartbeat_marker(workload: &Workload) -> Result<Vec<u8>, NonPass> {
     area_bytes(workload, CanaryLocation::HeapHeartbeat)
 }
@@ -109,5 +110,5 @@ fn area_bytes(workload: &Workload, area: CanaryLocation) -> Result<Vec<u8>, NonP
 
 fn canary(workload: &Workload) -> Result<String, NonPass> {
     let canary = workload.canary.clone();
-    canary.ok_or_else(|| NonPass::Skip("the container's log tells no canary".to_owned()))
+    canary.ok_or_else(|| NonPass::Skip("requires a container whose log has a canary".to_owned()))
 }

@@ -1,11 +1,11 @@
-//! The cases about CheckpointContainer of a runtime, called directly, one file a topic.
+//! The cases about CheckpointContainer of a runtime, called directly over the CRI, one file per topic.
 //!
-//! What the comments of the CRI's own `.proto` say is `documented`: a `timeout` above zero is the user's, an error is an
-//! error, and the container of a failed checkpoint is as it was. What containerd and CRI-O do beyond it is `reference`; what
-//! they do not and should is `robust`.
+//! A case is `documented` if the CRI's `.proto` or KEP-2008 states its requirement, `reference` if containerd and CRI-O
+//! behave that way beyond those documents, and `robust` if a runtime should behave that way and the common runtimes do
+//! not.
 //!
-//! Most cases judge what the session has done once: a first and a second checkpoint of one container, and one checkpoint for
-//! each way to fail.
+//! Most cases check results that the session collects once: a first and a second checkpoint of one container, and one
+//! set of checkpoints for each way to fail.
 
 mod after_failure;
 mod archive;
@@ -27,10 +27,10 @@ use crate::engine::{Case, Stage};
 
 pub use session::RuntimeSession;
 
-/// Every case, in the order in which they run: what many build on comes first.
+/// Every case, in the order in which they run: cases that others depend on come first.
 pub fn cases() -> Vec<Case<RuntimeSession>> {
     let early = checkpoint::CASES.iter().map(|case| case.stage(Stage::Early));
-    // Each of these looks at what was done once, or at a container of its own.
+    // Each of these cases checks a result that was collected once, or uses a container of its own.
     let shared = [
         state::CASES,
         archive::CASES,
@@ -50,7 +50,7 @@ pub fn cases() -> Vec<Case<RuntimeSession>> {
         sandbox::CASES,
     ];
     let shared = shared.into_iter().flatten().map(|case| case.shared());
-    // These are about what goes on at the same time, so nothing else shall.
+    // These cases depend on what runs at the same time, so they run alone.
     let alone = [state::EXCLUSIVE_CASES, concurrency::CASES].concat();
     early.chain(shared).chain(alone).collect()
 }

@@ -13,28 +13,28 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/processes/threads",
-            requirement: "every thread of a process is in the archive, with its registers",
+            requirement: "The archive must contain every thread of a process with its registers.",
             authority: authority::CRIU_TREE,
             motivation: "",
             level: Level::Reference,
-            expected: "as many threads in pstree.img as the process has, each with its core image",
+            expected: "4 threads in pstree.img, 4 with registers",
         },
         |s| Box::pin(all_threads(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/processes/all",
-            requirement: "every process of the container is in the archive, with its memory",
+            requirement: "The archive must contain every process of the container with its memory.",
             authority: authority::CRIU_TREE,
             motivation: "",
             level: Level::Reference,
-            expected: "the first process and its children, each with mm and pagemap",
+            expected: "3 processes in pstree.img, 3 with memory",
         },
         |s| Box::pin(all_processes(s)),
     ),
 ];
 
-/// How many children the container has that has some.
+/// The number of children of the container in the case about all processes.
 const WORKLOAD_CHILDREN: usize = 2;
 
 async fn all_threads(s: &RuntimeSession) -> CaseResult {
@@ -48,10 +48,10 @@ async fn all_threads(s: &RuntimeSession) -> CaseResult {
         .iter()
         .filter(|tid| images.cores.contains_key(tid))
         .count();
-    // One more than asked for holds a canary.
+    // One additional thread holds a canary.
     let expected = WORKLOAD_THREADS + 1;
     let actual = format!(
-        "{} threads, {cores} of them with registers, of {expected}",
+        "{} threads in pstree.img, {cores} with registers (expected {expected})",
         first.threads.len()
     );
     check(first.threads.len() == expected && cores == expected, actual)
@@ -71,13 +71,13 @@ async fn all_processes(s: &RuntimeSession) -> CaseResult {
     let attempt = s.checkpoint(&container, "family").await?;
     if !attempt.response.is_ok() {
         return fail(format!(
-            "of a container with {WORKLOAD_CHILDREN} children: {}",
+            "checkpoint of a container with {WORKLOAD_CHILDREN} children: {}",
             attempt.response
         ));
     }
     if let Err(reason) = &attempt.file {
         return fail(format!(
-            "of a container with {WORKLOAD_CHILDREN} children: success, and no archive: {reason}"
+            "checkpoint of a container with {WORKLOAD_CHILDREN} children: success, and no archive: {reason}"
         ));
     }
     let archive = inspect(&attempt.location).await?;
@@ -94,15 +94,15 @@ async fn all_processes(s: &RuntimeSession) -> CaseResult {
     });
     let (listed, whole, expected) = (images.pstree.len(), whole.count(), WORKLOAD_CHILDREN + 1);
     if listed == expected && whole == expected {
-        pass(format!("{expected} processes with their memory"))
+        pass(format!("{expected} processes in pstree.img, {expected} with memory"))
     } else {
         fail(format!(
-            "{listed} processes, {whole} of them with their memory, of {expected}"
+            "{listed} processes in pstree.img, {whole} with memory (expected {expected})"
         ))
     }
 }
 
-/// Waits until each child has told that it is up.
+/// Waits until each child has logged a heartbeat.
 async fn wait_for_children(log: &std::path::Path) -> Result<(), NonPass> {
     const CHILDREN_TIMEOUT: Duration = Duration::from_secs(10);
     const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -120,7 +120,7 @@ async fn wait_for_children(log: &std::path::Path) -> Result<(), NonPass> {
         if started.elapsed() > CHILDREN_TIMEOUT {
             let up = children.len();
             return Err(NonPass::Error(format!(
-                "{up} of {WORKLOAD_CHILDREN} children came up within {CHILDREN_TIMEOUT:?}"
+                "{up} of {WORKLOAD_CHILDREN} children started within {CHILDREN_TIMEOUT:?}"
             )));
         }
         tokio::time::sleep(POLL_INTERVAL).await;

@@ -1,5 +1,5 @@
-//! A container that goes on from an archive, where the runtime offers that over the CRI: CreateContainer with the archive's
-//! path as the image, as CRI-O and fake-cri have it. The CRI itself says nothing of a restore.
+//! Restore from an archive, if the runtime offers it over the CRI: CreateContainer with the path of the archive as the
+//! image, as in CRI-O and fake-cri. The CRI itself does not define a restore.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -12,38 +12,38 @@ use crate::{
     targets::{TargetError, Workload, policy},
 };
 
-/// The case that judges whether a container goes on from an archive.
+/// The case that a container resumes from an archive.
 const RESUMES_CASE: &str = "runtime/restore/resumes-at-checkpoint";
-/// Many heartbeats long.
+/// Many heartbeat intervals.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: RESUMES_CASE,
-            requirement: "a container made from an archive goes on at exactly the point of the checkpoint",
+            requirement: "A container created from an archive must resume exactly at the point of the checkpoint.",
             authority: authority::CRIO_RESTORE,
             motivation: "",
             level: Level::Robust,
-            expected: "the heartbeat after the checkpoint, and none lost or told twice",
+            expected: "the heartbeat after the checkpoint, and no missing heartbeat",
         },
         |s| Box::pin(resumes_at_checkpoint(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/restore/can-checkpoint-again",
-            requirement: "a container that was made from an archive can be checkpointed as any other",
+            requirement: "A container created from an archive must be checkpointable like any other container.",
             authority: Authority::PROJECT,
             motivation: "cri-o#6374: a checkpoint of a restored container failed",
             level: Level::Robust,
-            expected: "success, and a whole archive of the restored container",
+            expected: "success, and an archive with the restored container's id",
         },
         |s| Box::pin(checkpoint_restored(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/restore/truncated-archive-rejected",
-            requirement: "an archive that is cut off is refused, and no container runs",
+            requirement: "The runtime must reject a truncated archive without a running container.",
             authority: authority::CWE_INPUT_VALIDATION,
             motivation: "",
             level: Level::Robust,
@@ -53,32 +53,30 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
 ];
 
-/// What a restored container told.
+/// What a restored container did.
 #[derive(Clone, Debug)]
 pub(super) struct RestoreResult {
-    /// Where the archive is.
+    /// The path of the archive.
     archive: PathBuf,
     /// The bind mounts that the archive lists.
     mounts: Vec<BindMount>,
-    /// The last heartbeat that was told before the checkpoint was asked for.
+    /// The last heartbeat logged before the checkpoint call.
     heartbeat_before: u64,
-    /// The last heartbeat that was told when the checkpoint was answered.
+    /// The last heartbeat logged when the checkpoint call returned.
     heartbeat_after: u64,
-    /// The heartbeats of the restored container.
     heartbeats: BTreeSet<u64>,
-    /// What came of its own checkpoint, or why there was none.
+    /// The checkpoint of the restored container, or the reason why there was none.
     checkpoint: Result<RestoredCheckpoint, NonPass>,
 }
 
-/// The checkpoint of a restored container.
 #[derive(Clone, Debug)]
 struct RestoredCheckpoint {
-    /// The restored container's id.
+    /// The id of the restored container.
     id: String,
     attempt: RuntimeAttempt,
 }
 
-/// A container that was restored once, whatever it told.
+/// The result of the restore, which is made only once.
 async fn restore_result(s: &RuntimeSession) -> Result<&RestoreResult, NonPass> {
     let restored = s.restored.get_or_init(|| restore(s)).await;
     restored.as_ref().map_err(Clone::clone)
@@ -86,15 +84,15 @@ async fn restore_result(s: &RuntimeSession) -> Result<&RestoreResult, NonPass> {
 
 async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
     s.require_own_archive().await?;
-    // What is not in the archive cannot go on.
+    // State that is not in the archive cannot be restored.
     for case in super::memory::CASES {
         if let Err(NonPass::Fail(_)) = (case.run)(s).await {
             return Err(NonPass::Blocked(case.info.id));
         }
     }
     if !nix::unistd::geteuid().is_root() {
-        // Only root can give processes their numbers back; a runtime that runs as this user has no chance.
-        return Err(NonPass::Skip("a restore needs root".to_owned()));
+        // Only root can restore the pids of processes. A runtime that runs as this user cannot restore.
+        return Err(NonPass::Skip("requires root for a restore".to_owned()));
     }
     let container = s.disposable_container().await?;
     let attempt = s.checkpoint(&container, "restored").await?;
@@ -112,7 +110,7 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
                 NonPass::Policy(refusal)
             } else if policy::treats_archive_as_image(code, &message) {
                 NonPass::Skip(format!(
-                    "the runtime makes no container of an archive by its path ({code:?})"
+                    "requires a runtime that creates containers from the path of an archive ({code:?})"
                 ))
             } else {
                 NonPass::Fail(refusal)
@@ -132,7 +130,7 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
         Err(error @ TargetError::Runtime { .. }) => return Err(NonPass::Fail(error.to_string())),
         Err(error) => return Err(error.into()),
     };
-    // Now, since the container ends with this.
+    // The checkpoint must be made here, because the container is removed at the end of this function.
     let next = s
         .checkpoint(&restored_container, "restored-again")
         .await
@@ -150,7 +148,7 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
     })
 }
 
-/// What was restored, which goes on as it should.
+/// The result of the restore, which must have resumed at the checkpoint.
 async fn require_resumed(s: &RuntimeSession) -> Result<&RestoreResult, NonPass> {
     match restore_result(s).await {
         Ok(restored) if check_resume_heartbeat(restored).is_ok() => Ok(restored),
@@ -169,11 +167,11 @@ async fn checkpoint_restored(s: &RuntimeSession) -> CaseResult {
     }
     let archive = inspect(&attempt.location).await?;
     if !is_complete_tar(&archive) {
-        return fail(format!("success, and no whole tar: {:?}", archive.end));
+        return fail(format!("success, and no complete tar: {:?}", archive.end));
     }
     match archive.documents.config.parsed() {
-        Some(config) if config.id == *id => pass("success, and an archive of its own"),
-        Some(_) => fail("success, and an archive of another container"),
+        Some(config) if config.id == *id => pass("success, and an archive with the restored container's id"),
+        Some(_) => fail("success, and an archive with another container's id"),
         None => fail("success, and an archive without config.dump"),
     }
 }
@@ -182,28 +180,28 @@ async fn resumes_at_checkpoint(s: &RuntimeSession) -> CaseResult {
     check_resume_heartbeat(restore_result(s).await?)
 }
 
-/// Whether the first heartbeat is the one after the checkpoint, as near as that can be known from outside, and none is missing.
+/// Whether the first heartbeat follows the checkpoint, as precisely as the log shows, and no heartbeat is missing.
 fn check_resume_heartbeat(restored: &RestoreResult) -> CaseResult {
     let heartbeats = &restored.heartbeats;
     let (Some(&first), Some(&last)) = (heartbeats.first(), heartbeats.last()) else {
-        return fail("the restored container tells nothing");
+        return fail("no heartbeat of the restored container");
     };
     if first <= restored.heartbeat_before {
         return fail(format!(
-            "its first heartbeat is {first}, and {} was told before the checkpoint",
+            "first heartbeat {first}, but heartbeat {} was logged before the checkpoint",
             restored.heartbeat_before
         ));
     }
     if first > restored.heartbeat_after + 1 {
         return fail(format!(
-            "its first heartbeat is {first}, and {} was the last when the checkpoint was done",
+            "first heartbeat {first}, but heartbeat {} was the last one when the checkpoint ended",
             restored.heartbeat_after
         ));
     }
     match (first..=last).find(|heartbeat| !heartbeats.contains(heartbeat)) {
         Some(lost) => fail(format!("heartbeat {lost} is missing")),
-        None if last == first => fail("it tells one heartbeat, and then nothing"),
-        None => pass("it goes on with the heartbeat after the checkpoint"),
+        None if last == first => fail("only one heartbeat"),
+        None => pass("the heartbeat after the checkpoint, and no missing heartbeat"),
     }
 }
 
@@ -228,7 +226,7 @@ async fn broken_archive(s: &RuntimeSession) -> CaseResult {
             )
         }
         Err(error) => Err(error.into()),
-        Ok(()) => fail("both calls succeed"),
+        Ok(()) => fail("success of CreateContainer and StartContainer"),
     }
 }
 
@@ -241,12 +239,12 @@ mod tests {
     #[rstest]
     #[case(&[8, 9, 10], "")]
     #[case(&[10, 11], "")]
-    #[case(&[], "tells nothing")]
-    #[case(&[1, 2, 3], "its first heartbeat is 1")]
-    #[case(&[7, 8], "its first heartbeat is 7")]
-    #[case(&[11, 12], "its first heartbeat is 11")]
+    #[case(&[], "no heartbeat")]
+    #[case(&[1, 2, 3], "first heartbeat 1,")]
+    #[case(&[7, 8], "first heartbeat 7")]
+    #[case(&[11, 12], "first heartbeat 11")]
     #[case(&[8, 10], "heartbeat 9 is missing")]
-    #[case(&[8], "and then nothing")]
+    #[case(&[8], "only one heartbeat")]
     fn the_first_heartbeat_follows_the_checkpoint(#[case] heartbeats: &[u64], #[case] reason: &str) {
         let restored = RestoreResult {
             archive: PathBuf::new(),
@@ -254,7 +252,7 @@ mod tests {
             heartbeat_before: 7,
             heartbeat_after: 9,
             heartbeats: heartbeats.iter().copied().collect(),
-            checkpoint: Err(NonPass::Skip("not asked for".to_owned())),
+            checkpoint: Err(NonPass::Skip("no second checkpoint".to_owned())),
         };
         match check_resume_heartbeat(&restored) {
             Ok(_) => assert_eq!(reason, ""),

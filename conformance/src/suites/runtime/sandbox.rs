@@ -1,4 +1,4 @@
-//! The sandbox of a Pod whose first try ran out of time: what comes before any checkpoint on a slow node.
+//! RunPodSandbox that is retried after a deadline, as the kubelet does on a slow node before any checkpoint.
 
 use std::time::Duration;
 
@@ -11,17 +11,19 @@ use crate::{
 pub(super) const CASES: &[Case<RuntimeSession>] = &[Case::new(
     CaseInfo {
         id: "runtime/sandbox/retry-after-timeout",
-        requirement: "a sandbox whose caller ran out of time can be asked for again, or is listed",
+        requirement: "A sandbox whose RunPodSandbox call exceeded its deadline must be listed, or a retry must \
+            succeed.",
         authority: Authority::PROJECT,
-        motivation: "containerd and CRI-O: `name is reserved` when the kubelet tries again after RunPodSandbox ran out of time",
+        motivation: "containerd and CRI-O: `name is reserved` when the kubelet retries RunPodSandbox after a \
+            deadline",
         level: Level::Robust,
-        expected: "it is listed, or RunPodSandbox succeeds within 5 s",
+        expected: "a listed sandbox, or success of RunPodSandbox within 5 s",
     },
     |s| Box::pin(run_pod_sandbox_retry(s)),
 )];
 
 async fn run_pod_sandbox_retry(s: &RuntimeSession) -> CaseResult {
-    // A slow runtime is interrupted at different steps.
+    // Several deadlines interrupt a slow runtime at different steps.
     const DEADLINES_MS: [(u64, bool); 3] = [(20, false), (80, true), (160, false)];
     let mut timed_out = false;
     for (deadline, late) in DEADLINES_MS {
@@ -36,9 +38,9 @@ async fn run_pod_sandbox_retry(s: &RuntimeSession) -> CaseResult {
         }
     }
     if timed_out {
-        return pass("it is there when asked for again");
+        return pass("a listed sandbox, or success of RunPodSandbox within 5 s");
     }
     Err(NonPass::Skip(
-        "every sandbox was there before its caller ran out of time".to_owned(),
+        "requires a RunPodSandbox call that exceeds its deadline".to_owned(),
     ))
 }

@@ -1,16 +1,16 @@
-//! What the cases of one run share: the runtime, one container, and its first checkpoints, which many cases judge.
+//! The fixture of the runtime suite: the runtime, one container, and its first checkpoints, which many cases check.
 //!
 //! ```text
-//!  first    one checkpoint of the container, whatever came of it
-//!   made      ... that succeeded               else blocked by runtime/checkpoint/succeeds
-//!    file       ... and whose archive is there else blocked by runtime/checkpoint/archive-at-location
-//!     archive     ... and is a whole tar       else blocked by runtime/archive/tar
-//!    intact     ... and left the container as it was, so that it can be checkpointed again
-//!     second      another one, which succeeded else blocked by runtime/checkpoint/repeatable
+//! first_attempt                      one checkpoint of the container, whatever its result
+//!   first_checkpoint_ok              ... that succeeded            else blocked by runtime/checkpoint/succeeds
+//!     require_archive_file           ... with an archive           else blocked by runtime/checkpoint/archive-at-location
+//!       require_tar                  ... that is a complete tar    else blocked by runtime/archive/tar
+//!       require_container_unharmed   ... and the same process keeps running
+//!         require_second_checkpoint  another one that succeeded    else blocked by runtime/checkpoint/repeatable
 //! ```
 //!
-//! Each step is taken once, by the first case that asks for it, so that a single case can be run alone. What does harm to a
-//! container (deadlines, errors) belongs into a container of the case's own: [`RuntimeSession::container`].
+//! The first case that needs a step executes it. Later cases use its result, so any single case can run alone. A case
+//! that may harm a container (deadlines, errors) uses a container of its own: [`RuntimeSession::new_container`].
 
 use std::{
     path::{Path, PathBuf},
@@ -38,87 +38,84 @@ use crate::{
     },
 };
 
-/// The case that judges whether a checkpoint can be had at all.
+/// The case that a checkpoint of a running container succeeds.
 pub(super) const OK_CASE: &str = "runtime/checkpoint/succeeds";
-/// The case that judges whether there is an archive.
+/// The case that the archive exists.
 pub(super) const ARCHIVE_CASE: &str = "runtime/checkpoint/archive-at-location";
-/// The case that judges whether the archive is there with the answer.
+/// The case that the archive is complete when the call returns.
 pub(super) const WHEN_DONE_CASE: &str = "runtime/checkpoint/complete-at-return";
-/// The case that judges whether a second checkpoint can be had.
+/// The case that a second checkpoint succeeds.
 pub(super) const SECOND_CASE: &str = "runtime/checkpoint/repeatable";
-/// The case that judges whether the archive is a tar.
+/// The case that the archive is a tar file.
 pub(super) const TAR_CASE: &str = "runtime/archive/tar";
-/// The case that judges which members the archive has.
+/// The case that the archive has the required members.
 pub(super) const MEMBERS_CASE: &str = "runtime/archive/required-members";
-/// The case that judges whether the archive is of the container that was named.
+/// The case that the archive names its container.
 pub(super) const CONTAINER_ID_CASE: &str = "runtime/archive/container-id";
-/// The case that judges whether the container runs on after a checkpoint.
+/// The case that the container keeps running after a checkpoint.
 pub(super) const KEEPS_RUNNING_CASE: &str = "runtime/success/keeps-running";
-/// The case that judges whether it is the same process after a checkpoint.
+/// The case that the process is the same after a checkpoint.
 pub(super) const SAME_PROCESS_CASE: &str = "runtime/success/same-process";
 
-/// A timeout that no checkpoint of a small container comes near, in seconds: the kubelet always sends one.
+/// A timeout in seconds that no checkpoint of a small container comes near. The kubelet always sends a timeout.
 pub(super) const AMPLE_TIMEOUT_SECS: i64 = 3600;
-/// How long an archive may come after the answer: it must not, but another case says so.
+/// How long after the response the harness waits for an archive. The archive must not come late; another case checks
+/// that.
 const LATE_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many threads the container has, without the one that only holds a canary.
+/// The number of threads of the container, not counting the thread that only holds a canary.
 pub(super) const WORKLOAD_THREADS: usize = 3;
-/// The variable in the container's environment whose value is a secret.
+/// An environment variable of the container whose value is a secret.
 const SECRET_ENV_VAR: &str = "CHECKPOINT_CONFORMANCE_CANARY";
 
-/// A runtime in the course of a run.
+/// A runtime under test, with the state of one run.
 #[derive(Debug)]
 pub struct RuntimeSession {
-    /// The runtime.
+    /// The runtime under test.
     pub runtime: Runtime,
-    /// What came of checkpoints that failed on purpose.
+    /// Results of the checkpoints that failed on purpose.
     pub(super) failed_checkpoints: FailedCheckpoints,
-    /// What the environment of the container holds.
+    /// The value of the secret environment variable.
     secret: String,
-    /// One that nobody asks anything of: what happens to it, or is taken from it, is a mistake.
+    /// A container that no case uses: if the runtime changes or checkpoints it, that is a defect.
     control_container: OnceCell<ContainerHandle>,
     container_under_test: OnceCell<ContainerHandle>,
     first_attempt: Memo<Result<FirstRuntimeAttempt, NonPass>>,
     second_attempt: Memo<RuntimeAttempt>,
     first_archive: Memo<InspectedArchive>,
-    /// What came of a checkpoint to a disk that is too small.
+    /// Result of a checkpoint to a disk that is too small.
     pub(super) full_disk_attempt: Memo<FullDiskAttempt>,
-    /// What a container told that goes on from an archive.
+    /// Result of a restore from an archive.
     pub(super) restored: Memo<Result<RestoreResult, NonPass>>,
 }
 
-/// The first checkpoint, and what became of the container.
+/// The first checkpoint, and the state of the container after it.
 #[derive(Clone, Debug)]
 pub(super) struct FirstRuntimeAttempt {
-    /// The container.
     pub(super) container: ContainerHandle,
-    /// The checkpoint.
     pub(super) attempt: RuntimeAttempt,
-    /// The container after it.
     pub(super) container_after: Liveness,
 }
 
-/// A checkpoint that was asked for, and what came of it.
+/// A checkpoint call and its result.
 #[derive(Clone, Debug)]
 pub(super) struct RuntimeAttempt {
-    /// The container just before.
+    /// The container just before the call.
     pub(super) before: ContainerBefore,
-    /// When it was asked for.
+    /// When the call began.
     pub(super) started: Timestamp,
-    /// When it was answered.
+    /// When the call returned.
     pub(super) ended: Timestamp,
-    /// The answer.
     pub(super) response: CheckpointOutcome,
-    /// Where the archive was to be.
+    /// The location of the archive.
     pub(super) location: PathBuf,
-    /// The archive as it was found there with the answer.
+    /// The archive at the location when the call returned.
     pub(super) file_at_return: Option<FileSnapshot>,
-    /// The archive as it is found there a moment later at the latest, or why it is not.
+    /// The archive at the location shortly after the call returned, or the reason why there is none.
     pub(super) file: Result<FileSnapshot, String>,
 }
 
 impl RuntimeSession {
-    /// A session with this runtime.
+    /// A session with this runtime, before any call.
     pub fn new(runtime: Runtime) -> RuntimeSession {
         RuntimeSession {
             runtime,
@@ -134,7 +131,7 @@ impl RuntimeSession {
         }
     }
 
-    /// A container of the case's own; removed when the case drops its last handle.
+    /// A container for one case. The runtime removes the container when the case drops the last handle.
     pub(super) async fn new_container(&self, options: ContainerOptions) -> Result<ContainerHandle, NonPass> {
         if options.needs_test_workload() {
             self.require_test_workload()?;
@@ -142,12 +139,12 @@ impl RuntimeSession {
         Ok(self.runtime.run_container(options).await?)
     }
 
-    /// A small container in a Pod of its own, for whatever may happen to it.
+    /// A small container in a Pod of its own, which a case may harm.
     pub(super) async fn disposable_container(&self) -> Result<ContainerHandle, NonPass> {
         self.new_container(self.small_container_options().separate_pod()).await
     }
 
-    /// A container that is quickly checkpointed.
+    /// Options for a container whose checkpoint is fast.
     pub(super) fn small_container_options(&self) -> ContainerOptions {
         match self.runtime.program {
             WorkloadProgram::TestWorkload => ContainerOptions::new()
@@ -157,28 +154,29 @@ impl RuntimeSession {
         }
     }
 
-    /// The containers run the test workload, which can be told its size and shape, or the reason for a skip.
+    /// Skips the calling case unless the containers run the test workload, whose size and shape can be configured.
     pub(super) fn require_test_workload(&self) -> Result<(), NonPass> {
         if self.runtime.program == WorkloadProgram::TestWorkload {
             return Ok(());
         }
         Err(NonPass::Skip(
-            "needs the test workload: the image of `checkpoint-conformance image`, in place of this --image".to_owned(),
+            "requires the test workload: the image of `checkpoint-conformance image` instead of this --image"
+                .to_owned(),
         ))
     }
 
-    /// What the environment of the first checkpoint's container holds.
+    /// The value of the secret environment variable of the container that the first checkpoint saves.
     pub(super) fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// The first checkpoint, whatever was answered.
+    /// The first checkpoint, whatever its result.
     pub(super) async fn first_attempt(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let first = self.first_attempt.get_or_init(|| self.make_first_attempt()).await;
         first.as_ref().map_err(Clone::clone)
     }
 
-    /// The first checkpoint, which succeeded.
+    /// The first checkpoint, which must have succeeded.
     pub(super) async fn first_checkpoint_ok(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let first = self.first_attempt().await?;
         if first.attempt.response.is_ok() {
@@ -188,7 +186,7 @@ impl RuntimeSession {
         }
     }
 
-    /// The first checkpoint's archive, which is there.
+    /// The archive of the first checkpoint, which must exist.
     pub(super) async fn require_archive_file(&self) -> Result<(&FirstRuntimeAttempt, &FileSnapshot), NonPass> {
         let first = self.first_checkpoint_ok().await?;
         match &first.attempt.file {
@@ -197,13 +195,13 @@ impl RuntimeSession {
         }
     }
 
-    /// The first checkpoint's archive as it was read, whatever it is.
+    /// The first archive as the reader found it, whether valid or not.
     pub(super) async fn require_inspected_archive(&self) -> Result<&InspectedArchive, NonPass> {
         let (_, file) = self.require_archive_file().await?;
         self.first_archive.get_or_try_init(|| inspect(&file.path)).await
     }
 
-    /// The first checkpoint's archive, which is a whole tar.
+    /// The first archive, which must be a complete tar file.
     pub(super) async fn require_tar(&self) -> Result<&InspectedArchive, NonPass> {
         let archive = self.require_inspected_archive().await?;
         if is_complete_tar(archive) {
@@ -213,17 +211,17 @@ impl RuntimeSession {
         }
     }
 
-    /// The same, where it has CRIU's images.
+    /// The first archive, which must be a complete tar file with CRIU images.
     pub(super) async fn require_criu(&self) -> Result<&InspectedArchive, NonPass> {
         let archive = self.require_tar().await?;
         if archive.is_criu() {
             Ok(archive)
         } else {
-            Err(NonPass::Skip("the archive is not in CRIU's format".to_owned()))
+            Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()))
         }
     }
 
-    /// The first checkpoint, after which the container is as it was: whatever comes next is not its doing.
+    /// The first checkpoint, after which the same process must keep running, so that later effects have another cause.
     pub(super) async fn require_container_unharmed(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let (first, _) = self.require_archive_file().await?;
         if !first.container_after.same_process {
@@ -235,7 +233,8 @@ impl RuntimeSession {
         Ok(first)
     }
 
-    /// The same, whose archive was there with the answer: what is at a location then is what the call has left.
+    /// The first checkpoint, whose archive was complete when the call returned. A file at another location on return is
+    /// then what that call left.
     pub(super) async fn require_archive_at_return(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let first = self.require_container_unharmed().await?;
         match (&first.attempt.file_at_return, &first.attempt.file) {
@@ -244,7 +243,7 @@ impl RuntimeSession {
         }
     }
 
-    /// The same, whose archive says that it is of this container: ids are not mixed up.
+    /// The first checkpoint, whose archive names its own container, so that ids are not mixed up.
     pub(super) async fn require_own_archive(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let first = self.require_container_unharmed().await?;
         let archive = self.require_criu().await?;
@@ -255,7 +254,7 @@ impl RuntimeSession {
         }
     }
 
-    /// Another checkpoint of the same container, whatever was answered.
+    /// A second checkpoint of the same container, whatever its result.
     pub(super) async fn second_attempt(&self) -> Result<&RuntimeAttempt, NonPass> {
         let first = self.require_container_unharmed().await?;
         let second = self
@@ -264,7 +263,7 @@ impl RuntimeSession {
         second.await
     }
 
-    /// Another checkpoint of the same container, which succeeded: any number of them can be had.
+    /// A second checkpoint of the same container, which must have succeeded. Then any number of checkpoints can follow.
     pub(super) async fn require_second_checkpoint(&self) -> Result<&RuntimeAttempt, NonPass> {
         let second = self.second_attempt().await?;
         match (second.response.is_ok(), &second.file) {
@@ -273,12 +272,12 @@ impl RuntimeSession {
         }
     }
 
-    /// One checkpoint with an ample timeout, to a place of its own.
+    /// Makes one checkpoint with an ample timeout to an unused location.
     pub(super) async fn checkpoint(&self, container: &ContainerHandle, name: &str) -> Result<RuntimeAttempt, NonPass> {
         self.checkpoint_to(container, &self.runtime.location(name)).await
     }
 
-    /// The same to this location.
+    /// Makes one checkpoint with an ample timeout to this location.
     pub(super) async fn checkpoint_to(
         &self,
         container: &ContainerHandle,
@@ -288,7 +287,7 @@ impl RuntimeSession {
         self.checkpoint_with(container, &call).await
     }
 
-    /// One checkpoint, and its archive where it was to be.
+    /// Makes one checkpoint, and reads the archive at its location.
     pub(super) async fn checkpoint_with(
         &self,
         container: &ContainerHandle,
@@ -349,18 +348,18 @@ impl RuntimeSession {
 }
 
 impl Reset for RuntimeSession {
-    /// A runtime is not restarted.
+    /// The runtime is never restarted, whatever the configuration.
     fn reset(&self, _: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { self.runtime.reset().await.map_err(|error| error.to_string()) })
     }
 }
 
-/// Whether an archive lists at least one member and was read to its end, with nothing behind it.
+/// Whether an archive lists at least one member and was read to its end, with no data after the end.
 pub(super) fn is_complete_tar(archive: &InspectedArchive) -> bool {
     archive.is_complete() && !archive.members.is_empty()
 }
 
-/// Reads an archive without holding up the other tasks.
+/// Inspects an archive on a blocking thread.
 pub(super) async fn inspect(path: &Path) -> Result<InspectedArchive, NonPass> {
     let path = path.to_owned();
     let archive = blocking(move || archive::inspect_file(&path, &Expectations::default(), Limits::default())).await?;
@@ -368,7 +367,7 @@ pub(super) async fn inspect(path: &Path) -> Result<InspectedArchive, NonPass> {
     Ok(archive)
 }
 
-/// Where in an archive's pages these bytes are, as `MEMBER at byte N`.
+/// Finds these bytes in the memory pages of an archive.
 pub(super) async fn find_in_archive(path: &Path, bytes: Vec<u8>) -> Result<Option<archive::MatchPosition>, NonPass> {
     let path = path.to_owned();
     blocking(move || archive::find_in_pages(&path, &bytes)).await

@@ -1,4 +1,4 @@
-//! The container after a checkpoint: it runs on as if nothing had been.
+//! The container after a checkpoint: it keeps running, unharmed.
 
 use std::time::Duration;
 
@@ -18,29 +18,29 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: KEEPS_RUNNING_CASE,
-            requirement: "after a checkpoint the container runs on",
+            requirement: "The container must keep running after a checkpoint.",
             authority: authority::KEP_USER_STORIES,
-            motivation: "containerd 2.4: a container was left frozen while its status said RUNNING",
+            motivation: "containerd 2.4: a container stayed frozen while its status was CONTAINER_RUNNING",
             level: Level::Documented,
-            expected: "its counter moves",
+            expected: "the container keeps running",
         },
         |s| Box::pin(keeps_running(s)),
     ),
     Case::new(
         CaseInfo {
             id: SAME_PROCESS_CASE,
-            requirement: "after a checkpoint the container is the process that it was",
+            requirement: "The container must still be the same process after a checkpoint.",
             authority: authority::KEP_USER_STORIES,
             motivation: "",
             level: Level::Documented,
-            expected: "the same pid and start time",
+            expected: "same pid and start time",
         },
         |s| Box::pin(same_process(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/success/status-running",
-            requirement: "after a checkpoint ContainerStatus says that the container runs, as it does",
+            requirement: "ContainerStatus must report that the container is running after a checkpoint.",
             authority: authority::CRI_STATUS,
             motivation: "",
             level: Level::Documented,
@@ -51,22 +51,22 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/success/exec-works",
-            requirement: "after a checkpoint commands can be run in the container",
+            requirement: "ExecSync must work in the container after a checkpoint.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
-            expected: "exit code 0 of ExecSync",
+            expected: "exit code 0",
         },
         |s| Box::pin(exec_after_checkpoint(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/success/log-continues",
-            requirement: "after a checkpoint the container's log goes on, and keeps what it had",
+            requirement: "The container's log must continue after a checkpoint and keep its earlier lines.",
             authority: authority::COMMON_RUNTIMES,
             motivation: "",
             level: Level::Reference,
-            expected: "a heartbeat that is not in the archive's log, and every heartbeat before it",
+            expected: "two new heartbeats, and every earlier heartbeat",
         },
         |s| Box::pin(log_continues(s)),
     ),
@@ -76,7 +76,7 @@ pub(super) const EXCLUSIVE_CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/success/exec-in-flight-completes",
-            requirement: "a command that ExecSync has under way ends as it would without the checkpoint",
+            requirement: "A command that ExecSync is running must end as it would without the checkpoint.",
             authority: authority::KEP_USER_STORIES,
             motivation: "",
             level: Level::Robust,
@@ -87,17 +87,17 @@ pub(super) const EXCLUSIVE_CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/success/siblings-keep-running",
-            requirement: "a checkpoint of one container leaves the others of its Pod running",
+            requirement: "The other containers of the Pod must keep running during and after a checkpoint.",
             authority: authority::KEP_GOALS,
             motivation: "",
             level: Level::Robust,
-            expected: "the other container's counter moves",
+            expected: "the other container keeps running",
         },
         |s| Box::pin(sibling_keeps_running(s)),
     ),
 ];
 
-/// How long a command may take that ends at once.
+/// How long a command that ends at once may take.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn keeps_running(s: &RuntimeSession) -> CaseResult {
@@ -106,7 +106,7 @@ async fn keeps_running(s: &RuntimeSession) -> CaseResult {
         return Err(NonPass::Blocked(SAME_PROCESS_CASE));
     }
     match after.running {
-        true => pass("it runs on"),
+        true => pass("the container keeps running"),
         false => fail(after.describe_frozen()),
     }
 }
@@ -114,11 +114,8 @@ async fn keeps_running(s: &RuntimeSession) -> CaseResult {
 async fn same_process(s: &RuntimeSession) -> CaseResult {
     let after = &s.first_checkpoint_ok().await?.container_after;
     match after.same_process {
-        true => pass("the same pid and start time"),
-        false => fail(format!(
-            "its first process has ended; its status says {}",
-            after.status()
-        )),
+        true => pass("same pid and start time"),
+        false => fail(format!("the first process has ended; status {}", after.status())),
     }
 }
 
@@ -131,7 +128,7 @@ async fn status(s: &RuntimeSession) -> CaseResult {
         return Err(NonPass::Blocked(KEEPS_RUNNING_CASE));
     }
     let as_expected = after.status == Ok(ContainerState::ContainerRunning);
-    check(as_expected, format!("{}, and it runs", after.status()))
+    check(as_expected, format!("{} while the container runs", after.status()))
 }
 
 async fn exec_after_checkpoint(s: &RuntimeSession) -> CaseResult {
@@ -154,20 +151,20 @@ async fn log_continues(s: &RuntimeSession) -> CaseResult {
         .workload_until(&first.container, Duration::from_secs(3), enough)
         .await?;
     if later.is_none() {
-        return fail("no line after the checkpoint, though the container runs");
+        return fail("no line after the checkpoint although the container runs");
     }
     let text = tokio::fs::read(first.container.log_path()).await;
     let text = text.map_err(|error| NonPass::error(&error))?;
     let heartbeats = super::archive::heartbeats(&text);
     let missing = (1..=before.heartbeat).find(|heartbeat| !heartbeats.contains(heartbeat));
     match missing {
-        None => pass("it goes on, and nothing is missing"),
-        Some(heartbeat) => fail(format!("it goes on, and heartbeat {heartbeat} is missing")),
+        None => pass("two new heartbeats, and every earlier heartbeat"),
+        Some(heartbeat) => fail(format!("new heartbeats, but heartbeat {heartbeat} is missing")),
     }
 }
 
 async fn exec_in_flight(s: &RuntimeSession) -> CaseResult {
-    /// How long the command takes: longer than the checkpoint of a small container takes to begin.
+    /// Longer than a checkpoint of a small container needs to begin.
     const COMMAND_DURATION: Duration = Duration::from_millis(800);
     s.require_container_unharmed().await?;
     let container = s
@@ -176,17 +173,17 @@ async fn exec_in_flight(s: &RuntimeSession) -> CaseResult {
     let command = s.runtime.program.exec_command(COMMAND_DURATION);
     let location = s.runtime.location("exec");
     let checkpoint = async {
-        // There is no event of a command that has begun; the rest of its time is enough for the checkpoint.
+        // No event reports that the command has begun. The remaining time is enough for the checkpoint.
         tokio::time::sleep(COMMAND_DURATION / 4).await;
         let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
         s.runtime.checkpoint(&container, &call).await
     };
     let (executed, response) = tokio::join!(s.runtime.exec_sync(&container, &command, EXEC_TIMEOUT), checkpoint);
-    let checkpoint = if response.is_ok() { "success" } else { "an error" };
+    let checkpoint = if response.is_ok() { "success" } else { "error" };
     match executed {
         Ok(executed) => check(
             executed.exit_code == 0,
-            format!("exit code {}, and {checkpoint} of the checkpoint", executed.exit_code),
+            format!("exit code {}; checkpoint: {checkpoint}", executed.exit_code),
         ),
         Err(error) => fail(error.to_string().replace(container.id(), "ID")),
     }
@@ -205,11 +202,8 @@ async fn sibling_keeps_running(s: &RuntimeSession) -> CaseResult {
     }
     let after = before.observe_liveness(s, &other).await?;
     match (after.same_process, after.running) {
-        (true, true) => pass("it runs on"),
+        (true, true) => pass("the other container keeps running"),
         (true, false) => fail(after.describe_frozen()),
-        (false, _) => fail(format!(
-            "its first process has ended; its status says {}",
-            after.status()
-        )),
+        (false, _) => fail(format!("the first process has ended; status {}", after.status())),
     }
 }

@@ -1,5 +1,5 @@
-//! The request's own timeout: seconds; zero asks for the runtime's default. That it ends a checkpoint which takes longer is
-//! judged with what is left then, in `ending.rs`.
+//! The timeout of the request, in seconds; zero selects the runtime's default. `after_failure.rs` checks that the
+//! timeout ends a checkpoint that takes longer.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/timeout/zero-uses-default",
-            requirement: "a timeout of zero asks for the default: it is not over at once",
+            requirement: "A timeout of zero must select the runtime's default and not expire at once.",
             authority: authority::CRI_REQUEST,
             motivation: "",
             level: Level::Documented,
@@ -25,22 +25,22 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/timeout/unit-is-seconds",
-            requirement: "the timeout is in seconds: a checkpoint of a fraction of it succeeds",
+            requirement: "The runtime must interpret the timeout in seconds.",
             authority: authority::CRI_REQUEST,
             motivation: "",
             level: Level::Documented,
-            expected: "success, with a timeout of 20",
+            expected: "success with a timeout of 20",
         },
         |s| Box::pin(timeout_unit(s)),
     ),
     Case::new(
         CaseInfo {
             id: "runtime/timeout/no-overflow",
-            requirement: "the largest timeout there is does not wrap around",
+            requirement: "The largest possible timeout must not wrap around.",
             authority: authority::CWE_INTEGER_OVERFLOW,
             motivation: "",
             level: Level::Robust,
-            expected: "success, or an error that is no deadline's",
+            expected: "success, or an error other than DeadlineExceeded",
         },
         |s| Box::pin(largest_timeout(s)),
     ),
@@ -54,7 +54,7 @@ async fn zero_timeout(s: &RuntimeSession) -> CaseResult {
 
 async fn timeout_unit(s: &RuntimeSession) -> CaseResult {
     s.require_container_unharmed().await?;
-    // Long enough that 20 of a smaller unit would be over.
+    // Longer than 20 of any smaller unit.
     let container = s
         .new_container(
             s.small_container_options()
