@@ -308,10 +308,7 @@ async fn node_proxy_skips_cases_of_the_api_server() {
     let (output, text) = cluster.run_harness(&args).await;
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(!text.contains("\n  fail "), "{text}");
-    assert!(
-        text.contains("requires a direct connection to the kubelet"),
-        "{text}"
-    );
+    assert!(text.contains("requires a direct connection to the kubelet"), "{text}");
     assert!(
         !cluster
             .requests_with("POST /api/v1/nodes/up/proxy/checkpoint/")

@@ -323,7 +323,7 @@ async fn frozen_container_is_unfrozen_at_the_end() {
         .unwrap();
     assert!(
         progress.is_some_and(|later| later.same_process(&before)),
-        "no heartbeat after heartbeat"
+        "it stands still"
     );
     kubelet_under_test.end().await;
 }

@@ -1,10 +1,10 @@
-//! The documents that the cases of the archive suite cite, found by the words with which the cases name them.
+//! The documents that the cases of the archive suite cite, found by a prefix of each case's source.
 
 use super::authority::{self, criu_file};
 use crate::engine::{Authority, CaseInfo};
 
-/// What a name of a source begins with, and the document that is meant. The first that fits counts; the name itself becomes the
-/// section of a document that has none here.
+/// Prefixes of sources with the document of each. The first match wins. The source itself becomes the section if the
+/// document has no section here.
 const AUTHORITIES_BY_SOURCE: &[(&str, Authority)] = &[
     ("Kubelet Checkpoint API page (tar format)", authority::API_OPERATIONS),
     ("Kubelet Checkpoint API page", authority::API_INTRODUCTION),
@@ -25,10 +25,10 @@ const AUTHORITIES_BY_SOURCE: &[(&str, Authority)] = &[
     ("CWE-770", authority::CWE_UNBOUNDED_ALLOCATION),
     ("criu#2895", authority::CRIU_COMPRESSION),
 ];
-/// What the name of a source begins with that is no document, but where a defect was seen.
+/// Prefixes of sources that are not documents but places where a defect was observed.
 const DEFECT_SOURCE_PREFIXES: &[&str] = &["CVE-", "cri-o#", "Kubernetes secrets", "unpacked by a user"];
 
-/// The clause with the document that its source names, or with its source as the motivation.
+/// Replaces the source of a case with the document that the source names, or makes the source the motivation.
 pub(super) fn with_authority(info: CaseInfo) -> CaseInfo {
     let source = info.authority.title;
     if DEFECT_SOURCE_PREFIXES.iter().any(|defect| source.starts_with(defect)) {

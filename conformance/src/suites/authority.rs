@@ -1,6 +1,6 @@
-//! The documents that cases cite, each with the place in it. The sections of the Kubelet
-//! Checkpoint API, of KEP-2008 and of the files of Kubernetes, containerd and CRI-O that `documented` and `reference` cases rest on
-//! were read at their URLs; the pages of CWE, gRPC, Go, OCI and runc are cited by their titles.
+//! The documents that cases cite, each with a section. The sections of the Kubelet Checkpoint API, of KEP-2008 and of
+//! the files of Kubernetes, containerd and CRI-O that `documented` and `reference` cases cite were read at their URLs.
+//! The pages of CWE, gRPC, Go, OCI and runc are cited by their titles.
 
 use crate::engine::Authority;
 
@@ -80,87 +80,81 @@ macro_rules! weakness {
     };
 }
 
-/// A checkpoint is a stateful copy of a running container; archives are for root only.
+/// States that a checkpoint is a stateful copy of a running container, and that only root may access archives.
 pub(super) const API_INTRODUCTION: Authority = page!("introduction", "");
-/// The archive's name, place and format.
+/// States the name, location and format of the archive.
 pub(super) const API_OPERATIONS: Authority = page!("Operations", "#operations");
-/// The query's `timeout`.
+/// States the query parameter `timeout`.
 pub(super) const API_PARAMETERS: Authority = page!("Parameters", "#post-checkpoint-params");
-/// The list of response codes.
+/// Lists the response codes.
 pub(super) const API_RESPONSE: Authority = page!("Response", "#post-checkpoint-response");
 
-/// The checkpoint of a running container is a snapshot of it.
+/// States that a checkpoint is a snapshot of a running container.
 pub(super) const KEP_MOTIVATION: Authority = kep!("Motivation", "motivation");
-/// Single containers are checkpointed.
+/// States that single containers are checkpointed.
 pub(super) const KEP_GOALS: Authority = kep!("Goals", "goals");
-/// The request's timeout cancels the request that needs more time.
+/// States that the timeout of the request cancels a request that takes longer.
 pub(super) const KEP_IMPLEMENTATION: Authority = kep!("Implementation", "implementation");
-/// The container continues to run, without knowing of the copy.
+/// States that the container continues to run without knowing about the checkpoint.
 pub(super) const KEP_USER_STORIES: Authority = kep!("User Stories", "user-stories");
-/// A failed checkpoint has no effect on the workload.
+/// States that a failed checkpoint has no effect on the workload.
 pub(super) const KEP_FAILED: Authority = kep!(
     "Monitoring Requirements: reasonable SLOs (a failed checkpoint has no effects on the workload)",
     "what-are-the-reasonable-slos-service-level-objectives-for-the-enhancement"
 );
 
-/// The call and its request, field by field.
+/// The fields of the request.
 pub(super) const CRI_REQUEST: Authority = cri!("message CheckpointContainerRequest");
-/// The call.
 pub(super) const CRI_CALL: Authority = cri!("rpc CheckpointContainer");
-/// What a status says of a container.
+/// The states of a container.
 pub(super) const CRI_STATUS: Authority = cri!("rpc ContainerStatus; message ContainerStatus, state");
 
-/// The kubelet's HTTP server.
 pub(super) const KUBELET_SERVER: Authority = kubernetes!("pkg/kubelet/server/server.go");
-/// The kubelet's authentication and authorisation of its server.
+/// Authentication and authorization of the kubelet's server.
 pub(super) const KUBELET_AUTH: Authority = kubernetes!("pkg/kubelet/server/auth.go");
-/// The kubelet itself.
 pub(super) const KUBELET: Authority = kubernetes!("pkg/kubelet/kubelet.go");
-/// The kubelet's counters.
 pub(super) const KUBELET_METRICS: Authority = kubernetes!("pkg/kubelet/metrics/metrics.go");
 /// The feature gates and their defaults.
 pub(super) const KUBE_FEATURES: Authority = kubernetes!("pkg/features/kube_features.go");
-/// The names of static Pods.
+/// The full names of static Pods.
 pub(super) const STATIC_PODS: Authority = kubernetes!("pkg/kubelet/config/common.go");
-/// The kubelet's CRI client.
 pub(super) const CRI_CLIENT: Authority = kubernetes!("staging/src/k8s.io/cri-client/pkg/remote_runtime.go");
-/// Kubernetes' own test of the endpoint.
+/// The e2e test of the endpoint in Kubernetes.
 pub(super) const KUBERNETES_E2E: Authority = kubernetes!("test/e2e_node/checkpoint_container.go");
 
-/// How Go's server takes paths.
+/// How Go's HTTP server cleans and routes paths.
 pub(super) const GO_MUX: Authority = Authority {
     title: "Go net/http",
     section: "ServeMux",
     url: "https://pkg.go.dev/net/http#ServeMux",
 };
-/// How Go's server takes request lines.
+/// How Go's HTTP server parses request lines.
 pub(super) const GO_REQUEST: Authority = Authority {
     title: "Go net/http",
     section: "ReadRequest",
     url: "https://pkg.go.dev/net/http#ReadRequest",
 };
 
-/// What both common runtimes do in CheckpointContainer.
+/// CheckpointContainer in containerd and CRI-O.
 pub(super) const COMMON_RUNTIMES: Authority = containerd!(
     "CheckpointContainer",
     "internal/cri/server/container_checkpoint_linux.go"
 );
-/// Which containers both common runtimes find by the beginning of an id.
+/// How containerd and CRI-O find a container by an id prefix.
 pub(super) const RUNTIMES_SHORT_ID: Authority = containerd!(
-    "the container store finds a container by the beginning of its id",
+    "the container store finds a container by an id prefix",
     "internal/cri/store/container/container.go"
 );
-/// CRI-O's restore of a container.
 pub(super) const CRIO_RESTORE: Authority = Authority {
     title: "CRI-O 1.37 (f954a17)",
     section: "server/container_restore.go, CRImportCheckpoint",
     url: "https://github.com/cri-o/cri-o/blob/f954a17e50/server/container_restore.go",
 };
 
-/// Where CRIU keeps the tree of processes.
+/// The file that defines CRIU's process tree.
 pub(super) const CRIU_TREE: Authority = criu!("images/pstree.proto", "images/pstree.proto");
 
-/// A file of CRIU's sources, by the name that a case gives it.
+/// A file of CRIU's sources, with the section that a case names.
 pub(super) const fn criu_file(section: &'static str) -> Authority {
     Authority {
         title: "CRIU 4.2",
@@ -169,71 +163,68 @@ pub(super) const fn criu_file(section: &'static str) -> Authority {
     }
 }
 
-/// Pages that a dump compresses, from CRIU 4.3 on.
+/// Compressed pages, from CRIU 4.3 on.
 pub(super) const CRIU_COMPRESSION: Authority = Authority {
     title: "CRIU pull request 2895",
     section: "images/pagemap.proto",
     url: "https://github.com/checkpoint-restore/criu/pull/2895",
 };
 
-/// What a container is called.
 pub(super) const CRI_METADATA: Authority = cri!("message ContainerMetadata");
-/// The form of a container's log.
+/// The format of container logs.
 pub(super) const CRI_LOGS: Authority = Authority {
     title: "Kubernetes design proposals",
     section: "CRI: Log management for container stdout/stderr streams",
     url: "https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md",
 };
-/// The OCI configuration of a container.
 pub(super) const OCI: Authority = Authority {
     title: "OCI runtime specification",
     section: "",
     url: "https://github.com/opencontainers/runtime-spec/blob/main/config.md",
 };
-/// The tool that reads archives.
 pub(super) const CHECKPOINTCTL: Authority = Authority {
     title: "checkpointctl v1.6.0",
     section: "",
     url: "https://github.com/checkpoint-restore/checkpointctl/tree/v1.6.0",
 };
-/// How containerd keeps a container's status.
+/// The status file of a container in containerd.
 pub(super) const CONTAINERD_STATUS: Authority = containerd!(
     "internal/cri/store/container/status.go",
     "internal/cri/store/container/status.go"
 );
-/// The runtime below both.
+/// The OCI runtime below containerd and CRI-O.
 pub(super) const RUNC: Authority = Authority {
     title: "runc",
     section: "libcontainer/criu_linux.go",
     url: "https://github.com/opencontainers/runc/blob/main/libcontainer/criu_linux.go",
 };
-/// A name in an archive does not lead out of the directory that it is unpacked in.
+/// A member's name must not lead out of the directory into which an archive is unpacked.
 pub(super) const CWE_PATH_TRAVERSAL: Authority =
     weakness!("22", "Improper Limitation of a Pathname to a Restricted Directory");
 
-/// A server ends the work of a call that its client has given up.
+/// A server must stop the work of a call that its client has cancelled.
 pub(super) const GRPC_CANCELLATION: Authority = Authority {
     title: "gRPC",
     section: "Cancellation",
     url: "https://grpc.io/docs/guides/cancellation/",
 };
 
-/// Input that is not what it should be is refused.
+/// Invalid input must be rejected.
 pub(super) const CWE_INPUT_VALIDATION: Authority = weakness!("20", "Improper Input Validation");
-/// A link is not followed to another file.
+/// A link must not be followed to another file.
 pub(super) const CWE_LINK_FOLLOWING: Authority = weakness!("59", "Improper Link Resolution Before File Access");
-/// Numbers do not wrap around.
+/// Integers must not wrap around.
 pub(super) const CWE_INTEGER_OVERFLOW: Authority = weakness!("190", "Integer Overflow or Wraparound");
-/// What a file held before is gone.
+/// The earlier content of a file must not remain.
 pub(super) const CWE_RESOURCE_REUSE: Authority =
     weakness!("226", "Sensitive Information in Resource Not Removed Before Reuse");
-/// Parallel work on one resource is synchronised.
+/// Concurrent access to a resource must be synchronised.
 pub(super) const CWE_RACE: Authority = weakness!(
     "362",
     "Concurrent Execution using Shared Resource with Improper Synchronization"
 );
-/// What input demands of memory is bounded.
+/// Memory allocated because of input must be bounded.
 pub(super) const CWE_UNBOUNDED_ALLOCATION: Authority =
     weakness!("770", "Allocation of Resources Without Limits or Throttling");
-/// What failed leaves nothing behind.
+/// A failed operation must leave nothing behind.
 pub(super) const CWE_INCOMPLETE_CLEANUP: Authority = weakness!("459", "Incomplete Cleanup");

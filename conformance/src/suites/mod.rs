@@ -1,4 +1,4 @@
-//! Every case there is: one registry, from which lists, documents and reports are made.
+//! The registry of all cases, from which lists, documents and reports are generated.
 
 pub mod archive;
 pub mod kubelet;

@@ -1,4 +1,4 @@
-//! Of the JSON documents: what they say, and that they say the same.
+//! The JSON documents: content and consistency.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +21,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/config-dump-valid",
         Reference,
         METADATA_SOURCE,
-        "config.dump is JSON and names container and times; times are RFC 3339.",
-        "JSON of checkpointctl's shape",
+        "config.dump must be JSON with the names of the container and times in RFC 3339 format.",
+        "JSON in checkpointctl's format",
         |archive| require_readable(
             archive,
             &archive.documents.config,
@@ -33,16 +33,17 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/config-dump-fields",
         Reference,
         METADATA_SOURCE,
-        "config.dump has all fields that describe a checkpoint, and a value in each.",
-        "id, name, image (with the characters of a reference), runtime, three times, restored; of Podman id, name, createdTime",
+        "config.dump must have every field that describes a checkpoint, with a value in each.",
+        "id, name, image (in the characters of an image reference), runtime, three times, restored; Podman: id, \
+            name, createdTime",
         config_fields
     ),
     case!(
         "archive/metadata/spec-dump-valid",
         Reference,
         "OCI runtime specification",
-        "spec.dump is an OCI runtime configuration.",
-        "JSON of the specification's shape",
+        "spec.dump must be an OCI runtime configuration.",
+        "JSON in the format of the specification",
         |archive| require_readable(
             archive,
             &archive.documents.spec,
@@ -53,7 +54,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/spec-process-fields",
         Reference,
         "OCI runtime specification",
-        "spec.dump says of which version it is, what was run and on which root.",
+        "spec.dump must contain the version of the specification, the process arguments and the root path.",
         "ociVersion, process.args, root.path",
         spec_process
     ),
@@ -61,23 +62,23 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/spec-lists-unique",
         Reference,
         "OCI runtime specification (config-linux.md: namespaces; config.md: rlimits)",
-        "spec.dump has no namespace and no limit twice: a runtime must refuse it.",
-        "every type once",
+        "spec.dump must have no namespace type and no limit twice, because a runtime must reject duplicates.",
+        "unique types",
         spec_lists
     ),
     case!(
         "archive/metadata/status-dump-valid",
         Reference,
         "containerd; CRI ContainerStatus",
-        "status.dump, where there is one, is JSON of a CRI ContainerStatus.",
-        "JSON of the CRI's shape",
+        "status.dump, if present, must be JSON of a CRI ContainerStatus.",
+        "JSON in the CRI's format",
         |archive| require_readable(archive, &archive.documents.status_dump, None)
     ),
     case!(
         "archive/metadata/status-valid",
         Reference,
         "containerd internal/cri/store/container/status.go",
-        "status, where there is one, is JSON of containerd's shape and version v1.",
+        "The member status, if present, must be JSON in containerd's format, version v1.",
         "JSON, Version v1",
         |archive| {
             require_readable(archive, &archive.documents.status, None)?;
@@ -94,7 +95,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/descriptors-json-valid",
         Reference,
         "runc",
-        "checkpoint/descriptors.json, where there is one, is a JSON array of what the standard streams point at.",
+        "checkpoint/descriptors.json, if present, must be a JSON array with the targets of the standard streams.",
         "an array of three strings",
         |archive| {
             require_readable(archive, &archive.documents.descriptors, None)?;
@@ -109,7 +110,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/lists-valid",
         Reference,
         METADATA_SOURCE,
-        "deleted.files and bind.mounts, where they are there, are JSON arrays of checkpointctl's shape.",
+        "deleted.files and bind.mounts, if present, must be JSON arrays in checkpointctl's format.",
         "JSON arrays",
         |archive| {
             let deleted = require_readable(archive, &archive.documents.deleted_files, None);
@@ -124,7 +125,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/times-ordered",
         Reference,
         METADATA_SOURCE,
-        "The container was created, then started, then checkpointed.",
+        "The times of the container must be in the order created, started, checkpointed.",
         "created <= started <= checkpointed",
         times
     ),
@@ -132,8 +133,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/restored-time-consistent",
         Reference,
         METADATA_SOURCE,
-        "The time of a restore is the zero time unless the container was restored.",
-        "restored false and 0001-01-01T00:00:00Z, or restored true and a time",
+        "restoredTime must be the zero time if and only if the container was not restored.",
+        "restored false and 0001-01-01T00:00:00Z, or restored true and another time",
         |archive| {
             let config = require_config_dump(archive)?;
             let is_time = config.restored_at != zero_time();
@@ -147,7 +148,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/same-id",
         Reference,
         "containerd and CRI-O",
-        "All documents are of one container.",
+        "All documents must have the id of the same container.",
         "one id",
         same_id
     ),
@@ -155,31 +156,31 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/same-names",
         Reference,
         "CRI ContainerMetadata",
-        "All documents call the container, its pod and namespace the same.",
-        "one name, one pod, one namespace",
+        "All documents must have the same names of the container, its Pod and its namespace.",
+        "one name, one Pod, one namespace",
         same_name
     ),
     case!(
         "archive/metadata/same-times",
         Reference,
         "containerd",
-        "status and status.dump name the same times and end of the container.",
-        "the same times",
+        "status and status.dump must have the same times and exit code of the container.",
+        "equal times and exit codes",
         same_times
     ),
     case!(
         "archive/metadata/container-running",
         Reference,
         source::PAGE,
-        "What was checkpointed is a running container, and its status says so.",
-        "state CONTAINER_RUNNING, no time of an end",
+        "The status in the archive must be that of a running container.",
+        "state CONTAINER_RUNNING (1), finished_at 0, started_at above 0",
         status_is_running
     ),
     case!(
         "archive/metadata/engine-annotations",
         Reference,
         "checkpointctl internal/utils.go",
-        "checkpointctl finds pod, namespace and container in the annotations of spec.dump.",
+        "spec.dump must have the annotations from which checkpointctl reads Pod, namespace and container.",
         "annotations of the engine that io.container.manager names",
         engine_annotations
     ),
@@ -187,7 +188,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/metadata/image-names-agree",
         Robust,
         "CVE-2026-50195: containerd pulled rootfsImageRef and tagged it as rootfsImageName",
-        "The image that config.dump refers to must be of the repository that config.dump names: a restore tags what it pulls.",
+        "rootfsImageRef must be in the repository of rootfsImageName, because a restore tags the image that it \
+            pulls.",
         "one repository in rootfsImageName and rootfsImageRef",
         image_names
     ),
@@ -200,10 +202,10 @@ fn require_readable<T>(
 ) -> CaseResult {
     require_criu(archive)?;
     match (document, missing) {
-        (ParsedDocument::Parsed(_), _) => pass("read"),
+        (ParsedDocument::Parsed(_), _) => pass("valid JSON"),
         (ParsedDocument::Unreadable(reason), _) => fail(reason.clone()),
         (ParsedDocument::Missing, Some(blocking_case)) => Err(NonPass::Blocked(blocking_case)),
-        (ParsedDocument::Missing, None) => Err(NonPass::Skip("there is no such member".to_owned())),
+        (ParsedDocument::Missing, None) => Err(NonPass::Skip("requires an archive with this document".to_owned())),
     }
 }
 
@@ -236,11 +238,11 @@ fn config_fields(archive: &InspectedArchive) -> CaseResult {
         ("rootfsImageName", &config.rootfs_image_name),
     ];
     let invalid = images.into_iter().filter(|(_, image)| !has_only_reference_chars(image));
-    let invalid = invalid.map(|(name, image)| format!("{name} {image:?} is no reference of an image"));
+    let invalid = invalid.map(|(name, image)| format!("{name} {image:?} is not an image reference"));
     pass_unless(problems.chain(invalid), "all fields")
 }
 
-/// Whether a text has only characters that references of images have, or paths of archives that stand for images.
+/// Whether a text has only characters of image references, or of archive paths that are used as images.
 fn has_only_reference_chars(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
     text.bytes().all(allowed) && !text.split('/').any(|part| part == "..")
@@ -253,13 +255,13 @@ fn image_names(archive: &InspectedArchive) -> CaseResult {
         return Err(NonPass::Blocked("archive/metadata/config-dump-fields"));
     }
     let (Some(of_name), Some(of_reference)) = (repository(name), repository(reference)) else {
-        return Err(NonPass::Skip("one of them names no repository".to_owned()));
+        return Err(NonPass::Skip("requires a repository in both names".to_owned()));
     };
     check(of_name == of_reference, format!("{name:?} and {reference:?}"))
 }
 
-/// The repository of a reference, with the registry and directory that are meant where none is named; `None` for a digest, an id
-/// or a path.
+/// The repository of a reference, completed with the default registry and directory; `None` for a digest, an id or a
+/// path.
 fn repository(reference: &str) -> Option<String> {
     let name = reference.split('@').next().unwrap_or_default();
     let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -324,7 +326,7 @@ fn spec_lists(archive: &InspectedArchive) -> CaseResult {
     let mut unique = BTreeSet::new();
     let mut problems = Problems::default();
     for entry in namespaces.chain(limits) {
-        // There are few types, whatever the length of the lists.
+        // The set stays small, whatever the length of the lists: there are few types.
         if !unique.insert(entry.clone()) {
             problems.add(|| format!("{entry} twice"));
         }
@@ -344,7 +346,7 @@ fn times(archive: &InspectedArchive) -> CaseResult {
         let started = Timestamp::from_nanosecond(status.started_at.into());
         times.extend(started.ok().map(|started| ("started_at", started)));
     }
-    // Podman does not say when it was.
+    // Podman does not write the time of the checkpoint.
     if config.checkpointed_at != zero_time() {
         times.push(("checkpointedTime", config.checkpointed_at));
     }
@@ -364,15 +366,15 @@ fn same_id(archive: &InspectedArchive) -> CaseResult {
             .parsed()
             .map(|status| ("status.dump", status.id.clone())),
     );
-    // Of the engines only CRI-O repeats the id in the specification.
+    // Only CRI-O repeats the id in spec.dump.
     ids.extend(annotation(archive, "io.kubernetes.cri-o.ContainerID").map(|id| ("spec.dump", id)));
     if ids.len() < 2 {
-        return Err(NonPass::Skip("only config.dump has an id".to_owned()));
+        return Err(NonPass::Skip("requires a second document with an id".to_owned()));
     }
     let other = ids
         .iter()
         .filter(|(_, id)| id != &config.id)
-        .map(|(name, id)| format!("{name} says {id:?}"));
+        .map(|(name, id)| format!("{name} has {id:?}"));
     pass_unless(other, config.id.clone())
 }
 
@@ -410,7 +412,7 @@ fn same_name(archive: &InspectedArchive) -> CaseResult {
         .filter_map(|(field, value, other)| Some((field, value?, other?)))
         .collect();
     if in_two_documents.is_empty() {
-        return Err(NonPass::Skip("no name stands in two documents".to_owned()));
+        return Err(NonPass::Skip("requires a name that two documents contain".to_owned()));
     }
     let actual = in_two_documents
         .iter()
@@ -442,7 +444,7 @@ fn same_times(archive: &InspectedArchive) -> CaseResult {
     let other = pairs.iter().filter(|(_, value, other)| value != other);
     pass_unless(
         other.map(|(field, value, other)| format!("{field} {value} and {other}")),
-        "the same",
+        "equal times and exit codes",
     )
 }
 
@@ -481,7 +483,7 @@ fn engine_annotations(archive: &InspectedArchive) -> CaseResult {
     require_spec_dump(archive)?;
     let manager = annotation(archive, "io.container.manager");
     if manager.as_deref() == Some("libpod") {
-        return pass("read as Podman's, which has no pod and no namespace of Kubernetes");
+        return pass("annotations of Podman, which has no Kubernetes Pod and namespace");
     }
     let required: &[&str] = match manager.as_deref() {
         Some("cri-o") => &[
@@ -502,11 +504,11 @@ fn engine_annotations(archive: &InspectedArchive) -> CaseResult {
         .collect();
     let metadata = annotation(archive, "io.kubernetes.cri-o.Metadata").filter(|_| manager.as_deref() == Some("cri-o"));
     if metadata.is_some_and(|json| serde_json::from_str::<serde_json::Value>(&json).is_err()) {
-        problems.push("io.kubernetes.cri-o.Metadata is no JSON".to_owned());
+        problems.push("io.kubernetes.cri-o.Metadata is not JSON".to_owned());
     }
     pass_unless(
         problems,
-        format!("read as {}", manager.as_deref().unwrap_or("containerd")),
+        format!("annotations of {}", manager.as_deref().unwrap_or("containerd")),
     )
 }
 

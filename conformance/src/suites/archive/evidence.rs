@@ -1,4 +1,4 @@
-//! An archive as evidence: where it is, how long, who may read it, and its members.
+//! Evidence for an archive: path, size, mode and members.
 
 use std::fmt::Write as _;
 
@@ -7,13 +7,13 @@ use crate::{
     evidence::{self, EvidenceKind},
 };
 
-/// Shows the archive to the report of the case that runs.
+/// Records the archive as evidence of the running case.
 pub fn record_archive(archive: &InspectedArchive) {
     evidence::record(EvidenceKind::Archive, || describe_archive(archive));
 }
 
-/// The file in one line, then a line a member as `tar -tv` has it: kind and mode, size, name. Where that is too long for an
-/// item of evidence, the last members are only counted.
+/// The file in one line, then one line per member in the format of `tar -tv`: type and mode, size, name. If the text
+/// exceeds the limit of an evidence item, the remaining members are only counted.
 fn describe_archive(archive: &InspectedArchive) -> String {
     let mut text = match &archive.file {
         Some(file) => format!(
@@ -43,7 +43,7 @@ fn describe_archive(archive: &InspectedArchive) -> String {
             format!(" -> {}", member.link)
         };
         let line = format!("{kind}{:04o} {:>12} {}{link}\n", member.mode, member.size, member.name);
-        // Room is kept for the line that counts the rest.
+        // Reserves space for the line with the number of remaining members.
         if text.len() + line.len() + 40 > evidence::MAX_ITEM_BYTES {
             let _ = writeln!(text, "and {} more members", archive.members.len() - shown);
             break;

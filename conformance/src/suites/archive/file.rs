@@ -1,4 +1,4 @@
-//! Of the file itself: who may read it.
+//! The file itself: owner and permissions.
 
 use super::preconditions::{ArchiveCase, case, source};
 use crate::{
@@ -11,8 +11,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/file/owner-only",
         Documented,
         source::PAGE,
-        "Nobody but its owner can read the archive: it holds all memory of all processes.",
-        "no permission for group and others",
+        "Only its owner must have access to the archive, which holds all memory of all processes.",
+        "no permissions for group and others",
         |archive| {
             let file = require_file_metadata(archive)?;
             check(file.mode & 0o077 == 0, format!("mode {:04o}", file.mode))
@@ -22,7 +22,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/file/owner",
         Documented,
         source::PAGE,
-        "The archive belongs to root; where the runtime does not run as root, to the runtime's user.",
+        "The owner of the archive must be root, or the runtime's user if the runtime does not run as root.",
         "owner 0",
         owner
     ),
@@ -30,7 +30,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/file/mode-0600",
         Reference,
         "containerd and CRI-O",
-        "The archive's mode is 0600: nothing executes it.",
+        "The archive must have mode 0600, because it is not executable.",
         "mode 0600",
         |archive| {
             let file = require_file_metadata(archive)?;
@@ -40,26 +40,26 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "archive/file/regular-single-link",
         Robust,
-        "CWE-59: a symbolic link at the location is followed by real runtimes",
-        "The archive is a file of its own: no symbolic link leads to it, no second name.",
-        "a regular file with one name",
+        "CWE-59: common runtimes follow a symbolic link at the location",
+        "The archive must be a regular file with a single link, reached without a symbolic link.",
+        "a regular file, link count 1",
         |archive| {
             let file = require_file_metadata(archive)?;
             let link = if file.symlink {
-                "behind a symbolic link"
+                "a symbolic link to a file"
             } else {
                 "a regular file"
             };
             check(
                 !file.symlink && file.link_count == 1,
-                format!("{link} with {} names", file.link_count),
+                format!("{link}, link count {}", file.link_count),
             )
         }
     ),
 ];
 
 fn require_file_metadata(archive: &InspectedArchive) -> Result<&FileMetadata, NonPass> {
-    let stream = || NonPass::Skip("the archive came as a stream, which has no owner and no mode".to_owned());
+    let stream = || NonPass::Skip("requires a file: a stream has no owner and no mode".to_owned());
     archive.file.as_ref().ok_or_else(stream)
 }
 
@@ -68,7 +68,7 @@ fn owner(archive: &InspectedArchive) -> CaseResult {
     let me = nix::unistd::geteuid().as_raw();
     match file.uid {
         0 => Ok("owner 0".to_owned()),
-        uid if uid == me => Ok(format!("owner {uid}, the user of this run, which is not root's")),
+        uid if uid == me => Ok(format!("owner {uid}, the non-root user of this run")),
         uid => Err(NonPass::Fail(format!("owner {uid}"))),
     }
 }

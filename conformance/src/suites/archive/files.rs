@@ -1,4 +1,4 @@
-//! Of the open files: descriptors, working directories and mappings refer to what is there.
+//! Open files: descriptors, working directories and mappings must refer to files in the archive.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +10,9 @@ use crate::{
     engine::{CaseResult, NonPass, check, fail, pass},
 };
 
-/// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` of CRIU's `image.h`: the mapping's `shmid` is a file's id.
+/// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` of CRIU's `image.h`: the mapping's `shmid` is the id of a file.
 const VMA_FILE_MASK: u32 = 1 << 6 | 1 << 7;
-/// Mappings that have those flags beside their own: sockets, asynchronous I/O, memfd.
+/// Mappings with these flags and a flag of their own: sockets, asynchronous I/O, memfd.
 const VMA_OTHER_KIND_MASK: u32 = 1 << 11 | 1 << 13 | 1 << 14;
 
 pub(super) const CASES: &[ArchiveCase] = &[
@@ -20,8 +20,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/open-files/files-image",
         Reference,
         "checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file",
-        "The open files must be in the archive, in files.img or in an image for each kind.",
-        "files.img, or reg-files.img and its like",
+        "The archive must contain the open files, in files.img or in one image per type.",
+        "files.img, or reg-files.img and the images of the other types",
         |archive| match &require_process_tree(archive)?.files {
             Some(files) => pass(format!("{} files", files.len())),
             None => fail("no files.img"),
@@ -31,7 +31,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/open-files/unique-ids",
         Reference,
         "CRIU images/fdinfo.proto",
-        "Every open file has an id of its own, other than zero.",
+        "Every open file must have a unique id other than zero.",
         "unique ids",
         |archive| {
             let (_, files) = require_files(archive)?;
@@ -47,15 +47,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/open-files/entry-variant",
         Reference,
         "CRIU images/fdinfo.proto",
-        "Every open file has the part of its kind, with its own id, and no other.",
-        "the part of its kind",
+        "Every open file must have exactly the entry of its type, with the file's own id.",
+        "the entry of the file's type",
         |archive| {
             let (_, files) = require_files(archive)?;
             let mismatched = files
                 .iter()
                 .filter(|file| file.kind_entry_id != Some(file.id) || file.foreign_entries > 0);
             pass_unless(
-                mismatched.map(|file| format!("file {} of kind {}", file.id, file.kind_name())),
+                mismatched.map(|file| format!("file {} of type {}", file.id, file.kind_name())),
                 format!("{} files", files.len()),
             )
         }
@@ -64,23 +64,23 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/open-files/descriptors-resolve",
         Reference,
         "checkpointctl --files",
-        "Every descriptor refers to an open file of its kind.",
-        "ids and kinds of files.img",
+        "Every descriptor must refer to an open file of its type.",
+        "ids and types of files.img",
         descriptors
     ),
     case!(
         "archive/open-files/unique-fd-numbers",
         Reference,
         "CRIU images/fdinfo.proto",
-        "A table of descriptors has every number once.",
-        "unique numbers",
+        "A descriptor table must not have the same fd twice.",
+        "unique fds",
         |archive| {
             let (images, _) = require_files(archive)?;
             let mut problems = Problems::default();
             for (table, descriptors) in &images.fdinfo {
                 let mut unique = BTreeSet::new();
                 for descriptor in descriptors.iter().filter(|descriptor| !unique.insert(descriptor.fd)) {
-                    problems.add(|| format!("fdinfo-{table}.img: {}", descriptor.fd));
+                    problems.add(|| format!("fdinfo-{table}.img: fd {}", descriptor.fd));
                 }
             }
             problems.into_result(format!("{} tables", images.fdinfo.len()))
@@ -90,7 +90,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/open-files/references-resolve",
         Reference,
         "CRIU images/fs.proto, images/mm.proto, images/vma.proto",
-        "Working directories, roots, executables and mapped files are open files of the table.",
+        "Working directories, roots, executables and mapped files must refer to open files of the table.",
         "ids of files.img",
         file_references
     ),
@@ -98,23 +98,25 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/open-files/epoll-targets-open",
         Reference,
         "CRIU criu/eventpoll.c: a restore adds each target by the number of its descriptor",
-        "What an epoll instance watches must be an open descriptor of a process that has the instance, and the same file as before.",
-        "a descriptor of this number and file in a table with the instance",
+        "Every target of an epoll instance must be open in a process that has the instance, as the same file.",
+        "a descriptor with this fd and file in a table with the instance",
         epoll_targets
     ),
     case!(
         "archive/open-files/append-only-without-size",
         Reference,
         "CRIU criu/files-reg.c, should_check_size",
-        "A file that is only appended to, as a log, has no size: it grows on after the dump, and a restore fails on a size that is no longer right.",
-        "no size for a file that is only appended to",
+        "A file opened for appending only, such as a log, must have no size, because a restore fails if the file has \
+            grown since.",
+        "no size for append-only files",
         append_only
     ),
     case!(
         "archive/open-files/standard-streams",
         Reference,
         "runc; checkpoint/descriptors.json",
-        "The pipes that descriptors.json names are those that the processes have open: a restore finds them by these names.",
+        "The pipes that descriptors.json names must be open in the processes, because a restore finds them by these \
+            names.",
         "a named pipe among the open files",
         standard_streams
     ),
@@ -140,7 +142,7 @@ fn descriptors(archive: &InspectedArchive) -> CaseResult {
             .iter()
             .filter(|descriptor| kinds.get(&descriptor.id) != Some(&descriptor.r#type))
         {
-            problems.add(|| format!("fdinfo-{table}.img: {} is file {}", descriptor.fd, descriptor.id));
+            problems.add(|| format!("fdinfo-{table}.img fd {}: file {}", descriptor.fd, descriptor.id));
         }
     }
     problems.into_result(format!("{count} descriptors"))
@@ -154,7 +156,7 @@ fn file_references(archive: &InspectedArchive) -> CaseResult {
     let mut refers = |id: u64, description: &dyn Fn() -> String| {
         count += 1;
         if !ids.contains(&id) {
-            problems.add(|| format!("{} is file {id}", description()));
+            problems.add(|| format!("{} refers to file {id}", description()));
         }
     };
     for (pid, fs) in &images.fs {
@@ -182,10 +184,12 @@ fn epoll_targets(archive: &InspectedArchive) -> CaseResult {
         .map(|file| (file.id, file))
         .collect();
     if instances.is_empty() {
-        return Err(NonPass::Skip("no epoll instance watches a file".to_owned()));
+        return Err(NonPass::Skip(
+            "requires an epoll instance that watches a file".to_owned(),
+        ));
     }
     let inodes: BTreeMap<_, _> = files.iter().filter_map(|file| Some((file.id, file.inode?))).collect();
-    // What is wrong with each instance in the table where least is; `None` for one that no table has.
+    // The problems of each instance in the table with the fewest problems; `None` for an instance that is in no table.
     let mut fewest_problems: BTreeMap<u32, Option<(usize, String)>> = instances.keys().map(|id| (*id, None)).collect();
     for (table, descriptors) in &images.fdinfo {
         let id_by_fd: BTreeMap<_, _> = descriptors
@@ -205,9 +209,9 @@ fn epoll_targets(archive: &InspectedArchive) -> CaseResult {
                 let inode = file.and_then(|file| inodes.get(file));
                 let changed_inode = watch.inode.zip(inode).filter(|(watched, inode)| watched != *inode);
                 let reason = match (file, changed_inode) {
-                    (None, _) => format!("descriptor {} is not open", watch.fd),
+                    (None, _) => format!("fd {} is not open", watch.fd),
                     (Some(file), Some((watched, inode))) => {
-                        format!("descriptor {} is file {file} of inode {inode}, not {watched}", watch.fd)
+                        format!("fd {} is file {file} of inode {inode}, not {watched}", watch.fd)
                     }
                     (Some(_), None) => continue,
                 };
@@ -236,7 +240,7 @@ fn append_only(archive: &InspectedArchive) -> CaseResult {
         .filter_map(|file| Some((file, file.append_size?)))
         .collect();
     if appended.is_empty() {
-        return Err(NonPass::Skip("no open file is only appended to".to_owned()));
+        return Err(NonPass::Skip("requires an open file that is append-only".to_owned()));
     }
     let sized = appended.iter().filter_map(|(file, size)| {
         let path = file.path.as_deref().unwrap_or_default();
@@ -250,7 +254,7 @@ fn standard_streams(archive: &InspectedArchive) -> CaseResult {
     let documents = &archive.documents;
     let name = "archive/metadata/descriptors-json-valid";
     let named = require_optional_document(archive, &documents.descriptors, "checkpoint/descriptors.json", name)?;
-    // The tree's root is the container's first process, whose streams runc looks at.
+    // The root of the tree is the container's first process, whose streams runc records.
     let root = images.pstree.first().and_then(|root| images.ids.get(&root.pid));
     let Some(table) = root.and_then(|ids| images.fdinfo.get(&ids.files_id)) else {
         return Err(NonPass::Blocked("archive/processes/fdinfo-images"));
@@ -266,11 +270,11 @@ fn standard_streams(archive: &InspectedArchive) -> CaseResult {
     let named: Vec<_> = named.iter().filter(|stream| stream.starts_with("pipe:")).collect();
     if pipes.is_empty() || named.is_empty() {
         return Err(NonPass::Skip(
-            "no stream of the first process is a pipe, now or at its start".to_owned(),
+            "requires a stream of the first process that is a pipe, now and at its start".to_owned(),
         ));
     }
-    // runc wrote the names at the start. A process may have put other files there since, as a shell does for a
-    // redirection, but then what it talks to the runtime by is open elsewhere.
+    // runc records the names at the start of the container. A process may have replaced the descriptors since, as a
+    // shell does for a redirection, but then the original pipe is open at another descriptor.
     let open_pipes = named.iter().filter(|stream| open.contains(stream.as_str())).count();
     check(
         open_pipes > 0,

@@ -1,4 +1,4 @@
-//! Of each image for itself.
+//! Each image by itself.
 
 use super::preconditions::{ArchiveCase, case, require_images, require_pagemaps, require_unencrypted};
 use crate::{
@@ -11,11 +11,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/decodable",
         Reference,
         "CRIU images/*.proto and criu/include/magic.h",
-        "Every image has the magic of its name, whole entries and messages that decode.",
+        "Every image must have the magic of its type, complete entries, and messages that decode.",
         "all images decode",
         |archive| {
             if !require_unencrypted(archive)?.has_any() && archive.member("checkpoint").is_none() {
-                return fail("there are no images");
+                return fail("no images");
             }
             require_no_image_errors(archive, |archive| &archive.images.undecodable)
         }
@@ -24,7 +24,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/required-fields",
         Reference,
         "CRIU images/*.proto",
-        "No message lacks a field that its definition requires.",
+        "Every message must have all fields that its definition requires.",
         "all required fields",
         |archive| require_no_image_errors(archive, |archive| &archive.images.missing_fields)
     ),
@@ -32,7 +32,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/no-unknown-fields",
         Robust,
         "CRIU images/*.proto (4.2)",
-        "No message has a field or a value that its definition does not know.",
+        "No message must have a field or value that its definition does not define.",
         "no unknown field",
         |archive| require_no_image_errors(archive, |archive| &archive.images.unknown_fields)
     ),
@@ -40,26 +40,27 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/not-empty",
         Reference,
         "checkpointctl: go-criu panics on an image that has magics but no entry",
-        "No image that describes one thing is empty.",
-        "an entry in each",
+        "No image with exactly one object must be empty.",
+        "an entry in each image",
         |archive| require_no_image_errors(archive, |archive| &archive.images.empty_images)
     ),
     case!(
         "archive/images/bounded-size",
         Robust,
         "CWE-770; a reader holds what images say",
-        "The images must be small enough to be held against each other in 96 MiB of memory: else only each for itself was judged.",
-        "all images within the bound of this reader",
+        "The images must be small enough to be compared with each other in 96 MiB of memory; larger images are \
+            checked only by themselves.",
+        "images within this reader's limit",
         |archive| match &require_unencrypted(archive)?.limit_reached {
-            Some(member) => fail(format!("the bound is met in {member}")),
-            None => pass("all of them"),
+            Some(member) => fail(format!("limit exceeded in {member}")),
+            None => pass("images within this reader's limit"),
         }
     ),
     case!(
         "archive/images/inventory-valid",
         Reference,
         "CRIU criu/cr-check.c, check_img_inventory",
-        "The inventory is of image version 2 and says that descriptors are kept by table.",
+        "The inventory must have image version 2 and declare file descriptors per table.",
         "img_version 2, fdinfo_per_id",
         |archive| {
             let inventory = require_inventory(archive)?;
@@ -74,7 +75,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/inventory-root-ids",
         Reference,
         "CRIU images/inventory.proto",
-        "The inventory names the namespaces of the dump's root.",
+        "The inventory must name the namespaces of the root process.",
         "root_ids",
         |archive| match require_inventory(archive)?.root_ids {
             Some(_) => pass("root_ids"),
@@ -85,13 +86,13 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/stats-dump",
         Reference,
         "checkpointctl --stats",
-        "stats-dump is there and holds the statistics of a dump.",
+        "The archive must contain stats-dump with the statistics of a dump.",
         "statistics of a dump",
         |archive| {
             let images = require_images(archive)?;
             match &images.stats {
                 None if archive.expected_layout() == Layout::Podman => {
-                    Err(NonPass::Skip("Podman before 4.0 leaves it out".to_owned()))
+                    Err(NonPass::Skip("Podman before 4.0 does not export it".to_owned()))
                 }
                 None => fail("no stats-dump"),
                 Some(stats) => check(
@@ -105,8 +106,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/images/stats-consistent",
         Reference,
         "CRIU images/stats.proto",
-        "The statistics agree with the archive: pages written are those in it, none more than were scanned, and the \
-         container stood still for some time.",
+        "The statistics must match the archive: as many pages written as the archive holds, at most as many as were \
+            scanned, and a frozen time above zero.",
         "pages written = pages in the archive",
         stats_plausible
     ),
@@ -134,7 +135,11 @@ fn require_inventory(archive: &InspectedArchive) -> Result<&cri_proto::criu::mes
 }
 
 fn describe_dump_stats(dump: bool) -> &'static str {
-    if dump { "of a dump" } else { "not of a dump" }
+    if dump {
+        "statistics of a dump"
+    } else {
+        "no statistics of a dump"
+    }
 }
 
 fn stats_plausible(archive: &InspectedArchive) -> CaseResult {
@@ -161,10 +166,10 @@ fn stats_plausible(archive: &InspectedArchive) -> CaseResult {
         .values()
         .fold(0, |pages: u64, map| pages.saturating_add(map.present_pages));
     let actual = format!(
-        "{} pages written, {present} private and {shared} shared ones in the archive, {} scanned, frozen {} us",
+        "{} pages written, {present} private and {shared} shared pages in the archive, {} scanned, frozen {} us",
         dump.pages_written, dump.pages_scanned, dump.frozen_time
     );
-    // CRIU counts the pages of shared memory on their own since 3.9; before, not at all.
+    // CRIU counts pages of shared memory separately since 3.9, and not at all before.
     let written = dump.pages_written == present && dump.shpages_written.is_none_or(|pages| pages == shared);
     let scanned = dump.pages_scanned.saturating_add(dump.pages_skipped_parent) >= dump.pages_written;
     check(written && scanned && dump.frozen_time > 0, actual)

@@ -1,4 +1,4 @@
-//! Of the input as a whole: that it is a checkpoint archive.
+//! The input as a whole: whether it is a checkpoint archive.
 
 use super::preconditions::{ArchiveCase, case, source};
 use crate::{
@@ -10,7 +10,7 @@ pub(super) const CASES: &[ArchiveCase] = &[case!(
     "archive/format/checkpoint-archive",
     Documented,
     source::TAR_FORMAT,
-    "The input must be a checkpoint archive: a tar of CRIU's images and the documents of the engine that made it.",
+    "The input must be a checkpoint archive: a tar of CRIU images and the documents of the engine that made it.",
     "a checkpoint archive of containerd, cri-o or podman",
     kind
 )];

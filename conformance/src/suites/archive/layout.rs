@@ -1,4 +1,4 @@
-//! Of the members that an archive of CRIU's format has.
+//! The members of an archive in CRIU's format.
 
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, DESCRIPTORS, NETWORK_STATUS, PODMAN_LOG, ROOTFS_DIFF};
 
@@ -13,8 +13,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/required-members",
         Reference,
         source::E2E,
-        "The archive holds spec.dump, config.dump and checkpoint/inventory.img.",
-        "the three names, each a file",
+        "The archive must contain the files spec.dump, config.dump and checkpoint/inventory.img.",
+        "spec.dump, config.dump, checkpoint/inventory.img",
         upstream_names
     ),
     case!(
@@ -22,23 +22,24 @@ pub(super) const CASES: &[ArchiveCase] = &[
         Reference,
         "containerd internal/cri/server/container_checkpoint_linux.go; CRI-O internal/lib/checkpoint.go; Podman \
          libpod/container_internal_common.go, exportCheckpoint",
-        "Beside the images stand the members of the engine that made the archive, under that engine's names.",
-        "of containerd status, status.dump, rootfs-diff.tar and container.log; of CRI-O io.kubernetes.cri-o.LogPath; \
-         of Podman network.status and ctr.log",
+        "The archive must contain the members of the engine that made it, under that engine's names.",
+        "containerd: status, status.dump, rootfs-diff.tar, container.log; CRI-O: io.kubernetes.cri-o.LogPath; \
+            Podman: network.status, ctr.log",
         engine_members
     ),
     case!(
         "archive/layout/checkpoint-directory",
         Reference,
         source::CHECKPOINTCTL,
-        "The folder checkpoint/ has an entry of its own: checkpointctl refuses an archive without it.",
+        "The archive must have an entry for the directory checkpoint/, because checkpointctl rejects an archive \
+            without it.",
         "a directory entry checkpoint/",
         |archive| {
             require_criu(archive)?;
             match archive.member("checkpoint") {
-                Some(member) if member.kind == MemberKind::Directory => pass("a directory entry"),
+                Some(member) if member.kind == MemberKind::Directory => pass("a directory entry checkpoint/"),
                 Some(member) => fail(format!("checkpoint is a {:?}", member.kind)),
-                None => fail("no entry"),
+                None => fail("no entry checkpoint/"),
             }
         }
     ),
@@ -46,8 +47,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/flat-checkpoint-directory",
         Reference,
         "containerd and CRI-O",
-        "The images lie flat in checkpoint/.",
-        "no folder below checkpoint/",
+        "The images must be directly in checkpoint/, without subdirectories.",
+        "no subdirectory in checkpoint/",
         |archive| {
             require_criu(archive)?;
             let is_nested = |name: &str| {
@@ -59,15 +60,18 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 .members
                 .iter()
                 .filter(|member| is_nested(member.name.trim_start_matches("./")));
-            pass_unless(members.map(|member| member.name.clone()), "flat")
+            pass_unless(
+                members.map(|member| member.name.clone()),
+                "no subdirectory in checkpoint/",
+            )
         }
     ),
     case!(
         "archive/layout/criu-image-names",
         Reference,
         "CRIU criu/image-desc.c",
-        "Every image has a name that CRIU gives.",
-        "CRIU's names",
+        "Every image must have a name that CRIU defines.",
+        "CRIU's image names",
         |archive| {
             require_criu(archive)?;
             let unnamed = &archive.images.unknown_names;
@@ -86,13 +90,13 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/dump-log",
         Reference,
         "containerd and CRI-O",
-        "dump.log is there and holds the log of the dump.",
-        "a text of some length",
+        "The archive must contain a non-empty dump.log with the log of the dump.",
+        "a non-empty text file",
         |archive| {
             require_criu(archive)?;
             match &archive.dump_log {
                 None if archive.expected_layout() == Layout::Podman => {
-                    Err(NonPass::Skip("Podman leaves dump.log out".to_owned()))
+                    Err(NonPass::Skip("Podman does not export dump.log".to_owned()))
                 }
                 None => fail("no dump.log"),
                 Some(log) => check(
@@ -106,7 +110,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/container-log",
         Reference,
         "containerd (container.log) and CRI-O (io.kubernetes.cri-o.LogPath); Podman (ctr.log) unless it logs to the journal",
-        "The container's log is in the archive.",
+        "The archive must contain the container's log.",
         "container.log, io.kubernetes.cri-o.LogPath or ctr.log",
         container_log
     ),
@@ -114,12 +118,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/container-log-format",
         Reference,
         "CRI log format",
-        "Every line of the container's log has its time, stream and tag.",
-        "lines of the CRI's format",
+        "Every line of the container's log must have a timestamp, a stream and a tag.",
+        "lines in CRI log format",
         |archive| {
             require_criu(archive)?;
             match &archive.container_log {
-                None => Err(NonPass::Skip("there is no log in the archive".to_owned())),
+                None => Err(NonPass::Skip("requires an archive with a container log".to_owned())),
                 Some((name, log)) => match &log.malformed_line {
                     None => pass(format!("{name}: {} lines", log.lines)),
                     Some(line) => fail(format!("{name}: {line}")),
@@ -131,7 +135,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/rootfs-diff-is-tar",
         Reference,
         "containerd and CRI-O",
-        "rootfs-diff.tar, where there is one, is a tar, be it compressed.",
+        "The member rootfs-diff.tar, if present, must be a tar, compressed or not.",
         "a tar, plain or compressed",
         rootfs_diff
     ),
@@ -139,13 +143,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/layout/descriptors-json",
         Robust,
         "runc libcontainer/criu_linux.go and crun: a restore reads descriptors.json (youki#1511)",
-        "checkpoint/descriptors.json must be there: runc and crun restore no container without it.",
+        "The archive must contain checkpoint/descriptors.json, because runc and crun restore no container without \
+            it.",
         "a file checkpoint/descriptors.json",
         |archive| {
             require_criu(archive)?;
             match archive.member(DESCRIPTORS) {
-                Some(member) if member.kind == MemberKind::File => pass("a file"),
-                Some(member) => fail(format!("a {:?}", member.kind)),
+                Some(member) if member.kind == MemberKind::File => pass("a file checkpoint/descriptors.json"),
+                Some(member) => fail(format!("checkpoint/descriptors.json is a {:?}", member.kind)),
                 None => fail("no checkpoint/descriptors.json"),
             }
         }
@@ -165,7 +170,7 @@ fn upstream_names(archive: &InspectedArchive) -> CaseResult {
             .iter()
             .filter(|name| missing(name))
             .map(|name| format!("no file {name}")),
-        "all three",
+        "spec.dump, config.dump, checkpoint/inventory.img",
     )
 }
 
@@ -179,11 +184,11 @@ fn engine_members(archive: &InspectedArchive) -> CaseResult {
     };
     let missing = members.iter().filter(|name| archive.member(name).is_none());
     let missing = missing.map(|name| format!("no {name}"));
-    // Whether there is a log at all has a case of its own.
+    // Another case checks whether there is a log at all.
     let other_log = [CONTAINER_LOG, CRIO_LOG, PODMAN_LOG].into_iter();
     let other_log = other_log.filter(|name| *name != log && archive.member(name).is_some());
-    let other_log = other_log.map(|name| format!("the log is called {name}, not {log}"));
-    pass_unless(missing.chain(other_log), format!("as {} lays it out", layout.as_str()))
+    let other_log = other_log.map(|name| format!("log named {name} instead of {log}"));
+    pass_unless(missing.chain(other_log), format!("the members of {}", layout.as_str()))
 }
 
 fn container_log(archive: &InspectedArchive) -> CaseResult {
@@ -191,23 +196,25 @@ fn container_log(archive: &InspectedArchive) -> CaseResult {
     if let Some((name, log)) = &archive.container_log {
         return pass(format!("{name}, {} bytes", log.bytes));
     }
-    // Only the CRI's status says whether the container had a log at all.
+    // Only the CRI status shows whether the container had a log at all.
     match archive.documents.status_dump.parsed() {
         _ if archive.expected_layout() == Layout::Podman => Err(NonPass::Skip(
-            "Podman has a log to export only with the drivers k8s-file and json-file".to_owned(),
+            "requires an archive of another engine: Podman exports a log only with the drivers k8s-file and \
+                json-file"
+                .to_owned(),
         )),
-        Some(status) if status.log_path.is_empty() => Err(NonPass::Skip("the container has no log".to_owned())),
-        _ => fail("no log"),
+        Some(status) if status.log_path.is_empty() => Err(NonPass::Skip("requires a container with a log".to_owned())),
+        _ => fail("no container log"),
     }
 }
 
 fn rootfs_diff(archive: &InspectedArchive) -> CaseResult {
     require_criu(archive)?;
     match &archive.rootfs_diff {
-        None => Err(NonPass::Skip("there is no rootfs-diff.tar".to_owned())),
+        None => Err(NonPass::Skip("requires an archive with rootfs-diff.tar".to_owned())),
         Some(NestedTar::Tar(None)) => pass("a tar"),
-        Some(NestedTar::Tar(Some(compression))) => pass(format!("a tar within {compression}")),
-        Some(NestedTar::Compressed(compression)) => pass(format!("{compression}, which was not looked into")),
+        Some(NestedTar::Tar(Some(compression))) => pass(format!("a tar, compressed with {compression}")),
+        Some(NestedTar::Compressed(compression)) => pass(format!("{compression}, content not checked")),
         Some(NestedTar::Other(description)) => fail(description.clone()),
     }
 }

@@ -1,4 +1,5 @@
-//! Of any member: nothing that leads a reader out of the folder it unpacks to, or makes it hold what it cannot.
+//! The members: no member must lead a reader out of the directory into which the archive is unpacked, or make a reader
+//! use resources without bound.
 
 use cri_proto::document::zero_time;
 
@@ -15,7 +16,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/relative-names",
         Robust,
         TRAVERSAL_SOURCE,
-        "No member has an absolute name.",
+        "No member must have an absolute name.",
         "relative names",
         |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Absolute))
     ),
@@ -23,7 +24,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/no-path-traversal",
         Robust,
         TRAVERSAL_SOURCE,
-        "No member's name climbs out of its folder.",
+        "No member must have a name with a `..` component.",
         "no `..` in a name",
         |archive| no_member(archive, |member| member
             .name_issues
@@ -33,7 +34,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/no-symlink",
         Robust,
         source::SYMLINK_CVE,
-        "No member is a symbolic link: a link called container.log made a runtime read files of the host.",
+        "No member must be a symbolic link, because a link named container.log made a runtime read files of the \
+            host.",
         "no symbolic link",
         |archive| no_member(archive, |member| member.kind == MemberKind::Symlink)
     ),
@@ -41,7 +43,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/no-hard-link",
         Robust,
         source::SYMLINK_CVE,
-        "No member is a hard link.",
+        "No member must be a hard link.",
         "no hard link",
         |archive| no_member(archive, |member| member.kind == MemberKind::HardLink)
     ),
@@ -49,8 +51,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/no-device",
         Robust,
         TRAVERSAL_SOURCE,
-        "No member is a device or a FIFO.",
-        "no device, no FIFO",
+        "No member must be a device or a FIFO.",
+        "no device and no FIFO",
         |archive| no_member(archive, |member| matches!(
             member.kind,
             MemberKind::Device | MemberKind::Fifo
@@ -60,7 +62,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/no-sparse",
         Robust,
         source::SPARSE_CVE,
-        "No member is stored with holes: a reader that follows a map of holes can be made to take memory without bound.",
+        "No member must be sparse, because a crafted sparse map can make a reader use memory without bound.",
         "no sparse member",
         |archive| no_member(archive, |member| member.kind == MemberKind::Sparse)
     ),
@@ -68,40 +70,40 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/posix-type",
         Robust,
         source::TAR_FORMAT,
-        "Every member is of a kind that POSIX knows.",
-        "files and directories",
+        "Every member must have a type that POSIX defines.",
+        "POSIX member types",
         |archive| no_member(archive, |member| matches!(member.kind, MemberKind::Other(_)))
     ),
     case!(
         "archive/members/unique-names",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "No name occurs twice: readers disagree on which one counts.",
-        "every name once",
+        "No name must occur twice, because readers disagree on which member is used.",
+        "unique names",
         |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Duplicate))
     ),
     case!(
         "archive/members/valid-names",
         Robust,
         TRAVERSAL_SOURCE,
-        "Names are what they seem: UTF-8 without control characters, empty or `.` components, and no longer than a path.",
-        "plain names",
+        "Names must be UTF-8 without control characters, without empty or `.` components, and no longer than a path.",
+        "well-formed names",
         |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Malformed))
     ),
     case!(
         "archive/members/no-setuid-setgid",
         Robust,
         TRAVERSAL_SOURCE,
-        "No member is setuid or setgid: unpacked by root it would be a way to root.",
-        "no setuid, no setgid",
+        "No member must be setuid or setgid, because unpacking it as root would create a privileged program.",
+        "no setuid and no setgid bit",
         |archive| no_member(archive, |member| member.kind != MemberKind::Directory
             && member.mode & 0o6000 != 0)
     ),
     case!(
         "archive/members/directories-accessible",
         Robust,
-        "unpacked by a user other than root, a directory without these permissions hides what is in it",
-        "Every directory must have the permissions to read and to search it for its owner.",
+        "unpacked by a user other than root, a directory without these permissions hides its content",
+        "Every directory must have read and search permission for its owner.",
         "r-x for the owner",
         |archive| no_member(archive, |member| member.kind == MemberKind::Directory
             && member.mode & 0o500 != 0o500)
@@ -110,8 +112,9 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/members/newer-than-container",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "No image is older than the container: it would be of an earlier one, or of an earlier attempt.",
-        "every image changed after createdTime",
+        "No image must be older than the container, because such an image belongs to an earlier container or \
+            attempt.",
+        "every image newer than createdTime",
         images_newer_than_container
     ),
 ];
@@ -126,15 +129,16 @@ fn images_newer_than_container(archive: &InspectedArchive) -> CaseResult {
         .members
         .iter()
         .filter(|member| member.kind == MemberKind::File && member.name.starts_with("checkpoint/"));
-    // A tar has whole seconds, and a writer without a clock writes 0.
+    // A tar has a resolution of one second, and a writer without a clock writes 0.
     let stale = images.filter(|image| image.mtime != 0 && image.mtime < created.as_second());
     pass_unless(
-        stale.map(|image| format!("{} of second {}", image.name, image.mtime)),
-        format!("created at {created}, and nothing is older"),
+        stale.map(|image| format!("{} with mtime {}", image.name, image.mtime)),
+        format!("every image newer than createdTime {created}"),
     )
 }
 
-/// No member is like this; and where the tar cannot be read to its end, none of those seen before it.
+/// Fails if a member matches. If the tar cannot be read to its end, the members before that point are checked, and
+/// otherwise the case is blocked.
 fn no_member(archive: &InspectedArchive, is_forbidden: fn(&Member) -> bool) -> CaseResult {
     let matching = archive.members.iter().filter(|member| is_forbidden(member));
     let matching = matching.map(|member| format!("{} (byte {}, {:?})", member.name, member.offset, member.kind));

@@ -1,4 +1,4 @@
-//! Of the address spaces: mappings, page maps and the files of pages.
+//! Address spaces: mappings, page maps and page files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,11 @@ use crate::{
     engine::{CaseResult, NonPass, fail, pass},
 };
 
-/// The page of x86-64, and the one that page maps of every machine count in unless it is larger.
+/// The page size of x86-64. Page maps of other architectures use the same unit unless their pages are larger.
 const PAGE_BYTES: u64 = 4096;
 /// `VMA_ANON_PRIVATE` of CRIU's `image.h`.
 const VMA_ANON_PRIVATE: u32 = 1 << 9;
-/// How many words of the auxiliary vector CRIU keeps.
+/// The maximum number of words of the auxiliary vector that CRIU saves.
 const MAX_AUXV_WORDS: usize = 44;
 
 const PAGEMAP_SOURCE: &str = "CRIU images/pagemap.proto";
@@ -27,7 +27,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/vmas-ordered",
         Reference,
         "CRIU images/vma.proto",
-        "The mappings of an address space are page aligned, in order and do not overlap.",
+        "The mappings of an address space must be page aligned, in ascending order and without overlap.",
         "mappings in order",
         |archive| check_each_mm(archive, mapping_problems)
     ),
@@ -35,16 +35,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/mm-fields-ordered",
         Robust,
         "CRIU images/mm.proto",
-        "Code, data, heap, arguments and environment of a process lie in order and within its mappings.",
-        "bounds in order, within mappings",
+        "The code, data, heap, argument and environment ranges of a process must be ordered and within its mappings.",
+        "ordered ranges within mappings",
         |archive| check_each_mm(archive, mm_layout_problems)
     ),
     case!(
         "archive/memory/auxv",
         Reference,
         "CRIU images/mm.proto, AT_VECTOR_SIZE",
-        "The auxiliary vector is made of pairs and no longer than CRIU takes.",
-        "at most 44 words, an even number",
+        "The auxiliary vector must consist of pairs and fit into CRIU's buffer.",
+        "an even number of words, at most 44",
         |archive| check_each_mm(archive, |mm| {
             let words = mm.mm_saved_auxv.len();
             (words > MAX_AUXV_WORDS || words % 2 != 0)
@@ -57,7 +57,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/pages-image-per-pagemap",
         Reference,
         PAGEMAP_SOURCE,
-        "Every page map has a file of pages of its own, and every file of pages a page map.",
+        "Every page map must have its own page file, and every page file a page map.",
         "one pages-ID.img for each page map",
         page_files
     ),
@@ -65,7 +65,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/pages-match-pagemap",
         Reference,
         source::PAGE,
-        "Every file of pages holds as many pages as its page map says: all memory is there, and nothing else.",
+        "Every page file must contain exactly the pages of its page map.",
         "size = pages * page size",
         page_counts
     ),
@@ -73,15 +73,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/compressed-blocks-valid",
         Reference,
         "criu#2895",
-        "Compressed pages must decompress: every block to exactly the pages that the page map says.",
-        "LZ4 blocks of the sizes in the page map",
+        "Every block of compressed pages must decompress to exactly the pages of its page map entry.",
+        "LZ4 blocks with the sizes in the page map",
         page_blocks
     ),
     case!(
         "archive/memory/pagemap-ordered",
         Reference,
         PAGEMAP_SOURCE,
-        "The entries of a page map are page aligned, in order, and do not overlap.",
+        "The entries of a page map must be page aligned, in ascending order and without overlap.",
         "entries in order",
         |archive| check_each_pagemap(archive, |map| map.unordered_entry.clone())
     ),
@@ -89,15 +89,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/pagemap-entries-present",
         Reference,
         "CRIU criu/pagemap.c; checkpointctl: go-criu ignores the flags when it computes offsets",
-        "Every entry of a page map must have its pages in the file of pages: none in a parent checkpoint, none to be fetched from the source.",
-        "the PRESENT flag in each",
+        "Every entry of a page map must have its pages in the page file, not in a parent checkpoint or at the source \
+            of a lazy migration.",
+        "the PRESENT flag in each entry",
         |archive| check_each_pagemap(archive, |map| map.absent_entry.clone())
     ),
     case!(
         "archive/memory/page-count-fields-agree",
         Robust,
-        "checkpointctl panics on a page map of another age; CRIU 4.2 changed the field",
-        "An entry of a page map says its pages in both fields, so that readers of both ages find them.",
+        "checkpointctl panics on a page map of another CRIU version; CRIU 4.2 changed the field",
+        "An entry of a page map must have the number of pages in both fields, for readers of either CRIU version.",
         "nr_pages = compat_nr_pages",
         |archive| check_each_pagemap(archive, |map| map.count_mismatch.clone())
     ),
@@ -105,7 +106,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/pages-within-vmas",
         Reference,
         "CRIU criu/pagemap.c",
-        "Every page lies within a mapping of its process.",
+        "Every page must be within a mapping of its process.",
         "pages within mappings",
         page_mapped
     ),
@@ -113,7 +114,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/thread-stacks",
         Reference,
         source::PAGE,
-        "The stack of every thread is in the archive.",
+        "The stack of every thread must be in the archive.",
         "pages in the mapping of each stack pointer",
         stack_pages
     ),
@@ -121,7 +122,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/vdso",
         Reference,
         "CRIU criu/vdso.c: a restore compares the code with its own",
-        "The pages of a process's vdso are in the archive.",
+        "The pages of each process's vdso must be in the archive.",
         "the pages of each vdso mapping",
         vdso_pages
     ),
@@ -129,23 +130,23 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/single-vvar",
         Reference,
         "CRIU criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
-        "A process has one mapping of the kernel's time pages, though newer kernels show two.",
-        "one vvar mapping in an address space",
+        "A process must have a single vvar mapping, although newer kernels show two.",
+        "one vvar mapping per address space",
         single_vvar
     ),
     case!(
         "archive/memory/shared-memory",
         Reference,
         "CRIU criu/shmem.c",
-        "Memory that processes share has a page map of its own.",
-        "pagemap-shmem-ID.img for each id",
+        "Every segment of shared memory must have a page map of its own.",
+        "pagemap-shmem-ID.img for each segment",
         shared_memory_pagemaps
     ),
     case!(
         "archive/memory/arguments",
         Reference,
         "checkpointctl --ps-tree-cmd",
-        "The arguments that every process was started with are in the archive.",
+        "The pages with the command-line arguments of every process must be in the archive.",
         "the pages at arg_start",
         argument_pages
     ),
@@ -153,8 +154,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/memory/expected-bytes",
         Reference,
         source::PAGE,
-        "What stood in the memory of the container stands in the pages of the archive.",
-        "the expected bytes in a file of pages",
+        "Bytes that were in the container's memory must be in the archive's memory pages.",
+        "the expected bytes in a page file",
         |archive| {
             require_complete(archive)?;
             if archive.members.is_empty() {
@@ -168,12 +169,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
                         .is_disjoint(&compressed_pages_ids(&archive.images)) =>
                 {
                     Err(NonPass::Skip(
-                        "compressed pages of a stream stood before their page map".to_owned(),
+                        "requires an archive file: in this stream, compressed pages precede their page map".to_owned(),
                     ))
                 }
-                None => Err(NonPass::Skip("no bytes of the container's memory are known".to_owned())),
+                None => Err(NonPass::Skip(
+                    "requires known bytes of the container's memory".to_owned(),
+                )),
                 Some(Some(page_match)) => pass(format!("{} at byte {}", page_match.member, page_match.offset)),
-                Some(None) => fail("not in any file of pages"),
+                Some(None) => fail("not in any page file"),
             }
         }
     ),
@@ -211,7 +214,7 @@ fn check_each_pagemap(archive: &InspectedArchive, find_problems: fn(&Pagemap) ->
     )
 }
 
-/// How many complaints about one address space are made.
+/// The maximum number of problems reported for one address space.
 const MAX_PROBLEMS_PER_MM: usize = 4;
 
 fn mapping_problems(mm: &MmEntry) -> Vec<String> {
@@ -224,7 +227,7 @@ fn mapping_problems(mm: &MmEntry) -> Vec<String> {
         .take(MAX_PROBLEMS_PER_MM)
         .collect();
     let pairs = mm.vmas.windows(2).filter(|pair| pair[1].start < pair[0].end);
-    let pairs = pairs.map(|pair| format!("mapping at {:#x} before the end of the one before it", pair[1].start));
+    let pairs = pairs.map(|pair| format!("mapping at {:#x} overlaps the mapping before it", pair[1].start));
     problems.extend(pairs.take(MAX_PROBLEMS_PER_MM));
     if mm.vmas.is_empty() {
         problems.push("no mapping".to_owned());
@@ -246,7 +249,7 @@ fn mm_layout_problems(mm: &MmEntry) -> Vec<String> {
         .filter(|(_, start, end)| start > end)
         .map(|(name, start, end)| format!("{name} from {start:#x} to {end:#x}"))
         .collect();
-    // A process may unmap its program, but its stack is where its arguments are.
+    // A process may unmap its program, but its arguments are on its stack.
     let ends = [
         ("arguments", mm.mm_arg_start),
         ("environment", mm.mm_env_start),
@@ -255,12 +258,12 @@ fn mm_layout_problems(mm: &MmEntry) -> Vec<String> {
     problems.extend(
         ends.iter()
             .filter(|(_, at)| !mapped(*at))
-            .map(|(name, at)| format!("{name} at {at:#x}, unmapped")),
+            .map(|(name, at)| format!("{name} at {at:#x} is not mapped")),
     );
     problems
 }
 
-/// How large a page is: of aarch64 the archive does not say it, but the sizes of its files do.
+/// The page size. An archive of aarch64 does not contain it, but the sizes of the page files do.
 fn page_size(images: &Images) -> u64 {
     let arm = images
         .cores
@@ -296,17 +299,17 @@ pub(super) fn page_files(archive: &InspectedArchive) -> CaseResult {
         problems.add(|| format!("pages-{id}.img of {maps} page maps"));
     }
     for id in images.pages_file_bytes.keys().filter(|id| !owners.contains_key(id)) {
-        problems.add(|| format!("pages-{id}.img of no page map"));
+        problems.add(|| format!("pages-{id}.img without a page map"));
     }
-    problems.into_result(format!("{} files of pages", images.pages_file_bytes.len()))
+    problems.into_result(format!("{} page files", images.pages_file_bytes.len()))
 }
 
-/// The ids of files of pages that are compressed.
+/// The ids of compressed page files.
 fn compressed_pages_ids(images: &Images) -> BTreeSet<u32> {
     images.compressed_pagemaps().map(|(id, _)| id).collect()
 }
 
-/// The one page map of each file of pages; where there are several, `pages-image-per-pagemap` says so.
+/// The page map of each page file; `None` if there are several, which `pages-image-per-pagemap` reports.
 fn pagemap_by_pages_id(images: &Images) -> BTreeMap<u32, Option<&Pagemap>> {
     let mut owners = BTreeMap::new();
     for map in images.pagemaps.values().chain(images.shared_pagemaps.values()) {
@@ -320,18 +323,18 @@ fn page_blocks(archive: &InspectedArchive) -> CaseResult {
     let images = require_pagemaps(archive)?;
     let maps: Vec<_> = images.compressed_pagemaps().collect();
     if maps.is_empty() {
-        return Err(NonPass::Skip("no page is compressed".to_owned()));
+        return Err(NonPass::Skip("requires compressed pages".to_owned()));
     }
     let mut problems = Problems::default();
     for (id, map) in &maps {
         if let Some(error) = &map.invalid_blocks {
-            problems.add(|| format!("the page map of pages-{id}.img: {error}"));
+            problems.add(|| format!("page map of pages-{id}.img: {error}"));
         }
     }
     if images.corrupt_blocks.count > 0 {
         problems.add(|| images.corrupt_blocks.summary());
     }
-    problems.into_result(format!("{} files of pages, compressed by LZ4", maps.len()))
+    problems.into_result(format!("{} page files with LZ4 compression", maps.len()))
 }
 
 pub(super) fn page_counts(archive: &InspectedArchive) -> CaseResult {
@@ -348,7 +351,10 @@ pub(super) fn page_counts(archive: &InspectedArchive) -> CaseResult {
         let (bytes, map) = (*images.pages_file_bytes.get(id)?, (*map)?);
         let stored = map.stored_bytes(size);
         (Some(bytes) != stored).then(|| match (map.compressed, stored) {
-            (true, Some(stored)) => format!("pages-{id}.img has {bytes} bytes for {stored} compressed ones"),
+            (true, Some(stored)) => format!(
+                "pages-{id}.img has {bytes} bytes instead of {stored} bytes of \
+                compressed pages"
+            ),
             _ => format!("pages-{id}.img has {bytes} bytes for {} pages", map.present_pages),
         })
     });
@@ -362,7 +368,7 @@ pub(super) fn page_counts(archive: &InspectedArchive) -> CaseResult {
 
 fn page_mapped(archive: &InspectedArchive) -> CaseResult {
     let images = require_pagemaps(archive)?;
-    // A page map that says wrong numbers says wrong places.
+    // A page map with wrong page counts also has wrong addresses.
     if page_counts(archive).is_err() {
         return Err(NonPass::Blocked("archive/memory/pages-match-pagemap"));
     }
@@ -372,7 +378,7 @@ fn page_mapped(archive: &InspectedArchive) -> CaseResult {
         let Some(mm) = images.mms.get(pid) else {
             continue;
         };
-        // Mappings in order are judged elsewhere; here any order will do.
+        // Sorts the mappings, because another case checks their order.
         let mut vmas: Vec<_> = mm.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
         vmas.sort_unstable();
         for run in &map.ranges {
@@ -386,14 +392,14 @@ fn page_mapped(archive: &InspectedArchive) -> CaseResult {
                 covered = covered.max(*stop);
             }
             if covered < end {
-                problems.add(|| format!("pagemap-{pid}.img: nothing is mapped at {covered:#x}"));
+                problems.add(|| format!("pagemap-{pid}.img: {covered:#x} is not mapped"));
             }
         }
     }
     problems.into_result(format!("{} page maps", images.pagemaps.len()))
 }
 
-/// The page maps, all of whose pages are in the archive.
+/// Blocks the calling case unless all pages of the page maps are in the archive.
 fn require_present_pages(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_pagemaps(archive)?;
     match images.pagemaps.values().any(|map| map.absent_entry.is_some()) {
@@ -455,7 +461,7 @@ fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
         }
     }
     if checked_count == 0 {
-        return Err(NonPass::Skip("no process has a vdso".to_owned()));
+        return Err(NonPass::Skip("requires a process with a vdso".to_owned()));
     }
     problems.into_result(format!("{checked_count} mappings"))
 }
@@ -470,20 +476,20 @@ fn single_vvar(archive: &InspectedArchive) -> CaseResult {
         .filter(|(_, count)| *count > 0)
         .collect();
     if counts.is_empty() {
-        return Err(NonPass::Skip("no process has a vvar mapping".to_owned()));
+        return Err(NonPass::Skip("requires a process with a vvar mapping".to_owned()));
     }
     let several = counts.iter().filter(|(_, count)| *count > 1);
     pass_unless(
-        several.map(|(pid, count)| format!("process {pid} has {count}")),
-        format!("one in each of {} processes", counts.len()),
+        several.map(|(pid, count)| format!("process {pid} has {count} vvar mappings")),
+        format!("one vvar mapping in each of {} processes", counts.len()),
     )
 }
 
 fn shared_memory_pagemaps(archive: &InspectedArchive) -> CaseResult {
     /// `VMA_ANON_SHARED`.
     const VMA_ANON_SHARED: u32 = 1 << 8;
-    /// `VMA_AREA_SYSVIPC`, which has images of its own, and `VMA_AREA_MEMFD`, whose id is that of a file; memfd.img has the
-    /// segment's.
+    /// `VMA_AREA_SYSVIPC`, which has images of its own, and `VMA_AREA_MEMFD`, whose id is that of a file. memfd.img has
+    /// the id of the segment.
     const VMA_OTHER_SHARED_MASK: u32 = 1 << 10 | 1 << 14;
     let images = require_pagemaps(archive)?;
     let segments: BTreeSet<_> = live_processes(images)
@@ -494,7 +500,7 @@ fn shared_memory_pagemaps(archive: &InspectedArchive) -> CaseResult {
         .chain(images.memfds.iter().map(|id| u64::from(*id)))
         .collect();
     if segments.is_empty() {
-        return Err(NonPass::Skip("no process shares memory".to_owned()));
+        return Err(NonPass::Skip("requires processes with shared memory".to_owned()));
     }
     let known = |id: &u64| u32::try_from(*id).is_ok_and(|id| images.shared_pagemaps.contains_key(&id));
     let missing = segments.iter().filter(|id| !known(id));

@@ -1,21 +1,21 @@
-//! The cases of the archive suite: what holds for any checkpoint archive, and what CRIU's format demands beside it.
+//! The cases of the archive suite: properties of any checkpoint archive, and of CRIU's image format.
 //!
-//! Every case judges an [`Inspected`] archive; none reads the file again. What a case needs comes first in it:
+//! Every case checks an [`InspectedArchive`]; no case reads the file again. Each case begins with its preconditions:
 //!
 //! ```text
-//!  kind           what the input is   <- what is no checkpoint archive blocks all that is CRIU's or an engine's
-//!  file/..        of the file itself
-//!  tar/..         of the tar        <- all that follows is blocked by tar/well-formed when it cannot be read to its end
-//!  members/..     of any member     <- but what was seen before that end is reported
-//!  layout/..      ┐
-//!  documents/..   │
-//!  spec/..        │
-//!  mounts/..      ├ of CRIU's format
-//!  images/..      ┘
-//!  process/.. memory/.. files/..    of images against each other <- blocked by images/.. when one cannot be read
+//!  format/..       the kind of input   <- blocks the cases from layout/.. on if it is no checkpoint archive
+//!  file/..         the file itself
+//!  tar/..          the tar             <- well-formed blocks all following cases if the tar cannot be read to its end
+//!  members/..      each member         <- violations before that end are still reported
+//!  layout/..       ┐
+//!  metadata/..     │
+//!  spec/..         ├ CRIU's image format and the engine's documents
+//!  mounts/..       │
+//!  images/..       ┘
+//!  processes/.. memory/.. open-files/..   consistency of the images  <- blocked by images/.. if one cannot be read
 //! ```
 //!
-//! So one wrong thing fails the cases that name it, and not those that merely could not be judged for it.
+//! So one defect fails only the cases about it. Cases that cannot be checked because of it are blocked.
 
 mod documents;
 mod evidence;
@@ -44,7 +44,7 @@ use crate::{
 pub use evidence::record_archive;
 pub use preconditions::ArchiveCase;
 
-/// All cases of the suite, in the order in which they are judged.
+/// All cases of the suite, in the order in which they run.
 pub fn cases() -> Vec<ArchiveCase> {
     let groups: [&[ArchiveCase]; 13] = [
         kind::CASES,
@@ -61,7 +61,7 @@ pub fn cases() -> Vec<ArchiveCase> {
         files::CASES,
         secrets::CASES,
     ];
-    // They only look at what was read.
+    // The cases share the target: they only look at the result of the inspection.
     let with_authorities = groups.concat().into_iter().map(|case| Case {
         info: archive_authority::with_authority(case.info),
         ..case
@@ -69,14 +69,14 @@ pub fn cases() -> Vec<ArchiveCase> {
     with_authorities.map(Case::shared).collect()
 }
 
-/// Judges every case, in order: for those who have an archive and no runner.
+/// Runs every case in order, for callers that have an archive and no runner.
 pub fn check_all(archive: &InspectedArchive) -> Vec<CaseRecord> {
     let check_one = |case: &ArchiveCase| {
         let started = std::time::Instant::now();
-        // The judgement is ready before it is asked for: an archive's cases wait for nothing.
+        // The future is ready on the first poll: cases of this suite await nothing.
         let result = (case.run)(archive).now_or_never();
         let outcome = result.map_or_else(
-            || NonPass::Error("the case waits".to_owned()).into_outcome(),
+            || NonPass::Error("the case did not finish at once".to_owned()).into_outcome(),
             Outcome::from,
         );
         CaseRecord {
@@ -90,7 +90,7 @@ pub fn check_all(archive: &InspectedArchive) -> Vec<CaseRecord> {
 }
 
 impl Reset for InspectedArchive {
-    /// What was read stays as it was.
+    /// The inspected archive is never changed.
     fn reset(&self, _: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(std::future::ready(Ok(())))
     }

@@ -1,4 +1,4 @@
-//! Of mounts and deleted files: nothing that leads a restore, which runs as root, out of the container.
+//! Mounts and deleted files: no path must lead a restore, which runs as root, out of the container.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const MOUNTS_SOURCE: &str = "CVE-2024-8676: a restore mounted what the archive named";
-/// The case that judges whether the lists can be read.
+/// The case that the lists can be read.
 const LISTS_CASE: &str = "archive/metadata/lists-valid";
 
 pub(super) const CASES: &[ArchiveCase] = &[
@@ -20,15 +20,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/mounts/destinations-inside",
         Robust,
         MOUNTS_SOURCE,
-        "Every mount of spec.dump and bind.mounts is at an absolute path that does not climb out, and is of a known kind.",
-        "absolute destinations without `..`; file or directory",
+        "Every mount of spec.dump and bind.mounts must have an absolute destination without `..`, and every \
+            bind.mounts entry a known type.",
+        "absolute destinations without `..`; types file or directory",
         destinations_in_container
     ),
     case!(
         "archive/mounts/bind-mounts-in-spec",
         Robust,
         MOUNTS_SOURCE,
-        "Every mount of bind.mounts is one of spec.dump: the list adds none to those that the container had.",
+        "Every mount of bind.mounts must be a mount of spec.dump, so that the list adds no mounts to the container.",
         "destinations of spec.dump",
         listed_mounts_in_spec
     ),
@@ -36,21 +37,21 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/mounts/no-host-sources",
         Robust,
         MOUNTS_SOURCE,
-        "bind.mounts must not mount the host's own files: its root, its configuration, its devices, sockets of its engines.",
-        "no source that rules the host",
+        "bind.mounts must not mount files that control the host: its root, configuration, devices, or sockets of its \
+            engines.",
+        "no source that controls the host",
         no_host_source
     ),
     case!(
         "archive/mounts/deleted-files-inside",
         Robust,
         "CWE-22; a restore deletes what deleted.files names",
-        "No path of deleted.files climbs out of the container.",
+        "No path in deleted.files must have a `..` component.",
         "no `..` in a path",
         deleted_files
     ),
 ];
 
-/// Whether a path has a component `..`.
 fn has_parent_component(path: &Path) -> bool {
     path.components().any(|component| component == Component::ParentDir)
 }
@@ -72,7 +73,7 @@ fn destinations_in_container(archive: &InspectedArchive) -> CaseResult {
         Err(NonPass::Skip(_)) => {}
         Err(non_pass) => return Err(non_pass),
     }
-    pass_unless(problems, "all of them")
+    pass_unless(problems, "absolute destinations without `..`; types file or directory")
 }
 
 fn listed_mounts_in_spec(archive: &InspectedArchive) -> CaseResult {
@@ -83,12 +84,12 @@ fn listed_mounts_in_spec(archive: &InspectedArchive) -> CaseResult {
     let of_spec = |destination: &str| destinations.contains(Path::new(destination));
     let unknown = listed.iter().filter(|mount| !of_spec(&mount.destination));
     pass_unless(
-        unknown.map(|mount| format!("{} is no mount of spec.dump", mount.destination)),
+        unknown.map(|mount| format!("{} is not a mount of spec.dump", mount.destination)),
         format!("{} mounts", listed.len()),
     )
 }
 
-/// Directories of the host of which no file is a container's.
+/// Directories of the host whose files belong to no container.
 const HOST_DIRECTORIES: [&str; 8] = [
     "/etc",
     "/root",
@@ -99,7 +100,8 @@ const HOST_DIRECTORIES: [&str; 8] = [
     "/var/lib/kubelet",
     "/var/run/secrets",
 ];
-/// What Pods have of them all the same: the engine's name resolution, the time zone, certificates, the kubelet's volumes.
+/// Exceptions that Pods do mount: name resolution files of the engine, the time zone, certificates, volumes of the
+/// kubelet.
 const POD_DIRECTORIES: [&str; 9] = [
     "/etc/hosts",
     "/etc/hostname",
@@ -111,7 +113,7 @@ const POD_DIRECTORIES: [&str; 9] = [
     "/dev/shm",
     "/var/lib/kubelet/pods",
 ];
-/// Parts of names of the sockets that engines and the kubelet listen on.
+/// File names of the sockets on which engines and the kubelet listen.
 const ENGINE_SOCKETS: [&str; 5] = [
     "docker.sock",
     "containerd.sock",

@@ -1,11 +1,12 @@
-//! What a case takes as given before it judges: how far the archive could be read, what holds in it, and who says so when not.
+//! Preconditions of the cases: how far the archive could be read, and which case checks a precondition that does not
+//! hold.
 //!
 //! ```text
-//!  whole -> criu -+-> config, spec, optional        the documents
-//!                 '-> images -> tree -> maps         the images, their processes, those processes' memory
+//!  require_complete -> require_criu -+-> require_config_dump, require_spec_dump, require_optional_document
+//!                                    '-> require_images -> require_process_tree -> require_pagemaps
 //! ```
 //!
-//! Each step that does not hold names the case that judges it, so that a wrong thing fails that case alone.
+//! If a precondition does not hold, the result names the case that checks it. So one defect fails that case only.
 
 use cri_proto::{
     criu::message::{CoreEntry, MmEntry, PstreeEntry, VmaEntry},
@@ -17,7 +18,7 @@ use crate::{
     engine::{Case, NonPass},
 };
 
-/// Where a demand comes from, named once.
+/// Sources that several cases share.
 pub(super) mod source {
     pub(in crate::suites::archive) const PAGE: &str = "Kubelet Checkpoint API page";
     pub(in crate::suites::archive) const TAR_FORMAT: &str =
@@ -30,7 +31,7 @@ pub(super) mod source {
     pub(in crate::suites::archive) const SPARSE_CVE: &str = "CVE-2025-58183";
 }
 
-/// A case out of its parts; the function judges and returns what it saw.
+/// A case built from its parts. The function checks the archive and returns the actual value.
 macro_rules! case {
     ($id:literal, $level:ident, $source:expr, $requirement:literal, $expected:literal, $check:expr) => {
         $crate::engine::Case::new(
@@ -60,7 +61,7 @@ pub(super) use case;
 /// A case of this suite.
 pub type ArchiveCase = Case<InspectedArchive>;
 
-/// The archive was read to its end.
+/// Blocks the calling case unless the archive was read to its end.
 pub(super) fn require_complete(archive: &InspectedArchive) -> Result<(), NonPass> {
     if archive.is_complete() {
         Ok(())
@@ -69,7 +70,7 @@ pub(super) fn require_complete(archive: &InspectedArchive) -> Result<(), NonPass
     }
 }
 
-/// The archive is whole and in CRIU's format.
+/// Blocks the calling case unless the archive is complete and in CRIU's format.
 pub(super) fn require_criu(archive: &InspectedArchive) -> Result<(), NonPass> {
     require_complete(archive)?;
     if archive.members.is_empty() {
@@ -81,7 +82,7 @@ pub(super) fn require_criu(archive: &InspectedArchive) -> Result<(), NonPass> {
     Err(NonPass::Blocked("archive/format/checkpoint-archive"))
 }
 
-/// As [`criu`], and its images are no secret.
+/// As [`require_criu`], for archives whose images are not encrypted.
 pub(super) fn require_unencrypted(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     require_criu(archive)?;
     if archive.images.encrypted {
@@ -90,7 +91,7 @@ pub(super) fn require_unencrypted(archive: &InspectedArchive) -> Result<&Images,
     Ok(&archive.images)
 }
 
-/// All images can be read, so that they can be held against each other.
+/// Blocks the calling case unless all images can be read, so that images can be compared with each other.
 pub(super) fn require_images(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_unencrypted(archive)?;
     if archive.member("checkpoint").is_none() && !images.has_any() {
@@ -107,13 +108,13 @@ pub(super) fn require_images(archive: &InspectedArchive) -> Result<&Images, NonP
     }
     if let Some(member) = &images.limit_reached {
         return Err(NonPass::Skip(format!(
-            "the images are larger than this reader keeps, from {member} on"
+            "requires images within this reader's size limit, which {member} exceeds"
         )));
     }
     Ok(images)
 }
 
-/// All images can be read, and there is a process tree.
+/// Blocks the calling case unless all images can be read and there is a process tree.
 pub(super) fn require_process_tree(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_images(archive)?;
     if images.pstree.is_empty() {
@@ -151,11 +152,11 @@ pub(super) fn require_optional_document<'a, T>(
     match document {
         ParsedDocument::Parsed(document) => Ok(document),
         ParsedDocument::Unreadable(_) => Err(NonPass::Blocked(blocking_case)),
-        ParsedDocument::Missing => Err(NonPass::Skip(format!("there is no {name}"))),
+        ParsedDocument::Missing => Err(NonPass::Skip(format!("requires an archive with {name}"))),
     }
 }
 
-/// The first few of a list of complaints in one line; a pass with `seen` when there are none.
+/// Fails with the first few problems in one line, or passes with `actual` if there are none.
 pub(super) fn pass_unless(
     problems: impl IntoIterator<Item = String>,
     actual: impl Into<String>,
@@ -174,8 +175,8 @@ pub(super) fn pass_unless(
     Err(NonPass::Fail(format!("{}{omitted}", shown.join("; "))))
 }
 
-/// Complaints that are made one by one: the first few are kept in words, the others are counted. Archives choose how many there
-/// are.
+/// Problems that are collected one by one. The first few are kept as text, the others are counted, because the archive
+/// determines how many there are.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     shown: Vec<String>,
@@ -183,7 +184,7 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// One more.
+    /// Adds a problem. `text` is called only for the first few.
     pub(super) fn add(&mut self, text: impl FnOnce() -> String) {
         if self.shown.len() < 4 {
             self.shown.push(text());
@@ -192,7 +193,7 @@ impl Problems {
         }
     }
 
-    /// A pass with `seen` when there are none.
+    /// Passes with `actual` if there are no problems.
     pub(super) fn into_result(self, actual: impl Into<String>) -> Result<String, NonPass> {
         let Self { shown, omitted } = self;
         pass_unless(
@@ -202,18 +203,18 @@ impl Problems {
     }
 }
 
-/// The mappings of an address space, to be found by address however many there are.
+/// The mappings of an address space, sorted for a binary search by address.
 pub(super) struct Mappings<'a>(Vec<&'a VmaEntry>);
 
 impl<'a> Mappings<'a> {
-    /// Mappings in order are judged elsewhere; here any order will do.
+    /// Sorts the mappings, because another case checks their order.
     pub(super) fn from_mm(mm: &'a MmEntry) -> Self {
         let mut vmas: Vec<_> = mm.vmas.iter().collect();
         vmas.sort_by_key(|vma| (vma.start, vma.end));
         Self(vmas)
     }
 
-    /// The mapping at this address.
+    /// The mapping that contains this address.
     pub(super) fn mapping_at(&self, address: u64) -> Option<&'a VmaEntry> {
         let after = self.0.partition_point(|vma| vma.start <= address);
         let vma = self.0.get(after.checked_sub(1)?)?;
@@ -221,7 +222,7 @@ impl<'a> Mappings<'a> {
     }
 }
 
-/// Whether the core image is of a zombie, which has nothing but it.
+/// Whether the core image is that of a zombie, which has no other images.
 pub(super) fn is_dead_task(core: Option<&CoreEntry>) -> bool {
     /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
     const DEAD_TASK_STATES: [u32; 2] = [2, 6];
@@ -229,7 +230,7 @@ pub(super) fn is_dead_task(core: Option<&CoreEntry>) -> bool {
         .is_some_and(|tc| DEAD_TASK_STATES.contains(&tc.task_state))
 }
 
-/// Processes that live at the dump, with their leader's core image.
+/// The processes that were alive at the dump, with the core image of their leader.
 pub(super) fn live_processes(images: &Images) -> impl Iterator<Item = (&PstreeEntry, &CoreEntry)> {
     let cores = images
         .pstree
@@ -238,7 +239,7 @@ pub(super) fn live_processes(images: &Images) -> impl Iterator<Item = (&PstreeEn
     cores.filter(|(_, core)| !is_dead_task(Some(core)))
 }
 
-/// The images, with a page map for every process that lives.
+/// Blocks the calling case unless every live process has a page map.
 pub(super) fn require_pagemaps(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_process_tree(archive)?;
     let mut processes = live_processes(images);
@@ -248,7 +249,7 @@ pub(super) fn require_pagemaps(archive: &InspectedArchive) -> Result<&Images, No
     Ok(images)
 }
 
-/// Where a thread runs and where its stack is.
+/// The instruction pointer and the stack pointer of a thread.
 pub(super) fn ip_and_sp(core: &CoreEntry) -> Option<(u64, u64)> {
     let x86 = core.thread_info.as_ref().map(|info| (info.gpregs.ip, info.gpregs.sp));
     let arm = core.ti_aarch64.as_ref().map(|info| (info.gpregs.pc, info.gpregs.sp));

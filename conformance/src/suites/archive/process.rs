@@ -1,4 +1,4 @@
-//! Of the processes and threads: each is there with all its parts, and nothing is there of others.
+//! Processes and threads: each must have all its images, and there must be no images of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,16 +20,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/pstree",
         Reference,
         "checkpointctl --ps-tree; checkpointctl#213: archive without pstree.img",
-        "pstree.img holds one tree: every process once, with its threads, below one root.",
-        "one root, parents and threads known",
+        "pstree.img must hold one tree with every process once, including its threads, below one root.",
+        "one root, and known parents and threads",
         process_tree
     ),
     case!(
         "archive/processes/core-images",
         Reference,
         "checkpointctl --ps-tree",
-        "Every thread of every process has its core image.",
-        "core-TID.img for each",
+        "Every thread of every process must have a core image.",
+        "core-TID.img for each thread",
         |archive| {
             let images = require_process_tree(archive)?;
             let threads = all_thread_ids(images);
@@ -44,40 +44,40 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/mm-images",
         Reference,
         "checkpointctl --ps-tree-cmd",
-        "Every process that lives has its address space.",
-        "mm-PID.img for each",
+        "Every live process must have its address space in an mm image.",
+        "mm-PID.img for each process",
         |archive| each_process_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))
     ),
     case!(
         "archive/processes/pagemap-images",
         Reference,
         "checkpointctl memparse",
-        "Every process that lives has its page map.",
-        "pagemap-PID.img for each",
+        "Every live process must have a page map.",
+        "pagemap-PID.img for each process",
         |archive| each_process_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))
     ),
     case!(
         "archive/processes/ids-images",
         Reference,
         "checkpointctl --files",
-        "Every process that lives says which kernel objects it shares.",
-        "ids-PID.img for each",
+        "Every live process must have an ids image, which identifies the kernel objects that it shares.",
+        "ids-PID.img for each process",
         |archive| each_process_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))
     ),
     case!(
         "archive/processes/fs-images",
         Reference,
         "checkpointctl --files",
-        "Every process that lives has its working directory and root.",
-        "fs-PID.img for each",
+        "Every live process must have an fs image with its working directory and root.",
+        "fs-PID.img for each process",
         |archive| each_process_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))
     ),
     case!(
         "archive/processes/fdinfo-images",
         Reference,
         "checkpointctl --files",
-        "Every table of descriptors that a process names is there.",
-        "fdinfo-ID.img for each",
+        "Every descriptor table that a process refers to must have an fdinfo image.",
+        "fdinfo-ID.img for each table",
         |archive| {
             let images = require_process_tree(archive)?;
             let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
@@ -92,23 +92,24 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/no-orphan-images",
         Robust,
         "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "No image is of a process that is not in the tree, or of a table of descriptors that none of them has.",
-        "images of the tree's processes only",
+        "Every image must belong to a process of the tree, or to a descriptor table of such a process.",
+        "no image of another process or table",
         no_orphan_images
     ),
     case!(
         "archive/processes/architecture",
         Reference,
         CORE_PROTO_SOURCE,
-        "Every core image is of one known machine and has its registers.",
-        "one machine, registers of it",
+        "Every core image must be of the same known architecture and contain its registers.",
+        "one architecture, with its registers",
         architecture
     ),
     case!(
         "archive/processes/tc-in-leaders",
         Reference,
         CORE_PROTO_SOURCE,
-        "What the threads of a process share stands in its leader's core image, with the command's name.",
+        "The state that threads of a process share, with the command name, must be in the core image of the leader \
+            only.",
         "tc in leaders only",
         leader_state
     ),
@@ -116,7 +117,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/thread-creds",
         Reference,
         CORE_PROTO_SOURCE,
-        "Every thread has its own state, with its credentials.",
+        "Every thread must have its own state with its credentials.",
         "thread_core with creds",
         |archive| {
             let images = require_process_tree(archive)?;
@@ -125,7 +126,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
             let incomplete = |core: &CoreEntry| core.thread_core.as_ref().is_none_or(|thread| thread.creds.is_none());
             let incomplete = threads.filter(|(_, core)| core.is_some_and(incomplete));
             pass_unless(
-                incomplete.map(|(tid, _)| format!("core-{tid}.img has none")),
+                incomplete.map(|(tid, _)| format!("no creds in core-{tid}.img")),
                 format!("{} core images", images.cores.len()),
             )
         }
@@ -134,15 +135,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/sigactions",
         Reference,
         "CRIU criu/cr-restore.c",
-        "Every process has an action for each signal from 1 to 64 that can have one: not 9, not 19.",
-        "62 actions",
+        "Every process must have an action for each signal from 1 to 64 except SIGKILL (9) and SIGSTOP (19).",
+        "62 actions for each process",
         signal_actions
     ),
     case!(
         "archive/processes/rlimits",
         Reference,
         "CRIU images/rlimit.proto",
-        "Every process has its 16 limits, the soft ones within the hard ones.",
+        "Every process must have its 16 resource limits, with no soft limit above its hard limit.",
         "16 limits, cur <= max",
         |archive| {
             let images = require_process_tree(archive)?;
@@ -154,7 +155,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
                     .as_ref()
                     .map_or(&[][..], |limits| &limits.rlimits);
                 let fits = limits.len() == 16 && limits.iter().all(|limit| limit.cur <= limit.max);
-                (!fits).then(|| format!("process {} has {} or one above its maximum", process.pid, limits.len()))
+                (!fits).then(|| format!("process {}: {} limits, or cur above max", process.pid, limits.len()))
             });
             pass_unless(problems, format!("{} processes", images.pstree.len()))
         }
@@ -163,15 +164,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/itimers",
         Reference,
         CORE_PROTO_SOURCE,
-        "Every process has its three interval timers.",
-        "timers",
+        "Every process must have its three interval timers.",
+        "timers in each process",
         |archive| {
             let images = require_process_tree(archive)?;
             let incomplete =
                 live_processes(images).filter(|(_, core)| core.tc.as_ref().is_some_and(|tc| tc.timers.is_none()));
             pass_unless(
-                incomplete.map(|(process, _)| format!("process {} has none", process.pid)),
-                "in every process",
+                incomplete.map(|(process, _)| format!("process {} has no timers", process.pid)),
+                "timers in each process",
             )
         }
     ),
@@ -179,7 +180,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/posix-timer-targets",
         Reference,
         "CRIU images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
-        "A POSIX timer that signals a thread must signal one of its own process, or no restore can make it.",
+        "A POSIX timer that signals a thread must name a thread of its own process, or a restore cannot create it.",
         "notify_thread_id of a thread of the process",
         posix_timers
     ),
@@ -187,7 +188,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/leaders-alive",
         Reference,
         "CRIU criu/cr-restore.c: a dead process is restored as an exit, without threads",
-        "A process must not be dead while images hold living threads of it, or a restore loses them.",
+        "A process with images of live threads must not be marked dead, or a restore loses the threads.",
         "no core image of a thread of a dead process",
         living_leaders
     ),
@@ -195,7 +196,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/registers-within-vmas",
         Reference,
         source::PAGE,
-        "Every thread goes on where it was: at an address that is mapped and executable, with a stack that is mapped.",
+        "The instruction pointer of every thread must be in an executable mapping, and its stack pointer in a \
+            mapping.",
         "instruction and stack pointers within mappings",
         registers
     ),
@@ -203,14 +205,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/processes/no-erestart-codes",
         Reference,
         "CRIU compel/arch/x86/src/lib/infect.c, get_task_regs",
-        "A thread that was interrupted in a system call makes it again or finds it interrupted: it never sees the kernel's own word for that.",
+        "The return register of a thread that was interrupted in a system call must not hold an ERESTART* value of \
+            the kernel.",
         "no result of -512, -513, -514 or -516",
         no_restart_errnos
     ),
 ];
 
-/// The threads of a process, its leader first even where the list of threads is wrong. A zombie has no other, whatever
-/// its list says: CRIU (seen with 4.1.1) leaves it as it found the memory.
+/// The threads of a process, its leader first even if the list of threads is wrong. A zombie has no other thread,
+/// whatever its list contains: CRIU (observed with 4.1.1) does not initialise the list.
 fn thread_ids<'a>(images: &Images, process: &'a PstreeEntry) -> impl Iterator<Item = u32> + use<'a> {
     let listed = if is_dead_task(images.cores.get(&process.pid)) {
         &[][..]
@@ -221,7 +224,6 @@ fn thread_ids<'a>(images: &Images, process: &'a PstreeEntry) -> impl Iterator<It
     std::iter::once(process.pid).chain(others)
 }
 
-/// All threads of the tree.
 fn all_thread_ids(images: &Images) -> BTreeSet<u32> {
     images
         .pstree
@@ -230,7 +232,7 @@ fn all_thread_ids(images: &Images) -> BTreeSet<u32> {
         .collect()
 }
 
-/// The core images of the tree's threads; those of others are stray, and judged as such.
+/// The core images of the tree's threads. Another case reports core images of other threads.
 fn thread_cores(images: &Images) -> impl Iterator<Item = (u32, &CoreEntry)> {
     all_thread_ids(images)
         .into_iter()
@@ -264,13 +266,13 @@ fn process_tree(archive: &InspectedArchive) -> CaseResult {
     let mut owners = BTreeMap::new();
     for process in &images.pstree {
         if process.pid == 0 || process.ppid == process.pid {
-            problems.add(|| format!("process {} below {}", process.pid, process.ppid));
+            problems.add(|| format!("process {} with parent {}", process.pid, process.ppid));
         }
         if is_dead_task(images.cores.get(&process.pid)) {
             continue;
         }
         if !process.threads.contains(&process.pid) {
-            problems.add(|| format!("process {} is not among its threads", process.pid));
+            problems.add(|| format!("process {} is not in its list of threads", process.pid));
         }
         for tid in &process.threads {
             if let Some(other) = owners.insert(*tid, process.pid) {
@@ -284,7 +286,7 @@ fn process_tree(archive: &InspectedArchive) -> CaseResult {
 fn no_orphan_images(archive: &InspectedArchive) -> CaseResult {
     let images = require_process_tree(archive)?;
     let pids: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
-    // Threads of a dead process have a case of their own.
+    // Another case checks the threads of a dead process.
     let dead_processes = images
         .pstree
         .iter()
@@ -294,7 +296,7 @@ fn no_orphan_images(archive: &InspectedArchive) -> CaseResult {
         .chain(dead_processes.flat_map(|process| process.threads.iter().copied()))
         .collect();
     let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
-    // Where a process does not say which table is its own, any may be.
+    // If a process has no ids image, any table may be its own.
     let all_have_ids = live_processes(images).all(|(process, _)| images.ids.contains_key(&process.pid));
     let fdinfo: Vec<_> = images.fdinfo.keys().copied().filter(|_| all_have_ids).collect();
     let orphans_of = |kind: &'static str, image_ids: Vec<u32>, tree_ids: &BTreeSet<u32>| {
@@ -307,7 +309,7 @@ fn no_orphan_images(archive: &InspectedArchive) -> CaseResult {
         .chain(orphans_of("fs", images.fs.keys().copied().collect(), &pids))
         .chain(orphans_of("ids", images.ids.keys().copied().collect(), &pids))
         .chain(orphans_of("fdinfo", fdinfo, &tables));
-    pass_unless(orphans, "none")
+    pass_unless(orphans, "no image of another process or table")
 }
 
 fn architecture(archive: &InspectedArchive) -> CaseResult {
@@ -317,7 +319,7 @@ fn architecture(archive: &InspectedArchive) -> CaseResult {
     for (tid, core) in thread_cores(images) {
         let machine = March::try_from(core.mtype).unwrap_or(March::Unknown);
         machines.insert(machine.as_str_name());
-        // A zombie has no registers, and so no part of the machine's.
+        // A zombie has no registers, and so no architecture-specific part.
         let dead = core.thread_core.is_none() && core.thread_info.is_none() && core.ti_aarch64.is_none();
         let fits = match machine {
             March::X8664 => core.thread_info.is_some() && core.ti_aarch64.is_none(),
@@ -328,14 +330,14 @@ fn architecture(archive: &InspectedArchive) -> CaseResult {
         if !fits && (!dead || machine == March::Unknown) {
             problems.add(|| {
                 format!(
-                    "core-{tid}.img: machine {} without its registers",
+                    "core-{tid}.img: architecture {} without its registers",
                     machine.as_str_name()
                 )
             });
         }
     }
     if machines.len() > 1 {
-        problems.add(|| format!("several machines: {machines:?}"));
+        problems.add(|| format!("several architectures: {machines:?}"));
     }
     problems.into_result(format!("{machines:?}"))
 }
@@ -344,9 +346,9 @@ fn leader_state(archive: &InspectedArchive) -> CaseResult {
     let images = require_process_tree(archive)?;
     let leaders: BTreeSet<_> = images.pstree.iter().map(|process| process.pid).collect();
     let problems = thread_cores(images).filter_map(|(tid, core)| match (&core.tc, leaders.contains(&tid)) {
-        (None, true) => Some(format!("core-{tid}.img of a leader has none")),
-        (Some(tc), true) if tc.comm.is_empty() => Some(format!("core-{tid}.img has no name of its command")),
-        (Some(_), false) => Some(format!("core-{tid}.img of a thread has one")),
+        (None, true) => Some(format!("no tc in core-{tid}.img of a leader")),
+        (Some(tc), true) if tc.comm.is_empty() => Some(format!("no command name in core-{tid}.img")),
+        (Some(_), false) => Some(format!("tc in core-{tid}.img of a thread")),
         _ => None,
     });
     pass_unless(problems, format!("{} leaders", leaders.len()))
@@ -360,7 +362,7 @@ fn signal_actions(archive: &InspectedArchive) -> CaseResult {
             *tables.entry(ids.sighand_id).or_default() += 1;
         }
     }
-    // Processes that share their table may leave it to one of them.
+    // If processes share their signal handlers, only one of them may have the actions.
     let shared = |pid| {
         images
             .ids
@@ -370,7 +372,7 @@ fn signal_actions(archive: &InspectedArchive) -> CaseResult {
     let problems = live_processes(images).filter_map(|(process, core)| {
         let actions = core.tc.as_ref()?.sigactions.len();
         let fits = actions == 62 || actions == 0 && shared(process.pid);
-        (!fits).then(|| format!("process {} has {actions}", process.pid))
+        (!fits).then(|| format!("process {} has {actions} actions", process.pid))
     });
     pass_unless(problems, format!("{} processes", images.pstree.len()))
 }
@@ -393,16 +395,16 @@ fn registers(archive: &InspectedArchive) -> CaseResult {
             };
             checked_count += 1;
             if mapping(ip).is_none_or(|vma| vma.prot & PROT_EXEC == 0) {
-                problems.add(|| format!("thread {tid} is at {ip:#x}, where nothing can be executed"));
+                problems.add(|| format!("thread {tid}: instruction pointer {ip:#x} is not executable"));
             }
-            // A stack that grew to its mapping's very end has its pointer at the end.
+            // The pointer of a full stack is at the end address of the mapping.
             if mapping(sp).or_else(|| mapping(sp.wrapping_sub(1))).is_none() {
-                problems.add(|| format!("thread {tid} has its stack at {sp:#x}, where nothing is mapped"));
+                problems.add(|| format!("thread {tid}: stack pointer {sp:#x} is not mapped"));
             }
         }
     }
     if checked_count == 0 {
-        // Without its images a process has none, which is another case's to say.
+        // Other cases report processes without images.
         let mut living = live_processes(images).peekable();
         if living.peek().is_none() {
             return Err(NonPass::Blocked("archive/processes/core-images"));
@@ -410,21 +412,21 @@ fn registers(archive: &InspectedArchive) -> CaseResult {
         if living.all(|(process, _)| !images.mms.contains_key(&process.pid)) {
             return Err(NonPass::Blocked("archive/processes/mm-images"));
         }
-        return check(false, "no thread has registers of a known machine");
+        return check(false, "no thread has registers of a known architecture");
     }
     problems.into_result(format!("{checked_count} threads"))
 }
 
 fn no_restart_errnos(archive: &InspectedArchive) -> CaseResult {
-    /// `ERESTARTSYS`, `ERESTARTNOINTR`, `ERESTARTNOHAND` and `ERESTART_RESTARTBLOCK`: a kernel takes them back before the
-    /// program runs on, but only the kernel that the thread was stopped in.
+    /// `ERESTARTSYS`, `ERESTARTNOINTR`, `ERESTARTNOHAND` and `ERESTART_RESTARTBLOCK`. The kernel replaces them before
+    /// the program continues, but only the kernel in which the thread was stopped does so.
     const KERNEL_ERRNOS: [i64; 4] = [-512, -513, -514, -516];
     let images = require_process_tree(archive)?;
     let x86: Vec<_> = thread_cores(images)
         .filter_map(|(tid, core)| Some((tid, &core.thread_info.as_ref()?.gpregs)))
         .collect();
     if x86.is_empty() {
-        return Err(NonPass::Skip("only known of x86-64".to_owned()));
+        return Err(NonPass::Skip("requires an archive of x86-64".to_owned()));
     }
     let problems = x86
         .iter()
@@ -433,14 +435,14 @@ fn no_restart_errnos(archive: &InspectedArchive) -> CaseResult {
     pass_unless(
         problems.map(|(tid, registers)| {
             let (call, result) = (registers.orig_ax, registers.ax.cast_signed());
-            format!("thread {tid} finds {result} as the result of system call {call}")
+            format!("thread {tid} has {result} as the result of system call {call}")
         }),
         format!("{} threads", x86.len()),
     )
 }
 
 fn posix_timers(archive: &InspectedArchive) -> CaseResult {
-    /// `SIGEV_THREAD_ID` of `sigevent(3)`: the signal goes to one thread.
+    /// `SIGEV_THREAD_ID` of `sigevent(3)`: the signal is sent to one thread.
     const SIGEV_THREAD_ID: u32 = 4;
     let images = require_process_tree(archive)?;
     let mut checked_count = 0;
@@ -467,7 +469,7 @@ fn posix_timers(archive: &InspectedArchive) -> CaseResult {
         }
     }
     if checked_count == 0 {
-        return Err(NonPass::Skip("no timer signals a thread".to_owned()));
+        return Err(NonPass::Skip("requires a timer that signals a thread".to_owned()));
     }
     problems.into_result(format!("{checked_count} timers"))
 }
@@ -480,7 +482,7 @@ fn living_leaders(archive: &InspectedArchive) -> CaseResult {
         .iter()
         .filter(|process| is_dead_task(images.cores.get(&process.pid)))
     {
-        // The list of a zombie's threads is whatever CRIU found in memory, so that only an image of a thread counts.
+        // CRIU does not initialise the list of threads of a zombie, so only a core image of a thread counts.
         let of_thread = |tid: &&u32| {
             **tid != process.pid
                 && images
@@ -490,12 +492,7 @@ fn living_leaders(archive: &InspectedArchive) -> CaseResult {
         };
         let threads = process.threads.iter().filter(of_thread).count();
         if threads > 0 {
-            problems.add(|| {
-                format!(
-                    "process {} is dead, and core images of {threads} threads are there",
-                    process.pid
-                )
-            });
+            problems.add(|| format!("process {} is dead, with core images of {threads} threads", process.pid));
         }
     }
     problems.into_result(format!("{} processes", images.pstree.len()))

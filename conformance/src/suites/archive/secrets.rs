@@ -1,4 +1,4 @@
-//! Of what should stand in the memory alone.
+//! Secrets, which must be in memory only.
 
 use super::preconditions::{ArchiveCase, case, pass_unless, require_criu};
 use crate::engine::NonPass;
@@ -7,17 +7,17 @@ pub(super) const CASES: &[ArchiveCase] = &[case!(
     "archive/secrets/memory-and-spec-only",
     Robust,
     "Kubernetes secrets reach a container as environment variables",
-    "What is secret stands in the memory and in spec.dump, which hold it by definition, and in no other member.",
-    "no secret elsewhere",
+    "A secret must be in no member other than the memory pages and spec.dump, which contain it by definition.",
+    "no secret in other members",
     |archive| {
         require_criu(archive)?;
         match &archive.secret_leaks {
-            None => Err(NonPass::Skip("no secret of the container is known".to_owned())),
+            None => Err(NonPass::Skip("requires a known secret of the container".to_owned())),
             Some(leaks) => pass_unless(
                 leaks
                     .iter()
-                    .map(|leak| format!("in {} at byte {}", leak.member, leak.offset)),
-                "none",
+                    .map(|leak| format!("secret in {} at byte {}", leak.member, leak.offset)),
+                "no secret in other members",
             ),
         }
     }

@@ -1,13 +1,13 @@
-//! Of spec.dump as a request to the runtime that restores: nothing in it may give the container more than its Pod asks for.
+//! spec.dump as input of a restore: it must not give the container more than its Pod requests.
 
 use std::path::Path;
 
 use super::preconditions::{ArchiveCase, Problems, case, pass_unless, require_spec_dump, source};
 use crate::{archive::InspectedArchive, engine::CaseResult};
 
-/// Keys of the Container Device Interface (its specification, "Kubernetes annotations").
+/// Prefix of Container Device Interface keys (CDI specification, "Kubernetes annotations").
 const CDI_PREFIX: &str = "cdi.k8s.io/";
-/// Devices that every container has (OCI runtime specification, config-linux.md, "Default Devices"), and the usual terminals.
+/// Devices of every container (OCI runtime specification, config-linux.md, "Default Devices"), and the usual terminals.
 const DEFAULT_DEVICES: [&str; 8] = [
     "/dev/null",
     "/dev/zero",
@@ -24,23 +24,23 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/spec/no-hooks",
         Robust,
         "OCI runtime specification (config.md: POSIX-platform hooks): a runtime runs them as root on the host",
-        "spec.dump must have no hooks, as a restore that takes them over runs commands of the archive on the host.",
-        "no hook",
+        "spec.dump must have no hooks, because a restore that uses them runs commands from the archive on the host.",
+        "no hooks",
         hooks
     ),
     case!(
         "archive/spec/default-devices-only",
         Robust,
         "OCI runtime specification (config-linux.md: devices)",
-        "spec.dump must ask for no device beyond the default ones, as devices are granted by the Pod and its node.",
-        "no device but the default ones",
+        "spec.dump must request only the default devices, because the Pod and its node grant devices.",
+        "default devices only",
         devices
     ),
     case!(
         "archive/spec/no-cdi-annotations",
         Robust,
         source::CDI_CVE,
-        "No annotation of the archive may ask for devices of the Container Device Interface.",
+        "spec.dump and status.dump must have no annotations that request devices of the Container Device Interface.",
         "no annotation cdi.k8s.io/*",
         cdi
     ),
@@ -50,7 +50,7 @@ fn hooks(archive: &InspectedArchive) -> CaseResult {
     let spec = require_spec_dump(archive)?;
     let mut problems = Problems::default();
     if let Some(hooks) = spec.hooks() {
-        // The one that is deprecated is run as well.
+        // Runtimes run deprecated hooks too.
         #[allow(deprecated, reason = "runtimes still run hooks of this kind")]
         let prestart = hooks.prestart();
         let all = [
@@ -67,7 +67,7 @@ fn hooks(archive: &InspectedArchive) -> CaseResult {
             }
         }
     }
-    problems.into_result("no hook")
+    problems.into_result("no hooks")
 }
 
 fn devices(archive: &InspectedArchive) -> CaseResult {
@@ -78,7 +78,10 @@ fn devices(archive: &InspectedArchive) -> CaseResult {
         .into_iter()
         .flatten()
         .filter(|device| !is_default(device.path()));
-    pass_unless(other_devices.map(|device| format!("{:?}", device.path())), "no device")
+    pass_unless(
+        other_devices.map(|device| format!("{:?}", device.path())),
+        "default devices only",
+    )
 }
 
 fn cdi(archive: &InspectedArchive) -> CaseResult {
@@ -92,6 +95,6 @@ fn cdi(archive: &InspectedArchive) -> CaseResult {
     let cdi_annotations = of_spec.chain(of_status).filter(|(_, key)| key.starts_with(CDI_PREFIX));
     pass_unless(
         cdi_annotations.map(|(document, key)| format!("{document} has {key:?}")),
-        "no annotation",
+        "no annotation cdi.k8s.io/*",
     )
 }

@@ -1,4 +1,4 @@
-//! Of the tar as a whole.
+//! The tar as a whole.
 
 use super::preconditions::{ArchiveCase, case, require_complete, source};
 use crate::{
@@ -11,7 +11,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/tar/well-formed",
         Documented,
         source::TAR_FORMAT,
-        "The archive is a tar: every header has its checksum, every member its whole content.",
+        "The archive must be a tar file in which every header has a valid checksum and every member is complete.",
         "a tar that can be read to its end",
         well_formed
     ),
@@ -19,7 +19,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/tar/end-marker",
         Documented,
         source::TAR_FORMAT,
-        "The archive ends as a tar does, with two blocks of zeros: without them nobody knows that it is whole.",
+        "The archive must end with two zero blocks, which show that a tar file is complete.",
         "two zero blocks",
         |archive| {
             require_complete(archive)?;
@@ -28,7 +28,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 if archive.end == TarEnd::Marker {
                     "two zero blocks"
                 } else {
-                    "no end of a tar"
+                    "no end marker"
                 },
             )
         }
@@ -37,7 +37,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/tar/not-empty",
         Documented,
         source::PAGE,
-        "The archive holds a stateful copy: it has members, and one of them has content.",
+        "The archive must have members, at least one of them with content.",
         "members with content",
         |archive| {
             require_complete(archive)?;
@@ -53,7 +53,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/tar/uncompressed",
         Reference,
         source::E2E,
-        "The archive must not be compressed, as Kubernetes' own test reads it as a plain tar; Podman compresses what it exports.",
+        "The archive must not be compressed, because the e2e test of Kubernetes reads it as a plain tar; Podman \
+            compresses what it exports.",
         "no compression",
         |archive| match archive.compression {
             Some(compression) if archive.input == InputKind::Archive(Layout::Podman) => {
@@ -67,16 +68,17 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/tar/no-trailing-data",
         Robust,
         "containerd and CRI-O open the location without truncating it",
-        "Nothing stands behind the end of the tar: no stale bytes of an earlier, larger archive.",
-        "zeros up to the blocking factor, or nothing",
+        "No data must follow the end of the tar, such as stale bytes of an earlier, larger archive.",
+        "zeros up to the blocking factor, or no data",
         no_trailing_data
     ),
     case!(
         "archive/tar/bounded-headers",
         Robust,
         source::SPARSE_CVE,
-        "A reader needs little memory to read the archive: names, extension headers and sparse maps are of usual size.",
-        "no bound of this reader is met",
+        "The names, extension headers and sparse maps of the archive must have a usual size, so that a reader needs \
+            little memory.",
+        "headers within this reader's limits",
         |archive| match &archive.end {
             TarEnd::LimitReached { offset, limit } => fail(format!("at byte {offset}: {limit}")),
             _ => pass(format!("{} members", archive.members.len())),
@@ -87,7 +89,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
 fn well_formed(archive: &InspectedArchive) -> CaseResult {
     match &archive.end {
         TarEnd::Marker | TarEnd::NoMarker => pass(format!("{} members", archive.members.len())),
-        TarEnd::Empty => fail("a file of no bytes"),
+        TarEnd::Empty => fail("an empty file"),
         TarEnd::Corrupt(corruption) => fail(corruption.to_string()),
         TarEnd::LimitReached { .. } => Err(NonPass::Blocked("archive/tar/bounded-headers")),
     }
@@ -97,7 +99,7 @@ fn no_trailing_data(archive: &InspectedArchive) -> CaseResult {
     require_complete(archive)?;
     match archive.trailing_data {
         Some(TrailingData::Zeros(zeros)) => pass(format!("{zeros} bytes of zeros")),
-        Some(TrailingData::NonZero(offset)) => fail(format!("bytes at {offset}, behind the end of the tar")),
+        Some(TrailingData::NonZero(offset)) => fail(format!("data at byte {offset}, after the end of the tar")),
         Some(TrailingData::TooManyZeros) => fail("more than 1 MiB of zeros"),
         None => Err(NonPass::Blocked("archive/tar/end-marker")),
     }

@@ -104,12 +104,7 @@ async fn one_container(s: &RuntimeSession) -> CaseResult {
     for attempt in &succeeded {
         match &attempt.file {
             Ok(file) if is_complete_tar(&inspect(&file.path).await?) => {}
-            Ok(file) => {
-                return fail(format!(
-                    "success, and {} bytes that are not a complete archive",
-                    file.length
-                ));
-            }
+            Ok(file) => return fail(format!("success, and a partial archive of {} bytes", file.length)),
             Err(reason) => return fail(format!("success, and no archive: {reason}")),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! first_attempt                      one checkpoint of the container, whatever its result
 //!   first_checkpoint_ok              ... that succeeded            else blocked by runtime/checkpoint/succeeds
-//!     require_archive_file           ... with an archive           else blocked by runtime/checkpoint/archive-at-location
+//!     require_archive_file           ... with an archive, or blocked by runtime/checkpoint/archive-at-location
 //!       require_tar                  ... that is a complete tar    else blocked by runtime/archive/tar
 //!       require_container_unharmed   ... and the same process keeps running
 //!         require_second_checkpoint  another one that succeeded    else blocked by runtime/checkpoint/repeatable
