@@ -1,27 +1,28 @@
-//! Who demands what a case checks: a document outside this project, by title, section and URL.
+//! The authority of a requirement: a document outside this project, by title, section and URL.
 
 use serde::{Deserialize, Serialize};
 
-/// The document that demands a requirement. What was seen broken, and where, is a case's motivation and no authority.
+/// The document that states a requirement. A place where the requirement was violated is a motivation and not an
+/// authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Authority {
-    /// The document's title, with its version where it has one: `Kubelet Checkpoint API`, `kubernetes v1.36.3`.
+    /// The document's title, with its version if it has one: `Kubelet Checkpoint API`, `kubernetes v1.36.3`.
     pub title: &'static str,
-    /// The section, message or file in it.
+    /// The section, message or file in the document.
     pub section: &'static str,
-    /// Where it can be read; empty for a requirement of this project, which no document makes.
+    /// The URL of the document; empty for a requirement of this project, which no document states.
     pub url: &'static str,
 }
 
 impl Authority {
-    /// A requirement that no document makes: what a careful operator needs. Only cases of level `robust` may have it.
+    /// A requirement that no document states and a careful operator needs. Only cases of level `robust` may have it.
     pub const PROJECT: Authority = Authority {
         title: "checkpoint-conformance",
         section: "a robustness requirement of this project",
         url: "",
     };
 
-    /// An authority by its title alone.
+    /// An authority with only a title.
     pub const fn from_title(title: &'static str) -> Authority {
         Authority {
             title,
@@ -36,15 +37,15 @@ impl Authority {
     }
 }
 
-/// An authority as a report holds it.
+/// An authority in a report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CitedAuthority {
     /// The document's title.
     pub title: String,
-    /// The section, message or file in it.
+    /// The section, message or file in the document.
     pub section: String,
-    /// Where it can be read; empty for a requirement of this project.
+    /// The URL of the document; empty for a requirement of this project.
     pub url: String,
 }
 

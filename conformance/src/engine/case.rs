@@ -1,4 +1,4 @@
-//! A case as the catalogue writes it: a clause and the function that judges it.
+//! A case in the catalogue: its texts and the function that checks its requirement.
 
 use std::time::Duration;
 
@@ -6,31 +6,31 @@ use futures_util::future::BoxFuture;
 
 use super::{CaseInfo, Outcome, SkipKind, Stage};
 
-/// What a case's function returns while it runs.
+/// The future of a case's function.
 pub type CaseFuture<'a> = BoxFuture<'a, CaseResult>;
 
-/// How a case's function ends: with what was seen when the clause holds, else with why it stopped.
+/// The result of a case's function: the observed value if the requirement holds, otherwise why the function stopped.
 pub type CaseResult = Result<String, NonPass>;
 
 /// Why a case ended without a pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NonPass {
-    /// The clause does not hold; with what was seen.
+    /// The requirement does not hold; the observed value.
     #[error("{0}")]
     Fail(String),
-    /// The target cannot be asked for this; with the reason.
+    /// The target or the machine lacks something that the case requires; the reason.
     #[error("{0}")]
     Skip(String),
-    /// The target refuses by its configuration; with its own message.
+    /// The configuration of the target refuses the operation; the target's message.
     #[error("refused by policy: {0}")]
     Policy(String),
-    /// The user did not ask for this; with the option that does.
+    /// The user did not include this case; the option that includes it.
     #[error("{0}")]
     Excluded(String),
-    /// What this case builds on does not hold; with the id of the case that judges it.
+    /// A case that this case depends on fails; its id.
     #[error("blocked by {0}")]
     Blocked(&'static str),
-    /// The harness could not do its work; with the reason.
+    /// The harness failed; the cause.
     #[error("{0}")]
     Error(String),
 }
@@ -69,48 +69,49 @@ impl From<CaseResult> for Outcome {
     }
 }
 
-/// The clause holds.
+/// The requirement holds.
 pub fn pass(actual: impl Into<String>) -> CaseResult {
     Ok(actual.into())
 }
 
-/// The clause does not hold.
+/// The requirement does not hold.
 pub fn fail(actual: impl Into<String>) -> CaseResult {
     Err(NonPass::Fail(actual.into()))
 }
 
-/// The clause cannot be judged on this target.
+/// The requirement cannot be checked on this target.
 pub fn skip(reason: impl Into<String>) -> CaseResult {
     Err(NonPass::Skip(reason.into()))
 }
 
-/// The clause holds or not, by `holds`; either way this was seen.
+/// Passes if `condition` holds and fails otherwise; `actual` is the observed value in either case.
 pub fn check(condition: bool, actual: impl Into<String>) -> CaseResult {
     if condition { pass(actual) } else { fail(actual) }
 }
 
-/// How long a case may take unless it says otherwise: far above what any takes, well below a person's patience.
+/// The default time limit: far longer than any case takes, and short enough for a user to wait.
 const DEFAULT_CASE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A case of a suite whose target is a `T`.
 #[derive(Debug)]
 pub struct Case<T: 'static> {
-    /// What is judged.
+    /// Id, level and texts of the case.
     pub info: CaseInfo,
-    /// How long it may take; beyond that it ends in an error.
+    /// The time limit; a case that exceeds it ends in an error.
     pub timeout: Duration,
-    /// When it runs.
+    /// When the case runs.
     pub stage: Stage,
-    /// Whether others may use the target meanwhile. A case that uses faults, restarts something, or counts what the target
-    /// does, may not: it needs the target alone, which is the default.
+    /// Whether other cases may use the target at the same time. A case that uses faults, restarts something or counts
+    /// calls needs the target alone, which is the default.
     pub shared: bool,
-    /// How many archives it makes at most on a kubelet, beside the first one that many cases look at.
+    /// The maximum number of archives that the case makes on a kubelet, not counting the first archive that many cases
+    /// share.
     pub max_archives: u32,
-    /// Whether it loads the target on purpose, and so needs `--include-load` on one that is in use.
+    /// Whether the case puts load on the target, and so needs `--include-load` on a target in use.
     pub is_load_test: bool,
-    /// Whether it restarts the target as it needs it, whatever the target's configuration is before.
+    /// Whether the case restarts the target as it needs, whatever the configuration before.
     pub restarts_target: bool,
-    /// Judges it.
+    /// Checks the requirement.
     pub run: for<'a> fn(&'a T) -> CaseFuture<'a>,
 }
 
@@ -123,7 +124,7 @@ impl<T> Clone for Case<T> {
 impl<T> Copy for Case<T> {}
 
 impl<T> Case<T> {
-    /// A case with the usual limit, in no particular order, that needs the target alone.
+    /// A case with the default time limit, in the main stage, that needs the target alone.
     pub const fn new(info: CaseInfo, run: for<'a> fn(&'a T) -> CaseFuture<'a>) -> Case<T> {
         Case {
             info,
@@ -137,23 +138,23 @@ impl<T> Case<T> {
         }
     }
 
-    /// The same case with a limit of its own.
+    /// Sets the time limit.
     pub const fn timeout(self, timeout: Duration) -> Case<T> {
         Case { timeout, ..self }
     }
 
-    /// The same case, which others may share the target with: it only reads, or asks for what changes nothing. There is
-    /// nothing to put back after it.
+    /// Lets other cases share the target: the case only reads, or makes requests without an effect, so no reset is
+    /// needed after it.
     pub const fn shared(self) -> Case<T> {
         Case { shared: true, ..self }
     }
 
-    /// The same case, which makes so many archives at most.
+    /// Sets the maximum number of archives.
     pub const fn max_archives(self, max_archives: u32) -> Case<T> {
         Case { max_archives, ..self }
     }
 
-    /// The same case, which loads the target on purpose.
+    /// Marks a case that puts load on the target.
     pub const fn load_test(self) -> Case<T> {
         Case {
             is_load_test: true,
@@ -161,7 +162,7 @@ impl<T> Case<T> {
         }
     }
 
-    /// The same case, which restarts the target as it needs it: between two such cases its configuration is not put back.
+    /// Marks a case that restarts the target as it needs. Between two such cases the configuration is not reverted.
     pub const fn restarts_target(self) -> Case<T> {
         Case {
             restarts_target: true,
@@ -169,7 +170,7 @@ impl<T> Case<T> {
         }
     }
 
-    /// The same case, run in this stage.
+    /// Sets the stage.
     pub const fn stage(self, stage: Stage) -> Case<T> {
         Case { stage, ..self }
     }

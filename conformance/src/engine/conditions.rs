@@ -1,19 +1,19 @@
-//! The conditions that a run was judged under, beside its rules: all that a reader must know to judge it the same way again.
+//! The conditions of a run apart from its gate policy: everything that a reader needs to repeat the run.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ExpectedFailuresResult, ProfileResult};
 
-/// The order of a run, the profile and the list of known failures that it was judged under, and what became of those.
+/// The order of a run, its profile and its list of expected failures, with the results of both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunConditions {
     /// The seed of the order in which cases ran; 0 is the catalogue's order.
     pub seed: u64,
-    /// The profile, if the user named one.
+    /// The result of the profile, if the user named one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<ProfileResult>,
-    /// The list of known failures, if the user named one.
+    /// The result of the list of expected failures, if the user named one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_failures: Option<ExpectedFailuresResult>,
 }
@@ -25,13 +25,13 @@ impl RunConditions {
         list.is_some_and(|list| list.passed.iter().any(|passed| passed == id))
     }
 
-    /// Whether a case's failure is listed.
+    /// Whether the failure of a case is listed.
     pub fn fails_expectedly(&self, id: &str) -> bool {
         let list = self.expected_failures.as_ref();
         list.is_some_and(|list| list.failed.iter().any(|failed| failed == id))
     }
 
-    /// The conditions in words, a line each, as every report for people says them; none for a run without any.
+    /// The conditions as text, one line each, for human-readable reports; empty for default conditions.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.seed != 0 {
@@ -43,14 +43,14 @@ impl RunConditions {
                 profile.name,
                 profile.description,
                 match profile.known_deviations.len() {
-                    0 => "no claim of it was seen".to_owned(),
+                    0 => "no claim matched".to_owned(),
                     1 => "1 failure is a known deviation".to_owned(),
                     count => format!("{count} failures are known deviations"),
                 }
             ));
-            push_ids(&mut lines, "  claims otherwise, and passes", &profile.stale);
-            push_ids(&mut lines, "  fails otherwise than it claims", &profile.mismatched);
-            push_ids(&mut lines, "  fails, as is known of it", &profile.known_failures);
+            push_ids(&mut lines, "  claimed to fail, but passes", &profile.stale);
+            push_ids(&mut lines, "  fails, but not as claimed", &profile.mismatched);
+            push_ids(&mut lines, "  known failures", &profile.known_failures);
         }
         if let Some(list) = &self.expected_failures {
             lines.push(format!(
@@ -58,8 +58,8 @@ impl RunConditions {
                 list.file,
                 list.failed.len()
             ));
-            push_ids(&mut lines, "  listed, and passes: take it off the list", &list.passed);
-            push_ids(&mut lines, "  listed, and could not be judged", &list.other);
+            push_ids(&mut lines, "  listed, but passes (remove from the list)", &list.passed);
+            push_ids(&mut lines, "  listed, but neither passed nor failed", &list.other);
         }
         lines
     }
@@ -105,10 +105,10 @@ mod tests {
             [
                 "order: seed 7",
                 "profile: old (an old one): 1 failure is a known deviation",
-                "  claims otherwise, and passes: x/b, x/c",
-                "  fails, as is known of it: x/f",
+                "  claimed to fail, but passes: x/b, x/c",
+                "  known failures: x/f",
                 "expected failures: known.txt: 1 fail as listed",
-                "  listed, and passes: take it off the list: x/e",
+                "  listed, but passes (remove from the list): x/e",
             ]
         );
         assert!(conditions.passes_unexpectedly("x/e") && !conditions.passes_unexpectedly("x/d"));

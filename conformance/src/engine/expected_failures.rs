@@ -1,11 +1,11 @@
-//! Failures that a CI knows of: a list of ids, so that a run fails for what is new and for nothing else.
+//! Expected failures: a list of case ids, so that a CI run fails only for new failures.
 //!
 //! ```text
-//!  # one id a line
+//!  # one id per line
 //!  kubelet/feature-gate/disabled     # fixed in 1.4
 //! ```
 //!
-//! A listed failure does not fail the run. A listed case that passes does: the list is to shrink.
+//! A listed failure does not fail the run. A listed case that passes fails the run, so that the list shrinks.
 
 use std::collections::BTreeSet;
 
@@ -17,34 +17,34 @@ use super::{CaseInfo, CaseRecord, Outcome};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExpectedFailures(BTreeSet<String>);
 
-/// A line that names no case.
+/// A line with an unknown case.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {id} is no case of this program (see `checkpoint-conformance list`)")]
+#[error("line {line}: unknown case {id} (see `checkpoint-conformance list`)")]
 pub struct UnknownCase {
-    /// The line's number, from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// What stands there.
+    /// The text of the line, without its comment.
     pub id: String,
 }
 
-/// What became of the listed cases.
+/// The results of the listed cases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedFailuresResult {
-    /// The list, as the user named it.
+    /// The path of the list, as the user named it.
     pub file: String,
-    /// Listed, and fails; sorted.
+    /// The listed cases that failed; sorted.
     pub failed: Vec<String>,
-    /// Listed, and passes: it fails the run; sorted.
+    /// The listed cases that passed, which fails the run; sorted.
     pub passed: Vec<String>,
-    /// Listed and selected, and neither: skipped, a known deviation, an error; sorted.
+    /// The listed and selected cases with any other outcome: skip, known deviation, error; sorted.
     pub other: Vec<String>,
 }
 
 impl ExpectedFailures {
-    /// Reads a list: one id a line, `#` begins a comment.
+    /// Parses a list with one id per line; `#` begins a comment.
     ///
     /// # Errors
-    /// The first line that names no case.
+    /// A line names an unknown case; the first such line is returned.
     pub fn parse(text: &str, catalogue: &[CaseInfo]) -> Result<ExpectedFailures, UnknownCase> {
         let mut ids = BTreeSet::new();
         for (index, line) in text.lines().enumerate() {
@@ -63,7 +63,7 @@ impl ExpectedFailures {
         Ok(ExpectedFailures(ids))
     }
 
-    /// Holds the list against what became of the cases.
+    /// Compares the list with the outcomes of the cases.
     pub fn compare(&self, file: &str, records: &[CaseRecord]) -> ExpectedFailuresResult {
         let ids = |matches_outcome: fn(&Outcome) -> bool| {
             let listed = records

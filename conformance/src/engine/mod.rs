@@ -1,18 +1,18 @@
-//! What a case is, how cases are run, and what their outcomes add up to.
+//! The model of a case, the runner, and the verdict.
 //!
 //! ```text
-//!  Case = Clause + how to judge it
-//!     |  Selection: which ones; Schedule: in which order, and which of them side by side
-//!     v
-//!  runner   step by step, each case within its own limit; the target is put back after each step
-//!     |  Record = Clause + Outcome + duration
-//!     |  Profile: a failure that the target claims is a known deviation; ExpectedFailures: known ones do not decide
-//!     v
-//!  Verdict  -> exit code
+//!   Case = CaseInfo + the function that checks it
+//!      |  Selection: which cases run; Schedule: in which order, and which of them concurrently
+//!      v
+//!   runner   step by step, each case with a timeout; the target is reset after each step
+//!      |  CaseRecord = CaseInfo + Outcome + duration
+//!      |  Profile: turns claimed failures into known deviations; ExpectedFailures: listed failures do not decide
+//!      v
+//!   Verdict  -> exit code
 //! ```
 //!
-//! A case that could not judge says so: it is skipped with its reason, or with `blocked by <id>` when what it builds on
-//! does not hold. Nothing passes because nothing was checked.
+//! A case that cannot check its requirement is skipped with a reason, or with `blocked by <id>` if a case that it
+//! depends on failed. No case passes because nothing was checked.
 
 mod authority;
 mod case;
@@ -40,23 +40,23 @@ pub use schedule::{Schedule, Stage};
 pub use selection::{Selection, SelectionError};
 pub use verdict::{GatePolicy, Verdict, exit};
 
-/// Who demands what a case judges.
+/// Who states the requirement of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// The documentation does: it decides the exit code.
+    /// The documentation states it. A failure decides the exit code.
     Documented,
-    /// The reference implementation does it so: decides with `--strict` only.
+    /// The reference implementation behaves that way. A failure decides with `--strict` only.
     Reference,
-    /// A careful operator would want it: decides with `--strict` only.
+    /// A careful operator expects it. A failure decides with `--strict` only.
     Robust,
 }
 
 impl Level {
-    /// All levels, the binding one first.
+    /// All levels, in descending order of authority.
     pub const ALL: [Level; 3] = [Level::Documented, Level::Reference, Level::Robust];
 
-    /// The level's name as lists and reports write it.
+    /// The level's name in lists and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Level::Documented => "documented",
@@ -66,7 +66,7 @@ impl Level {
     }
 }
 
-/// What is judged.
+/// The kind of target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Suite {
@@ -82,7 +82,7 @@ impl Suite {
     /// All suites.
     pub const ALL: [Suite; 3] = [Suite::Kubelet, Suite::Runtime, Suite::Archive];
 
-    /// The suite's name, which every id of its cases begins with.
+    /// The suite's name, with which the ids of its cases begin.
     pub fn as_str(self) -> &'static str {
         match self {
             Suite::Kubelet => "kubelet",
@@ -92,25 +92,25 @@ impl Suite {
     }
 }
 
-/// What a case states before it runs.
+/// Id, level and texts of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaseInfo {
-    /// The case's name, a path: `kubelet/lookup/pod-unknown`. Never reused for another meaning.
+    /// The case's id, a path: `kubelet/lookup/pod-unknown`. An id is never reused with another meaning.
     pub id: &'static str,
-    /// What is demanded, in our own words.
+    /// The requirement, in one sentence with *must*.
     pub requirement: &'static str,
-    /// The document that demands it.
+    /// The document that states the requirement.
     pub authority: Authority,
-    /// Where the requirement was seen broken, with versions; empty where that is not why the case is there.
+    /// Where the requirement was violated in practice, with versions; empty if that is not why the case exists.
     pub motivation: &'static str,
-    /// Who demands it.
+    /// The level of the authority.
     pub level: Level,
-    /// What is expected to be seen, in a few words.
+    /// The expected value, in a few words.
     pub expected: &'static str,
 }
 
 impl CaseInfo {
-    /// The part of the id that cases are grouped by: all but its last segment.
+    /// The group of the case: its id without the last segment.
     pub fn group(&self) -> &'static str {
         self.id.rsplit_once('/').map_or(self.id, |(group, _)| group)
     }
@@ -120,50 +120,51 @@ impl CaseInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SkipKind {
-    /// The target or the machine lacks what the case needs.
+    /// The target or the machine lacks something that the case requires.
     MissingCapability,
-    /// What the case builds on fails; the reason names the case that says so.
+    /// A case that this case depends on fails; the reason names that case.
     Blocked,
-    /// The target refuses the operation by its configuration: it is not broken, and its operator can allow the operation.
+    /// The configuration of the target refuses the operation. The target is not defective, and its operator can allow
+    /// the operation.
     Policy,
-    /// The user did not ask for cases of this kind: `--include-load` does, for example.
+    /// The user did not include cases of this kind, for example with `--include-load`.
     Excluded,
 }
 
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The clause was judged and holds; with what was seen.
+    /// The requirement holds.
     Pass {
-        /// What was seen.
+        /// The observed value.
         actual: String,
     },
-    /// The clause was judged and does not hold.
+    /// The requirement does not hold.
     Fail {
-        /// What was seen.
+        /// The observed value.
         actual: String,
     },
-    /// The clause was judged and does not hold, as the target's profile says it does not.
+    /// The requirement does not hold, as the target's profile claims.
     KnownDeviation {
-        /// What was seen, and what the profile says.
+        /// The observed value, and the claim of the profile.
         actual: String,
     },
-    /// The clause could not be judged, for a reason that lies in the target or the machine.
+    /// The requirement could not be checked, for a reason in the target or the machine.
     Skip {
-        /// What kind of reason it is.
+        /// The kind of reason.
         kind: SkipKind,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The harness could not do its work.
+    /// The harness failed.
     Error {
-        /// What went wrong in it.
+        /// The cause.
         reason: String,
     },
 }
 
 impl Outcome {
-    /// The outcome's word in reports: `pass`, `fail`, `known-deviation`, `skip` or `error`.
+    /// The outcome's name in reports: `pass`, `fail`, `known-deviation`, `skip` or `error`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Outcome::Pass { .. } => "pass",
@@ -174,7 +175,7 @@ impl Outcome {
         }
     }
 
-    /// What was seen, or the reason why nothing was.
+    /// The observed value, or the reason why there is none.
     pub fn detail(&self) -> &str {
         match self {
             Outcome::Pass { actual } | Outcome::Fail { actual } | Outcome::KnownDeviation { actual } => actual,
@@ -183,15 +184,15 @@ impl Outcome {
     }
 }
 
-/// A case that has been run.
+/// The result of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseRecord {
-    /// What was judged.
+    /// Id, level and texts of the case.
     pub info: CaseInfo,
-    /// How it ended.
+    /// How the case ended.
     pub outcome: Outcome,
-    /// How long it took.
+    /// How long the case took.
     pub duration: Duration,
-    /// What passed between harness and target meanwhile.
+    /// What the harness recorded during the case.
     pub evidence: Vec<EvidenceItem>,
 }

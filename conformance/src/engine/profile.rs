@@ -1,8 +1,8 @@
-//! What a target claims about itself: where it is known to differ from the reference, and how.
+//! Profiles: known differences between a version of a target and the reference.
 //!
-//! A profile turns the failure of a `reference` or `robust` case that it claims into a known deviation: the target does as it says it does. It
-//! touches no documented case, is never chosen by itself, and is named in every report. What it claims and the run does not
-//! confirm is named too.
+//! A profile turns the failure of a `reference` or `robust` case into a known deviation if the profile claims that
+//! failure. A profile does not affect documented cases, is never selected automatically, and is named in every report.
+//! Reports also name claims that the run does not confirm.
 //!
 //! ```toml
 //! name = "containerd-2.4"
@@ -16,20 +16,22 @@
 //!
 //! [[known-failure]]
 //! case = "runtime/location/existing-file-replaced"
-//! behavior = "writes over the file that is there, and leaves its tail"
+//! behavior = "overwrites the existing file without truncating it"
 //! source = "containerd internal/cri/server/container_checkpoint_linux.go"
 //! ```
 //!
-//! `[[known-failure]]` is about a case of any level: its failure stays a failure, and is told with what is known of it.
+//! `[[known-failure]]` may name a case of any level: its failure stays a failure, and the report adds the known
+//! behavior.
 //!
-//! `actual` is a glob for what is observed when the case fails (`*` matches anything); with it another failure of the same case stays a failure.
+//! `actual` is a glob for the observed value of the failed case (`*` matches anything). With `actual`, any other
+//! failure of the case stays a failure.
 
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use super::{CaseInfo, CaseRecord, Level, Outcome};
 
-/// The profiles that come with the program, by name.
+/// The built-in profiles, by name.
 pub const BUILT_IN_PROFILES: &[(&str, &str)] = &[
     (
         "kubelet-1.30",
@@ -51,18 +53,18 @@ pub const BUILT_IN_PROFILES: &[(&str, &str)] = &[
     ("criu", include_str!("../../../fixtures/profiles/criu.toml")),
 ];
 
-/// What a target claims.
+/// A profile.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Its name, as reports give it.
+    /// The profile's name in reports.
     pub name: String,
-    /// Of what it is the profile.
+    /// The target that the profile describes.
     pub description: String,
     claims: Vec<(ProfileClaim, GlobMatcher)>,
     known_failures: Vec<ProfileClaim>,
 }
 
-/// One thing that a target claims to do otherwise than the reference.
+/// One difference between the target and the reference.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProfileClaim {
@@ -88,59 +90,60 @@ struct ProfileDocument {
     known_failures: Vec<ProfileClaim>,
 }
 
-/// A profile that cannot be used.
+/// Why a profile is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// It is no TOML, or of another shape.
-    #[error("cannot be read: {0}")]
+    /// The text is not TOML, or has another structure.
+    #[error("invalid profile: {0}")]
     Toml(#[from] toml::de::Error),
-    /// A glob that cannot be parsed.
+    /// The glob of a claim is invalid.
     #[error("the claim about {case} has an invalid `actual`: {source}")]
     Glob {
         /// The claim's case.
         case: String,
-        /// Why.
+        /// Why the glob is invalid.
         source: globset::Error,
     },
-    /// It names no case of this program.
-    #[error("claims something about {0}, which is no case of this program (see `checkpoint-conformance list`)")]
+    /// A claim names an unknown case.
+    #[error("unknown case {0} (see `checkpoint-conformance list`)")]
     UnknownCase(String),
-    /// It names a case that no version may differ in.
-    #[error("claims something about {case}, which is {}: a profile is about `reference` and `robust` cases alone", level.as_str())]
+    /// A claim names a documented case, in which no version may differ.
+    #[error("the claim about {case}, which is {}, is not allowed: claims may name `reference` and `robust` cases \
+        only", level.as_str())]
     DocumentedCase {
-        /// The case.
+        /// The claim's case.
         case: String,
-        /// Its level.
+        /// The level of the case.
         level: Level,
     },
-    /// It claims two things about one case.
-    #[error("claims something about {0} twice")]
+    /// Two claims name the same case.
+    #[error("two claims about {0}")]
     DuplicateClaim(String),
-    /// Words are missing.
-    #[error("the claim about {0} does not say what the target does, or where that is known from")]
+    /// A claim has no behavior or no source.
+    #[error("the claim about {0} has an empty `behavior` or `source`")]
     MissingText(String),
 }
 
-/// A profile that a run was judged under, and what became of its claims.
+/// A profile that was applied to a run, with the results of its claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileResult {
     /// The profile's name.
     pub name: String,
-    /// Of what it is the profile.
+    /// The target that the profile describes.
     pub description: String,
-    /// The cases that failed as claimed, and so are known deviations; sorted.
+    /// The cases that failed as claimed and became known deviations; sorted.
     pub known_deviations: Vec<String>,
-    /// The cases that pass although a claim says otherwise; sorted.
+    /// The cases that passed although a claim says that they fail; sorted.
     pub stale: Vec<String>,
-    /// The cases that fail, but otherwise than claimed, and so stay failures; sorted.
+    /// The cases that failed, but not as claimed, and so stay failures; sorted.
     pub mismatched: Vec<String>,
-    /// The cases whose failure the profile knows of, and which stay failures; sorted.
+    /// The failed cases with a known failure, which stay failures; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_failures: Vec<String>,
 }
 
 impl Profile {
-    /// Reads a profile and holds it against the catalogue.
+    /// Parses a profile and validates it against the catalogue.
     ///
     /// # Errors
     /// See [`ProfileError`].
@@ -195,7 +198,7 @@ impl Profile {
         })
     }
 
-    /// Turns the failures that are claimed into known deviations, and says what became of each claim.
+    /// Turns claimed failures into known deviations, and returns the result of each claim.
     pub fn apply(&self, records: &mut [CaseRecord]) -> ProfileResult {
         let mut result = ProfileResult {
             name: self.name.clone(),
@@ -346,16 +349,13 @@ mod tests {
     }
 
     #[rstest]
-    #[case::documented(
-        claim("x/documented", ""),
-        "claims something about x/documented, which is documented"
-    )]
-    #[case::unknown(claim("x/new", ""), "x/new, which is no case of this program")]
-    #[case::duplicate(format!("{0}{0}", claim("x/reference", "")), "x/reference twice")]
+    #[case::documented(claim("x/documented", ""), "the claim about x/documented, which is documented")]
+    #[case::unknown(claim("x/new", ""), "unknown case x/new")]
+    #[case::duplicate(format!("{0}{0}", claim("x/reference", "")), "two claims about x/reference")]
     #[case::glob(claim("x/reference", "actual = \"[\""), "invalid `actual`")]
-    #[case::silent(claim("x/reference", "").replace("answers 415", ""), "does not say")]
+    #[case::silent(claim("x/reference", "").replace("answers 415", ""), "has an empty")]
     #[case::field(claim("x/reference", "level = \"robust\""), "unknown field `level`")]
-    #[case::no_toml("claim".to_owned(), "cannot be read")]
+    #[case::no_toml("claim".to_owned(), "invalid profile")]
     fn invalid_profiles_are_refused(#[case] text: String, #[case] message: &str) {
         let error = Profile::parse(&format!("{PROFILE_HEADER}{text}"), CATALOGUE).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");

@@ -1,9 +1,9 @@
 //! Runs cases against a target, step by step of the [`Schedule`].
 //!
-//! Whatever a case does, the run goes on: a case that panics or outlasts its limit ends in an error of its own, and the
-//! target is put back after each step ([`Restore`]), so that the next one finds it as the first did. A target that cannot
-//! be put back makes the case that left it so an error; of cases that shared it nobody can say which, so it is all of
-//! them. Its configuration is put back only for a step that builds on it: a restart takes seconds.
+//! No case ends the run: a case that panics or exceeds its time limit ends in an error, and the target is reset after
+//! each step ([`Reset`]), so that the next step finds the target in its initial state. If the reset fails, the case
+//! before it ends in an error. If several cases shared the target, all of them end in an error, because the cause is
+//! unknown. The configuration is reverted only for a step that depends on it, because a restart takes seconds.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -20,26 +20,28 @@ use futures_util::{
 use super::{Case, CaseInfo, CaseRecord, Outcome, Schedule};
 use crate::evidence;
 
-/// A target that can be put back to how it was when the run began.
+/// A target that can be reset to its initial state.
 pub trait Reset: Sync {
-    /// Undoes what a case may have left: faults in force, a container left frozen, and, as `configuration` says, a gate switched off.
+    /// Reverts what a case may have left: active faults, a frozen container and, depending on `config_reset`, a changed
+    /// configuration.
     fn reset(&self, config_reset: ConfigReset) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// What becomes of the configuration that a case has restarted the target with.
+/// What happens to the configuration with which a case restarted the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigReset {
-    /// The next cases build on the usual one.
+    /// The next cases depend on the default configuration.
     Revert,
-    /// The next case restarts the target as it needs it, or there is none.
+    /// The next case restarts the target as it needs, or there is no next case.
     Keep,
 }
 
-/// Is told how the run goes on.
+/// Receives the progress of a run.
 pub trait Observer: Send {
     /// A case begins.
     fn case_started(&mut self, info: &CaseInfo);
-    /// A case has ended. One that shared the target may still become an error, when that cannot be put back afterwards.
+    /// A case has ended. The outcome of a case that shared the target may still become an error if the reset after the
+    /// step fails.
     fn case_ended(&mut self, record: &CaseRecord);
 }
 
@@ -57,7 +59,7 @@ pub async fn run<T: Reset>(cases: &[Case<T>], target: &T, observer: &mut dyn Obs
     run_scheduled(cases, target, Schedule::default(), observer).await
 }
 
-/// Runs `cases` as the schedule says, and returns their records sorted by id.
+/// Runs `cases` as scheduled, and returns their records sorted by id.
 pub async fn run_scheduled<T: Reset>(
     cases: &[Case<T>],
     target: &T,
@@ -129,19 +131,19 @@ async fn run_one<T: Reset>(case: &Case<T>, target: &T) -> CaseRecord {
     }
 }
 
-/// Puts the target back within the bound of the step's slowest case: a target that no longer answers must not stop the
-/// run either.
+/// Resets the target within the time limit of the step's slowest case: a target that does not respond must not stop the
+/// run.
 async fn reset_target<T: Reset>(step: &[Case<T>], config_reset: ConfigReset, target: &T) -> Result<(), String> {
     let limit = step.iter().map(|case| case.timeout).max().unwrap_or_default();
     tokio::time::timeout(limit, target.reset(config_reset))
         .await
-        .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+        .unwrap_or_else(|_| Err("no response in time".to_owned()))
 }
 
 fn reset_failed(outcome: &Outcome, reason: &str) -> Outcome {
     Outcome::Error {
         reason: format!(
-            "the target could not be put back after the case ({}: {}): {reason}",
+            "the target could not be reset after the case ({}: {}): {reason}",
             outcome.as_str(),
             outcome.detail()
         ),
@@ -286,7 +288,7 @@ mod tests {
         assert_eq!(target.resets.load(Ordering::Relaxed), 1);
     }
 
-    /// Two cases that each wait for the other: they end only side by side.
+    /// Two cases that wait for each other: they pass only if they run concurrently.
     fn barrier_cases() -> [Case<FakeTarget>; 2] {
         let meet: for<'a> fn(&'a FakeTarget) -> CaseFuture<'a> = |target| {
             Box::pin(async move {
@@ -315,7 +317,7 @@ mod tests {
                 .count()
         };
         assert_eq!(passed_count(2).await, 2);
-        // The barrier counts one that has given up: the second may find it open, the first cannot.
+        // The barrier also counts a case that timed out: the second case may pass, the first cannot.
         assert!(passed_count(1).await < 2);
     }
 

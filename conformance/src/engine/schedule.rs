@@ -1,33 +1,33 @@
-//! In which order cases run, and which of them at the same time.
+//! The order of cases, and which cases run concurrently.
 //!
 //! ```text
 //!  cases -> stages (early, main, late), each in the order of the seed -> steps -> runner
-//!             a step: one case that needs the target alone, or all of the stage that may share it
+//!             a step: one case that needs the target alone, or all cases of a stage that may share the target
 //! ```
 //!
-//! The steps follow from the cases and the seed and from nothing else: how many jobs there are only says how much of a
-//! step is under way at once. So the order, and with it the verdict, does not depend on the machine.
+//! The steps depend only on the cases and the seed. The number of jobs only limits how many cases of a step run
+//! concurrently. So the order, and with it the verdict, does not depend on the machine.
 
 use super::Case;
 
-/// When a case runs, in the course of a run.
+/// When a case runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Before the others, which build on what it finds. These run in the catalogue's order, whatever the seed.
+    /// Before the other cases, which depend on its result. Early cases run in the catalogue's order, whatever the seed.
     Early,
     /// In any order.
     #[default]
     Main,
-    /// After the others, since it leaves the target harder to use: it restarts it, say.
+    /// After the other cases, because the case makes the target harder to use, for example by a restart.
     Late,
 }
 
-/// How a run goes.
+/// The order and concurrency of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// The order within a stage: 0 is the catalogue's, any other number an order of its own, the same every time.
+    /// The order within a stage: 0 is the catalogue's order, any other number a reproducible permutation.
     pub seed: u64,
-    /// How many cases at a time, of those that may share the target; at least one.
+    /// How many cases that share the target run concurrently; at least one.
     pub jobs: usize,
 }
 
@@ -38,7 +38,7 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// What runs together, in order. The cases of a stage that share the target are one step, at the place of the first of
+    /// The steps in order. The cases of a stage that share the target form one step, at the position of the first of
     /// them.
     pub(super) fn steps<T>(&self, cases: &[Case<T>]) -> Vec<Vec<Case<T>>> {
         let mut steps = Vec::new();
@@ -66,8 +66,8 @@ impl Schedule {
         steps
     }
 
-    /// A number that is all of the id's and the seed's, so that two cases keep their order whatever else is selected:
-    /// FNV-1a, mixed as SplitMix64 does.
+    /// A sort key that depends only on the id and the seed, so that two cases keep their order whatever else is
+    /// selected: FNV-1a, mixed as in SplitMix64.
     fn order_key(&self, id: &str) -> u64 {
         let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

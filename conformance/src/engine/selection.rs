@@ -1,27 +1,27 @@
-//! Which cases of the catalogue a run takes.
+//! The selection of the cases of a run.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::{CaseInfo, Level};
 
-/// A choice of cases by id and level.
+/// A selection of cases by id and level.
 #[derive(Clone, Debug)]
 pub struct Selection {
     ids: Option<GlobSet>,
     levels: Vec<Level>,
 }
 
-/// A filter that cannot be read.
+/// An invalid filter.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid filter: {0}")]
 pub struct SelectionError(#[from] globset::Error);
 
 impl Selection {
-    /// Takes a case whose id matches any of `globs` (all when there is none) and whose level is among `levels` (any when
-    /// there is none). `*` also matches `/`, so `kubelet/lookup*` takes all below it.
+    /// Selects a case if its id matches any of `globs` (or `globs` is empty) and its level is in `levels` (or `levels`
+    /// is empty). `*` also matches `/`, so `kubelet/lookup*` selects all cases below it.
     ///
     /// # Errors
-    /// A glob that cannot be parsed.
+    /// A glob cannot be parsed.
     pub fn new(globs: &[String], levels: &[Level]) -> Result<Selection, SelectionError> {
         let mut set = GlobSetBuilder::new();
         for glob in globs {
@@ -33,7 +33,7 @@ impl Selection {
         })
     }
 
-    /// Takes every case.
+    /// Selects every case.
     pub fn all() -> Selection {
         Selection {
             ids: None,
@@ -41,7 +41,7 @@ impl Selection {
         }
     }
 
-    /// Whether this case is taken.
+    /// Whether this case is selected.
     pub fn selects(&self, info: &CaseInfo) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.is_match(info.id))
             && (self.levels.is_empty() || self.levels.contains(&info.level))

@@ -1,14 +1,14 @@
-//! What the outcomes of a run add up to.
+//! The verdict of a run.
 //!
 //! | verdict | when | exit code |
 //! |---|---|---|
-//! | pass | every selected documented clause was judged and holds | 0 |
-//! | fail | a documented clause does not hold; with `--strict` one of any level; or a case passes that is listed as an expected failure | 1 |
-//! | error | a case ended in an error of the harness; wins over fail | 3 |
-//! | incomplete | nothing was judged, or a documented clause could not be; fail wins over it | 4, or 0 with `--allow-incomplete` |
+//! | pass | every selected documented case was checked and passed | 0 |
+//! | fail | a documented case failed (with `--strict`, of any level), or a listed expected failure passed | 1 |
+//! | error | a case ended in an error of the harness; takes precedence over fail | 3 |
+//! | incomplete | no case ran, or a documented case was skipped; fail takes precedence | 4; 0 if allowed |
 //!
-//! 2 is a usage error, before any case runs. What a profile makes a known deviation is no failure, and a failure that is listed does not
-//! decide ([`Terms`]).
+//! `--allow-incomplete` allows exit code 0. Exit code 2 is a usage error, before any case runs. A known deviation of a
+//! profile is not a failure, and a listed failure does not decide ([`RunConditions`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,38 +16,38 @@ use super::{CaseRecord, Level, Outcome, RunConditions};
 
 /// The exit codes of `checkpoint-conformance`.
 pub mod exit {
-    /// Every selected documented clause was judged and holds.
+    /// Every selected documented case was checked and passed.
     pub const PASS: u8 = 0;
-    /// A clause that decides does not hold.
+    /// A case that decides failed.
     pub const FAIL: u8 = 1;
-    /// The command line cannot be understood.
+    /// The command line is invalid.
     pub const USAGE: u8 = 2;
-    /// The harness could not do its work.
+    /// The harness failed.
     pub const ERROR: u8 = 3;
-    /// Nothing ran, or a documented clause could not be judged.
+    /// No case ran, or a documented case was skipped.
     pub const INCOMPLETE: u8 = 4;
 }
 
-/// What decides.
+/// Which cases decide the verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GatePolicy {
-    /// A failure of any level decides, not of `documented` alone.
+    /// A failure of any level decides, not only of level `documented`.
     pub strict: bool,
     /// An incomplete run exits 0; its verdict is still `incomplete`.
     pub allow_incomplete: bool,
 }
 
-/// The verdict of a run, with the ids of the cases that decided it, sorted.
+/// The verdict of a run, with the sorted ids of the cases that decided it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "outcome", content = "cases")]
 pub enum Verdict {
-    /// All that decides holds.
+    /// All cases that decide passed.
     Pass,
-    /// These do not hold, or pass although they are listed as expected failures.
+    /// These cases failed, or passed although they are listed as expected failures.
     Fail(Vec<String>),
-    /// These ended in an error of the harness.
+    /// These cases ended in an error of the harness.
     Error(Vec<String>),
-    /// These documented clauses could not be judged; none are named when nothing ran at all.
+    /// These documented cases were skipped; empty if no case ran.
     Incomplete(Vec<String>),
 }
 
@@ -89,7 +89,7 @@ impl Verdict {
         Verdict::Pass
     }
 
-    /// The verdict's word.
+    /// The verdict's name in reports.
     pub fn as_str(&self) -> &'static str {
         match self {
             Verdict::Pass => "pass",
@@ -99,7 +99,7 @@ impl Verdict {
         }
     }
 
-    /// The ids of the cases that decided it.
+    /// The ids of the cases that decided the verdict.
     pub fn deciding_cases(&self) -> &[String] {
         match self {
             Verdict::Pass => &[],
@@ -107,7 +107,7 @@ impl Verdict {
         }
     }
 
-    /// The exit code it asks for, see [`exit`].
+    /// The exit code of the verdict, see [`exit`].
     pub fn exit_code(&self, policy: GatePolicy) -> u8 {
         match self {
             Verdict::Pass => exit::PASS,
@@ -141,7 +141,7 @@ mod tests {
         allow_incomplete: false,
     };
 
-    /// `d+` is a documented pass; `r`, `o` the other levels; `-` fail, `f` known deviation, `s` skip, `!` error.
+    /// `d+` is a documented pass; `r` and `o` are the other levels; `-` fail, `f` known deviation, `s` skip, `!` error.
     fn record(code: &str) -> CaseRecord {
         let text = String::new();
         let (level, id) = match &code[..1] {
