@@ -1,11 +1,13 @@
-//! Cases that cannot pass together: no target could pass a run with `--strict` then.
+//! Contradictory cases, which would make a pass with `--strict` impossible for every target.
 //!
-//! Two cases contradict each other when every target that is known fails at least one of them. One target that passes both is the
-//! proof that they do not. A target is a mutant, by the cases that it is declared to fail, or a run, by those that did not pass in it.
+//! Two cases contradict each other if every known target fails at least one of them. One target that passes both proves
+//! that there is no contradiction. A target is a mutant, with the cases that it is declared to fail, or a run, with the
+//! cases that did not pass.
 
 use std::collections::BTreeSet;
 
-/// The pairs of `cases` that no target passes together; each of `failing` is the cases that one target does not pass.
+/// The pairs of `cases` that no target passes together. Each set of `failing` holds the cases that one target does not
+/// pass.
 pub fn contradictions<'a>(cases: &[&'a str], failing: &[BTreeSet<&'a str>]) -> Vec<(&'a str, &'a str)> {
     let mut pairs = Vec::new();
     for (index, case) in cases.iter().enumerate() {

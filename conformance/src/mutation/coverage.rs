@@ -1,6 +1,6 @@
-//! What the declarations say of a suite: which of its cases a mutant fails, and which cases cannot be told apart by any.
+//! Coverage of a suite by its mutants: which cases a mutant fails, and which cases no mutant distinguishes.
 //!
-//! A case that falls to exactly the same mutants as another checks nothing that the other does not: both count as one.
+//! Two cases that are failed by exactly the same mutants check nothing different from each other, and count as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +10,18 @@ use crate::{
     suites,
 };
 
-/// A suite's cases beside the mutants that must fail them.
+/// The cases of a suite, with the mutants that must fail them.
 #[derive(Clone, Debug)]
 pub struct Coverage {
-    /// The suite.
     pub suite: Suite,
-    /// How many mutants it has.
+    /// The number of mutants.
     pub mutant_count: usize,
-    /// Every case, with the names of the mutants that must fail it, sorted.
+    /// Every case, with the sorted names of the mutants that must fail it.
     pub cases: Vec<(CaseInfo, BTreeSet<&'static str>)>,
 }
 
 impl Coverage {
-    /// That of one suite.
+    /// The coverage of one suite.
     pub fn for_suite(suite: Suite) -> Coverage {
         let definitions: Vec<_> = MUTANTS
             .iter()
@@ -45,24 +44,25 @@ impl Coverage {
         }
     }
 
-    /// That of every suite that has cases.
+    /// The coverage of every suite that has cases.
     pub fn for_all_suites() -> Vec<Coverage> {
         let suites = Suite::ALL.into_iter().map(Coverage::for_suite);
         suites.filter(|coverage| !coverage.cases.is_empty()).collect()
     }
 
-    /// How many cases a mutant fails.
+    /// The number of cases that a mutant fails.
     pub fn covered_count(&self) -> usize {
         self.cases.iter().filter(|(_, names)| !names.is_empty()).count()
     }
 
-    /// How many cases are different: those that fall to the same mutants are one, and those that fall to none are none.
+    /// The number of distinct cases: cases failed by the same mutants count as one, and cases failed by none do not
+    /// count.
     pub fn distinct_count(&self) -> usize {
         let mutant_sets: BTreeSet<_> = self.cases.iter().map(|(_, names)| names).collect();
         mutant_sets.iter().filter(|names| !names.is_empty()).count()
     }
 
-    /// Cases that fall to exactly the same mutants, by those.
+    /// Groups of cases that are failed by exactly the same mutants.
     pub fn indistinguishable(&self) -> Vec<Vec<&'static str>> {
         let mut mutant_sets = BTreeMap::<_, Vec<_>>::new();
         for (info, names) in self.cases.iter().filter(|(_, names)| !names.is_empty()) {
@@ -80,7 +80,7 @@ impl Coverage {
         uncovered.map(|(info, _)| info.id).collect()
     }
 
-    /// The suite in one line.
+    /// The coverage in one line.
     pub fn summary_line(&self) -> String {
         format!(
             "{}: {} cases, {} of them failed by {} mutants, {} distinct",
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::engine::Authority;
 
-    /// How many different cases a suite must have at least.
+    /// The minimum number of distinct cases of each suite.
     const MIN_DISTINCT_CASES: &[(Suite, usize)] = &[(Suite::Kubelet, 50), (Suite::Runtime, 40), (Suite::Archive, 40)];
 
     #[test]

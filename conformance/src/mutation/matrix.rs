@@ -1,16 +1,17 @@
-//! The matrix: which case fails for which mutant, as a run found it.
+//! The matrix of mutants and cases, from the results of a run.
 //!
-//! A grid of hundreds of mutants by hundreds of cases is nearly empty, so it is printed sparse: a line a mutant, with the
-//! cases of its suite that it touches, and nothing for those that it does not.
+//! A grid of hundreds of mutants and hundreds of cases is nearly empty, so the output is sparse: one line per mutant,
+//! with the cases of its suite that must fail or did fail.
 
 use std::fmt::Write as _;
 
 use super::{Coverage, MutantResult};
 use crate::engine::Suite;
 
-/// The matrix as text, suite by suite: a line a mutant, then what was not caught, then what the suites' cases amount to.
+/// The matrix as text, suite by suite: one line per mutant, then the mutants that were not caught, then one summary
+/// line per suite.
 ///
-/// `x` failed as it should, `-` should have failed and did not, `!` failed and should not have.
+/// `x` failed as expected, `-` should have failed and did not, `!` failed and should not have.
 pub fn render(results: &[MutantResult]) -> String {
     let mut text = String::new();
     let width = results.iter().map(|result| result.definition.name().len()).max();
@@ -57,12 +58,12 @@ fn write_row(text: &mut String, result: &MutantResult, width: usize) {
 fn write_mismatch(text: &mut String, result: &MutantResult) {
     let _ = writeln!(
         text,
-        "{} is not caught by exactly the cases that name it:",
+        "{} is not caught by exactly the cases of its definition:",
         result.definition.name()
     );
     for (label, ids) in [
         ("did not fail", result.missing_failures()),
-        ("failed as well", result.unexpected_failures()),
+        ("failed unexpectedly", result.unexpected_failures()),
     ] {
         if !ids.is_empty() {
             let _ = writeln!(text, "  {label}: {}", ids.join(", "));
@@ -109,7 +110,7 @@ mod tests {
                 &["archive/file/mode-0600"],
             ),
         ];
-        // The lines about whole suites change with every case, and have tests of their own.
+        // The summary lines of the suites change with every case, and other tests cover them.
         let text = render(&results);
         let (matrix, lines) = text.split_once("\nkubelet: ").unwrap();
         assert!(lines.ends_with("\n3 mutants, 2 caught\n"), "{lines}");

@@ -1,19 +1,19 @@
-//! The harness judged: a target that is wrong in one single way must fail exactly the cases that name it.
+//! Tests of the harness: a target with one defect must fail exactly the cases that its definition lists.
 //!
 //! ```text
-//!  Definition = name + defect + the cases that must fail, declared here beforehand
-//!      | an embedded target (or a sample archive) with that defect, the whole suite it belongs to and no other
-//!      v
-//!  Finding = what failed beside what should have
-//!      v
-//!  matrix, and `N mutants, N caught`
+//!   MutantDefinition = name + defect + the cases that must fail, declared beforehand
+//!       | an embedded target (or a sample archive) with that defect; the whole suite for this kind of target
+//!       v
+//!   MutantResult = the cases that failed, compared with the cases that must fail
+//!       v
+//!   matrix, and `N mutants, N caught`
 //!
-//!  Definition -> Coverage: which cases no mutant fails, and which fall to the same ones; docs/MUTANTS.md
+//!   MutantDefinition -> Coverage: cases that no mutant fails, or that the same mutants fail; docs/MUTANTS.md
 //! ```
 //!
-//! Defects of the kubelet are the reference kubelet's own; those of the runtime are fault presets of fake-cri, in force from
-//! its start; those of an archive are made into the sample. A case that cannot judge because another failed is skipped
-//! (`blocked by`), and so is no failure.
+//! Defects of the kubelet are variants of the reference kubelet. Defects of the runtime are fault presets of fake-cri,
+//! active from its start. Defects of an archive are changes of the sample archive. A case that depends on a failed case
+//! is skipped (`blocked by`), and so is not a failure.
 
 mod contradiction;
 mod coverage;
@@ -36,39 +36,40 @@ pub use matrix::render;
 pub use mutants_doc::markdown;
 pub use run::{MutationOptions, run};
 
-/// One mutant, and what must catch it.
+/// A mutant, and the cases that must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MutantDefinition {
-    /// What is wrong.
+    /// The injected defect.
     pub defect: MutantDefect,
-    /// The cases that must fail, and no others.
+    /// The cases that must fail. No other case may fail.
     pub must_fail: &'static [&'static str],
 }
 
-/// What is wrong with a mutant.
+/// The defect of a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MutantDefect {
-    /// The reference kubelet; the kubelet suite judges it.
+    /// A defect of the reference kubelet, tested with the kubelet suite.
     Kubelet(crate::reference_kubelet::Mutant),
-    /// fake-cri below the reference kubelet, by this preset; the kubelet suite judges it.
+    /// A preset of fake-cri below the reference kubelet, tested with the kubelet suite.
     KubeletWithRuntime(&'static str),
-    /// fake-cri alone, by this preset; the runtime suite judges it.
+    /// A preset of fake-cri alone, tested with the runtime suite.
     Runtime(&'static str),
-    /// fake-cri alone, by rules that are about the harness's own Pods and so are no preset; the runtime suite judges it.
+    /// Rules for fake-cri alone, tested with the runtime suite. The rules name Pods of the harness, and so are not a
+    /// preset.
     RuntimeRules {
         /// The mutant's name.
         name: &'static str,
-        /// What is wrong, in a sentence.
+        /// The defect, in a sentence fragment.
         summary: &'static str,
         /// Rules in the fault grammar.
         rules: &'static [&'static str],
     },
-    /// The sample archive, by the name of an [`crate::archive::mutant::ArchiveMutant`]; the archive suite judges it.
+    /// A changed sample archive, named as its [`crate::archive::mutant::ArchiveMutant`], tested with the archive suite.
     Archive(&'static str),
 }
 
 impl MutantDefinition {
-    /// The suite that judges it.
+    /// The suite that tests the mutant.
     pub fn suite(&self) -> Suite {
         match self.defect {
             MutantDefect::Kubelet(_) | MutantDefect::KubeletWithRuntime(_) => Suite::Kubelet,
@@ -77,7 +78,7 @@ impl MutantDefinition {
         }
     }
 
-    /// The mutant's name, unique within its suite: the reference kubelet's own, the preset's or the archive's.
+    /// The mutant's name, unique within its suite.
     pub fn name(&self) -> &'static str {
         match self.defect {
             MutantDefect::Kubelet(mutant) => mutant.name(),
@@ -88,7 +89,7 @@ impl MutantDefinition {
         }
     }
 
-    /// What is wrong, in a few words.
+    /// The defect, in a few words.
     pub fn summary(&self) -> String {
         match self.defect {
             MutantDefect::Kubelet(mutant) => mutant.what().to_owned(),
@@ -96,7 +97,7 @@ impl MutantDefinition {
                 fake_cri::fault::Preset::by_name(name).map_or_else(String::new, |preset| preset.summary.to_owned())
             }
             MutantDefect::RuntimeRules { summary, .. } => summary.to_owned(),
-            // An archive's is its name: where it is wrong, and what is.
+            // The name of an archive mutant states the place and the defect.
             MutantDefect::Archive(name) => name.replace('/', ": ").replace('-', " "),
         }
     }
@@ -116,7 +117,7 @@ impl MutantDefinition {
             .map(MutantDefinition::name)
     }
 
-    /// The defect as the embedded kubelet takes it, with its name for reports; `None` for a mutant of another suite.
+    /// The defect for the embedded kubelet, with the name for reports; `None` for a mutant of another suite.
     pub fn embedded_defect(&self) -> Option<(String, Defect)> {
         let defect = match self.defect {
             MutantDefect::Kubelet(mutant) => Defect::Kubelet(mutant),
@@ -126,7 +127,7 @@ impl MutantDefinition {
         Some((self.name().to_owned(), defect))
     }
 
-    /// The rules that make an embedded fake-cri wrong so; empty for a mutant of another suite.
+    /// The fault rules for the embedded fake-cri; empty for a mutant of another suite.
     pub fn runtime_rules(&self) -> Vec<String> {
         match self.defect {
             MutantDefect::Runtime(name) => vec![format!("preset:{name}")],
@@ -136,19 +137,18 @@ impl MutantDefinition {
     }
 }
 
-/// What became of a mutant.
+/// The result of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MutantResult {
-    /// Which mutant.
     pub definition: MutantDefinition,
-    /// The cases that failed; those that fail without any defect are left out.
+    /// The cases that failed, without the cases that fail without any defect.
     pub failed_cases: BTreeSet<String>,
     /// Cases that ended in an error of the harness, with the reason; or why the target did not start.
     pub errors: Vec<String>,
 }
 
 impl MutantResult {
-    /// Holds a run's records against the definition.
+    /// Compares the records of a run with the definition.
     pub fn new(definition: MutantDefinition, records: &[CaseRecord]) -> MutantResult {
         let ids = |matches_outcome: fn(&Outcome) -> bool| {
             let matching = records.iter().filter(move |record| matches_outcome(&record.outcome));
@@ -167,7 +167,7 @@ impl MutantResult {
         }
     }
 
-    /// Whether exactly the cases that name the mutant failed, and at least one.
+    /// Whether exactly the cases of the definition failed, and at least one.
     pub fn is_caught(&self) -> bool {
         self.errors.is_empty()
             && !self.failed_cases.is_empty()
@@ -249,7 +249,7 @@ mod tests {
         let error = record(
             "kubelet/checkpoint/succeeds",
             Outcome::Error {
-                reason: "no answer".to_owned(),
+                reason: "no response".to_owned(),
             },
         );
         assert!(!MutantResult::new(GATE_IGNORED, &[failed_record("kubelet/feature-gate/disabled"), error]).is_caught());
@@ -291,7 +291,7 @@ mod tests {
         for mutant in Mutant::ALL.iter().copied() {
             assert!(
                 names.contains(&(Suite::Kubelet, mutant.name())),
-                "{mutant} is caught by nothing"
+                "{mutant} is in no definition"
             );
         }
         assert!(MUTANTS.len() >= 60);

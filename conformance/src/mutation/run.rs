@@ -1,4 +1,4 @@
-//! Runs mutants, several at a time: each is an embedded target of its own, or an archive in a folder of its own.
+//! Runs mutants concurrently, each with an embedded target, or an archive in a directory, of its own.
 
 use std::path::PathBuf;
 
@@ -20,15 +20,16 @@ use crate::{
 /// How mutants are run.
 #[derive(Clone, Debug)]
 pub struct MutationOptions {
-    /// How many at a time.
+    /// How many mutants run concurrently.
     pub jobs: usize,
-    /// What fake-cri is started from, where this program's own `main` does not call its entry point.
+    /// The executable that starts fake-cri, if this program's `main` does not call fake-cri's entry point.
     pub executable: Option<PathBuf>,
-    /// Ends the run before its time: no further mutant begins, and the targets of those that run are taken down.
+    /// Cancels the run: no further mutant begins, and the targets of running mutants are shut down.
     pub cancellation: CancellationToken,
 }
 
-/// Runs these mutants and returns what became of each that ran to its end, in their order. `each` is told as they end.
+/// Runs mutants and returns the results of those that ran to the end, in the order of `definitions`. Calls `on_result`
+/// after each mutant.
 pub async fn run(
     definitions: &[MutantDefinition],
     options: &MutationOptions,
@@ -46,7 +47,7 @@ pub async fn run(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// `None` when it was stopped.
+/// Runs one mutant; `None` if the run was cancelled.
 async fn run_one(definition: MutantDefinition, options: &MutationOptions) -> Option<MutantResult> {
     let run = match definition.defect {
         MutantDefect::Kubelet(_) | MutantDefect::KubeletWithRuntime(_) => run_kubelet_suite(definition, options).await,
@@ -67,7 +68,7 @@ async fn run_one(definition: MutantDefinition, options: &MutationOptions) -> Opt
     })
 }
 
-/// What became of a suite's cases, and of the target's end.
+/// The records of a suite, and the result of the target's shutdown.
 type SuiteOutcome = (Vec<CaseRecord>, Result<(), String>);
 
 async fn run_kubelet_suite(
@@ -90,7 +91,7 @@ async fn run_kubelet_suite(
         Some(steering) => steering.shutdown().await,
         None => Ok(()),
     };
-    let shutdown_result = shutdown_result.map_err(|error| format!("the target did not end: {error}"));
+    let shutdown_result = shutdown_result.map_err(|error| format!("the target did not shut down: {error}"));
     Ok(records.map(|records| (records, shutdown_result)))
 }
 
@@ -110,15 +111,15 @@ async fn run_runtime_suite(
     let work = engine::run(&cases, &session, &mut observer);
     let records = options.cancellation.run_until_cancelled(work).await;
     let shutdown_result = session.runtime.shutdown().await;
-    let shutdown_result = shutdown_result.map_err(|error| format!("the target did not end: {error}"));
+    let shutdown_result = shutdown_result.map_err(|error| format!("the target did not shut down: {error}"));
     Ok(records.map(|records| (records, shutdown_result)))
 }
 
-/// Writes the archive, reads it and judges it: all of that is work for the processor and for files.
+/// Writes, reads and checks the archive on a blocking thread.
 async fn run_archive_suite(name: &'static str) -> Result<SuiteOutcome, String> {
     let task = tokio::task::spawn_blocking(move || {
-        let mutant = mutant::by_name(name).ok_or_else(|| format!("no archive mutant is called {name}"))?;
-        let dir = tempfile::tempdir().map_err(|error| format!("failed to make a folder: {error}"))?;
+        let mutant = mutant::by_name(name).ok_or_else(|| format!("no archive mutant is named {name}"))?;
+        let dir = tempfile::tempdir().map_err(|error| format!("failed to create a directory: {error}"))?;
         let path = dir.path().join("checkpoint.tar");
         mutant
             .write(&path)
@@ -129,5 +130,5 @@ async fn run_archive_suite(name: &'static str) -> Result<SuiteOutcome, String> {
         Ok((archive::check_all(&archive), Ok(())))
     });
     task.await
-        .unwrap_or_else(|error| Err(format!("judging did not end: {error}")))
+        .unwrap_or_else(|error| Err(format!("the check of the archive did not end: {error}")))
 }

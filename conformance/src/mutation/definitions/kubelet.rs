@@ -1,4 +1,4 @@
-//! The mutants of the kubelet suite: the reference kubelet's own, and what a kubelet does over a faulty runtime.
+//! The mutants of the kubelet suite: defects of the reference kubelet, and a correct kubelet over a faulty runtime.
 
 use super::{
     MutantDefect::{Kubelet, KubeletWithRuntime},
@@ -6,12 +6,11 @@ use super::{
 };
 use crate::reference_kubelet::Mutant;
 
-/// Every one.
 pub(super) const MUTANTS: &[MutantDefinition] = &[
-    // Who is not there.
+    // Lookup.
     define(
         Kubelet(Mutant::OkForUnknownPod),
-        // A namespace that is not there has no Pod either.
+        // A namespace that does not exist has no Pod either.
         &[
             "kubelet/lookup/pod-unknown",
             "kubelet/lookup/namespace-unknown",
@@ -50,7 +49,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
             "kubelet/container-state/crash-loop-rejected",
         ],
     ),
-    // The gate.
+    // Feature gate.
     define(
         Kubelet(Mutant::GateIgnored),
         &[
@@ -59,7 +58,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(Kubelet(Mutant::GateOff500), &["kubelet/feature-gate/disabled"]),
-    // Who may not.
+    // Authentication and authorization.
     define(
         Kubelet(Mutant::NoAuth),
         &[
@@ -87,7 +86,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Kubelet(Mutant::AuthorizationIgnored),
         &["kubelet/authorization/permission-required"],
     ),
-    // The archive's name and place.
+    // Name and location of the archive.
     define(Kubelet(Mutant::NameWithoutNamespace), &["kubelet/archive-name/format"]),
     define(Kubelet(Mutant::NameWithoutContainer), &["kubelet/archive-name/format"]),
     define(
@@ -109,7 +108,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Kubelet(Mutant::PlaceOutsideCheckpoints),
         &["kubelet/archive/in-checkpoints-dir"],
     ),
-    // Who may read it.
+    // Permissions of the archive.
     define(
         Kubelet(Mutant::CheckpointsDirWorldReadable),
         &["kubelet/checkpoints-dir/mode-0700"],
@@ -119,7 +118,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         KubeletWithRuntime("world-readable-archive"),
         &["kubelet/archive/root-only"],
     ),
-    // Whether it is there, and what it is.
+    // Existence and content of the archive.
     define(Kubelet(Mutant::ArchiveDeleted), &["kubelet/archive/at-location"]),
     define(KubeletWithRuntime("no-archive"), &["kubelet/archive/at-location"]),
     define(KubeletWithRuntime("empty-archive"), &["kubelet/archive/tar"]),
@@ -145,14 +144,14 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         KubeletWithRuntime("missing-pages"),
         &["kubelet/archive/contains-memory"],
     ),
-    // What it does to the container.
+    // Effect on the container.
     define(Kubelet(Mutant::ContainerStopped), &["kubelet/container/keeps-running"]),
     define(
         KubeletWithRuntime("container-killed"),
         &["kubelet/container/keeps-running"],
     ),
     define(KubeletWithRuntime("left-frozen"), &["kubelet/container/keeps-running"]),
-    // What the runtime answers.
+    // Errors of the runtime.
     define(
         Kubelet(Mutant::ErrorSwallowed),
         &[
@@ -180,7 +179,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
             "kubelet/runtime-error/connection-lost",
         ],
     ),
-    // The timeout.
+    // Timeout.
     define(
         Kubelet(Mutant::TimeoutIgnored),
         &[
@@ -200,7 +199,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Kubelet(Mutant::TimeoutMalformedAccepted),
         &["kubelet/timeout/malformed-rejected"],
     ),
-    // The answer's form.
+    // Format of the response.
     define(Kubelet(Mutant::BodyWrong), &["kubelet/response/body"]),
     define(Kubelet(Mutant::BodyEmpty), &["kubelet/response/body"]),
     define(
@@ -209,10 +208,10 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     ),
     define(Kubelet(Mutant::ContentTypeWrong), &["kubelet/response/content-type"]),
     define(Kubelet(Mutant::GetAllowed), &["kubelet/method/post-only"]),
-    // Who asks, and what they may, in which order.
+    // Order of authentication, authorization, lookup and routing.
     define(
         Kubelet(Mutant::LookupBeforeAuth),
-        // Authorisation comes after authentication.
+        // Authorization comes after authentication.
         &[
             "kubelet/authentication/before-lookup",
             "kubelet/authorization/before-lookup",
@@ -265,7 +264,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/authorization/verb-follows-method"],
     ),
     define(Kubelet(Mutant::Http2Unauthenticated), &["kubelet/http2/same-responses"]),
-    // What is not found, and how that is told.
+    // Bodies of 404 responses, and container states.
     define(
         Kubelet(Mutant::UnknownNamespaceBody),
         &["kubelet/lookup/namespace-unknown-body"],
@@ -311,7 +310,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Kubelet(Mutant::CreatedCheckpointed),
         &["kubelet/container-state/created-rejected"],
     ),
-    // Where the endpoint is not served.
+    // Conditions under which the endpoint does not exist.
     define(Kubelet(Mutant::GateOffSaysSo), &["kubelet/feature-gate/disabled-body"]),
     define(
         Kubelet(Mutant::GateOffAsksWho),
@@ -329,7 +328,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Kubelet(Mutant::ReadOnlyPortServes),
         &["kubelet/endpoint/absent-on-read-only-port"],
     ),
-    // The folder and what lies in it.
+    // The directory `checkpoints` and its archives.
     define(
         Kubelet(Mutant::CheckpointsDirAlways),
         &["kubelet/checkpoints-dir/absent-with-gate-disabled"],
@@ -347,7 +346,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/archive/earlier-archives-unchanged"],
     ),
     define(Kubelet(Mutant::ArchiveChecked), &["kubelet/checkpoint/trusts-runtime"]),
-    // What a request may look like.
+    // Format of the request.
     define(Kubelet(Mutant::RefusedMethodCheckpoints), &["kubelet/method/post-only"]),
     define(Kubelet(Mutant::AllowMissing), &["kubelet/method/allow-header"]),
     define(Kubelet(Mutant::ContainerOptional), &["kubelet/path/too-few-segments"]),
@@ -394,7 +393,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/request/unknown-parameter-ignored"],
     ),
     define(Kubelet(Mutant::ErrorsAsJson), &["kubelet/response/error-content-type"]),
-    // The timeout.
+    // Timeout.
     define(Kubelet(Mutant::NoDeadline), &["kubelet/timeout/absent-uses-default"]),
     define(Kubelet(Mutant::FieldMissing), &["kubelet/timeout/cri-request-field"]),
     define(
@@ -410,7 +409,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Kubelet(Mutant::OverflowCapped),
         &["kubelet/timeout/overflow-expires-at-once"],
     ),
-    // The runtime: how it is asked, what is told of it.
+    // Calls to the runtime, errors and metrics.
     define(
         Kubelet(Mutant::CallsTwice),
         &[

@@ -1,4 +1,5 @@
-//! Every mutant, with the cases that must fail, one list a suite. Written by hand, beforehand: never made from a run.
+//! The definitions of all mutants with the cases that must fail, one list per suite. They are written by hand before a
+//! run, and never generated from a run.
 
 mod archive;
 mod kubelet;
@@ -8,8 +9,8 @@ use std::sync::LazyLock;
 
 use super::{MutantDefect, MutantDefinition};
 
-/// The cases that the reference kubelet fails without any defect, because the Kubernetes kubelet does. It passes them with
-/// `fractional_timestamps`.
+/// The cases that the reference kubelet fails without any defect, because the Kubernetes kubelet does. It passes them
+/// with `fractional_timestamps`.
 pub const BASELINE_FAILURES: &[&str] = &["kubelet/archive-name/unique-within-a-second"];
 
 /// Every mutant, suite by suite.

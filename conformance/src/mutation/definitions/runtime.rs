@@ -1,13 +1,12 @@
-//! The mutants of the runtime suite: fake-cri alone, by a preset that is in force from its start.
+//! The mutants of the runtime suite: fake-cri alone, with a preset that is active from its start.
 
 use super::{
     MutantDefect::{Runtime, RuntimeRules},
     MutantDefinition, define,
 };
 
-/// Every one.
 pub(super) const MUTANTS: &[MutantDefinition] = &[
-    // Whether a checkpoint can be had, and what comes of it.
+    // Success of a checkpoint, and its archive.
     define(Runtime("unimplemented"), &["runtime/checkpoint/succeeds"]),
     define(Runtime("partial-archive"), &["runtime/checkpoint/succeeds"]),
     define(Runtime("no-archive"), &["runtime/checkpoint/archive-at-location"]),
@@ -97,7 +96,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
             "runtime/processes/all",
         ],
     ),
-    // What of the container is in it.
+    // Completeness of the archive.
     define(
         Runtime("missing-pages"),
         &[
@@ -116,16 +115,17 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     define(Runtime("shared-memory-zeroed"), &["runtime/memory/shared-anonymous"]),
     define(Runtime("init-only"), &["runtime/processes/all"]),
     define(Runtime("thread-missing"), &["runtime/processes/threads"]),
-    // Containers that go on from an archive.
+    // Restore.
     define(
         Runtime("restored-container-rejected"),
         &["runtime/restore/can-checkpoint-again"],
     ),
-    // A Pod whose sandbox ran out of time.
+    // A sandbox whose RunPodSandbox call exceeded its deadline.
     define(
         RuntimeRules {
             name: "sandbox-name-stays-reserved",
-            summary: "A sandbox whose caller ran out of time keeps its name, and is not listed.",
+            summary: "keeps the name of a sandbox whose RunPodSandbox call exceeded its deadline, and does not list \
+                the sandbox",
             rules: &[
                 "RunPodSandbox(namespace=checkpoint-conformance-retry,times=1):before=hang",
                 "RunPodSandbox(namespace=checkpoint-conformance-retry):before=error(Unknown,\"failed to reserve sandbox \
@@ -201,7 +201,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         Runtime("temporary-after-error"),
         &["runtime/disk-full/no-temporary-file"],
     ),
-    // The request's timeout.
+    // The timeout of the request.
     define(
         Runtime("zero-timeout-expires-at-once"),
         &["runtime/timeout/zero-uses-default"],
@@ -209,7 +209,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     define(Runtime("timeout-in-milliseconds"), &["runtime/timeout/unit-is-seconds"]),
     define(Runtime("timeout-overflows"), &["runtime/timeout/no-overflow"]),
     define(Runtime("ignores-timeout"), &["runtime/timeout/enforced"]),
-    // Checkpoints that fail, by the way they do.
+    // Failed checkpoints, by failure mode.
     define(Runtime("frozen-after-deadline"), &["runtime/deadline/keeps-running"]),
     define(Runtime("killed-after-deadline"), &["runtime/deadline/same-process"]),
     define(
@@ -261,7 +261,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     ),
     define(Runtime("ignores-deadline"), &["runtime/deadline/no-late-archive"]),
     define(Runtime("ignores-cancel"), &["runtime/cancellation/no-late-archive"]),
-    // Several at once.
+    // Concurrent checkpoints.
     define(Runtime("concurrent-truncated"), &["runtime/concurrency/same-container"]),
     define(
         Runtime("concurrent-refused"),
