@@ -172,7 +172,7 @@ fn a_listed_failure_does_not_fail_the_run_and_a_listed_pass_does() {
     let (code, _, stderr, _) = bench.test_archive(&options);
     assert_eq!(code, 2, "{stderr}");
     assert!(
-        stderr.contains("known.txt: line 3: archive/file/colour is no case"),
+        stderr.contains("known.txt: line 3: unknown case archive/file/colour"),
         "{stderr}"
     );
 }

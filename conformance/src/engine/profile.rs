@@ -272,7 +272,7 @@ mod tests {
     const PROFILE_HEADER: &str = "name = \"old\"\ndescription = \"an old one\"\n";
 
     fn claim(case: &str, more: &str) -> String {
-        format!("[[known-deviation]]\ncase = \"{case}\"\nbehavior = \"answers 415\"\nsource = \"its code\"\n{more}\n")
+        format!("[[known-deviation]]\ncase = \"{case}\"\nbehavior = \"returns 415\"\nsource = \"its code\"\n{more}\n")
     }
 
     fn record(index: usize, outcome: Outcome) -> CaseRecord {
@@ -314,7 +314,7 @@ mod tests {
         let result = profile.apply(&mut records);
         let words = records.each_ref().map(|record| record.outcome.as_str());
         assert_eq!(words, ["fail", "known-deviation", "fail", "pass", "fail"]);
-        assert_eq!(records[1].outcome.detail(), "415 it was; old answers 415 (its code)");
+        assert_eq!(records[1].outcome.detail(), "415 it was; old returns 415 (its code)");
         assert_eq!(result.known_deviations, ["x/reference"]);
         assert_eq!(result.mismatched, ["x/other"]);
         assert_eq!(result.stale, ["x/third"]);
@@ -331,7 +331,7 @@ mod tests {
         let result = profile.apply(&mut records);
         assert_eq!(
             records[0].outcome,
-            failed_outcome("500; known: old answers 415 (its code)")
+            failed_outcome("500; known: old returns 415 (its code)")
         );
         assert_eq!(records[1].outcome, failed_outcome("500"));
         assert_eq!(
@@ -353,7 +353,7 @@ mod tests {
     #[case::unknown(claim("x/new", ""), "unknown case x/new")]
     #[case::duplicate(format!("{0}{0}", claim("x/reference", "")), "two claims about x/reference")]
     #[case::glob(claim("x/reference", "actual = \"[\""), "invalid `actual`")]
-    #[case::silent(claim("x/reference", "").replace("answers 415", ""), "has an empty")]
+    #[case::silent(claim("x/reference", "").replace("returns 415", ""), "has an empty")]
     #[case::field(claim("x/reference", "level = \"robust\""), "unknown field `level`")]
     #[case::no_toml("claim".to_owned(), "invalid profile")]
     fn invalid_profiles_are_refused(#[case] text: String, #[case] message: &str) {

@@ -11,7 +11,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         "archive/file/owner-only",
         Documented,
         source::PAGE,
-        "Only its owner must have access to the archive, which holds all memory of all processes.",
+        "The archive must be accessible by its owner only, because it contains all memory of all processes.",
         "no permissions for group and others",
         |archive| {
             let file = require_file_metadata(archive)?;

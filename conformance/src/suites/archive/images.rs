@@ -47,7 +47,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
     case!(
         "archive/images/bounded-size",
         Robust,
-        "CWE-770; a reader holds what images say",
+        "CWE-770; a reader keeps the content of images in memory",
         "The images must be small enough to be compared with each other in 96 MiB of memory; larger images are \
             checked only by themselves.",
         "images within this reader's limit",

@@ -492,7 +492,12 @@ fn living_leaders(archive: &InspectedArchive) -> CaseResult {
         };
         let threads = process.threads.iter().filter(of_thread).count();
         if threads > 0 {
-            problems.add(|| format!("process {} is dead, with core images of {threads} threads", process.pid));
+            problems.add(|| {
+                format!(
+                    "process {} is dead, but there are core images of {threads} of its threads",
+                    process.pid
+                )
+            });
         }
     }
     problems.into_result(format!("{} processes", images.pstree.len()))

@@ -88,7 +88,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/archive/root-only",
-            requirement: "Only root must have access to the archive, which holds all memory of the container.",
+            requirement: "The archive must be accessible by root only, because it contains all memory of the container.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Documented,

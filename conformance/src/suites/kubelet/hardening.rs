@@ -142,7 +142,7 @@ async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
     if first.response.status != 200
         && let Some(call) = &first.runtime_call
     {
-        // The first checkpoint failed without a fault; this case checks what it left.
+        // The first checkpoint failed without an injected fault. This case checks what remains at its location.
         return check_nothing_left(s, &call.location, first.response.status, &[]);
     }
     s.require_archive_file().await?;
@@ -154,7 +154,7 @@ async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
         .add_rules(&[&fault_rule(
             s.container_under_test(),
             "finish",
-            "error(Internal,\"asked for\")",
+            "error(Internal,\"injected\")",
         )])
         .await?;
     let journal_position = control.journal_position().await?;
@@ -199,7 +199,7 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
         .add_rules(&[&fault_rule(
             container_under_test,
             "write",
-            "error(Internal,\"asked for\")",
+            "error(Internal,\"injected\")",
         )])
         .await?;
     let response = s.kubelet.checkpoint(container_under_test, "").await?;

@@ -165,7 +165,7 @@ async fn errors_metric(s: &KubeletSession) -> CaseResult {
         .add_rules(&[&fault_rule(
             s.container_under_test(),
             "before",
-            "error(Internal,\"asked for\")",
+            "error(Internal,\"injected\")",
         )])
         .await?;
     let before = checkpoint_counter(s, METRIC_NAME).await?;
@@ -199,7 +199,7 @@ async fn no_memory_disclosure(s: &KubeletSession) -> CaseResult {
             .add_rules(&[&fault_rule(
                 s.container_under_test(),
                 "finish",
-                "error(Internal,\"asked for\")",
+                "error(Internal,\"injected\")",
             )])
             .await?;
         texts.push((
