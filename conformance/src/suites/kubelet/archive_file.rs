@@ -88,7 +88,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     Case::new(
         CaseInfo {
             id: "kubelet/archive/root-only",
-            requirement: "The archive must be accessible by root only, because it contains all memory of the container.",
+            requirement: "The archive must be accessible by root only, because it contains all memory of the \
+                container.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Documented,

@@ -29,7 +29,8 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     Case::new(
         CaseInfo {
             id: "runtime/archive/owner-only",
-            requirement: "A new archive must be accessible by its owner only, because it contains the container's memory.",
+            requirement: "A new archive must be accessible by its owner only, because it contains the container's \
+                memory.",
             authority: authority::API_INTRODUCTION,
             motivation: "",
             level: Level::Documented,
