@@ -198,7 +198,6 @@ pub(super) const RUNC: Authority = Authority {
     section: "libcontainer/criu_linux.go",
     url: "https://github.com/opencontainers/runc/blob/main/libcontainer/criu_linux.go",
 };
-/// A member's name must not lead out of the directory into which an archive is unpacked.
 pub(super) const CWE_PATH_TRAVERSAL: Authority =
     weakness!("22", "Improper Limitation of a Pathname to a Restricted Directory");
 
@@ -209,22 +208,15 @@ pub(super) const GRPC_CANCELLATION: Authority = Authority {
     url: "https://grpc.io/docs/guides/cancellation/",
 };
 
-/// Invalid input must be rejected.
 pub(super) const CWE_INPUT_VALIDATION: Authority = weakness!("20", "Improper Input Validation");
-/// A link must not be followed to another file.
 pub(super) const CWE_LINK_FOLLOWING: Authority = weakness!("59", "Improper Link Resolution Before File Access");
-/// Integers must not wrap around.
 pub(super) const CWE_INTEGER_OVERFLOW: Authority = weakness!("190", "Integer Overflow or Wraparound");
-/// The earlier content of a file must not remain.
 pub(super) const CWE_RESOURCE_REUSE: Authority =
     weakness!("226", "Sensitive Information in Resource Not Removed Before Reuse");
-/// Concurrent access to a resource must be synchronised.
 pub(super) const CWE_RACE: Authority = weakness!(
     "362",
     "Concurrent Execution using Shared Resource with Improper Synchronization"
 );
-/// Memory allocated because of input must be bounded.
 pub(super) const CWE_UNBOUNDED_ALLOCATION: Authority =
     weakness!("770", "Allocation of Resources Without Limits or Throttling");
-/// A failed operation must leave nothing behind.
 pub(super) const CWE_INCOMPLETE_CLEANUP: Authority = weakness!("459", "Incomplete Cleanup");

@@ -12,7 +12,6 @@ use crate::{
 };
 
 const MOUNTS_SOURCE: &str = "CVE-2024-8676: a restore mounted what the archive named";
-/// The case that the lists can be read.
 const LISTS_CASE: &str = "archive/metadata/lists-valid";
 
 pub(super) const CASES: &[ArchiveCase] = &[

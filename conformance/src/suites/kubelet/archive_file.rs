@@ -137,8 +137,7 @@ fn location_unknown() -> NonPass {
     NonPass::Skip("requires a body, a journal or a checkpoints directory that names the archive".to_owned())
 }
 
-/// The part of the name at the position of the timestamp; `None` if the rest of the name has the wrong
-/// format.
+/// The part of the name at the position of the timestamp; `None` if the rest of the name has the wrong format.
 fn timestamp_in_name<'a>(container_under_test: &ContainerRef, location: &'a Path) -> Option<&'a str> {
     let prefix = format!(
         "checkpoint-{}_{}-{}-",
@@ -164,8 +163,7 @@ async fn filename(s: &KubeletSession) -> CaseResult {
     check(first_timestamp(s).await?.is_some(), actual)
 }
 
-/// Parses RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` formats it. Returns the time and the zone as
-/// written.
+/// Parses RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` formats it. Returns the time and the zone as written.
 fn parse_timestamp(stamp: &str) -> Option<(Timestamp, &str)> {
     let rest = stamp.get(19..)?;
     let fraction = match rest.strip_prefix('.') {
@@ -201,8 +199,8 @@ async fn timestamp_zone(s: &KubeletSession) -> CaseResult {
 }
 
 async fn timestamp(s: &KubeletSession) -> CaseResult {
-    // If the kubelet started within this second, the time of its start could not be distinguished from the time
-    // of the request.
+    // If the kubelet started within this second, the time of its start could not be distinguished from the time of the
+    // request.
     s.wait_until_age(Duration::from_millis(1100)).await;
     s.require_checkpointable().await?;
     let call = s.checkpoint(s.container_under_test()).await?;

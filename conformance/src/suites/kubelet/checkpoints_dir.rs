@@ -1,5 +1,4 @@
-//! The directory `checkpoints` and its archives: the kubelet creates the directory at its start and keeps the
-//! archives.
+//! The directory `checkpoints` and its archives: the kubelet creates the directory at its start and keeps the archives.
 
 use std::{
     fs,
@@ -150,8 +149,8 @@ async fn kept_at_restart(s: &KubeletSession) -> CaseResult {
     is_unchanged(&before)
 }
 
-/// Renames the directory, so that the kubelet does not find it. Drop restores the directory, also when the
-/// case times out.
+/// Renames the directory, so that the kubelet does not find it. Drop restores the directory, also when the case times
+/// out.
 struct HiddenDir<'a> {
     original: &'a Path,
     moved_to: PathBuf,

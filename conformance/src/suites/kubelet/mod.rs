@@ -1,8 +1,8 @@
 //! The cases about a kubelet's checkpoint endpoint, one file per topic.
 //!
-//! A case is `documented` if the Kubelet Checkpoint API page states its requirement, `reference` if the
-//! Kubernetes kubelet behaves that way beyond the page, and `robust` if the kubelet should behave that way
-//! and does not promise it.
+//! A case is `documented` if the Kubelet Checkpoint API page states its requirement, `reference` if the Kubernetes
+//! kubelet behaves that way beyond the page, and `robust` if the kubelet should behave that way and does not promise
+//! it.
 
 mod archive_file;
 mod auth;
@@ -77,8 +77,8 @@ pub fn cases() -> Vec<Case<KubeletSession>> {
     with_archive_counts.collect()
 }
 
-/// The maximum number of archives that a case makes, not counting the first archive that most cases share. A
-/// test compares the sum with the number of archives of a whole run.
+/// The maximum number of archives that a case makes, not counting the first archive that most cases share. A test
+/// compares the sum with the number of archives of a whole run.
 const MAX_ARCHIVES: &[(&str, u32)] = &[
     ("kubelet/request/accept-list-with-json", 1),
     ("kubelet/authentication/bearer-token-accepted", 1),

@@ -7,8 +7,7 @@
 //!       require_tar        ... that can be listed    else blocked by kubelet/archive/tar
 //! ```
 //!
-//! The first case that needs a step executes it. Later cases use its result, so any single case can run
-//! alone.
+//! The first case that needs a step executes it. Later cases use its result, so any single case can run alone.
 
 use std::{
     collections::BTreeSet,
@@ -34,17 +33,13 @@ use crate::{
 
 /// The case that a checkpoint of a running container succeeds.
 pub const OK_CASE: &str = "kubelet/checkpoint/succeeds";
-/// The case that the archive exists.
 pub(super) const ARCHIVE_CASE: &str = "kubelet/archive/at-location";
-/// The case that the archive is a tar file.
 pub(super) const TAR_CASE: &str = "kubelet/archive/tar";
-/// The case that the kubelet waits for the runtime.
 pub(super) const WHEN_DONE_CASE: &str = "kubelet/checkpoint/waits-for-runtime";
-/// The case that the container keeps running.
 pub(super) const KEEPS_RUNNING_CASE: &str = "kubelet/container/keeps-running";
 
-/// How long after the response the harness waits for an archive or a journal entry. They must not come late;
-/// another case checks that.
+/// How long after the response the harness waits for an archive or a journal entry. They must not come late; another
+/// case checks that.
 pub(super) const LATE_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A kubelet under test, with the state of one run.
@@ -55,8 +50,8 @@ pub struct KubeletSession {
     first_attempt: Memo<Result<FirstKubeletAttempt, NonPass>>,
     first_archive: Memo<InspectedArchive>,
     started: Instant,
-    // The case that found that no further checkpoint can be tested: the container did not survive the first
-    // checkpoint, or the kubelet does not wait for the runtime.
+    // The case that found that no further checkpoint can be tested: the container did not survive the first checkpoint,
+    // or the kubelet does not wait for the runtime.
     unusable_since: OnceLock<&'static str>,
 }
 
@@ -85,8 +80,8 @@ struct FirstKubeletAttempt {
     container_after: Result<ContainerAfter, NonPass>,
 }
 
-/// The container after the first checkpoint. The harness observes it at once and not when a case asks for it:
-/// a container that was left frozen is thawed before the next case.
+/// The container after the first checkpoint. The harness observes it at once and not when a case asks for it: a
+/// container that was left frozen is thawed before the next case.
 #[derive(Clone, Debug)]
 pub(super) enum ContainerAfter {
     /// The container is not a test workload, or the checkpoint failed.
@@ -134,8 +129,8 @@ impl KubeletSession {
         tokio::time::sleep_until((self.started + age).into()).await;
     }
 
-    /// Waits until the next archive of this container gets a different name than the last one. With the same name
-    /// it would overwrite the last archive, or be mistaken for it.
+    /// Waits until the next archive of this container gets a different name than the last one. With the same name it
+    /// would overwrite the last archive, or be mistaken for it.
     pub(super) async fn wait_for_unused_name(&self, container: &ContainerRef) {
         let last = self.kubelet.last_checkpoint(container);
         if last.is_some_and(|last| Timestamp::now().as_second() <= last.as_second()) {
@@ -187,8 +182,7 @@ impl KubeletSession {
         first_attempt.as_ref().map_err(Clone::clone)
     }
 
-    /// Waits until the container's heartbeat moves after a checkpoint, or gives up after many heartbeat
-    /// intervals.
+    /// Waits until the container's heartbeat moves after a checkpoint, or gives up after many heartbeat intervals.
     async fn observe_container_after(&self, first: &KubeletAttempt) -> Result<ContainerAfter, NonPass> {
         const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
         let before = &first.workload;
@@ -251,8 +245,8 @@ impl KubeletSession {
         Ok(first)
     }
 
-    /// Blocks the calling case if the endpoint rejects the first request: a 404 or 401 of another request would
-    /// then prove nothing.
+    /// Blocks the calling case if the endpoint rejects the first request: a 404 or 401 of another request would then
+    /// prove nothing.
     pub(super) async fn require_endpoint(&self) -> Result<(), NonPass> {
         match self.first_attempt().await?.response.status {
             401 | 403 | 404 | 405 => Err(NonPass::Blocked(OK_CASE)),
@@ -300,8 +294,8 @@ impl KubeletSession {
     pub(super) async fn checkpoint(&self, container: &ContainerRef) -> Result<KubeletAttempt, NonPass> {
         self.require_usable()?;
         let kubelet = &self.kubelet;
-        // A target whose log cannot be read is tested all the same. The cases about the workload report why the log
-        // is missing.
+        // A target whose log cannot be read is tested all the same. The cases about the workload report why the log is
+        // missing.
         let workload = kubelet.workload(container).await.unwrap_or_default();
         let journal_position = match &kubelet.fake_cri {
             Some(control) => Some((control, control.journal_position().await?)),
@@ -461,8 +455,8 @@ pub(super) async fn next_second() {
     tokio::time::sleep(Duration::from_millis(u64::try_from(remaining_ms).unwrap_or(1000) + 20)).await;
 }
 
-/// How often the runtime was called, or that the number is unknown: without a journal, "no call seen" does
-/// not mean "not called".
+/// How often the runtime was called, or that the number is unknown: without a journal, "no call seen" does not mean
+/// "not called".
 pub(super) fn describe_calls(calls: &Option<Vec<JournaledCheckpoint>>) -> String {
     match calls.as_deref() {
         None => "runtime calls unknown (no journal)".to_owned(),

@@ -15,7 +15,6 @@ use super::{
 use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
 use crate::suites::authority;
 
-/// The case that the runtime enforces the timeout of the request.
 const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/enforced";
 
 /// A checkpoint of a large container takes time, and each case may make several of them.

@@ -14,7 +14,6 @@ use crate::{
     targets::runtime::ContainerHandle,
 };
 
-/// The case that several containers can be checkpointed concurrently.
 const MANY_CASE: &str = "runtime/concurrency/several-containers";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[

@@ -7,7 +7,6 @@ use crate::{
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
 
-/// The case that an unknown container is an error at all.
 const UNKNOWN_CASE: &str = "runtime/container-id/unknown-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[

@@ -94,7 +94,6 @@ const FREEZE_POLL: Duration = Duration::from_millis(10);
 const MIN_GIVE_UP_DELAY: Duration = Duration::from_millis(20);
 
 impl FailureMode {
-    /// The case that the container keeps running.
     pub(super) fn keeps_running_case(self) -> &'static str {
         match self {
             FailureMode::Deadline => "runtime/deadline/keeps-running",
@@ -104,7 +103,6 @@ impl FailureMode {
         }
     }
 
-    /// The case that the process is the same.
     pub(super) fn same_process_case(self) -> &'static str {
         match self {
             FailureMode::Deadline => "runtime/deadline/same-process",

@@ -17,7 +17,6 @@ use crate::{
     targets::runtime::{CheckpointCall, CheckpointOutcome},
 };
 
-/// The case that a missing directory is an error.
 const DIR_MISSING_CASE: &str = "runtime/location/missing-directory-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[

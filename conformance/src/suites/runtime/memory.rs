@@ -10,7 +10,6 @@ use crate::{
     targets::Workload,
 };
 
-/// The case about the heap.
 pub(super) const HEAP_CASE: &str = "runtime/memory/heap";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[

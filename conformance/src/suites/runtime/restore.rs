@@ -12,7 +12,6 @@ use crate::{
     targets::{TargetError, Workload, policy},
 };
 
-/// The case that a container resumes from an archive.
 const RESUMES_CASE: &str = "runtime/restore/resumes-at-checkpoint";
 /// Many heartbeat intervals.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);

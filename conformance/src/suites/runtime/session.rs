@@ -38,23 +38,14 @@ use crate::{
     },
 };
 
-/// The case that a checkpoint of a running container succeeds.
 pub(super) const OK_CASE: &str = "runtime/checkpoint/succeeds";
-/// The case that the archive exists.
 pub(super) const ARCHIVE_CASE: &str = "runtime/checkpoint/archive-at-location";
-/// The case that the archive is complete when the call returns.
 pub(super) const WHEN_DONE_CASE: &str = "runtime/checkpoint/complete-at-return";
-/// The case that a second checkpoint succeeds.
 pub(super) const SECOND_CASE: &str = "runtime/checkpoint/repeatable";
-/// The case that the archive is a tar file.
 pub(super) const TAR_CASE: &str = "runtime/archive/tar";
-/// The case that the archive has the required members.
 pub(super) const MEMBERS_CASE: &str = "runtime/archive/required-members";
-/// The case that the archive names its container.
 pub(super) const CONTAINER_ID_CASE: &str = "runtime/archive/container-id";
-/// The case that the container keeps running after a checkpoint.
 pub(super) const KEEPS_RUNNING_CASE: &str = "runtime/success/keeps-running";
-/// The case that the process is the same after a checkpoint.
 pub(super) const SAME_PROCESS_CASE: &str = "runtime/success/same-process";
 
 /// A timeout in seconds that no checkpoint of a small container comes near. The kubelet always sends a timeout.
