@@ -103,10 +103,8 @@ pub(super) const KEP_FAILED: Authority = kep!(
     "what-are-the-reasonable-slos-service-level-objectives-for-the-enhancement"
 );
 
-/// The fields of the request.
 pub(super) const CRI_REQUEST: Authority = cri!("message CheckpointContainerRequest");
 pub(super) const CRI_CALL: Authority = cri!("rpc CheckpointContainer");
-/// The states of a container.
 pub(super) const CRI_STATUS: Authority = cri!("rpc ContainerStatus; message ContainerStatus, state");
 
 pub(super) const KUBELET_SERVER: Authority = kubernetes!("pkg/kubelet/server/server.go");
@@ -114,7 +112,6 @@ pub(super) const KUBELET_SERVER: Authority = kubernetes!("pkg/kubelet/server/ser
 pub(super) const KUBELET_AUTH: Authority = kubernetes!("pkg/kubelet/server/auth.go");
 pub(super) const KUBELET: Authority = kubernetes!("pkg/kubelet/kubelet.go");
 pub(super) const KUBELET_METRICS: Authority = kubernetes!("pkg/kubelet/metrics/metrics.go");
-/// The feature gates and their defaults.
 pub(super) const KUBE_FEATURES: Authority = kubernetes!("pkg/features/kube_features.go");
 /// The full names of static Pods.
 pub(super) const STATIC_PODS: Authority = kubernetes!("pkg/kubelet/config/common.go");
@@ -151,7 +148,6 @@ pub(super) const CRIO_RESTORE: Authority = Authority {
     url: "https://github.com/cri-o/cri-o/blob/f954a17e50/server/container_restore.go",
 };
 
-/// The file that defines CRIU's process tree.
 pub(super) const CRIU_TREE: Authority = criu!("images/pstree.proto", "images/pstree.proto");
 
 /// A file of CRIU's sources, with the section that a case names.
@@ -171,7 +167,6 @@ pub(super) const CRIU_COMPRESSION: Authority = Authority {
 };
 
 pub(super) const CRI_METADATA: Authority = cri!("message ContainerMetadata");
-/// The format of container logs.
 pub(super) const CRI_LOGS: Authority = Authority {
     title: "Kubernetes design proposals",
     section: "CRI: Log management for container stdout/stderr streams",
@@ -187,7 +182,6 @@ pub(super) const CHECKPOINTCTL: Authority = Authority {
     section: "",
     url: "https://github.com/checkpoint-restore/checkpointctl/tree/v1.6.0",
 };
-/// The status file of a container in containerd.
 pub(super) const CONTAINERD_STATUS: Authority = containerd!(
     "internal/cri/store/container/status.go",
     "internal/cri/store/container/status.go"

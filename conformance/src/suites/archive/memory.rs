@@ -214,7 +214,6 @@ fn check_each_pagemap(archive: &InspectedArchive, find_problems: fn(&Pagemap) ->
     )
 }
 
-/// The maximum number of problems reported for one address space.
 const MAX_PROBLEMS_PER_MM: usize = 4;
 
 fn mapping_problems(mm: &MmEntry) -> Vec<String> {
@@ -304,7 +303,6 @@ pub(super) fn page_files(archive: &InspectedArchive) -> CaseResult {
     problems.into_result(format!("{} page files", images.pages_file_bytes.len()))
 }
 
-/// The ids of compressed page files.
 fn compressed_pages_ids(images: &Images) -> BTreeSet<u32> {
     images.compressed_pagemaps().map(|(id, _)| id).collect()
 }
@@ -440,7 +438,6 @@ fn stack_pages(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
-    /// `VMA_AREA_VDSO`.
     const VMA_AREA_VDSO: u32 = 1 << 3;
     let images = require_present_pages(archive)?;
     let mut checked_count = 0;
@@ -467,7 +464,6 @@ fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn single_vvar(archive: &InspectedArchive) -> CaseResult {
-    /// `VMA_AREA_VVAR`.
     const VMA_AREA_VVAR: u32 = 1 << 12;
     let images = require_process_tree(archive)?;
     let of = |mm: &MmEntry| mm.vmas.iter().filter(|vma| vma.status & VMA_AREA_VVAR != 0).count();
@@ -486,7 +482,6 @@ fn single_vvar(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn shared_memory_pagemaps(archive: &InspectedArchive) -> CaseResult {
-    /// `VMA_ANON_SHARED`.
     const VMA_ANON_SHARED: u32 = 1 << 8;
     /// `VMA_AREA_SYSVIPC`, which has images of its own, and `VMA_AREA_MEMFD`, whose id is that of a file. memfd.img has
     /// the id of the segment.

@@ -18,7 +18,6 @@ use crate::{
     engine::{Case, NonPass},
 };
 
-/// Sources that several cases share.
 pub(super) mod source {
     pub(in crate::suites::archive) const PAGE: &str = "Kubelet Checkpoint API page";
     pub(in crate::suites::archive) const TAR_FORMAT: &str =
@@ -214,7 +213,6 @@ impl<'a> Mappings<'a> {
         Self(vmas)
     }
 
-    /// The mapping that contains this address.
     pub(super) fn mapping_at(&self, address: u64) -> Option<&'a VmaEntry> {
         let after = self.0.partition_point(|vma| vma.start <= address);
         let vma = self.0.get(after.checked_sub(1)?)?;
@@ -249,7 +247,6 @@ pub(super) fn require_pagemaps(archive: &InspectedArchive) -> Result<&Images, No
     Ok(images)
 }
 
-/// The instruction pointer and the stack pointer of a thread.
 pub(super) fn ip_and_sp(core: &CoreEntry) -> Option<(u64, u64)> {
     let x86 = core.thread_info.as_ref().map(|info| (info.gpregs.ip, info.gpregs.sp));
     let arm = core.ti_aarch64.as_ref().map(|info| (info.gpregs.pc, info.gpregs.sp));

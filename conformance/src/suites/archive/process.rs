@@ -378,7 +378,6 @@ fn signal_actions(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn registers(archive: &InspectedArchive) -> CaseResult {
-    /// `PROT_EXEC`.
     const PROT_EXEC: u32 = 4;
     let images = require_process_tree(archive)?;
     let mut problems = Problems::default();

@@ -148,7 +148,6 @@ fn timestamp_in_name<'a>(container_under_test: &ContainerRef, location: &'a Path
     (!stamp.is_empty()).then_some(stamp)
 }
 
-/// The timestamp in the name of the first archive.
 async fn first_timestamp(s: &KubeletSession) -> Result<Option<&str>, NonPass> {
     Ok(timestamp_in_name(s.container_under_test(), first_location(s).await?))
 }

@@ -164,7 +164,6 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     ),
 ];
 
-/// Cases that make a checkpoint.
 pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
     CaseInfo {
         id: "kubelet/authentication/bearer-token-accepted",

@@ -223,7 +223,6 @@ async fn invalid_names(s: &KubeletSession) -> CaseResult {
     check(problems.is_empty(), actual)
 }
 
-/// The names with every byte percent-encoded.
 fn percent_encoded(container: &ContainerRef) -> String {
     let encode = |name: &str| name.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     let names = [&container.namespace, &container.pod, &container.container];

@@ -126,7 +126,6 @@ async fn is_200(s: &KubeletSession, path: String) -> CaseResult {
     check(response.status == 200, format!("{} for {path}", response.summary()))
 }
 
-/// The path with the first byte of each name percent-encoded.
 fn percent_encoded_path(s: &KubeletSession) -> String {
     let encode = |name: &String| match name.as_bytes().split_first() {
         Some((first, rest)) => format!("%{first:02X}{}", String::from_utf8_lossy(rest)),

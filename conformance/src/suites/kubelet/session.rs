@@ -55,14 +55,10 @@ pub struct KubeletSession {
     unusable_since: OnceLock<&'static str>,
 }
 
-/// A checkpoint request and its result.
 #[derive(Clone, Debug)]
 pub(super) struct KubeletAttempt {
-    /// The workload before the request.
     pub(super) workload: Workload,
-    /// When the request was sent.
     pub(super) started: Timestamp,
-    /// When the response arrived.
     pub(super) ended: Timestamp,
     pub(super) response: HttpResponse,
     /// The CheckpointContainer call that the runtime received, if known.
@@ -73,7 +69,6 @@ pub(super) struct KubeletAttempt {
     pub(super) file: Result<FileSnapshot, NoArchive>,
 }
 
-/// The first checkpoint, and the state of the container after it.
 #[derive(Clone, Debug)]
 struct FirstKubeletAttempt {
     attempt: KubeletAttempt,
@@ -151,7 +146,6 @@ impl KubeletSession {
             .ok_or_else(|| NonPass::Skip(reason.to_owned()))
     }
 
-    /// The first checkpoint, whatever its response.
     pub(super) async fn first_attempt(&self) -> Result<&KubeletAttempt, NonPass> {
         self.first_kubelet_attempt()
             .await
@@ -212,7 +206,6 @@ impl KubeletSession {
         }
     }
 
-    /// The archive of the first checkpoint.
     pub(super) async fn require_archive_file(&self) -> Result<&FileSnapshot, NonPass> {
         match &self.first_checkpoint_ok().await?.file {
             Ok(evidence) => Ok(evidence),

@@ -202,7 +202,6 @@ pub(super) const ERROR_CASES: &[Case<RuntimeSession>] = &container_unharmed_case
     ]
 );
 
-/// The results of the failed checkpoints of this mode.
 async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
     let failed = s.failed_checkpoints(mode).await?;
     if mode == FailureMode::Timeout && failed.iter().any(succeeded) {

@@ -28,7 +28,6 @@ use crate::{
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
 
-/// How a checkpoint fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureMode {
     /// The deadline of the call expires.
@@ -41,7 +40,6 @@ pub(super) enum FailureMode {
     Error,
 }
 
-/// Results of the checkpoints that failed on purpose.
 #[derive(Debug, Default)]
 pub(super) struct FailedCheckpoints {
     deadline: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
@@ -50,7 +48,6 @@ pub(super) struct FailedCheckpoints {
     error: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
 }
 
-/// The state after a failed checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct FailedCheckpoint {
     /// The cause, such as `after a deadline of 0.100 s`.
@@ -64,7 +61,6 @@ pub(super) struct FailedCheckpoint {
     pub(super) next_response: Option<CheckpointOutcome>,
 }
 
-/// What is at a location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Leftover {
     Nothing,
@@ -113,7 +109,6 @@ impl FailureMode {
     }
 }
 
-/// How long a checkpoint of a container takes.
 struct CheckpointTiming {
     total: Duration,
     /// The interval in which the container was frozen, if observable.
@@ -162,7 +157,6 @@ impl RuntimeSession {
         failed.await.as_deref().map_err(Clone::clone)
     }
 
-    /// A checkpoint that fails because the directory of its location does not exist.
     async fn checkpoint_to_missing_dir(&self) -> Result<FailedCheckpoint, NonPass> {
         let container = self.disposable_container().await?;
         let before = ContainerBefore::observe(self, &container).await?;

@@ -25,7 +25,6 @@ const PROGRESS_POLL: Duration = Duration::from_millis(10);
 /// Context switches that prove activity: a process that is just being stopped makes one or two.
 const MIN_CONTEXT_SWITCHES: u64 = 4;
 
-/// A container before a checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct ContainerBefore {
     pub(super) workload: Workload,
@@ -33,12 +32,9 @@ pub(super) struct ContainerBefore {
     process: Option<ProcessId>,
 }
 
-/// A container after a checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Liveness {
-    /// Whether the container keeps running.
     pub(super) running: bool,
-    /// Whether the first process is the same.
     pub(super) same_process: bool,
     /// What freezes the container, if it is frozen and the cause is visible.
     pub(super) frozen_by: Option<String>,

@@ -159,12 +159,10 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
 ];
 
-/// The content of files that existed before the checkpoint.
 const FOREIGN_CONTENT: &[u8] = b"not an archive\n";
 /// The size of the disk that is full, far below the size of any archive.
 const SMALL_DISK_BYTES: u64 = 16 << 10;
 
-/// Makes one checkpoint of a new container to this location.
 async fn checkpoint_to(s: &RuntimeSession, location: &str) -> Result<CheckpointOutcome, NonPass> {
     s.require_container_unharmed().await?;
     let container = s.disposable_container().await?;
@@ -172,7 +170,6 @@ async fn checkpoint_to(s: &RuntimeSession, location: &str) -> Result<CheckpointO
     Ok(s.runtime.checkpoint(&container, &call).await)
 }
 
-/// Makes one checkpoint of a new container to this location, and reads the archive.
 async fn attempt_to(s: &RuntimeSession, location: PathBuf) -> Result<RuntimeAttempt, NonPass> {
     let container = s.disposable_container().await?;
     s.checkpoint_to(&container, &location).await
@@ -288,13 +285,10 @@ async fn dir_unwritable(s: &RuntimeSession) -> CaseResult {
     is_error(&checkpoint_to(s, &file.join("a.tar").to_string_lossy()).await?)
 }
 
-/// Result of a checkpoint to a disk that is too small.
 #[derive(Clone, Debug)]
 pub(super) struct FullDiskAttempt {
     response: CheckpointOutcome,
-    /// The size of the file at the location.
     leftover_bytes: Option<u64>,
-    /// The other files in the directory of the location.
     other_files: Vec<String>,
 }
 

@@ -34,7 +34,6 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
 ];
 
-/// The number of children of the container in the case about all processes.
 const WORKLOAD_CHILDREN: usize = 2;
 
 async fn all_threads(s: &RuntimeSession) -> CaseResult {

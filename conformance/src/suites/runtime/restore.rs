@@ -13,7 +13,6 @@ use crate::{
 };
 
 const RESUMES_CASE: &str = "runtime/restore/resumes-at-checkpoint";
-/// Many heartbeat intervals.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
@@ -52,12 +51,9 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
     ),
 ];
 
-/// What a restored container did.
 #[derive(Clone, Debug)]
 pub(super) struct RestoreResult {
-    /// The path of the archive.
     archive: PathBuf,
-    /// The bind mounts that the archive lists.
     mounts: Vec<BindMount>,
     /// The last heartbeat logged before the checkpoint call.
     heartbeat_before: u64,
@@ -70,7 +66,6 @@ pub(super) struct RestoreResult {
 
 #[derive(Clone, Debug)]
 struct RestoredCheckpoint {
-    /// The id of the restored container.
     id: String,
     attempt: RuntimeAttempt,
 }

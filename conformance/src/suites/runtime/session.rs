@@ -63,9 +63,7 @@ const SECRET_ENV_VAR: &str = "CHECKPOINT_CONFORMANCE_CANARY";
 pub struct RuntimeSession {
     /// The runtime under test.
     pub runtime: Runtime,
-    /// Results of the checkpoints that failed on purpose.
     pub(super) failed_checkpoints: FailedCheckpoints,
-    /// The value of the secret environment variable.
     secret: String,
     /// A container that no case uses: if the runtime changes or checkpoints it, that is a defect.
     control_container: OnceCell<ContainerHandle>,
@@ -73,13 +71,10 @@ pub struct RuntimeSession {
     first_attempt: Memo<Result<FirstRuntimeAttempt, NonPass>>,
     second_attempt: Memo<RuntimeAttempt>,
     first_archive: Memo<InspectedArchive>,
-    /// Result of a checkpoint to a disk that is too small.
     pub(super) full_disk_attempt: Memo<FullDiskAttempt>,
-    /// Result of a restore from an archive.
     pub(super) restored: Memo<Result<RestoreResult, NonPass>>,
 }
 
-/// The first checkpoint, and the state of the container after it.
 #[derive(Clone, Debug)]
 pub(super) struct FirstRuntimeAttempt {
     pub(super) container: ContainerHandle,
@@ -87,19 +82,13 @@ pub(super) struct FirstRuntimeAttempt {
     pub(super) container_after: Liveness,
 }
 
-/// A checkpoint call and its result.
 #[derive(Clone, Debug)]
 pub(super) struct RuntimeAttempt {
-    /// The container just before the call.
     pub(super) before: ContainerBefore,
-    /// When the call began.
     pub(super) started: Timestamp,
-    /// When the call returned.
     pub(super) ended: Timestamp,
     pub(super) response: CheckpointOutcome,
-    /// The location of the archive.
     pub(super) location: PathBuf,
-    /// The archive at the location when the call returned.
     pub(super) file_at_return: Option<FileSnapshot>,
     /// The archive at the location shortly after the call returned, or the reason why there is none.
     pub(super) file: Result<FileSnapshot, String>,
@@ -161,13 +150,11 @@ impl RuntimeSession {
         &self.secret
     }
 
-    /// The first checkpoint, whatever its result.
     pub(super) async fn first_attempt(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let first = self.first_attempt.get_or_init(|| self.make_first_attempt()).await;
         first.as_ref().map_err(Clone::clone)
     }
 
-    /// The first checkpoint, which must have succeeded.
     pub(super) async fn first_checkpoint_ok(&self) -> Result<&FirstRuntimeAttempt, NonPass> {
         let first = self.first_attempt().await?;
         if first.attempt.response.is_ok() {
@@ -268,7 +255,6 @@ impl RuntimeSession {
         self.checkpoint_to(container, &self.runtime.location(name)).await
     }
 
-    /// Makes one checkpoint with an ample timeout to this location.
     pub(super) async fn checkpoint_to(
         &self,
         container: &ContainerHandle,
@@ -358,7 +344,6 @@ pub(super) async fn inspect(path: &Path) -> Result<InspectedArchive, NonPass> {
     Ok(archive)
 }
 
-/// Finds these bytes in the memory pages of an archive.
 pub(super) async fn find_in_archive(path: &Path, bytes: Vec<u8>) -> Result<Option<archive::MatchPosition>, NonPass> {
     let path = path.to_owned();
     blocking(move || archive::find_in_pages(&path, &bytes)).await
