@@ -1,35 +1,34 @@
-//! What passed between the harness and its target while a case ran: the evidence that a report shows beside the verdict.
+//! The evidence of a case: the requests, responses, journal lines and archive contents that a report shows with the case.
 //!
-//! A case need not hand anything on: whatever asks the target calls [`show`], and what is shown belongs to the case in
-//! whose task that happens. A task that a case spawns is a task of its own; [`continued`] takes the case along. A room of its
-//! own: targets show, and know no case. What is done once and judged by several cases stands in an [`Once`], so that each of
-//! them shows it.
+//! Code that talks to a target calls [`record`]. The item belongs to the case whose task runs the call, so cases pass no
+//! recorder around and targets know no cases. A task that a case spawns inherits the case only through [`in_current_case`].
+//! Work that is done once for several cases is kept in a [`Memo`], which adds the recorded items to each of these cases.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-/// What kind of evidence it is.
+/// The kind of an item of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EvidenceKind {
-    /// A request over HTTP: method, URL, headers that matter.
+    /// An HTTP request: method, URL and relevant headers.
     Request,
-    /// Its response: status, headers that matter, body.
+    /// An HTTP response: status, relevant headers and body.
     Response,
     /// A line of the runtime's journal.
     Journal,
-    /// An archive: where, how long, its members.
+    /// An archive: path, size and members.
     Archive,
-    /// A call of the CRI with its answer.
+    /// A CRI call with its response.
     Cri,
-    /// Anything else that was seen, such as the workload's counter.
+    /// Any other observation, such as the workload's heartbeat.
     Note,
 }
 
 impl EvidenceKind {
-    /// Its name in reports.
+    /// The name in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             EvidenceKind::Request => "request",
@@ -42,18 +41,18 @@ impl EvidenceKind {
     }
 }
 
-/// One piece of evidence, in the order in which it was seen.
+/// One item of evidence. A case keeps its items in the order in which they were recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidenceItem {
-    /// Its kind.
+    /// The kind of the item.
     pub kind: EvidenceKind,
-    /// A few lines of text, at most [`LONGEST`] bytes.
+    /// Text of at most [`MAX_ITEM_BYTES`] bytes, plus a note when it was truncated.
     pub text: String,
 }
 
-/// How long the text of an item may grow, in bytes: a report is read by people.
+/// The maximum length of the text of an item, in bytes. Longer text is truncated so that people can read the report.
 pub const MAX_ITEM_BYTES: usize = 4096;
-/// How many items of evidence a case may have; what comes later is counted in a last one.
+/// The maximum number of items of a case. Later items are only counted, in one last note.
 pub const MAX_ITEMS: usize = 64;
 
 #[derive(Clone, Debug, Default)]
@@ -63,8 +62,7 @@ tokio::task_local! {
     static RECORDING: Recording;
 }
 
-/// Shows something to the report of the case that runs in this task; outside of a case nothing is done, and `text` is not
-/// called.
+/// Adds an item to the case that runs in this task. Outside of a case it does nothing and does not call `text`.
 pub fn record(kind: EvidenceKind, text: impl FnOnce() -> String) {
     let _ = RECORDING.try_with(|recording| {
         let mut recording = recording.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +75,7 @@ pub fn record(kind: EvidenceKind, text: impl FnOnce() -> String) {
     });
 }
 
-/// What is made once, by the first case that asks for it, with what was shown meanwhile: every case that asks shows that.
+/// A value that the first case computes, with the evidence recorded meanwhile. Every case that reads the value gets that evidence.
 #[derive(Debug)]
 pub struct Memo<T>(OnceCell<(T, Vec<EvidenceItem>)>);
 
@@ -88,16 +86,16 @@ impl<T> Default for Memo<T> {
 }
 
 impl<T> Memo<T> {
-    /// What was made, or what the work makes.
+    /// Returns the value; computes it with `init` on the first call.
     pub async fn get_or_init<F: Future<Output = T>>(&self, init: impl FnOnce() -> F) -> &T {
         let output = self.0.get_or_init(|| capture_with_new_items(init()));
         replay(output.await)
     }
 
-    /// The same of work that may fail: then it is tried again by the next case that asks.
+    /// As [`get_or_init`](Self::get_or_init), for an `init` that can fail. A failure is not kept: the next case calls `init` again.
     ///
     /// # Errors
-    /// Those of the work.
+    /// `init` failed.
     pub async fn get_or_try_init<E, F: Future<Output = Result<T, E>>>(
         &self,
         init: impl FnOnce() -> F,
@@ -110,7 +108,7 @@ impl<T> Memo<T> {
     }
 }
 
-/// What a future comes to, and what it showed.
+/// Returns the output of a future, and the items that were recorded while it ran.
 async fn capture_with_new_items<F: Future>(init: F) -> (F::Output, Vec<EvidenceItem>) {
     let before = with_recorded_items(|list| list.len());
     let output = init.await;
@@ -118,7 +116,7 @@ async fn capture_with_new_items<F: Future>(init: F) -> (F::Output, Vec<EvidenceI
     (output, recording.unwrap_or_default())
 }
 
-/// Shows what was shown when this was made, but for what the case that runs has shown already.
+/// Adds the items of a memo to the current case, except those that the case has already.
 fn replay<T>((output, items): &(T, Vec<EvidenceItem>)) -> &T {
     let recorded = with_recorded_items(<[EvidenceItem]>::to_vec).unwrap_or_default();
     for item in items.iter().filter(|item| !recorded.contains(item)) {
@@ -127,20 +125,20 @@ fn replay<T>((output, items): &(T, Vec<EvidenceItem>)) -> &T {
     output
 }
 
-/// Looks at what the case that runs has shown so far; `None` outside of a case.
+/// Calls `read` with the items of the current case; `None` outside of a case.
 fn with_recorded_items<T>(read: impl FnOnce(&[EvidenceItem]) -> T) -> Option<T> {
     RECORDING
         .try_with(|recording| read(&recording.0.lock().unwrap_or_else(PoisonError::into_inner).0))
         .ok()
 }
 
-/// The same future, to be spawned as a task of its own: what it shows belongs to the case that runs here.
+/// Wraps a future that the caller spawns as a separate task, so that its items belong to the current case.
 pub fn in_current_case<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let recording = RECORDING.try_with(Clone::clone).unwrap_or_default();
     RECORDING.scope(recording, future)
 }
 
-/// Runs a case's future; returns what it came to and what was shown meanwhile.
+/// Runs the future of a case; returns its output and the recorded items.
 pub(crate) async fn capture<F: Future>(future: F) -> (F::Output, Vec<EvidenceItem>) {
     let recording = Recording::default();
     let output = RECORDING.scope(recording.clone(), future).await;
@@ -149,7 +147,7 @@ pub(crate) async fn capture<F: Future>(future: F) -> (F::Output, Vec<EvidenceIte
     if omitted > 0 {
         items.push(EvidenceItem {
             kind: EvidenceKind::Note,
-            text: format!("{omitted} more, not shown"),
+            text: format!("items not shown: {omitted}"),
         });
     }
     (output, items)
@@ -171,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn evidence_of_a_spawned_task_belongs_to_the_case() {
-        record(EvidenceKind::Note, || unreachable!("there is no case"));
+        record(EvidenceKind::Note, || unreachable!("no case is running"));
         let ((), items) = capture(async {
             record(EvidenceKind::Request, || "POST /".to_owned());
             let task = in_current_case(async { record(EvidenceKind::Response, || "200".to_owned()) });
@@ -244,6 +242,6 @@ mod tests {
         .await;
         assert!(items[0].text.ends_with("... (4096 more bytes)"));
         assert_eq!(items.len(), MAX_ITEMS + 1);
-        assert_eq!(items[MAX_ITEMS].text, "1 more, not shown");
+        assert_eq!(items[MAX_ITEMS].text, "items not shown: 1");
     }
 }

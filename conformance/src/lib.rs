@@ -1,17 +1,17 @@
-//! Drives any kubelet or container runtime through every clause of the checkpoint API and reports what holds.
+//! Conformance tests for container checkpoints: kubelets, container runtimes and checkpoint archives.
 //!
 //! ```text
-//!  cli        which suite, which target, which cases
+//!  cli                            suite, target and selected cases
 //!   |
-//!  catalog    the cases -------> case     what a case is; the runner; the verdict
-//!   |                             ^
-//!   |  ask                        |  Record
-//!  target     how to reach, start and steer what is judged
-//!   |                             |
-//!  reference, fake-cri          report    terminal, JSON, JUnit XML
+//!  suites                         the cases -----> engine   type of a case, runner, verdict
+//!   |                                                |  CaseRecord
+//!   |  requests                                      v
+//!  targets                        connect to,      report   terminal, JSON, JUnit XML, HTML
+//!   |                             start and control the system under test
+//!  reference_kubelet, fake-cri
 //! ```
 //!
-//! [`mutant`] judges the harness itself: every single wrong thing must be caught by exactly the cases that name it.
+//! [`mutation`] tests the harness: each mutant must fail exactly the cases that its definition lists.
 
 pub mod archive;
 pub mod cli;

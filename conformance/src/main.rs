@@ -1,9 +1,9 @@
-//! The command.
+//! The command `checkpoint-conformance`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // fake-cri, its shims and its workloads are this executable too, in another role.
+    // This executable also runs as fake-cri, as its shims and as its workloads. `entry_point` does not return for them.
     fake_cri::entry_point();
     checkpoint_conformance::cli::run(std::env::args_os())
 }

@@ -200,7 +200,7 @@ fn unreachable_kubelet_exits_3() {
 fn empty_selection_exits_4_unless_allowed() {
     let (code, stdout, _) = run(&["--filter", "kubelet/no-such-case"]);
     assert_eq!(code, 4, "{stdout}");
-    assert!(stdout.contains("verdict: incomplete (nothing was judged)"), "{stdout}");
+    assert!(stdout.contains("verdict: incomplete (no case ran)"), "{stdout}");
     let (code, stdout, _) = run(&["--filter", "kubelet/no-such-case", "--allow-incomplete"]);
     assert_eq!(code, 0, "{stdout}");
     assert!(stdout.contains("verdict: incomplete"), "{stdout}");
@@ -235,7 +235,7 @@ fn logs_go_to_stderr() {
 fn announces_the_number_of_archives() {
     let (_, _, stderr) = run(&["--filter", "kubelet/checkpoint/succeeds"]);
     assert!(
-        stderr.contains("the run makes at most 1 archives of conformance/test-workload-embedded/app"),
+        stderr.contains("the run creates at most 1 archives of conformance/test-workload-embedded/app"),
         "{stderr}"
     );
 }

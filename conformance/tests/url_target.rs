@@ -169,7 +169,7 @@ async fn load_cases_need_the_option() {
     );
     assert_eq!(written["tool"]["name"], "checkpoint-conformance");
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("the run makes at most 1 archives of"), "{stderr}");
+    assert!(stderr.contains("the run creates at most 1 archives of"), "{stderr}");
 
     let (_, stdout) = kubelet_under_test
         .run_harness(&[&load_args[..], &["--include-load"]].concat())

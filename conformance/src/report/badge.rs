@@ -1,10 +1,10 @@
-//! The verdict as a badge: the JSON that a shields.io endpoint reads.
+//! The verdict as a badge: JSON for a shields.io endpoint badge.
 
 use serde::Serialize;
 
 use super::{Report, phrases::worst_verdict};
 
-/// Version 1 of the endpoint's schema.
+/// The shields.io endpoint schema, version 1.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Badge {
@@ -15,7 +15,7 @@ pub(super) struct Badge {
     is_error: bool,
 }
 
-/// The badge of these reports: how many of the cases that were judged hold, in the colour of the worst verdict.
+/// Returns the badge: the passed cases out of the passed and failed ones, in the colour of the worst verdict.
 pub(super) fn badge(reports: &[Report]) -> Badge {
     let count = |outcome: &str| reports.iter().map(|report| report.count(outcome)).sum::<usize>();
     let verdict_word = worst_verdict(reports);

@@ -1,46 +1,48 @@
-//! What changed between two reports.
+//! The changes between two reports.
 //!
-//! | change | from, to | worse? |
-//! |---|---|---|
-//! | broken | held, does not hold | yes |
-//! | unclaimed | a known deviation of the profile, a failure | yes |
-//! | lost | was judged, is not (skip, error, not run) | yes |
-//! | found | was not judged, does not hold | yes |
-//! | repaired | did not hold, holds | |
-//! | judged | was not judged, holds | |
-//! | claimed | a failure, a known deviation of the profile | |
-//! | added | was not there | |
-//! | seen | the same outcome, but something else was seen | |
+//! | change | old outcome | new outcome | worse? |
+//! |---|---|---|---|
+//! | `Regressed` | pass | fail or known deviation | yes |
+//! | `NoLongerKnownDeviation` | known deviation | fail | yes |
+//! | `NoLongerRun` | pass, fail or known deviation | skip, error or no such case | yes |
+//! | `NewFailure` | skip or error | fail or known deviation | yes |
+//! | `Fixed` | fail or known deviation | pass | |
+//! | `NewPass` | skip or error | pass | |
+//! | `NewKnownDeviation` | fail | known deviation | |
+//! | `Added` | no such case | any | |
+//! | `ActualChanged` | any | the same, with another actual text | |
 //!
-//! Reports are paired by suite and node, cases by id. What differs between any two runs (times, ids, ports) is no change.
-//! A case that is gone counts as lost: nobody can say any more that it holds. A case that is new was never said to hold, so
-//! its failure makes nothing worse; the run's own verdict tells it.
+//! A change from skip to error is `NoLongerRun` too: the harness got worse.
+//!
+//! Reports are paired by suite and node, cases by id. Values that differ between any two runs (times, ids, ports) do not
+//! count as a change. A removed case counts as worse, because the new report does not show that the case still passes. A new
+//! failing case does not count as worse: the old report never said that it passed. The verdict of the new run covers it.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{CaseReport, Report, escape::escape_to_one_line, normalize::normalize};
 use crate::engine::{Level, Suite};
 
-/// The kind of a change, the worse ones first.
+/// The kind of a change. The kinds that make a report worse come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// Held, and does not any more.
+    /// The case passed and now fails.
     Regressed,
-    /// Was a known deviation of the profile, and is a failure.
+    /// The failure was a known deviation of the profile and no longer is.
     NoLongerKnownDeviation,
-    /// Was judged, and is not any more.
+    /// The case no longer runs to a result.
     NoLongerRun,
-    /// Was not judged, and does not hold.
+    /// The case did not run and now fails.
     NewFailure,
-    /// Did not hold, and does.
+    /// The case failed and now passes.
     Fixed,
-    /// Was not judged, and holds.
+    /// The case did not run and now passes.
     NewPass,
-    /// Was a failure, and is a known deviation of the profile.
+    /// The failure is now a known deviation of the profile.
     NewKnownDeviation,
-    /// Was not there.
+    /// The case is new.
     Added,
-    /// The same outcome, but something else was seen.
+    /// The outcome is the same, the actual text differs.
     ActualChanged,
 }
 
@@ -57,7 +59,7 @@ impl Change {
         Change::ActualChanged,
     ];
 
-    /// Whether it makes the new report worse than the old one.
+    /// Whether the change makes the new report worse than the old one.
     pub fn is_worse(self) -> bool {
         self <= Change::NewFailure
     }
@@ -65,18 +67,18 @@ impl Change {
     fn title(self) -> &'static str {
         match self {
             Change::Regressed => "newly failing",
-            Change::NoLongerKnownDeviation => "failing, no known deviation of the profile any more",
-            Change::NoLongerRun => "not judged any more",
-            Change::NewFailure => "judged for the first time, and failing",
+            Change::NoLongerKnownDeviation => "failing, no longer a known deviation of the profile",
+            Change::NoLongerRun => "no longer run",
+            Change::NewFailure => "run for the first time, and failing",
             Change::Fixed => "newly passing",
-            Change::NewPass => "judged for the first time, and passing",
+            Change::NewPass => "run for the first time, and passing",
             Change::NewKnownDeviation => "still failing, now a known deviation of the profile",
             Change::Added => "new cases",
-            Change::ActualChanged => "the same outcome, but something else was seen",
+            Change::ActualChanged => "same outcome, different actual value",
         }
     }
 
-    /// What became of a case, if anything.
+    /// Returns the change of a case; `None` when nothing changed.
     fn between(old: Option<&CaseReport>, new: Option<&CaseReport>) -> Option<Change> {
         let (Some(old), Some(new)) = (old, new) else {
             return Some(if old.is_some() {
@@ -96,46 +98,46 @@ impl Change {
             ("pass" | "fail" | "known-deviation", _) => Some(Change::NoLongerRun),
             (_, "pass") => Some(Change::NewPass),
             (_, "fail" | "known-deviation") => Some(Change::NewFailure),
-            // From a skip to an error the harness got worse; back, better, but it still does not know.
+            // From skip to error the harness got worse. From error to skip it got better, but there is still no result.
             ("skip", _) => Some(Change::NoLongerRun),
             _ => Some(Change::ActualChanged),
         }
     }
 }
 
-/// One case that changed.
+/// A case that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedCase {
-    /// What became of it.
+    /// The kind of the change.
     pub change: Change,
-    /// The node it was judged on; empty when there is one alone.
+    /// The node of the target; empty for a target without a node.
     pub node: String,
-    /// Its id.
+    /// The id of the case.
     pub id: String,
-    /// Its level.
+    /// The level of the case.
     pub level: Level,
-    /// Outcome and what was seen before; empty when it was not there.
+    /// Outcome and actual text in the old report; empty when the case is new.
     pub before: String,
-    /// The same after.
+    /// Outcome and actual text in the new report; empty when the case was removed.
     pub after: String,
 }
 
-/// What changed between two reports.
+/// The changes between two files of reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Under which other conditions the new one was made: target, profile, strictness. A reader must know them; they decide
-    /// nothing.
+    /// The conditions that differ: target, profile, strictness, verdict. They are shown to the reader and do not make the
+    /// new report worse.
     pub conditions: Vec<String>,
-    /// The cases that changed, by change, then by node and id.
+    /// The changed cases, sorted by change, node and id.
     pub changes: Vec<ChangedCase>,
-    /// How many cases did not change.
+    /// The number of unchanged cases.
     pub unchanged: usize,
 }
 
-/// What pairs reports: the suite, the node, and the number among those alike.
+/// The key by which reports are paired: suite, node, and an index among reports with the same suite and node.
 type Key = (Suite, String, usize);
 
-/// Compares two files of reports.
+/// Compares the reports of two files.
 pub fn compare(old: &[Report], new: &[Report]) -> Comparison {
     let (old, new) = (by_key(old), by_key(new));
     let mut comparison = Comparison::default();
@@ -168,8 +170,8 @@ fn compare_pair(comparison: &mut Comparison, key: &Key, old: Option<&Report>, ne
     let label = report_label(key);
     match (old, new) {
         (Some(old), Some(new)) => conditions(&mut comparison.conditions, &label, old, new),
-        (Some(_), None) => comparison.conditions.push(format!("{label}: no report any more")),
-        (None, Some(_)) => comparison.conditions.push(format!("{label}: no report before")),
+        (Some(_), None) => comparison.conditions.push(format!("{label}: report missing in the new file")),
+        (None, Some(_)) => comparison.conditions.push(format!("{label}: report missing in the old file")),
         (None, None) => {}
     }
     let cases = |report: Option<&Report>| -> BTreeMap<String, CaseReport> {
@@ -223,9 +225,9 @@ fn conditions(conditions: &mut Vec<String>, label: &str, old: &Report, new: &Rep
     };
     let strict = |report: &Report| {
         if report.strict {
-            "clauses of every level"
+            "cases of every level"
         } else {
-            "documented clauses"
+            "documented cases"
         }
         .to_owned()
     };
@@ -255,7 +257,7 @@ impl Comparison {
         self.changes.iter().any(|changed| changed.change.is_worse())
     }
 
-    /// For a terminal.
+    /// Returns the comparison as plain text for a terminal.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.conditions {
@@ -276,7 +278,7 @@ impl Comparison {
         text
     }
 
-    /// As Markdown, for a comment.
+    /// Returns the comparison as Markdown, for a comment on a pull request.
     pub fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n", self.summary_line());
         for line in &self.conditions {
@@ -292,7 +294,7 @@ impl Comparison {
             for case in cases {
                 let cell = |value: &str| match value {
                     "" => String::new(),
-                    // A bar ends a cell even in a code span, unless it is escaped.
+                    // An unescaped `|` ends a table cell even inside a code span.
                     value => super::summary::code_span(value).replace('|', "\\|"),
                 };
                 let _ = writeln!(
@@ -331,7 +333,7 @@ impl Comparison {
         } else {
             "not worse: ".to_owned()
         };
-        format!("{word}{} changed, {} the same", self.changes.len(), self.unchanged)
+        format!("{word}{} changed, {} unchanged", self.changes.len(), self.unchanged)
     }
 }
 
@@ -419,7 +421,7 @@ mod tests {
         assert!(compare(&old, &same).changes.is_empty());
         let comparison = compare(&old, &same[..1]);
         assert!(comparison.is_worse());
-        assert_eq!(comparison.conditions, ["kubelet on a: no report any more"]);
+        assert_eq!(comparison.conditions, ["kubelet on a: report missing in the new file"]);
         assert_eq!(comparison.changes[0].node, "a");
     }
 
@@ -430,7 +432,7 @@ mod tests {
         new.target.description = "another kubelet".to_owned();
         new.cases[0].outcome = "fail".to_owned();
         new.cases[1].outcome = "pass".to_owned();
-        new.cases[1].actual = "404 | as it should".to_owned();
+        new.cases[1].actual = "404 | as expected".to_owned();
         let comparison = compare(&[sample()], &[new]);
         insta::assert_snapshot!(comparison.text());
         insta::assert_snapshot!("markdown", comparison.markdown());

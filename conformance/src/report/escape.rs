@@ -1,12 +1,11 @@
-//! Text of a target, made harmless for a reader.
+//! Escapes control characters in text that comes from a target.
 //!
-//! What a target answers is a stranger's text: escape sequences would drive the terminal that prints it, and characters
-//! that turn the direction of writing would make a report show something else than what was seen. Both are shown as what
-//! they are. JSON needs none of this, it has escapes of its own.
+//! Text from a target is untrusted: escape sequences could control the terminal, and bidirectional or invisible characters
+//! could make a report display something else than was observed. JSON needs no such escaping.
 
 use std::borrow::Cow;
 
-/// `text` with every control, bidirectional and invisible character as `\u{..}`; line feeds and tabs stay.
+/// Replaces every control, bidirectional and invisible character with `\u{..}`. Line feeds and tabs stay.
 pub(super) fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
@@ -23,7 +22,7 @@ pub(super) fn escape_controls(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// As [`escape_controls`], on one line: line feeds and tabs are shown as well.
+/// As [`escape_controls`], but also escapes line feeds and tabs, so that the result is one line.
 pub(super) fn escape_to_one_line(text: &str) -> String {
     escape_controls(text).replace('\n', "\\n").replace('\t', "\\t")
 }

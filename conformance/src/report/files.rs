@@ -1,4 +1,4 @@
-//! The files that a run leaves: which formats there are, how each is made, where it goes.
+//! The report formats and their files.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use super::{Report, ReportError, SCHEMA_SEVERAL, badge, html, junit, summary, ta
 pub enum Format {
     /// `report.json`, the whole report for programs; `compare` and `merge` read it back.
     Json,
-    /// `junit.xml`, for the viewers of CI systems.
+    /// `junit.xml`, for CI systems.
     Junit,
     /// `report.tap`, version 14.
     Tap,
@@ -27,7 +27,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Every format.
+    /// All formats.
     pub const ALL: [Format; 6] = [
         Format::Json,
         Format::Junit,
@@ -37,7 +37,7 @@ impl Format {
         Format::Html,
     ];
 
-    /// Its name on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Format::Json => "json",
@@ -49,7 +49,7 @@ impl Format {
         }
     }
 
-    /// Its file in a directory of reports.
+    /// The file name in a report directory.
     pub fn file_name(self) -> &'static str {
         match self {
             Format::Json => "report.json",
@@ -61,10 +61,10 @@ impl Format {
         }
     }
 
-    /// These reports in this format: of several, one document that holds all.
+    /// Renders these reports as one document.
     ///
     /// # Errors
-    /// Text that the format cannot hold.
+    /// A text cannot be serialized in this format.
     pub fn render(self, reports: &[Report]) -> Result<String, ReportError> {
         match self {
             Format::Json => match reports {
@@ -93,10 +93,10 @@ fn json(value: &impl Serialize) -> Result<String, ReportError> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// Writes one file; the directory that it is in is made if it is not there.
+/// Writes one format to a file and creates the parent directory if needed.
 ///
 /// # Errors
-/// A file that cannot be written, by name.
+/// The report cannot be rendered, or the file cannot be written. The error names the path.
 pub fn write_file(reports: &[Report], format: Format, path: &Path) -> Result<(), ReportError> {
     let text = format.render(reports)?;
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
@@ -106,10 +106,10 @@ pub fn write_file(reports: &[Report], format: Format, path: &Path) -> Result<(),
     fs::write(path, text).map_err(write_error(path))
 }
 
-/// Writes every format into a directory, which is made if it is not there.
+/// Writes every format into a directory and creates the directory if needed.
 ///
 /// # Errors
-/// A file that cannot be written, by name.
+/// The report cannot be rendered, or a file cannot be written. The error names the path.
 pub fn write_all(reports: &[Report], directory: &Path) -> Result<(), ReportError> {
     fs::create_dir_all(directory).map_err(write_error(directory))?;
     Format::ALL
@@ -117,10 +117,10 @@ pub fn write_all(reports: &[Report], directory: &Path) -> Result<(), ReportError
         .try_for_each(|format| write_file(reports, format, &directory.join(format.file_name())))
 }
 
-/// Adds the summary to the file that GitHub Actions names in `GITHUB_STEP_SUMMARY`: other steps may have written to it.
+/// Appends the summary to the file that GitHub Actions names in `GITHUB_STEP_SUMMARY`. The file may have other content.
 ///
 /// # Errors
-/// A file that cannot be written, by name.
+/// The file cannot be written. The error names the path.
 pub fn add_to_step_summary(reports: &[Report], path: &Path) -> Result<(), ReportError> {
     use std::io::Write as _;
     let text = Format::Summary.render(reports)?;
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn writes_every_format_without_secrets() {
         let directory = tempfile::tempdir().unwrap();
-        let directory = directory.path().join("new/folder");
+        let directory = directory.path().join("new/directory");
         write_all(&[sample()], &directory).unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), Format::ALL.len());
         for format in Format::ALL {
@@ -169,11 +169,11 @@ mod tests {
     #[test]
     fn appends_to_the_step_summary() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "of an earlier step\n").unwrap();
+        fs::write(file.path(), "text of an earlier step\n").unwrap();
         add_to_step_summary(&[sample()], file.path()).unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
         assert!(
-            text.starts_with("of an earlier step\n## Checkpoint conformance: error\n"),
+            text.starts_with("text of an earlier step\n## Checkpoint conformance: error\n"),
             "{text}"
         );
     }

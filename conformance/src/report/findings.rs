@@ -1,14 +1,14 @@
-//! docs/FINDINGS.md: what the harness says of real targets, for those who maintain them.
+//! Generates docs/FINDINGS.md: the failures of real targets, for their maintainers.
 //!
 //! ```text
 //!  report.json of each target ----+
-//!                                 +--> one section a target, one line a failing case
-//!  fixtures/findings/*.toml ------+    with what confirmed it by hand
+//!                                 +--> one section per target, one line per failing case,
+//!  fixtures/findings/*.toml ------+    with the manual confirmation
 //! ```
 //!
-//! A failure is believed when somebody saw it with other means than this harness. Such a note says how, and belongs to a case
-//! and a target; a note that fits no failure is stale and named, for the target was repaired or the case is called otherwise; but
-//! what depends on the moment stays in the document as seen by hand.
+//! A failure counts as confirmed when someone reproduced it without this harness. A note describes how, for one case and one
+//! target. A note that matches no failure is stale (the target was fixed, or the case was renamed) and is reported. A note
+//! marked `intermittent` is not stale when its case passes: the document keeps it.
 
 use std::{
     fmt::Write as _,
@@ -25,23 +25,23 @@ use super::{
     summary::{code_span, truncate},
 };
 
-/// How a failure was seen by hand.
+/// The manual confirmation of a failure.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Note {
     /// The id of the case.
     pub case: String,
-    /// The target: a part of its description in the report, such as `containerd 2.4.2`.
+    /// The target: a substring of its description in the report, such as `containerd 2.4.2`.
     pub target: String,
-    /// How it was confirmed, a sentence or two.
+    /// How the failure was confirmed, in one or two sentences.
     pub confirmation: String,
-    /// The failure in one line for a maintainer, instead of what the report says.
+    /// The failure in one line for a maintainer; replaces the text of the report.
     #[serde(default)]
     pub summary: Option<String>,
-    /// It depends on the moment: a run that does not show it does not speak against it.
+    /// Whether the failure is intermittent: a run in which the case passes does not make the note stale.
     #[serde(default)]
     pub intermittent: bool,
-    /// Where it is known upstream.
+    /// The upstream issue.
     #[serde(default)]
     pub upstream: Option<String>,
 }
@@ -53,31 +53,31 @@ struct NotesFile {
     finding: Vec<Note>,
 }
 
-/// Notes that cannot be read.
+/// Why notes could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NotesError {
-    /// A file or directory cannot be read.
+    /// A file or directory could not be read.
     #[error("failed to read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A file is no list of findings.
-    #[error("{} is no list of findings: {source}", path.display())]
+    /// The content of a file is not a list of findings.
+    #[error("failed to parse {} as a list of findings: {source}", path.display())]
     Content {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The TOML error.
         source: Box<toml::de::Error>,
     },
 }
 
-/// The notes in a file, or in the `.toml` files of a directory in the order of their names.
+/// Reads the notes of a file, or of the `.toml` files of a directory in the order of their names.
 ///
 /// # Errors
-/// What cannot be read, by name.
+/// A file or the directory cannot be read, or a file is not a list of findings. The error names the path.
 pub fn notes(path: &Path) -> Result<Vec<Note>, NotesError> {
     let failed = |source| NotesError::Read {
         path: path.to_owned(),
@@ -119,14 +119,14 @@ impl Note {
         report.target.description.contains(&self.target)
     }
 
-    /// Whether it may be believed although the report shows no such failure: the case passed.
+    /// Whether the note is for an intermittent failure whose case passed in this report.
     fn is_unreproduced(&self, report: &Report) -> bool {
         let passes = |case: &CaseReport| case.outcome == "pass" && self.matches(report, case);
         self.intermittent && report.cases.iter().any(passes)
     }
 }
 
-/// The notes that fit no failure of these reports.
+/// Returns the notes that match no failure of these reports, except intermittent ones whose case passed.
 pub fn stale_notes<'a>(reports: &[Report], notes: &'a [Note]) -> Vec<&'a Note> {
     let matches_a_failure = |note: &Note| {
         reports.iter().any(|report| {
@@ -146,15 +146,15 @@ fn failures(report: &Report) -> Vec<&CaseReport> {
     failures
 }
 
-/// The document.
+/// Renders the document.
 pub fn findings(reports: &[Report], notes: &[Note]) -> String {
     let mut text = String::from(
         "# Findings\n\n\
-         <!-- Generated by `checkpoint-conformance findings`; what was seen by hand comes from fixtures/findings. -->\n\n\
-         What the harness says of real programs, by version. Each failing case is one line: what is demanded, what was seen,\n\
-         and the command that shows it again. *Confirmed by hand* says how the same was seen without this harness; a failure\n\
-         without it is not yet believed. Levels: `documented` is demanded by documentation, `reference` is what others do,\n\
-         `robust` what a careful operator wants.\n",
+         <!-- Generated by `checkpoint-conformance findings`; manual confirmations come from fixtures/findings. -->\n\n\
+         Failing cases of real programs, by version. Each line has the requirement, the expected and the actual value, and\n\
+         the command that reproduces the failure. *Confirmed by hand* says how the failure was reproduced without this harness;\n\
+         a failure without it is unconfirmed. Levels: `documented` requirements come from documentation, `reference` from the\n\
+         behavior of existing implementations, `robust` from this project.\n",
     );
     table(&mut text, reports);
     for report in reports {
@@ -189,7 +189,7 @@ fn target_name(report: &Report) -> String {
 fn target_section(text: &mut String, report: &Report, notes: &[Note]) {
     let _ = writeln!(
         text,
-        "\n## {} ({} suite)\n\nJudged {}: **{}**, {}. {}.",
+        "\n## {} ({} suite)\n\nTested {}: **{}**, {}. {}.",
         target_name(report),
         report.target.suite.as_str(),
         report.started_at.strftime("%Y-%m-%d"),
@@ -202,7 +202,7 @@ fn target_section(text: &mut String, report: &Report, notes: &[Note]) {
     }
     let failures = failures(report);
     if failures.is_empty() {
-        text.push_str("\nNothing that was judged fails.\n");
+        text.push_str("\nNo case failed.\n");
     } else {
         text.push('\n');
     }
@@ -216,7 +216,7 @@ fn target_section(text: &mut String, report: &Report, notes: &[Note]) {
 fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[Note]) {
     let note = notes.iter().find(|note| note.matches(report, case));
     let suffix = if case.outcome == "known-deviation" {
-        ", a known deviation of its profile"
+        ", a known deviation of the profile"
     } else {
         ""
     };
@@ -235,7 +235,7 @@ fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[
     }
     let _ = write!(
         text,
-        ". Demanded by {}. Shown by {}.",
+        ". Required by {}. Reproduced by {}.",
         match authority_link(&case.authority) {
             Some(url) => format!("[{}]({url})", prose(&case.authority.citation())),
             None => prose(&case.authority.citation()),
@@ -254,11 +254,11 @@ fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[
     text.push('\n');
 }
 
-/// What was seen in other runs and by hand, and not in this one.
+/// Lists the intermittent failures that were confirmed by hand and whose cases passed in this run.
 fn unreproduced(text: &mut String, report: &Report, notes: &[Note]) {
     let mut unreproduced_notes = notes.iter().filter(|note| note.is_unreproduced(report)).peekable();
     if unreproduced_notes.peek().is_some() {
-        text.push_str("\nThese depend on the moment, and passed in this run:\n\n");
+        text.push_str("\nIntermittent failures that did not occur in this run:\n\n");
     }
     for note in unreproduced_notes {
         let summary = note.summary.as_deref().unwrap_or("fails in other runs").trim();
@@ -271,20 +271,20 @@ fn unreproduced(text: &mut String, report: &Report, notes: &[Note]) {
     }
 }
 
-/// The command with the program's name alone: where it lay on the machine of the run says nothing to anybody else.
+/// Removes the directory of the program from the command: the path on the machine of the run is useless to readers.
 fn short_command(rerun_command: &str) -> String {
     let (program, rest) = rerun_command.split_once(' ').unwrap_or((rerun_command, ""));
     let program = program.rsplit('/').next().unwrap_or(program);
     format!("{program} {rest}").trim_end().to_owned()
 }
 
-/// Text of the catalogue or a reason as a part of a sentence: its backticks stay, its tags do not become any.
+/// Escapes text as part of a sentence: backticks stay, `<` is escaped so that it starts no HTML tag.
 fn prose(text: &str) -> String {
     escape_to_one_line(text).replace('<', "&lt;")
 }
 
 fn not_executed(text: &mut String, report: &Report) {
-    for (outcome, title) in [("skip", "Not judged"), ("error", "The harness could not judge")] {
+    for (outcome, title) in [("skip", "Skipped"), ("error", "Errors of the harness")] {
         let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
         for case in report.cases.iter().filter(|case| case.outcome == outcome) {
             match by_reason.iter_mut().find(|(reason, _)| *reason == case.actual) {
@@ -337,7 +337,7 @@ mod tests {
         let note = parse(&format!("{NOTE}summary = \"left frozen after a deadline\"\n"));
         let text = findings(&[report()], &note);
         assert!(
-            text.contains("(documented): left frozen after a deadline. Demanded by"),
+            text.contains("(documented): left frozen after a deadline. Required by"),
             "{text}"
         );
     }
@@ -364,7 +364,7 @@ mod tests {
         let line = "- `kubelet/checkpoint/succeeds`: fails in other runs. *Confirmed by hand*: by curl.\n";
         assert!(text.contains(line), "{text}");
         assert!(!findings(&[report()], &parse(&passes)).contains(line));
-        // A case that was not judged, or that is not there, shows nothing.
+        // A note for a target that is in no report is stale, even if it is intermittent.
         let elsewhere = parse(&format!(
             "{}intermittent = true\n",
             NOTE.replace("containerd 2.4", "cri-o")

@@ -1,34 +1,34 @@
-//! What a run is to leave on a node: how many archives, of which containers, how large, and whether the disk has room.
+//! The footprint of a run on a node: the number and size of the archives, and the free disk space.
 
 use serde::{Deserialize, Serialize};
 
-/// The checkpoints that a run makes, as far as that is known before it begins.
+/// The checkpoints that a run will create, estimated before the first case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
-    /// How many archives the selected cases make at most.
+    /// The maximum number of archives that the selected cases create.
     pub max_archives: u64,
-    /// The containers that are checkpointed, `namespace/pod/container`.
+    /// The containers that are checkpointed, as `namespace/pod/container`.
     pub containers: Vec<String>,
-    /// The memory of the container that is checkpointed most, in bytes: an archive is about as large. Absent where the kubelet does
-    /// not say.
+    /// The memory of the container that is checkpointed most, in bytes: an archive is about as large. Absent when the kubelet
+    /// does not report the memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_archive: Option<u64>,
-    /// Free bytes of the disk that the archives are written to. Absent where that is not known.
+    /// The free bytes of the disk of the archives. Absent when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_bytes: Option<u64>,
-    /// Where `free_bytes` is from: `checkpoints-dir` or `stats/summary`.
+    /// The source of `free_bytes`: `checkpoints-dir` or `stats/summary`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_bytes_source: Option<String>,
 }
 
 impl Footprint {
-    /// About how many bytes all archives take.
+    /// The estimated size of all archives, in bytes.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes_per_archive
             .map(|each| each.saturating_mul(self.max_archives))
     }
 
-    /// Whether the archives fit on the disk; true where either is not known.
+    /// Whether the archives fit on the disk; true when a size is unknown.
     pub fn fits(&self) -> bool {
         match (self.bytes(), self.free_bytes) {
             (Some(needed), Some(free)) => needed < free,
@@ -36,21 +36,21 @@ impl Footprint {
         }
     }
 
-    /// The same in one line, for people.
+    /// Describes the footprint in one line.
     pub fn summary(&self) -> String {
         if self.max_archives == 0 {
-            return "makes no archive".to_owned();
+            return "creates no archive".to_owned();
         }
         let size = match (self.bytes_per_archive, self.bytes()) {
             (Some(each), Some(all)) => format!("about {} each, {} in all", human_size(each), human_size(all)),
-            _ => "of unknown size (the kubelet's stats/summary does not tell the container's memory)".to_owned(),
+            _ => "of unknown size (the kubelet's stats/summary does not report the container's memory)".to_owned(),
         };
         let free = match (self.free_bytes, &self.free_bytes_source) {
             (Some(free), Some(from)) => format!("{} free ({from})", human_size(free)),
             _ => "free disk unknown".to_owned(),
         };
         format!(
-            "makes at most {} archives of {}, {size}; {free}",
+            "creates at most {} archives of {}, {size}; {free}",
             self.max_archives,
             self.containers.join(", ")
         )
@@ -89,7 +89,7 @@ mod tests {
     fn summarises_archives_size_and_free_space() {
         assert_eq!(
             footprint().summary(),
-            "makes at most 50 archives of default/web/app, about 100.0 MiB each, 4.9 GiB in all; 4.0 GiB free (checkpoints-dir)"
+            "creates at most 50 archives of default/web/app, about 100.0 MiB each, 4.9 GiB in all; 4.0 GiB free (checkpoints-dir)"
         );
         assert!(!footprint().fits());
     }

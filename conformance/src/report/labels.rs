@@ -1,8 +1,8 @@
-//! What tells several reports in one file apart: the node, else the suite, else the number.
+//! Labels that distinguish the reports in one file: the node, else the suite, plus a number where these are equal.
 
 use super::Report;
 
-/// A short label for each report, no two alike; empty for a report that stands alone.
+/// Returns a unique short label for each report; an empty label for a single report.
 pub(super) fn labels(reports: &[Report]) -> Vec<String> {
     if reports.len() < 2 {
         return vec![String::new(); reports.len()];

@@ -1,16 +1,16 @@
-//! What a run found, told to people and to machines.
+//! The report of a run, and the formats in which it is written.
 //!
 //! ```text
 //!  records + target + verdict = Report --+-- terminal   a table, failures with expected and actual
-//!                                        +-- files      every format below a directory, or one of them
-//!                                        |     json     report.json, schema in docs/REPORT.md; read() takes it back
+//!                                        +-- files      all formats into a directory, or one format into a file
+//!                                        |     json     report.json, schema in docs/REPORT.md; `read` parses it
 //!                                        |     junit, tap, summary, badge   for CI
 //!                                        |     html     one page for people
-//!                                        +-- compare    what changed between two
+//!                                        +-- compare    the changes between two reports
 //! ```
 //!
-//! Secrets that the run came to know (tokens, keys, what stood in a container's memory) are cut out before anything is
-//! written ([`Secrets`]). Files are written only where the user named a directory.
+//! [`Secrets`] replaces every secret that the run knows (tokens, keys, bytes from the memory of a container) before anything
+//! is written. Files are written only to paths that the user named.
 
 mod badge;
 mod compare;
@@ -52,32 +52,32 @@ pub use rerun::RerunCommand;
 pub use secrets::Secrets;
 pub use terminal::{Palette, Terminal};
 
-/// The name and version of the layout of `report.json`. A change that breaks a reader raises the number.
+/// The schema of `report.json`. An incompatible change increments the version.
 pub const SCHEMA: &str = "checkpoint-conformance/report/1";
 
-/// The same of a file that holds several reports, in its field `reports`.
+/// The schema of a file with several reports, in its field `reports`.
 pub const SCHEMA_SEVERAL: &str = "checkpoint-conformance/reports/1";
 
-/// What was judged.
+/// The target of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetInfo {
-    /// Which suite ran.
+    /// The suite that ran.
     pub suite: Suite,
-    /// How the target was had: `embedded`, `url`, `kubelet-binary`.
+    /// The kind of the target: `embedded`, `url`, `kubelet-binary`, `node`, `file` and others.
     pub kind: String,
-    /// The target in a few words.
+    /// A short description for people.
     pub description: String,
-    /// Where it answered.
+    /// The URL, socket or file of the target.
     pub endpoint: String,
-    /// What was checkpointed, `namespace/pod/container`; empty when there was none.
+    /// The container that was checkpointed, as `namespace/pod/container`; empty when there was none.
     pub container: String,
-    /// The node that it is part of, where several were judged.
+    /// The node of the target, when a run or a merge has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The one wrong thing the target was told to do, if any.
+    /// The mutant that the target runs, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutant: Option<String>,
-    /// What the target says that it is: a kubelet or a runtime with its version; absent where it does not say.
+    /// The name and version that the target reports; absent when it reports none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<Product>,
 }
@@ -85,14 +85,14 @@ pub struct TargetInfo {
 /// A program and its version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Product {
-    /// Its name: `kubelet`, `containerd`.
+    /// The name, such as `kubelet` or `containerd`.
     pub name: String,
-    /// Its version as it says it: `v1.36.3`.
+    /// The version as the program reports it, such as `v1.36.3`.
     pub version: String,
 }
 
 impl Product {
-    /// A program by its name and version.
+    /// Creates a product from a name and a version.
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Product {
         Product {
             name: name.into(),
@@ -100,7 +100,7 @@ impl Product {
         }
     }
 
-    /// This program.
+    /// Returns the name and version of this program.
     pub fn this_program() -> Product {
         Product::new("checkpoint-conformance", env!("CARGO_PKG_VERSION"))
     }
@@ -115,124 +115,124 @@ impl std::fmt::Display for Product {
 /// One case in a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaseReport {
-    /// The case's id.
+    /// The id of the case.
     pub id: String,
-    /// What is demanded.
+    /// The requirement, one sentence.
     pub requirement: String,
-    /// The document that demands it.
+    /// The document that states the requirement.
     #[serde(default)]
     pub authority: CitedAuthority,
-    /// Where the requirement was seen broken; empty where that is not why the case is there.
+    /// Where the requirement was violated in practice; empty when no violation is known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub motivation: String,
-    /// Who demands it.
+    /// The level of the requirement.
     pub level: Level,
     /// `pass`, `fail`, `known-deviation`, `skip` or `error`.
     pub outcome: String,
-    /// For a skip, its kind.
+    /// The kind of a skip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip_kind: Option<SkipKind>,
-    /// What was expected.
+    /// The expected value.
     pub expected: String,
-    /// What was observed; for `skip` and `error` the reason.
+    /// The observed value; for `skip` and `error` the reason.
     pub actual: String,
-    /// Seconds it took.
+    /// The duration in seconds.
     pub duration: f64,
-    /// The command that repeats this case alone; empty when nobody can.
+    /// The command that runs this case alone; empty when there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rerun: String,
-    /// What passed between harness and target meanwhile, in order.
+    /// The evidence in the order in which it was recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<EvidenceItem>,
 }
 
 impl CaseReport {
-    /// The part of the id that cases are grouped by: all but its last segment.
+    /// Returns the group of the case: the id without its last segment.
     pub fn group(&self) -> &str {
         self.id.rsplit_once('/').map_or(&self.id, |(group, _)| group)
     }
 
-    /// The last segment of the id.
+    /// Returns the last segment of the id.
     pub fn name(&self) -> &str {
         self.id.rsplit_once('/').map_or(&self.id, |(_, name)| name)
     }
 }
 
-/// A run's report, as `report.json` holds it.
+/// The report of a run; `report.json` is its JSON form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// The schema, [`SCHEMA`].
     pub schema: String,
     /// The program that wrote the report.
     #[serde(default)]
     pub tool: Product,
-    /// What was judged.
+    /// The target of the run.
     pub target: TargetInfo,
-    /// When the run began, RFC 3339.
+    /// The start of the run, RFC 3339.
     pub started_at: Timestamp,
-    /// Seconds the run took, its target's start and end included.
+    /// The duration of the run in seconds, including the start and stop of the target.
     pub duration: f64,
-    /// What the cases add up to.
+    /// The verdict of the run.
     pub verdict: Verdict,
-    /// Whether failures of every level decided the verdict.
+    /// Whether failures of every level decide the verdict (`--strict`).
     pub strict: bool,
-    /// What else the run was judged under.
+    /// The other options that affect the verdict.
     #[serde(default)]
     pub conditions: RunConditions,
-    /// The checkpoints that the run was to make, where it made them on a kubelet.
+    /// The footprint, computed before the first case; absent unless the target is a kubelet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
     /// The cases, sorted by id.
     pub cases: Vec<CaseReport>,
-    /// Archives that the run caused and could not remove: they hold memory.
+    /// Archives that the run created and could not remove. They contain the memory of a container.
     pub remaining_archives: Vec<String>,
 }
 
 /// A report that could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// A file could not be written.
+    /// A file or directory could not be written.
     #[error("failed to write {}: {source}", path.display())]
     Write {
-        /// Which.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A diagnostic could not be put into the YAML of TAP.
+    /// A YAML diagnostic of the TAP report could not be serialized.
     #[error("failed to write report.tap: {0}")]
     Tap(#[from] serde_yaml_ng::Error),
-    /// The JUnit report could not be put into XML.
+    /// The JUnit report could not be serialized.
     #[error("failed to write junit.xml: {0}")]
     Junit(#[from] quick_junit::SerializeError),
-    /// The JSON report could not be put into JSON.
+    /// The JSON report could not be serialized.
     #[error("failed to write report.json: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// What a report is made of, beside its records.
+/// The input of a report apart from the records.
 #[derive(Clone, Debug)]
 pub struct RunInfo {
-    /// What was judged.
+    /// The target of the run.
     pub target: TargetInfo,
-    /// When the run began.
+    /// The start of the run.
     pub started_at: Timestamp,
-    /// How long it took.
+    /// The duration of the run.
     pub duration: Duration,
-    /// What decided.
+    /// Which outcomes decide the verdict.
     pub policy: GatePolicy,
-    /// What else it was judged under.
+    /// The other options that affect the verdict.
     pub conditions: RunConditions,
-    /// The checkpoints that the run was to make.
+    /// The footprint on a kubelet.
     pub footprint: Option<Footprint>,
-    /// The run's own command line, from which a case alone can be repeated.
+    /// The command line of the run, from which the rerun commands are built.
     pub rerun: RerunCommand,
-    /// Archives that the run caused and could not remove.
+    /// Archives that the run created and could not remove.
     pub remaining_archives: Vec<String>,
 }
 
 impl Report {
-    /// The report of these records, free of `secrets`.
+    /// Builds the report of these records and replaces all `secrets`.
     pub fn new(info: RunInfo, records: &[CaseRecord], secrets: &Secrets) -> Report {
         let mut cases: Vec<_> = records
             .iter()
@@ -258,7 +258,7 @@ impl Report {
         }
     }
 
-    /// How many cases ended so: `pass`, `fail`, `known-deviation`, `skip` or `error`.
+    /// Counts the cases with this outcome: `pass`, `fail`, `known-deviation`, `skip` or `error`.
     pub fn count(&self, outcome: &str) -> usize {
         self.cases.iter().filter(|case| case.outcome == outcome).count()
     }
@@ -309,7 +309,7 @@ fn case_report(record: &CaseRecord, repeat: &RerunCommand, secrets: &Secrets) ->
     }
 }
 
-/// Seconds to the millisecond: more digits would only be noise.
+/// Rounds to milliseconds: more digits are noise.
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
@@ -325,13 +325,13 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Report {
         let case_info = |id, level| CaseInfo {
             id,
-            requirement: "an unknown pod is answered 404",
+            requirement: "The kubelet must return 404 for an unknown Pod.",
             authority: Authority {
                 title: "Kubelet Checkpoint API",
                 section: "Response",
                 url: "https://kubernetes.io/docs/reference/node/kubelet-checkpoint-api/#post-checkpoint-response",
             },
-            motivation: "example#1: an unknown pod was answered 500",
+            motivation: "example#1: 500 for an unknown Pod",
             level,
             expected: "404",
         };
@@ -363,7 +363,7 @@ pub(crate) mod tests {
                 Level::Documented,
                 Outcome::Skip {
                     kind: SkipKind::MissingCapability,
-                    reason: owned("the runtime takes no faults"),
+                    reason: owned("the runtime supports no fault injection"),
                 },
             ),
             record(
@@ -406,12 +406,12 @@ pub(crate) mod tests {
             remaining_archives: vec![owned("/var/lib/kubelet/checkpoints/checkpoint-web_default-app-X.tar")],
         };
         let mut report = Report::new(info, &records, &secrets);
-        // Snapshots outlive versions.
+        // A fixed version: the snapshots must not change with each release.
         report.tool.version = "1.2.3".to_owned();
         report
     }
 
-    /// A report in which everything that a target may say tries to get out of where it stands.
+    /// A report whose texts from the target try to break out of the markup of every format.
     pub(crate) fn hostile() -> Report {
         let text = "</pre></code></details><script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n]]>--><!-- &lt; \
                     \u{1b}[2J\u{202e}evil\u{0}`` ``` {{7*7}} | # TODO\nok 9\n";

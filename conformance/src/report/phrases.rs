@@ -1,14 +1,14 @@
-//! A report in words, as every format says them.
+//! Phrases that several report formats share.
 
 use std::borrow::Cow;
 
 use super::{CaseReport, Report};
 use crate::engine::{CitedAuthority, Level, Verdict};
 
-/// The outcomes in the order in which they are counted.
+/// The outcomes in display order.
 pub(super) const OUTCOMES: [&str; 5] = ["pass", "fail", "known-deviation", "skip", "error"];
 
-/// `61 cases: 59 pass, 2 fail`.
+/// Returns the number of cases by outcome, such as `61 cases: 59 pass, 2 fail`.
 pub(super) fn counts(report: &Report) -> String {
     let counts: Vec<_> = OUTCOMES
         .into_iter()
@@ -17,7 +17,7 @@ pub(super) fn counts(report: &Report) -> String {
         .map(|(count, outcome)| format!("{count} {outcome}"))
         .collect();
     let counts = if counts.is_empty() {
-        "nothing ran".to_owned()
+        "none ran".to_owned()
     } else {
         counts.join(", ")
     };
@@ -27,7 +27,7 @@ pub(super) fn counts(report: &Report) -> String {
     }
 }
 
-/// Which version was tested by which version of this program.
+/// Returns the version of the target and the version of the program that tested it.
 pub(super) fn versions(report: &Report) -> String {
     match &report.target.product {
         Some(product) => format!("{product}, tested by {}", report.tool),
@@ -35,7 +35,7 @@ pub(super) fn versions(report: &Report) -> String {
     }
 }
 
-/// Where an authority can be read, if that is a web page: nothing else becomes a link.
+/// Returns the URL of an authority if it is a plain `https` URL. No other text may become a link.
 pub(super) fn authority_link(authority: &CitedAuthority) -> Option<&str> {
     let url = authority.url.as_str();
     let is_plain = url
@@ -44,25 +44,25 @@ pub(super) fn authority_link(authority: &CitedAuthority) -> Option<&str> {
     (url.starts_with("https://") && is_plain).then_some(url)
 }
 
-/// What the verdict means, without the ids that decided it.
+/// Explains the verdict, without the ids of the deciding cases.
 pub(super) fn meaning(report: &Report) -> Cow<'static, str> {
     Cow::Borrowed(match &report.verdict {
         Verdict::Pass => return pass_meaning(report),
-        // A list of known failures that is out of date fails the run too.
+        // An outdated list of expected failures fails the run too.
         Verdict::Fail(ids) if ids.iter().all(|id| report.conditions.passes_unexpectedly(id)) => {
-            "passes, and is listed as an expected failure"
+            "cases listed as expected failures passed"
         }
         Verdict::Fail(ids) if ids.iter().any(|id| report.conditions.passes_unexpectedly(id)) => {
-            "does not hold, or passes and is listed as an expected failure"
+            "required cases failed, or cases listed as expected failures passed"
         }
-        Verdict::Fail(_) => "does not hold",
-        Verdict::Error(_) => "the harness could not do its work",
-        Verdict::Incomplete(ids) if ids.is_empty() => "nothing was judged",
-        Verdict::Incomplete(_) => "not judged",
+        Verdict::Fail(_) => "required cases failed",
+        Verdict::Error(_) => "the harness failed",
+        Verdict::Incomplete(ids) if ids.is_empty() => "no case ran",
+        Verdict::Incomplete(_) => "documented cases did not run",
     })
 }
 
-/// What holds where the verdict is pass: what was spared by a list or a profile would have decided otherwise, and is named.
+/// Explains the verdict `pass`. Failures that only a list or a profile excuses are counted.
 fn pass_meaning(report: &Report) -> Cow<'static, str> {
     let deciding = |outcome: &str| {
         let gates = |case: &&CaseReport| report.strict || case.level == Level::Documented;
@@ -71,25 +71,25 @@ fn pass_meaning(report: &Report) -> Cow<'static, str> {
     };
     let exceptions: Vec<_> = [
         (deciding("fail"), "listed as expected failures"),
-        (deciding("known-deviation"), "claimed by the profile"),
+        (deciding("known-deviation"), "known deviations of the profile"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)
     .map(|(count, why)| format!("{count} {why}"))
     .collect();
     let scope = if report.strict {
-        "every clause that was judged"
+        "every case that ran"
     } else {
-        "every documented clause that was selected was judged and"
+        "every selected documented case"
     };
     if exceptions.is_empty() {
-        Cow::Owned(format!("{scope} holds"))
+        Cow::Owned(format!("{scope} passed"))
     } else {
-        Cow::Owned(format!("{scope} holds, but {}", exceptions.join(" and ")))
+        Cow::Owned(format!("{scope} passed, except {}", exceptions.join(" and ")))
     }
 }
 
-/// [`meaning`] with the ids that decided it.
+/// Returns [`meaning`] with the ids of the deciding cases.
 pub(super) fn reason(report: &Report) -> String {
     let meaning = meaning(report);
     match report.verdict.deciding_cases() {
@@ -98,7 +98,7 @@ pub(super) fn reason(report: &Report) -> String {
     }
 }
 
-/// Why a clause that does not hold does not fail the run; `None` when it does, or when it holds or was not judged.
+/// Returns why the failure of a case does not fail the run; `None` when it does, and for a case that did not fail.
 pub(super) fn non_gating_reason(report: &Report, case: &CaseReport) -> Option<String> {
     match case.outcome.as_str() {
         "known-deviation" => {
@@ -111,13 +111,13 @@ pub(super) fn non_gating_reason(report: &Report, case: &CaseReport) -> Option<St
         }
         "fail" if report.conditions.fails_expectedly(&case.id) => Some("listed as an expected failure".to_owned()),
         "fail" if !report.strict && case.level != Level::Documented => {
-            Some(format!("{} clauses do not decide", case.level.as_str()))
+            Some(format!("{} cases do not decide the verdict", case.level.as_str()))
         }
         _ => None,
     }
 }
 
-/// The worst verdict's word: error, then fail, then incomplete, then pass.
+/// Returns the worst verdict: error, then fail, then incomplete, then pass.
 pub(super) fn worst_verdict(reports: &[Report]) -> &'static str {
     let words: Vec<_> = reports.iter().map(|report| report.verdict.as_str()).collect();
     ["error", "fail", "incomplete", "pass"]
@@ -134,16 +134,16 @@ mod tests {
     use crate::report::tests::sample;
 
     #[rstest]
-    #[case(false, "pass", "every documented clause that was selected was judged and holds")]
+    #[case(false, "pass", "every selected documented case passed")]
     #[case(
         false,
         "fail",
-        "every documented clause that was selected was judged and holds, but 1 listed as expected failures"
+        "every selected documented case passed, except 1 listed as expected failures"
     )]
     #[case(
         true,
         "known-deviation",
-        "every clause that was judged holds, but 1 claimed by the profile"
+        "every case that ran passed, except 1 known deviations of the profile"
     )]
     fn a_pass_names_the_exceptions(#[case] strict: bool, #[case] outcome: &str, #[case] expected: &str) {
         let mut report = sample();

@@ -1,11 +1,11 @@
-//! The command that repeats one case alone: what a reader of a failure does next.
+//! The command that runs one case again.
 
-/// The command that repeats one case: the run's own, with its filters replaced.
+/// The command line of the run, without the options that select cases and name output files.
 #[derive(Clone, Debug, Default)]
 pub struct RerunCommand(Vec<String>);
 
 impl RerunCommand {
-    /// From the run's own command line, the program first.
+    /// Creates the command from the command line of the run, with the program as first argument.
     pub fn from_args(args: impl IntoIterator<Item = String>) -> RerunCommand {
         let mut args_kept = Vec::new();
         let mut args = args.into_iter();
@@ -26,7 +26,7 @@ impl RerunCommand {
         RerunCommand(args_kept)
     }
 
-    /// The command line for this case, quoted for a shell.
+    /// Returns the command line for this case, quoted for a shell.
     pub fn command(&self, id: &str) -> String {
         let words = self.0.iter().map(String::as_str).chain(["--filter", id]);
         words.map(shell_quote).collect::<Vec<_>>().join(" ")

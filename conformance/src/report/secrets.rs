@@ -1,15 +1,15 @@
-//! What must stand in no report.
+//! Redacts secrets from reports.
 //!
 //! ```text
-//!  a secret --+-- as it is, line by line
+//!  a secret --+-- unchanged, line by line
 //!             +-- as JSON, percent-encoded, in hexadecimal
-//!             +-- in base64: by itself, and as a part of something longer
-//!             +-- the beginning of any of these, where a text was cut off
+//!             +-- in base64: alone, and as part of longer data
+//!             +-- a prefix of any of these, where a text was truncated
 //! ```
 //!
-//! A target that leaks a secret seldom does so in the form in which we know it: a body holds it as JSON, a URL
-//! percent-encoded, a header or a Kubernetes Secret in base64. A secret that is itself hexadecimal (a canary in memory) is also
-//! known as the bytes that it stands for.
+//! A target that leaks a secret usually leaks an encoded form: a body contains JSON, a URL is percent-encoded, a header or a
+//! Kubernetes Secret is in base64. For a secret that is itself hexadecimal (a canary in memory), the decoded bytes are
+//! redacted too.
 
 use std::borrow::Cow;
 
@@ -18,22 +18,22 @@ use base64::{
     engine::{GeneralPurpose, general_purpose},
 };
 
-/// Strings that are cut out of everything a report says.
+/// The strings that are replaced in every text of a report.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets(Vec<String>);
 
-/// Shorter ones would cut holes into ordinary words.
+/// The minimum length of a secret. Shorter ones would match ordinary words.
 const MIN_SECRET_BYTES: usize = 8;
 
-/// What stands in a secret's place.
+/// The replacement of a secret.
 const REPLACEMENT: &str = "[secret]";
 
-/// How a text that was cut off goes on.
+/// The marks at the end of a truncated text.
 const TRUNCATION_MARKS: [&str; 2] = ["...", "\u{2026}"];
 
 impl Secrets {
-    /// Adds a secret. One of several lines (a key in PEM) is cut line by line; what is too short to tell from ordinary
-    /// text is not.
+    /// Adds a secret. Each line of a multi-line secret (a PEM key) is a secret of its own. Lines that are too short to
+    /// distinguish from ordinary text are ignored.
     pub fn add(&mut self, secret: &str) {
         for line in secret.lines().map(str::trim) {
             if line.len() >= MIN_SECRET_BYTES
@@ -43,12 +43,12 @@ impl Secrets {
                 self.0.extend(search_forms(line));
             }
         }
-        // The longest first: a secret that holds another is cut whole.
+        // Longest first, so that a secret that contains another one is replaced completely.
         self.0.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         self.0.dedup();
     }
 
-    /// `text` with every secret replaced by `[secret]`.
+    /// Replaces every secret in `text` with `[secret]`.
     pub fn redact(&self, text: &str) -> String {
         let mut text = Cow::Borrowed(text);
         for secret in &self.0 {
@@ -59,7 +59,7 @@ impl Secrets {
         self.redact_truncated(&text)
     }
 
-    /// Takes away the beginning of a secret that stands before a cut, or at the very end.
+    /// Replaces the prefix of a secret before a truncation mark or at the end of the text.
     fn redact_truncated(&self, text: &str) -> String {
         let mut redacted = String::with_capacity(text.len());
         let mut rest = text;
@@ -83,7 +83,7 @@ impl Secrets {
         }
     }
 
-    /// How many bytes at the end of `text` are the beginning of a secret.
+    /// Returns the length of the longest prefix of a secret at the end of `text`, in bytes.
     fn truncated_secret_len(&self, text: &str) -> usize {
         let longest = |secret: &String| {
             (MIN_SECRET_BYTES..secret.len().min(text.len() + 1))
@@ -94,7 +94,7 @@ impl Secrets {
     }
 }
 
-/// Every form of a line that is looked for.
+/// Returns every encoded form of a line.
 fn search_forms(line: &str) -> Vec<String> {
     let mut forms = vec![line.to_owned()];
     forms.extend(text_forms(line));
@@ -108,7 +108,7 @@ fn search_forms(line: &str) -> Vec<String> {
     forms
 }
 
-/// Within JSON (ours, and Go's, which also escapes what HTML would), within a URL, within a form.
+/// Returns the line as JSON (serde's, and Go's, which also escapes `<`, `>` and `&`), percent-encoded, and form-encoded.
 fn text_forms(line: &str) -> Vec<String> {
     let json = serde_json::Value::from(line).to_string();
     let json = json[1..json.len() - 1].to_owned();
@@ -136,8 +136,8 @@ fn text_forms(line: &str) -> Vec<String> {
     forms
 }
 
-/// In hexadecimal, and in both alphabets of base64: by itself, and as it comes out within something longer, by where it
-/// begins there. Its first and last characters then depend on its neighbours and are left out.
+/// Returns the bytes in hexadecimal and in both base64 alphabets, at each of the three alignments that they can have
+/// inside longer data. The first and last base64 characters can depend on the neighbouring bytes and are omitted.
 fn byte_forms(bytes: &[u8]) -> Vec<String> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut forms = vec![hex.to_ascii_uppercase(), hex];
@@ -147,7 +147,7 @@ fn byte_forms(bytes: &[u8]) -> Vec<String> {
             let mut padded = vec![0; before];
             padded.extend_from_slice(bytes);
             let text = engine.encode(&padded);
-            // Each character holds six bits: those that hold a bit of what stands before or after are not ours.
+            // Each character encodes six bits. Omit characters that also encode bits of the preceding or following bytes.
             let first = (before * 8).div_ceil(6);
             let last = padded.len() * 8 / 6;
             forms.push(text[first..last].to_owned());
@@ -224,7 +224,7 @@ mod tests {
     fn redacts_other_encodings(#[case] text: String) {
         let redacted = secrets(TOKEN).redact(&text);
         assert!(redacted.contains(REPLACEMENT), "{redacted}");
-        // At most a character or two at the seams of base64 is left, which says nothing.
+        // One or two base64 characters at each edge may remain; they reveal nothing.
         assert!(
             redacted.len() + TOKEN.len() <= text.len() + REPLACEMENT.len() + 4,
             "{text} -> {redacted}"

@@ -1,7 +1,7 @@
 //! The run as Markdown: the step summary of GitHub Actions, or a comment.
 //!
-//! GitHub takes one MiB a step. The failures come first and long ones are cut, so that what matters is above any limit. What a
-//! target says stands in code spans and code blocks whose fences it cannot close.
+//! GitHub accepts one MiB per step. Failures come first and long texts are truncated, so that the important part is never
+//! cut off. Text from a target is put into code spans and code blocks whose fences it cannot close.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ use super::{
 };
 use crate::engine::Level;
 
-/// Failures beyond this many are listed by id alone.
+/// The maximum number of failures with details. Further failures are listed by id only.
 const MAX_DETAILED_FAILURES: usize = 50;
-/// A longer text is cut, in characters.
+/// The maximum length of a text, in characters. Longer texts are truncated.
 const MAX_TEXT_CHARS: usize = 2000;
 
-/// The Markdown of these reports.
+/// Renders these reports as Markdown.
 pub(super) fn render(reports: &[Report]) -> String {
     let mut text = String::new();
     for (label, report) in labels(reports).iter().zip(reports) {
@@ -47,7 +47,7 @@ pub(super) fn render(reports: &[Report]) -> String {
         failures(&mut text, report);
         skipped(&mut text, report);
         if !report.remaining_archives.is_empty() {
-            let _ = writeln!(text, "**Archives left behind; they hold the memory of a container:**\n");
+            let _ = writeln!(text, "**Archives that were not removed; they contain the memory of a container:**\n");
             for path in &report.remaining_archives {
                 let _ = writeln!(text, "- {}", code_span(path));
             }
@@ -85,7 +85,7 @@ fn failures(text: &mut String, report: &Report) {
         .filter(|case| matches!(case.outcome.as_str(), "fail" | "error") || because.contains(&case.id))
         .filter(|case| case.outcome != "skip")
         .collect();
-    // What decided the verdict first.
+    // The deciding cases come first.
     failures.sort_by_key(|case| (!because.contains(&case.id), case.level));
     for case in failures.iter().take(MAX_DETAILED_FAILURES) {
         failure(text, case);
@@ -109,11 +109,11 @@ fn failure(text: &mut String, case: &CaseReport) {
         escape_html(&case.requirement)
     );
     let _ = match authority_link(&case.authority) {
-        Some(url) => writeln!(text, "Demanded by [{}]({url})\n", code_span(&case.authority.citation())),
-        None => writeln!(text, "Demanded by {}\n", code_span(&case.authority.citation())),
+        Some(url) => writeln!(text, "Required by [{}]({url})\n", code_span(&case.authority.citation())),
+        None => writeln!(text, "Required by {}\n", code_span(&case.authority.citation())),
     };
     if !case.motivation.is_empty() {
-        let _ = writeln!(text, "Seen broken: {}\n", code_span(&case.motivation));
+        let _ = writeln!(text, "Violated in: {}\n", code_span(&case.motivation));
     }
     let actual_label = if case.outcome == "fail" { "Actual" } else { "Error" };
     for (label, value) in [
@@ -133,7 +133,7 @@ fn skipped(text: &mut String, report: &Report) {
     if skipped.is_empty() {
         return;
     }
-    let _ = writeln!(text, "<details><summary>{} not judged</summary>\n", skipped.len());
+    let _ = writeln!(text, "<details><summary>{} skipped</summary>\n", skipped.len());
     for case in skipped {
         let _ = writeln!(
             text,
@@ -145,7 +145,7 @@ fn skipped(text: &mut String, report: &Report) {
     text.push_str("\n</details>\n\n");
 }
 
-/// A code span, on one line, with a fence longer than any run of backticks within.
+/// Returns a code span on one line. Its fence is longer than any run of backticks in the text.
 pub(super) fn code_span(text: &str) -> String {
     let text = escape_to_one_line(text);
     let fence = "`".repeat(longest_run(&text) + 1);
@@ -157,7 +157,7 @@ pub(super) fn code_span(text: &str) -> String {
     format!("{fence}{pad}{text}{pad}{fence}")
 }
 
-/// A code block, fenced so that nothing within ends it.
+/// Returns a code block. Its fence is longer than any run of backticks in the text.
 fn code_block(text: &str) -> String {
     let text = escape_controls(&truncate(text, MAX_TEXT_CHARS)).into_owned();
     let fence = "`".repeat((longest_run(&text) + 1).max(3));
@@ -168,7 +168,7 @@ fn longest_run(text: &str) -> usize {
     text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
-/// Text between tags.
+/// Escapes text between HTML tags, on one line.
 fn escape_html(text: &str) -> String {
     escape_to_one_line(text)
         .replace('&', "&amp;")
@@ -176,7 +176,7 @@ fn escape_html(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// `text` without what is beyond so many characters, and a word on how much that was.
+/// Truncates `text` to `longest` characters and appends the number of omitted bytes.
 pub(super) fn truncate(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}... ({} more bytes)", &text[..end], text.len() - end),
@@ -203,8 +203,8 @@ mod tests {
         }
         let text = render(&[report]);
         assert!(text.contains("````text\n```\n</details>\n# forged\n"), "{text}");
-        assert!(text.contains(": ````"), "the reason of a skip is a span: {text}");
-        // Outside of fences there is nothing of it.
+        assert!(text.contains(": ````"), "the reason of a skip is a code span: {text}");
+        // No line outside of the fences comes from the hostile text.
         let mut fenced = false;
         for line in text.lines() {
             if line.starts_with("````") {
