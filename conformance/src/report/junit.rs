@@ -1,7 +1,7 @@
-//! The run as JUnit XML, which most CI systems read: a test suite a group of ids, a test case a case.
+//! The report as JUnit XML for CI systems: one test suite per group of ids, one test case per case.
 //!
-//! There is no one schema. What is written holds by the strictest that is in use, Jenkins's `junit-10.xsd`: no properties
-//! within a test case, no `skipped` on the root. So level and requirement of a case stand in its `system-out`.
+//! JUnit XML has several schemas. The output is valid by the strictest one in use, Jenkins's `junit-10.xsd`: no properties in
+//! a test case and no `skipped` on the root. The level and requirement of a case are therefore in its `system-out`.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{engine::Suite, evidence::EvidenceItem};
 
-/// The XML text. Of several reports each test suite's name begins with the report's label.
+/// Renders the XML. With several reports the name of each test suite begins with the label of its report.
 ///
 /// # Errors
-/// Text that cannot be put into XML.
+/// A text cannot be serialized as XML.
 pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
     let suites: BTreeSet<_> = reports.iter().map(|report| report.target.suite).collect();
     let suites: Vec<_> = suites.into_iter().map(Suite::as_str).collect();
@@ -45,7 +45,7 @@ pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
     Ok(without_skipped_total(&xml.to_string()?))
 }
 
-/// Takes the attribute `skipped` from the root element, which the library writes and Jenkins's schema refuses there.
+/// Removes the attribute `skipped` of the root element: quick-junit writes it, and Jenkins's schema forbids it there.
 fn without_skipped_total(xml: &str) -> String {
     let root = xml.find("<testsuites").unwrap_or(0);
     let end = xml[root..].find('>').map_or(xml.len(), |end| root + end);
@@ -66,12 +66,12 @@ fn test_case(suite: &str, report: &Report, case: &CaseReport) -> TestCase {
     let expected_failure = report.conditions.fails_expectedly(&case.id);
     let status = match case.outcome.as_str() {
         _ if unexpected => {
-            let text = format!("passes, and is listed as an expected failure: {actual}");
+            let text = format!("passed although listed as an expected failure: {actual}");
             failed(NonSuccessKind::Failure, "unexpected-pass", &text, case)
         }
         "pass" | "known-deviation" => TestCaseStatus::success(),
         "skip" => skipped(&actual),
-        "fail" if expected_failure => skipped(&format!("fails as expected: {actual}")),
+        "fail" if expected_failure => skipped(&format!("failed as expected: {actual}")),
         "fail" => failed(NonSuccessKind::Failure, case.level.as_str(), &actual, case),
         _ => failed(NonSuccessKind::Error, case.level.as_str(), &actual, case),
     };
@@ -190,13 +190,13 @@ mod tests {
         });
         let xml = render(&[report]).unwrap();
         assert!(
-            xml.contains("<skipped message=\"fails as expected: 200 with token"),
+            xml.contains("<skipped message=\"failed as expected: 200 with token"),
             "{xml}"
         );
         assert!(xml.contains("type=\"unexpected-pass\""), "{xml}");
     }
 
-    /// What JUnit's viewers agree on: counts that add up, suites with names of their own, times, a class for each test.
+    /// All JUnit viewers need consistent counts, unique suite names, times, and a class name for each test.
     #[test]
     fn merged_reports_have_consistent_counts() {
         let node = |name: &str| {

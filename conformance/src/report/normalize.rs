@@ -1,14 +1,14 @@
-//! What was seen, without what differs between two runs of the same thing: ids, pids, ports, times, sizes, directories.
+//! Replaces the parts of an actual text that differ from run to run: ids, pids, ports, times, sizes, directories.
 
 use std::{borrow::Cow, sync::LazyLock};
 
 use regex::Regex;
 
-/// What differs, and what stands for it. The order counts: a time is found before the numbers in it are.
+/// The patterns and their replacements, applied in order: a timestamp must match before the numbers in it do.
 static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
     [
-        (r"/tmp/(checkpoint-conformance-|\.tmp)[A-Za-z0-9]+", "<folder>"),
-        (r"/fake-cri-[A-Za-z0-9]{6}/", "/<folder>/"),
+        (r"/tmp/(checkpoint-conformance-|\.tmp)[A-Za-z0-9]+", "<directory>"),
+        (r"/fake-cri-[A-Za-z0-9]{6}/", "/<directory>/"),
         (
             r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})",
             "<time>",
@@ -32,11 +32,11 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
             "heartbeat <number> before, <number> after",
         ),
     ]
-    .map(|(pattern, replacement)| (Regex::new(pattern).expect("the patterns are well formed"), replacement))
+    .map(|(pattern, replacement)| (Regex::new(pattern).expect("valid pattern"), replacement))
     .into()
 });
 
-/// `seen` with what may differ between two runs of the same thing replaced by a word in angle brackets.
+/// Replaces the parts of `actual` that differ between two runs with a word in angle brackets.
 pub fn normalize(actual: &str) -> String {
     let mut text = Cow::Borrowed(actual);
     for (pattern, replacement) in PATTERNS.iter() {
@@ -62,7 +62,7 @@ mod tests {
     )]
     #[case(
         "/tmp/checkpoint-conformance-trUIkk/kubelet/checkpoints/checkpoint-a_b-app-2026-11-22T17:14:31Z.tar",
-        "<folder>/kubelet/checkpoints/checkpoint-a_b-app-<time>.tar"
+        "<directory>/kubelet/checkpoints/checkpoint-a_b-app-<time>.tar"
     )]
     #[case(
         "ef35ed23981cdc0d9556c364818e5796356a0ea5d95933ebf6653b3958d6016b for ns/pod/app",
@@ -70,10 +70,10 @@ mod tests {
     )]
     #[case(
         "dial unix /tmp/checkpoint-conformance-trUIkk/fake-cri-1pf3wK/cri@fake.sock",
-        "dial unix <folder>/<folder>/cri@fake.sock"
+        "dial unix <directory>/<directory>/cri@fake.sock"
     )]
     #[case("https://127.0.0.1:34567/", "https://127.0.0.1:<port>/")]
-    #[case("asked at 2026-11-22T17:14:32.221+01:00", "asked at <time>")]
+    #[case("called at 2026-11-22T17:14:32.221+01:00", "called at <time>")]
     #[case("200 after 317 ms, 3596288 bytes", "200 after <duration>, <size> bytes")]
     #[case(
         "in checkpoint/pages-1.img at byte 2389232",

@@ -1,4 +1,4 @@
-//! A line on the terminal that says which cases run. Nothing is drawn where no one looks.
+//! A progress line on the terminal with the running cases. Nothing is drawn when stderr is not a terminal.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::{CaseInfo, CaseRecord, Observer, Outcome};
 
-/// How often the line is drawn anew while nothing ends: so that the time goes on in a case that hangs.
+/// The redraw interval. Without it the elapsed time would stop while a case hangs.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Draws on stderr, and only when that is a terminal.
+/// A progress bar on stderr, drawn only when stderr is a terminal.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -18,11 +18,11 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar of so many cases.
+    /// Creates a bar for this number of cases.
     pub fn new(cases: usize) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(cases as u64), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}")
-            .expect("the template is well formed");
+            .expect("valid template");
         bar.set_style(style);
         bar.enable_steady_tick(REDRAW_INTERVAL);
         Progress {
@@ -32,7 +32,7 @@ impl Progress {
         }
     }
 
-    /// The cases that run, the one that has run longest first, and how many have failed.
+    /// Returns the number of failures, the longest-running case and the number of other running cases.
     fn message(&self) -> String {
         let failed = match self.failed {
             0 => String::new(),

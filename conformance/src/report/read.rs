@@ -1,4 +1,4 @@
-//! `report.json` read back: one report, or the several of a merged one.
+//! Reads `report.json`: one report, or a merged file with several.
 
 use std::{
     fs,
@@ -9,37 +9,37 @@ use serde::Deserialize;
 
 use super::{Report, SCHEMA, SCHEMA_SEVERAL};
 
-/// A report that cannot be read.
+/// Why a report could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The file cannot be read.
+    /// The file could not be read.
     #[error("failed to read {}: {source}", path.display())]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// It is no report.
-    #[error("{} is no report.json of this program: {reason}", path.display())]
+    /// The content is not a report.
+    #[error("failed to parse {} as a report.json of this program: {reason}", path.display())]
     Content {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The JSON error, or the schema that was found.
         reason: String,
     },
 }
 
-/// A file of several reports; one report is the file itself.
+/// A merged file. A file with one report has no such wrapper.
 #[derive(Deserialize)]
 struct MergedReportsFile {
     reports: Vec<Report>,
 }
 
-/// The reports in a file: one, or those of a merged one in their order.
+/// Reads the reports of a file, in their order.
 ///
 /// # Errors
-/// A file that cannot be read, that is no JSON, or that is of another schema; each names the file.
+/// The file cannot be read, is not JSON, or has another schema. The error names the file.
 pub fn read(path: &Path) -> Result<Vec<Report>, ReadError> {
     let text = fs::read_to_string(path).map_err(|source| ReadError::File {
         path: path.to_owned(),

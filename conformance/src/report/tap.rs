@@ -1,8 +1,8 @@
-//! The run as TAP 14, for what reads test output line by line.
+//! The report as TAP 14, for tools that read test output line by line.
 //!
-//! A failure that does not decide the verdict (a `reference` or `robust` clause without `--strict`, a known deviation of the profile, an
-//! expected failure) is marked `TODO`, which TAP counts as no failure; a listed case that passes is `not ok`: the stream and
-//! the exit code say the same. A case that ended in an error of the harness is `not ok`.
+//! The stream agrees with the exit code. A failure that does not decide the verdict (a `reference` or `robust` case without
+//! `--strict`, a known deviation of the profile, an expected failure) is marked `TODO`, which TAP does not count as a failure.
+//! A case that passes although it is listed as an expected failure is `not ok`, and so is an error of the harness.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use super::{
     phrases::{non_gating_reason, reason, versions},
 };
 
-/// What a failed test says of itself, as a block of YAML below it.
+/// The YAML diagnostic of a failed test.
 #[derive(Serialize)]
 struct Diagnostic<'a> {
     outcome: &'a str,
@@ -32,10 +32,10 @@ struct Diagnostic<'a> {
     duration_ms: f64,
 }
 
-/// The TAP text of these reports.
+/// Renders these reports as TAP.
 ///
 /// # Errors
-/// Text that cannot be put into YAML.
+/// A text cannot be serialized as YAML.
 pub(super) fn render(reports: &[Report]) -> Result<String, ReportError> {
     let mut text = String::from("TAP version 14\n");
     for report in reports {
@@ -79,7 +79,7 @@ fn test_point(
     let directive = match (case.outcome.as_str(), non_gating_reason(report, case)) {
         ("skip", _) if !unexpected => format!(" # SKIP {}", escape_tap(&case.actual)),
         (_, Some(why)) => format!(" # TODO {}", escape_tap(&why)),
-        _ if unexpected => " (passes, and is listed as an expected failure)".to_owned(),
+        _ if unexpected => " (passed although listed as an expected failure)".to_owned(),
         _ => String::new(),
     };
     let status = if is_ok { "ok" } else { "not ok" };
@@ -107,7 +107,7 @@ fn test_point(
     Ok(())
 }
 
-/// A description or reason: `#` begins a directive and `\` an escape, and a line is a test.
+/// Escapes a description or reason. In TAP `#` begins a directive, `\` an escape, and a line feed ends the test.
 fn escape_tap(text: &str) -> String {
     escape_to_one_line(text).replace('\\', "\\\\").replace('#', "\\#")
 }

@@ -1,4 +1,4 @@
-//! The run as a person reads it: a table by group, failures with expected and actual, the verdict.
+//! The report as text for a terminal: a table by group, failures with expected and actual, the verdict.
 
 use std::{fmt::Write as _, io::IsTerminal as _};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::engine::Verdict;
 
-/// Colours, or none.
+/// Whether the text has colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Palette {
     /// ANSI colours.
@@ -19,7 +19,7 @@ pub enum Palette {
 }
 
 impl Palette {
-    /// Colours when stdout is a terminal and `NO_COLOR` is not set (to anything but the empty string).
+    /// Selects colours when stdout is a terminal and `NO_COLOR` is unset or empty.
     pub fn of_stdout() -> Palette {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         if std::io::stdout().is_terminal() && !no_color {
@@ -37,7 +37,7 @@ impl Palette {
     }
 
     fn outcome(self, outcome: &str, width: usize) -> String {
-        // Padded before it is painted: escapes would count as columns.
+        // Pad before painting: the escape sequences would count as columns.
         let padded = format!("{outcome:<width$}");
         match outcome {
             "pass" => self.paint("32", &padded),
@@ -56,26 +56,26 @@ impl Palette {
     }
 }
 
-/// As wide as text is where nobody says how wide the terminal is: in a file, in the log of a CI system.
+/// The width when stdout is not a terminal, such as a file or a CI log.
 const DEFAULT_WIDTH: usize = 120;
-/// Below this many columns expected and actual stand below each other.
+/// In narrower terminals the actual value is below the expected value.
 const MIN_SIDE_BY_SIDE_WIDTH: usize = 80;
-/// The columns of an outcome, unless a longer one is there.
+/// The minimum width of the outcome column.
 const MIN_OUTCOME_WIDTH: usize = 5;
-/// How far what belongs to a case is set in.
+/// The indentation of the details of a case.
 const INDENT: usize = 8;
 
 /// Renders a report as text.
 #[derive(Clone, Copy, Debug)]
 pub struct Terminal {
-    /// Colours or none.
+    /// Whether the text has colours.
     pub palette: Palette,
-    /// How many columns there are.
+    /// The width in columns.
     pub width: usize,
 }
 
 impl Terminal {
-    /// As standard output wants it.
+    /// Creates a terminal with the colours and the width of stdout.
     pub fn of_stdout() -> Terminal {
         let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         Terminal {
@@ -84,7 +84,7 @@ impl Terminal {
         }
     }
 
-    /// The whole text, with its last newline.
+    /// Renders the report, with a final newline.
     pub fn render(&self, report: &Report) -> String {
         let mut text = String::new();
         let width = report.cases.iter().map(|case| case.name().len()).max().unwrap_or(0);
@@ -139,7 +139,7 @@ impl Terminal {
         }
     }
 
-    /// What was expected on the left, what was observed on the right; below each other where there is no room.
+    /// Writes expected on the left and actual on the right, or one below the other in a narrow terminal.
     fn side_by_side(&self, text: &mut String, expected: &str, label: &str, actual: &str) {
         let (expected, actual) = (escape_controls(expected.trim_end()), escape_controls(actual.trim_end()));
         let left_column = INDENT + 10;
@@ -183,7 +183,7 @@ impl Terminal {
             report.duration
         );
         if !report.remaining_archives.is_empty() {
-            let _ = writeln!(text, "archives left behind, they hold the memory of a container:");
+            let _ = writeln!(text, "archives that were not removed; they contain the memory of a container:");
             for path in &report.remaining_archives {
                 let _ = writeln!(text, "  {}", escape_to_one_line(path));
             }
@@ -234,7 +234,7 @@ mod tests {
         let mut report = sample();
         report.cases.retain(|case| case.outcome == "fail");
         report.cases[0].expected =
-            "one of a long list of things that would all be well, as the documentation has it".to_owned();
+            "one of a long list of values that the documentation allows for this field of the response".to_owned();
         report.cases[0].actual = "something else\nin two lines".to_owned();
         let wide = terminal(Palette::Plain).render(&report);
         insta::assert_snapshot!(wide);
@@ -244,7 +244,7 @@ mod tests {
         };
         let narrow = narrow.render(&report);
         assert!(
-            narrow.contains("\n        expected  one of a long list of\n                  things"),
+            narrow.contains("\n        expected  one of a long list of\n                  values"),
             "{narrow}"
         );
         assert!(

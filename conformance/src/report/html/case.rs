@@ -1,5 +1,4 @@
-//! The cases, each a block that unfolds to what an argument needs: what was demanded, what was expected and observed, how to run
-//! it again, and what passed between harness and target.
+//! The cases: one collapsible block each, with requirement, expected and actual value, rerun command and evidence.
 
 use maud::{Markup, html};
 
@@ -12,16 +11,16 @@ use crate::{
     },
 };
 
-/// As many of the cases that decided the verdict stand open from the start.
+/// The maximum number of deciding cases whose blocks are open initially.
 const MAX_OPEN_CASES: usize = 5;
 
-/// Every case of a report, by group.
+/// Renders all cases of a report, by group.
 pub(super) fn all_cases(entry: &LabelledReport) -> Markup {
     let because = entry.report.verdict.deciding_cases();
     html! {
         section.report data-report=(entry.label) {
             h2 {
-                "Verdict by clause"
+                "Results by case"
                 @if !entry.label.is_empty() { ": " (entry.label) }
             }
             @for cases in entry.report.cases.chunk_by(|a, b| a.group() == b.group()) {
@@ -50,25 +49,25 @@ fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
             }
             div.body {
                 p {
-                    span.label { "Demanded by " }
+                    span.label { "Required by " }
                     @match authority_link(&case.authority) {
                         Some(url) => a href=(url) rel="noreferrer" { (escape_to_one_line(&case.authority.citation())) },
                         None => (escape_to_one_line(&case.authority.citation())),
                     }
                 }
                 @if !case.motivation.is_empty() {
-                    p { span.label { "Seen broken " } (escape_to_one_line(&case.motivation)) }
+                    p { span.label { "Violated in " } (escape_to_one_line(&case.motivation)) }
                 }
                 div.sides {
                     div { div.label { "Expected" } pre { (escape_controls(&case.expected)) } }
                     div {
-                        div.label { @if matches!(case.outcome.as_str(), "pass" | "fail" | "known-deviation") { "Actual" } @else { "Why not judged" } }
+                        div.label { @if matches!(case.outcome.as_str(), "pass" | "fail" | "known-deviation") { "Actual" } @else { "Reason" } }
                         pre class={ "actual " (case.outcome) } { (escape_controls(&case.actual)) }
                     }
                 }
                 @if !case.rerun.is_empty() {
                     figure {
-                        figcaption { "Repeat this case alone" }
+                        figcaption { "Rerun this case" }
                         div.rerun {
                             pre { code { (escape_to_one_line(&case.rerun)) } }
                             button.copy type="button" hidden { "Copy" }
@@ -86,7 +85,7 @@ fn case_block(entry: &LabelledReport, case: &CaseReport, open: bool) -> Markup {
     }
 }
 
-/// The evidence in its order; a request and the response that follows it stand side by side.
+/// Renders the evidence in order. A request and the response that follows it are side by side.
 fn evidence(items: &[EvidenceItem]) -> Markup {
     let mut rows: Vec<&[EvidenceItem]> = Vec::new();
     let mut rest = items;
@@ -115,9 +114,9 @@ fn title(kind: EvidenceKind) -> &'static str {
     match kind {
         EvidenceKind::Request => "Request",
         EvidenceKind::Response => "Response",
-        EvidenceKind::Journal => "The runtime's journal",
+        EvidenceKind::Journal => "Journal of the runtime",
         EvidenceKind::Archive => "Archive",
-        EvidenceKind::Cri => "Call of the CRI",
+        EvidenceKind::Cri => "CRI call",
         EvidenceKind::Note => "Note",
     }
 }

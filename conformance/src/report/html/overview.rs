@@ -1,4 +1,4 @@
-//! What a reader sees first: the verdict, what was judged, and where to look.
+//! The overview at the top of the page: verdict, target, deciding cases, tables of results.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// More columns than this do not fit a page; then nodes stand in rows.
+/// The maximum number of report columns. With more reports, each report gets its own table.
 const MAX_COLUMNS: usize = 8;
 
-/// One report in short.
+/// Renders the summary of a report.
 pub(super) fn report_card(entry: &LabelledReport) -> Markup {
     let report = entry.report;
     let target = &report.target;
@@ -37,7 +37,7 @@ pub(super) fn report_card(entry: &LabelledReport) -> Markup {
                 .filter(|case| case.outcome == "fail" && !because.contains(&case.id))
                 .collect();
             @if !others.is_empty() {
-                p.soft { "Does not hold either, without deciding the verdict:" }
+                p.soft { "Other failures, which do not decide the verdict:" }
                 ul.plain { @for case in others { (case_link(entry, &case.id)) } }
             }
             dl.properties {
@@ -50,9 +50,9 @@ pub(super) fn report_card(entry: &LabelledReport) -> Markup {
                 @if let Some(node) = &target.node { dt { "Node" } dd { (escape_to_one_line(node)) } }
                 @if !target.endpoint.is_empty() { dt { "Endpoint" } dd { code { (escape_to_one_line(&target.endpoint)) } } }
                 @if !target.container.is_empty() { dt { "Container" } dd { code { (escape_to_one_line(&target.container)) } } }
-                @if let Some(mutant) = &target.mutant { dt { "Wrong on purpose" } dd { code { (escape_to_one_line(mutant)) } } }
+                @if let Some(mutant) = &target.mutant { dt { "Mutant" } dd { code { (escape_to_one_line(mutant)) } } }
                 dt { "Decided by" }
-                dd { @if report.strict { "clauses of every level" } @else { "documented clauses" } }
+                dd { @if report.strict { "cases of every level" } @else { "documented cases" } }
                 @let conditions = report.conditions.describe();
                 @if !conditions.is_empty() { dt { "Conditions" } dd { @for line in conditions { div { (escape_to_one_line(&line)) } } } }
                 dt { "Run" }
@@ -64,7 +64,7 @@ pub(super) fn report_card(entry: &LabelledReport) -> Markup {
         }
         @if !report.remaining_archives.is_empty() {
             div.card.left {
-                strong { "Archives left behind. They hold the memory of a container:" }
+                strong { "Archives that were not removed. They contain the memory of a container:" }
                 ul.plain { @for path in &report.remaining_archives { li { code { (escape_to_one_line(path)) } } } }
             }
         }
@@ -84,7 +84,7 @@ fn case_link(entry: &LabelledReport, id: &str) -> Markup {
     }
 }
 
-/// For one report the groups of its clauses with their counts; for several of a suite, each clause by report.
+/// Renders the groups with their counts for one report, or each case by report for several reports of a suite.
 pub(super) fn tables(reports: &[LabelledReport]) -> Markup {
     html! {
         @for suite in [Suite::Kubelet, Suite::Runtime, Suite::Archive] {
@@ -148,11 +148,11 @@ fn comparison_table(suite: Suite, reports: &[&LabelledReport]) -> Markup {
         .map(|case| &case.id)
         .collect();
     html! {
-        h2 { "Verdict by clause: " (suite.as_str()) }
+        h2 { "Results by case: " (suite.as_str()) }
         div.card.scroll {
             table {
                 thead { tr {
-                    th { "Clause" }
+                    th { "Case" }
                     @for entry in reports { th { (entry.label) } }
                 } }
                 tbody {

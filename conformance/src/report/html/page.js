@@ -1,5 +1,5 @@
 "use strict";
-// Filter and search over what the page already holds. The state lives in the fragment, so that a link keeps it:
+// Filters and searches the cases of the page. The state is kept in the fragment, so that links preserve it:
 // #?q=timeout&outcome=fail,error&level=documented&report=node-a, or #ID to open one case.
 (() => {
   const controls = document.getElementById("controls");
@@ -67,7 +67,7 @@
     apply();
     if (fragment && !filtered) {
       let id = fragment;
-      try { id = decodeURIComponent(fragment); } catch { /* the fragment is the id as it stands */ }
+      try { id = decodeURIComponent(fragment); } catch { /* malformed escape: use the fragment unchanged */ }
       reveal(id);
     }
   }

@@ -1,4 +1,4 @@
-//! The page's own promises: it loads nothing, it escapes everything, its anchors are there.
+//! The page loads nothing, escapes everything, and has an anchor for every link.
 
 use super::*;
 use crate::report::tests::{hostile, sample};
@@ -11,7 +11,7 @@ fn nodes() -> [Report; 2] {
     })
 }
 
-/// The page without its own style and script, which a test of the rest would only trip over.
+/// Returns the page without its style and script, which the tests of the markup must ignore.
 fn page_without_assets(reports: &[Report]) -> String {
     let page = render(reports);
     assert_eq!(page.matches(STYLE).count(), 1);
@@ -45,7 +45,7 @@ fn hostile_text_never_becomes_markup() {
         .map(|rest| rest.trim_start_matches('/').split([' ', '>']).next().unwrap())
         .collect();
     assert!(!tags.contains("img"), "{tags:?}");
-    assert_eq!(page.matches("<script").count(), 1, "its own");
+    assert_eq!(page.matches("<script").count(), 1, "the script of the page");
     assert!(!page.contains("<!--"), "{page}");
     assert!(!page.contains('\x1b') && !page.contains('\u{202e}') && !page.contains('\0'));
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page}");
@@ -62,21 +62,21 @@ fn every_link_has_a_target() {
         let mut unique = ids.clone();
         unique.sort_unstable();
         unique.dedup();
-        assert_eq!(unique.len(), ids.len(), "an id is given once: {ids:?}");
+        assert_eq!(unique.len(), ids.len(), "ids are unique: {ids:?}");
         let links = attribute_values(&page, "href");
         assert!(links.len() > 8, "{links:?}");
         for link in links {
             if link == "data:," {
-                continue; // the icon: without one a browser asks the server for it
+                continue; // An empty icon: without it the browser requests /favicon.ico.
             }
-            // A document that demands something is elsewhere, and is asked for only by who follows the link.
+            // Links to authorities are external and are loaded only when the reader follows them.
             if link.starts_with("https://kubernetes.io/") {
                 continue;
             }
             let id = link
                 .strip_prefix('#')
                 .unwrap_or_else(|| panic!("{link} leaves the page"));
-            assert!(ids.contains(&id), "{link} leads nowhere: {ids:?}");
+            assert!(ids.contains(&id), "{link} has no target: {ids:?}");
         }
         assert!(attribute_values(&page, "src").is_empty());
     }
