@@ -1,4 +1,4 @@
-//! The command line: which suite, which target, which cases.
+//! The command line of `checkpoint-conformance`.
 
 mod archive;
 mod clean;
@@ -26,16 +26,16 @@ use crate::{
     suites,
 };
 
-/// Judges the Kubelet Checkpoint API of any kubelet, CheckpointContainer of any runtime, and checkpoint archives.
+/// Tests the Kubelet Checkpoint API of kubelets, CheckpointContainer of container runtimes, and checkpoint archives.
 ///
-/// Without a subcommand the kubelet suite runs; without a target it runs on the embedded reference kubelet over an
-/// embedded fake-cri.
+/// Without a subcommand the kubelet suite runs. Without a target it tests the embedded reference kubelet, which runs its
+/// containers with an embedded fake-cri.
 #[derive(Debug, Parser)]
 #[command(name = "checkpoint-conformance", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Say more on standard error: -v what is done, -vv every detail. `RUST_LOG` selects by module and wins
+    /// Log to standard error: -v info, -vv trace. `RUST_LOG` overrides it and can filter by module
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(flatten)]
@@ -44,37 +44,37 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  every selected documented clause was judged and holds
-  1  one does not hold (with --strict: a clause of any level)
-  2  the command line cannot be understood
-  3  the harness could not do its work; wins over 1
-  4  incomplete: nothing ran, or a documented clause could not be judged (--allow-incomplete makes it 0)";
+  0  every selected documented case passed
+  1  a documented case failed (with --strict: a case of any level), or a listed expected failure passed
+  2  invalid command line
+  3  the harness failed; takes precedence over 1
+  4  incomplete: no case ran, or a documented case did not run (0 with --allow-incomplete)";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Judge a kubelet's checkpoint endpoint (the default)
+    /// Test the checkpoint endpoint of a kubelet (default)
     Kubelet(Box<KubeletArgs>),
-    /// Judge CheckpointContainer of a container runtime, with no kubelet between
+    /// Test CheckpointContainer of a container runtime, without a kubelet
     Runtime(runtime::RuntimeArgs),
-    /// Judge checkpoint archives, from any runtime
+    /// Test checkpoint archives of any runtime
     Archive(archive::ArchiveArgs),
-    /// Write the image of the workload, as an OCI archive to import into a runtime
+    /// Write the container image of the test workload, as an OCI archive to import into a runtime
     Image(image::ImageArgs),
-    /// Remove what runs that were killed have left: temporary folders, what a kubelet changed, Pods in a runtime
+    /// Clean up after killed runs: temporary directories, changes of a kubelet to the host, Pods in a runtime
     Clean(clean::CleanArgs),
-    /// Judge the harness: run every mutant of the embedded target, each must be caught by exactly the cases that name it
+    /// Test the harness: run every mutant and check that each fails exactly the cases that its definition lists
     Mutants(mutants::MutantsArgs),
-    /// Say what changed between two reports: exit code 0 when nothing got worse, 1 when something did
+    /// Show the changes between two reports; exits with 1 when the new report is worse, else 0
     Compare(compare::CompareArgs),
-    /// Make one report of those of several machines
+    /// Merge the reports of several machines into one
     Merge(merge::MergeArgs),
-    /// Print docs/FINDINGS.md: what reports say of real targets, with what was confirmed by hand
+    /// Print docs/FINDINGS.md: the failures of real targets, with their manual confirmation
     Findings(findings::FindingsArgs),
-    /// Print the completions for a shell
+    /// Print the completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write manual pages
     Man(completions::ManArgs),
-    /// List the cases of every suite, one a line, the id first
+    /// List the cases of all suites, one per line, beginning with the id
     List(ListArgs),
 }
 
@@ -87,13 +87,13 @@ struct ListArgs {
     markdown: bool,
 }
 
-/// Which cases.
+/// The options that select cases.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SelectionArgs {
-    /// Only cases whose id matches this glob (`*` also matches `/`); may be given several times
+    /// Run only cases whose id matches this glob (`*` also matches `/`); can be repeated
     #[arg(long, value_name = "GLOB")]
     filter: Vec<String>,
-    /// Only cases of this level: documented, reference, robust; may be given several times
+    /// Run only cases of this level: documented, reference, robust; can be repeated
     #[arg(long, value_name = "LEVEL", value_delimiter = ',', value_parser = parse_level)]
     level: Vec<Level>,
 }
@@ -111,27 +111,27 @@ fn parse_level(name: &str) -> Result<Level, String> {
         .ok_or_else(|| format!("expected one of {}", Level::ALL.map(Level::as_str).join(", ")))
 }
 
-/// Why a command ended without a verdict.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The user asked for what cannot be.
+    /// The command line or a file that it names is invalid.
     #[error("{0}")]
     Usage(String),
-    /// The harness could not do its work.
+    /// The harness failed.
     #[error("{0:#}")]
     Harness(#[from] anyhow::Error),
-    /// The user ended it.
+    /// SIGINT or SIGTERM ended the run.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// Runs the command line `args`, the program's name first; returns the exit code, see [`exit`].
+/// Runs the command line `args`, which begins with the program name. Returns an exit code of [`exit`].
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<_> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are asked for, not wrong.
+            // clap reports --help and --version as errors too; they exit with 0.
             let code = if error.use_stderr() { exit::USAGE } else { exit::PASS };
             let _ = error.print();
             return ExitCode::from(code);
@@ -151,10 +151,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Warnings go to standard error whatever is asked for: what could not be put back must not be silent.
+/// Warnings are logged at every verbosity, because a failed clean-up must be visible.
 fn log_to_stderr(verbose: u8) {
     let default = match verbose {
-        // The embedded kubelet's Pod has a container that cannot be started, and its runtime is killed: its warnings are of no use here.
+        // The Pod of the embedded kubelet has a container that cannot start, and cases kill its runtime: its warnings are expected.
         0 => "warn,checkpoint_conformance::reference=error",
         1 => "checkpoint_conformance=info,fake_cri=info,warn",
         _ => "checkpoint_conformance=trace,fake_cri=debug,info",
@@ -165,7 +165,7 @@ fn log_to_stderr(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // A caller that has a subscriber of its own keeps it.
+    // This fails when the caller has installed a subscriber already, which then stays.
     let _ = subscriber.try_init();
 }
 
@@ -196,7 +196,7 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
     }
 }
 
-/// Writes to stdout; a reader that has gone (`| head`) is no failure.
+/// Writes to stdout. A closed pipe (`| head`) is not a failure.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error)
@@ -206,7 +206,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Runs a future to its end or to Ctrl-C or SIGTERM, whichever is first.
+/// Runs a future until it completes, or until SIGINT or SIGTERM.
 async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let interrupted = interruption()?;
     tokio::select! {
@@ -215,7 +215,7 @@ async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failur
     }
 }
 
-/// Listens from now on for Ctrl-C and SIGTERM; what it returns ends with the first of them.
+/// Registers handlers for SIGINT and SIGTERM immediately. The returned future completes at the first of these signals.
 fn interruption() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;

@@ -146,7 +146,7 @@ async fn clean_removes_only_leftovers_of_killed_runs() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    for line in ["removed container ", "removed pod ", "removed folder "] {
+    for line in ["removed container ", "removed pod ", "removed directory "] {
         assert!(text(&output).contains(line), "{}", text(&output));
     }
     assert_eq!(pods(&cri).await, ["foreign"]);
@@ -155,7 +155,7 @@ async fn clean_removes_only_leftovers_of_killed_runs() {
     let second_clean = harness_command(tmp.path(), &["clean", "--runtime-endpoint", &endpoint])
         .output()
         .unwrap();
-    assert_eq!(text(&second_clean), "nothing was left\n");
+    assert_eq!(text(&second_clean), "nothing to clean up\n");
     cri.shutdown().await;
 }
 

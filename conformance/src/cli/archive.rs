@@ -1,4 +1,4 @@
-//! `checkpoint-conformance archive FILE...`
+//! The subcommand `archive FILE...`.
 
 use std::{
     ffi::OsString,
@@ -19,21 +19,21 @@ use crate::{
     suites::archive::{ArchiveCase, cases},
 };
 
-/// Which archives, which cases, what decides.
+/// The options of `archive`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ArchiveArgs {
-    /// The archives
+    /// The checkpoint archives
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Bytes that stood in the container's memory: they must stand in the archive's pages. With it archive/memory/expected-bytes decides
-    /// the exit code
+    /// Bytes from the memory of the container, which the pages of the archive must contain. With this option the case
+    /// archive/memory/expected-bytes decides the exit code
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
     expect_in_memory: Option<Needle>,
-    /// A secret of the container: it may stand in the pages and in spec.dump, and nowhere else; may be given several times
-    /// [default: values in spec.dump's environment whose names say that they are secret]
+    /// A secret of the container, which only the pages and spec.dump may contain; can be repeated [default: environment
+    /// variables in spec.dump with names such as TOKEN or PASSWORD]
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
     secret: Vec<Needle>,
-    /// Whose members the archive must have: containerd, cri-o, podman [default: of the engine that spec.dump names]
+    /// The engine whose members the archive must have: containerd, cri-o, podman [default: the engine that spec.dump names]
     #[arg(long, value_name = "ENGINE", value_parser = parse_layout)]
     layout: Option<Layout>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(super) struct ArchiveArgs {
     verdict: RunArgs,
 }
 
-/// What is looked for in an archive; never printed.
+/// Bytes to search for in an archive. They are never printed.
 #[derive(Clone)]
 struct Needle(Vec<u8>);
 
@@ -52,10 +52,10 @@ impl std::fmt::Debug for Needle {
     }
 }
 
-/// Fewer would be found anywhere.
+/// The minimum length. Fewer bytes would match by chance.
 const MIN_NEEDLE_BYTES: usize = 8;
 
-/// The text itself, or the content of the file behind `@`, without a newline at its end.
+/// Returns the text itself, or the content of the file after `@`, without one trailing newline.
 fn parse_needle(text: &str) -> Result<Needle, String> {
     let mut bytes = match text.strip_prefix('@') {
         Some(file) => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
@@ -66,7 +66,7 @@ fn parse_needle(text: &str) -> Result<Needle, String> {
     }
     if bytes.len() < MIN_NEEDLE_BYTES {
         return Err(format!(
-            "expected at least {MIN_NEEDLE_BYTES} bytes: fewer are found by chance"
+            "expected at least {MIN_NEEDLE_BYTES} bytes: fewer would match by chance"
         ));
     }
     Ok(Needle(bytes))
@@ -89,8 +89,8 @@ impl ArchiveArgs {
         }
     }
 
-    /// Judges one archive after the other. With several, the worst verdict decides, and one document holds their reports. One that
-    /// cannot be read ends in an error of its own, and leaves the others' verdicts as they are.
+    /// Tests the archives one after another and writes their reports into one document. The worst verdict decides the exit
+    /// code. An unreadable archive gets a report with an error and does not affect the verdicts of the others.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -109,7 +109,7 @@ impl ArchiveArgs {
     }
 }
 
-/// The cases, of which the one of the canary decides when the user gave one: then the bytes are known to belong there.
+/// Returns the cases. `--expect-in-memory` makes the canary case documented: the bytes are then known to be in memory.
 fn cases_for(expected: &Expectations) -> Vec<ArchiveCase> {
     let mut cases = cases();
     for case in cases.iter_mut().filter(|case| case.info.id == CANARY_CASE) {
@@ -120,11 +120,12 @@ fn cases_for(expected: &Expectations) -> Vec<ArchiveCase> {
     cases
 }
 
-/// The case that looks for the user's bytes, and the one that an input fails which is none.
+/// The case that searches for the bytes of `--expect-in-memory`.
 const CANARY_CASE: &str = "archive/memory/expected-bytes";
+/// The case that fails for an input that is not a checkpoint archive.
 const KIND_CASE: &str = "archive/format/checkpoint-archive";
 
-/// An archive that the harness could not read: one case that ends in an error.
+/// Returns the run of an unreadable archive: one case with an error.
 fn unreadable_archive(file: &Path, error: &InspectError) -> SuiteRun {
     let clause = cases()
         .into_iter()
@@ -174,7 +175,7 @@ async fn test_archive(
     };
     let mut archive = inspect(&expected)?;
     if expected.secrets.is_empty() {
-        // They may stand before spec.dump, so the archive is read again.
+        // A member before spec.dump can contain these secrets, so the archive is read again.
         expected.secrets = from_environment(&archive);
         if !expected.secrets.is_empty() {
             archive = inspect(&expected)?;

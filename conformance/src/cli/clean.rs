@@ -1,4 +1,4 @@
-//! `checkpoint-conformance clean`, also as `runtime --clean`
+//! The subcommand `clean`, and `runtime --clean`.
 
 use std::fmt::Write as _;
 
@@ -8,23 +8,22 @@ use clap::Args;
 use super::{Failure, print};
 use crate::{engine::exit, targets};
 
-/// What to clean beside this machine's temporary folders.
+/// The options of `clean`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CleanArgs {
-    /// Also remove the Pods and containers of all runs from the runtime that answers here, also of those that still run
+    /// Also remove the Pods and containers of all runs from this runtime, including runs in progress
     #[arg(long, value_name = "unix:///PATH")]
     runtime_endpoint: Option<String>,
 }
 
 impl CleanArgs {
-    /// Cleans, and says what was removed.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
         runtime.block_on(run(self.runtime_endpoint.as_deref()))
     }
 }
 
-/// Cleans the runtime first: the logs in the folders say which process is whose.
+/// Cleans up and prints what was removed. The runtime comes first: the logs in the run directories name the processes.
 pub(super) async fn run(endpoint: Option<&str>) -> Result<u8, Failure> {
     let mut text = String::new();
     if let Some(endpoint) = endpoint {
@@ -41,10 +40,10 @@ pub(super) async fn run(endpoint: Option<&str>) -> Result<u8, Failure> {
     }
     let (directories, failures) = targets::remove_stale_runs().await;
     for directory in directories {
-        let _ = writeln!(text, "removed folder {}", directory.display());
+        let _ = writeln!(text, "removed directory {}", directory.display());
     }
     if text.is_empty() && failures.is_empty() {
-        text.push_str("nothing was left\n");
+        text.push_str("nothing to clean up\n");
     }
     print(&text)?;
     if failures.is_empty() {

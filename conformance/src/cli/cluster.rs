@@ -1,4 +1,4 @@
-//! The options of a cluster, and the judging of its nodes one after the other.
+//! The options for the kubelets of a cluster, which are tested one after another.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
 
 const HEADING: &str = "The kubelets of a cluster";
 
-/// Which kubelets of which cluster, and which Pods.
+/// The options for the kubelets of a cluster.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ClusterArgs {
-    /// Judge kubelets of the cluster that this kubeconfig names
+    /// Test kubelets of the cluster of this kubeconfig
     #[arg(
         long,
         value_name = "FILE",
@@ -31,13 +31,13 @@ pub(super) struct ClusterArgs {
         conflicts_with_all = ["kubelet_url", "kubelet_binary", "client_cert", "token_file", "mutant"]
     )]
     kubeconfig: Option<PathBuf>,
-    /// Its context, if not the current one
+    /// The context of the kubeconfig [default: the current context]
     #[arg(long, value_name = "NAME", help_heading = HEADING, requires = "kubeconfig")]
     context: Option<String>,
-    /// The kubelet of this node
+    /// Test the kubelet of this node
     #[arg(long, value_name = "NAME", help_heading = HEADING, group = "which_nodes", requires = "kubeconfig")]
     node: Option<String>,
-    /// The kubelet of every node, one after the other; a report each
+    /// Test the kubelets of all nodes, one after another, with one report each
     #[arg(
         long,
         help_heading = HEADING,
@@ -46,10 +46,10 @@ pub(super) struct ClusterArgs {
         conflicts_with_all = ["container", "checkpoints_dir", "fake_cri_control"]
     )]
     all_nodes: bool,
-    /// Through the API server's node proxy, not at the node's own address
+    /// Connect through the API server's node proxy instead of the node's address
     #[arg(long, help_heading = HEADING, requires = "kubeconfig", conflicts_with_all = ["ca", "insecure"])]
     node_proxy: bool,
-    /// Checkpoint a container of a Pod with this label: KEY=VALUE
+    /// Checkpoint a container of a Pod with this label (KEY=VALUE)
     #[arg(
         long,
         value_name = "LABEL",
@@ -58,7 +58,7 @@ pub(super) struct ClusterArgs {
         conflicts_with = "container"
     )]
     pod_selector: Option<String>,
-    /// Checkpoint a container of a Pod made from this image, and delete it afterwards
+    /// Create a Pod with this image, checkpoint its container, and delete the Pod afterwards
     #[arg(
         long,
         value_name = "REF",
@@ -70,16 +70,16 @@ pub(super) struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// Whether kubelets of a cluster are asked for.
+    /// Whether `--kubeconfig` was given.
     pub(super) fn is_requested(&self) -> bool {
         self.kubeconfig.is_some()
     }
 
-    /// Judges the node, or every node.
+    /// Tests the node of `--node`, or all nodes.
     ///
     /// # Errors
-    /// The cluster cannot be read, or the user ends it. A node that cannot be judged is a report that says so, where every
-    /// node is asked for.
+    /// The options are incomplete, the API server cannot be queried, or the run is interrupted. With `--node`, also when the
+    /// node cannot be tested; with `--all-nodes`, such a node gets a report with an error.
     pub(super) async fn run_nodes(
         &self,
         run: &SuiteRunner<'_>,
@@ -152,7 +152,7 @@ impl ClusterArgs {
             kubelet::run_suite(run, start_time, kubelet).await
         };
         let result = attempt.await;
-        // Whatever came of it, the Pod goes.
+        // Delete the Pod even when the suite failed.
         let deletion = cluster.delete_temporary_pod(&selected).await.map_err(harness_failure);
         let suite_run = result?;
         deletion?;
@@ -164,17 +164,17 @@ fn harness_failure(error: TargetError) -> Failure {
     Failure::Harness(error.into())
 }
 
-/// What is said of a node that could not be judged: an error, in the place of the case that everything builds on.
+/// Returns the run of a node that could not be tested: an error of the case on which all others depend.
 fn failed_node(start_time: StartTime, node: &NodeAddress, reason: &str) -> SuiteRun {
     let clause = suites::catalogue_entries()
         .into_iter()
         .map(|entry| entry.info)
         .find(|clause| clause.id == OK_CASE)
-        .expect("the catalogue holds the case that is named here, a test says");
+        .expect("OK_CASE is in the catalogue, as a test checks");
     let record = CaseRecord {
         info: clause,
         outcome: Outcome::Error {
-            reason: format!("node {} was not judged: {reason}", node.name),
+            reason: format!("failed to test node {}: {reason}", node.name),
         },
         duration: Duration::ZERO,
         evidence: Vec::new(),

@@ -1,4 +1,4 @@
-//! `checkpoint-conformance compare OLD.json NEW.json`
+//! The subcommand `compare OLD.json NEW.json`.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,22 @@ use crate::{
     report::{compare, read},
 };
 
-/// Which reports.
+/// The options of `compare`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CompareArgs {
-    /// The report.json of before; it may hold several reports
+    /// The old report.json, with one or several reports
     #[arg(value_name = "OLD.json")]
     old: PathBuf,
-    /// The report.json of after
+    /// The new report.json
     #[arg(value_name = "NEW.json")]
     new: PathBuf,
-    /// Print Markdown
+    /// Print Markdown instead of plain text
     #[arg(long)]
     markdown: bool,
 }
 
 impl CompareArgs {
-    /// Prints what changed; 0 when nothing got worse, 1 when something did.
+    /// Prints the changes. Returns 1 when the new report is worse, else 0.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let old = read(&self.old).map_err(|error| Failure::Usage(error.to_string()))?;
         let new = read(&self.new).map_err(|error| Failure::Usage(error.to_string()))?;

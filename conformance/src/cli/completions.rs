@@ -1,7 +1,7 @@
-//! `checkpoint-conformance completions SHELL` and `checkpoint-conformance man DIR`: what packages ship beside a program.
+//! The subcommands `completions SHELL` and `man DIR`, whose output packages ship with the programs.
 //!
-//! Both come from the definition of the command lines, so that they cannot say anything else than `--help` does. fake-cri's come
-//! from here too: it stays a program without them.
+//! Both are generated from the clap definitions and therefore agree with `--help`. The output for fake-cri is generated here
+//! too, so that fake-cri needs no such subcommands.
 
 use std::{fs, path::PathBuf};
 
@@ -12,13 +12,13 @@ use clap_complete::Shell;
 use super::{Cli, Failure, print};
 use crate::engine::exit;
 
-/// One of the programs of this project.
+/// A program of this project.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum ProjectProgram {
-    /// The harness
+    /// The conformance tests
     #[default]
     CheckpointConformance,
-    /// The runtime
+    /// The CRI runtime for tests
     FakeCri,
 }
 
@@ -31,7 +31,7 @@ impl ProjectProgram {
     }
 }
 
-/// Which shell, which program.
+/// The options of `completions`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CompletionsArgs {
     /// The shell
@@ -42,7 +42,6 @@ pub(super) struct CompletionsArgs {
 }
 
 impl CompletionsArgs {
-    /// Prints the script.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let mut command = self.program.command();
         let name = command.get_name().to_owned();
@@ -53,16 +52,16 @@ impl CompletionsArgs {
     }
 }
 
-/// Where to.
+/// The options of `man`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ManArgs {
-    /// The folder, such as /usr/local/share/man/man1; it is made if it is not there
+    /// The directory, such as /usr/local/share/man/man1; created if it does not exist
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
 
 impl ManArgs {
-    /// Writes a page for each program and each of their subcommands.
+    /// Writes one page per program and subcommand.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let failed = || format!("failed to write manual pages into {}", self.folder.display());
         fs::create_dir_all(&self.folder).with_context(failed)?;

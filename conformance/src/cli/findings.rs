@@ -1,4 +1,4 @@
-//! `checkpoint-conformance findings REPORT.json... > docs/FINDINGS.md`
+//! The subcommand `findings REPORT.json... > docs/FINDINGS.md`.
 
 use std::path::PathBuf;
 
@@ -10,19 +10,19 @@ use crate::{
     report::{findings, notes, read, stale_notes},
 };
 
-/// Which reports, and what was confirmed by hand.
+/// The options of `findings`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct FindingsArgs {
     /// The report.json of each target, in the order of the document
     #[arg(required = true, value_name = "REPORT.json")]
     reports: Vec<PathBuf>,
-    /// What was seen by hand: a TOML file, or a folder of them; may be given several times
+    /// Manual confirmations: a TOML file, or a directory of TOML files; can be repeated
     #[arg(long, value_name = "PATH")]
     confirmed: Vec<PathBuf>,
 }
 
 impl FindingsArgs {
-    /// Prints the document; 1 when a note of what was confirmed fits no failure.
+    /// Prints the document. Returns 1 when a note matches no failure.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let mut reports = Vec::new();
         for path in &self.reports {
@@ -36,7 +36,7 @@ impl FindingsArgs {
         let unused = stale_notes(&reports, &confirmed);
         for note in &unused {
             eprintln!(
-                "checkpoint-conformance: the note on {} of {:?} fits no failure of these reports",
+                "checkpoint-conformance: the note on {} of {:?} matches no failure of these reports",
                 note.case, note.target
             );
         }

@@ -1,4 +1,4 @@
-//! `checkpoint-conformance image OUT.tar`
+//! The subcommand `image OUT.tar`.
 
 use std::path::PathBuf;
 
@@ -11,25 +11,25 @@ use crate::{
     targets::runtime::WORKLOAD_IMAGE,
 };
 
-/// Where to, and what goes in.
+/// The options of `image`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ImageArgs {
     /// The archive to write; import it with `ctr -n k8s.io images import OUT.tar`
     #[arg(value_name = "OUT.tar")]
     out: PathBuf,
-    /// The image's name
+    /// The name of the image
     #[arg(long, value_name = "REF", default_value = WORKLOAD_IMAGE)]
     name: String,
-    /// Add the harness itself, /checkpoint-conformance, for Jobs; it has to be a static executable
+    /// Add this program as /checkpoint-conformance, for Jobs; it must be a static executable
     #[arg(long)]
     include_harness: bool,
-    /// The static test workload [default: this program if it is static, else what cargo has built beside it]
+    /// The static test workload [default: this program if it is static, else the one that cargo built beside it]
     #[arg(long, value_name = "FILE")]
     test_workload: Option<PathBuf>,
 }
 
 impl ImageArgs {
-    /// Writes the image and says what to do with it.
+    /// Writes the image and prints the command that imports it.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let content = self.content().map_err(anyhow::Error::from)?;
         write(&self.out, &content).map_err(anyhow::Error::from)?;

@@ -1,4 +1,4 @@
-//! `checkpoint-conformance kubelet`, which is also what runs without a subcommand.
+//! The subcommand `kubelet`, which is the default.
 
 use std::{
     ffi::OsString,
@@ -23,7 +23,7 @@ use crate::{
     targets::{ContainerRef, CredentialFiles, Embedded, Kubelet, RealKubelet, UrlTarget},
 };
 
-/// Which kubelet, which cases, what decides.
+/// The options of `kubelet`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct KubeletArgs {
     #[command(flatten)]
@@ -31,11 +31,11 @@ pub struct KubeletArgs {
     #[command(flatten)]
     verdict: RunArgs,
 
-    /// Make the embedded target wrong in one single way, by name (see `checkpoint-conformance mutants`)
+    /// Inject the defect of this mutant into the embedded target (see `checkpoint-conformance mutants`)
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kubelet_url", "kubelet_binary"], value_parser = parse_mutant)]
     mutant: Option<&'static str>,
 
-    /// Judge the kubelet that runs at this URL: https://HOST:PORT
+    /// Test the running kubelet at this URL: https://HOST:PORT
     #[arg(
         long,
         value_name = "URL",
@@ -44,7 +44,7 @@ pub struct KubeletArgs {
         requires = "credential"
     )]
     kubelet_url: Option<Url>,
-    /// The client certificate (PEM) to come with
+    /// The client certificate (PEM)
     #[arg(
         long,
         value_name = "FILE",
@@ -61,10 +61,10 @@ pub struct KubeletArgs {
         requires = "client_cert"
     )]
     client_key: Option<PathBuf>,
-    /// A file that holds the bearer token to come with
+    /// A file with the bearer token
     #[arg(long, value_name = "FILE", help_heading = "A running kubelet", group = "credential")]
     token_file: Option<PathBuf>,
-    /// The authorities (PEM) of the kubelet's certificate
+    /// The CA certificates (PEM) that verify the kubelet's serving certificate
     #[arg(
         long,
         value_name = "FILE",
@@ -72,19 +72,19 @@ pub struct KubeletArgs {
         conflicts_with = "insecure"
     )]
     ca: Option<PathBuf>,
-    /// Do not check the kubelet's certificate
+    /// Do not verify the kubelet's serving certificate
     #[arg(long, help_heading = "A running kubelet")]
     insecure: bool,
     /// The container to checkpoint: NAMESPACE/POD/CONTAINER
     #[arg(long, value_name = "NS/POD/NAME", help_heading = "A running kubelet", value_parser = parse_container)]
     container: Option<ContainerRef>,
-    /// Checkpoint the other containers of that Pod as well; without it only the named container is
+    /// Also checkpoint the other containers of that Pod [default: only the named container]
     #[arg(long, help_heading = "A running kubelet")]
     include_siblings: bool,
-    /// Run the cases that load the kubelet on purpose: 32 checkpoints at once
+    /// Run the load cases, with 32 concurrent checkpoints
     #[arg(long, help_heading = "A running kubelet")]
     include_load: bool,
-    /// A file that holds the bearer token of someone whom the kubelet knows and who may not checkpoint: 403 is tested with it
+    /// A file with the bearer token of an authenticated user without permission to checkpoint, to test 403
     #[arg(
         long,
         value_name = "FILE",
@@ -92,7 +92,7 @@ pub struct KubeletArgs {
         conflicts_with = "denied_client_cert"
     )]
     denied_token_file: Option<PathBuf>,
-    /// The same by a client certificate (PEM)
+    /// The client certificate (PEM) of an authenticated user without permission to checkpoint, to test 403
     #[arg(
         long,
         value_name = "FILE",
@@ -100,7 +100,7 @@ pub struct KubeletArgs {
         requires = "denied_client_key"
     )]
     denied_client_cert: Option<PathBuf>,
-    /// The key (PEM) of that certificate
+    /// The key (PEM) of --denied-client-cert
     #[arg(
         long,
         value_name = "FILE",
@@ -108,17 +108,17 @@ pub struct KubeletArgs {
         requires = "denied_client_cert"
     )]
     denied_client_key: Option<PathBuf>,
-    /// Where the kubelet's `checkpoints` folder can be read from here
+    /// The path of the kubelet's `checkpoints` directory on this machine
     #[arg(long, value_name = "DIR", help_heading = "A running kubelet")]
     checkpoints_dir: Option<PathBuf>,
-    /// The control socket of the fake-cri that is the kubelet's runtime
+    /// The control socket of fake-cri, when it is the kubelet's runtime
     #[arg(long, value_name = "SOCKET", help_heading = "A running kubelet")]
     fake_cri_control: Option<PathBuf>,
 
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// Start this kubelet, without a cluster, and judge it; needs root
+    /// Start this kubelet binary without a cluster and test it; needs root
     #[arg(
         long,
         value_name = "PATH",
@@ -126,7 +126,7 @@ pub struct KubeletArgs {
         conflicts_with = "kubelet_url"
     )]
     kubelet_binary: Option<PathBuf>,
-    /// One more argument for that kubelet; may be given several times
+    /// An additional argument for that kubelet; can be repeated
     #[arg(
         long,
         value_name = "ARG",
@@ -135,7 +135,7 @@ pub struct KubeletArgs {
         allow_hyphen_values = true
     )]
     kubelet_arg: Vec<OsString>,
-    /// Run its Pods on this runtime, unix:///PATH, instead of a fake-cri of its own
+    /// The runtime of that kubelet, unix:///PATH [default: a fake-cri that is started for it]
     #[arg(
         long,
         value_name = "ENDPOINT",
@@ -149,7 +149,7 @@ fn parse_mutant(name: &str) -> Result<&'static str, String> {
     let names = || MutantDefinition::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
     MutantDefinition::by_name(Suite::Kubelet, name)
         .map(MutantDefinition::name)
-        .ok_or_else(|| format!("no mutant has that name; there are {}", names()))
+        .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
 }
 
 fn parse_container(text: &str) -> Result<ContainerRef, String> {
@@ -178,7 +178,7 @@ impl KubeletArgs {
         run.finish(&reports)
     }
 
-    /// What clap cannot say: options of one target do not go with another.
+    /// Rejects options of another kind of target, which clap cannot express.
     fn check_options(&self) -> Result<(), Failure> {
         if self.cluster.is_requested() {
             return Ok(());
@@ -205,7 +205,7 @@ impl KubeletArgs {
             ] {
                 if is_set {
                     return Err(Failure::Usage(format!(
-                        "{option} go with --kubelet-url or --kubeconfig"
+                        "{option} requires --kubelet-url or --kubeconfig"
                     )));
                 }
             }
@@ -215,7 +215,7 @@ impl KubeletArgs {
         Ok(())
     }
 
-    /// One target, or the several of a cluster.
+    /// Tests one target, or the nodes of a cluster.
     async fn run_targets(&self, run: &SuiteRunner<'_>) -> Result<Vec<SuiteRun>, Failure> {
         if self.cluster.is_requested() {
             let connect_args = ConnectArgs {
@@ -235,7 +235,7 @@ impl KubeletArgs {
         Ok(vec![run_suite(run, start_time, kubelet).await?])
     }
 
-    /// Who may not checkpoint, if the user names someone.
+    /// Returns the credential of a user without permission to checkpoint, if one was given.
     fn denied(&self) -> Option<CredentialFiles> {
         match (
             &self.denied_client_cert,
@@ -299,31 +299,23 @@ impl KubeletArgs {
     }
 }
 
-/// What is known of a running kubelet beside where it answers.
+/// The options for a running kubelet, except its address.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectArgs {
-    /// The authorities of its certificate.
     pub(super) ca: Option<PathBuf>,
-    /// Its certificate is not checked.
     pub(super) insecure: bool,
-    /// The container to checkpoint.
     pub(super) container: Option<ContainerRef>,
-    /// Where its `checkpoints` folder can be read from here.
     pub(super) checkpoints_dir: Option<PathBuf>,
-    /// The control socket of its runtime.
     pub(super) control_socket: Option<PathBuf>,
-    /// Who may not checkpoint.
     pub(super) denied_credential: Option<CredentialFiles>,
-    /// The other containers of the Pod are checkpointed as well.
     pub(super) include_siblings: bool,
-    /// Cases may load the kubelet on purpose.
     pub(super) allow_load: bool,
 }
 
-/// Runs the suite on a kubelet, ends what was started and removes what was made, whatever came of it.
+/// Runs the suite on a kubelet. Stops the target and removes the archives even when the run fails.
 ///
 /// # Errors
-/// The user ended it, or what was started cannot be ended.
+/// The run is interrupted, the disk of the node is too small, or the target cannot be stopped.
 pub(super) async fn run_suite(
     run: &SuiteRunner<'_>,
     start_time: StartTime,
@@ -335,13 +327,13 @@ pub(super) async fn run_suite(
         let (_, shutdown) = shut_down(&session.kubelet).await;
         shutdown?;
         return Err(Failure::Harness(anyhow::anyhow!(
-            "the disk of the node has no room: the run {}; select fewer cases with --filter, or checkpoint a smaller container",
+            "not enough disk space on the node: the run {}; select fewer cases with --filter, or checkpoint a smaller container",
             footprint.summary()
         )));
     }
     eprintln!("checkpoint-conformance: the run {}", footprint.summary());
     let records = until_interrupted(run.run_cases(cases(), &session)).await;
-    // Whatever happened, what was started is ended and what was made is removed.
+    // Stop the target and remove the archives in every case.
     let (remaining_archives, shutdown) = shut_down(&session.kubelet).await;
     let records = match records {
         Ok(records) => records,
@@ -361,14 +353,14 @@ pub(super) async fn run_suite(
     })
 }
 
-/// What the selected cases are to leave on the kubelet's node.
+/// Returns the footprint of the selected cases.
 async fn footprint(run: &SuiteRunner<'_>, kubelet: &Kubelet) -> Footprint {
     let selected: Vec<_> = cases().into_iter().filter(|case| run.selects(&case.info)).collect();
     let archives = selected
         .iter()
         .filter(|case| kubelet.allow_load || !case.is_load_test)
         .map(|case| u64::from(case.max_archives));
-    // Most cases look at the first one, whichever of them makes it.
+    // Most cases share the first checkpoint, which the first of them creates.
     let first = u64::from(!selected.is_empty());
     kubelet.footprint(first + archives.sum::<u64>()).await
 }
@@ -380,7 +372,7 @@ async fn shut_down(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
     }
     let left_archives = kubelet.remove_archives();
     match &kubelet.lifecycle {
-        // All that it wrote lies in a folder of ours.
+        // The archives are in the run directory, which the shutdown removes.
         Some(steering) => match steering.shutdown().await {
             Ok(()) => (Vec::new(), Ok(())),
             Err(error) => (left_archives, Err(Failure::Harness(error.into()))),
@@ -391,7 +383,7 @@ async fn shut_down(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
 
 fn report_left_archives(archives: &[String]) {
     if !archives.is_empty() {
-        eprintln!("archives left behind, they hold the memory of a container:");
+        eprintln!("archives that were not removed; they contain the memory of a container:");
         for path in archives {
             eprintln!("  {path}");
         }

@@ -1,4 +1,4 @@
-//! `checkpoint-conformance merge NODE=REPORT.json... --report-dir DIR`: the runs of several machines as one report.
+//! The subcommand `merge NODE=REPORT.json... --report-dir DIR`, for the reports of several machines.
 
 use std::path::{Path, PathBuf};
 
@@ -13,31 +13,31 @@ use crate::{
     report::{Format, Report, Terminal, read, write_all, write_file},
 };
 
-/// Which reports, and where to.
+/// The options of `merge`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MergeArgs {
-    /// The report.json of each machine, after the name of its node where that shall be in the report
+    /// The report.json of each machine, optionally with the name of its node
     #[arg(required = true, value_name = "[NODE=]REPORT.json", value_parser = parse_source)]
     reports: Vec<NamedReport>,
-    /// Write the reports of every format into this folder
+    /// Write the reports in all formats into this directory
     #[arg(long, value_name = "DIR")]
     report_dir: Option<PathBuf>,
-    /// Write one report: html, json, junit, tap, summary or badge, and where to; may be given several times
+    /// Write the report in one format (html, json, junit, tap, summary, badge) to FILE; can be repeated
     #[arg(long, value_name = "FORMAT=FILE", value_parser = parse_report)]
     report: Vec<(Format, PathBuf)>,
-    /// Exit 0 when documented clauses could not be judged
+    /// Exit with 0 when documented cases did not run
     #[arg(long)]
     allow_incomplete: bool,
 }
 
-/// One file, and whose it is.
+/// A report file and the node that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct NamedReport {
     node: Option<String>,
     file: PathBuf,
 }
 
-/// A file that is there is meant as it is, also with a `=` in its path.
+/// Parses `[NODE=]FILE`. If a file of the whole name exists, the text is a path even when it contains `=`.
 fn parse_source(text: &str) -> Result<NamedReport, String> {
     let unnamed = NamedReport {
         node: None,
@@ -53,7 +53,7 @@ fn parse_source(text: &str) -> Result<NamedReport, String> {
 }
 
 impl MergeArgs {
-    /// Prints and writes them; returns the exit code of the worst. Each was strict or not when it was judged.
+    /// Prints and writes the reports. Returns the worst exit code, with the `--strict` of each original run.
     pub(super) fn run(self) -> Result<u8, Failure> {
         let mut reports = Vec::new();
         for NamedReport { node, file } in &self.reports {
@@ -84,7 +84,7 @@ impl MergeArgs {
     }
 }
 
-/// A report that knows its node keeps it: it may come from a merge before.
+/// Sets the node of a report. A node from an earlier merge stays.
 fn with_node(node: Option<&str>, mut report: Report) -> Report {
     if report.target.node.is_none() {
         report.target.node = node.map(str::to_owned);

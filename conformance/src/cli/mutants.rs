@@ -1,4 +1,4 @@
-//! `checkpoint-conformance mutants`
+//! The subcommand `mutants`.
 
 use anyhow::Context as _;
 use clap::Args;
@@ -11,22 +11,22 @@ use crate::{
     mutation::{MUTANTS, MutantDefinition, MutationOptions, markdown, render, run},
 };
 
-/// Which mutants, and how many at a time.
+/// The options of `mutants`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MutantsArgs {
-    /// Only mutants whose SUITE/NAME matches this glob (`*` also matches `/`): kubelet/*, archive/memory/*
+    /// Run only mutants whose SUITE/NAME matches this glob (`*` also matches `/`): kubelet/*, archive/memory/*
     #[arg(long, value_name = "GLOB")]
     filter: Option<String>,
-    /// How many at a time [default: twice the processors]
+    /// The number of concurrent mutants [default: twice the number of processors]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Print docs/MUTANTS.md, from the declarations; runs nothing
+    /// Print docs/MUTANTS.md without running any mutant
     #[arg(long, conflicts_with_all = ["filter", "jobs"])]
     markdown: bool,
 }
 
 impl MutantsArgs {
-    /// Runs them and prints the matrix; 1 when one is not caught by exactly the cases that name it.
+    /// Runs the mutants and prints the matrix. Returns 1 when a mutant did not fail exactly the cases that its definition lists.
     pub(super) fn run(self) -> Result<u8, Failure> {
         if self.markdown {
             print(&markdown())?;
@@ -35,7 +35,7 @@ impl MutantsArgs {
         let mutants = self.selected()?;
         let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let options = MutationOptions {
-            // Each mutant waits most of its time: for ticks, for delays it asked for.
+            // A mutant waits most of the time, for heartbeats and for injected delays.
             jobs: self.jobs.unwrap_or(2 * processors),
             executable: None,
             cancellation: CancellationToken::new(),
@@ -77,7 +77,7 @@ impl MutantsArgs {
             .filter(|definition| glob.is_match(format!("{}/{}", definition.suite().as_str(), definition.name())))
             .collect();
         if selected.is_empty() {
-            return Err(Failure::Usage(format!("no mutant is called {filter}")));
+            return Err(Failure::Usage(format!("no mutant matches {filter}")));
         }
         Ok(selected)
     }

@@ -1,4 +1,4 @@
-//! `checkpoint-conformance runtime`
+//! The subcommand `runtime`.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -18,7 +18,7 @@ use crate::{
     targets::runtime::{EmbeddedRuntime, Runtime, RuntimeTarget},
 };
 
-/// Which runtime, which cases, what decides.
+/// The options of `runtime`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RuntimeArgs {
     #[command(flatten)]
@@ -26,15 +26,15 @@ pub(super) struct RuntimeArgs {
     #[command(flatten)]
     verdict: RunArgs,
 
-    /// Make the embedded fake-cri wrong in one single way, by name (see `checkpoint-conformance mutants`)
+    /// Inject the defect of this mutant into the embedded fake-cri (see `checkpoint-conformance mutants`)
     #[arg(long, value_name = "NAME", conflicts_with = "runtime_endpoint", value_parser = parse_mutant)]
     mutant: Option<&'static str>,
 
-    /// Judge the runtime that answers here, such as unix:///run/containerd/containerd.sock, not an embedded fake-cri
+    /// Test the runtime at this endpoint, such as unix:///run/containerd/containerd.sock [default: an embedded fake-cri]
     #[arg(long, value_name = "unix:///PATH", help_heading = "A running runtime")]
     runtime_endpoint: Option<String>,
-    /// The image of the containers; it is pulled when the runtime does not have it [default: what `checkpoint-conformance
-    /// image` writes]
+    /// The image of the containers; pulled when the runtime does not have it [default: the image that
+    /// `checkpoint-conformance image` writes]
     #[arg(
         long,
         value_name = "REF",
@@ -42,7 +42,7 @@ pub(super) struct RuntimeArgs {
         requires = "runtime_endpoint"
     )]
     image: Option<String>,
-    /// The runtime handler of the Pods, as a RuntimeClass names it
+    /// The runtime handler of the Pods, as in a RuntimeClass
     #[arg(
         long,
         value_name = "HANDLER",
@@ -50,7 +50,7 @@ pub(super) struct RuntimeArgs {
         requires = "runtime_endpoint"
     )]
     runtime_handler: Option<String>,
-    /// The control socket of the fake-cri that is judged
+    /// The control socket of fake-cri, when it is the tested runtime
     #[arg(
         long,
         value_name = "SOCKET",
@@ -58,7 +58,7 @@ pub(super) struct RuntimeArgs {
         requires = "runtime_endpoint"
     )]
     fake_cri_control: Option<PathBuf>,
-    /// A folder that the runtime sees under the same path, for logs and archives [default: where temporary files are]
+    /// A directory for logs and archives that has the same path for the runtime [default: the directory for temporary files]
     #[arg(
         long,
         value_name = "DIR",
@@ -66,7 +66,7 @@ pub(super) struct RuntimeArgs {
         requires = "runtime_endpoint"
     )]
     work_dir: Option<PathBuf>,
-    /// Judge nothing: remove the Pods and containers of all runs, such as one that was killed, also those that still run
+    /// Run no case; remove the Pods and containers of all runs, including runs in progress
     #[arg(
         long,
         help_heading = "A running runtime",
@@ -80,7 +80,7 @@ fn parse_mutant(name: &str) -> Result<&'static str, String> {
     let names = || MutantDefinition::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
     MutantDefinition::by_name(Suite::Runtime, name)
         .map(MutantDefinition::name)
-        .ok_or_else(|| format!("no mutant has that name; there are {}", names()))
+        .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
 }
 
 impl RuntimeArgs {
@@ -99,7 +99,7 @@ impl RuntimeArgs {
         let start_time = StartTime::now();
         let session = RuntimeSession::new(self.target().await?);
         let records = until_interrupted(run.run_cases(cases(), &session)).await;
-        // Whatever happened, what was made is removed, and what was started is ended.
+        // Remove the Pods and stop the target in every case.
         let shutdown = session.runtime.shutdown().await;
         for thawed in session.runtime.unfreeze_notes() {
             eprintln!("checkpoint-conformance: {thawed}");
@@ -123,7 +123,7 @@ impl RuntimeArgs {
             start_time,
             records,
             secrets,
-            // They lie in a folder of ours, which goes with the session.
+            // The archives are in the run directory, which the session removes.
             remaining_archives: Vec::new(),
             footprint: None,
         })

@@ -1,16 +1,16 @@
-//! From cases to records to reports to the exit code: the one way that every suite takes.
+//! Runs the cases of a suite, builds the reports and computes the exit code. All suites share this code.
 //!
 //! ```text
-//!  SelectionArgs + VerdictArgs = Run
-//!      | judge(cases, target)
+//!  SelectionArgs + RunArgs = SuiteRunner
+//!      | run_cases(cases, target)
 //!  records
-//!      | Judged: with the target, its secrets, what it left
-//!  report(..)     what is decided here and nowhere else
-//!      | conclude(..)
+//!      | SuiteRun: records, target, secrets, remaining archives
+//!  report(..)     applies the profile and the expected failures
+//!      | finish(..)
 //!  terminal, files of --report-dir and --report, the step summary of GitHub Actions, exit code
 //! ```
 //!
-//! What ends before there are records (a usage error, Ctrl-C, a target that does not start) has no report.
+//! A usage error, an interrupt, or a target that does not start ends the command without a report.
 
 use std::{
     ffi::OsString,
@@ -37,37 +37,38 @@ use crate::{
     suites,
 };
 
-/// How the run goes, what decides, and where reports go.
+/// The options for the run, the verdict and the reports.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// How many cases at a time, of those that may share the target [default: the processors]
+    /// The number of concurrent cases, among those that can share the target [default: the number of processors]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// The order of the cases: 0 is the catalogue's, any other number an order of its own, the same every time
+    /// The order of the cases: 0 is the catalogue order, any other number a reproducible shuffle
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// What the target claims to do otherwise than the reference: a built-in profile (kubelet-1.30, kubelet-1.36,
-    /// kubelet-1.37, containerd-2.4, cri-o, criu) or a file. Claimed failures of the levels reference and robust are known deviations
+    /// The known deviations of the target: a built-in profile (kubelet-1.30, kubelet-1.36, kubelet-1.37, containerd-2.4,
+    /// cri-o, criu) or a file. Failures of the levels reference and robust that the profile lists do not fail the run
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<PathBuf>,
-    /// A list of failures that are known, one id a line: they do not fail the run, but a listed case that passes does
+    /// A list of expected failures, one id per line. They do not fail the run; a listed case that passes does
     #[arg(long, value_name = "FILE")]
     expected_failures: Option<PathBuf>,
-    /// A failure of any level decides, not of documented clauses alone
+    /// Fail the run for a failure of any level, not only of documented cases
     #[arg(long)]
     strict: bool,
-    /// Exit 0 when documented clauses could not be judged; the verdict still says so
+    /// Exit with 0 when documented cases did not run; the verdict is still incomplete
     #[arg(long)]
     allow_incomplete: bool,
-    /// Write the reports of every format into this folder: report.html, report.json, junit.xml, report.tap, summary.md, badge.json
+    /// Write the reports in all formats into this directory: report.html, report.json, junit.xml, report.tap, summary.md,
+    /// badge.json
     #[arg(long, value_name = "DIR")]
     report_dir: Option<PathBuf>,
-    /// Write one report: html, json, junit, tap, summary or badge, and where to; may be given several times
+    /// Write the report in one format (html, json, junit, tap, summary, badge) to FILE; can be repeated
     #[arg(long, value_name = "FORMAT=FILE", value_parser = parse_report)]
     report: Vec<(Format, PathBuf)>,
-    /// When the reports are written, write the path of the first --report into this file, stay until SIGTERM and exit 0 whatever the
-    /// verdict: Sonobuoy's sign that a plugin is done. It reads the verdict in the report, which it never gets from a container
-    /// that has failed, and a container that has ended would be started again
+    /// Sonobuoy plugin protocol: when the reports are written, write the path of the first --report to this file, wait for
+    /// SIGTERM, and exit with 0 for every verdict. Sonobuoy collects no report from a failed container, and the Pod would
+    /// restart a container that has exited
     #[arg(long, value_name = "FILE", requires = "report")]
     sonobuoy_done_file: Option<PathBuf>,
 }
@@ -86,13 +87,13 @@ pub(super) fn parse_report(text: &str) -> Result<(Format, PathBuf), String> {
 }
 
 impl RunArgs {
-    /// The folder for reports, and for what a target that is started here writes.
+    /// The directory for the reports, and for the logs of a kubelet that is started here.
     pub(super) fn report_dir(&self) -> Option<&Path> {
         self.report_dir.as_deref()
     }
 }
 
-/// One run of a suite, as the command line asks for it.
+/// Runs a suite with the options of the command line.
 #[derive(Debug)]
 pub(super) struct SuiteRunner<'a> {
     args: &'a RunArgs,
@@ -102,39 +103,35 @@ pub(super) struct SuiteRunner<'a> {
     rerun: RerunCommand,
 }
 
-/// When the judging of a target began, its start included.
+/// The start of a run, before its target starts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartTime(Timestamp, Instant);
 
 impl StartTime {
-    /// It begins.
     pub(super) fn now() -> StartTime {
         StartTime(Timestamp::now(), Instant::now())
     }
 }
 
-/// A target that was judged.
+/// The result of a suite on one target.
 #[derive(Debug)]
 pub(super) struct SuiteRun {
-    /// What was judged.
     pub(super) target: TargetInfo,
-    /// When that began.
     pub(super) start_time: StartTime,
-    /// What became of each case.
     pub(super) records: Vec<CaseRecord>,
-    /// What no report may say.
+    /// The secrets that the report must not contain.
     pub(super) secrets: Secrets,
-    /// Archives that the run caused and could not remove.
+    /// Archives that the run created and could not remove.
     pub(super) remaining_archives: Vec<String>,
-    /// The checkpoints that the run was to make, on a kubelet.
+    /// The footprint, for a kubelet.
     pub(super) footprint: Option<Footprint>,
 }
 
 impl<'a> SuiteRunner<'a> {
-    /// Reads the options; `args` is the whole command line, for the commands that repeat a case.
+    /// Evaluates the options. `args` is the whole command line, for the rerun commands.
     ///
     /// # Errors
-    /// Options that cannot be understood.
+    /// A filter, the profile or the list of expected failures is invalid or cannot be read.
     pub(super) fn new(
         selection: &SelectionArgs,
         verdict: &'a RunArgs,
@@ -153,12 +150,11 @@ impl<'a> SuiteRunner<'a> {
         })
     }
 
-    /// Whether a case is selected.
     pub(super) fn selects(&self, clause: &CaseInfo) -> bool {
         self.selection.selects(clause)
     }
 
-    /// Runs those of the cases that are selected.
+    /// Runs the selected ones of these cases.
     pub(super) async fn run_cases<T: Reset>(&self, mut cases: Vec<Case<T>>, target: &T) -> Vec<CaseRecord> {
         cases.retain(|case| self.selection.selects(&case.info));
         let mut progress = Progress::new(cases.len());
@@ -173,7 +169,7 @@ impl<'a> SuiteRunner<'a> {
         engine::run_scheduled(&cases, target, schedule, &mut progress).await
     }
 
-    /// The report of a target that was judged.
+    /// Builds the report of a run.
     pub(super) fn report(&self, mut suite_run: SuiteRun) -> Report {
         let conditions = RunConditions {
             seed: self.args.seed,
@@ -200,11 +196,11 @@ impl<'a> SuiteRunner<'a> {
         Report::new(info, &suite_run.records, &suite_run.secrets)
     }
 
-    /// Prints the reports and writes their files, several of them as one document; returns the exit code of the worst. With a file
-    /// that says so it waits to be told to end.
+    /// Prints the reports, writes each file with all of them, and returns the worst exit code. With `--sonobuoy-done-file` it
+    /// waits for SIGTERM or SIGINT and returns 0.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// A file or stdout cannot be written.
     pub(super) fn finish(&self, reports: &[Report]) -> Result<u8, Failure> {
         let terminal = Terminal::of_stdout();
         for report in reports {
@@ -243,7 +239,7 @@ impl<'a> SuiteRunner<'a> {
     }
 }
 
-/// Writes into the file where the report is, and waits for the signal to end.
+/// Writes the path of the report to the done file, then waits for SIGTERM or SIGINT.
 fn write_done_file_and_wait(done_file: &Path, report: &Path) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -258,7 +254,7 @@ fn write_done_file_and_wait(done_file: &Path, report: &Path) -> Result<(), Failu
     })
 }
 
-/// The profile of that name, else that in the file of that name.
+/// Loads the built-in profile with this name, else the file with this path.
 fn load_profile(name: &Path) -> Result<Profile, Failure> {
     let built_in = BUILT_IN_PROFILES
         .iter()
@@ -268,7 +264,7 @@ fn load_profile(name: &Path) -> Result<Profile, Failure> {
         None => fs::read_to_string(name).map_err(|error| {
             let names: Vec<_> = BUILT_IN_PROFILES.iter().map(|(name, _)| *name).collect();
             Failure::Usage(format!(
-                "--profile {}: no built-in profile ({}), and as a file: {error}",
+                "--profile {}: not a built-in profile ({}), and the file cannot be read: {error}",
                 name.display(),
                 names.join(", ")
             ))
@@ -293,7 +289,7 @@ fn all_cases() -> Vec<CaseInfo> {
         .collect()
 }
 
-/// Error wins over fail, fail over incomplete, incomplete over a pass; nothing at all is incomplete.
+/// Returns the worst exit code: error, then fail, then incomplete, then pass. Without any report it is incomplete.
 pub(super) fn worst_exit_code(codes: &[u8]) -> u8 {
     [exit::ERROR, exit::FAIL, exit::INCOMPLETE, exit::PASS]
         .into_iter()
