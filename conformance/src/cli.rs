@@ -28,8 +28,8 @@ use crate::{
 
 /// Tests the Kubelet Checkpoint API of kubelets, CheckpointContainer of container runtimes, and checkpoint archives.
 ///
-/// Without a subcommand the kubelet suite runs. Without a target it tests the embedded reference kubelet, which runs its
-/// containers with an embedded fake-cri.
+/// Without a subcommand the kubelet suite runs. Without a target it tests the embedded reference kubelet, which runs
+/// its containers with an embedded fake-cri.
 #[derive(Debug, Parser)]
 #[command(name = "checkpoint-conformance", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -154,7 +154,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Warnings are logged at every verbosity, because a failed clean-up must be visible.
 fn log_to_stderr(verbose: u8) {
     let default = match verbose {
-        // The Pod of the embedded kubelet has a container that cannot start, and cases kill its runtime: its warnings are expected.
+        // The Pod of the embedded kubelet has a container that cannot start, and cases kill its runtime: its warnings
+        // are expected.
         0 => "warn,checkpoint_conformance::reference=error",
         1 => "checkpoint_conformance=info,fake_cri=info,warn",
         _ => "checkpoint_conformance=trace,fake_cri=debug,info",

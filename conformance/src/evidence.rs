@@ -1,8 +1,10 @@
-//! The evidence of a case: the requests, responses, journal lines and archive contents that a report shows with the case.
+//! The evidence of a case: the requests, responses, journal lines and archive contents that a report shows with the
+//! case.
 //!
-//! Code that talks to a target calls [`record`]. The item belongs to the case whose task runs the call, so cases pass no
-//! recorder around and targets know no cases. A task that a case spawns inherits the case only through [`in_current_case`].
-//! Work that is done once for several cases is kept in a [`Memo`], which adds the recorded items to each of these cases.
+//! Code that talks to a target calls [`record`]. The item belongs to the case whose task runs the call, so cases pass
+//! no recorder around and targets know no cases. A task that a case spawns inherits the case only through
+//! [`in_current_case`]. Work that is done once for several cases is kept in a [`Memo`], which adds the recorded items
+//! to each of these cases.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -75,7 +77,8 @@ pub fn record(kind: EvidenceKind, text: impl FnOnce() -> String) {
     });
 }
 
-/// A value that the first case computes, with the evidence recorded meanwhile. Every case that reads the value gets that evidence.
+/// A value that the first case computes, with the evidence recorded meanwhile. Every case that reads the value gets
+/// that evidence.
 #[derive(Debug)]
 pub struct Memo<T>(OnceCell<(T, Vec<EvidenceItem>)>);
 
@@ -92,7 +95,8 @@ impl<T> Memo<T> {
         replay(output.await)
     }
 
-    /// As [`get_or_init`](Self::get_or_init), for an `init` that can fail. A failure is not kept: the next case calls `init` again.
+    /// As [`get_or_init`](Self::get_or_init), for an `init` that can fail. A failure is not kept: the next case calls
+    /// `init` again.
     ///
     /// # Errors
     /// `init` failed.

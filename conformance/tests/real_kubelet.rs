@@ -1,6 +1,7 @@
 //! The harness against an unmodified kubelet: its verdict, and what is left on the machine.
 //!
-//! Needs root and a kubelet: `KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test real_kubelet -- --ignored`.
+//! Needs root and a kubelet: `KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test real_kubelet --
+//! --ignored`.
 
 use std::{
     fs,
@@ -84,10 +85,7 @@ fn real_kubelet_run_restores_the_host() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
-    assert!(
-        text.contains("every selected documented case passed"),
-        "{text}"
-    );
+    assert!(text.contains("every selected documented case passed"), "{text}");
     assert!(text.contains("feature-gate"), "{text}");
     assert_clean(tmp.path(), &before);
 

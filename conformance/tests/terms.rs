@@ -1,4 +1,5 @@
-//! What a run is judged under, as a user says it: profiles, lists of known failures, what an archive must show and hide.
+//! What a run is judged under, as a user says it: profiles, lists of known failures, what an archive must show and
+//! hide.
 
 use std::{
     fs,
@@ -34,8 +35,8 @@ impl ArchiveBench {
         self.0.path().join(name)
     }
 
-    /// Judges the archive with `--strict` and these options, in this directory; exit code, stdout, stderr, and the report if
-    /// there is one.
+    /// Judges the archive with `--strict` and these options, in this directory; exit code, stdout, stderr, and the
+    /// report if there is one.
     fn test_archive(&self, options: &[&str]) -> (i32, String, String, Option<Report>) {
         let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
             .args(["archive", "checkpoint.tar", "--strict", "--report-dir", "reports"])

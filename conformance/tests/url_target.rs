@@ -1,4 +1,5 @@
-//! A kubelet that runs already, judged by its URL: with and without its runtime's control and its directory of archives.
+//! A kubelet that runs already, judged by its URL: with and without its runtime's control and its directory of
+//! archives.
 
 use std::{fs, path::PathBuf, process::Output, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The reference kubelet as a command; its flags are the kubelet's where the kubelet has them.
+//! The reference kubelet as a program. Flags that the kubelet has too have the same names and meanings.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,74 +10,76 @@ use checkpoint_conformance::reference_kubelet::{Authorization, CertificateFiles,
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Serves the Kubelet Checkpoint API over any CRI runtime, and runs static Pods, without a cluster.
+/// Serves the Kubelet Checkpoint API for any CRI runtime and runs static Pods, without a cluster.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Flags {
-    /// Where checkpoints, logs and volumes are kept.
+    /// The directory for checkpoints, logs and volumes.
     #[arg(long, default_value = "/var/lib/reference-kubelet")]
     root_dir: PathBuf,
-    /// The name of this node, which follows the name of each static Pod; by default the host's.
+    /// The node name, which is appended to the name of each static Pod [default: the host name].
     #[arg(long, alias = "node-name")]
     hostname_override: Option<String>,
-    /// The runtime, as unix:///PATH.
+    /// The endpoint of the runtime, unix:///PATH.
     #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
     container_runtime_endpoint: String,
-    /// The time that the runtime has for a call; a checkpoint's timeout only lengthens it.
+    /// The timeout of CRI calls; the timeout of a checkpoint request can only be longer.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
     runtime_request_timeout: Duration,
-    /// A folder of manifests of static Pods, or one manifest.
+    /// A directory of static Pod manifests, or one manifest.
     #[arg(long)]
     pod_manifest_path: Option<PathBuf>,
-    /// How often manifests are read again; 0s reads them once.
+    /// The interval for reading the manifests again; 0s reads them once.
     #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
     file_check_frequency: Duration,
-    /// Where the logs of Pods are written; by default `pod-logs` below the root directory.
+    /// The directory for the logs of Pods [default: `pod-logs` in the root directory].
     #[arg(long)]
     pod_logs_dir: Option<PathBuf>,
-    /// Where to serve.
+    /// The address to serve on.
     #[arg(long, default_value = "127.0.0.1")]
     address: IpAddr,
-    /// The port; 0 takes a free one.
+    /// The port; 0 selects a free port.
     #[arg(long, default_value_t = 10250)]
     port: u16,
-    /// The port without authentication and without checkpoints; 0 for none.
+    /// The read-only port, without authentication and checkpoints; 0 disables it.
     #[arg(long, default_value_t = 0)]
     read_only_port: u16,
-    /// The server's certificate; without it one is made, and written to `pki/kubelet.crt` below the root directory.
+    /// The certificate of the server [default: a generated one, also written to `pki/kubelet.crt` in the root
+    /// directory].
     #[arg(long, requires = "tls_private_key_file")]
     tls_cert_file: Option<PathBuf>,
-    /// The server's key.
+    /// The private key of the server.
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
-    /// Authorities whose client certificates are accepted.
+    /// The CAs whose client certificates are accepted.
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
-    /// Bearer tokens: lines of `token,user,uid,"group1,group2"`.
+    /// A file of bearer tokens: lines of `token,user,uid,"group1,group2"`.
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
-    /// Whether requests without credentials are let in.
+    /// Accept requests without credentials.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
-    /// Who may do what.
+    /// The authorization mode.
     #[arg(long, value_enum, default_value_t = AuthorizationMode::AlwaysAllow)]
     authorization_mode: AuthorizationMode,
-    /// The rules, for `--authorization-mode Rules`: lines of `USER VERB RESOURCE`, as `alice create nodes/checkpoint`.
+    /// The file for `--authorization-mode Rules`: lines of `USER VERB RESOURCE`, such as `alice create
+    /// nodes/checkpoint`.
     #[arg(long, required_if_eq("authorization_mode", "Rules"))]
     authorization_rules_file: Option<PathBuf>,
-    /// Feature gates, as `ContainerCheckpoint=false`; other gates are passed over.
+    /// Feature gates, such as `ContainerCheckpoint=false`; other gates are ignored.
     #[arg(long, value_delimiter = ',', value_parser = parse_gate)]
     feature_gates: Vec<(String, bool)>,
-    /// Whether the debugging handlers are served, the checkpoint among them.
+    /// Serve the debugging handlers, including the checkpoint route.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     enable_debugging_handlers: bool,
-    /// Offer HTTP/2, as kubelets up to 1.35 do.
+    /// Offer HTTP/2, like kubelets up to 1.35.
     #[arg(long)]
     http2: bool,
-    /// Stop and remove the Pods at the end; otherwise they run on.
+    /// Stop and remove the Pods at shutdown [default: the Pods keep running].
     #[arg(long)]
     remove_pods: bool,
-    /// Be wrong in one way; `list` shows which there are.
+    /// Inject the defect of this mutant; `list` prints all mutants.
     #[arg(long)]
     mutant: Option<String>,
 }
@@ -91,10 +93,10 @@ enum AuthorizationMode {
 }
 
 fn parse_gate(text: &str) -> Result<(String, bool), String> {
-    let (name, value) = text.split_once('=').ok_or("a gate is NAME=true or NAME=false")?;
+    let (name, value) = text.split_once('=').ok_or("expected NAME=true or NAME=false")?;
     let value = value
         .parse()
-        .map_err(|_| format!("{value:?} is neither true nor false"))?;
+        .map_err(|_| format!("expected true or false, found {value:?}"))?;
     Ok((name.to_owned(), value))
 }
 
@@ -128,11 +130,11 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         .then(|| config.root_dir.join("pki/kubelet.crt"));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let kubelet = ReferenceKubelet::start(config).await.context("failed to start")?;
+    let kubelet = ReferenceKubelet::start(config)
+        .await
+        .context("failed to start the reference kubelet")?;
     if let Some(path) = certificate {
-        let directory = path
-            .parent()
-            .expect("the path has two more parts than the root directory");
+        let directory = path.parent().expect("the path ends in pki/kubelet.crt");
         std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         std::fs::write(&path, kubelet.certificate()).with_context(|| path.display().to_string())?;
     }
@@ -148,7 +150,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 impl Flags {
     fn config(self) -> anyhow::Result<Config> {
         let host = || {
-            let name = nix::unistd::gethostname().context("the host has no name")?;
+            let name = nix::unistd::gethostname().context("failed to read the host name")?;
             Ok::<_, anyhow::Error>(name.to_string_lossy().to_lowercase())
         };
         let root_dir = std::path::absolute(&self.root_dir).context("--root-dir")?;
@@ -213,6 +215,6 @@ mod tests {
         let parsed = Flags::try_parse_from(["reference-kubelet", "--authorization-mode=Rules"]);
         assert!(parsed.unwrap_err().to_string().contains("--authorization-rules-file"));
         let flags = Flags::parse_from(["reference-kubelet", "--node-name=n", "--mutant=nothing"]);
-        assert!(format!("{:#}", flags.config().unwrap_err()).contains("no mutant is called `nothing`"));
+        assert!(format!("{:#}", flags.config().unwrap_err()).contains("unknown mutant `nothing`"));
     }
 }

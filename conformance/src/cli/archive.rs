@@ -33,7 +33,8 @@ pub(super) struct ArchiveArgs {
     /// variables in spec.dump with names such as TOKEN or PASSWORD]
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
     secret: Vec<Needle>,
-    /// The engine whose members the archive must have: containerd, cri-o, podman [default: the engine that spec.dump names]
+    /// The engine whose members the archive must have: containerd, cri-o, podman [default: the engine that spec.dump
+    /// names]
     #[arg(long, value_name = "ENGINE", value_parser = parse_layout)]
     layout: Option<Layout>,
     #[command(flatten)]
@@ -89,8 +90,8 @@ impl ArchiveArgs {
         }
     }
 
-    /// Tests the archives one after another and writes their reports into one document. The worst verdict decides the exit
-    /// code. An unreadable archive gets a report with an error and does not affect the verdicts of the others.
+    /// Tests the archives one after another and writes their reports into one document. The worst verdict decides the
+    /// exit code. An unreadable archive gets a report with an error and does not affect the verdicts of the others.
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -78,8 +78,8 @@ impl ClusterArgs {
     /// Tests the node of `--node`, or all nodes.
     ///
     /// # Errors
-    /// The options are incomplete, the API server cannot be queried, or the run is interrupted. With `--node`, also when the
-    /// node cannot be tested; with `--all-nodes`, such a node gets a report with an error.
+    /// The options are incomplete, the API server cannot be queried, or the run is interrupted. With `--node`, also
+    /// when the node cannot be tested; with `--all-nodes`, such a node gets a report with an error.
     pub(super) async fn run_nodes(
         &self,
         run: &SuiteRunner<'_>,

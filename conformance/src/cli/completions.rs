@@ -1,7 +1,7 @@
 //! The subcommands `completions SHELL` and `man DIR`, whose output packages ship with the programs.
 //!
-//! Both are generated from the clap definitions and therefore agree with `--help`. The output for fake-cri is generated here
-//! too, so that fake-cri needs no such subcommands.
+//! Both are generated from the clap definitions and therefore agree with `--help`. The output for fake-cri is generated
+//! here too, so that fake-cri needs no such subcommands.
 
 use std::{fs, path::PathBuf};
 

@@ -26,7 +26,8 @@ pub(super) struct MutantsArgs {
 }
 
 impl MutantsArgs {
-    /// Runs the mutants and prints the matrix. Returns 1 when a mutant did not fail exactly the cases that its definition lists.
+    /// Runs the mutants and prints the matrix. Returns 1 when a mutant did not fail exactly the cases that its
+    /// definition lists.
     pub(super) fn run(self) -> Result<u8, Failure> {
         if self.markdown {
             print(&markdown())?;

@@ -46,8 +46,9 @@ pub struct RunArgs {
     /// The order of the cases: 0 is the catalogue order, any other number a reproducible shuffle
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// The known deviations of the target: a built-in profile (kubelet-1.30, kubelet-1.36, kubelet-1.37, containerd-2.4,
-    /// cri-o, criu) or a file. Failures of the levels reference and robust that the profile lists do not fail the run
+    /// The known deviations of the target: a built-in profile (kubelet-1.30, kubelet-1.36, kubelet-1.37,
+    /// containerd-2.4, cri-o, criu) or a file. Failures of the levels reference and robust that the profile lists do
+    /// not fail the run
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<PathBuf>,
     /// A list of expected failures, one id per line. They do not fail the run; a listed case that passes does
@@ -59,16 +60,16 @@ pub struct RunArgs {
     /// Exit with 0 when documented cases did not run; the verdict is still incomplete
     #[arg(long)]
     allow_incomplete: bool,
-    /// Write the reports in all formats into this directory: report.html, report.json, junit.xml, report.tap, summary.md,
-    /// badge.json
+    /// Write the reports in all formats into this directory: report.html, report.json, junit.xml, report.tap,
+    /// summary.md, badge.json
     #[arg(long, value_name = "DIR")]
     report_dir: Option<PathBuf>,
     /// Write the report in one format (html, json, junit, tap, summary, badge) to FILE; can be repeated
     #[arg(long, value_name = "FORMAT=FILE", value_parser = parse_report)]
     report: Vec<(Format, PathBuf)>,
-    /// Sonobuoy plugin protocol: when the reports are written, write the path of the first --report to this file, wait for
-    /// SIGTERM, and exit with 0 for every verdict. Sonobuoy collects no report from a failed container, and the Pod would
-    /// restart a container that has exited
+    /// Sonobuoy plugin protocol: when the reports are written, write the path of the first --report to this file, wait
+    /// for SIGTERM, and exit with 0 for every verdict. Sonobuoy collects no report from a failed container, and the Pod
+    /// would restart a container that has exited
     #[arg(long, value_name = "FILE", requires = "report")]
     sonobuoy_done_file: Option<PathBuf>,
 }
@@ -196,8 +197,8 @@ impl<'a> SuiteRunner<'a> {
         Report::new(info, &suite_run.records, &suite_run.secrets)
     }
 
-    /// Prints the reports, writes each file with all of them, and returns the worst exit code. With `--sonobuoy-done-file` it
-    /// waits for SIGTERM or SIGINT and returns 0.
+    /// Prints the reports, writes each file with all of them, and returns the worst exit code. With
+    /// `--sonobuoy-done-file` it waits for SIGTERM or SIGINT and returns 0.
     ///
     /// # Errors
     /// A file or stdout cannot be written.

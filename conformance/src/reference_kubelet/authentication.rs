@@ -1,4 +1,4 @@
-//! Who asks: a client certificate of a trusted authority, a bearer token, or nobody.
+//! Authentication by client certificate or bearer token, or as anonymous.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,23 +20,21 @@ pub(super) struct UserInfo {
     pub(super) groups: Vec<String>,
 }
 
-/// Tells who asks.
 #[derive(Debug)]
 pub(super) struct Authentication {
     authorities: Option<(RootCertStore, Arc<dyn ClientCertVerifier>)>,
     tokens: Option<HashMap<String, UserInfo>>,
     anonymous: bool,
-    /// A mutant's: credentials are believed, whoever issued them.
+    /// Mutant: accepts credentials of any issuer.
     trust_any_issuer: bool,
-    /// A mutant's: any Authorization header that is no bearer token is believed.
+    /// Mutant: accepts an Authorization header that is not a bearer token.
     accept_any_scheme: bool,
 }
 
-/// What the credentials of one kind say.
+/// The result for one kind of credentials.
 enum CredentialCheck {
-    /// There are none.
+    /// The request has no credentials of this kind.
     Absent,
-    /// They are wrong.
     Invalid,
     Valid(UserInfo),
 }
@@ -71,13 +69,13 @@ impl Authentication {
         })
     }
 
-    /// The authorities whose clients are known; without them the server asks for no certificate.
+    /// Returns the CAs for client certificates. Without CAs the server does not request a client certificate.
     pub(super) fn client_cas(&self) -> Option<&RootCertStore> {
         self.authorities.as_ref().map(|(roots, _)| roots)
     }
 
-    /// The user, or none: 401. Wrong credentials of one kind do not spoil right ones of the other, but they are never
-    /// taken for none.
+    /// Returns the user; `None` means 401. Valid credentials of one kind suffice even when those of the other kind are
+    /// invalid. A request with only invalid credentials is never anonymous.
     pub(super) fn user(&self, chain: &[CertificateDer<'_>], headers: &HeaderMap) -> Option<UserInfo> {
         let mut invalid = false;
         for check in [self.check_certificate(chain), self.check_token(headers)] {
@@ -129,7 +127,7 @@ impl Authentication {
 }
 
 impl UserInfo {
-    /// Whom mutants let in.
+    /// Returns the user for requests that a mutant accepts.
     pub(super) fn mutant_user() -> Self {
         Self {
             name: "anyone".to_owned(),
@@ -145,7 +143,7 @@ impl UserInfo {
     }
 }
 
-/// The common name is the user, the organisations are the groups; a certificate without a common name names nobody.
+/// Returns the user of a certificate: the common name, with the organizations as groups. `None` without a common name.
 fn user_from_certificate(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
@@ -157,7 +155,7 @@ fn user_from_certificate(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     (!name.is_empty()).then_some(UserInfo { name, groups })
 }
 
-/// Reads lines of `token,user,uid,"group1,group2"`, as the API server's token file has them.
+/// Reads a token file in the format of the API server: lines of `token,user,uid,"group1,group2"`.
 fn read_tokens(path: &Path) -> Result<HashMap<String, UserInfo>, StartError> {
     let text = std::fs::read_to_string(path).map_err(|source| StartError::File {
         path: path.to_owned(),
@@ -172,7 +170,7 @@ fn read_tokens(path: &Path) -> Result<HashMap<String, UserInfo>, StartError> {
         };
         let mut fields = line.trim().splitn(4, ',').map(|field| field.trim().trim_matches('"'));
         let (Some(token), Some(name), Some(_uid)) = (fields.next(), fields.next(), fields.next()) else {
-            return Err(content_error("a token needs at least token, user and uid"));
+            return Err(content_error("expected at least token, user and uid"));
         };
         if token.is_empty() {
             return Err(content_error("the token is empty"));
@@ -216,7 +214,7 @@ mod tests {
         std::fs::write(&path, "abc,alice\n").unwrap();
         let error = read_tokens(&path).unwrap_err().to_string();
         assert!(
-            error.ends_with("line 1: a token needs at least token, user and uid"),
+            error.ends_with("line 1: expected at least token, user and uid"),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! Who may do what: `USER VERB RESOURCE`.
+//! Authorization by rules of the form `USER VERB RESOURCE`.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use http::Method;
 use super::authentication::UserInfo;
 use super::{Authorization, Config, Mutant, StartError};
 
-/// The rules, or none: then everything is allowed.
+/// Decides by the rules; without rules everything is allowed.
 #[derive(Debug)]
 pub(super) struct Authorizer {
     rules: Option<Vec<Rule>>,
-    /// A mutant's: who may go through the proxy may everything.
+    /// Mutant: permission for nodes/proxy suffices for everything.
     node_proxy_suffices: bool,
 }
 
-/// One line of the file.
+/// One line of the rules file.
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
     user: String,
@@ -23,7 +23,7 @@ struct Rule {
     resource: String,
 }
 
-/// What a request would do, as the API server is asked it.
+/// The attributes of a request, as the kubelet sends them in a SubjectAccessReview.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) verb: &'static str,
@@ -31,7 +31,7 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// By method and decoded path.
+    /// Determines the attributes from the method and the decoded path.
     pub(super) fn from_request(method: &Method, path: &str) -> Self {
         let verb = match method.as_str() {
             "POST" => "create",
@@ -59,7 +59,7 @@ impl Attributes {
         Self { verb, subresources }
     }
 
-    /// The body of 403.
+    /// Returns the body of a 403 response.
     pub(super) fn forbidden_body(&self, user: &UserInfo) -> String {
         let subresources = self.subresources.join(" ");
         format!(
@@ -81,7 +81,7 @@ impl Authorizer {
         })
     }
 
-    /// Whether some rule allows it; of several subresources one suffices.
+    /// Whether a rule allows the request. Permission for one of several subresources suffices.
     pub(super) fn allows(&self, user: &UserInfo, attributes: &Attributes) -> bool {
         let Some(rules) = &self.rules else { return true };
         let resource = |rule: &Rule, sub: &str| rule.resource == "*" || rule.resource == format!("nodes/{sub}");
@@ -116,7 +116,7 @@ fn read_rules(path: &Path) -> Result<Vec<Rule>, StartError> {
         }
         let words: Vec<&str> = line.split_whitespace().collect();
         let [user, verb, resource] = words[..] else {
-            let reason = format!("line {}: a rule is USER VERB RESOURCE", number + 1);
+            let reason = format!("line {}: expected USER VERB RESOURCE", number + 1);
             return Err(StartError::Content {
                 path: path.to_owned(),
                 reason,
@@ -147,8 +147,7 @@ mod tests {
 
     #[test]
     fn allows_what_a_rule_names() {
-        let rules =
-            authorizer("# who may\nalice create nodes/checkpoint\ngroup:ops * *\n* get nodes/healthz\n").unwrap();
+        let rules = authorizer("# rules\nalice create nodes/checkpoint\ngroup:ops * *\n* get nodes/healthz\n").unwrap();
         let user = |name: &str, group: &str| UserInfo {
             name: name.into(),
             groups: vec![group.into()],
@@ -185,6 +184,6 @@ mod tests {
     #[test]
     fn a_malformed_rule_names_its_line() {
         let error = authorizer("alice create\n").unwrap_err().to_string();
-        assert!(error.ends_with("line 1: a rule is USER VERB RESOURCE"), "{error}");
+        assert!(error.ends_with("line 1: expected USER VERB RESOURCE"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Every knob of the reference kubelet.
+//! The configuration of the reference kubelet.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -6,60 +6,60 @@ use std::time::Duration;
 
 use super::Mutant;
 
-/// How a [`ReferenceKubelet`](super::ReferenceKubelet) is to be. [`Config::new`] gives the kubelet's own defaults.
+/// The configuration of a [`ReferenceKubelet`](super::ReferenceKubelet).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where HTTPS is served. Default 127.0.0.1.
+    /// The address for HTTPS. Default 127.0.0.1.
     pub address: IpAddr,
-    /// Its port; 0, the default here, takes a free one.
+    /// The HTTPS port. Default 0, a free port.
     pub port: u16,
-    /// The port without TLS and without authentication, which has no checkpoint route. Default none.
+    /// The read-only port, without TLS, authentication and checkpoint route. Default none.
     pub read_only_port: Option<u16>,
-    /// The node's name, which follows the name of each static Pod. Default `reference`.
+    /// The node name, which is appended to the name of each static Pod. Default `reference`.
     pub node_name: String,
-    /// The root directory; `checkpoints` lies below it. Made if it is not there.
+    /// The root directory, which contains `checkpoints`. Created if it does not exist.
     pub root_dir: PathBuf,
-    /// Where the logs of Pods are written. Default `pod-logs` below the root directory.
+    /// The directory for the logs of Pods. Default `pod-logs` below the root directory.
     pub pod_logs_dir: PathBuf,
-    /// The runtime, as `unix:///PATH`; a bare path is taken for one.
+    /// The endpoint of the runtime, as `unix:///PATH` or a path.
     pub runtime_endpoint: String,
-    /// The CRI's default timeout, which a checkpoint cannot shorten. Default 2 minutes.
+    /// The default timeout of CRI calls. A checkpoint timeout can only be longer. Default 2 minutes.
     pub runtime_request_timeout: Duration,
-    /// A directory of manifests, or one manifest. Default none.
+    /// A directory of static Pod manifests, or one manifest. Default none.
     pub static_pod_path: Option<PathBuf>,
-    /// How often manifests are read again. Default 20 seconds; zero reads them once.
+    /// The interval for reading the manifests again; zero reads them once. Default 20 seconds.
     pub file_check_frequency: Duration,
-    /// How often the runtime is asked what became of the containers. Default 100 milliseconds.
+    /// The interval for listing the sandboxes and containers of the runtime. Default 100 milliseconds.
     pub relist_period: Duration,
-    /// The first pause before a container is started again; it doubles up to 5 minutes. Default 10 seconds.
+    /// The first delay before a container restart; it doubles up to 5 minutes. Default 10 seconds.
     pub restart_backoff: Duration,
-    /// The server's certificate and key; without, one is made at each start.
+    /// The certificate and key of the server. Default a self-signed certificate that is generated at each start.
     pub server_certificate: Option<CertificateFiles>,
-    /// Certificate authorities whose client certificates are accepted; the user is the subject's common name.
+    /// The CAs whose client certificates are accepted. The user is the common name of the subject.
     pub client_ca_file: Option<PathBuf>,
-    /// Bearer tokens, as lines of `token,user,uid,"group1,group2"`.
+    /// A file of bearer tokens: lines of `token,user,uid,"group1,group2"`.
     pub token_auth_file: Option<PathBuf>,
-    /// Whether a request without credentials is let in, as `system:anonymous`. Default false.
+    /// Whether a request without credentials is accepted as `system:anonymous`. Default false.
     pub anonymous: bool,
-    /// Who may do what.
+    /// The authorization mode. Default [`Authorization::AlwaysAllow`].
     pub authorization: Authorization,
-    /// The feature gate `ContainerCheckpoint`; none is the default, which is on since Kubernetes 1.30.
+    /// The feature gate `ContainerCheckpoint`. `None` is the default of the kubelet: on since Kubernetes 1.30.
     pub container_checkpoint: Option<bool>,
-    /// Whether the timestamp in an archive's name has nanoseconds, so that two checkpoints within a second have two names. Default
-    /// off: the kubelet writes whole seconds.
+    /// Whether the timestamp in an archive name has nanoseconds, so that two checkpoints within a second get different
+    /// names. Default false: the kubelet writes whole seconds.
     pub fractional_timestamps: bool,
-    /// Whether the debugging handlers are served, the checkpoint among them. Default on.
+    /// Whether the debugging handlers are served, including the checkpoint route. Default true.
     pub debugging_handlers: bool,
-    /// Whether HTTP/2 is offered, as kubelets up to 1.35 do. Default off, as 1.36 has it.
+    /// Whether HTTP/2 is offered, as by kubelets up to 1.35. Default false, as in 1.36.
     pub http2: bool,
-    /// Whether shutdown stops and removes the Pods; otherwise they run on, as a kubelet's do. Default off.
+    /// Whether shutdown stops and removes the Pods. Default false: the Pods keep running, as with a kubelet.
     pub remove_pods_at_shutdown: bool,
-    /// What is to be wrong.
+    /// The mutant to run, if any.
     pub mutant: Option<Mutant>,
 }
 
 impl Config {
-    /// The kubelet's defaults, with what must be told.
+    /// Creates the default configuration with this root directory and runtime endpoint.
     #[must_use]
     pub fn new(root_dir: impl AsRef<Path>, runtime_endpoint: impl Into<String>) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Config {
         }
     }
 
-    /// Where archives go.
+    /// Returns the directory of the archives.
     #[must_use]
     pub fn checkpoints_dir(&self) -> PathBuf {
         self.root_dir.join("checkpoints")
@@ -101,28 +101,28 @@ impl Config {
             .unwrap_or(!self.has_mutant(Mutant::GateDefaultOff))
     }
 
-    /// Whether this is the single wrong thing that was asked for.
+    /// Whether this mutant runs.
     pub(super) fn has_mutant(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 }
 
-/// A certificate with its key, both PEM.
+/// The PEM files of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, followed by its chain.
+    /// The certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The private key.
     pub key: PathBuf,
 }
 
-/// Who may do what.
+/// The authorization mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Authorization {
-    /// Whoever is authenticated may do everything.
+    /// Every authenticated user may do everything.
     #[default]
     AlwaysAllow,
-    /// A file of rules, one a line: `USER VERB RESOURCE`, as `alice create nodes/checkpoint`; `*` is any, `group:NAME`
-    /// a group, `#` opens a comment. What no rule allows is denied.
+    /// A file with one rule per line: `USER VERB RESOURCE`, such as `alice create nodes/checkpoint`. `*` matches
+    /// anything, `group:NAME` matches a group, `#` begins a comment. Requests that no rule allows are denied.
     Rules(PathBuf),
 }

@@ -1,4 +1,5 @@
-//! `GET /containerLogs/{namespace}/{pod}/{container}`: what a container wrote, without the CRI's prefix.
+//! `GET /containerLogs/{namespace}/{pod}/{container}`: the log of a container, without the prefixes of the CRI log
+//! format.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use super::pod_store::{ContainerRuns, PodStore, RunState};
 use super::responses::{self, FullResponse};
 use super::route;
 
-/// What a request may ask for.
+/// The query parameters of a log request.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct LogOptions {
     tail_lines: Option<usize>,
@@ -17,7 +18,6 @@ struct LogOptions {
     timestamps: bool,
 }
 
-/// Answers one request.
 pub(super) async fn handle(pods: &PodStore, names: &[String; 3], query: Option<&str>) -> FullResponse {
     let [namespace, pod, name] = names;
     let options = match options(query) {
@@ -70,7 +70,7 @@ fn options(query: Option<&str>) -> Result<LogOptions, (StatusCode, &'static str)
     };
     let flag = |name: &str| last_value(name).is_some_and(|value| value != "false" && value != "0");
     if flag("follow") {
-        return Err((StatusCode::BAD_REQUEST, "this kubelet does not follow logs"));
+        return Err((StatusCode::BAD_REQUEST, "the reference kubelet does not support follow"));
     }
     Ok(LogOptions {
         tail_lines: parse_number("tailLines")?.or(parse_number("tail")?),
@@ -80,19 +80,20 @@ fn options(query: Option<&str>) -> Result<LogOptions, (StatusCode, &'static str)
     })
 }
 
-/// The log of the run that is asked for: the current one, else what is left of the last.
+/// Selects the log of the current run if it has started and `previous` is not set, else the log of the previous run.
 fn select_log(container: &ContainerRuns, previous: bool) -> Option<&Path> {
     let started = |run: &&super::pod_store::ContainerRun| run.state != RunState::Created;
     let current = container.current.as_ref().filter(started).filter(|_| !previous);
     current.or(container.previous.as_ref()).map(|run| run.log.as_path())
 }
 
-/// What a container wrote, of the whole lines of its log.
+/// Returns the output of a container: the complete lines of its log without the CRI prefixes.
 pub(crate) fn log_text(log: &[u8]) -> Vec<u8> {
     strip_prefixes(log, &LogOptions::default())
 }
 
-/// Takes the prefix from each line: `<time> <stream> <tag> <text>`, where tag P says that the line goes on.
+/// Removes the prefix of each line: `<time> <stream> <tag> <text>`. Tag `P` marks a partial line that the next one
+/// continues.
 fn strip_prefixes(log: &[u8], options: &LogOptions) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();
     if let Some(tail) = options.tail_lines {
@@ -103,7 +104,7 @@ fn strip_prefixes(log: &[u8], options: &LogOptions) -> Vec<u8> {
         let mut fields = line.splitn(4, |byte| *byte == b' ');
         let (Some(time), Some(_), Some(tag), Some(rest)) = (fields.next(), fields.next(), fields.next(), fields.next())
         else {
-            // A line that is being written just now.
+            // The runtime is still writing this line.
             continue;
         };
         if options.timestamps {

@@ -3,15 +3,15 @@
 //! ```text
 //!  POST /checkpoint/{namespace}/{pod}/{container}
 //!        |
-//!   tls -> authentication -> authorisation -> route -> handler      answers and texts as the Kubernetes kubelet's
+//!   tls -> authentication -> authorisation -> route -> handler      responses as of the Kubernetes kubelet
 //!                                                         |
 //!   static Pods -> pods (sandbox, containers, restarts)   |
 //!                    \                                    |
 //!                     '----------- CRI ------------------'
 //! ```
 //!
-//! It fails to start when an address, a certificate or the runtime cannot be had; later failures of the runtime
-//! are answers (500 with the runtime's message) or are tried again (Pods).
+//! The start fails when an address cannot be bound, a file cannot be used, or the runtime does not respond. Later
+//! errors of the runtime become responses (500 with the message of the runtime) or are retried (Pods).
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -57,8 +57,8 @@ pub(crate) use logs::log_text;
 pub(crate) use pod_requests::PodRequests;
 pub(crate) use runtime_calls::LocalImage;
 
-/// A reference kubelet that runs until [`shutdown`](Self::shutdown), or until it is dropped: then it stops to serve, and
-/// its Pods run on.
+/// A reference kubelet. It serves until [`shutdown`](Self::shutdown). When it is dropped instead, it stops serving and
+/// its Pods keep running.
 #[derive(Debug)]
 pub struct ReferenceKubelet {
     address: SocketAddr,
@@ -69,11 +69,11 @@ pub struct ReferenceKubelet {
 }
 
 impl ReferenceKubelet {
-    /// Starts one; when this returns it accepts connections.
+    /// Starts a reference kubelet. When this returns, it accepts connections.
     ///
     /// # Errors
     ///
-    /// When an address, a file or the runtime cannot be had.
+    /// An address cannot be bound, a file cannot be read or used, or the runtime does not respond.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let cri = Arc::new(RuntimeConnection::new(
@@ -132,25 +132,25 @@ impl ReferenceKubelet {
         })
     }
 
-    /// Where HTTPS is served, with the port that was taken.
+    /// Returns the address of the HTTPS port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the read-only port is served, when one was asked for.
+    /// Returns the address of the read-only port, if it is enabled.
     #[must_use]
     pub fn read_only_address(&self) -> Option<SocketAddr> {
         self.read_only_address
     }
 
-    /// The server's certificate (PEM), for a client to trust.
+    /// Returns the certificate of the server (PEM), which clients must trust.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// Stops to serve, removes the Pods if that was asked for, and returns when all of it is done.
+    /// Stops serving, removes the Pods if the configuration says so, and waits until all tasks have ended.
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.wait().await;
@@ -170,7 +170,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
     Ok((listener, address))
 }
 
-/// Makes the directories; `checkpoints` for root alone, and only when checkpoints can be asked for.
+/// Creates the directories. `checkpoints` has mode 0700 and is created only when the feature gate is on.
 fn create_directories(config: &Config) -> Result<(), StartError> {
     let file_error = |path: &Path| {
         let path = path.to_owned();

@@ -1,10 +1,10 @@
-//! The ways in which the reference kubelet can be told to be wrong, each a single one.
+//! The mutants of the reference kubelet: each injects one defect.
 //!
-//! A mutant judges the harness: it must fail at least one case, and exactly those that name it.
+//! Mutants test the harness: each must fail exactly the cases that its definition lists, and at least one.
 
 macro_rules! mutants {
     ($($variant:ident, $name:literal, $what:literal;)*) => {
-        /// One wrong thing.
+        /// A defect of the reference kubelet.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Mutant {
             $(#[doc = $what] $variant,)*
@@ -22,7 +22,7 @@ macro_rules! mutants {
                 }
             }
 
-            /// What is wrong with it, in a few words.
+            /// A summary of the defect.
             #[must_use]
             pub fn what(self) -> &'static str {
                 match self {
@@ -34,112 +34,112 @@ macro_rules! mutants {
 }
 
 mutants! {
-    OkForUnknownPod, "pod-unknown-200", "200 for a pod that does not exist";
-    UnknownContainer500, "container-unknown-500", "500 for a container that is not in the pod";
-    NamespaceIgnored, "namespace-ignored", "a pod is found whatever the namespace";
-    WrongContainer, "container-name-ignored", "the pod's first container is checkpointed, whatever the name";
-    GateIgnored, "feature-gate-ignored", "the route stays with the feature gate off";
-    GateOff500, "feature-gate-disabled-500", "500 with the feature gate off";
-    NoAuth, "anonymous-accepted", "requests without credentials are let in";
-    WrongCredentialsAccepted, "untrusted-credentials-accepted", "credentials of any issuer are let in";
-    Unauthenticated403, "unauthenticated-403", "403 for missing or wrong credentials";
-    AuthorizationIgnored, "authorization-ignored", "every authenticated user is let in";
-    NameWithoutNamespace, "archive-name-without-namespace", "the archive's name lacks the namespace";
-    NameWithoutContainer, "archive-name-without-container", "the archive's name lacks the container";
-    TimestampWrong, "timestamp-unix-seconds", "the archive's name ends in seconds since 1970";
-    TimestampStale, "timestamp-of-kubelet-start", "the archive's name carries the time of the kubelet's start";
-    TimestampOfAnotherZone, "timestamp-wrong-zone", "the time in the archive's name is that of the next zone";
-    PlaceOutsideCheckpoints, "archive-outside-checkpoints-dir", "the archive is not below `checkpoints`";
-    CheckpointsDirWorldReadable, "checkpoints-dir-mode-0755", "the folder `checkpoints` has mode 0755";
-    ArchiveWorldReadable, "archive-mode-0644", "the archive has mode 0644";
-    ArchiveDeleted, "archive-deleted", "the archive is gone when the answer comes";
-    ErrorSwallowed, "runtime-error-200", "200 when the runtime answered an error";
-    ErrorWithoutMessage, "runtime-error-without-message", "500 without the runtime's message";
-    Error404, "runtime-error-404", "404 when the runtime answered an error";
-    Unimplemented501, "unimplemented-501", "501 when the runtime lacks the call";
-    TimeoutIgnored, "timeout-ignored", "a larger timeout is not passed on";
-    TimeoutZeroMeansNow, "timeout-zero-expires-at-once", "timeout=0 has passed at once";
-    TimeoutShortened, "timeout-below-default-applied", "a timeout below the default is passed on";
-    TimeoutMalformedAccepted, "timeout-malformed-accepted", "a timeout that is not a number counts as absent";
-    BodyWrong, "body-items-string", "`items` is a string";
-    BodyEmpty, "body-empty", "200 without a body";
-    BodyOtherFile, "body-wrong-location", "the body names another file than the archive";
-    ContentTypeWrong, "content-type-text-plain", "the content type of 200 is text/plain";
-    GetAllowed, "get-allowed", "GET checkpoints";
-    AnswersEarly, "responds-early", "200 before the runtime is done";
-    CancelIgnored, "cancel-ignored", "the runtime goes on after the client has gone";
-    ContainerStopped, "container-stopped", "the container is stopped after its checkpoint";
-    OkForExited, "exited-200", "200 for a container that has exited";
-    LookupBeforeAuth, "lookup-before-authentication", "an unknown pod is 404 before anyone is asked who they are";
-    RoutingBeforeAuth, "routing-before-authentication", "a wrong path or method is told before who asks";
-    AnySchemeAccepted, "non-bearer-scheme-accepted", "an Authorization header that is no bearer token is let in";
-    ChallengeOn401, "www-authenticate-on-401", "401 with a WWW-Authenticate header";
-    TokensIgnored, "bearer-tokens-ignored", "bearer tokens are not looked at";
-    ForbiddenWithoutUser, "forbidden-body-without-user", "403 names neither user nor resource";
-    ProxyRightSuffices, "nodes-proxy-sufficient", "who may create nodes/proxy may checkpoint";
-    LookupBeforeAuthorization, "lookup-before-authorization", "an unknown pod is 404 before rights are looked at";
-    RoutingBeforeAuthorization, "routing-before-authorization", "a wrong path or method is told before rights";
-    VerbAlwaysCreate, "verb-always-create", "403 says create whatever the method";
-    UnknownNamespaceBody, "namespace-unknown-wrong-body", "the body for an unknown namespace is another one";
-    UnknownPodBody, "pod-unknown-wrong-body", "the body for an unknown pod is another one";
-    UnknownContainerBody, "container-unknown-wrong-body", "the body for an unknown container does not name it";
-    StrangeNames400, "invalid-names-400", "400 for a name that no object can have";
-    LongName414, "overlong-name-414", "414 for a path of some thousand bytes";
-    NodeSuffixOptional, "static-pod-short-name-found", "a static pod is also found without the node's name";
-    InitUnknown, "init-container-404", "404 for init containers";
-    EphemeralUnknown, "ephemeral-container-404", "404 for ephemeral containers";
-    TimeoutFirst, "timeout-validated-before-lookup", "a malformed timeout is told before an unknown pod";
-    StateBeforeTimeout, "state-checked-before-timeout", "a container that does not run is told before a malformed timeout";
-    GateOffSaysSo, "feature-gate-disabled-wrong-body", "404 with the gate off tells of the gate";
-    GateOffAsksWho, "feature-gate-disabled-401", "401 with the gate off, without credentials";
-    GateDefaultOff, "feature-gate-off-by-default", "the feature gate is off unless it is named";
-    DebuggingOffIgnored, "debugging-handlers-flag-ignored", "the route stays with the debugging handlers off";
-    ReadOnlyPortServes, "read-only-port-checkpoints", "the read-only port checkpoints, for everyone";
-    CheckpointsDirAlways, "checkpoints-dir-with-gate-disabled", "the folder `checkpoints` is made with the gate off as well";
-    CheckpointsDirLate, "checkpoints-dir-created-late", "the folder `checkpoints` is made with the first checkpoint";
-    CheckpointsDirEmptiedAtStart, "archives-deleted-at-start", "archives are removed when the kubelet starts";
-    OnlyLastKept, "earlier-archives-deleted", "a checkpoint removes the container's earlier archives";
-    ArchiveChecked, "missing-archive-500", "500 when the runtime says ok and there is no archive";
-    RefusedMethodCheckpoints, "method-405-checkpoints", "405, and the runtime is called all the same";
-    AllowMissing, "allow-header-missing", "405 without an Allow header";
-    ContainerOptional, "container-name-optional", "a path without a container checkpoints the pod's first one";
-    TailIgnored, "extra-segments-ignored", "what follows the container in the path is not looked at";
-    TrailingSlashRefused, "trailing-slash-404", "404 for a slash at the path's end";
-    AcceptIgnored, "accept-header-ignored", "the Accept header is not looked at";
-    AcceptListRefused, "accept-list-406", "406 for an Accept that lists several types";
-    NotAcceptableBare, "not-acceptable-without-body", "406 without a body";
-    RequestBodyParsed, "non-json-body-400", "400 for a request body that is not JSON";
-    UnknownParameterRefused, "unknown-parameter-400", "400 for a query parameter that is not known";
-    PercentEncodingKept, "percent-encoding-not-decoded", "names in the path are not percent-decoded";
-    EncodedSlashKept, "encoded-slash-not-decoded", "an encoded slash in the path separates no names";
-    DotSegmentsFollowed, "dot-segments-resolved", "`..` in the path is followed, not redirected";
-    EmptySegmentsDropped, "empty-segments-dropped", "an empty segment of the path is dropped, not redirected";
-    MalformedEscapeKept, "malformed-escape-accepted", "a malformed percent-encoding is taken as it is";
-    Http2Unauthenticated, "http2-unauthenticated", "over HTTP/2 nobody is asked who they are";
-    ErrorsAsJson, "errors-as-json", "the content type of errors is application/json";
-    CallsTwice, "cri-called-twice", "the runtime is called twice for one request";
-    OneAtATime, "one-at-a-time", "429 while another checkpoint is under way";
-    UnknownWithoutMessage, "grpc-unknown-without-message", "of an error of code Unknown only the code is told";
-    ErrorUnwrapped, "runtime-error-unwrapped", "500 with the runtime's message and nothing around it";
-    UnavailableAs503, "unavailable-503", "503 when the runtime answers Unavailable";
-    Restarting404, "crash-loop-404", "404 for a container that waits to be started again";
-    CreatedCheckpointed, "created-checkpointed", "a container that was never started is checkpointed";
-    DeadlineAs504, "deadline-exceeded-504", "504 when the deadline passes before the runtime answers";
-    GoneAs502, "runtime-unreachable-502", "502 when the runtime cannot be reached";
-    LostRetried, "lost-call-retried", "a call whose connection broke is made again";
-    NoDeadline, "default-timeout-one-day", "without a timeout the runtime has a day";
-    FieldMissing, "cri-timeout-field-missing", "the CRI request's timeout is 0";
-    FirstTimeoutCounts, "first-timeout-wins", "of several timeouts the first one counts";
-    NegativeIsDefault, "negative-timeout-uses-default", "a negative timeout counts as absent";
-    SignRefused, "plus-sign-404", "404 for a timeout with a plus sign";
-    OverflowCapped, "overflow-timeout-capped", "a timeout beyond the clock's range is cut to a day";
-    OperationsNotCounted, "operations-not-counted", "checkpoints are not counted in the metrics";
-    ErrorsNotCounted, "errors-not-counted", "failed checkpoints are not counted as errors";
-    LogInError, "container-log-in-error-body", "500 carries what the container wrote";
+    OkForUnknownPod, "pod-unknown-200", "returns 200 for an unknown Pod";
+    UnknownContainer500, "container-unknown-500", "returns 500 for an unknown container";
+    NamespaceIgnored, "namespace-ignored", "finds a Pod in any namespace";
+    WrongContainer, "container-name-ignored", "checkpoints the first container of the Pod for any container name";
+    GateIgnored, "feature-gate-ignored", "serves the route with the feature gate off";
+    GateOff500, "feature-gate-disabled-500", "returns 500 with the feature gate off";
+    NoAuth, "anonymous-accepted", "accepts requests without credentials";
+    WrongCredentialsAccepted, "untrusted-credentials-accepted", "accepts credentials of any issuer";
+    Unauthenticated403, "unauthenticated-403", "returns 403 for missing or invalid credentials";
+    AuthorizationIgnored, "authorization-ignored", "authorizes every authenticated user";
+    NameWithoutNamespace, "archive-name-without-namespace", "omits the namespace from the archive name";
+    NameWithoutContainer, "archive-name-without-container", "omits the container from the archive name";
+    TimestampWrong, "timestamp-unix-seconds", "writes the time in the archive name as seconds since 1970";
+    TimestampStale, "timestamp-of-kubelet-start", "uses the start time of the kubelet in the archive name";
+    TimestampOfAnotherZone, "timestamp-wrong-zone", "uses the next time zone in the archive name";
+    PlaceOutsideCheckpoints, "archive-outside-checkpoints-dir", "writes the archive outside of `checkpoints`";
+    CheckpointsDirWorldReadable, "checkpoints-dir-mode-0755", "creates the directory `checkpoints` with mode 0755";
+    ArchiveWorldReadable, "archive-mode-0644", "gives the archive mode 0644";
+    ArchiveDeleted, "archive-deleted", "deletes the archive before the response";
+    ErrorSwallowed, "runtime-error-200", "returns 200 for an error of the runtime";
+    ErrorWithoutMessage, "runtime-error-without-message", "returns 500 without the message of the runtime";
+    Error404, "runtime-error-404", "returns 404 for an error of the runtime";
+    Unimplemented501, "unimplemented-501", "returns 501 when the runtime does not implement the call";
+    TimeoutIgnored, "timeout-ignored", "does not pass on a timeout above the default";
+    TimeoutZeroMeansNow, "timeout-zero-expires-at-once", "lets timeout=0 expire immediately";
+    TimeoutShortened, "timeout-below-default-applied", "passes on a timeout below the default";
+    TimeoutMalformedAccepted, "timeout-malformed-accepted", "treats a timeout that is not a number as absent";
+    BodyWrong, "body-items-string", "returns `items` as a string";
+    BodyEmpty, "body-empty", "returns 200 without a body";
+    BodyOtherFile, "body-wrong-location", "returns the path of another file than the archive";
+    ContentTypeWrong, "content-type-text-plain", "returns 200 with the content type text/plain";
+    GetAllowed, "get-allowed", "checkpoints for a GET request";
+    AnswersEarly, "responds-early", "returns 200 before the runtime has finished";
+    CancelIgnored, "cancel-ignored", "does not cancel the runtime call when the client disconnects";
+    ContainerStopped, "container-stopped", "stops the container after its checkpoint";
+    OkForExited, "exited-200", "returns 200 for an exited container";
+    LookupBeforeAuth, "lookup-before-authentication", "returns 404 for an unknown Pod before authentication";
+    RoutingBeforeAuth, "routing-before-authentication", "returns 404 or 405 for a wrong path or method before authentication";
+    AnySchemeAccepted, "non-bearer-scheme-accepted", "accepts an Authorization header that is not a bearer token";
+    ChallengeOn401, "www-authenticate-on-401", "returns 401 with a WWW-Authenticate header";
+    TokensIgnored, "bearer-tokens-ignored", "ignores bearer tokens";
+    ForbiddenWithoutUser, "forbidden-body-without-user", "omits user and resource from the body of 403";
+    ProxyRightSuffices, "nodes-proxy-sufficient", "lets a user checkpoint who may only create nodes/proxy";
+    LookupBeforeAuthorization, "lookup-before-authorization", "returns 404 for an unknown Pod before authorization";
+    RoutingBeforeAuthorization, "routing-before-authorization", "returns 404 or 405 for a wrong path or method before authorization";
+    VerbAlwaysCreate, "verb-always-create", "authorizes every method with the verb create";
+    UnknownNamespaceBody, "namespace-unknown-wrong-body", "returns another body for an unknown namespace";
+    UnknownPodBody, "pod-unknown-wrong-body", "returns another body for an unknown Pod";
+    UnknownContainerBody, "container-unknown-wrong-body", "omits the name from the body for an unknown container";
+    StrangeNames400, "invalid-names-400", "returns 400 for a name that is invalid for objects";
+    LongName414, "overlong-name-414", "returns 414 for a path of several thousand bytes";
+    NodeSuffixOptional, "static-pod-short-name-found", "finds a static Pod also without the node name";
+    InitUnknown, "init-container-404", "returns 404 for init containers";
+    EphemeralUnknown, "ephemeral-container-404", "returns 404 for ephemeral containers";
+    TimeoutFirst, "timeout-validated-before-lookup", "validates the timeout before it looks up the Pod";
+    StateBeforeTimeout, "state-checked-before-timeout", "checks the container state before it validates the timeout";
+    GateOffSaysSo, "feature-gate-disabled-wrong-body", "names the feature gate in the 404 body when the gate is off";
+    GateOffAsksWho, "feature-gate-disabled-401", "returns 401 without credentials when the feature gate is off";
+    GateDefaultOff, "feature-gate-off-by-default", "turns the feature gate off by default";
+    DebuggingOffIgnored, "debugging-handlers-flag-ignored", "serves the route with the debugging handlers off";
+    ReadOnlyPortServes, "read-only-port-checkpoints", "serves checkpoints on the read-only port";
+    CheckpointsDirAlways, "checkpoints-dir-with-gate-disabled", "creates the directory `checkpoints` with the feature gate off";
+    CheckpointsDirLate, "checkpoints-dir-created-late", "creates the directory `checkpoints` at the first checkpoint";
+    CheckpointsDirEmptiedAtStart, "archives-deleted-at-start", "deletes the archives at start";
+    OnlyLastKept, "earlier-archives-deleted", "deletes the earlier archives of the container";
+    ArchiveChecked, "missing-archive-500", "returns 500 when the runtime succeeds without an archive";
+    RefusedMethodCheckpoints, "method-405-checkpoints", "returns 405 and calls the runtime";
+    AllowMissing, "allow-header-missing", "returns 405 without an Allow header";
+    ContainerOptional, "container-name-optional", "checkpoints the first container for a path without container";
+    TailIgnored, "extra-segments-ignored", "ignores path segments after the container";
+    TrailingSlashRefused, "trailing-slash-404", "returns 404 for a trailing slash";
+    AcceptIgnored, "accept-header-ignored", "ignores the Accept header";
+    AcceptListRefused, "accept-list-406", "returns 406 for an Accept header with several types";
+    NotAcceptableBare, "not-acceptable-without-body", "returns 406 without a body";
+    RequestBodyParsed, "non-json-body-400", "returns 400 for a request body that is not JSON";
+    UnknownParameterRefused, "unknown-parameter-400", "returns 400 for an unknown query parameter";
+    PercentEncodingKept, "percent-encoding-not-decoded", "does not percent-decode names in the path";
+    EncodedSlashKept, "encoded-slash-not-decoded", "does not split names at an encoded slash";
+    DotSegmentsFollowed, "dot-segments-resolved", "resolves `..` in the path instead of redirecting";
+    EmptySegmentsDropped, "empty-segments-dropped", "drops an empty path segment instead of redirecting";
+    MalformedEscapeKept, "malformed-escape-accepted", "accepts malformed percent-encoding";
+    Http2Unauthenticated, "http2-unauthenticated", "skips authentication over HTTP/2";
+    ErrorsAsJson, "errors-as-json", "returns errors with the content type application/json";
+    CallsTwice, "cri-called-twice", "calls the runtime twice for one request";
+    OneAtATime, "one-at-a-time", "returns 429 during another checkpoint";
+    UnknownWithoutMessage, "grpc-unknown-without-message", "omits the message of an error with code Unknown";
+    ErrorUnwrapped, "runtime-error-unwrapped", "returns 500 with only the message of the runtime";
+    UnavailableAs503, "unavailable-503", "returns 503 when the runtime returns Unavailable";
+    Restarting404, "crash-loop-404", "returns 404 for a container that waits for its restart";
+    CreatedCheckpointed, "created-checkpointed", "checkpoints a container that was never started";
+    DeadlineAs504, "deadline-exceeded-504", "returns 504 when the deadline passes";
+    GoneAs502, "runtime-unreachable-502", "returns 502 when the runtime is unreachable";
+    LostRetried, "lost-call-retried", "retries a call whose connection broke";
+    NoDeadline, "default-timeout-one-day", "calls the runtime with a timeout of one day by default";
+    FieldMissing, "cri-timeout-field-missing", "sends timeout 0 in the CRI request";
+    FirstTimeoutCounts, "first-timeout-wins", "uses the first of several timeouts";
+    NegativeIsDefault, "negative-timeout-uses-default", "treats a negative timeout as absent";
+    SignRefused, "plus-sign-404", "returns 404 for a timeout with a plus sign";
+    OverflowCapped, "overflow-timeout-capped", "caps an overflowing timeout at one day";
+    OperationsNotCounted, "operations-not-counted", "does not count checkpoints in the metrics";
+    ErrorsNotCounted, "errors-not-counted", "does not count failed checkpoints as errors";
+    LogInError, "container-log-in-error-body", "returns the container log in the body of 500";
 }
 
 impl Mutant {
-    /// The mutant of that name.
+    /// Returns the mutant with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
@@ -160,9 +160,9 @@ impl std::str::FromStr for Mutant {
     }
 }
 
-/// No mutant has that name.
+/// No mutant has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no mutant is called `{0}`")]
+#[error("unknown mutant `{0}`")]
 pub struct UnknownMutant(pub String);
 
 #[cfg(test)]
@@ -184,9 +184,6 @@ mod tests {
     #[test]
     fn an_unknown_name_is_an_error() {
         assert_eq!(Mutant::from_name("perfect"), None);
-        assert_eq!(
-            "x".parse::<Mutant>().unwrap_err().to_string(),
-            "no mutant is called `x`"
-        );
+        assert_eq!("x".parse::<Mutant>().unwrap_err().to_string(), "unknown mutant `x`");
     }
 }

@@ -14,9 +14,10 @@
 //!
 //! A change from skip to error is `NoLongerRun` too: the harness got worse.
 //!
-//! Reports are paired by suite and node, cases by id. Values that differ between any two runs (times, ids, ports) do not
-//! count as a change. A removed case counts as worse, because the new report does not show that the case still passes. A new
-//! failing case does not count as worse: the old report never said that it passed. The verdict of the new run covers it.
+//! Reports are paired by suite and node, cases by id. Values that differ between any two runs (times, ids, ports) do
+//! not count as a change. A removed case counts as worse, because the new report does not show that the case still
+//! passes. A new failing case does not count as worse: the old report never said that it passed. The verdict of the new
+//! run covers it.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -125,8 +126,8 @@ pub struct ChangedCase {
 /// The changes between two files of reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// The conditions that differ: target, profile, strictness, verdict. They are shown to the reader and do not make the
-    /// new report worse.
+    /// The conditions that differ: target, profile, strictness, verdict. They are shown to the reader and do not make
+    /// the new report worse.
     pub conditions: Vec<String>,
     /// The changed cases, sorted by change, node and id.
     pub changes: Vec<ChangedCase>,
@@ -170,8 +171,12 @@ fn compare_pair(comparison: &mut Comparison, key: &Key, old: Option<&Report>, ne
     let label = report_label(key);
     match (old, new) {
         (Some(old), Some(new)) => conditions(&mut comparison.conditions, &label, old, new),
-        (Some(_), None) => comparison.conditions.push(format!("{label}: report missing in the new file")),
-        (None, Some(_)) => comparison.conditions.push(format!("{label}: report missing in the old file")),
+        (Some(_), None) => comparison
+            .conditions
+            .push(format!("{label}: report missing in the new file")),
+        (None, Some(_)) => comparison
+            .conditions
+            .push(format!("{label}: report missing in the old file")),
         (None, None) => {}
     }
     let cases = |report: Option<&Report>| -> BTreeMap<String, CaseReport> {

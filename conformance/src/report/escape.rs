@@ -1,7 +1,7 @@
 //! Escapes control characters in text that comes from a target.
 //!
-//! Text from a target is untrusted: escape sequences could control the terminal, and bidirectional or invisible characters
-//! could make a report display something else than was observed. JSON needs no such escaping.
+//! Text from a target is untrusted: escape sequences could control the terminal, and bidirectional or invisible
+//! characters could make a report display something else than was observed. JSON needs no such escaping.
 
 use std::borrow::Cow;
 

@@ -6,9 +6,9 @@
 //!  fixtures/findings/*.toml ------+    with the manual confirmation
 //! ```
 //!
-//! A failure counts as confirmed when someone reproduced it without this harness. A note describes how, for one case and one
-//! target. A note that matches no failure is stale (the target was fixed, or the case was renamed) and is reported. A note
-//! marked `intermittent` is not stale when its case passes: the document keeps it.
+//! A failure counts as confirmed when someone reproduced it without this harness. A note describes how, for one case
+//! and one target. A note that matches no failure is stale (the target was fixed, or the case was renamed) and is
+//! reported. A note marked `intermittent` is not stale when its case passes: the document keeps it.
 
 use std::{
     fmt::Write as _,

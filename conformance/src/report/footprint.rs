@@ -9,8 +9,8 @@ pub struct Footprint {
     pub max_archives: u64,
     /// The containers that are checkpointed, as `namespace/pod/container`.
     pub containers: Vec<String>,
-    /// The memory of the container that is checkpointed most, in bytes: an archive is about as large. Absent when the kubelet
-    /// does not report the memory.
+    /// The memory of the container that is checkpointed most, in bytes: an archive is about as large. Absent when the
+    /// kubelet does not report the memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_archive: Option<u64>,
     /// The free bytes of the disk of the archives. Absent when unknown.

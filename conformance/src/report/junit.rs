@@ -1,7 +1,8 @@
 //! The report as JUnit XML for CI systems: one test suite per group of ids, one test case per case.
 //!
-//! JUnit XML has several schemas. The output is valid by the strictest one in use, Jenkins's `junit-10.xsd`: no properties in
-//! a test case and no `skipped` on the root. The level and requirement of a case are therefore in its `system-out`.
+//! JUnit XML has several schemas. The output is valid by the strictest one in use, Jenkins's `junit-10.xsd`: no
+//! properties in a test case and no `skipped` on the root. The level and requirement of a case are therefore in its
+//! `system-out`.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 

@@ -9,8 +9,8 @@
 //!                                        +-- compare    the changes between two reports
 //! ```
 //!
-//! [`Secrets`] replaces every secret that the run knows (tokens, keys, bytes from the memory of a container) before anything
-//! is written. Files are written only to paths that the user named.
+//! [`Secrets`] replaces every secret that the run knows (tokens, keys, bytes from the memory of a container) before
+//! anything is written. Files are written only to paths that the user named.
 
 mod badge;
 mod compare;

@@ -21,8 +21,7 @@ impl Progress {
     /// Creates a bar for this number of cases.
     pub fn new(cases: usize) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(cases as u64), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}")
-            .expect("valid template");
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}").expect("valid template");
         bar.set_style(style);
         bar.enable_steady_tick(REDRAW_INTERVAL);
         Progress {

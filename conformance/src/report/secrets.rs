@@ -7,9 +7,9 @@
 //!             +-- a prefix of any of these, where a text was truncated
 //! ```
 //!
-//! A target that leaks a secret usually leaks an encoded form: a body contains JSON, a URL is percent-encoded, a header or a
-//! Kubernetes Secret is in base64. For a secret that is itself hexadecimal (a canary in memory), the decoded bytes are
-//! redacted too.
+//! A target that leaks a secret usually leaks an encoded form: a body contains JSON, a URL is percent-encoded, a header
+//! or a Kubernetes Secret is in base64. For a secret that is itself hexadecimal (a canary in memory), the decoded bytes
+//! are redacted too.
 
 use std::borrow::Cow;
 
@@ -108,7 +108,8 @@ fn search_forms(line: &str) -> Vec<String> {
     forms
 }
 
-/// Returns the line as JSON (serde's, and Go's, which also escapes `<`, `>` and `&`), percent-encoded, and form-encoded.
+/// Returns the line as JSON (serde's, and Go's, which also escapes `<`, `>` and `&`), percent-encoded, and
+/// form-encoded.
 fn text_forms(line: &str) -> Vec<String> {
     let json = serde_json::Value::from(line).to_string();
     let json = json[1..json.len() - 1].to_owned();
@@ -147,7 +148,8 @@ fn byte_forms(bytes: &[u8]) -> Vec<String> {
             let mut padded = vec![0; before];
             padded.extend_from_slice(bytes);
             let text = engine.encode(&padded);
-            // Each character encodes six bits. Omit characters that also encode bits of the preceding or following bytes.
+            // Each character encodes six bits. Omit characters that also encode bits of the preceding or following
+            // bytes.
             let first = (before * 8).div_ceil(6);
             let last = padded.len() * 8 / 6;
             forms.push(text[first..last].to_owned());

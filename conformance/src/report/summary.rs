@@ -1,7 +1,7 @@
 //! The run as Markdown: the step summary of GitHub Actions, or a comment.
 //!
-//! GitHub accepts one MiB per step. Failures come first and long texts are truncated, so that the important part is never
-//! cut off. Text from a target is put into code spans and code blocks whose fences it cannot close.
+//! GitHub accepts one MiB per step. Failures come first and long texts are truncated, so that the important part is
+//! never cut off. Text from a target is put into code spans and code blocks whose fences it cannot close.
 
 use std::fmt::Write as _;
 
@@ -47,7 +47,10 @@ pub(super) fn render(reports: &[Report]) -> String {
         failures(&mut text, report);
         skipped(&mut text, report);
         if !report.remaining_archives.is_empty() {
-            let _ = writeln!(text, "**Archives that were not removed; they contain the memory of a container:**\n");
+            let _ = writeln!(
+                text,
+                "**Archives that were not removed; they contain the memory of a container:**\n"
+            );
             for path in &report.remaining_archives {
                 let _ = writeln!(text, "- {}", code_span(path));
             }

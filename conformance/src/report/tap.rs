@@ -1,8 +1,9 @@
 //! The report as TAP 14, for tools that read test output line by line.
 //!
-//! The stream agrees with the exit code. A failure that does not decide the verdict (a `reference` or `robust` case without
-//! `--strict`, a known deviation of the profile, an expected failure) is marked `TODO`, which TAP does not count as a failure.
-//! A case that passes although it is listed as an expected failure is `not ok`, and so is an error of the harness.
+//! The stream agrees with the exit code. A failure that does not decide the verdict (a `reference` or `robust` case
+//! without `--strict`, a known deviation of the profile, an expected failure) is marked `TODO`, which TAP does not
+//! count as a failure. A case that passes although it is listed as an expected failure is `not ok`, and so is an error
+//! of the harness.
 
 use std::fmt::Write as _;
 

@@ -183,7 +183,10 @@ impl Terminal {
             report.duration
         );
         if !report.remaining_archives.is_empty() {
-            let _ = writeln!(text, "archives that were not removed; they contain the memory of a container:");
+            let _ = writeln!(
+                text,
+                "archives that were not removed; they contain the memory of a container:"
+            );
             for path in &report.remaining_archives {
                 let _ = writeln!(text, "  {}", escape_to_one_line(path));
             }

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use crate::helpers::{failed_ids, failure_texts, test_file};
 
-/// Members as `podman container checkpoint --export` writes them: no status, no dump.log, its own names, and a config.dump that
-/// says neither when it was checkpointed nor whether it was restored.
+/// Members as `podman container checkpoint --export` writes them: no status, no dump.log, its own names, and a
+/// config.dump that says neither when it was checkpointed nor whether it was restored.
 fn podman_members() -> Vec<SampleMember> {
     let mut sample = Sample::default();
     sample.spec["annotations"] = json!({"io.container.manager": "libpod", "org.opencontainers.image.stopSignal": "15"});
@@ -166,7 +166,8 @@ fn reads_single_kind_file_images() {
 fn accepts_sized_directories_and_long_headers() {
     let dir = TestDir::new();
     let mut parts = Sample::default().members();
-    // A tar whose first header is an extension header, as GNU tar writes for a long name, and compressed as containerd has it.
+    // A tar whose first header is an extension header, as GNU tar writes for a long name, and compressed as containerd
+    // has it.
     let mut inner = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(1);
@@ -241,7 +242,10 @@ fn missing_canary_fails_the_run() {
     dir.write("good.tar", &tar_of(&Sample::default().members()).unwrap());
     let (code, text) = dir.run(&["good.tar", "--expect-in-memory", "nowhere in the memory"]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("required cases failed: archive/memory/expected-bytes"), "{text}");
+    assert!(
+        text.contains("required cases failed: archive/memory/expected-bytes"),
+        "{text}"
+    );
     let (code, text) = dir.run(&["good.tar", "--expect-in-memory", "5b0e9c1d-canary-of-the-sample"]);
     assert_eq!(code, 0, "{text}");
 }

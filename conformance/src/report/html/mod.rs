@@ -6,9 +6,9 @@
 //!  case       one collapsible block per case: requirement, expected, actual, rerun command, evidence
 //! ```
 //!
-//! The page loads nothing: its Content-Security-Policy forbids it and allows only the style and script of the page, by their
-//! hashes. All text passes through [`escape_controls`] and maud's escaping. The anchor of a case is its id; with several
-//! reports the label of the report precedes it.
+//! The page loads nothing: its Content-Security-Policy forbids it and allows only the style and script of the page, by
+//! their hashes. All text passes through [`escape_controls`] and maud's escaping. The anchor of a case is its id; with
+//! several reports the label of the report precedes it.
 
 mod case;
 mod overview;
