@@ -50,7 +50,7 @@ mutants! {
     TimestampStale, "timestamp-of-kubelet-start", "uses the start time of the kubelet in the archive name";
     TimestampOfAnotherZone, "timestamp-wrong-zone", "uses the next time zone in the archive name";
     PlaceOutsideCheckpoints, "archive-outside-checkpoints-dir", "writes the archive outside of `checkpoints`";
-    CheckpointsDirWorldReadable, "checkpoints-dir-mode-0755", "creates the directory `checkpoints` with mode 0755";
+    CheckpointsDirWorldReadable, "checkpoints-dir-mode-0755", "creates `checkpoints` with mode 0755";
     ArchiveWorldReadable, "archive-mode-0644", "gives the archive mode 0644";
     ArchiveDeleted, "archive-deleted", "deletes the archive before the response";
     ErrorSwallowed, "runtime-error-200", "returns 200 for an error of the runtime";
@@ -71,14 +71,14 @@ mutants! {
     ContainerStopped, "container-stopped", "stops the container after its checkpoint";
     OkForExited, "exited-200", "returns 200 for an exited container";
     LookupBeforeAuth, "lookup-before-authentication", "returns 404 for an unknown Pod before authentication";
-    RoutingBeforeAuth, "routing-before-authentication", "returns 404 or 405 for a wrong path or method before authentication";
+    RoutingBeforeAuth, "routing-before-authentication", "rejects a wrong path or method before authentication";
     AnySchemeAccepted, "non-bearer-scheme-accepted", "accepts an Authorization header that is not a bearer token";
     ChallengeOn401, "www-authenticate-on-401", "returns 401 with a WWW-Authenticate header";
     TokensIgnored, "bearer-tokens-ignored", "ignores bearer tokens";
     ForbiddenWithoutUser, "forbidden-body-without-user", "omits user and resource from the body of 403";
     ProxyRightSuffices, "nodes-proxy-sufficient", "lets a user checkpoint who may only create nodes/proxy";
     LookupBeforeAuthorization, "lookup-before-authorization", "returns 404 for an unknown Pod before authorization";
-    RoutingBeforeAuthorization, "routing-before-authorization", "returns 404 or 405 for a wrong path or method before authorization";
+    RoutingBeforeAuthorization, "routing-before-authorization", "rejects a wrong path or method before authorization";
     VerbAlwaysCreate, "verb-always-create", "authorizes every method with the verb create";
     UnknownNamespaceBody, "namespace-unknown-wrong-body", "returns another body for an unknown namespace";
     UnknownPodBody, "pod-unknown-wrong-body", "returns another body for an unknown Pod";
@@ -95,8 +95,8 @@ mutants! {
     GateDefaultOff, "feature-gate-off-by-default", "turns the feature gate off by default";
     DebuggingOffIgnored, "debugging-handlers-flag-ignored", "serves the route with the debugging handlers off";
     ReadOnlyPortServes, "read-only-port-checkpoints", "serves checkpoints on the read-only port";
-    CheckpointsDirAlways, "checkpoints-dir-with-gate-disabled", "creates the directory `checkpoints` with the feature gate off";
-    CheckpointsDirLate, "checkpoints-dir-created-late", "creates the directory `checkpoints` at the first checkpoint";
+    CheckpointsDirAlways, "checkpoints-dir-with-gate-disabled", "creates `checkpoints` with the feature gate off";
+    CheckpointsDirLate, "checkpoints-dir-created-late", "creates `checkpoints` at the first checkpoint";
     CheckpointsDirEmptiedAtStart, "archives-deleted-at-start", "deletes the archives at start";
     OnlyLastKept, "earlier-archives-deleted", "deletes the earlier archives of the container";
     ArchiveChecked, "missing-archive-500", "returns 500 when the runtime succeeds without an archive";

@@ -1,7 +1,7 @@
-//! The requests that a kubelet makes of a runtime for a Pod, for a caller that drives a runtime with no kubelet between.
+//! The CRI requests of a kubelet for a Pod, for a caller that calls a runtime without a kubelet.
 //!
-//! They come from the same translation as those of the reference kubelet, which a test compares with what an unmodified kubelet
-//! sends (`fixtures/kubelet/requests-v1.36.3.json`).
+//! The reference kubelet uses the same translation. A test compares the requests with those of an unmodified kubelet
+//! (`fixtures/kubelet/requests-v1.36.3.json`).
 
 use std::{io, path::Path, path::PathBuf};
 
@@ -14,7 +14,7 @@ use super::{
     static_pod::{create_pod_directories, translate},
 };
 
-/// A Pod, as a kubelet with this root directory asks for it.
+/// Builds the requests for one Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct PodRequests {
     config: Config,
@@ -22,9 +22,9 @@ pub(crate) struct PodRequests {
 }
 
 impl PodRequests {
-    /// The requests for `pod`, whose logs and mounted files lie below `root`.
+    /// Prepares the requests for `pod`. Its logs and mounted files are created in `root`.
     ///
-    /// The Pod needs a name, a namespace, a uid and a spec.
+    /// The Pod must have a name, a namespace, a uid and a spec.
     pub(crate) fn new(root: &Path, pod: Pod) -> PodRequests {
         PodRequests {
             config: Config::new(root, ""),
@@ -32,26 +32,27 @@ impl PodRequests {
         }
     }
 
-    /// The sandbox; makes the Pod's log directory.
+    /// Returns the sandbox configuration and creates the directories of the Pod.
     ///
     /// # Errors
-    /// A directory could not be made.
+    /// A directory cannot be created.
     pub(crate) fn sandbox(&self) -> io::Result<cri::PodSandboxConfig> {
         create_pod_directories(&self.config, &self.pod)?;
         Ok(translate::sandbox(&self.config, &self.pod, 0))
     }
 
-    /// The first run of a container; makes its log directory and the files that the kubelet mounts into it.
+    /// Returns the configuration of the first run of a container; creates its log directory and the files that are
+    /// mounted.
     ///
     /// # Errors
-    /// A directory or a file could not be made.
+    /// A directory or a file cannot be created.
     pub(crate) fn container(&self, container: &Container, image: &LocalImage) -> io::Result<cri::ContainerConfig> {
         let logs = translate::log_directory(&self.config, &self.pod).join(&container.name);
         std::fs::create_dir_all(logs)?;
         translate::container(&self.config, &self.pod, container, 0, image)
     }
 
-    /// Where the first run of a container writes its log.
+    /// Returns the path of the log of the first run of a container.
     pub(crate) fn log(&self, container: &str) -> PathBuf {
         translate::log_directory(&self.config, &self.pod).join(translate::log_path(container, 0))
     }

@@ -1,4 +1,4 @@
-//! The Pods that the kubelet knows, and what is known of their containers.
+//! The Pods of the kubelet and the states of their containers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// The labels by which a kubelet finds its own again.
+/// The labels by which a kubelet identifies its sandboxes and containers.
 pub(super) mod label {
     pub(in super::super) const POD_NAME: &str = "io.kubernetes.pod.name";
     pub(in super::super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -21,20 +21,20 @@ pub(super) mod label {
     pub(in super::super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 }
 
-/// What a request needs to know of a Pod.
+/// The part of a Pod that request handlers need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PodRecord {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) uid: String,
-    /// The names of its containers, of its init containers and of its ephemeral containers, in this order.
+    /// The names of the containers, then of the init containers, then of the ephemeral containers.
     pub(super) containers: Vec<String>,
-    /// How many of them are the Pod's own containers, and how many are those and the init containers.
+    /// The number of containers, and the number of containers and init containers together.
     pub(super) container_counts: (usize, usize),
 }
 
 impl PodRecord {
-    /// The name that is part of an archive's: `<pod>_<namespace>`.
+    /// Returns the full name, which is part of the archive name: `<pod>_<namespace>`.
     pub(super) fn full_name(&self) -> String {
         format!("{}_{}", self.name, self.namespace)
     }
@@ -51,17 +51,17 @@ pub(super) struct ContainerRun {
     pub(super) state: RunState,
 }
 
-/// Where a run is in its life.
+/// The state of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RunState {
     Created,
-    /// With the time of its start, in nanoseconds.
+    /// The start time in nanoseconds since 1970.
     Running(i64),
     Exited(RunExit),
 }
 
 impl RunState {
-    /// Whether the runtime calls it so.
+    /// Whether this is the CRI state `state`.
     pub(super) fn matches(&self, state: CriState) -> bool {
         match self {
             Self::Created => state == CriState::ContainerCreated,
@@ -71,7 +71,7 @@ impl RunState {
     }
 }
 
-/// How a run ended; times in nanoseconds.
+/// The end of a run; times in nanoseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RunExit {
     pub(super) code: i32,
@@ -81,7 +81,7 @@ pub(super) struct RunExit {
     pub(super) message: String,
 }
 
-/// What is known of one container: its last two runs, and what it waits for without one.
+/// The last two runs of a container, and the reason and message while it waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ContainerRuns {
     pub(super) current: Option<ContainerRun>,
@@ -97,14 +97,14 @@ struct PodEntry {
     containers: BTreeMap<String, ContainerRuns>,
 }
 
-/// All of them.
+/// All Pods, by uid.
 #[derive(Debug, Default)]
 pub(super) struct PodStore {
     entries: Mutex<BTreeMap<String, PodEntry>>,
 }
 
 impl PodStore {
-    /// Adds a Pod, whose name and uid must be set; it replaces one of the same uid.
+    /// Adds a Pod, which must have a name and a uid. A Pod with the same uid is replaced.
     pub(super) fn add(&self, pod: Pod) -> PodRecord {
         let spec = pod.spec.as_ref();
         let container_count = spec.map_or(0, |spec| spec.containers.len());
@@ -140,12 +140,11 @@ impl PodStore {
         record
     }
 
-    /// Forgets a Pod.
     pub(super) fn remove(&self, uid: &str) {
         self.lock_entries().remove(uid);
     }
 
-    /// The Pod of that name; only a mutant looks in any namespace.
+    /// Finds a Pod by namespace and name. Only a mutant sets `any_namespace`.
     pub(super) fn find(&self, namespace: &str, name: &str, any_namespace: bool) -> Option<PodRecord> {
         let entries = self.lock_entries();
         let mut records = entries.values().map(|entry| &entry.record);
@@ -154,14 +153,14 @@ impl PodStore {
             .cloned()
     }
 
-    /// Whether some Pod is in that namespace.
+    /// Whether a Pod exists in this namespace.
     pub(super) fn has_namespace(&self, namespace: &str) -> bool {
         self.lock_entries()
             .values()
             .any(|entry| entry.record.namespace == namespace)
     }
 
-    /// What is known of a container; none when its Pod does not have it.
+    /// Returns the runs of a container; `None` when the spec of the Pod has no such container.
     pub(super) fn container(&self, uid: &str, name: &str) -> Option<ContainerRuns> {
         let entries = self.lock_entries();
         let entry = entries.get(uid)?;
@@ -169,7 +168,7 @@ impl PodStore {
         in_spec.then(|| entry.containers.get(name).cloned().unwrap_or_default())
     }
 
-    /// Takes over what a relist found.
+    /// Stores the phase and the container runs that a relist found.
     pub(super) fn update(&self, uid: &str, phase: &'static str, containers: BTreeMap<String, ContainerRuns>) {
         if let Some(entry) = self.lock_entries().get_mut(uid) {
             entry.phase = phase;
@@ -177,7 +176,7 @@ impl PodStore {
         }
     }
 
-    /// A `PodList` as `GET /pods` gives it.
+    /// Returns the `PodList` for `GET /pods`.
     pub(super) fn list(&self) -> Value {
         let entries = self.lock_entries();
         let items: Vec<Pod> = entries.values().map(PodEntry::with_status).collect();
@@ -185,7 +184,7 @@ impl PodStore {
     }
 
     fn lock_entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, PodEntry>> {
-        self.entries.lock().expect("no holder of this lock can panic")
+        self.entries.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -216,7 +215,7 @@ impl PodEntry {
 }
 
 impl ContainerRuns {
-    /// How often it was started again.
+    /// Returns the restart count.
     fn restarts(&self) -> i32 {
         let attempt = self
             .current
@@ -246,7 +245,7 @@ impl ContainerRuns {
         };
         let running = state.running.is_some();
         let run = self.current.as_ref();
-        // A container that waits to be started again shows its last run as the one before.
+        // While a container waits for its restart, its last run is the `lastState`.
         let last = if self.waiting.is_some() {
             run.or(self.previous.as_ref())
         } else {

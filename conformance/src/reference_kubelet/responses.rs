@@ -1,4 +1,4 @@
-//! The answers, in the form that Go's HTTP server gives them.
+//! The responses, in the form of Go's HTTP server.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE};
@@ -7,22 +7,22 @@ use http_body_util::Full;
 
 use super::Mutant;
 
-/// An answer with its whole body.
+/// A response with a complete body.
 pub(super) type FullResponse = Response<Full<Bytes>>;
 
-/// What Go's sniffing calls text.
+/// The content type that Go's `http.DetectContentType` returns for text.
 pub(super) const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
-/// What Go's sniffing calls anything else.
+/// The content type that it returns for binary data.
 const OCTET_STREAM: &str = "application/octet-stream";
 
-/// A bare string whose content type is sniffed, as go-restful's `WriteErrorString` leaves it.
+/// Returns a response whose content type is detected from the body, as with go-restful's `WriteErrorString`.
 pub(super) fn with_sniffed_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
     let body = body.into();
     let kind = sniff(&body);
     with_type(status, kind, body)
 }
 
-/// What mutants do to an answer that is otherwise right.
+/// Applies the defect of a mutant to a correct response.
 pub(super) fn apply_mutant(mut response: FullResponse, mutant: Option<Mutant>) -> FullResponse {
     let status = response.status();
     match mutant {
@@ -45,7 +45,7 @@ pub(super) fn apply_mutant(mut response: FullResponse, mutant: Option<Mutant>) -
     response
 }
 
-/// What Go's `http.Error` writes: a newline follows, and browsers are told not to guess.
+/// Returns the response of Go's `http.Error`: the text with a newline, and `X-Content-Type-Options: nosniff`.
 pub(super) fn go_error(status: StatusCode, text: &str) -> FullResponse {
     let mut response = with_type(status, TEXT_PLAIN, format!("{text}\n"));
     response
@@ -54,7 +54,7 @@ pub(super) fn go_error(status: StatusCode, text: &str) -> FullResponse {
     response
 }
 
-/// What `/healthz` says of a kubelet that is well.
+/// The response of `/healthz` when the kubelet is healthy.
 pub(super) fn healthy() -> FullResponse {
     let mut response = with_type(StatusCode::OK, TEXT_PLAIN, "ok");
     response
@@ -63,7 +63,7 @@ pub(super) fn healthy() -> FullResponse {
     response
 }
 
-/// The request cannot be read.
+/// The response to a malformed request.
 pub(super) fn bad_request() -> FullResponse {
     let mut response = with_type(StatusCode::BAD_REQUEST, TEXT_PLAIN, "400 Bad Request");
     response
@@ -72,24 +72,22 @@ pub(super) fn bad_request() -> FullResponse {
     response
 }
 
-/// A body whose type is not told, as that of logs.
+/// Returns a response without a content type, as for logs.
 pub(super) fn without_content_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
     let mut response = Response::new(Full::new(Bytes::from(body.into())));
     *response.status_mut() = status;
     response
 }
 
-/// No route of the server fits.
+/// The response when no route matches.
 pub(super) fn route_not_found() -> FullResponse {
     go_error(StatusCode::NOT_FOUND, "404 page not found")
 }
 
-/// A JSON body.
 pub(super) fn json(body: impl Into<Vec<u8>>) -> FullResponse {
     with_type(StatusCode::OK, "application/json", body)
 }
 
-/// A body of the given type.
 pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Vec<u8>>) -> FullResponse {
     let mut response = Response::new(Full::new(Bytes::from(body.into())));
     *response.status_mut() = status;
@@ -99,14 +97,14 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<
     response
 }
 
-/// The method is none of the route's.
+/// The response when the route does not allow the method.
 pub(super) fn method_not_allowed(allow: &'static str) -> FullResponse {
     let mut response = with_sniffed_type(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 
-/// The path is not canonical: the same is to be asked there.
+/// Redirects a request to the canonical path.
 pub(super) fn redirect(location: &str, with_body: bool) -> FullResponse {
     let mut response = if with_body {
         let text = format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", escape_html(location));
@@ -122,7 +120,8 @@ pub(super) fn redirect(location: &str, with_body: bool) -> FullResponse {
     response
 }
 
-/// Our error texts open with fixed words that are no other format's signature, so only control bytes make them binary.
+/// Detects the content type as Go does. The error texts begin with fixed words that match no signature of another
+/// format, so only control bytes make them binary.
 fn sniff(body: &[u8]) -> &'static str {
     let is_binary = |byte: &u8| matches!(byte, 0x00..=0x08 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f);
     if body.iter().take(512).any(is_binary) {

@@ -1,9 +1,9 @@
-//! Routing as the kubelet does it: Go's `ServeMux` in front of go-restful.
+//! Routing as in the kubelet: Go's `ServeMux` in front of go-restful.
 //!
 //! ```text
 //!  path not canonical -> redirect          (before authentication)
 //!  no such root       -> no such route     (before authentication)
-//!  authentication, authorisation
+//!  authentication, authorization
 //!  wrong shape -> 404, wrong method -> 405, wrong Accept -> 415 or 406
 //! ```
 
@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use super::Mutant;
 use super::responses::{self, FullResponse};
 
-/// What the outer router found, before anyone is authenticated.
+/// The result of the outer router, before authentication.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Healthz,
@@ -20,29 +20,29 @@ pub(super) enum Route {
     Pods,
     ContainerLogs,
     Checkpoint,
-    /// A debugging handler of a server that has none.
+    /// A debugging handler, while the debugging handlers are disabled.
     DebuggingDisabled,
-    /// The canonical path is another.
+    /// The path is not canonical. The value is the canonical path with the query.
     Redirect(String),
     Unknown,
 }
 
-/// Which roots a server has.
+/// The optional routes that a port serves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServedRoutes {
     pub(super) debugging: bool,
     pub(super) checkpoint: bool,
 }
 
-/// The outer router. `raw` is the path as sent, still percent-encoded.
+/// The outer router. `raw` is the path as received, still percent-encoded.
 pub(super) fn match_route(raw: &str, query: Option<&str>, roots: ServedRoutes) -> Route {
     let mut clean = canonical(raw);
-    // The route is registered with a slash at its end.
+    // The kubelet registers this route with a trailing slash.
     if clean == "/checkpoint" && roots.checkpoint {
         clean.push('/');
     }
     if clean != raw {
-        // Go encodes the encoded path a second time here.
+        // Go percent-encodes the encoded path again here.
         let path = clean.replace('%', "%25");
         return Route::Redirect(query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")));
     }
@@ -62,7 +62,7 @@ pub(super) fn match_route(raw: &str, query: Option<&str>, roots: ServedRoutes) -
     }
 }
 
-/// The three names of a path below a root, when there are exactly three. `path` is decoded.
+/// Returns the three names after the first segment of a decoded path; 404 when there are not exactly three.
 pub(super) fn path_names(path: &str, mutant: Option<Mutant>) -> Result<[String; 3], Box<FullResponse>> {
     let inner = match mutant {
         Some(Mutant::TrailingSlashRefused) => path.trim_start_matches('/'),
@@ -84,7 +84,7 @@ pub(super) fn path_names(path: &str, mutant: Option<Mutant>) -> Result<[String; 
     }
 }
 
-/// A request's method against the one of its route.
+/// Checks the method of a request against the method of its route.
 pub(super) fn check_method(requested: &Method, route: Method) -> Result<(), Box<FullResponse>> {
     if *requested == route {
         return Ok(());
@@ -96,7 +96,8 @@ pub(super) fn check_method(requested: &Method, route: Method) -> Result<(), Box<
     })))
 }
 
-/// A route that takes any body and gives JSON. Kubelets before 1.36 answer 415 to a request that sends no body.
+/// Checks the Accept header for a route that produces JSON. Kubelets before 1.36 return 415 for a request without a
+/// body.
 pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Result<(), Box<FullResponse>> {
     let accept = headers
         .get(header::ACCEPT)
@@ -118,7 +119,7 @@ pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Resul
     Err(Box::new(responses::with_sniffed_type(StatusCode::NOT_ACCEPTABLE, text)))
 }
 
-/// Every value of a query parameter, as Go's `ParseQuery` finds them: parts that do not decode are dropped.
+/// Returns all values of a query parameter, as Go's `url.ParseQuery`: parts that cannot be decoded are dropped.
 pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
     let parts = query
         .unwrap_or_default()
@@ -133,7 +134,7 @@ pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Percent-decoding; none when an escape is malformed.
+/// Decodes percent-encoding; `None` when an escape is malformed.
 pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -145,13 +146,13 @@ pub(super) fn decode(text: &str) -> Option<String> {
         }
         let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
         let value = digit(rest.first())? * 16 + digit(rest.get(1))?;
-        bytes.push(u8::try_from(value).expect("two hexadecimal digits are a byte"));
+        bytes.push(u8::try_from(value).expect("two hexadecimal digits fit into a byte"));
         rest = &rest[2..];
     }
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The canonical form of a path: no empty, `.` or `..` segment; a trailing slash stays.
+/// Returns the canonical form of a path, without empty, `.` and `..` segments. A trailing slash stays.
 pub(super) fn canonical(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {

@@ -1,4 +1,4 @@
-//! The calls that run Pods, each under the name by which the kubelet counts it.
+//! The CRI calls, each with the operation name of the kubelet's metrics.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use cri_proto::runtime::v1::*;
 
 use super::runtime_connection::{CriError, RuntimeConnection};
 
-/// A pull has no deadline in the kubelet; an hour is as good as none.
+/// The kubelet pulls images without a deadline; an hour is long enough here.
 const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 macro_rules! calls {
@@ -39,19 +39,19 @@ calls! {
     images.pull_image: "pull_image", PullImageRequest => PullImageResponse;
 }
 
-/// An image that the runtime has, and the user that its configuration names.
+/// An image in the runtime, with the user of its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LocalImage {
-    /// What a container is created from.
+    /// The reference for CreateContainer.
     pub(crate) reference: String,
     /// The numeric user of the image.
     pub(crate) uid: Option<i64>,
-    /// The user's name, for an image that names its user.
+    /// The user name, for an image with a user name.
     pub(crate) username: String,
 }
 
 impl RuntimeConnection {
-    /// The image that the runtime has, or has after a pull, with its user: what the kubelet asks for before CreateContainer.
+    /// Returns the image with its user, after a pull if needed. The kubelet does the same before CreateContainer.
     pub(super) async fn ensure_image(
         &self,
         image: &str,
@@ -77,7 +77,7 @@ impl RuntimeConnection {
                 pulled.map_err(|e| ImagePullError::Pull(image.to_owned(), e))?.image_ref
             }
         };
-        // The kubelet looks the image's user up by the name in the Pod, without annotations.
+        // The kubelet queries the user of the image by the name in the Pod, without annotations.
         let pulled_image = ImageSpec {
             image: image.to_owned(),
             ..ImageSpec::default()
@@ -100,7 +100,7 @@ impl RuntimeConnection {
     }
 }
 
-/// When an image is pulled.
+/// The image pull policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PullPolicy {
     Always,
@@ -108,7 +108,7 @@ pub(super) enum PullPolicy {
     Never,
 }
 
-/// Why there is no image.
+/// Why the image is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImagePullError {
     #[error("failed to inspect image: {0}")]
@@ -120,7 +120,7 @@ pub(super) enum ImagePullError {
 }
 
 impl ImagePullError {
-    /// The reason that a container's status gives.
+    /// Returns the reason for the container status.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Inspect(_) => "ImageInspectError",

@@ -1,4 +1,4 @@
-//! The runtime, called as the kubelet calls it: its deadlines, its error texts, its counters.
+//! The connection to the runtime, with the deadlines, error texts and metrics of the kubelet.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -16,10 +16,10 @@ use tonic::{Code, Request, Response, Status};
 
 use super::StartError;
 
-/// The kubelet's limit for one message.
+/// The kubelet's limit for a gRPC message.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-/// A connection to the runtime, made anew when it breaks.
+/// A connection to the runtime. It reconnects after a failure.
 #[derive(Debug)]
 pub(super) struct RuntimeConnection {
     channel: Channel,
@@ -34,18 +34,18 @@ struct OperationCounts {
     errors: u64,
 }
 
-/// What the runtime answered, or why it did not; worded as Go's gRPC words it.
+/// An error of the runtime or of the connection, formatted as by grpc-go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rpc error: code = {} desc = {message}", go_name(*code))]
 pub(super) struct CriError {
     pub(super) code: Code,
     pub(super) message: String,
-    /// Whether it was found here: the runtime itself has not answered.
+    /// Whether the client raised the error, without a response of the runtime.
     pub(super) raised_locally: bool,
 }
 
 impl RuntimeConnection {
-    /// Prepares the connection; it is made with the first call.
+    /// Creates the connection. The first call connects.
     pub(super) fn new(endpoint: &str, timeout: Duration) -> Result<Self, StartError> {
         let socket = match endpoint.split_once("://") {
             Some(("unix", path)) => path,
@@ -57,11 +57,11 @@ impl RuntimeConnection {
             reason: reason.to_owned(),
         };
         if !Path::new(socket).is_absolute() {
-            return Err(refused("only `unix:///PATH` is understood"));
+            return Err(refused("expected unix:///PATH with an absolute path"));
         }
         let socket = PathBuf::from(socket);
         let path = socket.clone();
-        // The name only fills the `:authority` header; a socket has none.
+        // A unix socket has no host; the name is only used for the `:authority` header.
         let channel =
             Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let path = path.clone();
@@ -75,7 +75,7 @@ impl RuntimeConnection {
         })
     }
 
-    /// The default deadline of a call.
+    /// Returns the default timeout of a call.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -88,7 +88,7 @@ impl RuntimeConnection {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Calls with a deadline, which the runtime is told too. Dropping the future cancels the call.
+    /// Makes a call with a deadline, which is also sent to the runtime. Dropping the future cancels the call.
     pub(super) async fn call<M, R, F>(
         &self,
         operation: &'static str,
@@ -99,7 +99,8 @@ impl RuntimeConnection {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        // The runtime counts the same deadline; whichever of the two says first that it has passed, it has passed here.
+        // Client and runtime have the same deadline. A DeadlineExceeded that the runtime returns within this slack
+        // counts as the deadline of the client.
         const DEADLINE_SLACK: Duration = Duration::from_millis(20);
         let mut request = Request::new(message);
         request.set_timeout(deadline);
@@ -118,20 +119,20 @@ impl RuntimeConnection {
         result
     }
 
-    /// Counts a call that was refused before it was made.
+    /// Counts a call, also one that failed before it was sent.
     pub(super) fn count_operation(&self, operation: &'static str, failed: bool) {
-        let mut operations = self.operations.lock().expect("no holder of this lock can panic");
+        let mut operations = self.operations.lock().expect("no code panics while it holds this lock");
         let counts = operations.entry(operation).or_default();
         counts.calls += 1;
         counts.errors += u64::from(failed);
     }
 
-    /// The counters in the text format of Prometheus, under the kubelet's names.
+    /// Returns the counters in the Prometheus text format, with the kubelet's metric names.
     pub(super) fn metrics(&self) -> String {
         let operations = self
             .operations
             .lock()
-            .expect("no holder of this lock can panic")
+            .expect("no code panics while it holds this lock")
             .clone();
         let mut text = String::new();
         let mut write_counter = |name: &str, help: &str, value: fn(&OperationCounts) -> u64| {
@@ -152,7 +153,7 @@ impl RuntimeConnection {
         text
     }
 
-    /// An error of the runtime as it is; one of the connection in the words of Go's gRPC.
+    /// Returns an error of the runtime unchanged, and a connection error with the text of grpc-go.
     fn to_cri_error(&self, status: &Status) -> CriError {
         let Some(source) = status.source() else {
             return CriError {
@@ -188,7 +189,7 @@ impl RuntimeConnection {
 }
 
 impl CriError {
-    /// The deadline passed on our side.
+    /// The error for a deadline that passed in the client.
     pub(super) fn deadline_exceeded() -> Self {
         Self {
             code: Code::DeadlineExceeded,
@@ -197,7 +198,7 @@ impl CriError {
         }
     }
 
-    /// The runtime cannot be reached, or no longer.
+    /// The error for a runtime that is unreachable.
     pub(super) fn unavailable(message: &str) -> Self {
         Self {
             code: Code::Unavailable,
@@ -207,7 +208,7 @@ impl CriError {
     }
 }
 
-/// Go's name of a code; it writes `Canceled` where others write `CANCELLED`.
+/// Returns the name of a code in grpc-go, such as `Canceled` for `CANCELLED`.
 fn go_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

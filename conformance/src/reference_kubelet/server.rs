@@ -1,4 +1,4 @@
-//! Accepts connections, and takes each request through authentication, authorisation and routing.
+//! Accepts connections, and authenticates, authorizes and routes each request.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -27,13 +27,13 @@ use super::route::{self, Route, ServedRoutes};
 use super::runtime_connection::RuntimeConnection;
 use super::{Config, Mutant, logs};
 
-/// How long a client may take for the handshake or for the head of a request.
+/// The timeout for the TLS handshake and for the head of a request.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a mutant finds too long, in bytes.
+/// Mutant: the maximum length of a path, in bytes.
 const MUTANT_MAX_PATH_BYTES: usize = 4096;
 
-/// What every connection shares.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(super) struct Handlers {
     pub(super) config: Arc<Config>,
@@ -44,16 +44,16 @@ pub(super) struct Handlers {
     pub(super) checkpoints: CheckpointHandler,
 }
 
-/// One of the two ports.
+/// The kind of a port.
 #[derive(Clone)]
 pub(super) enum Port {
     /// HTTPS, with all handlers.
     Secure(TlsAcceptor),
-    /// HTTP, nobody is asked who they are, and there are no debugging handlers.
+    /// HTTP, without authentication and without debugging handlers.
     ReadOnly,
 }
 
-/// Serves until `stop`; then open connections are dropped, and with them the calls that they wait for.
+/// Serves until `stop`, then drops the open connections, which cancels their CRI calls.
 pub(super) async fn serve(listener: TcpListener, port: Port, handlers: Arc<Handlers>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
@@ -67,7 +67,7 @@ pub(super) async fn serve(listener: TcpListener, port: Port, handlers: Arc<Handl
                 connections.spawn(stop.clone().run_until_cancelled_owned(connection));
             }
             Err(error) => {
-                // Too many open files, most likely: some of them will close.
+                // Most likely there are too many open files. Retry when some have closed.
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -78,7 +78,7 @@ pub(super) async fn serve(listener: TcpListener, port: Port, handlers: Arc<Handl
 }
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, port: Port, handlers: Arc<Handlers>) {
-    // A small answer should leave at once; where that cannot be set it only leaves later.
+    // Send small responses immediately. A failure to set this only delays them.
     let _ = stream.set_nodelay(true);
     match port {
         Port::ReadOnly => serve_requests(stream, handlers, None).await,
@@ -91,13 +91,13 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, port: Port, handl
                     .collect();
                 serve_requests(stream, handlers, Some(chain)).await;
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "failed handshake"),
-            Err(_) => tracing::debug!(%peer, "handshake took too long"),
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
         },
     }
 }
 
-/// Serves the requests of one connection; `chain` is none on the read-only port.
+/// Serves the requests of one connection. `chain` is `None` on the read-only port.
 async fn serve_requests(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     handlers: Arc<Handlers>,
@@ -120,14 +120,14 @@ async fn serve_requests(
         .timer(TokioTimer::new())
         .header_read_timeout(CLIENT_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
-    // A client that goes away ends this future, and with it the handler's.
+    // When the client disconnects, this future ends and drops the future of the handler.
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(error, "connection ended");
     }
 }
 
 impl Handlers {
-    /// Answers one request; `chain` is none on the read-only port.
+    /// Handles one request. `chain` is `None` on the read-only port.
     async fn handle(&self, request: &Request<Incoming>, chain: Option<&[CertificateDer<'static>]>) -> FullResponse {
         let (method, uri) = (request.method(), request.uri());
         let raw = self.request_path(uri.path());
@@ -196,7 +196,6 @@ impl Handlers {
         answered.unwrap_or_else(|response| *response)
     }
 
-    /// The roots of a port.
     fn served_routes(&self, secure: bool) -> ServedRoutes {
         let config = &self.config;
         let debugging = secure && (config.debugging_handlers || config.has_mutant(Mutant::DebuggingOffIgnored));
@@ -208,7 +207,7 @@ impl Handlers {
         }
     }
 
-    /// The path as it was sent; mutants make it canonical by themselves.
+    /// Returns the path as received. Mutants make the path canonical.
     fn request_path<'a>(&self, raw: &'a str) -> Cow<'a, str> {
         let has_dot_segments = raw.split('/').any(|segment| matches!(segment, "." | ".."));
         let canonicalise = match self.config.mutant {
@@ -223,18 +222,18 @@ impl Handlers {
         }
     }
 
-    /// The path, decoded; mutants decode less.
+    /// Decodes the path. Mutants decode only a part.
     fn decode(&self, raw: &str) -> Option<String> {
         match self.config.mutant {
             Some(Mutant::MalformedEscapeKept) => Some(route::decode(raw).unwrap_or_else(|| raw.to_owned())),
-            // A malformed one is refused all the same.
+            // A malformed escape is rejected as usual.
             Some(Mutant::PercentEncodingKept) => route::decode(raw).map(|_| raw.to_owned()),
             Some(Mutant::EncodedSlashKept) => route::decode(&raw.replace("%2F", "%252F").replace("%2f", "%252f")),
             _ => route::decode(raw),
         }
     }
 
-    /// What mutants say before it is their turn: of a Pod that is not there, of a path or method that is wrong.
+    /// Mutants: responds to an unknown Pod, a wrong path or a wrong method before the checks that must come first.
     fn answer_early(
         &self,
         root: &Route,
@@ -283,7 +282,7 @@ impl Handlers {
         }
     }
 
-    /// The counters; mutants leave some out.
+    /// Returns the metrics. Mutants omit some.
     fn metrics(&self) -> String {
         let omitted_prefix = match self.config.mutant {
             Some(Mutant::OperationsNotCounted) => {

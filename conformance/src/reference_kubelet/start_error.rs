@@ -1,43 +1,43 @@
-//! Why a reference kubelet did not start.
+//! The error type of the start.
 
 use std::path::PathBuf;
 
 /// Why a reference kubelet did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file or directory cannot be read, made or changed.
-    #[error("{}: {source}", path.display())]
+    /// A file or directory could not be read, created or changed.
+    #[error("failed to access {}: {source}", path.display())]
     File {
-        /// Which.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    /// The address could not be bound.
+    #[error("failed to listen on {address}: {source}")]
     Listen {
-        /// Which.
+        /// The address.
         address: std::net::SocketAddr,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A file's content is not what it should be.
-    #[error("{}: {reason}", path.display())]
+    /// The content of a file is invalid.
+    #[error("invalid file {}: {reason}", path.display())]
     Content {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The server's certificate cannot be made or used.
-    #[error("the server's certificate: {0}")]
+    /// The certificate of the server could not be generated or used.
+    #[error("failed to set up the server certificate: {0}")]
     Certificate(String),
-    /// The runtime's endpoint cannot be used, or the runtime does not answer.
-    #[error("the runtime at {endpoint}: {reason}")]
+    /// The endpoint of the runtime is invalid, or the runtime does not respond.
+    #[error("failed to connect to the runtime at {endpoint}: {reason}")]
     Runtime {
         /// The endpoint.
         endpoint: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

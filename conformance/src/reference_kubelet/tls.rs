@@ -1,7 +1,7 @@
-//! The server's side of TLS.
+//! TLS of the server.
 //!
-//! The handshake asks for a client certificate and takes any whose key the client has: whether its issuer is trusted is
-//! decided later, so that a stranger is answered 401, as by a kubelet, and not cut off.
+//! The handshake requests a client certificate and accepts any certificate whose key the client has. Authentication
+//! checks the issuer later, so that an untrusted client gets 401, as from a kubelet, and not a TLS error.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConf
 
 use super::{CertificateFiles, Config, StartError};
 
-/// The server's identity, and the authorities that it trusts to name clients.
+/// The TLS configuration of the server and its certificate.
 pub(super) struct TlsIdentity {
     pub(super) config: Arc<ServerConfig>,
-    /// The server's certificate, PEM.
+    /// The certificate of the server, PEM.
     pub(super) certificate: String,
 }
 
-/// Reads or makes what the server needs.
+/// Reads or generates the certificate of the server and builds the TLS configuration.
 pub(super) fn server(config: &Config, roots: Option<&RootCertStore>) -> Result<TlsIdentity, StartError> {
     let (certificate, key) = match &config.server_certificate {
         Some(files) => read_pair(files)?,
@@ -57,7 +57,7 @@ pub(super) fn server(config: &Config, roots: Option<&RootCertStore>) -> Result<T
     })
 }
 
-/// The authorities of a PEM file.
+/// Reads the CA certificates of a PEM file.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore, StartError> {
     let content = |reason: String| StartError::Content {
         path: path.to_owned(),
@@ -73,7 +73,7 @@ pub(super) fn authorities(path: &Path) -> Result<RootCertStore, StartError> {
         roots.add(certificate).map_err(|error| content(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(content("no certificate in it".to_owned()));
+        return Err(content("the file contains no certificate".to_owned()));
     }
     Ok(roots)
 }
@@ -88,7 +88,7 @@ fn read_pair(files: &CertificateFiles) -> Result<(String, String), StartError> {
     Ok((read(&files.certificate)?, read(&files.key)?))
 }
 
-/// A certificate of our own for the names that a client may use.
+/// Generates a self-signed certificate for the names that a client may use.
 fn make_self_signed(config: &Config) -> Result<(String, String), StartError> {
     let mut names = vec![
         "localhost".to_owned(),
@@ -106,7 +106,7 @@ fn make_self_signed(config: &Config) -> Result<(String, String), StartError> {
     Ok((certified.cert.pem(), certified.signing_key.serialize_pem()))
 }
 
-/// Takes every client that has the key of the certificate it shows.
+/// Accepts every client that has the key of its certificate.
 #[derive(Debug)]
 struct AcceptAnyClient {
     provider: Arc<CryptoProvider>,

@@ -25,26 +25,25 @@ use super::{Config, Mutant};
 
 mod timeout;
 
-/// What the handler needs.
 #[derive(Debug)]
 pub(super) struct CheckpointHandler {
     config: Arc<Config>,
     cri: Arc<RuntimeConnection>,
     pods: Arc<PodStore>,
     started_at: Zoned,
-    /// A mutant's: held while a checkpoint is under way.
+    /// Mutant: acquired during a checkpoint.
     in_progress: tokio::sync::Semaphore,
 }
 
-/// Why a checkpoint was not made; all are 500.
+/// Why a checkpoint failed. The response is 500.
 #[derive(Debug, thiserror::Error)]
 enum CheckpointError {
     #[error("container {0} not found")]
     NotRunning(String),
     #[error("CheckpointContainer requires the timeout value to be > 0")]
     NegativeTimeout,
-    /// Only a mutant looks.
-    #[error("{} is not there", .0.display())]
+    /// Only a mutant checks this.
+    #[error("{} does not exist", .0.display())]
     NoArchive(PathBuf),
     #[error(transparent)]
     Runtime(#[from] CriError),
@@ -61,7 +60,7 @@ impl CheckpointHandler {
         }
     }
 
-    /// Answers one request. `pod` is the one that the path names, if there is one.
+    /// Handles one request. `pod` is the Pod of the path, if it exists.
     pub(super) async fn handle(
         &self,
         names: &[String; 3],
@@ -74,7 +73,10 @@ impl CheckpointHandler {
         }
         let _permit = match self.in_progress.try_acquire() {
             Err(_) if self.config.has_mutant(Mutant::OneAtATime) => {
-                return responses::with_sniffed_type(StatusCode::TOO_MANY_REQUESTS, "another checkpoint is under way");
+                return responses::with_sniffed_type(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "another checkpoint is in progress",
+                );
             }
             permit => permit,
         };
@@ -111,7 +113,7 @@ impl CheckpointHandler {
         }
     }
 
-    /// What mutants refuse.
+    /// Returns the response for a request that only a mutant rejects.
     fn refused_by_mutant(&self, names: &[String; 3], query: Option<&str>) -> Option<FullResponse> {
         let reason = match self.config.mutant {
             Some(Mutant::StrangeNames400) => {
@@ -164,7 +166,7 @@ impl CheckpointHandler {
         responses::with_sniffed_type(status, format!("container {container} does not exist"))
     }
 
-    /// Finds the running container, then asks the runtime.
+    /// Finds the running container and calls the runtime.
     async fn checkpoint(
         &self,
         pod: &PodRecord,
@@ -210,7 +212,7 @@ impl CheckpointHandler {
         Ok(location)
     }
 
-    /// Calls the runtime. Dropping the handler's future drops the call; only a mutant lets it run on.
+    /// Calls the runtime. Dropping the future of the handler cancels the call, except for mutants that spawn the call.
     async fn call(&self, deadline: Duration, message: CheckpointContainerRequest) -> Result<(), CriError> {
         let cri = Arc::clone(&self.cri);
         let retry_message = message.clone();
@@ -221,7 +223,7 @@ impl CheckpointHandler {
                 return Ok(());
             }
             Some(Mutant::CancelIgnored) => {
-                let call_lost = |_| CriError::unavailable("the call was lost");
+                let call_lost = |_| CriError::unavailable("the task of the call failed");
                 tokio::spawn(call).await.unwrap_or_else(|error| Err(call_lost(error)))
             }
             _ => call.await,
@@ -235,7 +237,7 @@ impl CheckpointHandler {
         }
     }
 
-    /// A mutant's: calls again until the runtime is reached, for half a second at most.
+    /// Mutant: repeats the call until the runtime is reachable, for at most half a second.
     async fn retry_lost_call(
         &self,
         mut result: Result<(), CriError>,
@@ -249,14 +251,14 @@ impl CheckpointHandler {
                 Err(error) if error.raised_locally && error.code == Code::Unavailable => {}
                 _ => break,
             }
-            // The lost connection may not be known as lost yet, and a new one takes a moment.
+            // The client may not have noticed the broken connection yet, and a new connection takes time.
             tokio::time::sleep(RETRY_INTERVAL).await;
             result = self.cri.checkpoint_container(deadline, message.clone()).await.map(drop);
         }
         result
     }
 
-    /// The id of the running container of that name, as the kubelet asks for it: sandboxes, then containers.
+    /// Returns the id of the running container. Like the kubelet, it lists the sandboxes first, then the containers.
     async fn running_container_id(&self, pod: &PodRecord, container: &str) -> Result<Option<String>, CriError> {
         let timeout = self.cri.timeout();
         self.cri
@@ -284,7 +286,7 @@ impl CheckpointHandler {
             .map(|found| found.id))
     }
 
-    /// Where the archive goes: `checkpoint-<pod>_<namespace>-<container>-<time>.tar`.
+    /// Returns the location of the archive: `checkpoint-<pod>_<namespace>-<container>-<time>.tar`.
     fn archive_location(&self, full_name: &str, container: &str) -> PathBuf {
         let timestamp = match self.config.mutant {
             Some(Mutant::TimestampStale) => self.started_at.clone(),
@@ -375,7 +377,8 @@ impl CheckpointHandler {
         )
     }
 
-    /// What mutants do to a finished checkpoint. Their own failures only make them less wrong.
+    /// Applies the defect of a mutant to a finished checkpoint. Errors are ignored: without the defect the mutant is
+    /// reported as not caught.
     async fn apply_mutant(&self, container_id: &str, location: &Path) {
         match self.config.mutant {
             Some(Mutant::ArchiveWorldReadable) => {
@@ -406,7 +409,7 @@ impl CheckpointHandler {
     }
 }
 
-/// A mutant's: the same moment an hour further east, or west where there is no further east.
+/// Mutant: returns the same time in the zone one hour further east, or west beyond UTC+14.
 fn shift_time_zone(now: &Zoned) -> Zoned {
     const HOUR_SECONDS: i32 = 3600;
     let eastward_seconds = now.offset().seconds() + HOUR_SECONDS;
@@ -415,13 +418,13 @@ fn shift_time_zone(now: &Zoned) -> Zoned {
     } else {
         eastward_seconds
     };
-    let offset = jiff::tz::Offset::from_seconds(seconds).expect("an offset within a day");
+    let offset = jiff::tz::Offset::from_seconds(seconds).expect("the offset is less than a day");
     now.with_time_zone(jiff::tz::TimeZone::fixed(offset))
 }
 
 const CHECKPOINT_OPERATION: &str = "checkpoint_container";
 
-/// As Go's `time.RFC3339`: whole seconds, the local zone, `Z` when that is UTC.
+/// Formats a time as Go's `time.RFC3339`: whole seconds and the local zone, `Z` for UTC.
 fn rfc3339(now: &Zoned, fraction: bool) -> String {
     let zone = if now.offset().seconds() == 0 { "Z" } else { "%:z" };
     let fraction = if fraction { ".%9f" } else { "" };

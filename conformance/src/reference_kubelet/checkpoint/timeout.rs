@@ -1,16 +1,16 @@
-//! The query's `timeout`, and what the runtime is sent for it.
+//! The query parameter `timeout`, and the timeout of the CRI request.
 
 use std::time::Duration;
 
 use super::super::{Mutant, route};
 
-/// What mutants take for as good as no end.
+/// The timeout of mutants that wait too long.
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 
-/// Reads the query: the last value counts; none without one.
+/// Returns the last value of the parameter; `None` without the parameter.
 ///
 /// # Errors
-/// It is no number.
+/// The value is not a number.
 pub(super) fn parse(query: Option<&str>, mutant: Option<Mutant>) -> Result<Option<i64>, std::num::ParseIntError> {
     let values = route::query_values(query, "timeout");
     let value = match mutant {
@@ -26,7 +26,8 @@ pub(super) fn parse(query: Option<&str>, mutant: Option<Mutant>) -> Result<Optio
     }
 }
 
-/// What the runtime is sent as `timeout`, and the deadline of the call; none when it has passed before the call.
+/// Returns the field `timeout` of the CRI request and the deadline of the call. The deadline is `None` when it has
+/// passed before the call.
 pub(super) fn field_and_deadline(
     requested: Option<i64>,
     default: Duration,
@@ -47,7 +48,7 @@ pub(super) fn field_and_deadline(
     if timeout <= seconds {
         return (seconds, Some(default));
     }
-    // The kubelet's product of seconds and nanoseconds wraps around.
+    // In the kubelet the multiplication of the seconds by 1e9 wraps around.
     let nanoseconds = u64::try_from(timeout.wrapping_mul(1_000_000_000)).unwrap_or(0);
     let deadline = (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds));
     match mutant {

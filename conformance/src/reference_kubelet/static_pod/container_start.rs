@@ -1,4 +1,4 @@
-//! One run of a container: its image, its creation, its start.
+//! Starts a container: image, CreateContainer, StartContainer.
 
 use cri_proto::runtime::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -8,12 +8,12 @@ use super::super::runtime_calls::ImagePullError;
 use super::super::runtime_connection::{CriError, RuntimeConnection};
 use super::{translate, volume};
 
-/// Why a run did not come to be.
+/// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
     #[error(transparent)]
     Image(#[from] ImagePullError),
-    #[error("failed to make the folder of its log or a file to mount: {0}")]
+    #[error("failed to create the log directory or a file to mount: {0}")]
     Files(std::io::Error),
     #[error("failed to create container: {0}")]
     Create(CriError),
@@ -22,7 +22,7 @@ pub(super) enum RunError {
 }
 
 impl RunError {
-    /// The reason that the container's status gives.
+    /// Returns the reason for the container status.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Image(error) => error.reason(),
@@ -33,13 +33,13 @@ impl RunError {
     }
 }
 
-/// Makes what lies on the disk for a Pod before its sandbox runs.
+/// Creates the directories of a Pod, which must exist before its sandbox runs.
 pub(in super::super) fn create_pod_directories(config: &Config, pod: &Pod) -> std::io::Result<()> {
     std::fs::create_dir_all(translate::log_directory(config, pod))?;
     volume::create_empty_dirs(config, pod)
 }
 
-/// Starts one run.
+/// Creates and starts one run of a container.
 pub(super) async fn start_container(
     cri: &RuntimeConnection,
     config: &Config,

@@ -1,6 +1,6 @@
-//! The DNS configuration that the kubelet sends without a cluster's DNS: that of the node.
+//! The DNS configuration that the kubelet sends when it has no cluster DNS: the one of the node.
 //!
-//! Source of the rule: kubernetes pkg/kubelet/network/dns/dns.go, `GetPodDNS`.
+//! Source: kubernetes pkg/kubelet/network/dns/dns.go, `GetPodDNS`.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use cri_proto::runtime::v1::DnsConfig;
 
 /// The default of the kubelet's `resolvConf`.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The kubelet sends no more name servers than the C library reads.
+/// The maximum number of name servers: those that the C library reads.
 const MAX_SERVERS: usize = 3;
-/// The kubelet sends no more search domains than this.
+/// The maximum number of search domains.
 const MAX_SEARCHES: usize = 32;
 
-/// The node's DNS configuration; empty when the node has none that can be read.
+/// Returns the DNS configuration of the node; an empty one when it cannot be read.
 pub(super) fn node_config() -> DnsConfig {
     read(Path::new(RESOLV_CONF))
 }
@@ -22,13 +22,13 @@ fn read(path: &Path) -> DnsConfig {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&text),
         Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "the node's DNS configuration cannot be read");
+            tracing::debug!(path = %path.display(), %error, "failed to read the DNS configuration of the node");
             DnsConfig::default()
         }
     }
 }
 
-/// The last `search` and `options` line counts, as in the C library.
+/// Parses resolv.conf(5). As in the C library, the last `search` and the last `options` line take effect.
 fn parse(text: &str) -> DnsConfig {
     let mut config = DnsConfig::default();
     for line in text.lines() {

@@ -1,8 +1,8 @@
-//! A container's environment, and the `$(NAME)` in its words.
+//! The environment of a container, and the expansion of `$(NAME)`.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-/// The variables in their order. A static Pod can name no ConfigMap and no Secret; of fields it can name its own.
+/// Returns the variables in order. Static Pods cannot refer to ConfigMaps and Secrets, only to fields of the Pod.
 pub(super) fn variables_of(pod: &Pod, container: &Container) -> Vec<(String, String)> {
     let mut variables: Vec<(String, String)> = Vec::new();
     for variable in container.env.iter().flatten() {
@@ -21,7 +21,7 @@ pub(super) fn variables_of(pod: &Pod, container: &Container) -> Vec<(String, Str
         };
         match value {
             Some(value) => variables.push((variable.name.clone(), value)),
-            None => tracing::warn!(variable = variable.name, "left out: its source is not known here"),
+            None => tracing::warn!(variable = variable.name, "left out a variable: unsupported source"),
         }
     }
     variables
@@ -37,7 +37,7 @@ fn field(pod: &Pod, path: &str) -> Option<String> {
     }
 }
 
-/// Replaces each `$(NAME)` of a known variable; `$$` stands for one `$`, and what is unknown stays as it is.
+/// Replaces `$(NAME)` with the value of the variable and `$$` with `$`. References to unknown variables stay.
 pub(super) fn expand(text: &str, variables: &[(String, String)]) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
@@ -52,7 +52,7 @@ pub(super) fn expand(text: &str, variables: &[(String, String)]) -> String {
         let name = rest.strip_prefix('(').and_then(|rest| rest.split_once(')'));
         match name {
             Some((name, tail)) => {
-                // The last one of a name counts.
+                // The last variable of a name takes effect.
                 match variables.iter().rev().find(|(variable, _)| variable == name) {
                     Some((_, value)) => expanded.push_str(value),
                     None => expanded.push_str(&format!("$({name})")),

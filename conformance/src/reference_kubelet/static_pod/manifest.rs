@@ -1,4 +1,4 @@
-//! Manifests: files of one Pod (or a list of Pods), YAML or JSON.
+//! Reads manifests: YAML or JSON files with a Pod or a PodList.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,19 +9,19 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use serde::Deserialize as _;
 use sha2::{Digest as _, Sha256};
 
-/// The kubelet's annotations on a static Pod.
+/// The annotations that the kubelet adds to a static Pod.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
-/// Why a manifest gives no Pod.
+/// Why a manifest could not be loaded.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {reason}", path.display())]
+#[error("failed to load the manifest {}: {reason}", path.display())]
 pub(in super::super) struct ManifestError {
     path: PathBuf,
     reason: String,
 }
 
-/// Reads a directory, or one file. Files whose names begin with a dot and subfolders are left out.
+/// Reads the manifests of a directory, or one file. Skips subdirectories and files whose names begin with a dot.
 pub(in super::super) fn load(path: &Path, node: &str) -> (Vec<Pod>, Vec<ManifestError>) {
     let mut files = Vec::new();
     let mut errors = Vec::new();
@@ -57,7 +57,8 @@ pub(in super::super) fn load(path: &Path, node: &str) -> (Vec<Pod>, Vec<Manifest
 
 fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
-    // By way of one kind of value, as from every other source: the compiler writes the reader of a Pod, which is long, once.
+    // Deserialize through `serde_json::Value`, as elsewhere, so that the large deserializer of `Pod` is compiled only
+    // once.
     let value: serde_json::Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
     let field = |name: &str| {
         value
@@ -75,14 +76,14 @@ fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
         ("v1", "Pod") => vec![Pod::deserialize(value).map_err(|error| error.to_string())?],
         (version, kind) => {
             return Err(format!(
-                "a Pod has apiVersion v1 and kind Pod, not {version:?} and {kind:?}"
+                "expected apiVersion v1 and kind Pod or PodList, found {version:?} and {kind:?}"
             ));
         }
     };
     pods.into_iter().map(|pod| apply_defaults(pod, path, node)).collect()
 }
 
-/// Gives a Pod what the kubelet gives it: uid, namespace, node, and the node's name after its own.
+/// Sets what the kubelet sets in a static Pod: uid, namespace, node, and the node name as suffix of the name.
 fn apply_defaults(mut pod: Pod, path: &Path, node: &str) -> Result<Pod, String> {
     let name = pod
         .metadata
@@ -122,10 +123,10 @@ fn validate(spec: &PodSpec) -> Result<(), String> {
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if container.name.is_empty() || container.name.len() > 63 || !container.name.bytes().all(plain) {
-            return Err(format!("{:?} is not a container's name", container.name));
+            return Err(format!("invalid container name {:?}", container.name));
         }
         if !names.insert(&container.name) {
-            return Err(format!("two containers are called {:?}", container.name));
+            return Err(format!("duplicate container name {:?}", container.name));
         }
         if container.image.as_deref().unwrap_or_default().is_empty() {
             return Err(format!("the container {:?} has no image", container.name));
@@ -134,7 +135,6 @@ fn validate(spec: &PodSpec) -> Result<(), String> {
     Ok(())
 }
 
-/// Lowercase hexadecimal digits.
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -142,11 +142,11 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// A Pod's spec; manifests without one are refused when they are read.
+/// Returns the spec of a Pod. Manifests without a spec are rejected when they are read.
 pub(super) fn pod_spec(pod: &Pod) -> &PodSpec {
     pod.spec
         .as_ref()
-        .expect("a Pod without a spec is refused when it is read")
+        .expect("a manifest without a spec is rejected when it is read")
 }
 
 #[cfg(test)]
@@ -184,7 +184,7 @@ mod tests {
         assert_ne!(
             load(directory.path(), "Node1").0[0].metadata.uid,
             Some(uid),
-            "another content is another Pod"
+            "the uid depends on the content"
         );
     }
 
@@ -200,7 +200,7 @@ mod tests {
     )]
     #[case(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: A, image: b}]}",
-        "not a container's name"
+        "invalid container name"
     )]
     #[case(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a}]}",

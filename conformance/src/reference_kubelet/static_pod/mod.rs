@@ -1,13 +1,13 @@
-//! Static Pods: manifests in a directory, run through the CRI.
+//! Runs the static Pods of a manifest directory through the CRI.
 //!
 //! ```text
-//!  directory --rescan--> a worker for each Pod <--snapshots-- relist <-- runtime
+//!  directory --rescan--> one worker per Pod <--state-- relist <-- runtime
 //!                        |
 //!                        '--> RunPodSandbox, PullImage, CreateContainer, StartContainer
 //! ```
 //!
-//! A manifest that cannot be read is left out, with a warning; a Pod whose manifest goes, or changes, is stopped and
-//! removed.
+//! A manifest that cannot be read is skipped with a warning. When a manifest is removed or changed, its Pod is stopped
+//! and removed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub(super) mod translate;
 mod volume;
 mod worker;
 
-/// Runs the Pods of a directory.
+/// Runs one worker per manifest.
 pub(super) struct Supervisor {
     config: Arc<Config>,
     cri: Arc<RuntimeConnection>,
@@ -52,7 +52,7 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Reads the manifests a first time, so that their Pods are known; [`run`](Self::run) goes on from there.
+    /// Reads the manifests once, so that their Pods are known before [`run`](Self::run) starts.
     pub(super) fn new(
         config: Arc<Config>,
         cri: Arc<RuntimeConnection>,
@@ -79,7 +79,7 @@ impl Supervisor {
         supervisor
     }
 
-    /// Reads the manifests again and again until `stop`, then ends the workers, and the Pods if that was asked for.
+    /// Reads the manifests periodically until `stop`, then ends the workers and, if configured, removes the Pods.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let frequency = self.config.file_check_frequency;
         while !stop.is_cancelled() {
@@ -108,7 +108,7 @@ impl Supervisor {
         if complaints != self.manifest_errors {
             complaints
                 .iter()
-                .for_each(|error| tracing::warn!(error, "left out a manifest"));
+                .for_each(|error| tracing::warn!(error, "skipped a manifest"));
             self.manifest_errors = complaints;
         }
         let manifests: BTreeMap<_, _> = manifests
@@ -154,13 +154,13 @@ impl Supervisor {
     }
 }
 
-/// Removes what a Pod has in the runtime and on the disk. A runtime that does not do it is asked a few times.
+/// Removes the sandboxes and files of a Pod. Retries a few times when the runtime fails.
 async fn remove_pod(cri: &RuntimeConnection, config: &Config, pod: &Pod, gracefully: bool) {
     for pause in [0, 200, 1000, 3000] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         match try_remove_pod(cri, pod, gracefully).await {
             Ok(()) => {
-                // What cannot be deleted is a log or a volume; the Pod itself is gone.
+                // Errors are ignored: only logs and volumes can remain, the Pod itself is removed.
                 let _ = std::fs::remove_dir_all(translate::log_directory(config, pod));
                 let _ = std::fs::remove_dir_all(volume::pod_dir(config, pod));
                 return;
@@ -202,9 +202,9 @@ async fn try_remove_pod(cri: &RuntimeConnection, pod: &Pod, gracefully: bool) ->
     Ok(())
 }
 
-/// What a test writes as YAML.
+/// Parses the YAML of a test.
 #[cfg(test)]
 pub(super) fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
-    let value: serde_json::Value = serde_yaml_ng::from_str(text).expect("YAML");
-    serde_json::from_value(value).expect("what is asked for")
+    let value: serde_json::Value = serde_yaml_ng::from_str(text).expect("valid YAML");
+    serde_json::from_value(value).expect("YAML of the requested type")
 }

@@ -1,4 +1,4 @@
-//! The next step of a Pod, from its spec and what runs: decided here, taken by the worker.
+//! Decides the next action for a Pod from its spec and the state of its containers. The worker executes the action.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use super::super::pod_store::{self, RunState, label};
 use super::runtime_state::RuntimeState;
 
-/// What is to be done next.
+/// The next action for a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextAction {
-    /// Nothing; with the Pod's phase.
+    /// No action. The value is the phase of the Pod.
     Nothing(&'static str),
-    /// Make a sandbox.
+    /// Create a sandbox.
     CreateSandbox,
     /// Start these containers.
     StartContainers(Vec<String>),
 }
 
 impl NextAction {
-    /// The phase of the Pod meanwhile.
+    /// Returns the phase of the Pod during the action.
     pub(super) fn phase(&self) -> &'static str {
         match self {
             Self::Nothing(phase) => phase,
@@ -29,19 +29,19 @@ impl NextAction {
     }
 }
 
-/// How one container stands.
+/// The state of one container, with the restart policy applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ContainerPhase {
     Running,
-    /// Never started here, or its start failed.
+    /// Never started in this sandbox, or the start failed.
     Missing,
-    /// Ended, and wanted again.
+    /// Exited, and the restart policy requires a restart.
     RestartDue,
-    /// Ended for good, well or not.
+    /// Exited without a restart; true if it succeeded.
     Done(bool),
 }
 
-/// The sandboxes of a Pod, newest first.
+/// Returns the sandboxes of a Pod, newest first.
 pub(super) fn sandboxes<'a>(snapshot: &'a RuntimeState, uid: &str) -> Vec<&'a cri::PodSandbox> {
     let belongs_to_pod =
         |sandbox: &&cri::PodSandbox| sandbox.labels.get(label::POD_UID).is_some_and(|value| value == uid);
@@ -50,14 +50,13 @@ pub(super) fn sandboxes<'a>(snapshot: &'a RuntimeState, uid: &str) -> Vec<&'a cr
     sandboxes
 }
 
-/// The containers of a Pod.
 pub(super) fn containers<'a>(snapshot: &'a RuntimeState, uid: &str) -> Vec<&'a cri::Container> {
     let belongs_to_pod =
         |container: &&cri::Container| container.labels.get(label::POD_UID).is_some_and(|known| known == uid);
     snapshot.containers.iter().filter(belongs_to_pod).collect()
 }
 
-/// Decides. `ready` says whether there is a sandbox to start containers in.
+/// Returns the next action. `ready` is true when the Pod has a ready sandbox.
 pub(super) fn next_action(
     spec: &PodSpec,
     ready: bool,
@@ -75,7 +74,7 @@ pub(super) fn next_action(
         let all_succeeded = mains.iter().all(|(_, stand)| *stand == ContainerPhase::Done(true));
         return NextAction::Nothing(if all_succeeded { "Succeeded" } else { "Failed" });
     }
-    // An init container that ended well is done whatever the policy; one that is to stay up is a sidecar.
+    // An init container that succeeded is not restarted under any policy, except a sidecar (restartPolicy Always).
     let init_policy = if policy == "Never" { "Never" } else { "OnFailure" };
     let inits = spec.init_containers.iter().flatten();
     let sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
@@ -90,7 +89,8 @@ pub(super) fn next_action(
             ContainerPhase::Missing | ContainerPhase::RestartDue if sidecar(container) => {
                 starts.push(container.name.clone())
             }
-            // The containers run, so the init containers have done their work, though the runtime has forgotten them.
+            // A container has started, so the init containers succeeded earlier, although the runtime no longer lists
+            // them.
             ContainerPhase::Missing | ContainerPhase::RestartDue if any_started => {}
             ContainerPhase::Missing | ContainerPhase::RestartDue => {
                 starts.push(container.name.clone());
@@ -143,7 +143,7 @@ mod tests {
         ))
     }
 
-    /// `a=run b=0 c=created`: how the containers stand.
+    /// Parses the states of containers, such as `a=run b=0 c=created`; a number is an exit code.
     fn runs(text: &str) -> BTreeMap<String, pod_store::ContainerRuns> {
         let state = |word: &str| match word {
             "run" => RunState::Running(1),

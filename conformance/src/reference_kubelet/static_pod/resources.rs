@@ -1,21 +1,20 @@
-//! The resources that the kubelet sends for a Pod without requests and limits: quality of service BestEffort.
+//! The resources that the kubelet sends for a Pod without requests and limits (QoS class BestEffort).
 //!
-//! Source of the rule: kubernetes pkg/kubelet/kuberuntime/kuberuntime_container_linux.go, `generateLinuxContainerResources`.
+//! Source: kubernetes pkg/kubelet/kuberuntime/kuberuntime_container_linux.go, `generateLinuxContainerResources`.
 
 use std::path::Path;
 
 use cri_proto::runtime::v1 as cri;
 
-/// The fewest CPU shares that the kernel takes.
+/// The minimum of CPU shares in the kernel.
 const MIN_CPU_SHARES: i64 = 2;
 /// The default of the kubelet's `cpuCFSQuotaPeriod`, in microseconds.
 const CPU_PERIOD_MICROSECONDS: i64 = 100_000;
-/// The score of BestEffort containers: the first that the kernel ends when memory runs out.
+/// The `oom_score_adj` of BestEffort containers: the OOM killer selects them first.
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
-/// Where the kernel lists the sizes of huge pages.
+/// The directory of the kernel with one entry per huge page size.
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
 
-/// The resources of the sandbox.
 pub(super) fn sandbox() -> cri::LinuxContainerResources {
     cri::LinuxContainerResources {
         cpu_period: CPU_PERIOD_MICROSECONDS,
@@ -24,7 +23,7 @@ pub(super) fn sandbox() -> cri::LinuxContainerResources {
     }
 }
 
-/// The resources of a container: no huge page of any size that this machine has.
+/// Returns the resources of a container, with a limit of 0 for every huge page size of this machine.
 pub(super) fn container() -> cri::LinuxContainerResources {
     cri::LinuxContainerResources {
         oom_score_adj: BEST_EFFORT_OOM_SCORE,
@@ -36,7 +35,7 @@ pub(super) fn container() -> cri::LinuxContainerResources {
     }
 }
 
-/// The sizes of huge pages, in the units of the cgroup's files: `2MB`, `1GB`.
+/// Returns the huge page sizes in the units of the hugetlb cgroup files: `2MB`, `1GB`.
 fn huge_page_sizes(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let kilobytes = entries.filter_map(|entry| {

@@ -1,4 +1,5 @@
-//! What the runtime has, asked again and again: the only way by which a kubelet learns that a container ended.
+//! Lists the sandboxes and containers of the runtime periodically. The reference kubelet detects an exited container
+//! only so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,16 +9,16 @@ use tokio::sync::watch;
 
 use super::super::runtime_connection::{CriError, RuntimeConnection};
 
-/// Everything that the runtime has, as of one moment.
+/// All sandboxes and containers of the runtime.
 #[derive(Debug)]
 pub(super) struct RuntimeState {
-    /// When it was asked for; what was done later is not in it.
+    /// The time before the calls. Later changes may be missing.
     pub(super) taken_at: Instant,
     pub(super) sandboxes: Vec<PodSandbox>,
     pub(super) containers: Vec<Container>,
 }
 
-/// Asks until nobody listens any more. A runtime that does not answer is asked on; that is said once for each cause.
+/// Lists the state until all receivers are dropped. Continues after an error, and logs an error once until it changes.
 pub(super) async fn poll(
     cri: Arc<RuntimeConnection>,
     period: Duration,
@@ -31,7 +32,7 @@ pub(super) async fn poll(
                 sender.send_replace(Some(Arc::new(snapshot)));
             }
             Err(error) if last_error.as_ref() != Some(&error) => {
-                tracing::warn!(%error, "failed to list what the runtime has");
+                tracing::warn!(%error, "failed to list sandboxes and containers");
                 last_error = Some(error);
             }
             Err(_) => {}
@@ -40,7 +41,7 @@ pub(super) async fn poll(
     }
 }
 
-/// Asks once.
+/// Lists the state once.
 pub(super) async fn list_all(cri: &RuntimeConnection) -> Result<RuntimeState, CriError> {
     let taken_at = Instant::now();
     let sandboxes = cri

@@ -1,4 +1,4 @@
-//! A Pod's spec in the words of the CRI, as the kubelet translates it.
+//! Translates the spec of a Pod into CRI messages, as the kubelet does.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::{
     resources, volume,
 };
 
-/// Where the logs of a Pod go.
+/// Returns the log directory of a Pod.
 pub(in super::super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
     let metadata = &pod.metadata;
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
@@ -30,12 +30,12 @@ pub(in super::super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
     config.pod_logs_dir.join(name)
 }
 
-/// Where one run of a container logs, below the Pod's directory.
+/// Returns the log path of one run of a container, relative to the log directory of the Pod.
 pub(in super::super) fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
 }
 
-/// The sandbox of a Pod. The Pod's own annotations go to the sandbox alone.
+/// Returns the sandbox configuration of a Pod. The annotations of the Pod are set only on the sandbox.
 pub(in super::super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri::PodSandboxConfig {
     let metadata = &pod.metadata;
     let spec = pod_spec(pod);
@@ -94,10 +94,10 @@ pub(in super::super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri
     }
 }
 
-/// One run of a container, with the files that the kubelet mounts into it.
+/// Returns the configuration of one run of a container, and creates the files that the kubelet mounts into it.
 ///
 /// # Errors
-/// Such a file could not be made.
+/// Such a file cannot be created.
 pub(in super::super) fn container(
     config: &Config,
     pod: &Pod,
@@ -152,7 +152,7 @@ pub(in super::super) fn container(
     })
 }
 
-/// When a container's image is pulled: by policy, else always for the tag `latest`.
+/// Returns the pull policy. Without a policy in the spec it is Always for the tag `latest`, else IfNotPresent.
 pub(super) fn pull_policy(container: &Container) -> PullPolicy {
     match container.image_pull_policy.as_deref() {
         Some("Always") => PullPolicy::Always,
@@ -205,7 +205,7 @@ fn annotations(spec: &PodSpec, container: &Container, attempt: u32) -> HashMap<S
     ])
 }
 
-/// Seconds that a container has between the polite signal and the other one.
+/// Returns the seconds between SIGTERM and SIGKILL.
 pub(super) fn grace_period(spec: &PodSpec) -> i64 {
     spec.termination_grace_period_seconds.unwrap_or(30).max(0)
 }
@@ -236,7 +236,7 @@ fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {
         network: mode(spec.host_network, cri::NamespaceMode::Pod),
         pid: mode(spec.host_pid, pid),
         ipc: mode(spec.host_ipc, cri::NamespaceMode::Pod),
-        // The host's user namespace, in words: what a Pod has that does not ask for one of its own.
+        // The kubelet sends the user namespace of the host explicitly for a Pod without hostUsers: false.
         userns_options: Some(cri::UserNamespace {
             mode: cri::NamespaceMode::Node.into(),
             ..Default::default()
@@ -261,8 +261,8 @@ fn security(spec: &PodSpec, container: &Container, image: &LocalImage) -> cri::L
         ..Default::default()
     });
     let user = container_context.run_as_user.or(pod_context.run_as_user);
-    // Without a user in the Pod the kubelet, which is root, sends the image's. Who is not root cannot have it applied by a runtime
-    // of its own.
+    // Without a user in the Pod the kubelet, which is root, sends the user of the image. A runtime that does not run as
+    // root cannot apply the user.
     let use_image_user = user.is_none() && nix::unistd::geteuid().is_root();
     let privileged = container_context.privileged == Some(true);
     let paths = |paths: &[&str]| -> Vec<String> {
@@ -298,7 +298,7 @@ fn security(spec: &PodSpec, container: &Container, image: &LocalImage) -> cri::L
     }
 }
 
-/// The files of the processors' thermal events, which the kubelet masks where a processor has them.
+/// Returns the `thermal_throttle` directories of the processors that have one. The kubelet masks them.
 fn thermal_throttles(processors: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(processors).into_iter().flatten().flatten();
     let processor_numbers =

@@ -1,5 +1,5 @@
-//! What is mounted into a container: volumes that need no API server (directories of the host, empty ones of the Pod), and the two
-//! files that the kubelet adds to every container.
+//! The mounts of a container: hostPath and emptyDir volumes, which need no API server, and the two files that the
+//! kubelet mounts into every container.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::super::Config;
 use super::manifest::pod_spec;
 
-/// Where the C library looks for host names.
+/// The hosts file of the C library.
 pub(super) const HOSTS_PATH: &str = "/etc/hosts";
 /// The default of a container's `terminationMessagePath`.
 pub(super) const TERMINATION_LOG_PATH: &str = "/dev/termination-log";
 
-/// All mounts of a container in the kubelet's order: its volumes, the hosts file, the file of the termination message. The last two
-/// are made below the kubelet's root directory.
+/// Returns all mounts of a container in the kubelet's order: volumes, hosts file, termination message file. Creates the
+/// last two in the root directory of the kubelet.
 ///
 /// # Errors
-/// A file could not be made.
+/// A file cannot be created.
 pub(super) fn all_mounts(config: &Config, pod: &Pod, container: &Container) -> std::io::Result<Vec<Mount>> {
     let mut mounts = mounts(config, pod, container);
     let bind = |container_path: &str, host_path: &Path| Mount {
@@ -38,7 +38,7 @@ pub(super) fn all_mounts(config: &Config, pod: &Pod, container: &Container) -> s
     Ok(mounts)
 }
 
-/// The Pod's hosts file: a copy of the node's for a Pod in the host's network, else loopback names only.
+/// Writes the hosts file of the Pod: a copy of the node's file for a Pod with host network, else only loopback names.
 fn hosts_file(config: &Config, pod: &Pod) -> std::io::Result<PathBuf> {
     const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
     let directory = pod_dir(config, pod);
@@ -53,7 +53,7 @@ fn hosts_file(config: &Config, pod: &Pod) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// An empty file for one run's termination message, which any user in the container may write.
+/// Creates an empty file for the termination message of one run. Every user in the container may write it.
 fn termination_log(config: &Config, pod: &Pod, container: &Container) -> std::io::Result<PathBuf> {
     let directory = pod_dir(config, pod).join("containers").join(&container.name);
     std::fs::create_dir_all(&directory)?;
@@ -63,14 +63,14 @@ fn termination_log(config: &Config, pod: &Pod, container: &Container) -> std::io
     Ok(path)
 }
 
-/// The volumes of a container. A volume of another kind is left out, with a warning.
+/// Returns the volume mounts of a container. Skips unsupported volumes with a warning.
 fn mounts(config: &Config, pod: &Pod, container: &Container) -> Vec<Mount> {
     let mut mounts = Vec::new();
     for volume_mount in container.volume_mounts.iter().flatten() {
         let Some(host) = host_path(config, pod, &volume_mount.name) else {
             tracing::warn!(
                 volume = volume_mount.name,
-                "left out: only hostPath and emptyDir are known here"
+                "skipped a volume: only hostPath and emptyDir are supported"
             );
             continue;
         };
@@ -88,7 +88,7 @@ fn mounts(config: &Config, pod: &Pod, container: &Container) -> Vec<Mount> {
     mounts
 }
 
-/// Makes the empty volumes of a Pod.
+/// Creates the emptyDir volumes of a Pod.
 pub(super) fn create_empty_dirs(config: &Config, pod: &Pod) -> std::io::Result<()> {
     for volume in pod_spec(pod)
         .volumes
@@ -101,7 +101,7 @@ pub(super) fn create_empty_dirs(config: &Config, pod: &Pod) -> std::io::Result<(
     Ok(())
 }
 
-/// Where the kubelet keeps what belongs to a Pod.
+/// Returns the directory of a Pod in the root directory.
 pub(super) fn pod_dir(config: &Config, pod: &Pod) -> PathBuf {
     config
         .root_dir

@@ -1,13 +1,13 @@
-//! One static Pod, kept as its manifest wants it.
+//! Keeps one static Pod in the state that its manifest describes.
 //!
 //! ```text
-//!  snapshot -> what runs, what ended        (statuses of what is new are asked for)
-//!           -> sandbox there and ready?     no: a new one, with the next attempt
-//!           -> init containers, in order    one at a time, until each has ended well
-//!           -> containers                   started; again by restartPolicy, after a pause that doubles
+//!  runtime state -> running and exited runs    (ContainerStatus for new or changed containers)
+//!                -> ready sandbox?             if not, create one with the next attempt
+//!                -> init containers            in order, one at a time, each until it succeeds
+//!                -> containers                 start; restart by restartPolicy after a back-off that doubles
 //! ```
 //!
-//! Every step that fails is tried again after its pause; the status says why meanwhile.
+//! A failed step is retried after a delay. Meanwhile the container status has the reason.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use super::plan::{self, NextAction};
 use super::runtime_state::RuntimeState;
 use super::{container_start, manifest, translate};
 
-/// The longest pause before a container is started again.
+/// The maximum back-off before a container restart.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// A container that ran this long has earned a restart without a pause.
+/// The back-off is reset when a container ran longer than this.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(600);
-/// The pause after a call that failed.
+/// The delay after a failed call.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Keeps one Pod.
+/// The worker of one Pod.
 pub(super) struct PodWorker {
     pub(super) config: Arc<Config>,
     pub(super) cri: Arc<RuntimeConnection>,
@@ -39,18 +39,18 @@ pub(super) struct PodWorker {
     pub(super) pod: Pod,
     pub(super) record: PodRecord,
     pub(super) runtime_name: String,
-    /// The runs whose status was asked for: it is asked for again when their state changes.
+    /// The runs by container id. A changed state needs a new ContainerStatus call.
     known_runs: HashMap<String, ContainerRun>,
     waiting: BTreeMap<String, (String, String)>,
     backoff: HashMap<String, Backoff>,
-    /// Snapshots from before our last change are of no use.
+    /// The time of the last change by this worker. Runtime states from before that time are ignored.
     last_change: Instant,
 }
 
 #[derive(Debug)]
 struct Backoff {
     starts: u32,
-    /// Since when the container is not running.
+    /// The start of the back-off: the last time at which the container ran or was started.
     stopped_at: Instant,
 }
 
@@ -79,7 +79,7 @@ impl PodWorker {
         }
     }
 
-    /// Keeps the Pod until the snapshots end.
+    /// Synchronizes the Pod with each runtime state until the sender is dropped.
     pub(super) async fn run(mut self, mut snapshots: watch::Receiver<Option<Arc<RuntimeState>>>) {
         while snapshots.changed().await.is_ok() {
             let Some(snapshot) = snapshots.borrow_and_update().clone() else {
@@ -89,14 +89,14 @@ impl PodWorker {
                 continue;
             }
             if let Err(error) = self.sync(&snapshot).await {
-                tracing::warn!(pod = self.record.full_name(), %error, "failed to bring the Pod forward");
+                tracing::warn!(pod = self.record.full_name(), %error, "failed to sync the Pod");
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 self.last_change = Instant::now();
             }
         }
     }
 
-    /// Takes the next step, if there is one.
+    /// Executes the next action, if any.
     async fn sync(&mut self, snapshot: &RuntimeState) -> Result<(), CriError> {
         let sandboxes = plan::sandboxes(snapshot, &self.record.uid);
         let ready = sandboxes
@@ -122,7 +122,7 @@ impl PodWorker {
                 self.run_sandbox(next.unwrap_or(0)).await?;
             }
             NextAction::StartContainers(names) => {
-                let sandbox = ready.expect("containers are started only in a sandbox that is ready");
+                let sandbox = ready.expect("StartContainers requires a ready sandbox");
                 let sandbox_attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
                 for name in names {
                     if self.may_start(&name, runs.get(&name)) {
@@ -138,7 +138,7 @@ impl PodWorker {
     async fn run_sandbox(&mut self, attempt: u32) -> Result<(), CriError> {
         let config = translate::sandbox(&self.config, &self.pod, attempt);
         if let Err(error) = container_start::create_pod_directories(&self.config, &self.pod) {
-            tracing::warn!(pod = self.record.full_name(), %error, "failed to make the Pod's folders");
+            tracing::warn!(pod = self.record.full_name(), %error, "failed to create the directories of the Pod");
         }
         let runtime_handler = manifest::pod_spec(&self.pod)
             .runtime_class_name
@@ -153,7 +153,7 @@ impl PodWorker {
         Ok(())
     }
 
-    /// Starts one run; what goes wrong becomes what the container waits for.
+    /// Starts one run. An error becomes the waiting reason of the container.
     async fn start(&mut self, sandbox: &str, sandbox_attempt: u32, name: &str, attempt: u32) {
         let Some(spec) = container(&self.pod, name) else { return };
         let now = Instant::now();
@@ -177,7 +177,7 @@ impl PodWorker {
                 self.waiting.remove(name);
             }
             Err(error) => {
-                tracing::warn!(pod = self.record.full_name(), container = name, %error, "failed to start");
+                tracing::warn!(pod = self.record.full_name(), container = name, %error, "failed to start the container");
                 self.waiting
                     .insert(name.to_owned(), (error.reason().to_owned(), error.to_string()));
             }
@@ -185,10 +185,10 @@ impl PodWorker {
         self.last_change = Instant::now();
     }
 
-    /// Whether the pause before the next start is over; the first restart needs none.
+    /// Whether the back-off before the next start is over. The first restart has no back-off.
     fn may_start(&mut self, name: &str, container: Option<&pod_store::ContainerRuns>) -> bool {
         let Some(backoff) = self.backoff.get_mut(name) else {
-            // Its earlier runs are another kubelet's: they count as one.
+            // An earlier kubelet started the existing runs. They count as one start.
             if container.is_some_and(|container| container.current.is_some()) {
                 self.backoff.insert(
                     name.to_owned(),
@@ -225,8 +225,8 @@ impl PodWorker {
         false
     }
 
-    /// The last two runs of each container, and the highest attempt of each. Of a container in a sandbox that is gone only
-    /// the attempt counts.
+    /// Returns the last two runs and the highest attempt of each container. A run in another sandbox than `sandbox` can
+    /// only be the previous run.
     async fn runs(
         &mut self,
         snapshot: &RuntimeState,
@@ -263,7 +263,7 @@ impl PodWorker {
             }
         }
         for (name, slot) in &mut runs {
-            // A run that lives is what the container is; it waits for nothing.
+            // A running container waits for nothing.
             if slot
                 .current
                 .as_ref()
@@ -278,7 +278,7 @@ impl PodWorker {
         Ok((runs, attempts))
     }
 
-    /// Removes a run of which nobody will ask any more: the kubelet keeps one that has ended beside the current one.
+    /// Removes an exited run beyond the two that the kubelet keeps: the current and the previous one.
     async fn remove_run(&mut self, listed: &cri::Container) -> Result<(), CriError> {
         if listed.state() == cri::ContainerState::ContainerExited {
             let message = cri::RemoveContainerRequest {
@@ -290,7 +290,7 @@ impl PodWorker {
         Ok(())
     }
 
-    /// One run with its status; none when it has gone meanwhile.
+    /// Returns a run with its status; `None` when the container no longer exists.
     async fn run_of(&mut self, listed: &cri::Container, name: &str) -> Result<Option<ContainerRun>, CriError> {
         if let Some(run) = self
             .known_runs
@@ -349,7 +349,7 @@ impl PodWorker {
     }
 }
 
-/// A container or init container of that name.
+/// Returns the container or init container with this name.
 fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     let spec = manifest::pod_spec(pod);
     let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
