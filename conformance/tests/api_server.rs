@@ -1,4 +1,4 @@
-//! The harness's own API server, asked as a kubelet asks it: over TLS, with its token.
+//! The API server of the harness, used like a kubelet does: over TLS, with its token.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ struct TestApiServer {
 
 impl TestApiServer {
     async fn start() -> TestApiServer {
-        // Another test of this program may have done it already.
+        // Another test in this process may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let authority = CertificateAuthority::new("test").unwrap();
         let permission = |user: &str, verb: &str, subresource: &str| Permission {
@@ -108,7 +108,7 @@ async fn serves_one_node_and_empty_watches() {
     assert_eq!(nodes["items"][0]["status"]["allocatable"]["pods"], "110");
     assert_eq!(server_under_test.get("/api/v1/pods").await.1["items"], json!([]));
     assert_eq!(server_under_test.get("/api/v1/secrets").await.0, StatusCode::NOT_FOUND);
-    // A client that would be sent the beginning in the watch is told to list.
+    // A watch with sendInitialEvents is rejected, so that the client lists instead.
     let (status, answer_status) = server_under_test
         .get("/api/v1/services?watch=true&sendInitialEvents=true")
         .await;
@@ -128,7 +128,7 @@ async fn serves_one_node_and_empty_watches() {
     assert_eq!(watch.status(), StatusCode::OK);
     let silent = tokio::time::timeout(Duration::from_millis(100), watch.chunk()).await;
     assert!(silent.is_err(), "{silent:?}");
-    // It ends with the server.
+    // The watch ends with the server.
     drop(server_under_test.server);
     let end = tokio::time::timeout(Duration::from_secs(10), watch.chunk())
         .await

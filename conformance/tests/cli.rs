@@ -1,4 +1,4 @@
-//! The command as a user runs it: exit codes, filters, lists, reports, and that nothing stays behind.
+//! The command line: exit codes, filters, lists, reports, and clean-up.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use checkpoint_conformance::{
 use rstest::rstest;
 use tempfile::TempDir;
 
-/// Folders of one run, to see what it leaves in them.
+/// The directories of one run, which must be empty afterwards.
 struct TestDirs {
     temporary: TempDir,
     working: TempDir,
@@ -24,7 +24,7 @@ struct TestDirs {
 impl TestDirs {
     fn new() -> TestDirs {
         TestDirs {
-            // A short path: sockets are made below it.
+            // A short path, because the length of a socket path is limited.
             temporary: tempfile::Builder::new().prefix("cc-").tempdir().unwrap(),
             working: tempfile::tempdir().unwrap(),
         }
@@ -52,7 +52,7 @@ impl TestDirs {
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
                 .collect();
-            assert!(leftover.is_empty(), "left behind: {leftover:?}");
+            assert!(leftover.is_empty(), "not removed: {leftover:?}");
         }
     }
 }
@@ -77,7 +77,7 @@ fn embedded_target_passes() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert!(stdout.contains("verdict: pass"), "{stdout}");
-    assert!(!stdout.contains('\x1b'), "colours without a terminal");
+    assert!(!stdout.contains('\x1b'), "no colours without a terminal");
     dirs.assert_clean();
 
     let text = fs::read_to_string(directory.path().join("report.json")).unwrap();
@@ -91,9 +91,9 @@ fn embedded_target_passes() {
         .map(|entry| entry.info.id)
         .filter(|id| id.starts_with("kubelet/"))
         .collect();
-    assert_eq!(reported_ids, listed, "every case is reported, sorted");
+    assert_eq!(reported_ids, listed, "the report has every case, sorted");
     for case in &report.cases {
-        // Nothing is out of reach here: what is not robust was judged and holds.
+        // The embedded target has all capabilities: every case that is not robust passes.
         assert!(case.outcome == "pass" || case.level == Level::Robust, "{case:?}");
         assert_ne!(case.outcome, "skip", "{case:?}");
         assert!(!case.actual.is_empty(), "{case:?}");
@@ -105,7 +105,7 @@ fn embedded_target_passes() {
     }
 }
 
-/// A canary has 64 hex digits, and so have container ids, which are no secret; keys have their PEM frame.
+/// Canaries have 64 hex digits, but so do container ids, which are not secret. Keys have a PEM header.
 fn assert_no_secret(text: &str) {
     assert!(!text.contains("PRIVATE KEY"), "{text}");
     for line in text.lines().filter(|line| line.contains("canary")) {
@@ -114,7 +114,7 @@ fn assert_no_secret(text: &str) {
     }
 }
 
-/// Every field of a report stands in docs/REPORT.md.
+/// Every field of a report is documented in docs/REPORT.md.
 fn assert_fields_documented(report: &serde_json::Value) {
     let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/REPORT.md")).unwrap();
     let mut names = Vec::new();
@@ -267,10 +267,13 @@ fn interrupted_run_cleans_up(#[case] args: &[&str]) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // As soon as it has made its directory; whatever it is doing then must be undone.
+    // Interrupt it as soon as it has created its directory. It must clean up whatever it has started.
     let started_at = Instant::now();
     while fs::read_dir(dirs.temporary.path()).unwrap().count() == 0 {
-        assert!(started_at.elapsed() < Duration::from_secs(20), "it made no folder");
+        assert!(
+            started_at.elapsed() < Duration::from_secs(20),
+            "timeout: the harness created no directory"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(300));

@@ -1,4 +1,4 @@
-//! The kubelets of a cluster: by kubeconfig, direct and through the API server, with a node that is down.
+//! The kubelets of a cluster: by kubeconfig, directly and through the API server, with a node that is down.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// An API server that knows two nodes: one whose kubelet is there, one whose kubelet is not.
+/// An API server with two nodes: one with a running kubelet, one without.
 struct TestCluster {
     kubelet: Kubelet,
     files: TempDir,
@@ -28,7 +28,7 @@ struct TestCluster {
     server: tokio::task::JoinHandle<()>,
 }
 
-/// What the API server needs to reach the kubelet as itself.
+/// The credentials of the API server for requests to the kubelet.
 struct TestBackend {
     base: String,
     client: reqwest::Client,
@@ -61,7 +61,7 @@ impl TestCluster {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();
-        // Nothing listens there any more.
+        // The listener was dropped: this port refuses connections.
         let closed_port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -204,7 +204,7 @@ impl TestBackend {
         }
     }
 
-    /// Asks the kubelet as the API server does: as itself, whoever asked it.
+    /// Forwards a request to the kubelet with the credentials of the API server, whoever the client is.
     async fn forward_to_kubelet(
         &self,
         method: Method,
@@ -262,12 +262,15 @@ async fn unreachable_node_is_an_error_report() {
     };
     let up = report_of("up");
     assert_eq!((up.count("pass"), up.cases.len()), (3, 3), "{text}");
-    assert!(!up.remaining_archives.is_empty(), "an archive out of reach is named");
+    assert!(
+        !up.remaining_archives.is_empty(),
+        "the report names an archive that could not be removed"
+    );
     let down = report_of("down");
     assert_eq!(down.count("error"), 1);
     assert!(down.cases[0].actual.contains("node down"), "{}", down.cases[0].actual);
 
-    // The same in two files, put together.
+    // Merging two files with one report each gives the same result.
     let (first, second, merged) = (
         reports.path().join("up.json"),
         reports.path().join("down.json"),

@@ -1,4 +1,5 @@
-//! Real archives and the sample, damaged in every way, before the judge: what `ci/fuzz` runs for a minute, here for a few seconds.
+//! Tests the archive suite with damaged real archives and a damaged sample, for a few seconds. `ci/fuzz` does so for a
+//! minute.
 
 use checkpoint_conformance::archive::sample::{Sample, tar_of};
 use proptest::prelude::*;
@@ -16,7 +17,7 @@ mod mutation;
 
 fn archives() -> Vec<Vec<u8>> {
     let mut archives = corpus::of("fuzz/corpus/archive");
-    archives.push(tar_of(&Sample::default().members()).expect("a tar"));
+    archives.push(tar_of(&Sample::default().members()).expect("sample written as tar"));
     archives
 }
 

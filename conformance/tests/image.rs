@@ -1,4 +1,4 @@
-//! `checkpoint-conformance image`: what it writes is an image, and what cannot be one is refused.
+//! `checkpoint-conformance image`: it writes a valid image and rejects unsuitable executables and names.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 const HARNESS_BINARY: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
 
-/// The head of a static executable for x86-64, and something behind it.
+/// The headers of a static or dynamic executable for x86-64, followed by filler bytes.
 fn static_elf(interpreter: bool) -> Vec<u8> {
     let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0];
     elf.resize(16, 0);
@@ -47,7 +47,7 @@ fn run_image_command(out: &Path, workload: &Path, extra_args: &[&str]) -> Output
         .unwrap()
 }
 
-/// The files of a tar by name, and their modes.
+/// Returns mode and content of the members of a tar by name.
 fn members(tar: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
     let mut archive = tar::Archive::new(tar);
     let entries = archive.entries().unwrap();
@@ -66,7 +66,7 @@ fn members(tar: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
         .collect()
 }
 
-/// The blob that a descriptor describes, held against it.
+/// Returns the blob of a descriptor, after checking its size and digest.
 fn verified_blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: &Value) -> &'a [u8] {
     let digest = descriptor["digest"].as_str().unwrap();
     let hex = digest.strip_prefix("sha256:").unwrap();
@@ -120,7 +120,7 @@ fn writes_a_reproducible_oci_image() {
     assert_eq!(layer["tmp/"].0, 0o1777);
     assert!(!layer.contains_key("checkpoint-conformance"));
 
-    // What `docker load` reads names the same blobs.
+    // The manifest.json for `docker load` names the same blobs.
     let docker = json(&members["manifest.json"].1);
     let path = |descriptor: &Value| {
         descriptor["digest"]
@@ -160,7 +160,7 @@ fn refuses_unusable_executables() {
         run_image_command(&out, &workload, &["--name", "Busybox"]),
         "is not a valid image name",
     );
-    // The harness of a test is dynamically linked itself.
+    // The harness that the test runs is dynamically linked.
     assert_refused(
         run_image_command(&out, &workload, &["--include-harness"]),
         "target-feature=+crt-static",

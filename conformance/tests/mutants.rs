@@ -1,4 +1,5 @@
-//! The harness judged: every mutant is caught by exactly the cases that name it, and a wrong definition is found out.
+//! Tests of the harness by mutants: each mutant fails exactly the cases that its definition lists, and a wrong
+//! definition is detected.
 
 use std::process::{Command, Stdio};
 
@@ -17,7 +18,7 @@ fn options() -> MutationOptions {
     }
 }
 
-/// Runs the mutants that match; all must be caught, and there must be so many.
+/// Runs the mutants that match. All must be caught, and their number must be `count`.
 fn assert_all_caught(filter: &str, count: usize) {
     let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
         .args(["mutants", "--filter", filter])
@@ -30,7 +31,8 @@ fn assert_all_caught(filter: &str, count: usize) {
     assert_eq!(last, format!("{count} mutants, {count} caught"), "{stdout}");
 }
 
-/// Those of the other suites start a target each: minutes in all. `ci/mutants` runs every one, in release.
+/// The mutants of the other suites start one target each, which takes minutes. `ci/mutants` runs all mutants, in
+/// release mode.
 #[test]
 fn every_archive_mutant_is_caught_by_exactly_its_cases() {
     let archives = MUTANTS.iter().filter(|definition| definition.suite() == Suite::Archive);

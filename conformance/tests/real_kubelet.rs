@@ -1,4 +1,4 @@
-//! The harness against an unmodified kubelet: its verdict, and what is left on the machine.
+//! Tests the harness with an unmodified kubelet: its verdict, and that it restores the host.
 //!
 //! Needs root and a kubelet: `KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test real_kubelet --
 //! --ignored`.
@@ -12,11 +12,11 @@ use std::{
 
 use nix::{sys::signal, unistd::Pid};
 
-/// What a kubelet changes outside its directory.
+/// The files that a kubelet changes outside its root directory.
 const KERNEL_PARAMETERS: [&str; 3] = ["vm/overcommit_memory", "kernel/panic", "kernel/keys/root_maxkeys"];
 const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How the machine is, as far as a kubelet changes it.
+/// Returns the part of the host state that a kubelet changes.
 #[derive(Debug, PartialEq, Eq)]
 struct HostSnapshot {
     parameters: Vec<String>,
@@ -43,7 +43,7 @@ impl HostSnapshot {
     }
 }
 
-/// A harness whose kubelet, and whose directory, are below `tmp`.
+/// A command of the harness whose directories are in `tmp`.
 fn start_harness(kubelet: &str, tmp: &Path, args: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"));
     command
@@ -68,13 +68,13 @@ fn assert_clean(tmp: &Path, before: &HostSnapshot) {
     }
 }
 
-// One test: two kubelets beside each other would be refused.
+// One test, because the harness refuses to start a second kubelet on the machine.
 #[test]
 #[ignore = "needs a kubelet, named by KUBELET_BINARY, and root: ci/real-kubelet runs it"]
 fn real_kubelet_run_restores_the_host() {
-    let kubelet = std::env::var("KUBELET_BINARY").expect("KUBELET_BINARY names a kubelet");
+    let kubelet = std::env::var("KUBELET_BINARY").expect("KUBELET_BINARY is set");
     assert!(nix::unistd::geteuid().is_root(), "a kubelet needs root");
-    // A socket that an earlier kubelet left would be gone afterwards.
+    // The kubelet removes a stale socket of an earlier kubelet, which would count as a change.
     let _ = fs::remove_file("/var/lib/kubelet/device-plugins/kubelet.sock");
     let before = HostSnapshot::capture();
 
@@ -89,7 +89,7 @@ fn real_kubelet_run_restores_the_host() {
     assert!(text.contains("feature-gate"), "{text}");
     assert_clean(tmp.path(), &before);
 
-    // Interrupted when the kubelet runs.
+    // Interrupt the harness while the kubelet runs.
     let tmp = tempfile::tempdir().unwrap();
     let child = start_harness(&kubelet, tmp.path(), &[]);
     let log = tmp.path().join("report/kubelet.log");
@@ -98,7 +98,10 @@ fn real_kubelet_run_restores_the_host() {
         .unwrap_or_default()
         .contains("Starting to listen")
     {
-        assert!(started_at.elapsed() < STEP_TIMEOUT, "the kubelet does not start");
+        assert!(
+            started_at.elapsed() < STEP_TIMEOUT,
+            "timeout: the kubelet did not start"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     signal::kill(

@@ -1,4 +1,4 @@
-//! The answers of the reference kubelet, line by line of what is known of the Kubernetes kubelet.
+//! The responses of the reference kubelet are those of the Kubernetes kubelet.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn authentication_comes_first() {
     assert_eq!(
         both.status(),
         StatusCode::OK,
-        "a right token makes up for a wrong certificate"
+        "a valid token suffices with an untrusted certificate"
     );
 }
 
@@ -451,7 +451,7 @@ async fn unreachable_runtime_error_names_the_socket() {
     let socket = runtime.directory().join("cri.sock");
     drop(runtime);
     let url = format!("https://{}{APP_CHECKPOINT_PATH}", kubelet.address());
-    // The broken connection may be noticed by this call or by one before it.
+    // This call or an earlier one notices the broken connection.
     let mut body = String::new();
     for _ in 0..50 {
         let (status, _, text) = read_response(client.post(&url).send().await.unwrap()).await;

@@ -1,4 +1,4 @@
-//! The static Pods of the reference kubelet, over a runtime that writes down what it is told.
+//! The static Pods of the reference kubelet, with a runtime that records its calls.
 
 use cri_proto::runtime::v1::{
     ContainerState, CreateContainerRequest, PodSandboxState, RunPodSandboxRequest, StopContainerRequest,
@@ -174,7 +174,7 @@ async fn pod_with_restart_policy_never_completes() {
     assert_eq!(
         kubelet_under_test.runtime.containers().len(),
         3,
-        "nothing was started again"
+        "no container was restarted"
     );
 }
 
@@ -207,7 +207,7 @@ async fn restarted_kubelet_adopts_running_pods() {
         ..
     } = kubelet_under_test;
     kubelet.shutdown().await;
-    assert_eq!(runtime.sandboxes().len(), 1, "they run on");
+    assert_eq!(runtime.sandboxes().len(), 1, "the Pods keep running");
     let kubelet_under_test =
         TestKubelet::over_runtime(runtime, directory, |config| config.remove_pods_at_shutdown = true).await;
     kubelet_under_test
@@ -237,7 +237,7 @@ async fn restarted_kubelet_adopts_running_pods() {
     kubelet.shutdown().await;
     assert!(
         runtime.sandboxes().is_empty() && runtime.containers().is_empty(),
-        "they are removed when that is asked for"
+        "the Pods are removed with remove_pods_at_shutdown"
     );
     assert_eq!(
         std::fs::read_dir(directory.path().join("root/pod-logs"))
@@ -268,7 +268,7 @@ async fn removing_the_manifest_removes_the_pod() {
     assert_eq!(
         stops.iter().map(|stop| stop.timeout).collect::<Vec<_>>(),
         [30, 30],
-        "with their grace period"
+        "StopContainer has the grace period"
     );
     assert_eq!(
         kubelet_under_test
@@ -309,7 +309,7 @@ async fn replaces_a_lost_sandbox() {
         .wait_until("its init container runs", first)
         .await;
     kubelet_under_test.runtime.exit_container("first", 0);
-    // A start that came too late for the old sandbox may have used up an attempt.
+    // A start in the old sandbox that came too late may have used an attempt.
     let restarted =
         |(name, attempt, state): &(String, u32, ContainerState)| name == "app" && *attempt > 0 && *state == RUNNING;
     let app = |runtime: &scripted::runtime::ScriptedRuntime| runtime.containers().iter().any(restarted);

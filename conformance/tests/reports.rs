@@ -1,5 +1,4 @@
-//! What a user does with reports: writes them, compares them, makes findings of them; and what packages make: manual pages and
-//! completions.
+//! Writing, merging and comparing reports, and generating findings, manual pages and completions.
 
 use std::{
     fs,
@@ -38,7 +37,7 @@ fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A directory with an archive that is no archive: the quickest target there is.
+/// A directory with a file that is not an archive: the fastest target.
 fn invalid_archive() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("no-archive.tar");
@@ -76,7 +75,7 @@ fn writes_single_reports_and_all_formats() {
 fn done_file_run_exits_0() {
     let (directory, archive) = invalid_archive();
     let junit = directory.path().join("junit.xml");
-    // The file is a pipe, whose end is seen should the harness fail.
+    // The file is a FIFO: if the harness fails, the test reads end of file instead of waiting forever.
     let done = "/dev/stderr";
     let report = format!("junit={}", junit.display());
     let mut child = command(&[
@@ -97,7 +96,7 @@ fn done_file_run_exits_0() {
     assert_eq!(
         child.try_wait().unwrap(),
         None,
-        "a container that ends is started again"
+        "the harness keeps running: the Pod would restart an exited container"
     );
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -150,7 +149,7 @@ fn usage_error_exits_2_with_the_reason(#[case] args: &[&str], #[case] named: &st
     assert!(stderr.contains(named), "{stderr}");
 }
 
-/// A report of one archive, and the same with its first failure repaired.
+/// The report of one archive, and the same report with its first failure changed to a pass.
 fn two_reports() -> (TempDir, PathBuf, PathBuf) {
     let (directory, archive) = invalid_archive();
     let (bad, good) = (directory.path().join("bad.json"), directory.path().join("good.json"));
@@ -239,7 +238,7 @@ fn completions_parse_in_their_shell(
     assert!(script.contains(program) && script.contains(option), "{script}");
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &script).unwrap();
-    // The shell itself is the judge where it is installed.
+    // Check the syntax with the shell itself, if it is installed.
     if let Ok(output) = Command::new(shell).args(check).arg(file.path()).output() {
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
@@ -263,7 +262,7 @@ fn writes_every_manual_page() {
     }
 }
 
-/// Whichever case asks first for what many of them judge, each shows what was asked and answered.
+/// Every case that shares a step has the evidence of the step, whichever case ran it first.
 #[rstest]
 #[case::kubelet("kubelet", "kubelet/{response/{body,location-as-requested},archive-name/{format,timestamp*},archive/{tar,in-checkpoints-dir}}", &["request", "response", "journal"])]
 #[case::runtime("runtime", "runtime/{archive,error}/*", &["cri", "note"])]

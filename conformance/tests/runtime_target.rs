@@ -1,4 +1,4 @@
-//! The runtime target: what it makes in a runtime, and that nothing of it is left, however a run ends.
+//! The runtime target: it leaves nothing in the runtime, however a run ends.
 
 use std::{
     collections::HashMap,
@@ -20,15 +20,15 @@ use rstest::rstest;
 
 const HARNESS_BINARY: &str = env!("CARGO_BIN_EXE_checkpoint-conformance");
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// A case that makes a container and has a checkpoint of it take its time.
+/// A case that creates a container and checkpoints it with a delay.
 const SLOW_CASE: &str = "runtime/checkpoint/succeeds";
 
-/// A fake-cri that is not the harness's own.
+/// A fake-cri that the test starts, not the harness.
 fn fake_cri() -> FakeCriBuilder {
     FakeCri::builder().executable(HARNESS_BINARY)
 }
 
-/// The harness, whose temporary directories are in `tmp`.
+/// A command of the harness, with `tmp` as the directory for temporary files.
 fn harness_command(tmp: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(HARNESS_BINARY);
     command.args(args).env("TMPDIR", tmp).stdin(Stdio::null());
@@ -64,8 +64,11 @@ async fn wait_for_container(cri: &FakeCri, harness: &mut Child) {
         if !answer.await.unwrap().into_inner().containers.is_empty() {
             return;
         }
-        assert!(harness.try_wait().unwrap().is_none(), "the harness has ended");
-        assert!(started_at.elapsed() < STEP_TIMEOUT, "no container");
+        assert!(harness.try_wait().unwrap().is_none(), "the harness exited early");
+        assert!(
+            started_at.elapsed() < STEP_TIMEOUT,
+            "timeout: the harness created no container"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -74,7 +77,7 @@ fn send(signal: Signal, child: &Child) {
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
 }
 
-/// A harness in the middle of a checkpoint of this fake-cri, which never answers it.
+/// Starts a harness and waits until it is in a checkpoint to which this fake-cri never responds.
 async fn start_hanging_run(cri: &FakeCri, tmp: &Path) -> Child {
     let endpoint = cri.endpoint();
     let args = ["runtime", "--runtime-endpoint", &endpoint, "--filter", SLOW_CASE];

@@ -1,5 +1,4 @@
-//! The same run twice: the same ids, outcomes and, but for what differs by nature, the same words; whatever the order and
-//! however many cases at a time.
+//! Two runs have the same ids, outcomes and normalized texts, for every order and number of concurrent cases.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +8,7 @@ use std::{
 
 use checkpoint_conformance::{archive::sample, report};
 
-/// What became of each case, with normalised words.
+/// Returns outcome and normalized text of each case.
 type CaseOutcomes = BTreeMap<String, (String, String)>;
 
 fn run_suite(args: &[&str], order: &[&str]) -> (CaseOutcomes, String) {
@@ -26,7 +25,7 @@ fn run_suite(args: &[&str], order: &[&str]) -> (CaseOutcomes, String) {
     let file = dir.path().join("report.json");
     assert!(file.exists(), "{args:?} {order:?}: {stderr}");
     let [report] = &report::read(&file).unwrap()[..] else {
-        panic!("one report is written");
+        panic!("expected one report");
     };
     let seed = order[1].parse::<u64>().unwrap();
     assert_eq!(report.conditions.seed, seed);

@@ -1,5 +1,5 @@
-//! No report holds what proves who asks, nor what was in a container's memory: the whole embedded suite runs, with a target that
-//! leaks on top, and every file is searched.
+//! No report contains credentials or bytes from the memory of a container. The test runs the embedded suite, also with
+//! a mutant that leaks, and searches every file.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use checkpoint_conformance::{
 };
 use jiff::Timestamp;
 
-/// A secret in the forms in which a target may show it.
+/// Returns a secret in the encodings in which a target may leak it.
 fn encoded_forms(secret: &str) -> Vec<String> {
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let percent: String = secret
@@ -43,7 +43,7 @@ async fn reports_never_contain_secrets() {
     let mut records = run(&cases(), &session, &mut SilentObserver).await;
     let client = session.kubelet.client().await;
     let mut secrets_known: Vec<_> = session.kubelet.canaries();
-    assert!(!secrets_known.is_empty(), "the workload told its canary");
+    assert!(!secrets_known.is_empty(), "the workload logged its canary");
     let Identity::Certificate { key, .. } = client.endpoint().identity.clone() else {
         panic!("the embedded target has certificates");
     };
@@ -94,7 +94,7 @@ async fn reports_never_contain_secrets() {
         let mut leaks = Vec::new();
         for (name, text) in texts {
             for secret in &secrets_known {
-                // What is left of a form within something longer could be its seams: look for the heart of each.
+                // Inside longer data the edges of an encoded form can differ: search for the middle of each form.
                 for form in encoded_forms(secret) {
                     let middle = &form[4..form.len() - 4];
                     if text.contains(middle) {
@@ -109,7 +109,7 @@ async fn reports_never_contain_secrets() {
     let files: std::collections::BTreeSet<_> = unredacted.iter().map(|(name, _)| *name).collect();
     assert!(
         files.contains("report.json") && files.contains("report.html"),
-        "the search finds: {files:?}"
+        "the search finds a known text: {files:?}"
     );
     let redacted = find_leaks(Report::new(run_info(), &records, &secrets));
     assert!(redacted.is_empty(), "{redacted:?}");

@@ -1,8 +1,8 @@
-//! `--strict` can be passed: no two cases of a suite contradict each other.
+//! A target can pass `--strict`: no two cases of a suite contradict each other.
 //!
-//! The proof is a target that passes all of them at once. The reference kubelet with `fractional_timestamps` and the embedded fake-cri
-//! are such targets. A case that was skipped has not been passed, so skips are named here, and a pair of cases of which one was skipped
-//! must be passed by another target: a mutant, by what it is declared to fail.
+//! The proof is a target that passes all cases: the reference kubelet with `fractional_timestamps`, and the embedded
+//! fake-cri. A skipped case did not pass. The tests therefore list the skips, and each pair of cases with a skipped one
+//! must pass on another target: a mutant whose definition lists neither of the two as failing.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ const STRICT: GatePolicy = GatePolicy {
     allow_incomplete: false,
 };
 
-/// The cases that did not pass, of a run that passes under `--strict`.
+/// Returns the cases that did not pass, of a run whose verdict is pass under `--strict`.
 fn not_passed(records: &[CaseRecord]) -> BTreeSet<&'static str> {
     let verdict = Verdict::from_records(records, STRICT, &RunConditions::default());
     let reasons: Vec<_> = records
@@ -36,10 +36,10 @@ fn not_passed(records: &[CaseRecord]) -> BTreeSet<&'static str> {
     not_passed.map(|record| record.info.id).collect()
 }
 
-/// No pair of the suite's cases is failed in part by the run and by every mutant.
+/// Asserts that each pair of cases passes together in the run or on a mutant.
 fn assert_no_contradiction(suite: Suite, records: &[CaseRecord]) {
     let cases: Vec<_> = records.iter().map(|record| record.info.id).collect();
-    // What a run skipped, a mutant that is not declared to fail it was judged by where it could be.
+    // A mutant that does not list a skipped case as failing counts as a target on which the case passes.
     let failing_by_mutant = MUTANTS.iter().filter(|mutant| mutant.suite() == suite).map(|mutant| {
         let fails = mutant.must_fail.iter().chain(BASELINE_FAILURES).copied();
         fails.collect::<BTreeSet<_>>()
@@ -48,7 +48,8 @@ fn assert_no_contradiction(suite: Suite, records: &[CaseRecord]) {
     assert_eq!(contradictions(&cases, &failing), []);
 }
 
-/// Runs on a thread with the stack of a program's main thread: a suite's future is larger than what a test's thread has.
+/// Runs a future on a thread with the stack size of a main thread: the future of a suite is too large for a test
+/// thread.
 fn block_on<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
     const STACK_BYTES: usize = 16 << 20;
     let run = move || tokio::runtime::Runtime::new().unwrap().block_on(work());
@@ -74,7 +75,7 @@ async fn check_kubelet_suite() {
     };
     let session = KubeletSession::new(embedded.start().await.unwrap());
     let records = run(&kubelet::cases(), &session, &mut SilentObserver).await;
-    // Each archive has a name of its own here, and none was removed.
+    // Each archive has a unique name, and no archive was removed.
     let archive_count = std::fs::read_dir(session.kubelet.checkpoints_dir.as_ref().unwrap())
         .unwrap()
         .count();
@@ -82,7 +83,7 @@ async fn check_kubelet_suite() {
     let max_archives: u32 = 1 + kubelet::cases().iter().map(|case| case.max_archives).sum::<u32>();
     assert!(
         archive_count > 40 && archive_count <= max_archives as usize,
-        "{archive_count} archives, and at most {max_archives} are announced"
+        "{archive_count} archives exceed the announced maximum of {max_archives}"
     );
     assert_no_contradiction(Suite::Kubelet, &records);
 }

@@ -1,5 +1,5 @@
-//! What a run is judged under, as a user says it: profiles, lists of known failures, what an archive must show and
-//! hide.
+//! The options that affect the verdict: profiles, expected failures, and the expected bytes, secrets and layout of an
+//! archive.
 
 use std::{
     fs,
@@ -14,11 +14,11 @@ use checkpoint_conformance::{
 use rstest::rstest;
 use tempfile::TempDir;
 
-/// An archive, and files of the user's beside it.
+/// A directory with an archive and the files of options.
 struct ArchiveBench(TempDir);
 
 impl ArchiveBench {
-    /// With the sample archive made wrong in this way, or the sample itself.
+    /// Creates the directory with the archive of this mutant, or with the sample.
     fn create(name: Option<&str>) -> ArchiveBench {
         let bench = ArchiveBench(tempfile::tempdir().unwrap());
         let archive = bench.path("checkpoint.tar");
@@ -35,8 +35,8 @@ impl ArchiveBench {
         self.0.path().join(name)
     }
 
-    /// Judges the archive with `--strict` and these options, in this directory; exit code, stdout, stderr, and the
-    /// report if there is one.
+    /// Tests the archive with `--strict` and these options. Returns exit code, stdout, stderr, and the report if there
+    /// is one.
     fn test_archive(&self, options: &[&str]) -> (i32, String, String, Option<Report>) {
         let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
             .args(["archive", "checkpoint.tar", "--strict", "--report-dir", "reports"])
@@ -95,7 +95,7 @@ fn a_claimed_failure_is_a_known_deviation() {
         ("ours", &[MODE_CASE.to_owned()][..])
     );
 
-    // It fails, but not as claimed.
+    // The case fails, but not as the profile says.
     fs::write(bench.path("ours.toml"), profile(MODE_CASE, "mode 0755")).unwrap();
     let (code, stdout, ..) = bench.test_archive(&["--profile", "ours.toml"]);
     assert_eq!(code, 1, "{stdout}");

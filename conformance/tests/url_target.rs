@@ -1,12 +1,11 @@
-//! A kubelet that runs already, judged by its URL: with and without its runtime's control and its directory of
-//! archives.
+//! Tests of a running kubelet by URL, with and without the control socket of its runtime and its directory of archives.
 
 use std::{fs, path::PathBuf, process::Output, time::Duration};
 
 use checkpoint_conformance::targets::{Defect, Embedded, Identity, Kubelet, ServerVerification, Workload};
 use tempfile::TempDir;
 
-/// A running kubelet, and files with what is needed to reach it.
+/// A running kubelet, and files with the credentials for it.
 struct RunningKubelet {
     kubelet: Kubelet,
     files: TempDir,
@@ -105,9 +104,9 @@ async fn full_access_skips_only_restarts() {
     );
     assert!(stdout.contains("restart with another configuration"), "{stdout}");
     let leftover: Vec<_> = fs::read_dir(&checkpoints).unwrap().collect();
-    assert!(leftover.is_empty(), "archives are removed: {leftover:?}");
+    assert!(leftover.is_empty(), "archives were not removed: {leftover:?}");
 
-    // The run left no rule in force: a second one finds the same.
+    // The run left no fault rule active: a second run has the same result.
     let (output, stdout) = kubelet_under_test
         .run_harness(&[&connect_args[..], &["--allow-incomplete"]].concat())
         .await;
@@ -139,7 +138,10 @@ async fn endpoint_alone_skips_faults() {
         .collect();
     assert!(!existing.is_empty());
     for path in &existing {
-        assert!(named_archives.contains(&path.as_str()), "{path} is not named: {stdout}");
+        assert!(
+            named_archives.contains(&path.as_str()),
+            "{path} is not in the report: {stdout}"
+        );
     }
     kubelet_under_test.end().await;
 }
@@ -324,7 +326,7 @@ async fn frozen_container_is_unfrozen_at_the_end() {
         .unwrap();
     assert!(
         progress.is_some_and(|later| later.same_process(&before)),
-        "it stands still"
+        "the container is frozen"
     );
     kubelet_under_test.end().await;
 }

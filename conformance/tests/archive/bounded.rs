@@ -1,4 +1,4 @@
-//! Whatever the bytes say there is a verdict, in bounded memory and time.
+//! Every input gets a verdict in bounded memory and time.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ fn test_bytes(bytes: &[u8]) -> Vec<CaseRecord> {
     records
 }
 
-/// Where the last member's padding ends: what is cut from there on is whole but for its end.
+/// The end of the padding of the last member. An archive that is cut after it lacks only its end marker.
 fn members_end() -> usize {
     SAMPLE_TAR.len() - 2 * BLOCK_BYTES
 }
@@ -58,7 +58,7 @@ fn truncated_archives_never_pass() {
         } else {
             "archive/tar/well-formed"
         };
-        // Between two members a tar ends as well, and only its end marker is missing; then members are missing too.
+        // A cut between two members looks like a tar without end marker; the later members are missing then.
         let ends_between_members = failed.contains("archive/tar/end-marker");
         assert!(
             failed.contains(expected) || ends_between_members,
@@ -70,9 +70,9 @@ fn truncated_archives_never_pass() {
             "cut at {cut}"
         );
         if !ends_between_members {
-            // What was not read is not judged: nothing but the tar fails.
+            // Cases on unread content are skipped: only the tar case fails.
             let mut other_failures = failed.clone();
-            // Before its first header is whole nothing tells that it is a tar.
+            // Before the end of the first header the input is not recognizable as a tar.
             other_failures
                 .retain(|id| *id != expected && !(*id == "archive/format/checkpoint-archive" && cut < BLOCK_BYTES));
             assert!(other_failures.is_empty(), "cut at {cut}: {}", failure_texts(&records));
@@ -94,7 +94,7 @@ fn truncation_inside_an_image_is_a_tar_error() {
     assert_eq!(inspected.images.undecodable.count, 0);
 }
 
-/// A tar that never ends: a header, then this for ever.
+/// An endless tar: a header, then a repeated block.
 struct Endless {
     head: io::Cursor<Vec<u8>>,
     repeated: Vec<u8>,
@@ -136,7 +136,7 @@ fn header(kind: u8, size: u64, name: &str) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-/// An old GNU sparse member whose map goes on in blocks of its own.
+/// An old GNU sparse member whose map continues in extension blocks.
 fn sparse_header() -> Vec<u8> {
     let mut block = header(b'S', 0, "holes");
     block[482] = 1;
@@ -154,7 +154,7 @@ fn sparse_header() -> Vec<u8> {
 #[case::a_log_without_end(header(b'0', i64::MAX as u64, "container.log"), b"line without an end ".to_vec(), 16 << 20)]
 #[case::an_image_without_end(
     [header(b'0', i64::MAX as u64, "checkpoint/pstree.img"), vec![0x19, 0x43, 0x56, 0x54, 0x30, 0x30, 0x27, 0x50]].concat(),
-    // Entry after entry of a process tree.
+    // An endless process tree.
     [&[8, 0, 0, 0, 0x08, 1, 0x10, 0, 0x18, 1, 0x20, 1][..]; 512].concat(),
     4 << 20
 )]
@@ -177,7 +177,7 @@ fn endless_streams_are_bounded(#[case] head: Vec<u8>, #[case] forever: Vec<u8>, 
         ..Limits::default()
     };
     let inspected = inspect_stream(&mut endless, &Expectations::default(), limits).expect("reading never fails");
-    // A little is read ahead.
+    // The reader may read ahead a little.
     assert!(
         endless.bytes_read <= bytes + (1 << 20),
         "{} bytes read",
@@ -193,7 +193,7 @@ fn endless_streams_are_bounded(#[case] head: Vec<u8>, #[case] forever: Vec<u8>, 
 
 #[test]
 fn sparse_members_are_not_expanded() {
-    // Eight exbibytes of holes, as CVE-2025-58183 has them, in one block of map.
+    // Eight exbibytes of holes in one map block, as in CVE-2025-58183.
     let mut sparse_bomb = sparse_header();
     sparse_bomb[482] = 0;
     sparse_bomb[483..495].copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
@@ -204,7 +204,7 @@ fn sparse_members_are_not_expanded() {
     bytes.extend(sparse_bomb);
     bytes.extend([0; 2 * BLOCK_BYTES]);
     assert_eq!(failed_ids(&test_bytes(&bytes)), ["archive/members/no-sparse"].into());
-    // The newer format says it in a PAX record.
+    // The newer format stores the sparse map in a PAX record.
     let record = b"22 GNU.sparse.major=1\n";
     let mut pax = header(b'x', record.len() as u64, "pax");
     pax.extend(record);
@@ -223,7 +223,7 @@ fn holes_are_skipped() {
     fs::write(&path, header(b'0', 1 << 40, "checkpoint/pages-1.img")).expect("written");
     let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");
     file.set_len((1 << 40) + 3 * BLOCK_BYTES as u64)
-        .expect("a tebibyte of nothing");
+        .expect("set the length to one tebibyte");
     let inspected = inspect_file(&path, &Expectations::default(), Limits::default()).expect("read");
     assert_eq!(inspected.end, TarEnd::Marker);
     assert_eq!(inspected.images.pages_file_bytes.get(&1), Some(&(1 << 40)));
@@ -300,7 +300,7 @@ fn finds_the_canary_in_the_pages() {
         ("checkpoint/pages-1.img", 2 * 4096 - 5)
     );
     assert_eq!(find_in_pages(&path, b"nowhere in the memory").expect("read"), None);
-    // What stands in a document alone is not in the memory.
+    // Text that is only in a document is not found in the pages.
     assert_eq!(find_in_pages(&path, b"io.containerd.runc.v2").expect("read"), None);
     let link = directory.path().join("link.tar");
     symlink(&path, &link).expect("a link");
@@ -314,7 +314,7 @@ fn other_formats_fail_once() {
         sample::SampleMember::file("memory", *b"x"),
     ];
     let records = test_bytes(&sample::tar_of(&parts).expect("a tar"));
-    // The canary that the container is known to have is not in it either.
+    // The expected canary is missing too.
     assert_eq!(
         failed_ids(&records),
         ["archive/format/checkpoint-archive", "archive/memory/expected-bytes"].into(),
@@ -358,7 +358,8 @@ proptest! {
         assert_consistent(&inspect_bytes(&bytes));
     }
 
-    /// Bytes of the sample changed here and there, headers summed anew so that the change is looked at.
+    /// Random bytes of the sample are changed. Header checksums are updated so that the parser reads the changed
+    /// headers.
     #[test]
     fn changed_bytes_never_panic(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
@@ -391,7 +392,7 @@ proptest! {
     }
 }
 
-/// Sums every block that was a header of the sample anew.
+/// Recomputes the checksum of every header of the sample.
 fn fix_checksums(bytes: &mut [u8]) {
     for member in inspect_bytes(&SAMPLE_TAR).members {
         let block = &mut bytes[member.offset as usize..][..BLOCK_BYTES];

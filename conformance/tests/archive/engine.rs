@@ -1,4 +1,4 @@
-//! What fake-cri writes of real processes is right in every way that this suite knows.
+//! An archive that fake-cri writes of real processes passes every case.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::helpers::failure_texts;
 const IMAGE_NAME: &str = "localhost/test-workload:1";
 const SECRET: &str = "s3cret-of-this-test";
 
-/// The canary that the container told in its log.
+/// Waits for the canary in the log of the container.
 async fn read_canary(log: &Path) -> String {
     let wait_for_canary = async {
         loop {
@@ -29,7 +29,7 @@ async fn read_canary(log: &Path) -> String {
     };
     tokio::time::timeout(Duration::from_secs(20), wait_for_canary)
         .await
-        .expect("the container tells its canary")
+        .expect("the container logs its canary")
 }
 
 #[rstest::rstest]
@@ -132,8 +132,8 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
     let not_passed = records
         .iter()
         .filter(|record| !matches!(record.outcome, Outcome::Pass { .. }));
-    // Nothing was deleted or is only appended to, nothing is mounted, no memory is shared or compressed, no timer and no epoll
-    // instance is there, so nothing can be said of it.
+    // Skipped, because the container has no deleted or append-only files, mounts, shared or compressed memory, timers
+    // or epoll instances.
     let expected_skips = [
         "archive/metadata/lists-valid",
         "archive/mounts/bind-mounts-in-spec",

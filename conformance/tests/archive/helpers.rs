@@ -1,4 +1,4 @@
-//! An archive's verdict, as the tests compare it.
+//! Runs the archive suite and returns the outcomes that tests compare.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -16,7 +16,7 @@ pub(crate) fn inspect_bytes(bytes: &[u8]) -> InspectedArchive {
     inspect_stream(bytes, &sample::expected(), Limits::default()).expect("bytes can be read")
 }
 
-/// Ids of the failed cases.
+/// Returns the ids of the failed cases.
 pub(crate) fn failed_ids(records: &[CaseRecord]) -> BTreeSet<&'static str> {
     let ids = records
         .iter()
@@ -24,7 +24,7 @@ pub(crate) fn failed_ids(records: &[CaseRecord]) -> BTreeSet<&'static str> {
     ids.map(|record| record.info.id).collect()
 }
 
-/// What each case that did not pass says.
+/// Returns id, outcome and text of each case that did not pass.
 pub(crate) fn failure_texts(records: &[CaseRecord]) -> String {
     let not_passed = records
         .iter()

@@ -1,4 +1,4 @@
-//! What is given to the command: archives of every engine, what is none, several at once, one that cannot be read.
+//! Inputs of `archive`: archives of every engine, files that are no archives, several files, unreadable files.
 
 use std::{
     fs,
@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use crate::helpers::{failed_ids, failure_texts, test_file};
 
-/// Members as `podman container checkpoint --export` writes them: no status, no dump.log, its own names, and a
-/// config.dump that says neither when it was checkpointed nor whether it was restored.
+/// The members that `podman container checkpoint --export` writes: no status, no dump.log, other names, and a
+/// config.dump without the checkpoint time and the restored flag.
 fn podman_members() -> Vec<SampleMember> {
     let mut sample = Sample::default();
     sample.spec["annotations"] = json!({"io.container.manager": "libpod", "org.opencontainers.image.stopSignal": "15"});
@@ -57,7 +57,7 @@ impl TestDir {
         path
     }
 
-    /// Exit code and output of `archive` with these arguments.
+    /// Runs `archive` with these arguments; returns exit code and output.
     fn run(&self, args: &[&str]) -> (i32, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
             .arg("archive")
@@ -67,7 +67,7 @@ impl TestDir {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        // Without the lines that a terminal breaks it into.
+        // Undo the line wrapping.
         let text = String::from_utf8(output.stdout).unwrap();
         let collapsed: Vec<_> = text.split_whitespace().collect();
         (output.status.code().unwrap(), collapsed.join(" "))
@@ -106,7 +106,7 @@ fn truncated_compressed_archives_fail() {
 fn searches_compressed_pages_in_any_member_order() {
     let dir = TestDir::new();
     let mut sample = Sample::default();
-    // The second page file of the sample, whole, so that the canary is found in no other.
+    // Compress both page files of the sample, so that the canary exists only in compressed pages.
     for (id, pages_per_block) in [(1, 1), (5, 3)] {
         let (pages_id, map) = sample.pagemaps.get_mut(&id).unwrap();
         let pages = sample.pages.get_mut(pages_id).unwrap();
@@ -166,8 +166,8 @@ fn reads_single_kind_file_images() {
 fn accepts_sized_directories_and_long_headers() {
     let dir = TestDir::new();
     let mut parts = Sample::default().members();
-    // A tar whose first header is an extension header, as GNU tar writes for a long name, and compressed as containerd
-    // has it.
+    // A gzip tar whose first header is an extension header, as GNU tar writes for a long name. containerd compresses
+    // the diff too.
     let mut inner = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(1);
@@ -178,7 +178,7 @@ fn accepts_sized_directories_and_long_headers() {
         part.content.clone_from(&diff);
     }
     let mut bytes = tar_of(&parts).unwrap();
-    // The first header is that of checkpoint/.
+    // The first header belongs to checkpoint/.
     bytes[124..136].copy_from_slice(b"00000010000\0");
     bytes[148..156].fill(b' ');
     let sum: u64 = bytes[..512].iter().map(|byte| u64::from(*byte)).sum();
@@ -274,7 +274,7 @@ fn criu_page_counts_are_known_deviations() {
             assert_eq!(code, 0, "{profile}: {text}");
         }
     }
-    // Two counts that contradict each other are no age of CRIU.
+    // No CRIU version explains two contradicting counts.
     let mut sample = Sample::default();
     let maps = sample.pagemaps.values_mut();
     maps.flat_map(|(_, map)| map)
@@ -291,7 +291,8 @@ fn criu_page_counts_are_known_deviations() {
     assert_eq!(code, 1, "{text}");
 }
 
-/// Peak resident memory of this program's child that judges a file, in KiB; `None` where the kernel does not tell.
+/// Returns the peak resident memory of a child process that tests a file, in KiB; `None` where the kernel does not
+/// report it.
 fn peak_memory(path: &Path) -> Option<(i32, i64)> {
     use nix::sys::{
         resource::{UsageWho, getrusage},
@@ -316,16 +317,16 @@ fn peak_memory(path: &Path) -> Option<(i32, i64)> {
 
 #[test]
 fn hostile_lists_take_bounded_memory() {
-    /// Twice what these need, and an eighth of what they took while complaints were kept.
+    /// Twice the memory that the command needs, and an eighth of the memory that it would need to keep every complaint.
     const MAX_KIB: i64 = 300 << 10;
     let dir = TestDir::new();
     let mut sample = Sample::default();
-    // Seven million threads of one number, twice: 28 million complaints of one process tree.
+    // Two processes with seven million threads of the same tid: 28 million complaints about one process tree.
     for process in &mut sample.pstree[..2] {
         process.threads = vec![1; 7 << 20];
     }
     let path = dir.write("threads.tar", &tar_of(&sample.members()).unwrap());
-    let (code, peak) = peak_memory(&path).expect("a child can be waited for");
+    let (code, peak) = peak_memory(&path).expect("wait for the child");
     assert_eq!(code, 1);
     assert!(peak < MAX_KIB, "{peak} KiB");
 }

@@ -1,4 +1,4 @@
-//! The archive judge, on archives that are right, wrong in one way, hostile, cut and random.
+//! Tests of the archive suite with valid, mutated, hostile, truncated and random archives.
 
 mod bounded;
 mod engine;

@@ -1,4 +1,5 @@
-//! The command stays small whatever an archive claims: it runs here with less address space than each bomb asks for.
+//! The memory use of the command is bounded for every archive: it runs with less address space than each bomb would
+//! need.
 
 use std::{
     fs::{self, File},
@@ -12,10 +13,11 @@ use rstest::rstest;
 const BLOCK_BYTES: u64 = 512;
 const HUGE_BYTES: u64 = 2 << 30;
 
-/// Address space for the command, in KiB: its program, its threads' stacks, and far below [`HUGE_BYTES`].
+/// The address space limit of the command, in KiB: enough for the program and the stacks of its threads, and far below
+/// [`HUGE_BYTES`].
 const ADDRESS_SPACE_KIB: u64 = 1 << 20;
 
-/// Writes a member whose content begins with `first` and then is a hole.
+/// Writes a member whose content is `first` followed by a hole.
 fn write_member(file: &mut File, kind: u8, name: &str, size: u64, first: &[u8]) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::new(kind));
@@ -75,13 +77,13 @@ fn bombs_are_reported_in_bounded_memory(
 
 #[test]
 fn memory_limit_is_enforced() {
-    // Without this the test above would hold for any program: tail keeps a line whole.
+    // Checks that the limit works: tail buffers a whole line and must exceed it.
     let script = "ulimit -v 262144 && head -c 536870912 /dev/zero | tail -n 1 | wc -c";
     let command = Command::new("sh").args(["-c", script]).output().expect("a shell");
     let kept = String::from_utf8_lossy(&command.stdout);
     assert_ne!(
         kept.trim(),
         "536870912",
-        "tail held 512 MiB in 256 MiB of address space"
+        "the limit has no effect: tail buffered 512 MiB in 256 MiB of address space"
     );
 }

@@ -1,4 +1,5 @@
-//! The sample, which archive mutants are made of, is right in every way; and the suite's clauses are whole.
+//! The sample, from which the archive mutants are built, passes every case, and the declarations of the cases are
+//! complete.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _};
 
@@ -53,5 +54,9 @@ fn requirements_are_complete_and_ids_unique() {
         .iter()
         .filter(|case| case.info.level == Level::Documented)
         .collect();
-    assert_eq!(documented.len(), 6, "only what the page says decides the exit code");
+    assert_eq!(
+        documented.len(),
+        6,
+        "only cases with a documented requirement decide the exit code"
+    );
 }

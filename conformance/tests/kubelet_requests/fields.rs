@@ -1,4 +1,4 @@
-//! CRI requests reduced to what can be compared between two runs: which fields are set, and what kind of value each has.
+//! Reduces CRI requests to the parts that are comparable between runs: the set fields and the kinds of their values.
 //!
 //! ```text
 //!  {"config": {"metadata": {"name": "web"}, "mounts": [{"container_path": "/etc/hosts", "host_path": "/x/y"}]}}
@@ -6,7 +6,7 @@
 //!      config.mounts[/etc/hosts].host_path         path
 //! ```
 //!
-//! Numbers, booleans and the names of enum values are the same in every run and stay as they are.
+//! Numbers, booleans and names of enum values are the same in every run and stay unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub(crate) type Fields = BTreeMap<String, BTreeSet<String>>;
 /// The fields by method.
 pub(crate) type Requests = BTreeMap<String, Fields>;
 
-/// Reduces requests, as a journal has them.
+/// Reduces the requests of a journal.
 pub(crate) fn collect_fields<'a>(requests: impl IntoIterator<Item = &'a (String, Value)>) -> Requests {
     let mut reduced = Requests::new();
     for (method, request) in requests {
@@ -70,7 +70,7 @@ fn value_kind(value: &Value) -> String {
     }
 }
 
-/// A difference that is meant: where (method, and what the field's path begins with), and why.
+/// An intended difference: the method, a prefix of the field path, and the reason.
 #[derive(Clone, Copy)]
 pub(crate) struct AllowedDifference {
     pub(crate) method: &'static str,
@@ -78,7 +78,7 @@ pub(crate) struct AllowedDifference {
     pub(crate) reason: &'static str,
 }
 
-/// What `ours` has otherwise than `recorded`, in the methods that it calls; what is allowed is left out.
+/// Returns the differences between `ours` and `recorded` for the methods that `ours` calls, except the allowed ones.
 pub(crate) fn differences(recorded: &Requests, sent: &Requests, allowed: &[AllowedDifference]) -> Vec<String> {
     let mut differences_found = Vec::new();
     for (method, fields) in sent {

@@ -1,7 +1,7 @@
-//! The requests that the runtime suite and the reference kubelet make of a runtime, beside those that were recorded of an unmodified
+//! Compares the CRI requests of the runtime suite and of the reference kubelet with recorded requests of an unmodified
 //! kubelet: the same fields, with values of the same kinds.
 //!
-//! `fixtures/kubelet/requests-v1.36.3.json` is the record. To make it anew, as root:
+//! The recording is `fixtures/kubelet/requests-v1.36.3.json`. To record it again, as root:
 //! `RECORD=1 KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test kubelet_requests -- --ignored`.
 
 mod fields;
@@ -14,7 +14,7 @@ use checkpoint_conformance::targets::{
 };
 use fields::{AllowedDifference, Requests, collect_fields, differences};
 
-/// The calls that are compared: those that make, start and checkpoint a container.
+/// The compared methods: those that create, start and checkpoint a container.
 const COMPARED_METHODS: [&str; 7] = [
     "Version",
     "ImageStatus",
@@ -26,13 +26,13 @@ const COMPARED_METHODS: [&str; 7] = [
 ];
 
 const REASON_CGROUP: &str =
-    "the kubelet makes the Pod's cgroup itself; who sends a parent that is not there has the runtime make and leave it";
+    "the kubelet creates the cgroup of the Pod; a runtime would create a missing cgroup parent and not remove it";
 const REASON_ANNOTATIONS: &str = "annotations of the Pod itself, by which fake-cri is told what to do";
 const REASON_STATIC_POD: &str = "annotations that only static Pods have";
 const REASON_RUN_LABEL: &str = "the label by which a run finds and removes what it made";
 const REASON_HOST_NETWORK: &str = "the Pods of the runtime suite are in the host's network, which needs no CNI plugin";
 const REASON_HOSTS_FILE_USER: &str =
-    "sent by a harness that is root, as a kubelet is: another user's runtime cannot apply it";
+    "only sent by a harness that runs as root, like a kubelet: a rootless runtime cannot apply it";
 
 const ALLOWED_DIFFERENCES: &[AllowedDifference] = &[
     AllowedDifference {
@@ -225,7 +225,7 @@ async fn runtime_suite_sends_the_kubelets_requests() {
 async fn record_matches_the_real_kubelet() {
     let target = RealKubelet {
         binary: std::env::var_os("KUBELET_BINARY")
-            .expect("KUBELET_BINARY names a kubelet")
+            .expect("KUBELET_BINARY is set")
             .into(),
         extra_args: Vec::new(),
         runtime_endpoint: None,

@@ -1,4 +1,4 @@
-//! A reference kubelet with credentials of every kind, and clients that show them.
+//! A reference kubelet with credentials of every kind, and clients for them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use reqwest::{Client, Identity, Response};
 
 use super::runtime::ScriptedRuntime;
 
-/// A Pod with an init container that ends, and two containers.
+/// A Pod with an init container and two containers.
 pub const WEB_POD: &str = "apiVersion: v1
 kind: Pod
 metadata:
@@ -25,37 +25,36 @@ spec:
   - {name: side, image: busybox:1}
 ";
 
-/// A kubelet over a scripted runtime.
+/// A reference kubelet with a scripted runtime.
 pub struct TestKubelet {
     pub runtime: ScriptedRuntime,
     pub kubelet: ReferenceKubelet,
     pub directory: tempfile::TempDir,
-    /// With a certificate of `alice`, of the group `admins`.
+    /// A client with a certificate for user `alice` in group `admins`.
     pub client: Client,
 }
 
-/// Who a client is.
+/// The identity of a client.
 pub enum ClientIdentity {
     Anonymous,
-    /// A certificate of the trusted authority for that user.
+    /// A certificate of the trusted CA for this user.
     User(&'static str),
-    /// A certificate for the same name of an authority that nobody trusts.
+    /// A certificate for the same name from an untrusted CA.
     UntrustedCertificate,
-    /// A bearer token.
     Token(&'static str),
-    /// Nobody, over HTTP/2 if the server offers it.
+    /// No credentials; HTTP/2 if the server offers it.
     AnonymousHttp2,
 }
 
 impl TestKubelet {
-    /// One with the Pod [`WEB_POD`], when its containers run.
+    /// Starts a kubelet with the Pod [`WEB_POD`] and waits until its containers run.
     pub async fn start() -> Self {
         let kubelet = Self::with_config(|_| {}).await;
         kubelet.wait_until_ready().await;
         kubelet
     }
 
-    /// One whose knobs are turned; nothing is waited for.
+    /// Starts a kubelet with a changed configuration, without waiting for Pods.
     pub async fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
         let runtime = ScriptedRuntime::start();
         let directory = tempfile::tempdir().unwrap();
@@ -94,7 +93,7 @@ impl TestKubelet {
         kubelet
     }
 
-    /// Waits until the init container has run and both containers run.
+    /// Waits until the init container has exited and both containers run.
     pub async fn wait_until_ready(&self) {
         self.finish_init_container().await;
         self.wait_for_pods("both containers run", |pods| {
@@ -103,7 +102,7 @@ impl TestKubelet {
         .await;
     }
 
-    /// Waits for the init container, and ends it.
+    /// Waits for the init container and makes it exit.
     pub async fn finish_init_container(&self) {
         let first = |runtime: &ScriptedRuntime| {
             runtime
@@ -115,7 +114,7 @@ impl TestKubelet {
         self.runtime.exit_container("first", 0);
     }
 
-    /// Asks for the Pods until they are as wanted.
+    /// Requests the Pods until a condition holds.
     pub async fn wait_for_pods(&self, description: &str, mut condition: impl FnMut(&serde_json::Value) -> bool) {
         let mut last = serde_json::Value::Null;
         for _ in 0..2000 {
@@ -125,7 +124,7 @@ impl TestKubelet {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never: {description}: {last:#}");
+        panic!("timeout: {description}: {last:#}");
     }
 
     pub fn client_as(&self, client_identity: &ClientIdentity) -> Client {
@@ -146,7 +145,7 @@ impl TestKubelet {
         self.client.post(self.url(path)).send().await.unwrap()
     }
 
-    /// Status, content type and body of a request.
+    /// Sends a request; returns status, content type and body.
     pub async fn send(&self, method: Method, path: &str) -> (StatusCode, String, String) {
         read_response(self.client.request(method, self.url(path)).send().await.unwrap()).await
     }
@@ -160,7 +159,7 @@ impl TestKubelet {
     }
 }
 
-/// Status, content type and body.
+/// Returns status, content type and body of a response.
 pub async fn read_response(response: Response) -> (StatusCode, String, String) {
     let kind = response
         .headers()
@@ -190,7 +189,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
 }
 
 fn client(client_identity: &ClientIdentity, server: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Client {
-    // Another test of this program may have done it already.
+    // Another test in this process may have installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(server.as_bytes()).unwrap()])

@@ -1,6 +1,10 @@
-//! A runtime that does what a test tells it, and a reference kubelet in front of it.
+//! A scripted runtime, and a reference kubelet that uses it.
 
-#![allow(dead_code, unreachable_pub, reason = "each test is a crate that uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test crate uses only a part of this module"
+)]
 
 pub mod kubelet;
 pub mod runtime;

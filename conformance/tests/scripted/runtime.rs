@@ -1,5 +1,5 @@
-//! A CRI runtime without processes: it keeps what it is told in memory, writes down every call, and its
-//! CheckpointContainer does what the test wants.
+//! A CRI runtime without processes. It keeps its state in memory, records every call, and the test selects the behavior
+//! of CheckpointContainer.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,25 +18,25 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-/// What CheckpointContainer does.
+/// The behavior of CheckpointContainer.
 #[derive(Clone, Debug)]
 pub enum CheckpointScript {
     /// Writes a small file.
     Write,
-    /// Answers an error.
+    /// Returns an error.
     Error(Code, String),
-    /// Answers nothing.
+    /// Never returns.
     Hang,
 }
 
-/// One call.
+/// A recorded call.
 #[derive(Clone, Debug)]
 pub struct RecordedCall {
     pub rpc: String,
     pub message: Bytes,
-    /// The deadline as the client told it, in milliseconds.
+    /// The deadline that the client sent, in milliseconds.
     pub deadline: Option<u64>,
-    /// Whether the client went away before the answer.
+    /// Whether the client cancelled the call.
     pub cancelled: bool,
 }
 
@@ -50,7 +50,7 @@ struct ScriptedState {
     next_id: i64,
 }
 
-/// The runtime; it ends when it is dropped.
+/// The runtime. Dropping it stops the server.
 pub struct ScriptedRuntime {
     directory: tempfile::TempDir,
     state: Arc<Mutex<ScriptedState>>,
@@ -83,12 +83,12 @@ impl ScriptedRuntime {
         format!("unix://{}", self.directory.path().join("cri.sock").display())
     }
 
-    /// From now on CheckpointContainer does this.
+    /// Sets the behavior of later CheckpointContainer calls.
     pub fn script(&self, script: CheckpointScript) {
         self.state.lock().unwrap().script = Some(script);
     }
 
-    /// All calls of one RPC so far.
+    /// Returns all calls of one RPC so far.
     pub fn calls(&self, rpc: &str) -> Vec<RecordedCall> {
         self.state
             .lock()
@@ -100,7 +100,7 @@ impl ScriptedRuntime {
             .collect()
     }
 
-    /// The messages of all calls of one RPC so far.
+    /// Returns the messages of all calls of one RPC so far.
     pub fn messages<M: Message + Default>(&self, rpc: &str) -> Vec<M> {
         self.calls(rpc)
             .into_iter()
@@ -108,7 +108,7 @@ impl ScriptedRuntime {
             .collect()
     }
 
-    /// The names of the RPCs that changed something, in their order.
+    /// Returns the names of the RPCs that changed the state, in order.
     pub fn mutating_calls(&self) -> Vec<String> {
         let read_only_calls = [
             "Version",
@@ -126,7 +126,7 @@ impl ScriptedRuntime {
             .collect()
     }
 
-    /// The containers that there are: name, attempt, state.
+    /// Returns name, attempt and state of each container.
     pub fn containers(&self) -> Vec<(String, u32, ContainerState)> {
         let state = self.state.lock().unwrap();
         let values = state.containers.values();
@@ -139,7 +139,7 @@ impl ScriptedRuntime {
         self.state.lock().unwrap().sandboxes.values().cloned().collect()
     }
 
-    /// Ends the running container of that name.
+    /// Makes the running container with this name exit.
     pub fn exit_container(&self, container: &str, code: i32) {
         let mut state = self.state.lock().unwrap();
         let running = |status: &ContainerStatus| status.state() == ContainerState::ContainerRunning;
@@ -147,14 +147,14 @@ impl ScriptedRuntime {
             .containers
             .values_mut()
             .find(|(_, config, status)| container_name(config) == container && running(status));
-        let (_, _, status) = entry.expect("the container runs");
+        let (_, _, status) = entry.expect("the container is running");
         status.set_state(ContainerState::ContainerExited);
         status.exit_code = code;
         status.finished_at = status.started_at + 1;
         status.reason = if code == 0 { "Completed" } else { "Error" }.to_owned();
     }
 
-    /// Every sandbox is gone, as after the host was started again.
+    /// Removes all sandboxes, as a reboot of the host does.
     pub fn lose_sandboxes(&self) {
         let mut state = self.state.lock().unwrap();
         state
@@ -166,7 +166,7 @@ impl ScriptedRuntime {
         }
     }
 
-    /// Waits until something is as wanted; it is looked at after every call.
+    /// Waits until a condition holds. The condition is evaluated after every call.
     pub async fn wait_until(&self, description: &str, mut condition: impl FnMut(&Self) -> bool) {
         let mut changes = self.changes.subscribe();
         let wait = async {
@@ -176,7 +176,7 @@ impl ScriptedRuntime {
         };
         tokio::time::timeout(Duration::from_secs(20), wait)
             .await
-            .unwrap_or_else(|_| panic!("never: {description}"));
+            .unwrap_or_else(|_| panic!("timeout: {description}"));
     }
 
     pub fn directory(&self) -> &Path {
@@ -203,7 +203,7 @@ async fn serve(listener: UnixListener, state: Arc<Mutex<ScriptedState>>, changes
     }
 }
 
-/// Writes down that a call was not answered, unless it was.
+/// Marks a call as cancelled when it is dropped before its response.
 struct CancellationRecorder(Arc<Mutex<ScriptedState>>, usize, watch::Sender<u64>, bool);
 
 impl Drop for CancellationRecorder {

@@ -21,7 +21,7 @@ pub(super) fn variables_of(pod: &Pod, container: &Container) -> Vec<(String, Str
         };
         match value {
             Some(value) => variables.push((variable.name.clone(), value)),
-            None => tracing::warn!(variable = variable.name, "left out a variable: unsupported source"),
+            None => tracing::warn!(variable = variable.name, "skipped a variable: unsupported source"),
         }
     }
     variables

@@ -177,7 +177,7 @@ impl PodWorker {
                 self.waiting.remove(name);
             }
             Err(error) => {
-                tracing::warn!(pod = self.record.full_name(), container = name, %error, "failed to start the container");
+                tracing::warn!(pod = self.record.full_name(), container = name, %error, "failed to start");
                 self.waiting
                     .insert(name.to_owned(), (error.reason().to_owned(), error.to_string()));
             }
