@@ -149,7 +149,7 @@ fn failure_exits_1() {
     ]);
     assert_eq!(code, 1, "{stdout}");
     assert!(
-        stdout.contains("verdict: fail (does not hold: kubelet/feature-gate/disabled)"),
+        stdout.contains("verdict: fail (required cases failed: kubelet/feature-gate/disabled)"),
         "{stdout}"
     );
     assert!(stdout.contains("expected  404"), "{stdout}");

@@ -17,7 +17,7 @@ mod mutation;
 
 fn archives() -> Vec<Vec<u8>> {
     let mut archives = corpus::of("fuzz/corpus/archive");
-    archives.push(tar_of(&Sample::default().members()).expect("sample written as tar"));
+    archives.push(tar_of(&Sample::default().members()).expect("build the tar"));
     archives
 }
 

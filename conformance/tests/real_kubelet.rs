@@ -64,7 +64,7 @@ fn assert_clean(tmp: &Path, before: &HostSnapshot) {
         .collect();
     assert_eq!(directories, ["report"]);
     for log in ["kubelet.log", "fake-cri.log"] {
-        assert!(tmp.join("report").join(log).is_file(), "{log} is kept");
+        assert!(tmp.join("report").join(log).is_file(), "{log} was not kept");
     }
 }
 

@@ -424,7 +424,7 @@ async fn client_disconnect_cancels_the_call() {
     );
     kubelet_under_test
         .runtime
-        .wait_until("the call came", |runtime| {
+        .wait_until("the runtime receives the call", |runtime| {
             !runtime.calls("CheckpointContainer").is_empty()
         })
         .await;

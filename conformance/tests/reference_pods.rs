@@ -111,13 +111,13 @@ async fn restarts_exited_containers_and_keeps_the_last_run() {
         let restarted = |name: &str, number: u32| (name.to_owned(), number, RUNNING);
         kubelet_under_test
             .runtime
-            .wait_until("it runs again", |runtime| {
+            .wait_until("the container is restarted", |runtime| {
                 runtime.containers().contains(&restarted("app", attempt))
             })
             .await;
     }
     kubelet_under_test
-        .wait_for_pods("the restarts are told", |pods| {
+        .wait_for_pods("the status has the restarts", |pods| {
             let app = &pods["items"][0]["status"]["containerStatuses"][0];
             app["restartCount"] == 3 && app["lastState"]["terminated"]["exitCode"] == 3 && app["ready"] == true
         })
@@ -165,7 +165,9 @@ async fn pod_with_restart_policy_never_completes() {
     kubelet_under_test.runtime.exit_container("app", 0);
     kubelet_under_test.runtime.exit_container("side", 1);
     kubelet_under_test
-        .wait_for_pods("it has failed", |pods| pods["items"][0]["status"]["phase"] == "Failed")
+        .wait_for_pods("the Pod has failed", |pods| {
+            pods["items"][0]["status"]["phase"] == "Failed"
+        })
         .await;
     let answer = kubelet_under_test.post("/checkpoint/default/web-node/app").await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -188,7 +190,7 @@ async fn container_waits_with_image_pull_error() {
     })
     .await;
     kubelet_under_test
-        .wait_for_pods("the reason is told", |pods| {
+        .wait_for_pods("the status has the reason", |pods| {
             let waiting = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["waiting"];
             waiting["reason"] == "ErrImagePull" && waiting["message"].as_str().unwrap().contains("code = NotFound")
         })
@@ -262,7 +264,7 @@ async fn removing_the_manifest_removes_the_pod() {
     };
     kubelet_under_test
         .runtime
-        .wait_until("the other Pod has taken its place", only_pod)
+        .wait_until("only the new Pod is left", only_pod)
         .await;
     let stops: Vec<StopContainerRequest> = kubelet_under_test.runtime.messages("StopContainer");
     assert_eq!(
@@ -283,7 +285,7 @@ async fn removing_the_manifest_removes_the_pod() {
     std::fs::remove_file(&manifest).unwrap();
     kubelet_under_test
         .runtime
-        .wait_until("nothing is left", |runtime| runtime.sandboxes().is_empty())
+        .wait_until("all sandboxes are removed", |runtime| runtime.sandboxes().is_empty())
         .await;
 }
 
@@ -301,17 +303,23 @@ async fn replaces_a_lost_sandbox() {
             .collect::<Vec<_>>()
             == [1]
     };
-    kubelet_under_test.runtime.wait_until("a new sandbox", ready).await;
+    kubelet_under_test
+        .runtime
+        .wait_until("the Pod has a new sandbox", ready)
+        .await;
     let first =
         |runtime: &scripted::runtime::ScriptedRuntime| runtime.containers().contains(&("first".to_owned(), 1, RUNNING));
     kubelet_under_test
         .runtime
-        .wait_until("its init container runs", first)
+        .wait_until("the init container runs in the new sandbox", first)
         .await;
     kubelet_under_test.runtime.exit_container("first", 0);
     // A start in the old sandbox that came too late may have used an attempt.
     let restarted =
         |(name, attempt, state): &(String, u32, ContainerState)| name == "app" && *attempt > 0 && *state == RUNNING;
     let app = |runtime: &scripted::runtime::ScriptedRuntime| runtime.containers().iter().any(restarted);
-    kubelet_under_test.runtime.wait_until("its container runs", app).await;
+    kubelet_under_test
+        .runtime
+        .wait_until("the container runs in the new sandbox", app)
+        .await;
 }

@@ -139,8 +139,8 @@ fn appends_to_the_github_step_summary() {
 #[rstest]
 #[case::no_such_format(&["archive", "x", "--report", "pdf=x"], "html")]
 #[case::no_such_file(&["compare", "/nonexistent/a.json", "/nonexistent/b.json"], "/nonexistent/a.json")]
-#[case::no_report(&["compare", "/dev/null", "/dev/null"], "/dev/null is no report")]
-#[case::no_notes(&["findings", "/dev/null"], "/dev/null is no report")]
+#[case::no_report(&["compare", "/dev/null", "/dev/null"], "failed to parse /dev/null as a report")]
+#[case::no_notes(&["findings", "/dev/null"], "failed to parse /dev/null as a report")]
 #[case::no_shell(&["completions", "command.com"], "bash")]
 fn usage_error_exits_2_with_the_reason(#[case] args: &[&str], #[case] named: &str) {
     let output = run(args);

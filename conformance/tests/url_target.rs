@@ -99,7 +99,7 @@ async fn full_access_skips_only_restarts() {
     let (output, stdout) = kubelet_under_test.run_harness(&connect_args).await;
     assert_eq!(output.status.code(), Some(4), "{stdout}");
     assert!(
-        stdout.contains("verdict: incomplete (not judged: kubelet/feature-gate/disabled)"),
+        stdout.contains("verdict: incomplete (documented cases did not run: kubelet/feature-gate/disabled)"),
         "{stdout}"
     );
     assert!(stdout.contains("restart with another configuration"), "{stdout}");
@@ -265,7 +265,7 @@ async fn unknown_token_fails_and_stays_secret() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stdout}");
     assert!(
-        stdout.contains("does not hold: kubelet/checkpoint/succeeds)"),
+        stdout.contains("required cases failed: kubelet/checkpoint/succeeds)"),
         "{stdout}"
     );
     for name in ["report.json", "junit.xml"] {

@@ -23,11 +23,11 @@ use crate::helpers::{failed_ids, failure_texts, inspect_bytes};
 const BLOCK_BYTES: usize = 512;
 
 static SAMPLE_TAR: LazyLock<Vec<u8>> =
-    LazyLock::new(|| sample::tar_of(&sample::Sample::default().members()).expect("a tar"));
+    LazyLock::new(|| sample::tar_of(&sample::Sample::default().members()).expect("build the tar"));
 
 fn outcome<'a>(records: &'a [CaseRecord], id: &str) -> &'a Outcome {
     let record = records.iter().find(|record| record.info.id == id);
-    &record.expect("a case of this id").outcome
+    &record.expect("the catalogue has this case").outcome
 }
 
 fn test_bytes(bytes: &[u8]) -> Vec<CaseRecord> {
@@ -83,7 +83,9 @@ fn truncated_archives_never_pass() {
 #[test]
 fn truncation_inside_an_image_is_a_tar_error() {
     let reached_end = inspect_bytes(&SAMPLE_TAR);
-    let mm = reached_end.member("checkpoint/mm-1.img").expect("the sample has it");
+    let mm = reached_end
+        .member("checkpoint/mm-1.img")
+        .expect("the sample has this member");
     let cut = mm.offset as usize + BLOCK_BYTES + 20;
     let inspected = inspect_bytes(&SAMPLE_TAR[..cut]);
     assert!(
@@ -129,7 +131,7 @@ impl Read for Endless {
 fn header(kind: u8, size: u64, name: &str) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::new(kind));
-    header.set_path(name).expect("a short name");
+    header.set_path(name).expect("set a short name");
     header.set_size(size);
     header.set_mode(0o600);
     header.set_cksum();
@@ -176,7 +178,7 @@ fn endless_streams_are_bounded(#[case] head: Vec<u8>, #[case] forever: Vec<u8>, 
         bytes,
         ..Limits::default()
     };
-    let inspected = inspect_stream(&mut endless, &Expectations::default(), limits).expect("reading never fails");
+    let inspected = inspect_stream(&mut endless, &Expectations::default(), limits).expect("inspect an endless input");
     // The reader may read ahead a little.
     assert!(
         endless.bytes_read <= bytes + (1 << 20),
@@ -218,13 +220,16 @@ fn sparse_members_are_not_expanded() {
 
 #[test]
 fn holes_are_skipped() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("create a temporary directory");
     let path = directory.path().join("hole.tar");
-    fs::write(&path, header(b'0', 1 << 40, "checkpoint/pages-1.img")).expect("written");
-    let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    fs::write(&path, header(b'0', 1 << 40, "checkpoint/pages-1.img")).expect("write the archive");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .expect("open the archive");
     file.set_len((1 << 40) + 3 * BLOCK_BYTES as u64)
         .expect("set the length to one tebibyte");
-    let inspected = inspect_file(&path, &Expectations::default(), Limits::default()).expect("read");
+    let inspected = inspect_file(&path, &Expectations::default(), Limits::default()).expect("read the archive");
     assert_eq!(inspected.end, TarEnd::Marker);
     assert_eq!(inspected.images.pages_file_bytes.get(&1), Some(&(1 << 40)));
 }
@@ -238,17 +243,17 @@ fn reads_long_names_and_pax_records() {
     header.set_mode(0o600);
     builder
         .append_data(&mut header, &long, &b"x"[..])
-        .expect("the crate writes a long name");
+        .expect("append a member with a long name");
     let record = format!("{} path=spec.dump\n", 18);
     let mut pax = tar::Header::new_ustar();
     pax.set_entry_type(tar::EntryType::XHeader);
     pax.set_size(record.len() as u64);
     pax.set_cksum();
-    builder.append(&pax, record.as_bytes()).expect("appended");
-    header.set_path("other").expect("short");
+    builder.append(&pax, record.as_bytes()).expect("append a member");
+    header.set_path("other").expect("set a short name");
     header.set_cksum();
-    builder.append(&header, &b"{"[..]).expect("appended");
-    let inspected = inspect_bytes(&builder.into_inner().expect("a tar"));
+    builder.append(&header, &b"{"[..]).expect("append a member");
+    let inspected = inspect_bytes(&builder.into_inner().expect("build the tar"));
     assert_eq!(inspected.end, TarEnd::Marker);
     assert!(
         inspected.member("spec.dump").is_some_and(|member| member.size == 1),
@@ -264,7 +269,7 @@ fn reports_the_member_limit() {
         members: 10,
         ..Limits::default()
     };
-    let inspected = inspect_stream(&SAMPLE_TAR[..], &Expectations::default(), limits).expect("read");
+    let inspected = inspect_stream(&SAMPLE_TAR[..], &Expectations::default(), limits).expect("read the archive");
     assert_eq!(
         failed_ids(&check_all(&inspected)),
         ["archive/tar/bounded-headers"].into()
@@ -274,9 +279,9 @@ fn reports_the_member_limit() {
 
 #[test]
 fn non_files_are_harness_errors() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("create a temporary directory");
     let fifo = directory.path().join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).expect("a FIFO");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).expect("create a FIFO");
     for path in [directory.path(), &fifo, "/dev/null".as_ref()] {
         let error = inspect_file(path, &Expectations::default(), Limits::default()).expect_err("no file");
         assert!(matches!(error, InspectError::NotAFile { .. }), "{error}");
@@ -291,20 +296,32 @@ fn non_files_are_harness_errors() {
 
 #[test]
 fn finds_the_canary_in_the_pages() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("create a temporary directory");
     let path = directory.path().join("checkpoint.tar");
-    fs::write(&path, &*SAMPLE_TAR).expect("written");
-    let found = find_in_pages(&path, sample::CANARY).expect("read").expect("found");
+    fs::write(&path, &*SAMPLE_TAR).expect("write the archive");
+    let found = find_in_pages(&path, sample::CANARY)
+        .expect("read the archive")
+        .expect("find the canary");
     assert_eq!(
         (found.member.as_str(), found.offset),
         ("checkpoint/pages-1.img", 2 * 4096 - 5)
     );
-    assert_eq!(find_in_pages(&path, b"nowhere in the memory").expect("read"), None);
+    assert_eq!(
+        find_in_pages(&path, b"nowhere in the memory").expect("read the archive"),
+        None
+    );
     // Text that is only in a document is not found in the pages.
-    assert_eq!(find_in_pages(&path, b"io.containerd.runc.v2").expect("read"), None);
+    assert_eq!(
+        find_in_pages(&path, b"io.containerd.runc.v2").expect("read the archive"),
+        None
+    );
     let link = directory.path().join("link.tar");
-    symlink(&path, &link).expect("a link");
-    assert!(find_in_pages(&link, sample::CANARY).expect("read").is_some());
+    symlink(&path, &link).expect("create a symbolic link");
+    assert!(
+        find_in_pages(&link, sample::CANARY)
+            .expect("read the archive")
+            .is_some()
+    );
 }
 
 #[test]
@@ -313,7 +330,7 @@ fn other_formats_fail_once() {
         sample::SampleMember::file("state.json", *b"{}"),
         sample::SampleMember::file("memory", *b"x"),
     ];
-    let records = test_bytes(&sample::tar_of(&parts).expect("a tar"));
+    let records = test_bytes(&sample::tar_of(&parts).expect("build the tar"));
     // The expected canary is missing too.
     assert_eq!(
         failed_ids(&records),
@@ -388,7 +405,7 @@ proptest! {
         let part = &mut parts[*which.get(&files)];
         part.content.truncate(keep);
         part.content.extend(content);
-        assert_consistent(&inspect_bytes(&sample::tar_of(&parts).expect("a tar")));
+        assert_consistent(&inspect_bytes(&sample::tar_of(&parts).expect("build the tar")));
     }
 }
 

@@ -38,13 +38,13 @@ async fn read_canary(log: &Path) -> String {
 #[case::children(&[("fake-cri.dev/children", "2"), ("fake-cri.dev/open-files", "2")])]
 #[tokio::test]
 async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("create a temporary directory");
     let executable = env!("CARGO_BIN_EXE_checkpoint-conformance");
     let server = FakeCri::builder()
         .executable(executable)
         .start()
         .await
-        .expect("fake-cri starts");
+        .expect("start fake-cri");
     let (mut runtime, mut images) = (server.runtime_client(), server.image_client());
     let image = Some(v1::ImageSpec {
         image: IMAGE_NAME.to_owned(),
@@ -54,7 +54,7 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
         image: image.clone(),
         ..Default::default()
     };
-    images.pull_image(pull).await.expect("the image is pulled");
+    images.pull_image(pull).await.expect("pull the image");
     let pod = v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: "web".to_owned(),
@@ -82,7 +82,7 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
     let pod_sandbox_id = runtime
         .run_pod_sandbox(request)
         .await
-        .expect("the pod runs")
+        .expect("run the pod sandbox")
         .into_inner()
         .pod_sandbox_id;
     let container = v1::ContainerConfig {
@@ -106,13 +106,13 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
     let container_id = runtime
         .create_container(request)
         .await
-        .expect("created")
+        .expect("create the container")
         .into_inner()
         .container_id;
     let request = v1::StartContainerRequest {
         container_id: container_id.clone(),
     };
-    runtime.start_container(request).await.expect("started");
+    runtime.start_container(request).await.expect("start the container");
     let canary = read_canary(&directory.path().join("app.log")).await;
     let location = directory.path().join("checkpoint.tar");
     let request = v1::CheckpointContainerRequest {
@@ -120,7 +120,10 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
         location: location.to_string_lossy().into_owned(),
         timeout: 0,
     };
-    runtime.checkpoint_container(request).await.expect("checkpointed");
+    runtime
+        .checkpoint_container(request)
+        .await
+        .expect("checkpoint the container");
     server.shutdown().await;
 
     let expected = Expectations {
@@ -128,7 +131,7 @@ async fn fake_cri_archives_pass_every_case(#[case] options: &[(&str, &str)]) {
         secrets: vec![SECRET.as_bytes().to_vec()],
         layout: None,
     };
-    let records = check_all(&inspect_file(&location, &expected, Limits::default()).expect("read"));
+    let records = check_all(&inspect_file(&location, &expected, Limits::default()).expect("read the archive"));
     let not_passed = records
         .iter()
         .filter(|record| !matches!(record.outcome, Outcome::Pass { .. }));

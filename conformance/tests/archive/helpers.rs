@@ -9,11 +9,11 @@ use checkpoint_conformance::{
 };
 
 pub(crate) fn test_file(path: &Path) -> Vec<CaseRecord> {
-    archive::check_all(&inspect_file(path, &sample::expected(), Limits::default()).expect("a file that can be read"))
+    archive::check_all(&inspect_file(path, &sample::expected(), Limits::default()).expect("inspect the archive"))
 }
 
 pub(crate) fn inspect_bytes(bytes: &[u8]) -> InspectedArchive {
-    inspect_stream(bytes, &sample::expected(), Limits::default()).expect("bytes can be read")
+    inspect_stream(bytes, &sample::expected(), Limits::default()).expect("inspect the bytes")
 }
 
 /// Returns the ids of the failed cases.

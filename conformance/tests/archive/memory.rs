@@ -52,16 +52,16 @@ fn bombs_are_reported_in_bounded_memory(
     #[case] first: &[u8],
     #[case] seen: &str,
 ) {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("create a temporary directory");
     let path = directory.path().join("bomb.tar");
-    write_archive(&path, kind, name, HUGE_BYTES, first).expect("written, most of it a hole");
+    write_archive(&path, kind, name, HUGE_BYTES, first).expect("write a sparse archive");
     let script = format!("ulimit -v {ADDRESS_SPACE_KIB} && exec \"$0\" archive --strict \"$1\"");
     let command = Command::new("sh")
         .args(["-c", &script, env!("CARGO_BIN_EXE_checkpoint-conformance")])
         .arg(&path)
         .env("NO_COLOR", "1")
         .output()
-        .expect("a shell");
+        .expect("run a shell");
     let text = String::from_utf8_lossy(&command.stdout);
     assert_eq!(
         command.status.code(),
@@ -79,7 +79,7 @@ fn bombs_are_reported_in_bounded_memory(
 fn memory_limit_is_enforced() {
     // Checks that the limit works: tail buffers a whole line and must exceed it.
     let script = "ulimit -v 262144 && head -c 536870912 /dev/zero | tail -n 1 | wc -c";
-    let command = Command::new("sh").args(["-c", script]).output().expect("a shell");
+    let command = Command::new("sh").args(["-c", script]).output().expect("run a shell");
     let kept = String::from_utf8_lossy(&command.stdout);
     assert_ne!(
         kept.trim(),

@@ -13,14 +13,14 @@ use crate::helpers::{failure_texts, test_file};
 
 #[test]
 fn sample_passes_every_case() {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("create a temporary directory");
     let path = directory.path().join("checkpoint.tar");
     fs::write(
         &path,
-        sample::tar_of(&sample::Sample::default().members()).expect("a tar"),
+        sample::tar_of(&sample::Sample::default().members()).expect("build the tar"),
     )
-    .expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
+    .expect("write the archive");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set the mode");
     let records = test_file(&path);
     assert!(
         records

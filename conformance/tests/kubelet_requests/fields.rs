@@ -83,7 +83,7 @@ pub(crate) fn differences(recorded: &Requests, sent: &Requests, allowed: &[Allow
     let mut differences_found = Vec::new();
     for (method, fields) in sent {
         let Some(expected) = recorded.get(method) else {
-            differences_found.push(format!("{method}: the kubelet does not call it"));
+            differences_found.push(format!("{method}: not called by the kubelet"));
             continue;
         };
         let is_allowed = |field: &str| {
@@ -94,12 +94,12 @@ pub(crate) fn differences(recorded: &Requests, sent: &Requests, allowed: &[Allow
         let names: BTreeSet<_> = expected.keys().chain(fields.keys()).collect();
         for name in names.into_iter().filter(|name| !is_allowed(name)) {
             match (expected.get(name), fields.get(name)) {
-                (Some(_), None) => differences_found.push(format!("{method}: {name} is not sent")),
+                (Some(_), None) => differences_found.push(format!("{method}: {name} is missing")),
                 (None, Some(kinds)) => {
-                    differences_found.push(format!("{method}: {name} is sent ({kinds:?}), and not by the kubelet"))
+                    differences_found.push(format!("{method}: {name} ({kinds:?}) is not sent by the kubelet"))
                 }
                 (Some(expected), Some(kinds)) if kinds.is_disjoint(expected) => {
-                    differences_found.push(format!("{method}: {name} is {kinds:?}, and the kubelet's {expected:?}"));
+                    differences_found.push(format!("{method}: {name} is {kinds:?}, expected {expected:?}"));
                 }
                 _ => {}
             }
@@ -130,7 +130,7 @@ mod tests {
         let found_differences = differences(&recorded, &sent, &[]);
         assert_eq!(found_differences.len(), 4, "{found_differences:?}");
         assert!(
-            found_differences.contains(&"CreateContainer: config.image.user_specified_image is not sent".to_owned())
+            found_differences.contains(&"CreateContainer: config.image.user_specified_image is missing".to_owned())
         );
         let allowed = [
             AllowedDifference {
@@ -147,7 +147,7 @@ mod tests {
         let found_differences = differences(&recorded, &sent, &allowed);
         assert_eq!(
             found_differences,
-            ["CreateContainer: config.linux.resources.cpu_shares is {\"3\"}, and the kubelet's {\"2\"}"]
+            ["CreateContainer: config.linux.resources.cpu_shares is {\"3\"}, expected {\"2\"}"]
         );
     }
 

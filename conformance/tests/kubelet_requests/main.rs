@@ -27,9 +27,9 @@ const COMPARED_METHODS: [&str; 7] = [
 
 const REASON_CGROUP: &str =
     "the kubelet creates the cgroup of the Pod; a runtime would create a missing cgroup parent and not remove it";
-const REASON_ANNOTATIONS: &str = "annotations of the Pod itself, by which fake-cri is told what to do";
+const REASON_ANNOTATIONS: &str = "annotations of the Pod, which configure fake-cri";
 const REASON_STATIC_POD: &str = "annotations that only static Pods have";
-const REASON_RUN_LABEL: &str = "the label by which a run finds and removes what it made";
+const REASON_RUN_LABEL: &str = "the label by which a run finds and removes its Pods and containers";
 const REASON_HOST_NETWORK: &str = "the Pods of the runtime suite are in the host's network, which needs no CNI plugin";
 const REASON_HOSTS_FILE_USER: &str =
     "only sent by a harness that runs as root, like a kubelet: a rootless runtime cannot apply it";
@@ -61,7 +61,7 @@ const RUNTIME_SUITE_DIFFERENCES: &[AllowedDifference] = &[
     AllowedDifference {
         method: "CreateContainer",
         field: "config.metadata.attempt",
-        reason: "a container of the record was started again; the first run is attempt 0, which is not on the wire",
+        reason: "a container of the recording was restarted; attempt 0 of a first run is not on the wire",
     },
     AllowedDifference {
         method: "RunPodSandbox",
@@ -146,7 +146,7 @@ const RUNTIME_SUITE_DIFFERENCES: &[AllowedDifference] = &[
     AllowedDifference {
         method: "CreateContainer",
         field: "config.command",
-        reason: "the workload is named with its options",
+        reason: "the command of the workload includes its options",
     },
     AllowedDifference {
         method: "CreateContainer",
