@@ -165,9 +165,7 @@ async fn pod_with_restart_policy_never_completes() {
     kubelet_under_test.runtime.exit_container("app", 0);
     kubelet_under_test.runtime.exit_container("side", 1);
     kubelet_under_test
-        .wait_for_pods("the Pod has failed", |pods| {
-            pods["items"][0]["status"]["phase"] == "Failed"
-        })
+        .wait_for_pods("Pod failed", |pods| pods["items"][0]["status"]["phase"] == "Failed")
         .await;
     let answer = kubelet_under_test.post("/checkpoint/default/web-node/app").await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);

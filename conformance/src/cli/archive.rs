@@ -19,7 +19,6 @@ use crate::{
     suites::archive::{ArchiveCase, cases},
 };
 
-/// The options of `archive`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ArchiveArgs {
     /// The checkpoint archives

@@ -8,7 +8,6 @@ use clap::Args;
 use super::{Failure, print};
 use crate::{engine::exit, targets};
 
-/// The options of `clean`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CleanArgs {
     /// Also remove the Pods and containers of all runs from this runtime, including runs in progress

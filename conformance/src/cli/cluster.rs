@@ -19,7 +19,6 @@ use crate::{
 
 const HEADING: &str = "The kubelets of a cluster";
 
-/// The options for the kubelets of a cluster.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ClusterArgs {
     /// Test kubelets of the cluster of this kubeconfig

@@ -10,7 +10,6 @@ use crate::{
     report::{compare, read},
 };
 
-/// The options of `compare`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CompareArgs {
     /// The old report.json, with one or several reports

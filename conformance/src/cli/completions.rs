@@ -31,7 +31,6 @@ impl ProjectProgram {
     }
 }
 
-/// The options of `completions`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CompletionsArgs {
     /// The shell
@@ -52,7 +51,6 @@ impl CompletionsArgs {
     }
 }
 
-/// The options of `man`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ManArgs {
     /// The directory, such as /usr/local/share/man/man1; created if it does not exist

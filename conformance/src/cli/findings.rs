@@ -10,7 +10,6 @@ use crate::{
     report::{findings, notes, read, stale_notes},
 };
 
-/// The options of `findings`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct FindingsArgs {
     /// The report.json of each target, in the order of the document

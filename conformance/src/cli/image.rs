@@ -11,7 +11,6 @@ use crate::{
     targets::runtime::WORKLOAD_IMAGE,
 };
 
-/// The options of `image`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ImageArgs {
     /// The archive to write; import it with `ctr -n k8s.io images import OUT.tar`

@@ -13,7 +13,6 @@ use crate::{
     report::{Format, Report, Terminal, read, write_all, write_file},
 };
 
-/// The options of `merge`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MergeArgs {
     /// The report.json of each machine, optionally with the name of its node

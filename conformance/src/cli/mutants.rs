@@ -11,7 +11,6 @@ use crate::{
     mutation::{MUTANTS, MutantDefinition, MutationOptions, markdown, render, run},
 };
 
-/// The options of `mutants`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MutantsArgs {
     /// Run only mutants whose SUITE/NAME matches this glob (`*` also matches `/`): kubelet/*, archive/memory/*

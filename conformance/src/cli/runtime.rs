@@ -18,7 +18,6 @@ use crate::{
     targets::runtime::{EmbeddedRuntime, Runtime, RuntimeTarget},
 };
 
-/// The options of `runtime`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RuntimeArgs {
     #[command(flatten)]

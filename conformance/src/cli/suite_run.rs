@@ -124,7 +124,6 @@ pub(super) struct SuiteRun {
     pub(super) secrets: Secrets,
     /// Archives that the run created and could not remove.
     pub(super) remaining_archives: Vec<String>,
-    /// The footprint, for a kubelet.
     pub(super) footprint: Option<Footprint>,
 }
 

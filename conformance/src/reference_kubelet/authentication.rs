@@ -13,7 +13,6 @@ use x509_parser::prelude::FromDer as _;
 
 use super::{Config, Mutant, StartError, tls};
 
-/// An authenticated user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UserInfo {
     pub(super) name: String,

@@ -15,7 +15,6 @@ pub(super) struct Authorizer {
     node_proxy_suffices: bool,
 }
 
-/// One line of the rules file.
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
     user: String,
@@ -59,7 +58,6 @@ impl Attributes {
         Self { verb, subresources }
     }
 
-    /// Returns the body of a 403 response.
     pub(super) fn forbidden_body(&self, user: &UserInfo) -> String {
         let subresources = self.subresources.join(" ");
         format!(

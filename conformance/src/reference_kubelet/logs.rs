@@ -9,7 +9,6 @@ use super::pod_store::{ContainerRuns, PodStore, RunState};
 use super::responses::{self, FullResponse};
 use super::route;
 
-/// The query parameters of a log request.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct LogOptions {
     tail_lines: Option<usize>,

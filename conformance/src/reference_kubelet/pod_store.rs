@@ -40,7 +40,6 @@ impl PodRecord {
     }
 }
 
-/// One run of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ContainerRun {
     pub(super) id: String,
@@ -51,7 +50,6 @@ pub(super) struct ContainerRun {
     pub(super) state: RunState,
 }
 
-/// The state of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RunState {
     Created,
@@ -97,7 +95,6 @@ struct PodEntry {
     containers: BTreeMap<String, ContainerRuns>,
 }
 
-/// All Pods, by uid.
 #[derive(Debug, Default)]
 pub(super) struct PodStore {
     entries: Mutex<BTreeMap<String, PodEntry>>,
@@ -153,7 +150,6 @@ impl PodStore {
             .cloned()
     }
 
-    /// Whether a Pod exists in this namespace.
     pub(super) fn has_namespace(&self, namespace: &str) -> bool {
         self.lock_entries()
             .values()
@@ -168,7 +164,6 @@ impl PodStore {
         in_spec.then(|| entry.containers.get(name).cloned().unwrap_or_default())
     }
 
-    /// Stores the phase and the container runs that a relist found.
     pub(super) fn update(&self, uid: &str, phase: &'static str, containers: BTreeMap<String, ContainerRuns>) {
         if let Some(entry) = self.lock_entries().get_mut(uid) {
             entry.phase = phase;
@@ -176,7 +171,6 @@ impl PodStore {
         }
     }
 
-    /// Returns the `PodList` for `GET /pods`.
     pub(super) fn list(&self) -> Value {
         let entries = self.lock_entries();
         let items: Vec<Pod> = entries.values().map(PodEntry::with_status).collect();
@@ -215,7 +209,6 @@ impl PodEntry {
 }
 
 impl ContainerRuns {
-    /// Returns the restart count.
     fn restarts(&self) -> i32 {
         let attempt = self
             .current

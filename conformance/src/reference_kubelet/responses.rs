@@ -7,7 +7,6 @@ use http_body_util::Full;
 
 use super::Mutant;
 
-/// A response with a complete body.
 pub(super) type FullResponse = Response<Full<Bytes>>;
 
 /// The content type that Go's `http.DetectContentType` returns for text.
@@ -54,7 +53,6 @@ pub(super) fn go_error(status: StatusCode, text: &str) -> FullResponse {
     response
 }
 
-/// The response of `/healthz` when the kubelet is healthy.
 pub(super) fn healthy() -> FullResponse {
     let mut response = with_type(StatusCode::OK, TEXT_PLAIN, "ok");
     response
@@ -63,7 +61,6 @@ pub(super) fn healthy() -> FullResponse {
     response
 }
 
-/// The response to a malformed request.
 pub(super) fn bad_request() -> FullResponse {
     let mut response = with_type(StatusCode::BAD_REQUEST, TEXT_PLAIN, "400 Bad Request");
     response
@@ -79,7 +76,6 @@ pub(super) fn without_content_type(status: StatusCode, body: impl Into<Vec<u8>>)
     response
 }
 
-/// The response when no route matches.
 pub(super) fn route_not_found() -> FullResponse {
     go_error(StatusCode::NOT_FOUND, "404 page not found")
 }
@@ -97,14 +93,12 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<
     response
 }
 
-/// The response when the route does not allow the method.
 pub(super) fn method_not_allowed(allow: &'static str) -> FullResponse {
     let mut response = with_sniffed_type(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 
-/// Redirects a request to the canonical path.
 pub(super) fn redirect(location: &str, with_body: bool) -> FullResponse {
     let mut response = if with_body {
         let text = format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", escape_html(location));

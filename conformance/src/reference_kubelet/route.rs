@@ -84,7 +84,6 @@ pub(super) fn path_names(path: &str, mutant: Option<Mutant>) -> Result<[String; 
     }
 }
 
-/// Checks the method of a request against the method of its route.
 pub(super) fn check_method(requested: &Method, route: Method) -> Result<(), Box<FullResponse>> {
     if *requested == route {
         return Ok(());

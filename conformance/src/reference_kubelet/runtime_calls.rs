@@ -44,7 +44,6 @@ calls! {
 pub(crate) struct LocalImage {
     /// The reference for CreateContainer.
     pub(crate) reference: String,
-    /// The numeric user of the image.
     pub(crate) uid: Option<i64>,
     /// The user name, for an image with a user name.
     pub(crate) username: String,
@@ -100,7 +99,6 @@ impl RuntimeConnection {
     }
 }
 
-/// The image pull policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PullPolicy {
     Always,
@@ -108,7 +106,6 @@ pub(super) enum PullPolicy {
     Never,
 }
 
-/// Why the image is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImagePullError {
     #[error("failed to inspect image: {0}")]
@@ -120,7 +117,6 @@ pub(super) enum ImagePullError {
 }
 
 impl ImagePullError {
-    /// Returns the reason for the container status.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Inspect(_) => "ImageInspectError",

@@ -75,7 +75,6 @@ impl RuntimeConnection {
         })
     }
 
-    /// Returns the default timeout of a call.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -33,7 +33,6 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Mutant: the maximum length of a path, in bytes.
 const MUTANT_MAX_PATH_BYTES: usize = 4096;
 
-/// The state that all connections share.
 #[derive(Debug)]
 pub(super) struct Handlers {
     pub(super) config: Arc<Config>,
@@ -44,7 +43,6 @@ pub(super) struct Handlers {
     pub(super) checkpoints: CheckpointHandler,
 }
 
-/// The kind of a port.
 #[derive(Clone)]
 pub(super) enum Port {
     /// HTTPS, with all handlers.

@@ -57,7 +57,6 @@ pub(super) fn server(config: &Config, roots: Option<&RootCertStore>) -> Result<T
     })
 }
 
-/// Reads the CA certificates of a PEM file.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore, StartError> {
     let content = |reason: String| StartError::Content {
         path: path.to_owned(),

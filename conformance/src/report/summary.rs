@@ -18,7 +18,6 @@ const MAX_DETAILED_FAILURES: usize = 50;
 /// The maximum length of a text, in characters. Longer texts are truncated.
 const MAX_TEXT_CHARS: usize = 2000;
 
-/// Renders these reports as Markdown.
 pub(super) fn render(reports: &[Report]) -> String {
     let mut text = String::new();
     for (label, report) in labels(reports).iter().zip(reports) {

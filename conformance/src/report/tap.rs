@@ -16,7 +16,6 @@ use super::{
     phrases::{non_gating_reason, reason, versions},
 };
 
-/// The YAML diagnostic of a failed test.
 #[derive(Serialize)]
 struct Diagnostic<'a> {
     outcome: &'a str,

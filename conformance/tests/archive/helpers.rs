@@ -16,7 +16,6 @@ pub(crate) fn inspect_bytes(bytes: &[u8]) -> InspectedArchive {
     inspect_stream(bytes, &sample::expected(), Limits::default()).expect("inspect the bytes")
 }
 
-/// Returns the ids of the failed cases.
 pub(crate) fn failed_ids(records: &[CaseRecord]) -> BTreeSet<&'static str> {
     let ids = records
         .iter()

@@ -43,7 +43,6 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A directory for the files of a test.
 struct TestDir(TempDir);
 
 impl TestDir {

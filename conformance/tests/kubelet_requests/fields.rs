@@ -14,7 +14,6 @@ use serde_json::Value;
 
 /// The fields of all requests of one method, each with the kinds of its values.
 pub(crate) type Fields = BTreeMap<String, BTreeSet<String>>;
-/// The fields by method.
 pub(crate) type Requests = BTreeMap<String, Fields>;
 
 /// Reduces the requests of a journal.

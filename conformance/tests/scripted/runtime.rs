@@ -29,7 +29,6 @@ pub enum CheckpointScript {
     Hang,
 }
 
-/// A recorded call.
 #[derive(Clone, Debug)]
 pub struct RecordedCall {
     pub rpc: String,

@@ -166,7 +166,6 @@ impl CheckpointHandler {
         responses::with_sniffed_type(status, format!("container {container} does not exist"))
     }
 
-    /// Finds the running container and calls the runtime.
     async fn checkpoint(
         &self,
         pod: &PodRecord,

@@ -8,7 +8,6 @@ use super::super::runtime_calls::ImagePullError;
 use super::super::runtime_connection::{CriError, RuntimeConnection};
 use super::{translate, volume};
 
-/// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
     #[error(transparent)]
@@ -22,7 +21,6 @@ pub(super) enum RunError {
 }
 
 impl RunError {
-    /// Returns the reason for the container status.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Image(error) => error.reason(),
@@ -39,7 +37,6 @@ pub(in super::super) fn create_pod_directories(config: &Config, pod: &Pod) -> st
     volume::create_empty_dirs(config, pod)
 }
 
-/// Creates and starts one run of a container.
 pub(super) async fn start_container(
     cri: &RuntimeConnection,
     config: &Config,

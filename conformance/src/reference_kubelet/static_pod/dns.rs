@@ -10,7 +10,6 @@ use cri_proto::runtime::v1::DnsConfig;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The maximum number of name servers: those that the C library reads.
 const MAX_SERVERS: usize = 3;
-/// The maximum number of search domains.
 const MAX_SEARCHES: usize = 32;
 
 /// Returns the DNS configuration of the node; an empty one when it cannot be read.

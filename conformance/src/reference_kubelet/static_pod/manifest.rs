@@ -13,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
-/// Why a manifest could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to load the manifest {}: {reason}", path.display())]
 pub(in super::super) struct ManifestError {

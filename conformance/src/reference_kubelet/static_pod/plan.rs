@@ -8,19 +8,15 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use super::super::pod_store::{self, RunState, label};
 use super::runtime_state::RuntimeState;
 
-/// The next action for a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextAction {
     /// No action. The value is the phase of the Pod.
     Nothing(&'static str),
-    /// Create a sandbox.
     CreateSandbox,
-    /// Start these containers.
     StartContainers(Vec<String>),
 }
 
 impl NextAction {
-    /// Returns the phase of the Pod during the action.
     pub(super) fn phase(&self) -> &'static str {
         match self {
             Self::Nothing(phase) => phase,

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 use super::super::runtime_connection::{CriError, RuntimeConnection};
 
-/// All sandboxes and containers of the runtime.
 #[derive(Debug)]
 pub(super) struct RuntimeState {
     /// The time before the calls. Later changes may be missing.
@@ -41,7 +40,6 @@ pub(super) async fn poll(
     }
 }
 
-/// Lists the state once.
 pub(super) async fn list_all(cri: &RuntimeConnection) -> Result<RuntimeState, CriError> {
     let taken_at = Instant::now();
     let sandboxes = cri

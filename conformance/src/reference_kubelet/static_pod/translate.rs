@@ -17,7 +17,6 @@ use super::{
     resources, volume,
 };
 
-/// Returns the log directory of a Pod.
 pub(in super::super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
     let metadata = &pod.metadata;
     let part = |part: &Option<String>| part.clone().unwrap_or_default();

@@ -88,7 +88,6 @@ fn mounts(config: &Config, pod: &Pod, container: &Container) -> Vec<Mount> {
     mounts
 }
 
-/// Creates the emptyDir volumes of a Pod.
 pub(super) fn create_empty_dirs(config: &Config, pod: &Pod) -> std::io::Result<()> {
     for volume in pod_spec(pod)
         .volumes
@@ -101,7 +100,6 @@ pub(super) fn create_empty_dirs(config: &Config, pod: &Pod) -> std::io::Result<(
     Ok(())
 }
 
-/// Returns the directory of a Pod in the root directory.
 pub(super) fn pod_dir(config: &Config, pod: &Pod) -> PathBuf {
     config
         .root_dir

@@ -28,10 +28,8 @@ use super::{container_start, manifest, translate};
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// The back-off is reset when a container ran longer than this.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(600);
-/// The delay after a failed call.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The worker of one Pod.
 pub(super) struct PodWorker {
     pub(super) config: Arc<Config>,
     pub(super) cri: Arc<RuntimeConnection>,
@@ -96,7 +94,6 @@ impl PodWorker {
         }
     }
 
-    /// Executes the next action, if any.
     async fn sync(&mut self, snapshot: &RuntimeState) -> Result<(), CriError> {
         let sandboxes = plan::sandboxes(snapshot, &self.record.uid);
         let ready = sandboxes
@@ -349,7 +346,6 @@ impl PodWorker {
     }
 }
 
-/// Returns the container or init container with this name.
 fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     let spec = manifest::pod_spec(pod);
     let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());

@@ -14,7 +14,6 @@ use crate::{
 /// The maximum number of deciding cases whose blocks are open initially.
 const MAX_OPEN_CASES: usize = 5;
 
-/// Renders all cases of a report, by group.
 pub(super) fn all_cases(entry: &LabelledReport) -> Markup {
     let because = entry.report.verdict.deciding_cases();
     html! {

@@ -28,14 +28,12 @@ use crate::engine::Level;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// A report with its unique label.
 struct LabelledReport<'a> {
     label: String,
     report: &'a Report,
 }
 
 impl LabelledReport<'_> {
-    /// Returns the anchor of a case.
     fn anchor(&self, id: &str) -> String {
         if self.label.is_empty() {
             id.to_owned()
@@ -50,7 +48,6 @@ impl LabelledReport<'_> {
     }
 }
 
-/// Renders the page.
 pub(super) fn render(reports: &[Report]) -> String {
     let labelled: Vec<_> = labels(reports)
         .into_iter()
@@ -146,7 +143,6 @@ fn controls(reports: &[LabelledReport]) -> Markup {
     }
 }
 
-/// Renders an outcome or a verdict in its colour.
 fn status_word(status: &str) -> Markup {
     html! { span class={ "word " (status) } { (status) } }
 }

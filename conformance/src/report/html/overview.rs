@@ -16,7 +16,6 @@ use crate::{
 /// The maximum number of report columns. With more reports, each report gets its own table.
 const MAX_COLUMNS: usize = 8;
 
-/// Renders the summary of a report.
 pub(super) fn report_card(entry: &LabelledReport) -> Markup {
     let report = entry.report;
     let target = &report.target;
