@@ -227,7 +227,7 @@ fn finding_item(text: &mut String, report: &Report, case: &CaseReport, notes: &[
         None => {
             let _ = write!(
                 text,
-                "{}; expected {}, actual {}",
+                "{} Expected {}, actual {}",
                 prose(&case.requirement),
                 prose(&case.expected),
                 code_span(&truncate(case.actual.trim_end(), 300))
