@@ -1,5 +1,4 @@
-//! The evidence of a case: the requests, responses, journal lines and archive contents that a report shows with the
-//! case.
+//! The evidence of a case: the requests, responses, journal lines and archive contents that its report shows.
 //!
 //! Code that talks to a target calls [`record`]. The item belongs to the case whose task runs the call, so cases pass
 //! no recorder around and targets know no cases. A task that a case spawns inherits the case only through

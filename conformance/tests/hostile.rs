@@ -1,4 +1,4 @@
-//! Tests the archive suite with damaged real archives and a damaged sample, for a few seconds. `ci/fuzz` does so for a
+//! Tests the archive suite with damaged real archives and a damaged sample, for seconds. `ci/fuzz` does so for a
 //! minute.
 
 use checkpoint_conformance::archive::sample::{Sample, tar_of};

@@ -1,5 +1,4 @@
-//! Tests of the harness by mutants: each mutant fails exactly the cases that its definition lists, and a wrong
-//! definition is detected.
+//! Tests of the harness by mutants: each fails exactly the listed cases, and a wrong definition is detected.
 
 use std::process::{Command, Stdio};
 

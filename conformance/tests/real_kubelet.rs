@@ -1,7 +1,7 @@
 //! Tests the harness with an unmodified kubelet: its verdict, and that it restores the host.
 //!
-//! Needs root and a kubelet: `KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test real_kubelet --
-//! --ignored`.
+//! Needs root and a kubelet:
+//! `KUBELET_BINARY=PATH cargo test -p checkpoint-conformance --test real_kubelet -- --ignored`.
 
 use std::{
     fs,

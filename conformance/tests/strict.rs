@@ -48,8 +48,7 @@ fn assert_no_contradiction(suite: Suite, records: &[CaseRecord]) {
     assert_eq!(contradictions(&cases, &failing), []);
 }
 
-/// Runs a future on a thread with the stack size of a main thread: the future of a suite is too large for a test
-/// thread.
+/// Runs a future on a thread with a larger stack: the future of a suite is too large for a test thread.
 fn block_on<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
     const STACK_BYTES: usize = 16 << 20;
     let run = move || tokio::runtime::Runtime::new().unwrap().block_on(work());

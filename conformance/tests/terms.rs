@@ -1,5 +1,4 @@
-//! The options that affect the verdict: profiles, expected failures, and the expected bytes, secrets and layout of an
-//! archive.
+//! The options that affect the verdict: profiles, expected failures, and expectations about an archive.
 
 use std::{
     fs,
@@ -35,8 +34,7 @@ impl ArchiveBench {
         self.0.path().join(name)
     }
 
-    /// Tests the archive with `--strict` and these options. Returns exit code, stdout, stderr, and the report if there
-    /// is one.
+    /// Tests the archive with `--strict` and these options. Returns exit code, stdout, stderr and report.
     fn test_archive(&self, options: &[&str]) -> (i32, String, String, Option<Report>) {
         let output = Command::new(env!("CARGO_BIN_EXE_checkpoint-conformance"))
             .args(["archive", "checkpoint.tar", "--strict", "--report-dir", "reports"])

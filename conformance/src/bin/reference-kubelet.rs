@@ -44,8 +44,7 @@ struct Flags {
     /// The read-only port, without authentication and checkpoints; 0 disables it.
     #[arg(long, default_value_t = 0)]
     read_only_port: u16,
-    /// The certificate of the server [default: a generated one, also written to `pki/kubelet.crt` in the root
-    /// directory].
+    /// The certificate of the server [default: generated, and written to `pki/kubelet.crt` in the root directory].
     #[arg(long, requires = "tls_private_key_file")]
     tls_cert_file: Option<PathBuf>,
     /// The private key of the server.

@@ -32,8 +32,7 @@ pub(super) struct ArchiveArgs {
     /// variables in spec.dump with names such as TOKEN or PASSWORD]
     #[arg(long, value_name = "TEXT|@FILE", value_parser = parse_needle)]
     secret: Vec<Needle>,
-    /// The engine whose members the archive must have: containerd, cri-o, podman [default: the engine that spec.dump
-    /// names]
+    /// The engine whose members the archive must have: containerd, cri-o, podman [default: the one in spec.dump]
     #[arg(long, value_name = "ENGINE", value_parser = parse_layout)]
     layout: Option<Layout>,
     #[command(flatten)]

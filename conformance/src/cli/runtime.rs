@@ -29,8 +29,7 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "runtime_endpoint", value_parser = parse_mutant)]
     mutant: Option<&'static str>,
 
-    /// Test the runtime at this endpoint, such as unix:///run/containerd/containerd.sock [default: an embedded
-    /// fake-cri]
+    /// Test the runtime at this endpoint, such as unix:///run/containerd/containerd.sock [default: embedded fake-cri]
     #[arg(long, value_name = "unix:///PATH", help_heading = "A running runtime")]
     runtime_endpoint: Option<String>,
     /// The image of the containers; pulled when the runtime does not have it [default: the image that
@@ -58,8 +57,7 @@ pub(super) struct RuntimeArgs {
         requires = "runtime_endpoint"
     )]
     fake_cri_control: Option<PathBuf>,
-    /// A directory for logs and archives that has the same path for the runtime [default: the directory for temporary
-    /// files]
+    /// A directory for logs and archives that has the same path for the runtime [default: temporary directory]
     #[arg(
         long,
         value_name = "DIR",

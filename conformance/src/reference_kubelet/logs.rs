@@ -1,5 +1,4 @@
-//! `GET /containerLogs/{namespace}/{pod}/{container}`: the log of a container, without the prefixes of the CRI log
-//! format.
+//! `GET /containerLogs/{namespace}/{pod}/{container}`: the log of a container, without the CRI prefixes.
 
 use std::path::Path;
 
@@ -91,8 +90,7 @@ pub(crate) fn log_text(log: &[u8]) -> Vec<u8> {
     strip_prefixes(log, &LogOptions::default())
 }
 
-/// Removes the prefix of each line: `<time> <stream> <tag> <text>`. Tag `P` marks a partial line that the next one
-/// continues.
+/// Removes the prefix of each line: `<time> <stream> <tag> <text>`. The next line continues one with tag `P`.
 fn strip_prefixes(log: &[u8], options: &LogOptions) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();
     if let Some(tail) = options.tail_lines {

@@ -41,8 +41,7 @@ impl PodRequests {
         Ok(translate::sandbox(&self.config, &self.pod, 0))
     }
 
-    /// Returns the configuration of the first run of a container; creates its log directory and the files that are
-    /// mounted.
+    /// Returns the configuration of the first run of a container; creates its log directory and mounted files.
     ///
     /// # Errors
     /// A directory or a file cannot be created.

@@ -95,8 +95,7 @@ pub(super) fn check_method(requested: &Method, route: Method) -> Result<(), Box<
     })))
 }
 
-/// Checks the Accept header for a route that produces JSON. Kubelets before 1.36 return 415 for a request without a
-/// body.
+/// Checks the Accept header for a JSON response. Kubelets before 1.36 return 415 for a request without a body.
 pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Result<(), Box<FullResponse>> {
     let accept = headers
         .get(header::ACCEPT)

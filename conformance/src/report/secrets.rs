@@ -148,8 +148,7 @@ fn byte_forms(bytes: &[u8]) -> Vec<String> {
             let mut padded = vec![0; before];
             padded.extend_from_slice(bytes);
             let text = engine.encode(&padded);
-            // Each character encodes six bits. Omit characters that also encode bits of the preceding or following
-            // bytes.
+            // Each character encodes six bits. Omit characters that also encode bits of neighbouring bytes.
             let first = (before * 8).div_ceil(6);
             let last = padded.len() * 8 / 6;
             forms.push(text[first..last].to_owned());

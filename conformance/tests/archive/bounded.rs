@@ -375,8 +375,7 @@ proptest! {
         assert_consistent(&inspect_bytes(&bytes));
     }
 
-    /// Random bytes of the sample are changed. Header checksums are updated so that the parser reads the changed
-    /// headers.
+    /// Changes random bytes of the sample and updates the header checksums, so that the parser accepts them.
     #[test]
     fn changed_bytes_never_panic(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),

@@ -290,8 +290,7 @@ fn criu_page_counts_are_known_deviations() {
     assert_eq!(code, 1, "{text}");
 }
 
-/// Returns the peak resident memory of a child process that tests a file, in KiB; `None` where the kernel does not
-/// report it.
+/// Returns the peak resident memory of a child process that tests a file, in KiB; `None` if unknown.
 fn peak_memory(path: &Path) -> Option<(i32, i64)> {
     use nix::sys::{
         resource::{UsageWho, getrusage},

@@ -1,5 +1,4 @@
-//! The memory use of the command is bounded for every archive: it runs with less address space than each bomb would
-//! need.
+//! The memory use of the command is bounded for every archive: it runs with less address space than each bomb needs.
 
 use std::{
     fs::{self, File},

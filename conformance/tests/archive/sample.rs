@@ -1,5 +1,4 @@
-//! The sample, from which the archive mutants are built, passes every case, and the declarations of the cases are
-//! complete.
+//! The sample, from which the archive mutants are built, passes every case. The cases are fully declared.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _};
 

@@ -56,8 +56,7 @@ pub(in super::super) fn load(path: &Path, node: &str) -> (Vec<Pod>, Vec<Manifest
 
 fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
-    // Deserialize through `serde_json::Value`, as elsewhere, so that the large deserializer of `Pod` is compiled only
-    // once.
+    // Deserialize through `serde_json::Value`, as elsewhere, so that the deserializer of `Pod` is compiled only once.
     let value: serde_json::Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
     let field = |name: &str| {
         value

@@ -85,8 +85,7 @@ pub(super) fn next_action(
             ContainerPhase::Missing | ContainerPhase::RestartDue if sidecar(container) => {
                 starts.push(container.name.clone())
             }
-            // A container has started, so the init containers succeeded earlier, although the runtime no longer lists
-            // them.
+            // A container has started, so the init containers succeeded, even if the runtime no longer lists them.
             ContainerPhase::Missing | ContainerPhase::RestartDue if any_started => {}
             ContainerPhase::Missing | ContainerPhase::RestartDue => {
                 starts.push(container.name.clone());

@@ -1,5 +1,4 @@
-//! Lists the sandboxes and containers of the runtime periodically. The reference kubelet detects an exited container
-//! only so.
+//! Lists the sandboxes and containers of the runtime periodically, which is the only way to detect an exited container.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
