@@ -156,7 +156,7 @@ fn log_to_stderr(verbose: u8) {
     let default = match verbose {
         // The Pod of the embedded kubelet has a container that cannot start, and cases kill its runtime: its warnings
         // are expected.
-        0 => "warn,checkpoint_conformance::reference=error",
+        0 => "warn,checkpoint_conformance::reference_kubelet=error",
         1 => "checkpoint_conformance=info,fake_cri=info,warn",
         _ => "checkpoint_conformance=trace,fake_cri=debug,info",
     };

@@ -8,15 +8,15 @@ use proptest::prelude::*;
 mod corpus;
 #[path = "../../fuzz/input/headers.rs"]
 mod headers;
-#[path = "../../fuzz/holds/check_archive.rs"]
-mod holds;
+#[path = "../../fuzz/invariants/check_archive.rs"]
+mod invariants;
 #[path = "../../fuzz/input/memory.rs"]
 mod memory;
 #[path = "../../fuzz/input/mutation.rs"]
 mod mutation;
 
 fn archives() -> Vec<Vec<u8>> {
-    let mut archives = corpus::of("fuzz/corpus/archive");
+    let mut archives = corpus::read("fuzz/corpus/archive");
     archives.push(tar_of(&Sample::default().members()).expect("build the tar"));
     archives
 }
@@ -25,7 +25,7 @@ fn archives() -> Vec<Vec<u8>> {
 fn corpus_archives_never_panic() {
     memory::bound();
     for archive in archives() {
-        holds::of(&archive);
+        invariants::check(&archive);
     }
 }
 
@@ -35,6 +35,6 @@ proptest! {
     #[test]
     fn mutated_archives_never_panic(archive in mutation::mutated(archives()), summed: bool) {
         memory::bound();
-        holds::of(&if summed { headers::summed(&archive) } else { archive });
+        invariants::check(&if summed { headers::with_checksums(&archive) } else { archive });
     }
 }

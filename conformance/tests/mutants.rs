@@ -54,7 +54,7 @@ async fn wrong_mutant_definitions_are_detected() {
             must_fail: &["kubelet/authentication/credentials-required"],
         },
         MutantDefinition {
-            defect: MutantDefect::Kubelet(Mutant::GateIgnored),
+            defect: MutantDefect::Kubelet(Mutant::FeatureGateIgnored),
             must_fail: &["kubelet/feature-gate/disabled", "kubelet/checkpoint/succeeds"],
         },
     ];

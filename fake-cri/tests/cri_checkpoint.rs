@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cri::{Cri, PATIENCE, Pod, annotated, builder, code, container_config};
+use cri::{Cri, Pod, WAIT_TIMEOUT, annotated, builder, code, container_config};
 use cri_proto::runtime::v1;
 use rstest::rstest;
 use tonic::{Code, Status};
@@ -237,7 +237,7 @@ async fn wait_has_files(dir: &Path, expected: bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, change)
+    tokio::time::timeout(WAIT_TIMEOUT, change)
         .await
         .expect("the directory changes");
 }

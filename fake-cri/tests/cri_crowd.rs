@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use cri::{Cri, PATIENCE, Pod, annotated, container_config, pod_config};
+use cri::{Cri, Pod, WAIT_TIMEOUT, annotated, container_config, pod_config};
 use cri_proto::runtime::v1;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -222,7 +222,7 @@ async fn concurrent_checkpoints_are_complete_or_fail_clearly() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        let in_time = tokio::time::timeout(PATIENCE, settled).await;
+        let in_time = tokio::time::timeout(WAIT_TIMEOUT, settled).await;
         let state = || {
             format!(
                 "{:?}, held {:?}, before {container:?}",

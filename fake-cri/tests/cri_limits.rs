@@ -4,7 +4,7 @@ mod cri;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use cri::{Cri, PATIENCE, builder, container_config};
+use cri::{Cri, WAIT_TIMEOUT, builder, container_config};
 use cri_proto::runtime::v1;
 use rstest::rstest;
 use tonic::Code;
@@ -141,7 +141,7 @@ async fn a_running_container_uses_one_fd() {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         };
-        let ended = tokio::time::timeout(PATIENCE, few).await;
+        let ended = tokio::time::timeout(WAIT_TIMEOUT, few).await;
         assert!(
             ended.is_ok(),
             "{} descriptors, {before} before",

@@ -4,7 +4,7 @@ mod cri;
 
 use std::time::Duration;
 
-use cri::{Cri, PATIENCE, alive, annotated, builder, code, container_config};
+use cri::{Cri, WAIT_TIMEOUT, alive, annotated, builder, code, container_config};
 use cri_proto::runtime::v1::{self, ContainerState};
 use tonic::Code;
 
@@ -81,7 +81,7 @@ async fn wait_until(condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, poll)
+    tokio::time::timeout(WAIT_TIMEOUT, poll)
         .await
         .expect("the condition holds before the timeout");
 }

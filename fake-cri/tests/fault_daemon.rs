@@ -311,7 +311,7 @@ async fn the_journal_can_be_followed() {
             .version(v1::VersionRequest::default())
             .await
             .expect("a version");
-        let entry = tokio::time::timeout(cri::PATIENCE, entries.next())
+        let entry = tokio::time::timeout(cri::WAIT_TIMEOUT, entries.next())
             .await
             .expect("an immediate entry");
         let entry = entry.expect("the process continues").expect("no error");

@@ -17,17 +17,17 @@ mod headers;
 mod memory;
 #[path = "../../fuzz/input/mutation.rs"]
 mod mutation;
-#[path = "../../fuzz/holds/restore_reader.rs"]
+#[path = "../../fuzz/invariants/restore_reader.rs"]
 mod restore_reader;
 
 /// A restorable archive of one process. The other archives of the corpus have unsupported state.
 fn restorable_archive() -> Vec<u8> {
-    corpus::of("fuzz/corpus/archive").swap_remove(2)
+    corpus::read("fuzz/corpus/archive").swap_remove(2)
 }
 
 /// All archives. Half of the list is the restorable archive, whose images are all read.
 fn archives() -> Vec<Vec<u8>> {
-    let others = corpus::of("fuzz/corpus/archive");
+    let others = corpus::read("fuzz/corpus/archive");
     let mut archives = vec![restorable_archive(); others.len()];
     archives.extend(others);
     archives
@@ -37,10 +37,10 @@ fn archives() -> Vec<Vec<u8>> {
 fn corpus_archives_are_handled() {
     memory::bound();
     for archive in archives() {
-        restore_reader::of(&archive);
+        restore_reader::check(&archive);
     }
     // If the archive were not restorable, mutations would not reach most checks.
-    assert_eq!(restore_reader::of(&restorable_archive()), cfg!(target_arch = "x86_64"));
+    assert_eq!(restore_reader::check(&restorable_archive()), cfg!(target_arch = "x86_64"));
 }
 
 proptest! {
@@ -49,7 +49,7 @@ proptest! {
     #[test]
     fn damaged_archives_are_handled(archive in mutation::mutated(archives()), summed: bool) {
         memory::bound();
-        restore_reader::of(&if summed { headers::summed(&archive) } else { archive });
+        restore_reader::check(&if summed { headers::with_checksums(&archive) } else { archive });
     }
 }
 

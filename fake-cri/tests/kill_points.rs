@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use cri::{Cri, PATIENCE, Pod, annotated, builder, container_config, pod_config};
+use cri::{Cri, Pod, WAIT_TIMEOUT, annotated, builder, container_config, pod_config};
 use cri_proto::runtime::v1;
 use family::{PidAndStart, parent, process_tree, start_time, stat, stopped_or_traced};
 use nix::{
@@ -63,7 +63,7 @@ async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Waits until nothing is left; panics with the leftovers after a timeout.
 async fn wait_until_none<T: std::fmt::Debug>(what: &str, mut left: impl FnMut() -> Option<T>) {
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
     while let Some(left) = left() {
         assert!(tokio::time::Instant::now() < end, "timed out: {what}: {left:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -196,7 +196,7 @@ fn phases_reported(cri: &Cri, logged: usize) -> usize {
 /// Waits for a time within a checkpoint of [`large_pod`], a different time in each round. The start of a phase depends
 /// on the machine, so the time counts from the start of one of the phases in turn.
 async fn wait_for_instant(cri: &Cri, logged: usize, location: &Path, round: usize) {
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
     // A checkpoint that is faster than this loop has finished when its archive exists.
     while phases_reported(cri, logged) < round % PHASES.len() && !location.exists() {
         assert!(tokio::time::Instant::now() < end, "no phase begins");

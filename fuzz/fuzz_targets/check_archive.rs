@@ -2,10 +2,10 @@
 
 #[path = "../input/headers.rs"]
 mod headers;
-#[path = "../holds/check_archive.rs"]
-mod holds;
+#[path = "../invariants/check_archive.rs"]
+mod invariants;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    holds::of(bytes);
-    holds::of(&headers::summed(bytes));
+    invariants::check(bytes);
+    invariants::check(&headers::with_checksums(bytes));
 });

@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../holds/image_codec.rs"]
-mod holds;
+#[path = "../invariants/image_codec.rs"]
+mod invariants;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| holds::of(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| invariants::check(bytes));

@@ -2,10 +2,10 @@
 
 #[path = "../input/headers.rs"]
 mod headers;
-#[path = "../holds/restore_reader.rs"]
-mod holds;
+#[path = "../invariants/restore_reader.rs"]
+mod invariants;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    holds::of(bytes);
-    holds::of(&headers::summed(bytes));
+    invariants::check(bytes);
+    invariants::check(&headers::with_checksums(bytes));
 });

@@ -3,12 +3,12 @@
 use std::{fs, path::Path};
 
 /// Reads all files of a directory of this repository.
-pub(crate) fn of(folder: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
-    let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+pub(crate) fn read(dir: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(dir);
+    let files = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut paths: Vec<_> = files.map(|file| file.expect("a directory entry").path()).collect();
     paths.sort();
-    assert!(!paths.is_empty(), "{} is empty", folder.display());
+    assert!(!paths.is_empty(), "{} is empty", dir.display());
     paths
         .iter()
         .map(|path| fs::read(path).expect("a readable file"))

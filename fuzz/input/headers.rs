@@ -5,7 +5,7 @@ const BLOCK: usize = 512;
 const SUM: std::ops::Range<usize> = 148..156;
 
 /// Returns the bytes with a correct checksum in each block that looks like a header.
-pub(crate) fn summed(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn with_checksums(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for block in bytes
         .chunks_exact_mut(BLOCK)

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 #[path = "../../fuzz/input/corpus.rs"]
 mod corpus;
-#[path = "../../fuzz/holds/image_codec.rs"]
-mod holds;
+#[path = "../../fuzz/invariants/image_codec.rs"]
+mod invariants;
 #[path = "../../fuzz/input/memory.rs"]
 mod memory;
 #[path = "../../fuzz/input/mutation.rs"]
@@ -14,8 +14,8 @@ mod mutation;
 #[test]
 fn corpus_inputs_never_panic() {
     memory::bound();
-    for image in corpus::of("proto/tests/images") {
-        holds::of(&image);
+    for image in corpus::read("proto/tests/images") {
+        invariants::check(&image);
     }
 }
 
@@ -23,15 +23,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn damaged_images_never_panic(image in mutation::mutated(corpus::of("proto/tests/images"))) {
+    fn damaged_images_never_panic(image in mutation::mutated(corpus::read("proto/tests/images"))) {
         memory::bound();
-        holds::of(&image);
+        invariants::check(&image);
     }
 
     /// Random bytes behind the magic of a kind that the first byte selects.
     #[test]
     fn images_of_every_kind_never_panic(bytes in prop::collection::vec(prop_oneof![0..32_u8, any::<u8>()], 0..64)) {
         memory::bound();
-        holds::of(&bytes);
+        invariants::check(&bytes);
     }
 }

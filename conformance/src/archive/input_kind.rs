@@ -102,8 +102,8 @@ impl InputHints {
 
     /// Whether a member of this name and size is read for hints.
     pub(super) fn should_read(&self, name: &str, size: u64) -> bool {
-        let of_an_image = matches!(name, "index.json" | "manifest.json") || name.starts_with("blobs/sha256/");
-        of_an_image && size <= MAX_HINT_DOCUMENT_BYTES && self.document_count < MAX_HINT_DOCUMENTS
+        let is_image_document = matches!(name, "index.json" | "manifest.json") || name.starts_with("blobs/sha256/");
+        is_image_document && size <= MAX_HINT_DOCUMENT_BYTES && self.document_count < MAX_HINT_DOCUMENTS
     }
 
     pub(super) fn add_document(&mut self, content: &[u8]) {

@@ -52,11 +52,11 @@ impl NeedleSearch {
         let carry_len = length - 1;
         // A match that begins in a previous chunk ends in the first bytes of this chunk.
         let carried = self.carry.len();
-        let mut seam = std::mem::take(&mut self.carry);
-        seam.extend_from_slice(&bytes[..bytes.len().min(carry_len)]);
+        let mut overlap = std::mem::take(&mut self.carry);
+        overlap.extend_from_slice(&bytes[..bytes.len().min(carry_len)]);
         let position = self
             .finder
-            .find(&seam)
+            .find(&overlap)
             .map(|at| self.consumed - carried as u64 + at as u64);
         let position = position.or_else(|| self.finder.find(bytes).map(|at| self.consumed + at as u64));
         if let Some(offset) = position {
@@ -69,13 +69,13 @@ impl NeedleSearch {
             return;
         }
         if bytes.len() >= carry_len {
-            seam.clear();
-            seam.extend_from_slice(&bytes[bytes.len() - carry_len..]);
+            overlap.clear();
+            overlap.extend_from_slice(&bytes[bytes.len() - carry_len..]);
         } else {
-            let excess = seam.len().saturating_sub(carry_len);
-            seam.drain(..excess);
+            let excess = overlap.len().saturating_sub(carry_len);
+            overlap.drain(..excess);
         }
-        self.carry = seam;
+        self.carry = overlap;
         self.consumed += bytes.len() as u64;
     }
 

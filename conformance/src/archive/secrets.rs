@@ -17,7 +17,7 @@ pub fn from_environment(archive: &InspectedArchive) -> Vec<Vec<u8>> {
         .filter_map(|variable| variable.split_once('='));
     let secret = variables.filter(|(name, value)| {
         let name = name.to_ascii_uppercase();
-        value.len() >= MIN_SECRET_BYTES && SECRET_NAME_PARTS.iter().any(|telling| name.contains(telling))
+        value.len() >= MIN_SECRET_BYTES && SECRET_NAME_PARTS.iter().any(|part| name.contains(part))
     });
     secret.map(|(_, value)| value.as_bytes().to_vec()).collect()
 }

@@ -118,7 +118,7 @@ fn main() -> ExitCode {
 async fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.mutant.as_deref() == Some("list") {
         for mutant in Mutant::ALL {
-            println!("{:<28} {}", mutant.name(), mutant.what());
+            println!("{:<28} {}", mutant.name(), mutant.summary());
         }
         return Ok(());
     }
@@ -205,7 +205,10 @@ mod tests {
         ]);
         let config = flags.config().unwrap();
         assert_eq!(config.container_checkpoint, Some(false));
-        assert_eq!((config.node_name.as_str(), config.mutant), ("n", Some(Mutant::NoAuth)));
+        assert_eq!(
+            (config.node_name.as_str(), config.mutant),
+            ("n", Some(Mutant::AnonymousAccepted))
+        );
         assert_eq!(config.port, 10250);
     }
 

@@ -55,16 +55,16 @@ impl CompletionsArgs {
 pub(super) struct ManArgs {
     /// The directory, such as /usr/local/share/man/man1; created if it does not exist
     #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl ManArgs {
     /// Writes one page per program and subcommand.
     pub(super) fn run(self) -> Result<u8, Failure> {
-        let failed = || format!("failed to write manual pages into {}", self.folder.display());
-        fs::create_dir_all(&self.folder).with_context(failed)?;
+        let failed = || format!("failed to write manual pages into {}", self.directory.display());
+        fs::create_dir_all(&self.directory).with_context(failed)?;
         for program in ProjectProgram::value_variants() {
-            clap_mangen::generate_to(program.command(), &self.folder).with_context(failed)?;
+            clap_mangen::generate_to(program.command(), &self.directory).with_context(failed)?;
         }
         Ok(exit::PASS)
     }

@@ -367,13 +367,13 @@ async fn footprint(run: &SuiteRunner<'_>, kubelet: &Kubelet) -> Footprint {
 
 async fn shut_down(kubelet: &Kubelet) -> (Vec<String>, Result<(), Failure>) {
     kubelet.unfreeze_all().await;
-    for thawed in kubelet.unfreeze_notes() {
-        eprintln!("checkpoint-conformance: {thawed}");
+    for note in kubelet.unfreeze_notes() {
+        eprintln!("checkpoint-conformance: {note}");
     }
     let left_archives = kubelet.remove_archives();
     match &kubelet.lifecycle {
         // The archives are in the run directory, which the shutdown removes.
-        Some(steering) => match steering.shutdown().await {
+        Some(lifecycle) => match lifecycle.shutdown().await {
             Ok(()) => (Vec::new(), Ok(())),
             Err(error) => (left_archives, Err(Failure::Harness(error.into()))),
         },

@@ -100,8 +100,8 @@ impl RuntimeArgs {
         let records = until_interrupted(run.run_cases(cases(), &session)).await;
         // Remove the Pods and stop the target in every case.
         let shutdown = session.runtime.shutdown().await;
-        for thawed in session.runtime.unfreeze_notes() {
-            eprintln!("checkpoint-conformance: {thawed}");
+        for note in session.runtime.unfreeze_notes() {
+            eprintln!("checkpoint-conformance: {note}");
         }
         let records = match (records, shutdown) {
             (Err(failure), Err(error)) => {

@@ -353,7 +353,7 @@ mod tests {
     #[case::unknown(claim("x/new", ""), "unknown case x/new")]
     #[case::duplicate(format!("{0}{0}", claim("x/reference", "")), "two claims about x/reference")]
     #[case::glob(claim("x/reference", "actual = \"[\""), "invalid `actual`")]
-    #[case::silent(claim("x/reference", "").replace("returns 415", ""), "has an empty")]
+    #[case::empty_behavior(claim("x/reference", "").replace("returns 415", ""), "has an empty")]
     #[case::field(claim("x/reference", "level = \"robust\""), "unknown field `level`")]
     #[case::no_toml("claim".to_owned(), "invalid profile")]
     fn invalid_profiles_are_refused(#[case] text: String, #[case] message: &str) {

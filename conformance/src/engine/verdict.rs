@@ -183,14 +183,14 @@ mod tests {
     #[case::error_wins_over_skip("ds o!", ALLOW_INCOMPLETE, "error", 3)]
     #[case::fail_wins_over_incomplete("d- ds", DEFAULT_POLICY, "fail", 1)]
     #[case::skipped("d+ ds", DEFAULT_POLICY, "incomplete", 4)]
-    #[case::unjudged_allowed("d+ ds", ALLOW_INCOMPLETE, "incomplete", 0)]
+    #[case::skipped_allowed("d+ ds", ALLOW_INCOMPLETE, "incomplete", 0)]
     #[case::skipped_reference_is_complete("d+ rs", DEFAULT_POLICY, "pass", 0)]
     #[case::skipped_reference_is_complete_strict("d+ rs", STRICT, "pass", 0)]
     #[case::a_known_deviation_does_not_decide("d+ rf", STRICT, "pass", 0)]
-    #[case::a_known_deviation_was_judged("rf", DEFAULT_POLICY, "pass", 0)]
+    #[case::a_known_deviation_counts_as_run("rf", DEFAULT_POLICY, "pass", 0)]
     #[case::nothing_ran("", DEFAULT_POLICY, "incomplete", 4)]
     #[case::nothing_ran_allowed("", ALLOW_INCOMPLETE, "incomplete", 0)]
-    #[case::nothing_was_judged("rs os", DEFAULT_POLICY, "incomplete", 4)]
+    #[case::every_case_skipped("rs os", DEFAULT_POLICY, "incomplete", 4)]
     fn verdicts(#[case] records: &str, #[case] policy: GatePolicy, #[case] word: &str, #[case] code: u8) {
         let records: Vec<_> = records.split_whitespace().map(record).collect();
         let verdict = Verdict::from_records(&records, policy, &RunConditions::default());
@@ -205,7 +205,7 @@ mod tests {
 
     #[rstest]
     #[case::a_listed_failure_does_not_decide("d- r+", "x/documented", DEFAULT_POLICY, "pass")]
-    #[case::nor_when_all_levels_do("d+ r- o-", "x/reference x/robust", STRICT, "pass")]
+    #[case::listed_failures_do_not_decide_strict("d+ r- o-", "x/reference x/robust", STRICT, "pass")]
     #[case::another_one_does("d- r-", "x/reference", STRICT, "fail")]
     #[case::a_listed_pass_fails("d+ r+", "x/reference", DEFAULT_POLICY, "fail")]
     #[case::an_error_still_wins("d! r+", "x/documented", DEFAULT_POLICY, "error")]

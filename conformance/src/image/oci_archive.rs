@@ -68,18 +68,18 @@ pub fn write(out: &Path, content: &ImageContent) -> Result<(), OciImageError> {
 /// An approximation of the grammar of image references. Registries and runtimes have the exact one.
 fn check_name(name: &str) -> Result<(), OciImageError> {
     let (path, tag) = name.rsplit_once(':').unwrap_or(("", ""));
-    let is_made_of = |text: &str, extra: &str| {
+    let consists_of = |text: &str, extra: &str| {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         text.chars().all(|c| plain(c) || extra.contains(c)) && text.starts_with(plain) && text.ends_with(plain)
     };
-    if path.contains('/') && is_made_of(path, "._-/:") && is_made_of(&tag.to_ascii_lowercase(), "._-") {
+    if path.contains('/') && consists_of(path, "._-/:") && consists_of(&tag.to_ascii_lowercase(), "._-") {
         return Ok(());
     }
     Err(OciImageError::Name { name: name.to_owned() })
 }
 
 fn write_to(out: impl Write, content: &ImageContent) -> Result<(), OciImageError> {
-    let (mut file_of_layer, layer) = write_layer(content)?;
+    let (mut layer_file, layer) = write_layer(content)?;
     let config = config(content, &layer)?;
     let config_blob = BlobInfo::digest(&config);
     let manifest = json(
@@ -123,7 +123,7 @@ fn write_to(out: impl Write, content: &ImageContent) -> Result<(), OciImageError
         append_file(&mut tar, &config_blob.path(), &config)?;
         append_file(&mut tar, &manifest_blob.path(), &manifest)?;
         let mut header = tar_header(EntryType::Regular, 0o644, layer.length);
-        tar.append_data(&mut header, layer.path(), &mut file_of_layer)?;
+        tar.append_data(&mut header, layer.path(), &mut layer_file)?;
         tar.into_inner()?.flush()
     })();
     result.map_err(failed)

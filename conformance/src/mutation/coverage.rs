@@ -13,6 +13,7 @@ use crate::{
 /// The cases of a suite, with the mutants that must fail them.
 #[derive(Clone, Debug)]
 pub struct Coverage {
+    /// The suite whose cases the mutants cover.
     pub suite: Suite,
     /// The number of mutants.
     pub mutant_count: usize,

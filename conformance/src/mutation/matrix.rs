@@ -95,12 +95,12 @@ mod tests {
     fn the_matrix_marks_expected_missing_and_unexpected_failures() {
         let results = [
             mutant_result(
-                MutantDefect::Kubelet(Mutant::GateIgnored),
+                MutantDefect::Kubelet(Mutant::FeatureGateIgnored),
                 &["kubelet/feature-gate/disabled"],
                 &["kubelet/feature-gate/disabled"],
             ),
             mutant_result(
-                MutantDefect::Kubelet(Mutant::NoAuth),
+                MutantDefect::Kubelet(Mutant::AnonymousAccepted),
                 &["kubelet/authentication/credentials-required"],
                 &["kubelet/checkpoint/succeeds"],
             ),

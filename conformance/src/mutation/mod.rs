@@ -92,7 +92,7 @@ impl MutantDefinition {
     /// The defect, in a few words.
     pub fn summary(&self) -> String {
         match self.defect {
-            MutantDefect::Kubelet(mutant) => mutant.what().to_owned(),
+            MutantDefect::Kubelet(mutant) => mutant.summary().to_owned(),
             MutantDefect::KubeletWithRuntime(name) | MutantDefect::Runtime(name) => {
                 fake_cri::fault::Preset::by_name(name).map_or_else(String::new, |preset| preset.summary.to_owned())
             }
@@ -140,6 +140,7 @@ impl MutantDefinition {
 /// The result of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MutantResult {
+    /// The defect, and the cases that must fail.
     pub definition: MutantDefinition,
     /// The cases that failed, without the cases that fail without any defect.
     pub failed_cases: BTreeSet<String>,
@@ -214,7 +215,7 @@ mod tests {
     }
 
     const GATE_IGNORED: MutantDefinition = MutantDefinition {
-        defect: MutantDefect::Kubelet(Mutant::GateIgnored),
+        defect: MutantDefect::Kubelet(Mutant::FeatureGateIgnored),
         must_fail: &["kubelet/feature-gate/disabled"],
     };
 

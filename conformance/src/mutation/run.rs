@@ -88,7 +88,7 @@ async fn run_kubelet_suite(
     let work = engine::run(&cases, &session, &mut observer);
     let records = options.cancellation.run_until_cancelled(work).await;
     let shutdown_result = match &session.kubelet.lifecycle {
-        Some(steering) => steering.shutdown().await,
+        Some(lifecycle) => lifecycle.shutdown().await,
         None => Ok(()),
     };
     let shutdown_result = shutdown_result.map_err(|error| format!("the target did not shut down: {error}"));

@@ -56,15 +56,15 @@ impl Authentication {
         };
         let file = config.token_auth_file.as_deref();
         let tokens = file
-            .filter(|_| !config.has_mutant(Mutant::TokensIgnored))
+            .filter(|_| !config.has_mutant(Mutant::BearerTokensIgnored))
             .map(read_tokens)
             .transpose()?;
         Ok(Self {
             authorities,
             tokens,
-            anonymous: config.anonymous || config.has_mutant(Mutant::NoAuth),
-            trust_any_issuer: config.has_mutant(Mutant::WrongCredentialsAccepted),
-            accept_any_scheme: config.has_mutant(Mutant::AnySchemeAccepted),
+            anonymous: config.anonymous || config.has_mutant(Mutant::AnonymousAccepted),
+            trust_any_issuer: config.has_mutant(Mutant::UntrustedCredentialsAccepted),
+            accept_any_scheme: config.has_mutant(Mutant::NonBearerSchemeAccepted),
         })
     }
 

@@ -75,7 +75,7 @@ impl Authorizer {
         };
         Ok(Self {
             rules,
-            node_proxy_suffices: config.has_mutant(Mutant::ProxyRightSuffices),
+            node_proxy_suffices: config.has_mutant(Mutant::NodesProxySufficient),
         })
     }
 

@@ -98,7 +98,7 @@ impl Config {
     /// Whether the feature gate `ContainerCheckpoint` is on.
     pub(super) fn checkpoint_gate(&self) -> bool {
         self.container_checkpoint
-            .unwrap_or(!self.has_mutant(Mutant::GateDefaultOff))
+            .unwrap_or(!self.has_mutant(Mutant::FeatureGateOffByDefault))
     }
 
     /// Whether this mutant runs.

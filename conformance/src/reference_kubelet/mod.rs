@@ -178,14 +178,14 @@ fn create_directories(config: &Config) -> Result<(), StartError> {
     };
     std::fs::create_dir_all(&config.root_dir).map_err(file_error(&config.root_dir))?;
     let path = config.checkpoints_dir();
-    if config.has_mutant(Mutant::CheckpointsDirEmptiedAtStart) && path.exists() {
+    if config.has_mutant(Mutant::ArchivesDeletedAtStart) && path.exists() {
         std::fs::remove_dir_all(&path).map_err(file_error(&path))?;
     }
     let create_checkpoints_dir = config.checkpoint_gate()
-        || config.has_mutant(Mutant::GateIgnored)
-        || config.has_mutant(Mutant::CheckpointsDirAlways);
-    if create_checkpoints_dir && !config.has_mutant(Mutant::CheckpointsDirLate) {
-        let mode = if config.has_mutant(Mutant::CheckpointsDirWorldReadable) {
+        || config.has_mutant(Mutant::FeatureGateIgnored)
+        || config.has_mutant(Mutant::CheckpointsDirWithGateDisabled);
+    if create_checkpoints_dir && !config.has_mutant(Mutant::CheckpointsDirCreatedLate) {
+        let mode = if config.has_mutant(Mutant::CheckpointsDirMode0755) {
             0o755
         } else {
             0o700
@@ -195,7 +195,7 @@ fn create_directories(config: &Config) -> Result<(), StartError> {
             .mode(mode)
             .create(&path)
             .map_err(file_error(&path))?;
-        if config.has_mutant(Mutant::CheckpointsDirWorldReadable) {
+        if config.has_mutant(Mutant::CheckpointsDirMode0755) {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(file_error(&path))?;
         }
     }

@@ -29,14 +29,14 @@ pub(super) fn apply_mutant(mut response: FullResponse, mutant: Option<Mutant>) -
             let kind = HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, kind);
         }
-        Some(Mutant::ChallengeOn401) if status == StatusCode::UNAUTHORIZED => {
+        Some(Mutant::WwwAuthenticateOn401) if status == StatusCode::UNAUTHORIZED => {
             let challenge = HeaderValue::from_static("Bearer realm=\"kubelet\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
-        Some(Mutant::AllowMissing) if status == StatusCode::METHOD_NOT_ALLOWED => {
+        Some(Mutant::AllowHeaderMissing) if status == StatusCode::METHOD_NOT_ALLOWED => {
             response.headers_mut().remove(ALLOW);
         }
-        Some(Mutant::NotAcceptableBare) if status == StatusCode::NOT_ACCEPTABLE => {
+        Some(Mutant::NotAcceptableWithoutBody) if status == StatusCode::NOT_ACCEPTABLE => {
             *response.body_mut() = Full::default();
         }
         _ => {}

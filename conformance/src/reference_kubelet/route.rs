@@ -65,16 +65,16 @@ pub(super) fn match_route(raw: &str, query: Option<&str>, roots: ServedRoutes) -
 /// Returns the three names after the first segment of a decoded path; 404 when there are not exactly three.
 pub(super) fn path_names(path: &str, mutant: Option<Mutant>) -> Result<[String; 3], Box<FullResponse>> {
     let inner = match mutant {
-        Some(Mutant::TrailingSlashRefused) => path.trim_start_matches('/'),
+        Some(Mutant::TrailingSlash404) => path.trim_start_matches('/'),
         _ => path.trim_matches('/'),
     };
     let mut tokens = inner.split('/').skip(1).map(str::to_owned);
     match (tokens.next(), tokens.next(), tokens.next(), tokens.next()) {
         (Some(namespace), Some(pod), Some(container), None) => Ok([namespace, pod, container]),
-        (Some(namespace), Some(pod), Some(container), Some(_)) if mutant == Some(Mutant::TailIgnored) => {
+        (Some(namespace), Some(pod), Some(container), Some(_)) if mutant == Some(Mutant::ExtraSegmentsIgnored) => {
             Ok([namespace, pod, container])
         }
-        (Some(namespace), Some(pod), None, None) if mutant == Some(Mutant::ContainerOptional) => {
+        (Some(namespace), Some(pod), None, None) if mutant == Some(Mutant::ContainerNameOptional) => {
             Ok([namespace, pod, String::new()])
         }
         _ => Err(Box::new(responses::with_sniffed_type(
@@ -106,8 +106,8 @@ pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Resul
         kind == "*/*" || kind == "application/json"
     };
     let allowed = match mutant {
-        Some(Mutant::AcceptIgnored) => true,
-        Some(Mutant::AcceptListRefused) => accept.is_empty() || accepts(accept),
+        Some(Mutant::AcceptHeaderIgnored) => true,
+        Some(Mutant::AcceptList406) => accept.is_empty() || accepts(accept),
         _ => accept.is_empty() || accept.split(',').any(accepts),
     };
     if allowed {

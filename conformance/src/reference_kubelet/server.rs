@@ -135,17 +135,17 @@ impl Handlers {
         let root = route::match_route(&raw, uri.query(), self.served_routes(chain.is_some()));
         match &root {
             Route::Redirect(to) => return responses::redirect(to, matches!(*method, Method::GET | Method::HEAD)),
-            Route::Unknown => return self.answer_unknown(&path, chain, request),
+            Route::Unknown => return self.respond_unknown(&path, chain, request),
             _ => {}
         }
         let over_http2 =
             request.version() == http::Version::HTTP_2 && self.config.has_mutant(Mutant::Http2Unauthenticated);
         if let Some(chain) = chain.filter(|_| !over_http2) {
-            if let Some(early) = self.answer_early(
+            if let Some(early) = self.respond_early(
                 &root,
                 request,
                 &path,
-                [Mutant::LookupBeforeAuth, Mutant::RoutingBeforeAuth],
+                [Mutant::LookupBeforeAuthentication, Mutant::RoutingBeforeAuthentication],
             ) {
                 return early;
             }
@@ -159,7 +159,7 @@ impl Handlers {
                 return responses::with_sniffed_type(status, "Unauthorized");
             };
             let before_authorization = [Mutant::LookupBeforeAuthorization, Mutant::RoutingBeforeAuthorization];
-            if let Some(early) = self.answer_early(&root, request, &path, before_authorization) {
+            if let Some(early) = self.respond_early(&root, request, &path, before_authorization) {
                 return early;
             }
             let mut attributes = Attributes::from_request(method, &path);
@@ -167,7 +167,7 @@ impl Handlers {
                 attributes.verb = "create";
             }
             if !self.authorizer.allows(&user, &attributes) {
-                let without_user = self.config.has_mutant(Mutant::ForbiddenWithoutUser);
+                let without_user = self.config.has_mutant(Mutant::ForbiddenBodyWithoutUser);
                 let text = if without_user {
                     "Forbidden\n".to_owned()
                 } else {
@@ -176,7 +176,7 @@ impl Handlers {
                 return responses::with_sniffed_type(StatusCode::FORBIDDEN, text);
             }
         }
-        let answered = match root {
+        let response = match root {
             Route::Healthz => Ok(responses::healthy()),
             Route::Metrics => {
                 let kind = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -191,14 +191,15 @@ impl Handlers {
             Route::Checkpoint => self.checkpoint(request, &path).await,
             Route::Redirect(_) | Route::Unknown => Ok(responses::route_not_found()),
         };
-        answered.unwrap_or_else(|response| *response)
+        response.unwrap_or_else(|response| *response)
     }
 
     fn served_routes(&self, secure: bool) -> ServedRoutes {
         let config = &self.config;
-        let debugging = secure && (config.debugging_handlers || config.has_mutant(Mutant::DebuggingOffIgnored));
-        let gate = config.checkpoint_gate() || config.has_mutant(Mutant::GateIgnored);
-        let read_only_checkpoint = !secure && config.has_mutant(Mutant::ReadOnlyPortServes);
+        let debugging =
+            secure && (config.debugging_handlers || config.has_mutant(Mutant::DebuggingHandlersFlagIgnored));
+        let gate = config.checkpoint_gate() || config.has_mutant(Mutant::FeatureGateIgnored);
+        let read_only_checkpoint = !secure && config.has_mutant(Mutant::ReadOnlyPortCheckpoints);
         ServedRoutes {
             debugging,
             checkpoint: (debugging || read_only_checkpoint) && gate,
@@ -209,7 +210,7 @@ impl Handlers {
     fn request_path<'a>(&self, raw: &'a str) -> Cow<'a, str> {
         let has_dot_segments = raw.split('/').any(|segment| matches!(segment, "." | ".."));
         let canonicalise = match self.config.mutant {
-            Some(Mutant::DotSegmentsFollowed) => has_dot_segments,
+            Some(Mutant::DotSegmentsResolved) => has_dot_segments,
             Some(Mutant::EmptySegmentsDropped) => !has_dot_segments,
             _ => false,
         };
@@ -223,16 +224,16 @@ impl Handlers {
     /// Decodes the path. Mutants decode only a part.
     fn decode(&self, raw: &str) -> Option<String> {
         match self.config.mutant {
-            Some(Mutant::MalformedEscapeKept) => Some(route::decode(raw).unwrap_or_else(|| raw.to_owned())),
+            Some(Mutant::MalformedEscapeAccepted) => Some(route::decode(raw).unwrap_or_else(|| raw.to_owned())),
             // A malformed escape is rejected as usual.
-            Some(Mutant::PercentEncodingKept) => route::decode(raw).map(|_| raw.to_owned()),
-            Some(Mutant::EncodedSlashKept) => route::decode(&raw.replace("%2F", "%252F").replace("%2f", "%252f")),
+            Some(Mutant::PercentEncodingNotDecoded) => route::decode(raw).map(|_| raw.to_owned()),
+            Some(Mutant::EncodedSlashNotDecoded) => route::decode(&raw.replace("%2F", "%252F").replace("%2f", "%252f")),
             _ => route::decode(raw),
         }
     }
 
     /// Mutants: responds to an unknown Pod, a wrong path or a wrong method before the checks that must come first.
-    fn answer_early(
+    fn respond_early(
         &self,
         root: &Route,
         request: &Request<Incoming>,
@@ -258,7 +259,7 @@ impl Handlers {
         unknown.then(|| responses::with_sniffed_type(StatusCode::NOT_FOUND, "pod does not exist"))
     }
 
-    fn answer_unknown(
+    fn respond_unknown(
         &self,
         path: &str,
         chain: Option<&[CertificateDer<'static>]>,
@@ -267,13 +268,13 @@ impl Handlers {
         const GATE_OFF_MESSAGE: &str = "the feature gate ContainerCheckpoint is off";
         let user = || self.authentication.user(chain?, request.headers());
         match self.config.mutant.filter(|_| path.starts_with("/checkpoint/")) {
-            Some(Mutant::GateOff500) if !self.config.checkpoint_gate() => {
+            Some(Mutant::FeatureGateDisabled500) if !self.config.checkpoint_gate() => {
                 responses::with_sniffed_type(StatusCode::INTERNAL_SERVER_ERROR, GATE_OFF_MESSAGE)
             }
-            Some(Mutant::GateOffSaysSo) if !self.config.checkpoint_gate() => {
+            Some(Mutant::FeatureGateDisabledWrongBody) if !self.config.checkpoint_gate() => {
                 responses::with_sniffed_type(StatusCode::NOT_FOUND, GATE_OFF_MESSAGE)
             }
-            Some(Mutant::GateOffAsksWho) if !self.config.checkpoint_gate() && user().is_none() => {
+            Some(Mutant::FeatureGateDisabled401) if !self.config.checkpoint_gate() && user().is_none() => {
                 responses::with_sniffed_type(StatusCode::UNAUTHORIZED, "Unauthorized")
             }
             _ => responses::route_not_found(),
@@ -315,7 +316,7 @@ impl Handlers {
     }
 
     async fn checkpoint(&self, request: &Request<Incoming>, path: &str) -> Result<FullResponse, Box<FullResponse>> {
-        if path.len() > MUTANT_MAX_PATH_BYTES && self.config.has_mutant(Mutant::LongName414) {
+        if path.len() > MUTANT_MAX_PATH_BYTES && self.config.has_mutant(Mutant::OverlongName414) {
             return Err(Box::new(responses::with_sniffed_type(
                 StatusCode::URI_TOO_LONG,
                 "414: URI Too Long",
@@ -327,28 +328,28 @@ impl Handlers {
             .err()
             .filter(|_| !allowed);
         if let Some(refused) = refused {
-            if self.config.has_mutant(Mutant::RefusedMethodCheckpoints) {
+            if self.config.has_mutant(Mutant::Method405Checkpoints) {
                 let pod = self.pods.find(&names[0], &names[1], false);
                 self.checkpoints.handle(&names, pod, request.uri().query()).await;
             }
             return Err(refused);
         }
         route::accepts_json(request.headers(), self.config.mutant)?;
-        if self.config.has_mutant(Mutant::RequestBodyParsed) && has_body(request) {
+        if self.config.has_mutant(Mutant::NonJsonBody400) && has_body(request) {
             let status = StatusCode::BAD_REQUEST;
             return Err(Box::new(responses::with_sniffed_type(status, "the body is not JSON")));
         }
         let any_namespace = self.config.has_mutant(Mutant::NamespaceIgnored);
         let pod = self.pods.find(&names[0], &names[1], any_namespace).or_else(|| {
             let full_name = format!("{}-{}", names[1], self.config.node_name.to_lowercase());
-            let accept_short_name = self.config.has_mutant(Mutant::NodeSuffixOptional);
+            let accept_short_name = self.config.has_mutant(Mutant::StaticPodShortNameFound);
             self.pods
                 .find(&names[0], &full_name, false)
                 .filter(|_| accept_short_name)
         });
         let runs_of = |name: &str| self.pods.container(&pod.as_ref()?.uid, name);
         let waiting = runs_of(&names[2]).is_some_and(|container| container.waiting.is_some());
-        if waiting && self.config.has_mutant(Mutant::Restarting404) {
+        if waiting && self.config.has_mutant(Mutant::CrashLoop404) {
             let text = format!("container {} does not exist", names[2]);
             return Err(Box::new(responses::with_sniffed_type(StatusCode::NOT_FOUND, text)));
         }
@@ -356,7 +357,9 @@ impl Handlers {
             .and_then(|container| container.current)
             .map(|run| run.log);
         let response = self.checkpoints.handle(&names, pod, request.uri().query()).await;
-        if response.status() == StatusCode::INTERNAL_SERVER_ERROR && self.config.has_mutant(Mutant::LogInError) {
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR
+            && self.config.has_mutant(Mutant::ContainerLogInErrorBody)
+        {
             let log = log.and_then(|log| std::fs::read(log).ok()).unwrap_or_default();
             return Ok(responses::with_sniffed_type(StatusCode::INTERNAL_SERVER_ERROR, log));
         }

@@ -8,6 +8,7 @@ use crate::engine::{Authority, CaseInfo, Level, Selection, Suite};
 /// A case in a list.
 #[derive(Clone, Copy, Debug)]
 pub struct CatalogueEntry {
+    /// The suite of the case.
     pub suite: Suite,
     /// Id, level and texts of the case.
     pub info: CaseInfo,

@@ -96,8 +96,8 @@ pub(super) fn stale_run_dirs(parent: &Path) -> Vec<StaleRunDir> {
         let path = entry.path();
         let has_prefix = entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX);
         // `DirEntry::metadata` does not follow symlinks. The target of a symlink is not in this directory.
-        let of_this_user = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == geteuid().as_raw();
-        if !has_prefix || !entry.metadata().is_ok_and(of_this_user) {
+        let is_own_dir = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == geteuid().as_raw();
+        if !has_prefix || !entry.metadata().is_ok_and(is_own_dir) {
             continue;
         }
         if let Ok(lock) = File::open(path.join(LOCK_FILE))

@@ -31,7 +31,7 @@ const REASON_ANNOTATIONS: &str = "annotations of the Pod, which configure fake-c
 const REASON_STATIC_POD: &str = "annotations that only static Pods have";
 const REASON_RUN_LABEL: &str = "the label by which a run finds and removes its Pods and containers";
 const REASON_HOST_NETWORK: &str = "the Pods of the runtime suite are in the host's network, which needs no CNI plugin";
-const REASON_HOSTS_FILE_USER: &str =
+const REASON_ROOT_ONLY: &str =
     "only sent by a harness that runs as root, like a kubelet: a rootless runtime cannot apply it";
 
 const ALLOWED_DIFFERENCES: &[AllowedDifference] = &[
@@ -53,7 +53,7 @@ const ALLOWED_DIFFERENCES: &[AllowedDifference] = &[
     AllowedDifference {
         method: "CreateContainer",
         field: "config.linux.security_context.run_as_user",
-        reason: REASON_HOSTS_FILE_USER,
+        reason: REASON_ROOT_ONLY,
     },
 ];
 

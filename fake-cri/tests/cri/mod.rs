@@ -188,14 +188,14 @@ impl Cri {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, exited)
+        tokio::time::timeout(WAIT_TIMEOUT, exited)
             .await
             .expect("the container exits")
     }
 }
 
 /// The timeout of everything that is expected to happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A pod and its log directory.
 pub struct Pod<'a> {
@@ -234,7 +234,7 @@ impl Pod<'_> {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, wait).await {
+        match tokio::time::timeout(WAIT_TIMEOUT, wait).await {
             Ok(log) => log,
             Err(_) => panic!("{part:?} is not in {:?}", std::fs::read_to_string(&path)),
         }

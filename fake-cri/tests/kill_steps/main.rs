@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use cri::{Cri, PATIENCE, Pod, builder, container_config};
+use cri::{Cri, Pod, WAIT_TIMEOUT, builder, container_config};
 use cri_proto::runtime::v1;
 use family::{PidAndStart, parent, process_tree, start_time, stopped_or_traced};
 use stage::Stage;
@@ -81,7 +81,7 @@ async fn checkpoint(cri: &Cri, id: &str, location: &Path) -> Result<(), Status> 
 }
 
 async fn wait_until_none<T: std::fmt::Debug>(what: &str, mut wrong: impl FnMut() -> Option<T>) {
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
     while let Some(wrong) = wrong() {
         assert!(tokio::time::Instant::now() < end, "in vain: {what}: {wrong:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cri_proto::runtime::v1;
 
 use crate::{
-    cri::{Cri, PATIENCE, alive, annotated, builder, container_config},
+    cri::{Cri, WAIT_TIMEOUT, alive, annotated, builder, container_config},
     programs::{TestProgram, checkpoint, host_exec_cri, remaining_steps, skip_reason, stdout_lines},
 };
 
@@ -139,7 +139,7 @@ async fn restored_container_dies_with_its_shim() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, all_exited)
+    tokio::time::timeout(WAIT_TIMEOUT, all_exited)
         .await
         .expect("all processes exit");
     assert_eq!(cri.wait_exited(&second).await.reason, "ShimDied");
@@ -159,7 +159,7 @@ async fn wait_stopped(pid: i32) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, stopped)
+    tokio::time::timeout(WAIT_TIMEOUT, stopped)
         .await
         .expect("the process is stopped");
 }

@@ -48,6 +48,7 @@ macro_rules! kinds {
                 match (self, index) { $((Kind::$kind, 0) => $first, (Kind::$kind, _) => $rest,)* }
             }
 
+            /// How many messages an image of this kind contains.
             pub const fn entries(self) -> Entries {
                 match self { $(Kind::$kind => $entries,)* }
             }

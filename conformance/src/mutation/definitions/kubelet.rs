@@ -9,7 +9,7 @@ use crate::reference_kubelet::Mutant;
 pub(super) const MUTANTS: &[MutantDefinition] = &[
     // Lookup.
     define(
-        Kubelet(Mutant::OkForUnknownPod),
+        Kubelet(Mutant::PodUnknown200),
         // A namespace that does not exist has no Pod either.
         &[
             "kubelet/lookup/pod-unknown",
@@ -19,7 +19,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(
-        Kubelet(Mutant::UnknownContainer500),
+        Kubelet(Mutant::ContainerUnknown500),
         &[
             "kubelet/lookup/container-unknown",
             "kubelet/lookup/overlong-name",
@@ -28,7 +28,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     ),
     define(Kubelet(Mutant::NamespaceIgnored), &["kubelet/lookup/namespace-unknown"]),
     define(
-        Kubelet(Mutant::WrongContainer),
+        Kubelet(Mutant::ContainerNameIgnored),
         &[
             "kubelet/checkpoint/named-container-only",
             "kubelet/lookup/container-unknown",
@@ -41,7 +41,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(
-        Kubelet(Mutant::OkForExited),
+        Kubelet(Mutant::Exited200),
         &[
             "kubelet/container-state/created-rejected",
             "kubelet/container-state/exited-rejected",
@@ -51,23 +51,26 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     ),
     // Feature gate.
     define(
-        Kubelet(Mutant::GateIgnored),
+        Kubelet(Mutant::FeatureGateIgnored),
         &[
             "kubelet/feature-gate/disabled",
             "kubelet/checkpoints-dir/absent-with-gate-disabled",
         ],
     ),
-    define(Kubelet(Mutant::GateOff500), &["kubelet/feature-gate/disabled"]),
+    define(
+        Kubelet(Mutant::FeatureGateDisabled500),
+        &["kubelet/feature-gate/disabled"],
+    ),
     // Authentication and authorization.
     define(
-        Kubelet(Mutant::NoAuth),
+        Kubelet(Mutant::AnonymousAccepted),
         &[
             "kubelet/authentication/credentials-required",
             "kubelet/authentication/non-bearer-scheme-rejected",
         ],
     ),
     define(
-        Kubelet(Mutant::WrongCredentialsAccepted),
+        Kubelet(Mutant::UntrustedCredentialsAccepted),
         &[
             "kubelet/authentication/unknown-token-rejected",
             "kubelet/authentication/untrusted-certificate-rejected",
@@ -87,33 +90,39 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/authorization/permission-required"],
     ),
     // Name and location of the archive.
-    define(Kubelet(Mutant::NameWithoutNamespace), &["kubelet/archive-name/format"]),
-    define(Kubelet(Mutant::NameWithoutContainer), &["kubelet/archive-name/format"]),
     define(
-        Kubelet(Mutant::TimestampWrong),
+        Kubelet(Mutant::ArchiveNameWithoutNamespace),
+        &["kubelet/archive-name/format"],
+    ),
+    define(
+        Kubelet(Mutant::ArchiveNameWithoutContainer),
+        &["kubelet/archive-name/format"],
+    ),
+    define(
+        Kubelet(Mutant::TimestampUnixSeconds),
         &["kubelet/archive-name/timestamp-rfc3339"],
     ),
     define(
-        Kubelet(Mutant::TimestampStale),
+        Kubelet(Mutant::TimestampOfKubeletStart),
         &[
             "kubelet/archive-name/timestamp",
             "kubelet/archive/earlier-archives-unchanged",
         ],
     ),
     define(
-        Kubelet(Mutant::TimestampOfAnotherZone),
+        Kubelet(Mutant::TimestampWrongZone),
         &["kubelet/archive-name/timestamp-local-zone"],
     ),
     define(
-        Kubelet(Mutant::PlaceOutsideCheckpoints),
+        Kubelet(Mutant::ArchiveOutsideCheckpointsDir),
         &["kubelet/archive/in-checkpoints-dir"],
     ),
     // Permissions of the archive.
     define(
-        Kubelet(Mutant::CheckpointsDirWorldReadable),
+        Kubelet(Mutant::CheckpointsDirMode0755),
         &["kubelet/checkpoints-dir/mode-0700"],
     ),
-    define(Kubelet(Mutant::ArchiveWorldReadable), &["kubelet/archive/root-only"]),
+    define(Kubelet(Mutant::ArchiveMode0644), &["kubelet/archive/root-only"]),
     define(
         KubeletWithRuntime("world-readable-archive"),
         &["kubelet/archive/root-only"],
@@ -153,25 +162,28 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     define(KubeletWithRuntime("left-frozen"), &["kubelet/container/keeps-running"]),
     // Errors of the runtime.
     define(
-        Kubelet(Mutant::ErrorSwallowed),
+        Kubelet(Mutant::RuntimeError200),
         &[
             "kubelet/runtime-error/status-code",
             "kubelet/runtime-error/unimplemented",
         ],
     ),
     define(
-        Kubelet(Mutant::ErrorWithoutMessage),
+        Kubelet(Mutant::RuntimeErrorWithoutMessage),
         &[
             "kubelet/runtime-error/message",
             "kubelet/runtime-error/unimplemented-message",
         ],
     ),
-    define(Kubelet(Mutant::Error404), &["kubelet/runtime-error/status-code"]),
+    define(Kubelet(Mutant::RuntimeError404), &["kubelet/runtime-error/status-code"]),
     define(
         Kubelet(Mutant::Unimplemented501),
         &["kubelet/runtime-error/unimplemented"],
     ),
-    define(Kubelet(Mutant::AnswersEarly), &["kubelet/checkpoint/waits-for-runtime"]),
+    define(
+        Kubelet(Mutant::RespondsEarly),
+        &["kubelet/checkpoint/waits-for-runtime"],
+    ),
     define(
         Kubelet(Mutant::CancelIgnored),
         &[
@@ -188,11 +200,11 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(
-        Kubelet(Mutant::TimeoutZeroMeansNow),
+        Kubelet(Mutant::TimeoutZeroExpiresAtOnce),
         &["kubelet/timeout/zero-uses-default"],
     ),
     define(
-        Kubelet(Mutant::TimeoutShortened),
+        Kubelet(Mutant::TimeoutBelowDefaultApplied),
         &["kubelet/timeout/raised-to-default"],
     ),
     define(
@@ -200,17 +212,20 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/timeout/malformed-rejected"],
     ),
     // Format of the response.
-    define(Kubelet(Mutant::BodyWrong), &["kubelet/response/body"]),
+    define(Kubelet(Mutant::BodyItemsString), &["kubelet/response/body"]),
     define(Kubelet(Mutant::BodyEmpty), &["kubelet/response/body"]),
     define(
-        Kubelet(Mutant::BodyOtherFile),
+        Kubelet(Mutant::BodyWrongLocation),
         &["kubelet/response/location-as-requested"],
     ),
-    define(Kubelet(Mutant::ContentTypeWrong), &["kubelet/response/content-type"]),
+    define(
+        Kubelet(Mutant::ContentTypeTextPlain),
+        &["kubelet/response/content-type"],
+    ),
     define(Kubelet(Mutant::GetAllowed), &["kubelet/method/post-only"]),
     // Order of authentication, authorization, lookup and routing.
     define(
-        Kubelet(Mutant::LookupBeforeAuth),
+        Kubelet(Mutant::LookupBeforeAuthentication),
         // Authorization comes after authentication.
         &[
             "kubelet/authentication/before-lookup",
@@ -218,7 +233,7 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(
-        Kubelet(Mutant::RoutingBeforeAuth),
+        Kubelet(Mutant::RoutingBeforeAuthentication),
         &[
             "kubelet/authentication/before-routing",
             "kubelet/authorization/before-routing",
@@ -226,26 +241,26 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(
-        Kubelet(Mutant::AnySchemeAccepted),
+        Kubelet(Mutant::NonBearerSchemeAccepted),
         &["kubelet/authentication/non-bearer-scheme-rejected"],
     ),
     define(
-        Kubelet(Mutant::ChallengeOn401),
+        Kubelet(Mutant::WwwAuthenticateOn401),
         &["kubelet/authentication/unauthorized-body"],
     ),
     define(
-        Kubelet(Mutant::TokensIgnored),
+        Kubelet(Mutant::BearerTokensIgnored),
         &["kubelet/authentication/bearer-token-accepted"],
     ),
     define(
-        Kubelet(Mutant::ForbiddenWithoutUser),
+        Kubelet(Mutant::ForbiddenBodyWithoutUser),
         &[
             "kubelet/authorization/verb-follows-method",
             "kubelet/authorization/forbidden-body",
         ],
     ),
     define(
-        Kubelet(Mutant::ProxyRightSuffices),
+        Kubelet(Mutant::NodesProxySufficient),
         &["kubelet/authorization/nodes-proxy-insufficient"],
     ),
     define(
@@ -266,41 +281,44 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
     define(Kubelet(Mutant::Http2Unauthenticated), &["kubelet/http2/same-responses"]),
     // Bodies of 404 responses, and container states.
     define(
-        Kubelet(Mutant::UnknownNamespaceBody),
+        Kubelet(Mutant::NamespaceUnknownWrongBody),
         &["kubelet/lookup/namespace-unknown-body"],
     ),
-    define(Kubelet(Mutant::UnknownPodBody), &["kubelet/lookup/pod-unknown-body"]),
     define(
-        Kubelet(Mutant::UnknownContainerBody),
+        Kubelet(Mutant::PodUnknownWrongBody),
+        &["kubelet/lookup/pod-unknown-body"],
+    ),
+    define(
+        Kubelet(Mutant::ContainerUnknownWrongBody),
         &["kubelet/lookup/container-unknown-body"],
     ),
-    define(Kubelet(Mutant::StrangeNames400), &["kubelet/lookup/invalid-names"]),
-    define(Kubelet(Mutant::LongName414), &["kubelet/lookup/overlong-name"]),
+    define(Kubelet(Mutant::InvalidNames400), &["kubelet/lookup/invalid-names"]),
+    define(Kubelet(Mutant::OverlongName414), &["kubelet/lookup/overlong-name"]),
     define(
-        Kubelet(Mutant::NodeSuffixOptional),
+        Kubelet(Mutant::StaticPodShortNameFound),
         &["kubelet/lookup/static-pod-full-name"],
     ),
     define(
-        Kubelet(Mutant::TimeoutFirst),
+        Kubelet(Mutant::TimeoutValidatedBeforeLookup),
         &["kubelet/lookup/before-timeout-validation"],
     ),
     define(
-        Kubelet(Mutant::StateBeforeTimeout),
+        Kubelet(Mutant::StateCheckedBeforeTimeout),
         &["kubelet/timeout/validated-before-state"],
     ),
     define(
-        Kubelet(Mutant::InitUnknown),
+        Kubelet(Mutant::InitContainer404),
         &[
             "kubelet/container-state/finished-init-rejected",
             "kubelet/container-state/sidecar-accepted",
         ],
     ),
     define(
-        Kubelet(Mutant::EphemeralUnknown),
+        Kubelet(Mutant::EphemeralContainer404),
         &["kubelet/lookup/ephemeral-container-found"],
     ),
     define(
-        Kubelet(Mutant::Restarting404),
+        Kubelet(Mutant::CrashLoop404),
         &[
             "kubelet/container-state/crash-loop-rejected",
             "kubelet/container-state/created-rejected",
@@ -311,60 +329,72 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/container-state/created-rejected"],
     ),
     // Conditions under which the endpoint does not exist.
-    define(Kubelet(Mutant::GateOffSaysSo), &["kubelet/feature-gate/disabled-body"]),
     define(
-        Kubelet(Mutant::GateOffAsksWho),
+        Kubelet(Mutant::FeatureGateDisabledWrongBody),
+        &["kubelet/feature-gate/disabled-body"],
+    ),
+    define(
+        Kubelet(Mutant::FeatureGateDisabled401),
         &["kubelet/feature-gate/disabled-before-authentication"],
     ),
     define(
-        Kubelet(Mutant::GateDefaultOff),
+        Kubelet(Mutant::FeatureGateOffByDefault),
         &["kubelet/feature-gate/enabled-by-default"],
     ),
     define(
-        Kubelet(Mutant::DebuggingOffIgnored),
+        Kubelet(Mutant::DebuggingHandlersFlagIgnored),
         &["kubelet/endpoint/requires-debugging-handlers"],
     ),
     define(
-        Kubelet(Mutant::ReadOnlyPortServes),
+        Kubelet(Mutant::ReadOnlyPortCheckpoints),
         &["kubelet/endpoint/absent-on-read-only-port"],
     ),
     // The directory `checkpoints` and its archives.
     define(
-        Kubelet(Mutant::CheckpointsDirAlways),
+        Kubelet(Mutant::CheckpointsDirWithGateDisabled),
         &["kubelet/checkpoints-dir/absent-with-gate-disabled"],
     ),
     define(
-        Kubelet(Mutant::CheckpointsDirLate),
+        Kubelet(Mutant::CheckpointsDirCreatedLate),
         &["kubelet/checkpoints-dir/created-at-start"],
     ),
     define(
-        Kubelet(Mutant::CheckpointsDirEmptiedAtStart),
+        Kubelet(Mutant::ArchivesDeletedAtStart),
         &["kubelet/archive/survives-restart"],
     ),
     define(
-        Kubelet(Mutant::OnlyLastKept),
+        Kubelet(Mutant::EarlierArchivesDeleted),
         &["kubelet/archive/earlier-archives-unchanged"],
     ),
-    define(Kubelet(Mutant::ArchiveChecked), &["kubelet/checkpoint/trusts-runtime"]),
-    // Format of the request.
-    define(Kubelet(Mutant::RefusedMethodCheckpoints), &["kubelet/method/post-only"]),
-    define(Kubelet(Mutant::AllowMissing), &["kubelet/method/allow-header"]),
-    define(Kubelet(Mutant::ContainerOptional), &["kubelet/path/too-few-segments"]),
-    define(Kubelet(Mutant::TailIgnored), &["kubelet/path/too-many-segments"]),
     define(
-        Kubelet(Mutant::TrailingSlashRefused),
+        Kubelet(Mutant::MissingArchive500),
+        &["kubelet/checkpoint/trusts-runtime"],
+    ),
+    // Format of the request.
+    define(Kubelet(Mutant::Method405Checkpoints), &["kubelet/method/post-only"]),
+    define(Kubelet(Mutant::AllowHeaderMissing), &["kubelet/method/allow-header"]),
+    define(
+        Kubelet(Mutant::ContainerNameOptional),
+        &["kubelet/path/too-few-segments"],
+    ),
+    define(
+        Kubelet(Mutant::ExtraSegmentsIgnored),
+        &["kubelet/path/too-many-segments"],
+    ),
+    define(
+        Kubelet(Mutant::TrailingSlash404),
         &["kubelet/path/trailing-slash-accepted"],
     ),
     define(
-        Kubelet(Mutant::PercentEncodingKept),
+        Kubelet(Mutant::PercentEncodingNotDecoded),
         &["kubelet/path/percent-decoded", "kubelet/path/encoded-slash-separates"],
     ),
     define(
-        Kubelet(Mutant::EncodedSlashKept),
+        Kubelet(Mutant::EncodedSlashNotDecoded),
         &["kubelet/path/encoded-slash-separates"],
     ),
     define(
-        Kubelet(Mutant::DotSegmentsFollowed),
+        Kubelet(Mutant::DotSegmentsResolved),
         &["kubelet/path/dot-segments-redirected"],
     ),
     define(
@@ -372,46 +402,49 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         &["kubelet/path/empty-segments-redirected"],
     ),
     define(
-        Kubelet(Mutant::MalformedEscapeKept),
+        Kubelet(Mutant::MalformedEscapeAccepted),
         &["kubelet/path/malformed-escape-rejected"],
     ),
     define(
-        Kubelet(Mutant::AcceptIgnored),
+        Kubelet(Mutant::AcceptHeaderIgnored),
         &["kubelet/request/accept-without-json-rejected"],
     ),
     define(
-        Kubelet(Mutant::NotAcceptableBare),
+        Kubelet(Mutant::NotAcceptableWithoutBody),
         &["kubelet/request/not-acceptable-body"],
     ),
     define(
-        Kubelet(Mutant::AcceptListRefused),
+        Kubelet(Mutant::AcceptList406),
         &["kubelet/request/accept-list-with-json"],
     ),
-    define(Kubelet(Mutant::RequestBodyParsed), &["kubelet/request/body-ignored"]),
+    define(Kubelet(Mutant::NonJsonBody400), &["kubelet/request/body-ignored"]),
     define(
-        Kubelet(Mutant::UnknownParameterRefused),
+        Kubelet(Mutant::UnknownParameter400),
         &["kubelet/request/unknown-parameter-ignored"],
     ),
     define(Kubelet(Mutant::ErrorsAsJson), &["kubelet/response/error-content-type"]),
     // Timeout.
-    define(Kubelet(Mutant::NoDeadline), &["kubelet/timeout/absent-uses-default"]),
-    define(Kubelet(Mutant::FieldMissing), &["kubelet/timeout/cri-request-field"]),
     define(
-        Kubelet(Mutant::FirstTimeoutCounts),
-        &["kubelet/timeout/last-value-wins"],
+        Kubelet(Mutant::DefaultTimeoutOneDay),
+        &["kubelet/timeout/absent-uses-default"],
     ),
     define(
-        Kubelet(Mutant::NegativeIsDefault),
+        Kubelet(Mutant::CriTimeoutFieldMissing),
+        &["kubelet/timeout/cri-request-field"],
+    ),
+    define(Kubelet(Mutant::FirstTimeoutWins), &["kubelet/timeout/last-value-wins"]),
+    define(
+        Kubelet(Mutant::NegativeTimeoutUsesDefault),
         &["kubelet/timeout/negative-rejected"],
     ),
-    define(Kubelet(Mutant::SignRefused), &["kubelet/timeout/plus-sign-accepted"]),
+    define(Kubelet(Mutant::PlusSign404), &["kubelet/timeout/plus-sign-accepted"]),
     define(
-        Kubelet(Mutant::OverflowCapped),
+        Kubelet(Mutant::OverflowTimeoutCapped),
         &["kubelet/timeout/overflow-expires-at-once"],
     ),
     // Calls to the runtime, errors and metrics.
     define(
-        Kubelet(Mutant::CallsTwice),
+        Kubelet(Mutant::CriCalledTwice),
         &[
             "kubelet/checkpoint/single-cri-call",
             "kubelet/concurrency/all-served",
@@ -419,31 +452,34 @@ pub(super) const MUTANTS: &[MutantDefinition] = &[
         ],
     ),
     define(Kubelet(Mutant::OneAtATime), &["kubelet/concurrency/all-served"]),
-    define(Kubelet(Mutant::ErrorUnwrapped), &["kubelet/runtime-error/body"]),
+    define(Kubelet(Mutant::RuntimeErrorUnwrapped), &["kubelet/runtime-error/body"]),
     define(
-        Kubelet(Mutant::UnknownWithoutMessage),
+        Kubelet(Mutant::GrpcUnknownWithoutMessage),
         &["kubelet/runtime-error/known-runtime-messages"],
     ),
     define(
-        Kubelet(Mutant::UnavailableAs503),
+        Kubelet(Mutant::Unavailable503),
         &["kubelet/runtime-error/every-grpc-code"],
     ),
     define(
-        Kubelet(Mutant::DeadlineAs504),
+        Kubelet(Mutant::DeadlineExceeded504),
         &[
             "kubelet/runtime-error/deadline-exceeded",
             "kubelet/timeout/overflow-expires-at-once",
         ],
     ),
     define(
-        Kubelet(Mutant::GoneAs502),
+        Kubelet(Mutant::RuntimeUnreachable502),
         &["kubelet/runtime-error/runtime-unreachable"],
     ),
-    define(Kubelet(Mutant::LostRetried), &["kubelet/runtime-error/connection-lost"]),
+    define(
+        Kubelet(Mutant::LostCallRetried),
+        &["kubelet/runtime-error/connection-lost"],
+    ),
     define(Kubelet(Mutant::OperationsNotCounted), &["kubelet/metrics/operations"]),
     define(Kubelet(Mutant::ErrorsNotCounted), &["kubelet/metrics/errors"]),
     define(
-        Kubelet(Mutant::LogInError),
+        Kubelet(Mutant::ContainerLogInErrorBody),
         &[
             "kubelet/runtime-error/connection-lost",
             "kubelet/container-state/created-rejected",

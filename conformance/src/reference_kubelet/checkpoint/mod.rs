@@ -83,11 +83,11 @@ impl CheckpointHandler {
         let timeout = timeout::parse(query, self.config.mutant);
         let malformed =
             || responses::with_sniffed_type(StatusCode::NOT_FOUND, "cannot parse value of timeout parameter");
-        if timeout.is_err() && self.config.has_mutant(Mutant::TimeoutFirst) {
+        if timeout.is_err() && self.config.has_mutant(Mutant::TimeoutValidatedBeforeLookup) {
             return malformed();
         }
         let Some(pod) = pod else {
-            if self.config.has_mutant(Mutant::OkForUnknownPod) {
+            if self.config.has_mutant(Mutant::PodUnknown200) {
                 let full_name = format!("{pod_name}_{namespace}");
                 return self.success_response(&self.archive_location(&full_name, container));
             }
@@ -96,12 +96,12 @@ impl CheckpointHandler {
         let first = pod
             .containers
             .first()
-            .filter(|_| self.config.has_mutant(Mutant::WrongContainer) || container.is_empty());
+            .filter(|_| self.config.has_mutant(Mutant::ContainerNameIgnored) || container.is_empty());
         let container = first.unwrap_or(container);
         if !self.has_container(&pod, container) {
             return self.container_not_found(container);
         }
-        if self.config.has_mutant(Mutant::StateBeforeTimeout)
+        if self.config.has_mutant(Mutant::StateCheckedBeforeTimeout)
             && matches!(self.running_container_id(&pod, container).await, Ok(None))
         {
             return self.failure_response(&CheckpointError::NotRunning(container.clone()), &pod, names, container);
@@ -116,7 +116,7 @@ impl CheckpointHandler {
     /// Returns the response for a request that only a mutant rejects.
     fn refused_by_mutant(&self, names: &[String; 3], query: Option<&str>) -> Option<FullResponse> {
         let reason = match self.config.mutant {
-            Some(Mutant::StrangeNames400) => {
+            Some(Mutant::InvalidNames400) => {
                 let is_invalid =
                     |byte: u8| !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte));
                 names
@@ -124,7 +124,7 @@ impl CheckpointHandler {
                     .any(|name| name.bytes().any(is_invalid))
                     .then_some("invalid name")
             }
-            Some(Mutant::UnknownParameterRefused) => {
+            Some(Mutant::UnknownParameter400) => {
                 let mut parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
                 parts
                     .any(|part| !part.starts_with("timeout"))
@@ -138,8 +138,10 @@ impl CheckpointHandler {
     fn pod_not_found(&self, pod: &str, namespace: &str) -> String {
         let namespace_exists = self.pods.has_namespace(namespace);
         match self.config.mutant {
-            Some(Mutant::UnknownPodBody) if namespace_exists => format!("pod {pod:?} not found"),
-            Some(Mutant::UnknownNamespaceBody) if !namespace_exists => format!("namespace {namespace:?} not found"),
+            Some(Mutant::PodUnknownWrongBody) if namespace_exists => format!("pod {pod:?} not found"),
+            Some(Mutant::NamespaceUnknownWrongBody) if !namespace_exists => {
+                format!("namespace {namespace:?} not found")
+            }
             _ => "pod does not exist".to_owned(),
         }
     }
@@ -148,19 +150,19 @@ impl CheckpointHandler {
         let index = pod.containers.iter().position(|name| name == container);
         let (container_count, with_init) = pod.container_counts;
         match self.config.mutant {
-            Some(Mutant::InitUnknown) => index.is_some_and(|index| index < container_count || index >= with_init),
-            Some(Mutant::EphemeralUnknown) => index.is_some_and(|index| index < with_init),
+            Some(Mutant::InitContainer404) => index.is_some_and(|index| index < container_count || index >= with_init),
+            Some(Mutant::EphemeralContainer404) => index.is_some_and(|index| index < with_init),
             _ => index.is_some(),
         }
     }
 
     fn container_not_found(&self, container: &str) -> FullResponse {
-        let status = if self.config.has_mutant(Mutant::UnknownContainer500) {
+        let status = if self.config.has_mutant(Mutant::ContainerUnknown500) {
             StatusCode::INTERNAL_SERVER_ERROR
         } else {
             StatusCode::NOT_FOUND
         };
-        if self.config.has_mutant(Mutant::UnknownContainerBody) {
+        if self.config.has_mutant(Mutant::ContainerUnknownWrongBody) {
             return responses::with_sniffed_type(status, "container does not exist");
         }
         responses::with_sniffed_type(status, format!("container {container} does not exist"))
@@ -175,7 +177,7 @@ impl CheckpointHandler {
         let id = self.running_container_id(pod, container).await?;
         let location = self.archive_location(&pod.full_name(), container);
         let Some(container_id) = id else {
-            if self.config.has_mutant(Mutant::OkForExited) {
+            if self.config.has_mutant(Mutant::Exited200) {
                 return Ok(location);
             }
             return Err(CheckpointError::NotRunning(container.to_owned()));
@@ -188,7 +190,7 @@ impl CheckpointHandler {
         let message = CheckpointContainerRequest {
             container_id: container_id.clone(),
             location: location.display().to_string(),
-            timeout: if self.config.has_mutant(Mutant::FieldMissing) {
+            timeout: if self.config.has_mutant(Mutant::CriTimeoutFieldMissing) {
                 0
             } else {
                 field
@@ -198,14 +200,14 @@ impl CheckpointHandler {
             self.cri.count_operation(CHECKPOINT_OPERATION, true);
             return Err(CriError::deadline_exceeded().into());
         };
-        if self.config.has_mutant(Mutant::CheckpointsDirLate) {
+        if self.config.has_mutant(Mutant::CheckpointsDirCreatedLate) {
             let _ = std::fs::DirBuilder::new()
                 .mode(0o700)
                 .create(self.config.checkpoints_dir());
         }
         self.call(deadline, message).await?;
         self.apply_mutant(&container_id, &location).await;
-        if self.config.has_mutant(Mutant::ArchiveChecked) && !location.exists() {
+        if self.config.has_mutant(Mutant::MissingArchive500) && !location.exists() {
             return Err(CheckpointError::NoArchive(location));
         }
         Ok(location)
@@ -217,7 +219,7 @@ impl CheckpointHandler {
         let retry_message = message.clone();
         let call = async move { cri.checkpoint_container(deadline, message).await };
         let result = match self.config.mutant {
-            Some(Mutant::AnswersEarly) => {
+            Some(Mutant::RespondsEarly) => {
                 tokio::spawn(call);
                 return Ok(());
             }
@@ -228,10 +230,10 @@ impl CheckpointHandler {
             _ => call.await,
         };
         match self.config.mutant {
-            Some(Mutant::CallsTwice) if result.is_ok() => {
+            Some(Mutant::CriCalledTwice) if result.is_ok() => {
                 self.cri.checkpoint_container(deadline, retry_message).await.map(drop)
             }
-            Some(Mutant::LostRetried) => self.retry_lost_call(result.map(drop), deadline, retry_message).await,
+            Some(Mutant::LostCallRetried) => self.retry_lost_call(result.map(drop), deadline, retry_message).await,
             _ => result.map(drop),
         }
     }
@@ -288,24 +290,24 @@ impl CheckpointHandler {
     /// Returns the location of the archive: `checkpoint-<pod>_<namespace>-<container>-<time>.tar`.
     fn archive_location(&self, full_name: &str, container: &str) -> PathBuf {
         let timestamp = match self.config.mutant {
-            Some(Mutant::TimestampStale) => self.started_at.clone(),
-            Some(Mutant::TimestampOfAnotherZone) => shift_time_zone(&Zoned::now()),
+            Some(Mutant::TimestampOfKubeletStart) => self.started_at.clone(),
+            Some(Mutant::TimestampWrongZone) => shift_time_zone(&Zoned::now()),
             _ => Zoned::now(),
         };
-        let time = if self.config.has_mutant(Mutant::TimestampWrong) {
+        let time = if self.config.has_mutant(Mutant::TimestampUnixSeconds) {
             timestamp.timestamp().as_second().to_string()
         } else {
             rfc3339(&timestamp, self.config.fractional_timestamps)
         };
         let name = match self.config.mutant {
-            Some(Mutant::NameWithoutNamespace) => {
+            Some(Mutant::ArchiveNameWithoutNamespace) => {
                 let pod = full_name.rsplit_once('_').map_or(full_name, |(pod, _)| pod);
                 format!("checkpoint-{pod}-{container}-{time}.tar")
             }
-            Some(Mutant::NameWithoutContainer) => format!("checkpoint-{full_name}-{time}.tar"),
+            Some(Mutant::ArchiveNameWithoutContainer) => format!("checkpoint-{full_name}-{time}.tar"),
             _ => format!("checkpoint-{full_name}-{container}-{time}.tar"),
         };
-        if self.config.has_mutant(Mutant::PlaceOutsideCheckpoints) {
+        if self.config.has_mutant(Mutant::ArchiveOutsideCheckpointsDir) {
             self.config.root_dir.join(name)
         } else {
             self.config.checkpoints_dir().join(name)
@@ -314,17 +316,17 @@ impl CheckpointHandler {
 
     fn success_response(&self, location: &Path) -> FullResponse {
         let location = match self.config.mutant {
-            Some(Mutant::BodyOtherFile) => location.with_extension("1.tar"),
+            Some(Mutant::BodyWrongLocation) => location.with_extension("1.tar"),
             _ => location.to_owned(),
         };
         let location = location.display().to_string();
         let body = match self.config.mutant {
-            Some(Mutant::BodyWrong) => serde_json::json!({ "items": location }),
+            Some(Mutant::BodyItemsString) => serde_json::json!({ "items": location }),
             _ => serde_json::json!({ "items": [location] }),
         };
         match self.config.mutant {
             Some(Mutant::BodyEmpty) => responses::json(""),
-            Some(Mutant::ContentTypeWrong) => {
+            Some(Mutant::ContentTypeTextPlain) => {
                 responses::with_type(StatusCode::OK, responses::TEXT_PLAIN, body.to_string())
             }
             _ => responses::json(body.to_string()),
@@ -344,14 +346,16 @@ impl CheckpointHandler {
             _ => (None, false),
         };
         let status = match (self.config.mutant, code) {
-            (Some(Mutant::ErrorSwallowed), Some(_)) if !local => {
+            (Some(Mutant::RuntimeError200), Some(_)) if !local => {
                 return self.success_response(&self.archive_location(&pod.full_name(), container));
             }
             (Some(Mutant::Unimplemented501), Some(Code::Unimplemented)) => StatusCode::NOT_IMPLEMENTED,
-            (Some(Mutant::Error404), Some(code)) if code != Code::Unimplemented && !local => StatusCode::NOT_FOUND,
-            (Some(Mutant::UnavailableAs503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
-            (Some(Mutant::DeadlineAs504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
-            (Some(Mutant::GoneAs502), Some(Code::Unavailable))
+            (Some(Mutant::RuntimeError404), Some(code)) if code != Code::Unimplemented && !local => {
+                StatusCode::NOT_FOUND
+            }
+            (Some(Mutant::Unavailable503), Some(Code::Unavailable)) if !local => StatusCode::SERVICE_UNAVAILABLE,
+            (Some(Mutant::DeadlineExceeded504), Some(Code::DeadlineExceeded)) if local => StatusCode::GATEWAY_TIMEOUT,
+            (Some(Mutant::RuntimeUnreachable502), Some(Code::Unavailable))
                 if failure.to_string().contains("Error while dialing") =>
             {
                 StatusCode::BAD_GATEWAY
@@ -359,13 +363,15 @@ impl CheckpointHandler {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let reason = match (self.config.mutant, failure) {
-            (Some(Mutant::ErrorWithoutMessage), CheckpointError::Runtime(error)) if !error.raised_locally => {
+            (Some(Mutant::RuntimeErrorWithoutMessage), CheckpointError::Runtime(error)) if !error.raised_locally => {
                 "runtime error".to_owned()
             }
-            (Some(Mutant::UnknownWithoutMessage), CheckpointError::Runtime(error)) if error.code == Code::Unknown => {
+            (Some(Mutant::GrpcUnknownWithoutMessage), CheckpointError::Runtime(error))
+                if error.code == Code::Unknown =>
+            {
                 "rpc error: code = Unknown".to_owned()
             }
-            (Some(Mutant::ErrorUnwrapped), CheckpointError::Runtime(error)) if !error.raised_locally => {
+            (Some(Mutant::RuntimeErrorUnwrapped), CheckpointError::Runtime(error)) if !error.raised_locally => {
                 return responses::with_sniffed_type(status, error.message.clone());
             }
             _ => failure.to_string(),
@@ -380,13 +386,13 @@ impl CheckpointHandler {
     /// reported as not caught.
     async fn apply_mutant(&self, container_id: &str, location: &Path) {
         match self.config.mutant {
-            Some(Mutant::ArchiveWorldReadable) => {
+            Some(Mutant::ArchiveMode0644) => {
                 let _ = std::fs::set_permissions(location, std::fs::Permissions::from_mode(0o644));
             }
             Some(Mutant::ArchiveDeleted) => {
                 let _ = std::fs::remove_file(location);
             }
-            Some(Mutant::OnlyLastKept) => {
+            Some(Mutant::EarlierArchivesDeleted) => {
                 let entries = std::fs::read_dir(self.config.checkpoints_dir());
                 for entry in entries.into_iter().flatten().flatten() {
                     let name = entry.file_name();
@@ -476,8 +482,8 @@ mod tests {
             "{}",
             text(None)
         );
-        assert!(text(Some(Mutant::NameWithoutNamespace)).contains("/checkpoint-pod-app-2"));
-        assert!(text(Some(Mutant::NameWithoutContainer)).contains("/checkpoint-pod_ns-2"));
-        assert!(text(Some(Mutant::PlaceOutsideCheckpoints)).starts_with("/root dir/checkpoint-"));
+        assert!(text(Some(Mutant::ArchiveNameWithoutNamespace)).contains("/checkpoint-pod-app-2"));
+        assert!(text(Some(Mutant::ArchiveNameWithoutContainer)).contains("/checkpoint-pod_ns-2"));
+        assert!(text(Some(Mutant::ArchiveOutsideCheckpointsDir)).starts_with("/root dir/checkpoint-"));
     }
 }

@@ -14,14 +14,14 @@ const DAY_SECONDS: i64 = 24 * 60 * 60;
 pub(super) fn parse(query: Option<&str>, mutant: Option<Mutant>) -> Result<Option<i64>, std::num::ParseIntError> {
     let values = route::query_values(query, "timeout");
     let value = match mutant {
-        Some(Mutant::FirstTimeoutCounts) => values.first(),
+        Some(Mutant::FirstTimeoutWins) => values.first(),
         _ => values.last(),
     };
     let Some(value) = value else { return Ok(None) };
     match mutant {
-        Some(Mutant::SignRefused) if value.starts_with('+') => value.replace('+', "sign").parse().map(Some),
+        Some(Mutant::PlusSign404) if value.starts_with('+') => value.replace('+', "sign").parse().map(Some),
         Some(Mutant::TimeoutMalformedAccepted) => Ok(value.parse().ok()),
-        Some(Mutant::NegativeIsDefault) => value.parse().map(|seconds: i64| Some(seconds.max(0))),
+        Some(Mutant::NegativeTimeoutUsesDefault) => value.parse().map(|seconds: i64| Some(seconds.max(0))),
         _ => value.parse().map(Some),
     }
 }
@@ -38,11 +38,11 @@ pub(super) fn field_and_deadline(
     let day = Duration::from_secs(DAY_SECONDS.unsigned_abs());
     match mutant {
         Some(Mutant::TimeoutIgnored) => return (seconds, Some(default)),
-        Some(Mutant::TimeoutZeroMeansNow) if requested == Some(0) => return (0, None),
-        Some(Mutant::TimeoutShortened) if (1..seconds).contains(&timeout) => {
+        Some(Mutant::TimeoutZeroExpiresAtOnce) if requested == Some(0) => return (0, None),
+        Some(Mutant::TimeoutBelowDefaultApplied) if (1..seconds).contains(&timeout) => {
             return (timeout, Some(Duration::from_secs(timeout.unsigned_abs())));
         }
-        Some(Mutant::NoDeadline) if requested.is_none() => return (DAY_SECONDS, Some(day)),
+        Some(Mutant::DefaultTimeoutOneDay) if requested.is_none() => return (DAY_SECONDS, Some(day)),
         _ => {}
     }
     if timeout <= seconds {
@@ -52,7 +52,7 @@ pub(super) fn field_and_deadline(
     let nanoseconds = u64::try_from(timeout.wrapping_mul(1_000_000_000)).unwrap_or(0);
     let deadline = (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds));
     match mutant {
-        Some(Mutant::OverflowCapped) => (timeout, deadline.or(Some(day))),
+        Some(Mutant::OverflowTimeoutCapped) => (timeout, deadline.or(Some(day))),
         _ => (timeout, deadline),
     }
 }
@@ -82,12 +82,12 @@ mod tests {
 
     #[rstest]
     #[case(Mutant::TimeoutIgnored, Some(500), (120, Some(DEFAULT)))]
-    #[case(Mutant::TimeoutZeroMeansNow, Some(0), (0, None))]
-    #[case(Mutant::TimeoutZeroMeansNow, None, (120, Some(DEFAULT)))]
-    #[case(Mutant::TimeoutShortened, Some(3), (3, Some(Duration::from_secs(3))))]
-    #[case(Mutant::NoDeadline, None, (DAY_SECONDS, Some(Duration::from_secs(86_400))))]
-    #[case(Mutant::NoDeadline, Some(0), (120, Some(DEFAULT)))]
-    #[case(Mutant::OverflowCapped, Some(i64::MAX), (i64::MAX, Some(Duration::from_secs(86_400))))]
+    #[case(Mutant::TimeoutZeroExpiresAtOnce, Some(0), (0, None))]
+    #[case(Mutant::TimeoutZeroExpiresAtOnce, None, (120, Some(DEFAULT)))]
+    #[case(Mutant::TimeoutBelowDefaultApplied, Some(3), (3, Some(Duration::from_secs(3))))]
+    #[case(Mutant::DefaultTimeoutOneDay, None, (DAY_SECONDS, Some(Duration::from_secs(86_400))))]
+    #[case(Mutant::DefaultTimeoutOneDay, Some(0), (120, Some(DEFAULT)))]
+    #[case(Mutant::OverflowTimeoutCapped, Some(i64::MAX), (i64::MAX, Some(Duration::from_secs(86_400))))]
     fn mutants_get_the_timeout_wrong(
         #[case] mutant: Mutant,
         #[case] requested: Option<i64>,
@@ -101,9 +101,9 @@ mod tests {
     #[case(None, Some("timeout=%2B5"), Some(Some(5)))]
     #[case(None, Some("timeout=1&timeout=2"), Some(Some(2)))]
     #[case(None, Some("timeout="), None)]
-    #[case(Some(Mutant::SignRefused), Some("timeout=%2B5"), None)]
-    #[case(Some(Mutant::FirstTimeoutCounts), Some("timeout=1&timeout=2"), Some(Some(1)))]
-    #[case(Some(Mutant::NegativeIsDefault), Some("timeout=-7"), Some(Some(0)))]
+    #[case(Some(Mutant::PlusSign404), Some("timeout=%2B5"), None)]
+    #[case(Some(Mutant::FirstTimeoutWins), Some("timeout=1&timeout=2"), Some(Some(1)))]
+    #[case(Some(Mutant::NegativeTimeoutUsesDefault), Some("timeout=-7"), Some(Some(0)))]
     #[case(Some(Mutant::TimeoutMalformedAccepted), Some("timeout=x"), Some(None))]
     fn reads_the_query(
         #[case] mutant: Option<Mutant>,

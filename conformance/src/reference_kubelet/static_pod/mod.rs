@@ -63,7 +63,7 @@ impl Supervisor {
     ) -> Self {
         let (sender, snapshots) = watch::channel(None);
         tasks.spawn(runtime_state::poll(Arc::clone(&cri), config.relist_period, sender));
-        let (workers, complaints) = (BTreeMap::new(), Vec::new());
+        let (workers, errors) = (BTreeMap::new(), Vec::new());
         let mut supervisor = Self {
             config,
             cri,
@@ -73,7 +73,7 @@ impl Supervisor {
             states: snapshots,
             workers,
             tasks,
-            manifest_errors: complaints,
+            manifest_errors: errors,
         };
         supervisor.rescan();
         supervisor
@@ -104,12 +104,12 @@ impl Supervisor {
 
     fn rescan(&mut self) {
         let (manifests, errors) = manifest::load(&self.path, &self.config.node_name);
-        let complaints: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        if complaints != self.manifest_errors {
-            complaints
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        if errors != self.manifest_errors {
+            errors
                 .iter()
                 .for_each(|error| tracing::warn!(error, "skipped a manifest"));
-            self.manifest_errors = complaints;
+            self.manifest_errors = errors;
         }
         let manifests: BTreeMap<_, _> = manifests
             .into_iter()

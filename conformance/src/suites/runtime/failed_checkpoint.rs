@@ -184,7 +184,7 @@ impl RuntimeSession {
         let mut failed = Vec::new();
         while let Some((delay, tries)) = delays.pop_front() {
             let before = ContainerBefore::observe(self, &container).await?;
-            let location = self.runtime.location("given-up");
+            let location = self.runtime.location("interrupted");
             let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
             let started = tokio::time::Instant::now();
             let response = match mode {
@@ -248,9 +248,9 @@ impl RuntimeSession {
                 (container, timing) = self.slow_container(FAKE_CRI_SLOW_DURATION, memory).await?;
             }
         }
-        let whole = timing.total;
-        if whole < min_duration {
-            let took = whole.as_secs_f64();
+        let total = timing.total;
+        if total < min_duration {
+            let took = total.as_secs_f64();
             return Err(NonPass::Skip(format!(
                 "requires a checkpoint that takes longer than the shortest timeout of 1 s: the largest container \
                     took {took:.1} s"
@@ -262,7 +262,7 @@ impl RuntimeSession {
         let started = tokio::time::Instant::now();
         let response = self.runtime.checkpoint(&container, &call).await;
         if !response.is_ok() {
-            tokio::time::sleep_until(started + end_deadline(whole)).await;
+            tokio::time::sleep_until(started + end_deadline(total)).await;
         }
         let description = "after a timeout of 1 s".to_owned();
         self.observe_failed_checkpoint(&container, &before, description, Some(response), &location)
@@ -292,7 +292,7 @@ impl RuntimeSession {
             Err(_) => self.small_container_options(),
         };
         let container = self.new_container(options.separate_pod()).await?;
-        let call = CheckpointCall::to(self.runtime.location("whole").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+        let call = CheckpointCall::to(self.runtime.location("complete").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
         let (response, frozen) = {
             let started = Instant::now();
             let checkpoint = self.runtime.checkpoint(&container, &call);
@@ -360,14 +360,14 @@ async fn leftover_at(location: &Path) -> Result<Leftover, NonPass> {
     let Ok(metadata) = std::fs::symlink_metadata(location) else {
         return Ok(Leftover::Nothing);
     };
-    let whole = metadata.is_file() && metadata.len() > 0 && is_complete_tar(&inspect(location).await?);
-    Ok(match whole {
+    let complete = metadata.is_file() && metadata.len() > 0 && is_complete_tar(&inspect(location).await?);
+    Ok(match complete {
         true => Leftover::Archive(metadata.len()),
         false => Leftover::Partial(metadata.len()),
     })
 }
 
 /// When a checkpoint that usually takes this long has ended, even on a machine that is busier than before.
-fn end_deadline(whole: Duration) -> Duration {
-    whole.mul_f64(1.5) + Duration::from_millis(200)
+fn end_deadline(total: Duration) -> Duration {
+    total.mul_f64(1.5) + Duration::from_millis(200)
 }

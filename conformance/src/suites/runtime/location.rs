@@ -262,12 +262,12 @@ async fn directory_location(s: &RuntimeSession) -> CaseResult {
 }
 
 async fn dir_missing(s: &RuntimeSession) -> CaseResult {
-    let location = s.runtime.location("folder-missing").join("a.tar");
+    let location = s.runtime.location("missing-directory").join("a.tar");
     is_error(&checkpoint_to(s, &location.to_string_lossy()).await?)
 }
 
 async fn dir_not_created(s: &RuntimeSession) -> CaseResult {
-    let dir = s.runtime.location("folder-not-made");
+    let dir = s.runtime.location("uncreated-directory");
     let response = checkpoint_to(s, &dir.join("a.tar").to_string_lossy()).await?;
     if response.is_ok() {
         return Err(NonPass::Blocked(DIR_MISSING_CASE));

@@ -49,10 +49,10 @@ const STATE_FILE: &str = "host-state.json";
 pub(super) struct HostState {
     /// `/`, except in tests.
     root: PathBuf,
-    folder: PathBuf,
+    run_dir: PathBuf,
     parameters: Vec<(PathBuf, String)>,
     missing_files: Vec<PathBuf>,
-    missing_folders: Vec<PathBuf>,
+    missing_dirs: Vec<PathBuf>,
     #[serde(skip)]
     reverted: bool,
 }
@@ -86,10 +86,10 @@ impl HostState {
         let missing = |path: &PathBuf| !path.exists() || path.extension().is_some_and(|extension| extension == "sock");
         Ok(HostState {
             root: root.to_owned(),
-            folder: run_dir.to_owned(),
+            run_dir: run_dir.to_owned(),
             parameters: KERNEL_PARAMETERS.iter().filter_map(parameter).collect(),
             missing_files: files.filter(missing).collect(),
-            missing_folders: CREATED_DIRS
+            missing_dirs: CREATED_DIRS
                 .iter()
                 .map(|name| root.join(name))
                 .filter(|path| !path.exists())
@@ -100,7 +100,7 @@ impl HostState {
 
     /// Writes the state to a file in the run directory.
     pub(super) fn save(&self) -> Result<(), TargetError> {
-        let path = self.folder.join(STATE_FILE);
+        let path = self.run_dir.join(STATE_FILE);
         let text = serde_json::to_vec(self).map_err(|error| TargetError::file(&path)(error.into()))?;
         fs::write(&path, text).map_err(TargetError::file(path))
     }
@@ -145,7 +145,7 @@ impl HostState {
         }
         // Unmounts in reverse order. MNT_DETACH: a mount that is in use disappears when its last user is gone.
         for point in mounts_below(
-            &self.folder,
+            &self.run_dir,
             &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
         ) {
             check(&point, umount2(&point, MntFlags::MNT_DETACH).map_err(io::Error::from));
@@ -158,11 +158,11 @@ impl HostState {
             .flatten()
             .flatten()
         {
-            if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&self.folder)) {
+            if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&self.run_dir)) {
                 check(&link.path(), fs::remove_file(link.path()));
             }
         }
-        for path in &self.missing_folders {
+        for path in &self.missing_dirs {
             match fs::remove_dir(path) {
                 // Another process has created a file in the directory since.
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
@@ -244,8 +244,8 @@ mod tests {
     #[test]
     fn reverts_every_change() {
         let root = fake_host();
-        let host_state = HostState::capture_below(root.path(), Path::new("/folder")).unwrap();
-        drop(simulate_kubelet(root.path(), Path::new("/folder")));
+        let host_state = HostState::capture_below(root.path(), Path::new("/run_dir")).unwrap();
+        drop(simulate_kubelet(root.path(), Path::new("/run_dir")));
         host_state.revert().unwrap();
         assert_eq!(
             fs::read_to_string(root.path().join("proc/sys/vm/overcommit_memory")).unwrap(),
@@ -275,8 +275,8 @@ mod tests {
         let root = fake_host();
         fs::create_dir_all(root.path().join(CONTAINER_LOGS)).unwrap();
         symlink("/elsewhere/0.log", root.path().join(CONTAINER_LOGS).join("theirs.log")).unwrap();
-        let host_state = HostState::capture_below(root.path(), Path::new("/folder")).unwrap();
-        drop(simulate_kubelet(root.path(), Path::new("/folder")));
+        let host_state = HostState::capture_below(root.path(), Path::new("/run_dir")).unwrap();
+        drop(simulate_kubelet(root.path(), Path::new("/run_dir")));
         fs::write(root.path().join("var/lib/kubelet/theirs"), "").unwrap();
         drop(host_state);
         assert!(root.path().join(CONTAINER_LOGS).join("theirs.log").is_symlink());
@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn refuses_to_start_beside_a_running_kubelet() {
         let root = fake_host();
-        let _listener = simulate_kubelet(root.path(), Path::new("/folder"));
-        let error = HostState::capture_below(root.path(), Path::new("/folder")).unwrap_err();
+        let _listener = simulate_kubelet(root.path(), Path::new("/run_dir"));
+        let error = HostState::capture_below(root.path(), Path::new("/run_dir")).unwrap_err();
         assert!(
             error.to_string().contains("another kubelet runs on this machine"),
             "{error}"

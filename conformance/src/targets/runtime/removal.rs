@@ -121,8 +121,8 @@ impl Runtime {
 
     fn untrack(&self, removed_id: &str) {
         let mut tracked = self.tracked.lock().unwrap_or_else(PoisonError::into_inner);
-        tracked.retain(|made| {
-            let (TrackedObject::Pod(id, _) | TrackedObject::Container(id, _)) = made;
+        tracked.retain(|object| {
+            let (TrackedObject::Pod(id, _) | TrackedObject::Container(id, _)) = object;
             id != removed_id
         });
     }

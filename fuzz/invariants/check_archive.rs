@@ -8,7 +8,7 @@ use checkpoint_conformance::{
 };
 
 /// Checks the bytes as an archive.
-pub(crate) fn of(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let inspected = inspect_stream(bytes, &sample::expected(), Limits::default()).expect("reads from memory succeed");
     let records = check_all(&inspected);
     assert_eq!(records.len(), cases().len());

@@ -6,7 +6,7 @@ use std::fs;
 use fake_cri::checkpoint::check_restorable;
 
 /// Returns whether the bytes are a restorable archive.
-pub(crate) fn of(bytes: &[u8]) -> bool {
+pub(crate) fn check(bytes: &[u8]) -> bool {
     let place = tempfile::tempdir().expect("a temporary directory");
     let (archive, folder) = (place.path().join("archive.tar"), place.path().join("folder"));
     fs::create_dir(&folder).expect("a new directory");
