@@ -137,7 +137,8 @@ async fn gate_default(s: &KubeletSession) -> CaseResult {
     check(response.status == 200, response.summary())
 }
 
-const NO_ROUTE_BODY: &str = "404 page not found\n";
+/// The body of a response for a path without a handler (Go's `net/http.NotFound`).
+pub(super) const NO_ROUTE_BODY: &str = "404 page not found\n";
 
 async fn debugging_off(s: &KubeletSession) -> CaseResult {
     require_configuration(s, KubeletConfig::DebuggingHandlersOff).await?;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::session::{
-    ARCHIVE_CASE, KubeletAttempt, KubeletSession, LATE_ARCHIVE_TIMEOUT, NoArchive, OK_CASE, TAR_CASE, WHEN_DONE_CASE,
-    first_item, inspect, is_complete_tar,
+use super::{
+    feature_gate::NO_ROUTE_BODY,
+    session::{
+        ARCHIVE_CASE, KubeletAttempt, KubeletSession, LATE_ARCHIVE_TIMEOUT, NoArchive, OK_CASE, TAR_CASE,
+        WHEN_DONE_CASE, first_item, inspect, is_complete_tar,
+    },
 };
 use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
 use crate::{suites::authority, targets::policy};
@@ -101,7 +104,12 @@ async fn ok(s: &KubeletSession) -> CaseResult {
     if first.response.status == 500 && policy::is_checkpoint_disabled(&first.response.body) {
         return Err(NonPass::Policy(first.response.summary()));
     }
-    check(first.response.status == 200, first.response.summary())
+    let mut actual = first.response.summary();
+    if first.response.status == 404 && first.response.body == NO_ROUTE_BODY {
+        actual
+            .push_str("; the endpoint does not exist: is the feature gate ContainerCheckpoint of the kubelet enabled?");
+    }
+    check(first.response.status == 200, actual)
 }
 
 async fn archive_exists(s: &KubeletSession) -> CaseResult {
