@@ -120,8 +120,8 @@ fn documentation_has_the_defect_table() {
     let (table, _) = rest.split_once("<!-- end of defects -->").expect("an end marker");
     let rows = Defect::WITHOUT_ARGUMENT
         .iter()
-        .map(|(quirk, means)| format!("| `{}` | {means} |\n", quirk.name()));
-    let expected: String = std::iter::once("| defect | how the call goes wrong |\n|---|---|\n".to_owned())
+        .map(|(defect, description)| format!("| `{}` | {description} |\n", defect.name()));
+    let expected: String = std::iter::once("| defect | behaviour |\n|---|---|\n".to_owned())
         .chain(rows)
         .collect();
     assert_eq!(table, expected, "replace the table in docs/FAULTS.md by:\n{expected}");

@@ -40,7 +40,10 @@ fn corpus_archives_are_handled() {
         restore_reader::check(&archive);
     }
     // If the archive were not restorable, mutations would not reach most checks.
-    assert_eq!(restore_reader::check(&restorable_archive()), cfg!(target_arch = "x86_64"));
+    assert_eq!(
+        restore_reader::check(&restorable_archive()),
+        cfg!(target_arch = "x86_64")
+    );
 }
 
 proptest! {

@@ -105,7 +105,7 @@ fn run_phases(
         archive.ignore_no_space();
     }
     let omitted = dump::OmittedTasks {
-        all_but_init: faults.has_defect(Defect::OnlyFirstProcess),
+        all_but_init: faults.has_defect(Defect::InitProcessOnly),
         last_threads: faults.has_defect(Defect::OmitThread),
     };
     let late_log = faults.has_defect(Defect::CopyLogLate);

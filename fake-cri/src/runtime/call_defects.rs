@@ -223,14 +223,16 @@ impl Runtime {
             return empty_success();
         }
         match self.container(id) {
-            Err(RuntimeError::NotFound { .. }) if defects.has(Defect::AcceptUnknown) => return empty_success(),
-            Err(RuntimeError::NotFound { .. }) if defects.has(Defect::UnknownIsInternal) => {
+            Err(RuntimeError::NotFound { .. }) if defects.has(Defect::AcceptUnknownContainer) => {
+                return empty_success();
+            }
+            Err(RuntimeError::NotFound { .. }) if defects.has(Defect::UnknownContainerIsInternal) => {
                 return Some(Err(RuntimeError::Internal(format!("could not find container {id:?}"))));
             }
             Ok(container) => match container.record().state {
-                ContainerState::Exited { .. } if defects.has(Defect::AcceptExited) => return empty_success(),
-                ContainerState::Created if defects.has(Defect::AcceptCreated) => return empty_success(),
-                _ if container.record().restore.is_some() && defects.has(Defect::RefuseRestored) => {
+                ContainerState::Exited { .. } if defects.has(Defect::AcceptExitedContainer) => return empty_success(),
+                ContainerState::Created if defects.has(Defect::AcceptCreatedContainer) => return empty_success(),
+                _ if container.record().restore.is_some() && defects.has(Defect::RejectRestoredContainer) => {
                     let message = format!(
                         "failed to checkpoint container {}: its images already exist",
                         container.id
@@ -255,8 +257,8 @@ impl Runtime {
         let parent_error = parent_metadata()?.err().map(|error| error.kind());
         match parent_error {
             Some(std::io::ErrorKind::NotFound) if defects.has(Defect::AcceptMissingDirectory) => empty_success(),
-            Some(std::io::ErrorKind::NotADirectory) if defects.has(Defect::AcceptUnwritable) => empty_success(),
-            None if defects.has(Defect::AcceptUnwritable) && location.parent().is_some_and(Path::is_file) => {
+            Some(std::io::ErrorKind::NotADirectory) if defects.has(Defect::AcceptUnwritableLocation) => empty_success(),
+            None if defects.has(Defect::AcceptUnwritableLocation) && location.parent().is_some_and(Path::is_file) => {
                 empty_success()
             }
             _ => None,
@@ -279,7 +281,7 @@ impl Runtime {
         record: &super::ContainerRecord,
         injections: &[Injection],
     ) -> super::ContainerRecord {
-        let swap_documents = CallDefects::from_injections(injections).has(Defect::OtherDocuments);
+        let swap_documents = CallDefects::from_injections(injections).has(Defect::OtherMetadata);
         let other = swap_documents
             .then(|| self.other_running_container(&record.id))
             .flatten();
@@ -296,7 +298,7 @@ impl Runtime {
         if defects.has(Defect::OneAtATime) {
             return Ok(Some(self.serial_checkpoint_lock.lock().await));
         }
-        if !defects.has(Defect::RefuseParallel) {
+        if !defects.has(Defect::RefuseConcurrent) {
             return Ok(None);
         }
         // Checkpoints of the same container wait for each other, as without the defect.
@@ -349,7 +351,7 @@ fn timed_out_at(start: Instant, deadline: Option<Instant>) -> Option<Instant> {
 /// Changes the request's timeout, or fails the call at once.
 fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> Result<(), RuntimeError> {
     let deadline_exceeded = || Err(RuntimeError::DeadlineExceeded("context deadline exceeded".to_owned()));
-    if request.timeout == 0 && defects.has(Defect::ZeroTimeoutIsNow) {
+    if request.timeout == 0 && defects.has(Defect::ZeroTimeoutExpiresAtOnce) {
         return deadline_exceeded();
     }
     if request.timeout > i64::MAX / 1_000_000_000 && defects.has(Defect::TimeoutOverflows) {
@@ -373,7 +375,7 @@ fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects)
 /// Changes the request's location. Returns the state of the file that exists there.
 fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> PreviousFile {
     let mut location = PathBuf::from(&request.location);
-    if location.is_relative() && !request.location.is_empty() && defects.has(Defect::ResolveRelative) {
+    if location.is_relative() && !request.location.is_empty() && defects.has(Defect::ResolveRelativeLocation) {
         location = std::env::current_dir().unwrap_or_default().join(location);
     }
     if defects.has(Defect::CreateDirectory)
@@ -389,7 +391,7 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
             },
         );
     }
-    if defects.has(Defect::AcceptDirectory) && location.is_dir() {
+    if defects.has(Defect::AcceptDirectoryLocation) && location.is_dir() {
         location = location.join("checkpoint.tar");
     }
     if defects.has(Defect::FollowSymlink)
@@ -407,7 +409,7 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
 
 fn apply_archive_defects(location: &Path, previous: &PreviousFile, defects: &CallDefects, first_archive: &Path) {
     let apply = || -> std::io::Result<()> {
-        if let (true, Some(content)) = (defects.has(Defect::KeepTail), &previous.content) {
+        if let (true, Some(content)) = (defects.has(Defect::NoTruncate), &previous.content) {
             let length = usize::try_from(fs::metadata(location)?.len()).unwrap_or(usize::MAX);
             if let Some(tail) = content.get(length..) {
                 std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(location)?, tail)?;
