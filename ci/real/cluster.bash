@@ -100,11 +100,11 @@ start_control_plane() {
 
 # Starts a kubelet that joins as the node ADDRESS, with the runtime at ENDPOINT. Its directory is $dir/ADDRESS, its pid $pid.
 start_node() { # address, endpoint
-    local node=$1 folder=$dir/$1
-    mkdir -p "$folder/config.d"
+    local node=$1 node_dir=$dir/$1
+    mkdir -p "$node_dir/config.d"
     certificate "$node" "/O=system:nodes/CN=system:node:$node"
     kubeconfig "$node"
-    cat > "$folder/config.d/50-node.conf" << YAML
+    cat > "$node_dir/config.d/50-node.conf" << YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $node
@@ -117,11 +117,11 @@ authentication:
   x509: {clientCAFile: $dir/pki/ca.crt}
 authorization: {mode: Webhook}
 containerRuntimeEndpoint: $2
-podLogsDir: $folder/logs
-volumePluginDir: $folder/plugins
+podLogsDir: $node_dir/logs
+volumePluginDir: $node_dir/plugins
 enforceNodeAllocatable: [none] # an empty list does not outlive the merge of two files
 YAML
-    start "kubelet-$node" "$kubelet" --config fixtures/kubelet/standalone.yaml --config-dir "$folder/config.d" \
-        --root-dir "$folder/kubelet" --cert-dir "$folder/pki" --kubeconfig "$dir/$node.kubeconfig" --hostname-override "$node" --v 2
+    start "kubelet-$node" "$kubelet" --config fixtures/kubelet/standalone.yaml --config-dir "$node_dir/config.d" \
+        --root-dir "$node_dir/kubelet" --cert-dir "$node_dir/pki" --kubeconfig "$dir/$node.kubeconfig" --hostname-override "$node" --v 2
     until_true 60 "the node $node does not get ready" kubectl wait --for=condition=Ready "node/$node" --timeout=1s
 }

@@ -1,4 +1,4 @@
-// Builds the unmodified kubelet, the control plane and kubectl. Kubernetes replaces its staging modules by folders of
+// Builds the unmodified kubelet, the control plane and kubectl. Kubernetes replaces its staging modules by directories of
 // its own repository; the same replacements at the matching published versions make its commands buildable from the
 // module registry.
 module checkpoint-conformance.invalid/ci/tools/kubernetes-v1.36.3

@@ -1,4 +1,4 @@
-// Builds the unmodified kubelet. Kubernetes replaces its staging modules by folders of its own repository; the same
+// Builds the unmodified kubelet. Kubernetes replaces its staging modules by directories of its own repository; the same
 // replacements at the matching published versions make its commands buildable from the module registry.
 module checkpoint-conformance.invalid/ci/tools/kubernetes-v1.37.2
 
